@@ -1,0 +1,34 @@
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test check lint bench up clean
+
+demo: $(STAMP)        ## set everything up and run a search on handwritten digits
+	$(BIN)/python -m service.demo
+
+test: $(STAMP)        ## set everything up and run the tests
+	$(BIN)/python -m pytest
+
+check: $(STAMP) lint test   ## what must pass before a commit
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)       ## the figures of docs/benchmarks.md
+	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts=--import-mode=importlib -s
+
+up: $(STAMP)          ## start the embedded stack
+	$(BIN)/rung up
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

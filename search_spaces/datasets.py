@@ -1,0 +1,110 @@
+"""Datasets: what may be trained on, with the facts of each that other fields depend on.
+
+Nothing here reads a file; `workers.data` does. Paths are relative to the workers' data root.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from search_spaces.domains import Integer, Number
+from search_spaces.spec import Spec
+
+
+class DatasetSpec(Spec):
+    """What all data sets share.
+
+    The validation split is cut from the training set, stratified by class and seeded; the test set is
+    for the finalist alone. `mirror_safe` says whether a mirrored image keeps its label.
+    `default_augmentation` is used where a spec says nothing.
+    """
+
+    classes: ClassVar[int | None] = None
+    mirror_safe: ClassVar[bool] = True
+    default_augmentation: ClassVar[dict[str, Any]] = {}
+
+    validation_fraction: Annotated[Number, Field(gt=0, le=0.5)] = Field(
+        0.1, description="share of the training set held out to compare trials"
+    )
+
+
+class Digits(DatasetSpec):
+    """scikit-learn's handwritten digits: 1,797 grey images of 8x8, every fifth kept for the test."""
+
+    classes: ClassVar[int | None] = 10
+    mirror_safe: ClassVar[bool] = False
+    name: Literal["digits"] = "digits"
+
+
+class MNIST(DatasetSpec):
+    """60,000 + 10,000 grey handwritten digits of 28x28."""
+
+    classes: ClassVar[int | None] = 10
+    mirror_safe: ClassVar[bool] = False
+    default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 2}
+    name: Literal["mnist"] = "mnist"
+
+
+class FashionMNIST(DatasetSpec):
+    """60,000 + 10,000 grey pictures of clothes of 28x28."""
+
+    classes: ClassVar[int | None] = 10
+    default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 2, "horizontal_flip": 0.5}
+    name: Literal["fashion_mnist"] = "fashion_mnist"
+
+
+class CIFAR10(DatasetSpec):
+    """50,000 + 10,000 colour pictures of 32x32."""
+
+    classes: ClassVar[int | None] = 10
+    default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 4, "horizontal_flip": 0.5}
+    name: Literal["cifar10"] = "cifar10"
+
+
+class CIFAR100(DatasetSpec):
+    """50,000 + 10,000 colour pictures of 32x32."""
+
+    classes: ClassVar[int | None] = 100
+    default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 4, "horizontal_flip": 0.5}
+    name: Literal["cifar100"] = "cifar100"
+
+
+def _inside_root(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\x00" in path:
+        raise PydanticCustomError(
+            "data_path",
+            "a relative path without '..' required, inside the workers' data root, got {path}",
+            {"path": path},
+        )
+    return path
+
+
+class ImageFolder(DatasetSpec):
+    """Pictures in `path/<class>/<file>`, resized to squares of `size` pixels.
+
+    With `path/train` and `path/test` present these are the two sets; otherwise every class gives a
+    seeded `test_fraction` of its files to the test set.
+    """
+
+    default_augmentation: ClassVar[dict[str, Any]] = {"horizontal_flip": 0.5}
+    name: Literal["image_folder"] = "image_folder"
+    path: Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_inside_root)]
+    size: Annotated[Integer, Field(ge=8, le=512)] = Field(64, description="side in pixels after resizing")
+    color: Literal["rgb", "grey"] = "rgb"
+    test_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.1
+
+
+def _by_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Dataset = Annotated[
+    Digits | MNIST | FashionMNIST | CIFAR10 | CIFAR100 | ImageFolder,
+    Field(discriminator="name"),
+    BeforeValidator(_by_name),
+]

@@ -1,0 +1,249 @@
+"""Domains: the sets a hyperparameter may be drawn from, and the marker that lets a field hold one.
+
+Owns the notation (`{uniform: [0, 1]}`), its checks and its enumeration. It must not know any
+hyperparameter by name, nor how a searcher draws.
+
+All numeric domains include both ends. A field declared `Searchable[float]` holds either a float or a
+domain of floats until the spec is bound, and a float afterwards; static types describe the bound spec.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Strict, ValidationError, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core_schema
+
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Integer = Annotated[int, Strict()]
+
+
+class Domain(BaseModel):
+    """A set of candidate values. Each subclass has one field, named as the notation's keyword."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    keyword: ClassVar[str]
+
+
+class Interval(Domain):
+    """The numeric domains: `low` and `high` are both included."""
+
+    log: ClassVar[bool] = False
+    integer: ClassVar[bool] = False
+
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        values: tuple[float, ...] = getattr(self, self.keyword)
+        return values
+
+    @property
+    def low(self) -> float:
+        return self.bounds[0]
+
+    @property
+    def high(self) -> float:
+        return self.bounds[1]
+
+    @property
+    def step(self) -> float | None:
+        """Distance between neighbouring candidates; None where the domain is continuous."""
+        return 1 if self.integer else None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Interval:
+        if not self.low < self.high:
+            raise PydanticCustomError(
+                "domain_order",
+                "low < high required, got low={low}, high={high}",
+                {"low": self.low, "high": self.high},
+            )
+        if self.log and self.low <= 0:
+            raise PydanticCustomError(
+                "log_domain_positive",
+                "low > 0 required of a logarithmic domain, got low={low}",
+                {"low": self.low},
+            )
+        return self
+
+
+D = TypeVar("D", bound=Interval)
+
+
+def _check_whole_steps(domain: D, step: float) -> D:
+    count = (domain.high - domain.low) / step if step > 0 else 0.0
+    if count < 1 or not math.isclose(count, round(count), abs_tol=1e-9):
+        raise PydanticCustomError(
+            "domain_step",
+            "a step > 0 that divides high - low required, got step={step}, low={low}, high={high}",
+            {"step": step, "low": domain.low, "high": domain.high},
+        )
+    return domain
+
+
+class Uniform(Interval):
+    """Real numbers, each equally likely."""
+
+    keyword: ClassVar[str] = "uniform"
+    uniform: tuple[Number, Number] = Field(description="[low, high], both included")
+
+
+class LogUniform(Interval):
+    """Positive real numbers whose logarithm is uniformly distributed."""
+
+    keyword: ClassVar[str] = "loguniform"
+    log: ClassVar[bool] = True
+    loguniform: tuple[Number, Number] = Field(description="[low, high], both included, low > 0")
+
+
+class QUniform(Interval):
+    """Real numbers low, low + q, low + 2q, ... up to high."""
+
+    keyword: ClassVar[str] = "quniform"
+    quniform: tuple[Number, Number, Number] = Field(description="[low, high, q], both ends included")
+
+    @property
+    def step(self) -> float:
+        return self.quniform[2]
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> QUniform:
+        return _check_whole_steps(self, self.step)
+
+
+class IntRange(Interval):
+    """Whole numbers low, low + step, ... up to high; step is 1 unless given."""
+
+    keyword: ClassVar[str] = "int_range"
+    integer: ClassVar[bool] = True
+    int_range: tuple[Integer, Integer] | tuple[Integer, Integer, Integer] = Field(
+        description="[low, high] or [low, high, step], both ends included"
+    )
+
+    @property
+    def step(self) -> int:
+        return int(self.bounds[2]) if len(self.bounds) == 3 else 1
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> IntRange:
+        return _check_whole_steps(self, self.step)
+
+
+class LogIntRange(Interval):
+    """Positive whole numbers whose logarithm is uniformly distributed."""
+
+    keyword: ClassVar[str] = "log_int_range"
+    integer: ClassVar[bool] = True
+    log: ClassVar[bool] = True
+    log_int_range: tuple[Integer, Integer] = Field(description="[low, high], both included, low > 0")
+
+
+class Choice(Domain):
+    """A list of alternatives: values, numeric domains, or whole families with domains of their own."""
+
+    keyword: ClassVar[str] = "choice"
+    choice: tuple[Any, ...] = Field(min_length=1)
+
+
+FLOAT_DOMAINS: tuple[type[Interval], ...] = (Uniform, LogUniform, QUniform)
+INTEGER_DOMAINS: tuple[type[Interval], ...] = (IntRange, LogIntRange)
+DOMAINS: tuple[type[Domain], ...] = (*FLOAT_DOMAINS, *INTEGER_DOMAINS, Choice)
+KEYWORDS = frozenset(domain.keyword for domain in DOMAINS)
+
+
+def candidates(domain: Interval) -> Iterator[float]:
+    """Every value of a stepped domain in ascending order. Raises ValueError for a continuous one."""
+    if domain.step is None:
+        raise ValueError(f"a grid needs a finite domain, got {domain.keyword}: {list(domain.bounds)}")
+    count = round((domain.high - domain.low) / domain.step) + 1
+    for index in range(count):
+        yield stepped(domain, domain.low + index * domain.step)
+
+
+def stepped(domain: Interval, value: float) -> float:
+    """`value` as an int for integer domains, and free of binary noise (0.30000000000000004) for quantised ones."""
+    if domain.integer:
+        return round(value)
+    return round(value, 12) if domain.step is not None else value
+
+
+class _Searchable:
+    """Pydantic marker: the annotated type, or a domain whose every candidate is valid for that type."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        value = handler(source)
+        alternatives: dict[str, CoreSchema] = {"value": value}
+        for domain in _numeric_domains(source):
+            alternatives[str(domain.keyword)] = core_schema.no_info_after_validator_function(
+                _EndsValid(value), handler.generate_schema(domain)
+            )
+        alternatives["choice"] = _choice_schema(dict(alternatives))
+        return core_schema.tagged_union_schema(
+            alternatives,
+            discriminator=_tag,
+            custom_error_type="domain_kind",
+            custom_error_message=f"a value or one of {', '.join(alternatives)} required",
+        )
+
+
+class _EndsValid:
+    """Both ends of an interval obey the rule of the field that holds it."""
+
+    def __init__(self, value_schema: CoreSchema) -> None:
+        self._validator = SchemaValidator(value_schema)
+
+    def __call__(self, domain: Interval) -> Interval:
+        for name, end in (("low", domain.low), ("high", domain.high)):
+            try:
+                self._validator.validate_python(int(end) if domain.integer else end)
+            except ValidationError as error:
+                rule = error.errors()[0]["msg"]
+                raise PydanticCustomError(
+                    "domain_bound", "{name}={value}: {rule}", {"name": name, "value": end, "rule": rule}
+                ) from None
+        return domain
+
+
+def _choice_schema(alternatives: dict[str, CoreSchema]) -> CoreSchema:
+    item = core_schema.tagged_union_schema(alternatives, discriminator=_tag)
+    field = core_schema.typed_dict_field(core_schema.tuple_schema([item], variadic_item_index=0, min_length=1))
+    return core_schema.chain_schema(
+        [
+            core_schema.no_info_before_validator_function(
+                lambda value: {"choice": value.choice} if isinstance(value, Choice) else value,
+                core_schema.typed_dict_schema({"choice": field}, extra_behavior="forbid"),
+            ),
+            core_schema.no_info_plain_validator_function(
+                lambda fields: Choice.model_construct(choice=fields["choice"]),
+                serialization=core_schema.plain_serializer_function_ser_schema(
+                    lambda domain: {"choice": [_plain(item) for item in domain.choice]}
+                ),
+            ),
+        ]
+    )
+
+
+def _plain(item: Any) -> Any:
+    return item.model_dump(mode="json") if isinstance(item, BaseModel) else item
+
+
+def _numeric_domains(source: Any) -> tuple[type[Interval], ...]:
+    members = get_args(source) if get_origin(source) is not None else (source,)
+    if float in members:
+        return FLOAT_DOMAINS
+    return INTEGER_DOMAINS if int in members else ()
+
+
+def _tag(value: Any) -> str:
+    if isinstance(value, Domain):
+        return value.keyword
+    if isinstance(value, dict) and len(value) == 1:
+        (key,) = value
+        if key in KEYWORDS:
+            return str(key)
+    return "value"
+
+
+T = TypeVar("T")
+Searchable = Annotated[T, _Searchable()]

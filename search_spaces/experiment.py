@@ -1,0 +1,277 @@
+"""The root spec: one experiment, its cross-field checks, and `bind`, which makes a trial's spec of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from search_spaces.asha import AshaSpec
+from search_spaces.augmentation import Augmentation, AugmentationSpec
+from search_spaces.datasets import Dataset, DatasetSpec, Digits
+from search_spaces.domains import Integer, Interval, Number, Searchable
+from search_spaces.models import CNN, Model
+from search_spaces.normalization import Batch, Normalization
+from search_spaces.optimizers import Adam, Optimizer
+from search_spaces.sampling import (
+    NOT_APPLICABLE,
+    Sample,
+    combinations,
+    domains,
+    draw_from,
+    flatten,
+    parameter_names,
+    possible,
+    resolve,
+)
+from search_spaces.schedulers import Plateau, Scheduler
+from search_spaces.searchers import TPE, Grid, Searcher
+from search_spaces.spec import Spec, members
+
+BatchSize = Literal[16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
+Label = Annotated[str, Field(min_length=1, max_length=64)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"
+
+
+def _seconds(value: Any) -> Any:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value) if isinstance(value, str) else None
+    if isinstance(value, str) and match is None:
+        raise PydanticCustomError(
+            "duration", "seconds, or a number with s, m, h or d required, got {value}", {"value": value}
+        )
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else value
+
+
+class SearchSpace(Spec):
+    """Every hyperparameter: a value, or a domain to draw it from."""
+
+    model: Searchable[Model] = CNN()
+    optimizer: Searchable[Optimizer] = Adam()
+    scheduler: Searchable[Scheduler] = Plateau()
+    normalization: Searchable[Normalization] = Batch()
+    augmentation: Searchable[Augmentation] = Field(
+        AugmentationSpec(), description="default: what suits the data set; a given block replaces that whole"
+    )
+    batch_size: Searchable[BatchSize] = 128
+    input_normalization: Searchable[Annotated[bool, Field(strict=True)]] = Field(
+        True, description="subtract the training split's channel means and divide by its deviations"
+    )
+    label_smoothing: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = 0.0
+    gradient_clip_norm: Searchable[Annotated[Number, Field(ge=0)]] = Field(0.0, description="largest norm; 0 for off")
+
+
+class Objective(Spec):
+    """What is compared."""
+
+    MODES: ClassVar[dict[str, Literal["min", "max"]]] = {"validation_accuracy": "max", "validation_loss": "min"}
+
+    metric: Literal["validation_accuracy", "validation_loss"] = "validation_accuracy"
+    mode: Literal["min", "max"] = "max"
+    goal: Number | None = Field(None, description="stop the experiment when a trial reaches this value")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mode_of_metric(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "mode" not in data and data.get("metric") in cls.MODES:
+            return data | {"mode": cls.MODES[data["metric"]]}
+        return data
+
+    @model_validator(mode="after")
+    def _mode_fits(self) -> Objective:
+        if self.mode != self.MODES[self.metric]:
+            raise PydanticCustomError(
+                "objective_mode",
+                "mode {right} required of {metric}, got mode={mode}",
+                {"right": self.MODES[self.metric], "metric": self.metric, "mode": self.mode},
+            )
+        return self
+
+
+class Resources(Spec):
+    """What each trial holds while it runs."""
+
+    gpus_per_trial: Annotated[Number, Field(ge=0, le=16)] | None = Field(
+        None, description="a share of one GPU, or whole GPUs; default: one where the cluster has any, else none"
+    )
+    cpus_per_trial: Annotated[Integer, Field(ge=1, le=256)] = 1
+    max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
+        None, description="default: as many as the cluster and the queue allow"
+    )
+
+    @model_validator(mode="after")
+    def _gpu_share(self) -> Resources:
+        gpus = self.gpus_per_trial
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise PydanticCustomError(
+                "gpu_share",
+                "a share up to 1 or a whole number of GPUs required, got gpus_per_trial={gpus}",
+                {"gpus": gpus},
+            )
+        return self
+
+
+class Budget(Spec):
+    """Hard limits; the experiment ends as COMPLETED with the best trial so far when one is reached."""
+
+    gpu_hours: Annotated[Number, Field(gt=0)] | None = Field(None, description="GPU hours held by all trials together")
+    wall_clock: Annotated[Annotated[Number, Field(gt=0)], BeforeValidator(_seconds)] | None = Field(
+        None, description="seconds since the first trial began, or a string such as 90m or 2h"
+    )
+
+
+class Execution(Spec):
+    """How trials are computed, none of which changes what is searched."""
+
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 or float16 on a GPU, float32 on a CPU"
+    )
+    compile: Annotated[bool, Field(strict=True)] = Field(False, description="torch.compile each model structure once")
+    deterministic: Annotated[bool, Field(strict=True)] = Field(False, description="deterministic algorithms on a GPU")
+
+
+class TrialSpec(Spec):
+    """One configuration without domains: everything that is needed to train it again."""
+
+    version: Literal[1] = 1
+    dataset: Dataset
+    hyperparameters: SearchSpace
+    objective: Objective
+    max_epochs: Annotated[Integer, Field(ge=1)]
+    cpus: Annotated[Integer, Field(ge=1)] = 1
+    gpus: Annotated[Number, Field(ge=0)] = 0
+    execution: Execution = Execution()
+    split_seed: Integer = Field(description="seeds the validation split; shared by all trials of an experiment")
+    seed: Integer = Field(description="seeds initialization, shuffling and augmentation")
+
+
+class ExperimentSpec(Spec):
+    """One search. The smallest valid spec is a name."""
+
+    version: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=NAME)]
+    project: Annotated[str, Field(min_length=1, max_length=128, pattern=NAME)] = "default"
+    description: Annotated[str, Field(max_length=10_000)] = ""
+    labels: tuple[Label, ...] = Field((), max_length=32)
+    dataset: Dataset = Digits()
+    search_space: SearchSpace = SearchSpace()
+    searcher: Searcher = TPE()
+    asha: AshaSpec = AshaSpec()
+    objective: Objective = Objective()
+    resources: Resources = Resources()
+    budget: Budget = Budget()
+    execution: Execution = Execution()
+    seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _augment_as_the_data_set_likes(cls, data: Any) -> Any:
+        """Write the data set's default augmentation into the spec, so that what is stored says all."""
+        if not isinstance(data, dict) or not isinstance(data.get("search_space", {}), dict | SearchSpace):
+            return data
+        dataset = data.get("dataset", "digits")
+        name = dataset.get("name") if isinstance(dataset, dict) else getattr(dataset, "name", dataset)
+        space = data.get("search_space", {})
+        given = space.model_fields_set if isinstance(space, SearchSpace) else space
+        default = DEFAULT_AUGMENTATION.get(name) if isinstance(name, str) else None
+        if not default or "augmentation" in given:
+            return data
+        if isinstance(space, SearchSpace):
+            return data | {"search_space": space.model_copy(update={"augmentation": AugmentationSpec(**default)})}
+        return data | {"search_space": {**space, "augmentation": default}}
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> ExperimentSpec:
+        _check_warmup(self)
+        _check_groups(self.search_space)
+        if isinstance(self.searcher, Grid):
+            for path, domain in domains(self.search_space):
+                if isinstance(domain, Interval) and domain.step is None:
+                    raise PydanticCustomError(
+                        "grid_continuous",
+                        "search_space.{path}: a grid needs finite domains, got {domain}",
+                        {"path": path, "domain": str(domain.model_dump(mode="json"))},
+                    )
+        return self
+
+    @property
+    def num_samples(self) -> int:
+        """Number of trials. Counts the combinations where a grid does not limit them."""
+        if not isinstance(self.searcher, Grid):
+            return self.searcher.num_samples
+        limit = self.searcher.num_samples or 100_000
+        return sum(1 for _, _ in zip(range(limit), combinations(self.search_space), strict=False))
+
+    def bind(self, sample: Sample, number: int = 0) -> TrialSpec:
+        """The spec of trial `number` (from 0) with the values of `sample`. Raises ValueError for a bad sample."""
+        return TrialSpec(
+            dataset=self.dataset,
+            hyperparameters=SearchSpace.model_validate(resolve(self.search_space, draw_from(sample))),
+            objective=self.objective,
+            max_epochs=self.asha.max_t,
+            cpus=self.resources.cpus_per_trial,
+            gpus=self.resources.gpus_per_trial or 0,
+            execution=self.execution,
+            split_seed=self.seed,
+            seed=_trial_seed(self.seed, number),
+        )
+
+    def parameters(self, trial: TrialSpec) -> dict[str, str | float]:
+        """Flat hyperparameters of a trial under keys that are the same for all trials of this experiment."""
+        values = flatten(trial.hyperparameters.model_dump(mode="json"))
+        names = parameter_names(self.search_space) | set(values)
+        return {name: values.get(name, NOT_APPLICABLE) for name in sorted(names)}
+
+    def warnings(self) -> list[str]:
+        """What is allowed but seldom meant, one sentence each, naming the field."""
+        found = []
+        flips = [value for _, value in possible(self.search_space, "horizontal_flip")]
+        if not self.dataset.mirror_safe and max(flips) > 0:
+            found.append(
+                "search_space.augmentation.horizontal_flip: "
+                f"mirrored {self.dataset.name} change their label; leave it at 0"
+            )
+        for path, value in possible(self.search_space, "epochs"):
+            if path.startswith("scheduler") and value != self.asha.max_t:
+                found.append(
+                    f"search_space.{path}: a horizon of {value} epochs differs from asha.max_t={self.asha.max_t}, "
+                    "which costs accuracy without a sign; leave it out to follow max_t"
+                )
+        return found
+
+
+DEFAULT_AUGMENTATION = {
+    cls.model_fields["name"].default: cls.default_augmentation
+    for cls in members(Dataset)
+    if issubclass(cls, DatasetSpec)
+}
+
+
+def _check_warmup(spec: ExperimentSpec) -> None:
+    for path, value in possible(spec.search_space, "warmup_epochs"):
+        if value >= spec.asha.max_t:
+            raise PydanticCustomError(
+                "warmup_length",
+                "search_space.{path}: warmup_epochs < asha.max_t required, got {value} and {max_t}",
+                {"path": path, "value": value, "max_t": spec.asha.max_t},
+            )
+
+
+def _check_groups(space: SearchSpace) -> None:
+    """Group normalization needs every width it may meet to be a multiple of its groups."""
+    for _, groups in possible(space.normalization, "groups"):
+        for path, width in possible(space.model, "width"):
+            if width % groups:
+                raise PydanticCustomError(
+                    "group_width",
+                    "search_space.model.{path}: group normalization with groups={groups} needs widths that are "
+                    "multiples of it, got width={width}",
+                    {"path": path, "groups": groups, "width": width},
+                )
+
+
+def _trial_seed(seed: int, number: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

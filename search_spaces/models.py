@@ -1,0 +1,88 @@
+"""Models: the networks that may be searched, their width, depth and regularization (lecture L15, L19).
+
+The torch code of each kind is in `workers/models/`; a parity test fails when one half is missing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from search_spaces.domains import Integer, Number, Searchable
+from search_spaces.spec import ByName, Discriminated, Spec
+
+Width = Searchable[Annotated[Integer, Field(ge=1, le=1024)]]
+Dropout = Searchable[Annotated[Number, Field(ge=0, lt=1)]]
+
+
+class ModelSpec(Spec):
+    """What our own networks share."""
+
+    dropout: Dropout = Field(0.0, description="probability of dropping a feature before the last layer")
+    initialization: Searchable[Literal["kaiming", "torch"]] = Field(
+        "kaiming", description="kaiming: He et al., 2015, for ReLU; torch: PyTorch's default of each layer"
+    )
+
+
+class CNN(ModelSpec):
+    """`depth` 3x3 convolutions, doubling from `width` channels, halving the image after each, then linear layers."""
+
+    kind: Literal["cnn"] = "cnn"
+    width: Width = 16
+    depth: Searchable[Annotated[Integer, Field(ge=1, le=6)]] = 2
+    hidden: Searchable[Annotated[Integer, Field(ge=0, le=4096)]] = Field(
+        0, description="features of a hidden linear layer; 0 for none"
+    )
+
+
+class ResNet(ModelSpec):
+    """Residual networks for small images (He et al., 2016).
+
+    depth 9: the fast ResNet of the speed records; 18: four stages of two basic blocks; 6n + 2 (20, 32,
+    44, 56, 110): three stages of n basic blocks. `width` is the channels of the first stage.
+    """
+
+    kind: Literal["resnet"] = "resnet"
+    width: Width = 16
+    depth: Searchable[Literal[9, 18, 8, 14, 20, 32, 44, 56, 110]] = 9
+    zero_init_residual: Searchable[Annotated[bool, Field(strict=True)]] = Field(
+        True, description="start every residual branch at zero"
+    )
+
+
+class VGG(ModelSpec):
+    """A plain network: `depth` stages of two 3x3 convolutions and a pooling (Simonyan and Zisserman, 2015)."""
+
+    kind: Literal["vgg"] = "vgg"
+    width: Width = 32
+    depth: Searchable[Annotated[Integer, Field(ge=1, le=5)]] = 3
+    hidden: Searchable[Annotated[Integer, Field(ge=0, le=4096)]] = 128
+
+
+class TorchvisionModel(Spec):
+    """A classification model of torchvision, by name, trained from scratch; stem and head fit the data set.
+
+    It keeps its own normalization layers: `normalization` must be left at its default.
+    """
+
+    kind: Literal["torchvision"] = "torchvision"
+    name: Searchable[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]] = "resnet18"
+
+
+class PluginModel(Spec):
+    """A model of a team's own: an entry point of the group `rung.models` in the workers' installation."""
+
+    kind: Literal["plugin"] = "plugin"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    arguments: dict[str, Searchable[Any]] = Field(default_factory=dict, description="keyword arguments of the builder")
+
+    @model_validator(mode="after")
+    def _few(self) -> PluginModel:
+        if len(self.arguments) > 32:
+            raise PydanticCustomError("arguments", "at most 32 arguments, got {count}", {"count": len(self.arguments)})
+        return self
+
+
+Model = Annotated[CNN | ResNet | VGG | TorchvisionModel | PluginModel, Discriminated, ByName]

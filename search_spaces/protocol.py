@@ -1,0 +1,113 @@
+"""Protocol: the vocabulary that the service and the driver share, and the messages between them.
+
+The driver posts a `Heartbeat` to `/api/v1/attempts/{attempt_id}/heartbeat` every few seconds and whenever
+a trial ends; the answer is its `Orders`. It lies here because neither side may import the other.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: Logged at every epoch, with the epoch (from 1) as the step.
+METRICS = (
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "generalization_gap",
+    "lr",
+    "grad_norm",
+    "epoch_seconds",
+    "images_per_second",
+)
+
+
+class TrialState(StrEnum):
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    COMPLETED = "COMPLETED"
+    EARLY_STOPPED = "EARLY_STOPPED"
+    DIVERGED = "DIVERGED"
+    ERROR = "ERROR"
+    CANCELED = "CANCELED"
+
+
+#: States that a trial never leaves.
+ENDED = frozenset(
+    {TrialState.COMPLETED, TrialState.EARLY_STOPPED, TrialState.DIVERGED, TrialState.ERROR, TrialState.CANCELED}
+)
+
+
+class Message(BaseModel):
+    """Tolerant: a newer driver may say more than an older service knows."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+
+
+class TrialLine(Message):
+    """The last known line of one trial. `trial` counts from 0 in an experiment; times are Unix seconds."""
+
+    trial: int
+    state: TrialState
+    stop_reason: str = ""
+    epoch: int = Field(0, description="epochs finished")
+    best_value: float | None = Field(None, description="best value of the objective so far")
+    metrics: dict[str, float | None] = Field(default_factory=dict, description="of the last epoch; null for non-finite")
+    parameters: dict[str, str | float | int | bool] = Field(default_factory=dict, description="flat hyperparameters")
+    mlflow_run_id: str | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+class Winner(Message):
+    """The finalist, measured once on the test set."""
+
+    trial: int
+    value: float = Field(description="best value of the objective")
+    test_accuracy: float
+    test_loss: float
+    model_uri: str | None = Field(None, description="MLflow address of the registered model")
+
+
+class Heartbeat(Message):
+    """Progress of one attempt. Lines are those changed since the last heartbeat that was answered."""
+
+    phase: Literal["starting", "searching", "finalizing", "completed", "canceled", "paused", "failed"]
+    reason: str = ""
+    trials: list[TrialLine] = Field(default_factory=list)
+    mlflow_experiment_id: str | None = None
+    mlflow_run_id: str | None = Field(None, description="the parent run")
+    winner: Winner | None = None
+
+
+class Orders(Message):
+    """What the service wants. An attempt that is no longer the current one is answered 409: stop, write nothing."""
+
+    slots: int = Field(description="trials that may run at once now")
+    stop: Literal["cancel", "pause"] | None = None
+    cancel_trials: list[int] = Field(default_factory=list)
+
+
+class Launch(Message):
+    """What a driver is told at its start: `launch-a<attempt>.json` (mode 0600) in the experiment's storage folder.
+
+    `spec.json` beside it holds the ExperimentSpec.
+    """
+
+    experiment_id: str
+    attempt: int
+    attempt_id: str = Field(description="exp-<experiment_id>-a<attempt>, also the id of the Ray job")
+    service_url: str
+    token: str = Field(description="bearer token of this attempt's heartbeat")
+    heartbeat_s: float = 2.0
+    slots: int
+    mlflow_tracking_uri: str
+    mlflow_username: str | None = None
+    mlflow_password: str | None = None
+    storage: str = Field(description="the experiment's folder")
+    data_root: str
+    cache_root: str

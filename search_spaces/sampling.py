@@ -1,0 +1,168 @@
+"""Sampling: from a tree of specs with domains to one without.
+
+One walk, `resolve`, visits the domains that are alive in a tree and asks `draw` for each. Searchers,
+grids and rebinding of stored samples are different `draw`s. A sample is flat: path -> number for
+intervals, path -> index for choices; `optimizer[1].lr` is the rate of the second alternative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from search_spaces.domains import Choice, Domain, Interval, candidates, stepped
+from search_spaces.spec import Spec
+
+Sample = Mapping[str, float]
+Draw = Callable[[str, Domain], float]
+
+NOT_APPLICABLE = "n/a"
+
+
+def resolve(node: Any, draw: Draw, path: str = "") -> Any:
+    """`node` as plain data (dicts, lists, values) with every domain replaced by a drawn value."""
+    if isinstance(node, Choice):
+        index = int(draw(path, node))
+        if not 0 <= index < len(node.choice):
+            raise ValueError(f"{path}: index below {len(node.choice)} required, got {index}")
+        return resolve(node.choice[index], draw, f"{path}[{index}]")
+    if isinstance(node, Interval):
+        value = stepped(node, draw(path, node))
+        if not node.low <= value <= node.high:
+            raise ValueError(f"{path}: {node.low} <= value <= {node.high} required, got {value}")
+        return value
+    if isinstance(node, Spec):
+        return {name: resolve(getattr(node, name), draw, _join(path, name)) for name in type(node).model_fields}
+    if isinstance(node, dict):
+        return {key: resolve(value, draw, _join(path, key)) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [resolve(value, draw, f"{path}[{index}]") for index, value in enumerate(node)]
+    return node
+
+
+def draw_from(sample: Sample) -> Draw:
+    """The draw that repeats a recorded sample. Raises ValueError for a path that it lacks."""
+
+    def draw(path: str, domain: Domain) -> float:
+        if path not in sample:
+            raise ValueError(f"{path}: missing from the sample, which has {sorted(sample)}")
+        return sample[path]
+
+    return draw
+
+
+def domains(node: Any) -> Iterator[tuple[str, Domain]]:
+    """Every domain at any depth, alive or not, with its path."""
+    for path, value in leaves(node):
+        if isinstance(value, Domain):
+            yield path, value
+
+
+def combinations(node: Any) -> Iterator[dict[str, float]]:
+    """Every sample of a tree of finite domains. Raises ValueError naming the path of a continuous one.
+
+    Depth first: the last domain of the spec moves fastest. Only domains alive in a combination are in it.
+    """
+    prefix: dict[str, float] | None = {}
+    while prefix is not None:
+        alive = _alive(node, prefix)
+        sample = {path: prefix.get(path, options[0]) for path, options in alive.items()}
+        yield sample
+        prefix = _successor(sample, alive)
+
+
+def _alive(node: Any, prefix: Mapping[str, float]) -> dict[str, list[float]]:
+    """Path -> candidates of the domains met when those of `prefix` are chosen, and the first of all others."""
+    met: dict[str, list[float]] = {}
+
+    def draw(path: str, domain: Domain) -> float:
+        met[path] = _options(path, domain)
+        return prefix.get(path, met[path][0])
+
+    resolve(node, draw)
+    return met
+
+
+def _successor(sample: dict[str, float], alive: dict[str, list[float]]) -> dict[str, float] | None:
+    """What the next combination begins with; None after the last."""
+    paths = list(alive)
+    for last in reversed(range(len(paths))):
+        position = alive[paths[last]].index(sample[paths[last]]) + 1
+        if position < len(alive[paths[last]]):
+            return {path: sample[path] for path in paths[:last]} | {paths[last]: alive[paths[last]][position]}
+    return None
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value and domain of a tree with its path; a choice comes before what is inside its alternatives."""
+    if isinstance(node, Choice):
+        yield path, node
+        for index, item in enumerate(node.choice):
+            if isinstance(item, Spec | Domain):
+                yield from leaves(item, f"{path}[{index}]")
+    elif isinstance(node, Spec):
+        for name in type(node).model_fields:
+            yield from leaves(getattr(node, name), _join(path, name))
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from leaves(value, _join(path, key))
+    else:
+        yield path, node
+
+
+def possible(node: Any, field: str) -> Iterator[tuple[str, float]]:
+    """Path and value of all that fields named `field` may become: the steps of a stepped domain, the ends of others."""
+    for path, value in leaves(node):
+        if without_indices(path).rpartition(".")[2] != field:
+            continue
+        if isinstance(value, Interval):
+            yield from ((path, v) for v in (candidates(value) if value.step is not None else (value.low, value.high)))
+        elif isinstance(value, Choice):
+            yield from ((path, item) for item in value.choice if not isinstance(item, Domain))
+        elif value is not None:
+            yield path, value
+
+
+def flatten(bound: Any, prefix: str = "") -> dict[str, str | float]:
+    """One dotted key per hyperparameter of plain bound data; None is not a hyperparameter's value."""
+    if isinstance(bound, dict):
+        flat: dict[str, str | float] = {}
+        for key, value in bound.items():
+            flat |= flatten(value, _join(prefix, key))
+        return flat
+    if bound is None:
+        return {prefix: NOT_APPLICABLE}
+    return {prefix: bound if isinstance(bound, int | float | str) else str(bound)}
+
+
+def parameter_names(node: Any) -> set[str]:
+    """The keys that `flatten` may give for any binding of this tree."""
+    names: set[str] = set()
+    for path, value in leaves(node):
+        if not (isinstance(value, Choice) and any(isinstance(item, Spec) for item in value.choice)):
+            names.add(without_indices(path))
+    return names
+
+
+def _options(path: str, domain: Domain) -> list[float]:
+    if isinstance(domain, Choice):
+        return list(range(len(domain.choice)))
+    if isinstance(domain, Interval):
+        try:
+            return list(candidates(domain))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    raise TypeError(f"unknown domain {domain!r}")
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
+def without_indices(path: str) -> str:
+    out, depth = [], 0
+    for character in path:
+        depth += (character == "[") - (character == "]")
+        if depth == 0 and character != "]":
+            out.append(character)
+    return "".join(out)

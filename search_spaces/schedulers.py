@@ -1,0 +1,246 @@
+"""Schedulers: how the learning rate moves during a trial.
+
+A member either names a stock torch scheduler in `target` and gives its keyword arguments, or computes
+its own multiplier of the base rate in `multiplier`. Both are told the trial's `Horizon`. Warmup comes
+before any of them and is applied by the workers. It must not import torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from search_spaces.domains import Integer, Number, Searchable
+from search_spaces.spec import ByName, Discriminated, Spec
+
+Ratio = Searchable[Annotated[Number, Field(gt=0, lt=1)]]
+Share = Searchable[Annotated[Number, Field(ge=0, le=1)]]
+Epochs = Searchable[Annotated[Number, Field(gt=0)]]
+Count = Searchable[Annotated[Integer, Field(ge=1)]]
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """What a scheduler may know of its trial, warmup taken away already.
+
+    `epochs` left after warmup, `batches` per epoch, base `lr`, and `mode` ("min" or "max") of the
+    monitored validation value.
+    """
+
+    epochs: float
+    batches: int
+    lr: float
+    mode: Literal["min", "max"]
+
+    @property
+    def steps(self) -> int:
+        return max(1, round(self.epochs * self.batches))
+
+
+class SchedulerSpec(Spec):
+    """What all schedulers share.
+
+    `interval` says when a stock scheduler steps: after every epoch, or after every batch.
+    `target` is None for members that override `multiplier`.
+    """
+
+    target: ClassVar[str | None] = None
+    interval: ClassVar[Literal["epoch", "batch"]] = "batch"
+    monitors: ClassVar[bool] = False
+
+    warmup_epochs: Searchable[Annotated[Number, Field(ge=0)]] = Field(
+        0.0, description="epochs over which the rate rises linearly from zero to its base, before anything else"
+    )
+
+    def arguments(self, horizon: Horizon) -> dict[str, Any]:
+        """Keyword arguments of the stock scheduler named by `target`."""
+        raise TypeError(f"{type(self).__name__} names no stock scheduler")
+
+    def multiplier(self, epoch: float, horizon: Horizon) -> float:
+        """Multiplier of the base rate at a fractional epoch counted from the end of warmup."""
+        raise TypeError(f"{type(self).__name__} is a stock scheduler")
+
+
+class Constant(SchedulerSpec):
+    """The base rate throughout."""
+
+    kind: Literal["constant"] = "constant"
+
+    def multiplier(self, epoch: float, horizon: Horizon) -> float:
+        return 1.0
+
+
+class Plateau(SchedulerSpec):
+    """Multiply by `factor` when the objective has not improved for `patience` epochs (lecture L8).
+
+    The lecture divides by n = 2, 5 or 10: factors 0.5, 0.2 and 0.1.
+    """
+
+    target: ClassVar[str | None] = "torch.optim.lr_scheduler:ReduceLROnPlateau"
+    interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
+    monitors: ClassVar[bool] = True
+    kind: Literal["plateau"] = "plateau"
+    factor: Ratio = Field(0.2, description="multiplier at each plateau")
+    patience: Searchable[Annotated[Integer, Field(ge=0)]] = 2
+    threshold: Searchable[Annotated[Number, Field(ge=0)]] = Field(1e-4, description="smallest change that counts")
+    min_lr: Searchable[Annotated[Number, Field(ge=0)]] = 0.0
+
+    def arguments(self, horizon: Horizon) -> dict[str, Any]:
+        return {
+            "mode": horizon.mode,
+            "factor": self.factor,
+            "patience": self.patience,
+            "threshold": self.threshold,
+            "threshold_mode": "abs",
+            "min_lr": self.min_lr,
+        }
+
+
+class Step(SchedulerSpec):
+    """Multiply by `gamma` every `step_epochs` epochs."""
+
+    target: ClassVar[str | None] = "torch.optim.lr_scheduler:StepLR"
+    interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
+    kind: Literal["step"] = "step"
+    step_epochs: Count = 10
+    gamma: Ratio = 0.1
+
+    def arguments(self, horizon: Horizon) -> dict[str, Any]:
+        return {"step_size": self.step_epochs, "gamma": self.gamma}
+
+
+class MultiStep(SchedulerSpec):
+    """Multiply by `gamma` at each milestone, given as shares of the epochs after warmup."""
+
+    target: ClassVar[str | None] = "torch.optim.lr_scheduler:MultiStepLR"
+    interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
+    kind: Literal["multistep"] = "multistep"
+    milestones: tuple[Annotated[Number, Field(gt=0, lt=1)], ...] = Field((0.5, 0.75), min_length=1)
+    gamma: Ratio = 0.1
+
+    @model_validator(mode="after")
+    def _ascending(self) -> MultiStep:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise PydanticCustomError(
+                "milestones", "ascending milestones required, got {value}", {"value": str(list(self.milestones))}
+            )
+        return self
+
+    def arguments(self, horizon: Horizon) -> dict[str, Any]:
+        return {"milestones": [max(1, round(m * horizon.epochs)) for m in self.milestones], "gamma": self.gamma}
+
+
+class Exponential(SchedulerSpec):
+    """Multiply by `gamma` after every epoch."""
+
+    target: ClassVar[str | None] = "torch.optim.lr_scheduler:ExponentialLR"
+    interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
+    kind: Literal["exponential"] = "exponential"
+    gamma: Ratio = 0.9
+
+    def arguments(self, horizon: Horizon) -> dict[str, Any]:
+        return {"gamma": self.gamma}
+
+
+class Polynomial(SchedulerSpec):
+    """Fall to zero as (1 - t/T) to the `power`."""
+
+    target: ClassVar[str | None] = "torch.optim.lr_scheduler:PolynomialLR"
+    kind: Literal["polynomial"] = "polynomial"
+    power: Searchable[Annotated[Number, Field(gt=0, le=10)]] = 1.0
+
+    def arguments(self, horizon: Horizon) -> dict[str, Any]:
+        return {"total_iters": horizon.steps, "power": self.power}
+
+
+class Cosine(SchedulerSpec):
+    """Half a cosine from the base rate to `min_factor` of it (lecture L9; Loshchilov and Hutter, 2017).
+
+    The horizon is the trial's maximum epochs unless `epochs` is given; past its end the rate stays low.
+    """
+
+    kind: Literal["cosine"] = "cosine"
+    epochs: Epochs | None = Field(None, description="length of the fall after warmup; default: to the trial's end")
+    min_factor: Share = 0.0
+
+    def multiplier(self, epoch: float, horizon: Horizon) -> float:
+        return _half_cosine(epoch / (self.epochs or horizon.epochs), self.min_factor)
+
+
+class WarmRestarts(SchedulerSpec):
+    """Cosine falls, each `cycle_mult` times as long as the last, from a peak that decays (lecture L11).
+
+    Each cycle begins with `cycle_warmup` (a share of its length) of linear rise. Loshchilov and
+    Hutter, 2017, with the per-cycle warmup and peak decay that the lecture's picture shows.
+    """
+
+    kind: Literal["warm_restarts"] = "warm_restarts"
+    cycle_epochs: Epochs | None = Field(None, description="length of the first cycle; default: a third of the trial")
+    cycle_mult: Searchable[Annotated[Number, Field(ge=1)]] = 1.0
+    cycle_warmup: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = 0.0
+    peak_decay: Searchable[Annotated[Number, Field(gt=0, le=1)]] = 1.0
+    min_factor: Share = 0.0
+
+    def multiplier(self, epoch: float, horizon: Horizon) -> float:
+        length = self.cycle_epochs or horizon.epochs / 3
+        peak = 1.0
+        while epoch >= length:
+            epoch, length, peak = epoch - length, length * self.cycle_mult, peak * self.peak_decay
+        phase = epoch / length
+        if phase < self.cycle_warmup:
+            return peak * (self.min_factor + (1 - self.min_factor) * phase / self.cycle_warmup)
+        return peak * _half_cosine((phase - self.cycle_warmup) / (1 - self.cycle_warmup), self.min_factor)
+
+
+class Triangular(SchedulerSpec):
+    """Up and down between `min_factor` of the base rate and all of it (Smith, 2017; lecture L11)."""
+
+    target: ClassVar[str | None] = "torch.optim.lr_scheduler:CyclicLR"
+    kind: Literal["triangular"] = "triangular"
+    half_cycle_epochs: Epochs = Field(2.0, description="epochs of each rise and of each fall")
+    min_factor: Share = 0.1
+    halve: Annotated[bool, Field(strict=True)] = Field(False, description="halve the amplitude after each cycle")
+
+    def arguments(self, horizon: Horizon) -> dict[str, Any]:
+        return {
+            "base_lr": horizon.lr * self.min_factor,
+            "max_lr": horizon.lr,
+            "cycle_momentum": False,
+            "step_size_up": max(1, round(self.half_cycle_epochs * horizon.batches)),
+            "mode": "triangular2" if self.halve else "triangular",
+        }
+
+
+class OneCycle(SchedulerSpec):
+    """One rise and one longer fall over the whole trial; `lr` is the peak (Smith and Topin, 2018)."""
+
+    target: ClassVar[str | None] = "torch.optim.lr_scheduler:OneCycleLR"
+    kind: Literal["one_cycle"] = "one_cycle"
+    rise: Ratio = Field(0.3, description="share of the steps spent rising")
+    start_divisor: Searchable[Annotated[Number, Field(ge=1)]] = 25.0
+    end_divisor: Searchable[Annotated[Number, Field(ge=1)]] = 1e4
+
+    def arguments(self, horizon: Horizon) -> dict[str, Any]:
+        return {
+            "max_lr": horizon.lr,
+            "total_steps": max(2, horizon.steps),
+            "pct_start": self.rise,
+            "div_factor": self.start_divisor,
+            "final_div_factor": self.end_divisor,
+            "cycle_momentum": False,
+        }
+
+
+def _half_cosine(phase: float, floor: float) -> float:
+    return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, phase))) / 2
+
+
+Scheduler = Annotated[
+    Constant | Plateau | Step | MultiStep | Exponential | Polynomial | Cosine | WarmRestarts | Triangular | OneCycle,
+    Discriminated,
+    ByName,
+]
