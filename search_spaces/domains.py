@@ -10,8 +10,9 @@ domain of floats until the spec is bound, and a float afterwards; static types d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
+from collections.abc import Iterable, Iterator
+from types import UnionType
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Strict, ValidationError, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core_schema
@@ -168,13 +169,38 @@ def stepped(domain: Interval, value: float) -> float:
     return round(value, 12) if domain.step is not None else value
 
 
+def numeric_domains(annotation: Any) -> tuple[type[Interval], ...]:
+    """The intervals that a field of this annotation may hold."""
+    arms = _arms(annotation)
+    if float in arms:
+        return FLOAT_DOMAINS
+    return INTEGER_DOMAINS if int in arms else ()
+
+
+def holds_domain(annotation: Any, metadata: Iterable[Any] = ()) -> bool:
+    """Whether a field, or the values of a mapping, are declared `Searchable`."""
+    if any(isinstance(mark, _Searchable) for mark in metadata):
+        return True
+    return any(holds_domain(arm, getattr(arm, "__metadata__", ())) for arm in get_args(annotation))
+
+
+def _arms(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union, without their metadata; the type alone where it is no union."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _arms(get_args(annotation)[0])
+    if origin is Union or origin is UnionType:
+        return tuple(inner for arm in get_args(annotation) for inner in _arms(arm))
+    return (annotation,)
+
+
 class _Searchable:
     """Pydantic marker: the annotated type, or a domain whose every candidate is valid for that type."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         value = handler(source)
         alternatives: dict[str, CoreSchema] = {"value": value}
-        for domain in _numeric_domains(source):
+        for domain in numeric_domains(source):
             alternatives[str(domain.keyword)] = core_schema.no_info_after_validator_function(
                 _EndsValid(value), handler.generate_schema(domain)
             )
@@ -183,7 +209,7 @@ class _Searchable:
             alternatives,
             discriminator=_tag,
             custom_error_type="domain_kind",
-            custom_error_message=f"a value or one of {', '.join(alternatives)} required",
+            custom_error_message=f"a value or one of {', '.join(sorted(KEYWORDS & alternatives.keys()))} required",
         )
 
 
@@ -226,13 +252,6 @@ def _choice_schema(alternatives: dict[str, CoreSchema]) -> CoreSchema:
 
 def _plain(item: Any) -> Any:
     return item.model_dump(mode="json") if isinstance(item, BaseModel) else item
-
-
-def _numeric_domains(source: Any) -> tuple[type[Interval], ...]:
-    members = get_args(source) if get_origin(source) is not None else (source,)
-    if float in members:
-        return FLOAT_DOMAINS
-    return INTEGER_DOMAINS if int in members else ()
 
 
 def _tag(value: Any) -> str:
