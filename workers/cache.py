@@ -1,0 +1,204 @@
+"""Cache: arrays decoded once on a node and mapped into memory by every trial on it.
+
+An entry is a folder of `.npy` files with a manifest, under a key made from whatever the content depends
+on. It appears by one rename, so it is there whole or not at all; builders wait for each other on a file
+lock that the kernel drops when its holder dies. Arrays get their disk blocks before they are written,
+so that a full disk is an error with a name and not a signal. Here nothing is known of images or labels.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import DTypeLike, NDArray
+
+FORMAT = 1  # raise it when the layout of an entry or the meaning of its arrays changes
+MANIFEST = "manifest.json"
+
+
+class DataError(Exception):
+    """Data cannot be had. The message names the data set, where it was looked for and what to do."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A whole entry: its folder, and the facts that its builder returned."""
+
+    path: Path
+    facts: dict[str, Any]
+
+    def array(self, name: str) -> NDArray[Any]:
+        """An array by name, backed by the file. Pages are shared; writing to it changes this process's copy alone."""
+        array: NDArray[Any] = np.load(self.path / f"{name}.npy", mmap_mode="c", allow_pickle=False)
+        return array
+
+
+def key_of(*parts: Any) -> str:
+    """A short name for JSON values: equal parts, equal key."""
+    text = json.dumps([FORMAT, *parts], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def entry(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> Entry:
+    """The entry `key` under `root`, built first if it is absent or damaged.
+
+    `build` fills the folder it is given and returns JSON facts to be kept. However many processes ask at
+    once, one builds and the others wait for it. Raises DataError when `root` cannot be written or is full.
+    """
+    found = _open(root / key)
+    if found is not None:
+        return found
+    with _readable_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root / f"{key}.lock"):
+            found = _open(root / key)
+            if found is not None:
+                return found
+            _build(root, key, build)
+    found = _open(root / key)
+    if found is None:
+        raise DataError(f"the cache {root} does not keep what is written to it; use a folder on a local disk")
+    return found
+
+
+def create_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """A new array to be filled, backed by `folder/name.npy` with its disk blocks allocated."""
+    path = folder / f"{name}.npy"
+    with path.open("wb") as file:
+        described = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        npy.write_array_header_1_0(file, described)
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        file.flush()
+        if size:
+            os.posix_fallocate(file.fileno(), file.tell(), size)
+    array: NDArray[Any] = np.load(path, mmap_mode="r+", allow_pickle=False)
+    return array
+
+
+def prune(root: Path, prefix: str, keep: int, idle_s: float = 3600.0) -> None:
+    """Delete entries that begin with `prefix`, all but the `keep` used last, and none used within `idle_s`."""
+    used = sorted(((_last_use(path), path) for path in root.glob(f"{prefix}*/{MANIFEST}")), reverse=True)
+    for last_use, manifest in used[keep:]:
+        if time.time() - last_use > idle_s:
+            shutil.rmtree(manifest.parent, ignore_errors=True)
+
+
+def _last_use(manifest: Path) -> float:
+    try:
+        return manifest.stat().st_mtime
+    except FileNotFoundError:  # another process prunes as well
+        return 0.0
+
+
+def _build(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> None:
+    """Build beside the entry and rename. The caller holds the lock: whatever lies here is a dead builder's."""
+    scratch, damaged = root / f".{key}.building", root / f".{key}.damaged"
+    for leftover in (scratch, damaged):
+        shutil.rmtree(leftover, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        facts = build(scratch)
+        files = {path.name: _fingerprint(path) for path in sorted(scratch.glob("*.npy"))}
+        manifest = scratch / MANIFEST
+        manifest.write_text(json.dumps({"format": FORMAT, "files": files, "facts": facts}))
+        _sync(manifest)
+        if (root / key).exists():
+            (root / key).rename(damaged)
+        scratch.rename(root / key)
+        _sync(root)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(damaged, ignore_errors=True)
+
+
+def _open(path: Path) -> Entry | None:
+    """The entry if it is whole: a file whose size or time of change is not the recorded one is summed again."""
+    manifest = path / MANIFEST
+    try:
+        content = json.loads(manifest.read_text())
+        if content["format"] != FORMAT:
+            return None
+        for name, (size, changed_ns, checksum) in content["files"].items():
+            status = (path / name).stat()
+            if status.st_size != size:
+                return None
+            if status.st_mtime_ns != changed_ns and _checksum(path / name) != checksum:
+                return None
+        facts = content["facts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    with suppress(OSError):  # a cache that is shared read-only still serves
+        os.utime(manifest)  # marks the use, for `prune`
+    return Entry(path, facts)
+
+
+def _fingerprint(path: Path) -> tuple[int, int, int]:
+    _sync(path)
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, _checksum(path)
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _readable_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and not Path(os.fsdecode(error.filename)).is_relative_to(root):
+            raise  # not the cache's fault
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DataError(
+                f"no space left for decoded data in the cache {root} ({_free(root)} free); "
+                "free some, or choose a cache folder on a larger disk"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise DataError(
+                f"the cache {root} cannot be written ({error.strerror}); choose a folder that the workers may write"
+            ) from error
+        raise
+
+
+def _free(root: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(root).free / 2**20:.1f} MiB"
+    except OSError:
+        return "unknown space"
