@@ -18,6 +18,8 @@ from search_spaces.problems import Problem, SpecError, shorten
 
 MAX_DEPTH = 32
 MAX_BYTES = 64 * 1024
+#: Larger ones are not exact in JSON's numbers, nor in a database's.
+MAX_INTEGER = 2**53
 JSON_TYPES = frozenset({"application/json"})
 YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "text/plain"})
 
@@ -172,6 +174,8 @@ def _check(data: Any, path: str, depth: int) -> None:
             _check(value, f"{path}[{index}]", depth + 1)
     elif isinstance(data, float) and not math.isfinite(data):
         _refuse("a finite number required", path or "document")
+    elif isinstance(data, int) and abs(data) > MAX_INTEGER:
+        _refuse("a whole number of at most 2^53 required", path or "document")
     elif isinstance(data, str) and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in data):
         _refuse("text without NUL and lone surrogates required", ascii(path)[1:-1] or "document")
 

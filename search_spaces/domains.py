@@ -17,6 +17,9 @@ from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origi
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Strict, ValidationError, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core_schema
 
+#: Largest number of candidates of a stepped domain: they are counted, listed and walked.
+MAX_CANDIDATES = 100_000
+
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Integer = Annotated[int, Strict()]
 
@@ -72,15 +75,26 @@ class Interval(Domain):
 D = TypeVar("D", bound=Interval)
 
 
+def _check_count(domain: D, step: float) -> D:
+    found = (domain.high - domain.low) / step + 1
+    if found > MAX_CANDIDATES:
+        raise PydanticCustomError(
+            "domain_count",
+            "at most {most} candidates required, got {count} from low={low}, high={high}",
+            {"most": MAX_CANDIDATES, "count": f"{found:.3g}", "low": domain.low, "high": domain.high},
+        )
+    return domain
+
+
 def _check_whole_steps(domain: D, step: float) -> D:
-    count = (domain.high - domain.low) / step if step > 0 else 0.0
-    if count < 1 or not math.isclose(count, round(count), abs_tol=1e-9):
+    steps = (domain.high - domain.low) / step if step > 0 else 0.0
+    if not 1 <= steps < math.inf or not math.isclose(steps, round(steps), abs_tol=1e-9):
         raise PydanticCustomError(
             "domain_step",
             "a step > 0 that divides high - low required, got step={step}, low={low}, high={high}",
             {"step": step, "low": domain.low, "high": domain.high},
         )
-    return domain
+    return _check_count(domain, step)
 
 
 class Uniform(Interval):
@@ -139,6 +153,10 @@ class LogIntRange(Interval):
     log: ClassVar[bool] = True
     log_int_range: tuple[Integer, Integer] = Field(description="[low, high], both included, low > 0")
 
+    @model_validator(mode="after")
+    def _countable(self) -> LogIntRange:
+        return _check_count(self, 1)
+
 
 class Choice(Domain):
     """A list of alternatives: values, numeric domains, or whole families with domains of their own."""
@@ -155,11 +173,18 @@ KEYWORDS = frozenset(domain.keyword for domain in DOMAINS)
 
 def candidates(domain: Interval) -> Iterator[float]:
     """Every value of a stepped domain in ascending order. Raises ValueError for a continuous one."""
+    step = domain.step
+    if step is None:
+        raise ValueError(f"a grid needs a finite domain, got {domain.keyword}: {list(domain.bounds)}")
+    for index in range(count(domain)):
+        yield stepped(domain, domain.low + index * step)
+
+
+def count(domain: Interval) -> int:
+    """Number of candidates of a stepped domain. Raises ValueError for a continuous one."""
     if domain.step is None:
         raise ValueError(f"a grid needs a finite domain, got {domain.keyword}: {list(domain.bounds)}")
-    count = round((domain.high - domain.low) / domain.step) + 1
-    for index in range(count):
-        yield stepped(domain, domain.low + index * domain.step)
+    return round((domain.high - domain.low) / domain.step) + 1
 
 
 def stepped(domain: Interval, value: float) -> float:

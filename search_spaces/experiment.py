@@ -19,7 +19,7 @@ from search_spaces.optimizers import Adam, Optimizer
 from search_spaces.sampling import (
     NOT_APPLICABLE,
     Sample,
-    combinations,
+    count_combinations,
     domains,
     draw_from,
     flatten,
@@ -28,7 +28,7 @@ from search_spaces.sampling import (
     resolve,
 )
 from search_spaces.schedulers import Plateau, Scheduler
-from search_spaces.searchers import TPE, Grid, Searcher
+from search_spaces.searchers import MAX_TRIALS, TPE, Grid, Searcher
 from search_spaces.spec import Spec, members
 
 BatchSize = Literal[16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
@@ -75,9 +75,8 @@ class Objective(Spec):
     @model_validator(mode="before")
     @classmethod
     def _mode_of_metric(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "mode" not in data and data.get("metric") in cls.MODES:
-            return data | {"mode": cls.MODES[data["metric"]]}
-        return data
+        metric = data.get("metric") if isinstance(data, dict) and "mode" not in data else None
+        return data | {"mode": cls.MODES[metric]} if isinstance(metric, str) and metric in cls.MODES else data
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Objective:
@@ -187,13 +186,7 @@ class ExperimentSpec(Spec):
         _check_warmup(self)
         _check_groups(self.search_space)
         if isinstance(self.searcher, Grid):
-            for path, domain in domains(self.search_space):
-                if isinstance(domain, Interval) and domain.step is None:
-                    raise PydanticCustomError(
-                        "grid_continuous",
-                        "search_space.{path}: a grid needs finite domains, got {domain}",
-                        {"path": path, "domain": str(domain.model_dump(mode="json"))},
-                    )
+            _check_grid(self.search_space, self.searcher)
         return self
 
     @property
@@ -201,8 +194,8 @@ class ExperimentSpec(Spec):
         """Number of trials. Counts the combinations where a grid does not limit them."""
         if not isinstance(self.searcher, Grid):
             return self.searcher.num_samples
-        limit = self.searcher.num_samples or 100_000
-        return sum(1 for _, _ in zip(range(limit), combinations(self.search_space), strict=False))
+        every = count_combinations(self.search_space)
+        return min(self.searcher.num_samples or every, every)
 
     def bind(self, sample: Sample, number: int = 0) -> TrialSpec:
         """The spec of trial `number` (from 0) with the values of `sample`. Raises ValueError for a bad sample."""
@@ -249,6 +242,24 @@ DEFAULT_AUGMENTATION = {
 }
 
 
+def _check_grid(space: SearchSpace, searcher: Grid) -> None:
+    for path, domain in domains(space):
+        if isinstance(domain, Interval) and domain.step is None:
+            raise PydanticCustomError(
+                "grid_continuous",
+                "search_space.{path}: a grid needs finite domains, got {domain}; list values in a choice, or use "
+                "quniform",
+                {"path": path, "domain": f"{domain.keyword}: {list(domain.bounds)}"},
+            )
+    every = count_combinations(space)
+    if searcher.num_samples is None and every > MAX_TRIALS:
+        raise PydanticCustomError(
+            "grid_size",
+            "searcher.num_samples: at most {most} trials required, got a grid of {every}; limit it or make it smaller",
+            {"most": MAX_TRIALS, "every": f"{every:.4g}" if every < 1e300 else "far more"},
+        )
+
+
 def _check_warmup(spec: ExperimentSpec) -> None:
     for path, value in possible(spec.search_space, "warmup_epochs"):
         if value >= spec.asha.max_t:
@@ -269,6 +280,14 @@ def _check_groups(space: SearchSpace) -> None:
                     "search_space.model.{path}: group normalization with groups={groups} needs widths that are "
                     "multiples of it, got width={width}",
                     {"path": path, "groups": groups, "width": width},
+                )
+        for path, hidden in possible(space.model, "hidden"):
+            if hidden and (hidden % groups or hidden == groups):
+                raise PydanticCustomError(
+                    "group_hidden",
+                    "search_space.model.{path}: group normalization with groups={groups} needs hidden features that "
+                    "are a larger multiple of it, got hidden={hidden}",
+                    {"path": path, "groups": groups, "hidden": hidden},
                 )
 
 

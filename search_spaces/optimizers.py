@@ -43,6 +43,7 @@ class SGD(OptimizerSpec):
     PyTorch keeps v = beta v + g and steps theta -= lr v; the lecture keeps v = beta v - lr g and steps
     theta += v. The two walk the same path only while lr is constant: after a change of lr, PyTorch
     rescales the whole velocity at once, the lecture only the gradients still to come.
+    Without momentum there is nowhere to look ahead to, and `nesterov` is left aside: a search may draw 0.
     """
 
     target: ClassVar[str] = "torch.optim:SGD"
@@ -50,14 +51,6 @@ class SGD(OptimizerSpec):
     lr: Rate = 0.1
     momentum: Fraction = 0.9
     nesterov: Flag = True
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> SGD:
-        if self.nesterov is True and self.momentum == 0:
-            raise PydanticCustomError(
-                "nesterov", "nesterov needs momentum > 0, got momentum=0; set nesterov: false for plain descent"
-            )
-        return self
 
     def arguments(self) -> dict[str, Any]:
         values = super().arguments()

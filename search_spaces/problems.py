@@ -56,6 +56,8 @@ def validate(data: Any) -> ExperimentSpec:
         raise SpecError(_problems(error.errors(include_url=False), data)) from None
     except RecursionError:
         raise SpecError([Problem("document", "less deeply nested data required")]) from None
+    except OverflowError:
+        raise SpecError([Problem("document", "whole numbers of fewer digits required")]) from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -289,7 +291,9 @@ def _tag_problem(place: _Place, error: ErrorDetails) -> Problem:
         return Problem(place.path, unknown(discriminator, node, tags), shorten(node))
     if discriminator in node:
         name = node[discriminator]
-        return Problem(_join(place.path, discriminator), unknown(discriminator, str(name), tags), shorten(name))
+        if not isinstance(name, str):
+            return Problem(_join(place.path, discriminator), one_of, shorten(name))
+        return Problem(_join(place.path, discriminator), unknown(discriminator, name, tags), shorten(name))
     return Problem(place.path, _not_a_domain(place, f"{discriminator} missing, {one_of}"), shorten(node))
 
 
@@ -343,4 +347,6 @@ def _join(path: str, name: Any) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, str) and value.endswith("..."):
+        return value
     return json.dumps(value, ensure_ascii=False, default=str)

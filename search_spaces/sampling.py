@@ -7,10 +7,11 @@ intervals, path -> index for choices; `optimizer[1].lr` is the rate of the secon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from search_spaces.domains import Choice, Domain, Interval, candidates, stepped
+from search_spaces.domains import Choice, Domain, Interval, candidates, count, stepped
 from search_spaces.spec import Spec
 
 Sample = Mapping[str, float]
@@ -69,6 +70,19 @@ def combinations(node: Any) -> Iterator[dict[str, float]]:
         sample = {path: prefix.get(path, options[0]) for path, options in alive.items()}
         yield sample
         prefix = _successor(sample, alive)
+
+
+def count_combinations(node: Any) -> int:
+    """How many samples `combinations` yields, without walking them. Raises ValueError for a continuous domain."""
+    if isinstance(node, Choice):
+        return sum(count_combinations(item) for item in node.choice)
+    if isinstance(node, Interval):
+        return count(node)
+    if isinstance(node, Spec):
+        return math.prod(count_combinations(getattr(node, name)) for name in type(node).model_fields)
+    if isinstance(node, dict | list | tuple):
+        return math.prod(count_combinations(item) for item in (node.values() if isinstance(node, dict) else node))
+    return 1
 
 
 def _alive(node: Any, prefix: Mapping[str, float]) -> dict[str, list[float]]:

@@ -9,7 +9,10 @@ from pydantic import Field
 from search_spaces.domains import Integer
 from search_spaces.spec import ByName, Discriminated, Spec
 
-NumSamples = Annotated[Integer, Field(ge=1, le=100_000, description="number of trials")]
+#: Of one experiment.
+MAX_TRIALS = 100_000
+
+NumSamples = Annotated[Integer, Field(ge=1, le=MAX_TRIALS, description="number of trials")]
 
 
 class Random(Spec):
