@@ -1,0 +1,233 @@
+"""Attempts: the drivers of an experiment, one after another, and what their heartbeats and their silence mean.
+
+Owns tokens, fencing by number, retries and the trial lines that drivers tell. It must not know HTTP or
+Ray: the reconciler asks Ray what became of a driver and says it here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from search_spaces.problems import Problem
+from search_spaces.protocol import Heartbeat, Orders, TrialLine
+from service import experiments
+from service.errors import Conflict, Forbidden, Invalid, NotFound
+from service.experiments import ENDED, State
+from service.store.models import Attempt, Experiment, Trial
+
+LARGEST_NUMBER = 10**7
+FINAL = frozenset({"completed", "canceled", "paused", "failed"})
+
+
+class AttemptState(StrEnum):
+    STARTING = "STARTING"  # handed to Ray, or about to be; not heard of yet
+    RUNNING = "RUNNING"
+    ENDED = "ENDED"  # said its last word
+    LOST = "LOST"  # fell silent, or was found dead
+
+
+OPEN = frozenset({AttemptState.STARTING, AttemptState.RUNNING})
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often and how soon a lost driver is replaced."""
+
+    most: int
+    backoff_s: float
+
+    def wait(self, failures: int) -> timedelta:
+        return timedelta(seconds=self.backoff_s * 2 ** max(0, failures - 1))
+
+
+def begin(session: Session, experiment: Experiment, slots: int, now: datetime) -> tuple[Attempt, str]:
+    """A new attempt of a queued experiment, and the token that only its driver will know."""
+    experiments.move(experiment, State.RUNNING, now)
+    token = secrets.token_urlsafe(32)
+    experiment.attempt += 1
+    experiment.slots, experiment.phase = slots, "starting"
+    attempt = Attempt(
+        id=f"exp-{experiment.id}-a{experiment.attempt}",
+        experiment_id=experiment.id,
+        number=experiment.attempt,
+        state=AttemptState.STARTING,
+        token_sha256=_digest(token),
+        created_at=now,
+    )
+    session.add(attempt)
+    return attempt, token
+
+
+def current(session: Session, experiment: Experiment) -> Attempt | None:
+    """The attempt that is obeyed now, if any was begun."""
+    return session.scalar(
+        select(Attempt).where(Attempt.experiment_id == experiment.id, Attempt.number == experiment.attempt)
+    )
+
+
+def beat(
+    session: Session, attempt_id: str, token: str, heartbeat: Heartbeat, now: datetime, retries: Retries
+) -> Orders:
+    """Take in what a driver says, and answer with its orders.
+
+    Raises NotFound, Forbidden for a wrong token, Conflict for an attempt that is no longer the current one.
+    A last word that is said again, because its answer was lost, is answered again.
+    """
+    attempt = session.get(Attempt, attempt_id[:64].replace("\0", ""))
+    if attempt is None:
+        raise NotFound(f"there is no attempt {attempt_id[:64]!r}")
+    if not hmac.compare_digest(attempt.token_sha256, _digest(token)):
+        raise Forbidden(f"this token is not that of attempt {attempt.id}")
+    experiment = experiments.find(session, attempt.experiment_id, lock=True)
+    session.refresh(attempt)
+    if attempt.state == AttemptState.ENDED and attempt.phase == heartbeat.phase:
+        return Orders(slots=0)
+    if attempt.number != experiment.attempt or attempt.state not in OPEN or experiment.state in ENDED:
+        raise Conflict(
+            f"attempt {attempt.id} is {attempt.state}, experiment {experiment.id} is {experiment.state} "
+            f"with attempt {experiment.attempt}: stop, and write nothing"
+        )
+    attempt.last_heartbeat_at, attempt.phase, attempt.state = now, heartbeat.phase, AttemptState.RUNNING
+    experiment.mlflow_experiment_id = heartbeat.mlflow_experiment_id or experiment.mlflow_experiment_id
+    experiment.mlflow_run_id = heartbeat.mlflow_run_id or experiment.mlflow_run_id
+    _write_lines(session, attempt, heartbeat.trials, now)
+    _note_best(session, experiment, heartbeat)
+    if heartbeat.phase in FINAL:
+        _end(session, experiment, attempt, heartbeat, now, retries)
+        return Orders(slots=0)
+    experiment.phase = heartbeat.phase
+    stop = {State.STOPPING: "cancel", State.PAUSING: "pause"}.get(State(experiment.state))
+    return Orders.model_validate({"slots": experiment.slots, "stop": stop})
+
+
+def lose(session: Session, experiment: Experiment, attempt: Attempt, why: str, now: datetime, retries: Retries) -> None:
+    """Give an attempt up: another one after a while, or the end when there were enough of them."""
+    attempt.state, attempt.reason, attempt.ended_at = AttemptState.LOST, why, now
+    _after_failure(session, experiment, why, now, retries)
+
+
+def withdraw(
+    session: Session, experiment: Experiment, attempt: Attempt, why: str, now: datetime, retries: Retries
+) -> None:
+    """The driver was never started, through no fault of the experiment: queue again, and count nothing."""
+    attempt.state, attempt.reason, attempt.ended_at = AttemptState.LOST, why, now
+    if experiment.state == State.RUNNING:
+        experiments.move(experiment, State.QUEUED, now, why)
+        experiment.retry_at = now + retries.wait(1)
+    else:
+        _obey_late(experiment, now, why)
+    if experiment.state in ENDED:
+        experiments.close_trials(session, experiment, now)
+
+
+def _end(
+    session: Session, experiment: Experiment, attempt: Attempt, heartbeat: Heartbeat, now: datetime, retries: Retries
+) -> None:
+    attempt.state, attempt.reason, attempt.ended_at = AttemptState.ENDED, heartbeat.reason, now
+    state = State(experiment.state)
+    if heartbeat.phase == "completed":
+        experiments.move(experiment, State.COMPLETED, now, heartbeat.reason)
+    elif state is State.STOPPING:
+        experiments.move(experiment, State.CANCELED, now, heartbeat.reason or "canceled on request")
+    elif state is State.PAUSING and heartbeat.phase == "paused":
+        experiments.move(experiment, State.PAUSED, now, heartbeat.reason)
+    elif heartbeat.phase == "failed":
+        experiments.move(experiment, State.ERROR, now, heartbeat.reason or "the driver failed and gave no reason")
+    else:
+        why = heartbeat.reason or "nobody had asked for it"
+        return _after_failure(session, experiment, f"the driver stopped by itself ({why})", now, retries)
+    if experiment.state in ENDED:
+        experiments.close_trials(session, experiment, now)
+    return None
+
+
+def _after_failure(session: Session, experiment: Experiment, why: str, now: datetime, retries: Retries) -> None:
+    experiment.failures += 1
+    if experiment.state != State.RUNNING:
+        _obey_late(experiment, now, why)
+    elif experiment.failures >= retries.most:
+        experiments.move(experiment, State.ERROR, now, f"given up after {experiment.failures} attempts: {why}")
+    else:
+        wait = retries.wait(experiment.failures)
+        reason = f"attempt {experiment.attempt} was lost, another follows in {wait.total_seconds():g} s: {why}"
+        experiments.move(experiment, State.QUEUED, now, reason)
+        experiment.retry_at = now + wait
+    if experiment.state in ENDED:
+        experiments.close_trials(session, experiment, now)
+
+
+def _obey_late(experiment: Experiment, now: datetime, why: str) -> None:
+    """A driver that was to stop and is gone has stopped."""
+    if experiment.state == State.STOPPING:
+        experiments.move(experiment, State.CANCELED, now, f"canceled on request; its driver was gone already: {why}")
+    else:
+        experiments.move(experiment, State.PAUSED, now, f"paused on request; its driver was gone already: {why}")
+
+
+def _write_lines(session: Session, attempt: Attempt, lines: list[TrialLine], now: datetime) -> None:
+    for line in lines:
+        for field, number in (("trial", line.trial), ("epoch", line.epoch)):
+            if not 0 <= number < LARGEST_NUMBER:
+                problem = Problem(f"trials.{field}", f"0 <= {field} < {LARGEST_NUMBER} required", number)
+                raise Invalid(f"a trial has no such {field}", [problem])
+    numbers = [line.trial for line in lines]
+    known: dict[int, Trial] = {}
+    for start in range(0, len(numbers), 500):
+        query = select(Trial).where(Trial.experiment_id == attempt.experiment_id)
+        known |= {t.trial: t for t in session.scalars(query.where(Trial.trial.in_(numbers[start : start + 500])))}
+    for line in lines:
+        trial = known.get(line.trial)
+        if trial is None:
+            trial = known[line.trial] = Trial(experiment_id=attempt.experiment_id, trial=line.trial)
+            session.add(trial)
+        trial.attempt = attempt.number
+        trial.state = line.state
+        trial.stop_reason = line.stop_reason
+        trial.epoch = line.epoch
+        trial.best_value = _finite(line.best_value)
+        trial.metrics = {name: _finite(value) for name, value in line.metrics.items()}
+        trial.parameters = {
+            n: str(v) if isinstance(v, float) and not math.isfinite(v) else v for n, v in line.parameters.items()
+        }
+        trial.mlflow_run_id = line.mlflow_run_id or trial.mlflow_run_id
+        trial.started_at, trial.ended_at, trial.updated_at = _moment(line.started_at), _moment(line.ended_at), now
+    session.flush()
+
+
+def _note_best(session: Session, experiment: Experiment, heartbeat: Heartbeat) -> None:
+    if heartbeat.winner is not None:
+        experiment.winner = json.loads(heartbeat.winner.model_dump_json())
+        experiment.best_trial, experiment.best_value = heartbeat.winner.trial, _finite(heartbeat.winner.value)
+    elif heartbeat.trials and experiment.winner is None:
+        highest = experiment.spec.get("objective", {}).get("mode", "max") == "max"
+        order = Trial.best_value.desc() if highest else Trial.best_value.asc()
+        query = select(Trial.trial, Trial.best_value).where(
+            Trial.experiment_id == experiment.id, Trial.best_value.is_not(None)
+        )
+        best = session.execute(query.order_by(order, Trial.trial).limit(1)).one_or_none()
+        experiment.best_trial, experiment.best_value = best.tuple() if best else (None, None)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

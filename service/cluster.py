@@ -1,0 +1,41 @@
+"""ClusterWatch: the last view of the cluster, so that no request has to wait for Ray.
+
+The reconciler writes it, everybody else reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from service.allocation import Cluster
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One look. `cluster` is None while Ray does not answer; `why` then says what happened instead."""
+
+    cluster: Cluster | None
+    why: str
+    at: datetime
+
+
+class ClusterWatch:
+    """Holds the latest `Sight`; replacing one reference needs no lock."""
+
+    def __init__(self) -> None:
+        self._sight = Sight(None, "not asked yet", datetime.now(UTC))
+
+    @property
+    def sight(self) -> Sight:
+        return self._sight
+
+    @property
+    def cluster(self) -> Cluster | None:
+        return self._sight.cluster
+
+    def saw(self, cluster: Cluster) -> None:
+        self._sight = Sight(cluster, "", datetime.now(UTC))
+
+    def missed(self, why: str) -> None:
+        self._sight = Sight(None, why, datetime.now(UTC))

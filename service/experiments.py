@@ -1,0 +1,210 @@
+"""Experiments: the states of a search, the moves between them, and what a person may do with one.
+
+Owns `State`, `NEXT` and `move`: nobody else writes `Experiment.state`. What drivers do to experiments
+is in `attempts`. It must not know HTTP, Ray or MLflow.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from sqlalchemy import Row, func, select, tuple_
+from sqlalchemy.orm import Session
+
+from search_spaces.experiment import ExperimentSpec, Resources
+from search_spaces.problems import Problem, SpecError
+from search_spaces.protocol import ENDED as TRIAL_ENDED
+from search_spaces.protocol import TrialState
+from service.allocation import Cluster, Node, fits_somewhere
+from service.errors import Conflict, NotFound
+from service.store.models import Experiment, Label, Trial
+
+ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"  # no 0 o 1 i l u: ids are read aloud and typed
+ID_LENGTH = 8
+
+
+class State(StrEnum):
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    PAUSING = "PAUSING"
+    PAUSED = "PAUSED"
+    COMPLETED = "COMPLETED"
+    CANCELED = "CANCELED"
+    ERROR = "ERROR"
+
+
+NEXT: dict[State, frozenset[State]] = {
+    # An experiment whose driver was lost queues again; it keeps its place, which its age gives it.
+    State.QUEUED: frozenset({State.RUNNING, State.PAUSED, State.CANCELED, State.ERROR}),
+    State.RUNNING: frozenset({State.QUEUED, State.STOPPING, State.PAUSING, State.COMPLETED, State.ERROR}),
+    # A cancel or pause that comes too late finds the search complete.
+    State.STOPPING: frozenset({State.CANCELED, State.COMPLETED}),
+    State.PAUSING: frozenset({State.PAUSED, State.STOPPING, State.COMPLETED, State.ERROR}),
+    State.PAUSED: frozenset({State.QUEUED, State.CANCELED}),
+    State.COMPLETED: frozenset(),
+    State.CANCELED: frozenset(),
+    State.ERROR: frozenset(),
+}
+
+#: States that an experiment never leaves.
+ENDED = frozenset(state for state, after in NEXT.items() if not after)
+#: States in which a driver is wanted or there.
+DRIVEN = frozenset({State.RUNNING, State.STOPPING, State.PAUSING})
+
+
+def move(experiment: Experiment, to: State, now: datetime, reason: str = "") -> None:
+    """The only way to another state. Raises Conflict for a move that `NEXT` does not hold."""
+    state = State(experiment.state)
+    if to not in NEXT[state]:
+        raise Conflict(f"experiment {experiment.id} is {state} and cannot become {to}")
+    experiment.state, experiment.reason = to, reason
+    if to not in DRIVEN:
+        experiment.slots, experiment.phase = 0, ""
+    if to is State.RUNNING:
+        experiment.started_at, experiment.retry_at = experiment.started_at or now, None
+    if to in {State.STOPPING, State.PAUSING}:
+        experiment.stop_asked_at = now
+    if to in ENDED:
+        experiment.ended_at = now
+
+
+def complete(spec: ExperimentSpec, cluster: Cluster | None) -> ExperimentSpec:
+    """The spec with its GPUs decided, once the cluster is known. Raises SpecError when no node can hold a trial."""
+    if cluster is None:
+        return spec
+    resources = spec.resources
+    if resources.gpus_per_trial is None:
+        resources = Resources(**{**resources.model_dump(), "gpus_per_trial": 1 if cluster.gpus else 0})
+        spec = spec.model_copy(update={"resources": resources})
+    if problems := misfits(cluster, resources.cpus_per_trial, resources.gpus_per_trial or 0):
+        raise SpecError(problems)
+    return spec
+
+
+def misfits(cluster: Cluster, cpus: float, gpus: float) -> list[Problem]:
+    """Why no node can hold a trial of this size; nothing when one can."""
+    if fits_somewhere(cluster, cpus, gpus):
+        return []
+    if not cluster.nodes:
+        return [Problem("resources", "a living node required, the cluster has none")]
+    found = []
+    most_gpus = max(cluster.nodes, key=lambda node: (node.gpus, node.cpus))
+    most_cpus = max(cluster.nodes, key=lambda node: (node.cpus, node.gpus))
+    if gpus > int(most_gpus.gpus):
+        rule = f"at most {int(most_gpus.gpus)} required: the largest node, {_size(most_gpus)}, has no more GPUs"
+        found.append(Problem("resources.gpus_per_trial", rule, gpus))
+    if cpus > most_cpus.cpus:
+        rule = f"at most {most_cpus.cpus:g} required: the largest node, {_size(most_cpus)}, has no more CPUs"
+        found.append(Problem("resources.cpus_per_trial", rule, cpus))
+    if not found:
+        rule = f"no node has {cpus:g} CPUs and {gpus:g} GPUs at once; the largest are {_size(most_cpus)}"
+        rule += f" and {_size(most_gpus)}" if most_gpus != most_cpus else ""
+        found.append(Problem("resources", rule))
+    return found
+
+
+def submit(session: Session, spec: ExperimentSpec, warnings: list[str], num_samples: int) -> Experiment:
+    """Store a new experiment in the queue. `spec` is complete and was validated."""
+    experiment = Experiment(
+        id="".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH)),
+        name=spec.name,
+        project=spec.project,
+        state=State.QUEUED,
+        phase="",
+        reason="",
+        spec=spec.model_dump(mode="json"),
+        spec_version=spec.version,
+        warnings=warnings,
+        num_samples=num_samples,
+        attempt=0,
+        failures=0,
+        slots=0,
+        created_at=datetime.now(UTC),
+    )
+    session.add(experiment)
+    session.flush()
+    session.add_all(Label(experiment_id=experiment.id, label=label) for label in dict.fromkeys(spec.labels))
+    return experiment
+
+
+def find(session: Session, experiment_id: str, *, lock: bool = False) -> Experiment:
+    """The experiment, its row locked for the transaction where asked. Raises NotFound."""
+    known = len(experiment_id) == ID_LENGTH and set(experiment_id) <= set(ID_ALPHABET)
+    query = select(Experiment).where(Experiment.id == experiment_id)
+    experiment = session.scalar(query.with_for_update() if lock else query) if known else None
+    if experiment is None:
+        raise NotFound(f"there is no experiment {experiment_id[:32]!r}")
+    return experiment
+
+
+def cancel(session: Session, experiment_id: str, now: datetime) -> Experiment:
+    """Ask for an end. At once where no driver runs; asking twice is asking once. Raises Conflict when it has ended."""
+    experiment = find(session, experiment_id, lock=True)
+    state = State(experiment.state)
+    if state in {State.CANCELED, State.STOPPING}:
+        return experiment
+    if state in ENDED:
+        why = f": {experiment.reason}" if experiment.reason else ""
+        raise Conflict(f"experiment {experiment.id} has ended already as {state}{why}")
+    if state in DRIVEN:
+        move(experiment, State.STOPPING, now, "canceled on request, waiting for its trials to stop")
+    else:
+        move(experiment, State.CANCELED, now, "canceled on request")
+        close_trials(session, experiment, now)
+    return experiment
+
+
+def newest(
+    session: Session,
+    *,
+    states: Iterable[State] = (),
+    project: str | None = None,
+    name: str | None = None,
+    label: str | None = None,
+    before: tuple[datetime, str] | None = None,
+    limit: int,
+) -> list[Experiment]:
+    """Experiments from the newest on, those older than `before` where given. `name` matches any part of the name."""
+    query = select(Experiment).order_by(Experiment.created_at.desc(), Experiment.id.desc()).limit(limit)
+    if states := list(states):
+        query = query.where(Experiment.state.in_(states))
+    if project is not None:
+        query = query.where(Experiment.project == project)
+    if name is not None:
+        query = query.where(Experiment.name.icontains(name, autoescape=True))
+    if label is not None:
+        query = query.where(Experiment.id.in_(select(Label.experiment_id).where(Label.label == label)))
+    if before is not None:
+        query = query.where(tuple_(Experiment.created_at, Experiment.id) < tuple_(*before))
+    return list(session.scalars(query))
+
+
+def count_trials(session: Session, ids: list[str]) -> dict[str, dict[TrialState, int]]:
+    """Trials by state, for each experiment."""
+    counts: dict[str, dict[TrialState, int]] = {experiment_id: {} for experiment_id in ids}
+    rows: Iterable[Row[tuple[str, str, int]]] = session.execute(
+        select(Trial.experiment_id, Trial.state, func.count())
+        .where(Trial.experiment_id.in_(ids))
+        .group_by(Trial.experiment_id, Trial.state)
+    )
+    for experiment_id, state, count in rows:
+        counts[experiment_id][TrialState(state)] = count
+    return counts
+
+
+def close_trials(session: Session, experiment: Experiment, now: datetime) -> None:
+    """No trial outlives its experiment: what is still open ends with it, and says so."""
+    lost = experiment.state == State.ERROR
+    query = select(Trial).where(Trial.experiment_id == experiment.id, Trial.state.not_in(TRIAL_ENDED))
+    for trial in session.scalars(query):
+        trial.state = TrialState.ERROR if lost else TrialState.CANCELED
+        trial.stop_reason = f"the experiment ended: {experiment.reason or State(experiment.state).lower()}"
+        trial.ended_at = trial.updated_at = now
+
+
+def _size(node: Node) -> str:
+    return f"{node.name} with {node.cpus:g} CPUs and {node.gpus:g} GPUs"

@@ -1,0 +1,166 @@
+"""Launcher: the only room that speaks to Ray. It starts, watches and stops drivers as Ray Jobs.
+
+Ray is imported when first needed, which takes about a second: `warm` does it ahead of time. Every
+request has a time limit. It must not know the database or the states of an experiment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from search_spaces.protocol import Launch
+from service.allocation import Cluster, Node
+from service.settings import Settings
+
+
+class JobStatus(StrEnum):
+    """What Ray says of a driver. UNKNOWN: Ray has never heard of it, or forgot it when it was started anew."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+
+
+ALIVE = frozenset({JobStatus.PENDING, JobStatus.RUNNING})
+
+
+class RayUnreachable(Exception):  # noqa: N818 - a state of the world; nothing is wrong with the request
+    """Ray does not answer, or not as Ray does."""
+
+
+class Launcher(Protocol):
+    """What the reconciler needs of a cluster. All methods but `prepare` raise RayUnreachable."""
+
+    def warm(self) -> None:
+        """Do ahead of time what takes long. Raises nothing."""
+
+    def prepare(self, launch: Launch, spec: dict[str, Any]) -> None:
+        """Write what the driver will read into its storage folder. Raises OSError."""
+
+    def launch(self, launch: Launch) -> None:
+        """Start the driver. An attempt id can be used once."""
+
+    def status(self, attempt_id: str) -> JobStatus: ...
+
+    def stop(self, attempt_id: str) -> None:
+        """Ask the driver's process to end. Nothing happens where it is gone already."""
+
+    def logs(self, attempt_id: str) -> str:
+        """All that the driver printed, as far as Ray still has it."""
+
+    def cluster(self) -> Cluster:
+        """The living nodes."""
+
+
+class RayLauncher:
+    """Drivers as Ray Jobs, over the dashboard's REST interface."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._address = settings.ray_dashboard_url
+        self._timeout_s = settings.ray_timeout_s
+        self._client: Any = None
+
+    def warm(self) -> None:
+        import ray.job_submission  # noqa: F401
+
+    def prepare(self, launch: Launch, spec: dict[str, Any]) -> None:
+        folder = Path(launch.storage)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "spec.json", json.dumps(spec, indent=2))
+        _write(folder / f"launch-a{launch.attempt}.json", launch.model_dump_json(indent=2))
+
+    def launch(self, launch: Launch) -> None:
+        command = [sys.executable, "-m", "workers.driver", launch.storage, str(launch.attempt)]
+        self._request(
+            "POST",
+            "/api/jobs/",
+            json_data={
+                "entrypoint": shlex.join(command),
+                "submission_id": launch.attempt_id,
+                "runtime_env": runtime_env(),
+                "metadata": {"rung.experiment_id": launch.experiment_id},
+            },
+        )
+
+    def status(self, attempt_id: str) -> JobStatus:
+        answer = self._request("GET", f"/api/jobs/{quote(attempt_id)}", missing_ok=True)
+        return JobStatus(answer["status"]) if answer else JobStatus.UNKNOWN
+
+    def stop(self, attempt_id: str) -> None:
+        self._request("POST", f"/api/jobs/{quote(attempt_id)}/stop", missing_ok=True)
+
+    def logs(self, attempt_id: str) -> str:
+        answer = self._request("GET", f"/api/jobs/{quote(attempt_id)}/logs", missing_ok=True)
+        return str(answer.get("logs", ""))
+
+    def cluster(self) -> Cluster:
+        answer = self._request("GET", "/api/v0/nodes?limit=10000&detail=0")
+        try:
+            nodes = answer["data"]["result"]["result"]
+            alive = [node for node in nodes if node["state"] == "ALIVE"]
+            return Cluster(tuple(sorted((_node(node) for node in alive), key=lambda node: node.name)))
+        except (KeyError, TypeError) as error:
+            raise RayUnreachable(f"the list of nodes of {self._address} cannot be read: {error!r}") from error
+
+    def _request(self, method: str, path: str, *, missing_ok: bool = False, **options: Any) -> dict[str, Any]:
+        try:
+            if self._client is None:
+                self._client = _client(self._address, self._timeout_s)
+            response = self._client._do_request(method, path, **options)
+            if missing_ok and response.status_code == 404:
+                return {}
+            if response.status_code != 200:
+                raise RayUnreachable(
+                    f"{method} {path.partition('?')[0]}: {response.status_code} {response.text[-500:]}"
+                )
+            answer: dict[str, Any] = response.json()
+            return answer
+        except (OSError, RuntimeError, ValueError) as error:  # requests' and Ray's errors are of these kinds
+            self._client = None
+            raise RayUnreachable(f"Ray at {self._address} does not answer: {error}") from error
+
+
+def runtime_env() -> dict[str, Any]:
+    """How a driver's process is set up: stopped by SIGINT, which Tune obeys, and given time to write its snapshot."""
+    return {"env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}}
+
+
+def _client(address: str, timeout_s: float) -> Any:
+    """Ray's own client, which finds the token as Ray does, with a time limit that it lacks."""
+    from ray.job_submission import JobSubmissionClient
+
+    class Client(JobSubmissionClient):  # type: ignore[misc]
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            return super()._do_request(method, endpoint, **{"timeout": timeout_s, **options})
+
+    return Client(address)
+
+
+def _node(state: dict[str, Any]) -> Node:
+    resources = state.get("resources_total") or {}
+    return Node(
+        name=str(state.get("node_name") or state.get("node_ip") or state["node_id"]),
+        cpus=float(resources.get("CPU", 0)),
+        gpus=float(resources.get("GPU", 0)),
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all, and for the owner's eyes only."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,75 @@
+"""Settings: where the service keeps things and whom it talks to, read from RUNG_* variables when asked to.
+
+Nothing is read at import; `Settings()` reads the environment, `Settings(home=...)` in tests does not need it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """One value each, with a default that suits the embedded stack."""
+
+    model_config = SettingsConfigDict(env_prefix="RUNG_", frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".rung")
+    database_url: str = Field("", description="SQLAlchemy URL; default: SQLite in home")
+    storage_root: Path = Field(Path(), description="a folder per experiment; shared by all nodes of a cluster")
+    data_root: Path = Field(Path(), description="data sets, as the workers see them")
+    cache_root: Path = Field(Path(), description="prepared data sets, as the workers see them")
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    service_url: str = Field("", description="address at which drivers reach the service; default: host and port")
+
+    ray_dashboard_url: str = "http://127.0.0.1:8265"
+    ray_timeout_s: Seconds = 10.0
+    mlflow_tracking_uri: str = "http://127.0.0.1:5000"
+    mlflow_public_url: str = Field("", description="MLflow as a browser reaches it; default: the tracking URI")
+    mlflow_username: str | None = None
+    mlflow_password: str | None = None
+    mlflow_timeout_s: Seconds = 10.0
+
+    heartbeat_s: Seconds = 2.0
+    driver_lost_s: Seconds = Field(60.0, description="silence after which a driver is taken for lost")
+    driver_start_s: Seconds = Field(180.0, description="a driver's time from its submission to its first heartbeat")
+    stop_grace_s: Seconds = Field(120.0, description="time to obey a cancel before the job is stopped from outside")
+    max_attempts: Annotated[int, Field(ge=1)] = Field(3, description="drivers that may fail before the experiment does")
+    retry_backoff_s: Seconds = Field(5.0, description="wait before the second attempt; doubled for each further one")
+
+    reconcile: bool = Field(True, description="False: answer REST only, and leave the queue to another replica")
+    reconcile_s: Seconds = 2.0
+    lease_s: Seconds = Field(15.0, description="a silent replica loses the queue after this time")
+
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 2**20
+    max_heartbeat_bytes: Annotated[int, Field(ge=1024)] = 2**25
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derived_defaults(cls, given: dict[str, object]) -> dict[str, object]:
+        home = Path(str(given.get("home") or Path.home() / ".rung")).expanduser().absolute()
+        host = str(given.get("host") or "127.0.0.1")
+        reachable = "127.0.0.1" if host in {"0.0.0.0", "::"} else host
+        derived: dict[str, object] = {
+            "database_url": f"sqlite:///{home / 'rung.db'}",
+            "storage_root": home / "storage",
+            "data_root": home / "data",
+            "cache_root": home / "cache",
+            "service_url": f"http://{reachable}:{given.get('port') or 8080}",
+        }
+        tracking = str(given.get("mlflow_tracking_uri") or "http://127.0.0.1:5000")
+        derived["mlflow_public_url"] = tracking if tracking.startswith("http") else ""
+        return {**given, "home": home, **{name: given.get(name) or value for name, value in derived.items()}}
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database's URL with the driver that is installed."""
+        scheme, separator, rest = self.database_url.partition("://")
+        return f"{'postgresql+psycopg' if scheme in {'postgres', 'postgresql'} else scheme}{separator}{rest}"

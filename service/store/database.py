@@ -1,0 +1,87 @@
+"""Database: one engine, short transactions, and the schema brought up to date at start.
+
+Owns what differs between SQLite and PostgreSQL; nobody else may ask which one it is. Readers and
+writers are told apart because SQLite must take its write lock at BEGIN: a reader that turns writer
+half-way would be refused without a wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.orm import Session
+
+BUSY_TIMEOUT_S = 30
+MIGRATION_LOCK = 7_468_103  # any number of our own, for PostgreSQL's advisory lock
+
+
+class Database:
+    """Sessions over one URL. Close it when done."""
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        self._sqlite = parsed.get_backend_name() == "sqlite"
+        if self._sqlite:
+            if parsed.database in {None, "", ":memory:"}:
+                raise ValueError("a SQLite file required: a database in memory is lost with its connection")
+            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+        options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if self._sqlite else {}
+        self.engine = create_engine(parsed, pool_size=10, max_overflow=30, pool_pre_ping=not self._sqlite, **options)
+        if self._sqlite:
+            _make_sqlite_strict(self.engine)
+        self._writer = self.engine.execution_options(rung_writer=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one snapshot and changes nothing."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction: committed at the end of the block, rolled back when it raises. No network calls inside."""
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the schema up (or, for tests, down) to a revision. Replicas that start together wait for each other."""
+        with as_file(files("service.store") / "migrations") as folder, self._writer.begin() as connection:
+            if not self._sqlite:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+            config = Config()
+            config.set_main_option("script_location", str(folder).replace("%", "%%"))
+            config.attributes["connection"] = connection
+            move = command.downgrade if revision == "base" else command.upgrade
+            move(config, revision)
+
+    def ping(self) -> None:
+        """Raise SQLAlchemyError when the database does not answer."""
+        with self.engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _make_sqlite_strict(engine: Engine) -> None:
+    """WAL for readers beside a writer, foreign keys, and transactions that begin where we say so."""
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writer = connection.get_execution_options().get("rung_writer", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")

@@ -1,0 +1,74 @@
+"""Leases: who may act on the queue, when several services share one database.
+
+A lease runs out by itself. Each new holder gets a higher fence, and `hold` refuses a write under an
+older one, so that a replica that slept through its lease changes nothing when it wakes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import CursorResult, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from service.store.database import Database
+from service.store.models import Lease
+
+
+@dataclass(frozen=True)
+class Held:
+    """Proof of a lease: the name, the holder, and the fence that it was given."""
+
+    name: str
+    owner: str
+    fence: int
+    seconds: float
+
+
+class LeaseLost(Exception):  # noqa: N818 - an event, not a failure
+    """Somebody else holds the lease now."""
+
+
+def acquire(database: Database, name: str, owner: str, seconds: float) -> Held | None:
+    """Take or renew a lease. None while another owner's has not run out."""
+    now = datetime.now(UTC)
+    try:
+        with database.write() as session:
+            lease = session.scalar(select(Lease).where(Lease.name == name).with_for_update())
+            if lease is None:
+                lease = Lease(name=name, owner=owner, fence=1, expires_at=now)
+                session.add(lease)
+            elif lease.owner != owner:
+                if lease.expires_at > now:
+                    return None
+                lease.owner, lease.fence = owner, lease.fence + 1
+            lease.expires_at = now + timedelta(seconds=seconds)
+            return Held(name, owner, lease.fence, seconds)
+    except IntegrityError:  # two replicas made the first row at once
+        return None
+
+
+def hold(session: Session, held: Held) -> None:
+    """Begin a write under the lease: renew it, and lock it until the transaction ends. Raises LeaseLost."""
+    now = datetime.now(UTC)
+    renewed: CursorResult[Any] = session.execute(  # type: ignore[assignment]
+        update(Lease)
+        .where(Lease.name == held.name, Lease.owner == held.owner, Lease.fence == held.fence)
+        .where(Lease.expires_at > now)
+        .values(expires_at=now + timedelta(seconds=held.seconds))
+    )
+    if renewed.rowcount != 1:
+        raise LeaseLost(f"the lease {held.name!r} with fence {held.fence} is no longer ours")
+
+
+def release(database: Database, held: Held) -> None:
+    """Let the lease run out now, so that another replica need not wait."""
+    with database.write() as session:
+        session.execute(
+            update(Lease)
+            .where(Lease.name == held.name, Lease.owner == held.owner, Lease.fence == held.fence)
+            .values(expires_at=datetime.now(UTC))
+        )

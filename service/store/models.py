@@ -1,0 +1,139 @@
+"""Models: the tables. They hold values and relations, and know no rules; those are in `experiments` and `attempts`.
+
+Times are aware and in UTC on every database. JSON columns hold plain finite JSON only.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime. SQLite keeps no zone, so the zone is taken off on the way in and put back on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"an aware datetime required, got {value!r}")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - read by SQLAlchemy at class creation
+        datetime: UtcDateTime(),
+        dict[str, Any]: JSON(none_as_null=True),
+        list[str]: JSON(none_as_null=True),
+    }
+
+
+class Experiment(Base):
+    """One search. `spec` is the completed spec as it was accepted and is never rewritten by a newer version."""
+
+    __tablename__ = "experiments"
+    __table_args__ = (Index(None, "created_at", "id"), Index(None, "project", "created_at"))
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), index=True)
+    project: Mapped[str] = mapped_column(String(128))
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    phase: Mapped[str] = mapped_column(String(16), default="")
+    reason: Mapped[str] = mapped_column(Text, default="")
+    spec: Mapped[dict[str, Any]]
+    spec_version: Mapped[int]
+    warnings: Mapped[list[str]]
+    num_samples: Mapped[int]
+    attempt: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    retry_at: Mapped[datetime | None]
+    slots: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    stop_asked_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    mlflow_experiment_id: Mapped[str | None] = mapped_column(String(64))
+    mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
+    best_trial: Mapped[int | None]
+    best_value: Mapped[float | None]
+    winner: Mapped[dict[str, Any] | None]
+
+
+class Label(Base):
+    """A label of an experiment, apart from the spec so that both databases can look it up."""
+
+    __tablename__ = "experiment_labels"
+
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiments.id", ondelete="CASCADE"), primary_key=True)
+    label: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+
+
+class Attempt(Base):
+    """One driver of an experiment. Its number fences it: only the experiment's newest attempt is obeyed."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (UniqueConstraint("experiment_id", "number"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiments.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16))
+    phase: Mapped[str] = mapped_column(String(16), default="")
+    reason: Mapped[str] = mapped_column(Text, default="")
+    token_sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    submitted_at: Mapped[datetime | None]
+    last_heartbeat_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class Trial(Base):
+    """The last line a driver told of a trial."""
+
+    __tablename__ = "trials"
+
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiments.id", ondelete="CASCADE"), primary_key=True)
+    trial: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16))
+    stop_reason: Mapped[str] = mapped_column(Text, default="")
+    epoch: Mapped[int] = mapped_column(default=0)
+    best_value: Mapped[float | None]
+    metrics: Mapped[dict[str, Any]]
+    parameters: Mapped[dict[str, Any]]
+    mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime]
+
+
+class Lease(Base):
+    """Who may act on the queue. `fence` grows with every new holder; a write under an older one is refused."""
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    fence: Mapped[int]
+    expires_at: Mapped[datetime]

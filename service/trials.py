@@ -1,0 +1,79 @@
+"""Trials: reading the last known lines of an experiment's trials, sorted by any metric or field.
+
+Writing them is for `attempts`. Sorting runs in the database; what has no value comes last, both ways.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy.orm import Session
+
+from search_spaces.problems import Problem, unknown
+from search_spaces.protocol import METRICS
+from service import experiments
+from service.errors import Invalid, NotFound
+from service.store.models import Trial, UtcDateTime
+
+FIELDS = ("trial", "state", "epoch", "best_value", "started_at", "ended_at")
+SORTS = (*FIELDS, *METRICS)
+
+
+def page(
+    session: Session,
+    experiment_id: str,
+    *,
+    sort: str,
+    state: str | None = None,
+    after: tuple[Any, int] | None = None,
+    limit: int,
+) -> list[tuple[Trial, Any]]:
+    """Trials and their sort values, those behind `after` (a sort value and a trial) where given.
+
+    `sort` is a metric or a field, with a `-` before it for the largest first. Raises NotFound, Invalid.
+    """
+    experiments.find(session, experiment_id)
+    descending = sort.startswith("-")
+    key = _key(sort.removeprefix("-"))
+    order = key.desc() if descending else key.asc()
+    query = select(Trial, key).where(Trial.experiment_id == experiment_id)
+    if state is not None:
+        query = query.where(Trial.state == state)
+    if after is not None:
+        query = query.where(_behind(key, descending, *after))
+    rows = session.execute(query.order_by(key.is_(None), order, Trial.trial).limit(limit))
+    return [row.tuple() for row in rows]
+
+
+def find(session: Session, experiment_id: str, trial: int) -> Trial:
+    """Raises NotFound for an unknown experiment and for a trial that has not begun."""
+    experiments.find(session, experiment_id)
+    found = session.get(Trial, (experiment_id, trial))
+    if found is None:
+        raise NotFound(f"experiment {experiment_id} has no trial {trial}, or it has not begun")
+    return found
+
+
+def sort_value(value: Any) -> Any:
+    """A sort value as JSON keeps it in a cursor."""
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _key(name: str) -> ColumnElement[Any]:
+    if name in FIELDS:
+        column: ColumnElement[Any] = getattr(Trial, name)
+        return column
+    if name in METRICS:
+        return Trial.metrics[name].as_float()
+    raise Invalid("trials cannot be sorted by this", [Problem("sort", unknown("sort key", name, SORTS), name)])
+
+
+def _behind(key: ColumnElement[Any], descending: bool, value: Any, trial: int) -> ColumnElement[bool]:
+    if value is None:
+        return and_(key.is_(None), Trial.trial > trial)
+    if isinstance(key.type, UtcDateTime):
+        value = datetime.fromisoformat(value)
+    further = key < value if descending else key > value
+    return or_(further, and_(key == value, Trial.trial > trial), key.is_(None))

@@ -1,0 +1,75 @@
+"""Views: from the tables' rows to the answers of `schemas`. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from search_spaces.protocol import TrialState
+from service.results import Results
+from service.schemas import AttemptView, Best, ExperimentSummary, ExperimentView, TrialView
+from service.store.models import Attempt, Experiment, Trial
+
+
+def summary(experiment: Experiment, counts: dict[TrialState, int], results: Results) -> ExperimentSummary:
+    return ExperimentSummary(**_fields(experiment, counts, results))
+
+
+def full(
+    experiment: Experiment, counts: dict[TrialState, int], attempts: list[Attempt], results: Results
+) -> ExperimentView:
+    return ExperimentView(
+        **_fields(experiment, counts, results),
+        spec=experiment.spec,
+        warnings=experiment.warnings,
+        winner=experiment.winner,
+        attempts=[_attempt(attempt) for attempt in attempts],
+    )
+
+
+def trial(row: Trial, mlflow_experiment_id: str | None, results: Results) -> TrialView:
+    return TrialView(
+        trial=row.trial,
+        state=TrialState(row.state),
+        stop_reason=row.stop_reason,
+        epoch=row.epoch,
+        best_value=row.best_value,
+        metrics=row.metrics,
+        parameters=row.parameters,
+        mlflow_run_id=row.mlflow_run_id,
+        mlflow_url=results.run_url(mlflow_experiment_id, row.mlflow_run_id),
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+    )
+
+
+def _fields(experiment: Experiment, counts: dict[TrialState, int], results: Results) -> dict[str, Any]:
+    objective = experiment.spec.get("objective", {})
+    best = None
+    if experiment.best_trial is not None and experiment.best_value is not None:
+        best = Best(trial=experiment.best_trial, value=experiment.best_value)
+    return {
+        "id": experiment.id,
+        "name": experiment.name,
+        "project": experiment.project,
+        "labels": experiment.spec.get("labels", []),
+        "state": experiment.state,
+        "phase": experiment.phase,
+        "reason": experiment.reason,
+        "created_at": experiment.created_at,
+        "started_at": experiment.started_at,
+        "ended_at": experiment.ended_at,
+        "metric": objective.get("metric", "validation_accuracy"),
+        "mode": objective.get("mode", "max"),
+        "num_samples": experiment.num_samples,
+        "trials": counts,
+        "best": best,
+        "slots": experiment.slots,
+        "attempt": experiment.attempt,
+        "mlflow_experiment_id": experiment.mlflow_experiment_id,
+        "mlflow_run_id": experiment.mlflow_run_id,
+        "mlflow_url": results.run_url(experiment.mlflow_experiment_id, experiment.mlflow_run_id),
+    }
+
+
+def _attempt(attempt: Attempt) -> AttemptView:
+    return AttemptView.model_validate(attempt, from_attributes=True)
