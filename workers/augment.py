@@ -51,7 +51,6 @@ class Augmentation:
         self._moves = any((spec.rotation, spec.translation, spec.scaling, spec.shear))
         centred = torch.arange(image_size, device=self.device, dtype=torch.float32) - (image_size - 1) / 2
         self._x, self._y = centred.view(1, 1, -1), centred.view(1, -1, 1)
-        self._steps = torch.arange(image_size, device=self.device)
 
     @property
     def active(self) -> bool:
@@ -95,13 +94,12 @@ class Augmentation:
     def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
         """The images changed as the parameters say; a new tensor in the memory format of the old one."""
         if parameters.rotation is not None:
-            moved = functional.grid_sample(
-                images, self._grid(parameters), mode="bilinear", padding_mode="zeros", align_corners=False
-            )
-        elif parameters.crop_top is not None or parameters.mirrored is not None:
-            moved = self._crop(images, parameters)
+            grid = self._grid(parameters)
+            moved = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         else:
-            moved = images.clone()
+            moved = self._crop(images, parameters)
+        if images.is_contiguous(memory_format=torch.channels_last):
+            moved = moved.contiguous(memory_format=torch.channels_last)
         if parameters.brightness is not None:
             moved = moved.mul_(_per_image(parameters.brightness)).clamp_(0, 1)
         if parameters.contrast is not None:
@@ -111,42 +109,46 @@ class Augmentation:
         return moved
 
     def _crop(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """Padding, crop and mirroring by gathering whole pixels: nothing is interpolated."""
-        n, padding = len(images), self.spec.crop_padding
-        columns = self._steps.expand(n, -1)
-        if parameters.mirrored is not None:
-            columns = torch.where(parameters.mirrored[:, None], self.size - 1 - columns, columns)
-        rows = self._steps.expand(n, -1)
+        """Padding, crop and mirroring by copying whole pixels: nothing is interpolated."""
         if parameters.crop_top is not None and parameters.crop_left is not None:
-            images = functional.pad(images, (padding,) * 4)
-            columns = columns + parameters.crop_left[:, None]
-            rows = rows + parameters.crop_top[:, None]
-        which = torch.arange(n, device=images.device)[:, None, None]
-        cropped = images.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
-        return cropped.permute(0, 3, 1, 2)
+            padded = functional.pad(images, (self.spec.crop_padding,) * 4)
+            windows = padded.unfold(2, self.size, 1).unfold(3, self.size, 1)
+            moved = windows[
+                torch.arange(len(images), device=images.device), :, parameters.crop_top, parameters.crop_left
+            ]
+        else:
+            moved = images.clone()
+        if parameters.mirrored is not None:
+            moved = torch.where(_per_image(parameters.mirrored), moved.flip(3), moved)
+        return moved
 
     def _grid(self, parameters: Parameters) -> Tensor:
         """Where each pixel of the result is read, [N, H, W, 2] in -1..1: affine, mirroring and crop in one map.
 
         Written without matrix products, which autocast would round to half precision.
         """
-        rotation, shear, scale = parameters.rotation, parameters.shear, parameters.scale
-        if rotation is None or shear is None or scale is None:
-            raise ValueError("rotation, shear and scale required together, got one of them None")
+        rotation, scale, shear = parameters.rotation, parameters.scale, parameters.shear
+        right, down = parameters.translate_x, parameters.translate_y
+        if rotation is None or scale is None or shear is None or right is None or down is None:
+            raise ValueError(f"rotation, translation, scale and shear required together, got {parameters}")
         angle, skew = rotation * (math.pi / 180), torch.tan(shear * (math.pi / 180))
         cos, sin = torch.cos(angle), torch.sin(angle)
-        # The inverse of rotation * shear * scale, as in torchvision: [[d, -b], [-c, a]] / scale.
-        a, b, c, d = cos, -cos * skew - sin, sin, cos - sin * skew
-        x = self._x if parameters.translate_x is None else self._x - parameters.translate_x[:, None, None]
-        y = self._y if parameters.translate_y is None else self._y - parameters.translate_y[:, None, None]
-        a, b, c, d = ((value / scale)[:, None, None] for value in (a, b, c, d))
-        u, v = d * x - b * y, a * y - c * x
+        # The inverse of rotation * shear * scale, from the result's pixels in units of half the image's side.
+        unit = 2 / (scale * self.size)
+        ux, uy, vx, vy = (cos - sin * skew) * unit, (cos * skew + sin) * unit, -sin * unit, cos * unit
         if parameters.mirrored is not None:
-            u = torch.where(parameters.mirrored[:, None, None], -u, u)
+            sign = 1 - 2 * parameters.mirrored.to(unit.dtype)
+            ux, uy = ux * sign, uy * sign
+        u, v = -ux * right - uy * down, -vx * right - vy * down
         if parameters.crop_top is not None and parameters.crop_left is not None:
-            u = u + (parameters.crop_left - self.spec.crop_padding)[:, None, None]
-            v = v + (parameters.crop_top - self.spec.crop_padding)[:, None, None]
-        return torch.stack((u, v), dim=-1).mul_(2 / self.size)
+            u = u + (parameters.crop_left - self.spec.crop_padding) * (2 / self.size)
+            v = v + (parameters.crop_top - self.spec.crop_padding) * (2 / self.size)
+        grid = torch.empty((len(rotation), self.size, self.size, 2), device=rotation.device)
+        for axis, (from_x, from_y, start) in enumerate(((ux, uy, u), (vx, vy, v))):
+            row = from_x[:, None, None] * self._x
+            column = from_y[:, None, None] * self._y + start[:, None, None]
+            torch.add(row, column, out=grid[..., axis])
+        return grid
 
 
 def mixup(images: Tensor, targets: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
