@@ -1,0 +1,99 @@
+"""Build: from specs to torch objects: the model and the optimizer.
+
+Owns the table from a model's spec to its builder. It must not know data, schedules, Ray or MLflow.
+Optimizers and schedulers name their torch class as data, so a new stock one needs nothing here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from search_spaces.models import CNN, VGG, PluginModel, ResNet, TorchvisionModel
+from search_spaces.normalization import NormalizationSpec
+from search_spaces.optimizers import OptimizerSpec
+from search_spaces.spec import Spec
+from workers.models import adapted, cnn, plugins, resnet, vgg
+from workers.models.normalization import Normalizer
+
+#: Spec class -> builder `(spec, normalizer, channels, classes, image_size)`. The weights it draws come
+#: from torch's global generator, which the caller seeds.
+BUILDERS: dict[type[Spec], Callable[..., nn.Module]] = {
+    CNN: cnn.build,
+    ResNet: resnet.build,
+    VGG: vgg.build,
+    TorchvisionModel: adapted.build,
+    PluginModel: plugins.build,
+}
+
+NORMALIZATIONS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
+
+
+def build_model(
+    spec: Spec, normalization: NormalizationSpec, channels: int, classes: int, image_size: int
+) -> nn.Module:
+    """A fresh model that maps (N, channels, image_size, image_size) to logits (N, classes).
+
+    Raises ValueError where the normalization does not fit it.
+    """
+    if type(spec) not in BUILDERS:
+        raise ValueError(f"no builder for {type(spec).__name__}; known: {', '.join(cls.__name__ for cls in BUILDERS)}")
+    return BUILDERS[type(spec)](spec, Normalizer(normalization), channels, classes, image_size)
+
+
+def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
+    """The optimizer that `spec` names, over all trainable parameters, fused where torch can.
+
+    Weight decay pulls neither biases nor normalization parameters unless `decay_all`: they form a second
+    group. Build it when the model is on its device.
+    """
+    target = resolve_target(spec.target)
+    arguments = spec.arguments()
+    decay = arguments.get("weight_decay", 0.0)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    exempt = set() if spec.decay_all or decay == 0 else _exempt(model)
+    groups: list[dict[str, Any]] = [{"params": [p for p in parameters if id(p) not in exempt]}]
+    if exempt:
+        groups.append({"params": [p for p in parameters if id(p) in exempt], "weight_decay": 0.0})
+    built = target(groups, **arguments, **_fastest(target, parameters[0].device.type))
+    if not isinstance(built, Optimizer):
+        raise TypeError(f"{spec.target} must be a torch optimizer, got {type(built).__name__}")
+    return built
+
+
+def resolve_target(target: str) -> Any:
+    """The object that "module:name" names. Raises LookupError where there is none."""
+    module, separator, name = target.partition(":")
+    if not separator:
+        raise LookupError(f"a target of the form module:name required, got {target}")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise LookupError(f"target {target} not found: {error}") from error
+
+
+def _exempt(model: nn.Module) -> set[int]:
+    found = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, NORMALIZATIONS) or name.endswith("bias") or parameter.ndim < 2:
+                found.add(id(parameter))
+    return found
+
+
+def _fastest(target: Any, device: str) -> dict[str, bool]:
+    accepted = inspect.signature(target).parameters
+    if "fused" in accepted and not (device == "cuda" and target.__name__ == "Adagrad"):  # no fused Adagrad on CUDA
+        return {"fused": True}
+    return {"foreach": True} if "foreach" in accepted else {}

@@ -1,0 +1,131 @@
+"""Adapted: torchvision's classification models, made to fit small or grey images and any number of classes.
+
+They were drawn for 224x224 colour images. Up to SMALL_SIDE pixels their stem is made gentler (stride 1,
+3x3 for 7x7, no pooling behind it), and what is still too small for a model is enlarged before it.
+Models keep their own normalization and initialization.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import models
+
+from search_spaces.models import TorchvisionModel
+from search_spaces.normalization import Batch
+from workers.models.normalization import Normalizer
+
+SMALL_SIDE = 64
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family of models is adapted.
+
+    `smallest` is the side that its input needs, `gentle` whether its stem may be made gentler for small
+    images, `pooling` the module behind the stem that is then left out, `patch` the side of its patches
+    where its input must be a multiple of them, `options` further keyword arguments of its builder.
+    """
+
+    smallest: int = 8
+    gentle: bool = False
+    pooling: str | None = None
+    patch: int | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+_NO_AUXILIARY = (("aux_logits", False), ("init_weights", False))
+
+#: The longest key that a model's name begins with is its family.
+FAMILIES = {
+    "alexnet": Family(smallest=64),
+    "convnext": Family(smallest=32),
+    "densenet": Family(gentle=True, pooling="features.pool0"),
+    "efficientnet": Family(gentle=True),
+    "googlenet": Family(gentle=True, pooling="maxpool1", options=_NO_AUXILIARY),
+    "inception": Family(smallest=75, options=_NO_AUXILIARY),
+    "maxvit": Family(smallest=224, options=(("input_size", (224, 224)),)),
+    "mnasnet": Family(gentle=True),
+    "mobilenet": Family(gentle=True),
+    "regnet": Family(gentle=True),
+    "resnet": Family(gentle=True, pooling="maxpool"),
+    "resnext": Family(gentle=True, pooling="maxpool"),
+    "shufflenet": Family(gentle=True, pooling="maxpool"),
+    "squeezenet": Family(smallest=32),
+    "swin": Family(smallest=32),
+    "vgg": Family(smallest=32),
+    "vit_b_16": Family(patch=16),
+    "vit_b_32": Family(patch=32),
+    "vit_h_14": Family(patch=14),
+    "vit_l_16": Family(patch=16),
+    "vit_l_32": Family(patch=32),
+    "wide_resnet": Family(gentle=True, pooling="maxpool"),
+}
+PATCHES_PER_SIDE = 4
+
+
+class Enlarged(nn.Module):
+    """A model whose input is scaled up to `side` first."""
+
+    def __init__(self, model: nn.Module, side: int) -> None:
+        super().__init__()
+        self.model = model
+        self.side = side
+
+    def forward(self, images: Tensor) -> Tensor:
+        larger = F.interpolate(images, size=(self.side, self.side), mode="bilinear", align_corners=False)
+        logits: Tensor = self.model(larger)
+        return logits
+
+
+def build(spec: TorchvisionModel, normalizer: Normalizer, channels: int, classes: int, image_size: int) -> nn.Module:
+    """The model `spec.name` with a fresh head. Raises ValueError for a normalization other than its own."""
+    if not isinstance(normalizer.spec, Batch):
+        raise ValueError(f"torchvision's {spec.name} keeps its own normalization, got {normalizer.spec!r}")
+    family, side = family_of(spec.name), image_size
+    options = dict(family.options)
+    if family.patch is not None:
+        side = family.patch * max(PATCHES_PER_SIDE, math.ceil(image_size / family.patch))
+        options["image_size"] = side
+    side = max(side, family.smallest)
+    model: nn.Module = models.get_model(spec.name, weights=None, num_classes=classes, **options)
+    _adapt_stem(model, channels, gentle=family.gentle and image_size <= SMALL_SIDE)
+    if family.pooling is not None and image_size <= SMALL_SIDE:
+        model.set_submodule(family.pooling, nn.Identity())
+    return Enlarged(model, side) if side != image_size else model
+
+
+def family_of(name: str) -> Family:
+    """Raises ValueError for a name of no known family."""
+    known = [prefix for prefix in FAMILIES if name.startswith(prefix)]
+    if not known:
+        raise ValueError(f"unknown torchvision model {name}; known families: {', '.join(FAMILIES)}")
+    return FAMILIES[max(known, key=len)]
+
+
+def _adapt_stem(model: nn.Module, channels: int, gentle: bool) -> None:
+    name, stem = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    kernel, stride, padding = _side(stem.kernel_size), _side(stem.stride), _side(stem.padding)
+    if gentle:
+        kernel = 3 if kernel == 7 else kernel
+        stride, padding = 1, kernel // 2
+    if (channels, kernel, stride) == (stem.in_channels, _side(stem.kernel_size), _side(stem.stride)):
+        return
+    fresh = nn.Conv2d(channels, stem.out_channels, kernel, stride, padding, bias=stem.bias is not None)
+    with torch.no_grad():
+        nn.init.kaiming_normal_(fresh.weight, mode="fan_in", nonlinearity="relu")
+        if fresh.bias is not None:
+            fresh.bias.zero_()
+    model.set_submodule(name, fresh)
+
+
+def _side(value: str | tuple[int, ...]) -> int:
+    """The one number of a square kernel, stride or padding."""
+    if isinstance(value, str) or len(set(value)) != 1:
+        raise ValueError(f"a square stem required, got {value}")
+    return value[0]
