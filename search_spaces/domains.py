@@ -88,7 +88,7 @@ def _check_count(domain: D, step: float) -> D:
 
 def _check_whole_steps(domain: D, step: float) -> D:
     steps = (domain.high - domain.low) / step if step > 0 else 0.0
-    if not 1 <= steps < math.inf or not math.isclose(steps, round(steps), abs_tol=1e-9):
+    if not 0.5 < steps < math.inf or not math.isclose(steps, round(steps), abs_tol=1e-9):
         raise PydanticCustomError(
             "domain_step",
             "a step > 0 that divides high - low required, got step={step}, low={low}, high={high}",
@@ -191,7 +191,12 @@ def stepped(domain: Interval, value: float) -> float:
     """`value` as an int for integer domains, and free of binary noise (0.30000000000000004) for quantised ones."""
     if domain.integer:
         return round(value)
-    return round(value, 12) if domain.step is not None else value
+    if domain.step is None:
+        return value
+    for end in (domain.low, domain.high):
+        if math.isclose(value, end, rel_tol=0, abs_tol=1e-6 * domain.step):
+            return end
+    return round(value, 9 - math.floor(math.log10(domain.step)))
 
 
 def numeric_domains(annotation: Any) -> tuple[type[Interval], ...]:
@@ -204,9 +209,8 @@ def numeric_domains(annotation: Any) -> tuple[type[Interval], ...]:
 
 def holds_domain(annotation: Any, metadata: Iterable[Any] = ()) -> bool:
     """Whether a field, or the values of a mapping, are declared `Searchable`."""
-    if any(isinstance(mark, _Searchable) for mark in metadata):
-        return True
-    return any(holds_domain(arm, getattr(arm, "__metadata__", ())) for arm in get_args(annotation))
+    marks = (*metadata, *getattr(annotation, "__metadata__", ()))
+    return any(isinstance(mark, _Searchable) for mark in marks) or any(map(holds_domain, get_args(annotation)))
 
 
 def _arms(annotation: Any) -> tuple[Any, ...]:

@@ -1,0 +1,185 @@
+"""The root spec: defaults, cross-field checks, seeds, warnings, and what was stored is read back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from search_spaces.asha import AshaSpec
+from search_spaces.experiment import ExperimentSpec, TrialSpec
+from search_spaces.problems import SpecError, validate
+
+#: As version 1 was stored first. It must be readable forever: never edit it, add the next version beside it.
+STORED = """{"version": 1, "name": "old", "project": "vision", "labels": ["a"],
+"dataset": {"validation_fraction": 0.1, "name": "digits"},
+"search_space": {"model": {"kind": "cnn", "width": {"choice": [8, 16]}, "depth": {"int_range": [1, 2]}},
+ "optimizer": {"choice": [{"kind": "sgd", "lr": {"loguniform": [0.01, 1.0]}}, {"kind": "adam"}]},
+ "scheduler": {"kind": "plateau", "factor": {"uniform": [0.1, 0.5]}}, "normalization": {"kind": "batch"},
+ "augmentation": {"translation": 0.1}, "batch_size": 64},
+"searcher": {"kind": "tpe", "num_samples": 20, "startup_trials": 10},
+"asha": {"max_t": 20, "grace_period": 1, "reduction_factor": 3.0},
+"objective": {"metric": "validation_accuracy", "mode": "max", "goal": 0.95},
+"resources": {"gpus_per_trial": 0.25, "cpus_per_trial": 2, "max_concurrent_trials": 8},
+"budget": {"gpu_hours": 6.0, "wall_clock": 7200.0}, "seed": 7}"""
+
+
+def test_a_name_is_enough() -> None:
+    spec = validate({"name": "x"})
+    assert spec.version == 1
+    assert spec.search_space.optimizer.kind == "adam"
+    assert spec.search_space.optimizer.lr == 3e-4
+    assert spec.search_space.scheduler.kind == "plateau"
+    assert ExperimentSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_what_was_stored_is_read_back() -> None:
+    spec = ExperimentSpec.model_validate_json(STORED)
+    assert ExperimentSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert spec.budget.wall_clock == 7200.0
+    trial = spec.bind({"model.width": 1, "model.depth": 2, "optimizer": 1, "scheduler.factor": 0.3})
+    assert trial.hyperparameters.model.width == 16
+    assert TrialSpec.model_validate_json(trial.model_dump_json()) == trial
+
+
+def test_specs_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        validate({"name": "x"}).seed = 1
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "rule"),
+    [
+        (
+            {"asha": {"max_t": 2, "grace_period": 3}},
+            "asha",
+            "grace_period <= max_t required, got grace_period=3, max_t=2",
+        ),
+        (
+            {"searcher": "grid", "search_space": {"optimizer": {"kind": "adam", "lr": {"loguniform": [0.1, 1]}}}},
+            "search_space.optimizer.lr",
+            "a grid needs finite domains, got loguniform: [0.1, 1.0]",
+        ),
+        (
+            {
+                "searcher": "grid",
+                "search_space": {"optimizer": {"choice": ["sgd", {"kind": "adam", "lr": {"uniform": [0.1, 1]}}]}},
+            },
+            "search_space.optimizer.choice[1].lr",
+            "a grid needs finite domains",
+        ),
+        (
+            {
+                "searcher": "grid",
+                "search_space": {
+                    "label_smoothing": {"quniform": [0, 0.5, 0.0001]},
+                    "gradient_clip_norm": {"quniform": [0, 10, 0.001]},
+                },
+            },
+            "searcher.num_samples",
+            "at most 100000 trials required",
+        ),
+        (
+            {"search_space": {"scheduler": {"kind": "cosine", "warmup_epochs": {"choice": [1, 20]}}}},
+            "search_space.scheduler.warmup_epochs",
+            "warmup_epochs < asha.max_t required, got 20.0 and 20",
+        ),
+        (
+            {"search_space": {"normalization": "group", "model": {"kind": "cnn", "width": {"int_range": [8, 16]}}}},
+            "search_space.model.width",
+            "got width=9",
+        ),
+        (
+            {"search_space": {"normalization": "group", "model": {"kind": "cnn", "hidden": 100}}},
+            "search_space.model.hidden",
+            "got hidden=100",
+        ),
+        (
+            {"objective": {"metric": "validation_loss", "mode": "max"}},
+            "objective",
+            "mode min required of validation_loss",
+        ),
+        ({"resources": {"gpus_per_trial": 1.5}}, "resources", "a whole number of GPUs required"),
+        ({"budget": {"wall_clock": "2 weeks"}}, "budget.wall_clock", "seconds, or a number with s, m, h or d"),
+        ({"version": 2}, "version", "1 required"),
+    ],
+)
+def test_fields_must_fit_together(change: dict[str, Any], field: str, rule: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        validate({"name": "x"} | change)
+    (problem,) = caught.value.problems
+    assert problem.field == field
+    assert rule in problem.rule
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("90m", 5400), ("2h", 7200), ("1.5d", 129600), ("30 s", 30), (45, 45), (None, None)]
+)
+def test_durations(given: Any, seconds: float | None) -> None:
+    assert validate({"name": "x", "budget": {"wall_clock": given}}).budget.wall_clock == seconds
+
+
+def test_the_mode_follows_the_metric() -> None:
+    assert validate({"name": "x", "objective": {"metric": "validation_loss"}}).objective.mode == "min"
+
+
+def test_an_augmentation_of_ones_own_replaces_that_of_the_data_set() -> None:
+    given = {"name": "x", "dataset": "cifar10"}
+    assert validate(given).search_space.augmentation.crop_padding == 4
+    own = validate(given | {"search_space": {"augmentation": {"rotation": 5}}}).search_space.augmentation
+    assert (own.crop_padding, own.rotation) == (0, 5)
+    off = validate(given | {"search_space": {"augmentation": "none"}}).search_space.augmentation
+    assert off.crop_padding == 0
+
+
+def test_number_of_trials() -> None:
+    space = {"batch_size": {"choice": [32, 64, 128]}, "normalization": {"choice": ["batch", "layer"]}}
+    assert validate({"name": "x", "search_space": space, "searcher": "grid"}).num_samples == 6
+    limited = {"kind": "grid", "num_samples": 4}
+    assert validate({"name": "x", "search_space": space, "searcher": limited}).num_samples == 4
+    assert validate({"name": "x", "search_space": space}).num_samples == 20
+
+
+def test_huge_grids_are_counted_at_once() -> None:
+    space = {field: {"quniform": [0, 0.99, 0.00001]} for field in ("label_smoothing", "gradient_clip_norm")}
+    searcher = {"kind": "grid", "num_samples": 10}
+    assert validate({"name": "x", "search_space": space, "searcher": searcher}).num_samples == 10
+
+
+def test_trials_differ_in_their_seed_and_share_the_split() -> None:
+    spec = validate({"name": "x", "seed": 3})
+    trials = [spec.bind({}, number) for number in range(50)]
+    assert len({trial.seed for trial in trials}) == 50
+    assert {trial.split_seed for trial in trials} == {3}
+    assert spec.bind({}, 4) == trials[4]
+    assert validate({"name": "x", "seed": 4}).bind({}, 4).seed != trials[4].seed
+
+
+def test_momentum_may_be_drawn_as_zero() -> None:
+    spec = validate({"name": "x", "search_space": {"optimizer": {"kind": "sgd", "momentum": {"choice": [0.0, 0.9]}}}})
+    plain, heavy = (spec.bind({"optimizer.momentum": index}).hyperparameters.optimizer for index in (0, 1))
+    assert plain.arguments()["nesterov"] is False
+    assert heavy.arguments()["nesterov"] is True
+
+
+def test_warnings_name_the_field() -> None:
+    mirrored = validate({"name": "x", "search_space": {"augmentation": {"horizontal_flip": {"choice": [0.0, 0.5]}}}})
+    assert [text.partition(":")[0] for text in mirrored.warnings()] == ["search_space.augmentation.horizontal_flip"]
+    short = validate({"name": "x", "search_space": {"scheduler": {"kind": "cosine", "epochs": 10}}})
+    assert "10" in short.warnings()[0]
+    assert "max_t=20" in short.warnings()[0]
+    assert validate({"name": "x"}).warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("asha", "rungs"),
+    [
+        (AshaSpec(max_t=8, grace_period=1, reduction_factor=3), [1, 3]),
+        (AshaSpec(max_t=9, grace_period=1, reduction_factor=3), [1, 3]),
+        (AshaSpec(max_t=10, grace_period=10), []),
+        (AshaSpec(max_t=100, grace_period=5, reduction_factor=4), [5, 20, 80]),
+    ],
+)
+def test_rungs_lie_below_max_t(asha: AshaSpec, rungs: list[int]) -> None:
+    assert asha.rungs() == rungs
