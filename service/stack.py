@@ -1,0 +1,344 @@
+"""Stack: the embedded Ray, MLflow and service of `rung up`, as three children of one foreground process.
+
+Owns their start, their addresses (`stack.json` in the home folder), the watch over them and their end. All
+listen on loopback alone; Ray asks for a token kept in the home folder. It must not know experiments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+
+START_S = 90.0
+STOP_S = 15.0
+LOOPBACK = "127.0.0.1"
+
+
+class StackError(Exception):
+    """The stack could not start, or a part of it died. The message says which and what its log says."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Ports are free ones unless given; CPUs and GPUs are the machine's unless given."""
+
+    home: Path
+    host: str = LOOPBACK
+    port: int | None = None
+    mlflow_port: int | None = None
+    ray_dashboard_port: int | None = None
+    num_cpus: int | None = None
+    num_gpus: int | None = None
+    data_root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """What `stack.json` says while a stack runs."""
+
+    pid: int
+    service: str
+    mlflow: str
+    ray_dashboard: str
+
+
+@dataclass
+class _Child:
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+def up(
+    home: Path,
+    host: str = LOOPBACK,
+    port: int | None = None,
+    mlflow_port: int | None = None,
+    ray_dashboard_port: int | None = None,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    data_root: Path | None = None,
+) -> int:
+    """Run the stack in the foreground until Ctrl-C or SIGTERM. Gives the exit status; errors are printed."""
+    options = Options(home, host, port, mlflow_port, ray_dashboard_port, num_cpus, num_gpus, data_root)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    try:
+        with running(options, ended) as stack:
+            at = stack.addresses
+            print(f"rung is up, its home is {options.home}", flush=True)
+            print(f"  API docs   {at.service}/docs\n  MLflow     {at.mlflow}\n  Ctrl-C stops everything", flush=True)
+            stack.watch(ended)
+            print("stopping ...", flush=True)
+    except StackError as error:
+        print(f"rung up: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def running(options: Options, interrupted: threading.Event | None = None) -> Iterator[Stack]:
+    """A stack that is ready inside the block and gone after it. Raises StackError when it cannot start."""
+    interrupted = interrupted or threading.Event()
+    options.home.mkdir(parents=True, exist_ok=True)
+    with _only_one(options.home), contextlib.ExitStack() as cleanup:
+        stack = Stack(options)
+        cleanup.callback(stack.stop)
+        stack.start(interrupted)
+        yield stack
+
+
+class Stack:
+    """The three children. `start`, `watch`, `stop`, in this order."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._home = options.home.absolute()
+        self._children: list[_Child] = []
+        ports = _Ports()
+        self._gcs_port = ports.free()
+        service, mlflow, ray = (
+            ports.take(option, given)
+            for option, given in (
+                ("port", options.port),
+                ("mlflow-port", options.mlflow_port),
+                ("ray-dashboard-port", options.ray_dashboard_port),
+            )
+        )
+        ports.close()
+        self.addresses = Addresses(
+            os.getpid(), f"http://{options.host}:{service}", f"http://{LOOPBACK}:{mlflow}", f"http://{LOOPBACK}:{ray}"
+        )
+
+    def start(self, interrupted: threading.Event) -> None:
+        """Start all three side by side and wait until each answers."""
+        environment = self._environment()
+        self._spawn("ray", self._ray_command(), environment | _ray_settings())
+        self._spawn("mlflow", self._mlflow_command(), environment)
+        self._spawn("service", [sys.executable, "-m", "service.app"], environment)
+        deadline = time.monotonic() + START_S
+        for name, address in (
+            ("ray", f"{self.addresses.ray_dashboard}/api/version"),
+            ("mlflow", f"{self.addresses.mlflow}/health"),
+            ("service", f"{self.addresses.service}/readyz"),
+        ):
+            self._await(name, address, deadline, interrupted)
+        _write_whole(self._home / "stack.json", json.dumps(asdict(self.addresses), indent=2))
+
+    def watch(self, ended: threading.Event) -> None:
+        """Return when `ended` is set. Raises StackError when a child dies before."""
+        while not ended.wait(0.5):
+            self._check_children()
+
+    def stop(self) -> None:
+        """End all children and all that they started."""
+        (self._home / "stack.json").unlink(missing_ok=True)
+        for child in reversed(self._children):
+            if child.process.poll() is None:
+                child.process.terminate()
+        deadline = time.monotonic() + STOP_S
+        for child in self._children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            _end_session(child.process.pid)
+            child.process.wait()
+        self._children.clear()
+
+    def _spawn(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
+        log = self._home / "logs" / f"{name}.log"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                cwd=self._home,
+                start_new_session=True,
+            )
+        self._children.append(_Child(name, process, log))
+
+    def _await(self, name: str, address: str, deadline: float, interrupted: threading.Event) -> None:
+        answer = "nothing"
+        while time.monotonic() < deadline:
+            self._check_children()
+            if interrupted.is_set():
+                raise StackError("interrupted while starting")
+            try:
+                response = httpx.get(address, timeout=2, trust_env=False)
+                if response.status_code in {200, 401}:  # Ray answers 401 to one without its token: it is there
+                    return
+                answer = f"{response.status_code} {response.text[:300]}"
+            except httpx.HTTPError as error:
+                answer = repr(error)
+            interrupted.wait(0.1)
+        raise StackError(f"{name} was not ready within {START_S:g} s; last answer: {answer}{self._tail(name)}")
+
+    def _check_children(self) -> None:
+        for child in self._children:
+            status = child.process.poll()
+            if status is not None:
+                raise StackError(f"{child.name} died with exit status {status}{self._tail(child.name)}")
+
+    def _tail(self, name: str) -> str:
+        log = next(child.log for child in self._children if child.name == name)
+        lines = log.read_text(errors="replace").splitlines()[-15:]
+        return "".join(f"\n  {name}| {line}" for line in lines) + f"\n(the whole log: {log})"
+
+    def _environment(self) -> dict[str, str]:
+        """Variables of all children. Nothing of another Ray or MLflow leaks in."""
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("RUNG_", "RAY_", "MLFLOW_"))
+        }
+        settings = {name: value for name, value in os.environ.items() if name.startswith("RUNG_")}
+        at = self.addresses
+        data_root = self._options.data_root or settings.get("RUNG_DATA_ROOT") or self._home / "data"
+        return (
+            inherited
+            | settings
+            | {
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+                "PYTHONUNBUFFERED": "1",
+                "TZ": "UTC",
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": _token(self._home / "ray_token"),
+                "RUNG_HOME": str(self._home),
+                "RUNG_HOST": self._options.host,
+                "RUNG_PORT": at.service.rpartition(":")[2],
+                "RUNG_RAY_DASHBOARD_URL": at.ray_dashboard,
+                "RUNG_MLFLOW_TRACKING_URI": at.mlflow,
+                "RUNG_DATA_ROOT": str(Path(data_root).absolute()),
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+            }
+        )
+
+    def _ray_command(self) -> list[str]:
+        dashboard = self.addresses.ray_dashboard.rpartition(":")[2]
+        command = [
+            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats",
+            f"--port={self._gcs_port}", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}",
+            f"--temp-dir={_ray_folder(self._home)}",
+        ]  # fmt: skip
+        for option, value in (("num-cpus", self._options.num_cpus), ("num-gpus", self._options.num_gpus)):
+            command += [f"--{option}={value}"] if value is not None else []
+        return command
+
+    def _mlflow_command(self) -> list[str]:
+        return [
+            sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--workers", "1",
+            "--port", self.addresses.mlflow.rpartition(":")[2],
+            "--backend-store-uri", f"sqlite:///{self._home / 'mlflow.db'}",
+            "--artifacts-destination", str(self._home / "artifacts"),
+        ]  # fmt: skip
+
+
+class _Ports:
+    """Ports that are free now; held open until `close`, so that no two answers are the same."""
+
+    def __init__(self) -> None:
+        self._held: list[socket.socket] = []
+
+    def free(self) -> int:
+        return self._bind("", 0)
+
+    def take(self, option: str, given: int | None) -> int:
+        """The given port, or a free one. Raises StackError where the given one is taken."""
+        return self.free() if given is None else self._bind(option, given)
+
+    def close(self) -> None:
+        for held in self._held:
+            held.close()
+
+    def _bind(self, option: str, port: int) -> int:
+        held = socket.socket()
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            held.bind((LOOPBACK, port))
+        except OSError as error:
+            self.close()
+            raise StackError(f"--{option} {port} cannot be used: {error.strerror}") from error
+        self._held.append(held)
+        return int(held.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _only_one(home: Path) -> Iterator[None]:
+    with (home / "stack.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackError(f"another `rung up` runs on {home}{_where(home)}") from None
+        yield
+
+
+def _where(home: Path) -> str:
+    try:
+        at = json.loads((home / "stack.json").read_text())
+    except (OSError, ValueError):
+        return ""
+    return f": process {at['pid']}, {at['service']}"
+
+
+def _ray_settings() -> dict[str, str]:
+    return {
+        # The only switch that makes a Ray head listen on loopback alone; on Linux it is on by default.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
+        "RAY_JOB_STOP_SIGNAL": "SIGINT",
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",
+        "PL_DISABLE_FORK": "1",
+    }
+
+
+def _ray_folder(home: Path) -> Path:
+    """Under the home, or in the system's temporary folder where the path of Ray's sockets would be too long."""
+    folder = home / "ray"
+    if len(str(folder)) <= 40:
+        return folder
+    return Path(tempfile.gettempdir()) / f"rung-{hashlib.sha256(str(home).encode()).hexdigest()[:10]}"
+
+
+def _token(path: Path) -> str:
+    if not path.exists():
+        _write_whole(path, secrets.token_hex(32))
+    return path.read_text().strip()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    with open(part, "w", opener=_private) as file:
+        file.write(text)
+    part.replace(path)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _end_session(leader: int) -> None:
+    """Kill what is left of the session that a child led: Ray's daemons have process groups of their own."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == leader and pid != leader:
+                os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)

@@ -1,0 +1,175 @@
+"""Driver: one attempt at one experiment, from its stored spec to its registered winner.
+
+`python -m workers.driver FOLDER ATTEMPT` is the entry point of a Ray job. It wires searcher, ASHA, journal,
+heartbeat and tracking around Ray Tune; each of those owns its own work.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import ray
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import Heartbeat, Launch, TrialState, Winner
+from workers import quick_start
+from workers.conductor import Conductor, Ending
+from workers.finalist import Finalist
+from workers.heartbeat import Heart
+from workers.progress import Progress
+from workers.searcher import Searcher
+from workers.tracking import Tracker
+from workers.trial import Slot
+
+log = logging.getLogger("rung.driver")
+
+JOURNAL, OUTCOME = "journal.jsonl", "outcome.json"
+SERVICE_PATIENCE_S = 60.0
+MLFLOW_PATIENCE_S = 300.0
+PARENT_STATUS = {"completed": "FINISHED", "canceled": "KILLED", "failed": "FAILED"}
+
+
+def drive(launch: Launch, spec: ExperimentSpec) -> bool:
+    """Run the experiment to its end, or until ordered otherwise. False when this attempt failed or was fenced."""
+    folder = Path(launch.storage)
+    progress = Progress(folder / JOURNAL, spec.objective)
+    progress.attempt(launch.attempt)
+    tracker = Tracker(launch, spec, folder / JOURNAL)
+    heart = Heart(launch, progress, tracker.ids)
+    conductor = Conductor(spec, progress, lambda: heart.orders, lambda: heart.fenced, heart.wake)
+    heart.start()
+    tracker.start()
+    try:
+        heart.phase = "searching"
+        finalist = _search(launch, spec, progress, conductor)
+        ending = conductor.ending or _natural_ending(progress)
+        if ending.phase == "fenced":
+            return False
+        heart.phase = "finalizing"
+        heart.wake()
+        winner = _crown(launch, progress, tracker, finalist) if ending.phase == "completed" else None
+        if ending.phase != "paused":
+            _close(tracker, progress, ending, winner)
+    except Exception as error:
+        log.exception("the driver failed")
+        ending, winner = Ending("failed", f"{type(error).__name__}: {error}"), None
+    finally:
+        progress.close()
+    _write_outcome(folder, ending, winner, progress)
+    heart.last(ending.phase, ending.reason, winner, SERVICE_PATIENCE_S)
+    return ending.phase != "failed"
+
+
+def _search(launch: Launch, spec: ExperimentSpec, progress: Progress, conductor: Conductor) -> Finalist:
+    """Run trials until the searcher has no more or the conductor ends the search. Gives the waiting finalist."""
+    from ray import tune
+
+    resources = {"CPU": float(spec.resources.cpus_per_trial), "GPU": float(spec.resources.gpus_per_trial or 0)}
+    finalist = Finalist(resources)
+    searcher = Searcher(
+        spec,
+        progress,
+        Path(launch.storage) / "trials",
+        roots={"data_root": launch.data_root, "cache_root": launch.cache_root},
+        num_samples=spec.num_samples,
+        slots=conductor.slots,
+        on_last=finalist.prepare,
+    )
+    conductor.conduct(searcher)
+    tune.Tuner(
+        tune.with_resources(Slot, tune.PlacementGroupFactory([{k: v for k, v in resources.items() if v}])),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=conductor.asha,
+            num_samples=10**9,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-a{launch.attempt}", storage_path=launch.storage, callbacks=[conductor], verbose=0
+        ),
+    ).fit()
+    return finalist
+
+
+def _natural_ending(progress: Progress) -> Ending:
+    """How a search ends that nobody ended: a failure when no trial has a value."""
+    if progress.best() is None and progress.trials:
+        reasons = [trial.stop_reason for trial in progress.trials.values() if trial.state == TrialState.ERROR]
+        if reasons:
+            return Ending("failed", f"every trial failed; the first: {reasons[0]}")
+        return Ending("completed", "no trial has a finite value: all diverged")
+    return Ending()
+
+
+def _crown(launch: Launch, progress: Progress, tracker: Tracker, finalist: Finalist) -> Winner | None:
+    """Measure the best trial on the test set, log and register its model. None when no trial has a value."""
+    best = progress.best()
+    if best is None or best.best_value is None:
+        return None
+    if progress.winner is not None and progress.winner.model_uri:
+        return progress.winner
+    folder = Path(launch.storage)
+    loss, accuracy = finalist.judge(
+        folder / "trials" / f"{best.number:05d}", folder / "model", Path(launch.data_root), Path(launch.cache_root)
+    )
+    winner = Winner(trial=best.number, value=best.best_value, test_accuracy=accuracy, test_loss=loss)
+    _deliver(tracker)
+    winner = winner.model_copy(update={"model_uri": tracker.register(folder / "model", winner)})
+    progress.won(winner)
+    return winner
+
+
+def _close(tracker: Tracker, progress: Progress, ending: Ending, winner: Winner | None) -> None:
+    """Deliver what MLflow lacks and end the parent run with its summary."""
+    _deliver(tracker)
+    summary: dict[str, float] = {f"trials_{state.lower()}": count for state, count in progress.counts().items()}
+    tags = {"rung.state": ending.phase.upper(), "rung.reason": ending.reason}
+    best = progress.best()
+    if best is not None and best.best_value is not None:
+        summary |= {"best_value": best.best_value, "best_trial": best.number}
+        tags |= {"rung.best_trial": str(best.number), "rung.best_run_id": tracker.ids().runs[best.number]}
+    if winner is not None:
+        summary |= {"test_accuracy": winner.test_accuracy, "test_loss": winner.test_loss}
+        tags["rung.model"] = winner.model_uri or ""
+    tracker.close_parent(PARENT_STATUS[ending.phase], summary, tags)
+
+
+def _deliver(tracker: Tracker) -> None:
+    if not tracker.finish(MLFLOW_PATIENCE_S):
+        raise TimeoutError(
+            f"MLflow did not answer for {MLFLOW_PATIENCE_S:g} s; the curves are kept in the journal and "
+            "delivered by the next attempt"
+        )
+
+
+def _write_outcome(folder: Path, ending: Ending, winner: Winner | None, progress: Progress) -> None:
+    """The last heartbeat as a file, for a service that is away now."""
+    message = Heartbeat(
+        phase=ending.phase if ending.phase != "fenced" else "failed",
+        reason=ending.reason,
+        trials=[progress.line(number) for number in progress.trials],
+        winner=winner,
+    )
+    part = folder / f"{OUTCOME}.part"
+    part.write_text(message.model_dump_json())
+    part.replace(folder / OUTCOME)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status 0: ended as the service will be told. 1: this attempt failed, or another took over."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    folder, attempt = Path(arguments[0]), int(arguments[1])
+    launch = Launch.model_validate_json((folder / f"launch-a{attempt}.json").read_text())
+    spec = ExperimentSpec.model_validate_json((folder / "spec.json").read_text())
+    quick_start.prepare(launch.slots)
+    ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.WARNING)
+    return 0 if drive(launch, spec) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

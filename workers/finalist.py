@@ -1,0 +1,98 @@
+"""Finalist: the best trial's best weights, measured once on the test set and packed as a model.
+
+Owns the only reading of the test set, and the folder that becomes the MLflow model: raw images in, logits
+out, input normalization inside. It runs as a Ray actor with a trial's resources and writes files alone; the
+driver registers them. It must not know the service.
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ray
+
+import search_spaces
+import workers
+from search_spaces.experiment import TrialSpec
+from workers.trial import BEST, SPEC
+
+
+class Finalist:
+    """A process with a trial's resources, asked for before it is needed so that its imports overlap the search."""
+
+    def __init__(self, resources: dict[str, float]) -> None:
+        self._resources = resources
+        self._actor: Any = None
+
+    def prepare(self) -> None:
+        """Ask Ray for the process; it starts when a slot is free."""
+        if self._actor is None:
+            remote = ray.remote(num_cpus=self._resources["CPU"], num_gpus=self._resources["GPU"])(Judge)
+            self._actor = remote.remote()
+
+    def judge(self, trial: Path, model: Path, data_root: Path, cache_root: Path) -> tuple[float, float]:
+        """`Judge.judge` in that process. Raises what it raises."""
+        self.prepare()
+        loss, accuracy = ray.get(self._actor.judge.remote(trial, model, data_root, cache_root))
+        ray.kill(self._actor)
+        return loss, accuracy
+
+
+class Judge:
+    """The finalist's work itself, without Ray."""
+
+    def __init__(self) -> None:
+        import mlflow.pytorch  # noqa: F401  # here, not in `judge`: the search is still going on
+        import torch  # noqa: F401
+
+    def judge(self, trial: Path, model: Path, data_root: Path, cache_root: Path) -> tuple[float, float]:
+        """Test loss and accuracy of the best weights in the folder `trial`; saves the model in the folder `model`.
+
+        Accuracy is a share in [0, 1], loss the mean cross-entropy in nats.
+        """
+        import torch
+
+        from workers.data import load
+        from workers.training import Training
+
+        spec = TrialSpec.model_validate_json((trial / SPEC).read_text())
+        device = "cuda" if spec.gpus > 0 and torch.cuda.is_available() else "cpu"
+        torch.set_num_threads(spec.cpus)
+        splits = load(spec.dataset, spec.split_seed, data_root, cache_root)
+        training = Training(spec, splits, device)
+        classifier = training.classifier()
+        classifier.load_state_dict(torch.load(trial / BEST, map_location=device, weights_only=True))
+        images, labels = splits.test()
+        loss, accuracy = training.evaluate(images, labels)
+        _save(classifier.cpu().eval(), images[:2].float().numpy(), model)
+        return loss, accuracy
+
+
+def _save(classifier: Any, example: Any, folder: Path) -> None:
+    import mlflow.pytorch
+    import torch
+    from mlflow.models import infer_signature
+
+    with torch.inference_mode():
+        logits = classifier(torch.from_numpy(example)).numpy()
+    signature = infer_signature(example, logits)
+    shutil.rmtree(folder, ignore_errors=True)
+    mlflow.pytorch.save_model(
+        classifier,
+        folder,
+        signature=signature,
+        input_example=example,
+        code_paths=[_source(search_spaces), _source(workers)],
+        pip_requirements=[
+            f"{name}=={version(name)}" for name in ("mlflow", "torch", "torchvision", "pydantic", "numpy")
+        ],
+        serialization_format="pickle",
+    )
+
+
+def _source(package: ModuleType) -> str:
+    return str(Path(package.__path__[0]))

@@ -1,0 +1,91 @@
+"""Journal: the driver's own memory, one JSON line for each thing that happened, in the experiment's folder.
+
+Owns the file `journal.jsonl` and its durability: an entry that `append` has returned is there after the
+process is killed; a line cut short by a crash is dropped at the next opening. Everything else the driver
+knows is a fold over these entries, and MLflow is fed from them, so no other file needs to agree with it.
+It must not know what an entry means.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Entry = dict[str, Any]
+
+
+class Journal:
+    """An append-only file of entries. Safe to append to from several threads of one process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        _drop_torn_line(path)
+        self._file = path.open("ab", buffering=0)
+
+    def append(self, entry: Entry, sync: bool = False) -> None:
+        """Write one entry; `sync` waits until it would survive a power failure. Raises OSError on a full disk."""
+        line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            start = self._file.seek(0, os.SEEK_END)
+            try:
+                written = self._file.write(line)
+                if written != len(line):
+                    raise OSError(f"{self._path}: wrote {written} of {len(line)} bytes; the disk may be full")
+            except OSError:
+                self._file.truncate(start)
+                raise
+            if sync:
+                os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(path: Path, offset: int = 0, limit_bytes: int = 1 << 20) -> tuple[list[Entry], int]:
+    """Whole entries from a byte offset on, about `limit_bytes` of them, and the offset after the last.
+
+    Reads while another thread appends: a last line without its end is left for the next call.
+    """
+    if not path.exists():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        block = file.read(limit_bytes)
+        if block and b"\n" not in block:
+            block += file.readline()
+    end = block.rfind(b"\n") + 1
+    return [json.loads(line) for line in block[:end].splitlines()], offset + end
+
+
+def entries(path: Path) -> Iterator[Entry]:
+    """All entries from the beginning."""
+    offset = 0
+    while True:
+        batch, end = read(path, offset)
+        if end == offset:
+            return
+        yield from batch
+        offset = end
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content_end = file.seek(0, os.SEEK_END)
+        position = content_end
+        while position > 0:
+            step = min(position, 1 << 16)
+            file.seek(position - step)
+            newline = file.read(step).rfind(b"\n")
+            if newline >= 0:
+                position += newline + 1 - step
+                break
+            position -= step
+        if position != content_end:
+            file.truncate(position)

@@ -1,0 +1,213 @@
+"""Progress: the trials of one experiment as a fold over the journal's entries.
+
+Owns the meaning of the entries and the table of trials that follows from them. Entries are recorded
+through it, so that file and table never differ. It must not know Ray, MLflow or the service.
+
+    suggested  trial, sample, parameters       a configuration was proposed
+    epoch      trial, epoch, metrics           an epoch was finished; `state` and `reason` where it was the last
+    ended      trial, state, reason            a trial ended between epochs
+    retried    trial, reason                   a trial failed and will be tried again
+    attempt    number                          a driver took the experiment up
+    winner     the finalist's test figures
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from search_spaces.experiment import Objective
+from search_spaces.protocol import ENDED, TrialLine, TrialState, Winner
+from search_spaces.sampling import Sample
+from workers import journal
+from workers.journal import Entry, Journal
+
+
+@dataclass
+class Trial:
+    """One row. `curve` holds the objective of each epoch from 1 on, not finite where the network diverged."""
+
+    number: int
+    sample: dict[str, float]
+    parameters: dict[str, str | float]
+    state: TrialState = TrialState.PENDING
+    stop_reason: str = ""
+    curve: list[float] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    best_value: float | None = None
+    restarts: int = 0
+    held_s: float = 0.0
+    started_at: float | None = None
+    ended_at: float | None = None
+
+    @property
+    def epoch(self) -> int:
+        return len(self.curve)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+class Progress:
+    """The table and its journal. All methods may be called from any thread."""
+
+    def __init__(self, path: Path, objective: Objective, clock: Callable[[], float] = time.time) -> None:
+        self._objective = objective
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._changed: set[int] = set()
+        self.trials: dict[int, Trial] = {}
+        self.winner: Winner | None = None
+        self.started_at: float | None = None
+        for entry in journal.entries(path):
+            self._apply(entry)
+        self.replayed = len(self.trials)
+        self._journal = Journal(path)
+
+    def suggested(self, number: int, sample: Sample, parameters: Mapping[str, str | float]) -> None:
+        self._record({"event": "suggested", "trial": number, "sample": dict(sample), "parameters": dict(parameters)})
+
+    def started(self, number: int) -> None:
+        """A trial holds a slot from now on. Not journaled: after a crash it holds none."""
+        with self._lock:
+            trial = self.trials[number]
+            trial.state = TrialState.RUNNING
+            trial.started_at = trial.started_at or self._clock()
+            self.started_at = self.started_at or trial.started_at
+            self._changed.add(number)
+
+    def epoch(
+        self, number: int, epoch: int, metrics: Mapping[str, float], outcome: tuple[TrialState, str] | None = None
+    ) -> bool:
+        """An epoch (from 1) was finished, and with `outcome` the trial. False when it was recorded before."""
+        with self._lock:
+            if epoch <= self.trials[number].epoch:
+                return False
+            entry: Entry = {"event": "epoch", "trial": number, "epoch": epoch, "metrics": dict(metrics)}
+            if outcome:
+                entry |= {"state": outcome[0], "reason": outcome[1]}
+            self._record(entry)
+            return True
+
+    def ended(self, number: int, state: TrialState, reason: str) -> None:
+        """A trial ended between epochs. Does nothing for one that had ended."""
+        with self._lock:
+            if not self.trials[number].ended:
+                self._record({"event": "ended", "trial": number, "state": state, "reason": reason})
+
+    def retried(self, number: int, reason: str) -> None:
+        self._record({"event": "retried", "trial": number, "reason": reason})
+
+    def attempt(self, number: int) -> None:
+        self._record({"event": "attempt", "number": number})
+
+    def won(self, winner: Winner) -> None:
+        self._record({"event": "winner", **winner.model_dump(mode="json")}, sync=True)
+
+    def released(self, number: int) -> None:
+        """A trial gave its slot back without ending: it waits to be taken up again."""
+        with self._lock:
+            if not self.trials[number].ended:
+                self.trials[number].state = TrialState.PENDING
+                self._changed.add(number)
+
+    def close(self) -> None:
+        self._journal.close()
+
+    def best(self) -> Trial | None:
+        """The trial with the best value of the objective so far; the earlier one of equals."""
+        sign = 1 if self._objective.mode == "max" else -1
+        with self._lock:
+            rated = [trial for trial in self.trials.values() if trial.best_value is not None]
+        return max(rated, key=lambda trial: (sign * (trial.best_value or 0.0), -trial.number), default=None)
+
+    def counts(self) -> Counter[TrialState]:
+        with self._lock:
+            return Counter(trial.state for trial in self.trials.values())
+
+    def slot_seconds(self) -> float:
+        """Seconds of training by all trials together."""
+        with self._lock:
+            return sum(trial.held_s for trial in self.trials.values())
+
+    def waiting(self) -> Iterator[Trial]:
+        """Trials that were proposed, have not ended and hold no slot, in order."""
+        with self._lock:
+            return iter([trial for trial in self.trials.values() if trial.state == TrialState.PENDING])
+
+    def take_changed(self) -> set[int]:
+        """Numbers of the trials that changed since the last call."""
+        with self._lock:
+            changed, self._changed = self._changed, set()
+            return changed
+
+    def put_back(self, changed: set[int]) -> None:
+        """Undo of `take_changed` for lines that could not be delivered."""
+        with self._lock:
+            self._changed |= changed
+
+    def line(self, number: int) -> TrialLine:
+        with self._lock:
+            trial = self.trials[number]
+            return TrialLine(
+                trial=number,
+                state=trial.state,
+                stop_reason=trial.stop_reason,
+                epoch=trial.epoch,
+                best_value=trial.best_value,
+                metrics={name: value if math.isfinite(value) else None for name, value in trial.metrics.items()},
+                parameters=trial.parameters,
+                started_at=trial.started_at,
+                ended_at=trial.ended_at,
+            )
+
+    def _record(self, entry: Entry, sync: bool = False) -> None:
+        with self._lock:
+            entry = {"at": self._clock()} | entry
+            self._journal.append(entry, sync)
+            self._apply(entry)
+
+    def _apply(self, entry: Entry) -> None:
+        match entry["event"]:
+            case "suggested":
+                number = entry["trial"]
+                self.trials[number] = Trial(number, entry["sample"], entry["parameters"])
+                self._changed.add(number)
+            case "epoch":
+                self._apply_epoch(self.trials[entry["trial"]], entry)
+            case "ended":
+                self._end(self.trials[entry["trial"]], entry)
+            case "retried":
+                trial = self.trials[entry["trial"]]
+                trial.restarts += 1
+                trial.state = TrialState.PENDING
+                self._changed.add(trial.number)
+            case "winner":
+                self.winner = Winner.model_validate(entry)
+
+    def _apply_epoch(self, trial: Trial, entry: Entry) -> None:
+        trial.metrics = entry["metrics"]
+        seconds = trial.metrics.get("epoch_seconds", 0.0)
+        trial.held_s += seconds if math.isfinite(seconds) else 0.0
+        trial.started_at = trial.started_at or entry["at"] - seconds
+        self.started_at = self.started_at or trial.started_at
+        value = trial.metrics.get(self._objective.metric, math.nan)
+        trial.curve.append(value)
+        if math.isfinite(value):
+            pick = max if self._objective.mode == "max" else min
+            trial.best_value = value if trial.best_value is None else pick(trial.best_value, value)
+        self._changed.add(trial.number)
+        if "state" in entry:
+            self._end(trial, entry)
+
+    def _end(self, trial: Trial, entry: Entry) -> None:
+        trial.state = TrialState(entry["state"])
+        trial.stop_reason = entry["reason"]
+        trial.ended_at = entry["at"]
+        self._changed.add(trial.number)

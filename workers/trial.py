@@ -1,0 +1,88 @@
+"""Trial: one slot of the cluster, training one trial after another, an epoch per step.
+
+Owns the edge between Ray Tune and the training loop: threads, device, checkpoint files. A slot's process
+is reused: `reset_config` drops one trial and takes up the next within milliseconds, and the data stay
+loaded. It must not know MLflow, the service or the other trials. Torch is imported by the slot alone, so
+that the driver may import this module quickly.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+
+from search_spaces.experiment import TrialSpec
+
+if TYPE_CHECKING:
+    from workers.data import Splits
+    from workers.training import Training
+
+LAST, BEST, SPEC = "last.pt", "best.pt", "spec.json"
+
+
+class Slot(tune.Trainable):
+    """Config: `trial`, `folder` (of this trial, with `spec.json`), `data_root`, `cache_root`.
+
+    After each epoch `last.pt` holds all that is needed to go on, and `best.pt` the weights of the best
+    epoch; both appear by rename, whole or not at all. A trial whose folder has a `last.pt` goes on from it.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        import torch  # here, not in the first step: actors of one experiment import it side by side
+
+        self._torch = torch
+        self._config = config
+        self._training: Training | None = None
+        self._loaded: tuple[str, Splits] | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._config = new_config
+        self._training = None
+        return True
+
+    def step(self) -> dict[str, Any]:
+        folder = Path(self._config["folder"])
+        training = self._training = self._training or self._begin(folder)
+        metrics = training.run_epoch()
+        if training.best_epoch == training.epoch:
+            self._save(training.classifier().state_dict(), folder / BEST)
+        self._save(training.state_dict(), folder / LAST)
+        figures = {name: value for name, value in metrics.items() if name != "epoch"}
+        return figures | {"epoch": training.epoch, "diverged": training.diverged, "reported": sorted(figures)}
+
+    def cleanup(self) -> None:
+        self._training = None
+
+    def _begin(self, folder: Path) -> Training:
+        from workers.training import Training
+
+        spec = TrialSpec.model_validate_json((folder / SPEC).read_text())
+        self._torch.set_num_threads(spec.cpus)
+        device = "cuda" if spec.gpus > 0 and self._torch.cuda.is_available() else "cpu"
+        if device == "cuda" and spec.gpus < 1:
+            self._torch.cuda.set_per_process_memory_fraction(spec.gpus)
+        training = Training(spec, self._splits(spec), device)
+        if (folder / LAST).exists():
+            training.load_state_dict(self._torch.load(folder / LAST, map_location=device, weights_only=False))
+        return training
+
+    def _splits(self, spec: TrialSpec) -> Splits:
+        from workers.data import load
+
+        key = f"{spec.dataset.model_dump_json()}/{spec.split_seed}"
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None
+            data_root, cache_root = Path(self._config["data_root"]), Path(self._config["cache_root"])
+            self._loaded = key, load(spec.dataset, spec.split_seed, data_root, cache_root)
+        return self._loaded[1]
+
+    def _save(self, state: dict[str, Any], path: Path) -> None:
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            self._torch.save(state, part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
