@@ -1,0 +1,161 @@
+"""What augmentation costs: beside a ResNet-9 epoch, and against torchvision image by image in a DataLoader.
+
+Both sides of each ratio are measured in turns in one run, on the same images and as many cores; the
+fastest of several turns counts, because whatever else the machine does only ever adds.
+Run with: pytest tests/benchmarks/test_augmentation.py --override-ini addopts=--import-mode=importlib -s
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torchvision.transforms import InterpolationMode, v2
+
+from search_spaces.augmentation import AugmentationSpec
+from search_spaces.datasets import FashionMNIST
+from search_spaces.experiment import ExperimentSpec
+from workers.augment import Augmentation, mixup
+from workers.data import Splits, load
+from workers.training import Training
+
+REAL = Path(os.environ.get("RUNG_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
+EVERYTHING = {
+    "crop_padding": 2,
+    "horizontal_flip": 0.5,
+    "rotation": 15.0,
+    "translation": 0.1,
+    "scaling": 0.1,
+    "shear": 5.0,
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "sharpness": 0.3,
+    "mixup_alpha": 0.4,
+}
+BATCH = 128
+CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.fixture(scope="module")
+def fashion(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    if not (REAL / "fashion-mnist").is_dir():
+        pytest.skip(f"no Fashion-MNIST in {REAL}; set RUNG_TEST_DATA")
+    return load(FashionMNIST(), 0, REAL, tmp_path_factory.mktemp("cache"), download=False)
+
+
+def fastest(*sides: Callable[[], object], turns: int) -> list[float]:
+    """Seconds of the fastest of `turns` calls of each side, called in turns after one call to warm up."""
+    best = [float("inf")] * len(sides)
+    for turn in range(turns + 1):
+        for number, side in enumerate(sides):
+            started = time.perf_counter()
+            side()
+            if turn:
+                best[number] = min(best[number], time.perf_counter() - started)
+    return best
+
+
+def test_everything_adds_little_to_a_resnet9_epoch(fashion: Splits) -> None:
+    few = dataclasses.replace(
+        fashion,
+        train_images=fashion.train_images[:384],
+        train_labels=fashion.train_labels[:384],
+        validation_images=fashion.validation_images[:BATCH],
+        validation_labels=fashion.validation_labels[:BATCH],
+    )
+
+    def training(augmentation: dict[str, float]) -> Training:
+        spec = ExperimentSpec.model_validate(
+            {
+                "name": "benchmark",
+                "dataset": "fashion_mnist",
+                "search_space": {
+                    "model": {"kind": "resnet", "depth": 9, "width": 64},
+                    "augmentation": augmentation,
+                    "batch_size": BATCH,
+                },
+            }
+        )
+        return Training(spec.bind({}), few, "cpu")
+
+    plain, augmented = training({}), training(EVERYTHING)
+    without, with_all = fastest(plain._train, augmented._train, turns=3)
+    added = with_all / without - 1
+    print(
+        f"\nResNet-9 (width 64), Fashion-MNIST, batch {BATCH}, {torch.get_num_threads()} threads: "
+        f"{384 / without:.0f} images/s plain, {384 / with_all:.0f} with everything: {added:+.1%}"
+    )
+    assert added <= 0.15
+
+
+def image_by_image() -> v2.Compose:
+    return v2.Compose(
+        [
+            v2.RandomCrop(28, padding=2),
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomAffine(15, (0.1, 0.1), (0.9, 1.1), 5, interpolation=InterpolationMode.BILINEAR),
+            v2.ColorJitter(brightness=0.2, contrast=0.2),
+            v2.RandomAdjustSharpness(1.3, p=1.0),
+        ]
+    )
+
+
+class Augmented(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """What a training script does: a transform for each image as it is fetched."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.source, self.transform = TensorDataset(images, labels), image_by_image()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, label = self.source[index]
+        return self.transform(image.float() / 255), label
+
+
+def mixed(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return v2.MixUp(alpha=0.4, num_classes=10)(*default_collate(samples))
+
+
+def test_many_times_faster_than_image_by_image(fashion: Splits) -> None:
+    n = 2048
+    images, labels = fashion.train_images[:n].clone(), fashion.train_labels[:n].clone()
+    augmentation = Augmentation(AugmentationSpec(**EVERYTHING), 28, "cpu")
+    generator = torch.Generator().manual_seed(0)
+
+    def ours() -> None:
+        for indices in torch.randperm(n, generator=generator).split(BATCH):
+            batch = augmentation(images[indices].float() / 255, generator)
+            mixup(batch, torch.nn.functional.one_hot(labels[indices], 10).float(), 0.4, generator)
+
+    def loader(workers: int) -> Callable[[], None]:
+        source = DataLoader(
+            Augmented(images, labels),
+            BATCH,
+            shuffle=True,
+            collate_fn=mixed,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+
+        def epoch() -> None:
+            for _ in source:
+                pass
+
+        return epoch
+
+    batched, alone, pooled = fastest(ours, loader(0), loader(CORES), turns=3)
+    ratio = min(alone, pooled) / batched
+    print(
+        f"\nEverything on {n} images of 28x28: {n / batched:,.0f} images/s batched "
+        f"on {torch.get_num_threads()} threads; image by image {n / alone:,.0f}, with {CORES} loader processes {n / pooled:,.0f}: {ratio:.1f} times faster"
+    )
+    assert ratio >= 8
