@@ -1,0 +1,177 @@
+"""Watch: an experiment as it goes on, in a terminal as a live leaderboard, elsewhere as plain lines.
+
+Owns how experiments and trials look as text. It knows the SDK alone, and must not know the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search_spaces.protocol import ENDED as TRIAL_ENDED
+from search_spaces.sampling import NOT_APPLICABLE
+from service.client import Rung
+from service.errors import RungError
+from service.experiments import State
+from service.schemas import Curves, ExperimentSummary, ExperimentView, TrialView
+
+ROWS = 10
+#: Parameters shown beside each other; a terminal holds no more.
+COLUMNS = 5
+COLORS = {
+    "RUNNING": "cyan",
+    "COMPLETED": "green",
+    "EARLY_STOPPED": "yellow",
+    "DIVERGED": "red",
+    "ERROR": "red",
+    "CANCELED": "magenta",
+}
+
+
+def watch(client: Rung, experiment_id: str, console: Console, interval_s: float = 0.5) -> ExperimentView:
+    """Show an experiment until it has ended, and give its last view. Ctrl-C leaves it running."""
+    show = _live if console.is_terminal else _lines
+    return show(client, experiment_id, console, interval_s)
+
+
+def leaderboard(trials: Sequence[TrialView], metric: str) -> Table:
+    """Trials in the order given, with the parameters in which they differ."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    names = differing(trials)
+    for heading in ("trial", "state", "epoch", metric.removeprefix("validation_")):
+        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
+    for name in names:
+        table.add_column(_short(name, names), overflow="ellipsis", no_wrap=True)
+    for trial in trials:
+        values = [_figure(trial.parameters.get(name, NOT_APPLICABLE)) for name in names]
+        state = Text(trial.state, style=COLORS.get(trial.state, ""))
+        table.add_row(str(trial.trial), state, str(trial.epoch), _figure(trial.best_value), *values)
+    return table
+
+
+def listing(experiments: Iterable[ExperimentSummary]) -> Table:
+    """One line for each experiment."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("id", "name", "project", "state", "trials", "best", "created"):
+        table.add_column(heading, justify="right" if heading in {"trials", "best"} else "left", no_wrap=True)
+    for one in experiments:
+        best = _figure(one.best.value) if one.best else ""
+        state = Text(one.state, style=COLORS.get(one.state, ""))
+        created = one.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
+        table.add_row(one.id, one.name, one.project, state, f"{ended(one)}/{one.num_samples}", best, created)
+    return table
+
+
+def summary(view: ExperimentView) -> list[str]:
+    """What came of an experiment, in a few lines."""
+    lines = [f"{view.name} ({view.id}) {view.state}{': ' + view.reason if view.reason else ''}"]
+    counts = ", ".join(f"{count} {state}" for state, count in view.trials.items() if count)
+    lines.append(f"  trials    {ended(view)} of {view.num_samples} ended{' (' + counts + ')' if counts else ''}")
+    if view.best:
+        lines.append(f"  best      trial {view.best.trial}, {view.metric} {_figure(view.best.value)}")
+    if view.winner and view.winner.get("test_accuracy") is not None:
+        lines.append(f"  test      accuracy {_figure(view.winner['test_accuracy'])}")
+    if view.mlflow_url:
+        lines.append(f"  MLflow    {view.mlflow_url}")
+    lines += [f"  warning   {warning}" for warning in view.warnings]
+    return lines
+
+
+def epochs(curves: Curves) -> Table:
+    """A line for each epoch, a column for each metric."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("epoch", *curves.metrics):
+        table.add_column(heading, justify="right", no_wrap=True)
+    points = {name: {point.step: point.value for point in line} for name, line in curves.metrics.items()}
+    for step in sorted({step for line in points.values() for step in line}):
+        table.add_row(str(step), *(_figure(line.get(step)) for line in points.values()))
+    return table
+
+
+def ended(one: ExperimentSummary) -> int:
+    """Trials that will not go on."""
+    return sum(count for state, count in one.trials.items() if state in TRIAL_ENDED)
+
+
+def ranked(view: ExperimentSummary) -> str:
+    """The sort key that puts the best trial first."""
+    return "-best_value" if view.mode == "max" else "best_value"
+
+
+def differing(trials: Sequence[TrialView]) -> list[str]:
+    """Names of the parameters that are not the same in all trials, at most COLUMNS of them."""
+    names = sorted({name for trial in trials for name in trial.parameters})
+    varied = [name for name in names if len({trial.parameters.get(name, NOT_APPLICABLE) for trial in trials}) > 1]
+    kinds = [name for name in varied if name.endswith(".kind")]
+    rates = [name for name in varied if name.endswith(".lr")]
+    rest = [name for name in varied if name not in {*kinds, *rates}]
+    return [*kinds, *rates, *rest][:COLUMNS]
+
+
+def _lines(client: Rung, experiment_id: str, console: Console, interval_s: float) -> ExperimentView:
+    said = ""
+    for view in client.watch(experiment_id, interval_s):
+        line = _line(view)
+        if line != said:
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            said = line
+    return view
+
+
+def _line(view: ExperimentView) -> str:
+    words = [view.state, view.phase if view.state == State.RUNNING else view.reason]
+    words.append(f"{ended(view)}/{view.num_samples} trials")
+    if view.best:
+        words.append(f"best {_figure(view.best.value)} (trial {view.best.trial})")
+    return "  ".join(word for word in words if word)
+
+
+def _live(client: Rung, experiment_id: str, console: Console, interval_s: float) -> ExperimentView:
+    with Live(console=console, refresh_per_second=4, transient=False) as live:
+        for view in client.watch(experiment_id, interval_s):
+            live.update(_picture(view, _best(client, view)))
+    return view
+
+
+def _best(client: Rung, view: ExperimentView) -> list[TrialView]:
+    with contextlib.suppress(RungError):  # the next picture has them again
+        return list(client.trials(view.id, sort=ranked(view), limit=ROWS))
+    return []
+
+
+def _picture(view: ExperimentView, trials: Sequence[TrialView]) -> RenderableType:
+    return Group(*_parts(view, trials))
+
+
+def _parts(view: ExperimentView, trials: Sequence[TrialView]) -> Iterator[RenderableType]:
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        Text(view.name, style="bold"),
+        ProgressBar(total=view.num_samples, completed=ended(view), width=40),
+        Text(_line(view)),
+    )
+    yield bar
+    if trials:
+        yield Text()
+        yield leaderboard(trials, view.metric)
+
+
+def _short(name: str, names: Sequence[str]) -> str:
+    """`lr` for `optimizer.lr`, and the family for its kind, unless two would be the same."""
+    family, _, last = name.rpartition(".")
+    if last == "kind":
+        return family
+    same = sum(other.rpartition(".")[2] == last for other in names)
+    return name if same > 1 else last
+
+
+def _figure(value: object) -> str:
+    if value is None or value == NOT_APPLICABLE:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
