@@ -79,19 +79,21 @@ def _search(launch: Launch, spec: ExperimentSpec, progress: Progress, conductor:
         on_last=finalist.prepare,
     )
     conductor.conduct(searcher)
-    tune.Tuner(
-        tune.with_resources(Slot, tune.PlacementGroupFactory([{k: v for k, v in resources.items() if v}])),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=conductor.asha,
-            num_samples=10**9,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name=f"tune-a{launch.attempt}", storage_path=launch.storage, callbacks=[conductor], verbose=0
-        ),
-    ).fit()
+    # tune.run, not Tuner: a Tuner pickles searcher and scheduler at once, for a restore that the journal replaces.
+    tune.run(
+        Slot,
+        name=f"tune-a{launch.attempt}",
+        storage_path=launch.storage,
+        resources_per_trial=tune.PlacementGroupFactory([{name: share for name, share in resources.items() if share}]),
+        num_samples=10**9,  # the searcher says when it has no more
+        search_alg=searcher,
+        scheduler=conductor.asha,
+        callbacks=[conductor],
+        reuse_actors=True,
+        raise_on_failed_trial=False,
+        trial_dirname_creator=lambda trial: trial.trial_id,
+        verbose=0,
+    )
     return finalist
 
 
@@ -163,6 +165,7 @@ def main(arguments: list[str]) -> int:
     """Exit status 0: ended as the service will be told. 1: this attempt failed, or another took over."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # it looks for result files, which we do not write
     folder, attempt = Path(arguments[0]), int(arguments[1])
     launch = Launch.model_validate_json((folder / f"launch-a{attempt}.json").read_text())
     spec = ExperimentSpec.model_validate_json((folder / "spec.json").read_text())

@@ -64,11 +64,10 @@ class Judge:
         torch.set_num_threads(spec.cpus)
         splits = load(spec.dataset, spec.split_seed, data_root, cache_root)
         training = Training(spec, splits, device)
-        classifier = training.classifier()
-        classifier.load_state_dict(torch.load(trial / BEST, map_location=device, weights_only=True))
+        training.model.load_state_dict(torch.load(trial / BEST, map_location=device, weights_only=True))
         images, labels = splits.test()
         loss, accuracy = training.evaluate(images, labels)
-        _save(classifier.cpu().eval(), images[:2].float().numpy(), model)
+        _save(training.classifier(), images[:2].float().numpy(), model)
         return loss, accuracy
 
 

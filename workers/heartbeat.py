@@ -18,6 +18,7 @@ from search_spaces.protocol import Heartbeat, Launch, Orders, Winner
 from workers.progress import Progress
 
 log = logging.getLogger("rung.heartbeat")
+SHORTEST_GAP_S = 0.5
 FENCED = frozenset({401, 403, 404, 409, 410})
 
 
@@ -31,7 +32,7 @@ class MlflowIds:
 
 
 class Heart(threading.Thread):
-    """Beats every `launch.heartbeat_s`, and at once after `wake`."""
+    """Beats every `launch.heartbeat_s`, and soon after `wake`."""
 
     def __init__(self, launch: Launch, progress: Progress, mlflow_ids: Callable[[], MlflowIds]) -> None:
         super().__init__(name="heartbeat", daemon=True)
@@ -54,7 +55,8 @@ class Heart(threading.Thread):
     def run(self) -> None:
         while not self._stopped.is_set() and not self.fenced:
             self.beat()
-            self._wake.wait(self._launch.heartbeat_s)
+            self._stopped.wait(SHORTEST_GAP_S)
+            self._wake.wait(self._launch.heartbeat_s - SHORTEST_GAP_S)
             self._wake.clear()
 
     def wake(self) -> None:

@@ -70,14 +70,14 @@ class Tracker(threading.Thread):
         self._uncertain = launch.attempt > 1 or self._place_path.exists()
         self._interval_s = interval_s
         self._client: MlflowClient | None = None
-        self._stop = threading.Event()
+        self._finished = threading.Event()
         self._working = threading.Lock()
 
     def ids(self) -> MlflowIds:
         return MlflowIds(self._place.experiment, self._place.parent, dict(self._place.runs))
 
     def run(self) -> None:
-        while not self._stop.wait(self._interval_s):
+        while not self._finished.wait(self._interval_s):
             self.deliver()
 
     def deliver(self) -> bool:
@@ -95,7 +95,7 @@ class Tracker(threading.Thread):
 
     def finish(self, patience_s: float) -> bool:
         """Stop following; deliver what is left. False when MLflow stayed away for `patience_s`."""
-        self._stop.set()
+        self._finished.set()
         self.join()
         waited, pause = 0.0, threading.Event()
         while not self.deliver():
@@ -189,6 +189,7 @@ class Tracker(threading.Thread):
         if self._client is None:
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
             if self._launch.mlflow_username:
                 os.environ["MLFLOW_TRACKING_USERNAME"] = self._launch.mlflow_username
                 os.environ["MLFLOW_TRACKING_PASSWORD"] = self._launch.mlflow_password or ""

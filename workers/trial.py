@@ -48,7 +48,7 @@ class Slot(tune.Trainable):
         training = self._training = self._training or self._begin(folder)
         metrics = training.run_epoch()
         if training.best_epoch == training.epoch:
-            self._save(training.classifier().state_dict(), folder / BEST)
+            self._save(training.model.state_dict(), folder / BEST)
         self._save(training.state_dict(), folder / LAST)
         figures = {name: value for name, value in metrics.items() if name != "epoch"}
         return figures | {"epoch": training.epoch, "diverged": training.diverged, "reported": sorted(figures)}
