@@ -1,0 +1,246 @@
+"""The command line against the real service: what it prints, in lines and in JSON, and its exit status."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import Result
+from rich.console import Console
+from typer.testing import CliRunner
+
+from search_spaces.protocol import Heartbeat, TrialLine, TrialState, Winner
+from service.cli import app
+from service.client import Rung
+from service.watch import watch
+
+Run = Callable[..., Result]
+SPEC = "name: first\nsearcher: {kind: random, num_samples: 3}\n"
+
+
+@pytest.fixture
+def run(client: httpx.Client, tmp_path: Path) -> Run:
+    def invoke(*arguments: str, **options: Any) -> Result:
+        environment = {"RUNG_URL": str(client.base_url), "RUNG_HOME": str(tmp_path)}
+        return CliRunner(env=environment).invoke(app, arguments, **options)
+
+    return invoke
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    return str(path)
+
+
+@pytest.fixture
+def finished(client: httpx.Client, reconciler: Any, launcher: Any) -> str:
+    """An experiment with three ended trials and a winner."""
+    with Rung(str(client.base_url)) as rung:
+        experiment = rung.submit(SPEC)
+    reconciler.round()
+    (launch,) = launcher.launches.values()
+    trials = [
+        TrialLine(
+            trial=number,
+            state=TrialState.COMPLETED if number == 1 else TrialState.EARLY_STOPPED,
+            epoch=8,
+            best_value=value,
+            metrics={"validation_accuracy": value},
+            parameters={"optimizer.kind": "adam", "optimizer.lr": 0.001 * (number + 1), "batch_size": 64},
+        )
+        for number, value in enumerate([0.5, 0.9, 0.7])
+    ]
+    winner = Winner(trial=1, value=0.9, test_accuracy=0.88, test_loss=0.3)
+    for message in (Heartbeat(phase="searching", trials=trials), Heartbeat(phase="completed", winner=winner)):
+        client.post(
+            f"/api/v1/attempts/{launch.attempt_id}/heartbeat",
+            headers={"Authorization": f"Bearer {launch.token}", "Content-Type": "application/json"},
+            content=message.model_dump_json(),
+        ).raise_for_status()
+    return experiment.id
+
+
+def test_validate(run: Run, spec: str) -> None:
+    for options in ((), ("--offline",)):
+        result = run("validate", spec, *options)
+        assert (result.exit_code, result.stdout) == (0, "valid: first, 3 trials\n")
+        answer = json.loads(run("validate", spec, "--json", *options).stdout)
+        assert answer["spec"]["dataset"]["name"] == "digits"
+
+
+def test_a_bad_spec_prints_a_line_for_each_problem(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: x\nsearch_space: {optimizer: {kind: sgd, lr: -1, momentun: 0.9}}\n")
+    lines = [
+        "search_space.optimizer.lr: > 0 required (got -1)",
+        "search_space.optimizer.momentun: unknown field, did you mean 'momentum'?",
+    ]
+    for command in (("validate",), ("validate", "--offline"), ("submit",), ("submit", "--watch")):
+        result = run(command[0], str(path), *command[1:])
+        assert result.exit_code == 2
+        assert result.stdout == ""
+        assert result.stderr.splitlines() == lines
+    problem = json.loads(run("submit", str(path), "--json").stderr)
+    assert problem["status"] == 422
+    assert [error["value"] for error in problem["errors"]] == [-1, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("broken.yaml", b"a: [1\nb: 2", "line 2"),
+        ("broken.json", b'{"name": "x",}', "line 1, column 14"),
+        ("nan.json", b'{"name": "x", "seed": NaN}', "finite"),
+        ("latin.yaml", b"name: \xe9", "UTF-8"),
+        ("empty.yaml", b"", "empty"),
+        ("big.yaml", b"#" + b"x" * 5_000_000, "bytes"),
+    ],
+)
+def test_documents_that_cannot_be_read(run: Run, tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    for options in ((), ("--offline",)):
+        result = run("validate", str(tmp_path / name), *options)
+        assert result.exit_code == 2
+        assert said in result.stderr
+
+
+def test_files_that_are_not_there(run: Run, tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path):
+        result = run("submit", str(path))
+        assert result.exit_code == 2
+        assert str(path) in result.stderr
+
+
+def test_submit_and_look(run: Run, spec: str) -> None:
+    view = json.loads(run("submit", spec, "--json").stdout)
+    assert run("submit", "-", input=SPEC.encode()).exit_code == 0
+    assert run("submit", "-", input=b'{"name": "json"}').exit_code == 0
+    shown = run("show", view["id"])
+    assert shown.stdout.startswith(f"first ({view['id']}) QUEUED")
+    assert json.loads(run("show", view["id"], "--json").stdout)["id"] == view["id"]
+    listed = json.loads(run("list", "--json").stdout)
+    assert [one["name"] for one in listed] == ["json", "first", "first"]
+    assert view["id"] in run("list", "--state", "queued", "--limit", "5").stdout
+    canceled = run("cancel", view["id"], "--json")
+    assert json.loads(canceled.stdout)["state"] == "CANCELED"
+
+
+@pytest.mark.parametrize("arguments", [("preset:digits-quick",), ("digits-quick", "--preset")])
+def test_submit_a_preset(run: Run, arguments: tuple[str, ...]) -> None:
+    assert json.loads(run("submit", *arguments, "--json").stdout)["num_samples"] == 24
+
+
+def test_an_unknown_preset_names_the_nearest(run: Run) -> None:
+    for command in (("submit", "preset:digit-quick"), ("presets", "digit-quick"), ("validate", "preset:digit-quick")):
+        result = run(*command)
+        assert result.exit_code == 2
+        assert "digits-quick" in result.stderr
+
+
+def test_trials_come_best_first(run: Run, finished: str) -> None:
+    rows = [line.split() for line in run("trials", finished).stdout.splitlines()]
+    assert rows[0] == ["trial", "state", "epoch", "accuracy", "lr"]
+    assert [row[0] for row in rows[1:]] == ["1", "2", "0"]
+    assert rows[1] == ["1", "COMPLETED", "8", "0.9", "0.002"]
+    worst = json.loads(run("trials", finished, "--sort", "validation_accuracy", "--limit", "1", "--json").stdout)
+    assert [trial["trial"] for trial in worst] == [0]
+    wrong = run("trials", finished, "--sort", "accuracy")
+    assert wrong.exit_code == 2
+    assert "validation_accuracy" in wrong.stderr
+
+
+def test_watching_what_has_ended(run: Run, finished: str) -> None:
+    result = run("watch", finished)
+    assert result.exit_code == 0
+    assert "COMPLETED" in result.stdout
+    assert "best      trial 1, validation_accuracy 0.9" in result.stdout
+    assert "test      accuracy 0.88" in result.stdout
+    quiet = run("watch", finished, "--json")
+    assert json.loads(quiet.stdout)["state"] == "COMPLETED"
+
+
+def test_watching_what_fails_is_a_failure(run: Run, spec: str) -> None:
+    experiment = json.loads(run("submit", spec, "--json").stdout)["id"]
+    run("cancel", experiment)
+    assert run("watch", experiment).exit_code == 1
+
+
+def test_the_live_picture_has_a_leaderboard(client: httpx.Client, finished: str) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, color_system=None)
+    with Rung(str(client.base_url)) as rung:
+        view = watch(rung, finished, console)
+    assert view.state == "COMPLETED"
+    picture = screen.getvalue()
+    assert "3/3 trials" in picture
+    assert "EARLY_STOPPED" in picture
+    assert "0.002" in picture
+
+
+def test_curves_without_mlflow_say_so(run: Run, finished: str) -> None:
+    result = run("curves", finished, "1")
+    assert result.exit_code == 2
+    assert "no curve yet" in result.stderr
+
+
+def test_ids_that_do_not_exist(run: Run) -> None:
+    for command in ("show", "trials", "watch", "cancel"):
+        result = run(command, "22222222")
+        assert result.exit_code == 2
+        assert "22222222" in result.stderr
+        assert json.loads(run(command, "22222222", "--json").stderr)["status"] == 404
+
+
+def test_schema_and_presets_need_no_service(tmp_path: Path) -> None:
+    runner = CliRunner(env={"RUNG_URL": "http://127.0.0.1:9", "RUNG_HOME": str(tmp_path)})
+    assert "search_space" in json.loads(runner.invoke(app, ["schema"]).stdout)["properties"]
+    assert "digits-quick" in runner.invoke(app, ["presets"]).stdout
+    assert runner.invoke(app, ["presets", "digits-quick"]).stdout.startswith("#")
+    assert json.loads(runner.invoke(app, ["presets", "digits-quick", "--json"]).stdout)["spec"]["name"]
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    runner = CliRunner(env={"RUNG_URL": "http://127.0.0.1:9", "RUNG_HOME": str(tmp_path)})
+    result = runner.invoke(app, ["list"])
+    assert result.exit_code == 3
+    assert "http://127.0.0.1:9" in result.stderr
+    assert "`rung up`" in result.stderr
+    assert json.loads(runner.invoke(app, ["list", "--json"]).stderr)["type"].endswith("unreachable")
+
+
+def test_the_address_that_up_wrote_down(client: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "stack.json").write_text(json.dumps({"pid": 1, "service": str(client.base_url)}))
+    runner = CliRunner(env={"RUNG_HOME": str(tmp_path)})
+    assert runner.invoke(app, ["list", "--json"]).stdout == "[]\n"
+    (tmp_path / "stack.json").write_text("{")
+    assert runner.invoke(app, ["list", "--url", str(client.base_url), "--json"]).stdout == "[]\n"
+
+
+def test_wrong_commands() -> None:
+    for arguments in (["nonsense"], ["show"], ["list", "--limit", "0"], ["trials", "x", "--unheard"]):
+        assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_help_comes_at_once_and_brings_nothing_heavy() -> None:
+    code = (
+        "import sys, service.cli as cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+    )
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - begun < 5  # 0.15 s on an idle machine
+    assert "submit" in done.stdout
+    for heavy in ("ray", "mlflow", "torch", "sqlalchemy", "fastapi", "httpx", "pydantic"):
+        assert f"'{heavy}'" not in done.stderr
