@@ -156,6 +156,7 @@ def test_many_times_faster_than_image_by_image(fashion: Splits) -> None:
     ratio = min(alone, pooled) / batched
     print(
         f"\nEverything on {n} images of 28x28: {n / batched:,.0f} images/s batched "
-        f"on {torch.get_num_threads()} threads; image by image {n / alone:,.0f}, with {CORES} loader processes {n / pooled:,.0f}: {ratio:.1f} times faster"
+        f"on {torch.get_num_threads()} threads; image by image {n / alone:,.0f}, "
+        f"with {CORES} loader processes {n / pooled:,.0f}: {ratio:.1f} times faster"
     )
     assert ratio >= 8
