@@ -1,4 +1,7 @@
-"""Optimizers: every stock `torch.optim` optimizer that needs gradients alone.
+"""Optimizers: every stock `torch.optim` optimizer that can train a network of ours with gradients alone.
+
+Not LBFGS (evaluates the loss several times a step), SparseAdam (sparse gradients only), Muon (matrices only;
+it refuses the weights of convolutions).
 
 Each class names its torch class in `target` and turns itself into that class's keyword arguments.
 It must not import torch; `workers.build` resolves the target.
@@ -140,6 +143,24 @@ class Adadelta(OptimizerSpec):
     eps: Epsilon = 1e-6
 
 
+class Adafactor(OptimizerSpec):
+    """The second moment kept as row and column means, steps relative to the weights' size (Shazeer and Stern, 2018)."""
+
+    target: ClassVar[str] = "torch.optim:Adafactor"
+    kind: Literal["adafactor"] = "adafactor"
+    lr: Rate = 1e-2
+    beta2_decay: Searchable[Annotated[Number, Field(ge=-1, le=0)]] = Field(
+        -0.8, description="the second moment's decay at step t is 1 - t to this power"
+    )
+    clip_threshold: Searchable[Annotated[Number, Field(ge=1)]] = Field(
+        1.0, description="root mean square of a step above which it is scaled down"
+    )
+
+    def arguments(self) -> dict[str, Any]:
+        values = super().arguments()
+        return values | {"d": values.pop("clip_threshold")}
+
+
 class ASGD(OptimizerSpec):
     """Averaged stochastic gradient descent (Polyak and Juditsky, 1992)."""
 
@@ -151,7 +172,10 @@ class ASGD(OptimizerSpec):
 
 
 class Rprop(OptimizerSpec):
-    """Steps from the signs of gradients alone (Riedmiller and Braun, 1993); made for large batches."""
+    """Steps from the signs of gradients alone (Riedmiller and Braun, 1993); made for large batches.
+
+    `lr` is the first step of every weight; later steps follow the signs, whatever the scheduler says.
+    """
 
     target: ClassVar[str] = "torch.optim:Rprop"
     kind: Literal["rprop"] = "rprop"
@@ -172,5 +196,7 @@ class Rprop(OptimizerSpec):
 
 
 Optimizer = Annotated[
-    SGD | RMSProp | Adam | AdamW | NAdam | RAdam | Adamax | Adagrad | Adadelta | ASGD | Rprop, Discriminated, ByName
+    SGD | RMSProp | Adam | AdamW | NAdam | RAdam | Adamax | Adagrad | Adadelta | Adafactor | ASGD | Rprop,
+    Discriminated,
+    ByName,
 ]

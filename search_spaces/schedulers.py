@@ -53,7 +53,9 @@ class SchedulerSpec(Spec):
     monitors: ClassVar[bool] = False
 
     warmup_epochs: Searchable[Annotated[Number, Field(ge=0)]] = Field(
-        0.0, description="epochs over which the rate rises linearly from zero to its base, before anything else"
+        0.0,
+        description="epochs over which the rate rises linearly from zero to its base, before anything else; "
+        "the scheduler starts, where it starts, after them",
     )
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:

@@ -44,9 +44,9 @@ class Schedule:
         self._optimizer = optimizer
         self._base = base_lr
         self._done = 0
-        self._warmup = round(spec.warmup_epochs * batches_per_epoch)
         total = max_epochs * batches_per_epoch
-        if self._warmup >= total:
+        self._warmup = min(round(spec.warmup_epochs * batches_per_epoch), total - 1)
+        if spec.warmup_epochs >= max_epochs:
             raise ValueError(
                 f"warmup_epochs < max_epochs required, got warmup_epochs={spec.warmup_epochs}, max_epochs={max_epochs}"
             )

@@ -1,0 +1,116 @@
+"""How much of a bare PyTorch loop's speed a trial reaches on the CPU: the same model, data, threads and work.
+
+Run: python -m pytest tests/benchmarks/test_training_loop.py --override-ini addopts=--import-mode=importlib -s
+
+The bare loop is what a person writes by hand: normalized tensors in memory, a permutation, the stock
+optimizer, loss and accuracy summed, and an evaluation. Both take turns; the ratio is of the median epochs.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from search_spaces.experiment import ExperimentSpec, TrialSpec
+from workers.build import build_model, resolve_target
+from workers.training import Training
+
+FLOOR = 0.95
+
+
+def made_up(images: int, validation: int, side: int) -> Any:
+    """Grey noise of the real set's shape: speed does not look at the pictures."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (images + validation, 1, side, side), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (images + validation,), generator=generator)
+    return SimpleNamespace(
+        train_images=pixels[:images],
+        train_labels=labels[:images],
+        validation_images=pixels[images:],
+        validation_labels=labels[images:],
+        mean=torch.tensor([0.5]),
+        std=torch.tensor([0.3]),
+        classes=10,
+    )
+
+
+class Bare:
+    """The loop written by hand."""
+
+    def __init__(self, spec: TrialSpec, data: Any) -> None:
+        torch.manual_seed(0)
+        space = spec.hyperparameters
+        self.model = build_model(space.model, space.normalization, 1, 10, data.train_images.shape[-1])
+        self.optimizer = resolve_target(space.optimizer.target)(self.model.parameters(), **space.optimizer.arguments())
+        self.batch = space.batch_size
+        self.images = (data.train_images.float() / 255 - 0.5) / 0.3
+        self.labels = data.train_labels
+        self.validation = (data.validation_images.float() / 255 - 0.5) / 0.3, data.validation_labels
+
+    def run_epoch(self) -> None:
+        self.model.train()
+        order = torch.randperm(len(self.images))
+        loss_sum, correct = torch.zeros(()), torch.zeros(())
+        for start in range(0, len(order), self.batch):
+            chosen = order[start : start + self.batch]
+            images, labels = self.images[chosen], self.labels[chosen]
+            self.optimizer.zero_grad()
+            logits = self.model(images)
+            loss = functional.cross_entropy(logits, labels)
+            loss.backward()
+            self.optimizer.step()
+            loss_sum += loss.detach() * len(chosen)
+            correct += (logits.argmax(1) == labels).sum()
+        self.evaluate(self.model)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> float:
+        model.eval()
+        images, labels = self.validation
+        correct = 0.0
+        for start in range(0, len(images), 1024):
+            correct += (model(images[start : start + 1024]).argmax(1) == labels[start : start + 1024]).sum().item()
+        return correct / len(images)
+
+
+def seconds(loop: Any) -> float:
+    started = time.perf_counter()
+    loop.run_epoch()
+    return time.perf_counter() - started
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize(
+    ("name", "model", "shape", "batch", "rounds"),
+    [
+        ("digits, cnn of width 16", {"kind": "cnn", "width": 16, "depth": 2}, (1294, 144, 8), 64, 25),
+        ("28x28, resnet of depth 9", {"kind": "resnet", "width": 16, "depth": 9}, (2560, 256, 28), 128, 5),
+    ],
+)
+def test_epoch_against_a_bare_loop(
+    name: str, model: dict[str, Any], shape: tuple[int, int, int], batch: int, rounds: int, optimizer: str
+) -> None:
+    space = {"model": model, "batch_size": batch, "optimizer": optimizer}
+    spec = ExperimentSpec(name="benchmark", search_space=space, asha={"max_t": 1000}).bind({})
+    data = made_up(*shape)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ours, bare = Training(spec, data), Bare(spec, data)
+        seconds(ours), seconds(bare)
+        pairs = [(seconds(ours), seconds(bare)) for _ in range(rounds)]
+    finally:
+        torch.set_num_threads(before)
+    own, hand = (statistics.median(times) for times in zip(*pairs, strict=True))
+    print(
+        f"\n{name}, {optimizer}, 1 thread: ours {shape[0] / own:,.0f} images/s, bare {shape[0] / hand:,.0f} images/s, "
+        f"ratio {hand / own:.2f} (median of {rounds} epochs each, in turn)"
+    )
+    assert hand / own >= FLOOR
