@@ -215,7 +215,7 @@ def _note_best(session: Session, experiment: Experiment, heartbeat: Heartbeat) -
             Trial.experiment_id == experiment.id, Trial.best_value.is_not(None)
         )
         best = session.execute(query.order_by(order, Trial.trial).limit(1)).one_or_none()
-        experiment.best_trial, experiment.best_value = best.tuple() if best else (None, None)
+        experiment.best_trial, experiment.best_value = best if best else (None, None)
 
 
 def _digest(token: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from sqlalchemy import Row, func, select, tuple_
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from search_spaces.experiment import ExperimentSpec, Resources
@@ -186,7 +186,7 @@ def newest(
 def count_trials(session: Session, ids: list[str]) -> dict[str, dict[TrialState, int]]:
     """Trials by state, for each experiment."""
     counts: dict[str, dict[TrialState, int]] = {experiment_id: {} for experiment_id in ids}
-    rows: Iterable[Row[tuple[str, str, int]]] = session.execute(
+    rows = session.execute(
         select(Trial.experiment_id, Trial.state, func.count())
         .where(Trial.experiment_id.in_(ids))
         .group_by(Trial.experiment_id, Trial.state)

@@ -139,7 +139,7 @@ def _client(address: str, timeout_s: float) -> Any:
     """Ray's own client, which finds the token as Ray does, with a time limit that it lacks."""
     from ray.job_submission import JobSubmissionClient
 
-    class Client(JobSubmissionClient):  # type: ignore[misc]
+    class Client(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
             return super()._do_request(method, endpoint, **{"timeout": timeout_s, **options})
 

@@ -262,7 +262,7 @@ def _drivers(session: Session) -> list[Driver]:
             heard_at=attempt.last_heartbeat_at,
             stop_asked_at=experiment.stop_asked_at,
         )
-        for experiment, attempt in rows.tuples()
+        for experiment, attempt in rows
     ]
 
 
@@ -277,7 +277,7 @@ def _ended_trials(session: Session, ids: list[str]) -> dict[str, int]:
         .where(Trial.experiment_id.in_(ids), Trial.state.in_(TRIAL_ENDED))
         .group_by(Trial.experiment_id)
     )
-    return dict(row.tuple() for row in rows)
+    return dict(rows.all())
 
 
 def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:

@@ -44,7 +44,7 @@ def page(
     if after is not None:
         query = query.where(_behind(key, descending, *after))
     rows = session.execute(query.order_by(key.is_(None), order, Trial.trial).limit(limit))
-    return [row.tuple() for row in rows]
+    return [(trial, value) for trial, value in rows]
 
 
 def find(session: Session, experiment_id: str, trial: int) -> Trial:
@@ -66,7 +66,8 @@ def _key(name: str) -> ColumnElement[Any]:
         column: ColumnElement[Any] = getattr(Trial, name)
         return column
     if name in METRICS:
-        return Trial.metrics[name].as_float()
+        value: ColumnElement[Any] = Trial.metrics[name].as_float()
+        return value
     raise Invalid("trials cannot be sorted by this", [Problem("sort", unknown("sort key", name, SORTS), name)])
 
 

@@ -1,0 +1,80 @@
+"""Routes of trials: list, show, curves."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from pydantic import Field
+
+from search_spaces.protocol import TrialState
+from service import cursors, experiments, trials, views
+from service.attempts import LARGEST_NUMBER
+from service.errors import Invalid, NotFound, Unavailable
+from service.responses import problems
+from service.routes.experiments import ExperimentId
+from service.routes.parts import TEXT, Paging, Service
+from service.schemas import Curves, TrialPage, TrialView
+
+router = APIRouter(prefix="/experiments/{experiment_id}/trials", tags=["trials"])
+
+TrialNumber = Annotated[int, Path(ge=0, lt=LARGEST_NUMBER, description="counted from 0")]
+
+
+class Sorting(Paging):
+    sort: str = Field(
+        "trial",
+        max_length=64,
+        pattern=TEXT,
+        description=f"one of {', '.join(trials.SORTS)}; `-` before it for the largest first. No value comes last.",
+        examples=["-validation_accuracy"],
+    )
+    state: TrialState | None = None
+
+
+@router.get("", responses=problems(NotFound, Invalid))
+def list_trials(service: Service, experiment_id: ExperimentId, query: Annotated[Sorting, Query()]) -> TrialPage:
+    """The last known line of each trial, sorted by a field or by a metric of its last epoch."""
+    after = None
+    if query.cursor is not None:
+        sort, *after = cursors.decode(query.cursor, str, (str, int, float, type(None)), int)
+        if sort != query.sort:
+            cursors.refuse(query.cursor)
+    with service.database.read() as session:
+        experiment = experiments.find(session, experiment_id)
+        found = trials.page(
+            session,
+            experiment_id,
+            sort=query.sort,
+            state=query.state,
+            after=(after[0], after[1]) if after else None,
+            limit=query.limit + 1,
+        )
+    shown = found[: query.limit]
+    return TrialPage(
+        items=[views.trial(row, experiment.mlflow_experiment_id, service.results) for row, _ in shown],
+        next_cursor=(
+            cursors.encode([query.sort, trials.sort_value(shown[-1][1]), shown[-1][0].trial])
+            if len(found) > query.limit
+            else None
+        ),
+    )
+
+
+@router.get("/{trial}", responses=problems(NotFound))
+def show_trial(service: Service, experiment_id: ExperimentId, trial: TrialNumber) -> TrialView:
+    """The last known line of one trial."""
+    with service.database.read() as session:
+        experiment = experiments.find(session, experiment_id)
+        row = trials.find(session, experiment_id, trial)
+    return views.trial(row, experiment.mlflow_experiment_id, service.results)
+
+
+@router.get("/{trial}/curves", responses=problems(NotFound, Unavailable))
+def show_curves(service: Service, experiment_id: ExperimentId, trial: TrialNumber) -> Curves:
+    """Every metric of one trial by epoch, read from MLflow. 503 while MLflow is away."""
+    with service.database.read() as session:
+        row = trials.find(session, experiment_id, trial)
+    if row.mlflow_run_id is None:
+        raise NotFound(f"trial {trial} of experiment {experiment_id} has no curve yet")
+    return Curves(trial=trial, mlflow_run_id=row.mlflow_run_id, metrics=service.results.curves(row.mlflow_run_id))

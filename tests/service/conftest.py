@@ -1,0 +1,125 @@
+"""A real SQLite file, the real application on a real port, and a cluster held in memory in place of Ray."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from search_spaces.protocol import Launch
+from service.allocation import Cluster, Node
+from service.app import create_app
+from service.context import Context
+from service.launcher import JobStatus, RayUnreachable
+from service.reconciler import Reconciler
+from service.settings import Settings
+
+
+class MemoryLauncher:
+    """Ray as the reconciler sees it: jobs by id, nodes, and an `away` switch."""
+
+    def __init__(self) -> None:
+        self.nodes = Cluster((Node("small", cpus=2), Node("large", cpus=8, gpus=2)))
+        self.away = False
+        self.full_disk = False
+        self.jobs: dict[str, JobStatus] = {}
+        self.launches: dict[str, Launch] = {}
+        self.specs: dict[str, dict[str, Any]] = {}
+        self.stopped: list[str] = []
+        self.printed: dict[str, str] = {}
+
+    def warm(self) -> None:
+        pass
+
+    def prepare(self, launch: Launch, spec: dict[str, Any]) -> None:
+        if self.full_disk:
+            raise OSError(28, "No space left on device")
+        self.launches[launch.attempt_id], self.specs[launch.attempt_id] = launch, spec
+
+    def launch(self, launch: Launch) -> None:
+        self._check()
+        self.jobs[launch.attempt_id] = JobStatus.RUNNING
+
+    def status(self, attempt_id: str) -> JobStatus:
+        self._check()
+        return self.jobs.get(attempt_id, JobStatus.UNKNOWN)
+
+    def stop(self, attempt_id: str) -> None:
+        self._check()
+        self.stopped.append(attempt_id)
+
+    def logs(self, attempt_id: str) -> str:
+        self._check()
+        return self.printed.get(attempt_id, "")
+
+    def cluster(self) -> Cluster:
+        self._check()
+        return self.nodes
+
+    def _check(self) -> None:
+        if self.away:
+            raise RayUnreachable("connection refused")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, reconcile=False, mlflow_tracking_uri="http://127.0.0.1:9", mlflow_timeout_s=2)
+
+
+@pytest.fixture
+def launcher() -> MemoryLauncher:
+    return MemoryLauncher()
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[httpx.Client]:
+    """The application on a free port of this machine, and a client of it."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+    up = threading.Event()
+    startup = server.startup
+
+    async def announce(**options: Any) -> None:
+        await startup(**options)
+        up.set()
+
+    server.startup = announce  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        if not up.wait(20):
+            raise TimeoutError("the application did not start")
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def app(settings: Settings, launcher: MemoryLauncher) -> FastAPI:
+    return create_app(settings, launcher)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[httpx.Client]:
+    with serving(app) as client:
+        yield client
+
+
+@pytest.fixture
+def context(app: FastAPI, client: httpx.Client) -> Context:
+    found: Context = app.state.context
+    return found
+
+
+@pytest.fixture
+def reconciler(context: Context) -> Reconciler:
+    return Reconciler(context)
