@@ -181,7 +181,8 @@ def trials(
         if as_json:
             _print_models(found)
         else:
-            _console().print(leaderboard(found, view.metric))
+            console = _console()
+            console.print(leaderboard(found, view.metric, console.width))
 
 
 @app.command()

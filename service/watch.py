@@ -6,7 +6,7 @@ Owns how experiments and trials look as text. It knows the SDK alone, and must n
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -22,8 +22,8 @@ from service.experiments import State
 from service.schemas import Curves, ExperimentSummary, ExperimentView, TrialView
 
 ROWS = 10
-#: Parameters shown beside each other; a terminal holds no more.
-COLUMNS = 5
+#: Columns of text that a leaderboard takes before its parameters.
+FIXED_WIDTH = len("trial  EARLY_STOPPED  epoch  accuracy")
 COLORS = {
     "RUNNING": "cyan",
     "COMPLETED": "green",
@@ -40,14 +40,14 @@ def watch(client: Rung, experiment_id: str, console: Console, interval_s: float 
     return show(client, experiment_id, console, interval_s)
 
 
-def leaderboard(trials: Sequence[TrialView], metric: str) -> Table:
-    """Trials in the order given, with the parameters in which they differ."""
+def leaderboard(trials: Sequence[TrialView], metric: str, width: int) -> Table:
+    """Trials in the order given, with as many of the parameters in which they differ as `width` columns hold."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    names = differing(trials)
+    names = _fitting(differing(trials), trials, width - FIXED_WIDTH)
     for heading in ("trial", "state", "epoch", metric.removeprefix("validation_")):
         table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
     for name in names:
-        table.add_column(_short(name, names), overflow="ellipsis", no_wrap=True)
+        table.add_column(_short(name, names), no_wrap=True)
     for trial in trials:
         values = [_figure(trial.parameters.get(name, NOT_APPLICABLE)) for name in names]
         state = Text(trial.state, style=COLORS.get(trial.state, ""))
@@ -105,13 +105,11 @@ def ranked(view: ExperimentSummary) -> str:
 
 
 def differing(trials: Sequence[TrialView]) -> list[str]:
-    """Names of the parameters that are not the same in all trials, at most COLUMNS of them."""
+    """Names of the parameters that are not the same in all trials: the optimizer and its rate, then other kinds."""
     names = sorted({name for trial in trials for name in trial.parameters})
     varied = [name for name in names if len({trial.parameters.get(name, NOT_APPLICABLE) for trial in trials}) > 1]
-    kinds = [name for name in varied if name.endswith(".kind")]
-    rates = [name for name in varied if name.endswith(".lr")]
-    rest = [name for name in varied if name not in {*kinds, *rates}]
-    return [*kinds, *rates, *rest][:COLUMNS]
+    first = ("optimizer.kind", "optimizer.lr")
+    return sorted(varied, key=lambda name: (name not in first, not name.endswith(".kind"), name))
 
 
 def _lines(client: Rung, experiment_id: str, console: Console, interval_s: float) -> ExperimentView:
@@ -135,7 +133,7 @@ def _line(view: ExperimentView) -> str:
 def _live(client: Rung, experiment_id: str, console: Console, interval_s: float) -> ExperimentView:
     with Live(console=console, refresh_per_second=4, transient=False) as live:
         for view in client.watch(experiment_id, interval_s):
-            live.update(_picture(view, _best(client, view)))
+            live.update(_picture(view, _best(client, view), console.width))
     return view
 
 
@@ -145,21 +143,26 @@ def _best(client: Rung, view: ExperimentView) -> list[TrialView]:
     return []
 
 
-def _picture(view: ExperimentView, trials: Sequence[TrialView]) -> RenderableType:
-    return Group(*_parts(view, trials))
-
-
-def _parts(view: ExperimentView, trials: Sequence[TrialView]) -> Iterator[RenderableType]:
-    bar = Table.grid(padding=(0, 1))
-    bar.add_row(
-        Text(view.name, style="bold"),
-        ProgressBar(total=view.num_samples, completed=ended(view), width=40),
-        Text(_line(view)),
-    )
-    yield bar
+def _picture(view: ExperimentView, trials: Sequence[TrialView], width: int) -> RenderableType:
+    parts: list[RenderableType] = [
+        Text(f"{view.name}  {_line(view)}", style="bold", no_wrap=True, overflow="ellipsis"),
+        ProgressBar(total=view.num_samples, completed=ended(view), width=min(width, 80)),
+    ]
     if trials:
-        yield Text()
-        yield leaderboard(trials, view.metric)
+        parts += [Text(), leaderboard(trials, view.metric, width)]
+    return Group(*parts)
+
+
+def _fitting(names: Sequence[str], trials: Sequence[TrialView], width: int) -> list[str]:
+    """The first names whose columns fit side by side."""
+    fitting: list[str] = []
+    for name in names:
+        cells = [_figure(trial.parameters.get(name, NOT_APPLICABLE)) for trial in trials]
+        width -= 2 + max(len(cell) for cell in [_short(name, names), *cells])
+        if width < 0:
+            break
+        fitting.append(name)
+    return fitting
 
 
 def _short(name: str, names: Sequence[str]) -> str:
