@@ -6,6 +6,7 @@ The page holds plotly.js itself and opens without a network. What the pictures m
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +56,12 @@ def curves(
     """A small panel for each (title, (x, y)), all on the same scales."""
     columns, rows = _grid(len(panels), 4)
     figure, axes = _figure(columns, rows, caption, (3.1, 2.4))
-    page = _page(columns, rows, [title for title, _ in panels], caption, 260)
+    titles = ["<br>".join(textwrap.wrap(title, 38)) for title, _ in panels]
+    page = _page(columns, rows, titles, caption, 260)
     top = 1.05 * max(max(y) for _, (_, y) in panels)
     for number, (title, (x, y)) in enumerate(panels):
         axes[number].plot(x, y, color=LINE, linewidth=1.6)
-        axes[number].set_title(title, fontsize=9)
+        axes[number].set_title(textwrap.fill(title, 38), fontsize=9)
         axes[number].set_ylim(0, top)
         axes[number].grid(alpha=0.3)
         axes[number].set_xlabel(across, fontsize=8)
@@ -176,7 +178,9 @@ def sheet(picture: NDArray[np.uint8], names: Sequence[str], columns: int, captio
     figure.suptitle(caption, fontsize=9, wrap=True)
     page = go.Figure(go.Image(z=picture))
     page.add_vline(x=width / columns, line_color=END)
-    page.update_layout(title={"text": caption, "font": {"size": 13}}, height=max(400, height + 160))
+    page.update_layout(
+        title={"text": caption.replace("\n", "<br>"), "font": {"size": 13}}, height=max(400, height + 160)
+    )
     page.update_yaxes(tickvals=centres, ticktext=list(names))
     page.update_xaxes(tickvals=[width / columns / 2], ticktext=["original"])
     return _write(figure, page, stem)

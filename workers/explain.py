@@ -34,10 +34,10 @@ RACERS: tuple[tuple[str, OptimizerSpec], ...] = (
     ("gradient descent", SGD(lr=1e-3, momentum=0.0, nesterov=False)),
     ("momentum", SGD(lr=1e-3, momentum=0.9, nesterov=False)),
     ("Nesterov momentum", SGD(lr=1e-3, momentum=0.9, nesterov=True)),
-    ("RMSProp", RMSProp(lr=5e-3)),
-    ("Adam", Adam(lr=5e-2)),
-    ("NAdam", NAdam(lr=5e-2)),
-    ("Adagrad", Adagrad(lr=0.3)),
+    ("RMSProp", RMSProp(lr=2e-2)),
+    ("Adam", Adam(lr=2e-1)),
+    ("NAdam", NAdam(lr=2e-1)),
+    ("Adagrad", Adagrad(lr=0.8)),
 )
 
 
@@ -90,11 +90,14 @@ def augmentation(spec: AugmentationSpec, splits: Splits, out: Path, rows: int = 
         changed, _ = mixup(changed, functional.one_hot(labels, splits.classes).float(), spec.mixup_alpha, generator)
     names = [splits.class_names[int(splits.train_labels[index])] for index in chosen]
     on = [f"{name} {value:g}" for name, value in spec.model_dump().items() if value]
+    caption = f"Original, then {copies} draws: {', '.join(on) or 'nothing is changed'}"
+    if spec.mixup_alpha:
+        caption += "\n(mixup may give most of a picture, and of its label, to another image)"
     return drawing.sheet(
         _sheet(originals, changed.reshape(len(chosen), copies, *changed.shape[1:])),
         names,
         copies + 1,
-        f"Original, then {copies} draws: {', '.join(on) or 'nothing is changed'}",
+        caption,
         out / "augmentation",
     )
 
