@@ -1,0 +1,186 @@
+"""Networks: shapes, capacity, position of the normalization, first weights, torchvision's and plugins' models."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import EntryPoint
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models as torchvision_models
+
+from search_spaces.models import CNN, VGG, Model, PluginModel, ResNet, TorchvisionModel, TorchvisionName
+from search_spaces.normalization import Batch, Layer, Normalization
+from search_spaces.spec import kinds, members
+from workers.build import BUILDERS, build_model
+from workers.models import adapted, plugins
+
+OURS = [CNN(hidden=32), VGG(width=8, hidden=32), *(ResNet(width=8, depth=depth) for depth in (8, 9, 18, 20))]
+
+
+def weighted(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+    return [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+def test_every_member_has_a_builder() -> None:
+    assert set(BUILDERS) == set(members(Model))
+
+
+@pytest.mark.parametrize("normalization", kinds(Normalization))
+@pytest.mark.parametrize("spec", OURS, ids=lambda spec: f"{spec.kind}{spec.depth}")
+@pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 32), (1, 28)])
+def test_all_of_ours_fit_all_normalizations_and_images(spec: Any, normalization: str, channels: int, side: int) -> None:
+    model = build_model(spec, kinds(Normalization)[normalization](), channels, 7, side)
+    logits = model(torch.rand(2, channels, side, side))
+    assert logits.shape == (2, 7)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("spec", OURS, ids=lambda spec: f"{spec.kind}{spec.depth}")
+def test_normalization_follows_every_convolution_and_hidden_linear_layer(spec: Any) -> None:
+    """Walked in the order of execution, so that what comes next is what is applied next."""
+    model = build_model(spec, Batch(), 1, 10, 16)
+    order: list[nn.Module] = []
+    for module in model.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda m, _inputs, _outputs: order.append(m))
+    model(torch.rand(4, 1, 16, 16))
+    weights = [i for i, module in enumerate(order) if isinstance(module, nn.Conv2d | nn.Linear)]
+    *inner, head = weights
+    assert all(isinstance(order[i + 1], nn.BatchNorm2d | nn.BatchNorm1d) for i in inner)
+    assert all(order[i].bias is None for i in inner)
+    assert isinstance(order[head], nn.Linear)
+    assert head == len(order) - 1
+    bare = build_model(spec, kinds(Normalization)["none"](), 1, 10, 16)
+    assert all(layer.bias is not None for layer in weighted(bare))
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) for module in bare.modules())
+
+
+@pytest.mark.parametrize("depth", [8, 9, 14, 18, 20, 32, 44, 56, 110])
+def test_depth_of_a_residual_network_counts_its_weighted_layers(depth: int) -> None:
+    model = build_model(ResNet(width=2, depth=depth), Batch(), 3, 10, 32)
+    counted = [m for m in weighted(model) if not (isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1))]
+    assert len(counted) == (9 if depth == 9 else depth)
+
+
+@pytest.mark.parametrize("build", [lambda w: CNN(width=w), lambda w: VGG(width=w), lambda w: ResNet(width=w)])
+def test_a_wider_network_has_more_weights(build: Any) -> None:
+    sizes = [sum(p.numel() for p in build_model(build(w), Batch(), 1, 10, 28).parameters()) for w in (4, 8, 16)]
+    assert sizes == sorted(set(sizes))
+
+
+def test_depth_and_hidden_features_and_dropout_reach_the_network() -> None:
+    model = build_model(CNN(depth=4, hidden=50, dropout=0.3), Batch(), 1, 10, 28)
+    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) == 4
+    assert [m.out_features for m in model.modules() if isinstance(m, nn.Linear)] == [50, 10]
+    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.3]
+
+
+@pytest.mark.parametrize("spec", [CNN(width=64, hidden=512), VGG(width=64), ResNet(width=64)])
+def test_kaiming_gives_each_weight_the_variance_two_over_fan_in(spec: Any) -> None:
+    torch.manual_seed(0)
+    *inner, head = weighted(build_model(spec, Batch(), 3, 10, 32))
+    for layer in inner:
+        fan_in = layer.weight[0].numel()
+        assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / fan_in), rel=0.1)
+    assert head.weight.std().item() == pytest.approx(math.sqrt(1 / head.weight.shape[1]), rel=0.1)
+    assert head.bias is not None
+    assert not head.bias.any()
+
+
+@pytest.mark.parametrize("normalization", kinds(Normalization))
+@pytest.mark.parametrize("depth", [9, 20])
+def test_residual_branches_start_at_zero_on_request(normalization: str, depth: int) -> None:
+    def branch_outputs(zero: bool) -> list[float]:
+        spec = ResNet(width=8, depth=depth, zero_init_residual=zero)
+        model = build_model(spec, kinds(Normalization)[normalization](), 1, 10, 16)
+        seen: list[float] = []
+        for name, module in model.named_modules():
+            if name.endswith("last_normalization"):
+                module.register_forward_hook(lambda _m, _i, out: seen.append(out.abs().max().item()))
+        model(torch.rand(4, 1, 16, 16))
+        return seen
+
+    assert set(branch_outputs(True)) == {0.0}
+    assert min(branch_outputs(False)) > 0
+
+
+def test_torchs_own_initialization_on_request() -> None:
+    torch.manual_seed(3)
+    model = build_model(CNN(initialization="torch", depth=1), Batch(), 1, 10, 8)
+    torch.manual_seed(3)
+    assert torch.equal(weighted(model)[0].weight, nn.Conv2d(1, 16, 3, bias=False).weight)
+
+
+def test_the_list_of_torchvision_models_is_the_installed_one() -> None:
+    assert list(get_args(TorchvisionName)) == torchvision_models.list_models(module=torchvision_models)
+    assert all(adapted.family_of(name) for name in get_args(TorchvisionName))
+
+
+ONE_OF_EACH_FAMILY = ["densenet121", "efficientnet_b0", "googlenet", "mnasnet0_5", "mobilenet_v3_small"]
+ONE_OF_EACH_FAMILY += ["regnet_x_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1"]
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+@pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 32)])
+def test_torchvision_models_take_small_and_grey_images(name: str, channels: int, side: int) -> None:
+    model = build_model(TorchvisionModel(name=name), Batch(), channels, 5, side)
+    assert model(torch.rand(2, channels, side, side)).shape == (2, 5)
+
+
+META_ONLY = ["alexnet", "convnext_tiny", "inception_v3", "maxvit_t", "swin_t", "swin_v2_t", "vgg11", "vgg11_bn"]
+META_ONLY += ["vit_b_16", "vit_b_32", "wide_resnet50_2", "resnext50_32x4d"]
+
+
+@pytest.mark.parametrize("name", META_ONLY)
+def test_shapes_of_the_large_torchvision_models(name: str) -> None:
+    """On the meta device: shapes alone, nothing is computed."""
+    with torch.device("meta"):
+        for channels, side in ((1, 8), (3, 48)):
+            model = build_model(TorchvisionModel(name=name), Batch(), channels, 5, side)
+            assert model(torch.empty(2, channels, side, side)).shape == (2, 5)
+
+
+def test_the_stem_of_a_large_image_stays_and_a_small_ones_is_gentler() -> None:
+    small = build_model(TorchvisionModel(name="resnet18"), Batch(), 3, 10, 32)
+    large = build_model(TorchvisionModel(name="resnet18"), Batch(), 3, 10, 224)
+    assert (small.conv1.kernel_size, small.conv1.stride) == ((3, 3), (1, 1))
+    assert isinstance(small.maxpool, nn.Identity)
+    assert (large.conv1.kernel_size, large.conv1.stride) == ((7, 7), (2, 2))
+
+
+def test_torchvision_models_refuse_a_normalization_that_is_not_theirs() -> None:
+    with pytest.raises(ValueError, match="keeps its own normalization"):
+        build_model(TorchvisionModel(), Layer(), 3, 10, 32)
+
+
+def tiny(normalizer: Any, channels: int, classes: int, image_size: int, width: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, bias=normalizer.bias),
+        normalizer.image(width),
+        nn.Flatten(),
+        nn.Linear(width * (image_size - 2) ** 2, classes),
+    )
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint(name="tiny", value="made_up:tiny", group=plugins.GROUP)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: tiny if self.name == "tiny" else None)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == plugins.GROUP else [])
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_installed_plugin_builds_with_its_arguments() -> None:
+    model = build_model(PluginModel(name="tiny", arguments={"width": 4}), Layer(), 1, 3, 8)
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+    assert isinstance(model[1], nn.GroupNorm)
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_unknown_plugin_names_those_installed() -> None:
+    with pytest.raises(LookupError, match=r"no model plugin huge installed; group rung\.models has \['tiny'\]"):
+        build_model(PluginModel(name="huge"), Batch(), 1, 3, 8)

@@ -1,0 +1,341 @@
+"""The training loop: what is seen, what is measured, what is repeated bit for bit, what happens when it explodes."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search_spaces.experiment import ExperimentSpec, TrialSpec
+from search_spaces.protocol import METRICS
+from workers import pixels
+from workers.data import Splits
+from workers.pixels import Pixels
+from workers.training import Training
+
+CLASSES = 4
+
+
+def never() -> tuple[Tensor, Tensor]:
+    raise AssertionError("training asked for the test set")
+
+
+def splits(train: int = 150, validation: int = 40, channels: int = 1, side: int = 8) -> Splits:
+    """Noisy copies of one pattern per class: learnt within a few epochs."""
+    generator = torch.Generator().manual_seed(1)
+    patterns = torch.randint(0, 256, (CLASSES, channels, side, side), generator=generator)
+    labels = torch.arange(train + validation) % CLASSES
+    noise = torch.randint(0, 256, (train + validation, channels, side, side), generator=generator)
+    images = ((2 * patterns[labels] + noise) // 3).to(torch.uint8)
+    unit = images[:train].double() / 255
+    return Splits(
+        train_images=images[:train],
+        train_labels=labels[:train],
+        validation_images=images[train:],
+        validation_labels=labels[train:],
+        mean=unit.mean((0, 2, 3)).float(),
+        std=unit.std((0, 2, 3)).float(),
+        classes=CLASSES,
+        class_names=tuple("abcd"),
+        load_test=never,
+    )
+
+
+def trial(max_epochs: int = 4, objective: str = "validation_accuracy", **space: Any) -> TrialSpec:
+    space = {"batch_size": 32, "model": {"kind": "cnn", "width": 4, "depth": 1}} | space
+    experiment = ExperimentSpec(
+        name="t", search_space=space, asha={"max_t": max_epochs}, objective={"metric": objective}, seed=5
+    )
+    return experiment.bind({})
+
+
+TIMES = {"epoch_seconds", "images_per_second"}
+
+
+def curve(training: Training, epochs: int) -> list[dict[str, float]]:
+    """Metrics of further epochs without what a clock says."""
+    return [{k: v for k, v in training.run_epoch().items() if k not in TIMES} for _ in range(epochs)]
+
+
+RANDOM_ALL_OVER = {
+    "model": {"kind": "cnn", "width": 4, "depth": 1, "hidden": 16, "dropout": 0.3},
+    "augmentation": {"crop_padding": 1, "rotation": 10, "brightness": 0.2, "mixup_alpha": 0.3},
+    "scheduler": {"kind": "plateau", "patience": 0, "warmup_epochs": 1},
+    "label_smoothing": 0.1,
+    "gradient_clip_norm": 1.0,
+}
+
+
+class Recorder(nn.Module):
+    """Remembers the images that a model is trained on, and the sizes of its batches."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.seen = model, []
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(images.clone())
+        logits: Tensor = self.model(images)
+        return logits
+
+
+def recorded(training: Training) -> Recorder:
+    recorder = Recorder(training.model)
+    training.model = training._network = recorder
+    return recorder
+
+
+def test_every_image_is_seen_once_an_epoch_in_another_order_the_last_short_batch_included() -> None:
+    data = splits(train=150)
+    training = Training(trial(input_normalization=False), data)
+    recorder = recorded(training)
+    training.run_epoch()
+    first, recorder.seen = recorder.seen, []
+    training.run_epoch()
+    assert [len(batch) for batch in first] == [32, 32, 32, 32, 22]
+    orders = []
+    for batches in (first, recorder.seen):
+        flat = (torch.cat(batches) * 255).round().to(torch.uint8).flatten(1)
+        keys = [bytes(row.tolist()) for row in flat]
+        assert sorted(keys) == sorted(bytes(row.tolist()) for row in data.train_images.flatten(1))
+        orders.append(keys)
+    assert orders[0] != orders[1]
+
+
+def test_input_is_normalized_by_the_figures_of_the_training_split_alone() -> None:
+    data = splits()
+    training = Training(trial(), data)
+    recorder = recorded(training)
+    training.run_epoch()
+    seen = torch.cat(recorder.seen).double()
+    assert seen.mean().item() == pytest.approx(0, abs=1e-5)
+    assert seen.std().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("space", [{}, RANDOM_ALL_OVER, {"augmentation": {"mixup_alpha": 0.2}}])
+def test_metrics_are_those_of_the_protocol_and_the_signals(space: dict[str, Any]) -> None:
+    metrics = Training(trial(**space), splits()).run_epoch()
+    signals = {"weight_norm", "update_ratio", "nonfinite_steps", "epoch"}
+    distorted = {"clean_train_accuracy"} if space else set()
+    assert set(metrics) == set(METRICS) | signals | distorted
+    fitted = metrics.get("clean_train_accuracy", metrics["train_accuracy"])
+    assert metrics["generalization_gap"] == fitted - metrics["validation_accuracy"]
+    assert metrics["nonfinite_steps"] == 0
+    assert metrics["epoch"] == 1
+
+
+def test_an_epoch_is_what_a_loop_written_by_hand_computes() -> None:
+    """SGD without momentum on a linear-ish network, batch by batch, in the recorded order."""
+    data = splits()
+    spec = trial(
+        optimizer={"kind": "sgd", "lr": 0.05, "momentum": 0.0, "nesterov": False},
+        normalization="none",
+        scheduler="constant",
+        gradient_clip_norm=0.5,
+    )
+    training, twin = Training(spec, data), Training(spec, data)
+    recorder = recorded(training)
+    metrics = training.run_epoch()
+    lookup = {bytes(image.numpy().tobytes()): i for i, image in enumerate(twin._images.inputs(torch.arange(150)))}
+    order = [lookup[bytes(image.numpy().tobytes())] for batch in recorder.seen for image in batch]
+    losses, norms, hits, before = [], [], [], []
+    for start in range(0, 150, 32):
+        chosen = torch.tensor(order[start : start + 32])
+        before = [p.detach().clone() for p in twin.model.parameters()]
+        twin.model.zero_grad()
+        logits = twin.model(twin._images.inputs(chosen))
+        loss = functional.cross_entropy(logits, data.train_labels[chosen])
+        loss.backward()
+        norm = math.sqrt(sum(float(p.grad.double().square().sum()) for p in twin.model.parameters()))
+        with torch.no_grad():
+            for p in twin.model.parameters():
+                p -= 0.05 * p.grad * min(1.0, 0.5 / norm)
+        losses += [float(loss.detach())] * len(chosen)
+        norms.append(norm)
+        hits += (logits.argmax(1) == data.train_labels[chosen]).tolist()
+    after = [p.detach() for p in twin.model.parameters()]
+    size = math.sqrt(sum(float(p.square().sum()) for p in after))
+    old = math.sqrt(sum(float(p.square().sum()) for p in before))
+    moved = math.sqrt(sum(float((p - q).square().sum()) for p, q in zip(after, before, strict=True)))
+    assert metrics["train_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert metrics["train_accuracy"] == pytest.approx(np.mean(hits))
+    assert metrics["grad_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
+    assert metrics["weight_norm"] == pytest.approx(size, rel=1e-5)
+    assert metrics["update_ratio"] == pytest.approx(moved / old, rel=1e-3)
+    assert min(norms) > 0.5, "clipping was not at work"
+
+
+def test_evaluation_is_that_of_the_exported_classifier_for_bytes_and_floats() -> None:
+    data = splits()
+    training = Training(trial(), data)
+    metrics = curve(training, 2)[-1]
+    classifier = training.classifier()
+    with torch.no_grad():
+        logits = classifier(data.validation_images)
+        assert torch.equal(logits, classifier(data.validation_images.float()))
+    loss = float(functional.cross_entropy(logits, data.validation_labels))
+    accuracy = float((logits.argmax(1) == data.validation_labels).float().mean())
+    assert metrics["validation_loss"] == pytest.approx(loss, rel=1e-6)
+    assert metrics["validation_accuracy"] == pytest.approx(accuracy)
+    again = training.evaluate(data.validation_images, data.validation_labels)
+    assert again == (metrics["validation_loss"], metrics["validation_accuracy"])
+    assert not classifier.training
+    assert logits.dtype == torch.float32
+
+
+def test_exporting_does_not_disturb_the_trial() -> None:
+    one, two = Training(trial(), splits()), Training(trial(), splits())
+    curve(one, 1)
+    curve(two, 1)
+    one.classifier()(splits().validation_images)
+    one.evaluate(splits().validation_images, splits().validation_labels)
+    assert curve(one, 2) == curve(two, 2)
+
+
+@pytest.mark.parametrize("space", [{}, RANDOM_ALL_OVER], ids=["plain", "random"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "nadam", "adafactor"])
+def test_equal_spec_and_seed_give_bit_equal_curves_whatever_the_global_generator(
+    space: dict[str, Any], optimizer: str
+) -> None:
+    spec = trial(**space, optimizer=optimizer)
+    torch.manual_seed(1)
+    one = curve(Training(spec, splits()), 3)
+    torch.manual_seed(2)
+    torch.rand(7)
+    two = curve(Training(spec, splits()), 3)
+    assert one == two
+    other = spec.model_copy(update={"seed": spec.seed + 1})
+    assert curve(Training(other, splits()), 1) != one[:1]
+
+
+def test_the_global_generator_is_left_as_it_was() -> None:
+    before = torch.random.get_rng_state()
+    Training(trial(**RANDOM_ALL_OVER), splits()).run_epoch()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rprop", "asgd"])
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_going_on_from_a_checkpoint_is_bit_equal_to_never_having_stopped(optimizer: str, stop: int) -> None:
+    spec = trial(max_epochs=5, **RANDOM_ALL_OVER, optimizer=optimizer)
+    whole = curve(Training(spec, splits()), 5)
+    first = Training(spec, splits())
+    before = curve(first, stop)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = Training(spec, splits())
+    second.load_state_dict(torch.load(file, weights_only=False))
+    assert (second.epoch, second.best_value, second.best_epoch) == (first.epoch, first.best_value, first.best_epoch)
+    assert before + curve(second, 5 - stop) == whole
+
+
+def test_a_checkpoint_is_a_copy() -> None:
+    spec = trial(max_epochs=3)
+    first, second = Training(spec, splits()), Training(spec, splits())
+    first.run_epoch()
+    state = first.state_dict()
+    rest = curve(first, 2)
+    second.load_state_dict(state)
+    assert curve(second, 2) == rest
+
+
+def test_an_exploding_trial_is_diverged_and_raises_nothing() -> None:
+    spec = trial(
+        max_epochs=6, optimizer={"kind": "sgd", "lr": 100.0}, normalization="none", model={"kind": "vgg", "width": 8}
+    )
+    training = Training(spec, splits())
+    metrics = curve(training, 4)
+    assert training.diverged
+    assert not math.isfinite(metrics[-1]["train_loss"])
+    assert metrics[-1]["nonfinite_steps"] == 1
+    assert training.best_value is None or math.isfinite(training.best_value)
+    again = Training(spec, splits())
+    again.load_state_dict(training.state_dict())
+    assert again.diverged
+
+
+@pytest.mark.parametrize("objective", ["validation_accuracy", "validation_loss"])
+def test_the_best_value_is_the_best_of_the_curve(objective: str) -> None:
+    training = Training(trial(max_epochs=6, objective=objective), splits())
+    values = [metrics[objective] for metrics in curve(training, 6)]
+    best = max(values) if objective == "validation_accuracy" else min(values)
+    assert training.best_value == best
+    assert training.best_epoch == values.index(best) + 1
+
+
+@pytest.mark.parametrize("normalization", ["batch", "layer", "instance", "group", "none"])
+def test_a_last_batch_of_one_image_is_trained_on(normalization: str) -> None:
+    model = {"kind": "cnn", "width": 8, "depth": 1, "hidden": 16}
+    training = Training(trial(normalization=normalization, model=model), splits(train=33))
+    assert all(math.isfinite(value) for value in training.run_epoch().values())
+
+
+def test_it_learns() -> None:
+    training = Training(trial(max_epochs=8, optimizer={"kind": "adam", "lr": 0.01}), splits())
+    metrics = curve(training, 8)
+    assert metrics[-1]["validation_accuracy"] >= 0.95
+    assert metrics[-1]["train_loss"] < metrics[0]["train_loss"] / 2
+
+
+def test_the_rate_logged_is_that_of_the_last_batch() -> None:
+    spec = trial(max_epochs=4, optimizer={"kind": "sgd", "lr": 0.1}, scheduler={"kind": "cosine", "warmup_epochs": 1})
+    rates = [metrics["lr"] for metrics in curve(Training(spec, splits()), 4)]
+    batches = 5
+    cosine = [0.05 * (1 + math.cos(math.pi * (k * batches - 1) / (3 * batches))) for k in (1, 2, 3)]
+    assert rates == pytest.approx([0.1, *cosine])
+
+
+def test_label_smoothing_counts_in_training_and_not_in_validation() -> None:
+    plain, smooth = (Training(trial(label_smoothing=value), splits()) for value in (0.0, 0.2))
+    data = splits()
+    assert plain.evaluate(data.validation_images, data.validation_labels) == smooth.evaluate(
+        data.validation_images, data.validation_labels
+    )
+    assert plain.run_epoch()["train_loss"] != smooth.run_epoch()["train_loss"]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_pixels_are_the_same_ready_or_batch_by_batch(monkeypatch: pytest.MonkeyPatch, channels_last: bool) -> None:
+    data, cpu = splits(channels=3), torch.device("cpu")
+    mean, std = data.mean.reshape(1, -1, 1, 1), data.std.reshape(1, -1, 1, 1)
+    ready = Pixels(data.train_images, mean, std, cpu, channels_last=channels_last)
+    monkeypatch.setattr(pixels, "READY_BYTES", 0)
+    lazy = Pixels(data.train_images, mean, std, cpu, channels_last=channels_last)
+    chosen = torch.tensor([3, 1, 7])
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    for one in (ready, lazy):
+        assert one.inputs(chosen).is_contiguous(memory_format=memory)
+    assert torch.equal(ready.inputs(chosen), lazy.inputs(chosen))
+    assert torch.equal(ready.inputs_between(2, 5), lazy.inputs_between(2, 5))
+    assert torch.equal(ready.inputs(chosen), ready.normalized(ready.unit(chosen)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_an_epoch_on_a_gpu_does_not_wait_within(precision: str) -> None:
+    spec = trial(**RANDOM_ALL_OVER)
+    spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"precision": precision})})
+    training = Training(spec, splits(), "cuda")
+    training.run_epoch()
+    original = torch.Tensor.cpu
+
+    def allowed(tensor: Tensor) -> Tensor:
+        torch.cuda.set_sync_debug_mode("default")
+        return original(tensor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "cpu", allowed)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            training._train()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
