@@ -36,8 +36,8 @@ RACERS: tuple[tuple[str, OptimizerSpec], ...] = (
     ("Nesterov momentum", SGD(lr=1e-3, momentum=0.9, nesterov=True)),
     ("RMSProp", RMSProp(lr=2e-2)),
     ("Adam", Adam(lr=2e-1)),
-    ("NAdam", NAdam(lr=2e-1)),
-    ("Adagrad", Adagrad(lr=0.8)),
+    ("NAdam", NAdam(lr=8e-2)),
+    ("Adagrad", Adagrad(lr=0.5)),
 )
 
 
