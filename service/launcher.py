@@ -68,6 +68,7 @@ class RayLauncher:
     def __init__(self, settings: Settings) -> None:
         self._address = settings.ray_dashboard_url
         self._timeout_s = settings.ray_timeout_s
+        self._submit_timeout_s = settings.ray_submit_timeout_s
         self._client: Any = None
 
     def warm(self) -> None:
@@ -84,10 +85,11 @@ class RayLauncher:
         self._request(
             "POST",
             "/api/jobs/",
+            timeout=self._submit_timeout_s,
             json_data={
-                "entrypoint": shlex.join(command),
+                # No runtime_env: with one, Ray would start fresh processes where warm ones wait.
+                "entrypoint": f"exec {shlex.join(command)}",
                 "submission_id": launch.attempt_id,
-                "runtime_env": runtime_env(),
                 "metadata": {"rung.experiment_id": launch.experiment_id},
             },
         )
@@ -112,6 +114,12 @@ class RayLauncher:
         except (KeyError, TypeError) as error:
             raise RayUnreachable(f"the list of nodes of {self._address} cannot be read: {error!r}") from error
 
+    def raylets(self) -> list[str]:
+        """host:port of the raylet of each living node."""
+        answer = self._request("GET", "/nodes?view=summary")
+        raylets = [node["raylet"] for node in answer["data"]["summary"]]
+        return [f"{r['nodeManagerAddress']}:{r['nodeManagerPort']}" for r in raylets if r.get("state") == "ALIVE"]
+
     def _request(self, method: str, path: str, *, missing_ok: bool = False, **options: Any) -> dict[str, Any]:
         try:
             if self._client is None:
@@ -128,11 +136,6 @@ class RayLauncher:
         except (OSError, RuntimeError, ValueError) as error:  # requests' and Ray's errors are of these kinds
             self._client = None
             raise RayUnreachable(f"Ray at {self._address} does not answer: {error}") from error
-
-
-def runtime_env() -> dict[str, Any]:
-    """How a driver's process is set up: stopped by SIGINT, which Tune obeys, and given time to write its snapshot."""
-    return {"env_vars": {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}}
 
 
 def _client(address: str, timeout_s: float) -> Any:

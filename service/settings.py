@@ -31,6 +31,10 @@ class Settings(BaseSettings):
 
     ray_dashboard_url: str = "http://127.0.0.1:8265"
     ray_timeout_s: Seconds = 10.0
+    warm_workers: Annotated[int, Field(ge=0, le=64)] = Field(
+        0, description="idle worker processes kept ready on each node while nothing runs, about 600 MB each"
+    )
+    ray_submit_timeout_s: Seconds = Field(60.0, description="the first job of a busy cluster takes long to accept")
     mlflow_tracking_uri: str = "http://127.0.0.1:5000"
     mlflow_public_url: str = Field("", description="MLflow as a browser reaches it; default: the tracking URI")
     mlflow_username: str | None = None

@@ -52,12 +52,14 @@ def acquire(database: Database, name: str, owner: str, seconds: float) -> Held |
 
 
 def hold(session: Session, held: Held) -> None:
-    """Begin a write under the lease: renew it, and lock it until the transaction ends. Raises LeaseLost."""
+    """Begin a write under the lease: renew it, and lock it until the transaction ends. Raises LeaseLost.
+
+    A lease that ran out is still ours while its fence is: nobody has acted since.
+    """
     now = datetime.now(UTC)
     renewed: CursorResult[Any] = session.execute(  # type: ignore[assignment]
         update(Lease)
         .where(Lease.name == held.name, Lease.owner == held.owner, Lease.fence == held.fence)
-        .where(Lease.expires_at > now)
         .values(expires_at=now + timedelta(seconds=held.seconds))
     )
     if renewed.rowcount != 1:
