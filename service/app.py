@@ -12,16 +12,18 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from service import docs, responses
+from service import docs, experiments, responses
 from service.cluster import ClusterWatch
 from service.context import Context
 from service.launcher import Launcher, RayLauncher
 from service.limits import BodyLimit
 from service.reconciler import Reconciler
 from service.results import Results
-from service.routes import attempts, catalog, experiments, system, trials
+from service.routes import attempts, catalog, system, trials
+from service.routes import experiments as experiment_routes
 from service.settings import Settings
 from service.store.database import Database
+from service.warm_workers import WarmWorkers
 
 PREFIX = "/api/v1"
 
@@ -34,11 +36,16 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
         context = await run_in_threadpool(_open, settings, launcher)
         app.state.context = context
         reconciler = Reconciler(context) if settings.reconcile else None
+        warm_workers = _warm_workers(context)
         if reconciler:
             reconciler.start()
+        if warm_workers:
+            warm_workers.start()
         try:
             yield
         finally:
+            if warm_workers:
+                warm_workers.stop()
             if reconciler:
                 await run_in_threadpool(reconciler.stop)
             context.results.close()
@@ -55,7 +62,7 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, most_bytes=settings.max_body_bytes, most_heartbeat_bytes=settings.max_heartbeat_bytes)
     responses.install(app)
     docs.install(app)
-    for module in (experiments, trials, catalog, system, attempts):
+    for module in (experiment_routes, trials, catalog, system, attempts):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(system.health)
     app.include_router(system.health, prefix=PREFIX, include_in_schema=False)
@@ -80,6 +87,17 @@ def _open(settings: Settings, launcher: Launcher | None) -> Context:
         results=Results(settings),
         wake=threading.Event(),
     )
+
+
+def _warm_workers(context: Context) -> WarmWorkers | None:
+    if not (context.settings.reconcile and context.settings.warm_workers and isinstance(context.launcher, RayLauncher)):
+        return None
+
+    def idle() -> bool:
+        with context.database.read() as session:
+            return not experiments.any_active(session)
+
+    return WarmWorkers(context.settings.warm_workers, context.launcher.raylets, idle)
 
 
 if __name__ == "__main__":

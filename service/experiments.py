@@ -183,6 +183,12 @@ def newest(
     return list(session.scalars(query))
 
 
+def any_active(session: Session) -> bool:
+    """Whether any experiment runs, or waits to run."""
+    query = select(Experiment.id).where(Experiment.state.in_({State.QUEUED, *DRIVEN})).limit(1)
+    return session.scalar(query) is not None
+
+
 def count_trials(session: Session, ids: list[str]) -> dict[str, dict[TrialState, int]]:
     """Trials by state, for each experiment."""
     counts: dict[str, dict[TrialState, int]] = {experiment_id: {} for experiment_id in ids}

@@ -112,6 +112,7 @@ class Stack:
         self._options = options
         self._home = options.home.absolute()
         self._children: list[_Child] = []
+        self._cpus = options.num_cpus or os.cpu_count() or 1
         ports = _Ports()
         self._gcs_port = ports.free()
         service, mlflow, ray = (
@@ -226,6 +227,7 @@ class Stack:
                 "RUNG_RAY_DASHBOARD_URL": at.ray_dashboard,
                 "RUNG_MLFLOW_TRACKING_URI": at.mlflow,
                 "RUNG_DATA_ROOT": str(Path(data_root).absolute()),
+                "RUNG_WARM_WORKERS": settings.get("RUNG_WARM_WORKERS", str(min(4, self._cpus))),
                 "MLFLOW_DISABLE_TELEMETRY": "true",
             }
         )
@@ -304,7 +306,9 @@ def _ray_settings() -> dict[str, str]:
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
         "RAY_JOB_STOP_SIGNAL": "SIGINT",
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
-        "PL_DISABLE_FORK": "1",
+        "PL_DISABLE_FORK": "1",  # Tune wants it in each trial's process
+        "RAY_preload_python_modules": "workers.preload",
+        "RAY_prestart_worker_first_driver": "0",  # they would compete with the warm workers' imports
     }
 
 

@@ -1,0 +1,80 @@
+"""Demo: the main job on real handwritten digits, from an empty folder to a registered model.
+
+`make demo` runs it. It starts the embedded stack in a folder of its own, submits the preset over REST as a
+person would, shows the search live, prints what came of it, and stays up until Ctrl-C; with DEMO_EXIT=1 it
+stops everything and leaves. Exit status 1 when anything failed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from service import stack
+from service.client import Rung
+from service.errors import RungError
+from service.schemas import ExperimentView
+from service.watch import leaderboard, ranked, summary, watch
+
+PRESET = "digits-quick"
+
+
+def main() -> int:
+    """Run the demo; gives the exit status."""
+    console = Console()
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    with tempfile.TemporaryDirectory(prefix="rung-demo-", ignore_cleanup_errors=True) as folder:
+        try:
+            console.print("Starting Ray, MLflow and the service ...")
+            with stack.running(stack.Options(home=Path(folder)), ended) as running:
+                with Rung(running.addresses.service) as client:
+                    succeeded = _search(client, console)
+                _say_where(running.addresses, console)
+                if succeeded and os.environ.get("DEMO_EXIT") != "1":
+                    console.print("\nEverything stays up. Ctrl-C stops it.")
+                    running.watch(ended)
+                console.print("Stopping ...")
+        except (stack.StackError, RungError) as error:
+            console.print(f"demo: {error}", style="red", markup=False, highlight=False)
+            return 1
+    return 0 if succeeded else 1
+
+
+def _search(client: Rung, console: Console) -> bool:
+    began = time.monotonic()
+    experiment = client.submit(client.preset(PRESET).yaml)
+    console.print(f"Submitted the preset {PRESET}: experiment {experiment.id}, {experiment.num_samples} trials")
+    view = watch(client, experiment.id, console)
+    _report(client, view, console, time.monotonic() - began)
+    return view.state == "COMPLETED" and view.winner is not None
+
+
+def _report(client: Rung, view: ExperimentView, console: Console, seconds: float) -> None:
+    trials = list(client.trials(view.id, sort=ranked(view), limit=10))
+    console.print("\nLeaderboard", style="bold")
+    console.print(leaderboard(trials, view.metric, console.width))
+    if view.best and trials:
+        console.print("\nBest configuration", style="bold")
+        for name, value in sorted(trials[0].parameters.items()):
+            console.print(f"  {name} = {value}", markup=False, highlight=False)
+    console.print()
+    for line in summary(view):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"  time      {seconds:.0f} s from submission to registered model")
+
+
+def _say_where(at: stack.Addresses, console: Console) -> None:
+    console.print(f"\n  API docs  {at.service}/docs\n  MLflow    {at.mlflow}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

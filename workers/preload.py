@@ -1,0 +1,18 @@
+"""Preload: what a trial's process needs, imported before there is a trial.
+
+Ray imports this module in each worker process right after its start where `RAY_preload_python_modules`
+names it. Job supervisors, which train nothing, stay light. Nothing here may ask for a GPU: which one a
+process may see is decided when a trial comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+SUPERVISOR_MARK = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
+
+if os.environ.get(SUPERVISOR_MARK) != "1":
+    with contextlib.suppress(ImportError):
+        import torch
+        import torch._dynamo  # noqa: F401  # the first optimizer would import it: two seconds
