@@ -1,7 +1,8 @@
 """Pixels: the images of one split, kept where and as a training loop reads them fastest.
 
-Owns residence on the device, memory format, and whether normalization is done once or batch by batch.
-It must not know labels, models or augmentation.
+Owns residence on the device, memory format, and whether normalization is done once or batch by batch. Network
+input is channels_last: epochs on the CPU took 0.6 to 1.1 times as long with it as without, and half precision on
+a GPU wants it. It must not know labels, models or augmentation.
 """
 
 from __future__ import annotations
@@ -29,25 +30,21 @@ class Pixels:
         std: Tensor,
         device: torch.device,
         *,
-        channels_last: bool = False,
         reused: bool = True,
     ) -> None:
         self._mean, self._std, self._device = mean, std, device
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
-        self._last = channels_last
         self._resident = device.type != "cuda" or images.nbytes <= _room(device)
         self._raw = images.to(device) if self._resident else images
         self._ready: Tensor | None = None
         if reused and self._resident and 4 * images.nbytes <= READY_BYTES:
-            ready = normalize(self._raw, mean, std)
             # Stored as [N, H, W, C], whole images gathered from it are channels_last without another copy.
-            self._ready = ready.permute(0, 2, 3, 1).contiguous() if channels_last else ready
+            self._ready = normalize(self._raw, mean, std).permute(0, 2, 3, 1).contiguous()
 
     def __len__(self) -> int:
         return len(self._raw)
 
     @property
-    def pixels_per_image(self) -> int:
+    def values_per_image(self) -> int:
         return self._raw[0].numel()
 
     def order(self, indices: Tensor) -> Tensor:
@@ -58,15 +55,13 @@ class Pixels:
         """Network input for these images."""
         if self._ready is None:
             return self._prepared(self._gathered(indices))
-        chosen = self._ready.index_select(0, indices)
-        return chosen.permute(0, 3, 1, 2) if self._last else chosen
+        return self._ready.index_select(0, indices).permute(0, 3, 1, 2)
 
     def inputs_between(self, start: int, stop: int) -> Tensor:
         """Network input for a run of images."""
         if self._ready is None:
             return self._prepared(self._raw[start:stop].to(self._device))
-        chosen = self._ready[start:stop]
-        return chosen.permute(0, 3, 1, 2) if self._last else chosen
+        return self._ready[start:stop].permute(0, 3, 1, 2)
 
     def unit(self, indices: Tensor) -> Tensor:
         """These images as float32 in 0..1, for augmentation."""
@@ -74,14 +69,14 @@ class Pixels:
 
     def normalized(self, unit: Tensor) -> Tensor:
         """Network input from images in 0..1; the figures are those of `inputs`."""
-        return unit.sub(self._mean).div_(self._std).contiguous(memory_format=self._format)
+        return unit.sub(self._mean).div_(self._std).contiguous(memory_format=torch.channels_last)
 
     def _gathered(self, indices: Tensor) -> Tensor:
         chosen = self._raw.index_select(0, indices)
         return chosen if self._resident else chosen.pin_memory().to(self._device, non_blocking=True)
 
     def _prepared(self, raw: Tensor) -> Tensor:
-        return normalize(raw, self._mean, self._std).contiguous(memory_format=self._format)
+        return normalize(raw, self._mean, self._std).contiguous(memory_format=torch.channels_last)
 
 
 def _room(device: torch.device) -> float:

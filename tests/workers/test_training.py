@@ -302,17 +302,15 @@ def test_label_smoothing_counts_in_training_and_not_in_validation() -> None:
     assert plain.run_epoch()["train_loss"] != smooth.run_epoch()["train_loss"]
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_pixels_are_the_same_ready_or_batch_by_batch(monkeypatch: pytest.MonkeyPatch, channels_last: bool) -> None:
+def test_pixels_are_the_same_ready_or_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     data, cpu = splits(channels=3), torch.device("cpu")
     mean, std = data.mean.reshape(1, -1, 1, 1), data.std.reshape(1, -1, 1, 1)
-    ready = Pixels(data.train_images, mean, std, cpu, channels_last=channels_last)
+    ready = Pixels(data.train_images, mean, std, cpu)
     monkeypatch.setattr(pixels, "READY_BYTES", 0)
-    lazy = Pixels(data.train_images, mean, std, cpu, channels_last=channels_last)
+    lazy = Pixels(data.train_images, mean, std, cpu)
     chosen = torch.tensor([3, 1, 7])
-    memory = torch.channels_last if channels_last else torch.contiguous_format
     for one in (ready, lazy):
-        assert one.inputs(chosen).is_contiguous(memory_format=memory)
+        assert one.inputs(chosen).is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(ready.inputs(chosen), lazy.inputs(chosen))
     assert torch.equal(ready.inputs_between(2, 5), lazy.inputs_between(2, 5))
     assert torch.equal(ready.inputs(chosen), ready.normalized(ready.unit(chosen)))
