@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,3 +124,52 @@ def context(app: FastAPI, client: httpx.Client) -> Context:
 @pytest.fixture
 def reconciler(context: Context) -> Reconciler:
     return Reconciler(context)
+
+
+class World:
+    """One running service, and the short ways of speaking with it that the tests share."""
+
+    def __init__(self, client: httpx.Client, launcher: MemoryLauncher, reconciler: Reconciler) -> None:
+        self.client = client
+        self.launcher = launcher
+        self.reconciler = reconciler
+
+    def submit(self, **spec: Any) -> str:
+        answer = self.client.post("/api/v1/experiments", json={"name": "x", **spec})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def started(self, **spec: Any) -> str:
+        """An experiment whose first driver was launched."""
+        one = self.submit(**{"resources": {"gpus_per_trial": 0}, **spec})
+        self.reconciler.round()
+        assert self.show(one)["attempt"] == 1
+        return one
+
+    def show(self, experiment_id: str) -> dict[str, Any]:
+        view: dict[str, Any] = self.client.get(f"/api/v1/experiments/{experiment_id}").json()
+        return view
+
+    def cancel(self, experiment_id: str) -> httpx.Response:
+        return self.client.post(f"/api/v1/experiments/{experiment_id}/cancel")
+
+    def beat(self, experiment_id: str, message: Any, attempt: int = 1) -> httpx.Response:
+        """What the driver of an attempt says; text is sent as it is."""
+        attempt_id = f"exp-{experiment_id}-a{attempt}"
+        return self.client.post(
+            f"/api/v1/attempts/{attempt_id}/heartbeat",
+            content=message if isinstance(message, str) else json.dumps(message),
+            headers={
+                "Authorization": f"Bearer {self.launcher.launches[attempt_id].token}",
+                "Content-Type": "application/json",
+            },
+        )
+
+    @staticmethod
+    def line(trial: int, **more: Any) -> dict[str, Any]:
+        return {"trial": trial, "state": "RUNNING", "epoch": 1, "started_at": 1_700_000_000 + trial, **more}
+
+
+@pytest.fixture
+def world(client: httpx.Client, launcher: MemoryLauncher, reconciler: Reconciler) -> World:
+    return World(client, launcher, reconciler)

@@ -1,0 +1,169 @@
+"""Heartbeats: who may send one, what it changes, and what is answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+HEARTBEAT = {"phase": "searching"}
+
+
+def url(experiment_id: str, attempt: int = 1) -> str:
+    return f"/api/v1/attempts/exp-{experiment_id}-a{attempt}/heartbeat"
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": ""}, 401),
+        ({"Authorization": "Basic dTpw"}, 401),
+        ({"Authorization": "Bearer"}, 401),
+        ({"Authorization": "Bearer wrong"}, 403),
+        ({"Authorization": "Bearer w\u00f6rong"}, 403),
+    ],
+)
+def test_only_the_driver_may_speak(world: Any, header: dict[str, str], status: int) -> None:
+    one = world.started()
+    headers = {name: value.encode("latin-1") for name, value in header.items()}
+    answer = world.client.post(url(one), json={"phase": "completed"}, headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert ("www-authenticate" in answer.headers) == (status == 401)
+    assert world.show(one)["state"] == "RUNNING"
+
+
+def test_a_token_opens_its_own_attempt_only(world: Any) -> None:
+    one, two = world.started(), world.started()
+    token = world.launcher.launches[f"exp-{one}-a1"].token
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert world.client.post(url(two), json=HEARTBEAT, headers=bearer).status_code == 403
+    assert world.client.post(url(one), json=HEARTBEAT, headers=bearer).status_code == 200
+    assert world.client.post(url("k3v9q2mz"), json=HEARTBEAT, headers=bearer).status_code == 404
+    assert world.client.post(url("%00"), json=HEARTBEAT, headers=bearer).status_code == 404
+
+
+def test_the_token_is_not_in_the_database(world: Any, settings: Any) -> None:
+    one = world.started()
+    token = world.launcher.launches[f"exp-{one}-a1"].token
+    stored = b"".join(path.read_bytes() for path in settings.home.iterdir() if path.is_file())
+    assert one.encode() in stored
+    assert token.encode() not in stored
+
+
+def test_progress_is_shown(world: Any) -> None:
+    one = world.started(objective={"metric": "validation_loss"})
+    first = {
+        "phase": "searching",
+        "mlflow_experiment_id": "7",
+        "mlflow_run_id": "parent",
+        "trials": [world.line(0, best_value=0.5, mlflow_run_id="child"), world.line(1, best_value=0.2)],
+        "said_by_a_newer_driver": True,
+    }
+    assert world.beat(one, first).json() == {"slots": 10, "stop": None, "cancel_trials": []}
+    view = world.show(one)
+    assert (view["state"], view["phase"], view["trials"]) == ("RUNNING", "searching", {"RUNNING": 2})
+    assert view["best"] == {"trial": 1, "value": 0.2}
+    assert view["mlflow_url"].endswith("/#/experiments/7/runs/parent")
+    ended = world.line(1, state="EARLY_STOPPED", stop_reason="rung 1", best_value=0.2, ended_at=1_700_000_100)
+    world.beat(one, {"phase": "finalizing", "trials": [ended]})
+    view = world.show(one)
+    assert (view["phase"], view["trials"]) == ("finalizing", {"RUNNING": 1, "EARLY_STOPPED": 1})
+    trial = world.client.get(f"/api/v1/experiments/{one}/trials/1").json()
+    assert (trial["stop_reason"], trial["ended_at"]) == ("rung 1", "2023-11-14T22:15:00Z")
+
+
+def test_the_end(world: Any) -> None:
+    one = world.started()
+    winner = {"trial": 3, "value": 0.97, "test_accuracy": 0.96, "test_loss": 0.1, "model_uri": "models:/x/1"}
+    lines = [world.line(3, state="COMPLETED", best_value=0.97), world.line(4)]
+    last = {"phase": "completed", "winner": winner, "trials": lines}
+    assert world.beat(one, last).json()["slots"] == 0
+    view = world.show(one)
+    assert (view["state"], view["best"], view["slots"]) == ("COMPLETED", {"trial": 3, "value": 0.97}, 0)
+    assert view["winner"] == winner
+    assert view["trials"] == {"COMPLETED": 1, "CANCELED": 1}, "a trial outlived its experiment"
+    assert world.beat(one, last).status_code == 200, "a last word whose answer was lost is answered again"
+    late = world.beat(one, HEARTBEAT)
+    assert late.status_code == 409
+    assert "stop, and write nothing" in late.json()["detail"]
+    refused = world.cancel(one)
+    assert refused.status_code == 409
+    assert "has ended already as COMPLETED" in refused.json()["detail"]
+
+
+def test_a_failed_driver_ends_the_experiment_with_its_reason(world: Any) -> None:
+    one = world.started()
+    world.beat(one, {"phase": "failed", "reason": "the data set is not there", "trials": [world.line(0)]})
+    view = world.show(one)
+    assert (view["state"], view["reason"]) == ("ERROR", "the data set is not there")
+    assert view["trials"] == {"ERROR": 1}
+
+
+@pytest.mark.parametrize("last", ["canceled", "failed"])
+def test_a_cancel_is_passed_on_and_obeyed(world: Any, last: str) -> None:
+    one = world.started()
+    assert world.cancel(one).json()["state"] == "STOPPING"
+    assert world.cancel(one).json()["state"] == "STOPPING"
+    assert world.beat(one, HEARTBEAT).json()["stop"] == "cancel"
+    world.beat(one, {"phase": last})
+    assert world.show(one)["state"] == "CANCELED"
+
+
+def test_a_cancel_that_comes_too_late(world: Any) -> None:
+    one = world.started()
+    world.cancel(one)
+    world.beat(one, {"phase": "completed"})
+    assert world.show(one)["state"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("last", ["canceled", "paused"])
+def test_a_driver_that_stops_by_itself_is_followed_by_another(world: Any, last: str) -> None:
+    one = world.started()
+    world.beat(one, {"phase": last, "reason": "SIGTERM"})
+    view = world.show(one)
+    assert view["state"] == "QUEUED"
+    assert "the driver stopped by itself (SIGTERM)" in view["reason"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "nonsense",
+        "[]",
+        "{}",
+        '{"phase": "dancing"}',
+        '{"phase": "searching", "trials": [{"trial": -1, "state": "RUNNING"}]}',
+        '{"phase": "searching", "trials": [{"trial": 99999999999999999999, "state": "RUNNING"}]}',
+        '{"phase": "searching", "trials": [{"trial": 0, "epoch": 1e300, "state": "RUNNING"}]}',
+        '{"phase": "searching", "trials": [{"trial": 0, "state": "ASLEEP"}]}',
+        "[" * 100_000,
+        '{"phase": 1' + "0" * 5_000 + "}",
+    ],
+)
+def test_a_broken_heartbeat_changes_nothing(world: Any, body: str) -> None:
+    one = world.started()
+    before = world.show(one)
+    answer: httpx.Response = world.beat(one, body)
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert world.show(one) == before
+
+
+def test_what_is_not_finite_or_no_time_is_left_out(world: Any) -> None:
+    one = world.started()
+    line = '{"trial": 0, "state": "DIVERGED", "best_value": NaN, "metrics": {"train_loss": Infinity}, '
+    line += '"parameters": {"lr": NaN}, "started_at": 1e300, "ended_at": NaN}'
+    assert world.beat(one, f'{{"phase": "searching", "trials": [{line}]}}').status_code == 200
+    trial = world.client.get(f"/api/v1/experiments/{one}/trials/0").json()
+    assert (trial["best_value"], trial["metrics"]) == (None, {"train_loss": None})
+    assert (trial["started_at"], trial["ended_at"]) == (None, None)
+
+
+def test_thousands_of_lines_at_once(world: Any) -> None:
+    one = world.started(searcher={"kind": "random", "num_samples": 3000})
+    lines = [world.line(n, parameters={f"p{i}": "x" * 100 for i in range(8)}) for n in range(3000)]
+    assert world.beat(one, {"phase": "searching", "trials": lines}).status_code == 200
+    assert world.show(one)["trials"] == {"RUNNING": 3000}
