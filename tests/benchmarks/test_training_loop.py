@@ -91,7 +91,7 @@ def seconds(loop: Any) -> float:
     ("name", "model", "shape", "batch", "rounds"),
     [
         ("digits, cnn of width 16", {"kind": "cnn", "width": 16, "depth": 2}, (1294, 144, 8), 64, 25),
-        ("28x28, resnet of depth 9", {"kind": "resnet", "width": 16, "depth": 9}, (2560, 256, 28), 128, 5),
+        ("28x28, resnet of depth 9", {"kind": "resnet", "width": 16, "depth": 9}, (1024, 256, 28), 128, 5),
     ],
 )
 def test_epoch_against_a_bare_loop(
