@@ -5,10 +5,11 @@ Writing them is for `attempts`. Sorting runs in the database; what has no value 
 
 from __future__ import annotations
 
-from datetime import datetime
+import sys
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnElement, Float, Integer, String, and_, or_, select
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, unknown
@@ -19,6 +20,7 @@ from service.store.models import Trial, UtcDateTime
 
 FIELDS = ("trial", "state", "epoch", "best_value", "started_at", "ended_at")
 SORTS = (*FIELDS, *METRICS)
+LARGEST_FLOAT = sys.float_info.max
 
 
 def page(
@@ -56,9 +58,23 @@ def find(session: Session, experiment_id: str, trial: int) -> Trial:
     return found
 
 
-def sort_value(value: Any) -> Any:
-    """A sort value as JSON keeps it in a cursor."""
+def to_cursor(value: Any) -> Any:
+    """A sort value as JSON keeps it."""
     return value.isoformat() if isinstance(value, datetime) else value
+
+
+def from_cursor(sort: str, value: Any) -> Any:
+    """A sort value that `to_cursor` wrote. Raises ValueError for one that this order cannot have."""
+    kind = _key(sort.removeprefix("-")).type
+    if value is None:
+        return None
+    if isinstance(kind, UtcDateTime) and isinstance(value, str):
+        return datetime.fromisoformat(value).astimezone(UTC)
+    if isinstance(kind, String) and isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(kind, Integer | Float) and isinstance(value, int | float) and abs(value) <= LARGEST_FLOAT:
+        return float(value)
+    raise ValueError(f"{value!r} is no value of {sort}")
 
 
 def _key(name: str) -> ColumnElement[Any]:
@@ -74,7 +90,5 @@ def _key(name: str) -> ColumnElement[Any]:
 def _behind(key: ColumnElement[Any], descending: bool, value: Any, trial: int) -> ColumnElement[bool]:
     if value is None:
         return and_(key.is_(None), Trial.trial > trial)
-    if isinstance(key.type, UtcDateTime):
-        value = datetime.fromisoformat(value)
     further = key < value if descending else key > value
     return or_(further, and_(key == value, Trial.trial > trial), key.is_(None))

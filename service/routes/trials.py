@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
@@ -35,11 +35,7 @@ class Sorting(Paging):
 @router.get("", responses=problems(NotFound, Invalid))
 def list_trials(service: Service, experiment_id: ExperimentId, query: Annotated[Sorting, Query()]) -> TrialPage:
     """The last known line of each trial, sorted by a field or by a metric of its last epoch."""
-    after = None
-    if query.cursor is not None:
-        sort, *after = cursors.decode(query.cursor, str, (str, int, float, type(None)), int)
-        if sort != query.sort:
-            cursors.refuse(query.cursor)
+    after = _place(query) if query.cursor is not None else None
     with service.database.read() as session:
         experiment = experiments.find(session, experiment_id)
         found = trials.page(
@@ -47,14 +43,14 @@ def list_trials(service: Service, experiment_id: ExperimentId, query: Annotated[
             experiment_id,
             sort=query.sort,
             state=query.state,
-            after=(after[0], after[1]) if after else None,
+            after=after,
             limit=query.limit + 1,
         )
     shown = found[: query.limit]
     return TrialPage(
         items=[views.trial(row, experiment.mlflow_experiment_id, service.results) for row, _ in shown],
         next_cursor=(
-            cursors.encode([query.sort, trials.sort_value(shown[-1][1]), shown[-1][0].trial])
+            cursors.encode([query.sort, trials.to_cursor(shown[-1][1]), shown[-1][0].trial])
             if len(found) > query.limit
             else None
         ),
@@ -78,3 +74,14 @@ def show_curves(service: Service, experiment_id: ExperimentId, trial: TrialNumbe
     if row.mlflow_run_id is None:
         raise NotFound(f"trial {trial} of experiment {experiment_id} has no curve yet")
     return Curves(trial=trial, mlflow_run_id=row.mlflow_run_id, metrics=service.results.curves(row.mlflow_run_id))
+
+
+def _place(query: Sorting) -> tuple[Any, int]:
+    cursor = str(query.cursor)
+    sort, value, trial = cursors.decode(cursor, str, object, int)
+    if sort != query.sort or not 0 <= trial < LARGEST_NUMBER:
+        cursors.refuse(cursor)
+    try:
+        return trials.from_cursor(sort, value), trial
+    except (ValueError, OverflowError):
+        cursors.refuse(cursor)

@@ -127,29 +127,29 @@ def test_a_driver_that_stops_by_itself_is_followed_by_another(world: Any, last: 
     assert "the driver stopped by itself (SIGTERM)" in view["reason"]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "",
-        "nonsense",
-        "[]",
-        "{}",
-        '{"phase": "dancing"}',
-        '{"phase": "searching", "trials": [{"trial": -1, "state": "RUNNING"}]}',
-        '{"phase": "searching", "trials": [{"trial": 99999999999999999999, "state": "RUNNING"}]}',
-        '{"phase": "searching", "trials": [{"trial": 0, "epoch": 1e300, "state": "RUNNING"}]}',
-        '{"phase": "searching", "trials": [{"trial": 0, "state": "ASLEEP"}]}',
-        "[" * 100_000,
-        '{"phase": 1' + "0" * 5_000 + "}",
-    ],
-)
-def test_a_broken_heartbeat_changes_nothing(world: Any, body: str) -> None:
+BROKEN = [
+    "",
+    "nonsense",
+    "[]",
+    "{}",
+    '{"phase": "dancing"}',
+    '{"phase": "searching", "trials": [{"trial": -1, "state": "RUNNING"}]}',
+    '{"phase": "searching", "trials": [{"trial": 99999999999999999999, "state": "RUNNING"}]}',
+    '{"phase": "searching", "trials": [{"trial": 0, "epoch": 1e300, "state": "RUNNING"}]}',
+    '{"phase": "searching", "trials": [{"trial": 0, "state": "ASLEEP"}]}',
+    "[" * 100_000,
+    '{"phase": 1' + "0" * 5_000 + "}",
+]
+
+
+def test_a_broken_heartbeat_changes_nothing(world: Any) -> None:
     one = world.started()
     before = world.show(one)
-    answer: httpx.Response = world.beat(one, body)
-    assert 400 <= answer.status_code < 500, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert world.show(one) == before
+    for body in BROKEN:
+        answer: httpx.Response = world.beat(one, body)
+        assert 400 <= answer.status_code < 500, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert world.show(one) == before
 
 
 def test_what_is_not_finite_or_no_time_is_left_out(world: Any) -> None:

@@ -1,0 +1,200 @@
+"""Every bad request is a 4xx that says which field, which rule and which value; nothing is half made."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import httpx
+import pytest
+
+EXPERIMENTS = "/api/v1/experiments"
+JSON = "application/json"
+YAML = "application/yaml"
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{new}: &{new} [{','.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+def optimizer(**fields: Any) -> dict[str, Any]:
+    return {"name": "x", "search_space": {"optimizer": {"kind": "adam", **fields}}}
+
+
+SPECS: list[tuple[str, dict[str, Any], str, str]] = [
+    ("unknown field", {"name": "x", "serch_space": {}}, "serch_space", "did you mean 'search_space'?"),
+    ("unknown nested field", optimizer(learning_rate=1), "search_space.optimizer.learning_rate", "unknown field"),
+    ("unknown kind", optimizer(kind="adma"), "search_space.optimizer.kind", "did you mean 'adam'?"),
+    ("low >= high", optimizer(lr={"uniform": [1, 0.1]}), "search_space.optimizer.lr", "low < high required"),
+    ("negative lr", optimizer(lr=-1), "search_space.optimizer.lr", "> 0 required"),
+    ("log touches zero", optimizer(lr={"loguniform": [0, 1]}), "search_space.optimizer.lr", "low > 0 required"),
+    ("max_t below grace", {"name": "x", "asha": {"max_t": 2, "grace_period": 3}}, "asha", "grace_period <= max_t"),
+    (
+        "grid over a continuous domain",
+        {**optimizer(lr={"uniform": [0.1, 1]}), "searcher": {"kind": "grid"}},
+        "search_space.optimizer.lr",
+        "a grid needs finite domains",
+    ),
+    (
+        "more gpus than a node",
+        {"name": "x", "resources": {"gpus_per_trial": 3}},
+        "resources.gpus_per_trial",
+        "at most 2",
+    ),
+    (
+        "more cpus than a node",
+        {"name": "x", "resources": {"cpus_per_trial": 9}},
+        "resources.cpus_per_trial",
+        "at most 8",
+    ),
+    ("a string for a number", {"name": "x", "seed": "7"}, "seed", "a whole number required"),
+    ("a list for a mapping", {"name": "x", "search_space": []}, "search_space", "a mapping required"),
+    ("a number for a name", {"name": 7}, "name", "a string required"),
+    ("no name", {}, "name", "required"),
+    ("a huge number", {"name": "x", "seed": 10**12}, "seed", "< 2147483648 required"),
+    ("a label too long", {"name": "x", "labels": ["y" * 65]}, "labels[0]", "at most 64 characters"),
+]
+
+BODIES: list[tuple[str, bytes, str, int]] = [
+    ("empty", b"", JSON, 422),
+    ("empty yaml", b" \n", YAML, 422),
+    ("malformed json", b'{"name": ', JSON, 422),
+    ("malformed yaml", b"name: [", YAML, 422),
+    ("a yaml bomb", BOMB.encode(), YAML, 422),
+    ("a yaml tag", b"name: !!python/object/apply:os.system [ls]", YAML, 422),
+    ("NaN", b'{"name": "x", "asha": {"reduction_factor": NaN}}', JSON, 422),
+    ("Infinity", b'{"name": "x", "budget": {"gpu_hours": Infinity}}', JSON, 422),
+    ("a number beyond floats", b'{"name": "x", "budget": {"gpu_hours": 1e999}}', JSON, 422),
+    (".inf", b"{name: x, budget: {gpu_hours: .inf}}", YAML, 422),
+    ("not utf-8", b'{"name": "\xff"}', JSON, 422),
+    ("a lone surrogate", b'{"name": "x", "description": "\\ud800"}', JSON, 422),
+    ("NUL", b'{"name": "x", "labels": ["\\u0000"]}', JSON, 422),
+    ("deep nesting", b"[" * 50_000, JSON, 422),
+    ("deep nesting in yaml", b"[" * 50_000, YAML, 422),
+    ("deep mapping", b'{"a":' * 5_000 + b"1" + b"}" * 5_000, JSON, 422),
+    ("thousands of digits", b'{"name": "x", "seed": ' + b"1" * 6_000 + b"}", JSON, 422),
+    ("a list", b"[]", JSON, 422),
+    ("a string", b'"x"', JSON, 422),
+    ("two documents", b"name: x\n---\nname: y\n", YAML, 422),
+    ("5 MB", b'{"name": "' + b"x" * 5_000_000 + b'"}', JSON, 413),
+    ("a form", b"name=x", "application/x-www-form-urlencoded", 415),
+    ("no type", b'{"name": "x"}', "", 415),
+    ("a broken type", b'{"name": "x"}', "\x7f/;;", 415),
+]
+
+
+def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = json.loads(answer.text, parse_constant=pytest.fail)
+    assert document.keys() == {"type", "title", "status", "detail", "errors"}
+    assert document["status"] == status
+    assert document["type"].startswith("urn:rung:problem:")
+    assert document["detail"]
+    assert len(answer.content) < 10_000
+    return document
+
+
+def test_every_bad_spec_is_answered_by_field_rule_and_value(world: Any) -> None:
+    world.reconciler.round()
+    for title, spec, field, rule in SPECS:
+        for query in ({}, {"validate_only": True}):
+            document = problem(world.client.post(EXPERIMENTS, json=spec, params=query), 422)
+            found = [error for error in document["errors"] if error["field"] == field]
+            assert found, (title, document)
+            assert rule in found[0]["rule"], (title, document)
+    assert world.client.get(EXPERIMENTS).json()["items"] == []
+
+
+def test_every_bad_body_is_answered(world: Any) -> None:
+    for title, body, media_type, status in BODIES:
+        answer = world.client.post(EXPERIMENTS, content=body, headers={"content-type": media_type})
+        document = problem(answer, status)
+        assert status != 422 or document["errors"], title
+    assert world.client.get(EXPERIMENTS).json()["items"] == []
+
+
+ADDRESSES = [
+    ("GET", "/nowhere", 404),
+    ("GET", "/api/v1/nowhere%00", 404),
+    ("GET", "/api/v1/presets/digits-quik", 404),
+    ("GET", "/api/v1/presets/..%2Fasha", 404),
+    ("GET", f"{EXPERIMENTS}/nobody", 404),
+    ("GET", f"{EXPERIMENTS}/%00%ff", 404),
+    ("GET", f"{EXPERIMENTS}/{'x' * 5000}", 404),
+    ("POST", f"{EXPERIMENTS}/k3v9q2mz/cancel", 404),
+    ("GET", f"{EXPERIMENTS}/k3v9q2mz/trials", 404),
+    ("GET", f"{EXPERIMENTS}/k3v9q2mz/trials/0/curves", 404),
+    ("GET", f"{EXPERIMENTS}/k3v9q2mz/trials/x", 422),
+    ("GET", f"{EXPERIMENTS}/k3v9q2mz/trials/-1", 422),
+    ("GET", f"{EXPERIMENTS}/k3v9q2mz/trials/99999999999999999999", 422),
+    ("DELETE", EXPERIMENTS, 405),
+    ("PUT", "/healthz", 405),
+    ("POST", f"{EXPERIMENTS}?validate_only=perhaps", 422),
+    ("POST", f"{EXPERIMENTS}?dry_run=1", 422),
+    ("GET", f"{EXPERIMENTS}?limit=0", 422),
+    ("GET", f"{EXPERIMENTS}?limit=100000", 422),
+    ("GET", f"{EXPERIMENTS}?state=ASLEEP", 422),
+    ("GET", f"{EXPERIMENTS}?sort=name", 422),
+    ("GET", f"{EXPERIMENTS}?project=%00", 422),
+    ("GET", f"{EXPERIMENTS}?cursor=x", 422),
+    ("GET", f"{EXPERIMENTS}?cursor=%C3%A9", 422),
+    ("GET", f"{EXPERIMENTS}?cursor=WzEsMl0", 422),
+    ("GET", f"{EXPERIMENTS}?cursor=WyJub3ciLCJhIl0", 422),
+]
+
+
+def test_bad_addresses_and_parameters(client: httpx.Client) -> None:
+    for method, path, status in ADDRESSES:
+        document = problem(client.request(method, path), status)
+        assert status != 422 or document["errors"][0]["field"], path
+
+
+SORTINGS = [
+    "sort=acuracy",
+    "sort=validation_acuracy",
+    "sort=--epoch",
+    "sort=",
+    "sort=metrics",
+    "sort=__class__",
+    "order=desc",
+    "state=ASLEEP",
+    "cursor=WyItZXBvY2giLDEsMV0",
+    "cursor=WyJ0cmlhbCIsbnVsbF0",
+    "cursor=WyJ0cmlhbCIsIngiLCJ5Il0",
+    "sort=started_at&cursor=WyJzdGFydGVkX2F0IiwieCIsMV0",
+    "sort=started_at&cursor=WyJzdGFydGVkX2F0IiwxLDFd",
+    "cursor=WyJ0cmlhbCIsMSwxMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDBd",
+    "cursor=WyJ0cmlhbCIsTmFOLDFd",
+]
+
+
+def test_bad_sorting(world: Any) -> None:
+    one = world.submit()
+    for query in SORTINGS:
+        problem(world.client.get(f"{EXPERIMENTS}/{one}/trials?{query}"), 422)
+
+
+def test_unknown_names_are_answered_with_the_nearest(world: Any) -> None:
+    preset = problem(world.client.get("/api/v1/presets/digits-quik"), 404)
+    assert "did you mean 'digits-quick'?" in preset["detail"]
+    one = world.submit()
+    sort = problem(world.client.get(f"{EXPERIMENTS}/{one}/trials?sort=validation_acuracy"), 422)
+    assert "did you mean 'validation_accuracy'?" in sort["errors"][0]["rule"]
+
+
+def test_a_body_without_a_length_is_cut_off_too(client: httpx.Client) -> None:
+    def endless() -> Any:
+        for _ in range(64):
+            yield b"x" * 2**16
+
+    answer = client.post(EXPERIMENTS, content=endless(), headers={"content-type": JSON})
+    problem(answer, 413)
+
+
+def test_a_lie_about_the_length(client: httpx.Client) -> None:
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as raw:
+        head = f"POST {EXPERIMENTS} HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: {10**30}\r\n\r\n"
+        raw.sendall(head.encode())
+        assert b" 4" in raw.recv(100)
+    assert client.get("/healthz").status_code == 200
