@@ -1,0 +1,75 @@
+"""The service as a whole: its own thread launches what is posted; settings come from the environment."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.settings import Settings
+
+
+class Watched:
+    """A launcher that tells when it was asked to launch."""
+
+    def __init__(self, launcher: Any) -> None:
+        self._launcher = launcher
+        self.launched = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._launcher, name)
+
+    def launch(self, launch: Any) -> None:
+        self._launcher.launch(launch)
+        self.launched.set()
+
+
+@pytest.fixture
+def watched(launcher: Any) -> Watched:
+    return Watched(launcher)
+
+
+@pytest.fixture
+def app(settings: Settings, watched: Any) -> FastAPI:
+    from service.app import create_app
+
+    return create_app(Settings(**{**settings.model_dump(), "reconcile": True, "reconcile_s": 3600}), watched)
+
+
+def test_a_post_wakes_the_reconciler(client: httpx.Client, watched: Watched) -> None:
+    assert client.post("/api/v1/experiments", json={"name": "x"}).status_code == 201
+    assert watched.launched.wait(10), "the reconciler slept on"
+
+
+def test_the_thread_ends_with_the_service(client: httpx.Client) -> None:
+    assert "reconciler" in [thread.name for thread in threading.enumerate()]
+
+
+def test_no_thread_is_left() -> None:
+    assert "reconciler" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {
+        "RUNG_HOME": str(tmp_path),
+        "RUNG_PORT": "9000",
+        "RUNG_HOST": "0.0.0.0",
+        "RUNG_DATABASE_URL": "postgresql://rung@db/rung",
+        "RUNG_MLFLOW_TRACKING_URI": "http://mlflow:5000",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.storage_root == tmp_path / "storage"
+    assert settings.service_url == "http://127.0.0.1:9000"
+    assert settings.sqlalchemy_url == "postgresql+psycopg://rung@db/rung"
+    assert settings.mlflow_public_url == "http://mlflow:5000"
+
+
+def test_settings_without_an_environment(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    assert settings.sqlalchemy_url == f"sqlite:///{tmp_path / 'rung.db'}"
+    assert settings.data_root == tmp_path / "data"
