@@ -22,7 +22,7 @@ from search_spaces.problems import Problem
 from search_spaces.protocol import Heartbeat, Orders, TrialLine
 from service import experiments
 from service.errors import Conflict, Forbidden, Invalid, NotFound
-from service.experiments import ENDED, State
+from service.states import ENDED, State
 from service.store.models import Attempt, Experiment, Trial
 
 LARGEST_NUMBER = 10**7

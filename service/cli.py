@@ -333,7 +333,7 @@ def _text(body: bytes) -> str:
 
 
 def _watch(client: Rung, experiment_id: str, interval: float, as_json: bool) -> NoReturn:
-    from service.experiments import State
+    from service.states import State
     from service.watch import watch as follow
 
     try:

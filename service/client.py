@@ -21,7 +21,6 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from service.errors import MEDIA_TYPE, RungError, Unavailable, from_document, of_status
-from service.experiments import ENDED, State
 from service.schemas import (
     ClusterStatus,
     Curves,
@@ -35,6 +34,7 @@ from service.schemas import (
     TrialView,
     Validated,
 )
+from service.states import ENDED, State
 
 V = TypeVar("V", bound=BaseModel)
 Query = Mapping[str, str | int | bool | None]

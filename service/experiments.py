@@ -1,7 +1,7 @@
-"""Experiments: the states of a search, the moves between them, and what a person may do with one.
+"""Experiments: the moves of a search between its states, and what a person may do with one.
 
-Owns `State`, `NEXT` and `move`: nobody else writes `Experiment.state`. What drivers do to experiments
-is in `attempts`. It must not know HTTP, Ray or MLflow.
+Owns `move`: nobody else writes `Experiment.state`. What drivers do to experiments is in `attempts`.
+It must not know HTTP, Ray or MLflow.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
@@ -20,40 +19,11 @@ from search_spaces.protocol import ENDED as TRIAL_ENDED
 from search_spaces.protocol import TrialState
 from service.allocation import Cluster, Node, fits_somewhere
 from service.errors import Conflict, NotFound
+from service.states import DRIVEN, ENDED, NEXT, State
 from service.store.models import Experiment, Label, Trial
 
 ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"  # no 0 o 1 i l u: ids are read aloud and typed
 ID_LENGTH = 8
-
-
-class State(StrEnum):
-    QUEUED = "QUEUED"
-    RUNNING = "RUNNING"
-    STOPPING = "STOPPING"
-    PAUSING = "PAUSING"
-    PAUSED = "PAUSED"
-    COMPLETED = "COMPLETED"
-    CANCELED = "CANCELED"
-    ERROR = "ERROR"
-
-
-NEXT: dict[State, frozenset[State]] = {
-    # An experiment whose driver was lost queues again; it keeps its place, which its age gives it.
-    State.QUEUED: frozenset({State.RUNNING, State.PAUSED, State.CANCELED, State.ERROR}),
-    State.RUNNING: frozenset({State.QUEUED, State.STOPPING, State.PAUSING, State.COMPLETED, State.ERROR}),
-    # A cancel or pause that comes too late finds the search complete.
-    State.STOPPING: frozenset({State.CANCELED, State.COMPLETED}),
-    State.PAUSING: frozenset({State.PAUSED, State.STOPPING, State.COMPLETED, State.ERROR}),
-    State.PAUSED: frozenset({State.QUEUED, State.CANCELED}),
-    State.COMPLETED: frozenset(),
-    State.CANCELED: frozenset(),
-    State.ERROR: frozenset(),
-}
-
-#: States that an experiment never leaves.
-ENDED = frozenset(state for state, after in NEXT.items() if not after)
-#: States in which a driver is wanted or there.
-DRIVEN = frozenset({State.RUNNING, State.STOPPING, State.PAUSING})
 
 
 def move(experiment: Experiment, to: State, now: datetime, reason: str = "") -> None:

@@ -30,8 +30,8 @@ from service import attempts, experiments
 from service.allocation import Cluster, Demand, allocate
 from service.attempts import OPEN
 from service.context import Context
-from service.experiments import DRIVEN, State
 from service.launcher import ALIVE, JobStatus, RayUnreachable
+from service.states import DRIVEN, State
 from service.store.leases import Held, LeaseLost, acquire, hold, release
 from service.store.models import Attempt, Experiment, Trial
 

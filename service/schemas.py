@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from search_spaces.protocol import TrialState
-from service.experiments import State
+from service.states import State
 
 
 class Best(BaseModel):

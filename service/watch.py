@@ -18,8 +18,8 @@ from search_spaces.protocol import ENDED as TRIAL_ENDED
 from search_spaces.sampling import NOT_APPLICABLE
 from service.client import Rung
 from service.errors import RungError
-from service.experiments import State
 from service.schemas import Curves, ExperimentSummary, ExperimentView, TrialView
+from service.states import State
 
 ROWS = 10
 #: Columns of text that a leaderboard takes before its parameters.

@@ -13,10 +13,10 @@ from search_spaces.document import JSON_TYPES, YAML_TYPES, read
 from search_spaces.problems import validate
 from service import cursors, experiments, views
 from service.errors import BadRequest, Conflict, Invalid, NotFound, TooLarge, WrongMediaType
-from service.experiments import State
 from service.responses import problems
 from service.routes.parts import TEXT, Body, Paging, Service
 from service.schemas import ExperimentPage, ExperimentView, Validated
+from service.states import State
 from service.store.models import Attempt, Experiment
 
 router = APIRouter(prefix="/experiments", tags=["experiments"])

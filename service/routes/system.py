@@ -7,9 +7,9 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.context import Context
-from service.experiments import DRIVEN, State
 from service.routes.parts import Service
 from service.schemas import Check, ClusterStatus, Health, NodeView, Readiness, Share
+from service.states import DRIVEN, State
 from service.store.models import Experiment
 
 health = APIRouter(tags=["system"])

@@ -15,7 +15,7 @@ import pytest
 from search_spaces.protocol import Heartbeat, TrialLine, TrialState, Winner
 from service.client import PAGE, Rung, Unreachable
 from service.errors import Conflict, Internal, Invalid, NotFound, RungError, Unavailable
-from service.experiments import State
+from service.states import State
 
 SPEC = {"name": "first", "search_space": {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}}}
 

@@ -11,7 +11,7 @@ from search_spaces.problems import SpecError
 from service import experiments
 from service.allocation import Cluster, Node
 from service.errors import Conflict
-from service.experiments import DRIVEN, ENDED, NEXT, State
+from service.states import DRIVEN, ENDED, NEXT, State
 from service.store.models import Experiment
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
