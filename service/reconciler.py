@@ -7,6 +7,7 @@ every write is made under it, and no write waits for a network. While Ray is awa
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -77,7 +78,8 @@ class Reconciler:
         self._context.wake.set()
         self._thread.join(timeout=30)
         if self._held is not None:
-            release(self._context.database, self._held)
+            with contextlib.suppress(SQLAlchemyError):  # it runs out by itself
+                release(self._context.database, self._held)
 
     def round(self) -> None:
         """Look, then act. Raises SQLAlchemyError when the database is away."""

@@ -5,6 +5,7 @@ It speaks MLflow's REST interface itself: one small request for a metric needs n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -12,12 +13,13 @@ from typing import Any
 
 import httpx
 
-from search_spaces.protocol import METRICS
-from service.errors import NotFound, Unavailable
+from search_spaces.protocol import METRICS, SIGNALS
+from service.errors import Unavailable
 from service.schemas import Point
 from service.settings import Settings
 
 PAGE = 25_000
+INFINITY = sys.float_info.max  # as which MLflow's databases keep it
 
 
 class Results:
@@ -38,8 +40,8 @@ class Results:
             return None
         return f"{self._public}/#/experiments/{experiment_id}/runs/{run_id}"
 
-    def curves(self, run_id: str, names: Iterable[str] = METRICS) -> dict[str, list[Point]]:
-        """Points of each metric that has any, by step. Raises NotFound for an unknown run, Unavailable."""
+    def curves(self, run_id: str, names: Iterable[str] = METRICS + SIGNALS) -> dict[str, list[Point]]:
+        """Points of each metric that has any, by step; none for a run that MLflow does not know. Raises Unavailable."""
         names = list(names)
         histories = self._pool.map(lambda name: self._history(run_id, name), names)
         return {name: points for name, points in zip(names, histories, strict=True) if points}
@@ -73,8 +75,6 @@ class Results:
             response = self._client.get(self._uri.rstrip("/") + path, params=query)
         except httpx.HTTPError as error:
             raise Unavailable(f"MLflow at {self._uri} does not answer: {error or type(error).__name__}") from error
-        if response.status_code == 404 and query is not None:
-            raise NotFound(f"MLflow has no run {query.get('run_id')}")
         if response.status_code != 200:
             raise Unavailable(f"MLflow at {self._uri} answers {response.status_code}: {response.text[:200]}")
         return response
@@ -85,6 +85,6 @@ def _point(metric: dict[str, Any]) -> Point:
     number = float(value) if value is not None else float("nan")
     return Point(
         step=int(metric.get("step", 0)),
-        value=number if abs(number) < float("inf") else None,
+        value=number if abs(number) < INFINITY else None,
         timestamp=datetime.fromtimestamp(int(metric["timestamp"]) / 1000, UTC),
     )
