@@ -25,6 +25,10 @@ METRICS = (
 )
 
 
+#: Logged beside them, for diagnosis; `clean_train_accuracy` where mixup or smoothing distort the other.
+SIGNALS = ("clean_train_accuracy", "weight_norm", "update_ratio", "nonfinite_steps")
+
+
 class TrialState(StrEnum):
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -58,6 +62,9 @@ class TrialLine(Message):
     best_value: float | None = Field(None, description="best value of the objective so far")
     metrics: dict[str, float | None] = Field(default_factory=dict, description="of the last epoch; null for non-finite")
     parameters: dict[str, str | float | int | bool] = Field(default_factory=dict, description="flat hyperparameters")
+    sample: dict[str, float] | None = Field(
+        None, description="what the searcher drew; the spec bound to it is the trial"
+    )
     mlflow_run_id: str | None = None
     started_at: float | None = None
     ended_at: float | None = None

@@ -199,6 +199,8 @@ def _write_lines(session: Session, attempt: Attempt, lines: list[TrialLine], now
         trial.parameters = {
             n: str(v) if isinstance(v, float) and not math.isfinite(v) else v for n, v in line.parameters.items()
         }
+        if line.sample is not None and all(map(math.isfinite, line.sample.values())):
+            trial.sample = line.sample
         trial.mlflow_run_id = line.mlflow_run_id or trial.mlflow_run_id
         trial.started_at, trial.ended_at, trial.updated_at = _moment(line.started_at), _moment(line.ended_at), now
     session.flush()

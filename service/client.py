@@ -20,6 +20,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from search_spaces.experiment import TrialSpec
 from service.errors import MEDIA_TYPE, RungError, Unavailable, from_document, of_status
 from service.schemas import (
     ClusterStatus,
@@ -119,6 +120,10 @@ class Rung:
 
     def trial(self, experiment_id: str, trial: int) -> TrialView:
         return self._get(TrialView, f"{_experiment(experiment_id)}/trials/{int(trial)}")
+
+    def trial_spec(self, experiment_id: str, trial: int) -> TrialSpec:
+        """The configuration that a trial ran, without domains."""
+        return self._get(TrialSpec, f"{_experiment(experiment_id)}/trials/{int(trial)}/spec")
 
     def curves(self, experiment_id: str, trial: int) -> Curves:
         """Every metric of a trial by epoch."""

@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from search_spaces.experiment import ExperimentSpec
+from search_spaces.experiment import ExperimentSpec, TrialSpec
 from service.errors import ProblemDocument
 
 ASSETS = "/docs/assets"
@@ -61,7 +61,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, description=DESCRIPTION, tags=TAGS, routes=app.routes
         )
         schemas = document["components"]["schemas"]
-        for model in (ExperimentSpec, ProblemDocument):
+        for model in (ExperimentSpec, TrialSpec, ProblemDocument):
             schema = model.model_json_schema(ref_template=REFERENCE)
             for name, definition in schema.pop("$defs", {}).items():
                 schemas.setdefault(name, definition)

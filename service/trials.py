@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Float, Integer, String, and_, or_, select
 from sqlalchemy.orm import Session
 
+from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.problems import Problem, unknown
 from search_spaces.protocol import METRICS
 from service import experiments
@@ -56,6 +57,18 @@ def find(session: Session, experiment_id: str, trial: int) -> Trial:
     if found is None:
         raise NotFound(f"experiment {experiment_id} has no trial {trial}, or it has not begun")
     return found
+
+
+def bound(session: Session, experiment_id: str, trial: int) -> TrialSpec:
+    """The spec without domains that a trial ran. Raises NotFound where its draws were never told, or fit no more."""
+    stored = experiments.find(session, experiment_id).spec
+    sample = find(session, experiment_id, trial).sample
+    if sample is None:
+        raise NotFound(f"what was drawn for trial {trial} of experiment {experiment_id} is not recorded")
+    try:
+        return ExperimentSpec.model_validate(stored).bind(sample, trial)
+    except ValueError as error:
+        raise NotFound(f"trial {trial} of experiment {experiment_id} cannot be bound to its spec: {error}") from None
 
 
 def to_cursor(value: Any) -> Any:

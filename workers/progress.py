@@ -163,6 +163,7 @@ class Progress:
                 best_value=trial.best_value,
                 metrics={name: value if math.isfinite(value) else None for name, value in trial.metrics.items()},
                 parameters=trial.parameters,
+                sample=trial.sample,
                 started_at=trial.started_at,
                 ended_at=trial.ended_at,
             )

@@ -1,4 +1,4 @@
-"""Routes of trials: list, show, curves."""
+"""Routes of trials: list, show, spec, curves."""
 
 from __future__ import annotations
 
@@ -64,6 +64,16 @@ def show_trial(service: Service, experiment_id: ExperimentId, trial: TrialNumber
         experiment = experiments.find(session, experiment_id)
         row = trials.find(session, experiment_id, trial)
     return views.trial(row, experiment.mlflow_experiment_id, service.results)
+
+
+SPEC_ANSWER = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/TrialSpec"}}}}
+
+
+@router.get("/{trial}/spec", response_model=None, responses={200: SPEC_ANSWER, **problems(NotFound)})
+def show_spec(service: Service, experiment_id: ExperimentId, trial: TrialNumber) -> dict[str, Any]:
+    """The configuration that one trial ran: the experiment's spec with every domain replaced by what was drawn."""
+    with service.database.read() as session:
+        return trials.bound(session, experiment_id, trial).model_dump(mode="json")
 
 
 @router.get("/{trial}/curves", responses=problems(NotFound, Unavailable))

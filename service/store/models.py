@@ -122,6 +122,7 @@ class Trial(Base):
     best_value: Mapped[float | None]
     metrics: Mapped[dict[str, Any]]
     parameters: Mapped[dict[str, Any]]
+    sample: Mapped[dict[str, Any] | None]
     mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]

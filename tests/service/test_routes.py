@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from search_spaces.experiment import ExperimentSpec
+from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.problems import validate
 from service.context import Context
 from service.reconciler import Reconciler
@@ -205,3 +205,21 @@ def test_what_is_not_there_is_404(client: httpx.Client, context: Context, path: 
     answer = client.get(path)
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
     assert "there is no experiment 'k3v9q2mz'" in answer.json()["detail"]
+
+
+def test_the_spec_of_a_trial_is_what_was_drawn(client: httpx.Client, world: Any) -> None:
+    space = {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}, "batch_size": {"choice": [64, 128]}}
+    one = world.started(search_space=space, searcher={"kind": "random", "num_samples": 3}, seed=5)
+    sample = {"optimizer.lr": 0.0123456789012345, "batch_size": 1}
+    lines = [world.line(0), world.line(1, sample=sample), world.line(2, sample={"batch_size": 0})]
+    assert world.beat(one, {"phase": "searching", "trials": lines}).status_code == 200
+    assert world.beat(one, {"phase": "searching", "trials": [world.line(1, epoch=2)]}).status_code == 200
+    found = client.get(f"{EXPERIMENTS}/{one}/trials/1/spec").json()
+    asked = ExperimentSpec.model_validate(world.show(one)["spec"])
+    assert TrialSpec.model_validate(found) == asked.bind(sample, 1)
+    assert found["hyperparameters"]["optimizer"]["lr"] == sample["optimizer.lr"]
+    assert found["hyperparameters"]["batch_size"] == 128
+    for trial, said in ((0, "not recorded"), (2, "optimizer.lr: missing"), (7, "has not begun")):
+        missing = client.get(f"{EXPERIMENTS}/{one}/trials/{trial}/spec")
+        assert missing.status_code == 404
+        assert said in missing.json()["detail"]
