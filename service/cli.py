@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -45,6 +46,25 @@ SpecFile = Annotated[
 ]
 ExperimentId = Annotated[str, typer.Argument(metavar="ID", help="an experiment's id")]
 Interval = Annotated[float, typer.Option("--interval", min=0.05, help="seconds between two looks")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="RUNG_DATA_ROOT", help="folder of the data sets; default: data in the home", show_default=False
+    ),
+]
+CacheRoot = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="RUNG_CACHE_ROOT", help="folder of prepared sets; default: cache in the home", show_default=False
+    ),
+]
+
+
+class Topic(StrEnum):
+    SCHEDULERS = "schedulers"
+    OPTIMIZERS = "optimizers"
+    NORMALIZATION = "normalization"
+    AUGMENTATION = "augmentation"
 
 
 def main() -> None:
@@ -202,6 +222,69 @@ def curves(
         from service.watch import epochs
 
         _console().print(epochs(found))
+
+
+@app.command()
+def reproduce(
+    experiment: ExperimentId,
+    trial: Annotated[int, typer.Argument(min=0, help="a trial's number, from 0")],
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, help="how far the objective may differ; default: not a bit, and 0.02 for a GPU's trial"),
+    ] = None,
+    data_root: DataRoot = None,
+    cache_root: CacheRoot = None,
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run a trial again on this machine, and compare its curve point by point. Exit status 1: it differs."""
+    from service import local_work
+
+    with _errors(as_json), _client(url, token) as client:
+        status = local_work.reproduce(
+            client,
+            experiment,
+            trial,
+            data_root=data_root or _home() / "data",
+            cache_root=cache_root or _home() / "cache",
+            tolerance=tolerance,
+            as_json=as_json,
+        )
+    raise typer.Exit(status)
+
+
+@app.command()
+def explain(
+    topic: Annotated[Topic, typer.Argument(help="what to draw")],
+    spec: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SPEC", help="a YAML or JSON file, - for standard input, or preset:NAME", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder of the pictures")] = Path("pictures"),
+    data_root: DataRoot = None,
+    cache_root: CacheRoot = None,
+) -> None:
+    """Draw what a spec does, as PNG and as a page that needs no network. Needs no service.
+
+    Without a SPEC: every scheduler, the classic optimizers; augmentation needs one.
+    """
+    from search_spaces.document import read
+    from search_spaces.problems import validate as check
+    from service import local_work
+
+    with _errors(as_json=False):
+        checked = None if spec is None else check(read(*_document(spec))).model_dump(mode="json")
+    status = local_work.explain(
+        topic,
+        checked,
+        out=out,
+        data_root=data_root or _home() / "data",
+        cache_root=cache_root or _home() / "cache",
+    )
+    raise typer.Exit(status)
 
 
 @app.command()
