@@ -29,20 +29,21 @@ PRESET = "digits-quick"
 def main() -> int:
     """Run the demo; gives the exit status."""
     console = Console()
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    succeeded = False
     with tempfile.TemporaryDirectory(prefix="rung-demo-", ignore_cleanup_errors=True) as folder:
         try:
             console.print("Starting Ray, MLflow and the service ...")
-            with stack.running(stack.Options(home=Path(folder)), ended) as running:
+            with stack.running(stack.Options(home=Path(folder))) as running:
                 with Rung(running.addresses.service) as client:
                     succeeded = _search(client, console)
                 _say_where(running.addresses, console)
                 if succeeded and os.environ.get("DEMO_EXIT") != "1":
                     console.print("\nEverything stays up. Ctrl-C stops it.")
-                    running.watch(ended)
+                    running.watch(threading.Event())
                 console.print("Stopping ...")
+        except KeyboardInterrupt:
+            console.print("Stopped.")
         except (stack.StackError, RungError) as error:
             console.print(f"demo: {error}", style="red", markup=False, highlight=False)
             return 1

@@ -28,6 +28,8 @@ import httpx
 START_S = 90.0
 STOP_S = 15.0
 LOOPBACK = "127.0.0.1"
+#: Ports of Ray's that are the same on every start unless given: a second Ray on the machine would meet them.
+RAY_PORTS = ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
 
 
 class StackError(Exception):
@@ -110,11 +112,11 @@ class Stack:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._home = options.home.absolute()
+        self.home = options.home.absolute()
         self._children: list[_Child] = []
         self._cpus = options.num_cpus or os.cpu_count() or 1
         ports = _Ports()
-        self._gcs_port = ports.free()
+        self._ray_ports = {option: ports.free() for option in RAY_PORTS}
         service, mlflow, ray = (
             ports.take(option, given)
             for option, given in (
@@ -141,7 +143,7 @@ class Stack:
             ("service", f"{self.addresses.service}/readyz"),
         ):
             self._await(name, address, deadline, interrupted)
-        _write_whole(self._home / "stack.json", json.dumps(asdict(self.addresses), indent=2))
+        _write_whole(self.home / "stack.json", json.dumps(asdict(self.addresses), indent=2))
 
     def watch(self, ended: threading.Event) -> None:
         """Return when `ended` is set. Raises StackError when a child dies before."""
@@ -150,7 +152,7 @@ class Stack:
 
     def stop(self) -> None:
         """End all children and all that they started."""
-        (self._home / "stack.json").unlink(missing_ok=True)
+        (self.home / "stack.json").unlink(missing_ok=True)
         for child in reversed(self._children):
             if child.process.poll() is None:
                 child.process.terminate()
@@ -163,7 +165,7 @@ class Stack:
         self._children.clear()
 
     def _spawn(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
-        log = self._home / "logs" / f"{name}.log"
+        log = self.home / "logs" / f"{name}.log"
         log.parent.mkdir(exist_ok=True)
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -172,7 +174,7 @@ class Stack:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
-                cwd=self._home,
+                cwd=self.home,
                 start_new_session=True,
             )
         self._children.append(_Child(name, process, log))
@@ -211,7 +213,7 @@ class Stack:
         }
         settings = {name: value for name, value in os.environ.items() if name.startswith("RUNG_")}
         at = self.addresses
-        data_root = self._options.data_root or settings.get("RUNG_DATA_ROOT") or self._home / "data"
+        data_root = self._options.data_root or settings.get("RUNG_DATA_ROOT") or self.home / "data"
         return (
             inherited
             | settings
@@ -220,8 +222,8 @@ class Stack:
                 "PYTHONUNBUFFERED": "1",
                 "TZ": "UTC",
                 "RAY_AUTH_MODE": "token",
-                "RAY_AUTH_TOKEN": _token(self._home / "ray_token"),
-                "RUNG_HOME": str(self._home),
+                "RAY_AUTH_TOKEN": _token(self.home / "ray_token"),
+                "RUNG_HOME": str(self.home),
                 "RUNG_HOST": self._options.host,
                 "RUNG_PORT": at.service.rpartition(":")[2],
                 "RUNG_RAY_DASHBOARD_URL": at.ray_dashboard,
@@ -229,6 +231,7 @@ class Stack:
                 "RUNG_DATA_ROOT": str(Path(data_root).absolute()),
                 "RUNG_WARM_WORKERS": settings.get("RUNG_WARM_WORKERS", str(min(4, self._cpus))),
                 "MLFLOW_DISABLE_TELEMETRY": "true",
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a process for jobs that nobody here submits
             }
         )
 
@@ -236,8 +239,8 @@ class Stack:
         dashboard = self.addresses.ray_dashboard.rpartition(":")[2]
         command = [
             str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats",
-            f"--port={self._gcs_port}", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}",
-            f"--temp-dir={_ray_folder(self._home)}",
+            f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}", f"--temp-dir={_ray_folder(self.home)}",
+            *(f"--{option}={port}" for option, port in self._ray_ports.items()),
         ]  # fmt: skip
         for option, value in (("num-cpus", self._options.num_cpus), ("num-gpus", self._options.num_gpus)):
             command += [f"--{option}={value}"] if value is not None else []
@@ -247,8 +250,8 @@ class Stack:
         return [
             sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--workers", "1",
             "--port", self.addresses.mlflow.rpartition(":")[2],
-            "--backend-store-uri", f"sqlite:///{self._home / 'mlflow.db'}",
-            "--artifacts-destination", str(self._home / "artifacts"),
+            "--backend-store-uri", f"sqlite:///{self.home / 'mlflow.db'}",
+            "--artifacts-destination", str(self.home / "artifacts"),
         ]  # fmt: skip
 
 
@@ -271,13 +274,13 @@ class _Ports:
 
     def _bind(self, option: str, port: int) -> int:
         held = socket.socket()
+        self._held.append(held)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             held.bind((LOOPBACK, port))
         except OSError as error:
             self.close()
             raise StackError(f"--{option} {port} cannot be used: {error.strerror}") from error
-        self._held.append(held)
         return int(held.getsockname()[1])
 
 

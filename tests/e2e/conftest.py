@@ -1,0 +1,42 @@
+"""One real stack for the whole session: Ray, MLflow and the service as processes, on free ports."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from service import stack
+from service.client import Rung
+
+
+@pytest.fixture(scope="session")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Stack]:
+    folder = tmp_path_factory.mktemp("home")
+    before = os.environ.get("RUNG_DATA_ROOT")
+    os.environ["RUNG_DATA_ROOT"] = str(tmp_path_factory.mktemp("no-data"))
+    with stack.running(stack.Options(home=folder, num_cpus=2)) as running:
+        yield running
+    if before is None:
+        del os.environ["RUNG_DATA_ROOT"]
+    else:
+        os.environ["RUNG_DATA_ROOT"] = before
+
+
+@pytest.fixture(scope="session")
+def client(up: stack.Stack) -> Iterator[Rung]:
+    with Rung(up.addresses.service) as rung:
+        yield rung
+
+
+@pytest.fixture(scope="session")
+def mlflow(up: stack.Stack) -> MlflowClient:
+    return MlflowClient(up.addresses.mlflow)
+
+
+@pytest.fixture(scope="session")
+def storage(up: stack.Stack) -> Path:
+    return up.home / "storage"

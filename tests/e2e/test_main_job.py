@@ -1,0 +1,256 @@
+"""The main job on real processes: a spec goes in, curves, reasons and a model come out."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import mlflow.pyfunc
+import mlflow.pytorch
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from search_spaces.asha import AshaSpec
+from search_spaces.datasets import Digits
+from search_spaces.protocol import ENDED, METRICS
+from service import stack
+from service.client import Rung
+from service.schemas import ExperimentView, TrialView
+from workers.data import load
+
+pytestmark = pytest.mark.e2e
+
+NETWORK = {"model": {"kind": "cnn", "width": 8, "depth": 2}, "batch_size": 128}
+SEARCHED = {
+    "optimizer": {
+        "choice": [
+            {"kind": "adam", "lr": {"loguniform": [1e-4, 3e-2]}},
+            {"kind": "sgd", "lr": {"loguniform": [1e-3, 0.3]}, "momentum": {"choice": [0.0, 0.9]}},
+        ]
+    },
+    "normalization": {"choice": ["batch", "layer", "none"]},
+}
+LONG = {"max_t": 5000, "grace_period": 5000}
+
+
+def spec(name: str, *, trials: int = 4, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "project": "e2e",
+        "search_space": NETWORK | SEARCHED,
+        "searcher": {"kind": "random", "num_samples": trials},
+        "asha": {"max_t": 4, "grace_period": 1, "reduction_factor": 2},
+        "seed": 3,
+    } | changes
+
+
+def ended(client: Rung, experiment_id: str) -> ExperimentView:
+    *_, view = client.watch(experiment_id, 0.2)
+    return view
+
+
+def children(mlflow: MlflowClient, view: ExperimentView) -> dict[int, Run]:
+    query = f"tags.`mlflow.parentRunId` = '{view.mlflow_run_id}'"
+    runs = mlflow.search_runs([str(view.mlflow_experiment_id)], query, max_results=1000)
+    return {int(run.data.tags["rung.trial_id"]): run for run in runs}
+
+
+def assert_every_point_once(mlflow: MlflowClient, run: Run, trial: TrialView) -> None:
+    for name in METRICS:
+        steps = [point.step for point in mlflow.get_metric_history(run.info.run_id, name)]
+        assert steps == list(range(1, trial.epoch + 1)), (trial.trial, name)
+
+
+@pytest.fixture(scope="module")
+def view(client: Rung) -> ExperimentView:
+    return ended(client, client.submit(spec("main-job", trials=10)).id)
+
+
+@pytest.fixture(scope="module")
+def trials(client: Rung, view: ExperimentView) -> list[TrialView]:
+    return list(client.trials(view.id))
+
+
+def test_every_trial_ends_with_a_reason(view: ExperimentView, trials: list[TrialView]) -> None:
+    assert (view.state, view.reason) == ("COMPLETED", "")
+    assert sorted(trial.trial for trial in trials) == list(range(10))
+    assert all(trial.state in ENDED and trial.stop_reason for trial in trials)
+    assert sum(view.trials.values()) == 10
+
+
+def test_asha_stops_only_at_its_rungs(trials: list[TrialView]) -> None:
+    rungs = AshaSpec(max_t=4, grace_period=1, reduction_factor=2).rungs()
+    epochs = {trial.epoch for trial in trials if trial.state == "EARLY_STOPPED"}
+    assert epochs
+    assert epochs <= set(rungs)
+    assert all(trial.epoch == 4 for trial in trials if trial.state == "COMPLETED")
+
+
+def test_children_of_one_parent_with_comparable_parameters(
+    mlflow: MlflowClient, view: ExperimentView, trials: list[TrialView]
+) -> None:
+    runs = children(mlflow, view)
+    assert sorted(runs) == list(range(10))
+    assert len({frozenset(run.data.params) for run in runs.values()}) == 1
+    for trial in trials:
+        run = runs[trial.trial]
+        assert run.data.tags["rung.experiment_id"] == view.id
+        assert run.data.tags["rung.trial_state"] == trial.state
+        assert run.data.tags["rung.stop_reason"] == trial.stop_reason
+        assert run.info.status == "FINISHED"
+        assert run.data.params == {name: str(value) for name, value in trial.parameters.items()}
+
+
+def test_every_point_of_every_curve_once(mlflow: MlflowClient, view: ExperimentView, trials: list[TrialView]) -> None:
+    runs = children(mlflow, view)
+    for trial in trials:
+        assert_every_point_once(mlflow, runs[trial.trial], trial)
+
+
+def test_curves_over_rest_are_those_in_mlflow(
+    client: Rung, mlflow: MlflowClient, view: ExperimentView, trials: list[TrialView]
+) -> None:
+    run = children(mlflow, view)[trials[0].trial]
+    curves = client.curves(view.id, trials[0].trial).metrics
+    stored = mlflow.get_metric_history(run.info.run_id, "validation_accuracy")
+    assert [point.value for point in curves["validation_accuracy"]] == [point.value for point in stored]
+
+
+def test_parent_sums_up(mlflow: MlflowClient, view: ExperimentView) -> None:
+    parent = mlflow.get_run(str(view.mlflow_run_id))
+    assert view.best is not None
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["rung.best_trial"] == str(view.best.trial)
+    assert parent.data.metrics["best_value"] == view.best.value
+    counts = {name: parent.data.metrics.get(f"trials_{name.lower()}", 0) for name in view.trials}
+    assert counts == {name: float(count) for name, count in view.trials.items()}
+
+
+def test_registered_model_predicts_raw_images(up: stack.Stack, view: ExperimentView, tmp_path: Path) -> None:
+    assert view.winner is not None
+    images, labels = load(Digits(), 0, tmp_path, tmp_path).test()
+    mlflow.set_tracking_uri(up.addresses.mlflow)
+    plain = mlflow.pyfunc.load_model(view.winner["model_uri"])
+    predicted = np.argmax(plain.predict(images.numpy().astype(np.float32)), axis=1)
+    assert (predicted == labels.numpy()).mean() == pytest.approx(view.winner["test_accuracy"])
+    network = mlflow.pytorch.load_model(view.winner["model_uri"])
+    with torch.inference_mode():
+        assert torch.equal(network(images).argmax(1), torch.from_numpy(predicted))
+
+
+def test_the_same_spec_and_seed_find_the_same_trials(
+    client: Rung, view: ExperimentView, trials: list[TrialView]
+) -> None:
+    again = ended(client, client.submit(spec("main-job-again", trials=10)).id)
+    parameters = {trial.trial: trial.parameters for trial in client.trials(again.id)}
+    assert parameters == {trial.trial: trial.parameters for trial in trials}
+
+
+def test_diverged_trials_end_as_such_and_harm_no_other(client: Rung, mlflow: MlflowClient) -> None:
+    optimizer = {"choice": [{"kind": "sgd", "lr": 100.0}, {"kind": "adam", "lr": 1e-3}]}
+    space = NETWORK | {"optimizer": optimizer, "normalization": "none"}
+    view = ended(client, client.submit(spec("diverging", searcher="grid", search_space=space)).id)
+    trials = {trial.parameters["optimizer.kind"]: trial for trial in client.trials(view.id)}
+    assert view.state == "COMPLETED"
+    assert trials["sgd"].state == "DIVERGED"
+    assert "not finite" in trials["sgd"].stop_reason
+    assert trials["adam"].state == "COMPLETED"
+    assert view.winner is not None
+    assert view.winner["trial"] == trials["adam"].trial
+    assert children(mlflow, view)[trials["sgd"].trial].data.tags["rung.trial_state"] == "DIVERGED"
+
+
+def test_cancel_ends_trials_and_runs(client: Rung, mlflow: MlflowClient) -> None:
+    submitted = client.submit(spec("canceled", asha=LONG))
+    view = next(v for v in client.watch(submitted.id, 0.2) if v.trials.get("RUNNING") and v.best)
+    client.cancel(view.id)
+    view = ended(client, view.id)
+    assert view.state == "CANCELED"
+    assert {trial.state for trial in client.trials(view.id)} <= {"CANCELED", "PENDING"}
+    assert mlflow.get_run(str(view.mlflow_run_id)).info.status == "KILLED"
+    assert {run.info.status for run in children(mlflow, view).values()} == {"KILLED"}
+
+
+def test_goal_ends_the_search(client: Rung) -> None:
+    view = ended(client, client.submit(spec("goal", asha=LONG, objective={"goal": 0.5})).id)
+    assert view.state == "COMPLETED"
+    assert "goal 0.5 reached" in view.reason
+    assert view.best is not None
+    assert view.best.value >= 0.5
+    assert view.winner is not None
+
+
+def test_wall_clock_ends_the_search(client: Rung) -> None:
+    view = ended(client, client.submit(spec("budget", asha=LONG, budget={"wall_clock": 2})).id)
+    assert view.state == "COMPLETED"
+    assert "budget.wall_clock" in view.reason
+
+
+def test_absent_data_is_a_readable_error(client: Rung) -> None:
+    view = ended(client, client.submit(spec("no-data", trials=2, dataset="cifar10")).id)
+    assert view.state == "ERROR"
+    assert "cifar10" in view.reason
+    assert {trial.state for trial in client.trials(view.id)} == {"ERROR"}
+
+
+def test_two_experiments_share_the_slots(client: Rung) -> None:
+    first, second = (client.submit(spec(name, asha=LONG)) for name in ("sharing-a", "sharing-b"))
+    seen: Counter[tuple[int, int]] = Counter()
+    for view in client.watch(second.id, 0.2):
+        other = client.get(first.id)
+        seen[other.slots, view.slots] += 1
+        if view.best and other.best:
+            break
+    assert client.get(first.id).slots + client.get(second.id).slots <= 2
+    assert seen[1, 1]
+    for one in (first, second):
+        client.cancel(one.id)
+        assert ended(client, one.id).state == "CANCELED"
+
+
+def test_a_killed_driver_is_replaced_and_nothing_is_lost_or_doubled(
+    client: Rung, mlflow: MlflowClient, storage: Path
+) -> None:
+    asha = {"max_t": 60, "grace_period": 60}
+    submitted = client.submit(spec("driver-killed", trials=3, asha=asha))
+    view = next(v for v in client.watch(submitted.id, 0.1) if v.best)
+    os.kill(_driver_pid(view.attempts[-1].id, storage / view.id), signal.SIGKILL)
+    view = ended(client, view.id)
+    assert view.state == "COMPLETED"
+    assert view.attempt == 2
+    trials = list(client.trials(view.id))
+    assert [trial.epoch for trial in trials] == [60, 60, 60]
+    runs = children(mlflow, view)
+    assert sorted(runs) == [0, 1, 2]
+    for trial in trials:
+        assert_every_point_once(mlflow, runs[trial.trial], trial)
+
+
+def test_bad_specs_are_told_what_is_wrong(up: stack.Stack) -> None:
+    body = {"name": "x", "resources": {"gpus_per_trial": 3}}
+    answer = httpx.post(f"{up.addresses.service}/api/v1/experiments", json=body, trust_env=False)
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    (problem,) = answer.json()["errors"]
+    assert problem["field"] == "resources.gpus_per_trial"
+    assert problem["value"] == 3
+
+
+def _driver_pid(attempt_id: str, folder: Path) -> int:
+    """The driver's process: Python with this experiment's folder among its arguments."""
+    number = attempt_id.rpartition("-a")[2]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"workers.driver" in arguments and str(folder).encode() in arguments and number.encode() in arguments:
+            return int(process.name)
+    raise LookupError(f"no driver runs for {attempt_id}")
