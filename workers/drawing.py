@@ -1,24 +1,26 @@
-"""Drawing: curves, paths, blocks and sheets on paper: a PNG by matplotlib, and a page by plotly.
+"""Drawing: curves, paths, blocks and sheets on paper: a PNG by matplotlib, and a page of `workers.pages`.
 
-The page holds plotly.js itself and opens without a network. What the pictures mean is not known here.
+What the pictures mean is not known here.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Polygon
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
+from PIL import Image
+
+from workers.pages import Page
 
 LINE, START, END, TARGET = "#2457a6", "#2a9d3a", "#d1322d", "#111111"
 FACES = {  # (plain, marked)
@@ -28,6 +30,7 @@ FACES = {  # (plain, marked)
 }
 EDGE = "#8a93a0"
 DPI = 110
+TITLE_WIDTH = 38  # characters of a line
 
 Point = tuple[float, float]
 
@@ -55,23 +58,20 @@ def curves(
 ) -> list[Path]:
     """A small panel for each (title, (x, y)), all on the same scales."""
     columns, rows = _grid(len(panels), 4)
-    figure, axes = _figure(columns, rows, caption, (3.1, 2.4))
-    titles = ["<br>".join(textwrap.wrap(title, 38)) for title, _ in panels]
-    page = _page(columns, rows, titles, caption, 260)
+    figure, axes = _figure(columns, rows, len(panels), caption, (3.1, 2.5))
+    page = Page(columns, rows, caption, 260)
     top = 1.05 * max(max(y) for _, (_, y) in panels)
     for number, (title, (x, y)) in enumerate(panels):
-        axes[number].plot(x, y, color=LINE, linewidth=1.6)
-        axes[number].set_title(textwrap.fill(title, 38), fontsize=9)
-        axes[number].set_ylim(0, top)
-        axes[number].grid(alpha=0.3)
-        axes[number].set_xlabel(across, fontsize=8)
-        axes[number].set_ylabel(up if number % columns == 0 else "", fontsize=8)
-        row, column = divmod(number, columns)
-        page.add_trace(
-            go.Scatter(x=x, y=y, mode="lines", line={"color": LINE}, name=title), row=row + 1, col=column + 1
-        )
-    page.update_xaxes(title=across)
-    page.update_yaxes(range=[0, top])
+        axis, lines = axes[number], textwrap.wrap(title, TITLE_WIDTH)
+        axis.plot(x, y, color=LINE, linewidth=1.6)
+        axis.set_title("\n".join(lines), fontsize=9)
+        axis.set_ylim(0, top)
+        axis.grid(alpha=0.3)
+        axis.tick_params(labelsize=8)
+        axis.set_xlabel(across, fontsize=8)
+        axis.set_ylabel(up if number % columns == 0 else "", fontsize=8)
+        page.panel(number, "<br>".join(lines), {"title": {"text": across}}, {"range": [0, top]})
+        page.draw(number, {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": {"color": LINE}, "name": title})
     return _write(figure, page, stem)
 
 
@@ -85,32 +85,32 @@ def paths(
     """Each path on the same surface (x, y, heights), its start, its end and the target marked."""
     x, y, heights = surface
     columns, rows = _grid(len(panels), 4)
-    figure, axes = _figure(columns, rows, caption, (3.6, 3.1))
-    page = _page(columns, rows, [f"{panel.title}: {panel.result}" for panel in panels], caption, 330)
+    figure, axes = _figure(columns, rows, len(panels), caption, (3.6, 3.2))
+    page = Page(columns, rows, caption, 330)
     levels = np.linspace(heights.min(), heights.max(), 25)
+    ground = {"type": "contour", "colorscale": "Blues", "showscale": False, "ncontours": 25, "hoverinfo": "skip"}
+    ground |= {"x": x[::2].tolist(), "y": y[::2].tolist(), "z": heights[::2, ::2].round(3).tolist()}
     for number, panel in enumerate(panels):
         axis = axes[number]
+        limits = [float(x[0]), float(x[-1])], [float(y[0]), float(y[-1])]
+        page.panel(number, f"{panel.title}<br>{panel.result}", {"range": limits[0]}, {"range": limits[1]})
         axis.contourf(x, y, heights, levels=levels, cmap="Blues", alpha=0.75)
-        row, column = divmod(number, columns)
-        cell = {"row": row + 1, "col": column + 1}
-        page.add_trace(
-            go.Contour(x=x, y=y, z=heights, colorscale="Blues", showscale=False, ncontours=25, hoverinfo="skip"), **cell
-        )
+        page.draw(number, ground)
         walked = [list(values) for values in zip(*panel.points, strict=True)]
         axis.plot(*walked, color="#222222", linewidth=1.0)
-        line = {"color": "#222222", "width": 1.5}
-        page.add_trace(go.Scatter(x=walked[0], y=walked[1], mode="lines", line=line, name=panel.title), **cell)
+        line = {"type": "scatter", "mode": "lines", "line": {"color": "#222222", "width": 1.5}, "name": panel.title}
+        page.draw(number, line | {"x": walked[0], "y": walked[1]})
         marks = (("start", panel.points[0], START, "o"), ("end", panel.points[-1], END, "s"))
         for name, point, color, shape in (*marks, ("minimum", target, TARGET, "x")):
             axis.plot(*point, shape, color=color, markersize=7, label=name, linestyle="none")
             symbol = {"o": "circle", "s": "square", "x": "x-thin"}[shape]
             marker = {"color": color, "size": 10, "symbol": symbol, "line": {"width": 2, "color": color}}
-            page.add_trace(go.Scatter(x=[point[0]], y=[point[1]], mode="markers", marker=marker, name=name), **cell)
+            mark = {"type": "scatter", "mode": "markers", "marker": marker, "name": name}
+            page.draw(number, mark | {"x": [point[0]], "y": [point[1]]})
         axis.set_title(f"{panel.title}\n{panel.result}", fontsize=9)
-        axis.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
+        axis.tick_params(labelsize=8)
+        axis.set(xlim=limits[0], ylim=limits[1])
     axes[0].legend(loc="lower left", fontsize=8)
-    page.update_xaxes(range=[x[0], x[-1]])
-    page.update_yaxes(range=[y[0], y[-1]])
     return _write(figure, page, stem)
 
 
@@ -119,29 +119,20 @@ def blocks(
 ) -> list[Path]:
     """Blocks of cubes; `labels` name the axes to the right, to the back and downwards."""
     columns = len(panels)
-    figure, axes = _figure(columns, 1, caption, (2.9, 3.3))
-    page = _page(columns, 1, [title for title, _ in panels], caption, 380)
+    figure, axes = _figure(columns, 1, columns, caption, (2.9, 3.3))
+    page = Page(columns, 1, caption, 380)
     for number, (title, cells) in enumerate(panels):
         axis = axes[number]
-        for cell in cells:
-            color = FACES[cell.face][cell.marked]
-            axis.add_patch(Polygon(cell.corners, closed=True, facecolor=color, edgecolor=EDGE, linewidth=0.7))
-            x, y = (list(values) for values in zip(*cell.corners, cell.corners[0], strict=True))
-            page.add_trace(
-                go.Scatter(
-                    x=x,
-                    y=y,
-                    fill="toself",
-                    mode="lines",
-                    fillcolor=color,
-                    line={"color": EDGE, "width": 1},
-                    hoverinfo="skip",
-                ),
-                row=1,
-                col=number + 1,
-            )
+        name = str(number + 1) if number else ""
+        page.panel(number, title, {"visible": False}, {"visible": False, "scaleanchor": f"x{name}"})
+        colors = [FACES[cell.face][cell.marked] for cell in cells]
+        axis.add_collection(
+            PolyCollection([cell.corners for cell in cells], facecolors=colors, edgecolors=EDGE, linewidths=0.7)
+        )
+        for color in dict.fromkeys(colors):
+            page.draw(number, _polygons([cell for cell, its in zip(cells, colors, strict=True) if its == color], color))
         corners = np.array([corner for cell in cells for corner in cell.corners])
-        (left, low), (right, high) = corners.min(axis=0), corners.max(axis=0)
+        (left, low), (right, high) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
         front = np.array([corner for cell in cells if cell.face == "front" for corner in cell.corners])
         width, top = float(front[:, 0].max()), float(front[:, 1].max())
         for text, place, angle in (
@@ -150,17 +141,11 @@ def blocks(
             (labels[2], (left - 0.6, (low + top) / 2), 90),
         ):
             axis.text(place[0], place[1], text, rotation=angle, ha="center", va="center", fontsize=8)
-            page.add_annotation(
-                x=place[0], y=place[1], text=text, textangle=-angle, showarrow=False, row=1, col=number + 1
-            )
+            page.note(number, place[0], place[1], text, -angle)
         axis.set_title(title, fontsize=10)
         axis.set(xlim=(left - 1.2, right + 0.9), ylim=(low - 1.2, high + 0.4))
         axis.set_aspect("equal")
         axis.axis("off")
-    page.update_xaxes(visible=False)
-    page.update_yaxes(visible=False)
-    for number in range(columns):
-        page.update_yaxes(scaleanchor=f"x{number + 1 if number else ''}", row=1, col=number + 1)
     return _write(figure, page, stem)
 
 
@@ -176,13 +161,12 @@ def sheet(picture: NDArray[np.uint8], names: Sequence[str], columns: int, captio
     axis.xaxis.tick_top()
     axis.axvline(width / columns, color=END, linewidth=1.5)
     figure.suptitle(caption, fontsize=9, wrap=True)
-    page = go.Figure(go.Image(z=picture))
-    page.add_vline(x=width / columns, line_color=END)
-    page.update_layout(
-        title={"text": caption.replace("\n", "<br>"), "font": {"size": 13}}, height=max(400, height + 160)
-    )
-    page.update_yaxes(tickvals=centres, ticktext=list(names))
-    page.update_xaxes(tickvals=[width / columns / 2], ticktext=["original"])
+    page = Page(1, 1, caption, max(260, height + 20))
+    beside = {"tickvals": centres, "ticktext": list(names), "range": [height, 0], "scaleanchor": "x"}
+    above = {"tickvals": [width / columns / 2], "ticktext": ["original"], "side": "top", "range": [0, width]}
+    page.panel(0, "", above, beside)
+    page.draw(0, {"type": "image", "source": _data_address(picture)})
+    page.line_at(0, width / columns, END)
     return _write(figure, page, stem)
 
 
@@ -191,30 +175,46 @@ def _grid(panels: int, most_columns: int) -> tuple[int, int]:
     return columns, math.ceil(panels / columns)
 
 
-def _figure(columns: int, rows: int, caption: str, panel_inches: Point) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(columns * panel_inches[0], rows * panel_inches[1] + 0.5), layout="constrained")
-    figure.suptitle(caption, fontsize=11)
-    return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(columns * rows)]
-
-
-def _page(columns: int, rows: int, titles: list[str], caption: str, panel_height: int) -> Any:
-    page = make_subplots(rows=rows, cols=columns, subplot_titles=titles)
-    page.update_layout(
-        title={"text": caption, "font": {"size": 15}},
-        height=rows * panel_height + 120,
-        showlegend=False,
-        plot_bgcolor="white",
+def _figure(columns: int, rows: int, panels: int, caption: str, panel_inches: Point) -> tuple[Figure, list[Axes]]:
+    """Margins are given in inches: letting matplotlib find them draws everything twice."""
+    width, height = max(4.5, columns * panel_inches[0]), rows * panel_inches[1] + 0.6
+    figure = Figure(figsize=(width, height))
+    figure.suptitle(textwrap.fill(caption, round(width * 13)), fontsize=11, y=1 - 0.1 / height, va="top")
+    figure.subplots_adjust(
+        left=0.6 / width,
+        right=1 - 0.15 / width,
+        bottom=0.5 / height,
+        top=1 - 1.0 / height,
+        wspace=0.22,
+        hspace=0.85 / (panel_inches[1] - 0.85),
     )
-    page.update_annotations(font_size=11)
-    return page
+    return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
 
 
-def _write(figure: Figure, page: Any, stem: Path) -> list[Path]:
+def _polygons(cells: Sequence[Cells], color: str) -> dict[str, object]:
+    """Faces of one colour as one trace: closed outlines with a break after each."""
+    outlines = [(*cell.corners, cell.corners[0]) for cell in cells]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "fill": "toself",
+        "fillcolor": color,
+        "hoverinfo": "skip",
+        "line": {"color": EDGE, "width": 1},
+        "x": [x for outline in outlines for x in (*(point[0] for point in outline), None)],
+        "y": [y for outline in outlines for y in (*(point[1] for point in outline), None)],
+    }
+
+
+def _data_address(picture: NDArray[np.uint8]) -> str:
+    held = io.BytesIO()
+    Image.fromarray(picture).save(held, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
+
+
+def _write(figure: Figure, page: Page, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
-    for axis in figure.axes:
-        if not axis.has_data() and not axis.patches:
-            axis.remove()  # an empty place at the end of the grid
-    png, html = stem.with_suffix(".png"), stem.with_suffix(".html")
+    png, page_path = stem.with_suffix(".png"), stem.with_suffix(".html")
     figure.savefig(png, dpi=DPI)
-    page.write_html(html, include_plotlyjs=True)
-    return [png, html]
+    page.write(page_path)
+    return [png, page_path]
