@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,6 +67,7 @@ class RayLauncher:
     def __init__(self, settings: Settings) -> None:
         self._address = settings.ray_dashboard_url
         self._timeout_s = settings.ray_timeout_s
+        self._python = settings.driver_python
         self._submit_timeout_s = settings.ray_submit_timeout_s
         self._client: Any = None
 
@@ -81,7 +81,7 @@ class RayLauncher:
         _write(folder / f"launch-a{launch.attempt}.json", launch.model_dump_json(indent=2))
 
     def launch(self, launch: Launch) -> None:
-        command = [sys.executable, "-m", "workers.driver", launch.storage, str(launch.attempt)]
+        command = [self._python, "-m", "workers.driver", launch.storage, str(launch.attempt)]
         self._request(
             "POST",
             "/api/jobs/",

@@ -5,6 +5,7 @@ Nothing is read at import; `Settings()` reads the environment, `Settings(home=..
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,7 @@ class Settings(BaseSettings):
 
     ray_dashboard_url: str = "http://127.0.0.1:8265"
     ray_timeout_s: Seconds = 10.0
+    driver_python: str = Field(sys.executable, description="the Python that has Rung installed, on the cluster's nodes")
     warm_workers: Annotated[int, Field(ge=0, le=64)] = Field(
         0, description="idle worker processes kept ready on each node while nothing runs, about 600 MB each"
     )
