@@ -64,9 +64,18 @@ def combinations(node: Any) -> Iterator[dict[str, float]]:
 
     Depth first: the last domain of the spec moves fastest. Only domains alive in a combination are in it.
     """
+    yield from _walk(node, _options)
+
+
+def corners(node: Any) -> Iterator[dict[str, float]]:
+    """Samples of every alternative, with each interval at its low and at its high end. Ordered as `combinations`."""
+    yield from _walk(node, _ends)
+
+
+def _walk(node: Any, options_of: Callable[[str, Domain], list[float]]) -> Iterator[dict[str, float]]:
     prefix: dict[str, float] | None = {}
     while prefix is not None:
-        alive = _alive(node, prefix)
+        alive = _alive(node, prefix, options_of)
         sample = {path: prefix.get(path, options[0]) for path, options in alive.items()}
         yield sample
         prefix = _successor(sample, alive)
@@ -85,12 +94,14 @@ def count_combinations(node: Any) -> int:
     return 1
 
 
-def _alive(node: Any, prefix: Mapping[str, float]) -> dict[str, list[float]]:
-    """Path -> candidates of the domains met when those of `prefix` are chosen, and the first of all others."""
+def _alive(
+    node: Any, prefix: Mapping[str, float], options_of: Callable[[str, Domain], list[float]]
+) -> dict[str, list[float]]:
+    """Path -> options of the domains met when those of `prefix` are chosen, and the first of all others."""
     met: dict[str, list[float]] = {}
 
     def draw(path: str, domain: Domain) -> float:
-        met[path] = _options(path, domain)
+        met[path] = options_of(path, domain)
         return prefix.get(path, met[path][0])
 
     resolve(node, draw)
@@ -167,6 +178,10 @@ def _options(path: str, domain: Domain) -> list[float]:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     raise TypeError(f"unknown domain {domain!r}")
+
+
+def _ends(path: str, domain: Domain) -> list[float]:
+    return [domain.low, domain.high] if isinstance(domain, Interval) else _options(path, domain)
 
 
 def _join(path: str, name: str) -> str:

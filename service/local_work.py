@@ -45,7 +45,7 @@ def reproduce(
 
 def explain(kind: str, spec: dict[str, Any] | None, *, out: Path, data_root: Path, cache_root: Path) -> int:
     """Draw pictures into `out` and print their paths. Gives the exit status: 0 drawn, 2 they cannot be drawn."""
-    return _run("workers.explain", [kind, f"--out={out}", *_roots(data_root, cache_root)], spec)
+    return _run("workers.illustrate", [kind, f"--out={out}", *_roots(data_root, cache_root)], spec)
 
 
 def _roots(data_root: Path, cache_root: Path) -> list[str]:

@@ -19,6 +19,7 @@ from torch.nn import functional
 from search_spaces.augmentation import AugmentationSpec
 from search_spaces.optimizers import SGD, Adagrad, Adam, NAdam, OptimizerSpec, RMSProp
 from search_spaces.schedulers import SchedulerSpec
+from search_spaces.spec import Spec
 from workers import drawing
 from workers.augment import Augmentation, mixup
 from workers.build import resolve_target
@@ -28,6 +29,7 @@ from workers.schedule import Schedule
 
 START, MINIMUM = (-1.2, 1.0), (1.0, 1.0)  # of Rosenbrock's function
 GROUPS = 2  # of the group normalization that is drawn
+LARGEST_TILE = 128  # pixels
 
 #: Each with a rate of its own that suits the function: one rate for all would only show which likes it.
 RACERS: tuple[tuple[str, OptimizerSpec], ...] = (
@@ -43,7 +45,7 @@ RACERS: tuple[tuple[str, OptimizerSpec], ...] = (
 
 def schedulers(specs: Sequence[SchedulerSpec], epochs: int, batches: int, out: Path, lr: float = 1.0) -> list[Path]:
     """Learning rate against epochs, a panel for each spec. A plateau is told of a value that stops rising."""
-    panels = [(_title(spec), rates(spec, epochs, batches, lr)) for spec in specs]
+    panels = [(title(spec), rates(spec, epochs, batches, lr)) for spec in specs]
     caption = f"Learning rate over {epochs} epochs of {batches} batches, base rate {lr:g}"
     if any(spec.monitors for spec in specs):
         caption += "; plateau: the validation value stands still from a third of the epochs on"
@@ -137,7 +139,8 @@ def rosenbrock(x: NDArray[np.float64] | float, y: NDArray[np.float64] | float) -
     return np.asarray((1 - x) ** 2 + 100 * (y - x**2) ** 2)
 
 
-def _title(spec: SchedulerSpec) -> str:
+def title(spec: Spec) -> str:
+    """The kind, and what differs from its defaults."""
     given = spec.model_dump(exclude={"kind"}, exclude_defaults=True)
     kind = str(getattr(spec, "kind", type(spec).__name__))
     return ", ".join([kind, *(f"{name} {value}" for name, value in given.items())])
@@ -172,6 +175,8 @@ def _block(size: tuple[int, int, int], marked: tuple[int, int, int]) -> Iterator
 def _sheet(originals: Tensor, changed: Tensor) -> NDArray[np.uint8]:
     """One picture [height, width, 3] of [R, C, H, W] originals and [R, K, C, H, W] changed copies, white between."""
     tiles = torch.cat((originals[:, None], changed), dim=1).clamp(0, 1)
+    step = math.ceil(tiles.shape[-1] / LARGEST_TILE)
+    tiles = tiles[..., ::step, ::step]
     tiles = tiles.expand(-1, -1, 3, -1, -1) if tiles.shape[2] == 1 else tiles
     scale = max(1, 56 // tiles.shape[-1])
     tiles = tiles.repeat_interleave(scale, dim=3).repeat_interleave(scale, dim=4)
