@@ -41,14 +41,25 @@ class Asha(AsyncHyperBandScheduler):
         self._objective = objective
         self._sign = 1.0 if objective.mode == "max" else -1.0
         self._orders = orders
+        self._judged: dict[int, int] = {}
         self.outcomes: dict[int, Outcome] = {}
 
     def decide(self, trial: int, epoch: int, metrics: Mapping[str, float | None]) -> Outcome | None:
-        """The outcome of a trial that ends with this epoch (from 1), or None for one that goes on."""
+        """The outcome of a trial that ends with this epoch (from 1), or None for one that goes on.
+
+        An epoch that is told again was judged the first time.
+        """
+        if epoch <= self._judged.get(trial, 0):
+            return None
+        self._judged[trial] = epoch
         value = metrics.get(self._objective.metric)
-        if value is None or not math.isfinite(value) or metrics.get("diverged"):
+        if value is None or not math.isfinite(value):
             self._record_worst(trial, epoch)
-            return TrialState.DIVERGED, f"{self._objective.metric} was {value} after epoch {epoch}: not finite"
+            was = "not reported" if value is None else f"{value}, which is not finite"
+            return TrialState.DIVERGED, f"{self._objective.metric} was {was}, after epoch {epoch}"
+        if metrics.get("diverged"):
+            self._record_worst(trial, epoch)
+            return TrialState.DIVERGED, f"the loss was not finite in epoch {epoch}"
         if epoch >= self._max_t:
             return TrialState.COMPLETED, f"all {self._max_t} epochs done"
         rung = self._rung(trial, epoch)
@@ -64,10 +75,10 @@ class Asha(AsyncHyperBandScheduler):
             f"{self._sign * float(cut):.4f}, the best 1/{self._reduction_factor:g} of the {before} before it"
         )
 
-    def rungs(self) -> dict[int, dict[int, float]]:
-        """Rung's epoch -> trial -> value of the objective, for inspection."""
+    def rungs(self) -> dict[float, dict[int, float]]:
+        """Rung's epoch (a fraction where the factor is one) -> trial -> value of the objective, for inspection."""
         return {
-            int(milestone): {trial: self._sign * value for trial, value in recorded.items()}
+            milestone: {trial: self._sign * value for trial, value in recorded.items()}
             for milestone, recorded in self._brackets[0]._rungs
         }
 

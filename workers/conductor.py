@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,17 +53,17 @@ class Conductor(Callback):
         self.asha = Asha(spec.asha, spec.objective, self.look)
         self.ending: Ending | None = None
         self._finish: Callable[[], None] = lambda: None
-        for trial in progress.trials.values():
-            for epoch, value in enumerate(trial.curve, start=1):
-                self.asha.decide(trial.number, epoch, {spec.objective.metric: value})
+        self._with_weights = {trial.number for trial in progress.trials.values() if trial.ended}
+        for number, epoch, value in progress.history():
+            self.asha.decide(number, epoch, {spec.objective.metric: value})
 
     def conduct(self, searcher: Searcher) -> None:
         """From now on, an ending stops this searcher's proposals."""
         self._finish = searcher.finish
 
     def slots(self) -> int:
-        """Trials that may run at once now."""
-        if self.ending:
+        """Trials that may run at once now, after a look at the orders: while nothing runs, Tune takes no other."""
+        if self._ended():
             return 0
         limit = self._spec.resources.max_concurrent_trials
         granted = self._orders().slots
@@ -70,11 +71,10 @@ class Conductor(Callback):
 
     def look(self, controller: Any) -> None:
         """One look at orders, goal and budget; stops the trials that must stop."""
-        self.ending = self.ending or self._judge()
-        if self.ending:
-            self._finish()
+        ending = self._ended()
+        if ending:
             for trial in list(controller.get_live_trials()):
-                self._stop(controller, trial, self.ending.reason, self.ending.phase in {"paused", "fenced"})
+                self._stop(controller, trial, ending.reason, ending.phase in {"paused", "fenced"})
             return
         canceled = frozenset(self._orders().cancel_trials)
         for trial in list(controller.get_live_trials()) if canceled else ():
@@ -85,7 +85,8 @@ class Conductor(Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         number = trial.config["trial"]
-        self._progress.epoch(number, int(result["epoch"]), _metrics(result), self.asha.outcomes.get(number))
+        with self._journaling():
+            self._progress.epoch(number, int(result["epoch"]), _metrics(result), self.asha.outcomes.get(number))
         self._on_change()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -96,8 +97,25 @@ class Conductor(Callback):
         number = trial.config["trial"]
         why = _cause(trial.error_file)
         log.error("trial %s failed: %s", number, why)
-        self._progress.ended(number, TrialState.ERROR, why)
+        with self._journaling():
+            self._progress.ended(number, TrialState.ERROR, why)
+        self._tidy(Path(trial.config["folder"]), number)
         self._on_change()
+
+    def _ended(self) -> Ending | None:
+        self.ending = self.ending or self._judge()
+        if self.ending:
+            self._finish()
+        return self.ending
+
+    @contextmanager
+    def _journaling(self) -> Iterator[None]:
+        """What cannot be written down must not go on; an exception here would take Tune's loop with it."""
+        try:
+            yield
+        except OSError as error:
+            log.exception("the journal cannot be written")
+            self.ending = self.ending or Ending("paused", f"the journal cannot be written: {error}")
 
     def _judge(self) -> Ending | None:
         orders = self._orders()
@@ -105,7 +123,8 @@ class Conductor(Callback):
             return Ending("fenced", "another attempt took over")
         if orders.stop:
             return Ending("canceled" if orders.stop == "cancel" else "paused", f"{orders.stop} ordered")
-        goal, best = self._spec.objective.goal, self._progress.best()
+        goal = self._spec.objective.goal
+        best = self._progress.best() if goal is not None else None
         if goal is not None and best is not None and best.best_value is not None:
             ahead = best.best_value - goal if self._spec.objective.mode == "max" else goal - best.best_value
             if ahead >= 0:
@@ -113,8 +132,8 @@ class Conductor(Callback):
         budget, began = self._spec.budget, self._progress.started_at
         if budget.wall_clock and began and time.time() - began >= budget.wall_clock:
             return Ending(reason=f"budget.wall_clock of {budget.wall_clock:g} s is spent")
-        gpu_hours = self._progress.slot_seconds() / 3600 * (self._spec.resources.gpus_per_trial or 0)
-        if budget.gpu_hours and gpu_hours >= budget.gpu_hours:
+        gpus = self._spec.resources.gpus_per_trial or 0
+        if budget.gpu_hours and self._progress.slot_seconds() / 3600 * gpus >= budget.gpu_hours:
             return Ending(reason=f"budget.gpu_hours of {budget.gpu_hours:g} is spent")
         return None
 
@@ -123,18 +142,24 @@ class Conductor(Callback):
         if keep:
             self._progress.released(number)
         else:
-            self._progress.ended(number, TrialState.CANCELED, reason)
+            with self._journaling():
+                self._progress.ended(number, TrialState.CANCELED, reason)
         controller.stop_trial(trial)
 
     def _tidy(self, folder: Path, number: int) -> None:
         """An ended trial is never taken up again, and only the best trial's weights are of use."""
         if not self._progress.trials[number].ended:
             return
-        (folder / LAST).unlink(missing_ok=True)
+        self._with_weights.add(number)
         best = self._progress.best()
-        for trial in list(self._progress.trials.values()):
-            if trial.ended and (best is None or trial.number != best.number):
-                (folder.parent / f"{trial.number:05d}" / BEST).unlink(missing_ok=True)
+        spare = self._with_weights - {best.number if best else None}
+        try:
+            (folder / LAST).unlink(missing_ok=True)
+            for other in spare:
+                (folder.parent / f"{other:05d}" / BEST).unlink(missing_ok=True)
+            self._with_weights -= spare
+        except OSError as error:
+            log.warning("files of ended trials stay: %s", error)
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
@@ -144,6 +169,6 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 def _cause(error_file: str | None) -> str:
     """The last line of a failed trial's traceback."""
-    lines = Path(error_file).read_text().splitlines() if error_file and Path(error_file).exists() else []
-    said = [line.strip() for line in lines if line.strip()]
+    text = Path(error_file).read_text(errors="replace") if error_file and Path(error_file).exists() else ""
+    said = [line.strip() for line in text.splitlines() if line.strip()]
     return said[-1][:500] if said else "the trial's process died without a word"

@@ -9,7 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import ray
 
@@ -18,13 +22,14 @@ from search_spaces.protocol import Heartbeat, Launch, TrialState, Winner
 from workers import quick_start
 from workers.conductor import Conductor, Ending
 from workers.finalist import Finalist
-from workers.heartbeat import Heart
+from workers.heartbeat import Heart, Superseded
 from workers.progress import Progress
 from workers.searcher import Searcher
-from workers.tracking import Tracker
+from workers.tracking import Tracker, refused
 from workers.trial import Slot
 
 log = logging.getLogger("rung.driver")
+T = TypeVar("T")
 
 JOURNAL, OUTCOME = "journal.jsonl", "outcome.json"
 SERVICE_PATIENCE_S = 60.0
@@ -33,34 +38,42 @@ PARENT_STATUS = {"completed": "FINISHED", "canceled": "KILLED", "failed": "FAILE
 
 
 def drive(launch: Launch, spec: ExperimentSpec) -> bool:
-    """Run the experiment to its end, or until ordered otherwise. False when this attempt failed or was fenced."""
+    """Run the experiment to its end, or until ordered otherwise. False when this attempt failed or was fenced.
+
+    An exception is no verdict on the experiment: the service hears that this attempt stopped and why, and
+    begins another, a few times at most.
+    """
     folder = Path(launch.storage)
-    progress = Progress(folder / JOURNAL, spec.objective)
-    progress.attempt(launch.attempt)
-    tracker = Tracker(launch, spec, folder / JOURNAL)
+    progress = Progress(folder / JOURNAL, spec.objective, launch.attempt)
+    tracker = Tracker(launch, spec, folder / JOURNAL, fenced=lambda: heart.fenced)
     heart = Heart(launch, progress, tracker.ids)
     conductor = Conductor(spec, progress, lambda: heart.orders, lambda: heart.fenced, heart.wake)
     heart.start()
     tracker.start()
+    winner, failed = None, False
     try:
         heart.phase = "searching"
         finalist = _search(launch, spec, progress, conductor)
-        ending = conductor.ending or _natural_ending(progress)
-        if ending.phase == "fenced":
-            return False
-        heart.phase = "finalizing"
-        heart.wake()
-        winner = _crown(launch, progress, tracker, finalist) if ending.phase == "completed" else None
-        if ending.phase != "paused":
+        ending = conductor.ending or _natural_ending(progress, spec.num_samples)
+        if ending.phase == "completed":
+            heart.phase = "finalizing"
+            heart.wake()
+            winner = _crown(launch, progress, tracker, finalist)
+        if ending.phase not in {"paused", "fenced"}:
             _close(tracker, progress, ending, winner)
     except Exception as error:
         log.exception("the driver failed")
-        ending, winner = Ending("failed", f"{type(error).__name__}: {error}"), None
+        ending, winner, failed = Ending("paused", _sentence(error)), None, True
     finally:
         progress.close()
-    _write_outcome(folder, ending, winner, progress)
+    if heart.fenced or ending.phase == "fenced":
+        return False
+    try:
+        _write_outcome(folder, ending, winner, progress)
+    except OSError as error:
+        log.warning("the outcome could not be written: %s", error)
     heart.last(ending.phase, ending.reason, winner, SERVICE_PATIENCE_S)
-    return ending.phase != "failed"
+    return not failed and ending.phase != "failed"
 
 
 def _search(launch: Launch, spec: ExperimentSpec, progress: Progress, conductor: Conductor) -> Finalist:
@@ -79,6 +92,8 @@ def _search(launch: Launch, spec: ExperimentSpec, progress: Progress, conductor:
         on_last=finalist.prepare,
     )
     conductor.conduct(searcher)
+    if searcher.exhausted():
+        return finalist
     # tune.run, not Tuner: a Tuner pickles searcher and scheduler at once, for a restore that the journal replaces.
     tune.run(
         Slot,
@@ -97,12 +112,15 @@ def _search(launch: Launch, spec: ExperimentSpec, progress: Progress, conductor:
     return finalist
 
 
-def _natural_ending(progress: Progress) -> Ending:
-    """How a search ends that nobody ended: a failure when no trial has a value."""
-    if progress.best() is None and progress.trials:
+def _natural_ending(progress: Progress, num_samples: int) -> Ending:
+    """How a search ends that nobody ended: a failure when no trial has a value, a pause when trials are missing."""
+    ended = sum(trial.ended for trial in progress.trials.values())
+    if ended < num_samples:
+        return Ending("paused", f"the search was interrupted: {ended} of {num_samples} trials have ended")
+    if progress.best() is None:
         reasons = [trial.stop_reason for trial in progress.trials.values() if trial.state == TrialState.ERROR]
         if reasons:
-            return Ending("failed", f"every trial failed; the first: {reasons[0]}")
+            return Ending("failed", f"no trial has a value and {len(reasons)} failed; the first: {reasons[0]}")
         return Ending("completed", "no trial has a finite value: all diverged")
     return Ending()
 
@@ -112,7 +130,7 @@ def _crown(launch: Launch, progress: Progress, tracker: Tracker, finalist: Final
     best = progress.best()
     if best is None or best.best_value is None:
         return None
-    if progress.winner is not None and progress.winner.model_uri:
+    if progress.winner is not None and progress.winner.trial == best.number and progress.winner.model_uri:
         return progress.winner
     folder = Path(launch.storage)
     loss, accuracy = finalist.judge(
@@ -120,13 +138,16 @@ def _crown(launch: Launch, progress: Progress, tracker: Tracker, finalist: Final
     )
     winner = Winner(trial=best.number, value=best.best_value, test_accuracy=accuracy, test_loss=loss)
     _deliver(tracker)
-    winner = winner.model_copy(update={"model_uri": tracker.register(folder / "model", winner)})
+    uri = _patiently(lambda: tracker.register(folder / "model", winner))
+    winner = winner.model_copy(update={"model_uri": uri})
     progress.won(winner)
     return winner
 
 
 def _close(tracker: Tracker, progress: Progress, ending: Ending, winner: Winner | None) -> None:
-    """Deliver what MLflow lacks and end the parent run with its summary."""
+    """End what has not ended, deliver what MLflow lacks and end the parent run with its summary."""
+    for trial in list(progress.trials.values()):
+        progress.ended(trial.number, TrialState.CANCELED, ending.reason or "the search ended before it")
     _deliver(tracker)
     summary: dict[str, float] = {f"trials_{state.lower()}": count for state, count in progress.counts().items()}
     tags = {"rung.state": ending.phase.upper(), "rung.reason": ending.reason}
@@ -137,7 +158,7 @@ def _close(tracker: Tracker, progress: Progress, ending: Ending, winner: Winner 
     if winner is not None:
         summary |= {"test_accuracy": winner.test_accuracy, "test_loss": winner.test_loss}
         tags["rung.model"] = winner.model_uri or ""
-    tracker.close_parent(PARENT_STATUS[ending.phase], summary, tags)
+    _patiently(lambda: tracker.close_parent(PARENT_STATUS[ending.phase], summary, tags))
 
 
 def _deliver(tracker: Tracker) -> None:
@@ -146,6 +167,25 @@ def _deliver(tracker: Tracker) -> None:
             f"MLflow did not answer for {MLFLOW_PATIENCE_S:g} s; the curves are kept in the journal and "
             "delivered by the next attempt"
         )
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    """What `action` gives; tried again while MLflow is away. Raises what it raised last."""
+    deadline, pause = time.monotonic() + MLFLOW_PATIENCE_S, threading.Event()
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if isinstance(error, Superseded) or refused(error) or time.monotonic() >= deadline:
+                raise
+            log.warning("MLflow did not answer, asking again: %r", error)
+            pause.wait(1.0)
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, without the traceback that Tune puts into its errors."""
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {said[-1][:500] if said else 'without a word'}"
 
 
 def _write_outcome(folder: Path, ending: Ending, winner: Winner | None, progress: Progress) -> None:

@@ -29,17 +29,22 @@ class Finalist:
         self._actor: Any = None
 
     def prepare(self) -> None:
-        """Ask Ray for the process; it starts when a slot is free."""
-        if self._actor is None:
-            remote = ray.remote(num_cpus=self._resources["CPU"], num_gpus=self._resources["GPU"])(Judge)
-            self._actor = remote.remote()
+        """Start the process ahead of time, unless it would take a GPU that a trial waits for."""
+        if not self._resources["GPU"]:
+            self._start()
 
     def judge(self, trial: Path, model: Path, data_root: Path, cache_root: Path) -> tuple[float, float]:
         """`Judge.judge` in that process. Raises what it raises."""
-        self.prepare()
+        self._start()
         loss, accuracy = ray.get(self._actor.judge.remote(trial, model, data_root, cache_root))
         ray.kill(self._actor)
         return loss, accuracy
+
+    def _start(self) -> None:
+        if self._actor is None:
+            # Without a GPU it waits for no slot: the last trials leave cores idle, and imports are most of its work.
+            remote = ray.remote(num_cpus=0, num_gpus=self._resources["GPU"])(Judge)
+            self._actor = remote.remote()
 
 
 class Judge:

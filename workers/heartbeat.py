@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx
+from pydantic import ValidationError
 
 from search_spaces.protocol import Heartbeat, Launch, Orders, Winner
 from workers.progress import Progress
@@ -20,6 +22,11 @@ from workers.progress import Progress
 log = logging.getLogger("rung.heartbeat")
 SHORTEST_GAP_S = 0.5
 FENCED = frozenset({401, 403, 404, 409, 410})
+PROBLEM = "application/problem+json"
+
+
+class Superseded(Exception):  # noqa: N818 - a state of the world; nothing is wrong with this process
+    """Another attempt has taken over: stop, and write nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,9 @@ class Heart(threading.Thread):
             timeout=10,
             trust_env=False,
         )
+        self._told_runs: dict[int, str] = {}
+        self._reason = ""
+        self._winner: Winner | None = None
         self.phase: str = "starting"
         self.orders = Orders(slots=launch.slots)
         self.fenced = False
@@ -62,43 +72,50 @@ class Heart(threading.Thread):
     def wake(self) -> None:
         self._wake.set()
 
-    def beat(self, reason: str = "", winner: Winner | None = None) -> bool:
+    def beat(self) -> bool:
         """One heartbeat. True when the service took it."""
         with self._sending:
+            ids = self._mlflow_ids()
             changed = self._progress.take_changed()
+            changed |= {number for number, run in ids.runs.items() if self._told_runs.get(number) != run}
             try:
-                answer = self._post(self._message(changed, reason, winner))
-            except httpx.HTTPError as error:
+                taken = self._take(self._post(self._message(changed, ids)))
+            except (httpx.HTTPError, ValidationError) as error:
                 log.warning("the service did not answer: %r", error)
+                taken = False
+            if taken:
+                self._told_runs = ids.runs
+            else:
                 self._progress.put_back(changed)
-                return False
-            if answer.status_code in FENCED:
-                log.error("this attempt is not wanted any more: %s %s", answer.status_code, answer.text)
-                self.fenced = True
-                return False
-            if answer.status_code != 200:
-                log.warning("the service answered %s: %s", answer.status_code, answer.text)
-                self._progress.put_back(changed)
-                return False
-            self.orders = Orders.model_validate_json(answer.content)
-            return True
+            return taken
 
     def last(self, phase: str, reason: str, winner: Winner | None, patience_s: float) -> bool:
         """The final heartbeat, tried again for `patience_s`. True when the service took it."""
         self._stopped.set()
+        self._reason, self._winner = reason, winner  # before the phase: the thread may be about to beat once more
         self.phase = phase
-        waited = 0.0
+        deadline, pause = time.monotonic() + patience_s, threading.Event()
         while not self.fenced:
-            if self.beat(reason, winner):
+            if self.beat():
                 return True
-            if waited >= patience_s:
+            if time.monotonic() >= deadline:
                 return False
-            self._wake.wait(1.0)
-            waited += 1.0
+            pause.wait(min(1.0, patience_s))
         return False
 
-    def _message(self, changed: set[int], reason: str, winner: Winner | None) -> Heartbeat:
-        ids = self._mlflow_ids()
+    def _take(self, answer: httpx.Response) -> bool:
+        """Obey an answer. What a proxy says for a service that is away fences nobody."""
+        if answer.status_code in FENCED and answer.headers.get("content-type", "").startswith(PROBLEM):
+            log.error("this attempt is not wanted any more: %s %s", answer.status_code, answer.text)
+            self.fenced = True
+            return False
+        if answer.status_code != 200:
+            log.warning("the service answered %s: %s", answer.status_code, answer.text[:500])
+            return False
+        self.orders = Orders.model_validate_json(answer.content)
+        return True
+
+    def _message(self, changed: set[int], ids: MlflowIds) -> Heartbeat:
         lines = [
             self._progress.line(number).model_copy(update={"mlflow_run_id": ids.runs.get(number)})
             for number in sorted(changed)
@@ -106,11 +123,11 @@ class Heart(threading.Thread):
         return Heartbeat.model_validate(
             {
                 "phase": self.phase,
-                "reason": reason,
+                "reason": self._reason,
                 "trials": lines,
                 "mlflow_experiment_id": ids.experiment,
                 "mlflow_run_id": ids.parent,
-                "winner": winner,
+                "winner": self._winner,
             }
         )
 

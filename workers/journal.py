@@ -3,7 +3,8 @@
 Owns the file `journal.jsonl` and its durability: an entry that `append` has returned is there after the
 process is killed; a line cut short by a crash is dropped at the next opening. Everything else the driver
 knows is a fold over these entries, and MLflow is fed from them, so no other file needs to agree with it.
-It must not know what an entry means.
+Each line carries the number of its writer: what a writer adds after a later one has begun is void, so that
+a driver that was given up and still lives changes nothing. It must not know what an entry means.
 """
 
 from __future__ import annotations
@@ -19,17 +20,21 @@ Entry = dict[str, Any]
 
 
 class Journal:
-    """An append-only file of entries. Safe to append to from several threads of one process."""
+    """An append-only file of entries. Safe to append to from several threads of one process.
 
-    def __init__(self, path: Path) -> None:
+    `writer` (from 1) grows from one process that opens the file to the next; its first entry takes over.
+    """
+
+    def __init__(self, path: Path, writer: int = 1) -> None:
         self._path = path
+        self._writer = writer
         self._lock = threading.Lock()
         _drop_torn_line(path)
         self._file = path.open("ab", buffering=0)
 
     def append(self, entry: Entry, sync: bool = False) -> None:
         """Write one entry; `sync` waits until it would survive a power failure. Raises OSError on a full disk."""
-        line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+        line = json.dumps(entry | {"by": self._writer}, separators=(",", ":")).encode() + b"\n"
         with self._lock:
             start = self._file.seek(0, os.SEEK_END)
             try:
@@ -46,27 +51,35 @@ class Journal:
         self._file.close()
 
 
-def read(path: Path, offset: int = 0, limit_bytes: int = 1 << 20) -> tuple[list[Entry], int]:
-    """Whole entries from a byte offset on, about `limit_bytes` of them, and the offset after the last.
+def read(path: Path, offset: int = 0, writer: int = 0, limit_bytes: int = 1 << 20) -> tuple[list[Entry], int, int]:
+    """Whole entries from a byte offset on, about `limit_bytes` of them; the offset after the last; its writer.
 
-    Reads while another thread appends: a last line without its end is left for the next call.
+    `writer` is the latest one before the offset. Reads while another thread appends: a last line without its
+    end is left for the next call.
     """
     if not path.exists():
-        return [], offset
+        return [], offset, writer
     with path.open("rb") as file:
         file.seek(offset)
         block = file.read(limit_bytes)
         if block and b"\n" not in block:
             block += file.readline()
     end = block.rfind(b"\n") + 1
-    return [json.loads(line) for line in block[:end].splitlines()], offset + end
+    valid: list[Entry] = []
+    for line in block[:end].splitlines():
+        entry = json.loads(line)
+        by = entry.pop("by")
+        if by >= writer:
+            writer = by
+            valid.append(entry)
+    return valid, offset + end, writer
 
 
 def entries(path: Path) -> Iterator[Entry]:
-    """All entries from the beginning."""
-    offset = 0
+    """All valid entries from the beginning."""
+    offset = writer = 0
     while True:
-        batch, end = read(path, offset)
+        batch, end, writer = read(path, offset, writer)
         if end == offset:
             return
         yield from batch

@@ -7,7 +7,7 @@ through it, so that file and table never differ. It must not know Ray, MLflow or
     epoch      trial, epoch, metrics           an epoch was finished; `state` and `reason` where it was the last
     ended      trial, state, reason            a trial ended between epochs
     retried    trial, reason                   a trial failed and will be tried again
-    attempt    number                          a driver took the experiment up
+    attempt    number                          a driver took the experiment up; the first entry of each
     winner     the finalist's test figures
 """
 
@@ -57,18 +57,22 @@ class Trial:
 class Progress:
     """The table and its journal. All methods may be called from any thread."""
 
-    def __init__(self, path: Path, objective: Objective, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, objective: Objective, attempt: int = 1, clock: Callable[[], float] = time.time
+    ) -> None:
         self._objective = objective
         self._clock = clock
         self._lock = threading.RLock()
         self._changed: set[int] = set()
+        self._order: list[tuple[int, int]] = []
         self.trials: dict[int, Trial] = {}
         self.winner: Winner | None = None
         self.started_at: float | None = None
+        self._journal = Journal(path, attempt)
+        # First, so that whatever an earlier driver adds from now on is void, and all before it is read here.
+        self._journal.append({"at": clock(), "event": "attempt", "number": attempt})
         for entry in journal.entries(path):
             self._apply(entry)
-        self.replayed = len(self.trials)
-        self._journal = Journal(path)
 
     def suggested(self, number: int, sample: Sample, parameters: Mapping[str, str | float]) -> None:
         self._record({"event": "suggested", "trial": number, "sample": dict(sample), "parameters": dict(parameters)})
@@ -85,9 +89,12 @@ class Progress:
     def epoch(
         self, number: int, epoch: int, metrics: Mapping[str, float], outcome: tuple[TrialState, str] | None = None
     ) -> bool:
-        """An epoch (from 1) was finished, and with `outcome` the trial. False when it was recorded before."""
+        """An epoch (from 1) was finished, and with `outcome` the trial.
+
+        False, and nothing recorded, for an epoch that was recorded before or of a trial that had ended.
+        """
         with self._lock:
-            if epoch <= self.trials[number].epoch:
+            if self.trials[number].ended or epoch <= self.trials[number].epoch:
                 return False
             entry: Entry = {"event": "epoch", "trial": number, "epoch": epoch, "metrics": dict(metrics)}
             if outcome:
@@ -103,9 +110,6 @@ class Progress:
 
     def retried(self, number: int, reason: str) -> None:
         self._record({"event": "retried", "trial": number, "reason": reason})
-
-    def attempt(self, number: int) -> None:
-        self._record({"event": "attempt", "number": number})
 
     def won(self, winner: Winner) -> None:
         self._record({"event": "winner", **winner.model_dump(mode="json")}, sync=True)
@@ -126,6 +130,11 @@ class Progress:
         with self._lock:
             rated = [trial for trial in self.trials.values() if trial.best_value is not None]
         return max(rated, key=lambda trial: (sign * (trial.best_value or 0.0), -trial.number), default=None)
+
+    def history(self) -> Iterator[tuple[int, int, float]]:
+        """Trial, epoch and objective of every finished epoch, in the order in which they were finished."""
+        for number, epoch in self._order:
+            yield number, epoch, self.trials[number].curve[epoch - 1]
 
     def counts(self) -> Counter[TrialState]:
         with self._lock:
@@ -199,7 +208,10 @@ class Progress:
         trial.started_at = trial.started_at or entry["at"] - seconds
         self.started_at = self.started_at or trial.started_at
         value = trial.metrics.get(self._objective.metric, math.nan)
+        if entry.get("state") == TrialState.DIVERGED:
+            value = math.nan  # of weights that are lost, whatever their value
         trial.curve.append(value)
+        self._order.append((trial.number, trial.epoch))
         if math.isfinite(value):
             pick = max if self._objective.mode == "max" else min
             trial.best_value = value if trial.best_value is None else pick(trial.best_value, value)

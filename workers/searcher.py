@@ -51,7 +51,10 @@ class GridProposer:
         self._next = 0
 
     def propose(self, number: int) -> dict[str, float] | None:
-        skipped, self._next = number - self._next, number + 1
+        skipped = number - self._next
+        if skipped < 0:
+            return None  # asked again for one after the last
+        self._next = number + 1
         return next(itertools.islice(self._combinations, skipped, None), None)
 
     def replay(self, trial: Trial) -> None:
@@ -116,7 +119,7 @@ class Searcher(TuneSearcher):
     """Hands Ray Tune one trial at a time: first those that wait to be taken up again, then new proposals.
 
     `slots` is asked before each: no trial is handed out while as many run, which is how concurrency is
-    changed while the experiment runs. `on_last` is called when the last proposal has been handed out. Tune
+    changed while the experiment runs. `on_last` is called when the last proposals are handed out. Tune
     trials get the config `trial` (the number), `folder` (with the bound spec as `spec.json`) and `roots`.
     """
 
@@ -149,15 +152,23 @@ class Searcher(TuneSearcher):
         """Propose nothing from now on."""
         self._finished = True
 
+    def exhausted(self) -> bool:
+        """Whether every trial was proposed and has ended."""
+        trials = list(self._progress.trials.values())
+        return len(trials) >= self._num_samples and all(trial.ended for trial in trials)
+
     def suggest(self, trial_id: str) -> Any:
+        # Tune waits here, and nowhere else, while nothing runs: asking for the slots is also a look at the orders.
+        slots = self._slots()
         if self._finished:
             return TuneSearcher.FINISHED
-        if len(self._running) >= self._slots():
+        if len(self._running) >= slots:
             return None
         self._tell_ended()
         number = self._next()
-        if number is None:
+        if number is None or number >= self._num_samples - 2 * slots:
             self._on_last()
+        if number is None:
             return None if self._running else TuneSearcher.FINISHED
         self._running[trial_id] = number
         self._progress.started(number)

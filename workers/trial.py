@@ -8,6 +8,7 @@ that the driver may import this module quickly.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from workers.data import Splits
     from workers.training import Training
 
+log = logging.getLogger("rung.trial")
+
 LAST, BEST, SPEC = "last.pt", "best.pt", "spec.json"
 
 
@@ -27,7 +30,9 @@ class Slot(tune.Trainable):
     """Config: `trial`, `folder` (of this trial, with `spec.json`), `data_root`, `cache_root`.
 
     After each epoch `last.pt` holds all that is needed to go on, and `best.pt` the weights of the best
-    epoch; both appear by rename, whole or not at all. A trial whose folder has a `last.pt` goes on from it.
+    epoch; both appear by rename, whole or not at all. A trial whose folder has a `last.pt` goes on from it:
+    its first step tells that epoch's figures again, which a driver that died may not have heard. A
+    `last.pt` that cannot be read costs its epochs, not the trial.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -45,18 +50,24 @@ class Slot(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         folder = Path(self._config["folder"])
-        training = self._training = self._training or self._begin(folder)
+        if self._training is None:
+            self._training, told = self._begin(folder)
+            if told is not None:
+                return told
+        training = self._training
         metrics = training.run_epoch()
+        figures = {name: value for name, value in metrics.items() if name != "epoch"}
+        result = figures | {"epoch": training.epoch, "diverged": training.diverged, "reported": sorted(figures)}
         if training.best_epoch == training.epoch:
             self._save(training.model.state_dict(), folder / BEST)
-        self._save(training.state_dict(), folder / LAST)
-        figures = {name: value for name, value in metrics.items() if name != "epoch"}
-        return figures | {"epoch": training.epoch, "diverged": training.diverged, "reported": sorted(figures)}
+        self._save({"training": training.state_dict(), "result": result}, folder / LAST)
+        return result
 
     def cleanup(self) -> None:
         self._training = None
 
-    def _begin(self, folder: Path) -> Training:
+    def _begin(self, folder: Path) -> tuple[Training, dict[str, Any] | None]:
+        """The training, and what its last epoch's step returned if there was one."""
         from workers.training import Training
 
         spec = TrialSpec.model_validate_json((folder / SPEC).read_text())
@@ -64,10 +75,17 @@ class Slot(tune.Trainable):
         device = "cuda" if spec.gpus > 0 and self._torch.cuda.is_available() else "cpu"
         if device == "cuda" and spec.gpus < 1:
             self._torch.cuda.set_per_process_memory_fraction(spec.gpus)
-        training = Training(spec, self._splits(spec), device)
-        if (folder / LAST).exists():
-            training.load_state_dict(self._torch.load(folder / LAST, map_location=device, weights_only=False))
-        return training
+        splits = self._splits(spec)
+        training = Training(spec, splits, device)
+        if not (folder / LAST).exists():
+            return training, None
+        try:
+            last = self._torch.load(folder / LAST, map_location=device, weights_only=True)
+            training.load_state_dict(last["training"])
+        except Exception as error:  # torch raises much for a damaged file, and does not say what
+            log.warning("%s cannot be read, the trial begins anew: %r", folder / LAST, error)
+            return Training(spec, splits, device), None
+        return training, last["result"]
 
     def _splits(self, spec: TrialSpec) -> Splits:
         from workers.data import load

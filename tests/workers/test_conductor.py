@@ -1,0 +1,318 @@
+"""The conductor: orders, goal and budget end the right trials with the right words; nothing stops Tune's loop."""
+
+from __future__ import annotations
+
+import math
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import Orders
+from workers.conductor import Conductor
+from workers.progress import Progress
+from workers.searcher import Searcher
+from workers.trial import BEST, LAST
+
+OpenProgress = Callable[..., Progress]
+Build = Callable[..., ExperimentSpec]
+
+
+class Tune:
+    """The part of Tune's controller that the conductor meets, driving the same hooks in the same order."""
+
+    def __init__(self, conductor: Conductor, searcher: Searcher) -> None:
+        self._conductor, self._searcher = conductor, searcher
+        self.live: list[Any] = []
+
+    def get_live_trials(self) -> list[Any]:
+        return self.live
+
+    def start(self) -> Any:
+        name = f"t{len(self.live)}"
+        config = self._searcher.suggest(name)
+        if not isinstance(config, dict):
+            return config
+        trial = SimpleNamespace(trial_id=name, config=config, error_file=None)
+        self.live.append(trial)
+        return trial
+
+    def report(self, trial: Any, epoch: int, value: float, **more: Any) -> str:
+        result = {"epoch": epoch, "validation_accuracy": value, "epoch_seconds": 1.0, "diverged": False} | more
+        result["reported"] = ["epoch_seconds", "validation_accuracy"]
+        decision = self._conductor.asha.on_trial_result(self, trial, result)
+        self._conductor.on_trial_result(0, [], trial, result)
+        if decision == TrialScheduler.STOP:
+            self.stop_trial(trial)
+        return decision
+
+    def fail(self, trial: Any) -> None:
+        self._searcher.on_trial_complete(trial.trial_id, error=True)
+        self._conductor.on_trial_error(0, [], trial)
+
+    def stop_trial(self, trial: Any) -> None:
+        self._searcher.on_trial_complete(trial.trial_id)
+        self._conductor.on_trial_complete(0, [], trial)
+        self.live.remove(trial)
+
+
+class Service:
+    """What the heartbeat knows."""
+
+    def __init__(self) -> None:
+        self.orders = Orders(slots=4)
+        self.fenced = False
+        self.changes = 0
+
+    def changed(self) -> None:
+        self.changes += 1
+
+
+class Search:
+    """One attempt, without Ray."""
+
+    def __init__(self, spec: ExperimentSpec, progress: Progress, folder: Path) -> None:
+        self.service = Service()
+        self.progress = progress
+        self.conductor = Conductor(
+            spec, progress, lambda: self.service.orders, lambda: self.service.fenced, self.service.changed
+        )
+        self.searcher = Searcher(
+            spec, progress, folder / "trials", {}, spec.num_samples, self.conductor.slots, lambda: None
+        )
+        self.conductor.conduct(self.searcher)
+        self.tune = Tune(self.conductor, self.searcher)
+
+
+@pytest.fixture
+def search(tmp_path: Path, experiment: Build, open_progress: OpenProgress) -> Callable[..., Search]:
+    def begin(attempt: int = 1, **changes: Any) -> Search:
+        spec = experiment(**changes)
+        return Search(spec, open_progress(attempt, spec.objective), tmp_path)
+
+    return begin
+
+
+def states(search: Search) -> list[str]:
+    return [trial.state for trial in search.progress.trials.values()]
+
+
+def test_a_result_is_recorded_with_its_outcome(search: Callable[..., Search]) -> None:
+    now = search()
+    trial = now.tune.start()
+    assert now.tune.report(trial, 1, 0.5) == TrialScheduler.CONTINUE
+    for epoch in (2, 3):
+        now.tune.report(trial, epoch, 0.6)
+    assert now.tune.report(trial, 4, 0.7) == TrialScheduler.STOP
+    row = now.progress.trials[0]
+    assert (row.state, row.stop_reason, row.curve) == ("COMPLETED", "all 4 epochs done", [0.5, 0.6, 0.6, 0.7])
+    assert row.metrics == {"epoch_seconds": 1.0, "validation_accuracy": 0.7}
+    assert now.service.changes == 5
+    assert now.conductor.ending is None
+
+
+@pytest.mark.parametrize(
+    ("order", "phase", "state"), [("cancel", "canceled", "CANCELED"), ("pause", "paused", "PENDING")]
+)
+def test_an_order_ends_all(search: Callable[..., Search], order: Any, phase: str, state: str) -> None:
+    now = search()
+    for _ in range(2):
+        now.tune.start()
+    now.service.orders = Orders(slots=4, stop=order)
+    now.conductor.look(now.tune)
+    assert now.conductor.ending is not None
+    assert (now.conductor.ending.phase, now.conductor.ending.reason) == (phase, f"{order} ordered")
+    assert now.tune.live == []
+    assert states(now) == [state, state]
+    assert now.conductor.slots() == 0
+    assert now.tune.start() == "FINISHED"
+
+
+def test_an_order_is_heard_while_no_trial_runs(search: Callable[..., Search]) -> None:
+    now = search()
+    now.service.orders = Orders(slots=0)
+    assert now.tune.start() is None
+    now.service.orders = Orders(slots=0, stop="pause")
+    assert now.tune.start() == "FINISHED"
+    assert now.conductor.ending is not None
+    assert now.conductor.ending.phase == "paused"
+
+
+def test_a_fenced_attempt_lets_go_and_writes_nothing(search: Callable[..., Search], tmp_path: Path) -> None:
+    now = search()
+    now.tune.start()
+    size = (tmp_path / "journal.jsonl").stat().st_size
+    now.service.fenced = True
+    now.conductor.look(now.tune)
+    assert now.conductor.ending is not None
+    assert now.conductor.ending.phase == "fenced"
+    assert now.tune.live == []
+    assert states(now) == ["PENDING"]
+    assert (tmp_path / "journal.jsonl").stat().st_size == size
+
+
+def test_one_trial_is_canceled_and_the_search_goes_on(search: Callable[..., Search]) -> None:
+    now = search()
+    first, second = now.tune.start(), now.tune.start()
+    now.service.orders = Orders(slots=4, cancel_trials=[0, 77])
+    now.conductor.look(now.tune)
+    assert now.tune.live == [second]
+    assert states(now) == ["CANCELED", "RUNNING"]
+    assert now.progress.trials[0].stop_reason == "canceled by request"
+    assert now.conductor.ending is None
+    assert first.config["trial"] == 0
+    assert now.tune.start().config["trial"] == 2
+
+
+def test_slots_are_the_smaller_of_grant_and_wish(search: Callable[..., Search]) -> None:
+    assert search().conductor.slots() == 4
+    assert search(2, resources={"max_concurrent_trials": 3}).conductor.slots() == 3
+    assert search(3, resources={"max_concurrent_trials": 30}).conductor.slots() == 4
+
+
+@pytest.mark.parametrize(
+    ("objective", "short", "reached"),
+    [
+        ({"metric": "validation_accuracy", "goal": 0.9}, 0.89, 0.9),
+        ({"metric": "validation_loss", "goal": 0.2}, 0.21, 0.2),
+    ],
+)
+def test_a_goal_that_is_reached_ends_the_search(
+    search: Callable[..., Search], objective: dict[str, Any], short: float, reached: float
+) -> None:
+    now = search(objective=objective)
+    trial, _ = now.tune.start(), now.tune.start()
+    for epoch, value in enumerate((short, math.nan, reached), start=1):
+        if math.isfinite(value):
+            now.progress.epoch(0, now.progress.trials[0].epoch + 1, {objective["metric"]: value})
+        now.conductor.look(now.tune)
+        assert (now.conductor.ending is not None) == (value == reached), epoch
+    assert now.conductor.ending is not None
+    assert now.conductor.ending.phase == "completed"
+    assert now.conductor.ending.reason == f"goal {objective['goal']:g} reached: trial 0 has {reached:.4f}"
+    assert trial not in now.tune.live
+    assert states(now) == ["CANCELED", "CANCELED"]
+
+
+def test_a_diverged_value_reaches_no_goal(search: Callable[..., Search]) -> None:
+    now = search(objective={"goal": 0.5})
+    now.tune.report(now.tune.start(), 1, 0.9, diverged=True)
+    now.conductor.look(now.tune)
+    assert states(now) == ["DIVERGED"]
+    assert now.conductor.ending is None
+
+
+def test_a_spent_wall_clock_ends_the_search(search: Callable[..., Search]) -> None:
+    now = search(budget={"wall_clock": "1h"})
+    now.tune.start()
+    now.progress.started_at = time.time() - 3000
+    now.conductor.look(now.tune)
+    assert now.conductor.ending is None
+    now.progress.started_at = time.time() - 3601
+    now.conductor.look(now.tune)
+    assert now.conductor.ending is not None
+    assert now.conductor.ending.reason == "budget.wall_clock of 3600 s is spent"
+
+
+@pytest.mark.parametrize(("gpus", "spent"), [(0.5, True), (0.25, False), (0, False)])
+def test_spent_gpu_hours_end_the_search(search: Callable[..., Search], gpus: float, spent: bool) -> None:
+    now = search(budget={"gpu_hours": 1}, resources={"gpus_per_trial": gpus})
+    now.tune.start()
+    now.progress.epoch(0, 1, {"validation_accuracy": 0.5, "epoch_seconds": 7200.0})
+    now.conductor.look(now.tune)
+    assert (now.conductor.ending is not None) == spent
+
+
+def test_a_failed_trial_keeps_its_cause_and_spares_the_others(search: Callable[..., Search], tmp_path: Path) -> None:
+    now = search()
+    failed, silent, _ = now.tune.start(), now.tune.start(), now.tune.start()
+    failed.error_file = str(tmp_path / "error.txt")
+    Path(failed.error_file).write_bytes(b"Traceback\n  \xff\nValueError: no such layer\n\n")
+    now.tune.fail(failed)
+    now.tune.fail(silent)
+    now.conductor.look(now.tune)
+    assert states(now) == ["ERROR", "ERROR", "RUNNING"]
+    assert now.progress.trials[0].stop_reason == "ValueError: no such layer"
+    assert now.progress.trials[1].stop_reason == "the trial's process died without a word"
+    assert now.tune.start().config["trial"] == 3
+
+
+def test_rungs_after_a_crash_equal_rungs_before(search: Callable[..., Search], open_progress: OpenProgress) -> None:
+    """Trials cross, and one diverges with a finite accuracy between two others at the same rung."""
+    now = search()
+    trials = [now.tune.start() for _ in range(4)]
+    now.tune.report(trials[2], 1, 0.6)
+    now.tune.report(trials[1], 1, 0.9)
+    now.tune.report(trials[3], 1, 0.95, diverged=True)
+    now.tune.report(trials[0], 1, 0.1)
+    now.tune.report(trials[1], 2, 0.92)
+    before = now.conductor.asha.rungs()
+    assert before[1] == {2: 0.6, 1: 0.9, 3: 0.6, 0: 0.1}
+    now.progress.close()
+    after = search(2)
+    assert after.conductor.asha.rungs() == before
+    resumed = after.tune.start()
+    assert resumed.config["trial"] == 1  # the others have ended, or were told worse
+    assert after.tune.report(resumed, 2, 0.92) == TrialScheduler.CONTINUE
+    assert after.conductor.asha.rungs() == before
+    assert after.progress.trials[1].curve == [0.9, 0.92]
+
+
+def test_only_the_best_weights_stay(search: Callable[..., Search], tmp_path: Path) -> None:
+    now = search(asha={"max_t": 1})
+    for value in (0.5, 0.7, 0.6, 0.8):
+        trial = now.tune.start()
+        for name in (LAST, BEST):
+            (Path(trial.config["folder"]) / name).write_bytes(b"weights")
+        now.tune.report(trial, 1, value)
+    assert [path.parent.name for path in tmp_path.rglob(BEST)] == ["00003"]
+    assert list(tmp_path.rglob(LAST)) == []
+
+
+def test_a_running_trials_files_are_left_alone(search: Callable[..., Search], tmp_path: Path) -> None:
+    now = search()
+    trial = now.tune.start()
+    folder = Path(trial.config["folder"])
+    (folder / LAST).write_bytes(b"state")
+    now.service.orders = Orders(slots=4, stop="pause")
+    now.conductor.look(now.tune)
+    assert (folder / LAST).exists()
+
+
+def test_files_that_cannot_be_removed_stop_nothing(search: Callable[..., Search]) -> None:
+    now = search(asha={"max_t": 1})
+    trial = now.tune.start()
+    (Path(trial.config["folder"]) / LAST).mkdir()  # unlink raises
+    now.tune.report(trial, 1, 0.5)
+    assert states(now) == ["COMPLETED"]
+
+
+def test_a_full_disk_pauses_the_experiment(search: Callable[..., Search], tmp_path: Path) -> None:
+    now = search()
+    trial, other = now.tune.start(), now.tune.start()
+    size = (tmp_path / "journal.jsonl").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        now.tune.report(trial, 1, 0.5)
+        now.tune.fail(other)
+        now.conductor.look(now.tune)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert now.conductor.ending is not None
+    assert now.conductor.ending.phase == "paused"
+    assert now.conductor.ending.reason.startswith("the journal cannot be written: ")
+    assert trial not in now.tune.live
+    now.progress.close()
+    after = search(2)
+    assert [trial.number for trial in after.progress.waiting()] == [0, 1]
+    assert after.progress.trials[0].curve == []

@@ -1,0 +1,217 @@
+"""The heartbeat against a real HTTP server: it goes away and comes back, it orders, it fences, it talks nonsense."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from search_spaces.protocol import Heartbeat, Launch, Orders, TrialState, Winner
+from workers.heartbeat import Heart, MlflowIds
+from workers.progress import Progress
+
+OpenProgress = Callable[..., Progress]
+NOWHERE = MlflowIds(None, None, {})
+
+
+class Service:
+    """Remembers what it was told; answers what it is set to. May be stopped and started on the same port."""
+
+    def __init__(self) -> None:
+        self.heard: list[Heartbeat] = []
+        self.headers: dict[str, str] = {}
+        self.path = ""
+        self.answer: tuple[int, str, bytes] = (200, "application/json", b'{"slots": 3}')
+        self.spoken = threading.Condition()
+        self.port = 0
+        self._server: HTTPServer | None = None
+        self.start()
+
+    def start(self) -> None:
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                with service.spoken:
+                    service.headers, service.path = dict(self.headers), self.path
+                    service.heard.append(Heartbeat.model_validate(json.loads(body)))
+                    service.spoken.notify_all()
+                status, kind, content = service.answer
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                """Quiet."""
+
+        self._server = HTTPServer(("127.0.0.1", self.port), Handler)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+            self._server = None
+
+    def told(self) -> list[int]:
+        """Numbers of the trials in the last heartbeat."""
+        return [line.trial for line in self.heard[-1].trials]
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    running = Service()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def progress(open_progress: OpenProgress) -> Progress:
+    found = open_progress()
+    for number in range(2):
+        found.suggested(number, {}, {"lr": 0.5})
+    return found
+
+
+@pytest.fixture
+def heart(service: Service, progress: Progress, launch: Callable[..., Launch]) -> Iterator[Heart]:
+    beating = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
+    yield beating
+    beating._client.close()
+
+
+def test_progress_goes_up_and_orders_come_down(heart: Heart, service: Service) -> None:
+    assert heart.orders == Orders(slots=2)
+    heart.phase = "searching"
+    service.answer = (200, "application/json", b'{"slots": 7, "stop": "pause", "cancel_trials": [1], "new": 1}')
+    assert heart.beat()
+    assert heart.orders == Orders(slots=7, stop="pause", cancel_trials=[1])
+    assert service.path == "/api/v1/attempts/exp-abc-a1/heartbeat"
+    assert service.headers["Authorization"] == "Bearer secret"
+    said = service.heard[0]
+    assert (said.phase, [line.trial for line in said.trials]) == ("searching", [0, 1])
+    assert said.trials[0].parameters == {"lr": 0.5}
+
+
+def test_a_line_is_told_when_it_changed(heart: Heart, service: Service, progress: Progress) -> None:
+    heart.beat()
+    heart.beat()
+    assert service.told() == []
+    progress.epoch(1, 1, {"validation_accuracy": 0.5})
+    heart.beat()
+    assert service.told() == [1]
+    assert service.heard[-1].trials[0].best_value == 0.5
+
+
+def test_what_changed_while_the_service_was_away_is_told_when_it_is_back(
+    heart: Heart, service: Service, progress: Progress
+) -> None:
+    assert heart.beat()
+    service.stop()
+    for epoch in (1, 2):
+        progress.epoch(0, epoch, {"validation_accuracy": epoch / 10})
+        assert not heart.beat()
+    assert not heart.fenced
+    assert heart.orders == Orders(slots=3)
+    service.start()
+    progress.ended(1, TrialState.ERROR, "gone")
+    assert heart.beat()
+    assert [(line.trial, line.epoch, line.state) for line in service.heard[-1].trials] == [
+        (0, 2, "PENDING"),
+        (1, 0, "ERROR"),
+    ]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 410])
+def test_an_attempt_that_is_not_wanted_is_fenced(heart: Heart, service: Service, status: int) -> None:
+    service.answer = (status, "application/problem+json", b'{"detail": "attempt 2 runs"}')
+    assert not heart.beat()
+    assert heart.fenced
+    assert not heart.last("completed", "", None, patience_s=100.0)
+    assert len(service.heard) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (404, "text/html", b"<h1>no upstream</h1>"),
+        (502, "text/html", b"bad gateway"),
+        (500, "application/problem+json", b"{}"),
+        (200, "text/html", b"<h1>please log in</h1>"),
+        (200, "application/json", b'{"slots": "many"}'),
+    ],
+)
+def test_what_a_proxy_says_is_no_answer(heart: Heart, service: Service, answer: tuple[int, str, bytes]) -> None:
+    good, service.answer = service.answer, answer
+    assert not heart.beat()
+    assert not heart.fenced
+    assert heart.orders == Orders(slots=2)
+    service.answer = good
+    assert heart.beat()
+    assert service.told() == [0, 1]
+
+
+def test_a_run_id_that_came_late_is_told_once(
+    service: Service, progress: Progress, launch: Callable[..., Launch]
+) -> None:
+    ids = NOWHERE
+    heart = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: ids)
+    progress.ended(0, TrialState.CANCELED, "over")
+    heart.beat()
+    assert service.heard[-1].trials[0].mlflow_run_id is None
+    ids = MlflowIds("1", "parent", {0: "run-0"})
+    heart.beat()
+    assert [(line.trial, line.mlflow_run_id) for line in service.heard[-1].trials] == [(0, "run-0")]
+    assert (service.heard[-1].mlflow_experiment_id, service.heard[-1].mlflow_run_id) == ("1", "parent")
+    heart.beat()
+    assert service.told() == []
+    heart._client.close()
+
+
+def test_the_last_word_is_tried_again_and_carries_the_winner(heart: Heart, service: Service) -> None:
+    heart.beat()
+    service.stop()
+    winner = Winner(trial=1, value=0.9, test_accuracy=0.8, test_loss=0.2)
+    assert not heart.last("completed", "goal reached", winner, patience_s=0.0)
+    service.start()
+    assert heart.beat()  # as the thread might, between two tries
+    said = service.heard[-1]
+    assert (said.phase, said.reason, said.winner) == ("completed", "goal reached", winner)
+    assert heart.last("completed", "goal reached", winner, patience_s=0.0)
+
+
+def test_the_thread_beats_wakes_and_ends(service: Service, progress: Progress, launch: Callable[..., Launch]) -> None:
+    told = launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=3600.0)
+    heart = Heart(told, progress, lambda: NOWHERE)
+    heart.start()
+    with service.spoken:
+        service.spoken.wait_for(lambda: len(service.heard) >= 1)
+    progress.epoch(0, 1, {"validation_accuracy": 0.4})
+    heart.wake()
+    with service.spoken:
+        service.spoken.wait_for(lambda: len(service.heard) >= 2)
+    assert service.told() == [0]
+    assert heart.last("canceled", "cancel ordered", None, patience_s=10.0)
+    heart.wake()
+    heart.join()
+    assert service.heard[-1].phase == "canceled"
+    heart._client.close()
+
+
+def test_the_thread_ends_when_it_is_fenced(service: Service, progress: Progress, launch: Callable[..., Launch]) -> None:
+    service.answer = (409, "application/problem+json", b"{}")
+    heart = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
+    heart.start()
+    heart.join()
+    assert heart.fenced
+    heart._client.close()

@@ -1,0 +1,168 @@
+"""Progress: the table of trials equals the fold over the journal, at any point of an experiment's life."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search_spaces.experiment import Objective
+from search_spaces.protocol import TrialState, Winner
+from workers import journal
+from workers.progress import Progress
+
+MAX, MIN = Objective(), Objective.model_validate({"metric": "validation_loss"})
+
+
+OpenProgress = Callable[..., Progress]
+
+
+def accuracy(value: float, seconds: float = 1.0) -> dict[str, float]:
+    return {"validation_accuracy": value, "epoch_seconds": seconds}
+
+
+def test_a_trials_life(open_progress: OpenProgress) -> None:
+    progress = open_progress()
+    progress.suggested(0, {"lr": 0.1}, {"lr": 0.1})
+    assert [trial.number for trial in progress.waiting()] == [0]
+    progress.started(0)
+    assert progress.trials[0].state == TrialState.RUNNING
+    assert progress.epoch(0, 1, accuracy(0.5))
+    assert progress.epoch(0, 2, accuracy(0.4), (TrialState.COMPLETED, "done"))
+    trial = progress.trials[0]
+    assert (trial.state, trial.stop_reason, trial.curve, trial.best_value) == ("COMPLETED", "done", [0.5, 0.4], 0.5)
+    assert trial.ended_at is not None
+    assert progress.slot_seconds() == 2.0
+    assert list(progress.waiting()) == []
+
+
+def test_an_epoch_counts_once(tmp_path: Path, open_progress: OpenProgress) -> None:
+    progress = open_progress()
+    progress.suggested(0, {}, {})
+    assert progress.epoch(0, 1, accuracy(0.5))
+    assert not progress.epoch(0, 1, accuracy(0.9))
+    assert progress.trials[0].curve == [0.5]
+    progress.ended(0, TrialState.CANCELED, "enough")
+    assert not progress.epoch(0, 2, accuracy(0.9), (TrialState.COMPLETED, "late"))
+    progress.ended(0, TrialState.ERROR, "later")
+    assert (progress.trials[0].state, progress.trials[0].stop_reason) == ("CANCELED", "enough")
+    assert sum(entry["event"] == "epoch" for entry in journal.entries(tmp_path / "journal.jsonl")) == 1
+
+
+@pytest.mark.parametrize(("objective", "best"), [(MAX, 1), (MIN, 0)])
+def test_best_is_the_earlier_of_equals(open_progress: OpenProgress, objective: Objective, best: int) -> None:
+    progress = open_progress(objective=objective)
+    for number, value in enumerate((0.1, 0.9, 0.9, 0.1, math.nan)):
+        progress.suggested(number, {}, {})
+        progress.epoch(number, 1, {objective.metric: value})
+    found = progress.best()
+    assert found is not None
+    assert found.number == best
+
+
+def test_a_diverged_epoch_is_never_the_best(open_progress: OpenProgress) -> None:
+    """Its accuracy may be finite, but there are no weights to go with it."""
+    progress = open_progress()
+    progress.suggested(0, {}, {})
+    progress.epoch(0, 1, accuracy(0.1), (TrialState.DIVERGED, "the loss was not finite"))
+    assert progress.best() is None
+    assert [math.isnan(value) for _, _, value in progress.history()] == [True]
+    progress.close()
+    assert open_progress(2).best() is None
+
+
+def test_lines_carry_null_for_what_is_not_finite(open_progress: OpenProgress) -> None:
+    progress = open_progress()
+    progress.suggested(0, {}, {"lr": 1.0})
+    progress.epoch(0, 1, accuracy(math.nan) | {"train_loss": math.inf}, (TrialState.DIVERGED, "nan"))
+    line = progress.line(0)
+    assert line.metrics == {"validation_accuracy": None, "epoch_seconds": 1.0, "train_loss": None}
+    assert (line.best_value, line.epoch, line.parameters) == (None, 1, {"lr": 1.0})
+
+
+def test_changed_lines_are_told_once_and_put_back(open_progress: OpenProgress) -> None:
+    progress = open_progress()
+    progress.suggested(0, {}, {})
+    assert progress.take_changed() == {0}
+    assert progress.take_changed() == set()
+    progress.suggested(1, {}, {})
+    progress.put_back({0})
+    assert progress.take_changed() == {0, 1}
+    progress.started(1)
+    progress.released(1)
+    assert progress.take_changed() == {1}
+    assert progress.trials[1].state == TrialState.PENDING
+
+
+def test_after_a_crash_all_lines_are_new_and_no_trial_runs(open_progress: OpenProgress) -> None:
+    progress = open_progress()
+    for number in range(3):
+        progress.suggested(number, {}, {})
+        progress.started(number)
+    progress.ended(1, TrialState.ERROR, "out of memory")
+    progress.close()
+    again = open_progress(2)
+    assert again.take_changed() == {0, 1, 2}
+    assert [trial.number for trial in again.waiting()] == [0, 2]
+
+
+def test_a_failed_trial_waits_again(open_progress: OpenProgress) -> None:
+    progress = open_progress()
+    progress.suggested(0, {}, {})
+    progress.started(0)
+    progress.retried(0, "the node was lost")
+    assert [trial.number for trial in progress.waiting()] == [0]
+    assert progress.trials[0].restarts == 1
+
+
+def test_the_winner_is_kept(open_progress: OpenProgress) -> None:
+    progress = open_progress()
+    winner = Winner(trial=3, value=0.9, test_accuracy=0.8, test_loss=0.1, model_uri="models:/a/1")
+    progress.won(winner)
+    progress.close()
+    assert open_progress(2).winner == winner
+
+
+def test_a_driver_that_was_given_up_changes_nothing(open_progress: OpenProgress) -> None:
+    old = open_progress()
+    old.suggested(0, {"x": 1}, {})
+    new = open_progress(2)
+    new.suggested(1, {"x": 2}, {})
+    old.suggested(1, {"x": 3}, {})
+    old.epoch(0, 1, accuracy(0.3))
+    new.epoch(0, 1, accuracy(0.4))
+    old.ended(0, TrialState.CANCELED, "fenced")
+    third = open_progress(3)
+    assert third.trials[0].curve == [0.4]
+    assert third.trials[0].state == TrialState.PENDING
+    assert third.trials[1].sample == {"x": 2}
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("sessserd"), st.floats(width=16)), max_size=60))
+def test_replay_equals_the_table(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, str, float]]) -> None:
+    folder = tmp_path_factory.mktemp("fold")
+    progress = Progress(folder / "journal.jsonl", MAX)
+    for number, kind, value in steps:
+        if number not in progress.trials:
+            progress.suggested(number, {"x": number}, {"x": number})
+        epoch = progress.trials[number].epoch + 1
+        match kind:
+            case "s":
+                progress.epoch(number, epoch, accuracy(value))
+            case "e":
+                progress.epoch(number, epoch, accuracy(value), (TrialState.EARLY_STOPPED, "rung"))
+            case "r" if not progress.trials[number].ended:
+                progress.retried(number, "again")
+            case "d":
+                progress.epoch(number, epoch, accuracy(value), (TrialState.DIVERGED, "diverged"))
+    again = Progress(folder / "journal.jsonl", MAX, 2)
+    assert repr(again.trials) == repr(progress.trials)
+    assert repr(list(again.history())) == repr(list(progress.history()))
+    assert again.counts() == progress.counts()
+    assert repr(again.best()) == repr(progress.best())
+    progress.close()
+    again.close()
