@@ -50,7 +50,7 @@ def test_a_plateau_is_seen_to_act() -> None:
 
 @pytest.mark.parametrize("cls", members(Optimizer))
 def test_every_optimizer_has_a_path(cls: type) -> None:
-    points = explain.descent(cls(lr=1e-3), 5)
+    points = explain.descent(cls(lr=1e-3), 2)
     assert points[0] == explain.START
     assert len(points) > 1
 
@@ -65,7 +65,7 @@ def test_the_optimizers_that_are_drawn_all_descend(tmp_path: Path) -> None:
     start = explain.rosenbrock(*explain.START)
     for name, spec in explain.RACERS:
         assert explain.rosenbrock(*explain.descent(spec, 300)[-1]) < start / 5, name
-    check(explain.optimizers(tmp_path, steps=40))
+    check(explain.optimizers(tmp_path, steps=10, specs=explain.RACERS[:2]))
 
 
 def test_normalization_is_drawn(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_a_sheet_shows_real_images_beside_changed_ones(tmp_path: Path) -> None:
     spec = AugmentationSpec(crop_padding=1, rotation=20.0, contrast=0.4, mixup_alpha=0.2)
     before = torch.random.get_rng_state()
     pixels = check(explain.augmentation(spec, splits, tmp_path / "changed"))
-    plain = check(explain.augmentation(AugmentationSpec(), splits, tmp_path / "plain", rows=2))
+    plain = check(explain.augmentation(AugmentationSpec(), splits, tmp_path / "plain"))
     again = check(explain.augmentation(spec, splits, tmp_path / "again"))
     assert np.array_equal(pixels, again), "the same seed, the same sheet"
-    assert pixels.shape != plain.shape or not np.array_equal(pixels, plain)
+    assert not np.array_equal(pixels, plain)
     assert torch.equal(torch.random.get_rng_state(), before), "torch's own generator is left alone"

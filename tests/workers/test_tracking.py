@@ -1,0 +1,359 @@
+"""Tracking against MLflow's own SQLite store: every point once, whatever was lost on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import Launch, TrialState, Winner
+from workers.finalist import _save
+from workers.heartbeat import Superseded
+from workers.models.inference import Classifier
+from workers.progress import Progress
+from workers.tracking import Tracker
+
+OpenProgress = Callable[..., Progress]
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, made once."""
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def client(tmp_path: Path, migrated: Path) -> Iterator[MlflowClient]:
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)  # the store looks logged models up there
+    client = MlflowClient(uri)
+    client.create_experiment("driver", artifact_location=(tmp_path / "artifacts").as_uri())
+    yield client
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def tracker(
+    tmp_path: Path, client: MlflowClient, launch: Callable[..., Launch], experiment: Callable[..., ExperimentSpec]
+) -> Callable[..., Tracker]:
+    def build(attempt: int = 1, **changes: Any) -> Tracker:
+        told = launch(attempt=attempt, mlflow_tracking_uri=client.tracking_uri)
+        fenced = changes.pop("fenced", lambda: False)
+        return Tracker(told, experiment(**changes), tmp_path / "journal.jsonl", fenced, interval_s=0.01)
+
+    return build
+
+
+@pytest.fixture
+def progress(open_progress: OpenProgress) -> Progress:
+    return open_progress()
+
+
+class Losing:
+    """A real client of which some calls fail: before they are done, or after, when only the answer is lost."""
+
+    def __init__(self, real: MlflowClient, method: str, on: int, after: bool) -> None:
+        self._real, self._method, self._on, self._after = real, method, on, after
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._real, name)
+        if name != self._method:
+            return real
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.calls += 1
+            if self.calls != self._on:
+                return real(*arguments, **named)
+            if self._after:
+                real(*arguments, **named)
+            raise MlflowException("Connection reset by peer")
+
+        return call
+
+
+def search(progress: Progress, numbers: range, epochs: int = 3) -> None:
+    for number in numbers:
+        progress.suggested(number, {}, {"lr": 0.1 * (number + 1), "momentum": "n/a"})
+        train(progress, number, epochs)
+
+
+def train(progress: Progress, number: int, epochs: int) -> None:
+    first = progress.trials[number].epoch + 1
+    for epoch in range(first, first + epochs):
+        outcome = (TrialState.COMPLETED, "all epochs done") if epoch == first + epochs - 1 else None
+        progress.epoch(number, epoch, {"validation_accuracy": epoch / 10, "lr": 0.1}, outcome)
+
+
+def children(client: MlflowClient) -> dict[int, Run]:
+    found = client.get_experiment_by_name("driver")
+    runs = client.search_runs([found.experiment_id], "tags.`mlflow.parentRunId` LIKE '%'", max_results=1000)
+    assert len(runs) == len({run.data.tags["rung.trial_id"] for run in runs}), "a trial has two runs"
+    assert len({run.data.tags["mlflow.parentRunId"] for run in runs}) <= 1, "there are two parents"
+    return {int(run.data.tags["rung.trial_id"]): run for run in runs}
+
+
+def assert_told(client: MlflowClient, progress: Progress) -> None:
+    """Every (run, metric, step) stands once, with its value, and nothing else does."""
+    runs = children(client)
+    assert set(runs) == set(progress.trials)
+    for number, trial in progress.trials.items():
+        for name in ("validation_accuracy", "lr"):
+            points = client.get_metric_history(runs[number].info.run_id, name)
+            assert Counter(point.step for point in points) == Counter(range(1, trial.epoch + 1)), (number, name)
+            if name == "validation_accuracy":
+                assert [point.value for point in sorted(points, key=lambda point: point.step)] == trial.curve
+
+
+def test_curves_params_tags_and_statuses(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+) -> None:
+    search(progress, range(2))
+    ends = {
+        2: (TrialState.EARLY_STOPPED, "FINISHED"),
+        3: (TrialState.DIVERGED, "FINISHED"),
+        4: (TrialState.ERROR, "FAILED"),
+        5: (TrialState.CANCELED, "KILLED"),
+    }
+    for number, (state, _) in ends.items():
+        progress.suggested(number, {}, {"lr": 1.0, "momentum": 0.9})
+        progress.ended(number, state, f"because {number}")
+    progress.suggested(6, {}, {"lr": 2.0, "momentum": 0.9})
+    assert tracker(description="d" * 9000, labels=["a, 'b' & ü"]).deliver()
+    runs = children(client)
+    assert_told(client, progress)
+    assert {frozenset(run.data.params) for run in runs.values()} == {frozenset({"lr", "momentum"})}
+    assert runs[0].data.params == {"lr": "0.1", "momentum": "n/a"}
+    for number, (state, status) in ends.items():
+        tags = runs[number].data.tags
+        assert (runs[number].info.status, tags["rung.trial_state"]) == (status, state)
+        assert tags["rung.stop_reason"] == f"because {number}"
+        assert tags["rung.experiment_id"] == "abc"
+    assert (runs[6].info.status, runs[6].data.tags["rung.trial_state"]) == ("RUNNING", "RUNNING")
+    entry = runs[0].info
+    assert entry.start_time < entry.end_time < 10_000_000  # the journal's clock, whenever MLflow heard of it
+
+
+def test_values_that_are_not_finite_are_kept(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+) -> None:
+    progress.suggested(0, {}, {})
+    figures = {"validation_accuracy": float("nan"), "train_loss": float("inf")}
+    progress.epoch(0, 1, figures, (TrialState.DIVERGED, "nan"))
+    one = tracker()
+    assert one.deliver()
+    run = children(client)[0].info.run_id
+    assert np.isnan(client.get_metric_history(run, "validation_accuracy")[0].value)
+    assert client.get_metric_history(run, "train_loss")[0].value > 1e300
+
+
+def test_a_crash_between_sending_and_keeping_the_place_doubles_nothing(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, tmp_path: Path
+) -> None:
+    place = tmp_path / "tracking.json"
+    search(progress, range(2))
+    assert tracker().deliver()
+    older = place.read_text()
+    search(progress, range(2, 4))
+    assert tracker(1).deliver()
+    for stale in (older, "{ torn", json.dumps(["no place"]), None):
+        if stale is None:
+            place.unlink()
+        else:
+            place.write_text(stale)
+        assert tracker(2).deliver()
+        assert_told(client, progress)
+
+
+def test_runs_beyond_the_first_block_are_found_again(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The place is lost, and the journal is longer than what is read at once."""
+    monkeypatch.setattr("workers.journal.read.__defaults__", (0, 0, 700))
+    search(progress, range(6))
+    assert tracker().deliver()
+    (tmp_path / "tracking.json").unlink()
+    assert tracker(2).deliver()
+    assert_told(client, progress)
+
+
+@pytest.mark.parametrize("after", [True, False], ids=["answer lost", "call lost"])
+@pytest.mark.parametrize(
+    ("method", "on"),
+    [("create_run", 1), ("create_run", 3), ("log_batch", 2), ("set_terminated", 1), ("get_experiment_by_name", 1)],
+)
+def test_an_outage_loses_and_doubles_nothing(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, method: str, on: int, after: bool
+) -> None:
+    one = tracker()
+    losing: Any = Losing(client, method, on, after)
+    one._client = losing
+    search(progress, range(3))
+    assert not one.deliver()
+    search(progress, range(3, 4))
+    assert one.deliver()
+    assert losing.calls > on
+    assert_told(client, progress)
+    assert all(run.info.status == "FINISHED" for run in children(client).values())
+
+
+def test_an_answer_lost_with_the_process_makes_no_second_run(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+) -> None:
+    one = tracker()
+    losing: Any = Losing(client, "create_run", 2, after=True)
+    one._client = losing
+    search(progress, range(2))
+    assert not one.deliver()
+    assert tracker(2).deliver()
+    assert_told(client, progress)
+
+
+def test_what_mlflow_refuses_is_left_out_and_holds_up_nothing(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, caplog: pytest.LogCaptureFixture
+) -> None:
+    progress.suggested(0, {}, {"lr": 0.1, "bad;key": 1.0, "momentum": 0.9})
+    progress.epoch(0, 1, {"validation_accuracy": 0.1, "lr": 0.1, "bad;metric": 1.0})
+    train(progress, 0, 2)
+    search(progress, range(1, 3))
+    assert tracker().deliver()
+    assert_told(client, progress)
+    assert children(client)[0].data.params == {"lr": "0.1", "momentum": "0.9"}
+    said = [record.getMessage() for record in caplog.records if record.name == "rung.tracking"]
+    assert sorted(text.split(" of run")[0] for text in said) == [
+        "MLflow refuses ['bad;key']",
+        "MLflow refuses ['bad;metric']",
+    ]
+
+
+def test_a_run_that_somebody_deleted_holds_up_nothing(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+) -> None:
+    one = tracker()
+    search(progress, range(2), epochs=1)
+    progress.suggested(2, {}, {})
+    assert one.deliver()
+    client.delete_run(one.ids().runs[2])
+    train(progress, 2, 3)
+    search(progress, range(3, 4))
+    assert one.deliver()
+    assert set(children(client)) == {0, 1, 3}
+
+
+def test_a_deleted_experiment_is_taken_up_again(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+) -> None:
+    client.delete_experiment(client.get_experiment_by_name("driver").experiment_id)
+    search(progress, range(1))
+    assert tracker().deliver()
+    assert_told(client, progress)
+
+
+def test_a_fenced_tracker_writes_nothing(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+) -> None:
+    search(progress, range(1))
+    old = tracker(fenced=lambda: True)
+    assert not old.deliver()
+    with pytest.raises(Superseded):
+        old.close_parent("FINISHED", {}, {})
+    assert children(client) == {}
+
+
+def test_what_a_superseded_driver_wrote_is_not_told(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, open_progress: OpenProgress
+) -> None:
+    search(progress, range(1))
+    assert tracker().deliver()
+    new = open_progress(2)
+    search(progress, range(1, 3))
+    new.suggested(1, {}, {"lr": 9.0, "momentum": "n/a"})
+    train(new, 1, 2)
+    assert tracker(2).deliver()
+    assert_told(client, new)
+
+
+def test_the_thread_follows_and_finish_delivers_the_rest(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+) -> None:
+    one = tracker()
+    one.start()
+    search(progress, range(2))
+    assert one.finish(patience_s=10.0)
+    assert_told(client, progress)
+    search(progress, range(2, 3))
+    assert one.finish(patience_s=0.0)
+    assert_told(client, progress)
+
+
+def test_patience_ends(tracker: Callable[..., Tracker], client: MlflowClient, progress: Progress) -> None:
+    search(progress, range(1))
+    one = tracker()
+    losing: Any = Losing(client, "get_experiment_by_name", 1, after=False)
+    one._client = losing
+    one.start()
+    one._finished.set()
+    one.join()
+    losing.calls = 0
+    assert not one.finish(patience_s=0.0)
+
+
+def test_closing_the_parent_twice_leaves_one_summary(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, open_progress: OpenProgress
+) -> None:
+    search(progress, range(2))
+    for attempt in (1, 2):
+        if attempt == 2:
+            open_progress(2)
+        one = tracker(attempt)
+        assert one.deliver()
+        one.close_parent("FINISHED", {"best_value": 0.3}, {"rung.state": "COMPLETED"})
+    parent = client.get_run(str(one.ids().parent))
+    assert (parent.info.status, parent.data.tags["rung.state"]) == ("FINISHED", "COMPLETED")
+    assert parent.data.tags["rung.role"] == "experiment"
+    assert len(client.get_metric_history(parent.info.run_id, "best_value")) == 1
+    assert parent.info.start_time <= min(run.info.start_time for run in children(client).values())
+
+
+def test_the_registered_model_predicts(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, tmp_path: Path
+) -> None:
+    search(progress, range(1))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    classifier = Classifier(network, torch.tensor([8.0]), torch.tensor([4.0])).eval()
+    images = np.random.default_rng(0).integers(0, 17, (3, 1, 8, 8)).astype(np.float32)
+    _save(classifier, images, tmp_path / "model")
+    winner = Winner(trial=0, value=0.3, test_accuracy=0.25, test_loss=1.5)
+    one = tracker()
+    assert one.deliver()
+    losing: Any = Losing(client, "create_model_version", 1, after=True)
+    one._client = losing
+    with pytest.raises(MlflowException, match="reset by peer"):
+        one.register(tmp_path / "model", winner)
+    uri = one.register(tmp_path / "model", winner)
+    assert uri == "models:/driver.tested/1"
+    assert tracker(2).register(tmp_path / "model", winner) == uri
+    assert len(client.search_model_versions("name = 'driver.tested'")) == 1
+    found = client.get_experiment_by_name("driver")
+    assert len(client.search_logged_models([found.experiment_id])) == 1
+    version = client.get_model_version("driver.tested", "1")
+    assert (version.run_id, version.tags["test_accuracy"]) == (one.ids().parent, "0.2500")
+    with torch.inference_mode():
+        expected = classifier(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(mlflow.pyfunc.load_model(uri).predict(images), expected, rtol=1e-5)
