@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 JOURNAL, OUTCOME = "journal.jsonl", "outcome.json"
 SERVICE_PATIENCE_S = 60.0
+PICTURES_PATIENCE_S = 60.0
 MLFLOW_PATIENCE_S = 300.0
 PARENT_STATUS = {"completed": "FINISHED", "canceled": "KILLED", "failed": "FAILED"}
 
@@ -73,6 +74,8 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
     except OSError as error:
         log.warning("the outcome could not be written: %s", error)
     heart.last(ending.phase, ending.reason, winner, SERVICE_PATIENCE_S)
+    if winner is not None:
+        _illustrate(launch, spec, tracker, finalist)
     return not failed and ending.phase != "failed"
 
 
@@ -159,6 +162,16 @@ def _close(tracker: Tracker, progress: Progress, ending: Ending, winner: Winner 
         summary |= {"test_accuracy": winner.test_accuracy, "test_loss": winner.test_loss}
         tags["rung.model"] = winner.model_uri or ""
     _patiently(lambda: tracker.close_parent(PARENT_STATUS[ending.phase], summary, tags))
+
+
+def _illustrate(launch: Launch, spec: ExperimentSpec, tracker: Tracker, finalist: Finalist) -> None:
+    """Attach the pictures that depend on the spec, now that nobody waits. A failure is of no consequence."""
+    folder = Path(launch.storage) / "pictures"
+    try:
+        finalist.illustrate(spec, folder, Path(launch.data_root), Path(launch.cache_root), PICTURES_PATIENCE_S)
+        tracker.attach(folder)
+    except Exception as error:
+        log.warning("no pictures: %r", error)
 
 
 def _deliver(tracker: Tracker) -> None:

@@ -17,7 +17,7 @@ import ray
 
 import search_spaces
 import workers
-from search_spaces.experiment import TrialSpec
+from search_spaces.experiment import ExperimentSpec, TrialSpec
 from workers.trial import BEST, SPEC
 
 
@@ -37,8 +37,20 @@ class Finalist:
         """`Judge.judge` in that process. Raises what it raises."""
         self._start()
         loss, accuracy = ray.get(self._actor.judge.remote(trial, model, data_root, cache_root))
-        ray.kill(self._actor)
         return loss, accuracy
+
+    def illustrate(
+        self, spec: ExperimentSpec, out: Path, data_root: Path, cache_root: Path, patience_s: float
+    ) -> list[Path]:
+        """`Judge.illustrate` in that process, which ends then. Raises what it raises, and GetTimeoutError."""
+        self._start()
+        try:
+            drawn: list[Path] = ray.get(
+                self._actor.illustrate.remote(spec, out, data_root, cache_root), timeout=patience_s
+            )
+        finally:
+            ray.kill(self._actor)
+        return drawn
 
     def _start(self) -> None:
         if self._actor is None:
@@ -74,6 +86,13 @@ class Judge:
         loss, accuracy = training.evaluate(images, labels)
         _save(training.classifier(), images[:2].float().numpy(), model)
         return loss, accuracy
+
+    def illustrate(self, spec: ExperimentSpec, out: Path, data_root: Path, cache_root: Path) -> list[Path]:
+        """The pictures that depend on the spec, in the folder `out`."""
+        from workers.data import load
+        from workers.illustrate import of_experiment
+
+        return of_experiment(spec, lambda: load(spec.dataset, spec.seed, data_root, cache_root), out)
 
 
 def _save(classifier: Any, example: Any, folder: Path) -> None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rung.tracking")
 
+#: MLflow's pages show such an experiment as training runs, not as a chat application.
+SHOWN_AS = {"mlflow.experimentKind": "custom_model_development"}
+
 MODEL_NAME_CHARACTERS, DESCRIPTION_CHARACTERS = 256, 5000
 
 RUN_STATUS = {
@@ -128,6 +131,10 @@ class Tracker(threading.Thread):
         parent, at_ms = self._parent_run(), self._last_ms()
         self._tell(parent, [Metric(name, value, at_ms, 0) for name, value in summary.items()] + _tags(tags))
         self._terminate(parent, status, at_ms)
+
+    def attach(self, folder: Path) -> None:
+        """Log the files of a folder on the parent run, under the folder's name. Raises what the client raises."""
+        self._connected().log_artifacts(self._parent_run(), str(folder), artifact_path=folder.name)
 
     def register(self, folder: Path, winner: Winner) -> str:
         """Log the model saved in `folder` on the parent run and register it. Gives its `models:/` address.
@@ -345,7 +352,7 @@ def _experiment(client: MlflowClient, project: str) -> str:
     found = client.get_experiment_by_name(project)
     if found is None:
         try:
-            return str(client.create_experiment(project))
+            return str(client.create_experiment(project, tags=SHOWN_AS))
         except MlflowException:
             found = client.get_experiment_by_name(project)  # another driver may have been quicker
             if found is None:
