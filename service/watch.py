@@ -87,7 +87,7 @@ def epochs(curves: Curves) -> Table:
     """A line for each epoch, a column for each metric."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("epoch", *curves.metrics):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading.replace("_", "\n"), justify="right", no_wrap=True)
     points = {name: {point.step: point.value for point in line} for name, line in curves.metrics.items()}
     for step in sorted({step for line in points.values() for step in line}):
         table.add_row(str(step), *(_figure(line.get(step)) for line in points.values()))

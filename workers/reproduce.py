@@ -117,7 +117,8 @@ def reproduce(
 
 def report(comparison: Comparison) -> list[str]:
     """The points that differ, as a table, and the verdict in a sentence."""
-    where = f"on the CPU with {comparison.threads} threads" if comparison.device == "cpu" else "on a GPU"
+    threads = "1 thread" if comparison.threads == 1 else f"{comparison.threads} threads"
+    where = f"on the CPU with {threads}" if comparison.device == "cpu" else "on a GPU"
     lines = []
     if comparison.differences:
         lines.append(f"{'epoch':>5}  {'metric':<22}{'recorded':>24}{'again':>24}{'difference':>14}")
