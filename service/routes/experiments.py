@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from search_spaces.document import JSON_TYPES, YAML_TYPES, read
 from search_spaces.problems import validate
-from service import cursors, experiments, views
+from service import cursors, data_sets, experiments, views
 from service.errors import BadRequest, Conflict, Invalid, NotFound, TooLarge, WrongMediaType
 from service.responses import problems
 from service.routes.parts import TEXT, Body, Paging, Service
@@ -105,6 +105,7 @@ def submit_experiment(
             f"application/json or application/yaml required, got {media_type[:100] or 'no content-type'}"
         )
     spec = experiments.complete(validate(read(body, media_type)), service.watch.cluster)
+    data_sets.check(spec.dataset, service.settings.data_root)
     warnings, num_samples = spec.warnings(), spec.num_samples
     if query.validate_only:
         response.status_code = 200
