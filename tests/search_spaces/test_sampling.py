@@ -18,6 +18,7 @@ from search_spaces.sampling import (
     Draw,
     Sample,
     combinations,
+    corners,
     count_combinations,
     domains,
     draw_from,
@@ -146,3 +147,17 @@ def test_flat_keys_and_paths() -> None:
         "e": True,
     }
     assert without_indices("optimizer[1].lr[2]") == "optimizer.lr"
+
+
+def test_corners_are_the_ends_of_intervals_under_every_alternative() -> None:
+    space = ExperimentSpec.model_validate(
+        {
+            "name": "x",
+            "search_space": {
+                "optimizer": {"choice": [{"kind": "sgd", "lr": {"loguniform": [0.01, 1.0]}}, "adam"]},
+                "batch_size": {"choice": [64, 128]},
+            },
+        }
+    ).search_space
+    found = [tuple(sample.values()) for sample in corners(space)]
+    assert found == [(0, 0.01, 0), (0, 0.01, 1), (0, 1.0, 0), (0, 1.0, 1), (1, 0), (1, 1)]
