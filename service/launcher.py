@@ -1,5 +1,6 @@
-"""Launcher: the only room that speaks to Ray. It starts, watches and stops drivers as Ray Jobs.
+"""Launcher: starts, watches and stops drivers as Ray Jobs, and looks at the cluster's nodes.
 
+All that the service says to Ray is said here, but for `warm_workers`, which speaks to the raylets.
 Ray is imported when first needed, which takes about a second: `warm` does it ahead of time. Every
 request has a time limit. It must not know the database or the states of an experiment.
 """
@@ -7,6 +8,7 @@ request has a time limit. It must not know the database or the states of an expe
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 from enum import StrEnum
@@ -17,6 +19,8 @@ from urllib.parse import quote
 from search_spaces.protocol import Launch
 from service.allocation import Cluster, Node
 from service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class JobStatus(StrEnum):
@@ -96,7 +100,13 @@ class RayLauncher:
 
     def status(self, attempt_id: str) -> JobStatus:
         answer = self._request("GET", f"/api/jobs/{quote(attempt_id)}", missing_ok=True)
-        return JobStatus(answer["status"]) if answer else JobStatus.UNKNOWN
+        if not answer:
+            return JobStatus.UNKNOWN
+        try:
+            return JobStatus(answer.get("status", ""))
+        except ValueError:  # of a newer Ray, which does know the job: its heartbeats say whether it lives
+            log.warning("Ray says of %s what it never said: %r", attempt_id, answer.get("status"))
+            return JobStatus.PENDING
 
     def stop(self, attempt_id: str) -> None:
         self._request("POST", f"/api/jobs/{quote(attempt_id)}/stop", missing_ok=True)

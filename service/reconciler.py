@@ -123,9 +123,12 @@ class Reconciler:
         with self._context.database.read() as session:
             drivers = _drivers(session)
         for driver in drivers:
-            why = self._why_lost(driver)
-            if why:
-                self._lose(held, driver, why)
+            try:
+                why = self._why_lost(driver)
+                if why:
+                    self._lose(held, driver, why)
+            except RayUnreachable as silent:  # of one driver; the others and the queue do not wait for it
+                log.warning("attempt %s cannot be checked: %s", driver.attempt_id, silent)
 
     def _why_lost(self, driver: Driver) -> str:
         """What became of a driver, as a sentence; empty while it does well, or may yet."""
@@ -151,9 +154,15 @@ class Reconciler:
         return ""
 
     def _lose(self, held: Held, driver: Driver, why: str) -> None:
-        launcher = self._context.launcher
-        tail = _tail(launcher.logs(driver.attempt_id))
-        launcher.stop(driver.attempt_id)
+        launcher, tail = self._context.launcher, ""
+        try:
+            tail = _tail(launcher.logs(driver.attempt_id))
+        except RayUnreachable as error:  # Ray answers 500 to a log that is not UTF-8, or of a node that died
+            log.warning("the log of %s cannot be read: %s", driver.attempt_id, error)
+        try:
+            launcher.stop(driver.attempt_id)
+        except RayUnreachable as error:  # should it live on, its next heartbeat is refused and it stops by itself
+            log.warning("attempt %s cannot be stopped: %s", driver.attempt_id, error)
         why = f"{why}; its log ends: {tail}" if tail else why
         log.warning("attempt %s is lost: %s", driver.attempt_id, why)
         now = self._clock()

@@ -9,7 +9,7 @@ import pytest
 
 from search_spaces.experiment import ExperimentSpec
 from service.allocation import Cluster, Node
-from service.launcher import JobStatus
+from service.launcher import JobStatus, RayUnreachable
 from service.reconciler import Reconciler
 
 
@@ -221,3 +221,44 @@ def test_of_two_replicas_one_acts(world: Any, context: Any, clock: Clock) -> Non
     world.reconciler.round()
     assert world.show(one)["state"] == "RUNNING"
     assert len(world.launcher.jobs) == 1
+
+
+def test_a_log_that_cannot_be_read_and_a_job_that_cannot_be_stopped_block_nobody(
+    world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world.started()
+    world.beat(one, {"phase": "searching"})
+    waiting = world.submit(resources={"gpus_per_trial": 0})
+
+    def refuse(attempt_id: str) -> str:
+        raise RayUnreachable("GET /api/jobs/x/logs: 500 UnicodeDecodeError")
+
+    monkeypatch.setattr(world.launcher, "logs", refuse)
+    monkeypatch.setattr(world.launcher, "stop", refuse)
+    world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
+    clock.pass_s(10)
+    world.reconciler.round()
+    assert "the driver ended (FAILED) without a last word" in world.show(one)["reason"]
+    assert world.show(waiting)["state"] == "RUNNING"
+
+
+def test_a_driver_that_cannot_be_checked_blocks_no_other(
+    world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = world.started(), world.started()
+    for experiment in (one, two):
+        world.beat(experiment, {"phase": "searching"})
+    status = world.launcher.status
+
+    def refuse_one(attempt_id: str) -> JobStatus:
+        if one in attempt_id:
+            raise RayUnreachable("500 Internal Server Error")
+        found: JobStatus = status(attempt_id)
+        return found
+
+    monkeypatch.setattr(world.launcher, "status", refuse_one)
+    world.launcher.jobs[f"exp-{two}-a1"] = JobStatus.FAILED
+    clock.pass_s(10)
+    world.reconciler.round()
+    assert world.show(one)["state"] == "RUNNING"
+    assert "the driver ended (FAILED)" in world.show(two)["reason"]
