@@ -19,6 +19,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core
 
 #: Largest number of candidates of a stepped domain: they are counted, listed and walked.
 MAX_CANDIDATES = 100_000
+#: Most alternatives of a choice: every check of a spec, every page and every trial's sample walks them.
+MAX_ALTERNATIVES = 1_000
 
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Integer = Annotated[int, Strict()]
@@ -266,7 +268,7 @@ def _choice_schema(alternatives: dict[str, CoreSchema]) -> CoreSchema:
     return core_schema.chain_schema(
         [
             core_schema.no_info_before_validator_function(
-                lambda value: {"choice": value.choice} if isinstance(value, Choice) else value,
+                _listed,
                 core_schema.typed_dict_schema({"choice": field}, extra_behavior="forbid"),
             ),
             core_schema.no_info_plain_validator_function(
@@ -277,6 +279,19 @@ def _choice_schema(alternatives: dict[str, CoreSchema]) -> CoreSchema:
             ),
         ]
     )
+
+
+def _listed(value: Any) -> Any:
+    """A choice as plain data, refused by its length before any alternative is looked at."""
+    given = {"choice": value.choice} if isinstance(value, Choice) else value
+    items = given.get("choice") if isinstance(given, dict) else None
+    if isinstance(items, list | tuple) and len(items) > MAX_ALTERNATIVES:
+        raise PydanticCustomError(
+            "choice_length",
+            "at most {most} alternatives required, got {count}; use a range, or fewer",
+            {"most": MAX_ALTERNATIVES, "count": len(items)},
+        )
+    return given
 
 
 def _plain(item: Any) -> Any:

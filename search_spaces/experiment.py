@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -26,6 +28,7 @@ from search_spaces.sampling import (
     parameter_names,
     possible,
     resolve,
+    without_indices,
 )
 from search_spaces.schedulers import Plateau, Scheduler
 from search_spaces.searchers import MAX_TRIALS, TPE, Grid, Searcher
@@ -220,7 +223,7 @@ class ExperimentSpec(Spec):
     def warnings(self) -> list[str]:
         """What is allowed but seldom meant, one sentence each, naming the field."""
         found = []
-        flips = [value for _, value in possible(self.search_space, "horizontal_flip")]
+        flips = [value for _, value in possible(self.search_space.augmentation, "horizontal_flip")]
         if not self.dataset.mirror_safe and max(flips) > 0:
             found.append(
                 "search_space.augmentation.horizontal_flip: "
@@ -272,23 +275,48 @@ def _check_warmup(spec: ExperimentSpec) -> None:
 
 def _check_groups(space: SearchSpace) -> None:
     """Group normalization needs every width it may meet to be a multiple of its groups."""
-    for _, groups in possible(space.normalization, "groups"):
-        for path, width in possible(space.model, "width"):
-            if width % groups:
-                raise PydanticCustomError(
-                    "group_width",
-                    "search_space.model.{path}: group normalization with groups={groups} needs widths that are "
-                    "multiples of it, got width={width}",
-                    {"path": path, "groups": groups, "width": width},
-                )
-        for path, hidden in possible(space.model, "hidden"):
-            if hidden and (hidden % groups or hidden == groups):
-                raise PydanticCustomError(
-                    "group_hidden",
-                    "search_space.model.{path}: group normalization with groups={groups} needs hidden features that "
-                    "are a larger multiple of it, got hidden={hidden}",
-                    {"path": path, "groups": groups, "hidden": hidden},
-                )
+    groups = {int(value) for path, value in possible(space, "groups") if path.startswith("normalization")}
+    widths, hidden = (_of_model(space, field) for field in ("width", "hidden"))
+    common = _common_multiple(groups, most=max((*widths, *hidden), default=0))
+    for width, path in widths.items():
+        if width % common:
+            raise PydanticCustomError(
+                "group_width",
+                "search_space.{path}: group normalization with groups={groups} needs widths that are "
+                "multiples of it, got width={width}",
+                {"path": path, "groups": min(g for g in groups if width % g), "width": width},
+            )
+    for features, path in hidden.items():
+        if features and (features % common or features in groups):
+            raise PydanticCustomError(
+                "group_hidden",
+                "search_space.{path}: group normalization with groups={groups} needs hidden features that "
+                "are a larger multiple of it, got hidden={hidden}",
+                {
+                    "path": path,
+                    "groups": min(g for g in groups if features % g or features == g),
+                    "hidden": features,
+                },
+            )
+
+
+def _of_model(space: SearchSpace, field: str) -> dict[int, str]:
+    """Value -> a path, of all that a field of our own models may become; a plugin's arguments are its own."""
+    found: dict[int, str] = {}
+    for path, value in possible(space, field):
+        if without_indices(path) == f"model.{field}":
+            found.setdefault(int(value), path)
+    return found
+
+
+def _common_multiple(numbers: Iterable[int], most: int) -> int:
+    """The least common multiple, or some number above `most` where it is above that: no long numbers are made."""
+    common = 1
+    for number in numbers:
+        common = math.lcm(common, number)
+        if common > most:
+            break
+    return common
 
 
 def _trial_seed(seed: int, number: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from search_spaces import experiment, sampling
 from search_spaces.asha import AshaSpec
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.problems import SpecError, validate
@@ -96,6 +97,11 @@ def test_specs_are_frozen() -> None:
             "got hidden=100",
         ),
         (
+            {"search_space": {"batch_size": {"choice": [64] * 1001}}},
+            "search_space.batch_size",
+            "at most 1000 alternatives required, got 1001",
+        ),
+        (
             {"objective": {"metric": "validation_loss", "mode": "max"}},
             "objective",
             "mode min required of validation_loss",
@@ -111,6 +117,38 @@ def test_fields_must_fit_together(change: dict[str, Any], field: str, rule: str)
     (problem,) = caught.value.problems
     assert problem.field == field
     assert rule in problem.rule
+
+
+def test_groups_and_widths_are_walked_once_and_not_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[str] = []
+
+    def counted(node: Any, field: str) -> Any:
+        walks.append(field)
+        return sampling.possible(node, field)
+
+    monkeypatch.setattr(experiment, "possible", counted)
+    model = {"kind": "cnn", "width": {"choice": [8] * 1000}, "hidden": {"int_range": [0, 4096, 8]}}
+    normalization = {"kind": "group", "groups": {"choice": [1, 2, 4] * 300}}
+    validate({"name": "x", "search_space": {"normalization": normalization, "model": model}})
+    assert len(walks) < 20
+
+
+def test_widths_that_no_group_divides_are_named_with_their_alternative() -> None:
+    space = {
+        "normalization": {"choice": ["batch", {"kind": "group", "groups": {"int_range": [1, 100_000]}}]},
+        "model": {"choice": ["resnet", {"kind": "cnn", "width": 1024}]},
+    }
+    with pytest.raises(SpecError) as caught:
+        validate({"name": "x", "search_space": space})
+    (problem,) = caught.value.problems
+    assert problem.field == "search_space.model.choice[0].width"
+    assert "groups=3" in problem.rule
+
+
+def test_arguments_of_a_plugin_are_not_taken_for_fields_of_ours() -> None:
+    model = {"kind": "plugin", "name": "mine", "arguments": {"width": "wide", "hidden": "few", "horizontal_flip": "no"}}
+    spec = validate({"name": "x", "search_space": {"model": model, "normalization": "group"}})
+    assert spec.warnings() == []
 
 
 @pytest.mark.parametrize(
