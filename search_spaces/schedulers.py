@@ -17,6 +17,8 @@ from pydantic_core import PydanticCustomError
 from search_spaces.domains import Integer, Number, Searchable
 from search_spaces.spec import ByName, Discriminated, Spec
 
+SHORTEST_PHASE = 1e-6  # steps of a one_cycle's rise, which must not be none
+
 Ratio = Searchable[Annotated[Number, Field(gt=0, lt=1)]]
 Share = Searchable[Annotated[Number, Field(ge=0, le=1)]]
 Epochs = Searchable[Annotated[Number, Field(gt=0)]]
@@ -181,18 +183,17 @@ class WarmRestarts(SchedulerSpec):
     """
 
     kind: Literal["warm_restarts"] = "warm_restarts"
-    cycle_epochs: Epochs | None = Field(None, description="length of the first cycle; default: a third of the trial")
-    cycle_mult: Searchable[Annotated[Number, Field(ge=1)]] = 1.0
+    cycle_epochs: Searchable[Annotated[Number, Field(ge=0.01)]] | None = Field(
+        None, description="length of the first cycle; default: a third of the trial"
+    )
+    cycle_mult: Searchable[Annotated[Number, Field(ge=1, le=1000)]] = 1.0
     cycle_warmup: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = 0.0
     peak_decay: Searchable[Annotated[Number, Field(gt=0, le=1)]] = 1.0
     min_factor: Share = 0.0
 
     def multiplier(self, epoch: float, horizon: Horizon) -> float:
-        length = self.cycle_epochs or horizon.epochs / 3
-        peak = 1.0
-        while epoch >= length:
-            epoch, length, peak = epoch - length, length * self.cycle_mult, peak * self.peak_decay
-        phase = epoch / length
+        cycle, phase = _cycle_of(epoch / (self.cycle_epochs or horizon.epochs / 3), self.cycle_mult)
+        peak = self.peak_decay**cycle
         if phase < self.cycle_warmup:
             return peak * (self.min_factor + (1 - self.min_factor) * phase / self.cycle_warmup)
         return peak * _half_cosine((phase - self.cycle_warmup) / (1 - self.cycle_warmup), self.min_factor)
@@ -227,14 +228,30 @@ class OneCycle(SchedulerSpec):
     end_divisor: Searchable[Annotated[Number, Field(ge=1)]] = 1e4
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
+        total = max(2, horizon.steps)
+        # Torch puts the peak at step rise * total - 1 and divides by it, and by what is left after it.
+        flat = abs(self.rise * total - 1) < SHORTEST_PHASE
         return {
             "max_lr": horizon.lr,
-            "total_steps": max(2, horizon.steps),
-            "pct_start": self.rise,
+            "total_steps": total,
+            "pct_start": (1 + SHORTEST_PHASE) / total if flat else self.rise,
             "div_factor": self.start_divisor,
             "final_div_factor": self.end_divisor,
             "cycle_momentum": False,
         }
+
+
+def _cycle_of(elapsed: float, mult: float) -> tuple[int, float]:
+    """Number of the cycle (from 0) and the share of it that is over; `elapsed` counts lengths of the first.
+
+    The lengths 1, m, m^2, ... sum to (m^n - 1) / (m - 1) before cycle n; for m near 1 by log1p and expm1.
+    """
+    if mult == 1:
+        return int(elapsed), elapsed - int(elapsed)
+    growth = math.log(mult)
+    cycle = int(math.log1p(elapsed * (mult - 1)) / growth + 1e-9)  # what ends a cycle begins the next
+    begun = math.expm1(cycle * growth) / (mult - 1)
+    return cycle, min(1.0, max(0.0, (elapsed - begun) / math.exp(cycle * growth)))
 
 
 def _half_cosine(phase: float, floor: float) -> float:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from search_spaces.schedulers import Plateau, Scheduler, SchedulerSpec
+from search_spaces.schedulers import OneCycle, Plateau, Scheduler, SchedulerSpec, WarmRestarts
 from search_spaces.spec import kinds
 from workers.schedule import Schedule
 
@@ -176,3 +176,28 @@ def test_momentum_is_left_alone_by_cycles() -> None:
 def test_a_warmup_as_long_as_the_trial_is_refused_with_both_values() -> None:
     with pytest.raises(ValueError, match=r"warmup_epochs=3\.0, max_epochs=3"):
         make(kinds(Scheduler)["cosine"](warmup_epochs=3.0), epochs=3)
+
+
+@pytest.mark.parametrize("rise", [0.1, 0.2, 0.25, 0.3, 1 / 3, 0.5, 0.7, 0.9])
+def test_one_cycle_rises_and_falls_whatever_its_number_of_steps(rise: float) -> None:
+    for steps in range(1, 41):
+        curve = rates(OneCycle(rise=rise), batches=1, epochs=steps)
+        assert all(0 < rate <= BASE * (1 + 1e-9) for rate in curve), (rise, steps, curve)
+        if rise * steps >= 1 and steps > 1:
+            assert curve[-1] < min(curve[:-1])
+
+
+@pytest.mark.parametrize("mult", [1.0, 1 + 1e-9, 1.1, 1.5, 2.0, 10.0])
+@pytest.mark.parametrize("length", [0.3, 1.0, 2.5])
+def test_warm_restarts_count_their_cycles_as_a_walk_does(length: float, mult: float) -> None:
+    curve = rates(WarmRestarts(cycle_epochs=length, cycle_mult=mult, peak_decay=0.8, cycle_warmup=0.2))
+    for step, rate in enumerate(curve):
+        near = [restarts(step / BATCHES + slip, length, mult, 0.2, 0.8) for slip in (-1e-6, 0, 1e-6)]
+        assert min(abs(rate - other) for other in near) < 1e-5, (step, rate, near)
+
+
+def test_many_short_cycles_cost_no_time() -> None:
+    spec = WarmRestarts(cycle_epochs=0.01, cycle_mult=1.0)
+    assert spec.multiplier(1e12, make(spec)[0]._horizon) >= 0  # a walk over them would never end
+    with pytest.raises(ValueError, match=r"0\.01"):
+        WarmRestarts(cycle_epochs=1e-12)
