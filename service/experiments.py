@@ -43,8 +43,11 @@ def move(experiment: Experiment, to: State, now: datetime, reason: str = "") -> 
 
 
 def complete(spec: ExperimentSpec, cluster: Cluster | None) -> ExperimentSpec:
-    """The spec with its GPUs decided, once the cluster is known. Raises SpecError when no node can hold a trial."""
-    if cluster is None:
+    """The spec with its GPUs decided, once a node is known. Raises SpecError when no node can hold a trial.
+
+    A cluster without a living node says nothing of the nodes to come: Ray may have started this moment.
+    """
+    if cluster is None or not cluster.nodes:
         return spec
     resources = spec.resources
     if resources.gpus_per_trial is None:

@@ -196,7 +196,9 @@ class Reconciler:
                 elif experiment.id not in waiting:
                     misfits = experiments.misfits(cluster, demand.cpus, demand.gpus)
                     reason = "waiting for free slots"
-                    if misfits:
+                    if not cluster.nodes:
+                        reason = "waiting for a node: the cluster has none yet"
+                    elif misfits:
                         reason = f"waiting for a larger node: {misfits[0].field}: {misfits[0].rule}"
                     if experiment.reason != reason:
                         experiment.reason = reason

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -131,18 +131,20 @@ class Stack:
         )
 
     def start(self, interrupted: threading.Event) -> None:
-        """Start all three side by side and wait until each answers."""
+        """Start all three side by side and wait until each answers, and the service sees the others and a node."""
         environment = self._environment()
         self._spawn("ray", self._ray_command(), environment | _ray_settings())
         self._spawn("mlflow", self._mlflow_command(), environment)
         self._spawn("service", [sys.executable, "-m", "service.app"], environment)
         deadline = time.monotonic() + START_S
-        for name, address in (
-            ("ray", f"{self.addresses.ray_dashboard}/api/version"),
-            ("mlflow", f"{self.addresses.mlflow}/health"),
-            ("service", f"{self.addresses.service}/readyz"),
+        for name, address, ready in (
+            # Ray answers 401 to one without its token: it is there.
+            ("ray", f"{self.addresses.ray_dashboard}/api/version", lambda answer: answer.status_code in {200, 401}),
+            ("mlflow", f"{self.addresses.mlflow}/health", lambda answer: answer.status_code == 200),
+            ("service", f"{self.addresses.service}/readyz", sees_all),
+            ("service", f"{self.addresses.service}/api/v1/cluster", sees_a_node),
         ):
-            self._await(name, address, deadline, interrupted)
+            self._await(name, address, ready, deadline, interrupted)
         _write_whole(self.home / "stack.json", json.dumps(asdict(self.addresses), indent=2))
 
     def watch(self, ended: threading.Event) -> None:
@@ -179,7 +181,14 @@ class Stack:
             )
         self._children.append(_Child(name, process, log))
 
-    def _await(self, name: str, address: str, deadline: float, interrupted: threading.Event) -> None:
+    def _await(
+        self,
+        name: str,
+        address: str,
+        ready: Callable[[httpx.Response], bool],
+        deadline: float,
+        interrupted: threading.Event,
+    ) -> None:
         answer = "nothing"
         while time.monotonic() < deadline:
             self._check_children()
@@ -187,7 +196,7 @@ class Stack:
                 raise StackError("interrupted while starting")
             try:
                 response = httpx.get(address, timeout=2, trust_env=False)
-                if response.status_code in {200, 401}:  # Ray answers 401 to one without its token: it is there
+                if ready(response):
                     return
                 answer = f"{response.status_code} {response.text[:300]}"
             except httpx.HTTPError as error:
@@ -253,6 +262,19 @@ class Stack:
             "--backend-store-uri", f"sqlite:///{self.home / 'mlflow.db'}",
             "--artifacts-destination", str(self.home / "artifacts"),
         ]  # fmt: skip
+
+
+def sees_all(readyz: httpx.Response) -> bool:
+    """Whether the service says that its database, Ray and MLflow answer; all three are ours to start."""
+    if readyz.status_code != 200:
+        return False
+    said = readyz.json()
+    return bool(said["ready"] and said["ray"]["ok"] and said["mlflow"]["ok"])
+
+
+def sees_a_node(cluster: httpx.Response) -> bool:
+    """Whether the service saw a living node."""
+    return cluster.status_code == 200 and bool(cluster.json()["nodes"])
 
 
 class _Ports:

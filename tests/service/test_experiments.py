@@ -53,7 +53,8 @@ def test_gpus_follow_the_cluster() -> None:
     with_gpus = Cluster((Node("a", 4, 1),))
     assert experiments.complete(spec, with_gpus).resources.gpus_per_trial == 1
     assert experiments.complete(spec, Cluster((Node("a", 4),))).resources.gpus_per_trial == 0
-    assert experiments.complete(spec, None).resources.gpus_per_trial is None
+    for nobody in (None, Cluster(())):
+        assert experiments.complete(spec, nobody).resources.gpus_per_trial is None
 
 
 @pytest.mark.parametrize(

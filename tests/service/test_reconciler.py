@@ -93,6 +93,18 @@ def test_first_come_first_served_when_the_cluster_is_full(world: Any) -> None:
     assert world.show(two)["reason"] == ""
 
 
+def test_a_cluster_without_a_node_yet_queues(world: Any) -> None:
+    nodes, world.launcher.nodes = world.launcher.nodes, Cluster(())
+    world.reconciler.round()
+    one = world.submit()
+    world.reconciler.round()
+    assert world.show(one)["reason"] == "waiting for a node: the cluster has none yet"
+    world.launcher.nodes = nodes
+    world.reconciler.round()
+    view = world.show(one)
+    assert (view["state"], view["spec"]["resources"]["gpus_per_trial"]) == ("RUNNING", 1)
+
+
 def test_what_fits_no_node_waits_and_says_why(world: Any) -> None:
     one = world.submit(resources={"gpus_per_trial": 8})
     world.reconciler.round()

@@ -115,7 +115,6 @@ def test_a_write_under_a_lost_lease_changes_nothing(database: Database) -> None:
     release(database, first)
     assert acquire(database, "queue", "two", 60) is not None
 
-
     def write_late() -> None:
         with database.write() as session:
             experiments.submit(session, ExperimentSpec(name="x"), [], 1)
