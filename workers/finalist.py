@@ -8,9 +8,9 @@ driver registers them. It must not know the service.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import ray
@@ -104,18 +104,26 @@ def _save(classifier: Any, example: Any, folder: Path) -> None:
         logits = classifier(torch.from_numpy(example)).numpy()
     signature = infer_signature(example, logits)
     shutil.rmtree(folder, ignore_errors=True)
-    mlflow.pytorch.save_model(
-        classifier,
-        folder,
-        signature=signature,
-        input_example=example,
-        code_paths=[_source(search_spaces), _source(workers)],
-        pip_requirements=[
-            f"{name}=={version(name)}" for name in ("mlflow", "torch", "torchvision", "pydantic", "numpy")
-        ],
-        serialization_format="pickle",
-    )
+    with tempfile.TemporaryDirectory() as code:
+        mlflow.pytorch.save_model(
+            classifier,
+            folder,
+            signature=signature,
+            input_example=example,
+            code_paths=_code(Path(code)),
+            pip_requirements=[
+                f"{name}=={version(name)}" for name in ("mlflow", "torch", "torchvision", "pydantic", "numpy")
+            ],
+            serialization_format="pickle",
+        )
 
 
-def _source(package: ModuleType) -> str:
-    return str(Path(package.__path__[0]))
+def _code(folder: Path) -> list[str]:
+    """Copies of what a pickled network needs to be loaded where Rung is not installed; each file is an upload."""
+    for package, inside in ((search_spaces, "*.py"), (workers, "__init__.py"), (workers, "models/*.py")):
+        root = Path(package.__path__[0])
+        for source in root.glob(inside):
+            copy = folder / root.name / source.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, copy)
+    return [str(path) for path in folder.iterdir()]

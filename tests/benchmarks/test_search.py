@@ -86,5 +86,8 @@ def test_sixty_trials(client: Rung, tmp_path: Path) -> None:
     print(f"\nPOST answered in {posted * 1000:.0f} ms, first epoch over REST after {first:.1f} s")
     print(f"60 trials, {len(seconds)} epochs: {wall:.1f} s; plain Ray Tune {plain:.1f} s; ratio {wall / plain:.3f}")
     print(f"slot efficiency from the first epoch to COMPLETED {efficiency:.2f}")
+    assert posted < 0.1
+    assert first is not None
+    assert first < 10
     assert wall <= plain / 10
     assert efficiency >= 0.5
