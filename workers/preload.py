@@ -14,5 +14,6 @@ SUPERVISOR_MARK = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 
 if os.environ.get(SUPERVISOR_MARK) != "1":
     with contextlib.suppress(ImportError):
-        import torch
+        import mlflow.pytorch  # noqa: F401  # the finalist packs a model with it
+        import ray.tune  # noqa: F401
         import torch._dynamo  # noqa: F401  # the first optimizer would import it: two seconds
