@@ -12,7 +12,7 @@ from search_spaces.spec import Spec
 
 
 class AshaSpec(Spec):
-    """Trials are compared at rungs of grace_period x reduction_factor^k epochs.
+    """Trials are compared at rungs: after grace_period x reduction_factor^k epochs, rounded up.
 
     At a rung a trial goes on if it is in the best 1/reduction_factor of those that came there before.
     grace_period equal to max_t turns early stopping off.
@@ -20,7 +20,9 @@ class AshaSpec(Spec):
 
     max_t: Annotated[Integer, Field(ge=1, le=10_000)] = Field(20, description="epochs of a trial that is never stopped")
     grace_period: Annotated[Integer, Field(ge=1)] = Field(1, description="epochs before the first rung")
-    reduction_factor: Annotated[Number, Field(gt=1, le=100)] = 3
+    reduction_factor: Annotated[Number, Field(ge=1.25, le=100)] = Field(
+        3, description="how many trials come to a rung for each one that goes on; near 1 there would be countless rungs"
+    )
 
     @model_validator(mode="after")
     def _grace_within_max(self) -> AshaSpec:
@@ -33,10 +35,18 @@ class AshaSpec(Spec):
         return self
 
     def rungs(self) -> list[int]:
-        """Epochs of the rungs below max_t, ascending; Ray Tune computes the same."""
-        levels: list[int] = []
-        level = float(self.grace_period)
-        while level < self.max_t:
-            levels.append(int(level))
-            level *= self.reduction_factor
+        """Epochs after which a trial that goes on is compared, ascending, as Ray Tune does it.
+
+        A trial is compared once at each milestone grace_period x reduction_factor^k, a fraction where the
+        factor is one, in the first whole epoch that reaches it. Where one epoch reaches several, the highest
+        comes first and the others in epochs without one of their own. At max_t nothing is decided.
+        """
+        levels, waiting, milestone, power = [], 0, float(self.grace_period), 0
+        for epoch in range(self.grace_period, self.max_t):
+            while milestone <= epoch:
+                waiting, power = waiting + 1, power + 1
+                milestone = self.grace_period * self.reduction_factor**power
+            if waiting:
+                waiting -= 1
+                levels.append(epoch)
         return levels

@@ -68,6 +68,32 @@ def test_finite_values_are_judged_as_ray_does(
 
 
 @given(
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.sampled_from([1.25, 1.5, 2, 2.5, 3, 4.0, 10]) | st.floats(1.25, 100).map(lambda factor: round(factor, 2)),
+)
+def test_the_spec_tells_the_epochs_at_which_ray_compares(max_t: int, grace: int, factor: float) -> None:
+    spec = AshaSpec(max_t=max(max_t, grace), grace_period=grace, reduction_factor=factor)
+    rays = AsyncHyperBandScheduler(
+        time_attr="epoch",
+        metric=MAX.metric,
+        mode=MAX.mode,
+        max_t=spec.max_t,
+        grace_period=grace,
+        reduction_factor=factor,
+    )
+    trial: Any = SimpleNamespace(trial_id="0")
+    rays.on_trial_add(None, trial)
+    compared, before = [], 0
+    for epoch in range(1, spec.max_t + 1):
+        rays.on_trial_result(None, trial, {"epoch": epoch, MAX.metric: 0.5})
+        recorded = sum(len(values) for _, values in rays._brackets[0]._rungs)
+        compared += [epoch] * (recorded - before)
+        before = recorded
+    assert spec.rungs() == compared
+
+
+@given(
     specs,
     st.lists(st.tuples(st.integers(0, 7), st.one_of(values, st.sampled_from([math.nan, math.inf]))), max_size=120),
 )
