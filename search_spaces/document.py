@@ -21,7 +21,8 @@ MAX_BYTES = 64 * 1024
 #: Larger ones are not exact in JSON's numbers, nor in a database's.
 MAX_INTEGER = 2**53
 JSON_TYPES = frozenset({"application/json"})
-YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml", "text/plain"})
+#: Without text/plain, which a page of any site may send in its reader's name.
+YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
 
 
 def read(body: bytes, media_type: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from service import docs, experiments, responses
 from service.cluster import ClusterWatch
 from service.context import Context
+from service.doors import Doors
 from service.launcher import Launcher, RayLauncher
 from service.limits import BodyLimit
 from service.reconciler import Reconciler
@@ -60,6 +61,7 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
         openapi_url=f"{PREFIX}/openapi.json",
     )
     app.add_middleware(BodyLimit, most_bytes=settings.max_body_bytes, most_heartbeat_bytes=settings.max_heartbeat_bytes)
+    app.add_middleware(Doors, hosts=settings.hosts)
     responses.install(app)
     docs.install(app)
     for module in (experiment_routes, trials, catalog, system, attempts):

@@ -3,7 +3,7 @@
     RungError
     ├── BadRequest            400  the request cannot be read
     ├── Unauthorized          401  no token, or not one of ours
-    ├── Forbidden             403  a token that does not open this door
+    ├── Forbidden             403  a token that does not open this door, or a page of another site
     ├── NotFound              404  nothing of this name or id
     ├── NotAllowed            405  a method that the address does not know
     ├── Conflict              409  the thing is in another state
@@ -82,7 +82,7 @@ class Unauthorized(RungError):
 
 
 class Forbidden(RungError):
-    code, status, title = "forbidden", 403, "Not with this token"
+    code, status, title = "forbidden", 403, "Not for you"
 
 
 class NotFound(RungError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,6 +29,9 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    allowed_hosts: str = Field(
+        "", description="names by which clients reach the service, with commas; default: its own, or * on 0.0.0.0"
+    )
     service_url: str = Field("", description="address at which drivers reach the service; default: host and port")
 
     ray_dashboard_url: str = "http://127.0.0.1:8265"
@@ -73,6 +77,14 @@ class Settings(BaseSettings):
         tracking = str(given.get("mlflow_tracking_uri") or "http://127.0.0.1:5000")
         derived["mlflow_public_url"] = tracking if tracking.startswith("http") else ""
         return {**given, "home": home, **{name: given.get(name) or value for name, value in derived.items()}}
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Names that a request's Host may have; `*` for any. Those of this machine and of its drivers always are."""
+        default = "*" if self.host in {"0.0.0.0", "::"} else ""
+        given = (name.strip().lower() for name in (self.allowed_hosts or default).split(","))
+        own = {"127.0.0.1", "localhost", "::1", self.host.lower(), urlsplit(self.service_url).hostname}
+        return frozenset(name for name in {*own, *given} if name)
 
     @property
     def sqlalchemy_url(self) -> str:

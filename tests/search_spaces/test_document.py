@@ -17,7 +17,7 @@ YAML = "application/yaml"
 
 
 @pytest.mark.parametrize(
-    "media_type", [YAML, "text/yaml", "application/x-yaml", "text/plain; charset=utf-8", "Text/YAML"]
+    "media_type", [YAML, "text/yaml", "application/x-yaml", "text/x-yaml; charset=utf-8", "Text/YAML"]
 )
 def test_yaml_media_types(media_type: str) -> None:
     assert read(b"name: x", media_type) == {"name": "x"}

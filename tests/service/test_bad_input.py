@@ -194,7 +194,7 @@ def test_a_body_without_a_length_is_cut_off_too(client: httpx.Client) -> None:
 
 def test_a_lie_about_the_length(client: httpx.Client) -> None:
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as raw:
-        head = f"POST {EXPERIMENTS} HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: {10**30}\r\n\r\n"
+        head = f"POST {EXPERIMENTS} HTTP/1.1\r\nHost: [::1]\r\nContent-Type: {JSON}\r\nContent-Length: {10**30}\r\n\r\n"
         raw.sendall(head.encode())
         assert b" 4" in raw.recv(100)
     assert client.get("/healthz").status_code == 200
