@@ -19,12 +19,14 @@ class DatasetSpec(Spec):
     """What all data sets share.
 
     The validation split is cut from the training set, stratified by class and seeded; the test set is
-    for the finalist alone. `mirror_safe` says whether a mirrored image keeps its label.
+    for the finalist alone. `mirror_safe` says whether a mirrored image keeps its label,
+    `safe_rotation` up to how many degrees a turned one does.
     `default_augmentation` is used where a spec says nothing.
     """
 
     classes: ClassVar[int | None] = None
     mirror_safe: ClassVar[bool] = True
+    safe_rotation: ClassVar[float] = 180.0
     default_augmentation: ClassVar[dict[str, Any]] = {}
 
     validation_fraction: Annotated[Number, Field(gt=0, le=0.5)] = Field(
@@ -37,6 +39,7 @@ class Digits(DatasetSpec):
 
     classes: ClassVar[int | None] = 10
     mirror_safe: ClassVar[bool] = False
+    safe_rotation: ClassVar[float] = 30.0
     name: Literal["digits"] = "digits"
 
 
@@ -45,6 +48,7 @@ class MNIST(DatasetSpec):
 
     classes: ClassVar[int | None] = 10
     mirror_safe: ClassVar[bool] = False
+    safe_rotation: ClassVar[float] = 30.0
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 2}
     name: Literal["mnist"] = "mnist"
 

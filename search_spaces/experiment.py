@@ -14,8 +14,8 @@ from pydantic_core import PydanticCustomError
 from search_spaces.asha import AshaSpec
 from search_spaces.augmentation import Augmentation, AugmentationSpec
 from search_spaces.datasets import Dataset, DatasetSpec, Digits
-from search_spaces.domains import Integer, Interval, Number, Searchable
-from search_spaces.models import CNN, Model
+from search_spaces.domains import Choice, Integer, Interval, Number, Searchable
+from search_spaces.models import CNN, Model, TorchvisionModel
 from search_spaces.normalization import Batch, Normalization
 from search_spaces.optimizers import Adam, Optimizer
 from search_spaces.sampling import (
@@ -96,7 +96,8 @@ class Resources(Spec):
     """What each trial holds while it runs."""
 
     gpus_per_trial: Annotated[Number, Field(ge=0, le=16)] | None = Field(
-        None, description="a share of one GPU, or whole GPUs; default: one where the cluster has any, else none"
+        None,
+        description="a share of one GPU (0.01 or more), or whole GPUs; default: one where there is any, else none",
     )
     cpus_per_trial: Annotated[Integer, Field(ge=1, le=256)] = 1
     max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
@@ -106,10 +107,11 @@ class Resources(Spec):
     @model_validator(mode="after")
     def _gpu_share(self) -> Resources:
         gpus = self.gpus_per_trial
-        if gpus is not None and gpus > 1 and gpus != int(gpus):
+        # Ray rounds shares to ten-thousandths: a smaller one would count as none.
+        if gpus is not None and (0 < gpus < 0.01 or (gpus > 1 and gpus != int(gpus))):
             raise PydanticCustomError(
                 "gpu_share",
-                "a share up to 1 or a whole number of GPUs required, got gpus_per_trial={gpus}",
+                "0, or 0.01 to 1, or a whole number of GPUs required, got gpus_per_trial={gpus}",
                 {"gpus": gpus},
             )
         return self
@@ -187,6 +189,7 @@ class ExperimentSpec(Spec):
     @model_validator(mode="after")
     def _fields_fit_together(self) -> ExperimentSpec:
         _check_warmup(self)
+        _check_own_normalization(self.search_space)
         _check_groups(self.search_space)
         if isinstance(self.searcher, Grid):
             _check_grid(self.search_space, self.searcher)
@@ -223,18 +226,31 @@ class ExperimentSpec(Spec):
     def warnings(self) -> list[str]:
         """What is allowed but seldom meant, one sentence each, naming the field."""
         found = []
-        flips = [value for _, value in possible(self.search_space.augmentation, "horizontal_flip")]
+        augmentation = self.search_space.augmentation
+        flips = [value for _, value in possible(augmentation, "horizontal_flip")]
         if not self.dataset.mirror_safe and max(flips) > 0:
             found.append(
                 "search_space.augmentation.horizontal_flip: "
                 f"mirrored {self.dataset.name} change their label; leave it at 0"
             )
-        for path, value in possible(self.search_space, "epochs"):
-            if path.startswith("scheduler") and value != self.asha.max_t:
-                found.append(
-                    f"search_space.{path}: a horizon of {value} epochs differs from asha.max_t={self.asha.max_t}, "
-                    "which costs accuracy without a sign; leave it out to follow max_t"
-                )
+        turns, most = [value for _, value in possible(augmentation, "rotation")], self.dataset.safe_rotation
+        if max(turns) > most:
+            found.append(
+                f"search_space.augmentation.rotation: {self.dataset.name} turned by up to {max(turns):g} degrees "
+                f"change their label, as 6 and 9 do; stay within {most:g}"
+            )
+        for path, scheduler in _alternatives(self.search_space.scheduler, "scheduler"):
+            epochs = getattr(scheduler, "epochs", None)
+            if not isinstance(epochs, int | float):
+                continue  # it follows max_t, or is searched
+            for warmup in sorted({value for _, value in possible(scheduler, "warmup_epochs")}):
+                if not math.isclose(epochs + warmup, self.asha.max_t):
+                    found.append(
+                        f"search_space.{path}.epochs: {scheduler.kind} ends after {warmup:g} epochs of warmup and "
+                        f"{epochs:g} more, which differs from asha.max_t={self.asha.max_t} and costs accuracy without "
+                        "a sign; leave it out to follow max_t"
+                    )
+                    break
         return found
 
 
@@ -298,6 +314,26 @@ def _check_groups(space: SearchSpace) -> None:
                     "hidden": features,
                 },
             )
+
+
+def _check_own_normalization(space: SearchSpace) -> None:
+    """Models of torchvision keep their own layers; where one may be drawn, so may nothing but the default."""
+    named = [path for path, value in _alternatives(space.model, "model") if isinstance(value, TorchvisionModel)]
+    for path, value in _alternatives(space.normalization, "normalization") if named else ():
+        if value != Batch():
+            raise PydanticCustomError(
+                "own_normalization",
+                "search_space.{path}: a model of torchvision keeps its own normalization: leave it out where one may "
+                "meet it, got {value} and one in {model}",
+                {"path": path, "value": value.model_dump_json(), "model": named[0]},
+            )
+
+
+def _alternatives(node: Any, path: str) -> list[tuple[str, Any]]:
+    """What a field may become, with its path: the alternatives of a choice, or the value alone."""
+    if isinstance(node, Choice):
+        return [(f"{path}[{index}]", item) for index, item in enumerate(node.choice)]
+    return [(path, node)]
 
 
 def _of_model(space: SearchSpace, field: str) -> dict[int, str]:

@@ -106,7 +106,9 @@ def test_specs_are_frozen() -> None:
             "objective",
             "mode min required of validation_loss",
         ),
+        ({"asha": {"reduction_factor": 1.00001}}, "asha.reduction_factor", "1.25"),
         ({"resources": {"gpus_per_trial": 1.5}}, "resources", "a whole number of GPUs required"),
+        ({"resources": {"gpus_per_trial": 1e-5}}, "resources", "0, or 0.01 to 1, or a whole number of GPUs required"),
         ({"budget": {"wall_clock": "2 weeks"}}, "budget.wall_clock", "seconds, or a number with s, m, h or d"),
         ({"version": 2}, "version", "1 required"),
     ],
@@ -204,10 +206,56 @@ def test_momentum_may_be_drawn_as_zero() -> None:
 def test_warnings_name_the_field() -> None:
     mirrored = validate({"name": "x", "search_space": {"augmentation": {"horizontal_flip": {"choice": [0.0, 0.5]}}}})
     assert [text.partition(":")[0] for text in mirrored.warnings()] == ["search_space.augmentation.horizontal_flip"]
-    short = validate({"name": "x", "search_space": {"scheduler": {"kind": "cosine", "epochs": 10}}})
-    assert "10" in short.warnings()[0]
-    assert "max_t=20" in short.warnings()[0]
     assert validate({"name": "x"}).warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "warned"),
+    [
+        ({"kind": "cosine", "epochs": 10}, "scheduler.epochs"),
+        ({"kind": "cosine", "epochs": 20, "warmup_epochs": 5}, "scheduler.epochs"),
+        ({"kind": "cosine", "epochs": 15, "warmup_epochs": 5}, None),
+        ({"kind": "cosine", "epochs": 15, "warmup_epochs": {"choice": [1, 5]}}, "scheduler.epochs"),
+        ({"kind": "cosine", "epochs": {"uniform": [10, 20]}}, None),
+        ({"choice": ["plateau", {"kind": "cosine", "epochs": 10}]}, "scheduler[1].epochs"),
+    ],
+)
+def test_a_cosine_that_ends_elsewhere_than_the_trial_is_warned_of(scheduler: Any, warned: str | None) -> None:
+    found = validate({"name": "x", "search_space": {"scheduler": scheduler}}).warnings()
+    assert [text.partition(":")[0] for text in found] == ([f"search_space.{warned}"] if warned else [])
+    assert all("cosine" in text and "max_t=20" in text for text in found)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "rotation", "warned"),
+    [("digits", 30, 0), ("digits", 45, 1), ("mnist", {"uniform": [0, 180]}, 1), ("fashion_mnist", 90, 0)],
+)
+def test_turned_digits_are_warned_of_by_name(dataset: str, rotation: Any, warned: int) -> None:
+    found = validate({"name": "x", "dataset": dataset, "search_space": {"augmentation": {"rotation": rotation}}})
+    about = [text for text in found.warnings() if text.startswith("search_space.augmentation.rotation: ")]
+    assert len(about) == warned
+    assert all(dataset in text for text in about)
+
+
+@pytest.mark.parametrize(
+    ("model", "normalization", "field"),
+    [
+        ("torchvision", "layer", "search_space.normalization"),
+        ("torchvision", {"kind": "batch", "momentum": 0.5}, "search_space.normalization"),
+        ("torchvision", {"kind": "batch", "eps": {"loguniform": [1e-5, 1e-3]}}, "search_space.normalization"),
+        ({"choice": ["cnn", "torchvision"]}, {"choice": ["batch", "group"]}, "search_space.normalization.choice[1]"),
+        ({"choice": ["cnn", "torchvision"]}, {"choice": ["batch"]}, None),
+        ("torchvision", "batch", None),
+    ],
+)
+def test_models_of_torchvision_keep_their_own_normalization(model: Any, normalization: Any, field: str | None) -> None:
+    document = {"name": "x", "search_space": {"model": model, "normalization": normalization}}
+    if field is None:
+        validate(document)
+        return
+    with pytest.raises(SpecError) as caught:
+        validate(document)
+    assert [problem.field for problem in caught.value.problems] == [field]
 
 
 @pytest.mark.parametrize(
@@ -216,6 +264,7 @@ def test_warnings_name_the_field() -> None:
         (AshaSpec(max_t=8, grace_period=1, reduction_factor=3), [1, 3]),
         (AshaSpec(max_t=9, grace_period=1, reduction_factor=3), [1, 3]),
         (AshaSpec(max_t=10, grace_period=10), []),
+        (AshaSpec(max_t=20, grace_period=1, reduction_factor=2.5), [1, 3, 7, 16]),
         (AshaSpec(max_t=100, grace_period=5, reduction_factor=4), [5, 20, 80]),
     ],
 )
