@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -74,7 +74,11 @@ class Settings(BaseSettings):
             "cache_root": home / "cache",
             "service_url": f"http://{reachable}:{given.get('port') or 8080}",
         }
-        tracking = str(given.get("mlflow_tracking_uri") or "http://127.0.0.1:5000")
+        tracking, user, password = _without_user(str(given.get("mlflow_tracking_uri") or "http://127.0.0.1:5000"))
+        public, *_ = _without_user(str(given.get("mlflow_public_url") or ""))
+        given = {**given, "mlflow_tracking_uri": tracking, "mlflow_public_url": public}
+        if user:
+            derived |= {"mlflow_username": user, "mlflow_password": password}
         derived["mlflow_public_url"] = tracking if tracking.startswith("http") else ""
         return {**given, "home": home, **{name: given.get(name) or value for name, value in derived.items()}}
 
@@ -91,3 +95,14 @@ class Settings(BaseSettings):
         """The database's URL with the driver that is installed."""
         scheme, separator, rest = self.database_url.partition("://")
         return f"{'postgresql+psycopg' if scheme in {'postgres', 'postgresql'} else scheme}{separator}{rest}"
+
+
+def _without_user(address: str) -> tuple[str, str, str]:
+    """An http address as it may be shown, its user and its password; any other address as it is."""
+    scheme, separator, rest = address.partition("://")
+    place, slash, path = rest.partition("/")
+    userinfo, at, host = place.rpartition("@")
+    if not at or scheme not in {"http", "https"}:
+        return address, "", ""
+    user, _, password = userinfo.partition(":")
+    return f"{scheme}{separator}{host}{slash}{path}", unquote(user), unquote(password)

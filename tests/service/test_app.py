@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from service.results import Results
 from service.settings import Settings
 
 
@@ -73,3 +74,21 @@ def test_settings_without_an_environment(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     assert settings.sqlalchemy_url == f"sqlite:///{tmp_path / 'rung.db'}"
     assert settings.data_root == tmp_path / "data"
+
+
+def test_a_password_in_the_address_of_mlflow_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNG_MLFLOW_TRACKING_URI", "https://ada:se%40cret@mlflow:5000/ml")
+    settings = Settings()
+    assert settings.mlflow_tracking_uri == settings.mlflow_public_url == "https://mlflow:5000/ml"
+    assert (settings.mlflow_username, settings.mlflow_password) == ("ada", "se@cret")
+    results = Results(settings)
+    assert results.run_url("1", "r") == "https://mlflow:5000/ml/#/experiments/1/runs/r"
+    assert "cret" not in results.why_away()
+    results.close()
+
+
+def test_a_given_user_is_kept(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, mlflow_tracking_uri="http://ada:one@mlflow", mlflow_username="bob")
+    assert (settings.mlflow_tracking_uri, settings.mlflow_username) == ("http://mlflow", "bob")
+    other = Settings(home=tmp_path, mlflow_tracking_uri="postgresql://ada:one@db/mlflow")
+    assert (other.mlflow_username, other.mlflow_public_url) == (None, "")
