@@ -21,6 +21,8 @@ from workers.progress import Progress
 
 log = logging.getLogger("rung.heartbeat")
 SHORTEST_GAP_S = 0.5
+MOST_LINES = 500  # of one message, so that neither its size nor the time to store it passes a limit
+UNDER_WAY = frozenset({"starting", "searching", "finalizing"})
 FENCED = frozenset({401, 403, 404, 409, 410})
 PROBLEM = "application/problem+json"
 
@@ -73,21 +75,21 @@ class Heart(threading.Thread):
         self._wake.set()
 
     def beat(self) -> bool:
-        """One heartbeat. True when the service took it."""
+        """All that changed, in as many messages as it takes, at once. True when the service took them all."""
         with self._sending:
+            phase = self.phase  # before the lines: those that precede a last word are among them
             ids = self._mlflow_ids()
             changed = self._progress.take_changed()
             changed |= {number for number, run in ids.runs.items() if self._told_runs.get(number) != run}
-            try:
-                taken = self._take(self._post(self._message(changed, ids)))
-            except (httpx.HTTPError, ValidationError) as error:
-                log.warning("the service did not answer: %r", error)
-                taken = False
-            if taken:
-                self._told_runs = ids.runs
-            else:
-                self._progress.put_back(changed)
-            return taken
+            left = sorted(changed)
+            while True:
+                some, left = left[:MOST_LINES], left[MOST_LINES:]
+                if not self._say(some, ids, phase, whole=not left):
+                    self._progress.put_back({*some, *left})
+                    return False
+                self._told_runs |= {number: ids.runs[number] for number in some if number in ids.runs}
+                if not left:
+                    return True
 
     def last(self, phase: str, reason: str, winner: Winner | None, patience_s: float) -> bool:
         """The final heartbeat, tried again for `patience_s`. True when the service took it."""
@@ -103,6 +105,14 @@ class Heart(threading.Thread):
             pause.wait(min(1.0, patience_s))
         return False
 
+    def _say(self, numbers: list[int], ids: MlflowIds, phase: str, whole: bool) -> bool:
+        """One message. A last word is the last: as long as lines are to follow, the search goes on."""
+        try:
+            return self._take(self._post(self._message(numbers, ids, phase, whole)))
+        except (httpx.HTTPError, ValidationError) as error:
+            log.warning("the service did not answer: %r", error)
+            return False
+
     def _take(self, answer: httpx.Response) -> bool:
         """Obey an answer. What a proxy says for a service that is away fences nobody."""
         if answer.status_code in FENCED and answer.headers.get("content-type", "").startswith(PROBLEM):
@@ -115,19 +125,18 @@ class Heart(threading.Thread):
         self.orders = Orders.model_validate_json(answer.content)
         return True
 
-    def _message(self, changed: set[int], ids: MlflowIds) -> Heartbeat:
+    def _message(self, numbers: list[int], ids: MlflowIds, phase: str, whole: bool) -> Heartbeat:
         lines = [
-            self._progress.line(number).model_copy(update={"mlflow_run_id": ids.runs.get(number)})
-            for number in sorted(changed)
+            self._progress.line(number).model_copy(update={"mlflow_run_id": ids.runs.get(number)}) for number in numbers
         ]
         return Heartbeat.model_validate(
             {
-                "phase": self.phase,
-                "reason": self._reason,
+                "phase": phase if whole or phase in UNDER_WAY else "finalizing",
+                "reason": self._reason if whole else "",
                 "trials": lines,
                 "mlflow_experiment_id": ids.experiment,
                 "mlflow_run_id": ids.parent,
-                "winner": self._winner,
+                "winner": self._winner if whole else None,
             }
         )
 

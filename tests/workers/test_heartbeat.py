@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from search_spaces.protocol import Heartbeat, Launch, Orders, TrialState, Winner
-from workers.heartbeat import Heart, MlflowIds
+from workers.heartbeat import MOST_LINES, Heart, MlflowIds
 from workers.progress import Progress
 
 OpenProgress = Callable[..., Progress]
@@ -214,4 +214,38 @@ def test_the_thread_ends_when_it_is_fenced(service: Service, progress: Progress,
     heart.start()
     heart.join()
     assert heart.fenced
+    heart._client.close()
+
+
+def test_many_lines_go_in_several_messages_and_the_last_word_is_the_last(
+    service: Service, progress: Progress, launch: Callable[..., Launch]
+) -> None:
+    for number in range(2, 2 * MOST_LINES + 1):
+        progress.suggested(number, {}, {"lr": 0.5})
+    told = launch(service_url=f"http://127.0.0.1:{service.port}")
+    heart = Heart(told, progress, lambda: MlflowIds("1", "parent", {0: "run-0", 2 * MOST_LINES: "run-n"}))
+    winner = Winner(trial=1, value=0.9, test_accuracy=0.8, test_loss=0.2)
+    assert heart.last("completed", "goal reached", winner, patience_s=0.0)
+    assert [len(said.trials) for said in service.heard] == [MOST_LINES, MOST_LINES, 1]
+    assert [said.phase for said in service.heard] == ["finalizing", "finalizing", "completed"]
+    assert [said.winner for said in service.heard] == [None, None, winner]
+    assert sorted(line.trial for said in service.heard for line in said.trials) == list(range(2 * MOST_LINES + 1))
+    assert service.heard[-1].trials[-1].mlflow_run_id == "run-n"
+    assert heart.beat()
+    assert service.told() == [], "all was told once"
+    heart._client.close()
+
+
+def test_what_follows_a_message_that_was_not_taken_is_told_later(
+    service: Service, progress: Progress, launch: Callable[..., Launch]
+) -> None:
+    for number in range(2, MOST_LINES + 1):
+        progress.suggested(number, {}, {"lr": 0.5})
+    heart = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
+    good, service.answer = service.answer, (503, "text/plain", b"")
+    assert not heart.beat()
+    service.heard.clear()
+    service.answer = good
+    assert heart.beat()
+    assert [len(said.trials) for said in service.heard] == [MOST_LINES, 1]
     heart._client.close()
