@@ -48,7 +48,7 @@ class Pixels:
         return self._raw[0].numel()
 
     def order(self, indices: Tensor) -> Tensor:
-        """Indices where `inputs` and `unit` want them."""
+        """Indices where `inputs` and `unit` want them. It may wait for the device: ask once for a whole epoch."""
         return indices if self._resident else indices.cpu()
 
     def inputs(self, indices: Tensor) -> Tensor:

@@ -165,10 +165,12 @@ class Training:
         norms: list[Tensor] = []
         hits: list[Tensor] = []
         self.model.train()
-        batches = torch.split(order, self.spec.hyperparameters.batch_size)
-        for number, indices in enumerate(batches):
+        size = self.spec.hyperparameters.batch_size
+        batches = torch.split(order, size)
+        places = torch.split(self._images.order(order), size)
+        for number, (indices, where) in enumerate(zip(batches, places, strict=True)):
             labels = self._labels.index_select(0, indices)
-            images, targets = self._batch(indices, labels)
+            images, targets = self._batch(where, labels)
             before = [weight.detach().clone() for weight in self._weights] if number == len(batches) - 1 else None
             loss, logits = self._loss(images, targets)
             norms.append(self._step(loss))
@@ -197,9 +199,8 @@ class Training:
             "nonfinite_steps": float((~(all_losses.isfinite() & all_norms.isfinite())).double().mean()),
         }
 
-    def _batch(self, indices: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _batch(self, where: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Network input, and class indices or, where labels are mixed, class probabilities."""
-        where = self._images.order(indices)
         if not self._augmentation.active:
             images = self._images.inputs(where)
         else:

@@ -337,3 +337,16 @@ def test_an_epoch_on_a_gpu_does_not_wait_within(precision: str) -> None:
             training._train()
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def test_an_epochs_order_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the images are not on the device each asking waits for it."""
+    asked: list[int] = []
+
+    def order(self: Pixels, indices: Tensor) -> Tensor:
+        asked.append(len(indices))
+        return indices.cpu()
+
+    monkeypatch.setattr(Pixels, "order", order)
+    Training(trial(), splits(train=150)).run_epoch()
+    assert asked == [150]
