@@ -7,6 +7,7 @@ listen on loopback alone; Ray asks for a token kept in the home folder. It must 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -28,6 +29,16 @@ import httpx
 START_S = 90.0
 STOP_S = 15.0
 LOOPBACK = "127.0.0.1"
+#: Settings of the caller's that a stack takes over; where things are and who answers is its own to say.
+KEPT = frozenset(
+    f"RUNG_{name}"
+    for name in (
+        "DATA_ROOT", "WARM_WORKERS", "ALLOWED_HOSTS", "HEARTBEAT_S", "DRIVER_LOST_S", "DRIVER_START_S", "STOP_GRACE_S",
+        "MAX_ATTEMPTS", "RETRY_BACKOFF_S", "RECONCILE_S", "LEASE_S", "RAY_TIMEOUT_S", "RAY_SUBMIT_TIMEOUT_S",
+        "MLFLOW_TIMEOUT_S", "MAX_BODY_BYTES", "MAX_HEARTBEAT_BYTES",
+    )
+)  # fmt: skip
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 #: Ports of Ray's that are the same on every start unless given: a second Ray on the machine would meet them.
 RAY_PORTS = ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
 
@@ -100,6 +111,7 @@ def running(options: Options, interrupted: threading.Event | None = None) -> Ite
     """A stack that is ready inside the block and gone after it. Raises StackError when it cannot start."""
     interrupted = interrupted or threading.Event()
     options.home.mkdir(parents=True, exist_ok=True)
+    options.home.chmod(0o700)  # the token, the database and the journals are nobody else's
     with _only_one(options.home), contextlib.ExitStack() as cleanup:
         stack = Stack(options)
         cleanup.callback(stack.stop)
@@ -118,11 +130,11 @@ class Stack:
         ports = _Ports()
         self._ray_ports = {option: ports.free() for option in RAY_PORTS}
         service, mlflow, ray = (
-            ports.take(option, given)
-            for option, given in (
-                ("port", options.port),
-                ("mlflow-port", options.mlflow_port),
-                ("ray-dashboard-port", options.ray_dashboard_port),
+            ports.take(option, given, host)
+            for option, given, host in (
+                ("port", options.port, options.host),
+                ("mlflow-port", options.mlflow_port, LOOPBACK),
+                ("ray-dashboard-port", options.ray_dashboard_port, LOOPBACK),
             )
         )
         ports.close()
@@ -178,6 +190,7 @@ class Stack:
                 env=dict(environment),
                 cwd=self.home,
                 start_new_session=True,
+                preexec_fn=_dies_with(os.getpid()),
             )
         self._children.append(_Child(name, process, log))
 
@@ -216,11 +229,11 @@ class Stack:
         return "".join(f"\n  {name}| {line}" for line in lines) + f"\n(the whole log: {log})"
 
     def _environment(self) -> dict[str, str]:
-        """Variables of all children. Nothing of another Ray or MLflow leaks in."""
+        """Variables of all children. Nothing of another Ray, MLflow or Rung leaks in, but what is in `KEPT`."""
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("RUNG_", "RAY_", "MLFLOW_"))
         }
-        settings = {name: value for name, value in os.environ.items() if name.startswith("RUNG_")}
+        settings = {name: value for name, value in os.environ.items() if name in KEPT}
         at = self.addresses
         data_root = self._options.data_root or settings.get("RUNG_DATA_ROOT") or self.home / "data"
         return (
@@ -228,6 +241,7 @@ class Stack:
             | settings
             | {
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+                **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy(os.environ)),
                 "PYTHONUNBUFFERED": "1",
                 "TZ": "UTC",
                 "RAY_AUTH_MODE": "token",
@@ -238,7 +252,7 @@ class Stack:
                 "RUNG_RAY_DASHBOARD_URL": at.ray_dashboard,
                 "RUNG_MLFLOW_TRACKING_URI": at.mlflow,
                 "RUNG_DATA_ROOT": str(Path(data_root).absolute()),
-                "RUNG_WARM_WORKERS": settings.get("RUNG_WARM_WORKERS", str(min(4, self._cpus))),
+                "RUNG_WARM_WORKERS": settings.get("RUNG_WARM_WORKERS", str(min(4, self._cpus) + 1)),
                 "MLFLOW_DISABLE_TELEMETRY": "true",
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a process for jobs that nobody here submits
             }
@@ -284,25 +298,26 @@ class _Ports:
         self._held: list[socket.socket] = []
 
     def free(self) -> int:
-        return self._bind("", 0)
+        return self._bind("", 0, LOOPBACK)
 
-    def take(self, option: str, given: int | None) -> int:
-        """The given port, or a free one. Raises StackError where the given one is taken."""
-        return self.free() if given is None else self._bind(option, given)
+    def take(self, option: str, given: int | None, host: str) -> int:
+        """The given port of the host, or a free one. Raises StackError where it cannot be had."""
+        return self._bind(option, given or 0, host)
 
     def close(self) -> None:
         for held in self._held:
             held.close()
 
-    def _bind(self, option: str, port: int) -> int:
+    def _bind(self, option: str, port: int, host: str) -> int:
         held = socket.socket()
         self._held.append(held)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            held.bind((LOOPBACK, port))
+            held.bind((host, port))
         except OSError as error:
             self.close()
-            raise StackError(f"--{option} {port} cannot be used: {error.strerror}") from error
+            asked = f"--{option} {port}" if port else "a free port"
+            raise StackError(f"{asked} of {host} cannot be used: {error.strerror}") from error
         return int(held.getsockname()[1])
 
 
@@ -322,6 +337,29 @@ def _where(home: Path) -> str:
     except (OSError, ValueError):
         return ""
     return f": process {at['pid']}, {at['service']}"
+
+
+def _without_proxy(environment: Mapping[str, str]) -> str:
+    """What is reached without a proxy: what was, and this machine."""
+    before = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    return ",".join(dict.fromkeys(filter(None, [*before.split(","), LOOPBACK, "localhost"])))
+
+
+def _dies_with(parent: int) -> Callable[[], None] | None:
+    """For a child to run before its command: a SIGTERM to it when `parent` is killed. None where that is not Linux.
+
+    The signal follows the thread that forked, which is the one that runs the stack to its end.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork: nothing is imported after it
+
+    def bind() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return bind
 
 
 def _ray_settings() -> dict[str, str]:

@@ -42,7 +42,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(stack.StackError, match=f"--mlflow-port {port} cannot be used"):
+        with pytest.raises(stack.StackError, match=f"--mlflow-port {port} of 127.0.0.1 cannot be used"):
             stack.Stack(stack.Options(home=tmp_path, mlflow_port=port))
 
 

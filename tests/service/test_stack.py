@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from service import stack
+from service.settings import Settings
 
 OK, AWAY = {"ok": True, "why": ""}, {"ok": False, "why": "not asked yet"}
 
@@ -31,3 +39,70 @@ def test_the_stack_is_ready_when_its_service_sees_ray_and_mlflow(
 def test_the_stack_is_ready_when_its_service_sees_a_node() -> None:
     assert not stack.sees_a_node(httpx.Response(200, json={"nodes": []}))
     assert stack.sees_a_node(httpx.Response(200, json={"nodes": [{"name": "a"}]}))
+
+
+@pytest.fixture
+def a_stack(tmp_path: Path) -> stack.Stack:
+    return stack.Stack(stack.Options(home=tmp_path))
+
+
+def test_the_caller_s_own_service_does_not_leak_into_a_stack(
+    a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in (
+        "RUNG_DATABASE_URL", "RUNG_STORAGE_ROOT", "RUNG_CACHE_ROOT", "RUNG_SERVICE_URL", "RUNG_DRIVER_PYTHON",
+        "RUNG_MLFLOW_PUBLIC_URL", "RUNG_MLFLOW_USERNAME", "RUNG_RECONCILE", "RUNG_URL", "MLFLOW_TRACKING_URI",
+    ):  # fmt: skip
+        monkeypatch.setenv(name, "elsewhere")
+    monkeypatch.setenv("RUNG_HEARTBEAT_S", "0.5")
+    monkeypatch.setenv("RUNG_DATA_ROOT", str(tmp_path / "mine"))
+    environment = a_stack._environment()
+    assert "elsewhere" not in environment.values()
+    assert (environment["RUNG_HEARTBEAT_S"], environment["RUNG_DATA_ROOT"]) == ("0.5", str(tmp_path / "mine"))
+
+
+def test_all_that_a_stack_keeps_are_settings() -> None:
+    assert {f"RUNG_{name.upper()}" for name in Settings.model_fields} >= stack.KEPT
+
+
+def test_no_proxy_stands_before_this_machine(a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "example.org,localhost")
+    environment = a_stack._environment()
+    assert environment["NO_PROXY"] == environment["no_proxy"] == "example.org,localhost,127.0.0.1"
+
+
+def test_the_port_is_looked_for_where_the_service_will_listen(tmp_path: Path) -> None:
+    with pytest.raises(stack.StackError, match=r"a free port of 192\.0\.2\.1 cannot be used"):
+        stack.Stack(stack.Options(home=tmp_path, host="192.0.2.1"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.2", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(stack.StackError, match=f"--port {port} of 127.0.0.2 cannot be used"):
+            stack.Stack(stack.Options(home=tmp_path, host="127.0.0.2", port=port))
+
+
+def test_the_home_is_the_owner_s_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack.Stack, "start", lambda self, interrupted: None)
+    with stack.running(stack.Options(home=tmp_path / "home")):
+        assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child of its parent's death")
+def test_children_end_with_a_killed_parent(tmp_path: Path) -> None:
+    sleep = "[sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)']"
+    code = (
+        "import os, sys, time; from pathlib import Path; from service import stack; "
+        f"s = stack.Stack(stack.Options(home=Path({str(tmp_path)!r}))); s._spawn('child', {sleep}, os.environ); "
+        "print(s._children[0].process.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        watched = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+        ended, _, _ = select.select([watched], [], [], 20)
+        if not ended:
+            signal.pidfd_send_signal(watched, signal.SIGKILL)
+        os.close(watched)
+    assert ended, "the child outlived its parent"
