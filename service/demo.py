@@ -7,12 +7,14 @@ stops everything and leaves. Exit status 1 when anything failed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -34,7 +36,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rung-demo-", ignore_cleanup_errors=True) as folder:
         try:
             console.print("Starting Ray, MLflow and the service ...")
-            with stack.running(stack.Options(home=Path(folder))) as running:
+            with stack.running(stack.Options(home=Path(folder))) as running, _undisturbed_end():
                 with Rung(running.addresses.service) as client:
                     succeeded = _search(client, console)
                 _say_where(running.addresses, console)
@@ -48,6 +50,16 @@ def main() -> int:
             console.print(f"demo: {error}", style="red", markup=False, highlight=False)
             return 1
     return 0 if succeeded else 1
+
+
+@contextlib.contextmanager
+def _undisturbed_end() -> Iterator[None]:
+    """However the block is left, what cleans up behind it is not interrupted: a second Ctrl-C would orphan Ray."""
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _search(client: Rung, console: Console) -> bool:
