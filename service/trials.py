@@ -14,13 +14,14 @@ from sqlalchemy.orm import Session
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.problems import Problem, unknown
-from search_spaces.protocol import METRICS
+from search_spaces.protocol import METRICS, SIGNALS
 from service import experiments
 from service.errors import Invalid, NotFound
 from service.store.models import Trial, UtcDateTime
 
 FIELDS = ("trial", "state", "epoch", "best_value", "started_at", "ended_at")
-SORTS = (*FIELDS, *METRICS)
+VALUES = (*METRICS, *SIGNALS)
+SORTS = (*FIELDS, *VALUES)
 LARGEST_FLOAT = sys.float_info.max
 
 
@@ -94,7 +95,7 @@ def _key(name: str) -> ColumnElement[Any]:
     if name in FIELDS:
         column: ColumnElement[Any] = getattr(Trial, name)
         return column
-    if name in METRICS:
+    if name in VALUES:
         value: ColumnElement[Any] = Trial.metrics[name].as_float()
         return value
     raise Invalid("trials cannot be sorted by this", [Problem("sort", unknown("sort key", name, SORTS), name)])

@@ -89,7 +89,10 @@ def test_trials_sorted_and_paged_with_the_valueless_last(client: httpx.Client, w
     one = world.submit(resources={"gpus_per_trial": 0})
     world.reconciler.round()
     values = [0.3, None, 0.9, 0.3, float("nan"), 0.5]
-    lines = [world.line(n, metrics={"validation_accuracy": v}, best_value=v) for n, v in enumerate(values)]
+    lines = [
+        world.line(n, metrics=dict.fromkeys(("validation_accuracy", "weight_norm"), v), best_value=v)
+        for n, v in enumerate(values)
+    ]
     text = json.dumps({"phase": "searching", "trials": lines})
     assert world.beat(one, text).status_code == 200
 
@@ -106,6 +109,7 @@ def test_trials_sorted_and_paged_with_the_valueless_last(client: httpx.Client, w
     for limit in (1, 2, 50):
         assert order("-validation_accuracy", limit) == [2, 5, 0, 3, 1, 4]
         assert order("validation_accuracy", limit) == [0, 3, 5, 2, 1, 4]
+        assert order("-weight_norm", limit) == [2, 5, 0, 3, 1, 4]
         assert order("-best_value", limit) == [2, 5, 0, 3, 1, 4]
         assert order("-started_at", limit) == [5, 4, 3, 2, 1, 0]
         assert order("trial", limit) == [0, 1, 2, 3, 4, 5]
