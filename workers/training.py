@@ -27,6 +27,7 @@ from torch.nn import functional
 from search_spaces.experiment import TrialSpec
 from workers.augment import Augmentation, mixup
 from workers.build import build_model, build_optimizer
+from workers.compiled import Compiler
 from workers.models.inference import Classifier, as_channels
 from workers.pixels import Pixels
 from workers.schedule import Schedule
@@ -43,10 +44,17 @@ class Training:
 
     `epoch` counts finished epochs. `best_value` is the best finite value of the objective, reached at
     `best_epoch` (from 1); None and 0 before there is one. `diverged` turns True with the first loss that is
-    not finite; metrics then hold what was measured, and nothing raises.
+    not finite; metrics then hold what was measured, and nothing raises. `compiler` is that of the process,
+    where further trials follow.
     """
 
-    def __init__(self, spec: TrialSpec, data: Splits, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        spec: TrialSpec,
+        data: Splits,
+        device: torch.device | str = "cpu",
+        compiler: Compiler | None = None,
+    ) -> None:
         parameters = spec.hyperparameters
         self.spec, self.device = spec, torch.device(device)
         self.epoch = 0
@@ -65,7 +73,10 @@ class Training:
                 parameters.model, parameters.normalization, images.shape[1], data.classes, images.shape[-1]
             )
         self.model.to(self.device).to(memory_format=torch.channels_last)
-        self._network: Callable[[Tensor], Tensor] = torch.compile(self.model) if spec.execution.compile else self.model
+        self._network: Callable[[Tensor], Tensor] = self.model
+        if spec.execution.compile:
+            structure = f"{parameters.model!r} {parameters.normalization!r} {tuple(images.shape[1:])} {data.classes}"
+            self._network = (compiler or Compiler())(self.model, structure)
         self.optimizer = build_optimizer(parameters.optimizer, self.model)
         self._batches = math.ceil(len(images) / parameters.batch_size)
         self.schedule = Schedule(

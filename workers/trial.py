@@ -38,7 +38,10 @@ class Slot(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         import torch  # here, not in the first step: actors of one experiment import it side by side
 
+        from workers.compiled import Compiler
+
         self._torch = torch
+        self._compiler = Compiler()
         self._config = config
         self._training: Training | None = None
         self._loaded: tuple[str, Splits] | None = None
@@ -76,7 +79,7 @@ class Slot(tune.Trainable):
         if device == "cuda" and spec.gpus < 1:
             self._torch.cuda.set_per_process_memory_fraction(spec.gpus)
         splits = self._splits(spec)
-        training = Training(spec, splits, device)
+        training = Training(spec, splits, device, self._compiler)
         if not (folder / LAST).exists():
             return training, None
         try:
@@ -84,7 +87,7 @@ class Slot(tune.Trainable):
             training.load_state_dict(last["training"])
         except Exception as error:  # torch raises much for a damaged file, and does not say what
             log.warning("%s cannot be read, the trial begins anew: %r", folder / LAST, error)
-            return Training(spec, splits, device), None
+            return Training(spec, splits, device, self._compiler), None
         return training, last["result"]
 
     def _splits(self, spec: TrialSpec) -> Splits:
