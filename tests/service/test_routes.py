@@ -116,7 +116,7 @@ def test_trials_sorted_and_paged_with_the_valueless_last(client: httpx.Client, w
         assert order("-train_loss", limit) == [0, 1, 2, 3, 4, 5]
     assert client.get(f"{EXPERIMENTS}/{one}").json()["best"] == {"trial": 2, "value": 0.9}
     shown = client.get(f"{EXPERIMENTS}/{one}/trials/4").json()
-    assert shown["metrics"] == {"validation_accuracy": None}
+    assert shown["metrics"] == {"validation_accuracy": None, "weight_norm": None}
 
 
 def test_a_waiting_experiment_is_canceled_at_once_and_only_once(client: httpx.Client, world: Any) -> None:
