@@ -1,33 +1,23 @@
-"""Presets: the ready-made specs that are shipped with `search_spaces`."""
+"""Presets as REST shows them; `search_spaces.presets` lists and loads them."""
 
 from __future__ import annotations
 
-from importlib.resources import files
-
+from search_spaces import presets
 from search_spaces.document import read
 from search_spaces.problems import unknown
 from service.errors import NotFound
 from service.schemas import Preset, PresetName
 
-FOLDER = "presets"
-SUFFIX = ".yaml"
-
 
 def names() -> list[PresetName]:
     """All presets in alphabetical order."""
-    return [PresetName(name=preset.name, description=preset.description) for preset in map(load, _stems())]
+    return [PresetName(name=name, description=load(name).description) for name in presets.names()]
 
 
 def load(name: str) -> Preset:
     """A preset as it is shipped. Raises NotFound, with the nearest name."""
-    stems = _stems()
-    if name not in stems:
-        raise NotFound(unknown("preset", name, stems))
-    text = (files("search_spaces") / FOLDER / f"{name}{SUFFIX}").read_text("utf-8")
+    if name not in presets.names():
+        raise NotFound(unknown("preset", name, presets.names()))
+    text = presets.load(name)
     spec = read(text.encode(), "application/yaml")
     return Preset(name=name, description=str(spec.get("description", "")), spec=spec, yaml=text)
-
-
-def _stems() -> list[str]:
-    found = (entry.name for entry in (files("search_spaces") / FOLDER).iterdir())
-    return sorted(name.removesuffix(SUFFIX) for name in found if name.endswith(SUFFIX))

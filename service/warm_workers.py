@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import threading
 import time
@@ -54,7 +55,7 @@ class WarmWorkers(threading.Thread):
 
     def _fill(self, address: str) -> None:
         """One process at a time: a raylet drops requests above its start-up limit."""
-        if time.monotonic() - self._asked_at.get(address, -SETTLE_S) < SETTLE_S and self._asked_at:
+        if time.monotonic() - self._asked_at.get(address, -math.inf) < SETTLE_S:
             return
         if idle_workers(address) < self._per_node:
             start_idle_worker(address)

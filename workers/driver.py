@@ -18,7 +18,7 @@ from typing import TypeVar
 import ray
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Heartbeat, Launch, TrialState, Winner
+from search_spaces.protocol import Launch, TrialState, Winner
 from workers import quick_start
 from workers.conductor import Conductor, Ending
 from workers.finalist import Finalist
@@ -31,7 +31,7 @@ from workers.trial import Slot
 log = logging.getLogger("rung.driver")
 T = TypeVar("T")
 
-JOURNAL, OUTCOME = "journal.jsonl", "outcome.json"
+JOURNAL = "journal.jsonl"
 SERVICE_PATIENCE_S = 60.0
 PICTURES_PATIENCE_S = 60.0
 MLFLOW_PATIENCE_S = 300.0
@@ -69,10 +69,6 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
         progress.close()
     if heart.fenced or ending.phase == "fenced":
         return False
-    try:
-        _write_outcome(folder, ending, winner, progress)
-    except OSError as error:
-        log.warning("the outcome could not be written: %s", error)
     heart.last(ending.phase, ending.reason, winner, SERVICE_PATIENCE_S)
     if winner is not None:
         _illustrate(launch, spec, tracker, finalist)
@@ -199,19 +195,6 @@ def _sentence(error: Exception) -> str:
     """What went wrong, without the traceback that Tune puts into its errors."""
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {said[-1][:500] if said else 'without a word'}"
-
-
-def _write_outcome(folder: Path, ending: Ending, winner: Winner | None, progress: Progress) -> None:
-    """The last heartbeat as a file, for a service that is away now."""
-    message = Heartbeat(
-        phase=ending.phase if ending.phase != "fenced" else "failed",
-        reason=ending.reason,
-        trials=[progress.line(number) for number in progress.trials],
-        winner=winner,
-    )
-    part = folder / f"{OUTCOME}.part"
-    part.write_text(message.model_dump_json())
-    part.replace(folder / OUTCOME)
 
 
 def main(arguments: list[str]) -> int:
