@@ -201,9 +201,21 @@ def stepped(domain: Interval, value: float) -> float:
     return round(value, 9 - math.floor(math.log10(domain.step)))
 
 
+def ends(value: Any) -> tuple[float, float]:
+    """The least and the greatest number that a value or a domain of numbers may become."""
+    if isinstance(value, Interval):
+        return value.low, value.high
+    if isinstance(value, Choice):
+        each = [ends(item) for item in value.choice]
+        return min(low for low, _ in each), max(high for _, high in each)
+    return value, value
+
+
 def numeric_domains(annotation: Any) -> tuple[type[Interval], ...]:
     """The intervals that a field of this annotation may hold."""
     arms = _arms(annotation)
+    if Any in arms:
+        return FLOAT_DOMAINS + INTEGER_DOMAINS
     if float in arms:
         return FLOAT_DOMAINS
     return INTEGER_DOMAINS if int in arms else ()

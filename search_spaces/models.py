@@ -161,7 +161,9 @@ class PluginModel(Spec):
 
     kind: Literal["plugin"] = "plugin"
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-    arguments: dict[str, Searchable[Any]] = Field(default_factory=dict, description="keyword arguments of the builder")
+    arguments: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], Searchable[Any]] = Field(
+        default_factory=dict, description="keyword arguments of the builder"
+    )
 
     @model_validator(mode="after")
     def _few(self) -> PluginModel:

@@ -123,7 +123,7 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(node, Choice):
         yield path, node
         for index, item in enumerate(node.choice):
-            if isinstance(item, Spec | Domain):
+            if isinstance(item, Spec | Domain | dict):
                 yield from leaves(item, f"{path}[{index}]")
     elif isinstance(node, Spec):
         for name in type(node).model_fields:
@@ -131,6 +131,9 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(node, dict):
         for key, value in node.items():
             yield from leaves(value, _join(path, key))
+    elif isinstance(node, list | tuple) and any(isinstance(item, Domain) for item in node):
+        for index, item in enumerate(node):
+            yield from leaves(item, f"{path}[{index}]")
     else:
         yield path, node
 
@@ -164,7 +167,7 @@ def parameter_names(node: Any) -> set[str]:
     """The keys that `flatten` may give for any binding of this tree."""
     names: set[str] = set()
     for path, value in leaves(node):
-        if not (isinstance(value, Choice) and any(isinstance(item, Spec) for item in value.choice)):
+        if not (isinstance(value, Choice) and all(isinstance(item, Spec | dict) for item in value.choice)):
             names.add(without_indices(path))
     return names
 

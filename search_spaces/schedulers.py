@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from search_spaces.domains import Integer, Number, Searchable
+from search_spaces.domains import Integer, Number, Searchable, ends
 from search_spaces.spec import ByName, Discriminated, Spec
 
 SHORTEST_PHASE = 1e-6  # steps of a one_cycle's rise, which must not be none
@@ -123,14 +124,17 @@ class MultiStep(SchedulerSpec):
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:MultiStepLR"
     interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
     kind: Literal["multistep"] = "multistep"
-    milestones: tuple[Annotated[Number, Field(gt=0, lt=1)], ...] = Field((0.5, 0.75), min_length=1)
+    milestones: tuple[Ratio, ...] = Field((0.5, 0.75), min_length=1, max_length=100)
     gamma: Ratio = 0.1
 
     @model_validator(mode="after")
     def _ascending(self) -> MultiStep:
-        if list(self.milestones) != sorted(set(self.milestones)):
+        reach = [ends(milestone) for milestone in self.milestones]
+        if any(before[1] >= after[0] for before, after in pairwise(reach)):
             raise PydanticCustomError(
-                "milestones", "ascending milestones required, got {value}", {"value": str(list(self.milestones))}
+                "milestones",
+                "ascending milestones required, whatever is drawn, got {value}",
+                {"value": ", ".join(f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in reach)},
             )
         return self
 
@@ -206,7 +210,9 @@ class Triangular(SchedulerSpec):
     kind: Literal["triangular"] = "triangular"
     half_cycle_epochs: Epochs = Field(2.0, description="epochs of each rise and of each fall")
     min_factor: Share = 0.1
-    halve: Annotated[bool, Field(strict=True)] = Field(False, description="halve the amplitude after each cycle")
+    halve: Searchable[Annotated[bool, Field(strict=True)]] = Field(
+        False, description="halve the amplitude after each cycle"
+    )
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
         return {

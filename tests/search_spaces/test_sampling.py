@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from search_spaces import presets
 from search_spaces.domains import Choice, Domain, Interval
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.problems import validate
+from search_spaces.problems import SpecError, validate
 from search_spaces.sampling import (
     Draw,
     Sample,
@@ -161,3 +161,51 @@ def test_corners_are_the_ends_of_intervals_under_every_alternative() -> None:
     ).search_space
     found = [tuple(sample.values()) for sample in corners(space)]
     assert found == [(0, 0.01, 0), (0, 0.01, 1), (0, 1.0, 0), (0, 1.0, 1), (1, 0), (1, 1)]
+
+
+def plugin(**arguments: Any) -> dict[str, Any]:
+    return {"kind": "plugin", "name": "mine", "arguments": arguments}
+
+
+@pytest.mark.parametrize(
+    ("space", "sample"),
+    [
+        (
+            {"scheduler": {"kind": "multistep", "milestones": [{"uniform": [0.2, 0.5]}, {"choice": [0.6, 0.7]}]}},
+            {"scheduler.milestones[0]": 0.3, "scheduler.milestones[1]": 1},
+        ),
+        ({"scheduler": {"kind": "triangular", "halve": {"choice": [True, False]}}}, {"scheduler.halve": 0}),
+        (
+            {
+                "model": plugin(
+                    a={"loguniform": [0.1, 1]}, b={"int_range": [1, 9]}, c={"choice": ["x", {"uniform": [0, 1]}]}
+                )
+            },
+            {"model.arguments.a": 0.5, "model.arguments.b": 3, "model.arguments.c": 1, "model.arguments.c[1]": 0.2},
+        ),
+        ({"model": plugin(a={"choice": [{"x": 1, "y": 2}, {"z": 3}, 4, {}]})}, {"model.arguments.a": 0}),
+    ],
+    ids=["items of a list", "truth values", "a plugin's arguments", "mappings"],
+)
+def test_domains_at_any_depth_bind_and_name_the_same_parameters(space: dict[str, Any], sample: Sample) -> None:
+    spec = experiment(**space)
+    assert {path for path, _ in domains(spec.search_space)} == set(sample)
+    assert not list(domains(spec.bind(sample).hyperparameters))
+    keys = set()
+    for seed in range(20):
+        drawn, draw = recording(seed)
+        resolve(spec.search_space, draw)
+        keys.add(tuple(spec.parameters(spec.bind(drawn))))
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"scheduler": {"kind": "multistep", "milestones": [{"uniform": [0.2, 0.7]}, 0.6]}},
+        {"model": plugin(**{"no name": 1})},
+    ],
+)
+def test_milestones_that_may_fall_back_and_names_that_are_none_are_refused(space: dict[str, Any]) -> None:
+    with pytest.raises(SpecError):
+        experiment(**space)
