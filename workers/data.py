@@ -26,6 +26,7 @@ from workers.cache import DataError
 __all__ = ["DataError", "Splits", "load"]
 
 KEPT_SPLITS = 8  # of one data set on a node; older ones that lie idle are deleted
+KEPT_SOURCES = 3  # of one image folder: it was changed since, or read in another size
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,15 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
 def _decoded(dataset: DatasetSpec, data_root: Path, cache_root: Path, download: bool) -> cache.Entry:
     if isinstance(dataset, ImageFolder):
         files = image_folder.scan(dataset, data_root)
-        return cache.entry(cache_root, cache.key_of(*files.identity()), partial(image_folder.decode, files))
+        prefix = f"folder-{cache.key_of(str(files.root.resolve()))}-"
+
+        def build(folder: Path) -> dict[str, Any]:
+            facts = image_folder.decode(files, folder)
+            cache.prune(cache_root, prefix, keep=KEPT_SOURCES - 1)
+            cache.prune(cache_root, f"split-{prefix}", keep=KEPT_SPLITS - 1)
+            return facts
+
+        return cache.entry(cache_root, f"{prefix}{cache.key_of(*files.identity())}", build)
     stock = stock_data.find(dataset, data_root)
     key = cache.key_of(*stock.identity())
     return cache.entry(cache_root, key, partial(stock_data.decode, stock, download=download))

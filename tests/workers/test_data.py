@@ -397,6 +397,20 @@ def test_odd_files_are_named_in_notes(tmp_path: Path) -> None:
     assert load(folder(), 0, tmp_path, tmp_path / "cache").notes == splits.notes
 
 
+def test_what_was_decoded_of_a_folder_before_its_changes_is_deleted_when_idle(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pictures")
+    two_classes(tmp_path / "others")
+    load(folder("others"), 0, tmp_path, tmp_path / "cache")
+    for change in range(data.KEPT_SPLITS + 2):
+        paint(tmp_path / f"pictures/red/new{change}.png", (255, 99, 0))
+        load(folder(), 0, tmp_path, tmp_path / "cache")
+        for manifest in (tmp_path / "cache").glob(f"*/{cache.MANIFEST}"):
+            os.utime(manifest, (1_000_000 + change,) * 2)
+    left = [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert len([name for name in left if name.startswith("folder-")]) == data.KEPT_SOURCES + 1, "and the other folder"
+    assert len([name for name in left if name.startswith("split-")]) == data.KEPT_SPLITS + 1
+
+
 def test_a_changed_folder_is_decoded_again(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures")
     load(folder(), 0, tmp_path, tmp_path / "cache")
