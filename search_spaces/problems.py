@@ -148,16 +148,21 @@ class _Place:
 def _problems(errors: list[ErrorDetails], data: Any) -> list[Problem]:
     locs = [error["loc"] for error in errors]
     found: dict[tuple[str, str], Problem] = {}
+    strangers = 0
     for error in errors:
         loc = error["loc"]
+        if error["type"] == "extra_forbidden":
+            strangers += 1
+            if strangers > MAX_PROBLEMS:  # enough is shown, and a guess for each of thousands would take seconds
+                continue
         if error["type"] in _COUNTS and any(other[: len(loc)] == loc and len(other) > len(loc) for other in locs):
             continue
         problem = _problem(error, data)
         found.setdefault((problem.field, problem.rule), problem)
     kept = _without_shape_echoes(list(found.values()))
-    if len(kept) > MAX_PROBLEMS:
-        more = Problem("document", f"and {len(kept) - MAX_PROBLEMS} more problems")
-        kept = [*kept[:MAX_PROBLEMS], more]
+    left = max(0, len(kept) - MAX_PROBLEMS) + max(0, strangers - MAX_PROBLEMS)
+    if left:
+        kept = [*kept[:MAX_PROBLEMS], Problem("document", f"and {left} more problems")]
     return kept
 
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
-from search_spaces.problems import Problem, SpecError, shorten
+from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, shorten
 from service.errors import (
     MEDIA_TYPE,
     BadRequest,
@@ -63,7 +63,10 @@ def _validation(_request: Request, error: Exception) -> JSONResponse:
             return answer(BadRequest(f"malformed JSON: {item.get('ctx', {}).get('error', item.get('msg'))}"))
         field = ".".join(map(str, path)) or str(place)
         found.append(Problem(field, str(item.get("msg", "")), shorten(item.get("input"))))
-    return answer(Invalid(summary(found), found))
+    said = found[:MAX_PROBLEMS]
+    if len(found) > MAX_PROBLEMS:
+        said.append(Problem("", f"and {len(found) - MAX_PROBLEMS} more problems"))
+    return answer(Invalid(summary(found), said))
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:

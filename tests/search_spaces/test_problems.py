@@ -211,3 +211,13 @@ def test_nothing_but_a_spec_error_comes_out(data: dict[str, Any]) -> None:
 def test_nothing_but_a_spec_error_comes_out_of_the_depth(optimizer: Any, model: Any, rate: Any) -> None:
     for part in ({"optimizer": optimizer, "model": model}, {"optimizer": {"kind": "sgd", "lr": rate}}):
         assert all(problem.field.startswith("search_space") for problem in found(space(**part)))
+
+
+def test_only_the_first_of_many_unknown_fields_are_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    guessed: list[str] = []
+    monkeypatch.setattr("search_spaces.problems.nearest", lambda name, known: guessed.append(name))
+    with pytest.raises(SpecError) as caught:
+        validate({"name": "x", **{f"field_{n}": 1 for n in range(2000)}})
+    assert len(guessed) == MAX_PROBLEMS
+    assert len(caught.value.problems) == MAX_PROBLEMS + 1
+    assert caught.value.problems[-1].rule == "and 1950 more problems"

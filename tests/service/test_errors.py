@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 
 from search_spaces.problems import Problem
+from service import responses
 from service.errors import CLASSES, BadRequest, Internal, RungError, from_document, of_status, summary
 
 
@@ -39,3 +42,11 @@ def test_the_sentence_names_the_first_and_counts_the_rest() -> None:
     assert summary([Problem("a", "b required"), Problem("c", "d")]) == "a: b required (and 1 more)"
     assert summary([Problem("", "b required")]) == "b required"
     assert summary([]) == "the request breaks a rule"
+
+
+def test_thousands_of_wrong_fields_are_answered_with_the_first() -> None:
+    wrong = [{"loc": ("query", f"f{n}"), "msg": "Extra inputs are not permitted", "type": "x"} for n in range(2000)]
+    document = json.loads(responses._validation(Request({"type": "http"}), RequestValidationError(wrong)).body)
+    assert len(document["errors"]) == 51
+    assert document["errors"][-1]["rule"] == "and 1950 more problems"
+    assert "(and 1999 more)" in document["detail"]
