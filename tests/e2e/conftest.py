@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,15 +14,9 @@ from service.client import Rung
 
 @pytest.fixture(scope="session")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Stack]:
-    folder = tmp_path_factory.mktemp("home")
-    before = os.environ.get("RUNG_DATA_ROOT")
-    os.environ["RUNG_DATA_ROOT"] = str(tmp_path_factory.mktemp("no-data"))
-    with stack.running(stack.Options(home=folder, num_cpus=2)) as running:
+    home, no_data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("no-data")
+    with stack.running(stack.Options(home=home, num_cpus=2, data_root=no_data)) as running:
         yield running
-    if before is None:
-        del os.environ["RUNG_DATA_ROOT"]
-    else:
-        os.environ["RUNG_DATA_ROOT"] = before
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from workers import reproduce
@@ -30,8 +32,17 @@ def trial() -> TrialSpec:
     return ExperimentSpec.model_validate({"name": "x", "search_space": space, "seed": 3}).bind({}, 5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def threads(trial: TrialSpec) -> Iterator[None]:
+    """As many as a slot takes: curves are equal bit for bit with equal threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(trial.cpus)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
-def recorded(trial: TrialSpec, roots: tuple[Path, Path]) -> dict[str, dict[int, float | None]]:
+def recorded(trial: TrialSpec, roots: tuple[Path, Path], threads: None) -> dict[str, dict[int, float | None]]:
     """The curve of the trial as the service tells it, times included."""
     training = Training(trial, load(trial.dataset, trial.split_seed, *roots))
     curve: dict[str, dict[int, float | None]] = {}
