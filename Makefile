@@ -2,13 +2,16 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check lint bench up clean
+.PHONY: demo test test-faults check lint bench up clean
 
 demo: $(STAMP)        ## set everything up and run a search on handwritten digits
 	$(BIN)/python -m service.demo
 
 test: $(STAMP)        ## set everything up and run the tests
 	$(BIN)/python -m pytest
+
+test-faults: $(STAMP) ## every row of the fault table, and twenty faults drawn at random
+	$(BIN)/python -m pytest tests/faults -m e2e -s
 
 check: $(STAMP) lint test   ## what must pass before a commit
 

@@ -34,6 +34,12 @@ from search_spaces.schedulers import Plateau, Scheduler
 from search_spaces.searchers import MAX_TRIALS, TPE, Grid, Searcher
 from search_spaces.spec import Spec, members
 
+Priority = Annotated[
+    Integer, Field(ge=-100, le=100, description="who gets slots first; among equals, who was there first")
+]
+MaxRestarts = Annotated[
+    Integer, Field(ge=0, le=100, description="times that a trial is tried again after a failure that may pass")
+]
 BatchSize = Literal[16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"
@@ -91,6 +97,19 @@ class Objective(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _goal_in_reach(self) -> Objective:
+        if rule := goal_rule(self.metric, self.goal):
+            raise PydanticCustomError("goal_reach", "{rule}, got goal={goal}", {"rule": rule, "goal": self.goal})
+        return self
+
+
+def goal_rule(metric: str, goal: float | None) -> str | None:
+    """The rule that a goal breaks which no trial can ever reach, such as an accuracy in percent."""
+    if goal is None or (goal >= 0 and (goal <= 1 or metric == "validation_loss")):
+        return None
+    return f"goal >= 0{' and <= 1' if metric == 'validation_accuracy' else ''} required of {metric}"
+
 
 class Resources(Spec):
     """What each trial holds while it runs."""
@@ -121,8 +140,14 @@ class Budget(Spec):
     """Hard limits; the experiment ends as COMPLETED with the best trial so far when one is reached."""
 
     gpu_hours: Annotated[Number, Field(gt=0)] | None = Field(None, description="GPU hours held by all trials together")
+    slot_hours: Annotated[Number, Field(gt=0)] | None = Field(
+        None, description="hours in which slots were held, summed over all trials, whatever a slot is made of"
+    )
     wall_clock: Annotated[Annotated[Number, Field(gt=0)], BeforeValidator(_seconds)] | None = Field(
         None, description="seconds since the first trial began, or a string such as 90m or 2h"
+    )
+    failures: Annotated[Integer, Field(ge=1)] | None = Field(
+        None, description="trials that end in ERROR, after their restarts"
     )
 
 
@@ -166,6 +191,13 @@ class ExperimentSpec(Spec):
     objective: Objective = Objective()
     resources: Resources = Resources()
     budget: Budget = Budget()
+    priority: Priority = 0
+    max_restarts: MaxRestarts = 3
+    checkpoints: Literal["best", "last", "none"] = Field(
+        "best",
+        description="weights kept of ended trials: of the best trial alone; the last of every trial too; or none "
+        "once the winner is registered",
+    )
     execution: Execution = Execution()
     seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
 

@@ -1,6 +1,6 @@
 """Problems: what is wrong with a spec, in the words and paths of the person who wrote it.
 
-Owns `validate`, the one way from untrusted data to an ExperimentSpec, and the translation of pydantic's
+Owns `validate`, the one way from untrusted data to an ExperimentSpec or its Controls, and the translation of pydantic's
 errors: union tags leave the paths, unknown names are answered with the nearest known one, and errors that
 only follow from another error are dropped. It must not know HTTP, nor any hyperparameter by name.
 """
@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -22,6 +22,7 @@ from search_spaces.domains import DOMAINS, KEYWORDS, holds_domain, numeric_domai
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.spec import Spec, members
 
+S = TypeVar("S", bound=Spec)
 MAX_PROBLEMS = 50
 MAX_VALUE_LENGTH = 120
 
@@ -48,12 +49,20 @@ class SpecError(ValueError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-def validate(data: Any) -> ExperimentSpec:
+@overload
+def validate(data: Any) -> ExperimentSpec: ...
+
+
+@overload
+def validate(data: Any, model: type[S]) -> S: ...
+
+
+def validate(data: Any, model: type[Spec] = ExperimentSpec) -> Spec:
     """The spec that `data` (parsed JSON or YAML) says. Raises SpecError with all its problems."""
     try:
-        return ExperimentSpec.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        raise SpecError(_problems(error.errors(include_url=False), data)) from None
+        raise SpecError(_problems(error.errors(include_url=False), data, model)) from None
     except RecursionError:
         raise SpecError([Problem("document", "less deeply nested data required")]) from None
     except OverflowError:
@@ -145,7 +154,7 @@ class _Place:
         )
 
 
-def _problems(errors: list[ErrorDetails], data: Any) -> list[Problem]:
+def _problems(errors: list[ErrorDetails], data: Any, model: type[Spec]) -> list[Problem]:
     locs = [error["loc"] for error in errors]
     found: dict[tuple[str, str], Problem] = {}
     strangers = 0
@@ -157,7 +166,7 @@ def _problems(errors: list[ErrorDetails], data: Any) -> list[Problem]:
                 continue
         if error["type"] in _COUNTS and any(other[: len(loc)] == loc and len(other) > len(loc) for other in locs):
             continue
-        problem = _problem(error, data)
+        problem = _problem(error, data, model)
         found.setdefault((problem.field, problem.rule), problem)
     kept = _without_shape_echoes(list(found.values()))
     left = max(0, len(kept) - MAX_PROBLEMS) + max(0, strangers - MAX_PROBLEMS)
@@ -178,8 +187,8 @@ def _without_shape_echoes(problems: list[Problem]) -> list[Problem]:
     ]
 
 
-def _problem(error: ErrorDetails, data: Any) -> Problem:
-    before = place = _Place("", data, model=ExperimentSpec)
+def _problem(error: ErrorDetails, data: Any, model: type[Spec]) -> Problem:
+    before = place = _Place("", data, model=model)
     for name in error["loc"]:
         before, place = place, place.step(name)
     kind, context = error["type"], error.get("ctx", {})
@@ -188,7 +197,7 @@ def _problem(error: ErrorDetails, data: Any) -> Problem:
     if kind == "missing" and not isinstance(error["loc"][-1], int):
         return Problem(place.path, _missing(before))
     if place.keyword in KEYWORDS - {"choice"} and kind in {*_COUNTS, "missing", "tuple_type"}:
-        return _shape(place, data, error)
+        return _shape(place, data, error, model)
     if kind in {"union_tag_invalid", "union_tag_not_found", "model_attributes_type"}:
         return _tag_problem(place, error)
     if isinstance(place.node, Mapping) and place.keyword is None and place.model is None and kind not in _OF_MAPPINGS:
@@ -200,7 +209,7 @@ def _problem(error: ErrorDetails, data: Any) -> Problem:
         return Problem(place.path, "a string required as field name", shorten(error["loc"][-1]))
     if not error["loc"]:
         head, _, rest = error["msg"].partition(": ")
-        if rest and re.split(r"[.\[]", head)[0] in ExperimentSpec.model_fields:
+        if rest and re.split(r"[.\[]", head)[0] in model.model_fields:
             path, node = _written(head, data)
             return Problem(path, rest, shorten(context.get("value", node)))
         return Problem("document", _rule(error), None if isinstance(data, Mapping) else shorten(data))
@@ -271,10 +280,10 @@ def _missing(place: _Place) -> str:
     return f"required by {_tag_of(place.model)}" if place.siblings and place.model else "required"
 
 
-def _shape(place: _Place, data: Any, error: ErrorDetails) -> Problem:
+def _shape(place: _Place, data: Any, error: ErrorDetails, model: type[Spec]) -> Problem:
     """The notation of an interval has the wrong number of figures."""
     last = max(index for index, name in enumerate(error["loc"]) if name == place.keyword)
-    whole = _Place("", data, model=ExperimentSpec)
+    whole = _Place("", data, model=model)
     for name in error["loc"][: last + 1]:
         whole = whole.step(name)
     (form,) = (domain.model_fields[place.keyword].description for domain in DOMAINS if domain.keyword == place.keyword)

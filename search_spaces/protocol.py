@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from search_spaces.controls import Controls
+
 #: Logged at every epoch, with the epoch (from 1) as the step.
 METRICS = (
     "train_loss",
@@ -46,6 +48,37 @@ ENDED = frozenset(
 )
 
 
+class RunStatus(StrEnum):
+    """How a run of MLflow's has ended."""
+
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+
+
+#: Of a trial's run, by the state in which the trial ended.
+RUN_STATUS = {
+    TrialState.COMPLETED: RunStatus.FINISHED,
+    TrialState.EARLY_STOPPED: RunStatus.FINISHED,
+    TrialState.DIVERGED: RunStatus.FINISHED,
+    TrialState.ERROR: RunStatus.FAILED,
+    TrialState.CANCELED: RunStatus.KILLED,
+}
+
+
+class ErrorKind(StrEnum):
+    """Why a trial failed. Those in RETRYABLE may pass when tried again; a loss that is not finite is no failure."""
+
+    LOST = "LOST"  # its process or node died
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"  # of the device or of the host
+    DATA = "DATA"  # absent, damaged or unreadable data
+    DISK_FULL = "DISK_FULL"  # pauses the experiment
+    CODE = "CODE"  # everything else: it would fail again
+
+
+RETRYABLE = frozenset({ErrorKind.LOST, ErrorKind.OUT_OF_MEMORY})
+
+
 class Message(BaseModel):
     """Tolerant: a newer driver may say more than an older service knows."""
 
@@ -66,6 +99,8 @@ class TrialLine(Message):
         None, description="what the searcher drew; the spec bound to it is the trial"
     )
     mlflow_run_id: str | None = None
+    restarts: int = Field(0, description="times that it was tried again")
+    error_kind: ErrorKind | None = Field(None, description="of its last failure")
     started_at: float | None = None
     ended_at: float | None = None
 
@@ -85,10 +120,12 @@ class Heartbeat(Message):
 
     phase: Literal["starting", "searching", "finalizing", "completed", "canceled", "paused", "failed"]
     reason: str = ""
+    blocked: bool = Field(False, description="with phase paused: another attempt is of no use before a person acts")
     trials: list[TrialLine] = Field(default_factory=list)
     mlflow_experiment_id: str | None = None
     mlflow_run_id: str | None = Field(None, description="the parent run")
     winner: Winner | None = None
+    controls: Controls | None = Field(None, description="with phase completed: those under which the search ended")
 
 
 class Orders(Message):
@@ -96,13 +133,20 @@ class Orders(Message):
 
     slots: int = Field(description="trials that may run at once now")
     stop: Literal["cancel", "pause"] | None = None
-    cancel_trials: list[int] = Field(default_factory=list)
+    cancel_trials: list[int] = Field(default_factory=list, description="those asked for that have not ended")
+    controls: Controls | None = Field(None, description="as they are now; None: unchanged")
 
 
 class Launch(Message):
     """What a driver is told at its start: `launch-a<attempt>.json` (mode 0600) in the experiment's storage folder.
 
-    `spec.json` beside it holds the ExperimentSpec.
+    The folder, of which the service reads logs and sizes, and all else is the driver's:
+
+        spec.json  launch-a<N>.json  journal.jsonl  journal.copy.jsonl  tracking.json  model/  pictures/
+        logs/driver-a<N>.log                  what each attempt's driver said
+        trials/<5 digits>/spec.json           what a trial runs
+        trials/<5 digits>/trial.log           what it said
+        trials/<5 digits>/{last,previous,best}.pt
     """
 
     experiment_id: str
@@ -112,6 +156,8 @@ class Launch(Message):
     token: str = Field(description="bearer token of this attempt's heartbeat")
     heartbeat_s: float = 2.0
     slots: int
+    controls: Controls | None = Field(None, description="as they are now; None: as the spec says")
+    source: str | None = Field(None, description="folder of the experiment whose ended trials this one continues from")
     mlflow_tracking_uri: str
     mlflow_username: str | None = None
     mlflow_password: str | None = None

@@ -1,12 +1,14 @@
 """Allocation: how many trials each experiment may run at once. A pure function of cluster and demands.
 
-A slot is what one trial holds: CPUs and GPUs of a single node. Slots are dealt out one at a time, to
-whoever has the fewest, until nothing more fits anywhere: max-min fairness, in first-come order among
-equals. It knows no database, no Ray and no clock.
+A slot is what one trial holds: CPUs and GPUs of a single node. Whoever runs keeps a first slot. Beyond that a
+higher priority is served before a lower one; within a priority slots are dealt out one at a time, to whoever
+has the fewest, until nothing more fits anywhere: max-min fairness, in first-come order among equals. It knows
+no database, no Ray and no clock.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -46,6 +48,7 @@ class Demand:
     gpus: float = 0
     most: int = 1
     running: bool = False
+    priority: int = 0
 
 
 @dataclass
@@ -77,15 +80,26 @@ def allocate(cluster: Cluster, demands: Sequence[Demand]) -> dict[str, int]:
     """Slots for each experiment, demands given in first-come order. Zero means wait."""
     free = [_Free(int(node.cpus * UNITS), [UNITS] * int(node.gpus)) for node in cluster.nodes]
     slots = {demand.experiment_id: 0 for demand in demands}
-    hungry = sorted((d for d in demands if d.most > 0), key=lambda d: not d.running)
-    while hungry:
-        still_hungry = []
+
+    def serve(hungry: list[Demand], upto: int) -> list[Demand]:
+        """One slot more for each that has fewer than `upto`; those that are hungry still."""
+        left = []
         for demand in hungry:
-            if _place(free, round(demand.cpus * UNITS), round(demand.gpus * UNITS)):
+            if slots[demand.experiment_id] < upto:
+                if not _place(free, round(demand.cpus * UNITS), round(demand.gpus * UNITS)):
+                    continue  # nothing is given back: it will not fit later either
                 slots[demand.experiment_id] += 1
-                if slots[demand.experiment_id] < demand.most:
-                    still_hungry.append(demand)
-        hungry = still_hungry
+            if slots[demand.experiment_id] < demand.most:
+                left.append(demand)
+        return left
+
+    wanting = sorted((d for d in demands if d.most > 0), key=lambda d: (-d.priority, not d.running))
+    serve([demand for demand in wanting if demand.running], upto=1)
+    for _, level in itertools.groupby(wanting, key=lambda d: d.priority):
+        hungry, upto = list(level), 0
+        while hungry:
+            upto += 1
+            hungry = serve(hungry, upto)
     return slots
 
 

@@ -16,11 +16,12 @@ from service import docs, experiments, responses
 from service.cluster import ClusterWatch
 from service.context import Context
 from service.doors import Doors
+from service.housekeeping import Housekeeping
 from service.launcher import Launcher, RayLauncher
 from service.limits import BodyLimit
 from service.reconciler import Reconciler
 from service.results import Results
-from service.routes import attempts, catalog, system, trials
+from service.routes import attempts, catalog, changes, logs, system, trials
 from service.routes import experiments as experiment_routes
 from service.settings import Settings
 from service.store.database import Database
@@ -37,9 +38,12 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
         context = await run_in_threadpool(_open, settings, launcher)
         app.state.context = context
         reconciler = Reconciler(context) if settings.reconcile else None
+        housekeeping = _housekeeping(context, reconciler) if reconciler else None
         warm_workers = _warm_workers(context)
         if reconciler:
             reconciler.start()
+        if housekeeping:
+            housekeeping.start()
         if warm_workers:
             warm_workers.start()
         try:
@@ -47,6 +51,8 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
         finally:
             if warm_workers:
                 warm_workers.stop()
+            if housekeeping:
+                await run_in_threadpool(housekeeping.stop)
             if reconciler:
                 await run_in_threadpool(reconciler.stop)
             context.results.close()
@@ -64,7 +70,7 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
     app.add_middleware(Doors, hosts=settings.hosts)
     responses.install(app)
     docs.install(app)
-    for module in (experiment_routes, trials, catalog, system, attempts):
+    for module in (experiment_routes, changes, trials, logs, catalog, system, attempts):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(system.health)
     app.include_router(system.health, prefix=PREFIX, include_in_schema=False)
@@ -89,6 +95,10 @@ def _open(settings: Settings, launcher: Launcher | None) -> Context:
         results=Results(settings),
         wake=threading.Event(),
     )
+
+
+def _housekeeping(context: Context, reconciler: Reconciler) -> Housekeeping:
+    return Housekeeping(context, lambda: reconciler.held)
 
 
 def _warm_workers(context: Context) -> WarmWorkers | None:

@@ -19,8 +19,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem
+from search_spaces.protocol import ENDED as TRIAL_ENDED
 from search_spaces.protocol import Heartbeat, Orders, TrialLine
-from service import experiments
+from service import changes, experiments
 from service.errors import Conflict, Forbidden, Invalid, NotFound
 from service.states import ENDED, State
 from service.store.models import Attempt, Experiment, Trial
@@ -70,9 +71,12 @@ def begin(session: Session, experiment: Experiment, slots: int, now: datetime) -
 
 def current(session: Session, experiment: Experiment) -> Attempt | None:
     """The attempt that is obeyed now, if any was begun."""
-    return session.scalar(
-        select(Attempt).where(Attempt.experiment_id == experiment.id, Attempt.number == experiment.attempt)
-    )
+    return of_number(session, experiment.id, experiment.attempt)
+
+
+def of_number(session: Session, experiment_id: str, number: int) -> Attempt | None:
+    """An attempt by its number, if it was begun."""
+    return session.scalar(select(Attempt).where(Attempt.experiment_id == experiment_id, Attempt.number == number))
 
 
 def beat(
@@ -100,14 +104,21 @@ def beat(
     attempt.last_heartbeat_at, attempt.phase, attempt.state = now, heartbeat.phase, AttemptState.RUNNING
     experiment.mlflow_experiment_id = heartbeat.mlflow_experiment_id or experiment.mlflow_experiment_id
     experiment.mlflow_run_id = heartbeat.mlflow_run_id or experiment.mlflow_run_id
-    _write_lines(session, attempt, heartbeat.trials, now)
+    _write_lines(session, experiment, attempt, heartbeat.trials, now)
     _note_best(session, experiment, heartbeat)
     if heartbeat.phase in FINAL:
         _end(session, experiment, attempt, heartbeat, now, retries)
         return Orders(slots=0)
     experiment.phase = heartbeat.phase
     stop = {State.STOPPING: "cancel", State.PAUSING: "pause"}.get(State(experiment.state))
-    return Orders.model_validate({"slots": experiment.slots, "stop": stop})
+    return Orders.model_validate(
+        {
+            "slots": experiment.slots,
+            "stop": stop,
+            "cancel_trials": _to_cancel(session, experiment),
+            "controls": experiment.controls,
+        }
+    )
 
 
 def lose(session: Session, experiment: Experiment, attempt: Attempt, why: str, now: datetime, retries: Retries) -> None:
@@ -137,10 +148,18 @@ def _end(
     state = State(experiment.state)
     if heartbeat.phase == "completed":
         experiments.move(experiment, State.COMPLETED, now, heartbeat.reason)
+        if heartbeat.controls is not None and state is State.RUNNING:
+            session.flush()
+            changes.overtake(session, experiment, heartbeat.controls, now)
     elif state is State.STOPPING:
         experiments.move(experiment, State.CANCELED, now, heartbeat.reason or "canceled on request")
     elif state is State.PAUSING and heartbeat.phase == "paused":
-        experiments.move(experiment, State.PAUSED, now, heartbeat.reason)
+        experiments.move(experiment, State.PAUSED, now, heartbeat.reason or "paused on request")
+    elif state is State.RUNNING and heartbeat.phase == "paused" and heartbeat.blocked:
+        # Not a failure of the attempt: the next one would meet the same, until a person has made room.
+        experiments.move(
+            experiment, State.PAUSED, now, heartbeat.reason or "its driver cannot go on and gave no reason"
+        )
     elif heartbeat.phase == "failed":
         experiments.move(experiment, State.ERROR, now, heartbeat.reason or "the driver failed and gave no reason")
     else:
@@ -174,7 +193,15 @@ def _obey_late(experiment: Experiment, now: datetime, why: str) -> None:
         experiments.move(experiment, State.PAUSED, now, f"paused on request; its driver was gone already: {why}")
 
 
-def _write_lines(session: Session, attempt: Attempt, lines: list[TrialLine], now: datetime) -> None:
+def _to_cancel(session: Session, experiment: Experiment) -> list[int]:
+    """Trials whose end was asked for and has not come."""
+    query = select(Trial.trial).where(Trial.experiment_id == experiment.id, Trial.cancel_asked_at.is_not(None))
+    return list(session.scalars(query.where(Trial.state.not_in(TRIAL_ENDED)).order_by(Trial.trial)))
+
+
+def _write_lines(
+    session: Session, experiment: Experiment, attempt: Attempt, lines: list[TrialLine], now: datetime
+) -> None:
     for line in lines:
         for field, number in (("trial", line.trial), ("epoch", line.epoch)):
             if not 0 <= number < LARGEST_NUMBER:
@@ -190,6 +217,8 @@ def _write_lines(session: Session, attempt: Attempt, lines: list[TrialLine], now
         if trial is None:
             trial = known[line.trial] = Trial(experiment_id=attempt.experiment_id, trial=line.trial)
             session.add(trial)
+        if line.epoch > (trial.epoch or 0):
+            experiment.failures = 0  # losses count in a row; epochs are finite, so that drivers that die in turn end
         trial.attempt = attempt.number
         trial.state = line.state
         trial.stop_reason = line.stop_reason
@@ -202,6 +231,7 @@ def _write_lines(session: Session, attempt: Attempt, lines: list[TrialLine], now
         if line.sample is not None and all(map(math.isfinite, line.sample.values())):
             trial.sample = line.sample
         trial.mlflow_run_id = line.mlflow_run_id or trial.mlflow_run_id
+        trial.restarts, trial.error_kind = line.restarts, line.error_kind
         trial.started_at, trial.ended_at, trial.updated_at = _moment(line.started_at), _moment(line.ended_at), now
     session.flush()
 
@@ -210,7 +240,7 @@ def _note_best(session: Session, experiment: Experiment, heartbeat: Heartbeat) -
     if heartbeat.winner is not None:
         experiment.winner = json.loads(heartbeat.winner.model_dump_json())
         experiment.best_trial, experiment.best_value = heartbeat.winner.trial, _finite(heartbeat.winner.value)
-    elif heartbeat.trials and experiment.winner is None:
+    elif heartbeat.trials:  # a winner of an earlier end may have been surpassed since
         highest = experiment.spec.get("objective", {}).get("mode", "max") == "max"
         order = Trial.best_value.desc() if highest else Trial.best_value.asc()
         query = select(Trial.trial, Trial.best_value).where(

@@ -4,7 +4,7 @@
         experiment = rung.submit({"name": "first"})
         print(rung.wait(experiment.id).best)
 
-Owns the way over HTTP: paths, pages, problem documents. It must not know terminals, nor the database.
+Owns the addresses and what is sent to them; how it is sent is in `wire`. It must not know terminals, nor the database.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, overload
 from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
 from search_spaces.experiment import TrialSpec
-from service.errors import MEDIA_TYPE, RungError, Unavailable, from_document, of_status
+from service.errors import Unavailable
 from service.schemas import (
     ClusterStatus,
     Curves,
+    DiskUse,
     ExperimentPage,
     ExperimentSummary,
     ExperimentView,
+    LogPiece,
     Preset,
     PresetName,
     Readiness,
@@ -35,21 +37,17 @@ from service.schemas import (
     TrialView,
     Validated,
 )
-from service.states import ENDED, State
+from service.states import ACTIVE, State
+from service.wire import PAGE, Unreachable, Wire
 
-V = TypeVar("V", bound=BaseModel)
-Query = Mapping[str, str | int | bool | None]
+__all__ = ["PAGE", "Rung", "Unreachable"]
+
 API = "/api/v1"
-PAGE = 100
+MERGE_PATCH = "application/merge-patch+json"
 #: Seconds that `watch` bears a service that is away: experiments go on without it.
 PATIENCE_S = 60.0
-
-
-class Unreachable(Unavailable):
-    """Nothing that speaks like Rung answers at the address."""
-
-    code: ClassVar[str] = "unreachable"
-    title: ClassVar[str] = "Nobody answers"
+#: Seconds that `submit` does: long enough for a service that is started again.
+SUBMIT_PATIENCE_S = 30.0
 
 
 class Rung:
@@ -63,18 +61,8 @@ class Rung:
         timeout_s: float = 30.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
-        try:
-            loopback = httpx.URL(self.url).host in {"127.0.0.1", "localhost", "::1"}
-            self._http = httpx.Client(
-                base_url=self.url,
-                headers={"Authorization": f"Bearer {token}"} if token else {},
-                timeout=timeout_s,
-                transport=transport,
-                trust_env=not loopback,  # a proxy does not lead back to this machine
-            )
-        except httpx.InvalidURL as error:
-            raise Unreachable(f"{url} is no address: {error}") from None
+        self._wire = Wire(url, token, timeout_s, transport)
+        self.url = self._wire.url
 
     @overload
     def submit(self, spec: Mapping[str, Any] | str | Path, validate_only: Literal[False] = False) -> ExperimentView: ...
@@ -83,11 +71,21 @@ class Rung:
     def submit(self, spec: Mapping[str, Any] | str | Path, validate_only: Literal[True]) -> Validated: ...
 
     def submit(self, spec: Mapping[str, Any] | str | Path, validate_only: bool = False) -> ExperimentView | Validated:
-        """Queue an experiment, or only check it. `spec` is a mapping, YAML text, or a file. Raises Invalid."""
+        """Queue an experiment, or only check it. `spec` is a mapping, YAML text, or a file. Raises Invalid.
+
+        A request whose answer is lost is sent again for SUBMIT_PATIENCE_S, under a key by which the service knows
+        it: exactly one experiment comes of one call that returns.
+        """
         body, media_type = _body(spec)
-        query = {"validate_only": True} if validate_only else {}
-        response = self._send("POST", f"{API}/experiments", query, body, media_type)
-        return self._read(Validated, response) if validate_only else self._read(ExperimentView, response)
+        address = f"{API}/experiments"
+        if validate_only:
+            checked = self._wire.send("POST", address, {"validate_only": True}, body, media_type)
+            return self._wire.read(Validated, checked)
+        headers = {"Idempotency-Key": str(uuid4())}
+        stored = self._wire.send_until_taken(
+            SUBMIT_PATIENCE_S, "POST", address, body=body, media_type=media_type, headers=headers
+        )
+        return self._wire.read(ExperimentView, stored)
 
     def list(
         self,
@@ -96,59 +94,173 @@ class Rung:
         project: str | None = None,
         name: str | None = None,
         label: str | None = None,
+        archived: bool | None = False,
         limit: int | None = None,
     ) -> Iterator[ExperimentSummary]:
-        """Experiments, the newest first, page by page as they are asked for."""
-        query = {"state": state, "project": project, "name": name, "label": label}
-        for page in self._pages(ExperimentPage, f"{API}/experiments", query, limit):
+        """Experiments, the newest first, page by page as they are asked for. `archived` is None for all."""
+        hidden = "all" if archived is None else str(archived).lower()
+        query = {"state": state, "project": project, "name": name, "label": label, "archived": hidden}
+        for page in self._wire.pages(ExperimentPage, f"{API}/experiments", query, limit):
             yield from page.items
 
     def get(self, experiment_id: str) -> ExperimentView:
-        return self._get(ExperimentView, _experiment(experiment_id))
+        return self._wire.get(ExperimentView, _experiment(experiment_id))
 
-    def cancel(self, experiment_id: str) -> ExperimentView:
+    def pause(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
+        """Have an experiment let go of its slots and keep every epoch. Raises Conflict when it has ended.
+
+        `revision`, here and below: do it only to the experiment as it was seen; raises PreconditionFailed else.
+        """
+        return self._post(experiment_id, "pause", revision)
+
+    def resume(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
+        """Queue a paused or failed experiment again. Raises Conflict while it is pausing, and when it was canceled."""
+        return self._post(experiment_id, "resume", revision)
+
+    def cancel(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
         """Ask for the end of an experiment; its trials end within seconds. Raises Conflict when it has ended."""
-        return self._read(ExperimentView, self._send("POST", f"{_experiment(experiment_id)}/cancel"))
+        return self._post(experiment_id, "cancel", revision)
+
+    def cancel_trial(self, experiment_id: str, trial: int) -> TrialView:
+        """Ask for the end of one trial. Raises Conflict when it has ended."""
+        return self._wire.read(TrialView, self._wire.send("POST", f"{_trial(experiment_id, trial)}/cancel"))
+
+    def change(
+        self,
+        experiment_id: str,
+        patch: Mapping[str, Any] | None = None,
+        /,
+        *,
+        revision: int | None = None,
+        **controls: Any,
+    ) -> ExperimentView:
+        """Change some of `search_spaces.controls`: `change(id, num_samples=40, budget={"slot_hours": None})`, or the
+        same as one mapping. None stands for a field's default. Raises Invalid.
+        """
+        address, headers = _experiment(experiment_id), _if_match(revision)
+        body = json.dumps({**(patch or {}), **controls}).encode()
+        changed = self._wire.send("PATCH", address, body=body, media_type=MERGE_PATCH, headers=headers)
+        return self._wire.read(ExperimentView, changed)
+
+    def continue_from(self, experiment_id: str, patch: Mapping[str, Any] | None = None) -> ExperimentView:
+        """A new experiment that takes over another's trials. `patch` is merged into its spec. Raises Invalid for what
+        must stay, Conflict while the other runs.
+        """
+        address, body = f"{_experiment(experiment_id)}/continue", json.dumps(dict(patch or {})).encode()
+        return self._wire.read(ExperimentView, self._wire.send("POST", address, body=body, media_type=MERGE_PATCH))
+
+    def archive(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
+        """Hide an experiment that has ended or is paused from lists."""
+        return self._post(experiment_id, "archive", revision)
+
+    def unarchive(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
+        """Show it in lists again."""
+        return self._post(experiment_id, "unarchive", revision)
+
+    def delete(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
+        """Remove an experiment that has ended or is paused, with its files, runs and models, for good.
+
+        It is DELETING until all is gone; then `get` raises NotFound.
+        """
+        deleted = self._wire.send("DELETE", _experiment(experiment_id), headers=_if_match(revision))
+        return self._wire.read(ExperimentView, deleted)
 
     def trials(
         self, experiment_id: str, *, sort: str | None = None, state: str | None = None, limit: int | None = None
     ) -> Iterator[TrialView]:
         """Trials sorted by a metric or field, `-` before it for the largest first."""
         query = {"sort": sort, "state": state}
-        for page in self._pages(TrialPage, f"{_experiment(experiment_id)}/trials", query, limit):
+        for page in self._wire.pages(TrialPage, f"{_experiment(experiment_id)}/trials", query, limit):
             yield from page.items
 
     def trial(self, experiment_id: str, trial: int) -> TrialView:
-        return self._get(TrialView, f"{_experiment(experiment_id)}/trials/{int(trial)}")
+        return self._wire.get(TrialView, _trial(experiment_id, trial))
 
     def trial_spec(self, experiment_id: str, trial: int) -> TrialSpec:
         """The configuration that a trial ran, without domains."""
-        return self._get(TrialSpec, f"{_experiment(experiment_id)}/trials/{int(trial)}/spec")
+        return self._wire.get(TrialSpec, f"{_trial(experiment_id, trial)}/spec")
 
     def curves(self, experiment_id: str, trial: int) -> Curves:
         """Every metric of a trial by epoch."""
-        return self._get(Curves, f"{_experiment(experiment_id)}/trials/{int(trial)}/curves")
+        return self._wire.get(Curves, f"{_trial(experiment_id, trial)}/curves")
+
+    def logs(
+        self,
+        experiment_id: str,
+        *,
+        trial: int | None = None,
+        attempt: int | None = None,
+        offset: int = 0,
+        limit: int | None = None,
+    ) -> LogPiece:
+        """A piece of what a driver said (the newest, or that of an attempt), or a trial. `offset` and `limit` in bytes.
+
+        Ask again from `next_offset` until `complete`. Raises NotFound where there is none yet.
+        """
+        of = f"/trials/{int(trial)}" if trial is not None else ""
+        query = {"attempt": attempt, "offset": offset, "limit": limit}
+        return self._wire.get(LogPiece, f"{_experiment(experiment_id)}{of}/logs", query)
+
+    def follow_logs(
+        self,
+        experiment_id: str,
+        *,
+        trial: int | None = None,
+        attempt: int | None = None,
+        until_end: bool = True,
+        interval_s: float = 1.0,
+    ) -> Iterator[LogPiece]:
+        """The pieces of a log from its beginning; with `until_end` until whoever writes it has ended.
+
+        Bears a service that is away for up to PATIENCE_S.
+        """
+        offset, answered = 0, time.monotonic()
+        while True:
+            try:
+                piece = self.logs(experiment_id, trial=trial, attempt=attempt, offset=offset)
+            except Unavailable:
+                if not until_end or time.monotonic() - answered > PATIENCE_S:
+                    raise
+            else:
+                answered, gained, offset = time.monotonic(), piece.next_offset > offset, piece.next_offset
+                if gained:
+                    yield piece
+                if piece.complete or not (gained or until_end):
+                    return
+                if gained:
+                    continue
+            time.sleep(interval_s)
+
+    def storage(self, experiment_id: str) -> DiskUse:
+        """What an experiment holds on the disk, by kind of file."""
+        return self._wire.get(DiskUse, f"{_experiment(experiment_id)}/storage")
 
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of a spec."""
-        return self._object(self._send("GET", f"{API}/schema"))
+        return self._wire.object(self._wire.send("GET", f"{API}/schema"))
 
     def presets(self) -> tuple[PresetName, ...]:
-        return tuple(self._model(PresetName, item) for item in self._json(self._send("GET", f"{API}/presets")))
+        return tuple(
+            self._wire.model(PresetName, item) for item in self._wire.json(self._wire.send("GET", f"{API}/presets"))
+        )
 
     def preset(self, name: str) -> Preset:
         """A preset as YAML with its comments, and completed. Raises NotFound naming the nearest."""
-        return self._get(Preset, f"{API}/presets/{quote(name, safe='')}")
+        return self._wire.get(Preset, f"{API}/presets/{quote(name, safe='')}")
 
     def cluster(self) -> ClusterStatus:
-        return self._get(ClusterStatus, f"{API}/cluster")
+        return self._wire.get(ClusterStatus, f"{API}/cluster")
 
     def health(self) -> Readiness:
         """What of the database, Ray and MLflow is there. A service that is not ready answers too."""
-        return self._read(Readiness, self._send("GET", "/readyz", accept=503))
+        return self._wire.read(Readiness, self._wire.send("GET", "/readyz", accept=503))
+
+    def ping(self) -> None:
+        """Raise Unreachable when nobody answers."""
+        self._wire.send("GET", "/healthz")
 
     def watch(self, experiment_id: str, interval_s: float = 0.5) -> Iterator[ExperimentView]:
-        """The experiment now and after each interval, until it has ended; the last one given has ended.
+        """The experiment now and after each interval, until it has ended or is paused: then a person must act.
 
         Bears a service that is away for up to PATIENCE_S.
         """
@@ -162,20 +274,20 @@ class Rung:
             else:
                 answered = time.monotonic()
                 yield view
-                if view.state in ENDED:
+                if view.state not in ACTIVE:
                     return
             time.sleep(interval_s)
 
     def wait(self, experiment_id: str, timeout_s: float | None = None, interval_s: float = 0.5) -> ExperimentView:
-        """The experiment once it has ended. Raises TimeoutError."""
+        """The experiment once it has ended or is paused. Raises TimeoutError."""
         begun = time.monotonic()
         for view in self.watch(experiment_id, interval_s):
-            if view.state not in ENDED and timeout_s is not None and time.monotonic() - begun > timeout_s:
+            if view.state in ACTIVE and timeout_s is not None and time.monotonic() - begun > timeout_s:
                 raise TimeoutError(f"experiment {experiment_id} is {view.state} after {timeout_s:g} s")
         return view
 
     def close(self) -> None:
-        self._http.close()
+        self._wire.close()
 
     def __enter__(self) -> Self:
         return self
@@ -185,81 +297,17 @@ class Rung:
     ) -> None:
         self.close()
 
-    def _pages(self, cls: type[V], path: str, query: Query, limit: int | None) -> Iterator[V]:
-        cursor: str | None = None
-        left = limit
-        while left is None or left > 0:
-            size = PAGE if left is None else min(PAGE, left)
-            page: Any = self._get(cls, path, {**query, "limit": size, "cursor": cursor})
-            yield page
-            cursor = page.next_cursor
-            left = None if left is None else left - len(page.items)
-            if cursor is None:
-                return
-
-    def _get(self, cls: type[V], path: str, query: Query | None = None) -> V:
-        return self._read(cls, self._send("GET", path, query))
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        query: Query | None = None,
-        body: bytes | None = None,
-        media_type: str | None = None,
-        accept: int | None = None,
-    ) -> httpx.Response:
-        parameters = {name: value for name, value in (query or {}).items() if value is not None}
-        headers = {"Content-Type": media_type} if media_type else {}
-        try:
-            response = self._http.request(method, path, params=parameters, content=body, headers=headers)
-        except httpx.TimeoutException:
-            raise Unreachable(f"{self.url} did not answer in time; is it overloaded?") from None
-        except (httpx.TransportError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            why = str(error) or type(error).__name__
-            raise Unreachable(
-                f"no Rung service answers at {self.url} ({why}); start one with `rung up`, or give its address "
-                "with --url or RUNG_URL"
-            ) from None
-        if not response.is_success and (response.status_code != accept or _is_problem(response)):
-            raise self._failure(response)
-        return response
-
-    def _failure(self, response: httpx.Response) -> RungError:
-        if _is_problem(response):
-            return from_document(self._object(response), response.status_code)
-        return of_status(response.status_code)(
-            f"{response.request.method} {response.url} answered {response.status_code} {response.text[:200]}"
-        )
-
-    def _read(self, cls: type[V], response: httpx.Response) -> V:
-        return self._model(cls, self._json(response))
-
-    def _model(self, cls: type[V], data: Any) -> V:
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise Unreachable(
-                f"{self.url} does not answer like this version of Rung: {cls.__name__}.{place}: {first['msg']}"
-            ) from None
-
-    def _json(self, response: httpx.Response) -> Any:
-        try:
-            return response.json()
-        except ValueError:
-            raise Unreachable(
-                f"{self.url} is no Rung service: {response.url.path} answered {response.text[:80]!r}"
-            ) from None
-
-    def _object(self, response: httpx.Response) -> dict[str, Any]:
-        data = self._json(response)
-        return data if isinstance(data, dict) else {"detail": str(data)}
+    def _post(self, experiment_id: str, verb: str, revision: int | None) -> ExperimentView:
+        answer = self._wire.send("POST", f"{_experiment(experiment_id)}/{verb}", headers=_if_match(revision))
+        return self._wire.read(ExperimentView, answer)
 
 
-def _is_problem(response: httpx.Response) -> bool:
-    return str(response.headers.get("content-type", "")).partition(";")[0] == MEDIA_TYPE
+def _if_match(revision: int | None) -> dict[str, str]:
+    return {} if revision is None else {"If-Match": f'"{int(revision)}"'}
+
+
+def _trial(experiment_id: str, trial: int) -> str:
+    return f"{_experiment(experiment_id)}/trials/{int(trial)}"
 
 
 def _experiment(experiment_id: str) -> str:

@@ -10,6 +10,7 @@ from service.cluster import ClusterWatch
 from service.launcher import Launcher
 from service.results import Results
 from service.settings import Settings
+from service.storage import Storage
 from service.store.database import Database
 
 
@@ -27,3 +28,7 @@ class Context:
     @property
     def retries(self) -> Retries:
         return Retries(self.settings.max_attempts, self.settings.retry_backoff_s)
+
+    def storage(self, experiment_id: str) -> Storage:
+        """The folder of an experiment that is known: ids of the database are names that no path can hide in."""
+        return Storage(self.settings.storage_root / experiment_id)

@@ -9,8 +9,10 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import BaseModel
 from starlette.staticfiles import StaticFiles
 
+from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from service.errors import ProblemDocument
 
@@ -24,7 +26,7 @@ Every error is `application/problem+json`: `detail` is one sentence, `errors` na
 the value that broke it.
 """
 TAGS = [
-    {"name": "experiments", "description": "Submit, list, show and cancel searches."},
+    {"name": "experiments", "description": "Submit, list and show searches; pause, change, continue and remove them."},
     {"name": "trials", "description": "What each configuration reached, and its curves."},
     {"name": "catalog", "description": "What may be asked: the schema of a spec, and ready-made ones."},
     {"name": "system", "description": "Health, and the cluster as the service sees it."},
@@ -66,11 +68,21 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             for name, definition in schema.pop("$defs", {}).items():
                 schemas.setdefault(name, definition)
             schemas[model.__name__] = schema
+        schemas["ControlsPatch"] = _patch_of(Controls, schemas)
         for path in document["paths"].values():
             for operation in path.values():
                 _as_problem(operation["responses"])
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _patch_of(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a merge patch: every field may be left out, or be null for its default."""
+    schema = model.model_json_schema(ref_template=REFERENCE)
+    for name, definition in schema.pop("$defs", {}).items():
+        schemas.setdefault(name, definition)
+    fields = {name: {"anyOf": [field, {"type": "null"}]} for name, field in schema["properties"].items()}
+    return {"type": "object", "title": "ControlsPatch", "additionalProperties": False, "properties": fields}
 
 
 def _as_problem(responses: dict[str, Any]) -> None:

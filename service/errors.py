@@ -7,11 +7,13 @@
     ├── NotFound              404  nothing of this name or id
     ├── NotAllowed            405  a method that the address does not know
     ├── Conflict              409  the thing is in another state
+    ├── PreconditionFailed    412  the thing was changed meanwhile
     ├── TooLarge              413  the body passes the limit
     ├── WrongMediaType        415  a body that is neither JSON nor YAML
     ├── Invalid               422  readable, but against a rule; `problems` says which
     ├── Internal              500  our own fault
-    └── Unavailable           503  the database, Ray or MLflow does not answer
+    ├── Unavailable           503  the database, Ray or MLflow does not answer
+    └── DiskFull              507  the database has no room for more
 
 On the wire each is an `application/problem+json` document (RFC 9457) whose `type` is
 `urn:rung:problem:<code>`; `from_document` makes the same exception of it again on the client's side.
@@ -97,6 +99,10 @@ class Conflict(RungError):
     code, status, title = "conflict", 409, "Not in this state"
 
 
+class PreconditionFailed(RungError):
+    code, status, title = "precondition-failed", 412, "It was changed meanwhile"
+
+
 class TooLarge(RungError):
     code, status, title = "too-large", 413, "The body is too large"
 
@@ -117,6 +123,10 @@ class Unavailable(RungError):
     code, status, title = "unavailable", 503, "Something the answer needs is away"
 
 
+class DiskFull(RungError):
+    code, status, title = "disk-full", 507, "The disk is full"
+
+
 CLASSES: tuple[type[RungError], ...] = (
     BadRequest,
     Unauthorized,
@@ -124,11 +134,13 @@ CLASSES: tuple[type[RungError], ...] = (
     NotFound,
     NotAllowed,
     Conflict,
+    PreconditionFailed,
     TooLarge,
     WrongMediaType,
     Invalid,
     Internal,
     Unavailable,
+    DiskFull,
 )
 
 

@@ -1,7 +1,7 @@
-"""Experiments: the moves of a search between its states, and what a person may do with one.
+"""Experiments: how a search is stored, found and moved between its states.
 
-Owns `move`: nobody else writes `Experiment.state`. What drivers do to experiments is in `attempts`.
-It must not know HTTP, Ray or MLflow.
+Owns `move`: nobody else writes `Experiment.state`. What people do to experiments is in `changes`, what drivers
+do in `attempts`. It must not know HTTP, Ray or MLflow.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from pydantic import ValidationError
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
+from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec, Resources
 from search_spaces.problems import Problem, SpecError
 from search_spaces.protocol import ENDED as TRIAL_ENDED
 from search_spaces.protocol import TrialState
 from service.allocation import Cluster, Node, fits_somewhere
 from service.errors import Conflict, NotFound
-from service.states import DRIVEN, ENDED, NEXT, State
+from service.states import ACTIVE, DRIVEN, ENDED, NEXT, State
 from service.store.models import Experiment, Label, Trial
 
 ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"  # no 0 o 1 i l u: ids are read aloud and typed
@@ -32,12 +34,14 @@ def move(experiment: Experiment, to: State, now: datetime, reason: str = "") -> 
     if to not in NEXT[state]:
         raise Conflict(f"experiment {experiment.id} is {state} and cannot become {to}")
     experiment.state, experiment.reason = to, reason
+    experiment.revision += 1
+    experiment.stop_asked_at = now if to in {State.STOPPING, State.PAUSING} else None
     if to not in DRIVEN:
         experiment.slots, experiment.phase = 0, ""
+    if to is State.QUEUED:
+        experiment.ended_at, experiment.archived_at, experiment.mlflow_closed = None, None, False
     if to is State.RUNNING:
         experiment.started_at, experiment.retry_at = experiment.started_at or now, None
-    if to in {State.STOPPING, State.PAUSING}:
-        experiment.stop_asked_at = now
     if to in ENDED:
         experiment.ended_at = now
 
@@ -80,8 +84,15 @@ def misfits(cluster: Cluster, cpus: float, gpus: float) -> list[Problem]:
     return found
 
 
-def submit(session: Session, spec: ExperimentSpec, warnings: list[str], num_samples: int) -> Experiment:
-    """Store a new experiment in the queue. `spec` is complete and was validated."""
+def submit(
+    session: Session,
+    spec: ExperimentSpec,
+    warnings: list[str],
+    *,
+    controls: Controls | None = None,
+    source_id: str | None = None,
+) -> Experiment:
+    """Store a new experiment in the queue. `spec` is complete and was validated; `controls` begin as it says."""
     experiment = Experiment(
         id="".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH)),
         name=spec.name,
@@ -92,7 +103,8 @@ def submit(session: Session, spec: ExperimentSpec, warnings: list[str], num_samp
         spec=spec.model_dump(mode="json"),
         spec_version=spec.version,
         warnings=warnings,
-        num_samples=num_samples,
+        controls=(controls or Controls.of(spec)).model_dump(mode="json"),
+        source_id=source_id,
         attempt=0,
         failures=0,
         slots=0,
@@ -114,21 +126,12 @@ def find(session: Session, experiment_id: str, *, lock: bool = False) -> Experim
     return experiment
 
 
-def cancel(session: Session, experiment_id: str, now: datetime) -> Experiment:
-    """Ask for an end. At once where no driver runs; asking twice is asking once. Raises Conflict when it has ended."""
-    experiment = find(session, experiment_id, lock=True)
-    state = State(experiment.state)
-    if state in {State.CANCELED, State.STOPPING}:
-        return experiment
-    if state in ENDED:
-        why = f": {experiment.reason}" if experiment.reason else ""
-        raise Conflict(f"experiment {experiment.id} has ended already as {state}{why}")
-    if state in DRIVEN:
-        move(experiment, State.STOPPING, now, "canceled on request, waiting for its trials to stop")
-    else:
-        move(experiment, State.CANCELED, now, "canceled on request")
-        close_trials(session, experiment, now)
-    return experiment
+def spec_of(experiment: Experiment) -> ExperimentSpec:
+    """Its spec as this version reads it. Raises Conflict for one that it cannot."""
+    try:
+        return ExperimentSpec.model_validate(experiment.spec)
+    except ValidationError as error:
+        raise Conflict(f"the spec of experiment {experiment.id} cannot be read by this version: {error}") from None
 
 
 def newest(
@@ -138,10 +141,14 @@ def newest(
     project: str | None = None,
     name: str | None = None,
     label: str | None = None,
+    archived: bool | None = False,
     before: tuple[datetime, str] | None = None,
     limit: int,
 ) -> list[Experiment]:
-    """Experiments from the newest on, those older than `before` where given. `name` matches any part of the name."""
+    """Experiments from the newest on, those older than `before` where given.
+
+    `name` matches any part of the name; `archived` is None for those that are and those that are not.
+    """
     query = select(Experiment).order_by(Experiment.created_at.desc(), Experiment.id.desc()).limit(limit)
     if states := list(states):
         query = query.where(Experiment.state.in_(states))
@@ -151,6 +158,8 @@ def newest(
         query = query.where(Experiment.name.icontains(name, autoescape=True))
     if label is not None:
         query = query.where(Experiment.id.in_(select(Label.experiment_id).where(Label.label == label)))
+    if archived is not None:
+        query = query.where(Experiment.archived_at.is_not(None) if archived else Experiment.archived_at.is_(None))
     if before is not None:
         query = query.where(tuple_(Experiment.created_at, Experiment.id) < tuple_(*before))
     return list(session.scalars(query))
@@ -158,7 +167,7 @@ def newest(
 
 def any_active(session: Session) -> bool:
     """Whether any experiment runs, or waits to run."""
-    query = select(Experiment.id).where(Experiment.state.in_({State.QUEUED, *DRIVEN})).limit(1)
+    query = select(Experiment.id).where(Experiment.state.in_(ACTIVE)).limit(1)
     return session.scalar(query) is not None
 
 
@@ -173,6 +182,13 @@ def count_trials(session: Session, ids: list[str]) -> dict[str, dict[TrialState,
     for experiment_id, state, count in rows:
         counts[experiment_id][TrialState(state)] = count
     return counts
+
+
+def begun(session: Session, experiment: Experiment) -> int:
+    """How many trials there are, ended or not: fewer can no longer be asked for."""
+    query = select(func.count(), func.max(Trial.trial)).where(Trial.experiment_id == experiment.id)
+    count, last = session.execute(query).one()
+    return max(int(count), 0 if last is None else int(last) + 1)
 
 
 def close_trials(session: Session, experiment: Experiment, now: datetime) -> None:

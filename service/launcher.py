@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shlex
+import threading
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,7 +46,7 @@ class Launcher(Protocol):
     """What the reconciler needs of a cluster. All methods but `prepare` raise RayUnreachable."""
 
     def warm(self) -> None:
-        """Do ahead of time what takes long. Raises nothing."""
+        """Do ahead of time what takes long."""
 
     def prepare(self, launch: Launch, spec: dict[str, Any]) -> None:
         """Write what the driver will read into its storage folder. Raises OSError."""
@@ -74,9 +75,12 @@ class RayLauncher:
         self._python = settings.driver_python
         self._submit_timeout_s = settings.ray_submit_timeout_s
         self._client: Any = None
+        self._importing = threading.Lock()
 
     def warm(self) -> None:
-        import ray.job_submission  # noqa: F401
+        with self._importing:  # modules of Ray's that two threads import at once stay half made for good
+            import ray.exceptions
+            import ray.job_submission  # noqa: F401
 
     def prepare(self, launch: Launch, spec: dict[str, Any]) -> None:
         folder = Path(launch.storage)
@@ -133,6 +137,7 @@ class RayLauncher:
     def _request(self, method: str, path: str, *, missing_ok: bool = False, **options: Any) -> dict[str, Any]:
         try:
             if self._client is None:
+                self.warm()
                 self._client = _client(self._address, self._timeout_s)
             response = self._client._do_request(method, path, **options)
             if missing_ok and response.status_code == 404:
@@ -150,11 +155,15 @@ class RayLauncher:
 
 def _client(address: str, timeout_s: float) -> Any:
     """Ray's own client, which finds the token as Ray does, with a time limit that it lacks."""
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-            return super()._do_request(method, endpoint, **{"timeout": timeout_s, **options})
+            try:
+                return super()._do_request(method, endpoint, **{"timeout": timeout_s, **options})
+            except AuthenticationError as error:
+                raise RuntimeError(str(error).partition("\n")[0]) from error
 
     return Client(address)
 

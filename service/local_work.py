@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from service.client import Rung
-from service.errors import Conflict
+from service.errors import Conflict, Internal, Invalid
 
 
 def reproduce(
@@ -43,9 +43,26 @@ def reproduce(
     return _run("workers.reproduce", arguments, {"spec": spec.model_dump(mode="json"), "curve": points})
 
 
-def explain(kind: str, spec: dict[str, Any] | None, *, out: Path, data_root: Path, cache_root: Path) -> int:
-    """Draw pictures into `out` and print their paths. Gives the exit status: 0 drawn, 2 they cannot be drawn."""
-    return _run("workers.illustrate", [kind, f"--out={out}", *_roots(data_root, cache_root)], spec)
+def explain(
+    kind: str, spec: dict[str, Any] | None, *, out: Path, data_root: Path, cache_root: Path, as_json: bool = False
+) -> int:
+    """Draw pictures into `out` and print their paths. Gives the exit status: 0 drawn, 2 they cannot be drawn.
+
+    As JSON the paths are a list, and what is wrong is a problem document.
+    """
+    arguments = [kind, f"--out={out}", *_roots(data_root, cache_root)]
+    if not as_json:
+        return _run("workers.illustrate", arguments, spec)
+    done = subprocess.run(
+        _command("workers.illustrate", arguments), input=json.dumps(spec), capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        print(json.dumps({"pictures": done.stdout.splitlines()}, indent=2, ensure_ascii=False))
+    else:
+        said = done.stderr.strip().splitlines() or ["the pictures could not be drawn"]
+        error = Invalid if done.returncode == 2 else Internal
+        print(json.dumps(error(said[-1].removeprefix("rung: ")).document()), file=sys.stderr)
+    return done.returncode
 
 
 def _roots(data_root: Path, cache_root: Path) -> list[str]:
@@ -53,7 +70,10 @@ def _roots(data_root: Path, cache_root: Path) -> list[str]:
 
 
 def _run(module: str, arguments: Sequence[str], document: Any) -> int:
-    """Run a module with JSON on its standard input; it prints for itself. `-P`: nothing here shadows it."""
+    """Run a module with JSON on its standard input; it prints for itself."""
     sys.stdout.flush()
-    command = [sys.executable, "-P", "-m", module, *arguments]
-    return subprocess.run(command, input=json.dumps(document).encode(), check=False).returncode
+    return subprocess.run(_command(module, arguments), input=json.dumps(document).encode(), check=False).returncode
+
+
+def _command(module: str, arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-P", "-m", module, *arguments]  # -P: nothing in this folder shadows it

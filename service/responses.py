@@ -15,6 +15,7 @@ from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, shorten
 from service.errors import (
     MEDIA_TYPE,
     BadRequest,
+    DiskFull,
     Internal,
     Invalid,
     RungError,
@@ -22,6 +23,7 @@ from service.errors import (
     of_status,
     summary,
 )
+from service.store.database import is_full
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,9 @@ def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _database(_request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, OperationalError) and is_full(error):
+        log.warning("the disk of the database is full: %s", error)
+        return answer(DiskFull("the disk of the database is full; nothing was changed", headers={"Retry-After": "60"}))
     log.warning("the database does not answer: %s", error)
     return answer(Unavailable("the database does not answer; try again in a moment", headers={"Retry-After": "2"}))
 

@@ -1,29 +1,52 @@
-"""Results: the only room that reads MLflow: a run's curves, and whether MLflow answers at all.
+"""Results: the only room of the service that speaks to MLflow: a run's curves, its end where its driver could not
+say it, its removal, and whether MLflow answers at all.
 
-It speaks MLflow's REST interface itself: one small request for a metric needs none of the client's imports.
+It speaks MLflow's REST interface itself: one small request needs none of the client's imports. Drivers write the
+rest; it must not know the database.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
-from search_spaces.protocol import METRICS, SIGNALS
+from search_spaces.protocol import METRICS, SIGNALS, RunStatus
 from service.errors import Unavailable
 from service.schemas import Point
 from service.settings import Settings
 
 PAGE = 25_000
+RUNS_PAGE = 1_000
+TAG_CHARACTERS = 5_000
+API = "/api/2.0/mlflow"
 INFINITY = sys.float_info.max  # as which MLflow's databases keep it
 
 
+@dataclass(frozen=True)
+class Runs:
+    """Where the runs of one experiment are: its id is a tag of theirs. `group` is MLflow's experiment, if known."""
+
+    experiment_id: str
+    project: str
+    group: str | None
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that MLflow takes for running; the parent has no trial."""
+
+    run_id: str
+    trial: int | None
+
+
 class Results:
-    """Reads over one connection pool. Close it when done."""
+    """Requests over one connection pool. Close it when done."""
 
     def __init__(self, settings: Settings) -> None:
         auth = None
@@ -45,6 +68,27 @@ class Results:
         names = list(names)
         histories = self._pool.map(lambda name: self._history(run_id, name), names)
         return {name: points for name, points in zip(names, histories, strict=True) if points}
+
+    def open_runs(self, runs: Runs) -> list[OpenRun]:
+        """The runs that have not ended, a page of them: ask again once those have. Raises Unavailable."""
+        found = self._search(runs, "attributes.status = 'RUNNING'")
+        return [OpenRun(str(run["info"]["run_id"]), _trial(run)) for run in found]
+
+    def end_run(self, run_id: str, status: RunStatus, tags: Mapping[str, str], at: datetime) -> None:
+        """End a run, after its tags are set. Raises Unavailable."""
+        said = [{"key": name, "value": value[:TAG_CHARACTERS]} for name, value in tags.items()]
+        self._post("/runs/log-batch", {"run_id": run_id, "tags": said})
+        self._post("/runs/update", {"run_id": run_id, "status": status, "end_time": int(at.timestamp() * 1000)})
+
+    def remove(self, runs: Runs) -> None:
+        """Remove an experiment's registered versions, models and runs, as far as they are there. Raises Unavailable."""
+        found = self._search(runs)
+        for run in found:
+            if _trial(run) is None:
+                self._remove_models(run["info"]["experiment_id"], run["info"]["run_id"])
+            self._post("/runs/delete", {"run_id": run["info"]["run_id"]})
+        if len(found) == RUNS_PAGE:
+            self.remove(runs)
 
     def why_away(self) -> str:
         """What keeps MLflow from answering; empty when it answers."""
@@ -68,16 +112,63 @@ class Results:
                 return sorted(points, key=lambda point: (point.step, point.timestamp))
             query["page_token"] = token
 
-    def _request(self, path: str, query: dict[str, str] | None = None) -> httpx.Response:
+    def _search(self, runs: Runs, condition: str = "") -> list[dict[str, Any]]:
+        """Runs of an experiment that are not deleted, at most a page; the parent comes last."""
+        group = runs.group or self._group(runs.project)
+        if group is None:
+            return []
+        mine = f"tags.`rung.experiment_id` = '{runs.experiment_id}'"
+        query = {
+            "experiment_ids": [group],
+            "filter": f"{mine} and {condition}" if condition else mine,
+            "run_view_type": "ACTIVE_ONLY",
+            "max_results": RUNS_PAGE,
+        }
+        found: list[dict[str, Any]] = self._post("/runs/search", query).get("runs", [])
+        return sorted(found, key=lambda run: _trial(run) is None)
+
+    def _group(self, project: str) -> str | None:
+        answer = self._request(f"{API}/experiments/get-by-name", {"experiment_name": project}, missing_ok=True)
+        return str(answer.json()["experiment"]["experiment_id"]) if answer.status_code == 200 else None
+
+    def _remove_models(self, group: str, run_id: str) -> None:
+        query = {"filter": f"run_id = '{run_id}'", "max_results": str(RUNS_PAGE)}
+        for version in self._request(f"{API}/model-versions/search", query).json().get("model_versions", []):
+            named = {"name": version["name"], "version": version["version"]}
+            self._request(f"{API}/model-versions/delete", body=named, method="DELETE", missing_ok=True)
+        models = {"experiment_ids": [group], "filter": f"source_run_id = '{run_id}'"}
+        for model in self._post("/logged-models/search", models).get("models", []):
+            path = f"{API}/logged-models/{model['info']['model_id']}"
+            self._request(path, method="DELETE", missing_ok=True)
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = self._request(API + path, body=body, method="POST").json()
+        return answer
+
+    def _request(
+        self,
+        path: str,
+        query: dict[str, str] | None = None,
+        *,
+        body: dict[str, Any] | None = None,
+        method: str = "GET",
+        missing_ok: bool = False,
+    ) -> httpx.Response:
         if not self._uri.startswith("http"):
             raise Unavailable(f"curves are read from an MLflow server; {self._uri} is none")
         try:
-            response = self._client.get(self._uri.rstrip("/") + path, params=query)
+            response = self._client.request(method, self._uri.rstrip("/") + path, params=query, json=body)
         except httpx.HTTPError as error:
             raise Unavailable(f"MLflow at {self._uri} does not answer: {error or type(error).__name__}") from error
-        if response.status_code != 200:
+        if response.status_code != 200 and not (missing_ok and response.status_code == 404):
             raise Unavailable(f"MLflow at {self._uri} answers {response.status_code}: {response.text[:200]}")
         return response
+
+
+def _trial(run: dict[str, Any]) -> int | None:
+    tags = {tag["key"]: tag["value"] for tag in run.get("data", {}).get("tags", ())}
+    number = str(tags.get("rung.trial_id", ""))
+    return int(number) if number.isdecimal() else None
 
 
 def _point(metric: dict[str, Any]) -> Point:

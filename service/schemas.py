@@ -34,6 +34,9 @@ class ExperimentSummary(BaseModel):
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    archived_at: datetime | None = Field(description="when it was hidden from the lists")
+    revision: int = Field(description="grows with each move and change, not with progress; the ETag")
+    source_id: str | None = Field(description="the experiment whose trials it continues from")
     metric: str = Field(examples=["validation_accuracy"])
     mode: str = Field(examples=["max"])
     num_samples: int = Field(description="trials asked for")
@@ -64,7 +67,8 @@ class ExperimentView(ExperimentSummary):
 
     spec: dict[str, Any] = Field(description="the completed spec: every default written out")
     warnings: list[str]
-    winner: dict[str, Any] | None = Field(description="the finalist and its test accuracy")
+    controls: dict[str, Any] = Field(description="what may be changed by PATCH, as it is now; at first as in the spec")
+    winner: dict[str, Any] | None = Field(description="the finalist and its test accuracy, of the last end")
     attempts: list[AttemptView]
 
 
@@ -88,6 +92,13 @@ class TrialView(BaseModel):
     parameters: dict[str, str | float | int | bool]
     mlflow_run_id: str | None
     mlflow_url: str | None
+    restarts: int = Field(0, description="times that it was tried again after a failure")
+    error_kind: str | None = Field(
+        None,
+        examples=["OUT_OF_MEMORY"],
+        description="of its last failure: LOST, OUT_OF_MEMORY, DATA, DISK_FULL or CODE",
+    )
+    cancel_asked_at: datetime | None = Field(None, description="when a person asked for its end")
     started_at: datetime | None
     ended_at: datetime | None
 
@@ -114,6 +125,24 @@ class Curves(BaseModel):
     trial: int
     mlflow_run_id: str
     metrics: dict[str, list[Point]]
+
+
+class LogPiece(BaseModel):
+    """A part of a log. Offsets are in bytes; what is no UTF-8 is replaced, and no character is cut in two."""
+
+    text: str
+    offset: int
+    next_offset: int = Field(description="where the next piece begins")
+    size: int = Field(description="bytes that there are now")
+    complete: bool = Field(description="whoever wrote it has ended, and this is the end")
+
+
+class DiskUse(BaseModel):
+    """What an experiment holds on its storage."""
+
+    folder: str = Field(description="as the service sees it")
+    total_bytes: int
+    bytes_by_kind: dict[str, int] = Field(description="checkpoints, model, logs, pictures, journal and other")
 
 
 class PresetName(BaseModel):

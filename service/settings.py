@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     max_attempts: Annotated[int, Field(ge=1)] = Field(3, description="drivers that may fail before the experiment does")
     retry_backoff_s: Seconds = Field(5.0, description="wait before the second attempt; doubled for each further one")
 
+    keep_files_days: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="checkpoints, logs and pictures of experiments that ended longer ago are removed; None: kept"
+    )
+
     reconcile: bool = Field(True, description="False: answer REST only, and leave the queue to another replica")
     reconcile_s: Seconds = 2.0
     lease_s: Seconds = Field(15.0, description="a silent replica loses the queue after this time")
@@ -66,7 +70,8 @@ class Settings(BaseSettings):
     def _derived_defaults(cls, given: dict[str, object]) -> dict[str, object]:
         home = Path(str(given.get("home") or Path.home() / ".rung")).expanduser().absolute()
         host = str(given.get("host") or "127.0.0.1")
-        reachable = "127.0.0.1" if host in {"0.0.0.0", "::"} else host
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        reachable = f"[{reachable}]" if ":" in reachable else reachable
         derived: dict[str, object] = {
             "database_url": f"sqlite:///{home / 'rung.db'}",
             "storage_root": home / "storage",

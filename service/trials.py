@@ -5,6 +5,7 @@ Writing them is for `attempts`. Sorting runs in the database; what has no value 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -60,10 +61,16 @@ def find(session: Session, experiment_id: str, trial: int) -> Trial:
     return found
 
 
-def bound(session: Session, experiment_id: str, trial: int) -> TrialSpec:
-    """The spec without domains that a trial ran. Raises NotFound where its draws were never told, or fit no more."""
+def bound(session: Session, experiment_id: str, trial: int, kept: str | None) -> TrialSpec:
+    """The spec without domains that a trial ran: what its folder has `kept` of it, else as it was drawn.
+
+    The seed of a trial that was taken over from another experiment is that of its number there, which the folder
+    alone knows. Raises NotFound where the draws were never told, or fit no more.
+    """
     stored = experiments.find(session, experiment_id).spec
     sample = find(session, experiment_id, trial).sample
+    with contextlib.suppress(ValueError):  # absent, cut short, or of another version
+        return TrialSpec.model_validate_json(kept or "")
     if sample is None:
         raise NotFound(f"what was drawn for trial {trial} of experiment {experiment_id} is not recorded")
     try:

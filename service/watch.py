@@ -18,7 +18,7 @@ from search_spaces.protocol import ENDED as TRIAL_ENDED
 from search_spaces.sampling import NOT_APPLICABLE
 from service.client import Rung
 from service.errors import RungError
-from service.schemas import Curves, ExperimentSummary, ExperimentView, TrialView
+from service.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
 from service.states import State
 
 ROWS = 10
@@ -31,11 +31,12 @@ COLORS = {
     "DIVERGED": "red",
     "ERROR": "red",
     "CANCELED": "magenta",
+    "PAUSED": "blue",
 }
 
 
 def watch(client: Rung, experiment_id: str, console: Console, interval_s: float = 0.5) -> ExperimentView:
-    """Show an experiment until it has ended, and give its last view. Ctrl-C leaves it running."""
+    """Show an experiment until it has ended or is paused, and give its last view. Ctrl-C leaves it running."""
     show = _live if console.is_terminal else _lines
     return show(client, experiment_id, console, interval_s)
 
@@ -73,6 +74,8 @@ def summary(view: ExperimentView) -> list[str]:
     lines = [f"{view.name} ({view.id}) {view.state}{': ' + view.reason if view.reason else ''}"]
     counts = ", ".join(f"{count} {state}" for state, count in view.trials.items() if count)
     lines.append(f"  trials    {ended(view)} of {view.num_samples} ended{' (' + counts + ')' if counts else ''}")
+    if view.source_id:
+        lines.append(f"  continues {view.source_id}")
     if view.best:
         lines.append(f"  best      trial {view.best.trial}, {view.metric} {_figure(view.best.value)}")
     if view.winner and view.winner.get("test_accuracy") is not None:
@@ -81,6 +84,13 @@ def summary(view: ExperimentView) -> list[str]:
         lines.append(f"  MLflow    {view.mlflow_url}")
     lines += [f"  warning   {warning}" for warning in view.warnings]
     return lines
+
+
+def disk_use(use: DiskUse) -> str:
+    """A line on what an experiment holds on its storage, the largest kind first."""
+    kinds = sorted(use.bytes_by_kind.items(), key=lambda item: -item[1])
+    said = ", ".join(f"{kind} {_size(size)}" for kind, size in kinds if size)
+    return f"  disk      {_size(use.total_bytes)}{f' ({said})' if said else ''}"
 
 
 def epochs(curves: Curves) -> Table:
@@ -178,3 +188,12 @@ def _figure(value: object) -> str:
     if value is None or value == NOT_APPLICABLE:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _size(size: float) -> str:
+    """Bytes in the unit that suits them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -96,4 +96,6 @@ def _fastest(target: Any, device: str) -> dict[str, bool]:
     accepted = inspect.signature(target).parameters
     if "fused" in accepted and not (device == "cuda" and target.__name__ == "Adagrad"):  # no fused Adagrad on CUDA
         return {"fused": True}
-    return {"foreach": True} if "foreach" in accepted else {}
+    # ASGD counts its steps on the device, and asks for the count at each step unless it is to be captured.
+    capturable = {"capturable": True} if device == "cuda" and target.__name__ == "ASGD" else {}
+    return {"foreach": True, **capturable} if "foreach" in accepted else {}

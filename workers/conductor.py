@@ -1,4 +1,4 @@
-"""Conductor: obeys orders, goal and budget while the search runs, and records what each trial did.
+"""Conductor: obeys orders and controls while the search runs, and records what each trial did.
 
 Owns the two places where Ray Tune's loop meets Rung: a look at the orders at each step, and the callbacks
 of trials. It must not know MLflow, nor how orders arrive.
@@ -7,31 +7,29 @@ of trials. It must not know MLflow, nor how orders arrive.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ray.tune import Callback
 
+from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Orders, TrialState
+from search_spaces.protocol import RETRYABLE, ErrorKind, Orders, TrialState
+from search_spaces.sampling import count_combinations
+from search_spaces.searchers import Grid
+from workers import checkpoints, ending, failures
 from workers.asha import Asha
+from workers.ending import Ending
+from workers.journal import Overtaken
 from workers.progress import Progress
 from workers.searcher import Searcher
-from workers.trial import BEST, LAST
+from workers.trial import STOP
 
 log = logging.getLogger("rung.conductor")
 
-
-@dataclass(frozen=True)
-class Ending:
-    """Why the search ended: `phase` is what the experiment becomes."""
-
-    phase: Literal["completed", "canceled", "paused", "failed", "fenced"] = "completed"
-    reason: str = ""
+CANCELED = "canceled on request"
 
 
 class Conductor(Callback):
@@ -46,12 +44,15 @@ class Conductor(Callback):
         on_change: Callable[[], None],
     ) -> None:
         self._spec = spec
+        self._asked = Controls.of(spec)
+        self._most = count_combinations(spec.search_space) if isinstance(spec.searcher, Grid) else None
         self._progress = progress
         self._orders = orders
         self._fenced = fenced
         self._on_change = on_change
         self.asha = Asha(spec.asha, spec.objective, self.look)
         self.ending: Ending | None = None
+        self.obeyed = self._controls  # at the last look: an ending is one under these
         self._finish: Callable[[], None] = lambda: None
         self._with_weights = {trial.number for trial in progress.trials.values() if trial.ended}
         for number, epoch, value in progress.history():
@@ -61,25 +62,33 @@ class Conductor(Callback):
         """From now on, an ending stops this searcher's proposals."""
         self._finish = searcher.finish
 
+    def num_samples(self) -> int:
+        """Trials wanted now, of which a grid has no more than its combinations."""
+        wanted = self._controls.num_samples
+        return wanted if self._most is None else min(wanted, self._most)
+
     def slots(self) -> int:
         """Trials that may run at once now, after a look at the orders: while nothing runs, Tune takes no other."""
         if self._ended():
             return 0
-        limit = self._spec.resources.max_concurrent_trials
+        self._cancel_waiting()
+        limit = self._controls.max_concurrent_trials
         granted = self._orders().slots
         return granted if limit is None else min(limit, granted)
 
     def look(self, controller: Any) -> None:
         """One look at orders, goal and budget; stops the trials that must stop."""
-        ending = self._ended()
-        if ending:
-            for trial in list(controller.get_live_trials()):
-                self._stop(controller, trial, ending.reason, ending.phase in {"paused", "fenced"})
-            return
+        over = self._ended()
         canceled = frozenset(self._orders().cancel_trials)
-        for trial in list(controller.get_live_trials()) if canceled else ():
-            if trial.config["trial"] in canceled:
-                self._stop(controller, trial, "canceled by request")
+        for trial in list(controller.get_live_trials()) if over or canceled else ():
+            if over:
+                self._stop(controller, trial, over.reason, over.phase)
+            elif trial.config["trial"] in canceled:
+                self._stop(controller, trial, CANCELED)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        log.info("trial %d takes a slot", trial.config["trial"])
+        self._progress.took_slot(trial.config["trial"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -90,20 +99,54 @@ class Conductor(Callback):
         self._on_change()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tidy(Path(trial.config["folder"]), trial.config["trial"])
+        line = self._progress.trials[trial.config["trial"]]
+        log.info("trial %d is %s after epoch %d: %s", line.number, line.state, line.epoch, line.stop_reason)
+        self.tidy(Path(trial.config["folder"]).parent, [line.number])
         self._on_change()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        number = trial.config["trial"]
-        why = _cause(trial.error_file)
-        log.error("trial %s failed: %s", number, why)
+        number, failure = trial.config["trial"], failures.of_trial(trial)
+        kind, reason = failure.kind, failure.reason
+        log.error("trial %s failed, %s: %s", number, kind, reason)
+        restarts = self._progress.trials[number].restarts
         with self._journaling():
-            self._progress.ended(number, TrialState.ERROR, why)
-        self._tidy(Path(trial.config["folder"]), number)
+            if kind is ErrorKind.DISK_FULL:
+                self.ending = self.ending or ending.disk_full(f"trial {number}: {reason}")
+                self._progress.released(number)
+            elif kind in RETRYABLE and restarts < self._controls.max_restarts:
+                self._progress.retried(number, kind, reason)
+            else:
+                after = f"{kind} after {restarts} restart{'s' * (restarts != 1)}: " if restarts else ""
+                self._progress.ended(number, TrialState.ERROR, after + reason, kind)
+        self.tidy(Path(trial.config["folder"]).parent, [number])
         self._on_change()
 
+    def tidy(self, trials: Path, numbers: Iterable[int]) -> None:
+        """An ended trial is never taken up again: of its weights in the folder `trials`, the policy says what stays."""
+        ended = {number for number in numbers if self._progress.trials[number].ended}
+        if not ended:
+            return
+        self._with_weights |= ended
+        best, winner = self._progress.best(), self._progress.winner
+        first = best.number if best else None
+        crowned = winner is not None and winner.trial == first
+        try:
+            checkpoints.tidy(trials, self._with_weights, first, self._spec.checkpoints, crowned=crowned)
+            self._with_weights = {number for number in self._with_weights if number == first}
+        except OSError as error:
+            log.warning("files of ended trials stay: %s", error)
+
+    @property
+    def _controls(self) -> Controls:
+        return self._orders().controls or self._asked
+
     def _ended(self) -> Ending | None:
-        self.ending = self.ending or self._judge()
+        if self.ending is None:
+            self.obeyed = self._controls
+            gpus = self._spec.resources.gpus_per_trial or 0
+            self.ending = ending.ordered(self._orders(), self._fenced()) or ending.reached(
+                self.obeyed, self._spec.objective, gpus, self._progress
+            )
         if self.ending:
             self._finish()
         return self.ending
@@ -113,62 +156,43 @@ class Conductor(Callback):
         """What cannot be written down must not go on; an exception here would take Tune's loop with it."""
         try:
             yield
+        except Overtaken as overtaken:
+            log.warning("%s", overtaken)
+            self.ending = Ending("fenced", "another attempt took over")
         except OSError as error:
             log.exception("the journal cannot be written")
-            self.ending = self.ending or Ending("paused", f"the journal cannot be written: {error}")
+            unwritten = Ending("paused", f"the journal cannot be written: {error}")
+            self.ending = self.ending or (
+                ending.disk_full(f"the journal: {error}") if failures.is_disk_full(error) else unwritten
+            )
 
-    def _judge(self) -> Ending | None:
-        orders = self._orders()
-        if self._fenced():
-            return Ending("fenced", "another attempt took over")
-        if orders.stop:
-            return Ending("canceled" if orders.stop == "cancel" else "paused", f"{orders.stop} ordered")
-        goal = self._spec.objective.goal
-        best = self._progress.best() if goal is not None else None
-        if goal is not None and best is not None and best.best_value is not None:
-            ahead = best.best_value - goal if self._spec.objective.mode == "max" else goal - best.best_value
-            if ahead >= 0:
-                return Ending(reason=f"goal {goal:g} reached: trial {best.number} has {best.best_value:.4f}")
-        budget, began = self._spec.budget, self._progress.started_at
-        if budget.wall_clock and began and time.time() - began >= budget.wall_clock:
-            return Ending(reason=f"budget.wall_clock of {budget.wall_clock:g} s is spent")
-        gpus = self._spec.resources.gpus_per_trial or 0
-        if budget.gpu_hours and self._progress.slot_seconds() / 3600 * gpus >= budget.gpu_hours:
-            return Ending(reason=f"budget.gpu_hours of {budget.gpu_hours:g} is spent")
-        return None
+    def _cancel_waiting(self) -> None:
+        """End those trials that are to be canceled and hold no slot; one that was never proposed is none."""
+        canceled = self._orders().cancel_trials
+        for trial in list(self._progress.waiting()) if canceled else ():
+            if trial.number in canceled:
+                with self._journaling():
+                    self._progress.ended(trial.number, TrialState.CANCELED, CANCELED)
 
-    def _stop(self, controller: Any, trial: Any, reason: str, keep: bool = False) -> None:
-        number = trial.config["trial"]
-        if keep:
-            self._progress.released(number)
-        else:
-            with self._journaling():
+    def _stop(self, controller: Any, trial: Any, reason: str, phase: str = "") -> None:
+        """Take its slot from a trial, at once: the file makes its process leave the epoch that it is in.
+
+        Where another attempt took over, the folder is that one's.
+        """
+        number, folder = trial.config["trial"], Path(trial.config["folder"])
+        with self._journaling():
+            if phase in {"paused", "fenced"}:
+                self._progress.released(number, journaled=phase == "paused")
+            else:
                 self._progress.ended(number, TrialState.CANCELED, reason)
-        controller.stop_trial(trial)
-
-    def _tidy(self, folder: Path, number: int) -> None:
-        """An ended trial is never taken up again, and only the best trial's weights are of use."""
-        if not self._progress.trials[number].ended:
-            return
-        self._with_weights.add(number)
-        best = self._progress.best()
-        spare = self._with_weights - {best.number if best else None}
         try:
-            (folder / LAST).unlink(missing_ok=True)
-            for other in spare:
-                (folder.parent / f"{other:05d}" / BEST).unlink(missing_ok=True)
-            self._with_weights -= spare
+            if phase != "fenced":
+                (folder / STOP).touch()
         except OSError as error:
-            log.warning("files of ended trials stay: %s", error)
+            log.warning("trial %s will stop after its epoch: %s", number, error)
+        controller.stop_trial(trial)
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """The training loop's own figures, without what Tune adds."""
     return {name: float(result[name]) for name in result["reported"]}
-
-
-def _cause(error_file: str | None) -> str:
-    """The last line of a failed trial's traceback."""
-    text = Path(error_file).read_text(errors="replace") if error_file and Path(error_file).exists() else ""
-    said = [line.strip() for line in text.splitlines() if line.strip()]
-    return said[-1][:500] if said else "the trial's process died without a word"

@@ -8,33 +8,32 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import ray
 
+from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Launch, TrialState, Winner
-from workers import quick_start
-from workers.conductor import Conductor, Ending
+from workers import ending, failures, fork, journal, logs, memory, quick_start
+from workers.conductor import Conductor
+from workers.ending import Ending
 from workers.finalist import Finalist
 from workers.heartbeat import Heart, Superseded
+from workers.patience import AWAY_S, Patience, Unheard
 from workers.progress import Progress
 from workers.searcher import Searcher
-from workers.tracking import Tracker, refused
+from workers.tracking import Tracker, away, refused
 from workers.trial import Slot
 
 log = logging.getLogger("rung.driver")
-T = TypeVar("T")
 
 JOURNAL = "journal.jsonl"
 SERVICE_PATIENCE_S = 60.0
 PICTURES_PATIENCE_S = 60.0
-MLFLOW_PATIENCE_S = 300.0
+REFUSALS_S = 300.0  # of an MLflow that answers, but not as it should
 PARENT_STATUS = {"completed": "FINISHED", "canceled": "KILLED", "failed": "FAILED"}
 
 
@@ -42,37 +41,75 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
     """Run the experiment to its end, or until ordered otherwise. False when this attempt failed or was fenced.
 
     An exception is no verdict on the experiment: the service hears that this attempt stopped and why, and
-    begins another, a few times at most.
+    begins another, a few times at most; none where a full disk was behind it, before a person acts.
     """
+    launch = launch.model_copy(update={"controls": launch.controls or Controls.of(spec)})
     folder = Path(launch.storage)
     progress = Progress(folder / JOURNAL, spec.objective, launch.attempt)
     tracker = Tracker(launch, spec, folder / JOURNAL, fenced=lambda: heart.fenced)
     heart = Heart(launch, progress, tracker.ids)
-    conductor = Conductor(spec, progress, lambda: heart.orders, lambda: heart.fenced, heart.wake)
+    patience = _patience(heart, tracker)
     heart.start()
-    tracker.start()
-    winner, failed = None, False
+    winner, failed, obeyed = None, False, None
     try:
+        if launch.source and not progress.trials:
+            taken = fork.take_over(Path(launch.source), JOURNAL, folder / "trials", progress)
+            log.info("%s trials are taken over from %s", taken, launch.source)
+        log.info("attempt %d of %s begins with %d trials known", launch.attempt, spec.name, len(progress.trials))
+        conductor = Conductor(spec, progress, lambda: heart.orders, lambda: heart.fenced, heart.wake)
+        tracker.start()
         heart.phase = "searching"
         finalist = _search(launch, spec, progress, conductor)
-        ending = conductor.ending or _natural_ending(progress, spec.num_samples)
-        if ending.phase == "completed":
-            heart.phase = "finalizing"
-            heart.wake()
-            winner = _crown(launch, progress, tracker, finalist)
-        if ending.phase not in {"paused", "fenced"}:
-            _close(tracker, progress, ending, winner)
+        over, obeyed = conductor.ending or ending.natural(progress, conductor.num_samples()), conductor.obeyed
+        log.info("the search is over, %s: %s", over.phase, over.reason or "every trial has ended")
+        try:
+            if over.phase == "completed":
+                heart.phase = "finalizing"
+                heart.wake()
+                winner = _crown(launch, progress, tracker, finalist, patience)
+            if over.phase not in {"paused", "fenced"}:
+                _close(tracker, progress, over, winner, patience)
+                conductor.tidy(folder / "trials", progress.trials)
+        except Unheard as unheard:
+            said = ending.ordered(heart.orders, heart.fenced)
+            if said is None:
+                raise
+            over = Ending(said.phase, f"{said.reason}; {unheard}")
     except Exception as error:
         log.exception("the driver failed")
-        ending, winner, failed = Ending("paused", _sentence(error)), None, True
+        over, winner, failed = Ending("paused", _sentence(error)), None, True
+        if failures.is_disk_full(error):
+            over = ending.disk_full(_sentence(error))
     finally:
         progress.close()
-    if heart.fenced or ending.phase == "fenced":
+        tracker.stop()
+    if heart.fenced or over.phase == "fenced":
         return False
-    heart.last(ending.phase, ending.reason, winner, SERVICE_PATIENCE_S)
-    if winner is not None:
+    heart.last(over.phase, over.reason, winner, SERVICE_PATIENCE_S, blocked=over.blocked, controls=obeyed)
+    if winner is not None and over.phase == "completed":
         _illustrate(launch, spec, tracker, finalist)
-    return not failed and ending.phase != "failed"
+    return not failed and over.phase != "failed"
+
+
+def _patience(heart: Heart, tracker: Tracker) -> Patience:
+    """Waits for MLflow, and lets the service know."""
+
+    def on_wait(why: str) -> None:
+        if why != heart.reason:
+            heart.reason = why
+            heart.wake()
+
+    def worth_s(error: Exception) -> float:
+        if isinstance(error, Superseded | journal.Damaged) or refused(error):
+            return 0.0
+        return AWAY_S if away(error) else REFUSALS_S
+
+    return Patience(
+        ordered=lambda: heart.fenced or heart.orders.stop is not None,
+        answered_at=lambda: tracker.answered_at,
+        on_wait=on_wait,
+        worth_s=worth_s,
+    )
 
 
 def _search(launch: Launch, spec: ExperimentSpec, progress: Progress, conductor: Conductor) -> Finalist:
@@ -81,51 +118,57 @@ def _search(launch: Launch, spec: ExperimentSpec, progress: Progress, conductor:
 
     resources = {"CPU": float(spec.resources.cpus_per_trial), "GPU": float(spec.resources.gpus_per_trial or 0)}
     finalist = Finalist(resources)
-    searcher = Searcher(
-        spec,
-        progress,
-        Path(launch.storage) / "trials",
-        roots={"data_root": launch.data_root, "cache_root": launch.cache_root},
-        num_samples=spec.num_samples,
-        slots=conductor.slots,
-        on_last=finalist.prepare,
-    )
-    conductor.conduct(searcher)
-    if searcher.exhausted():
-        return finalist
-    # tune.run, not Tuner: a Tuner pickles searcher and scheduler at once, for a restore that the journal replaces.
-    tune.run(
-        Slot,
-        name=f"tune-a{launch.attempt}",
-        storage_path=launch.storage,
-        resources_per_trial=tune.PlacementGroupFactory([{name: share for name, share in resources.items() if share}]),
-        num_samples=10**9,  # the searcher says when it has no more
-        search_alg=searcher,
-        scheduler=conductor.asha,
-        callbacks=[conductor],
-        reuse_actors=True,
-        raise_on_failed_trial=False,
-        trial_dirname_creator=lambda trial: trial.trial_id,
-        verbose=0,
-    )
-    return finalist
+    _sweep(launch)
+    while True:
+        searcher = Searcher(
+            spec,
+            progress,
+            Path(launch.storage) / "trials",
+            roots={"data_root": launch.data_root, "cache_root": launch.cache_root},
+            num_samples=conductor.num_samples,
+            slots=conductor.slots,
+            on_last=finalist.prepare,
+        )
+        conductor.conduct(searcher)
+        if searcher.exhausted():
+            return finalist
+        # tune.run, not Tuner: a Tuner pickles searcher and scheduler at once, for a restore that the journal replaces.
+        with memory.one_trials_failure():
+            tune.run(
+                Slot,
+                name=f"tune-a{launch.attempt}",
+                storage_path=launch.storage,
+                resources_per_trial=tune.PlacementGroupFactory(
+                    [{name: share for name, share in resources.items() if share}]
+                ),
+                num_samples=10**9,  # the searcher says when it has no more
+                search_alg=searcher,
+                scheduler=conductor.asha,
+                callbacks=[conductor],
+                reuse_actors=True,
+                raise_on_failed_trial=False,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+                verbose=0,
+            )
+        _sweep(launch)
+        if conductor.ending or not searcher.done:
+            return finalist
+        # Once more for trials that were asked for while Tune was closing down.
 
 
-def _natural_ending(progress: Progress, num_samples: int) -> Ending:
-    """How a search ends that nobody ended: a failure when no trial has a value, a pause when trials are missing."""
-    ended = sum(trial.ended for trial in progress.trials.values())
-    if ended < num_samples:
-        return Ending("paused", f"the search was interrupted: {ended} of {num_samples} trials have ended")
-    if progress.best() is None:
-        reasons = [trial.stop_reason for trial in progress.trials.values() if trial.state == TrialState.ERROR]
-        if reasons:
-            return Ending("failed", f"no trial has a value and {len(reasons)} failed; the first: {reasons[0]}")
-        return Ending("completed", "no trial has a finite value: all diverged")
-    return Ending()
+def _sweep(launch: Launch) -> None:
+    """Remove what Tune keeps of each of its runs: the journal replaces it."""
+    for leftover in Path(launch.storage).glob("tune-a*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _crown(launch: Launch, progress: Progress, tracker: Tracker, finalist: Finalist) -> Winner | None:
-    """Measure the best trial on the test set, log and register its model. None when no trial has a value."""
+def _crown(
+    launch: Launch, progress: Progress, tracker: Tracker, finalist: Finalist, patience: Patience
+) -> Winner | None:
+    """Measure the best trial on the test set, log and register its model. None when no trial has a value.
+
+    The winner of an earlier ending stays where no better trial was found since.
+    """
     best = progress.best()
     if best is None or best.best_value is None:
         return None
@@ -133,23 +176,28 @@ def _crown(launch: Launch, progress: Progress, tracker: Tracker, finalist: Final
         return progress.winner
     folder = Path(launch.storage)
     loss, accuracy = finalist.judge(
-        folder / "trials" / f"{best.number:05d}", folder / "model", Path(launch.data_root), Path(launch.cache_root)
+        folder / "trials" / f"{best.number:05d}",
+        best.epoch,
+        folder / "model",
+        Path(launch.data_root),
+        Path(launch.cache_root),
     )
     winner = Winner(trial=best.number, value=best.best_value, test_accuracy=accuracy, test_loss=loss)
-    _deliver(tracker)
-    uri = _patiently(lambda: tracker.register(folder / "model", winner))
+    patience.until(tracker.finish)
+    uri = patience.until(lambda: tracker.register(folder / "model", winner))
     winner = winner.model_copy(update={"model_uri": uri})
+    log.info("trial %d won, test accuracy %.4f, registered as %s", winner.trial, winner.test_accuracy, uri)
     progress.won(winner)
     return winner
 
 
-def _close(tracker: Tracker, progress: Progress, ending: Ending, winner: Winner | None) -> None:
+def _close(tracker: Tracker, progress: Progress, over: Ending, winner: Winner | None, patience: Patience) -> None:
     """End what has not ended, deliver what MLflow lacks and end the parent run with its summary."""
     for trial in list(progress.trials.values()):
-        progress.ended(trial.number, TrialState.CANCELED, ending.reason or "the search ended before it")
-    _deliver(tracker)
+        progress.ended(trial.number, TrialState.CANCELED, over.reason or "the search ended before it")
+    patience.until(tracker.finish)
     summary: dict[str, float] = {f"trials_{state.lower()}": count for state, count in progress.counts().items()}
-    tags = {"rung.state": ending.phase.upper(), "rung.reason": ending.reason}
+    tags = {"rung.state": over.phase.upper(), "rung.reason": over.reason}
     best = progress.best()
     if best is not None and best.best_value is not None:
         summary |= {"best_value": best.best_value, "best_trial": best.number}
@@ -157,7 +205,8 @@ def _close(tracker: Tracker, progress: Progress, ending: Ending, winner: Winner 
     if winner is not None:
         summary |= {"test_accuracy": winner.test_accuracy, "test_loss": winner.test_loss}
         tags["rung.model"] = winner.model_uri or ""
-    _patiently(lambda: tracker.close_parent(PARENT_STATUS[ending.phase], summary, tags))
+    status, trials = PARENT_STATUS[over.phase], len(progress.trials)
+    patience.until(lambda: tracker.close_parent(status, summary, tags, trials))
 
 
 def _illustrate(launch: Launch, spec: ExperimentSpec, tracker: Tracker, finalist: Finalist) -> None:
@@ -170,27 +219,6 @@ def _illustrate(launch: Launch, spec: ExperimentSpec, tracker: Tracker, finalist
         log.warning("no pictures: %r", error)
 
 
-def _deliver(tracker: Tracker) -> None:
-    if not tracker.finish(MLFLOW_PATIENCE_S):
-        raise TimeoutError(
-            f"MLflow did not answer for {MLFLOW_PATIENCE_S:g} s; the curves are kept in the journal and "
-            "delivered by the next attempt"
-        )
-
-
-def _patiently(action: Callable[[], T]) -> T:
-    """What `action` gives; tried again while MLflow is away. Raises what it raised last."""
-    deadline, pause = time.monotonic() + MLFLOW_PATIENCE_S, threading.Event()
-    while True:
-        try:
-            return action()
-        except Exception as error:
-            if isinstance(error, Superseded) or refused(error) or time.monotonic() >= deadline:
-                raise
-            log.warning("MLflow did not answer, asking again: %r", error)
-            pause.wait(1.0)
-
-
 def _sentence(error: Exception) -> str:
     """What went wrong, without the traceback that Tune puts into its errors."""
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -199,10 +227,15 @@ def _sentence(error: Exception) -> str:
 
 def main(arguments: list[str]) -> int:
     """Exit status 0: ended as the service will be told. 1: this attempt failed, or another took over."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format=logs.FORMAT)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # it looks for result files, which we do not write
     folder, attempt = Path(arguments[0]), int(arguments[1])
+    with logs.of_process(folder / "logs" / f"driver-a{attempt}.log"):
+        return _main(folder, attempt)
+
+
+def _main(folder: Path, attempt: int) -> int:
     launch = Launch.model_validate_json((folder / f"launch-a{attempt}.json").read_text())
     spec = ExperimentSpec.model_validate_json((folder / "spec.json").read_text())
     quick_start.prepare(launch.slots)

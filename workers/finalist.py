@@ -7,18 +7,27 @@ driver registers them. It must not know the service.
 
 from __future__ import annotations
 
+import copy
+import logging
 import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 import search_spaces
 import workers
 from search_spaces.experiment import ExperimentSpec, TrialSpec
-from workers.trial import BEST, SPEC
+from workers import checkpoints
+from workers.checkpoints import BEST
+from workers.trial import SPEC
+
+if TYPE_CHECKING:
+    from workers.training import Training
+
+log = logging.getLogger("rung.finalist")
 
 
 class Finalist:
@@ -33,10 +42,10 @@ class Finalist:
         if not self._resources["GPU"]:
             self._start()
 
-    def judge(self, trial: Path, model: Path, data_root: Path, cache_root: Path) -> tuple[float, float]:
+    def judge(self, trial: Path, epochs: int, model: Path, data_root: Path, cache_root: Path) -> tuple[float, float]:
         """`Judge.judge` in that process. Raises what it raises."""
         self._start()
-        loss, accuracy = ray.get(self._actor.judge.remote(trial, model, data_root, cache_root))
+        loss, accuracy = ray.get(self._actor.judge.remote(trial, epochs, model, data_root, cache_root))
         return loss, accuracy
 
     def illustrate(
@@ -66,10 +75,11 @@ class Judge:
         import mlflow.pytorch  # noqa: F401  # here, not in `judge`: the search is still going on
         import torch  # noqa: F401
 
-    def judge(self, trial: Path, model: Path, data_root: Path, cache_root: Path) -> tuple[float, float]:
+    def judge(self, trial: Path, epochs: int, model: Path, data_root: Path, cache_root: Path) -> tuple[float, float]:
         """Test loss and accuracy of the best weights in the folder `trial`; saves the model in the folder `model`.
 
-        Accuracy is a share in [0, 1], loss the mean cross-entropy in nats.
+        Accuracy is a share in [0, 1], loss the mean cross-entropy in nats. Where the weights are gone, the
+        trial's `epochs` are trained again, which on a CPU gives the same weights.
         """
         import torch
 
@@ -81,7 +91,12 @@ class Judge:
         torch.set_num_threads(spec.cpus)
         splits = load(spec.dataset, spec.split_seed, data_root, cache_root)
         training = Training(spec, splits, device)
-        training.model.load_state_dict(torch.load(trial / BEST, map_location=device, weights_only=True))
+        try:
+            training.model.load_state_dict(checkpoints.load(trial / BEST))
+        except (checkpoints.DamagedError, OSError, RuntimeError) as error:
+            log.warning("%s cannot be read, the trial is trained again: %r", trial / BEST, error)
+            training = Training(spec, splits, device)
+            training.model.load_state_dict(_trained_again(training, epochs))
         images, labels = splits.test()
         loss, accuracy = training.evaluate(images, labels)
         _save(training.classifier(), images[:2].float().numpy(), model)
@@ -93,6 +108,16 @@ class Judge:
         from workers.illustrate import of_experiment
 
         return of_experiment(spec, lambda: load(spec.dataset, spec.seed, data_root, cache_root), out)
+
+
+def _trained_again(training: Training, epochs: int) -> dict[str, Any]:
+    """The weights of the best of so many epochs."""
+    best: dict[str, Any] = {}
+    for _ in range(epochs):
+        training.run_epoch()
+        if training.best_epoch == training.epoch:
+            best = copy.deepcopy(training.model.state_dict())
+    return best
 
 
 def _save(classifier: Any, example: Any, folder: Path) -> None:
@@ -123,7 +148,7 @@ def _code(folder: Path) -> list[str]:
     for package, inside in ((search_spaces, "*.py"), (workers, "__init__.py"), (workers, "models/*.py")):
         root = Path(package.__path__[0])
         for source in root.glob(inside):
-            copy = folder / root.name / source.relative_to(root)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, copy)
+            target = folder / root.name / source.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
     return [str(path) for path in folder.iterdir()]

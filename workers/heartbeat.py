@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import httpx
 from pydantic import ValidationError
 
+from search_spaces.controls import Controls
 from search_spaces.protocol import Heartbeat, Launch, Orders, Winner
 from workers.progress import Progress
 
@@ -41,7 +42,10 @@ class MlflowIds:
 
 
 class Heart(threading.Thread):
-    """Beats every `launch.heartbeat_s`, and soon after `wake`."""
+    """Beats every `launch.heartbeat_s`, and soon after `wake`.
+
+    `phase` and `reason` are what it says next; `orders` are the newest, with the newest controls.
+    """
 
     def __init__(self, launch: Launch, progress: Progress, mlflow_ids: Callable[[], MlflowIds]) -> None:
         super().__init__(name="heartbeat", daemon=True)
@@ -58,10 +62,12 @@ class Heart(threading.Thread):
             trust_env=False,
         )
         self._told_runs: dict[int, str] = {}
-        self._reason = ""
         self._winner: Winner | None = None
+        self._blocked = False
+        self._controls: Controls | None = None
         self.phase: str = "starting"
-        self.orders = Orders(slots=launch.slots)
+        self.reason = ""
+        self.orders = Orders(slots=launch.slots, controls=launch.controls)
         self.fenced = False
 
     def run(self) -> None:
@@ -91,10 +97,23 @@ class Heart(threading.Thread):
                 if not left:
                     return True
 
-    def last(self, phase: str, reason: str, winner: Winner | None, patience_s: float) -> bool:
-        """The final heartbeat, tried again for `patience_s`. True when the service took it."""
+    def last(
+        self,
+        phase: str,
+        reason: str,
+        winner: Winner | None,
+        patience_s: float,
+        *,
+        blocked: bool = False,
+        controls: Controls | None = None,
+    ) -> bool:
+        """The final heartbeat, tried again for `patience_s`. True when the service took it.
+
+        `controls` are those under which the search ended: newer ones may ask for more.
+        """
         self._stopped.set()
-        self._reason, self._winner = reason, winner  # before the phase: the thread may be about to beat once more
+        # Before the phase: the thread may be about to beat once more.
+        self.reason, self._winner, self._blocked, self._controls = reason, winner, blocked, controls
         self.phase = phase
         deadline, pause = time.monotonic() + patience_s, threading.Event()
         while not self.fenced:
@@ -122,7 +141,8 @@ class Heart(threading.Thread):
         if answer.status_code != 200:
             log.warning("the service answered %s: %s", answer.status_code, answer.text[:500])
             return False
-        self.orders = Orders.model_validate_json(answer.content)
+        orders = Orders.model_validate_json(answer.content)
+        self.orders = orders.model_copy(update={"controls": orders.controls or self.orders.controls})
         return True
 
     def _message(self, numbers: list[int], ids: MlflowIds, phase: str, whole: bool) -> Heartbeat:
@@ -132,11 +152,13 @@ class Heart(threading.Thread):
         return Heartbeat.model_validate(
             {
                 "phase": phase if whole or phase in UNDER_WAY else "finalizing",
-                "reason": self._reason if whole else "",
+                "reason": self.reason if whole else "",
+                "blocked": self._blocked and whole,
                 "trials": lines,
                 "mlflow_experiment_id": ids.experiment,
                 "mlflow_run_id": ids.parent,
                 "winner": self._winner if whole else None,
+                "controls": self._controls if whole else None,
             }
         )
 

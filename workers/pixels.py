@@ -60,7 +60,7 @@ class Pixels:
     def inputs_between(self, start: int, stop: int) -> Tensor:
         """Network input for a run of images."""
         if self._ready is None:
-            return self._prepared(self._raw[start:stop].to(self._device))
+            return self._prepared(self._moved(self._raw[start:stop]))
         return self._ready[start:stop].permute(0, 3, 1, 2)
 
     def unit(self, indices: Tensor) -> Tensor:
@@ -72,8 +72,10 @@ class Pixels:
         return unit.sub(self._mean).div_(self._std).contiguous(memory_format=torch.channels_last)
 
     def _gathered(self, indices: Tensor) -> Tensor:
-        chosen = self._raw.index_select(0, indices)
-        return chosen if self._resident else chosen.pin_memory().to(self._device, non_blocking=True)
+        return self._moved(self._raw.index_select(0, indices))
+
+    def _moved(self, raw: Tensor) -> Tensor:
+        return raw if self._resident else raw.pin_memory().to(self._device, non_blocking=True)
 
     def _prepared(self, raw: Tensor) -> Tensor:
         return normalize(raw, self._mean, self._std).contiguous(memory_format=torch.channels_last)

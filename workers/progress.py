@@ -5,10 +5,14 @@ through it, so that file and table never differ. It must not know Ray, MLflow or
 
     suggested  trial, sample, parameters       a configuration was proposed
     epoch      trial, epoch, metrics           an epoch was finished; `state` and `reason` where it was the last
-    ended      trial, state, reason            a trial ended between epochs
-    retried    trial, reason                   a trial failed and will be tried again
+    ended      trial, state, reason            a trial ended between epochs; `kind` where it failed
+    retried    trial, kind, reason, restarts   a trial failed and will be tried again
+    released   trial                           a trial gave its slot back, to be taken up again
     attempt    number                          a driver took the experiment up; the first entry of each
     winner     the finalist's test figures
+
+Entries of a trial carry `held_s`, the seconds for which it has held a slot; those of a trial that was taken
+over carry `source` instead, where it was trained.
 """
 
 from __future__ import annotations
@@ -17,12 +21,12 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from search_spaces.experiment import Objective
-from search_spaces.protocol import ENDED, TrialLine, TrialState, Winner
+from search_spaces.protocol import ENDED, ErrorKind, TrialLine, TrialState, Winner
 from search_spaces.sampling import Sample
 from workers import journal
 from workers.journal import Entry, Journal
@@ -30,7 +34,10 @@ from workers.journal import Entry, Journal
 
 @dataclass
 class Trial:
-    """One row. `curve` holds the objective of each epoch from 1 on, not finite where the network diverged."""
+    """One row. `curve` holds the objective of each epoch from 1 on, not finite where the network diverged.
+
+    `held_s` is what the journal knows; `source` is `<experiment>/<number>` of a trial that was taken over.
+    """
 
     number: int
     sample: dict[str, float]
@@ -41,7 +48,9 @@ class Trial:
     metrics: dict[str, float] = field(default_factory=dict)
     best_value: float | None = None
     restarts: int = 0
+    error_kind: ErrorKind | None = None
     held_s: float = 0.0
+    source: str = ""
     started_at: float | None = None
     ended_at: float | None = None
 
@@ -58,10 +67,17 @@ class Progress:
     """The table and its journal. All methods may be called from any thread."""
 
     def __init__(
-        self, path: Path, objective: Objective, attempt: int = 1, clock: Callable[[], float] = time.time
+        self,
+        path: Path,
+        objective: Objective,
+        attempt: int = 1,
+        clock: Callable[[], float] = time.time,
+        stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         self._objective = objective
         self._clock = clock
+        self._stopwatch = stopwatch
+        self._holding: dict[int, float] = {}
         self._lock = threading.RLock()
         self._changed: set[int] = set()
         self._order: list[tuple[int, int]] = []
@@ -77,14 +93,27 @@ class Progress:
     def suggested(self, number: int, sample: Sample, parameters: Mapping[str, str | float]) -> None:
         self._record({"event": "suggested", "trial": number, "sample": dict(sample), "parameters": dict(parameters)})
 
+    def taken_over(self, entries: Iterable[Entry]) -> None:
+        """Trials of another experiment, as their entries: all of them or, after a crash, none."""
+        whole = list(entries)
+        with self._lock:
+            self._journal.append_all(whole)
+            for entry in whole:
+                self._apply(entry)
+
     def started(self, number: int) -> None:
-        """A trial holds a slot from now on. Not journaled: after a crash it holds none."""
+        """A trial was handed out to be run. Not journaled: after a crash it is not."""
         with self._lock:
             trial = self.trials[number]
             trial.state = TrialState.RUNNING
             trial.started_at = trial.started_at or self._clock()
             self.started_at = self.started_at or trial.started_at
             self._changed.add(number)
+
+    def took_slot(self, number: int) -> None:
+        """A trial's process is up: it holds its slot from now on, until it ends, fails or is released."""
+        with self._lock:
+            self._holding.setdefault(number, self._stopwatch())
 
     def epoch(
         self, number: int, epoch: int, metrics: Mapping[str, float], outcome: tuple[TrialState, str] | None = None
@@ -102,24 +131,37 @@ class Progress:
             self._record(entry)
             return True
 
-    def ended(self, number: int, state: TrialState, reason: str) -> None:
-        """A trial ended between epochs. Does nothing for one that had ended."""
+    def ended(self, number: int, state: TrialState, reason: str, kind: ErrorKind | None = None) -> None:
+        """A trial ended between epochs, with ERROR for a failure of a `kind`. Does nothing for one that had ended."""
         with self._lock:
             if not self.trials[number].ended:
-                self._record({"event": "ended", "trial": number, "state": state, "reason": reason})
+                entry: Entry = {"event": "ended", "trial": number, "state": state, "reason": reason}
+                self._record(entry | ({"kind": kind} if kind else {}))
 
-    def retried(self, number: int, reason: str) -> None:
-        self._record({"event": "retried", "trial": number, "reason": reason})
+    def retried(self, number: int, kind: ErrorKind, reason: str) -> None:
+        """A trial failed, and waits to be tried again. Does nothing for one that had ended."""
+        with self._lock:
+            if not self.trials[number].ended:
+                restarts = self.trials[number].restarts + 1
+                self._record(
+                    {"event": "retried", "trial": number, "kind": kind, "reason": reason, "restarts": restarts}
+                )
 
     def won(self, winner: Winner) -> None:
         self._record({"event": "winner", **winner.model_dump(mode="json")}, sync=True)
 
-    def released(self, number: int) -> None:
-        """A trial gave its slot back without ending: it waits to be taken up again."""
+    def released(self, number: int, journaled: bool = True) -> None:
+        """A trial gave its slot back without ending: it waits to be taken up again.
+
+        A driver that was given up must not write: it passes `journaled=False`.
+        """
         with self._lock:
-            if not self.trials[number].ended:
-                self.trials[number].state = TrialState.PENDING
-                self._changed.add(number)
+            if self.trials[number].ended:
+                return
+            self.trials[number].state = TrialState.PENDING  # even where the journal cannot be written
+            self._changed.add(number)
+            if journaled:
+                self._record({"event": "released", "trial": number})
 
     def close(self) -> None:
         self._journal.close()
@@ -141,9 +183,11 @@ class Progress:
             return Counter(trial.state for trial in self.trials.values())
 
     def slot_seconds(self) -> float:
-        """Seconds of training by all trials together."""
+        """Seconds for which slots were held, by all trials together and up to now."""
         with self._lock:
-            return sum(trial.held_s for trial in self.trials.values())
+            now = self._stopwatch()
+            known = sum(trial.held_s for trial in self.trials.values())
+            return known + sum(now - since for since in self._holding.values())
 
     def waiting(self) -> Iterator[Trial]:
         """Trials that were proposed, have not ended and hold no slot, in order."""
@@ -173,40 +217,52 @@ class Progress:
                 metrics={name: value if math.isfinite(value) else None for name, value in trial.metrics.items()},
                 parameters=trial.parameters,
                 sample=trial.sample,
+                restarts=trial.restarts,
+                error_kind=trial.error_kind,
                 started_at=trial.started_at,
                 ended_at=trial.ended_at,
             )
 
     def _record(self, entry: Entry, sync: bool = False) -> None:
         with self._lock:
-            entry = {"at": self._clock()} | entry
+            entry = {"at": self._clock(), **entry}
+            number, now = int(entry.get("trial", -1)), self._stopwatch()
+            if number in self._holding:
+                entry["held_s"] = round(self.trials[number].held_s + now - self._holding[number], 3)
             self._journal.append(entry, sync)
             self._apply(entry)
+            if number in self._holding:
+                self._holding[number] = now
+                if self.trials[number].state != TrialState.RUNNING:
+                    del self._holding[number]
 
     def _apply(self, entry: Entry) -> None:
+        if entry["event"] == "winner":
+            self.winner = Winner.model_validate(entry)
+        if "trial" not in entry or entry["event"] == "winner":
+            return
+        number = entry["trial"]
+        if entry["event"] == "suggested":
+            self.trials[number] = Trial(number, entry["sample"], entry["parameters"], source=entry.get("source", ""))
+        trial = self.trials[number]
+        trial.held_s = entry.get("held_s", trial.held_s)
+        self._changed.add(number)
         match entry["event"]:
-            case "suggested":
-                number = entry["trial"]
-                self.trials[number] = Trial(number, entry["sample"], entry["parameters"])
-                self._changed.add(number)
             case "epoch":
-                self._apply_epoch(self.trials[entry["trial"]], entry)
+                self._apply_epoch(trial, entry)
             case "ended":
-                self._end(self.trials[entry["trial"]], entry)
+                self._end(trial, entry)
             case "retried":
-                trial = self.trials[entry["trial"]]
-                trial.restarts += 1
+                trial.restarts, trial.error_kind = entry["restarts"], ErrorKind(entry["kind"])
                 trial.state = TrialState.PENDING
-                self._changed.add(trial.number)
-            case "winner":
-                self.winner = Winner.model_validate(entry)
+            case "released":
+                trial.state = TrialState.PENDING
 
     def _apply_epoch(self, trial: Trial, entry: Entry) -> None:
         trial.metrics = entry["metrics"]
-        seconds = trial.metrics.get("epoch_seconds", 0.0)
-        trial.held_s += seconds if math.isfinite(seconds) else 0.0
-        trial.started_at = trial.started_at or entry["at"] - seconds
-        self.started_at = self.started_at or trial.started_at
+        trial.started_at = trial.started_at or entry["at"] - trial.metrics.get("epoch_seconds", 0.0)
+        if not trial.source:
+            self.started_at = self.started_at or trial.started_at
         value = trial.metrics.get(self._objective.metric, math.nan)
         if entry.get("state") == TrialState.DIVERGED:
             value = math.nan  # of weights that are lost, whatever their value
@@ -215,7 +271,6 @@ class Progress:
         if math.isfinite(value):
             pick = max if self._objective.mode == "max" else min
             trial.best_value = value if trial.best_value is None else pick(trial.best_value, value)
-        self._changed.add(trial.number)
         if "state" in entry:
             self._end(trial, entry)
 
@@ -223,4 +278,4 @@ class Progress:
         trial.state = TrialState(entry["state"])
         trial.stop_reason = entry["reason"]
         trial.ended_at = entry["at"]
-        self._changed.add(trial.number)
+        trial.error_kind = ErrorKind(entry["kind"]) if "kind" in entry else trial.error_kind

@@ -8,7 +8,6 @@ goes on as if it had never stopped. It must not know MLflow or the service.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import math
 import warnings
@@ -47,18 +46,14 @@ class GridProposer:
     """Every combination once, in the order of the spec."""
 
     def __init__(self, spec: ExperimentSpec) -> None:
-        self._combinations: Iterator[dict[str, float]] = combinations(spec.search_space)
-        self._next = 0
+        self._left: Iterator[dict[str, float]] = combinations(spec.search_space)
+        self._tried: set[frozenset[tuple[str, float]]] = set()
 
     def propose(self, number: int) -> dict[str, float] | None:
-        skipped = number - self._next
-        if skipped < 0:
-            return None  # asked again for one after the last
-        self._next = number + 1
-        return next(itertools.islice(self._combinations, skipped, None), None)
+        return next((sample for sample in self._left if frozenset(sample.items()) not in self._tried), None)
 
     def replay(self, trial: Trial) -> None:
-        """A grid is counted by number alone."""
+        self._tried.add(frozenset(trial.sample.items()))
 
     def tell(self, trial: Trial) -> None:
         """A grid learns nothing."""
@@ -119,8 +114,10 @@ class Searcher(TuneSearcher):
     """Hands Ray Tune one trial at a time: first those that wait to be taken up again, then new proposals.
 
     `slots` is asked before each: no trial is handed out while as many run, which is how concurrency is
-    changed while the experiment runs. `on_last` is called when the last proposals are handed out. Tune
-    trials get the config `trial` (the number), `folder` (with the bound spec as `spec.json`) and `roots`.
+    changed while the experiment runs. `num_samples` is asked likewise: no trial is proposed beyond as many.
+    `on_last` is called when the last proposals are handed out. Tune trials get the config `trial` (the
+    number), `folder` (with the bound spec as `spec.json`) and `roots`. `done` turns True when it has told
+    Tune that there are no more.
     """
 
     def __init__(
@@ -129,7 +126,7 @@ class Searcher(TuneSearcher):
         progress: Progress,
         folder: Path,
         roots: dict[str, str],
-        num_samples: int,
+        num_samples: Callable[[], int],
         slots: Callable[[], int],
         on_last: Callable[[], None],
     ) -> None:
@@ -143,6 +140,7 @@ class Searcher(TuneSearcher):
         self._on_last = on_last
         self._running: dict[str, int] = {}
         self._finished = False
+        self.done = False
         self._proposer: Proposer = GridProposer(spec) if isinstance(spec.searcher, Grid) else OptunaProposer(spec)
         self._told: set[int] = set()
         for trial in list(progress.trials.values()):
@@ -155,7 +153,7 @@ class Searcher(TuneSearcher):
     def exhausted(self) -> bool:
         """Whether every trial was proposed and has ended."""
         trials = list(self._progress.trials.values())
-        return len(trials) >= self._num_samples and all(trial.ended for trial in trials)
+        return len(trials) >= self._num_samples() and all(trial.ended for trial in trials)
 
     def suggest(self, trial_id: str) -> Any:
         # Tune waits here, and nowhere else, while nothing runs: asking for the slots is also a look at the orders.
@@ -166,10 +164,11 @@ class Searcher(TuneSearcher):
             return None
         self._tell_ended()
         number = self._next()
-        if number is None or number >= self._num_samples - 2 * slots:
+        if number is None or number >= self._num_samples() - 2 * slots:
             self._on_last()
         if number is None:
-            return None if self._running else TuneSearcher.FINISHED
+            self.done = not self._running
+            return TuneSearcher.FINISHED if self.done else None
         self._running[trial_id] = number
         self._progress.started(number)
         return {"trial": number, "folder": str(self._folder / f"{number:05d}"), **self._roots}
@@ -191,7 +190,7 @@ class Searcher(TuneSearcher):
         if waiting is not None:
             return waiting.number
         number = len(self._progress.trials)
-        if number >= self._num_samples:
+        if number >= self._num_samples():
             return None
         sample = self._proposer.propose(number)
         if sample is None:

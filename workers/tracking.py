@@ -3,7 +3,9 @@
 Owns the thread that reads the journal and tells MLflow what it says: a parent run for the experiment, a
 child run for each trial, every point of every curve exactly once. It keeps its place in `tracking.json`.
 Points carry the journal's timestamps, so a batch that is sent twice leaves one point: MLflow's key is
-(run, metric, step, timestamp, value). What MLflow refuses for good is logged and left out, so that one bad
+(run, metric, step, timestamp, value). A point that is told anew, because a crash or damage took it from the
+journal and its epoch was trained again, is left out: runs of earlier processes are asked what they have.
+What MLflow refuses for good is logged and left out, so that one bad
 value holds up nothing. Training never waits for it. It must not know Ray or the service.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Launch, TrialState, Winner
+from search_spaces.protocol import RUN_STATUS, Launch, TrialState, Winner
 from workers import journal
 from workers.heartbeat import MlflowIds, Superseded
 from workers.journal import Entry
@@ -35,20 +38,19 @@ SHOWN_AS = {"mlflow.experimentKind": "custom_model_development"}
 
 MODEL_NAME_CHARACTERS, DESCRIPTION_CHARACTERS = 256, 5000
 
-RUN_STATUS = {
-    TrialState.COMPLETED: "FINISHED",
-    TrialState.EARLY_STOPPED: "FINISHED",
-    TrialState.DIVERGED: "FINISHED",
-    TrialState.ERROR: "FAILED",
-    TrialState.CANCELED: "KILLED",
-}
+#: Answers that tell of the server, not of what it was asked.
+TROUBLES = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"})
 
 
 @dataclass
 class _Place:
-    """What is known of MLflow's side: all entries before `offset` are there; `runs` by trial."""
+    """What is known of MLflow's side: all entries before `offset` are there; `runs` by trial.
+
+    `mark` is the journal's at `offset`; None of older versions.
+    """
 
     offset: int = 0
+    mark: int | None = None
     writer: int = 0
     experiment: str | None = None
     parent: str | None = None
@@ -66,7 +68,7 @@ class _Batch:
 
 
 class Tracker(threading.Thread):
-    """Follows the journal until `finish`. `finish` waits until all is delivered, or until patience ends.
+    """Follows the journal until `finish`. `answered_at` is when MLflow last took a run's news (monotonic seconds).
 
     Once `fenced` says so, nothing is written any more: all methods raise Superseded or do nothing.
     """
@@ -84,11 +86,15 @@ class Tracker(threading.Thread):
         self._spec = spec
         self._journal_path = journal_path
         self._place_path = journal_path.with_name("tracking.json")
-        self._place = _read_place(self._place_path)
+        self._place = _read_place(self._place_path, journal_path)
         # Up to here in the journal, runs may have been created whose ids were lost with a process or an answer.
-        self._doubtful = journal_path.stat().st_size if launch.attempt > 1 or self._place_path.exists() else 0
+        self._doubtful = math.inf if launch.attempt > 1 or self._place_path.exists() else 0
+        # Steps that runs of earlier processes have, by run and metric; asked when a point is to be told.
+        self._earlier: dict[str, dict[str, set[int]]] = {run: {} for run in self._place.runs.values()}
         self._fenced = fenced
         self._interval_s = interval_s
+        self._reopened = launch.attempt == 1
+        self.answered_at = -math.inf
         self._client: MlflowClient | None = None
         self._model_id: str | None = None
         self._finished = threading.Event()
@@ -113,23 +119,28 @@ class Tracker(threading.Thread):
                 return False
             return True
 
-    def finish(self, patience_s: float) -> bool:
-        """Stop following; deliver what is left. False when MLflow stayed away for `patience_s`."""
+    def stop(self) -> None:
+        """Stop following. What is left is delivered by the next attempt."""
         self._finished.set()
-        self.join()
-        deadline, pause = time.monotonic() + patience_s, threading.Event()
-        while not self.deliver():
-            if self._fenced() or time.monotonic() >= deadline:
-                return False
-            pause.wait(min(1.0, patience_s))
-        return True
 
-    def close_parent(self, status: str, summary: dict[str, float], tags: dict[str, str]) -> None:
-        """Set the parent run's figures and end it with `status`. Raises what the client raises."""
+    def finish(self) -> None:
+        """Stop following, and deliver what is left. Raises what the client raises; nothing is lost then."""
+        self.stop()
+        if self.is_alive():
+            self.join()
+        with self._working:
+            while self._deliver_some():
+                pass
+
+    def close_parent(self, status: str, summary: dict[str, float], tags: dict[str, str], step: int = 0) -> None:
+        """Set the parent run's figures at `step` and end it with `status`. Raises what the client raises.
+
+        An experiment that is extended is closed again: with more trials as its step, no figure stands twice.
+        """
         from mlflow.entities import Metric
 
         parent, at_ms = self._parent_run(), self._last_ms()
-        self._tell(parent, [Metric(name, value, at_ms, 0) for name, value in summary.items()] + _tags(tags))
+        self._tell(parent, [Metric(name, value, at_ms, step) for name, value in summary.items()] + _tags(tags))
         self._terminate(parent, status, at_ms)
 
     def attach(self, folder: Path) -> None:
@@ -185,16 +196,20 @@ class Tracker(threading.Thread):
             self._doubtful = max(self._doubtful, offset)
             raise
         self._place.offset, self._place.writer = offset, writer
+        self._place.mark = journal.mark(self._journal_path, offset)
         self._save_place()
         return True
 
     def _deliver_entries(self, entries: list[Entry]) -> None:
-        self._parent_run(_ms(entries[0]) if entries else None)
+        parent = self._parent_run(_ms(entries[0]) if entries else None)
+        if not self._reopened:
+            self._reopen(parent)
         for number, batch in self._batches(entries).items():
-            run = self._child_run(number, batch.began_ms)
-            self._tell(run, batch.items + _tags(batch.tags))
+            run = self._child_run(number, batch)
+            self._tell(run, self._untold(run, batch.items) + _tags(batch.tags))
             if batch.ended:
                 self._terminate(run, *batch.ended)
+            self.answered_at = time.monotonic()
 
     def _batches(self, entries: Iterable[Entry]) -> dict[int, _Batch]:
         from mlflow.entities import Metric, Param
@@ -208,6 +223,12 @@ class Tracker(threading.Thread):
             if entry["event"] == "suggested":
                 batch.items += [Param(key, str(value)) for key, value in entry["parameters"].items()]
                 batch.tags["rung.trial_state"] = TrialState.RUNNING
+                if "source" in entry:
+                    batch.tags["rung.continued_from"] = entry["source"]
+            if "kind" in entry:
+                batch.tags["rung.error_kind"] = entry["kind"]
+            if "restarts" in entry:
+                batch.tags["rung.restarts"] = str(entry["restarts"])
             if entry["event"] == "epoch":
                 batch.items += [
                     Metric(name, float(value), at_ms, entry["epoch"]) for name, value in entry["metrics"].items()
@@ -235,6 +256,18 @@ class Tracker(threading.Thread):
             middle = len(items) // 2
             self._tell(run, items[:middle])
             self._tell(run, items[middle:])
+
+    def _reopen(self, parent: str) -> None:
+        """The parent run of an experiment that had ended goes on with it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._connected().update_run(parent, status="RUNNING")
+        except MlflowException as error:
+            if not refused(error):
+                raise
+            log.error("MLflow refuses to go on with run %s: %s", parent, error)
+        self._reopened = True
 
     def _terminate(self, run: str, status: str, at_ms: int) -> None:
         from mlflow.exceptions import MlflowException
@@ -287,17 +320,58 @@ class Tracker(threading.Thread):
             self._save_place()
         return self._place.parent
 
-    def _child_run(self, number: int, began_ms: int) -> str:
-        if number not in self._place.runs:
+    def _child_run(self, number: int, batch: _Batch) -> str:
+        runs = self._place.runs
+        if number not in runs:
             query = f"tags.`rung.experiment_id` = '{self._launch.experiment_id}' and tags.`rung.trial_id` = '{number}'"
+            found = self._found(query)
+            if found:
+                runs[number] = found
+                self._earlier[found] = {}
+        if number in runs and self._is_of_another(runs[number], batch):
+            log.warning("run %s is of a trial %d that the journal has lost: it is deleted", runs[number], number)
+            self._connected().delete_run(runs.pop(number))
+        if number not in runs:
             tags = {
                 "mlflow.parentRunId": self._parent_run(),
                 "rung.experiment_id": self._launch.experiment_id,
                 "rung.trial_id": str(number),
             }
-            run = self._found(query) or self._created(f"trial-{number:04d}", tags, began_ms)
-            self._place.runs[number] = run
-        return self._place.runs[number]
+            runs[number] = self._created(f"trial-{number:04d}", tags, batch.began_ms)
+        return runs[number]
+
+    def _is_of_another(self, run: str, batch: _Batch) -> bool:
+        """Whether a run of an earlier process is of another configuration than the one to be told now."""
+        from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
+
+        given = {item.key: item.value for item in batch.items if isinstance(item, Param)}
+        if not given or run not in self._earlier:
+            return False
+        try:
+            known = self._connected().get_run(run).data.params
+        except MlflowException as error:
+            if not refused(error):
+                raise
+            return False
+        return any(known.get(key, value) != value for key, value in given.items())
+
+    def _untold(self, run: str, items: list[Any]) -> list[Any]:
+        """The items without the points that an earlier process told."""
+        from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
+
+        if run not in self._earlier:
+            return items
+        told = self._earlier[run]
+        for name in {item.key for item in items if isinstance(item, Metric)} - told.keys():
+            try:
+                told[name] = {point.step for point in self._connected().get_metric_history(run, name)}
+            except MlflowException as error:
+                if not refused(error):
+                    raise
+                told[name] = set()
+        return [item for item in items if not (isinstance(item, Metric) and item.step in told[item.key])]
 
     def _created(self, name: str, tags: dict[str, str], began_ms: int | None) -> str:
         run = self._connected().create_run(str(self._place.experiment), began_ms, tags, name)
@@ -334,16 +408,30 @@ def refused(error: Exception) -> bool:
     return missing or error.error_code == "INVALID_PARAMETER_VALUE"
 
 
-def _read_place(path: Path) -> _Place:
-    """The place that was kept, or the beginning where it cannot be read: nothing is sent with another time."""
+def away(error: Exception) -> bool:
+    """Whether MLflow was not reached, or had trouble of its own: it may take the same later."""
+    from mlflow.exceptions import MlflowException, RestException
+
+    if isinstance(error, RestException):
+        return error.error_code in TROUBLES
+    return isinstance(error, MlflowException | OSError)
+
+
+def _read_place(path: Path, journal_path: Path) -> _Place:
+    """The place that was kept; its offset is the beginning where it cannot be read or the journal was cut since."""
     try:
         stored = json.loads(path.read_text())
-        return _Place(**stored | {"runs": {int(number): run for number, run in stored["runs"].items()}})
+        place = _Place(**stored | {"runs": {int(number): run for number, run in stored["runs"].items()}})
     except FileNotFoundError:
         return _Place()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning("%s cannot be read, all is sent again: %r", path, error)
         return _Place()
+    mark = journal.mark(journal_path, place.offset)
+    if mark == -1 or place.mark not in (None, mark):
+        log.warning("the journal is not what MLflow was told of, all is sent again")
+        place.offset, place.writer, place.mark = 0, 0, None
+    return place
 
 
 def _experiment(client: MlflowClient, project: str) -> str:

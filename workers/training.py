@@ -39,13 +39,17 @@ EVALUATED_PIXELS = {"cpu": 2**18, "cuda": 2**22}  # values of an evaluation batc
 CLEAN_IMAGES = 1000  # at least so many training images are evaluated where clean accuracy is asked for
 
 
+class Interrupted(Exception):  # noqa: N818 - it is none
+    """An epoch was left before its end, as was asked for. The training is of no further use."""
+
+
 class Training:
     """One trial on one device.
 
     `epoch` counts finished epochs. `best_value` is the best finite value of the objective, reached at
     `best_epoch` (from 1); None and 0 before there is one. `diverged` turns True with the first loss that is
     not finite; metrics then hold what was measured, and nothing raises. `compiler` is that of the process,
-    where further trials follow.
+    where further trials follow. `interrupted` is asked before each batch whether to leave the epoch there.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Training:
         data: Splits,
         device: torch.device | str = "cpu",
         compiler: Compiler | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         parameters = spec.hyperparameters
         self.spec, self.device = spec, torch.device(device)
@@ -61,6 +66,7 @@ class Training:
         self.best_value: float | None = None
         self.best_epoch = 0
         self.diverged = False
+        self._interrupted = interrupted
         images = data.train_images
         self._classes, self._labels = data.classes, data.train_labels.to(self.device)
         self._validation_labels = data.validation_labels.to(self.device)
@@ -106,7 +112,7 @@ class Training:
         it; nonfinite_steps, the share of steps whose loss or gradient was not finite; and, with mixup or
         label smoothing, clean_train_accuracy on unchanged training images, which then stands in for
         train_accuracy in generalization_gap. `lr` is the rate of the last batch, `grad_norm` the mean over
-        batches before clipping.
+        batches before clipping, without those whose step a gradient scaler left out. Raises Interrupted.
         """
         started = time.perf_counter()
         with self._global_generator(self.spec.seed * 1_000_003 + self.epoch + 1), self._algorithms():
@@ -180,6 +186,7 @@ class Training:
         batches = torch.split(order, size)
         places = torch.split(self._images.order(order), size)
         for number, (indices, where) in enumerate(zip(batches, places, strict=True)):
+            self._leave_if_asked()
             labels = self._labels.index_select(0, indices)
             images, targets = self._batch(where, labels)
             before = [weight.detach().clone() for weight in self._weights] if number == len(batches) - 1 else None
@@ -201,10 +208,11 @@ class Training:
             )
         ).cpu()
         all_losses, all_norms, (accuracy, weights, ratio) = torch.split(figures, [len(sizes), len(sizes), 3])
+        taken = all_norms[all_norms.isfinite()] if self._scaler.is_enabled() else all_norms
         return {
             "train_loss": float((all_losses * sizes).sum() / sizes.sum()),
             "train_accuracy": float(accuracy),
-            "grad_norm": float(all_norms.mean()),
+            "grad_norm": float(taken.mean()),
             "weight_norm": float(weights),
             "update_ratio": float(ratio),
             "nonfinite_steps": float((~(all_losses.isfinite() & all_norms.isfinite())).double().mean()),
@@ -264,6 +272,7 @@ class Training:
         size = max(16, EVALUATED_PIXELS[self.device.type] // pixels.values_per_image)
         losses, hits = [], []
         for start in range(0, len(pixels), size):
+            self._leave_if_asked()
             with self._autocast():
                 logits = self._network(pixels.inputs_between(start, start + size)).float()
             batch = labels[start : start + size]
@@ -271,6 +280,10 @@ class Training:
             hits.append((logits.argmax(1) == batch).sum())
         loss, hit = torch.stack((torch.stack(losses).sum().double(), torch.stack(hits).sum().double())).tolist()
         return loss / len(pixels), hit / len(pixels)
+
+    def _leave_if_asked(self) -> None:
+        if self._interrupted():
+            raise Interrupted
 
     def _judge(self, value: float, finite: bool) -> None:
         self.diverged = self.diverged or not finite

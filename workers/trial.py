@@ -1,21 +1,25 @@
 """Trial: one slot of the cluster, training one trial after another, an epoch per step.
 
-Owns the edge between Ray Tune and the training loop: threads, device, checkpoint files. A slot's process
-is reused: `reset_config` drops one trial and takes up the next within milliseconds, and the data stay
-loaded. It must not know MLflow, the service or the other trials. Torch is imported by the slot alone, so
-that the driver may import this module quickly.
+Owns the edge between Ray Tune and the training loop: threads, device, what a step answers, how an epoch is
+left when asked. A slot's process is reused: `reset_config` drops one trial and takes up the next within
+milliseconds, and the data stay loaded. It must not know MLflow, the service or the other trials. Torch is
+imported by the slot alone, so that the driver may import this module quickly.
 """
 
 from __future__ import annotations
 
 import logging
-import os
+import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
 from search_spaces.experiment import TrialSpec
+from workers import checkpoints
+from workers.checkpoints import BEST, LAST
+from workers.logs import TRIAL_LOG, Log, heard
 
 if TYPE_CHECKING:
     from workers.data import Splits
@@ -23,16 +27,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rung.trial")
 
-LAST, BEST, SPEC = "last.pt", "best.pt", "spec.json"
+SPEC = "spec.json"
+#: A file of this name, touched in a trial's folder, asks the slot that holds the trial to leave its epoch.
+STOP = "stop"
+LOOK_S = 1.0  # between two looks for it
 
 
 class Slot(tune.Trainable):
     """Config: `trial`, `folder` (of this trial, with `spec.json`), `data_root`, `cache_root`.
 
     After each epoch `last.pt` holds all that is needed to go on, and `best.pt` the weights of the best
-    epoch; both appear by rename, whole or not at all. A trial whose folder has a `last.pt` goes on from it:
-    its first step tells that epoch's figures again, which a driver that died may not have heard. A
-    `last.pt` that cannot be read costs its epochs, not the trial.
+    epoch. A trial whose folder has a checkpoint goes on from the newest that is whole and its own: its first
+    step tells that epoch's figures again, which a driver that died may not have heard. An epoch that is left
+    because `stop` was touched leaves no trace: its step answers what the one before it did, and `interrupted`.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -42,53 +49,99 @@ class Slot(tune.Trainable):
 
         self._torch = torch
         self._compiler = Compiler()
-        self._config = config
-        self._training: Training | None = None
         self._loaded: tuple[str, Splits] | None = None
+        self._log: Log | None = None
+        self._training: Training | None = None
+        self._take_up(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._config = new_config
-        self._training = None
+        self.cleanup()
+        self._take_up(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        folder = Path(self._config["folder"])
-        if self._training is None:
-            self._training, told = self._begin(folder)
-            if told is not None:
-                return told
-        training = self._training
-        metrics = training.run_epoch()
-        figures = {name: value for name, value in metrics.items() if name != "epoch"}
-        result = figures | {"epoch": training.epoch, "diverged": training.diverged, "reported": sorted(figures)}
-        if training.best_epoch == training.epoch:
-            self._save(training.model.state_dict(), folder / BEST)
-        self._save({"training": training.state_dict(), "result": result}, folder / LAST)
-        return result
+        if self._log is None:
+            self._log = Log(self._folder / TRIAL_LOG)
+        with heard(self._log):
+            return self._step()
 
     def cleanup(self) -> None:
         self._training = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
-    def _begin(self, folder: Path) -> tuple[Training, dict[str, Any] | None]:
-        """The training, and what its last epoch's step returned if there was one."""
-        from workers.training import Training
+    def _take_up(self, config: dict[str, Any]) -> None:
+        self._config = config
+        self._folder = Path(config["folder"])
+        self._training = None
+        self._told: dict[str, Any] = {}
+        self._last_is_good = False
+        # Whatever was asked before is not meant for us. Tune steps a trial only after this, and not one it stopped.
+        self._asked = _Asked(self._folder / STOP)
 
-        spec = TrialSpec.model_validate_json((folder / SPEC).read_text())
+    def _step(self) -> dict[str, Any]:
+        from workers.training import Interrupted
+
+        if self._training is None:
+            self._training = self._begin()
+            if self._told:
+                return self._told
+        training = self._training
+        try:
+            metrics = training.run_epoch()
+        except Interrupted:
+            log.info("epoch %d left before its end, as asked", training.epoch + 1)
+            self._training = None
+            self._asked = _Asked(self._folder / STOP)
+            nothing = {"epoch": 0, "diverged": False, "reported": [], training.spec.objective.metric: math.nan}
+            return (self._told or nothing) | {"interrupted": True}
+        figures = {name: value for name, value in metrics.items() if name != "epoch"}
+        result = figures | {"epoch": training.epoch, "diverged": training.diverged, "reported": sorted(figures)}
+        if training.best_epoch == training.epoch:
+            checkpoints.save(training.model.state_dict(), self._folder / BEST)
+        state = {"spec": training.spec.model_dump_json(), "training": training.state_dict(), "result": result}
+        checkpoints.keep(state, self._folder, rotate=self._last_is_good)
+        self._last_is_good = True
+        self._told = result
+        log.info("epoch %d: %s", training.epoch, ", ".join(f"{name} {value:.6g}" for name, value in figures.items()))
+        return result
+
+    def _begin(self) -> Training:
+        """The training where the newest usable checkpoint left it; what its last step told is then in `_told`."""
+        spec = TrialSpec.model_validate_json((self._folder / SPEC).read_text())
         self._torch.set_num_threads(spec.cpus)
         device = "cuda" if spec.gpus > 0 and self._torch.cuda.is_available() else "cpu"
         if device == "cuda" and spec.gpus < 1:
             self._torch.cuda.set_per_process_memory_fraction(spec.gpus)
         splits = self._splits(spec)
-        training = Training(spec, splits, device, self._compiler)
-        if not (folder / LAST).exists():
-            return training, None
-        try:
-            last = self._torch.load(folder / LAST, map_location=device, weights_only=True)
-            training.load_state_dict(last["training"])
-        except Exception as error:  # torch raises much for a damaged file, and does not say what
-            log.warning("%s cannot be read, the trial begins anew: %r", folder / LAST, error)
-            return Training(spec, splits, device, self._compiler), None
-        return training, last["result"]
+        training, source = self._resumed(spec, splits, device)
+        threads = "1 thread" if spec.cpus == 1 else f"{spec.cpus} threads"
+        where = f"goes on after epoch {training.epoch} of {source}" if source else "begins"
+        log.info("trial %s %s, on %s with %s", self._config["trial"], where, device, threads)
+        for note in splits.notes:
+            log.warning("%s", note)
+        return training
+
+    def _resumed(self, spec: TrialSpec, splits: Splits, device: str) -> tuple[Training, str | None]:
+        from workers.training import Training
+
+        self._told, self._last_is_good = {}, False
+        for name, content in checkpoints.stored(self._folder):
+            training = Training(spec, splits, device, self._compiler, self._asked)
+            try:
+                if "spec" in content and TrialSpec.model_validate_json(content["spec"]) != spec:
+                    raise ValueError("it is of another configuration")
+                training.load_state_dict(content["training"])
+                self._told = content["result"]
+            except (MemoryError, self._torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # torch raises much for what does not fit
+                log.warning("%s cannot be used: %s", name, error)
+                continue
+            self._last_is_good = name == LAST
+            return training, name
+        return Training(spec, splits, device, self._compiler, self._asked), None
 
     def _splits(self, spec: TrialSpec) -> Splits:
         from workers.data import load
@@ -100,10 +153,26 @@ class Slot(tune.Trainable):
             self._loaded = key, load(spec.dataset, spec.split_seed, data_root, cache_root)
         return self._loaded[1]
 
-    def _save(self, state: dict[str, Any], path: Path) -> None:
-        part = path.with_suffix(f".{os.getpid()}.part")
+
+class _Asked:
+    """Whether a file was touched since this was made, looked for about once a second."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._before = self._touched()
+        self._next_look = 0.0
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + LOOK_S
+        touched = self._touched()
+        return touched is not None and touched != self._before
+
+    def _touched(self) -> tuple[int, int] | None:
         try:
-            self._torch.save(state, part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns

@@ -1,27 +1,25 @@
-"""Routes of experiments: submit, list, show, cancel."""
+"""Routes of experiments: submit, list, show. What changes one is in `changes`."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import select
 
 from search_spaces.document import JSON_TYPES, YAML_TYPES, read
 from search_spaces.problems import validate
-from service import cursors, data_sets, experiments, views
-from service.errors import BadRequest, Conflict, Invalid, NotFound, TooLarge, WrongMediaType
+from service import cursors, data_sets, experiments, idempotency, views
+from service.context import Context
+from service.errors import BadRequest, Invalid, NotFound, TooLarge, WrongMediaType
 from service.responses import problems
-from service.routes.parts import TEXT, Body, Paging, Service
+from service.routes.parts import TEXT, Body, ExperimentId, Key, Paging, Service, shown
 from service.schemas import ExperimentPage, ExperimentView, Validated
 from service.states import State
-from service.store.models import Attempt, Experiment
+from service.store.models import Experiment
 
 router = APIRouter(prefix="/experiments", tags=["experiments"])
-
-ExperimentId = Annotated[str, Path(description="as in the Location of the answer to its POST", examples=["k3v9q2mz"])]
 
 SMALLEST = {"name": "first-try"}
 SEARCH = """\
@@ -78,6 +76,7 @@ class Filters(Paging):
     project: str | None = Field(None, max_length=128, pattern=TEXT)
     name: str | None = Field(None, max_length=128, pattern=TEXT, description="any part of the name, in any case")
     label: str | None = Field(None, max_length=64, pattern=TEXT)
+    archived: Literal["false", "true", "all"] = Field("false", description="those in use, the archived, or all")
 
 
 @router.post(
@@ -92,29 +91,41 @@ class Filters(Paging):
     },
 )
 def submit_experiment(
-    request: Request, response: Response, service: Service, body: Body, query: Annotated[Submission, Query()]
+    request: Request,
+    response: Response,
+    service: Service,
+    body: Body,
+    query: Annotated[Submission, Query()],
+    key: Key = None,
 ) -> ExperimentView | Validated:
     """Check a spec, complete it with its defaults, and queue it.
 
     An error names every broken rule with its field and value; then nothing is stored. `warnings` tell of
-    what is allowed but seldom meant.
+    what is allowed but seldom meant. Sent again under the same `Idempotency-Key`, the answer is the experiment
+    as it is now, with the header `Idempotent-Replayed: true`.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in JSON_TYPES | YAML_TYPES:
         raise WrongMediaType(
             f"application/json or application/yaml required, got {media_type[:100] or 'no content-type'}"
         )
+    sha256 = idempotency.digest(media_type, body)
+    if key is not None and not query.validate_only:
+        with service.database.read() as session:  # before the check: what was accepted once is not judged anew
+            known = idempotency.earlier(session, key, sha256)
+        if known is not None:
+            return _stored(service, response, known, replayed=True)
     spec = experiments.complete(validate(read(body, media_type)), service.watch.cluster)
     data_sets.check(spec.dataset, service.settings.data_root)
-    warnings, num_samples = spec.warnings(), spec.num_samples
+    warnings = spec.warnings()
     if query.validate_only:
         response.status_code = 200
-        return Validated(spec=spec.model_dump(mode="json"), warnings=warnings, num_samples=num_samples)
-    with service.database.write() as session:
-        experiment = experiments.submit(session, spec, warnings, num_samples)
+        return Validated(spec=spec.model_dump(mode="json"), warnings=warnings, num_samples=spec.num_samples)
+    stored, replayed = idempotency.once(
+        service.database, key, sha256, lambda session: experiments.submit(session, spec, warnings)
+    )
     service.wake.set()
-    response.headers["Location"] = f"/api/v1/experiments/{experiment.id}"
-    return views.full(experiment, {}, [], service.results)
+    return _stored(service, response, stored, replayed)
 
 
 @router.get("", responses=problems(Invalid))
@@ -134,6 +145,7 @@ def list_experiments(service: Service, query: Annotated[Filters, Query()]) -> Ex
             project=query.project,
             name=query.name,
             label=query.label,
+            archived=None if query.archived == "all" else query.archived == "true",
             before=before,
             limit=query.limit + 1,
         )
@@ -146,29 +158,18 @@ def list_experiments(service: Service, query: Annotated[Filters, Query()]) -> Ex
 
 
 @router.get("/{experiment_id}", responses=problems(NotFound))
-def show_experiment(service: Service, experiment_id: ExperimentId) -> ExperimentView:
-    """Everything about one experiment but its trials."""
-    return _view(service, experiment_id)
-
-
-@router.post("/{experiment_id}/cancel", responses=problems(NotFound, Conflict))
-def cancel_experiment(service: Service, experiment_id: ExperimentId) -> ExperimentView:
-    """End an experiment: at once while it waits, else as soon as its trials stop.
-
-    Asking again changes nothing. An experiment that has ended otherwise answers 409 and says how.
-    """
-    with service.database.write() as session:
-        experiments.cancel(session, experiment_id, datetime.now(UTC))
-    service.wake.set()
-    return _view(service, experiment_id)
-
-
-def _view(service: Service, experiment_id: str) -> ExperimentView:
+def show_experiment(service: Service, response: Response, experiment_id: ExperimentId) -> ExperimentView:
+    """Everything about one experiment but its trials. The ETag is its revision, for If-Match."""
     with service.database.read() as session:
-        experiment = experiments.find(session, experiment_id)
-        counts = experiments.count_trials(session, [experiment_id])
-        drivers = select(Attempt).where(Attempt.experiment_id == experiment_id).order_by(Attempt.number)
-        return views.full(experiment, counts[experiment_id], list(session.scalars(drivers)), service.results)
+        return shown(session, service, response, experiment_id)
+
+
+def _stored(service: Context, response: Response, experiment_id: str, replayed: bool) -> ExperimentView:
+    response.headers["Location"] = f"/api/v1/experiments/{experiment_id}"
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    with service.database.read() as session:
+        return shown(session, service, response, experiment_id)
 
 
 def _cursor(last: Experiment) -> str:

@@ -1,15 +1,21 @@
-"""What routes have in common: the service's context, the body as bytes, and who sent it."""
+"""What routes have in common: the service's context, the body as bytes, who sent it, and on what condition."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Path, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from service import experiments, idempotency, preconditions, views
 from service.context import Context
 from service.errors import Unauthorized
+from service.preconditions import Precondition
+from service.schemas import ExperimentView
+from service.store.models import Attempt
 
 _bearer = HTTPBearer(auto_error=False, description="the token in the driver's launch file")
 
@@ -31,9 +37,36 @@ def _token(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_
     return credentials.credentials
 
 
+def _precondition(
+    if_match: Annotated[
+        str | None,
+        Header(
+            max_length=1000,
+            description="an ETag, several, or *: change the experiment only if it is still at that revision",
+            examples=['"3"'],
+        ),
+    ] = None,
+) -> Precondition:
+    return preconditions.parse(if_match)
+
+
 Service = Annotated[Context, Depends(_context)]
 Body = Annotated[bytes, Depends(_body)]
 Token = Annotated[str, Depends(_token)]
+Key = Annotated[
+    str | None,
+    Header(
+        alias=idempotency.HEADER,
+        min_length=1,
+        max_length=255,
+        pattern=r"^[ -~]+$",
+        description="printable ASCII of your own, fresh for each submission: sent again under the same key within a "
+        "day, the same body makes no second experiment, and another body is refused",
+        examples=["5f0c1b1e-2f0e-4a39-9a63-0a2a2b1c6d7e"],
+    ),
+]
+IfMatch = Annotated[Precondition, Depends(_precondition)]
+ExperimentId = Annotated[str, Path(description="as in the Location of the answer to its POST", examples=["k3v9q2mz"])]
 
 
 class Paging(BaseModel):
@@ -43,6 +76,15 @@ class Paging(BaseModel):
 
     limit: int = Field(50, ge=1, le=1000, description="items of a page")
     cursor: str | None = Field(None, max_length=1000, description="next_cursor of the page before")
+
+
+def shown(session: Session, service: Context, response: Response, experiment_id: str) -> ExperimentView:
+    """The view of an experiment as the session sees it, its revision in the answer's ETag. Raises NotFound."""
+    experiment = experiments.find(session, experiment_id)
+    counts = experiments.count_trials(session, [experiment_id])
+    drivers = select(Attempt).where(Attempt.experiment_id == experiment_id).order_by(Attempt.number)
+    response.headers["ETag"] = preconditions.etag(experiment.revision)
+    return views.full(experiment, counts[experiment_id], list(session.scalars(drivers)), service.results)
 
 
 #: Text that every database takes.

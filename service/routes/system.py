@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.context import Context
 from service.routes.parts import Service
 from service.schemas import Check, ClusterStatus, Health, NodeView, Readiness, Share
-from service.states import DRIVEN, State
+from service.states import ACTIVE, State
 from service.store.models import Experiment
 
 health = APIRouter(tags=["system"])
@@ -43,7 +43,7 @@ def show_cluster(service: Service) -> ClusterStatus:
     """The nodes as last seen, and the slots of each experiment that runs or waits."""
     sight = service.watch.sight
     with service.database.read() as session:
-        query = select(Experiment).where(Experiment.state.in_({State.QUEUED, *DRIVEN}))
+        query = select(Experiment).where(Experiment.state.in_(ACTIVE))
         active = list(session.scalars(query.order_by(Experiment.created_at, Experiment.id)))
     nodes = sight.cluster.nodes if sight.cluster else ()
     return ClusterStatus(

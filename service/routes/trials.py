@@ -1,19 +1,19 @@
-"""Routes of trials: list, show, spec, curves."""
+"""Routes of trials: list, show, spec, curves, cancel."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
 from search_spaces.protocol import TrialState
-from service import cursors, experiments, trials, views
+from service import changes, cursors, experiments, trials, views
 from service.attempts import LARGEST_NUMBER
-from service.errors import Invalid, NotFound, Unavailable
+from service.errors import Conflict, Invalid, NotFound, Unavailable
 from service.responses import problems
-from service.routes.experiments import ExperimentId
-from service.routes.parts import TEXT, Paging, Service
+from service.routes.parts import TEXT, ExperimentId, Paging, Service
 from service.schemas import Curves, TrialPage, TrialView
 
 router = APIRouter(prefix="/experiments/{experiment_id}/trials", tags=["trials"])
@@ -73,7 +73,10 @@ SPEC_ANSWER = {"content": {"application/json": {"schema": {"$ref": "#/components
 def show_spec(service: Service, experiment_id: ExperimentId, trial: TrialNumber) -> dict[str, Any]:
     """The configuration that one trial ran: the experiment's spec with every domain replaced by what was drawn."""
     with service.database.read() as session:
-        return trials.bound(session, experiment_id, trial).model_dump(mode="json")
+        trials.find(session, experiment_id, trial)
+    kept = service.storage(experiment_id).trial_spec(trial)
+    with service.database.read() as session:
+        return trials.bound(session, experiment_id, trial, kept).model_dump(mode="json")
 
 
 @router.get("/{trial}/curves", responses=problems(NotFound, Unavailable))
@@ -84,6 +87,19 @@ def show_curves(service: Service, experiment_id: ExperimentId, trial: TrialNumbe
     if row.mlflow_run_id is None:
         raise NotFound(f"trial {trial} of experiment {experiment_id} has no curve yet")
     return Curves(trial=trial, mlflow_run_id=row.mlflow_run_id, metrics=service.results.curves(row.mlflow_run_id))
+
+
+@router.post("/{trial}/cancel", status_code=202, responses=problems(NotFound, Conflict))
+def cancel_trial(service: Service, experiment_id: ExperimentId, trial: TrialNumber) -> TrialView:
+    """Ask for the end of one trial; the others go on. Its slot is free within seconds.
+
+    While no driver runs, it is remembered until one does. Asking again changes nothing. A trial that has
+    ended answers 409 and says how.
+    """
+    with service.database.write() as session:
+        experiment = experiments.find(session, experiment_id, lock=True)
+        row = changes.cancel_trial(session, experiment, trial, datetime.now(UTC))
+    return views.trial(row, experiment.mlflow_experiment_id, service.results)
 
 
 def _place(query: Sorting) -> tuple[Any, int]:

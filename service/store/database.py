@@ -16,6 +16,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 BUSY_TIMEOUT_S = 30
@@ -50,16 +51,34 @@ class Database:
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
-    def migrate(self, revision: str = "head") -> None:
-        """Bring the schema up (or, for tests, down) to a revision. Replicas that start together wait for each other."""
-        with as_file(files("service.store") / "migrations") as folder, self._writer.begin() as connection:
-            if not self._sqlite:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+    def migrate(self, revision: str = "head", *, down: bool = False) -> None:
+        """Bring the schema up (or `down`) to a revision. Replicas that start together wait for each other."""
+        with as_file(files("service.store") / "migrations") as folder, self._migrating() as connection:
             config = Config()
             config.set_main_option("script_location", str(folder).replace("%", "%%"))
             config.attributes["connection"] = connection
-            move = command.downgrade if revision == "base" else command.upgrade
-            move(config, revision)
+            (command.downgrade if down else command.upgrade)(config, revision)
+
+    @contextmanager
+    def _migrating(self) -> Iterator[Connection]:
+        """A transaction that may replace tables.
+
+        SQLite cannot alter most of a table: it is copied and dropped, and with foreign keys enforced the drop
+        would take along every row that refers to it.
+        """
+        with self._writer.connect() as connection:
+            if self._sqlite:
+                _enforce_foreign_keys(connection.connection, False)
+            try:
+                with connection.begin():
+                    if not self._sqlite:
+                        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+                    yield connection
+                    if self._sqlite and (broken := connection.execute(text("PRAGMA foreign_key_check")).first()):
+                        raise ValueError(f"a migration left a row of {broken[0]} that refers to nothing")
+            finally:
+                if self._sqlite:
+                    _enforce_foreign_keys(connection.connection, True)
 
     def ping(self) -> None:
         """Raise SQLAlchemyError when the database does not answer."""
@@ -70,6 +89,12 @@ class Database:
         self.engine.dispose()
 
 
+def is_full(error: OperationalError) -> bool:
+    """Whether the database failed because its disk is full; its transaction was rolled back as a whole."""
+    said = {getattr(error.orig, "sqlite_errorname", None), getattr(error.orig, "sqlstate", None)}
+    return bool(said & {"SQLITE_FULL", "53100"})
+
+
 def _make_sqlite_strict(engine: Engine) -> None:
     """WAL for readers beside a writer, foreign keys, and transactions that begin where we say so."""
 
@@ -78,10 +103,17 @@ def _make_sqlite_strict(engine: Engine) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
+        _enforce_foreign_keys(connection, True)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         writer = connection.get_execution_options().get("rung_writer", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
+
+
+def _enforce_foreign_keys(connection: Any, on: bool) -> None:
+    """On a connection of the driver's; without effect inside a transaction."""
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA foreign_keys={'ON' if on else 'OFF'}")
+    cursor.close()

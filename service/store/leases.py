@@ -7,7 +7,7 @@ older one, so that a replica that slept through its lease changes nothing when i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import CursorResult, select, update
@@ -32,45 +32,49 @@ class LeaseLost(Exception):  # noqa: N818 - an event, not a failure
     """Somebody else holds the lease now."""
 
 
-def acquire(database: Database, name: str, owner: str, seconds: float) -> Held | None:
-    """Take or renew a lease. None while another owner's has not run out."""
-    now = datetime.now(UTC)
+def acquire(database: Database, name: str, owner: str, seconds: float, now: datetime) -> Held | None:
+    """Take or renew a lease. None while another owner's has not run out.
+
+    Another owner's lease never lasts longer than `seconds` from now: one that a clock ahead of ours wrote, or ours
+    before it was set back, is shortened.
+    """
+    end = now + timedelta(seconds=seconds)
     try:
         with database.write() as session:
             lease = session.scalar(select(Lease).where(Lease.name == name).with_for_update())
             if lease is None:
-                lease = Lease(name=name, owner=owner, fence=1, expires_at=now)
+                lease = Lease(name=name, owner=owner, fence=1, expires_at=end)
                 session.add(lease)
             elif lease.owner != owner:
                 if lease.expires_at > now:
+                    lease.expires_at = min(lease.expires_at, end)
                     return None
                 lease.owner, lease.fence = owner, lease.fence + 1
-            lease.expires_at = now + timedelta(seconds=seconds)
+            lease.expires_at = end
             return Held(name, owner, lease.fence, seconds)
     except IntegrityError:  # two replicas made the first row at once
         return None
 
 
-def hold(session: Session, held: Held) -> None:
+def hold(session: Session, held: Held, now: datetime) -> None:
     """Begin a write under the lease: renew it, and lock it until the transaction ends. Raises LeaseLost.
 
     A lease that ran out is still ours while its fence is: nobody has acted since.
     """
-    now = datetime.now(UTC)
-    renewed: CursorResult[Any] = session.execute(  # type: ignore[assignment]
-        update(Lease)
-        .where(Lease.name == held.name, Lease.owner == held.owner, Lease.fence == held.fence)
-        .values(expires_at=now + timedelta(seconds=held.seconds))
-    )
-    if renewed.rowcount != 1:
+    if not _renewed(session, held, now + timedelta(seconds=held.seconds)):
         raise LeaseLost(f"the lease {held.name!r} with fence {held.fence} is no longer ours")
 
 
-def release(database: Database, held: Held) -> None:
+def release(database: Database, held: Held, now: datetime) -> None:
     """Let the lease run out now, so that another replica need not wait."""
     with database.write() as session:
-        session.execute(
-            update(Lease)
-            .where(Lease.name == held.name, Lease.owner == held.owner, Lease.fence == held.fence)
-            .values(expires_at=datetime.now(UTC))
-        )
+        _renewed(session, held, now)
+
+
+def _renewed(session: Session, held: Held, end: datetime) -> bool:
+    renewed: CursorResult[Any] = session.execute(  # type: ignore[assignment]
+        update(Lease)
+        .where(Lease.name == held.name, Lease.owner == held.owner, Lease.fence == held.fence)
+        .values(expires_at=end)
+    )
+    return renewed.rowcount == 1

@@ -50,7 +50,11 @@ class Base(DeclarativeBase):
 
 
 class Experiment(Base):
-    """One search. `spec` is the completed spec as it was accepted and is never rewritten by a newer version."""
+    """One search. `spec` is the completed spec as it was accepted and is never rewritten by a newer version.
+
+    `revision` grows with every change that a person sees, other than progress; it is the ETag. `mlflow_closed`
+    says that the statuses of its runs are final.
+    """
 
     __tablename__ = "experiments"
     __table_args__ = (Index(None, "created_at", "id"), Index(None, "project", "created_at"))
@@ -64,7 +68,9 @@ class Experiment(Base):
     spec: Mapped[dict[str, Any]]
     spec_version: Mapped[int]
     warnings: Mapped[list[str]]
-    num_samples: Mapped[int]
+    controls: Mapped[dict[str, Any]]
+    revision: Mapped[int] = mapped_column(default=1)
+    source_id: Mapped[str | None] = mapped_column(String(16))
     attempt: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
     retry_at: Mapped[datetime | None]
@@ -73,6 +79,8 @@ class Experiment(Base):
     started_at: Mapped[datetime | None]
     stop_asked_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+    archived_at: Mapped[datetime | None]
+    mlflow_closed: Mapped[bool] = mapped_column(default=False)
     mlflow_experiment_id: Mapped[str | None] = mapped_column(String(64))
     mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
     best_trial: Mapped[int | None]
@@ -124,9 +132,23 @@ class Trial(Base):
     parameters: Mapped[dict[str, Any]]
     sample: Mapped[dict[str, Any] | None]
     mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
+    restarts: Mapped[int] = mapped_column(default=0)
+    error_kind: Mapped[str | None] = mapped_column(String(16))
+    cancel_asked_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     updated_at: Mapped[datetime]
+
+
+class IdempotencyKey(Base):
+    """A submission that was accepted under a client's key: the same key and body give the same experiment."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiments.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class Lease(Base):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import httpx
@@ -28,13 +31,13 @@ def rung_up(home: Path, *options: str) -> subprocess.Popen[str]:
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     home = tmp_path_factory.mktemp("own")
     process = rung_up(home, "--num-cpus", "1")
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "Ctrl-C" in line:
-            break
-    yield home, process
-    process.kill()
-    process.wait()
+    try:
+        assert process.stdout is not None
+        assert any("Ctrl-C" in line for line in process.stdout), process.communicate()
+        yield home, process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
@@ -54,15 +57,22 @@ def test_a_second_stack_on_the_same_home_is_refused(own: tuple[Path, subprocess.
 
 
 def test_everything_listens_on_loopback_and_ray_wants_its_token(own: tuple[Path, subprocess.Popen[str]]) -> None:
-    at = json.loads((own[0] / "stack.json").read_text())
-    assert all(at[name].startswith("http://127.0.0.1:") for name in ("service", "mlflow", "ray_dashboard"))
+    home, process = own
+    at = json.loads((home / "stack.json").read_text())
+    listening = {name: _listening(_session(leader)) for name, leader in _children(process.pid).items()}
+    assert listening.keys() == {"ray", "mlflow", "service"}
+    assert all(listening.values()), f"a child listens nowhere: {listening}"
+    for name in ("service", "mlflow"):
+        assert int(at[name].rpartition(":")[2]) in {port for _, port in listening[name]}
+    assert int(at["ray_dashboard"].rpartition(":")[2]) in {port for _, port in listening["ray"]}
+    outside = {name: {at for at in places if not at[0].is_loopback} for name, places in listening.items()}
+    assert not any(outside.values()), outside
     assert httpx.get(f"{at['ray_dashboard']}/api/jobs/", trust_env=False).status_code == 401
 
 
 def test_a_dead_child_ends_the_stack_with_its_name(own: tuple[Path, subprocess.Popen[str]]) -> None:
     home, process = own
-    session = _sessions(home)["mlflow"]
-    os.kill(session, signal.SIGKILL)
+    os.kill(_children(process.pid)["mlflow"], signal.SIGKILL)
     _, said = process.communicate()
     assert process.returncode == 1
     assert "mlflow died with exit status -9" in said
@@ -70,14 +80,92 @@ def test_a_dead_child_ends_the_stack_with_its_name(own: tuple[Path, subprocess.P
     assert not _processes_of(home)
 
 
-def _sessions(home: Path) -> dict[str, int]:
-    """Name of each child -> its process id, by the commands that `rung up` runs in its home."""
-    marks = {"mlflow": b"mlflow\0server", "service": b"service.app"}
-    found = {}
-    for process in _processes_of(home):
-        command = Path(f"/proc/{process}/cmdline").read_bytes()
-        found |= {name: process for name, mark in marks.items() if mark in command and os.getsid(process) == process}
+@pytest.mark.parametrize(
+    ("number", "options"), [(signal.SIGINT, ()), (signal.SIGTERM, ("--host", "::1"))], ids=["SIGINT", "SIGTERM-ipv6"]
+)
+def test_a_signal_ends_everything_cleanly(tmp_path: Path, number: signal.Signals, options: tuple[str, ...]) -> None:
+    home = tmp_path / "home"
+    process = rung_up(home, "--num-cpus", "1", *options)
+    try:
+        assert process.stdout is not None
+        assert any("Ctrl-C" in line for line in process.stdout), process.communicate()
+        at = json.loads((home / "stack.json").read_text())
+        assert httpx.get(f"{at['service']}/healthz", trust_env=False).json() == {"status": "ok"}
+        started = {pid for leader in _children(process.pid).values() for pid in _session(leader)}
+        assert len(started) > 3
+        process.send_signal(number)
+        said, complaints = process.communicate(timeout=60)
+        assert (process.returncode, said, complaints) == (0, "stopping ...\n", "")
+    finally:
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 10
+    while _running(started) and time.monotonic() < deadline:  # they were killed; that takes a moment to be seen
+        time.sleep(0.05)
+    assert not _running(started)
+    assert not _processes_of(home)
+    assert not (home / "stack.json").exists()
+
+
+def _pids() -> list[int]:
+    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+
+
+def _running(pids: set[int]) -> set[int]:
+    """Those that have not ended; what has ended stays in the table until its parent looks."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                found.add(pid)
     return found
+
+
+def _children(parent: int) -> dict[str, int]:
+    """The leaders of the sessions that `rung up` started, by name."""
+    marks = {"ray": b"--head", "mlflow": b"mlflow\0server", "service": b"service.app"}
+    found = {}
+    for pid in _pids():
+        try:
+            status, command = Path(f"/proc/{pid}/stat").read_text(), Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(status.rpartition(")")[2].split()[1]) == parent:
+            found |= {name: pid for name, mark in marks.items() if mark in command}
+    return found
+
+
+def _session(leader: int) -> list[int]:
+    """Every process of a session: Ray's daemons have groups of their own, but not sessions."""
+    found = []
+    for pid in _pids():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) == leader:
+                found.append(pid)
+    return found
+
+
+def _listening(pids: list[int]) -> set[tuple[IPv4Address | IPv6Address, int]]:
+    """Addresses and ports of the TCP sockets on which processes listen, as the kernel tells."""
+    held = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            held |= {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
+            local, state, inode = (line.split()[column] for column in (1, 3, 9))
+            if state == "0A" and f"socket:[{inode}]" in held:
+                address, _, port = local.partition(":")
+                found.add((_address(address), int(port, 16)))
+    return found
+
+
+def _address(words: str) -> IPv4Address | IPv6Address:
+    """An address as /proc/net writes it: words of four bytes, each in the order of this machine."""
+    packed = b"".join(int(words[start : start + 8], 16).to_bytes(4, sys.byteorder) for start in range(0, len(words), 8))
+    address = ip_address(packed)
+    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
 
 
 def _processes_of(home: Path) -> list[int]:

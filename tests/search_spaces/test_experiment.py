@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,13 @@ from pydantic import ValidationError
 from search_spaces import experiment, sampling
 from search_spaces.asha import AshaSpec
 from search_spaces.experiment import ExperimentSpec, TrialSpec
+from search_spaces.models import Model
+from search_spaces.normalization import Normalization
+from search_spaces.optimizers import Optimizer
 from search_spaces.problems import SpecError, validate
+from search_spaces.schedulers import Scheduler
+from search_spaces.searchers import Searcher
+from search_spaces.spec import kinds
 
 #: As version 1 was stored first. It must be readable forever: never edit it, add the next version beside it.
 STORED = """{"version": 1, "name": "old", "project": "vision", "labels": ["a"],
@@ -24,6 +32,8 @@ STORED = """{"version": 1, "name": "old", "project": "vision", "labels": ["a"],
 "objective": {"metric": "validation_accuracy", "mode": "max", "goal": 0.95},
 "resources": {"gpus_per_trial": 0.25, "cpus_per_trial": 2, "max_concurrent_trials": 8},
 "budget": {"gpu_hours": 6.0, "wall_clock": 7200.0}, "seed": 7}"""
+
+ADDED_SINCE: set[str] = set()  # kinds that version 1 learnt later: they are not in its first file
 
 
 def test_a_name_is_enough() -> None:
@@ -42,6 +52,24 @@ def test_what_was_stored_is_read_back() -> None:
     trial = spec.bind({"model.width": 1, "model.depth": 2, "optimizer": 1, "scheduler.factor": 0.3})
     assert trial.hyperparameters.model.width == 16
     assert TrialSpec.model_validate_json(trial.model_dump_json()) == trial
+
+
+def test_everything_that_version_1_could_say_when_it_was_first_stored_is_read_back() -> None:
+    """`stored/version-1.json` has every member of every family, with the fields of the beginning. Never edit it."""
+    stored = json.loads((Path(__file__).parent / "stored" / "version-1.json").read_text())
+    for old in stored:
+        spec = ExperimentSpec.model_validate(old)
+        now = spec.model_dump(mode="json")
+        assert _without_what_came_later(now, old) == old, f"{old['name']} means something else now"
+    said = json.dumps(stored)
+    for family in (Model, Optimizer, Scheduler, Normalization, Searcher):
+        assert all(f'"kind": "{kind}"' in said for kind in set(kinds(family)) - ADDED_SINCE)
+
+
+def _without_what_came_later(now: Any, old: Any) -> Any:
+    if isinstance(now, dict) and isinstance(old, dict):
+        return {key: _without_what_came_later(value, old[key]) for key, value in now.items() if key in old}
+    return now
 
 
 def test_specs_are_frozen() -> None:
@@ -270,3 +298,12 @@ def test_models_of_torchvision_keep_their_own_normalization(model: Any, normaliz
 )
 def test_rungs_lie_below_max_t(asha: AshaSpec, rungs: list[int]) -> None:
     assert asha.rungs() == rungs
+
+
+@pytest.mark.parametrize(("metric", "goal"), [("validation_accuracy", 95), ("validation_loss", -0.1)])
+def test_a_goal_that_no_trial_can_reach_is_refused(metric: str, goal: float) -> None:
+    with pytest.raises(SpecError) as caught:
+        validate({"name": "x", "objective": {"metric": metric, "goal": goal}})
+    (problem,) = caught.value.problems
+    assert problem.field == "objective"
+    assert f"required of {metric}, got goal={goal}" in problem.rule

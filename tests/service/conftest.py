@@ -1,4 +1,7 @@
-"""A real SQLite file, the real application on a real port, and a cluster held in memory in place of Ray."""
+"""A real database, the real application on a real port, and a cluster held in memory in place of Ray.
+
+The database is a SQLite file; modules marked `stores` run over a real PostgreSQL too.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,9 @@ from service.context import Context
 from service.launcher import JobStatus, RayUnreachable
 from service.reconciler import Reconciler
 from service.settings import Settings
+from service.store.database import Database
+
+STORES = ("sqlite", "postgresql")
 
 
 class MemoryLauncher:
@@ -69,9 +75,44 @@ class MemoryLauncher:
             raise RayUnreachable("connection refused")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    given = {name for mark in metafunc.definition.iter_markers("parametrize") for name in mark.args[:1]}
+    marked = metafunc.definition.get_closest_marker("stores") is not None
+    if marked and "database_url" in metafunc.fixturenames and "database_url" not in given:
+        metafunc.parametrize("database_url", STORES, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres: Any) -> str:
+    """A database of the newest schema, to be copied."""
+    name: str = postgres.create()
+    database = Database(_sqlalchemy(postgres.url(name)))
+    database.migrate()
+    database.close()
+    return name
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, reconcile=False, mlflow_tracking_uri="http://127.0.0.1:9", mlflow_timeout_s=2)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The SQLAlchemy URL of a database of this test's own."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield f"sqlite:///{tmp_path / 'deep' / 'rung.db'}"
+        return
+    postgres = request.getfixturevalue("postgres")
+    name = postgres.create(template=request.getfixturevalue("migrated"))
+    yield _sqlalchemy(postgres.url(name))
+    postgres.drop(name)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str) -> Settings:
+    return Settings(
+        home=tmp_path,
+        database_url=database_url,
+        reconcile=False,
+        mlflow_tracking_uri="http://127.0.0.1:9",
+        mlflow_timeout_s=2,
+    )
 
 
 @pytest.fixture
@@ -150,8 +191,24 @@ class World:
         view: dict[str, Any] = self.client.get(f"/api/v1/experiments/{experiment_id}").json()
         return view
 
+    def post(self, experiment_id: str, verb: str, **headers: str) -> httpx.Response:
+        """Ask for a change: pause, resume, cancel, archive ..., under headers such as `if_match`."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.client.post(f"/api/v1/experiments/{experiment_id}/{verb}", headers=named)
+
     def cancel(self, experiment_id: str) -> httpx.Response:
-        return self.client.post(f"/api/v1/experiments/{experiment_id}/cancel")
+        return self.post(experiment_id, "cancel")
+
+    def patch(self, experiment_id: str, **patch: Any) -> httpx.Response:
+        return self.client.patch(f"/api/v1/experiments/{experiment_id}", json=patch)
+
+    def ended(self, phase: str = "completed", done: int = 3, **spec: Any) -> str:
+        """An experiment whose driver ran so many trials and then said its last word."""
+        one = self.started(**spec)
+        lines = [self.line(n, state="COMPLETED", best_value=0.5 + n / 100) for n in range(done)]
+        answer = self.beat(one, {"phase": phase, "reason": f"it {phase}", "trials": lines})
+        assert answer.status_code == 200, answer.text
+        return one
 
     def beat(self, experiment_id: str, message: Any, attempt: int = 1) -> httpx.Response:
         """What the driver of an attempt says; text is sent as it is."""
@@ -168,6 +225,10 @@ class World:
     @staticmethod
     def line(trial: int, **more: Any) -> dict[str, Any]:
         return {"trial": trial, "state": "RUNNING", "epoch": 1, "started_at": 1_700_000_000 + trial, **more}
+
+
+def _sqlalchemy(url: str) -> str:
+    return Settings(database_url=url).sqlalchemy_url
 
 
 @pytest.fixture

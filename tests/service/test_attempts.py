@@ -6,6 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
+
+from service.context import Context
+from service.store.models import Base, Experiment
+
+pytestmark = pytest.mark.stores
 
 HEARTBEAT = {"phase": "searching"}
 
@@ -44,12 +50,13 @@ def test_a_token_opens_its_own_attempt_only(world: Any) -> None:
     assert world.client.post(url("%00"), json=HEARTBEAT, headers=bearer).status_code == 404
 
 
-def test_the_token_is_not_in_the_database(world: Any, settings: Any) -> None:
+def test_the_token_is_not_in_the_database(world: Any, context: Context) -> None:
     one = world.started()
     token = world.launcher.launches[f"exp-{one}-a1"].token
-    stored = b"".join(path.read_bytes() for path in settings.home.iterdir() if path.is_file())
-    assert one.encode() in stored
-    assert token.encode() not in stored
+    with context.database.read() as session:
+        stored = repr([session.execute(select(table)).all() for table in Base.metadata.sorted_tables])
+    assert one in stored
+    assert token not in stored
 
 
 def test_progress_is_shown(world: Any) -> None:
@@ -61,7 +68,9 @@ def test_progress_is_shown(world: Any) -> None:
         "trials": [world.line(0, best_value=0.5, mlflow_run_id="child"), world.line(1, best_value=0.2)],
         "said_by_a_newer_driver": True,
     }
-    assert world.beat(one, first).json() == {"slots": 10, "stop": None, "cancel_trials": []}
+    view = world.show(one)
+    orders = {"slots": 10, "stop": None, "cancel_trials": [], "controls": view["controls"]}
+    assert world.beat(one, first).json() == orders
     view = world.show(one)
     assert (view["state"], view["phase"], view["trials"]) == ("RUNNING", "searching", {"RUNNING": 2})
     assert view["best"] == {"trial": 1, "value": 0.2}
@@ -125,6 +134,30 @@ def test_a_driver_that_stops_by_itself_is_followed_by_another(world: Any, last: 
     view = world.show(one)
     assert view["state"] == "QUEUED"
     assert "the driver stopped by itself (SIGTERM)" in view["reason"]
+
+
+def test_losses_count_in_a_row(world: Any, context: Context) -> None:
+    one = world.started()
+    for told, failures in ((None, 2), (world.line(0, epoch=2), 0), (world.line(0, epoch=2), 2)):
+        with context.database.write() as session:
+            session.get_one(Experiment, one).failures = 2
+        world.beat(one, {"phase": "searching", "trials": [told] if told else []})
+        with context.database.read() as session:
+            assert session.get_one(Experiment, one).failures == failures
+
+
+def test_a_driver_that_is_blocked_pauses_its_experiment(world: Any) -> None:
+    one = world.started()
+    full = {"phase": "paused", "blocked": True, "reason": "the disk of the storage folder is full"}
+    world.beat(one, {**full, "trials": [world.line(0), world.line(1, state="COMPLETED")]})
+    view = world.show(one)
+    assert (view["state"], view["reason"]) == ("PAUSED", "the disk of the storage folder is full")
+    assert view["trials"] == {"RUNNING": 1, "COMPLETED": 1}, "its open trials wait, they have not ended"
+    world.reconciler.round()
+    assert world.show(one)["attempt"] == 1, "another driver would have met the same"
+    assert world.post(one, "resume").json()["state"] == "QUEUED"
+    world.reconciler.round()
+    assert world.show(one)["attempt"] == 2
 
 
 BROKEN = [

@@ -135,6 +135,7 @@ ADDRESSES = [
     ("GET", f"{EXPERIMENTS}?limit=0", 422),
     ("GET", f"{EXPERIMENTS}?limit=100000", 422),
     ("GET", f"{EXPERIMENTS}?state=ASLEEP", 422),
+    ("GET", f"{EXPERIMENTS}?archived=perhaps", 422),
     ("GET", f"{EXPERIMENTS}?sort=name", 422),
     ("GET", f"{EXPERIMENTS}?project=%00", 422),
     ("GET", f"{EXPERIMENTS}?cursor=x", 422),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from search_spaces.protocol import Heartbeat, TrialLine, TrialState, Winner
+from service import stack
 from service.cli import app
-from service.client import Rung
+from service.client import SUBMIT_PATIENCE_S, Rung
+from service.stack import embedded
 from service.watch import watch
 
 Run = Callable[..., Result]
@@ -194,11 +199,107 @@ def test_curves_without_mlflow_say_so(run: Run, finished: str) -> None:
 
 
 def test_ids_that_do_not_exist(run: Run) -> None:
-    for command in ("show", "trials", "watch", "cancel"):
-        result = run(command, "22222222")
-        assert result.exit_code == 2
+    actions = ("pause", "resume", "cancel", "archive", "unarchive", "delete", "continue")
+    for command in ("show", "trials", "watch", *actions, "change"):
+        more = ("priority=1",) if command == "change" else ()
+        result = run(command, "22222222", *more)
+        assert result.exit_code == 2, command
         assert "22222222" in result.stderr
-        assert json.loads(run(command, "22222222", "--json").stderr)["status"] == 404
+        assert json.loads(run(command, "22222222", *more, "--json").stderr)["status"] == 404
+
+
+def test_pause_change_resume(run: Run, spec: str) -> None:
+    one = json.loads(run("submit", spec, "--json").stdout)["id"]
+    assert json.loads(run("pause", one, "--json").stdout)["state"] == "PAUSED"
+    watched = run("watch", one)
+    assert (watched.exit_code, f"`rung resume {one}`" in watched.stderr) == (1, True)
+    changed = run("change", one, "num_samples=9", "budget.slot_hours=1.5", "budget.wall_clock=2h", "goal=0.9", "--json")
+    controls = json.loads(changed.stdout)["controls"]
+    assert (controls["num_samples"], controls["goal"]) == (9, 0.9)
+    assert (controls["budget"]["slot_hours"], controls["budget"]["wall_clock"]) == (1.5, 7200)
+    assert json.loads(run("change", one, "goal=null", "--json").stdout)["controls"]["goal"] is None
+    assert run("resume", one).stdout.startswith(f"first ({one}) QUEUED: resumed on request")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (("prioritty=1",), "prioritty: unknown field, did you mean 'priority'?"),
+        (("priority",), "FIELD=VALUE: a field, = and a value required, got 'priority'"),
+        (("=1",), "FIELD=VALUE: a field"),
+        (("budget..x=1",), "FIELD=VALUE: a field"),
+        (("priority=[",), "priority: line 1"),
+        (("priority=1\ngoal: 2",), "priority: one value as YAML required"),
+        (("priority=1", "priority=2"), "priority: each field once required"),
+        (("budget=1", "budget.failures=2"), "budget.failures: each field once required"),
+        (("goal=.nan",), "goal: line 1"),
+        (("revision=x",), "revision: unknown field"),
+        (("num_samples=0",), "num_samples: >= 1 required"),
+    ],
+)
+def test_changes_that_cannot_be(run: Run, spec: str, fields: tuple[str, ...], said: str) -> None:
+    one = json.loads(run("submit", spec, "--json").stdout)["id"]
+    result = run("change", one, *fields)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(said)
+    assert json.loads(run("change", one, *fields, "--json").stderr)["status"] == 422
+
+
+def test_continue_archive_delete(run: Run, finished: str) -> None:
+    fork = json.loads(run("continue", finished, "name=second", "searcher.num_samples=4", "--json").stdout)
+    assert (fork["name"], fork["source_id"], fork["num_samples"]) == ("second", finished, 7)
+    assert f"continues {finished}" in run("show", fork["id"]).stdout
+    run("cancel", fork["id"])
+    assert run("continue", finished, "seed=3").stderr.startswith("seed: as in the source required")
+    assert run("archive", finished).exit_code == 0
+    assert finished not in run("list").stdout
+    assert finished in run("list", "--archived").stdout
+    assert run("unarchive", finished).exit_code == 0
+    kept = run("delete", finished, input="n\n")
+    assert (kept.exit_code, "Delete first" in kept.stderr) == (1, True)
+    assert run("show", finished, "--json").exit_code == 0
+    assert json.loads(run("delete", finished, "--yes", "--json").stdout)["state"] == "DELETING"
+    assert run("delete", fork["id"], input="y\n").exit_code == 0
+    assert run("resume", finished).exit_code == 1
+
+
+def test_a_running_experiment_is_not_deleted(run: Run, spec: str, reconciler: Any) -> None:
+    one = json.loads(run("submit", spec, "--json").stdout)["id"]
+    reconciler.round()
+    refused = run("delete", one, "--yes")
+    assert (refused.exit_code, "cancel it first" in refused.stderr) == (1, True)
+
+
+def test_one_trial_is_canceled(run: Run, world: Any) -> None:
+    one = world.started()
+    world.beat(one, {"phase": "searching", "trials": [world.line(0), world.line(1)]})
+    assert run("cancel", one, "--trial", "1").stdout == f"trial 1 of {one} is RUNNING; its end was asked for\n"
+    assert json.loads(run("cancel", one, "--trial", "1", "--json").stdout)["cancel_asked_at"]
+    assert run("cancel", one, "--trial", "7").exit_code == 2
+    assert world.beat(one, {"phase": "searching"}).json()["cancel_trials"] == [1]
+
+
+def test_up_speaks_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    at = stack.Addresses(pid=1, service="http://s", mlflow="http://m", ray_dashboard="http://r", data_root="/d")
+
+    class Running:
+        addresses = at
+
+        def watch(self, ended: object) -> None:
+            """Ctrl-C comes at once."""
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(embedded, "running", lambda *_: contextlib.nullcontext(Running()))
+    result = CliRunner().invoke(app, ["up", "--home", str(tmp_path), "--json"])
+    assert (result.exit_code, json.loads(result.stdout)) == (0, asdict(at))
+
+    def refuse(*_: object) -> None:
+        raise stack.StackError("port 1 cannot be used")
+
+    monkeypatch.setattr(embedded, "running", refuse)
+    result = CliRunner().invoke(app, ["up", "--home", str(tmp_path), "--json"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert json.loads(result.stderr)["detail"] == "port 1 cannot be used"
 
 
 def test_schema_and_presets_need_no_service(tmp_path: Path) -> None:
@@ -211,6 +312,11 @@ def test_schema_and_presets_need_no_service(tmp_path: Path) -> None:
 
 def test_nobody_there(tmp_path: Path) -> None:
     runner = CliRunner(env={"RUNG_URL": "http://127.0.0.1:9", "RUNG_HOME": str(tmp_path)})
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    begun = time.monotonic()
+    result = runner.invoke(app, ["submit", str(tmp_path / "spec.yaml")])
+    assert result.exit_code == 3
+    assert time.monotonic() - begun < SUBMIT_PATIENCE_S, "nobody is waited for who was never there"
     result = runner.invoke(app, ["list"])
     assert result.exit_code == 3
     assert "http://127.0.0.1:9" in result.stderr

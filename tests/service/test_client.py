@@ -14,7 +14,7 @@ import pytest
 
 from search_spaces.protocol import Heartbeat, TrialLine, TrialState, Winner
 from service.client import PAGE, Rung, Unreachable
-from service.errors import Conflict, Internal, Invalid, NotFound, RungError, Unavailable
+from service.errors import Conflict, Internal, Invalid, NotFound, PreconditionFailed, RungError, Unavailable
 from service.states import State
 
 SPEC = {"name": "first", "search_space": {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}}}
@@ -230,6 +230,88 @@ def test_the_token_goes_with_every_request() -> None:
     with Rung("http://rung.test", "secret", transport=httpx.MockTransport(answer)) as rung:
         assert rung.presets() == ()
     assert seen.is_set()
+
+
+def test_every_change_is_a_method(rung: Rung, drive: Any) -> None:
+    one = rung.submit({**SPEC, "searcher": {"kind": "random", "num_samples": 2}})
+    paused = rung.pause(one.id, revision=one.revision)
+    assert (paused.state, paused.revision) == (State.PAUSED, one.revision + 1)
+    with pytest.raises(PreconditionFailed, match=f'asks for "{one.revision}"'):
+        rung.change(one.id, revision=one.revision, priority=3)
+    changed = rung.change(one.id, num_samples=3, budget={"slot_hours": 2})
+    assert (changed.num_samples, changed.controls["budget"]["slot_hours"]) == (3, 2)
+    assert rung.change(one.id, {"budget": None}).controls["budget"]["slot_hours"] is None
+    with pytest.raises(Invalid, match="did you mean 'goal'"):
+        rung.change(one.id, gaol=1)
+    assert rung.wait(one.id, timeout_s=10).state is State.PAUSED, "it waits for a person, so nobody waits for it"
+    rung.resume(one.id)
+    driver = drive(one.id)
+    driver.beat("searching", line(0, 0.5), line(1, 0.6, TrialState.RUNNING))
+    assert rung.cancel_trial(one.id, 1).cancel_asked_at is not None
+    with pytest.raises(Conflict):
+        rung.cancel_trial(one.id, 0)
+    with pytest.raises(Conflict, match="cancel it first"):
+        rung.delete(one.id)
+    driver.beat("completed")
+    fork = rung.continue_from(one.id, {"searcher": {"num_samples": 5}})
+    assert (fork.source_id, fork.num_samples) == (one.id, 6)
+    rung.archive(one.id)
+    assert [view.id for view in rung.list()] == [fork.id]
+    assert [view.id for view in rung.list(archived=True)] == [one.id]
+    assert [view.id for view in rung.list(archived=None)] == [fork.id, one.id]
+    assert rung.unarchive(one.id).archived_at is None
+    rung.cancel(fork.id)
+    assert rung.delete(one.id).state is State.DELETING
+
+
+class Losing(httpx.BaseTransport):
+    """A way to the service on which requests and answers get lost, in the order given."""
+
+    def __init__(self, *losses: str) -> None:
+        self._losses = list(losses)
+        self._inner = httpx.HTTPTransport()
+        self.keys: list[str] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.keys.append(request.headers.get("idempotency-key", ""))
+        loss = self._losses.pop(0) if self._losses else ""
+        if loss == "refused":
+            raise httpx.ConnectError("connection refused")
+        if loss == "starting":
+            return httpx.Response(503, text="starting")
+        response = self._inner.handle_request(request)
+        if loss == "answer":
+            response.close()
+            raise httpx.ReadError("connection reset")
+        return response
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def test_a_submission_survives_a_service_that_is_started_again(client: httpx.Client, rung: Rung) -> None:
+    lossy = Losing("answer", "refused", "starting", "answer")
+    with Rung(str(client.base_url), transport=lossy) as shaky:
+        first = shaky.submit(SPEC)
+        second = shaky.submit(SPEC)
+    assert [view.id for view in rung.list()] == [second.id, first.id]
+    assert len(set(lossy.keys[:5])) == 1
+    assert lossy.keys[5] not in {"", lossy.keys[0]}, "each submission has a key of its own"
+
+
+def test_the_patience_of_a_submission_has_an_end(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.client.SUBMIT_PATIENCE_S", 0.5)
+    lossy = Losing(*["refused"] * 50)
+    with Rung(str(client.base_url), transport=lossy) as shaky, pytest.raises(Unreachable):
+        shaky.submit(SPEC)
+    assert 1 < len(lossy.keys) < 50
+
+
+def test_what_is_refused_is_not_sent_again(client: httpx.Client) -> None:
+    way = Losing()
+    with Rung(str(client.base_url), transport=way) as rung, pytest.raises(Invalid):
+        rung.submit({"name": 7})
+    assert len(way.keys) == 1
 
 
 def test_watching_bears_a_service_that_is_away(client: httpx.Client) -> None:

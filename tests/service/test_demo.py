@@ -29,7 +29,7 @@ def test_the_end_is_not_interrupted(monkeypatch: pytest.MonkeyPatch, handlers: N
     @contextmanager
     def running(options: stack.Options) -> Iterator[Any]:
         try:
-            yield SimpleNamespace(addresses=stack.Addresses(1, "http://127.0.0.1:9", "", ""))
+            yield SimpleNamespace(addresses=stack.Addresses(1, "http://127.0.0.1:9", "", "", ""))
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 os.kill(os.getpid(), number)

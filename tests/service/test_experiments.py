@@ -11,14 +11,18 @@ from search_spaces.problems import SpecError
 from service import experiments
 from service.allocation import Cluster, Node
 from service.errors import Conflict
-from service.states import DRIVEN, ENDED, NEXT, State
+from service.states import ACTIVE, AT_REST, DRIVEN, ENDED, NEXT, State
 from service.store.models import Experiment
+
+pytestmark = pytest.mark.stores
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def an_experiment(state: State) -> Experiment:
-    return Experiment(id="k3v9q2mz", state=state, reason="", phase="searching", slots=3, attempt=1, failures=0)
+    return Experiment(
+        id="k3v9q2mz", state=state, reason="", phase="searching", slots=3, attempt=1, failures=0, revision=4
+    )
 
 
 @pytest.mark.parametrize("before", State)
@@ -28,10 +32,10 @@ def test_every_move_is_in_the_table_or_refused(before: State, after: State) -> N
     if after not in NEXT[before]:
         with pytest.raises(Conflict, match=f"is {before} and cannot become {after}"):
             experiments.move(experiment, after, NOW)
-        assert experiment.state == before
+        assert (experiment.state, experiment.revision) == (before, 4)
         return
     experiments.move(experiment, after, NOW, "because")
-    assert (experiment.state, experiment.reason) == (after, "because")
+    assert (experiment.state, experiment.reason, experiment.revision) == (after, "because", 5)
     assert (experiment.ended_at == NOW) == (after in ENDED)
     assert (experiment.slots == 0) == (after not in DRIVEN)
     assert (experiment.stop_asked_at == NOW) == (after in {State.STOPPING, State.PAUSING})
@@ -40,7 +44,9 @@ def test_every_move_is_in_the_table_or_refused(before: State, after: State) -> N
 def test_the_table_is_whole() -> None:
     assert set(NEXT) == set(State)
     assert {State.COMPLETED, State.CANCELED, State.ERROR} == ENDED
-    for state in State:
+    assert NEXT[State.DELETING] == frozenset()
+    assert {*ACTIVE, *AT_REST, State.DELETING} == set(State)
+    for state in ACTIVE | AT_REST:
         reachable, frontier = {state}, {state}
         while frontier:
             frontier = {after for one in frontier for after in NEXT[one]} - reachable

@@ -66,6 +66,18 @@ def test_explain_prints_what_it_drew(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert capfd.readouterr().out.splitlines() == [str(tmp_path / f"schedulers.{kind}") for kind in ("png", "html")]
 
 
+def test_explain_in_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    spec, roots = SPEC.model_dump(mode="json"), {"data_root": tmp_path, "cache_root": tmp_path}
+    assert local_work.explain("schedulers", spec, out=tmp_path, **roots, as_json=True) == 0
+    pictures = [str(tmp_path / f"schedulers.{kind}") for kind in ("png", "html")]
+    assert json.loads(capfd.readouterr().out) == {"pictures": pictures}
+    assert local_work.explain("augmentation", None, out=tmp_path, **roots, as_json=True) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    problem = json.loads(said.err)
+    assert (problem["status"], problem["detail"][:15]) == (422, "a SPEC required")
+
+
 def test_the_command_line_stays_light() -> None:
     heavy = ("sqlalchemy", "fastapi", "ray", "mlflow", "torch", "matplotlib")
     code = f"import sys, service.cli, service.client, service.watch; print([m for m in {heavy} if m in sys.modules])"

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.experiment import ExperimentSpec
 from service.allocation import Cluster, Node
 from service.launcher import JobStatus, RayUnreachable
 from service.reconciler import Reconciler
 
+pytestmark = pytest.mark.stores
+
 
 class Clock:
+    """A wall clock, and a monotonic one beside it that does not jump."""
+
     def __init__(self) -> None:
-        self.now = datetime.now(UTC)
+        self.now, self.ticks = datetime.now(UTC), 0.0
 
     def __call__(self) -> datetime:
         return self.now
 
+    def monotonic(self) -> float:
+        return self.ticks
+
     def pass_s(self, seconds: float) -> None:
+        self.ticks += seconds
+        self.jump_s(seconds)
+
+    def jump_s(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+
+
+def refuse(*_: Any) -> Any:
+    raise RayUnreachable("500 Internal Server Error")
 
 
 @pytest.fixture
@@ -31,7 +48,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def reconciler(context: Any, clock: Clock) -> Reconciler:
-    return Reconciler(context, clock)
+    return Reconciler(context, clock, clock.monotonic)
 
 
 def test_a_driver_is_launched_with_all_it_needs(world: Any, settings: Any) -> None:
@@ -170,8 +187,7 @@ def test_a_service_that_slept_does_not_blame_the_drivers(world: Any, clock: Cloc
     one = world.started()
     world.beat(one, {"phase": "searching"})
     clock.pass_s(3600)
-    risen = Reconciler(context, clock)
-    risen._owner = world.reconciler._owner
+    risen = Reconciler(context, clock, clock.monotonic)
     risen.round()
     assert world.show(one)["state"] == "RUNNING"
     clock.pass_s(settings.driver_lost_s + 1)
@@ -210,24 +226,111 @@ def test_a_canceled_driver_that_died_is_canceled(world: Any, clock: Clock) -> No
     assert world.show(one)["state"] == "CANCELED"
 
 
-def test_a_launch_that_fails_counts_as_no_attempt(world: Any, clock: Clock) -> None:
+def test_a_launch_that_fails_counts_as_no_attempt(world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     one = world.submit()
-    world.launcher.full_disk = True
-    for _ in range(5):
-        world.reconciler.round()
-        view = world.show(one)
-        assert view["state"] == "QUEUED"
-        assert "the driver could not be started: [Errno 28] No space left on device" in view["reason"]
-        clock.pass_s(60)
-    world.launcher.full_disk = False
+    with monkeypatch.context() as broken:
+        broken.setattr(world.launcher, "launch", refuse)
+        for _ in range(5):
+            world.reconciler.round()
+            view = world.show(one)
+            assert view["state"] == "QUEUED"
+            assert "the driver could not be started: 500 Internal Server Error" in view["reason"]
+            clock.pass_s(60)
     world.reconciler.round()
     assert world.show(one)["state"] == "RUNNING"
+
+
+def test_a_full_disk_pauses_and_says_which(world: Any, clock: Clock, settings: Any) -> None:
+    one = world.submit()
+    settings.storage_root.mkdir()
+    world.launcher.full_disk = True
+    world.reconciler.round()
+    view = world.show(one)
+    assert (view["state"], view["slots"]) == ("PAUSED", 0)
+    found = re.fullmatch(
+        r"paused, the disk is full: RUNG_STORAGE_ROOT (.*): room .* required, (\d+) bytes are left", view["reason"]
+    )
+    assert found, view["reason"]
+    assert found[1] == str(settings.storage_root)
+    assert int(found[2]) > 0
+    world.launcher.full_disk = False
+    clock.pass_s(3600)
+    world.reconciler.round()
+    assert world.show(one)["state"] == "PAUSED", "nothing goes on before a person has made room"
+
+
+def test_a_wait_for_the_next_attempt_survives_a_clock_set_back(
+    world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world.submit()
+    with monkeypatch.context() as broken:
+        broken.setattr(world.launcher, "launch", refuse)
+        world.reconciler.round()
+    clock.jump_s(-3600)
+    world.reconciler.round()
+    assert world.show(one)["state"] == "RUNNING"
+
+
+@pytest.mark.parametrize("jump_s", [-3600, 3600])
+def test_a_clock_that_jumps_loses_nobody(world: Any, clock: Clock, settings: Any, jump_s: float) -> None:
+    one = world.started()
+    world.beat(one, {"phase": "searching"})
+    clock.jump_s(jump_s)
+    world.reconciler.round()
+    assert world.show(one)["state"] == "RUNNING"
+    clock.pass_s(settings.driver_lost_s + 1)
+    world.reconciler.round()
+    assert world.show(one)["state"] == "QUEUED", "silence counts from the jump on"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_database_that_was_away_is_no_silence_of_the_drivers(
+    world: Any, clock: Clock, settings: Any, postgres: Any
+) -> None:
+    one = world.started()
+    world.beat(one, {"phase": "searching"})
+    postgres.stop("immediate")
+    for _ in range(2):
+        with pytest.raises(SQLAlchemyError):
+            world.reconciler.round()
+        assert world.beat(one, {"phase": "searching"}).status_code == 503
+        clock.pass_s(settings.driver_lost_s)
+        clock.pass_s(1)
+    with pytest.raises(SQLAlchemyError):
+        world.reconciler.round()
+    postgres.start()
+    world.reconciler.round()
+    assert world.show(one)["state"] == "RUNNING"
+    assert world.beat(one, {"phase": "searching"}).status_code == 200
+
+
+def test_the_log_of_its_own_is_read_before_ray_s(world: Any, clock: Clock, settings: Any) -> None:
+    one = world.started()
+    log = settings.storage_root / one / "logs" / "driver-a1.log"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"first\n" * 5_000 + b"\xff\0 the last word\n")
+    world.launcher.printed[f"exp-{one}-a1"] = "what Ray kept"
+    world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
+    clock.pass_s(10)
+    world.reconciler.round()
+    reason = world.show(one)["reason"]
+    assert reason.endswith("\ufffd the last word")
+    assert len(reason) < 2_500
+
+
+def test_the_more_important_is_served_first(world: Any, clock: Clock) -> None:
+    world.launcher.nodes = Cluster((Node("a", cpus=1),))
+    one = world.started()
+    two, three = world.submit(), world.submit(priority=5)
+    world.beat(one, {"phase": "completed"})
+    world.reconciler.round()
+    assert [world.show(i)["state"] for i in (two, three)] == ["QUEUED", "RUNNING"]
 
 
 def test_of_two_replicas_one_acts(world: Any, context: Any, clock: Clock) -> None:
     world.reconciler.round()
     one = world.submit()
-    other = Reconciler(context, clock)
+    other = Reconciler(context, clock, clock.monotonic)
     other.round()
     assert world.show(one)["state"] == "QUEUED"
     world.reconciler.round()
@@ -241,9 +344,6 @@ def test_a_log_that_cannot_be_read_and_a_job_that_cannot_be_stopped_block_nobody
     one = world.started()
     world.beat(one, {"phase": "searching"})
     waiting = world.submit(resources={"gpus_per_trial": 0})
-
-    def refuse(attempt_id: str) -> str:
-        raise RayUnreachable("GET /api/jobs/x/logs: 500 UnicodeDecodeError")
 
     monkeypatch.setattr(world.launcher, "logs", refuse)
     monkeypatch.setattr(world.launcher, "stop", refuse)

@@ -12,6 +12,9 @@ from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.problems import validate
 from service.context import Context
 from service.reconciler import Reconciler
+from service.store.models import Experiment
+
+pytestmark = pytest.mark.stores
 
 EXPERIMENTS = "/api/v1/experiments"
 
@@ -211,6 +214,22 @@ def test_what_is_not_there_is_404(client: httpx.Client, context: Context, path: 
     assert "there is no experiment 'k3v9q2mz'" in answer.json()["detail"]
 
 
+def test_a_stored_spec_beyond_a_later_bound_is_shown_and_says_why_it_does_not_run(
+    client: httpx.Client, world: Any, context: Context
+) -> None:
+    old, other = world.submit(name="old"), world.submit(name="other", resources={"gpus_per_trial": 0})
+    with context.database.write() as session:
+        row = session.get_one(Experiment, old)
+        row.spec = row.spec | {"asha": row.spec["asha"] | {"reduction_factor": 1.1}}
+    world.reconciler.round()
+    assert world.show(other)["state"] == "RUNNING", "one that cannot be read holds up no other"
+    shown = world.show(old)
+    assert (shown["state"], shown["spec"]["asha"]["reduction_factor"]) == ("ERROR", 1.1)
+    assert "its spec cannot be run by this version" in shown["reason"]
+    assert "asha.reduction_factor" in shown["reason"]
+    assert {one["id"] for one in client.get(EXPERIMENTS).json()["items"]} >= {old, other}
+
+
 def test_the_spec_of_a_trial_is_what_was_drawn(client: httpx.Client, world: Any) -> None:
     space = {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}, "batch_size": {"choice": [64, 128]}}
     one = world.started(search_space=space, searcher={"kind": "random", "num_samples": 3}, seed=5)
@@ -227,3 +246,17 @@ def test_the_spec_of_a_trial_is_what_was_drawn(client: httpx.Client, world: Any)
         missing = client.get(f"{EXPERIMENTS}/{one}/trials/{trial}/spec")
         assert missing.status_code == 404
         assert said in missing.json()["detail"]
+
+
+def test_the_spec_of_a_trial_is_what_its_folder_keeps(client: httpx.Client, world: Any, context: Context) -> None:
+    one = world.started(searcher={"kind": "random", "num_samples": 3}, seed=5)
+    world.beat(one, {"phase": "searching", "trials": [world.line(n, sample={}) for n in range(3)]})
+    asked = ExperimentSpec.model_validate(world.show(one)["spec"])
+    taken_over, drawn = asked.bind({}, 4), asked.bind({}, 0)
+    assert taken_over.seed != drawn.seed
+    for trial, kept in ((0, taken_over.model_dump_json().encode()), (1, b'{"seed": 1'), (2, b"\xff")):
+        folder = context.storage(one).folder / "trials" / f"{trial:05d}"
+        folder.mkdir(parents=True)
+        (folder / "spec.json").write_bytes(kept)
+    found = [client.get(f"{EXPERIMENTS}/{one}/trials/{trial}/spec").json() for trial in range(3)]
+    assert [TrialSpec.model_validate(spec) for spec in found] == [taken_over, asked.bind({}, 1), asked.bind({}, 2)]

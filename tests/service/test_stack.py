@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import socket
@@ -15,7 +16,19 @@ import httpx
 import pytest
 
 from service import stack
+from service.cli.terminal import data_folder
 from service.settings import Settings
+from service.stack import home
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
 
 OK, AWAY = {"ok": True, "why": ""}, {"ok": False, "why": "not asked yet"}
 
@@ -46,9 +59,7 @@ def a_stack(tmp_path: Path) -> stack.Stack:
     return stack.Stack(stack.Options(home=tmp_path))
 
 
-def test_the_caller_s_own_service_does_not_leak_into_a_stack(
-    a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_caller_s_own_service_does_not_leak_into_a_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in (
         "RUNG_DATABASE_URL", "RUNG_STORAGE_ROOT", "RUNG_CACHE_ROOT", "RUNG_SERVICE_URL", "RUNG_DRIVER_PYTHON",
         "RUNG_MLFLOW_PUBLIC_URL", "RUNG_MLFLOW_USERNAME", "RUNG_RECONCILE", "RUNG_URL", "MLFLOW_TRACKING_URI",
@@ -56,8 +67,10 @@ def test_the_caller_s_own_service_does_not_leak_into_a_stack(
         monkeypatch.setenv(name, "elsewhere")
     monkeypatch.setenv("RUNG_HEARTBEAT_S", "0.5")
     monkeypatch.setenv("RUNG_DATA_ROOT", str(tmp_path / "mine"))
+    a_stack = stack.Stack(stack.Options(home=tmp_path))
     environment = a_stack._environment()
     assert "elsewhere" not in environment.values()
+    assert a_stack.addresses.data_root == str(tmp_path / "mine")
     assert (environment["RUNG_HEARTBEAT_S"], environment["RUNG_DATA_ROOT"]) == ("0.5", str(tmp_path / "mine"))
 
 
@@ -83,19 +96,41 @@ def test_the_port_is_looked_for_where_the_service_will_listen(tmp_path: Path) ->
             stack.Stack(stack.Options(home=tmp_path, host="127.0.0.2", port=port))
 
 
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback")
+def test_the_service_listens_on_ipv6_where_asked_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("no_proxy", "")
+    found = stack.Stack(stack.Options(home=tmp_path, host="::1"))
+    assert re.fullmatch(r"http://\[::1\]:\d+", found.addresses.service)
+    environment = found._environment()
+    assert environment["no_proxy"] == "127.0.0.1,localhost,::1"
+    settings = Settings(home=tmp_path, host=environment["RUNG_HOST"], port=int(environment["RUNG_PORT"]))
+    assert settings.service_url == found.addresses.service
+    assert "::1" in settings.hosts
+
+
 def test_the_home_is_the_owner_s_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack.Stack, "start", lambda self, interrupted: None)
     with stack.running(stack.Options(home=tmp_path / "home")):
         assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
 
 
+def test_commands_find_the_data_of_a_stack_that_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RUNG_HOME", str(tmp_path))
+    assert data_folder() == tmp_path / "data"
+    addresses = stack.Stack(stack.Options(home=tmp_path, data_root=tmp_path / "sets")).addresses
+    home.announce(tmp_path, addresses)
+    assert data_folder() == tmp_path / "sets"
+    home.retract(tmp_path)
+    assert data_folder() == tmp_path / "data"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child of its parent's death")
 def test_children_end_with_a_killed_parent(tmp_path: Path) -> None:
     sleep = "[sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)']"
     code = (
-        "import os, sys, time; from pathlib import Path; from service import stack; "
-        f"s = stack.Stack(stack.Options(home=Path({str(tmp_path)!r}))); s._spawn('child', {sleep}, os.environ); "
-        "print(s._children[0].process.pid, flush=True); time.sleep(60)"
+        "import os, sys, time; from pathlib import Path; from service.stack.children import Children; "
+        f"child = Children(Path({str(tmp_path)!r})).spawn('child', {sleep}, os.environ); "
+        "print(child.process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None

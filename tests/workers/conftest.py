@@ -3,28 +3,103 @@
 from __future__ import annotations
 
 import itertools
+import json
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from search_spaces.experiment import ExperimentSpec, Objective
-from search_spaces.protocol import Launch
+from search_spaces.protocol import Heartbeat, Launch
 from workers.progress import Progress
 
 OpenProgress = Callable[..., Progress]
 
 
+class Stopwatch:
+    """Monotonic seconds, set by hand."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Service:
+    """Remembers what it was told; answers what it is set to. May be stopped and started on the same port."""
+
+    def __init__(self) -> None:
+        self.heard: list[Heartbeat] = []
+        self.headers: dict[str, str] = {}
+        self.path = ""
+        self.answer: tuple[int, str, bytes] = (200, "application/json", b'{"slots": 3}')
+        self.spoken = threading.Condition()
+        self.port = 0
+        self._server: HTTPServer | None = None
+        self.start()
+
+    def start(self) -> None:
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                with service.spoken:
+                    service.headers, service.path = dict(self.headers), self.path
+                    service.heard.append(Heartbeat.model_validate(json.loads(body)))
+                    service.spoken.notify_all()
+                status, kind, content = service.answer
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                """Quiet."""
+
+        self._server = HTTPServer(("127.0.0.1", self.port), Handler)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+            self._server = None
+
+    def told(self) -> list[int]:
+        """Numbers of the trials in the last heartbeat."""
+        return [line.trial for line in self.heard[-1].trials]
+
+
 @pytest.fixture
-def open_progress(tmp_path: Path) -> Iterator[OpenProgress]:
+def service() -> Iterator[Service]:
+    running = Service()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def stopwatch() -> Stopwatch:
+    """What the journals of `open_progress` measure held slots with."""
+    return Stopwatch()
+
+
+@pytest.fixture
+def open_progress(tmp_path: Path, stopwatch: Stopwatch) -> Iterator[OpenProgress]:
     """`open_progress(attempt)`: the journal in `tmp_path`, with a clock that ticks once an entry."""
     opened: list[Progress] = []
 
     def open_(attempt: int = 1, objective: Objective | None = None) -> Progress:
         ticks = itertools.count(1000 * attempt)
         path = tmp_path / "journal.jsonl"
-        opened.append(Progress(path, objective or Objective(), attempt, lambda: float(next(ticks))))
+        opened.append(Progress(path, objective or Objective(), attempt, lambda: float(next(ticks)), stopwatch))
         return opened[-1]
 
     yield open_

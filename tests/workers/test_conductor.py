@@ -12,14 +12,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import cloudpickle
+from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.schedulers import TrialScheduler
 
+from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Orders
+from search_spaces.protocol import ErrorKind, Orders
+from workers.checkpoints import BEST, LAST
 from workers.conductor import Conductor
 from workers.progress import Progress
 from workers.searcher import Searcher
-from workers.trial import BEST, LAST
+from workers.trial import STOP
 
 OpenProgress = Callable[..., Progress]
 Build = Callable[..., ExperimentSpec]
@@ -31,16 +35,19 @@ class Tune:
     def __init__(self, conductor: Conductor, searcher: Searcher) -> None:
         self._conductor, self._searcher = conductor, searcher
         self.live: list[Any] = []
+        self.started = 0
 
     def get_live_trials(self) -> list[Any]:
         return self.live
 
     def start(self) -> Any:
-        name = f"t{len(self.live)}"
+        self.started += 1
+        name = f"t{self.started}"
         config = self._searcher.suggest(name)
         if not isinstance(config, dict):
             return config
-        trial = SimpleNamespace(trial_id=name, config=config, error_file=None)
+        trial = SimpleNamespace(trial_id=name, config=config, error_file=None, pickled_error_file=None)
+        self._conductor.on_trial_start(0, [], trial)
         self.live.append(trial)
         return trial
 
@@ -53,7 +60,13 @@ class Tune:
             self.stop_trial(trial)
         return decision
 
-    def fail(self, trial: Any) -> None:
+    def fail(self, trial: Any, error: BaseException | None = None, folder: Path | None = None) -> None:
+        """As Tune does it: the exception is pickled, its text is added to another file."""
+        if error is not None and folder is not None:
+            trial.pickled_error_file, trial.error_file = str(folder / "error.pkl"), str(folder / "error.txt")
+            Path(trial.pickled_error_file).write_bytes(cloudpickle.dumps(error))
+            Path(trial.error_file).write_text(f"Failure # 1 (occurred at ...)\n{error}\n")
+        self.live.remove(trial)
         self._searcher.on_trial_complete(trial.trial_id, error=True)
         self._conductor.on_trial_error(0, [], trial)
 
@@ -85,7 +98,7 @@ class Search:
             spec, progress, lambda: self.service.orders, lambda: self.service.fenced, self.service.changed
         )
         self.searcher = Searcher(
-            spec, progress, folder / "trials", {}, spec.num_samples, self.conductor.slots, lambda: None
+            spec, progress, folder / "trials", {}, self.conductor.num_samples, self.conductor.slots, lambda: None
         )
         self.conductor.conduct(self.searcher)
         self.tune = Tune(self.conductor, self.searcher)
@@ -121,7 +134,7 @@ def test_a_result_is_recorded_with_its_outcome(search: Callable[..., Search]) ->
 @pytest.mark.parametrize(
     ("order", "phase", "state"), [("cancel", "canceled", "CANCELED"), ("pause", "paused", "PENDING")]
 )
-def test_an_order_ends_all(search: Callable[..., Search], order: Any, phase: str, state: str) -> None:
+def test_an_order_ends_all(search: Callable[..., Search], tmp_path: Path, order: Any, phase: str, state: str) -> None:
     now = search()
     for _ in range(2):
         now.tune.start()
@@ -131,6 +144,7 @@ def test_an_order_ends_all(search: Callable[..., Search], order: Any, phase: str
     assert (now.conductor.ending.phase, now.conductor.ending.reason) == (phase, f"{order} ordered")
     assert now.tune.live == []
     assert states(now) == [state, state]
+    assert len(list(tmp_path.rglob(STOP))) == 2
     assert now.conductor.slots() == 0
     assert now.tune.start() == "FINISHED"
 
@@ -156,6 +170,7 @@ def test_a_fenced_attempt_lets_go_and_writes_nothing(search: Callable[..., Searc
     assert now.tune.live == []
     assert states(now) == ["PENDING"]
     assert (tmp_path / "journal.jsonl").stat().st_size == size
+    assert list(tmp_path.rglob(STOP)) == [], "the folder is another attempt's"
 
 
 def test_one_trial_is_canceled_and_the_search_goes_on(search: Callable[..., Search]) -> None:
@@ -165,10 +180,21 @@ def test_one_trial_is_canceled_and_the_search_goes_on(search: Callable[..., Sear
     now.conductor.look(now.tune)
     assert now.tune.live == [second]
     assert states(now) == ["CANCELED", "RUNNING"]
-    assert now.progress.trials[0].stop_reason == "canceled by request"
+    assert now.progress.trials[0].stop_reason == "canceled on request"
     assert now.conductor.ending is None
-    assert first.config["trial"] == 0
+    assert (Path(first.config["folder"]) / STOP).exists()
+    assert not (Path(second.config["folder"]) / STOP).exists()
     assert now.tune.start().config["trial"] == 2
+
+
+def test_a_waiting_trial_is_canceled_too(search: Callable[..., Search]) -> None:
+    now = search()
+    now.tune.start()
+    now.progress.released(0)
+    after = search(2)
+    after.service.orders = Orders(slots=4, cancel_trials=[0])
+    assert after.tune.start().config["trial"] == 1
+    assert states(after) == ["CANCELED", "RUNNING"]
 
 
 def test_slots_are_the_smaller_of_grant_and_wish(search: Callable[..., Search]) -> None:
@@ -218,30 +244,159 @@ def test_a_spent_wall_clock_ends_the_search(search: Callable[..., Search]) -> No
     now.progress.started_at = time.time() - 3601
     now.conductor.look(now.tune)
     assert now.conductor.ending is not None
-    assert now.conductor.ending.reason == "budget.wall_clock of 3600 s is spent"
+    assert now.conductor.ending.reason == "budget.wall_clock of 3600 s is spent: 3601 s have passed"
 
 
 @pytest.mark.parametrize(("gpus", "spent"), [(0.5, True), (0.25, False), (0, False)])
-def test_spent_gpu_hours_end_the_search(search: Callable[..., Search], gpus: float, spent: bool) -> None:
+def test_spent_gpu_hours_end_the_search(
+    search: Callable[..., Search], stopwatch: Any, gpus: float, spent: bool
+) -> None:
     now = search(budget={"gpu_hours": 1}, resources={"gpus_per_trial": gpus})
     now.tune.start()
-    now.progress.epoch(0, 1, {"validation_accuracy": 0.5, "epoch_seconds": 7200.0})
+    stopwatch.seconds += 7200  # of an epoch in flight
     now.conductor.look(now.tune)
     assert (now.conductor.ending is not None) == spent
+    if now.conductor.ending:
+        assert now.conductor.ending.reason == "budget.gpu_hours of 1 is spent: all trials together held 1"
+
+
+def test_slot_hours_are_summed_over_trials_and_attempts(search: Callable[..., Search], stopwatch: Any) -> None:
+    now = search(budget={"slot_hours": 3})
+    for _ in range(2):
+        now.tune.start()
+    stopwatch.seconds += 3600
+    now.conductor.look(now.tune)
+    assert now.conductor.ending is None
+    now.service.orders = Orders(slots=4, stop="pause")
+    now.conductor.look(now.tune)
+    after = search(2, budget={"slot_hours": 3})
+    after.tune.start()
+    stopwatch.seconds += 3599
+    after.conductor.look(after.tune)
+    assert after.conductor.ending is None
+    stopwatch.seconds += 1
+    after.conductor.look(after.tune)
+    assert after.conductor.ending is not None
+    assert after.conductor.ending.reason == "budget.slot_hours of 3 is spent: all trials together held 3"
+
+
+def test_controls_are_obeyed_live_in_place_of_the_spec(search: Callable[..., Search], experiment: Build) -> None:
+    now = search(searcher={"kind": "random", "num_samples": 2}, objective={"goal": 0.5})
+    asked = Controls.of(experiment(searcher={"kind": "random", "num_samples": 2}, objective={"goal": 0.5}))
+
+    def order(**changes: Any) -> None:
+        controls = Controls.model_validate(asked.model_dump() | changes)
+        now.service.orders = Orders(slots=4, controls=controls)
+
+    first, second = now.tune.start(), now.tune.start()
+    assert now.tune.start() is None  # two were asked for
+    order(num_samples=4, goal=0.9)
+    third = now.tune.start()
+    assert third.config["trial"] == 2
+    order(num_samples=4, goal=0.9, max_concurrent_trials=3)
+    assert now.tune.start() is None
+    order(num_samples=3, goal=0.9)
+    assert now.tune.start() is None
+    now.tune.report(first, 1, 0.7)  # beyond the spec's goal
+    now.conductor.look(now.tune)
+    assert now.conductor.ending is None
+    for trial in (first, second, third):
+        now.tune.report(trial, 4, 0.8)
+    assert now.tune.start() == "FINISHED"
+    assert now.searcher.done
+    assert now.searcher.exhausted()
+    order(num_samples=5, goal=0.9)
+    assert not now.searcher.exhausted()
+    order(num_samples=5, goal=0.75)
+    now.conductor.look(now.tune)
+    assert now.conductor.ending is not None
+    assert now.conductor.ending.reason == "goal 0.75 reached: trial 0 has 0.8000"
+    order(num_samples=5, goal=0.99)
+    now.conductor.look(now.tune)
+    assert now.conductor.obeyed.goal == 0.75, "what the search ended under, not what was asked for since"
+
+
+def test_a_grid_has_no_more_than_its_combinations(search: Callable[..., Search], experiment: Build) -> None:
+    changes: dict[str, Any] = {"searcher": "grid", "search_space": {"batch_size": {"choice": [16, 32, 64]}}}
+    now = search(**changes)
+    controls = Controls.of(experiment(**changes)).model_copy(update={"num_samples": 9})
+    now.service.orders = Orders(slots=9, controls=controls)
+    assert now.conductor.num_samples() == 3
+    for trial in [now.tune.start() for _ in range(3)]:
+        now.tune.report(trial, 4, 0.5)
+    assert now.tune.start() == "FINISHED"
+    assert now.searcher.exhausted()
+
+
+def test_failed_trials_spend_the_budget_of_failures(search: Callable[..., Search], tmp_path: Path) -> None:
+    now = search(budget={"failures": 2})
+    trials = [now.tune.start() for _ in range(3)]
+    now.tune.report(trials[2], 1, 0.5)
+    now.tune.fail(trials[0], ValueError("no such layer"), tmp_path)
+    now.conductor.look(now.tune)
+    assert now.conductor.ending is None
+    now.tune.fail(trials[1], ValueError("no such layer"), tmp_path)
+    now.conductor.look(now.tune)
+    assert now.conductor.ending is not None
+    assert now.conductor.ending.phase == "completed"
+    assert now.conductor.ending.reason == ("budget.failures of 2 is spent: 2 trials failed; the first: no such layer")
+    assert states(now) == ["ERROR", "ERROR", "CANCELED"]
+
+
+def test_a_search_of_failures_alone_has_failed(search: Callable[..., Search], tmp_path: Path) -> None:
+    now = search(budget={"failures": 1})
+    now.tune.fail(now.tune.start(), ValueError("no such layer"), tmp_path)
+    now.conductor.look(now.tune)
+    assert now.conductor.ending is not None
+    assert now.conductor.ending.phase == "failed"
 
 
 def test_a_failed_trial_keeps_its_cause_and_spares_the_others(search: Callable[..., Search], tmp_path: Path) -> None:
     now = search()
-    failed, silent, _ = now.tune.start(), now.tune.start(), now.tune.start()
+    failed, _ = now.tune.start(), now.tune.start()
     failed.error_file = str(tmp_path / "error.txt")
     Path(failed.error_file).write_bytes(b"Traceback\n  \xff\nValueError: no such layer\n\n")
     now.tune.fail(failed)
-    now.tune.fail(silent)
     now.conductor.look(now.tune)
-    assert states(now) == ["ERROR", "ERROR", "RUNNING"]
-    assert now.progress.trials[0].stop_reason == "ValueError: no such layer"
-    assert now.progress.trials[1].stop_reason == "the trial's process died without a word"
-    assert now.tune.start().config["trial"] == 3
+    assert states(now) == ["ERROR", "RUNNING"]
+    line = now.progress.line(0)
+    assert (line.stop_reason, line.error_kind, line.restarts) == ("ValueError: no such layer", "CODE", 0)
+    assert now.tune.start().config["trial"] == 2
+
+
+def test_a_lost_trial_goes_on_until_its_restarts_are_spent(search: Callable[..., Search], tmp_path: Path) -> None:
+    now = search(max_restarts=2)
+    trial = now.tune.start()
+    now.tune.report(trial, 1, 0.5)
+    for restarts in (1, 2):
+        now.tune.fail(trial, ActorDiedError(), tmp_path)
+        assert (states(now), now.progress.line(0).restarts) == (["PENDING"], restarts)
+        trial = now.tune.start()
+        assert trial.config["trial"] == 0
+        now.tune.report(trial, 1, 0.5)  # told again from its checkpoint
+        now.tune.report(trial, 1 + restarts, 0.6)
+    now.tune.fail(trial, ActorDiedError(), tmp_path)
+    line = now.progress.line(0)
+    assert (line.state, line.error_kind, line.epoch) == ("ERROR", ErrorKind.LOST, 3)
+    assert line.stop_reason.startswith("LOST after 2 restarts: The actor died")
+    assert now.conductor.asha.rungs()[2] == {0: 0.6}
+
+
+def test_a_trial_that_fills_the_disk_waits_and_blocks_the_experiment(
+    search: Callable[..., Search], tmp_path: Path
+) -> None:
+    now = search()
+    trial, other = now.tune.start(), now.tune.start()
+    full = RayTaskError("train", "Traceback\nOSError: [Errno 28] No space left on device", OSError(28, "No space left"))
+    now.tune.fail(trial, full.as_instanceof_cause(), tmp_path)
+    now.conductor.look(now.tune)
+    ending = now.conductor.ending
+    assert ending is not None
+    assert (ending.phase, ending.blocked) == ("paused", True)
+    assert ending.reason == "the disk is full: trial 0: OSError: [Errno 28] No space left on device"
+    assert states(now) == ["PENDING", "PENDING"]
+    assert other not in now.tune.live
+    assert search(2).tune.start().config["trial"] == 0
 
 
 def test_rungs_after_a_crash_equal_rungs_before(search: Callable[..., Search], open_progress: OpenProgress) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Launch
-from workers import driver
+from workers import checkpoints, driver, finalist
+from workers.checkpoints import BEST
+from workers.data import load
 from workers.finalist import Judge
+from workers.training import Training
+from workers.trial import SPEC
 
 
 def test_pictures_of_the_spec(tmp_path: Path) -> None:
@@ -22,6 +28,55 @@ def test_pictures_of_the_spec(tmp_path: Path) -> None:
         f"{stem}.{kind}" for stem in ("schedulers", "augmentation") for kind in ("png", "html")
     }
     assert set(drawn) == set((tmp_path / "pictures").iterdir())
+
+
+@pytest.mark.parametrize("lost", ["gone", "cut", "of another network"])
+def test_lost_weights_are_trained_again_bit_for_bit(
+    tmp_path: Path, experiment: Callable[..., ExperimentSpec], monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Trained until an epoch was not the best, at a rate that makes this happen soon."""
+    trial = tmp_path / "00003"
+    trial.mkdir()
+    sample = {
+        "optimizer": 1,
+        "optimizer[1].lr": 1.0,
+        "optimizer[1].momentum": 1,
+        "batch_size": 0,
+        "label_smoothing": 0.0,
+    }
+    spec = experiment(asha={"max_t": 30}).bind(sample, 3)
+    (trial / SPEC).write_text(spec.model_dump_json())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(spec.cpus)
+    training = Training(spec, load(spec.dataset, spec.split_seed, tmp_path, tmp_path))
+    while training.best_epoch == training.epoch:
+        checkpoints.save(training.model.state_dict(), trial / BEST)
+        training.run_epoch()
+    assert 0 < training.best_epoch < 30
+    packed: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(
+        finalist, "_save", lambda classifier, example, folder: packed.append(copy.deepcopy(classifier.state_dict()))
+    )
+    judge: Any = Judge.__new__(Judge)
+    figures = [judge.judge(trial, training.epoch, tmp_path / "model", tmp_path, tmp_path)]
+    content = (trial / BEST).read_bytes()
+    if lost == "gone":
+        (trial / BEST).unlink()
+    elif lost == "cut":
+        (trial / BEST).write_bytes(content[: len(content) // 2])
+    else:
+        checkpoints.save({"weight": torch.zeros(1)}, trial / BEST)
+    figures.append(judge.judge(trial, training.epoch, tmp_path / "model", tmp_path, tmp_path))
+    torch.set_num_threads(threads)
+    assert figures[0] == figures[1]
+    assert all(torch.equal(packed[0][name], packed[1][name]) for name in packed[0])
+    last = training.model.state_dict()
+    assert any(not torch.equal(last[name], value) for name, value in weights_of(packed[0], last).items())
+
+
+def weights_of(packed: dict[str, torch.Tensor], network: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The network's own weights in what a classifier holds."""
+    return {name: packed[key] for name in network for key in packed if key.endswith(name)}
 
 
 def test_an_experiment_without_pictures_is_none_the_worse(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -47,7 +102,7 @@ def test_an_experiment_without_pictures_is_none_the_worse(tmp_path: Path, caplog
 
     tracker: Any = Tracker()
     for draw in (fail, Path.mkdir):
-        finalist: Any = Finalist(draw)
-        driver._illustrate(launch, ExperimentSpec(name="x"), tracker, finalist)
+        drawing: Any = Finalist(draw)
+        driver._illustrate(launch, ExperimentSpec(name="x"), tracker, drawing)
     assert "no fonts" in caplog.text
     assert attached == [tmp_path / "pictures"], "what failed attached nothing"

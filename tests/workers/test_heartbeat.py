@@ -2,77 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 
-from search_spaces.protocol import Heartbeat, Launch, Orders, TrialState, Winner
+from search_spaces.controls import Controls
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import Launch, Orders, TrialState, Winner
 from workers.heartbeat import MOST_LINES, Heart, MlflowIds
 from workers.progress import Progress
 
 OpenProgress = Callable[..., Progress]
 NOWHERE = MlflowIds(None, None, {})
-
-
-class Service:
-    """Remembers what it was told; answers what it is set to. May be stopped and started on the same port."""
-
-    def __init__(self) -> None:
-        self.heard: list[Heartbeat] = []
-        self.headers: dict[str, str] = {}
-        self.path = ""
-        self.answer: tuple[int, str, bytes] = (200, "application/json", b'{"slots": 3}')
-        self.spoken = threading.Condition()
-        self.port = 0
-        self._server: HTTPServer | None = None
-        self.start()
-
-    def start(self) -> None:
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                with service.spoken:
-                    service.headers, service.path = dict(self.headers), self.path
-                    service.heard.append(Heartbeat.model_validate(json.loads(body)))
-                    service.spoken.notify_all()
-                status, kind, content = service.answer
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: Any) -> None:
-                """Quiet."""
-
-        self._server = HTTPServer(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
-            self._server = None
-
-    def told(self) -> list[int]:
-        """Numbers of the trials in the last heartbeat."""
-        return [line.trial for line in self.heard[-1].trials]
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    running = Service()
-    yield running
-    running.stop()
 
 
 @pytest.fixture
@@ -84,13 +26,13 @@ def progress(open_progress: OpenProgress) -> Progress:
 
 
 @pytest.fixture
-def heart(service: Service, progress: Progress, launch: Callable[..., Launch]) -> Iterator[Heart]:
+def heart(service: Any, progress: Progress, launch: Callable[..., Launch]) -> Iterator[Heart]:
     beating = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
     yield beating
     beating._client.close()
 
 
-def test_progress_goes_up_and_orders_come_down(heart: Heart, service: Service) -> None:
+def test_progress_goes_up_and_orders_come_down(heart: Heart, service: Any) -> None:
     assert heart.orders == Orders(slots=2)
     heart.phase = "searching"
     service.answer = (200, "application/json", b'{"slots": 7, "stop": "pause", "cancel_trials": [1], "new": 1}')
@@ -103,7 +45,29 @@ def test_progress_goes_up_and_orders_come_down(heart: Heart, service: Service) -
     assert said.trials[0].parameters == {"lr": 0.5}
 
 
-def test_a_line_is_told_when_it_changed(heart: Heart, service: Service, progress: Progress) -> None:
+def test_controls_stay_as_they_were_told_last(
+    heart: Heart, service: Any, experiment: Callable[..., ExperimentSpec]
+) -> None:
+    asked = Controls.of(experiment())
+    heart.orders = Orders(slots=1, controls=asked)
+    assert heart.beat()  # the service says nothing of them
+    assert heart.orders == Orders(slots=3, controls=asked)
+    more = asked.model_copy(update={"num_samples": 99})
+    service.answer = (200, "application/json", Orders(slots=3, controls=more).model_dump_json().encode())
+    assert heart.beat()
+    assert heart.orders.controls == more
+
+
+def test_a_reason_is_told_while_it_holds_and_a_block_with_the_last_word(heart: Heart, service: Any) -> None:
+    heart.phase, heart.reason = "finalizing", "waiting for MLflow"
+    assert heart.beat()
+    assert (service.heard[-1].reason, service.heard[-1].blocked) == ("waiting for MLflow", False)
+    assert heart.last("paused", "the disk is full", None, patience_s=5.0, blocked=True)
+    last = service.heard[-1]
+    assert (last.phase, last.reason, last.blocked) == ("paused", "the disk is full", True)
+
+
+def test_a_line_is_told_when_it_changed(heart: Heart, service: Any, progress: Progress) -> None:
     heart.beat()
     heart.beat()
     assert service.told() == []
@@ -114,7 +78,7 @@ def test_a_line_is_told_when_it_changed(heart: Heart, service: Service, progress
 
 
 def test_what_changed_while_the_service_was_away_is_told_when_it_is_back(
-    heart: Heart, service: Service, progress: Progress
+    heart: Heart, service: Any, progress: Progress
 ) -> None:
     assert heart.beat()
     service.stop()
@@ -133,7 +97,7 @@ def test_what_changed_while_the_service_was_away_is_told_when_it_is_back(
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 410])
-def test_an_attempt_that_is_not_wanted_is_fenced(heart: Heart, service: Service, status: int) -> None:
+def test_an_attempt_that_is_not_wanted_is_fenced(heart: Heart, service: Any, status: int) -> None:
     service.answer = (status, "application/problem+json", b'{"detail": "attempt 2 runs"}')
     assert not heart.beat()
     assert heart.fenced
@@ -151,7 +115,7 @@ def test_an_attempt_that_is_not_wanted_is_fenced(heart: Heart, service: Service,
         (200, "application/json", b'{"slots": "many"}'),
     ],
 )
-def test_what_a_proxy_says_is_no_answer(heart: Heart, service: Service, answer: tuple[int, str, bytes]) -> None:
+def test_what_a_proxy_says_is_no_answer(heart: Heart, service: Any, answer: tuple[int, str, bytes]) -> None:
     good, service.answer = service.answer, answer
     assert not heart.beat()
     assert not heart.fenced
@@ -161,9 +125,7 @@ def test_what_a_proxy_says_is_no_answer(heart: Heart, service: Service, answer: 
     assert service.told() == [0, 1]
 
 
-def test_a_run_id_that_came_late_is_told_once(
-    service: Service, progress: Progress, launch: Callable[..., Launch]
-) -> None:
+def test_a_run_id_that_came_late_is_told_once(service: Any, progress: Progress, launch: Callable[..., Launch]) -> None:
     ids = NOWHERE
     heart = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: ids)
     progress.ended(0, TrialState.CANCELED, "over")
@@ -178,7 +140,7 @@ def test_a_run_id_that_came_late_is_told_once(
     heart._client.close()
 
 
-def test_the_last_word_is_tried_again_and_carries_the_winner(heart: Heart, service: Service) -> None:
+def test_the_last_word_is_tried_again_and_carries_the_winner(heart: Heart, service: Any) -> None:
     heart.beat()
     service.stop()
     winner = Winner(trial=1, value=0.9, test_accuracy=0.8, test_loss=0.2)
@@ -190,7 +152,7 @@ def test_the_last_word_is_tried_again_and_carries_the_winner(heart: Heart, servi
     assert heart.last("completed", "goal reached", winner, patience_s=0.0)
 
 
-def test_the_thread_beats_wakes_and_ends(service: Service, progress: Progress, launch: Callable[..., Launch]) -> None:
+def test_the_thread_beats_wakes_and_ends(service: Any, progress: Progress, launch: Callable[..., Launch]) -> None:
     told = launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=3600.0)
     heart = Heart(told, progress, lambda: NOWHERE)
     heart.start()
@@ -208,7 +170,7 @@ def test_the_thread_beats_wakes_and_ends(service: Service, progress: Progress, l
     heart._client.close()
 
 
-def test_the_thread_ends_when_it_is_fenced(service: Service, progress: Progress, launch: Callable[..., Launch]) -> None:
+def test_the_thread_ends_when_it_is_fenced(service: Any, progress: Progress, launch: Callable[..., Launch]) -> None:
     service.answer = (409, "application/problem+json", b"{}")
     heart = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
     heart.start()
@@ -218,7 +180,7 @@ def test_the_thread_ends_when_it_is_fenced(service: Service, progress: Progress,
 
 
 def test_many_lines_go_in_several_messages_and_the_last_word_is_the_last(
-    service: Service, progress: Progress, launch: Callable[..., Launch]
+    service: Any, progress: Progress, launch: Callable[..., Launch]
 ) -> None:
     for number in range(2, 2 * MOST_LINES + 1):
         progress.suggested(number, {}, {"lr": 0.5})
@@ -237,7 +199,7 @@ def test_many_lines_go_in_several_messages_and_the_last_word_is_the_last(
 
 
 def test_what_follows_a_message_that_was_not_taken_is_told_later(
-    service: Service, progress: Progress, launch: Callable[..., Launch]
+    service: Any, progress: Progress, launch: Callable[..., Launch]
 ) -> None:
     for number in range(2, MOST_LINES + 1):
         progress.suggested(number, {}, {"lr": 0.5})

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces.experiment import Objective
-from search_spaces.protocol import TrialState, Winner
+from search_spaces.protocol import ErrorKind, TrialState, Winner
 from workers import journal
 from workers.progress import Progress
 
@@ -36,7 +37,6 @@ def test_a_trials_life(open_progress: OpenProgress) -> None:
     trial = progress.trials[0]
     assert (trial.state, trial.stop_reason, trial.curve, trial.best_value) == ("COMPLETED", "done", [0.5, 0.4], 0.5)
     assert trial.ended_at is not None
-    assert progress.slot_seconds() == 2.0
     assert list(progress.waiting()) == []
 
 
@@ -114,9 +114,46 @@ def test_a_failed_trial_waits_again(open_progress: OpenProgress) -> None:
     progress = open_progress()
     progress.suggested(0, {}, {})
     progress.started(0)
-    progress.retried(0, "the node was lost")
+    progress.retried(0, ErrorKind.LOST, "the node was lost")
+    progress.retried(0, ErrorKind.OUT_OF_MEMORY, "CUDA out of memory")
     assert [trial.number for trial in progress.waiting()] == [0]
-    assert progress.trials[0].restarts == 1
+    progress.ended(0, TrialState.ERROR, "no such layer", ErrorKind.CODE)
+    progress.retried(0, ErrorKind.LOST, "late")
+    for known in (progress, open_progress(2)):
+        line = known.line(0)
+        assert (line.restarts, line.error_kind, line.state) == (2, ErrorKind.CODE, "ERROR")
+
+
+def test_a_slot_is_held_from_start_to_end_of_its_process(open_progress: OpenProgress, stopwatch: Any) -> None:
+    """Epochs in flight, lost epochs and waiting for the first step count; waiting for a slot does not."""
+    progress = open_progress()
+    for number in range(3):
+        progress.suggested(number, {}, {})
+        progress.started(number)
+    stopwatch.seconds += 100
+    progress.took_slot(0)
+    progress.took_slot(1)
+    stopwatch.seconds += 10
+    assert progress.slot_seconds() == 20
+    progress.epoch(0, 1, accuracy(0.5, seconds=3.0))
+    progress.retried(1, ErrorKind.LOST, "its node was lost")
+    stopwatch.seconds += 5
+    assert progress.slot_seconds() == 25
+    progress.ended(0, TrialState.CANCELED, "enough")
+    progress.started(1)
+    progress.took_slot(1)
+    stopwatch.seconds += 2
+    progress.released(1)
+    stopwatch.seconds += 50
+    assert progress.slot_seconds() == 27
+    again = open_progress(2)
+    assert again.slot_seconds() == 27
+    again.started(1)
+    again.took_slot(1)
+    stopwatch.seconds += 1
+    again.epoch(1, 1, accuracy(0.5))
+    stopwatch.seconds += 1000  # nobody knows of the epoch that was in flight when this driver died
+    assert open_progress(3).slot_seconds() == 28
 
 
 def test_the_winner_is_kept(open_progress: OpenProgress) -> None:
@@ -132,17 +169,41 @@ def test_a_driver_that_was_given_up_changes_nothing(open_progress: OpenProgress)
     old.suggested(0, {"x": 1}, {})
     new = open_progress(2)
     new.suggested(1, {"x": 2}, {})
-    old.suggested(1, {"x": 3}, {})
-    old.epoch(0, 1, accuracy(0.3))
+    with pytest.raises(journal.Overtaken):
+        old.suggested(1, {"x": 3}, {})
+    with pytest.raises(journal.Overtaken):
+        old.epoch(0, 1, accuracy(0.3))
     new.epoch(0, 1, accuracy(0.4))
-    old.ended(0, TrialState.CANCELED, "fenced")
+    with pytest.raises(journal.Overtaken):
+        old.ended(0, TrialState.CANCELED, "fenced")
     third = open_progress(3)
     assert third.trials[0].curve == [0.4]
     assert third.trials[0].state == TrialState.PENDING
     assert third.trials[1].sample == {"x": 2}
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("sessserd"), st.floats(width=16)), max_size=60))
+def test_trials_are_taken_over_all_or_none(tmp_path: Path, open_progress: OpenProgress) -> None:
+    entries = [
+        {"at": 5.0, "event": "suggested", "trial": 0, "sample": {"x": 1}, "parameters": {}, "source": "old/3"},
+        {"at": 7.0, "event": "epoch", "trial": 0, "epoch": 1, "metrics": accuracy(0.5), "source": "old/3"},
+        {"at": 8.0, "event": "ended", "trial": 0, "state": "COMPLETED", "reason": "done", "source": "old/3"},
+    ]
+    progress = open_progress()
+    progress.taken_over(entries)
+    progress.close()
+    path = tmp_path / "journal.jsonl"
+    whole = path.read_bytes()
+    again = open_progress(2)
+    assert again.trials == progress.trials
+    assert (again.trials[0].source, again.trials[0].held_s, again.started_at) == ("old/3", 0.0, None)
+    assert list(again.history()) == [(0, 1, 0.5)]
+    assert [entry["event"] for entry in journal.entries(path)][:4] == ["attempt", "suggested", "epoch", "ended"]
+    for file in (path, journal.copy_of(path)):
+        file.write_bytes(whole[:-20])
+    assert open_progress(2).trials == {}
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("sessserdhl"), st.floats(width=16)), max_size=60))
 def test_replay_equals_the_table(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, str, float]]) -> None:
     folder = tmp_path_factory.mktemp("fold")
     progress = Progress(folder / "journal.jsonl", MAX)
@@ -156,10 +217,23 @@ def test_replay_equals_the_table(tmp_path_factory: pytest.TempPathFactory, steps
             case "e":
                 progress.epoch(number, epoch, accuracy(value), (TrialState.EARLY_STOPPED, "rung"))
             case "r" if not progress.trials[number].ended:
-                progress.retried(number, "again")
+                progress.retried(number, ErrorKind.OUT_OF_MEMORY, "again")
+            case "h":
+                progress.started(number)
+                progress.took_slot(number)
+            case "l":
+                progress.released(number)
             case "d":
                 progress.epoch(number, epoch, accuracy(value), (TrialState.DIVERGED, "diverged"))
+    for trial in list(progress.waiting()):
+        progress.released(trial.number)
+    for trial in progress.trials.values():
+        if trial.state == TrialState.RUNNING:
+            progress.released(trial.number)
+        trial.started_at = None  # of a hand-out, which is not journaled
     again = Progress(folder / "journal.jsonl", MAX, 2)
+    for trial in again.trials.values():
+        trial.started_at = None
     assert repr(again.trials) == repr(progress.trials)
     assert repr(list(again.history())) == repr(list(progress.history()))
     assert again.counts() == progress.counts()

@@ -10,7 +10,7 @@ import pytest
 from ray.tune.search import Searcher as TuneSearcher
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
-from search_spaces.protocol import TrialState
+from search_spaces.protocol import ErrorKind, TrialState
 from search_spaces.sampling import combinations
 from workers.progress import Progress
 from workers.searcher import Searcher
@@ -42,7 +42,7 @@ class Slots:
 
 
 def searching(spec: ExperimentSpec, progress: Progress, folder: Path, slots: Callable[[], int]) -> Searcher:
-    return Searcher(spec, progress, folder, {"data_root": "/data"}, spec.num_samples, slots, lambda: None)
+    return Searcher(spec, progress, folder, {"data_root": "/data"}, lambda: spec.num_samples, slots, lambda: None)
 
 
 def run_one(searcher: Searcher, progress: Progress) -> int | None:
@@ -137,7 +137,7 @@ def test_a_grid_yields_each_combination_once_and_ends(
     assert spec.num_samples == 6
     assert undisturbed(spec, tmp_path) == list(combinations(spec.search_space))
     progress = open_progress()
-    generous = Searcher(spec, progress, tmp_path / "trials", {}, 100, Slots(), lambda: None)
+    generous = Searcher(spec, progress, tmp_path / "trials", {}, lambda: 100, Slots(), lambda: None)
     handed_out = [run_one(generous, progress) for _ in range(9)]
     assert handed_out == [0, 1, 2, 3, 4, 5, None, None, None]
 
@@ -175,7 +175,7 @@ def test_waiting_and_retried_trials_come_first(tmp_path: Path, experiment: Build
     before = searching(spec, progress, tmp_path, Slots(3))
     for name in "abc":
         before.suggest(name)
-    progress.retried(0, "its node was lost")
+    progress.retried(0, ErrorKind.LOST, "its node was lost")
     finish(before, progress, 1, "b")
     progress.close()
     progress = open_progress(2)
@@ -214,7 +214,9 @@ def test_the_finalist_is_announced_once_the_last_are_handed_out(
 ) -> None:
     announced: list[int] = []
     spec, progress = experiment(), open_progress()
-    searcher = Searcher(spec, progress, tmp_path, {}, 12, Slots(), lambda: announced.append(len(progress.trials)))
+    searcher = Searcher(
+        spec, progress, tmp_path, {}, lambda: 12, Slots(), lambda: announced.append(len(progress.trials))
+    )
     while run_one(searcher, progress) is not None:
         pass
     assert announced
@@ -226,13 +228,13 @@ def test_nothing_is_proposed_beyond_an_extended_count(
 ) -> None:
     spec: Any = experiment()
     progress = open_progress()
-    searcher = Searcher(spec, progress, tmp_path, {}, 3, Slots(9), lambda: None)
+    searcher = Searcher(spec, progress, tmp_path, {}, lambda: 3, Slots(9), lambda: None)
     for name in "abcdef":
         searcher.suggest(name)
     assert list(progress.trials) == [0, 1, 2]
     progress.close()
     progress = open_progress(2)
-    longer = Searcher(spec, progress, tmp_path, {}, 5, Slots(9), lambda: None)
+    longer = Searcher(spec, progress, tmp_path, {}, lambda: 5, Slots(9), lambda: None)
     for name in "abcdef":
         longer.suggest(name)
     assert list(progress.trials) == [0, 1, 2, 3, 4]

@@ -15,17 +15,19 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Launch, TrialState, Winner
+from search_spaces.protocol import ErrorKind, Launch, TrialState, Winner
 from workers.finalist import _save
 from workers.heartbeat import Superseded
+from workers.journal import Journal, copy_of
 from workers.models.inference import Classifier
 from workers.progress import Progress
-from workers.tracking import Tracker
+from workers.tracking import Tracker, away
 
 OpenProgress = Callable[..., Progress]
+ADDED = {"rung.continued_from", "rung.restarts", "rung.error_kind"}
 
 
 @pytest.fixture(scope="session")
@@ -181,6 +183,67 @@ def test_a_crash_between_sending_and_keeping_the_place_doubles_nothing(
         assert_told(client, progress)
 
 
+@pytest.mark.parametrize("place", ["kept", "lost"])
+@pytest.mark.parametrize("lost", ["tail", "middle", "all"])
+def test_epochs_that_the_journal_lost_are_not_told_twice(
+    client: MlflowClient,
+    tracker: Callable[..., Tracker],
+    open_progress: OpenProgress,
+    tmp_path: Path,
+    lost: str,
+    place: str,
+) -> None:
+    """A power failure takes its last lines, or damage all from a line on; they are trained again, and later."""
+    path = tmp_path / "journal.jsonl"
+    first = open_progress()
+    search(first, range(3))
+    first.suggested(3, {}, {"lr": 0.4, "momentum": "n/a"})
+    first.epoch(3, 1, {"validation_accuracy": 0.1, "lr": 0.1})
+    assert tracker().deliver()
+    runs = {number: run.info.run_id for number, run in children(client).items()}
+    first.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    keep = {"tail": len(lines) - 1, "middle": 7, "all": 1}[lost]
+    left = b"".join(lines[:keep]) + (b"" if lost == "tail" else b"damaged\n") + b"".join(lines[keep + 1 :])
+    for file in (path, copy_of(path)):
+        file.write_bytes(left)
+    if place == "lost":
+        (tmp_path / "tracking.json").unlink()
+    for attempt in (2, 3):  # the second attempt is cut short as well
+        progress = open_progress(attempt)
+        for number in range(4):
+            if number not in progress.trials:
+                progress.suggested(number, {}, {"lr": 0.1 * (number + 1), "momentum": "n/a"})
+            if not progress.trials[number].ended and attempt == 3:
+                train(progress, number, 3 - progress.trials[number].epoch)
+        assert tracker(attempt).deliver()
+        assert tracker(attempt).deliver()
+    assert_told(client, progress)
+    assert {number: run.info.run_id for number, run in children(client).items()} == runs
+
+
+def test_a_run_of_a_configuration_that_the_journal_lost_makes_room(
+    client: MlflowClient, tracker: Callable[..., Tracker], open_progress: OpenProgress, tmp_path: Path
+) -> None:
+    first = open_progress()
+    search(first, range(2))
+    assert tracker().deliver()
+    before = children(client)
+    first.close()
+    path = tmp_path / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for file in (path, copy_of(path)):
+        file.write_bytes(b"".join([*lines[:5], b"damaged\n", *lines[6:]]))
+    progress = open_progress(2)
+    progress.suggested(1, {}, {"lr": 7.0, "momentum": "n/a"})
+    train(progress, 1, 2)
+    assert tracker(2).deliver()
+    assert_told(client, progress)
+    after = children(client)
+    assert (after[0].info.run_id, after[1].data.params["lr"]) == (before[0].info.run_id, "7.0")
+    assert client.get_run(before[1].info.run_id).info.lifecycle_stage == "deleted"
+
+
 def test_runs_beyond_the_first_block_are_found_again(
     client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -277,8 +340,13 @@ def test_a_fenced_tracker_writes_nothing(
 
 
 def test_what_a_superseded_driver_wrote_is_not_told(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, open_progress: OpenProgress
+    client: MlflowClient,
+    tracker: Callable[..., Tracker],
+    progress: Progress,
+    open_progress: OpenProgress,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(Journal, "_make_way", lambda _: None)  # it writes in the moment in which it cannot know yet
     search(progress, range(1))
     assert tracker().deliver()
     new = open_progress(2)
@@ -295,23 +363,24 @@ def test_the_thread_follows_and_finish_delivers_the_rest(
     one = tracker()
     one.start()
     search(progress, range(2))
-    assert one.finish(patience_s=10.0)
+    one.finish()
     assert_told(client, progress)
     search(progress, range(2, 3))
-    assert one.finish(patience_s=0.0)
+    one.finish()
     assert_told(client, progress)
 
 
-def test_patience_ends(tracker: Callable[..., Tracker], client: MlflowClient, progress: Progress) -> None:
+def test_what_is_left_when_mlflow_is_away_is_delivered_later(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+) -> None:
     search(progress, range(1))
     one = tracker()
     losing: Any = Losing(client, "get_experiment_by_name", 1, after=False)
     one._client = losing
-    one.start()
-    one._finished.set()
-    one.join()
-    losing.calls = 0
-    assert not one.finish(patience_s=0.0)
+    with pytest.raises(MlflowException, match="reset by peer"):
+        one.finish()
+    one.finish()
+    assert_told(client, progress)
 
 
 def test_closing_the_parent_twice_leaves_one_summary(
@@ -329,6 +398,69 @@ def test_closing_the_parent_twice_leaves_one_summary(
     assert parent.data.tags["rung.role"] == "experiment"
     assert len(client.get_metric_history(parent.info.run_id, "best_value")) == 1
     assert parent.info.start_time <= min(run.info.start_time for run in children(client).values())
+
+
+def test_an_experiment_that_is_extended_goes_on_in_its_runs(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, open_progress: OpenProgress
+) -> None:
+    search(progress, range(2))
+    one = tracker()
+    one.finish()
+    one.close_parent("FINISHED", {"best_value": 0.3}, {}, 2)
+    runs = {number: run.info.run_id for number, run in children(client).items()}
+    more = open_progress(2)
+    longer = tracker(2)
+    assert longer.deliver()
+    parent = str(longer.ids().parent)
+    assert client.get_run(parent).info.status == "RUNNING"
+    search(more, range(2, 3), epochs=4)
+    longer.finish()
+    longer.close_parent("FINISHED", {"best_value": 0.4}, {}, 3)
+    run = client.get_run(parent)
+    assert (run.info.status, run.data.metrics["best_value"]) == ("FINISHED", 0.4)
+    assert [point.step for point in client.get_metric_history(parent, "best_value")] == [2, 3]
+    assert_told(client, more)
+    assert runs.items() <= {number: run.info.run_id for number, run in children(client).items()}.items()
+
+
+def test_restarts_failures_and_sources_are_tags(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+) -> None:
+    progress.taken_over(
+        [
+            {"at": 5.0, "event": "suggested", "trial": 0, "sample": {}, "parameters": {"lr": 1.0}, "source": "old/7"},
+            {"at": 6.0, "event": "epoch", "trial": 0, "epoch": 1, "source": "old/7", "state": "COMPLETED",
+             "reason": "done", "metrics": {"validation_accuracy": 0.5, "lr": 0.1}},
+        ]
+    )  # fmt: skip
+    for number in (1, 2):
+        progress.suggested(number, {}, {"lr": 2.0})
+    progress.retried(1, ErrorKind.LOST, "its node was lost")
+    progress.retried(1, ErrorKind.LOST, "its node was lost")
+    progress.ended(2, TrialState.ERROR, "no such layer", ErrorKind.CODE)
+    assert tracker().deliver()
+    assert_told(client, progress)
+    told = {
+        number: {name: value for name, value in run.data.tags.items() if name in ADDED}
+        for number, run in children(client).items()
+    }
+    assert told == {
+        0: {"rung.continued_from": "old/7"},
+        1: {"rung.restarts": "2", "rung.error_kind": "LOST"},
+        2: {"rung.error_kind": "CODE"},
+    }
+
+
+def test_an_absent_server_is_told_from_one_that_says_no(client: MlflowClient) -> None:
+    nowhere = MlflowClient("http://127.0.0.1:9")
+    with pytest.raises(MlflowException) as unreached:
+        nowhere.get_run("x")
+    assert away(unreached.value)
+    said = {"INTERNAL_ERROR": True, "TEMPORARILY_UNAVAILABLE": True, "PERMISSION_DENIED": False}
+    answers = {code: RestException({"error_code": code, "message": "m"}) for code in said}
+    assert {code: away(answer) for code, answer in answers.items()} == said
+    assert away(ConnectionResetError())
+    assert not away(TypeError("a defect of our own"))
 
 
 def test_the_registered_model_predicts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from typing import Any
@@ -17,7 +18,7 @@ from search_spaces.protocol import METRICS
 from workers import pixels
 from workers.data import Splits
 from workers.pixels import Pixels
-from workers.training import Training
+from workers.training import Interrupted, Training
 
 CLASSES = 4
 
@@ -73,15 +74,14 @@ RANDOM_ALL_OVER = {
 
 
 class Recorder(nn.Module):
-    """Remembers the images that a model is trained on, and the sizes of its batches."""
+    """Remembers the batches that a model is trained on, and those that it is evaluated on."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.seen = model, []
+        self.model, self.seen, self.evaluated = model, [], []
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.training:
-            self.seen.append(images.clone())
+        (self.seen if self.training else self.evaluated).append(images.clone())
         logits: Tensor = self.model(images)
         return logits
 
@@ -117,6 +117,56 @@ def test_input_is_normalized_by_the_figures_of_the_training_split_alone() -> Non
     seen = torch.cat(recorder.seen).double()
     assert seen.mean().item() == pytest.approx(0, abs=1e-5)
     assert seen.std().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_training_images_are_changed_before_they_are_normalized_and_no_others_are() -> None:
+    data = splits()
+    training = Training(trial(augmentation={"crop_padding": 2, "horizontal_flip": 1.0}), data)
+    recorder = recorded(training)
+    training.run_epoch()
+
+    def raw(batches: list[Tensor]) -> list[bytes]:
+        pixels = (torch.cat(batches) * data.std + data.mean) * 255
+        return [image.round().to(torch.uint8).numpy().tobytes() for image in pixels.contiguous()]
+
+    mirrored = np.pad(data.train_images.numpy()[..., ::-1], ((0, 0), (0, 0), (2, 2), (2, 2)))
+    windows = np.lib.stride_tricks.sliding_window_view(mirrored, (8, 8), (2, 3)).reshape(150, 25, 64)
+    number_of = {window.tobytes(): number for number, every in enumerate(windows) for window in every}
+    assert sorted(number_of[image] for image in raw(recorder.seen)) == list(range(150))
+    assert raw(recorder.evaluated) == [image.tobytes() for image in data.validation_images.numpy()]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_labels_are_mixed_as_their_images_are_and_then_smoothed(alpha: float, smoothing: float) -> None:
+    """Images that show their label, class k in pixel k: what the network sees of a mixed one are its shares."""
+    labels = torch.arange(150) % CLASSES
+    shown = torch.zeros(150, 64, dtype=torch.uint8)
+    shown[torch.arange(150), labels] = 255
+    data = dataclasses.replace(splits(), train_images=shown.reshape(150, 1, 8, 8), train_labels=labels)
+    still = {"kind": "sgd", "lr": 1e-12, "momentum": 0.0, "nesterov": False}
+    space = {"optimizer": still, "normalization": "none", "input_normalization": False, "label_smoothing": smoothing}
+    training = Training(trial(**space, augmentation={"mixup_alpha": alpha}), data)
+    recorder = recorded(training)
+    metrics = training.run_epoch()
+    images = torch.cat(recorder.seen)
+    shares = images.flatten(1)[:, :CLASSES]
+    assert (float(shares.amax(1).min()) < 0.9) == (alpha > 0), "mixing was not at work"
+    with torch.no_grad():
+        likelihoods = recorder.model(images).log_softmax(1)
+    wanted = (1 - smoothing) * shares + smoothing / CLASSES
+    assert metrics["train_loss"] == pytest.approx(float(-(wanted * likelihoods).sum(1).mean()), rel=1e-5)
+    right = likelihoods.argmax(1) == shares.argmax(1)
+    assert metrics["train_accuracy"] == pytest.approx(float(right.float().mean()), abs=0.02)  # shares may be halves
+
+
+def test_the_clean_accuracy_is_that_of_unchanged_training_images() -> None:
+    data = splits()
+    training = Training(trial(**RANDOM_ALL_OVER), data)
+    metrics = training.run_epoch()
+    _, accuracy = training.evaluate(data.train_images, data.train_labels)
+    assert metrics["clean_train_accuracy"] == accuracy
+    assert accuracy not in (metrics["validation_accuracy"], metrics["train_accuracy"]), "could not be told apart"
 
 
 @pytest.mark.parametrize("space", [{}, RANDOM_ALL_OVER, {"augmentation": {"mixup_alpha": 0.2}}])
@@ -262,13 +312,17 @@ def test_an_exploding_trial_is_diverged_and_raises_nothing() -> None:
     assert again.diverged
 
 
-@pytest.mark.parametrize("objective", ["validation_accuracy", "validation_loss"])
-def test_the_best_value_is_the_best_of_the_curve(objective: str) -> None:
+@pytest.mark.parametrize(
+    ("objective", "best"), [("validation_accuracy", [(0.4, 1), (0.8, 2)]), ("validation_loss", [(0.9, 1), (0.3, 3)])]
+)
+def test_the_best_value_is_the_first_best_and_finite(
+    objective: str, best: list[tuple[float, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     training = Training(trial(max_epochs=6, objective=objective), splits())
-    values = [metrics[objective] for metrics in curve(training, 6)]
-    best = max(values) if objective == "validation_accuracy" else min(values)
-    assert training.best_value == best
-    assert training.best_epoch == values.index(best) + 1
+    evaluations = iter([(0.9, 0.4), (0.5, 0.8), (0.3, 0.7), (0.3, 0.8), (math.nan, 0.9), (0.6, 0.6)])
+    monkeypatch.setattr(training, "_evaluate", lambda *_: next(evaluations))
+    found = [(training.best_value, training.best_epoch) for _ in range(6) if training.run_epoch()]
+    assert [found[0], *found[-4:]] == [best[0], *[best[1]] * 4]
 
 
 @pytest.mark.parametrize("normalization", ["batch", "layer", "instance", "group", "none"])
@@ -276,6 +330,23 @@ def test_a_last_batch_of_one_image_is_trained_on(normalization: str) -> None:
     model = {"kind": "cnn", "width": 8, "depth": 1, "hidden": 16}
     training = Training(trial(normalization=normalization, model=model), splits(train=33))
     assert all(math.isfinite(value) for value in training.run_epoch().values())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "nadam"])
+def test_a_step_that_a_gradient_scaler_leaves_out_is_counted_and_spoils_no_norm(optimizer: str) -> None:
+    """Scaling works on a CPU too, where nothing asks for it; the first gradient is made to overflow."""
+    training = Training(trial(optimizer=optimizer), splits())
+    training._scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    factors = iter((math.inf, 1.0, 1.0, 1.0, 1.0))
+    training._weights[0].register_hook(lambda gradient: gradient * next(factors))
+    metrics = training.run_epoch()
+    assert metrics["nonfinite_steps"] == pytest.approx(0.2)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert not training.diverged
+    again = Training(trial(optimizer=optimizer), splits())
+    again._scaler = torch.amp.GradScaler("cpu")
+    again.load_state_dict(training.state_dict())
+    assert again._scaler.get_scale() == 512
 
 
 def test_it_learns() -> None:
@@ -316,29 +387,6 @@ def test_pixels_are_the_same_ready_or_batch_by_batch(monkeypatch: pytest.MonkeyP
     assert torch.equal(ready.inputs(chosen), ready.normalized(ready.unit(chosen)))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_an_epoch_on_a_gpu_does_not_wait_within(precision: str) -> None:
-    spec = trial(**RANDOM_ALL_OVER)
-    spec = spec.model_copy(update={"execution": spec.execution.model_copy(update={"precision": precision})})
-    training = Training(spec, splits(), "cuda")
-    training.run_epoch()
-    original = torch.Tensor.cpu
-
-    def allowed(tensor: Tensor) -> Tensor:
-        torch.cuda.set_sync_debug_mode("default")
-        return original(tensor)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, "cpu", allowed)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            training._train()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
-
 def test_an_epochs_order_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the images are not on the device each asking waits for it."""
     asked: list[int] = []
@@ -350,3 +398,22 @@ def test_an_epochs_order_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Pixels, "order", order)
     Training(trial(), splits(train=150)).run_epoch()
     assert asked == [150]
+
+
+@pytest.mark.parametrize("asked_at", [1, 3, 5, 6, 7])
+def test_an_epoch_is_left_between_two_batches(asked_at: int) -> None:
+    """Five batches of training, one of validation, one of clean images: each is a place to leave."""
+    looks = 0
+
+    def interrupted() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks == asked_at
+
+    torch.manual_seed(0)
+    drawn = torch.get_rng_state()
+    training = Training(trial(label_smoothing=0.1), splits(), interrupted=interrupted)
+    with pytest.raises(Interrupted):
+        training.run_epoch()
+    assert (looks, training.epoch) == (asked_at, 0)
+    assert torch.equal(torch.get_rng_state(), drawn)

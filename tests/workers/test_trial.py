@@ -1,17 +1,25 @@
-"""A slot outside Ray, on real digits: what it saves, how it goes on after a crash, how it is reused."""
+"""A slot outside Ray, on real digits: what it saves and says, how it goes on after a crash, is reused and left."""
 
 from __future__ import annotations
 
+import logging
+import re
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import METRICS
-from workers.trial import BEST, LAST, SPEC, Slot
+from workers import trial
+from workers.checkpoints import BEST, LAST, PREVIOUS
+from workers.logs import TRIAL_LOG
+from workers.trial import SPEC, STOP, Slot
 
 Begin = Callable[..., Slot]
 CLOCKED = {"epoch_seconds", "images_per_second"}
@@ -46,6 +54,18 @@ def begun(config: dict[str, Any]) -> Slot:
     return slot
 
 
+def folder_of(config: dict[str, Any]) -> Path:
+    return Path(config["folder"])
+
+
+def said(config: dict[str, Any]) -> str:
+    return (folder_of(config) / TRIAL_LOG).read_text()
+
+
+def names(config: dict[str, Any]) -> set[str]:
+    return {path.name for path in folder_of(config).iterdir()} - {TRIAL_LOG}
+
+
 def timeless(result: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if name not in CLOCKED}
 
@@ -60,7 +80,7 @@ def test_an_epoch_a_step_with_all_its_figures(config: Callable[..., dict[str, An
     assert all(isinstance(first[name], float) for name in first["reported"])
     assert first["diverged"] is False
     assert second["validation_accuracy"] > 0.3
-    assert sorted(path.name for path in Path(told["folder"]).iterdir()) == [BEST, LAST, SPEC]
+    assert names(told) == {BEST, LAST, PREVIOUS, SPEC}
 
 
 def test_a_killed_trial_goes_on_bit_for_bit(config: Callable[..., dict[str, Any]]) -> None:
@@ -79,21 +99,139 @@ def test_a_killed_trial_goes_on_bit_for_bit(config: Callable[..., dict[str, Any]
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "other"])
-def test_a_damaged_checkpoint_costs_its_epochs_alone(
-    config: Callable[..., dict[str, Any]], damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "other":
+        torch.save({"training": {"model": {}}}, path)
+        return
+    if how == "one bit":  # of a weight; torch itself would read it
+        weight = torch.load(path, weights_only=True)["training"]["model"].popitem()[1].numpy().tobytes()
+        content[content.index(weight)] ^= 1
+    path.write_bytes(
+        {"cut": content[: len(content) // 2], "empty": b"", "noise": b"\x93" * 5000, "one bit": content}[how]
+    )
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "noise", "other", "one bit", "absent"])
+def test_a_damaged_checkpoint_costs_its_epoch_alone(config: Callable[..., dict[str, Any]], how: str) -> None:
+    whole = begun(config(name="whole"))
+    expected = [timeless(whole.step()) for _ in range(4)]
     told = config()
-    first = begun(told).step()
-    last = Path(told["folder"]) / LAST
-    content = last.read_bytes()
-    if damage == "other":
-        torch.save({"training": {"model": {}}}, last)
-    else:
-        last.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "noise": b"\x93" * 5000}[damage])
-    again = begun(told).step()
-    assert timeless(again) == timeless(first)
-    assert "cannot be read, the trial begins anew" in caplog.text
+    slot = begun(told)
+    for _ in range(3):
+        slot.step()
+    last, previous = folder_of(told) / LAST, folder_of(told) / PREVIOUS
+    last.unlink() if how == "absent" else damage(last, how)
+    slot = begun(told)
+    assert timeless(slot.step()) == expected[1], "told again, from the epoch before"
+    assert "goes on after epoch 2 of previous.pt" in said(told)
+    assert timeless(slot.step()) == expected[2]
+    assert torch.load(previous, weights_only=True)["training"]["epoch"] == 2, "a damaged one never takes its place"
+    assert timeless(slot.step()) == expected[3]
+
+
+def test_without_any_whole_checkpoint_a_trial_begins_anew(config: Callable[..., dict[str, Any]]) -> None:
+    told = config()
+    slot = begun(told)
+    first = slot.step()
+    slot.step()
+    for name in (LAST, PREVIOUS):
+        damage(folder_of(told) / name, "cut")
+    assert timeless(begun(told).step()) == timeless(first)
+    assert "last.pt cannot be read" in said(told)
+    assert "previous.pt cannot be read" in said(told)
+    assert said(told).count("trial 0 begins, on cpu with 1 thread") == 2
+
+
+def test_a_checkpoint_of_another_configuration_is_not_taken(config: Callable[..., dict[str, Any]]) -> None:
+    """Its number may be given to another configuration when the journal is cut."""
+    told, other = config(0), config(1, "other")
+    begun(told).step()
+    expected = begun(other).step()
+    (folder_of(told) / SPEC).write_text((folder_of(other) / SPEC).read_text())
+    assert timeless(begun(told).step()) == timeless(expected)
+    assert "of another configuration" in said(told)
+
+
+def test_an_epoch_is_left_when_asked(config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "LOOK_S", 0.0)
+    whole = begun(config(name="whole"))
+    expected = [timeless(whole.step()) for _ in range(2)]
+    told = config()
+    slot = begun(told)
+    (folder_of(told) / STOP).touch()
+    left = slot.step()
+    assert left["interrupted"]
+    assert (left["epoch"], left["reported"], left["diverged"]) == (0, [], False)
+    assert ExperimentSpec(name="x").objective.metric in left, "Tune refuses a result without it"
+    assert names(told) == {SPEC, STOP}
+    assert timeless(slot.step()) == expected[0], "asked once, left once"
+    (folder_of(told) / STOP).touch()
+    before = (folder_of(told) / LAST).read_bytes()
+    assert timeless(slot.step()) == expected[0] | {"interrupted": True}
+    assert (folder_of(told) / LAST).read_bytes() == before
+    again = begun(told)  # `stop` still lies there, and is not meant for it
+    assert timeless(again.step()) == expected[0]
+    assert timeless(again.step()) == expected[1]
+
+
+def test_a_slot_that_left_an_epoch_trains_the_next_trial(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "LOOK_S", 0.0)
+    expected = begun(config(1, "fresh")).step()
+    told, next_ = config(0, "left"), config(1, "next")
+    slot = begun(told)
+    (folder_of(told) / STOP).touch()
+    assert slot.step()["interrupted"]
+    assert slot.reset_config(next_)
+    assert timeless(slot.step()) == timeless(expected)
+    slot.cleanup()
+    assert "left before its end" in said(told)
+    assert "trial 1 begins" in said(next_)
+
+
+def test_what_a_trial_says(config: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    told = config()
+    slot = begun(told)
+    slot.step()
+    build = slot._training._loss  # type: ignore[union-attr]
+
+    def talkative(*arguments: Any) -> Any:
+        print("a model prints")
+        print("and complains", file=sys.stderr)
+        logging.getLogger("plugin").info("and logs")
+        warnings.warn("and warns", UserWarning, stacklevel=1)
+        if slot._training is not None and slot._training.epoch == 2:
+            raise ValueError("and breaks")
+        return build(*arguments)
+
+    slot._training._loss = talkative  # type: ignore[union-attr,method-assign]
+    with pytest.warns(UserWarning, match="and warns"):
+        slot.step()
+    with pytest.warns(UserWarning, match="and warns"), pytest.raises(ValueError, match="and breaks"):
+        slot.step()
+    heard = said(told)
+    assert re.search(r"epoch 1: .*validation_accuracy 0\.\d+", heard)
+    for text in ("a model prints\n", "and complains\n", "INFO plugin and logs\n", "ValueError: and breaks\n"):
+        assert text in heard
+    assert "in talkative" in heard, "with its traceback"
+    assert "a model prints" in capsys.readouterr().out, "and where it goes anyway"
+    assert (folder_of(told) / TRIAL_LOG).stat().st_mode & 0o777 == 0o600
+
+
+def test_odd_pictures_are_told(config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    for number in range(20):
+        path = tmp_path / f"data/pictures/{'ab'[number % 2]}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8 + 9 * (number == 7)), 10 * number).save(path)
+    (path.parent / "notes.txt").touch()
+    folder = {"name": "image_folder", "path": "pictures", "size": 8, "color": "grey"}
+    told, again = config(dataset=folder), config(1, "again", dataset=folder)
+    for one in (told, again):  # the second finds the pictures decoded
+        begun(one).step()
+        assert "b/notes.txt" in said(one)
+        assert "b/7.png (8x17)" in said(one)
 
 
 def test_a_reused_slot_trains_as_a_fresh_one(config: Callable[..., dict[str, Any]]) -> None:
@@ -119,23 +257,3 @@ def test_the_best_weights_are_those_of_the_best_epoch(config: Callable[..., dict
         saved.setdefault(value, state)
     best = torch.load(Path(told["folder"]) / BEST, weights_only=True)
     assert all(torch.equal(best[key], saved[max(saved)][key]) for key in best)
-
-
-def test_a_save_that_fails_leaves_the_last_one_whole(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = config()
-    slot = begun(told)
-    slot.step()
-    last = Path(told["folder"]) / LAST
-    before = last.read_bytes()
-
-    def full(state: Any, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        slot.step()
-    assert last.read_bytes() == before
-    assert sorted(path.name for path in last.parent.iterdir()) == [BEST, LAST, SPEC]

@@ -1,0 +1,39 @@
+"""Controls: what may be changed of an experiment while it runs, waits, or after it has ended.
+
+The spec stays as it was accepted; controls begin as it says and change by PATCH. The service stores them,
+the driver is given them at its launch and with each answer to its heartbeat.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from search_spaces.domains import Integer, Number
+from search_spaces.experiment import Budget, ExperimentSpec, MaxRestarts, Priority
+from search_spaces.searchers import NumSamples
+from search_spaces.spec import Spec
+
+
+class Controls(Spec):
+    """Every field has the meaning, the unit and the default of its namesake in the spec."""
+
+    priority: Priority = 0
+    num_samples: NumSamples
+    max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = None
+    max_restarts: MaxRestarts = 3
+    goal: Number | None = None
+    budget: Budget = Budget()
+
+    @classmethod
+    def of(cls, spec: ExperimentSpec) -> Controls:
+        """What a spec asks for."""
+        return cls(
+            priority=spec.priority,
+            num_samples=spec.num_samples,
+            max_concurrent_trials=spec.resources.max_concurrent_trials,
+            max_restarts=spec.max_restarts,
+            goal=spec.objective.goal,
+            budget=spec.budget,
+        )

@@ -1,0 +1,25 @@
+"""Command line: `rung`, one command for each thing that a person does. All over the SDK.
+
+Exit status: 0 done; 1 the experiment or the service failed, a state forbids it, or what is watched was paused;
+2 a wrong command or spec, or an unknown id; 3 nobody answers; 130 Ctrl-C.
+With `--json` the answer is JSON on standard output, and an error is a problem document on standard error.
+Everything heavy is imported inside the commands: `rung --help` must come at once.
+"""
+
+# Importing a module adds its commands; their order here is that of the help.
+# ruff: noqa: F401, I001
+from service.cli.terminal import app
+from service.cli import serving
+from service.cli import submission
+from service.cli import looking
+from service.cli import logs
+from service.cli import changing
+from service.cli import documents
+from service.cli import local
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """The entry point of the `rung` command."""
+    app()

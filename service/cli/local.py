@@ -1,0 +1,96 @@
+"""Local: commands that compute on this machine."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.documents import document
+from service.cli.terminal import (
+    AsJson,
+    CacheRoot,
+    DataRoot,
+    ExperimentId,
+    Token,
+    Url,
+    app,
+    connect,
+    data_folder,
+    failing,
+    home_folder,
+)
+
+
+class Topic(StrEnum):
+    SCHEDULERS = "schedulers"
+    OPTIMIZERS = "optimizers"
+    NORMALIZATION = "normalization"
+    AUGMENTATION = "augmentation"
+
+
+@app.command()
+def reproduce(
+    experiment: ExperimentId,
+    trial: Annotated[int, typer.Argument(min=0, help="a trial's number, from 0")],
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, help="how far the objective may differ; default: not a bit, and 0.02 for a GPU's trial"),
+    ] = None,
+    data_root: DataRoot = None,
+    cache_root: CacheRoot = None,
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run a trial again on this machine, and compare its curve point by point. Exit status 1: it differs."""
+    from service import local_work
+
+    with failing(as_json), connect(url, token) as client:
+        status = local_work.reproduce(
+            client,
+            experiment,
+            trial,
+            data_root=data_root or data_folder(),
+            cache_root=cache_root or home_folder() / "cache",
+            tolerance=tolerance,
+            as_json=as_json,
+        )
+    raise typer.Exit(status)
+
+
+@app.command()
+def explain(
+    topic: Annotated[Topic, typer.Argument(help="what to draw")],
+    spec: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SPEC", help="a YAML or JSON file, - for standard input, or preset:NAME", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder of the pictures")] = Path("pictures"),
+    data_root: DataRoot = None,
+    cache_root: CacheRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw what a spec does, as PNG and as a page that needs no network. Needs no service.
+
+    Without a SPEC: every scheduler, the classic optimizers; augmentation needs one.
+    """
+    from search_spaces.document import read
+    from search_spaces.problems import validate as check
+    from service import local_work
+
+    with failing(as_json):
+        checked = None if spec is None else check(read(*document(spec))).model_dump(mode="json")
+    status = local_work.explain(
+        topic,
+        checked,
+        out=out,
+        data_root=data_root or data_folder(),
+        cache_root=cache_root or home_folder() / "cache",
+        as_json=as_json,
+    )
+    raise typer.Exit(status)

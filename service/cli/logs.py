@@ -1,0 +1,28 @@
+"""Logs: what drivers and trials said, on the terminal."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from service.cli.terminal import WRONG, AsJson, ExperimentId, Token, Url, app, connect, failing
+
+
+@app.command()
+def logs(
+    experiment: ExperimentId,
+    trial: Annotated[int | None, typer.Option(min=0, help="the log of this trial instead of the driver's")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, help="the log of this driver; default: the newest")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until whoever writes it has ended")] = False,
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Print what an experiment's driver, or a trial, said. With --json: each piece as a line of JSON."""
+    if trial is not None and attempt is not None:
+        typer.echo("rung: either --trial or --attempt required, not both: a trial has one log", err=True)
+        raise typer.Exit(WRONG)
+    with failing(as_json), connect(url, token) as client:
+        for piece in client.follow_logs(experiment, trial=trial, attempt=attempt, until_end=follow):
+            typer.echo(piece.model_dump_json() if as_json else piece.text, nl=as_json)

@@ -1,0 +1,40 @@
+"""Serving: the command that starts everything here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.terminal import app, home_folder
+
+
+@app.command()
+def up(
+    home: Annotated[Path | None, typer.Option(envvar="RUNG_HOME", help="folder of everything; default ~/.rung")] = None,
+    host: Annotated[str, typer.Option(help="address that the service listens on")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="port of the service; default: a free one")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="port of MLflow; default: a free one")] = None,
+    ray_dashboard_port: Annotated[int | None, typer.Option(help="port of Ray's dashboard; default: a free one")] = None,
+    num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs to use; default: all")] = None,
+    num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use; default: all")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="folder of the data sets; default: data in the home")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="say the addresses in JSON")] = False,
+) -> None:
+    """Start Ray, MLflow and the service here, until Ctrl-C."""
+    from service import stack
+
+    raise typer.Exit(
+        stack.up(
+            home=home or home_folder(),
+            host=host,
+            port=port,
+            mlflow_port=mlflow_port,
+            ray_dashboard_port=ray_dashboard_port,
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            data_root=data_root,
+            as_json=as_json,
+        )
+    )

@@ -1,0 +1,73 @@
+"""Submission: queue an experiment, and watch one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from service.cli.documents import given
+from service.cli.terminal import (
+    FAILED,
+    INTERRUPTED,
+    AsJson,
+    ExperimentId,
+    Interval,
+    SpecFile,
+    Token,
+    Url,
+    app,
+    connect,
+    failing,
+    open_console,
+    show_view,
+)
+
+if TYPE_CHECKING:
+    from service.client import Rung
+
+
+@app.command()
+def submit(
+    spec: SpecFile,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="show it until it ends or is paused")] = False,
+    preset: Annotated[bool, typer.Option("--preset", help="SPEC is the name of a preset")] = False,
+    interval: Interval = 0.5,
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Queue an experiment."""
+    with failing(as_json), connect(url, token) as client:
+        client.ping()  # nobody there is said at once; one who goes away meanwhile is waited for
+        view = client.submit(given(client, f"preset:{spec}" if preset else spec))
+        if watch:
+            _watch(client, view.id, interval, as_json)
+        show_view(view, as_json)
+
+
+@app.command()
+def watch(
+    experiment: ExperimentId, interval: Interval = 0.5, url: Url = "", token: Token = "", as_json: AsJson = False
+) -> None:
+    """Show an experiment until it ends or is paused."""
+    with failing(as_json), connect(url, token) as client:
+        _watch(client, experiment, interval, as_json)
+
+
+def _watch(client: Rung, experiment_id: str, interval: float, as_json: bool) -> NoReturn:
+    from service.states import State
+    from service.watch import watch as follow
+
+    try:
+        view = follow(client, experiment_id, open_console(stderr=as_json), interval)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"\n{experiment_id} goes on: `rung watch {experiment_id}` to look, `rung cancel {experiment_id}` to end it",
+            err=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    show_view(view, as_json)
+    if view.state == State.PAUSED:
+        typer.echo(f"{experiment_id} waits for you: `rung resume {experiment_id}`", err=True)
+    raise typer.Exit(0 if view.state == State.COMPLETED else FAILED)

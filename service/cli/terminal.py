@@ -1,0 +1,131 @@
+"""Terminal: what all commands share: the application, options, exit statuses, the client, how answers are printed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from service.client import Rung
+    from service.schemas import ExperimentView
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+FAILED, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    name="rung",
+    help="Hyperparameter search for image classifiers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Url = Annotated[
+    str, typer.Option("--url", envvar="RUNG_URL", help="the service; default: the one that `rung up` started")
+]
+Token = Annotated[str, typer.Option("--token", envvar="RUNG_TOKEN", help="bearer token", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="answer in JSON")]
+SpecFile = Annotated[
+    str, typer.Argument(metavar="SPEC", help="a YAML or JSON file, - for standard input, or preset:NAME")
+]
+ExperimentId = Annotated[str, typer.Argument(metavar="ID", help="an experiment's id")]
+Interval = Annotated[float, typer.Option("--interval", min=0.05, help="seconds between two looks")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="RUNG_DATA_ROOT",
+        help="folder of the data sets; default: that of `rung up`, or data in the home",
+        show_default=False,
+    ),
+]
+CacheRoot = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="RUNG_CACHE_ROOT", help="folder of prepared sets; default: cache in the home", show_default=False
+    ),
+]
+
+
+@contextlib.contextmanager
+def failing(as_json: bool) -> Iterator[None]:
+    """Turn what goes wrong inside into lines for a person and an exit status."""
+    from search_spaces.problems import SpecError
+    from service.errors import BadRequest, Invalid, NotFound, RungError, TooLarge, WrongMediaType, summary
+
+    try:
+        yield
+    except SpecError as error:
+        _fail(Invalid(summary(error.problems), error.problems), WRONG, as_json)
+    except (BadRequest, Invalid, NotFound, TooLarge, WrongMediaType) as error:
+        _fail(error, WRONG, as_json)
+    except RungError as error:
+        _fail(error, UNREACHABLE if error.code == "unreachable" else FAILED, as_json)
+
+
+def _fail(error: Any, status: int, as_json: bool) -> NoReturn:
+    if as_json:
+        typer.echo(json.dumps(error.document()), err=True)
+    elif error.problems:
+        for problem in error.problems:
+            typer.echo(str(problem), err=True)
+    else:
+        typer.echo(f"rung: {error.detail}", err=True)
+    raise typer.Exit(status)
+
+
+def connect(url: str, token: str) -> Rung:
+    from service.client import Rung
+
+    return Rung(url or _running("service") or DEFAULT_URL, token or None)
+
+
+def data_folder() -> Path:
+    """The data sets of a running `rung up`, else those in the home."""
+    return Path(_running("data_root") or home_folder() / "data")
+
+
+def _running(name: str) -> str:
+    """What a running `rung up` wrote down; empty where none runs."""
+    try:
+        return str(json.loads((home_folder() / "stack.json").read_text())[name])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def home_folder() -> Path:
+    return Path(os.environ.get("RUNG_HOME") or Path.home() / ".rung").expanduser()
+
+
+def show_view(view: ExperimentView, as_json: bool) -> None:
+    if as_json:
+        print_json(view.model_dump(mode="json"))
+        return
+    from service.watch import summary
+
+    for line in summary(view):
+        typer.echo(line)
+
+
+def open_console(stderr: bool = False) -> Console:
+    """Wide where nobody looks at it: a pipe must not lose columns."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=200)
+
+
+def print_models(models: list[Any]) -> None:
+    print_json([model.model_dump(mode="json") for model in models])
+
+
+def print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))

@@ -1,0 +1,111 @@
+"""Children: processes that one foreground process starts, watches and ends with all that they started.
+
+Each leads a session of its own and writes to a log of its own. It must not know what they do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.stack.home import StackError
+
+STOP_S = 15.0
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
+TAIL_LINES = 15
+
+
+@dataclass
+class Child:
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+class Children:
+    """`spawn` some, `check` them now and then, `stop` them all."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._all: list[Child] = []
+
+    def spawn(self, name: str, command: list[str], environment: Mapping[str, str]) -> Child:
+        """Start a process in the home folder; its output goes to logs/<name>.log there."""
+        log = self._home / "logs" / f"{name}.log"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                cwd=self._home,
+                start_new_session=True,
+                preexec_fn=_dies_with(os.getpid()),
+            )
+        child = Child(name, process, log)
+        self._all.append(child)
+        return child
+
+    def check(self) -> None:
+        """Raises StackError when one has died."""
+        for child in self._all:
+            status = child.process.poll()
+            if status is not None:
+                raise StackError(f"{child.name} died with exit status {status}{self.tail(child.name)}")
+
+    def tail(self, name: str) -> str:
+        """The end of a child's log, to be put behind a message."""
+        log = next(child.log for child in self._all if child.name == name)
+        lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+        return "".join(f"\n  {name}| {line}" for line in lines) + f"\n(the whole log: {log})"
+
+    def stop(self) -> None:
+        """End all children, the last first, and all that they started."""
+        for child in reversed(self._all):
+            if child.process.poll() is None:
+                child.process.terminate()
+        deadline = time.monotonic() + STOP_S
+        for child in self._all:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            _end_session(child.process.pid)
+            child.process.wait()
+        self._all.clear()
+
+
+def _dies_with(parent: int) -> Callable[[], None] | None:
+    """For a child to run before its command: a SIGTERM to it when `parent` is killed. None where that is not Linux.
+
+    The signal follows the thread that forked, which is the one that runs the stack to its end.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork: nothing is imported after it
+
+    def bind() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return bind
+
+
+def _end_session(leader: int) -> None:
+    """Kill what is left of the session that a child led: Ray's daemons have process groups of their own."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == leader and pid != leader:
+                os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)

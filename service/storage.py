@@ -1,0 +1,147 @@
+"""Storage: an experiment's folder as the service sees it: how large it is, what its logs say, and its end.
+
+Its layout is that of `search_spaces.protocol.Launch`; drivers and trials write it. Whatever is there may vanish or
+grow while it is looked at. It must not know the database, nor who asks.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePath
+
+LONGEST_PIECE = 2**20
+
+
+class Kind(StrEnum):
+    """What a file is for."""
+
+    CHECKPOINTS = "checkpoints"
+    MODEL = "model"
+    LOGS = "logs"
+    PICTURES = "pictures"
+    JOURNAL = "journal"
+    OTHER = "other"
+
+
+#: What is of no use once nobody will go on with the experiment or look for what went wrong.
+PASSING = frozenset({Kind.CHECKPOINTS, Kind.LOGS, Kind.PICTURES})
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a log. Offsets and sizes are in bytes; `next_offset` is where the next piece begins."""
+
+    text: str
+    offset: int
+    next_offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The folder of one experiment. It need not be there."""
+
+    folder: Path
+
+    def driver_log(self, attempt: int) -> Path:
+        return self.folder / "logs" / f"driver-a{attempt}.log"
+
+    def trial_log(self, trial: int) -> Path:
+        return self.folder / "trials" / f"{trial:05d}" / "trial.log"
+
+    def trial_spec(self, trial: int) -> str | None:
+        """What a trial runs, as its driver wrote it; None where that is not there."""
+        try:
+            return (self.folder / "trials" / f"{trial:05d}" / "spec.json").read_text()
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def sizes(self) -> dict[Kind, int]:
+        """Bytes by kind; every kind is there. A file with several names is counted once."""
+        sizes = dict.fromkeys(Kind, 0)
+        seen: set[tuple[int, int]] = set()
+        for path, status in self._files():
+            place = (status.st_dev, status.st_ino)
+            if status.st_nlink == 1 or place not in seen:
+                sizes[kind(path.relative_to(self.folder))] += status.st_size
+            seen.add(place)
+        return sizes
+
+    def remove_passing(self) -> int:
+        """Remove checkpoints, logs and pictures; what tells the story and the model stay. Gives the bytes freed."""
+        freed = 0
+        for path, status in self._files():
+            if kind(path.relative_to(self.folder)) in PASSING:
+                path.unlink(missing_ok=True)
+                freed += status.st_size
+        return freed
+
+    def remove(self) -> None:
+        """Remove everything; nothing happens where nothing is. Raises OSError where that is not allowed."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for parent, _, names in os.walk(self.folder):
+            for name in names:
+                path = Path(parent, name)
+                try:
+                    yield path, path.lstat()
+                except FileNotFoundError:  # removed meanwhile
+                    continue
+
+
+def kind(path: PurePath) -> Kind:
+    """What a file is for, by its path inside the folder."""
+    if path.suffix == ".log":
+        return Kind.LOGS
+    if path.parts[0] in {"model", "pictures", "logs"}:
+        return Kind(path.parts[0])
+    if path.parts[0] == "trials" and ".pt" in path.suffixes:
+        return Kind.CHECKPOINTS
+    if path.name.startswith(("journal", "tracking")):
+        return Kind.JOURNAL
+    return Kind.OTHER
+
+
+def read(log: Path, offset: int, limit: int, final: bool) -> Piece:
+    """At most `limit` bytes of a log from an offset on, as text. Raises FileNotFoundError.
+
+    No character is cut in two: one that is not whole yet is left to the next piece, unless nobody will complete it
+    (`final`). What is no UTF-8 is replaced.
+    """
+    with log.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(offset)
+        return piece(file.read(limit), offset, size, final)
+
+
+def piece(data: bytes, offset: int, size: int, final: bool) -> Piece:
+    """The bytes at an offset of a log of `size` as a piece; see `read`."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(data, final=final and offset + len(data) >= size)
+    pending, _ = decoder.getstate()
+    return Piece(text, offset, offset + len(data) - len(pending), size)
+
+
+def tail(log: Path, most: int) -> str:
+    """The last bytes of a log as text; empty where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def free_bytes(root: Path) -> int | None:
+    """Bytes that may still be written below a folder; None where that cannot be told."""
+    try:
+        return shutil.disk_usage(root).free
+    except OSError:
+        return None

@@ -1,0 +1,78 @@
+"""From the death of a driver to its successor's next epoch, and what a running experiment costs the service.
+
+Run: make bench, or
+python -m pytest tests/benchmarks/test_recovery.py --override-ini addopts=--import-mode=importlib -s --timeout 1800
+
+The service has its default times; PostgreSQL, MLflow, Ray and the service run on this machine alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from experiments import after_epochs, driver_of, serial
+from stand import SHORT, Stand, standing
+
+from service.settings import Settings
+
+REPEATS = 3
+MEASURED_S = 60.0
+#: Ends by being canceled: epochs of about half a second, as many as it takes.
+ENDLESS = {"asha": {"max_t": 5000, "grace_period": 5000}}
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[Stand]:
+    fields = {name.removeprefix("RUNG_"): Settings.model_fields[name.removeprefix("RUNG_").lower()] for name in SHORT}
+    with standing(**{name: str(field.default) for name, field in fields.items()}) as stand:
+        yield stand
+
+
+def test_recovery_of_a_killed_driver(stand: Stand) -> None:
+    took = []
+    for repeat in range(REPEATS):
+        submitted = stand.rung.submit(serial(f"recovery-{repeat}", **ENDLESS))
+        after_epochs(stand, submitted.id, 3)
+        driver = driver_of(stand, submitted.id)
+        told = stand.rung.trial(submitted.id, 0).epoch
+        os.kill(driver, signal.SIGKILL)
+        killed = time.monotonic()
+
+        def next_epoch(experiment_id: str = submitted.id, told: int = told) -> bool:
+            view = stand.rung.get(experiment_id)
+            return view.attempt == 2 and stand.rung.trial(experiment_id, 0).epoch > told + 1
+
+        stand.until(next_epoch, "an epoch of the second driver", 300)
+        took.append(time.monotonic() - killed)
+        stand.rung.cancel(submitted.id)
+        stand.until(lambda one=submitted.id: stand.rung.get(one).state == "CANCELED", "its end")
+    print(f"\nkill -9 of a driver to the next epoch over REST: {', '.join(f'{s:.1f}' for s in took)} s")
+    assert statistics.median(took) < 30
+
+
+def test_cost_of_a_running_experiment(stand: Stand) -> None:
+    idle = _cores(stand.pid("service"))
+    submitted = stand.rung.submit(serial("cost", **ENDLESS))
+    after_epochs(stand, submitted.id, 3)
+    busy = _cores(stand.pid("service"))
+    stand.rung.cancel(submitted.id)
+    print(f"\nthe service used {idle:.2%} of a core idle, {busy:.2%} with one experiment, {busy - idle:.2%} more")
+    assert busy - idle < 0.01
+
+
+def _cores(pid: int) -> float:
+    """CPU seconds of a process in each second, over a minute in which nothing else is asked of it."""
+    used, began = _cpu_s(pid), time.monotonic()
+    time.sleep(MEASURED_S)
+    return (_cpu_s(pid) - used) / (time.monotonic() - began)
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

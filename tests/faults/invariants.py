@@ -1,0 +1,164 @@
+"""Invariants: what must be true of an experiment at its end, whatever was killed while it ran.
+
+Reads three places that must agree: what the service answers, the journal in the experiment's folder, and
+the tables of MLflow's database. It must not know which fault there was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+from stand import Stand
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import ENDED, METRICS
+from service.schemas import ExperimentView
+from workers import journal
+from workers.asha import Asha
+
+JOURNAL = "journal.jsonl"
+FINAL_STATUS = {
+    "COMPLETED": "FINISHED",
+    "EARLY_STOPPED": "FINISHED",
+    "DIVERGED": "FINISHED",
+    "ERROR": "FAILED",
+    "CANCELED": "KILLED",
+}
+Rungs = dict[float, dict[int, float]]
+#: Trial -> (validation accuracy, training loss) of each epoch.
+Curves = dict[int, list[tuple[float, float]]]
+
+
+def assert_nothing_lost(
+    stand: Stand,
+    experiment_id: str,
+    num_samples: int,
+    *,
+    like: str | None = None,
+    before: Rungs | None = None,
+    trained_again: int | None = None,
+    states: frozenset[str] | None = None,
+) -> ExperimentView:
+    """The experiment COMPLETED with every trial, every point once, and rungs that were never forgotten.
+
+    `like` is an experiment of the same spec that nothing disturbed: all curves are equal, and so is the best
+    trial. `before` are the rungs when the fault came: they are among those at the end. `trained_again` is how
+    many epochs may have been trained a second time; not checked where None. `states` are those that trials
+    may have ended in; default: all but ERROR and CANCELED.
+    """
+    view = stand.rung.get(experiment_id)
+    assert view.state == "COMPLETED", (view.state, view.reason, [a.reason for a in view.attempts])
+    _assert_trials(stand, view, num_samples, states or ENDED - {"ERROR", "CANCELED"})
+    _assert_journal(stand, view, num_samples)
+    _assert_mlflow(stand, view, num_samples)
+    after = rungs(stand, experiment_id)
+    for milestone, values in (before or {}).items():
+        assert values.items() <= after[milestone].items(), f"the rung at epoch {milestone:g} was {values}"
+    if trained_again is not None:
+        _assert_trained_once(stand, view, trained_again)
+    if like is not None:
+        same = stand.rung.get(like)
+        assert curves(stand, view.id) == curves(stand, same.id)
+        assert view.best == same.best
+    return view
+
+
+def entries(stand: Stand, experiment_id: str) -> list[dict[str, Any]]:
+    """What counts in the journal: a driver that was replaced adds nothing."""
+    return list(journal.entries(stand.files(experiment_id) / JOURNAL))
+
+
+def rungs(stand: Stand, experiment_id: str) -> Rungs:
+    """ASHA's rungs after all that the journal tells."""
+    return _replay(stand, experiment_id)[0].rungs()
+
+
+def curves(stand: Stand, experiment_id: str) -> Curves:
+    found: Curves = {}
+    for entry in entries(stand, experiment_id):
+        if entry["event"] == "epoch":
+            metrics = entry["metrics"]
+            found.setdefault(entry["trial"], []).append((metrics["validation_accuracy"], metrics["train_loss"]))
+    return found
+
+
+def trained(stand: Stand, experiment_id: str, trial: int) -> list[int]:
+    """The epochs that slots have trained for a trial, in order, from its log; some twice after a crash."""
+    log = stand.files(experiment_id) / "trials" / f"{trial:05d}" / "trial.log"
+    return [int(number) for number in re.findall(r"\bepoch (\d+): ", log.read_text())]
+
+
+def _assert_trials(stand: Stand, view: ExperimentView, num_samples: int, states: frozenset[str]) -> None:
+    trials = list(stand.rung.trials(view.id))
+    assert sorted(trial.trial for trial in trials) == list(range(num_samples))
+    assert {trial.state for trial in trials} <= states, [(t.trial, t.state, t.stop_reason) for t in trials]
+    assert all(trial.stop_reason for trial in trials)
+
+
+def _assert_journal(stand: Stand, view: ExperimentView, num_samples: int) -> None:
+    told = entries(stand, view.id)
+    assert sorted(e["trial"] for e in told if e["event"] == "suggested") == list(range(num_samples))
+    epochs: dict[int, list[int]] = {}
+    for entry in told:
+        if entry["event"] == "epoch":
+            epochs.setdefault(entry["trial"], []).append(entry["epoch"])
+    for trial in stand.rung.trials(view.id):
+        assert epochs.get(trial.trial, []) == list(range(1, trial.epoch + 1)), trial.trial
+    ends = Counter(entry["trial"] for entry in told if "state" in entry)
+    assert ends == dict.fromkeys(range(num_samples), 1)
+    _, decided = _replay(stand, view.id)
+    recorded = {
+        entry["trial"]: (entry["state"], entry["reason"])
+        for entry in told
+        if entry["event"] == "epoch" and "state" in entry
+    }
+    assert decided == recorded, "one ASHA that saw it all would have decided otherwise"
+
+
+def _assert_mlflow(stand: Stand, view: ExperimentView, num_samples: int) -> None:
+    runs = stand.query(
+        "mlflow",
+        "SELECT r.run_uuid, r.status, t.value FROM runs r JOIN tags e ON e.run_uuid = r.run_uuid "
+        "LEFT JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = 'rung.trial_id' "
+        "WHERE e.key = 'rung.experiment_id' AND e.value = %s",
+        view.id,
+    )
+    parents = [(run, status) for run, status, trial in runs if trial is None]
+    assert parents == [(view.mlflow_run_id, "FINISHED")]
+    children = {int(trial): (run, status) for run, status, trial in runs if trial is not None}
+    assert len(runs) == num_samples + 1, "a run was made twice"
+    for trial in stand.rung.trials(view.id):
+        run, status = children[trial.trial]
+        assert (trial.mlflow_run_id, status) == (run, FINAL_STATUS[trial.state]), trial.trial
+        points: dict[str, list[int]] = {}
+        for key, step in stand.query("mlflow", "SELECT key, step FROM metrics WHERE run_uuid = %s ORDER BY step", run):
+            points.setdefault(key, []).append(step)
+        every = list(range(1, trial.epoch + 1))
+        assert {name: points.get(name, []) for name in METRICS} == dict.fromkeys(METRICS, every), trial.trial
+        assert all(len(steps) == len(set(steps)) for steps in points.values()), trial.trial
+
+
+def _assert_trained_once(stand: Stand, view: ExperimentView, again: int) -> None:
+    """`again` counts over all trials; each epoch was trained, and in order after each beginning."""
+    more = 0
+    for trial in stand.rung.trials(view.id):
+        done = trained(stand, view.id, trial.trial)
+        assert set(done) == set(range(1, trial.epoch + 1)), (trial.trial, done)
+        more += len(done) - trial.epoch
+    assert more <= again, f"{more} epochs were trained again"
+
+
+def _replay(stand: Stand, experiment_id: str) -> tuple[Asha, dict[int, tuple[str, str]]]:
+    """One ASHA that sees every epoch of the journal in order, and what it decides."""
+    spec = ExperimentSpec.model_validate_json((stand.files(experiment_id) / "spec.json").read_text())
+    asha, decided = Asha(spec.asha, spec.objective), {}
+    for entry in entries(stand, experiment_id):
+        if entry["event"] != "epoch":
+            continue
+        metrics = entry["metrics"] | ({"diverged": True} if entry.get("state") == "DIVERGED" else {})
+        outcome = asha.decide(entry["trial"], entry["epoch"], metrics)
+        if outcome:
+            decided[entry["trial"]] = (str(outcome[0]), outcome[1])
+    return asha, decided

@@ -1,0 +1,287 @@
+"""The fault table's other rows, which `make test-faults` runs: `docs/reliability.md` has the whole table."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from experiments import SPACE, TRIALS, after_epochs, driver_of, ended, parallel, serial
+from invariants import JOURNAL, assert_nothing_lost, entries, rungs
+from stand import Stand, alive
+
+from search_spaces.protocol import ENDED
+from workers import journal
+
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(600)]
+
+MLFLOW_AWAY_S = 60.0
+FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+NO_SUCH_MEMORY = """
+import torch
+
+
+def build(normalizer, channels, classes, image_size):
+    return torch.empty(10**15, dtype=torch.uint8)
+"""
+
+
+def test_mlflow_killed_and_back_after_a_minute(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    like = undisturbed()
+    submitted = stand.rung.submit(serial("mlflow-killed"))
+    after_epochs(stand, submitted.id, 2)
+    before = rungs(stand, submitted.id)
+    stand.kill("mlflow")
+    killed = time.monotonic()
+    after_epochs(stand, submitted.id, 6)  # training does not wait for it
+    time.sleep(max(0.0, killed + MLFLOW_AWAY_S - time.monotonic()))
+    stand.start("mlflow")
+    ended(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=0)
+    assert view.attempt == 1
+
+
+def test_ray_killed_and_started_again(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    like = undisturbed()
+    submitted = stand.rung.submit(serial("ray-killed"))
+    after_epochs(stand, submitted.id, 5)
+    before = rungs(stand, submitted.id)
+    stand.kill("ray")
+    stand.start("ray")
+    ended(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=1)
+    assert view.attempt == 2
+
+
+def test_postgres_killed_and_started_again(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    like = undisturbed()
+    submitted = stand.rung.submit(serial("postgres-killed"))
+    after_epochs(stand, submitted.id, 3)
+    before = rungs(stand, submitted.id)
+    stand.kill("postgres")
+    told = len(entries(stand, submitted.id))
+    stand.until(lambda: len(entries(stand, submitted.id)) >= told + 2, "epochs without a database")
+    stand.start("postgres")
+    ended(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=0)
+    assert view.attempt == 1
+
+
+def test_all_killed_at_once(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    like = undisturbed()
+    submitted = stand.rung.submit(serial("all-killed"))
+    after_epochs(stand, submitted.id, 5)
+    before = rungs(stand, submitted.id)
+    stand.kill("service", "ray", "mlflow", "postgres")
+    stand.whole()
+    ended(stand, submitted.id)
+    assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=1)
+
+
+@pytest.fixture
+def small_disk(stand: Stand, tmp_path: Path) -> Iterator[Path]:
+    """The service keeps experiments on a file system of 24 MB."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(tmp_path)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.strip()}")
+    stand.storages.insert(0, tmp_path)
+    try:
+        stand.restart_service(STORAGE_ROOT=str(tmp_path))
+        stand.settled()
+        yield tmp_path
+    finally:
+        stand.storages.remove(tmp_path)
+        stand.restart_service()
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_a_full_disk(stand: Stand, undisturbed: Callable[..., str], small_disk: Path) -> None:
+    like = undisturbed()
+    submitted = stand.rung.submit(serial("disk-full"))
+    after_epochs(stand, submitted.id, 3)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12):
+            while _fits(file.fileno(), size):
+                pass
+    view = ended(stand, submitted.id)
+    assert view.state == "PAUSED"
+    assert "disk" in view.reason
+    assert "full" in view.reason
+    before = rungs(stand, submitted.id)
+    filler.unlink()
+    httpx.post(f"{stand.url}/api/v1/experiments/{view.id}/resume", trust_env=False).raise_for_status()
+    stand.until(lambda: stand.rung.get(view.id).state != "PAUSED", "the experiment is taken up again")
+    ended(stand, view.id)
+    assert_nothing_lost(stand, view.id, TRIALS, like=like, before=before, trained_again=2)
+
+
+def _fits(descriptor: int, size: int) -> bool:
+    try:
+        return os.write(descriptor, b"\0" * size) == size
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not FAKETIME, reason="libfaketime is not installed")
+def test_a_clock_that_jumps(stand: Stand, undisturbed: Callable[..., str], tmp_path: Path) -> None:
+    """Forward by an hour, back by two; the service's timer runs on as it does on a machine whose clock is set."""
+    like = undisturbed()
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    stand.restart_service(
+        LD_PRELOAD=str(FAKETIME[0]),
+        FAKETIME_TIMESTAMP_FILE=str(clock),
+        FAKETIME_NO_CACHE="1",
+        FAKETIME_DONT_FAKE_MONOTONIC="1",
+    )
+    try:
+        stand.settled()
+        submitted = stand.rung.submit(serial("clock-jumps"))
+        after_epochs(stand, submitted.id, 2)
+        clock.write_text("+3600")
+        after_epochs(stand, submitted.id, 5)
+        clock.write_text("-3600")
+        ended(stand, submitted.id)
+    finally:
+        stand.restart_service()
+        stand.settled()
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, trained_again=0)
+    assert view.attempt == 1, "no driver was blamed"
+
+
+def test_a_trial_out_of_memory(stand: Stand) -> None:
+    (stand.plugins / "greedy.py").write_text(NO_SUCH_MEMORY)
+    metadata = stand.plugins / "greedy-1.0.dist-info"
+    metadata.mkdir(exist_ok=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: greedy\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[rung.models]\ngreedy = greedy:build\n")
+    models = {"choice": [SPACE["model"], {"kind": "plugin", "name": "greedy"}, {"kind": "cnn", "width": 8}]}
+    space = {"model": models, "batch_size": 64, "optimizer": {"kind": "adam", "lr": 1e-3}}
+    submitted = stand.rung.submit(serial("out-of-memory", searcher="grid", search_space=space, max_restarts=2))
+    ended(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, 3, states=frozenset(ENDED - {"CANCELED"}))
+    greedy = stand.rung.trial(view.id, 1)
+    assert greedy.state == "ERROR"
+    assert (greedy.error_kind, greedy.restarts) == ("OUT_OF_MEMORY", 2)
+    assert {stand.rung.trial(view.id, number).state for number in (0, 2)} <= {"COMPLETED", "EARLY_STOPPED"}
+
+
+def test_two_replicas_race_for_one_queue(stand: Stand) -> None:
+    stand.start("second")
+    short = {"asha": {"max_t": 2, "grace_period": 1, "reduction_factor": 2}}
+    urls = [stand.url, stand.second_url] * 3
+
+    def submit(number: int) -> str:
+        body = serial(f"raced-{number}", trials=2, **short)
+        answer = httpx.post(f"{urls[number]}/api/v1/experiments", json=body, trust_env=False, timeout=30)
+        answer.raise_for_status()
+        return str(answer.json()["id"])
+
+    with ThreadPoolExecutor(len(urls)) as pool:
+        ids = list(pool.map(submit, range(len(urls))))
+    stand.until(lambda: any(stand.rung.get(one).state == "COMPLETED" for one in ids), "the first is complete", 400)
+    ((owner,),) = stand.query("rung", "SELECT owner FROM leases WHERE name = 'queue'")
+    holder = "service" if f"-{stand.pid('service')}-" in owner else "second"
+    assert f"-{stand.pid(holder)}-" in owner
+    waiting = [one for one in ids if stand.rung.get(one).state == "QUEUED"]
+    stand.kill(holder)
+    if holder == "service":  # the tests' own client asks this one
+        other = httpx.Client(base_url=stand.second_url, trust_env=False)
+        states = lambda: {other.get(f"/api/v1/experiments/{one}").json()["state"] for one in ids}  # noqa: E731
+        stand.until(lambda: states() == {"COMPLETED"}, "all are complete without the holder of the lease")
+        other.close()
+        stand.start("service")
+    for one in ids:
+        ended(stand, one)
+        view = assert_nothing_lost(stand, one, 2, trained_again=0)
+        assert view.attempt == 1
+    said = stand.log("service") + stand.log("second")
+    launched = Counter(line.rpartition("launched ")[2].split()[0] for line in said.splitlines() if "launched " in line)
+    assert {name: launched[name] for name in (f"exp-{one}-a1" for one in ids)} == {f"exp-{one}-a1": 1 for one in ids}
+    assert waiting, "all had been launched before the holder was killed"
+
+
+def test_a_driver_cut_off_for_a_moment(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    like = undisturbed()
+    submitted = stand.rung.submit(serial("cut-short"))
+    after_epochs(stand, submitted.id, 2)
+    stand.proxy.cut()
+    time.sleep(4)  # of the 20 after which it would be replaced
+    stand.proxy.mend()
+    ended(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, trained_again=0)
+    assert view.attempt == 1
+
+
+def test_a_driver_cut_off_for_long_and_back(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    """It stands still meanwhile, as on a machine that hangs: Ray's request to end is not heard either."""
+    like = undisturbed()
+    submitted = stand.rung.submit(serial("cut-long"))
+    after_epochs(stand, submitted.id, 3)
+    before = rungs(stand, submitted.id)
+    old = driver_of(stand, submitted.id)
+    os.kill(old, signal.SIGSTOP)
+    stand.proxy.cut()
+    stand.until(lambda: stand.rung.get(submitted.id).attempts[0].state == "LOST", "the silent driver is given up")
+    stand.proxy.mend()
+    after = len(entries(stand, submitted.id)) + 2
+    stand.until(lambda: len(entries(stand, submitted.id)) >= after, "the second driver writes the journal")
+    os.kill(old, signal.SIGCONT)
+    stand.until(lambda: not alive(old), "the first driver stops by itself", 90)
+    ended(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=2)
+    assert view.attempt == 2
+    writers = [entry["by"] for entry in _raw(stand.files(view.id) / JOURNAL)]
+    assert writers == sorted(writers), "the first driver wrote after the second had begun"
+
+
+def _raw(path: Path) -> Iterator[dict[str, int]]:
+    """Every line of a journal, void ones too."""
+    for line in path.read_bytes().splitlines(keepends=True):
+        entry = journal._entry(line)
+        assert entry is not None
+        yield entry
+
+
+@pytest.mark.parametrize("moment", ["before it is taken", "after, and the answer is lost"])
+def test_the_service_is_ended_in_the_middle_of_a_submission(stand: Stand, moment: str) -> None:
+    name = f"submitted-{moment.split()[0].strip(',')}"
+
+    def end() -> None:
+        os.kill(stand.pid("service"), signal.SIGTERM)
+
+    interfere = stand.proxy.before_request if moment.startswith("before") else stand.proxy.instead_of_answer
+    interfere(b"POST /api/v1/experiments", end)
+    body = parallel(name, trials=2)
+
+    def submit() -> str:
+        answer = httpx.post(
+            f"{stand.proxy.url}/api/v1/experiments",
+            json=body,
+            headers={"Idempotency-Key": name},
+            trust_env=False,
+            timeout=30,
+        )
+        answer.raise_for_status()
+        return str(answer.json()["id"])
+
+    with contextlib.suppress(httpx.TransportError):  # then nobody knows whether it was taken
+        submit()
+    stand.until(lambda: not stand.runs("service"), "the service has ended")
+    stand.start("service")
+    first, again = submit(), submit()
+    assert first == again
+    assert [one.id for one in stand.rung.list(name=name)] == [first]
+    ended(stand, first)
+    assert_nothing_lost(stand, first, 2, trained_again=0)

@@ -1,0 +1,105 @@
+"""The fault table's first rows: those that each run of the tests checks. `docs/reliability.md` has the whole table."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+from experiments import TRIALS, after_epochs, driver_of, ended, serial
+from invariants import assert_nothing_lost, rungs
+from stand import Stand
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+def test_a_loss_that_is_not_finite(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    # Each step multiplies the weights by 1 - 100: they overflow whatever the gradients are.
+    exploding = {"kind": "sgd", "lr": 100.0, "weight_decay": 1.0, "momentum": 0.0}
+    optimizer = {"choice": [exploding, {"kind": "adam", "lr": 1e-3}, exploding | {"lr": 90.0}]}
+    space = {"model": {"kind": "cnn", "width": 8, "depth": 2}, "normalization": "none", "optimizer": optimizer}
+    submitted = stand.rung.submit(serial("not-finite", searcher="grid", search_space=space))
+    undisturbed()  # beside it, where nothing is killed
+    ended(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, 3, trained_again=0)
+    trials = list(stand.rung.trials(view.id))
+    assert [trial.state for trial in trials] == ["DIVERGED", "COMPLETED", "DIVERGED"]
+    assert "not finite" in trials[0].stop_reason
+    assert view.best is not None
+    assert view.best.trial == 1
+
+
+def test_kill_of_the_service(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    like = undisturbed()
+    submitted = stand.rung.submit(serial("service-killed"))
+    after_epochs(stand, submitted.id, 2)
+    before = rungs(stand, submitted.id)
+    stand.kill("service")
+    stand.start("service")
+    ended(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=0)
+    assert view.attempt == 1, "a driver does not need the service"
+
+
+def test_kill_of_the_driver(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    like = undisturbed()
+    submitted = stand.rung.submit(serial("driver-killed"))
+    after_epochs(stand, submitted.id, 6)
+    before = rungs(stand, submitted.id)
+    os.kill(driver_of(stand, submitted.id), signal.SIGKILL)
+    ended(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=1)
+    assert view.attempt == 2
+
+
+def test_kill_of_a_trials_process(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    like = undisturbed()
+    submitted = stand.rung.submit(serial("slot-killed"))
+    after_epochs(stand, submitted.id, 2)
+    before = rungs(stand, submitted.id)
+    (slot,) = stand.pids("ray::Slot")
+    os.kill(slot, signal.SIGKILL)
+    ended(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=1)
+    assert view.attempt == 1, "a trial is tried again without a new driver"
+    restarts = {trial.trial: trial.restarts for trial in stand.rung.trials(view.id) if trial.restarts}
+    assert list(restarts.values()) == [1]
+
+
+def test_a_truncated_checkpoint(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    like = undisturbed()
+    submitted = stand.rung.submit(serial("checkpoint-truncated"))
+    driver = driver_of(stand, submitted.id)
+    trials = stand.files(submitted.id) / "trials"
+    stand.until(lambda: list(trials.glob("*/previous.pt")), "a trial with two checkpoints")
+    os.kill(driver, signal.SIGKILL)
+    stand.until(lambda: not stand.pids("ray::Slot"), "the slots of the killed driver are gone")
+    damaged = [previous.with_name("last.pt") for previous in trials.glob("*/previous.pt")]
+    for checkpoint in damaged:
+        os.truncate(checkpoint, checkpoint.stat().st_size // 2)
+    assert damaged
+    ended(stand, submitted.id)
+    assert_nothing_lost(stand, submitted.id, TRIALS, like=like, trained_again=2)
+    logs = [checkpoint.with_name("trial.log").read_text() for checkpoint in damaged]
+    assert all("previous.pt" in log for log in logs)
+
+
+@pytest.mark.parametrize("damage", [pytest.param("tail", marks=pytest.mark.faults), "middle"])
+def test_a_damaged_journal(stand: Stand, undisturbed: Callable[..., str], damage: str) -> None:
+    like = undisturbed()
+    submitted = stand.rung.submit(serial(f"journal-{damage}"))
+    after_epochs(stand, submitted.id, 5)
+    before = rungs(stand, submitted.id)
+    os.kill(driver_of(stand, submitted.id), signal.SIGKILL)
+    path = stand.files(submitted.id) / "journal.jsonl"
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    if damage == "tail":
+        path.write_bytes(content[: -len(lines[-1]) - len(lines[-2]) // 2])
+    else:
+        middle = next(number for number, line in enumerate(lines) if b'"epoch":2' in line)
+        lines[middle] = b"\0" * len(lines[middle])
+        path.write_bytes(b"".join(lines))
+    ended(stand, submitted.id)
+    assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=1)

@@ -1,0 +1,102 @@
+"""Twenty faults drawn at random over several experiments at once. A seed repeats the draw, not the moment it meets.
+
+Run: make test-faults, or with another seed
+RUNG_FAULTS_SEED=7 python -m pytest tests/faults/test_random_faults.py -m faults -s
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+from collections import Counter
+
+import pytest
+from experiments import parallel, serial
+from invariants import assert_nothing_lost, entries
+from stand import Stand
+
+from service.states import AT_REST
+
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(3600)]
+
+FAULTS = 20
+TRIALS = 16
+PARTS = ("service", "mlflow", "ray", "postgres")
+VICTIMS = (*PARTS, "driver", "slot", "driver", "slot")  # these two are hit twice as often
+PATIENCE_S = 900.0
+#: As many lost drivers as it takes, and no long waits: what is tested is that nothing is lost, not when Rung gives up.
+ENDURING = {"MAX_ATTEMPTS": "100", "RETRY_BACKOFF_S": "0.001"}
+
+
+def test_twenty_faults_at_random(stand: Stand) -> None:
+    seed = int(os.environ.get("RUNG_FAULTS_SEED", "11"))
+    draw = random.Random(seed)
+    stand.restart_service(**ENDURING)
+    stand.settled()
+    asha = {"max_t": 6, "grace_period": 2, "reduction_factor": 2}
+    specs = [
+        serial("random-a", trials=TRIALS, seed=seed, asha=asha, max_restarts=50),
+        parallel("random-b", trials=TRIALS, seed=seed + 1, asha=asha, max_restarts=50),
+        parallel(
+            "random-c",
+            trials=TRIALS,
+            seed=seed + 2,
+            asha=asha,
+            max_restarts=50,
+            searcher={"kind": "tpe", "num_samples": TRIALS},
+        ),
+    ]
+    ids = [stand.rung.submit(spec).id for spec in specs]
+    hit: Counter[str] = Counter()
+    while sum(hit.values()) < FAULTS and _progress(stand, ids) < len(ids) * TRIALS:
+        victim, wait, away = draw.choice(VICTIMS), draw.randint(0, 3), draw.randint(0, 2)
+        _after(stand, ids, wait)
+        hit[victim] += _strike(stand, victim, draw)
+        if victim in PARTS:
+            _after(stand, ids, away if victim in {"mlflow", "service"} else 0)
+            stand.start(victim, **(ENDURING if victim == "service" else {}))
+    print(f"\nseed {seed}: {sum(hit.values())} faults: {dict(hit)}")
+    assert sum(hit.values()) == FAULTS, "the experiments ended before all faults had come"
+    for one in ids:
+        stand.until(lambda one=one: stand.rung.get(one).state in AT_REST, f"the end of {one}", PATIENCE_S)
+    for one in ids:
+        view = assert_nothing_lost(stand, one, TRIALS, trained_again=2 * FAULTS)
+        print(f"{view.name}: {view.attempt} attempts, {len(entries(stand, one))} entries in its journal")
+    stand.restart_service()
+
+
+def _strike(stand: Stand, victim: str, draw: random.Random) -> bool:
+    """Kill it, if there is one now."""
+    if victim in PARTS:
+        stand.kill(victim)
+        return True
+    found = sorted(stand.pids("workers.driver" if victim == "driver" else "ray::Slot"))
+    if not found:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(draw.choice(found), signal.SIGKILL)
+        return True
+    return False
+
+
+def _after(stand: Stand, ids: list[str], epochs: int) -> None:
+    """Wait for so many more epochs in the journals, which are there whatever was killed."""
+    before = _epochs(stand, ids)
+    stand.until(
+        lambda: _epochs(stand, ids) >= before + epochs or _all_ended(stand, ids), f"{epochs} epochs", PATIENCE_S
+    )
+
+
+def _epochs(stand: Stand, ids: list[str]) -> int:
+    return sum(entry["event"] == "epoch" for one in ids for entry in entries(stand, one))
+
+
+def _progress(stand: Stand, ids: list[str]) -> int:
+    """Trials that have ended, by the journals."""
+    return sum("state" in entry for one in ids for entry in entries(stand, one))
+
+
+def _all_ended(stand: Stand, ids: list[str]) -> bool:
+    return _progress(stand, ids) == len(ids) * TRIALS

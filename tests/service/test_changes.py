@@ -1,0 +1,426 @@
+"""What a person may do to an experiment: pause, resume, cancel a trial, change, archive, delete."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from service.store.models import Experiment
+
+pytestmark = pytest.mark.stores
+TEN = {"searcher": {"kind": "random", "num_samples": 10}}
+
+
+def url(experiment_id: str, *more: object) -> str:
+    return "/".join(["/api/v1/experiments", experiment_id, *map(str, more)])
+
+
+def test_a_waiting_experiment_pauses_at_once_and_keeps_its_place(world: Any) -> None:
+    one, two = world.submit(resources={"gpus_per_trial": 0}), world.submit(resources={"gpus_per_trial": 0})
+    first = world.post(one, "pause")
+    assert (first.status_code, first.json()["state"], first.json()["reason"]) == (200, "PAUSED", "paused on request")
+    assert world.post(one, "pause").json() == first.json()
+    world.launcher.nodes = type(world.launcher.nodes)(world.launcher.nodes.nodes[:1])
+    assert world.post(one, "resume").json()["state"] == "QUEUED"
+    assert world.post(one, "resume").json()["revision"] == first.json()["revision"] + 1
+    world.patch(two, max_concurrent_trials=1)
+    world.reconciler.round()
+    assert list(world.launcher.launches) == [f"exp-{one}-a1", f"exp-{two}-a1"], "the older first"
+
+
+def test_a_running_experiment_pauses_when_its_driver_has_stopped(world: Any) -> None:
+    one = world.started()
+    assert world.post(one, "pause").json()["state"] == "PAUSING"
+    early = world.post(one, "resume")
+    assert early.status_code == 409
+    assert "is still pausing: wait until it is PAUSED" in early.json()["detail"]
+    assert world.post(one, "pause").json()["state"] == "PAUSING"
+    assert world.beat(one, {"phase": "searching", "trials": [world.line(0)]}).json()["stop"] == "pause"
+    assert world.beat(one, {"phase": "paused"}).json()["slots"] == 0
+    view = world.show(one)
+    assert (view["state"], view["reason"], view["trials"]) == ("PAUSED", "paused on request", {"RUNNING": 1})
+    world.reconciler.round()
+    assert world.show(one)["attempt"] == 1
+    world.post(one, "resume")
+    world.reconciler.round()
+    assert world.beat(one, {"phase": "searching"}, 2).json()["stop"] is None
+    assert world.show(one)["state"] == "RUNNING"
+
+
+def test_a_paused_experiment_can_be_canceled(world: Any) -> None:
+    one = world.started()
+    world.post(one, "pause")
+    world.beat(one, {"phase": "paused", "trials": [world.line(0)]})
+    assert world.cancel(one).json()["trials"] == {"CANCELED": 1}
+    refused = world.post(one, "resume")
+    assert refused.status_code == 409
+    assert "`continue` makes a new one of it" in refused.json()["detail"]
+
+
+def test_a_cancel_overtakes_a_pause_and_not_the_other_way(world: Any) -> None:
+    one = world.started()
+    world.post(one, "pause")
+    assert world.cancel(one).json()["state"] == "STOPPING"
+    refused = world.post(one, "pause")
+    assert (refused.status_code, "is being canceled" in refused.json()["detail"]) == (409, True)
+    assert world.beat(one, {"phase": "searching"}).json()["stop"] == "cancel"
+
+
+def test_a_failed_experiment_is_resumed_with_all_its_attempts(world: Any, context: Any) -> None:
+    one = world.ended("failed", **TEN)
+    with context.database.write() as session:
+        session.get_one(Experiment, one).failures = 3
+    view = world.post(one, "resume").json()
+    assert (view["state"], view["reason"], view["ended_at"]) == ("QUEUED", "resumed on request", None)
+    world.reconciler.round()
+    world.beat(one, {"phase": "canceled", "reason": "SIGTERM"}, attempt=2)
+    assert world.show(one)["state"] == "QUEUED", "its failures were forgiven"
+
+
+def test_a_complete_experiment_is_resumed_only_if_trials_are_left(world: Any) -> None:
+    full = world.ended(done=10, **TEN)
+    refused = world.post(full, "resume")
+    assert refused.status_code == 409
+    assert "10 of 10 trials were run; raise num_samples" in refused.json()["detail"]
+    there = world.ended(done=3, objective={"goal": 0.51}, **TEN)
+    refused = world.post(there, "resume")
+    assert refused.status_code == 409
+    assert "its goal of 0.51 is reached; raise or remove it" in refused.json()["detail"]
+    spent = world.ended(done=3, **TEN)
+    assert world.post(spent, "resume").json()["state"] == "QUEUED"
+
+
+def test_a_trial_is_canceled_alone(world: Any) -> None:
+    one = world.started(**TEN)
+    world.beat(one, {"phase": "searching", "trials": [world.line(0), world.line(1), world.line(2)]})
+    answer = world.post(one, "trials/1/cancel")
+    assert (answer.status_code, answer.json()["state"]) == (202, "RUNNING")
+    assert answer.json()["cancel_asked_at"]
+    revision = world.show(one)["revision"]
+    assert world.post(one, "trials/1/cancel").json() == answer.json()
+    assert world.show(one)["revision"] == revision
+    assert world.beat(one, {"phase": "searching"}).json()["cancel_trials"] == [1]
+    ended = world.line(1, state="CANCELED", stop_reason="canceled on request")
+    assert world.beat(one, {"phase": "searching", "trials": [ended]}).json()["cancel_trials"] == []
+    late = world.post(one, "trials/1/cancel")
+    assert late.status_code == 409
+    assert "has ended already as CANCELED: canceled on request" in late.json()["detail"]
+    assert world.post(one, "trials/3/cancel").status_code == 404
+
+
+def test_a_canceled_trial_of_a_paused_experiment_is_remembered(world: Any) -> None:
+    one = world.started(**TEN)
+    world.post(one, "pause")
+    world.beat(one, {"phase": "paused", "trials": [world.line(0)]})
+    assert world.post(one, "trials/0/cancel").status_code == 202
+    world.post(one, "resume")
+    world.reconciler.round()
+    assert world.beat(one, {"phase": "searching", "trials": [world.line(0)]}, 2).json()["cancel_trials"] == [0]
+
+
+def test_controls_change_while_it_runs(world: Any) -> None:
+    one = world.started(budget={"gpu_hours": 3, "wall_clock": "2h"}, objective={"goal": 0.9}, **TEN)
+    answer = world.patch(one, num_samples=40, budget={"gpu_hours": None, "slot_hours": 5}, goal=None, priority=7)
+    assert answer.status_code == 200
+    controls = answer.json()["controls"]
+    assert (controls["num_samples"], controls["goal"], controls["priority"]) == (40, None, 7)
+    assert controls["budget"] == {"gpu_hours": None, "slot_hours": 5, "wall_clock": 7200, "failures": None}
+    assert answer.json()["spec"]["searcher"]["num_samples"] == 10, "the spec stays as it was accepted"
+    assert world.beat(one, {"phase": "searching"}).json()["controls"] == controls
+    assert world.patch(one, priority=7).json()["revision"] == answer.json()["revision"], "nothing changed"
+
+
+def test_controls_of_a_waiting_experiment_are_those_of_its_launch(world: Any) -> None:
+    one = world.submit(resources={"gpus_per_trial": 0}, **TEN)
+    world.patch(one, max_concurrent_trials=2, budget=None, max_restarts=1)
+    world.reconciler.round()
+    launch = world.launcher.launches[f"exp-{one}-a1"]
+    assert (launch.slots, launch.controls.max_concurrent_trials, launch.controls.max_restarts) == (2, 2, 1)
+
+
+def test_fewer_trials_than_there_are_are_refused(world: Any) -> None:
+    one = world.started(**TEN)
+    world.beat(one, {"phase": "searching", "trials": [world.line(n) for n in range(4)]})
+    refused = world.patch(one, num_samples=3)
+    assert refused.status_code == 422
+    (error,) = refused.json()["errors"]
+    assert (error["field"], error["value"]) == ("num_samples", 3)
+    assert error["rule"] == ">= 4 required, the trials that there are already, got 3"
+    assert world.patch(one, num_samples=4).status_code == 200
+
+
+def test_a_grid_has_no_more_trials_than_combinations(world: Any) -> None:
+    grid = {"kind": "grid", "num_samples": 2}
+    one = world.submit(searcher=grid, search_space={"batch_size": {"choice": [32, 64, 128]}})
+    refused = world.patch(one, num_samples=4)
+    assert refused.json()["errors"][0]["rule"] == "<= 3 required, the combinations of the grid, got 4"
+    assert world.patch(one, num_samples=3).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("done", "spec", "patch", "state"),
+    [
+        (10, {}, {"num_samples": 12}, "QUEUED"),
+        (10, {}, {"goal": 0.99}, "COMPLETED"),
+        (10, {}, {"priority": 3}, "COMPLETED"),
+        (3, {"objective": {"goal": 0.51}}, {"goal": 0.99}, "QUEUED"),
+        (3, {"objective": {"goal": 0.51}}, {"goal": 0.515}, "COMPLETED"),
+        (3, {"objective": {"goal": 0.51}}, {"num_samples": 20}, "COMPLETED"),
+        (3, {"objective": {"metric": "validation_loss", "goal": 0.6}}, {"goal": 0.1}, "QUEUED"),
+        (3, {"budget": {"slot_hours": 1}}, {"budget": {"slot_hours": 2}}, "QUEUED"),
+        (3, {"budget": {"slot_hours": 1}}, {"priority": 3}, "COMPLETED"),
+    ],
+)
+def test_a_complete_experiment_goes_on_when_there_is_work_left(
+    world: Any, done: int, spec: dict[str, Any], patch: dict[str, Any], state: str
+) -> None:
+    one = world.ended(done=done, **TEN, **spec)
+    view = world.patch(one, **patch).json()
+    assert view["state"] == state
+    name = next(iter(patch))
+    assert view["controls"][name] != view["spec"].get(name, view["spec"]["searcher"].get(name))
+    if state == "QUEUED":
+        assert view["reason"] == f"queued again: {name} changed"
+        world.reconciler.round()
+        assert world.show(one)["attempt"] == 2
+
+
+@pytest.mark.parametrize(
+    ("done", "spec", "patch", "state"),
+    [
+        (10, {}, {"num_samples": 12}, "QUEUED"),
+        (10, {}, {"goal": 0.99}, "COMPLETED"),
+        (3, {"objective": {"goal": 0.51}}, {"goal": 0.99}, "QUEUED"),
+        (3, {"budget": {"slot_hours": 1}}, {"budget": {"slot_hours": 2}}, "QUEUED"),
+        (3, {"budget": {"slot_hours": 1}}, {"priority": 3}, "COMPLETED"),
+    ],
+)
+def test_what_is_asked_for_while_the_driver_finishes_is_not_lost(
+    world: Any, done: int, spec: dict[str, Any], patch: dict[str, Any], state: str
+) -> None:
+    one = world.started(**TEN, **spec)
+    obeyed = world.show(one)["controls"]
+    lines = [world.line(n, state="COMPLETED", best_value=0.5 + n / 100) for n in range(done)]
+    world.beat(one, {"phase": "finalizing", "trials": lines})
+    assert world.patch(one, **patch).json()["state"] == "RUNNING"
+    last = {"phase": "completed", "reason": "over", "controls": obeyed}
+    assert world.beat(one, last).json()["slots"] == 0
+    view = world.show(one)
+    assert (view["state"], view["trials"]) == (state, {"COMPLETED": done})
+    assert world.beat(one, last).status_code == 200
+    world.reconciler.round()
+    assert world.show(one)["attempt"] == (2 if state == "QUEUED" else 1)
+    if state == "QUEUED":
+        assert view["reason"] == f"queued again: {next(iter(patch))} changed"
+        assert (view["ended_at"], view["slots"]) == (None, 0)
+        again = world.launcher.launches[f"exp-{one}-a2"].controls
+        assert again.model_dump(mode="json") == view["controls"] != obeyed
+
+
+def test_more_trials_do_not_undo_a_pause_that_came_too_late(world: Any) -> None:
+    one = world.started(**TEN)
+    obeyed = world.show(one)["controls"]
+    world.patch(one, num_samples=12)
+    world.post(one, "pause")
+    world.beat(one, {"phase": "completed", "controls": obeyed})
+    assert world.show(one)["state"] == "COMPLETED"
+    assert world.post(one, "resume").json()["state"] == "QUEUED"
+
+
+@pytest.mark.parametrize("phase", ["failed", "canceled"])
+def test_what_failed_or_was_canceled_only_remembers(world: Any, phase: str) -> None:
+    one = world.started(**TEN)
+    if phase == "canceled":
+        world.cancel(one)
+    world.beat(one, {"phase": phase})
+    before = world.show(one)
+    view = world.patch(one, num_samples=50).json()
+    assert (view["state"], view["controls"]["num_samples"]) == (before["state"], 50)
+    assert view["revision"] == before["revision"] + 1
+
+
+def test_a_better_trial_after_the_end_is_the_best(world: Any) -> None:
+    one = world.started(**TEN)
+    winner = {"trial": 0, "value": 0.7, "test_accuracy": 0.7, "test_loss": 0.1}
+    lines = [world.line(0, state="COMPLETED", best_value=0.7)]
+    world.beat(one, {"phase": "completed", "winner": winner, "trials": lines})
+    world.patch(one, num_samples=20)
+    world.reconciler.round()
+    world.beat(one, {"phase": "searching", "trials": [world.line(1, best_value=0.8)]}, attempt=2)
+    assert world.show(one)["best"] == {"trial": 1, "value": 0.8}
+
+
+def test_the_archived_are_out_of_sight(world: Any) -> None:
+    one, two = world.ended(), world.submit()
+    refused = world.post(two, "archive")
+    assert (refused.status_code, "only what has ended or is paused" in refused.json()["detail"]) == (409, True)
+    view = world.post(one, "archive").json()
+    assert view["archived_at"]
+    assert world.post(one, "archive").json() == view
+
+    def listed(**query: str) -> list[str]:
+        return [item["id"] for item in world.client.get("/api/v1/experiments", params=query).json()["items"]]
+
+    assert (listed(), listed(archived="true"), listed(archived="all")) == ([two], [one], [two, one])
+    assert world.post(one, "unarchive").json()["archived_at"] is None
+    assert listed() == [two, one]
+    world.post(one, "archive")
+    world.patch(one, num_samples=50)
+    assert listed() == [two, one], "what runs again is in sight again"
+
+
+def test_deletion_is_for_what_rests(world: Any) -> None:
+    one, two = world.ended(), world.started()
+    refused = world.client.delete(url(two))
+    assert refused.status_code == 409
+    assert "is RUNNING; cancel it first" in refused.json()["detail"]
+    answer = world.client.delete(url(one))
+    assert (answer.status_code, answer.json()["state"]) == (202, "DELETING")
+    assert world.client.delete(url(one)).json() == answer.json()
+    for verb in ("pause", "resume", "cancel", "archive", "trials/0/cancel"):
+        assert world.post(one, verb).status_code == 409, verb
+    assert "is being deleted" in world.patch(one, priority=1).json()["detail"]
+
+
+def test_every_change_has_its_revision_and_progress_has_none(world: Any) -> None:
+    one = world.started()
+    tags = [world.client.get(url(one)).headers["etag"]]
+    world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
+    assert world.client.get(url(one)).headers["etag"] == tags[0]
+    for change in (
+        lambda: world.patch(one, priority=1),
+        lambda: world.post(one, "pause"),
+        lambda: world.cancel(one),
+    ):
+        answer = change()
+        tags.append(answer.headers["etag"])
+        assert tags[-1] == f'"{answer.json()["revision"]}"' == world.client.get(url(one)).headers["etag"]
+    assert [int(tag.strip('"')) for tag in tags] == [2, 3, 4, 5]
+
+
+CHANGES = [
+    ("POST", "pause"),
+    ("POST", "resume"),
+    ("POST", "cancel"),
+    ("POST", "archive"),
+    ("PATCH", ""),
+    ("DELETE", ""),
+]
+
+
+def test_a_change_is_made_to_the_revision_that_was_seen(world: Any) -> None:
+    for method, verb in CHANGES:
+        one = world.submit()
+        world.post(one, "pause")
+        if verb in {"pause", "cancel"}:
+            world.post(one, "resume")
+        now = world.show(one)
+
+        def change(if_match: str, method: str = method, verb: str = verb, one: str = one) -> httpx.Response:
+            body = {"priority": 9} if method == "PATCH" else None
+            answer: httpx.Response = world.client.request(
+                method, url(one, verb).rstrip("/"), json=body, headers={"If-Match": if_match}
+            )
+            return answer
+
+        late = change('"1"')
+        assert late.status_code == 412, (method, verb)
+        assert f'If-Match asks for "1", but experiment {one} is at "{now["revision"]}"' in late.json()["detail"]
+        assert change("1").status_code == 400
+        assert change("x" * 2000).status_code == 422
+        assert world.show(one) == now
+        assert change(f'"{now["revision"]}"').is_success, (method, verb)
+        assert change("*").is_success, "asking twice is asking once"
+
+
+def test_of_two_who_saw_the_same_one_changes_it(world: Any) -> None:
+    one = world.submit()
+    tag = world.client.get(url(one)).headers["etag"]
+    answers = [
+        world.client.patch(url(one), json={"priority": number}, headers={"If-Match": tag}).status_code
+        for number in (1, 2)
+    ]
+    assert answers == [200, 412]
+    assert world.show(one)["controls"]["priority"] == 1
+
+
+PATCHES: list[tuple[Any, str, str]] = [
+    ({"prioritty": 1}, "prioritty", "did you mean 'priority'?"),
+    ({"prioritty": None}, "prioritty", "did you mean 'priority'?"),
+    ({"budget": {"gpu_hour": None}}, "budget.gpu_hour", "did you mean 'gpu_hours'?"),
+    ({"name": "y"}, "name", "known are priority, num_samples"),
+    ({"priority": 101}, "priority", "<= 100 required"),
+    ({"priority": "high"}, "priority", "a whole number required"),
+    ({"num_samples": None}, "num_samples", "required"),
+    ({"num_samples": 0}, "num_samples", ">= 1 required"),
+    ({"num_samples": 10**9}, "num_samples", "<= 100000 required"),
+    ({"max_concurrent_trials": 0}, "max_concurrent_trials", ">= 1 required"),
+    ({"goal": "0.9"}, "goal", "a number required"),
+    ({"goal": 95}, "goal", "goal >= 0 and <= 1 required of validation_accuracy"),
+    ({"budget": 3}, "budget", "a mapping required"),
+    ({"budget": {"wall_clock": "soon"}}, "budget.wall_clock", "seconds, or a number with s, m, h or d"),
+    ({"budget": {"slot_hours": {"a": None}}}, "budget.slot_hours", "required"),
+]
+BODIES: list[tuple[bytes, str, int]] = [
+    (b'{"goal": NaN}', "application/json", 422),
+    (b'{"goal": 1e999}', "application/merge-patch+json", 422),
+    (b"[]", "application/json", 422),
+    (b"null", "application/json", 422),
+    (b"", "application/json", 422),
+    (b"{", "application/json", 422),
+    (b'{"priority": 1, "priority": 2}', "application/json", 422),
+    (b"[" * 50_000, "application/json", 422),
+    (b"{}", "application/json-patch+json", 415),
+    (b"{}", "", 415),
+    (b"x" * 2_000_000, "application/json", 413),
+]
+
+
+def test_bad_patches_change_nothing(world: Any) -> None:
+    one = world.submit()
+    before = world.show(one)
+    for patch, field, rule in PATCHES:
+        answer = world.client.patch(url(one), json=patch, headers={"content-type": "application/merge-patch+json"})
+        assert answer.status_code == 422, patch
+        found = [error for error in answer.json()["errors"] if error["field"] == field]
+        assert found, (patch, answer.json())
+        assert rule in found[0]["rule"], (patch, answer.json())
+    for body, media_type, status in BODIES:
+        answer = world.client.patch(url(one), content=body, headers={"content-type": media_type})
+        assert answer.status_code == status, (body[:40], answer.text)
+        assert answer.headers["content-type"] == "application/problem+json"
+    assert world.show(one) == before
+
+
+def test_the_documented_examples_are_accepted(world: Any) -> None:
+    paths = world.client.get("/api/v1/openapi.json").json()["paths"]
+    address = "/api/v1/experiments/{experiment_id}"
+    for path, method, status in ((f"{address}/continue", "post", 201), (address, "patch", 200)):
+        one = world.ended(done=10, **TEN)
+        for media_type, content in paths[path][method]["requestBody"]["content"].items():
+            for title, example in content["examples"].items():
+                answer = world.client.request(
+                    method,
+                    path.replace("{experiment_id}", one),
+                    content=json.dumps(example["value"]),
+                    headers={"content-type": media_type},
+                )
+                assert answer.status_code == status, (title, answer.text)
+    assert world.show(one)["controls"]["num_samples"] == 40
+    for verb in ("pause", "resume", "cancel", "archive", "unarchive"):
+        assert {"200", "404", "409", "412"} <= paths[f"{address}/{verb}"]["post"]["responses"].keys()
+
+
+def test_changes_of_nobody(client: httpx.Client) -> None:
+    for experiment_id in ("k3v9q2mz", "%00", "x" * 500, "%C3%A9"):
+        for method, verb in [*CHANGES, ("POST", "unarchive"), ("POST", "trials/0/cancel")]:
+            answer = client.request(
+                method, url(experiment_id, verb).rstrip("/"), json={} if method == "PATCH" else None
+            )
+            assert answer.status_code == 404, (method, verb, answer.text)
+            assert answer.headers["content-type"] == "application/problem+json"
+    for number, status in (("-1", 422), ("x", 422), ("9" * 30, 422)):
+        assert client.post(url("k3v9q2mz", "trials", number, "cancel")).status_code == status

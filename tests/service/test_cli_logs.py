@@ -1,0 +1,72 @@
+"""`rung logs`, and the line on disk use of `rung show`."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import app
+from service.client import Rung
+from service.settings import Settings
+
+
+@pytest.fixture
+def run(world: Any, tmp_path: Path) -> Any:
+    environment = {"RUNG_URL": str(world.client.base_url), "RUNG_HOME": str(tmp_path)}
+    return lambda *arguments: CliRunner(env=environment).invoke(app, arguments)
+
+
+@pytest.fixture
+def one(world: Any, settings: Settings) -> str:
+    """A running experiment whose driver and trial 2 have said something."""
+    experiment_id: str = world.started()
+    world.beat(experiment_id, {"phase": "searching", "trials": [world.line(2)]})
+    for name, text in (("logs/driver-a1.log", "größer\n" * 20_000), ("trials/00002/trial.log", "epoch 1\n")):
+        path = settings.storage_root / experiment_id / name
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    return experiment_id
+
+
+def test_a_log_is_printed_whole(run: Any, one: str) -> None:
+    assert run("logs", one).stdout == "größer\n" * 20_000
+    assert run("logs", one, "--trial", "2").stdout == "epoch 1\n"
+    lines = [json.loads(line) for line in run("logs", one, "--json").stdout.splitlines()]
+    assert [piece["offset"] for piece in lines] == [0, *(piece["next_offset"] for piece in lines[:-1])]
+    assert len(lines) > 1
+
+
+def test_what_is_not_there_or_not_meant_is_said(run: Any, one: str) -> None:
+    missing = run("logs", one, "--attempt", "4")
+    assert (missing.exit_code, "it has 1 so far" in missing.stderr) == (2, True)
+    assert run("logs", one, "--trial", "2", "--attempt", "1").exit_code == 2
+
+
+def test_following_ends_with_the_driver(world: Any, one: str, settings: Settings) -> None:
+    said: list[str] = []
+    first = threading.Event()
+
+    def follow() -> None:
+        with Rung(str(world.client.base_url)) as rung:
+            for piece in rung.follow_logs(one, interval_s=0.02):
+                said.append(piece.text)
+                first.set()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    assert first.wait(20)
+    with (settings.storage_root / one / "logs" / "driver-a1.log").open("a") as log:
+        log.write("the end\n")
+    world.beat(one, {"phase": "completed"})
+    thread.join(20)
+    assert not thread.is_alive()
+    assert "".join(said).endswith("größer\nthe end\n")
+
+
+def test_disk_use_is_shown(run: Any, one: str) -> None:
+    assert run("show", one).stdout.splitlines()[-1] == "  disk      180 kB (logs 180 kB)"

@@ -1,0 +1,125 @@
+"""An experiment that continues another: what it takes over, what must stay, and from whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+SPACE = {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}}
+SPEC = {"name": "night", "search_space": SPACE, "searcher": {"kind": "tpe", "num_samples": 10}, "labels": ["a"]}
+
+
+def fork(world: Any, source: str, patch: Any = None, **options: Any) -> httpx.Response:
+    answer: httpx.Response = world.client.post(f"/api/v1/experiments/{source}/continue", json=patch, **options)
+    return answer
+
+
+def test_an_empty_patch_searches_on_with_what_was_found(world: Any, settings: Any) -> None:
+    source = world.started(**SPEC)
+    states = ["COMPLETED", "EARLY_STOPPED", "DIVERGED", "ERROR", "CANCELED", "RUNNING"]
+    lines = [world.line(n, state=state) for n, state in enumerate(states)]
+    world.beat(source, {"phase": "completed", "trials": lines})
+    before = world.show(source)
+    answer = world.client.post(f"/api/v1/experiments/{source}/continue")
+    assert answer.status_code == 201, answer.text
+    view = answer.json()
+    assert answer.headers["location"] == f"/api/v1/experiments/{view['id']}"
+    assert (view["name"], view["state"], view["source_id"]) == ("night-continued", "QUEUED", source)
+    assert (view["spec"]["searcher"]["num_samples"], view["num_samples"]) == (10, 13)
+    assert {**view["spec"], "name": "night"} == before["spec"]
+    assert world.show(source) == before
+    world.reconciler.round()
+    launch = world.launcher.launches[f"exp-{view['id']}-a1"]
+    assert launch.source == str(settings.storage_root / source)
+    assert launch.controls.num_samples == 13
+    assert world.launcher.launches[f"exp-{source}-a1"].source is None
+
+
+def test_what_may_change(world: Any) -> None:
+    source = world.ended(done=10, **SPEC)
+    world.patch(source, priority=4, goal=0.99, budget={"slot_hours": 7})
+    patch = {
+        "name": "day",
+        "project": "vision",
+        "labels": ["b", "c"],
+        "description": "more",
+        "searcher": {"kind": "random", "num_samples": 5},
+        "resources": {"cpus_per_trial": 2},
+        "budget": {"slot_hours": None, "wall_clock": "1h"},
+        "max_restarts": 0,
+    }
+    view = fork(world, source, patch, headers={"content-type": "application/merge-patch+json"}).json()
+    assert (view["name"], view["project"], view["labels"], view["num_samples"]) == ("day", "vision", ["b", "c"], 15)
+    assert view["spec"]["searcher"] == {"kind": "random", "num_samples": 5}
+    assert view["spec"]["resources"]["cpus_per_trial"] == 2
+    controls = view["controls"]
+    assert (controls["priority"], controls["goal"], controls["max_restarts"]) == (4, 0.99, 0), "as they were last"
+    assert controls["budget"] == {"slot_hours": None, "wall_clock": 3600, "gpu_hours": None, "failures": None}
+
+
+@pytest.mark.parametrize(
+    ("patch", "field"),
+    [
+        ({"dataset": "fashion_mnist"}, "dataset"),
+        ({"search_space": {"batch_size": 64}}, "search_space"),
+        ({"asha": {"max_t": 40}}, "asha"),
+        ({"seed": 8}, "seed"),
+        ({"objective": {"metric": "validation_loss", "mode": "min"}}, "objective.metric"),
+        ({"objective": {"metric": "validation_loss", "mode": "min"}}, "objective.mode"),
+        ({"searcher": {"kind": "grid"}, "search_space": {"optimizer": {"lr": 0.1}}}, "searcher.kind"),
+        ({"serch_space": None}, "serch_space"),
+        ({"name": None}, "name"),
+        ({"searcher": {"num_samples": 100_000}}, "searcher.num_samples"),
+        ({"searcher": {"startup_trial": 3}}, "searcher.startup_trial"),
+        ({"resources": {"cpus_per_trial": 999}}, "resources.cpus_per_trial"),
+        ([], "document"),
+    ],
+)
+def test_what_must_stay_is_named(world: Any, patch: Any, field: str) -> None:
+    source = world.ended(done=2, **SPEC)
+    answer = fork(world, source, patch)
+    assert answer.status_code == 422, answer.text
+    assert field in [error["field"] for error in answer.json()["errors"]]
+    assert len(world.client.get("/api/v1/experiments").json()["items"]) == 1
+
+
+def test_a_grid_goes_on_as_another_search(world: Any) -> None:
+    grid = {"searcher": {"kind": "grid"}, "search_space": {"batch_size": {"choice": [32, 64]}}}
+    source = world.ended(done=2, **grid)
+    (error,) = fork(world, source).json()["errors"]
+    assert (error["field"], "random or tpe required" in error["rule"]) == ("searcher.kind", True)
+    assert fork(world, source, {"searcher": {"kind": "random", "num_samples": 3}}).json()["num_samples"] == 5
+
+
+def test_only_what_rests_is_continued_from(world: Any) -> None:
+    source = world.started(**SPEC)
+    refused = fork(world, source)
+    assert refused.status_code == 409
+    assert "is RUNNING: only what has ended or is paused" in refused.json()["detail"]
+    world.cancel(source)
+    world.beat(source, {"phase": "canceled"})
+    assert fork(world, source, headers={"If-Match": '"1"'}).status_code == 412
+    assert fork(world, source, {}).status_code == 201
+    assert fork(world, "k3v9q2mz").status_code == 404
+    assert world.client.post(f"/api/v1/experiments/{source}/continue", content=b"x: 1").status_code == 415
+
+
+def test_a_source_goes_on_or_goes_only_when_its_forks_have_begun(world: Any) -> None:
+    source = world.ended(done=2, **SPEC)
+    one = fork(world, source).json()["id"]
+    address = f"/api/v1/experiments/{source}"
+    for refused in (world.client.delete(address), world.client.patch(address, json={"num_samples": 30})):
+        assert refused.status_code == 409
+        assert f"experiment {one} continues from {source} and has not begun" in refused.json()["detail"]
+    assert world.show(source)["num_samples"] != 30
+    world.reconciler.round()
+    assert world.client.delete(address).status_code == 202
+    assert fork(world, source).status_code == 409
+    assert world.show(one)["source_id"] == source
+
+
+def test_a_long_name_stays_within_its_limit(world: Any) -> None:
+    source = world.ended(**{**SPEC, "name": "n" * 128})
+    assert fork(world, source).json()["name"] == "n" * 118 + "-continued"

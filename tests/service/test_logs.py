@@ -1,0 +1,102 @@
+"""Logs over REST, from the storage and, where a driver left none there, from Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.settings import Settings
+
+
+def write(settings: Settings, experiment_id: str, name: str, data: bytes) -> Path:
+    path = settings.storage_root / experiment_id / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def logs(world: Any, experiment_id: str, of: str = "", status: int = 200, **query: Any) -> Any:
+    answer = world.client.get(f"/api/v1/experiments/{experiment_id}{of}/logs", params=query)
+    assert answer.status_code == status, answer.text
+    return answer.json() if status == 200 else answer.json()["detail"]
+
+
+def test_a_driver_s_log_is_read_as_it_grows(world: Any, settings: Settings) -> None:
+    one = world.started()
+    path = write(settings, one, "logs/driver-a1.log", b"first\n")
+    piece = logs(world, one)
+    assert piece == {"text": "first\n", "offset": 0, "next_offset": 6, "size": 6, "complete": False}
+    with path.open("ab") as log:
+        log.write("zweite Größe\n".encode() * 2)
+    piece = logs(world, one, offset=6, limit=16)
+    assert piece["text"] == "zweite Größe\nz"[:14]
+    world.beat(one, {"phase": "completed"})
+    rest = logs(world, one, offset=piece["next_offset"])
+    assert piece["text"] + rest["text"] == "zweite Größe\n" * 2
+    assert rest["complete"]
+    assert rest["next_offset"] == rest["size"] == path.stat().st_size
+
+
+def test_each_attempt_has_its_own(world: Any, settings: Settings) -> None:
+    one = world.started()
+    write(settings, one, "logs/driver-a1.log", b"one")
+    world.beat(one, {"phase": "failed"})
+    world.client.post(f"/api/v1/experiments/{one}/resume")
+    world.reconciler.round()
+    write(settings, one, "logs/driver-a2.log", b"two")
+    assert logs(world, one)["text"] == "two"
+    assert (logs(world, one, attempt=1)["text"], logs(world, one, attempt=1)["complete"]) == ("one", True)
+    assert "no attempt 3 whose log could be read: it has 2 so far" in logs(world, one, status=404, attempt=3)
+
+
+def test_what_a_driver_said_before_it_could_write_is_ray_s(world: Any) -> None:
+    one = world.started()
+    assert "has said nothing yet" in logs(world, one, status=404)
+    world.launcher.printed[f"exp-{one}-a1"] = "ModuleNotFoundError: größer"
+    assert logs(world, one)["text"] == "ModuleNotFoundError: größer"
+    world.launcher.away = True
+    assert "what Ray kept cannot be read" in logs(world, one, status=503)
+
+
+def test_an_experiment_without_a_driver_says_why(world: Any) -> None:
+    one = world.submit(resources={"gpus_per_trial": 8})
+    world.reconciler.round()
+    assert "waiting for a larger node" in logs(world, one, status=404)
+
+
+def test_a_trial_s_log_outlives_it(world: Any, settings: Settings) -> None:
+    one = world.started()
+    assert "has no trial 3" in logs(world, one, "/trials/3", status=404)
+    world.beat(one, {"phase": "searching", "trials": [world.line(3)]})
+    assert "is RUNNING and has no log yet" in logs(world, one, "/trials/3", status=404)
+    write(settings, one, "trials/00003/trial.log", b"epoch 1\n\xff")
+    assert logs(world, one, "/trials/3") == {
+        "text": "epoch 1\n\ufffd",
+        "offset": 0,
+        "next_offset": 9,
+        "size": 9,
+        "complete": False,
+    }
+    world.beat(one, {"phase": "searching", "trials": [world.line(3, state="COMPLETED")]})
+    assert logs(world, one, "/trials/3")["complete"]
+
+
+@pytest.mark.parametrize("query", [{"offset": -1}, {"limit": 0}, {"limit": 2**30}, {"attempt": 0}, {"atempt": 1}])
+def test_a_wrong_place_is_refused(world: Any, query: dict[str, int]) -> None:
+    one = world.started()
+    logs(world, one, status=422, **query)
+
+
+def test_disk_use_is_told_by_kind(world: Any, settings: Settings) -> None:
+    one = world.started()
+    address = f"/api/v1/experiments/{one}/storage"
+    assert world.client.get(address).json()["total_bytes"] == 0
+    write(settings, one, "trials/00000/last.pt", b"x" * 500)
+    write(settings, one, "logs/driver-a1.log", b"x" * 20)
+    found = world.client.get(address).json()
+    assert (found["folder"], found["total_bytes"]) == (str(settings.storage_root / one), 520)
+    assert found["bytes_by_kind"] == {
+        "checkpoints": 500, "model": 0, "logs": 20, "pictures": 0, "journal": 0, "other": 0,
+    }  # fmt: skip

@@ -1,0 +1,76 @@
+"""An experiment's folder as the service sees it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePath
+
+import pytest
+
+from service import storage
+from service.storage import Kind, Storage
+
+TEXT = "één – 語\U0001f600 end"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("journal.jsonl", Kind.JOURNAL),
+        ("tracking.json", Kind.JOURNAL),
+        ("model/data/model.pth", Kind.MODEL),
+        ("pictures/lr.png", Kind.PICTURES),
+        ("logs/driver-a1.log", Kind.LOGS),
+        ("trials/00012/trial.log", Kind.LOGS),
+        ("trials/00012/last.pt", Kind.CHECKPOINTS),
+        ("trials/00012/best.pt.part", Kind.CHECKPOINTS),
+        ("trials/00012/spec.json", Kind.OTHER),
+        ("launch-a1.json", Kind.OTHER),
+    ],
+)
+def test_what_a_file_is_for(path: str, kind: Kind) -> None:
+    assert storage.kind(PurePath(path)) is kind
+
+
+def test_sizes_count_each_file_once(tmp_path: Path) -> None:
+    found = Storage(tmp_path / "none")
+    assert found.sizes() == dict.fromkeys(Kind, 0)
+    folder = tmp_path / "one"
+    (folder / "trials" / "00000").mkdir(parents=True)
+    (folder / "trials" / "00000" / "last.pt").write_bytes(b"x" * 1000)
+    os.link(folder / "trials" / "00000" / "last.pt", folder / "trials" / "00000" / "best.pt")
+    (folder / "journal.jsonl").write_bytes(b"x" * 7)
+    assert Storage(folder).sizes() == {**dict.fromkeys(Kind, 0), Kind.CHECKPOINTS: 1000, Kind.JOURNAL: 7}
+
+
+@pytest.mark.parametrize("limit", [4, 5, 7, 100])
+def test_pieces_join_to_the_whole_and_cut_no_character(tmp_path: Path, limit: int) -> None:
+    log = tmp_path / "log"
+    log.write_text(TEXT)
+    said, offset = [], 0
+    while offset < log.stat().st_size:
+        piece = storage.read(log, offset, limit, final=True)
+        assert piece.next_offset > offset
+        said.append(piece.text)
+        offset = piece.next_offset
+    assert "".join(said) == TEXT
+
+
+def test_a_character_half_written_is_left_until_nobody_completes_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"a\xff" + "語".encode()[:2])
+    growing = storage.read(log, 0, 100, final=False)
+    assert (growing.text, growing.next_offset, growing.size) == ("a\ufffd", 2, 4)
+    ended = storage.read(log, 0, 100, final=True)
+    assert (ended.text, ended.next_offset) == ("a\ufffd\ufffd", 4)
+    beyond = storage.read(log, 50, 100, final=True)
+    assert (beyond.text, beyond.next_offset) == ("", 50)
+
+
+def test_a_folder_goes_once_and_may_be_gone(tmp_path: Path) -> None:
+    found = Storage(tmp_path / "one")
+    found.remove()
+    found.folder.mkdir()
+    (found.folder / "x").touch()
+    found.remove()
+    assert not found.folder.exists()

@@ -1,0 +1,79 @@
+"""Fork: the trials of another experiment, with which this one begins.
+
+Owns what is taken over and how: the journal's entries of the trials that came to a result, what they ran,
+and the best one's weights. They are numbered anew from 0; nothing of the other experiment is changed. It
+must not know Ray, MLflow or the service.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from search_spaces.protocol import TrialState
+from workers import journal
+from workers.checkpoints import BEST
+from workers.journal import Entry
+from workers.progress import Progress
+from workers.trial import SPEC
+
+log = logging.getLogger("rung.fork")
+
+RESULTS = frozenset({TrialState.COMPLETED, TrialState.EARLY_STOPPED, TrialState.DIVERGED})
+TOLD = frozenset({"suggested", "epoch", "ended"})
+
+
+def take_over(source: Path, journal_name: str, trials: Path, progress: Progress) -> int:
+    """Begin `progress`, which is empty, with the results in the folder `source`; gives how many trials they are.
+
+    `trials` is the folder of the trials' folders. A crash on the way leaves `progress` empty. Raises OSError and
+    `journal.Damaged`.
+    """
+    entries = [entry for entry in _whole(source / journal_name) if entry["event"] in TOLD]
+    state = {entry["trial"]: entry["state"] for entry in entries if "state" in entry}
+    numbers = [
+        number
+        for number in sorted(number for number, name in state.items() if name in RESULTS)
+        if (_folder(source / "trials", number) / SPEC).exists()
+    ]
+    renumbered = {number: place for place, number in enumerate(numbers)}
+    for number, place in renumbered.items():
+        _folder(trials, place).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_folder(source / "trials", number) / SPEC, _folder(trials, place) / SPEC)
+    taken = [_of(entry, renumbered[entry["trial"]], source.name) for entry in entries if entry["trial"] in renumbered]
+    if taken:
+        progress.taken_over(taken)
+    best = progress.best()
+    if best is not None:
+        _copy_weights(_folder(source / "trials", numbers[best.number]) / BEST, _folder(trials, best.number) / BEST)
+    return len(numbers)
+
+
+def _whole(path: Path) -> list[Entry]:
+    """The other's entries. It is not running, so nobody mends its journal, and it is not ours to mend."""
+    try:
+        return list(journal.entries(path))
+    except journal.Damaged:
+        return list(journal.entries(journal.copy_of(path)))
+
+
+def _of(entry: Entry, number: int, source: str) -> Entry:
+    """The entry as one of this experiment: the slot was held in the other's time."""
+    kept = {key: value for key, value in entry.items() if key != "held_s"}
+    return kept | {"trial": number, "source": f"{source}/{entry['trial']}"}
+
+
+def _copy_weights(weights: Path, copy: Path) -> None:
+    """Without them the finalist trains the trial again."""
+    part = copy.with_suffix(".part")
+    try:
+        shutil.copyfile(weights, part)
+        part.replace(copy)
+    except OSError as error:
+        log.warning("the best trial's weights are not taken over: %s", error)
+        part.unlink(missing_ok=True)
+
+
+def _folder(trials: Path, number: int) -> Path:
+    return trials / f"{number:05d}"

@@ -1,0 +1,90 @@
+"""Patience: what MLflow must still be told is said however long MLflow stays away.
+
+Owns the waiting at an experiment's end, in which orders are heard all the time, also while a call hangs. It
+must not know what is being told, nor how orders arrive.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import TypeVar
+
+log = logging.getLogger("rung.patience")
+T = TypeVar("T")
+
+AWAY_S = 24 * 3600.0  # for an MLflow that cannot be reached
+ORDERED_S = 8.0  # of silence, once a stop is ordered
+QUIET_S = 15.0  # of silence, before a person is told
+POLL_S = 1.0
+
+
+class Unheard(Exception):  # noqa: N818 - a state of the world
+    """MLflow did not answer, and the driver may wait no longer. What it lacks stays in the journal."""
+
+
+class Patience:
+    """`ordered` is asked at each turn; `answered_at` is when MLflow last answered, in monotonic seconds.
+
+    `on_wait` is told why it waits, and "" once that is over. `worth_s` says for how long an exception is worth
+    trying again; 0 for one that will not pass.
+    """
+
+    def __init__(
+        self,
+        ordered: Callable[[], bool],
+        answered_at: Callable[[], float],
+        on_wait: Callable[[str], None],
+        worth_s: Callable[[Exception], float],
+    ) -> None:
+        self._ordered = ordered
+        self._answered_at = answered_at
+        self._on_wait = on_wait
+        self._worth_s = worth_s
+
+    def until(self, action: Callable[[], T]) -> T:
+        """What `action` gives, which is tried again while it raises. Raises what is not worth it, and Unheard."""
+        began, ordered_at, error, worth_s = time.monotonic(), None, None, AWAY_S
+        future = _begun(action)
+        while True:
+            wait([future], POLL_S)
+            if future.done():
+                error = future.exception()
+                if error is None:
+                    self._on_wait("")
+                    return future.result()
+                worth_s = self._worth_s(error) if isinstance(error, Exception) else 0.0
+                if not worth_s:
+                    raise error
+                log.warning("MLflow did not take it, which is tried again: %r", error)
+            now, silent_since = time.monotonic(), max(began, self._answered_at())
+            if error is not None or now - silent_since >= QUIET_S:
+                self._on_wait(
+                    f"waiting for MLflow: {error!r}" if error else "waiting for MLflow, which does not answer"
+                )
+            if self._ordered():
+                ordered_at = ordered_at or now
+                if now - max(ordered_at, silent_since) >= ORDERED_S:
+                    raise Unheard("MLflow was away: what it lacks is kept in the journal") from error
+            if now - silent_since >= worth_s:
+                raise Unheard(f"MLflow did not take it for {worth_s:g} s, the journal keeps it: {error!r}") from error
+            if future.done():
+                time.sleep(POLL_S)
+                future = _begun(action)
+
+
+def _begun(action: Callable[[], T]) -> Future[T]:
+    """The action, on a thread that holds up no exit of the process: a call may hang for long."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="mlflow", daemon=True).start()
+    return future
