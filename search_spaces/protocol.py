@@ -7,9 +7,9 @@ a trial ends; the answer is its `Orders`. It lies here because neither side may 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from search_spaces.controls import Controls
 
@@ -85,14 +85,26 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
 
 
+def _storable(text: Any) -> Any:
+    """Any text without what a database or JSON cannot hold: NUL, and halves of surrogate pairs."""
+    if not isinstance(text, str):
+        return text
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
+#: What a library or a person's code said, which may be anything.
+Text = Annotated[str, BeforeValidator(_storable)]
+
+
 class TrialLine(Message):
     """The last known line of one trial. `trial` counts from 0 in an experiment; times are Unix seconds."""
 
     trial: int
     state: TrialState
-    stop_reason: str = ""
+    stop_reason: Text = ""
     epoch: int = Field(0, description="epochs finished")
     best_value: float | None = Field(None, description="best value of the objective so far")
+    best_epoch: int | None = Field(None, description="the epoch (from 1) of the best value")
     metrics: dict[str, float | None] = Field(default_factory=dict, description="of the last epoch; null for non-finite")
     parameters: dict[str, str | float | int | bool] = Field(default_factory=dict, description="flat hyperparameters")
     sample: dict[str, float] | None = Field(
@@ -119,7 +131,7 @@ class Heartbeat(Message):
     """Progress of one attempt. Lines are those changed since the last heartbeat that was answered."""
 
     phase: Literal["starting", "searching", "finalizing", "completed", "canceled", "paused", "failed"]
-    reason: str = ""
+    reason: Text = ""
     blocked: bool = Field(False, description="with phase paused: another attempt is of no use before a person acts")
     trials: list[TrialLine] = Field(default_factory=list)
     mlflow_experiment_id: str | None = None
@@ -157,6 +169,10 @@ class Launch(Message):
     heartbeat_s: float = 2.0
     slots: int
     controls: Controls | None = Field(None, description="as they are now; None: as the spec says")
+    cancel_trials: list[int] = Field(default_factory=list, description="those asked for that have not ended")
+    trials: int = Field(
+        0, description="how many the service knows: a folder without a journal is then not the right one"
+    )
     source: str | None = Field(None, description="folder of the experiment whose ended trials this one continues from")
     mlflow_tracking_uri: str
     mlflow_username: str | None = None
