@@ -11,7 +11,7 @@ test: $(STAMP)        ## set everything up and run the tests
 	$(BIN)/python -m pytest
 
 test-faults: $(STAMP) ## every row of the fault table, and twenty faults drawn at random
-	$(BIN)/python -m pytest tests/faults -m e2e -s
+	RUNG_FAULTS=all $(BIN)/python -m pytest tests/faults -m e2e -s
 
 check: $(STAMP) lint test   ## what must pass before a commit
 

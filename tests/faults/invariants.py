@@ -6,6 +6,7 @@ the tables of MLflow's database. It must not know which fault there was.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from typing import Any
@@ -26,6 +27,9 @@ FINAL_STATUS = {
     "ERROR": "FAILED",
     "CANCELED": "KILLED",
 }
+#: A run's points in the order of their steps. MLflow keeps an infinity as the largest number of eight bytes.
+POINTS = "SELECT key, step, value, is_nan FROM metrics WHERE run_uuid = %s ORDER BY step"
+LARGEST = 1.7976931348623157e308
 Rungs = dict[float, dict[int, float]]
 #: Trial -> (validation accuracy, training loss) of each epoch.
 Curves = dict[int, list[tuple[float, float]]]
@@ -129,15 +133,31 @@ def _assert_mlflow(stand: Stand, view: ExperimentView, num_samples: int) -> None
     assert parents == [(view.mlflow_run_id, "FINISHED")]
     children = {int(trial): (run, status) for run, status, trial in runs if trial is not None}
     assert len(runs) == num_samples + 1, "a run was made twice"
+    told = _told(stand, view.id)
     for trial in stand.rung.trials(view.id):
         run, status = children[trial.trial]
         assert (trial.mlflow_run_id, status) == (run, FINAL_STATUS[trial.state]), trial.trial
-        points: dict[str, list[int]] = {}
-        for key, step in stand.query("mlflow", "SELECT key, step FROM metrics WHERE run_uuid = %s ORDER BY step", run):
-            points.setdefault(key, []).append(step)
-        every = list(range(1, trial.epoch + 1))
-        assert {name: points.get(name, []) for name in METRICS} == dict.fromkeys(METRICS, every), trial.trial
-        assert all(len(steps) == len(set(steps)) for steps in points.values()), trial.trial
+        points: dict[str, list[tuple[int, float | None]]] = {}
+        for key, step, value, is_nan in stand.query("mlflow", POINTS, run):
+            points.setdefault(key, []).append((step, None if is_nan else value))
+        assert set(METRICS) <= set(points) or not trial.epoch, trial.trial
+        assert points == told.get(trial.trial, {}), f"trial {trial.trial}: MLflow differs from the journal"
+    summary = [key for key, _, _, _ in stand.query("mlflow", POINTS, view.mlflow_run_id)]
+    assert {"best_value", "best_trial", "test_accuracy"} <= set(summary)
+    assert len(summary) == len(set(summary)), "a figure of the parent stands twice"
+    assert view.winner is not None
+    versions = stand.query("mlflow", "SELECT name, version FROM model_versions WHERE run_id = %s", view.mlflow_run_id)
+    assert [f"models:/{name}/{version}" for name, version in versions] == [view.winner.model_uri]
+
+
+def _told(stand: Stand, experiment_id: str) -> dict[int, dict[str, list[tuple[int, float | None]]]]:
+    """Trial -> metric -> step and value of each point, as the journal has them."""
+    found: dict[int, dict[str, list[tuple[int, float | None]]]] = {}
+    for entry in entries(stand, experiment_id):
+        for name, value in entry["metrics"].items() if entry["event"] == "epoch" else ():
+            known = None if math.isnan(value) else max(-LARGEST, min(LARGEST, value))
+            found.setdefault(entry["trial"], {}).setdefault(name, []).append((entry["epoch"], known))
+    return found
 
 
 def _assert_trained_once(stand: Stand, view: ExperimentView, again: int) -> None:

@@ -62,7 +62,7 @@ AWAY = (Unavailable,)
 
 
 class Stand:
-    """`start`, `kill`, `stop`, `freeze` and `thaw` take names of `PARTS`; `pids` finds processes by their command.
+    """`start`, `kill` and `stop` take names of `PARTS`; `pids` finds processes by their command.
 
     `settings` are variables of the service, by their names without RUNG_. The proxy leads to whichever of
     the service's replicas accepts.

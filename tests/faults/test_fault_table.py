@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 from experiments import SPACE, TRIALS, after_epochs, driver_of, ended, parallel, serial
 from invariants import JOURNAL, assert_nothing_lost, entries, rungs
@@ -24,6 +25,8 @@ from workers import journal
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(600)]
 
 MLFLOW_AWAY_S = 60.0
+#: Its proposals follow from the trials before them, the first two apart.
+LEARNING = {"kind": "tpe", "num_samples": TRIALS, "startup_trials": 2}
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 NO_SUCH_MEMORY = """
 import torch
@@ -50,8 +53,8 @@ def test_mlflow_killed_and_back_after_a_minute(stand: Stand, undisturbed: Callab
 
 
 def test_ray_killed_and_started_again(stand: Stand, undisturbed: Callable[..., str]) -> None:
-    like = undisturbed()
-    submitted = stand.rung.submit(serial("ray-killed"))
+    like = undisturbed(searcher=LEARNING)
+    submitted = stand.rung.submit(serial("ray-killed", searcher=LEARNING))
     after_epochs(stand, submitted.id, 5)
     before = rungs(stand, submitted.id)
     stand.kill("ray")
@@ -76,8 +79,8 @@ def test_postgres_killed_and_started_again(stand: Stand, undisturbed: Callable[.
 
 
 def test_all_killed_at_once(stand: Stand, undisturbed: Callable[..., str]) -> None:
-    like = undisturbed()
-    submitted = stand.rung.submit(serial("all-killed"))
+    like = undisturbed(searcher=LEARNING)
+    submitted = stand.rung.submit(serial("all-killed", searcher=LEARNING))
     after_epochs(stand, submitted.id, 5)
     before = rungs(stand, submitted.id)
     stand.kill("service", "ray", "mlflow", "postgres")
@@ -135,7 +138,10 @@ def _fits(descriptor: int, size: int) -> bool:
 
 @pytest.mark.skipif(not FAKETIME, reason="libfaketime is not installed")
 def test_a_clock_that_jumps(stand: Stand, undisturbed: Callable[..., str], tmp_path: Path) -> None:
-    """Forward by an hour, back by two; the service's timer runs on as it does on a machine whose clock is set."""
+    """Back by an hour, forward by two; the service's timer runs on as it does on a machine whose clock is set.
+
+    The lease that it writes then would run for an hour: a replica whose clock is right does not wait for that.
+    """
     like = undisturbed()
     clock = tmp_path / "clock"
     clock.write_text("+0")
@@ -149,15 +155,44 @@ def test_a_clock_that_jumps(stand: Stand, undisturbed: Callable[..., str], tmp_p
         stand.settled()
         submitted = stand.rung.submit(serial("clock-jumps"))
         after_epochs(stand, submitted.id, 2)
-        clock.write_text("+3600")
-        after_epochs(stand, submitted.id, 5)
         clock.write_text("-3600")
-        ended(stand, submitted.id)
+        after_epochs(stand, submitted.id, 4)
+        clock.write_text("+3600")
+        after_epochs(stand, submitted.id, 6)
+        ahead = "SELECT expires_at > now() + interval '30 minutes' FROM leases WHERE name = 'queue'"
+        stand.until(lambda: stand.query("rung", ahead) == [(True,)], "a lease that runs for an hour")
+        stand.start("second")
+        stand.kill("service")
+        stand.until(lambda: _holder(stand) == "second", "the second replica takes over", 30)
     finally:
         stand.restart_service()
         stand.settled()
+    ended(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, trained_again=0)
     assert view.attempt == 1, "no driver was blamed"
+
+
+def _holder(stand: Stand) -> str:
+    """The part that has the lease; empty where it is none that runs."""
+    ((owner,),) = stand.query("rung", "SELECT owner FROM leases WHERE name = 'queue'")
+    return next((name for name in ("service", "second") if stand.runs(name) and f"-{stand.pid(name)}-" in owner), "")
+
+
+def test_a_replica_that_stands_still_longer_than_its_lease(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    """The other takes over; the one that wakes has heard of no driver for long, and blames none for it."""
+    like = undisturbed()
+    stand.start("second")
+    stand.restart_service()
+    stand.until(lambda: _holder(stand) == "second", "the second replica has the lease")
+    submitted = stand.rung.submit(serial("replica-frozen"))
+    after_epochs(stand, submitted.id, 2)
+    os.kill(stand.pid("second"), signal.SIGSTOP)
+    stand.until(lambda: _holder(stand) == "service", "the first replica takes over")
+    after_epochs(stand, submitted.id, 5)
+    os.kill(stand.pid("second"), signal.SIGCONT)
+    ended(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, trained_again=0)
+    assert view.attempt == 1, "no driver was stopped or replaced"
 
 
 def test_a_trial_out_of_memory(stand: Stand) -> None:
@@ -191,9 +226,8 @@ def test_two_replicas_race_for_one_queue(stand: Stand) -> None:
     with ThreadPoolExecutor(len(urls)) as pool:
         ids = list(pool.map(submit, range(len(urls))))
     stand.until(lambda: any(stand.rung.get(one).state == "COMPLETED" for one in ids), "the first is complete", 400)
-    ((owner,),) = stand.query("rung", "SELECT owner FROM leases WHERE name = 'queue'")
-    holder = "service" if f"-{stand.pid('service')}-" in owner else "second"
-    assert f"-{stand.pid(holder)}-" in owner
+    holder = _holder(stand)
+    assert holder
     waiting = [one for one in ids if stand.rung.get(one).state == "QUEUED"]
     stand.kill(holder)
     if holder == "service":  # the tests' own client asks this one
@@ -244,6 +278,25 @@ def test_a_driver_cut_off_for_long_and_back(stand: Stand, undisturbed: Callable[
     assert view.attempt == 2
     writers = [entry["by"] for entry in _raw(stand.files(view.id) / JOURNAL)]
     assert writers == sorted(writers), "the first driver wrote after the second had begun"
+
+
+def test_a_driver_replaced_while_it_runs(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    """Given up by mistake, and nobody stops it: what it hears from the service is all that ends it."""
+    like = undisturbed()
+    submitted = stand.rung.submit(serial("replaced"))
+    after_epochs(stand, submitted.id, 3)
+    before = rungs(stand, submitted.id)
+    old = driver_of(stand, submitted.id)
+    with psycopg.connect(stand.dsn("rung")) as connection:
+        queued = "UPDATE experiments SET state = 'QUEUED', slots = 0 WHERE id = %s"
+        given_up = "UPDATE attempts SET state = 'LOST' WHERE experiment_id = %s"
+        assert [connection.execute(one, (submitted.id,)).rowcount for one in (queued, given_up)] == [1, 1]
+    stand.until(lambda: not alive(old), "the first driver stops by itself", 90)
+    ended(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=1)
+    assert view.attempt == 2
+    said = (stand.files(view.id) / "logs" / "driver-a1.log").read_text()
+    assert "not wanted any more" in said, "it was stopped from outside"
 
 
 def _raw(path: Path) -> Iterator[dict[str, int]]:

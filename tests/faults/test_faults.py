@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from experiments import TRIALS, after_epochs, driver_of, ended, serial
-from invariants import assert_nothing_lost, rungs
+from invariants import assert_nothing_lost, entries, rungs
 from stand import Stand
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -36,6 +36,8 @@ def test_kill_of_the_service(stand: Stand, undisturbed: Callable[..., str]) -> N
     after_epochs(stand, submitted.id, 2)
     before = rungs(stand, submitted.id)
     stand.kill("service")
+    told = len(entries(stand, submitted.id))
+    stand.until(lambda: len(entries(stand, submitted.id)) >= told + 2, "epochs without a service")
     stand.start("service")
     ended(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=0)
