@@ -1,37 +1,33 @@
-"""The root spec: one experiment, its cross-field checks, and `bind`, which makes a trial's spec of it."""
+"""The root spec: one experiment, and `bind`, which makes a trial's spec of it."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
-from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from search_spaces import consistency
 from search_spaces.asha import AshaSpec
 from search_spaces.augmentation import Augmentation, AugmentationSpec
 from search_spaces.datasets import Dataset, DatasetSpec, Digits
-from search_spaces.domains import Choice, Integer, Interval, Number, Searchable
-from search_spaces.models import CNN, Model, TorchvisionModel
+from search_spaces.domains import Integer, Number, Searchable
+from search_spaces.models import CNN, Model
 from search_spaces.normalization import Batch, Normalization
 from search_spaces.optimizers import Adam, Optimizer
 from search_spaces.sampling import (
     NOT_APPLICABLE,
     Sample,
     count_combinations,
-    domains,
     draw_from,
     flatten,
     parameter_names,
-    possible,
     resolve,
-    without_indices,
 )
 from search_spaces.schedulers import Plateau, Scheduler
-from search_spaces.searchers import MAX_TRIALS, TPE, Grid, Searcher
+from search_spaces.searchers import TPE, Grid, Searcher
 from search_spaces.spec import Spec, members
 
 Priority = Annotated[
@@ -220,11 +216,7 @@ class ExperimentSpec(Spec):
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> ExperimentSpec:
-        _check_warmup(self)
-        _check_own_normalization(self.search_space)
-        _check_groups(self.search_space)
-        if isinstance(self.searcher, Grid):
-            _check_grid(self.search_space, self.searcher)
+        consistency.check(self)
         return self
 
     @property
@@ -257,33 +249,7 @@ class ExperimentSpec(Spec):
 
     def warnings(self) -> list[str]:
         """What is allowed but seldom meant, one sentence each, naming the field."""
-        found = []
-        augmentation = self.search_space.augmentation
-        flips = [value for _, value in possible(augmentation, "horizontal_flip")]
-        if not self.dataset.mirror_safe and max(flips) > 0:
-            found.append(
-                "search_space.augmentation.horizontal_flip: "
-                f"mirrored {self.dataset.name} change their label; leave it at 0"
-            )
-        turns, most = [value for _, value in possible(augmentation, "rotation")], self.dataset.safe_rotation
-        if max(turns) > most:
-            found.append(
-                f"search_space.augmentation.rotation: {self.dataset.name} turned by up to {max(turns):g} degrees "
-                f"change their label, as 6 and 9 do; stay within {most:g}"
-            )
-        for path, scheduler in _alternatives(self.search_space.scheduler, "scheduler"):
-            epochs = getattr(scheduler, "epochs", None)
-            if not isinstance(epochs, int | float):
-                continue  # it follows max_t, or is searched
-            for warmup in sorted({value for _, value in possible(scheduler, "warmup_epochs")}):
-                if not math.isclose(epochs + warmup, self.asha.max_t):
-                    found.append(
-                        f"search_space.{path}.epochs: {scheduler.kind} ends after {warmup:g} epochs of warmup and "
-                        f"{epochs:g} more, which differs from asha.max_t={self.asha.max_t} and costs accuracy without "
-                        "a sign; leave it out to follow max_t"
-                    )
-                    break
-        return found
+        return consistency.warnings(self)
 
 
 DEFAULT_AUGMENTATION = {
@@ -291,100 +257,6 @@ DEFAULT_AUGMENTATION = {
     for cls in members(Dataset)
     if issubclass(cls, DatasetSpec)
 }
-
-
-def _check_grid(space: SearchSpace, searcher: Grid) -> None:
-    for path, domain in domains(space):
-        if isinstance(domain, Interval) and domain.step is None:
-            raise PydanticCustomError(
-                "grid_continuous",
-                "search_space.{path}: a grid needs finite domains, got {domain}; list values in a choice, or use "
-                "quniform",
-                {"path": path, "domain": f"{domain.keyword}: {list(domain.bounds)}"},
-            )
-    every = count_combinations(space)
-    if searcher.num_samples is None and every > MAX_TRIALS:
-        raise PydanticCustomError(
-            "grid_size",
-            "searcher.num_samples: at most {most} trials required, got a grid of {every}; limit it or make it smaller",
-            {"most": MAX_TRIALS, "every": f"{every:.4g}" if every < 1e300 else "far more"},
-        )
-
-
-def _check_warmup(spec: ExperimentSpec) -> None:
-    for path, value in possible(spec.search_space, "warmup_epochs"):
-        if value >= spec.asha.max_t:
-            raise PydanticCustomError(
-                "warmup_length",
-                "search_space.{path}: warmup_epochs < asha.max_t required, got {value} and {max_t}",
-                {"path": path, "value": value, "max_t": spec.asha.max_t},
-            )
-
-
-def _check_groups(space: SearchSpace) -> None:
-    """Group normalization needs every width it may meet to be a multiple of its groups."""
-    groups = {int(value) for path, value in possible(space, "groups") if path.startswith("normalization")}
-    widths, hidden = (_of_model(space, field) for field in ("width", "hidden"))
-    common = _common_multiple(groups, most=max((*widths, *hidden), default=0))
-    for width, path in widths.items():
-        if width % common:
-            raise PydanticCustomError(
-                "group_width",
-                "search_space.{path}: group normalization with groups={groups} needs widths that are "
-                "multiples of it, got width={width}",
-                {"path": path, "groups": min(g for g in groups if width % g), "width": width},
-            )
-    for features, path in hidden.items():
-        if features and (features % common or features in groups):
-            raise PydanticCustomError(
-                "group_hidden",
-                "search_space.{path}: group normalization with groups={groups} needs hidden features that "
-                "are a larger multiple of it, got hidden={hidden}",
-                {
-                    "path": path,
-                    "groups": min(g for g in groups if features % g or features == g),
-                    "hidden": features,
-                },
-            )
-
-
-def _check_own_normalization(space: SearchSpace) -> None:
-    """Models of torchvision keep their own layers; where one may be drawn, so may nothing but the default."""
-    named = [path for path, value in _alternatives(space.model, "model") if isinstance(value, TorchvisionModel)]
-    for path, value in _alternatives(space.normalization, "normalization") if named else ():
-        if value != Batch():
-            raise PydanticCustomError(
-                "own_normalization",
-                "search_space.{path}: a model of torchvision keeps its own normalization: leave it out where one may "
-                "meet it, got {value} and one in {model}",
-                {"path": path, "value": value.model_dump_json(), "model": named[0]},
-            )
-
-
-def _alternatives(node: Any, path: str) -> list[tuple[str, Any]]:
-    """What a field may become, with its path: the alternatives of a choice, or the value alone."""
-    if isinstance(node, Choice):
-        return [(f"{path}[{index}]", item) for index, item in enumerate(node.choice)]
-    return [(path, node)]
-
-
-def _of_model(space: SearchSpace, field: str) -> dict[int, str]:
-    """Value -> a path, of all that a field of our own models may become; a plugin's arguments are its own."""
-    found: dict[int, str] = {}
-    for path, value in possible(space, field):
-        if without_indices(path) == f"model.{field}":
-            found.setdefault(int(value), path)
-    return found
-
-
-def _common_multiple(numbers: Iterable[int], most: int) -> int:
-    """The least common multiple, or some number above `most` where it is above that: no long numbers are made."""
-    common = 1
-    for number in numbers:
-        common = math.lcm(common, number)
-        if common > most:
-            break
-    return common
 
 
 def _trial_seed(seed: int, number: int) -> int:

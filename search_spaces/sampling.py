@@ -138,9 +138,12 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, node
 
 
-def possible(node: Any, field: str) -> Iterator[tuple[str, float]]:
-    """Path and value of all that fields named `field` may become: the steps of a stepped domain, the ends of others."""
-    for path, value in leaves(node):
+def possible(node: Any, field: str, root: str = "") -> Iterator[tuple[str, float]]:
+    """Path and value of all that fields named `field` may become: the steps of a stepped domain, the ends of others.
+
+    `root` is the path of `node`. Arguments of a plugin are found like any field: give the part that is meant.
+    """
+    for path, value in leaves(node, root):
         if without_indices(path).rpartition(".")[2] != field:
             continue
         if isinstance(value, Interval):

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from search_spaces import experiment, sampling
+from search_spaces import consistency, sampling
 from search_spaces.asha import AshaSpec
-from search_spaces.experiment import ExperimentSpec, TrialSpec
+from search_spaces.augmentation import Augmentation
+from search_spaces.experiment import ExperimentSpec, SearchSpace, TrialSpec
 from search_spaces.models import Model
 from search_spaces.normalization import Normalization
 from search_spaces.optimizers import Optimizer
 from search_spaces.problems import SpecError, validate
 from search_spaces.schedulers import Scheduler
 from search_spaces.searchers import Searcher
-from search_spaces.spec import kinds
+from search_spaces.spec import kinds, members
 
 #: As version 1 was stored first. It must be readable forever: never edit it, add the next version beside it.
 STORED = """{"version": 1, "name": "old", "project": "vision", "labels": ["a"],
@@ -152,11 +153,11 @@ def test_fields_must_fit_together(change: dict[str, Any], field: str, rule: str)
 def test_groups_and_widths_are_walked_once_and_not_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     walks: list[str] = []
 
-    def counted(node: Any, field: str) -> Any:
+    def counted(node: Any, field: str, root: str = "") -> Any:
         walks.append(field)
-        return sampling.possible(node, field)
+        return sampling.possible(node, field, root)
 
-    monkeypatch.setattr(experiment, "possible", counted)
+    monkeypatch.setattr(consistency, "possible", counted)
     model = {"kind": "cnn", "width": {"choice": [8] * 1000}, "hidden": {"int_range": [0, 4096, 8]}}
     normalization = {"kind": "group", "groups": {"choice": [1, 2, 4] * 300}}
     validate({"name": "x", "search_space": {"normalization": normalization, "model": model}})
@@ -176,9 +177,14 @@ def test_widths_that_no_group_divides_are_named_with_their_alternative() -> None
 
 
 def test_arguments_of_a_plugin_are_not_taken_for_fields_of_ours() -> None:
-    model = {"kind": "plugin", "name": "mine", "arguments": {"width": "wide", "hidden": "few", "horizontal_flip": "no"}}
-    spec = validate({"name": "x", "search_space": {"model": model, "normalization": "group"}})
-    assert spec.warnings() == []
+    families = (SearchSpace, Model, Optimizer, Scheduler, Normalization, Augmentation)
+    ours = sorted({name for family in families for cls in members(family) for name in cls.model_fields})
+    for arguments in (ours[start : start + 32] for start in range(0, len(ours), 32)):
+        for value in ("wide", 50, {"choice": ["wide", 50]}, {"a": [1]}):
+            model = {"kind": "plugin", "name": "mine", "arguments": dict.fromkeys(arguments, value)}
+            for normalization in ("batch", "group"):
+                spec = validate({"name": "x", "search_space": {"model": model, "normalization": normalization}})
+                assert spec.warnings() == []
 
 
 @pytest.mark.parametrize(
