@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from workers import whole
+
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 Policy = Literal["best", "last", "none"]
@@ -34,15 +36,7 @@ def save(state: dict[str, Any], path: Path) -> None:
 
     content = io.BytesIO()  # torch tells a full disk as an error of its own writer, without the reason
     torch.save(state, content)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    whole.write(path, content.getbuffer())
 
 
 def keep(state: dict[str, Any], folder: Path, *, rotate: bool = True) -> None:

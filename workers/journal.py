@@ -23,7 +23,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from workers import whole
 
 Entry = dict[str, Any]
 
@@ -55,13 +57,13 @@ class Journal:
         self._writer = writer
         self._lock = threading.Lock()
         self._nth = _heal(path, writer)[writer]
-        self._files = [one.open("ab", buffering=0) for one in (path, copy_of(path))]
+        self._files = [one.open("a+b", buffering=0) for one in (path, copy_of(path))]
         self._end = path.stat().st_size
 
     def append(self, entry: Entry, sync: bool = False) -> None:
         """Write one entry; `sync` waits until it would survive a power failure.
 
-        Raises OSError on a full disk, and Overtaken, with nothing written, when a later writer has begun.
+        Raises OSError on a full disk, and Overtaken when a later writer has begun; nothing is written then.
         """
         with self._lock:
             line = _line(entry | {"by": self._writer, "nth": self._nth})
@@ -73,14 +75,14 @@ class Journal:
                     written = file.write(line)
                     if written != len(line):
                         raise OSError(f"{file.name}: wrote {written} of {len(line)} bytes; the disk may be full")
+                for file in self._files if sync else ():
+                    os.fsync(file.fileno())
             except OSError:
                 for file, start in zip(self._files, starts, strict=True):
-                    file.truncate(start)
+                    _take_back(file, start, line)
                 raise
             self._nth += 1
             self._end = starts[0] + len(line)
-            for file in self._files if sync else ():
-                os.fsync(file.fileno())
 
     def append_all(self, entries: list[Entry]) -> None:
         """Write several entries in one line: after a crash all of them are there, or none. Raises as `append`."""
@@ -156,6 +158,13 @@ def mark(path: Path, offset: int) -> int:
     return zlib.crc32(content) if len(content) == offset - start else -1
 
 
+def _take_back(file: BinaryIO, start: int, line: bytes) -> None:
+    """Undo what was written of a line, unless somebody else has written at or behind its start."""
+    left = os.pread(file.fileno(), len(line) + 1, start)
+    if left and line.startswith(left):
+        file.truncate(start)
+
+
 def _line(entry: Entry) -> bytes:
     body = json.dumps(entry, separators=(",", ":")).encode()[:-1]
     return b'%b,"crc":%d}\n' % (body, zlib.crc32(body))
@@ -184,43 +193,34 @@ def _heal(path: Path, writer: int) -> Counter[int]:
         lines = _merged(*([line for line in some if _entry(line)] for some in found))
     else:
         lines = list(takewhile(_entry, *found)) if found else []
-    counts, whole = _unbroken(lines)
-    kept = b"".join(lines[:whole])
-    if whole < len(lines) or (len(found) == 1 and any(line.endswith(b"\n") for line in found[0][whole:])):
+    counts, unbroken = _unbroken(lines)
+    kept = b"".join(lines[:unbroken])
+    if unbroken < len(lines) or (len(found) == 1 and any(line.endswith(b"\n") for line in found[0][unbroken:])):
         _set_aside(path, max(content.values(), key=len)[len(kept) :])
         log.warning("%s is cut at byte %d: what was there is lost, and what came after it set aside", path, len(kept))
     for file in (path, copy_of(path)):
         said = content.get(file, b"")
         if said != kept:
             log.warning("%s has %d bytes, and gets the %d that it should have", file, len(said), len(kept))
-            _write(file, kept)
+            whole.write(file, kept)
     return counts
 
 
 def _unbroken(lines: Iterable[bytes]) -> tuple[Counter[int], int]:
     """How many lines, by writer and together, there are before the first of whose writer one is missing."""
     counts: Counter[int] = Counter()
-    whole = 0
+    unbroken = 0
     for entry in filter(None, map(_entry, lines)):
         if entry["nth"] != counts[entry["by"]]:
             break
         counts[entry["by"]] += 1
-        whole += 1
-    return counts, whole
+        unbroken += 1
+    return counts, unbroken
 
 
 def _set_aside(path: Path, content: bytes) -> None:
     taken = (int(part.suffix.rpartition("-")[2]) for part in path.parent.glob(ASIDE.format("*[0-9]")))
-    _write(path.with_name(ASIDE.format(1 + max(taken, default=0))), content)
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    whole.write(path.with_name(ASIDE.format(1 + max(taken, default=0))), content)
 
 
 def _merged(one: list[bytes], two: list[bytes]) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -269,6 +271,53 @@ def test_a_superseded_writer_is_not_heard(path: Path) -> None:
     assert path.read_bytes() == journal.copy_of(path).read_bytes() == content
     old.close()
     new.close()
+
+
+def test_a_failed_write_takes_nothing_of_a_later_writer_back(path: Path) -> None:
+    """The later one begins and writes while the earlier one is in the middle of its line."""
+    old, new = Journal(path, 1), None
+    old.append({"n": "before"})
+
+    class Full:
+        """The copy, on a disk that is full from now on."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(copy, name)
+
+        def write(self, _: bytes) -> int:
+            nonlocal new
+            new = Journal(path, 2)
+            new.append({"n": "takes over"})
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    copy, full = old._files[1], Full()
+    old._files[1] = full  # type: ignore[call-overload]
+    with pytest.raises(OSError, match="No space left"):
+        old.append({"n": "half-way"})
+    assert new is not None
+    new.append({"n": "goes on"})
+    assert [entry["n"] for entry in journal.entries(path)] == ["before", "half-way", "takes over", "goes on"]
+    assert path.read_bytes() == journal.copy_of(path).read_bytes()
+    old.close()
+    new.close()
+
+
+def test_what_cannot_be_stored_is_taken_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems tell of a full disk only then."""
+    book = Journal(path)
+    book.append({"n": 0}, sync=True)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            book.append({"n": 1}, sync=True)
+    book.append({"n": 2}, sync=True)
+    book.close()
+    assert numbers(path) == [0, 2]
+    assert path.read_bytes() == journal.copy_of(path).read_bytes()
 
 
 def test_threads_do_not_mix_their_lines(path: Path) -> None:
