@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search_spaces import presets
+from search_spaces.document import read
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, shorten, validate
 
@@ -211,6 +216,33 @@ def test_nothing_but_a_spec_error_comes_out(data: dict[str, Any]) -> None:
 def test_nothing_but_a_spec_error_comes_out_of_the_depth(optimizer: Any, model: Any, rate: Any) -> None:
     for part in ({"optimizer": optimizer, "model": model}, {"optimizer": {"kind": "sgd", "lr": rate}}):
         assert all(problem.field.startswith("search_space") for problem in found(space(**part)))
+
+
+#: What stands in for each part of each preset, one at a time. What no document may hold, `read` refuses.
+ODD = (
+    None, True, -1, 0, 3, 0.5, 1e308, math.nan, 10**400, "", "sgd", [], [0.5, "x"], {}, {"kind": "cnn"},
+    {"uniform": [0, 1]}, {"int_range": [1, 4, 2]}, {"loguniform": [0]}, {"choice": []}, {"choice": [8, {"choice": []}]},
+    {"choice": [{"kind": "plugin", "name": "mine", "arguments": {"groups": "few", "warmup_epochs": "no"}}, "cnn"]},
+)  # fmt: skip
+
+
+def replaced(data: Any, odd: Any) -> Iterator[Any]:
+    """Copies of a tree, each with another part of it replaced."""
+    yield odd
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        for part in replaced(value, odd):
+            yield {**data, key: part} if isinstance(data, dict) else [*data[:key], part, *data[key + 1 :]]
+
+
+@pytest.mark.parametrize("preset", presets.names())
+def test_every_part_of_every_preset_is_answered_for(preset: str) -> None:
+    document = read(presets.load(preset).encode(), "application/yaml")
+    for odd in ODD:
+        for data in replaced(document, odd):
+            with contextlib.suppress(SpecError):
+                spec = validate(data)
+                assert spec.num_samples > 0
+                assert isinstance(spec.warnings(), list)
 
 
 def test_only_the_first_of_many_unknown_fields_are_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
