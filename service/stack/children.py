@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from service.stack.home import StackError
 
 STOP_S = 15.0
+KILL_S = 5.0  # a killed process is gone at once, unless its disk hangs
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 TAIL_LINES = 15
 
@@ -69,6 +71,16 @@ class Children:
         lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
         return "".join(f"\n  {name}| {line}" for line in lines) + f"\n(the whole log: {log})"
 
+    def kill_below(self, name: str, command: tuple[str, ...]) -> None:
+        """Kill those that descend from a child and have `command` among their arguments, and wait until they are gone.
+
+        Does nothing where there is no /proc.
+        """
+        for child in self._all:
+            if child.name == name:
+                for pid in descendants(child.process.pid):
+                    _kill_if(pid, command)
+
     def stop(self) -> None:
         """End all children, the last first, and all that they started."""
         for child in reversed(self._all):
@@ -81,6 +93,34 @@ class Children:
             _end_session(child.process.pid)
             child.process.wait()
         self._all.clear()
+
+
+def descendants(ancestor: int) -> list[int]:
+    """The processes that descend from one, as far as each of their parents lives."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(folder.name))
+    found: list[int] = []
+    waiting = [ancestor]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def _kill_if(pid: int, command: tuple[str, ...]) -> None:
+    with contextlib.suppress(OSError):  # it ended meanwhile
+        process = os.pidfd_open(pid)  # from here on the number cannot become another process's unseen
+        try:
+            said = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"\0" + "\0".join(command).encode() + b"\0" in said:
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+                select.select([process], [], [], KILL_S)
+        finally:
+            os.close(process)
 
 
 def _dies_with(parent: int) -> Callable[[], None] | None:

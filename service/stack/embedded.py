@@ -35,6 +35,8 @@ KEPT = frozenset(
         "MLFLOW_TIMEOUT_S", "KEEP_FILES_DAYS", "MAX_BODY_BYTES", "MAX_HEARTBEAT_BYTES",
     )
 )  # fmt: skip
+#: How a driver was started by its Ray job.
+DRIVER = ("-m", "workers.driver")
 #: Ports of Ray's that are the same on every start unless given: a second Ray on the machine would meet them.
 RAY_PORTS = ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
 
@@ -152,8 +154,12 @@ class Stack:
             self._children.check()
 
     def stop(self) -> None:
-        """End all children and all that they started."""
+        """End all children and all that they started, the drivers before the Ray that they stand on.
+
+        A driver that saw Ray go down would count a restart of each of its trials; to be killed costs it nothing.
+        """
         folder.retract(self.home)
+        self._children.kill_below("ray", DRIVER)
         self._children.stop()
 
     def _await(

@@ -36,10 +36,17 @@ class Addresses:
 
 @contextlib.contextmanager
 def held(home: Path) -> Iterator[None]:
-    """The folder, made private and locked inside the block. Raises StackError while another stack has it."""
-    home.mkdir(parents=True, exist_ok=True)
-    home.chmod(0o700)  # the token, the database and the journals are nobody else's
-    with (home / "stack.lock").open("a+") as lock:
+    """The folder, made private and locked inside the block.
+
+    Raises StackError while another stack has it, and for one that cannot be a home.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        home.chmod(0o700)  # the token, the database and the journals are nobody else's
+        opened = (home / "stack.lock").open("a+")
+    except OSError as error:
+        raise StackError(f"the home {home} cannot be used: {error.strerror}; a folder of your own required") from error
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

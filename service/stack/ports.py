@@ -32,10 +32,11 @@ class Ports:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             held.bind((host, port))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             self.close()
             asked = f"--{option} {port}" if port else "a free port"
-            raise StackError(f"{asked} of {host} cannot be used: {error.strerror}") from error
+            why = error.strerror if isinstance(error, OSError) else "0 <= port <= 65535 required"
+            raise StackError(f"{asked} of {host} cannot be used: {why}") from error
         return int(held.getsockname()[1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -9,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,17 @@ def _has_ipv6() -> bool:
     return True
 
 
+@pytest.fixture
+def up() -> Iterator[Callable[..., int]]:
+    """`rung up` in this process, which takes over its signals."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield stack.up
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+#: A process that says that it is there and stays.
+PYTHON = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
 OK, AWAY = {"ok": True, "why": ""}, {"ok": False, "why": "not asked yet"}
 
 
@@ -96,6 +110,27 @@ def test_the_port_is_looked_for_where_the_service_will_listen(tmp_path: Path) ->
             stack.Stack(stack.Options(home=tmp_path, host="127.0.0.2", port=port))
 
 
+def test_a_port_that_is_none_is_named(
+    up: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert up(tmp_path / "home", port=70_000, as_json=True) == 1
+    problem = json.loads(capfd.readouterr().err)
+    assert problem["detail"] == "--port 70000 of 127.0.0.1 cannot be used: 0 <= port <= 65535 required"
+
+
+def test_a_home_that_can_be_none_is_named(
+    up: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for place, why in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "home", "Not a directory")):
+        assert up(place) == 1
+        assert capfd.readouterr().err == (
+            f"rung up: the home {place} cannot be used: {why}; a folder of your own required\n"
+        )
+    assert up(Path("/proc/rung"), as_json=True) == 1
+    assert "the home /proc/rung cannot be used" in json.loads(capfd.readouterr().err)["detail"]
+
+
 @pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback")
 def test_the_service_listens_on_ipv6_where_asked_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("no_proxy", "")
@@ -122,6 +157,33 @@ def test_commands_find_the_data_of_a_stack_that_runs(monkeypatch: pytest.MonkeyP
     assert data_folder() == tmp_path / "sets"
     home.retract(tmp_path)
     assert data_folder() == tmp_path / "data"
+
+
+#: Stands in for Ray: starts a driver in a session of its own, and when it is ended says whether that was still there.
+RAY = f"""
+import os, signal, subprocess, sys, time
+driver = subprocess.Popen({[*PYTHON, "-m", "workers.driver"]!r}, start_new_session=True, stdout=subprocess.PIPE)
+driver.stdout.readline()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("ended with", driver.poll(), flush=True)))
+print("up", flush=True)
+while True:
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
+def test_drivers_end_before_their_ray(a_stack: stack.Stack) -> None:
+    ray = a_stack._children.spawn("ray", [sys.executable, "-c", RAY], os.environ)
+    with subprocess.Popen([*PYTHON, "-m", "workers.driver"], stdout=subprocess.PIPE) as another:
+        assert another.stdout is not None
+        another.stdout.readline()
+        deadline = time.monotonic() + 20
+        while "up" not in ray.log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        a_stack.stop()
+        assert ray.log.read_text().splitlines() == ["up", "ended with -9"]
+        assert another.poll() is None, "a driver of another's Ray"
+        another.kill()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child of its parent's death")
