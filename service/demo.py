@@ -19,10 +19,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from search_spaces.protocol import TrialState
 from service import stack
 from service.client import Rung
 from service.errors import RungError
 from service.schemas import ExperimentView
+from service.states import State
 from service.watch import leaderboard, ranked, summary, watch
 
 PRESET = "digits-quick"
@@ -68,7 +70,7 @@ def _search(client: Rung, console: Console) -> bool:
     console.print(f"Submitted the preset {PRESET}: experiment {experiment.id}, {experiment.num_samples} trials")
     view = watch(client, experiment.id, console)
     _report(client, view, console, time.monotonic() - began)
-    return view.state == "COMPLETED" and view.winner is not None
+    return _succeeded(view, console)
 
 
 def _report(client: Rung, view: ExperimentView, console: Console, seconds: float) -> None:
@@ -82,7 +84,17 @@ def _report(client: Rung, view: ExperimentView, console: Console, seconds: float
     console.print()
     for line in summary(view):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"  time      {seconds:.0f} s from submission to registered model")
+    console.print(f"  time      {seconds:.0f} s from submission to {'registered model' if view.winner else 'its end'}")
+
+
+def _succeeded(view: ExperimentView, console: Console) -> bool:
+    """Whether nothing failed: a search completes and crowns a winner also where some of its trials end in ERROR."""
+    failed = view.trials.get(TrialState.ERROR, 0)
+    if failed:
+        console.print(f"demo: {failed} of {view.num_samples} trials failed", style="red", highlight=False)
+    if view.state == State.COMPLETED and view.winner is None:
+        console.print("demo: no trial won", style="red", highlight=False)
+    return view.state == State.COMPLETED and view.winner is not None and not failed
 
 
 def _say_where(at: stack.Addresses, console: Console) -> None:

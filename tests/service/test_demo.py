@@ -1,10 +1,13 @@
-"""The demo cleans up behind itself, however often Ctrl-C is pressed."""
+"""What the demo prints and how it exits, against a real service; it cleans up behind itself, however often Ctrl-C is
+pressed.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -46,3 +49,85 @@ def test_the_end_is_not_interrupted(monkeypatch: pytest.MonkeyPatch, handlers: N
     assert demo.main() == (1 if interrupted else 0)
     assert len(stopped) == 1
     assert not stopped[0].exists()
+
+
+LINES = [
+    {"state": "EARLY_STOPPED", "best_value": 0.5, "parameters": {"optimizer.kind": "sgd", "optimizer.lr": 0.5}},
+    {"state": "COMPLETED", "best_value": 0.96875, "parameters": {"optimizer.kind": "adam", "optimizer.lr": 0.0625}},
+    {"state": "DIVERGED", "parameters": {"optimizer.kind": "sgd", "optimizer.lr": 1.0}},
+]
+WINNER = {"trial": 1, "value": 0.96875, "test_accuracy": 0.9375, "test_loss": 0.25, "model_uri": "models:/demo/1"}
+
+
+@pytest.fixture
+def exit_status(
+    monkeypatch: pytest.MonkeyPatch, handlers: None, world: Any, context: Any
+) -> Callable[[dict[str, Any], Any], int]:
+    """The demo's, on a service whose driver says one last word of some trials."""
+
+    @contextmanager
+    def running(options: stack.Options) -> Iterator[Any]:
+        at = stack.Addresses(1, str(world.client.base_url).rstrip("/"), "http://127.0.0.1:9", "", "")
+        yield SimpleNamespace(addresses=at)
+
+    def begin(last: dict[str, Any], lines: Any) -> int:
+        def drive() -> None:
+            assert context.wake.wait(20)  # a submission wakes the reconciler
+            world.reconciler.round()
+            (launch,) = world.launcher.launches.values()
+            trials = [world.line(number, **line) for number, line in enumerate(lines)]
+            answer = world.beat(launch.experiment_id, {**last, "trials": trials})
+            assert answer.status_code == 200, answer.text
+
+        monkeypatch.setattr(stack, "running", running)
+        monkeypatch.setenv("DEMO_EXIT", "1")
+        monkeypatch.setenv("COLUMNS", "120")
+        context.wake.clear()
+        driver = threading.Thread(target=drive)
+        driver.start()
+        status = demo.main()
+        driver.join(20)
+        return status
+
+    return begin
+
+
+def test_the_demo_says_what_came_of_it(
+    exit_status: Callable[..., int], world: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status({"phase": "completed", "winner": WINNER}, LINES) == 0
+    said = capsys.readouterr().out
+    assert "Submitted the preset digits-quick: experiment " in said
+    board = said[said.index("Leaderboard") : said.index("Best configuration")].splitlines()
+    assert board[1].split() == ["trial", "state", "epoch", "accuracy", "optimizer", "lr"]
+    assert [line.split()[:4] for line in board[2:5]] == [
+        ["1", "COMPLETED", "1", "0.9688"],
+        ["0", "EARLY_STOPPED", "1", "0.5"],
+        ["2", "DIVERGED", "1", "-"],
+    ]
+    best = said[said.index("Best configuration") :].splitlines()
+    assert best[1:3] == ["  optimizer.kind = adam", "  optimizer.lr = 0.0625"]
+    assert "  best      trial 1, validation_accuracy 0.9688" in best
+    assert "  test      accuracy 0.9375" in best
+    assert f"  API docs  {str(world.client.base_url).rstrip('/')}/docs" in best
+    assert "  MLflow    http://127.0.0.1:9" in best
+    assert "failed" not in said
+
+
+@pytest.mark.parametrize(
+    ("last", "more", "said"),
+    [
+        ({"phase": "completed", "winner": WINNER}, [{"state": "ERROR"}], "demo: 1 of 24 trials failed"),
+        ({"phase": "completed"}, [], "demo: no trial won"),
+        ({"phase": "failed", "reason": "the data is gone"}, [], "ERROR: the data is gone"),
+    ],
+)
+def test_the_demo_fails_when_anything_failed(
+    exit_status: Callable[..., int],
+    last: dict[str, Any],
+    more: list[dict[str, Any]],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_status(last, LINES + more) == 1
+    assert said in capsys.readouterr().out
