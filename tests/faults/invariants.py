@@ -147,7 +147,7 @@ def _assert_mlflow(stand: Stand, view: ExperimentView, num_samples: int) -> None
     assert len(summary) == len(set(summary)), "a figure of the parent stands twice"
     assert view.winner is not None
     versions = stand.query("mlflow", "SELECT name, version FROM model_versions WHERE run_id = %s", view.mlflow_run_id)
-    assert [f"models:/{name}/{version}" for name, version in versions] == [view.winner.model_uri]
+    assert [f"models:/{name}/{version}" for name, version in versions] == [view.winner["model_uri"]]
 
 
 def _told(stand: Stand, experiment_id: str) -> dict[int, dict[str, list[tuple[int, float | None]]]]:
