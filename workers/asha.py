@@ -3,8 +3,8 @@
 Owns the decision after each epoch and the sentence that explains it. What Ray's class lacks and this one
 has: a non-finite or missing objective ends the trial as DIVERGED instead of letting it run on or killing
 the experiment; rungs are keyed by Rung's trial numbers, so that they can be filled again from the journal
-after a crash; orders to stop are obeyed at every step of Tune's loop. It must not know the journal,
-MLflow or the service.
+after a crash; orders to stop are obeyed at every step of Tune's loop, and a trial may have to give its slot
+back after any epoch. It must not know the journal, MLflow or the service.
 """
 
 from __future__ import annotations
@@ -26,10 +26,17 @@ Outcome = tuple[TrialState, str]
 class Asha(AsyncHyperBandScheduler):
     """`decide` is the whole decision, without Ray; the other methods are Ray's hooks around it.
 
-    `orders` is called at each step of Tune's loop with the controller and may stop trials there.
+    `orders` is called at each step of Tune's loop with the controller and may stop trials there. `gives_way` is
+    asked of a trial that would go on: whether it leaves its slot to others first.
     """
 
-    def __init__(self, spec: AshaSpec, objective: Objective, orders: Callable[[Any], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        spec: AshaSpec,
+        objective: Objective,
+        orders: Callable[[Any], None] = lambda _: None,
+        gives_way: Callable[[int], bool] = lambda _: False,
+    ) -> None:
         super().__init__(
             time_attr="epoch",
             metric=objective.metric,
@@ -41,6 +48,7 @@ class Asha(AsyncHyperBandScheduler):
         self._objective = objective
         self._sign = 1.0 if objective.mode == "max" else -1.0
         self._orders = orders
+        self._gives_way = gives_way
         self._judged: dict[int, int] = {}
         self.outcomes: dict[int, Outcome] = {}
 
@@ -86,7 +94,7 @@ class Asha(AsyncHyperBandScheduler):
         number = trial.config["trial"]
         outcome = self.decide(number, int(result["epoch"]), result)
         if outcome is None:
-            return str(TrialScheduler.CONTINUE)
+            return str(TrialScheduler.STOP if self._gives_way(number) else TrialScheduler.CONTINUE)
         self.outcomes[number] = outcome
         return str(TrialScheduler.STOP)
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
+from ray.tune.experiment import Trial
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import RETRYABLE, ErrorKind, Orders, TrialState
 from search_spaces.sampling import count_combinations
 from search_spaces.searchers import Grid
-from workers import checkpoints, ending, failures
+from workers import checkpoints, ending, failures, idle
 from workers.asha import Asha
 from workers.ending import Ending
 from workers.journal import Overtaken
@@ -50,10 +51,12 @@ class Conductor(Callback):
         self._orders = orders
         self._fenced = fenced
         self._on_change = on_change
-        self.asha = Asha(spec.asha, spec.objective, self.look)
+        self.asha = Asha(spec.asha, spec.objective, self.look, self._gives_way)
         self.ending: Ending | None = None
         self.obeyed = self._controls  # at the last look: an ending is one under these
         self._finish: Callable[[], None] = lambda: None
+        self._controller: Any = None  # Tune's, at the last look
+        self._giving_way: set[int] = set()
         self._with_weights = {trial.number for trial in progress.trials.values() if trial.ended}
         for number, epoch, value in progress.history():
             self.asha.decide(number, epoch, {spec.objective.metric: value})
@@ -72,19 +75,25 @@ class Conductor(Callback):
         if self._ended():
             return 0
         self._cancel_waiting()
-        limit = self._controls.max_concurrent_trials
-        granted = self._orders().slots
-        return granted if limit is None else min(limit, granted)
+        return self._allowed()
 
     def look(self, controller: Any) -> None:
-        """One look at orders, goal and budget; stops the trials that must stop."""
+        """One look at orders, goal, budget and slots; stops the trials that must stop."""
+        self._controller = controller
         over = self._ended()
         canceled = frozenset(self._orders().cancel_trials)
         for trial in list(controller.get_live_trials()) if over or canceled else ():
-            if over:
-                self._stop(controller, trial, over.reason, over.phase)
-            elif trial.config["trial"] in canceled:
-                self._stop(controller, trial, CANCELED)
+            if over or trial.config["trial"] in canceled:
+                self._stop(controller, trial, over)
+        if not over:
+            self._call_back(controller)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """A process whose trial has ended is kept for the next one, unless there is to be none now."""
+        running = self._progress.counts()[TrialState.RUNNING]
+        left = len(self._progress.trials) < self.num_samples() or next(self._progress.waiting(), None)
+        if running >= self._allowed() or not left:
+            idle.give_back(self._controller)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         log.info("trial %d takes a slot", trial.config["trial"])
@@ -96,11 +105,15 @@ class Conductor(Callback):
         number = trial.config["trial"]
         with self._journaling():
             self._progress.epoch(number, int(result["epoch"]), _metrics(result), self.asha.outcomes.get(number))
+            if number in self._giving_way:
+                self._progress.released(number)
+        self._giving_way.discard(number)
         self._on_change()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         line = self._progress.trials[trial.config["trial"]]
-        log.info("trial %d is %s after epoch %d: %s", line.number, line.state, line.epoch, line.stop_reason)
+        why = line.stop_reason or "it gave its slot back"
+        log.info("trial %d is %s after epoch %d: %s", line.number, line.state, line.epoch, why)
         self.tidy(Path(trial.config["folder"]).parent, [line.number])
         self._on_change()
 
@@ -140,6 +153,37 @@ class Conductor(Callback):
     def _controls(self) -> Controls:
         return self._orders().controls or self._asked
 
+    def _allowed(self) -> int:
+        """Trials that may run at once, as long as the search goes on."""
+        limit, granted = self._controls.max_concurrent_trials, self._orders().slots
+        return granted if limit is None else min(limit, granted)
+
+    def _surplus(self) -> int:
+        """How many more trials are handed out than may run now."""
+        return self._progress.counts()[TrialState.RUNNING] - self._allowed()
+
+    def _gives_way(self, number: int) -> bool:
+        """Whether a trial that has just finished an epoch gives its slot back.
+
+        Whose epoch ends first gives way: it loses nothing, as its checkpoint is of this moment, and no other
+        choice frees a slot sooner.
+        """
+        if self._surplus() <= 0:
+            return False
+        self._giving_way.add(number)
+        return True
+
+    def _call_back(self, controller: Any) -> None:
+        """Trials that still wait for a slot would take it as soon as it is free: those too many wait here instead."""
+        surplus = self._surplus()
+        if surplus <= 0:
+            return
+        pending = [trial for trial in controller.get_live_trials() if trial.status == Trial.PENDING]
+        pending.sort(key=lambda trial: int(trial.config["trial"]))
+        for trial in pending[-surplus:]:
+            self._progress.released(trial.config["trial"])
+            controller.stop_trial(trial)
+
     def _ended(self) -> Ending | None:
         if self.ending is None:
             self.obeyed = self._controls
@@ -174,19 +218,20 @@ class Conductor(Callback):
                 with self._journaling():
                     self._progress.ended(trial.number, TrialState.CANCELED, CANCELED)
 
-    def _stop(self, controller: Any, trial: Any, reason: str, phase: str = "") -> None:
-        """Take its slot from a trial, at once: the file makes its process leave the epoch that it is in.
+    def _stop(self, controller: Any, trial: Any, over: Ending | None = None) -> None:
+        """Take its slot from a trial that is canceled, or from all when the search is `over`, and at once.
 
-        Where another attempt took over, the folder is that one's.
+        The file makes its process leave the epoch that it is in. Where another attempt took over, the folder is
+        that one's.
         """
         number, folder = trial.config["trial"], Path(trial.config["folder"])
         with self._journaling():
-            if phase in {"paused", "fenced"}:
-                self._progress.released(number, journaled=phase == "paused")
+            if over and over.phase in {"paused", "fenced"}:
+                self._progress.released(number, journaled=over.phase == "paused")
             else:
-                self._progress.ended(number, TrialState.CANCELED, reason)
+                self._progress.ended(number, *(over.of_trial(number) if over else (TrialState.CANCELED, CANCELED)))
         try:
-            if phase != "fenced":
+            if over is None or over.phase != "fenced":
                 (folder / STOP).touch()
         except OSError as error:
             log.warning("trial %s will stop after its epoch: %s", number, error)

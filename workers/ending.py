@@ -6,7 +6,6 @@ known, in which nothing is stopped. It must not know Ray, the journal's file or 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,12 +19,27 @@ from workers.progress import Progress, Trial
 class Ending:
     """Why the search ended: `phase` is what the experiment becomes.
 
-    `blocked`: with phase paused, another attempt would fare no better before a person acts.
+    `blocked`: with phase paused, another attempt would fare no better before a person acts. `trial` is the one
+    that reached the goal, and `achieved` says how.
     """
 
     phase: Literal["completed", "canceled", "paused", "failed", "fenced"] = "completed"
     reason: str = ""
     blocked: bool = False
+    trial: int | None = None
+    achieved: str = ""
+
+    def of_trial(self, number: int) -> tuple[TrialState, str]:
+        """State and reason with which a trial ends that has not ended by itself."""
+        if number == self.trial:
+            return TrialState.COMPLETED, self.achieved
+        return TrialState.CANCELED, self.reason or "the search ended before it"
+
+
+def nothing_known(folder: str, trials: int) -> Ending:
+    """Of a folder without a journal, though the service has heard of trials there."""
+    said = f"no journal in {folder}, though {trials} trials are known: is it the right storage, and is it mounted?"
+    return Ending("paused", said, blocked=True)
 
 
 def disk_full(what: str) -> Ending:
@@ -48,12 +62,14 @@ def reached(controls: Controls, objective: Objective, gpus_per_trial: float, pro
     if goal is not None and best is not None and best.best_value is not None:
         ahead = best.best_value - goal if objective.mode == "max" else goal - best.best_value
         if ahead >= 0:
-            return Ending(reason=f"goal {goal:g} reached: trial {best.number} has {best.best_value:.4f}")
+            return Ending(
+                reason=f"goal {goal:g} reached: trial {best.number} has {best.best_value:.4f}",
+                trial=best.number,
+                achieved=f"goal {goal:g} reached at epoch {best.best_epoch}",
+            )
     budget = controls.budget
-    if budget.wall_clock and progress.started_at:
-        spent = time.time() - progress.started_at
-        if spent >= budget.wall_clock:
-            return Ending(reason=f"budget.wall_clock of {budget.wall_clock:g} s is spent: {spent:.0f} s have passed")
+    if budget.wall_clock and (spent := progress.elapsed_s()) >= budget.wall_clock:
+        return Ending(reason=f"budget.wall_clock of {budget.wall_clock:g} s is spent: {spent:.0f} s have passed")
     if budget.slot_hours or budget.gpu_hours:
         held = progress.slot_seconds() / 3600
         for name, limit, spent in (

@@ -7,12 +7,12 @@ through it, so that file and table never differ. It must not know Ray, MLflow or
     epoch      trial, epoch, metrics           an epoch was finished; `state` and `reason` where it was the last
     ended      trial, state, reason            a trial ended between epochs; `kind` where it failed
     retried    trial, kind, reason, restarts   a trial failed and will be tried again
-    released   trial                           a trial gave its slot back, to be taken up again
+    released   trial                           a trial gave its slot back: it is PAUSED until it is taken up again
     attempt    number                          a driver took the experiment up; the first entry of each
     winner     the finalist's test figures
 
 Entries of a trial carry `held_s`, the seconds for which it has held a slot; those of a trial that was taken
-over carry `source` instead, where it was trained.
+over carry `source` instead, where it was trained. Each carries `at`, in Unix seconds that never go back.
 """
 
 from __future__ import annotations
@@ -59,12 +59,25 @@ class Trial:
         return len(self.curve)
 
     @property
+    def best_epoch(self) -> int | None:
+        """The first epoch (from 1) of the best value."""
+        return None if self.best_value is None else self.curve.index(self.best_value) + 1
+
+    @property
     def ended(self) -> bool:
         return self.state in ENDED
 
 
+class Gap(Exception):  # noqa: N818 - a state of the trial; nothing is wrong with the call
+    """A trial tells of an epoch, and the one before it was never told."""
+
+
 class Progress:
-    """The table and its journal. All methods may be called from any thread."""
+    """The table and its journal. All methods may be called from any thread.
+
+    `clock` is asked once: a clock that is set while the driver runs changes no time, and none is before those
+    that the journal has.
+    """
 
     def __init__(
         self,
@@ -75,20 +88,24 @@ class Progress:
         stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         self._objective = objective
-        self._clock = clock
         self._stopwatch = stopwatch
         self._holding: dict[int, float] = {}
+        self._waited_as: dict[int, TrialState] = {}
         self._lock = threading.RLock()
         self._changed: set[int] = set()
         self._order: list[tuple[int, int]] = []
         self.trials: dict[int, Trial] = {}
         self.winner: Winner | None = None
-        self.started_at: float | None = None
+        self._begun = False  # whether a trial has held a slot, in any attempt
+        self._elapsed_s = 0.0
+        self._last_at = 0.0
         self._journal = Journal(path, attempt)
+        self._opened = stopwatch()
         # First, so that whatever an earlier driver adds from now on is void, and all before it is read here.
         self._journal.append({"at": clock(), "event": "attempt", "number": attempt})
         for entry in journal.entries(path):
             self._apply(entry)
+        self._opened_at = self._last_at
 
     def suggested(self, number: int, sample: Sample, parameters: Mapping[str, str | float]) -> None:
         self._record({"event": "suggested", "trial": number, "sample": dict(sample), "parameters": dict(parameters)})
@@ -104,27 +121,33 @@ class Progress:
     def started(self, number: int) -> None:
         """A trial was handed out to be run. Not journaled: after a crash it is not."""
         with self._lock:
-            trial = self.trials[number]
-            trial.state = TrialState.RUNNING
-            trial.started_at = trial.started_at or self._clock()
-            self.started_at = self.started_at or trial.started_at
+            self._waited_as[number] = self.trials[number].state
+            self.trials[number].state = TrialState.RUNNING
             self._changed.add(number)
 
     def took_slot(self, number: int) -> None:
         """A trial's process is up: it holds its slot from now on, until it ends, fails or is released."""
         with self._lock:
+            trial, now = self.trials[number], self._now()
             self._holding.setdefault(number, self._stopwatch())
+            trial.started_at = trial.started_at or now
+            self._changed.add(number)
+            if not self._begun:
+                self._begun, self._last_at = True, now
 
     def epoch(
         self, number: int, epoch: int, metrics: Mapping[str, float], outcome: tuple[TrialState, str] | None = None
     ) -> bool:
         """An epoch (from 1) was finished, and with `outcome` the trial.
 
-        False, and nothing recorded, for an epoch that was recorded before or of a trial that had ended.
+        False, and nothing recorded, for an epoch that was recorded before or of a trial that had ended. Raises Gap.
         """
         with self._lock:
-            if self.trials[number].ended or epoch <= self.trials[number].epoch:
+            known = self.trials[number].epoch
+            if self.trials[number].ended or epoch <= known:
                 return False
+            if epoch > known + 1:
+                raise Gap(f"trial {number} tells of epoch {epoch}, and epoch {known + 1} was never told")
             entry: Entry = {"event": "epoch", "trial": number, "epoch": epoch, "metrics": dict(metrics)}
             if outcome:
                 entry |= {"state": outcome[0], "reason": outcome[1]}
@@ -151,16 +174,17 @@ class Progress:
         self._record({"event": "winner", **winner.model_dump(mode="json")}, sync=True)
 
     def released(self, number: int, journaled: bool = True) -> None:
-        """A trial gave its slot back without ending: it waits to be taken up again.
+        """A trial gave its slot back without ending: it is PAUSED. One that had none yet waits as it did before.
 
         A driver that was given up must not write: it passes `journaled=False`.
         """
         with self._lock:
-            if self.trials[number].ended:
+            trial, held = self.trials[number], number in self._holding
+            if trial.state != TrialState.RUNNING:
                 return
-            self.trials[number].state = TrialState.PENDING  # even where the journal cannot be written
+            trial.state = TrialState.PAUSED if held else self._waited_as[number]  # even where no journal can be written
             self._changed.add(number)
-            if journaled:
+            if held and journaled:
                 self._record({"event": "released", "trial": number})
 
     def close(self) -> None:
@@ -189,10 +213,18 @@ class Progress:
             known = sum(trial.held_s for trial in self.trials.values())
             return known + sum(now - since for since in self._holding.values())
 
-    def waiting(self) -> Iterator[Trial]:
-        """Trials that were proposed, have not ended and hold no slot, in order."""
+    def elapsed_s(self) -> float:
+        """Seconds since the first trial began in which a driver ran, as far as the journal tells, and up to now."""
         with self._lock:
-            return iter([trial for trial in self.trials.values() if trial.state == TrialState.PENDING])
+            return self._elapsed_s + (self._now() - self._last_at if self._begun else 0.0)
+
+    def waiting(self) -> Iterator[Trial]:
+        """Trials that were proposed, have not ended and hold no slot: first those that gave one back."""
+        with self._lock:
+            waiting = [
+                trial for trial in self.trials.values() if trial.state in {TrialState.PAUSED, TrialState.PENDING}
+            ]
+        return iter(sorted(waiting, key=lambda trial: trial.state != TrialState.PAUSED))
 
     def take_changed(self) -> set[int]:
         """Numbers of the trials that changed since the last call."""
@@ -214,6 +246,7 @@ class Progress:
                 stop_reason=trial.stop_reason,
                 epoch=trial.epoch,
                 best_value=trial.best_value,
+                best_epoch=trial.best_epoch,
                 metrics={name: value if math.isfinite(value) else None for name, value in trial.metrics.items()},
                 parameters=trial.parameters,
                 sample=trial.sample,
@@ -223,9 +256,13 @@ class Progress:
                 ended_at=trial.ended_at,
             )
 
+    def _now(self) -> float:
+        """Unix seconds."""
+        return self._opened_at + self._stopwatch() - self._opened
+
     def _record(self, entry: Entry, sync: bool = False) -> None:
         with self._lock:
-            entry = {"at": self._clock(), **entry}
+            entry = {"at": self._now(), **entry}
             number, now = int(entry.get("trial", -1)), self._stopwatch()
             if number in self._holding:
                 entry["held_s"] = round(self.trials[number].held_s + now - self._holding[number], 3)
@@ -237,6 +274,8 @@ class Progress:
                     del self._holding[number]
 
     def _apply(self, entry: Entry) -> None:
+        if "source" not in entry:
+            self._pass_time(entry)
         if entry["event"] == "winner":
             self.winner = Winner.model_validate(entry)
         if "trial" not in entry or entry["event"] == "winner":
@@ -256,13 +295,22 @@ class Progress:
                 trial.restarts, trial.error_kind = entry["restarts"], ErrorKind(entry["kind"])
                 trial.state = TrialState.PENDING
             case "released":
-                trial.state = TrialState.PENDING
+                trial.state = TrialState.PAUSED
+
+    def _pass_time(self, entry: Entry) -> None:
+        """What passed before an attempt, no driver ran; of a first trial only what it told of is known."""
+        passed = max(0.0, entry["at"] - self._last_at)
+        self._last_at += passed
+        if entry["event"] == "attempt":
+            return
+        if self._begun:
+            self._elapsed_s += passed
+        elif "held_s" in entry:
+            self._begun, self._elapsed_s = True, entry["held_s"]
 
     def _apply_epoch(self, trial: Trial, entry: Entry) -> None:
         trial.metrics = entry["metrics"]
         trial.started_at = trial.started_at or entry["at"] - trial.metrics.get("epoch_seconds", 0.0)
-        if not trial.source:
-            self.started_at = self.started_at or trial.started_at
         value = trial.metrics.get(self._objective.metric, math.nan)
         if entry.get("state") == TrialState.DIVERGED:
             value = math.nan  # of weights that are lost, whatever their value

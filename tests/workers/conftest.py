@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -93,13 +92,12 @@ def stopwatch() -> Stopwatch:
 
 @pytest.fixture
 def open_progress(tmp_path: Path, stopwatch: Stopwatch) -> Iterator[OpenProgress]:
-    """`open_progress(attempt)`: the journal in `tmp_path`, with a clock that ticks once an entry."""
+    """`open_progress(attempt)`: the journal in `tmp_path`, opened at second 1000 * attempt."""
     opened: list[Progress] = []
 
     def open_(attempt: int = 1, objective: Objective | None = None) -> Progress:
-        ticks = itertools.count(1000 * attempt)
         path = tmp_path / "journal.jsonl"
-        opened.append(Progress(path, objective or Objective(), attempt, lambda: float(next(ticks)), stopwatch))
+        opened.append(Progress(path, objective or Objective(), attempt, lambda: 1000.0 * attempt, stopwatch))
         return opened[-1]
 
     yield open_

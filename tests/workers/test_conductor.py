@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import resource
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,8 @@ from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import ErrorKind, Orders
+from search_spaces.protocol import ErrorKind, Orders, TrialState
+from workers import journal
 from workers.checkpoints import BEST, LAST
 from workers.conductor import Conductor
 from workers.progress import Progress
@@ -40,14 +41,19 @@ class Tune:
     def get_live_trials(self) -> list[Any]:
         return self.live
 
-    def start(self) -> Any:
+    def start(self, waits: bool = False) -> Any:
+        """A trial that is handed out, and takes a slot unless it `waits` for one."""
         self.started += 1
         name = f"t{self.started}"
         config = self._searcher.suggest(name)
         if not isinstance(config, dict):
             return config
-        trial = SimpleNamespace(trial_id=name, config=config, error_file=None, pickled_error_file=None)
-        self._conductor.on_trial_start(0, [], trial)
+        trial = SimpleNamespace(
+            trial_id=name, config=config, status="PENDING", error_file=None, pickled_error_file=None
+        )
+        if not waits:
+            self._conductor.on_trial_start(0, [], trial)
+            trial.status = "RUNNING"
         self.live.append(trial)
         return trial
 
@@ -59,6 +65,12 @@ class Tune:
         if decision == TrialScheduler.STOP:
             self.stop_trial(trial)
         return decision
+
+    def finish(self, trial: Any, value: float) -> None:
+        """All epochs; those that were told before are told again."""
+        epochs = itertools.count(1)
+        while self.report(trial, next(epochs), value) != TrialScheduler.STOP:
+            pass
 
     def fail(self, trial: Any, error: BaseException | None = None, folder: Path | None = None) -> None:
         """As Tune does it: the exception is pickled, its text is added to another file."""
@@ -132,7 +144,7 @@ def test_a_result_is_recorded_with_its_outcome(search: Callable[..., Search]) ->
 
 
 @pytest.mark.parametrize(
-    ("order", "phase", "state"), [("cancel", "canceled", "CANCELED"), ("pause", "paused", "PENDING")]
+    ("order", "phase", "state"), [("cancel", "canceled", "CANCELED"), ("pause", "paused", "PAUSED")]
 )
 def test_an_order_ends_all(search: Callable[..., Search], tmp_path: Path, order: Any, phase: str, state: str) -> None:
     now = search()
@@ -168,7 +180,7 @@ def test_a_fenced_attempt_lets_go_and_writes_nothing(search: Callable[..., Searc
     assert now.conductor.ending is not None
     assert now.conductor.ending.phase == "fenced"
     assert now.tune.live == []
-    assert states(now) == ["PENDING"]
+    assert states(now) == ["PAUSED"]
     assert (tmp_path / "journal.jsonl").stat().st_size == size
     assert list(tmp_path.rglob(STOP)) == [], "the folder is another attempt's"
 
@@ -224,7 +236,86 @@ def test_a_goal_that_is_reached_ends_the_search(
     assert now.conductor.ending.phase == "completed"
     assert now.conductor.ending.reason == f"goal {objective['goal']:g} reached: trial 0 has {reached:.4f}"
     assert trial not in now.tune.live
-    assert states(now) == ["CANCELED", "CANCELED"]
+    assert states(now) == ["COMPLETED", "CANCELED"]
+    assert now.progress.trials[0].stop_reason == f"goal {objective['goal']:g} reached at epoch 2"
+
+
+def test_the_trial_that_reaches_the_goal_ends_apart_from_its_epoch(
+    search: Callable[..., Search], tmp_path: Path
+) -> None:
+    """So that ASHA, replayed over the epochs, decides as it did. One that had given its slot back ends likewise."""
+    now = search(objective={"goal": 0.9})
+    trial, _ = now.tune.start(), now.tune.start()
+    now.tune.report(trial, 1, 0.5)
+    now.service.orders = Orders(slots=1)
+    now.tune.report(trial, 2, 0.95)
+    now.conductor.look(now.tune)
+    over = now.conductor.ending
+    assert over is not None
+    assert over.of_trial(0) == (TrialState.COMPLETED, "goal 0.9 reached at epoch 2")
+    assert over.of_trial(1) == (TrialState.CANCELED, "goal 0.9 reached: trial 0 has 0.9500")
+    assert states(now) == ["PAUSED", "CANCELED"]
+    now.progress.ended(0, *over.of_trial(0))
+    told = [entry for entry in journal.entries(tmp_path / "journal.jsonl") if entry.get("trial") == 0]
+    assert [entry["event"] for entry in told] == ["suggested", "epoch", "epoch", "released", "ended"]
+    assert "state" not in told[2]
+
+
+@pytest.mark.parametrize(
+    "fewer",
+    [{"slots": 1}, {"slots": 3, "controls": Controls(num_samples=12, max_concurrent_trials=1)}],
+    ids=["ordered", "asked for"],
+)
+def test_with_fewer_slots_the_trial_whose_epoch_ends_gives_its_own_back(
+    search: Callable[..., Search], tmp_path: Path, fewer: dict[str, Any]
+) -> None:
+    now = search()
+    first, second, third = (now.tune.start() for _ in range(3))
+    now.tune.report(first, 1, 0.5)
+    now.service.orders = Orders(**fewer)
+    now.conductor.look(now.tune)
+    assert now.tune.live == [first, second, third], "no epoch in flight is lost"
+    assert now.tune.report(second, 1, 0.6) == TrialScheduler.STOP
+    assert now.tune.report(first, 2, 0.6) == TrialScheduler.STOP
+    assert now.tune.report(third, 1, 0.7) == TrialScheduler.CONTINUE
+    assert states(now) == ["PAUSED", "PAUSED", "RUNNING"]
+    assert now.tune.live == [third]
+    assert now.tune.start() is None
+    now.progress.close()
+    after = search(2)
+    assert [after.tune.start().config["trial"] for _ in range(4)] == [0, 1, 2, 3]
+    assert [
+        entry["trial"] for entry in journal.entries(tmp_path / "journal.jsonl") if entry["event"] == "released"
+    ] == [
+        1,
+        0,
+    ]
+    assert after.conductor.asha.rungs() == now.conductor.asha.rungs()
+
+
+def test_a_trial_that_ends_with_its_epoch_gives_nothing_back(search: Callable[..., Search]) -> None:
+    now = search(asha={"max_t": 1})
+    trials = [now.tune.start() for _ in range(3)]
+    now.service.orders = Orders(slots=1)
+    for trial in trials:
+        now.tune.report(trial, 1, 0.5)
+    assert states(now) == ["COMPLETED"] * 3
+
+
+def test_trials_too_many_that_have_no_slot_are_called_back_first(search: Callable[..., Search], tmp_path: Path) -> None:
+    now = search()
+    running, *waiting = now.tune.start(), now.tune.start(waits=True), now.tune.start(waits=True)
+    size = (tmp_path / "journal.jsonl").stat().st_size
+    now.service.orders = Orders(slots=2)
+    now.conductor.look(now.tune)
+    assert now.tune.live == [running, waiting[0]]
+    assert states(now) == ["RUNNING", "RUNNING", "PENDING"]
+    now.service.orders = Orders(slots=0)
+    now.conductor.look(now.tune)
+    assert now.tune.live == [running]
+    assert (tmp_path / "journal.jsonl").stat().st_size == size
+    now.service.orders = Orders(slots=4)
+    assert [now.tune.start().config["trial"] for _ in range(3)] == [1, 2, 3]
 
 
 def test_a_diverged_value_reaches_no_goal(search: Callable[..., Search]) -> None:
@@ -235,13 +326,14 @@ def test_a_diverged_value_reaches_no_goal(search: Callable[..., Search]) -> None
     assert now.conductor.ending is None
 
 
-def test_a_spent_wall_clock_ends_the_search(search: Callable[..., Search]) -> None:
+def test_a_spent_wall_clock_ends_the_search(search: Callable[..., Search], stopwatch: Any) -> None:
     now = search(budget={"wall_clock": "1h"})
+    stopwatch.seconds += 9999
     now.tune.start()
-    now.progress.started_at = time.time() - 3000
+    stopwatch.seconds += 3599
     now.conductor.look(now.tune)
     assert now.conductor.ending is None
-    now.progress.started_at = time.time() - 3601
+    stopwatch.seconds += 2
     now.conductor.look(now.tune)
     assert now.conductor.ending is not None
     assert now.conductor.ending.reason == "budget.wall_clock of 3600 s is spent: 3601 s have passed"
@@ -301,7 +393,7 @@ def test_controls_are_obeyed_live_in_place_of_the_spec(search: Callable[..., Sea
     now.conductor.look(now.tune)
     assert now.conductor.ending is None
     for trial in (first, second, third):
-        now.tune.report(trial, 4, 0.8)
+        now.tune.finish(trial, 0.8)
     assert now.tune.start() == "FINISHED"
     assert now.searcher.done
     assert now.searcher.exhausted()
@@ -323,7 +415,7 @@ def test_a_grid_has_no_more_than_its_combinations(search: Callable[..., Search],
     now.service.orders = Orders(slots=9, controls=controls)
     assert now.conductor.num_samples() == 3
     for trial in [now.tune.start() for _ in range(3)]:
-        now.tune.report(trial, 4, 0.5)
+        now.tune.finish(trial, 0.5)
     assert now.tune.start() == "FINISHED"
     assert now.searcher.exhausted()
 
@@ -394,7 +486,7 @@ def test_a_trial_that_fills_the_disk_waits_and_blocks_the_experiment(
     assert ending is not None
     assert (ending.phase, ending.blocked) == ("paused", True)
     assert ending.reason == "the disk is full: trial 0: OSError: [Errno 28] No space left on device"
-    assert states(now) == ["PENDING", "PENDING"]
+    assert states(now) == ["PAUSED", "PAUSED"]
     assert other not in now.tune.live
     assert search(2).tune.start().config["trial"] == 0
 

@@ -78,9 +78,9 @@ def test_results_are_taken_over_in_their_order(source: Path, own: Path, open_pro
 def test_what_was_taken_over_spends_no_budget(source: Path, own: Path, open_progress: OpenProgress) -> None:
     progress = open_progress()
     fork.take_over(source, NAME, own, progress)
-    assert (progress.slot_seconds(), progress.started_at) == (0.0, None)
+    assert (progress.slot_seconds(), progress.elapsed_s()) == (0.0, 0.0)
     progress.close()
-    assert (open_progress(2).slot_seconds(), open_progress(3).started_at) == (0.0, None)
+    assert (open_progress(2).slot_seconds(), open_progress(3).elapsed_s()) == (0.0, 0.0)
 
 
 def test_the_search_goes_on_from_them(

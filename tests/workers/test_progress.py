@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from search_spaces.experiment import Objective
 from search_spaces.protocol import ErrorKind, TrialState, Winner
 from workers import journal
-from workers.progress import Progress
+from workers.progress import Gap, Progress
 
 MAX, MIN = Objective(), Objective.model_validate({"metric": "validation_loss"})
 
@@ -81,7 +81,102 @@ def test_lines_carry_null_for_what_is_not_finite(open_progress: OpenProgress) ->
     progress.epoch(0, 1, accuracy(math.nan) | {"train_loss": math.inf}, (TrialState.DIVERGED, "nan"))
     line = progress.line(0)
     assert line.metrics == {"validation_accuracy": None, "epoch_seconds": 1.0, "train_loss": None}
-    assert (line.best_value, line.epoch, line.parameters) == (None, 1, {"lr": 1.0})
+    assert (line.best_value, line.best_epoch, line.epoch, line.parameters) == (None, None, 1, {"lr": 1.0})
+
+
+@pytest.mark.parametrize(("objective", "best_epoch"), [(MAX, 3), (MIN, 4)])
+def test_a_line_names_the_epoch_of_its_best(open_progress: OpenProgress, objective: Objective, best_epoch: int) -> None:
+    progress = open_progress(objective=objective)
+    progress.suggested(0, {}, {})
+    assert progress.line(0).best_epoch is None
+    for epoch, value in enumerate((0.4, math.nan, 0.9, 0.2, 0.9, 0.2), start=1):
+        progress.epoch(0, epoch, {objective.metric: value})
+    assert progress.line(0).best_epoch == best_epoch
+
+
+def test_an_epoch_after_a_gap_is_not_recorded_as_another(tmp_path: Path, open_progress: OpenProgress) -> None:
+    progress = open_progress()
+    progress.suggested(0, {}, {})
+    progress.epoch(0, 1, accuracy(0.5))
+    size = (tmp_path / "journal.jsonl").stat().st_size
+    with pytest.raises(Gap, match="trial 0 tells of epoch 3, and epoch 2 was never told"):
+        progress.epoch(0, 3, accuracy(0.7))
+    assert progress.trials[0].curve == [0.5]
+    assert (tmp_path / "journal.jsonl").stat().st_size == size
+
+
+def test_a_trial_that_gave_its_slot_back_is_the_first_in_line(open_progress: OpenProgress) -> None:
+    """Also after a crash. One that waited for a slot gave none back."""
+    progress = open_progress()
+    for number in range(4):
+        progress.suggested(number, {}, {})
+    for number in (1, 3):
+        progress.started(number)
+        progress.took_slot(number)
+        progress.epoch(number, 1, accuracy(0.5))
+        progress.released(number)
+    for number in (0, 3):
+        progress.started(number)
+        progress.released(number)
+    for known in (progress, open_progress(2)):
+        assert [known.trials[number].state for number in range(4)] == ["PENDING", "PAUSED", "PENDING", "PAUSED"]
+        assert [trial.number for trial in known.waiting()] == [1, 3, 0, 2]
+
+
+def test_a_trial_begins_when_it_takes_a_slot(open_progress: OpenProgress, stopwatch: Any) -> None:
+    progress = open_progress()
+    progress.suggested(0, {}, {})
+    progress.started(0)
+    stopwatch.seconds += 60
+    assert (progress.line(0).started_at, progress.elapsed_s()) == (None, 0.0)
+    progress.took_slot(0)
+    stopwatch.seconds += 5
+    assert (progress.line(0).started_at, progress.elapsed_s()) == (1060.0, 5.0)
+
+
+def test_only_the_time_of_drivers_counts(open_progress: OpenProgress, stopwatch: Any) -> None:
+    first = open_progress()
+    for number in range(2):
+        first.suggested(number, {}, {})
+        first.started(number)
+    stopwatch.seconds += 100  # no slot is free
+    first.took_slot(0)
+    stopwatch.seconds += 10
+    first.epoch(0, 1, accuracy(0.5, seconds=8.0))
+    stopwatch.seconds += 3
+    first.took_slot(1)
+    assert first.elapsed_s() == 13
+    first.released(0)
+    stopwatch.seconds += 4  # of which nobody knows when this driver dies
+    assert first.elapsed_s() == 17
+    second = open_progress(400)  # days later
+    assert second.elapsed_s() == 13
+    stopwatch.seconds += 6
+    assert second.elapsed_s() == 19
+    second.epoch(0, 2, accuracy(0.5))
+    assert open_progress(401).elapsed_s() == 19
+
+
+def test_a_clock_that_is_set_changes_no_time(tmp_path: Path, stopwatch: Any) -> None:
+    """Ahead by an hour within an attempt, and back by days before the next."""
+    path, now = tmp_path / "journal.jsonl", 1e9
+    progress = Progress(path, MAX, 1, lambda: now, stopwatch)
+    progress.suggested(0, {}, {})
+    progress.took_slot(0)
+    now += 3600
+    stopwatch.seconds += 5
+    progress.epoch(0, 1, accuracy(0.5))
+    progress.close()
+    now -= 1e6
+    again = Progress(path, MAX, 2, lambda: now, stopwatch)
+    stopwatch.seconds += 2
+    again.epoch(0, 2, accuracy(0.5))
+    again.close()
+    third = Progress(path, MAX, 3, lambda: now, stopwatch)
+    third.close()
+    assert third.elapsed_s() == 7
+    times = [entry["at"] for entry in journal.entries(path) if entry["event"] == "epoch"]
+    assert times == [1e9 + 5, 1e9 + 7]
 
 
 def test_changed_lines_are_told_once_and_put_back(open_progress: OpenProgress) -> None:
@@ -195,7 +290,7 @@ def test_trials_are_taken_over_all_or_none(tmp_path: Path, open_progress: OpenPr
     whole = path.read_bytes()
     again = open_progress(2)
     assert again.trials == progress.trials
-    assert (again.trials[0].source, again.trials[0].held_s, again.started_at) == ("old/3", 0.0, None)
+    assert (again.trials[0].source, again.trials[0].held_s, again.elapsed_s()) == ("old/3", 0.0, 0.0)
     assert list(again.history()) == [(0, 1, 0.5)]
     assert [entry["event"] for entry in journal.entries(path)][:4] == ["attempt", "suggested", "epoch", "ended"]
     for file in (path, journal.copy_of(path)):
