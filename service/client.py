@@ -21,6 +21,7 @@ from uuid import uuid4
 import httpx
 
 from search_spaces.experiment import TrialSpec
+from service import log_stream
 from service.errors import Unavailable
 from service.schemas import (
     ClusterStatus,
@@ -46,7 +47,7 @@ API = "/api/v1"
 MERGE_PATCH = "application/merge-patch+json"
 #: Seconds that `watch` bears a service that is away: experiments go on without it.
 PATIENCE_S = 60.0
-#: Seconds that `submit` does: long enough for a service that is started again.
+#: Seconds that `submit` and `continue_from` do: long enough for a service that is started again.
 SUBMIT_PATIENCE_S = 30.0
 
 
@@ -81,11 +82,7 @@ class Rung:
         if validate_only:
             checked = self._wire.send("POST", address, {"validate_only": True}, body, media_type)
             return self._wire.read(Validated, checked)
-        headers = {"Idempotency-Key": str(uuid4())}
-        stored = self._wire.send_until_taken(
-            SUBMIT_PATIENCE_S, "POST", address, body=body, media_type=media_type, headers=headers
-        )
-        return self._wire.read(ExperimentView, stored)
+        return self._make(address, body, media_type)
 
     def list(
         self,
@@ -145,9 +142,10 @@ class Rung:
     def continue_from(self, experiment_id: str, patch: Mapping[str, Any] | None = None) -> ExperimentView:
         """A new experiment that takes over another's trials. `patch` is merged into its spec. Raises Invalid for what
         must stay, Conflict while the other runs.
+
+        As with `submit`, one call that returns makes exactly one experiment.
         """
-        address, body = f"{_experiment(experiment_id)}/continue", json.dumps(dict(patch or {})).encode()
-        return self._wire.read(ExperimentView, self._wire.send("POST", address, body=body, media_type=MERGE_PATCH))
+        return self._make(f"{_experiment(experiment_id)}/continue", json.dumps(dict(patch or {})).encode(), MERGE_PATCH)
 
     def archive(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
         """Hide an experiment that has ended or is paused from lists."""
@@ -210,26 +208,14 @@ class Rung:
         until_end: bool = True,
         interval_s: float = 1.0,
     ) -> Iterator[LogPiece]:
-        """The pieces of a log from its beginning; with `until_end` until whoever writes it has ended.
+        """The pieces of a log from its beginning to what there is now; with `until_end` until nothing more will come.
 
-        Bears a service that is away for up to PATIENCE_S.
+        Then it waits for the first driver, goes on with each that replaces it until the experiment is at rest, and
+        bears a service that is away for up to PATIENCE_S. With `trial` or `attempt`: until that has ended.
         """
-        offset, answered = 0, time.monotonic()
-        while True:
-            try:
-                piece = self.logs(experiment_id, trial=trial, attempt=attempt, offset=offset)
-            except Unavailable:
-                if not until_end or time.monotonic() - answered > PATIENCE_S:
-                    raise
-            else:
-                answered, gained, offset = time.monotonic(), piece.next_offset > offset, piece.next_offset
-                if gained:
-                    yield piece
-                if piece.complete or not (gained or until_end):
-                    return
-                if gained:
-                    continue
-            time.sleep(interval_s)
+        if until_end:
+            return log_stream.follow(self, experiment_id, trial, attempt, interval_s, PATIENCE_S)
+        return log_stream.whole(self, experiment_id, trial, attempt)
 
     def storage(self, experiment_id: str) -> DiskUse:
         """What an experiment holds on the disk, by kind of file."""
@@ -296,6 +282,14 @@ class Rung:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _make(self, address: str, body: bytes, media_type: str) -> ExperimentView:
+        """The experiment that comes of a POST, sent again under one key while the service is away."""
+        headers = {"Idempotency-Key": str(uuid4())}
+        stored = self._wire.send_until_taken(
+            SUBMIT_PATIENCE_S, "POST", address, body=body, media_type=media_type, headers=headers
+        )
+        return self._wire.read(ExperimentView, stored)
 
     def _post(self, experiment_id: str, verb: str, revision: int | None) -> ExperimentView:
         answer = self._wire.send("POST", f"{_experiment(experiment_id)}/{verb}", headers=_if_match(revision))

@@ -22,9 +22,9 @@ from service.store.models import Experiment, IdempotencyKey
 HEADER = "Idempotency-Key"
 
 
-def digest(media_type: str, body: bytes) -> str:
-    """What tells one submission from another."""
-    return hashlib.sha256(media_type.encode() + b"\0" + body).hexdigest()
+def digest(media_type: str, body: bytes, source: str = "") -> str:
+    """What tells one submission from another; `source` is the experiment that it continues from."""
+    return hashlib.sha256(b"\0".join([media_type.encode(), *([source.encode()] if source else []), body])).hexdigest()
 
 
 def earlier(session: Session, key: str, body_sha256: str) -> str | None:

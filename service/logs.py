@@ -29,7 +29,7 @@ def of_driver(context: Context, experiment_id: str, attempt: int | None, offset:
     over = found.state not in OPEN
     try:
         path = context.storage(experiment_id).driver_log(found.number)
-        return _view(storage.read(path, offset, limit, over), over)
+        return _view(storage.read(path, offset, limit, over), over, found.number)
     except FileNotFoundError:
         pass
     try:
@@ -38,7 +38,7 @@ def of_driver(context: Context, experiment_id: str, attempt: int | None, offset:
         raise Unavailable(f"{found.id} has no log on its storage, and what Ray kept cannot be read: {error}") from None
     if not kept:
         raise NotFound(f"{found.id} has said nothing{'' if over else ' yet'}: neither on its storage nor to Ray")
-    return _view(storage.piece(kept[offset : offset + limit], offset, len(kept), over), over)
+    return _view(storage.piece(kept[offset : offset + limit], offset, len(kept), over), over, found.number)
 
 
 def of_trial(context: Context, experiment_id: str, trial: int, offset: int, limit: int) -> LogPiece:
@@ -54,11 +54,12 @@ def of_trial(context: Context, experiment_id: str, trial: int, offset: int, limi
         raise NotFound(f"trial {trial} of experiment {experiment_id} is {line.state} and has no log{when}") from None
 
 
-def _view(piece: Piece, over: bool) -> LogPiece:
+def _view(piece: Piece, over: bool, attempt: int | None = None) -> LogPiece:
     return LogPiece(
         text=piece.text,
         offset=piece.offset,
         next_offset=piece.next_offset,
         size=piece.size,
         complete=over and piece.next_offset >= piece.size,
+        attempt=attempt,
     )

@@ -88,6 +88,7 @@ class TrialView(BaseModel):
     stop_reason: str = Field(examples=["rung 3: 0.81 is below the cut of 0.87"])
     epoch: int = Field(description="epochs finished")
     best_value: float | None = Field(description="best value of the objective so far")
+    best_epoch: int | None = Field(None, description="the epoch (from 1) of the best value")
     metrics: dict[str, float | None] = Field(description="of the last epoch; null where not finite")
     parameters: dict[str, str | float | int | bool]
     mlflow_run_id: str | None
@@ -135,6 +136,7 @@ class LogPiece(BaseModel):
     next_offset: int = Field(description="where the next piece begins")
     size: int = Field(description="bytes that there are now")
     complete: bool = Field(description="whoever wrote it has ended, and this is the end")
+    attempt: int | None = Field(None, description="of a driver's log: its number")
 
 
 class DiskUse(BaseModel):

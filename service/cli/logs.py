@@ -14,7 +14,9 @@ def logs(
     experiment: ExperimentId,
     trial: Annotated[int | None, typer.Option(min=0, help="the log of this trial instead of the driver's")] = None,
     attempt: Annotated[int | None, typer.Option(min=1, help="the log of this driver; default: the newest")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until whoever writes it has ended")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="go on until the experiment is at rest, from one driver to the next")
+    ] = False,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,

@@ -9,12 +9,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
-from service import changes, continuation, data_sets, experiments, merge_patch
+from service import changes, continuation, data_sets, experiments, idempotency, merge_patch
 from service.context import Context
 from service.errors import BadRequest, Conflict, Invalid, NotFound, PreconditionFailed, TooLarge, WrongMediaType
 from service.preconditions import Precondition
 from service.responses import problems
-from service.routes.parts import Body, ExperimentId, IfMatch, Service, shown
+from service.routes.parts import Body, ExperimentId, IfMatch, Key, Service, shown, stored
 from service.schemas import ExperimentView
 from service.store.models import Experiment
 
@@ -117,27 +117,40 @@ def change_experiment(
     openapi_extra=patch_body({"type": "object", "title": "SpecPatch"}, CONTINUATION, required=False),
 )
 def continue_experiment(
-    request: Request, service: Service, response: Response, experiment_id: ExperimentId, if_match: IfMatch, body: Body
+    request: Request,
+    service: Service,
+    response: Response,
+    experiment_id: ExperimentId,
+    if_match: IfMatch,
+    body: Body,
+    key: Key = None,
 ) -> ExperimentView:
     """Queue a new experiment that takes over the trials of one that has ended or is paused, and searches on.
 
     The body is a merge patch (RFC 7396) over the source's spec, or nothing. dataset, search_space, asha, seed and
     the objective's metric must stay, or trials could not be compared; a grid cannot be continued as one.
-    `searcher.num_samples` counts new trials. The source stays as it is; `source_id` names it.
+    `searcher.num_samples` counts new trials. The source stays as it is; `source_id` names it. Sent again under the
+    same `Idempotency-Key`, the answer is the experiment that was made then, as it is now.
     """
-    patch = merge_patch.parse(body, request.headers.get("content-type", "")) if body else {}
+    media_type = request.headers.get("content-type", "")
+    sha256 = idempotency.digest(media_type, body, experiment_id)
     with service.database.read() as session:
-        asked = continuation.spec_of(experiments.find(session, experiment_id), patch)
+        known = None if key is None else idempotency.earlier(session, key, sha256)
+        if known is not None:
+            return stored(service, response, known, replayed=True)
+        source = experiments.find(session, experiment_id)
+        asked = continuation.spec_of(source, merge_patch.parse(body, media_type) if body else {})
     spec = experiments.complete(asked, service.watch.cluster)
     data_sets.check(spec.dataset, service.settings.data_root)
-    with service.database.write() as session:
+
+    def make(session: Session) -> Experiment:
         source = experiments.find(session, experiment_id, lock=True)
         if_match.check(source)
-        fork = continuation.begin(session, source, spec, spec.warnings())
-        view = shown(session, service, response, fork.id)
+        return continuation.begin(session, source, spec, spec.warnings())
+
+    made, replayed = idempotency.once(service.database, key, sha256, make)
     service.wake.set()
-    response.headers["Location"] = f"/api/v1/experiments/{view.id}"
-    return view
+    return stored(service, response, made, replayed)
 
 
 @router.post("/archive", responses=REFUSALS)

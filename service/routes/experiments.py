@@ -11,10 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from search_spaces.document import JSON_TYPES, YAML_TYPES, read
 from search_spaces.problems import validate
 from service import cursors, data_sets, experiments, idempotency, views
-from service.context import Context
 from service.errors import BadRequest, Invalid, NotFound, TooLarge, WrongMediaType
 from service.responses import problems
-from service.routes.parts import TEXT, Body, ExperimentId, Key, Paging, Service, shown
+from service.routes.parts import TEXT, Body, ExperimentId, Key, Paging, Service, shown, stored
 from service.schemas import ExperimentPage, ExperimentView, Validated
 from service.states import State
 from service.store.models import Experiment
@@ -114,18 +113,18 @@ def submit_experiment(
         with service.database.read() as session:  # before the check: what was accepted once is not judged anew
             known = idempotency.earlier(session, key, sha256)
         if known is not None:
-            return _stored(service, response, known, replayed=True)
+            return stored(service, response, known, replayed=True)
     spec = experiments.complete(validate(read(body, media_type)), service.watch.cluster)
     data_sets.check(spec.dataset, service.settings.data_root)
     warnings = spec.warnings()
     if query.validate_only:
         response.status_code = 200
         return Validated(spec=spec.model_dump(mode="json"), warnings=warnings, num_samples=spec.num_samples)
-    stored, replayed = idempotency.once(
+    made, replayed = idempotency.once(
         service.database, key, sha256, lambda session: experiments.submit(session, spec, warnings)
     )
     service.wake.set()
-    return _stored(service, response, stored, replayed)
+    return stored(service, response, made, replayed)
 
 
 @router.get("", responses=problems(Invalid))
@@ -160,14 +159,6 @@ def list_experiments(service: Service, query: Annotated[Filters, Query()]) -> Ex
 @router.get("/{experiment_id}", responses=problems(NotFound))
 def show_experiment(service: Service, response: Response, experiment_id: ExperimentId) -> ExperimentView:
     """Everything about one experiment but its trials. The ETag is its revision, for If-Match."""
-    with service.database.read() as session:
-        return shown(session, service, response, experiment_id)
-
-
-def _stored(service: Context, response: Response, experiment_id: str, replayed: bool) -> ExperimentView:
-    response.headers["Location"] = f"/api/v1/experiments/{experiment_id}"
-    if replayed:
-        response.headers["Idempotent-Replayed"] = "true"
     with service.database.read() as session:
         return shown(session, service, response, experiment_id)
 

@@ -87,5 +87,14 @@ def shown(session: Session, service: Context, response: Response, experiment_id:
     return views.full(experiment, counts[experiment_id], list(session.scalars(drivers)), service.results)
 
 
+def stored(service: Context, response: Response, experiment_id: str, replayed: bool) -> ExperimentView:
+    """The view of an experiment that a submission has made, now or (`replayed`) when its key came first."""
+    response.headers["Location"] = f"/api/v1/experiments/{experiment_id}"
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    with service.database.read() as session:
+        return shown(session, service, response, experiment_id)
+
+
 #: Text that every database takes.
 TEXT = r"^[^\x00]*$"

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
 from service.client import Rung
+from service.context import Context
+from service.errors import NotFound
 from service.settings import Settings
+from service.store.models import Experiment
 
 
 @pytest.fixture
@@ -47,7 +52,7 @@ def test_what_is_not_there_or_not_meant_is_said(run: Any, one: str) -> None:
     assert run("logs", one, "--trial", "2", "--attempt", "1").exit_code == 2
 
 
-def test_following_ends_with_the_driver(world: Any, one: str, settings: Settings) -> None:
+def test_following_ends_with_the_experiment(world: Any, one: str, settings: Settings) -> None:
     said: list[str] = []
     first = threading.Event()
 
@@ -66,6 +71,101 @@ def test_following_ends_with_the_driver(world: Any, one: str, settings: Settings
     thread.join(20)
     assert not thread.is_alive()
     assert "".join(said).endswith("größer\nthe end\n")
+
+
+class Slow(httpx.BaseTransport):
+    """A way to the service that lets `between` happen before the requests whose numbers it names."""
+
+    def __init__(self, between: dict[int, Callable[[], object]]) -> None:
+        self._between = between
+        self._inner = httpx.HTTPTransport()
+        self.requests = 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests += 1
+        self._between.pop(self.requests, lambda: None)()
+        return self._inner.handle_request(request)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def followed(world: Any, experiment_id: str, between: dict[int, Callable[[], object]], **of: int) -> list[str]:
+    with Rung(str(world.client.base_url), transport=Slow(between)) as rung:
+        said = [piece.text for piece in rung.follow_logs(experiment_id, interval_s=0.01, **of)]
+    assert between == {}, "it ended before all had happened"
+    return said
+
+
+def say(settings: Settings, experiment_id: str, name: str, text: str) -> None:
+    path = settings.storage_root / experiment_id / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as log:
+        log.write(text)
+
+
+def test_following_waits_for_the_first_driver_and_goes_on_with_the_next(
+    world: Any, settings: Settings, context: Context
+) -> None:
+    one = world.submit(resources={"gpus_per_trial": 0})
+
+    def replaced() -> None:
+        say(settings, one, "logs/driver-a1.log", "lost\n")
+        world.beat(one, {"phase": "paused"})  # nobody had asked for it
+        assert world.show(one)["state"] == "QUEUED"
+
+    def begin_again() -> None:
+        with context.database.write() as session:
+            session.get_one(Experiment, one).retry_at = None
+        world.reconciler.round()
+        assert world.show(one)["attempt"] == 2
+
+    said = followed(
+        world,
+        one,
+        {
+            5: world.reconciler.round,
+            9: lambda: say(settings, one, "logs/driver-a1.log", "begun\n"),
+            13: replaced,
+            20: begin_again,
+            25: lambda: say(settings, one, "logs/driver-a2.log", "the second\n"),
+            29: lambda: world.beat(one, {"phase": "completed"}, 2),
+        },
+    )
+    assert "".join(said) == "begun\nlost\nthe second\n"
+
+
+def test_following_one_attempt_ends_with_it(world: Any, settings: Settings) -> None:
+    one = world.started()
+    happens: dict[int, Callable[[], object]] = {
+        4: lambda: say(settings, one, "logs/driver-a1.log", "a\n"),
+        8: lambda: world.beat(one, {"phase": "paused"}),
+    }
+    assert followed(world, one, happens, attempt=1) == ["a\n"]
+    assert world.show(one)["state"] == "QUEUED"
+    with pytest.raises(NotFound, match="has no attempt 7"):
+        followed(world, one, {}, attempt=7)
+
+
+def test_following_a_trial_waits_for_it(world: Any, settings: Settings) -> None:
+    one = world.started()
+    happens: dict[int, Callable[[], object]] = {
+        4: lambda: world.beat(one, {"phase": "searching", "trials": [world.line(3)]}),
+        8: lambda: say(settings, one, "trials/00003/trial.log", "epoch 1\n"),
+        12: lambda: world.beat(one, {"phase": "searching", "trials": [world.line(3, state="COMPLETED")]}),
+    }
+    assert followed(world, one, happens, trial=3) == ["epoch 1\n"]
+    with pytest.raises(NotFound, match="has no trial 20"):
+        followed(world, one, {}, trial=20)
+
+
+def test_following_what_will_say_nothing_ends(world: Any) -> None:
+    one = world.submit()
+    world.cancel(one)
+    with pytest.raises(NotFound, match="canceled on request"):
+        followed(world, one, {})
+    with pytest.raises(NotFound, match="there is no experiment"):
+        followed(world, "k3v9q2mz", {})
 
 
 def test_disk_use_is_shown(run: Any, one: str) -> None:

@@ -299,6 +299,17 @@ def test_a_submission_survives_a_service_that_is_started_again(client: httpx.Cli
     assert lossy.keys[5] not in {"", lossy.keys[0]}, "each submission has a key of its own"
 
 
+def test_a_continuation_survives_it_too(client: httpx.Client, rung: Rung) -> None:
+    source = rung.submit(SPEC)
+    rung.cancel(source.id)
+    lossy = Losing("answer", "refused", "starting")
+    with Rung(str(client.base_url), transport=lossy) as shaky:
+        fork = shaky.continue_from(source.id)
+    assert [view.id for view in rung.list()] == [fork.id, source.id]
+    assert len(lossy.keys) == 4
+    assert len(set(lossy.keys)) == 1
+
+
 def test_the_patience_of_a_submission_has_an_end(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.client.SUBMIT_PATIENCE_S", 0.5)
     lossy = Losing(*["refused"] * 50)

@@ -69,6 +69,46 @@ def test_what_was_refused_leaves_its_key_free(client: httpx.Client) -> None:
     assert client.post(EXPERIMENTS, json=SPEC, headers=headers).status_code == 201
 
 
+def test_a_repeated_continuation_makes_one(client: httpx.Client, world: Any) -> None:
+    source, other = world.ended(), world.ended()
+    headers = {"Idempotency-Key": "k"}
+
+    def fork(experiment_id: str, patch: dict[str, Any], **more: str) -> httpx.Response:
+        return client.post(f"{EXPERIMENTS}/{experiment_id}/continue", json=patch, headers={**headers, **more})
+
+    assert fork(source, {"name": 7}).status_code == 422, "and leaves its key free"
+    tag = client.get(f"{EXPERIMENTS}/{source}").headers["etag"]
+    first = fork(source, {}, **{"If-Match": tag})
+    assert (first.status_code, first.headers.get("idempotent-replayed")) == (201, None)
+    world.patch(source, num_samples=50)
+    again = fork(source, {}, **{"If-Match": tag})
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (201, "true"), "though the source has changed"
+    assert again.json()["id"] == first.json()["id"]
+    assert again.headers["location"] == first.headers["location"]
+    for answer in (
+        fork(source, {"name": "other"}),
+        fork(other, {}),
+        client.post(EXPERIMENTS, json={}, headers=headers),
+    ):
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"] == "Idempotency-Key"
+    assert len(listed(client)) == 3
+
+
+def test_equal_continuations_at_the_same_moment_make_one(client: httpx.Client, world: Any) -> None:
+    source = world.ended()
+    together = threading.Barrier(4)
+
+    def fork(_: int) -> httpx.Response:
+        together.wait(20)
+        return client.post(f"{EXPERIMENTS}/{source}/continue", headers={"Idempotency-Key": "k"})
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(fork, range(4)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert {answer.json()["id"] for answer in answers} | {source} == set(listed(client))
+
+
 @pytest.mark.parametrize("key", [b"", b"x" * 256, b"a\tb", b"\xff", b"\xc3\xa9"])
 def test_bad_keys(client: httpx.Client, key: bytes) -> None:
     answer = client.post(EXPERIMENTS, json=SPEC, headers={b"Idempotency-Key": key})

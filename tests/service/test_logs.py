@@ -9,6 +9,8 @@ import pytest
 
 from service.settings import Settings
 
+pytestmark = pytest.mark.stores
+
 
 def write(settings: Settings, experiment_id: str, name: str, data: bytes) -> Path:
     path = settings.storage_root / experiment_id / name
@@ -27,7 +29,7 @@ def test_a_driver_s_log_is_read_as_it_grows(world: Any, settings: Settings) -> N
     one = world.started()
     path = write(settings, one, "logs/driver-a1.log", b"first\n")
     piece = logs(world, one)
-    assert piece == {"text": "first\n", "offset": 0, "next_offset": 6, "size": 6, "complete": False}
+    assert piece == {"text": "first\n", "offset": 0, "next_offset": 6, "size": 6, "complete": False, "attempt": 1}
     with path.open("ab") as log:
         log.write("zweite Größe\n".encode() * 2)
     piece = logs(world, one, offset=6, limit=16)
@@ -78,6 +80,7 @@ def test_a_trial_s_log_outlives_it(world: Any, settings: Settings) -> None:
         "next_offset": 9,
         "size": 9,
         "complete": False,
+        "attempt": None,
     }
     world.beat(one, {"phase": "searching", "trials": [world.line(3, state="COMPLETED")]})
     assert logs(world, one, "/trials/3")["complete"]
