@@ -19,13 +19,14 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Launch, TrialState, Winner
 from workers import ending, failures, fork, journal, logs, memory, quick_start
 from workers.conductor import Conductor
+from workers.connection import Superseded, away, refused
 from workers.ending import Ending
 from workers.finalist import Finalist
-from workers.heartbeat import Heart, Superseded
+from workers.heartbeat import Heart
 from workers.patience import AWAY_S, Patience, Unheard
 from workers.progress import Progress
 from workers.searcher import Searcher
-from workers.tracking import Tracker, away, refused
+from workers.tracking import Tracker
 from workers.trial import Slot
 
 log = logging.getLogger("rung.driver")
@@ -83,11 +84,14 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
     finally:
         progress.close()
         tracker.stop()
+        if winner is None or over.phase != "completed":
+            tracker.close()  # before the last word, after which another attempt may write
     if heart.fenced or over.phase == "fenced":
         return False
     heart.last(over.phase, over.reason, winner, SERVICE_PATIENCE_S, blocked=over.blocked, controls=obeyed)
     if winner is not None and over.phase == "completed":
         _illustrate(launch, spec, tracker, finalist)
+        tracker.close()
     return not failed and over.phase != "failed"
 
 

@@ -11,13 +11,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import httpx
 from pydantic import ValidationError
 
 from search_spaces.controls import Controls
 from search_spaces.protocol import Heartbeat, Launch, Orders, Winner
+from workers.place import MlflowIds
 from workers.progress import Progress
 
 log = logging.getLogger("rung.heartbeat")
@@ -26,19 +26,6 @@ MOST_LINES = 500  # of one message, so that neither its size nor the time to sto
 UNDER_WAY = frozenset({"starting", "searching", "finalizing"})
 FENCED = frozenset({401, 403, 404, 409, 410})
 PROBLEM = "application/problem+json"
-
-
-class Superseded(Exception):  # noqa: N818 - a state of the world; nothing is wrong with this process
-    """Another attempt has taken over: stop, and write nothing."""
-
-
-@dataclass(frozen=True)
-class MlflowIds:
-    """Where the curves go; None until MLflow has answered."""
-
-    experiment: str | None
-    parent: str | None
-    runs: dict[int, str]
 
 
 class Heart(threading.Thread):
@@ -67,7 +54,7 @@ class Heart(threading.Thread):
         self._controls: Controls | None = None
         self.phase: str = "starting"
         self.reason = ""
-        self.orders = Orders(slots=launch.slots, controls=launch.controls)
+        self.orders = Orders(slots=launch.slots, controls=launch.controls, cancel_trials=launch.cancel_trials)
         self.fenced = False
 
     def run(self) -> None:
@@ -81,21 +68,31 @@ class Heart(threading.Thread):
         self._wake.set()
 
     def beat(self) -> bool:
-        """All that changed, in as many messages as it takes, at once. True when the service took them all."""
+        """All that changed, in as many messages as it takes, at once. True when the service took them all.
+
+        Whatever goes wrong is logged and no more: a silent driver is taken for a dead one.
+        """
         with self._sending:
-            phase = self.phase  # before the lines: those that precede a last word are among them
-            ids = self._mlflow_ids()
-            changed = self._progress.take_changed()
-            changed |= {number for number, run in ids.runs.items() if self._told_runs.get(number) != run}
-            left = sorted(changed)
-            while True:
-                some, left = left[:MOST_LINES], left[MOST_LINES:]
-                if not self._say(some, ids, phase, whole=not left):
-                    self._progress.put_back({*some, *left})
-                    return False
-                self._told_runs |= {number: ids.runs[number] for number in some if number in ids.runs}
-                if not left:
-                    return True
+            left: list[int] = []
+            try:
+                phase = self.phase  # before the lines: those that precede a last word are among them
+                ids = self._mlflow_ids()
+                left = self._changed(ids)
+                while True:
+                    some, rest = left[:MOST_LINES], left[MOST_LINES:]
+                    # A last word is the last: as long as lines are to follow, the search goes on.
+                    if not self._take(self._post(self._message(some, ids, phase, whole=not rest))):
+                        break
+                    self._told_runs |= {number: ids.runs[number] for number in some if number in ids.runs}
+                    left = rest
+                    if not left:
+                        return True
+            except (httpx.HTTPError, ValidationError) as error:
+                log.warning("the service did not answer: %r", error)
+            except Exception:
+                log.exception("a heartbeat failed; the next one tells of what it could not")
+            self._progress.put_back(set(left))
+            return False
 
     def last(
         self,
@@ -124,13 +121,10 @@ class Heart(threading.Thread):
             pause.wait(min(1.0, patience_s))
         return False
 
-    def _say(self, numbers: list[int], ids: MlflowIds, phase: str, whole: bool) -> bool:
-        """One message. A last word is the last: as long as lines are to follow, the search goes on."""
-        try:
-            return self._take(self._post(self._message(numbers, ids, phase, whole)))
-        except (httpx.HTTPError, ValidationError) as error:
-            log.warning("the service did not answer: %r", error)
-            return False
+    def _changed(self, ids: MlflowIds) -> list[int]:
+        """Trials with something new. MLflow may have runs of trials that the journal has lost."""
+        told_anew = {number for number, run in ids.runs.items() if self._told_runs.get(number) != run}
+        return sorted(self._progress.take_changed() | told_anew & self._progress.trials.keys())
 
     def _take(self, answer: httpx.Response) -> bool:
         """Obey an answer. What a proxy says for a service that is away fences nobody."""

@@ -15,7 +15,9 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Launch, Orders, TrialState, Winner
 from workers import driver, patience
 from workers.conductor import Conductor
+from workers.heartbeat import Heart
 from workers.progress import Progress
+from workers.tracking import Tracker
 
 Build = Callable[..., ExperimentSpec]
 
@@ -100,6 +102,25 @@ def test_the_last_word_names_the_controls_of_the_ending(
     assert drive(one_trial)
     last = service.heard[-1]
     assert (last.phase, last.controls) == ("completed", Controls(num_samples=1))
+
+
+@pytest.mark.parametrize("crowned", [False, True])
+def test_mlflow_is_told_nothing_after_the_last_word_but_a_winners_pictures(
+    drive: Callable[..., bool], monkeypatch: pytest.MonkeyPatch, crowned: bool
+) -> None:
+    done: list[str] = []
+    winner = Winner(trial=0, value=0.5, test_accuracy=0.75, test_loss=0.5)
+    for owner, name in ((Tracker, "close"), (Heart, "last"), (driver, "_illustrate")):
+
+        def noted(*given: Any, name: str = name, real: Any = getattr(owner, name), **named: Any) -> Any:
+            done.append(name)
+            return None if name == "_illustrate" else real(*given, **named)
+
+        monkeypatch.setattr(owner, name, noted)
+    monkeypatch.setattr(driver, "_crown", lambda *_: winner if crowned else None)
+    monkeypatch.setattr(driver, "_close", lambda *_: None)
+    assert drive(one_trial)
+    assert done == (["last", "_illustrate", "close"] if crowned else ["close", "last"])
 
 
 @pytest.mark.parametrize("behind", [False, True], ids=["itself", "behind Tune's error"])

@@ -10,7 +10,8 @@ import pytest
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Launch, Orders, TrialState, Winner
-from workers.heartbeat import MOST_LINES, Heart, MlflowIds
+from workers.heartbeat import MOST_LINES, Heart
+from workers.place import MlflowIds
 from workers.progress import Progress
 
 OpenProgress = Callable[..., Progress]
@@ -30,6 +31,62 @@ def heart(service: Any, progress: Progress, launch: Callable[..., Launch]) -> It
     beating = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
     yield beating
     beating._client.close()
+
+
+def test_a_launch_says_what_is_to_be_canceled_before_the_service_does(
+    progress: Progress, launch: Callable[..., Launch]
+) -> None:
+    heart = Heart(launch(cancel_trials=[1]), progress, lambda: NOWHERE)
+    assert heart.orders == Orders(slots=2, cancel_trials=[1])
+    heart._client.close()
+
+
+def test_a_run_of_a_trial_that_the_journal_lost_is_not_told(
+    service: Any, progress: Progress, launch: Callable[..., Launch]
+) -> None:
+    told = launch(service_url=f"http://127.0.0.1:{service.port}")
+    heart = Heart(told, progress, lambda: MlflowIds("1", "parent", {1: "run-1", 7: "run-7"}))
+    assert heart.beat()
+    assert service.told() == [0, 1]
+    heart._client.close()
+
+
+def test_the_thread_survives_whatever_goes_wrong_with_a_beat(
+    service: Any, progress: Progress, launch: Callable[..., Launch], caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = iter([RuntimeError("a defect of our own"), KeyError(7)])
+
+    def ids() -> MlflowIds:
+        error = next(failing, None)
+        heart.wake()
+        if error:
+            raise error
+        return NOWHERE
+
+    heart = Heart(launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=3600.0), progress, ids)
+    heart.start()
+    with service.spoken:
+        assert service.spoken.wait_for(lambda: service.heard, timeout=60.0)
+    assert service.told() == [0, 1], "and loses nothing"
+    assert [record.exc_info is not None for record in caplog.records if "heartbeat failed" in record.message] == [
+        True,
+        True,
+    ]
+    assert heart.last("canceled", "cancel ordered", None, patience_s=10.0)
+    heart.wake()
+    heart.join()
+    heart._client.close()
+
+
+def test_lines_of_a_message_that_could_not_be_made_are_told_later(
+    heart: Heart, service: Any, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(progress, "line", lambda _: 1 / 0)
+        assert not heart.beat()
+    assert service.heard == []
+    assert heart.beat()
+    assert service.told() == [0, 1]
 
 
 def test_progress_goes_up_and_orders_come_down(heart: Heart, service: Any) -> None:

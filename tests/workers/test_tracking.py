@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +20,12 @@ from mlflow.exceptions import MlflowException, RestException
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import ErrorKind, Launch, TrialState, Winner
+from workers.connection import Superseded, away
 from workers.finalist import _save
-from workers.heartbeat import Superseded
 from workers.journal import Journal, copy_of
 from workers.models.inference import Classifier
 from workers.progress import Progress
-from workers.tracking import Tracker, away
+from workers.tracking import Tracker
 
 OpenProgress = Callable[..., Progress]
 ADDED = {"rung.continued_from", "rung.restarts", "rung.error_kind"}
@@ -124,9 +125,12 @@ def assert_told(client: MlflowClient, progress: Progress) -> None:
 
 
 def test_curves_params_tags_and_statuses(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, stopwatch: Any
 ) -> None:
-    search(progress, range(2))
+    progress.suggested(0, {}, {"lr": 0.1, "momentum": "n/a"})
+    stopwatch.seconds += 3.0
+    train(progress, 0, 3)
+    search(progress, range(1, 2))
     ends = {
         2: (TrialState.EARLY_STOPPED, "FINISHED"),
         3: (TrialState.DIVERGED, "FINISHED"),
@@ -266,7 +270,7 @@ def test_an_outage_loses_and_doubles_nothing(
 ) -> None:
     one = tracker()
     losing: Any = Losing(client, method, on, after)
-    one._client = losing
+    one.connection._client = losing
     search(progress, range(3))
     assert not one.deliver()
     search(progress, range(3, 4))
@@ -281,7 +285,7 @@ def test_an_answer_lost_with_the_process_makes_no_second_run(
 ) -> None:
     one = tracker()
     losing: Any = Losing(client, "create_run", 2, after=True)
-    one._client = losing
+    one.connection._client = losing
     search(progress, range(2))
     assert not one.deliver()
     assert tracker(2).deliver()
@@ -357,6 +361,149 @@ def test_what_a_superseded_driver_wrote_is_not_told(
     assert_told(client, new)
 
 
+def test_what_a_successor_wrote_is_its_own_to_tell(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, open_progress: OpenProgress
+) -> None:
+    """The old driver has not heard yet that it was given up."""
+    old = tracker()
+    search(progress, range(1))
+    assert old.deliver()
+    place = old._place_path.read_bytes()
+    new = open_progress(2)
+    search(new, range(1, 2))
+    assert not old.deliver()
+    for write in (old.finish, lambda: old.close_parent("FINISHED", {}, {})):
+        with pytest.raises(Superseded):
+            write()
+    assert set(children(client)) == {0}
+    assert old._place_path.read_bytes() == place
+    successor = tracker(2)
+    assert successor.deliver()
+    assert_told(client, new)
+    assert not tracker(1).deliver(), "nor one that begins behind what its successor told"
+
+
+class Hanging:
+    """A real client of which one method waits until it is `released`, and does its work then."""
+
+    def __init__(self, real: MlflowClient, method: str) -> None:
+        self._real, self._method = real, method
+        self.waits, self.released = threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._real, name)
+        if name != self._method:
+            return real
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.waits.set()
+            self.released.wait()
+            return real(*arguments, **named)
+
+        return call
+
+
+def test_after_the_last_word_nothing_is_written(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+) -> None:
+    """MLflow hangs while a stop is obeyed, and answers when another attempt may run."""
+    one = tracker()
+    search(progress, range(1))
+    assert one.deliver()
+    place = one._place_path.read_bytes()
+    hanging: Any = Hanging(client, "log_batch")
+    one.connection._client = hanging
+    search(progress, range(1, 4))
+    one.start()
+    hanging.waits.wait()
+    one.close()
+    assert one.is_alive(), "nobody waits for it"
+    hanging.released.set()
+    one.join()
+    runs = children(client)
+    assert set(runs) == {0, 1}, "what was sent before is all there is"
+    assert runs[1].info.status == "RUNNING"
+    assert one._place_path.read_bytes() == place
+    with pytest.raises(Superseded):
+        one.finish()
+    assert tracker(2).deliver()
+    assert_told(client, progress)
+
+
+def test_runs_of_lost_creations_are_deleted_at_the_end(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were on their way when the process died, and arrived when the next had made its own."""
+    monkeypatch.setattr("workers.runs.PAGE", 2)
+    search(progress, range(3))
+    one = tracker()
+    one.finish()
+    known = one.ids()
+    home = str(known.experiment)
+    alike = {"mlflow.parentRunId": str(known.parent), "rung.experiment_id": "abc", "rung.trial_id": "1"}
+    late = [
+        client.create_run(home, tags=alike, run_name="trial-0001"),
+        client.create_run(home, tags={"rung.experiment_id": "abc", "rung.role": "experiment"}, run_name="tested"),
+    ]
+    other = client.create_run(home, tags={"rung.experiment_id": "xyz", "rung.role": "experiment"})
+    one.close_parent("FINISHED", {}, {})
+    stages = [client.get_run(run.info.run_id).info.lifecycle_stage for run in (*late, other)]
+    assert stages == ["deleted", "deleted", "active"]
+    assert_told(client, progress)
+    assert {run.info.run_id for run in children(client).values()} == set(known.runs.values())
+
+
+def test_a_run_of_a_trial_that_the_journal_lost_is_deleted_at_the_end(
+    client: MlflowClient, tracker: Callable[..., Tracker], open_progress: OpenProgress, tmp_path: Path
+) -> None:
+    first = open_progress()
+    search(first, range(3))
+    assert tracker().deliver()
+    first.close()
+    path = tmp_path / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for file in (path, copy_of(path)):
+        file.write_bytes(b"".join([*lines[:9], b"damaged\n", *lines[10:]]))
+    progress = open_progress(2)
+    assert set(progress.trials) == {0, 1}
+    one = tracker(2)
+    one.finish()
+    one.close_parent("FINISHED", {}, {})
+    assert_told(client, progress)
+    assert set(one.ids().runs) == {0, 1}
+
+
+def test_runs_that_were_ended_meanwhile_go_on_with_their_trials(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, open_progress: OpenProgress
+) -> None:
+    search(progress, range(1))
+    for number in (1, 2):
+        progress.suggested(number, {}, {"lr": 0.3, "momentum": "n/a"})
+        progress.epoch(number, 1, {"validation_accuracy": 0.1, "lr": 0.1})
+    one = tracker()
+    one.finish()
+    for run in children(client).values():
+        if run.info.status == "RUNNING":
+            client.set_tag(run.info.run_id, "rung.trial_state", "CANCELED")
+            client.set_terminated(run.info.run_id, "KILLED", 1_500_000)
+    client.set_terminated(str(one.ids().parent), "KILLED", 1_500_000)
+    more = open_progress(2)
+    two = tracker(2)
+    assert two.deliver()
+    told = {number: (run.info.status, run.data.tags["rung.trial_state"]) for number, run in children(client).items()}
+    assert told == {0: ("FINISHED", "COMPLETED"), 1: ("RUNNING", "RUNNING"), 2: ("RUNNING", "RUNNING")}
+    assert client.get_run(str(two.ids().parent)).info.status == "RUNNING"
+    train(more, 1, 2)
+    assert two.deliver()
+    assert children(client)[1].info.status == "FINISHED"
+    two._place_path.unlink()
+    client.set_terminated(two.ids().runs[2], "KILLED", 1_500_000)
+    three = open_progress(3)
+    assert tracker(3).deliver(), "without its place it finds them"
+    assert [children(client)[number].info.status for number in (0, 1, 2)] == ["FINISHED", "FINISHED", "RUNNING"]
+    assert_told(client, three)
+
+
 def test_the_thread_follows_and_finish_delivers_the_rest(
     client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
 ) -> None:
@@ -376,7 +523,7 @@ def test_what_is_left_when_mlflow_is_away_is_delivered_later(
     search(progress, range(1))
     one = tracker()
     losing: Any = Losing(client, "get_experiment_by_name", 1, after=False)
-    one._client = losing
+    one.connection._client = losing
     with pytest.raises(MlflowException, match="reset by peer"):
         one.finish()
     one.finish()
@@ -463,6 +610,36 @@ def test_an_absent_server_is_told_from_one_that_says_no(client: MlflowClient) ->
     assert not away(TypeError("a defect of our own"))
 
 
+@pytest.mark.parametrize(
+    ("method", "after"),
+    [
+        ("create_logged_model", True),
+        ("log_model_artifacts", False),
+        ("finalize_logged_model", False),
+        ("create_model_version", False),
+    ],
+)
+def test_a_model_is_logged_once_however_an_attempt_was_cut_short(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, tmp_path: Path, method: str, after: bool
+) -> None:
+    search(progress, range(1))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "MLmodel").write_text("flavors: {}")
+    winner = Winner(trial=0, value=0.3, test_accuracy=0.25, test_loss=1.5)
+    one = tracker()
+    one.finish()
+    losing: Any = Losing(client, method, 1, after)
+    one.connection._client = losing
+    with pytest.raises(MlflowException, match="reset by peer"):
+        one.register(tmp_path / "model", winner)
+    assert tracker(2).register(tmp_path / "model", winner) == "models:/driver.tested/1"
+    (model,) = client.search_logged_models([str(one.ids().experiment)])
+    assert (model.status, model.source_run_id) == ("READY", one.ids().parent)
+    assert [item.path for item in client.list_logged_model_artifacts(model.model_id)] == ["MLmodel"]
+    (version,) = client.search_model_versions("name = 'driver.tested'")
+    assert model.model_id in str(version.source)
+
+
 def test_the_registered_model_predicts(
     client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, tmp_path: Path
 ) -> None:
@@ -475,7 +652,7 @@ def test_the_registered_model_predicts(
     one = tracker()
     assert one.deliver()
     losing: Any = Losing(client, "create_model_version", 1, after=True)
-    one._client = losing
+    one.connection._client = losing
     with pytest.raises(MlflowException, match="reset by peer"):
         one.register(tmp_path / "model", winner)
     uri = one.register(tmp_path / "model", winner)
