@@ -6,7 +6,7 @@ Everything is off unless given.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -44,4 +44,6 @@ def _by_name(value: Any) -> Any:
     return {} if value == "none" else value
 
 
-Augmentation = Annotated[AugmentationSpec, BeforeValidator(_by_name)]
+Augmentation = Annotated[
+    AugmentationSpec, BeforeValidator(_by_name, json_schema_input_type=Literal["none"] | AugmentationSpec)
+]

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from search_spaces.domains import Integer, Number
-from search_spaces.spec import Spec
+from search_spaces.spec import Named, Spec
 
 
 class DatasetSpec(Spec):
@@ -103,12 +103,8 @@ class ImageFolder(DatasetSpec):
     test_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.1
 
 
-def _by_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
 Dataset = Annotated[
     Digits | MNIST | FashionMNIST | CIFAR10 | CIFAR100 | ImageFolder,
     Field(discriminator="name"),
-    BeforeValidator(_by_name),
+    Named("name"),
 ]

@@ -14,7 +14,17 @@ from collections.abc import Iterable, Iterator
 from types import UnionType
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, Strict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Strict,
+    ValidationError,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core_schema
 
 #: Largest number of candidates of a stepped domain: they are counted, listed and walked.
@@ -255,6 +265,11 @@ class _Searchable:
             custom_error_message=f"a value or one of {', '.join(sorted(KEYWORDS & alternatives.keys()))} required",
         )
 
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Any alternative, not exactly one: where a value may be anything, so may what looks like a domain."""
+        whole = handler(schema)
+        return {"anyOf": whole.pop("oneOf"), **whole}
+
 
 class _EndsValid:
     """Both ends of an interval obey the rule of the field that holds it."""
@@ -277,11 +292,16 @@ class _EndsValid:
 def _choice_schema(alternatives: dict[str, CoreSchema]) -> CoreSchema:
     item = core_schema.tagged_union_schema(alternatives, discriminator=_tag)
     field = core_schema.typed_dict_field(core_schema.tuple_schema([item], variadic_item_index=0, min_length=1))
+    either = core_schema.union_schema(list(alternatives.values()))
+    documented = core_schema.typed_dict_field(
+        core_schema.list_schema(either, min_length=1, max_length=MAX_ALTERNATIVES)
+    )
     return core_schema.chain_schema(
         [
             core_schema.no_info_before_validator_function(
                 _listed,
                 core_schema.typed_dict_schema({"choice": field}, extra_behavior="forbid"),
+                json_schema_input_schema=core_schema.typed_dict_schema({"choice": documented}, extra_behavior="forbid"),
             ),
             core_schema.no_info_plain_validator_function(
                 lambda fields: Choice.model_construct(choice=fields["choice"]),

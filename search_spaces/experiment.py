@@ -39,15 +39,25 @@ MaxRestarts = Annotated[
 BatchSize = Literal[16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"
+DURATION = r"^(\d+(?:\.\d+)?)\s*([smhd])$"
 
 
 def _seconds(value: Any) -> Any:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", value) if isinstance(value, str) else None
+    match = re.fullmatch(DURATION, value) if isinstance(value, str) else None
     if isinstance(value, str) and match is None:
         raise PydanticCustomError(
             "duration", "seconds, or a number with s, m, h or d required, got {value}", {"value": value}
         )
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else value
+
+
+Seconds = Annotated[
+    Annotated[Number, Field(gt=0)],
+    BeforeValidator(
+        _seconds,
+        json_schema_input_type=Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=DURATION)],
+    ),
+]
 
 
 class SearchSpace(Spec):
@@ -139,8 +149,10 @@ class Budget(Spec):
     slot_hours: Annotated[Number, Field(gt=0)] | None = Field(
         None, description="hours in which slots were held, summed over all trials, whatever a slot is made of"
     )
-    wall_clock: Annotated[Annotated[Number, Field(gt=0)], BeforeValidator(_seconds)] | None = Field(
-        None, description="seconds since the first trial began, or a string such as 90m or 2h"
+    wall_clock: Seconds | None = Field(
+        None,
+        description="seconds since the first trial began, without those in which the experiment was paused or queued; "
+        "or a string such as 90m or 2h",
     )
     failures: Annotated[Integer, Field(ge=1)] | None = Field(
         None, description="trials that end in ERROR, after their restarts"

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 
 class Spec(BaseModel):
@@ -16,13 +18,45 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, ser_json_inf_nan="constants")
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The field that tells members of a family apart has a default in Python; a document must say it."""
+        reference = handler(schema)
+        whole = handler.resolve_ref_schema(reference)
+        tags = [name for name in ("kind", "name") if "const" in whole["properties"].get(name, {})]
+        if tags:
+            whole["required"] = [*tags, *(name for name in whole.get("required", ()) if name not in tags)]
+        return reference
 
-def _expand(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
+
+class Named:
+    """Pydantic marker of a family told apart by the field `tag`: a bare name stands for the member with its defaults.
+
+    Written before it is `Field(discriminator=tag)`. The JSON Schema lists the names of those that need nothing more.
+    """
+
+    def __init__(self, tag: str) -> None:
+        self._tag = tag
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        family = handler(source)
+        names = [
+            cls.model_fields[self._tag].default
+            for cls in members(source)
+            if not any(field.is_required() for field in cls.model_fields.values())
+        ]
+        return core_schema.no_info_before_validator_function(
+            self._expand,
+            family,
+            json_schema_input_schema=core_schema.union_schema([core_schema.literal_schema(names), family]),
+        )
+
+    def _expand(self, value: Any) -> Any:
+        return {self._tag: value} if isinstance(value, str) else value
 
 
-#: Lets a bare name stand for a family member with all its defaults: `normalization: batch`.
-ByName = BeforeValidator(_expand)
+#: `normalization: batch`.
+ByName = Named("kind")
 
 Discriminated = Field(discriminator="kind")
 
