@@ -28,7 +28,7 @@ METRICS = (
 
 
 #: Logged beside them, for diagnosis; `clean_train_accuracy` where mixup or smoothing distort the other.
-SIGNALS = ("clean_train_accuracy", "weight_norm", "update_ratio", "nonfinite_steps")
+SIGNALS = ("clean_train_accuracy", "loss_gap", "weight_norm", "update_ratio", "nonfinite_steps")
 
 
 class TrialState(StrEnum):
@@ -85,15 +85,17 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
 
 
-def _storable(text: Any) -> Any:
-    """Any text without what a database or JSON cannot hold: NUL, and halves of surrogate pairs."""
-    if not isinstance(text, str):
-        return text
+def storable(text: str) -> str:
+    """A text without what a database or JSON cannot hold: NUL, and halves of surrogate pairs."""
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
+def _storable_if_text(value: Any) -> Any:
+    return storable(value) if isinstance(value, str) else value
+
+
 #: What a library or a person's code said, which may be anything.
-Text = Annotated[str, BeforeValidator(_storable)]
+Text = Annotated[str, BeforeValidator(_storable_if_text)]
 
 
 class TrialLine(Message):
@@ -105,12 +107,14 @@ class TrialLine(Message):
     epoch: int = Field(0, description="epochs finished")
     best_value: float | None = Field(None, description="best value of the objective so far")
     best_epoch: int | None = Field(None, description="the epoch (from 1) of the best value")
-    metrics: dict[str, float | None] = Field(default_factory=dict, description="of the last epoch; null for non-finite")
-    parameters: dict[str, str | float | int | bool] = Field(default_factory=dict, description="flat hyperparameters")
-    sample: dict[str, float] | None = Field(
+    metrics: dict[Text, float | None] = Field(
+        default_factory=dict, description="of the last epoch; null for non-finite"
+    )
+    parameters: dict[Text, Text | float | int | bool] = Field(default_factory=dict, description="flat hyperparameters")
+    sample: dict[Text, float] | None = Field(
         None, description="what the searcher drew; the spec bound to it is the trial"
     )
-    mlflow_run_id: str | None = None
+    mlflow_run_id: Text | None = None
     restarts: int = Field(0, description="times that it was tried again")
     error_kind: ErrorKind | None = Field(None, description="of its last failure")
     started_at: float | None = None
@@ -124,7 +128,7 @@ class Winner(Message):
     value: float = Field(description="best value of the objective")
     test_accuracy: float
     test_loss: float
-    model_uri: str | None = Field(None, description="MLflow address of the registered model")
+    model_uri: Text | None = Field(None, description="MLflow address of the registered model")
 
 
 class Heartbeat(Message):
@@ -134,8 +138,8 @@ class Heartbeat(Message):
     reason: Text = ""
     blocked: bool = Field(False, description="with phase paused: another attempt is of no use before a person acts")
     trials: list[TrialLine] = Field(default_factory=list)
-    mlflow_experiment_id: str | None = None
-    mlflow_run_id: str | None = Field(None, description="the parent run")
+    mlflow_experiment_id: Text | None = None
+    mlflow_run_id: Text | None = Field(None, description="the parent run")
     winner: Winner | None = None
     controls: Controls | None = Field(None, description="with phase completed: those under which the search ended")
 

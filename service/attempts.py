@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem
@@ -27,6 +27,9 @@ from service.states import ENDED, State
 from service.store.models import Attempt, Experiment, Trial
 
 LARGEST_NUMBER = 10**7
+NUMBERS = ("trial", "epoch", "best_epoch", "restarts")
+LONGEST_WAIT_S = 300.0
+MOST_DOUBLINGS = 16  # more would exceed what a timedelta holds
 FINAL = frozenset({"completed", "canceled", "paused", "failed"})
 
 
@@ -47,8 +50,14 @@ class Retries:
     most: int
     backoff_s: float
 
+    @property
+    def longest(self) -> timedelta:
+        return timedelta(seconds=max(self.backoff_s, LONGEST_WAIT_S))
+
     def wait(self, failures: int) -> timedelta:
-        return timedelta(seconds=self.backoff_s * 2 ** max(0, failures - 1))
+        """After so many in a row; twice as long after each, up to the longest."""
+        doublings = min(max(0, failures - 1), MOST_DOUBLINGS)
+        return min(self.longest, timedelta(seconds=self.backoff_s * 2.0**doublings))
 
 
 def begin(session: Session, experiment: Experiment, slots: int, now: datetime) -> tuple[Attempt, str]:
@@ -115,7 +124,7 @@ def beat(
         {
             "slots": experiment.slots,
             "stop": stop,
-            "cancel_trials": _to_cancel(session, experiment),
+            "cancel_trials": to_cancel(session, experiment),
             "controls": experiment.controls,
         }
     )
@@ -130,15 +139,30 @@ def lose(session: Session, experiment: Experiment, attempt: Attempt, why: str, n
 def withdraw(
     session: Session, experiment: Experiment, attempt: Attempt, why: str, now: datetime, retries: Retries
 ) -> None:
-    """The driver was never started, through no fault of the experiment: queue again, and count nothing."""
+    """The driver was never started, through no fault of the experiment: queue again, and count no failure.
+
+    The wait grows with each attempt in a row that was begun in vain.
+    """
     attempt.state, attempt.reason, attempt.ended_at = AttemptState.LOST, why, now
     if experiment.state == State.RUNNING:
         experiments.move(experiment, State.QUEUED, now, why)
-        experiment.retry_at = now + retries.wait(1)
+        experiment.retry_at = now + retries.wait(_in_vain(session, experiment))
     else:
         _obey_late(experiment, now, why)
     if experiment.state in ENDED:
         experiments.close_trials(session, experiment, now)
+
+
+def abandon(session: Session, experiment: Experiment, why: str, now: datetime) -> None:
+    """End a queued experiment that this version of the service cannot launch."""
+    experiments.move(experiment, State.ERROR, now, why)
+    experiments.close_trials(session, experiment, now)
+
+
+def to_cancel(session: Session, experiment: Experiment) -> list[int]:
+    """Trials whose end was asked for and has not come."""
+    query = select(Trial.trial).where(Trial.experiment_id == experiment.id, Trial.cancel_asked_at.is_not(None))
+    return list(session.scalars(query.where(Trial.state.not_in(TRIAL_ENDED)).order_by(Trial.trial)))
 
 
 def _end(
@@ -193,18 +217,20 @@ def _obey_late(experiment: Experiment, now: datetime, why: str) -> None:
         experiments.move(experiment, State.PAUSED, now, f"paused on request; its driver was gone already: {why}")
 
 
-def _to_cancel(session: Session, experiment: Experiment) -> list[int]:
-    """Trials whose end was asked for and has not come."""
-    query = select(Trial.trial).where(Trial.experiment_id == experiment.id, Trial.cancel_asked_at.is_not(None))
-    return list(session.scalars(query.where(Trial.state.not_in(TRIAL_ENDED)).order_by(Trial.trial)))
+def _in_vain(session: Session, experiment: Experiment) -> int:
+    """How many attempts in a row, up to the newest, never reached Ray."""
+    reached = Attempt.submitted_at.is_not(None) | Attempt.last_heartbeat_at.is_not(None)
+    query = select(func.max(Attempt.number)).where(Attempt.experiment_id == experiment.id, reached)
+    return experiment.attempt - (session.scalar(query) or 0)
 
 
 def _write_lines(
     session: Session, experiment: Experiment, attempt: Attempt, lines: list[TrialLine], now: datetime
 ) -> None:
     for line in lines:
-        for field, number in (("trial", line.trial), ("epoch", line.epoch)):
-            if not 0 <= number < LARGEST_NUMBER:
+        for field in NUMBERS:
+            number = getattr(line, field)
+            if number is not None and not 0 <= number < LARGEST_NUMBER:
                 problem = Problem(f"trials.{field}", f"0 <= {field} < {LARGEST_NUMBER} required", number)
                 raise Invalid(f"a trial has no such {field}", [problem])
     numbers = [line.trial for line in lines]
@@ -223,7 +249,7 @@ def _write_lines(
         trial.state = line.state
         trial.stop_reason = line.stop_reason
         trial.epoch = line.epoch
-        trial.best_value = _finite(line.best_value)
+        trial.best_value, trial.best_epoch = _finite(line.best_value), line.best_epoch
         trial.metrics = {name: _finite(value) for name, value in line.metrics.items()}
         trial.parameters = {
             n: str(v) if isinstance(v, float) and not math.isfinite(v) else v for n, v in line.parameters.items()

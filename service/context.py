@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from service.attempts import Retries
 from service.cluster import ClusterWatch
@@ -12,6 +13,10 @@ from service.results import Results
 from service.settings import Settings
 from service.storage import Storage
 from service.store.database import Database
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,10 @@ from sqlalchemy.orm import Session
 
 from search_spaces.protocol import RUN_STATUS, RunStatus, TrialState
 from service import idempotency
-from service.context import Context
+from service.context import Context, utc_now
 from service.errors import Unavailable
 from service.launcher import ALIVE, RayUnreachable
 from service.results import OpenRun, Runs
-from service.silence import utc_now
 from service.states import ACTIVE, ENDED, State
 from service.store.leases import Held, LeaseLost, hold
 from service.store.models import Experiment, Trial

@@ -15,52 +15,39 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import func, select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import SpecError
-from search_spaces.protocol import ENDED as TRIAL_ENDED
-from search_spaces.protocol import Launch
-from service import attempts, experiments
-from service.allocation import Cluster, Demand, allocate
+from search_spaces.protocol import Launch, storable
+from service import attempts, drivers, experiments
+from service.allocation import Cluster
 from service.attempts import OPEN
-from service.context import Context
-from service.launcher import ALIVE, JobStatus, RayUnreachable
-from service.silence import JUMP_S, Silence, utc_now
-from service.states import ACTIVE, DRIVEN, State
+from service.context import Context, utc_now
+from service.drivers import Driver, Loss, Silences
+from service.launcher import RayUnreachable
+from service.shares import share_out
+from service.silence import Silence
+from service.states import State
 from service.storage import free_bytes, tail
 from service.store.leases import Held, LeaseLost, acquire, hold, release
-from service.store.models import Attempt, Experiment, Trial
+from service.store.models import Attempt
 
 LEASE = "queue"
-QUIET_HEARTBEATS = 3  # so many missed, and Ray is asked what became of the driver
+SLOW_ROUND_S = 5.0  # what a round may take beside its pause; silence beyond that is the service's own
 LOG_LINES = 20
 LOG_CHARACTERS = 2_000
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+NOT_WRITABLE = frozenset({errno.EACCES, errno.EROFS})
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Driver:
-    """A running attempt, as it was read from the database."""
-
-    experiment_id: str
-    attempt_id: str
-    number: int
-    state: State
-    begun_at: datetime
-    heard_at: datetime | None
-    stop_asked_at: datetime | None
 
 
 class Reconciler:
@@ -74,8 +61,7 @@ class Reconciler:
     ) -> None:
         self._context = context
         self._clock = clock
-        self._monotonic = monotonic
-        self._silence = Silence(clock, monotonic)
+        self._silence = Silence(context.settings.reconcile_s + SLOW_ROUND_S, monotonic)
         self._owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
@@ -100,15 +86,10 @@ class Reconciler:
 
     def round(self) -> None:
         """Look, then act. Raises SQLAlchemyError when the database is away, and LeaseLost."""
-        self._silence.check_clock()
         cluster = self._look()
-        try:
-            self._held = self._acquire()
-            if self._held is not None and cluster is not None:
-                self._act(self._held, cluster)
-        except SQLAlchemyError:
-            self._silence.count_anew("the database did not answer")  # nor could it keep what drivers said
-            raise
+        self._held = self._acquire()
+        if self._held is not None and cluster is not None:
+            self._act(self._held, cluster)
 
     def _run(self) -> None:
         try:
@@ -127,13 +108,7 @@ class Reconciler:
                 log.warning("the database does not answer: %s", error)
             except Exception:
                 log.exception("a round of the reconciler failed; the next one tries again")
-            self._sleep()
-
-    def _sleep(self) -> None:
-        before = self._monotonic()
-        self._context.wake.wait(self._context.settings.reconcile_s)
-        if self._monotonic() - before > self._context.settings.reconcile_s + JUMP_S:
-            self._silence.count_anew("this service stood still")
+            self._context.wake.wait(self._context.settings.reconcile_s)
 
     def _acquire(self) -> Held | None:
         return acquire(self._context.database, LEASE, self._owner, self._context.settings.lease_s, self._clock())
@@ -141,7 +116,8 @@ class Reconciler:
     def _act(self, held: Held, cluster: Cluster) -> None:
         self._check_drivers(held)
         for experiment_id, slots in self._share_out(held, cluster).items():
-            self._launch(held, experiment_id, slots, cluster)
+            with _apart(experiment_id):
+                self._launch(held, experiment_id, slots, cluster)
 
     def _look(self) -> Cluster | None:
         watch = self._context.watch
@@ -155,52 +131,40 @@ class Reconciler:
 
     def _check_drivers(self, held: Held) -> None:
         with self._context.database.read() as session:
-            drivers = _drivers(session)
-        for driver in drivers:
-            try:
-                why = self._why_lost(driver)
-                if why:
-                    self._lose(held, driver, why)
-            except RayUnreachable as silent:  # of one driver; the others and the queue do not wait for it
-                log.warning("attempt %s cannot be checked: %s", driver.attempt_id, silent)
+            found = drivers.at_work(session)
+        silences = drivers.listen(self._silence, found)
+        for driver in found:
+            if not drivers.is_well(driver, silences[driver.attempt_id], self._context.settings):
+                with _apart(driver.experiment_id):
+                    self._check(held, driver, silences[driver.attempt_id])
 
-    def _why_lost(self, driver: Driver) -> str:
-        """What became of a driver, as a sentence; empty while it does well, or may yet."""
-        settings, heard = self._context.settings, driver.heard_at
-        quiet_s = self._silence.seconds(heard or driver.begun_at)
-        patience_s = settings.driver_lost_s if heard else settings.driver_start_s
-        stop = driver.stop_asked_at
-        overdue = stop is not None and self._silence.seconds(stop) > settings.stop_grace_s
-        if heard and quiet_s < QUIET_HEARTBEATS * settings.heartbeat_s and not overdue:
-            return ""
+    def _check(self, held: Held, driver: Driver, silences: Silences) -> None:
         status = self._context.launcher.status(driver.attempt_id)
-        if status not in ALIVE:
-            if status is JobStatus.UNKNOWN:
-                return "Ray does not know the driver any more; was Ray started anew?" if quiet_s > 1 else ""
-            return f"the driver ended ({status}) without a last word"
-        if overdue:
-            return f"the driver did not stop within {settings.stop_grace_s:g} s and was stopped from outside"
-        if quiet_s > patience_s:
-            return f"the driver was silent for {quiet_s:.0f} s"
-        return ""
+        loss = drivers.loss(driver, status, silences, self._context.settings)
+        if loss is not None and self._lose(held, driver, loss):
+            try:
+                self._context.launcher.stop(driver.attempt_id)
+            except RayUnreachable as error:  # should it live on, its next heartbeat is refused and it stops by itself
+                log.warning("attempt %s cannot be stopped: %s", driver.attempt_id, error)
 
-    def _lose(self, held: Held, driver: Driver, why: str) -> None:
+    def _lose(self, held: Held, driver: Driver, loss: Loss) -> bool:
+        """Write down that a driver is given up, unless it spoke, or ended, while Ray was asked. Only then stop it."""
         said = self._last_words(driver)
-        try:
-            self._context.launcher.stop(driver.attempt_id)
-        except RayUnreachable as error:  # should it live on, its next heartbeat is refused and it stops by itself
-            log.warning("attempt %s cannot be stopped: %s", driver.attempt_id, error)
-        why = f"{why}; its log ends: {said}" if said else why
-        log.warning("attempt %s is lost: %s", driver.attempt_id, why)
+        why = f"{loss.why}; its log ends: {said}" if said else loss.why
         now = self._clock()
         with self._context.database.write() as session:
             hold(session, held, now)
             experiment = experiments.find(session, driver.experiment_id, lock=True)
             attempt = attempts.current(session, experiment)
-            spoke = attempt is not None and attempt.last_heartbeat_at != driver.heard_at
-            if attempt is None or attempt.id != driver.attempt_id or attempt.state not in OPEN or spoke:
-                return  # it spoke, or ended, while we asked
-            attempts.lose(session, experiment, attempt, why, now, self._context.retries)
+            if attempt is None or attempt.id != driver.attempt_id or attempt.state not in OPEN:
+                return False
+            seen = drivers.seen(experiment, attempt)
+            if seen != (driver if loss.excused else replace(driver, heard_at=seen.heard_at)):
+                return False
+            give_up = attempts.lose if loss.counted else attempts.withdraw
+            give_up(session, experiment, attempt, why, now, self._context.retries)
+        log.warning("attempt %s is lost: %s", driver.attempt_id, why)
+        return True
 
     def _last_words(self, driver: Driver) -> str:
         """The end of the driver's log: what Ray kept, where it died before it had one of its own."""
@@ -210,43 +174,13 @@ class Reconciler:
             said = said or self._context.launcher.logs(driver.attempt_id)
         except RayUnreachable as error:  # Ray answers 500 to a log that is not UTF-8, or of a node that died
             log.warning("the log of %s cannot be read: %s", driver.attempt_id, error)
-        return "\n".join(said.strip().splitlines()[-LOG_LINES:])[-LOG_CHARACTERS:].replace("\0", "")
+        return storable("\n".join(said.strip().splitlines()[-LOG_LINES:])[-LOG_CHARACTERS:])
 
     def _share_out(self, held: Held, cluster: Cluster) -> dict[str, int]:
-        """Write the new shares of the running; return those of the queued that may start."""
         now = self._clock()
         with self._context.database.write() as session:
             hold(session, held, now)
-            active = _active(session)
-            done = _ended_trials(session, [e.id for e in active])
-            demands = [_demand(experiment, done.get(experiment.id, 0), cluster) for experiment in active]
-            waiting = {e.id for e in active if self._is_to_wait(e, now)}
-            shares = allocate(cluster, [d for d in demands if d.experiment_id not in waiting])
-            starting: dict[str, int] = {}
-            for experiment, demand in zip(active, demands, strict=True):
-                slots = shares.get(experiment.id, 0)
-                if experiment.state != State.QUEUED:
-                    if experiment.slots != slots:
-                        experiment.slots = slots
-                elif slots:
-                    starting[experiment.id] = slots
-                elif experiment.id not in waiting:
-                    misfits = experiments.misfits(cluster, demand.cpus, demand.gpus)
-                    reason = "waiting for free slots"
-                    if not cluster.nodes:
-                        reason = "waiting for a node: the cluster has none yet"
-                    elif misfits:
-                        reason = f"waiting for a larger node: {misfits[0].field}: {misfits[0].rule}"
-                    if experiment.reason != reason:
-                        experiment.reason = reason
-            return starting
-
-    def _is_to_wait(self, experiment: Experiment, now: datetime) -> bool:
-        """Whether its next attempt is not due yet. A wait longer than any wait was written before the clock was set."""
-        if experiment.retry_at is None:
-            return False
-        longest = self._context.retries.wait(max(1, experiment.failures))
-        return timedelta(0) < experiment.retry_at - now <= longest
+            return share_out(session, cluster, now, self._context.retries)
 
     def _launch(self, held: Held, experiment_id: str, slots: int, cluster: Cluster) -> None:
         settings, now = self._context.settings, self._clock()
@@ -257,16 +191,17 @@ class Reconciler:
                 return
             try:
                 spec = experiments.complete(ExperimentSpec.model_validate(experiment.spec), cluster)
+                controls = Controls.model_validate(experiment.controls)
             except (ValidationError, SpecError) as error:
-                reason = f"its spec cannot be run by this version: {error}"
-                experiments.move(experiment, State.ERROR, now, reason)
+                attempts.abandon(session, experiment, f"its spec cannot be run by this version: {error}", now)
                 return
             # Decided late when Ray was away at submission; nothing else of a stored spec changes.
             if experiment.spec.get("resources", {}).get("gpus_per_trial") is None:
                 experiment.spec = spec.model_dump(mode="json")
             attempt, token = attempts.begin(session, experiment, slots, now)
-            stored, controls = dict(experiment.spec), Controls.model_validate(experiment.controls)
-            source = experiment.source_id
+            stored, source = dict(experiment.spec), experiment.source_id
+            cancel_trials = attempts.to_cancel(session, experiment)
+            trials = experiments.begun(session, experiment)
         launch = Launch(
             experiment_id=experiment_id,
             attempt=attempt.number,
@@ -276,6 +211,8 @@ class Reconciler:
             heartbeat_s=settings.heartbeat_s,
             slots=slots,
             controls=controls,
+            cancel_trials=cancel_trials,
+            trials=trials,
             mlflow_tracking_uri=settings.mlflow_tracking_uri,
             mlflow_username=settings.mlflow_username,
             mlflow_password=settings.mlflow_password,
@@ -293,8 +230,8 @@ class Reconciler:
             self._context.launcher.launch(launch)
             log.info("launched %s with %d slots", launch.attempt_id, launch.slots)
         except (RayUnreachable, OSError) as error:
-            failure = f"the driver could not be started: {error}"
-            blocked = self._why_blocked(error)
+            failure = storable(f"the driver could not be started: {error}")
+            blocked = storable(self._why_blocked(error))
             log.warning("%s: %s%s", launch.attempt_id, failure, blocked and f"; {blocked}")
         now = self._clock()
         with self._context.database.write() as session:
@@ -310,57 +247,29 @@ class Reconciler:
 
     def _why_blocked(self, error: Exception) -> str:
         """What a person must do before another attempt is of use, as a sentence; empty where it may just pass."""
-        if not isinstance(error, OSError) or error.errno not in FULL_DISK:
-            return ""
+        number = error.errno if isinstance(error, OSError) else None
         root = self._context.settings.storage_root
-        free = free_bytes(root)
-        left = "no room is left" if free is None else f"{free} bytes are left"
-        return f"paused, the disk is full: RUNG_STORAGE_ROOT {root}: room for the experiment's files required, {left}"
+        if number in FULL_DISK:
+            free = free_bytes(root)
+            left = "no room is left" if free is None else f"{free} bytes are left"
+            return (
+                f"paused, the disk is full: RUNG_STORAGE_ROOT {root}: room for the experiment's files required, {left}"
+            )
+        if number in NOT_WRITABLE:
+            return (
+                f"paused, the storage cannot be written: RUNG_STORAGE_ROOT {root}: leave to write required, got {error}"
+            )
+        return ""
 
 
-def _drivers(session: Session) -> list[Driver]:
-    rows = session.execute(
-        select(Experiment, Attempt)
-        .join(Attempt, (Attempt.experiment_id == Experiment.id) & (Attempt.number == Experiment.attempt))
-        .where(Experiment.state.in_(DRIVEN), Attempt.state.in_(OPEN))
-    )
-    return [
-        Driver(
-            experiment_id=experiment.id,
-            attempt_id=attempt.id,
-            number=attempt.number,
-            state=State(experiment.state),
-            begun_at=attempt.submitted_at or attempt.created_at,
-            heard_at=attempt.last_heartbeat_at,
-            stop_asked_at=experiment.stop_asked_at,
-        )
-        for experiment, attempt in rows
-    ]
-
-
-def _active(session: Session) -> list[Experiment]:
-    query = select(Experiment).where(Experiment.state.in_(ACTIVE))
-    return list(session.scalars(query.order_by(Experiment.created_at, Experiment.id).with_for_update()))
-
-
-def _ended_trials(session: Session, ids: list[str]) -> dict[str, int]:
-    rows = session.execute(
-        select(Trial.experiment_id, func.count())
-        .where(Trial.experiment_id.in_(ids), Trial.state.in_(TRIAL_ENDED))
-        .group_by(Trial.experiment_id)
-    )
-    return dict(rows.all())
-
-
-def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
-    resources, limit = experiment.spec.get("resources", {}), experiment.controls["max_concurrent_trials"]
-    gpus = resources.get("gpus_per_trial")
-    most = max(1, experiment.controls["num_samples"] - done)  # one for the finalist, when all trials have ended
-    return Demand(
-        experiment_id=experiment.id,
-        cpus=resources.get("cpus_per_trial", 1),
-        gpus=(1 if cluster.gpus else 0) if gpus is None else gpus,
-        most=min(most, limit or most),
-        running=experiment.state in DRIVEN,
-        priority=experiment.controls["priority"],
-    )
+@contextlib.contextmanager
+def _apart(experiment_id: str) -> Iterator[None]:
+    """What is wrong with one experiment; the others do not wait for it. A lost lease or database is for all."""
+    try:
+        yield
+    except (LeaseLost, OperationalError):
+        raise
+    except RayUnreachable as silent:
+        log.warning("experiment %s cannot be looked after: %s", experiment_id, silent)
+    except Exception:
+        log.exception("experiment %s cannot be looked after; the next round tries again", experiment_id)

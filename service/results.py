@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +21,7 @@ from service.errors import Unavailable
 from service.schemas import Point
 from service.settings import Settings
 
+PATIENCE_S = 0.5  # of whoever asks whether MLflow answers: a probe of readiness itself waits no longer than a second
 PAGE = 25_000
 RUNS_PAGE = 1_000
 TAG_CHARACTERS = 5_000
@@ -56,6 +57,7 @@ class Results:
         self._public = settings.mlflow_public_url.rstrip("/")
         self._client = httpx.Client(timeout=settings.mlflow_timeout_s, auth=auth)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="results")
+        self._asked: Future[str] | None = None
 
     def run_url(self, experiment_id: str | None, run_id: str | None) -> str | None:
         """A run's page in MLflow, for a person."""
@@ -91,16 +93,25 @@ class Results:
             self.remove(runs)
 
     def why_away(self) -> str:
-        """What keeps MLflow from answering; empty when it answers."""
+        """What keeps MLflow from answering; empty when it answers. Nobody waits for it longer than PATIENCE_S."""
+        asked = self._asked
+        if asked is None or asked.done():
+            asked = self._asked = self._pool.submit(self._ask)
+        try:
+            return asked.result(PATIENCE_S)
+        except TimeoutError:
+            return f"MLflow at {self._uri} does not answer within {PATIENCE_S:g} s"
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._client.close()
+
+    def _ask(self) -> str:
         try:
             self._request("/health")
         except Unavailable as error:
             return error.detail
         return ""
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        self._client.close()
 
     def _history(self, run_id: str, name: str) -> list[Point]:
         points: list[Point] = []

@@ -52,7 +52,9 @@ class Settings(BaseSettings):
     driver_start_s: Seconds = Field(180.0, description="a driver's time from its submission to its first heartbeat")
     stop_grace_s: Seconds = Field(120.0, description="time to obey a cancel before the job is stopped from outside")
     max_attempts: Annotated[int, Field(ge=1)] = Field(3, description="drivers that may fail before the experiment does")
-    retry_backoff_s: Seconds = Field(5.0, description="wait before the second attempt; doubled for each further one")
+    retry_backoff_s: Seconds = Field(
+        5.0, description="wait before the second attempt; doubled for each further one, up to five minutes"
+    )
 
     keep_files_days: Annotated[float, Field(gt=0)] | None = Field(
         None, description="checkpoints, logs and pictures of experiments that ended longer ago are removed; None: kept"

@@ -1,52 +1,37 @@
-"""Silence: how long ago something was, as far as this service can tell.
+"""Silence: for how long somebody has said nothing new, by the clock of the one who listens.
 
-Silence counts only while the service could hear: from its start, from the last time that it slept or its database
-was away, and from the last jump of its wall clock, which it finds by comparing it with the monotonic one. It must
-not know what is listened to.
+Whoever listens looks again and again at the last word of each. Only the time between two looks counts, by a
+monotonic clock, and of one gap no more than `longest_gap_s`: a listener that slept, was stopped or had no database
+could not hear, and no wall clock is asked, neither its own nor that of whoever wrote the words down. It must not
+know what is listened to.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-
-JUMP_S = 5.0  # a wall clock that is slewed stays far below this between two rounds
-
-log = logging.getLogger(__name__)
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
+from collections.abc import Callable, Hashable, Mapping
 
 
 class Silence:
-    """Measures by `clock`, for as long as `monotonic` (seconds, from anywhere) agrees with it."""
+    """`look` is to be called every few seconds, more often than `longest_gap_s`."""
 
-    def __init__(
-        self, clock: Callable[[], datetime] = utc_now, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._clock = clock
+    def __init__(self, longest_gap_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._longest_gap_s = longest_gap_s
         self._monotonic = monotonic
-        self._looked_at, self._ticks = clock(), monotonic()
-        self._counted_from = self._looked_at
+        self._looked_at = monotonic()
+        self._since: dict[str, tuple[Hashable, float]] = {}
 
-    def check_clock(self) -> None:
-        """To be called every few seconds: after a jump silence counts anew."""
-        now, ticks = self._clock(), self._monotonic()
-        jump_s = (now - self._looked_at).total_seconds() - (ticks - self._ticks)
-        self._looked_at, self._ticks = now, ticks
-        if abs(jump_s) > JUMP_S:
-            self.count_anew(f"the clock jumped by {jump_s:+.0f} s")
+    def look(self, words: Mapping[str, Hashable]) -> dict[str, float]:
+        """Seconds for which the last word of each has been the same; zero at the first look at it.
 
-    def count_anew(self, why: str) -> None:
-        """Nobody could be heard until now."""
-        log.warning("%s: silence is counted from now on", why)
-        self._counted_from = self._clock()
-
-    def seconds(self, since: datetime) -> float:
-        """Seconds since a moment, or since silence counts; the latter for a moment that a clock set back made later."""
-        now = self._clock()
-        start = max(since, self._counted_from) if since <= now else self._counted_from
-        return (now - start).total_seconds()
+        Who is not among them is forgotten.
+        """
+        now = self._monotonic()
+        passed_s = min(now - self._looked_at, self._longest_gap_s)
+        self._looked_at = now
+        known = self._since
+        self._since = {
+            who: (word, known[who][1] + passed_s if who in known and known[who][0] == word else 0.0)
+            for who, word in words.items()
+        }
+        return {who: seconds for who, (_, seconds) in self._since.items()}

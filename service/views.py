@@ -34,6 +34,7 @@ def trial(row: Trial, mlflow_experiment_id: str | None, results: Results) -> Tri
         stop_reason=row.stop_reason,
         epoch=row.epoch,
         best_value=row.best_value,
+        best_epoch=row.best_epoch,
         metrics=row.metrics,
         parameters=row.parameters,
         mlflow_run_id=row.mlflow_run_id,

@@ -128,6 +128,7 @@ class Trial(Base):
     stop_reason: Mapped[str] = mapped_column(Text, default="")
     epoch: Mapped[int] = mapped_column(default=0)
     best_value: Mapped[float | None]
+    best_epoch: Mapped[int | None]
     metrics: Mapped[dict[str, Any]]
     parameters: Mapped[dict[str, Any]]
     sample: Mapped[dict[str, Any] | None]

@@ -170,6 +170,8 @@ BROKEN = [
     '{"phase": "searching", "trials": [{"trial": 99999999999999999999, "state": "RUNNING"}]}',
     '{"phase": "searching", "trials": [{"trial": 0, "epoch": 1e300, "state": "RUNNING"}]}',
     '{"phase": "searching", "trials": [{"trial": 0, "state": "ASLEEP"}]}',
+    '{"phase": "searching", "trials": [{"trial": 0, "best_epoch": 99999999999, "state": "RUNNING"}]}',
+    '{"phase": "searching", "trials": [{"trial": 0, "restarts": -1, "state": "RUNNING"}]}',
     "[" * 100_000,
     '{"phase": 1' + "0" * 5_000 + "}",
 ]
@@ -193,6 +195,16 @@ def test_what_is_not_finite_or_no_time_is_left_out(world: Any) -> None:
     trial = world.client.get(f"/api/v1/experiments/{one}/trials/0").json()
     assert (trial["best_value"], trial["metrics"]) == (None, {"train_loss": None})
     assert (trial["started_at"], trial["ended_at"]) == (None, None)
+
+
+def test_texts_that_no_database_holds_are_made_to_fit(world: Any) -> None:
+    one = world.started()
+    line = world.line(0, parameters={"a\0b": "x\0y\ud800z", "n": 10**30}, mlflow_run_id="r\0un", best_epoch=1)
+    beat = {"phase": "searching", "mlflow_experiment_id": "7\0", "mlflow_run_id": "p\0", "trials": [line]}
+    assert world.beat(one, beat).status_code == 200
+    trial = world.client.get(f"/api/v1/experiments/{one}/trials/0").json()
+    assert trial["parameters"] == {"ab": "xy?z", "n": 10**30}
+    assert (trial["mlflow_run_id"], trial["best_epoch"], world.show(one)["mlflow_run_id"]) == ("run", 1, "p")
 
 
 def test_thousands_of_lines_at_once(world: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,8 +15,12 @@ from search_spaces.experiment import ExperimentSpec
 from service.allocation import Cluster, Node
 from service.launcher import JobStatus, RayUnreachable
 from service.reconciler import Reconciler
+from service.store.leases import LeaseLost
+from service.store.models import Experiment
 
 pytestmark = pytest.mark.stores
+
+STEP_S = 2.0
 
 
 class Clock:
@@ -35,6 +41,13 @@ class Clock:
 
     def jump_s(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+
+
+def watch(reconciler: Reconciler, clock: Clock, seconds: float) -> None:
+    """Rounds, as the thread makes them, for so long."""
+    for _ in range(math.ceil(seconds / STEP_S)):
+        clock.pass_s(STEP_S)
+        reconciler.round()
 
 
 def refuse(*_: Any) -> Any:
@@ -148,13 +161,13 @@ def test_a_dead_driver_is_replaced_thrice_and_then_given_up(
         world.beat(one, {"phase": "searching", "trials": [world.line(0)]}, attempt)
         world.launcher.jobs[f"exp-{one}-a{attempt}"] = status
         world.launcher.printed[f"exp-{one}-a{attempt}"] = "one\ntwo\nMemoryError\n"
-        clock.pass_s(10)
-        world.reconciler.round()
+        watch(world.reconciler, clock, 8)
         view = world.show(one)
         assert reason in view["reason"]
         assert "MemoryError" in view["reason"]
         if attempt < 3:
             assert view["state"] == "QUEUED"
+            clock.pass_s(2)
             world.reconciler.round()
             assert world.show(one)["state"] == "QUEUED", "no wait before the next attempt"
             clock.pass_s(5 * attempt + 1)
@@ -168,11 +181,9 @@ def test_a_dead_driver_is_replaced_thrice_and_then_given_up(
 def test_a_silent_driver_is_stopped_and_fenced(world: Any, clock: Clock, settings: Any) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching"})
-    clock.pass_s(settings.driver_lost_s - 1)
-    world.reconciler.round()
+    watch(world.reconciler, clock, settings.driver_lost_s)
     assert world.show(one)["state"] == "RUNNING"
-    clock.pass_s(2)
-    world.reconciler.round()
+    watch(world.reconciler, clock, 4)
     assert "the driver was silent for" in world.show(one)["reason"]
     assert world.launcher.stopped == [f"exp-{one}-a1"]
     clock.pass_s(settings.retry_backoff_s + 1)
@@ -190,30 +201,41 @@ def test_a_service_that_slept_does_not_blame_the_drivers(world: Any, clock: Cloc
     risen = Reconciler(context, clock, clock.monotonic)
     risen.round()
     assert world.show(one)["state"] == "RUNNING"
-    clock.pass_s(settings.driver_lost_s + 1)
+    clock.pass_s(3600)
     risen.round()
-    assert world.show(one)["state"] == "QUEUED"
+    assert world.show(one)["state"] == "RUNNING", "nor one that stood still between two rounds"
+    watch(risen, clock, settings.driver_lost_s)
+    assert "the driver was silent" in world.show(one)["attempts"][0]["reason"]
 
 
 def test_a_driver_that_never_speaks(world: Any, clock: Clock, settings: Any) -> None:
     one = world.started()
-    clock.pass_s(settings.driver_lost_s + 1)
-    world.reconciler.round()
+    watch(world.reconciler, clock, settings.driver_lost_s + 4)
     assert world.show(one)["state"] == "RUNNING", "a start may take longer than a silence"
-    clock.pass_s(settings.driver_start_s)
-    world.reconciler.round()
+    watch(world.reconciler, clock, settings.driver_start_s - settings.driver_lost_s)
     assert world.show(one)["state"] == "QUEUED"
 
 
-def test_a_cancel_that_is_not_obeyed_is_enforced(world: Any, clock: Clock, settings: Any) -> None:
+def test_a_cancel_that_is_not_obeyed_is_enforced(
+    world: Any, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching"})
     world.cancel(one)
-    world.reconciler.round()
+    for _ in range(int(settings.stop_grace_s / STEP_S)):
+        watch(world.reconciler, clock, STEP_S)
+        assert world.beat(one, {"phase": "searching"}).json()["stop"] == "cancel"
     assert world.show(one)["state"] == "STOPPING"
-    clock.pass_s(settings.stop_grace_s + 1)
-    world.reconciler.round()
-    assert world.show(one)["state"] == "CANCELED"
+    status = world.launcher.status
+
+    def speak(attempt_id: str) -> JobStatus:
+        world.beat(one, {"phase": "searching"})
+        found: JobStatus = status(attempt_id)
+        return found
+
+    monkeypatch.setattr(world.launcher, "status", speak)
+    watch(world.reconciler, clock, 2 * STEP_S)
+    assert world.show(one)["state"] == "CANCELED", "a word of a driver that was to stop is no excuse"
     assert world.launcher.stopped == [f"exp-{one}-a1"]
 
 
@@ -221,8 +243,7 @@ def test_a_canceled_driver_that_died_is_canceled(world: Any, clock: Clock) -> No
     one = world.started()
     world.cancel(one)
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
-    clock.pass_s(10)
-    world.reconciler.round()
+    watch(world.reconciler, clock, 10)
     assert world.show(one)["state"] == "CANCELED"
 
 
@@ -230,14 +251,20 @@ def test_a_launch_that_fails_counts_as_no_attempt(world: Any, clock: Clock, monk
     one = world.submit()
     with monkeypatch.context() as broken:
         broken.setattr(world.launcher, "launch", refuse)
-        for _ in range(5):
+        for wait_s in (5, 10, 20, 40, 80, 160, 300, 300):
             world.reconciler.round()
             view = world.show(one)
             assert view["state"] == "QUEUED"
             assert "the driver could not be started: 500 Internal Server Error" in view["reason"]
-            clock.pass_s(60)
+            clock.pass_s(wait_s - 1)
+            world.reconciler.round()
+            assert len(world.show(one)["attempts"]) == len(view["attempts"]), "it did not wait"
+            clock.pass_s(2)
     world.reconciler.round()
-    assert world.show(one)["state"] == "RUNNING"
+    assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 9)
+    world.launcher.jobs[f"exp-{one}-a9"] = JobStatus.FAILED
+    world.reconciler.round()
+    assert "attempt 9 was lost, another follows in 5 s" in world.show(one)["reason"], "a failure was counted"
 
 
 def test_a_full_disk_pauses_and_says_which(world: Any, clock: Clock, settings: Any) -> None:
@@ -259,6 +286,180 @@ def test_a_full_disk_pauses_and_says_which(world: Any, clock: Clock, settings: A
     assert world.show(one)["state"] == "PAUSED", "nothing goes on before a person has made room"
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_storage_that_cannot_be_written_pauses_and_says_which(
+    world: Any, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def forbid(*_: Any) -> None:
+        raise OSError(number, "not here", "/shared/exp-1\udc80/spec.json")
+
+    monkeypatch.setattr(world.launcher, "prepare", forbid)
+    one = world.submit()
+    world.reconciler.round()
+    view = world.show(one)
+    assert (view["state"], view["attempt"]) == ("PAUSED", 1)
+    assert f"the storage cannot be written: RUNG_STORAGE_ROOT {settings.storage_root}" in view["reason"]
+    assert "/shared/exp-1" in view["reason"]
+
+
+def test_a_replica_that_stood_still_stops_no_driver_that_spoke(
+    world: Any, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world.started()
+    world.beat(one, {"phase": "searching"})
+    watch(world.reconciler, clock, settings.driver_lost_s)
+    status = world.launcher.status
+
+    def stand_still(attempt_id: str) -> JobStatus:
+        world.beat(one, {"phase": "searching"})
+        found: JobStatus = status(attempt_id)
+        return found
+
+    monkeypatch.setattr(world.launcher, "status", stand_still)
+    watch(world.reconciler, clock, 4)
+    assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 1)
+    assert world.launcher.stopped == []
+
+
+def test_a_replica_that_lost_its_lease_stops_no_driver(
+    world: Any, context: Any, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world.started()
+    world.beat(one, {"phase": "searching"})
+    other = Reconciler(context, clock, clock.monotonic)
+    logs = world.launcher.logs
+
+    def stand_still(attempt_id: str) -> str:
+        clock.pass_s(settings.lease_s + 1)
+        other.round()
+        said: str = logs(attempt_id)
+        return said
+
+    monkeypatch.setattr(world.launcher, "logs", stand_still)
+    with pytest.raises(LeaseLost):
+        watch(world.reconciler, clock, settings.driver_lost_s + 4)
+    assert other.held is not None
+    assert world.show(one)["state"] == "RUNNING"
+    assert world.launcher.stopped == []
+
+
+@pytest.mark.parametrize("behind_s", [-3600, 3600])
+def test_a_replica_whose_clock_is_wrong_blames_no_driver(
+    world: Any, context: Any, clock: Clock, behind_s: float
+) -> None:
+    """Heartbeats carry the time of whoever took them, here the clock of this machine."""
+    one = world.started()
+    clock.jump_s(behind_s)
+    other = Reconciler(context, clock, clock.monotonic)
+    clock.pass_s(60)  # the lease of the first runs out
+    for _ in range(60):
+        world.beat(one, {"phase": "searching"})
+        clock.pass_s(STEP_S)
+        other.round()
+    assert other.held is not None
+    assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 1)
+
+
+def test_another_replica_waits_for_a_slow_submission(
+    world: Any, context: Any, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Reconciler(context, clock, clock.monotonic)
+    launch = world.launcher.launch
+
+    def launch_slowly(order: Any) -> None:
+        watch(other, clock, settings.ray_submit_timeout_s)
+        launch(order)
+
+    one = world.submit(resources={"gpus_per_trial": 0})
+    with monkeypatch.context() as slow:
+        slow.setattr(world.launcher, "launch", launch_slowly)
+        with pytest.raises(LeaseLost):
+            world.reconciler.round()
+    assert other.held is not None
+    watch(other, clock, 60)
+    assert world.beat(one, {"phase": "searching"}).status_code == 200
+    assert [attempt["state"] for attempt in world.show(one)["attempts"]] == ["RUNNING"]
+
+
+def test_a_submission_that_was_cut_off_is_made_again_and_counts_as_no_failure(
+    world: Any, context: Any, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """What nothing in the reconciler survives."""
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    one = world.submit(resources={"gpus_per_trial": 0})
+    with monkeypatch.context() as deadly:
+        deadly.setattr(world.launcher, "launch", die)
+        with pytest.raises(Killed):
+            world.reconciler.round()
+    other = Reconciler(context, clock, clock.monotonic)
+    watch(other, clock, settings.lease_s + settings.ray_submit_timeout_s)
+    assert world.show(one)["state"] == "RUNNING", "the other may still be at it"
+    watch(other, clock, settings.lease_s + 4)
+    assert "the driver did not reach Ray" in world.show(one)["attempts"][0]["reason"]
+    watch(other, clock, settings.retry_backoff_s)
+    view = world.show(one)
+    assert (view["state"], view["attempt"]) == ("RUNNING", 2)
+    world.launcher.jobs[f"exp-{one}-a2"] = JobStatus.FAILED
+    other.round()
+    assert "attempt 2 was lost, another follows in 5 s" in world.show(one)["reason"], "a failure was counted"
+
+
+def test_one_that_cannot_be_read_holds_up_no_other(world: Any, context: Any) -> None:
+    world.launcher.nodes = Cluster((Node("a", cpus=1),))
+    first = world.started()
+    world.beat(first, {"phase": "searching", "trials": [world.line(0)]})
+    bad = [world.submit() for _ in range(3)]
+    good = world.submit()
+    for experiment, spoiled in zip(bad, ({"num_samples": 0}, {}, {"num_samples": 3, "what": 1}), strict=True):
+        with context.database.write() as session:
+            session.get_one(Experiment, experiment).controls = {"priority": 0, "num_samples": 3, **spoiled}
+    with context.database.write() as session:
+        session.get_one(Experiment, bad[1]).spec = {"resources": {"cpus_per_trial": "many"}}
+    world.beat(first, {"phase": "completed"})
+    world.reconciler.round()
+    assert world.show(good)["state"] == "RUNNING"
+    for experiment in bad:
+        view = world.show(experiment)
+        assert view["state"] == "ERROR"
+        assert "cannot be read by this version" in view["reason"]
+
+
+def test_what_is_wrong_with_one_launch_holds_up_no_other(
+    world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = world.submit(resources={"gpus_per_trial": 0}), world.submit(resources={"gpus_per_trial": 0})
+    prepare = world.launcher.prepare
+
+    def fail_one(launch: Any, spec: Any) -> None:
+        if launch.experiment_id == one:
+            raise ValueError("what nobody thought of")
+        prepare(launch, spec)
+
+    monkeypatch.setattr(world.launcher, "prepare", fail_one)
+    world.reconciler.round()
+    assert f"exp-{two}-a1" in world.launcher.jobs
+    watch(world.reconciler, clock, 80)
+    assert world.show(one)["state"] == "QUEUED"
+
+
+def test_the_next_driver_is_told_what_is_known(world: Any, clock: Clock) -> None:
+    one = world.started(searcher={"kind": "random", "num_samples": 4})
+    first = world.launcher.launches[f"exp-{one}-a1"]
+    assert (first.trials, first.cancel_trials) == (0, [])
+    world.beat(one, {"phase": "searching", "trials": [world.line(n) for n in range(3)]})
+    for trial in (0, 2):
+        assert world.client.post(f"/api/v1/experiments/{one}/trials/{trial}/cancel").status_code == 202
+    world.beat(one, {"phase": "searching", "trials": [world.line(0, state="CANCELED")]})
+    world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
+    watch(world.reconciler, clock, 20)
+    second = world.launcher.launches[f"exp-{one}-a2"]
+    assert (second.trials, second.cancel_trials) == (3, [2])
+
+
 def test_a_wait_for_the_next_attempt_survives_a_clock_set_back(
     world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,9 +479,8 @@ def test_a_clock_that_jumps_loses_nobody(world: Any, clock: Clock, settings: Any
     clock.jump_s(jump_s)
     world.reconciler.round()
     assert world.show(one)["state"] == "RUNNING"
-    clock.pass_s(settings.driver_lost_s + 1)
-    world.reconciler.round()
-    assert world.show(one)["state"] == "QUEUED", "silence counts from the jump on"
+    watch(world.reconciler, clock, settings.driver_lost_s + 4)
+    assert world.show(one)["state"] == "QUEUED", "a driver that is silent is found nonetheless"
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -311,7 +511,6 @@ def test_the_log_of_its_own_is_read_before_ray_s(world: Any, clock: Clock, setti
     log.write_bytes(b"first\n" * 5_000 + b"\xff\0 the last word\n")
     world.launcher.printed[f"exp-{one}-a1"] = "what Ray kept"
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
-    clock.pass_s(10)
     world.reconciler.round()
     reason = world.show(one)["reason"]
     assert reason.endswith("\ufffd the last word")
@@ -348,8 +547,7 @@ def test_a_log_that_cannot_be_read_and_a_job_that_cannot_be_stopped_block_nobody
     monkeypatch.setattr(world.launcher, "logs", refuse)
     monkeypatch.setattr(world.launcher, "stop", refuse)
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
-    clock.pass_s(10)
-    world.reconciler.round()
+    watch(world.reconciler, clock, 10)
     assert "the driver ended (FAILED) without a last word" in world.show(one)["reason"]
     assert world.show(waiting)["state"] == "RUNNING"
 
@@ -370,7 +568,6 @@ def test_a_driver_that_cannot_be_checked_blocks_no_other(
 
     monkeypatch.setattr(world.launcher, "status", refuse_one)
     world.launcher.jobs[f"exp-{two}-a1"] = JobStatus.FAILED
-    clock.pass_s(10)
-    world.reconciler.round()
+    watch(world.reconciler, clock, 10)
     assert world.show(one)["state"] == "RUNNING"
     assert "the driver ended (FAILED)" in world.show(two)["reason"]

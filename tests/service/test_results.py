@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -84,6 +85,20 @@ def test_a_refusal_is_told(tmp_path: Path, uri: str) -> None:
     assert "answers 401" in reader.why_away()
     with pytest.raises(Unavailable, match="answers 401"):
         reader.curves("r1")
+    reader.close()
+
+
+def test_nobody_waits_for_a_server_that_does_not_answer(tmp_path: Path) -> None:
+    """A probe of readiness gives up after a second; each request to MLflow may take an hour here."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        reader = results(tmp_path, f"http://127.0.0.1:{deaf.getsockname()[1]}", mlflow_timeout_s=3600)
+        said = [reader.why_away() for _ in range(3)]
+        asked, _ = deaf.accept()
+        deaf.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            deaf.accept()  # one question is enough
+    asked.close()
+    assert all("does not answer within 0.5 s" in why for why in said)
     reader.close()
 
 

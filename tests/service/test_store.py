@@ -80,6 +80,19 @@ def test_migrations_carry_what_is_stored_up_and_down(database: Database) -> None
         }
 
 
+def test_the_best_epoch_comes_with_the_fourth_schema_and_goes_with_it(database: Database) -> None:
+    with database.write() as session:
+        one = experiments.submit(session, ExperimentSpec(name="x"), []).id
+        more = {"state": "RUNNING", "metrics": {"lr": 0.1}, "parameters": {}, "best_epoch": 3, "updated_at": NOW}
+        session.add(Trial(experiment_id=one, trial=0, attempt=1, **more))
+    database.migrate("0003", down=True)
+    assert "best_epoch" not in _tables(database)["trials"].columns
+    database.migrate()
+    with database.read() as session:
+        line = session.get_one(Trial, (one, 0))
+        assert (line.metrics, line.best_epoch) == ({"lr": 0.1}, None)
+
+
 def _tables(database: Database) -> dict[str, Table]:
     """The tables as the database itself describes them."""
     found = MetaData()
