@@ -15,7 +15,7 @@ test-faults: $(STAMP) ## every row of the fault table, and twenty faults drawn a
 
 check: $(STAMP) lint test   ## what must pass before a commit
 
-lint: $(STAMP)
+lint: $(STAMP)        ## format, style, types and imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
