@@ -17,7 +17,7 @@ from search_spaces.experiment import goal_rule
 from search_spaces.problems import Problem, SpecError, validate
 from search_spaces.protocol import ENDED as TRIAL_ENDED
 from search_spaces.sampling import count_combinations
-from service import experiments, merge_patch, trials
+from service import continuation, experiments, merge_patch, trials
 from service.errors import Conflict
 from service.experiments import move
 from service.states import ACTIVE, AT_REST, DRIVEN, ENDED, State
@@ -91,25 +91,30 @@ def cancel_trial(session: Session, experiment: Experiment, number: int, now: dat
     return trial
 
 
-def change(session: Session, experiment: Experiment, patch: dict[str, Any], now: datetime) -> None:
+def change(session: Session, experiment: Experiment, patch: dict[str, Any], now: datetime) -> list[str]:
     """Merge a patch (RFC 7396) into the controls. Raises SpecError with the problems of what comes of it.
 
-    A complete experiment is queued again when one of LIMITS changed and there may be work left now.
+    A complete experiment is queued again when one of LIMITS changed and there may be work left now; where there is
+    none, the sentences that are given say why.
     """
     state = State(experiment.state)
     if state is State.DELETING:
         _refuse(experiment)
+    if state is State.CANCELED:
+        raise Conflict(
+            f"experiment {experiment.id} was canceled for good, nothing would follow from a change; "
+            f"`rung continue {experiment.id} FIELD=VALUE` makes a new one of it, with what its trials have found"
+        )
     before = Controls.model_validate(experiment.controls)
     after = validate(merge_patch.merge(before.model_dump(mode="json"), patch), Controls)
     _check_num_samples(session, experiment, before, after)
     if rule := goal_rule(experiment.spec.get("objective", {}).get("metric", "validation_accuracy"), after.goal):
         raise SpecError([Problem("goal", rule, after.goal)])
     if after == before:
-        return
+        return []
     experiment.controls = after.model_dump(mode="json")
     experiment.revision += 1
-    if state is State.COMPLETED:
-        _go_on_for(session, experiment, before, after, now)
+    return _go_on_for(session, experiment, before, after, now) if state is State.COMPLETED else []
 
 
 def overtake(session: Session, experiment: Experiment, obeyed: Controls, now: datetime) -> None:
@@ -148,20 +153,27 @@ def delete(session: Session, experiment: Experiment, now: datetime) -> None:
     move(experiment, State.DELETING, now, "its files, runs and models are being removed")
 
 
-def _go_on_for(session: Session, experiment: Experiment, before: Controls, after: Controls, now: datetime) -> None:
+def _go_on_for(session: Session, experiment: Experiment, before: Controls, after: Controls, now: datetime) -> list[str]:
+    """Queue a complete experiment again if one of LIMITS changed. Gives what keeps it from going on all the same."""
     changed = [name for name in LIMITS if getattr(after, name) != getattr(before, name)]
-    if changed and _may_go_on(session, experiment):
-        _spare_forks(session, experiment)
-        _queue_again(experiment, now, f"queued again: {' and '.join(changed)} changed")
+    if not changed:
+        return []
+    if not _may_go_on(session, experiment):
+        why = _why_done(session, experiment)
+        return [f"{' and '.join(changed)} changed, but the experiment stays complete: {why}"]
+    _spare_forks(session, experiment)
+    _queue_again(experiment, now, f"queued again: {' and '.join(changed)} changed")
+    return []
 
 
 def _spare_forks(session: Session, experiment: Experiment) -> None:
     """Raises Conflict while a fork has yet to read the trials that it was counted with."""
-    waiting = select(Experiment.id).where(Experiment.source_id == experiment.id, Experiment.attempt == 0)
-    fork = session.scalar(waiting.where(Experiment.state.not_in({*ENDED, State.DELETING})).limit(1))
+    waiting = select(Experiment.id).where(Experiment.source_id == experiment.id, continuation.yet_to_read())
+    fork = session.scalar(waiting.limit(1))
     if fork is not None:
         raise Conflict(
-            f"experiment {fork} continues from {experiment.id} and has not begun: cancel it first, or let it begin"
+            f"experiment {fork} continues from {experiment.id} and has not taken over its trials: cancel it first, or "
+            "let it begin"
         )
 
 
@@ -180,7 +192,8 @@ def _why_done(session: Session, experiment: Experiment) -> str:
     controls = Controls.model_validate(experiment.controls)
     if _reached(experiment, controls.goal):
         return f"its goal of {controls.goal:g} is reached; raise or remove it to go on"
-    return f"{experiments.begun(session, experiment)} of {controls.num_samples} trials were run; raise num_samples"
+    begun = experiments.begun(session, experiment)
+    return f"{begun} of {controls.num_samples} trials were run; raise num_samples to go on"
 
 
 def _reached(experiment: Experiment, goal: float | None) -> bool:

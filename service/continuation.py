@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from search_spaces.controls import Controls
@@ -18,7 +18,7 @@ from search_spaces.protocol import TrialState
 from search_spaces.searchers import Grid
 from service import experiments, merge_patch
 from service.errors import Conflict
-from service.states import AT_REST
+from service.states import AT_REST, ENDED, State
 from service.store.models import Experiment, Trial
 
 #: What both must have in common.
@@ -65,6 +65,15 @@ def begin(session: Session, source: Experiment, spec: ExperimentSpec, warnings: 
         rule = f"{error.problems[0].rule}, together with the {taken_over} trials that are taken over"
         raise SpecError([Problem("searcher.num_samples", rule, spec.num_samples)]) from None
     return experiments.submit(session, spec, warnings, controls=controls, source_id=source.id)
+
+
+def yet_to_read() -> ColumnElement[bool]:
+    """That an experiment is a fork whose driver has yet to read the trials that it was counted with.
+
+    Once one trial is told, the fork's own journal has all that it took over.
+    """
+    told = exists().where(Trial.experiment_id == Experiment.id)
+    return Experiment.source_id.is_not(None) & Experiment.state.not_in({*ENDED, State.DELETING}) & ~told
 
 
 def _check_rest(source: Experiment) -> None:

@@ -41,7 +41,7 @@ def pause(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: A
 
 @app.command()
 def resume(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
-    """Queue a paused or failed experiment again."""
+    """Queue a paused or failed experiment again, or a complete one that has trials left."""
     with failing(as_json), connect(url, token) as client:
         show_view(client.resume(experiment), as_json)
 
@@ -71,6 +71,9 @@ def change(experiment: ExperimentId, fields: Fields, url: Url = "", token: Token
     """Change priority, num_samples, max_concurrent_trials, max_restarts, goal or budget.
 
     For example: rung change ID num_samples=40 goal=null budget.slot_hours=6
+
+    A complete experiment whose trials have all ended goes on only with more num_samples; a canceled one never: see
+    `rung continue`.
     """
     with failing(as_json), connect(url, token) as client:
         show_view(client.change(experiment, _patch(fields)), as_json)
@@ -110,7 +113,10 @@ def delete(
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Remove an experiment for good, with its files, its runs in MLflow and its models."""
+    """Remove an experiment for good, with its files, its runs in MLflow and its models.
+
+    MLflow only hides deleted runs and logged models: `mlflow gc`, run beside its server, removes them for good.
+    """
     with failing(as_json), connect(url, token) as client:
         view = client.get(experiment)
         if not yes:

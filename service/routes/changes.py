@@ -99,15 +99,19 @@ def change_experiment(
     """Change priority, num_samples, max_concurrent_trials, max_restarts, goal or budget by a merge patch (RFC 7396).
 
     `null` sets a field back to its default. A running experiment obeys with its next heartbeat, a waiting or
-    paused one when it runs. A complete one is queued again when num_samples, goal or budget changed so that there
-    may be work left; one that failed or was canceled only remembers. The spec stays as it was accepted.
+    paused one when it runs, one in ERROR when it is resumed. A complete one is queued again when num_samples, goal or
+    budget changed so that there may be work left; where there is none, `warnings` of the answer say what else must
+    change: when all of its trials have ended, a higher goal or budget is of no use without more num_samples. A
+    canceled one answers 409: continue from it. The spec stays as it was accepted.
     """
     patch = merge_patch.parse(body, request.headers.get("content-type", ""))
+    said: list[str] = []
 
     def act(session: Session, experiment: Experiment, now: datetime) -> None:
-        changes.change(session, experiment, patch, now)
+        said.extend(changes.change(session, experiment, patch, now))
 
-    return _changed(service, response, experiment_id, if_match, act)
+    view = _changed(service, response, experiment_id, if_match, act)
+    return view.model_copy(update={"warnings": [*view.warnings, *said]})
 
 
 @router.post(

@@ -230,16 +230,49 @@ def test_more_trials_do_not_undo_a_pause_that_came_too_late(world: Any) -> None:
     assert world.post(one, "resume").json()["state"] == "QUEUED"
 
 
-@pytest.mark.parametrize("phase", ["failed", "canceled"])
-def test_what_failed_or_was_canceled_only_remembers(world: Any, phase: str) -> None:
-    one = world.started(**TEN)
-    if phase == "canceled":
-        world.cancel(one)
-    world.beat(one, {"phase": phase})
+def test_what_failed_remembers_until_it_is_resumed(world: Any) -> None:
+    one = world.ended("failed", **TEN)
     before = world.show(one)
     view = world.patch(one, num_samples=50).json()
-    assert (view["state"], view["controls"]["num_samples"]) == (before["state"], 50)
+    assert (view["state"], view["controls"]["num_samples"], view["warnings"]) == ("ERROR", 50, before["warnings"])
     assert view["revision"] == before["revision"] + 1
+    world.post(one, "resume")
+    world.reconciler.round()
+    assert world.launcher.launches[f"exp-{one}-a2"].controls.num_samples == 50
+
+
+def test_a_canceled_experiment_is_not_changed(world: Any) -> None:
+    one = world.submit(**TEN)
+    world.cancel(one)
+    before = world.show(one)
+    refused = world.patch(one, num_samples=50)
+    assert refused.status_code == 409
+    assert f"nothing would follow from a change; `rung continue {one} FIELD=VALUE`" in refused.json()["detail"]
+    assert world.show(one) == before
+
+
+@pytest.mark.parametrize(
+    ("done", "spec", "patch", "said"),
+    [
+        (10, {"objective": {"goal": 0.99}}, {"goal": 0.995}, "goal changed, but the experiment stays complete: 10 of "
+         "10 trials were run; raise num_samples to go on"),
+        (10, {}, {"budget": {"slot_hours": 9}}, "budget changed, but the experiment stays complete: 10 of 10 trials"),
+        (3, {"objective": {"goal": 0.51}}, {"num_samples": 20}, "num_samples changed, but the experiment stays "
+         "complete: its goal of 0.51 is reached; raise or remove it to go on"),
+    ],
+)  # fmt: skip
+def test_what_a_complete_experiment_lacks_to_go_on_is_said(
+    world: Any, done: int, spec: dict[str, Any], patch: dict[str, Any], said: str
+) -> None:
+    one = world.ended(done=done, **TEN, **spec)
+    before = world.show(one)["warnings"]
+    view = world.patch(one, **patch).json()
+    assert view["state"] == "COMPLETED"
+    assert view["warnings"][: len(before)] == before
+    (warning,) = view["warnings"][len(before) :]
+    assert warning.startswith(said)
+    assert world.show(one)["warnings"] == before, "it is said to who changed it"
+    assert world.patch(one, priority=7).json()["warnings"] == before
 
 
 def test_a_better_trial_after_the_end_is_the_best(world: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+pytestmark = pytest.mark.stores
 SPACE = {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}}
 SPEC = {"name": "night", "search_space": SPACE, "searcher": {"kind": "tpe", "num_samples": 10}, "labels": ["a"]}
 
@@ -106,18 +107,35 @@ def test_only_what_rests_is_continued_from(world: Any) -> None:
     assert world.client.post(f"/api/v1/experiments/{source}/continue", content=b"x: 1").status_code == 415
 
 
-def test_a_source_goes_on_or_goes_only_when_its_forks_have_begun(world: Any) -> None:
+def test_a_source_goes_on_or_goes_only_when_its_forks_have_its_trials(world: Any) -> None:
     source = world.ended(done=2, **SPEC)
     one = fork(world, source).json()["id"]
     address = f"/api/v1/experiments/{source}"
-    for refused in (world.client.delete(address), world.client.patch(address, json={"num_samples": 30})):
-        assert refused.status_code == 409
-        assert f"experiment {one} continues from {source} and has not begun" in refused.json()["detail"]
-    assert world.show(source)["num_samples"] != 30
+
+    def check_spared() -> None:
+        for refused in (world.client.delete(address), world.client.patch(address, json={"num_samples": 30})):
+            assert refused.status_code == 409
+            assert f"experiment {one} continues from {source} and has not taken over" in refused.json()["detail"]
+        assert world.show(source)["num_samples"] != 30
+
+    check_spared()
     world.reconciler.round()
+    check_spared()
+    world.post(one, "pause")
+    world.beat(one, {"phase": "paused"})  # it was lost before it had read anything
+    check_spared()
+    world.post(one, "resume")
+    world.reconciler.round()
+    world.beat(one, {"phase": "searching", "trials": [world.line(0, state="COMPLETED")]}, 2)
     assert world.client.delete(address).status_code == 202
     assert fork(world, source).status_code == 409
     assert world.show(one)["source_id"] == source
+
+
+def test_a_fork_that_has_ended_spares_nobody(world: Any) -> None:
+    source = world.ended(done=2, **SPEC)
+    world.cancel(fork(world, source).json()["id"])
+    assert world.client.delete(f"/api/v1/experiments/{source}").status_code == 202
 
 
 def test_a_long_name_stays_within_its_limit(world: Any) -> None:
