@@ -23,8 +23,9 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import TrialState
 from search_spaces.sampling import combinations, resolve
 from search_spaces.searchers import TPE, Grid
+from workers import whole
 from workers.progress import Progress, Trial
-from workers.trial import SPEC
+from workers.trial import SPEC, STOP
 
 optuna.logging.set_verbosity(logging.WARNING)
 
@@ -116,8 +117,8 @@ class Searcher(TuneSearcher):
     `slots` is asked before each: no trial is handed out while as many run, which is how concurrency is
     changed while the experiment runs. `num_samples` is asked likewise: no trial is proposed beyond as many.
     `on_last` is called when the last proposals are handed out. Tune trials get the config `trial` (the
-    number), `folder` (with the bound spec as `spec.json`) and `roots`. `done` turns True when it has told
-    Tune that there are no more.
+    number), `folder` (with the bound spec as `spec.json`), `epoch` (how many are known) and `roots`. `done`
+    turns True when it has told Tune that there are no more.
     """
 
     def __init__(
@@ -169,9 +170,11 @@ class Searcher(TuneSearcher):
         if number is None:
             self.done = not self._running
             return TuneSearcher.FINISHED if self.done else None
+        trial = self._progress.trials[number]
+        folder = self._prepared(trial)
         self._running[trial_id] = number
         self._progress.started(number)
-        return {"trial": number, "folder": str(self._folder / f"{number:05d}"), **self._roots}
+        return {"trial": number, "folder": str(folder), "epoch": trial.epoch, **self._roots}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._running.pop(trial_id, None)
@@ -195,12 +198,20 @@ class Searcher(TuneSearcher):
         sample = self._proposer.propose(number)
         if sample is None:
             return None
-        bound = self._spec.bind(sample, number)
-        folder = self._folder / f"{number:05d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SPEC).write_text(bound.model_dump_json())
-        self._progress.suggested(number, sample, self._spec.parameters(bound))
+        self._progress.suggested(number, sample, self._spec.parameters(self._spec.bind(sample, number)))
         return number
+
+    def _prepared(self, trial: Trial) -> Path:
+        """The folder of a trial that the journal has: with its spec, and without a slot that trains there.
+
+        A slot that an earlier driver, or a node cut off, left behind leaves its epoch at the touch. For the next
+        one, which begins after it, that was before its time.
+        """
+        folder = self._folder / f"{trial.number:05d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        whole.write(folder / SPEC, self._spec.bind(trial.sample, trial.number).model_dump_json().encode())
+        (folder / STOP).touch()
+        return folder
 
     def _tell_ended(self) -> None:
         for trial in list(self._progress.trials.values()):

@@ -148,7 +148,7 @@ def test_the_bound_spec_lies_in_the_trials_folder(
     spec, progress = experiment(), open_progress()
     config = searching(spec, progress, tmp_path / "trials", Slots()).suggest("a")
     bound = TrialSpec.model_validate_json((Path(config["folder"]) / "spec.json").read_text())
-    assert config == {"trial": 0, "folder": str(tmp_path / "trials" / "00000"), "data_root": "/data"}
+    assert config == {"trial": 0, "folder": str(tmp_path / "trials" / "00000"), "epoch": 0, "data_root": "/data"}
     assert bound == spec.bind(progress.trials[0].sample, 0)
     assert progress.trials[0].parameters == spec.parameters(bound)
 
