@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -206,3 +208,18 @@ def test_a_disk_that_is_full_leaves_what_was_there(
     with pytest.raises(OSError, match="No space left"):
         launcher.prepare(launch, {"name": "after"})
     assert json.loads((Path(launch.storage) / "spec.json").read_text()) == {"name": "before"}
+
+
+def test_neither_tune_nor_torch_nor_mlflow_is_ever_imported() -> None:
+    """The import contract sees no submodules of Ray, nor what Ray imports in its turn."""
+    program = """if True:
+        import sys
+        import service.app
+        from service.launcher import RayLauncher
+        from service.settings import Settings
+        RayLauncher(Settings()).warm()
+        assert "ray.job_submission" in sys.modules
+        print(*sorted({"ray.tune", "ray.train", "ray.air", "torch", "mlflow", "optuna"} & set(sys.modules)))
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
