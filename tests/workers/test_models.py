@@ -16,8 +16,14 @@ from search_spaces.normalization import Batch, Layer, Normalization
 from search_spaces.spec import kinds, members
 from workers.build import BUILDERS, build_model
 from workers.models import adapted, plugins
+from workers.models.resnet import BasicBlock
 
 OURS = [CNN(hidden=32), VGG(width=8, hidden=32), *(ResNet(width=8, depth=depth) for depth in (8, 9, 18, 20))]
+LEARNING = [*OURS, *(ResNet(width=8, depth=depth, zero_init_residual=False) for depth in (8, 9, 18, 20))]
+
+
+def name_of(spec: Any) -> str:
+    return f"{spec.kind}{spec.depth}{'' if getattr(spec, 'zero_init_residual', True) else '-full'}"
 
 
 def weighted(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
@@ -29,17 +35,30 @@ def test_every_member_has_a_builder() -> None:
 
 
 @pytest.mark.parametrize("normalization", kinds(Normalization))
-@pytest.mark.parametrize("spec", OURS, ids=lambda spec: f"{spec.kind}{spec.depth}")
+@pytest.mark.parametrize("spec", OURS, ids=name_of)
 @pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 32), (1, 28)])
 def test_all_of_ours_fit_all_normalizations_and_images(spec: Any, normalization: str, channels: int, side: int) -> None:
     model = build_model(spec, kinds(Normalization)[normalization](), channels, 7, side)
-    logits = model(torch.rand(2, channels, side, side))
-    assert logits.shape == (2, 7)
-    logits.sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model(torch.rand(2, channels, side, side)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("spec", OURS, ids=lambda spec: f"{spec.kind}{spec.depth}")
+@pytest.mark.parametrize("normalization", kinds(Normalization))
+@pytest.mark.parametrize("spec", LEARNING, ids=name_of)
+def test_every_weight_learns(spec: Any, normalization: str) -> None:
+    """By plain gradient descent: its first step opens a branch that starts at zero, the others go through."""
+    torch.manual_seed(0)
+    model = build_model(spec, kinds(Normalization)[normalization](), 1, 10, 8)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
+    for _ in range(4):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
+
+
+@pytest.mark.parametrize("spec", OURS, ids=name_of)
 def test_normalization_follows_every_convolution_and_hidden_linear_layer(spec: Any) -> None:
     """Walked in the order of execution, so that what comes next is what is applied next."""
     model = build_model(spec, Batch(), 1, 10, 16)
@@ -66,17 +85,76 @@ def test_depth_of_a_residual_network_counts_its_weighted_layers(depth: int) -> N
     assert len(counted) == (9 if depth == 9 else depth)
 
 
-@pytest.mark.parametrize("build", [lambda w: CNN(width=w), lambda w: VGG(width=w), lambda w: ResNet(width=w)])
-def test_a_wider_network_has_more_weights(build: Any) -> None:
-    sizes = [sum(p.numel() for p in build_model(build(w), Batch(), 1, 10, 28).parameters()) for w in (4, 8, 16)]
-    assert sizes == sorted(set(sizes))
+@pytest.mark.parametrize(
+    ("spec", "channels"),
+    [
+        (CNN(width=3, depth=4), [3, 6, 12, 24]),
+        (CNN(width=5, depth=1), [5]),
+        (VGG(width=3, depth=5), [3, 3, 6, 6, 12, 12, 24, 24, 24, 24]),
+        (ResNet(width=3, depth=9), [3, 6, 6, 6, 12, 24, 24, 24]),
+        (ResNet(width=3, depth=18), [*5 * [3], *4 * [6], *4 * [12], *4 * [24]]),
+        (ResNet(width=3, depth=14), [*5 * [3], *4 * [6], *4 * [12]]),
+    ],
+    ids=str,
+)
+def test_width_and_depth_say_the_channels_of_every_convolution(spec: Any, channels: list[int]) -> None:
+    model = build_model(spec, Batch(), 1, 10, 32)
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert [m.out_channels for m in convolutions] == channels
+    assert [m.in_channels for m in convolutions] == [1, *channels[:-1]]
 
 
-def test_depth_and_hidden_features_and_dropout_reach_the_network() -> None:
-    model = build_model(CNN(depth=4, hidden=50, dropout=0.3), Batch(), 1, 10, 28)
-    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) == 4
-    assert [m.out_features for m in model.modules() if isinstance(m, nn.Linear)] == [50, 10]
-    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.3]
+@pytest.mark.parametrize("cls", [CNN, VGG])
+@pytest.mark.parametrize("hidden", [0, 50])
+def test_the_linear_layers(cls: Any, hidden: int) -> None:
+    model = build_model(cls(width=2, hidden=hidden), Batch(), 1, 10, 8)
+    linear = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)]
+    assert linear == ([hidden, 10] if hidden else [10])
+
+
+@pytest.mark.parametrize("spec", OURS, ids=name_of)
+def test_dropout_drops_its_share_of_what_the_head_sees_in_training_alone(spec: Any) -> None:
+    model = build_model(spec.model_copy(update={"dropout": 0.75}), Batch(), 1, 10, 16)
+    seen: list[torch.Tensor] = []
+    model.dropout.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    model.head.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    torch.manual_seed(0)
+    images = torch.randn(64, 1, 16, 16)
+    model(images)
+    whole, dropped = seen
+    alive = whole != 0
+    assert (dropped[alive] == 0).double().mean().item() == pytest.approx(0.75, abs=0.03)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], 4 * whole[kept])  # so that the expected sum stays
+    seen.clear()
+    model.eval()(images)
+    assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize("depth", [9, 20])
+def test_a_residual_network_ends_in_the_largest_or_the_mean_of_each_map(depth: int) -> None:
+    model = build_model(ResNet(width=4, depth=depth), Batch(), 1, 10, 16)
+    seen: list[torch.Tensor] = []
+    model.body.register_forward_hook(lambda _m, _inputs, maps: seen.append(maps.flatten(2)))
+    model.head.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    model(torch.randn(8, 1, 16, 16))
+    maps, features = seen
+    torch.testing.assert_close(features, maps.max(dim=2).values if depth == 9 else maps.mean(dim=2))
+
+
+@pytest.mark.parametrize("depth", [9, 18, 20])
+def test_a_block_adds_its_branch_to_its_shortcut_before_the_last_relu(depth: int) -> None:
+    model = build_model(ResNet(width=4, depth=depth, zero_init_residual=False), Batch(), 1, 10, 16)
+    blocks = [module for module in model.modules() if isinstance(module, BasicBlock)]
+    assert len(blocks) == {9: 2, 18: 8, 20: 9}[depth]
+    for block in blocks:
+        assert isinstance(block.last_normalization, nn.BatchNorm2d)
+        nn.init.constant_(block.last_normalization.bias, -0.5)  # some sums fall below zero
+        images = torch.rand(4, block.first[0].in_channels, 8, 8)
+        branch = block.last_normalization(block.last_convolution(block.first(images)))
+        added = branch + block.shortcut(images)
+        assert added.min() < 0
+        torch.testing.assert_close(block(images), added.clamp(min=0))
 
 
 @pytest.mark.parametrize("spec", [CNN(width=64, hidden=512), VGG(width=64), ResNet(width=64)])
