@@ -47,7 +47,7 @@ class Horizon:
 class SchedulerSpec(Spec):
     """What all schedulers share.
 
-    `interval` says when a stock scheduler steps: after every epoch, or after every batch.
+    `interval` says what a stock scheduler counts its steps in: epochs or batches after warmup.
     `target` is None for members that override `multiplier`.
     """
 
@@ -80,7 +80,7 @@ class Constant(SchedulerSpec):
 
 
 class Plateau(SchedulerSpec):
-    """Multiply by `factor` when the objective has not improved for `patience` epochs (lecture L8).
+    """Multiply by `factor` after more than `patience` epochs in a row that did not improve the objective (lecture L8).
 
     The lecture divides by n = 2, 5 or 10: factors 0.5, 0.2 and 0.1.
     """
@@ -90,7 +90,9 @@ class Plateau(SchedulerSpec):
     monitors: ClassVar[bool] = True
     kind: Literal["plateau"] = "plateau"
     factor: Ratio = Field(0.2, description="multiplier at each plateau")
-    patience: Searchable[Annotated[Integer, Field(ge=0)]] = 2
+    patience: Searchable[Annotated[Integer, Field(ge=0)]] = Field(
+        2, description="epochs without improvement that are borne: the next one lowers the rate"
+    )
     threshold: Searchable[Annotated[Number, Field(ge=0)]] = Field(1e-4, description="smallest change that counts")
     min_lr: Searchable[Annotated[Number, Field(ge=0)]] = 0.0
 
@@ -182,8 +184,8 @@ class Cosine(SchedulerSpec):
 class WarmRestarts(SchedulerSpec):
     """Cosine falls, each `cycle_mult` times as long as the last, from a peak that decays (lecture L11).
 
-    Each cycle begins with `cycle_warmup` (a share of its length) of linear rise. Loshchilov and
-    Hutter, 2017, with the per-cycle warmup and peak decay that the lecture's picture shows.
+    Each cycle begins with `cycle_warmup` (a share of its length) of linear rise, no batch of it at rate zero.
+    Loshchilov and Hutter, 2017, with the per-cycle warmup and peak decay that the lecture's picture shows.
     """
 
     kind: Literal["warm_restarts"] = "warm_restarts"
@@ -196,10 +198,12 @@ class WarmRestarts(SchedulerSpec):
     min_factor: Share = 0.0
 
     def multiplier(self, epoch: float, horizon: Horizon) -> float:
-        cycle, phase = _cycle_of(epoch / (self.cycle_epochs or horizon.epochs / 3), self.cycle_mult)
+        first = self.cycle_epochs or horizon.epochs / 3
+        cycle, phase, length = _cycle_of(epoch / first, self.cycle_mult)
         peak = self.peak_decay**cycle
         if phase < self.cycle_warmup:
-            return peak * (self.min_factor + (1 - self.min_factor) * phase / self.cycle_warmup)
+            after = phase + 1 / (first * length * horizon.batches)  # at the end of this batch
+            return peak * (self.min_factor + (1 - self.min_factor) * min(1.0, after / self.cycle_warmup))
         return peak * _half_cosine((phase - self.cycle_warmup) / (1 - self.cycle_warmup), self.min_factor)
 
 
@@ -247,17 +251,17 @@ class OneCycle(SchedulerSpec):
         }
 
 
-def _cycle_of(elapsed: float, mult: float) -> tuple[int, float]:
-    """Number of the cycle (from 0) and the share of it that is over; `elapsed` counts lengths of the first.
+def _cycle_of(elapsed: float, mult: float) -> tuple[int, float, float]:
+    """Number of the cycle (from 0), the share of it that is over and its length, as `elapsed` in lengths of the first.
 
     The lengths 1, m, m^2, ... sum to (m^n - 1) / (m - 1) before cycle n; for m near 1 by log1p and expm1.
     """
     if mult == 1:
-        return int(elapsed), elapsed - int(elapsed)
+        return int(elapsed), elapsed - int(elapsed), 1.0
     growth = math.log(mult)
     cycle = int(math.log1p(elapsed * (mult - 1)) / growth + 1e-9)  # what ends a cycle begins the next
-    begun = math.expm1(cycle * growth) / (mult - 1)
-    return cycle, min(1.0, max(0.0, (elapsed - begun) / math.exp(cycle * growth)))
+    begun, length = math.expm1(cycle * growth) / (mult - 1), math.exp(cycle * growth)
+    return cycle, min(1.0, max(0.0, (elapsed - begun) / length)), length
 
 
 def _half_cosine(phase: float, floor: float) -> float:

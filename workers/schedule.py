@@ -5,7 +5,8 @@ their spec and run on a stand-in optimizer, whose rate is copied; so they touch 
 optimizer's momentum nor its `step`. With b the batches finished so far and W those of warmup:
 
 - b < W: the rate is base * (b + 1) / W, a straight line from zero that ends at the base rate;
-- b >= W: what the scheduler says, which counts batches or epochs from the end of warmup.
+- b >= W: what the scheduler says, which counts batches or epochs from the end of warmup. Where warmup ends within
+  an epoch, so do the epochs that it counts; but a plateau is told only of epochs that lie after warmup as a whole.
 
 A scheduler that starts below the base (one_cycle, triangular, a cycle with its own warmup) starts there
 after warmup too.
@@ -54,6 +55,7 @@ class Schedule:
             epochs=(total - self._warmup) / batches_per_epoch, batches=batches_per_epoch, lr=base_lr, mode=mode
         )
         self._last_step = total - self._warmup
+        self._stride = batches_per_epoch if spec.interval == "epoch" else 1
         self._stand_in = SGD([torch.nn.Parameter(torch.zeros(0))], lr=base_lr)
         self._stock: Any = None
         if spec.target is not None:
@@ -66,19 +68,16 @@ class Schedule:
         self.rate_of_last_batch = self.rate
         self._done += 1
         after = self._done - self._warmup
-        if self._stock is not None and self._spec.interval == "batch" and 0 < after < self._last_step:
+        steps = self._stock is not None and not self._spec.monitors
+        if steps and 0 < after < self._last_step and after % self._stride == 0:
             self._stock.step()
         self._apply()
 
     def epoch_done(self, value: float) -> None:
-        """One more epoch trained and evaluated to `value`. Epochs that lie in warmup do not count."""
-        if self._stock is None or self._spec.interval != "epoch" or self._done <= self._warmup:
-            return
-        if self._spec.monitors:
+        """One more epoch trained and evaluated to `value`. Epochs that lie in warmup, or partly, do not count."""
+        if self._spec.monitors and self._done - self._horizon.batches >= self._warmup:
             self._stock.step(value)
-        else:
-            self._stock.step()
-        self._apply()
+            self._apply()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later `load_state_dict` of an equal schedule needs to go on."""

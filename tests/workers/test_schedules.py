@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from search_spaces.schedulers import OneCycle, Plateau, Scheduler, SchedulerSpec, WarmRestarts
+from search_spaces.schedulers import Cosine, OneCycle, Plateau, Scheduler, SchedulerSpec, Triangular, WarmRestarts
 from search_spaces.spec import kinds
 from workers.schedule import Schedule
 
@@ -60,7 +60,7 @@ def restarts(epoch: float, length: float, mult: float, warmup: float, decay: flo
     phase = (epoch - starts[-1]) / lengths[-1]
     peak = BASE * decay ** (len(starts) - 1)
     if phase < warmup:
-        return peak * phase / warmup
+        return peak * min(1.0, (phase + 1 / (lengths[-1] * BATCHES)) / warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * (phase - warmup) / (1 - warmup)))
 
 
@@ -94,12 +94,12 @@ CLOSED: dict[str, tuple[dict[str, Any], Callable[[int, int], float]]] = {
 }
 
 
-@pytest.mark.parametrize("warmup", [0, 2])
+@pytest.mark.parametrize("warmup", [0, 2, 3 / BATCHES, 1 + 3 / BATCHES])
 @pytest.mark.parametrize("kind", kinds(Scheduler))
 def test_every_rate_follows_the_closed_form_after_linear_warmup(kind: str, warmup: int) -> None:
     arguments, closed = CLOSED[kind]
     spec = kinds(Scheduler)[kind](**arguments, warmup_epochs=warmup)
-    first, total = warmup * BATCHES, EPOCHS * BATCHES
+    first, total = round(warmup * BATCHES), EPOCHS * BATCHES
     expected = [BASE * (b + 1) / first for b in range(first)]
     expected += [closed(s, total - first) for s in range(total - first)]
     assert rates(spec) == pytest.approx(expected, rel=1e-9, abs=1e-12)
@@ -148,13 +148,37 @@ def test_plateau_divides_when_the_value_stops_improving(mode: str, better: float
     assert seen == pytest.approx([BASE * factor**n for n in drops])
 
 
-def test_plateau_does_not_count_epochs_of_warmup() -> None:
-    schedule, optimizer = make(Plateau(factor=0.5, patience=0, warmup_epochs=4), batches=2, epochs=8)
-    for _ in range(4):
+@pytest.mark.parametrize("patience", [0, 1, 3])
+def test_plateau_bears_as_many_epochs_as_its_patience_and_acts_on_the_next(patience: int) -> None:
+    schedule, _ = make(Plateau(factor=0.5, patience=patience), batches=1, epochs=20)
+    for epoch in range(1, 2 * patience + 4):
+        schedule.batch_done()
+        schedule.epoch_done(0.0)  # the first epoch is the best, and none after it
+        assert schedule.rate == BASE * 0.5 ** ((epoch - 1) // (patience + 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "gain", "counts"),
+    [({}, 0.9e-4, False), ({}, 1.1e-4, True), ({"threshold": 0.1}, 0.09, False), ({"threshold": 0.1}, 0.11, True)],
+)
+def test_plateau_counts_no_gain_below_its_threshold(given: dict[str, float], gain: float, counts: bool) -> None:
+    schedule, _ = make(Plateau(factor=0.5, patience=0, **given), batches=1, epochs=20)
+    for value in (0.5, 0.5 + gain):
+        schedule.batch_done()
+        schedule.epoch_done(value)
+    assert schedule.rate == (BASE if counts else BASE / 2)
+
+
+@pytest.mark.parametrize("warmup", [3.5, 4])
+def test_plateau_does_not_count_epochs_of_warmup_nor_of_a_part_of_it(warmup: float) -> None:
+    schedule, optimizer = make(Plateau(factor=0.5, patience=0, warmup_epochs=warmup), batches=2, epochs=8)
+    seen = []
+    for value in (0.9, 0.9, 0.9, 0.9, 0.1, 0.2, 0.2):
         schedule.batch_done()
         schedule.batch_done()
-        schedule.epoch_done(0.0)
-    assert optimizer.param_groups[0]["lr"] == BASE
+        schedule.epoch_done(value)
+        seen.append(optimizer.param_groups[0]["lr"])
+    assert seen[3:] == [BASE, BASE, BASE, BASE / 2], "the fifth is the first to compare with"
 
 
 def test_plateau_stops_at_its_smallest_rate() -> None:
@@ -201,3 +225,37 @@ def test_many_short_cycles_cost_no_time() -> None:
     assert spec.multiplier(1e12, make(spec)[0]._horizon) >= 0  # a walk over them would never end
     with pytest.raises(ValueError, match=r"0\.01"):
         WarmRestarts(cycle_epochs=1e-12)
+
+
+def test_a_cosine_ends_where_its_own_epochs_end_and_stays_low() -> None:
+    whole, short = rates(Cosine(min_factor=0.2)), rates(Cosine(epochs=4, min_factor=0.2))
+    fall = [BASE * (0.2 + 0.8 * (1 + math.cos(math.pi * s / (4 * BATCHES))) / 2) for s in range(4 * BATCHES)]
+    assert short == pytest.approx(fall + [0.2 * BASE] * (8 * BATCHES))
+    assert whole[4 * BATCHES] > 2 * short[4 * BATCHES]
+
+
+def test_warm_restarts_have_three_cycles_by_default() -> None:
+    curve = rates(WarmRestarts())
+    peaks = [step for step, rate in enumerate(curve) if rate == pytest.approx(BASE)]
+    assert peaks == [0, EPOCHS * BATCHES // 3, 2 * EPOCHS * BATCHES // 3]
+
+
+def test_the_rise_of_a_cycle_begins_above_its_least_rate_and_reaches_the_peak() -> None:
+    curve = rates(WarmRestarts(cycle_epochs=4, cycle_warmup=0.25, min_factor=0.1, peak_decay=0.5))
+    for cycle in range(3):
+        first, peak = 4 * BATCHES * cycle, BASE * 0.5**cycle
+        rise = [peak * (0.1 + 0.9 * (b + 1) / BATCHES) for b in range(BATCHES)]
+        assert curve[first : first + BATCHES + 1] == pytest.approx([*rise, peak])
+
+
+def test_no_step_is_lost_to_a_rate_of_zero() -> None:
+    for spec in (WarmRestarts(cycle_warmup=0.3), WarmRestarts(cycle_epochs=1, cycle_mult=2, cycle_warmup=0.01)):
+        assert min(rates(spec)) > 0
+
+
+def test_triangles_halve_on_request() -> None:
+    low, half = 0.1 * BASE, 2 * BATCHES
+    curve = rates(Triangular(half_cycle_epochs=2, min_factor=0.1, halve=True))
+    expected = [low + (triangle(s, half, low, BASE) - low) / 2 ** (s // (2 * half)) for s in range(EPOCHS * BATCHES)]
+    assert curve == pytest.approx(expected)
+    assert max(curve[2 * half :]) == pytest.approx(low + (BASE - low) / 2)
