@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -23,7 +24,8 @@ from service.states import State
 
 ROWS = 10
 #: Columns of text that a leaderboard takes before its parameters.
-FIXED_WIDTH = len("trial  EARLY_STOPPED  epoch  accuracy")
+FIXED_WIDTH = len("trial  EARLY_STOPPED  epoch  accuracy  at")
+REASON = "reason"
 COLORS = {
     "RUNNING": "cyan",
     "COMPLETED": "green",
@@ -42,17 +44,26 @@ def watch(client: Rung, experiment_id: str, console: Console, interval_s: float 
 
 
 def leaderboard(trials: Sequence[TrialView], metric: str, width: int) -> Table:
-    """Trials in the order given, with as many of the parameters in which they differ as `width` columns hold."""
+    """Trials in the order given; `at` is the epoch of the best value.
+
+    What is left of `width` columns is shared by the parameters in which they differ, as many as fit, and by why each
+    trial stopped, cut where it is too long.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    names = _fitting(differing(trials), trials, width - FIXED_WIDTH)
-    for heading in ("trial", "state", "epoch", metric.removeprefix("validation_")):
+    reasons = [_reason(trial, metric) for trial in trials]
+    left = width - FIXED_WIDTH
+    names, left = _fitting(differing(trials), trials, left, min(left // 2, max(map(_cell, reasons), default=0)))
+    for heading in ("trial", "state", "epoch", metric.removeprefix("validation_"), "at"):
         table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
     for name in names:
         table.add_column(_short(name, names), no_wrap=True)
-    for trial in trials:
+    if any(reasons) and left > _cell(REASON):
+        table.add_column(REASON, no_wrap=True, max_width=left - _cell(""))
+    for trial, reason in zip(trials, reasons, strict=True):
         values = [_figure(trial.parameters.get(name, NOT_APPLICABLE)) for name in names]
         state = Text(trial.state, style=COLORS.get(trial.state, ""))
-        table.add_row(str(trial.trial), state, str(trial.epoch), _figure(trial.best_value), *values)
+        figures = [str(trial.trial), state, str(trial.epoch), _figure(trial.best_value), _figure(trial.best_epoch)]
+        table.add_row(*figures, *map(Text, [*values, reason][: len(table.columns) - len(figures)]))
     return table
 
 
@@ -84,6 +95,13 @@ def summary(view: ExperimentView) -> list[str]:
         lines.append(f"  MLflow    {view.mlflow_url}")
     lines += [f"  warning   {warning}" for warning in view.warnings]
     return lines
+
+
+def end_of(trial: TrialView) -> str:
+    """A line on how far a trial came, and all of why it stopped."""
+    best = f", its best at epoch {trial.best_epoch}" if trial.best_epoch else ""
+    reason = f": {_one_line(trial.stop_reason)}" if trial.stop_reason else ""
+    return f"  {f'trial {trial.trial}':<9} {trial.state} after epoch {trial.epoch}{best}{reason}"
 
 
 def disk_use(use: DiskUse) -> str:
@@ -163,16 +181,17 @@ def _picture(view: ExperimentView, trials: Sequence[TrialView], width: int) -> R
     return Group(*parts)
 
 
-def _fitting(names: Sequence[str], trials: Sequence[TrialView], width: int) -> list[str]:
-    """The first names whose columns fit side by side."""
+def _fitting(names: Sequence[str], trials: Sequence[TrialView], width: int, spared: int) -> tuple[list[str], int]:
+    """The first names whose columns fit side by side, with `spared` beside them; and what is left of `width`."""
     fitting: list[str] = []
     for name in names:
         cells = [_figure(trial.parameters.get(name, NOT_APPLICABLE)) for trial in trials]
-        width -= 2 + max(len(cell) for cell in [_short(name, names), *cells])
-        if width < 0:
+        taken = max(map(_cell, [_short(name, names), *cells]))
+        if width - taken < spared:
             break
         fitting.append(name)
-    return fitting
+        width -= taken
+    return fitting, width
 
 
 def _short(name: str, names: Sequence[str]) -> str:
@@ -182,6 +201,21 @@ def _short(name: str, names: Sequence[str]) -> str:
         return family
     same = sum(other.rpartition(".")[2] == last for other in names)
     return name if same > 1 else last
+
+
+def _reason(trial: TrialView, metric: str) -> str:
+    """Why a trial stopped, without the name of the metric, which is a heading."""
+    return _one_line(trial.stop_reason).replace(f": {metric} ", ": ")
+
+
+def _one_line(text: str) -> str:
+    """What a library said, without what would move a terminal's cursor."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
+def _cell(text: str) -> int:
+    """Columns that a cell takes, with the gap before it."""
+    return 2 + cell_len(text)
 
 
 def _figure(value: object) -> str:

@@ -49,10 +49,13 @@ def list_experiments(
 def show(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
     """Show one experiment."""
     with failing(as_json), connect(url, token) as client:
-        show_view(client.get(experiment), as_json)
+        view = client.get(experiment)
+        show_view(view, as_json)
         if not as_json:
-            from service.watch import disk_use
+            from service.watch import disk_use, end_of
 
+            if view.best:
+                typer.echo(end_of(client.trial(experiment, view.best.trial)))
             typer.echo(disk_use(client.storage(experiment)))
 
 
@@ -67,7 +70,7 @@ def trials(
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show the trials of an experiment, the best first."""
+    """Show the trials of an experiment, the best first: what each reached, at which epoch, and why it stopped."""
     with failing(as_json), connect(url, token) as client:
         from service.watch import leaderboard, ranked
 

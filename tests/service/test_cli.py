@@ -58,8 +58,10 @@ def finished(client: httpx.Client, reconciler: Any, launcher: Any) -> str:
         TrialLine(
             trial=number,
             state=TrialState.COMPLETED if number == 1 else TrialState.EARLY_STOPPED,
+            stop_reason="all 8 epochs done" if number == 1 else "rung at epoch 8: validation_accuracy is too low",
             epoch=8,
             best_value=value,
+            best_epoch=number + 5,
             metrics={"validation_accuracy": value},
             parameters={"optimizer.kind": "adam", "optimizer.lr": 0.001 * (number + 1), "batch_size": 64},
         )
@@ -154,9 +156,10 @@ def test_an_unknown_preset_names_the_nearest(run: Run) -> None:
 
 def test_trials_come_best_first(run: Run, finished: str) -> None:
     rows = [line.split() for line in run("trials", finished).stdout.splitlines()]
-    assert rows[0] == ["trial", "state", "epoch", "accuracy", "lr"]
+    assert rows[0] == ["trial", "state", "epoch", "accuracy", "at", "lr", "reason"]
     assert [row[0] for row in rows[1:]] == ["1", "2", "0"]
-    assert rows[1] == ["1", "COMPLETED", "8", "0.9", "0.002"]
+    assert rows[1] == ["1", "COMPLETED", "8", "0.9", "6", "0.002", "all", "8", "epochs", "done"]
+    assert "  trial 1   COMPLETED after epoch 8, its best at epoch 6: all 8 epochs done" in run("show", finished).stdout
     worst = json.loads(run("trials", finished, "--sort", "validation_accuracy", "--limit", "1", "--json").stdout)
     assert [trial["trial"] for trial in worst] == [0]
     wrong = run("trials", finished, "--sort", "accuracy")
@@ -190,6 +193,7 @@ def test_the_live_picture_has_a_leaderboard(client: httpx.Client, finished: str)
     assert "3/3 trials" in picture
     assert "EARLY_STOPPED" in picture
     assert "0.002" in picture
+    assert "rung at epoch 8: is too low" in picture
 
 
 def test_curves_without_mlflow_say_so(run: Run, finished: str) -> None:

@@ -99,7 +99,7 @@ def test_the_demo_says_what_came_of_it(
     said = capsys.readouterr().out
     assert "Submitted the preset digits-quick: experiment " in said
     board = said[said.index("Leaderboard") : said.index("Best configuration")].splitlines()
-    assert board[1].split() == ["trial", "state", "epoch", "accuracy", "optimizer", "lr"]
+    assert board[1].split() == ["trial", "state", "epoch", "accuracy", "at", "optimizer", "lr"]
     assert [line.split()[:4] for line in board[2:5]] == [
         ["1", "COMPLETED", "1", "0.9688"],
         ["0", "EARLY_STOPPED", "1", "0.5"],
