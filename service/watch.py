@@ -62,8 +62,9 @@ def leaderboard(trials: Sequence[TrialView], metric: str, width: int) -> Table:
     for trial, reason in zip(trials, reasons, strict=True):
         values = [_figure(trial.parameters.get(name, NOT_APPLICABLE)) for name in names]
         state = Text(trial.state, style=COLORS.get(trial.state, ""))
-        figures = [str(trial.trial), state, str(trial.epoch), _figure(trial.best_value), _figure(trial.best_epoch)]
-        table.add_row(*figures, *map(Text, [*values, reason][: len(table.columns) - len(figures)]))
+        figures = [str(trial.epoch), _figure(trial.best_value), _figure(trial.best_epoch)]
+        cells = [Text(str(trial.trial)), state, *map(Text, [*figures, *values, reason])]
+        table.add_row(*cells[: len(table.columns)])
     return table
 
 
