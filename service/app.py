@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from importlib.metadata import version
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from service import docs, experiments, responses
@@ -80,7 +82,11 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
 def main() -> None:
     """Serve until SIGINT or SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = Settings()
+    try:
+        settings = Settings()
+    except ValidationError as error:  # without the values: one may be a password
+        wrong = [f"RUNG_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors()]
+        sys.exit("\n".join(wrong))
     uvicorn.run(create_app(settings), host=settings.host, port=settings.port, access_log=False, log_config=None)
 
 

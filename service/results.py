@@ -1,5 +1,5 @@
 """Results: the only room of the service that speaks to MLflow: a run's curves, its end where its driver could not
-say it, its removal, and whether MLflow answers at all.
+say it, its removal as far as MLflow removes, and whether MLflow answers at all.
 
 It speaks MLflow's REST interface itself: one small request needs none of the client's imports. Drivers write the
 rest; it must not know the database.
@@ -7,12 +7,14 @@ rest; it must not know the database.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -26,7 +28,11 @@ PAGE = 25_000
 RUNS_PAGE = 1_000
 TAG_CHARACTERS = 5_000
 API = "/api/2.0/mlflow"
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 INFINITY = sys.float_info.max  # as which MLflow's databases keep it
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,12 +89,19 @@ class Results:
         self._post("/runs/update", {"run_id": run_id, "status": status, "end_time": int(at.timestamp() * 1000)})
 
     def remove(self, runs: Runs) -> None:
-        """Remove an experiment's registered versions, models and runs, as far as they are there. Raises Unavailable."""
+        """Remove an experiment's registered versions, models, artifacts and runs, as far as they are there.
+
+        MLflow itself only marks runs and logged models as deleted, until somebody calls `mlflow gc`; so do artifacts
+        stay that its server does not hand out itself. Trials have none: the parent has all. Raises Unavailable.
+        """
         found = self._search(runs)
         for run in found:
+            run_id = run["info"]["run_id"]
             if _trial(run) is None:
-                self._remove_models(run["info"]["experiment_id"], run["info"]["run_id"])
-            self._post("/runs/delete", {"run_id": run["info"]["run_id"]})
+                self._remove_versions(run_id)
+                self._remove_models(run["info"]["experiment_id"], run_id)
+                self._remove_artifacts(run["info"].get("artifact_uri", ""), run_id)
+            self._post("/runs/delete", {"run_id": run_id})
         if len(found) == RUNS_PAGE:
             self.remove(runs)
 
@@ -117,7 +130,7 @@ class Results:
         points: list[Point] = []
         query = {"run_id": run_id, "metric_key": name, "max_results": str(PAGE)}
         while True:
-            answer = self._request("/api/2.0/mlflow/metrics/get-history", query).json()
+            answer = _json(self._request(f"{API}/metrics/get-history", query))
             points += map(_point, answer.get("metrics", ()))
             if not (token := answer.get("next_page_token")):
                 return sorted(points, key=lambda point: (point.step, point.timestamp))
@@ -140,21 +153,44 @@ class Results:
 
     def _group(self, project: str) -> str | None:
         answer = self._request(f"{API}/experiments/get-by-name", {"experiment_name": project}, missing_ok=True)
-        return str(answer.json()["experiment"]["experiment_id"]) if answer.status_code == 200 else None
+        return str(_json(answer)["experiment"]["experiment_id"]) if answer.status_code == 200 else None
+
+    def _remove_versions(self, run_id: str) -> None:
+        """The versions that came of a run; with the last one its registered model, which nobody would find empty."""
+        for version in self._versions(f"run_id = '{run_id}'"):
+            name = version["name"]
+            others = [one for one in self._versions(f"name = '{name}'") if one["version"] != version["version"]]
+            what = {"name": name, "version": version["version"]} if others else {"name": name}
+            path = "model-versions" if others else "registered-models"
+            self._request(f"{API}/{path}/delete", body=what, method="DELETE", missing_ok=True)
+
+    def _versions(self, condition: str) -> list[dict[str, str]]:
+        query = {"filter": condition, "max_results": str(RUNS_PAGE)}
+        found: list[dict[str, str]] = _json(self._request(f"{API}/model-versions/search", query)).get(
+            "model_versions", []
+        )
+        return found
 
     def _remove_models(self, group: str, run_id: str) -> None:
-        query = {"filter": f"run_id = '{run_id}'", "max_results": str(RUNS_PAGE)}
-        for version in self._request(f"{API}/model-versions/search", query).json().get("model_versions", []):
-            named = {"name": version["name"], "version": version["version"]}
-            self._request(f"{API}/model-versions/delete", body=named, method="DELETE", missing_ok=True)
         models = {"experiment_ids": [group], "filter": f"source_run_id = '{run_id}'"}
         for model in self._post("/logged-models/search", models).get("models", []):
-            path = f"{API}/logged-models/{model['info']['model_id']}"
-            self._request(path, method="DELETE", missing_ok=True)
+            model_id = model["info"]["model_id"]
+            self._remove_artifacts(model["info"].get("artifact_uri", ""), model_id)
+            self._request(f"{API}/logged-models/{model_id}", method="DELETE", missing_ok=True)
+
+    def _remove_artifacts(self, uri: str, of: str) -> None:
+        """The folder of a run or model, where MLflow's server hands it out itself; `of` is a part of its path."""
+        place = uri.removeprefix("mlflow-artifacts:/")
+        if place == uri or place.startswith("/") or of not in place.split("/"):
+            log.info("the files at %s are not MLflow's server's own: they stay until `mlflow gc`", uri or "no address")
+            return
+        answer = self._answer("DELETE", f"{ARTIFACTS}/{quote(place)}")
+        if answer.status_code not in {200, 404}:
+            said = f"{answer.status_code} {_shown(answer)}"
+            log.warning("MLflow's server does not remove the files at %s, they stay until `mlflow gc`: %s", uri, said)
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = self._request(API + path, body=body, method="POST").json()
-        return answer
+        return _json(self._request(API + path, body=body, method="POST"))
 
     def _request(
         self,
@@ -165,15 +201,32 @@ class Results:
         method: str = "GET",
         missing_ok: bool = False,
     ) -> httpx.Response:
-        if not self._uri.startswith("http"):
-            raise Unavailable(f"curves are read from an MLflow server; {self._uri} is none")
+        response = self._answer(method, path, params=query, json=body)
+        if response.status_code != 200 and not (missing_ok and response.status_code == 404):
+            raise Unavailable(f"MLflow at {self._uri} answers {response.status_code}: {_shown(response)}")
+        return response
+
+    def _answer(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            response = self._client.request(method, self._uri.rstrip("/") + path, params=query, json=body)
+            return self._client.request(method, self._uri.rstrip("/") + path, **options)
         except httpx.HTTPError as error:
             raise Unavailable(f"MLflow at {self._uri} does not answer: {error or type(error).__name__}") from error
-        if response.status_code != 200 and not (missing_ok and response.status_code == 404):
-            raise Unavailable(f"MLflow at {self._uri} answers {response.status_code}: {response.text[:200]}")
-        return response
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    """The object in an answer. Raises Unavailable for one that MLflow would not give."""
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise Unavailable(f"{response.url} does not answer as MLflow does: {_shown(response)}")
+    return answer
+
+
+def _shown(response: httpx.Response) -> str:
+    """The beginning of an answer, as any database can hold it."""
+    return response.text[:200].replace("\0", "")
 
 
 def _trial(run: dict[str, Any]) -> int | None:

@@ -144,7 +144,7 @@ class DiskUse(BaseModel):
 
     folder: str = Field(description="as the service sees it")
     total_bytes: int
-    bytes_by_kind: dict[str, int] = Field(description="checkpoints, model, logs, pictures, journal and other")
+    bytes_by_kind: dict[str, int] = Field(description="checkpoints, model, logs, pictures, journal, damaged and other")
 
 
 class PresetName(BaseModel):

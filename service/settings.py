@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -19,7 +19,7 @@ Seconds = Annotated[float, Field(gt=0)]
 class Settings(BaseSettings):
     """One value each, with a default that suits the embedded stack."""
 
-    model_config = SettingsConfigDict(env_prefix="RUNG_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="RUNG_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     home: Path = Field(default_factory=lambda: Path.home() / ".rung")
     database_url: str = Field("", description="SQLAlchemy URL; default: SQLite in home")
@@ -86,8 +86,17 @@ class Settings(BaseSettings):
         given = {**given, "mlflow_tracking_uri": tracking, "mlflow_public_url": public}
         if user:
             derived |= {"mlflow_username": user, "mlflow_password": password}
-        derived["mlflow_public_url"] = tracking if tracking.startswith("http") else ""
+        derived["mlflow_public_url"] = tracking
         return {**given, "home": home, **{name: given.get(name) or value for name, value in derived.items()}}
+
+    @field_validator("mlflow_tracking_uri")
+    @classmethod
+    def _a_server(cls, address: str) -> str:
+        """Drivers would write to a database or a folder too, but nobody here could read it, or end what they left."""
+        if not address.startswith(("http://", "https://")):
+            scheme = address.partition(":")[0]
+            raise ValueError(f"an MLflow server at http:// or https:// required, got {scheme}: start one upon it")
+        return address
 
     @property
     def hosts(self) -> frozenset[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePath
@@ -25,11 +25,12 @@ class Kind(StrEnum):
     LOGS = "logs"
     PICTURES = "pictures"
     JOURNAL = "journal"
+    DAMAGED = "damaged"  # set aside of a journal
     OTHER = "other"
 
 
 #: What is of no use once nobody will go on with the experiment or look for what went wrong.
-PASSING = frozenset({Kind.CHECKPOINTS, Kind.LOGS, Kind.PICTURES})
+PASSING = frozenset({Kind.CHECKPOINTS, Kind.LOGS, Kind.PICTURES, Kind.DAMAGED})
 
 
 @dataclass(frozen=True)
@@ -72,19 +73,40 @@ class Storage:
             seen.add(place)
         return sizes
 
+    def remove_launch(self, attempt: int) -> None:
+        """Remove what a driver was told at its start, a password among it; no other reads it. Raises OSError."""
+        (self.folder / f"launch-a{attempt}.json").unlink(missing_ok=True)
+
     def remove_passing(self) -> int:
-        """Remove checkpoints, logs and pictures; what tells the story and the model stay. Gives the bytes freed."""
-        freed = 0
-        for path, status in self._files():
-            if kind(path.relative_to(self.folder)) in PASSING:
-                path.unlink(missing_ok=True)
-                freed += status.st_size
-        return freed
+        """Remove all PASSING; what tells the story and the model stay. Gives the bytes freed. Raises OSError."""
+        return self._remove(lambda path: kind(path) in PASSING)
+
+    def remove_checkpoints(self, policy: str, best: int | None, crowned: bool) -> int:
+        """Remove the checkpoints that the spec's `checkpoints` does not keep, of all trials: none of them goes on.
+
+        "best" keeps `best.pt` of the trial `best`; "last" also `last.pt` of all; "none" nothing once that trial's model
+        is registered (`crowned`), and until then what "best" keeps. Gives the bytes freed. Raises OSError.
+        """
+        winner = None if best is None or (policy == "none" and crowned) else PurePath(f"trials/{best:05d}/best.pt")
+
+        def passing(path: PurePath) -> bool:
+            kept = path == winner or (policy == "last" and path.name == "last.pt")
+            return kind(path) is Kind.CHECKPOINTS and not kept
+
+        return self._remove(passing)
 
     def remove(self) -> None:
         """Remove everything; nothing happens where nothing is. Raises OSError where that is not allowed."""
         if self.folder.exists():
             shutil.rmtree(self.folder)
+
+    def _remove(self, passing: Callable[[PurePath], bool]) -> int:
+        freed = 0
+        for path, status in self._files():
+            if passing(path.relative_to(self.folder)):
+                path.unlink(missing_ok=True)
+                freed += status.st_size
+        return freed
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for parent, _, names in os.walk(self.folder):
@@ -104,6 +126,8 @@ def kind(path: PurePath) -> Kind:
         return Kind(path.parts[0])
     if path.parts[0] == "trials" and ".pt" in path.suffixes:
         return Kind.CHECKPOINTS
+    if path.name.startswith("journal.damaged-"):
+        return Kind.DAMAGED
     if path.name.startswith(("journal", "tracking")):
         return Kind.JOURNAL
     return Kind.OTHER

@@ -90,5 +90,15 @@ def test_a_password_in_the_address_of_mlflow_is_shown_to_nobody(monkeypatch: pyt
 def test_a_given_user_is_kept(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, mlflow_tracking_uri="http://ada:one@mlflow", mlflow_username="bob")
     assert (settings.mlflow_tracking_uri, settings.mlflow_username) == ("http://mlflow", "bob")
-    other = Settings(home=tmp_path, mlflow_tracking_uri="postgresql://ada:one@db/mlflow")
-    assert (other.mlflow_username, other.mlflow_public_url) == (None, "")
+
+
+@pytest.mark.parametrize("address", ["postgresql://ada:secret@db/mlflow", "/srv/mlruns", "databricks"])
+def test_only_a_server_of_mlflow_is_accepted_at_start(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    from service.app import main
+
+    monkeypatch.setenv("RUNG_MLFLOW_TRACKING_URI", address)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    said = str(caught.value)
+    assert said.startswith("RUNG_MLFLOW_TRACKING_URI: Value error, an MLflow server at http:// or https:// required")
+    assert "secret" not in said

@@ -101,5 +101,6 @@ def test_disk_use_is_told_by_kind(world: Any, settings: Settings) -> None:
     found = world.client.get(address).json()
     assert (found["folder"], found["total_bytes"]) == (str(settings.storage_root / one), 520)
     assert found["bytes_by_kind"] == {
-        "checkpoints": 500, "model": 0, "logs": 20, "pictures": 0, "journal": 0, "other": 0,
+        "checkpoints": 500, "model": 0, "logs": 20, "pictures": 0, "journal": 0, "damaged": 0,
+        "other": 0,
     }  # fmt: skip

@@ -38,6 +38,8 @@ class Tracking(BaseHTTPRequestHandler):
             return self._answer(401, {})
         if url.path == "/health":
             return self._answer(200, {})
+        if query["run_id"] == "odd":
+            return self._send(200, b"<html>login\0</html>")
         if query["metric_key"] == "train_loss":
             page = int(query.get("page_token", "0"))
             more = {"next_page_token": str(page + 1)} if page < 2 else {}
@@ -45,7 +47,9 @@ class Tracking(BaseHTTPRequestHandler):
         return self._answer(200, {"metrics": ODD} if query["metric_key"] == "lr" else {})
 
     def _answer(self, status: int, document: dict[str, Any]) -> None:
-        body = json.dumps(document).encode()
+        self._send(status, json.dumps(document).encode())
+
+    def _send(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -102,10 +106,10 @@ def test_nobody_waits_for_a_server_that_does_not_answer(tmp_path: Path) -> None:
     reader.close()
 
 
-def test_only_servers_are_read(tmp_path: Path) -> None:
-    reader = results(tmp_path, "sqlite:///x.db")
-    assert "curves are read from an MLflow server" in reader.why_away()
-    assert reader.run_url("1", "r1") is None
+def test_what_does_not_answer_as_mlflow_does_is_away(tmp_path: Path, uri: str) -> None:
+    reader = results(tmp_path, uri)
+    with pytest.raises(Unavailable, match="does not answer as MLflow does: <html>login"):
+        reader.curves("odd")
     reader.close()
 
 

@@ -18,6 +18,8 @@ TEXT = "één – 語\U0001f600 end"
     [
         ("journal.jsonl", Kind.JOURNAL),
         ("tracking.json", Kind.JOURNAL),
+        ("journal.copy.jsonl", Kind.JOURNAL),
+        ("journal.damaged-1", Kind.DAMAGED),
         ("model/data/model.pth", Kind.MODEL),
         ("pictures/lr.png", Kind.PICTURES),
         ("logs/driver-a1.log", Kind.LOGS),
@@ -41,6 +43,32 @@ def test_sizes_count_each_file_once(tmp_path: Path) -> None:
     os.link(folder / "trials" / "00000" / "last.pt", folder / "trials" / "00000" / "best.pt")
     (folder / "journal.jsonl").write_bytes(b"x" * 7)
     assert Storage(folder).sizes() == {**dict.fromkeys(Kind, 0), Kind.CHECKPOINTS: 1000, Kind.JOURNAL: 7}
+
+
+@pytest.mark.parametrize(
+    ("policy", "best", "crowned", "kept"),
+    [
+        ("best", 1, True, {"1/best.pt"}),
+        ("best", None, False, set()),
+        ("last", 1, True, {"0/last.pt", "1/last.pt", "1/best.pt"}),
+        ("none", 1, False, {"1/best.pt"}),
+        ("none", 1, True, set()),
+    ],
+)
+def test_checkpoints_go_by_the_policy(
+    tmp_path: Path, policy: str, best: int | None, crowned: bool, kept: set[str]
+) -> None:
+    names = {"last.pt", "previous.pt", "best.pt", "best.pt.7.part", "spec.json", "trial.log"}
+    for trial in ("00000", "00001"):
+        (tmp_path / "trials" / trial).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "trials" / trial / name).write_text("12")
+    (tmp_path / "best.pt").touch()
+    freed = Storage(tmp_path).remove_checkpoints(policy, best, crowned)
+    left = {f"{path.parent.name[-1]}/{path.name}" for path in tmp_path.glob("trials/*/*")}
+    assert left == kept | {f"{trial}/{name}" for trial in (0, 1) for name in ("spec.json", "trial.log")}
+    assert freed == 2 * (8 - len(kept))
+    assert (tmp_path / "best.pt").exists()
 
 
 @pytest.mark.parametrize("limit", [4, 5, 7, 100])
