@@ -2,7 +2,7 @@
 
 Owns their names, that each appears whole or not at all, the way back where one is damaged, and the policy
 by which they go. `last.pt` is all that is needed to go on after the newest epoch, `previous.pt` after the one
-before it, `best.pt` the weights of the best epoch. What a checkpoint means to a training is not known here,
+before it, `best.pt` the best epoch and its weights. What a checkpoint means to a training is not known here,
 and torch is imported where it is used alone, so that the driver may import this module quickly.
 """
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from search_spaces.experiment import TrialSpec
-from workers import checkpoints
+from workers import checkpoints, device
 from workers.checkpoints import BEST, LAST
 from workers.logs import TRIAL_LOG, Log, heard
 
@@ -34,11 +34,12 @@ LOOK_S = 1.0  # between two looks for it
 
 
 class Slot(tune.Trainable):
-    """Config: `trial`, `folder` (of this trial, with `spec.json`), `data_root`, `cache_root`.
+    """Config: `trial`, `folder` (of this trial, with `spec.json`), `epoch`, `data_root`, `cache_root`.
 
-    After each epoch `last.pt` holds all that is needed to go on, and `best.pt` the weights of the best
-    epoch. A trial whose folder has a checkpoint goes on from the newest that is whole and its own: its first
-    step tells that epoch's figures again, which a driver that died may not have heard. An epoch that is left
+    After each epoch `last.pt` holds all that is needed to go on, and `best.pt` the best epoch and its weights.
+    A trial whose folder has a checkpoint goes on from the newest that is whole and its own: its first
+    step tells that epoch's figures again, which a driver that died may not have heard. One that is further ahead
+    of the `epoch` epochs that the journal knows is of a history that was lost. An epoch that is left
     because `stop` was touched leaves no trace: its step answers what the one before it did, and `interrupted`.
     """
 
@@ -76,6 +77,7 @@ class Slot(tune.Trainable):
         self._folder = Path(config["folder"])
         self._training = None
         self._told: dict[str, Any] = {}
+        self._known: int = config["epoch"]
         self._last_is_good = False
         # Whatever was asked before is not meant for us. Tune steps a trial only after this, and not one it stopped.
         self._asked = _Asked(self._folder / STOP)
@@ -83,57 +85,67 @@ class Slot(tune.Trainable):
     def _step(self) -> dict[str, Any]:
         from workers.training import Interrupted
 
-        if self._training is None:
-            self._training = self._begin()
-            if self._told:
-                return self._told
-        training = self._training
         try:
+            if self._training is None:
+                self._training = self._begin()
+                if self._told:
+                    return self._told
+            training = self._training
             metrics = training.run_epoch()
         except Interrupted:
-            log.info("epoch %d left before its end, as asked", training.epoch + 1)
+            log.info("epoch %d left before its end, as asked", self._known + 1)
             self._training = None
             self._asked = _Asked(self._folder / STOP)
-            nothing = {"epoch": 0, "diverged": False, "reported": [], training.spec.objective.metric: math.nan}
+            nothing = {"epoch": 0, "diverged": False, "reported": [], self._spec().objective.metric: math.nan}
             return (self._told or nothing) | {"interrupted": True}
         figures = {name: value for name, value in metrics.items() if name != "epoch"}
         result = figures | {"epoch": training.epoch, "diverged": training.diverged, "reported": sorted(figures)}
         if training.best_epoch == training.epoch:
-            checkpoints.save(training.model.state_dict(), self._folder / BEST)
+            checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, self._folder / BEST)
         state = {"spec": training.spec.model_dump_json(), "training": training.state_dict(), "result": result}
         checkpoints.keep(state, self._folder, rotate=self._last_is_good)
         self._last_is_good = True
-        self._told = result
+        self._told, self._known = result, training.epoch
         log.info("epoch %d: %s", training.epoch, ", ".join(f"{name} {value:.6g}" for name, value in figures.items()))
         return result
 
     def _begin(self) -> Training:
-        """The training where the newest usable checkpoint left it; what its last step told is then in `_told`."""
-        spec = TrialSpec.model_validate_json((self._folder / SPEC).read_text())
+        """The training where the newest usable checkpoint left it; what its last step told is then in `_told`.
+
+        Raises Interrupted where a stop was asked for while the data were loaded, which may take minutes.
+        """
+        from workers.training import Interrupted
+
+        spec = self._spec()
         self._torch.set_num_threads(spec.cpus)
-        device = "cuda" if spec.gpus > 0 and self._torch.cuda.is_available() else "cpu"
-        if device == "cuda" and spec.gpus < 1:
-            self._torch.cuda.set_per_process_memory_fraction(spec.gpus)
+        on = device.of(spec)
         splits = self._splits(spec)
-        training, source = self._resumed(spec, splits, device)
+        if self._asked():
+            raise Interrupted
+        training, source = self._resumed(spec, splits, on)
         threads = "1 thread" if spec.cpus == 1 else f"{spec.cpus} threads"
         where = f"goes on after epoch {training.epoch} of {source}" if source else "begins"
-        log.info("trial %s %s, on %s with %s", self._config["trial"], where, device, threads)
+        log.info("trial %s %s, on %s with %s", self._config["trial"], where, on, threads)
         for note in splits.notes:
             log.warning("%s", note)
         return training
 
-    def _resumed(self, spec: TrialSpec, splits: Splits, device: str) -> tuple[Training, str | None]:
+    def _spec(self) -> TrialSpec:
+        return TrialSpec.model_validate_json((self._folder / SPEC).read_text())
+
+    def _resumed(self, spec: TrialSpec, splits: Splits, on: str) -> tuple[Training, str | None]:
         from workers.training import Training
 
         self._told, self._last_is_good = {}, False
         for name, content in checkpoints.stored(self._folder):
-            training = Training(spec, splits, device, self._compiler, self._asked)
+            training = Training(spec, splits, on, self._compiler, self._asked)
             try:
                 if "spec" in content and TrialSpec.model_validate_json(content["spec"]) != spec:
                     raise ValueError("it is of another configuration")
                 training.load_state_dict(content["training"])
-                self._told = content["result"]
+                if training.epoch > self._known + 1:
+                    raise ValueError(f"it is of epoch {training.epoch}, and the journal knows {self._known}")
+                self._told, self._known = content["result"], training.epoch
             except (MemoryError, self._torch.OutOfMemoryError):
                 raise
             except Exception as error:  # torch raises much for what does not fit
@@ -141,7 +153,7 @@ class Slot(tune.Trainable):
                 continue
             self._last_is_good = name == LAST
             return training, name
-        return Training(spec, splits, device, self._compiler, self._asked), None
+        return Training(spec, splits, on, self._compiler, self._asked), None
 
     def _splits(self, spec: TrialSpec) -> Splits:
         from workers.data import load

@@ -12,8 +12,10 @@ from ray.tune.search import Searcher as TuneSearcher
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.protocol import ErrorKind, TrialState
 from search_spaces.sampling import combinations
+from workers.journal import Overtaken
 from workers.progress import Progress
 from workers.searcher import Searcher
+from workers.trial import SPEC, STOP, _Asked
 
 OpenProgress = Callable[..., Progress]
 Build = Callable[..., ExperimentSpec]
@@ -151,6 +153,50 @@ def test_the_bound_spec_lies_in_the_trials_folder(
     assert config == {"trial": 0, "folder": str(tmp_path / "trials" / "00000"), "epoch": 0, "data_root": "/data"}
     assert bound == spec.bind(progress.trials[0].sample, 0)
     assert progress.trials[0].parameters == spec.parameters(bound)
+
+
+def test_an_earlier_driver_changes_no_spec_of_its_successor(
+    tmp_path: Path, experiment: Build, open_progress: OpenProgress
+) -> None:
+    """It proposes something else: what its proposals follow from was lost and trained again."""
+    old = searching(experiment(seed=6), open_progress(1), tmp_path, Slots())
+    new = searching(experiment(), open_progress(2), tmp_path, Slots())
+    spec = Path(new.suggest("a")["folder"]) / SPEC
+    content = spec.read_bytes()
+    with pytest.raises(Overtaken):
+        old.suggest("a")
+    assert spec.read_bytes() == content
+
+
+@pytest.mark.parametrize("lost", ["absent", "cut", "of another"])
+def test_a_spec_follows_from_the_journal_at_each_hand_out(
+    tmp_path: Path, experiment: Build, open_progress: OpenProgress, lost: str
+) -> None:
+    """The driver was killed before it was written, or another has written it."""
+    spec, progress = experiment(), open_progress(1)
+    path = Path(searching(spec, progress, tmp_path, Slots()).suggest("a")["folder"]) / SPEC
+    progress.close()
+    content = path.read_bytes()
+    path.unlink()
+    if lost != "absent":
+        path.write_bytes(content[:40] if lost == "cut" else content.replace(b"64", b"32"))
+    searching(spec, open_progress(2), tmp_path, Slots()).suggest("a")
+    assert path.read_bytes() == content
+    assert {file.name for file in path.parent.iterdir()} == {SPEC, STOP}
+
+
+def test_a_slot_that_was_left_behind_is_asked_to_leave(
+    tmp_path: Path, experiment: Build, open_progress: OpenProgress
+) -> None:
+    spec, progress = experiment(), open_progress(1)
+    folder = Path(searching(spec, progress, tmp_path, Slots()).suggest("a")["folder"])
+    progress.epoch(0, 1, {"validation_accuracy": 0.5})
+    progress.close()
+    left_behind = _Asked(folder / STOP)
+    config = searching(spec, open_progress(2), tmp_path, Slots()).suggest("a")
+    assert (config["trial"], config["epoch"]) == (0, 1)
+    assert left_behind()
+    assert not _Asked(folder / STOP)(), "and the new one is not"
 
 
 def test_slots_are_respected_while_they_change(tmp_path: Path, experiment: Build, open_progress: OpenProgress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import re
 import sys
 import warnings
@@ -15,9 +16,11 @@ import torch
 from PIL import Image
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import METRICS
-from workers import trial
+from search_spaces.protocol import METRICS, ErrorKind
+from workers import data, failures, training, trial
 from workers.checkpoints import BEST, LAST, PREVIOUS
+from workers.device import DeviceError
+from workers.failures import Failure
 from workers.logs import TRIAL_LOG
 from workers.trial import SPEC, STOP, Slot
 
@@ -43,7 +46,7 @@ def config(tmp_path: Path, experiment: Callable[..., ExperimentSpec]) -> Callabl
         folder.mkdir()
         (folder / SPEC).write_text(spec.bind(sample, number).model_dump_json())
         roots = {"data_root": str(tmp_path / "data"), "cache_root": str(tmp_path / "cache")}
-        return {"trial": number, "folder": str(folder), **roots}
+        return {"trial": number, "folder": str(folder), "epoch": 1000, **roots}
 
     return build
 
@@ -96,7 +99,8 @@ def test_a_killed_trial_goes_on_bit_for_bit(config: Callable[..., dict[str, Any]
     assert [timeless(result) for result in results] == [timeless(result) for result in expected]
     folders = Path(told["folder"]), Path(told["folder"]).with_name("whole")
     ours, theirs = (torch.load(folder / BEST, weights_only=True) for folder in folders)
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert ours["epoch"] == theirs["epoch"]
+    assert all(torch.equal(ours["model"][key], weights) for key, weights in theirs["model"].items())
 
 
 def damage(path: Path, how: str) -> None:
@@ -153,6 +157,37 @@ def test_a_checkpoint_of_another_configuration_is_not_taken(config: Callable[...
     assert "of another configuration" in said(told)
 
 
+@pytest.mark.parametrize(("known", "first"), [(1, 2), (0, 1)])
+def test_a_checkpoint_ahead_of_the_journal_is_not_taken(
+    config: Callable[..., dict[str, Any]], known: int, first: int
+) -> None:
+    """A journal that lost its end must hear of every epoch: from the one before, or from the first on."""
+    told = config()
+    slot = begun(told)
+    expected = [timeless(slot.step()) for _ in range(3)]
+    again = begun(told | {"epoch": known})
+    assert timeless(again.step()) == expected[first - 1]
+    assert f"last.pt cannot be used: it is of epoch 3, and the journal knows {known}" in said(told)
+    assert timeless(again.step()) == expected[first]
+
+
+def test_a_gpu_that_cannot_be_used_is_no_cpu(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("CUDA driver initialization failed\nYou might not have a GPU.")
+
+    monkeypatch.setattr(torch.cuda, "init", broken)
+    slot = begun(config(resources={"gpus_per_trial": 0.5}))
+    with pytest.raises(DeviceError) as raised:
+        slot.step()
+    node = platform.node()
+    why = f"no usable CUDA device on node {node} though it holds 0.5 GPUs: CUDA driver initialization failed"
+    assert str(raised.value) == why
+    failure = failures.classify(raised.value, f"Traceback\n{type(raised.value).__name__}: {raised.value}")
+    assert failure == Failure(ErrorKind.CODE, f"DeviceError: {why}"), "which would fail again"
+
+
 def test_an_epoch_is_left_when_asked(config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "LOOK_S", 0.0)
     whole = begun(config(name="whole"))
@@ -173,6 +208,26 @@ def test_an_epoch_is_left_when_asked(config: Callable[..., dict[str, Any]], monk
     again = begun(told)  # `stop` still lies there, and is not meant for it
     assert timeless(again.step()) == expected[0]
     assert timeless(again.step()) == expected[1]
+
+
+def test_a_slot_is_given_up_as_soon_as_its_data_are_loaded(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = config()
+    slot = begun(told)
+    load = data.load
+
+    def long(*given: Any) -> Any:
+        (folder_of(told) / STOP).touch()
+        return load(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(data, "load", long)
+        patched.setattr(training, "Training", None)  # nothing is trained, nor made ready for it
+        left = slot.step()
+    assert (left["interrupted"], left["epoch"]) == (True, 0)
+    assert names(told) == {SPEC, STOP}
+    assert timeless(slot.step()) == timeless(begun(config(name="whole")).step())
 
 
 def test_a_slot_that_left_an_epoch_trains_the_next_trial(
@@ -250,10 +305,29 @@ def test_a_reused_slot_trains_as_a_fresh_one(config: Callable[..., dict[str, Any
 def test_the_best_weights_are_those_of_the_best_epoch(config: Callable[..., dict[str, Any]]) -> None:
     told = config()
     slot = begun(told)
-    saved: dict[float, dict[str, torch.Tensor]] = {}
+    values: list[float] = []
+    saved: list[dict[str, torch.Tensor]] = []
     for _ in range(4):
-        value = slot.step()["validation_accuracy"]
-        state = torch.load(Path(told["folder"]) / LAST, weights_only=True)["training"]["model"]
-        saved.setdefault(value, state)
+        values.append(slot.step()["validation_accuracy"])
+        saved.append(torch.load(Path(told["folder"]) / LAST, weights_only=True)["training"]["model"])
     best = torch.load(Path(told["folder"]) / BEST, weights_only=True)
-    assert all(torch.equal(best[key], saved[max(saved)][key]) for key in best)
+    first = values.index(max(values))
+    assert best["epoch"] == first + 1
+    assert all(torch.equal(weights, saved[first][key]) for key, weights in best["model"].items())
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_trial_trains_on_its_cores(
+    cpus: int, config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    class Watched(training.Training):
+        def run_epoch(self) -> dict[str, float]:
+            seen.append(torch.get_num_threads())
+            return super().run_epoch()
+
+    monkeypatch.setattr(training, "Training", Watched)
+    torch.set_num_threads(3 - cpus)
+    begun(config(resources={"cpus_per_trial": cpus})).step()
+    assert seen == [cpus]
