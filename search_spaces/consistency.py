@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticCustomError
 
 from search_spaces.domains import Choice, Interval
-from search_spaces.models import TorchvisionModel
+from search_spaces.models import NEVER_DETERMINISTIC, TorchvisionModel
 from search_spaces.normalization import Batch
 from search_spaces.sampling import count_combinations, domains, possible, without_indices
 from search_spaces.searchers import MAX_TRIALS, Grid
@@ -27,6 +27,7 @@ def check(spec: ExperimentSpec) -> None:
     _check_warmup(spec)
     _check_own_normalization(spec.search_space)
     _check_groups(spec.search_space)
+    _check_deterministic(spec)
     if isinstance(spec.searcher, Grid):
         _check_grid(spec.search_space, spec.searcher)
 
@@ -37,8 +38,10 @@ def warnings(spec: ExperimentSpec) -> list[str]:
     augmentation = spec.search_space.augmentation
     flips = [value for _, value in possible(augmentation, "horizontal_flip")]
     if not spec.dataset.mirror_safe and max(flips) > 0:
+        declarable = "mirror_safe" in type(spec.dataset).model_fields
         found.append(
             f"search_space.augmentation.horizontal_flip: mirrored {spec.dataset.name} change their label; leave it at 0"
+            + (", or declare dataset.mirror_safe: true if yours keep theirs" if declarable else "")
         )
     turns, most = [value for _, value in possible(augmentation, "rotation")], spec.dataset.safe_rotation
     if max(turns) > most:
@@ -109,6 +112,22 @@ def _check_groups(space: SearchSpace) -> None:
                     "hidden": features,
                 },
             )
+
+
+def _check_deterministic(spec: ExperimentSpec) -> None:
+    """Torch raises at the first gradient of a model that has no deterministic form, on a GPU alone."""
+    if not spec.execution.deterministic or spec.resources.gpus_per_trial == 0:
+        return
+    for path, model in _alternatives(spec.search_space.model, "model"):
+        for where, name in possible(model, "name", path) if isinstance(model, TorchvisionModel) else ():
+            if str(name).startswith(NEVER_DETERMINISTIC):
+                raise PydanticCustomError(
+                    "deterministic_model",
+                    "search_space.{path}: a model with deterministic gradients on a GPU required by "
+                    "execution.deterministic=true, which {families} have not; leave it out, or set "
+                    "resources.gpus_per_trial to 0, got {name}",
+                    {"path": where, "families": " and ".join(NEVER_DETERMINISTIC), "name": name},
+                )
 
 
 def _check_grid(space: SearchSpace, searcher: Grid) -> None:

@@ -102,6 +102,10 @@ TorchvisionName = Literal[
 ]
 
 
+#: Families that pool adaptively to a map of several cells, whose gradient has no deterministic form on a GPU.
+NEVER_DETERMINISTIC = ("alexnet", "vgg")
+
+
 class ModelSpec(Spec):
     """What our own networks share."""
 
@@ -149,7 +153,8 @@ class VGG(ModelSpec):
 class TorchvisionModel(Spec):
     """A classification model of torchvision, by name, trained from scratch; stem and head fit the data set.
 
-    It keeps its own normalization layers: `normalization` must be left at its default.
+    It keeps its own normalization layers: `normalization` must be left at its default. alexnet and those of vgg
+    refuse `execution.deterministic`, but where trials hold no GPU.
     """
 
     kind: Literal["torchvision"] = "torchvision"

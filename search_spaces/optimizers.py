@@ -162,7 +162,12 @@ class Adafactor(OptimizerSpec):
 
 
 class ASGD(OptimizerSpec):
-    """Averaged stochastic gradient descent (Polyak and Juditsky, 1992)."""
+    """The steps of averaged stochastic gradient descent (Polyak and Juditsky, 1992), without its average.
+
+    What is evaluated and exported are the weights of the last step, as of every optimizer here: the running
+    statistics of batch normalization belong to those, not to averaged weights. What is left is plain gradient descent
+    whose rate falls as (1 + lambd lr t) to the power -alpha, and whose weights shrink by lambd.
+    """
 
     target: ClassVar[str] = "torch.optim:ASGD"
     kind: Literal["asgd"] = "asgd"

@@ -244,6 +244,23 @@ def test_warnings_name_the_field() -> None:
 
 
 @pytest.mark.parametrize(
+    ("declared", "usual"), [({}, 0.0), ({"mirror_safe": False}, 0.0), ({"mirror_safe": True}, 0.5)]
+)
+def test_pictures_of_a_folder_are_mirrored_where_their_owner_declares_it_safe(
+    declared: dict[str, bool], usual: float
+) -> None:
+    dataset = {"name": "image_folder", "path": "signs", **declared}
+    spec = validate({"name": "x", "dataset": dataset})
+    assert spec.search_space.augmentation.horizontal_flip == usual
+    assert spec.warnings() == []
+    asked = validate({"name": "x", "dataset": dataset, "search_space": {"augmentation": {"horizontal_flip": 0.5}}})
+    warned = [text.partition(":")[0] for text in asked.warnings()]
+    assert warned == ([] if usual else ["search_space.augmentation.horizontal_flip"])
+    assert "dataset.mirror_safe" in "".join(asked.warnings()) or usual
+    assert validate({"name": "x", "dataset": spec.dataset}) == spec
+
+
+@pytest.mark.parametrize(
     ("scheduler", "warned"),
     [
         ({"kind": "cosine", "epochs": 10}, "scheduler.epochs"),
@@ -290,6 +307,35 @@ def test_models_of_torchvision_keep_their_own_normalization(model: Any, normaliz
     with pytest.raises(SpecError) as caught:
         validate(document)
     assert [problem.field for problem in caught.value.problems] == [field]
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "field"),
+    [
+        ({"kind": "torchvision", "name": "alexnet"}, None, "search_space.model.name"),
+        ({"kind": "torchvision", "name": "vgg16_bn"}, 0.5, "search_space.model.name"),
+        ({"kind": "torchvision", "name": {"choice": ["resnet18", "vgg11"]}}, 1, "search_space.model.name"),
+        ({"choice": ["cnn", {"kind": "torchvision", "name": "vgg11"}]}, 1, "search_space.model.choice[1].name"),
+        ({"kind": "torchvision", "name": "vgg11"}, 0, None),
+        ({"kind": "torchvision", "name": "resnet18"}, 1, None),
+        ("vgg", 1, None),
+        ({"kind": "plugin", "name": "vgg11"}, 1, None),
+    ],
+)
+def test_models_without_deterministic_gradients_are_refused_where_these_are_asked_for(
+    model: Any, gpus: float | None, field: str | None
+) -> None:
+    document = {"name": "x", "search_space": {"model": model}, "resources": {"gpus_per_trial": gpus}}
+    validate(document)
+    document["execution"] = {"deterministic": True}
+    if field is None:
+        validate(document)
+        return
+    with pytest.raises(SpecError) as caught:
+        validate(document)
+    (problem,) = caught.value.problems
+    assert problem.field == field
+    assert "execution.deterministic=true" in problem.rule
 
 
 @pytest.mark.parametrize(

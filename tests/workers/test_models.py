@@ -9,9 +9,19 @@ from typing import Any, get_args
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import models as torchvision_models
 
-from search_spaces.models import CNN, VGG, Model, PluginModel, ResNet, TorchvisionModel, TorchvisionName
+from search_spaces.models import (
+    CNN,
+    NEVER_DETERMINISTIC,
+    VGG,
+    Model,
+    PluginModel,
+    ResNet,
+    TorchvisionModel,
+    TorchvisionName,
+)
 from search_spaces.normalization import Batch, Layer, Normalization
 from search_spaces.spec import kinds, members
 from workers.build import BUILDERS, build_model
@@ -220,6 +230,51 @@ def test_shapes_of_the_large_torchvision_models(name: str) -> None:
         for channels, side in ((1, 8), (3, 48)):
             model = build_model(TorchvisionModel(name=name), Batch(), channels, 5, side)
             assert model(torch.empty(2, channels, side, side)).shape == (2, 5)
+
+
+class Recorder(TorchDispatchMode):
+    """The names of all operations that run under it, gradients included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+#: Of torch.use_deterministic_algorithms' list: what raises on a GPU; gradients by the names of their operations.
+RAISING = {"_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "fractional_max_pool2d_backward"}
+RAISING |= {"avg_pool3d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "max_unpool2d"}
+RAISING |= {"reflection_pad2d_backward", "grid_sampler_2d_backward", "nll_loss2d_forward", "histc", "bincount"}
+RAISING |= {"median", "put", "put_", "_embedding_bag_forward_only", "_adaptive_avg_pool3d_backward"}
+
+
+@pytest.mark.parametrize("side", [8, 28, 96])
+@pytest.mark.parametrize(
+    "spec", [*OURS, *(TorchvisionModel(name=name) for name in (*ONE_OF_EACH_FAMILY, *META_ONLY))], ids=str
+)
+def test_models_without_a_deterministic_form_on_a_gpu_are_those_that_a_spec_refuses(spec: Any, side: int) -> None:
+    """On the meta device, which runs the operations of a GPU in name."""
+    with torch.device("cpu" if getattr(spec, "name", "").startswith("regnet") else "meta"):  # regnet computes its sizes
+        model = build_model(spec, Batch(), 3, 10, side).to("meta")
+    images, labels = torch.empty(2, 3, side, side, device="meta"), torch.empty(2, dtype=torch.long, device="meta")
+    with Recorder() as recorder:
+        nn.functional.cross_entropy(model(images), labels).backward()
+    assert "convolution_backward" in recorder.names
+    refused = isinstance(spec, TorchvisionModel) and spec.name.startswith(NEVER_DETERMINISTIC)
+    assert bool(recorder.names & RAISING) == refused
+
+
+@pytest.mark.parametrize(
+    ("name", "inner", "deviation"),
+    [("googlenet", "inception3a.branch2.1.conv", 0.01), ("inception_v3", "model.Mixed_6b.branch1x1.conv", 0.1)],
+)
+def test_torchvision_models_start_from_their_own_weights(name: str, inner: str, deviation: float) -> None:
+    torch.manual_seed(0)
+    model = build_model(TorchvisionModel(name=name), Batch(), 1, 10, 32)
+    assert model.get_submodule(inner).weight.std().item() == pytest.approx(deviation, rel=0.05)
 
 
 def test_the_stem_of_a_large_image_stays_and_a_small_ones_is_gentler() -> None:

@@ -2,7 +2,7 @@
 
 They were drawn for 224x224 colour images. Up to SMALL_SIDE pixels their stem is made gentler (stride 1,
 3x3 for 7x7, no pooling behind it), and what is still too small for a model is enlarged before it.
-Models keep their own normalization and initialization.
+Models keep their own normalization and initialization; a stem that is made anew starts by Kaiming's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Family:
     options: tuple[tuple[str, Any], ...] = ()
 
 
-_NO_AUXILIARY = (("aux_logits", False), ("init_weights", False))
+_NO_AUXILIARY = (("aux_logits", False), ("init_weights", True))
 
 #: The longest key that a model's name begins with is its family.
 FAMILIES = {
