@@ -138,7 +138,7 @@ def test_registered_model_predicts_raw_images(up: stack.Stack, view: ExperimentV
     images, labels = load(Digits(), 0, tmp_path, tmp_path).test()
     mlflow.set_tracking_uri(up.addresses.mlflow)
     plain = mlflow.pyfunc.load_model(view.winner["model_uri"])
-    predicted = np.argmax(plain.predict(images.numpy().astype(np.float32)), axis=1)
+    predicted = np.argmax(plain.predict(images.numpy()), axis=1)
     assert (predicted == labels.numpy()).mean() == pytest.approx(view.winner["test_accuracy"])
     network = mlflow.pytorch.load_model(view.winner["model_uri"])
     with torch.inference_mode():
@@ -175,7 +175,7 @@ def test_cancel_ends_trials_and_runs(client: Rung, mlflow: MlflowClient) -> None
     client.cancel(view.id)
     view = ended(client, view.id)
     assert view.state == "CANCELED"
-    assert {trial.state for trial in client.trials(view.id)} <= {"CANCELED", "PENDING"}
+    assert {trial.state for trial in client.trials(view.id)} == {"CANCELED"}
     assert mlflow.get_run(str(view.mlflow_run_id)).info.status == "KILLED"
     assert {run.info.status for run in children(mlflow, view).values()} == {"KILLED"}
 
