@@ -24,11 +24,15 @@ RESULTS = frozenset({TrialState.COMPLETED, TrialState.EARLY_STOPPED, TrialState.
 TOLD = frozenset({"suggested", "epoch", "ended"})
 
 
+class NoSource(Exception):  # noqa: N818 - a state of the other experiment's files
+    """There is nothing to begin with. The message says where it was looked for, and is meant for a person."""
+
+
 def take_over(source: Path, journal_name: str, trials: Path, progress: Progress) -> int:
     """Begin `progress`, which is empty, with the results in the folder `source`; gives how many trials they are.
 
-    `trials` is the folder of the trials' folders. A crash on the way leaves `progress` empty. Raises OSError and
-    `journal.Damaged`.
+    `trials` is the folder of the trials' folders. A crash on the way leaves `progress` empty. Raises NoSource where
+    the other's journal is absent or damaged in both of its files, and OSError.
     """
     entries = [entry for entry in _whole(source / journal_name) if entry["event"] in TOLD]
     state = {entry["trial"]: entry["state"] for entry in entries if "state" in entry}
@@ -52,10 +56,14 @@ def take_over(source: Path, journal_name: str, trials: Path, progress: Progress)
 
 def _whole(path: Path) -> list[Entry]:
     """The other's entries. It is not running, so nobody mends its journal, and it is not ours to mend."""
-    try:
-        return list(journal.entries(path))
-    except journal.Damaged:
-        return list(journal.entries(journal.copy_of(path)))
+    why = f"no journal in {path.parent}: was the experiment to continue from moved or deleted?"
+    for file in (path, journal.copy_of(path)):
+        try:
+            if file.exists():
+                return list(journal.entries(file))
+        except journal.Damaged as damaged:
+            why = str(damaged)
+    raise NoSource(f"the trials to begin with cannot be read: {why}")
 
 
 def _of(entry: Entry, number: int, source: str) -> Entry:

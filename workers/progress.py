@@ -31,6 +31,9 @@ from search_spaces.sampling import Sample
 from workers import journal
 from workers.journal import Entry, Journal
 
+#: Entries that survive a power failure: checkpoints do, and none may be ahead of the epochs that the journal has.
+LASTING = frozenset({"epoch", "ended", "winner"})
+
 
 @dataclass
 class Trial:
@@ -171,7 +174,7 @@ class Progress:
                 )
 
     def won(self, winner: Winner) -> None:
-        self._record({"event": "winner", **winner.model_dump(mode="json")}, sync=True)
+        self._record({"event": "winner", **winner.model_dump(mode="json")})
 
     def released(self, number: int, journaled: bool = True) -> None:
         """A trial gave its slot back without ending: it is PAUSED. One that had none yet waits as it did before.
@@ -260,13 +263,13 @@ class Progress:
         """Unix seconds."""
         return self._opened_at + self._stopwatch() - self._opened
 
-    def _record(self, entry: Entry, sync: bool = False) -> None:
+    def _record(self, entry: Entry) -> None:
         with self._lock:
             entry = {"at": self._now(), **entry}
             number, now = int(entry.get("trial", -1)), self._stopwatch()
             if number in self._holding:
                 entry["held_s"] = round(self.trials[number].held_s + now - self._holding[number], 3)
-            self._journal.append(entry, sync)
+            self._journal.append(entry, sync=entry["event"] in LASTING)
             self._apply(entry)
             if number in self._holding:
                 self._holding[number] = now

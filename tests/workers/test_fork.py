@@ -12,6 +12,7 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import TrialState
 from workers import fork
 from workers.checkpoints import BEST
+from workers.journal import copy_of
 from workers.progress import Progress
 from workers.searcher import Searcher
 from workers.trial import SPEC
@@ -161,5 +162,27 @@ def test_a_fork_of_a_fork_names_its_nearest(
 def test_a_source_without_results_is_an_empty_beginning(tmp_path: Path, own: Path, open_progress: OpenProgress) -> None:
     progress = open_progress()
     size = (tmp_path / NAME).stat().st_size
-    assert fork.take_over(tmp_path / "nowhere", NAME, own, progress) == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    Progress(other / NAME, progress._objective).close()
+    assert fork.take_over(other, NAME, own, progress) == 0
     assert (tmp_path / NAME).stat().st_size == size
+
+
+def test_a_source_of_which_one_file_is_left_is_taken_over(source: Path, own: Path, open_progress: OpenProgress) -> None:
+    (source / NAME).unlink()
+    assert fork.take_over(source, NAME, own, open_progress()) == 4
+
+
+@pytest.mark.parametrize("how", ["absent", "damaged"])
+def test_a_source_that_cannot_be_read_is_no_empty_beginning(
+    source: Path, own: Path, open_progress: OpenProgress, how: str
+) -> None:
+    for file in (source / NAME, copy_of(source / NAME)):
+        content = file.read_bytes()
+        file.unlink() if how == "absent" else file.write_bytes(content.replace(b"because 6", b"because ?"))
+    said = f"no journal in {source}" if how == "absent" else "is not what was written"
+    progress = open_progress()
+    with pytest.raises(fork.NoSource, match=f"the trials to begin with cannot be read: .*{said}"):
+        fork.take_over(source, NAME, own, progress)
+    assert progress.trials == {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,30 @@ def test_an_epoch_counts_once(tmp_path: Path, open_progress: OpenProgress) -> No
     progress.ended(0, TrialState.ERROR, "later")
     assert (progress.trials[0].state, progress.trials[0].stop_reason) == ("CANCELED", "enough")
     assert sum(entry["event"] == "epoch" for entry in journal.entries(tmp_path / "journal.jsonl")) == 1
+
+
+def test_what_trials_told_is_stored_before_anybody_acts_on_it(
+    tmp_path: Path, open_progress: OpenProgress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints survive a power failure, so epochs must; both of the journal's files."""
+    progress, stored = open_progress(), Counter[int]()
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        sync(descriptor)
+        stored[os.fstat(descriptor).st_ino] = os.fstat(descriptor).st_size
+
+    monkeypatch.setattr(os, "fsync", noted)
+    files = [tmp_path / "journal.jsonl", journal.copy_of(tmp_path / "journal.jsonl")]
+    progress.suggested(0, {}, {})
+    assert stored == {}, "what can be proposed again need not wait for the disk"
+    for tell in (
+        lambda: progress.epoch(0, 1, accuracy(0.5)),
+        lambda: progress.ended(0, TrialState.CANCELED, "enough"),
+        lambda: progress.won(Winner(trial=0, value=0.5, test_accuracy=0.5, test_loss=1.0)),
+    ):
+        tell()
+        assert stored == {file.stat().st_ino: file.stat().st_size for file in files}
 
 
 @pytest.mark.parametrize(("objective", "best"), [(MAX, 1), (MIN, 0)])
