@@ -54,7 +54,7 @@ def _decode(body: bytes) -> str:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
+        return json.loads(text, object_pairs_hook=_unique)  # NaN and Infinity are refused by their path
     except json.JSONDecodeError as error:
         _refuse(f"line {error.lineno}, column {error.colno}: malformed JSON: {error.msg}")
     except ValueError as error:
@@ -70,10 +70,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         _refuse(f"each key once required, got {shorten(twice)!r} twice in one object")
     return fields
-
-
-def _constant(name: str) -> NoReturn:
-    _refuse(f"finite numbers required, got {name}")
 
 
 def _yaml(text: str) -> Any:
@@ -174,7 +170,7 @@ def _check(data: Any, path: str, depth: int) -> None:
         for index, value in enumerate(data):
             _check(value, f"{path}[{index}]", depth + 1)
     elif isinstance(data, float) and not math.isfinite(data):
-        _refuse("a finite number required", path or "document")
+        _refuse(f"a finite number required, got {data}", path or "document")
     elif isinstance(data, int) and abs(data) > MAX_INTEGER:
         _refuse("a whole number of at most 2^53 required", path or "document")
     elif isinstance(data, str) and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in data):

@@ -55,31 +55,42 @@ SPECS: list[tuple[str, dict[str, Any], str, str]] = [
     ("a label too long", {"name": "x", "labels": ["y" * 65]}, "labels[0]", "at most 64 characters"),
 ]
 
-BODIES: list[tuple[str, bytes, str, int]] = [
-    ("empty", b"", JSON, 422),
-    ("empty yaml", b" \n", YAML, 422),
-    ("malformed json", b'{"name": ', JSON, 422),
-    ("malformed yaml", b"name: [", YAML, 422),
-    ("a yaml bomb", BOMB.encode(), YAML, 422),
-    ("a yaml tag", b"name: !!python/object/apply:os.system [ls]", YAML, 422),
-    ("NaN", b'{"name": "x", "asha": {"reduction_factor": NaN}}', JSON, 422),
-    ("Infinity", b'{"name": "x", "budget": {"gpu_hours": Infinity}}', JSON, 422),
-    ("a number beyond floats", b'{"name": "x", "budget": {"gpu_hours": 1e999}}', JSON, 422),
-    (".inf", b"{name: x, budget: {gpu_hours: .inf}}", YAML, 422),
-    ("not utf-8", b'{"name": "\xff"}', JSON, 422),
-    ("a lone surrogate", b'{"name": "x", "description": "\\ud800"}', JSON, 422),
-    ("NUL", b'{"name": "x", "labels": ["\\u0000"]}', JSON, 422),
-    ("deep nesting", b"[" * 50_000, JSON, 422),
-    ("deep nesting in yaml", b"[" * 50_000, YAML, 422),
-    ("deep mapping", b'{"a":' * 5_000 + b"1" + b"}" * 5_000, JSON, 422),
-    ("thousands of digits", b'{"name": "x", "seed": ' + b"1" * 6_000 + b"}", JSON, 422),
-    ("a list", b"[]", JSON, 422),
-    ("a string", b'"x"', JSON, 422),
-    ("two documents", b"name: x\n---\nname: y\n", YAML, 422),
-    ("5 MB", b'{"name": "' + b"x" * 5_000_000 + b'"}', JSON, 413),
-    ("a form", b"name=x", "application/x-www-form-urlencoded", 415),
-    ("no type", b'{"name": "x"}', "", 415),
-    ("a broken type", b'{"name": "x"}', "\x7f/;;", 415),
+#: Title, body, media type, the field that the answer names, and the beginning of its rule.
+BODIES: list[tuple[str, bytes, str, str, str]] = [
+    ("empty", b"", JSON, "document", "a spec required, got an empty document"),
+    ("empty yaml", b" \n", YAML, "document", "a spec required, got an empty document"),
+    ("malformed json", b'{"name": ', JSON, "document", "line 1, column 10: malformed JSON"),
+    ("malformed yaml", b"name: [", YAML, "document", "line 1, column 8: malformed YAML"),
+    ("a yaml bomb", BOMB.encode(), YAML, "document", "line 1, column 4: anchors and aliases are not allowed, got a"),
+    ("a yaml tag", b"name: !!python/object/apply:os.system [ls]", YAML, "document", "line 1, column 7: tags are not"),
+    ("NaN", b'{"name": "x", "asha": {"reduction_factor": NaN}}', JSON, "asha.reduction_factor", "a finite number"),
+    ("Infinity", b'{"name": "x", "budget": {"gpu_hours": Infinity}}', JSON, "budget.gpu_hours", "a finite number"),
+    ("beyond floats", b'{"name": "x", "budget": {"gpu_hours": 1e999}}', JSON, "budget.gpu_hours", "a finite number"),
+    (".inf", b"{name: x, budget: {gpu_hours: .inf}}", YAML, "document", "line 1, column 31: finite numbers required"),
+    ("not utf-8", b'{"name": "\xff"}', JSON, "document", "UTF-8 text required, got byte 0xff at offset 10"),
+    ("a lone surrogate", b'{"name": "x", "description": "\\ud800"}', JSON, "description", "text without NUL and lone"),
+    ("NUL", b'{"name": "x", "labels": ["\\u0000"]}', JSON, "labels[0]", "text without NUL and lone surrogates"),
+    ("deep nesting", b"[" * 50_000, JSON, "document", "at most 32 levels of nesting required"),
+    (
+        "deep nesting in yaml",
+        b"[" * 50_000,
+        YAML,
+        "document",
+        "line 1, column 33: at most 32 levels of nesting required",
+    ),
+    ("deep mapping", b'{"a":' * 5_000 + b"1" + b"}" * 5_000, JSON, "document", "at most 32 levels of nesting required"),
+    ("thousands of digits", b'{"name": "x", "seed": ' + b"1" * 6_000 + b"}", JSON, "document", "a smaller number"),
+    ("a list", b"[]", JSON, "document", "a mapping of fields required, got list"),
+    ("a string", b'"x"', JSON, "document", "a mapping of fields required, got str"),
+    ("two documents", b"name: x\n---\nname: y\n", YAML, "document", "line 2, column 1: one document required"),
+]
+
+#: Title, body, media type, status, and what the answer says: no field is at fault.
+UNREAD: list[tuple[str, bytes, str, int, str]] = [
+    ("5 MB", b'{"name": "' + b"x" * 5_000_000 + b'"}', JSON, 413, "at most 1048576 bytes required"),
+    ("a form", b"name=x", "application/x-www-form-urlencoded", 415, "application/x-www-form-urlencoded"),
+    ("no type", b'{"name": "x"}', "", 415, "application/json or application/yaml required, got no content-type"),
+    ("a broken type", b'{"name": "x"}', "\x7f/;;", 415, "application/json or application/yaml required"),
 ]
 
 
@@ -106,11 +117,16 @@ def test_every_bad_spec_is_answered_by_field_rule_and_value(world: Any) -> None:
     assert world.client.get(EXPERIMENTS).json()["items"] == []
 
 
-def test_every_bad_body_is_answered(world: Any) -> None:
-    for title, body, media_type, status in BODIES:
+def test_every_bad_body_is_answered_by_field_and_rule(world: Any) -> None:
+    for title, body, media_type, field, rule in BODIES:
+        answer = world.client.post(EXPERIMENTS, content=body, headers={"content-type": media_type})
+        (error,) = problem(answer, 422)["errors"]
+        assert error["field"] == field, (title, error)
+        assert error["rule"].startswith(rule), (title, error)
+    for title, body, media_type, status, said in UNREAD:
         answer = world.client.post(EXPERIMENTS, content=body, headers={"content-type": media_type})
         document = problem(answer, status)
-        assert status != 422 or document["errors"], title
+        assert (said in document["detail"], document["errors"]) == (True, []), (title, document)
     assert world.client.get(EXPERIMENTS).json()["items"] == []
 
 
