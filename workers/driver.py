@@ -10,20 +10,23 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import ray
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Launch, TrialState, Winner
+from search_spaces.protocol import Launch, Winner
 from workers import ending, failures, fork, journal, logs, memory, quick_start
 from workers.conductor import Conductor
 from workers.connection import Superseded, away, refused
 from workers.ending import Ending
-from workers.finalist import Finalist
+from workers.finalist import Finalist, Left, Unmeasured
 from workers.heartbeat import Heart
 from workers.patience import AWAY_S, Patience, Unheard
+from workers.place import MlflowIds
 from workers.progress import Progress
 from workers.searcher import Searcher
 from workers.tracking import Tracker
@@ -46,6 +49,8 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
     """
     launch = launch.model_copy(update={"controls": launch.controls or Controls.of(spec)})
     folder = Path(launch.storage)
+    if launch.trials and not any(file.exists() for file in (folder / JOURNAL, journal.copy_of(folder / JOURNAL))):
+        return _refuse(launch, spec)
     progress = Progress(folder / JOURNAL, spec.objective, launch.attempt)
     tracker = Tracker(launch, spec, folder / JOURNAL, fenced=lambda: heart.fenced)
     heart = Heart(launch, progress, tracker.ids)
@@ -57,6 +62,8 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
             taken = fork.take_over(Path(launch.source), JOURNAL, folder / "trials", progress)
             log.info("%s trials are taken over from %s", taken, launch.source)
         log.info("attempt %d of %s begins with %d trials known", launch.attempt, spec.name, len(progress.trials))
+        if lost := max(0, launch.trials - len(progress.trials)):
+            log.warning("%d of %d trials were lost with the journal's end: proposed again", lost, launch.trials)
         conductor = Conductor(spec, progress, lambda: heart.orders, lambda: heart.fenced, heart.wake)
         tracker.start()
         heart.phase = "searching"
@@ -67,7 +74,12 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
             if over.phase == "completed":
                 heart.phase = "finalizing"
                 heart.wake()
-                winner = _crown(launch, progress, tracker, finalist, patience)
+                try:
+                    winner = _crown(launch, progress, tracker, finalist, patience, obeyed.max_restarts)
+                except Unmeasured as unmeasured:
+                    over = replace(over, reason="; ".join(filter(None, (over.reason, str(unmeasured)))))
+                except Left:
+                    over = ending.ordered(heart.orders, heart.fenced) or over
             if over.phase not in {"paused", "fenced"}:
                 _close(tracker, progress, over, winner, patience)
                 conductor.tidy(folder / "trials", progress.trials)
@@ -76,6 +88,11 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
             if said is None:
                 raise
             over = Ending(said.phase, f"{said.reason}; {unheard}")
+    except (Superseded, journal.Overtaken) as overtaken:
+        log.warning("%s", overtaken)
+        over = Ending("fenced", str(overtaken))
+    except fork.NoSource as missing:
+        over, failed = Ending("paused", str(missing), blocked=True), True
     except Exception as error:
         log.exception("the driver failed")
         over, winner, failed = Ending("paused", _sentence(error)), None, True
@@ -93,6 +110,18 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
         _illustrate(launch, spec, tracker, finalist)
         tracker.close()
     return not failed and over.phase != "failed"
+
+
+def _refuse(launch: Launch, spec: ExperimentSpec) -> bool:
+    """Write nothing in a folder that is not the right one: a journal there would pass for the experiment's."""
+    over = ending.nothing_known(launch.storage, launch.trials)
+    log.error("%s", over.reason)
+    with tempfile.TemporaryDirectory() as nowhere:
+        nothing = Progress(Path(nowhere) / JOURNAL, spec.objective)
+        heart = Heart(launch, nothing, lambda: MlflowIds(None, None, {}))
+        heart.last(over.phase, over.reason, None, SERVICE_PATIENCE_S, blocked=over.blocked)
+        nothing.close()
+    return not heart.fenced
 
 
 def _patience(heart: Heart, tracker: Tracker) -> Patience:
@@ -161,30 +190,37 @@ def _search(launch: Launch, spec: ExperimentSpec, progress: Progress, conductor:
 
 
 def _sweep(launch: Launch) -> None:
-    """Remove what Tune keeps of each of its runs: the journal replaces it."""
-    for leftover in Path(launch.storage).glob("tune-a*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    """Remove what Tune keeps of each of its runs: the journal replaces it. A later attempt's are not ours."""
+    for attempt in range(1, launch.attempt + 1):
+        shutil.rmtree(Path(launch.storage) / f"tune-a{attempt}", ignore_errors=True)
 
 
 def _crown(
-    launch: Launch, progress: Progress, tracker: Tracker, finalist: Finalist, patience: Patience
+    launch: Launch,
+    progress: Progress,
+    tracker: Tracker,
+    finalist: Finalist,
+    patience: Patience,
+    max_restarts: int,
 ) -> Winner | None:
     """Measure the best trial on the test set, log and register its model. None when no trial has a value.
 
-    The winner of an earlier ending stays where no better trial was found since.
+    The winner of an earlier ending stays where no better trial was found since. Raises Left, Unmeasured, Unheard.
     """
     best = progress.best()
-    if best is None or best.best_value is None:
+    if best is None or best.best_value is None or best.best_epoch is None:
         return None
     if progress.winner is not None and progress.winner.trial == best.number and progress.winner.model_uri:
         return progress.winner
     folder = Path(launch.storage)
     loss, accuracy = finalist.judge(
         folder / "trials" / f"{best.number:05d}",
-        best.epoch,
+        best.best_epoch,
         folder / "model",
         Path(launch.data_root),
         Path(launch.cache_root),
+        max_restarts=max_restarts,
+        ordered=patience.ordered,
     )
     winner = Winner(trial=best.number, value=best.best_value, test_accuracy=accuracy, test_loss=loss)
     patience.until(tracker.finish)
@@ -197,8 +233,8 @@ def _crown(
 
 def _close(tracker: Tracker, progress: Progress, over: Ending, winner: Winner | None, patience: Patience) -> None:
     """End what has not ended, deliver what MLflow lacks and end the parent run with its summary."""
-    for trial in list(progress.trials.values()):
-        progress.ended(trial.number, TrialState.CANCELED, over.reason or "the search ended before it")
+    for number in list(progress.trials):
+        progress.ended(number, *over.of_trial(number))
     patience.until(tracker.finish)
     summary: dict[str, float] = {f"trials_{state.lower()}": count for state, count in progress.counts().items()}
     tags = {"rung.state": over.phase.upper(), "rung.reason": over.reason}

@@ -11,6 +11,8 @@ import copy
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +22,26 @@ import ray
 import search_spaces
 import workers
 from search_spaces.experiment import ExperimentSpec, TrialSpec
-from workers import checkpoints
+from search_spaces.protocol import RETRYABLE
+from workers import checkpoints, device, failures
 from workers.checkpoints import BEST
 from workers.trial import SPEC
 
 if TYPE_CHECKING:
+    from workers.data import Splits
     from workers.training import Training
 
 log = logging.getLogger("rung.finalist")
+
+LOOK_S = 1.0  # between two looks at the orders
+
+
+class Unmeasured(Exception):  # noqa: N818 - a state of the world
+    """The winner's process was lost or ran out of memory as often as may be."""
+
+
+class Left(Exception):  # noqa: N818 - a state of the world
+    """A stop was ordered before the winner was measured."""
 
 
 class Finalist:
@@ -42,11 +56,41 @@ class Finalist:
         if not self._resources["GPU"]:
             self._start()
 
-    def judge(self, trial: Path, epochs: int, model: Path, data_root: Path, cache_root: Path) -> tuple[float, float]:
-        """`Judge.judge` in that process. Raises what it raises."""
-        self._start()
-        loss, accuracy = ray.get(self._actor.judge.remote(trial, epochs, model, data_root, cache_root))
-        return loss, accuracy
+    def judge(
+        self,
+        trial: Path,
+        epochs: int,
+        model: Path,
+        data_root: Path,
+        cache_root: Path,
+        *,
+        max_restarts: int,
+        ordered: Callable[[], bool],
+    ) -> tuple[float, float]:
+        """`Judge.judge` in that process, and in a new one after a failure that may pass, `max_restarts` times.
+
+        `ordered` is asked meanwhile whether a stop is. Raises Left, Unmeasured, and what `Judge.judge` raises.
+        """
+        restarts = 0
+        while True:
+            self._start()
+            task = self._actor.judge.remote(trial, epochs, model, data_root, cache_root)
+            try:
+                while not ray.wait([task], timeout=LOOK_S)[0]:
+                    if ordered():
+                        raise Left
+                loss, accuracy = ray.get(task)
+                return loss, accuracy
+            except Exception as error:
+                self._end()
+                failure = failures.classify(error, str(error))
+                if isinstance(error, Left) or failure.kind not in RETRYABLE:
+                    raise
+                said = f"{failure.kind} after {restarts} restart{'s' * (restarts != 1)}: {failure.reason}"
+                if restarts >= max_restarts:
+                    raise Unmeasured(f"the winner could not be measured, {said}") from error
+                log.warning("the winner is measured again, %s", said)
+                restarts += 1
 
     def illustrate(
         self, spec: ExperimentSpec, out: Path, data_root: Path, cache_root: Path, patience_s: float
@@ -58,7 +102,7 @@ class Finalist:
                 self._actor.illustrate.remote(spec, out, data_root, cache_root), timeout=patience_s
             )
         finally:
-            ray.kill(self._actor)
+            self._end()
         return drawn
 
     def _start(self) -> None:
@@ -66,6 +110,10 @@ class Finalist:
             # Without a GPU it waits for no slot: the last trials leave cores idle, and imports are most of its work.
             remote = ray.remote(num_cpus=0, num_gpus=self._resources["GPU"])(Judge)
             self._actor = remote.remote()
+
+    def _end(self) -> None:
+        ray.kill(self._actor)
+        self._actor = None
 
 
 class Judge:
@@ -79,7 +127,7 @@ class Judge:
         """Test loss and accuracy of the best weights in the folder `trial`; saves the model in the folder `model`.
 
         Accuracy is a share in [0, 1], loss the mean cross-entropy in nats. Where the weights are gone, the
-        trial's `epochs` are trained again, which on a CPU gives the same weights.
+        first `epochs` are trained again, up to the best, which on a CPU gives the same weights.
         """
         import torch
 
@@ -87,19 +135,19 @@ class Judge:
         from workers.training import Training
 
         spec = TrialSpec.model_validate_json((trial / SPEC).read_text())
-        device = "cuda" if spec.gpus > 0 and torch.cuda.is_available() else "cpu"
+        on = device.of(spec)
         torch.set_num_threads(spec.cpus)
         splits = load(spec.dataset, spec.split_seed, data_root, cache_root)
-        training = Training(spec, splits, device)
+        training = Training(spec, _without_images(splits), on)
         try:
-            training.model.load_state_dict(checkpoints.load(trial / BEST))
+            training.model.load_state_dict(_weights(checkpoints.load(trial / BEST), epochs))
         except (checkpoints.DamagedError, OSError, RuntimeError) as error:
-            log.warning("%s cannot be read, the trial is trained again: %r", trial / BEST, error)
-            training = Training(spec, splits, device)
+            log.warning("%s cannot be used, the trial is trained again: %r", trial / BEST, error)
+            training = Training(spec, splits, on)
             training.model.load_state_dict(_trained_again(training, epochs))
         images, labels = splits.test()
         loss, accuracy = training.evaluate(images, labels)
-        _save(training.classifier(), images[:2].float().numpy(), model)
+        _save(training.classifier(), images[:2].numpy(), model)
         return loss, accuracy
 
     def illustrate(self, spec: ExperimentSpec, out: Path, data_root: Path, cache_root: Path) -> list[Path]:
@@ -108,6 +156,24 @@ class Judge:
         from workers.illustrate import of_experiment
 
         return of_experiment(spec, lambda: load(spec.dataset, spec.seed, data_root, cache_root), out)
+
+
+def _without_images(splits: Splits) -> Splits:
+    """All but the images of training and validation, of which one stays to tell the shape: they need not be moved."""
+    one = {
+        f"{part}_{what}": getattr(splits, f"{part}_{what}")[:1]
+        for part in ("train", "validation")
+        for what in ("images", "labels")
+    }
+    return replace(splits, **one)
+
+
+def _weights(best: dict[str, Any], epoch: int) -> dict[str, Any]:
+    """Those of the best epoch. A process that was left behind may have written another's. Raises DamagedError."""
+    if best.get("epoch") != epoch:
+        raise checkpoints.DamagedError(f"weights of epoch {epoch} required, got those of {best.get('epoch')}")
+    weights: dict[str, Any] = best["model"]
+    return weights
 
 
 def _trained_again(training: Training, epochs: int) -> dict[str, Any]:
@@ -121,6 +187,7 @@ def _trained_again(training: Training, epochs: int) -> dict[str, Any]:
 
 
 def _save(classifier: Any, example: Any, folder: Path) -> None:
+    """Pack a network for images such as `example`, (N, C, H, W): raw ones are uint8 in 0..255, and so its signature."""
     import mlflow.pytorch
     import torch
     from mlflow.models import infer_signature

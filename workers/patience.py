@@ -40,7 +40,7 @@ class Patience:
         on_wait: Callable[[str], None],
         worth_s: Callable[[Exception], float],
     ) -> None:
-        self._ordered = ordered
+        self.ordered = ordered
         self._answered_at = answered_at
         self._on_wait = on_wait
         self._worth_s = worth_s
@@ -65,7 +65,7 @@ class Patience:
                 self._on_wait(
                     f"waiting for MLflow: {error!r}" if error else "waiting for MLflow, which does not answer"
                 )
-            if self._ordered():
+            if self.ordered():
                 ordered_at = ordered_at or now
                 if now - max(ordered_at, silent_since) >= ORDERED_S:
                     raise Unheard("MLflow was away: what it lacks is kept in the journal") from error

@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 
 from service import stack
 from service.client import Rung
+from service.stack import embedded
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,13 @@ def client(up: stack.Stack) -> Iterator[Rung]:
 @pytest.fixture(scope="session")
 def mlflow(up: stack.Stack) -> MlflowClient:
     return MlflowClient(up.addresses.mlflow)
+
+
+@pytest.fixture(scope="session")
+def as_a_driver(up: stack.Stack) -> dict[str, str]:
+    """Environment of a process that uses the stack's Ray as a driver does."""
+    address = {"RAY_ADDRESS": f"127.0.0.1:{up._ray_ports['port']}"}
+    return up._environment() | embedded._ray_settings() | address
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,8 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Launch, Orders, TrialState, Winner
 from workers import driver, patience
 from workers.conductor import Conductor
+from workers.ending import Ending
+from workers.finalist import Left, Unmeasured
 from workers.heartbeat import Heart
 from workers.progress import Progress
 from workers.tracking import Tracker
@@ -28,7 +30,7 @@ class Finalist:
     def __init__(self) -> None:
         self.judged: list[tuple[str, int]] = []
 
-    def judge(self, trial: Path, epochs: int, *_: Any) -> tuple[float, float]:
+    def judge(self, trial: Path, epochs: int, *_: Any, **__: Any) -> tuple[float, float]:
         self.judged.append((trial.name, epochs))
         return 0.5, 0.75
 
@@ -110,17 +112,21 @@ def test_mlflow_is_told_nothing_after_the_last_word_but_a_winners_pictures(
 ) -> None:
     done: list[str] = []
     winner = Winner(trial=0, value=0.5, test_accuracy=0.75, test_loss=0.5)
-    for owner, name in ((Tracker, "close"), (Heart, "last"), (driver, "_illustrate")):
 
-        def noted(*given: Any, name: str = name, real: Any = getattr(owner, name), **named: Any) -> Any:
+    def noted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
             done.append(name)
-            return None if name == "_illustrate" else real(*given, **named)
+            return real(*given, **named)
 
-        monkeypatch.setattr(owner, name, noted)
+        return call
+
+    monkeypatch.setattr(Tracker, "close", noted("close", Tracker.close))
+    monkeypatch.setattr(Heart, "last", noted("last", Heart.last))
+    monkeypatch.setattr(driver, "_illustrate", noted("pictures", lambda *_: None))
     monkeypatch.setattr(driver, "_crown", lambda *_: winner if crowned else None)
     monkeypatch.setattr(driver, "_close", lambda *_: None)
     assert drive(one_trial)
-    assert done == (["last", "_illustrate", "close"] if crowned else ["close", "last"])
+    assert done == (["last", "pictures", "close"] if crowned else ["close", "last"])
 
 
 @pytest.mark.parametrize("behind", [False, True], ids=["itself", "behind Tune's error"])
@@ -135,6 +141,30 @@ def test_a_full_disk_blocks(drive: Callable[..., bool], service: Any, behind: bo
     last = service.heard[-1]
     assert (last.phase, last.blocked) == ("paused", True)
     assert last.reason.startswith("the disk is full: ")
+
+
+def test_a_source_that_is_gone_blocks(drive: Callable[..., bool], service: Any, tmp_path: Path) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("searched")
+
+    assert not drive(never, source=str(tmp_path / "gone"))
+    last = service.heard[-1]
+    assert (last.phase, last.blocked) == ("paused", True)
+    assert last.reason.startswith(f"the trials to begin with cannot be read: no journal in {tmp_path / 'gone'}: ")
+
+
+def test_who_is_overtaken_in_the_journal_has_no_last_word(
+    drive: Callable[..., bool], service: Any, tmp_path: Path
+) -> None:
+    """Before the service has said so."""
+
+    def overtaken(progress: Progress, conductor: Conductor) -> None:
+        one_trial(progress, conductor)
+        Progress(tmp_path / "journal.jsonl", ExperimentSpec(name="x").objective, 2).close()
+
+    assert not drive(overtaken)
+    assert "completed" not in {said.phase for said in service.heard}
+    assert "paused" not in {said.phase for said in service.heard}
 
 
 def test_another_error_is_one_of_this_attempt(drive: Callable[..., bool], service: Any) -> None:
@@ -183,7 +213,7 @@ def test_a_winner_stays_until_a_better_trial_is_found(
 
     def crown() -> Winner | None:
         judging: Any = finalist
-        return driver._crown(launch(), progress, tracker, judging, waiting)
+        return driver._crown(launch(), progress, tracker, judging, waiting, 3)
 
     assert crown() is None
     one_trial(progress, Any)
@@ -196,7 +226,7 @@ def test_a_winner_stays_until_a_better_trial_is_found(
         winner = crown()
         assert winner is not None
         assert winner.trial == (2 if number == 2 else 0)
-    assert finalist.judged == [("00000", 1), ("00002", 2)]
+    assert finalist.judged == [("00000", 1), ("00002", 1)]
 
 
 def test_what_tune_left_is_removed(tmp_path: Path, launch: Callable[..., Launch]) -> None:
@@ -205,3 +235,83 @@ def test_what_tune_left_is_removed(tmp_path: Path, launch: Callable[..., Launch]
     (tmp_path / "tune-a1/trial/result.json").write_text("{}")
     driver._sweep(launch(attempt=13))
     assert [path.name for path in tmp_path.iterdir()] == ["trials"]
+
+
+def test_what_a_later_driver_uses_is_left(tmp_path: Path, launch: Callable[..., Launch]) -> None:
+    for attempt in range(1, 5):
+        (tmp_path / f"tune-a{attempt}").mkdir()
+    driver._sweep(launch(attempt=2))
+    assert {path.name for path in tmp_path.iterdir()} == {"tune-a3", "tune-a4"}
+
+
+def test_a_folder_without_what_the_service_knows_is_not_written(
+    drive: Callable[..., bool], service: Any, tmp_path: Path
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("searched")
+
+    assert drive(never, trials=3)
+    last = service.heard[-1]
+    assert (last.phase, last.blocked, last.trials) == ("paused", True, [])
+    assert (
+        last.reason
+        == f"no journal in {tmp_path}, though 3 trials are known: is it the right storage, and is it mounted?"
+    )
+    assert list(tmp_path.glob("journal*")) == []
+
+
+def test_trials_that_the_journal_lost_are_told(
+    drive: Callable[..., bool], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(progress: Progress, conductor: Conductor) -> None:
+        raise ValueError("enough")
+
+    before = Progress(tmp_path / "journal.jsonl", ExperimentSpec(name="x").objective)
+    one_trial(before, Any)
+    before.close()
+    drive(fail, attempt=2, trials=3)
+    assert "2 of 3 trials were lost with the journal's end: proposed again" in caplog.text
+    caplog.clear()
+    drive(fail, attempt=3, trials=1)
+    assert "were lost" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("raised", "order", "phase", "reason"),
+    [
+        (Unmeasured("it was lost"), None, "completed", "it was lost"),
+        (Left(), "cancel", "canceled", "cancel ordered"),
+        (Left(), "pause", "paused", "pause ordered"),
+    ],
+)
+def test_a_winner_that_is_not_measured_is_none(
+    drive: Callable[..., bool],
+    service: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: Exception,
+    order: Any,
+    phase: str,
+    reason: str,
+) -> None:
+    closed: list[str] = []
+
+    def judge(self: Finalist, *_: Any, max_restarts: int, ordered: Callable[[], bool]) -> tuple[float, float]:
+        assert max_restarts == 3
+        if order:
+            assert not ordered()
+            service.answer = (200, "application/json", Orders(slots=1, stop=order).model_dump_json().encode())
+            while not ordered():
+                with service.spoken:
+                    assert service.spoken.wait(10)
+        raise raised
+
+    def close(tracker: Any, progress: Progress, over: Ending, winner: Winner | None, waiting: Any) -> None:
+        assert winner is None
+        closed.append(over.phase)
+
+    monkeypatch.setattr(Finalist, "judge", judge)
+    monkeypatch.setattr(driver, "_close", close)
+    assert drive(one_trial)
+    last = service.heard[-1]
+    assert (last.phase, last.reason, last.winner) == (phase, reason, None)
+    assert closed == ([] if phase == "paused" else [phase])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow.pyfunc
+import mlflow.pytorch
+import numpy as np
 import pytest
 import torch
 
@@ -30,7 +34,7 @@ def test_pictures_of_the_spec(tmp_path: Path) -> None:
     assert set(drawn) == set((tmp_path / "pictures").iterdir())
 
 
-@pytest.mark.parametrize("lost", ["gone", "cut", "of another network"])
+@pytest.mark.parametrize("lost", ["gone", "cut", "of another network", "of another epoch", "of no epoch"])
 def test_lost_weights_are_trained_again_bit_for_bit(
     tmp_path: Path, experiment: Callable[..., ExperimentSpec], monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
@@ -50,7 +54,7 @@ def test_lost_weights_are_trained_again_bit_for_bit(
     torch.set_num_threads(spec.cpus)
     training = Training(spec, load(spec.dataset, spec.split_seed, tmp_path, tmp_path))
     while training.best_epoch == training.epoch:
-        checkpoints.save(training.model.state_dict(), trial / BEST)
+        checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, trial / BEST)
         training.run_epoch()
     assert 0 < training.best_epoch < 30
     packed: list[dict[str, torch.Tensor]] = []
@@ -58,20 +62,47 @@ def test_lost_weights_are_trained_again_bit_for_bit(
         finalist, "_save", lambda classifier, example, folder: packed.append(copy.deepcopy(classifier.state_dict()))
     )
     judge: Any = Judge.__new__(Judge)
-    figures = [judge.judge(trial, training.epoch, tmp_path / "model", tmp_path, tmp_path)]
+    figures = [judge.judge(trial, training.best_epoch, tmp_path / "model", tmp_path, tmp_path)]
     content = (trial / BEST).read_bytes()
     if lost == "gone":
         (trial / BEST).unlink()
     elif lost == "cut":
         (trial / BEST).write_bytes(content[: len(content) // 2])
+    elif lost == "of another network":
+        checkpoints.save({"epoch": training.best_epoch, "model": {"weight": torch.zeros(1)}}, trial / BEST)
+    elif lost == "of another epoch":  # which a process that was left behind has written since
+        checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, trial / BEST)
     else:
-        checkpoints.save({"weight": torch.zeros(1)}, trial / BEST)
-    figures.append(judge.judge(trial, training.epoch, tmp_path / "model", tmp_path, tmp_path))
+        checkpoints.save(training.model.state_dict(), trial / BEST)
+    figures.append(judge.judge(trial, training.best_epoch, tmp_path / "model", tmp_path, tmp_path))
     torch.set_num_threads(threads)
     assert figures[0] == figures[1]
     assert all(torch.equal(packed[0][name], packed[1][name]) for name in packed[0])
     last = training.model.state_dict()
     assert any(not torch.equal(last[name], value) for name, value in weights_of(packed[0], last).items())
+
+
+def test_the_packed_model_predicts_raw_images(
+    tmp_path: Path, experiment: Callable[..., ExperimentSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path[:])  # where mlflow puts the code that it finds with a model
+    trial = tmp_path / "00000"
+    trial.mkdir()
+    spec = experiment().bind({"optimizer": 0, "optimizer[0].lr": 0.01, "batch_size": 0, "label_smoothing": 0.0})
+    (trial / SPEC).write_text(spec.model_dump_json())
+    threads = torch.get_num_threads()
+    _, accuracy = Judge().judge(trial, 1, tmp_path / "model", tmp_path, tmp_path)
+    torch.set_num_threads(threads)
+    images, labels = load(spec.dataset, spec.split_seed, tmp_path, tmp_path).test()
+    plain = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    assert images.dtype == torch.uint8
+    np.testing.assert_array_equal(plain.input_example, images[:2].numpy(), strict=True)
+    logits = torch.from_numpy(plain.predict(images.numpy()))
+    assert (logits.argmax(1) == labels).float().mean().item() == pytest.approx(accuracy)
+    network = mlflow.pytorch.load_model(str(tmp_path / "model"))
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images), logits)
+        torch.testing.assert_close(network(images.float()), logits)
 
 
 def weights_of(packed: dict[str, torch.Tensor], network: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,98 @@
+"""Slots on a real Ray: a search that may hold fewer gives them to others within an epoch, and takes them up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import Launch, Orders
+from workers import driver, quick_start
+from workers.conductor import Conductor
+from workers.progress import Progress
+
+pytestmark = pytest.mark.e2e
+
+PATIENCE_S = 40
+SPEC = {
+    "name": "shrinking",
+    "search_space": {"model": {"kind": "cnn", "width": 8, "depth": 2}, "batch_size": {"choice": [64, 128]}},
+    "searcher": {"kind": "random", "num_samples": 50},
+    "asha": {"max_t": 5000, "grace_period": 5000},
+    "resources": {"gpus_per_trial": 0},
+}
+
+
+def test_slots_are_free_within_an_epoch_and_taken_up_again(as_a_driver: dict[str, str], tmp_path: Path) -> None:
+    """In a process of its own, as Tune is changed for it; on the two cores of the stack, which runs nothing else."""
+    done = subprocess.run(
+        [sys.executable, __file__, str(tmp_path)], env=as_a_driver, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    both, one, none, again = json.loads(done.stdout.splitlines()[-1])
+    assert (both["free"], both["states"]) == (0, ["RUNNING", "RUNNING"])
+    assert (one["free"], sorted(one["states"])) == (1, ["PAUSED", "RUNNING"])
+    assert one["more_epochs"][one["states"].index("PAUSED")] <= 1
+    assert (none["free"], none["states"]) == (2, ["PAUSED", "PAUSED"])
+    assert max(none["more_epochs"]) <= 1
+    assert (again["free"], again["states"]) == (0, ["RUNNING", "RUNNING"]), "no other trial was begun before them"
+
+
+def main(folder: Path) -> list[dict[str, Any]]:
+    """Search with two slots, one, none and two again; what there was each time."""
+    launch = Launch(
+        experiment_id="x", attempt=1, attempt_id="exp-x-a1", service_url="http://nowhere", token="t", slots=2,
+        mlflow_tracking_uri="http://nowhere", storage=str(folder), data_root=str(folder), cache_root=str(folder),
+    )  # fmt: skip
+    spec = ExperimentSpec.model_validate(SPEC)
+    quick_start.prepare(launch.slots)
+    ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+    progress = Progress(folder / driver.JOURNAL, spec.objective)
+    orders, seen = [Orders(slots=2)], list[dict[str, Any]]()
+
+    def look(slots: int, over: Callable[[dict[str, Any]], bool]) -> None:
+        orders[0] = Orders(slots=slots)
+        before = Counter({trial.number: trial.epoch for trial in list(progress.trials.values())})
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            now = {
+                "free": ray.available_resources().get("CPU", 0),
+                "states": [trial.state for trial in list(progress.trials.values())],
+                "more_epochs": [trial.epoch - before[trial.number] for trial in list(progress.trials.values())],
+            }
+            if over(now) or time.monotonic() >= deadline:
+                break
+            time.sleep(0.05)
+        seen.append(now)
+
+    def watch() -> None:
+        try:
+            look(2, lambda now: len(now["more_epochs"]) == 2 and min(now["more_epochs"]) > 0)
+            look(1, lambda now: now["free"] == 1)
+            look(0, lambda now: now["free"] == 2)
+            look(2, lambda now: now["free"] == 0 and min(now["more_epochs"]) > 0)
+        finally:
+            orders[0] = Orders(slots=0, stop="pause")
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    conductor = Conductor(spec, progress, lambda: orders[0], lambda: False, lambda: None)
+    driver._search(launch, spec, progress, conductor)
+    watching.join()
+    progress.close()
+    return seen
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]))))
