@@ -7,13 +7,15 @@ a GPU wants it. It must not know labels, models or augmentation.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from workers.models.inference import LARGEST_PIXEL, normalize
 
 READY_BYTES = 256 * 2**20  # float32 copies up to this size are made; larger sets are normalized batch by batch
-RESIDENT_SHARE = 0.25  # of a GPU's free memory, which other trials may want too
+RESIDENT_SHARE = 0.25  # of what a trial has left of a GPU's memory: activations need most of it
 
 
 class Pixels:
@@ -33,10 +35,11 @@ class Pixels:
         reused: bool = True,
     ) -> None:
         self._mean, self._std, self._device = mean, std, device
-        self._resident = device.type != "cuda" or images.nbytes <= _room(device)
+        room_bytes = _room(device) if device.type == "cuda" else math.inf
+        self._resident = images.nbytes <= room_bytes
         self._raw = images.to(device) if self._resident else images
         self._ready: Tensor | None = None
-        if reused and self._resident and 4 * images.nbytes <= READY_BYTES:
+        if reused and 4 * images.nbytes <= READY_BYTES and 5 * images.nbytes <= room_bytes:
             # Stored as [N, H, W, C], whole images gathered from it are channels_last without another copy.
             self._ready = normalize(self._raw, mean, std).permute(0, 2, 3, 1).contiguous()
 
@@ -82,5 +85,7 @@ class Pixels:
 
 
 def _room(device: torch.device) -> float:
-    free, _ = torch.cuda.mem_get_info(device)
-    return RESIDENT_SHARE * free
+    """Bytes for the images of one split: a share of what is free, and of what the process may still allocate."""
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = torch.cuda.get_per_process_memory_fraction(device) * total - torch.cuda.memory_allocated(device)
+    return RESIDENT_SHARE * min(free, allowed)

@@ -2,8 +2,9 @@
 
 `python -m workers.reproduce` reads `{"spec": ..., "curve": {metric: [[epoch, value], ...]}}` from standard
 input. Exit status: 0 reproduced, 1 it differs, 2 it cannot be run here. On a CPU with the recorded number of
-threads every point must be equal bit for bit; a GPU adds in no fixed order, so there the objective may
-differ by a tolerance. It must not know Ray, MLflow or the service.
+threads every point must be equal bit for bit, and so on a GPU if the trial asked for deterministic algorithms;
+otherwise a GPU adds in no fixed order, and the objective may differ by a tolerance. It must not know Ray, MLflow
+or the service.
 """
 
 from __future__ import annotations
@@ -84,9 +85,8 @@ def reproduce(
 ) -> Comparison:
     """Run the epochs that `curve` holds again, and compare.
 
-    `tolerance` defaults to 0 for a trial of the CPU and to GPU_TOLERANCE for one of a GPU. `on_epoch` is
-    called after each epoch. Torch's number of threads is set to that of the trial. Raises ValueError for an
-    empty curve, DataError for absent data.
+    `tolerance` defaults to `tolerance_of` the trial. `on_epoch` is called after each epoch. Torch's number of
+    threads is set to that of the trial. Raises ValueError for an empty curve, DataError for absent data.
     """
     recorded = {name: curve[name] for name in COMPARED if curve.get(name)}
     epochs = max((epoch for line in recorded.values() for epoch in line), default=0)
@@ -111,8 +111,14 @@ def reproduce(
         objective=spec.objective.metric,
         device=device,
         threads=spec.cpus,
-        tolerance=(GPU_TOLERANCE if spec.gpus > 0 else 0.0) if tolerance is None else tolerance,
+        tolerance=tolerance_of(spec, device) if tolerance is None else tolerance,
     )
+
+
+def tolerance_of(spec: TrialSpec, device: str) -> float:
+    """By how much the objective may differ on this device: 0 where the trial is repeated bit for bit."""
+    exact = spec.gpus == 0 or (spec.execution.deterministic and device == "cuda")
+    return 0.0 if exact else GPU_TOLERANCE
 
 
 def report(comparison: Comparison) -> list[str]:

@@ -1,8 +1,8 @@
 """Training: a trial's epochs and evaluations. Pure torch; can be run by hand in a notebook.
 
-Owns the loop: shuffling, batches, precision, clipping, what is measured, what a checkpoint holds. It must
-not know Ray, MLflow, files or the service, and never asks for the test set. Inside an epoch nothing waits
-for the device: what is measured is kept there and read once at the end.
+Owns the loop: shuffling, batches, clipping, what is measured, what a checkpoint holds. It must not know Ray,
+MLflow, files or the service, and never asks for the test set. Inside an epoch nothing waits for the device: what
+is measured is kept there and read once at the end.
 
 An equal spec and seed give bit-equal curves on the CPU with equal threads, whatever torch's global
 generator did before, and through any number of checkpoints: shuffling and augmentation draw from a
@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces.experiment import TrialSpec
+from workers.arithmetic import Arithmetic
 from workers.augment import Augmentation, mixup
 from workers.build import build_model, build_optimizer
 from workers.compiled import Compiler
@@ -71,10 +70,10 @@ class Training:
         self._classes, self._labels = data.classes, data.train_labels.to(self.device)
         self._validation_labels = data.validation_labels.to(self.device)
         self._mean, self._std = (figures.to(self.device) for figures in _figures(spec, data))
-        self._precision = _precision(spec, self.device)
+        self._arithmetic = Arithmetic(spec.execution, self.device)
 
         self.generator = torch.Generator(self.device).manual_seed(spec.seed)
-        with self._global_generator(spec.seed):
+        with self._arithmetic.seeded(spec.seed):
             self.model = build_model(
                 parameters.model, parameters.normalization, images.shape[1], data.classes, images.shape[-1]
             )
@@ -93,7 +92,7 @@ class Training:
             parameters.optimizer.lr,
             spec.objective.mode,
         )
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._precision == torch.float16)
+        self._scaler = self._arithmetic.scaler()
         self._weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
         self._augmentation = Augmentation(parameters.augmentation, images.shape[-1], self.device)
@@ -109,26 +108,29 @@ class Training:
 
         The keys are those of `search_spaces.protocol.METRICS`, and: epoch; weight_norm, the norm of all
         weights at the end; update_ratio, the norm of the epoch's last step over that of the weights before
-        it; nonfinite_steps, the share of steps whose loss or gradient was not finite; and, with mixup or
-        label smoothing, clean_train_accuracy on unchanged training images, which then stands in for
-        train_accuracy in generalization_gap. `lr` is the rate of the last batch, `grad_norm` the mean over
-        batches before clipping, without those whose step a gradient scaler left out. Raises Interrupted.
+        it; nonfinite_steps, the share of steps whose loss or gradient was not finite; generalization_gap, by
+        how much training beats validation in accuracy, and loss_gap in loss; and, with mixup or label
+        smoothing, clean_train_accuracy on unchanged training images, of which both gaps are then made. `lr` is
+        the rate of the last batch, `grad_norm` the mean over batches before clipping, without those whose step
+        a gradient scaler left out. Raises Interrupted.
         """
         started = time.perf_counter()
-        with self._global_generator(self.spec.seed * 1_000_003 + self.epoch + 1), self._algorithms():
+        drawn = self._arithmetic.seeded(self.spec.seed * 1_000_003 + self.epoch + 1)
+        with drawn, self._arithmetic.algorithms():
             measured = self._train()
             trained = time.perf_counter()
             rate = self.schedule.rate_of_last_batch
             loss, accuracy = self._evaluate(self._validation, self._validation_labels)
-            fitted = measured["train_accuracy"]
+            fitted_loss, fitted = measured["train_loss"], measured["train_accuracy"]
             if self._clean is not None:
-                _, fitted = self._evaluate(*self._clean)
+                fitted_loss, fitted = self._evaluate(*self._clean)
                 measured["clean_train_accuracy"] = fitted
         self.epoch += 1
         measured |= {
             "validation_loss": loss,
             "validation_accuracy": accuracy,
             "generalization_gap": fitted - accuracy,
+            "loss_gap": loss - fitted_loss,
             "lr": rate,
             "images_per_second": len(self._images) / (trained - started),
             "epoch": float(self.epoch),
@@ -140,7 +142,7 @@ class Training:
 
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Mean loss (without smoothing) and accuracy of raw uint8 images [N, C, H, W]."""
-        with self._algorithms():
+        with self._arithmetic.algorithms():
             return self._evaluate(self._pixels(images, reused=False), labels.to(self.device))
 
     def classifier(self) -> Classifier:
@@ -232,7 +234,7 @@ class Training:
 
     def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         network = self._network if len(images) > 1 else self._on_one_image
-        with self._autocast():
+        with self._arithmetic.autocast():
             logits = network(images).float()
         smoothing = self.spec.hyperparameters.label_smoothing
         return functional.cross_entropy(logits, targets, label_smoothing=smoothing), logits.detach()
@@ -273,7 +275,7 @@ class Training:
         losses, hits = [], []
         for start in range(0, len(pixels), size):
             self._leave_if_asked()
-            with self._autocast():
+            with self._arithmetic.autocast():
                 logits = self._network(pixels.inputs_between(start, start + size)).float()
             batch = labels[start : start + size]
             losses.append(functional.cross_entropy(logits, batch, reduction="sum"))
@@ -299,56 +301,11 @@ class Training:
         chosen = chosen[: max(CLEAN_IMAGES, count)].sort().values
         return self._pixels(images[chosen], reused=True), self._labels[chosen.to(self.device)]
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self._precision == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self._precision)
-
-    @contextmanager
-    def _global_generator(self, seed: int) -> Iterator[None]:
-        """Torch's global generators seeded for what draws from them, and put back afterwards."""
-        cuda = self.device.type == "cuda"
-        with torch.random.fork_rng([self.device] if cuda else [], device_type="cuda"):
-            torch.default_generator.manual_seed(seed % 2**63)
-            if cuda:
-                with torch.cuda.device(self.device):
-                    torch.cuda.manual_seed(seed % 2**63)
-            yield
-
-    @contextmanager
-    def _algorithms(self) -> Iterator[None]:
-        """On a GPU: deterministic algorithms where the spec asks for them, the fastest convolutions otherwise."""
-        if self.device.type != "cuda":
-            yield
-            return
-        wanted = self.spec.execution.deterministic
-        if wanted:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be deterministic without
-        before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-        torch.use_deterministic_algorithms(wanted)
-        torch.backends.cudnn.benchmark = not wanted
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before[0])
-            torch.backends.cudnn.benchmark = before[1]
-
 
 def _figures(spec: TrialSpec, data: Splits) -> tuple[Tensor, Tensor]:
     if spec.hyperparameters.input_normalization:
         return as_channels(data.mean), as_channels(data.std)
     return as_channels(torch.zeros_like(data.mean)), as_channels(torch.ones_like(data.std))
-
-
-def _precision(spec: TrialSpec, device: torch.device) -> torch.dtype:
-    """Exact float32 on a CPU whatever is asked for."""
-    if device.type != "cuda":
-        return torch.float32
-    auto = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    asked = spec.execution.precision
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
-        auto if asked == "auto" else asked
-    ]
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:

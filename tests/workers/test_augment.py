@@ -303,6 +303,15 @@ def test_lambda_is_beta_distributed(alpha: float) -> None:
     )
 
 
+@pytest.mark.parametrize("alpha", [0.2, 4.0])
+def test_mixup_draws_from_the_distribution_of_its_alpha(alpha: float) -> None:
+    n = 3000
+    _, targets = mixup(torch.zeros(n, 1, 1, 1), torch.eye(n), alpha, generator())
+    shares = targets.diagonal().double().numpy()
+    low = shares[shares < 0.5]  # as above
+    assert stats.kstest(low, lambda x: 2 * stats.beta(alpha, alpha).cdf(x)).pvalue > 1e-4
+
+
 def test_a_tiny_alpha_gives_no_nan() -> None:
     drawn = beta(100_000, 1e-4, generator())
     assert bool(((drawn >= 0) & (drawn <= 1)).all())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from search_spaces.datasets import ImageFolder
 from workers import cache, data
@@ -59,6 +59,31 @@ def test_grey_pictures_and_odd_modes(tmp_path: Path) -> None:
     assert images.shape[1:] == (1, 8, 8)
     assert int((images[:, 0, 0, 0] == 255).sum()) == 7
     assert int((images[:, 0, 0, 0] == 127).sum()) == 1
+
+
+@pytest.mark.parametrize(("orientation", "red_rows"), [(1, slice(0, 4)), (3, slice(4, 8))])
+def test_pictures_are_turned_as_their_camera_was(tmp_path: Path, orientation: int, red_rows: slice) -> None:
+    """Orientation 3 of EXIF: the camera was held upside down."""
+    two_classes(tmp_path / "pictures/train")
+    two_classes(tmp_path / "pictures/test", 1)
+    picture = Image.new("RGB", (8, 8), (0, 0, 255))
+    picture.paste((255, 0, 0), (0, 0, 8, 4))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    picture.save(tmp_path / "pictures/test/red/0.png", exif=exif)
+    images, labels = load(folder(), 0, tmp_path, tmp_path / "cache").test()
+    red = images[labels == 1][0, 0] == 255
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[red_rows] = True
+    assert torch.equal(red, expected)
+
+
+def test_which_files_are_the_test_set_follows_from_their_names_alone(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pictures", 20)
+    held_out = [load(folder(), seed, tmp_path, tmp_path / "cache").test()[0] for seed in (0, 1)]
+    assert torch.equal(*held_out)
+    two_classes(tmp_path / "copied", 20)
+    assert torch.equal(load(folder("copied"), 2, tmp_path, tmp_path / "cache").test()[0], held_out[0])
 
 
 def test_given_train_and_test_folders(tmp_path: Path) -> None:

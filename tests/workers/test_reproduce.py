@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from search_spaces.experiment import ExperimentSpec, TrialSpec
+from search_spaces.experiment import Execution, ExperimentSpec, TrialSpec
 from workers import reproduce
 from workers.data import load
-from workers.reproduce import Comparison, Difference
+from workers.reproduce import Comparison, Difference, tolerance_of
 from workers.training import Training
 
 EPOCHS = 2
@@ -96,6 +96,23 @@ def test_with_a_tolerance_the_objective_alone_decides() -> None:
         "by 8; validation_accuracy may differ by 0.02"
         in reproduce.report(comparison(Difference(1, "grad_norm", 1.0, 9.0)))[-1]
     )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "deterministic", "device", "tolerance"),
+    [
+        (0, False, "cpu", 0.0),
+        (0, True, "cpu", 0.0),
+        (0.5, False, "cuda", reproduce.GPU_TOLERANCE),
+        (0.5, True, "cuda", 0.0),
+        (1, True, "cpu", reproduce.GPU_TOLERANCE),  # another device rounds otherwise
+    ],
+)
+def test_what_is_repeated_bit_for_bit_must_be_equal(
+    trial: TrialSpec, gpus: float, deterministic: bool, device: str, tolerance: float
+) -> None:
+    execution = Execution(deterministic=deterministic)
+    assert tolerance_of(trial.model_copy(update={"gpus": gpus, "execution": execution}), device) == tolerance
 
 
 def test_the_process(

@@ -5,47 +5,29 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
+from made_up import splits
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn import functional
 
-from search_spaces.experiment import ExperimentSpec, TrialSpec
-from search_spaces.protocol import METRICS
+from search_spaces.experiment import Execution, ExperimentSpec, TrialSpec
+from search_spaces.protocol import METRICS, SIGNALS
 from workers import pixels
+from workers.compiled import Compiler, Network
 from workers.data import Splits
 from workers.pixels import Pixels
 from workers.training import Interrupted, Training
 
 CLASSES = 4
-
-
-def never() -> tuple[Tensor, Tensor]:
-    raise AssertionError("training asked for the test set")
-
-
-def splits(train: int = 150, validation: int = 40, channels: int = 1, side: int = 8) -> Splits:
-    """Noisy copies of one pattern per class: learnt within a few epochs."""
-    generator = torch.Generator().manual_seed(1)
-    patterns = torch.randint(0, 256, (CLASSES, channels, side, side), generator=generator)
-    labels = torch.arange(train + validation) % CLASSES
-    noise = torch.randint(0, 256, (train + validation, channels, side, side), generator=generator)
-    images = ((2 * patterns[labels] + noise) // 3).to(torch.uint8)
-    unit = images[:train].double() / 255
-    return Splits(
-        train_images=images[:train],
-        train_labels=labels[:train],
-        validation_images=images[train:],
-        validation_labels=labels[train:],
-        mean=unit.mean((0, 2, 3)).float(),
-        std=unit.std((0, 2, 3)).float(),
-        classes=CLASSES,
-        class_names=tuple("abcd"),
-        load_test=never,
-    )
 
 
 def trial(max_epochs: int = 4, objective: str = "validation_accuracy", **space: Any) -> TrialSpec:
@@ -71,6 +53,10 @@ RANDOM_ALL_OVER = {
     "label_smoothing": 0.1,
     "gradient_clip_norm": 1.0,
 }
+
+
+def parameters_of(training: Training) -> Tensor:
+    return torch.cat([weight.detach().flatten() for weight in training.model.parameters()])
 
 
 class Recorder(nn.Module):
@@ -164,19 +150,49 @@ def test_the_clean_accuracy_is_that_of_unchanged_training_images() -> None:
     data = splits()
     training = Training(trial(**RANDOM_ALL_OVER), data)
     metrics = training.run_epoch()
-    _, accuracy = training.evaluate(data.train_images, data.train_labels)
+    loss, accuracy = training.evaluate(data.train_images, data.train_labels)
     assert metrics["clean_train_accuracy"] == accuracy
+    assert metrics["generalization_gap"] == accuracy - metrics["validation_accuracy"]
+    assert metrics["loss_gap"] == pytest.approx(metrics["validation_loss"] - loss, abs=1e-6)
     assert accuracy not in (metrics["validation_accuracy"], metrics["train_accuracy"]), "could not be told apart"
+
+
+def test_without_distortion_the_gaps_compare_the_training_figures() -> None:
+    metrics = Training(trial(), splits()).run_epoch()
+    assert metrics["generalization_gap"] == metrics["train_accuracy"] - metrics["validation_accuracy"]
+    assert metrics["loss_gap"] == metrics["validation_loss"] - metrics["train_loss"]
+    assert metrics["loss_gap"] != 0
+
+
+def test_clean_images_are_drawn_by_the_split_seed_from_all_training_images() -> None:
+    data = splits(train=1300)
+    place = {image.numpy().tobytes(): number for number, image in enumerate(data.train_images)}
+
+    def drawn(**seeds: int) -> list[list[int]]:
+        spec = trial(label_smoothing=0.1, input_normalization=False, batch_size=256).model_copy(update=seeds)
+        training = Training(spec, data)
+        recorder = recorded(training)
+        epochs = []
+        for _ in range(2):
+            training.run_epoch()
+            _, clean = recorder.evaluated
+            epochs.append([place[(image * 255).round().to(torch.uint8).numpy().tobytes()] for image in clean])
+            recorder.evaluated = []
+        return epochs
+
+    first, second = drawn()
+    assert first == second, "the same images every epoch"
+    assert len(set(first)) == 1000
+    assert max(first) >= 1200, "the first ones alone"
+    assert drawn(seed=99) == [first, first], "trials of one experiment are measured on the same images"
+    assert drawn(split_seed=99)[0] != first
 
 
 @pytest.mark.parametrize("space", [{}, RANDOM_ALL_OVER, {"augmentation": {"mixup_alpha": 0.2}}])
 def test_metrics_are_those_of_the_protocol_and_the_signals(space: dict[str, Any]) -> None:
     metrics = Training(trial(**space), splits()).run_epoch()
-    signals = {"weight_norm", "update_ratio", "nonfinite_steps", "epoch"}
-    distorted = {"clean_train_accuracy"} if space else set()
-    assert set(metrics) == set(METRICS) | signals | distorted
-    fitted = metrics.get("clean_train_accuracy", metrics["train_accuracy"])
-    assert metrics["generalization_gap"] == fitted - metrics["validation_accuracy"]
+    undistorted = set() if space else {"clean_train_accuracy"}
+    assert set(metrics) == set(METRICS) | set(SIGNALS) - undistorted | {"epoch"}
     assert metrics["nonfinite_steps"] == 0
     assert metrics["epoch"] == 1
 
@@ -218,7 +234,8 @@ def test_an_epoch_is_what_a_loop_written_by_hand_computes() -> None:
     assert metrics["train_accuracy"] == pytest.approx(np.mean(hits))
     assert metrics["grad_norm"] == pytest.approx(np.mean(norms), rel=1e-4)
     assert metrics["weight_norm"] == pytest.approx(size, rel=1e-5)
-    assert metrics["update_ratio"] == pytest.approx(moved / old, rel=1e-3)
+    assert metrics["update_ratio"] == pytest.approx(moved / old, rel=1e-5)
+    assert moved / size != pytest.approx(moved / old, rel=1e-4), "could not be told from the weights after the step"
     assert min(norms) > 0.5, "clipping was not at work"
 
 
@@ -263,6 +280,53 @@ def test_equal_spec_and_seed_give_bit_equal_curves_whatever_the_global_generator
     assert one == two
     other = spec.model_copy(update={"seed": spec.seed + 1})
     assert curve(Training(other, splits()), 1) != one[:1]
+
+
+def test_the_seed_decides_the_first_weights() -> None:
+    spec = trial()
+    one, same, other = (Training(spec.model_copy(update={"seed": seed}), splits()) for seed in (5, 5, 6))
+    first, again, changed = (parameters_of(training) for training in (one, same, other))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, changed)
+
+
+def test_the_seed_decides_the_order_of_the_images() -> None:
+    def order(seed: int) -> Tensor:
+        training = Training(trial(input_normalization=False).model_copy(update={"seed": seed}), splits())
+        recorder = recorded(training)
+        training.run_epoch()
+        return torch.cat(recorder.seen)
+
+    assert torch.equal(order(5), order(5))
+    assert not torch.equal(order(5), order(6))
+
+
+class Drawing(nn.Module):
+    """In the place of dropout: remembers what torch's global generator gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.drawn.append(float(torch.rand(())))
+        return images
+
+
+def test_dropout_draws_anew_for_each_batch_epoch_and_seed() -> None:
+    def drawn(seed: int) -> list[float]:
+        spec = trial(model=RANDOM_ALL_OVER["model"]).model_copy(update={"seed": seed})
+        training, drawing = Training(spec, splits()), Drawing()
+        names = [name for name, module in training.model.named_modules() if isinstance(module, nn.Dropout)]
+        training.model.set_submodule(names[-1], drawing)
+        curve(training, 3)
+        return drawing.drawn
+
+    first, other = drawn(5), drawn(6)
+    assert len(first) == len(set(first)) == 3 * 5
+    assert drawn(5) == first
+    assert not set(first) & set(other)
 
 
 def test_the_global_generator_is_left_as_it_was() -> None:
@@ -323,6 +387,105 @@ def test_the_best_value_is_the_first_best_and_finite(
     monkeypatch.setattr(training, "_evaluate", lambda *_: next(evaluations))
     found = [(training.best_value, training.best_epoch) for _ in range(6) if training.run_epoch()]
     assert [found[0], *found[-4:]] == [best[0], *[best[1]] * 4]
+
+
+def test_an_epoch_whose_training_loss_is_not_finite_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(trial(), splits())
+    train = training._train
+    monkeypatch.setattr(training, "_train", lambda: train() | {"train_loss": math.nan})
+    metrics = training.run_epoch()
+    assert math.isfinite(metrics["validation_loss"])
+    assert training.diverged
+    assert (training.best_value, training.best_epoch) == (None, 0)
+
+
+@pytest.mark.parametrize("loss", ["falls", "rises"])
+@pytest.mark.parametrize("accuracy", ["falls", "rises"])
+@pytest.mark.parametrize("objective", ["validation_accuracy", "validation_loss"])
+def test_the_plateau_watches_the_objective_in_its_own_direction(
+    objective: str, accuracy: str, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plateau = {"kind": "plateau", "patience": 0, "factor": 0.5}
+    training = Training(trial(objective=objective, scheduler=plateau), splits())
+    line = {"falls": (0.9, 0.5, 0.1), "rises": (0.1, 0.5, 0.9)}
+    evaluations = zip(line[loss], line[accuracy], strict=True)
+    monkeypatch.setattr(training, "_evaluate", lambda *_: next(evaluations))
+    first = training.schedule.rate
+    curve(training, 3)
+    improves = accuracy == "rises" if objective == "validation_accuracy" else loss == "falls"
+    assert training.schedule.rate == pytest.approx(first if improves else first / 4)
+
+
+def test_convolutions_are_channels_last() -> None:
+    training = Training(trial(model={"kind": "cnn", "width": 4, "depth": 2}), splits(channels=3))
+    weights = [module.weight for module in training.model.modules() if isinstance(module, nn.Conv2d)]
+    assert len(weights) >= 2
+    for weight in weights:
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        assert not weight.is_contiguous(), "could not be told apart"
+
+
+@pytest.fixture
+def own_compilations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing compiled before is used, and nothing is left for later tests: neither code nor limits nor processes."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    counters.clear()
+    with torch._dynamo.config.patch(recompile_limit=8), torch._inductor.config.patch(compile_threads=1):
+        yield
+    torch._dynamo.reset()
+
+
+class Told(Compiler):
+    """Remembers the structures that it is asked to compile, and compiles with a backend that needs no compiler."""
+
+    def __init__(self) -> None:
+        super().__init__("eager")
+        self.structures: list[str] = []
+
+    def __call__(self, model: nn.Module, structure: str) -> Network:
+        self.structures.append(structure)
+        return super().__call__(model, structure)
+
+
+@pytest.mark.usefixtures("own_compilations")
+def test_a_structure_is_what_a_graph_depends_on() -> None:
+    """Of equal structure is what differs in weights, rates and seeds alone."""
+    told = Told()
+
+    def structure(data: Splits, seed: int = 5, **space: Any) -> str:
+        spec = trial(**space).model_copy(update={"seed": seed, "execution": Execution(compile=True)})
+        Training(spec, data, compiler=told)
+        return told.structures[-1]
+
+    plain = structure(splits())
+    assert structure(splits(), seed=6, optimizer="sgd", label_smoothing=0.1, batch_size=64) == plain
+    others = [
+        structure(splits(), model={"kind": "cnn", "width": 8, "depth": 1}),
+        structure(splits(), normalization="layer"),
+        structure(splits(channels=3)),
+        structure(splits(side=12)),
+        structure(splits(classes=5)),
+    ]
+    assert len({plain, *others}) == 6
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="Inductor needs a C++ compiler")
+@pytest.mark.usefixtures("own_compilations")
+def test_a_compiled_trial_computes_what_an_uncompiled_one_does_and_a_later_one_compiles_nothing() -> None:
+    spec = trial(model={"kind": "cnn", "width": 2, "depth": 1}, normalization="none")
+    execution = Execution(compile=True)
+    compiler = Compiler()
+    plain = curve(Training(spec, splits(train=64)), 1)
+    assert not counters["stats"], "something was compiled unasked"
+    first = curve(Training(spec.model_copy(update={"execution": execution}), splits(train=64), compiler=compiler), 1)
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs == 2, "one for training and one for evaluation"
+    assert counters["inductor"]
+    later = spec.model_copy(update={"execution": execution, "seed": spec.seed + 1})
+    curve(Training(later, splits(train=64), compiler=compiler), 1)
+    assert counters["stats"]["unique_graphs"] == graphs
+    assert first[0] == pytest.approx(plain[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("normalization", ["batch", "layer", "instance", "group", "none"])

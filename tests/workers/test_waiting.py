@@ -1,4 +1,5 @@
-"""Training on a GPU does not wait for it within an epoch: shown without one, and on one where there is one.
+"""Training on a GPU does not wait for it within an epoch, and computes as it was asked to: shown without one, and on
+one where there is one.
 
 PyTorch's fake tensors say that they lie on a GPU and compute shapes alone. Every operation passes by here: one
 that asks the device for a value, or that copies between host and device, makes a real loop wait.
@@ -6,10 +7,11 @@ that asks the device for a value, or that copies between host and device, makes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import made_up
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,15 +19,17 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from search_spaces.experiment import ExperimentSpec, TrialSpec
+from search_spaces.experiment import Execution, ExperimentSpec, TrialSpec
 from search_spaces.optimizers import Optimizer
 from search_spaces.spec import kinds
 from workers import pixels, training
+from workers.arithmetic import Arithmetic
 from workers.data import Splits
 from workers.training import Training
 
 CUDA = "cuda:0"
 IMAGES, BATCH, BATCHES = 150, 32, 5
+GPU_BYTES = (70 * 10**9, 80 * 10**9)  # free, in all
 AUGMENTED = {
     "augmentation": {
         "crop_padding": 1,
@@ -45,26 +49,14 @@ SPACES = pytest.mark.parametrize("space", [{}, CROPPED, AUGMENTED], ids=["plain"
 UNHURRIED = sorted(set(kinds(Optimizer)) - {"adafactor"})
 
 
-def trial(optimizer: str = "adam", precision: str = "float32", **space: Any) -> TrialSpec:
+def trial(optimizer: str = "adam", precision: str = "float32", deterministic: bool = False, **space: Any) -> TrialSpec:
     space = {"model": {"kind": "resnet", "width": 4, "depth": 9}, "batch_size": BATCH, "optimizer": optimizer} | space
-    return ExperimentSpec(name="t", search_space=space, execution={"precision": precision}).bind({})
+    execution = Execution(precision=precision, deterministic=deterministic)
+    return ExperimentSpec(name="t", search_space=space, execution=execution).bind({})
 
 
 def splits() -> Splits:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (IMAGES + 40, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(IMAGES + 40) % 4
-    return Splits(
-        train_images=images[:IMAGES],
-        train_labels=labels[:IMAGES],
-        validation_images=images[IMAGES:],
-        validation_labels=labels[IMAGES:],
-        mean=torch.full((3,), 0.5),
-        std=torch.full((3,), 0.3),
-        classes=4,
-        class_names=tuple("abcd"),
-        load_test=lambda: (images, labels),
-    )
+    return made_up.splits(IMAGES, 40, channels=3)
 
 
 class Crossings(TorchDispatchMode):
@@ -116,17 +108,23 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return training_optimizer(spec, model)
 
     @contextmanager
-    def no_generator(self: Training, seed: int) -> Iterator[None]:
+    def no_generator(self: Arithmetic, seed: int) -> Iterator[None]:
         yield
 
     weights: list[list[nn.Parameter]] = []
     training_optimizer = training.build_optimizer
     monkeypatch.setattr(training, "build_model", built_there)
     monkeypatch.setattr(training, "build_optimizer", build_optimizer)
-    monkeypatch.setattr(Training, "_global_generator", no_generator)
-    monkeypatch.setattr(pixels, "_room", lambda device: 2**40)
+    monkeypatch.setattr(Arithmetic, "seeded", no_generator)
+    for name, figure in {
+        "memory_allocated": 0,
+        "get_per_process_memory_fraction": 1.0,
+        "mem_get_info": GPU_BYTES,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, figure=figure: figure)
     monkeypatch.setattr(torch, "Generator", lambda device=None: FakeGenerator())
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch, "_fused_sgd_", lambda *arguments, **options: None)  # has no fake
     monkeypatch.setattr(Tensor, "backward", backward)
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
@@ -134,7 +132,10 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def crossings_of_an_epoch(running: Training, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+def crossings_of_an_epoch(
+    running: Training, monkeypatch: pytest.MonkeyPatch, epoch: Callable[[], object] | None = None
+) -> list[tuple[str, bool]]:
+    epoch = epoch or running._train
     original = Tensor.cpu
 
     def asked(tensor: Tensor) -> Tensor:
@@ -144,9 +145,9 @@ def crossings_of_an_epoch(running: Training, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Tensor, "cpu", asked)
     with pytest.raises(FiguresAskedError):  # the first step of a trial makes the optimizer's state
-        running._train()
+        epoch()
     with Crossings() as crossings, pytest.raises(FiguresAskedError):
-        running._train()
+        epoch()
     assert running.schedule._done == 2 * BATCHES
     return crossings.seen
 
@@ -189,6 +190,69 @@ def test_an_evaluation_asks_for_its_two_sums_alone(resident: bool, monkeypatch: 
         running._evaluate(running._validation, running._validation_labels)
     assert [at_once for _, at_once in crossings.seen] == [True] * (0 if resident else 3) + [False]
     assert "_local_scalar_dense" in crossings.seen[-1][0]
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@pytest.mark.parametrize(
+    ("share", "used_bytes", "free_bytes", "resident"),
+    [
+        (1.0, 0, 70e9, True),
+        (0.1, 0, 70e9, False),  # 12 GB would spend the whole share of 8 GB
+        (0.7, 0, 70e9, True),
+        (0.7, 10e9, 70e9, False),  # the share is in use
+        (1.0, 0, 20e9, False),  # other trials have the rest
+    ],
+)
+def test_images_move_to_the_gpu_if_a_quarter_of_the_trials_own_share_holds_them(
+    share: float, used_bytes: float, free_bytes: float, resident: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: used_bytes)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 80 * 10**9))
+    images = torch.empty((12 * 10**9 // (3 * 64 * 64), 3, 64, 64), dtype=torch.uint8)
+    figures = torch.zeros(1, 3, 1, 1)
+    found = pixels.Pixels(images, figures, figures, torch.device(CUDA))
+    assert (found._raw.device.type == "cuda") == resident
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@pytest.mark.parametrize(("free_bytes", "ready"), [(10**9, True), (5 * 10**8, False)])
+def test_normalized_copies_count_too(free_bytes: int, ready: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 MB of images, and 120 MB of floats of them."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 80 * 10**9))
+    images = torch.empty((10_000, 3, 32, 32), dtype=torch.uint8)
+    figures = torch.zeros(1, 3, 1, 1, device=CUDA)
+    found = pixels.Pixels(images, figures, figures, torch.device(CUDA))
+    assert found._raw.device.type == "cuda"
+    assert (found._ready is not None) == ready
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize(
+    ("precision", "computed"), [("auto", torch.bfloat16), ("float32", None), ("float16", torch.float16)]
+)
+def test_training_and_evaluation_compute_as_the_spec_asks(
+    precision: str, computed: torch.dtype | None, deterministic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Training(trial(precision=precision, deterministic=deterministic), splits(), CUDA)
+    seen: list[tuple[bool, bool, bool, torch.dtype | None]] = []
+
+    def look(*_: Any) -> None:
+        half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        tf32, tried = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+        seen.append((torch.are_deterministic_algorithms_enabled(), tried, tf32, half))
+
+    running.model.register_forward_pre_hook(look)
+    wanted = (deterministic, not deterministic, precision != "float32", computed)
+    crossings_of_an_epoch(running, monkeypatch, running.run_epoch)
+    assert seen == [wanted] * 2 * BATCHES
+    seen.clear()
+    with pytest.raises(DataDependentOutputException):
+        running.evaluate(splits().validation_images, splits().validation_labels)
+    assert seen == [wanted]
+    assert running._scaler.is_enabled() == (precision == "float16")
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.gpu
