@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -304,6 +305,19 @@ def test_up_speaks_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     result = CliRunner().invoke(app, ["up", "--home", str(tmp_path), "--json"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert json.loads(result.stderr)["detail"] == "port 1 cannot be used"
+
+
+def test_the_readme_names_commands_and_targets_that_exist() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "README.md").read_text(encoding="utf-8")
+    commands = {str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands}
+    named = set(re.findall(r"(?:`|bin/)rung ([a-z]+)", text))
+    for more in re.findall(r"also ((?:[a-z]+, )+[a-z]+)", text):
+        named |= set(more.split(", "))
+    assert len(named) > 15
+    assert named <= commands
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets
 
 
 def test_schema_and_presets_need_no_service(tmp_path: Path) -> None:
