@@ -75,8 +75,8 @@ class Journal:
                     written = file.write(line)
                     if written != len(line):
                         raise OSError(f"{file.name}: wrote {written} of {len(line)} bytes; the disk may be full")
-                for file in self._files if sync else ():
-                    os.fsync(file.fileno())
+                if sync:
+                    os.fsync(self._files[0].fileno())  # the copy is made up from it
             except OSError:
                 for file, start in zip(self._files, starts, strict=True):
                     _take_back(file, start, line)
