@@ -19,19 +19,21 @@ class DatasetSpec(Spec):
     """What all data sets share.
 
     The validation split is cut from the training set, stratified by class and seeded; the test set is
-    for the finalist alone. `mirror_safe` says whether a mirrored image keeps its label,
-    `safe_rotation` up to how many degrees a turned one does.
-    `default_augmentation` is used where a spec says nothing.
+    for the finalist alone. Each has `mirror_safe`, whether a mirrored image keeps its label; `safe_rotation`
+    says up to how many degrees a turned one does.
     """
 
     classes: ClassVar[int | None] = None
-    mirror_safe: ClassVar[bool] = True
     safe_rotation: ClassVar[float] = 180.0
     default_augmentation: ClassVar[dict[str, Any]] = {}
 
     validation_fraction: Annotated[Number, Field(gt=0, le=0.5)] = Field(
         0.1, description="share of the training set held out to compare trials"
     )
+
+    def usual_augmentation(self) -> dict[str, Any]:
+        """What is used where a spec says nothing: nothing that could change a label."""
+        return self.default_augmentation
 
 
 class Digits(DatasetSpec):
@@ -57,6 +59,7 @@ class FashionMNIST(DatasetSpec):
     """60,000 + 10,000 grey pictures of clothes of 28x28."""
 
     classes: ClassVar[int | None] = 10
+    mirror_safe: ClassVar[bool] = True
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 2, "horizontal_flip": 0.5}
     name: Literal["fashion_mnist"] = "fashion_mnist"
 
@@ -65,6 +68,7 @@ class CIFAR10(DatasetSpec):
     """50,000 + 10,000 colour pictures of 32x32."""
 
     classes: ClassVar[int | None] = 10
+    mirror_safe: ClassVar[bool] = True
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 4, "horizontal_flip": 0.5}
     name: Literal["cifar10"] = "cifar10"
 
@@ -73,6 +77,7 @@ class CIFAR100(DatasetSpec):
     """50,000 + 10,000 colour pictures of 32x32."""
 
     classes: ClassVar[int | None] = 100
+    mirror_safe: ClassVar[bool] = True
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 4, "horizontal_flip": 0.5}
     name: Literal["cifar100"] = "cifar100"
 
@@ -91,16 +96,22 @@ def _inside_root(path: str) -> str:
 class ImageFolder(DatasetSpec):
     """Pictures in `path/<class>/<file>`, resized to squares of `size` pixels.
 
-    With `path/train` and `path/test` present these are the two sets; otherwise every class gives a
-    seeded `test_fraction` of its files to the test set.
+    With `path/train` and `path/test` present these are the two sets; otherwise every class gives
+    `test_fraction` of its files to the test set, chosen by a hash of their names, the same for every seed.
     """
 
-    default_augmentation: ClassVar[dict[str, Any]] = {"horizontal_flip": 0.5}
     name: Literal["image_folder"] = "image_folder"
     path: Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_inside_root)]
     size: Annotated[Integer, Field(ge=8, le=512)] = Field(64, description="side in pixels after resizing")
     color: Literal["rgb", "grey"] = "rgb"
     test_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.1
+    mirror_safe: Annotated[bool, Field(strict=True)] = Field(
+        False, description="whether a mirrored picture keeps its label; if so, pictures are mirrored by default"
+    )
+
+    def usual_augmentation(self) -> dict[str, Any]:
+        """Mirroring where it is declared to be safe: a folder may hold characters or signs."""
+        return {"horizontal_flip": 0.5} if self.mirror_safe else {}
 
 
 Dataset = Annotated[

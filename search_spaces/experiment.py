@@ -6,13 +6,13 @@ import hashlib
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from search_spaces import consistency
 from search_spaces.asha import AshaSpec
 from search_spaces.augmentation import Augmentation, AugmentationSpec
-from search_spaces.datasets import Dataset, DatasetSpec, Digits
+from search_spaces.datasets import Dataset, Digits
 from search_spaces.domains import Integer, Number, Searchable
 from search_spaces.models import CNN, Model
 from search_spaces.normalization import Batch, Normalization
@@ -28,7 +28,7 @@ from search_spaces.sampling import (
 )
 from search_spaces.schedulers import Plateau, Scheduler
 from search_spaces.searchers import TPE, Grid, Searcher
-from search_spaces.spec import Spec, members
+from search_spaces.spec import Spec
 
 Priority = Annotated[
     Integer, Field(ge=-100, le=100, description="who gets slots first; among equals, who was there first")
@@ -39,6 +39,7 @@ MaxRestarts = Annotated[
 BatchSize = Literal[16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"
+DATASETS: TypeAdapter[Dataset] = TypeAdapter(Dataset)
 DURATION = r"^(\d+(?:\.\d+)?)\s*([smhd])$"
 
 
@@ -215,12 +216,14 @@ class ExperimentSpec(Spec):
         """Write the data set's default augmentation into the spec, so that what is stored says all."""
         if not isinstance(data, dict) or not isinstance(data.get("search_space", {}), dict | SearchSpace):
             return data
-        dataset = data.get("dataset", "digits")
-        name = dataset.get("name") if isinstance(dataset, dict) else getattr(dataset, "name", dataset)
         space = data.get("search_space", {})
-        given = space.model_fields_set if isinstance(space, SearchSpace) else space
-        default = DEFAULT_AUGMENTATION.get(name) if isinstance(name, str) else None
-        if not default or "augmentation" in given:
+        if "augmentation" in (space.model_fields_set if isinstance(space, SearchSpace) else space):
+            return data
+        try:
+            default = DATASETS.validate_python(data.get("dataset", "digits")).usual_augmentation()
+        except ValidationError:
+            return data  # told with all other errors
+        if not default:
             return data
         if isinstance(space, SearchSpace):
             return data | {"search_space": space.model_copy(update={"augmentation": AugmentationSpec(**default)})}
@@ -262,13 +265,6 @@ class ExperimentSpec(Spec):
     def warnings(self) -> list[str]:
         """What is allowed but seldom meant, one sentence each, naming the field."""
         return consistency.warnings(self)
-
-
-DEFAULT_AUGMENTATION = {
-    cls.model_fields["name"].default: cls.default_augmentation
-    for cls in members(Dataset)
-    if issubclass(cls, DatasetSpec)
-}
 
 
 def _trial_seed(seed: int, number: int) -> int:

@@ -93,7 +93,7 @@ def test_datasets(cls: type[Spec]) -> None:
     name = cls.model_fields["name"].default
     spec = validate({"name": "x", "dataset": {"name": name, **REQUIRED.get(name, {})}})
     assert type(spec.dataset) is cls
-    assert spec.search_space.augmentation == AugmentationSpec(**spec.dataset.default_augmentation)
+    assert spec.search_space.augmentation == AugmentationSpec(**spec.dataset.usual_augmentation())
     assert ExperimentSpec.model_validate_json(spec.model_dump_json()) == spec
     assert not spec.warnings()
 
