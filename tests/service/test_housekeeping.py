@@ -1,11 +1,13 @@
-"""Housekeeping against a small server of MLflow's REST interface: runs end, deletions are complete, files age."""
+"""Housekeeping against a small server of MLflow's REST interface: runs end, deletions are complete, and none
+of them keeps the others.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,14 +15,15 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from service.context import Context
-from service.housekeeping import Housekeeping
+from service.housekeeping import AT_ONCE, Housekeeping
 from service.launcher import JobStatus
 from service.settings import Settings
-from service.store.models import Base, IdempotencyKey
+from service.store.models import Base
 
+pytestmark = pytest.mark.stores
 API = "/api/2.0/mlflow"
 
 
@@ -33,10 +36,14 @@ class Mlflow:
         self.models: dict[str, str] = {}
         self.requests: list[str] = []
         self.away = False
+        self.artifacts: set[str] = set()
+        self.odd: dict[str, bytes] = {}  # what it says of an experiment's runs in place of them
+        self.on_update: Callable[[], object] = lambda: None
 
     def add(self, run_id: str, experiment_id: str, trial: int | None, status: str = "RUNNING") -> None:
         tags = {"rung.experiment_id": experiment_id} | ({} if trial is None else {"rung.trial_id": str(trial)})
-        self.runs[run_id] = {"status": status, "tags": tags, "deleted": False}
+        artifact_uri = f"mlflow-artifacts:/7/{run_id}/artifacts"
+        self.runs[run_id] = {"status": status, "tags": tags, "deleted": False, "artifact_uri": artifact_uri}
 
     def answer(self, method: str, path: str, query: dict[str, str], body: dict[str, Any]) -> dict[str, Any] | None:
         self.requests.append(f"{method} {path.removeprefix(API)}")
@@ -48,15 +55,27 @@ class Mlflow:
             self.runs[body["run_id"]]["tags"] |= {tag["key"]: tag["value"] for tag in body["tags"]}
         if path == f"{API}/runs/update":
             self.runs[body["run_id"]] |= {"status": body["status"], "end_time": body["end_time"]}
+            self.on_update()
         if path == f"{API}/runs/delete":
             self.runs[body["run_id"]]["deleted"] = True
         if path == f"{API}/model-versions/search":
-            return {"model_versions": [v for v in self.versions if query["filter"] == f"run_id = '{v['run_id']}'"]}
+            field, value = query["filter"].rstrip("'").split(" = '")
+            return {"model_versions": [version for version in self.versions if version[field] == value]}
         if path == f"{API}/model-versions/delete":
             self.versions = [v for v in self.versions if (v["name"], v["version"]) != (body["name"], body["version"])]
         if path == f"{API}/logged-models/search":
             found = [name for name, run in self.models.items() if body["filter"] == f"source_run_id = '{run}'"]
-            return {"models": [{"info": {"model_id": name}} for name in found]}
+            return {
+                "models": [
+                    {"info": {"model_id": name, "artifact_uri": f"mlflow-artifacts:/7/models/{name}/artifacts"}}
+                    for name in found
+                ]
+            }
+        if path == f"{API}/registered-models/delete":
+            self.versions = [version for version in self.versions if version["name"] != body["name"]]
+        if method == "DELETE" and path.startswith("/api/2.0/mlflow-artifacts/artifacts/"):
+            place = path.removeprefix("/api/2.0/mlflow-artifacts/artifacts/")
+            self.artifacts = {one for one in self.artifacts if not one.startswith(place)}
         if method == "DELETE" and "/logged-models/" in path:
             del self.models[path.rpartition("/")[2]]
         return {}
@@ -68,7 +87,7 @@ class Mlflow:
         return {
             "runs": [
                 {
-                    "info": {"run_id": name, "experiment_id": "7"},
+                    "info": {"run_id": name, "experiment_id": "7", "artifact_uri": run["artifact_uri"]},
                     "data": {"tags": [{"key": key, "value": value} for key, value in run["tags"].items()]},
                 }
                 for name, run in self.runs.items()
@@ -93,6 +112,7 @@ def uri(mlflow: Mlflow) -> Iterator[str]:
             text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             answer = None if mlflow.away else mlflow.answer(self.command, url.path, query, json.loads(text or "{}"))
             body = json.dumps(answer or {}).encode()
+            body = next((said for one, said in mlflow.odd.items() if one.encode() in text), body)
             self.send_response(503 if mlflow.away else 200 if answer is not None else 404)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -113,7 +133,7 @@ def uri(mlflow: Mlflow) -> Iterator[str]:
 
 @pytest.fixture
 def settings(settings: Settings, uri: str) -> Settings:
-    return Settings(**{**settings.model_dump(), "mlflow_tracking_uri": uri, "keep_files_days": 30})
+    return Settings(**{**settings.model_dump(), "mlflow_tracking_uri": uri})
 
 
 class Clock:
@@ -219,8 +239,13 @@ def test_a_deletion_is_complete_and_spares_the_others(
 ) -> None:
     one, other = failed(world, mlflow), world.started()
     mlflow.add("another", other, None)
-    mlflow.versions = [{"name": "m", "version": "1", "run_id": "parent"}, {"name": "m", "version": "2", "run_id": "x"}]
+    mlflow.versions = [
+        {"name": name, "version": version, "run_id": run_id}
+        for name, version, run_id in (("m", "1", "parent"), ("m", "2", "x"), ("alone", "1", "parent"))
+    ]
     mlflow.models = {"m-1": "parent", "m-2": "another"}
+    kept = {"7/another/artifacts/a.png", "7/models/m-2/artifacts/MLmodel"}
+    mlflow.artifacts = {*kept, "7/parent/artifacts/pictures/a.png", "7/models/m-1/artifacts/MLmodel"}
     for folder in (one, other):
         (settings.storage_root / folder / "trials" / "00000").mkdir(parents=True)
     mlflow.away = True
@@ -231,6 +256,7 @@ def test_a_deletion_is_complete_and_spares_the_others(
     assert world.launcher.stopped[-1] == job
     assert (settings.storage_root / one).exists()
     world.launcher.jobs[job] = JobStatus.SUCCEEDED
+    clock.pass_s(11)
     keeper.turn()
     view = world.show(one)
     assert view["state"] == "DELETING"
@@ -243,6 +269,8 @@ def test_a_deletion_is_complete_and_spares_the_others(
     assert [path.name for path in settings.storage_root.iterdir()] == [other]
     assert [name for name, run in mlflow.runs.items() if not run["deleted"]] == ["another"]
     assert (mlflow.versions, mlflow.models) == ([{"name": "m", "version": "2", "run_id": "x"}], {"m-2": "another"})
+    assert "DELETE /registered-models/delete" in mlflow.requests, "of the one that would be empty"
+    assert mlflow.artifacts == kept
     with context.database.read() as session:
         assert one not in repr([session.execute(select(table)).all() for table in Base.metadata.sorted_tables])
     assert world.show(other)["state"] == "RUNNING"
@@ -257,36 +285,136 @@ def test_an_experiment_that_never_ran_needs_no_mlflow_to_go(world: Any, mlflow: 
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
 
 
-def test_files_of_long_ended_experiments_go_and_their_story_stays(
+def test_artifacts_that_mlflow_does_not_hand_out_itself_stay(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = failed(world, mlflow)
+    mlflow.runs["parent"]["artifact_uri"] = "s3://bucket/7/parent/artifacts"
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{one}")
+    with caplog.at_level("INFO", "service.results"):
+        keeper.turn()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    assert "the files at s3://bucket/7/parent/artifacts are not MLflow's server's own" in caplog.text
+    assert not [request for request in mlflow.requests if "artifacts" in request]
+
+
+def test_twenty_that_cannot_be_removed_keep_nobody(
     world: Any, mlflow: Mlflow, keeper: Housekeeping, settings: Settings, clock: Clock
 ) -> None:
-    ended, running = failed(world, mlflow), world.started()
-    for one in (ended, running):
-        for name in ("journal.jsonl", "model/MLmodel", "trials/00000/last.pt", "trials/00000/trial.log"):
-            path = settings.storage_root / one / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("x")
-    clock.pass_s(29 * 86400)
+    settings.storage_root.mkdir(parents=True)
+    stuck = [world.submit() for _ in range(AT_ONCE)]
+    for one in stuck:
+        (settings.storage_root / one).touch()  # no folder: it cannot be removed as one
+        world.cancel(one)
+        world.client.delete(f"/api/v1/experiments/{one}")
+    last = failed(world, mlflow)
     keeper.turn()
-    assert _files(settings.storage_root / ended) == _files(settings.storage_root / running)
-    clock.pass_s(2 * 86400)
+    assert mlflow.runs["parent"]["status"] == "RUNNING"
+    assert "being deleted; its files cannot be removed" in world.show(stuck[0])["reason"]
     keeper.turn()
-    assert _files(settings.storage_root / ended) == {"journal.jsonl", "model/MLmodel"}
-    assert len(_files(settings.storage_root / running)) == 4
+    assert mlflow.runs["parent"]["status"] == "FAILED"
+    clock.pass_s(11)
+    keeper.turn()
+    for one in stuck:
+        (settings.storage_root / one).unlink()
+    clock.pass_s(11)
+    keeper.turn()
+    assert world.show(stuck[0])["state"] == "DELETING", "the second delay is twice the first"
+    clock.pass_s(10)
+    keeper.turn()
+    assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [last]
 
 
-def test_keys_of_submissions_are_kept_for_a_day(
-    world: Any, keeper: Housekeeping, context: Context, clock: Clock
+@pytest.mark.parametrize("said", [b"<html>login</html>", b'{"runs": [{}]}'])
+def test_an_odd_answer_of_mlflow_keeps_nobody_else(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, clock: Clock, said: bytes
 ) -> None:
-    one = world.submit()
-    with context.database.write() as session:
-        for key, age in (("old", 25), ("new", 23)):
-            at = clock.now - timedelta(hours=age)
-            session.add(IdempotencyKey(key=key, body_sha256="", experiment_id=one, created_at=at))
+    odd, good = world.ended("failed"), failed(world, mlflow)
+    mlflow.odd = {odd: said}
     keeper.turn()
-    with context.database.read() as session:
-        assert list(session.scalars(select(IdempotencyKey.key))) == ["new"]
-        assert session.scalar(select(func.count()).select_from(IdempotencyKey)) == 1
+    assert mlflow.runs["parent"]["status"] == "FAILED"
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{odd}")
+    clock.pass_s(11)
+    keeper.turn()
+    assert "being deleted; " in world.show(odd)["reason"]
+    mlflow.odd = {}
+    clock.pass_s(21)
+    keeper.turn()
+    assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [good]
+
+
+def test_while_mlflow_is_away_those_that_do_not_need_it_have_their_turn(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.housekeeping.AT_ONCE", 1)
+    failed(world, mlflow)
+    one = world.submit()
+    world.cancel(one)
+    world.client.delete(f"/api/v1/experiments/{one}")
+    mlflow.away = True
+    keeper.turn()
+    asked = len(mlflow.requests)
+    keeper.turn()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    assert len(mlflow.requests) == asked
+
+
+def test_what_never_ended_is_deleted_first_on_every_database(
+    world: Any, keeper: Housekeeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.housekeeping.AT_ONCE", 1)
+    ended, paused = world.submit(), world.submit()
+    world.cancel(ended)
+    world.post(paused, "pause")
+    for one in (ended, paused):
+        world.client.delete(f"/api/v1/experiments/{one}")
+    keeper.turn()
+    assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [ended]
+
+
+def test_runs_of_an_experiment_that_goes_on_meanwhile_stay_open(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping
+) -> None:
+    one = failed(world, mlflow)
+    mlflow.on_update = lambda: world.post(one, "resume")
+    keeper.turn()
+    assert sorted(run["status"] for run in mlflow.runs.values()).count("RUNNING") == len(mlflow.runs) - 1
+
+
+def test_checkpoints_of_what_was_canceled_without_a_driver_go_by_its_policy(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, settings: Settings, clock: Clock
+) -> None:
+    def stopped(**spec: Any) -> str:
+        one = str(world.started(**spec))
+        lines = [world.line(number, best_value=0.5 + number / 10) for number in (0, 1)]
+        world.post(one, "pause")
+        world.beat(one, {"phase": "paused", "trials": lines})
+        for name in ("00000/last.pt", "00000/best.pt", "00001/last.pt", "00001/previous.pt", "00001/best.pt"):
+            path = settings.storage_root / one / "trials" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.SUCCEEDED
+        return one
+
+    canceled, paused, last = stopped(), stopped(), stopped(checkpoints="last")
+    world.cancel(canceled)
+    world.cancel(last)
+    fork = world.post(canceled, "continue").json()["id"]
+    world.launcher.jobs[f"exp-{last}-a1"] = JobStatus.RUNNING
+    keeper.turn()
+    for one in (canceled, paused, last):
+        assert len(_files(settings.storage_root / one)) == 5, "its driver, or a fork, has yet to read them"
+    world.cancel(fork)
+    world.launcher.jobs[f"exp-{last}-a1"] = JobStatus.STOPPED
+    clock.pass_s(11)
+    keeper.turn()
+    assert _files(settings.storage_root / canceled) == {"trials/00001/best.pt"}
+    assert _files(settings.storage_root / last) == {f"trials/0000{n}/last.pt" for n in (0, 1)} | {
+        "trials/00001/best.pt"
+    }
+    assert len(_files(settings.storage_root / paused)) == 5
 
 
 def _files(folder: Path) -> set[str]:
