@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from search_spaces.datasets import Digits
 from search_spaces.optimizers import SGD, Optimizer
 from search_spaces.schedulers import Cosine, Plateau, Scheduler
 from search_spaces.spec import members
-from workers import explain
+from workers import drawing, explain
 from workers.data import load
+from workers.drawing import Cells
 
 
 def check(paths: list[Path]) -> np.ndarray:
@@ -68,8 +71,49 @@ def test_the_optimizers_that_are_drawn_all_descend(tmp_path: Path) -> None:
     check(explain.optimizers(tmp_path, steps=10, specs=explain.RACERS[:2]))
 
 
-def test_normalization_is_drawn(tmp_path: Path) -> None:
-    check(explain.normalization(tmp_path))
+#: Which of 4 images (to the right), 6 channels (to the back) and 5 pixels (downwards) share one mean and deviation.
+SHARING: dict[str, Callable[[int, int, int], bool]] = {
+    "batch: over N, H, W": lambda image, channel, pixel: channel == 0,
+    "layer: over C, H, W": lambda image, channel, pixel: image == 3,
+    "instance: over H, W": lambda image, channel, pixel: image == 3 and channel == 0,
+    "group: over C/2, H, W": lambda image, channel, pixel: image == 3 and channel < 3,
+    "none": lambda image, channel, pixel: False,
+}
+
+
+def test_each_normalization_marks_the_values_that_it_takes_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, list[Cells]] = {}
+    blocks = drawing.blocks
+
+    def seen(panels: Sequence[tuple[str, list[Cells]]], *rest: Any) -> list[Path]:
+        drawn.update(panels)
+        return blocks(panels, *rest)
+
+    monkeypatch.setattr(drawing, "blocks", seen)
+    pixels = check(explain.normalization(tmp_path))
+    assert list(drawn) == list(SHARING)
+    for name, shares in SHARING.items():
+        faces: dict[str, list[bool]] = {"top": [], "side": [], "front": []}
+        for cell in drawn[name]:
+            x, y = np.mean(cell.corners, axis=0)
+            # The eye sees a value (image, channel, pixel) at (image + channel / 2, 0.35 channel - pixel).
+            if cell.face == "front":
+                place = int(x), 0, int(-y)
+            elif cell.face == "top":
+                channel = int(y / 0.35)
+                place = int(x - 0.5 * (channel + 0.5)), channel, 0
+            else:
+                channel = int((x - 4) / 0.5)
+                place = 3, channel, int(0.35 * (channel + 0.5) - y)
+            assert cell.marked == shares(*place), (name, cell)
+            faces[cell.face].append(cell.marked)
+        assert {face: len(marks) for face, marks in faces.items()} == {"top": 24, "side": 30, "front": 20}
+    marked = np.array([int(drawing.FACES["front"][1][place : place + 2], 16) for place in (1, 3, 5)])
+    batch, *others, none = [int((strip == marked).all(-1).sum()) for strip in np.array_split(pixels, 5, axis=1)]
+    assert none == 0
+    assert [batch / area for area in others] == pytest.approx([4.0, 4.0, 4.0], rel=0.1)  # all images against one
 
 
 def test_a_sheet_shows_real_images_beside_changed_ones(tmp_path: Path) -> None:
