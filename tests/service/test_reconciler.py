@@ -307,7 +307,7 @@ def test_a_replica_that_stood_still_stops_no_driver_that_spoke(
 ) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching"})
-    watch(world.reconciler, clock, settings.driver_lost_s)
+    watch(world.reconciler, clock, settings.driver_lost_s + STEP_S)
     status = world.launcher.status
 
     def stand_still(attempt_id: str) -> JobStatus:
@@ -316,7 +316,7 @@ def test_a_replica_that_stood_still_stops_no_driver_that_spoke(
         return found
 
     monkeypatch.setattr(world.launcher, "status", stand_still)
-    watch(world.reconciler, clock, 4)
+    watch(world.reconciler, clock, STEP_S)
     assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 1)
     assert world.launcher.stopped == []
 
@@ -367,6 +367,7 @@ def test_another_replica_waits_for_a_slow_submission(
     launch = world.launcher.launch
 
     def launch_slowly(order: Any) -> None:
+        slow.undo()
         watch(other, clock, settings.ray_submit_timeout_s)
         launch(order)
 
