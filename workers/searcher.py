@@ -208,9 +208,10 @@ class Searcher(TuneSearcher):
         one, which begins after it, that was before its time.
         """
         folder = self._folder / f"{trial.number:05d}"
+        if folder.exists():
+            (folder / STOP).touch()
         folder.mkdir(parents=True, exist_ok=True)
         whole.write(folder / SPEC, self._spec.bind(trial.sample, trial.number).model_dump_json().encode())
-        (folder / STOP).touch()
         return folder
 
     def _tell_ended(self) -> None:
