@@ -4,12 +4,14 @@ Run: python -m pytest tests/benchmarks/test_gpu.py --override-ini addopts=--impo
 
 Each runs twice: on CUDA at full size, skipped without such a device, and on the CPU at a size that measures
 nothing, so that the code is known to work before somebody has a GPU for an hour. That no epoch waits for the
-device is tested in `tests/workers/test_waiting.py`. Images are noise of CIFAR-10's shape: speed does not look at them.
+device is tested in `tests/workers/test_waiting.py`. Made-up images of
+CIFAR-10's shape will do: speed does not look at them.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -20,9 +22,9 @@ from typing import Any
 
 import pytest
 import torch
+from made_up import splits
 
 from search_spaces.experiment import ExperimentSpec
-from workers.data import Splits
 from workers.training import Training
 
 AUGMENTED = {"crop_padding": 4, "horizontal_flip": 0.5}
@@ -65,23 +67,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def made_up(images: int, validation: int = 64) -> Splits:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (images + validation, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(0, 10, (images + validation,), generator=generator)
-    return Splits(
-        train_images=pixels[:images],
-        train_labels=labels[:images],
-        validation_images=pixels[images:],
-        validation_labels=labels[images:],
-        mean=torch.full((3,), 0.5),
-        std=torch.full((3,), 0.29),
-        classes=10,
-        class_names=tuple("abcdefghij"),
-        load_test=lambda: (pixels[images:], labels[images:]),
-    )
-
-
 def resnet9(device: str, batch: int, augmentation: dict[str, Any] | None = None) -> Training:
     size = SIZES[device]
     space = {
@@ -91,7 +76,7 @@ def resnet9(device: str, batch: int, augmentation: dict[str, Any] | None = None)
         "augmentation": augmentation or "none",
     }
     spec = ExperimentSpec(name="benchmark", search_space=space, asha={"max_t": 1000}).bind({})
-    return Training(spec, made_up(size.images), device)
+    return Training(spec, splits(size.images, 64, channels=3, side=32, classes=10), device)
 
 
 def seconds(training: Training) -> float:
@@ -139,7 +124,10 @@ class Sharer:
 
     def __init__(self, device: str, trials: int, mates: int) -> None:
         command = [sys.executable, __file__, device, str(trials), str(mates)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
 
     def hear(self, word: str) -> None:
         assert self.process.stdout is not None
