@@ -180,13 +180,16 @@ def test_cancel_ends_trials_and_runs(client: Rung, mlflow: MlflowClient) -> None
     assert {run.info.status for run in children(mlflow, view).values()} == {"KILLED"}
 
 
-def test_goal_ends_the_search(client: Rung) -> None:
+def test_goal_ends_the_search(client: Rung, mlflow: MlflowClient) -> None:
     view = ended(client, client.submit(spec("goal", asha=LONG, objective={"goal": 0.5})).id)
     assert view.state == "COMPLETED"
     assert "goal 0.5 reached" in view.reason
     assert view.best is not None
     assert view.best.value >= 0.5
     assert view.winner is not None
+    (reached,) = [trial for trial in client.trials(view.id) if trial.state == "COMPLETED"]
+    assert (reached.trial, reached.stop_reason) == (view.best.trial, f"goal 0.5 reached at epoch {reached.epoch}")
+    assert children(mlflow, view)[reached.trial].info.status == "FINISHED"
 
 
 def test_wall_clock_ends_the_search(client: Rung) -> None:
