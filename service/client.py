@@ -158,7 +158,7 @@ class Rung:
     def delete(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
         """Remove an experiment that has ended or is paused, with its files, runs and models, for good.
 
-        It is DELETING until all is gone; then `get` raises NotFound.
+        It is DELETING until all is gone; then `get` raises NotFound. MLflow only hides runs, until `mlflow gc`.
         """
         deleted = self._wire.send("DELETE", _experiment(experiment_id), headers=_if_match(revision))
         return self._wire.read(ExperimentView, deleted)

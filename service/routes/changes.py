@@ -180,6 +180,8 @@ def delete_experiment(
     """Remove an experiment that has ended or is paused: its files, its runs in MLflow, its registered models, itself.
 
     Answers at once; when all is gone, its address answers 404. There is no way back: archive it to only hide it.
+    Artifacts go where MLflow's server hands them out itself. MLflow's REST interface only marks runs and logged models
+    as deleted: `mlflow gc`, run beside its server, removes them from its database, and artifacts that lie elsewhere.
     """
     return _changed(service, response, experiment_id, if_match, changes.delete)
 
