@@ -95,6 +95,7 @@ def test_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "nothing to draw" in capsys.readouterr().err
     assert run("augmentation", None) == 2
     assert "a SPEC required" in capsys.readouterr().err
-    absent = ExperimentSpec.model_validate({"name": "x", "dataset": {"name": "image_folder", "path": "nowhere"}})
+    folder = {"name": "image_folder", "path": "nowhere", "mirror_safe": True}
+    absent = ExperimentSpec.model_validate({"name": "x", "dataset": folder})
     assert run("augmentation", absent) == 2
     assert "nowhere" in capsys.readouterr().err
