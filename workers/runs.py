@@ -64,7 +64,7 @@ class Runs:
 
     def of_trial(self, number: int, params: Mapping[str, str], began_ms: int) -> str:
         """A trial's run, which goes on. One of other `params` makes room: of a trial that the journal lost."""
-        runs = self._place.runs
+        parent, runs = self.parent(), self._place.runs
         if number not in runs:
             found = self._found(f"tags.`rung.trial_id` = '{number}'")
             if found:
@@ -76,7 +76,7 @@ class Runs:
             self._client().delete_run(runs.pop(number))
         if number not in runs:
             tags = {
-                "mlflow.parentRunId": self.parent(),
+                "mlflow.parentRunId": parent,
                 "rung.experiment_id": self._experiment_id,
                 "rung.trial_id": str(number),
             }

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from search_spaces.experiment import ExperimentSpec, Objective
 from search_spaces.protocol import Heartbeat, Launch
 from workers.progress import Progress
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 OpenProgress = Callable[..., Progress]
 
@@ -77,6 +81,31 @@ class Service:
         return [line.trial for line in self.heard[-1].trials]
 
 
+class Losing:
+    """A real client of which some calls fail: before they are done, or after, when only the answer is lost."""
+
+    def __init__(self, real: MlflowClient, method: str, on: int, after: bool) -> None:
+        self._real, self._method, self._on, self._after = real, method, on, after
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._real, name)
+        if name != self._method:
+            return real
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.calls += 1
+            if self.calls != self._on:
+                return real(*arguments, **named)
+            if self._after:
+                real(*arguments, **named)
+            from mlflow.exceptions import MlflowException
+
+            raise MlflowException("Connection reset by peer")
+
+        return call
+
+
 @pytest.fixture
 def service() -> Iterator[Service]:
     running = Service()
@@ -131,6 +160,37 @@ def experiment() -> Callable[..., ExperimentSpec]:
         return ExperimentSpec.model_validate(document | changes)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, made once."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def client(tmp_path: Path, migrated: Path) -> Iterator[MlflowClient]:
+    """Of MLflow, over a database of its own."""
+    import mlflow
+    from mlflow import MlflowClient
+
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)  # the store looks logged models up there
+    client = MlflowClient(uri)
+    client.create_experiment("driver", artifact_location=(tmp_path / "artifacts").as_uri())
+    yield client
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def losing() -> type[Losing]:
+    return Losing
 
 
 @pytest.fixture

@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pytest
-import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import MlflowException
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import ErrorKind, Launch, TrialState, Winner
-from workers.connection import Superseded, away
-from workers.finalist import _save
+from search_spaces.protocol import ErrorKind, Launch, TrialState
+from workers.connection import Superseded
 from workers.journal import Journal, copy_of
-from workers.models.inference import Classifier
 from workers.progress import Progress
 from workers.tracking import Tracker
 
 OpenProgress = Callable[..., Progress]
 ADDED = {"rung.continued_from", "rung.restarts", "rung.error_kind"}
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, made once."""
-    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def client(tmp_path: Path, migrated: Path) -> Iterator[MlflowClient]:
-    shutil.copy(migrated, tmp_path / "mlflow.db")
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)  # the store looks logged models up there
-    client = MlflowClient(uri)
-    client.create_experiment("driver", artifact_location=(tmp_path / "artifacts").as_uri())
-    yield client
-    mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture
@@ -66,29 +41,6 @@ def tracker(
 @pytest.fixture
 def progress(open_progress: OpenProgress) -> Progress:
     return open_progress()
-
-
-class Losing:
-    """A real client of which some calls fail: before they are done, or after, when only the answer is lost."""
-
-    def __init__(self, real: MlflowClient, method: str, on: int, after: bool) -> None:
-        self._real, self._method, self._on, self._after = real, method, on, after
-        self.calls = 0
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(self._real, name)
-        if name != self._method:
-            return real
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            self.calls += 1
-            if self.calls != self._on:
-                return real(*arguments, **named)
-            if self._after:
-                real(*arguments, **named)
-            raise MlflowException("Connection reset by peer")
-
-        return call
 
 
 def search(progress: Progress, numbers: range, epochs: int = 3) -> None:
@@ -266,26 +218,32 @@ def test_runs_beyond_the_first_block_are_found_again(
     [("create_run", 1), ("create_run", 3), ("log_batch", 2), ("set_terminated", 1), ("get_experiment_by_name", 1)],
 )
 def test_an_outage_loses_and_doubles_nothing(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, method: str, on: int, after: bool
+    client: MlflowClient,
+    losing: Callable[..., Any],
+    tracker: Callable[..., Tracker],
+    progress: Progress,
+    method: str,
+    on: int,
+    after: bool,
 ) -> None:
     one = tracker()
-    losing: Any = Losing(client, method, on, after)
-    one.connection._client = losing
+    broken: Any = losing(client, method, on, after)
+    one.connection._client = broken
     search(progress, range(3))
     assert not one.deliver()
     search(progress, range(3, 4))
     assert one.deliver()
-    assert losing.calls > on
+    assert broken.calls > on
     assert_told(client, progress)
     assert all(run.info.status == "FINISHED" for run in children(client).values())
 
 
 def test_an_answer_lost_with_the_process_makes_no_second_run(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+    client: MlflowClient, losing: Callable[..., Any], tracker: Callable[..., Tracker], progress: Progress
 ) -> None:
     one = tracker()
-    losing: Any = Losing(client, "create_run", 2, after=True)
-    one.connection._client = losing
+    broken: Any = losing(client, "create_run", 2, after=True)
+    one.connection._client = broken
     search(progress, range(2))
     assert not one.deliver()
     assert tracker(2).deliver()
@@ -321,15 +279,6 @@ def test_a_run_that_somebody_deleted_holds_up_nothing(
     search(progress, range(3, 4))
     assert one.deliver()
     assert set(children(client)) == {0, 1, 3}
-
-
-def test_a_deleted_experiment_is_taken_up_again(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
-) -> None:
-    client.delete_experiment(client.get_experiment_by_name("driver").experiment_id)
-    search(progress, range(1))
-    assert tracker().deliver()
-    assert_told(client, progress)
 
 
 def test_a_fenced_tracker_writes_nothing(
@@ -430,29 +379,6 @@ def test_after_the_last_word_nothing_is_written(
     assert_told(client, progress)
 
 
-def test_runs_of_lost_creations_are_deleted_at_the_end(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They were on their way when the process died, and arrived when the next had made its own."""
-    monkeypatch.setattr("workers.runs.PAGE", 2)
-    search(progress, range(3))
-    one = tracker()
-    one.finish()
-    known = one.ids()
-    home = str(known.experiment)
-    alike = {"mlflow.parentRunId": str(known.parent), "rung.experiment_id": "abc", "rung.trial_id": "1"}
-    late = [
-        client.create_run(home, tags=alike, run_name="trial-0001"),
-        client.create_run(home, tags={"rung.experiment_id": "abc", "rung.role": "experiment"}, run_name="tested"),
-    ]
-    other = client.create_run(home, tags={"rung.experiment_id": "xyz", "rung.role": "experiment"})
-    one.close_parent("FINISHED", {}, {})
-    stages = [client.get_run(run.info.run_id).info.lifecycle_stage for run in (*late, other)]
-    assert stages == ["deleted", "deleted", "active"]
-    assert_told(client, progress)
-    assert {run.info.run_id for run in children(client).values()} == set(known.runs.values())
-
-
 def test_a_run_of_a_trial_that_the_journal_lost_is_deleted_at_the_end(
     client: MlflowClient, tracker: Callable[..., Tracker], open_progress: OpenProgress, tmp_path: Path
 ) -> None:
@@ -518,12 +444,12 @@ def test_the_thread_follows_and_finish_delivers_the_rest(
 
 
 def test_what_is_left_when_mlflow_is_away_is_delivered_later(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+    client: MlflowClient, losing: Callable[..., Any], tracker: Callable[..., Tracker], progress: Progress
 ) -> None:
     search(progress, range(1))
     one = tracker()
-    losing: Any = Losing(client, "get_experiment_by_name", 1, after=False)
-    one.connection._client = losing
+    broken: Any = losing(client, "get_experiment_by_name", 1, after=False)
+    one.connection._client = broken
     with pytest.raises(MlflowException, match="reset by peer"):
         one.finish()
     one.finish()
@@ -596,73 +522,3 @@ def test_restarts_failures_and_sources_are_tags(
         1: {"rung.restarts": "2", "rung.error_kind": "LOST"},
         2: {"rung.error_kind": "CODE"},
     }
-
-
-def test_an_absent_server_is_told_from_one_that_says_no(client: MlflowClient) -> None:
-    nowhere = MlflowClient("http://127.0.0.1:9")
-    with pytest.raises(MlflowException) as unreached:
-        nowhere.get_run("x")
-    assert away(unreached.value)
-    said = {"INTERNAL_ERROR": True, "TEMPORARILY_UNAVAILABLE": True, "PERMISSION_DENIED": False}
-    answers = {code: RestException({"error_code": code, "message": "m"}) for code in said}
-    assert {code: away(answer) for code, answer in answers.items()} == said
-    assert away(ConnectionResetError())
-    assert not away(TypeError("a defect of our own"))
-
-
-@pytest.mark.parametrize(
-    ("method", "after"),
-    [
-        ("create_logged_model", True),
-        ("log_model_artifacts", False),
-        ("finalize_logged_model", False),
-        ("create_model_version", False),
-    ],
-)
-def test_a_model_is_logged_once_however_an_attempt_was_cut_short(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, tmp_path: Path, method: str, after: bool
-) -> None:
-    search(progress, range(1))
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "MLmodel").write_text("flavors: {}")
-    winner = Winner(trial=0, value=0.3, test_accuracy=0.25, test_loss=1.5)
-    one = tracker()
-    one.finish()
-    losing: Any = Losing(client, method, 1, after)
-    one.connection._client = losing
-    with pytest.raises(MlflowException, match="reset by peer"):
-        one.register(tmp_path / "model", winner)
-    assert tracker(2).register(tmp_path / "model", winner) == "models:/driver.tested/1"
-    (model,) = client.search_logged_models([str(one.ids().experiment)])
-    assert (model.status, model.source_run_id) == ("READY", one.ids().parent)
-    assert [item.path for item in client.list_logged_model_artifacts(model.model_id)] == ["MLmodel"]
-    (version,) = client.search_model_versions("name = 'driver.tested'")
-    assert model.model_id in str(version.source)
-
-
-def test_the_registered_model_predicts(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, tmp_path: Path
-) -> None:
-    search(progress, range(1))
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    classifier = Classifier(network, torch.tensor([8.0]), torch.tensor([4.0])).eval()
-    images = np.random.default_rng(0).integers(0, 17, (3, 1, 8, 8)).astype(np.float32)
-    _save(classifier, images, tmp_path / "model")
-    winner = Winner(trial=0, value=0.3, test_accuracy=0.25, test_loss=1.5)
-    one = tracker()
-    assert one.deliver()
-    losing: Any = Losing(client, "create_model_version", 1, after=True)
-    one.connection._client = losing
-    with pytest.raises(MlflowException, match="reset by peer"):
-        one.register(tmp_path / "model", winner)
-    uri = one.register(tmp_path / "model", winner)
-    assert uri == "models:/driver.tested/1"
-    assert tracker(2).register(tmp_path / "model", winner) == uri
-    assert len(client.search_model_versions("name = 'driver.tested'")) == 1
-    found = client.get_experiment_by_name("driver")
-    assert len(client.search_logged_models([found.experiment_id])) == 1
-    version = client.get_model_version("driver.tested", "1")
-    assert (version.run_id, version.tags["test_accuracy"]) == (one.ids().parent, "0.2500")
-    with torch.inference_mode():
-        expected = classifier(torch.from_numpy(images)).numpy()
-    np.testing.assert_allclose(mlflow.pyfunc.load_model(uri).predict(images), expected, rtol=1e-5)
