@@ -1,11 +1,24 @@
-"""Made-up images: a data set for tests of the training loop that need no file, learnt within a few epochs."""
+"""Made up: images that need no file and are learnt within a few epochs, small trials on them, what a trial sees."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from search_spaces.experiment import ExperimentSpec, TrialSpec
 from workers.data import Splits
+from workers.training import Training
+
+TIMES = {"epoch_seconds", "images_per_second"}
+RANDOM_ALL_OVER = {
+    "model": {"kind": "cnn", "width": 4, "depth": 1, "hidden": 16, "dropout": 0.3},
+    "augmentation": {"crop_padding": 1, "rotation": 10, "brightness": 0.2, "mixup_alpha": 0.3},
+    "scheduler": {"kind": "plateau", "patience": 0, "warmup_epochs": 1},
+    "label_smoothing": 0.1,
+    "gradient_clip_norm": 1.0,
+}
 
 
 def never() -> tuple[Tensor, Tensor]:
@@ -32,3 +45,35 @@ def splits(train: int = 150, validation: int = 40, channels: int = 1, side: int 
         class_names=tuple(f"class {label}" for label in range(classes)),
         load_test=never,
     )
+
+
+def trial(max_epochs: int = 4, objective: str = "validation_accuracy", **space: Any) -> TrialSpec:
+    space = {"batch_size": 32, "model": {"kind": "cnn", "width": 4, "depth": 1}} | space
+    experiment = ExperimentSpec(
+        name="t", search_space=space, asha={"max_t": max_epochs}, objective={"metric": objective}, seed=5
+    )
+    return experiment.bind({})
+
+
+def curve(training: Training, epochs: int) -> list[dict[str, float]]:
+    """Metrics of further epochs without what a clock says."""
+    return [{k: v for k, v in training.run_epoch().items() if k not in TIMES} for _ in range(epochs)]
+
+
+class Recorder(nn.Module):
+    """Remembers the batches that a model is trained on, and those that it is evaluated on."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.seen, self.evaluated = model, [], []
+
+    def forward(self, images: Tensor) -> Tensor:
+        (self.seen if self.training else self.evaluated).append(images.clone())
+        logits: Tensor = self.model(images)
+        return logits
+
+
+def recorded(training: Training) -> Recorder:
+    recorder = Recorder(training.model)
+    training.model = training._network = recorder
+    return recorder

@@ -3,81 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
-import shutil
-import sysconfig
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch._inductor.config
-from made_up import splits
+from made_up import RANDOM_ALL_OVER, curve, recorded, splits, trial
 from torch import Tensor, nn
-from torch._dynamo.utils import counters
 from torch.nn import functional
 
-from search_spaces.experiment import Execution, ExperimentSpec, TrialSpec
 from search_spaces.protocol import METRICS, SIGNALS
 from workers import pixels
-from workers.compiled import Compiler, Network
-from workers.data import Splits
 from workers.pixels import Pixels
 from workers.training import Interrupted, Training
 
 CLASSES = 4
-BUILDS = shutil.which("c++") is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
-
-
-def trial(max_epochs: int = 4, objective: str = "validation_accuracy", **space: Any) -> TrialSpec:
-    space = {"batch_size": 32, "model": {"kind": "cnn", "width": 4, "depth": 1}} | space
-    experiment = ExperimentSpec(
-        name="t", search_space=space, asha={"max_t": max_epochs}, objective={"metric": objective}, seed=5
-    )
-    return experiment.bind({})
-
-
-TIMES = {"epoch_seconds", "images_per_second"}
-
-
-def curve(training: Training, epochs: int) -> list[dict[str, float]]:
-    """Metrics of further epochs without what a clock says."""
-    return [{k: v for k, v in training.run_epoch().items() if k not in TIMES} for _ in range(epochs)]
-
-
-RANDOM_ALL_OVER = {
-    "model": {"kind": "cnn", "width": 4, "depth": 1, "hidden": 16, "dropout": 0.3},
-    "augmentation": {"crop_padding": 1, "rotation": 10, "brightness": 0.2, "mixup_alpha": 0.3},
-    "scheduler": {"kind": "plateau", "patience": 0, "warmup_epochs": 1},
-    "label_smoothing": 0.1,
-    "gradient_clip_norm": 1.0,
-}
-
-
-def parameters_of(training: Training) -> Tensor:
-    return torch.cat([weight.detach().flatten() for weight in training.model.parameters()])
-
-
-class Recorder(nn.Module):
-    """Remembers the batches that a model is trained on, and those that it is evaluated on."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.seen, self.evaluated = model, [], []
-
-    def forward(self, images: Tensor) -> Tensor:
-        (self.seen if self.training else self.evaluated).append(images.clone())
-        logits: Tensor = self.model(images)
-        return logits
-
-
-def recorded(training: Training) -> Recorder:
-    recorder = Recorder(training.model)
-    training.model = training._network = recorder
-    return recorder
 
 
 def test_every_image_is_seen_once_an_epoch_in_another_order_the_last_short_batch_included() -> None:
@@ -268,101 +210,6 @@ def test_exporting_does_not_disturb_the_trial() -> None:
     assert curve(one, 2) == curve(two, 2)
 
 
-@pytest.mark.parametrize("space", [{}, RANDOM_ALL_OVER], ids=["plain", "random"])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd", "nadam", "adafactor"])
-def test_equal_spec_and_seed_give_bit_equal_curves_whatever_the_global_generator(
-    space: dict[str, Any], optimizer: str
-) -> None:
-    spec = trial(**space, optimizer=optimizer)
-    torch.manual_seed(1)
-    one = curve(Training(spec, splits()), 3)
-    torch.manual_seed(2)
-    torch.rand(7)
-    two = curve(Training(spec, splits()), 3)
-    assert one == two
-    other = spec.model_copy(update={"seed": spec.seed + 1})
-    assert curve(Training(other, splits()), 1) != one[:1]
-
-
-def test_the_seed_decides_the_first_weights() -> None:
-    spec = trial()
-    one, same, other = (Training(spec.model_copy(update={"seed": seed}), splits()) for seed in (5, 5, 6))
-    first, again, changed = (parameters_of(training) for training in (one, same, other))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, changed)
-
-
-def test_the_seed_decides_the_order_of_the_images() -> None:
-    def order(seed: int) -> Tensor:
-        training = Training(trial(input_normalization=False).model_copy(update={"seed": seed}), splits())
-        recorder = recorded(training)
-        training.run_epoch()
-        return torch.cat(recorder.seen)
-
-    assert torch.equal(order(5), order(5))
-    assert not torch.equal(order(5), order(6))
-
-
-class Drawing(nn.Module):
-    """In the place of dropout: remembers what torch's global generator gives."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.drawn: list[float] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training:
-            self.drawn.append(float(torch.rand(())))
-        return images
-
-
-def test_dropout_draws_anew_for_each_batch_epoch_and_seed() -> None:
-    def drawn(seed: int) -> list[float]:
-        spec = trial(model=RANDOM_ALL_OVER["model"]).model_copy(update={"seed": seed})
-        training, drawing = Training(spec, splits()), Drawing()
-        names = [name for name, module in training.model.named_modules() if isinstance(module, nn.Dropout)]
-        training.model.set_submodule(names[-1], drawing)
-        curve(training, 3)
-        return drawing.drawn
-
-    first, other = drawn(5), drawn(6)
-    assert len(first) == len(set(first)) == 3 * 5
-    assert drawn(5) == first
-    assert not set(first) & set(other)
-
-
-def test_the_global_generator_is_left_as_it_was() -> None:
-    before = torch.random.get_rng_state()
-    Training(trial(**RANDOM_ALL_OVER), splits()).run_epoch()
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rprop", "asgd"])
-@pytest.mark.parametrize("stop", [0, 1, 3])
-def test_going_on_from_a_checkpoint_is_bit_equal_to_never_having_stopped(optimizer: str, stop: int) -> None:
-    spec = trial(max_epochs=5, **RANDOM_ALL_OVER, optimizer=optimizer)
-    whole = curve(Training(spec, splits()), 5)
-    first = Training(spec, splits())
-    before = curve(first, stop)
-    file = io.BytesIO()
-    torch.save(first.state_dict(), file)
-    file.seek(0)
-    second = Training(spec, splits())
-    second.load_state_dict(torch.load(file, weights_only=False))
-    assert (second.epoch, second.best_value, second.best_epoch) == (first.epoch, first.best_value, first.best_epoch)
-    assert before + curve(second, 5 - stop) == whole
-
-
-def test_a_checkpoint_is_a_copy() -> None:
-    spec = trial(max_epochs=3)
-    first, second = Training(spec, splits()), Training(spec, splits())
-    first.run_epoch()
-    state = first.state_dict()
-    rest = curve(first, 2)
-    second.load_state_dict(state)
-    assert curve(second, 2) == rest
-
-
 def test_an_exploding_trial_is_diverged_and_raises_nothing() -> None:
     spec = trial(
         max_epochs=6, optimizer={"kind": "sgd", "lr": 100.0}, normalization="none", model={"kind": "vgg", "width": 8}
@@ -425,69 +272,6 @@ def test_convolutions_are_channels_last() -> None:
     for weight in weights:
         assert weight.is_contiguous(memory_format=torch.channels_last)
         assert not weight.is_contiguous(), "could not be told apart"
-
-
-@pytest.fixture
-def own_compilations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing compiled before is used, and nothing is left for later tests: neither code nor limits nor processes."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    torch._dynamo.reset()
-    counters.clear()
-    with torch._dynamo.config.patch(recompile_limit=8), torch._inductor.config.patch(compile_threads=1):
-        yield
-    torch._dynamo.reset()
-
-
-class Told(Compiler):
-    """Remembers the structures that it is asked to compile, and compiles with a backend that needs no compiler."""
-
-    def __init__(self) -> None:
-        super().__init__("eager")
-        self.structures: list[str] = []
-
-    def __call__(self, model: nn.Module, structure: str) -> Network:
-        self.structures.append(structure)
-        return super().__call__(model, structure)
-
-
-@pytest.mark.usefixtures("own_compilations")
-def test_a_structure_is_what_a_graph_depends_on() -> None:
-    """Of equal structure is what differs in weights, rates and seeds alone."""
-    told = Told()
-
-    def structure(data: Splits, seed: int = 5, **space: Any) -> str:
-        spec = trial(**space).model_copy(update={"seed": seed, "execution": Execution(compile=True)})
-        Training(spec, data, compiler=told)
-        return told.structures[-1]
-
-    plain = structure(splits())
-    assert structure(splits(), seed=6, optimizer="sgd", label_smoothing=0.1, batch_size=64) == plain
-    others = [
-        structure(splits(), model={"kind": "cnn", "width": 8, "depth": 1}),
-        structure(splits(), normalization="layer"),
-        structure(splits(channels=3)),
-        structure(splits(side=12)),
-        structure(splits(classes=5)),
-    ]
-    assert len({plain, *others}) == 6
-
-
-@pytest.mark.skipif(not BUILDS, reason="Inductor needs a C++ compiler and Python's headers")
-@pytest.mark.usefixtures("own_compilations")
-def test_a_compiled_trial_computes_what_an_uncompiled_one_does_and_a_later_one_compiles_nothing() -> None:
-    spec = trial(model={"kind": "cnn", "width": 2, "depth": 1}, normalization="none")
-    execution = Execution(compile=True)
-    compiler = Compiler()
-    plain = curve(Training(spec, splits(train=64)), 1)
-    assert not counters["stats"], "something was compiled unasked"
-    first = curve(Training(spec.model_copy(update={"execution": execution}), splits(train=64), compiler=compiler), 1)
-    graphs = counters["stats"]["unique_graphs"]
-    assert graphs == 2, "one for training and one for evaluation"
-    assert counters["inductor"]
-    later = spec.model_copy(update={"execution": execution, "seed": spec.seed + 1})
-    curve(Training(later, splits(train=64), compiler=compiler), 1)
-    assert counters["stats"]["unique_graphs"] == graphs
-    assert first[0] == pytest.approx(plain[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("normalization", ["batch", "layer", "instance", "group", "none"])
