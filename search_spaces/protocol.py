@@ -184,3 +184,8 @@ class Launch(Message):
     storage: str = Field(description="the experiment's folder")
     data_root: str
     cache_root: str
+
+
+def trial_folder(trial: int) -> str:
+    """The name of a trial's folder among the `trials` of its experiment's folder."""
+    return f"{trial:05d}"

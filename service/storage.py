@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePath
 
+from search_spaces.protocol import trial_folder
+
 LONGEST_PIECE = 2**20
 
 
@@ -53,12 +55,12 @@ class Storage:
         return self.folder / "logs" / f"driver-a{attempt}.log"
 
     def trial_log(self, trial: int) -> Path:
-        return self.folder / "trials" / f"{trial:05d}" / "trial.log"
+        return self.folder / "trials" / trial_folder(trial) / "trial.log"
 
     def trial_spec(self, trial: int) -> str | None:
         """What a trial runs, as its driver wrote it; None where that is not there."""
         try:
-            return (self.folder / "trials" / f"{trial:05d}" / "spec.json").read_text()
+            return (self.folder / "trials" / trial_folder(trial) / "spec.json").read_text()
         except (OSError, UnicodeDecodeError):
             return None
 
@@ -87,7 +89,9 @@ class Storage:
         "best" keeps `best.pt` of the trial `best`; "last" also `last.pt` of all; "none" nothing once that trial's model
         is registered (`crowned`), and until then what "best" keeps. Gives the bytes freed. Raises OSError.
         """
-        winner = None if best is None or (policy == "none" and crowned) else PurePath(f"trials/{best:05d}/best.pt")
+        winner = None
+        if best is not None and not (policy == "none" and crowned):
+            winner = PurePath("trials", trial_folder(best), "best.pt")
 
         def passing(path: PurePath) -> bool:
             kept = path == winner or (policy == "last" and path.name == "last.pt")

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from search_spaces.protocol import trial_folder
 from workers import whole
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -94,7 +95,7 @@ def tidy(trials: Path, ended: Iterable[int], best: int | None, policy: Policy, *
     called as often as wanted. Raises OSError.
     """
     for number in ended:
-        folder = trials / f"{number:05d}"
+        folder = trials / trial_folder(number)
         if not folder.is_dir():
             continue
         kept = {LAST} if policy == "last" else set()

@@ -18,7 +18,7 @@ import ray
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Launch, Winner
+from search_spaces.protocol import Launch, Winner, trial_folder
 from workers import ending, failures, fork, journal, logs, memory, quick_start
 from workers.conductor import Conductor
 from workers.connection import Superseded, away, refused
@@ -214,7 +214,7 @@ def _crown(
         return progress.winner
     folder = Path(launch.storage)
     loss, accuracy = finalist.judge(
-        folder / "trials" / f"{best.number:05d}",
+        folder / "trials" / trial_folder(best.number),
         best.best_epoch,
         folder / "model",
         Path(launch.data_root),

@@ -11,7 +11,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from search_spaces.protocol import TrialState
+from search_spaces.protocol import TrialState, trial_folder
 from workers import journal
 from workers.checkpoints import BEST
 from workers.journal import Entry
@@ -39,18 +39,19 @@ def take_over(source: Path, journal_name: str, trials: Path, progress: Progress)
     numbers = [
         number
         for number in sorted(number for number, name in state.items() if name in RESULTS)
-        if (_folder(source / "trials", number) / SPEC).exists()
+        if (source / "trials" / trial_folder(number) / SPEC).exists()
     ]
     renumbered = {number: place for place, number in enumerate(numbers)}
     for number, place in renumbered.items():
-        _folder(trials, place).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(_folder(source / "trials", number) / SPEC, _folder(trials, place) / SPEC)
+        (trials / trial_folder(place)).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / "trials" / trial_folder(number) / SPEC, trials / trial_folder(place) / SPEC)
     taken = [_of(entry, renumbered[entry["trial"]], source.name) for entry in entries if entry["trial"] in renumbered]
     if taken:
         progress.taken_over(taken)
     best = progress.best()
     if best is not None:
-        _copy_weights(_folder(source / "trials", numbers[best.number]) / BEST, _folder(trials, best.number) / BEST)
+        theirs, ours = trial_folder(numbers[best.number]), trial_folder(best.number)
+        _copy_weights(source / "trials" / theirs / BEST, trials / ours / BEST)
     return len(numbers)
 
 
@@ -81,7 +82,3 @@ def _copy_weights(weights: Path, copy: Path) -> None:
     except OSError as error:
         log.warning("the best trial's weights are not taken over: %s", error)
         part.unlink(missing_ok=True)
-
-
-def _folder(trials: Path, number: int) -> Path:
-    return trials / f"{number:05d}"

@@ -20,7 +20,7 @@ from ray.tune.search import Searcher as TuneSearcher
 
 from search_spaces.domains import Choice, Domain, Interval
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import TrialState
+from search_spaces.protocol import TrialState, trial_folder
 from search_spaces.sampling import combinations, resolve
 from search_spaces.searchers import TPE, Grid
 from workers import whole
@@ -207,7 +207,7 @@ class Searcher(TuneSearcher):
         A slot that an earlier driver, or a node cut off, left behind leaves its epoch at the touch. For the next
         one, which begins after it, that was before its time.
         """
-        folder = self._folder / f"{trial.number:05d}"
+        folder = self._folder / trial_folder(trial.number)
         if folder.exists():
             (folder / STOP).touch()
         folder.mkdir(parents=True, exist_ok=True)
