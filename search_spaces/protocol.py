@@ -6,10 +6,11 @@ a trial ends; the answer is its `Orders`. It lies here because neither side may 
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from search_spaces.controls import Controls
 
@@ -98,6 +99,22 @@ def _storable_if_text(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_storable_if_text)]
 
 
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+#: What a network came to; None where that is not finite, for which JSON has no number.
+Figure = Annotated[float | None, AfterValidator(_finite)]
+
+
+def _known(said: Any) -> Any:
+    return said if said is None else Controls.model_validate(said, extra="ignore")
+
+
+#: Tolerant too, at every depth: the spec of controls itself refuses what it does not know.
+KnownControls = Annotated[Controls, BeforeValidator(_known)]
+
+
 class TrialLine(Message):
     """The last known line of one trial. `trial` counts from 0 in an experiment; times are Unix seconds."""
 
@@ -127,7 +144,7 @@ class Winner(Message):
     trial: int
     value: float = Field(description="best value of the objective")
     test_accuracy: float
-    test_loss: float
+    test_loss: Figure
     model_uri: Text | None = Field(None, description="MLflow address of the registered model")
 
 
@@ -141,7 +158,7 @@ class Heartbeat(Message):
     mlflow_experiment_id: Text | None = None
     mlflow_run_id: Text | None = Field(None, description="the parent run")
     winner: Winner | None = None
-    controls: Controls | None = Field(None, description="with phase completed: those under which the search ended")
+    controls: KnownControls | None = Field(None, description="with phase completed: those under which the search ended")
 
 
 class Orders(Message):
@@ -150,7 +167,7 @@ class Orders(Message):
     slots: int = Field(description="trials that may run at once now")
     stop: Literal["cancel", "pause"] | None = None
     cancel_trials: list[int] = Field(default_factory=list, description="those asked for that have not ended")
-    controls: Controls | None = Field(None, description="as they are now; None: unchanged")
+    controls: KnownControls | None = Field(None, description="as they are now; None: unchanged")
 
 
 class Launch(Message):
@@ -172,7 +189,7 @@ class Launch(Message):
     token: str = Field(description="bearer token of this attempt's heartbeat")
     heartbeat_s: float = 2.0
     slots: int
-    controls: Controls | None = Field(None, description="as they are now; None: as the spec says")
+    controls: KnownControls | None = Field(None, description="as they are now; None: as the spec says")
     cancel_trials: list[int] = Field(default_factory=list, description="those asked for that have not ended")
     trials: int = Field(
         0, description="how many the service knows: a folder without a journal is then not the right one"

@@ -243,7 +243,9 @@ def _close(tracker: Tracker, progress: Progress, over: Ending, winner: Winner | 
         summary |= {"best_value": best.best_value, "best_trial": best.number}
         tags |= {"rung.best_trial": str(best.number), "rung.best_run_id": tracker.ids().runs[best.number]}
     if winner is not None:
-        summary |= {"test_accuracy": winner.test_accuracy, "test_loss": winner.test_loss}
+        summary["test_accuracy"] = winner.test_accuracy
+        if winner.test_loss is not None:
+            summary["test_loss"] = winner.test_loss
         tags["rung.model"] = winner.model_uri or ""
     status, trials = PARENT_STATUS[over.phase], len(progress.trials)
     patience.until(lambda: tracker.close_parent(status, summary, tags, trials))

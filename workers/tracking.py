@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import RUN_STATUS, Launch, TrialState, Winner
+from search_spaces.protocol import RUN_STATUS, Launch, TrialState, Winner, storable
 from workers import journal, place, registration
 from workers.connection import Connection, Superseded, refused
 from workers.journal import Entry
@@ -275,4 +275,4 @@ def _ms(entry: Entry) -> int:
 def _tags(tags: dict[str, str]) -> list[Any]:
     from mlflow.entities import RunTag
 
-    return [RunTag(key, str(value)) for key, value in tags.items()]
+    return [RunTag(key, storable(str(value))) for key, value in tags.items()]

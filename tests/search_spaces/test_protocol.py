@@ -1,4 +1,13 @@
-from search_spaces.protocol import Heartbeat, TrialLine, TrialState
+import json
+import math
+
+import pytest
+
+from search_spaces.controls import Controls
+from search_spaces.experiment import Budget
+from search_spaces.protocol import Heartbeat, Launch, Message, Orders, TrialLine, TrialState, Winner
+
+CONTROLS = Controls(num_samples=9, budget=Budget(gpu_hours=2.0, wall_clock=60.0))
 
 
 def test_what_no_database_or_json_can_hold_leaves_a_text_that_both_can() -> None:
@@ -8,3 +17,36 @@ def test_what_no_database_or_json_can_hold_leaves_a_text_that_both_can() -> None
     assert (beat.reason, beat.trials[0].stop_reason) == ("?!", "ab?c é")
     assert repr(beat.trials[0].parameters) == repr({"model.argument": "x?", "flag": True, "n": 3, "lr": 0.5})
     assert Heartbeat.model_validate_json(beat.model_dump_json()) == beat
+
+
+@pytest.mark.parametrize("loss", [0.25, math.inf, math.nan])
+def test_a_winner_can_be_told_whatever_its_test_loss(loss: float) -> None:
+    winner = Winner(trial=0, value=0.5, test_accuracy=0.75, test_loss=loss)
+    assert winner.test_loss == (0.25 if loss == 0.25 else None)
+    beat = Heartbeat(phase="completed", winner=winner)
+    assert Heartbeat.model_validate_json(beat.model_dump_json()) == beat
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Heartbeat(phase="completed", controls=CONTROLS),
+        Orders(slots=1, controls=CONTROLS),
+        Launch(
+            experiment_id="x", attempt=1, attempt_id="exp-x-a1", service_url="", token="", slots=1, controls=CONTROLS,
+            mlflow_tracking_uri="", storage="", data_root="", cache_root="",
+        ),
+    ],
+    ids=lambda message: type(message).__name__,
+)  # fmt: skip
+def test_what_a_newer_version_says_besides_is_passed_over_at_every_depth(message: Message) -> None:
+    said = json.loads(message.model_dump_json())
+    for place in (said, said["controls"], said["controls"]["budget"]):
+        place["tomorrow"] = 1
+    assert type(message).model_validate_json(json.dumps(said)) == message
+    assert type(message).model_validate(said | {"controls": None}).model_dump()["controls"] is None
+
+
+def test_controls_that_are_wrong_are_refused_in_messages_too() -> None:
+    with pytest.raises(ValueError, match="num_samples"):
+        Orders.model_validate({"slots": 1, "controls": {"num_samples": 0}})

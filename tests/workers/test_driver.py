@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -18,6 +19,7 @@ from workers.conductor import Conductor
 from workers.ending import Ending
 from workers.finalist import Left, Unmeasured
 from workers.heartbeat import Heart
+from workers.place import MlflowIds
 from workers.progress import Progress
 from workers.tracking import Tracker
 
@@ -227,6 +229,36 @@ def test_a_winner_stays_until_a_better_trial_is_found(
         assert winner is not None
         assert winner.trial == (2 if number == 2 else 0)
     assert finalist.judged == [("00000", 1), ("00002", 1)]
+
+
+def test_a_test_loss_that_is_not_finite_is_left_out(
+    launch: Callable[..., Launch], open_progress: Callable[..., Progress], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summaries: list[dict[str, float]] = []
+
+    class Tracker:
+        def finish(self) -> None:
+            """All is told."""
+
+        def register(self, folder: Path, winner: Winner) -> str:
+            return "models:/x/1"
+
+        def ids(self) -> MlflowIds:
+            return MlflowIds("1", "parent", {0: "run-0"})
+
+        def close_parent(self, status: str, summary: dict[str, float], *_: Any) -> None:
+            summaries.append(summary)
+
+    monkeypatch.setattr(Finalist, "judge", lambda *_, **__: (math.inf, 0.75))
+    progress, tracker, finalist = open_progress(), cast(Any, Tracker()), cast(Any, Finalist())
+    one_trial(progress, Any)
+    waiting = patience.Patience(lambda: False, lambda: 0.0, lambda why: None, lambda error: 0.0)
+    winner = driver._crown(launch(), progress, tracker, finalist, waiting, 3)
+    assert winner == open_progress(2).winner == Winner(
+        trial=0, value=0.5, test_accuracy=0.75, test_loss=None, model_uri="models:/x/1"
+    )  # fmt: skip
+    driver._close(tracker, progress, Ending(), winner, waiting)
+    assert summaries == [{"trials_completed": 1, "best_value": 0.5, "best_trial": 0, "test_accuracy": 0.75}]
 
 
 def test_what_tune_left_is_removed(tmp_path: Path, launch: Callable[..., Launch]) -> None:

@@ -92,9 +92,10 @@ def test_lines_of_a_message_that_could_not_be_made_are_told_later(
 def test_progress_goes_up_and_orders_come_down(heart: Heart, service: Any) -> None:
     assert heart.orders == Orders(slots=2)
     heart.phase = "searching"
-    service.answer = (200, "application/json", b'{"slots": 7, "stop": "pause", "cancel_trials": [1], "new": 1}')
+    newer = b'{"slots": 7, "stop": "pause", "cancel_trials": [1], "controls": {"num_samples": 9, "new": 1}, "new": 1}'
+    service.answer = (200, "application/json", newer)
     assert heart.beat()
-    assert heart.orders == Orders(slots=7, stop="pause", cancel_trials=[1])
+    assert heart.orders == Orders(slots=7, stop="pause", cancel_trials=[1], controls=Controls(num_samples=9))
     assert service.path == "/api/v1/attempts/exp-abc-a1/heartbeat"
     assert service.headers["Authorization"] == "Bearer secret"
     said = service.heard[0]

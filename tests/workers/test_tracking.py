@@ -267,6 +267,18 @@ def test_what_mlflow_refuses_is_left_out_and_holds_up_nothing(
     ]
 
 
+def test_a_reason_that_no_database_may_hold_is_told_without_it(
+    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+) -> None:
+    progress.suggested(0, {}, {})
+    progress.ended(0, TrialState.ERROR, "a\0b\ud800c é")
+    one = tracker()
+    assert one.deliver()
+    assert children(client)[0].data.tags["rung.stop_reason"] == "ab?c é"
+    one.close_parent("FAILED", {}, {"rung.reason": "x\0y"})
+    assert client.get_run(str(one.ids().parent)).data.tags["rung.reason"] == "xy"
+
+
 def test_a_run_that_somebody_deleted_holds_up_nothing(
     client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
 ) -> None:
