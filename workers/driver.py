@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from workers.conductor import Conductor
 from workers.connection import Superseded, away, refused
 from workers.ending import Ending
 from workers.finalist import Finalist, Left, Unmeasured
-from workers.heartbeat import Heart
+from workers.heartbeat import Heart, NoLines
 from workers.patience import AWAY_S, Patience, Unheard
 from workers.place import MlflowIds
 from workers.progress import Progress
@@ -50,8 +49,15 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
     launch = launch.model_copy(update={"controls": launch.controls or Controls.of(spec)})
     folder = Path(launch.storage)
     if launch.trials and not any(file.exists() for file in (folder / JOURNAL, journal.copy_of(folder / JOURNAL))):
-        return _refuse(launch, spec)
-    progress = Progress(folder / JOURNAL, spec.objective, launch.attempt)
+        return _refuse(launch, ending.nothing_known(launch.storage, launch.trials))
+    try:
+        progress = Progress(folder / JOURNAL, spec.objective, launch.attempt)
+    except journal.Overtaken as overtaken:
+        log.warning("%s", overtaken)
+        return False
+    except OSError as error:
+        why = f"the journal cannot be opened: {error}"
+        return _refuse(launch, ending.disk_full(why) if failures.is_disk_full(error) else Ending("paused", why))
     tracker = Tracker(launch, spec, folder / JOURNAL, fenced=lambda: heart.fenced)
     heart = Heart(launch, progress, tracker.ids)
     patience = _patience(heart, tracker)
@@ -105,6 +111,8 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
             tracker.close()  # before the last word, after which another attempt may write
     if heart.fenced or over.phase == "fenced":
         return False
+    for number in progress.trials:
+        progress.released(number, journaled=False)  # whatever became of Tune, its slots are gone
     heart.last(over.phase, over.reason, winner, SERVICE_PATIENCE_S, blocked=over.blocked, controls=obeyed)
     if winner is not None and over.phase == "completed":
         _illustrate(launch, spec, tracker, finalist)
@@ -112,15 +120,11 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
     return not failed and over.phase != "failed"
 
 
-def _refuse(launch: Launch, spec: ExperimentSpec) -> bool:
-    """Write nothing in a folder that is not the right one: a journal there would pass for the experiment's."""
-    over = ending.nothing_known(launch.storage, launch.trials)
+def _refuse(launch: Launch, over: Ending) -> bool:
+    """Say why nothing is begun, and write nothing: a journal in the wrong folder would pass for the experiment's."""
     log.error("%s", over.reason)
-    with tempfile.TemporaryDirectory() as nowhere:
-        nothing = Progress(Path(nowhere) / JOURNAL, spec.objective)
-        heart = Heart(launch, nothing, lambda: MlflowIds(None, None, {}))
-        heart.last(over.phase, over.reason, None, SERVICE_PATIENCE_S, blocked=over.blocked)
-        nothing.close()
+    heart = Heart(launch, NoLines(), lambda: MlflowIds(None, None, {}))
+    heart.last(over.phase, over.reason, None, SERVICE_PATIENCE_S, blocked=over.blocked)
     return not heart.fenced
 
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Protocol
 
 import httpx
 from pydantic import ValidationError
 
 from search_spaces.controls import Controls
-from search_spaces.protocol import Heartbeat, Launch, Orders, Winner
+from search_spaces.protocol import Heartbeat, Launch, Orders, TrialLine, Winner
 from workers.place import MlflowIds
-from workers.progress import Progress
 
 log = logging.getLogger("rung.heartbeat")
 SHORTEST_GAP_S = 0.5
@@ -28,13 +29,41 @@ FENCED = frozenset({401, 403, 404, 409, 410})
 PROBLEM = "application/problem+json"
 
 
+class Lines(Protocol):
+    """Where what is told of trials comes from: `Progress`, or nowhere."""
+
+    @property
+    def trials(self) -> Mapping[int, object]: ...
+
+    def take_changed(self) -> set[int]: ...
+
+    def put_back(self, changed: set[int]) -> None: ...
+
+    def line(self, number: int) -> TrialLine: ...
+
+
+class NoLines:
+    """Those of an attempt without a journal."""
+
+    trials: Mapping[int, object] = MappingProxyType({})
+
+    def take_changed(self) -> set[int]:
+        return set()
+
+    def put_back(self, changed: set[int]) -> None:
+        """Nothing was taken."""
+
+    def line(self, number: int) -> TrialLine:
+        raise KeyError(number)
+
+
 class Heart(threading.Thread):
     """Beats every `launch.heartbeat_s`, and soon after `wake`.
 
     `phase` and `reason` are what it says next; `orders` are the newest, with the newest controls.
     """
 
-    def __init__(self, launch: Launch, progress: Progress, mlflow_ids: Callable[[], MlflowIds]) -> None:
+    def __init__(self, launch: Launch, progress: Lines, mlflow_ids: Callable[[], MlflowIds]) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._launch = launch
         self._progress = progress

@@ -105,7 +105,11 @@ class Progress:
         self._journal = Journal(path, attempt)
         self._opened = stopwatch()
         # First, so that whatever an earlier driver adds from now on is void, and all before it is read here.
-        self._journal.append({"at": clock(), "event": "attempt", "number": attempt})
+        try:
+            self._journal.append({"at": clock(), "event": "attempt", "number": attempt})
+        except BaseException:
+            self._journal.close()
+            raise
         for entry in journal.entries(path):
             self._apply(entry)
         self._opened_at = self._last_at

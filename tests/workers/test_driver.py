@@ -145,10 +145,54 @@ def test_a_full_disk_blocks(drive: Callable[..., bool], service: Any, behind: bo
     assert last.reason.startswith("the disk is full: ")
 
 
-def test_a_source_that_is_gone_blocks(drive: Callable[..., bool], service: Any, tmp_path: Path) -> None:
-    def never(*_: Any) -> None:
-        raise AssertionError("searched")
+def never(*_: Any) -> None:
+    raise AssertionError("searched")
 
+
+def test_a_disk_that_is_full_at_the_beginning_blocks(
+    drive: Callable[..., bool], service: Any, small_disk: Path
+) -> None:
+    with (small_disk / "filler").open("wb", buffering=0) as file:
+        assert file.write(bytes(2**21)) < 2**21
+    assert drive(never, storage=str(small_disk))
+    last = service.heard[-1]
+    assert (last.phase, last.blocked, last.trials) == ("paused", True, [])
+    assert last.reason.startswith("the disk is full: the journal cannot be opened: ")
+    (small_disk / "filler").unlink()
+    Progress(small_disk / "journal.jsonl", ExperimentSpec(name="x").objective, 2).close()
+
+
+def test_a_journal_that_cannot_be_opened_is_one_attempts_failure(
+    drive: Callable[..., bool], service: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "journal.jsonl").mkdir()
+    assert drive(never)
+    last = service.heard[-1]
+    assert (last.phase, last.blocked) == ("paused", False)
+    assert last.reason.startswith("the journal cannot be opened: ")
+
+
+def test_who_comes_after_its_successor_says_nothing(drive: Callable[..., bool], service: Any, tmp_path: Path) -> None:
+    Progress(tmp_path / "journal.jsonl", ExperimentSpec(name="x").objective, 2).close()
+    assert not drive(never, attempt=1)
+    assert service.heard == []
+
+
+def test_no_trial_is_told_as_running_when_the_driver_has_failed(drive: Callable[..., bool], service: Any) -> None:
+    def fail(progress: Progress, conductor: Conductor) -> None:
+        for number in range(3):
+            progress.suggested(number, {}, {})
+        for number in range(2):
+            progress.started(number)
+        progress.took_slot(0)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert not drive(fail)
+    told = {line.trial: line.state for said in service.heard for line in said.trials}
+    assert told == {0: "PAUSED", 1: "PENDING", 2: "PENDING"}
+
+
+def test_a_source_that_is_gone_blocks(drive: Callable[..., bool], service: Any, tmp_path: Path) -> None:
     assert not drive(never, source=str(tmp_path / "gone"))
     last = service.heard[-1]
     assert (last.phase, last.blocked) == ("paused", True)
@@ -279,9 +323,6 @@ def test_what_a_later_driver_uses_is_left(tmp_path: Path, launch: Callable[..., 
 def test_a_folder_without_what_the_service_knows_is_not_written(
     drive: Callable[..., bool], service: Any, tmp_path: Path
 ) -> None:
-    def never(*_: Any) -> None:
-        raise AssertionError("searched")
-
     assert drive(never, trials=3)
     last = service.heard[-1]
     assert (last.phase, last.blocked, last.trials) == ("paused", True, [])
