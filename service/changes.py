@@ -41,7 +41,9 @@ def pause(session: Session, experiment: Experiment, now: datetime) -> None:
 
 
 def resume(session: Session, experiment: Experiment, now: datetime) -> None:
-    """Queue a paused or failed experiment again, in the place that its age gives it; a complete one if work is left."""
+    """Queue a paused or failed experiment again, in the place that its age gives it; a complete one if work is left,
+    be it to measure its winner.
+    """
     state = State(experiment.state)
     if state in {State.QUEUED, State.RUNNING}:
         return
@@ -183,7 +185,9 @@ def _queue_again(experiment: Experiment, now: datetime, reason: str) -> None:
 
 
 def _may_go_on(session: Session, experiment: Experiment) -> bool:
-    """Whether trials are left, as far as the service can tell: what a budget still allows, the driver knows."""
+    """Whether the best trial was not measured, or trials are left: what a budget still allows, the driver knows."""
+    if experiment.best_trial is not None and (experiment.winner or {}).get("trial") != experiment.best_trial:
+        return True
     controls = Controls.model_validate(experiment.controls)
     return experiments.begun(session, experiment) < controls.num_samples and not _reached(experiment, controls.goal)
 

@@ -22,7 +22,7 @@ import ray
 import search_spaces
 import workers
 from search_spaces.experiment import ExperimentSpec, TrialSpec
-from search_spaces.protocol import RETRYABLE
+from search_spaces.protocol import RETRYABLE, ErrorKind
 from workers import checkpoints, device, failures
 from workers.checkpoints import BEST
 from workers.trial import SPEC
@@ -69,9 +69,10 @@ class Finalist:
     ) -> tuple[float, float]:
         """`Judge.judge` in that process, and in a new one after a failure that may pass, `max_restarts` times.
 
+        That a process which was started ahead of time is lost does not count: it may have been while it waited.
         `ordered` is asked meanwhile whether a stop is. Raises Left, Unmeasured, and what `Judge.judge` raises.
         """
-        restarts = 0
+        restarts, waited = 0, self._actor is not None
         while True:
             self._start()
             task = self._actor.judge.remote(trial, epochs, model, data_root, cache_root)
@@ -86,6 +87,10 @@ class Finalist:
                 failure = failures.classify(error, str(error))
                 if isinstance(error, Left) or failure.kind not in RETRYABLE:
                     raise
+                if waited and failure.kind is ErrorKind.LOST:
+                    waited = False
+                    log.warning("the process that waited for the winner is lost: %s", failure.reason)
+                    continue
                 said = f"{failure.kind} after {restarts} restart{'s' * (restarts != 1)}: {failure.reason}"
                 if restarts >= max_restarts:
                     raise Unmeasured(f"the winner could not be measured, {said}") from error

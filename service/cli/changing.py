@@ -41,7 +41,7 @@ def pause(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: A
 
 @app.command()
 def resume(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
-    """Queue a paused or failed experiment again, or a complete one that has trials left."""
+    """Queue a paused or failed experiment again, or a complete one that has trials left or a winner to measure."""
     with failing(as_json), connect(url, token) as client:
         show_view(client.resume(experiment), as_json)
 

@@ -71,8 +71,8 @@ def resume_experiment(
 ) -> ExperimentView:
     """Queue a paused experiment again, in the place that its age gives it; its trials go on where they were.
 
-    One in ERROR too, when what was wrong is mended, and a complete one that has trials left. 409 while it is
-    still pausing, and for a canceled one: `continue` makes a new experiment of that.
+    One in ERROR too, when what was wrong is mended, and a complete one that has trials left or whose winner was not
+    measured. 409 while it is still pausing, and for a canceled one: `continue` makes a new experiment of that.
     """
     return _changed(service, response, experiment_id, if_match, changes.resume)
 

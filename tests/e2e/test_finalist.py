@@ -37,6 +37,11 @@ def test_what_becomes_of_the_finalist(as_a_driver: dict[str, str], tmp_path: Pat
     ]
     said, begun = told["its own mistake"]
     assert (said.splitlines()[-1], begun) == ("ValueError: no such layer", 1)
+    assert told["lost while it waited"] == [[0.5, 0.75], 1]
+    assert told["lost ahead of time and again"][1] == 1
+    assert told["lost ahead of time and again"][0].startswith(
+        "Unmeasured: the winner could not be measured, LOST after 0 "
+    )
     assert told["ordered while it works"] == ["Left: ", 1]
     assert told["ordered while it waits for a GPU"] == ["Left: ", 0]
 
@@ -66,7 +71,9 @@ def main(folder: Path) -> dict[str, Any]:
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
     told: dict[str, Any] = {}
 
-    def judge(name: str, words: list[str], max_restarts: int, gpus: float = 0.0, ordered: bool = False) -> None:
+    def judge(
+        name: str, words: list[str], max_restarts: int, gpus: float = 0.0, ordered: bool = False, killed: bool = False
+    ) -> None:
         begun = folder / name
         begun.mkdir()
 
@@ -75,8 +82,13 @@ def main(folder: Path) -> dict[str, Any]:
                 super().__init__(begun, words)
 
         vars(finalist)["Judge"] = Told
+        one = Finalist({"CPU": 1.0, "GPU": gpus})
+        if killed:
+            one.prepare()
+            ray.get(one._actor.__ray_ready__.remote())
+            ray.kill(one._actor)
         try:
-            answer: Any = Finalist({"CPU": 1.0, "GPU": gpus}).judge(
+            answer: Any = one.judge(
                 NOWHERE, 1, NOWHERE, NOWHERE, NOWHERE,
                 max_restarts=max_restarts, ordered=lambda: ordered and (gpus > 0 or any(begun.iterdir())),
             )  # fmt: skip
@@ -88,6 +100,8 @@ def main(folder: Path) -> dict[str, Any]:
     judge("lost too often", ["lost", "lost"], max_restarts=1)
     judge("without memory", ["memory"], max_restarts=0)
     judge("its own mistake", ["code"], max_restarts=9)
+    judge("lost while it waited", ["works"], max_restarts=0, killed=True)
+    judge("lost ahead of time and again", ["lost"], max_restarts=0, killed=True)
     judge("ordered while it works", ["hangs"], max_restarts=9, ordered=True)
     judge("ordered while it waits for a GPU", [], max_restarts=9, gpus=0.5, ordered=True)
     return told

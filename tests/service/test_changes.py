@@ -93,6 +93,22 @@ def test_a_complete_experiment_is_resumed_only_if_trials_are_left(world: Any) ->
     assert world.post(spent, "resume").json()["state"] == "QUEUED"
 
 
+def test_a_winner_that_was_not_measured_is_measured_when_it_is_resumed(world: Any) -> None:
+    one = world.started(**TEN)
+    lines = [world.line(n, state="COMPLETED", best_value=0.5 + n / 100) for n in range(10)]
+    world.beat(one, {"phase": "completed", "reason": "the winner could not be measured", "trials": lines})
+    assert world.post(one, "resume").json()["state"] == "QUEUED"
+    world.reconciler.round()
+    world.beat(one, {"phase": "completed", "winner": world.winner(one)}, attempt=2)
+    assert world.show(one)["state"] == "COMPLETED"
+    assert world.post(one, "resume").status_code == 409
+    world.patch(one, num_samples=11)
+    world.reconciler.round()
+    surpassed = [world.line(10, state="COMPLETED", best_value=0.7)]
+    world.beat(one, {"phase": "completed", "trials": surpassed}, attempt=3)
+    assert world.post(one, "resume").json()["state"] == "QUEUED", "the winner is another, and not measured"
+
+
 def test_a_trial_is_canceled_alone(world: Any) -> None:
     one = world.started(**TEN)
     world.beat(one, {"phase": "searching", "trials": [world.line(0), world.line(1), world.line(2)]})
@@ -206,7 +222,7 @@ def test_what_is_asked_for_while_the_driver_finishes_is_not_lost(
     lines = [world.line(n, state="COMPLETED", best_value=0.5 + n / 100) for n in range(done)]
     world.beat(one, {"phase": "finalizing", "trials": lines})
     assert world.patch(one, **patch).json()["state"] == "RUNNING"
-    last = {"phase": "completed", "reason": "over", "controls": obeyed}
+    last = {"phase": "completed", "reason": "over", "controls": obeyed, "winner": world.winner(one)}
     assert world.beat(one, last).json()["slots"] == 0
     view = world.show(one)
     assert (view["state"], view["trials"]) == (state, {"COMPLETED": done})
