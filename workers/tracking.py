@@ -43,7 +43,8 @@ class _Batch:
 
 
 class Tracker(threading.Thread):
-    """Follows the journal until `finish`. `answered_at` is when MLflow last took a run's news (monotonic seconds).
+    """Follows the journal until `finish`. `answered_at` is when MLflow last took a run's news (monotonic seconds):
+    those that are sent again, because another run's were not taken, do not count.
 
     Once `fenced` says so, after `close`, and where a later attempt writes the journal, nothing is written any
     more: all methods raise Superseded or do nothing.
@@ -69,6 +70,7 @@ class Tracker(threading.Thread):
         self._interval_s = interval_s
         self._reopened = launch.attempt == 1
         self.answered_at = -math.inf
+        self._taken: set[int] = set()  # trials whose news of this place were taken
         self._finished = threading.Event()
         self._working = threading.Lock()
 
@@ -151,6 +153,7 @@ class Tracker(threading.Thread):
         except Exception:
             self._runs.doubt(offset)
             raise
+        self._taken.clear()
         self._place.offset, self._place.writer = offset, writer
         self._place.mark = journal.mark(self._journal_path, offset)
         self._save_place()
@@ -168,7 +171,9 @@ class Tracker(threading.Thread):
             self._tell(run, self._runs.untold(run, batch.items) + _tags(batch.tags))
             if batch.ended:
                 self._terminate(run, *batch.ended)
-            self.answered_at = time.monotonic()
+            if number not in self._taken:
+                self._taken.add(number)
+                self.answered_at = time.monotonic()
 
     def _reopen(self, parent: str) -> None:
         """An experiment that had ended or stood still goes on, and so do its trials that have not ended."""

@@ -5,12 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import Launch
 from workers import patience
 from workers.patience import Patience, Unheard
+from workers.progress import Progress
+from workers.tracking import Tracker
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +118,80 @@ def test_an_order_lets_mlflow_finish_what_it_is_busy_with() -> None:
 def test_it_waits_as_long_as_the_error_is_worth() -> None:
     with pytest.raises(Unheard, match=r"did not take it for 0\.05 s, the journal keeps it: ValueError"):
         World().patience().until(failing(10**9, ValueError("no such model")))
+
+
+class Clock:
+    """Seconds that pass where a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+@pytest.mark.parametrize(("progressing", "turns"), [(True, 50), (False, 3)])
+def test_what_fails_goes_on_as_long_as_each_turn_brings_it_further(
+    progressing: bool, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, clock, taken = World(), Clock(), 0
+    world.ordered = True
+    monkeypatch.setattr(patience, "time", clock)
+
+    def action() -> None:
+        nonlocal taken
+        taken += 1
+        clock.seconds += 0.06
+        if taken == 1 or progressing:
+            world.answered_at = clock.seconds
+        if taken == 50:
+            raise PermissionError("enough")
+        raise ConnectionError("the next run's news")
+
+    with pytest.raises(PermissionError if progressing else Unheard):
+        world.patience().until(action)
+    assert taken == turns
+
+
+def test_news_that_are_sent_again_are_no_progress(
+    tmp_path: Path,
+    client: MlflowClient,
+    launch: Callable[..., Launch],
+    experiment: Callable[..., ExperimentSpec],
+    open_progress: Callable[..., Progress],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """MLflow takes one run's news at each turn, and never another's: an order would wait for ever."""
+    progress = open_progress()
+    for number in range(2):
+        progress.suggested(number, {}, {})
+    tracker = Tracker(launch(mlflow_tracking_uri=client.tracking_uri), experiment(), tmp_path / "journal.jsonl")
+    tracker.connection._client = client
+    log_batch, told = client.log_batch, []
+
+    def half(run: str, *items: Any) -> None:
+        told.append(run)
+        if run == tracker.ids().runs.get(1):
+            raise ValueError("not as it should")
+        log_batch(run, *items)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(client, "log_batch", half)
+        assert not tracker.deliver()
+        answered_at = tracker.answered_at
+        assert not tracker.deliver()
+    assert told == [tracker.ids().runs[number] for number in (0, 1, 0, 1)]
+    assert answered_at > 0
+    assert tracker.answered_at == answered_at
+    assert tracker.deliver()
+    assert tracker.answered_at > answered_at, "the other's"
+    answered_at = tracker.answered_at
+    progress.epoch(0, 1, {"validation_accuracy": 0.5})
+    assert tracker.deliver()
+    assert tracker.answered_at > answered_at, "and the first's, that are new"
 
 
 def test_it_does_not_hang_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
