@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-STOP_S = 5.0  # for a process to end, where nothing else would notice that it has
+STOP_S = 5.0  # for a process to end by itself, where nothing else would notice that it has
 
 
 def give_back(controller: Any) -> None:
@@ -24,7 +24,8 @@ def give_back(controller: Any) -> None:
     tune._cleanup_cached_actors(force_all=True)
     # While no trial runs, Tune waits for the searcher alone and would not see that the process has ended.
     deadline = time.monotonic() + STOP_S
-    while not tune._running_trials and tune._actor_manager.num_live_actors:
-        if time.monotonic() >= deadline:
-            return
-        tune._actor_manager.next(timeout=1)
+    actors = tune._actor_manager
+    while not tune._running_trials and actors.num_live_actors:
+        if time.monotonic() >= deadline:  # it may be loading data for minutes
+            actors.remove_actor(actors.live_actors[0], kill=True)
+        actors.next(timeout=1)
