@@ -108,6 +108,8 @@ class Conductor(Callback):
             if number in self._giving_way:
                 self._progress.released(number)
         self._giving_way.discard(number)
+        if self._ended():
+            self._call_away(trial)  # from the epoch that Tune has it begin before the next look
         self._on_change()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -163,11 +165,15 @@ class Conductor(Callback):
         return self._progress.counts()[TrialState.RUNNING] - self._allowed()
 
     def _gives_way(self, number: int) -> bool:
-        """Whether a trial that has just finished an epoch gives its slot back.
+        """Whether a trial that has just finished an epoch, or left one, gives its slot back.
 
         Whose epoch ends first gives way: it loses nothing, as its checkpoint is of this moment, and no other
-        choice frees a slot sooner.
+        choice frees a slot sooner. Where another attempt took over, all do.
         """
+        with self._journaling():
+            self._progress.make_way()
+        if self._overtaken():
+            return True
         if self._surplus() <= 0:
             return False
         self._giving_way.add(number)
@@ -221,21 +227,29 @@ class Conductor(Callback):
     def _stop(self, controller: Any, trial: Any, over: Ending | None = None) -> None:
         """Take its slot from a trial that is canceled, or from all when the search is `over`, and at once.
 
-        The file makes its process leave the epoch that it is in. Where another attempt took over, the folder is
-        that one's.
+        An attempt that was given up may learn of it here.
         """
-        number, folder = trial.config["trial"], Path(trial.config["folder"])
+        number = trial.config["trial"]
         with self._journaling():
             if over and over.phase in {"paused", "fenced"}:
                 self._progress.released(number, journaled=over.phase == "paused")
             else:
                 self._progress.ended(number, *(over.of_trial(number) if over else (TrialState.CANCELED, CANCELED)))
-        try:
-            if over is None or over.phase != "fenced":
-                (folder / STOP).touch()
-        except OSError as error:
-            log.warning("trial %s will stop after its epoch: %s", number, error)
+            self._progress.make_way()
+        self._call_away(trial)
         controller.stop_trial(trial)
+
+    def _call_away(self, trial: Any) -> None:
+        """The file makes a trial's process leave the epoch that it is in. Another attempt's folder is left alone."""
+        if self._overtaken():
+            return
+        try:
+            (Path(trial.config["folder"]) / STOP).touch()
+        except OSError as error:
+            log.warning("trial %s will stop after its epoch: %s", trial.config["trial"], error)
+
+    def _overtaken(self) -> bool:
+        return self.ending is not None and self.ending.phase == "fenced"
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:

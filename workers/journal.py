@@ -68,8 +68,7 @@ class Journal:
         with self._lock:
             line = _line(entry | {"by": self._writer, "nth": self._nth})
             starts = [file.seek(0, os.SEEK_END) for file in self._files]
-            if starts[0] != self._end:
-                self._make_way()
+            self._make_way(starts[0])
             try:
                 for file in self._files:
                     written = file.write(line)
@@ -88,12 +87,19 @@ class Journal:
         """Write several entries in one line: after a crash all of them are there, or none. Raises as `append`."""
         self.append({"entries": entries}, sync=True)
 
+    def make_way(self) -> None:
+        """Before what needs no entry: raises Overtaken when a later writer has begun, and OSError."""
+        with self._lock:
+            self._make_way(self._files[0].seek(0, os.SEEK_END))
+
     def close(self) -> None:
         for file in self._files:
             file.close()
 
-    def _make_way(self) -> None:
-        """Somebody else has written: whoever slept meanwhile learns here that another goes on in its place."""
+    def _make_way(self, end: int) -> None:
+        """Where somebody else has written: whoever slept meanwhile learns here that another goes on in its place."""
+        if end == self._end:
+            return
         with self._path.open("rb") as file:
             file.seek(self._end)
             others = [entry["by"] for line in file if (entry := _entry(line))]

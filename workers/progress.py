@@ -194,6 +194,10 @@ class Progress:
             if held and journaled:
                 self._record({"event": "released", "trial": number})
 
+    def make_way(self) -> None:
+        """Raise Overtaken where another attempt goes on: for what touches a trial's folder and needs no entry."""
+        self._journal.make_way()
+
     def close(self) -> None:
         self._journal.close()
 

@@ -162,7 +162,8 @@ class Searcher(TuneSearcher):
         if self._finished:
             return TuneSearcher.FINISHED
         if len(self._running) >= slots:
-            return None
+            self.done = not self._running and self.exhausted()
+            return TuneSearcher.FINISHED if self.done else None
         self._tell_ended()
         number = self._next()
         if number is None or number >= self._num_samples() - 2 * slots:
@@ -171,6 +172,7 @@ class Searcher(TuneSearcher):
             self.done = not self._running
             return TuneSearcher.FINISHED if self.done else None
         trial = self._progress.trials[number]
+        self._progress.make_way()
         folder = self._prepared(trial)
         self._running[trial_id] = number
         self._progress.started(number)

@@ -40,7 +40,7 @@ class Slot(tune.Trainable):
     A trial whose folder has a checkpoint goes on from the newest that is whole and its own: its first
     step tells that epoch's figures again, which a driver that died may not have heard. One that is further ahead
     of the `epoch` epochs that the journal knows is of a history that was lost. An epoch that is left
-    because `stop` was touched leaves no trace: its step answers what the one before it did, and `interrupted`.
+    because `stop` was touched, if only at its very end, leaves no trace: its step answers what the one before it did.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -92,12 +92,14 @@ class Slot(tune.Trainable):
                     return self._told
             training = self._training
             metrics = training.run_epoch()
+            if self._asked.at_once():  # nobody may hear of this epoch: what is saved stays as it was told
+                raise Interrupted
         except Interrupted:
             log.info("epoch %d left before its end, as asked", self._known + 1)
             self._training = None
             self._asked = _Asked(self._folder / STOP)
             nothing = {"epoch": 0, "diverged": False, "reported": [], self._spec().objective.metric: math.nan}
-            return (self._told or nothing) | {"interrupted": True}
+            return self._told or nothing
         figures = {name: value for name, value in metrics.items() if name != "epoch"}
         result = figures | {"epoch": training.epoch, "diverged": training.diverged, "reported": sorted(figures)}
         if training.best_epoch == training.epoch:
@@ -175,10 +177,10 @@ class _Asked:
         self._next_look = 0.0
 
     def __call__(self) -> bool:
-        now = time.monotonic()
-        if now < self._next_look:
-            return False
-        self._next_look = now + LOOK_S
+        return time.monotonic() >= self._next_look and self.at_once()
+
+    def at_once(self) -> bool:
+        self._next_look = time.monotonic() + LOOK_S
         touched = self._touched()
         return touched is not None and touched != self._before
 

@@ -19,7 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import ErrorKind, Orders, TrialState
-from workers import journal
+from workers import idle, journal
 from workers.checkpoints import BEST, LAST
 from workers.conductor import Conductor
 from workers.progress import Progress
@@ -185,6 +185,53 @@ def test_a_fenced_attempt_lets_go_and_writes_nothing(search: Callable[..., Searc
     assert list(tmp_path.rglob(STOP)) == [], "the folder is another attempt's"
 
 
+@pytest.fixture
+def two(search: Callable[..., Search]) -> tuple[Search, Any, Path]:
+    """An attempt that does not know yet that another goes on; its trial; the other's `stop` in the same folder."""
+    old = search(1)
+    trial = old.tune.start()
+    old.tune.report(trial, 1, 0.5)
+    taken = search(2).tune.start()
+    assert taken.config["folder"] == trial.config["folder"]
+    return old, trial, Path(taken.config["folder"]) / STOP
+
+
+def test_a_trial_that_another_attempt_called_away_is_let_go(two: tuple[Search, Any, Path]) -> None:
+    """Its slot left the epoch and tells of the one before again: another step would train in the other's folder."""
+    old, trial, _ = two
+    assert old.tune.report(trial, 1, 0.5) == TrialScheduler.STOP
+    assert old.conductor.ending is not None
+    assert old.conductor.ending.phase == "fenced"
+    assert old.tune.live == []
+
+
+@pytest.mark.parametrize("orders", [{"stop": "cancel"}, {"stop": "pause"}, {"cancel_trials": [0]}])
+def test_an_attempt_that_learns_late_calls_no_trial_of_its_successors_away(
+    two: tuple[Search, Any, Path], orders: dict[str, Any]
+) -> None:
+    old, _, stop = two
+    before = stop.stat().st_mtime_ns
+    old.service.orders = Orders(slots=4, **orders)
+    old.conductor.look(old.tune)
+    assert old.conductor.ending is not None
+    assert old.conductor.ending.phase == "fenced"
+    assert old.tune.live == []
+    assert stop.stat().st_mtime_ns == before
+
+
+def test_a_trial_that_had_no_slot_yet_is_not_called_away_from_a_successor(
+    search: Callable[..., Search], tmp_path: Path
+) -> None:
+    """That it gives back what it never had needs no entry in the journal."""
+    old = search(1)
+    old.tune.start(waits=True)
+    stop = Path(search(2).tune.start().config["folder"]) / STOP
+    before = stop.stat().st_mtime_ns
+    old.service.orders = Orders(slots=4, stop="pause")
+    old.conductor.look(old.tune)
+    assert stop.stat().st_mtime_ns == before
+
+
 def test_one_trial_is_canceled_and_the_search_goes_on(search: Callable[..., Search]) -> None:
     now = search()
     first, second = now.tune.start(), now.tune.start()
@@ -316,6 +363,52 @@ def test_trials_too_many_that_have_no_slot_are_called_back_first(search: Callabl
     assert (tmp_path / "journal.jsonl").stat().st_size == size
     now.service.orders = Orders(slots=4)
     assert [now.tune.start().config["trial"] for _ in range(3)] == [1, 2, 3]
+
+
+def test_the_epoch_after_the_goal_is_called_off_before_it_begins(search: Callable[..., Search]) -> None:
+    """Tune has it begin before the next look, and one that is short would be over by then."""
+    now = search(objective={"goal": 0.9})
+    trial = now.tune.start()
+    now.tune.report(trial, 1, 0.5)
+    assert not (Path(trial.config["folder"]) / STOP).exists()
+    assert now.tune.report(trial, 2, 0.95) == TrialScheduler.CONTINUE
+    assert (Path(trial.config["folder"]) / STOP).exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "slots", "ended", "given"),
+    [
+        (3, 2, 1, 0),  # the idle slot is for the third
+        (3, 1, 1, 1),  # which may not have it
+        (2, 2, 1, 1),  # no third is wanted
+        (2, 2, 0, 1),
+    ],
+)
+def test_an_idle_slot_is_given_back_where_no_trial_is_to_have_it(
+    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, wanted: int, slots: int, ended: int, given: int
+) -> None:
+    now = search(searcher={"kind": "random", "num_samples": wanted})
+    trials = [now.tune.start() for _ in range(2)]
+    now.conductor.look(now.tune)
+    for trial in trials[:ended]:
+        now.tune.finish(trial, 0.5)
+    now.service.orders = Orders(slots=slots)
+    asked: list[Any] = []
+    monkeypatch.setattr(idle, "give_back", asked.append)
+    now.conductor.on_step_end(1, [])
+    assert asked == [now.tune] * given
+
+
+def test_an_idle_slot_is_kept_for_a_trial_that_waits(
+    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = search(searcher={"kind": "random", "num_samples": 1})
+    now.conductor.look(now.tune)
+    now.tune.fail(now.tune.start(), ActorDiedError(), tmp_path)
+    asked: list[Any] = []
+    monkeypatch.setattr(idle, "give_back", asked.append)
+    now.conductor.on_step_end(1, [])
+    assert asked == []
 
 
 def test_a_diverged_value_reaches_no_goal(search: Callable[..., Search]) -> None:

@@ -168,6 +168,23 @@ def test_an_earlier_driver_changes_no_spec_of_its_successor(
     assert spec.read_bytes() == content
 
 
+def test_an_earlier_driver_hands_out_no_waiting_trial(
+    tmp_path: Path, experiment: Build, open_progress: OpenProgress
+) -> None:
+    progress = open_progress(1)
+    old = searching(experiment(), progress, tmp_path, Slots())
+    old.suggest("a")
+    progress.epoch(0, 1, {"validation_accuracy": 0.5})
+    progress.released(0)
+    old.on_trial_complete("a")
+    folder = Path(searching(experiment(), open_progress(2), tmp_path, Slots()).suggest("b")["folder"])
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(Overtaken):
+        old.suggest("c")
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert {path.name for path in before} == {SPEC, STOP}
+
+
 @pytest.mark.parametrize("lost", ["absent", "cut", "of another"])
 def test_a_spec_follows_from_the_journal_at_each_hand_out(
     tmp_path: Path, experiment: Build, open_progress: OpenProgress, lost: str
@@ -242,6 +259,17 @@ def test_it_is_finished_only_when_nothing_runs(tmp_path: Path, experiment: Build
     finish(searcher, progress, 1, "b")
     assert searcher.exhausted()
     assert searcher.suggest("c") == TuneSearcher.FINISHED
+
+
+def test_it_is_finished_without_a_slot_too(tmp_path: Path, experiment: Build, open_progress: OpenProgress) -> None:
+    slots, progress = Slots(), open_progress()
+    searcher = searching(experiment(searcher={"kind": "random", "num_samples": 1}), progress, tmp_path, slots)
+    searcher.suggest("a")
+    slots.count = 0
+    assert searcher.suggest("b") is None
+    finish(searcher, progress, 0, "a")
+    assert searcher.suggest("b") == TuneSearcher.FINISHED
+    assert searcher.done
 
 
 def test_an_order_is_heard_while_nothing_runs(tmp_path: Path, experiment: Build, open_progress: OpenProgress) -> None:

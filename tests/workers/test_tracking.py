@@ -311,7 +311,7 @@ def test_what_a_superseded_driver_wrote_is_not_told(
     open_progress: OpenProgress,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Journal, "_make_way", lambda _: None)  # it writes in the moment in which it cannot know yet
+    monkeypatch.setattr(Journal, "_make_way", lambda *_: None)  # it writes in the moment in which it cannot know yet
     search(progress, range(1))
     assert tracker().deliver()
     new = open_progress(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import re
 import sys
@@ -196,18 +197,31 @@ def test_an_epoch_is_left_when_asked(config: Callable[..., dict[str, Any]], monk
     slot = begun(told)
     (folder_of(told) / STOP).touch()
     left = slot.step()
-    assert left["interrupted"]
     assert (left["epoch"], left["reported"], left["diverged"]) == (0, [], False)
     assert ExperimentSpec(name="x").objective.metric in left, "Tune refuses a result without it"
     assert names(told) == {SPEC, STOP}
     assert timeless(slot.step()) == expected[0], "asked once, left once"
     (folder_of(told) / STOP).touch()
     before = (folder_of(told) / LAST).read_bytes()
-    assert timeless(slot.step()) == expected[0] | {"interrupted": True}
+    assert timeless(slot.step()) == expected[0]
     assert (folder_of(told) / LAST).read_bytes() == before
     again = begun(told)  # `stop` still lies there, and is not meant for it
     assert timeless(again.step()) == expected[0]
     assert timeless(again.step()) == expected[1]
+
+
+def test_an_epoch_that_ends_before_the_next_look_is_left_too(config: Callable[..., dict[str, Any]]) -> None:
+    """It may be better than all that was told, and be heard by nobody: the best weights stay those that were told."""
+    told = config()
+    slot = begun(told)
+    first = timeless(slot.step())
+    before = {name: (folder_of(told) / name).read_bytes() for name in (BEST, LAST)}
+    slot._asked._next_look = math.inf  # no batch looks
+    (folder_of(told) / STOP).touch()
+    assert timeless(slot.step()) == first
+    assert {name: (folder_of(told) / name).read_bytes() for name in (BEST, LAST)} == before
+    assert slot.step()["epoch"] == 1, "taken up again, it tells of what is saved"
+    assert slot.step()["validation_accuracy"] > first["validation_accuracy"], "which would have been saved"
 
 
 def test_a_slot_is_given_up_as_soon_as_its_data_are_loaded(
@@ -225,7 +239,7 @@ def test_a_slot_is_given_up_as_soon_as_its_data_are_loaded(
         patched.setattr(data, "load", long)
         patched.setattr(training, "Training", None)  # nothing is trained, nor made ready for it
         left = slot.step()
-    assert (left["interrupted"], left["epoch"]) == (True, 0)
+    assert left["epoch"] == 0
     assert names(told) == {SPEC, STOP}
     assert timeless(slot.step()) == timeless(begun(config(name="whole")).step())
 
@@ -238,7 +252,7 @@ def test_a_slot_that_left_an_epoch_trains_the_next_trial(
     told, next_ = config(0, "left"), config(1, "next")
     slot = begun(told)
     (folder_of(told) / STOP).touch()
-    assert slot.step()["interrupted"]
+    assert slot.step()["epoch"] == 0
     assert slot.reset_config(next_)
     assert timeless(slot.step()) == timeless(expected)
     slot.cleanup()
