@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from search_spaces.protocol import ENDED as TRIAL_ENDED
 from service.errors import NotFound, Unavailable
 from service.schemas import ExperimentView, LogPiece
 from service.states import ACTIVE
@@ -37,10 +38,10 @@ def follow(
     Waits for a driver or trial that has yet to begin, and bears a service that is away for `patience_s`. Raises
     NotFound where there is nothing and nothing will be.
     """
-    number, offset, said = attempt, 0, False
+    number, offset, said, over = attempt, 0, False, False
     answered = time.monotonic()
     while True:
-        piece, view, missing = None, None, None
+        piece, view, missing, ended = None, None, None, False
         try:
             try:
                 piece = client.logs(experiment_id, trial=trial, attempt=number, offset=offset)
@@ -48,6 +49,8 @@ def follow(
                 missing = error
             if piece is None or piece.complete:
                 view = client.get(experiment_id)
+            if piece is None and trial is not None:
+                ended = _has_ended(client, experiment_id, trial)
             answered = time.monotonic()
         except Unavailable:
             if time.monotonic() - answered > patience_s:
@@ -60,11 +63,22 @@ def follow(
         if view is not None and trial is None and attempt is None and view.attempt > (number or 0):
             number, offset = number + 1 if number else view.attempt, 0
             continue
-        if view is not None and not _more_may_come(view, piece, trial, attempt):
-            if missing is not None and not said:
+        if view is not None and (ended or not _more_may_come(view, piece, trial, attempt)):
+            if missing is None or said:
+                return
+            if over:
                 raise missing
-            return
+            over = True  # it may have written and ended between two answers: look once more
+            continue
         time.sleep(interval_s)
+
+
+def _has_ended(client: Rung, experiment_id: str, trial: int) -> bool:
+    """False for a trial that has yet to begin."""
+    try:
+        return client.trial(experiment_id, trial).state in TRIAL_ENDED
+    except NotFound:
+        return False
 
 
 def _more_may_come(view: ExperimentView, piece: LogPiece | None, trial: int | None, attempt: int | None) -> bool:

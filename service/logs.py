@@ -32,6 +32,8 @@ def of_driver(context: Context, experiment_id: str, attempt: int | None, offset:
         return _view(storage.read(path, offset, limit, over), over, found.number)
     except FileNotFoundError:
         pass
+    except OSError as error:
+        raise _unreadable(found.id, error) from None
     try:
         kept = context.launcher.logs(found.id).encode()
     except RayUnreachable as error:
@@ -42,7 +44,7 @@ def of_driver(context: Context, experiment_id: str, attempt: int | None, offset:
 
 
 def of_trial(context: Context, experiment_id: str, trial: int, offset: int, limit: int) -> LogPiece:
-    """A piece of the log of a trial. Raises NotFound."""
+    """A piece of the log of a trial. Raises NotFound, Unavailable."""
     with context.database.read() as session:
         experiment = experiments.find(session, experiment_id)
         line = trials.find(session, experiment_id, trial)
@@ -52,6 +54,12 @@ def of_trial(context: Context, experiment_id: str, trial: int, offset: int, limi
     except FileNotFoundError:
         when = "" if over else " yet"
         raise NotFound(f"trial {trial} of experiment {experiment_id} is {line.state} and has no log{when}") from None
+    except OSError as error:
+        raise _unreadable(f"trial {trial} of experiment {experiment_id}", error) from None
+
+
+def _unreadable(whose: str, error: OSError) -> Unavailable:
+    return Unavailable(f"the log of {whose} cannot be read: {error}")
 
 
 def _view(piece: Piece, over: bool, attempt: int | None = None) -> LogPiece:

@@ -145,7 +145,7 @@ def read(log: Path, offset: int, limit: int, final: bool) -> Piece:
     """
     with log.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        file.seek(offset)
+        file.seek(min(offset, size))  # a file system refuses what is beyond its largest file
         return piece(file.read(limit), offset, size, final)
 
 

@@ -37,7 +37,7 @@ def show_driver_log(service: Service, experiment_id: ExperimentId, query: Annota
     return logs.of_driver(service, experiment_id, query.attempt, query.offset, query.limit)
 
 
-@router.get("/trials/{trial}/logs", responses=problems(NotFound, Invalid))
+@router.get("/trials/{trial}/logs", responses=problems(NotFound, Invalid, Unavailable))
 def show_trial_log(
     service: Service, experiment_id: ExperimentId, trial: TrialNumber, query: Annotated[Place, Query()]
 ) -> LogPiece:

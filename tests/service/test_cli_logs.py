@@ -159,6 +159,39 @@ def test_following_a_trial_waits_for_it(world: Any, settings: Settings) -> None:
         followed(world, one, {}, trial=20)
 
 
+def test_following_a_trial_that_ended_without_a_log_ends(world: Any, settings: Settings) -> None:
+    """As each does that a continuation has taken over."""
+    one = world.started()
+    world.beat(one, {"phase": "searching", "trials": [world.line(0, state="COMPLETED"), world.line(1)]})
+    with pytest.raises(NotFound, match=r"trial 0 .* is COMPLETED and has no log"):
+        followed(world, one, {}, trial=0)
+    assert world.show(one)["state"] == "RUNNING"
+
+    def write_and_end() -> None:
+        say(settings, one, "trials/00001/trial.log", "the only epoch\n")
+        world.beat(one, {"phase": "searching", "trials": [world.line(1, state="COMPLETED")]})
+
+    assert followed(world, one, {2: write_and_end}, trial=1) == ["the only epoch\n"]
+
+
+def test_following_reads_each_attempt_that_came_between_two_looks(
+    world: Any, settings: Settings, context: Context
+) -> None:
+    one = world.started()
+    for number in (1, 2, 3):
+        say(settings, one, f"logs/driver-a{number}.log", f"attempt {number}\n")
+
+    def replaced_twice() -> None:
+        for number in (1, 2):
+            world.beat(one, {"phase": "paused"}, number)
+            with context.database.write() as session:
+                session.get_one(Experiment, one).retry_at = None
+            world.reconciler.round()
+        world.beat(one, {"phase": "completed"}, 3)
+
+    assert followed(world, one, {2: replaced_twice}) == [f"attempt {number}\n" for number in (1, 2, 3)]
+
+
 def test_following_what_will_say_nothing_ends(world: Any) -> None:
     one = world.submit()
     world.cancel(one)

@@ -86,6 +86,35 @@ def test_a_trial_s_log_outlives_it(world: Any, settings: Settings) -> None:
     assert logs(world, one, "/trials/3")["complete"]
 
 
+def test_a_trial_without_a_driver_says_no_more(world: Any, settings: Settings) -> None:
+    one = world.started()
+    write(settings, one, "trials/00000/trial.log", b"epoch 1\n")
+    world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
+    assert not logs(world, one, "/trials/0")["complete"]
+    world.post(one, "pause")
+    world.beat(one, {"phase": "paused"})
+    assert world.client.get(f"/api/v1/experiments/{one}/trials/0").json()["state"] == "RUNNING"
+    assert logs(world, one, "/trials/0")["complete"]
+
+
+def test_a_log_that_cannot_be_read_is_unavailable(world: Any, settings: Settings) -> None:
+    one = world.started()
+    world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
+    for name in ("logs/driver-a1.log", "trials/00000/trial.log"):
+        (settings.storage_root / one / name).mkdir(parents=True)
+    assert f"the log of exp-{one}-a1 cannot be read" in logs(world, one, status=503)
+    assert f"the log of trial 0 of experiment {one} cannot be read" in logs(world, one, "/trials/0", status=503)
+
+
+def test_the_largest_offset_is_beyond_the_end(world: Any, settings: Settings) -> None:
+    one = world.started()
+    world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
+    for of, name in (("", "logs/driver-a1.log"), ("/trials/0", "trials/00000/trial.log")):
+        write(settings, one, name, b"first\n")
+        piece = logs(world, one, of, offset=2**62 - 1)
+        assert (piece["text"], piece["next_offset"], piece["size"]) == ("", 2**62 - 1, 6)
+
+
 @pytest.mark.parametrize("query", [{"offset": -1}, {"limit": 0}, {"limit": 2**30}, {"attempt": 0}, {"atempt": 1}])
 def test_a_wrong_place_is_refused(world: Any, query: dict[str, int]) -> None:
     one = world.started()

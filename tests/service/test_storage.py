@@ -93,6 +93,7 @@ def test_a_character_half_written_is_left_until_nobody_completes_it(tmp_path: Pa
     assert (ended.text, ended.next_offset) == ("a\ufffd\ufffd", 4)
     beyond = storage.read(log, 50, 100, final=True)
     assert (beyond.text, beyond.next_offset) == ("", 50)
+    assert storage.read(log, 2**70, 100, final=True).next_offset == 2**70, "no file system seeks as far"
 
 
 def test_a_folder_goes_once_and_may_be_gone(tmp_path: Path) -> None:
