@@ -74,8 +74,8 @@ class Rung:
     def submit(self, spec: Mapping[str, Any] | str | Path, validate_only: bool = False) -> ExperimentView | Validated:
         """Queue an experiment, or only check it. `spec` is a mapping, YAML text, or a file. Raises Invalid.
 
-        A request whose answer is lost is sent again for SUBMIT_PATIENCE_S, under a key by which the service knows
-        it: exactly one experiment comes of one call that returns.
+        A request whose answer is lost is sent again for SUBMIT_PATIENCE_S from then on, under a key by which the
+        service knows it: exactly one experiment comes of one call that returns.
         """
         body, media_type = _body(spec)
         address = f"{API}/experiments"
@@ -118,9 +118,10 @@ class Rung:
         """Ask for the end of an experiment; its trials end within seconds. Raises Conflict when it has ended."""
         return self._post(experiment_id, "cancel", revision)
 
-    def cancel_trial(self, experiment_id: str, trial: int) -> TrialView:
-        """Ask for the end of one trial. Raises Conflict when it has ended."""
-        return self._wire.read(TrialView, self._wire.send("POST", f"{_trial(experiment_id, trial)}/cancel"))
+    def cancel_trial(self, experiment_id: str, trial: int, *, revision: int | None = None) -> TrialView:
+        """Ask for the end of one trial. Raises Conflict when it has ended. `revision` is the experiment's."""
+        address = f"{_trial(experiment_id, trial)}/cancel"
+        return self._wire.read(TrialView, self._wire.send("POST", address, headers=_if_match(revision)))
 
     def change(
         self,

@@ -91,13 +91,18 @@ class Wire:
         return response
 
     def send_until_taken(self, patience_s: float, method: str, path: str, **request: Any) -> httpx.Response:
-        """`send`, repeated while the service is away, for `patience_s`. For what may be asked twice alone."""
-        deadline, pause_s = time.monotonic() + patience_s, FIRST_PAUSE_S
+        """`send`, repeated while the service is away, for `patience_s` from its first failure on: what times out is
+        sent twice at least. For what may be asked twice alone.
+        """
+        deadline: float | None = None
+        pause_s = FIRST_PAUSE_S
         while True:
             try:
                 return self.send(method, path, **request)
             except Unavailable:
-                if time.monotonic() + pause_s > deadline:
+                now = time.monotonic()
+                deadline = now + patience_s if deadline is None else deadline
+                if now + pause_s > deadline:
                     raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LAST_PAUSE_S)

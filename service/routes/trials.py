@@ -5,15 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
 
 from search_spaces.protocol import TrialState
-from service import changes, cursors, experiments, trials, views
+from service import changes, cursors, experiments, preconditions, trials, views
 from service.attempts import LARGEST_NUMBER
-from service.errors import Conflict, Invalid, NotFound, Unavailable
+from service.errors import BadRequest, Conflict, Invalid, NotFound, PreconditionFailed, Unavailable
 from service.responses import problems
-from service.routes.parts import TEXT, ExperimentId, Paging, Service
+from service.routes.parts import TEXT, ExperimentId, IfMatch, Paging, Service
 from service.schemas import Curves, TrialPage, TrialView
 
 router = APIRouter(prefix="/experiments/{experiment_id}/trials", tags=["trials"])
@@ -89,16 +89,20 @@ def show_curves(service: Service, experiment_id: ExperimentId, trial: TrialNumbe
     return Curves(trial=trial, mlflow_run_id=row.mlflow_run_id, metrics=service.results.curves(row.mlflow_run_id))
 
 
-@router.post("/{trial}/cancel", status_code=202, responses=problems(NotFound, Conflict))
-def cancel_trial(service: Service, experiment_id: ExperimentId, trial: TrialNumber) -> TrialView:
+@router.post("/{trial}/cancel", status_code=202, responses=problems(BadRequest, NotFound, Conflict, PreconditionFailed))
+def cancel_trial(
+    service: Service, response: Response, experiment_id: ExperimentId, trial: TrialNumber, if_match: IfMatch
+) -> TrialView:
     """Ask for the end of one trial; the others go on. Its slot is free within seconds.
 
     While no driver runs, it is remembered until one does. Asking again changes nothing. A trial that has
-    ended answers 409 and says how.
+    ended answers 409 and says how. The ETag is the experiment's.
     """
     with service.database.write() as session:
         experiment = experiments.find(session, experiment_id, lock=True)
+        if_match.check(experiment)
         row = changes.cancel_trial(session, experiment, trial, datetime.now(UTC))
+    response.headers["ETag"] = preconditions.etag(experiment.revision)
     return views.trial(row, experiment.mlflow_experiment_id, service.results)
 
 

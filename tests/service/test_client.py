@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -247,7 +248,10 @@ def test_every_change_is_a_method(rung: Rung, drive: Any) -> None:
     rung.resume(one.id)
     driver = drive(one.id)
     driver.beat("searching", line(0, 0.5), line(1, 0.6, TrialState.RUNNING))
-    assert rung.cancel_trial(one.id, 1).cancel_asked_at is not None
+    with pytest.raises(PreconditionFailed, match=f'asks for "{one.revision}"'):
+        rung.cancel_trial(one.id, 1, revision=one.revision)
+    assert rung.trial(one.id, 1).cancel_asked_at is None
+    assert rung.cancel_trial(one.id, 1, revision=rung.get(one.id).revision).cancel_asked_at is not None
     with pytest.raises(Conflict):
         rung.cancel_trial(one.id, 0)
     with pytest.raises(Conflict, match="cancel it first"):
@@ -271,6 +275,7 @@ class Losing(httpx.BaseTransport):
         self._losses = list(losses)
         self._inner = httpx.HTTPTransport()
         self.keys: list[str] = []
+        self.late: Callable[[], object] = lambda: None
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         self.keys.append(request.headers.get("idempotency-key", ""))
@@ -280,6 +285,10 @@ class Losing(httpx.BaseTransport):
         if loss == "starting":
             return httpx.Response(503, text="starting")
         response = self._inner.handle_request(request)
+        if loss == "late":
+            response.close()
+            self.late()
+            raise httpx.ReadTimeout("timed out")
         if loss == "answer":
             response.close()
             raise httpx.ReadError("connection reset")
@@ -307,6 +316,21 @@ def test_a_continuation_survives_it_too(client: httpx.Client, rung: Rung) -> Non
         fork = shaky.continue_from(source.id)
     assert [view.id for view in rung.list()] == [fork.id, source.id]
     assert len(lossy.keys) == 4
+    assert len(set(lossy.keys)) == 1
+
+
+def test_a_submission_that_times_out_is_found_again(
+    client: httpx.Client, rung: Rung, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time-out takes as long as the patience; what the service stored just then is no second experiment."""
+    clock = [0.0]
+    monkeypatch.setattr("service.wire.time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda _: None))
+    lossy = Losing("late")
+    lossy.late = lambda: clock.append(clock.pop() + 30)
+    with Rung(str(client.base_url), transport=lossy) as shaky:
+        made = shaky.submit(SPEC)
+    assert [view.id for view in rung.list()] == [made.id]
+    assert len(lossy.keys) == 2
     assert len(set(lossy.keys)) == 1
 
 

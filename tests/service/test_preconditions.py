@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from service.errors import BadRequest, PreconditionFailed
@@ -33,3 +35,14 @@ def test_a_hostile_header_is_read_in_linear_time() -> None:
     for header in ('"5"' + " ," * 100_000 + "x", '"5",' * 50_000 + "x", " " * 200_000 + "x"):
         with pytest.raises(BadRequest):
             parse(header)
+
+
+def test_a_trial_is_canceled_at_the_revision_of_its_experiment(world: Any) -> None:
+    one = world.started()
+    world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
+    seen = world.show(one)["revision"]
+    late = world.post(one, "trials/0/cancel", if_match='"0"')
+    assert (late.status_code, world.show(one)["revision"]) == (412, seen)
+    assert world.post(one, "trials/0/cancel", if_match="0").status_code == 400
+    done = world.post(one, "trials/0/cancel", if_match=etag(seen))
+    assert (done.status_code, done.headers["etag"]) == (202, etag(seen + 1))
