@@ -7,6 +7,7 @@ how often it is tried, is for `housekeeping`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,9 +93,14 @@ class Aftercare:
         for run in found:
             if not self._still_ended(ended):  # a driver that came meanwhile needs them open
                 return
-            results.end_run(run.run_id, *_verdict(run, ended, lines))
+            kept = _kept_in_place_of(run, lines)
+            if kept is not None and results.is_there(kept):
+                log.warning("run %s doubles %s of trial %s: it is deleted", run.run_id, kept, run.trial)
+                results.delete_run(run.run_id)
+            else:
+                results.end_run(run.run_id, *_verdict(run, ended, lines))
         if found:
-            log.info("ended %d runs of experiment %s in MLflow", len(found), ended.id)
+            log.info("settled %d runs of experiment %s in MLflow", len(found), ended.id)
             return  # the next turn sees whether there are more
         if ended.state is State.CANCELED and ended.attempt:
             self._tidy(ended)
@@ -121,7 +127,8 @@ class Aftercare:
     def _remove(self, held: Held, ended: Ended) -> None:
         """Files, then models and runs, then the rows that say where those were. Waits for the driver's end."""
         if self._is_driven(ended):  # it draws pictures after its last word
-            self._context.launcher.stop(ended.attempt_id)
+            with contextlib.suppress(RayUnreachable):  # the next turn asks again
+                self._context.launcher.stop(ended.attempt_id)
             raise NotYetError("its last driver is told to end")
         self._context.storage(ended.id).remove()
         if ended.attempt:
@@ -132,10 +139,13 @@ class Aftercare:
         log.info("deleted experiment %s", ended.id)
 
     def _is_driven(self, ended: Ended) -> bool:
+        """Whether its last driver may still write. A driver outlives neither its last word nor Ray for long."""
         try:
             return bool(ended.attempt) and self._context.launcher.status(ended.attempt_id) in ALIVE
-        except RayUnreachable:  # drivers do not outlive Ray
-            return False
+        except RayUnreachable as error:
+            if self._context.watch.away_s > self._context.settings.stop_grace_s:
+                return False
+            raise NotYetError(f"Ray must first say whether its last driver has ended: {error}") from None
 
     def _still_ended(self, ended: Ended) -> bool:
         with self._context.database.read() as session:
@@ -167,6 +177,13 @@ def _unchanged(ended: Ended) -> Select[Any]:
     return select(Experiment).where(
         Experiment.id == ended.id, Experiment.state == ended.state, Experiment.attempt == ended.attempt
     )
+
+
+def _kept_in_place_of(run: OpenRun, lines: dict[int, Trial]) -> str | None:
+    """The run that its driver told of a trial, where this one is another: a creation whose answer was lost."""
+    line = None if run.trial is None else lines.get(run.trial)
+    told = line.mlflow_run_id if line else None
+    return told if told != run.run_id else None
 
 
 def _verdict(run: OpenRun, ended: Ended, lines: dict[int, Trial]) -> tuple[RunStatus, dict[str, str], datetime]:

@@ -5,6 +5,8 @@ The reconciler writes it, everybody else reads it.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -23,8 +25,10 @@ class Sight:
 class ClusterWatch:
     """Holds the latest `Sight`; replacing one reference needs no lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._sight = Sight(None, "not asked yet", datetime.now(UTC))
+        self._monotonic = monotonic
+        self._seen_at = monotonic()
 
     @property
     def sight(self) -> Sight:
@@ -34,7 +38,13 @@ class ClusterWatch:
     def cluster(self) -> Cluster | None:
         return self._sight.cluster
 
+    @property
+    def away_s(self) -> float:
+        """Seconds since Ray answered last, or since the service was started."""
+        return self._monotonic() - self._seen_at
+
     def saw(self, cluster: Cluster) -> None:
+        self._seen_at = self._monotonic()
         self._sight = Sight(cluster, "", datetime.now(UTC))
 
     def missed(self, why: str) -> None:

@@ -88,6 +88,15 @@ class Results:
         self._post("/runs/log-batch", {"run_id": run_id, "tags": said})
         self._post("/runs/update", {"run_id": run_id, "status": status, "end_time": int(at.timestamp() * 1000)})
 
+    def is_there(self, run_id: str) -> bool:
+        """Whether MLflow has a run and nobody deleted it. Raises Unavailable."""
+        answer = self._request(f"{API}/runs/get", {"run_id": run_id}, missing_ok=True)
+        return answer.status_code == 200 and _json(answer)["run"]["info"]["lifecycle_stage"] == "active"
+
+    def delete_run(self, run_id: str) -> None:
+        """Raises Unavailable."""
+        self._post("/runs/delete", {"run_id": run_id})
+
     def remove(self, runs: Runs) -> None:
         """Remove an experiment's registered versions, models, artifacts and runs, as far as they are there.
 
@@ -101,7 +110,7 @@ class Results:
                 self._remove_versions(run_id)
                 self._remove_models(run["info"]["experiment_id"], run_id)
                 self._remove_artifacts(run["info"].get("artifact_uri", ""), run_id)
-            self._post("/runs/delete", {"run_id": run_id})
+            self.delete_run(run_id)
         if len(found) == RUNS_PAGE:
             self.remove(runs)
 
@@ -159,7 +168,8 @@ class Results:
         """The versions that came of a run; with the last one its registered model, which nobody would find empty."""
         for version in self._versions(f"run_id = '{run_id}'"):
             name = version["name"]
-            others = [one for one in self._versions(f"name = '{name}'") if one["version"] != version["version"]]
+            of_model = [one for one in self._versions(_of_model(name)) if one["name"] == name]
+            others = [one for one in of_model if one["version"] != version["version"]]
             what = {"name": name, "version": version["version"]} if others else {"name": name}
             path = "model-versions" if others else "registered-models"
             self._request(f"{API}/{path}/delete", body=what, method="DELETE", missing_ok=True)
@@ -211,6 +221,12 @@ class Results:
             return self._client.request(method, self._uri.rstrip("/") + path, **options)
         except httpx.HTTPError as error:
             raise Unavailable(f"MLflow at {self._uri} does not answer: {error or type(error).__name__}") from error
+
+
+def _of_model(name: str) -> str:
+    """A filter that a model's versions pass. MLflow's filters know no escape: `_` is any character to LIKE."""
+    pattern = name.translate({ord(character): "_" for character in "'\\"})
+    return f"name = '{name}'" if pattern == name else f"name LIKE '{pattern}'"
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:

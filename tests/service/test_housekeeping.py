@@ -8,6 +8,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from sqlalchemy import select
 
+from service.cluster import ClusterWatch
 from service.context import Context
 from service.housekeeping import AT_ONCE, Housekeeping
 from service.launcher import JobStatus
@@ -51,7 +53,12 @@ class Mlflow:
             return {"experiment": {"experiment_id": "7"}} if query["experiment_name"] == "default" else None
         if path == f"{API}/runs/search":
             return self._search(body)
+        if path == f"{API}/runs/get":
+            run = self.runs.get(query["run_id"])
+            return run and {"run": {"info": {"lifecycle_stage": "deleted" if run["deleted"] else "active"}}}
         if path == f"{API}/runs/log-batch":
+            if any(len(tag["value"]) > 5000 for tag in body["tags"]):
+                return None
             self.runs[body["run_id"]]["tags"] |= {tag["key"]: tag["value"] for tag in body["tags"]}
         if path == f"{API}/runs/update":
             self.runs[body["run_id"]] |= {"status": body["status"], "end_time": body["end_time"]}
@@ -59,8 +66,12 @@ class Mlflow:
         if path == f"{API}/runs/delete":
             self.runs[body["run_id"]]["deleted"] = True
         if path == f"{API}/model-versions/search":
-            field, value = query["filter"].rstrip("'").split(" = '")
-            return {"model_versions": [version for version in self.versions if version[field] == value]}
+            condition = re.fullmatch(r"(name|run_id) (=|LIKE) '([^']*)'", query["filter"])
+            if condition is None:
+                return None
+            field, comparator, value = condition.groups()
+            pattern = re.escape(value) if comparator == "=" else ".".join(map(re.escape, value.split("_")))
+            return {"model_versions": [one for one in self.versions if re.fullmatch(pattern, one[field])]}
         if path == f"{API}/model-versions/delete":
             self.versions = [v for v in self.versions if (v["name"], v["version"]) != (body["name"], body["version"])]
         if path == f"{API}/logged-models/search":
@@ -84,7 +95,7 @@ class Mlflow:
         experiment_id = re.search(r"tags\.`rung\.experiment_id` = '(\w+)'", body["filter"])
         assert experiment_id
         assert body["experiment_ids"] == ["7"]
-        return {
+        found = {
             "runs": [
                 {
                     "info": {"run_id": name, "experiment_id": "7", "artifact_uri": run["artifact_uri"]},
@@ -96,6 +107,7 @@ class Mlflow:
                 and ("'RUNNING'" not in body["filter"] or run["status"] == "RUNNING")
             ]
         }
+        return {"runs": found["runs"][: body["max_results"]]}
 
 
 @pytest.fixture
@@ -152,7 +164,8 @@ def clock() -> Clock:
 @pytest.fixture
 def keeper(context: Context, reconciler: Any, clock: Clock) -> Housekeeping:
     reconciler.round()
-    return Housekeeping(context, lambda: reconciler.held, lambda: clock.now, lambda: clock.ticks)
+    mine = replace(context, watch=ClusterWatch(lambda: clock.ticks))
+    return Housekeeping(mine, lambda: reconciler.held, lambda: clock.now, lambda: clock.ticks)
 
 
 def failed(world: Any, mlflow: Mlflow) -> str:
@@ -334,6 +347,7 @@ def test_an_odd_answer_of_mlflow_keeps_nobody_else(
     mlflow.odd = {odd: said}
     keeper.turn()
     assert mlflow.runs["parent"]["status"] == "FAILED"
+    assert world.show(odd)["reason"] == "it failed", "what keeps MLflow open is no concern of a person"
     world.launcher.jobs.clear()
     world.client.delete(f"/api/v1/experiments/{odd}")
     clock.pass_s(11)
@@ -374,13 +388,136 @@ def test_what_never_ended_is_deleted_first_on_every_database(
     assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [ended]
 
 
+@pytest.mark.parametrize("fails_again", [False, True])
 def test_runs_of_an_experiment_that_goes_on_meanwhile_stay_open(
-    world: Any, mlflow: Mlflow, keeper: Housekeeping
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, fails_again: bool
 ) -> None:
     one = failed(world, mlflow)
-    mlflow.on_update = lambda: world.post(one, "resume")
+
+    def resume() -> None:
+        world.post(one, "resume")
+        if fails_again:
+            world.reconciler.round()
+            world.beat(one, {"phase": "failed"}, attempt=2)
+
+    mlflow.on_update = resume
     keeper.turn()
+    assert world.show(one)["state"] == ("ERROR" if fails_again else "QUEUED")
     assert sorted(run["status"] for run in mlflow.runs.values()).count("RUNNING") == len(mlflow.runs) - 1
+
+
+def test_a_run_that_doubles_a_trial_s_is_deleted(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+    """A creation whose answer was lost; the driver that would have deleted it is lost too."""
+    one = failed(world, mlflow)
+    mlflow.add("double of done", one, 0)
+    mlflow.add("double of open", one, 1)
+    keeper.turn()
+    keeper.turn()
+    assert [name for name, run in mlflow.runs.items() if run["deleted"]] == ["double of done", "double of open"]
+    assert [run["status"] for run in mlflow.runs.values() if not run["deleted"]].count("RUNNING") == 0
+
+
+def test_the_only_run_of_a_trial_stays(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+    """Its driver was lost after it had replaced the one that it had told of."""
+    one = failed(world, mlflow)
+    mlflow.runs["open"]["deleted"] = True
+    mlflow.add("newer", one, 1)
+    keeper.turn()
+    assert (mlflow.runs["newer"]["status"], mlflow.runs["newer"]["deleted"]) == ("FAILED", False)
+
+
+@pytest.mark.parametrize("length", [5000, 5001])
+def test_a_reason_is_as_long_as_mlflow_takes(world: Any, mlflow: Mlflow, keeper: Housekeeping, length: int) -> None:
+    one = world.started()
+    mlflow.add("parent", one, None)
+    world.beat(one, {"phase": "failed", "reason": "x" * length, "mlflow_experiment_id": "7"})
+    keeper.turn()
+    assert mlflow.runs["parent"]["status"] == "FAILED"
+    assert mlflow.runs["parent"]["tags"]["rung.reason"] == "x" * 5000
+
+
+def test_more_runs_than_a_page_are_ended_and_deleted(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.results.RUNS_PAGE", 2)
+    one = failed(world, mlflow)
+    for _ in range(3):
+        keeper.turn()
+    assert "RUNNING" not in {run["status"] for run in mlflow.runs.values()}
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{one}")
+    keeper.turn()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    assert all(run["deleted"] for run in mlflow.runs.values())
+
+
+def test_a_model_is_called_what_a_person_likes(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+    one = failed(world, mlflow)
+    mlflow.versions = [
+        {"name": name, "version": version, "run_id": run_id}
+        for name, version, run_id in (
+            ("bob's digits", "1", "parent"),
+            ("bob's digits", "2", "x"),
+            ("eve's digits", "1", "parent"),
+            ("eve_s digits", "1", "x"),
+        )
+    ]
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{one}")
+    keeper.turn()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    left = [(version["name"], version["version"]) for version in mlflow.versions]
+    assert left == [("bob's digits", "2"), ("eve_s digits", "1")]
+    assert mlflow.requests.count("DELETE /registered-models/delete") == 1
+
+
+def test_a_deletion_waits_for_a_ray_that_is_away_as_long_as_a_driver_may_take(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, settings: Settings, clock: Clock
+) -> None:
+    one = failed(world, mlflow)
+    folder = settings.storage_root / one
+    (folder / "pictures").mkdir(parents=True)
+    world.client.delete(f"/api/v1/experiments/{one}")
+    world.launcher.away = True
+    keeper.turn()
+    clock.pass_s(settings.stop_grace_s)
+    keeper.turn()
+    assert folder.exists()
+    assert world.show(one)["state"] == "DELETING"
+    clock.pass_s(21)
+    keeper.turn()
+    assert not folder.exists()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+
+
+def test_what_was_settled_is_not_put_off_for_long_the_next_time(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, clock: Clock
+) -> None:
+    one = failed(world, mlflow)
+    mlflow.odd = {one: b"<html>"}
+    for seconds in (11, 21, 41):
+        keeper.turn()
+        clock.pass_s(seconds)
+    mlflow.odd = {}
+    keeper.turn()
+    assert mlflow.runs["parent"]["status"] == "FAILED"
+    mlflow.runs["parent"]["status"] = "RUNNING"
+    mlflow.odd = {one: b"<html>"}
+    keeper.turn()
+    mlflow.odd = {}
+    clock.pass_s(11)
+    keeper.turn()
+    assert mlflow.runs["parent"]["status"] == "FAILED"
+
+
+def test_who_is_told_to_stop_begins_with_no_other(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+    failed(world, mlflow)
+    other = world.started()
+    mlflow.add("another", other, None)
+    world.beat(other, {"phase": "failed"})
+    mlflow.on_update = keeper.stop
+    keeper.turn()
+    assert (mlflow.runs["parent"]["status"], mlflow.runs["another"]["status"]) == ("FAILED", "RUNNING")
 
 
 def test_checkpoints_of_what_was_canceled_without_a_driver_go_by_its_policy(

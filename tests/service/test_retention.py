@@ -13,7 +13,7 @@ from service.context import Context
 from service.retention import Retention
 from service.settings import Settings
 from service.storage import Storage
-from service.store.models import IdempotencyKey
+from service.store.models import Attempt, IdempotencyKey
 
 pytestmark = pytest.mark.stores
 STORY = {"journal.jsonl", "model/MLmodel"}
@@ -153,6 +153,36 @@ def test_launch_files_go_with_their_attempt(world: Any, keeper: Keeper, settings
     world.beat(one, {"phase": "paused"}, 2)
     keeper.sweep()
     assert files(settings, one) == set()
+
+
+def test_launch_files_of_long_ago_are_looked_for_once(
+    world: Any, keeper: Keeper, settings: Settings, context: Context
+) -> None:
+    """But an end may be stored late, or by a clock that is behind: the last hour is looked at again."""
+    ended_late, long_ago = world.ended("failed"), world.ended("failed")
+    keeper.sweep(after_days=1)
+    for one, minutes in ((ended_late, 59), (long_ago, 61)):
+        path = settings.storage_root / one / "launch-a1.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("the password")
+        with context.database.write() as session:
+            attempt = session.get_one(Attempt, f"exp-{one}-a1")
+            attempt.ended_at = keeper.now - timedelta(minutes=minutes)
+    keeper.sweep()
+    assert (files(settings, ended_late), files(settings, long_ago)) == (set(), {"launch-a1.json"})
+
+
+def test_what_is_swept_is_swept_once_for_each_end(world: Any, keeper: Keeper, settings: Settings, written: Any) -> None:
+    one = written(world.ended("failed"))
+    keeper.sweep(after_days=31)
+    written(one)
+    keeper.sweep()
+    assert files(settings, one) == STORY | PASSING, "a walk over each folder every few minutes would be much"
+    world.post(one, "resume")
+    world.reconciler.round()
+    world.beat(one, {"phase": "failed"}, 2)
+    keeper.sweep()
+    assert files(settings, one) == STORY
 
 
 def test_keys_of_submissions_are_kept_for_a_day(world: Any, keeper: Keeper, context: Context) -> None:
