@@ -19,6 +19,7 @@ from workers.progress import Progress
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from searches import Search
 
 OpenProgress = Callable[..., Progress]
 
@@ -173,6 +174,20 @@ def experiment() -> Callable[..., ExperimentSpec]:
         return ExperimentSpec.model_validate(document | changes)
 
     return build
+
+
+@pytest.fixture
+def search(
+    tmp_path: Path, experiment: Callable[..., ExperimentSpec], open_progress: OpenProgress
+) -> Callable[..., Search]:
+    """`search(attempt, field=...)`: an attempt at such an experiment, without Ray, in `tmp_path`."""
+    from searches import Search
+
+    def begin(attempt: int = 1, **changes: Any) -> Search:
+        spec = experiment(**changes)
+        return Search(spec, open_progress(attempt, spec.objective), tmp_path)
+
+    return begin
 
 
 @pytest.fixture(scope="session")

@@ -2,131 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.schedulers import TrialScheduler
+from searches import Search
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import ErrorKind, Orders, TrialState
-from workers import idle, journal
+from workers import journal
 from workers.checkpoints import BEST, LAST
-from workers.conductor import Conductor
 from workers.progress import Progress
-from workers.searcher import Searcher
 from workers.trial import STOP
 
 OpenProgress = Callable[..., Progress]
 Build = Callable[..., ExperimentSpec]
-
-
-class Tune:
-    """The part of Tune's controller that the conductor meets, driving the same hooks in the same order."""
-
-    def __init__(self, conductor: Conductor, searcher: Searcher) -> None:
-        self._conductor, self._searcher = conductor, searcher
-        self.live: list[Any] = []
-        self.started = 0
-
-    def get_live_trials(self) -> list[Any]:
-        return self.live
-
-    def start(self, waits: bool = False) -> Any:
-        """A trial that is handed out, and takes a slot unless it `waits` for one."""
-        self.started += 1
-        name = f"t{self.started}"
-        config = self._searcher.suggest(name)
-        if not isinstance(config, dict):
-            return config
-        trial = SimpleNamespace(
-            trial_id=name, config=config, status="PENDING", error_file=None, pickled_error_file=None
-        )
-        if not waits:
-            self._conductor.on_trial_start(0, [], trial)
-            trial.status = "RUNNING"
-        self.live.append(trial)
-        return trial
-
-    def report(self, trial: Any, epoch: int, value: float, **more: Any) -> str:
-        result = {"epoch": epoch, "validation_accuracy": value, "epoch_seconds": 1.0, "diverged": False} | more
-        result["reported"] = ["epoch_seconds", "validation_accuracy"]
-        decision = self._conductor.asha.on_trial_result(self, trial, result)
-        self._conductor.on_trial_result(0, [], trial, result)
-        if decision == TrialScheduler.STOP:
-            self.stop_trial(trial)
-        return decision
-
-    def finish(self, trial: Any, value: float) -> None:
-        """All epochs; those that were told before are told again."""
-        epochs = itertools.count(1)
-        while self.report(trial, next(epochs), value) != TrialScheduler.STOP:
-            pass
-
-    def fail(self, trial: Any, error: BaseException | None = None, folder: Path | None = None) -> None:
-        """As Tune does it: the exception is pickled, its text is added to another file."""
-        if error is not None and folder is not None:
-            trial.pickled_error_file, trial.error_file = str(folder / "error.pkl"), str(folder / "error.txt")
-            Path(trial.pickled_error_file).write_bytes(cloudpickle.dumps(error))
-            Path(trial.error_file).write_text(f"Failure # 1 (occurred at ...)\n{error}\n")
-        self.live.remove(trial)
-        self._searcher.on_trial_complete(trial.trial_id, error=True)
-        self._conductor.on_trial_error(0, [], trial)
-
-    def stop_trial(self, trial: Any) -> None:
-        self._searcher.on_trial_complete(trial.trial_id)
-        self._conductor.on_trial_complete(0, [], trial)
-        self.live.remove(trial)
-
-
-class Service:
-    """What the heartbeat knows."""
-
-    def __init__(self) -> None:
-        self.orders = Orders(slots=4)
-        self.fenced = False
-        self.changes = 0
-
-    def changed(self) -> None:
-        self.changes += 1
-
-
-class Search:
-    """One attempt, without Ray."""
-
-    def __init__(self, spec: ExperimentSpec, progress: Progress, folder: Path) -> None:
-        self.service = Service()
-        self.progress = progress
-        self.conductor = Conductor(
-            spec, progress, lambda: self.service.orders, lambda: self.service.fenced, self.service.changed
-        )
-        self.searcher = Searcher(
-            spec, progress, folder / "trials", {}, self.conductor.num_samples, self.conductor.slots, lambda: None
-        )
-        self.conductor.conduct(self.searcher)
-        self.tune = Tune(self.conductor, self.searcher)
-
-
-@pytest.fixture
-def search(tmp_path: Path, experiment: Build, open_progress: OpenProgress) -> Callable[..., Search]:
-    def begin(attempt: int = 1, **changes: Any) -> Search:
-        spec = experiment(**changes)
-        return Search(spec, open_progress(attempt, spec.objective), tmp_path)
-
-    return begin
-
-
-def states(search: Search) -> list[str]:
-    return [trial.state for trial in search.progress.trials.values()]
 
 
 def test_a_result_is_recorded_with_its_outcome(search: Callable[..., Search]) -> None:
@@ -155,7 +52,7 @@ def test_an_order_ends_all(search: Callable[..., Search], tmp_path: Path, order:
     assert now.conductor.ending is not None
     assert (now.conductor.ending.phase, now.conductor.ending.reason) == (phase, f"{order} ordered")
     assert now.tune.live == []
-    assert states(now) == [state, state]
+    assert now.states() == [state, state]
     assert len(list(tmp_path.rglob(STOP))) == 2
     assert now.conductor.slots() == 0
     assert now.tune.start() == "FINISHED"
@@ -171,74 +68,13 @@ def test_an_order_is_heard_while_no_trial_runs(search: Callable[..., Search]) ->
     assert now.conductor.ending.phase == "paused"
 
 
-def test_a_fenced_attempt_lets_go_and_writes_nothing(search: Callable[..., Search], tmp_path: Path) -> None:
-    now = search()
-    now.tune.start()
-    size = (tmp_path / "journal.jsonl").stat().st_size
-    now.service.fenced = True
-    now.conductor.look(now.tune)
-    assert now.conductor.ending is not None
-    assert now.conductor.ending.phase == "fenced"
-    assert now.tune.live == []
-    assert states(now) == ["PAUSED"]
-    assert (tmp_path / "journal.jsonl").stat().st_size == size
-    assert list(tmp_path.rglob(STOP)) == [], "the folder is another attempt's"
-
-
-@pytest.fixture
-def two(search: Callable[..., Search]) -> tuple[Search, Any, Path]:
-    """An attempt that does not know yet that another goes on; its trial; the other's `stop` in the same folder."""
-    old = search(1)
-    trial = old.tune.start()
-    old.tune.report(trial, 1, 0.5)
-    taken = search(2).tune.start()
-    assert taken.config["folder"] == trial.config["folder"]
-    return old, trial, Path(taken.config["folder"]) / STOP
-
-
-def test_a_trial_that_another_attempt_called_away_is_let_go(two: tuple[Search, Any, Path]) -> None:
-    """Its slot left the epoch and tells of the one before again: another step would train in the other's folder."""
-    old, trial, _ = two
-    assert old.tune.report(trial, 1, 0.5) == TrialScheduler.STOP
-    assert old.conductor.ending is not None
-    assert old.conductor.ending.phase == "fenced"
-    assert old.tune.live == []
-
-
-@pytest.mark.parametrize("orders", [{"stop": "cancel"}, {"stop": "pause"}, {"cancel_trials": [0]}])
-def test_an_attempt_that_learns_late_calls_no_trial_of_its_successors_away(
-    two: tuple[Search, Any, Path], orders: dict[str, Any]
-) -> None:
-    old, _, stop = two
-    before = stop.stat().st_mtime_ns
-    old.service.orders = Orders(slots=4, **orders)
-    old.conductor.look(old.tune)
-    assert old.conductor.ending is not None
-    assert old.conductor.ending.phase == "fenced"
-    assert old.tune.live == []
-    assert stop.stat().st_mtime_ns == before
-
-
-def test_a_trial_that_had_no_slot_yet_is_not_called_away_from_a_successor(
-    search: Callable[..., Search], tmp_path: Path
-) -> None:
-    """That it gives back what it never had needs no entry in the journal."""
-    old = search(1)
-    old.tune.start(waits=True)
-    stop = Path(search(2).tune.start().config["folder"]) / STOP
-    before = stop.stat().st_mtime_ns
-    old.service.orders = Orders(slots=4, stop="pause")
-    old.conductor.look(old.tune)
-    assert stop.stat().st_mtime_ns == before
-
-
 def test_one_trial_is_canceled_and_the_search_goes_on(search: Callable[..., Search]) -> None:
     now = search()
     first, second = now.tune.start(), now.tune.start()
     now.service.orders = Orders(slots=4, cancel_trials=[0, 77])
     now.conductor.look(now.tune)
     assert now.tune.live == [second]
-    assert states(now) == ["CANCELED", "RUNNING"]
+    assert now.states() == ["CANCELED", "RUNNING"]
     assert now.progress.trials[0].stop_reason == "canceled on request"
     assert now.conductor.ending is None
     assert (Path(first.config["folder"]) / STOP).exists()
@@ -253,13 +89,7 @@ def test_a_waiting_trial_is_canceled_too(search: Callable[..., Search]) -> None:
     after = search(2)
     after.service.orders = Orders(slots=4, cancel_trials=[0])
     assert after.tune.start().config["trial"] == 1
-    assert states(after) == ["CANCELED", "RUNNING"]
-
-
-def test_slots_are_the_smaller_of_grant_and_wish(search: Callable[..., Search]) -> None:
-    assert search().conductor.slots() == 4
-    assert search(2, resources={"max_concurrent_trials": 3}).conductor.slots() == 3
-    assert search(3, resources={"max_concurrent_trials": 30}).conductor.slots() == 4
+    assert after.states() == ["CANCELED", "RUNNING"]
 
 
 @pytest.mark.parametrize(
@@ -283,7 +113,7 @@ def test_a_goal_that_is_reached_ends_the_search(
     assert now.conductor.ending.phase == "completed"
     assert now.conductor.ending.reason == f"goal {objective['goal']:g} reached: trial 0 has {reached:.4f}"
     assert trial not in now.tune.live
-    assert states(now) == ["COMPLETED", "CANCELED"]
+    assert now.states() == ["COMPLETED", "CANCELED"]
     assert now.progress.trials[0].stop_reason == f"goal {objective['goal']:g} reached at epoch 2"
 
 
@@ -301,68 +131,11 @@ def test_the_trial_that_reaches_the_goal_ends_apart_from_its_epoch(
     assert over is not None
     assert over.of_trial(0) == (TrialState.COMPLETED, "goal 0.9 reached at epoch 2")
     assert over.of_trial(1) == (TrialState.CANCELED, "goal 0.9 reached: trial 0 has 0.9500")
-    assert states(now) == ["PAUSED", "CANCELED"]
+    assert now.states() == ["PAUSED", "CANCELED"]
     now.progress.ended(0, *over.of_trial(0))
     told = [entry for entry in journal.entries(tmp_path / "journal.jsonl") if entry.get("trial") == 0]
     assert [entry["event"] for entry in told] == ["suggested", "epoch", "epoch", "released", "ended"]
     assert "state" not in told[2]
-
-
-@pytest.mark.parametrize(
-    "fewer",
-    [{"slots": 1}, {"slots": 3, "controls": Controls(num_samples=12, max_concurrent_trials=1)}],
-    ids=["ordered", "asked for"],
-)
-def test_with_fewer_slots_the_trial_whose_epoch_ends_gives_its_own_back(
-    search: Callable[..., Search], tmp_path: Path, fewer: dict[str, Any]
-) -> None:
-    now = search()
-    first, second, third = (now.tune.start() for _ in range(3))
-    now.tune.report(first, 1, 0.5)
-    now.service.orders = Orders(**fewer)
-    now.conductor.look(now.tune)
-    assert now.tune.live == [first, second, third], "no epoch in flight is lost"
-    assert now.tune.report(second, 1, 0.6) == TrialScheduler.STOP
-    assert now.tune.report(first, 2, 0.6) == TrialScheduler.STOP
-    assert now.tune.report(third, 1, 0.7) == TrialScheduler.CONTINUE
-    assert states(now) == ["PAUSED", "PAUSED", "RUNNING"]
-    assert now.tune.live == [third]
-    assert now.tune.start() is None
-    now.progress.close()
-    after = search(2)
-    assert [after.tune.start().config["trial"] for _ in range(4)] == [0, 1, 2, 3]
-    assert [
-        entry["trial"] for entry in journal.entries(tmp_path / "journal.jsonl") if entry["event"] == "released"
-    ] == [
-        1,
-        0,
-    ]
-    assert after.conductor.asha.rungs() == now.conductor.asha.rungs()
-
-
-def test_a_trial_that_ends_with_its_epoch_gives_nothing_back(search: Callable[..., Search]) -> None:
-    now = search(asha={"max_t": 1})
-    trials = [now.tune.start() for _ in range(3)]
-    now.service.orders = Orders(slots=1)
-    for trial in trials:
-        now.tune.report(trial, 1, 0.5)
-    assert states(now) == ["COMPLETED"] * 3
-
-
-def test_trials_too_many_that_have_no_slot_are_called_back_first(search: Callable[..., Search], tmp_path: Path) -> None:
-    now = search()
-    running, *waiting = now.tune.start(), now.tune.start(waits=True), now.tune.start(waits=True)
-    size = (tmp_path / "journal.jsonl").stat().st_size
-    now.service.orders = Orders(slots=2)
-    now.conductor.look(now.tune)
-    assert now.tune.live == [running, waiting[0]]
-    assert states(now) == ["RUNNING", "RUNNING", "PENDING"]
-    now.service.orders = Orders(slots=0)
-    now.conductor.look(now.tune)
-    assert now.tune.live == [running]
-    assert (tmp_path / "journal.jsonl").stat().st_size == size
-    now.service.orders = Orders(slots=4)
-    assert [now.tune.start().config["trial"] for _ in range(3)] == [1, 2, 3]
 
 
 def test_the_epoch_after_the_goal_is_called_off_before_it_begins(search: Callable[..., Search]) -> None:
@@ -375,47 +148,11 @@ def test_the_epoch_after_the_goal_is_called_off_before_it_begins(search: Callabl
     assert (Path(trial.config["folder"]) / STOP).exists()
 
 
-@pytest.mark.parametrize(
-    ("wanted", "slots", "ended", "given"),
-    [
-        (3, 2, 1, 0),  # the idle slot is for the third
-        (3, 1, 1, 1),  # which may not have it
-        (2, 2, 1, 1),  # no third is wanted
-        (2, 2, 0, 1),
-    ],
-)
-def test_an_idle_slot_is_given_back_where_no_trial_is_to_have_it(
-    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, wanted: int, slots: int, ended: int, given: int
-) -> None:
-    now = search(searcher={"kind": "random", "num_samples": wanted})
-    trials = [now.tune.start() for _ in range(2)]
-    now.conductor.look(now.tune)
-    for trial in trials[:ended]:
-        now.tune.finish(trial, 0.5)
-    now.service.orders = Orders(slots=slots)
-    asked: list[Any] = []
-    monkeypatch.setattr(idle, "give_back", asked.append)
-    now.conductor.on_step_end(1, [])
-    assert asked == [now.tune] * given
-
-
-def test_an_idle_slot_is_kept_for_a_trial_that_waits(
-    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    now = search(searcher={"kind": "random", "num_samples": 1})
-    now.conductor.look(now.tune)
-    now.tune.fail(now.tune.start(), ActorDiedError(), tmp_path)
-    asked: list[Any] = []
-    monkeypatch.setattr(idle, "give_back", asked.append)
-    now.conductor.on_step_end(1, [])
-    assert asked == []
-
-
 def test_a_diverged_value_reaches_no_goal(search: Callable[..., Search]) -> None:
     now = search(objective={"goal": 0.5})
     now.tune.report(now.tune.start(), 1, 0.9, diverged=True)
     now.conductor.look(now.tune)
-    assert states(now) == ["DIVERGED"]
+    assert now.states() == ["DIVERGED"]
     assert now.conductor.ending is None
 
 
@@ -525,7 +262,7 @@ def test_failed_trials_spend_the_budget_of_failures(search: Callable[..., Search
     assert now.conductor.ending is not None
     assert now.conductor.ending.phase == "completed"
     assert now.conductor.ending.reason == ("budget.failures of 2 is spent: 2 trials failed; the first: no such layer")
-    assert states(now) == ["ERROR", "ERROR", "CANCELED"]
+    assert now.states() == ["ERROR", "ERROR", "CANCELED"]
 
 
 def test_a_search_of_failures_alone_has_failed(search: Callable[..., Search], tmp_path: Path) -> None:
@@ -543,7 +280,7 @@ def test_a_failed_trial_keeps_its_cause_and_spares_the_others(search: Callable[.
     Path(failed.error_file).write_bytes(b"Traceback\n  \xff\nValueError: no such layer\n\n")
     now.tune.fail(failed)
     now.conductor.look(now.tune)
-    assert states(now) == ["ERROR", "RUNNING"]
+    assert now.states() == ["ERROR", "RUNNING"]
     line = now.progress.line(0)
     assert (line.stop_reason, line.error_kind, line.restarts) == ("ValueError: no such layer", "CODE", 0)
     assert now.tune.start().config["trial"] == 2
@@ -555,7 +292,7 @@ def test_a_lost_trial_goes_on_until_its_restarts_are_spent(search: Callable[...,
     now.tune.report(trial, 1, 0.5)
     for restarts in (1, 2):
         now.tune.fail(trial, ActorDiedError(), tmp_path)
-        assert (states(now), now.progress.line(0).restarts) == (["PENDING"], restarts)
+        assert (now.states(), now.progress.line(0).restarts) == (["PENDING"], restarts)
         trial = now.tune.start()
         assert trial.config["trial"] == 0
         now.tune.report(trial, 1, 0.5)  # told again from its checkpoint
@@ -579,7 +316,7 @@ def test_a_trial_that_fills_the_disk_waits_and_blocks_the_experiment(
     assert ending is not None
     assert (ending.phase, ending.blocked) == ("paused", True)
     assert ending.reason == "the disk is full: trial 0: OSError: [Errno 28] No space left on device"
-    assert states(now) == ["PAUSED", "PAUSED"]
+    assert now.states() == ["PAUSED", "PAUSED"]
     assert other not in now.tune.live
     assert search(2).tune.start().config["trial"] == 0
 
@@ -631,7 +368,7 @@ def test_files_that_cannot_be_removed_stop_nothing(search: Callable[..., Search]
     trial = now.tune.start()
     (Path(trial.config["folder"]) / LAST).mkdir()  # unlink raises
     now.tune.report(trial, 1, 0.5)
-    assert states(now) == ["COMPLETED"]
+    assert now.states() == ["COMPLETED"]
 
 
 def test_a_full_disk_pauses_the_experiment(search: Callable[..., Search], tmp_path: Path) -> None:

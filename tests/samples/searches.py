@@ -1,0 +1,106 @@
+"""Searches: one attempt of a driver without Ray, for the tests of what meets Tune's loop."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ray import cloudpickle
+from ray.tune.schedulers import TrialScheduler
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import Orders
+from workers.conductor import Conductor
+from workers.progress import Progress
+from workers.searcher import Searcher
+
+
+class Tune:
+    """The part of Tune's controller that the conductor meets, driving the same hooks in the same order."""
+
+    def __init__(self, conductor: Conductor, searcher: Searcher) -> None:
+        self._conductor, self._searcher = conductor, searcher
+        self.live: list[Any] = []
+        self.started = 0
+
+    def get_live_trials(self) -> list[Any]:
+        return self.live
+
+    def start(self, waits: bool = False) -> Any:
+        """A trial that is handed out, and takes a slot unless it `waits` for one."""
+        self.started += 1
+        name = f"t{self.started}"
+        config = self._searcher.suggest(name)
+        if not isinstance(config, dict):
+            return config
+        trial = SimpleNamespace(
+            trial_id=name, config=config, status="PENDING", error_file=None, pickled_error_file=None
+        )
+        if not waits:
+            self._conductor.on_trial_start(0, [], trial)
+            trial.status = "RUNNING"
+        self.live.append(trial)
+        return trial
+
+    def report(self, trial: Any, epoch: int, value: float, **more: Any) -> str:
+        result = {"epoch": epoch, "validation_accuracy": value, "epoch_seconds": 1.0, "diverged": False} | more
+        result["reported"] = ["epoch_seconds", "validation_accuracy"]
+        decision = self._conductor.asha.on_trial_result(self, trial, result)
+        self._conductor.on_trial_result(0, [], trial, result)
+        if decision == TrialScheduler.STOP:
+            self.stop_trial(trial)
+        return decision
+
+    def finish(self, trial: Any, value: float) -> None:
+        """All epochs; those that were told before are told again."""
+        epochs = itertools.count(1)
+        while self.report(trial, next(epochs), value) != TrialScheduler.STOP:
+            pass
+
+    def fail(self, trial: Any, error: BaseException | None = None, folder: Path | None = None) -> None:
+        """As Tune does it: the exception is pickled, its text is added to another file."""
+        if error is not None and folder is not None:
+            trial.pickled_error_file, trial.error_file = str(folder / "error.pkl"), str(folder / "error.txt")
+            Path(trial.pickled_error_file).write_bytes(cloudpickle.dumps(error))
+            Path(trial.error_file).write_text(f"Failure # 1 (occurred at ...)\n{error}\n")
+        self.live.remove(trial)
+        self._searcher.on_trial_complete(trial.trial_id, error=True)
+        self._conductor.on_trial_error(0, [], trial)
+
+    def stop_trial(self, trial: Any) -> None:
+        self._searcher.on_trial_complete(trial.trial_id)
+        self._conductor.on_trial_complete(0, [], trial)
+        self.live.remove(trial)
+
+
+class Service:
+    """What the heartbeat knows."""
+
+    def __init__(self) -> None:
+        self.orders = Orders(slots=4)
+        self.fenced = False
+        self.changes = 0
+
+    def changed(self) -> None:
+        self.changes += 1
+
+
+class Search:
+    """One attempt, without Ray."""
+
+    def __init__(self, spec: ExperimentSpec, progress: Progress, folder: Path) -> None:
+        self.service = Service()
+        self.progress = progress
+        self.conductor = Conductor(
+            spec, progress, lambda: self.service.orders, lambda: self.service.fenced, self.service.changed
+        )
+        self.searcher = Searcher(
+            spec, progress, folder / "trials", {}, self.conductor.num_samples, self.conductor.slots, lambda: None
+        )
+        self.conductor.conduct(self.searcher)
+        self.tune = Tune(self.conductor, self.searcher)
+
+    def states(self) -> list[str]:
+        return [trial.state for trial in self.progress.trials.values()]
