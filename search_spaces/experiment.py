@@ -6,7 +6,15 @@ import hashlib
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from search_spaces import consistency
@@ -28,7 +36,7 @@ from search_spaces.sampling import (
 )
 from search_spaces.schedulers import Plateau, Scheduler
 from search_spaces.searchers import TPE, Grid, Searcher
-from search_spaces.spec import Spec
+from search_spaces.spec import GIVEN, Spec
 
 Priority = Annotated[
     Integer, Field(ge=-100, le=100, description="who gets slots first; among equals, who was there first")
@@ -39,8 +47,21 @@ MaxRestarts = Annotated[
 BatchSize = Literal[16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=128, pattern=NAME),
+    # Of what a person may write: it is trimmed first.
+    WithJsonSchema({"type": "string", "pattern": r"^\s*[A-Za-z0-9][A-Za-z0-9 ._-]{0,127}\s*$"}),
+]
 DATASETS: TypeAdapter[Dataset] = TypeAdapter(Dataset)
 DURATION = r"^(\d+(?:\.\d+)?)\s*([smhd])$"
+
+
+def _no_flag(value: Any) -> Any:
+    """In Python True is 1, in JSON it is not."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("flag", "1 required, got {value}", {"value": str(value).lower()})
+    return value
 
 
 def _seconds(value: Any) -> Any:
@@ -105,8 +126,8 @@ class Objective(Spec):
         return self
 
     @model_validator(mode="after")
-    def _goal_in_reach(self) -> Objective:
-        if rule := goal_rule(self.metric, self.goal):
+    def _goal_in_reach(self, info: ValidationInfo) -> Objective:
+        if info.context == GIVEN and (rule := goal_rule(self.metric, self.goal)):
             raise PydanticCustomError("goal_reach", "{rule}, got goal={goal}", {"rule": rule, "goal": self.goal})
         return self
 
@@ -188,9 +209,9 @@ class TrialSpec(Spec):
 class ExperimentSpec(Spec):
     """One search. The smallest valid spec is a name."""
 
-    version: Literal[1] = 1
-    name: Annotated[str, Field(min_length=1, max_length=128, pattern=NAME)]
-    project: Annotated[str, Field(min_length=1, max_length=128, pattern=NAME)] = "default"
+    version: Annotated[Literal[1], BeforeValidator(_no_flag)] = 1
+    name: Name
+    project: Name = "default"
     description: Annotated[str, Field(max_length=10_000)] = ""
     labels: tuple[Label, ...] = Field((), max_length=32)
     dataset: Dataset = Digits()
@@ -230,8 +251,10 @@ class ExperimentSpec(Spec):
         return data | {"search_space": {**space, "augmentation": default}}
 
     @model_validator(mode="after")
-    def _fields_fit_together(self) -> ExperimentSpec:
+    def _fields_fit_together(self, info: ValidationInfo) -> ExperimentSpec:
         consistency.check(self)
+        if info.context == GIVEN:
+            consistency.check_given(self)
         return self
 
     @property

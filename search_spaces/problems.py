@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from search_spaces.domains import DOMAINS, KEYWORDS, holds_domain, numeric_domains
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.spec import Spec, members
+from search_spaces.spec import GIVEN, Spec, members
 
 S = TypeVar("S", bound=Spec)
 MAX_PROBLEMS = 50
@@ -60,7 +60,7 @@ def validate(data: Any, model: type[S]) -> S: ...
 def validate(data: Any, model: type[Spec] = ExperimentSpec) -> Spec:
     """The spec that `data` (parsed JSON or YAML) says. Raises SpecError with all its problems."""
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=GIVEN)
     except ValidationError as error:
         raise SpecError(_problems(error.errors(include_url=False), data, model)) from None
     except RecursionError:

@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJson
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+#: Context of a validation of what a person gives now. Without it what was stored is read back, and no rule judges
+#: it that is younger than version 1.
+GIVEN = "given"
+
 
 class Spec(BaseModel):
     """Frozen; unknown fields are errors. Strings may be trimmed, numbers are never guessed from strings."""

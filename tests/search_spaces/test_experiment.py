@@ -67,6 +67,19 @@ def test_everything_that_version_1_could_say_when_it_was_first_stored_is_read_ba
         assert all(f'"kind": "{kind}"' in said for kind in set(kinds(family)) - ADDED_SINCE)
 
 
+def test_what_was_stored_is_not_judged_by_rules_that_came_later() -> None:
+    """`stored/version-1-before-later-rules.json` was accepted once; a person who gives it now is told the rule."""
+    stored = Path(__file__).parent / "stored" / "version-1-before-later-rules.json"
+    for old, field in zip(json.loads(stored.read_text()), ("objective", "search_space.model.name"), strict=True):
+        spec = ExperimentSpec.model_validate(old)
+        assert _without_what_came_later(spec.model_dump(mode="json"), old) == old
+        trial = spec.bind({})
+        assert TrialSpec.model_validate_json(trial.model_dump_json()) == trial
+        with pytest.raises(SpecError) as caught:
+            validate(old)
+        assert [problem.field for problem in caught.value.problems] == [field]
+
+
 def _without_what_came_later(now: Any, old: Any) -> Any:
     if isinstance(now, dict) and isinstance(old, dict):
         return {key: _without_what_came_later(value, old[key]) for key, value in now.items() if key in old}

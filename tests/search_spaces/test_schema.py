@@ -91,6 +91,7 @@ def test_every_member_fits_by_its_name(document: dict[str, Any]) -> None:
         space(batch_size={"choice": [16, 4096]}, label_smoothing={"choice": [0, {"quniform": [0, 0.5, 0.25]}]}),
         *({"name": "x", "budget": {"wall_clock": given}} for given in ("90m", "2h", "1.5d", "30 s", 45, None)),
         {"name": "x", "dataset": {"name": "image_folder", "path": "pictures"}},
+        *({"name": given, "project": given} for given in (" x ", "\ta.b \n", " " + "x" * 128 + " ")),
         {"name": "x", "version": 1, "labels": ["a"], "objective": {"metric": "validation_loss"}},
     ],
     ids=lambda document: json.dumps(document)[:60],
@@ -105,6 +106,9 @@ def test_other_short_forms_fit(document: dict[str, Any]) -> None:
     [
         ({}, "$"),
         ({"name": ""}, "$.name"),
+        ({"name": " "}, "$.name"),
+        ({"name": "x", "project": "x" * 129}, "$.project"),
+        ({"name": "x", "version": True}, "$.version"),
         ({"name": "x", "serch_space": {}}, "$"),
         ({"name": "x", "seed": "7"}, "$.seed"),
         ({"name": "x", "dataset": "cifar"}, "$.dataset"),
