@@ -58,8 +58,7 @@ def resume(session: Session, experiment: Experiment, now: datetime) -> None:
         raise Conflict(f"experiment {experiment.id} is complete: {_why_done(session, experiment)}")
     if state not in AT_REST:
         _refuse(experiment)
-    _spare_forks(session, experiment)
-    _queue_again(experiment, now, "resumed on request")
+    _queue_again(session, experiment, now, "resumed on request")
 
 
 def cancel(session: Session, experiment: Experiment, now: datetime) -> None:
@@ -107,10 +106,11 @@ def change(session: Session, experiment: Experiment, patch: dict[str, Any], now:
             f"experiment {experiment.id} was canceled for good, nothing would follow from a change; "
             f"`rung continue {experiment.id} FIELD=VALUE` makes a new one of it, with what its trials have found"
         )
-    before = Controls.model_validate(experiment.controls)
+    before = experiments.controls_of(experiment)
     after = validate(merge_patch.merge(before.model_dump(mode="json"), patch), Controls)
     _check_num_samples(session, experiment, before, after)
-    if rule := goal_rule(experiment.spec.get("objective", {}).get("metric", "validation_accuracy"), after.goal):
+    metric = experiment.spec.get("objective", {}).get("metric", "validation_accuracy")
+    if "goal" in patch and (rule := goal_rule(metric, after.goal)):
         raise SpecError([Problem("goal", rule, after.goal)])
     if after == before:
         return []
@@ -122,9 +122,14 @@ def change(session: Session, experiment: Experiment, patch: dict[str, Any], now:
 def overtake(session: Session, experiment: Experiment, obeyed: Controls, now: datetime) -> None:
     """Treat changes that came while the driver of a complete experiment was finishing as if they came now.
 
-    `obeyed` are the controls under which its search ended.
+    `obeyed` are the controls under which its search ended. What forbids to go on becomes part of the reason: the last
+    word of a driver is never refused for it.
     """
-    _go_on_for(session, experiment, obeyed, Controls.model_validate(experiment.controls), now)
+    try:
+        _go_on_for(session, experiment, obeyed, experiments.controls_of(experiment), now)
+    except Conflict as conflict:
+        stays = f"it was changed while its driver finished, and stays complete: {conflict}"
+        experiment.reason = f"{experiment.reason}; {stays}" if experiment.reason else stays
 
 
 def archive(session: Session, experiment: Experiment, now: datetime) -> None:
@@ -163,8 +168,7 @@ def _go_on_for(session: Session, experiment: Experiment, before: Controls, after
     if not _may_go_on(session, experiment):
         why = _why_done(session, experiment)
         return [f"{' and '.join(changed)} changed, but the experiment stays complete: {why}"]
-    _spare_forks(session, experiment)
-    _queue_again(experiment, now, f"queued again: {' and '.join(changed)} changed")
+    _queue_again(session, experiment, now, f"queued again: {' and '.join(changed)} changed")
     return []
 
 
@@ -179,7 +183,10 @@ def _spare_forks(session: Session, experiment: Experiment) -> None:
         )
 
 
-def _queue_again(experiment: Experiment, now: datetime, reason: str) -> None:
+def _queue_again(session: Session, experiment: Experiment, now: datetime, reason: str) -> None:
+    """Raises Conflict where the trials that a fork was counted with would change before they are read."""
+    _spare_forks(session, experiment)
+    continuation.check_source(session, experiment)
     move(experiment, State.QUEUED, now, reason)
     experiment.failures, experiment.retry_at = 0, None  # a person has looked at it since
 
@@ -188,12 +195,12 @@ def _may_go_on(session: Session, experiment: Experiment) -> bool:
     """Whether the best trial was not measured, or trials are left: what a budget still allows, the driver knows."""
     if experiment.best_trial is not None and (experiment.winner or {}).get("trial") != experiment.best_trial:
         return True
-    controls = Controls.model_validate(experiment.controls)
+    controls = experiments.controls_of(experiment)
     return experiments.begun(session, experiment) < controls.num_samples and not _reached(experiment, controls.goal)
 
 
 def _why_done(session: Session, experiment: Experiment) -> str:
-    controls = Controls.model_validate(experiment.controls)
+    controls = experiments.controls_of(experiment)
     if _reached(experiment, controls.goal):
         return f"its goal of {controls.goal:g} is reached; raise or remove it to go on"
     begun = experiments.begun(session, experiment)

@@ -56,8 +56,7 @@ def begin(session: Session, source: Experiment, spec: ExperimentSpec, warnings: 
     and Conflict when the source has gone on since its spec was looked at.
     """
     _check_rest(source)
-    query = select(func.count()).where(Trial.experiment_id == source.id, Trial.state.in_(TOLD))
-    taken_over = session.scalars(query).one()
+    taken_over = _count_told(session, source.id)
     asked = Controls.of(spec).model_dump(mode="json")
     try:
         controls = validate({**asked, "num_samples": spec.num_samples + taken_over}, Controls)
@@ -76,6 +75,40 @@ def yet_to_read() -> ColumnElement[bool]:
     return Experiment.source_id.is_not(None) & Experiment.state.not_in({*ENDED, State.DELETING}) & ~told
 
 
+def to_read(session: Session, experiment: Experiment) -> str | None:
+    """The id of the experiment whose trials a driver takes over; None where it is no fork, or there is none to take.
+
+    A source that never ran has no folder.
+    """
+    source = experiment.source_id
+    return source if source is not None and _count_told(session, source) else None
+
+
+def check_source(session: Session, experiment: Experiment) -> None:
+    """Raises Conflict for a fork that has yet to read the trials of a source that goes on with them, or is gone.
+
+    Locks the source, so that it rests for the transaction.
+    """
+    if experiment.source_id is None or experiments.begun(session, experiment):
+        return
+    source = session.scalar(select(Experiment).where(Experiment.id == experiment.source_id).with_for_update())
+    if source is None or source.state == State.DELETING:
+        raise Conflict(
+            f"experiment {experiment.id} continues from {experiment.source_id}, which was deleted before its trials "
+            "were taken over: submit its spec as a new one"
+        )
+    if source.state not in AT_REST:
+        raise Conflict(
+            f"experiment {experiment.id} continues from {source.id}, which is {source.state}, and has not taken over "
+            "its trials: pause or cancel that first"
+        )
+
+
+def _count_told(session: Session, experiment_id: str) -> int:
+    query = select(func.count()).where(Trial.experiment_id == experiment_id, Trial.state.in_(TOLD))
+    return session.scalars(query).one()
+
+
 def _check_rest(source: Experiment) -> None:
     if source.state not in AT_REST:
         raise Conflict(
@@ -85,14 +118,15 @@ def _check_rest(source: Experiment) -> None:
 
 
 def _patched(source: Experiment, spec: ExperimentSpec, patch: dict[str, Any]) -> Any:
-    controls = Controls.model_validate(source.controls)
+    controls = experiments.controls_of(source)
     target = spec.model_dump(mode="json")
     target["name"] = spec.name[: LONGEST_NAME - len(SUFFIX)] + SUFFIX
     target["priority"], target["max_restarts"] = controls.priority, controls.max_restarts
     target["budget"] = controls.budget.model_dump(mode="json")
     target["objective"]["goal"] = controls.goal
     target["resources"]["max_concurrent_trials"] = controls.max_concurrent_trials
-    if _at(patch, "searcher.kind") not in {None, spec.searcher.kind}:
+    kind = _at(patch, "searcher.kind")
+    if kind is not None and kind != spec.searcher.kind:
         del target["searcher"]
     return merge_patch.merge(target, patch)
 

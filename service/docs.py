@@ -77,11 +77,15 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 
 
 def _patch_of(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a merge patch: every field may be left out, or be null for its default."""
+    """The schema of a merge patch: every field may be left out, or be null for its default, where it has one."""
     schema = model.model_json_schema(ref_template=REFERENCE)
     for name, definition in schema.pop("$defs", {}).items():
         schemas.setdefault(name, definition)
-    fields = {name: {"anyOf": [field, {"type": "null"}]} for name, field in schema["properties"].items()}
+    required = schema.get("required", ())
+    fields = {
+        name: field if name in required else {"anyOf": [field, {"type": "null"}]}
+        for name, field in schema["properties"].items()
+    }
     return {"type": "object", "title": "ControlsPatch", "additionalProperties": False, "properties": fields}
 
 

@@ -134,6 +134,14 @@ def spec_of(experiment: Experiment) -> ExperimentSpec:
         raise Conflict(f"the spec of experiment {experiment.id} cannot be read by this version: {error}") from None
 
 
+def controls_of(experiment: Experiment) -> Controls:
+    """Its controls as this version reads them. Raises Conflict for those that it cannot."""
+    try:
+        return Controls.model_validate(experiment.controls)
+    except ValidationError as error:
+        raise Conflict(f"the controls of experiment {experiment.id} cannot be read by this version: {error}") from None
+
+
 def newest(
     session: Session,
     *,

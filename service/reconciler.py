@@ -27,7 +27,7 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import SpecError
 from search_spaces.protocol import Launch, storable
-from service import attempts, drivers, experiments
+from service import attempts, continuation, drivers, experiments
 from service.allocation import Cluster
 from service.attempts import OPEN
 from service.context import Context, utc_now
@@ -199,7 +199,7 @@ class Reconciler:
             if experiment.spec.get("resources", {}).get("gpus_per_trial") is None:
                 experiment.spec = spec.model_dump(mode="json")
             attempt, token = attempts.begin(session, experiment, slots, now)
-            stored, source = dict(experiment.spec), experiment.source_id
+            stored, source = dict(experiment.spec), continuation.to_read(session, experiment)
             cancel_trials = attempts.to_cancel(session, experiment)
             trials = experiments.begun(session, experiment)
         launch = Launch(

@@ -98,11 +98,11 @@ def change_experiment(
 ) -> ExperimentView:
     """Change priority, num_samples, max_concurrent_trials, max_restarts, goal or budget by a merge patch (RFC 7396).
 
-    `null` sets a field back to its default. A running experiment obeys with its next heartbeat, a waiting or
-    paused one when it runs, one in ERROR when it is resumed. A complete one is queued again when num_samples, goal or
-    budget changed so that there may be work left; where there is none, `warnings` of the answer say what else must
-    change: when all of its trials have ended, a higher goal or budget is of no use without more num_samples. A
-    canceled one answers 409: continue from it. The spec stays as it was accepted.
+    `null` sets a field back to its default, where it has one. A running experiment obeys with its next heartbeat, a
+    waiting or paused one when it runs, one in ERROR when it is resumed. A complete one is queued again when
+    num_samples, goal or budget changed so that there may be work left; where there is none, `warnings` of the answer
+    say what else must change: when all of its trials have ended, a higher goal or budget is of no use without more
+    num_samples. A canceled one answers 409: continue from it. The spec stays as it was accepted.
     """
     patch = merge_patch.parse(body, request.headers.get("content-type", ""))
     said: list[str] = []

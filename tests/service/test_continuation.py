@@ -7,6 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
+from service import continuation, experiments
+from service.errors import Conflict
+from service.states import State
+from service.store.models import Experiment
+
 pytestmark = pytest.mark.stores
 SPACE = {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}}
 SPEC = {"name": "night", "search_space": SPACE, "searcher": {"kind": "tpe", "num_samples": 10}, "labels": ["a"]}
@@ -74,6 +79,8 @@ def test_what_may_change(world: Any) -> None:
         ({"name": None}, "name"),
         ({"searcher": {"num_samples": 100_000}}, "searcher.num_samples"),
         ({"searcher": {"startup_trial": 3}}, "searcher.startup_trial"),
+        ({"searcher": {"kind": []}}, "searcher.kind"),
+        ({"searcher": {"kind": {}}}, "searcher.kind"),
         ({"resources": {"cpus_per_trial": 999}}, "resources.cpus_per_trial"),
         ([], "document"),
     ],
@@ -132,9 +139,96 @@ def test_a_source_goes_on_or_goes_only_when_its_forks_have_its_trials(world: Any
     assert world.show(one)["source_id"] == source
 
 
-def test_a_fork_that_has_ended_spares_nobody(world: Any) -> None:
+def test_a_source_is_not_resumed_before_its_forks_have_its_trials(world: Any) -> None:
     source = world.ended(done=2, **SPEC)
-    world.cancel(fork(world, source).json()["id"])
+    one = fork(world, source).json()["id"]
+    refused = world.post(source, "resume")
+    assert refused.status_code == 409
+    assert f"experiment {one} continues from {source} and has not taken over" in refused.json()["detail"]
+    world.cancel(one)
+    assert world.post(source, "resume").json()["state"] == "QUEUED"
+
+
+def test_a_fork_that_read_nothing_is_resumed_only_while_its_source_rests(world: Any) -> None:
+    source = world.ended(done=2, **SPEC)
+    one = fork(world, source, {"resources": {"gpus_per_trial": 0}}).json()["id"]
+    world.reconciler.round()
+    world.beat(one, {"phase": "failed", "reason": "nothing was read"})
+    assert world.post(source, "resume").json()["state"] == "QUEUED"
+    refused = world.post(one, "resume")
+    assert refused.status_code == 409
+    assert f"continues from {source}, which is QUEUED, and has not taken over" in refused.json()["detail"]
+    world.post(source, "pause")
+    assert world.post(one, "resume").json()["state"] == "QUEUED"
+    world.reconciler.round()
+    world.beat(one, {"phase": "failed", "trials": [world.line(0, state="COMPLETED")]}, 2)
+    world.post(source, "resume")
+    assert world.post(one, "resume").json()["state"] == "QUEUED", "it has them in its own journal"
+
+
+def test_a_fork_that_read_nothing_of_a_source_that_is_gone_is_not_resumed(world: Any, context: Any) -> None:
+    source = world.ended(done=2, **SPEC)
+    one = fork(world, source).json()["id"]
+    world.reconciler.round()
+    world.beat(one, {"phase": "failed", "reason": "nothing was read"})
+    assert world.client.delete(f"/api/v1/experiments/{source}").status_code == 202
+    said = f"continues from {source}, which was deleted before its trials were taken over"
+    assert said in world.post(one, "resume").json()["detail"]
+    with context.database.write() as session:
+        session.delete(session.get_one(Experiment, source))
+    refused = world.post(one, "resume")
+    assert (refused.status_code, said in refused.json()["detail"]) == (409, True)
+
+
+def test_a_fork_keeps_no_last_word_from_being_taken(world: Any, context: Any) -> None:
+    source = world.ended(done=2, **SPEC)
+    one = fork(world, source).json()["id"]
+    with context.database.write() as session:  # as it was possible once
+        session.get_one(Experiment, one).state = State.ERROR
+    world.post(source, "resume")
+    world.reconciler.round()
+    with context.database.write() as session:
+        session.get_one(Experiment, one).state = State.QUEUED
+    obeyed = world.show(source)["controls"]
+    world.patch(source, num_samples=20)
+    winner = {"trial": 0, "value": 0.7, "test_accuracy": 0.7, "test_loss": 0.1}
+    last = {"phase": "completed", "reason": "over", "controls": obeyed, "winner": winner}
+    assert world.beat(source, last, 2).status_code == 200
+    view = world.show(source)
+    assert (view["state"], view["winner"]["trial"]) == ("COMPLETED", 0)
+    said = f"over; it was changed while its driver finished, and stays complete: experiment {one} continues from"
+    assert view["reason"].startswith(said)
+
+
+@pytest.mark.parametrize("ending", ["cancel", "pause"])
+def test_what_never_ran_has_nothing_to_take_over(world: Any, ending: str) -> None:
+    source = world.submit(**SPEC)
+    world.post(source, ending)
+    view = fork(world, source).json()
+    assert (view["source_id"], view["num_samples"]) == (source, 10)
+    world.reconciler.round()
+    assert world.launcher.launches[f"exp-{view['id']}-a1"].source is None
+
+
+def test_a_source_that_went_on_meanwhile_is_not_continued_from(world: Any, context: Any) -> None:
+    source = world.ended(done=2, **SPEC)
+    with context.database.read() as session:
+        spec = continuation.spec_of(experiments.find(session, source), {})
+    world.post(source, "resume")
+    with pytest.raises(Conflict, match="is QUEUED: only what has ended"), context.database.write() as session:
+        continuation.begin(session, experiments.find(session, source, lock=True), spec, [])
+
+
+@pytest.mark.parametrize("gone", ["canceled", "deleted"])
+def test_a_fork_that_has_ended_spares_nobody(world: Any, gone: str) -> None:
+    source = world.ended(done=2, **SPEC)
+    one = fork(world, source).json()["id"]
+    if gone == "canceled":
+        world.cancel(one)
+    else:
+        world.post(one, "pause")
+        world.client.delete(f"/api/v1/experiments/{one}")
+        assert world.show(one)["state"] == "DELETING"
     assert world.client.delete(f"/api/v1/experiments/{source}").status_code == 202
 
 

@@ -267,6 +267,63 @@ def test_a_launch_that_fails_counts_as_no_attempt(world: Any, clock: Clock, monk
     assert "attempt 9 was lost, another follows in 5 s" in world.show(one)["reason"], "a failure was counted"
 
 
+def test_a_driver_that_spoke_before_its_launch_failed_is_taken_at_its_word(
+    world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer of Ray was lost, not the request."""
+    one = world.submit()
+    launch = world.launcher.launch
+
+    def launch_without_an_answer(order: Any) -> None:
+        launch(order)
+        world.beat(one, {"phase": "canceled", "reason": "SIGTERM"})
+        raise RayUnreachable("timed out")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(world.launcher, "launch", launch_without_an_answer)
+        world.reconciler.round()
+    view = world.show(one)
+    assert (view["state"], [attempt["state"] for attempt in view["attempts"]]) == ("QUEUED", ["ENDED"])
+    assert "the driver stopped by itself (SIGTERM)" in view["reason"]
+
+
+def test_a_cancel_during_a_launch_that_meets_a_full_disk_is_obeyed(
+    world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world.submit()
+
+    def fill(*_: Any) -> None:
+        assert world.cancel(one).json()["state"] == "STOPPING"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(world.launcher, "prepare", fill)
+    world.reconciler.round()
+    assert world.show(one)["state"] == "CANCELED"
+
+
+def test_what_is_resumed_does_not_wait_for_its_next_attempt(world: Any, clock: Clock) -> None:
+    one = world.started()
+    world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
+    world.reconciler.round()
+    assert "another follows in" in world.show(one)["reason"]
+    world.post(one, "pause")
+    world.post(one, "resume")
+    world.reconciler.round()
+    assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 2)
+
+
+def test_one_that_runs_and_cannot_be_read_keeps_its_slots(world: Any, context: Any) -> None:
+    one = world.started()
+    slots = world.show(one)["slots"]
+    with context.database.write() as session:
+        row = session.get_one(Experiment, one)
+        row.controls = {**row.controls, "what": 1}
+    world.reconciler.round()
+    view = world.show(one)
+    assert (view["state"], view["slots"]) == ("RUNNING", slots)
+    assert slots > 0
+
+
 def test_a_full_disk_pauses_and_says_which(world: Any, clock: Clock, settings: Any) -> None:
     one = world.submit()
     settings.storage_root.mkdir()

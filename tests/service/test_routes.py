@@ -241,6 +241,51 @@ def test_a_stored_spec_beyond_a_later_bound_is_shown_and_says_why_it_does_not_ru
     assert {one["id"] for one in client.get(EXPERIMENTS).json()["items"]} >= {old, other}
 
 
+def test_a_stored_goal_that_no_trial_can_reach_does_not_stand_in_the_way(
+    client: httpx.Client, world: Any, context: Context
+) -> None:
+    one = world.ended("failed", done=1, resources={"gpus_per_trial": 0})
+    with context.database.write() as session:
+        row = session.get_one(Experiment, one)
+        row.spec = row.spec | {"objective": row.spec["objective"] | {"goal": 95.0}}
+        row.controls = row.controls | {"goal": 95.0}
+    assert world.patch(one, priority=3).status_code == 200
+    assert world.patch(one, goal=96).status_code == 422
+    assert world.beat(one, {"phase": "failed"}).status_code == 200
+    assert world.post(one, "resume").status_code == 200
+    world.reconciler.round()
+    assert world.show(one)["state"] == "RUNNING"
+    sample = [world.line(0, state="COMPLETED", sample={})]
+    assert world.beat(one, {"phase": "failed", "trials": sample}, 2).status_code == 200
+    assert client.get(f"{EXPERIMENTS}/{one}/trials/0/spec").json()["objective"]["goal"] == 95
+    asked = f"{EXPERIMENTS}/{one}/continue"
+    assert client.post(asked, json={}).json()["errors"][0]["field"] == "objective"
+    assert client.post(asked, json={"objective": {"goal": 0.95}}).status_code == 201
+
+
+def test_controls_that_cannot_be_read_are_told(client: httpx.Client, world: Any, context: Context) -> None:
+    one, running = world.ended(resources={"gpus_per_trial": 0}), world.started()
+    obeyed = world.show(running)["controls"]
+    for experiment in (one, running):
+        with context.database.write() as session:
+            row = session.get_one(Experiment, experiment)
+            row.controls = row.controls | {"num_samples": 0}
+    answers = [world.patch(one, priority=1), world.post(one, "resume"), world.post(one, "continue")]
+    for answer in (*answers, world.patch(running, priority=1)):
+        assert answer.status_code == 409
+        assert "cannot be read by this version" in answer.json()["detail"]
+    assert world.beat(running, {"phase": "completed", "controls": obeyed}).status_code == 200
+    view = world.show(running)
+    assert (view["state"], "stays complete: the controls of" in view["reason"]) == ("COMPLETED", True)
+
+
+def test_a_patch_may_hold_null_where_there_is_a_default(client: httpx.Client) -> None:
+    document = client.get("/api/v1/openapi.json").json()
+    fields = document["components"]["schemas"]["ControlsPatch"]["properties"]
+    nullable = {name for name, field in fields.items() if {"type": "null"} in field.get("anyOf", ())}
+    assert set(fields) - nullable == {"num_samples"}
+
+
 def test_the_spec_of_a_trial_is_what_was_drawn(client: httpx.Client, world: Any) -> None:
     space = {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}, "batch_size": {"choice": [64, 128]}}
     one = world.started(search_space=space, searcher={"kind": "random", "num_samples": 3}, seed=5)

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from service import experiments
+from service.states import State
 from service.store.database import Database
 from service.store.leases import Held, LeaseLost, acquire, hold, release
 from service.store.models import Attempt, Base, Label, Trial
@@ -78,6 +79,18 @@ def test_migrations_carry_what_is_stored_up_and_down(database: Database) -> None
         assert {key: kept[key] for key in row if not key.endswith("_at")} == {
             key: value for key, value in row.items() if not key.endswith("_at")
         }
+
+
+def test_what_is_being_deleted_is_an_end_to_the_second_schema(database: Database) -> None:
+    with database.write() as session:
+        kept, one = (experiments.submit(session, ExperimentSpec(name="x"), []) for _ in range(2))
+        one.state = State.DELETING
+        ids = kept.id, one.id
+    database.migrate("0002", down=True)
+    rows = _tables(database)["experiments"]
+    with database.engine.connect() as connection:
+        found = dict(connection.execute(rows.select().with_only_columns(rows.c.id, rows.c.state)).all())
+    assert found == dict(zip(ids, ("QUEUED", "CANCELED"), strict=True))
 
 
 def test_the_best_epoch_comes_with_the_fourth_schema_and_goes_with_it(database: Database) -> None:
