@@ -156,7 +156,8 @@ class Stack:
     def stop(self) -> None:
         """End all children and all that they started, the drivers before the Ray that they stand on.
 
-        A driver that saw Ray go down would count a restart of each of its trials; to be killed costs it nothing.
+        A driver that saw Ray go down would count a restart of each of its trials; one that was killed counts none.
+        It is one lost attempt of its experiment all the same: the next Ray does not know it.
         """
         folder.retract(self.home)
         self._children.kill_below("ray", DRIVER)
