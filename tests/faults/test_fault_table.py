@@ -182,8 +182,9 @@ def test_a_replica_that_stands_still_longer_than_its_lease(stand: Stand, undistu
     """The other takes over; the one that wakes has heard of no driver for long, and blames none for it."""
     like = undisturbed()
     stand.start("second")
-    stand.restart_service()
+    stand.kill("service")
     stand.until(lambda: _holder(stand) == "second", "the second replica has the lease")
+    stand.start("service")
     submitted = stand.rung.submit(serial("replica-frozen"))
     after_epochs(stand, submitted.id, 2)
     os.kill(stand.pid("second"), signal.SIGSTOP)
