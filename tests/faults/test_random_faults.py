@@ -55,7 +55,7 @@ def test_twenty_faults_at_random(stand: Stand) -> None:
         _after(stand, ids, wait)
         hit[victim] += _strike(stand, victim, draw)
         if victim in PARTS:
-            _after(stand, ids, away if victim in {"mlflow", "service"} else 0)
+            _after(stand, ids, away if victim in {"mlflow", "service"} else 0, driven=victim != "service")
             stand.start(victim, **(ENDURING if victim == "service" else {}))
     print(f"\nseed {seed}: {sum(hit.values())} faults: {dict(hit)}")
     assert sum(hit.values()) == FAULTS, "the experiments ended before all faults had come"
@@ -81,12 +81,18 @@ def _strike(stand: Stand, victim: str, draw: random.Random) -> bool:
     return False
 
 
-def _after(stand: Stand, ids: list[str], epochs: int) -> None:
-    """Wait for so many more epochs in the journals, which are there whatever was killed."""
-    before = _epochs(stand, ids)
-    stand.until(
-        lambda: _epochs(stand, ids) >= before + epochs or _all_ended(stand, ids), f"{epochs} epochs", PATIENCE_S
-    )
+def _after(stand: Stand, ids: list[str], epochs: int, driven: bool = True) -> None:
+    """Wait for so many more epochs in the journals, which are there whatever was killed.
+
+    Nobody begins a new driver where there is no service: not `driven`, no epoch comes once the last driver is gone.
+    """
+    enough = _epochs(stand, ids) + epochs
+
+    def over() -> bool:
+        found = _epochs(stand, ids) >= enough or _all_ended(stand, ids)
+        return found or not (driven or stand.pids("workers.driver"))
+
+    stand.until(over, f"{epochs} epochs", PATIENCE_S)
 
 
 def _epochs(stand: Stand, ids: list[str]) -> int:
