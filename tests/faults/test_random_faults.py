@@ -22,7 +22,7 @@ from service.states import AT_REST
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(3600)]
 
 FAULTS = 20
-TRIALS = 16
+TRIALS = 30
 PARTS = ("service", "mlflow", "ray", "postgres")
 VICTIMS = (*PARTS, "driver", "slot", "driver", "slot")  # these two are hit twice as often
 PATIENCE_S = 900.0
