@@ -168,4 +168,4 @@ def summary(problems: Sequence[Problem]) -> str:
         return "the request breaks a rule"
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{first.field}: {first.rule}{more}" if first.field else f"{first.rule}{more}"
+    return f"{first if first.field else first.rule}{more}"

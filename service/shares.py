@@ -35,7 +35,8 @@ def share_out(session: Session, cluster: Cluster, now: datetime, retries: Retrie
         except ValidationError as error:
             _set_aside(session, experiment, error, now)
     waiting = {experiment.id for experiment in active if _is_to_wait(experiment, now, retries)}
-    shares = allocate(cluster, [demand for one, demand in demands.items() if one not in waiting])
+    away = {one.id for one in active if one.id in waiting and not _is_due_soon(one, now, retries)}
+    shares = allocate(cluster, [demand for one, demand in demands.items() if one not in away])
     starting: dict[str, int] = {}
     for experiment in active:
         if experiment.id not in demands:
@@ -44,7 +45,7 @@ def share_out(session: Session, cluster: Cluster, now: datetime, retries: Retrie
         if experiment.state != State.QUEUED:
             if experiment.slots != slots:
                 experiment.slots = slots
-        elif slots:
+        elif slots and experiment.id not in waiting:
             starting[experiment.id] = slots
         elif experiment.id not in waiting:
             reason = _why_waiting(demands[experiment.id], cluster)
@@ -94,6 +95,12 @@ def _set_aside(session: Session, experiment: Experiment, error: ValidationError,
 def _is_to_wait(experiment: Experiment, now: datetime, retries: Retries) -> bool:
     """Whether its next attempt is not due yet. A wait longer than any wait was written before the clock was set."""
     return experiment.retry_at is not None and timedelta(0) < experiment.retry_at - now <= retries.longest
+
+
+def _is_due_soon(experiment: Experiment, now: datetime, retries: Retries) -> bool:
+    """Whether so little of its wait is left that its slots are kept: else whatever is queued would take its place
+    each time that Ray is started again."""
+    return experiment.retry_at is not None and experiment.retry_at - now <= retries.wait(1)
 
 
 def _why_waiting(demand: Demand, cluster: Cluster) -> str:

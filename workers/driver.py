@@ -79,6 +79,7 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
         try:
             if over.phase == "completed":
                 heart.phase = "finalizing"
+                tracker.hurry()
                 heart.wake()
                 try:
                     winner = _crown(launch, progress, tracker, finalist, patience, obeyed.max_restarts)

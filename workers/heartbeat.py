@@ -22,7 +22,7 @@ from search_spaces.protocol import Heartbeat, Launch, Orders, TrialLine, Winner
 from workers.place import MlflowIds
 
 log = logging.getLogger("rung.heartbeat")
-SHORTEST_GAP_S = 0.5
+SHORTEST_GAP_S = 1.0  # however short the epochs are: each message costs the service 5 to 10 ms
 MOST_LINES = 500  # of one message, so that neither its size nor the time to store it passes a limit
 UNDER_WAY = frozenset({"starting", "searching", "finalizing"})
 FENCED = frozenset({401, 403, 404, 409, 410})
@@ -89,8 +89,9 @@ class Heart(threading.Thread):
     def run(self) -> None:
         while not self._stopped.is_set() and not self.fenced:
             self.beat()
-            self._stopped.wait(SHORTEST_GAP_S)
-            self._wake.wait(self._launch.heartbeat_s - SHORTEST_GAP_S)
+            gap_s = min(SHORTEST_GAP_S, self._launch.heartbeat_s / 2)
+            self._stopped.wait(gap_s)
+            self._wake.wait(self._launch.heartbeat_s - gap_s)
             self._wake.clear()
 
     def wake(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from search_spaces.datasets import Digits
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Winner
 from workers.runs import DESCRIPTION_CHARACTERS
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 NAME_CHARACTERS = 256
+#: What a person must know to use the model, on each version of it.
+USE = (
+    "Takes images as uint8 in 0..255 of shape (images, channels, height, width), as they are: the normalization of "
+    "inputs is inside. Gives logits of shape (images, classes); the classes are in the data set's order, of an image "
+    "folder in the order of its folders' names."
+)
+USE_OF_DIGITS = "Of scikit-learn's digits, which go from 0 to 16: (images / 16 * 255).round()."
 READY: Final = "READY"
 
 
@@ -47,6 +55,7 @@ def register(
         source=f"models:/{model_id}",
         run_id=run,
         model_id=model_id,
+        description=f"{USE} {USE_OF_DIGITS}" if isinstance(spec.dataset, Digits) else USE,
         tags=tags | {"test_accuracy": f"{winner.test_accuracy:.4f}"},
     )
     return f"models:/{name}/{version.version}"

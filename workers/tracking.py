@@ -71,15 +71,22 @@ class Tracker(threading.Thread):
         self._reopened = launch.attempt == 1
         self.answered_at = -math.inf
         self._taken: set[int] = set()  # trials whose news of this place were taken
-        self._finished = threading.Event()
+        self._finished, self._due = threading.Event(), threading.Event()
         self._working = threading.Lock()
 
     def ids(self) -> MlflowIds:
         return self._place.ids()
 
     def run(self) -> None:
-        while not self._finished.wait(self._interval_s):
+        # At once, while the slots start: the parent run is there to be looked at, and MLflow's import over.
+        while not self._finished.is_set():
             self.deliver()
+            self._due.wait(self._interval_s)
+            self._due.clear()
+
+    def hurry(self) -> None:
+        """Deliver now, beside whatever the caller does next."""
+        self._due.set()
 
     def deliver(self) -> bool:
         """Tell MLflow what the journal has gained. False when it did not answer; nothing is lost then."""
@@ -100,6 +107,7 @@ class Tracker(threading.Thread):
     def stop(self) -> None:
         """Stop following. What is left is delivered by the next attempt."""
         self._finished.set()
+        self._due.set()
 
     def close(self) -> None:
         """Stop following, and write nothing more. What MLflow has yet to answer is not waited for."""

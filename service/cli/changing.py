@@ -85,7 +85,7 @@ def continue_from(
 ) -> None:
     """Queue a new experiment that takes over the trials of one that has ended or is paused.
 
-    For example: rung continue ID name=second-night searcher.num_samples=20
+    Twenty trials more: rung continue ID name=second-night searcher.num_samples=20
     """
     with failing(as_json), connect(url, token) as client:
         show_view(client.continue_from(experiment, _patch(fields or [])), as_json)

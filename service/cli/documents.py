@@ -100,7 +100,8 @@ def document(spec: str) -> tuple[bytes, str]:
     try:
         body = sys.stdin.buffer.read() if spec == "-" else Path(spec).read_bytes()
     except OSError as error:
-        raise SpecError([Problem("SPEC", f"a readable file required, got {spec}: {error.strerror}")]) from None
+        hint = f"; did you mean preset:{spec}?" if spec in shipped.names() else ""
+        raise SpecError([Problem("SPEC", f"a readable file required, got {spec}: {error.strerror}{hint}")]) from None
     is_json = spec.endswith(".json") or (spec == "-" and body.lstrip()[:1] == b"{")
     return body, "application/json" if is_json else "application/yaml"
 

@@ -42,6 +42,8 @@ def submit(
         client.ping()  # nobody there is said at once; one who goes away meanwhile is waited for
         view = client.submit(given(client, f"preset:{spec}" if preset else spec))
         if watch:
+            for line in (f"{view.name} ({view.id})", *(f"warning: {warning}" for warning in view.warnings)):
+                typer.echo(line, err=True)
             _watch(client, view.id, interval, as_json)
         show_view(view, as_json)
 

@@ -58,8 +58,10 @@ def test_sixty_trials(client: Rung, tmp_path: Path) -> None:
     posted = time.perf_counter() - began
     first: float | None = None
     for view in client.watch(submitted.id, 0.1):
-        if first is None and view.best is not None:
+        if view.best is not None:
             first = time.perf_counter() - began
+            break
+    *_, view = client.watch(submitted.id, 0.5)  # as the command line looks: asking costs what the slots want
     wall = time.perf_counter() - began
     assert view.state == "COMPLETED"
     assert sum(view.trials.values()) == 60

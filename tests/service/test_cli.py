@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,27 @@ def test_watching_what_has_ended(run: Run, finished: str) -> None:
     assert "test      accuracy 0.88" in result.stdout
     quiet = run("watch", finished, "--json")
     assert json.loads(quiet.stdout)["state"] == "COMPLETED"
+
+
+def test_who_watches_what_was_submitted_is_told_its_id_first(run: Run, client: httpx.Client, tmp_path: Path) -> None:
+    flipped = tmp_path / "flipped.yaml"
+    flipped.write_text(SPEC + "search_space: {augmentation: {horizontal_flip: 0.5}}\n")
+    with ThreadPoolExecutor(1) as pool, Rung(str(client.base_url)) as rung:
+        watched = pool.submit(run, "submit", str(flipped), "--watch")
+        while not (submitted := list(rung.list())):
+            assert not watched.done(), watched.result().stderr
+        rung.cancel(submitted[0].id)
+        result = watched.result()
+    assert result.exit_code == 1
+    first, second, *_ = result.stderr.splitlines()
+    assert first == f"first ({submitted[0].id})"
+    assert second.startswith("warning: search_space.augmentation.horizontal_flip")
+
+
+def test_a_preset_without_its_word_is_pointed_to(run: Run) -> None:
+    result = run("submit", "digits-quick")
+    assert result.exit_code == 2
+    assert "did you mean preset:digits-quick?" in result.stderr
 
 
 def test_watching_what_fails_is_a_failure(run: Run, spec: str) -> None:

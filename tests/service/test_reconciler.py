@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.experiment import ExperimentSpec
+from service import attempts, experiments
 from service.allocation import Cluster, Node
 from service.launcher import JobStatus, RayUnreachable
 from service.reconciler import Reconciler
@@ -176,6 +177,36 @@ def test_a_dead_driver_is_replaced_thrice_and_then_given_up(
     assert view["reason"].startswith("given up after 3 attempts")
     assert [attempt["state"] for attempt in view["attempts"]] == ["LOST"] * 3
     assert world.beat(one, {"phase": "searching"}, 3).status_code == 409
+
+
+def test_a_search_whose_driver_died_keeps_its_slots_until_the_next_begins(
+    world: Any, clock: Clock, settings: Any
+) -> None:
+    """As when Ray is started anew: what waits behind it does not overtake it."""
+    world.launcher.nodes = Cluster((Node("a", cpus=1),))
+    urgent = world.started(priority=50)
+    world.beat(urgent, {"phase": "searching", "trials": [world.line(0)]})
+    other = world.submit()
+    world.launcher.jobs[f"exp-{urgent}-a1"] = JobStatus.UNKNOWN
+    watch(world.reconciler, clock, 8)
+    assert [world.show(one)["state"] for one in (urgent, other)] == ["QUEUED", "QUEUED"]
+    assert world.show(other)["reason"] == "waiting for free slots"
+    clock.pass_s(settings.retry_backoff_s + 1)
+    world.reconciler.round()
+    assert [world.show(one)["state"] for one in (urgent, other)] == ["RUNNING", "QUEUED"]
+
+
+def test_a_long_wait_for_the_next_attempt_keeps_no_slots(world: Any, clock: Clock, context: Any, settings: Any) -> None:
+    world.launcher.nodes = Cluster((Node("a", cpus=1),))
+    one, other = world.started(), world.submit()
+    now = clock()
+    with context.database.write() as session:
+        experiment = experiments.find(session, one)
+        experiment.failures = 1
+        attempts.lose(session, experiment, attempts.current(session, experiment), "lost", now, context.retries)
+        assert experiment.retry_at - now > timedelta(seconds=settings.retry_backoff_s)
+    world.reconciler.round()
+    assert [world.show(i)["state"] for i in (one, other)] == ["QUEUED", "RUNNING"]
 
 
 def test_a_silent_driver_is_stopped_and_fenced(world: Any, clock: Clock, settings: Any) -> None:

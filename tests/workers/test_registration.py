@@ -85,6 +85,7 @@ def test_the_registered_model_predicts(
     (model,) = client.search_logged_models([home])
     version = client.get_model_version("driver.tested", "1")
     assert (version.run_id, version.tags["test_accuracy"]) == (model.source_run_id, "0.2500")
+    assert str(version.description).endswith(registration.USE_OF_DIGITS)
     with torch.inference_mode():
         expected = classifier(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(mlflow.pyfunc.load_model(uri).predict(images), expected, rtol=1e-5)

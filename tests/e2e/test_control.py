@@ -1,0 +1,115 @@
+"""What a person does to a search that runs or has ended, on real processes. Its figure is printed with -s."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from search_spaces.protocol import METRICS, trial_folder
+from service.client import Rung
+from service.schemas import ExperimentView, TrialView
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+SMALL = {"kind": "cnn", "width": 8, "depth": 2}
+#: An epoch of this on one core takes minutes, a batch a second or two.
+HUGE = {"kind": "resnet", "width": 128, "depth": 56}
+EPOCHS = 60
+LEFT_S = 60.0
+
+
+def spec(name: str, trials: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "project": "e2e-control",
+        "search_space": {"model": SMALL, "optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 3e-2]}}},
+        "searcher": {"kind": "random", "num_samples": trials},
+        "asha": {"max_t": EPOCHS, "grace_period": EPOCHS},
+        "seed": 5,
+    } | changes
+
+
+def until_rest(client: Rung, experiment_id: str) -> ExperimentView:
+    *_, view = client.watch(experiment_id, 0.2)
+    return view
+
+
+def trials_of(client: Rung, experiment_id: str) -> list[TrialView]:
+    return sorted(client.trials(experiment_id), key=lambda trial: trial.trial)
+
+
+def assert_whole(client: Rung, mlflow: MlflowClient, experiment_id: str, trials: int) -> None:
+    """Every trial ran all its epochs, and MLflow has each point once."""
+    found = trials_of(client, experiment_id)
+    assert [(trial.state, trial.epoch) for trial in found] == [("COMPLETED", EPOCHS)] * trials
+    for trial in found:
+        assert trial.restarts == 0
+        for name in METRICS:
+            points = mlflow.get_metric_history(str(trial.mlflow_run_id), name)
+            assert [point.step for point in points] == list(range(1, EPOCHS + 1)), (trial.trial, name)
+
+
+def test_paused_resumed_extended_and_continued(client: Rung, mlflow: MlflowClient) -> None:
+    submitted = client.submit(spec("controlled", trials=2))
+    next(view for view in client.watch(submitted.id, 0.1) if view.best)
+    client.pause(submitted.id)
+    paused = until_rest(client, submitted.id)
+    assert (paused.state, paused.slots) == ("PAUSED", 0)
+    before = trials_of(client, paused.id)
+    assert {trial.state for trial in before} == {"PAUSED"}
+    assert any(0 < trial.epoch < EPOCHS for trial in before)
+
+    client.change(paused.id, num_samples=3, max_concurrent_trials=1)
+    client.resume(paused.id)
+    most = max(view.trials.get("RUNNING", 0) for view in client.watch(paused.id, 0.1))
+    assert most == 1
+    assert until_rest(client, paused.id).state == "COMPLETED"
+    assert_whole(client, mlflow, paused.id, 3)
+
+    client.change(paused.id, num_samples=4, max_concurrent_trials=None)
+    extended = until_rest(client, paused.id)
+    assert extended.state == "COMPLETED"
+    assert_whole(client, mlflow, paused.id, 4)
+    assert mlflow.get_run(str(extended.mlflow_run_id)).info.status == "FINISHED"
+
+    fork = client.continue_from(paused.id, {"name": "forked", "searcher": {"num_samples": 1}})
+    assert until_rest(client, fork.id).state == "COMPLETED"
+    assert_whole(client, mlflow, fork.id, 5)
+    taken = [trial.parameters for trial in trials_of(client, paused.id)]
+    assert [trial.parameters for trial in trials_of(client, fork.id)][:4] == taken
+    assert_whole(client, mlflow, paused.id, 4)
+
+
+def test_a_canceled_trial_gives_its_slot_up_in_the_middle_of_a_long_epoch(client: Rung, storage: Path) -> None:
+    submitted = client.submit(
+        spec(
+            "long-epoch",
+            trials=2,
+            searcher="grid",
+            search_space={"model": {"choice": [HUGE, SMALL]}, "batch_size": 16},
+            asha={"max_t": 1},
+            resources={"max_concurrent_trials": 1},
+        )
+    )
+    logs = [storage / submitted.id / "trials" / trial_folder(number) / "trial.log" for number in (0, 1)]
+    _until(lambda: logs[0].exists() and "begins" in logs[0].read_text(), 120.0)
+    client.cancel_trial(submitted.id, 0)
+    canceled = time.monotonic()
+    _until(lambda: logs[1].exists() and "begins" in logs[1].read_text(), LEFT_S)
+    print(f"\nanother trial had the slot {time.monotonic() - canceled:.1f} s after the cancel")
+    assert until_rest(client, submitted.id).state == "COMPLETED"
+    first, second = trials_of(client, submitted.id)
+    assert (first.state, first.epoch, first.stop_reason) == ("CANCELED", 0, "canceled on request")
+    assert (second.state, second.epoch) == ("COMPLETED", 1)
+
+
+def _until(condition: Callable[[], bool], patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {patience_s:g} s"
+        time.sleep(0.05)
