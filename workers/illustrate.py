@@ -30,8 +30,10 @@ RATES = tuple(10 ** (power / 3) for power in range(-12, 2))  # tried on Rosenbro
 
 
 def of_experiment(spec: ExperimentSpec, splits: Callable[[], Splits], out: Path) -> list[Path]:
-    """What depends on the spec: its schedulers, and a sheet for each augmentation. `splits` is asked for a sheet."""
-    return scheduled(spec, out) + augmented(spec, splits, out)
+    """What depends on the spec: schedulers, paths of optimizers, and a sheet for each augmentation, for which `splits`
+    is asked.
+    """
+    return scheduled(spec, out) + raced(spec, out) + augmented(spec, splits, out)
 
 
 def scheduled(spec: ExperimentSpec, out: Path) -> list[Path]:

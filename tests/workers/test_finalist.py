@@ -29,7 +29,7 @@ def test_pictures_of_the_spec(tmp_path: Path) -> None:
     judge: Any = Judge.__new__(Judge)  # without the imports that `judge` needs
     drawn = judge.illustrate(spec, tmp_path / "pictures", tmp_path, tmp_path / "cache")
     assert {path.name for path in drawn} == {
-        f"{stem}.{kind}" for stem in ("schedulers", "augmentation") for kind in ("png", "html")
+        f"{stem}.{kind}" for stem in ("schedulers", "optimizers", "augmentation") for kind in ("png", "html")
     }
     assert set(drawn) == set((tmp_path / "pictures").iterdir())
 

@@ -51,6 +51,8 @@ def test_what_an_experiment_shows(tmp_path: Path) -> None:
     assert [path.relative_to(tmp_path).as_posix() for path in drawn] == [
         "schedulers.png",
         "schedulers.html",
+        "optimizers.png",
+        "optimizers.html",
         "augmentation.png",
         "augmentation.html",
     ]
@@ -61,7 +63,7 @@ def test_without_augmentation_no_data_are_read(tmp_path: Path) -> None:
     def splits() -> Any:
         raise AssertionError("nothing asks for images")
 
-    assert len(illustrate.of_experiment(experiment(), splits, tmp_path)) == 2
+    assert len(illustrate.of_experiment(experiment(), splits, tmp_path)) == 4
 
 
 def test_optimizers_are_raced_once_each_and_without_their_decay(
