@@ -131,7 +131,7 @@ def heard(log: Log) -> Iterator[None]:
     root = logging.getLogger()
     loggers = [root, *map(logging.getLogger, APART)]
     level, streams = root.level, (sys.stdout, sys.stderr)
-    root.setLevel(min(level, logging.INFO) or logging.INFO)
+    _set_level(root, min(level, logging.INFO) or logging.INFO)
     for logger in loggers:
         logger.addHandler(handler)
     sys.stdout, sys.stderr = _Both(sys.stdout, log), _Both(sys.stderr, log)
@@ -144,4 +144,10 @@ def heard(log: Log) -> Iterator[None]:
         sys.stdout, sys.stderr = streams
         for logger in loggers:
             logger.removeHandler(handler)
-        root.setLevel(level)
+        _set_level(root, level)
+
+
+def _set_level(logger: logging.Logger, level: int) -> None:
+    """Where it changes: each call makes every logger forget what it knows, half a millisecond of an epoch."""
+    if logger.level != level:
+        logger.setLevel(level)

@@ -117,7 +117,9 @@ class Runs:
         return [item for item in items if not (isinstance(item, Metric) and item.step in told[item.key])]
 
     def prune(self, trials: Collection[int]) -> None:
-        """Delete what is none of the experiment's run and those of its `trials`."""
+        """Delete what is none of the experiment's run and those of its `trials`, where there may be such."""
+        if not self._doubtful:
+            return
         for number in self._place.runs.keys() - set(trials):
             del self._place.runs[number]
         kept = {self.parent(), *self._place.runs.values()}

@@ -56,7 +56,7 @@ class Tracker(threading.Thread):
         spec: ExperimentSpec,
         journal_path: Path,
         fenced: Callable[[], bool] = lambda: False,
-        interval_s: float = 2.0,
+        interval_s: float = 1.0,
     ) -> None:
         super().__init__(name="tracking", daemon=True)
         self._launch = launch

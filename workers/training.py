@@ -151,20 +151,18 @@ class Training:
         return Classifier(model, self._mean.cpu().flatten(), self._std.cpu().flatten()).eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all that the rest of the trial depends on, at the end of an epoch."""
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "generator": self.generator.get_state(),
-                "scaler": self._scaler.state_dict(),
-                "epoch": self.epoch,
-                "best_value": self.best_value,
-                "best_epoch": self.best_epoch,
-                "diverged": self.diverged,
-            }
-        )
+        """All that the rest of the trial depends on, after an epoch; as in torch no copy: the next one changes it."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "generator": self.generator.get_state(),
+            "scaler": self._scaler.state_dict(),
+            "epoch": self.epoch,
+            "best_value": self.best_value,
+            "best_epoch": self.best_epoch,
+            "diverged": self.diverged,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken by a training of the same spec and data."""

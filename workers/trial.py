@@ -48,6 +48,7 @@ class Slot(tune.Trainable):
 
         from workers.compiled import Compiler
 
+        logging.getLogger().setLevel(logging.INFO)  # `heard` need not change it at each step
         self._torch = torch
         self._compiler = Compiler()
         self._loaded: tuple[str, Splits] | None = None

@@ -231,7 +231,7 @@ class Stack:
         return [
             sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--workers", "1",
             "--port", self.addresses.mlflow.rpartition(":")[2],
-            "--backend-store-uri", f"sqlite:///{self.home / 'mlflow.db'}",
+            "--backend-store-uri", folder.mlflow_store(self.home),
             "--artifacts-destination", str(self.home / "artifacts"),
         ]  # fmt: skip
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -69,6 +70,20 @@ def ray_token(home: Path) -> str:
     if not path.exists():
         _write_whole(path, secrets.token_hex(32))
     return path.read_text().strip()
+
+
+def mlflow_store(home: Path) -> str:
+    """The address of MLflow's database, which keeps a write-ahead log from now on (docs/decisions/0007).
+
+    Raises StackError for a file that is no database.
+    """
+    path = home / "mlflow.db"
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as database, contextlib.suppress(sqlite3.OperationalError):
+            database.execute("PRAGMA journal_mode=WAL")  # not while somebody else has it open, who does no harm
+    except sqlite3.DatabaseError as error:
+        raise StackError(f"{path} cannot be used: {error}") from error
+    return f"sqlite:///{path}"
 
 
 def ray_folder(home: Path) -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import select
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -147,6 +149,20 @@ def test_the_home_is_the_owner_s_alone(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(stack.Stack, "start", lambda self, interrupted: None)
     with stack.running(stack.Options(home=tmp_path / "home")):
         assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
+
+
+def test_mlflow_keeps_a_write_ahead_log(tmp_path: Path) -> None:
+    file = home.mlflow_store(tmp_path).removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        database.execute("BEGIN EXCLUSIVE")
+        home.mlflow_store(tmp_path)  # whoever has it open does no harm
+
+
+def test_a_database_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("something else " * 100)
+    with pytest.raises(stack.StackError, match=r"mlflow\.db cannot be used: file is not a database"):
+        home.mlflow_store(tmp_path)
 
 
 def test_commands_find_the_data_of_a_stack_that_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

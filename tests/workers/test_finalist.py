@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,15 @@ import pytest
 import torch
 
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.models import CNN, VGG, ResNet, TorchvisionModel
+from search_spaces.normalization import Batch
 from search_spaces.protocol import Launch
 from workers import checkpoints, driver, finalist
+from workers.build import build_model
 from workers.checkpoints import BEST
 from workers.data import load
 from workers.finalist import Judge
+from workers.models.inference import Classifier
 from workers.training import Training
 from workers.trial import SPEC
 
@@ -103,6 +108,40 @@ def test_the_packed_model_predicts_raw_images(
     with torch.inference_mode():
         torch.testing.assert_close(network(images), logits)
         torch.testing.assert_close(network(images.float()), logits)
+
+
+#: Loads each model named in the arguments and prints how many logits it gives.
+ELSEWHERE = """
+import importlib.util, sys, warnings
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
+assert not any(map(importlib.util.find_spec, ("workers", "search_spaces"))), "Rung is installed here"
+import mlflow.pytorch, torch
+for folder in sys.argv[1:]:
+    print(mlflow.pytorch.load_model(folder)(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).shape[1])
+"""
+
+
+def test_a_packed_model_is_loaded_where_rung_is_not_installed(tmp_path: Path) -> None:
+    specs = (CNN(width=4), VGG(width=4), ResNet(width=4), TorchvisionModel(name="squeezenet1_1"))
+    folders = []
+    for classes, spec in enumerate(specs, start=5):
+        classifier = Classifier(build_model(spec, Batch(), 1, classes, 32), torch.zeros(1), torch.ones(1)).eval()
+        folders.append(str(tmp_path / spec.kind))
+        finalist._save(classifier, np.zeros((2, 1, 32, 32), np.uint8), Path(folders[-1]))
+    command = [sys.executable, "-c", ELSEWHERE, *folders]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.stdout.split() == ["5", "6", "7", "8"], done.stderr
+
+
+def test_a_rehearsal_that_fails_spoils_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(finalist, "_save", fail)
+    Judge()
+    assert "No space left on device" in caplog.text
 
 
 def weights_of(packed: dict[str, torch.Tensor], network: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

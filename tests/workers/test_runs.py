@@ -13,14 +13,14 @@ from workers.connection import Connection
 from workers.place import Place
 from workers.runs import Runs
 
-Open = Callable[[Place], Runs]
+Open = Callable[..., Runs]
 
 
 @pytest.fixture
 def runs(client: MlflowClient, launch: Callable[..., Launch], experiment: Callable[..., ExperimentSpec]) -> Open:
-    """`runs(place)`: those of an attempt that had one before it."""
+    """`runs(place)`: those of an attempt that had one before it, or of a first one where not `continued`."""
     told = launch(mlflow_tracking_uri=client.tracking_uri)
-    return lambda place: Runs(Connection(told), told, experiment(), place, continued=True)
+    return lambda place, continued=True: Runs(Connection(told), told, experiment(), place, continued)
 
 
 def active(client: MlflowClient, place: Place) -> set[str]:
@@ -49,6 +49,19 @@ def test_runs_of_lost_creations_are_deleted(client: MlflowClient, runs: Open, mo
     other = client.create_run(home, tags={"rung.experiment_id": "xyz", "rung.role": "experiment"})
     one.prune(range(3))
     assert active(client, place) == kept | {other.info.run_id}
+
+
+def test_what_nothing_can_have_left_is_not_looked_for(client: MlflowClient, runs: Open) -> None:
+    """Not by a first attempt, until an answer is lost: MLflow would read all that the experiment has told it."""
+    place = Place()
+    first = runs(place, continued=False)
+    kept = {first.of_trial(0, {}, 1000), first.parent()}
+    stray = client.create_run(str(place.experiment), tags={"rung.experiment_id": "abc", "rung.trial_id": "0"})
+    first.prune({0})
+    assert active(client, place) == kept | {stray.info.run_id}
+    first.doubt(100)
+    first.prune({0})
+    assert active(client, place) == kept
 
 
 def test_a_run_of_no_trial_is_deleted(client: MlflowClient, runs: Open) -> None:
