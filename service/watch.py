@@ -134,9 +134,20 @@ def ranked(view: ExperimentSummary) -> str:
 
 
 def differing(trials: Sequence[TrialView]) -> list[str]:
-    """Names of the parameters that are not the same in all trials: the optimizer and its rate, then other kinds."""
-    names = sorted({name for trial in trials for name in trial.parameters})
-    varied = [name for name in names if len({trial.parameters.get(name, NOT_APPLICABLE) for trial in trials}) > 1]
+    """Names of the parameters that are not the same in all trials: the optimizer and its rate, then other kinds.
+
+    One that has but one value wherever it applies tells no more than the kind that it belongs to.
+    """
+    names = {name for trial in trials for name in trial.parameters}
+    values = {name: {trial.parameters.get(name, NOT_APPLICABLE) for trial in trials} for name in names}
+
+    def implied(name: str) -> bool:
+        family, _, last = name.rpartition(".")
+        return (
+            last != "kind" and len(values[name] - {NOT_APPLICABLE}) == 1 and len(values.get(f"{family}.kind", ())) > 1
+        )
+
+    varied = [name for name in names if len(values[name]) > 1 and not implied(name)]
     first = ("optimizer.kind", "optimizer.lr")
     return sorted(varied, key=lambda name: (name not in first, not name.endswith(".kind"), name))
 

@@ -78,9 +78,10 @@ class Asha(AsyncHyperBandScheduler):
         if decision != TrialScheduler.STOP or rung is None or cut is None:
             return None
         side = "below" if self._objective.mode == "max" else "above"
+        others = f"the best 1/{self._reduction_factor:g} of the {before}" if before > 1 else "the one"
         return TrialState.EARLY_STOPPED, (
             f"rung at epoch {rung[0]:g}: {self._objective.metric} {value:.4f} is {side} the cut "
-            f"{self._sign * float(cut):.4f}, the best 1/{self._reduction_factor:g} of the {before} before it"
+            f"{self._sign * float(cut):.4f}, set by {others} before it"
         )
 
     def rungs(self) -> dict[float, dict[int, float]]:

@@ -66,7 +66,7 @@ BODIES: list[tuple[str, bytes, str, str, str]] = [
     ("NaN", b'{"name": "x", "asha": {"reduction_factor": NaN}}', JSON, "asha.reduction_factor", "a finite number"),
     ("Infinity", b'{"name": "x", "budget": {"gpu_hours": Infinity}}', JSON, "budget.gpu_hours", "a finite number"),
     ("beyond floats", b'{"name": "x", "budget": {"gpu_hours": 1e999}}', JSON, "budget.gpu_hours", "a finite number"),
-    (".inf", b"{name: x, budget: {gpu_hours: .inf}}", YAML, "document", "line 1, column 31: finite numbers required"),
+    (".inf", b"{name: x, budget: {gpu_hours: .inf}}", YAML, "budget.gpu_hours", "a finite number required, got inf"),
     ("not utf-8", b'{"name": "\xff"}', JSON, "document", "UTF-8 text required, got byte 0xff at offset 10"),
     ("a lone surrogate", b'{"name": "x", "description": "\\ud800"}', JSON, "description", "text without NUL and lone"),
     ("NUL", b'{"name": "x", "labels": ["\\u0000"]}', JSON, "labels[0]", "text without NUL and lone surrogates"),

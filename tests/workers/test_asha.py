@@ -160,13 +160,20 @@ def test_the_last_epoch_completes() -> None:
             MAX,
             (0.2, 0.5, 0.8),
             0.3,
-            "rung at epoch 1: validation_accuracy 0.3000 is below the cut 0.6000, the best 1/3 of the 3 before it",
+            "rung at epoch 1: validation_accuracy 0.3000 is below the cut 0.6000, "
+            "set by the best 1/3 of the 3 before it",
         ),
         (
             MIN,
             (2.0, 1.0),
             1.9,
-            "rung at epoch 1: validation_loss 1.9000 is above the cut 1.3333, the best 1/3 of the 2 before it",
+            "rung at epoch 1: validation_loss 1.9000 is above the cut 1.3333, set by the best 1/3 of the 2 before it",
+        ),
+        (
+            MAX,
+            (0.6,),
+            0.3,
+            "rung at epoch 1: validation_accuracy 0.3000 is below the cut 0.6000, set by the one before it",
         ),
     ],
 )
