@@ -42,6 +42,7 @@ class Connection:
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             if self._launch.mlflow_username:
                 os.environ["MLFLOW_TRACKING_USERNAME"] = self._launch.mlflow_username
                 os.environ["MLFLOW_TRACKING_PASSWORD"] = self._launch.mlflow_password or ""

@@ -45,10 +45,11 @@ class Interrupted(Exception):  # noqa: N818 - it is none
 class Training:
     """One trial on one device.
 
-    `epoch` counts finished epochs. `best_value` is the best finite value of the objective, reached at
-    `best_epoch` (from 1); None and 0 before there is one. `diverged` turns True with the first loss that is
-    not finite; metrics then hold what was measured, and nothing raises. `compiler` is that of the process,
-    where further trials follow. `interrupted` is asked before each batch whether to leave the epoch there.
+    `epoch` counts finished epochs, and `batch` how many of its `batches` the one under way has trained on.
+    `best_value` is the best finite value of the objective, reached at `best_epoch` (from 1); None and 0 before
+    there is one. `diverged` turns True with the first loss that is not finite; metrics then hold what was
+    measured, and nothing raises. `compiler` is that of the process, where further trials follow. `interrupted`
+    is asked before each batch whether to leave the epoch there.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Training:
     ) -> None:
         parameters = spec.hyperparameters
         self.spec, self.device = spec, torch.device(device)
-        self.epoch = 0
+        self.epoch, self.batch = 0, 0
         self.best_value: float | None = None
         self.best_epoch = 0
         self.diverged = False
@@ -83,11 +84,11 @@ class Training:
             structure = f"{parameters.model!r} {parameters.normalization!r} {tuple(images.shape[1:])} {data.classes}"
             self._network = (compiler or Compiler())(self.model, structure)
         self.optimizer = build_optimizer(parameters.optimizer, self.model)
-        self._batches = math.ceil(len(images) / parameters.batch_size)
+        self.batches = math.ceil(len(images) / parameters.batch_size)
         self.schedule = Schedule(
             parameters.scheduler,
             self.optimizer,
-            self._batches,
+            self.batches,
             spec.max_epochs,
             parameters.optimizer.lr,
             spec.objective.mode,
@@ -185,16 +186,17 @@ class Training:
         size = self.spec.hyperparameters.batch_size
         batches = torch.split(order, size)
         places = torch.split(self._images.order(order), size)
-        for number, (indices, where) in enumerate(zip(batches, places, strict=True)):
+        for self.batch, (indices, where) in enumerate(zip(batches, places, strict=True)):
             self._leave_if_asked()
             labels = self._labels.index_select(0, indices)
             images, targets = self._batch(where, labels)
-            before = [weight.detach().clone() for weight in self._weights] if number == len(batches) - 1 else None
+            before = [weight.detach().clone() for weight in self._weights] if self.batch == self.batches - 1 else None
             loss, logits = self._loss(images, targets)
             norms.append(self._step(loss))
             losses.append(loss.detach())
             hits.append(logits.argmax(1) == (labels if targets.ndim == 1 else targets.argmax(1)))
             self.schedule.batch_done()
+        self.batch = self.batches
         weight_norm = _norm([weight.detach() for weight in self._weights])
         step = [weight.detach() - old for weight, old in zip(self._weights, before or [], strict=True)]
         sizes = torch.tensor([float(len(indices)) for indices in batches])

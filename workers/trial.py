@@ -31,6 +31,7 @@ SPEC = "spec.json"
 #: A file of this name, touched in a trial's folder, asks the slot that holds the trial to leave its epoch.
 STOP = "stop"
 LOOK_S = 1.0  # between two looks for it
+SIGN_S = 30.0  # between two signs of life in the log of an epoch that takes longer
 
 
 class Slot(tune.Trainable):
@@ -41,6 +42,7 @@ class Slot(tune.Trainable):
     step tells that epoch's figures again, which a driver that died may not have heard. One that is further ahead
     of the `epoch` epochs that the journal knows is of a history that was lost. An epoch that is left
     because `stop` was touched, if only at its very end, leaves no trace: its step answers what the one before it did.
+    How far a long epoch is stands in the trial's log.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -82,6 +84,15 @@ class Slot(tune.Trainable):
         self._last_is_good = False
         # Whatever was asked before is not meant for us. Tune steps a trial only after this, and not one it stopped.
         self._asked = _Asked(self._folder / STOP)
+        self._next_sign = math.inf
+
+    def _between_batches(self) -> bool:
+        """Whether to leave the epoch; now and then with a sign of life."""
+        training = self._training
+        if training and time.monotonic() >= self._next_sign:
+            self._next_sign = time.monotonic() + SIGN_S
+            log.info("epoch %d: %d of %d batches", training.epoch + 1, training.batch, training.batches)
+        return self._asked()
 
     def _step(self) -> dict[str, Any]:
         from workers.training import Interrupted
@@ -92,6 +103,7 @@ class Slot(tune.Trainable):
                 if self._told:
                     return self._told
             training = self._training
+            self._next_sign = time.monotonic() + SIGN_S
             metrics = training.run_epoch()
             if self._asked.at_once():  # nobody may hear of this epoch: what is saved stays as it was told
                 raise Interrupted
@@ -141,7 +153,7 @@ class Slot(tune.Trainable):
 
         self._told, self._last_is_good = {}, False
         for name, content in checkpoints.stored(self._folder):
-            training = Training(spec, splits, on, self._compiler, self._asked)
+            training = Training(spec, splits, on, self._compiler, self._between_batches)
             try:
                 if "spec" in content and TrialSpec.model_validate_json(content["spec"]) != spec:
                     raise ValueError("it is of another configuration")
@@ -156,7 +168,7 @@ class Slot(tune.Trainable):
                 continue
             self._last_is_good = name == LAST
             return training, name
-        return Training(spec, splits, on, self._compiler, self._asked), None
+        return Training(spec, splits, on, self._compiler, self._between_batches), None
 
     def _splits(self, spec: TrialSpec) -> Splits:
         from workers.data import load

@@ -26,6 +26,7 @@ from workers.logs import TRIAL_LOG
 from workers.trial import SPEC, STOP, Slot
 
 Begin = Callable[..., Slot]
+SIGN = r"epoch (\d+): (\d+) of (\d+) batches"
 CLOCKED = {"epoch_seconds", "images_per_second"}
 
 
@@ -187,6 +188,24 @@ def test_a_gpu_that_cannot_be_used_is_no_cpu(
     assert str(raised.value) == why
     failure = failures.classify(raised.value, f"Traceback\n{type(raised.value).__name__}: {raised.value}")
     assert failure == Failure(ErrorKind.CODE, f"DeviceError: {why}"), "which would fail again"
+
+
+def test_a_long_epoch_gives_signs_of_life(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, long = config(), config(name="long")
+    begun(short).step()
+    assert "batches" not in said(short)
+    monkeypatch.setattr(trial, "SIGN_S", 0.0)
+    slot = begun(long)
+    slot.step(), slot.step()
+    signs = [(int(epoch), int(done), int(all_)) for epoch, done, all_ in re.findall(SIGN, said(long))]
+    batches = signs[0][2]
+    assert batches > 9
+    for epoch in (1, 2):
+        trained = [done for number, done, _ in signs if number == epoch]
+        assert trained[:batches] == list(range(batches))
+        assert set(trained[batches:]) == {batches}, "while it is evaluated"
 
 
 def test_an_epoch_is_left_when_asked(config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
