@@ -201,7 +201,7 @@ def _problem(error: ErrorDetails, data: Any, model: type[Spec]) -> Problem:
     if kind in {"union_tag_invalid", "union_tag_not_found", "model_attributes_type"}:
         return _tag_problem(place, error)
     if isinstance(place.node, Mapping) and place.keyword is None and place.model is None and kind not in _OF_MAPPINGS:
-        return Problem(place.path, _not_a_domain(place, _rule(error)), shorten(place.node))
+        return Problem(place.path, _not_a_domain(place, rule_of(error)), shorten(place.node))
     if kind == "domain_kind":
         (keyword,) = place.node if isinstance(place.node, Mapping) else ("this",)
         return Problem(place.path, f"{_domain_rule(place)}, got {keyword}", shorten(place.node))
@@ -212,8 +212,8 @@ def _problem(error: ErrorDetails, data: Any, model: type[Spec]) -> Problem:
         if rest and re.split(r"[.\[]", head)[0] in model.model_fields:
             path, node = _written(head, data)
             return Problem(path, rest, shorten(context.get("value", node)))
-        return Problem("document", _rule(error), None if isinstance(data, Mapping) else shorten(data))
-    rule = _rule(error)
+        return Problem("document", rule_of(error), None if isinstance(data, Mapping) else shorten(data))
+    rule = rule_of(error)
     return Problem(place.path, rule + (", got null" if place.node is None else ""), shorten(place.node))
 
 
@@ -222,9 +222,15 @@ _OF_MAPPINGS = frozenset({"domain_kind", "too_long", "too_short"})
 
 #: pydantic's error type -> our rule; the names in braces are of the error's context.
 _RULES = {
+    "missing": "required",
+    "extra_forbidden": "unknown field",
+    "enum": "{expected} required",
     "bool_type": "true or false required",
+    "bool_parsing": "true or false required",
     "float_type": "a number required",
+    "float_parsing": "a number required",
     "int_type": "a whole number required",
+    "int_parsing": "a whole number required",
     "int_from_float": "a whole number required",
     "string_type": "a string required",
     "tuple_type": "a list required",
@@ -252,7 +258,8 @@ _SIGNS = {
 }
 
 
-def _rule(error: ErrorDetails) -> str:
+def rule_of(error: ErrorDetails) -> str:
+    """The rule that one of pydantic's errors stands for, in our words."""
     if error["type"] in _RULES:
         context = {
             key: f"{value:g}" if isinstance(value, float) else value for key, value in error.get("ctx", {}).items()

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
-from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, shorten
+from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, rule_of, shorten
 from service.errors import (
     MEDIA_TYPE,
     BadRequest,
@@ -63,8 +63,9 @@ def _validation(_request: Request, error: Exception) -> JSONResponse:
         place, *path = item.get("loc", ("",))
         if item.get("type") == "json_invalid":
             return answer(BadRequest(f"malformed JSON: {item.get('ctx', {}).get('error', item.get('msg'))}"))
-        field = ".".join(map(str, path)) or str(place)
-        found.append(Problem(field, str(item.get("msg", "")), shorten(item.get("input"))))
+        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+        field = "".join(steps).removeprefix(".") or str(place)
+        found.append(Problem(field, rule_of(item), shorten(item.get("input"))))
     said = found[:MAX_PROBLEMS]
     if len(found) > MAX_PROBLEMS:
         said.append(Problem("", f"and {len(found) - MAX_PROBLEMS} more problems"))

@@ -167,6 +167,23 @@ def test_bad_addresses_and_parameters(client: httpx.Client) -> None:
         assert status != 422 or document["errors"][0]["field"], path
 
 
+RULES = [
+    ("limit=0", "limit", ">= 1 required"),
+    ("limit=ten", "limit", "a whole number required"),
+    ("archived=perhaps", "archived", "'false', 'true' or 'all' required"),
+    ("state=ASLEEP", "state[0]", "'QUEUED', "),
+    ("stat=RUNNING", "stat", "unknown field"),
+]
+
+
+def test_rules_of_parameters_are_said_in_our_words(client: httpx.Client) -> None:
+    for query, field, rule in RULES:
+        [error] = problem(client.get(f"{EXPERIMENTS}?{query}"), 422)["errors"]
+        assert error == {"field": field, "rule": error["rule"], "value": query.partition("=")[2]}
+        assert error["rule"].startswith(rule), query
+        assert "nput" not in error["rule"]
+
+
 SORTINGS = [
     "sort=acuracy",
     "sort=validation_acuracy",
