@@ -39,7 +39,8 @@ class Connection:
         """To be asked for anew before each request."""
         self._check()
         if self._client is None:
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+            # What is created must not be created again behind our back: who asks for a client tries again itself.
+            os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("rung.finalist")
 
 LOOK_S = 1.0  # between two looks at the orders
+#: What of Rung goes with a model.
+PACKED = {
+    search_spaces: ("models.py", "normalization.py", "domains.py", "spec.py"),
+    workers: ("models/*.py",),
+}
+#: The beginning of each packed package: MLflow puts it before an installed Rung, whose other modules stay importable.
+BESIDE = '__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n'
 
 
 class Unmeasured(Exception):  # noqa: N818 - a state of the world
@@ -236,15 +243,11 @@ def _save(classifier: Any, example: Any, folder: Path) -> None:
 
 def _code(folder: Path) -> list[str]:
     """Copies of what a pickled network needs to be loaded where Rung is not installed; each file is an upload."""
-    for package, inside in (
-        (search_spaces, "__init__.py"),
-        *((search_spaces, f"{module}.py") for module in ("models", "normalization", "domains", "spec")),
-        (workers, "__init__.py"),
-        (workers, "models/*.py"),
-    ):
+    for package, patterns in PACKED.items():
         root = Path(package.__path__[0])
-        for source in root.glob(inside):
+        for source in (found for pattern in patterns for found in root.glob(pattern)):
             target = folder / root.name / source.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
+        (folder / root.name / "__init__.py").write_text(BESIDE)
     return [str(path) for path in folder.iterdir()]

@@ -14,9 +14,9 @@ SUPERVISOR_MARK = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 
 if os.environ.get(SUPERVISOR_MARK) != "1":
     with contextlib.suppress(ImportError):
+        import mlflow.pytorch  # noqa: F401  # the finalist packs a model with it
         import ray.tune  # noqa: F401
         import torch._dynamo  # noqa: F401  # the first optimizer would import it: two seconds
 
-        from workers import finalist
-
-        finalist.rehearse()  # with the imports of slot and finalist
+        import workers.data
+        import workers.training  # noqa: F401

@@ -135,6 +135,7 @@ class Stack:
         """Start all three side by side and wait until each answers, and the service sees the others and a node."""
         environment = self._environment()
         self._children.spawn("ray", self._ray_command(), environment | _ray_settings())
+        folder.write_ahead(self.home / "mlflow.db")
         self._children.spawn("mlflow", self._mlflow_command(), environment)
         self._children.spawn("service", [sys.executable, "-m", "service.app"], environment)
         deadline = time.monotonic() + START_S
@@ -231,7 +232,7 @@ class Stack:
         return [
             sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--workers", "1",
             "--port", self.addresses.mlflow.rpartition(":")[2],
-            "--backend-store-uri", folder.mlflow_store(self.home),
+            "--backend-store-uri", f"sqlite:///{self.home / 'mlflow.db'}",
             "--artifacts-destination", str(self.home / "artifacts"),
         ]  # fmt: skip
 

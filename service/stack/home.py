@@ -72,18 +72,17 @@ def ray_token(home: Path) -> str:
     return path.read_text().strip()
 
 
-def mlflow_store(home: Path) -> str:
-    """The address of MLflow's database, which keeps a write-ahead log from now on (docs/decisions/0007).
+def write_ahead(database: Path) -> None:
+    """Have an SQLite file, which is made where there is none, keep a write-ahead log from now on (docs/decisions/0007).
 
-    Raises StackError for a file that is no database.
+    It stays as it is while somebody else reads it. Raises StackError for one that cannot be used.
     """
-    path = home / "mlflow.db"
     try:
-        with contextlib.closing(sqlite3.connect(path)) as database, contextlib.suppress(sqlite3.OperationalError):
-            database.execute("PRAGMA journal_mode=WAL")  # not while somebody else has it open, who does no harm
-    except sqlite3.DatabaseError as error:
-        raise StackError(f"{path} cannot be used: {error}") from error
-    return f"sqlite:///{path}"
+        with contextlib.closing(sqlite3.connect(database, timeout=1)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise StackError(f"{database} cannot be used: {error}") from error
 
 
 def ray_folder(home: Path) -> Path:

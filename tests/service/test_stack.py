@@ -151,18 +151,28 @@ def test_the_home_is_the_owner_s_alone(tmp_path: Path, monkeypatch: pytest.Monke
         assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
 
 
-def test_mlflow_keeps_a_write_ahead_log(tmp_path: Path) -> None:
-    file = home.mlflow_store(tmp_path).removeprefix("sqlite:///")
-    with contextlib.closing(sqlite3.connect(file)) as database:
+def test_a_database_keeps_a_write_ahead_log(tmp_path: Path) -> None:
+    home.write_ahead(tmp_path / "new.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "new.db")) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        database.execute("BEGIN EXCLUSIVE")
-        home.mlflow_store(tmp_path)  # whoever has it open does no harm
 
 
-def test_a_database_that_is_none_is_named(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_text("something else " * 100)
-    with pytest.raises(stack.StackError, match=r"mlflow\.db cannot be used: file is not a database"):
-        home.mlflow_store(tmp_path)
+def test_a_database_that_somebody_reads_stays_as_it_is(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "old.db", isolation_level=None)) as database:
+        database.execute("CREATE TABLE runs (id)")
+        database.execute("BEGIN")
+        database.execute("SELECT * FROM runs").fetchall()
+        home.write_ahead(tmp_path / "old.db")
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"), [(lambda file: file.write_text("else " * 999), "not a database"), (Path.mkdir, "unable to open")]
+)
+def test_a_database_that_is_none_is_named(tmp_path: Path, make: Callable[[Path], None], why: str) -> None:
+    make(tmp_path / "mlflow.db")
+    with pytest.raises(stack.StackError, match=rf"mlflow\.db cannot be used: .*{why}"):
+        home.write_ahead(tmp_path / "mlflow.db")
 
 
 def test_commands_find_the_data_of_a_stack_that_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

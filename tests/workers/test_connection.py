@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from mlflow import MlflowClient
@@ -23,6 +25,30 @@ def test_an_absent_server_is_told_from_one_that_says_no(monkeypatch: pytest.Monk
     assert {code: away(answer) for code, answer in answers.items()} == said
     assert away(ConnectionResetError())
     assert not away(TypeError("a defect of our own"))
+
+
+def test_a_creation_whose_answer_is_lost_is_not_repeated_unseen(
+    launch: Callable[..., Launch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # of a caller's own
+    asked: list[str] = []
+
+    class Silent(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path.rpartition("mlflow/")[2])
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Silent)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    connection = Connection(launch(mlflow_tracking_uri=f"http://127.0.0.1:{server.server_port}"))
+    with pytest.raises(MlflowException) as lost:
+        connection.client().create_run("0")
+    server.shutdown()
+    server.server_close()
+    assert away(lost.value)
+    assert asked == ["runs/create"]
 
 
 def test_what_is_done_inside_is_done_before_it_is_closed_or_not_at_all(launch: Callable[..., Launch]) -> None:

@@ -88,7 +88,10 @@ def test_lost_weights_are_trained_again_bit_for_bit(
 
 
 def test_the_packed_model_predicts_raw_images(
-    tmp_path: Path, experiment: Callable[..., ExperimentSpec], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    experiment: Callable[..., ExperimentSpec],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(sys, "path", sys.path[:])  # where mlflow puts the code that it finds with a model
     trial = tmp_path / "00000"
@@ -98,6 +101,7 @@ def test_the_packed_model_predicts_raw_images(
     threads = torch.get_num_threads()
     _, accuracy = Judge().judge(trial, 1, tmp_path / "model", tmp_path, tmp_path)
     torch.set_num_threads(threads)
+    assert "rehearsal" not in caplog.text
     images, labels = load(spec.dataset, spec.split_seed, tmp_path, tmp_path).test()
     plain = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     assert images.dtype == torch.uint8
@@ -110,27 +114,32 @@ def test_the_packed_model_predicts_raw_images(
         torch.testing.assert_close(network(images.float()), logits)
 
 
-#: Loads each model named in the arguments and prints how many logits it gives.
+#: Loads the models named in the arguments and prints how many logits each gives, without Rung as it is installed here.
 ELSEWHERE = """
-import importlib.util, sys, warnings
+import importlib.util, sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
-assert not any(map(importlib.util.find_spec, ("workers", "search_spaces"))), "Rung is installed here"
+rung, *folders = sys.argv[1:]
+sys.path += [rung] if rung else []
+assert bool(importlib.util.find_spec("search_spaces")) is bool(rung)
 import mlflow.pytorch, torch
-for folder in sys.argv[1:]:
+for folder in folders:
     print(mlflow.pytorch.load_model(folder)(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).shape[1])
+if rung:
+    import service.client, workers.training
 """
 
 
-def test_a_packed_model_is_loaded_where_rung_is_not_installed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rung", ["", str(Path(__file__).parents[2])], ids=["without", "beside"])
+def test_a_packed_model_is_loaded_without_rung_and_beside_it(tmp_path: Path, rung: str) -> None:
     specs = (CNN(width=4), VGG(width=4), ResNet(width=4), TorchvisionModel(name="squeezenet1_1"))
     folders = []
     for classes, spec in enumerate(specs, start=5):
         classifier = Classifier(build_model(spec, Batch(), 1, classes, 32), torch.zeros(1), torch.ones(1)).eval()
         folders.append(str(tmp_path / spec.kind))
         finalist._save(classifier, np.zeros((2, 1, 32, 32), np.uint8), Path(folders[-1]))
-    command = [sys.executable, "-c", ELSEWHERE, *folders]
+    command = [sys.executable, "-I", "-c", ELSEWHERE, rung, *folders]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
-    assert done.stdout.split() == ["5", "6", "7", "8"], done.stderr
+    assert (done.returncode, done.stdout.split()) == (0, ["5", "6", "7", "8"]), done.stderr
 
 
 def test_a_rehearsal_that_fails_spoils_nothing(

@@ -102,11 +102,9 @@ def test_going_on_from_a_checkpoint_is_bit_equal_to_never_having_stopped(optimiz
     assert before + curve(second, 5 - stop) == whole
 
 
-def test_a_checkpoint_is_a_copy() -> None:
+def test_who_goes_on_from_a_checkpoint_takes_a_copy() -> None:
     spec = trial(max_epochs=3)
     first, second = Training(spec, splits()), Training(spec, splits())
     first.run_epoch()
-    state = first.state_dict()
-    rest = curve(first, 2)
-    second.load_state_dict(state)
-    assert curve(second, 2) == rest
+    second.load_state_dict(first.state_dict())
+    assert curve(first, 2) == curve(second, 2)

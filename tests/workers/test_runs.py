@@ -52,7 +52,7 @@ def test_runs_of_lost_creations_are_deleted(client: MlflowClient, runs: Open, mo
 
 
 def test_what_nothing_can_have_left_is_not_looked_for(client: MlflowClient, runs: Open) -> None:
-    """Not by a first attempt, until an answer is lost: MLflow would read all that the experiment has told it."""
+    """Not by a first attempt to which every answer came: MLflow would read all that the experiment has told it."""
     place = Place()
     first = runs(place, continued=False)
     kept = {first.of_trial(0, {}, 1000), first.parent()}

@@ -31,10 +31,12 @@ CLOCKED = {"epoch_seconds", "images_per_second"}
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
+def _one_process() -> Any:
+    """What a slot sets for its process is put back."""
+    threads, level = torch.get_num_threads(), logging.getLogger().level
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads)
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture
