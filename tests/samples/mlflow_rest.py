@@ -1,0 +1,125 @@
+"""A small server of MLflow's REST interface: runs, model versions and logged models, as far as the service asks."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+API = "/api/2.0/mlflow"
+
+
+class Mlflow:
+    """What it holds, and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.versions: list[dict[str, str]] = []
+        self.models: dict[str, str] = {}
+        self.requests: list[str] = []
+        self.away = False
+        self.artifacts: set[str] = set()
+        self.odd: dict[str, bytes] = {}  # what it says of an experiment's runs in place of them
+        self.on_update: Callable[[], object] = lambda: None
+
+    def add(self, run_id: str, experiment_id: str, trial: int | None, status: str = "RUNNING") -> None:
+        tags = {"rung.experiment_id": experiment_id} | ({} if trial is None else {"rung.trial_id": str(trial)})
+        artifact_uri = f"mlflow-artifacts:/7/{run_id}/artifacts"
+        self.runs[run_id] = {"status": status, "tags": tags, "deleted": False, "artifact_uri": artifact_uri}
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: dict[str, Any]) -> dict[str, Any] | None:
+        self.requests.append(f"{method} {path.removeprefix(API)}")
+        if path == f"{API}/experiments/get-by-name":
+            return {"experiment": {"experiment_id": "7"}} if query["experiment_name"] == "default" else None
+        if path == f"{API}/runs/search":
+            return self._search(body)
+        if path == f"{API}/runs/get":
+            run = self.runs.get(query["run_id"])
+            return run and {"run": {"info": {"lifecycle_stage": "deleted" if run["deleted"] else "active"}}}
+        if path == f"{API}/runs/log-batch":
+            if any(len(tag["value"]) > 5000 for tag in body["tags"]):
+                return None
+            self.runs[body["run_id"]]["tags"] |= {tag["key"]: tag["value"] for tag in body["tags"]}
+        if path == f"{API}/runs/update":
+            self.runs[body["run_id"]] |= {"status": body["status"], "end_time": body["end_time"]}
+            self.on_update()
+        if path == f"{API}/runs/delete":
+            self.runs[body["run_id"]]["deleted"] = True
+        if path == f"{API}/model-versions/search":
+            condition = re.fullmatch(r"(name|run_id) (=|LIKE) '([^']*)'", query["filter"])
+            if condition is None:
+                return None
+            field, comparator, value = condition.groups()
+            pattern = re.escape(value) if comparator == "=" else ".".join(map(re.escape, value.split("_")))
+            return {"model_versions": [one for one in self.versions if re.fullmatch(pattern, one[field])]}
+        if path == f"{API}/model-versions/delete":
+            self.versions = [v for v in self.versions if (v["name"], v["version"]) != (body["name"], body["version"])]
+        if path == f"{API}/logged-models/search":
+            found = [name for name, run in self.models.items() if body["filter"] == f"source_run_id = '{run}'"]
+            return {
+                "models": [
+                    {"info": {"model_id": name, "artifact_uri": f"mlflow-artifacts:/7/models/{name}/artifacts"}}
+                    for name in found
+                ]
+            }
+        if path == f"{API}/registered-models/delete":
+            self.versions = [version for version in self.versions if version["name"] != body["name"]]
+        if method == "DELETE" and path.startswith("/api/2.0/mlflow-artifacts/artifacts/"):
+            place = path.removeprefix("/api/2.0/mlflow-artifacts/artifacts/")
+            self.artifacts = {one for one in self.artifacts if not one.startswith(place)}
+        if method == "DELETE" and "/logged-models/" in path:
+            del self.models[path.rpartition("/")[2]]
+        return {}
+
+    def _search(self, body: dict[str, Any]) -> dict[str, Any]:
+        experiment_id = re.search(r"tags\.`rung\.experiment_id` = '(\w+)'", body["filter"])
+        assert experiment_id
+        assert body["experiment_ids"] == ["7"]
+        found = {
+            "runs": [
+                {
+                    "info": {"run_id": name, "experiment_id": "7", "artifact_uri": run["artifact_uri"]},
+                    "data": {"tags": [{"key": key, "value": value} for key, value in run["tags"].items()]},
+                }
+                for name, run in self.runs.items()
+                if run["tags"]["rung.experiment_id"] == experiment_id[1]
+                and not run["deleted"]
+                and ("'RUNNING'" not in body["filter"] or run["status"] == "RUNNING")
+            ]
+        }
+        return {"runs": found["runs"][: body["max_results"]]}
+
+
+@contextmanager
+def serving(mlflow: Mlflow) -> Iterator[str]:
+    """Its address, inside the block."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            query = {name: values[0] for name, values in parse_qs(url.query).items()}
+            text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            answer = None if mlflow.away else mlflow.answer(self.command, url.path, query, json.loads(text or "{}"))
+            body = json.dumps(answer or {}).encode()
+            body = next((said for one, said in mlflow.odd.items() if one.encode() in text), body)
+            self.send_response(503 if mlflow.away else 200 if answer is not None else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_DELETE = do_GET  # noqa: N815 - names of http.server
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
