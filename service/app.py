@@ -85,7 +85,10 @@ def main() -> None:
     try:
         settings = Settings()
     except ValidationError as error:  # without the values: one may be a password
-        wrong = [f"RUNG_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors()]
+        wrong = [
+            f"RUNG_{'.'.join(map(str, one['loc'])).upper()}: {one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors()
+        ]
         sys.exit("\n".join(wrong))
     uvicorn.run(create_app(settings), host=settings.host, port=settings.port, access_log=False, log_config=None)
 

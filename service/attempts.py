@@ -119,6 +119,8 @@ def beat(
         _end(session, experiment, attempt, heartbeat, now, retries)
         return Orders(slots=0)
     experiment.phase = heartbeat.phase
+    if experiment.state == State.RUNNING:
+        experiment.reason = heartbeat.reason  # what it waits for
     stop = {State.STOPPING: "cancel", State.PAUSING: "pause"}.get(State(experiment.state))
     return Orders.model_validate(
         {

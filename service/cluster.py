@@ -26,7 +26,7 @@ class ClusterWatch:
     """Holds the latest `Sight`; replacing one reference needs no lock."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._sight = Sight(None, "not asked yet", datetime.now(UTC))
+        self._sight = self._first = Sight(None, "not asked yet", datetime.now(UTC))
         self._monotonic = monotonic
         self._seen_at = monotonic()
 
@@ -37,6 +37,11 @@ class ClusterWatch:
     @property
     def cluster(self) -> Cluster | None:
         return self._sight.cluster
+
+    @property
+    def away(self) -> str:
+        """Why Ray does not answer; empty while it does, and where nobody has asked it yet."""
+        return "" if self._sight is self._first else self._sight.why
 
     @property
     def away_s(self) -> float:

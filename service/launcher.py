@@ -165,7 +165,10 @@ def _client(address: str, timeout_s: float) -> Any:
             except AuthenticationError as error:
                 raise RuntimeError(str(error).partition("\n")[0]) from error
 
-    return Client(address)
+    try:
+        return Client(address)
+    except AuthenticationError as error:  # no token where one is needed
+        raise RuntimeError(str(error).partition("\n")[0]) from error
 
 
 def _node(state: dict[str, Any]) -> Node:

@@ -124,7 +124,7 @@ class Reconciler:
         try:
             watch.saw(self._context.launcher.cluster())
         except RayUnreachable as away:
-            if watch.cluster is not None:
+            if str(away) != watch.away:
                 log.warning("%s", away)
             watch.missed(str(away))
         return watch.cluster

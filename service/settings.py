@@ -98,6 +98,19 @@ class Settings(BaseSettings):
             raise ValueError(f"an MLflow server at http:// or https:// required, got {scheme}: start one upon it")
         return address
 
+    @field_validator("ray_dashboard_url", "mlflow_public_url", "service_url")
+    @classmethod
+    def _an_address(cls, address: str) -> str:
+        if not address.startswith(("http://", "https://")):
+            raise ValueError("an address that begins with http:// or https:// required")
+        return address
+
+    @field_validator("storage_root", "data_root", "cache_root")
+    @classmethod
+    def _from_the_root(cls, folder: Path) -> Path:
+        """Drivers and trials run elsewhere than the service."""
+        return folder.expanduser().absolute()
+
     @property
     def hosts(self) -> frozenset[str]:
         """Names that a request's Host may have; `*` for any. Those of this machine and of its drivers always are."""

@@ -7,6 +7,7 @@ from typing import Any
 from search_spaces.protocol import TrialState
 from service.results import Results
 from service.schemas import AttemptView, Best, ExperimentSummary, ExperimentView, TrialView
+from service.states import ACTIVE
 from service.store.models import Attempt, Experiment, Trial
 
 
@@ -15,10 +16,14 @@ def summary(experiment: Experiment, counts: dict[TrialState, int], results: Resu
 
 
 def full(
-    experiment: Experiment, counts: dict[TrialState, int], attempts: list[Attempt], results: Results
+    experiment: Experiment, counts: dict[TrialState, int], attempts: list[Attempt], results: Results, ray_away: str = ""
 ) -> ExperimentView:
+    """`ray_away` says why Ray does not answer; whoever waits for it is told."""
+    fields = _fields(experiment, counts, results)
+    if ray_away and experiment.state in ACTIVE:
+        fields["reason"] = experiment.reason or f"waiting for Ray: {ray_away}"
     return ExperimentView(
-        **_fields(experiment, counts, results),
+        **fields,
         spec=experiment.spec,
         warnings=experiment.warnings,
         controls=experiment.controls,

@@ -48,6 +48,7 @@ class Patience:
     def until(self, action: Callable[[], T]) -> T:
         """What `action` gives, which is tried again while it raises. Raises what is not worth it, and Unheard."""
         began, ordered_at, error, worth_s = time.monotonic(), None, None, AWAY_S
+        said = ""
         future = _begun(action)
         while True:
             wait([future], POLL_S)
@@ -59,7 +60,9 @@ class Patience:
                 worth_s = self._worth_s(error) if isinstance(error, Exception) else 0.0
                 if not worth_s:
                     raise error
-                log.warning("MLflow did not take it, which is tried again: %r", error)
+                if repr(error) != said:
+                    said = repr(error)
+                    log.warning("MLflow did not take it, which is tried again: %s", said)
             now, silent_since = time.monotonic(), max(began, self._answered_at())
             if error is not None or now - silent_since >= QUIET_S:
                 self._on_wait(

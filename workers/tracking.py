@@ -70,6 +70,7 @@ class Tracker(threading.Thread):
         self._interval_s = interval_s
         self._reopened = launch.attempt == 1
         self.answered_at = -math.inf
+        self._said = ""  # of what goes wrong again and again
         self._taken: set[int] = set()  # trials whose news of this place were taken
         self._finished, self._due = threading.Event(), threading.Event()
         self._working = threading.Lock()
@@ -100,8 +101,11 @@ class Tracker(threading.Thread):
                 return False
             except Exception as error:
                 # Whatever the client raises, the entries stay in the journal and are tried again.
-                log.warning("MLflow did not take the newest points, which are kept: %r", error)
+                if repr(error) != self._said:
+                    self._said = repr(error)
+                    log.warning("MLflow did not take the newest points, which are kept: %s", self._said)
                 return False
+            self._said = ""
             return True
 
     def stop(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,7 +84,7 @@ def given(client: Rung, spec: str) -> dict[str, Any] | str | Path:
     from search_spaces.document import read
 
     if spec.startswith("preset:"):
-        return client.preset(spec.removeprefix("preset:")).yaml
+        return client.preset(_name(spec)).yaml
     body, media_type = document(spec)
     if media_type == "application/json":
         return read(body, media_type)
@@ -96,14 +97,31 @@ def document(spec: str) -> tuple[bytes, str]:
     from search_spaces.problems import Problem, SpecError
 
     if spec.startswith("preset:"):
-        return shipped.load(spec.removeprefix("preset:")).encode(), "application/yaml"
+        return shipped.load(_name(spec)).encode(), "application/yaml"
     try:
         body = sys.stdin.buffer.read() if spec == "-" else Path(spec).read_bytes()
     except OSError as error:
         hint = f"; did you mean preset:{spec}?" if spec in shipped.names() else ""
         raise SpecError([Problem("SPEC", f"a readable file required, got {spec}: {error.strerror}{hint}")]) from None
-    is_json = spec.endswith(".json") or (spec == "-" and body.lstrip()[:1] == b"{")
+    is_json = spec.endswith(".json") or (spec == "-" and _is_json(body))
     return body, "application/json" if is_json else "application/yaml"
+
+
+def _name(preset: str) -> str:
+    from search_spaces.problems import Problem, SpecError
+
+    name = preset.removeprefix("preset:")
+    if not name:
+        raise SpecError([Problem("SPEC", f"preset:NAME required, got {preset}")])
+    return name
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _text(body: bytes) -> str:

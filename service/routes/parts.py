@@ -84,7 +84,9 @@ def shown(session: Session, service: Context, response: Response, experiment_id:
     counts = experiments.count_trials(session, [experiment_id])
     drivers = select(Attempt).where(Attempt.experiment_id == experiment_id).order_by(Attempt.number)
     response.headers["ETag"] = preconditions.etag(experiment.revision)
-    return views.full(experiment, counts[experiment_id], list(session.scalars(drivers)), service.results)
+    return views.full(
+        experiment, counts[experiment_id], list(session.scalars(drivers)), service.results, service.watch.away
+    )
 
 
 def stored(service: Context, response: Response, experiment_id: str, replayed: bool) -> ExperimentView:

@@ -122,6 +122,8 @@ class Stack:
             )
         )
         ports.close()
+        if options.data_root and not options.data_root.is_dir():
+            raise StackError(f"--data-root: an existing folder required, got {options.data_root}")
         data_root = options.data_root or os.environ.get("RUNG_DATA_ROOT") or self.home / "data"
         self.addresses = Addresses(
             pid=os.getpid(),

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,9 @@ def main(folder: Path) -> dict[str, Any]:
             one.prepare()
             ray.get(one._actor.__ray_ready__.remote())
             ray.kill(one._actor)
+            with suppress(ray.exceptions.RayActorError):  # until it is dead, which takes a moment
+                while True:
+                    ray.get(one._actor.__ray_ready__.remote())
         try:
             answer: Any = one.judge(
                 NOWHERE, 1, NOWHERE, NOWHERE, NOWHERE,

@@ -80,7 +80,7 @@ class Stand:
                 mlflow_port=ports[1],
                 ray_dashboard_port=ports[2],
                 num_cpus=cpus,
-                data_root=folder / "no-data",
+                data_root=self.home,  # without a data set
             )
         )
         self._stack._ray_ports = dict(zip(embedded.RAY_PORTS, ports[3:7], strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,13 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert settings.mlflow_public_url == "http://mlflow:5000"
 
 
+def test_every_setting_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    documented = set(re.findall(r"^\| .*?\|", text, re.MULTILINE))
+    names = {name for cells in documented for name in re.findall(r"`RUNG_(\w+)`", cells)}
+    assert names == {name.upper() for name in Settings.model_fields}
+
+
 def test_settings_without_an_environment(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     assert settings.sqlalchemy_url == f"sqlite:///{tmp_path / 'rung.db'}"
@@ -92,6 +100,21 @@ def test_a_given_user_is_kept(tmp_path: Path) -> None:
     assert (settings.mlflow_tracking_uri, settings.mlflow_username) == ("http://mlflow", "bob")
 
 
+@pytest.mark.parametrize("name", ["RUNG_RAY_DASHBOARD_URL", "RUNG_SERVICE_URL", "RUNG_MLFLOW_PUBLIC_URL"])
+def test_an_address_without_its_scheme_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    from service.app import main
+
+    monkeypatch.setenv(name, "head:8265")
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert str(caught.value) == f"{name}: an address that begins with http:// or https:// required"
+
+
+def test_folders_are_named_from_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings(home=tmp_path, storage_root=Path("here")).storage_root == tmp_path / "here"
+
+
 @pytest.mark.parametrize("address", ["postgresql://ada:secret@db/mlflow", "/srv/mlruns", "databricks"])
 def test_only_a_server_of_mlflow_is_accepted_at_start(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     from service.app import main
@@ -100,5 +123,5 @@ def test_only_a_server_of_mlflow_is_accepted_at_start(monkeypatch: pytest.Monkey
     with pytest.raises(SystemExit) as caught:
         main()
     said = str(caught.value)
-    assert said.startswith("RUNG_MLFLOW_TRACKING_URI: Value error, an MLflow server at http:// or https:// required")
+    assert said.startswith("RUNG_MLFLOW_TRACKING_URI: an MLflow server at http:// or https:// required")
     assert "secret" not in said

@@ -102,6 +102,17 @@ def test_the_end(world: Any) -> None:
     assert "has ended already as COMPLETED" in refused.json()["detail"]
 
 
+def test_what_a_driver_waits_for_is_shown_until_that_is_over(world: Any) -> None:
+    one = world.started()
+    for reason in ("waiting for MLflow: it is away", ""):
+        world.beat(one, {"phase": "finalizing", "reason": reason})
+        assert (world.show(one)["state"], world.show(one)["reason"]) == ("RUNNING", reason)
+    world.cancel(one)
+    asked = world.show(one)["reason"]
+    world.beat(one, {"phase": "finalizing", "reason": "waiting for MLflow: it is away"})
+    assert world.show(one)["reason"] == asked
+
+
 def test_a_failed_driver_ends_the_experiment_with_its_reason(world: Any) -> None:
     one = world.started()
     world.beat(one, {"phase": "failed", "reason": "the data set is not there", "trials": [world.line(0)]})

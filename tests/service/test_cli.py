@@ -134,11 +134,12 @@ def test_submit_and_look(run: Run, spec: str) -> None:
     view = json.loads(run("submit", spec, "--json").stdout)
     assert run("submit", "-", input=SPEC.encode()).exit_code == 0
     assert run("submit", "-", input=b'{"name": "json"}').exit_code == 0
+    assert run("submit", "-", input=b"{name: flow, seed: 3}").exit_code == 0
     shown = run("show", view["id"])
     assert shown.stdout.startswith(f"first ({view['id']}) QUEUED")
     assert json.loads(run("show", view["id"], "--json").stdout)["id"] == view["id"]
     listed = json.loads(run("list", "--json").stdout)
-    assert [one["name"] for one in listed] == ["json", "first", "first"]
+    assert [one["name"] for one in listed] == ["flow", "json", "first", "first"]
     assert view["id"] in run("list", "--state", "queued", "--limit", "5").stdout
     canceled = run("cancel", view["id"], "--json")
     assert json.loads(canceled.stdout)["state"] == "CANCELED"
@@ -259,7 +260,7 @@ def test_pause_change_resume(run: Run, spec: str) -> None:
         (("priority=1\ngoal: 2",), "priority: one value as YAML required"),
         (("priority=1", "priority=2"), "priority: each field once required"),
         (("budget=1", "budget.failures=2"), "budget.failures: each field once required"),
-        (("goal=.nan",), "goal: line 1"),
+        (("goal=.nan",), "goal: a finite number required, got nan"),
         (("revision=x",), "revision: unknown field"),
         (("num_samples=0",), "num_samples: >= 1 required"),
     ],

@@ -185,6 +185,26 @@ def test_nobody_there_and_nobody_answering_are_both_away(settings: Settings) -> 
                 RayLauncher(Settings(**{**settings.model_dump(), **given})).cluster()
 
 
+def test_a_token_that_is_wanted_and_not_there_is_named(settings: Settings, tmp_path: Path) -> None:
+    ask = """
+from service.launcher import RayLauncher, RayUnreachable
+from service.settings import Settings
+try:
+    RayLauncher(Settings()).cluster()
+except RayUnreachable as away:
+    print(away)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    said = subprocess.run(
+        [sys.executable, "-c", ask],
+        env=environment | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"},
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert said.startswith("Ray at http://127.0.0.1:8265 does not answer: ")
+    assert "token" in said.partition("answer: ")[2].lower()
+    assert said.count("\n") == 1
+
+
 def test_what_the_driver_reads_is_whole_and_its_token_is_nobody_else_s(launcher: RayLauncher, launch: Launch) -> None:
     folder = Path(launch.storage)
     for name in ("first", "second"):

@@ -120,6 +120,13 @@ def test_a_port_that_is_none_is_named(
     assert problem["detail"] == "--port 70000 of 127.0.0.1 cannot be used: 0 <= port <= 65535 required"
 
 
+def test_data_that_are_nowhere_are_named(
+    up: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert up(tmp_path / "home", data_root=tmp_path / "x") == 1
+    assert capfd.readouterr().err == f"rung up: --data-root: an existing folder required, got {tmp_path / 'x'}\n"
+
+
 def test_a_home_that_can_be_none_is_named(
     up: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,6 +185,7 @@ def test_a_database_that_is_none_is_named(tmp_path: Path, make: Callable[[Path],
 def test_commands_find_the_data_of_a_stack_that_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RUNG_HOME", str(tmp_path))
     assert data_folder() == tmp_path / "data"
+    (tmp_path / "sets").mkdir()
     addresses = stack.Stack(stack.Options(home=tmp_path, data_root=tmp_path / "sets")).addresses
     home.announce(tmp_path, addresses)
     assert data_folder() == tmp_path / "sets"
