@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -100,8 +100,9 @@ class Settings(BaseSettings):
 
     @field_validator("ray_dashboard_url", "mlflow_public_url", "service_url")
     @classmethod
-    def _an_address(cls, address: str) -> str:
-        if not address.startswith(("http://", "https://")):
+    def _an_address(cls, address: str, given: ValidationInfo) -> str:
+        derived = given.field_name == "mlflow_public_url" and "mlflow_tracking_uri" not in given.data
+        if not derived and not address.startswith(("http://", "https://")):
             raise ValueError("an address that begins with http:// or https:// required")
         return address
 

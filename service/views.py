@@ -7,23 +7,22 @@ from typing import Any
 from search_spaces.protocol import TrialState
 from service.results import Results
 from service.schemas import AttemptView, Best, ExperimentSummary, ExperimentView, TrialView
-from service.states import ACTIVE
+from service.states import State
 from service.store.models import Attempt, Experiment, Trial
 
 
-def summary(experiment: Experiment, counts: dict[TrialState, int], results: Results) -> ExperimentSummary:
-    return ExperimentSummary(**_fields(experiment, counts, results))
+def summary(
+    experiment: Experiment, counts: dict[TrialState, int], results: Results, ray_away: str = ""
+) -> ExperimentSummary:
+    """`ray_away` says why Ray does not answer: whoever waits in the queue is told."""
+    return ExperimentSummary(**_fields(experiment, counts, results, ray_away))
 
 
 def full(
     experiment: Experiment, counts: dict[TrialState, int], attempts: list[Attempt], results: Results, ray_away: str = ""
 ) -> ExperimentView:
-    """`ray_away` says why Ray does not answer; whoever waits for it is told."""
-    fields = _fields(experiment, counts, results)
-    if ray_away and experiment.state in ACTIVE:
-        fields["reason"] = experiment.reason or f"waiting for Ray: {ray_away}"
     return ExperimentView(
-        **fields,
+        **_fields(experiment, counts, results, ray_away),
         spec=experiment.spec,
         warnings=experiment.warnings,
         controls=experiment.controls,
@@ -52,8 +51,9 @@ def trial(row: Trial, mlflow_experiment_id: str | None, results: Results) -> Tri
     )
 
 
-def _fields(experiment: Experiment, counts: dict[TrialState, int], results: Results) -> dict[str, Any]:
+def _fields(experiment: Experiment, counts: dict[TrialState, int], results: Results, ray_away: str) -> dict[str, Any]:
     objective = experiment.spec.get("objective", {})
+    waits = ray_away and experiment.state == State.QUEUED
     best = None
     if experiment.best_trial is not None and experiment.best_value is not None:
         best = Best(trial=experiment.best_trial, value=experiment.best_value)
@@ -64,7 +64,7 @@ def _fields(experiment: Experiment, counts: dict[TrialState, int], results: Resu
         "labels": experiment.spec.get("labels", []),
         "state": experiment.state,
         "phase": experiment.phase,
-        "reason": experiment.reason,
+        "reason": f"waiting for Ray: {ray_away}" if waits else experiment.reason,
         "created_at": experiment.created_at,
         "started_at": experiment.started_at,
         "ended_at": experiment.ended_at,

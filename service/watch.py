@@ -163,10 +163,11 @@ def _lines(client: Rung, experiment_id: str, console: Console, interval_s: float
 
 
 def _line(view: ExperimentView) -> str:
-    words = [view.state, view.phase if view.state == State.RUNNING else "", _one_line(view.reason)]
+    words = [view.state, view.phase if view.state == State.RUNNING else ""]
     words.append(f"{ended(view)}/{view.num_samples} trials")
     if view.best:
         words.append(f"best {_figure(view.best.value)} (trial {view.best.trial})")
+    words.append(_one_line(view.reason))
     return "  ".join(word for word in words if word)
 
 

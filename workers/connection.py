@@ -39,7 +39,7 @@ class Connection:
         """To be asked for anew before each request."""
         self._check()
         if self._client is None:
-            # What is created must not be created again behind our back: who asks for a client tries again itself.
+            # What is created must not be created again behind our back. Who must not lose a request tries again itself.
             os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

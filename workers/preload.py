@@ -13,6 +13,7 @@ import os
 SUPERVISOR_MARK = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 
 if os.environ.get(SUPERVISOR_MARK) != "1":
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
     with contextlib.suppress(ImportError):
         import mlflow.pytorch  # noqa: F401  # the finalist packs a model with it
         import ray.tune  # noqa: F401

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -103,7 +103,7 @@ def document(spec: str) -> tuple[bytes, str]:
     except OSError as error:
         hint = f"; did you mean preset:{spec}?" if spec in shipped.names() else ""
         raise SpecError([Problem("SPEC", f"a readable file required, got {spec}: {error.strerror}{hint}")]) from None
-    is_json = spec.endswith(".json") or (spec == "-" and _is_json(body))
+    is_json = spec.endswith(".json") or (spec == "-" and re.match(rb'\s*\{\s*["}]', body) is not None)
     return body, "application/json" if is_json else "application/yaml"
 
 
@@ -114,14 +114,6 @@ def _name(preset: str) -> str:
     if not name:
         raise SpecError([Problem("SPEC", f"preset:NAME required, got {preset}")])
     return name
-
-
-def _is_json(body: bytes) -> bool:
-    try:
-        json.loads(body)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _text(body: bytes) -> str:

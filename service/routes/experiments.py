@@ -151,7 +151,10 @@ def list_experiments(service: Service, query: Annotated[Filters, Query()]) -> Ex
         counts = experiments.count_trials(session, [experiment.id for experiment in found])
     shown = found[: query.limit]
     return ExperimentPage(
-        items=[views.summary(experiment, counts[experiment.id], service.results) for experiment in shown],
+        items=[
+            views.summary(experiment, counts[experiment.id], service.results, service.watch.away)
+            for experiment in shown
+        ],
         next_cursor=_cursor(shown[-1]) if len(found) > query.limit else None,
     )
 

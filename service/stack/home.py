@@ -81,7 +81,7 @@ def write_ahead(database: Path) -> None:
         with contextlib.closing(sqlite3.connect(database, timeout=1)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.Error as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise StackError(f"{database} cannot be used: {error}") from error
 
 

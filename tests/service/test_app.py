@@ -125,3 +125,4 @@ def test_only_a_server_of_mlflow_is_accepted_at_start(monkeypatch: pytest.Monkey
     said = str(caught.value)
     assert said.startswith("RUNG_MLFLOW_TRACKING_URI: an MLflow server at http:// or https:// required")
     assert "secret" not in said
+    assert "\n" not in said

@@ -49,10 +49,14 @@ def test_while_ray_is_away_all_stays_as_it_is(world: Any, clock: Clock) -> None:
     clock.pass_s(3600)
     world.reconciler.round()
     assert (world.show(running)["state"], world.show(waiting)["state"]) == ("RUNNING", "QUEUED")
-    assert [world.show(one)["reason"] for one in (running, waiting)] == ["waiting for Ray: connection refused"] * 2
+    assert [world.show(one)["reason"] for one in (running, waiting)] == ["", "waiting for Ray: connection refused"]
+    listed = world.client.get("/api/v1/experiments").json()["items"]
+    assert {one["id"]: one["reason"] for one in listed} == {
+        one: world.show(one)["reason"] for one in (running, waiting)
+    }
     world.launcher.away = False
     world.reconciler.round()
-    assert [world.show(one)["reason"] for one in (running, waiting)] == ["", ""]
+    assert world.show(waiting)["reason"] == "", "it waits for nothing that this round gave it"
     assert world.show(waiting)["spec"]["resources"]["gpus_per_trial"] == 1, "decided late, as the cluster was unknown"
 
 

@@ -38,6 +38,10 @@ class Tracking(BaseHTTPRequestHandler):
             return self._answer(401, {})
         if url.path == "/health":
             return self._answer(200, {})
+        if url.path.startswith("/api/") and self.headers["Host"].startswith("localhost"):
+            return self._answer(403, {})
+        if url.path.endswith("/experiments/search"):
+            return self._answer(200, {})
         if query["run_id"] == "odd":
             return self._send(200, b"<html>login\0</html>")
         if query["metric_key"] == "train_loss":
@@ -89,6 +93,13 @@ def test_a_refusal_is_told(tmp_path: Path, uri: str) -> None:
     assert "answers 401" in reader.why_away()
     with pytest.raises(Unavailable, match="answers 401"):
         reader.curves("r1")
+    reader.close()
+
+
+def test_a_server_that_refuses_its_own_name_is_away(tmp_path: Path, uri: str) -> None:
+    """As MLflow does for names that its `--allowed-hosts` lacks, while its health is fine."""
+    reader = results(tmp_path, uri.replace("127.0.0.1", "localhost"))
+    assert "answers 403" in reader.why_away()
     reader.close()
 
 
