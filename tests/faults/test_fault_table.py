@@ -92,8 +92,9 @@ def test_all_killed_at_once(stand: Stand, undisturbed: Callable[..., str]) -> No
 
 
 @pytest.fixture
-def small_disk(stand: Stand, tmp_path: Path) -> Iterator[Path]:
+def small_disk(stand: Stand, undisturbed: Callable[..., str], tmp_path: Path) -> Iterator[Path]:
     """The service keeps experiments on a file system of 24 MB."""
+    undisturbed()  # before: what is made now is gone with the disk
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(tmp_path)], capture_output=True, text=True
     )
