@@ -1,6 +1,6 @@
 """Datasets: what may be trained on, with the facts of each that other fields depend on.
 
-Nothing here reads a file; `workers.data` does. Paths are relative to the workers' data root.
+Nothing here reads a file; `workers.data.splits` does. Paths are relative to the workers' data root.
 """
 
 from __future__ import annotations

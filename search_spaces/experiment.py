@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from search_spaces import consistency
+from search_spaces import cross_field_rules
 from search_spaces.asha import AshaSpec
 from search_spaces.augmentation import Augmentation, AugmentationSpec
 from search_spaces.datasets import Dataset, Digits
@@ -252,9 +252,9 @@ class ExperimentSpec(Spec):
 
     @model_validator(mode="after")
     def _fields_fit_together(self, info: ValidationInfo) -> ExperimentSpec:
-        consistency.check(self)
+        cross_field_rules.check(self)
         if info.context == GIVEN:
-            consistency.check_given(self)
+            cross_field_rules.check_given(self)
         return self
 
     @property
@@ -287,7 +287,7 @@ class ExperimentSpec(Spec):
 
     def warnings(self) -> list[str]:
         """What is allowed but seldom meant, one sentence each, naming the field."""
-        return consistency.warnings(self)
+        return cross_field_rules.warnings(self)
 
 
 def _trial_seed(seed: int, number: int) -> int:

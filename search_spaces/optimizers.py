@@ -4,7 +4,7 @@ Not LBFGS (evaluates the loss several times a step), SparseAdam (sparse gradient
 it refuses the weights of convolutions).
 
 Each class names its torch class in `target` and turns itself into that class's keyword arguments.
-It must not import torch; `workers.build` resolves the target.
+It must not import torch; `workers.training.build` resolves the target.
 """
 
 from __future__ import annotations

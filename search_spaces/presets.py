@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from search_spaces.document import read
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.parsing import read
 from search_spaces.problems import Problem, SpecError, unknown, validate
 
 FOLDER = Path(__file__).with_name("presets")

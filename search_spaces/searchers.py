@@ -1,4 +1,4 @@
-"""Searchers: who proposes the next trial. The proposing itself is in `workers/searcher.py`."""
+"""Searchers: who proposes the next trial. The proposing itself is in `workers/search/searcher.py`."""
 
 from __future__ import annotations
 

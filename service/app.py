@@ -14,20 +14,21 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from service import docs, experiments, responses
-from service.cluster import ClusterWatch
+from service.adapters.cluster_cache import ClusterWatch
+from service.adapters.mlflow_client import Results
+from service.adapters.ray_jobs import Launcher, RayLauncher
+from service.adapters.ray_warm_workers import WarmWorkers
+from service.api import error_handlers, openapi
+from service.api.body_limit import BodyLimit
+from service.api.routes import actions, attempts, catalog, logs, system, trials
+from service.api.routes import experiments as experiment_routes
+from service.api.trusted_hosts import Doors
+from service.cleanup.worker import Housekeeping
 from service.context import Context
-from service.doors import Doors
-from service.housekeeping import Housekeeping
-from service.launcher import Launcher, RayLauncher
-from service.limits import BodyLimit
-from service.reconciler import Reconciler
-from service.results import Results
-from service.routes import attempts, catalog, changes, logs, system, trials
-from service.routes import experiments as experiment_routes
+from service.domain import experiments
+from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
 from service.store.database import Database
-from service.warm_workers import WarmWorkers
 
 PREFIX = "/api/v1"
 
@@ -70,9 +71,9 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
     )
     app.add_middleware(BodyLimit, most_bytes=settings.max_body_bytes, most_heartbeat_bytes=settings.max_heartbeat_bytes)
     app.add_middleware(Doors, hosts=settings.hosts)
-    responses.install(app)
-    docs.install(app)
-    for module in (experiment_routes, changes, trials, logs, catalog, system, attempts):
+    error_handlers.install(app)
+    openapi.install(app)
+    for module in (experiment_routes, actions, trials, logs, catalog, system, attempts):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(system.health)
     app.include_router(system.health, prefix=PREFIX, include_in_schema=False)

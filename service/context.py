@@ -6,12 +6,12 @@ import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from service.attempts import Retries
-from service.cluster import ClusterWatch
-from service.launcher import Launcher
-from service.results import Results
+from service.adapters.cluster_cache import ClusterWatch
+from service.adapters.experiment_files import Storage
+from service.adapters.mlflow_client import Results
+from service.adapters.ray_jobs import Launcher
+from service.domain.retry_policy import Retries
 from service.settings import Settings
-from service.storage import Storage
 from service.store.database import Database
 
 

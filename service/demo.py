@@ -21,11 +21,11 @@ from rich.console import Console
 
 from search_spaces.protocol import TrialState
 from service import stack
-from service.client import Rung
-from service.errors import RungError
-from service.schemas import ExperimentView
-from service.states import State
-from service.watch import leaderboard, ranked, summary, watch
+from service.cli.rendering import leaderboard, ranked, summary, watch
+from service.client.rung import Rung
+from service.contract.errors import RungError
+from service.contract.schemas import ExperimentView
+from service.contract.states import State
 
 PRESET = "digits-quick"
 

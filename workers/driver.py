@@ -18,18 +18,21 @@ import ray
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Launch, Winner, trial_folder
-from workers import ending, failures, fork, journal, logs, memory, quick_start
-from workers.conductor import Conductor
-from workers.connection import Superseded, away, refused
-from workers.ending import Ending
-from workers.finalist import Finalist, Left, Unmeasured
 from workers.heartbeat import Heart, NoLines
-from workers.patience import AWAY_S, Patience, Unheard
-from workers.place import MlflowIds
-from workers.progress import Progress
-from workers.searcher import Searcher
-from workers.tracking import Tracker
-from workers.trial import Slot
+from workers.ray_patches import out_of_memory, startup
+from workers.search import continuation, failures, stop_conditions
+from workers.search.searcher import Searcher
+from workers.search.stop_conditions import Ending
+from workers.search.tune_callbacks import Conductor
+from workers.search.winner import Finalist, Left, Unmeasured
+from workers.state import journal
+from workers.state.trial_table import Progress
+from workers.tracking.connection import Superseded, away, refused
+from workers.tracking.cursor import MlflowIds
+from workers.tracking.retry import AWAY_S, Patience, Unheard
+from workers.tracking.tracker import Tracker
+from workers.trial import logs
+from workers.trial.worker import Slot
 
 log = logging.getLogger("rung.driver")
 
@@ -49,7 +52,7 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
     launch = launch.model_copy(update={"controls": launch.controls or Controls.of(spec)})
     folder = Path(launch.storage)
     if launch.trials and not any(file.exists() for file in (folder / JOURNAL, journal.copy_of(folder / JOURNAL))):
-        return _refuse(launch, ending.nothing_known(launch.storage, launch.trials))
+        return _refuse(launch, stop_conditions.nothing_known(launch.storage, launch.trials))
     try:
         progress = Progress(folder / JOURNAL, spec.objective, launch.attempt)
     except journal.Overtaken as overtaken:
@@ -57,7 +60,9 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
         return False
     except OSError as error:
         why = f"the journal cannot be opened: {error}"
-        return _refuse(launch, ending.disk_full(why) if failures.is_disk_full(error) else Ending("paused", why))
+        return _refuse(
+            launch, stop_conditions.disk_full(why) if failures.is_disk_full(error) else Ending("paused", why)
+        )
     tracker = Tracker(launch, spec, folder / JOURNAL, fenced=lambda: heart.fenced)
     heart = Heart(launch, progress, tracker.ids)
     patience = _patience(heart, tracker)
@@ -65,7 +70,7 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
     winner, failed, obeyed = None, False, None
     try:
         if launch.source and not progress.trials:
-            taken = fork.take_over(Path(launch.source), JOURNAL, folder / "trials", progress)
+            taken = continuation.take_over(Path(launch.source), JOURNAL, folder / "trials", progress)
             log.info("%s trials are taken over from %s", taken, launch.source)
         log.info("attempt %d of %s begins with %d trials known", launch.attempt, spec.name, len(progress.trials))
         if lost := max(0, launch.trials - len(progress.trials)):
@@ -74,7 +79,7 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
         tracker.start()
         heart.phase = "searching"
         finalist = _search(launch, spec, progress, conductor)
-        over, obeyed = conductor.ending or ending.natural(progress, conductor.num_samples()), conductor.obeyed
+        over, obeyed = conductor.ending or stop_conditions.natural(progress, conductor.num_samples()), conductor.obeyed
         log.info("the search is over, %s: %s", over.phase, over.reason or "every trial has ended")
         try:
             if over.phase == "completed":
@@ -86,25 +91,25 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
                 except Unmeasured as unmeasured:
                     over = replace(over, reason="; ".join(filter(None, (over.reason, str(unmeasured)))))
                 except Left:
-                    over = ending.ordered(heart.orders, heart.fenced) or over
+                    over = stop_conditions.ordered(heart.orders, heart.fenced) or over
             if over.phase not in {"paused", "fenced"}:
                 _close(tracker, progress, over, winner, patience)
                 conductor.tidy(folder / "trials", progress.trials)
         except Unheard as unheard:
-            said = ending.ordered(heart.orders, heart.fenced)
+            said = stop_conditions.ordered(heart.orders, heart.fenced)
             if said is None:
                 raise
             over = Ending(said.phase, f"{said.reason}; {unheard}")
     except (Superseded, journal.Overtaken) as overtaken:
         log.warning("%s", overtaken)
         over = Ending("fenced", str(overtaken))
-    except fork.NoSource as missing:
+    except continuation.NoSource as missing:
         over, failed = Ending("paused", str(missing), blocked=True), True
     except Exception as error:
         log.exception("the driver failed")
         over, winner, failed = Ending("paused", _sentence(error)), None, True
         if failures.is_disk_full(error):
-            over = ending.disk_full(_sentence(error))
+            over = stop_conditions.disk_full(_sentence(error))
     finally:
         progress.close()
         tracker.stop()
@@ -171,7 +176,7 @@ def _search(launch: Launch, spec: ExperimentSpec, progress: Progress, conductor:
         if searcher.exhausted():
             return finalist
         # tune.run, not Tuner: a Tuner pickles searcher and scheduler at once, for a restore that the journal replaces.
-        with memory.one_trials_failure():
+        with out_of_memory.one_trials_failure():
             tune.run(
                 Slot,
                 name=f"tune-a{launch.attempt}",
@@ -285,7 +290,7 @@ def main(arguments: list[str]) -> int:
 def _main(folder: Path, attempt: int) -> int:
     launch = Launch.model_validate_json((folder / f"launch-a{attempt}.json").read_text())
     spec = ExperimentSpec.model_validate_json((folder / "spec.json").read_text())
-    quick_start.prepare(launch.slots)
+    startup.prepare(launch.slots)
     ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.WARNING)
     return 0 if drive(launch, spec) else 1
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from search_spaces.controls import Controls
 from search_spaces.protocol import Heartbeat, Launch, Orders, TrialLine, Winner
-from workers.place import MlflowIds
+from workers.tracking.cursor import MlflowIds
 
 log = logging.getLogger("rung.heartbeat")
 SHORTEST_GAP_S = 1.0  # however short the epochs are: each message costs the service 5 to 10 ms

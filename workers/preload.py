@@ -19,5 +19,5 @@ if os.environ.get(SUPERVISOR_MARK) != "1":
         import ray.tune  # noqa: F401
         import torch._dynamo  # noqa: F401  # the first optimizer would import it: two seconds
 
-        import workers.data
-        import workers.training  # noqa: F401
+        import workers.data.splits
+        import workers.training.loop  # noqa: F401

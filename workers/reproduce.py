@@ -21,8 +21,8 @@ import torch
 
 from search_spaces.experiment import TrialSpec
 from search_spaces.protocol import METRICS, SIGNALS
-from workers.data import DataError, load
-from workers.training import Training
+from workers.data.splits import DataError, load
+from workers.training.loop import Training
 
 #: metric -> epoch (from 1) -> value; None for one that is not finite.
 Curve = Mapping[str, Mapping[int, float | None]]

@@ -11,10 +11,10 @@ Everything heavy is imported inside the commands: `rung --help` must come at onc
 from service.cli.terminal import app
 from service.cli import serving
 from service.cli import submission
-from service.cli import looking
+from service.cli import show
 from service.cli import logs
-from service.cli import changing
-from service.cli import documents
+from service.cli import actions
+from service.cli import specs
 from service.cli import local
 
 __all__ = ["app", "main"]

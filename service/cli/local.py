@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.documents import document
+from service.cli.specs import document
 from service.cli.terminal import (
     AsJson,
     CacheRoot,
@@ -46,10 +46,10 @@ def reproduce(
     as_json: AsJson = False,
 ) -> None:
     """Run a trial again on this machine, and compare its curve point by point. Exit status 1: it differs."""
-    from service import local_work
+    from service.cli import local_process
 
     with failing(as_json), connect(url, token) as client:
-        status = local_work.reproduce(
+        status = local_process.reproduce(
             client,
             experiment,
             trial,
@@ -79,13 +79,13 @@ def explain(
 
     Without a SPEC: every scheduler, the classic optimizers; augmentation needs one.
     """
-    from search_spaces.document import read
+    from search_spaces.parsing import read
     from search_spaces.problems import validate as check
-    from service import local_work
+    from service.cli import local_process
 
     with failing(as_json):
         checked = None if spec is None else check(read(*document(spec))).model_dump(mode="json")
-    status = local_work.explain(
+    status = local_process.explain(
         topic,
         checked,
         out=out,

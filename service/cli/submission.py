@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from service.cli.documents import given
+from service.cli.specs import given
 from service.cli.terminal import (
     FAILED,
     INTERRUPTED,
@@ -24,7 +24,7 @@ from service.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from service.client import Rung
+    from service.client.rung import Rung
 
 
 @app.command()
@@ -58,8 +58,8 @@ def watch(
 
 
 def _watch(client: Rung, experiment_id: str, interval: float, as_json: bool) -> NoReturn:
-    from service.states import State
-    from service.watch import watch as follow
+    from service.cli.rendering import watch as follow
+    from service.contract.states import State
 
     try:
         view = follow(client, experiment_id, open_console(stderr=as_json), interval)

@@ -14,8 +14,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from service.client import Rung
-    from service.schemas import ExperimentView
+    from service.client.rung import Rung
+    from service.contract.schemas import ExperimentView
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 FAILED, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
@@ -59,7 +59,7 @@ CacheRoot = Annotated[
 def failing(as_json: bool) -> Iterator[None]:
     """Turn what goes wrong inside into lines for a person and an exit status."""
     from search_spaces.problems import SpecError
-    from service.errors import BadRequest, Invalid, NotFound, RungError, TooLarge, WrongMediaType, summary
+    from service.contract.errors import BadRequest, Invalid, NotFound, RungError, TooLarge, WrongMediaType, summary
 
     try:
         yield
@@ -83,7 +83,7 @@ def _fail(error: Any, status: int, as_json: bool) -> NoReturn:
 
 
 def connect(url: str, token: str) -> Rung:
-    from service.client import Rung
+    from service.client.rung import Rung
 
     return Rung(url or _running("service") or DEFAULT_URL, token or None)
 
@@ -109,7 +109,7 @@ def show_view(view: ExperimentView, as_json: bool) -> None:
     if as_json:
         print_json(view.model_dump(mode="json"))
         return
-    from service.watch import summary
+    from service.cli.rendering import summary
 
     for line in summary(view):
         typer.echo(line)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from service.errors import Internal
+from service.contract.errors import Internal
 from service.stack import home as folder
 from service.stack.children import Children
 from service.stack.home import Addresses, StackError

@@ -21,9 +21,9 @@ from torchvision.transforms import InterpolationMode, v2
 
 from search_spaces.augmentation import AugmentationSpec
 from search_spaces.experiment import ExperimentSpec
-from workers.augment import Augmentation, mixup
-from workers.data import Splits
-from workers.training import Training
+from workers.data.splits import Splits
+from workers.training.augment import Augmentation, mixup
+from workers.training.loop import Training
 
 EVERYTHING = {
     "crop_padding": 2,

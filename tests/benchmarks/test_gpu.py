@@ -25,7 +25,7 @@ import torch
 from made_up import splits
 
 from search_spaces.experiment import ExperimentSpec
-from workers.training import Training
+from workers.training.loop import Training
 
 AUGMENTED = {"crop_padding": 4, "horizontal_flip": 0.5}
 EVERYTHING = AUGMENTED | {

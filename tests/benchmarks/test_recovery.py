@@ -23,8 +23,8 @@ from search_spaces.experiment import Objective
 from search_spaces.protocol import METRICS, SIGNALS, Launch
 from service.settings import Settings
 from workers.heartbeat import Heart
-from workers.place import MlflowIds
-from workers.progress import Progress
+from workers.state.trial_table import Progress
+from workers.tracking.cursor import MlflowIds
 
 REPEATS = 3
 MEASURED_S = 60.0

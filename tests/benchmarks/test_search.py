@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from service import stack
-from service.client import Rung
+from service.client.rung import Rung
 
 SLOTS = 2
 SPEC: dict[str, Any] = {

@@ -19,9 +19,9 @@ from torch import nn
 from torch.nn import functional
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
-from workers.build import build_model, resolve_target
-from workers.data import Splits
-from workers.training import Training
+from workers.data.splits import Splits
+from workers.training.build import build_model, resolve_target
+from workers.training.loop import Training
 
 FLOOR = 0.95
 

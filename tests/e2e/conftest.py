@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from service import stack
-from service.client import Rung
+from service.client.rung import Rung
 from service.stack import embedded
 
 

@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 
 from search_spaces.protocol import METRICS, trial_folder
-from service.client import Rung
-from service.schemas import ExperimentView, TrialView
+from service.client.rung import Rung
+from service.contract.schemas import ExperimentView, TrialView
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

@@ -21,9 +21,9 @@ from search_spaces.asha import AshaSpec
 from search_spaces.datasets import Digits
 from search_spaces.protocol import ENDED, METRICS
 from service import stack
-from service.client import Rung
-from service.schemas import ExperimentView, TrialView
-from workers.data import load
+from service.client.rung import Rung
+from service.contract.schemas import ExperimentView, TrialView
+from workers.data.splits import load
 
 pytestmark = pytest.mark.e2e
 

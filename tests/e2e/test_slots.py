@@ -18,9 +18,10 @@ import ray
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Launch, Orders
-from workers import driver, quick_start
-from workers.conductor import Conductor
-from workers.progress import Progress
+from workers import driver
+from workers.ray_patches import startup
+from workers.search.tune_callbacks import Conductor
+from workers.state.trial_table import Progress
 
 pytestmark = pytest.mark.e2e
 
@@ -56,7 +57,7 @@ def main(folder: Path) -> list[dict[str, Any]]:
         mlflow_tracking_uri="http://nowhere", storage=str(folder), data_root=str(folder), cache_root=str(folder),
     )  # fmt: skip
     spec = ExperimentSpec.model_validate(SPEC)
-    quick_start.prepare(launch.slots)
+    startup.prepare(launch.slots)
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
     progress = Progress(folder / driver.JOURNAL, spec.objective)
     orders, seen = [Orders(slots=2)], list[dict[str, Any]]()

@@ -6,7 +6,7 @@ from typing import Any
 
 from stand import Stand
 
-from service.schemas import ExperimentView
+from service.contract.schemas import ExperimentView
 
 TRIALS = 6
 OPTIMIZER = {"kind": "adam", "lr": {"loguniform": [1e-4, 3e-2]}}

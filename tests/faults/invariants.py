@@ -15,9 +15,9 @@ from stand import Stand
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import ENDED, METRICS
-from service.schemas import ExperimentView
-from workers import journal
-from workers.asha import Asha
+from service.contract.schemas import ExperimentView
+from workers.search.asha import Asha
+from workers.state import journal
 
 JOURNAL = "journal.jsonl"
 FINAL_STATUS = {

@@ -27,8 +27,8 @@ import psycopg
 from proxy import Proxy
 
 from service import stack
-from service.client import Rung
-from service.errors import Unavailable
+from service.client.rung import Rung
+from service.contract.errors import Unavailable
 from service.stack import children, embedded
 
 T = TypeVar("T")

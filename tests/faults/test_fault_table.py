@@ -21,7 +21,7 @@ from invariants import JOURNAL, assert_nothing_lost, entries, rungs
 from stand import Stand, alive
 
 from search_spaces.protocol import ENDED
-from workers import journal
+from workers.state import journal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(600)]
 

@@ -17,7 +17,7 @@ from experiments import parallel, serial
 from invariants import assert_nothing_lost, entries
 from stand import Stand
 
-from service.states import AT_REST
+from service.contract.states import AT_REST
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(3600)]
 

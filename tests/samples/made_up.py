@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
-from workers.data import Splits
-from workers.training import Training
+from workers.data.splits import Splits
+from workers.training.loop import Training
 
 TIMES = {"epoch_seconds", "images_per_second"}
 RANDOM_ALL_OVER = {

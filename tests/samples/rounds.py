@@ -6,8 +6,8 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from service.launcher import RayUnreachable
-from service.reconciler import Reconciler
+from service.adapters.ray_jobs import RayUnreachable
+from service.scheduling.reconciler import Reconciler
 
 STEP_S = 2.0
 

@@ -12,9 +12,9 @@ from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Orders
-from workers.conductor import Conductor
-from workers.progress import Progress
-from workers.searcher import Searcher
+from workers.search.searcher import Searcher
+from workers.search.tune_callbacks import Conductor
+from workers.state.trial_table import Progress
 
 
 class Tune:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from search_spaces import consistency, sampling
+from search_spaces import cross_field_rules, sampling
 from search_spaces.asha import AshaSpec
 from search_spaces.augmentation import Augmentation
 from search_spaces.experiment import ExperimentSpec, SearchSpace, TrialSpec
@@ -170,7 +170,7 @@ def test_groups_and_widths_are_walked_once_and_not_in_pairs(monkeypatch: pytest.
         walks.append(field)
         return sampling.possible(node, field, root)
 
-    monkeypatch.setattr(consistency, "possible", counted)
+    monkeypatch.setattr(cross_field_rules, "possible", counted)
     model = {"kind": "cnn", "width": {"choice": [8] * 1000}, "hidden": {"int_range": [0, 4096, 8]}}
     normalization = {"kind": "group", "groups": {"choice": [1, 2, 4] * 300}}
     validate({"name": "x", "search_space": {"normalization": normalization, "model": model}})

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces import presets
-from search_spaces.document import read
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.parsing import read
 from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, shorten, validate
 
 OPTIMIZERS = "one of sgd, rmsprop, adam,"

@@ -13,11 +13,11 @@ from jsonschema import Draft202012Validator
 
 from search_spaces import presets
 from search_spaces.datasets import Dataset
-from search_spaces.document import read
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.models import Model
 from search_spaces.normalization import Normalization
 from search_spaces.optimizers import Optimizer
+from search_spaces.parsing import read
 from search_spaces.problems import SpecError, validate
 from search_spaces.schedulers import Scheduler
 from search_spaces.searchers import Searcher

@@ -18,11 +18,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from search_spaces.protocol import Launch
-from service.allocation import Cluster, Node
+from service.adapters.ray_jobs import JobStatus, RayUnreachable
 from service.app import create_app
 from service.context import Context
-from service.launcher import JobStatus, RayUnreachable
-from service.reconciler import Reconciler
+from service.domain.cluster import Cluster, Node
+from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
 from service.store.database import Database
 

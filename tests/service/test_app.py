@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.results import Results
+from service.adapters.mlflow_client import Results
 from service.settings import Settings
 
 

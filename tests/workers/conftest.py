@@ -15,7 +15,7 @@ import pytest
 
 from search_spaces.experiment import ExperimentSpec, Objective
 from search_spaces.protocol import Heartbeat, Launch
-from workers.progress import Progress
+from workers.state.trial_table import Progress
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

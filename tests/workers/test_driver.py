@@ -14,14 +14,15 @@ import pytest
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Launch, Orders, TrialState, Winner
-from workers import driver, patience
-from workers.conductor import Conductor
-from workers.ending import Ending
-from workers.finalist import Left, Unmeasured
+from workers import driver
 from workers.heartbeat import Heart
-from workers.place import MlflowIds
-from workers.progress import Progress
-from workers.tracking import Tracker
+from workers.search.stop_conditions import Ending
+from workers.search.tune_callbacks import Conductor
+from workers.search.winner import Left, Unmeasured
+from workers.state.trial_table import Progress
+from workers.tracking import retry
+from workers.tracking.cursor import MlflowIds
+from workers.tracking.tracker import Tracker
 
 Build = Callable[..., ExperimentSpec]
 
@@ -46,8 +47,8 @@ def drive(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., bool]:
     """`drive(search)`: an attempt whose trials are run by `search(progress, conductor)`."""
-    monkeypatch.setattr(patience, "POLL_S", 0.01)
-    monkeypatch.setattr(patience, "ORDERED_S", 0.1)
+    monkeypatch.setattr(retry, "POLL_S", 0.01)
+    monkeypatch.setattr(retry, "ORDERED_S", 0.1)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
     def run(search: Callable[[Progress, Conductor], None], **changes: Any) -> bool:
@@ -255,7 +256,7 @@ def test_a_winner_stays_until_a_better_trial_is_found(
             return f"models:/x/{winner.trial}"
 
     progress, finalist = open_progress(), Finalist()
-    waiting = patience.Patience(lambda: False, lambda: 0.0, lambda why: None, lambda error: 0.0)
+    waiting = retry.Patience(lambda: False, lambda: 0.0, lambda why: None, lambda error: 0.0)
     tracker: Any = Tracker()
 
     def crown() -> Winner | None:
@@ -297,7 +298,7 @@ def test_a_test_loss_that_is_not_finite_is_left_out(
     monkeypatch.setattr(Finalist, "judge", lambda *_, **__: (math.inf, 0.75))
     progress, tracker, finalist = open_progress(), cast(Any, Tracker()), cast(Any, Finalist())
     one_trial(progress, Any)
-    waiting = patience.Patience(lambda: False, lambda: 0.0, lambda why: None, lambda error: 0.0)
+    waiting = retry.Patience(lambda: False, lambda: 0.0, lambda why: None, lambda error: 0.0)
     winner = driver._crown(launch(), progress, tracker, finalist, waiting, 3)
     assert winner == open_progress(2).winner == Winner(
         trial=0, value=0.5, test_accuracy=0.75, test_loss=None, model_uri="models:/x/1"

@@ -11,8 +11,8 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Launch, Orders, TrialState, Winner
 from workers.heartbeat import MOST_LINES, Heart
-from workers.place import MlflowIds
-from workers.progress import Progress
+from workers.state.trial_table import Progress
+from workers.tracking.cursor import MlflowIds
 
 OpenProgress = Callable[..., Progress]
 NOWHERE = MlflowIds(None, None, {})

@@ -14,9 +14,9 @@ import torch
 
 from search_spaces.experiment import Execution, ExperimentSpec, TrialSpec
 from workers import reproduce
-from workers.data import load
+from workers.data.splits import load
 from workers.reproduce import Comparison, Difference, tolerance_of
-from workers.training import Training
+from workers.training.loop import Training
 
 EPOCHS = 2
 

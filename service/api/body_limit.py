@@ -1,0 +1,46 @@
+"""Limits: no request body larger than allowed is ever held in memory. Pure ASGI."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.error_handlers import answer
+from service.contract.errors import TooLarge
+
+HEARTBEATS = "/api/v1/attempts/"
+
+
+class BodyLimit:
+    """Reads each body up to its limit before the application sees it; answers 413 beyond."""
+
+    def __init__(self, app: ASGIApp, most_bytes: int, most_heartbeat_bytes: int) -> None:
+        self._app = app
+        self._most = most_bytes
+        self._most_heartbeat = most_heartbeat_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"}:
+            return await self._app(scope, receive, send)
+        most = self._most_heartbeat if scope["path"].startswith(HEARTBEATS) else self._most
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared[:20]) > most:
+            return await self._refuse(scope, receive, send, most)
+        messages: list[Message] = []
+        size = 0
+        while True:
+            message = await receive()
+            messages.append(message)
+            size += len(message.get("body", b""))
+            if size > most:
+                return await self._refuse(scope, receive, send, most)
+            if message["type"] != "http.request" or not message.get("more_body", False):
+                break
+
+        async def replay() -> Message:
+            return messages.pop(0) if messages else await receive()
+
+        return await self._app(scope, replay, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
+        response = answer(TooLarge(f"at most {most} bytes required", headers={"Connection": "close"}))
+        await response(scope, receive, send)

@@ -1,0 +1,23 @@
+"""Presets as REST shows them; `search_spaces.presets` lists and loads them."""
+
+from __future__ import annotations
+
+from search_spaces import presets
+from search_spaces.parsing import read
+from search_spaces.problems import unknown
+from service.contract.errors import NotFound
+from service.contract.schemas import Preset, PresetName
+
+
+def names() -> list[PresetName]:
+    """All presets in alphabetical order."""
+    return [PresetName(name=name, description=load(name).description) for name in presets.names()]
+
+
+def load(name: str) -> Preset:
+    """A preset as it is shipped. Raises NotFound, with the nearest name."""
+    if name not in presets.names():
+        raise NotFound(unknown("preset", name, presets.names()))
+    text = presets.load(name)
+    spec = read(text.encode(), "application/yaml")
+    return Preset(name=name, description=str(spec.get("description", "")), spec=spec, yaml=text)

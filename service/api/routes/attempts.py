@@ -1,0 +1,31 @@
+"""The route of drivers: progress in, orders out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from search_spaces.protocol import Heartbeat, Orders
+from service.api.dependencies import Service, Token
+from service.api.error_handlers import problems
+from service.contract.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge, Unauthorized
+from service.domain import attempts
+
+router = APIRouter(prefix="/attempts", tags=["drivers"])
+
+AttemptId = Annotated[str, Path(examples=["exp-k3v9q2mz-a1"])]
+
+
+@router.post(
+    "/{attempt_id}/heartbeat",
+    responses=problems(Unauthorized, Forbidden, NotFound, Conflict, TooLarge, Invalid),
+)
+def heartbeat(service: Service, attempt_id: AttemptId, token: Token, body: Heartbeat) -> Orders:
+    """For drivers only. 409 means: you are no longer wanted, stop and write nothing."""
+    with service.database.write() as session:
+        orders = attempts.beat(session, attempt_id, token, body, datetime.now(UTC), service.retries)
+    if body.phase in attempts.FINAL or any(line.ended_at is not None for line in body.trials):
+        service.wake.set()  # its slots are free for others
+    return orders

@@ -1,0 +1,88 @@
+"""Views: from the tables' rows to the answers of `schemas`. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from search_spaces.protocol import TrialState
+from service.adapters.mlflow_client import Results
+from service.contract.schemas import AttemptView, Best, ExperimentSummary, ExperimentView, TrialView
+from service.contract.states import State
+from service.store.models import Attempt, Experiment, Trial
+
+
+def summary(
+    experiment: Experiment, counts: dict[TrialState, int], results: Results, ray_away: str = ""
+) -> ExperimentSummary:
+    """`ray_away` says why Ray does not answer: whoever waits in the queue is told."""
+    return ExperimentSummary(**_fields(experiment, counts, results, ray_away))
+
+
+def full(
+    experiment: Experiment, counts: dict[TrialState, int], attempts: list[Attempt], results: Results, ray_away: str = ""
+) -> ExperimentView:
+    return ExperimentView(
+        **_fields(experiment, counts, results, ray_away),
+        spec=experiment.spec,
+        warnings=experiment.warnings,
+        controls=experiment.controls,
+        winner=experiment.winner,
+        attempts=[_attempt(attempt) for attempt in attempts],
+    )
+
+
+def trial(row: Trial, mlflow_experiment_id: str | None, results: Results) -> TrialView:
+    return TrialView(
+        trial=row.trial,
+        state=TrialState(row.state),
+        stop_reason=row.stop_reason,
+        epoch=row.epoch,
+        best_value=row.best_value,
+        best_epoch=row.best_epoch,
+        metrics=row.metrics,
+        parameters=row.parameters,
+        mlflow_run_id=row.mlflow_run_id,
+        mlflow_url=results.run_url(mlflow_experiment_id, row.mlflow_run_id),
+        restarts=row.restarts,
+        error_kind=row.error_kind,
+        cancel_asked_at=row.cancel_asked_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+    )
+
+
+def _fields(experiment: Experiment, counts: dict[TrialState, int], results: Results, ray_away: str) -> dict[str, Any]:
+    objective = experiment.spec.get("objective", {})
+    waits = ray_away and experiment.state == State.QUEUED
+    best = None
+    if experiment.best_trial is not None and experiment.best_value is not None:
+        best = Best(trial=experiment.best_trial, value=experiment.best_value)
+    return {
+        "id": experiment.id,
+        "name": experiment.name,
+        "project": experiment.project,
+        "labels": experiment.spec.get("labels", []),
+        "state": experiment.state,
+        "phase": experiment.phase,
+        "reason": f"waiting for Ray: {ray_away}" if waits else experiment.reason,
+        "created_at": experiment.created_at,
+        "started_at": experiment.started_at,
+        "ended_at": experiment.ended_at,
+        "archived_at": experiment.archived_at,
+        "revision": experiment.revision,
+        "source_id": experiment.source_id,
+        "metric": objective.get("metric", "validation_accuracy"),
+        "mode": objective.get("mode", "max"),
+        "num_samples": experiment.controls["num_samples"],
+        "trials": counts,
+        "best": best,
+        "slots": experiment.slots,
+        "attempt": experiment.attempt,
+        "mlflow_experiment_id": experiment.mlflow_experiment_id,
+        "mlflow_run_id": experiment.mlflow_run_id,
+        "mlflow_url": results.run_url(experiment.mlflow_experiment_id, experiment.mlflow_run_id),
+    }
+
+
+def _attempt(attempt: Attempt) -> AttemptView:
+    return AttemptView.model_validate(attempt, from_attributes=True)

@@ -1,0 +1,51 @@
+"""Doors: which requests are let in by the names they come with. Pure ASGI.
+
+A page in somebody's browser can post to this machine, or bind a name of its own to its address. Such requests
+carry a foreign Origin or Host and are refused; the command line, the SDK and drivers send no Origin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from search_spaces.problems import shorten
+from service.api.error_handlers import answer
+from service.contract.errors import BadRequest, Forbidden, RungError
+
+ANY = "*"
+
+
+class Doors:
+    """Answers 400 to a Host that is none of `hosts` (names without ports; `*`: any), 403 to an Origin not its own."""
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = self._check(dict(scope["headers"])) if scope["type"] == "http" else None
+        if error is not None:
+            return await answer(error)(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+    def _check(self, headers: dict[bytes, bytes]) -> RungError | None:
+        close = {"Connection": "close"}  # what follows is a body that nobody reads
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if ANY not in self._hosts and hostname(f"//{host}") not in self._hosts:
+            known = ", ".join(sorted(self._hosts))
+            return BadRequest(f"one of the hosts {known} required, got {shorten(host)!r}", headers=close)
+        origin = headers.get(b"origin", b"").decode("latin-1").lower()
+        if origin and origin.partition("://")[2] != host:
+            return Forbidden(f"a page of {shorten(origin)!r} may not speak to {shorten(host)!r}", headers=close)
+        return None
+
+
+def hostname(url: str) -> str:
+    """The name in an address, in lower case; empty where there is none."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

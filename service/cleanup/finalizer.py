@@ -1,0 +1,198 @@
+"""Aftercare: what one experiment needs after its end, and what its deletion takes.
+
+Ends runs in MLflow that its driver could not end, removes checkpoints of what will never go on, and everything of
+what a person deleted. Every step can be done twice, so that a crash between two costs nothing. When it is done, and
+how often it is tried, is for `housekeeping`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, delete, select
+
+from search_spaces.protocol import RUN_STATUS, RunStatus, TrialState
+from service.adapters.mlflow_client import OpenRun, Runs
+from service.adapters.ray_jobs import ALIVE, RayUnreachable
+from service.context import Context
+from service.contract.states import State
+from service.domain import continuation
+from service.store.leases import Held, hold
+from service.store.models import Experiment, Trial
+
+#: Status and word of a parent run, by the state of its experiment.
+PARENT = {
+    State.COMPLETED: (RunStatus.FINISHED, "COMPLETED"),
+    State.CANCELED: (RunStatus.KILLED, "CANCELED"),
+    State.ERROR: (RunStatus.FAILED, "FAILED"),
+}
+
+log = logging.getLogger(__name__)
+
+
+class NotYetError(Exception):
+    """Somebody else must end first. The message says who."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An experiment that waits for aftercare, as it was read from the database."""
+
+    runs: Runs
+    state: State
+    reason: str
+    attempt: int
+    at: datetime
+    checkpoints: str
+    best_trial: int | None
+    crowned: bool
+
+    @property
+    def id(self) -> str:
+        return self.runs.experiment_id
+
+    @property
+    def attempt_id(self) -> str:
+        return f"exp-{self.id}-a{self.attempt}"
+
+
+class Aftercare:
+    """`settle` gives what is due to one experiment. All raise Unavailable, OSError, NotYetError and LeaseLost."""
+
+    def __init__(self, context: Context, clock: Callable[[], datetime]) -> None:
+        self._context = context
+        self._clock = clock
+
+    def settle(self, held: Held, ended: Ended) -> None:
+        if ended.state is State.DELETING:
+            self._remove(held, ended)
+        else:
+            self._close(held, ended)
+
+    def say(self, held: Held, ended: Ended, why: str) -> None:
+        """Let a person who waits for a deletion know what keeps it."""
+        reason = f"being deleted; {why}"
+        if ended.state is not State.DELETING or reason == ended.reason:
+            return
+        with self._context.database.write() as session:
+            hold(session, held, self._clock())
+            experiment = session.scalar(_unchanged(ended).with_for_update())
+            if experiment is not None:
+                experiment.reason = reason
+
+    def _close(self, held: Held, ended: Ended) -> None:
+        """End in MLflow what its driver left open; what it closed itself costs one small request."""
+        results = self._context.results
+        found = results.open_runs(ended.runs) if ended.attempt else []
+        lines = self._lines(ended.id) if found else {}
+        for run in found:
+            if not self._still_ended(ended):  # a driver that came meanwhile needs them open
+                return
+            kept = _kept_in_place_of(run, lines)
+            if kept is not None and results.is_there(kept):
+                log.warning("run %s doubles %s of trial %s: it is deleted", run.run_id, kept, run.trial)
+                results.delete_run(run.run_id)
+            else:
+                results.end_run(run.run_id, *_verdict(run, ended, lines))
+        if found:
+            log.info("settled %d runs of experiment %s in MLflow", len(found), ended.id)
+            return  # the next turn sees whether there are more
+        if ended.state is State.CANCELED and ended.attempt:
+            self._tidy(ended)
+        with self._context.database.write() as session:
+            hold(session, held, self._clock())
+            experiment = session.scalar(_unchanged(ended).with_for_update())
+            if experiment is not None:
+                experiment.mlflow_closed = True
+
+    def _tidy(self, ended: Ended) -> None:
+        """Of what is canceled nothing goes on, so that its checkpoints go by its policy. Others can be resumed."""
+        if self._is_driven(ended):
+            raise NotYetError("its last driver has yet to end")
+        with self._context.database.read() as session:
+            forks = select(Experiment.id).where(Experiment.source_id == ended.id, continuation.yet_to_read())
+            fork = session.scalar(forks.limit(1))
+        if fork is not None:
+            raise NotYetError(f"experiment {fork} has yet to read its trials")
+        storage = self._context.storage(ended.id)
+        freed = storage.remove_checkpoints(ended.checkpoints, ended.best_trial, ended.crowned)
+        if freed:
+            log.info("removed %d bytes of checkpoints of experiment %s, which was canceled", freed, ended.id)
+
+    def _remove(self, held: Held, ended: Ended) -> None:
+        """Files, then models and runs, then the rows that say where those were. Waits for the driver's end."""
+        if self._is_driven(ended):  # it draws pictures after its last word
+            with contextlib.suppress(RayUnreachable):  # the next turn asks again
+                self._context.launcher.stop(ended.attempt_id)
+            raise NotYetError("its last driver is told to end")
+        self._context.storage(ended.id).remove()
+        if ended.attempt:
+            self._context.results.remove(ended.runs)
+        with self._context.database.write() as session:
+            hold(session, held, self._clock())
+            session.execute(delete(Experiment).where(Experiment.id == ended.id, Experiment.state == State.DELETING))
+        log.info("deleted experiment %s", ended.id)
+
+    def _is_driven(self, ended: Ended) -> bool:
+        """Whether its last driver may still write. A driver outlives neither its last word nor Ray for long."""
+        try:
+            return bool(ended.attempt) and self._context.launcher.status(ended.attempt_id) in ALIVE
+        except RayUnreachable as error:
+            if self._context.watch.away_s > self._context.settings.stop_grace_s:
+                return False
+            raise NotYetError(f"Ray must first say whether its last driver has ended: {error}") from None
+
+    def _still_ended(self, ended: Ended) -> bool:
+        with self._context.database.read() as session:
+            return session.scalar(_unchanged(ended)) is not None
+
+    def _lines(self, experiment_id: str) -> dict[int, Trial]:
+        with self._context.database.read() as session:
+            found = session.scalars(select(Trial).where(Trial.experiment_id == experiment_id))
+            return {trial.trial: trial for trial in found}
+
+
+def of(experiment: Experiment, now: datetime) -> Ended:
+    """What aftercare must know of an experiment."""
+    winner = experiment.winner
+    return Ended(
+        runs=Runs(experiment.id, experiment.project, experiment.mlflow_experiment_id),
+        state=State(experiment.state),
+        reason=experiment.reason,
+        attempt=experiment.attempt,
+        at=experiment.ended_at or now,
+        checkpoints=experiment.spec.get("checkpoints", "best"),
+        best_trial=experiment.best_trial,
+        crowned=winner is not None and winner.get("trial") == experiment.best_trial,
+    )
+
+
+def _unchanged(ended: Ended) -> Select[Any]:
+    """The experiment, if nobody has queued it again meanwhile."""
+    return select(Experiment).where(
+        Experiment.id == ended.id, Experiment.state == ended.state, Experiment.attempt == ended.attempt
+    )
+
+
+def _kept_in_place_of(run: OpenRun, lines: dict[int, Trial]) -> str | None:
+    """The run that its driver told of a trial, where this one is another: a creation whose answer was lost."""
+    line = None if run.trial is None else lines.get(run.trial)
+    told = line.mlflow_run_id if line else None
+    return told if told != run.run_id else None
+
+
+def _verdict(run: OpenRun, ended: Ended, lines: dict[int, Trial]) -> tuple[RunStatus, dict[str, str], datetime]:
+    """Status, tags and end of a run that its driver left open."""
+    status, word = PARENT[ended.state]
+    if run.trial is None:
+        return status, {"rung.state": word, "rung.reason": ended.reason}, ended.at
+    line = lines.get(run.trial)
+    state = TrialState(line.state) if line else TrialState.CANCELED
+    reason = line.stop_reason if line else "the experiment ended before its driver told of it"
+    at = line.ended_at if line and line.ended_at else ended.at
+    return RUN_STATUS.get(state, RunStatus.KILLED), {"rung.trial_state": state, "rung.stop_reason": reason}, at

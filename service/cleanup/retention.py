@@ -1,0 +1,95 @@
+"""Retention: how long keys of submissions and files of experiments are kept, and what removes them.
+
+It must not know MLflow, nor what is done for one experiment at its end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from service.context import Context
+from service.contract.states import ENDED
+from service.domain import continuation, idempotency
+from service.domain.attempts import OPEN
+from service.store.leases import Held, hold
+from service.store.models import Attempt, Experiment
+
+KEYS_KEPT = timedelta(hours=24)
+LOOK_BACK = timedelta(hours=1)  # for what was stored late, or by a clock that is behind
+
+log = logging.getLogger(__name__)
+
+
+class Retention:
+    """`sweep` removes what is past its time. What is wrong with one experiment's files is logged; the others go."""
+
+    def __init__(self, context: Context, clock: Callable[[], datetime]) -> None:
+        self._context = context
+        self._clock = clock
+        self._launches_from: datetime | None = None
+        self._clean: set[tuple[str, int]] = set()
+
+    def sweep(self, held: Held) -> None:
+        """Raises SQLAlchemyError, LeaseLost."""
+        with self._context.database.write() as session:
+            hold(session, held, self._clock())
+            idempotency.forget(session, self._clock() - KEYS_KEPT)
+        self._remove_launches()
+        self._remove_passing()
+
+    def _remove_launches(self) -> None:
+        """What drivers that have ended were told at their start: one that starts late finds nothing, as it should."""
+        now, complete = self._clock(), True
+        query = select(Attempt.experiment_id, Attempt.number).where(Attempt.state.not_in(OPEN))
+        if self._launches_from is not None:
+            query = query.where(Attempt.ended_at > self._launches_from - LOOK_BACK)
+        with self._context.database.read() as session:
+            ended = session.execute(query).all()
+        for experiment_id, number in ended:
+            try:
+                self._context.storage(experiment_id).remove_launch(number)
+            except OSError as error:
+                complete = False
+                log.warning("the launch file of attempt %d of experiment %s stays: %s", number, experiment_id, error)
+        if complete:
+            self._launches_from = now
+
+    def _remove_passing(self) -> None:
+        with self._context.database.read() as session:
+            found = [one for one in self._past_keeping(session) if one not in self._clean]
+        for experiment_id, attempt in found:
+            try:
+                with self._context.database.read() as session:  # minutes may have passed since
+                    if not self._past_keeping(session, experiment_id):
+                        continue
+                freed = self._context.storage(experiment_id).remove_passing()
+            except SQLAlchemyError:
+                raise
+            except Exception:
+                log.exception("files of experiment %s stay", experiment_id)
+                continue
+            self._clean.add((experiment_id, attempt))
+            if freed:
+                log.info("removed %d bytes of experiment %s, which ended long ago", freed, experiment_id)
+
+    def _past_keeping(self, session: Session, experiment_id: str | None = None) -> list[tuple[str, int]]:
+        """Ids and attempts of experiments whose files are older than they are kept, but those that a fork has yet to
+        read; all, or one.
+        """
+        days = self._context.settings.keep_files_days
+        if days is None:
+            return []
+        query = select(Experiment.id, Experiment.attempt).where(
+            Experiment.state.in_(ENDED),
+            Experiment.ended_at < self._clock() - timedelta(days=days),
+            Experiment.id.not_in(select(Experiment.source_id).where(continuation.yet_to_read())),
+        )
+        if experiment_id is not None:
+            query = query.where(Experiment.id == experiment_id)
+        return [(found, attempt) for found, attempt in session.execute(query)]

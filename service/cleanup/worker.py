@@ -1,0 +1,139 @@
+"""Housekeeping: the thread that does, away from the queue, what experiments need when they have ended.
+
+Owns when each is looked at: the oldest first, one that cannot be settled ever more seldom, and while MLflow is away
+those alone that do not need it. What is done for one is in `aftercare`, what is removed after its time in
+`retention`. A thread of its own, because MLflow and shared file systems are slow; it acts only while the reconciler
+holds the lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from service.cleanup import finalizer
+from service.cleanup.finalizer import Aftercare, Ended, NotYetError
+from service.cleanup.retention import Retention
+from service.context import Context, utc_now
+from service.contract.errors import Unavailable
+from service.contract.states import ENDED, State
+from service.store.leases import Held, LeaseLost
+from service.store.models import Experiment
+
+INTERVAL_S = 2.0
+AWAY_S = 10.0  # before MLflow is asked again after it did not answer
+FIRST_DELAY_S, LONGEST_DELAY_S = 10.0, 600.0  # of what cannot be settled; doubled each time
+SWEEP_S = 300.0
+AT_ONCE = 20
+
+log = logging.getLogger(__name__)
+
+
+class Housekeeping:
+    """`start` and `stop` the thread; `turn` is one of its, for tests. `held` gives the lease while it is ours."""
+
+    def __init__(
+        self,
+        context: Context,
+        held: Callable[[], Held | None],
+        clock: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._context = context
+        self._held = held
+        self._clock = clock
+        self._monotonic = monotonic
+        self._aftercare = Aftercare(context, clock)
+        self._retention = Retention(context, clock)
+        self._away_at = self._swept_at = float("-inf")
+        self._failures: dict[str, int] = {}
+        self._due_at: dict[str, float] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after what it does now; what is left is done after the next start."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=30)
+
+    def turn(self) -> None:
+        """Do what is due. Raises SQLAlchemyError, and LeaseLost when another replica has taken over."""
+        if (held := self._held()) is None:
+            return
+        for ended in self._waiting():
+            if self._stopping.is_set():
+                return
+            if not self._settle(held, ended):
+                break
+        if self._monotonic() - self._swept_at >= SWEEP_S:
+            self._swept_at = self._monotonic()
+            self._retention.sweep(held)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(INTERVAL_S):
+            try:
+                self.turn()
+            except (LeaseLost, SQLAlchemyError) as error:
+                log.warning("housekeeping goes on later: %s", str(error).splitlines()[0])
+            except Exception:
+                log.exception("a turn of housekeeping failed; the next one tries again")
+
+    def _waiting(self) -> list[Ended]:
+        """The oldest of those that are due."""
+        now = self._monotonic()
+        put_off = [experiment_id for experiment_id, due_at in self._due_at.items() if due_at > now]
+        open_in_mlflow = Experiment.state.in_(ENDED) & Experiment.mlflow_closed.is_(False)
+        query = select(Experiment).where((Experiment.state == State.DELETING) | open_in_mlflow)
+        query = query.where(Experiment.id.not_in(put_off))
+        if now - self._away_at < AWAY_S:
+            query = query.where(Experiment.attempt == 0)  # the others have runs
+        oldest = query.order_by(Experiment.ended_at.nulls_first(), Experiment.id)  # paused and then deleted: no end
+        with self._context.database.read() as session:
+            return [finalizer.of(found, self._clock()) for found in session.scalars(oldest.limit(AT_ONCE))]
+
+    def _settle(self, held: Held, ended: Ended) -> bool:
+        """Whether the next one's turn may come; not while MLflow is away. Raises as `turn` does."""
+        try:
+            self._aftercare.settle(held, ended)
+        except (LeaseLost, OperationalError):  # nothing is wrong with this one
+            raise
+        except Unavailable as error:
+            log.warning("experiment %s: %s", ended.id, error.detail)
+            away = bool(self._context.results.why_away())
+            if away:
+                self._away_at = self._monotonic()
+            else:
+                self._put_off(ended)
+            self._aftercare.say(held, ended, error.detail)
+            return not away
+        except NotYetError as error:
+            log.info("experiment %s waits: %s", ended.id, error)
+            self._put_off(ended)
+        except OSError as error:
+            log.warning("experiment %s: its files cannot be removed: %s", ended.id, error)
+            self._put_off(ended)
+            self._aftercare.say(held, ended, f"its files cannot be removed: {error}")
+        except Exception as error:
+            log.exception("experiment %s cannot be settled", ended.id)
+            self._put_off(ended)
+            self._aftercare.say(held, ended, f"the service failed: {error!r}"[:500].replace("\0", ""))
+        else:
+            self._failures.pop(ended.id, None)
+            self._due_at.pop(ended.id, None)
+        return True
+
+    def _put_off(self, ended: Ended) -> None:
+        """Look at it again after a while, twice as long as the last time."""
+        failures = self._failures[ended.id] = self._failures.get(ended.id, 0) + 1
+        delay_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(failures - 1, 10))
+        self._due_at[ended.id] = self._monotonic() + delay_s

@@ -1,0 +1,79 @@
+"""Local work: what the command line computes on this machine, in a process of its own.
+
+The service's packages import no torch; the process that does is named here by its module. Owns what is
+handed to it and how it is waited for. It must not know what it computes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from service.client.rung import Rung
+from service.contract.errors import Conflict, Internal, Invalid
+
+
+def reproduce(
+    client: Rung,
+    experiment_id: str,
+    trial: int,
+    *,
+    data_root: Path,
+    cache_root: Path,
+    tolerance: float | None,
+    as_json: bool,
+) -> int:
+    """Run a trial again and compare its curve. Gives the exit status: 0 reproduced, 1 it differs, 2 it cannot run.
+
+    Raises RungError: no such trial, no epoch finished yet, or what the client raises.
+    """
+    view = client.trial(experiment_id, trial)
+    if view.epoch == 0:
+        raise Conflict(f"trial {trial} of experiment {experiment_id} is {view.state} and has finished no epoch")
+    spec = client.trial_spec(experiment_id, trial)
+    curves = client.curves(experiment_id, trial)
+    points = {name: [[point.step, point.value] for point in line] for name, line in curves.metrics.items()}
+    arguments = [*_roots(data_root, cache_root), *(["--json"] if as_json else [])]
+    if tolerance is not None:
+        arguments.append(f"--tolerance={tolerance!r}")
+    return _run("workers.reproduce", arguments, {"spec": spec.model_dump(mode="json"), "curve": points})
+
+
+def explain(
+    kind: str, spec: dict[str, Any] | None, *, out: Path, data_root: Path, cache_root: Path, as_json: bool = False
+) -> int:
+    """Draw pictures into `out` and print their paths. Gives the exit status: 0 drawn, 2 they cannot be drawn.
+
+    As JSON the paths are a list, and what is wrong is a problem document.
+    """
+    arguments = [kind, f"--out={out}", *_roots(data_root, cache_root)]
+    if not as_json:
+        return _run("workers.plots.cli", arguments, spec)
+    done = subprocess.run(
+        _command("workers.plots.cli", arguments), input=json.dumps(spec), capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        print(json.dumps({"pictures": done.stdout.splitlines()}, indent=2, ensure_ascii=False))
+    else:
+        said = done.stderr.strip().splitlines() or ["the pictures could not be drawn"]
+        error = Invalid if done.returncode == 2 else Internal
+        print(json.dumps(error(said[-1].removeprefix("rung: ")).document()), file=sys.stderr)
+    return done.returncode
+
+
+def _roots(data_root: Path, cache_root: Path) -> list[str]:
+    return [f"--data-root={data_root}", f"--cache-root={cache_root}"]
+
+
+def _run(module: str, arguments: Sequence[str], document: Any) -> int:
+    """Run a module with JSON on its standard input; it prints for itself."""
+    sys.stdout.flush()
+    return subprocess.run(_command(module, arguments), input=json.dumps(document).encode(), check=False).returncode
+
+
+def _command(module: str, arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-P", "-m", module, *arguments]  # -P: nothing in this folder shadows it

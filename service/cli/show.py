@@ -1,0 +1,102 @@
+"""Looking: experiments, their trials and curves."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from service.cli.terminal import (
+    AsJson,
+    ExperimentId,
+    Token,
+    Url,
+    app,
+    connect,
+    failing,
+    open_console,
+    print_json,
+    print_models,
+    show_view,
+)
+
+
+@app.command("list")
+def list_experiments(
+    state: Annotated[str | None, typer.Option(help="only those in this state")] = None,
+    project: Annotated[str | None, typer.Option(help="only those of this project")] = None,
+    name: Annotated[str | None, typer.Option(help="only those with this in their name")] = None,
+    label: Annotated[str | None, typer.Option(help="only those with this label")] = None,
+    archived: Annotated[bool, typer.Option("--archived", help="the archived ones instead")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="at most so many, the newest first")] = 20,
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """List experiments, the newest first."""
+    with failing(as_json), connect(url, token) as client:
+        wanted = state.upper() if state else None
+        found = list(client.list(state=wanted, project=project, name=name, label=label, archived=archived, limit=limit))
+        if as_json:
+            print_models(found)
+            return
+        from service.cli.rendering import listing
+
+        open_console().print(listing(found))
+
+
+@app.command()
+def show(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
+    """Show one experiment."""
+    with failing(as_json), connect(url, token) as client:
+        view = client.get(experiment)
+        show_view(view, as_json)
+        if not as_json:
+            from service.cli.rendering import disk_use, end_of
+
+            if view.best:
+                typer.echo(end_of(client.trial(experiment, view.best.trial)))
+            typer.echo(disk_use(client.storage(experiment)))
+
+
+@app.command()
+def trials(
+    experiment: ExperimentId,
+    sort: Annotated[
+        str | None, typer.Option(help="a metric or field, - before it for the largest first; default: the best first")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="at most so many")] = 20,
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show the trials of an experiment, the best first: what each reached, at which epoch, and why it stopped."""
+    with failing(as_json), connect(url, token) as client:
+        from service.cli.rendering import leaderboard, ranked
+
+        view = client.get(experiment)
+        found = list(client.trials(experiment, sort=sort or ranked(view), limit=limit))
+        if as_json:
+            print_models(found)
+        else:
+            console = open_console()
+            console.print(leaderboard(found, view.metric, console.width))
+
+
+@app.command()
+def curves(
+    experiment: ExperimentId,
+    trial: Annotated[int, typer.Argument(min=0, help="a trial's number, from 0")],
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show every metric of a trial by epoch."""
+    with failing(as_json), connect(url, token) as client:
+        found = client.curves(experiment, trial)
+        if as_json:
+            print_json(found.model_dump(mode="json"))
+            return
+        from service.cli.rendering import epochs
+
+        open_console().print(epochs(found))

@@ -1,0 +1,125 @@
+"""Documents: commands about specs, and what a SPEC on the command line means."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.cli.terminal import AsJson, SpecFile, Token, Url, app, connect, failing, print_json
+
+if TYPE_CHECKING:
+    from service.client.rung import Rung
+
+
+@app.command()
+def validate(
+    spec: SpecFile,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="without a service, and without a look at its cluster")
+    ] = False,
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check a spec; with --json, show it with all its defaults."""
+    with failing(as_json):
+        if offline:
+            from search_spaces.parsing import read
+            from search_spaces.problems import validate as check
+
+            checked = check(read(*document(spec)))
+            answer: dict[str, Any] = {
+                "spec": checked.model_dump(mode="json"),
+                "warnings": checked.warnings(),
+                "num_samples": checked.num_samples,
+            }
+        else:
+            with connect(url, token) as client:
+                answer = client.submit(given(client, spec), validate_only=True).model_dump(mode="json")
+    if as_json:
+        print_json(answer)
+        return
+    typer.echo(f"valid: {answer['spec']['name']}, {answer['num_samples']} trials")
+    for warning in answer["warnings"]:
+        typer.echo(f"warning: {warning}")
+
+
+@app.command()
+def schema(as_json: AsJson = False) -> None:
+    """Print the JSON Schema of a spec, for editors. Needs no service."""
+    from search_spaces.experiment import ExperimentSpec
+
+    print_json(ExperimentSpec.model_json_schema())
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="print this one as YAML")] = None, as_json: AsJson = False
+) -> None:
+    """List the ready-made specs, or print one. Needs no service."""
+    from search_spaces import presets as shipped
+
+    with failing(as_json):
+        if name is not None:
+            text = shipped.load(name)
+            if as_json:
+                print_json({"name": name, "yaml": text, "spec": shipped.spec(name).model_dump(mode="json")})
+            else:
+                typer.echo(text, nl=False)
+            return
+        found = [{"name": one, "description": shipped.spec(one).description} for one in shipped.names()]
+        if as_json:
+            print_json(found)
+            return
+        for one in found:
+            typer.echo(f"{one['name']:<24} {one['description']}")
+
+
+def given(client: Rung, spec: str) -> dict[str, Any] | str | Path:
+    """What SPEC means, for the SDK. The service reads it, so that its words about it are the same everywhere."""
+    from search_spaces.parsing import read
+
+    if spec.startswith("preset:"):
+        return client.preset(_name(spec)).yaml
+    body, media_type = document(spec)
+    if media_type == "application/json":
+        return read(body, media_type)
+    return _text(body)
+
+
+def document(spec: str) -> tuple[bytes, str]:
+    """The bytes of SPEC and their media type."""
+    from search_spaces import presets as shipped
+    from search_spaces.problems import Problem, SpecError
+
+    if spec.startswith("preset:"):
+        return shipped.load(_name(spec)).encode(), "application/yaml"
+    try:
+        body = sys.stdin.buffer.read() if spec == "-" else Path(spec).read_bytes()
+    except OSError as error:
+        hint = f"; did you mean preset:{spec}?" if spec in shipped.names() else ""
+        raise SpecError([Problem("SPEC", f"a readable file required, got {spec}: {error.strerror}{hint}")]) from None
+    is_json = spec.endswith(".json") or (spec == "-" and re.match(rb'\s*\{\s*["}]', body) is not None)
+    return body, "application/json" if is_json else "application/yaml"
+
+
+def _name(preset: str) -> str:
+    from search_spaces.problems import Problem, SpecError
+
+    name = preset.removeprefix("preset:")
+    if not name:
+        raise SpecError([Problem("SPEC", f"preset:NAME required, got {preset}")])
+    return name
+
+
+def _text(body: bytes) -> str:
+    from search_spaces.problems import Problem, SpecError
+
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SpecError([Problem("SPEC", f"UTF-8 text required, got byte 0x{body[error.start]:02x}")]) from None

@@ -1,0 +1,144 @@
+"""Wire: one service over HTTP, as the SDK sees it: requests, answers as models, problems as exceptions, pages.
+
+It must not know any address of the REST interface.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from service.contract.errors import MEDIA_TYPE, RungError, Unavailable, from_document, of_status
+
+V = TypeVar("V", bound=BaseModel)
+Query = Mapping[str, str | int | bool | None]
+PAGE = 100
+#: Seconds between two tries: the first pause, doubled up to the last.
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.25, 2.0
+
+
+class Unreachable(Unavailable):
+    """Nothing that speaks like Rung answers at the address."""
+
+    code: ClassVar[str] = "unreachable"
+    title: ClassVar[str] = "Nobody answers"
+
+
+class Wire:
+    """Every method raises RungError; Unreachable where nothing that speaks like Rung answers."""
+
+    def __init__(self, url: str, token: str | None, timeout_s: float, transport: httpx.BaseTransport | None) -> None:
+        self.url = url.rstrip("/")
+        try:
+            loopback = httpx.URL(self.url).host in {"127.0.0.1", "localhost", "::1"}
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers={"Authorization": f"Bearer {token}"} if token else {},
+                timeout=timeout_s,
+                transport=transport,
+                trust_env=not loopback,  # a proxy does not lead back to this machine
+            )
+        except httpx.InvalidURL as error:
+            raise Unreachable(f"{url} is no address: {error}") from None
+
+    def close(self) -> None:
+        self._http.close()
+
+    def pages(self, cls: type[V], path: str, query: Query, limit: int | None) -> Iterator[V]:
+        cursor: str | None = None
+        left = limit
+        while left is None or left > 0:
+            size = PAGE if left is None else min(PAGE, left)
+            page: Any = self.get(cls, path, {**query, "limit": size, "cursor": cursor})
+            yield page
+            cursor = page.next_cursor
+            left = None if left is None else left - len(page.items)
+            if cursor is None:
+                return
+
+    def get(self, cls: type[V], path: str, query: Query | None = None) -> V:
+        return self.read(cls, self.send("GET", path, query))
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: bytes | None = None,
+        media_type: str | None = None,
+        accept: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """The answer. Raises what its problem document says, but for the status in `accept`."""
+        parameters = {name: value for name, value in (query or {}).items() if value is not None}
+        headers = {**(headers or {}), **({"Content-Type": media_type} if media_type else {})}
+        try:
+            response = self._http.request(method, path, params=parameters, content=body, headers=headers)
+        except httpx.TimeoutException:
+            raise Unreachable(f"{self.url} did not answer in time; is it overloaded?") from None
+        except (httpx.TransportError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            why = str(error) or type(error).__name__
+            raise Unreachable(
+                f"no Rung service answers at {self.url} ({why}); start one with `rung up`, or give its address "
+                "with --url or RUNG_URL"
+            ) from None
+        if not response.is_success and (response.status_code != accept or _is_problem(response)):
+            raise self._failure(response)
+        return response
+
+    def send_until_taken(self, patience_s: float, method: str, path: str, **request: Any) -> httpx.Response:
+        """`send`, repeated while the service is away, for `patience_s` from its first failure on: what times out is
+        sent twice at least. For what may be asked twice alone.
+        """
+        deadline: float | None = None
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return self.send(method, path, **request)
+            except Unavailable:
+                now = time.monotonic()
+                deadline = now + patience_s if deadline is None else deadline
+                if now + pause_s > deadline:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LAST_PAUSE_S)
+
+    def _failure(self, response: httpx.Response) -> RungError:
+        if _is_problem(response):
+            return from_document(self.object(response), response.status_code)
+        return of_status(response.status_code)(
+            f"{response.request.method} {response.url} answered {response.status_code} {response.text[:200]}"
+        )
+
+    def read(self, cls: type[V], response: httpx.Response) -> V:
+        return self.model(cls, self.json(response))
+
+    def model(self, cls: type[V], data: Any) -> V:
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise Unreachable(
+                f"{self.url} does not answer like this version of Rung: {cls.__name__}.{place}: {first['msg']}"
+            ) from None
+
+    def json(self, response: httpx.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError:
+            raise Unreachable(
+                f"{self.url} is no Rung service: {response.url.path} answered {response.text[:80]!r}"
+            ) from None
+
+    def object(self, response: httpx.Response) -> dict[str, Any]:
+        data = self.json(response)
+        return data if isinstance(data, dict) else {"detail": str(data)}
+
+
+def _is_problem(response: httpx.Response) -> bool:
+    return str(response.headers.get("content-type", "")).partition(";")[0] == MEDIA_TYPE

@@ -1,0 +1,29 @@
+"""The cluster as the service sees it: the totals of its living nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine's totals, used or not."""
+
+    name: str
+    cpus: float
+    gpus: float = 0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The living nodes."""
+
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def cpus(self) -> float:
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        return sum(node.gpus for node in self.nodes)

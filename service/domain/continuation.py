@@ -1,0 +1,138 @@
+"""Continuation: a new experiment that begins with what the trials of another have found.
+
+Owns what may differ between the two. How the new driver reads the old trials is the workers' business. It
+must not know HTTP, Ray or MLflow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy.orm import Session
+
+from search_spaces.controls import Controls
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.problems import Problem, SpecError, validate
+from search_spaces.protocol import TrialState
+from search_spaces.searchers import Grid
+from service.contract.errors import Conflict
+from service.contract.states import AT_REST, ENDED, State
+from service.domain import experiments, merge_patch
+from service.store.models import Experiment, Trial
+
+#: What both must have in common.
+SHARED = ("version", "dataset", "search_space", "asha", "objective.metric", "objective.mode", "seed")
+#: How a trial ended from which something was learned: these are taken over.
+TOLD = (TrialState.COMPLETED, TrialState.EARLY_STOPPED, TrialState.DIVERGED)
+LONGEST_NAME = 128
+SUFFIX = "-continued"
+
+
+def spec_of(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
+    """The source's spec with its controls as they are now and the patch merged in (RFC 7396).
+
+    `searcher.num_samples` counts new trials; a searcher of another kind replaces the old one whole. Raises
+    Conflict while the source is not at rest, SpecError for a change by which trials could not be compared.
+    """
+    _check_rest(source)
+    before = experiments.spec_of(source)
+    spec = validate(_patched(source, before, patch))
+    problems = [
+        Problem(name, "as in the source required: their trials could not be compared", _at(patch, name))
+        for name in SHARED
+        if _at(spec, name) != _at(before, name)
+    ]
+    if isinstance(spec.searcher, Grid):
+        rule = "random or tpe required: a grid cannot leave out the combinations that the source has tried"
+        problems.append(Problem("searcher.kind", rule, "grid"))
+    if problems:
+        raise SpecError(problems)
+    return spec
+
+
+def begin(session: Session, source: Experiment, spec: ExperimentSpec, warnings: list[str]) -> Experiment:
+    """Store the new experiment. Its controls count the trials that it takes over. Raises SpecError for too many,
+    and Conflict when the source has gone on since its spec was looked at.
+    """
+    _check_rest(source)
+    taken_over = _count_told(session, source.id)
+    asked = Controls.of(spec).model_dump(mode="json")
+    try:
+        controls = validate({**asked, "num_samples": spec.num_samples + taken_over}, Controls)
+    except SpecError as error:
+        rule = f"{error.problems[0].rule}, together with the {taken_over} trials that are taken over"
+        raise SpecError([Problem("searcher.num_samples", rule, spec.num_samples)]) from None
+    return experiments.submit(session, spec, warnings, controls=controls, source_id=source.id)
+
+
+def yet_to_read() -> ColumnElement[bool]:
+    """That an experiment is a fork whose driver has yet to read the trials that it was counted with.
+
+    Once one trial is told, the fork's own journal has all that it took over.
+    """
+    told = exists().where(Trial.experiment_id == Experiment.id)
+    return Experiment.source_id.is_not(None) & Experiment.state.not_in({*ENDED, State.DELETING}) & ~told
+
+
+def to_read(session: Session, experiment: Experiment) -> str | None:
+    """The id of the experiment whose trials a driver takes over; None where it is no fork, or there is none to take.
+
+    A source that never ran has no folder.
+    """
+    source = experiment.source_id
+    return source if source is not None and _count_told(session, source) else None
+
+
+def check_source(session: Session, experiment: Experiment) -> None:
+    """Raises Conflict for a fork that has yet to read the trials of a source that goes on with them, or is gone.
+
+    Locks the source, so that it rests for the transaction.
+    """
+    if experiment.source_id is None or experiments.begun(session, experiment):
+        return
+    source = session.scalar(select(Experiment).where(Experiment.id == experiment.source_id).with_for_update())
+    if source is None or source.state == State.DELETING:
+        raise Conflict(
+            f"experiment {experiment.id} continues from {experiment.source_id}, which was deleted before its trials "
+            "were taken over: submit its spec as a new one"
+        )
+    if source.state not in AT_REST:
+        raise Conflict(
+            f"experiment {experiment.id} continues from {source.id}, which is {source.state}, and has not taken over "
+            "its trials: pause or cancel that first"
+        )
+
+
+def _count_told(session: Session, experiment_id: str) -> int:
+    query = select(func.count()).where(Trial.experiment_id == experiment_id, Trial.state.in_(TOLD))
+    return session.scalars(query).one()
+
+
+def _check_rest(source: Experiment) -> None:
+    if source.state not in AT_REST:
+        raise Conflict(
+            f"experiment {source.id} is {source.state}: only what has ended or is paused can be continued from; "
+            "cancel or pause it first"
+        )
+
+
+def _patched(source: Experiment, spec: ExperimentSpec, patch: dict[str, Any]) -> Any:
+    controls = experiments.controls_of(source)
+    target = spec.model_dump(mode="json")
+    target["name"] = spec.name[: LONGEST_NAME - len(SUFFIX)] + SUFFIX
+    target["priority"], target["max_restarts"] = controls.priority, controls.max_restarts
+    target["budget"] = controls.budget.model_dump(mode="json")
+    target["objective"]["goal"] = controls.goal
+    target["resources"]["max_concurrent_trials"] = controls.max_concurrent_trials
+    kind = _at(patch, "searcher.kind")
+    if kind is not None and kind != spec.searcher.kind:
+        del target["searcher"]
+    return merge_patch.merge(target, patch)
+
+
+def _at(node: Any, path: str) -> Any:
+    """What stands at a dotted path of a spec or of plain data; None for nothing."""
+    for name in path.split("."):
+        node = node.get(name) if isinstance(node, dict) else getattr(node, name, None)
+    return node

@@ -1,0 +1,76 @@
+"""Idempotency: a submission that is sent again under the same key makes no second experiment.
+
+Owns the keys. It must not know HTTP, nor what is submitted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import CursorResult, delete
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from search_spaces.problems import Problem, shorten
+from service.contract.errors import Invalid
+from service.store.database import Database
+from service.store.models import Experiment, IdempotencyKey
+
+HEADER = "Idempotency-Key"
+
+
+def digest(media_type: str, body: bytes, source: str = "") -> str:
+    """What tells one submission from another; `source` is the experiment that it continues from."""
+    return hashlib.sha256(b"\0".join([media_type.encode(), *([source.encode()] if source else []), body])).hexdigest()
+
+
+def earlier(session: Session, key: str, body_sha256: str) -> str | None:
+    """The id of the experiment that was submitted under this key. Raises Invalid when that was another submission."""
+    known = session.get(IdempotencyKey, key)
+    if known is None:
+        return None
+    if known.body_sha256 != body_sha256:
+        rule = f"a fresh key for each submission required: {known.experiment_id} came under this one with another body"
+        raise Invalid(f"{HEADER}: {rule}", [Problem(HEADER, rule, shorten(key))])
+    return known.experiment_id
+
+
+def once(
+    database: Database, key: str | None, body_sha256: str, make: Callable[[Session], Experiment]
+) -> tuple[str, bool]:
+    """The id of what `make` stored under the key, and whether that was an earlier time. Raises Invalid.
+
+    Key and experiment are of one transaction. Of two equal submissions at the same moment the second waits for
+    the first (on SQLite to begin, on PostgreSQL at the unique key, where it fails) and then finds its experiment.
+    """
+    try:
+        return _once(database, key, body_sha256, make)
+    except IntegrityError:
+        return _once(database, key, body_sha256, make)
+
+
+def forget(session: Session, before: datetime) -> int:
+    """Drop the keys that were used before a time: who repeats a submission does it soon. Gives their number."""
+    gone: CursorResult[Any] = session.execute(  # type: ignore[assignment]
+        delete(IdempotencyKey).where(IdempotencyKey.created_at < before)
+    )
+    return gone.rowcount
+
+
+def _once(
+    database: Database, key: str | None, body_sha256: str, make: Callable[[Session], Experiment]
+) -> tuple[str, bool]:
+    with database.write() as session:
+        known = None if key is None else earlier(session, key, body_sha256)
+        if known is not None:
+            return known, True
+        experiment = make(session)
+        if key is not None:
+            now = datetime.now(UTC)
+            session.flush()
+            session.add(IdempotencyKey(key=key, body_sha256=body_sha256, experiment_id=experiment.id, created_at=now))
+        session.flush()
+        return experiment.id, False

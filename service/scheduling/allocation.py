@@ -1,0 +1,95 @@
+"""Allocation: how many trials each experiment may run at once. A pure function of cluster and demands.
+
+A slot is what one trial holds: CPUs and GPUs of a single node. Whoever runs keeps a first slot. Beyond that a
+higher priority is served before a lower one; within a priority slots are dealt out one at a time, to whoever
+has the fewest, until nothing more fits anywhere: max-min fairness, in first-come order among equals. It knows
+no database, no Ray and no clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from service.domain.cluster import Cluster
+
+UNITS = 10_000  # Ray counts resources in ten-thousandths; whole numbers keep three thirds within one
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What an experiment wants: `most` slots of this size. Those `running` get their first slot before all others."""
+
+    experiment_id: str
+    cpus: float
+    gpus: float = 0
+    most: int = 1
+    running: bool = False
+    priority: int = 0
+
+
+@dataclass
+class _Free:
+    """What is left of a node: CPUs, and each GPU by itself, because a share of a GPU never spans two."""
+
+    cpus: int
+    gpus: list[int] = field(default_factory=list)
+
+    def fits(self, cpus: int, gpus: int) -> bool:
+        if self.cpus < cpus:
+            return False
+        if gpus <= UNITS:
+            return gpus == 0 or any(free >= gpus for free in self.gpus)
+        return sum(free == UNITS for free in self.gpus) * UNITS >= gpus
+
+    def take(self, cpus: int, gpus: int) -> None:
+        self.cpus -= cpus
+        if 0 < gpus <= UNITS:
+            _, index = min((free, index) for index, free in enumerate(self.gpus) if free >= gpus)
+            self.gpus[index] -= gpus
+        elif gpus:
+            whole = [index for index, free in enumerate(self.gpus) if free == UNITS]
+            for index in whole[: gpus // UNITS]:
+                self.gpus[index] = 0
+
+
+def allocate(cluster: Cluster, demands: Sequence[Demand]) -> dict[str, int]:
+    """Slots for each experiment, demands given in first-come order. Zero means wait."""
+    free = [_Free(int(node.cpus * UNITS), [UNITS] * int(node.gpus)) for node in cluster.nodes]
+    slots = {demand.experiment_id: 0 for demand in demands}
+
+    def serve(hungry: list[Demand], upto: int) -> list[Demand]:
+        """One slot more for each that has fewer than `upto`; those that are hungry still."""
+        left = []
+        for demand in hungry:
+            if slots[demand.experiment_id] < upto:
+                if not _place(free, round(demand.cpus * UNITS), round(demand.gpus * UNITS)):
+                    continue  # nothing is given back: it will not fit later either
+                slots[demand.experiment_id] += 1
+            if slots[demand.experiment_id] < demand.most:
+                left.append(demand)
+        return left
+
+    wanting = sorted((d for d in demands if d.most > 0), key=lambda d: (-d.priority, not d.running))
+    serve([demand for demand in wanting if demand.running], upto=1)
+    for _, level in itertools.groupby(wanting, key=lambda d: d.priority):
+        hungry, upto = list(level), 0
+        while hungry:
+            upto += 1
+            hungry = serve(hungry, upto)
+    return slots
+
+
+def fits_somewhere(cluster: Cluster, cpus: float, gpus: float) -> bool:
+    """Whether some node, when empty, could hold one such trial."""
+    return allocate(cluster, [Demand("probe", cpus, gpus)])["probe"] == 1
+
+
+def _place(free: list[_Free], cpus: int, gpus: int) -> bool:
+    """Take one slot of the node where it leaves least: nodes without GPUs first for trials that need none."""
+    fitting = [node for node in free if node.fits(cpus, gpus)]
+    if not fitting:
+        return False
+    min(fitting, key=lambda node: (sum(node.gpus), node.cpus)).take(cpus, gpus)
+    return True

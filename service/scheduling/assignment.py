@@ -1,0 +1,113 @@
+"""Shares: the slots of each experiment, written to those that run; those that wait are told what for.
+
+Reads what each asks for, and has `allocation` decide. Must be called under the lease, and must not know Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from search_spaces.controls import Controls
+from search_spaces.experiment import Resources
+from search_spaces.protocol import ENDED as TRIAL_ENDED
+from service.contract.states import ACTIVE, DRIVEN, State
+from service.domain.attempts import abandon
+from service.domain.cluster import Cluster
+from service.domain.retry_policy import Retries
+from service.scheduling import fitting
+from service.scheduling.allocation import Demand, allocate
+from service.store.models import Experiment, Trial
+
+log = logging.getLogger(__name__)
+
+
+def share_out(session: Session, cluster: Cluster, now: datetime, retries: Retries) -> dict[str, int]:
+    """Write the new shares of the running; give those of the queued that may start."""
+    active = _active(session)
+    done = _ended_trials(session, [experiment.id for experiment in active])
+    demands: dict[str, Demand] = {}
+    for experiment in active:
+        try:
+            demands[experiment.id] = _demand(experiment, done.get(experiment.id, 0), cluster)
+        except ValidationError as error:
+            _set_aside(session, experiment, error, now)
+    waiting = {experiment.id for experiment in active if _is_to_wait(experiment, now, retries)}
+    away = {one.id for one in active if one.id in waiting and not _is_due_soon(one, now, retries)}
+    shares = allocate(cluster, [demand for one, demand in demands.items() if one not in away])
+    starting: dict[str, int] = {}
+    for experiment in active:
+        if experiment.id not in demands:
+            continue
+        slots = shares.get(experiment.id, 0)
+        if experiment.state != State.QUEUED:
+            if experiment.slots != slots:
+                experiment.slots = slots
+        elif slots and experiment.id not in waiting:
+            starting[experiment.id] = slots
+        elif experiment.id not in waiting:
+            reason = _why_waiting(demands[experiment.id], cluster)
+            if experiment.reason != reason:
+                experiment.reason = reason
+    return starting
+
+
+def _active(session: Session) -> list[Experiment]:
+    query = select(Experiment).where(Experiment.state.in_(ACTIVE))
+    return list(session.scalars(query.order_by(Experiment.created_at, Experiment.id).with_for_update()))
+
+
+def _ended_trials(session: Session, ids: list[str]) -> dict[str, int]:
+    rows = session.execute(
+        select(Trial.experiment_id, func.count())
+        .where(Trial.experiment_id.in_(ids), Trial.state.in_(TRIAL_ENDED))
+        .group_by(Trial.experiment_id)
+    )
+    return dict(rows.all())
+
+
+def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
+    """What an experiment asks for. Raises ValidationError where that cannot be read."""
+    resources = Resources.model_validate(experiment.spec.get("resources", {}))
+    controls = Controls.model_validate(experiment.controls)
+    gpus = resources.gpus_per_trial
+    most = max(1, controls.num_samples - done)  # one for the finalist, when all trials have ended
+    return Demand(
+        experiment_id=experiment.id,
+        cpus=resources.cpus_per_trial,
+        gpus=(1 if cluster.gpus else 0) if gpus is None else gpus,
+        most=min(most, controls.max_concurrent_trials or most),
+        running=experiment.state in DRIVEN,
+        priority=controls.priority,
+    )
+
+
+def _set_aside(session: Session, experiment: Experiment, error: ValidationError, now: datetime) -> None:
+    """One that cannot be read holds up no other. Its driver, where it has one, keeps the slots that it has."""
+    if experiment.state == State.QUEUED:
+        abandon(session, experiment, f"what it asks for cannot be read by this version: {error}", now)
+    else:
+        log.warning("what experiment %s asks for cannot be read: %s", experiment.id, error)
+
+
+def _is_to_wait(experiment: Experiment, now: datetime, retries: Retries) -> bool:
+    """Whether its next attempt is not due yet. A wait longer than any wait was written before the clock was set."""
+    return experiment.retry_at is not None and timedelta(0) < experiment.retry_at - now <= retries.longest
+
+
+def _is_due_soon(experiment: Experiment, now: datetime, retries: Retries) -> bool:
+    """Whether so little of its wait is left that its slots are kept: else whatever is queued would take its place
+    each time that Ray is started again."""
+    return experiment.retry_at is not None and experiment.retry_at - now <= retries.wait(1)
+
+
+def _why_waiting(demand: Demand, cluster: Cluster) -> str:
+    if not cluster.nodes:
+        return "waiting for a node: the cluster has none yet"
+    if misfits := fitting.misfits(cluster, demand.cpus, demand.gpus):
+        return f"waiting for a larger node: {misfits[0].field}: {misfits[0].rule}"
+    return "waiting for free slots"

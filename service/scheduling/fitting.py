@@ -1,0 +1,50 @@
+"""Fitting: whether some node of the cluster can hold one trial of a spec, and how many GPUs a trial gets by default."""
+
+from __future__ import annotations
+
+from search_spaces.experiment import ExperimentSpec, Resources
+from search_spaces.problems import Problem, SpecError
+from service.domain.cluster import Cluster, Node
+from service.scheduling.allocation import fits_somewhere
+
+
+def complete(spec: ExperimentSpec, cluster: Cluster | None) -> ExperimentSpec:
+    """The spec with its GPUs decided, once a node is known. Raises SpecError when no node can hold a trial.
+
+    A cluster without a living node says nothing of the nodes to come: Ray may have started this moment.
+    """
+    if cluster is None or not cluster.nodes:
+        return spec
+    resources = spec.resources
+    if resources.gpus_per_trial is None:
+        resources = Resources(**{**resources.model_dump(), "gpus_per_trial": 1 if cluster.gpus else 0})
+        spec = spec.model_copy(update={"resources": resources})
+    if problems := misfits(cluster, resources.cpus_per_trial, resources.gpus_per_trial or 0):
+        raise SpecError(problems)
+    return spec
+
+
+def misfits(cluster: Cluster, cpus: float, gpus: float) -> list[Problem]:
+    """Why no node can hold a trial of this size; nothing when one can."""
+    if fits_somewhere(cluster, cpus, gpus):
+        return []
+    if not cluster.nodes:
+        return [Problem("resources", "a living node required, the cluster has none")]
+    found = []
+    most_gpus = max(cluster.nodes, key=lambda node: (node.gpus, node.cpus))
+    most_cpus = max(cluster.nodes, key=lambda node: (node.cpus, node.gpus))
+    if gpus > int(most_gpus.gpus):
+        rule = f"at most {int(most_gpus.gpus)} required: the largest node, {_size(most_gpus)}, has no more GPUs"
+        found.append(Problem("resources.gpus_per_trial", rule, gpus))
+    if cpus > most_cpus.cpus:
+        rule = f"at most {most_cpus.cpus:g} required: the largest node, {_size(most_cpus)}, has no more CPUs"
+        found.append(Problem("resources.cpus_per_trial", rule, cpus))
+    if not found:
+        rule = f"no node has {cpus:g} CPUs and {gpus:g} GPUs at once; the largest are {_size(most_cpus)}"
+        rule += f" and {_size(most_gpus)}" if most_gpus != most_cpus else ""
+        found.append(Problem("resources", rule))
+    return found
+
+
+def _size(node: Node) -> str:
+    return f"{node.name} with {node.cpus:g} CPUs and {node.gpus:g} GPUs"

@@ -1,0 +1,276 @@
+"""Reconciler: compares what should run with what runs, and acts on the difference.
+
+One thread. Each round it looks at the cluster, gives up drivers that died or fell silent, shares out the
+slots, launches what is queued, and stops what does not stop by itself. Only the holder of the lease acts;
+every write is made under it, and no write waits for a network. While Ray is away nothing changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from search_spaces.controls import Controls
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.problems import SpecError
+from search_spaces.protocol import Launch, storable
+from service.adapters.experiment_files import free_bytes, tail
+from service.adapters.ray_jobs import RayUnreachable
+from service.context import Context, utc_now
+from service.contract.states import State
+from service.domain import attempts, continuation, experiments
+from service.domain.attempts import OPEN
+from service.domain.cluster import Cluster
+from service.scheduling import fitting, liveness
+from service.scheduling.assignment import share_out
+from service.scheduling.liveness import Driver, Loss, Silences
+from service.scheduling.silence import Silence
+from service.store.leases import Held, LeaseLost, acquire, hold, release
+from service.store.models import Attempt
+
+LEASE = "queue"
+SLOW_ROUND_S = 5.0  # what a round may take beside its pause; silence beyond that is the service's own
+LOG_LINES = 20
+LOG_CHARACTERS = 2_000
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+NOT_WRITABLE = frozenset({errno.EACCES, errno.EROFS})
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """`start` and `stop` the thread; `round` is one turn of it, for tests and for the curious."""
+
+    def __init__(
+        self,
+        context: Context,
+        clock: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._context = context
+        self._clock = clock
+        self._silence = Silence(context.settings.reconcile_s + SLOW_ROUND_S, monotonic)
+        self._owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+        self._held: Held | None = None
+
+    @property
+    def held(self) -> Held | None:
+        """The lease, while it is ours."""
+        return self._held
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its round, and give the lease back."""
+        self._stopping.set()
+        self._context.wake.set()
+        self._thread.join(timeout=30)
+        if self._held is not None:
+            with contextlib.suppress(SQLAlchemyError):  # it runs out by itself
+                release(self._context.database, self._held, self._clock())
+
+    def round(self) -> None:
+        """Look, then act. Raises SQLAlchemyError when the database is away, and LeaseLost."""
+        cluster = self._look()
+        self._held = self._acquire()
+        if self._held is not None and cluster is not None:
+            self._act(self._held, cluster)
+
+    def _run(self) -> None:
+        try:
+            self._context.launcher.warm()
+        except Exception:
+            log.exception("Ray's client cannot be imported ahead of time; it is tried again when it is needed")
+        while not self._stopping.is_set():
+            self._context.wake.clear()
+            try:
+                self.round()
+            except LeaseLost as lost:
+                log.warning("%s", lost)
+            except RayUnreachable as away:
+                self._context.watch.missed(str(away))
+            except SQLAlchemyError as error:
+                log.warning("the database does not answer: %s", error)
+            except Exception:
+                log.exception("a round of the reconciler failed; the next one tries again")
+            self._context.wake.wait(self._context.settings.reconcile_s)
+
+    def _acquire(self) -> Held | None:
+        return acquire(self._context.database, LEASE, self._owner, self._context.settings.lease_s, self._clock())
+
+    def _act(self, held: Held, cluster: Cluster) -> None:
+        self._check_drivers(held)
+        for experiment_id, slots in self._share_out(held, cluster).items():
+            with _apart(experiment_id):
+                self._launch(held, experiment_id, slots, cluster)
+
+    def _look(self) -> Cluster | None:
+        watch = self._context.watch
+        try:
+            watch.saw(self._context.launcher.cluster())
+        except RayUnreachable as away:
+            if str(away) != watch.away:
+                log.warning("%s", away)
+            watch.missed(str(away))
+        return watch.cluster
+
+    def _check_drivers(self, held: Held) -> None:
+        with self._context.database.read() as session:
+            found = liveness.at_work(session)
+        silences = liveness.listen(self._silence, found)
+        for driver in found:
+            if not liveness.is_well(driver, silences[driver.attempt_id], self._context.settings):
+                with _apart(driver.experiment_id):
+                    self._check(held, driver, silences[driver.attempt_id])
+
+    def _check(self, held: Held, driver: Driver, silences: Silences) -> None:
+        status = self._context.launcher.status(driver.attempt_id)
+        loss = liveness.loss(driver, status, silences, self._context.settings)
+        if loss is not None and self._lose(held, driver, loss):
+            try:
+                self._context.launcher.stop(driver.attempt_id)
+            except RayUnreachable as error:  # should it live on, its next heartbeat is refused and it stops by itself
+                log.warning("attempt %s cannot be stopped: %s", driver.attempt_id, error)
+
+    def _lose(self, held: Held, driver: Driver, loss: Loss) -> bool:
+        """Write down that a driver is given up, unless it spoke, or ended, while Ray was asked. Only then stop it."""
+        said = self._last_words(driver)
+        why = f"{loss.why}; its log ends: {said}" if said else loss.why
+        now = self._clock()
+        with self._context.database.write() as session:
+            hold(session, held, now)
+            experiment = experiments.find(session, driver.experiment_id, lock=True)
+            attempt = attempts.current(session, experiment)
+            if attempt is None or attempt.id != driver.attempt_id or attempt.state not in OPEN:
+                return False
+            seen = liveness.seen(experiment, attempt)
+            if seen != (driver if loss.excused else replace(driver, heard_at=seen.heard_at)):
+                return False
+            give_up = attempts.lose if loss.counted else attempts.withdraw
+            give_up(session, experiment, attempt, why, now, self._context.retries)
+        log.warning("attempt %s is lost: %s", driver.attempt_id, why)
+        return True
+
+    def _last_words(self, driver: Driver) -> str:
+        """The end of the driver's log: what Ray kept, where it died before it had one of its own."""
+        kept = self._context.storage(driver.experiment_id).driver_log(driver.number)
+        said = tail(kept, LOG_CHARACTERS)
+        try:
+            said = said or self._context.launcher.logs(driver.attempt_id)
+        except RayUnreachable as error:  # Ray answers 500 to a log that is not UTF-8, or of a node that died
+            log.warning("the log of %s cannot be read: %s", driver.attempt_id, error)
+        return storable("\n".join(said.strip().splitlines()[-LOG_LINES:])[-LOG_CHARACTERS:])
+
+    def _share_out(self, held: Held, cluster: Cluster) -> dict[str, int]:
+        now = self._clock()
+        with self._context.database.write() as session:
+            hold(session, held, now)
+            return share_out(session, cluster, now, self._context.retries)
+
+    def _launch(self, held: Held, experiment_id: str, slots: int, cluster: Cluster) -> None:
+        settings, now = self._context.settings, self._clock()
+        with self._context.database.write() as session:
+            hold(session, held, now)
+            experiment = experiments.find(session, experiment_id, lock=True)
+            if experiment.state != State.QUEUED:
+                return
+            try:
+                spec = fitting.complete(ExperimentSpec.model_validate(experiment.spec), cluster)
+                controls = Controls.model_validate(experiment.controls)
+            except (ValidationError, SpecError) as error:
+                attempts.abandon(session, experiment, f"its spec cannot be run by this version: {error}", now)
+                return
+            # Decided late when Ray was away at submission; nothing else of a stored spec changes.
+            if experiment.spec.get("resources", {}).get("gpus_per_trial") is None:
+                experiment.spec = spec.model_dump(mode="json")
+            attempt, token = attempts.begin(session, experiment, slots, now)
+            stored, source = dict(experiment.spec), continuation.to_read(session, experiment)
+            cancel_trials = attempts.to_cancel(session, experiment)
+            trials = experiments.begun(session, experiment)
+        launch = Launch(
+            experiment_id=experiment_id,
+            attempt=attempt.number,
+            attempt_id=attempt.id,
+            service_url=settings.service_url,
+            token=token,
+            heartbeat_s=settings.heartbeat_s,
+            slots=slots,
+            controls=controls,
+            cancel_trials=cancel_trials,
+            trials=trials,
+            mlflow_tracking_uri=settings.mlflow_tracking_uri,
+            mlflow_username=settings.mlflow_username,
+            mlflow_password=settings.mlflow_password,
+            storage=str(self._context.storage(experiment_id).folder),
+            source=source and str(self._context.storage(source).folder),
+            data_root=str(settings.data_root),
+            cache_root=str(settings.cache_root),
+        )
+        self._submit(held, launch, stored)
+
+    def _submit(self, held: Held, launch: Launch, spec: dict[str, Any]) -> None:
+        failure, blocked = "", ""
+        try:
+            self._context.launcher.prepare(launch, spec)
+            self._context.launcher.launch(launch)
+            log.info("launched %s with %d slots", launch.attempt_id, launch.slots)
+        except (RayUnreachable, OSError) as error:
+            failure = storable(f"the driver could not be started: {error}")
+            blocked = storable(self._why_blocked(error))
+            log.warning("%s: %s%s", launch.attempt_id, failure, blocked and f"; {blocked}")
+        now = self._clock()
+        with self._context.database.write() as session:
+            hold(session, held, now)
+            experiment = experiments.find(session, launch.experiment_id, lock=True)
+            attempt = session.get_one(Attempt, launch.attempt_id)
+            if not failure:
+                attempt.submitted_at = now
+            elif attempt.state in OPEN and attempt.number == experiment.attempt:
+                attempts.withdraw(session, experiment, attempt, failure, now, self._context.retries)
+                if blocked and experiment.state == State.QUEUED:
+                    experiments.move(experiment, State.PAUSED, now, blocked)
+
+    def _why_blocked(self, error: Exception) -> str:
+        """What a person must do before another attempt is of use, as a sentence; empty where it may just pass."""
+        number = error.errno if isinstance(error, OSError) else None
+        root = self._context.settings.storage_root
+        if number in FULL_DISK:
+            free = free_bytes(root)
+            left = "no room is left" if free is None else f"{free} bytes are left"
+            return (
+                f"paused, the disk is full: RUNG_STORAGE_ROOT {root}: room for the experiment's files required, {left}"
+            )
+        if number in NOT_WRITABLE:
+            return (
+                f"paused, the storage cannot be written: RUNG_STORAGE_ROOT {root}: leave to write required, got {error}"
+            )
+        return ""
+
+
+@contextlib.contextmanager
+def _apart(experiment_id: str) -> Iterator[None]:
+    """What is wrong with one experiment; the others do not wait for it. A lost lease or database is for all."""
+    try:
+        yield
+    except (LeaseLost, OperationalError):
+        raise
+    except RayUnreachable as silent:
+        log.warning("experiment %s cannot be looked after: %s", experiment_id, silent)
+    except Exception:
+        log.exception("experiment %s cannot be looked after; the next round tries again", experiment_id)

@@ -1,0 +1,129 @@
+"""Document: what is read, and what is refused with its place."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search_spaces.parsing import MAX_BYTES, MAX_DEPTH, read
+from search_spaces.problems import SpecError
+
+JSON = "application/json"
+YAML = "application/yaml"
+
+
+@pytest.mark.parametrize(
+    "media_type", [YAML, "text/yaml", "application/x-yaml", "text/x-yaml; charset=utf-8", "Text/YAML"]
+)
+def test_yaml_media_types(media_type: str) -> None:
+    assert read(b"name: x", media_type) == {"name": "x"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1.0e-5", 1e-5),
+        ("1E3", 1000.0),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("-3", -3),
+        ("007", 7),
+        ("0x1f", 31),
+        ("0o17", 15),
+        ("true", True),
+        ("no", "no"),
+        ("on", "on"),
+        ("1:30", "1:30"),
+        ("1_000", "1_000"),
+        ("2026-01-31", "2026-01-31"),
+        ("~", None),
+        ("", None),
+        ("none", "none"),
+        ("'1'", "1"),
+        ("[1, {b: 2}]", [1, {"b": 2}]),
+    ],
+)
+def test_yaml_has_the_types_of_version_1_2(text: str, value: Any) -> None:
+    found = read(f"a: {text}\n".encode(), YAML)["a"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_marks_of_byte_order_are_skipped() -> None:
+    assert read(b"\xef\xbb\xbfa: 1", YAML) == read(b'\xef\xbb\xbf{"a": 1}', JSON) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "line"),
+    [
+        (b"", JSON, "document: a spec required, got an empty document"),
+        (b" \n", YAML, "document: a spec required, got an empty document"),
+        (b"# a comment", YAML, "document: a mapping of fields required, got NoneType"),
+        (b"\xff\xfe", YAML, "document: UTF-8 text required, got byte 0xff at offset 0"),
+        (b"a: 1", "text/html", "content-type: application/json or application/yaml required, got text/html"),
+        (b"a: 1", "", "content-type: application/json or application/yaml required, got nothing"),
+        (b"x" * (MAX_BYTES + 1), YAML, f"document: at most {MAX_BYTES} bytes required, got {MAX_BYTES + 1}"),
+        (b"{", JSON, "document: line 1, column 2: malformed JSON"),
+        (b"[1]", JSON, "document: a mapping of fields required, got list"),
+        (b"hello", YAML, "document: a mapping of fields required, got str"),
+        (b'{"a": NaN}', JSON, "a: a finite number required, got nan"),
+        (b'{"a": {"b": -Infinity}}', JSON, "a.b: a finite number required, got -inf"),
+        (b'{"a": [1e999]}', JSON, "a[0]: a finite number required, got inf"),
+        (b'{"a": {"b": 99999999999999999999}}', JSON, "a.b: a whole number of at most 2^53 required"),
+        (b'{"a": ' + b"9" * 5000 + b"}", JSON, "document: a smaller number required"),
+        (b'{"a": 1, "a": 2}', JSON, "document: each key once required, got 'a' twice"),
+        (b'{"a": "\\ud800"}', JSON, "a: text without NUL and lone surrogates required"),
+        (b'{"\\u0000": 1}', JSON, "document: text without NUL"),
+        (b'{"a":' * 20_000, JSON, "document: at most"),
+        (b"[" * 60_000, JSON, f"document: at most {MAX_DEPTH} levels of nesting required"),
+        (b"[" * 60_000, YAML, f"document: line 1, column 33: at most {MAX_DEPTH} levels"),
+        (b"a: .nan", YAML, "a: a finite number required, got nan"),
+        (b"a: -.inf", YAML, "a: a finite number required, got -inf"),
+        (b"a: 1e999", YAML, "a: a finite number required, got inf"),
+        (
+            b"a: 1\nb: 2\na: 3",
+            YAML,
+            "document: line 3, column 1: each key once required, got 'a' again (first in line 1)",
+        ),
+        (b"a: &x 1\nb: *x", YAML, "document: line 1, column 4: anchors and aliases are not allowed"),
+        (b"a: 1\nb: *x", YAML, "document: line 2, column 4: anchors and aliases are not allowed"),
+        (b"a: !!python/object:os.system 1", YAML, "document: line 1, column 4: tags are not allowed"),
+        (b"a: 1\n---\nb: 2", YAML, "document: line 2, column 1: one document required, got several"),
+        (b"a: [1, 2\nb: 3", YAML, "document: line 2, column 2: malformed YAML"),
+        (b"a:\n\tb: 1", YAML, "document: line 2, column 1: malformed YAML"),
+        (b"a: b: c", YAML, "document: line 1, column 5: malformed YAML"),
+        (b"a: 1\nb: \x07", YAML, "document: line 2: malformed YAML: character U+0007"),
+        (b'a: "\\0"', YAML, "a: text without NUL"),
+        (b"3: x", YAML, "document: line 1, column 1: strings required as keys, got 3"),
+        (b"? [a]\n: b", YAML, "document: line 1, column 3: strings required as keys"),
+        (b"a: " + b"9" * 5000, YAML, "document: line 1, column 4: a smaller number required"),
+    ],
+    ids=lambda value: str(value[:24]) if isinstance(value, bytes) else "",
+)
+def test_refused(body: bytes, media_type: str, line: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        read(body, media_type)
+    assert str(caught.value).startswith(line)
+
+
+def test_a_bomb_of_anchors_is_refused_at_its_first() -> None:
+    bomb = b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (c + 1, c + 1, c, c) for c in range(97, 120))
+    with pytest.raises(SpecError, match="line 1, column 4: anchors"):
+        read(bomb, YAML)
+
+
+@given(body=st.binary(max_size=200), media_type=st.sampled_from([JSON, YAML]))
+def test_bytes_are_read_or_refused(body: bytes, media_type: str) -> None:
+    with contextlib.suppress(SpecError):
+        assert isinstance(read(body, media_type), dict)
+
+
+@given(text=st.text(alphabet="ab:{}[]-?,&*!|>'\"#%@ \n\t01e.~<", max_size=60))
+def test_yaml_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(SpecError):
+        assert isinstance(read(text.encode(), YAML), dict)

@@ -1,0 +1,105 @@
+"""An experiment's folder as the service sees it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePath
+
+import pytest
+
+from service.adapters import experiment_files
+from service.adapters.experiment_files import Kind, Storage
+
+TEXT = "één – 語\U0001f600 end"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("journal.jsonl", Kind.JOURNAL),
+        ("tracking.json", Kind.JOURNAL),
+        ("journal.copy.jsonl", Kind.JOURNAL),
+        ("journal.damaged-1", Kind.DAMAGED),
+        ("model/data/model.pth", Kind.MODEL),
+        ("pictures/lr.png", Kind.PICTURES),
+        ("logs/driver-a1.log", Kind.LOGS),
+        ("trials/00012/trial.log", Kind.LOGS),
+        ("trials/00012/last.pt", Kind.CHECKPOINTS),
+        ("trials/00012/best.pt.part", Kind.CHECKPOINTS),
+        ("trials/00012/spec.json", Kind.OTHER),
+        ("launch-a1.json", Kind.OTHER),
+    ],
+)
+def test_what_a_file_is_for(path: str, kind: Kind) -> None:
+    assert experiment_files.kind(PurePath(path)) is kind
+
+
+def test_sizes_count_each_file_once(tmp_path: Path) -> None:
+    found = Storage(tmp_path / "none")
+    assert found.sizes() == dict.fromkeys(Kind, 0)
+    folder = tmp_path / "one"
+    (folder / "trials" / "00000").mkdir(parents=True)
+    (folder / "trials" / "00000" / "last.pt").write_bytes(b"x" * 1000)
+    os.link(folder / "trials" / "00000" / "last.pt", folder / "trials" / "00000" / "best.pt")
+    (folder / "journal.jsonl").write_bytes(b"x" * 7)
+    assert Storage(folder).sizes() == {**dict.fromkeys(Kind, 0), Kind.CHECKPOINTS: 1000, Kind.JOURNAL: 7}
+
+
+@pytest.mark.parametrize(
+    ("policy", "best", "crowned", "kept"),
+    [
+        ("best", 1, True, {"1/best.pt"}),
+        ("best", None, False, set()),
+        ("last", 1, True, {"0/last.pt", "1/last.pt", "1/best.pt"}),
+        ("none", 1, False, {"1/best.pt"}),
+        ("none", 1, True, set()),
+    ],
+)
+def test_checkpoints_go_by_the_policy(
+    tmp_path: Path, policy: str, best: int | None, crowned: bool, kept: set[str]
+) -> None:
+    names = {"last.pt", "previous.pt", "best.pt", "best.pt.7.part", "spec.json", "trial.log"}
+    for trial in ("00000", "00001"):
+        (tmp_path / "trials" / trial).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "trials" / trial / name).write_text("12")
+    (tmp_path / "best.pt").touch()
+    freed = Storage(tmp_path).remove_checkpoints(policy, best, crowned)
+    left = {f"{path.parent.name[-1]}/{path.name}" for path in tmp_path.glob("trials/*/*")}
+    assert left == kept | {f"{trial}/{name}" for trial in (0, 1) for name in ("spec.json", "trial.log")}
+    assert freed == 2 * (8 - len(kept))
+    assert (tmp_path / "best.pt").exists()
+
+
+@pytest.mark.parametrize("limit", [4, 5, 7, 100])
+def test_pieces_join_to_the_whole_and_cut_no_character(tmp_path: Path, limit: int) -> None:
+    log = tmp_path / "log"
+    log.write_text(TEXT)
+    said, offset = [], 0
+    while offset < log.stat().st_size:
+        piece = experiment_files.read(log, offset, limit, final=True)
+        assert piece.next_offset > offset
+        said.append(piece.text)
+        offset = piece.next_offset
+    assert "".join(said) == TEXT
+
+
+def test_a_character_half_written_is_left_until_nobody_completes_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"a\xff" + "語".encode()[:2])
+    growing = experiment_files.read(log, 0, 100, final=False)
+    assert (growing.text, growing.next_offset, growing.size) == ("a\ufffd", 2, 4)
+    ended = experiment_files.read(log, 0, 100, final=True)
+    assert (ended.text, ended.next_offset) == ("a\ufffd\ufffd", 4)
+    beyond = experiment_files.read(log, 50, 100, final=True)
+    assert (beyond.text, beyond.next_offset) == ("", 50)
+    assert experiment_files.read(log, 2**70, 100, final=True).next_offset == 2**70, "no file system seeks as far"
+
+
+def test_a_folder_goes_once_and_may_be_gone(tmp_path: Path) -> None:
+    found = Storage(tmp_path / "one")
+    found.remove()
+    found.folder.mkdir()
+    (found.folder / "x").touch()
+    found.remove()
+    assert not found.folder.exists()

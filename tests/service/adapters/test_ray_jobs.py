@@ -1,0 +1,245 @@
+"""RayLauncher against a small server of the dashboard's REST interface, on its good and on its bad days."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import Launch
+from service.adapters.ray_jobs import ALIVE, JobStatus, RayLauncher, RayUnreachable
+from service.domain.cluster import Cluster, Node
+from service.settings import Settings
+
+VERSION = {"version": "4", "ray_version": "2.60.0", "ray_commit": "x", "session_name": "x"}
+#: What Ray answers of a node, as far as the service reads it.
+NODES = [
+    {"node_id": "b", "node_name": "10.0.0.2", "state": "ALIVE", "resources_total": {"CPU": 8.0, "GPU": 2.0, "x": 1.0}},
+    {"node_id": "a", "node_ip": "10.0.0.1", "state": "ALIVE", "resources_total": {"CPU": 2.0, "memory": 1e9}},
+    {"node_id": "c", "node_ip": "10.0.0.3", "state": "DEAD", "resources_total": {"CPU": 64.0}},
+    {"node_id": "d", "node_ip": "10.0.0.4", "state": "ALIVE", "resources_total": None},
+]
+
+
+class Dashboard:
+    """Jobs by their id, and answers that a test may put in place of the usual ones."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.stopped: list[str] = []
+        self.instead: dict[str, tuple[int, Any]] = {}
+        self.tokens: set[str | None] = set()
+        self.address = ""
+
+    def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        path = path.partition("?")[0]
+        if path in self.instead:
+            return self.instead[path]
+        if path == "/api/version":
+            return 200, VERSION
+        if path == "/api/v0/nodes":
+            return 200, {"result": True, "data": {"result": {"total": len(NODES), "result": NODES}}}
+        if (method, path) == ("POST", "/api/jobs/"):
+            if body["submission_id"] in self.jobs:
+                return 500, "a job of this id was submitted before"
+            self.jobs[body["submission_id"]] = body
+            return 200, {"job_id": None, "submission_id": body["submission_id"]}
+        _, _, _, job, *rest = path.split("/")
+        if job not in self.jobs:
+            return 404, f"Job {job} does not exist"
+        if rest == ["stop"]:
+            self.stopped.append(job)
+            return 200, {"stopped": True}
+        return 200, {"logs": "größer\n"} if rest == ["logs"] else {"status": "RUNNING", "submission_id": job}
+
+
+@pytest.fixture
+def dashboard() -> Iterator[Dashboard]:
+    found = Dashboard()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            found.tokens.add(self.headers.get("Authorization"))
+            status, document = found.answer(self.command, self.path, json.loads(text or "null"))
+            body = (document if isinstance(document, str) else json.dumps(document)).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815 - a name of http.server
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        found.address = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield found
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def launcher(settings: Settings, dashboard: Dashboard) -> RayLauncher:
+    given = {"ray_dashboard_url": dashboard.address, "driver_python": "/opt/a b/python", "ray_timeout_s": 5}
+    return RayLauncher(Settings(**{**settings.model_dump(), **given}))
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Launch:
+    return Launch(
+        experiment_id="k3v9q2mz", attempt=2, attempt_id="exp-k3v9q2mz-a2", service_url="http://127.0.0.1:1",
+        token="secret", slots=3, mlflow_tracking_uri="http://127.0.0.1:2", storage=str(tmp_path / "it's" / "k3v9q2mz"),
+        data_root="/data", cache_root="/cache",
+    )  # fmt: skip
+
+
+def test_a_driver_is_submitted_watched_and_stopped(launcher: RayLauncher, dashboard: Dashboard, launch: Launch) -> None:
+    launcher.launch(launch)
+    job = dashboard.jobs["exp-k3v9q2mz-a2"]
+    assert job["entrypoint"] == f"exec '/opt/a b/python' -m workers.driver '{launch.storage}' 2".replace(
+        "it's", "it'\"'\"'s"
+    )
+    assert not job.get("runtime_env"), "with one, Ray would start fresh processes where warm ones wait"
+    assert "secret" not in json.dumps(job)
+    assert launcher.status(launch.attempt_id) is JobStatus.RUNNING
+    assert launcher.logs(launch.attempt_id) == "größer\n"
+    launcher.stop(launch.attempt_id)
+    assert dashboard.stopped == [launch.attempt_id]
+    with pytest.raises(RayUnreachable, match="submitted before"):
+        launcher.launch(launch)
+
+
+def test_a_job_that_ray_does_not_have_is_unknown_and_stopping_it_does_nothing(launcher: RayLauncher) -> None:
+    assert launcher.status("exp-x-a1") is JobStatus.UNKNOWN
+    assert launcher.logs("exp-x-a1") == ""
+    launcher.stop("exp-x-a1")
+
+
+@pytest.mark.parametrize("document", [{"status": "HIBERNATING"}, {"submission_id": "x"}])
+def test_a_status_that_nobody_knows_is_no_verdict(
+    launcher: RayLauncher, dashboard: Dashboard, document: dict[str, Any]
+) -> None:
+    dashboard.instead["/api/jobs/exp-x-a1"] = 200, document
+    assert launcher.status("exp-x-a1") in ALIVE
+
+
+def test_living_nodes_are_seen_by_name(launcher: RayLauncher) -> None:
+    assert launcher.cluster() == Cluster((Node("10.0.0.1", 2), Node("10.0.0.2", 8, 2), Node("10.0.0.4", 0)))
+
+
+def test_living_raylets_are_found(launcher: RayLauncher, dashboard: Dashboard) -> None:
+    raylets = [{"nodeManagerAddress": f"10.0.0.{n}", "nodeManagerPort": 70 + n, "state": "ALIVE"} for n in (1, 2)]
+    raylets[1]["state"] = "DEAD"
+    dashboard.instead["/nodes"] = 200, {"data": {"summary": [{"raylet": raylet} for raylet in raylets]}}
+    assert launcher.raylets() == ["10.0.0.1:71"]
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "ask"),
+    [
+        ("/api/jobs/exp-x-a1/logs", (500, "UnicodeDecodeError"), lambda ray: ray.logs("exp-x-a1")),
+        ("/api/jobs/exp-x-a1", (200, "no JSON"), lambda ray: ray.status("exp-x-a1")),
+        ("/api/v0/nodes", (200, {"data": {"result": None}}), lambda ray: ray.cluster()),
+        ("/api/v0/nodes", (401, "no token"), lambda ray: ray.cluster()),
+        ("/api/version", (502, "a proxy"), lambda ray: ray.cluster()),
+    ],
+)
+def test_what_is_not_ray_s_answer_is_no_answer_and_ray_is_asked_again(
+    launcher: RayLauncher,
+    dashboard: Dashboard,
+    path: str,
+    answer: tuple[int, Any],
+    ask: Callable[[RayLauncher], Any],
+) -> None:
+    dashboard.instead[path] = answer
+    with pytest.raises(RayUnreachable):
+        ask(launcher)
+    dashboard.instead.clear()
+    ask(launcher)
+
+
+def test_nobody_there_and_nobody_answering_are_both_away(settings: Settings) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        for listening in (False, True):
+            if listening:
+                silent.listen()  # takes the connection and says nothing
+            given = {"ray_dashboard_url": f"http://127.0.0.1:{port}", "ray_timeout_s": 0.3}
+            with pytest.raises(RayUnreachable, match=f"Ray at http://127.0.0.1:{port} does not answer"):
+                RayLauncher(Settings(**{**settings.model_dump(), **given})).cluster()
+
+
+def test_a_token_that_is_wanted_and_not_there_is_named(settings: Settings, tmp_path: Path) -> None:
+    ask = """
+from service.adapters.ray_jobs import RayLauncher, RayUnreachable
+from service.settings import Settings
+try:
+    RayLauncher(Settings()).cluster()
+except RayUnreachable as away:
+    print(away)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    said = subprocess.run(
+        [sys.executable, "-c", ask],
+        env=environment | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"},
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert said.startswith("Ray at http://127.0.0.1:8265 does not answer: ")
+    assert "token" in said.partition("answer: ")[2].lower()
+    assert said.count("\n") == 1
+
+
+def test_what_the_driver_reads_is_whole_and_its_token_is_nobody_else_s(launcher: RayLauncher, launch: Launch) -> None:
+    folder = Path(launch.storage)
+    for name in ("first", "second"):
+        launcher.prepare(launch, ExperimentSpec(name=name).model_dump(mode="json"))
+        assert ExperimentSpec.model_validate_json((folder / "spec.json").read_text()).name == name
+    told = folder / "launch-a2.json"
+    assert Launch.model_validate_json(told.read_text()) == launch
+    assert told.stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in folder.iterdir()) == ["launch-a2.json", "spec.json"]
+
+
+def test_a_disk_that_is_full_leaves_what_was_there(
+    launcher: RayLauncher, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher.prepare(launch, {"name": "before"})
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        launcher.prepare(launch, {"name": "after"})
+    assert json.loads((Path(launch.storage) / "spec.json").read_text()) == {"name": "before"}
+
+
+def test_neither_tune_nor_torch_nor_mlflow_is_ever_imported() -> None:
+    """The import contract sees no submodules of Ray, nor what Ray imports in its turn."""
+    program = """if True:
+        import sys
+        import service.app
+        from service.adapters.ray_jobs import RayLauncher
+        from service.settings import Settings
+        RayLauncher(Settings()).warm()
+        assert "ray.job_submission" in sys.modules
+        print(*sorted({"ray.tune", "ray.train", "ray.air", "torch", "mlflow", "optuna"} & set(sys.modules)))
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -1,0 +1,196 @@
+"""What is removed after its time: keys of submissions, launch files, and files of experiments that ended long ago."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from service.adapters.experiment_files import Storage
+from service.cleanup.retention import Retention
+from service.context import Context
+from service.settings import Settings
+from service.store.models import Attempt, IdempotencyKey
+
+pytestmark = pytest.mark.stores
+STORY = {"journal.jsonl", "model/MLmodel"}
+PASSING = {
+    "journal.damaged-1",
+    "trials/00000/last.pt",
+    "trials/00000/trial.log",
+    "logs/driver-a1.log",
+    "pictures/a.png",
+}
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return Settings(**{**settings.model_dump(), "keep_files_days": 30})
+
+
+class Keeper:
+    """Sweeps as the holder of the lease, so many days from now."""
+
+    def __init__(self, context: Context, reconciler: Any) -> None:
+        reconciler.round()
+        self._held = reconciler.held
+        self.now = datetime.now(UTC)
+        self._retention = Retention(context, lambda: self.now)
+
+    def sweep(self, after_days: float = 0) -> None:
+        self.now += timedelta(days=after_days)
+        self._retention.sweep(self._held)
+
+
+@pytest.fixture
+def keeper(context: Context, reconciler: Any) -> Keeper:
+    return Keeper(context, reconciler)
+
+
+@pytest.fixture
+def written(settings: Settings) -> Any:
+    """Writes every kind of file into an experiment's folder, and tells what is there."""
+
+    def write(experiment_id: str) -> str:
+        for name in STORY | PASSING:
+            path = settings.storage_root / experiment_id / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("x")
+        return experiment_id
+
+    return write
+
+
+def files(settings: Settings, experiment_id: str) -> set[str]:
+    folder: Path = settings.storage_root / experiment_id
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_of_long_ended_experiments_go_and_their_story_stays(
+    world: Any, keeper: Keeper, settings: Settings, written: Any
+) -> None:
+    ended, running = written(world.ended("failed")), written(world.started())
+    keeper.sweep(after_days=29)
+    assert files(settings, ended) == STORY | PASSING
+    keeper.sweep(after_days=2)
+    assert files(settings, ended) == STORY
+    assert files(settings, running) == STORY | PASSING
+
+
+def test_files_that_a_fork_has_yet_to_read_stay(world: Any, keeper: Keeper, settings: Settings, written: Any) -> None:
+    source, other = written(world.ended("failed")), written(world.ended("failed"))
+    fork = world.post(source, "continue").json()["id"]
+    world.reconciler.round()
+    keeper.sweep(after_days=31)
+    assert (files(settings, source), files(settings, other)) == (STORY | PASSING, STORY)
+    world.beat(fork, {"phase": "searching", "trials": [world.line(0, state="COMPLETED")]})
+    keeper.sweep()
+    assert files(settings, source) == STORY
+
+
+def test_what_goes_on_while_others_are_swept_keeps_its_files(
+    world: Any, keeper: Keeper, settings: Settings, written: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = {written(world.ended("failed")), written(world.ended("failed"))}
+    swept: list[str] = []
+
+    def remove(storage: Storage, real: Any = Storage.remove_passing) -> int:
+        swept.append(storage.folder.name)
+        for other in both - {storage.folder.name}:
+            assert world.post(other, "resume").status_code == 200
+        freed: int = real(storage)
+        return freed
+
+    monkeypatch.setattr(Storage, "remove_passing", remove)
+    keeper.sweep(after_days=31)
+    (gone,) = swept
+    (kept,) = both - {gone}
+    assert (files(settings, gone), files(settings, kept)) == (STORY, STORY | PASSING)
+
+
+@pytest.mark.parametrize("error", [PermissionError("not yours"), ValueError("odd")])
+def test_files_that_cannot_be_removed_keep_no_others(
+    world: Any,
+    keeper: Keeper,
+    settings: Settings,
+    written: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    stuck, *others = (written(world.ended("failed")) for _ in range(3))
+
+    def remove(storage: Storage, real: Any = Storage.remove_passing) -> int:
+        if storage.folder.name == stuck:
+            raise error
+        freed: int = real(storage)
+        return freed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "remove_passing", remove)
+        keeper.sweep(after_days=31)
+    assert [files(settings, one) for one in others] == [STORY] * 2
+    keeper.sweep()
+    assert files(settings, stuck) == STORY
+
+
+def test_launch_files_go_with_their_attempt(world: Any, keeper: Keeper, settings: Settings) -> None:
+    one = world.started()
+    for number in (1, 2):
+        path = settings.storage_root / one / f"launch-a{number}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("the password")
+    keeper.sweep()
+    assert files(settings, one) == {"launch-a1.json", "launch-a2.json"}
+    world.beat(one, {"phase": "failed"})
+    world.post(one, "resume")
+    world.reconciler.round()
+    keeper.sweep()
+    assert files(settings, one) == {"launch-a2.json"}
+    world.post(one, "pause")
+    world.beat(one, {"phase": "paused"}, 2)
+    keeper.sweep()
+    assert files(settings, one) == set()
+
+
+def test_launch_files_of_long_ago_are_looked_for_once(
+    world: Any, keeper: Keeper, settings: Settings, context: Context
+) -> None:
+    """But an end may be stored late, or by a clock that is behind: the last hour is looked at again."""
+    ended_late, long_ago = world.ended("failed"), world.ended("failed")
+    keeper.sweep(after_days=1)
+    for one, minutes in ((ended_late, 59), (long_ago, 61)):
+        path = settings.storage_root / one / "launch-a1.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("the password")
+        with context.database.write() as session:
+            attempt = session.get_one(Attempt, f"exp-{one}-a1")
+            attempt.ended_at = keeper.now - timedelta(minutes=minutes)
+    keeper.sweep()
+    assert (files(settings, ended_late), files(settings, long_ago)) == (set(), {"launch-a1.json"})
+
+
+def test_what_is_swept_is_swept_once_for_each_end(world: Any, keeper: Keeper, settings: Settings, written: Any) -> None:
+    one = written(world.ended("failed"))
+    keeper.sweep(after_days=31)
+    written(one)
+    keeper.sweep()
+    assert files(settings, one) == STORY | PASSING, "a walk over each folder every few minutes would be much"
+    world.post(one, "resume")
+    world.reconciler.round()
+    world.beat(one, {"phase": "failed"}, 2)
+    keeper.sweep()
+    assert files(settings, one) == STORY
+
+
+def test_keys_of_submissions_are_kept_for_a_day(world: Any, keeper: Keeper, context: Context) -> None:
+    one = world.submit()
+    with context.database.write() as session:
+        for key, age in (("old", 25), ("new", 23)):
+            at = keeper.now - timedelta(hours=age)
+            session.add(IdempotencyKey(key=key, body_sha256="", experiment_id=one, created_at=at))
+    keeper.sweep()
+    with context.database.read() as session:
+        assert list(session.scalars(select(IdempotencyKey.key))) == ["new"]

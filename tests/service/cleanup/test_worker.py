@@ -1,0 +1,450 @@
+"""Housekeeping against a small server of MLflow's REST interface: runs end, deletions are complete, and none
+of them keeps the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow_rest import Mlflow, serving
+from sqlalchemy import select
+
+from service.adapters.cluster_cache import ClusterWatch
+from service.adapters.ray_jobs import JobStatus
+from service.cleanup.worker import AT_ONCE, Housekeeping
+from service.context import Context
+from service.settings import Settings
+from service.store.models import Base
+
+pytestmark = pytest.mark.stores
+
+
+@pytest.fixture
+def mlflow() -> Mlflow:
+    return Mlflow()
+
+
+@pytest.fixture
+def uri(mlflow: Mlflow) -> Iterator[str]:
+    with serving(mlflow) as address:
+        yield address
+
+
+@pytest.fixture
+def settings(settings: Settings, uri: str) -> Settings:
+    return Settings(**{**settings.model_dump(), "mlflow_tracking_uri": uri})
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now, self.ticks = datetime.now(UTC), 0.0
+
+    def pass_s(self, seconds: float) -> None:
+        self.now, self.ticks = self.now + timedelta(seconds=seconds), self.ticks + seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def keeper(context: Context, reconciler: Any, clock: Clock) -> Housekeeping:
+    reconciler.round()
+    mine = replace(context, watch=ClusterWatch(lambda: clock.ticks))
+    return Housekeeping(mine, lambda: reconciler.held, lambda: clock.now, lambda: clock.ticks)
+
+
+def failed(world: Any, mlflow: Mlflow) -> str:
+    """An experiment whose driver died after it had begun a parent and three children, and told of two."""
+    one = world.started()
+    for run_id, trial in (("parent", None), ("done", 0), ("open", 1), ("untold", 2)):
+        mlflow.add(run_id, one, trial)
+    done = world.line(0, state="EARLY_STOPPED", stop_reason="rung 1", ended_at=1_700_000_009, mlflow_run_id="done")
+    lines = [done, world.line(1, mlflow_run_id="open")]
+    ids = {"mlflow_experiment_id": "7", "mlflow_run_id": "parent"}
+    world.beat(one, {"phase": "failed", "reason": "the data is gone", "trials": lines, **ids})
+    assert world.show(one)["state"] == "ERROR"
+    return str(one)
+
+
+def test_runs_that_the_driver_left_open_are_ended(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+    failed(world, mlflow)
+    keeper.turn()
+    said = {name: (run["status"], run["tags"]) for name, run in mlflow.runs.items()}
+    assert {name: status for name, (status, _) in said.items()} == {
+        "parent": "FAILED",
+        "done": "FINISHED",
+        "open": "FAILED",
+        "untold": "KILLED",
+    }
+    assert (said["parent"][1]["rung.state"], said["parent"][1]["rung.reason"]) == ("FAILED", "the data is gone")
+    assert (said["done"][1]["rung.trial_state"], said["done"][1]["rung.stop_reason"]) == ("EARLY_STOPPED", "rung 1")
+    assert mlflow.runs["done"]["end_time"] == 1_700_000_009_000
+    assert said["open"][1]["rung.trial_state"] == "ERROR"
+    mlflow.requests.clear()
+    keeper.turn()
+    assert mlflow.requests == ["POST /runs/search"], "it looks whether there are more"
+    keeper.turn()
+    assert mlflow.requests == ["POST /runs/search"], "and then never again"
+
+
+def test_what_the_driver_closed_itself_costs_one_request(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+    one = world.started()
+    mlflow.add("parent", one, None, "FINISHED")
+    world.beat(one, {"phase": "completed", "mlflow_experiment_id": "7", "mlflow_run_id": "parent"})
+    for _ in range(3):
+        keeper.turn()
+    assert mlflow.requests == ["POST /runs/search"]
+    assert mlflow.runs["parent"]["status"] == "FINISHED"
+
+
+def test_while_mlflow_is_away_it_is_asked_now_and_then(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, clock: Clock
+) -> None:
+    failed(world, mlflow)
+    mlflow.away = True
+    keeper.turn()
+    mlflow.away = False
+    keeper.turn()
+    assert mlflow.runs["parent"]["status"] == "RUNNING", "not asked again at once"
+    clock.pass_s(11)
+    keeper.turn()
+    assert mlflow.runs["parent"]["status"] == "FAILED"
+
+
+def test_an_experiment_that_goes_on_is_closed_anew(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+    one = failed(world, mlflow)
+    keeper.turn()
+    keeper.turn()
+    world.client.post(f"/api/v1/experiments/{one}/resume")
+    world.reconciler.round()
+    mlflow.runs["parent"]["status"] = "RUNNING"
+    keeper.turn()
+    assert mlflow.runs["parent"]["status"] == "RUNNING"
+    world.beat(one, {"phase": "failed"}, attempt=2)
+    keeper.turn()
+    assert mlflow.runs["parent"]["status"] == "FAILED"
+
+
+def test_without_the_lease_nothing_is_done(world: Any, mlflow: Mlflow, keeper: Housekeeping, context: Context) -> None:
+    failed(world, mlflow)
+    mlflow.requests.clear()
+    Housekeeping(context, lambda: None).turn()
+    assert mlflow.requests == []
+
+
+def test_a_deletion_is_complete_and_spares_the_others(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, context: Context, settings: Settings, clock: Clock
+) -> None:
+    one, other = failed(world, mlflow), world.started()
+    mlflow.add("another", other, None)
+    mlflow.versions = [
+        {"name": name, "version": version, "run_id": run_id}
+        for name, version, run_id in (("m", "1", "parent"), ("m", "2", "x"), ("alone", "1", "parent"))
+    ]
+    mlflow.models = {"m-1": "parent", "m-2": "another"}
+    kept = {"7/another/artifacts/a.png", "7/models/m-2/artifacts/MLmodel"}
+    mlflow.artifacts = {*kept, "7/parent/artifacts/pictures/a.png", "7/models/m-1/artifacts/MLmodel"}
+    for folder in (one, other):
+        (settings.storage_root / folder / "trials" / "00000").mkdir(parents=True)
+    mlflow.away = True
+    assert world.client.delete(f"/api/v1/experiments/{one}").status_code in {200, 202}
+    job = f"exp-{one}-a{world.show(one)['attempt']}"
+    world.launcher.jobs[job] = JobStatus.RUNNING  # it draws its pictures
+    keeper.turn()
+    assert world.launcher.stopped[-1] == job
+    assert (settings.storage_root / one).exists()
+    world.launcher.jobs[job] = JobStatus.SUCCEEDED
+    clock.pass_s(11)
+    keeper.turn()
+    view = world.show(one)
+    assert view["state"] == "DELETING"
+    assert "being deleted; MLflow at" in view["reason"]
+    assert "answers 503" in view["reason"]
+    mlflow.away = False
+    clock.pass_s(11)
+    keeper.turn()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    assert [path.name for path in settings.storage_root.iterdir()] == [other]
+    assert [name for name, run in mlflow.runs.items() if not run["deleted"]] == ["another"]
+    assert (mlflow.versions, mlflow.models) == ([{"name": "m", "version": "2", "run_id": "x"}], {"m-2": "another"})
+    assert "DELETE /registered-models/delete" in mlflow.requests, "of the one that would be empty"
+    assert mlflow.artifacts == kept
+    with context.database.read() as session:
+        assert one not in repr([session.execute(select(table)).all() for table in Base.metadata.sorted_tables])
+    assert world.show(other)["state"] == "RUNNING"
+
+
+def test_an_experiment_that_never_ran_needs_no_mlflow_to_go(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+    one = world.submit()
+    world.cancel(one)
+    world.client.delete(f"/api/v1/experiments/{one}")
+    mlflow.away = True
+    keeper.turn()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+
+
+def test_artifacts_that_mlflow_does_not_hand_out_itself_stay(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = failed(world, mlflow)
+    mlflow.runs["parent"]["artifact_uri"] = "s3://bucket/7/parent/artifacts"
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{one}")
+    with caplog.at_level("INFO", "service.adapters.mlflow_client"):
+        keeper.turn()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    assert "the files at s3://bucket/7/parent/artifacts are not MLflow's server's own" in caplog.text
+    assert not [request for request in mlflow.requests if "artifacts" in request]
+
+
+def test_twenty_that_cannot_be_removed_keep_nobody(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, settings: Settings, clock: Clock
+) -> None:
+    settings.storage_root.mkdir(parents=True)
+    stuck = [world.submit() for _ in range(AT_ONCE)]
+    for one in stuck:
+        (settings.storage_root / one).touch()  # no folder: it cannot be removed as one
+        world.cancel(one)
+        world.client.delete(f"/api/v1/experiments/{one}")
+    last = failed(world, mlflow)
+    keeper.turn()
+    assert mlflow.runs["parent"]["status"] == "RUNNING"
+    assert "being deleted; its files cannot be removed" in world.show(stuck[0])["reason"]
+    keeper.turn()
+    assert mlflow.runs["parent"]["status"] == "FAILED"
+    clock.pass_s(11)
+    keeper.turn()
+    for one in stuck:
+        (settings.storage_root / one).unlink()
+    clock.pass_s(11)
+    keeper.turn()
+    assert world.show(stuck[0])["state"] == "DELETING", "the second delay is twice the first"
+    clock.pass_s(10)
+    keeper.turn()
+    assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [last]
+
+
+@pytest.mark.parametrize("said", [b"<html>login</html>", b'{"runs": [{}]}'])
+def test_an_odd_answer_of_mlflow_keeps_nobody_else(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, clock: Clock, said: bytes
+) -> None:
+    odd, good = world.ended("failed"), failed(world, mlflow)
+    mlflow.odd = {odd: said}
+    keeper.turn()
+    assert mlflow.runs["parent"]["status"] == "FAILED"
+    assert world.show(odd)["reason"] == "it failed", "what keeps MLflow open is no concern of a person"
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{odd}")
+    clock.pass_s(11)
+    keeper.turn()
+    assert "being deleted; " in world.show(odd)["reason"]
+    mlflow.odd = {}
+    clock.pass_s(21)
+    keeper.turn()
+    assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [good]
+
+
+def test_while_mlflow_is_away_those_that_do_not_need_it_have_their_turn(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.cleanup.worker.AT_ONCE", 1)
+    failed(world, mlflow)
+    one = world.submit()
+    world.cancel(one)
+    world.client.delete(f"/api/v1/experiments/{one}")
+    mlflow.away = True
+    keeper.turn()
+    asked = len(mlflow.requests)
+    keeper.turn()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    assert len(mlflow.requests) == asked
+
+
+def test_what_never_ended_is_deleted_first_on_every_database(
+    world: Any, keeper: Housekeeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.cleanup.worker.AT_ONCE", 1)
+    ended, paused = world.submit(), world.submit()
+    world.cancel(ended)
+    world.post(paused, "pause")
+    for one in (ended, paused):
+        world.client.delete(f"/api/v1/experiments/{one}")
+    keeper.turn()
+    assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [ended]
+
+
+@pytest.mark.parametrize("fails_again", [False, True])
+def test_runs_of_an_experiment_that_goes_on_meanwhile_stay_open(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, fails_again: bool
+) -> None:
+    one = failed(world, mlflow)
+
+    def resume() -> None:
+        world.post(one, "resume")
+        if fails_again:
+            world.reconciler.round()
+            world.beat(one, {"phase": "failed"}, attempt=2)
+
+    mlflow.on_update = resume
+    keeper.turn()
+    assert world.show(one)["state"] == ("ERROR" if fails_again else "QUEUED")
+    assert sorted(run["status"] for run in mlflow.runs.values()).count("RUNNING") == len(mlflow.runs) - 1
+
+
+def test_a_run_that_doubles_a_trial_s_is_deleted(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+    """A creation whose answer was lost; the driver that would have deleted it is lost too."""
+    one = failed(world, mlflow)
+    mlflow.add("double of done", one, 0)
+    mlflow.add("double of open", one, 1)
+    keeper.turn()
+    keeper.turn()
+    assert [name for name, run in mlflow.runs.items() if run["deleted"]] == ["double of done", "double of open"]
+    assert [run["status"] for run in mlflow.runs.values() if not run["deleted"]].count("RUNNING") == 0
+
+
+def test_the_only_run_of_a_trial_stays(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+    """Its driver was lost after it had replaced the one that it had told of."""
+    one = failed(world, mlflow)
+    mlflow.runs["open"]["deleted"] = True
+    mlflow.add("newer", one, 1)
+    keeper.turn()
+    assert (mlflow.runs["newer"]["status"], mlflow.runs["newer"]["deleted"]) == ("FAILED", False)
+
+
+@pytest.mark.parametrize("length", [5000, 5001])
+def test_a_reason_is_as_long_as_mlflow_takes(world: Any, mlflow: Mlflow, keeper: Housekeeping, length: int) -> None:
+    one = world.started()
+    mlflow.add("parent", one, None)
+    world.beat(one, {"phase": "failed", "reason": "x" * length, "mlflow_experiment_id": "7"})
+    keeper.turn()
+    assert mlflow.runs["parent"]["status"] == "FAILED"
+    assert mlflow.runs["parent"]["tags"]["rung.reason"] == "x" * 5000
+
+
+def test_more_runs_than_a_page_are_ended_and_deleted(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.adapters.mlflow_client.RUNS_PAGE", 2)
+    one = failed(world, mlflow)
+    for _ in range(3):
+        keeper.turn()
+    assert "RUNNING" not in {run["status"] for run in mlflow.runs.values()}
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{one}")
+    keeper.turn()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    assert all(run["deleted"] for run in mlflow.runs.values())
+
+
+def test_a_model_is_called_what_a_person_likes(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+    one = failed(world, mlflow)
+    mlflow.versions = [
+        {"name": name, "version": version, "run_id": run_id}
+        for name, version, run_id in (
+            ("bob's digits", "1", "parent"),
+            ("bob's digits", "2", "x"),
+            ("eve's digits", "1", "parent"),
+            ("eve_s digits", "2", "x"),
+        )
+    ]
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{one}")
+    keeper.turn()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    left = [(version["name"], version["version"]) for version in mlflow.versions]
+    assert left == [("bob's digits", "2"), ("eve_s digits", "2")]
+    assert mlflow.requests.count("DELETE /registered-models/delete") == 1
+
+
+def test_a_deletion_waits_for_a_ray_that_is_away_as_long_as_a_driver_may_take(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, settings: Settings, clock: Clock
+) -> None:
+    one = failed(world, mlflow)
+    folder = settings.storage_root / one
+    (folder / "pictures").mkdir(parents=True)
+    world.client.delete(f"/api/v1/experiments/{one}")
+    world.launcher.away = True
+    keeper.turn()
+    clock.pass_s(settings.stop_grace_s)
+    keeper.turn()
+    assert folder.exists()
+    assert world.show(one)["state"] == "DELETING"
+    clock.pass_s(21)
+    keeper.turn()
+    assert not folder.exists()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+
+
+def test_what_was_settled_is_not_put_off_for_long_the_next_time(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, clock: Clock
+) -> None:
+    one = failed(world, mlflow)
+    mlflow.odd = {one: b"<html>"}
+    for seconds in (11, 21, 41):
+        keeper.turn()
+        clock.pass_s(seconds)
+    mlflow.odd = {}
+    keeper.turn()
+    assert mlflow.runs["parent"]["status"] == "FAILED"
+    mlflow.runs["parent"]["status"] = "RUNNING"
+    mlflow.odd = {one: b"<html>"}
+    keeper.turn()
+    mlflow.odd = {}
+    clock.pass_s(11)
+    keeper.turn()
+    assert mlflow.runs["parent"]["status"] == "FAILED"
+
+
+def test_who_is_told_to_stop_begins_with_no_other(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+    failed(world, mlflow)
+    other = world.started()
+    mlflow.add("another", other, None)
+    world.beat(other, {"phase": "failed"})
+    mlflow.on_update = keeper.stop
+    keeper.turn()
+    assert (mlflow.runs["parent"]["status"], mlflow.runs["another"]["status"]) == ("FAILED", "RUNNING")
+
+
+def test_checkpoints_of_what_was_canceled_without_a_driver_go_by_its_policy(
+    world: Any, mlflow: Mlflow, keeper: Housekeeping, settings: Settings, clock: Clock
+) -> None:
+    def stopped(**spec: Any) -> str:
+        one = str(world.started(**spec))
+        lines = [world.line(number, best_value=0.5 + number / 10) for number in (0, 1)]
+        world.post(one, "pause")
+        world.beat(one, {"phase": "paused", "trials": lines})
+        for name in ("00000/last.pt", "00000/best.pt", "00001/last.pt", "00001/previous.pt", "00001/best.pt"):
+            path = settings.storage_root / one / "trials" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.SUCCEEDED
+        return one
+
+    canceled, paused, last = stopped(), stopped(), stopped(checkpoints="last")
+    world.cancel(canceled)
+    world.cancel(last)
+    fork = world.post(canceled, "continue").json()["id"]
+    world.launcher.jobs[f"exp-{last}-a1"] = JobStatus.RUNNING
+    keeper.turn()
+    for one in (canceled, paused, last):
+        assert len(_files(settings.storage_root / one)) == 5, "its driver, or a fork, has yet to read them"
+    world.cancel(fork)
+    world.launcher.jobs[f"exp-{last}-a1"] = JobStatus.STOPPED
+    clock.pass_s(11)
+    keeper.turn()
+    assert _files(settings.storage_root / canceled) == {"trials/00001/best.pt"}
+    assert _files(settings.storage_root / last) == {f"trials/0000{n}/last.pt" for n in (0, 1)} | {
+        "trials/00001/best.pt"
+    }
+    assert len(_files(settings.storage_root / paused)) == 5
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

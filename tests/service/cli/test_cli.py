@@ -1,0 +1,393 @@
+"""The command line against the real service: what it prints, in lines and in JSON, and its exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import Result
+from rich.console import Console
+from typer.testing import CliRunner
+
+from search_spaces.protocol import Heartbeat, TrialLine, TrialState, Winner
+from service import stack
+from service.cli import app
+from service.cli.rendering import watch
+from service.client.rung import SUBMIT_PATIENCE_S, Rung
+from service.stack import embedded
+
+Run = Callable[..., Result]
+SPEC = "name: first\nsearcher: {kind: random, num_samples: 3}\n"
+
+
+@pytest.fixture
+def run(client: httpx.Client, tmp_path: Path) -> Run:
+    def invoke(*arguments: str, **options: Any) -> Result:
+        environment = {"RUNG_URL": str(client.base_url), "RUNG_HOME": str(tmp_path)}
+        return CliRunner(env=environment).invoke(app, arguments, **options)
+
+    return invoke
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    return str(path)
+
+
+@pytest.fixture
+def finished(client: httpx.Client, reconciler: Any, launcher: Any) -> str:
+    """An experiment with three ended trials and a winner."""
+    with Rung(str(client.base_url)) as rung:
+        experiment = rung.submit(SPEC)
+    reconciler.round()
+    (launch,) = launcher.launches.values()
+    trials = [
+        TrialLine(
+            trial=number,
+            state=TrialState.COMPLETED if number == 1 else TrialState.EARLY_STOPPED,
+            stop_reason="all 8 epochs done" if number == 1 else "rung at epoch 8: validation_accuracy is too low",
+            epoch=8,
+            best_value=value,
+            best_epoch=number + 5,
+            metrics={"validation_accuracy": value},
+            parameters={"optimizer.kind": "adam", "optimizer.lr": 0.001 * (number + 1), "batch_size": 64},
+        )
+        for number, value in enumerate([0.5, 0.9, 0.7])
+    ]
+    winner = Winner(trial=1, value=0.9, test_accuracy=0.88, test_loss=0.3)
+    for message in (Heartbeat(phase="searching", trials=trials), Heartbeat(phase="completed", winner=winner)):
+        client.post(
+            f"/api/v1/attempts/{launch.attempt_id}/heartbeat",
+            headers={"Authorization": f"Bearer {launch.token}", "Content-Type": "application/json"},
+            content=message.model_dump_json(),
+        ).raise_for_status()
+    return experiment.id
+
+
+def test_validate(run: Run, spec: str) -> None:
+    for options in ((), ("--offline",)):
+        result = run("validate", spec, *options)
+        assert (result.exit_code, result.stdout) == (0, "valid: first, 3 trials\n")
+        answer = json.loads(run("validate", spec, "--json", *options).stdout)
+        assert answer["spec"]["dataset"]["name"] == "digits"
+
+
+def test_a_bad_spec_prints_a_line_for_each_problem(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: x\nsearch_space: {optimizer: {kind: sgd, lr: -1, momentun: 0.9}}\n")
+    lines = [
+        "search_space.optimizer.lr: > 0 required (got -1)",
+        "search_space.optimizer.momentun: unknown field, did you mean 'momentum'?",
+    ]
+    for command in (("validate",), ("validate", "--offline"), ("submit",), ("submit", "--watch")):
+        result = run(command[0], str(path), *command[1:])
+        assert result.exit_code == 2
+        assert result.stdout == ""
+        assert result.stderr.splitlines() == lines
+    problem = json.loads(run("submit", str(path), "--json").stderr)
+    assert problem["status"] == 422
+    assert [error["value"] for error in problem["errors"]] == [-1, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("broken.yaml", b"a: [1\nb: 2", "line 2"),
+        ("broken.json", b'{"name": "x",}', "line 1, column 14"),
+        ("nan.json", b'{"name": "x", "seed": NaN}', "finite"),
+        ("latin.yaml", b"name: \xe9", "UTF-8"),
+        ("empty.yaml", b"", "empty"),
+        ("big.yaml", b"#" + b"x" * 5_000_000, "bytes"),
+    ],
+)
+def test_documents_that_cannot_be_read(run: Run, tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    for options in ((), ("--offline",)):
+        result = run("validate", str(tmp_path / name), *options)
+        assert result.exit_code == 2
+        assert said in result.stderr
+
+
+def test_files_that_are_not_there(run: Run, tmp_path: Path) -> None:
+    for path in (tmp_path / "none.yaml", tmp_path):
+        result = run("submit", str(path))
+        assert result.exit_code == 2
+        assert str(path) in result.stderr
+
+
+def test_submit_and_look(run: Run, spec: str) -> None:
+    view = json.loads(run("submit", spec, "--json").stdout)
+    assert run("submit", "-", input=SPEC.encode()).exit_code == 0
+    assert run("submit", "-", input=b'{"name": "json"}').exit_code == 0
+    assert run("submit", "-", input=b"{name: flow, seed: 3}").exit_code == 0
+    shown = run("show", view["id"])
+    assert shown.stdout.startswith(f"first ({view['id']}) QUEUED")
+    assert json.loads(run("show", view["id"], "--json").stdout)["id"] == view["id"]
+    listed = json.loads(run("list", "--json").stdout)
+    assert [one["name"] for one in listed] == ["flow", "json", "first", "first"]
+    assert view["id"] in run("list", "--state", "queued", "--limit", "5").stdout
+    canceled = run("cancel", view["id"], "--json")
+    assert json.loads(canceled.stdout)["state"] == "CANCELED"
+
+
+@pytest.mark.parametrize("arguments", [("preset:digits-quick",), ("digits-quick", "--preset")])
+def test_submit_a_preset(run: Run, arguments: tuple[str, ...]) -> None:
+    assert json.loads(run("submit", *arguments, "--json").stdout)["num_samples"] == 24
+
+
+def test_an_unknown_preset_names_the_nearest(run: Run) -> None:
+    for command in (("submit", "preset:digit-quick"), ("presets", "digit-quick"), ("validate", "preset:digit-quick")):
+        result = run(*command)
+        assert result.exit_code == 2
+        assert "digits-quick" in result.stderr
+
+
+def test_trials_come_best_first(run: Run, finished: str) -> None:
+    rows = [line.split() for line in run("trials", finished).stdout.splitlines()]
+    assert rows[0] == ["trial", "state", "epoch", "accuracy", "at", "lr", "reason"]
+    assert [row[0] for row in rows[1:]] == ["1", "2", "0"]
+    assert rows[1] == ["1", "COMPLETED", "8", "0.9", "6", "0.002", "all", "8", "epochs", "done"]
+    assert "  trial 1   COMPLETED after epoch 8, its best at epoch 6: all 8 epochs done" in run("show", finished).stdout
+    worst = json.loads(run("trials", finished, "--sort", "validation_accuracy", "--limit", "1", "--json").stdout)
+    assert [trial["trial"] for trial in worst] == [0]
+    wrong = run("trials", finished, "--sort", "accuracy")
+    assert wrong.exit_code == 2
+    assert "validation_accuracy" in wrong.stderr
+
+
+def test_watching_what_has_ended(run: Run, finished: str) -> None:
+    result = run("watch", finished)
+    assert result.exit_code == 0
+    assert "COMPLETED" in result.stdout
+    assert "best      trial 1, validation_accuracy 0.9" in result.stdout
+    assert "test      accuracy 0.88" in result.stdout
+    quiet = run("watch", finished, "--json")
+    assert json.loads(quiet.stdout)["state"] == "COMPLETED"
+
+
+def test_who_watches_what_was_submitted_is_told_its_id_first(run: Run, client: httpx.Client, tmp_path: Path) -> None:
+    flipped = tmp_path / "flipped.yaml"
+    flipped.write_text(SPEC + "search_space: {augmentation: {horizontal_flip: 0.5}}\n")
+    with ThreadPoolExecutor(1) as pool, Rung(str(client.base_url)) as rung:
+        watched = pool.submit(run, "submit", str(flipped), "--watch")
+        while not (submitted := list(rung.list())):
+            assert not watched.done(), watched.result().stderr
+        rung.cancel(submitted[0].id)
+        result = watched.result()
+    assert result.exit_code == 1
+    first, second, *_ = result.stderr.splitlines()
+    assert first == f"first ({submitted[0].id})"
+    assert second.startswith("warning: search_space.augmentation.horizontal_flip")
+
+
+def test_a_preset_without_its_word_is_pointed_to(run: Run) -> None:
+    result = run("submit", "digits-quick")
+    assert result.exit_code == 2
+    assert "did you mean preset:digits-quick?" in result.stderr
+
+
+def test_watching_what_fails_is_a_failure(run: Run, spec: str) -> None:
+    experiment = json.loads(run("submit", spec, "--json").stdout)["id"]
+    run("cancel", experiment)
+    assert run("watch", experiment).exit_code == 1
+
+
+def test_the_live_picture_has_a_leaderboard(client: httpx.Client, finished: str) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, color_system=None)
+    with Rung(str(client.base_url)) as rung:
+        view = watch(rung, finished, console)
+    assert view.state == "COMPLETED"
+    picture = screen.getvalue()
+    assert "3/3 trials" in picture
+    assert "EARLY_STOPPED" in picture
+    assert "0.002" in picture
+    assert "rung at epoch 8: is too low" in picture
+
+
+def test_curves_without_mlflow_say_so(run: Run, finished: str) -> None:
+    result = run("curves", finished, "1")
+    assert result.exit_code == 2
+    assert "no curve yet" in result.stderr
+
+
+def test_ids_that_do_not_exist(run: Run) -> None:
+    actions = ("pause", "resume", "cancel", "archive", "unarchive", "delete", "continue")
+    for command in ("show", "trials", "watch", *actions, "change"):
+        more = ("priority=1",) if command == "change" else ()
+        result = run(command, "22222222", *more)
+        assert result.exit_code == 2, command
+        assert "22222222" in result.stderr
+        assert json.loads(run(command, "22222222", *more, "--json").stderr)["status"] == 404
+
+
+def test_pause_change_resume(run: Run, spec: str) -> None:
+    one = json.loads(run("submit", spec, "--json").stdout)["id"]
+    assert json.loads(run("pause", one, "--json").stdout)["state"] == "PAUSED"
+    watched = run("watch", one)
+    assert (watched.exit_code, f"`rung resume {one}`" in watched.stderr) == (1, True)
+    changed = run("change", one, "num_samples=9", "budget.slot_hours=1.5", "budget.wall_clock=2h", "goal=0.9", "--json")
+    controls = json.loads(changed.stdout)["controls"]
+    assert (controls["num_samples"], controls["goal"]) == (9, 0.9)
+    assert (controls["budget"]["slot_hours"], controls["budget"]["wall_clock"]) == (1.5, 7200)
+    assert json.loads(run("change", one, "goal=null", "--json").stdout)["controls"]["goal"] is None
+    assert run("resume", one).stdout.startswith(f"first ({one}) QUEUED: resumed on request")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (("prioritty=1",), "prioritty: unknown field, did you mean 'priority'?"),
+        (("priority",), "FIELD=VALUE: a field, = and a value required, got 'priority'"),
+        (("=1",), "FIELD=VALUE: a field"),
+        (("budget..x=1",), "FIELD=VALUE: a field"),
+        (("priority=[",), "priority: line 1"),
+        (("priority=1\ngoal: 2",), "priority: one value as YAML required"),
+        (("priority=1", "priority=2"), "priority: each field once required"),
+        (("budget=1", "budget.failures=2"), "budget.failures: each field once required"),
+        (("goal=.nan",), "goal: a finite number required, got nan"),
+        (("revision=x",), "revision: unknown field"),
+        (("num_samples=0",), "num_samples: >= 1 required"),
+    ],
+)
+def test_changes_that_cannot_be(run: Run, spec: str, fields: tuple[str, ...], said: str) -> None:
+    one = json.loads(run("submit", spec, "--json").stdout)["id"]
+    result = run("change", one, *fields)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(said)
+    assert json.loads(run("change", one, *fields, "--json").stderr)["status"] == 422
+
+
+def test_continue_archive_delete(run: Run, finished: str) -> None:
+    fork = json.loads(run("continue", finished, "name=second", "searcher.num_samples=4", "--json").stdout)
+    assert (fork["name"], fork["source_id"], fork["num_samples"]) == ("second", finished, 7)
+    assert f"continues {finished}" in run("show", fork["id"]).stdout
+    run("cancel", fork["id"])
+    assert run("continue", finished, "seed=3").stderr.startswith("seed: as in the source required")
+    assert run("archive", finished).exit_code == 0
+    assert finished not in run("list").stdout
+    assert finished in run("list", "--archived").stdout
+    assert run("unarchive", finished).exit_code == 0
+    kept = run("delete", finished, input="n\n")
+    assert (kept.exit_code, "Delete first" in kept.stderr) == (1, True)
+    assert run("show", finished, "--json").exit_code == 0
+    assert json.loads(run("delete", finished, "--yes", "--json").stdout)["state"] == "DELETING"
+    assert run("delete", fork["id"], input="y\n").exit_code == 0
+    assert run("resume", finished).exit_code == 1
+
+
+def test_a_running_experiment_is_not_deleted(run: Run, spec: str, reconciler: Any) -> None:
+    one = json.loads(run("submit", spec, "--json").stdout)["id"]
+    reconciler.round()
+    refused = run("delete", one, "--yes")
+    assert (refused.exit_code, "cancel it first" in refused.stderr) == (1, True)
+
+
+def test_one_trial_is_canceled(run: Run, world: Any) -> None:
+    one = world.started()
+    world.beat(one, {"phase": "searching", "trials": [world.line(0), world.line(1)]})
+    assert run("cancel", one, "--trial", "1").stdout == f"trial 1 of {one} is RUNNING; its end was asked for\n"
+    assert json.loads(run("cancel", one, "--trial", "1", "--json").stdout)["cancel_asked_at"]
+    assert run("cancel", one, "--trial", "7").exit_code == 2
+    assert world.beat(one, {"phase": "searching"}).json()["cancel_trials"] == [1]
+
+
+def test_up_speaks_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    at = stack.Addresses(pid=1, service="http://s", mlflow="http://m", ray_dashboard="http://r", data_root="/d")
+
+    class Running:
+        addresses = at
+
+        def watch(self, ended: object) -> None:
+            """Ctrl-C comes at once."""
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(embedded, "running", lambda *_: contextlib.nullcontext(Running()))
+    result = CliRunner().invoke(app, ["up", "--home", str(tmp_path), "--json"])
+    assert (result.exit_code, json.loads(result.stdout)) == (0, asdict(at))
+
+    def refuse(*_: object) -> None:
+        raise stack.StackError("port 1 cannot be used")
+
+    monkeypatch.setattr(embedded, "running", refuse)
+    result = CliRunner().invoke(app, ["up", "--home", str(tmp_path), "--json"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert json.loads(result.stderr)["detail"] == "port 1 cannot be used"
+
+
+def test_the_readme_names_commands_and_targets_that_exist() -> None:
+    root = Path(__file__).parents[3]
+    text = (root / "README.md").read_text(encoding="utf-8")
+    commands = {str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands}
+    named = set(re.findall(r"(?:`|bin/)rung ([a-z]+)", text))
+    for more in re.findall(r"also ((?:[a-z]+, )+[a-z]+)", text):
+        named |= set(more.split(", "))
+    assert len(named) > 15
+    assert named <= commands
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets
+
+
+def test_schema_and_presets_need_no_service(tmp_path: Path) -> None:
+    runner = CliRunner(env={"RUNG_URL": "http://127.0.0.1:9", "RUNG_HOME": str(tmp_path)})
+    assert "search_space" in json.loads(runner.invoke(app, ["schema"]).stdout)["properties"]
+    assert "digits-quick" in runner.invoke(app, ["presets"]).stdout
+    assert runner.invoke(app, ["presets", "digits-quick"]).stdout.startswith("#")
+    assert json.loads(runner.invoke(app, ["presets", "digits-quick", "--json"]).stdout)["spec"]["name"]
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    runner = CliRunner(env={"RUNG_URL": "http://127.0.0.1:9", "RUNG_HOME": str(tmp_path)})
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    begun = time.monotonic()
+    result = runner.invoke(app, ["submit", str(tmp_path / "spec.yaml")])
+    assert result.exit_code == 3
+    assert time.monotonic() - begun < SUBMIT_PATIENCE_S, "nobody is waited for who was never there"
+    result = runner.invoke(app, ["list"])
+    assert result.exit_code == 3
+    assert "http://127.0.0.1:9" in result.stderr
+    assert "`rung up`" in result.stderr
+    assert json.loads(runner.invoke(app, ["list", "--json"]).stderr)["type"].endswith("unreachable")
+
+
+def test_the_address_that_up_wrote_down(client: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "stack.json").write_text(json.dumps({"pid": 1, "service": str(client.base_url)}))
+    runner = CliRunner(env={"RUNG_HOME": str(tmp_path)})
+    assert runner.invoke(app, ["list", "--json"]).stdout == "[]\n"
+    (tmp_path / "stack.json").write_text("{")
+    assert runner.invoke(app, ["list", "--url", str(client.base_url), "--json"]).stdout == "[]\n"
+
+
+def test_wrong_commands() -> None:
+    for arguments in (["nonsense"], ["show"], ["list", "--limit", "0"], ["trials", "x", "--unheard"]):
+        assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_help_comes_at_once_and_brings_nothing_heavy() -> None:
+    code = (
+        "import sys, service.cli as cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+    )
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - begun < 5  # 0.15 s on an idle machine
+    assert "submit" in done.stdout
+    for heavy in ("ray", "mlflow", "torch", "sqlalchemy", "fastapi", "httpx", "pydantic"):
+        assert f"'{heavy}'" not in done.stderr

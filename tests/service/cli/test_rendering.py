@@ -1,0 +1,91 @@
+"""How trials look as text: what fits in a terminal, and that nothing in them disturbs it."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from search_spaces.protocol import TrialState
+from search_spaces.sampling import NOT_APPLICABLE
+from service.cli.rendering import differing, end_of, leaderboard
+from service.contract.schemas import TrialView
+
+CUT = "rung at epoch 3: validation_accuracy 0.9100 is below the cut 0.9777, set by the best 1/3 of the 9 before it"
+FAILURE = "RuntimeError: [/b] mat1\nand \x1b[31mmat2 cannot be multiplied"
+KINDS = {"model.kind": "resnet", "normalization.kind": "batch", "scheduler.kind": "one_cycle", "batch_size": 64}
+
+
+def trial(number: int, state: TrialState, reason: str, **fields: Any) -> TrialView:
+    given: dict[str, Any] = {"epoch": 3, "best_value": 0.91, "best_epoch": 2, "metrics": {}, "parameters": {}}
+    empty = dict.fromkeys(("mlflow_run_id", "mlflow_url", "started_at", "ended_at"))
+    return TrialView(trial=number, state=state, stop_reason=reason, **given | empty | fields)
+
+
+ENDED = [
+    trial(10, TrialState.EARLY_STOPPED, CUT, parameters=KINDS | {"optimizer.kind": "adam", "optimizer.lr": 0.001234}),
+    trial(2, TrialState.ERROR, FAILURE, best_epoch=None, parameters={"optimizer.kind": "[/b]", "optimizer.lr": 0.1}),
+]
+
+
+def lines(trials: list[TrialView], width: int) -> list[str]:
+    screen = io.StringIO()
+    Console(file=screen, width=width, color_system=None).print(leaderboard(trials, "validation_accuracy", width))
+    return [line.rstrip() for line in screen.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("width", "headings", "reason"),
+    [
+        (48, "trial  state          epoch  accuracy  at", ""),
+        (80, "trial  state          epoch  accuracy  at  optimizer  reason", "rung at epoch 3: 0.9100 i…"),
+        (
+            140,
+            "trial  state          epoch  accuracy  at  optimizer  lr        model   normalization  reason",
+            "rung at epoch 3: 0.9100 is below the cut 0.9777, set…",
+        ),
+        (
+            200,
+            "trial  state          epoch  accuracy  at  optimizer  lr        model   normalization  "
+            "scheduler  batch_size  reason",
+            "rung at epoch 3: 0.9100 is below the cut 0.9777, set by the best 1/3 of the 9 before it",
+        ),
+    ],
+)
+def test_a_leaderboard_says_why_in_what_width_is_left(width: int, headings: str, reason: str) -> None:
+    heading, stopped, failed = lines(ENDED, width)
+    assert heading == headings
+    assert stopped.startswith("   10  EARLY_STOPPED      3      0.91   2")
+    assert stopped.endswith(reason)
+    assert failed.startswith("    2  ERROR              3      0.91   -")
+    assert max(map(len, (heading, stopped, failed))) <= width
+
+
+def test_parameters_have_all_the_width_where_nothing_has_stopped() -> None:
+    running = [
+        trial(number, TrialState.RUNNING, "", parameters={"optimizer.lr": 0.1 * number, "batch_size": 16 << number})
+        for number in range(2)
+    ]
+    assert lines(running, 80)[0].split() == ["trial", "state", "epoch", "accuracy", "at", "lr", "batch_size"]
+
+
+def test_a_parameter_that_its_kind_implies_has_no_column() -> None:
+    adam = {"optimizer.kind": "adam", "optimizer.beta1": 0.9, "optimizer.momentum": NOT_APPLICABLE, "warmup.epochs": 2}
+    sgd = {"optimizer.kind": "sgd", "optimizer.beta1": NOT_APPLICABLE, "warmup.epochs": NOT_APPLICABLE}
+    parameters = (adam, sgd | {"optimizer.momentum": 0.9}, sgd | {"optimizer.momentum": 0.5})
+    trials = [trial(number, TrialState.RUNNING, "", parameters=one) for number, one in enumerate(parameters)]
+    assert differing(trials) == ["optimizer.kind", "optimizer.momentum", "warmup.epochs"]
+    assert differing(trials[:2]) == ["optimizer.kind", "warmup.epochs"]
+
+
+def test_what_a_library_said_neither_colours_nor_breaks_a_line() -> None:
+    *_, failed = lines(ENDED, 200)
+    assert failed.endswith("RuntimeError: [/b] mat1 and [31mmat2 cannot be multiplied")
+    assert "\x1b" not in failed
+
+
+def test_the_end_of_a_trial_is_said_in_full() -> None:
+    assert end_of(ENDED[0]) == f"  trial 10  EARLY_STOPPED after epoch 3, its best at epoch 2: {CUT}"
+    assert end_of(trial(0, TrialState.RUNNING, "", best_epoch=None)) == "  trial 0   RUNNING after epoch 3"

@@ -1,0 +1,237 @@
+"""An experiment that continues another: what it takes over, what must stay, and from whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from service.contract.errors import Conflict
+from service.contract.states import State
+from service.domain import continuation, experiments
+from service.store.models import Experiment
+
+pytestmark = pytest.mark.stores
+SPACE = {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}}
+SPEC = {"name": "night", "search_space": SPACE, "searcher": {"kind": "tpe", "num_samples": 10}, "labels": ["a"]}
+
+
+def fork(world: Any, source: str, patch: Any = None, **options: Any) -> httpx.Response:
+    answer: httpx.Response = world.client.post(f"/api/v1/experiments/{source}/continue", json=patch, **options)
+    return answer
+
+
+def test_an_empty_patch_searches_on_with_what_was_found(world: Any, settings: Any) -> None:
+    source = world.started(**SPEC)
+    states = ["COMPLETED", "EARLY_STOPPED", "DIVERGED", "ERROR", "CANCELED", "RUNNING"]
+    lines = [world.line(n, state=state) for n, state in enumerate(states)]
+    world.beat(source, {"phase": "completed", "trials": lines})
+    before = world.show(source)
+    answer = world.client.post(f"/api/v1/experiments/{source}/continue")
+    assert answer.status_code == 201, answer.text
+    view = answer.json()
+    assert answer.headers["location"] == f"/api/v1/experiments/{view['id']}"
+    assert (view["name"], view["state"], view["source_id"]) == ("night-continued", "QUEUED", source)
+    assert (view["spec"]["searcher"]["num_samples"], view["num_samples"]) == (10, 13)
+    assert {**view["spec"], "name": "night"} == before["spec"]
+    assert world.show(source) == before
+    world.reconciler.round()
+    launch = world.launcher.launches[f"exp-{view['id']}-a1"]
+    assert launch.source == str(settings.storage_root / source)
+    assert launch.controls.num_samples == 13
+    assert world.launcher.launches[f"exp-{source}-a1"].source is None
+
+
+def test_what_may_change(world: Any) -> None:
+    source = world.ended(done=10, **SPEC)
+    world.patch(source, priority=4, goal=0.99, budget={"slot_hours": 7})
+    patch = {
+        "name": "day",
+        "project": "vision",
+        "labels": ["b", "c"],
+        "description": "more",
+        "searcher": {"kind": "random", "num_samples": 5},
+        "resources": {"cpus_per_trial": 2},
+        "budget": {"slot_hours": None, "wall_clock": "1h"},
+        "max_restarts": 0,
+    }
+    view = fork(world, source, patch, headers={"content-type": "application/merge-patch+json"}).json()
+    assert (view["name"], view["project"], view["labels"], view["num_samples"]) == ("day", "vision", ["b", "c"], 15)
+    assert view["spec"]["searcher"] == {"kind": "random", "num_samples": 5}
+    assert view["spec"]["resources"]["cpus_per_trial"] == 2
+    controls = view["controls"]
+    assert (controls["priority"], controls["goal"], controls["max_restarts"]) == (4, 0.99, 0), "as they were last"
+    assert controls["budget"] == {"slot_hours": None, "wall_clock": 3600, "gpu_hours": None, "failures": None}
+
+
+@pytest.mark.parametrize(
+    ("patch", "field"),
+    [
+        ({"dataset": "fashion_mnist"}, "dataset"),
+        ({"search_space": {"batch_size": 64}}, "search_space"),
+        ({"asha": {"max_t": 40}}, "asha"),
+        ({"seed": 8}, "seed"),
+        ({"objective": {"metric": "validation_loss", "mode": "min"}}, "objective.metric"),
+        ({"objective": {"metric": "validation_loss", "mode": "min"}}, "objective.mode"),
+        ({"searcher": {"kind": "grid"}, "search_space": {"optimizer": {"lr": 0.1}}}, "searcher.kind"),
+        ({"serch_space": None}, "serch_space"),
+        ({"name": None}, "name"),
+        ({"searcher": {"num_samples": 100_000}}, "searcher.num_samples"),
+        ({"searcher": {"startup_trial": 3}}, "searcher.startup_trial"),
+        ({"searcher": {"kind": []}}, "searcher.kind"),
+        ({"searcher": {"kind": {}}}, "searcher.kind"),
+        ({"resources": {"cpus_per_trial": 999}}, "resources.cpus_per_trial"),
+        ([], "document"),
+    ],
+)
+def test_what_must_stay_is_named(world: Any, patch: Any, field: str) -> None:
+    source = world.ended(done=2, **SPEC)
+    answer = fork(world, source, patch)
+    assert answer.status_code == 422, answer.text
+    assert field in [error["field"] for error in answer.json()["errors"]]
+    assert len(world.client.get("/api/v1/experiments").json()["items"]) == 1
+
+
+def test_a_grid_goes_on_as_another_search(world: Any) -> None:
+    grid = {"searcher": {"kind": "grid"}, "search_space": {"batch_size": {"choice": [32, 64]}}}
+    source = world.ended(done=2, **grid)
+    (error,) = fork(world, source).json()["errors"]
+    assert (error["field"], "random or tpe required" in error["rule"]) == ("searcher.kind", True)
+    assert fork(world, source, {"searcher": {"kind": "random", "num_samples": 3}}).json()["num_samples"] == 5
+
+
+def test_only_what_rests_is_continued_from(world: Any) -> None:
+    source = world.started(**SPEC)
+    refused = fork(world, source)
+    assert refused.status_code == 409
+    assert "is RUNNING: only what has ended or is paused" in refused.json()["detail"]
+    world.cancel(source)
+    world.beat(source, {"phase": "canceled"})
+    assert fork(world, source, headers={"If-Match": '"1"'}).status_code == 412
+    assert fork(world, source, {}).status_code == 201
+    assert fork(world, "k3v9q2mz").status_code == 404
+    assert world.client.post(f"/api/v1/experiments/{source}/continue", content=b"x: 1").status_code == 415
+
+
+def test_a_source_goes_on_or_goes_only_when_its_forks_have_its_trials(world: Any) -> None:
+    source = world.ended(done=2, **SPEC)
+    one = fork(world, source).json()["id"]
+    address = f"/api/v1/experiments/{source}"
+
+    def check_spared() -> None:
+        for refused in (world.client.delete(address), world.client.patch(address, json={"num_samples": 30})):
+            assert refused.status_code == 409
+            assert f"experiment {one} continues from {source} and has not taken over" in refused.json()["detail"]
+        assert world.show(source)["num_samples"] != 30
+
+    check_spared()
+    world.reconciler.round()
+    check_spared()
+    world.post(one, "pause")
+    world.beat(one, {"phase": "paused"})  # it was lost before it had read anything
+    check_spared()
+    world.post(one, "resume")
+    world.reconciler.round()
+    world.beat(one, {"phase": "searching", "trials": [world.line(0, state="COMPLETED")]}, 2)
+    assert world.client.delete(address).status_code == 202
+    assert fork(world, source).status_code == 409
+    assert world.show(one)["source_id"] == source
+
+
+def test_a_source_is_not_resumed_before_its_forks_have_its_trials(world: Any) -> None:
+    source = world.ended(done=2, **SPEC)
+    one = fork(world, source).json()["id"]
+    refused = world.post(source, "resume")
+    assert refused.status_code == 409
+    assert f"experiment {one} continues from {source} and has not taken over" in refused.json()["detail"]
+    world.cancel(one)
+    assert world.post(source, "resume").json()["state"] == "QUEUED"
+
+
+def test_a_fork_that_read_nothing_is_resumed_only_while_its_source_rests(world: Any) -> None:
+    source = world.ended(done=2, **SPEC)
+    one = fork(world, source, {"resources": {"gpus_per_trial": 0}}).json()["id"]
+    world.reconciler.round()
+    world.beat(one, {"phase": "failed", "reason": "nothing was read"})
+    assert world.post(source, "resume").json()["state"] == "QUEUED"
+    refused = world.post(one, "resume")
+    assert refused.status_code == 409
+    assert f"continues from {source}, which is QUEUED, and has not taken over" in refused.json()["detail"]
+    world.post(source, "pause")
+    assert world.post(one, "resume").json()["state"] == "QUEUED"
+    world.reconciler.round()
+    world.beat(one, {"phase": "failed", "trials": [world.line(0, state="COMPLETED")]}, 2)
+    world.post(source, "resume")
+    assert world.post(one, "resume").json()["state"] == "QUEUED", "it has them in its own journal"
+
+
+def test_a_fork_that_read_nothing_of_a_source_that_is_gone_is_not_resumed(world: Any, context: Any) -> None:
+    source = world.ended(done=2, **SPEC)
+    one = fork(world, source).json()["id"]
+    world.reconciler.round()
+    world.beat(one, {"phase": "failed", "reason": "nothing was read"})
+    assert world.client.delete(f"/api/v1/experiments/{source}").status_code == 202
+    said = f"continues from {source}, which was deleted before its trials were taken over"
+    assert said in world.post(one, "resume").json()["detail"]
+    with context.database.write() as session:
+        session.delete(session.get_one(Experiment, source))
+    refused = world.post(one, "resume")
+    assert (refused.status_code, said in refused.json()["detail"]) == (409, True)
+
+
+def test_a_fork_keeps_no_last_word_from_being_taken(world: Any, context: Any) -> None:
+    source = world.ended(done=2, **SPEC)
+    one = fork(world, source).json()["id"]
+    with context.database.write() as session:  # as it was possible once
+        session.get_one(Experiment, one).state = State.ERROR
+    world.post(source, "resume")
+    world.reconciler.round()
+    with context.database.write() as session:
+        session.get_one(Experiment, one).state = State.QUEUED
+    obeyed = world.show(source)["controls"]
+    world.patch(source, num_samples=20)
+    winner = {"trial": 0, "value": 0.7, "test_accuracy": 0.7, "test_loss": 0.1}
+    last = {"phase": "completed", "reason": "over", "controls": obeyed, "winner": winner}
+    assert world.beat(source, last, 2).status_code == 200
+    view = world.show(source)
+    assert (view["state"], view["winner"]["trial"]) == ("COMPLETED", 0)
+    said = f"over; it was changed while its driver finished, and stays complete: experiment {one} continues from"
+    assert view["reason"].startswith(said)
+
+
+@pytest.mark.parametrize("ending", ["cancel", "pause"])
+def test_what_never_ran_has_nothing_to_take_over(world: Any, ending: str) -> None:
+    source = world.submit(**SPEC)
+    world.post(source, ending)
+    view = fork(world, source).json()
+    assert (view["source_id"], view["num_samples"]) == (source, 10)
+    world.reconciler.round()
+    assert world.launcher.launches[f"exp-{view['id']}-a1"].source is None
+
+
+def test_a_source_that_went_on_meanwhile_is_not_continued_from(world: Any, context: Any) -> None:
+    source = world.ended(done=2, **SPEC)
+    with context.database.read() as session:
+        spec = continuation.spec_of(experiments.find(session, source), {})
+    world.post(source, "resume")
+    with pytest.raises(Conflict, match="is QUEUED: only what has ended"), context.database.write() as session:
+        continuation.begin(session, experiments.find(session, source, lock=True), spec, [])
+
+
+@pytest.mark.parametrize("gone", ["canceled", "deleted"])
+def test_a_fork_that_has_ended_spares_nobody(world: Any, gone: str) -> None:
+    source = world.ended(done=2, **SPEC)
+    one = fork(world, source).json()["id"]
+    if gone == "canceled":
+        world.cancel(one)
+    else:
+        world.post(one, "pause")
+        world.client.delete(f"/api/v1/experiments/{one}")
+        assert world.show(one)["state"] == "DELETING"
+    assert world.client.delete(f"/api/v1/experiments/{source}").status_code == 202
+
+
+def test_a_long_name_stays_within_its_limit(world: Any) -> None:
+    source = world.ended(**{**SPEC, "name": "n" * 128})
+    assert fork(world, source).json()["name"] == "n" * 118 + "-continued"

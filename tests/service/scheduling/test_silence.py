@@ -1,0 +1,56 @@
+"""Silence counts for as long as somebody looks, by the clock of whoever looks."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.scheduling.silence import Silence
+
+
+class Ticks:
+    """A monotonic clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def ticks() -> Ticks:
+    return Ticks()
+
+
+@pytest.fixture
+def silence(ticks: Ticks) -> Silence:
+    return Silence(5.0, ticks)
+
+
+def test_it_counts_from_the_first_look_at_a_word(ticks: Ticks, silence: Silence) -> None:
+    ticks.now += 3
+    assert silence.look({"a": "hello"}) == {"a": 0}
+    ticks.now += 3
+    assert silence.look({"a": "hello", "b": None}) == {"a": 3, "b": 0}
+    ticks.now += 4
+    assert silence.look({"a": "hello", "b": None}) == {"a": 7, "b": 4}
+    ticks.now += 1
+    assert silence.look({"a": "again", "b": None}) == {"a": 0, "b": 5}
+
+
+def test_a_listener_that_could_not_hear_blames_nobody(ticks: Ticks, silence: Silence) -> None:
+    silence.look({"a": 1})
+    ticks.now += 2
+    silence.look({"a": 1})
+    ticks.now += 3600
+    assert silence.look({"a": 1}) == {"a": 7}, "of one gap more than its longest was counted"
+    ticks.now += 2
+    assert silence.look({"a": 1}) == {"a": 9}, "who is silent is found nonetheless"
+
+
+def test_who_is_not_looked_at_is_forgotten(ticks: Ticks, silence: Silence) -> None:
+    silence.look({"a": 1})
+    ticks.now += 2
+    silence.look({})
+    ticks.now += 2
+    assert silence.look({"a": 1}) == {"a": 0}

@@ -1,0 +1,208 @@
+"""The schema: migrations say what the models say, and go both ways; times keep their zone; leases fence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import MetaData, Table, inspect, text
+from sqlalchemy.exc import IntegrityError
+
+from search_spaces.controls import Controls
+from search_spaces.experiment import ExperimentSpec
+from service.contract.states import State
+from service.domain import experiments
+from service.store.database import Database
+from service.store.leases import Held, LeaseLost, acquire, hold, release
+from service.store.models import Attempt, Base, Label, Trial
+
+pytestmark = pytest.mark.stores
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    database.migrate()
+    yield database
+    database.close()
+
+
+def test_migrations_make_what_the_models_say(database: Database) -> None:
+    with database.engine.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), Base.metadata)
+    assert differences == []
+
+
+def test_migrations_go_down_and_up_again(database: Database) -> None:
+    database.migrate("base", down=True)
+    assert set(inspect(database.engine).get_table_names()) <= {"alembic_version"}
+    database.migrate()
+    database.migrate()
+    assert "experiments" in inspect(database.engine).get_table_names()
+
+
+def test_migrations_carry_what_is_stored_up_and_down(database: Database) -> None:
+    """An experiment of the second schema, with a trial, goes through the third and back."""
+    database.migrate("0002", down=True)
+    before = _tables(database)
+    spec = {"name": "old", "resources": {"max_concurrent_trials": 3}, "objective": {"goal": 0.9}, "labels": ["é"]}
+    experiment = {
+        "id": "k3v9q2mz", "name": "old", "project": "p", "state": "RUNNING", "phase": "searching", "reason": "",
+        "spec": spec, "spec_version": 1, "warnings": [], "num_samples": 12, "attempt": 1, "failures": 0, "slots": 2,
+        "created_at": NOW,
+    }  # fmt: skip
+    trial = {
+        "experiment_id": "k3v9q2mz", "trial": 0, "attempt": 1, "state": "RUNNING", "stop_reason": "", "epoch": 2,
+        "metrics": {"lr": 0.1}, "parameters": {}, "sample": {"lr": 0.5}, "updated_at": NOW,
+    }  # fmt: skip
+    with database.engine.begin() as connection:
+        connection.execute(before["experiments"].insert().values(experiment))
+        connection.execute(before["trials"].insert().values(trial))
+    database.migrate()
+    with database.read() as session:
+        found = experiments.find(session, "k3v9q2mz")
+        assert (found.spec, found.created_at, found.revision, found.mlflow_closed) == (spec, NOW, 1, False)
+        assert Controls.model_validate(found.controls) == Controls(num_samples=12, max_concurrent_trials=3, goal=0.9)
+        line = session.get_one(Trial, ("k3v9q2mz", 0))
+        assert (line.metrics, line.sample, line.restarts, line.error_kind) == ({"lr": 0.1}, {"lr": 0.5}, 0, None)
+    database.migrate("0002", down=True)
+    after = _tables(database)
+    for name, row in (("experiments", experiment), ("trials", trial)):
+        assert [column.name for column in after[name].columns] == [column.name for column in before[name].columns]
+        with database.engine.connect() as connection:
+            kept = connection.execute(after[name].select()).one()._mapping
+        assert {key: kept[key] for key in row if not key.endswith("_at")} == {
+            key: value for key, value in row.items() if not key.endswith("_at")
+        }
+
+
+def test_what_is_being_deleted_is_an_end_to_the_second_schema(database: Database) -> None:
+    with database.write() as session:
+        kept, one = (experiments.submit(session, ExperimentSpec(name="x"), []) for _ in range(2))
+        one.state = State.DELETING
+        ids = kept.id, one.id
+    database.migrate("0002", down=True)
+    rows = _tables(database)["experiments"]
+    with database.engine.connect() as connection:
+        found = dict(connection.execute(rows.select().with_only_columns(rows.c.id, rows.c.state)).all())
+    assert found == dict(zip(ids, ("QUEUED", "CANCELED"), strict=True))
+
+
+def test_the_best_epoch_comes_with_the_fourth_schema_and_goes_with_it(database: Database) -> None:
+    with database.write() as session:
+        one = experiments.submit(session, ExperimentSpec(name="x"), []).id
+        more = {"state": "RUNNING", "metrics": {"lr": 0.1}, "parameters": {}, "best_epoch": 3, "updated_at": NOW}
+        session.add(Trial(experiment_id=one, trial=0, attempt=1, **more))
+    database.migrate("0003", down=True)
+    assert "best_epoch" not in _tables(database)["trials"].columns
+    database.migrate()
+    with database.read() as session:
+        line = session.get_one(Trial, (one, 0))
+        assert (line.metrics, line.best_epoch) == ({"lr": 0.1}, None)
+
+
+def _tables(database: Database) -> dict[str, Table]:
+    """The tables as the database itself describes them."""
+    found = MetaData()
+    found.reflect(database.engine)
+    return dict(found.tables)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_sqlite_is_strict(database: Database) -> None:
+    with database.engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+
+
+def test_a_row_belongs_to_another(database: Database) -> None:
+    with pytest.raises(IntegrityError), database.write() as session:
+        session.add(Label(experiment_id="nobody", label="x"))
+
+
+def test_a_database_in_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="a SQLite file required"):
+        Database("sqlite://")
+
+
+def test_what_is_stored_is_read_back_the_same(database: Database) -> None:
+    spec = ExperimentSpec(name="x", labels=("a", "b", "a"))
+    with database.write() as session:
+        stored = experiments.submit(session, spec, ["careful"])
+    with database.read() as session:
+        found = experiments.find(session, stored.id)
+        assert found.created_at == stored.created_at
+        assert found.created_at.tzinfo is UTC
+        assert ExperimentSpec.model_validate(found.spec) == spec
+        assert found.winner is None
+
+
+def test_times_of_other_zones_are_kept_as_instants(database: Database) -> None:
+    there = datetime(2026, 3, 1, 12, tzinfo=timezone(timedelta(hours=5)))
+    with database.write() as session:
+        stored = experiments.submit(session, ExperimentSpec(name="x"), [])
+        stored.started_at = there
+    with database.read() as session:
+        assert experiments.find(session, stored.id).started_at == there
+
+
+def test_one_attempt_of_a_number_and_one_line_of_a_trial(database: Database) -> None:
+    now = datetime.now(UTC)
+    with database.write() as session:
+        one = experiments.submit(session, ExperimentSpec(name="x"), []).id
+
+    def attempt(name: str) -> Attempt:
+        return Attempt(id=name, experiment_id=one, number=1, state="STARTING", token_sha256="", created_at=now)
+
+    def trial() -> Trial:
+        return Trial(experiment_id=one, trial=0, attempt=1, state="RUNNING", metrics={}, parameters={}, updated_at=now)
+
+    with pytest.raises(IntegrityError), database.write() as session:
+        session.add_all([attempt("a"), attempt("b")])
+    with database.write() as session:
+        session.add(trial())
+    with pytest.raises(IntegrityError), database.write() as session:
+        session.add(trial())
+
+
+def test_one_owner_at_a_time(database: Database) -> None:
+    first = acquire(database, "queue", "one", 60, NOW)
+    assert first == Held("queue", "one", 1, 60)
+    assert acquire(database, "queue", "two", 60, NOW) is None
+    assert acquire(database, "queue", "one", 60, NOW) == first
+    release(database, first, NOW)
+    second = acquire(database, "queue", "two", 60, NOW)
+    assert second == Held("queue", "two", 2, 60)
+    with pytest.raises(LeaseLost), database.write() as session:
+        hold(session, first, NOW)
+    with database.write() as session:
+        hold(session, second, NOW)
+
+
+def test_a_write_under_a_lost_lease_changes_nothing(database: Database) -> None:
+    first = acquire(database, "queue", "one", 60, NOW)
+    assert first is not None
+    assert acquire(database, "queue", "two", 60, NOW + timedelta(seconds=61)) is not None
+
+    def write_late() -> None:
+        with database.write() as session:
+            experiments.submit(session, ExperimentSpec(name="x"), [])
+            hold(session, first, NOW)
+
+    with pytest.raises(LeaseLost):
+        write_late()
+    with database.read() as session:
+        assert experiments.newest(session, limit=5) == []
+
+
+def test_a_clock_set_back_holds_no_lease_for_longer_than_a_lease(database: Database) -> None:
+    assert acquire(database, "queue", "dead", 60, NOW)
+    earlier = NOW - timedelta(hours=1)
+    assert acquire(database, "queue", "two", 60, earlier) is None
+    assert acquire(database, "queue", "two", 60, earlier + timedelta(seconds=59)) is None
+    assert acquire(database, "queue", "two", 60, earlier + timedelta(seconds=61)) is not None

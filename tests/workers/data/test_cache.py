@@ -1,0 +1,202 @@
+"""The cache under crashes, races, damage and full disks; real processes and real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from workers.data import cache
+from workers.data.cache import DataError
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from workers import cache
+root, log, signal = map(Path, sys.argv[1:4])
+stop_half_way = len(sys.argv) > 4
+def build(folder):
+    with log.open("a") as file:
+        file.write("built\\n")
+    cache.create_array(folder, "numbers", (1000,), np.int64)[:] = np.arange(1000)
+    signal.touch()
+    if stop_half_way:
+        sys.stdin.read()
+    return {"sum": 499500}
+found = cache.entry(root, "key", build)
+assert found.array("numbers").sum() == found.facts["sum"]
+"""
+
+
+def build(folder: Path) -> dict[str, Any]:
+    cache.create_array(folder, "numbers", (1000,), np.int64)[:] = np.arange(1000)
+    return {"sum": 499500}
+
+
+def refuse(folder: Path) -> dict[str, Any]:
+    raise RuntimeError("must not be built again")
+
+
+def builder(tmp_path: Path, signal_name: str, *more: str) -> subprocess.Popen[bytes]:
+    arguments = [str(tmp_path / "cache"), str(tmp_path / "log"), str(tmp_path / signal_name), *more]
+    return subprocess.Popen([sys.executable, "-c", BUILDER, *arguments], stdin=subprocess.PIPE)
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, "the builder ended too early"
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        os.sched_yield()
+
+
+def test_built_once_and_found_again(tmp_path: Path) -> None:
+    first = cache.entry(tmp_path / "cache", "key", build)
+    again = cache.entry(tmp_path / "cache", "key", refuse)
+    assert first == again
+    assert again.facts == {"sum": 499500}
+    assert np.array_equal(again.array("numbers"), np.arange(1000))
+
+
+def test_arrays_are_mapped_and_a_writer_changes_only_its_own_copy(tmp_path: Path) -> None:
+    entry = cache.entry(tmp_path, "key", build)
+    mine, other = entry.array("numbers"), entry.array("numbers")
+    assert isinstance(mine, np.memmap)
+    mine[0] = 7
+    assert other[0] == 0
+    assert entry.array("numbers")[0] == 0
+
+
+def test_a_builder_killed_half_way_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
+    process = builder(tmp_path, "half", "stop")
+    wait_for(tmp_path / "half", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "cache" / "key").exists()
+    entry = cache.entry(tmp_path / "cache", "key", build)
+    assert entry.array("numbers").sum() == 499500
+    left = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert left == {"key", "key.lock"}, "the dead builder's scratch is removed"
+
+
+def test_of_two_builders_one_builds_and_the_other_waits(tmp_path: Path) -> None:
+    first = builder(tmp_path, "half", "stop")
+    wait_for(tmp_path / "half", first)
+    others = [builder(tmp_path, f"unused{number}") for number in range(2)]
+    assert not (tmp_path / "cache" / "key").exists()
+    for process in (first, *others):
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert (tmp_path / "log").read_text() == "built\n"
+
+
+def test_a_builder_that_raises_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="again"):
+        cache.entry(tmp_path, "key", refuse)
+    assert {path.name for path in tmp_path.iterdir()} == {"key.lock"}
+    assert cache.entry(tmp_path, "key", build).facts["sum"] == 499500
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "manifest cut", "manifest gone", "old format"])
+def test_a_damaged_entry_is_built_again(tmp_path: Path, damage: str) -> None:
+    entry = cache.entry(tmp_path, "key", build)
+    array, manifest = entry.path / "numbers.npy", entry.path / cache.MANIFEST
+    content = array.read_bytes()
+    if damage == "flipped":
+        array.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "cut":
+        array.write_bytes(content[:-8])
+    elif damage == "gone":
+        array.unlink()
+    elif damage == "manifest cut":
+        manifest.write_text(manifest.read_text()[:20])
+    elif damage == "manifest gone":
+        manifest.unlink()
+    else:
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": cache.FORMAT - 1}))
+    again = cache.entry(tmp_path, "key", build)
+    assert np.array_equal(again.array("numbers"), np.arange(1000))
+
+
+def test_a_copied_entry_is_still_whole(tmp_path: Path) -> None:
+    entry = cache.entry(tmp_path / "here", "key", build)
+    (tmp_path / "there").mkdir()
+    shutil.copytree(entry.path, tmp_path / "there" / "key", copy_function=shutil.copyfile)
+    assert cache.entry(tmp_path / "there", "key", refuse).facts["sum"] == 499500
+
+
+def test_keys_tell_parts_apart() -> None:
+    assert cache.key_of("a", 1) == cache.key_of("a", 1)
+    assert len({cache.key_of("a", 1), cache.key_of("a", 2), cache.key_of("a1"), cache.key_of(["a", 1])}) == 4
+
+
+def test_prune_keeps_the_last_used_and_whatever_is_fresh(tmp_path: Path) -> None:
+    for number in range(5):
+        entry = cache.entry(tmp_path, f"split-{number}", build)
+        os.utime(entry.path / cache.MANIFEST, (1_000_000 + number,) * 2)
+    cache.entry(tmp_path, "other", build)
+    cache.entry(tmp_path, "split-0", refuse)  # used now
+    cache.prune(tmp_path, "split-", keep=2)
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"split-0", "split-4", "other"}
+    cache.prune(tmp_path, "split-", keep=0)
+    assert (tmp_path / "split-0").exists(), "used within the hour"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "disk"
+    path.mkdir()
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small disk needs root")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_is_an_error_with_a_reason(small_disk: Path) -> None:
+    def too_much(folder: Path) -> dict[str, Any]:
+        cache.create_array(folder, "large", (4 << 20,), np.uint8)[:] = 1
+        return {}
+
+    with pytest.raises(DataError, match=r"no space left .* in the cache .*disk.* free"):
+        cache.entry(small_disk / "cache", "key", too_much)
+    assert cache.entry(small_disk / "cache", "small", build).facts["sum"] == 499500
+
+
+def test_a_full_disk_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where no disk can be mounted: the allocation fails as the kernel makes it fail."""
+
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match="no space left"):
+        cache.entry(tmp_path / "cache", "key", build)
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"key.lock"}
+
+
+def test_a_root_that_is_no_folder_is_an_error_with_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        cache.entry(tmp_path / "file", "key", build)
+
+
+def test_an_error_of_the_source_is_not_blamed_on_the_cache(tmp_path: Path) -> None:
+    def unreadable(folder: Path) -> dict[str, Any]:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "source"))
+
+    with pytest.raises(PermissionError):
+        cache.entry(tmp_path / "cache", "key", unreadable)

@@ -1,0 +1,161 @@
+"""Folders of pictures: every mode and size, damaged and odd files, changes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image
+
+from search_spaces.datasets import ImageFolder
+from workers.data import cache, splits
+from workers.data.splits import DataError, load
+
+
+def paint(path: Path, color: tuple[int, int, int], size: tuple[int, int] = (12, 12), mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).convert(mode).save(path)
+
+
+def two_classes(root: Path, n: int = 10) -> None:
+    for index in range(n):
+        paint(root / "red" / f"{index}.png", (255, index, 0))
+        paint(root / "blue" / f"{index}.png", (0, index, 255))
+
+
+def folder(path: str = "pictures", **fields: Any) -> ImageFolder:
+    return ImageFolder.model_validate({"name": "image_folder", "path": path, "size": 8, **fields})
+
+
+def test_an_image_folder(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pictures")
+    splits = load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert splits.class_names == ("blue", "red")
+    assert splits.train_images.shape == (16, 3, 8, 8)
+    assert splits.validation_images.shape == splits.test()[0].shape == (2, 3, 8, 8)
+    for images, labels in ((splits.train_images, splits.train_labels), splits.test()):
+        assert torch.equal(images[:, 0, 0, 0] == 255, labels == 1)
+        assert torch.equal(images[:, 2, 0, 0] == 255, labels == 0)
+    seen = torch.cat([splits.train_images, splits.validation_images, splits.test()[0]])
+    assert len({(int(a), int(b)) for a, b in seen[:, :2, 0, 0]}) == 20, "every picture once"
+    assert splits.notes == ()
+
+
+def test_grey_pictures_and_odd_modes(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pictures")
+    for index, mode in enumerate(["L", "P", "RGBA", "LA", "1", "CMYK"]):
+        suffix = "tif" if mode == "CMYK" else "png"
+        paint(tmp_path / "pictures/red" / f"mode{index}.{suffix}", (255, 255, 255), mode=mode)
+    sixteen = Image.fromarray(np.full((12, 12), 65535, dtype=np.uint16))
+    sixteen.save(tmp_path / "pictures/red/sixteen.png")
+    half = Image.fromarray(np.full((12, 12), 32768, dtype=np.uint16))
+    half.save(tmp_path / "pictures/red/half.png")
+    splits = load(folder(color="grey"), 0, tmp_path, tmp_path / "cache")
+    images = torch.cat([splits.train_images, splits.validation_images, splits.test()[0]])
+    assert images.shape[1:] == (1, 8, 8)
+    assert int((images[:, 0, 0, 0] == 255).sum()) == 7
+    assert int((images[:, 0, 0, 0] == 127).sum()) == 1
+
+
+@pytest.mark.parametrize(("orientation", "red_rows"), [(1, slice(0, 4)), (3, slice(4, 8))])
+def test_pictures_are_turned_as_their_camera_was(tmp_path: Path, orientation: int, red_rows: slice) -> None:
+    """Orientation 3 of EXIF: the camera was held upside down."""
+    two_classes(tmp_path / "pictures/train")
+    two_classes(tmp_path / "pictures/test", 1)
+    picture = Image.new("RGB", (8, 8), (0, 0, 255))
+    picture.paste((255, 0, 0), (0, 0, 8, 4))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    picture.save(tmp_path / "pictures/test/red/0.png", exif=exif)
+    images, labels = load(folder(), 0, tmp_path, tmp_path / "cache").test()
+    red = images[labels == 1][0, 0] == 255
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[red_rows] = True
+    assert torch.equal(red, expected)
+
+
+def test_which_files_are_the_test_set_follows_from_their_names_alone(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pictures", 20)
+    held_out = [load(folder(), seed, tmp_path, tmp_path / "cache").test()[0] for seed in (0, 1)]
+    assert torch.equal(*held_out)
+    two_classes(tmp_path / "copied", 20)
+    assert torch.equal(load(folder("copied"), 2, tmp_path, tmp_path / "cache").test()[0], held_out[0])
+
+
+def test_given_train_and_test_folders(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pictures/train")
+    two_classes(tmp_path / "pictures/test", 3)
+    splits = load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert len(splits.train_images) + len(splits.validation_images) == 20
+    assert torch.bincount(splits.test()[1]).tolist() == [3, 3]
+    paint(tmp_path / "pictures/test/green/0.png", (0, 255, 0))
+    with pytest.raises(DataError, match=r"class green of .* is not among"):
+        load(folder(), 0, tmp_path, tmp_path / "cache")
+
+
+def test_damaged_pictures_are_named_all_at_once(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pictures")
+    whole = (tmp_path / "pictures/red/0.png").read_bytes()
+    (tmp_path / "pictures/red/cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "pictures/blue/empty.jpg").write_bytes(b"")
+    (tmp_path / "pictures/blue/text.png").write_text("no picture")
+    with pytest.raises(DataError, match="3 damaged pictures") as error:
+        load(folder(), 0, tmp_path, tmp_path / "cache")
+    for name in ("red/cut.png", "blue/empty.jpg", "blue/text.png"):
+        assert name in str(error.value)
+    for name in ("red/cut.png", "blue/empty.jpg", "blue/text.png"):
+        (tmp_path / "pictures" / name).unlink()
+    assert load(folder(), 0, tmp_path, tmp_path / "cache").classes == 2, "mended, it loads"
+
+
+def test_odd_files_are_named_in_notes(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pictures", 20)
+    paint(tmp_path / "pictures/red/wide.png", (255, 0, 0), (60, 12))
+    paint(tmp_path / "pictures/red/large.png", (255, 0, 0), (24, 24))
+    (tmp_path / "pictures/red/readme.txt").write_text("about")
+    splits = load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert len(splits.notes) == 2
+    assert "red/readme.txt" in splits.notes[0]
+    assert "red/wide.png (60x12)" in splits.notes[1]
+    assert "red/large.png (24x24)" in splits.notes[1]
+    assert load(folder(), 0, tmp_path, tmp_path / "cache").notes == splits.notes
+
+
+def test_what_was_decoded_of_a_folder_before_its_changes_is_deleted_when_idle(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pictures")
+    two_classes(tmp_path / "others")
+    load(folder("others"), 0, tmp_path, tmp_path / "cache")
+    for change in range(splits.KEPT_SPLITS + 2):
+        paint(tmp_path / f"pictures/red/new{change}.png", (255, 99, 0))
+        load(folder(), 0, tmp_path, tmp_path / "cache")
+        for manifest in (tmp_path / "cache").glob(f"*/{cache.MANIFEST}"):
+            os.utime(manifest, (1_000_000 + change,) * 2)
+    left = [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert len([name for name in left if name.startswith("folder-")]) == splits.KEPT_SOURCES + 1, "and the other folder"
+    assert len([name for name in left if name.startswith("split-")]) == splits.KEPT_SPLITS + 1
+
+
+def test_a_changed_folder_is_decoded_again(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pictures")
+    load(folder(), 0, tmp_path, tmp_path / "cache")
+    paint(tmp_path / "pictures/red/new.png", (255, 99, 0))
+    splits = load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert len(splits.train_images) + len(splits.validation_images) + len(splits.test()[0]) == 21
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda root: None, "no folder .*pictures"),
+        (lambda root: paint(root / "one/0.png", (1, 2, 3)), "two or more class folders required"),
+        (lambda root: [paint(root / "one/0.png", (1, 2, 3)), (root / "two").mkdir()], "no pictures in .*two"),
+    ],
+)
+def test_a_folder_without_pictures(tmp_path: Path, prepare: Any, message: str) -> None:
+    prepare(tmp_path / "pictures")
+    with pytest.raises(DataError, match=message):
+        load(folder(), 0, tmp_path, tmp_path / "cache")

@@ -1,0 +1,319 @@
+"""Networks: shapes, capacity, position of the normalization, first weights, torchvision's and plugins' models."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import EntryPoint
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision import models as torchvision_models
+
+from search_spaces.models import (
+    CNN,
+    NEVER_DETERMINISTIC,
+    VGG,
+    Model,
+    PluginModel,
+    ResNet,
+    TorchvisionModel,
+    TorchvisionName,
+)
+from search_spaces.normalization import Batch, Layer, Normalization
+from search_spaces.spec import kinds, members
+from workers.models import adapted, plugins
+from workers.models.resnet import BasicBlock
+from workers.training.build import BUILDERS, build_model
+
+OURS = [CNN(hidden=32), VGG(width=8, hidden=32), *(ResNet(width=8, depth=depth) for depth in (8, 9, 18, 20))]
+LEARNING = [*OURS, *(ResNet(width=8, depth=depth, zero_init_residual=False) for depth in (8, 9, 18, 20))]
+
+
+def name_of(spec: Any) -> str:
+    return f"{spec.kind}{spec.depth}{'' if getattr(spec, 'zero_init_residual', True) else '-full'}"
+
+
+def weighted(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+    return [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+def test_every_member_has_a_builder() -> None:
+    assert set(BUILDERS) == set(members(Model))
+
+
+@pytest.mark.parametrize("normalization", kinds(Normalization))
+@pytest.mark.parametrize("spec", OURS, ids=name_of)
+@pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 32), (1, 28)])
+def test_all_of_ours_fit_all_normalizations_and_images(spec: Any, normalization: str, channels: int, side: int) -> None:
+    model = build_model(spec, kinds(Normalization)[normalization](), channels, 7, side)
+    assert model(torch.rand(2, channels, side, side)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("normalization", kinds(Normalization))
+@pytest.mark.parametrize("spec", LEARNING, ids=name_of)
+def test_every_weight_learns(spec: Any, normalization: str) -> None:
+    """By plain gradient descent: its first step opens a branch that starts at zero, the others go through."""
+    torch.manual_seed(0)
+    model = build_model(spec, kinds(Normalization)[normalization](), 1, 10, 8)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 10
+    for _ in range(4):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
+
+
+@pytest.mark.parametrize("spec", OURS, ids=name_of)
+def test_normalization_follows_every_convolution_and_hidden_linear_layer(spec: Any) -> None:
+    """Walked in the order of execution, so that what comes next is what is applied next."""
+    model = build_model(spec, Batch(), 1, 10, 16)
+    order: list[nn.Module] = []
+    for module in model.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda m, _inputs, _outputs: order.append(m))
+    model(torch.rand(4, 1, 16, 16))
+    weights = [i for i, module in enumerate(order) if isinstance(module, nn.Conv2d | nn.Linear)]
+    *inner, head = weights
+    assert all(isinstance(order[i + 1], nn.BatchNorm2d | nn.BatchNorm1d) for i in inner)
+    assert all(order[i].bias is None for i in inner)
+    assert isinstance(order[head], nn.Linear)
+    assert head == len(order) - 1
+    bare = build_model(spec, kinds(Normalization)["none"](), 1, 10, 16)
+    assert all(layer.bias is not None for layer in weighted(bare))
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) for module in bare.modules())
+
+
+@pytest.mark.parametrize("depth", [8, 9, 14, 18, 20, 32, 44, 56, 110])
+def test_depth_of_a_residual_network_counts_its_weighted_layers(depth: int) -> None:
+    model = build_model(ResNet(width=2, depth=depth), Batch(), 3, 10, 32)
+    counted = [m for m in weighted(model) if not (isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1))]
+    assert len(counted) == (9 if depth == 9 else depth)
+
+
+@pytest.mark.parametrize(
+    ("spec", "channels"),
+    [
+        (CNN(width=3, depth=4), [3, 6, 12, 24]),
+        (CNN(width=5, depth=1), [5]),
+        (VGG(width=3, depth=5), [3, 3, 6, 6, 12, 12, 24, 24, 24, 24]),
+        (ResNet(width=3, depth=9), [3, 6, 6, 6, 12, 24, 24, 24]),
+        (ResNet(width=3, depth=18), [*5 * [3], *4 * [6], *4 * [12], *4 * [24]]),
+        (ResNet(width=3, depth=14), [*5 * [3], *4 * [6], *4 * [12]]),
+    ],
+    ids=str,
+)
+def test_width_and_depth_say_the_channels_of_every_convolution(spec: Any, channels: list[int]) -> None:
+    model = build_model(spec, Batch(), 1, 10, 32)
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert [m.out_channels for m in convolutions] == channels
+    assert [m.in_channels for m in convolutions] == [1, *channels[:-1]]
+
+
+@pytest.mark.parametrize("cls", [CNN, VGG])
+@pytest.mark.parametrize("hidden", [0, 50])
+def test_the_linear_layers(cls: Any, hidden: int) -> None:
+    model = build_model(cls(width=2, hidden=hidden), Batch(), 1, 10, 8)
+    linear = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)]
+    assert linear == ([hidden, 10] if hidden else [10])
+
+
+@pytest.mark.parametrize("spec", OURS, ids=name_of)
+def test_dropout_drops_its_share_of_what_the_head_sees_in_training_alone(spec: Any) -> None:
+    model = build_model(spec.model_copy(update={"dropout": 0.75}), Batch(), 1, 10, 16)
+    seen: list[torch.Tensor] = []
+    model.dropout.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    model.head.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    torch.manual_seed(0)
+    images = torch.randn(64, 1, 16, 16)
+    model(images)
+    whole, dropped = seen
+    alive = whole != 0
+    assert (dropped[alive] == 0).double().mean().item() == pytest.approx(0.75, abs=0.03)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], 4 * whole[kept])  # so that the expected sum stays
+    seen.clear()
+    model.eval()(images)
+    assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize("depth", [9, 20])
+def test_a_residual_network_ends_in_the_largest_or_the_mean_of_each_map(depth: int) -> None:
+    model = build_model(ResNet(width=4, depth=depth), Batch(), 1, 10, 16)
+    seen: list[torch.Tensor] = []
+    model.body.register_forward_hook(lambda _m, _inputs, maps: seen.append(maps.flatten(2)))
+    model.head.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    model(torch.randn(8, 1, 16, 16))
+    maps, features = seen
+    torch.testing.assert_close(features, maps.max(dim=2).values if depth == 9 else maps.mean(dim=2))
+
+
+@pytest.mark.parametrize("depth", [9, 18, 20])
+def test_a_block_adds_its_branch_to_its_shortcut_before_the_last_relu(depth: int) -> None:
+    model = build_model(ResNet(width=4, depth=depth, zero_init_residual=False), Batch(), 1, 10, 16)
+    blocks = [module for module in model.modules() if isinstance(module, BasicBlock)]
+    assert len(blocks) == {9: 2, 18: 8, 20: 9}[depth]
+    for block in blocks:
+        assert isinstance(block.last_normalization, nn.BatchNorm2d)
+        nn.init.constant_(block.last_normalization.bias, -0.5)  # some sums fall below zero
+        images = torch.rand(4, block.first[0].in_channels, 8, 8)
+        branch = block.last_normalization(block.last_convolution(block.first(images)))
+        added = branch + block.shortcut(images)
+        assert added.min() < 0
+        torch.testing.assert_close(block(images), added.clamp(min=0))
+
+
+@pytest.mark.parametrize("spec", [CNN(width=64, hidden=512), VGG(width=64), ResNet(width=64)])
+def test_kaiming_gives_each_weight_the_variance_two_over_fan_in(spec: Any) -> None:
+    torch.manual_seed(0)
+    *inner, head = weighted(build_model(spec, Batch(), 3, 10, 32))
+    for layer in inner:
+        fan_in = layer.weight[0].numel()
+        assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / fan_in), rel=0.1)
+    assert head.weight.std().item() == pytest.approx(math.sqrt(1 / head.weight.shape[1]), rel=0.1)
+    assert head.bias is not None
+    assert not head.bias.any()
+
+
+@pytest.mark.parametrize("normalization", kinds(Normalization))
+@pytest.mark.parametrize("depth", [9, 20])
+def test_residual_branches_start_at_zero_on_request(normalization: str, depth: int) -> None:
+    def branch_outputs(zero: bool) -> list[float]:
+        spec = ResNet(width=8, depth=depth, zero_init_residual=zero)
+        model = build_model(spec, kinds(Normalization)[normalization](), 1, 10, 16)
+        seen: list[float] = []
+        for name, module in model.named_modules():
+            if name.endswith("last_normalization"):
+                module.register_forward_hook(lambda _m, _i, out: seen.append(out.abs().max().item()))
+        model(torch.rand(4, 1, 16, 16))
+        return seen
+
+    assert set(branch_outputs(True)) == {0.0}
+    assert min(branch_outputs(False)) > 0
+
+
+def test_torchs_own_initialization_on_request() -> None:
+    torch.manual_seed(3)
+    model = build_model(CNN(initialization="torch", depth=1), Batch(), 1, 10, 8)
+    torch.manual_seed(3)
+    assert torch.equal(weighted(model)[0].weight, nn.Conv2d(1, 16, 3, bias=False).weight)
+
+
+def test_the_list_of_torchvision_models_is_the_installed_one() -> None:
+    assert list(get_args(TorchvisionName)) == torchvision_models.list_models(module=torchvision_models)
+    assert all(adapted.family_of(name) for name in get_args(TorchvisionName))
+
+
+ONE_OF_EACH_FAMILY = ["densenet121", "efficientnet_b0", "googlenet", "mnasnet0_5", "mobilenet_v3_small"]
+ONE_OF_EACH_FAMILY += ["regnet_x_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1"]
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+@pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 32)])
+def test_torchvision_models_take_small_and_grey_images(name: str, channels: int, side: int) -> None:
+    model = build_model(TorchvisionModel(name=name), Batch(), channels, 5, side)
+    assert model(torch.rand(2, channels, side, side)).shape == (2, 5)
+
+
+META_ONLY = ["alexnet", "convnext_tiny", "inception_v3", "maxvit_t", "swin_t", "swin_v2_t", "vgg11", "vgg11_bn"]
+META_ONLY += ["vit_b_16", "vit_b_32", "wide_resnet50_2", "resnext50_32x4d"]
+
+
+@pytest.mark.parametrize("name", META_ONLY)
+def test_shapes_of_the_large_torchvision_models(name: str) -> None:
+    """On the meta device: shapes alone, nothing is computed."""
+    with torch.device("meta"):
+        for channels, side in ((1, 8), (3, 48)):
+            model = build_model(TorchvisionModel(name=name), Batch(), channels, 5, side)
+            assert model(torch.empty(2, channels, side, side)).shape == (2, 5)
+
+
+class Recorder(TorchDispatchMode):
+    """The names of all operations that run under it, gradients included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+#: Of torch.use_deterministic_algorithms' list: what raises on a GPU; gradients by the names of their operations.
+RAISING = {"_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "fractional_max_pool2d_backward"}
+RAISING |= {"avg_pool3d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "max_unpool2d"}
+RAISING |= {"reflection_pad2d_backward", "grid_sampler_2d_backward", "nll_loss2d_forward", "histc", "bincount"}
+RAISING |= {"median", "put", "put_", "_embedding_bag_forward_only", "_adaptive_avg_pool3d_backward"}
+
+
+@pytest.mark.parametrize("side", [8, 28, 96])
+@pytest.mark.parametrize(
+    "spec", [*OURS, *(TorchvisionModel(name=name) for name in (*ONE_OF_EACH_FAMILY, *META_ONLY))], ids=str
+)
+def test_models_without_a_deterministic_form_on_a_gpu_are_those_that_a_spec_refuses(spec: Any, side: int) -> None:
+    """On the meta device, which runs the operations of a GPU in name."""
+    with torch.device("cpu" if getattr(spec, "name", "").startswith("regnet") else "meta"):  # regnet computes its sizes
+        model = build_model(spec, Batch(), 3, 10, side).to("meta")
+    images, labels = torch.empty(2, 3, side, side, device="meta"), torch.empty(2, dtype=torch.long, device="meta")
+    with Recorder() as recorder:
+        nn.functional.cross_entropy(model(images), labels).backward()
+    assert "convolution_backward" in recorder.names
+    refused = isinstance(spec, TorchvisionModel) and spec.name.startswith(NEVER_DETERMINISTIC)
+    assert bool(recorder.names & RAISING) == refused
+
+
+@pytest.mark.parametrize(
+    ("name", "inner", "deviation"),
+    [("googlenet", "inception3a.branch2.1.conv", 0.01), ("inception_v3", "model.Mixed_6b.branch1x1.conv", 0.1)],
+)
+def test_torchvision_models_start_from_their_own_weights(name: str, inner: str, deviation: float) -> None:
+    torch.manual_seed(0)
+    model = build_model(TorchvisionModel(name=name), Batch(), 1, 10, 32)
+    assert model.get_submodule(inner).weight.std().item() == pytest.approx(deviation, rel=0.05)
+
+
+def test_the_stem_of_a_large_image_stays_and_a_small_ones_is_gentler() -> None:
+    small = build_model(TorchvisionModel(name="resnet18"), Batch(), 3, 10, 32)
+    large = build_model(TorchvisionModel(name="resnet18"), Batch(), 3, 10, 224)
+    assert (small.conv1.kernel_size, small.conv1.stride) == ((3, 3), (1, 1))
+    assert isinstance(small.maxpool, nn.Identity)
+    assert (large.conv1.kernel_size, large.conv1.stride) == ((7, 7), (2, 2))
+
+
+def test_torchvision_models_refuse_a_normalization_that_is_not_theirs() -> None:
+    with pytest.raises(ValueError, match="keeps its own normalization"):
+        build_model(TorchvisionModel(), Layer(), 3, 10, 32)
+
+
+def tiny(normalizer: Any, channels: int, classes: int, image_size: int, width: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, bias=normalizer.bias),
+        normalizer.image(width),
+        nn.Flatten(),
+        nn.Linear(width * (image_size - 2) ** 2, classes),
+    )
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint(name="tiny", value="made_up:tiny", group=plugins.GROUP)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: tiny if self.name == "tiny" else None)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == plugins.GROUP else [])
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_installed_plugin_builds_with_its_arguments() -> None:
+    model = build_model(PluginModel(name="tiny", arguments={"width": 4}), Layer(), 1, 3, 8)
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 3)
+    assert isinstance(model[1], nn.GroupNorm)
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_unknown_plugin_names_those_installed() -> None:
+    with pytest.raises(LookupError, match=r"no model plugin huge installed; group rung\.models has \['tiny'\]"):
+        build_model(PluginModel(name="huge"), Batch(), 1, 3, 8)

@@ -1,0 +1,62 @@
+"""The worked example of docs/plugins.md: a package installed beside us, found by its entry point, trained."""
+
+from __future__ import annotations
+
+import re
+from importlib import invalidate_caches
+from pathlib import Path
+
+import pytest
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.parsing import read
+from search_spaces.problems import validate
+from workers.data.splits import load
+from workers.training.loop import Training
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "plugins.md"
+
+
+def block(after: str) -> str:
+    """The fenced block that follows a text of the document."""
+    found = re.search(r"```\w+\n(.*?)```", DOCUMENT.read_text().partition(after)[2], re.DOTALL)
+    assert found, f"no block after {after!r}"
+    return found[1]
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What pip makes of the example in a folder of packages: the module, and its metadata."""
+    (declared,) = re.findall(r'entry-points\."rung\.models"\]\n(\w+) = "([\w:]+)"', block("`mixers/pyproject.toml`"))
+    (tmp_path / "mixers.py").write_text(block("`mixers/mixers.py`"))
+    metadata = tmp_path / "mixers-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mixers\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[rung.models]\n{declared[0]} = {declared[1]}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    invalidate_caches()
+    return tmp_path
+
+
+@pytest.fixture
+def example() -> ExperimentSpec:
+    return validate(read(block("A search over its width").encode(), "application/yaml"))
+
+
+@pytest.mark.parametrize("normalization", ["batch", "layer", "none"])
+def test_the_example_trains(installed: Path, example: ExperimentSpec, normalization: str) -> None:
+    space = example.search_space.model_dump(mode="json") | {"normalization": normalization}
+    spec = ExperimentSpec.model_validate({"name": "mixers", "search_space": space})
+    trial = spec.bind({"model.arguments.width": 1})
+    training = Training(trial, load(trial.dataset, trial.split_seed, installed, installed / "cache"))
+    widths = [parameter.shape[0] for parameter in training.model.parameters() if parameter.ndim == 4]
+    assert widths == [64], "the second of the choices"
+    losses = [training.run_epoch()["validation_loss"] for _ in range(2)]
+    assert losses[1] < losses[0]
+
+
+def test_a_name_that_is_not_installed_lists_those_that_are(installed: Path, example: ExperimentSpec) -> None:
+    space = {"model": {"kind": "plugin", "name": "nothing"}}
+    trial = ExperimentSpec.model_validate({"name": "x", "search_space": space}).bind({})
+    with pytest.raises(LookupError, match=r"nothing.*mixer"):
+        Training(trial, load(trial.dataset, trial.split_seed, installed, installed / "cache"))

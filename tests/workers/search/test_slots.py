@@ -1,0 +1,116 @@
+"""Slots: how many trials may run, which gives its own back, and what becomes of one that is idle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError
+from ray.tune.schedulers import TrialScheduler
+from searches import Search
+
+from search_spaces.controls import Controls
+from search_spaces.protocol import Orders
+from workers.ray_patches import idle_actors
+from workers.state import journal
+
+
+def test_slots_are_the_smaller_of_grant_and_wish(search: Callable[..., Search]) -> None:
+    assert search().conductor.slots() == 4
+    assert search(2, resources={"max_concurrent_trials": 3}).conductor.slots() == 3
+    assert search(3, resources={"max_concurrent_trials": 30}).conductor.slots() == 4
+
+
+@pytest.mark.parametrize(
+    "fewer",
+    [{"slots": 1}, {"slots": 3, "controls": Controls(num_samples=12, max_concurrent_trials=1)}],
+    ids=["ordered", "asked for"],
+)
+def test_with_fewer_slots_the_trial_whose_epoch_ends_gives_its_own_back(
+    search: Callable[..., Search], tmp_path: Path, fewer: dict[str, Any]
+) -> None:
+    now = search()
+    first, second, third = (now.tune.start() for _ in range(3))
+    now.tune.report(first, 1, 0.5)
+    now.service.orders = Orders(**fewer)
+    now.conductor.look(now.tune)
+    assert now.tune.live == [first, second, third], "no epoch in flight is lost"
+    assert now.tune.report(second, 1, 0.6) == TrialScheduler.STOP
+    assert now.tune.report(first, 2, 0.6) == TrialScheduler.STOP
+    assert now.tune.report(third, 1, 0.7) == TrialScheduler.CONTINUE
+    assert now.states() == ["PAUSED", "PAUSED", "RUNNING"]
+    assert now.tune.live == [third]
+    assert now.tune.start() is None
+    now.progress.close()
+    after = search(2)
+    assert [after.tune.start().config["trial"] for _ in range(4)] == [0, 1, 2, 3]
+    assert [
+        entry["trial"] for entry in journal.entries(tmp_path / "journal.jsonl") if entry["event"] == "released"
+    ] == [
+        1,
+        0,
+    ]
+    assert after.conductor.asha.rungs() == now.conductor.asha.rungs()
+
+
+def test_a_trial_that_ends_with_its_epoch_gives_nothing_back(search: Callable[..., Search]) -> None:
+    now = search(asha={"max_t": 1})
+    trials = [now.tune.start() for _ in range(3)]
+    now.service.orders = Orders(slots=1)
+    for trial in trials:
+        now.tune.report(trial, 1, 0.5)
+    assert now.states() == ["COMPLETED"] * 3
+
+
+def test_trials_too_many_that_have_no_slot_are_called_back_first(search: Callable[..., Search], tmp_path: Path) -> None:
+    now = search()
+    running, *waiting = now.tune.start(), now.tune.start(waits=True), now.tune.start(waits=True)
+    size = (tmp_path / "journal.jsonl").stat().st_size
+    now.service.orders = Orders(slots=2)
+    now.conductor.look(now.tune)
+    assert now.tune.live == [running, waiting[0]]
+    assert now.states() == ["RUNNING", "RUNNING", "PENDING"]
+    now.service.orders = Orders(slots=0)
+    now.conductor.look(now.tune)
+    assert now.tune.live == [running]
+    assert (tmp_path / "journal.jsonl").stat().st_size == size
+    now.service.orders = Orders(slots=4)
+    assert [now.tune.start().config["trial"] for _ in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "slots", "ended", "given"),
+    [
+        (3, 2, 1, 0),  # the idle slot is for the third
+        (3, 1, 1, 1),  # which may not have it
+        (2, 2, 1, 1),  # no third is wanted
+        (2, 2, 0, 1),
+    ],
+)
+def test_an_idle_slot_is_given_back_where_no_trial_is_to_have_it(
+    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, wanted: int, slots: int, ended: int, given: int
+) -> None:
+    now = search(searcher={"kind": "random", "num_samples": wanted})
+    trials = [now.tune.start() for _ in range(2)]
+    now.conductor.look(now.tune)
+    for trial in trials[:ended]:
+        now.tune.finish(trial, 0.5)
+    now.service.orders = Orders(slots=slots)
+    asked: list[Any] = []
+    monkeypatch.setattr(idle_actors, "give_back", asked.append)
+    now.conductor.on_step_end(1, [])
+    assert asked == [now.tune] * given
+
+
+def test_an_idle_slot_is_kept_for_a_trial_that_waits(
+    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = search(searcher={"kind": "random", "num_samples": 1})
+    now.conductor.look(now.tune)
+    now.tune.fail(now.tune.start(), ActorDiedError(), tmp_path)
+    asked: list[Any] = []
+    monkeypatch.setattr(idle_actors, "give_back", asked.append)
+    now.conductor.on_step_end(1, [])
+    assert asked == []

@@ -1,0 +1,73 @@
+"""A driver that was given up: whenever it learns of its successor, it lets go and touches no folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import TrialScheduler
+from searches import Search
+
+from search_spaces.protocol import Orders
+from workers.trial.worker import STOP
+
+
+def test_a_fenced_attempt_lets_go_and_writes_nothing(search: Callable[..., Search], tmp_path: Path) -> None:
+    now = search()
+    now.tune.start()
+    size = (tmp_path / "journal.jsonl").stat().st_size
+    now.service.fenced = True
+    now.conductor.look(now.tune)
+    assert now.conductor.ending is not None
+    assert now.conductor.ending.phase == "fenced"
+    assert now.tune.live == []
+    assert now.states() == ["PAUSED"]
+    assert (tmp_path / "journal.jsonl").stat().st_size == size
+    assert list(tmp_path.rglob(STOP)) == [], "the folder is another attempt's"
+
+
+@pytest.fixture
+def two(search: Callable[..., Search]) -> tuple[Search, Any, Path]:
+    """An attempt that does not know yet that another goes on; its trial; the other's `stop` in the same folder."""
+    old = search(1)
+    trial = old.tune.start()
+    old.tune.report(trial, 1, 0.5)
+    taken = search(2).tune.start()
+    assert taken.config["folder"] == trial.config["folder"]
+    return old, trial, Path(taken.config["folder"]) / STOP
+
+
+def test_a_trial_that_another_attempt_called_away_is_let_go(two: tuple[Search, Any, Path]) -> None:
+    """Its slot left the epoch and tells of the one before again: another step would train in the other's folder."""
+    old, trial, _ = two
+    assert old.tune.report(trial, 1, 0.5) == TrialScheduler.STOP
+    assert old.conductor.ending is not None
+    assert old.conductor.ending.phase == "fenced"
+    assert old.tune.live == []
+
+
+@pytest.mark.parametrize("orders", [{"stop": "cancel"}, {"stop": "pause"}, {"cancel_trials": [0]}])
+def test_an_attempt_that_learns_late_calls_no_trial_of_its_successors_away(
+    two: tuple[Search, Any, Path], orders: dict[str, Any]
+) -> None:
+    old, _, stop = two
+    before = stop.stat().st_mtime_ns
+    old.service.orders = Orders(slots=4, **orders)
+    old.conductor.look(old.tune)
+    assert old.conductor.ending is not None
+    assert old.conductor.ending.phase == "fenced"
+    assert old.tune.live == []
+    assert stop.stat().st_mtime_ns == before
+
+
+def test_a_trial_that_had_no_slot_yet_is_not_called_away_from_a_successor(search: Callable[..., Search]) -> None:
+    """That it gives back what it never had needs no entry in the journal."""
+    old = search(1)
+    old.tune.start(waits=True)
+    stop = Path(search(2).tune.start().config["folder"]) / STOP
+    before = stop.stat().st_mtime_ns
+    old.service.orders = Orders(slots=4, stop="pause")
+    old.conductor.look(old.tune)
+    assert stop.stat().st_mtime_ns == before

@@ -1,0 +1,189 @@
+"""The finalist's work without Ray: pictures of the spec; and a driver that does without them."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+import mlflow.pytorch
+import numpy as np
+import pytest
+import torch
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.models import CNN, VGG, ResNet, TorchvisionModel
+from search_spaces.normalization import Batch
+from search_spaces.protocol import Launch
+from workers import driver
+from workers.data.splits import load
+from workers.models.inference import Classifier
+from workers.search import winner
+from workers.search.winner import Judge
+from workers.state import checkpoints
+from workers.state.checkpoints import BEST
+from workers.training.build import build_model
+from workers.training.loop import Training
+from workers.trial.worker import SPEC
+
+
+def test_pictures_of_the_spec(tmp_path: Path) -> None:
+    spec = ExperimentSpec.model_validate({"name": "x", "search_space": {"augmentation": {"rotation": 9.0}}})
+    judge: Any = Judge.__new__(Judge)  # without the imports that `judge` needs
+    drawn = judge.illustrate(spec, tmp_path / "pictures", tmp_path, tmp_path / "cache")
+    assert {path.name for path in drawn} == {
+        f"{stem}.{kind}" for stem in ("schedulers", "optimizers", "augmentation") for kind in ("png", "html")
+    }
+    assert set(drawn) == set((tmp_path / "pictures").iterdir())
+
+
+@pytest.mark.parametrize("lost", ["gone", "cut", "of another network", "of another epoch", "of no epoch"])
+def test_lost_weights_are_trained_again_bit_for_bit(
+    tmp_path: Path, experiment: Callable[..., ExperimentSpec], monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Trained until an epoch was not the best, at a rate that makes this happen soon."""
+    trial = tmp_path / "00003"
+    trial.mkdir()
+    sample = {
+        "optimizer": 1,
+        "optimizer[1].lr": 1.0,
+        "optimizer[1].momentum": 1,
+        "batch_size": 0,
+        "label_smoothing": 0.0,
+    }
+    spec = experiment(asha={"max_t": 30}).bind(sample, 3)
+    (trial / SPEC).write_text(spec.model_dump_json())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(spec.cpus)
+    training = Training(spec, load(spec.dataset, spec.split_seed, tmp_path, tmp_path))
+    while training.best_epoch == training.epoch:
+        checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, trial / BEST)
+        training.run_epoch()
+    assert 0 < training.best_epoch < 30
+    packed: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(
+        winner, "_save", lambda classifier, example, folder: packed.append(copy.deepcopy(classifier.state_dict()))
+    )
+    judge: Any = Judge.__new__(Judge)
+    figures = [judge.judge(trial, training.best_epoch, tmp_path / "model", tmp_path, tmp_path)]
+    content = (trial / BEST).read_bytes()
+    if lost == "gone":
+        (trial / BEST).unlink()
+    elif lost == "cut":
+        (trial / BEST).write_bytes(content[: len(content) // 2])
+    elif lost == "of another network":
+        checkpoints.save({"epoch": training.best_epoch, "model": {"weight": torch.zeros(1)}}, trial / BEST)
+    elif lost == "of another epoch":  # which a process that was left behind has written since
+        checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, trial / BEST)
+    else:
+        checkpoints.save(training.model.state_dict(), trial / BEST)
+    figures.append(judge.judge(trial, training.best_epoch, tmp_path / "model", tmp_path, tmp_path))
+    torch.set_num_threads(threads)
+    assert figures[0] == figures[1]
+    assert all(torch.equal(packed[0][name], packed[1][name]) for name in packed[0])
+    last = training.model.state_dict()
+    assert any(not torch.equal(last[name], value) for name, value in weights_of(packed[0], last).items())
+
+
+def test_the_packed_model_predicts_raw_images(
+    tmp_path: Path,
+    experiment: Callable[..., ExperimentSpec],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path[:])  # where mlflow puts the code that it finds with a model
+    trial = tmp_path / "00000"
+    trial.mkdir()
+    spec = experiment().bind({"optimizer": 0, "optimizer[0].lr": 0.01, "batch_size": 0, "label_smoothing": 0.0})
+    (trial / SPEC).write_text(spec.model_dump_json())
+    threads = torch.get_num_threads()
+    _, accuracy = Judge().judge(trial, 1, tmp_path / "model", tmp_path, tmp_path)
+    torch.set_num_threads(threads)
+    assert "rehearsal" not in caplog.text
+    images, labels = load(spec.dataset, spec.split_seed, tmp_path, tmp_path).test()
+    plain = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    assert images.dtype == torch.uint8
+    np.testing.assert_array_equal(plain.input_example, images[:2].numpy(), strict=True)
+    logits = torch.from_numpy(plain.predict(images.numpy()))
+    assert (logits.argmax(1) == labels).float().mean().item() == pytest.approx(accuracy)
+    network = mlflow.pytorch.load_model(str(tmp_path / "model"))
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images), logits)
+        torch.testing.assert_close(network(images.float()), logits)
+
+
+#: Loads the models named in the arguments and prints how many logits each gives, without Rung as it is installed here.
+ELSEWHERE = """
+import importlib.util, sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
+rung, *folders = sys.argv[1:]
+sys.path += [rung] if rung else []
+assert bool(importlib.util.find_spec("search_spaces")) is bool(rung)
+import mlflow.pytorch, torch
+for folder in folders:
+    print(mlflow.pytorch.load_model(folder)(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).shape[1])
+if rung:
+    import service.client.rung, workers.training.loop
+"""
+
+
+@pytest.mark.parametrize("rung", ["", str(Path(__file__).parents[3])], ids=["without", "beside"])
+def test_a_packed_model_is_loaded_without_rung_and_beside_it(tmp_path: Path, rung: str) -> None:
+    specs = (CNN(width=4), VGG(width=4), ResNet(width=4), TorchvisionModel(name="squeezenet1_1"))
+    folders = []
+    for classes, spec in enumerate(specs, start=5):
+        classifier = Classifier(build_model(spec, Batch(), 1, classes, 32), torch.zeros(1), torch.ones(1)).eval()
+        folders.append(str(tmp_path / spec.kind))
+        winner._save(classifier, np.zeros((2, 1, 32, 32), np.uint8), Path(folders[-1]))
+    command = [sys.executable, "-I", "-c", ELSEWHERE, rung, *folders]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["5", "6", "7", "8"]), done.stderr
+
+
+def test_a_rehearsal_that_fails_spoils_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(winner, "_save", fail)
+    Judge()
+    assert "No space left on device" in caplog.text
+
+
+def weights_of(packed: dict[str, torch.Tensor], network: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The network's own weights in what a classifier holds."""
+    return {name: packed[key] for name in network for key in packed if key.endswith(name)}
+
+
+def test_an_experiment_without_pictures_is_none_the_worse(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    launch = Launch(
+        experiment_id="x", attempt=1, attempt_id="exp-x-a1", service_url="http://nowhere", token="t", slots=1,
+        mlflow_tracking_uri="http://nowhere", storage=str(tmp_path), data_root=str(tmp_path), cache_root=str(tmp_path),
+    )  # fmt: skip
+    attached: list[Path] = []
+
+    class Finalist:
+        def __init__(self, draw: Callable[[Path], None]) -> None:
+            self._draw = draw
+
+        def illustrate(self, spec: ExperimentSpec, out: Path, *roots: Any) -> None:
+            self._draw(out)
+
+    class Tracker:
+        def attach(self, folder: Path) -> None:
+            attached.append(folder)
+
+    def fail(out: Path) -> None:
+        raise RuntimeError("no fonts")
+
+    tracker: Any = Tracker()
+    for draw in (fail, Path.mkdir):
+        drawing: Any = Finalist(draw)
+        driver._illustrate(launch, ExperimentSpec(name="x"), tracker, drawing)
+    assert "no fonts" in caplog.text
+    assert attached == [tmp_path / "pictures"], "what failed attached nothing"

@@ -1,0 +1,65 @@
+"""The connection: what MLflow's errors mean, and a door that is shut for good."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException, RestException
+
+from search_spaces.protocol import Launch
+from workers.tracking.connection import Connection, Superseded, away
+
+
+def test_an_absent_server_is_told_from_one_that_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # else MLflow's client waits for minutes
+    nowhere = MlflowClient("http://127.0.0.1:9")
+    with pytest.raises(MlflowException) as unreached:
+        nowhere.get_run("x")
+    assert away(unreached.value)
+    said = {"INTERNAL_ERROR": True, "TEMPORARILY_UNAVAILABLE": True, "PERMISSION_DENIED": False}
+    answers = {code: RestException({"error_code": code, "message": "m"}) for code in said}
+    assert {code: away(answer) for code, answer in answers.items()} == said
+    assert away(ConnectionResetError())
+    assert not away(TypeError("a defect of our own"))
+
+
+def test_a_creation_whose_answer_is_lost_is_not_repeated_unseen(
+    launch: Callable[..., Launch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # of a caller's own
+    asked: list[str] = []
+
+    class Silent(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path.rpartition("mlflow/")[2])
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Silent)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    connection = Connection(launch(mlflow_tracking_uri=f"http://127.0.0.1:{server.server_port}"))
+    with pytest.raises(MlflowException) as lost:
+        connection.client().create_run("0")
+    server.shutdown()
+    server.server_close()
+    assert away(lost.value)
+    assert asked == ["runs/create"]
+
+
+def test_what_is_done_inside_is_done_before_it_is_closed_or_not_at_all(launch: Callable[..., Launch]) -> None:
+    fenced = False
+    one, other = Connection(launch()), Connection(launch(), lambda: fenced)
+    with one.held_open(), other.held_open():
+        assert isinstance(one.client(), MlflowClient)
+    one.close()
+    fenced = True
+    for connection in (one, other):
+        with pytest.raises(Superseded):
+            connection.client()
+        with pytest.raises(Superseded), connection.held_open():
+            raise AssertionError("done all the same")

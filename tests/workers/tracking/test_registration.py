@@ -1,0 +1,91 @@
+"""Registration against MLflow's own SQLite store: one model and one version, which predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import Winner
+from workers.models.inference import Classifier
+from workers.search.winner import _save
+from workers.tracking import registration
+
+WINNER = Winner(trial=0, value=0.3, test_accuracy=0.25, test_loss=1.5)
+Register = Callable[[Any], str]
+
+
+@pytest.fixture
+def home(client: MlflowClient) -> str:
+    """The id of MLflow's experiment."""
+    return str(client.get_experiment_by_name("driver").experiment_id)
+
+
+@pytest.fixture
+def register(client: MlflowClient, home: str, tmp_path: Path, experiment: Callable[..., ExperimentSpec]) -> Register:
+    """`register(client)`: the model in the folder `model`, for the same run each time."""
+    run = client.create_run(home).info.run_id
+
+    def call(used: Any) -> str:
+        return registration.register(lambda: used, experiment(), "abc", run, tmp_path / "model", WINNER)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("method", "after"),
+    [
+        ("create_logged_model", True),
+        ("log_model_artifacts", False),
+        ("finalize_logged_model", False),
+        ("create_model_version", False),
+    ],
+)
+def test_a_model_is_logged_once_however_an_attempt_was_cut_short(
+    client: MlflowClient,
+    losing: Callable[..., Any],
+    register: Register,
+    tmp_path: Path,
+    home: str,
+    method: str,
+    after: bool,
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "MLmodel").write_text("flavors: {}")
+    with pytest.raises(MlflowException, match="reset by peer"):
+        register(losing(client, method, 1, after))
+    assert register(client) == "models:/driver.tested/1"
+    (model,) = client.search_logged_models([home])
+    assert model.status == "READY"
+    assert [item.path for item in client.list_logged_model_artifacts(model.model_id)] == ["MLmodel"]
+    (version,) = client.search_model_versions("name = 'driver.tested'")
+    assert model.model_id in str(version.source)
+
+
+def test_the_registered_model_predicts(
+    client: MlflowClient, losing: Callable[..., Any], register: Register, tmp_path: Path, home: str
+) -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    classifier = Classifier(network, torch.tensor([8.0]), torch.tensor([4.0])).eval()
+    images = np.random.default_rng(0).integers(0, 17, (3, 1, 8, 8)).astype(np.float32)
+    _save(classifier, images, tmp_path / "model")
+    with pytest.raises(MlflowException, match="reset by peer"):
+        register(losing(client, "create_model_version", 1, after=True))
+    uri = register(client)
+    assert (uri, register(client)) == ("models:/driver.tested/1", uri)
+    assert len(client.search_model_versions("name = 'driver.tested'")) == 1
+    (model,) = client.search_logged_models([home])
+    version = client.get_model_version("driver.tested", "1")
+    assert (version.run_id, version.tags["test_accuracy"]) == (model.source_run_id, "0.2500")
+    assert str(version.description).endswith(registration.USE_OF_DIGITS)
+    with torch.inference_mode():
+        expected = classifier(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(mlflow.pyfunc.load_model(uri).predict(images), expected, rtol=1e-5)

@@ -1,0 +1,43 @@
+"""Targets named as data."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from search_spaces.optimizers import Optimizer
+from search_spaces.schedulers import Scheduler
+from search_spaces.spec import Spec, members
+from workers.training.build import build_model, build_optimizer, resolve_target
+
+
+@pytest.mark.parametrize("family", [Optimizer, Scheduler])
+def test_every_target_of_every_family_resolves(family: object) -> None:
+    targets = [target for cls in members(family) if (target := getattr(cls, "target", None))]
+    assert targets
+    assert all(isinstance(resolve_target(target), type) for target in targets)
+
+
+@pytest.mark.parametrize("target", ["torch.optim.SGD", "torch.optim:Sgd", "torch.optimum:SGD"])
+def test_a_target_that_is_not_there_is_named(target: str) -> None:
+    with pytest.raises(LookupError, match=target):
+        resolve_target(target)
+
+
+def test_a_spec_without_builder_lists_the_known() -> None:
+    class Strange(Spec):
+        pass
+
+    normalization = members(Optimizer)[0]()
+    with pytest.raises(ValueError, match=r"no builder for Strange; known: CNN, ResNet"):
+        build_model(Strange(), normalization, 1, 2, 8)  # type: ignore[arg-type]
+
+
+def test_frozen_parameters_are_not_optimized() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    optimizer = build_optimizer(members(Optimizer)[0](), model)  # type: ignore[arg-type]
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in model[1].parameters()}
+    assert isinstance(optimizer, torch.optim.SGD)

@@ -1,0 +1,123 @@
+"""Compiled networks: once for each structure, however many structures, and not again for a later trial."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch._inductor.config
+from made_up import curve, splits, trial
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch._dynamo.utils import counters
+
+from search_spaces.experiment import Execution
+from search_spaces.models import CNN
+from search_spaces.normalization import Batch
+from workers.data.splits import Splits
+from workers.training import compiled
+from workers.training.build import build_model
+from workers.training.compiled import Compiler, Network
+from workers.training.loop import Training
+
+BUILDS = shutil.which("c++") is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
+WIDTHS = range(1, 13)  # more structures than Dynamo's limit of 8 entries
+
+
+@pytest.fixture(autouse=True)
+def _dynamo_as_it_was() -> Iterator[None]:
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=8, accumulated_recompile_limit=256):
+        yield
+    torch._dynamo.reset()
+
+
+def use(compiler: Compiler, width: int) -> None:
+    network = compiler(build_model(CNN(width=width, depth=1), Batch(), 1, 4, 8), f"width {width}")
+    network(torch.zeros(4, 1, 8, 8)).sum().backward()
+
+
+def test_each_of_many_structures_is_compiled_once_and_used_again() -> None:
+    counter = CompileCounter()
+    compiler = Compiler(counter)
+    counts = []
+    for width in WIDTHS:
+        use(compiler, width)
+        counts.append(counter.frame_count)
+    assert len(set(counts)) == len(WIDTHS), "a structure beyond the limit runs uncompiled"
+    for width in WIDTHS:
+        use(compiler, width)
+    assert counter.frame_count == counts[-1]
+
+
+def test_too_many_structures_are_forgotten_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "MOST_STRUCTURES", 2)
+    counter = CompileCounter()
+    compiler = Compiler(counter)
+    for width in (1, 2, 3):
+        use(compiler, width)
+    before = counter.frame_count
+    use(compiler, 3)
+    assert counter.frame_count == before
+    use(compiler, 1)
+    assert counter.frame_count > before
+
+
+class Told(Compiler):
+    """Remembers the structures that it is asked to compile, and compiles with a backend that needs no compiler."""
+
+    def __init__(self) -> None:
+        super().__init__("eager")
+        self.structures: list[str] = []
+
+    def __call__(self, model: nn.Module, structure: str) -> Network:
+        self.structures.append(structure)
+        return super().__call__(model, structure)
+
+
+def test_a_structure_is_what_a_graph_depends_on() -> None:
+    """Of equal structure is what differs in weights, rates and seeds alone."""
+    told = Told()
+
+    def structure(data: Splits, seed: int = 5, **space: Any) -> str:
+        spec = trial(**space).model_copy(update={"seed": seed, "execution": Execution(compile=True)})
+        Training(spec, data, compiler=told)
+        return told.structures[-1]
+
+    plain = structure(splits())
+    assert structure(splits(), seed=6, optimizer="sgd", label_smoothing=0.1, batch_size=64) == plain
+    others = [
+        structure(splits(), model={"kind": "cnn", "width": 8, "depth": 1}),
+        structure(splits(), normalization="layer"),
+        structure(splits(channels=3)),
+        structure(splits(side=12)),
+        structure(splits(classes=5)),
+    ]
+    assert len({plain, *others}) == 6
+
+
+@pytest.mark.skipif(not BUILDS, reason="Inductor needs a C++ compiler and Python's headers")
+def test_a_compiled_trial_computes_what_an_uncompiled_one_does_and_a_later_one_compiles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled before is used
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # no processes
+    counters.clear()
+    spec = trial(model={"kind": "cnn", "width": 2, "depth": 1}, normalization="none")
+    execution = Execution(compile=True)
+    compiler = Compiler()
+    plain = curve(Training(spec, splits(train=64)), 1)
+    assert not counters["stats"], "something was compiled unasked"
+    first = curve(Training(spec.model_copy(update={"execution": execution}), splits(train=64), compiler=compiler), 1)
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs == 2, "one for training and one for evaluation"
+    assert counters["inductor"]
+    later = spec.model_copy(update={"execution": execution, "seed": spec.seed + 1})
+    curve(Training(later, splits(train=64), compiler=compiler), 1)
+    assert counters["stats"]["unique_graphs"] == graphs
+    assert first[0] == pytest.approx(plain[0], rel=1e-4)

@@ -1,0 +1,110 @@
+"""An equal spec and seed give an equal trial, bit for bit; another seed another one in every part that draws."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from made_up import RANDOM_ALL_OVER, curve, recorded, splits, trial
+from torch import Tensor, nn
+
+from workers.training.loop import Training
+
+
+def parameters_of(training: Training) -> Tensor:
+    return torch.cat([weight.detach().flatten() for weight in training.model.parameters()])
+
+
+@pytest.mark.parametrize("space", [{}, RANDOM_ALL_OVER], ids=["plain", "random"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "nadam", "adafactor"])
+def test_equal_spec_and_seed_give_bit_equal_curves_whatever_the_global_generator(
+    space: dict[str, Any], optimizer: str
+) -> None:
+    spec = trial(**space, optimizer=optimizer)
+    torch.manual_seed(1)
+    one = curve(Training(spec, splits()), 3)
+    torch.manual_seed(2)
+    torch.rand(7)
+    two = curve(Training(spec, splits()), 3)
+    assert one == two
+    other = spec.model_copy(update={"seed": spec.seed + 1})
+    assert curve(Training(other, splits()), 1) != one[:1]
+
+
+def test_the_seed_decides_the_first_weights() -> None:
+    spec = trial()
+    one, same, other = (Training(spec.model_copy(update={"seed": seed}), splits()) for seed in (5, 5, 6))
+    first, again, changed = (parameters_of(training) for training in (one, same, other))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, changed)
+
+
+def test_the_seed_decides_the_order_of_the_images() -> None:
+    def order(seed: int) -> Tensor:
+        training = Training(trial(input_normalization=False).model_copy(update={"seed": seed}), splits())
+        recorder = recorded(training)
+        training.run_epoch()
+        return torch.cat(recorder.seen)
+
+    assert torch.equal(order(5), order(5))
+    assert not torch.equal(order(5), order(6))
+
+
+class Drawing(nn.Module):
+    """In the place of dropout: remembers what torch's global generator gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.drawn.append(float(torch.rand(())))
+        return images
+
+
+def test_dropout_draws_anew_for_each_batch_epoch_and_seed() -> None:
+    def drawn(seed: int) -> list[float]:
+        spec = trial(model=RANDOM_ALL_OVER["model"]).model_copy(update={"seed": seed})
+        training, drawing = Training(spec, splits()), Drawing()
+        names = [name for name, module in training.model.named_modules() if isinstance(module, nn.Dropout)]
+        training.model.set_submodule(names[-1], drawing)
+        curve(training, 3)
+        return drawing.drawn
+
+    first, other = drawn(5), drawn(6)
+    assert len(first) == len(set(first)) == 3 * 5
+    assert drawn(5) == first
+    assert not set(first) & set(other)
+
+
+def test_the_global_generator_is_left_as_it_was() -> None:
+    before = torch.random.get_rng_state()
+    Training(trial(**RANDOM_ALL_OVER), splits()).run_epoch()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rprop", "asgd"])
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_going_on_from_a_checkpoint_is_bit_equal_to_never_having_stopped(optimizer: str, stop: int) -> None:
+    spec = trial(max_epochs=5, **RANDOM_ALL_OVER, optimizer=optimizer)
+    whole = curve(Training(spec, splits()), 5)
+    first = Training(spec, splits())
+    before = curve(first, stop)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second = Training(spec, splits())
+    second.load_state_dict(torch.load(file, weights_only=False))
+    assert (second.epoch, second.best_value, second.best_epoch) == (first.epoch, first.best_value, first.best_epoch)
+    assert before + curve(second, 5 - stop) == whole
+
+
+def test_who_goes_on_from_a_checkpoint_takes_a_copy() -> None:
+    spec = trial(max_epochs=3)
+    first, second = Training(spec, splits()), Training(spec, splits())
+    first.run_epoch()
+    second.load_state_dict(first.state_dict())
+    assert curve(first, 2) == curve(second, 2)

@@ -1,0 +1,278 @@
+"""Training on a GPU does not wait for it within an epoch, and computes as it was asked to: shown without one, and on
+one where there is one.
+
+PyTorch's fake tensors say that they lie on a GPU and compute shapes alone. Every operation passes by here: one
+that asks the device for a value, or that copies between host and device, makes a real loop wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import made_up
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from search_spaces.experiment import Execution, ExperimentSpec, TrialSpec
+from search_spaces.optimizers import Optimizer
+from search_spaces.spec import kinds
+from workers.data.splits import Splits
+from workers.training import device_images, loop
+from workers.training.loop import Training
+from workers.training.precision import Arithmetic
+
+CUDA = "cuda:0"
+IMAGES, BATCH, BATCHES = 150, 32, 5
+GPU_BYTES = (70 * 10**9, 80 * 10**9)  # free, in all
+AUGMENTED = {
+    "augmentation": {
+        "crop_padding": 1,
+        "horizontal_flip": 0.5,
+        "rotation": 10,
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "sharpness": 0.2,
+        "mixup_alpha": 0.3,
+    },
+    "label_smoothing": 0.1,
+    "gradient_clip_norm": 1.0,
+}
+CROPPED = {"augmentation": {"crop_padding": 1, "horizontal_flip": 0.5}}
+SPACES = pytest.mark.parametrize("space", [{}, CROPPED, AUGMENTED], ids=["plain", "cropped", "everything"])
+#: Adafactor asks for the norm of every weight at each step, in torch's own code.
+UNHURRIED = sorted(set(kinds(Optimizer)) - {"adafactor"})
+
+
+def trial(optimizer: str = "adam", precision: str = "float32", deterministic: bool = False, **space: Any) -> TrialSpec:
+    space = {"model": {"kind": "resnet", "width": 4, "depth": 9}, "batch_size": BATCH, "optimizer": optimizer} | space
+    execution = Execution(precision=precision, deterministic=deterministic)
+    return ExperimentSpec(name="t", search_space=space, execution=execution).bind({})
+
+
+def splits() -> Splits:
+    return made_up.splits(IMAGES, 40, channels=3)
+
+
+class Crossings(TorchDispatchMode):
+    """What passes between host and device: (operation, does the host go on at once)."""
+
+    VALUES = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+    COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, bool]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = {leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        if func in self.VALUES and "cuda" in given:
+            self.seen.append((str(func), False))
+        result = func(*args, **kwargs)
+        if func in self.COPIES and len(given | {result.device.type}) > 1:
+            self.seen.append((str(func), bool(kwargs.get("non_blocking"))))
+        return result
+
+
+class FakeGenerator(torch.Generator):
+    device = torch.device(CUDA)
+
+
+class FiguresAskedError(Exception):
+    """The figures of an epoch were asked for."""
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tensors of CUDA without CUDA: what torch refuses without a driver is replaced, none of it is of this project."""
+    build_model = loop.build_model
+
+    def built_there(*arguments: Any) -> nn.Module:
+        with torch.device(CUDA):
+            model = build_model(*arguments)
+        monkeypatch.setattr(model, "to", lambda *a, **k: model, raising=False)  # fake weights cannot be moved
+        return model
+
+    def backward(loss: Tensor) -> None:
+        for weight in weights[-1]:
+            weight.grad = torch.zeros_like(weight)
+
+    def build_optimizer(spec: Any, model: nn.Module) -> Any:
+        weights.append(list(model.parameters()))
+        return training_optimizer(spec, model)
+
+    @contextmanager
+    def no_generator(self: Arithmetic, seed: int) -> Iterator[None]:
+        yield
+
+    weights: list[list[nn.Parameter]] = []
+    training_optimizer = loop.build_optimizer
+    monkeypatch.setattr(loop, "build_model", built_there)
+    monkeypatch.setattr(loop, "build_optimizer", build_optimizer)
+    monkeypatch.setattr(Arithmetic, "seeded", no_generator)
+    for name, figure in {
+        "memory_allocated": 0,
+        "get_per_process_memory_fraction": 1.0,
+        "mem_get_info": GPU_BYTES,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, figure=figure: figure)
+    monkeypatch.setattr(torch, "Generator", lambda device=None: FakeGenerator())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch, "_fused_sgd_", lambda *arguments, **options: None)  # has no fake
+    monkeypatch.setattr(Tensor, "backward", backward)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    with FakeTensorMode():
+        yield
+
+
+def crossings_of_an_epoch(
+    running: Training, monkeypatch: pytest.MonkeyPatch, epoch: Callable[[], object] | None = None
+) -> list[tuple[str, bool]]:
+    epoch = epoch or running._train
+    original = Tensor.cpu
+
+    def asked(tensor: Tensor) -> Tensor:
+        if tensor.dtype == torch.float64:  # the figures
+            raise FiguresAskedError
+        return original(tensor)
+
+    monkeypatch.setattr(Tensor, "cpu", asked)
+    with pytest.raises(FiguresAskedError):  # the first step of a trial makes the optimizer's state
+        epoch()
+    with Crossings() as crossings, pytest.raises(FiguresAskedError):
+        epoch()
+    assert running.schedule._done == 2 * BATCHES
+    return crossings.seen
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@SPACES
+def test_nothing_passes_between_host_and_device_until_the_epochs_figures(
+    space: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Training(trial(**space), splits(), CUDA)
+    assert running._images._raw.device.type == "cuda"
+    assert crossings_of_an_epoch(running, monkeypatch) == []
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@pytest.mark.parametrize("optimizer", UNHURRIED)
+def test_no_optimizer_waits(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Training(trial(optimizer, model={"kind": "cnn", "width": 4, "depth": 1}), splits(), CUDA)
+    assert crossings_of_an_epoch(running, monkeypatch) == []
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@SPACES
+def test_images_that_do_not_fit_follow_without_waiting(space: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_images, "_room", lambda device: 0)
+    running = Training(trial(**space), splits(), CUDA)
+    assert running._images._raw.device.type == "cpu"
+    order, *moved = crossings_of_an_epoch(running, monkeypatch)
+    assert not order[1], "the epoch's order is fetched once"
+    assert [at_once for _, at_once in moved] == [True] * BATCHES
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@pytest.mark.parametrize("resident", [True, False])
+def test_an_evaluation_asks_for_its_two_sums_alone(resident: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_images, "_room", lambda device: 2**40 if resident else 0)
+    monkeypatch.setitem(loop.EVALUATED_PIXELS, "cuda", 16)
+    running = Training(trial(), splits(), CUDA)
+    with Crossings() as crossings, pytest.raises(DataDependentOutputException):
+        running._evaluate(running._validation, running._validation_labels)
+    assert [at_once for _, at_once in crossings.seen] == [True] * (0 if resident else 3) + [False]
+    assert "_local_scalar_dense" in crossings.seen[-1][0]
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@pytest.mark.parametrize(
+    ("share", "used_bytes", "free_bytes", "resident"),
+    [
+        (1.0, 0, 70e9, True),
+        (0.1, 0, 70e9, False),  # 12 GB would spend the whole share of 8 GB
+        (0.7, 0, 70e9, True),
+        (0.7, 10e9, 70e9, False),  # the share is in use
+        (1.0, 0, 20e9, False),  # other trials have the rest
+    ],
+)
+def test_images_move_to_the_gpu_if_a_quarter_of_the_trials_own_share_holds_them(
+    share: float, used_bytes: float, free_bytes: float, resident: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: used_bytes)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 80 * 10**9))
+    images = torch.empty((12 * 10**9 // (3 * 64 * 64), 3, 64, 64), dtype=torch.uint8)
+    figures = torch.zeros(1, 3, 1, 1)
+    found = device_images.Pixels(images, figures, figures, torch.device(CUDA))
+    assert (found._raw.device.type == "cuda") == resident
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@pytest.mark.parametrize(("free_bytes", "ready"), [(10**9, True), (5 * 10**8, False)])
+def test_normalized_copies_count_too(free_bytes: int, ready: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 MB of images, and 120 MB of floats of them."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 80 * 10**9))
+    images = torch.empty((10_000, 3, 32, 32), dtype=torch.uint8)
+    figures = torch.zeros(1, 3, 1, 1, device=CUDA)
+    found = device_images.Pixels(images, figures, figures, torch.device(CUDA))
+    assert found._raw.device.type == "cuda"
+    assert (found._ready is not None) == ready
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize(
+    ("precision", "computed"), [("auto", torch.bfloat16), ("float32", None), ("float16", torch.float16)]
+)
+def test_training_and_evaluation_compute_as_the_spec_asks(
+    precision: str, computed: torch.dtype | None, deterministic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Training(trial(precision=precision, deterministic=deterministic), splits(), CUDA)
+    seen: list[tuple[bool, bool, bool, torch.dtype | None]] = []
+
+    def look(*_: Any) -> None:
+        half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        tf32, tried = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+        seen.append((torch.are_deterministic_algorithms_enabled(), tried, tf32, half))
+
+    running.model.register_forward_pre_hook(look)
+    wanted = (deterministic, not deterministic, precision != "float32", computed)
+    crossings_of_an_epoch(running, monkeypatch, running.run_epoch)
+    assert seen == [wanted] * 2 * BATCHES
+    seen.clear()
+    with pytest.raises(DataDependentOutputException):
+        running.evaluate(splits().validation_images, splits().validation_labels)
+    assert seen == [wanted]
+    assert running._scaler.is_enabled() == (precision == "float16")
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@SPACES
+def test_an_epoch_on_a_gpu_does_not_wait_within(
+    space: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Training(trial(precision=precision, **space), splits(), "cuda")
+    running.run_epoch()
+    original = Tensor.cpu
+
+    def allowed(tensor: Tensor) -> Tensor:
+        torch.cuda.set_sync_debug_mode("default")
+        return original(tensor)
+
+    monkeypatch.setattr(Tensor, "cpu", allowed)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        running._train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,118 @@
+"""Logs: what is said is in the file at once, up to a limit, and nothing that happens to the file is an error."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from workers.trial.logs import Log, heard
+
+SPEAKER = """
+import sys, logging, threading
+from pathlib import Path
+from workers.trial.logs import Log, heard
+with heard(Log(Path(sys.argv[1]))):
+    print("said")
+    logging.getLogger("mine").info("logged")
+    logging.getLogger("ray").warning("of a library")
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    print("last words", flush=True)
+    threading.Event().wait()
+"""
+
+
+def test_a_killed_process_leaves_all_it_said(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "x.log"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SPEAKER, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line == "last words\n":
+            break
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    text = path.read_text()
+    for said in ("said\n", "INFO mine logged\n", "WARNING ray of a library\n", "ZeroDivisionError", "last words\n"):
+        assert said in text
+    assert "ZeroDivisionError" in errors, "and where it goes anyway"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_crash_of_the_process_leaves_where_it_was(tmp_path: Path) -> None:
+    crash = "import sys, faulthandler; from pathlib import Path; from workers import logs\n"
+    crash += "with logs.of_process(Path(sys.argv[1])):\n    faulthandler._sigsegv()\n"
+    done = subprocess.run([sys.executable, "-c", crash, str(tmp_path / "x.log")], capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in (tmp_path / "x.log").read_text()
+
+
+def test_the_driver_has_a_log_of_its_own(tmp_path: Path) -> None:
+    """Whatever goes wrong first: here it is told nothing."""
+    command = [sys.executable, "-m", "workers.driver", str(tmp_path), "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    path = tmp_path / "logs/driver-a3.log"
+    assert "FileNotFoundError" in path.read_text()
+    assert "FileNotFoundError" in done.stderr, "and where it goes anyway"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_is_gone_on_with_and_ends_at_its_limit(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    for life in range(4):
+        log = Log(path, limit_bytes=1000)
+        for number in range(6):
+            log.write(f"{life} {number} {'x' * 60}\n")
+        log.close()
+    lines = path.read_text().splitlines()
+    assert lines[6].startswith("1 0 "), "what was there stays"
+    assert lines[-1] == "... this log ends here: it may grow to 1000 bytes"
+    assert sum("ends here" in line for line in lines) == 1
+    assert 900 < path.stat().st_size < 1100
+
+
+def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
+    log = Log(tmp_path / "x.log")
+    threads = [threading.Thread(target=lambda n=n: [log.write(f"{n * 9}\n") for _ in range(300)]) for n in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.write("without an end")
+    log.close()
+    lines = (tmp_path / "x.log").read_text().splitlines()
+    assert {line: lines.count(line) for line in lines} == {n * 9: 300 for n in "abcd"} | {"without an end": 1}
+
+
+def test_neither_a_full_disk_nor_an_absent_folder_raises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    (tmp_path / "file").touch()
+    for path in (Path("/dev/full"), tmp_path / "file" / "x.log"):
+        log = Log(path)
+        with heard(log):
+            print("still here")
+        log.close()
+    assert capsys.readouterr().out == "still here\n" * 2
+
+
+def test_what_was_there_before_is_put_back(tmp_path: Path) -> None:
+    root = logging.getLogger()
+    before = sys.stdout, sys.stderr, root.level, list(root.handlers), list(logging.getLogger("ray").handlers)
+    log = Log(tmp_path / "x.log")
+    with pytest.raises(KeyError), heard(log):
+        {}["broken"]
+    log.close()
+    assert "KeyError: 'broken'" in (tmp_path / "x.log").read_text()
+    assert before == (
+        sys.stdout, sys.stderr, root.level, list(root.handlers), list(logging.getLogger("ray").handlers)
+    )  # fmt: skip

@@ -1,0 +1,371 @@
+"""A slot outside Ray, on real digits: what it saves and says, how it goes on after a crash, is reused and left."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import METRICS, ErrorKind
+from workers.data import splits
+from workers.search import failures
+from workers.search.failures import Failure
+from workers.state.checkpoints import BEST, LAST, PREVIOUS
+from workers.training import loop
+from workers.trial import worker
+from workers.trial.device import DeviceError
+from workers.trial.logs import TRIAL_LOG
+from workers.trial.worker import SPEC, STOP, Slot
+
+Begin = Callable[..., Slot]
+SIGN = r"epoch (\d+): (\d+) of (\d+) batches"
+CLOCKED = {"epoch_seconds", "images_per_second"}
+
+
+@pytest.fixture(autouse=True)
+def _one_process() -> Any:
+    """What a slot sets for its process is put back."""
+    threads, level = torch.get_num_threads(), logging.getLogger().level
+    yield
+    torch.set_num_threads(threads)
+    logging.getLogger().setLevel(level)
+
+
+@pytest.fixture
+def config(tmp_path: Path, experiment: Callable[..., ExperimentSpec]) -> Callable[..., dict[str, Any]]:
+    """A folder with the bound spec of trial `number`, and what Tune hands to the slot."""
+
+    def build(number: int = 0, name: str = "trial", **changes: Any) -> dict[str, Any]:
+        spec = experiment(**changes)
+        sample = {"optimizer": 0, "optimizer[0].lr": 0.003, "batch_size": 1, "label_smoothing": 0.1}
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / SPEC).write_text(spec.bind(sample, number).model_dump_json())
+        roots = {"data_root": str(tmp_path / "data"), "cache_root": str(tmp_path / "cache")}
+        return {"trial": number, "folder": str(folder), "epoch": 1000, **roots}
+
+    return build
+
+
+def begun(config: dict[str, Any]) -> Slot:
+    slot = Slot.__new__(Slot)  # Tune's constructor wants a session; `setup` is all that is ours
+    slot.setup(config)
+    return slot
+
+
+def folder_of(config: dict[str, Any]) -> Path:
+    return Path(config["folder"])
+
+
+def said(config: dict[str, Any]) -> str:
+    return (folder_of(config) / TRIAL_LOG).read_text()
+
+
+def names(config: dict[str, Any]) -> set[str]:
+    return {path.name for path in folder_of(config).iterdir()} - {TRIAL_LOG}
+
+
+def timeless(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name not in CLOCKED}
+
+
+def test_an_epoch_a_step_with_all_its_figures(config: Callable[..., dict[str, Any]]) -> None:
+    told = config()
+    slot = begun(told)
+    first, second = slot.step(), slot.step()
+    assert (first["epoch"], second["epoch"]) == (1, 2)
+    assert set(METRICS) <= set(first["reported"])
+    assert "epoch" not in first["reported"]
+    assert all(isinstance(first[name], float) for name in first["reported"])
+    assert first["diverged"] is False
+    assert second["validation_accuracy"] > 0.3
+    assert names(told) == {BEST, LAST, PREVIOUS, SPEC}
+
+
+def test_a_killed_trial_goes_on_bit_for_bit(config: Callable[..., dict[str, Any]]) -> None:
+    whole = begun(config(name="whole"))
+    expected = [whole.step() for _ in range(4)]
+    told = config(name="killed")
+    results = []
+    for _ in range(2):  # two lives of two epochs each
+        slot = begun(told)
+        if results:
+            assert slot.step() == results[-1]  # told again, for a driver that had died
+        results += [slot.step(), slot.step()]
+    assert [timeless(result) for result in results] == [timeless(result) for result in expected]
+    folders = Path(told["folder"]), Path(told["folder"]).with_name("whole")
+    ours, theirs = (torch.load(folder / BEST, weights_only=True) for folder in folders)
+    assert ours["epoch"] == theirs["epoch"]
+    assert all(torch.equal(ours["model"][key], weights) for key, weights in theirs["model"].items())
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "other":
+        torch.save({"training": {"model": {}}}, path)
+        return
+    if how == "one bit":  # of a weight; torch itself would read it
+        weight = torch.load(path, weights_only=True)["training"]["model"].popitem()[1].numpy().tobytes()
+        content[content.index(weight)] ^= 1
+    path.write_bytes(
+        {"cut": content[: len(content) // 2], "empty": b"", "noise": b"\x93" * 5000, "one bit": content}[how]
+    )
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "noise", "other", "one bit", "absent"])
+def test_a_damaged_checkpoint_costs_its_epoch_alone(config: Callable[..., dict[str, Any]], how: str) -> None:
+    whole = begun(config(name="whole"))
+    expected = [timeless(whole.step()) for _ in range(4)]
+    told = config()
+    slot = begun(told)
+    for _ in range(3):
+        slot.step()
+    last, previous = folder_of(told) / LAST, folder_of(told) / PREVIOUS
+    last.unlink() if how == "absent" else damage(last, how)
+    slot = begun(told)
+    assert timeless(slot.step()) == expected[1], "told again, from the epoch before"
+    assert "goes on after epoch 2 of previous.pt" in said(told)
+    assert timeless(slot.step()) == expected[2]
+    assert torch.load(previous, weights_only=True)["training"]["epoch"] == 2, "a damaged one never takes its place"
+    assert timeless(slot.step()) == expected[3]
+
+
+def test_without_any_whole_checkpoint_a_trial_begins_anew(config: Callable[..., dict[str, Any]]) -> None:
+    told = config()
+    slot = begun(told)
+    first = slot.step()
+    slot.step()
+    for name in (LAST, PREVIOUS):
+        damage(folder_of(told) / name, "cut")
+    assert timeless(begun(told).step()) == timeless(first)
+    assert "last.pt cannot be read" in said(told)
+    assert "previous.pt cannot be read" in said(told)
+    assert said(told).count("trial 0 begins, on cpu with 1 thread") == 2
+
+
+def test_a_checkpoint_of_another_configuration_is_not_taken(config: Callable[..., dict[str, Any]]) -> None:
+    """Its number may be given to another configuration when the journal is cut."""
+    told, other = config(0), config(1, "other")
+    begun(told).step()
+    expected = begun(other).step()
+    (folder_of(told) / SPEC).write_text((folder_of(other) / SPEC).read_text())
+    assert timeless(begun(told).step()) == timeless(expected)
+    assert "of another configuration" in said(told)
+
+
+@pytest.mark.parametrize(("known", "first"), [(1, 2), (0, 1)])
+def test_a_checkpoint_ahead_of_the_journal_is_not_taken(
+    config: Callable[..., dict[str, Any]], known: int, first: int
+) -> None:
+    """A journal that lost its end must hear of every epoch: from the one before, or from the first on."""
+    told = config()
+    slot = begun(told)
+    expected = [timeless(slot.step()) for _ in range(3)]
+    again = begun(told | {"epoch": known})
+    assert timeless(again.step()) == expected[first - 1]
+    assert f"last.pt cannot be used: it is of epoch 3, and the journal knows {known}" in said(told)
+    assert timeless(again.step()) == expected[first]
+
+
+def test_a_gpu_that_cannot_be_used_is_no_cpu(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("CUDA driver initialization failed\nYou might not have a GPU.")
+
+    monkeypatch.setattr(torch.cuda, "init", broken)
+    slot = begun(config(resources={"gpus_per_trial": 0.5}))
+    with pytest.raises(DeviceError) as raised:
+        slot.step()
+    node = platform.node()
+    why = f"no usable CUDA device on node {node} though it holds 0.5 GPUs: CUDA driver initialization failed"
+    assert str(raised.value) == why
+    failure = failures.classify(raised.value, f"Traceback\n{type(raised.value).__name__}: {raised.value}")
+    assert failure == Failure(ErrorKind.CODE, f"DeviceError: {why}"), "which would fail again"
+
+
+def test_a_long_epoch_gives_signs_of_life(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, long = config(), config(name="long")
+    begun(short).step()
+    assert "batches" not in said(short)
+    monkeypatch.setattr(worker, "SIGN_S", 0.0)
+    slot = begun(long)
+    slot.step(), slot.step()
+    signs = [(int(epoch), int(done), int(all_)) for epoch, done, all_ in re.findall(SIGN, said(long))]
+    batches = signs[0][2]
+    assert batches > 9
+    for epoch in (1, 2):
+        trained = [done for number, done, _ in signs if number == epoch]
+        assert trained[:batches] == list(range(batches))
+        assert set(trained[batches:]) == {batches}, "while it is evaluated"
+
+
+def test_an_epoch_is_left_when_asked(config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "LOOK_S", 0.0)
+    whole = begun(config(name="whole"))
+    expected = [timeless(whole.step()) for _ in range(2)]
+    told = config()
+    slot = begun(told)
+    (folder_of(told) / STOP).touch()
+    left = slot.step()
+    assert (left["epoch"], left["reported"], left["diverged"]) == (0, [], False)
+    assert ExperimentSpec(name="x").objective.metric in left, "Tune refuses a result without it"
+    assert names(told) == {SPEC, STOP}
+    assert timeless(slot.step()) == expected[0], "asked once, left once"
+    (folder_of(told) / STOP).touch()
+    before = (folder_of(told) / LAST).read_bytes()
+    assert timeless(slot.step()) == expected[0]
+    assert (folder_of(told) / LAST).read_bytes() == before
+    again = begun(told)  # `stop` still lies there, and is not meant for it
+    assert timeless(again.step()) == expected[0]
+    assert timeless(again.step()) == expected[1]
+
+
+def test_an_epoch_that_ends_before_the_next_look_is_left_too(config: Callable[..., dict[str, Any]]) -> None:
+    """It may be better than all that was told, and be heard by nobody: the best weights stay those that were told."""
+    told = config()
+    slot = begun(told)
+    first = timeless(slot.step())
+    before = {name: (folder_of(told) / name).read_bytes() for name in (BEST, LAST)}
+    slot._asked._next_look = math.inf  # no batch looks
+    (folder_of(told) / STOP).touch()
+    assert timeless(slot.step()) == first
+    assert {name: (folder_of(told) / name).read_bytes() for name in (BEST, LAST)} == before
+    assert slot.step()["epoch"] == 1, "taken up again, it tells of what is saved"
+    assert slot.step()["validation_accuracy"] > first["validation_accuracy"], "which would have been saved"
+
+
+def test_a_slot_is_given_up_as_soon_as_its_data_are_loaded(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = config()
+    slot = begun(told)
+    load = splits.load
+
+    def long(*given: Any) -> Any:
+        (folder_of(told) / STOP).touch()
+        return load(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(splits, "load", long)
+        patched.setattr(loop, "Training", None)  # nothing is trained, nor made ready for it
+        left = slot.step()
+    assert left["epoch"] == 0
+    assert names(told) == {SPEC, STOP}
+    assert timeless(slot.step()) == timeless(begun(config(name="whole")).step())
+
+
+def test_a_slot_that_left_an_epoch_trains_the_next_trial(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "LOOK_S", 0.0)
+    expected = begun(config(1, "fresh")).step()
+    told, next_ = config(0, "left"), config(1, "next")
+    slot = begun(told)
+    (folder_of(told) / STOP).touch()
+    assert slot.step()["epoch"] == 0
+    assert slot.reset_config(next_)
+    assert timeless(slot.step()) == timeless(expected)
+    slot.cleanup()
+    assert "left before its end" in said(told)
+    assert "trial 1 begins" in said(next_)
+
+
+def test_what_a_trial_says(config: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    told = config()
+    slot = begun(told)
+    slot.step()
+    build = slot._training._loss  # type: ignore[union-attr]
+
+    def talkative(*arguments: Any) -> Any:
+        print("a model prints")
+        print("and complains", file=sys.stderr)
+        logging.getLogger("plugin").info("and logs")
+        warnings.warn("and warns", UserWarning, stacklevel=1)
+        if slot._training is not None and slot._training.epoch == 2:
+            raise ValueError("and breaks")
+        return build(*arguments)
+
+    slot._training._loss = talkative  # type: ignore[union-attr,method-assign]
+    with pytest.warns(UserWarning, match="and warns"):
+        slot.step()
+    with pytest.warns(UserWarning, match="and warns"), pytest.raises(ValueError, match="and breaks"):
+        slot.step()
+    heard = said(told)
+    assert re.search(r"epoch 1: .*validation_accuracy 0\.\d+", heard)
+    for text in ("a model prints\n", "and complains\n", "INFO plugin and logs\n", "ValueError: and breaks\n"):
+        assert text in heard
+    assert "in talkative" in heard, "with its traceback"
+    assert "a model prints" in capsys.readouterr().out, "and where it goes anyway"
+    assert (folder_of(told) / TRIAL_LOG).stat().st_mode & 0o777 == 0o600
+
+
+def test_odd_pictures_are_told(config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    for number in range(20):
+        path = tmp_path / f"data/pictures/{'ab'[number % 2]}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8 + 9 * (number == 7)), 10 * number).save(path)
+    (path.parent / "notes.txt").touch()
+    folder = {"name": "image_folder", "path": "pictures", "size": 8, "color": "grey"}
+    told, again = config(dataset=folder), config(1, "again", dataset=folder)
+    for one in (told, again):  # the second finds the pictures decoded
+        begun(one).step()
+        assert "b/notes.txt" in said(one)
+        assert "b/7.png (8x17)" in said(one)
+
+
+def test_a_reused_slot_trains_as_a_fresh_one(config: Callable[..., dict[str, Any]]) -> None:
+    fresh = begun(config(1, "fresh")).step()
+    slot = begun(config(0, "before"))
+    other = slot.step()
+    data = slot._loaded
+    assert slot.reset_config(config(1, "after"))
+    reused = slot.step()
+    assert timeless(reused) == timeless(fresh)
+    assert timeless(reused) != timeless(other)
+    assert slot._loaded is data
+    slot.cleanup()
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(config: Callable[..., dict[str, Any]]) -> None:
+    told = config()
+    slot = begun(told)
+    values: list[float] = []
+    saved: list[dict[str, torch.Tensor]] = []
+    for _ in range(4):
+        values.append(slot.step()["validation_accuracy"])
+        saved.append(torch.load(Path(told["folder"]) / LAST, weights_only=True)["training"]["model"])
+    best = torch.load(Path(told["folder"]) / BEST, weights_only=True)
+    first = values.index(max(values))
+    assert best["epoch"] == first + 1
+    assert all(torch.equal(weights, saved[first][key]) for key, weights in best["model"].items())
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_trial_trains_on_its_cores(
+    cpus: int, config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    class Watched(loop.Training):
+        def run_epoch(self) -> dict[str, float]:
+            seen.append(torch.get_num_threads())
+            return super().run_epoch()
+
+    monkeypatch.setattr(loop, "Training", Watched)
+    torch.set_num_threads(3 - cpus)
+    begun(config(resources={"cpus_per_trial": cpus})).step()
+    assert seen == [cpus]

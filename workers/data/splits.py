@@ -1,0 +1,153 @@
+"""Data: image sets as tensors, split into training, validation and test.
+
+A set is decoded once per node into the cache (`workers.data.cache`); each split of it is a second entry in
+the order training, validation, so that tensors are mapped files and trials share their pages. The
+validation split is cut from the training set alone, and the figures that normalize the input come from
+what is left. Nothing here knows models, devices or augmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from search_spaces.datasets import DatasetSpec, ImageFolder
+from workers.data import builtin, cache, image_folder
+from workers.data.cache import DataError
+
+__all__ = ["DataError", "Splits", "load"]
+
+KEPT_SPLITS = 8  # of one data set on a node; older ones that lie idle are deleted
+KEPT_SOURCES = 3  # of one image folder: it was changed since, or read in another size
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set cut for training. Images are uint8 [N, C, H, W], labels int64 [N].
+
+    `mean` and `std` (float32 [C]) are of pixel / 255 over the training split alone; `std` is at least one
+    grey level, so that a constant channel divides by no zero. `notes` names files that were left out or
+    look odd. The tensors are backed by files that other trials map too: they cost no memory twice.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    validation_images: Tensor
+    validation_labels: Tensor
+    mean: Tensor
+    std: Tensor
+    classes: int
+    class_names: tuple[str, ...]
+    load_test: Callable[[], tuple[Tensor, Tensor]] = field(repr=False, compare=False)
+    notes: tuple[str, ...] = ()
+
+    def test(self) -> tuple[Tensor, Tensor]:
+        """Images and labels of the test set, read when asked: they are for the finalist alone."""
+        return self.load_test()
+
+
+def load(dataset: DatasetSpec, split_seed: int, data_root: Path, cache_root: Path, *, download: bool = True) -> Splits:
+    """The data set, from the cache if it is there.
+
+    Files are looked for in `data_root/<name>`, then in `data_root`, which is never written. Where there are
+    none, the stock sets are downloaded into the cache if `download` allows. Raises DataError.
+    """
+    data_root, cache_root = Path(data_root).expanduser(), Path(cache_root).expanduser()
+    try:
+        source = _decoded(dataset, data_root, cache_root, download)
+    except OSError as error:
+        raise DataError(f"{getattr(dataset, 'name', dataset)}: cannot be read from {data_root}: {error}") from error
+    split = _split(source, dataset.validation_fraction, split_seed, cache_root)
+    names = tuple(source.facts["class_names"])
+    return Splits(
+        train_images=_tensor(split, "train_images"),
+        train_labels=_tensor(split, "train_labels"),
+        validation_images=_tensor(split, "validation_images"),
+        validation_labels=_tensor(split, "validation_labels"),
+        mean=torch.tensor(split.facts["mean"], dtype=torch.float32),
+        std=torch.tensor(split.facts["std"], dtype=torch.float32),
+        classes=len(names),
+        class_names=names,
+        load_test=lambda: (_tensor(source, "test_images"), _tensor(source, "test_labels")),
+        notes=tuple(source.facts.get("notes", ())),
+    )
+
+
+def stratified_split(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Indices of the training and of the validation part, ascending: the nearest whole share of each class.
+
+    A class of two images or more is in both parts; one image alone stays in training.
+    """
+    generator = np.random.default_rng(seed % 2**64)
+    held_out = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        count = min(max(1, round(fraction * len(mine))), len(mine) - 1)
+        held_out[generator.permutation(mine)[:count]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of pixel / 255 of each channel of [N, C, H, W], exact: from counts of levels."""
+    channels = images.shape[1]
+    counts = np.zeros((channels, 256), dtype=np.int64)
+    for start in range(0, len(images), 4096):
+        for channel in range(channels):
+            counts[channel] += np.bincount(images[start : start + 4096, channel].reshape(-1), minlength=256)
+    levels = np.arange(256) / 255
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ levels
+    std = np.sqrt((shares * (levels - mean[:, None]) ** 2).sum(axis=1))
+    return mean.tolist(), np.maximum(std, 1 / 255).tolist()
+
+
+def _decoded(dataset: DatasetSpec, data_root: Path, cache_root: Path, download: bool) -> cache.Entry:
+    if isinstance(dataset, ImageFolder):
+        files = image_folder.scan(dataset, data_root)
+        prefix = f"folder-{cache.key_of(str(files.root.resolve()))}-"
+
+        def build(folder: Path) -> dict[str, Any]:
+            facts = image_folder.decode(files, folder)
+            cache.prune(cache_root, prefix, keep=KEPT_SOURCES - 1)
+            cache.prune(cache_root, f"split-{prefix}", keep=KEPT_SPLITS - 1)
+            return facts
+
+        return cache.entry(cache_root, f"{prefix}{cache.key_of(*files.identity())}", build)
+    stock = builtin.find(dataset, data_root)
+    key = cache.key_of(*stock.identity())
+    return cache.entry(cache_root, key, partial(builtin.decode, stock, download=download))
+
+
+def _split(source: cache.Entry, fraction: float, seed: int, cache_root: Path) -> cache.Entry:
+    prefix = f"split-{source.path.name}"
+
+    def build(folder: Path) -> dict[str, Any]:
+        images, labels = source.array("train_images"), source.array("train_labels")
+        parts = dict(zip(("train", "validation"), stratified_split(labels, fraction, seed), strict=True))
+        for part, indices in parts.items():
+            if len(indices) == 0:
+                raise DataError(
+                    f"no image left for the {part} split of {len(labels)} images with validation_fraction={fraction}"
+                )
+            chosen = cache.create_array(folder, f"{part}_images", (len(indices), *images.shape[1:]), np.uint8)
+            for start in range(0, len(indices), 4096):
+                chosen[start : start + 4096] = images[indices[start : start + 4096]]
+            cache.create_array(folder, f"{part}_labels", (len(indices),), np.int64)[:] = labels[indices]
+            if part == "train":
+                mean, std = channel_statistics(chosen)
+        cache.prune(cache_root, prefix, keep=KEPT_SPLITS - 1)
+        return {"mean": mean, "std": std}
+
+    return cache.entry(cache_root, f"{prefix}-{cache.key_of(fraction, seed)}", build)
+
+
+def _tensor(entry: cache.Entry, name: str) -> Tensor:
+    return torch.from_numpy(entry.array(name))

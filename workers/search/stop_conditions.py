@@ -1,0 +1,106 @@
+"""Ending: why a search is over, and what the experiment becomes.
+
+Owns the verdict on orders, goal and budget, and the sentence that explains it: plain functions of what is
+known, in which nothing is stopped. It must not know Ray, the journal's file or MLflow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from search_spaces.controls import Controls
+from search_spaces.experiment import Objective
+from search_spaces.protocol import Orders, TrialState
+from workers.state.trial_table import Progress, Trial
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why the search ended: `phase` is what the experiment becomes.
+
+    `blocked`: with phase paused, another attempt would fare no better before a person acts. `trial` is the one
+    that reached the goal, and `achieved` says how.
+    """
+
+    phase: Literal["completed", "canceled", "paused", "failed", "fenced"] = "completed"
+    reason: str = ""
+    blocked: bool = False
+    trial: int | None = None
+    achieved: str = ""
+
+    def of_trial(self, number: int) -> tuple[TrialState, str]:
+        """State and reason with which a trial ends that has not ended by itself."""
+        if number == self.trial:
+            return TrialState.COMPLETED, self.achieved
+        return TrialState.CANCELED, self.reason or "the search ended before it"
+
+
+def nothing_known(folder: str, trials: int) -> Ending:
+    """Of a folder without a journal, though the service has heard of trials there."""
+    said = f"no journal in {folder}, though {trials} trials are known: is it the right storage, and is it mounted?"
+    return Ending("paused", said, blocked=True)
+
+
+def disk_full(what: str) -> Ending:
+    return Ending("paused", f"the disk is full: {what}", blocked=True)
+
+
+def ordered(orders: Orders, fenced: bool) -> Ending | None:
+    """The ending that the service wants."""
+    if fenced:
+        return Ending("fenced", "another attempt took over")
+    if orders.stop:
+        return Ending("canceled" if orders.stop == "cancel" else "paused", f"{orders.stop} ordered")
+    return None
+
+
+def reached(controls: Controls, objective: Objective, gpus_per_trial: float, progress: Progress) -> Ending | None:
+    """The ending of a search that has reached its goal or spent its budget."""
+    goal = controls.goal
+    best = progress.best() if goal is not None else None
+    if goal is not None and best is not None and best.best_value is not None:
+        ahead = best.best_value - goal if objective.mode == "max" else goal - best.best_value
+        if ahead >= 0:
+            return Ending(
+                reason=f"goal {goal:g} reached: trial {best.number} has {best.best_value:.4f}",
+                trial=best.number,
+                achieved=f"goal {goal:g} reached at epoch {best.best_epoch}",
+            )
+    budget = controls.budget
+    if budget.wall_clock and (spent := progress.elapsed_s()) >= budget.wall_clock:
+        return Ending(reason=f"budget.wall_clock of {budget.wall_clock:g} s is spent: {spent:.0f} s have passed")
+    if budget.slot_hours or budget.gpu_hours:
+        held = progress.slot_seconds() / 3600
+        for name, limit, spent in (
+            ("slot_hours", budget.slot_hours, held),
+            ("gpu_hours", budget.gpu_hours, held * gpus_per_trial),
+        ):
+            if limit and spent >= limit:
+                return Ending(reason=f"budget.{name} of {limit:g} is spent: all trials together held {spent:.3g}")
+    if budget.failures:
+        failed = _failed(progress)
+        if len(failed) >= budget.failures:
+            said = f"budget.failures of {budget.failures} is spent: {len(failed)} trials failed"
+            hopeless = progress.best() is None
+            return Ending("failed" if hopeless else "completed", f"{said}; the first: {failed[0].stop_reason}")
+    return None
+
+
+def natural(progress: Progress, num_samples: int) -> Ending:
+    """How a search ends that nobody ended: a failure when no trial has a value, a pause when trials are missing."""
+    ended = sum(trial.ended for trial in progress.trials.values())
+    wanted = max(num_samples, len(progress.trials))
+    if ended < wanted:
+        return Ending("paused", f"the search was interrupted: {ended} of {wanted} trials have ended")
+    if progress.best() is None:
+        failed = _failed(progress)
+        if failed:
+            said = f"no trial has a value and {len(failed)} failed; the first: {failed[0].stop_reason}"
+            return Ending("failed", said)
+        return Ending("completed", "no trial has a finite value: all diverged")
+    return Ending()
+
+
+def _failed(progress: Progress) -> list[Trial]:
+    return [trial for trial in progress.trials.values() if trial.state == TrialState.ERROR]

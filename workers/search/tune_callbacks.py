@@ -1,0 +1,259 @@
+"""Conductor: obeys orders and controls while the search runs, and records what each trial did.
+
+Owns the two places where Ray Tune's loop meets Rung: a look at the orders at each step, and the callbacks
+of trials. It must not know MLflow, nor how orders arrive.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from search_spaces.controls import Controls
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import RETRYABLE, ErrorKind, Orders, TrialState
+from search_spaces.sampling import count_combinations
+from search_spaces.searchers import Grid
+from workers.ray_patches import idle_actors
+from workers.search import failures, stop_conditions
+from workers.search.asha import Asha
+from workers.search.searcher import Searcher
+from workers.search.stop_conditions import Ending
+from workers.state import checkpoints
+from workers.state.journal import Overtaken
+from workers.state.trial_table import Progress
+from workers.trial.worker import STOP
+
+log = logging.getLogger("rung.conductor")
+
+CANCELED = "canceled on request"
+
+
+class Conductor(Callback):
+    """`orders` and `fenced` are asked at each step; `on_change` is called when a trial's line has changed."""
+
+    def __init__(
+        self,
+        spec: ExperimentSpec,
+        progress: Progress,
+        orders: Callable[[], Orders],
+        fenced: Callable[[], bool],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._spec = spec
+        self._asked = Controls.of(spec)
+        self._most = count_combinations(spec.search_space) if isinstance(spec.searcher, Grid) else None
+        self._progress = progress
+        self._orders = orders
+        self._fenced = fenced
+        self._on_change = on_change
+        self.asha = Asha(spec.asha, spec.objective, self.look, self._gives_way)
+        self.ending: Ending | None = None
+        self.obeyed = self._controls  # at the last look: an ending is one under these
+        self._finish: Callable[[], None] = lambda: None
+        self._controller: Any = None  # Tune's, at the last look
+        self._giving_way: set[int] = set()
+        self._with_weights = {trial.number for trial in progress.trials.values() if trial.ended}
+        for number, epoch, value in progress.history():
+            self.asha.decide(number, epoch, {spec.objective.metric: value})
+
+    def conduct(self, searcher: Searcher) -> None:
+        """From now on, an ending stops this searcher's proposals."""
+        self._finish = searcher.finish
+
+    def num_samples(self) -> int:
+        """Trials wanted now, of which a grid has no more than its combinations."""
+        wanted = self._controls.num_samples
+        return wanted if self._most is None else min(wanted, self._most)
+
+    def slots(self) -> int:
+        """Trials that may run at once now, after a look at the orders: while nothing runs, Tune takes no other."""
+        if self._ended():
+            return 0
+        self._cancel_waiting()
+        return self._allowed()
+
+    def look(self, controller: Any) -> None:
+        """One look at orders, goal, budget and slots; stops the trials that must stop."""
+        self._controller = controller
+        over = self._ended()
+        canceled = frozenset(self._orders().cancel_trials)
+        for trial in list(controller.get_live_trials()) if over or canceled else ():
+            if over or trial.config["trial"] in canceled:
+                self._stop(controller, trial, over)
+        if not over:
+            self._call_back(controller)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """A process whose trial has ended is kept for the next one, unless there is to be none now."""
+        running = self._progress.counts()[TrialState.RUNNING]
+        left = len(self._progress.trials) < self.num_samples() or next(self._progress.waiting(), None)
+        if running >= self._allowed() or not left:
+            idle_actors.give_back(self._controller)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        log.info("trial %d takes a slot", trial.config["trial"])
+        self._progress.took_slot(trial.config["trial"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        number = trial.config["trial"]
+        with self._journaling():
+            self._progress.epoch(number, int(result["epoch"]), _metrics(result), self.asha.outcomes.get(number))
+            if number in self._giving_way:
+                self._progress.released(number)
+        self._giving_way.discard(number)
+        if self._ended():
+            self._call_away(trial)  # from the epoch that Tune has it begin before the next look
+        self._on_change()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        line = self._progress.trials[trial.config["trial"]]
+        why = line.stop_reason or "it gave its slot back"
+        log.info("trial %d is %s after epoch %d: %s", line.number, line.state, line.epoch, why)
+        self.tidy(Path(trial.config["folder"]).parent, [line.number])
+        self._on_change()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        number, failure = trial.config["trial"], failures.of_trial(trial)
+        kind, reason = failure.kind, failure.reason
+        log.error("trial %s failed, %s: %s", number, kind, reason)
+        restarts = self._progress.trials[number].restarts
+        with self._journaling():
+            if kind is ErrorKind.DISK_FULL:
+                self.ending = self.ending or stop_conditions.disk_full(f"trial {number}: {reason}")
+                self._progress.released(number)
+            elif kind in RETRYABLE and restarts < self._controls.max_restarts:
+                self._progress.retried(number, kind, reason)
+            else:
+                after = f"{kind} after {restarts} restart{'s' * (restarts != 1)}: " if restarts else ""
+                self._progress.ended(number, TrialState.ERROR, after + reason, kind)
+        self.tidy(Path(trial.config["folder"]).parent, [number])
+        self._on_change()
+
+    def tidy(self, trials: Path, numbers: Iterable[int]) -> None:
+        """An ended trial is never taken up again: of its weights in the folder `trials`, the policy says what stays."""
+        ended = {number for number in numbers if self._progress.trials[number].ended}
+        if not ended:
+            return
+        self._with_weights |= ended
+        best, winner = self._progress.best(), self._progress.winner
+        first = best.number if best else None
+        crowned = winner is not None and winner.trial == first
+        try:
+            checkpoints.tidy(trials, self._with_weights, first, self._spec.checkpoints, crowned=crowned)
+            self._with_weights = {number for number in self._with_weights if number == first}
+        except OSError as error:
+            log.warning("files of ended trials stay: %s", error)
+
+    @property
+    def _controls(self) -> Controls:
+        return self._orders().controls or self._asked
+
+    def _allowed(self) -> int:
+        """Trials that may run at once, as long as the search goes on."""
+        limit, granted = self._controls.max_concurrent_trials, self._orders().slots
+        return granted if limit is None else min(limit, granted)
+
+    def _surplus(self) -> int:
+        """How many more trials are handed out than may run now."""
+        return self._progress.counts()[TrialState.RUNNING] - self._allowed()
+
+    def _gives_way(self, number: int) -> bool:
+        """Whether a trial that has just finished an epoch, or left one, gives its slot back.
+
+        Whose epoch ends first gives way: it loses nothing, as its checkpoint is of this moment, and no other
+        choice frees a slot sooner. Where another attempt took over, all do.
+        """
+        with self._journaling():
+            self._progress.make_way()
+        if self._overtaken():
+            return True
+        if self._surplus() <= 0:
+            return False
+        self._giving_way.add(number)
+        return True
+
+    def _call_back(self, controller: Any) -> None:
+        """Trials that still wait for a slot would take it as soon as it is free: those too many wait here instead."""
+        surplus = self._surplus()
+        if surplus <= 0:
+            return
+        pending = [trial for trial in controller.get_live_trials() if trial.status == Trial.PENDING]
+        pending.sort(key=lambda trial: int(trial.config["trial"]))
+        for trial in pending[-surplus:]:
+            self._progress.released(trial.config["trial"])
+            controller.stop_trial(trial)
+
+    def _ended(self) -> Ending | None:
+        if self.ending is None:
+            self.obeyed = self._controls
+            gpus = self._spec.resources.gpus_per_trial or 0
+            self.ending = stop_conditions.ordered(self._orders(), self._fenced()) or stop_conditions.reached(
+                self.obeyed, self._spec.objective, gpus, self._progress
+            )
+        if self.ending:
+            self._finish()
+        return self.ending
+
+    @contextmanager
+    def _journaling(self) -> Iterator[None]:
+        """What cannot be written down must not go on; an exception here would take Tune's loop with it."""
+        try:
+            yield
+        except Overtaken as overtaken:
+            log.warning("%s", overtaken)
+            self.ending = Ending("fenced", "another attempt took over")
+        except OSError as error:
+            log.exception("the journal cannot be written")
+            unwritten = Ending("paused", f"the journal cannot be written: {error}")
+            self.ending = self.ending or (
+                stop_conditions.disk_full(f"the journal: {error}") if failures.is_disk_full(error) else unwritten
+            )
+
+    def _cancel_waiting(self) -> None:
+        """End those trials that are to be canceled and hold no slot; one that was never proposed is none."""
+        canceled = self._orders().cancel_trials
+        for trial in list(self._progress.waiting()) if canceled else ():
+            if trial.number in canceled:
+                with self._journaling():
+                    self._progress.ended(trial.number, TrialState.CANCELED, CANCELED)
+
+    def _stop(self, controller: Any, trial: Any, over: Ending | None = None) -> None:
+        """Take its slot from a trial that is canceled, or from all when the search is `over`, and at once.
+
+        An attempt that was given up may learn of it here.
+        """
+        number = trial.config["trial"]
+        with self._journaling():
+            if over and over.phase in {"paused", "fenced"}:
+                self._progress.released(number, journaled=over.phase == "paused")
+            else:
+                self._progress.ended(number, *(over.of_trial(number) if over else (TrialState.CANCELED, CANCELED)))
+            self._progress.make_way()
+        self._call_away(trial)
+        controller.stop_trial(trial)
+
+    def _call_away(self, trial: Any) -> None:
+        """The file makes a trial's process leave the epoch that it is in. Another attempt's folder is left alone."""
+        if self._overtaken():
+            return
+        try:
+            (Path(trial.config["folder"]) / STOP).touch()
+        except OSError as error:
+            log.warning("trial %s will stop after its epoch: %s", trial.config["trial"], error)
+
+    def _overtaken(self) -> bool:
+        return self.ending is not None and self.ending.phase == "fenced"
+
+
+def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """The training loop's own figures, without what Tune adds."""
+    return {name: float(result[name]) for name in result["reported"]}

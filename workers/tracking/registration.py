@@ -1,0 +1,80 @@
+"""Registration: the winner's model in MLflow, logged on the experiment's run and registered under its name.
+
+Owns that each winner is one model and one version of it, whatever was lost on the way. It must not know how
+a winner is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from search_spaces.datasets import Digits
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import Winner
+from workers.tracking.runs import DESCRIPTION_CHARACTERS
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+
+NAME_CHARACTERS = 256
+#: What a person must know to use the model, on each version of it.
+USE = (
+    "Takes images as uint8 in 0..255 of shape (images, channels, height, width), as they are: the normalization of "
+    "inputs is inside. Gives logits of shape (images, classes); the classes are in the data set's order, of an image "
+    "folder in the order of its folders' names."
+)
+USE_OF_DIGITS = "Of scikit-learn's digits, which go from 0 to 16: (images / 16 * 255).round()."
+READY: Final = "READY"
+
+
+def register(
+    client: Callable[[], MlflowClient], spec: ExperimentSpec, experiment_id: str, run: str, folder: Path, winner: Winner
+) -> str:
+    """Log the model saved in `folder` on the experiment's `run`, and register it. Gives its `models:/` address.
+
+    What an earlier call has done for the same trial is kept. Raises what the client raises.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name = f"{spec.project}.{spec.name}"[:NAME_CHARACTERS]
+    tags = {"rung.experiment_id": experiment_id, "rung.trial_id": str(winner.trial)}
+    for known in client().search_model_versions(f"run_id = '{run}'"):
+        if tags.items() <= known.tags.items():
+            return f"models:/{known.name}/{known.version}"
+    model_id = _logged(client, run, folder, tags)
+    try:
+        client().create_registered_model(name, description=spec.description[:DESCRIPTION_CHARACTERS] or None)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = client().create_model_version(
+        name,
+        source=f"models:/{model_id}",
+        run_id=run,
+        model_id=model_id,
+        description=f"{USE} {USE_OF_DIGITS}" if isinstance(spec.dataset, Digits) else USE,
+        tags=tags | {"test_accuracy": f"{winner.test_accuracy:.4f}"},
+    )
+    return f"models:/{name}/{version.version}"
+
+
+def _logged(client: Callable[[], MlflowClient], run: str, folder: Path, tags: dict[str, str]) -> str:
+    """The model of this run and these tags; its files are sent again where an earlier call was cut short."""
+    home = str(client().get_run(run).info.experiment_id)
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    models: Iterable[LoggedModel] = client().search_logged_models([home], f"source_run_id = '{run}' and {query}")
+    model: Any = next(iter(models), None) or client().create_logged_model(
+        experiment_id=home,
+        name="winner",
+        source_run_id=run,
+        params={"trial": tags["rung.trial_id"]},
+        tags=tags,
+        model_type="classifier",
+    )
+    if str(model.status) != READY:
+        client().log_model_artifacts(model.model_id, str(folder))
+        client().finalize_logged_model(model.model_id, READY)
+    return str(model.model_id)
