@@ -23,7 +23,7 @@ BUILDER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from workers import cache
+from workers.data import cache
 root, log, signal = map(Path, sys.argv[1:4])
 stop_half_way = len(sys.argv) > 4
 def build(folder):

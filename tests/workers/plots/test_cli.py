@@ -70,7 +70,7 @@ def test_optimizers_are_raced_once_each_and_without_their_decay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raced: list[Any] = []
-    monkeypatch.setattr(cli.explain, "optimizers", lambda out, specs: raced.extend(specs) or [])
+    monkeypatch.setattr(cli.content, "optimizers", lambda out, specs: raced.extend(specs) or [])
     sgd = {"kind": "sgd", "lr": {"loguniform": [0.1, 1.0]}, "weight_decay": {"choice": [0.0, 0.5]}}
     cli.raced(experiment(optimizer={"choice": [sgd, "adam"]}), tmp_path)
     assert [name for name, _ in raced] == ["sgd", "adam"]

@@ -113,7 +113,7 @@ def test_a_process_that_left_no_word_was_lost() -> None:
 
 
 def test_an_oserror_while_data_are_read_is_of_the_data(tmp_path: Path) -> None:
-    trace = 'Traceback\n  File "/x/workers/cache.py", line 5, in entry\nOSError: [Errno 5] Input/output error'
+    trace = 'Traceback\n  File "/x/workers/data/cache.py", line 5, in entry\nOSError: [Errno 5] Input/output error'
     error = RayTaskError("train", trace, OSError(errno.EIO, "Input/output error"))
     assert failures.of_trial(kept(tmp_path, error)).kind is ErrorKind.DATA
 

@@ -48,7 +48,7 @@ def test_a_killed_process_leaves_all_it_said(tmp_path: Path) -> None:
 
 
 def test_a_crash_of_the_process_leaves_where_it_was(tmp_path: Path) -> None:
-    crash = "import sys, faulthandler; from pathlib import Path; from workers import logs\n"
+    crash = "import sys, faulthandler; from pathlib import Path; from workers.trial import logs\n"
     crash += "with logs.of_process(Path(sys.argv[1])):\n    faulthandler._sigsegv()\n"
     done = subprocess.run([sys.executable, "-c", crash, str(tmp_path / "x.log")], capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGSEGV
