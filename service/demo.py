@@ -22,7 +22,7 @@ from rich.console import Console
 from search_spaces.protocol import TrialState
 from service import stack
 from service.cli.rendering import leaderboard, ranked, summary, watch
-from service.client.rung import Rung
+from service.client import Client
 from service.contract.errors import RungError
 from service.contract.schemas import ExperimentView
 from service.contract.states import State
@@ -39,7 +39,7 @@ def main() -> int:
         try:
             console.print("Starting Ray, MLflow and the service ...")
             with stack.running(stack.Options(home=Path(folder))) as running, _undisturbed_end():
-                with Rung(running.addresses.service) as client:
+                with Client(running.addresses.service) as client:
                     succeeded = _search(client, console)
                 _say_where(running.addresses, console)
                 if succeeded and os.environ.get("DEMO_EXIT") != "1":
@@ -64,7 +64,7 @@ def _undisturbed_end() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _search(client: Rung, console: Console) -> bool:
+def _search(client: Client, console: Console) -> bool:
     began = time.monotonic()
     experiment = client.submit(client.preset(PRESET).yaml)
     console.print(f"Submitted the preset {PRESET}: experiment {experiment.id}, {experiment.num_samples} trials")
@@ -73,7 +73,7 @@ def _search(client: Rung, console: Console) -> bool:
     return _succeeded(view, console)
 
 
-def _report(client: Rung, view: ExperimentView, console: Console, seconds: float) -> None:
+def _report(client: Client, view: ExperimentView, console: Console, seconds: float) -> None:
     trials = list(client.trials(view.id, sort=ranked(view), limit=10))
     console.print("\nLeaderboard", style="bold")
     console.print(leaderboard(trials, view.metric, console.width))

@@ -9,7 +9,7 @@ Everything heavy is imported inside the commands: `rung --help` must come at onc
 # Importing a module adds its commands; their order here is that of the help.
 # ruff: noqa: F401, I001
 from service.cli.terminal import app
-from service.cli import serving
+from service.cli import up
 from service.cli import submission
 from service.cli import show
 from service.cli import logs

@@ -13,8 +13,8 @@ from service.cli.terminal import (
     Url,
     app,
     connect,
-    failing,
     print_json,
+    report_errors,
     show_view,
 )
 
@@ -35,14 +35,14 @@ NoFields = Annotated[
 @app.command()
 def pause(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
     """Let an experiment give up its slots, and keep every epoch."""
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         show_view(client.pause(experiment), as_json)
 
 
 @app.command()
 def resume(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
     """Queue a paused or failed experiment again, or a complete one that has trials left or a winner to measure."""
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         show_view(client.resume(experiment), as_json)
 
 
@@ -55,7 +55,7 @@ def cancel(
     as_json: AsJson = False,
 ) -> None:
     """End an experiment, or one trial of it."""
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         if trial is None:
             show_view(client.cancel(experiment), as_json)
             return
@@ -75,7 +75,7 @@ def change(experiment: ExperimentId, fields: Fields, url: Url = "", token: Token
     A complete experiment whose trials have all ended goes on only with more num_samples; a canceled one never: see
     `rung continue`.
     """
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         show_view(client.change(experiment, _patch(fields)), as_json)
 
 
@@ -87,21 +87,21 @@ def continue_from(
 
     Twenty trials more: rung continue ID name=second-night searcher.num_samples=20
     """
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         show_view(client.continue_from(experiment, _patch(fields or [])), as_json)
 
 
 @app.command()
 def archive(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
     """Hide an experiment that has ended or is paused from lists."""
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         show_view(client.archive(experiment), as_json)
 
 
 @app.command()
 def unarchive(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
     """Show an archived experiment in lists again."""
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         show_view(client.unarchive(experiment), as_json)
 
 
@@ -117,7 +117,7 @@ def delete(
 
     MLflow only hides deleted runs and logged models: `mlflow gc`, run beside its server, removes them for good.
     """
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         view = client.get(experiment)
         if not yes:
             trials = sum(view.trials.values())

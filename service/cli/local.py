@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.specs import document
+from service.cli.specs import read_spec
 from service.cli.terminal import (
     AsJson,
     CacheRoot,
@@ -19,8 +19,8 @@ from service.cli.terminal import (
     app,
     connect,
     data_folder,
-    failing,
     home_folder,
+    report_errors,
 )
 
 
@@ -48,7 +48,7 @@ def reproduce(
     """Run a trial again on this machine, and compare its curve point by point. Exit status 1: it differs."""
     from service.cli import local_process
 
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         status = local_process.reproduce(
             client,
             experiment,
@@ -83,8 +83,8 @@ def explain(
     from search_spaces.problems import validate as check
     from service.cli import local_process
 
-    with failing(as_json):
-        checked = None if spec is None else check(read(*document(spec))).model_dump(mode="json")
+    with report_errors(as_json):
+        checked = None if spec is None else check(read(*read_spec(spec))).model_dump(mode="json")
     status = local_process.explain(
         topic,
         checked,

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from service.client.rung import Rung
+from service.client import Client
 from service.contract.errors import Conflict, Internal, Invalid
 
 
 def reproduce(
-    client: Rung,
+    client: Client,
     experiment_id: str,
     trial: int,
     *,

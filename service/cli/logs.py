@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.terminal import WRONG, AsJson, ExperimentId, Token, Url, app, connect, failing
+from service.cli.terminal import WRONG, AsJson, ExperimentId, Token, Url, app, connect, report_errors
 
 
 @app.command()
@@ -25,6 +25,6 @@ def logs(
     if trial is not None and attempt is not None:
         typer.echo("rung: either --trial or --attempt required, not both: a trial has one log", err=True)
         raise typer.Exit(WRONG)
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         for piece in client.follow_logs(experiment, trial=trial, attempt=attempt, until_end=follow):
             typer.echo(piece.model_dump_json() if as_json else piece.text, nl=as_json)

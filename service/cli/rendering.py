@@ -17,7 +17,7 @@ from rich.text import Text
 
 from search_spaces.protocol import ENDED as TRIAL_ENDED
 from search_spaces.sampling import NOT_APPLICABLE
-from service.client.rung import Rung
+from service.client import Client
 from service.contract.errors import RungError
 from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
 from service.contract.states import State
@@ -37,7 +37,7 @@ COLORS = {
 }
 
 
-def watch(client: Rung, experiment_id: str, console: Console, interval_s: float = 0.5) -> ExperimentView:
+def watch(client: Client, experiment_id: str, console: Console, interval_s: float = 0.5) -> ExperimentView:
     """Show an experiment until it has ended or is paused, and give its last view. Ctrl-C leaves it running."""
     show = _live if console.is_terminal else _lines
     return show(client, experiment_id, console, interval_s)
@@ -152,7 +152,7 @@ def differing(trials: Sequence[TrialView]) -> list[str]:
     return sorted(varied, key=lambda name: (name not in first, not name.endswith(".kind"), name))
 
 
-def _lines(client: Rung, experiment_id: str, console: Console, interval_s: float) -> ExperimentView:
+def _lines(client: Client, experiment_id: str, console: Console, interval_s: float) -> ExperimentView:
     said = ""
     for view in client.watch(experiment_id, interval_s):
         line = _line(view)
@@ -171,14 +171,14 @@ def _line(view: ExperimentView) -> str:
     return "  ".join(word for word in words if word)
 
 
-def _live(client: Rung, experiment_id: str, console: Console, interval_s: float) -> ExperimentView:
+def _live(client: Client, experiment_id: str, console: Console, interval_s: float) -> ExperimentView:
     with Live(console=console, refresh_per_second=4, transient=False) as live:
         for view in client.watch(experiment_id, interval_s):
             live.update(_picture(view, _best(client, view), console.width))
     return view
 
 
-def _best(client: Rung, view: ExperimentView) -> list[TrialView]:
+def _best(client: Client, view: ExperimentView) -> list[TrialView]:
     with contextlib.suppress(RungError):  # the next picture has them again
         return list(client.trials(view.id, sort=ranked(view), limit=ROWS))
     return []

@@ -13,10 +13,10 @@ from service.cli.terminal import (
     Url,
     app,
     connect,
-    failing,
     open_console,
     print_json,
     print_models,
+    report_errors,
     show_view,
 )
 
@@ -34,7 +34,7 @@ def list_experiments(
     as_json: AsJson = False,
 ) -> None:
     """List experiments, the newest first."""
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         wanted = state.upper() if state else None
         found = list(client.list(state=wanted, project=project, name=name, label=label, archived=archived, limit=limit))
         if as_json:
@@ -48,7 +48,7 @@ def list_experiments(
 @app.command()
 def show(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
     """Show one experiment."""
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         view = client.get(experiment)
         show_view(view, as_json)
         if not as_json:
@@ -71,7 +71,7 @@ def trials(
     as_json: AsJson = False,
 ) -> None:
     """Show the trials of an experiment, the best first: what each reached, at which epoch, and why it stopped."""
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         from service.cli.rendering import leaderboard, ranked
 
         view = client.get(experiment)
@@ -92,7 +92,7 @@ def curves(
     as_json: AsJson = False,
 ) -> None:
     """Show every metric of a trial by epoch."""
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         found = client.curves(experiment, trial)
         if as_json:
             print_json(found.model_dump(mode="json"))

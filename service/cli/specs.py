@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.terminal import AsJson, SpecFile, Token, Url, app, connect, failing, print_json
+from service.cli.terminal import AsJson, SpecFile, Token, Url, app, connect, print_json, report_errors
 
 if TYPE_CHECKING:
-    from service.client.rung import Rung
+    from service.client import Client
 
 
 @app.command()
@@ -26,12 +26,12 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check a spec; with --json, show it with all its defaults."""
-    with failing(as_json):
+    with report_errors(as_json):
         if offline:
             from search_spaces.parsing import read
             from search_spaces.problems import validate as check
 
-            checked = check(read(*document(spec)))
+            checked = check(read(*read_spec(spec)))
             answer: dict[str, Any] = {
                 "spec": checked.model_dump(mode="json"),
                 "warnings": checked.warnings(),
@@ -39,7 +39,7 @@ def validate(
             }
         else:
             with connect(url, token) as client:
-                answer = client.submit(given(client, spec), validate_only=True).model_dump(mode="json")
+                answer = client.submit(resolve_spec(client, spec), validate_only=True).model_dump(mode="json")
     if as_json:
         print_json(answer)
         return
@@ -63,7 +63,7 @@ def presets(
     """List the ready-made specs, or print one. Needs no service."""
     from search_spaces import presets as shipped
 
-    with failing(as_json):
+    with report_errors(as_json):
         if name is not None:
             text = shipped.load(name)
             if as_json:
@@ -79,19 +79,19 @@ def presets(
             typer.echo(f"{one['name']:<24} {one['description']}")
 
 
-def given(client: Rung, spec: str) -> dict[str, Any] | str | Path:
+def resolve_spec(client: Client, spec: str) -> dict[str, Any] | str | Path:
     """What SPEC means, for the SDK. The service reads it, so that its words about it are the same everywhere."""
     from search_spaces.parsing import read
 
     if spec.startswith("preset:"):
         return client.preset(_name(spec)).yaml
-    body, media_type = document(spec)
+    body, media_type = read_spec(spec)
     if media_type == "application/json":
         return read(body, media_type)
     return _text(body)
 
 
-def document(spec: str) -> tuple[bytes, str]:
+def read_spec(spec: str) -> tuple[bytes, str]:
     """The bytes of SPEC and their media type."""
     from search_spaces import presets as shipped
     from search_spaces.problems import Problem, SpecError

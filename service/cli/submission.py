@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from service.cli.specs import given
+from service.cli.specs import resolve_spec
 from service.cli.terminal import (
     FAILED,
     INTERRUPTED,
@@ -18,13 +18,13 @@ from service.cli.terminal import (
     Url,
     app,
     connect,
-    failing,
     open_console,
+    report_errors,
     show_view,
 )
 
 if TYPE_CHECKING:
-    from service.client.rung import Rung
+    from service.client import Client
 
 
 @app.command()
@@ -38,9 +38,9 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Queue an experiment."""
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         client.ping()  # nobody there is said at once; one who goes away meanwhile is waited for
-        view = client.submit(given(client, f"preset:{spec}" if preset else spec))
+        view = client.submit(resolve_spec(client, f"preset:{spec}" if preset else spec))
         if watch:
             for line in (f"{view.name} ({view.id})", *(f"warning: {warning}" for warning in view.warnings)):
                 typer.echo(line, err=True)
@@ -53,11 +53,11 @@ def watch(
     experiment: ExperimentId, interval: Interval = 0.5, url: Url = "", token: Token = "", as_json: AsJson = False
 ) -> None:
     """Show an experiment until it ends or is paused."""
-    with failing(as_json), connect(url, token) as client:
+    with report_errors(as_json), connect(url, token) as client:
         _watch(client, experiment, interval, as_json)
 
 
-def _watch(client: Rung, experiment_id: str, interval: float, as_json: bool) -> NoReturn:
+def _watch(client: Client, experiment_id: str, interval: float, as_json: bool) -> NoReturn:
     from service.cli.rendering import watch as follow
     from service.contract.states import State
 

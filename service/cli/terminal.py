@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from service.client.rung import Rung
+    from service.client import Client
     from service.contract.schemas import ExperimentView
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -56,7 +56,7 @@ CacheRoot = Annotated[
 
 
 @contextlib.contextmanager
-def failing(as_json: bool) -> Iterator[None]:
+def report_errors(as_json: bool) -> Iterator[None]:
     """Turn what goes wrong inside into lines for a person and an exit status."""
     from search_spaces.problems import SpecError
     from service.contract.errors import BadRequest, Invalid, NotFound, RungError, TooLarge, WrongMediaType, summary
@@ -82,10 +82,10 @@ def _fail(error: Any, status: int, as_json: bool) -> NoReturn:
     raise typer.Exit(status)
 
 
-def connect(url: str, token: str) -> Rung:
-    from service.client.rung import Rung
+def connect(url: str, token: str) -> Client:
+    from service.client import Client
 
-    return Rung(url or _running("service") or DEFAULT_URL, token or None)
+    return Client(url or _running("service") or DEFAULT_URL, token or None)
 
 
 def data_folder() -> Path:

@@ -15,10 +15,10 @@ from service.contract.schemas import ExperimentView, LogPiece
 from service.contract.states import ACTIVE
 
 if TYPE_CHECKING:
-    from service.client.rung import Rung
+    from service.client import Client
 
 
-def whole(client: Rung, experiment_id: str, trial: int | None, attempt: int | None) -> Iterator[LogPiece]:
+def whole(client: Client, experiment_id: str, trial: int | None, attempt: int | None) -> Iterator[LogPiece]:
     """What there is now. Raises NotFound where there is nothing."""
     offset = 0
     while True:
@@ -30,7 +30,7 @@ def whole(client: Rung, experiment_id: str, trial: int | None, attempt: int | No
 
 
 def follow(
-    client: Rung, experiment_id: str, trial: int | None, attempt: int | None, interval_s: float, patience_s: float
+    client: Client, experiment_id: str, trial: int | None, attempt: int | None, interval_s: float, patience_s: float
 ) -> Iterator[LogPiece]:
     """Each piece as it comes: of one trial or attempt until that has ended, else of the newest driver and of those that
     replace it until the experiment is at rest.
@@ -73,7 +73,7 @@ def follow(
         time.sleep(interval_s)
 
 
-def _has_ended(client: Rung, experiment_id: str, trial: int) -> bool:
+def _has_ended(client: Client, experiment_id: str, trial: int) -> bool:
     """False for a trial that has yet to begin."""
     try:
         return client.trial(experiment_id, trial).state in TRIAL_ENDED

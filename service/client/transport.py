@@ -1,4 +1,4 @@
-"""Wire: one service over HTTP, as the SDK sees it: requests, answers as models, problems as exceptions, pages.
+"""HttpTransport: one service over HTTP, as the SDK sees it: requests, answers as models, problems as exceptions, pages.
 
 It must not know any address of the REST interface.
 """
@@ -21,15 +21,15 @@ PAGE = 100
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.25, 2.0
 
 
-class Unreachable(Unavailable):
+class UnreachableError(Unavailable):
     """Nothing that speaks like Rung answers at the address."""
 
     code: ClassVar[str] = "unreachable"
     title: ClassVar[str] = "Nobody answers"
 
 
-class Wire:
-    """Every method raises RungError; Unreachable where nothing that speaks like Rung answers."""
+class HttpTransport:
+    """Every method raises RungError; UnreachableError where nothing that speaks like Rung answers."""
 
     def __init__(self, url: str, token: str | None, timeout_s: float, transport: httpx.BaseTransport | None) -> None:
         self.url = url.rstrip("/")
@@ -43,7 +43,7 @@ class Wire:
                 trust_env=not loopback,  # a proxy does not lead back to this machine
             )
         except httpx.InvalidURL as error:
-            raise Unreachable(f"{url} is no address: {error}") from None
+            raise UnreachableError(f"{url} is no address: {error}") from None
 
     def close(self) -> None:
         self._http.close()
@@ -61,7 +61,7 @@ class Wire:
                 return
 
     def get(self, cls: type[V], path: str, query: Query | None = None) -> V:
-        return self.read(cls, self.send("GET", path, query))
+        return self.parse_response(cls, self.send("GET", path, query))
 
     def send(
         self,
@@ -79,10 +79,10 @@ class Wire:
         try:
             response = self._http.request(method, path, params=parameters, content=body, headers=headers)
         except httpx.TimeoutException:
-            raise Unreachable(f"{self.url} did not answer in time; is it overloaded?") from None
+            raise UnreachableError(f"{self.url} did not answer in time; is it overloaded?") from None
         except (httpx.TransportError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             why = str(error) or type(error).__name__
-            raise Unreachable(
+            raise UnreachableError(
                 f"no Rung service answers at {self.url} ({why}); start one with `rung up`, or give its address "
                 "with --url or RUNG_URL"
             ) from None
@@ -109,34 +109,34 @@ class Wire:
 
     def _failure(self, response: httpx.Response) -> RungError:
         if _is_problem(response):
-            return from_document(self.object(response), response.status_code)
+            return from_document(self.decode_object(response), response.status_code)
         return of_status(response.status_code)(
             f"{response.request.method} {response.url} answered {response.status_code} {response.text[:200]}"
         )
 
-    def read(self, cls: type[V], response: httpx.Response) -> V:
-        return self.model(cls, self.json(response))
+    def parse_response(self, cls: type[V], response: httpx.Response) -> V:
+        return self.parse_as(cls, self.decode_json(response))
 
-    def model(self, cls: type[V], data: Any) -> V:
+    def parse_as(self, cls: type[V], data: Any) -> V:
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise Unreachable(
+            raise UnreachableError(
                 f"{self.url} does not answer like this version of Rung: {cls.__name__}.{place}: {first['msg']}"
             ) from None
 
-    def json(self, response: httpx.Response) -> Any:
+    def decode_json(self, response: httpx.Response) -> Any:
         try:
             return response.json()
         except ValueError:
-            raise Unreachable(
+            raise UnreachableError(
                 f"{self.url} is no Rung service: {response.url.path} answered {response.text[:80]!r}"
             ) from None
 
-    def object(self, response: httpx.Response) -> dict[str, Any]:
-        data = self.json(response)
+    def decode_object(self, response: httpx.Response) -> dict[str, Any]:
+        data = self.decode_json(response)
         return data if isinstance(data, dict) else {"detail": str(data)}
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from service import stack
-from service.client.rung import Rung
+from service.client import Client
 
 SLOTS = 2
 SPEC: dict[str, Any] = {
@@ -42,9 +42,9 @@ SPEC: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rung]:
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     options = stack.Options(home=tmp_path_factory.mktemp("home"), num_cpus=SLOTS)
-    with stack.running(options) as running, Rung(running.addresses.service) as rung:
+    with stack.running(options) as running, Client(running.addresses.service) as rung:
         warm_up = rung.submit(SPEC | {"name": "warm-up", "searcher": {"kind": "random", "num_samples": 2}})
         for _ in rung.watch(warm_up.id, 0.5):
             pass
@@ -52,7 +52,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rung]:
         yield rung
 
 
-def test_sixty_trials(client: Rung, tmp_path: Path) -> None:
+def test_sixty_trials(client: Client, tmp_path: Path) -> None:
     began = time.perf_counter()
     submitted = client.submit(SPEC)
     posted = time.perf_counter() - began

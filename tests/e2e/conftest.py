@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from service import stack
-from service.client.rung import Rung
+from service.client import Client
 from service.stack import embedded
 
 
@@ -21,8 +21,8 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Stack]:
 
 
 @pytest.fixture(scope="session")
-def client(up: stack.Stack) -> Iterator[Rung]:
-    with Rung(up.addresses.service) as rung:
+def client(up: stack.Stack) -> Iterator[Client]:
+    with Client(up.addresses.service) as rung:
         yield rung
 
 

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from search_spaces.protocol import METRICS, trial_folder
-from service.client.rung import Rung
+from service.client import Client
 from service.contract.schemas import ExperimentView, TrialView
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -34,16 +34,16 @@ def spec(name: str, trials: int, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def until_rest(client: Rung, experiment_id: str) -> ExperimentView:
+def until_rest(client: Client, experiment_id: str) -> ExperimentView:
     *_, view = client.watch(experiment_id, 0.2)
     return view
 
 
-def trials_of(client: Rung, experiment_id: str) -> list[TrialView]:
+def trials_of(client: Client, experiment_id: str) -> list[TrialView]:
     return sorted(client.trials(experiment_id), key=lambda trial: trial.trial)
 
 
-def assert_whole(client: Rung, mlflow: MlflowClient, experiment_id: str, trials: int) -> None:
+def assert_whole(client: Client, mlflow: MlflowClient, experiment_id: str, trials: int) -> None:
     """Every trial ran all its epochs, and MLflow has each point once."""
     found = trials_of(client, experiment_id)
     assert [(trial.state, trial.epoch) for trial in found] == [("COMPLETED", EPOCHS)] * trials
@@ -54,7 +54,7 @@ def assert_whole(client: Rung, mlflow: MlflowClient, experiment_id: str, trials:
             assert [point.step for point in points] == list(range(1, EPOCHS + 1)), (trial.trial, name)
 
 
-def test_paused_resumed_extended_and_continued(client: Rung, mlflow: MlflowClient) -> None:
+def test_paused_resumed_extended_and_continued(client: Client, mlflow: MlflowClient) -> None:
     submitted = client.submit(spec("controlled", trials=2))
     next(view for view in client.watch(submitted.id, 0.1) if view.best)
     client.pause(submitted.id)
@@ -85,7 +85,7 @@ def test_paused_resumed_extended_and_continued(client: Rung, mlflow: MlflowClien
     assert_whole(client, mlflow, paused.id, 4)
 
 
-def test_a_canceled_trial_gives_its_slot_up_in_the_middle_of_a_long_epoch(client: Rung, storage: Path) -> None:
+def test_a_canceled_trial_gives_its_slot_up_in_the_middle_of_a_long_epoch(client: Client, storage: Path) -> None:
     submitted = client.submit(
         spec(
             "long-epoch",

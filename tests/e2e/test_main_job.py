@@ -21,7 +21,7 @@ from search_spaces.asha import AshaSpec
 from search_spaces.datasets import Digits
 from search_spaces.protocol import ENDED, METRICS
 from service import stack
-from service.client.rung import Rung
+from service.client import Client
 from service.contract.schemas import ExperimentView, TrialView
 from workers.data.splits import load
 
@@ -51,7 +51,7 @@ def spec(name: str, *, trials: int = 4, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def ended(client: Rung, experiment_id: str) -> ExperimentView:
+def ended(client: Client, experiment_id: str) -> ExperimentView:
     *_, view = client.watch(experiment_id, 0.2)
     return view
 
@@ -69,12 +69,12 @@ def assert_every_point_once(mlflow: MlflowClient, run: Run, trial: TrialView) ->
 
 
 @pytest.fixture(scope="module")
-def view(client: Rung) -> ExperimentView:
+def view(client: Client) -> ExperimentView:
     return ended(client, client.submit(spec("main-job", trials=10)).id)
 
 
 @pytest.fixture(scope="module")
-def trials(client: Rung, view: ExperimentView) -> list[TrialView]:
+def trials(client: Client, view: ExperimentView) -> list[TrialView]:
     return list(client.trials(view.id))
 
 
@@ -115,7 +115,7 @@ def test_every_point_of_every_curve_once(mlflow: MlflowClient, view: ExperimentV
 
 
 def test_curves_over_rest_are_those_in_mlflow(
-    client: Rung, mlflow: MlflowClient, view: ExperimentView, trials: list[TrialView]
+    client: Client, mlflow: MlflowClient, view: ExperimentView, trials: list[TrialView]
 ) -> None:
     run = children(mlflow, view)[trials[0].trial]
     curves = client.curves(view.id, trials[0].trial).metrics
@@ -146,14 +146,14 @@ def test_registered_model_predicts_raw_images(up: stack.Stack, view: ExperimentV
 
 
 def test_the_same_spec_and_seed_find_the_same_trials(
-    client: Rung, view: ExperimentView, trials: list[TrialView]
+    client: Client, view: ExperimentView, trials: list[TrialView]
 ) -> None:
     again = ended(client, client.submit(spec("main-job-again", trials=10)).id)
     parameters = {trial.trial: trial.parameters for trial in client.trials(again.id)}
     assert parameters == {trial.trial: trial.parameters for trial in trials}
 
 
-def test_diverged_trials_end_as_such_and_harm_no_other(client: Rung, mlflow: MlflowClient) -> None:
+def test_diverged_trials_end_as_such_and_harm_no_other(client: Client, mlflow: MlflowClient) -> None:
     # Each step multiplies the weights by 1 - 100: they overflow whatever the gradients are.
     exploding = {"kind": "sgd", "lr": 100.0, "weight_decay": 1.0, "momentum": 0.0}
     optimizer = {"choice": [exploding, {"kind": "adam", "lr": 1e-3}]}
@@ -169,7 +169,7 @@ def test_diverged_trials_end_as_such_and_harm_no_other(client: Rung, mlflow: Mlf
     assert children(mlflow, view)[trials["sgd"].trial].data.tags["rung.trial_state"] == "DIVERGED"
 
 
-def test_cancel_ends_trials_and_runs(client: Rung, mlflow: MlflowClient) -> None:
+def test_cancel_ends_trials_and_runs(client: Client, mlflow: MlflowClient) -> None:
     submitted = client.submit(spec("canceled", asha=LONG))
     view = next(v for v in client.watch(submitted.id, 0.2) if v.trials.get("RUNNING") and v.best)
     client.cancel(view.id)
@@ -180,7 +180,7 @@ def test_cancel_ends_trials_and_runs(client: Rung, mlflow: MlflowClient) -> None
     assert {run.info.status for run in children(mlflow, view).values()} == {"KILLED"}
 
 
-def test_goal_ends_the_search(client: Rung, mlflow: MlflowClient) -> None:
+def test_goal_ends_the_search(client: Client, mlflow: MlflowClient) -> None:
     view = ended(client, client.submit(spec("goal", asha=LONG, objective={"goal": 0.5})).id)
     assert view.state == "COMPLETED"
     assert "goal 0.5 reached" in view.reason
@@ -192,20 +192,20 @@ def test_goal_ends_the_search(client: Rung, mlflow: MlflowClient) -> None:
     assert children(mlflow, view)[reached.trial].info.status == "FINISHED"
 
 
-def test_wall_clock_ends_the_search(client: Rung) -> None:
+def test_wall_clock_ends_the_search(client: Client) -> None:
     view = ended(client, client.submit(spec("budget", asha=LONG, budget={"wall_clock": 2})).id)
     assert view.state == "COMPLETED"
     assert "budget.wall_clock" in view.reason
 
 
-def test_absent_data_is_a_readable_error(client: Rung) -> None:
+def test_absent_data_is_a_readable_error(client: Client) -> None:
     view = ended(client, client.submit(spec("no-data", trials=2, dataset="cifar10")).id)
     assert view.state == "ERROR"
     assert "cifar10" in view.reason
     assert {trial.state for trial in client.trials(view.id)} == {"ERROR"}
 
 
-def test_two_experiments_share_the_slots(client: Rung) -> None:
+def test_two_experiments_share_the_slots(client: Client) -> None:
     first, second = (client.submit(spec(name, asha=LONG)) for name in ("sharing-a", "sharing-b"))
     seen: Counter[tuple[int, int]] = Counter()
     for view in client.watch(second.id, 0.2):
@@ -221,7 +221,7 @@ def test_two_experiments_share_the_slots(client: Rung) -> None:
 
 
 def test_a_killed_driver_is_replaced_and_nothing_is_lost_or_doubled(
-    client: Rung, mlflow: MlflowClient, storage: Path
+    client: Client, mlflow: MlflowClient, storage: Path
 ) -> None:
     asha = {"max_t": 60, "grace_period": 60}
     submitted = client.submit(spec("driver-killed", trials=3, asha=asha))

@@ -27,7 +27,7 @@ import psycopg
 from proxy import Proxy
 
 from service import stack
-from service.client.rung import Rung
+from service.client import Client
 from service.contract.errors import Unavailable
 from service.stack import children, embedded
 
@@ -88,7 +88,7 @@ class Stand:
         self.mlflow_url, self.url = self._stack.addresses.mlflow, self._stack.addresses.service
         self.second_url = f"http://127.0.0.1:{ports[8]}"
         self.proxy = Proxy(ports[9], (ports[0], ports[8]))
-        self.rung = Rung(self.url)
+        self.rung = Client(self.url)
         self.plugins = folder / "plugins"
         self.plugins.mkdir()
         self.storages = [self.home / "storage"]

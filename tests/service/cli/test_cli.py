@@ -26,7 +26,7 @@ from search_spaces.protocol import Heartbeat, TrialLine, TrialState, Winner
 from service import stack
 from service.cli import app
 from service.cli.rendering import watch
-from service.client.rung import SUBMIT_PATIENCE_S, Rung
+from service.client.client import SUBMIT_PATIENCE_S, Client
 from service.stack import embedded
 
 Run = Callable[..., Result]
@@ -52,7 +52,7 @@ def spec(tmp_path: Path) -> str:
 @pytest.fixture
 def finished(client: httpx.Client, reconciler: Any, launcher: Any) -> str:
     """An experiment with three ended trials and a winner."""
-    with Rung(str(client.base_url)) as rung:
+    with Client(str(client.base_url)) as rung:
         experiment = rung.submit(SPEC)
     reconciler.round()
     (launch,) = launcher.launches.values()
@@ -183,7 +183,7 @@ def test_watching_what_has_ended(run: Run, finished: str) -> None:
 def test_who_watches_what_was_submitted_is_told_its_id_first(run: Run, client: httpx.Client, tmp_path: Path) -> None:
     flipped = tmp_path / "flipped.yaml"
     flipped.write_text(SPEC + "search_space: {augmentation: {horizontal_flip: 0.5}}\n")
-    with ThreadPoolExecutor(1) as pool, Rung(str(client.base_url)) as rung:
+    with ThreadPoolExecutor(1) as pool, Client(str(client.base_url)) as rung:
         watched = pool.submit(run, "submit", str(flipped), "--watch")
         while not (submitted := list(rung.list())):
             assert not watched.done(), watched.result().stderr
@@ -210,7 +210,7 @@ def test_watching_what_fails_is_a_failure(run: Run, spec: str) -> None:
 def test_the_live_picture_has_a_leaderboard(client: httpx.Client, finished: str) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120, color_system=None)
-    with Rung(str(client.base_url)) as rung:
+    with Client(str(client.base_url)) as rung:
         view = watch(rung, finished, console)
     assert view.state == "COMPLETED"
     picture = screen.getvalue()

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.client.rung import Rung
+from service.client import Client
 from service.context import Context
 from service.contract.errors import NotFound
 from service.settings import Settings
@@ -57,7 +57,7 @@ def test_following_ends_with_the_experiment(world: Any, one: str, settings: Sett
     first = threading.Event()
 
     def follow() -> None:
-        with Rung(str(world.client.base_url)) as rung:
+        with Client(str(world.client.base_url)) as rung:
             for piece in rung.follow_logs(one, interval_s=0.02):
                 said.append(piece.text)
                 first.set()
@@ -91,7 +91,7 @@ class Slow(httpx.BaseTransport):
 
 
 def followed(world: Any, experiment_id: str, between: dict[int, Callable[[], object]], **of: int) -> list[str]:
-    with Rung(str(world.client.base_url), transport=Slow(between)) as rung:
+    with Client(str(world.client.base_url), transport=Slow(between)) as rung:
         said = [piece.text for piece in rung.follow_logs(experiment_id, interval_s=0.01, **of)]
     assert between == {}, "it ended before all had happened"
     return said

@@ -13,7 +13,7 @@ import pytest
 
 from search_spaces.experiment import ExperimentSpec
 from service.cli import local_process
-from service.client.rung import Rung
+from service.client import Client
 from service.contract.errors import Conflict
 
 SPEC = ExperimentSpec.model_validate({"name": "x", "search_space": {"model": {"kind": "cnn", "width": 4}}})
@@ -23,7 +23,7 @@ TRIAL = {
 }  # fmt: skip
 
 
-def service(epoch: int, train_loss: float) -> Rung:
+def service(epoch: int, train_loss: float) -> Client:
     """A service with one trial and one recorded point."""
     point = {"step": 1, "value": train_loss, "timestamp": "2026-01-01T00:00:00Z"}
     answers: dict[str, Any] = {
@@ -35,7 +35,7 @@ def service(epoch: int, train_loss: float) -> Rung:
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json=answers[request.url.path.rpartition("/")[2]])
 
-    return Rung("http://rung", transport=httpx.MockTransport(answer))
+    return Client("http://rung", transport=httpx.MockTransport(answer))
 
 
 def test_a_trial_that_differs_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -127,7 +127,7 @@ import mlflow.pytorch, torch
 for folder in folders:
     print(mlflow.pytorch.load_model(folder)(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).shape[1])
 if rung:
-    import service.client.rung, workers.training.loop
+    import service.client, workers.training.loop
 """
 
 

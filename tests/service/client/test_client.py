@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from search_spaces.protocol import Heartbeat, TrialLine, TrialState, Winner
-from service.client.rung import PAGE, Rung, Unreachable
+from service.client import Client, UnreachableError
+from service.client.client import PAGE
 from service.contract.errors import Conflict, Internal, Invalid, NotFound, PreconditionFailed, RungError, Unavailable
 from service.contract.states import State
 
@@ -22,8 +23,8 @@ SPEC = {"name": "first", "search_space": {"optimizer": {"kind": "adam", "lr": {"
 
 
 @pytest.fixture
-def rung(client: httpx.Client) -> Iterator[Rung]:
-    with Rung(str(client.base_url)) as rung:
+def rung(client: httpx.Client) -> Iterator[Client]:
+    with Client(str(client.base_url)) as rung:
         yield rung
 
 
@@ -64,7 +65,7 @@ def drive(client: httpx.Client, reconciler: Any, launcher: Any) -> Any:
 
 
 @pytest.mark.parametrize("form", ["mapping", "text", "yaml file", "json file"])
-def test_specs_come_in_four_forms(rung: Rung, tmp_path: Path, form: str) -> None:
+def test_specs_come_in_four_forms(rung: Client, tmp_path: Path, form: str) -> None:
     text = "name: first  # a comment\nsearcher: {kind: random, num_samples: 3}\n"
     data = {"name": "first", "searcher": {"kind": "random", "num_samples": 3}}
     (tmp_path / "spec.yaml").write_text(text)
@@ -80,14 +81,14 @@ def test_specs_come_in_four_forms(rung: Rung, tmp_path: Path, form: str) -> None
     assert rung.get(view.id) == view
 
 
-def test_checking_stores_nothing(rung: Rung) -> None:
+def test_checking_stores_nothing(rung: Client) -> None:
     checked = rung.submit(SPEC, validate_only=True)
     assert checked.num_samples == 20
     assert checked.spec["dataset"]["name"] == "digits"
     assert list(rung.list()) == []
 
 
-def test_a_bad_spec_raises_its_problems(rung: Rung) -> None:
+def test_a_bad_spec_raises_its_problems(rung: Client) -> None:
     with pytest.raises(Invalid) as caught:
         rung.submit({"name": "x", "search_space": {"optimizer": {"kind": "adma"}, "batch_size": 100}})
     assert [problem.field for problem in caught.value.problems] == [
@@ -101,7 +102,7 @@ def test_a_bad_spec_raises_its_problems(rung: Rung) -> None:
 
 
 @pytest.mark.parametrize("experiment_id", ["22222222", "../../readyz", "a/b", "ä", "%"])
-def test_an_id_that_does_not_exist(rung: Rung, experiment_id: str) -> None:
+def test_an_id_that_does_not_exist(rung: Client, experiment_id: str) -> None:
     calls: list[Any] = [
         rung.get,
         rung.cancel,
@@ -114,7 +115,7 @@ def test_an_id_that_does_not_exist(rung: Rung, experiment_id: str) -> None:
             call(experiment_id)
 
 
-def test_lists_go_over_pages(rung: Rung) -> None:
+def test_lists_go_over_pages(rung: Client) -> None:
     ids = [rung.submit({"name": f"n{index}", "project": "many"}).id for index in range(PAGE + 2)]
     assert [one.id for one in rung.list(project="many")] == ids[::-1]
     assert [one.id for one in rung.list(limit=3)] == ids[:-4:-1]
@@ -124,7 +125,7 @@ def test_lists_go_over_pages(rung: Rung) -> None:
         list(rung.list(state="SLEEPING"))
 
 
-def test_from_submission_to_winner(rung: Rung, drive: Any) -> None:
+def test_from_submission_to_winner(rung: Client, drive: Any) -> None:
     experiment = rung.submit(SPEC)
     driver = drive(experiment.id)
     driver.beat("searching", *(line(trial, value) for trial, value in enumerate([0.5, 0.9, 0.7])))
@@ -146,7 +147,7 @@ def test_from_submission_to_winner(rung: Rung, drive: Any) -> None:
         rung.cancel(experiment.id)
 
 
-def test_watching_ends_with_the_last_view(rung: Rung) -> None:
+def test_watching_ends_with_the_last_view(rung: Client) -> None:
     experiment = rung.submit(SPEC)
     seen = []
     for view in rung.watch(experiment.id, interval_s=0.01):
@@ -156,13 +157,13 @@ def test_watching_ends_with_the_last_view(rung: Rung) -> None:
     assert seen == [State.QUEUED, State.QUEUED, State.CANCELED]
 
 
-def test_waiting_has_an_end(rung: Rung) -> None:
+def test_waiting_has_an_end(rung: Client) -> None:
     experiment = rung.submit(SPEC)
     with pytest.raises(TimeoutError, match="QUEUED after"):
         rung.wait(experiment.id, timeout_s=0.05, interval_s=0.02)
 
 
-def test_what_may_be_asked(rung: Rung) -> None:
+def test_what_may_be_asked(rung: Client) -> None:
     assert rung.schema()["properties"]["search_space"]
     names = [preset.name for preset in rung.presets()]
     assert "digits-quick" in names
@@ -175,7 +176,7 @@ def test_what_may_be_asked(rung: Rung) -> None:
         rung.preset("../../schema")
 
 
-def test_the_service_and_its_cluster(rung: Rung, reconciler: Any) -> None:
+def test_the_service_and_its_cluster(rung: Client, reconciler: Any) -> None:
     reconciler.round()
     health = rung.health()
     assert health.ready
@@ -187,7 +188,7 @@ def test_nobody_there_names_the_address_and_the_way_out() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound but not listening: nothing answers
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with Rung(url) as rung, pytest.raises(Unreachable) as caught:
+        with Client(url) as rung, pytest.raises(UnreachableError) as caught:
             rung.health()
     assert url in caught.value.detail
     assert "`rung up`" in caught.value.detail
@@ -197,26 +198,26 @@ def test_nobody_there_names_the_address_and_the_way_out() -> None:
     "url", ["no-scheme", "ftp://127.0.0.1", "http://", "http://127.0.0.1:99999", "http://nowhere.invalid"]
 )
 def test_addresses_that_are_none(url: str) -> None:
-    with pytest.raises(Unreachable), Rung(url) as rung:
+    with pytest.raises(UnreachableError), Client(url) as rung:
         rung.health()
 
 
 @pytest.mark.parametrize(
     ("status", "headers", "body", "error"),
     [
-        (200, {"content-type": "text/html"}, b"<html>", Unreachable),
-        (200, {"content-type": "application/json"}, b"{}", Unreachable),
-        (200, {"content-type": "application/json"}, b"[1]", Unreachable),
+        (200, {"content-type": "text/html"}, b"<html>", UnreachableError),
+        (200, {"content-type": "application/json"}, b"{}", UnreachableError),
+        (200, {"content-type": "application/json"}, b"[1]", UnreachableError),
         (502, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>", Internal),
         (503, {"content-type": "text/html"}, b"busy", Unavailable),
-        (422, {"content-type": "application/problem+json"}, b"not json", Unreachable),
+        (422, {"content-type": "application/problem+json"}, b"not json", UnreachableError),
         (422, {"content-type": "application/problem+json"}, b'["odd"]', Invalid),
         (404, {"content-type": "application/json"}, b'{"detail": "Not Found"}', NotFound),
     ],
 )
 def test_other_services_at_the_address(status: int, headers: Any, body: bytes, error: type[RungError]) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(status, headers=headers, content=body))
-    with Rung("http://rung.test", transport=transport) as rung, pytest.raises(error):
+    with Client("http://rung.test", transport=transport) as rung, pytest.raises(error):
         rung.get("22222222")
 
 
@@ -228,12 +229,12 @@ def test_the_token_goes_with_every_request() -> None:
         seen.set()
         return httpx.Response(200, json=[])
 
-    with Rung("http://rung.test", "secret", transport=httpx.MockTransport(answer)) as rung:
+    with Client("http://rung.test", "secret", transport=httpx.MockTransport(answer)) as rung:
         assert rung.presets() == ()
     assert seen.is_set()
 
 
-def test_every_change_is_a_method(rung: Rung, drive: Any) -> None:
+def test_every_change_is_a_method(rung: Client, drive: Any) -> None:
     one = rung.submit({**SPEC, "searcher": {"kind": "random", "num_samples": 2}})
     paused = rung.pause(one.id, revision=one.revision)
     assert (paused.state, paused.revision) == (State.PAUSED, one.revision + 1)
@@ -298,9 +299,9 @@ class Losing(httpx.BaseTransport):
         self._inner.close()
 
 
-def test_a_submission_survives_a_service_that_is_started_again(client: httpx.Client, rung: Rung) -> None:
+def test_a_submission_survives_a_service_that_is_started_again(client: httpx.Client, rung: Client) -> None:
     lossy = Losing("answer", "refused", "starting", "answer")
-    with Rung(str(client.base_url), transport=lossy) as shaky:
+    with Client(str(client.base_url), transport=lossy) as shaky:
         first = shaky.submit(SPEC)
         second = shaky.submit(SPEC)
     assert [view.id for view in rung.list()] == [second.id, first.id]
@@ -308,11 +309,11 @@ def test_a_submission_survives_a_service_that_is_started_again(client: httpx.Cli
     assert lossy.keys[5] not in {"", lossy.keys[0]}, "each submission has a key of its own"
 
 
-def test_a_continuation_survives_it_too(client: httpx.Client, rung: Rung) -> None:
+def test_a_continuation_survives_it_too(client: httpx.Client, rung: Client) -> None:
     source = rung.submit(SPEC)
     rung.cancel(source.id)
     lossy = Losing("answer", "refused", "starting")
-    with Rung(str(client.base_url), transport=lossy) as shaky:
+    with Client(str(client.base_url), transport=lossy) as shaky:
         fork = shaky.continue_from(source.id)
     assert [view.id for view in rung.list()] == [fork.id, source.id]
     assert len(lossy.keys) == 4
@@ -320,7 +321,7 @@ def test_a_continuation_survives_it_too(client: httpx.Client, rung: Rung) -> Non
 
 
 def test_a_submission_that_times_out_is_found_again(
-    client: httpx.Client, rung: Rung, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, rung: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A time-out takes as long as the patience; what the service stored just then is no second experiment."""
     clock = [0.0]
@@ -329,7 +330,7 @@ def test_a_submission_that_times_out_is_found_again(
     )
     lossy = Losing("late")
     lossy.late = lambda: clock.append(clock.pop() + 30)
-    with Rung(str(client.base_url), transport=lossy) as shaky:
+    with Client(str(client.base_url), transport=lossy) as shaky:
         made = shaky.submit(SPEC)
     assert [view.id for view in rung.list()] == [made.id]
     assert len(lossy.keys) == 2
@@ -337,16 +338,16 @@ def test_a_submission_that_times_out_is_found_again(
 
 
 def test_the_patience_of_a_submission_has_an_end(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.client.rung.SUBMIT_PATIENCE_S", 0.5)
+    monkeypatch.setattr("service.client.client.SUBMIT_PATIENCE_S", 0.5)
     lossy = Losing(*["refused"] * 50)
-    with Rung(str(client.base_url), transport=lossy) as shaky, pytest.raises(Unreachable):
+    with Client(str(client.base_url), transport=lossy) as shaky, pytest.raises(UnreachableError):
         shaky.submit(SPEC)
     assert 1 < len(lossy.keys) < 50
 
 
 def test_what_is_refused_is_not_sent_again(client: httpx.Client) -> None:
     way = Losing()
-    with Rung(str(client.base_url), transport=way) as rung, pytest.raises(Invalid):
+    with Client(str(client.base_url), transport=way) as rung, pytest.raises(Invalid):
         rung.submit({"name": 7})
     assert len(way.keys) == 1
 
@@ -362,7 +363,7 @@ def test_watching_bears_a_service_that_is_away(client: httpx.Client) -> None:
                 raise httpx.ConnectError("away")
             return inner.handle_request(request)
 
-    with Rung(str(client.base_url), transport=Shaky()) as rung:
+    with Client(str(client.base_url), transport=Shaky()) as rung:
         experiment = rung.submit(SPEC)
         view = next(rung.watch(experiment.id, interval_s=0.01))
         assert view.id == experiment.id

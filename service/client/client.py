@@ -1,6 +1,6 @@
 """Client: the SDK. Every address of the REST interface as a method, and its failures as `service.contract.errors`.
 
-    with Rung("http://127.0.0.1:8080") as rung:
+    with Client("http://127.0.0.1:8080") as rung:
         experiment = rung.submit({"name": "first"})
         print(rung.wait(experiment.id).best)
 
@@ -22,7 +22,7 @@ import httpx
 
 from search_spaces.experiment import TrialSpec
 from service.client import log_follower
-from service.client.transport import PAGE, Unreachable, Wire
+from service.client.transport import PAGE, HttpTransport, UnreachableError
 from service.contract.errors import Unavailable
 from service.contract.schemas import (
     ClusterStatus,
@@ -41,7 +41,7 @@ from service.contract.schemas import (
 )
 from service.contract.states import ACTIVE, State
 
-__all__ = ["PAGE", "Rung", "Unreachable"]
+__all__ = ["PAGE", "Client", "UnreachableError"]
 
 API = "/api/v1"
 MERGE_PATCH = "application/merge-patch+json"
@@ -51,7 +51,7 @@ PATIENCE_S = 60.0
 SUBMIT_PATIENCE_S = 30.0
 
 
-class Rung:
+class Client:
     """One service. Methods raise `RungError`: `Invalid` with the problems of a spec, `NotFound`, `Unreachable`, ..."""
 
     def __init__(
@@ -62,8 +62,8 @@ class Rung:
         timeout_s: float = 30.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._wire = Wire(url, token, timeout_s, transport)
-        self.url = self._wire.url
+        self._transport = HttpTransport(url, token, timeout_s, transport)
+        self.url = self._transport.url
 
     @overload
     def submit(self, spec: Mapping[str, Any] | str | Path, validate_only: Literal[False] = False) -> ExperimentView: ...
@@ -80,8 +80,8 @@ class Rung:
         body, media_type = _body(spec)
         address = f"{API}/experiments"
         if validate_only:
-            checked = self._wire.send("POST", address, {"validate_only": True}, body, media_type)
-            return self._wire.read(Validated, checked)
+            checked = self._transport.send("POST", address, {"validate_only": True}, body, media_type)
+            return self._transport.parse_response(Validated, checked)
         return self._make(address, body, media_type)
 
     def list(
@@ -97,11 +97,11 @@ class Rung:
         """Experiments, the newest first, page by page as they are asked for. `archived` is None for all."""
         hidden = "all" if archived is None else str(archived).lower()
         query = {"state": state, "project": project, "name": name, "label": label, "archived": hidden}
-        for page in self._wire.pages(ExperimentPage, f"{API}/experiments", query, limit):
+        for page in self._transport.pages(ExperimentPage, f"{API}/experiments", query, limit):
             yield from page.items
 
     def get(self, experiment_id: str) -> ExperimentView:
-        return self._wire.get(ExperimentView, _experiment(experiment_id))
+        return self._transport.get(ExperimentView, _experiment(experiment_id))
 
     def pause(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
         """Have an experiment let go of its slots and keep every epoch. Raises Conflict when it has ended.
@@ -121,7 +121,9 @@ class Rung:
     def cancel_trial(self, experiment_id: str, trial: int, *, revision: int | None = None) -> TrialView:
         """Ask for the end of one trial. Raises Conflict when it has ended. `revision` is the experiment's."""
         address = f"{_trial(experiment_id, trial)}/cancel"
-        return self._wire.read(TrialView, self._wire.send("POST", address, headers=_if_match(revision)))
+        return self._transport.parse_response(
+            TrialView, self._transport.send("POST", address, headers=_if_match(revision))
+        )
 
     def change(
         self,
@@ -137,8 +139,8 @@ class Rung:
         """
         address, headers = _experiment(experiment_id), _if_match(revision)
         body = json.dumps({**(patch or {}), **controls}).encode()
-        changed = self._wire.send("PATCH", address, body=body, media_type=MERGE_PATCH, headers=headers)
-        return self._wire.read(ExperimentView, changed)
+        changed = self._transport.send("PATCH", address, body=body, media_type=MERGE_PATCH, headers=headers)
+        return self._transport.parse_response(ExperimentView, changed)
 
     def continue_from(self, experiment_id: str, patch: Mapping[str, Any] | None = None) -> ExperimentView:
         """A new experiment that takes over another's trials. `patch` is merged into its spec. Raises Invalid for what
@@ -161,27 +163,27 @@ class Rung:
 
         It is DELETING until all is gone; then `get` raises NotFound. MLflow only hides runs, until `mlflow gc`.
         """
-        deleted = self._wire.send("DELETE", _experiment(experiment_id), headers=_if_match(revision))
-        return self._wire.read(ExperimentView, deleted)
+        deleted = self._transport.send("DELETE", _experiment(experiment_id), headers=_if_match(revision))
+        return self._transport.parse_response(ExperimentView, deleted)
 
     def trials(
         self, experiment_id: str, *, sort: str | None = None, state: str | None = None, limit: int | None = None
     ) -> Iterator[TrialView]:
         """Trials sorted by a metric or field, `-` before it for the largest first."""
         query = {"sort": sort, "state": state}
-        for page in self._wire.pages(TrialPage, f"{_experiment(experiment_id)}/trials", query, limit):
+        for page in self._transport.pages(TrialPage, f"{_experiment(experiment_id)}/trials", query, limit):
             yield from page.items
 
     def trial(self, experiment_id: str, trial: int) -> TrialView:
-        return self._wire.get(TrialView, _trial(experiment_id, trial))
+        return self._transport.get(TrialView, _trial(experiment_id, trial))
 
     def trial_spec(self, experiment_id: str, trial: int) -> TrialSpec:
         """The configuration that a trial ran, without domains."""
-        return self._wire.get(TrialSpec, f"{_trial(experiment_id, trial)}/spec")
+        return self._transport.get(TrialSpec, f"{_trial(experiment_id, trial)}/spec")
 
     def curves(self, experiment_id: str, trial: int) -> Curves:
         """Every metric of a trial by epoch."""
-        return self._wire.get(Curves, f"{_trial(experiment_id, trial)}/curves")
+        return self._transport.get(Curves, f"{_trial(experiment_id, trial)}/curves")
 
     def logs(
         self,
@@ -198,7 +200,7 @@ class Rung:
         """
         of = f"/trials/{int(trial)}" if trial is not None else ""
         query = {"attempt": attempt, "offset": offset, "limit": limit}
-        return self._wire.get(LogPiece, f"{_experiment(experiment_id)}{of}/logs", query)
+        return self._transport.get(LogPiece, f"{_experiment(experiment_id)}{of}/logs", query)
 
     def follow_logs(
         self,
@@ -220,31 +222,32 @@ class Rung:
 
     def storage(self, experiment_id: str) -> DiskUse:
         """What an experiment holds on the disk, by kind of file."""
-        return self._wire.get(DiskUse, f"{_experiment(experiment_id)}/storage")
+        return self._transport.get(DiskUse, f"{_experiment(experiment_id)}/storage")
 
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of a spec."""
-        return self._wire.object(self._wire.send("GET", f"{API}/schema"))
+        return self._transport.decode_object(self._transport.send("GET", f"{API}/schema"))
 
     def presets(self) -> tuple[PresetName, ...]:
         return tuple(
-            self._wire.model(PresetName, item) for item in self._wire.json(self._wire.send("GET", f"{API}/presets"))
+            self._transport.parse_as(PresetName, item)
+            for item in self._transport.decode_json(self._transport.send("GET", f"{API}/presets"))
         )
 
     def preset(self, name: str) -> Preset:
         """A preset as YAML with its comments, and completed. Raises NotFound naming the nearest."""
-        return self._wire.get(Preset, f"{API}/presets/{quote(name, safe='')}")
+        return self._transport.get(Preset, f"{API}/presets/{quote(name, safe='')}")
 
     def cluster(self) -> ClusterStatus:
-        return self._wire.get(ClusterStatus, f"{API}/cluster")
+        return self._transport.get(ClusterStatus, f"{API}/cluster")
 
     def health(self) -> Readiness:
         """What of the database, Ray and MLflow is there. A service that is not ready answers too."""
-        return self._wire.read(Readiness, self._wire.send("GET", "/readyz", accept=503))
+        return self._transport.parse_response(Readiness, self._transport.send("GET", "/readyz", accept=503))
 
     def ping(self) -> None:
-        """Raise Unreachable when nobody answers."""
-        self._wire.send("GET", "/healthz")
+        """Raise UnreachableError when nobody answers."""
+        self._transport.send("GET", "/healthz")
 
     def watch(self, experiment_id: str, interval_s: float = 0.5) -> Iterator[ExperimentView]:
         """The experiment now and after each interval, until it has ended or is paused: then a person must act.
@@ -274,7 +277,7 @@ class Rung:
         return view
 
     def close(self) -> None:
-        self._wire.close()
+        self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -287,14 +290,14 @@ class Rung:
     def _make(self, address: str, body: bytes, media_type: str) -> ExperimentView:
         """The experiment that comes of a POST, sent again under one key while the service is away."""
         headers = {"Idempotency-Key": str(uuid4())}
-        stored = self._wire.send_until_taken(
+        stored = self._transport.send_until_taken(
             SUBMIT_PATIENCE_S, "POST", address, body=body, media_type=media_type, headers=headers
         )
-        return self._wire.read(ExperimentView, stored)
+        return self._transport.parse_response(ExperimentView, stored)
 
     def _post(self, experiment_id: str, verb: str, revision: int | None) -> ExperimentView:
-        answer = self._wire.send("POST", f"{_experiment(experiment_id)}/{verb}", headers=_if_match(revision))
-        return self._wire.read(ExperimentView, answer)
+        answer = self._transport.send("POST", f"{_experiment(experiment_id)}/{verb}", headers=_if_match(revision))
+        return self._transport.parse_response(ExperimentView, answer)
 
 
 def _if_match(revision: int | None) -> dict[str, str]:
