@@ -29,20 +29,20 @@ PANELS, SHEETS = 12, 4  # at most, of one spec
 RATES = tuple(10 ** (power / 3) for power in range(-12, 2))  # tried on Rosenbrock's function
 
 
-def of_experiment(spec: ExperimentSpec, splits: Callable[[], Splits], out: Path) -> list[Path]:
+def plot_experiment(spec: ExperimentSpec, splits: Callable[[], Splits], out: Path) -> list[Path]:
     """What depends on the spec: schedulers, paths of optimizers, and a sheet for each augmentation, for which `splits`
     is asked.
     """
-    return scheduled(spec, out) + raced(spec, out) + augmented(spec, splits, out)
+    return plot_schedulers(spec, out) + plot_optimizers(spec, out) + plot_augmentations(spec, splits, out)
 
 
-def scheduled(spec: ExperimentSpec, out: Path) -> list[Path]:
+def plot_schedulers(spec: ExperimentSpec, out: Path) -> list[Path]:
     """The schedulers that a spec may bind, over the epochs of its longest trials."""
     epochs = spec.asha.max_t
     return content.schedulers(alternatives(spec.search_space.scheduler), epochs, max(2, min(50, 20_000 // epochs)), out)
 
 
-def raced(spec: ExperimentSpec, out: Path) -> list[Path]:
+def plot_optimizers(spec: ExperimentSpec, out: Path) -> list[Path]:
     """The optimizers that a spec may bind, without weight decay, which moves the minimum, and at rates that suit
     the function: a spec's own suit networks.
     """
@@ -54,7 +54,7 @@ def raced(spec: ExperimentSpec, out: Path) -> list[Path]:
     return content.optimizers(out, specs=[(name, _suited(one)) for name, one in found.items()])
 
 
-def augmented(spec: ExperimentSpec, splits: Callable[[], Splits], out: Path) -> list[Path]:
+def plot_augmentations(spec: ExperimentSpec, splits: Callable[[], Splits], out: Path) -> list[Path]:
     """A sheet for each augmentation of a spec that changes anything, at its strongest."""
     node: Any = spec.search_space.augmentation
     found = [strongest(item) for item in (node.choice if isinstance(node, Choice) else (node,))]
@@ -96,7 +96,7 @@ def strongest(spec: AugmentationSpec) -> AugmentationSpec:
 
 def main(arguments: list[str]) -> int:
     """Exit status 0: drawn, the paths are printed. 2: it cannot be drawn."""
-    parser = argparse.ArgumentParser(prog="python -m workers.plots.content")
+    parser = argparse.ArgumentParser(prog="python -m workers.plots.cli")
     parser.add_argument("topic", choices=("schedulers", "optimizers", "normalization", "augmentation"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, required=True)
@@ -117,10 +117,10 @@ def _drawn(options: argparse.Namespace, spec: ExperimentSpec | None) -> list[Pat
     if options.topic == "normalization":
         return content.normalization(out)
     if options.topic == "optimizers":
-        return raced(spec, out) if spec else content.optimizers(out)
+        return plot_optimizers(spec, out) if spec else content.optimizers(out)
     if options.topic == "schedulers":
         every: list[Any] = [cls() for cls in members(Scheduler)]
-        return scheduled(spec, out) if spec else content.schedulers(every, 20, 50, out)
+        return plot_schedulers(spec, out) if spec else content.schedulers(every, 20, 50, out)
     if spec is None:
         raise ValueError("a SPEC required: it names the data set and what is changed")
     wanted = spec
@@ -128,7 +128,7 @@ def _drawn(options: argparse.Namespace, spec: ExperimentSpec | None) -> list[Pat
     def splits() -> Splits:
         return load(wanted.dataset, wanted.seed, options.data_root, options.cache_root)
 
-    drawn = augmented(spec, splits, out)
+    drawn = plot_augmentations(spec, splits, out)
     if not drawn:
         raise ValueError(f"augmentation is off in {spec.name}: there is nothing to draw")
     return drawn

@@ -32,7 +32,7 @@ GROUPS = 2  # of the group normalization that is drawn
 LARGEST_TILE = 128  # pixels
 
 #: Each with a rate of its own that suits the function: one rate for all would only show which likes it.
-RACERS: tuple[tuple[str, OptimizerSpec], ...] = (
+CLASSIC_OPTIMIZERS: tuple[tuple[str, OptimizerSpec], ...] = (
     ("gradient descent", SGD(lr=1e-3, momentum=0.0, nesterov=False)),
     ("momentum", SGD(lr=1e-3, momentum=0.9, nesterov=False)),
     ("Nesterov momentum", SGD(lr=1e-3, momentum=0.9, nesterov=True)),
@@ -52,7 +52,9 @@ def schedulers(specs: Sequence[SchedulerSpec], epochs: int, batches: int, out: P
     return figures.curves(panels, caption, "epoch", "learning rate", out / "schedulers")
 
 
-def optimizers(out: Path, steps: int = 300, specs: Sequence[tuple[str, OptimizerSpec]] = RACERS) -> list[Path]:
+def optimizers(
+    out: Path, steps: int = 300, specs: Sequence[tuple[str, OptimizerSpec]] = CLASSIC_OPTIMIZERS
+) -> list[Path]:
     """Paths down Rosenbrock's function, a panel for each (name, optimizer); start, end and minimum are marked."""
     x, y = np.linspace(-1.8, 1.8, 181), np.linspace(-0.8, 2.2, 151)
     heights = np.log10(rosenbrock(*np.meshgrid(x, y)) + 1e-3)

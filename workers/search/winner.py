@@ -167,9 +167,9 @@ class Judge:
     def illustrate(self, spec: ExperimentSpec, out: Path, data_root: Path, cache_root: Path) -> list[Path]:
         """The pictures that depend on the spec, in the folder `out`."""
         from workers.data.splits import load
-        from workers.plots.cli import of_experiment
+        from workers.plots.cli import plot_experiment
 
-        return of_experiment(spec, lambda: load(spec.dataset, spec.seed, data_root, cache_root), out)
+        return plot_experiment(spec, lambda: load(spec.dataset, spec.seed, data_root, cache_root), out)
 
 
 def rehearse() -> None:

@@ -1,4 +1,4 @@
-"""Pixels: the images of one split, kept where and as a training loop reads them fastest.
+"""DeviceImages: the images of one split, kept where and as a training loop reads them fastest.
 
 Owns residence on the device, memory format, and whether normalization is done once or batch by batch. Network
 input is channels_last: epochs on the CPU took 0.6 to 1.1 times as long with it as without, and half precision on
@@ -18,7 +18,7 @@ READY_BYTES = 256 * 2**20  # float32 copies up to this size are made; larger set
 RESIDENT_SHARE = 0.25  # of what a trial has left of a GPU's memory: activations need most of it
 
 
-class Pixels:
+class DeviceImages:
     """uint8 images [N, C, H, W]; `mean` and `std` are [1, C, 1, 1] on `device`.
 
     `reused` says that the images are read as network input many times, so that normalizing them once pays.

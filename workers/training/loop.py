@@ -27,8 +27,8 @@ from workers.models.inference import Classifier, as_channels
 from workers.training.augment import Augmentation, mixup
 from workers.training.build import build_model, build_optimizer
 from workers.training.compiled import Compiler
-from workers.training.device_images import Pixels
-from workers.training.precision import Arithmetic
+from workers.training.device_images import DeviceImages
+from workers.training.precision import ComputeMode
 from workers.training.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ EVALUATED_PIXELS = {"cpu": 2**18, "cuda": 2**22}  # values of an evaluation batc
 CLEAN_IMAGES = 1000  # at least so many training images are evaluated where clean accuracy is asked for
 
 
-class Interrupted(Exception):  # noqa: N818 - it is none
+class EpochInterruptedError(Exception):
     """An epoch was left before its end, as was asked for. The training is of no further use."""
 
 
@@ -71,10 +71,10 @@ class Training:
         self._classes, self._labels = data.classes, data.train_labels.to(self.device)
         self._validation_labels = data.validation_labels.to(self.device)
         self._mean, self._std = (figures.to(self.device) for figures in _figures(spec, data))
-        self._arithmetic = Arithmetic(spec.execution, self.device)
+        self._compute = ComputeMode(spec.execution, self.device)
 
         self.generator = torch.Generator(self.device).manual_seed(spec.seed)
-        with self._arithmetic.seeded(spec.seed):
+        with self._compute.seeded(spec.seed):
             self.model = build_model(
                 parameters.model, parameters.normalization, images.shape[1], data.classes, images.shape[-1]
             )
@@ -93,15 +93,15 @@ class Training:
             parameters.optimizer.lr,
             spec.objective.mode,
         )
-        self._scaler = self._arithmetic.scaler()
+        self._scaler = self._compute.scaler()
         self._weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
         self._augmentation = Augmentation(parameters.augmentation, images.shape[-1], self.device)
         self._mixup = parameters.augmentation.mixup_alpha
         changed = self._augmentation.active
         self._distorted = self._mixup > 0 or parameters.label_smoothing > 0
-        self._images = self._pixels(images, reused=not changed)
-        self._validation = self._pixels(data.validation_images, reused=True)
+        self._images = self._on_device(images, reused=not changed)
+        self._validation = self._on_device(data.validation_images, reused=True)
         self._clean = self._sample_of(images, len(data.validation_labels)) if self._distorted else None
 
     def run_epoch(self) -> dict[str, float]:
@@ -113,11 +113,11 @@ class Training:
         how much training beats validation in accuracy, and loss_gap in loss; and, with mixup or label
         smoothing, clean_train_accuracy on unchanged training images, of which both gaps are then made. `lr` is
         the rate of the last batch, `grad_norm` the mean over batches before clipping, without those whose step
-        a gradient scaler left out. Raises Interrupted.
+        a gradient scaler left out. Raises EpochInterruptedError.
         """
         started = time.perf_counter()
-        drawn = self._arithmetic.seeded(self.spec.seed * 1_000_003 + self.epoch + 1)
-        with drawn, self._arithmetic.algorithms():
+        drawn = self._compute.seeded(self.spec.seed * 1_000_003 + self.epoch + 1)
+        with drawn, self._compute.algorithms():
             measured = self._train()
             trained = time.perf_counter()
             rate = self.schedule.rate_of_last_batch
@@ -143,8 +143,8 @@ class Training:
 
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Mean loss (without smoothing) and accuracy of raw uint8 images [N, C, H, W]."""
-        with self._arithmetic.algorithms():
-            return self._evaluate(self._pixels(images, reused=False), labels.to(self.device))
+        with self._compute.algorithms():
+            return self._evaluate(self._on_device(images, reused=False), labels.to(self.device))
 
     def classifier(self) -> Classifier:
         """A copy for export: on the CPU, in evaluation mode, with the normalization figures inside."""
@@ -234,7 +234,7 @@ class Training:
 
     def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         network = self._network if len(images) > 1 else self._on_one_image
-        with self._arithmetic.autocast():
+        with self._compute.autocast():
             logits = network(images).float()
         smoothing = self.spec.hyperparameters.label_smoothing
         return functional.cross_entropy(logits, targets, label_smoothing=smoothing), logits.detach()
@@ -269,23 +269,23 @@ class Training:
         return norm
 
     @torch.no_grad()
-    def _evaluate(self, pixels: Pixels, labels: Tensor) -> tuple[float, float]:
+    def _evaluate(self, images: DeviceImages, labels: Tensor) -> tuple[float, float]:
         self.model.eval()
-        size = max(16, EVALUATED_PIXELS[self.device.type] // pixels.values_per_image)
+        size = max(16, EVALUATED_PIXELS[self.device.type] // images.values_per_image)
         losses, hits = [], []
-        for start in range(0, len(pixels), size):
+        for start in range(0, len(images), size):
             self._leave_if_asked()
-            with self._arithmetic.autocast():
-                logits = self._network(pixels.inputs_between(start, start + size)).float()
+            with self._compute.autocast():
+                logits = self._network(images.inputs_between(start, start + size)).float()
             batch = labels[start : start + size]
             losses.append(functional.cross_entropy(logits, batch, reduction="sum"))
             hits.append((logits.argmax(1) == batch).sum())
         loss, hit = torch.stack((torch.stack(losses).sum().double(), torch.stack(hits).sum().double())).tolist()
-        return loss / len(pixels), hit / len(pixels)
+        return loss / len(images), hit / len(images)
 
     def _leave_if_asked(self) -> None:
         if self._interrupted():
-            raise Interrupted
+            raise EpochInterruptedError
 
     def _judge(self, value: float, finite: bool) -> None:
         self.diverged = self.diverged or not finite
@@ -293,13 +293,13 @@ class Training:
         if finite and (self.best_value is None or sign * value > sign * self.best_value):
             self.best_value, self.best_epoch = value, self.epoch
 
-    def _pixels(self, images: Tensor, reused: bool) -> Pixels:
-        return Pixels(images, self._mean, self._std, self.device, reused=reused)
+    def _on_device(self, images: Tensor, reused: bool) -> DeviceImages:
+        return DeviceImages(images, self._mean, self._std, self.device, reused=reused)
 
-    def _sample_of(self, images: Tensor, count: int) -> tuple[Pixels, Tensor]:
+    def _sample_of(self, images: Tensor, count: int) -> tuple[DeviceImages, Tensor]:
         chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.spec.split_seed))
         chosen = chosen[: max(CLEAN_IMAGES, count)].sort().values
-        return self._pixels(images[chosen], reused=True), self._labels[chosen.to(self.device)]
+        return self._on_device(images[chosen], reused=True), self._labels[chosen.to(self.device)]
 
 
 def _figures(spec: TrialSpec, data: Splits) -> tuple[Tensor, Tensor]:

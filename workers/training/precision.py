@@ -1,4 +1,4 @@
-"""Arithmetic: how a trial's numbers are computed and drawn on its device.
+"""ComputeMode: how a trial's numbers are computed and drawn on its device.
 
 Owns precision, exactness, determinism and torch's global generators. All of them are switches of the process:
 they are set for a block and put back after it, so that another trial of the process meets none of them. It must
@@ -19,7 +19,7 @@ from search_spaces.experiment import Execution
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Arithmetic:
+class ComputeMode:
     """That of one trial on one device. `precision` is float32 on a CPU, whatever is asked for."""
 
     def __init__(self, execution: Execution, device: torch.device) -> None:

@@ -96,7 +96,7 @@ class Slot(tune.Trainable):
         return self._asked()
 
     def _step(self) -> dict[str, Any]:
-        from workers.training.loop import Interrupted
+        from workers.training.loop import EpochInterruptedError
 
         try:
             if self._training is None:
@@ -107,8 +107,8 @@ class Slot(tune.Trainable):
             self._next_sign = time.monotonic() + SIGN_S
             metrics = training.run_epoch()
             if self._asked.at_once():  # nobody may hear of this epoch: what is saved stays as it was told
-                raise Interrupted
-        except Interrupted:
+                raise EpochInterruptedError
+        except EpochInterruptedError:
             log.info("epoch %d left before its end, as asked", self._known + 1)
             self._training = None
             self._asked = _Asked(self._folder / STOP)
@@ -128,16 +128,16 @@ class Slot(tune.Trainable):
     def _begin(self) -> Training:
         """The training where the newest usable checkpoint left it; what its last step told is then in `_told`.
 
-        Raises Interrupted where a stop was asked for while the data were loaded, which may take minutes.
+        Raises EpochInterruptedError where a stop was asked for while the data were loaded, which may take minutes.
         """
-        from workers.training.loop import Interrupted
+        from workers.training.loop import EpochInterruptedError
 
         spec = self._spec()
         self._torch.set_num_threads(spec.cpus)
         on = device.of(spec)
         splits = self._splits(spec)
         if self._asked():
-            raise Interrupted
+            raise EpochInterruptedError
         training, source = self._resumed(spec, splits, on)
         threads = "1 thread" if spec.cpus == 1 else f"{spec.cpus} threads"
         where = f"goes on after epoch {training.epoch} of {source}" if source else "begins"

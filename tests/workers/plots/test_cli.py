@@ -47,7 +47,7 @@ def test_an_augmentation_is_shown_at_its_strongest() -> None:
 
 def test_what_an_experiment_shows(tmp_path: Path) -> None:
     spec = experiment(augmentation=AUGMENTATIONS)
-    drawn = cli.of_experiment(spec, lambda: load(spec.dataset, 0, tmp_path, tmp_path / "cache"), tmp_path)
+    drawn = cli.plot_experiment(spec, lambda: load(spec.dataset, 0, tmp_path, tmp_path / "cache"), tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in drawn] == [
         "schedulers.png",
         "schedulers.html",
@@ -63,20 +63,20 @@ def test_without_augmentation_no_data_are_read(tmp_path: Path) -> None:
     def splits() -> Any:
         raise AssertionError("nothing asks for images")
 
-    assert len(cli.of_experiment(experiment(), splits, tmp_path)) == 4
+    assert len(cli.plot_experiment(experiment(), splits, tmp_path)) == 4
 
 
 def test_optimizers_are_raced_once_each_and_without_their_decay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raced: list[Any] = []
-    monkeypatch.setattr(cli.content, "optimizers", lambda out, specs: raced.extend(specs) or [])
+    plotted: list[Any] = []
+    monkeypatch.setattr(cli.content, "optimizers", lambda out, specs: plotted.extend(specs) or [])
     sgd = {"kind": "sgd", "lr": {"loguniform": [0.1, 1.0]}, "weight_decay": {"choice": [0.0, 0.5]}}
-    cli.raced(experiment(optimizer={"choice": [sgd, "adam"]}), tmp_path)
-    assert [name for name, _ in raced] == ["sgd", "adam"]
-    assert all(spec.weight_decay == 0 for _, spec in raced)
-    assert raced[0][1].lr < 0.01, "a rate that suits the function"
-    assert (type(raced[0][1]), type(raced[1][1])) == (SGD, Adam)
+    cli.plot_optimizers(experiment(optimizer={"choice": [sgd, "adam"]}), tmp_path)
+    assert [name for name, _ in plotted] == ["sgd", "adam"]
+    assert all(spec.weight_decay == 0 for _, spec in plotted)
+    assert plotted[0][1].lr < 0.01, "a rate that suits the function"
+    assert (type(plotted[0][1]), type(plotted[1][1])) == (SGD, Adam)
 
 
 @pytest.mark.parametrize("name", presets.names())

@@ -66,9 +66,9 @@ def test_a_path_follows_the_formula() -> None:
 
 def test_the_optimizers_that_are_drawn_all_descend(tmp_path: Path) -> None:
     start = content.rosenbrock(*content.START)
-    for name, spec in content.RACERS:
+    for name, spec in content.CLASSIC_OPTIMIZERS:
         assert content.rosenbrock(*content.descent(spec, 300)[-1]) < start / 5, name
-    check(content.optimizers(tmp_path, steps=10, specs=content.RACERS[:2]))
+    check(content.optimizers(tmp_path, steps=10, specs=content.CLASSIC_OPTIMIZERS[:2]))
 
 
 #: Which of 4 images (to the right), 6 channels (to the back) and 5 pixels (downwards) share one mean and deviation.

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from search_spaces.protocol import METRICS, SIGNALS
 from workers.training import device_images
-from workers.training.device_images import Pixels
-from workers.training.loop import Interrupted, Training
+from workers.training.device_images import DeviceImages
+from workers.training.loop import EpochInterruptedError, Training
 
 CLASSES = 4
 
@@ -325,9 +325,9 @@ def test_label_smoothing_counts_in_training_and_not_in_validation() -> None:
 def test_pixels_are_the_same_ready_or_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     data, cpu = splits(channels=3), torch.device("cpu")
     mean, std = data.mean.reshape(1, -1, 1, 1), data.std.reshape(1, -1, 1, 1)
-    ready = Pixels(data.train_images, mean, std, cpu)
+    ready = DeviceImages(data.train_images, mean, std, cpu)
     monkeypatch.setattr(device_images, "READY_BYTES", 0)
-    lazy = Pixels(data.train_images, mean, std, cpu)
+    lazy = DeviceImages(data.train_images, mean, std, cpu)
     chosen = torch.tensor([3, 1, 7])
     for one in (ready, lazy):
         assert one.inputs(chosen).is_contiguous(memory_format=torch.channels_last)
@@ -340,11 +340,11 @@ def test_an_epochs_order_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> N
     """Where the images are not on the device each asking waits for it."""
     asked: list[int] = []
 
-    def order(self: Pixels, indices: Tensor) -> Tensor:
+    def order(self: DeviceImages, indices: Tensor) -> Tensor:
         asked.append(len(indices))
         return indices.cpu()
 
-    monkeypatch.setattr(Pixels, "order", order)
+    monkeypatch.setattr(DeviceImages, "order", order)
     Training(trial(), splits(train=150)).run_epoch()
     assert asked == [150]
 
@@ -362,7 +362,7 @@ def test_an_epoch_is_left_between_two_batches(asked_at: int) -> None:
     torch.manual_seed(0)
     drawn = torch.get_rng_state()
     training = Training(trial(label_smoothing=0.1), splits(), interrupted=interrupted)
-    with pytest.raises(Interrupted):
+    with pytest.raises(EpochInterruptedError):
         training.run_epoch()
     assert (looks, training.epoch) == (asked_at, 0)
     assert torch.equal(torch.get_rng_state(), drawn)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from search_spaces.experiment import Execution
-from workers.training.precision import Arithmetic
+from workers.training.precision import ComputeMode
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
@@ -56,13 +56,13 @@ def before(request: pytest.FixtureRequest) -> Iterator[dict[str, bool]]:
 def test_precision_on_a_gpu_is_what_is_asked_for_and_autos_is_what_the_device_computes(
     asked: str, native: bool
 ) -> None:
-    arithmetic = Arithmetic(Execution(precision=asked), CUDA)
+    compute = ComputeMode(Execution(precision=asked), CUDA)
     wanted = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(
         asked, torch.bfloat16 if native else torch.float16
     )
-    assert arithmetic.precision == wanted
-    assert arithmetic.scaler().is_enabled() == (wanted == torch.float16)
-    with arithmetic.autocast():
+    assert compute.precision == wanted
+    assert compute.scaler().is_enabled() == (wanted == torch.float16)
+    with compute.autocast():
         assert torch.is_autocast_enabled("cuda") == (wanted != torch.float32)
         if wanted != torch.float32:
             assert torch.get_autocast_dtype("cuda") == wanted
@@ -71,19 +71,19 @@ def test_precision_on_a_gpu_is_what_is_asked_for_and_autos_is_what_the_device_co
 
 @pytest.mark.parametrize("asked", ["auto", "float32", "bfloat16", "float16"])
 def test_a_cpu_is_exact_and_its_switches_are_left_alone(asked: str) -> None:
-    arithmetic = Arithmetic(Execution(precision=asked, deterministic=True), CPU)
-    assert arithmetic.precision == torch.float32
-    assert not arithmetic.scaler().is_enabled()
+    compute = ComputeMode(Execution(precision=asked, deterministic=True), CPU)
+    assert compute.precision == torch.float32
+    assert not compute.scaler().is_enabled()
     before = switches()
-    with arithmetic.algorithms(), arithmetic.autocast():
+    with compute.algorithms(), compute.autocast():
         assert switches() == before
         assert not torch.is_autocast_enabled("cpu")
 
 
-def interrupted(arithmetic: Arithmetic) -> dict[str, bool]:
+def interrupted(compute: ComputeMode) -> dict[str, bool]:
     """The switches within a block that ends by an exception."""
     found: dict[str, bool] = {}
-    with contextlib.suppress(KeyError), arithmetic.algorithms():
+    with contextlib.suppress(KeyError), compute.algorithms():
         found |= switches()
         raise KeyError
     return found
@@ -97,7 +97,7 @@ def test_algorithms_are_those_asked_for_and_put_back_whatever_happens(
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
     monkeypatch.setattr(os, "environ", environment)
-    within = interrupted(Arithmetic(Execution(precision=precision, deterministic=deterministic), CUDA))
+    within = interrupted(ComputeMode(Execution(precision=precision, deterministic=deterministic), CUDA))
     exact = dict.fromkeys(("tf32 convolutions", "tf32 products"), False) if precision == "float32" else {}
     assert within == before | {"deterministic": deterministic, "tried": not deterministic} | exact
     assert switches() == before
@@ -105,10 +105,10 @@ def test_algorithms_are_those_asked_for_and_put_back_whatever_happens(
 
 
 def test_seeds_decide_what_is_drawn_and_leave_no_trace() -> None:
-    arithmetic = Arithmetic(Execution(), CPU)
+    compute = ComputeMode(Execution(), CPU)
 
     def drawn(seed: int) -> float:
-        with arithmetic.seeded(seed):
+        with compute.seeded(seed):
             return float(torch.rand(()))
 
     before = torch.get_rng_state()
@@ -123,6 +123,6 @@ def test_float32_convolutions_are_exact_on_a_gpu() -> None:
     generator = torch.Generator().manual_seed(0)
     images, weights = torch.randn(8, 64, 16, 16, generator=generator), torch.randn(64, 64, 3, 3, generator=generator)
     exact = torch.conv2d(images.double(), weights.double())
-    with Arithmetic(Execution(precision="float32"), CUDA).algorithms():
+    with ComputeMode(Execution(precision="float32"), CUDA).algorithms():
         found = torch.conv2d(images.cuda(), weights.cuda()).cpu().double()
     assert float((found - exact).abs().max() / exact.abs().max()) < 1e-5

@@ -25,7 +25,7 @@ from search_spaces.spec import kinds
 from workers.data.splits import Splits
 from workers.training import device_images, loop
 from workers.training.loop import Training
-from workers.training.precision import Arithmetic
+from workers.training.precision import ComputeMode
 
 CUDA = "cuda:0"
 IMAGES, BATCH, BATCHES = 150, 32, 5
@@ -108,14 +108,14 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return training_optimizer(spec, model)
 
     @contextmanager
-    def no_generator(self: Arithmetic, seed: int) -> Iterator[None]:
+    def no_generator(self: ComputeMode, seed: int) -> Iterator[None]:
         yield
 
     weights: list[list[nn.Parameter]] = []
     training_optimizer = loop.build_optimizer
     monkeypatch.setattr(loop, "build_model", built_there)
     monkeypatch.setattr(loop, "build_optimizer", build_optimizer)
-    monkeypatch.setattr(Arithmetic, "seeded", no_generator)
+    monkeypatch.setattr(ComputeMode, "seeded", no_generator)
     for name, figure in {
         "memory_allocated": 0,
         "get_per_process_memory_fraction": 1.0,
@@ -211,7 +211,7 @@ def test_images_move_to_the_gpu_if_a_quarter_of_the_trials_own_share_holds_them(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 80 * 10**9))
     images = torch.empty((12 * 10**9 // (3 * 64 * 64), 3, 64, 64), dtype=torch.uint8)
     figures = torch.zeros(1, 3, 1, 1)
-    found = device_images.Pixels(images, figures, figures, torch.device(CUDA))
+    found = device_images.DeviceImages(images, figures, figures, torch.device(CUDA))
     assert (found._raw.device.type == "cuda") == resident
 
 
@@ -222,7 +222,7 @@ def test_normalized_copies_count_too(free_bytes: int, ready: bool, monkeypatch: 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 80 * 10**9))
     images = torch.empty((10_000, 3, 32, 32), dtype=torch.uint8)
     figures = torch.zeros(1, 3, 1, 1, device=CUDA)
-    found = device_images.Pixels(images, figures, figures, torch.device(CUDA))
+    found = device_images.DeviceImages(images, figures, figures, torch.device(CUDA))
     assert found._raw.device.type == "cuda"
     assert (found._ready is not None) == ready
 
