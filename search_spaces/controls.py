@@ -12,7 +12,7 @@ from pydantic import Field
 
 from search_spaces.domains import Integer, Number
 from search_spaces.experiment import Budget, ExperimentSpec, MaxRestarts, Priority
-from search_spaces.searchers import NumSamples
+from search_spaces.searchers.base import NumSamples
 from search_spaces.spec import Spec
 
 

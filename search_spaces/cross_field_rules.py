@@ -15,8 +15,9 @@ from pydantic_core import PydanticCustomError
 from search_spaces.domains import Choice, Interval
 from search_spaces.models import NEVER_DETERMINISTIC, TorchvisionModel
 from search_spaces.normalization import Batch
-from search_spaces.sampling import count_combinations, domains, possible, without_indices
-from search_spaces.searchers import MAX_TRIALS, Grid
+from search_spaces.sampling import count_combinations, domains, possible_values, without_indices
+from search_spaces.searchers.base import MAX_TRIALS
+from search_spaces.searchers.grid import Grid
 
 if TYPE_CHECKING:
     from search_spaces.experiment import ExperimentSpec, SearchSpace
@@ -43,14 +44,14 @@ def warnings(spec: ExperimentSpec) -> list[str]:
     """One sentence for each doubt, naming the field."""
     found = []
     augmentation = spec.search_space.augmentation
-    flips = [value for _, value in possible(augmentation, "horizontal_flip")]
+    flips = [value for _, value in possible_values(augmentation, "horizontal_flip")]
     if not spec.dataset.mirror_safe and max(flips) > 0:
         declarable = "mirror_safe" in type(spec.dataset).model_fields
         found.append(
             f"search_space.augmentation.horizontal_flip: mirrored {spec.dataset.name} change their label; leave it at 0"
             + (", or declare dataset.mirror_safe: true if yours keep theirs" if declarable else "")
         )
-    turns, most = [value for _, value in possible(augmentation, "rotation")], spec.dataset.safe_rotation
+    turns, most = [value for _, value in possible_values(augmentation, "rotation")], spec.dataset.safe_rotation
     if max(turns) > most:
         found.append(
             f"search_space.augmentation.rotation: {spec.dataset.name} turned by up to {max(turns):g} degrees "
@@ -60,7 +61,7 @@ def warnings(spec: ExperimentSpec) -> list[str]:
         epochs = getattr(scheduler, "epochs", None)
         if not isinstance(epochs, int | float):
             continue  # it follows max_t, or is searched
-        for warmup in sorted({value for _, value in possible(scheduler, "warmup_epochs")}):
+        for warmup in sorted({value for _, value in possible_values(scheduler, "warmup_epochs")}):
             if not math.isclose(epochs + warmup, spec.asha.max_t):
                 found.append(
                     f"search_space.{path}.epochs: {scheduler.kind} ends after {warmup:g} epochs of warmup and "
@@ -72,7 +73,7 @@ def warnings(spec: ExperimentSpec) -> list[str]:
 
 
 def _check_warmup(spec: ExperimentSpec) -> None:
-    for path, value in possible(spec.search_space.scheduler, "warmup_epochs", "scheduler"):
+    for path, value in possible_values(spec.search_space.scheduler, "warmup_epochs", "scheduler"):
         if value >= spec.asha.max_t:
             raise PydanticCustomError(
                 "warmup_length",
@@ -96,7 +97,7 @@ def _check_own_normalization(space: SearchSpace) -> None:
 
 def _check_groups(space: SearchSpace) -> None:
     """Group normalization needs every width it may meet to be a multiple of its groups."""
-    groups = {int(value) for _, value in possible(space.normalization, "groups", "normalization")}
+    groups = {int(value) for _, value in possible_values(space.normalization, "groups", "normalization")}
     widths, hidden = (_of_model(space, field) for field in ("width", "hidden"))
     common = _common_multiple(groups, most=max((*widths, *hidden), default=0))
     for width, path in widths.items():
@@ -126,7 +127,7 @@ def _check_deterministic(spec: ExperimentSpec) -> None:
     if not spec.execution.deterministic or spec.resources.gpus_per_trial == 0:
         return
     for path, model in _alternatives(spec.search_space.model, "model"):
-        for where, name in possible(model, "name", path) if isinstance(model, TorchvisionModel) else ():
+        for where, name in possible_values(model, "name", path) if isinstance(model, TorchvisionModel) else ():
             if str(name).startswith(NEVER_DETERMINISTIC):
                 raise PydanticCustomError(
                     "deterministic_model",
@@ -165,7 +166,7 @@ def _alternatives(node: Any, path: str) -> list[tuple[str, Any]]:
 def _of_model(space: SearchSpace, field: str) -> dict[int, str]:
     """Value -> a path, of all that a field of our own models may become; a plugin's arguments are its own."""
     found: dict[int, str] = {}
-    for path, value in possible(space.model, field, "model"):
+    for path, value in possible_values(space.model, field, "model"):
         if without_indices(path) == f"model.{field}":
             found.setdefault(int(value), path)
     return found

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from search_spaces.domains import Integer, Number
-from search_spaces.spec import Named, Spec
+from search_spaces.spec import NameShorthand, Spec
 
 
 class DatasetSpec(Spec):
@@ -117,5 +117,5 @@ class ImageFolder(DatasetSpec):
 Dataset = Annotated[
     Digits | MNIST | FashionMNIST | CIFAR10 | CIFAR100 | ImageFolder,
     Field(discriminator="name"),
-    Named("name"),
+    NameShorthand("name"),
 ]

@@ -189,7 +189,7 @@ def candidates(domain: Interval) -> Iterator[float]:
     if step is None:
         raise ValueError(f"a grid needs a finite domain, got {domain.keyword}: {list(domain.bounds)}")
     for index in range(count(domain)):
-        yield stepped(domain, domain.low + index * step)
+        yield quantize(domain, domain.low + index * step)
 
 
 def count(domain: Interval) -> int:
@@ -199,7 +199,7 @@ def count(domain: Interval) -> int:
     return round((domain.high - domain.low) / domain.step) + 1
 
 
-def stepped(domain: Interval, value: float) -> float:
+def quantize(domain: Interval, value: float) -> float:
     """`value` as an int for integer domains, and free of binary noise (0.30000000000000004) for quantised ones."""
     if domain.integer:
         return round(value)
@@ -211,12 +211,12 @@ def stepped(domain: Interval, value: float) -> float:
     return round(value, 9 - math.floor(math.log10(domain.step)))
 
 
-def ends(value: Any) -> tuple[float, float]:
+def bounds_of(value: Any) -> tuple[float, float]:
     """The least and the greatest number that a value or a domain of numbers may become."""
     if isinstance(value, Interval):
         return value.low, value.high
     if isinstance(value, Choice):
-        each = [ends(item) for item in value.choice]
+        each = [bounds_of(item) for item in value.choice]
         return min(low for low, _ in each), max(high for _, high in each)
     return value, value
 

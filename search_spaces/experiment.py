@@ -22,20 +22,22 @@ from search_spaces.asha import AshaSpec
 from search_spaces.augmentation import Augmentation, AugmentationSpec
 from search_spaces.datasets import Dataset, Digits
 from search_spaces.domains import Integer, Number, Searchable
+from search_spaces.early_stopping import EarlyStopping
+from search_spaces.early_stopping.asha import Asha
 from search_spaces.models import CNN, Model
 from search_spaces.normalization import Batch, Normalization
 from search_spaces.optimizers import Adam, Optimizer
 from search_spaces.sampling import (
     NOT_APPLICABLE,
     Sample,
-    count_combinations,
     draw_from,
     flatten,
     parameter_names,
     resolve,
 )
 from search_spaces.schedulers import Plateau, Scheduler
-from search_spaces.searchers import TPE, Grid, Searcher
+from search_spaces.searchers import Searcher
+from search_spaces.searchers.tpe import TPE
 from search_spaces.spec import GIVEN, Spec
 
 Priority = Annotated[
@@ -44,14 +46,16 @@ Priority = Annotated[
 MaxRestarts = Annotated[
     Integer, Field(ge=0, le=100, description="times that a trial is tried again after a failure that may pass")
 ]
+#: Longest name of an experiment or a project.
+MAX_NAME_LENGTH = 128
 BatchSize = Literal[16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"
 Name = Annotated[
     str,
-    Field(min_length=1, max_length=128, pattern=NAME),
+    Field(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NAME),
     # Of what a person may write: it is trimmed first.
-    WithJsonSchema({"type": "string", "pattern": r"^\s*[A-Za-z0-9][A-Za-z0-9 ._-]{0,127}\s*$"}),
+    WithJsonSchema({"type": "string", "pattern": rf"^\s*[A-Za-z0-9][A-Za-z0-9 ._-]{{0,{MAX_NAME_LENGTH - 1}}}\s*$"}),
 ]
 DATASETS: TypeAdapter[Dataset] = TypeAdapter(Dataset)
 DURATION = r"^(\d+(?:\.\d+)?)\s*([smhd])$"
@@ -114,6 +118,19 @@ class Objective(Spec):
     def _mode_of_metric(cls, data: Any) -> Any:
         metric = data.get("metric") if isinstance(data, dict) and "mode" not in data else None
         return data | {"mode": cls.MODES[metric]} if isinstance(metric, str) and metric in cls.MODES else data
+
+    @property
+    def sign(self) -> int:
+        """1 where larger values are better, -1 where smaller ones are."""
+        return 1 if self.mode == "max" else -1
+
+    def is_better(self, value: float, other: float) -> bool:
+        """Whether `value` is strictly better than `other`; False where either is NaN."""
+        return self.sign * value > self.sign * other
+
+    def reached(self, value: float, goal: float) -> bool:
+        """Whether `value` is at least as good as `goal`."""
+        return self.sign * value >= self.sign * goal
 
     @model_validator(mode="after")
     def _mode_fits(self) -> Objective:
@@ -258,12 +275,18 @@ class ExperimentSpec(Spec):
         return self
 
     @property
+    def max_epochs(self) -> int:
+        """Epochs of a trial that is not stopped early."""
+        return self.asha.max_t
+
+    @property
+    def early_stopping(self) -> EarlyStopping:
+        return Asha(grace_period=self.asha.grace_period, reduction_factor=self.asha.reduction_factor)
+
+    @property
     def num_samples(self) -> int:
-        """Number of trials. Counts the combinations where a grid does not limit them."""
-        if not isinstance(self.searcher, Grid):
-            return self.searcher.num_samples
-        every = count_combinations(self.search_space)
-        return min(self.searcher.num_samples or every, every)
+        """Number of trials."""
+        return self.searcher.trial_count(self.search_space)
 
     def bind(self, sample: Sample, number: int = 0) -> TrialSpec:
         """The spec of trial `number` (from 0) with the values of `sample`. Raises ValueError for a bad sample."""

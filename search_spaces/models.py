@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from search_spaces.domains import Integer, Number, Searchable
-from search_spaces.spec import ByName, Discriminated, Spec
+from search_spaces.spec import Discriminated, KindShorthand, Spec
 
 Width = Searchable[Annotated[Integer, Field(ge=1, le=1024)]]
 Dropout = Searchable[Annotated[Number, Field(ge=0, lt=1)]]
@@ -177,4 +177,4 @@ class PluginModel(Spec):
         return self
 
 
-Model = Annotated[CNN | ResNet | VGG | TorchvisionModel | PluginModel, Discriminated, ByName]
+Model = Annotated[CNN | ResNet | VGG | TorchvisionModel | PluginModel, Discriminated, KindShorthand]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from search_spaces.domains import Integer, Number, Searchable
-from search_spaces.spec import ByName, Discriminated, Spec
+from search_spaces.spec import Discriminated, KindShorthand, Spec
 
 
 class NormalizationSpec(Spec):
@@ -53,4 +53,4 @@ class NoNormalization(NormalizationSpec):
     kind: Literal["none"] = "none"
 
 
-Normalization = Annotated[Batch | Layer | Instance | Group | NoNormalization, Discriminated, ByName]
+Normalization = Annotated[Batch | Layer | Instance | Group | NoNormalization, Discriminated, KindShorthand]

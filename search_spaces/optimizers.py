@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from search_spaces.domains import Number, Searchable
-from search_spaces.spec import ByName, Discriminated, Spec
+from search_spaces.spec import Discriminated, KindShorthand, Spec
 
 Rate = Searchable[Annotated[Number, Field(gt=0, le=100)]]
 Fraction = Searchable[Annotated[Number, Field(ge=0, lt=1)]]
@@ -203,5 +203,5 @@ class Rprop(OptimizerSpec):
 Optimizer = Annotated[
     SGD | RMSProp | Adam | AdamW | NAdam | RAdam | Adamax | Adagrad | Adadelta | Adafactor | ASGD | Rprop,
     Discriminated,
-    ByName,
+    KindShorthand,
 ]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.parsing import read
-from search_spaces.problems import Problem, SpecError, unknown, validate
+from search_spaces.problems import Problem, SpecError, unknown
+from search_spaces.validation import validate
 
 FOLDER = Path(__file__).with_name("presets")
 

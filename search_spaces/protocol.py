@@ -1,11 +1,12 @@
 """Protocol: the vocabulary that the service and the driver share, and the messages between them.
 
 The driver posts a `Heartbeat` to `/api/v1/attempts/{attempt_id}/heartbeat` every few seconds and whenever
-a trial ends; the answer is its `Orders`. It lies here because neither side may import the other.
+a trial ends; the service answers with `Directives`. It is here because neither side may import the other.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -13,6 +14,18 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from search_spaces.controls import Controls
+
+#: The path under which the service answers.
+API_PREFIX = "/api/v1"
+
+#: What the operating system reports when a disk or a quota is full.
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def attempt_id(experiment_id: str, attempt: int) -> str:
+    """The id of an attempt (from 1), which is also the id of its Ray job."""
+    return f"exp-{experiment_id}-a{attempt}"
+
 
 #: Logged at every epoch, with the epoch (from 1) as the step.
 METRICS = (
@@ -29,7 +42,7 @@ METRICS = (
 
 
 #: Logged beside them, for diagnosis; `clean_train_accuracy` where mixup or smoothing distort the other.
-SIGNALS = ("clean_train_accuracy", "loss_gap", "weight_norm", "update_ratio", "nonfinite_steps")
+DIAGNOSTICS = ("clean_train_accuracy", "loss_gap", "weight_norm", "update_ratio", "nonfinite_steps")
 
 
 class TrialState(StrEnum):
@@ -44,13 +57,36 @@ class TrialState(StrEnum):
 
 
 #: States that a trial never leaves.
-ENDED = frozenset(
+ENDED_TRIAL_STATES = frozenset(
     {TrialState.COMPLETED, TrialState.EARLY_STOPPED, TrialState.DIVERGED, TrialState.ERROR, TrialState.CANCELED}
 )
 
 
+#: States of trials that ended with a result. A continuation imports exactly these trials.
+IMPORTED_STATES = frozenset({TrialState.COMPLETED, TrialState.EARLY_STOPPED, TrialState.DIVERGED})
+
+
+class Tag(StrEnum):
+    """The tags that Rung sets on MLflow runs and registered models."""
+
+    EXPERIMENT_ID = "rung.experiment_id"
+    ROLE = "rung.role"
+    LABELS = "rung.labels"
+    STATE = "rung.state"
+    REASON = "rung.reason"
+    BEST_TRIAL = "rung.best_trial"
+    BEST_RUN_ID = "rung.best_run_id"
+    MODEL = "rung.model"
+    TRIAL_ID = "rung.trial_id"
+    TRIAL_STATE = "rung.trial_state"
+    STOP_REASON = "rung.stop_reason"
+    CONTINUED_FROM = "rung.continued_from"
+    ERROR_KIND = "rung.error_kind"
+    RESTARTS = "rung.restarts"
+
+
 class RunStatus(StrEnum):
-    """How a run of MLflow's has ended."""
+    """How an MLflow run has ended."""
 
     FINISHED = "FINISHED"
     FAILED = "FAILED"
@@ -58,12 +94,19 @@ class RunStatus(StrEnum):
 
 
 #: Of a trial's run, by the state in which the trial ended.
-RUN_STATUS = {
+TRIAL_RUN_STATUS = {
     TrialState.COMPLETED: RunStatus.FINISHED,
     TrialState.EARLY_STOPPED: RunStatus.FINISHED,
     TrialState.DIVERGED: RunStatus.FINISHED,
     TrialState.ERROR: RunStatus.FAILED,
     TrialState.CANCELED: RunStatus.KILLED,
+}
+
+#: Of an experiment's parent run, by the final phase of its driver.
+PARENT_RUN_STATUS = {
+    "completed": RunStatus.FINISHED,
+    "canceled": RunStatus.KILLED,
+    "failed": RunStatus.FAILED,
 }
 
 
@@ -86,17 +129,17 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
 
 
-def storable(text: str) -> str:
+def sanitize_text(text: str) -> str:
     """A text without what a database or JSON cannot hold: NUL, and halves of surrogate pairs."""
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
-def _storable_if_text(value: Any) -> Any:
-    return storable(value) if isinstance(value, str) else value
+def _sanitize_if_text(value: Any) -> Any:
+    return sanitize_text(value) if isinstance(value, str) else value
 
 
 #: What a library or a person's code said, which may be anything.
-Text = Annotated[str, BeforeValidator(_storable_if_text)]
+Text = Annotated[str, BeforeValidator(_sanitize_if_text)]
 
 
 def _finite(value: float | None) -> float | None:
@@ -104,7 +147,7 @@ def _finite(value: float | None) -> float | None:
 
 
 #: What a network came to; None where that is not finite, for which JSON has no number.
-Figure = Annotated[float | None, AfterValidator(_finite)]
+FiniteOrNone = Annotated[float | None, AfterValidator(_finite)]
 
 
 def _known(said: Any) -> Any:
@@ -115,7 +158,7 @@ def _known(said: Any) -> Any:
 KnownControls = Annotated[Controls, BeforeValidator(_known)]
 
 
-class TrialLine(Message):
+class TrialUpdate(Message):
     """The last known line of one trial. `trial` counts from 0 in an experiment; times are Unix seconds."""
 
     trial: int
@@ -144,7 +187,7 @@ class Winner(Message):
     trial: int
     value: float = Field(description="best value of the objective")
     test_accuracy: float
-    test_loss: Figure
+    test_loss: FiniteOrNone
     model_uri: Text | None = Field(None, description="MLflow address of the registered model")
 
 
@@ -154,14 +197,14 @@ class Heartbeat(Message):
     phase: Literal["starting", "searching", "finalizing", "completed", "canceled", "paused", "failed"]
     reason: Text = ""
     blocked: bool = Field(False, description="with phase paused: another attempt is of no use before a person acts")
-    trials: list[TrialLine] = Field(default_factory=list)
+    trials: list[TrialUpdate] = Field(default_factory=list)
     mlflow_experiment_id: Text | None = None
     mlflow_run_id: Text | None = Field(None, description="the parent run")
     winner: Winner | None = None
     controls: KnownControls | None = Field(None, description="with phase completed: those under which the search ended")
 
 
-class Orders(Message):
+class Directives(Message):
     """What the service wants. An attempt that is no longer the current one is answered 409: stop, write nothing."""
 
     slots: int = Field(description="trials that may run at once now")
@@ -170,17 +213,8 @@ class Orders(Message):
     controls: KnownControls | None = Field(None, description="as they are now; None: unchanged")
 
 
-class Launch(Message):
-    """What a driver is told at its start: `launch-a<attempt>.json` (mode 0600) in the experiment's storage folder.
-
-    The folder, of which the service reads logs and sizes, and all else is the driver's:
-
-        spec.json  launch-a<N>.json  journal.jsonl  journal.copy.jsonl  tracking.json  model/  pictures/
-        logs/driver-a<N>.log                  what each attempt's driver said
-        trials/<5 digits>/spec.json           what a trial runs
-        trials/<5 digits>/trial.log           what it said
-        trials/<5 digits>/{last,previous,best}.pt
-    """
+class LaunchConfig(Message):
+    """What a driver reads at its start: `layout.ExperimentFolder.launch_config`, readable by its owner only."""
 
     experiment_id: str
     attempt: int

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from search_spaces.domains import Choice, Domain, Interval, candidates, count, stepped
+from search_spaces.domains import Choice, Domain, Interval, candidates, count, quantize
 from search_spaces.spec import Spec
 
 Sample = Mapping[str, float]
@@ -28,7 +28,7 @@ def resolve(node: Any, draw: Draw, path: str = "") -> Any:
             raise ValueError(f"{path}: index below {len(node.choice)} required, got {index}")
         return resolve(node.choice[index], draw, f"{path}[{index}]")
     if isinstance(node, Interval):
-        value = stepped(node, draw(path, node))
+        value = quantize(node, draw(path, node))
         if not node.low <= value <= node.high:
             raise ValueError(f"{path}: {node.low} <= value <= {node.high} required, got {value}")
         return value
@@ -67,7 +67,7 @@ def combinations(node: Any) -> Iterator[dict[str, float]]:
     yield from _walk(node, _options)
 
 
-def corners(node: Any) -> Iterator[dict[str, float]]:
+def extreme_samples(node: Any) -> Iterator[dict[str, float]]:
     """Samples of every alternative, with each interval at its low and at its high end. Ordered as `combinations`."""
     yield from _walk(node, _ends)
 
@@ -138,7 +138,7 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, node
 
 
-def possible(node: Any, field: str, root: str = "") -> Iterator[tuple[str, float]]:
+def possible_values(node: Any, field: str, root: str = "") -> Iterator[tuple[str, float]]:
     """Path and value of all that fields named `field` may become: the steps of a stepped domain, the ends of others.
 
     `root` is the path of `node`. Arguments of a plugin are found like any field: give the part that is meant.

@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from search_spaces.domains import Integer, Number, Searchable, ends
-from search_spaces.spec import ByName, Discriminated, Spec
+from search_spaces.domains import Integer, Number, Searchable, bounds_of
+from search_spaces.spec import Discriminated, KindShorthand, Spec
 
 SHORTEST_PHASE = 1e-6  # steps of a one_cycle's rise, which must not be none
 
@@ -131,7 +131,7 @@ class MultiStep(SchedulerSpec):
 
     @model_validator(mode="after")
     def _ascending(self) -> MultiStep:
-        reach = [ends(milestone) for milestone in self.milestones]
+        reach = [bounds_of(milestone) for milestone in self.milestones]
         if any(before[1] >= after[0] for before, after in pairwise(reach)):
             raise PydanticCustomError(
                 "milestones",
@@ -271,5 +271,5 @@ def _half_cosine(phase: float, floor: float) -> float:
 Scheduler = Annotated[
     Constant | Plateau | Step | MultiStep | Exponential | Polynomial | Cosine | WarmRestarts | Triangular | OneCycle,
     Discriminated,
-    ByName,
+    KindShorthand,
 ]

@@ -6,7 +6,9 @@ family is declared, listed and abbreviated. It must not know any family by name.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Union, get_args, get_origin
+import importlib
+import pkgutil
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -33,7 +35,10 @@ class Spec(BaseModel):
         return reference
 
 
-class Named:
+S = TypeVar("S", bound=Spec)
+
+
+class NameShorthand:
     """Pydantic marker of a family told apart by the field `tag`: a bare name stands for the member with its defaults.
 
     Written before it is `Field(discriminator=tag)`. The JSON Schema lists the names of those that need nothing more.
@@ -60,7 +65,7 @@ class Named:
 
 
 #: `normalization: batch`.
-ByName = Named("kind")
+KindShorthand = NameShorthand("kind")
 
 Discriminated = Field(discriminator="kind")
 
@@ -77,3 +82,19 @@ def members(family: Any) -> tuple[type[Spec], ...]:
 def kinds(family: Any) -> dict[str, type[Spec]]:
     """kind -> class of a family."""
     return {cls.model_fields["kind"].default: cls for cls in members(family)}
+
+
+def members_of_package(package: str, base: type[S]) -> tuple[type[S], ...]:
+    """The subclasses of `base` that the modules of `package` define, ordered by kind: the modules are the registry.
+
+    Raises TypeError for two members of one kind.
+    """
+    found: dict[str, type[S]] = {}
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        for member in vars(importlib.import_module(module.name)).values():
+            if not isinstance(member, type) or not issubclass(member, base) or member.__module__ != module.name:
+                continue
+            kind = member.model_fields["kind"]
+            if not kind.is_required() and found.setdefault(kind.default, member) is not member:
+                raise TypeError(f"{package}: kind {kind.default!r} is declared twice")
+    return tuple(found[kind] for kind in sorted(found))

@@ -17,7 +17,7 @@ import ray
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Launch, Winner, trial_folder
+from search_spaces.protocol import LaunchConfig, Winner, trial_folder
 from workers.heartbeat import Heart, NoLines
 from workers.ray_patches import out_of_memory, startup
 from workers.search import continuation, failures, stop_conditions
@@ -43,7 +43,7 @@ REFUSALS_S = 300.0  # of an MLflow that answers, but not as it should
 PARENT_STATUS = {"completed": "FINISHED", "canceled": "KILLED", "failed": "FAILED"}
 
 
-def drive(launch: Launch, spec: ExperimentSpec) -> bool:
+def drive(launch: LaunchConfig, spec: ExperimentSpec) -> bool:
     """Run the experiment to its end, or until ordered otherwise. False when this attempt failed or was fenced.
 
     An exception is no verdict on the experiment: the service hears that this attempt stopped and why, and
@@ -126,7 +126,7 @@ def drive(launch: Launch, spec: ExperimentSpec) -> bool:
     return not failed and over.phase != "failed"
 
 
-def _refuse(launch: Launch, over: Ending) -> bool:
+def _refuse(launch: LaunchConfig, over: Ending) -> bool:
     """Say why nothing is begun, and write nothing: a journal in the wrong folder would pass for the experiment's."""
     log.error("%s", over.reason)
     heart = Heart(launch, NoLines(), lambda: MlflowIds(None, None, {}))
@@ -155,7 +155,7 @@ def _patience(heart: Heart, tracker: Tracker) -> Patience:
     )
 
 
-def _search(launch: Launch, spec: ExperimentSpec, progress: Progress, conductor: Conductor) -> Finalist:
+def _search(launch: LaunchConfig, spec: ExperimentSpec, progress: Progress, conductor: Conductor) -> Finalist:
     """Run trials until the searcher has no more or the conductor ends the search. Gives the waiting finalist."""
     from ray import tune
 
@@ -199,14 +199,14 @@ def _search(launch: Launch, spec: ExperimentSpec, progress: Progress, conductor:
         # Once more for trials that were asked for while Tune was closing down.
 
 
-def _sweep(launch: Launch) -> None:
+def _sweep(launch: LaunchConfig) -> None:
     """Remove what Tune keeps of each of its runs: the journal replaces it. A later attempt's are not ours."""
     for attempt in range(1, launch.attempt + 1):
         shutil.rmtree(Path(launch.storage) / f"tune-a{attempt}", ignore_errors=True)
 
 
 def _crown(
-    launch: Launch,
+    launch: LaunchConfig,
     progress: Progress,
     tracker: Tracker,
     finalist: Finalist,
@@ -261,7 +261,7 @@ def _close(tracker: Tracker, progress: Progress, over: Ending, winner: Winner | 
     patience.until(lambda: tracker.close_parent(status, summary, tags, trials))
 
 
-def _illustrate(launch: Launch, spec: ExperimentSpec, tracker: Tracker, finalist: Finalist) -> None:
+def _illustrate(launch: LaunchConfig, spec: ExperimentSpec, tracker: Tracker, finalist: Finalist) -> None:
     """Attach the pictures that depend on the spec, now that nobody waits. A failure is of no consequence."""
     folder = Path(launch.storage) / "pictures"
     try:
@@ -288,7 +288,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _main(folder: Path, attempt: int) -> int:
-    launch = Launch.model_validate_json((folder / f"launch-a{attempt}.json").read_text())
+    launch = LaunchConfig.model_validate_json((folder / f"launch-a{attempt}.json").read_text())
     spec = ExperimentSpec.model_validate_json((folder / "spec.json").read_text())
     startup.prepare(launch.slots)
     ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.WARNING)

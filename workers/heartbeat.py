@@ -18,7 +18,7 @@ import httpx
 from pydantic import ValidationError
 
 from search_spaces.controls import Controls
-from search_spaces.protocol import Heartbeat, Launch, Orders, TrialLine, Winner
+from search_spaces.protocol import Directives, Heartbeat, LaunchConfig, TrialUpdate, Winner
 from workers.tracking.cursor import MlflowIds
 
 log = logging.getLogger("rung.heartbeat")
@@ -39,7 +39,7 @@ class Lines(Protocol):
 
     def put_back(self, changed: set[int]) -> None: ...
 
-    def line(self, number: int) -> TrialLine: ...
+    def line(self, number: int) -> TrialUpdate: ...
 
 
 class NoLines:
@@ -53,7 +53,7 @@ class NoLines:
     def put_back(self, changed: set[int]) -> None:
         """Nothing was taken."""
 
-    def line(self, number: int) -> TrialLine:
+    def line(self, number: int) -> TrialUpdate:
         raise KeyError(number)
 
 
@@ -63,7 +63,7 @@ class Heart(threading.Thread):
     `phase` and `reason` are what it says next; `orders` are the newest, with the newest controls.
     """
 
-    def __init__(self, launch: Launch, progress: Lines, mlflow_ids: Callable[[], MlflowIds]) -> None:
+    def __init__(self, launch: LaunchConfig, progress: Lines, mlflow_ids: Callable[[], MlflowIds]) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._launch = launch
         self._progress = progress
@@ -83,7 +83,7 @@ class Heart(threading.Thread):
         self._controls: Controls | None = None
         self.phase: str = "starting"
         self.reason = ""
-        self.orders = Orders(slots=launch.slots, controls=launch.controls, cancel_trials=launch.cancel_trials)
+        self.orders = Directives(slots=launch.slots, controls=launch.controls, cancel_trials=launch.cancel_trials)
         self.fenced = False
 
     def run(self) -> None:
@@ -165,7 +165,7 @@ class Heart(threading.Thread):
         if answer.status_code != 200:
             log.warning("the service answered %s: %s", answer.status_code, answer.text[:500])
             return False
-        orders = Orders.model_validate_json(answer.content)
+        orders = Directives.model_validate_json(answer.content)
         self.orders = orders.model_copy(update={"controls": orders.controls or self.orders.controls})
         return True
 

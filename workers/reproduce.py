@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from search_spaces.experiment import TrialSpec
-from search_spaces.protocol import METRICS, SIGNALS
+from search_spaces.protocol import DIAGNOSTICS, METRICS
 from workers.data.splits import DataError, load
 from workers.training.loop import Training
 
@@ -28,7 +28,7 @@ from workers.training.loop import Training
 Curve = Mapping[str, Mapping[int, float | None]]
 
 TIMES = frozenset({"epoch_seconds", "images_per_second"})
-COMPARED = tuple(name for name in METRICS + SIGNALS if name not in TIMES)
+COMPARED = tuple(name for name in METRICS + DIAGNOSTICS if name not in TIMES)
 GPU_TOLERANCE = 0.02
 SHOWN = 20  # lines of the table
 REPRODUCED, DIFFERS, CANNOT = 0, 1, 2

@@ -1,7 +1,7 @@
 """Storage: an experiment's folder as the service sees it: how large it is, what its logs say, and its end.
 
-Its layout is that of `search_spaces.protocol.Launch`; drivers and trials write it. Whatever is there may vanish or
-grow while it is looked at. It must not know the database, nor who asks.
+Its layout is that of `search_spaces.layout`; drivers and trials write it. Whatever is there may vanish or grow while it
+is looked at. It must not know the database, nor who asks.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import httpx
 
-from search_spaces.protocol import METRICS, SIGNALS, RunStatus
+from search_spaces.protocol import DIAGNOSTICS, METRICS, RunStatus
 from service.contract.errors import Unavailable
 from service.contract.schemas import Point
 from service.settings import Settings
@@ -71,7 +71,7 @@ class Results:
             return None
         return f"{self._public}/#/experiments/{experiment_id}/runs/{run_id}"
 
-    def curves(self, run_id: str, names: Iterable[str] = METRICS + SIGNALS) -> dict[str, list[Point]]:
+    def curves(self, run_id: str, names: Iterable[str] = METRICS + DIAGNOSTICS) -> dict[str, list[Point]]:
         """Points of each metric that has any, by step; none for a run that MLflow does not know. Raises Unavailable."""
         names = list(names)
         histories = self._pool.map(lambda name: self._history(run_id, name), names)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from search_spaces.protocol import Launch
+from search_spaces.protocol import LaunchConfig
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
 
@@ -48,10 +48,10 @@ class Launcher(Protocol):
     def warm(self) -> None:
         """Do ahead of time what takes long."""
 
-    def prepare(self, launch: Launch, spec: dict[str, Any]) -> None:
+    def prepare(self, launch: LaunchConfig, spec: dict[str, Any]) -> None:
         """Write what the driver will read into its storage folder. Raises OSError."""
 
-    def launch(self, launch: Launch) -> None:
+    def launch(self, launch: LaunchConfig) -> None:
         """Start the driver. An attempt id can be used once."""
 
     def status(self, attempt_id: str) -> JobStatus: ...
@@ -82,13 +82,13 @@ class RayLauncher:
             import ray.exceptions
             import ray.job_submission  # noqa: F401
 
-    def prepare(self, launch: Launch, spec: dict[str, Any]) -> None:
+    def prepare(self, launch: LaunchConfig, spec: dict[str, Any]) -> None:
         folder = Path(launch.storage)
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / "spec.json", json.dumps(spec, indent=2))
         _write(folder / f"launch-a{launch.attempt}.json", launch.model_dump_json(indent=2))
 
-    def launch(self, launch: Launch) -> None:
+    def launch(self, launch: LaunchConfig) -> None:
         command = [self._python, "-m", "workers.driver", launch.storage, str(launch.attempt)]
         self._request(
             "POST",

@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
-from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, rule_of, shorten
+from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, shorten
+from search_spaces.validation import rule_of
 from service.contract.errors import (
     MEDIA_TYPE,
     BadRequest,

@@ -6,7 +6,7 @@ It must not know HTTP.
 
 from __future__ import annotations
 
-from search_spaces.protocol import ENDED as TRIAL_ENDED
+from search_spaces.protocol import ENDED_TRIAL_STATES
 from service.adapters import experiment_files
 from service.adapters.experiment_files import Piece
 from service.adapters.ray_jobs import RayUnreachable
@@ -49,7 +49,7 @@ def of_trial(context: Context, experiment_id: str, trial: int, offset: int, limi
     with context.database.read() as session:
         experiment = experiments.find(session, experiment_id)
         line = trials.find(session, experiment_id, trial)
-    over = line.state in TRIAL_ENDED or experiment.state not in ACTIVE
+    over = line.state in ENDED_TRIAL_STATES or experiment.state not in ACTIVE
     try:
         return _view(experiment_files.read(context.storage(experiment_id).trial_log(trial), offset, limit, over), over)
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Select, delete, select
 
-from search_spaces.protocol import RUN_STATUS, RunStatus, TrialState
+from search_spaces.protocol import TRIAL_RUN_STATUS, RunStatus, TrialState
 from service.adapters.mlflow_client import OpenRun, Runs
 from service.adapters.ray_jobs import ALIVE, RayUnreachable
 from service.context import Context
@@ -195,4 +195,4 @@ def _verdict(run: OpenRun, ended: Ended, lines: dict[int, Trial]) -> tuple[RunSt
     state = TrialState(line.state) if line else TrialState.CANCELED
     reason = line.stop_reason if line else "the experiment ended before its driver told of it"
     at = line.ended_at if line and line.ended_at else ended.at
-    return RUN_STATUS.get(state, RunStatus.KILLED), {"rung.trial_state": state, "rung.stop_reason": reason}, at
+    return TRIAL_RUN_STATUS.get(state, RunStatus.KILLED), {"rung.trial_state": state, "rung.stop_reason": reason}, at

@@ -80,7 +80,7 @@ def explain(
     Without a SPEC: every scheduler, the classic optimizers; augmentation needs one.
     """
     from search_spaces.parsing import read
-    from search_spaces.problems import validate as check
+    from search_spaces.validation import validate as check
     from service.cli import local_process
 
     with report_errors(as_json):

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from search_spaces.protocol import ENDED as TRIAL_ENDED
+from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.sampling import NOT_APPLICABLE
 from service.client import Client
 from service.contract.errors import RungError
@@ -125,7 +125,7 @@ def epochs(curves: Curves) -> Table:
 
 def ended(one: ExperimentSummary) -> int:
     """Trials that will not go on."""
-    return sum(count for state, count in one.trials.items() if state in TRIAL_ENDED)
+    return sum(count for state, count in one.trials.items() if state in ENDED_TRIAL_STATES)
 
 
 def ranked(view: ExperimentSummary) -> str:

@@ -29,7 +29,7 @@ def validate(
     with report_errors(as_json):
         if offline:
             from search_spaces.parsing import read
-            from search_spaces.problems import validate as check
+            from search_spaces.validation import validate as check
 
             checked = check(read(*read_spec(spec)))
             answer: dict[str, Any] = {

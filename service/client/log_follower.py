@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from search_spaces.protocol import ENDED as TRIAL_ENDED
+from search_spaces.protocol import ENDED_TRIAL_STATES
 from service.contract.errors import NotFound, Unavailable
 from service.contract.schemas import ExperimentView, LogPiece
 from service.contract.states import ACTIVE
@@ -76,7 +76,7 @@ def follow(
 def _has_ended(client: Client, experiment_id: str, trial: int) -> bool:
     """False for a trial that has yet to begin."""
     try:
-        return client.trial(experiment_id, trial).state in TRIAL_ENDED
+        return client.trial(experiment_id, trial).state in ENDED_TRIAL_STATES
     except NotFound:
         return False
 

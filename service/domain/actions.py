@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import goal_rule
-from search_spaces.problems import Problem, SpecError, validate
-from search_spaces.protocol import ENDED as TRIAL_ENDED
+from search_spaces.problems import Problem, SpecError
+from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.sampling import count_combinations
+from search_spaces.validation import validate
 from service.contract.errors import Conflict
 from service.contract.states import ACTIVE, AT_REST, DRIVEN, ENDED, State
 from service.domain import continuation, experiments, merge_patch, trials
@@ -81,7 +82,7 @@ def cancel_trial(session: Session, experiment: Experiment, number: int, now: dat
     Raises NotFound, and Conflict when the trial has ended.
     """
     trial = trials.find(session, experiment.id, number)
-    if trial.state in TRIAL_ENDED:
+    if trial.state in ENDED_TRIAL_STATES:
         why = f": {trial.stop_reason}" if trial.stop_reason else ""
         raise Conflict(f"trial {number} of experiment {experiment.id} has ended already as {trial.state}{why}")
     if experiment.state not in {*ACTIVE, State.PAUSED}:

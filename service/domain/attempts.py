@@ -18,8 +18,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem
-from search_spaces.protocol import ENDED as TRIAL_ENDED
-from search_spaces.protocol import Heartbeat, Orders, TrialLine
+from search_spaces.protocol import ENDED_TRIAL_STATES, Directives, Heartbeat, TrialUpdate
 from service.contract.errors import Conflict, Forbidden, Invalid, NotFound
 from service.contract.states import ENDED, State
 from service.domain import actions, experiments
@@ -71,7 +70,7 @@ def of_number(session: Session, experiment_id: str, number: int) -> Attempt | No
 
 def beat(
     session: Session, attempt_id: str, token: str, heartbeat: Heartbeat, now: datetime, retries: Retries
-) -> Orders:
+) -> Directives:
     """Take in what a driver says, and answer with its orders.
 
     Raises NotFound, Forbidden for a wrong token, Conflict for an attempt that is no longer the current one.
@@ -85,7 +84,7 @@ def beat(
     experiment = experiments.find(session, attempt.experiment_id, lock=True)
     session.refresh(attempt)
     if attempt.state == AttemptState.ENDED and attempt.phase == heartbeat.phase:
-        return Orders(slots=0)
+        return Directives(slots=0)
     if attempt.number != experiment.attempt or attempt.state not in OPEN or experiment.state in ENDED:
         raise Conflict(
             f"attempt {attempt.id} is {attempt.state}, experiment {experiment.id} is {experiment.state} "
@@ -98,12 +97,12 @@ def beat(
     _note_best(session, experiment, heartbeat)
     if heartbeat.phase in FINAL:
         _end(session, experiment, attempt, heartbeat, now, retries)
-        return Orders(slots=0)
+        return Directives(slots=0)
     experiment.phase = heartbeat.phase
     if experiment.state == State.RUNNING:
         experiment.reason = heartbeat.reason  # what it waits for
     stop = {State.STOPPING: "cancel", State.PAUSING: "pause"}.get(State(experiment.state))
-    return Orders.model_validate(
+    return Directives.model_validate(
         {
             "slots": experiment.slots,
             "stop": stop,
@@ -145,7 +144,7 @@ def abandon(session: Session, experiment: Experiment, why: str, now: datetime) -
 def to_cancel(session: Session, experiment: Experiment) -> list[int]:
     """Trials whose end was asked for and has not come."""
     query = select(Trial.trial).where(Trial.experiment_id == experiment.id, Trial.cancel_asked_at.is_not(None))
-    return list(session.scalars(query.where(Trial.state.not_in(TRIAL_ENDED)).order_by(Trial.trial)))
+    return list(session.scalars(query.where(Trial.state.not_in(ENDED_TRIAL_STATES)).order_by(Trial.trial)))
 
 
 def _end(
@@ -208,7 +207,7 @@ def _in_vain(session: Session, experiment: Experiment) -> int:
 
 
 def _write_lines(
-    session: Session, experiment: Experiment, attempt: Attempt, lines: list[TrialLine], now: datetime
+    session: Session, experiment: Experiment, attempt: Attempt, lines: list[TrialUpdate], now: datetime
 ) -> None:
     for line in lines:
         for field in NUMBERS:

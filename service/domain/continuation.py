@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.problems import Problem, SpecError, validate
+from search_spaces.problems import Problem, SpecError
 from search_spaces.protocol import TrialState
-from search_spaces.searchers import Grid
+from search_spaces.searchers.grid import Grid
+from search_spaces.validation import validate
 from service.contract.errors import Conflict
 from service.contract.states import AT_REST, ENDED, State
 from service.domain import experiments, merge_patch

@@ -16,8 +16,7 @@ from sqlalchemy.orm import Session
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import ENDED as TRIAL_ENDED
-from search_spaces.protocol import TrialState
+from search_spaces.protocol import ENDED_TRIAL_STATES, TrialState
 from service.contract.errors import Conflict, NotFound
 from service.contract.states import ACTIVE, DRIVEN, ENDED, NEXT, State
 from service.store.models import Experiment, Label, Trial
@@ -162,7 +161,7 @@ def begun(session: Session, experiment: Experiment) -> int:
 def close_trials(session: Session, experiment: Experiment, now: datetime) -> None:
     """No trial outlives its experiment: what is still open ends with it, and says so."""
     lost = experiment.state == State.ERROR
-    query = select(Trial).where(Trial.experiment_id == experiment.id, Trial.state.not_in(TRIAL_ENDED))
+    query = select(Trial).where(Trial.experiment_id == experiment.id, Trial.state.not_in(ENDED_TRIAL_STATES))
     for trial in session.scalars(query):
         trial.state = TrialState.ERROR if lost else TrialState.CANCELED
         trial.stop_reason = f"the experiment ended: {experiment.reason or State(experiment.state).lower()}"

@@ -15,13 +15,13 @@ from sqlalchemy.orm import Session
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.problems import Problem, unknown
-from search_spaces.protocol import METRICS, SIGNALS
+from search_spaces.protocol import DIAGNOSTICS, METRICS
 from service.contract.errors import Invalid, NotFound
 from service.domain import experiments
 from service.store.models import Trial, UtcDateTime
 
 FIELDS = ("trial", "state", "epoch", "best_value", "started_at", "ended_at")
-VALUES = (*METRICS, *SIGNALS)
+VALUES = (*METRICS, *DIAGNOSTICS)
 SORTS = (*FIELDS, *VALUES)
 LARGEST_FLOAT = sys.float_info.max
 

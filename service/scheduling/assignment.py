@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import Resources
-from search_spaces.protocol import ENDED as TRIAL_ENDED
+from search_spaces.protocol import ENDED_TRIAL_STATES
 from service.contract.states import ACTIVE, DRIVEN, State
 from service.domain.attempts import abandon
 from service.domain.cluster import Cluster
@@ -64,7 +64,7 @@ def _active(session: Session) -> list[Experiment]:
 def _ended_trials(session: Session, ids: list[str]) -> dict[str, int]:
     rows = session.execute(
         select(Trial.experiment_id, func.count())
-        .where(Trial.experiment_id.in_(ids), Trial.state.in_(TRIAL_ENDED))
+        .where(Trial.experiment_id.in_(ids), Trial.state.in_(ENDED_TRIAL_STATES))
         .group_by(Trial.experiment_id)
     )
     return dict(rows.all())

@@ -26,7 +26,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import SpecError
-from search_spaces.protocol import Launch, storable
+from search_spaces.protocol import LaunchConfig, sanitize_text
 from service.adapters.experiment_files import free_bytes, tail
 from service.adapters.ray_jobs import RayUnreachable
 from service.context import Context, utc_now
@@ -175,7 +175,7 @@ class Reconciler:
             said = said or self._context.launcher.logs(driver.attempt_id)
         except RayUnreachable as error:  # Ray answers 500 to a log that is not UTF-8, or of a node that died
             log.warning("the log of %s cannot be read: %s", driver.attempt_id, error)
-        return storable("\n".join(said.strip().splitlines()[-LOG_LINES:])[-LOG_CHARACTERS:])
+        return sanitize_text("\n".join(said.strip().splitlines()[-LOG_LINES:])[-LOG_CHARACTERS:])
 
     def _share_out(self, held: Held, cluster: Cluster) -> dict[str, int]:
         now = self._clock()
@@ -203,7 +203,7 @@ class Reconciler:
             stored, source = dict(experiment.spec), continuation.to_read(session, experiment)
             cancel_trials = attempts.to_cancel(session, experiment)
             trials = experiments.begun(session, experiment)
-        launch = Launch(
+        launch = LaunchConfig(
             experiment_id=experiment_id,
             attempt=attempt.number,
             attempt_id=attempt.id,
@@ -224,15 +224,15 @@ class Reconciler:
         )
         self._submit(held, launch, stored)
 
-    def _submit(self, held: Held, launch: Launch, spec: dict[str, Any]) -> None:
+    def _submit(self, held: Held, launch: LaunchConfig, spec: dict[str, Any]) -> None:
         failure, blocked = "", ""
         try:
             self._context.launcher.prepare(launch, spec)
             self._context.launcher.launch(launch)
             log.info("launched %s with %d slots", launch.attempt_id, launch.slots)
         except (RayUnreachable, OSError) as error:
-            failure = storable(f"the driver could not be started: {error}")
-            blocked = storable(self._why_blocked(error))
+            failure = sanitize_text(f"the driver could not be started: {error}")
+            blocked = sanitize_text(self._why_blocked(error))
             log.warning("%s: %s%s", launch.attempt_id, failure, blocked and f"; {blocked}")
         now = self._clock()
         with self._context.database.write() as session:

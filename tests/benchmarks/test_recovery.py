@@ -20,7 +20,7 @@ from experiments import after_epochs, driver_of, serial
 from stand import SHORT, Stand, standing
 
 from search_spaces.experiment import Objective
-from search_spaces.protocol import METRICS, SIGNALS, Launch
+from search_spaces.protocol import DIAGNOSTICS, METRICS, LaunchConfig
 from service.settings import Settings
 from workers.heartbeat import Heart
 from workers.state.trial_table import Progress
@@ -69,14 +69,14 @@ def test_cost_of_a_running_experiment(stand: Stand, tmp_path: Path) -> None:
     after_epochs(stand, submitted.id, 3)
     busy = _cores(stand.pid("service"))
     told = (stand.storages[0] / submitted.id / "launch-a1.json").read_text()
-    heartbeat = _heartbeat_cores(Launch.model_validate_json(told), tmp_path)
+    heartbeat = _heartbeat_cores(LaunchConfig.model_validate_json(told), tmp_path)
     stand.rung.cancel(submitted.id)
     print(f"\nthe service used {idle:.2%} of a core idle, {busy:.2%} with one experiment, {busy - idle:.2%} more")
     print(f"the driver's heartbeat takes {heartbeat:.2%} of a core, with {RUNNING} trials that changed each time")
     assert busy - idle + heartbeat < 0.01
 
 
-def _heartbeat_cores(launch: Launch, folder: Path) -> float:
+def _heartbeat_cores(launch: LaunchConfig, folder: Path) -> float:
     """CPU seconds in each second of a thread that beats as a driver's does, told apart by this thread's own clock.
 
     It says what that driver would, by its token, to the same service: a new epoch of every running trial each time.
@@ -89,7 +89,7 @@ def _heartbeat_cores(launch: Launch, folder: Path) -> float:
     used_s = 0.0
     for epoch in range(1, BEATS + WARM_UP + 1):
         for number in range(RUNNING):
-            progress.epoch(number, epoch, dict.fromkeys(METRICS + SIGNALS, 0.123456789))
+            progress.epoch(number, epoch, dict.fromkeys(METRICS + DIAGNOSTICS, 0.123456789))
         began_s = time.thread_time()
         assert heart.beat(), "the service did not take it"
         used_s += time.thread_time() - began_s if epoch > WARM_UP else 0.0

@@ -19,7 +19,7 @@ from mlflow.entities import Run
 
 from search_spaces.asha import AshaSpec
 from search_spaces.datasets import Digits
-from search_spaces.protocol import ENDED, METRICS
+from search_spaces.protocol import ENDED_TRIAL_STATES, METRICS
 from service import stack
 from service.client import Client
 from service.contract.schemas import ExperimentView, TrialView
@@ -81,7 +81,7 @@ def trials(client: Client, view: ExperimentView) -> list[TrialView]:
 def test_every_trial_ends_with_a_reason(view: ExperimentView, trials: list[TrialView]) -> None:
     assert (view.state, view.reason) == ("COMPLETED", "")
     assert sorted(trial.trial for trial in trials) == list(range(10))
-    assert all(trial.state in ENDED and trial.stop_reason for trial in trials)
+    assert all(trial.state in ENDED_TRIAL_STATES and trial.stop_reason for trial in trials)
     assert sum(view.trials.values()) == 10
 
 

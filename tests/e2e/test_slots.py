@@ -17,7 +17,7 @@ import pytest
 import ray
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Launch, Orders
+from search_spaces.protocol import Directives, LaunchConfig
 from workers import driver
 from workers.ray_patches import startup
 from workers.search.tune_callbacks import Conductor
@@ -52,7 +52,7 @@ def test_slots_are_free_within_an_epoch_and_taken_up_again(as_a_driver: dict[str
 
 def main(folder: Path) -> list[dict[str, Any]]:
     """Search with two slots, one, none and two again; what there was each time."""
-    launch = Launch(
+    launch = LaunchConfig(
         experiment_id="x", attempt=1, attempt_id="exp-x-a1", service_url="http://nowhere", token="t", slots=2,
         mlflow_tracking_uri="http://nowhere", storage=str(folder), data_root=str(folder), cache_root=str(folder),
     )  # fmt: skip
@@ -60,10 +60,10 @@ def main(folder: Path) -> list[dict[str, Any]]:
     startup.prepare(launch.slots)
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
     progress = Progress(folder / driver.JOURNAL, spec.objective)
-    orders, seen = [Orders(slots=2)], list[dict[str, Any]]()
+    orders, seen = [Directives(slots=2)], list[dict[str, Any]]()
 
     def look(slots: int, over: Callable[[dict[str, Any]], bool]) -> None:
-        orders[0] = Orders(slots=slots)
+        orders[0] = Directives(slots=slots)
         before = Counter({trial.number: trial.epoch for trial in list(progress.trials.values())})
         deadline = time.monotonic() + PATIENCE_S
         while True:
@@ -84,7 +84,7 @@ def main(folder: Path) -> list[dict[str, Any]]:
             look(0, lambda now: now["free"] == 2)
             look(2, lambda now: now["free"] == 0 and min(now["more_epochs"]) > 0)
         finally:
-            orders[0] = Orders(slots=0, stop="pause")
+            orders[0] = Directives(slots=0, stop="pause")
 
     watching = threading.Thread(target=watch)
     watching.start()

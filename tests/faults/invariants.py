@@ -14,7 +14,7 @@ from typing import Any
 from stand import Stand
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import ENDED, METRICS
+from search_spaces.protocol import ENDED_TRIAL_STATES, METRICS
 from service.contract.schemas import ExperimentView
 from workers.search.asha import Asha
 from workers.state import journal
@@ -54,7 +54,7 @@ def assert_nothing_lost(
     """
     view = stand.rung.get(experiment_id)
     assert view.state == "COMPLETED", (view.state, view.reason, [a.reason for a in view.attempts])
-    _assert_trials(stand, view, num_samples, states or ENDED - {"ERROR", "CANCELED"})
+    _assert_trials(stand, view, num_samples, states or ENDED_TRIAL_STATES - {"ERROR", "CANCELED"})
     _assert_journal(stand, view, num_samples)
     _assert_mlflow(stand, view, num_samples)
     after = rungs(stand, experiment_id)

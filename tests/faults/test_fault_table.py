@@ -20,7 +20,7 @@ from experiments import SPACE, TRIALS, after_epochs, driver_of, ended, parallel,
 from invariants import JOURNAL, assert_nothing_lost, entries, rungs
 from stand import Stand, alive
 
-from search_spaces.protocol import ENDED
+from search_spaces.protocol import ENDED_TRIAL_STATES
 from workers.state import journal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(600)]
@@ -211,7 +211,7 @@ def test_a_trial_out_of_memory(stand: Stand) -> None:
     space = {"model": models, "batch_size": 64, "optimizer": {"kind": "adam", "lr": 1e-3}}
     submitted = stand.rung.submit(serial("out-of-memory", searcher="grid", search_space=space, max_restarts=2))
     ended(stand, submitted.id)
-    view = assert_nothing_lost(stand, submitted.id, 3, states=frozenset(ENDED - {"CANCELED"}))
+    view = assert_nothing_lost(stand, submitted.id, 3, states=frozenset(ENDED_TRIAL_STATES - {"CANCELED"}))
     greedy = stand.rung.trial(view.id, 1)
     assert greedy.state == "ERROR"
     assert (greedy.error_kind, greedy.restarts) == ("OUT_OF_MEMORY", 2)

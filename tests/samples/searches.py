@@ -11,7 +11,7 @@ from ray import cloudpickle
 from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Orders
+from search_spaces.protocol import Directives
 from workers.search.searcher import Searcher
 from workers.search.tune_callbacks import Conductor
 from workers.state.trial_table import Progress
@@ -79,7 +79,7 @@ class Service:
     """What the heartbeat knows."""
 
     def __init__(self) -> None:
-        self.orders = Orders(slots=4)
+        self.orders = Directives(slots=4)
         self.fenced = False
         self.changes = 0
 

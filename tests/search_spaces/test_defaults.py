@@ -9,9 +9,9 @@ import pytest
 from search_spaces.models import Model
 from search_spaces.normalization import Normalization
 from search_spaces.optimizers import Optimizer
-from search_spaces.problems import validate
 from search_spaces.schedulers import Scheduler
 from search_spaces.spec import kinds
+from search_spaces.validation import validate
 
 OURS = {"dropout": 0.0, "initialization": "kaiming"}
 PLAIN = {"weight_decay": 0.0, "decay_all": False}

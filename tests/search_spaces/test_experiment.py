@@ -16,10 +16,11 @@ from search_spaces.experiment import ExperimentSpec, SearchSpace, TrialSpec
 from search_spaces.models import Model
 from search_spaces.normalization import Normalization
 from search_spaces.optimizers import Optimizer
-from search_spaces.problems import SpecError, validate
+from search_spaces.problems import SpecError
 from search_spaces.schedulers import Scheduler
 from search_spaces.searchers import Searcher
 from search_spaces.spec import kinds, members
+from search_spaces.validation import validate
 
 #: As version 1 was stored first. It must be readable forever: never edit it, add the next version beside it.
 STORED = """{"version": 1, "name": "old", "project": "vision", "labels": ["a"],
@@ -168,9 +169,9 @@ def test_groups_and_widths_are_walked_once_and_not_in_pairs(monkeypatch: pytest.
 
     def counted(node: Any, field: str, root: str = "") -> Any:
         walks.append(field)
-        return sampling.possible(node, field, root)
+        return sampling.possible_values(node, field, root)
 
-    monkeypatch.setattr(cross_field_rules, "possible", counted)
+    monkeypatch.setattr(cross_field_rules, "possible_values", counted)
     model = {"kind": "cnn", "width": {"choice": [8] * 1000}, "hidden": {"int_range": [0, 4096, 8]}}
     normalization = {"kind": "group", "groups": {"choice": [1, 2, 4] * 300}}
     validate({"name": "x", "search_space": {"normalization": normalization, "model": model}})

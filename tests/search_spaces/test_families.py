@@ -13,11 +13,11 @@ from search_spaces.experiment import ExperimentSpec, SearchSpace
 from search_spaces.models import Model
 from search_spaces.normalization import Normalization
 from search_spaces.optimizers import Optimizer
-from search_spaces.problems import validate
 from search_spaces.sampling import parameter_names
 from search_spaces.schedulers import Scheduler
 from search_spaces.searchers import Searcher
 from search_spaces.spec import Spec, kinds, members
+from search_spaces.validation import validate
 
 FAMILIES = {
     "model": Model,

@@ -5,14 +5,14 @@ import pytest
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import Budget
-from search_spaces.protocol import Heartbeat, Launch, Message, Orders, TrialLine, TrialState, Winner
+from search_spaces.protocol import Directives, Heartbeat, LaunchConfig, Message, TrialState, TrialUpdate, Winner
 
 CONTROLS = Controls(num_samples=9, budget=Budget(gpu_hours=2.0, wall_clock=60.0))
 
 
 def test_what_no_database_or_json_can_hold_leaves_a_text_that_both_can() -> None:
     names = {"model.argument\0": "x\ud800", "flag": True, "n": 3, "lr": 0.5}
-    line = TrialLine(trial=0, state=TrialState.ERROR, stop_reason="a\0b\ud800c é", parameters=names)
+    line = TrialUpdate(trial=0, state=TrialState.ERROR, stop_reason="a\0b\ud800c é", parameters=names)
     beat = Heartbeat(phase="failed", reason="\udcff!", trials=[line])
     assert (beat.reason, beat.trials[0].stop_reason) == ("?!", "ab?c é")
     assert repr(beat.trials[0].parameters) == repr({"model.argument": "x?", "flag": True, "n": 3, "lr": 0.5})
@@ -31,8 +31,8 @@ def test_a_winner_can_be_told_whatever_its_test_loss(loss: float) -> None:
     "message",
     [
         Heartbeat(phase="completed", controls=CONTROLS),
-        Orders(slots=1, controls=CONTROLS),
-        Launch(
+        Directives(slots=1, controls=CONTROLS),
+        LaunchConfig(
             experiment_id="x", attempt=1, attempt_id="exp-x-a1", service_url="", token="", slots=1, controls=CONTROLS,
             mlflow_tracking_uri="", storage="", data_root="", cache_root="",
         ),
@@ -49,4 +49,4 @@ def test_what_a_newer_version_says_besides_is_passed_over_at_every_depth(message
 
 def test_controls_that_are_wrong_are_refused_in_messages_too() -> None:
     with pytest.raises(ValueError, match="num_samples"):
-        Orders.model_validate({"slots": 1, "controls": {"num_samples": 0}})
+        Directives.model_validate({"slots": 1, "controls": {"num_samples": 0}})

@@ -13,20 +13,21 @@ from hypothesis import strategies as st
 from search_spaces import presets
 from search_spaces.domains import Choice, Domain, Interval
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.problems import SpecError, validate
+from search_spaces.problems import SpecError
 from search_spaces.sampling import (
     Draw,
     Sample,
     combinations,
-    corners,
     count_combinations,
     domains,
     draw_from,
+    extreme_samples,
     flatten,
-    possible,
+    possible_values,
     resolve,
     without_indices,
 )
+from search_spaces.validation import validate
 
 OPTIMIZERS = {
     "choice": [
@@ -134,9 +135,9 @@ def test_a_bad_sample_names_its_path() -> None:
 
 def test_possible_values_of_a_field() -> None:
     space = experiment(optimizer=OPTIMIZERS, label_smoothing={"uniform": [0.0, 0.5]}).search_space
-    assert {value for _, value in possible(space.optimizer, "momentum")} == {0.0, 0.3, 0.6, 0.9}
-    assert {value for _, value in possible(space.optimizer, "lr")} == {3e-4, 0.1, 0.2, 0.3, 0.4}
-    assert [value for _, value in possible(space, "label_smoothing")] == [0.0, 0.5]
+    assert {value for _, value in possible_values(space.optimizer, "momentum")} == {0.0, 0.3, 0.6, 0.9}
+    assert {value for _, value in possible_values(space.optimizer, "lr")} == {3e-4, 0.1, 0.2, 0.3, 0.4}
+    assert [value for _, value in possible_values(space, "label_smoothing")] == [0.0, 0.5]
 
 
 def test_flat_keys_and_paths() -> None:
@@ -159,7 +160,7 @@ def test_corners_are_the_ends_of_intervals_under_every_alternative() -> None:
             },
         }
     ).search_space
-    found = [tuple(sample.values()) for sample in corners(space)]
+    found = [tuple(sample.values()) for sample in extreme_samples(space)]
     assert found == [(0, 0.01, 0), (0, 0.01, 1), (0, 1.0, 0), (0, 1.0, 1), (1, 0), (1, 1)]
 
 

@@ -18,10 +18,11 @@ from search_spaces.models import Model
 from search_spaces.normalization import Normalization
 from search_spaces.optimizers import Optimizer
 from search_spaces.parsing import read
-from search_spaces.problems import SpecError, validate
+from search_spaces.problems import SpecError
 from search_spaces.schedulers import Scheduler
 from search_spaces.searchers import Searcher
 from search_spaces.spec import kinds, members
+from search_spaces.validation import validate
 
 SCHEMA = ExperimentSpec.model_json_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)

@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from search_spaces.protocol import Launch
+from search_spaces.protocol import LaunchConfig
 from service.adapters.ray_jobs import JobStatus, RayUnreachable
 from service.app import create_app
 from service.context import Context
@@ -37,7 +37,7 @@ class MemoryLauncher:
         self.away = False
         self.full_disk = False
         self.jobs: dict[str, JobStatus] = {}
-        self.launches: dict[str, Launch] = {}
+        self.launches: dict[str, LaunchConfig] = {}
         self.specs: dict[str, dict[str, Any]] = {}
         self.stopped: list[str] = []
         self.printed: dict[str, str] = {}
@@ -45,12 +45,12 @@ class MemoryLauncher:
     def warm(self) -> None:
         pass
 
-    def prepare(self, launch: Launch, spec: dict[str, Any]) -> None:
+    def prepare(self, launch: LaunchConfig, spec: dict[str, Any]) -> None:
         if self.full_disk:
             raise OSError(28, "No space left on device")
         self.launches[launch.attempt_id], self.specs[launch.attempt_id] = launch, spec
 
-    def launch(self, launch: Launch) -> None:
+    def launch(self, launch: LaunchConfig) -> None:
         self._check()
         self.jobs[launch.attempt_id] = JobStatus.RUNNING
 

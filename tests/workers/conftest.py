@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from search_spaces.experiment import ExperimentSpec, Objective
-from search_spaces.protocol import Heartbeat, Launch
+from search_spaces.protocol import Heartbeat, LaunchConfig
 from workers.state.trial_table import Progress
 
 if TYPE_CHECKING:
@@ -222,10 +222,10 @@ def losing() -> type[Losing]:
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Callable[..., Launch]:
+def launch(tmp_path: Path) -> Callable[..., LaunchConfig]:
     """`launch(field=...)`: what a driver is told at its start, with addresses where nobody answers."""
 
-    def build(**changes: Any) -> Launch:
+    def build(**changes: Any) -> LaunchConfig:
         told: dict[str, Any] = {
             "experiment_id": "abc",
             "attempt": 1,
@@ -238,6 +238,6 @@ def launch(tmp_path: Path) -> Callable[..., Launch]:
             "data_root": str(tmp_path / "data"),
             "cache_root": str(tmp_path / "cache"),
         }
-        return Launch.model_validate(told | changes)
+        return LaunchConfig.model_validate(told | changes)
 
     return build

@@ -13,7 +13,7 @@ import pytest
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Launch, Orders, TrialState, Winner
+from search_spaces.protocol import Directives, LaunchConfig, TrialState, Winner
 from workers import driver
 from workers.heartbeat import Heart
 from workers.search.stop_conditions import Ending
@@ -43,7 +43,7 @@ def drive(
     tmp_path: Path,
     service: Any,
     experiment: Build,
-    launch: Callable[..., Launch],
+    launch: Callable[..., LaunchConfig],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., bool]:
     """`drive(search)`: an attempt whose trials are run by `search(progress, conductor)`."""
@@ -52,7 +52,7 @@ def drive(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
     def run(search: Callable[[Progress, Conductor], None], **changes: Any) -> bool:
-        def searched(told: Launch, spec: ExperimentSpec, progress: Progress, conductor: Conductor) -> Finalist:
+        def searched(told: LaunchConfig, spec: ExperimentSpec, progress: Progress, conductor: Conductor) -> Finalist:
             search(progress, conductor)
             return Finalist()
 
@@ -77,7 +77,7 @@ def test_orders_are_obeyed_while_mlflow_is_away(
             while not any(said.reason.startswith("waiting for MLflow: ") for said in service.heard):
                 service.spoken.wait()
         assert service.heard[-1].phase == "finalizing"
-        service.answer = (200, "application/json", Orders(slots=1, stop=stop).model_dump_json().encode())
+        service.answer = (200, "application/json", Directives(slots=1, stop=stop).model_dump_json().encode())
 
     ordering = threading.Thread(target=order)
     ordering.start()
@@ -98,7 +98,7 @@ def test_the_last_word_names_the_controls_of_the_ending(
 
     def finish(*_: Any) -> None:
         with service.spoken:  # more is asked for while the driver finishes
-            service.answer = (200, "application/json", Orders(slots=1, controls=more).model_dump_json().encode())
+            service.answer = (200, "application/json", Directives(slots=1, controls=more).model_dump_json().encode())
             heard = len(service.heard)
             assert service.spoken.wait_for(lambda: len(service.heard) > heard, 10)
 
@@ -246,7 +246,7 @@ def test_an_attempt_begins_with_the_trials_of_its_source(
 
 
 def test_a_winner_stays_until_a_better_trial_is_found(
-    tmp_path: Path, launch: Callable[..., Launch], open_progress: Callable[..., Progress]
+    tmp_path: Path, launch: Callable[..., LaunchConfig], open_progress: Callable[..., Progress]
 ) -> None:
     class Tracker:
         def finish(self) -> None:
@@ -278,7 +278,7 @@ def test_a_winner_stays_until_a_better_trial_is_found(
 
 
 def test_a_test_loss_that_is_not_finite_is_left_out(
-    launch: Callable[..., Launch], open_progress: Callable[..., Progress], monkeypatch: pytest.MonkeyPatch
+    launch: Callable[..., LaunchConfig], open_progress: Callable[..., Progress], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     summaries: list[dict[str, float]] = []
 
@@ -307,7 +307,7 @@ def test_a_test_loss_that_is_not_finite_is_left_out(
     assert summaries == [{"trials_completed": 1, "best_value": 0.5, "best_trial": 0, "test_accuracy": 0.75}]
 
 
-def test_what_tune_left_is_removed(tmp_path: Path, launch: Callable[..., Launch]) -> None:
+def test_what_tune_left_is_removed(tmp_path: Path, launch: Callable[..., LaunchConfig]) -> None:
     for name in ("tune-a1/trial", "tune-a12", "trials/00000"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "tune-a1/trial/result.json").write_text("{}")
@@ -315,7 +315,7 @@ def test_what_tune_left_is_removed(tmp_path: Path, launch: Callable[..., Launch]
     assert [path.name for path in tmp_path.iterdir()] == ["trials"]
 
 
-def test_what_a_later_driver_uses_is_left(tmp_path: Path, launch: Callable[..., Launch]) -> None:
+def test_what_a_later_driver_uses_is_left(tmp_path: Path, launch: Callable[..., LaunchConfig]) -> None:
     for attempt in range(1, 5):
         (tmp_path / f"tune-a{attempt}").mkdir()
     driver._sweep(launch(attempt=2))
@@ -374,7 +374,7 @@ def test_a_winner_that_is_not_measured_is_none(
         assert max_restarts == 3
         if order:
             assert not ordered()
-            service.answer = (200, "application/json", Orders(slots=1, stop=order).model_dump_json().encode())
+            service.answer = (200, "application/json", Directives(slots=1, stop=order).model_dump_json().encode())
             while not ordered():
                 with service.spoken:
                     assert service.spoken.wait(10)

@@ -9,7 +9,7 @@ import pytest
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Launch, Orders, TrialState, Winner
+from search_spaces.protocol import Directives, LaunchConfig, TrialState, Winner
 from workers.heartbeat import MOST_LINES, Heart
 from workers.state.trial_table import Progress
 from workers.tracking.cursor import MlflowIds
@@ -27,22 +27,22 @@ def progress(open_progress: OpenProgress) -> Progress:
 
 
 @pytest.fixture
-def heart(service: Any, progress: Progress, launch: Callable[..., Launch]) -> Iterator[Heart]:
+def heart(service: Any, progress: Progress, launch: Callable[..., LaunchConfig]) -> Iterator[Heart]:
     beating = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
     yield beating
     beating._client.close()
 
 
 def test_a_launch_says_what_is_to_be_canceled_before_the_service_does(
-    progress: Progress, launch: Callable[..., Launch]
+    progress: Progress, launch: Callable[..., LaunchConfig]
 ) -> None:
     heart = Heart(launch(cancel_trials=[1]), progress, lambda: NOWHERE)
-    assert heart.orders == Orders(slots=2, cancel_trials=[1])
+    assert heart.orders == Directives(slots=2, cancel_trials=[1])
     heart._client.close()
 
 
 def test_a_run_of_a_trial_that_the_journal_lost_is_not_told(
-    service: Any, progress: Progress, launch: Callable[..., Launch]
+    service: Any, progress: Progress, launch: Callable[..., LaunchConfig]
 ) -> None:
     told = launch(service_url=f"http://127.0.0.1:{service.port}")
     heart = Heart(told, progress, lambda: MlflowIds("1", "parent", {1: "run-1", 7: "run-7"}))
@@ -52,7 +52,7 @@ def test_a_run_of_a_trial_that_the_journal_lost_is_not_told(
 
 
 def test_the_thread_survives_whatever_goes_wrong_with_a_beat(
-    service: Any, progress: Progress, launch: Callable[..., Launch], caplog: pytest.LogCaptureFixture
+    service: Any, progress: Progress, launch: Callable[..., LaunchConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = iter([RuntimeError("a defect of our own"), KeyError(7)])
 
@@ -90,12 +90,12 @@ def test_lines_of_a_message_that_could_not_be_made_are_told_later(
 
 
 def test_progress_goes_up_and_orders_come_down(heart: Heart, service: Any) -> None:
-    assert heart.orders == Orders(slots=2)
+    assert heart.orders == Directives(slots=2)
     heart.phase = "searching"
     newer = b'{"slots": 7, "stop": "pause", "cancel_trials": [1], "controls": {"num_samples": 9, "new": 1}, "new": 1}'
     service.answer = (200, "application/json", newer)
     assert heart.beat()
-    assert heart.orders == Orders(slots=7, stop="pause", cancel_trials=[1], controls=Controls(num_samples=9))
+    assert heart.orders == Directives(slots=7, stop="pause", cancel_trials=[1], controls=Controls(num_samples=9))
     assert service.path == "/api/v1/attempts/exp-abc-a1/heartbeat"
     assert service.headers["Authorization"] == "Bearer secret"
     said = service.heard[0]
@@ -107,11 +107,11 @@ def test_controls_stay_as_they_were_told_last(
     heart: Heart, service: Any, experiment: Callable[..., ExperimentSpec]
 ) -> None:
     asked = Controls.of(experiment())
-    heart.orders = Orders(slots=1, controls=asked)
+    heart.orders = Directives(slots=1, controls=asked)
     assert heart.beat()  # the service says nothing of them
-    assert heart.orders == Orders(slots=3, controls=asked)
+    assert heart.orders == Directives(slots=3, controls=asked)
     more = asked.model_copy(update={"num_samples": 99})
-    service.answer = (200, "application/json", Orders(slots=3, controls=more).model_dump_json().encode())
+    service.answer = (200, "application/json", Directives(slots=3, controls=more).model_dump_json().encode())
     assert heart.beat()
     assert heart.orders.controls == more
 
@@ -144,7 +144,7 @@ def test_what_changed_while_the_service_was_away_is_told_when_it_is_back(
         progress.epoch(0, epoch, {"validation_accuracy": epoch / 10})
         assert not heart.beat()
     assert not heart.fenced
-    assert heart.orders == Orders(slots=3)
+    assert heart.orders == Directives(slots=3)
     service.start()
     progress.ended(1, TrialState.ERROR, "gone")
     assert heart.beat()
@@ -177,13 +177,15 @@ def test_what_a_proxy_says_is_no_answer(heart: Heart, service: Any, answer: tupl
     good, service.answer = service.answer, answer
     assert not heart.beat()
     assert not heart.fenced
-    assert heart.orders == Orders(slots=2)
+    assert heart.orders == Directives(slots=2)
     service.answer = good
     assert heart.beat()
     assert service.told() == [0, 1]
 
 
-def test_a_run_id_that_came_late_is_told_once(service: Any, progress: Progress, launch: Callable[..., Launch]) -> None:
+def test_a_run_id_that_came_late_is_told_once(
+    service: Any, progress: Progress, launch: Callable[..., LaunchConfig]
+) -> None:
     ids = NOWHERE
     heart = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: ids)
     progress.ended(0, TrialState.CANCELED, "over")
@@ -210,7 +212,7 @@ def test_the_last_word_is_tried_again_and_carries_the_winner(heart: Heart, servi
     assert heart.last("completed", "goal reached", winner, patience_s=0.0)
 
 
-def test_the_thread_beats_wakes_and_ends(service: Any, progress: Progress, launch: Callable[..., Launch]) -> None:
+def test_the_thread_beats_wakes_and_ends(service: Any, progress: Progress, launch: Callable[..., LaunchConfig]) -> None:
     told = launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=3600.0)
     heart = Heart(told, progress, lambda: NOWHERE)
     heart.start()
@@ -228,7 +230,9 @@ def test_the_thread_beats_wakes_and_ends(service: Any, progress: Progress, launc
     heart._client.close()
 
 
-def test_the_thread_ends_when_it_is_fenced(service: Any, progress: Progress, launch: Callable[..., Launch]) -> None:
+def test_the_thread_ends_when_it_is_fenced(
+    service: Any, progress: Progress, launch: Callable[..., LaunchConfig]
+) -> None:
     service.answer = (409, "application/problem+json", b"{}")
     heart = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
     heart.start()
@@ -238,7 +242,7 @@ def test_the_thread_ends_when_it_is_fenced(service: Any, progress: Progress, lau
 
 
 def test_many_lines_go_in_several_messages_and_the_last_word_is_the_last(
-    service: Any, progress: Progress, launch: Callable[..., Launch]
+    service: Any, progress: Progress, launch: Callable[..., LaunchConfig]
 ) -> None:
     for number in range(2, 2 * MOST_LINES + 1):
         progress.suggested(number, {}, {"lr": 0.5})
@@ -257,7 +261,7 @@ def test_many_lines_go_in_several_messages_and_the_last_word_is_the_last(
 
 
 def test_what_follows_a_message_that_was_not_taken_is_told_later(
-    service: Any, progress: Progress, launch: Callable[..., Launch]
+    service: Any, progress: Progress, launch: Callable[..., LaunchConfig]
 ) -> None:
     for number in range(2, MOST_LINES + 1):
         progress.suggested(number, {}, {"lr": 0.5})

@@ -19,7 +19,7 @@ from search_spaces.augmentation import AugmentationSpec
 from search_spaces.domains import Choice, Domain, Interval
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.optimizers import OptimizerSpec
-from search_spaces.sampling import corners, draw_from, resolve
+from search_spaces.sampling import draw_from, extreme_samples, resolve
 from search_spaces.schedulers import Scheduler
 from search_spaces.spec import members
 from workers.data.splits import DataError, Splits, load
@@ -74,7 +74,7 @@ def alternatives(node: Any, most: int = PANELS) -> list[Any]:
     share = most // len(arms)
     found: list[Any] = []
     for arm in arms:
-        samples = list(islice(corners(arm), 1000))
+        samples = list(islice(extreme_samples(arm), 1000))
         for sample in samples[:: math.ceil(len(samples) / share)]:
             bound = type(arm).model_validate(resolve(arm, draw_from(sample)))
             if bound not in found:

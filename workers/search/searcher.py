@@ -22,7 +22,8 @@ from search_spaces.domains import Choice, Domain, Interval
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import TrialState, trial_folder
 from search_spaces.sampling import combinations, resolve
-from search_spaces.searchers import TPE, Grid
+from search_spaces.searchers.grid import Grid
+from search_spaces.searchers.tpe import TPE
 from workers.state import atomic
 from workers.state.trial_table import Progress, Trial
 from workers.trial.worker import SPEC, STOP

@@ -11,7 +11,7 @@ from typing import Literal
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import Objective
-from search_spaces.protocol import Orders, TrialState
+from search_spaces.protocol import Directives, TrialState
 from workers.state.trial_table import Progress, Trial
 
 
@@ -46,7 +46,7 @@ def disk_full(what: str) -> Ending:
     return Ending("paused", f"the disk is full: {what}", blocked=True)
 
 
-def ordered(orders: Orders, fenced: bool) -> Ending | None:
+def ordered(orders: Directives, fenced: bool) -> Ending | None:
     """The ending that the service wants."""
     if fenced:
         return Ending("fenced", "another attempt took over")

@@ -17,9 +17,9 @@ from ray.tune.experiment import Trial
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import RETRYABLE, ErrorKind, Orders, TrialState
+from search_spaces.protocol import RETRYABLE, Directives, ErrorKind, TrialState
 from search_spaces.sampling import count_combinations
-from search_spaces.searchers import Grid
+from search_spaces.searchers.grid import Grid
 from workers.ray_patches import idle_actors
 from workers.search import failures, stop_conditions
 from workers.search.asha import Asha
@@ -42,7 +42,7 @@ class Conductor(Callback):
         self,
         spec: ExperimentSpec,
         progress: Progress,
-        orders: Callable[[], Orders],
+        orders: Callable[[], Directives],
         fenced: Callable[[], bool],
         on_change: Callable[[], None],
     ) -> None:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from search_spaces.experiment import Objective
-from search_spaces.protocol import ENDED, ErrorKind, TrialLine, TrialState, Winner
+from search_spaces.protocol import ENDED_TRIAL_STATES, ErrorKind, TrialState, TrialUpdate, Winner
 from search_spaces.sampling import Sample
 from workers.state import journal
 from workers.state.journal import Entry, Journal
@@ -68,7 +68,7 @@ class Trial:
 
     @property
     def ended(self) -> bool:
-        return self.state in ENDED
+        return self.state in ENDED_TRIAL_STATES
 
 
 class Gap(Exception):  # noqa: N818 - a state of the trial; nothing is wrong with the call
@@ -248,10 +248,10 @@ class Progress:
         with self._lock:
             self._changed |= changed
 
-    def line(self, number: int) -> TrialLine:
+    def line(self, number: int) -> TrialUpdate:
         with self._lock:
             trial = self.trials[number]
-            return TrialLine(
+            return TrialUpdate(
                 trial=number,
                 state=trial.state,
                 stop_reason=trial.stop_reason,

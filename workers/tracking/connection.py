@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from search_spaces.protocol import Launch
+from search_spaces.protocol import LaunchConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,7 +28,7 @@ class Superseded(Exception):  # noqa: N818 - a state of the world; nothing is wr
 class Connection:
     """Once `fenced` says so, or after `close`, everything raises Superseded."""
 
-    def __init__(self, launch: Launch, fenced: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, launch: LaunchConfig, fenced: Callable[[], bool] = lambda: False) -> None:
         self._launch = launch
         self._fenced = fenced
         self._closed = False

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Launch, TrialState
+from search_spaces.protocol import LaunchConfig, TrialState
 from workers.tracking.connection import Connection, refused
 from workers.tracking.cursor import Place
 
@@ -33,7 +33,7 @@ class Runs:
     """Keeps the ids in `place`. `continued`: there was an earlier process, whose runs may not be in it."""
 
     def __init__(
-        self, connection: Connection, launch: Launch, spec: ExperimentSpec, place: Place, continued: bool
+        self, connection: Connection, launch: LaunchConfig, spec: ExperimentSpec, place: Place, continued: bool
     ) -> None:
         self._client = connection.client
         self._experiment_id = launch.experiment_id

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import RUN_STATUS, Launch, TrialState, Winner, storable
+from search_spaces.protocol import TRIAL_RUN_STATUS, LaunchConfig, TrialState, Winner, sanitize_text
 from workers.state import journal
 from workers.state.journal import Entry
 from workers.tracking import cursor, registration
@@ -53,7 +53,7 @@ class Tracker(threading.Thread):
 
     def __init__(
         self,
-        launch: Launch,
+        launch: LaunchConfig,
         spec: ExperimentSpec,
         journal_path: Path,
         fenced: Callable[[], bool] = lambda: False,
@@ -278,7 +278,7 @@ def _batches(entries: Iterable[Entry]) -> dict[int, _Batch]:
             ]
         if "state" in entry:
             batch.tags |= {"rung.trial_state": entry["state"], "rung.stop_reason": entry["reason"]}
-            batch.ended = RUN_STATUS[TrialState(entry["state"])], at_ms
+            batch.ended = TRIAL_RUN_STATUS[TrialState(entry["state"])], at_ms
     return batches
 
 
@@ -293,4 +293,4 @@ def _ms(entry: Entry) -> int:
 def _tags(tags: dict[str, str]) -> list[Any]:
     from mlflow.entities import RunTag
 
-    return [RunTag(key, storable(str(value))) for key, value in tags.items()]
+    return [RunTag(key, sanitize_text(str(value))) for key, value in tags.items()]

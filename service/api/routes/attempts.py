@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from search_spaces.protocol import Heartbeat, Orders
+from search_spaces.protocol import Directives, Heartbeat
 from service.api.dependencies import Service, Token
 from service.api.error_handlers import problems
 from service.contract.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge, Unauthorized
@@ -22,7 +22,7 @@ AttemptId = Annotated[str, Path(examples=["exp-k3v9q2mz-a1"])]
     "/{attempt_id}/heartbeat",
     responses=problems(Unauthorized, Forbidden, NotFound, Conflict, TooLarge, Invalid),
 )
-def heartbeat(service: Service, attempt_id: AttemptId, token: Token, body: Heartbeat) -> Orders:
+def heartbeat(service: Service, attempt_id: AttemptId, token: Token, body: Heartbeat) -> Directives:
     """For drivers only. 409 means: you are no longer wanted, stop and write nothing."""
     with service.database.write() as session:
         orders = attempts.beat(session, attempt_id, token, body, datetime.now(UTC), service.retries)

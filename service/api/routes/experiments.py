@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from search_spaces.parsing import JSON_TYPES, YAML_TYPES, read
-from search_spaces.problems import validate
+from search_spaces.validation import validate
 from service.api import pagination, serializers
 from service.api.dependencies import TEXT, Body, ExperimentId, Key, Paging, Service, shown, stored
 from service.api.error_handlers import problems

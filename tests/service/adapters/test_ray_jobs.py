@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Launch
+from search_spaces.protocol import LaunchConfig
 from service.adapters.ray_jobs import ALIVE, JobStatus, RayLauncher, RayUnreachable
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
@@ -100,15 +100,17 @@ def launcher(settings: Settings, dashboard: Dashboard) -> RayLauncher:
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Launch:
-    return Launch(
+def launch(tmp_path: Path) -> LaunchConfig:
+    return LaunchConfig(
         experiment_id="k3v9q2mz", attempt=2, attempt_id="exp-k3v9q2mz-a2", service_url="http://127.0.0.1:1",
         token="secret", slots=3, mlflow_tracking_uri="http://127.0.0.1:2", storage=str(tmp_path / "it's" / "k3v9q2mz"),
         data_root="/data", cache_root="/cache",
     )  # fmt: skip
 
 
-def test_a_driver_is_submitted_watched_and_stopped(launcher: RayLauncher, dashboard: Dashboard, launch: Launch) -> None:
+def test_a_driver_is_submitted_watched_and_stopped(
+    launcher: RayLauncher, dashboard: Dashboard, launch: LaunchConfig
+) -> None:
     launcher.launch(launch)
     job = dashboard.jobs["exp-k3v9q2mz-a2"]
     assert job["entrypoint"] == f"exec '/opt/a b/python' -m workers.driver '{launch.storage}' 2".replace(
@@ -205,19 +207,21 @@ except RayUnreachable as away:
     assert said.count("\n") == 1
 
 
-def test_what_the_driver_reads_is_whole_and_its_token_is_nobody_else_s(launcher: RayLauncher, launch: Launch) -> None:
+def test_what_the_driver_reads_is_whole_and_its_token_is_nobody_else_s(
+    launcher: RayLauncher, launch: LaunchConfig
+) -> None:
     folder = Path(launch.storage)
     for name in ("first", "second"):
         launcher.prepare(launch, ExperimentSpec(name=name).model_dump(mode="json"))
         assert ExperimentSpec.model_validate_json((folder / "spec.json").read_text()).name == name
     told = folder / "launch-a2.json"
-    assert Launch.model_validate_json(told.read_text()) == launch
+    assert LaunchConfig.model_validate_json(told.read_text()) == launch
     assert told.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in folder.iterdir()) == ["launch-a2.json", "spec.json"]
 
 
 def test_a_disk_that_is_full_leaves_what_was_there(
-    launcher: RayLauncher, launch: Launch, monkeypatch: pytest.MonkeyPatch
+    launcher: RayLauncher, launch: LaunchConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher.prepare(launch, {"name": "before"})
 

@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
-from search_spaces.problems import validate
+from search_spaces.validation import validate
 from service.context import Context
 from service.scheduling.reconciler import Reconciler
 from service.store.models import Experiment

@@ -22,7 +22,7 @@ from click.testing import Result
 from rich.console import Console
 from typer.testing import CliRunner
 
-from search_spaces.protocol import Heartbeat, TrialLine, TrialState, Winner
+from search_spaces.protocol import Heartbeat, TrialState, TrialUpdate, Winner
 from service import stack
 from service.cli import app
 from service.cli.rendering import watch
@@ -57,7 +57,7 @@ def finished(client: httpx.Client, reconciler: Any, launcher: Any) -> str:
     reconciler.round()
     (launch,) = launcher.launches.values()
     trials = [
-        TrialLine(
+        TrialUpdate(
             trial=number,
             state=TrialState.COMPLETED if number == 1 else TrialState.EARLY_STOPPED,
             stop_reason="all 8 epochs done" if number == 1 else "rung at epoch 8: validation_accuracy is too low",

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from search_spaces.protocol import Heartbeat, TrialLine, TrialState, Winner
+from search_spaces.protocol import Heartbeat, TrialState, TrialUpdate, Winner
 from service.client import Client, UnreachableError
 from service.client.client import PAGE
 from service.contract.errors import Conflict, Internal, Invalid, NotFound, PreconditionFailed, RungError, Unavailable
@@ -28,10 +28,10 @@ def rung(client: httpx.Client) -> Iterator[Client]:
         yield rung
 
 
-def line(trial: int, value: float, state: TrialState = TrialState.COMPLETED) -> TrialLine:
+def line(trial: int, value: float, state: TrialState = TrialState.COMPLETED) -> TrialUpdate:
     parameters: dict[str, Any] = {"optimizer.kind": "adam", "optimizer.lr": 0.001 * (trial + 1)}
     metrics: dict[str, float | None] = {"validation_accuracy": value, "validation_loss": 1 - value}
-    return TrialLine(
+    return TrialUpdate(
         trial=trial, state=state, epoch=8, best_value=value, metrics=metrics, parameters=parameters, started_at=1.0
     )
 
@@ -42,7 +42,7 @@ class Driver:
     def __init__(self, client: httpx.Client, launch: Any) -> None:
         self._client, self._launch = client, launch
 
-    def beat(self, phase: Any, *trials: TrialLine, winner: Winner | None = None) -> None:
+    def beat(self, phase: Any, *trials: TrialUpdate, winner: Winner | None = None) -> None:
         message = Heartbeat(phase=phase, trials=list(trials), winner=winner)
         response = self._client.post(
             f"/api/v1/attempts/{self._launch.attempt_id}/heartbeat",

@@ -10,7 +10,7 @@ import pytest
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.parsing import read
-from search_spaces.problems import validate
+from search_spaces.validation import validate
 from workers.data.splits import load
 from workers.training.loop import Training
 

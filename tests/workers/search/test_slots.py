@@ -12,7 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 from searches import Search
 
 from search_spaces.controls import Controls
-from search_spaces.protocol import Orders
+from search_spaces.protocol import Directives
 from workers.ray_patches import idle_actors
 from workers.state import journal
 
@@ -34,7 +34,7 @@ def test_with_fewer_slots_the_trial_whose_epoch_ends_gives_its_own_back(
     now = search()
     first, second, third = (now.tune.start() for _ in range(3))
     now.tune.report(first, 1, 0.5)
-    now.service.orders = Orders(**fewer)
+    now.service.orders = Directives(**fewer)
     now.conductor.look(now.tune)
     assert now.tune.live == [first, second, third], "no epoch in flight is lost"
     assert now.tune.report(second, 1, 0.6) == TrialScheduler.STOP
@@ -58,7 +58,7 @@ def test_with_fewer_slots_the_trial_whose_epoch_ends_gives_its_own_back(
 def test_a_trial_that_ends_with_its_epoch_gives_nothing_back(search: Callable[..., Search]) -> None:
     now = search(asha={"max_t": 1})
     trials = [now.tune.start() for _ in range(3)]
-    now.service.orders = Orders(slots=1)
+    now.service.orders = Directives(slots=1)
     for trial in trials:
         now.tune.report(trial, 1, 0.5)
     assert now.states() == ["COMPLETED"] * 3
@@ -68,15 +68,15 @@ def test_trials_too_many_that_have_no_slot_are_called_back_first(search: Callabl
     now = search()
     running, *waiting = now.tune.start(), now.tune.start(waits=True), now.tune.start(waits=True)
     size = (tmp_path / "journal.jsonl").stat().st_size
-    now.service.orders = Orders(slots=2)
+    now.service.orders = Directives(slots=2)
     now.conductor.look(now.tune)
     assert now.tune.live == [running, waiting[0]]
     assert now.states() == ["RUNNING", "RUNNING", "PENDING"]
-    now.service.orders = Orders(slots=0)
+    now.service.orders = Directives(slots=0)
     now.conductor.look(now.tune)
     assert now.tune.live == [running]
     assert (tmp_path / "journal.jsonl").stat().st_size == size
-    now.service.orders = Orders(slots=4)
+    now.service.orders = Directives(slots=4)
     assert [now.tune.start().config["trial"] for _ in range(3)] == [1, 2, 3]
 
 
@@ -97,7 +97,7 @@ def test_an_idle_slot_is_given_back_where_no_trial_is_to_have_it(
     now.conductor.look(now.tune)
     for trial in trials[:ended]:
         now.tune.finish(trial, 0.5)
-    now.service.orders = Orders(slots=slots)
+    now.service.orders = Directives(slots=slots)
     asked: list[Any] = []
     monkeypatch.setattr(idle_actors, "give_back", asked.append)
     now.conductor.on_step_end(1, [])

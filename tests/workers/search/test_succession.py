@@ -10,7 +10,7 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 from searches import Search
 
-from search_spaces.protocol import Orders
+from search_spaces.protocol import Directives
 from workers.trial.worker import STOP
 
 
@@ -54,7 +54,7 @@ def test_an_attempt_that_learns_late_calls_no_trial_of_its_successors_away(
 ) -> None:
     old, _, stop = two
     before = stop.stat().st_mtime_ns
-    old.service.orders = Orders(slots=4, **orders)
+    old.service.orders = Directives(slots=4, **orders)
     old.conductor.look(old.tune)
     assert old.conductor.ending is not None
     assert old.conductor.ending.phase == "fenced"
@@ -68,6 +68,6 @@ def test_a_trial_that_had_no_slot_yet_is_not_called_away_from_a_successor(search
     old.tune.start(waits=True)
     stop = Path(search(2).tune.start().config["folder"]) / STOP
     before = stop.stat().st_mtime_ns
-    old.service.orders = Orders(slots=4, stop="pause")
+    old.service.orders = Directives(slots=4, stop="pause")
     old.conductor.look(old.tune)
     assert stop.stat().st_mtime_ns == before

@@ -16,7 +16,7 @@ from searches import Search
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import ErrorKind, Orders, TrialState
+from search_spaces.protocol import Directives, ErrorKind, TrialState
 from workers.state import journal
 from workers.state.checkpoints import BEST, LAST
 from workers.state.trial_table import Progress
@@ -47,7 +47,7 @@ def test_an_order_ends_all(search: Callable[..., Search], tmp_path: Path, order:
     now = search()
     for _ in range(2):
         now.tune.start()
-    now.service.orders = Orders(slots=4, stop=order)
+    now.service.orders = Directives(slots=4, stop=order)
     now.conductor.look(now.tune)
     assert now.conductor.ending is not None
     assert (now.conductor.ending.phase, now.conductor.ending.reason) == (phase, f"{order} ordered")
@@ -60,9 +60,9 @@ def test_an_order_ends_all(search: Callable[..., Search], tmp_path: Path, order:
 
 def test_an_order_is_heard_while_no_trial_runs(search: Callable[..., Search]) -> None:
     now = search()
-    now.service.orders = Orders(slots=0)
+    now.service.orders = Directives(slots=0)
     assert now.tune.start() is None
-    now.service.orders = Orders(slots=0, stop="pause")
+    now.service.orders = Directives(slots=0, stop="pause")
     assert now.tune.start() == "FINISHED"
     assert now.conductor.ending is not None
     assert now.conductor.ending.phase == "paused"
@@ -71,7 +71,7 @@ def test_an_order_is_heard_while_no_trial_runs(search: Callable[..., Search]) ->
 def test_one_trial_is_canceled_and_the_search_goes_on(search: Callable[..., Search]) -> None:
     now = search()
     first, second = now.tune.start(), now.tune.start()
-    now.service.orders = Orders(slots=4, cancel_trials=[0, 77])
+    now.service.orders = Directives(slots=4, cancel_trials=[0, 77])
     now.conductor.look(now.tune)
     assert now.tune.live == [second]
     assert now.states() == ["CANCELED", "RUNNING"]
@@ -87,7 +87,7 @@ def test_a_waiting_trial_is_canceled_too(search: Callable[..., Search]) -> None:
     now.tune.start()
     now.progress.released(0)
     after = search(2)
-    after.service.orders = Orders(slots=4, cancel_trials=[0])
+    after.service.orders = Directives(slots=4, cancel_trials=[0])
     assert after.tune.start().config["trial"] == 1
     assert after.states() == ["CANCELED", "RUNNING"]
 
@@ -124,7 +124,7 @@ def test_the_trial_that_reaches_the_goal_ends_apart_from_its_epoch(
     now = search(objective={"goal": 0.9})
     trial, _ = now.tune.start(), now.tune.start()
     now.tune.report(trial, 1, 0.5)
-    now.service.orders = Orders(slots=1)
+    now.service.orders = Directives(slots=1)
     now.tune.report(trial, 2, 0.95)
     now.conductor.look(now.tune)
     over = now.conductor.ending
@@ -189,7 +189,7 @@ def test_slot_hours_are_summed_over_trials_and_attempts(search: Callable[..., Se
     stopwatch.seconds += 3600
     now.conductor.look(now.tune)
     assert now.conductor.ending is None
-    now.service.orders = Orders(slots=4, stop="pause")
+    now.service.orders = Directives(slots=4, stop="pause")
     now.conductor.look(now.tune)
     after = search(2, budget={"slot_hours": 3})
     after.tune.start()
@@ -208,7 +208,7 @@ def test_controls_are_obeyed_live_in_place_of_the_spec(search: Callable[..., Sea
 
     def order(**changes: Any) -> None:
         controls = Controls.model_validate(asked.model_dump() | changes)
-        now.service.orders = Orders(slots=4, controls=controls)
+        now.service.orders = Directives(slots=4, controls=controls)
 
     first, second = now.tune.start(), now.tune.start()
     assert now.tune.start() is None  # two were asked for
@@ -242,7 +242,7 @@ def test_a_grid_has_no_more_than_its_combinations(search: Callable[..., Search],
     changes: dict[str, Any] = {"searcher": "grid", "search_space": {"batch_size": {"choice": [16, 32, 64]}}}
     now = search(**changes)
     controls = Controls.of(experiment(**changes)).model_copy(update={"num_samples": 9})
-    now.service.orders = Orders(slots=9, controls=controls)
+    now.service.orders = Directives(slots=9, controls=controls)
     assert now.conductor.num_samples() == 3
     for trial in [now.tune.start() for _ in range(3)]:
         now.tune.finish(trial, 0.5)
@@ -358,7 +358,7 @@ def test_a_running_trials_files_are_left_alone(search: Callable[..., Search], tm
     trial = now.tune.start()
     folder = Path(trial.config["folder"])
     (folder / LAST).write_bytes(b"state")
-    now.service.orders = Orders(slots=4, stop="pause")
+    now.service.orders = Directives(slots=4, stop="pause")
     now.conductor.look(now.tune)
     assert (folder / LAST).exists()
 

@@ -18,7 +18,7 @@ import torch
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.models import CNN, VGG, ResNet, TorchvisionModel
 from search_spaces.normalization import Batch
-from search_spaces.protocol import Launch
+from search_spaces.protocol import LaunchConfig
 from workers import driver
 from workers.data.splits import load
 from workers.models.inference import Classifier
@@ -161,7 +161,7 @@ def weights_of(packed: dict[str, torch.Tensor], network: dict[str, torch.Tensor]
 
 
 def test_an_experiment_without_pictures_is_none_the_worse(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    launch = Launch(
+    launch = LaunchConfig(
         experiment_id="x", attempt=1, attempt_id="exp-x-a1", service_url="http://nowhere", token="t", slots=1,
         mlflow_tracking_uri="http://nowhere", storage=str(tmp_path), data_root=str(tmp_path), cache_root=str(tmp_path),
     )  # fmt: skip

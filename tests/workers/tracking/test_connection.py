@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
 
-from search_spaces.protocol import Launch
+from search_spaces.protocol import LaunchConfig
 from workers.tracking.connection import Connection, Superseded, away
 
 
@@ -28,7 +28,7 @@ def test_an_absent_server_is_told_from_one_that_says_no(monkeypatch: pytest.Monk
 
 
 def test_a_creation_whose_answer_is_lost_is_not_repeated_unseen(
-    launch: Callable[..., Launch], monkeypatch: pytest.MonkeyPatch
+    launch: Callable[..., LaunchConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # of a caller's own
     asked: list[str] = []
@@ -51,7 +51,7 @@ def test_a_creation_whose_answer_is_lost_is_not_repeated_unseen(
     assert asked == ["runs/create"]
 
 
-def test_what_is_done_inside_is_done_before_it_is_closed_or_not_at_all(launch: Callable[..., Launch]) -> None:
+def test_what_is_done_inside_is_done_before_it_is_closed_or_not_at_all(launch: Callable[..., LaunchConfig]) -> None:
     fenced = False
     one, other = Connection(launch()), Connection(launch(), lambda: fenced)
     with one.held_open(), other.held_open():

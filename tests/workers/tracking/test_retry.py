@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Launch
+from search_spaces.protocol import LaunchConfig
 from workers.state.trial_table import Progress
 from workers.tracking import retry
 from workers.tracking.retry import Patience, Unheard
@@ -159,7 +159,7 @@ def test_what_fails_goes_on_as_long_as_each_turn_brings_it_further(
 def test_news_that_are_sent_again_are_no_progress(
     tmp_path: Path,
     client: MlflowClient,
-    launch: Callable[..., Launch],
+    launch: Callable[..., LaunchConfig],
     experiment: Callable[..., ExperimentSpec],
     open_progress: Callable[..., Progress],
     monkeypatch: pytest.MonkeyPatch,

@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Launch
+from search_spaces.protocol import LaunchConfig
 from workers.tracking.connection import Connection
 from workers.tracking.cursor import Place
 from workers.tracking.runs import Runs
@@ -17,7 +17,7 @@ Open = Callable[..., Runs]
 
 
 @pytest.fixture
-def runs(client: MlflowClient, launch: Callable[..., Launch], experiment: Callable[..., ExperimentSpec]) -> Open:
+def runs(client: MlflowClient, launch: Callable[..., LaunchConfig], experiment: Callable[..., ExperimentSpec]) -> Open:
     """`runs(place)`: those of an attempt that had one before it, or of a first one where not `continued`."""
     told = launch(mlflow_tracking_uri=client.tracking_uri)
     return lambda place, continued=True: Runs(Connection(told), told, experiment(), place, continued)

@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import ErrorKind, Launch, TrialState
+from search_spaces.protocol import ErrorKind, LaunchConfig, TrialState
 from workers.state.journal import Journal, copy_of
 from workers.state.trial_table import Progress
 from workers.tracking.connection import Superseded
@@ -28,7 +28,7 @@ ADDED = {"rung.continued_from", "rung.restarts", "rung.error_kind"}
 
 @pytest.fixture
 def tracker(
-    tmp_path: Path, client: MlflowClient, launch: Callable[..., Launch], experiment: Callable[..., ExperimentSpec]
+    tmp_path: Path, client: MlflowClient, launch: Callable[..., LaunchConfig], experiment: Callable[..., ExperimentSpec]
 ) -> Callable[..., Tracker]:
     def build(attempt: int = 1, **changes: Any) -> Tracker:
         told = launch(attempt=attempt, mlflow_tracking_uri=client.tracking_uri)

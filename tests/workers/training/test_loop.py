@@ -14,7 +14,7 @@ from made_up import RANDOM_ALL_OVER, curve, recorded, splits, trial
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_spaces.protocol import METRICS, SIGNALS
+from search_spaces.protocol import DIAGNOSTICS, METRICS
 from workers.training import device_images
 from workers.training.device_images import DeviceImages
 from workers.training.loop import EpochInterruptedError, Training
@@ -136,7 +136,7 @@ def test_clean_images_are_drawn_by_the_split_seed_from_all_training_images() -> 
 def test_metrics_are_those_of_the_protocol_and_the_signals(space: dict[str, Any]) -> None:
     metrics = Training(trial(**space), splits()).run_epoch()
     undistorted = set() if space else {"clean_train_accuracy"}
-    assert set(metrics) == set(METRICS) | set(SIGNALS) - undistorted | {"epoch"}
+    assert set(metrics) == set(METRICS) | set(DIAGNOSTICS) - undistorted | {"epoch"}
     assert metrics["nonfinite_steps"] == 0
     assert metrics["epoch"] == 1
 

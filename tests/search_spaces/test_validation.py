@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from search_spaces import presets
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.parsing import read
-from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, shorten, validate
+from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, shorten
+from search_spaces.validation import validate
 
 OPTIMIZERS = "one of sgd, rmsprop, adam,"
 
@@ -247,7 +248,7 @@ def test_every_part_of_every_preset_is_answered_for(preset: str) -> None:
 
 def test_only_the_first_of_many_unknown_fields_are_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     guessed: list[str] = []
-    monkeypatch.setattr("search_spaces.problems.nearest", lambda name, known: guessed.append(name))
+    monkeypatch.setattr("search_spaces.validation.nearest", lambda name, known: guessed.append(name))
     with pytest.raises(SpecError) as caught:
         validate({"name": "x", **{f"field_{n}": 1 for n in range(2000)}})
     assert len(guessed) == MAX_PROBLEMS

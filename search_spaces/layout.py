@@ -1,0 +1,123 @@
+"""Layout: where each file of an experiment is, and which checkpoints of ended trials are kept.
+
+Owns every path below an experiment's folder, once for the service and the workers. It reads and writes nothing.
+
+    spec.json  launch-a<N>.json  journal.jsonl  journal.copy.jsonl  tracking.json  model/  pictures/
+    logs/driver-a<N>.log                  the log of the driver of attempt N
+    trials/<5 digits>/spec.json           the spec that the trial trains
+    trials/<5 digits>/trial.log           its log
+    trials/<5 digits>/stop                touched to ask the process that trains the trial to leave its epoch
+    trials/<5 digits>/{last,previous,best}.pt
+    tune-a<N>/                            Ray Tune's own files while attempt N runs
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+#: File names of checkpoints: the newest epoch, the epoch before it, and the best epoch.
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+CheckpointPolicy = Literal["best", "last", "none"]
+
+#: Files set aside because a journal is damaged: `journal.damaged-<n>`, n from 1.
+DAMAGED_JOURNAL_PREFIX = "journal.damaged-"
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """The folder of one trial. It may not exist."""
+
+    root: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.root / "spec.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "trial.log"
+
+    @property
+    def stop(self) -> Path:
+        return self.root / "stop"
+
+    @property
+    def last(self) -> Path:
+        return self.root / LAST
+
+    @property
+    def previous(self) -> Path:
+        return self.root / PREVIOUS
+
+    @property
+    def best(self) -> Path:
+        return self.root / BEST
+
+
+@dataclass(frozen=True)
+class ExperimentFolder:
+    """The folder of one experiment. It may not exist."""
+
+    root: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.root / "spec.json"
+
+    def launch_config(self, attempt: int) -> Path:
+        return self.root / f"launch-a{attempt}.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def journal_copy(self) -> Path:
+        """The journal's second file, from which damaged entries are restored."""
+        return self.root / "journal.copy.jsonl"
+
+    @property
+    def tracking(self) -> Path:
+        """How far MLflow has been updated."""
+        return self.root / "tracking.json"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def plots(self) -> Path:
+        return self.root / "pictures"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def driver_log(self, attempt: int) -> Path:
+        return self.logs / f"driver-a{attempt}.log"
+
+    def tune_results(self, attempt: int) -> Path:
+        return self.root / f"tune-a{attempt}"
+
+    @property
+    def trials(self) -> Path:
+        return self.root / "trials"
+
+    def trial(self, number: int) -> TrialFolder:
+        """The folder of trial `number` (from 0)."""
+        return TrialFolder(self.trials / f"{number:05d}")
+
+
+def kept_checkpoints(policy: CheckpointPolicy, *, is_best: bool, registered: bool) -> frozenset[str]:
+    """The names of the checkpoints of an ended trial that `policy` keeps.
+
+    "best" keeps the best epoch of the best trial (`is_best`); "last" also the last epoch of every trial; "none" keeps
+    nothing once the winner's model is `registered`, and until then what "best" keeps.
+    """
+    kept = {LAST} if policy == "last" else set()
+    if is_best and not (policy == "none" and registered):
+        kept.add(BEST)
+    return frozenset(kept)
