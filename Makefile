@@ -8,7 +8,7 @@ demo: $(STAMP)        ## set everything up and run a search on handwritten digit
 	$(BIN)/python -m service.demo
 
 test: $(STAMP)        ## set everything up and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-faults: $(STAMP) ## every row of the fault table, and twenty faults drawn at random
 	RUNG_FAULTS=all $(BIN)/python -m pytest tests/faults -m e2e -s

@@ -1,4 +1,7 @@
-"""A real PostgreSQL for the tests that ask for one: started once, on a free port of this machine, and ended."""
+"""What all tests share: one real stack at a time, and a real PostgreSQL for the tests that ask for one.
+
+PostgreSQL is started once per test process, on a free port of this machine, and stopped at its end.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,14 @@ import pytest
 START_S = 60
 #: Nothing here outlives the machine, so nothing waits for a disk; what was committed outlives a killed server.
 FAST = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start a whole stack run in one process, one after another, while the other process runs unit tests."""
+    for item in items:
+        if item.get_closest_marker("e2e"):
+            item.add_marker(pytest.mark.xdist_group("stack"))
 
 
 @dataclass(frozen=True)
