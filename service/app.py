@@ -14,17 +14,18 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from service.adapters.cluster_cache import ClusterWatch
-from service.adapters.mlflow_client import Results
-from service.adapters.ray_jobs import Launcher, RayLauncher
+from service.adapters.cluster_cache import ClusterCache
+from service.adapters.launcher import Launcher
+from service.adapters.mlflow_client import MlflowClient
+from service.adapters.ray_jobs import RayLauncher
 from service.adapters.ray_warm_workers import WarmWorkers
 from service.api import error_handlers, openapi
 from service.api.body_limit import BodyLimit
 from service.api.routes import actions, attempts, catalog, logs, system, trials
 from service.api.routes import experiments as experiment_routes
 from service.api.trusted_hosts import Doors
-from service.cleanup.worker import Housekeeping
-from service.context import Context
+from service.cleanup.worker import CleanupWorker
+from service.context import AppContext
 from service.domain import experiments
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
@@ -41,12 +42,12 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
         context = await run_in_threadpool(_open, settings, launcher)
         app.state.context = context
         reconciler = Reconciler(context) if settings.reconcile else None
-        housekeeping = _housekeeping(context, reconciler) if reconciler else None
+        cleanup = _cleanup_worker(context, reconciler) if reconciler else None
         warm_workers = _warm_workers(context)
         if reconciler:
             reconciler.start()
-        if housekeeping:
-            housekeeping.start()
+        if cleanup:
+            cleanup.start()
         if warm_workers:
             warm_workers.start()
         try:
@@ -54,11 +55,11 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
         finally:
             if warm_workers:
                 warm_workers.stop()
-            if housekeeping:
-                await run_in_threadpool(housekeeping.stop)
+            if cleanup:
+                await run_in_threadpool(cleanup.stop)
             if reconciler:
                 await run_in_threadpool(reconciler.stop)
-            context.results.close()
+            context.mlflow.close()
             context.database.close()
 
     app = FastAPI(
@@ -94,24 +95,24 @@ def main() -> None:
     uvicorn.run(create_app(settings), host=settings.host, port=settings.port, access_log=False, log_config=None)
 
 
-def _open(settings: Settings, launcher: Launcher | None) -> Context:
+def _open(settings: Settings, launcher: Launcher | None) -> AppContext:
     database = Database(settings.sqlalchemy_url)
     database.migrate()
-    return Context(
+    return AppContext(
         settings=settings,
         database=database,
-        watch=ClusterWatch(),
+        cluster_cache=ClusterCache(),
         launcher=launcher or RayLauncher(settings),
-        results=Results(settings),
+        mlflow=MlflowClient(settings),
         wake=threading.Event(),
     )
 
 
-def _housekeeping(context: Context, reconciler: Reconciler) -> Housekeeping:
-    return Housekeeping(context, lambda: reconciler.held)
+def _cleanup_worker(context: AppContext, reconciler: Reconciler) -> CleanupWorker:
+    return CleanupWorker(context, lambda: reconciler.held)
 
 
-def _warm_workers(context: Context) -> WarmWorkers | None:
+def _warm_workers(context: AppContext) -> WarmWorkers | None:
     if not (context.settings.reconcile and context.settings.warm_workers and isinstance(context.launcher, RayLauncher)):
         return None
 

@@ -1,4 +1,4 @@
-"""Context: the parts of one running service, handed to routes and reconciler; there are no globals."""
+"""AppContext: the parts of one running service, handed to routes and reconciler; there are no globals."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from service.adapters.cluster_cache import ClusterWatch
-from service.adapters.experiment_files import Storage
-from service.adapters.mlflow_client import Results
-from service.adapters.ray_jobs import Launcher
+from service.adapters.cluster_cache import ClusterCache
+from service.adapters.experiment_files import ExperimentFiles
+from service.adapters.launcher import Launcher
+from service.adapters.mlflow_client import MlflowClient
 from service.domain.retry_policy import Retries
 from service.settings import Settings
 from service.store.database import Database
@@ -20,20 +20,20 @@ def utc_now() -> datetime:
 
 
 @dataclass(frozen=True)
-class Context:
+class AppContext:
     """`wake` is set whenever the reconciler has something new to look at."""
 
     settings: Settings
     database: Database
-    watch: ClusterWatch
+    cluster_cache: ClusterCache
     launcher: Launcher
-    results: Results
+    mlflow: MlflowClient
     wake: threading.Event
 
     @property
     def retries(self) -> Retries:
         return Retries(self.settings.max_attempts, self.settings.retry_backoff_s)
 
-    def storage(self, experiment_id: str) -> Storage:
+    def files(self, experiment_id: str) -> ExperimentFiles:
         """The folder of an experiment that is known: ids of the database are names that no path can hide in."""
-        return Storage(self.settings.storage_root / experiment_id)
+        return ExperimentFiles(self.settings.storage_root / experiment_id)

@@ -1,4 +1,4 @@
-"""Storage: an experiment's folder as the service sees it: how large it is, what its logs say, and its end.
+"""ExperimentFiles: an experiment's folder as the service sees it: how large it is, what its logs say, and its end.
 
 Its layout is that of `search_spaces.layout`; drivers and trials write it. Whatever is there may vanish or grow while it
 is looked at. It must not know the database, nor who asks.
@@ -16,27 +16,27 @@ from pathlib import Path, PurePath
 
 from search_spaces.protocol import trial_folder
 
-LONGEST_PIECE = 2**20
+MAX_CHUNK_BYTES = 2**20
 
 
-class Kind(StrEnum):
+class FileKind(StrEnum):
     """What a file is for."""
 
     CHECKPOINTS = "checkpoints"
     MODEL = "model"
     LOGS = "logs"
-    PICTURES = "pictures"
+    PLOTS = "pictures"  # the name that stored folders and the API have
     JOURNAL = "journal"
     DAMAGED = "damaged"  # set aside of a journal
     OTHER = "other"
 
 
 #: What is of no use once nobody will go on with the experiment or look for what went wrong.
-PASSING = frozenset({Kind.CHECKPOINTS, Kind.LOGS, Kind.PICTURES, Kind.DAMAGED})
+DISPOSABLE = frozenset({FileKind.CHECKPOINTS, FileKind.LOGS, FileKind.PLOTS, FileKind.DAMAGED})
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextChunk:
     """A part of a log. Offsets and sizes are in bytes; `next_offset` is where the next piece begins."""
 
     text: str
@@ -46,7 +46,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Storage:
+class ExperimentFiles:
     """The folder of one experiment. It need not be there."""
 
     folder: Path
@@ -64,38 +64,38 @@ class Storage:
         except (OSError, UnicodeDecodeError):
             return None
 
-    def sizes(self) -> dict[Kind, int]:
+    def sizes(self) -> dict[FileKind, int]:
         """Bytes by kind; every kind is there. A file with several names is counted once."""
-        sizes = dict.fromkeys(Kind, 0)
+        sizes = dict.fromkeys(FileKind, 0)
         seen: set[tuple[int, int]] = set()
         for path, status in self._files():
             place = (status.st_dev, status.st_ino)
             if status.st_nlink == 1 or place not in seen:
-                sizes[kind(path.relative_to(self.folder))] += status.st_size
+                sizes[file_kind(path.relative_to(self.folder))] += status.st_size
             seen.add(place)
         return sizes
 
-    def remove_launch(self, attempt: int) -> None:
+    def remove_launch_config(self, attempt: int) -> None:
         """Remove what a driver was told at its start, a password among it; no other reads it. Raises OSError."""
         (self.folder / f"launch-a{attempt}.json").unlink(missing_ok=True)
 
-    def remove_passing(self) -> int:
-        """Remove all PASSING; what tells the story and the model stay. Gives the bytes freed. Raises OSError."""
-        return self._remove(lambda path: kind(path) in PASSING)
+    def remove_disposable(self) -> int:
+        """Remove all DISPOSABLE; what tells the story and the model stay. Gives the bytes freed. Raises OSError."""
+        return self._remove(lambda path: file_kind(path) in DISPOSABLE)
 
-    def remove_checkpoints(self, policy: str, best: int | None, crowned: bool) -> int:
+    def remove_checkpoints(self, policy: str, best: int | None, winner_registered: bool) -> int:
         """Remove the checkpoints that the spec's `checkpoints` does not keep, of all trials: none of them goes on.
 
         "best" keeps `best.pt` of the trial `best`; "last" also `last.pt` of all; "none" nothing once that trial's model
-        is registered (`crowned`), and until then what "best" keeps. Gives the bytes freed. Raises OSError.
+        is registered (`winner_registered`), and until then what "best" keeps. Gives the bytes freed. Raises OSError.
         """
         winner = None
-        if best is not None and not (policy == "none" and crowned):
+        if best is not None and not (policy == "none" and winner_registered):
             winner = PurePath("trials", trial_folder(best), "best.pt")
 
         def passing(path: PurePath) -> bool:
             kept = path == winner or (policy == "last" and path.name == "last.pt")
-            return kind(path) is Kind.CHECKPOINTS and not kept
+            return file_kind(path) is FileKind.CHECKPOINTS and not kept
 
         return self._remove(passing)
 
@@ -122,22 +122,22 @@ class Storage:
                     continue
 
 
-def kind(path: PurePath) -> Kind:
+def file_kind(path: PurePath) -> FileKind:
     """What a file is for, by its path inside the folder."""
     if path.suffix == ".log":
-        return Kind.LOGS
+        return FileKind.LOGS
     if path.parts[0] in {"model", "pictures", "logs"}:
-        return Kind(path.parts[0])
+        return FileKind(path.parts[0])
     if path.parts[0] == "trials" and ".pt" in path.suffixes:
-        return Kind.CHECKPOINTS
+        return FileKind.CHECKPOINTS
     if path.name.startswith("journal.damaged-"):
-        return Kind.DAMAGED
+        return FileKind.DAMAGED
     if path.name.startswith(("journal", "tracking")):
-        return Kind.JOURNAL
-    return Kind.OTHER
+        return FileKind.JOURNAL
+    return FileKind.OTHER
 
 
-def read(log: Path, offset: int, limit: int, final: bool) -> Piece:
+def read_chunk(log: Path, offset: int, limit: int, final: bool) -> TextChunk:
     """At most `limit` bytes of a log from an offset on, as text. Raises FileNotFoundError.
 
     No character is cut in two: one that is not whole yet is left to the next piece, unless nobody will complete it
@@ -146,18 +146,18 @@ def read(log: Path, offset: int, limit: int, final: bool) -> Piece:
     with log.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(min(offset, size))  # a file system refuses what is beyond its largest file
-        return piece(file.read(limit), offset, size, final)
+        return decode_chunk(file.read(limit), offset, size, final)
 
 
-def piece(data: bytes, offset: int, size: int, final: bool) -> Piece:
+def decode_chunk(data: bytes, offset: int, size: int, final: bool) -> TextChunk:
     """The bytes at an offset of a log of `size` as a piece; see `read`."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(data, final=final and offset + len(data) >= size)
     pending, _ = decoder.getstate()
-    return Piece(text, offset, offset + len(data) - len(pending), size)
+    return TextChunk(text, offset, offset + len(data) - len(pending), size)
 
 
-def tail(log: Path, most: int) -> str:
+def read_tail(log: Path, most: int) -> str:
     """The last bytes of a log as text; empty where there is none."""
     try:
         with log.open("rb") as file:

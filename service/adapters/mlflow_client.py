@@ -1,4 +1,4 @@
-"""Results: the only room of the service that speaks to MLflow: a run's curves, its end where its driver could not
+"""MlflowClient: the only room of the service that speaks to MLflow: a run's curves, its end where its driver could not
 say it, its removal as far as MLflow removes, and whether MLflow answers at all.
 
 It speaks MLflow's REST interface itself: one small request needs none of the client's imports. Drivers write the
@@ -23,7 +23,9 @@ from service.contract.errors import Unavailable
 from service.contract.schemas import Point
 from service.settings import Settings
 
-PATIENCE_S = 0.5  # of whoever asks whether MLflow answers: a probe of readiness itself waits no longer than a second
+PROBE_TIMEOUT_S = (
+    0.5  # of whoever asks whether MLflow answers: a probe of readiness itself waits no longer than a second
+)
 PAGE = 25_000
 RUNS_PAGE = 1_000
 TAG_CHARACTERS = 5_000
@@ -36,12 +38,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Runs:
-    """Where the runs of one experiment are: its id is a tag of theirs. `group` is MLflow's experiment, if known."""
+class ExperimentRuns:
+    """Identifies the MLflow runs of one experiment: each has its id as a tag."""
 
     experiment_id: str
     project: str
-    group: str | None
+    mlflow_experiment_id: str | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class OpenRun:
     trial: int | None
 
 
-class Results:
+class MlflowClient:
     """Requests over one connection pool. Close it when done."""
 
     def __init__(self, settings: Settings) -> None:
@@ -77,7 +79,7 @@ class Results:
         histories = self._pool.map(lambda name: self._history(run_id, name), names)
         return {name: points for name, points in zip(names, histories, strict=True) if points}
 
-    def open_runs(self, runs: Runs) -> list[OpenRun]:
+    def open_runs(self, runs: ExperimentRuns) -> list[OpenRun]:
         """The runs that have not ended, a page of them: ask again once those have. Raises Unavailable."""
         found = self._search(runs, "attributes.status = 'RUNNING'")
         return [OpenRun(str(run["info"]["run_id"]), _trial(run)) for run in found]
@@ -88,7 +90,7 @@ class Results:
         self._post("/runs/log-batch", {"run_id": run_id, "tags": said})
         self._post("/runs/update", {"run_id": run_id, "status": status, "end_time": int(at.timestamp() * 1000)})
 
-    def is_there(self, run_id: str) -> bool:
+    def run_exists(self, run_id: str) -> bool:
         """Whether MLflow has a run and nobody deleted it. Raises Unavailable."""
         answer = self._request(f"{API}/runs/get", {"run_id": run_id}, missing_ok=True)
         return answer.status_code == 200 and _json(answer)["run"]["info"]["lifecycle_stage"] == "active"
@@ -97,7 +99,7 @@ class Results:
         """Raises Unavailable."""
         self._post("/runs/delete", {"run_id": run_id})
 
-    def remove(self, runs: Runs) -> None:
+    def remove(self, runs: ExperimentRuns) -> None:
         """Remove an experiment's registered versions, models, artifacts and runs, as far as they are there.
 
         MLflow itself only marks runs and logged models as deleted, until somebody calls `mlflow gc`; so do artifacts
@@ -114,15 +116,15 @@ class Results:
         if len(found) == RUNS_PAGE:
             self.remove(runs)
 
-    def why_away(self) -> str:
-        """What keeps MLflow from answering; empty when it answers. Nobody waits for it longer than PATIENCE_S."""
+    def unavailable_reason(self) -> str:
+        """What keeps MLflow from answering; empty when it answers. Nobody waits for it longer than PROBE_TIMEOUT_S."""
         asked = self._asked
         if asked is None or asked.done():
             asked = self._asked = self._pool.submit(self._ask)
         try:
-            return asked.result(PATIENCE_S)
+            return asked.result(PROBE_TIMEOUT_S)
         except TimeoutError:
-            return f"MLflow at {self._uri} does not answer within {PATIENCE_S:g} s"
+            return f"MLflow at {self._uri} does not answer within {PROBE_TIMEOUT_S:g} s"
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -145,14 +147,14 @@ class Results:
                 return sorted(points, key=lambda point: (point.step, point.timestamp))
             query["page_token"] = token
 
-    def _search(self, runs: Runs, condition: str = "") -> list[dict[str, Any]]:
-        """Runs of an experiment that are not deleted, at most a page; the parent comes last."""
-        group = runs.group or self._group(runs.project)
-        if group is None:
+    def _search(self, runs: ExperimentRuns, condition: str = "") -> list[dict[str, Any]]:
+        """ExperimentRuns of an experiment that are not deleted, at most a page; the parent comes last."""
+        mlflow_experiment_id = runs.mlflow_experiment_id or self._mlflow_experiment_id(runs.project)
+        if mlflow_experiment_id is None:
             return []
         mine = f"tags.`rung.experiment_id` = '{runs.experiment_id}'"
         query = {
-            "experiment_ids": [group],
+            "experiment_ids": [mlflow_experiment_id],
             "filter": f"{mine} and {condition}" if condition else mine,
             "run_view_type": "ACTIVE_ONLY",
             "max_results": RUNS_PAGE,
@@ -160,7 +162,7 @@ class Results:
         found: list[dict[str, Any]] = self._post("/runs/search", query).get("runs", [])
         return sorted(found, key=lambda run: _trial(run) is None)
 
-    def _group(self, project: str) -> str | None:
+    def _mlflow_experiment_id(self, project: str) -> str | None:
         answer = self._request(f"{API}/experiments/get-by-name", {"experiment_name": project}, missing_ok=True)
         return str(_json(answer)["experiment"]["experiment_id"]) if answer.status_code == 200 else None
 
@@ -181,8 +183,8 @@ class Results:
         )
         return found
 
-    def _remove_models(self, group: str, run_id: str) -> None:
-        models = {"experiment_ids": [group], "filter": f"source_run_id = '{run_id}'"}
+    def _remove_models(self, mlflow_experiment_id: str, run_id: str) -> None:
+        models = {"experiment_ids": [mlflow_experiment_id], "filter": f"source_run_id = '{run_id}'"}
         for model in self._post("/logged-models/search", models).get("models", []):
             model_id = model["info"]["model_id"]
             self._remove_artifacts(model["info"].get("artifact_uri", ""), model_id)

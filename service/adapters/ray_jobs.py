@@ -12,58 +12,16 @@ import logging
 import os
 import shlex
 import threading
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 from search_spaces.protocol import LaunchConfig
+from service.adapters.launcher import ClusterUnreachableError, JobStatus
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
-
-
-class JobStatus(StrEnum):
-    """What Ray says of a driver. UNKNOWN: Ray has never heard of it, or forgot it when it was started anew."""
-
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"
-    SUCCEEDED = "SUCCEEDED"
-    STOPPED = "STOPPED"
-    FAILED = "FAILED"
-    UNKNOWN = "UNKNOWN"
-
-
-ALIVE = frozenset({JobStatus.PENDING, JobStatus.RUNNING})
-
-
-class RayUnreachable(Exception):  # noqa: N818 - a state of the world; nothing is wrong with the request
-    """Ray does not answer, or not as Ray does."""
-
-
-class Launcher(Protocol):
-    """What the reconciler needs of a cluster. All methods but `prepare` raise RayUnreachable."""
-
-    def warm(self) -> None:
-        """Do ahead of time what takes long."""
-
-    def prepare(self, launch: LaunchConfig, spec: dict[str, Any]) -> None:
-        """Write what the driver will read into its storage folder. Raises OSError."""
-
-    def launch(self, launch: LaunchConfig) -> None:
-        """Start the driver. An attempt id can be used once."""
-
-    def status(self, attempt_id: str) -> JobStatus: ...
-
-    def stop(self, attempt_id: str) -> None:
-        """Ask the driver's process to end. Nothing happens where it is gone already."""
-
-    def logs(self, attempt_id: str) -> str:
-        """All that the driver printed, as far as Ray still has it."""
-
-    def cluster(self) -> Cluster:
-        """The living nodes."""
 
 
 class RayLauncher:
@@ -77,7 +35,7 @@ class RayLauncher:
         self._client: Any = None
         self._importing = threading.Lock()
 
-    def warm(self) -> None:
+    def preload(self) -> None:
         with self._importing:  # modules of Ray's that two threads import at once stay half made for good
             import ray.exceptions
             import ray.job_submission  # noqa: F401
@@ -126,7 +84,7 @@ class RayLauncher:
             alive = [node for node in nodes if node["state"] == "ALIVE"]
             return Cluster(tuple(sorted((_node(node) for node in alive), key=lambda node: node.name)))
         except (KeyError, TypeError) as error:
-            raise RayUnreachable(f"the list of nodes of {self._address} cannot be read: {error!r}") from error
+            raise ClusterUnreachableError(f"the list of nodes of {self._address} cannot be read: {error!r}") from error
 
     def raylets(self) -> list[str]:
         """host:port of the raylet of each living node."""
@@ -137,20 +95,20 @@ class RayLauncher:
     def _request(self, method: str, path: str, *, missing_ok: bool = False, **options: Any) -> dict[str, Any]:
         try:
             if self._client is None:
-                self.warm()
+                self.preload()
                 self._client = _client(self._address, self._timeout_s)
             response = self._client._do_request(method, path, **options)
             if missing_ok and response.status_code == 404:
                 return {}
             if response.status_code != 200:
-                raise RayUnreachable(
+                raise ClusterUnreachableError(
                     f"{method} {path.partition('?')[0]}: {response.status_code} {response.text[-500:]}"
                 )
             answer: dict[str, Any] = response.json()
             return answer
         except (OSError, RuntimeError, ValueError) as error:  # requests' and Ray's errors are of these kinds
             self._client = None
-            raise RayUnreachable(f"Ray at {self._address} does not answer: {error}") from error
+            raise ClusterUnreachableError(f"Ray at {self._address} does not answer: {error}") from error
 
 
 def _client(address: str, timeout_s: float) -> Any:

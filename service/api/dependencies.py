@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.api import etags, serializers
 from service.api.etags import Precondition
-from service.context import Context
+from service.context import AppContext
 from service.contract.errors import Unauthorized
 from service.contract.schemas import ExperimentView
 from service.domain import experiments, idempotency
@@ -21,8 +21,8 @@ from service.store.models import Attempt
 _bearer = HTTPBearer(auto_error=False, description="the token in the driver's launch file")
 
 
-def _context(request: Request) -> Context:
-    context: Context = request.app.state.context
+def _context(request: Request) -> AppContext:
+    context: AppContext = request.app.state.context
     return context
 
 
@@ -51,7 +51,7 @@ def _precondition(
     return etags.parse(if_match)
 
 
-Service = Annotated[Context, Depends(_context)]
+Service = Annotated[AppContext, Depends(_context)]
 Body = Annotated[bytes, Depends(_body)]
 Token = Annotated[str, Depends(_token)]
 Key = Annotated[
@@ -79,7 +79,7 @@ class Paging(BaseModel):
     cursor: str | None = Field(None, max_length=1000, description="next_cursor of the page before")
 
 
-def shown(session: Session, service: Context, response: Response, experiment_id: str) -> ExperimentView:
+def shown(session: Session, service: AppContext, response: Response, experiment_id: str) -> ExperimentView:
     """The view of an experiment as the session sees it, its revision in the answer's ETag. Raises NotFound."""
     experiment = experiments.find(session, experiment_id)
     counts = experiments.count_trials(session, [experiment_id])
@@ -89,12 +89,12 @@ def shown(session: Session, service: Context, response: Response, experiment_id:
         experiment,
         counts[experiment_id],
         list(session.scalars(drivers)),
-        service.results,
-        service.watch.away,
+        service.mlflow,
+        service.cluster_cache.unreachable_reason,
     )
 
 
-def stored(service: Context, response: Response, experiment_id: str, replayed: bool) -> ExperimentView:
+def stored(service: AppContext, response: Response, experiment_id: str, replayed: bool) -> ExperimentView:
     """The view of an experiment that a submission has made, now or (`replayed`) when its key came first."""
     response.headers["Location"] = f"/api/v1/experiments/{experiment_id}"
     if replayed:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from search_spaces.protocol import ENDED_TRIAL_STATES
 from service.adapters import experiment_files
-from service.adapters.experiment_files import Piece
-from service.adapters.ray_jobs import RayUnreachable
-from service.context import Context
+from service.adapters.experiment_files import TextChunk
+from service.adapters.launcher import ClusterUnreachableError
+from service.context import AppContext
 from service.contract.errors import NotFound, Unavailable
 from service.contract.schemas import LogPiece
 from service.contract.states import ACTIVE
@@ -18,7 +18,7 @@ from service.domain import attempts, experiments, trials
 from service.domain.attempts import OPEN
 
 
-def of_driver(context: Context, experiment_id: str, attempt: int | None, offset: int, limit: int) -> LogPiece:
+def of_driver(context: AppContext, experiment_id: str, attempt: int | None, offset: int, limit: int) -> LogPiece:
     """A piece of the log of an attempt, the newest unless given. Raises NotFound, Unavailable."""
     with context.database.read() as session:
         experiment = experiments.find(session, experiment_id)
@@ -29,29 +29,33 @@ def of_driver(context: Context, experiment_id: str, attempt: int | None, offset:
         raise NotFound(f"experiment {experiment_id} has no {which} whose log could be read: {why}")
     over = found.state not in OPEN
     try:
-        path = context.storage(experiment_id).driver_log(found.number)
-        return _view(experiment_files.read(path, offset, limit, over), over, found.number)
+        path = context.files(experiment_id).driver_log(found.number)
+        return _view(experiment_files.read_chunk(path, offset, limit, over), over, found.number)
     except FileNotFoundError:
         pass
     except OSError as error:
         raise _unreadable(found.id, error) from None
     try:
         kept = context.launcher.logs(found.id).encode()
-    except RayUnreachable as error:
+    except ClusterUnreachableError as error:
         raise Unavailable(f"{found.id} has no log on its storage, and what Ray kept cannot be read: {error}") from None
     if not kept:
         raise NotFound(f"{found.id} has said nothing{'' if over else ' yet'}: neither on its storage nor to Ray")
-    return _view(experiment_files.piece(kept[offset : offset + limit], offset, len(kept), over), over, found.number)
+    return _view(
+        experiment_files.decode_chunk(kept[offset : offset + limit], offset, len(kept), over), over, found.number
+    )
 
 
-def of_trial(context: Context, experiment_id: str, trial: int, offset: int, limit: int) -> LogPiece:
+def of_trial(context: AppContext, experiment_id: str, trial: int, offset: int, limit: int) -> LogPiece:
     """A piece of the log of a trial. Raises NotFound, Unavailable."""
     with context.database.read() as session:
         experiment = experiments.find(session, experiment_id)
         line = trials.find(session, experiment_id, trial)
     over = line.state in ENDED_TRIAL_STATES or experiment.state not in ACTIVE
     try:
-        return _view(experiment_files.read(context.storage(experiment_id).trial_log(trial), offset, limit, over), over)
+        return _view(
+            experiment_files.read_chunk(context.files(experiment_id).trial_log(trial), offset, limit, over), over
+        )
     except FileNotFoundError:
         when = "" if over else " yet"
         raise NotFound(f"trial {trial} of experiment {experiment_id} is {line.state} and has no log{when}") from None
@@ -63,7 +67,7 @@ def _unreadable(whose: str, error: OSError) -> Unavailable:
     return Unavailable(f"the log of {whose} cannot be read: {error}")
 
 
-def _view(piece: Piece, over: bool, attempt: int | None = None) -> LogPiece:
+def _view(piece: TextChunk, over: bool, attempt: int | None = None) -> LogPiece:
     return LogPiece(
         text=piece.text,
         offset=piece.offset,

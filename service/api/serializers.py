@@ -5,21 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from search_spaces.protocol import TrialState
-from service.adapters.mlflow_client import Results
+from service.adapters.mlflow_client import MlflowClient
 from service.contract.schemas import AttemptView, Best, ExperimentSummary, ExperimentView, TrialView
 from service.contract.states import State
 from service.store.models import Attempt, Experiment, Trial
 
 
 def summary(
-    experiment: Experiment, counts: dict[TrialState, int], results: Results, ray_away: str = ""
+    experiment: Experiment, counts: dict[TrialState, int], results: MlflowClient, ray_away: str = ""
 ) -> ExperimentSummary:
     """`ray_away` says why Ray does not answer: whoever waits in the queue is told."""
     return ExperimentSummary(**_fields(experiment, counts, results, ray_away))
 
 
 def full(
-    experiment: Experiment, counts: dict[TrialState, int], attempts: list[Attempt], results: Results, ray_away: str = ""
+    experiment: Experiment,
+    counts: dict[TrialState, int],
+    attempts: list[Attempt],
+    results: MlflowClient,
+    ray_away: str = "",
 ) -> ExperimentView:
     return ExperimentView(
         **_fields(experiment, counts, results, ray_away),
@@ -31,7 +35,7 @@ def full(
     )
 
 
-def trial(row: Trial, mlflow_experiment_id: str | None, results: Results) -> TrialView:
+def trial(row: Trial, mlflow_experiment_id: str | None, results: MlflowClient) -> TrialView:
     return TrialView(
         trial=row.trial,
         state=TrialState(row.state),
@@ -51,7 +55,9 @@ def trial(row: Trial, mlflow_experiment_id: str | None, results: Results) -> Tri
     )
 
 
-def _fields(experiment: Experiment, counts: dict[TrialState, int], results: Results, ray_away: str) -> dict[str, Any]:
+def _fields(
+    experiment: Experiment, counts: dict[TrialState, int], results: MlflowClient, ray_away: str
+) -> dict[str, Any]:
     objective = experiment.spec.get("objective", {})
     waits = ray_away and experiment.state == State.QUEUED
     best = None

@@ -1,4 +1,4 @@
-"""Aftercare: what one experiment needs after its end, and what its deletion takes.
+"""Finalizer: what one experiment needs after its end, and what its deletion takes.
 
 Ends runs in MLflow that its driver could not end, removes checkpoints of what will never go on, and everything of
 what a person deleted. Every step can be done twice, so that a crash between two costs nothing. When it is done, and
@@ -17,16 +17,16 @@ from typing import Any
 from sqlalchemy import Select, delete, select
 
 from search_spaces.protocol import TRIAL_RUN_STATUS, RunStatus, TrialState
-from service.adapters.mlflow_client import OpenRun, Runs
-from service.adapters.ray_jobs import ALIVE, RayUnreachable
-from service.context import Context
+from service.adapters.launcher import ALIVE, ClusterUnreachableError
+from service.adapters.mlflow_client import ExperimentRuns, OpenRun
+from service.context import AppContext
 from service.contract.states import State
 from service.domain import continuation
-from service.store.leases import Held, hold
+from service.store.leases import HeldLease, assert_held
 from service.store.models import Experiment, Trial
 
 #: Status and word of a parent run, by the state of its experiment.
-PARENT = {
+PARENT_RUN_STATUS = {
     State.COMPLETED: (RunStatus.FINISHED, "COMPLETED"),
     State.CANCELED: (RunStatus.KILLED, "CANCELED"),
     State.ERROR: (RunStatus.FAILED, "FAILED"),
@@ -35,22 +35,22 @@ PARENT = {
 log = logging.getLogger(__name__)
 
 
-class NotYetError(Exception):
+class RetryLaterError(Exception):
     """Somebody else must end first. The message says who."""
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedExperiment:
     """An experiment that waits for aftercare, as it was read from the database."""
 
-    runs: Runs
+    runs: ExperimentRuns
     state: State
     reason: str
     attempt: int
     at: datetime
     checkpoints: str
     best_trial: int | None
-    crowned: bool
+    winner_registered: bool
 
     @property
     def id(self) -> str:
@@ -61,93 +61,93 @@ class Ended:
         return f"exp-{self.id}-a{self.attempt}"
 
 
-class Aftercare:
-    """`settle` gives what is due to one experiment. All raise Unavailable, OSError, NotYetError and LeaseLost."""
+class Finalizer:
+    """Finalizes one experiment. All methods raise Unavailable, OSError, RetryLaterError and LeaseLostError."""
 
-    def __init__(self, context: Context, clock: Callable[[], datetime]) -> None:
+    def __init__(self, context: AppContext, clock: Callable[[], datetime]) -> None:
         self._context = context
         self._clock = clock
 
-    def settle(self, held: Held, ended: Ended) -> None:
+    def finalize(self, held: HeldLease, ended: EndedExperiment) -> None:
         if ended.state is State.DELETING:
             self._remove(held, ended)
         else:
             self._close(held, ended)
 
-    def say(self, held: Held, ended: Ended, why: str) -> None:
+    def report_blocker(self, held: HeldLease, ended: EndedExperiment, why: str) -> None:
         """Let a person who waits for a deletion know what keeps it."""
         reason = f"being deleted; {why}"
         if ended.state is not State.DELETING or reason == ended.reason:
             return
         with self._context.database.write() as session:
-            hold(session, held, self._clock())
+            assert_held(session, held, self._clock())
             experiment = session.scalar(_unchanged(ended).with_for_update())
             if experiment is not None:
                 experiment.reason = reason
 
-    def _close(self, held: Held, ended: Ended) -> None:
+    def _close(self, held: HeldLease, ended: EndedExperiment) -> None:
         """End in MLflow what its driver left open; what it closed itself costs one small request."""
-        results = self._context.results
-        found = results.open_runs(ended.runs) if ended.attempt else []
+        mlflow = self._context.mlflow
+        found = mlflow.open_runs(ended.runs) if ended.attempt else []
         lines = self._lines(ended.id) if found else {}
         for run in found:
             if not self._still_ended(ended):  # a driver that came meanwhile needs them open
                 return
-            kept = _kept_in_place_of(run, lines)
-            if kept is not None and results.is_there(kept):
+            kept = _canonical_run(run, lines)
+            if kept is not None and mlflow.run_exists(kept):
                 log.warning("run %s doubles %s of trial %s: it is deleted", run.run_id, kept, run.trial)
-                results.delete_run(run.run_id)
+                mlflow.delete_run(run.run_id)
             else:
-                results.end_run(run.run_id, *_verdict(run, ended, lines))
+                mlflow.end_run(run.run_id, *_final_run_status(run, ended, lines))
         if found:
             log.info("settled %d runs of experiment %s in MLflow", len(found), ended.id)
             return  # the next turn sees whether there are more
         if ended.state is State.CANCELED and ended.attempt:
-            self._tidy(ended)
+            self._prune_checkpoints(ended)
         with self._context.database.write() as session:
-            hold(session, held, self._clock())
+            assert_held(session, held, self._clock())
             experiment = session.scalar(_unchanged(ended).with_for_update())
             if experiment is not None:
                 experiment.mlflow_closed = True
 
-    def _tidy(self, ended: Ended) -> None:
+    def _prune_checkpoints(self, ended: EndedExperiment) -> None:
         """Of what is canceled nothing goes on, so that its checkpoints go by its policy. Others can be resumed."""
         if self._is_driven(ended):
-            raise NotYetError("its last driver has yet to end")
+            raise RetryLaterError("its last driver has yet to end")
         with self._context.database.read() as session:
             forks = select(Experiment.id).where(Experiment.source_id == ended.id, continuation.yet_to_read())
             fork = session.scalar(forks.limit(1))
         if fork is not None:
-            raise NotYetError(f"experiment {fork} has yet to read its trials")
-        storage = self._context.storage(ended.id)
-        freed = storage.remove_checkpoints(ended.checkpoints, ended.best_trial, ended.crowned)
+            raise RetryLaterError(f"experiment {fork} has yet to read its trials")
+        storage = self._context.files(ended.id)
+        freed = storage.remove_checkpoints(ended.checkpoints, ended.best_trial, ended.winner_registered)
         if freed:
             log.info("removed %d bytes of checkpoints of experiment %s, which was canceled", freed, ended.id)
 
-    def _remove(self, held: Held, ended: Ended) -> None:
+    def _remove(self, held: HeldLease, ended: EndedExperiment) -> None:
         """Files, then models and runs, then the rows that say where those were. Waits for the driver's end."""
         if self._is_driven(ended):  # it draws pictures after its last word
-            with contextlib.suppress(RayUnreachable):  # the next turn asks again
+            with contextlib.suppress(ClusterUnreachableError):  # the next turn asks again
                 self._context.launcher.stop(ended.attempt_id)
-            raise NotYetError("its last driver is told to end")
-        self._context.storage(ended.id).remove()
+            raise RetryLaterError("its last driver is told to end")
+        self._context.files(ended.id).remove()
         if ended.attempt:
-            self._context.results.remove(ended.runs)
+            self._context.mlflow.remove(ended.runs)
         with self._context.database.write() as session:
-            hold(session, held, self._clock())
+            assert_held(session, held, self._clock())
             session.execute(delete(Experiment).where(Experiment.id == ended.id, Experiment.state == State.DELETING))
         log.info("deleted experiment %s", ended.id)
 
-    def _is_driven(self, ended: Ended) -> bool:
+    def _is_driven(self, ended: EndedExperiment) -> bool:
         """Whether its last driver may still write. A driver outlives neither its last word nor Ray for long."""
         try:
             return bool(ended.attempt) and self._context.launcher.status(ended.attempt_id) in ALIVE
-        except RayUnreachable as error:
-            if self._context.watch.away_s > self._context.settings.stop_grace_s:
+        except ClusterUnreachableError as error:
+            if self._context.cluster_cache.unreachable_s > self._context.settings.stop_grace_s:
                 return False
-            raise NotYetError(f"Ray must first say whether its last driver has ended: {error}") from None
+            raise RetryLaterError(f"Ray must first say whether its last driver has ended: {error}") from None
 
-    def _still_ended(self, ended: Ended) -> bool:
+    def _still_ended(self, ended: EndedExperiment) -> bool:
         with self._context.database.read() as session:
             return session.scalar(_unchanged(ended)) is not None
 
@@ -157,38 +157,40 @@ class Aftercare:
             return {trial.trial: trial for trial in found}
 
 
-def of(experiment: Experiment, now: datetime) -> Ended:
+def of(experiment: Experiment, now: datetime) -> EndedExperiment:
     """What aftercare must know of an experiment."""
     winner = experiment.winner
-    return Ended(
-        runs=Runs(experiment.id, experiment.project, experiment.mlflow_experiment_id),
+    return EndedExperiment(
+        runs=ExperimentRuns(experiment.id, experiment.project, experiment.mlflow_experiment_id),
         state=State(experiment.state),
         reason=experiment.reason,
         attempt=experiment.attempt,
         at=experiment.ended_at or now,
         checkpoints=experiment.spec.get("checkpoints", "best"),
         best_trial=experiment.best_trial,
-        crowned=winner is not None and winner.get("trial") == experiment.best_trial,
+        winner_registered=winner is not None and winner.get("trial") == experiment.best_trial,
     )
 
 
-def _unchanged(ended: Ended) -> Select[Any]:
+def _unchanged(ended: EndedExperiment) -> Select[Any]:
     """The experiment, if nobody has queued it again meanwhile."""
     return select(Experiment).where(
         Experiment.id == ended.id, Experiment.state == ended.state, Experiment.attempt == ended.attempt
     )
 
 
-def _kept_in_place_of(run: OpenRun, lines: dict[int, Trial]) -> str | None:
+def _canonical_run(run: OpenRun, lines: dict[int, Trial]) -> str | None:
     """The run that its driver told of a trial, where this one is another: a creation whose answer was lost."""
     line = None if run.trial is None else lines.get(run.trial)
     told = line.mlflow_run_id if line else None
     return told if told != run.run_id else None
 
 
-def _verdict(run: OpenRun, ended: Ended, lines: dict[int, Trial]) -> tuple[RunStatus, dict[str, str], datetime]:
+def _final_run_status(
+    run: OpenRun, ended: EndedExperiment, lines: dict[int, Trial]
+) -> tuple[RunStatus, dict[str, str], datetime]:
     """Status, tags and end of a run that its driver left open."""
-    status, word = PARENT[ended.state]
+    status, word = PARENT_RUN_STATUS[ended.state]
     if run.trial is None:
         return status, {"rung.state": word, "rung.reason": ended.reason}, ended.at
     line = lines.get(run.trial)

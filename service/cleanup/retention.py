@@ -13,14 +13,14 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.context import Context
+from service.context import AppContext
 from service.contract.states import ENDED
 from service.domain import continuation, idempotency
 from service.domain.attempts import OPEN
-from service.store.leases import Held, hold
+from service.store.leases import HeldLease, assert_held
 from service.store.models import Attempt, Experiment
 
-KEYS_KEPT = timedelta(hours=24)
+KEY_RETENTION = timedelta(hours=24)
 LOOK_BACK = timedelta(hours=1)  # for what was stored late, or by a clock that is behind
 
 log = logging.getLogger(__name__)
@@ -29,21 +29,21 @@ log = logging.getLogger(__name__)
 class Retention:
     """`sweep` removes what is past its time. What is wrong with one experiment's files is logged; the others go."""
 
-    def __init__(self, context: Context, clock: Callable[[], datetime]) -> None:
+    def __init__(self, context: AppContext, clock: Callable[[], datetime]) -> None:
         self._context = context
         self._clock = clock
         self._launches_from: datetime | None = None
         self._clean: set[tuple[str, int]] = set()
 
-    def sweep(self, held: Held) -> None:
-        """Raises SQLAlchemyError, LeaseLost."""
+    def sweep(self, held: HeldLease) -> None:
+        """Raises SQLAlchemyError, LeaseLostError."""
         with self._context.database.write() as session:
-            hold(session, held, self._clock())
-            idempotency.forget(session, self._clock() - KEYS_KEPT)
-        self._remove_launches()
-        self._remove_passing()
+            assert_held(session, held, self._clock())
+            idempotency.forget(session, self._clock() - KEY_RETENTION)
+        self._remove_launch_configs()
+        self._remove_disposable()
 
-    def _remove_launches(self) -> None:
+    def _remove_launch_configs(self) -> None:
         """What drivers that have ended were told at their start: one that starts late finds nothing, as it should."""
         now, complete = self._clock(), True
         query = select(Attempt.experiment_id, Attempt.number).where(Attempt.state.not_in(OPEN))
@@ -53,22 +53,22 @@ class Retention:
             ended = session.execute(query).all()
         for experiment_id, number in ended:
             try:
-                self._context.storage(experiment_id).remove_launch(number)
+                self._context.files(experiment_id).remove_launch_config(number)
             except OSError as error:
                 complete = False
                 log.warning("the launch file of attempt %d of experiment %s stays: %s", number, experiment_id, error)
         if complete:
             self._launches_from = now
 
-    def _remove_passing(self) -> None:
+    def _remove_disposable(self) -> None:
         with self._context.database.read() as session:
-            found = [one for one in self._past_keeping(session) if one not in self._clean]
+            found = [one for one in self._expired(session) if one not in self._clean]
         for experiment_id, attempt in found:
             try:
                 with self._context.database.read() as session:  # minutes may have passed since
-                    if not self._past_keeping(session, experiment_id):
+                    if not self._expired(session, experiment_id):
                         continue
-                freed = self._context.storage(experiment_id).remove_passing()
+                freed = self._context.files(experiment_id).remove_disposable()
             except SQLAlchemyError:
                 raise
             except Exception:
@@ -78,7 +78,7 @@ class Retention:
             if freed:
                 log.info("removed %d bytes of experiment %s, which ended long ago", freed, experiment_id)
 
-    def _past_keeping(self, session: Session, experiment_id: str | None = None) -> list[tuple[str, int]]:
+    def _expired(self, session: Session, experiment_id: str | None = None) -> list[tuple[str, int]]:
         """Ids and attempts of experiments whose files are older than they are kept, but those that a fork has yet to
         read; all, or one.
         """

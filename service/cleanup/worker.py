@@ -1,4 +1,4 @@
-"""Housekeeping: the thread that does, away from the queue, what experiments need when they have ended.
+"""CleanupWorker: the thread that does, away from the queue, what experiments need when they have ended.
 
 Owns when each is looked at: the oldest first, one that cannot be settled ever more seldom, and while MLflow is away
 those alone that do not need it. What is done for one is in `aftercare`, what is removed after its time in
@@ -18,12 +18,12 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from service.cleanup import finalizer
-from service.cleanup.finalizer import Aftercare, Ended, NotYetError
+from service.cleanup.finalizer import EndedExperiment, Finalizer, RetryLaterError
 from service.cleanup.retention import Retention
-from service.context import Context, utc_now
+from service.context import AppContext, utc_now
 from service.contract.errors import Unavailable
 from service.contract.states import ENDED, State
-from service.store.leases import Held, LeaseLost
+from service.store.leases import HeldLease, LeaseLostError
 from service.store.models import Experiment
 
 INTERVAL_S = 2.0
@@ -35,13 +35,13 @@ AT_ONCE = 20
 log = logging.getLogger(__name__)
 
 
-class Housekeeping:
+class CleanupWorker:
     """`start` and `stop` the thread; `turn` is one of its, for tests. `held` gives the lease while it is ours."""
 
     def __init__(
         self,
-        context: Context,
-        held: Callable[[], Held | None],
+        context: AppContext,
+        held: Callable[[], HeldLease | None],
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -49,7 +49,7 @@ class Housekeeping:
         self._held = held
         self._clock = clock
         self._monotonic = monotonic
-        self._aftercare = Aftercare(context, clock)
+        self._finalizer = Finalizer(context, clock)
         self._retention = Retention(context, clock)
         self._away_at = self._swept_at = float("-inf")
         self._failures: dict[str, int] = {}
@@ -66,14 +66,14 @@ class Housekeeping:
         if self._thread.is_alive():
             self._thread.join(timeout=30)
 
-    def turn(self) -> None:
-        """Do what is due. Raises SQLAlchemyError, and LeaseLost when another replica has taken over."""
+    def run_once(self) -> None:
+        """Do what is due. Raises SQLAlchemyError, and LeaseLostError when another replica has taken over."""
         if (held := self._held()) is None:
             return
         for ended in self._waiting():
             if self._stopping.is_set():
                 return
-            if not self._settle(held, ended):
+            if not self._finalize(held, ended):
                 break
         if self._monotonic() - self._swept_at >= SWEEP_S:
             self._swept_at = self._monotonic()
@@ -82,13 +82,13 @@ class Housekeeping:
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL_S):
             try:
-                self.turn()
-            except (LeaseLost, SQLAlchemyError) as error:
+                self.run_once()
+            except (LeaseLostError, SQLAlchemyError) as error:
                 log.warning("housekeeping goes on later: %s", str(error).splitlines()[0])
             except Exception:
                 log.exception("a turn of housekeeping failed; the next one tries again")
 
-    def _waiting(self) -> list[Ended]:
+    def _waiting(self) -> list[EndedExperiment]:
         """The oldest of those that are due."""
         now = self._monotonic()
         put_off = [experiment_id for experiment_id, due_at in self._due_at.items() if due_at > now]
@@ -101,38 +101,38 @@ class Housekeeping:
         with self._context.database.read() as session:
             return [finalizer.of(found, self._clock()) for found in session.scalars(oldest.limit(AT_ONCE))]
 
-    def _settle(self, held: Held, ended: Ended) -> bool:
+    def _finalize(self, held: HeldLease, ended: EndedExperiment) -> bool:
         """Whether the next one's turn may come; not while MLflow is away. Raises as `turn` does."""
         try:
-            self._aftercare.settle(held, ended)
-        except (LeaseLost, OperationalError):  # nothing is wrong with this one
+            self._finalizer.finalize(held, ended)
+        except (LeaseLostError, OperationalError):  # nothing is wrong with this one
             raise
         except Unavailable as error:
             log.warning("experiment %s: %s", ended.id, error.detail)
-            away = bool(self._context.results.why_away())
+            away = bool(self._context.mlflow.unavailable_reason())
             if away:
                 self._away_at = self._monotonic()
             else:
                 self._put_off(ended)
-            self._aftercare.say(held, ended, error.detail)
+            self._finalizer.report_blocker(held, ended, error.detail)
             return not away
-        except NotYetError as error:
+        except RetryLaterError as error:
             log.info("experiment %s waits: %s", ended.id, error)
             self._put_off(ended)
         except OSError as error:
             log.warning("experiment %s: its files cannot be removed: %s", ended.id, error)
             self._put_off(ended)
-            self._aftercare.say(held, ended, f"its files cannot be removed: {error}")
+            self._finalizer.report_blocker(held, ended, f"its files cannot be removed: {error}")
         except Exception as error:
             log.exception("experiment %s cannot be settled", ended.id)
             self._put_off(ended)
-            self._aftercare.say(held, ended, f"the service failed: {error!r}"[:500].replace("\0", ""))
+            self._finalizer.report_blocker(held, ended, f"the service failed: {error!r}"[:500].replace("\0", ""))
         else:
             self._failures.pop(ended.id, None)
             self._due_at.pop(ended.id, None)
         return True
 
-    def _put_off(self, ended: Ended) -> None:
+    def _put_off(self, ended: EndedExperiment) -> None:
         """Look at it again after a while, twice as long as the last time."""
         failures = self._failures[ended.id] = self._failures.get(ended.id, 0) + 1
         delay_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(failures - 1, 10))

@@ -26,7 +26,7 @@ from service.store.models import Experiment, Trial
 log = logging.getLogger(__name__)
 
 
-def share_out(session: Session, cluster: Cluster, now: datetime, retries: Retries) -> dict[str, int]:
+def assign_slots(session: Session, cluster: Cluster, now: datetime, retries: Retries) -> dict[str, int]:
     """Write the new shares of the running; give those of the queued that may start."""
     active = _active(session)
     done = _ended_trials(session, [experiment.id for experiment in active])
@@ -35,8 +35,8 @@ def share_out(session: Session, cluster: Cluster, now: datetime, retries: Retrie
         try:
             demands[experiment.id] = _demand(experiment, done.get(experiment.id, 0), cluster)
         except ValidationError as error:
-            _set_aside(session, experiment, error, now)
-    waiting = {experiment.id for experiment in active if _is_to_wait(experiment, now, retries)}
+            _skip_unreadable(session, experiment, error, now)
+    waiting = {experiment.id for experiment in active if _is_backing_off(experiment, now, retries)}
     away = {one.id for one in active if one.id in waiting and not _is_due_soon(one, now, retries)}
     shares = allocate(cluster, [demand for one, demand in demands.items() if one not in away])
     starting: dict[str, int] = {}
@@ -86,7 +86,7 @@ def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
     )
 
 
-def _set_aside(session: Session, experiment: Experiment, error: ValidationError, now: datetime) -> None:
+def _skip_unreadable(session: Session, experiment: Experiment, error: ValidationError, now: datetime) -> None:
     """One that cannot be read holds up no other. Its driver, where it has one, keeps the slots that it has."""
     if experiment.state == State.QUEUED:
         abandon(session, experiment, f"what it asks for cannot be read by this version: {error}", now)
@@ -94,7 +94,7 @@ def _set_aside(session: Session, experiment: Experiment, error: ValidationError,
         log.warning("what experiment %s asks for cannot be read: %s", experiment.id, error)
 
 
-def _is_to_wait(experiment: Experiment, now: datetime, retries: Retries) -> bool:
+def _is_backing_off(experiment: Experiment, now: datetime, retries: Retries) -> bool:
     """Whether its next attempt is not due yet. A wait longer than any wait was written before the clock was set."""
     return experiment.retry_at is not None and timedelta(0) < experiment.retry_at - now <= retries.longest
 

@@ -13,10 +13,10 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.adapters.ray_jobs import ALIVE, JobStatus
+from service.adapters.launcher import ALIVE, JobStatus
 from service.contract.states import DRIVEN
 from service.domain.attempts import OPEN
-from service.scheduling.silence import Silence
+from service.scheduling.silence import SilenceTimer
 from service.settings import Settings
 from service.store.models import Attempt, Experiment
 
@@ -36,36 +36,36 @@ class Driver:
 
 
 @dataclass(frozen=True)
-class Silences:
+class DriverSilence:
     """For how many seconds a driver has said nothing, and has not obeyed the stop that was asked for."""
 
     quiet_s: float
-    asked_s: float
+    stop_pending_s: float
 
 
 @dataclass(frozen=True)
 class Loss:
     """Why a driver is given up, as a sentence.
 
-    `counted` against its experiment's attempts; `excused` by a word of its own that comes meanwhile.
+    `counted` against its experiment's attempts; `cleared_by_heartbeat` by a word of its own that comes meanwhile.
     """
 
     why: str
     counted: bool = True
-    excused: bool = True
+    cleared_by_heartbeat: bool = True
 
 
-def at_work(session: Session) -> list[Driver]:
+def active_drivers(session: Session) -> list[Driver]:
     """The newest attempt of each experiment that wants a driver, where it has not ended."""
     rows = session.execute(
         select(Experiment, Attempt)
         .join(Attempt, (Attempt.experiment_id == Experiment.id) & (Attempt.number == Experiment.attempt))
         .where(Experiment.state.in_(DRIVEN), Attempt.state.in_(OPEN))
     )
-    return [seen(experiment, attempt) for experiment, attempt in rows]
+    return [snapshot(experiment, attempt) for experiment, attempt in rows]
 
 
-def seen(experiment: Experiment, attempt: Attempt) -> Driver:
+def snapshot(experiment: Experiment, attempt: Attempt) -> Driver:
     """What is stored of a driver."""
     return Driver(
         experiment_id=experiment.id,
@@ -77,25 +77,25 @@ def seen(experiment: Experiment, attempt: Attempt) -> Driver:
     )
 
 
-def listen(silence: Silence, drivers: Iterable[Driver]) -> dict[str, Silences]:
+def measure_silence(silence: SilenceTimer, drivers: Iterable[Driver]) -> dict[str, DriverSilence]:
     """The silences of each driver, by its attempt's id."""
     drivers = list(drivers)
     words: dict[str, Hashable] = {f"{one.attempt_id} said": (one.submitted_at, one.heard_at) for one in drivers}
     words |= {f"{one.attempt_id} asked": one.stop_asked_at for one in drivers if one.stop_asked_at}
-    seconds = silence.look(words)
+    seconds = silence.observe(words)
     return {
-        one.attempt_id: Silences(seconds[f"{one.attempt_id} said"], seconds.get(f"{one.attempt_id} asked", 0.0))
+        one.attempt_id: DriverSilence(seconds[f"{one.attempt_id} said"], seconds.get(f"{one.attempt_id} asked", 0.0))
         for one in drivers
     }
 
 
-def is_well(driver: Driver, silences: Silences, settings: Settings) -> bool:
+def is_healthy(driver: Driver, silences: DriverSilence, settings: Settings) -> bool:
     """Whether Ray need not be asked: it spoke a moment ago, and has time to obey."""
     lively = driver.heard_at is not None and silences.quiet_s < QUIET_HEARTBEATS * settings.heartbeat_s
-    return lively and silences.asked_s <= settings.stop_grace_s
+    return lively and silences.stop_pending_s <= settings.stop_grace_s
 
 
-def loss(driver: Driver, status: JobStatus, silences: Silences, settings: Settings) -> Loss | None:
+def diagnose(driver: Driver, status: JobStatus, silences: DriverSilence, settings: Settings) -> Loss | None:
     """What became of a driver that is not well; None while it may yet speak."""
     quiet_s = silences.quiet_s
     if status is JobStatus.UNKNOWN and driver.submitted_at is None and driver.heard_at is None:
@@ -107,9 +107,9 @@ def loss(driver: Driver, status: JobStatus, silences: Silences, settings: Settin
         return Loss("Ray does not know the driver any more; was Ray started anew?")
     if status not in ALIVE:
         return Loss(f"the driver ended ({status}) without a last word")
-    if silences.asked_s > settings.stop_grace_s:
+    if silences.stop_pending_s > settings.stop_grace_s:
         why = f"the driver did not stop within {settings.stop_grace_s:g} s and was stopped from outside"
-        return Loss(why, excused=False)
+        return Loss(why, cleared_by_heartbeat=False)
     if quiet_s > (settings.driver_lost_s if driver.heard_at else settings.driver_start_s):
         return Loss(f"the driver was silent for {quiet_s:.0f} s")
     return None

@@ -27,18 +27,18 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import SpecError
 from search_spaces.protocol import LaunchConfig, sanitize_text
-from service.adapters.experiment_files import free_bytes, tail
-from service.adapters.ray_jobs import RayUnreachable
-from service.context import Context, utc_now
+from service.adapters.experiment_files import free_bytes, read_tail
+from service.adapters.launcher import ClusterUnreachableError
+from service.context import AppContext, utc_now
 from service.contract.states import State
 from service.domain import attempts, continuation, experiments
 from service.domain.attempts import OPEN
 from service.domain.cluster import Cluster
 from service.scheduling import fitting, liveness
-from service.scheduling.assignment import share_out
-from service.scheduling.liveness import Driver, Loss, Silences
-from service.scheduling.silence import Silence
-from service.store.leases import Held, LeaseLost, acquire, hold, release
+from service.scheduling.assignment import assign_slots
+from service.scheduling.liveness import Driver, DriverSilence, Loss
+from service.scheduling.silence import SilenceTimer
+from service.store.leases import HeldLease, LeaseLostError, acquire, assert_held, release
 from service.store.models import Attempt
 
 LEASE = "queue"
@@ -56,20 +56,20 @@ class Reconciler:
 
     def __init__(
         self,
-        context: Context,
+        context: AppContext,
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._context = context
         self._clock = clock
-        self._silence = Silence(context.settings.reconcile_s + SLOW_ROUND_S, monotonic)
+        self._silence = SilenceTimer(context.settings.reconcile_s + SLOW_ROUND_S, monotonic)
         self._owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
-        self._held: Held | None = None
+        self._held: HeldLease | None = None
 
     @property
-    def held(self) -> Held | None:
+    def held(self) -> HeldLease | None:
         """The lease, while it is ours."""
         return self._held
 
@@ -85,8 +85,8 @@ class Reconciler:
             with contextlib.suppress(SQLAlchemyError):  # it runs out by itself
                 release(self._context.database, self._held, self._clock())
 
-    def round(self) -> None:
-        """Look, then act. Raises SQLAlchemyError when the database is away, and LeaseLost."""
+    def reconcile_once(self) -> None:
+        """Look, then act. Raises SQLAlchemyError when the database is away, and LeaseLostError."""
         cluster = self._look()
         self._held = self._acquire()
         if self._held is not None and cluster is not None:
@@ -94,73 +94,75 @@ class Reconciler:
 
     def _run(self) -> None:
         try:
-            self._context.launcher.warm()
+            self._context.launcher.preload()
         except Exception:
             log.exception("Ray's client cannot be imported ahead of time; it is tried again when it is needed")
         while not self._stopping.is_set():
             self._context.wake.clear()
             try:
-                self.round()
-            except LeaseLost as lost:
+                self.reconcile_once()
+            except LeaseLostError as lost:
                 log.warning("%s", lost)
-            except RayUnreachable as away:
-                self._context.watch.missed(str(away))
+            except ClusterUnreachableError as away:
+                self._context.cluster_cache.record_failure(str(away))
             except SQLAlchemyError as error:
                 log.warning("the database does not answer: %s", error)
             except Exception:
                 log.exception("a round of the reconciler failed; the next one tries again")
             self._context.wake.wait(self._context.settings.reconcile_s)
 
-    def _acquire(self) -> Held | None:
+    def _acquire(self) -> HeldLease | None:
         return acquire(self._context.database, LEASE, self._owner, self._context.settings.lease_s, self._clock())
 
-    def _act(self, held: Held, cluster: Cluster) -> None:
+    def _act(self, held: HeldLease, cluster: Cluster) -> None:
         self._check_drivers(held)
-        for experiment_id, slots in self._share_out(held, cluster).items():
-            with _apart(experiment_id):
+        for experiment_id, slots in self._assign_slots(held, cluster).items():
+            with _isolating_failures(experiment_id):
                 self._launch(held, experiment_id, slots, cluster)
 
     def _look(self) -> Cluster | None:
-        watch = self._context.watch
+        cache = self._context.cluster_cache
         try:
-            watch.saw(self._context.launcher.cluster())
-        except RayUnreachable as away:
-            if str(away) != watch.away:
+            cache.record(self._context.launcher.cluster())
+        except ClusterUnreachableError as away:
+            if str(away) != cache.unreachable_reason:
                 log.warning("%s", away)
-            watch.missed(str(away))
-        return watch.cluster
+            cache.record_failure(str(away))
+        return cache.cluster
 
-    def _check_drivers(self, held: Held) -> None:
+    def _check_drivers(self, held: HeldLease) -> None:
         with self._context.database.read() as session:
-            found = liveness.at_work(session)
-        silences = liveness.listen(self._silence, found)
+            found = liveness.active_drivers(session)
+        silences = liveness.measure_silence(self._silence, found)
         for driver in found:
-            if not liveness.is_well(driver, silences[driver.attempt_id], self._context.settings):
-                with _apart(driver.experiment_id):
+            if not liveness.is_healthy(driver, silences[driver.attempt_id], self._context.settings):
+                with _isolating_failures(driver.experiment_id):
                     self._check(held, driver, silences[driver.attempt_id])
 
-    def _check(self, held: Held, driver: Driver, silences: Silences) -> None:
+    def _check(self, held: HeldLease, driver: Driver, silences: DriverSilence) -> None:
         status = self._context.launcher.status(driver.attempt_id)
-        loss = liveness.loss(driver, status, silences, self._context.settings)
+        loss = liveness.diagnose(driver, status, silences, self._context.settings)
         if loss is not None and self._lose(held, driver, loss):
             try:
                 self._context.launcher.stop(driver.attempt_id)
-            except RayUnreachable as error:  # should it live on, its next heartbeat is refused and it stops by itself
+            except (
+                ClusterUnreachableError
+            ) as error:  # should it live on, its next heartbeat is refused and it stops by itself
                 log.warning("attempt %s cannot be stopped: %s", driver.attempt_id, error)
 
-    def _lose(self, held: Held, driver: Driver, loss: Loss) -> bool:
+    def _lose(self, held: HeldLease, driver: Driver, loss: Loss) -> bool:
         """Write down that a driver is given up, unless it spoke, or ended, while Ray was asked. Only then stop it."""
         said = self._last_words(driver)
         why = f"{loss.why}; its log ends: {said}" if said else loss.why
         now = self._clock()
         with self._context.database.write() as session:
-            hold(session, held, now)
+            assert_held(session, held, now)
             experiment = experiments.find(session, driver.experiment_id, lock=True)
             attempt = attempts.current(session, experiment)
             if attempt is None or attempt.id != driver.attempt_id or attempt.state not in OPEN:
                 return False
-            seen = liveness.seen(experiment, attempt)
-            if seen != (driver if loss.excused else replace(driver, heard_at=seen.heard_at)):
+            seen = liveness.snapshot(experiment, attempt)
+            if seen != (driver if loss.cleared_by_heartbeat else replace(driver, heard_at=seen.heard_at)):
                 return False
             give_up = attempts.lose if loss.counted else attempts.withdraw
             give_up(session, experiment, attempt, why, now, self._context.retries)
@@ -169,24 +171,24 @@ class Reconciler:
 
     def _last_words(self, driver: Driver) -> str:
         """The end of the driver's log: what Ray kept, where it died before it had one of its own."""
-        kept = self._context.storage(driver.experiment_id).driver_log(driver.number)
-        said = tail(kept, LOG_CHARACTERS)
+        kept = self._context.files(driver.experiment_id).driver_log(driver.number)
+        said = read_tail(kept, LOG_CHARACTERS)
         try:
             said = said or self._context.launcher.logs(driver.attempt_id)
-        except RayUnreachable as error:  # Ray answers 500 to a log that is not UTF-8, or of a node that died
+        except ClusterUnreachableError as error:  # Ray answers 500 to a log that is not UTF-8, or of a node that died
             log.warning("the log of %s cannot be read: %s", driver.attempt_id, error)
         return sanitize_text("\n".join(said.strip().splitlines()[-LOG_LINES:])[-LOG_CHARACTERS:])
 
-    def _share_out(self, held: Held, cluster: Cluster) -> dict[str, int]:
+    def _assign_slots(self, held: HeldLease, cluster: Cluster) -> dict[str, int]:
         now = self._clock()
         with self._context.database.write() as session:
-            hold(session, held, now)
-            return share_out(session, cluster, now, self._context.retries)
+            assert_held(session, held, now)
+            return assign_slots(session, cluster, now, self._context.retries)
 
-    def _launch(self, held: Held, experiment_id: str, slots: int, cluster: Cluster) -> None:
+    def _launch(self, held: HeldLease, experiment_id: str, slots: int, cluster: Cluster) -> None:
         settings, now = self._context.settings, self._clock()
         with self._context.database.write() as session:
-            hold(session, held, now)
+            assert_held(session, held, now)
             experiment = experiments.find(session, experiment_id, lock=True)
             if experiment.state != State.QUEUED:
                 return
@@ -217,26 +219,26 @@ class Reconciler:
             mlflow_tracking_uri=settings.mlflow_tracking_uri,
             mlflow_username=settings.mlflow_username,
             mlflow_password=settings.mlflow_password,
-            storage=str(self._context.storage(experiment_id).folder),
-            source=source and str(self._context.storage(source).folder),
+            storage=str(self._context.files(experiment_id).folder),
+            source=source and str(self._context.files(source).folder),
             data_root=str(settings.data_root),
             cache_root=str(settings.cache_root),
         )
         self._submit(held, launch, stored)
 
-    def _submit(self, held: Held, launch: LaunchConfig, spec: dict[str, Any]) -> None:
+    def _submit(self, held: HeldLease, launch: LaunchConfig, spec: dict[str, Any]) -> None:
         failure, blocked = "", ""
         try:
             self._context.launcher.prepare(launch, spec)
             self._context.launcher.launch(launch)
             log.info("launched %s with %d slots", launch.attempt_id, launch.slots)
-        except (RayUnreachable, OSError) as error:
+        except (ClusterUnreachableError, OSError) as error:
             failure = sanitize_text(f"the driver could not be started: {error}")
             blocked = sanitize_text(self._why_blocked(error))
             log.warning("%s: %s%s", launch.attempt_id, failure, blocked and f"; {blocked}")
         now = self._clock()
         with self._context.database.write() as session:
-            hold(session, held, now)
+            assert_held(session, held, now)
             experiment = experiments.find(session, launch.experiment_id, lock=True)
             attempt = session.get_one(Attempt, launch.attempt_id)
             if not failure:
@@ -264,13 +266,13 @@ class Reconciler:
 
 
 @contextlib.contextmanager
-def _apart(experiment_id: str) -> Iterator[None]:
+def _isolating_failures(experiment_id: str) -> Iterator[None]:
     """What is wrong with one experiment; the others do not wait for it. A lost lease or database is for all."""
     try:
         yield
-    except (LeaseLost, OperationalError):
+    except (LeaseLostError, OperationalError):
         raise
-    except RayUnreachable as silent:
+    except ClusterUnreachableError as silent:
         log.warning("experiment %s cannot be looked after: %s", experiment_id, silent)
     except Exception:
         log.exception("experiment %s cannot be looked after; the next round tries again", experiment_id)

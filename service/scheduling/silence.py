@@ -1,4 +1,4 @@
-"""Silence: for how long somebody has said nothing new, by the clock of the one who listens.
+"""SilenceTimer: for how long somebody has said nothing new, by the clock of the one who listens.
 
 Whoever listens looks again and again at the last word of each. Only the time between two looks counts, by a
 monotonic clock, and of one gap no more than `longest_gap_s`: a listener that slept, was stopped or had no database
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 
 
-class Silence:
+class SilenceTimer:
     """`look` is to be called every few seconds, more often than `longest_gap_s`."""
 
     def __init__(self, longest_gap_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -21,7 +21,7 @@ class Silence:
         self._looked_at = monotonic()
         self._since: dict[str, tuple[Hashable, float]] = {}
 
-    def look(self, words: Mapping[str, Hashable]) -> dict[str, float]:
+    def observe(self, words: Mapping[str, Hashable]) -> dict[str, float]:
         """Seconds for which the last word of each has been the same; zero at the first look at it.
 
         Who is not among them is forgotten.

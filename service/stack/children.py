@@ -71,7 +71,7 @@ class Children:
         lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
         return "".join(f"\n  {name}| {line}" for line in lines) + f"\n(the whole log: {log})"
 
-    def kill_below(self, name: str, command: tuple[str, ...]) -> None:
+    def kill_descendants(self, name: str, command: tuple[str, ...]) -> None:
         """Kill those that descend from a child and have `command` among their arguments, and wait until they are gone.
 
         Does nothing where there is no /proc.

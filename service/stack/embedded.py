@@ -27,7 +27,7 @@ from service.stack.ports import LOOPBACK, Ports, in_url
 
 START_S = 90.0
 #: Settings of the caller's that a stack takes over; where things are and who answers is its own to say.
-KEPT = frozenset(
+FORWARDED_SETTINGS = frozenset(
     f"RUNG_{name}"
     for name in (
         "DATA_ROOT", "WARM_WORKERS", "ALLOWED_HOSTS", "HEARTBEAT_S", "DRIVER_LOST_S", "DRIVER_START_S", "STOP_GRACE_S",
@@ -96,7 +96,7 @@ def up(
 def running(options: Options, interrupted: threading.Event | None = None) -> Iterator[Stack]:
     """A stack that is ready inside the block and gone after it. Raises StackError when it cannot start."""
     interrupted = interrupted or threading.Event()
-    with folder.held(options.home), contextlib.ExitStack() as cleanup:
+    with folder.locked(options.home), contextlib.ExitStack() as cleanup:
         stack = Stack(options)
         cleanup.callback(stack.stop)
         stack.start(interrupted)
@@ -137,7 +137,7 @@ class Stack:
         """Start all three side by side and wait until each answers, and the service sees the others and a node."""
         environment = self._environment()
         self._children.spawn("ray", self._ray_command(), environment | _ray_settings())
-        folder.write_ahead(self.home / "mlflow.db")
+        folder.enable_wal(self.home / "mlflow.db")
         self._children.spawn("mlflow", self._mlflow_command(), environment)
         self._children.spawn("service", [sys.executable, "-m", "service.app"], environment)
         deadline = time.monotonic() + START_S
@@ -149,7 +149,7 @@ class Stack:
             ("service", f"{self.addresses.service}/api/v1/cluster", sees_a_node),
         ):
             self._await(name, address, ready, deadline, interrupted)
-        folder.announce(self.home, self.addresses)
+        folder.write_addresses(self.home, self.addresses)
 
     def watch(self, ended: threading.Event) -> None:
         """Return when `ended` is set. Raises StackError when a child dies before."""
@@ -162,8 +162,8 @@ class Stack:
         A driver that saw Ray go down would count a restart of each of its trials; one that was killed counts none.
         It is one lost attempt of its experiment all the same: the next Ray does not know it.
         """
-        folder.retract(self.home)
-        self._children.kill_below("ray", DRIVER)
+        folder.remove_addresses(self.home)
+        self._children.kill_descendants("ray", DRIVER)
         self._children.stop()
 
     def _await(
@@ -190,11 +190,11 @@ class Stack:
         raise StackError(f"{name} was not ready within {START_S:g} s; last answer: {answer}{self._children.tail(name)}")
 
     def _environment(self) -> dict[str, str]:
-        """Variables of all children. Nothing of another Ray, MLflow or Rung leaks in, but what is in `KEPT`."""
+        """Variables of all children. Nothing of another Ray, MLflow or Rung leaks in, except `FORWARDED_SETTINGS`."""
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("RUNG_", "RAY_", "MLFLOW_"))
         }
-        settings = {name: value for name, value in os.environ.items() if name in KEPT}
+        settings = {name: value for name, value in os.environ.items() if name in FORWARDED_SETTINGS}
         at = self.addresses
         return (
             inherited

@@ -36,7 +36,7 @@ class Addresses:
 
 
 @contextlib.contextmanager
-def held(home: Path) -> Iterator[None]:
+def locked(home: Path) -> Iterator[None]:
     """The folder, made private and locked inside the block.
 
     Raises StackError while another stack has it, and for one that cannot be a home.
@@ -55,12 +55,12 @@ def held(home: Path) -> Iterator[None]:
         yield
 
 
-def announce(home: Path, addresses: Addresses) -> None:
+def write_addresses(home: Path, addresses: Addresses) -> None:
     """Write where everything is, for the commands of this machine."""
     _write_whole(home / STACK, json.dumps(asdict(addresses), indent=2))
 
 
-def retract(home: Path) -> None:
+def remove_addresses(home: Path) -> None:
     (home / STACK).unlink(missing_ok=True)
 
 
@@ -72,7 +72,7 @@ def ray_token(home: Path) -> str:
     return path.read_text().strip()
 
 
-def write_ahead(database: Path) -> None:
+def enable_wal(database: Path) -> None:
     """Have an SQLite file, which is made where there is none, keep a write-ahead log from now on (docs/decisions/0007).
 
     It stays as it is while somebody else reads it. Raises StackError for one that cannot be used.

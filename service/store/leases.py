@@ -19,7 +19,7 @@ from service.store.models import Lease
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldLease:
     """Proof of a lease: the name, the holder, and the fence that it was given."""
 
     name: str
@@ -28,11 +28,11 @@ class Held:
     seconds: float
 
 
-class LeaseLost(Exception):  # noqa: N818 - an event, not a failure
+class LeaseLostError(Exception):
     """Somebody else holds the lease now."""
 
 
-def acquire(database: Database, name: str, owner: str, seconds: float, now: datetime) -> Held | None:
+def acquire(database: Database, name: str, owner: str, seconds: float, now: datetime) -> HeldLease | None:
     """Take or renew a lease. None while another owner's has not run out.
 
     Another owner's lease never lasts longer than `seconds` from now: one that a clock ahead of ours wrote, or ours
@@ -51,27 +51,27 @@ def acquire(database: Database, name: str, owner: str, seconds: float, now: date
                     return None
                 lease.owner, lease.fence = owner, lease.fence + 1
             lease.expires_at = end
-            return Held(name, owner, lease.fence, seconds)
+            return HeldLease(name, owner, lease.fence, seconds)
     except IntegrityError:  # two replicas made the first row at once
         return None
 
 
-def hold(session: Session, held: Held, now: datetime) -> None:
-    """Begin a write under the lease: renew it, and lock it until the transaction ends. Raises LeaseLost.
+def assert_held(session: Session, held: HeldLease, now: datetime) -> None:
+    """Begin a write under the lease: renew it, and lock it until the transaction ends. Raises LeaseLostError.
 
     A lease that ran out is still ours while its fence is: nobody has acted since.
     """
     if not _renewed(session, held, now + timedelta(seconds=held.seconds)):
-        raise LeaseLost(f"the lease {held.name!r} with fence {held.fence} is no longer ours")
+        raise LeaseLostError(f"the lease {held.name!r} with fence {held.fence} is no longer ours")
 
 
-def release(database: Database, held: Held, now: datetime) -> None:
+def release(database: Database, held: HeldLease, now: datetime) -> None:
     """Let the lease run out now, so that another replica need not wait."""
     with database.write() as session:
         _renewed(session, held, now)
 
 
-def _renewed(session: Session, held: Held, end: datetime) -> bool:
+def _renewed(session: Session, held: HeldLease, end: datetime) -> bool:
     renewed: CursorResult[Any] = session.execute(  # type: ignore[assignment]
         update(Lease)
         .where(Lease.name == held.name, Lease.owner == held.owner, Lease.fence == held.fence)

@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from service.adapters.ray_jobs import RayUnreachable
+from service.adapters.launcher import ClusterUnreachableError
 from service.scheduling.reconciler import Reconciler
 
 STEP_S = 2.0
@@ -36,8 +36,8 @@ def watch(reconciler: Reconciler, clock: Clock, seconds: float) -> None:
     """Rounds, as the thread makes them, for so long."""
     for _ in range(math.ceil(seconds / STEP_S)):
         clock.pass_s(STEP_S)
-        reconciler.round()
+        reconciler.reconcile_once()
 
 
 def refuse(*_: Any) -> Any:
-    raise RayUnreachable("500 Internal Server Error")
+    raise ClusterUnreachableError("500 Internal Server Error")

@@ -18,9 +18,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from search_spaces.protocol import LaunchConfig
-from service.adapters.ray_jobs import JobStatus, RayUnreachable
+from service.adapters.launcher import ClusterUnreachableError, JobStatus
 from service.app import create_app
-from service.context import Context
+from service.context import AppContext
 from service.domain.cluster import Cluster, Node
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
@@ -42,7 +42,7 @@ class MemoryLauncher:
         self.stopped: list[str] = []
         self.printed: dict[str, str] = {}
 
-    def warm(self) -> None:
+    def preload(self) -> None:
         pass
 
     def prepare(self, launch: LaunchConfig, spec: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ class MemoryLauncher:
 
     def _check(self) -> None:
         if self.away:
-            raise RayUnreachable("connection refused")
+            raise ClusterUnreachableError("connection refused")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -157,13 +157,13 @@ def client(app: FastAPI) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def context(app: FastAPI, client: httpx.Client) -> Context:
-    found: Context = app.state.context
+def context(app: FastAPI, client: httpx.Client) -> AppContext:
+    found: AppContext = app.state.context
     return found
 
 
 @pytest.fixture
-def reconciler(context: Context) -> Reconciler:
+def reconciler(context: AppContext) -> Reconciler:
     return Reconciler(context)
 
 
@@ -183,7 +183,7 @@ class World:
     def started(self, **spec: Any) -> str:
         """An experiment whose first driver was launched."""
         one = self.submit(**{"resources": {"gpus_per_trial": 0}, **spec})
-        self.reconciler.round()
+        self.reconciler.reconcile_once()
         assert self.show(one)["attempt"] == 1
         return one
 

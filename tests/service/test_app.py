@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.adapters.mlflow_client import Results
+from service.adapters.mlflow_client import MlflowClient
 from service.settings import Settings
 
 
@@ -89,9 +89,9 @@ def test_a_password_in_the_address_of_mlflow_is_shown_to_nobody(monkeypatch: pyt
     settings = Settings()
     assert settings.mlflow_tracking_uri == settings.mlflow_public_url == "https://mlflow:5000/ml"
     assert (settings.mlflow_username, settings.mlflow_password) == ("ada", "se@cret")
-    results = Results(settings)
+    results = MlflowClient(settings)
     assert results.run_url("1", "r") == "https://mlflow:5000/ml/#/experiments/1/runs/r"
-    assert "cret" not in results.why_away()
+    assert "cret" not in results.unavailable_reason()
     results.close()
 
 

@@ -73,7 +73,7 @@ def exit_status(
     def begin(last: dict[str, Any], lines: Any) -> int:
         def drive() -> None:
             assert context.wake.wait(20)  # a submission wakes the reconciler
-            world.reconciler.round()
+            world.reconciler.reconcile_once()
             (launch,) = world.launcher.launches.values()
             trials = [world.line(number, **line) for number, line in enumerate(lines)]
             answer = world.beat(launch.experiment_id, {**last, "trials": trials})

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from service.api.dependencies import Body, ExperimentId, IfMatch, Key, Service, shown, stored
 from service.api.error_handlers import problems
 from service.api.etags import Precondition
-from service.context import Context
+from service.context import AppContext
 from service.contract.errors import (
     BadRequest,
     Conflict,
@@ -153,7 +153,7 @@ def continue_experiment(
             return stored(service, response, known, replayed=True)
         source = experiments.find(session, experiment_id)
         asked = continuation.spec_of(source, merge_patch.parse(body, media_type) if body else {})
-    spec = fitting.complete(asked, service.watch.cluster)
+    spec = fitting.complete(asked, service.cluster_cache.cluster)
     dataset_checks.check(spec.dataset, service.settings.data_root)
 
     def make(session: Session) -> Experiment:
@@ -196,7 +196,7 @@ def delete_experiment(
 
 
 def _changed(
-    service: Context,
+    service: AppContext,
     response: Response,
     experiment_id: str,
     if_match: Precondition,

@@ -116,7 +116,7 @@ def submit_experiment(
             known = idempotency.earlier(session, key, sha256)
         if known is not None:
             return stored(service, response, known, replayed=True)
-    spec = fitting.complete(validate(read(body, media_type)), service.watch.cluster)
+    spec = fitting.complete(validate(read(body, media_type)), service.cluster_cache.cluster)
     dataset_checks.check(spec.dataset, service.settings.data_root)
     warnings = spec.warnings()
     if query.validate_only:
@@ -154,7 +154,9 @@ def list_experiments(service: Service, query: Annotated[Filters, Query()]) -> Ex
     shown = found[: query.limit]
     return ExperimentPage(
         items=[
-            serializers.summary(experiment, counts[experiment.id], service.results, service.watch.away)
+            serializers.summary(
+                experiment, counts[experiment.id], service.mlflow, service.cluster_cache.unreachable_reason
+            )
             for experiment in shown
         ],
         next_cursor=_cursor(shown[-1]) if len(found) > query.limit else None,

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.adapters.experiment_files import LONGEST_PIECE
+from service.adapters.experiment_files import MAX_CHUNK_BYTES
 from service.api import log_chunks
 from service.api.dependencies import ExperimentId, Service
 from service.api.error_handlers import problems
@@ -25,7 +25,7 @@ class Place(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     offset: int = Field(0, ge=0, lt=2**62, description="bytes; `next_offset` of the piece before")
-    limit: int = Field(2**16, ge=16, le=LONGEST_PIECE, description="bytes at most")
+    limit: int = Field(2**16, ge=16, le=MAX_CHUNK_BYTES, description="bytes at most")
 
 
 class DriverPlace(Place):
@@ -51,6 +51,6 @@ def show_storage(service: Service, experiment_id: ExperimentId) -> DiskUse:
     """How much of the disk an experiment holds, counted now, file by file."""
     with service.database.read() as session:
         experiments.find(session, experiment_id)
-    storage = service.storage(experiment_id)
+    storage = service.files(experiment_id)
     sizes = storage.sizes()
     return DiskUse(folder=str(storage.folder), total_bytes=sum(sizes.values()), bytes_by_kind=sizes)

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.dependencies import Service
-from service.context import Context
+from service.context import AppContext
 from service.contract.schemas import Check, ClusterStatus, Health, NodeView, Readiness, Share
 from service.contract.states import ACTIVE, State
 from service.store.models import Experiment
@@ -26,8 +26,8 @@ def healthz() -> Health:
 def readyz(service: Service, response: Response) -> Readiness:
     """Whether specs can be accepted, and what is away. Only the database decides over `ready`."""
     database = _database(service)
-    away = service.results.why_away()
-    sight = service.watch.sight
+    away = service.mlflow.unavailable_reason()
+    sight = service.cluster_cache.snapshot
     if not database.ok:
         response.status_code = 503
     return Readiness(
@@ -41,7 +41,7 @@ def readyz(service: Service, response: Response) -> Readiness:
 @router.get("/cluster")
 def show_cluster(service: Service) -> ClusterStatus:
     """The nodes as last seen, and the slots of each experiment that runs or waits."""
-    sight = service.watch.sight
+    sight = service.cluster_cache.snapshot
     with service.database.read() as session:
         query = select(Experiment).where(Experiment.state.in_(ACTIVE))
         active = list(session.scalars(query.order_by(Experiment.created_at, Experiment.id)))
@@ -67,7 +67,7 @@ def _share(experiment: Experiment) -> Share:
     )
 
 
-def _database(service: Context) -> Check:
+def _database(service: AppContext) -> Check:
     try:
         service.database.ping()
     except SQLAlchemyError as error:

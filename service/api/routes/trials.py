@@ -49,7 +49,7 @@ def list_trials(service: Service, experiment_id: ExperimentId, query: Annotated[
         )
     shown = found[: query.limit]
     return TrialPage(
-        items=[serializers.trial(row, experiment.mlflow_experiment_id, service.results) for row, _ in shown],
+        items=[serializers.trial(row, experiment.mlflow_experiment_id, service.mlflow) for row, _ in shown],
         next_cursor=(
             pagination.encode([query.sort, trials.to_cursor(shown[-1][1]), shown[-1][0].trial])
             if len(found) > query.limit
@@ -64,7 +64,7 @@ def show_trial(service: Service, experiment_id: ExperimentId, trial: TrialNumber
     with service.database.read() as session:
         experiment = experiments.find(session, experiment_id)
         row = trials.find(session, experiment_id, trial)
-    return serializers.trial(row, experiment.mlflow_experiment_id, service.results)
+    return serializers.trial(row, experiment.mlflow_experiment_id, service.mlflow)
 
 
 SPEC_ANSWER = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/TrialSpec"}}}}
@@ -75,7 +75,7 @@ def show_spec(service: Service, experiment_id: ExperimentId, trial: TrialNumber)
     """The configuration that one trial ran: the experiment's spec with every domain replaced by what was drawn."""
     with service.database.read() as session:
         trials.find(session, experiment_id, trial)
-    kept = service.storage(experiment_id).trial_spec(trial)
+    kept = service.files(experiment_id).trial_spec(trial)
     with service.database.read() as session:
         return trials.bound(session, experiment_id, trial, kept).model_dump(mode="json")
 
@@ -87,7 +87,7 @@ def show_curves(service: Service, experiment_id: ExperimentId, trial: TrialNumbe
         row = trials.find(session, experiment_id, trial)
     if row.mlflow_run_id is None:
         raise NotFound(f"trial {trial} of experiment {experiment_id} has no curve yet")
-    return Curves(trial=trial, mlflow_run_id=row.mlflow_run_id, metrics=service.results.curves(row.mlflow_run_id))
+    return Curves(trial=trial, mlflow_run_id=row.mlflow_run_id, metrics=service.mlflow.curves(row.mlflow_run_id))
 
 
 @router.post("/{trial}/cancel", status_code=202, responses=problems(BadRequest, NotFound, Conflict, PreconditionFailed))
@@ -104,7 +104,7 @@ def cancel_trial(
         if_match.check(experiment)
         row = actions.cancel_trial(session, experiment, trial, datetime.now(UTC))
     response.headers["ETag"] = etags.etag(experiment.revision)
-    return serializers.trial(row, experiment.mlflow_experiment_id, service.results)
+    return serializers.trial(row, experiment.mlflow_experiment_id, service.mlflow)
 
 
 def _place(query: Sorting) -> tuple[Any, int]:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 import pytest
 
 from service.adapters import experiment_files
-from service.adapters.experiment_files import Kind, Storage
+from service.adapters.experiment_files import ExperimentFiles, FileKind
 
 TEXT = "één – 語\U0001f600 end"
 
@@ -16,37 +16,41 @@ TEXT = "één – 語\U0001f600 end"
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        ("journal.jsonl", Kind.JOURNAL),
-        ("tracking.json", Kind.JOURNAL),
-        ("journal.copy.jsonl", Kind.JOURNAL),
-        ("journal.damaged-1", Kind.DAMAGED),
-        ("model/data/model.pth", Kind.MODEL),
-        ("pictures/lr.png", Kind.PICTURES),
-        ("logs/driver-a1.log", Kind.LOGS),
-        ("trials/00012/trial.log", Kind.LOGS),
-        ("trials/00012/last.pt", Kind.CHECKPOINTS),
-        ("trials/00012/best.pt.part", Kind.CHECKPOINTS),
-        ("trials/00012/spec.json", Kind.OTHER),
-        ("launch-a1.json", Kind.OTHER),
+        ("journal.jsonl", FileKind.JOURNAL),
+        ("tracking.json", FileKind.JOURNAL),
+        ("journal.copy.jsonl", FileKind.JOURNAL),
+        ("journal.damaged-1", FileKind.DAMAGED),
+        ("model/data/model.pth", FileKind.MODEL),
+        ("pictures/lr.png", FileKind.PLOTS),
+        ("logs/driver-a1.log", FileKind.LOGS),
+        ("trials/00012/trial.log", FileKind.LOGS),
+        ("trials/00012/last.pt", FileKind.CHECKPOINTS),
+        ("trials/00012/best.pt.part", FileKind.CHECKPOINTS),
+        ("trials/00012/spec.json", FileKind.OTHER),
+        ("launch-a1.json", FileKind.OTHER),
     ],
 )
-def test_what_a_file_is_for(path: str, kind: Kind) -> None:
-    assert experiment_files.kind(PurePath(path)) is kind
+def test_what_a_file_is_for(path: str, kind: FileKind) -> None:
+    assert experiment_files.file_kind(PurePath(path)) is kind
 
 
 def test_sizes_count_each_file_once(tmp_path: Path) -> None:
-    found = Storage(tmp_path / "none")
-    assert found.sizes() == dict.fromkeys(Kind, 0)
+    found = ExperimentFiles(tmp_path / "none")
+    assert found.sizes() == dict.fromkeys(FileKind, 0)
     folder = tmp_path / "one"
     (folder / "trials" / "00000").mkdir(parents=True)
     (folder / "trials" / "00000" / "last.pt").write_bytes(b"x" * 1000)
     os.link(folder / "trials" / "00000" / "last.pt", folder / "trials" / "00000" / "best.pt")
     (folder / "journal.jsonl").write_bytes(b"x" * 7)
-    assert Storage(folder).sizes() == {**dict.fromkeys(Kind, 0), Kind.CHECKPOINTS: 1000, Kind.JOURNAL: 7}
+    assert ExperimentFiles(folder).sizes() == {
+        **dict.fromkeys(FileKind, 0),
+        FileKind.CHECKPOINTS: 1000,
+        FileKind.JOURNAL: 7,
+    }
 
 
 @pytest.mark.parametrize(
-    ("policy", "best", "crowned", "kept"),
+    ("policy", "best", "winner_registered", "kept"),
     [
         ("best", 1, True, {"1/best.pt"}),
         ("best", None, False, set()),
@@ -56,7 +60,7 @@ def test_sizes_count_each_file_once(tmp_path: Path) -> None:
     ],
 )
 def test_checkpoints_go_by_the_policy(
-    tmp_path: Path, policy: str, best: int | None, crowned: bool, kept: set[str]
+    tmp_path: Path, policy: str, best: int | None, winner_registered: bool, kept: set[str]
 ) -> None:
     names = {"last.pt", "previous.pt", "best.pt", "best.pt.7.part", "spec.json", "trial.log"}
     for trial in ("00000", "00001"):
@@ -64,7 +68,7 @@ def test_checkpoints_go_by_the_policy(
         for name in names:
             (tmp_path / "trials" / trial / name).write_text("12")
     (tmp_path / "best.pt").touch()
-    freed = Storage(tmp_path).remove_checkpoints(policy, best, crowned)
+    freed = ExperimentFiles(tmp_path).remove_checkpoints(policy, best, winner_registered)
     left = {f"{path.parent.name[-1]}/{path.name}" for path in tmp_path.glob("trials/*/*")}
     assert left == kept | {f"{trial}/{name}" for trial in (0, 1) for name in ("spec.json", "trial.log")}
     assert freed == 2 * (8 - len(kept))
@@ -77,7 +81,7 @@ def test_pieces_join_to_the_whole_and_cut_no_character(tmp_path: Path, limit: in
     log.write_text(TEXT)
     said, offset = [], 0
     while offset < log.stat().st_size:
-        piece = experiment_files.read(log, offset, limit, final=True)
+        piece = experiment_files.read_chunk(log, offset, limit, final=True)
         assert piece.next_offset > offset
         said.append(piece.text)
         offset = piece.next_offset
@@ -87,17 +91,17 @@ def test_pieces_join_to_the_whole_and_cut_no_character(tmp_path: Path, limit: in
 def test_a_character_half_written_is_left_until_nobody_completes_it(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"a\xff" + "語".encode()[:2])
-    growing = experiment_files.read(log, 0, 100, final=False)
+    growing = experiment_files.read_chunk(log, 0, 100, final=False)
     assert (growing.text, growing.next_offset, growing.size) == ("a\ufffd", 2, 4)
-    ended = experiment_files.read(log, 0, 100, final=True)
+    ended = experiment_files.read_chunk(log, 0, 100, final=True)
     assert (ended.text, ended.next_offset) == ("a\ufffd\ufffd", 4)
-    beyond = experiment_files.read(log, 50, 100, final=True)
+    beyond = experiment_files.read_chunk(log, 50, 100, final=True)
     assert (beyond.text, beyond.next_offset) == ("", 50)
-    assert experiment_files.read(log, 2**70, 100, final=True).next_offset == 2**70, "no file system seeks as far"
+    assert experiment_files.read_chunk(log, 2**70, 100, final=True).next_offset == 2**70, "no file system seeks as far"
 
 
 def test_a_folder_goes_once_and_may_be_gone(tmp_path: Path) -> None:
-    found = Storage(tmp_path / "one")
+    found = ExperimentFiles(tmp_path / "one")
     found.remove()
     found.folder.mkdir()
     (found.folder / "x").touch()

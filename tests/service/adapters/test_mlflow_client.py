@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from service.adapters.mlflow_client import Results
+from service.adapters.mlflow_client import MlflowClient
 from service.contract.errors import Unavailable
 from service.settings import Settings
 
@@ -73,8 +73,8 @@ def uri() -> Iterator[str]:
         thread.join()
 
 
-def results(tmp_path: Path, uri: str, **more: Any) -> Results:
-    return Results(Settings(home=tmp_path, mlflow_tracking_uri=uri, **more))
+def results(tmp_path: Path, uri: str, **more: Any) -> MlflowClient:
+    return MlflowClient(Settings(home=tmp_path, mlflow_tracking_uri=uri, **more))
 
 
 def test_pages_are_joined_and_sorted_and_empty_metrics_left_out(tmp_path: Path, uri: str) -> None:
@@ -84,13 +84,13 @@ def test_pages_are_joined_and_sorted_and_empty_metrics_left_out(tmp_path: Path, 
         "train_loss": [(1, 3.0), (2, 2.0), (3, 1.0)],
         "lr": [(1, None), (2, None), (3, None)],
     }
-    assert reader.why_away() == ""
+    assert reader.unavailable_reason() == ""
     reader.close()
 
 
 def test_a_refusal_is_told(tmp_path: Path, uri: str) -> None:
     reader = results(tmp_path, uri, mlflow_username="wrong")
-    assert "answers 401" in reader.why_away()
+    assert "answers 401" in reader.unavailable_reason()
     with pytest.raises(Unavailable, match="answers 401"):
         reader.curves("r1")
     reader.close()
@@ -99,7 +99,7 @@ def test_a_refusal_is_told(tmp_path: Path, uri: str) -> None:
 def test_a_server_that_refuses_its_own_name_is_away(tmp_path: Path, uri: str) -> None:
     """As MLflow does for names that its `--allowed-hosts` lacks, while its health is fine."""
     reader = results(tmp_path, uri.replace("127.0.0.1", "localhost"))
-    assert "answers 403" in reader.why_away()
+    assert "answers 403" in reader.unavailable_reason()
     reader.close()
 
 
@@ -107,7 +107,7 @@ def test_nobody_waits_for_a_server_that_does_not_answer(tmp_path: Path) -> None:
     """A probe of readiness gives up after a second; each request to MLflow may take an hour here."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         reader = results(tmp_path, f"http://127.0.0.1:{deaf.getsockname()[1]}", mlflow_timeout_s=3600)
-        said = [reader.why_away() for _ in range(3)]
+        said = [reader.unavailable_reason() for _ in range(3)]
         asked, _ = deaf.accept()
         deaf.settimeout(0)
         with pytest.raises(BlockingIOError):

@@ -18,7 +18,8 @@ import pytest
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig
-from service.adapters.ray_jobs import ALIVE, JobStatus, RayLauncher, RayUnreachable
+from service.adapters.launcher import ALIVE, ClusterUnreachableError, JobStatus
+from service.adapters.ray_jobs import RayLauncher
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
 
@@ -122,7 +123,7 @@ def test_a_driver_is_submitted_watched_and_stopped(
     assert launcher.logs(launch.attempt_id) == "größer\n"
     launcher.stop(launch.attempt_id)
     assert dashboard.stopped == [launch.attempt_id]
-    with pytest.raises(RayUnreachable, match="submitted before"):
+    with pytest.raises(ClusterUnreachableError, match="submitted before"):
         launcher.launch(launch)
 
 
@@ -169,7 +170,7 @@ def test_what_is_not_ray_s_answer_is_no_answer_and_ray_is_asked_again(
     ask: Callable[[RayLauncher], Any],
 ) -> None:
     dashboard.instead[path] = answer
-    with pytest.raises(RayUnreachable):
+    with pytest.raises(ClusterUnreachableError):
         ask(launcher)
     dashboard.instead.clear()
     ask(launcher)
@@ -183,17 +184,18 @@ def test_nobody_there_and_nobody_answering_are_both_away(settings: Settings) -> 
             if listening:
                 silent.listen()  # takes the connection and says nothing
             given = {"ray_dashboard_url": f"http://127.0.0.1:{port}", "ray_timeout_s": 0.3}
-            with pytest.raises(RayUnreachable, match=f"Ray at http://127.0.0.1:{port} does not answer"):
+            with pytest.raises(ClusterUnreachableError, match=f"Ray at http://127.0.0.1:{port} does not answer"):
                 RayLauncher(Settings(**{**settings.model_dump(), **given})).cluster()
 
 
 def test_a_token_that_is_wanted_and_not_there_is_named(settings: Settings, tmp_path: Path) -> None:
     ask = """
-from service.adapters.ray_jobs import RayLauncher, RayUnreachable
+from service.adapters.launcher import ClusterUnreachableError
+from service.adapters.ray_jobs import RayLauncher
 from service.settings import Settings
 try:
     RayLauncher(Settings()).cluster()
-except RayUnreachable as away:
+except ClusterUnreachableError as away:
     print(away)
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -241,7 +243,7 @@ def test_neither_tune_nor_torch_nor_mlflow_is_ever_imported() -> None:
         import service.app
         from service.adapters.ray_jobs import RayLauncher
         from service.settings import Settings
-        RayLauncher(Settings()).warm()
+        RayLauncher(Settings()).preload()
         assert "ray.job_submission" in sys.modules
         print(*sorted({"ray.tune", "ray.train", "ray.air", "torch", "mlflow", "optuna"} & set(sys.modules)))
     """

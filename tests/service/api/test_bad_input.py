@@ -107,7 +107,7 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
 
 
 def test_every_bad_spec_is_answered_by_field_rule_and_value(world: Any) -> None:
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     for title, spec, field, rule in SPECS:
         for query in ({}, {"validate_only": True}):
             document = problem(world.client.post(EXPERIMENTS, json=spec, params=query), 422)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
-from service.context import Context
+from service.context import AppContext
 
 EXPERIMENTS = "/api/v1/experiments"
 
 
-def test_a_full_disk_of_the_database_changes_nothing_and_says_so(world: Any, context: Context) -> None:
+def test_a_full_disk_of_the_database_changes_nothing_and_says_so(world: Any, context: AppContext) -> None:
     running = world.started()
     before = [item["id"] for item in world.client.get(EXPERIMENTS).json()["items"]]
     with context.database.engine.connect() as connection:

@@ -46,7 +46,7 @@ def test_each_attempt_has_its_own(world: Any, settings: Settings) -> None:
     write(settings, one, "logs/driver-a1.log", b"one")
     world.beat(one, {"phase": "failed"})
     world.client.post(f"/api/v1/experiments/{one}/resume")
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     write(settings, one, "logs/driver-a2.log", b"two")
     assert logs(world, one)["text"] == "two"
     assert (logs(world, one, attempt=1)["text"], logs(world, one, attempt=1)["complete"]) == ("one", True)
@@ -64,7 +64,7 @@ def test_what_a_driver_said_before_it_could_write_is_ray_s(world: Any) -> None:
 
 def test_an_experiment_without_a_driver_says_why(world: Any) -> None:
     one = world.submit(resources={"gpus_per_trial": 8})
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert "waiting for a larger node" in logs(world, one, status=404)
 
 

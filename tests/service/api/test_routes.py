@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.validation import validate
-from service.context import Context
+from service.context import AppContext
 from service.scheduling.reconciler import Reconciler
 from service.store.models import Experiment
 
@@ -48,7 +48,7 @@ def test_validate_only_stores_nothing(client: httpx.Client) -> None:
 
 def test_gpus_are_decided_by_the_cluster_and_too_many_refused(client: httpx.Client, reconciler: Reconciler) -> None:
     assert client.post(EXPERIMENTS, json={"name": "x"}).json()["spec"]["resources"]["gpus_per_trial"] is None
-    reconciler.round()
+    reconciler.reconcile_once()
     assert client.post(EXPERIMENTS, json={"name": "x"}).json()["spec"]["resources"]["gpus_per_trial"] == 1
     answer = client.post(EXPERIMENTS, json={"name": "x", "resources": {"gpus_per_trial": 4}})
     assert answer.status_code == 422
@@ -91,7 +91,7 @@ def test_filters(client: httpx.Client, world: Any) -> None:
 
 def test_trials_sorted_and_paged_with_the_valueless_last(client: httpx.Client, world: Any) -> None:
     one = world.submit(resources={"gpus_per_trial": 0})
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     values = [0.3, None, 0.9, 0.3, float("nan"), 0.5]
     lines = [
         world.line(n, metrics=dict.fromkeys(("validation_accuracy", "weight_norm"), v), best_value=v)
@@ -132,7 +132,7 @@ def test_a_waiting_experiment_is_canceled_at_once_and_only_once(client: httpx.Cl
 
 def test_curves_are_503_while_mlflow_is_away(client: httpx.Client, world: Any) -> None:
     one = world.submit()
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     world.beat(one, {"phase": "searching", "trials": [world.line(0), world.line(1, mlflow_run_id="r1")]})
     without = client.get(f"{EXPERIMENTS}/{one}/trials/0/curves")
     assert without.status_code == 404
@@ -147,17 +147,17 @@ def test_health_and_readiness(client: httpx.Client, reconciler: Reconciler, laun
         assert client.get(f"{prefix}/healthz").json() == {"status": "ok"}
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["ready"], ready.json()["ray"]["ok"]) == (200, True, False)
-    reconciler.round()
+    reconciler.reconcile_once()
     assert client.get("/readyz").json()["ray"] == {"ok": True, "why": ""}
     launcher.away = True
-    reconciler.round()
+    reconciler.reconcile_once()
     assert client.get("/readyz").json()["ray"] == {"ok": False, "why": "connection refused"}
     assert client.get("/readyz").json()["mlflow"]["ok"] is False
 
 
 def test_the_cluster_and_its_shares(client: httpx.Client, world: Any) -> None:
     one = world.submit(resources={"gpus_per_trial": 0.5, "max_concurrent_trials": 3})
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     cluster = client.get("/api/v1/cluster").json()
     assert cluster["nodes"] == [
         {"name": "small", "cpus": 2, "gpus": 0},
@@ -219,20 +219,20 @@ def test_openapi_has_the_served_schema_of_a_spec(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/v1/experiments/k3v9q2mz", "/api/v1/experiments/k3v9q2mz/trials/0"])
-def test_what_is_not_there_is_404(client: httpx.Client, context: Context, path: str) -> None:
+def test_what_is_not_there_is_404(client: httpx.Client, context: AppContext, path: str) -> None:
     answer = client.get(path)
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
     assert "there is no experiment 'k3v9q2mz'" in answer.json()["detail"]
 
 
 def test_a_stored_spec_beyond_a_later_bound_is_shown_and_says_why_it_does_not_run(
-    client: httpx.Client, world: Any, context: Context
+    client: httpx.Client, world: Any, context: AppContext
 ) -> None:
     old, other = world.submit(name="old"), world.submit(name="other", resources={"gpus_per_trial": 0})
     with context.database.write() as session:
         row = session.get_one(Experiment, old)
         row.spec = row.spec | {"asha": row.spec["asha"] | {"reduction_factor": 1.1}}
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(other)["state"] == "RUNNING", "one that cannot be read holds up no other"
     shown = world.show(old)
     assert (shown["state"], shown["spec"]["asha"]["reduction_factor"]) == ("ERROR", 1.1)
@@ -242,7 +242,7 @@ def test_a_stored_spec_beyond_a_later_bound_is_shown_and_says_why_it_does_not_ru
 
 
 def test_a_stored_goal_that_no_trial_can_reach_does_not_stand_in_the_way(
-    client: httpx.Client, world: Any, context: Context
+    client: httpx.Client, world: Any, context: AppContext
 ) -> None:
     one = world.ended("failed", done=1, resources={"gpus_per_trial": 0})
     with context.database.write() as session:
@@ -253,7 +253,7 @@ def test_a_stored_goal_that_no_trial_can_reach_does_not_stand_in_the_way(
     assert world.patch(one, goal=96).status_code == 422
     assert world.beat(one, {"phase": "failed"}).status_code == 200
     assert world.post(one, "resume").status_code == 200
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["state"] == "RUNNING"
     sample = [world.line(0, state="COMPLETED", sample={})]
     assert world.beat(one, {"phase": "failed", "trials": sample}, 2).status_code == 200
@@ -263,7 +263,7 @@ def test_a_stored_goal_that_no_trial_can_reach_does_not_stand_in_the_way(
     assert client.post(asked, json={"objective": {"goal": 0.95}}).status_code == 201
 
 
-def test_controls_that_cannot_be_read_are_told(client: httpx.Client, world: Any, context: Context) -> None:
+def test_controls_that_cannot_be_read_are_told(client: httpx.Client, world: Any, context: AppContext) -> None:
     one, running = world.ended(resources={"gpus_per_trial": 0}), world.started()
     obeyed = world.show(running)["controls"]
     for experiment in (one, running):
@@ -304,14 +304,14 @@ def test_the_spec_of_a_trial_is_what_was_drawn(client: httpx.Client, world: Any)
         assert said in missing.json()["detail"]
 
 
-def test_the_spec_of_a_trial_is_what_its_folder_keeps(client: httpx.Client, world: Any, context: Context) -> None:
+def test_the_spec_of_a_trial_is_what_its_folder_keeps(client: httpx.Client, world: Any, context: AppContext) -> None:
     one = world.started(searcher={"kind": "random", "num_samples": 3}, seed=5)
     world.beat(one, {"phase": "searching", "trials": [world.line(n, sample={}) for n in range(3)]})
     asked = ExperimentSpec.model_validate(world.show(one)["spec"])
     taken_over, drawn = asked.bind({}, 4), asked.bind({}, 0)
     assert taken_over.seed != drawn.seed
     for trial, kept in ((0, taken_over.model_dump_json().encode()), (1, b'{"seed": 1'), (2, b"\xff")):
-        folder = context.storage(one).folder / "trials" / f"{trial:05d}"
+        folder = context.files(one).folder / "trials" / f"{trial:05d}"
         folder.mkdir(parents=True)
         (folder / "spec.json").write_bytes(kept)
     found = [client.get(f"{EXPERIMENTS}/{one}/trials/{trial}/spec").json() for trial in range(3)]

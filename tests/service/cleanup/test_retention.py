@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from service.adapters.experiment_files import Storage
+from service.adapters.experiment_files import ExperimentFiles
 from service.cleanup.retention import Retention
-from service.context import Context
+from service.context import AppContext
 from service.settings import Settings
 from service.store.models import Attempt, IdempotencyKey
 
 pytestmark = pytest.mark.stores
 STORY = {"journal.jsonl", "model/MLmodel"}
-PASSING = {
+DISPOSABLE = {
     "journal.damaged-1",
     "trials/00000/last.pt",
     "trials/00000/trial.log",
@@ -34,8 +34,8 @@ def settings(settings: Settings) -> Settings:
 class Keeper:
     """Sweeps as the holder of the lease, so many days from now."""
 
-    def __init__(self, context: Context, reconciler: Any) -> None:
-        reconciler.round()
+    def __init__(self, context: AppContext, reconciler: Any) -> None:
+        reconciler.reconcile_once()
         self._held = reconciler.held
         self.now = datetime.now(UTC)
         self._retention = Retention(context, lambda: self.now)
@@ -46,7 +46,7 @@ class Keeper:
 
 
 @pytest.fixture
-def keeper(context: Context, reconciler: Any) -> Keeper:
+def keeper(context: AppContext, reconciler: Any) -> Keeper:
     return Keeper(context, reconciler)
 
 
@@ -55,7 +55,7 @@ def written(settings: Settings) -> Any:
     """Writes every kind of file into an experiment's folder, and tells what is there."""
 
     def write(experiment_id: str) -> str:
-        for name in STORY | PASSING:
+        for name in STORY | DISPOSABLE:
             path = settings.storage_root / experiment_id / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("x")
@@ -74,18 +74,18 @@ def test_files_of_long_ended_experiments_go_and_their_story_stays(
 ) -> None:
     ended, running = written(world.ended("failed")), written(world.started())
     keeper.sweep(after_days=29)
-    assert files(settings, ended) == STORY | PASSING
+    assert files(settings, ended) == STORY | DISPOSABLE
     keeper.sweep(after_days=2)
     assert files(settings, ended) == STORY
-    assert files(settings, running) == STORY | PASSING
+    assert files(settings, running) == STORY | DISPOSABLE
 
 
 def test_files_that_a_fork_has_yet_to_read_stay(world: Any, keeper: Keeper, settings: Settings, written: Any) -> None:
     source, other = written(world.ended("failed")), written(world.ended("failed"))
     fork = world.post(source, "continue").json()["id"]
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     keeper.sweep(after_days=31)
-    assert (files(settings, source), files(settings, other)) == (STORY | PASSING, STORY)
+    assert (files(settings, source), files(settings, other)) == (STORY | DISPOSABLE, STORY)
     world.beat(fork, {"phase": "searching", "trials": [world.line(0, state="COMPLETED")]})
     keeper.sweep()
     assert files(settings, source) == STORY
@@ -97,18 +97,18 @@ def test_what_goes_on_while_others_are_swept_keeps_its_files(
     both = {written(world.ended("failed")), written(world.ended("failed"))}
     swept: list[str] = []
 
-    def remove(storage: Storage, real: Any = Storage.remove_passing) -> int:
+    def remove(storage: ExperimentFiles, real: Any = ExperimentFiles.remove_disposable) -> int:
         swept.append(storage.folder.name)
         for other in both - {storage.folder.name}:
             assert world.post(other, "resume").status_code == 200
         freed: int = real(storage)
         return freed
 
-    monkeypatch.setattr(Storage, "remove_passing", remove)
+    monkeypatch.setattr(ExperimentFiles, "remove_disposable", remove)
     keeper.sweep(after_days=31)
     (gone,) = swept
     (kept,) = both - {gone}
-    assert (files(settings, gone), files(settings, kept)) == (STORY, STORY | PASSING)
+    assert (files(settings, gone), files(settings, kept)) == (STORY, STORY | DISPOSABLE)
 
 
 @pytest.mark.parametrize("error", [PermissionError("not yours"), ValueError("odd")])
@@ -122,14 +122,14 @@ def test_files_that_cannot_be_removed_keep_no_others(
 ) -> None:
     stuck, *others = (written(world.ended("failed")) for _ in range(3))
 
-    def remove(storage: Storage, real: Any = Storage.remove_passing) -> int:
+    def remove(storage: ExperimentFiles, real: Any = ExperimentFiles.remove_disposable) -> int:
         if storage.folder.name == stuck:
             raise error
         freed: int = real(storage)
         return freed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Storage, "remove_passing", remove)
+        patch.setattr(ExperimentFiles, "remove_disposable", remove)
         keeper.sweep(after_days=31)
     assert [files(settings, one) for one in others] == [STORY] * 2
     keeper.sweep()
@@ -146,7 +146,7 @@ def test_launch_files_go_with_their_attempt(world: Any, keeper: Keeper, settings
     assert files(settings, one) == {"launch-a1.json", "launch-a2.json"}
     world.beat(one, {"phase": "failed"})
     world.post(one, "resume")
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     keeper.sweep()
     assert files(settings, one) == {"launch-a2.json"}
     world.post(one, "pause")
@@ -156,7 +156,7 @@ def test_launch_files_go_with_their_attempt(world: Any, keeper: Keeper, settings
 
 
 def test_launch_files_of_long_ago_are_looked_for_once(
-    world: Any, keeper: Keeper, settings: Settings, context: Context
+    world: Any, keeper: Keeper, settings: Settings, context: AppContext
 ) -> None:
     """But an end may be stored late, or by a clock that is behind: the last hour is looked at again."""
     ended_late, long_ago = world.ended("failed"), world.ended("failed")
@@ -177,15 +177,15 @@ def test_what_is_swept_is_swept_once_for_each_end(world: Any, keeper: Keeper, se
     keeper.sweep(after_days=31)
     written(one)
     keeper.sweep()
-    assert files(settings, one) == STORY | PASSING, "a walk over each folder every few minutes would be much"
+    assert files(settings, one) == STORY | DISPOSABLE, "a walk over each folder every few minutes would be much"
     world.post(one, "resume")
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     world.beat(one, {"phase": "failed"}, 2)
     keeper.sweep()
     assert files(settings, one) == STORY
 
 
-def test_keys_of_submissions_are_kept_for_a_day(world: Any, keeper: Keeper, context: Context) -> None:
+def test_keys_of_submissions_are_kept_for_a_day(world: Any, keeper: Keeper, context: AppContext) -> None:
     one = world.submit()
     with context.database.write() as session:
         for key, age in (("old", 25), ("new", 23)):

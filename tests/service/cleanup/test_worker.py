@@ -1,4 +1,4 @@
-"""Housekeeping against a small server of MLflow's REST interface: runs end, deletions are complete, and none
+"""CleanupWorker against a small server of MLflow's REST interface: runs end, deletions are complete, and none
 of them keeps the others.
 """
 
@@ -14,10 +14,10 @@ import pytest
 from mlflow_rest import Mlflow, serving
 from sqlalchemy import select
 
-from service.adapters.cluster_cache import ClusterWatch
-from service.adapters.ray_jobs import JobStatus
-from service.cleanup.worker import AT_ONCE, Housekeeping
-from service.context import Context
+from service.adapters.cluster_cache import ClusterCache
+from service.adapters.launcher import JobStatus
+from service.cleanup.worker import AT_ONCE, CleanupWorker
+from service.context import AppContext
 from service.settings import Settings
 from service.store.models import Base
 
@@ -54,10 +54,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def keeper(context: Context, reconciler: Any, clock: Clock) -> Housekeeping:
-    reconciler.round()
-    mine = replace(context, watch=ClusterWatch(lambda: clock.ticks))
-    return Housekeeping(mine, lambda: reconciler.held, lambda: clock.now, lambda: clock.ticks)
+def keeper(context: AppContext, reconciler: Any, clock: Clock) -> CleanupWorker:
+    reconciler.reconcile_once()
+    mine = replace(context, cluster_cache=ClusterCache(lambda: clock.ticks))
+    return CleanupWorker(mine, lambda: reconciler.held, lambda: clock.now, lambda: clock.ticks)
 
 
 def failed(world: Any, mlflow: Mlflow) -> str:
@@ -73,9 +73,9 @@ def failed(world: Any, mlflow: Mlflow) -> str:
     return str(one)
 
 
-def test_runs_that_the_driver_left_open_are_ended(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+def test_runs_that_the_driver_left_open_are_ended(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     failed(world, mlflow)
-    keeper.turn()
+    keeper.run_once()
     said = {name: (run["status"], run["tags"]) for name, run in mlflow.runs.items()}
     assert {name: status for name, (status, _) in said.items()} == {
         "parent": "FAILED",
@@ -88,59 +88,61 @@ def test_runs_that_the_driver_left_open_are_ended(world: Any, mlflow: Mlflow, ke
     assert mlflow.runs["done"]["end_time"] == 1_700_000_009_000
     assert said["open"][1]["rung.trial_state"] == "ERROR"
     mlflow.requests.clear()
-    keeper.turn()
+    keeper.run_once()
     assert mlflow.requests == ["POST /runs/search"], "it looks whether there are more"
-    keeper.turn()
+    keeper.run_once()
     assert mlflow.requests == ["POST /runs/search"], "and then never again"
 
 
-def test_what_the_driver_closed_itself_costs_one_request(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+def test_what_the_driver_closed_itself_costs_one_request(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     one = world.started()
     mlflow.add("parent", one, None, "FINISHED")
     world.beat(one, {"phase": "completed", "mlflow_experiment_id": "7", "mlflow_run_id": "parent"})
     for _ in range(3):
-        keeper.turn()
+        keeper.run_once()
     assert mlflow.requests == ["POST /runs/search"]
     assert mlflow.runs["parent"]["status"] == "FINISHED"
 
 
 def test_while_mlflow_is_away_it_is_asked_now_and_then(
-    world: Any, mlflow: Mlflow, keeper: Housekeeping, clock: Clock
+    world: Any, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock
 ) -> None:
     failed(world, mlflow)
     mlflow.away = True
-    keeper.turn()
+    keeper.run_once()
     mlflow.away = False
-    keeper.turn()
+    keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "RUNNING", "not asked again at once"
     clock.pass_s(11)
-    keeper.turn()
+    keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
 
 
-def test_an_experiment_that_goes_on_is_closed_anew(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+def test_an_experiment_that_goes_on_is_closed_anew(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     one = failed(world, mlflow)
-    keeper.turn()
-    keeper.turn()
+    keeper.run_once()
+    keeper.run_once()
     world.client.post(f"/api/v1/experiments/{one}/resume")
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     mlflow.runs["parent"]["status"] = "RUNNING"
-    keeper.turn()
+    keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "RUNNING"
     world.beat(one, {"phase": "failed"}, attempt=2)
-    keeper.turn()
+    keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
 
 
-def test_without_the_lease_nothing_is_done(world: Any, mlflow: Mlflow, keeper: Housekeeping, context: Context) -> None:
+def test_without_the_lease_nothing_is_done(
+    world: Any, mlflow: Mlflow, keeper: CleanupWorker, context: AppContext
+) -> None:
     failed(world, mlflow)
     mlflow.requests.clear()
-    Housekeeping(context, lambda: None).turn()
+    CleanupWorker(context, lambda: None).run_once()
     assert mlflow.requests == []
 
 
 def test_a_deletion_is_complete_and_spares_the_others(
-    world: Any, mlflow: Mlflow, keeper: Housekeeping, context: Context, settings: Settings, clock: Clock
+    world: Any, mlflow: Mlflow, keeper: CleanupWorker, context: AppContext, settings: Settings, clock: Clock
 ) -> None:
     one, other = failed(world, mlflow), world.started()
     mlflow.add("another", other, None)
@@ -157,19 +159,19 @@ def test_a_deletion_is_complete_and_spares_the_others(
     assert world.client.delete(f"/api/v1/experiments/{one}").status_code in {200, 202}
     job = f"exp-{one}-a{world.show(one)['attempt']}"
     world.launcher.jobs[job] = JobStatus.RUNNING  # it draws its pictures
-    keeper.turn()
+    keeper.run_once()
     assert world.launcher.stopped[-1] == job
     assert (settings.storage_root / one).exists()
     world.launcher.jobs[job] = JobStatus.SUCCEEDED
     clock.pass_s(11)
-    keeper.turn()
+    keeper.run_once()
     view = world.show(one)
     assert view["state"] == "DELETING"
     assert "being deleted; MLflow at" in view["reason"]
     assert "answers 503" in view["reason"]
     mlflow.away = False
     clock.pass_s(11)
-    keeper.turn()
+    keeper.run_once()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
     assert [path.name for path in settings.storage_root.iterdir()] == [other]
     assert [name for name, run in mlflow.runs.items() if not run["deleted"]] == ["another"]
@@ -181,31 +183,31 @@ def test_a_deletion_is_complete_and_spares_the_others(
     assert world.show(other)["state"] == "RUNNING"
 
 
-def test_an_experiment_that_never_ran_needs_no_mlflow_to_go(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+def test_an_experiment_that_never_ran_needs_no_mlflow_to_go(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     one = world.submit()
     world.cancel(one)
     world.client.delete(f"/api/v1/experiments/{one}")
     mlflow.away = True
-    keeper.turn()
+    keeper.run_once()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
 
 
 def test_artifacts_that_mlflow_does_not_hand_out_itself_stay(
-    world: Any, mlflow: Mlflow, keeper: Housekeeping, caplog: pytest.LogCaptureFixture
+    world: Any, mlflow: Mlflow, keeper: CleanupWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = failed(world, mlflow)
     mlflow.runs["parent"]["artifact_uri"] = "s3://bucket/7/parent/artifacts"
     world.launcher.jobs.clear()
     world.client.delete(f"/api/v1/experiments/{one}")
     with caplog.at_level("INFO", "service.adapters.mlflow_client"):
-        keeper.turn()
+        keeper.run_once()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
     assert "the files at s3://bucket/7/parent/artifacts are not MLflow's server's own" in caplog.text
     assert not [request for request in mlflow.requests if "artifacts" in request]
 
 
 def test_twenty_that_cannot_be_removed_keep_nobody(
-    world: Any, mlflow: Mlflow, keeper: Housekeeping, settings: Settings, clock: Clock
+    world: Any, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
 ) -> None:
     settings.storage_root.mkdir(parents=True)
     stuck = [world.submit() for _ in range(AT_ONCE)]
@@ -214,45 +216,45 @@ def test_twenty_that_cannot_be_removed_keep_nobody(
         world.cancel(one)
         world.client.delete(f"/api/v1/experiments/{one}")
     last = failed(world, mlflow)
-    keeper.turn()
+    keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "RUNNING"
     assert "being deleted; its files cannot be removed" in world.show(stuck[0])["reason"]
-    keeper.turn()
+    keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
     clock.pass_s(11)
-    keeper.turn()
+    keeper.run_once()
     for one in stuck:
         (settings.storage_root / one).unlink()
     clock.pass_s(11)
-    keeper.turn()
+    keeper.run_once()
     assert world.show(stuck[0])["state"] == "DELETING", "the second delay is twice the first"
     clock.pass_s(10)
-    keeper.turn()
+    keeper.run_once()
     assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [last]
 
 
 @pytest.mark.parametrize("said", [b"<html>login</html>", b'{"runs": [{}]}'])
 def test_an_odd_answer_of_mlflow_keeps_nobody_else(
-    world: Any, mlflow: Mlflow, keeper: Housekeeping, clock: Clock, said: bytes
+    world: Any, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock, said: bytes
 ) -> None:
     odd, good = world.ended("failed"), failed(world, mlflow)
     mlflow.odd = {odd: said}
-    keeper.turn()
+    keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
     assert world.show(odd)["reason"] == "it failed", "what keeps MLflow open is no concern of a person"
     world.launcher.jobs.clear()
     world.client.delete(f"/api/v1/experiments/{odd}")
     clock.pass_s(11)
-    keeper.turn()
+    keeper.run_once()
     assert "being deleted; " in world.show(odd)["reason"]
     mlflow.odd = {}
     clock.pass_s(21)
-    keeper.turn()
+    keeper.run_once()
     assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [good]
 
 
 def test_while_mlflow_is_away_those_that_do_not_need_it_have_their_turn(
-    world: Any, mlflow: Mlflow, keeper: Housekeeping, monkeypatch: pytest.MonkeyPatch
+    world: Any, mlflow: Mlflow, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.cleanup.worker.AT_ONCE", 1)
     failed(world, mlflow)
@@ -260,15 +262,15 @@ def test_while_mlflow_is_away_those_that_do_not_need_it_have_their_turn(
     world.cancel(one)
     world.client.delete(f"/api/v1/experiments/{one}")
     mlflow.away = True
-    keeper.turn()
+    keeper.run_once()
     asked = len(mlflow.requests)
-    keeper.turn()
+    keeper.run_once()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
     assert len(mlflow.requests) == asked
 
 
 def test_what_never_ended_is_deleted_first_on_every_database(
-    world: Any, keeper: Housekeeping, monkeypatch: pytest.MonkeyPatch
+    world: Any, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.cleanup.worker.AT_ONCE", 1)
     ended, paused = world.submit(), world.submit()
@@ -276,74 +278,74 @@ def test_what_never_ended_is_deleted_first_on_every_database(
     world.post(paused, "pause")
     for one in (ended, paused):
         world.client.delete(f"/api/v1/experiments/{one}")
-    keeper.turn()
+    keeper.run_once()
     assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [ended]
 
 
 @pytest.mark.parametrize("fails_again", [False, True])
 def test_runs_of_an_experiment_that_goes_on_meanwhile_stay_open(
-    world: Any, mlflow: Mlflow, keeper: Housekeeping, fails_again: bool
+    world: Any, mlflow: Mlflow, keeper: CleanupWorker, fails_again: bool
 ) -> None:
     one = failed(world, mlflow)
 
     def resume() -> None:
         world.post(one, "resume")
         if fails_again:
-            world.reconciler.round()
+            world.reconciler.reconcile_once()
             world.beat(one, {"phase": "failed"}, attempt=2)
 
     mlflow.on_update = resume
-    keeper.turn()
+    keeper.run_once()
     assert world.show(one)["state"] == ("ERROR" if fails_again else "QUEUED")
     assert sorted(run["status"] for run in mlflow.runs.values()).count("RUNNING") == len(mlflow.runs) - 1
 
 
-def test_a_run_that_doubles_a_trial_s_is_deleted(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+def test_a_run_that_doubles_a_trial_s_is_deleted(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     """A creation whose answer was lost; the driver that would have deleted it is lost too."""
     one = failed(world, mlflow)
     mlflow.add("double of done", one, 0)
     mlflow.add("double of open", one, 1)
-    keeper.turn()
-    keeper.turn()
+    keeper.run_once()
+    keeper.run_once()
     assert [name for name, run in mlflow.runs.items() if run["deleted"]] == ["double of done", "double of open"]
     assert [run["status"] for run in mlflow.runs.values() if not run["deleted"]].count("RUNNING") == 0
 
 
-def test_the_only_run_of_a_trial_stays(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+def test_the_only_run_of_a_trial_stays(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     """Its driver was lost after it had replaced the one that it had told of."""
     one = failed(world, mlflow)
     mlflow.runs["open"]["deleted"] = True
     mlflow.add("newer", one, 1)
-    keeper.turn()
+    keeper.run_once()
     assert (mlflow.runs["newer"]["status"], mlflow.runs["newer"]["deleted"]) == ("FAILED", False)
 
 
 @pytest.mark.parametrize("length", [5000, 5001])
-def test_a_reason_is_as_long_as_mlflow_takes(world: Any, mlflow: Mlflow, keeper: Housekeeping, length: int) -> None:
+def test_a_reason_is_as_long_as_mlflow_takes(world: Any, mlflow: Mlflow, keeper: CleanupWorker, length: int) -> None:
     one = world.started()
     mlflow.add("parent", one, None)
     world.beat(one, {"phase": "failed", "reason": "x" * length, "mlflow_experiment_id": "7"})
-    keeper.turn()
+    keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
     assert mlflow.runs["parent"]["tags"]["rung.reason"] == "x" * 5000
 
 
 def test_more_runs_than_a_page_are_ended_and_deleted(
-    world: Any, mlflow: Mlflow, keeper: Housekeeping, monkeypatch: pytest.MonkeyPatch
+    world: Any, mlflow: Mlflow, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.adapters.mlflow_client.RUNS_PAGE", 2)
     one = failed(world, mlflow)
     for _ in range(3):
-        keeper.turn()
+        keeper.run_once()
     assert "RUNNING" not in {run["status"] for run in mlflow.runs.values()}
     world.launcher.jobs.clear()
     world.client.delete(f"/api/v1/experiments/{one}")
-    keeper.turn()
+    keeper.run_once()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
     assert all(run["deleted"] for run in mlflow.runs.values())
 
 
-def test_a_model_is_called_what_a_person_likes(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+def test_a_model_is_called_what_a_person_likes(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     one = failed(world, mlflow)
     mlflow.versions = [
         {"name": name, "version": version, "run_id": run_id}
@@ -356,7 +358,7 @@ def test_a_model_is_called_what_a_person_likes(world: Any, mlflow: Mlflow, keepe
     ]
     world.launcher.jobs.clear()
     world.client.delete(f"/api/v1/experiments/{one}")
-    keeper.turn()
+    keeper.run_once()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
     left = [(version["name"], version["version"]) for version in mlflow.versions]
     assert left == [("bob's digits", "2"), ("eve_s digits", "2")]
@@ -364,56 +366,56 @@ def test_a_model_is_called_what_a_person_likes(world: Any, mlflow: Mlflow, keepe
 
 
 def test_a_deletion_waits_for_a_ray_that_is_away_as_long_as_a_driver_may_take(
-    world: Any, mlflow: Mlflow, keeper: Housekeeping, settings: Settings, clock: Clock
+    world: Any, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
 ) -> None:
     one = failed(world, mlflow)
     folder = settings.storage_root / one
     (folder / "pictures").mkdir(parents=True)
     world.client.delete(f"/api/v1/experiments/{one}")
     world.launcher.away = True
-    keeper.turn()
+    keeper.run_once()
     clock.pass_s(settings.stop_grace_s)
-    keeper.turn()
+    keeper.run_once()
     assert folder.exists()
     assert world.show(one)["state"] == "DELETING"
     clock.pass_s(21)
-    keeper.turn()
+    keeper.run_once()
     assert not folder.exists()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
 
 
 def test_what_was_settled_is_not_put_off_for_long_the_next_time(
-    world: Any, mlflow: Mlflow, keeper: Housekeeping, clock: Clock
+    world: Any, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock
 ) -> None:
     one = failed(world, mlflow)
     mlflow.odd = {one: b"<html>"}
     for seconds in (11, 21, 41):
-        keeper.turn()
+        keeper.run_once()
         clock.pass_s(seconds)
     mlflow.odd = {}
-    keeper.turn()
+    keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
     mlflow.runs["parent"]["status"] = "RUNNING"
     mlflow.odd = {one: b"<html>"}
-    keeper.turn()
+    keeper.run_once()
     mlflow.odd = {}
     clock.pass_s(11)
-    keeper.turn()
+    keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
 
 
-def test_who_is_told_to_stop_begins_with_no_other(world: Any, mlflow: Mlflow, keeper: Housekeeping) -> None:
+def test_who_is_told_to_stop_begins_with_no_other(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     failed(world, mlflow)
     other = world.started()
     mlflow.add("another", other, None)
     world.beat(other, {"phase": "failed"})
     mlflow.on_update = keeper.stop
-    keeper.turn()
+    keeper.run_once()
     assert (mlflow.runs["parent"]["status"], mlflow.runs["another"]["status"]) == ("FAILED", "RUNNING")
 
 
 def test_checkpoints_of_what_was_canceled_without_a_driver_go_by_its_policy(
-    world: Any, mlflow: Mlflow, keeper: Housekeeping, settings: Settings, clock: Clock
+    world: Any, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
 ) -> None:
     def stopped(**spec: Any) -> str:
         one = str(world.started(**spec))
@@ -432,13 +434,13 @@ def test_checkpoints_of_what_was_canceled_without_a_driver_go_by_its_policy(
     world.cancel(last)
     fork = world.post(canceled, "continue").json()["id"]
     world.launcher.jobs[f"exp-{last}-a1"] = JobStatus.RUNNING
-    keeper.turn()
+    keeper.run_once()
     for one in (canceled, paused, last):
         assert len(_files(settings.storage_root / one)) == 5, "its driver, or a fork, has yet to read them"
     world.cancel(fork)
     world.launcher.jobs[f"exp-{last}-a1"] = JobStatus.STOPPED
     clock.pass_s(11)
-    keeper.turn()
+    keeper.run_once()
     assert _files(settings.storage_root / canceled) == {"trials/00001/best.pt"}
     assert _files(settings.storage_root / last) == {f"trials/0000{n}/last.pt" for n in (0, 1)} | {
         "trials/00001/best.pt"

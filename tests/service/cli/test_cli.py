@@ -54,7 +54,7 @@ def finished(client: httpx.Client, reconciler: Any, launcher: Any) -> str:
     """An experiment with three ended trials and a winner."""
     with Client(str(client.base_url)) as rung:
         experiment = rung.submit(SPEC)
-    reconciler.round()
+    reconciler.reconcile_once()
     (launch,) = launcher.launches.values()
     trials = [
         TrialUpdate(
@@ -293,7 +293,7 @@ def test_continue_archive_delete(run: Run, finished: str) -> None:
 
 def test_a_running_experiment_is_not_deleted(run: Run, spec: str, reconciler: Any) -> None:
     one = json.loads(run("submit", spec, "--json").stdout)["id"]
-    reconciler.round()
+    reconciler.reconcile_once()
     refused = run("delete", one, "--yes")
     assert (refused.exit_code, "cancel it first" in refused.stderr) == (1, True)
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from service.cli import app
 from service.client import Client
-from service.context import Context
+from service.context import AppContext
 from service.contract.errors import NotFound
 from service.settings import Settings
 from service.store.models import Experiment
@@ -105,7 +105,7 @@ def say(settings: Settings, experiment_id: str, name: str, text: str) -> None:
 
 
 def test_following_waits_for_the_first_driver_and_goes_on_with_the_next(
-    world: Any, settings: Settings, context: Context
+    world: Any, settings: Settings, context: AppContext
 ) -> None:
     one = world.submit(resources={"gpus_per_trial": 0})
 
@@ -117,7 +117,7 @@ def test_following_waits_for_the_first_driver_and_goes_on_with_the_next(
     def begin_again() -> None:
         with context.database.write() as session:
             session.get_one(Experiment, one).retry_at = None
-        world.reconciler.round()
+        world.reconciler.reconcile_once()
         assert world.show(one)["attempt"] == 2
 
     said = followed(
@@ -175,7 +175,7 @@ def test_following_a_trial_that_ended_without_a_log_ends(world: Any, settings: S
 
 
 def test_following_reads_each_attempt_that_came_between_two_looks(
-    world: Any, settings: Settings, context: Context
+    world: Any, settings: Settings, context: AppContext
 ) -> None:
     one = world.started()
     for number in (1, 2, 3):
@@ -186,7 +186,7 @@ def test_following_reads_each_attempt_that_came_between_two_looks(
             world.beat(one, {"phase": "paused"}, number)
             with context.database.write() as session:
                 session.get_one(Experiment, one).retry_at = None
-            world.reconciler.round()
+            world.reconciler.reconcile_once()
         world.beat(one, {"phase": "completed"}, 3)
 
     assert followed(world, one, {2: replaced_twice}) == [f"attempt {number}\n" for number in (1, 2, 3)]

@@ -57,7 +57,7 @@ def drive(client: httpx.Client, reconciler: Any, launcher: Any) -> Any:
     """Launch an experiment that was submitted, and give its driver."""
 
     def begin(experiment_id: str) -> Driver:
-        reconciler.round()
+        reconciler.reconcile_once()
         (launch,) = (one for one in launcher.launches.values() if one.experiment_id == experiment_id)
         return Driver(client, launch)
 
@@ -177,7 +177,7 @@ def test_what_may_be_asked(rung: Client) -> None:
 
 
 def test_the_service_and_its_cluster(rung: Client, reconciler: Any) -> None:
-    reconciler.round()
+    reconciler.reconcile_once()
     health = rung.health()
     assert health.ready
     assert not health.mlflow.ok

@@ -27,7 +27,7 @@ def test_a_waiting_experiment_pauses_at_once_and_keeps_its_place(world: Any) -> 
     assert world.post(one, "resume").json()["state"] == "QUEUED"
     assert world.post(one, "resume").json()["revision"] == first.json()["revision"] + 1
     world.patch(two, max_concurrent_trials=1)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert list(world.launcher.launches) == [f"exp-{one}-a1", f"exp-{two}-a1"], "the older first"
 
 
@@ -42,10 +42,10 @@ def test_a_running_experiment_pauses_when_its_driver_has_stopped(world: Any) -> 
     assert world.beat(one, {"phase": "paused"}).json()["slots"] == 0
     view = world.show(one)
     assert (view["state"], view["reason"], view["trials"]) == ("PAUSED", "paused on request", {"RUNNING": 1})
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["attempt"] == 1
     world.post(one, "resume")
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.beat(one, {"phase": "searching"}, 2).json()["stop"] is None
     assert world.show(one)["state"] == "RUNNING"
 
@@ -75,7 +75,7 @@ def test_a_failed_experiment_is_resumed_with_all_its_attempts(world: Any, contex
         session.get_one(Experiment, one).failures = 3
     view = world.post(one, "resume").json()
     assert (view["state"], view["reason"], view["ended_at"]) == ("QUEUED", "resumed on request", None)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     world.beat(one, {"phase": "canceled", "reason": "SIGTERM"}, attempt=2)
     assert world.show(one)["state"] == "QUEUED", "its failures were forgiven"
 
@@ -98,12 +98,12 @@ def test_a_winner_that_was_not_measured_is_measured_when_it_is_resumed(world: An
     lines = [world.line(n, state="COMPLETED", best_value=0.5 + n / 100) for n in range(10)]
     world.beat(one, {"phase": "completed", "reason": "the winner could not be measured", "trials": lines})
     assert world.post(one, "resume").json()["state"] == "QUEUED"
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     world.beat(one, {"phase": "completed", "winner": world.winner(one)}, attempt=2)
     assert world.show(one)["state"] == "COMPLETED"
     assert world.post(one, "resume").status_code == 409
     world.patch(one, num_samples=11)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     surpassed = [world.line(10, state="COMPLETED", best_value=0.7)]
     world.beat(one, {"phase": "completed", "trials": surpassed}, attempt=3)
     assert world.post(one, "resume").json()["state"] == "QUEUED", "the winner is another, and not measured"
@@ -133,7 +133,7 @@ def test_a_canceled_trial_of_a_paused_experiment_is_remembered(world: Any) -> No
     world.beat(one, {"phase": "paused", "trials": [world.line(0)]})
     assert world.post(one, "trials/0/cancel").status_code == 202
     world.post(one, "resume")
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.beat(one, {"phase": "searching", "trials": [world.line(0)]}, 2).json()["cancel_trials"] == [0]
 
 
@@ -152,7 +152,7 @@ def test_controls_change_while_it_runs(world: Any) -> None:
 def test_controls_of_a_waiting_experiment_are_those_of_its_launch(world: Any) -> None:
     one = world.submit(resources={"gpus_per_trial": 0}, **TEN)
     world.patch(one, max_concurrent_trials=2, budget=None, max_restarts=1)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     launch = world.launcher.launches[f"exp-{one}-a1"]
     assert (launch.slots, launch.controls.max_concurrent_trials, launch.controls.max_restarts) == (2, 2, 1)
 
@@ -200,7 +200,7 @@ def test_a_complete_experiment_goes_on_when_there_is_work_left(
     assert view["controls"][name] != view["spec"].get(name, view["spec"]["searcher"].get(name))
     if state == "QUEUED":
         assert view["reason"] == f"queued again: {name} changed"
-        world.reconciler.round()
+        world.reconciler.reconcile_once()
         assert world.show(one)["attempt"] == 2
 
 
@@ -227,7 +227,7 @@ def test_what_is_asked_for_while_the_driver_finishes_is_not_lost(
     view = world.show(one)
     assert (view["state"], view["trials"]) == (state, {"COMPLETED": done})
     assert world.beat(one, last).status_code == 200
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["attempt"] == (2 if state == "QUEUED" else 1)
     if state == "QUEUED":
         assert view["reason"] == f"queued again: {next(iter(patch))} changed"
@@ -253,7 +253,7 @@ def test_what_failed_remembers_until_it_is_resumed(world: Any) -> None:
     assert (view["state"], view["controls"]["num_samples"], view["warnings"]) == ("ERROR", 50, before["warnings"])
     assert view["revision"] == before["revision"] + 1
     world.post(one, "resume")
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.launcher.launches[f"exp-{one}-a2"].controls.num_samples == 50
 
 
@@ -297,7 +297,7 @@ def test_a_better_trial_after_the_end_is_the_best(world: Any) -> None:
     lines = [world.line(0, state="COMPLETED", best_value=0.7)]
     world.beat(one, {"phase": "completed", "winner": winner, "trials": lines})
     world.patch(one, num_samples=20)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     world.beat(one, {"phase": "searching", "trials": [world.line(1, best_value=0.8)]}, attempt=2)
     assert world.show(one)["best"] == {"trial": 1, "value": 0.8}
 

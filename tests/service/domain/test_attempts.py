@@ -8,7 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from service.context import Context
+from service.context import AppContext
 from service.store.models import Base, Experiment
 
 pytestmark = pytest.mark.stores
@@ -50,7 +50,7 @@ def test_a_token_opens_its_own_attempt_only(world: Any) -> None:
     assert world.client.post(url("%00"), json=HEARTBEAT, headers=bearer).status_code == 404
 
 
-def test_the_token_is_not_in_the_database(world: Any, context: Context) -> None:
+def test_the_token_is_not_in_the_database(world: Any, context: AppContext) -> None:
     one = world.started()
     token = world.launcher.launches[f"exp-{one}-a1"].token
     with context.database.read() as session:
@@ -147,7 +147,7 @@ def test_a_driver_that_stops_by_itself_is_followed_by_another(world: Any, last: 
     assert "the driver stopped by itself (SIGTERM)" in view["reason"]
 
 
-def test_losses_count_in_a_row(world: Any, context: Context) -> None:
+def test_losses_count_in_a_row(world: Any, context: AppContext) -> None:
     one = world.started()
     for told, failures in ((None, 2), (world.line(0, epoch=2), 0), (world.line(0, epoch=2), 2)):
         with context.database.write() as session:
@@ -164,10 +164,10 @@ def test_a_driver_that_is_blocked_pauses_its_experiment(world: Any) -> None:
     view = world.show(one)
     assert (view["state"], view["reason"]) == ("PAUSED", "the disk of the storage folder is full")
     assert view["trials"] == {"RUNNING": 1, "COMPLETED": 1}, "its open trials wait, they have not ended"
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["attempt"] == 1, "another driver would have met the same"
     assert world.post(one, "resume").json()["state"] == "QUEUED"
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["attempt"] == 2
 
 

@@ -36,7 +36,7 @@ def test_an_empty_patch_searches_on_with_what_was_found(world: Any, settings: An
     assert (view["spec"]["searcher"]["num_samples"], view["num_samples"]) == (10, 13)
     assert {**view["spec"], "name": "night"} == before["spec"]
     assert world.show(source) == before
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     launch = world.launcher.launches[f"exp-{view['id']}-a1"]
     assert launch.source == str(settings.storage_root / source)
     assert launch.controls.num_samples == 13
@@ -126,13 +126,13 @@ def test_a_source_goes_on_or_goes_only_when_its_forks_have_its_trials(world: Any
         assert world.show(source)["num_samples"] != 30
 
     check_spared()
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     check_spared()
     world.post(one, "pause")
     world.beat(one, {"phase": "paused"})  # it was lost before it had read anything
     check_spared()
     world.post(one, "resume")
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     world.beat(one, {"phase": "searching", "trials": [world.line(0, state="COMPLETED")]}, 2)
     assert world.client.delete(address).status_code == 202
     assert fork(world, source).status_code == 409
@@ -152,7 +152,7 @@ def test_a_source_is_not_resumed_before_its_forks_have_its_trials(world: Any) ->
 def test_a_fork_that_read_nothing_is_resumed_only_while_its_source_rests(world: Any) -> None:
     source = world.ended(done=2, **SPEC)
     one = fork(world, source, {"resources": {"gpus_per_trial": 0}}).json()["id"]
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     world.beat(one, {"phase": "failed", "reason": "nothing was read"})
     assert world.post(source, "resume").json()["state"] == "QUEUED"
     refused = world.post(one, "resume")
@@ -160,7 +160,7 @@ def test_a_fork_that_read_nothing_is_resumed_only_while_its_source_rests(world: 
     assert f"continues from {source}, which is QUEUED, and has not taken over" in refused.json()["detail"]
     world.post(source, "pause")
     assert world.post(one, "resume").json()["state"] == "QUEUED"
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     world.beat(one, {"phase": "failed", "trials": [world.line(0, state="COMPLETED")]}, 2)
     world.post(source, "resume")
     assert world.post(one, "resume").json()["state"] == "QUEUED", "it has them in its own journal"
@@ -169,7 +169,7 @@ def test_a_fork_that_read_nothing_is_resumed_only_while_its_source_rests(world: 
 def test_a_fork_that_read_nothing_of_a_source_that_is_gone_is_not_resumed(world: Any, context: Any) -> None:
     source = world.ended(done=2, **SPEC)
     one = fork(world, source).json()["id"]
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     world.beat(one, {"phase": "failed", "reason": "nothing was read"})
     assert world.client.delete(f"/api/v1/experiments/{source}").status_code == 202
     said = f"continues from {source}, which was deleted before its trials were taken over"
@@ -186,7 +186,7 @@ def test_a_fork_keeps_no_last_word_from_being_taken(world: Any, context: Any) ->
     with context.database.write() as session:  # as it was possible once
         session.get_one(Experiment, one).state = State.ERROR
     world.post(source, "resume")
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     with context.database.write() as session:
         session.get_one(Experiment, one).state = State.QUEUED
     obeyed = world.show(source)["controls"]
@@ -206,7 +206,7 @@ def test_what_never_ran_has_nothing_to_take_over(world: Any, ending: str) -> Non
     world.post(source, ending)
     view = fork(world, source).json()
     assert (view["source_id"], view["num_samples"]) == (source, 10)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.launcher.launches[f"exp-{view['id']}-a1"].source is None
 
 

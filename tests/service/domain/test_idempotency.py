@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from search_spaces.experiment import ExperimentSpec
-from service.context import Context
+from service.context import AppContext
 from service.domain import experiments, idempotency
 from service.store.models import Experiment
 
@@ -45,7 +45,7 @@ def test_a_repeated_submission_is_answered_with_the_first(client: httpx.Client, 
 def test_what_was_accepted_is_not_judged_anew(client: httpx.Client, world: Any) -> None:
     spec, headers = {"name": "x", "resources": {"gpus_per_trial": 8}}, {"Idempotency-Key": "k"}
     first = client.post(EXPERIMENTS, json=spec, headers=headers)
-    world.reconciler.round()  # now the cluster is known, and too small
+    world.reconciler.reconcile_once()  # now the cluster is known, and too small
     assert client.post(EXPERIMENTS, json=spec).status_code == 422
     assert client.post(EXPERIMENTS, json=spec, headers=headers).json()["id"] == first.json()["id"]
 
@@ -131,7 +131,7 @@ def test_equal_submissions_at_the_same_moment_make_one(client: httpx.Client) -> 
     assert {answer.json()["id"] for answer in answers} == set(listed(client))
 
 
-def test_a_second_transaction_that_began_before_the_first_ended(context: Context, client: httpx.Client) -> None:
+def test_a_second_transaction_that_began_before_the_first_ended(context: AppContext, client: httpx.Client) -> None:
     """Both have looked for the key and found none; where the database does not let both begin, one waits."""
     both = threading.Barrier(2)
 
@@ -146,7 +146,7 @@ def test_a_second_transaction_that_began_before_the_first_ended(context: Context
     assert [one for one, _ in answers] == listed(client) * 2
 
 
-def test_old_keys_are_forgotten(context: Context, client: httpx.Client) -> None:
+def test_old_keys_are_forgotten(context: AppContext, client: httpx.Client) -> None:
     headers = {"Idempotency-Key": "k"}
     one = client.post(EXPERIMENTS, json=SPEC, headers=headers).json()["id"]
     now = datetime.now(UTC)

@@ -11,7 +11,7 @@ import pytest
 from rounds import STEP_S, Clock, refuse, watch
 
 from search_spaces.experiment import ExperimentSpec
-from service.adapters.ray_jobs import JobStatus, RayUnreachable
+from service.adapters.launcher import ClusterUnreachableError, JobStatus
 from service.domain import attempts, experiments
 from service.domain.cluster import Cluster, Node
 from service.scheduling.reconciler import Reconciler
@@ -37,7 +37,7 @@ def test_a_driver_is_launched_with_all_it_needs(world: Any, settings: Any) -> No
     assert launch.storage == str(settings.storage_root / one)
     assert launch.service_url == settings.service_url
     assert ExperimentSpec.model_validate(world.launcher.specs[launch.attempt_id]).name == "x"
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert list(world.launcher.jobs) == [launch.attempt_id]
 
 
@@ -47,7 +47,7 @@ def test_while_ray_is_away_all_stays_as_it_is(world: Any, clock: Clock) -> None:
     world.launcher.away = True
     waiting = world.submit()
     clock.pass_s(3600)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert (world.show(running)["state"], world.show(waiting)["state"]) == ("RUNNING", "QUEUED")
     assert [world.show(one)["reason"] for one in (running, waiting)] == ["", "waiting for Ray: connection refused"]
     listed = world.client.get("/api/v1/experiments").json()["items"]
@@ -55,7 +55,7 @@ def test_while_ray_is_away_all_stays_as_it_is(world: Any, clock: Clock) -> None:
         one: world.show(one)["reason"] for one in (running, waiting)
     }
     world.launcher.away = False
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(waiting)["reason"] == "", "it waits for nothing that this round gave it"
     assert world.show(waiting)["spec"]["resources"]["gpus_per_trial"] == 1, "decided late, as the cluster was unknown"
 
@@ -64,21 +64,21 @@ def test_slots_are_shared_anew_and_told(world: Any) -> None:
     one = world.started()
     assert world.beat(one, {"phase": "searching"}).json()["slots"] == 10
     two = world.submit(resources={"gpus_per_trial": 0})
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.beat(one, {"phase": "searching"}).json()["slots"] == 5
     assert world.show(two)["slots"] == 5
     world.beat(one, {"phase": "completed"})
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.beat(two, {"phase": "searching"}).json()["slots"] == 10
 
 
 def test_the_last_trials_need_no_more_slots_than_they_are(world: Any) -> None:
     one = world.started(searcher={"kind": "random", "num_samples": 4})
     world.beat(one, {"phase": "searching", "trials": [world.line(n, state="COMPLETED") for n in range(3)]})
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["slots"] == 1
     world.beat(one, {"phase": "finalizing", "trials": [world.line(3, state="COMPLETED")]})
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["slots"] == 1, "the finalist needs one"
 
 
@@ -86,30 +86,30 @@ def test_first_come_first_served_when_the_cluster_is_full(world: Any) -> None:
     world.launcher.nodes = Cluster((Node("a", cpus=1),))
     one = world.started()
     two, three = world.submit(), world.submit()
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert [world.show(i)["state"] for i in (two, three)] == ["QUEUED", "QUEUED"]
     assert world.show(two)["reason"] == "waiting for free slots"
     world.beat(one, {"phase": "completed"})
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert [world.show(i)["state"] for i in (two, three)] == ["RUNNING", "QUEUED"]
     assert world.show(two)["reason"] == ""
 
 
 def test_a_cluster_without_a_node_yet_queues(world: Any) -> None:
     nodes, world.launcher.nodes = world.launcher.nodes, Cluster(())
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     one = world.submit()
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["reason"] == "waiting for a node: the cluster has none yet"
     world.launcher.nodes = nodes
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     view = world.show(one)
     assert (view["state"], view["spec"]["resources"]["gpus_per_trial"]) == ("RUNNING", 1)
 
 
 def test_what_fits_no_node_waits_and_says_why(world: Any) -> None:
     one = world.submit(resources={"gpus_per_trial": 8})
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     view = world.show(one)
     assert view["state"] == "QUEUED"
     assert "waiting for a larger node: resources.gpus_per_trial: at most 2 required" in view["reason"]
@@ -140,10 +140,10 @@ def test_a_dead_driver_is_replaced_thrice_and_then_given_up(
         if attempt < 3:
             assert view["state"] == "QUEUED"
             clock.pass_s(2)
-            world.reconciler.round()
+            world.reconciler.reconcile_once()
             assert world.show(one)["state"] == "QUEUED", "no wait before the next attempt"
             clock.pass_s(5 * attempt + 1)
-            world.reconciler.round()
+            world.reconciler.reconcile_once()
     assert (view["state"], view["trials"]) == ("ERROR", {"ERROR": 1})
     assert view["reason"].startswith("given up after 3 attempts")
     assert [attempt["state"] for attempt in view["attempts"]] == ["LOST"] * 3
@@ -163,7 +163,7 @@ def test_a_search_whose_driver_died_keeps_its_slots_until_the_next_begins(
     assert [world.show(one)["state"] for one in (urgent, other)] == ["QUEUED", "QUEUED"]
     assert world.show(other)["reason"] == "waiting for free slots"
     clock.pass_s(settings.retry_backoff_s + 1)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert [world.show(one)["state"] for one in (urgent, other)] == ["RUNNING", "QUEUED"]
 
 
@@ -176,7 +176,7 @@ def test_a_long_wait_for_the_next_attempt_keeps_no_slots(world: Any, clock: Cloc
         experiment.failures = 1
         attempts.lose(session, experiment, attempts.current(session, experiment), "lost", now, context.retries)
         assert experiment.retry_at - now > timedelta(seconds=settings.retry_backoff_s)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert [world.show(i)["state"] for i in (one, other)] == ["QUEUED", "RUNNING"]
 
 
@@ -189,7 +189,7 @@ def test_a_silent_driver_is_stopped_and_fenced(world: Any, clock: Clock, setting
     assert "the driver was silent for" in world.show(one)["reason"]
     assert world.launcher.stopped == [f"exp-{one}-a1"]
     clock.pass_s(settings.retry_backoff_s + 1)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["attempt"] == 2
     fenced = world.beat(one, {"phase": "searching", "trials": [world.line(5)]})
     assert fenced.status_code == 409
@@ -240,18 +240,18 @@ def test_a_launch_that_fails_counts_as_no_attempt(world: Any, clock: Clock, monk
     with monkeypatch.context() as broken:
         broken.setattr(world.launcher, "launch", refuse)
         for wait_s in (5, 10, 20, 40, 80, 160, 300, 300):
-            world.reconciler.round()
+            world.reconciler.reconcile_once()
             view = world.show(one)
             assert view["state"] == "QUEUED"
             assert "the driver could not be started: 500 Internal Server Error" in view["reason"]
             clock.pass_s(wait_s - 1)
-            world.reconciler.round()
+            world.reconciler.reconcile_once()
             assert len(world.show(one)["attempts"]) == len(view["attempts"]), "it did not wait"
             clock.pass_s(2)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 9)
     world.launcher.jobs[f"exp-{one}-a9"] = JobStatus.FAILED
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert "attempt 9 was lost, another follows in 5 s" in world.show(one)["reason"], "a failure was counted"
 
 
@@ -265,11 +265,11 @@ def test_a_driver_that_spoke_before_its_launch_failed_is_taken_at_its_word(
     def launch_without_an_answer(order: Any) -> None:
         launch(order)
         world.beat(one, {"phase": "canceled", "reason": "SIGTERM"})
-        raise RayUnreachable("timed out")
+        raise ClusterUnreachableError("timed out")
 
     with monkeypatch.context() as broken:
         broken.setattr(world.launcher, "launch", launch_without_an_answer)
-        world.reconciler.round()
+        world.reconciler.reconcile_once()
     view = world.show(one)
     assert (view["state"], [attempt["state"] for attempt in view["attempts"]]) == ("QUEUED", ["ENDED"])
     assert "the driver stopped by itself (SIGTERM)" in view["reason"]
@@ -285,18 +285,18 @@ def test_a_cancel_during_a_launch_that_meets_a_full_disk_is_obeyed(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(world.launcher, "prepare", fill)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["state"] == "CANCELED"
 
 
 def test_what_is_resumed_does_not_wait_for_its_next_attempt(world: Any, clock: Clock) -> None:
     one = world.started()
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert "another follows in" in world.show(one)["reason"]
     world.post(one, "pause")
     world.post(one, "resume")
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 2)
 
 
@@ -306,7 +306,7 @@ def test_one_that_runs_and_cannot_be_read_keeps_its_slots(world: Any, context: A
     with context.database.write() as session:
         row = session.get_one(Experiment, one)
         row.controls = {**row.controls, "what": 1}
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     view = world.show(one)
     assert (view["state"], view["slots"]) == ("RUNNING", slots)
     assert slots > 0
@@ -316,7 +316,7 @@ def test_a_full_disk_pauses_and_says_which(world: Any, clock: Clock, settings: A
     one = world.submit()
     settings.storage_root.mkdir()
     world.launcher.full_disk = True
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     view = world.show(one)
     assert (view["state"], view["slots"]) == ("PAUSED", 0)
     found = re.fullmatch(
@@ -327,7 +327,7 @@ def test_a_full_disk_pauses_and_says_which(world: Any, clock: Clock, settings: A
     assert int(found[2]) > 0
     world.launcher.full_disk = False
     clock.pass_s(3600)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["state"] == "PAUSED", "nothing goes on before a person has made room"
 
 
@@ -340,7 +340,7 @@ def test_a_storage_that_cannot_be_written_pauses_and_says_which(
 
     monkeypatch.setattr(world.launcher, "prepare", forbid)
     one = world.submit()
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     view = world.show(one)
     assert (view["state"], view["attempt"]) == ("PAUSED", 1)
     assert f"the storage cannot be written: RUNG_STORAGE_ROOT {settings.storage_root}" in view["reason"]
@@ -359,7 +359,7 @@ def test_one_that_cannot_be_read_holds_up_no_other(world: Any, context: Any) -> 
     with context.database.write() as session:
         session.get_one(Experiment, bad[1]).spec = {"resources": {"cpus_per_trial": "many"}}
     world.beat(first, {"phase": "completed"})
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(good)["state"] == "RUNNING"
     for experiment in bad:
         view = world.show(experiment)
@@ -379,7 +379,7 @@ def test_what_is_wrong_with_one_launch_holds_up_no_other(
         prepare(launch, spec)
 
     monkeypatch.setattr(world.launcher, "prepare", fail_one)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert f"exp-{two}-a1" in world.launcher.jobs
     watch(world.reconciler, clock, 80)
     assert world.show(one)["state"] == "QUEUED"
@@ -406,7 +406,7 @@ def test_the_log_of_its_own_is_read_before_ray_s(world: Any, clock: Clock, setti
     log.write_bytes(b"first\n" * 5_000 + b"\xff\0 the last word\n")
     world.launcher.printed[f"exp-{one}-a1"] = "what Ray kept"
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     reason = world.show(one)["reason"]
     assert reason.endswith("\ufffd the last word")
     assert len(reason) < 2_500
@@ -417,7 +417,7 @@ def test_the_more_important_is_served_first(world: Any, clock: Clock) -> None:
     one = world.started()
     two, three = world.submit(), world.submit(priority=5)
     world.beat(one, {"phase": "completed"})
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert [world.show(i)["state"] for i in (two, three)] == ["QUEUED", "RUNNING"]
 
 
@@ -446,7 +446,7 @@ def test_a_driver_that_cannot_be_checked_blocks_no_other(
 
     def refuse_one(attempt_id: str) -> JobStatus:
         if one in attempt_id:
-            raise RayUnreachable("500 Internal Server Error")
+            raise ClusterUnreachableError("500 Internal Server Error")
         found: JobStatus = status(attempt_id)
         return found
 

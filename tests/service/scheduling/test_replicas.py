@@ -8,9 +8,9 @@ import pytest
 from rounds import STEP_S, Clock, refuse, watch
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.adapters.ray_jobs import JobStatus
+from service.adapters.launcher import JobStatus
 from service.scheduling.reconciler import Reconciler
-from service.store.leases import LeaseLost
+from service.store.leases import LeaseLostError
 
 pytestmark = pytest.mark.stores
 
@@ -30,10 +30,10 @@ def test_a_service_that_slept_does_not_blame_the_drivers(world: Any, clock: Cloc
     world.beat(one, {"phase": "searching"})
     clock.pass_s(3600)
     risen = Reconciler(context, clock, clock.monotonic)
-    risen.round()
+    risen.reconcile_once()
     assert world.show(one)["state"] == "RUNNING"
     clock.pass_s(3600)
-    risen.round()
+    risen.reconcile_once()
     assert world.show(one)["state"] == "RUNNING", "nor one that stood still between two rounds"
     watch(risen, clock, settings.driver_lost_s)
     assert "the driver was silent" in world.show(one)["attempts"][0]["reason"]
@@ -68,12 +68,12 @@ def test_a_replica_that_lost_its_lease_stops_no_driver(
 
     def stand_still(attempt_id: str) -> str:
         clock.pass_s(settings.lease_s + 1)
-        other.round()
+        other.reconcile_once()
         said: str = logs(attempt_id)
         return said
 
     monkeypatch.setattr(world.launcher, "logs", stand_still)
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLostError):
         watch(world.reconciler, clock, settings.driver_lost_s + 4)
     assert other.held is not None
     assert world.show(one)["state"] == "RUNNING"
@@ -92,7 +92,7 @@ def test_a_replica_whose_clock_is_wrong_blames_no_driver(
     for _ in range(60):
         world.beat(one, {"phase": "searching"})
         clock.pass_s(STEP_S)
-        other.round()
+        other.reconcile_once()
     assert other.held is not None
     assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 1)
 
@@ -111,8 +111,8 @@ def test_another_replica_waits_for_a_slow_submission(
     one = world.submit(resources={"gpus_per_trial": 0})
     with monkeypatch.context() as slow:
         slow.setattr(world.launcher, "launch", launch_slowly)
-        with pytest.raises(LeaseLost):
-            world.reconciler.round()
+        with pytest.raises(LeaseLostError):
+            world.reconciler.reconcile_once()
     assert other.held is not None
     watch(other, clock, 60)
     assert world.beat(one, {"phase": "searching"}).status_code == 200
@@ -132,7 +132,7 @@ def test_a_submission_that_was_cut_off_is_made_again_and_counts_as_no_failure(
     with monkeypatch.context() as deadly:
         deadly.setattr(world.launcher, "launch", die)
         with pytest.raises(Killed):
-            world.reconciler.round()
+            world.reconciler.reconcile_once()
     other = Reconciler(context, clock, clock.monotonic)
     watch(other, clock, settings.lease_s + settings.ray_submit_timeout_s)
     assert world.show(one)["state"] == "RUNNING", "the other may still be at it"
@@ -142,7 +142,7 @@ def test_a_submission_that_was_cut_off_is_made_again_and_counts_as_no_failure(
     view = world.show(one)
     assert (view["state"], view["attempt"]) == ("RUNNING", 2)
     world.launcher.jobs[f"exp-{one}-a2"] = JobStatus.FAILED
-    other.round()
+    other.reconcile_once()
     assert "attempt 2 was lost, another follows in 5 s" in world.show(one)["reason"], "a failure was counted"
 
 
@@ -152,9 +152,9 @@ def test_a_wait_for_the_next_attempt_survives_a_clock_set_back(
     one = world.submit()
     with monkeypatch.context() as broken:
         broken.setattr(world.launcher, "launch", refuse)
-        world.reconciler.round()
+        world.reconciler.reconcile_once()
     clock.jump_s(-3600)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["state"] == "RUNNING"
 
 
@@ -163,7 +163,7 @@ def test_a_clock_that_jumps_loses_nobody(world: Any, clock: Clock, settings: Any
     one = world.started()
     world.beat(one, {"phase": "searching"})
     clock.jump_s(jump_s)
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["state"] == "RUNNING"
     watch(world.reconciler, clock, settings.driver_lost_s + 4)
     assert world.show(one)["state"] == "QUEUED", "a driver that is silent is found nonetheless"
@@ -178,24 +178,24 @@ def test_a_database_that_was_away_is_no_silence_of_the_drivers(
     postgres.stop("immediate")
     for _ in range(2):
         with pytest.raises(SQLAlchemyError):
-            world.reconciler.round()
+            world.reconciler.reconcile_once()
         assert world.beat(one, {"phase": "searching"}).status_code == 503
         clock.pass_s(settings.driver_lost_s)
         clock.pass_s(1)
     with pytest.raises(SQLAlchemyError):
-        world.reconciler.round()
+        world.reconciler.reconcile_once()
     postgres.start()
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["state"] == "RUNNING"
     assert world.beat(one, {"phase": "searching"}).status_code == 200
 
 
 def test_of_two_replicas_one_acts(world: Any, context: Any, clock: Clock) -> None:
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     one = world.submit()
     other = Reconciler(context, clock, clock.monotonic)
-    other.round()
+    other.reconcile_once()
     assert world.show(one)["state"] == "QUEUED"
-    world.reconciler.round()
+    world.reconciler.reconcile_once()
     assert world.show(one)["state"] == "RUNNING"
     assert len(world.launcher.jobs) == 1

@@ -1,10 +1,10 @@
-"""Silence counts for as long as somebody looks, by the clock of whoever looks."""
+"""SilenceTimer counts for as long as somebody looks, by the clock of whoever looks."""
 
 from __future__ import annotations
 
 import pytest
 
-from service.scheduling.silence import Silence
+from service.scheduling.silence import SilenceTimer
 
 
 class Ticks:
@@ -23,34 +23,34 @@ def ticks() -> Ticks:
 
 
 @pytest.fixture
-def silence(ticks: Ticks) -> Silence:
-    return Silence(5.0, ticks)
+def silence(ticks: Ticks) -> SilenceTimer:
+    return SilenceTimer(5.0, ticks)
 
 
-def test_it_counts_from_the_first_look_at_a_word(ticks: Ticks, silence: Silence) -> None:
+def test_it_counts_from_the_first_look_at_a_word(ticks: Ticks, silence: SilenceTimer) -> None:
     ticks.now += 3
-    assert silence.look({"a": "hello"}) == {"a": 0}
+    assert silence.observe({"a": "hello"}) == {"a": 0}
     ticks.now += 3
-    assert silence.look({"a": "hello", "b": None}) == {"a": 3, "b": 0}
+    assert silence.observe({"a": "hello", "b": None}) == {"a": 3, "b": 0}
     ticks.now += 4
-    assert silence.look({"a": "hello", "b": None}) == {"a": 7, "b": 4}
+    assert silence.observe({"a": "hello", "b": None}) == {"a": 7, "b": 4}
     ticks.now += 1
-    assert silence.look({"a": "again", "b": None}) == {"a": 0, "b": 5}
+    assert silence.observe({"a": "again", "b": None}) == {"a": 0, "b": 5}
 
 
-def test_a_listener_that_could_not_hear_blames_nobody(ticks: Ticks, silence: Silence) -> None:
-    silence.look({"a": 1})
+def test_a_listener_that_could_not_hear_blames_nobody(ticks: Ticks, silence: SilenceTimer) -> None:
+    silence.observe({"a": 1})
     ticks.now += 2
-    silence.look({"a": 1})
+    silence.observe({"a": 1})
     ticks.now += 3600
-    assert silence.look({"a": 1}) == {"a": 7}, "of one gap more than its longest was counted"
+    assert silence.observe({"a": 1}) == {"a": 7}, "of one gap more than its longest was counted"
     ticks.now += 2
-    assert silence.look({"a": 1}) == {"a": 9}, "who is silent is found nonetheless"
+    assert silence.observe({"a": 1}) == {"a": 9}, "who is silent is found nonetheless"
 
 
-def test_who_is_not_looked_at_is_forgotten(ticks: Ticks, silence: Silence) -> None:
-    silence.look({"a": 1})
+def test_who_is_not_looked_at_is_forgotten(ticks: Ticks, silence: SilenceTimer) -> None:
+    silence.observe({"a": 1})
     ticks.now += 2
-    silence.look({})
+    silence.observe({})
     ticks.now += 2
-    assert silence.look({"a": 1}) == {"a": 0}
+    assert silence.observe({"a": 1}) == {"a": 0}

@@ -91,7 +91,7 @@ def test_the_caller_s_own_service_does_not_leak_into_a_stack(monkeypatch: pytest
 
 
 def test_all_that_a_stack_keeps_are_settings() -> None:
-    assert {f"RUNG_{name.upper()}" for name in Settings.model_fields} >= stack.KEPT
+    assert {f"RUNG_{name.upper()}" for name in Settings.model_fields} >= stack.FORWARDED_SETTINGS
 
 
 def test_no_proxy_stands_before_this_machine(a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_the_home_is_the_owner_s_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_database_keeps_a_write_ahead_log(tmp_path: Path) -> None:
-    home.write_ahead(tmp_path / "new.db")
+    home.enable_wal(tmp_path / "new.db")
     with contextlib.closing(sqlite3.connect(tmp_path / "new.db")) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
@@ -169,7 +169,7 @@ def test_a_database_that_somebody_reads_stays_as_it_is(tmp_path: Path) -> None:
         database.execute("CREATE TABLE runs (id)")
         database.execute("BEGIN")
         database.execute("SELECT * FROM runs").fetchall()
-        home.write_ahead(tmp_path / "old.db")
+        home.enable_wal(tmp_path / "old.db")
         assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 
@@ -179,7 +179,7 @@ def test_a_database_that_somebody_reads_stays_as_it_is(tmp_path: Path) -> None:
 def test_a_database_that_is_none_is_named(tmp_path: Path, make: Callable[[Path], None], why: str) -> None:
     make(tmp_path / "mlflow.db")
     with pytest.raises(stack.StackError, match=rf"mlflow\.db cannot be used: .*{why}"):
-        home.write_ahead(tmp_path / "mlflow.db")
+        home.enable_wal(tmp_path / "mlflow.db")
 
 
 def test_commands_find_the_data_of_a_stack_that_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -187,9 +187,9 @@ def test_commands_find_the_data_of_a_stack_that_runs(monkeypatch: pytest.MonkeyP
     assert data_folder() == tmp_path / "data"
     (tmp_path / "sets").mkdir()
     addresses = stack.Stack(stack.Options(home=tmp_path, data_root=tmp_path / "sets")).addresses
-    home.announce(tmp_path, addresses)
+    home.write_addresses(tmp_path, addresses)
     assert data_folder() == tmp_path / "sets"
-    home.retract(tmp_path)
+    home.remove_addresses(tmp_path)
     assert data_folder() == tmp_path / "data"
 
 

@@ -16,7 +16,7 @@ from search_spaces.experiment import ExperimentSpec
 from service.contract.states import State
 from service.domain import experiments
 from service.store.database import Database
-from service.store.leases import Held, LeaseLost, acquire, hold, release
+from service.store.leases import HeldLease, LeaseLostError, acquire, assert_held, release
 from service.store.models import Attempt, Base, Label, Trial
 
 pytestmark = pytest.mark.stores
@@ -172,16 +172,16 @@ def test_one_attempt_of_a_number_and_one_line_of_a_trial(database: Database) -> 
 
 def test_one_owner_at_a_time(database: Database) -> None:
     first = acquire(database, "queue", "one", 60, NOW)
-    assert first == Held("queue", "one", 1, 60)
+    assert first == HeldLease("queue", "one", 1, 60)
     assert acquire(database, "queue", "two", 60, NOW) is None
     assert acquire(database, "queue", "one", 60, NOW) == first
     release(database, first, NOW)
     second = acquire(database, "queue", "two", 60, NOW)
-    assert second == Held("queue", "two", 2, 60)
-    with pytest.raises(LeaseLost), database.write() as session:
-        hold(session, first, NOW)
+    assert second == HeldLease("queue", "two", 2, 60)
+    with pytest.raises(LeaseLostError), database.write() as session:
+        assert_held(session, first, NOW)
     with database.write() as session:
-        hold(session, second, NOW)
+        assert_held(session, second, NOW)
 
 
 def test_a_write_under_a_lost_lease_changes_nothing(database: Database) -> None:
@@ -192,9 +192,9 @@ def test_a_write_under_a_lost_lease_changes_nothing(database: Database) -> None:
     def write_late() -> None:
         with database.write() as session:
             experiments.submit(session, ExperimentSpec(name="x"), [])
-            hold(session, first, NOW)
+            assert_held(session, first, NOW)
 
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLostError):
         write_late()
     with database.read() as session:
         assert experiments.newest(session, limit=5) == []
