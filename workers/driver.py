@@ -18,13 +18,13 @@ import ray
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig, Winner, trial_folder
-from workers.heartbeat import Heart, NoLines
+from workers.heartbeat import HeartbeatThread, NoLines
 from workers.ray_patches import out_of_memory, startup
 from workers.search import continuation, failures, stop_conditions
 from workers.search.searcher import Searcher
-from workers.search.stop_conditions import Ending
-from workers.search.tune_callbacks import Conductor
-from workers.search.winner import Finalist, Left, Unmeasured
+from workers.search.stop_conditions import Outcome
+from workers.search.tune_callbacks import TuneCallback
+from workers.search.winner import EvaluationFailedError, StopRequestedError, WinnerEvaluation
 from workers.state import journal
 from workers.state.trial_table import Progress
 from workers.tracking.connection import Superseded, away, refused
@@ -52,7 +52,7 @@ def drive(launch: LaunchConfig, spec: ExperimentSpec) -> bool:
     launch = launch.model_copy(update={"controls": launch.controls or Controls.of(spec)})
     folder = Path(launch.storage)
     if launch.trials and not any(file.exists() for file in (folder / JOURNAL, journal.copy_of(folder / JOURNAL))):
-        return _refuse(launch, stop_conditions.nothing_known(launch.storage, launch.trials))
+        return _refuse(launch, stop_conditions.missing_journal(launch.storage, launch.trials))
     try:
         progress = Progress(folder / JOURNAL, spec.objective, launch.attempt)
     except journal.Overtaken as overtaken:
@@ -61,53 +61,53 @@ def drive(launch: LaunchConfig, spec: ExperimentSpec) -> bool:
     except OSError as error:
         why = f"the journal cannot be opened: {error}"
         return _refuse(
-            launch, stop_conditions.disk_full(why) if failures.is_disk_full(error) else Ending("paused", why)
+            launch, stop_conditions.disk_full(why) if failures.is_disk_full(error) else Outcome("paused", why)
         )
-    tracker = Tracker(launch, spec, folder / JOURNAL, fenced=lambda: heart.fenced)
-    heart = Heart(launch, progress, tracker.ids)
-    patience = _patience(heart, tracker)
-    heart.start()
+    tracker = Tracker(launch, spec, folder / JOURNAL, fenced=lambda: heartbeat.fenced)
+    heartbeat = HeartbeatThread(launch, progress, tracker.ids)
+    patience = _patience(heartbeat, tracker)
+    heartbeat.start()
     winner, failed, obeyed = None, False, None
     try:
         if launch.source and not progress.trials:
-            taken = continuation.take_over(Path(launch.source), JOURNAL, folder / "trials", progress)
+            taken = continuation.import_trials(Path(launch.source), JOURNAL, folder / "trials", progress)
             log.info("%s trials are taken over from %s", taken, launch.source)
         log.info("attempt %d of %s begins with %d trials known", launch.attempt, spec.name, len(progress.trials))
         if lost := max(0, launch.trials - len(progress.trials)):
             log.warning("%d of %d trials were lost with the journal's end: proposed again", lost, launch.trials)
-        conductor = Conductor(spec, progress, lambda: heart.orders, lambda: heart.fenced, heart.wake)
+        callback = TuneCallback(spec, progress, lambda: heartbeat.orders, lambda: heartbeat.fenced, heartbeat.wake)
         tracker.start()
-        heart.phase = "searching"
-        finalist = _search(launch, spec, progress, conductor)
-        over, obeyed = conductor.ending or stop_conditions.natural(progress, conductor.num_samples()), conductor.obeyed
+        heartbeat.phase = "searching"
+        finalist = _search(launch, spec, progress, callback)
+        over, obeyed = callback.outcome or stop_conditions.exhausted(progress, callback.num_samples()), callback.obeyed
         log.info("the search is over, %s: %s", over.phase, over.reason or "every trial has ended")
         try:
             if over.phase == "completed":
-                heart.phase = "finalizing"
+                heartbeat.phase = "finalizing"
                 tracker.hurry()
-                heart.wake()
+                heartbeat.wake()
                 try:
-                    winner = _crown(launch, progress, tracker, finalist, patience, obeyed.max_restarts)
-                except Unmeasured as unmeasured:
+                    winner = _finalize_winner(launch, progress, tracker, finalist, patience, obeyed.max_restarts)
+                except EvaluationFailedError as unmeasured:
                     over = replace(over, reason="; ".join(filter(None, (over.reason, str(unmeasured)))))
-                except Left:
-                    over = stop_conditions.ordered(heart.orders, heart.fenced) or over
+                except StopRequestedError:
+                    over = stop_conditions.requested(heartbeat.orders, heartbeat.fenced) or over
             if over.phase not in {"paused", "fenced"}:
                 _close(tracker, progress, over, winner, patience)
-                conductor.tidy(folder / "trials", progress.trials)
+                callback.prune_checkpoints(folder / "trials", progress.trials)
         except Unheard as unheard:
-            said = stop_conditions.ordered(heart.orders, heart.fenced)
+            said = stop_conditions.requested(heartbeat.orders, heartbeat.fenced)
             if said is None:
                 raise
-            over = Ending(said.phase, f"{said.reason}; {unheard}")
+            over = Outcome(said.phase, f"{said.reason}; {unheard}")
     except (Superseded, journal.Overtaken) as overtaken:
         log.warning("%s", overtaken)
-        over = Ending("fenced", str(overtaken))
-    except continuation.NoSource as missing:
-        over, failed = Ending("paused", str(missing), blocked=True), True
+        over = Outcome("fenced", str(overtaken))
+    except continuation.SourceMissingError as missing:
+        over, failed = Outcome("paused", str(missing), blocked=True), True
     except Exception as error:
         log.exception("the driver failed")
-        over, winner, failed = Ending("paused", _sentence(error)), None, True
+        over, winner, failed = Outcome("paused", _sentence(error)), None, True
         if failures.is_disk_full(error):
             over = stop_conditions.disk_full(_sentence(error))
     finally:
@@ -115,32 +115,32 @@ def drive(launch: LaunchConfig, spec: ExperimentSpec) -> bool:
         tracker.stop()
         if winner is None or over.phase != "completed":
             tracker.close()  # before the last word, after which another attempt may write
-    if heart.fenced or over.phase == "fenced":
+    if heartbeat.fenced or over.phase == "fenced":
         return False
     for number in progress.trials:
         progress.released(number, journaled=False)  # whatever became of Tune, its slots are gone
-    heart.last(over.phase, over.reason, winner, SERVICE_PATIENCE_S, blocked=over.blocked, controls=obeyed)
+    heartbeat.send_final(over.phase, over.reason, winner, SERVICE_PATIENCE_S, blocked=over.blocked, controls=obeyed)
     if winner is not None and over.phase == "completed":
         _illustrate(launch, spec, tracker, finalist)
         tracker.close()
     return not failed and over.phase != "failed"
 
 
-def _refuse(launch: LaunchConfig, over: Ending) -> bool:
+def _refuse(launch: LaunchConfig, over: Outcome) -> bool:
     """Say why nothing is begun, and write nothing: a journal in the wrong folder would pass for the experiment's."""
     log.error("%s", over.reason)
-    heart = Heart(launch, NoLines(), lambda: MlflowIds(None, None, {}))
-    heart.last(over.phase, over.reason, None, SERVICE_PATIENCE_S, blocked=over.blocked)
-    return not heart.fenced
+    heartbeat = HeartbeatThread(launch, NoLines(), lambda: MlflowIds(None, None, {}))
+    heartbeat.send_final(over.phase, over.reason, None, SERVICE_PATIENCE_S, blocked=over.blocked)
+    return not heartbeat.fenced
 
 
-def _patience(heart: Heart, tracker: Tracker) -> Patience:
+def _patience(heartbeat: HeartbeatThread, tracker: Tracker) -> Patience:
     """Waits for MLflow, and lets the service know."""
 
     def on_wait(why: str) -> None:
-        if why != heart.reason:
-            heart.reason = why
-            heart.wake()
+        if why != heartbeat.reason:
+            heartbeat.reason = why
+            heartbeat.wake()
 
     def worth_s(error: Exception) -> float:
         if isinstance(error, Superseded | journal.Damaged) or refused(error):
@@ -148,19 +148,19 @@ def _patience(heart: Heart, tracker: Tracker) -> Patience:
         return AWAY_S if away(error) else REFUSALS_S
 
     return Patience(
-        ordered=lambda: heart.fenced or heart.orders.stop is not None,
+        ordered=lambda: heartbeat.fenced or heartbeat.orders.stop is not None,
         answered_at=lambda: tracker.answered_at,
         on_wait=on_wait,
         worth_s=worth_s,
     )
 
 
-def _search(launch: LaunchConfig, spec: ExperimentSpec, progress: Progress, conductor: Conductor) -> Finalist:
-    """Run trials until the searcher has no more or the conductor ends the search. Gives the waiting finalist."""
+def _search(launch: LaunchConfig, spec: ExperimentSpec, progress: Progress, callback: TuneCallback) -> WinnerEvaluation:
+    """Run trials until the searcher has no more or the callback ends the search. Gives the waiting finalist."""
     from ray import tune
 
     resources = {"CPU": float(spec.resources.cpus_per_trial), "GPU": float(spec.resources.gpus_per_trial or 0)}
-    finalist = Finalist(resources)
+    finalist = WinnerEvaluation(resources)
     _sweep(launch)
     while True:
         searcher = Searcher(
@@ -168,15 +168,15 @@ def _search(launch: LaunchConfig, spec: ExperimentSpec, progress: Progress, cond
             progress,
             Path(launch.storage) / "trials",
             roots={"data_root": launch.data_root, "cache_root": launch.cache_root},
-            num_samples=conductor.num_samples,
-            slots=conductor.slots,
+            num_samples=callback.num_samples,
+            slots=callback.slots,
             on_last=finalist.prepare,
         )
-        conductor.conduct(searcher)
+        callback.attach(searcher)
         if searcher.exhausted():
             return finalist
         # tune.run, not Tuner: a Tuner pickles searcher and scheduler at once, for a restore that the journal replaces.
-        with out_of_memory.one_trials_failure():
+        with out_of_memory.oom_as_actor_failure():
             tune.run(
                 Slot,
                 name=f"tune-a{launch.attempt}",
@@ -186,15 +186,15 @@ def _search(launch: LaunchConfig, spec: ExperimentSpec, progress: Progress, cond
                 ),
                 num_samples=10**9,  # the searcher says when it has no more
                 search_alg=searcher,
-                scheduler=conductor.asha,
-                callbacks=[conductor],
+                scheduler=callback.asha,
+                callbacks=[callback],
                 reuse_actors=True,
                 raise_on_failed_trial=False,
                 trial_dirname_creator=lambda trial: trial.trial_id,
                 verbose=0,
             )
         _sweep(launch)
-        if conductor.ending or not searcher.done:
+        if callback.outcome or not searcher.done:
             return finalist
         # Once more for trials that were asked for while Tune was closing down.
 
@@ -205,17 +205,18 @@ def _sweep(launch: LaunchConfig) -> None:
         shutil.rmtree(Path(launch.storage) / f"tune-a{attempt}", ignore_errors=True)
 
 
-def _crown(
+def _finalize_winner(
     launch: LaunchConfig,
     progress: Progress,
     tracker: Tracker,
-    finalist: Finalist,
+    finalist: WinnerEvaluation,
     patience: Patience,
     max_restarts: int,
 ) -> Winner | None:
     """Measure the best trial on the test set, log and register its model. None when no trial has a value.
 
-    The winner of an earlier ending stays where no better trial was found since. Raises Left, Unmeasured, Unheard.
+    The winner of an earlier ending stays where no better trial was found since. Raises StopRequestedError,
+    EvaluationFailedError, Unheard.
     """
     best = progress.best()
     if best is None or best.best_value is None or best.best_epoch is None:
@@ -223,7 +224,7 @@ def _crown(
     if progress.winner is not None and progress.winner.trial == best.number and progress.winner.model_uri:
         return progress.winner
     folder = Path(launch.storage)
-    loss, accuracy = finalist.judge(
+    loss, accuracy = finalist.evaluate(
         folder / "trials" / trial_folder(best.number),
         best.best_epoch,
         folder / "model",
@@ -241,7 +242,7 @@ def _crown(
     return winner
 
 
-def _close(tracker: Tracker, progress: Progress, over: Ending, winner: Winner | None, patience: Patience) -> None:
+def _close(tracker: Tracker, progress: Progress, over: Outcome, winner: Winner | None, patience: Patience) -> None:
     """End what has not ended, deliver what MLflow lacks and end the parent run with its summary."""
     for number in list(progress.trials):
         progress.ended(number, *over.of_trial(number))
@@ -261,7 +262,7 @@ def _close(tracker: Tracker, progress: Progress, over: Ending, winner: Winner | 
     patience.until(lambda: tracker.close_parent(status, summary, tags, trials))
 
 
-def _illustrate(launch: LaunchConfig, spec: ExperimentSpec, tracker: Tracker, finalist: Finalist) -> None:
+def _illustrate(launch: LaunchConfig, spec: ExperimentSpec, tracker: Tracker, finalist: WinnerEvaluation) -> None:
     """Attach the pictures that depend on the spec, now that nobody waits. A failure is of no consequence."""
     folder = Path(launch.storage) / "pictures"
     try:

@@ -24,7 +24,7 @@ from workers.tracking.cursor import MlflowIds
 log = logging.getLogger("rung.heartbeat")
 SHORTEST_GAP_S = 1.0  # however short the epochs are: each message costs the service 5 to 10 ms
 MOST_LINES = 500  # of one message, so that neither its size nor the time to store it passes a limit
-UNDER_WAY = frozenset({"starting", "searching", "finalizing"})
+ACTIVE_PHASES = frozenset({"starting", "searching", "finalizing"})
 FENCED = frozenset({401, 403, 404, 409, 410})
 PROBLEM = "application/problem+json"
 
@@ -57,7 +57,7 @@ class NoLines:
         raise KeyError(number)
 
 
-class Heart(threading.Thread):
+class HeartbeatThread(threading.Thread):
     """Beats every `launch.heartbeat_s`, and soon after `wake`.
 
     `phase` and `reason` are what it says next; `orders` are the newest, with the newest controls.
@@ -88,7 +88,7 @@ class Heart(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped.is_set() and not self.fenced:
-            self.beat()
+            self.send()
             gap_s = min(SHORTEST_GAP_S, self._launch.heartbeat_s / 2)
             self._stopped.wait(gap_s)
             self._wake.wait(self._launch.heartbeat_s - gap_s)
@@ -97,7 +97,7 @@ class Heart(threading.Thread):
     def wake(self) -> None:
         self._wake.set()
 
-    def beat(self) -> bool:
+    def send(self) -> bool:
         """All that changed, in as many messages as it takes, at once. True when the service took them all.
 
         Whatever goes wrong is logged and no more: a silent driver is taken for a dead one.
@@ -124,7 +124,7 @@ class Heart(threading.Thread):
             self._progress.put_back(set(left))
             return False
 
-    def last(
+    def send_final(
         self,
         phase: str,
         reason: str,
@@ -144,7 +144,7 @@ class Heart(threading.Thread):
         self.phase = phase
         deadline, pause = time.monotonic() + patience_s, threading.Event()
         while not self.fenced:
-            if self.beat():
+            if self.send():
                 return True
             if time.monotonic() >= deadline:
                 return False
@@ -175,7 +175,7 @@ class Heart(threading.Thread):
         ]
         return Heartbeat.model_validate(
             {
-                "phase": phase if whole or phase in UNDER_WAY else "finalizing",
+                "phase": phase if whole or phase in ACTIVE_PHASES else "finalizing",
                 "reason": self.reason if whole else "",
                 "blocked": self._blocked and whole,
                 "trials": lines,

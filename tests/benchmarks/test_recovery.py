@@ -22,7 +22,7 @@ from stand import SHORT, Stand, standing
 from search_spaces.experiment import Objective
 from search_spaces.protocol import DIAGNOSTICS, METRICS, LaunchConfig
 from service.settings import Settings
-from workers.heartbeat import Heart
+from workers.heartbeat import HeartbeatThread
 from workers.state.trial_table import Progress
 from workers.tracking.cursor import MlflowIds
 
@@ -85,15 +85,15 @@ def _heartbeat_cores(launch: LaunchConfig, folder: Path) -> float:
     for number in range(RUNNING):
         progress.suggested(number, {"lr": 0.1}, {"optimizer.kind": "sgd", "optimizer.lr": 0.1, "batch_size": 64})
         progress.started(number)
-    heart = Heart(launch, progress, lambda: MlflowIds("1", "parent", {}))
+    heartbeat = HeartbeatThread(launch, progress, lambda: MlflowIds("1", "parent", {}))
     used_s = 0.0
     for epoch in range(1, BEATS + WARM_UP + 1):
         for number in range(RUNNING):
             progress.epoch(number, epoch, dict.fromkeys(METRICS + DIAGNOSTICS, 0.123456789))
         began_s = time.thread_time()
-        assert heart.beat(), "the service did not take it"
+        assert heartbeat.send(), "the service did not take it"
         used_s += time.thread_time() - began_s if epoch > WARM_UP else 0.0
-    heart._client.close()
+    heartbeat._client.close()
     progress.close()
     return used_s / BEATS / launch.heartbeat_s
 

@@ -20,7 +20,7 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Directives, LaunchConfig
 from workers import driver
 from workers.ray_patches import startup
-from workers.search.tune_callbacks import Conductor
+from workers.search.tune_callbacks import TuneCallback
 from workers.state.trial_table import Progress
 
 pytestmark = pytest.mark.e2e
@@ -88,8 +88,8 @@ def main(folder: Path) -> list[dict[str, Any]]:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    conductor = Conductor(spec, progress, lambda: orders[0], lambda: False, lambda: None)
-    driver._search(launch, spec, progress, conductor)
+    callback = TuneCallback(spec, progress, lambda: orders[0], lambda: False, lambda: None)
+    driver._search(launch, spec, progress, callback)
     watching.join()
     progress.close()
     return seen

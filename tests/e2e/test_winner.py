@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from workers.search import winner
-from workers.search.winner import Finalist, Left, Unmeasured
+from workers.search.winner import EvaluationFailedError, StopRequestedError, WinnerEvaluation
 
 pytestmark = pytest.mark.e2e
 
@@ -30,10 +30,11 @@ def test_what_becomes_of_the_finalist(as_a_driver: dict[str, str], tmp_path: Pat
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["measured at last"] == [[0.5, 0.75], 3]
     said, begun = told["lost too often"]
-    assert said.startswith("Unmeasured: the winner could not be measured, LOST after 1 restart: ")
+    assert said.startswith("EvaluationFailedError: the winner could not be measured, LOST after 1 restart: ")
     assert begun == 2
     assert told["without memory"] == [
-        "Unmeasured: the winner could not be measured, OUT_OF_MEMORY after 0 restarts: MemoryError: too large",
+        "EvaluationFailedError: the winner could not be measured, "
+        "OUT_OF_MEMORY after 0 restarts: MemoryError: too large",
         1,
     ]
     said, begun = told["its own mistake"]
@@ -41,19 +42,19 @@ def test_what_becomes_of_the_finalist(as_a_driver: dict[str, str], tmp_path: Pat
     assert told["lost while it waited"] == [[0.5, 0.75], 1]
     assert told["lost ahead of time and again"][1] == 1
     assert told["lost ahead of time and again"][0].startswith(
-        "Unmeasured: the winner could not be measured, LOST after 0 "
+        "EvaluationFailedError: the winner could not be measured, LOST after 0 "
     )
-    assert told["ordered while it works"] == ["Left: ", 1]
-    assert told["ordered while it waits for a GPU"] == ["Left: ", 0]
+    assert told["ordered while it works"] == ["StopRequestedError: ", 1]
+    assert told["ordered while it waits for a GPU"] == ["StopRequestedError: ", 0]
 
 
-class Judge:
+class Evaluator:
     """Notes each of its beginnings, and does what it is told to: the first word that is left."""
 
     def __init__(self, folder: Path, words: list[str]) -> None:
         self._folder, self._words = folder, words
 
-    def judge(self, *_: Any) -> tuple[float, float]:
+    def evaluate(self, *_: Any) -> tuple[float, float]:
         begun = len(list(self._folder.iterdir()))
         (self._folder / str(begun)).touch()
         match self._words[begun]:
@@ -72,18 +73,18 @@ def main(folder: Path) -> dict[str, Any]:
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
     told: dict[str, Any] = {}
 
-    def judge(
+    def evaluate(
         name: str, words: list[str], max_restarts: int, gpus: float = 0.0, ordered: bool = False, killed: bool = False
     ) -> None:
         begun = folder / name
         begun.mkdir()
 
-        class Told(Judge):
+        class Told(Evaluator):
             def __init__(self) -> None:
                 super().__init__(begun, words)
 
-        vars(winner)["Judge"] = Told
-        one = Finalist({"CPU": 1.0, "GPU": gpus})
+        vars(winner)["Evaluator"] = Told
+        one = WinnerEvaluation({"CPU": 1.0, "GPU": gpus})
         if killed:
             one.prepare()
             ray.get(one._actor.__ray_ready__.remote())
@@ -92,22 +93,22 @@ def main(folder: Path) -> dict[str, Any]:
                 while True:
                     ray.get(one._actor.__ray_ready__.remote())
         try:
-            answer: Any = one.judge(
+            answer: Any = one.evaluate(
                 NOWHERE, 1, NOWHERE, NOWHERE, NOWHERE,
                 max_restarts=max_restarts, ordered=lambda: ordered and (gpus > 0 or any(begun.iterdir())),
             )  # fmt: skip
-        except (Unmeasured, Left, ValueError) as error:
+        except (EvaluationFailedError, StopRequestedError, ValueError) as error:
             answer = f"{type(error).__name__}: {error}"
         told[name] = [answer, len(list(begun.iterdir()))]
 
-    judge("measured at last", ["lost", "memory", "works"], max_restarts=2)
-    judge("lost too often", ["lost", "lost"], max_restarts=1)
-    judge("without memory", ["memory"], max_restarts=0)
-    judge("its own mistake", ["code"], max_restarts=9)
-    judge("lost while it waited", ["works"], max_restarts=0, killed=True)
-    judge("lost ahead of time and again", ["lost"], max_restarts=0, killed=True)
-    judge("ordered while it works", ["hangs"], max_restarts=9, ordered=True)
-    judge("ordered while it waits for a GPU", [], max_restarts=9, gpus=0.5, ordered=True)
+    evaluate("measured at last", ["lost", "memory", "works"], max_restarts=2)
+    evaluate("lost too often", ["lost", "lost"], max_restarts=1)
+    evaluate("without memory", ["memory"], max_restarts=0)
+    evaluate("its own mistake", ["code"], max_restarts=9)
+    evaluate("lost while it waited", ["works"], max_restarts=0, killed=True)
+    evaluate("lost ahead of time and again", ["lost"], max_restarts=0, killed=True)
+    evaluate("ordered while it works", ["hangs"], max_restarts=9, ordered=True)
+    evaluate("ordered while it waits for a GPU", [], max_restarts=9, gpus=0.5, ordered=True)
     return told
 
 

@@ -13,15 +13,15 @@ from ray.tune.schedulers import TrialScheduler
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Directives
 from workers.search.searcher import Searcher
-from workers.search.tune_callbacks import Conductor
+from workers.search.tune_callbacks import TuneCallback
 from workers.state.trial_table import Progress
 
 
 class Tune:
-    """The part of Tune's controller that the conductor meets, driving the same hooks in the same order."""
+    """The part of Tune's controller that the callback meets, driving the same hooks in the same order."""
 
-    def __init__(self, conductor: Conductor, searcher: Searcher) -> None:
-        self._conductor, self._searcher = conductor, searcher
+    def __init__(self, callback: TuneCallback, searcher: Searcher) -> None:
+        self._callback, self._searcher = callback, searcher
         self.live: list[Any] = []
         self.started = 0
 
@@ -39,7 +39,7 @@ class Tune:
             trial_id=name, config=config, status="PENDING", error_file=None, pickled_error_file=None
         )
         if not waits:
-            self._conductor.on_trial_start(0, [], trial)
+            self._callback.on_trial_start(0, [], trial)
             trial.status = "RUNNING"
         self.live.append(trial)
         return trial
@@ -47,8 +47,8 @@ class Tune:
     def report(self, trial: Any, epoch: int, value: float, **more: Any) -> str:
         result = {"epoch": epoch, "validation_accuracy": value, "epoch_seconds": 1.0, "diverged": False} | more
         result["reported"] = ["epoch_seconds", "validation_accuracy"]
-        decision = self._conductor.asha.on_trial_result(self, trial, result)
-        self._conductor.on_trial_result(0, [], trial, result)
+        decision = self._callback.asha.on_trial_result(self, trial, result)
+        self._callback.on_trial_result(0, [], trial, result)
         if decision == TrialScheduler.STOP:
             self.stop_trial(trial)
         return decision
@@ -67,11 +67,11 @@ class Tune:
             Path(trial.error_file).write_text(f"Failure # 1 (occurred at ...)\n{error}\n")
         self.live.remove(trial)
         self._searcher.on_trial_complete(trial.trial_id, error=True)
-        self._conductor.on_trial_error(0, [], trial)
+        self._callback.on_trial_error(0, [], trial)
 
     def stop_trial(self, trial: Any) -> None:
         self._searcher.on_trial_complete(trial.trial_id)
-        self._conductor.on_trial_complete(0, [], trial)
+        self._callback.on_trial_complete(0, [], trial)
         self.live.remove(trial)
 
 
@@ -93,14 +93,14 @@ class Search:
     def __init__(self, spec: ExperimentSpec, progress: Progress, folder: Path) -> None:
         self.service = Service()
         self.progress = progress
-        self.conductor = Conductor(
+        self.callback = TuneCallback(
             spec, progress, lambda: self.service.orders, lambda: self.service.fenced, self.service.changed
         )
         self.searcher = Searcher(
-            spec, progress, folder / "trials", {}, self.conductor.num_samples, self.conductor.slots, lambda: None
+            spec, progress, folder / "trials", {}, self.callback.num_samples, self.callback.slots, lambda: None
         )
-        self.conductor.conduct(self.searcher)
-        self.tune = Tune(self.conductor, self.searcher)
+        self.callback.attach(self.searcher)
+        self.tune = Tune(self.callback, self.searcher)
 
     def states(self) -> list[str]:
         return [trial.state for trial in self.progress.trials.values()]

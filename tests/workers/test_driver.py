@@ -15,10 +15,10 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Directives, LaunchConfig, TrialState, Winner
 from workers import driver
-from workers.heartbeat import Heart
-from workers.search.stop_conditions import Ending
-from workers.search.tune_callbacks import Conductor
-from workers.search.winner import Left, Unmeasured
+from workers.heartbeat import HeartbeatThread
+from workers.search.stop_conditions import Outcome
+from workers.search.tune_callbacks import TuneCallback
+from workers.search.winner import EvaluationFailedError, StopRequestedError
 from workers.state.trial_table import Progress
 from workers.tracking import retry
 from workers.tracking.cursor import MlflowIds
@@ -27,13 +27,13 @@ from workers.tracking.tracker import Tracker
 Build = Callable[..., ExperimentSpec]
 
 
-class Finalist:
+class WinnerEvaluation:
     """Measures nothing; remembers what it was asked."""
 
     def __init__(self) -> None:
         self.judged: list[tuple[str, int]] = []
 
-    def judge(self, trial: Path, epochs: int, *_: Any, **__: Any) -> tuple[float, float]:
+    def evaluate(self, trial: Path, epochs: int, *_: Any, **__: Any) -> tuple[float, float]:
         self.judged.append((trial.name, epochs))
         return 0.5, 0.75
 
@@ -46,15 +46,17 @@ def drive(
     launch: Callable[..., LaunchConfig],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., bool]:
-    """`drive(search)`: an attempt whose trials are run by `search(progress, conductor)`."""
+    """`drive(search)`: an attempt whose trials are run by `search(progress, callback)`."""
     monkeypatch.setattr(retry, "POLL_S", 0.01)
     monkeypatch.setattr(retry, "ORDERED_S", 0.1)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
-    def run(search: Callable[[Progress, Conductor], None], **changes: Any) -> bool:
-        def searched(told: LaunchConfig, spec: ExperimentSpec, progress: Progress, conductor: Conductor) -> Finalist:
-            search(progress, conductor)
-            return Finalist()
+    def run(search: Callable[[Progress, TuneCallback], None], **changes: Any) -> bool:
+        def searched(
+            told: LaunchConfig, spec: ExperimentSpec, progress: Progress, callback: TuneCallback
+        ) -> WinnerEvaluation:
+            search(progress, callback)
+            return WinnerEvaluation()
 
         monkeypatch.setattr(driver, "_search", searched)
         told = launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=0.6, **changes)
@@ -63,7 +65,7 @@ def drive(
     return run
 
 
-def one_trial(progress: Progress, conductor: Conductor) -> None:
+def one_trial(progress: Progress, callback: TuneCallback) -> None:
     progress.suggested(0, {}, {})
     progress.epoch(0, 1, {"validation_accuracy": 0.5}, (TrialState.COMPLETED, "done"))
 
@@ -102,7 +104,7 @@ def test_the_last_word_names_the_controls_of_the_ending(
             heard = len(service.heard)
             assert service.spoken.wait_for(lambda: len(service.heard) > heard, 10)
 
-    monkeypatch.setattr(driver, "_crown", finish)
+    monkeypatch.setattr(driver, "_finalize_winner", finish)
     monkeypatch.setattr(driver, "_close", finish)
     assert drive(one_trial)
     last = service.heard[-1]
@@ -125,9 +127,9 @@ def test_mlflow_is_told_nothing_after_the_last_word_but_a_winners_pictures(
         return call
 
     monkeypatch.setattr(Tracker, "close", noted("close", Tracker.close))
-    monkeypatch.setattr(Heart, "last", noted("last", Heart.last))
+    monkeypatch.setattr(HeartbeatThread, "send_final", noted("last", HeartbeatThread.send_final))
     monkeypatch.setattr(driver, "_illustrate", noted("pictures", lambda *_: None))
-    monkeypatch.setattr(driver, "_crown", lambda *_: winner if crowned else None)
+    monkeypatch.setattr(driver, "_finalize_winner", lambda *_: winner if crowned else None)
     monkeypatch.setattr(driver, "_close", lambda *_: None)
     assert drive(one_trial)
     assert done == (["last", "pictures", "close"] if crowned else ["close", "last"])
@@ -135,7 +137,7 @@ def test_mlflow_is_told_nothing_after_the_last_word_but_a_winners_pictures(
 
 @pytest.mark.parametrize("behind", [False, True], ids=["itself", "behind Tune's error"])
 def test_a_full_disk_blocks(drive: Callable[..., bool], service: Any, behind: bool) -> None:
-    def fill(progress: Progress, conductor: Conductor) -> None:
+    def fill(progress: Progress, callback: TuneCallback) -> None:
         full = OSError(errno.ENOSPC, "No space left on device", "/x/experiment_state.json")
         if behind:
             raise RuntimeError("Traceback\nRuntimeError: saving failed") from full
@@ -181,7 +183,7 @@ def test_who_comes_after_its_successor_says_nothing(drive: Callable[..., bool], 
 
 
 def test_no_trial_is_told_as_running_when_the_driver_has_failed(drive: Callable[..., bool], service: Any) -> None:
-    def fail(progress: Progress, conductor: Conductor) -> None:
+    def fail(progress: Progress, callback: TuneCallback) -> None:
         for number in range(3):
             progress.suggested(number, {}, {})
         for number in range(2):
@@ -206,8 +208,8 @@ def test_who_is_overtaken_in_the_journal_has_no_last_word(
 ) -> None:
     """Before the service has said so."""
 
-    def overtaken(progress: Progress, conductor: Conductor) -> None:
-        one_trial(progress, conductor)
+    def overtaken(progress: Progress, callback: TuneCallback) -> None:
+        one_trial(progress, callback)
         Progress(tmp_path / "journal.jsonl", ExperimentSpec(name="x").objective, 2).close()
 
     assert not drive(overtaken)
@@ -216,7 +218,7 @@ def test_who_is_overtaken_in_the_journal_has_no_last_word(
 
 
 def test_another_error_is_one_of_this_attempt(drive: Callable[..., bool], service: Any) -> None:
-    def fail(progress: Progress, conductor: Conductor) -> None:
+    def fail(progress: Progress, callback: TuneCallback) -> None:
         raise ValueError("no cluster")
 
     assert not drive(fail)
@@ -235,8 +237,8 @@ def test_an_attempt_begins_with_the_trials_of_its_source(
     before.close()
     seen: list[Any] = []
 
-    def look(progress: Progress, conductor: Conductor) -> None:
-        seen.append((progress.trials[0].source, conductor.asha.rungs()[1]))
+    def look(progress: Progress, callback: TuneCallback) -> None:
+        seen.append((progress.trials[0].source, callback.asha.rungs()[1]))
         raise ValueError("enough")
 
     for attempt in (1, 2):
@@ -255,13 +257,13 @@ def test_a_winner_stays_until_a_better_trial_is_found(
         def register(self, folder: Path, winner: Winner) -> str:
             return f"models:/x/{winner.trial}"
 
-    progress, finalist = open_progress(), Finalist()
+    progress, finalist = open_progress(), WinnerEvaluation()
     waiting = retry.Patience(lambda: False, lambda: 0.0, lambda why: None, lambda error: 0.0)
     tracker: Any = Tracker()
 
     def crown() -> Winner | None:
         judging: Any = finalist
-        return driver._crown(launch(), progress, tracker, judging, waiting, 3)
+        return driver._finalize_winner(launch(), progress, tracker, judging, waiting, 3)
 
     assert crown() is None
     one_trial(progress, Any)
@@ -295,15 +297,15 @@ def test_a_test_loss_that_is_not_finite_is_left_out(
         def close_parent(self, status: str, summary: dict[str, float], *_: Any) -> None:
             summaries.append(summary)
 
-    monkeypatch.setattr(Finalist, "judge", lambda *_, **__: (math.inf, 0.75))
-    progress, tracker, finalist = open_progress(), cast(Any, Tracker()), cast(Any, Finalist())
+    monkeypatch.setattr(WinnerEvaluation, "evaluate", lambda *_, **__: (math.inf, 0.75))
+    progress, tracker, finalist = open_progress(), cast(Any, Tracker()), cast(Any, WinnerEvaluation())
     one_trial(progress, Any)
     waiting = retry.Patience(lambda: False, lambda: 0.0, lambda why: None, lambda error: 0.0)
-    winner = driver._crown(launch(), progress, tracker, finalist, waiting, 3)
+    winner = driver._finalize_winner(launch(), progress, tracker, finalist, waiting, 3)
     assert winner == open_progress(2).winner == Winner(
         trial=0, value=0.5, test_accuracy=0.75, test_loss=None, model_uri="models:/x/1"
     )  # fmt: skip
-    driver._close(tracker, progress, Ending(), winner, waiting)
+    driver._close(tracker, progress, Outcome(), winner, waiting)
     assert summaries == [{"trials_completed": 1, "best_value": 0.5, "best_trial": 0, "test_accuracy": 0.75}]
 
 
@@ -338,7 +340,7 @@ def test_a_folder_without_what_the_service_knows_is_not_written(
 def test_trials_that_the_journal_lost_are_told(
     drive: Callable[..., bool], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(progress: Progress, conductor: Conductor) -> None:
+    def fail(progress: Progress, callback: TuneCallback) -> None:
         raise ValueError("enough")
 
     before = Progress(tmp_path / "journal.jsonl", ExperimentSpec(name="x").objective)
@@ -354,9 +356,9 @@ def test_trials_that_the_journal_lost_are_told(
 @pytest.mark.parametrize(
     ("raised", "order", "phase", "reason"),
     [
-        (Unmeasured("it was lost"), None, "completed", "it was lost"),
-        (Left(), "cancel", "canceled", "cancel ordered"),
-        (Left(), "pause", "paused", "pause ordered"),
+        (EvaluationFailedError("it was lost"), None, "completed", "it was lost"),
+        (StopRequestedError(), "cancel", "canceled", "cancel ordered"),
+        (StopRequestedError(), "pause", "paused", "pause ordered"),
     ],
 )
 def test_a_winner_that_is_not_measured_is_none(
@@ -370,7 +372,9 @@ def test_a_winner_that_is_not_measured_is_none(
 ) -> None:
     closed: list[str] = []
 
-    def judge(self: Finalist, *_: Any, max_restarts: int, ordered: Callable[[], bool]) -> tuple[float, float]:
+    def evaluate(
+        self: WinnerEvaluation, *_: Any, max_restarts: int, ordered: Callable[[], bool]
+    ) -> tuple[float, float]:
         assert max_restarts == 3
         if order:
             assert not ordered()
@@ -380,11 +384,11 @@ def test_a_winner_that_is_not_measured_is_none(
                     assert service.spoken.wait(10)
         raise raised
 
-    def close(tracker: Any, progress: Progress, over: Ending, winner: Winner | None, waiting: Any) -> None:
+    def close(tracker: Any, progress: Progress, over: Outcome, winner: Winner | None, waiting: Any) -> None:
         assert winner is None
         closed.append(over.phase)
 
-    monkeypatch.setattr(Finalist, "judge", judge)
+    monkeypatch.setattr(WinnerEvaluation, "evaluate", evaluate)
     monkeypatch.setattr(driver, "_close", close)
     assert drive(one_trial)
     last = service.heard[-1]

@@ -10,7 +10,7 @@ import pytest
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Directives, LaunchConfig, TrialState, Winner
-from workers.heartbeat import MOST_LINES, Heart
+from workers.heartbeat import MOST_LINES, HeartbeatThread
 from workers.state.trial_table import Progress
 from workers.tracking.cursor import MlflowIds
 
@@ -27,8 +27,8 @@ def progress(open_progress: OpenProgress) -> Progress:
 
 
 @pytest.fixture
-def heart(service: Any, progress: Progress, launch: Callable[..., LaunchConfig]) -> Iterator[Heart]:
-    beating = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
+def heartbeat(service: Any, progress: Progress, launch: Callable[..., LaunchConfig]) -> Iterator[HeartbeatThread]:
+    beating = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
     yield beating
     beating._client.close()
 
@@ -36,19 +36,19 @@ def heart(service: Any, progress: Progress, launch: Callable[..., LaunchConfig])
 def test_a_launch_says_what_is_to_be_canceled_before_the_service_does(
     progress: Progress, launch: Callable[..., LaunchConfig]
 ) -> None:
-    heart = Heart(launch(cancel_trials=[1]), progress, lambda: NOWHERE)
-    assert heart.orders == Directives(slots=2, cancel_trials=[1])
-    heart._client.close()
+    heartbeat = HeartbeatThread(launch(cancel_trials=[1]), progress, lambda: NOWHERE)
+    assert heartbeat.orders == Directives(slots=2, cancel_trials=[1])
+    heartbeat._client.close()
 
 
 def test_a_run_of_a_trial_that_the_journal_lost_is_not_told(
     service: Any, progress: Progress, launch: Callable[..., LaunchConfig]
 ) -> None:
     told = launch(service_url=f"http://127.0.0.1:{service.port}")
-    heart = Heart(told, progress, lambda: MlflowIds("1", "parent", {1: "run-1", 7: "run-7"}))
-    assert heart.beat()
+    heartbeat = HeartbeatThread(told, progress, lambda: MlflowIds("1", "parent", {1: "run-1", 7: "run-7"}))
+    assert heartbeat.send()
     assert service.told() == [0, 1]
-    heart._client.close()
+    heartbeat._client.close()
 
 
 def test_the_thread_survives_whatever_goes_wrong_with_a_beat(
@@ -58,13 +58,15 @@ def test_the_thread_survives_whatever_goes_wrong_with_a_beat(
 
     def ids() -> MlflowIds:
         error = next(failing, None)
-        heart.wake()
+        heartbeat.wake()
         if error:
             raise error
         return NOWHERE
 
-    heart = Heart(launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=3600.0), progress, ids)
-    heart.start()
+    heartbeat = HeartbeatThread(
+        launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=3600.0), progress, ids
+    )
+    heartbeat.start()
     with service.spoken:
         assert service.spoken.wait_for(lambda: service.heard, timeout=60.0)
     assert service.told() == [0, 1], "and loses nothing"
@@ -72,30 +74,30 @@ def test_the_thread_survives_whatever_goes_wrong_with_a_beat(
         True,
         True,
     ]
-    assert heart.last("canceled", "cancel ordered", None, patience_s=10.0)
-    heart.wake()
-    heart.join()
-    heart._client.close()
+    assert heartbeat.send_final("canceled", "cancel ordered", None, patience_s=10.0)
+    heartbeat.wake()
+    heartbeat.join()
+    heartbeat._client.close()
 
 
 def test_lines_of_a_message_that_could_not_be_made_are_told_later(
-    heart: Heart, service: Any, progress: Progress, monkeypatch: pytest.MonkeyPatch
+    heartbeat: HeartbeatThread, service: Any, progress: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(progress, "line", lambda _: 1 / 0)
-        assert not heart.beat()
+        assert not heartbeat.send()
     assert service.heard == []
-    assert heart.beat()
+    assert heartbeat.send()
     assert service.told() == [0, 1]
 
 
-def test_progress_goes_up_and_orders_come_down(heart: Heart, service: Any) -> None:
-    assert heart.orders == Directives(slots=2)
-    heart.phase = "searching"
+def test_progress_goes_up_and_orders_come_down(heartbeat: HeartbeatThread, service: Any) -> None:
+    assert heartbeat.orders == Directives(slots=2)
+    heartbeat.phase = "searching"
     newer = b'{"slots": 7, "stop": "pause", "cancel_trials": [1], "controls": {"num_samples": 9, "new": 1}, "new": 1}'
     service.answer = (200, "application/json", newer)
-    assert heart.beat()
-    assert heart.orders == Directives(slots=7, stop="pause", cancel_trials=[1], controls=Controls(num_samples=9))
+    assert heartbeat.send()
+    assert heartbeat.orders == Directives(slots=7, stop="pause", cancel_trials=[1], controls=Controls(num_samples=9))
     assert service.path == "/api/v1/attempts/exp-abc-a1/heartbeat"
     assert service.headers["Authorization"] == "Bearer secret"
     said = service.heard[0]
@@ -104,50 +106,52 @@ def test_progress_goes_up_and_orders_come_down(heart: Heart, service: Any) -> No
 
 
 def test_controls_stay_as_they_were_told_last(
-    heart: Heart, service: Any, experiment: Callable[..., ExperimentSpec]
+    heartbeat: HeartbeatThread, service: Any, experiment: Callable[..., ExperimentSpec]
 ) -> None:
     asked = Controls.of(experiment())
-    heart.orders = Directives(slots=1, controls=asked)
-    assert heart.beat()  # the service says nothing of them
-    assert heart.orders == Directives(slots=3, controls=asked)
+    heartbeat.orders = Directives(slots=1, controls=asked)
+    assert heartbeat.send()  # the service says nothing of them
+    assert heartbeat.orders == Directives(slots=3, controls=asked)
     more = asked.model_copy(update={"num_samples": 99})
     service.answer = (200, "application/json", Directives(slots=3, controls=more).model_dump_json().encode())
-    assert heart.beat()
-    assert heart.orders.controls == more
+    assert heartbeat.send()
+    assert heartbeat.orders.controls == more
 
 
-def test_a_reason_is_told_while_it_holds_and_a_block_with_the_last_word(heart: Heart, service: Any) -> None:
-    heart.phase, heart.reason = "finalizing", "waiting for MLflow"
-    assert heart.beat()
+def test_a_reason_is_told_while_it_holds_and_a_block_with_the_last_word(
+    heartbeat: HeartbeatThread, service: Any
+) -> None:
+    heartbeat.phase, heartbeat.reason = "finalizing", "waiting for MLflow"
+    assert heartbeat.send()
     assert (service.heard[-1].reason, service.heard[-1].blocked) == ("waiting for MLflow", False)
-    assert heart.last("paused", "the disk is full", None, patience_s=5.0, blocked=True)
+    assert heartbeat.send_final("paused", "the disk is full", None, patience_s=5.0, blocked=True)
     last = service.heard[-1]
     assert (last.phase, last.reason, last.blocked) == ("paused", "the disk is full", True)
 
 
-def test_a_line_is_told_when_it_changed(heart: Heart, service: Any, progress: Progress) -> None:
-    heart.beat()
-    heart.beat()
+def test_a_line_is_told_when_it_changed(heartbeat: HeartbeatThread, service: Any, progress: Progress) -> None:
+    heartbeat.send()
+    heartbeat.send()
     assert service.told() == []
     progress.epoch(1, 1, {"validation_accuracy": 0.5})
-    heart.beat()
+    heartbeat.send()
     assert service.told() == [1]
     assert service.heard[-1].trials[0].best_value == 0.5
 
 
 def test_what_changed_while_the_service_was_away_is_told_when_it_is_back(
-    heart: Heart, service: Any, progress: Progress
+    heartbeat: HeartbeatThread, service: Any, progress: Progress
 ) -> None:
-    assert heart.beat()
+    assert heartbeat.send()
     service.stop()
     for epoch in (1, 2):
         progress.epoch(0, epoch, {"validation_accuracy": epoch / 10})
-        assert not heart.beat()
-    assert not heart.fenced
-    assert heart.orders == Directives(slots=3)
+        assert not heartbeat.send()
+    assert not heartbeat.fenced
+    assert heartbeat.orders == Directives(slots=3)
     service.start()
     progress.ended(1, TrialState.ERROR, "gone")
-    assert heart.beat()
+    assert heartbeat.send()
     assert [(line.trial, line.epoch, line.state) for line in service.heard[-1].trials] == [
         (0, 2, "PENDING"),
         (1, 0, "ERROR"),
@@ -155,11 +159,11 @@ def test_what_changed_while_the_service_was_away_is_told_when_it_is_back(
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 410])
-def test_an_attempt_that_is_not_wanted_is_fenced(heart: Heart, service: Any, status: int) -> None:
+def test_an_attempt_that_is_not_wanted_is_fenced(heartbeat: HeartbeatThread, service: Any, status: int) -> None:
     service.answer = (status, "application/problem+json", b'{"detail": "attempt 2 runs"}')
-    assert not heart.beat()
-    assert heart.fenced
-    assert not heart.last("completed", "", None, patience_s=100.0)
+    assert not heartbeat.send()
+    assert heartbeat.fenced
+    assert not heartbeat.send_final("completed", "", None, patience_s=100.0)
     assert len(service.heard) == 1
 
 
@@ -173,13 +177,15 @@ def test_an_attempt_that_is_not_wanted_is_fenced(heart: Heart, service: Any, sta
         (200, "application/json", b'{"slots": "many"}'),
     ],
 )
-def test_what_a_proxy_says_is_no_answer(heart: Heart, service: Any, answer: tuple[int, str, bytes]) -> None:
+def test_what_a_proxy_says_is_no_answer(
+    heartbeat: HeartbeatThread, service: Any, answer: tuple[int, str, bytes]
+) -> None:
     good, service.answer = service.answer, answer
-    assert not heart.beat()
-    assert not heart.fenced
-    assert heart.orders == Directives(slots=2)
+    assert not heartbeat.send()
+    assert not heartbeat.fenced
+    assert heartbeat.orders == Directives(slots=2)
     service.answer = good
-    assert heart.beat()
+    assert heartbeat.send()
     assert service.told() == [0, 1]
 
 
@@ -187,58 +193,58 @@ def test_a_run_id_that_came_late_is_told_once(
     service: Any, progress: Progress, launch: Callable[..., LaunchConfig]
 ) -> None:
     ids = NOWHERE
-    heart = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: ids)
+    heartbeat = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: ids)
     progress.ended(0, TrialState.CANCELED, "over")
-    heart.beat()
+    heartbeat.send()
     assert service.heard[-1].trials[0].mlflow_run_id is None
     ids = MlflowIds("1", "parent", {0: "run-0"})
-    heart.beat()
+    heartbeat.send()
     assert [(line.trial, line.mlflow_run_id) for line in service.heard[-1].trials] == [(0, "run-0")]
     assert (service.heard[-1].mlflow_experiment_id, service.heard[-1].mlflow_run_id) == ("1", "parent")
-    heart.beat()
+    heartbeat.send()
     assert service.told() == []
-    heart._client.close()
+    heartbeat._client.close()
 
 
-def test_the_last_word_is_tried_again_and_carries_the_winner(heart: Heart, service: Any) -> None:
-    heart.beat()
+def test_the_last_word_is_tried_again_and_carries_the_winner(heartbeat: HeartbeatThread, service: Any) -> None:
+    heartbeat.send()
     service.stop()
     winner = Winner(trial=1, value=0.9, test_accuracy=0.8, test_loss=0.2)
-    assert not heart.last("completed", "goal reached", winner, patience_s=0.0)
+    assert not heartbeat.send_final("completed", "goal reached", winner, patience_s=0.0)
     service.start()
-    assert heart.beat()  # as the thread might, between two tries
+    assert heartbeat.send()  # as the thread might, between two tries
     said = service.heard[-1]
     assert (said.phase, said.reason, said.winner) == ("completed", "goal reached", winner)
-    assert heart.last("completed", "goal reached", winner, patience_s=0.0)
+    assert heartbeat.send_final("completed", "goal reached", winner, patience_s=0.0)
 
 
 def test_the_thread_beats_wakes_and_ends(service: Any, progress: Progress, launch: Callable[..., LaunchConfig]) -> None:
     told = launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=3600.0)
-    heart = Heart(told, progress, lambda: NOWHERE)
-    heart.start()
+    heartbeat = HeartbeatThread(told, progress, lambda: NOWHERE)
+    heartbeat.start()
     with service.spoken:
         service.spoken.wait_for(lambda: len(service.heard) >= 1)
     progress.epoch(0, 1, {"validation_accuracy": 0.4})
-    heart.wake()
+    heartbeat.wake()
     with service.spoken:
         service.spoken.wait_for(lambda: len(service.heard) >= 2)
     assert service.told() == [0]
-    assert heart.last("canceled", "cancel ordered", None, patience_s=10.0)
-    heart.wake()
-    heart.join()
+    assert heartbeat.send_final("canceled", "cancel ordered", None, patience_s=10.0)
+    heartbeat.wake()
+    heartbeat.join()
     assert service.heard[-1].phase == "canceled"
-    heart._client.close()
+    heartbeat._client.close()
 
 
 def test_the_thread_ends_when_it_is_fenced(
     service: Any, progress: Progress, launch: Callable[..., LaunchConfig]
 ) -> None:
     service.answer = (409, "application/problem+json", b"{}")
-    heart = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
-    heart.start()
-    heart.join()
-    assert heart.fenced
-    heart._client.close()
+    heartbeat = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
+    heartbeat.start()
+    heartbeat.join()
+    assert heartbeat.fenced
+    heartbeat._client.close()
 
 
 def test_many_lines_go_in_several_messages_and_the_last_word_is_the_last(
@@ -247,17 +253,17 @@ def test_many_lines_go_in_several_messages_and_the_last_word_is_the_last(
     for number in range(2, 2 * MOST_LINES + 1):
         progress.suggested(number, {}, {"lr": 0.5})
     told = launch(service_url=f"http://127.0.0.1:{service.port}")
-    heart = Heart(told, progress, lambda: MlflowIds("1", "parent", {0: "run-0", 2 * MOST_LINES: "run-n"}))
+    heartbeat = HeartbeatThread(told, progress, lambda: MlflowIds("1", "parent", {0: "run-0", 2 * MOST_LINES: "run-n"}))
     winner = Winner(trial=1, value=0.9, test_accuracy=0.8, test_loss=0.2)
-    assert heart.last("completed", "goal reached", winner, patience_s=0.0)
+    assert heartbeat.send_final("completed", "goal reached", winner, patience_s=0.0)
     assert [len(said.trials) for said in service.heard] == [MOST_LINES, MOST_LINES, 1]
     assert [said.phase for said in service.heard] == ["finalizing", "finalizing", "completed"]
     assert [said.winner for said in service.heard] == [None, None, winner]
     assert sorted(line.trial for said in service.heard for line in said.trials) == list(range(2 * MOST_LINES + 1))
     assert service.heard[-1].trials[-1].mlflow_run_id == "run-n"
-    assert heart.beat()
+    assert heartbeat.send()
     assert service.told() == [], "all was told once"
-    heart._client.close()
+    heartbeat._client.close()
 
 
 def test_what_follows_a_message_that_was_not_taken_is_told_later(
@@ -265,11 +271,11 @@ def test_what_follows_a_message_that_was_not_taken_is_told_later(
 ) -> None:
     for number in range(2, MOST_LINES + 1):
         progress.suggested(number, {}, {"lr": 0.5})
-    heart = Heart(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
+    heartbeat = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
     good, service.answer = service.answer, (503, "text/plain", b"")
-    assert not heart.beat()
+    assert not heartbeat.send()
     service.heard.clear()
     service.answer = good
-    assert heart.beat()
+    assert heartbeat.send()
     assert [len(said.trials) for said in service.heard] == [MOST_LINES, 1]
-    heart._client.close()
+    heartbeat._client.close()

@@ -13,7 +13,7 @@ from typing import Any
 STOP_S = 5.0  # for a process to end by itself, where nothing else would notice that it has
 
 
-def give_back(controller: Any) -> None:
+def release_idle_actors(controller: Any) -> None:
     """Have Ray take back what idle processes hold; `controller` is what Tune passes to a scheduler.
 
     Not from within a callback that an event of a trial has brought about.

@@ -28,7 +28,7 @@ class _ActorManager(RayActorManager):
 
 
 @contextmanager
-def one_trials_failure() -> Iterator[None]:
+def oom_as_actor_failure() -> Iterator[None]:
     """Within, a search that begins survives the memory monitor. Not for several threads."""
     names: dict[str, Any] = vars(tune_controller)
     before = names["RayActorManager"]

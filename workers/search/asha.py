@@ -20,7 +20,7 @@ from search_spaces.asha import AshaSpec
 from search_spaces.experiment import Objective
 from search_spaces.protocol import TrialState
 
-Outcome = tuple[TrialState, str]
+TrialOutcome = tuple[TrialState, str]
 
 
 class Asha(AsyncHyperBandScheduler):
@@ -50,9 +50,9 @@ class Asha(AsyncHyperBandScheduler):
         self._orders = orders
         self._gives_way = gives_way
         self._judged: dict[int, int] = {}
-        self.outcomes: dict[int, Outcome] = {}
+        self.outcomes: dict[int, TrialOutcome] = {}
 
-    def decide(self, trial: int, epoch: int, metrics: Mapping[str, float | None]) -> Outcome | None:
+    def decide(self, trial: int, epoch: int, metrics: Mapping[str, float | None]) -> TrialOutcome | None:
         """The outcome of a trial that ends with this epoch (from 1), or None for one that goes on.
 
         An epoch that is told again was judged the first time.

@@ -18,23 +18,23 @@ from workers.state.journal import Entry
 from workers.state.trial_table import Progress
 from workers.trial.worker import SPEC
 
-log = logging.getLogger("rung.fork")
+log = logging.getLogger("rung.continuation")
 
 RESULTS = frozenset({TrialState.COMPLETED, TrialState.EARLY_STOPPED, TrialState.DIVERGED})
-TOLD = frozenset({"suggested", "epoch", "ended"})
+IMPORTED_EVENTS = frozenset({"suggested", "epoch", "ended"})
 
 
-class NoSource(Exception):  # noqa: N818 - a state of the other experiment's files
+class SourceMissingError(Exception):
     """There is nothing to begin with. The message says where it was looked for, and is meant for a person."""
 
 
-def take_over(source: Path, journal_name: str, trials: Path, progress: Progress) -> int:
+def import_trials(source: Path, journal_name: str, trials: Path, progress: Progress) -> int:
     """Begin `progress`, which is empty, with the results in the folder `source`; gives how many trials they are.
 
-    `trials` is the folder of the trials' folders. A crash on the way leaves `progress` empty. Raises NoSource where
-    the other's journal is absent or damaged in both of its files, and OSError.
+    `trials` is the folder of the trials' folders. A crash on the way leaves `progress` empty. Raises
+    SourceMissingError where the other's journal is absent or damaged in both of its files, and OSError.
     """
-    entries = [entry for entry in _whole(source / journal_name) if entry["event"] in TOLD]
+    entries = [entry for entry in _whole(source / journal_name) if entry["event"] in IMPORTED_EVENTS]
     state = {entry["trial"]: entry["state"] for entry in entries if "state" in entry}
     numbers = [
         number
@@ -64,7 +64,7 @@ def _whole(path: Path) -> list[Entry]:
                 return list(journal.entries(file))
         except journal.Damaged as damaged:
             why = str(damaged)
-    raise NoSource(f"the trials to begin with cannot be read: {why}")
+    raise SourceMissingError(f"the trials to begin with cannot be read: {why}")
 
 
 def _of(entry: Entry, number: int, source: str) -> Entry:

@@ -1,4 +1,4 @@
-"""Ending: why a search is over, and what the experiment becomes.
+"""Outcome: why a search is over, and what the experiment becomes.
 
 Owns the verdict on orders, goal and budget, and the sentence that explains it: plain functions of what is
 known, in which nothing is stopped. It must not know Ray, the journal's file or MLflow.
@@ -16,7 +16,7 @@ from workers.state.trial_table import Progress, Trial
 
 
 @dataclass(frozen=True)
-class Ending:
+class Outcome:
     """Why the search ended: `phase` is what the experiment becomes.
 
     `blocked`: with phase paused, another attempt would fare no better before a person acts. `trial` is the one
@@ -36,40 +36,40 @@ class Ending:
         return TrialState.CANCELED, self.reason or "the search ended before it"
 
 
-def nothing_known(folder: str, trials: int) -> Ending:
+def missing_journal(folder: str, trials: int) -> Outcome:
     """Of a folder without a journal, though the service has heard of trials there."""
     said = f"no journal in {folder}, though {trials} trials are known: is it the right storage, and is it mounted?"
-    return Ending("paused", said, blocked=True)
+    return Outcome("paused", said, blocked=True)
 
 
-def disk_full(what: str) -> Ending:
-    return Ending("paused", f"the disk is full: {what}", blocked=True)
+def disk_full(what: str) -> Outcome:
+    return Outcome("paused", f"the disk is full: {what}", blocked=True)
 
 
-def ordered(orders: Directives, fenced: bool) -> Ending | None:
+def requested(orders: Directives, fenced: bool) -> Outcome | None:
     """The ending that the service wants."""
     if fenced:
-        return Ending("fenced", "another attempt took over")
+        return Outcome("fenced", "another attempt took over")
     if orders.stop:
-        return Ending("canceled" if orders.stop == "cancel" else "paused", f"{orders.stop} ordered")
+        return Outcome("canceled" if orders.stop == "cancel" else "paused", f"{orders.stop} ordered")
     return None
 
 
-def reached(controls: Controls, objective: Objective, gpus_per_trial: float, progress: Progress) -> Ending | None:
+def reached(controls: Controls, objective: Objective, gpus_per_trial: float, progress: Progress) -> Outcome | None:
     """The ending of a search that has reached its goal or spent its budget."""
     goal = controls.goal
     best = progress.best() if goal is not None else None
     if goal is not None and best is not None and best.best_value is not None:
         ahead = best.best_value - goal if objective.mode == "max" else goal - best.best_value
         if ahead >= 0:
-            return Ending(
+            return Outcome(
                 reason=f"goal {goal:g} reached: trial {best.number} has {best.best_value:.4f}",
                 trial=best.number,
                 achieved=f"goal {goal:g} reached at epoch {best.best_epoch}",
             )
     budget = controls.budget
     if budget.wall_clock and (spent := progress.elapsed_s()) >= budget.wall_clock:
-        return Ending(reason=f"budget.wall_clock of {budget.wall_clock:g} s is spent: {spent:.0f} s have passed")
+        return Outcome(reason=f"budget.wall_clock of {budget.wall_clock:g} s is spent: {spent:.0f} s have passed")
     if budget.slot_hours or budget.gpu_hours:
         held = progress.slot_seconds() / 3600
         for name, limit, spent in (
@@ -77,29 +77,29 @@ def reached(controls: Controls, objective: Objective, gpus_per_trial: float, pro
             ("gpu_hours", budget.gpu_hours, held * gpus_per_trial),
         ):
             if limit and spent >= limit:
-                return Ending(reason=f"budget.{name} of {limit:g} is spent: all trials together held {spent:.3g}")
+                return Outcome(reason=f"budget.{name} of {limit:g} is spent: all trials together held {spent:.3g}")
     if budget.failures:
         failed = _failed(progress)
         if len(failed) >= budget.failures:
             said = f"budget.failures of {budget.failures} is spent: {len(failed)} trials failed"
             hopeless = progress.best() is None
-            return Ending("failed" if hopeless else "completed", f"{said}; the first: {failed[0].stop_reason}")
+            return Outcome("failed" if hopeless else "completed", f"{said}; the first: {failed[0].stop_reason}")
     return None
 
 
-def natural(progress: Progress, num_samples: int) -> Ending:
+def exhausted(progress: Progress, num_samples: int) -> Outcome:
     """How a search ends that nobody ended: a failure when no trial has a value, a pause when trials are missing."""
     ended = sum(trial.ended for trial in progress.trials.values())
     wanted = max(num_samples, len(progress.trials))
     if ended < wanted:
-        return Ending("paused", f"the search was interrupted: {ended} of {wanted} trials have ended")
+        return Outcome("paused", f"the search was interrupted: {ended} of {wanted} trials have ended")
     if progress.best() is None:
         failed = _failed(progress)
         if failed:
             said = f"no trial has a value and {len(failed)} failed; the first: {failed[0].stop_reason}"
-            return Ending("failed", said)
-        return Ending("completed", "no trial has a finite value: all diverged")
-    return Ending()
+            return Outcome("failed", said)
+        return Outcome("completed", "no trial has a finite value: all diverged")
+    return Outcome()
 
 
 def _failed(progress: Progress) -> list[Trial]:

@@ -1,4 +1,4 @@
-"""Conductor: obeys orders and controls while the search runs, and records what each trial did.
+"""TuneCallback: obeys orders and controls while the search runs, and records what each trial did.
 
 Owns the two places where Ray Tune's loop meets Rung: a look at the orders at each step, and the callbacks
 of trials. It must not know MLflow, nor how orders arrive.
@@ -24,18 +24,18 @@ from workers.ray_patches import idle_actors
 from workers.search import failures, stop_conditions
 from workers.search.asha import Asha
 from workers.search.searcher import Searcher
-from workers.search.stop_conditions import Ending
+from workers.search.stop_conditions import Outcome
 from workers.state import checkpoints
 from workers.state.journal import Overtaken
 from workers.state.trial_table import Progress
 from workers.trial.worker import STOP
 
-log = logging.getLogger("rung.conductor")
+log = logging.getLogger("rung.search")
 
 CANCELED = "canceled on request"
 
 
-class Conductor(Callback):
+class TuneCallback(Callback):
     """`orders` and `fenced` are asked at each step; `on_change` is called when a trial's line has changed."""
 
     def __init__(
@@ -53,17 +53,17 @@ class Conductor(Callback):
         self._orders = orders
         self._fenced = fenced
         self._on_change = on_change
-        self.asha = Asha(spec.asha, spec.objective, self.look, self._gives_way)
-        self.ending: Ending | None = None
+        self.asha = Asha(spec.asha, spec.objective, self.poll, self._should_yield_slot)
+        self.outcome: Outcome | None = None
         self.obeyed = self._controls  # at the last look: an ending is one under these
         self._finish: Callable[[], None] = lambda: None
         self._controller: Any = None  # Tune's, at the last look
-        self._giving_way: set[int] = set()
+        self._yielding: set[int] = set()
         self._with_weights = {trial.number for trial in progress.trials.values() if trial.ended}
         for number, epoch, value in progress.history():
             self.asha.decide(number, epoch, {spec.objective.metric: value})
 
-    def conduct(self, searcher: Searcher) -> None:
+    def attach(self, searcher: Searcher) -> None:
         """From now on, an ending stops this searcher's proposals."""
         self._finish = searcher.finish
 
@@ -79,7 +79,7 @@ class Conductor(Callback):
         self._cancel_waiting()
         return self._allowed()
 
-    def look(self, controller: Any) -> None:
+    def poll(self, controller: Any) -> None:
         """One look at orders, goal, budget and slots; stops the trials that must stop."""
         self._controller = controller
         over = self._ended()
@@ -88,14 +88,14 @@ class Conductor(Callback):
             if over or trial.config["trial"] in canceled:
                 self._stop(controller, trial, over)
         if not over:
-            self._call_back(controller)
+            self._withdraw_surplus(controller)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """A process whose trial has ended is kept for the next one, unless there is to be none now."""
         running = self._progress.counts()[TrialState.RUNNING]
         left = len(self._progress.trials) < self.num_samples() or next(self._progress.waiting(), None)
         if running >= self._allowed() or not left:
-            idle_actors.give_back(self._controller)
+            idle_actors.release_idle_actors(self._controller)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         log.info("trial %d takes a slot", trial.config["trial"])
@@ -107,18 +107,18 @@ class Conductor(Callback):
         number = trial.config["trial"]
         with self._journaling():
             self._progress.epoch(number, int(result["epoch"]), _metrics(result), self.asha.outcomes.get(number))
-            if number in self._giving_way:
+            if number in self._yielding:
                 self._progress.released(number)
-        self._giving_way.discard(number)
+        self._yielding.discard(number)
         if self._ended():
-            self._call_away(trial)  # from the epoch that Tune has it begin before the next look
+            self._request_stop(trial)  # from the epoch that Tune has it begin before the next look
         self._on_change()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         line = self._progress.trials[trial.config["trial"]]
         why = line.stop_reason or "it gave its slot back"
         log.info("trial %d is %s after epoch %d: %s", line.number, line.state, line.epoch, why)
-        self.tidy(Path(trial.config["folder"]).parent, [line.number])
+        self.prune_checkpoints(Path(trial.config["folder"]).parent, [line.number])
         self._on_change()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -128,17 +128,17 @@ class Conductor(Callback):
         restarts = self._progress.trials[number].restarts
         with self._journaling():
             if kind is ErrorKind.DISK_FULL:
-                self.ending = self.ending or stop_conditions.disk_full(f"trial {number}: {reason}")
+                self.outcome = self.outcome or stop_conditions.disk_full(f"trial {number}: {reason}")
                 self._progress.released(number)
             elif kind in RETRYABLE and restarts < self._controls.max_restarts:
                 self._progress.retried(number, kind, reason)
             else:
                 after = f"{kind} after {restarts} restart{'s' * (restarts != 1)}: " if restarts else ""
                 self._progress.ended(number, TrialState.ERROR, after + reason, kind)
-        self.tidy(Path(trial.config["folder"]).parent, [number])
+        self.prune_checkpoints(Path(trial.config["folder"]).parent, [number])
         self._on_change()
 
-    def tidy(self, trials: Path, numbers: Iterable[int]) -> None:
+    def prune_checkpoints(self, trials: Path, numbers: Iterable[int]) -> None:
         """An ended trial is never taken up again: of its weights in the folder `trials`, the policy says what stays."""
         ended = {number for number in numbers if self._progress.trials[number].ended}
         if not ended:
@@ -166,7 +166,7 @@ class Conductor(Callback):
         """How many more trials are handed out than may run now."""
         return self._progress.counts()[TrialState.RUNNING] - self._allowed()
 
-    def _gives_way(self, number: int) -> bool:
+    def _should_yield_slot(self, number: int) -> bool:
         """Whether a trial that has just finished an epoch, or left one, gives its slot back.
 
         Whose epoch ends first gives way: it loses nothing, as its checkpoint is of this moment, and no other
@@ -178,10 +178,10 @@ class Conductor(Callback):
             return True
         if self._surplus() <= 0:
             return False
-        self._giving_way.add(number)
+        self._yielding.add(number)
         return True
 
-    def _call_back(self, controller: Any) -> None:
+    def _withdraw_surplus(self, controller: Any) -> None:
         """Trials that still wait for a slot would take it as soon as it is free: those too many wait here instead."""
         surplus = self._surplus()
         if surplus <= 0:
@@ -192,16 +192,16 @@ class Conductor(Callback):
             self._progress.released(trial.config["trial"])
             controller.stop_trial(trial)
 
-    def _ended(self) -> Ending | None:
-        if self.ending is None:
+    def _ended(self) -> Outcome | None:
+        if self.outcome is None:
             self.obeyed = self._controls
             gpus = self._spec.resources.gpus_per_trial or 0
-            self.ending = stop_conditions.ordered(self._orders(), self._fenced()) or stop_conditions.reached(
+            self.outcome = stop_conditions.requested(self._orders(), self._fenced()) or stop_conditions.reached(
                 self.obeyed, self._spec.objective, gpus, self._progress
             )
-        if self.ending:
+        if self.outcome:
             self._finish()
-        return self.ending
+        return self.outcome
 
     @contextmanager
     def _journaling(self) -> Iterator[None]:
@@ -210,11 +210,11 @@ class Conductor(Callback):
             yield
         except Overtaken as overtaken:
             log.warning("%s", overtaken)
-            self.ending = Ending("fenced", "another attempt took over")
+            self.outcome = Outcome("fenced", "another attempt took over")
         except OSError as error:
             log.exception("the journal cannot be written")
-            unwritten = Ending("paused", f"the journal cannot be written: {error}")
-            self.ending = self.ending or (
+            unwritten = Outcome("paused", f"the journal cannot be written: {error}")
+            self.outcome = self.outcome or (
                 stop_conditions.disk_full(f"the journal: {error}") if failures.is_disk_full(error) else unwritten
             )
 
@@ -226,7 +226,7 @@ class Conductor(Callback):
                 with self._journaling():
                     self._progress.ended(trial.number, TrialState.CANCELED, CANCELED)
 
-    def _stop(self, controller: Any, trial: Any, over: Ending | None = None) -> None:
+    def _stop(self, controller: Any, trial: Any, over: Outcome | None = None) -> None:
         """Take its slot from a trial that is canceled, or from all when the search is `over`, and at once.
 
         An attempt that was given up may learn of it here.
@@ -238,10 +238,10 @@ class Conductor(Callback):
             else:
                 self._progress.ended(number, *(over.of_trial(number) if over else (TrialState.CANCELED, CANCELED)))
             self._progress.make_way()
-        self._call_away(trial)
+        self._request_stop(trial)
         controller.stop_trial(trial)
 
-    def _call_away(self, trial: Any) -> None:
+    def _request_stop(self, trial: Any) -> None:
         """The file makes a trial's process leave the epoch that it is in. Another attempt's folder is left alone."""
         if self._overtaken():
             return
@@ -251,7 +251,7 @@ class Conductor(Callback):
             log.warning("trial %s will stop after its epoch: %s", trial.config["trial"], error)
 
     def _overtaken(self) -> bool:
-        return self.ending is not None and self.ending.phase == "fenced"
+        return self.outcome is not None and self.outcome.phase == "fenced"
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Finalist: the best trial's best weights, measured once on the test set and packed as a model.
+"""WinnerEvaluation: the best trial's best weights, measured once on the test set and packed as a model.
 
 Owns the only reading of the test set, and the folder that becomes the MLflow model: raw images in, logits
 out, input normalization inside. It runs as a Ray actor with a trial's resources and writes files alone; the
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from workers.data.splits import Splits
     from workers.training.loop import Training
 
-log = logging.getLogger("rung.finalist")
+log = logging.getLogger("rung.winner")
 
 LOOK_S = 1.0  # between two looks at the orders
 #: What of Rung goes with a model.
@@ -46,15 +46,15 @@ PACKED = {
 BESIDE = '__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n'
 
 
-class Unmeasured(Exception):  # noqa: N818 - a state of the world
+class EvaluationFailedError(Exception):
     """The winner's process was lost or ran out of memory as often as may be."""
 
 
-class Left(Exception):  # noqa: N818 - a state of the world
+class StopRequestedError(Exception):
     """A stop was ordered before the winner was measured."""
 
 
-class Finalist:
+class WinnerEvaluation:
     """A process with a trial's resources, asked for before it is needed so that its imports overlap the search."""
 
     def __init__(self, resources: dict[str, float]) -> None:
@@ -66,7 +66,7 @@ class Finalist:
         if not self._resources["GPU"]:
             self._start()
 
-    def judge(
+    def evaluate(
         self,
         trial: Path,
         epochs: int,
@@ -77,25 +77,26 @@ class Finalist:
         max_restarts: int,
         ordered: Callable[[], bool],
     ) -> tuple[float, float]:
-        """`Judge.judge` in that process, and in a new one after a failure that may pass, `max_restarts` times.
+        """`Evaluator.evaluate` in that process, and in a new one after a failure that may pass, `max_restarts` times.
 
         That a process which was started ahead of time is lost does not count: it may have been while it waited.
-        `ordered` is asked meanwhile whether a stop is. Raises Left, Unmeasured, and what `Judge.judge` raises.
+        `ordered` is asked meanwhile whether a stop is. Raises StopRequestedError, EvaluationFailedError, and what
+        `Evaluator.evaluate` raises.
         """
         restarts, waited = 0, self._actor is not None
         while True:
             self._start()
-            task = self._actor.judge.remote(trial, epochs, model, data_root, cache_root)
+            task = self._actor.evaluate.remote(trial, epochs, model, data_root, cache_root)
             try:
                 while not ray.wait([task], timeout=LOOK_S)[0]:
                     if ordered():
-                        raise Left
+                        raise StopRequestedError
                 loss, accuracy = ray.get(task)
                 return loss, accuracy
             except Exception as error:
                 self._end()
                 failure = failures.classify(error, str(error))
-                if isinstance(error, Left) or failure.kind not in RETRYABLE:
+                if isinstance(error, StopRequestedError) or failure.kind not in RETRYABLE:
                     raise
                 if waited and failure.kind is ErrorKind.LOST:
                     waited = False
@@ -103,14 +104,14 @@ class Finalist:
                     continue
                 said = f"{failure.kind} after {restarts} restart{'s' * (restarts != 1)}: {failure.reason}"
                 if restarts >= max_restarts:
-                    raise Unmeasured(f"the winner could not be measured, {said}") from error
+                    raise EvaluationFailedError(f"the winner could not be measured, {said}") from error
                 log.warning("the winner is measured again, %s", said)
                 restarts += 1
 
     def illustrate(
         self, spec: ExperimentSpec, out: Path, data_root: Path, cache_root: Path, patience_s: float
     ) -> list[Path]:
-        """`Judge.illustrate` in that process, which ends then. Raises what it raises, and GetTimeoutError."""
+        """`Evaluator.illustrate` in that process, which ends then. Raises what it raises, and GetTimeoutError."""
         self._start()
         try:
             drawn: list[Path] = ray.get(
@@ -123,7 +124,7 @@ class Finalist:
     def _start(self) -> None:
         if self._actor is None:
             # Without a GPU it waits for no slot: the last trials leave cores idle, and imports are most of its work.
-            remote = ray.remote(num_cpus=0, num_gpus=self._resources["GPU"])(Judge)
+            remote = ray.remote(num_cpus=0, num_gpus=self._resources["GPU"])(Evaluator)
             self._actor = remote.remote()
 
     def _end(self) -> None:
@@ -131,13 +132,13 @@ class Finalist:
         self._actor = None
 
 
-class Judge:
+class Evaluator:
     """The finalist's work itself, without Ray."""
 
     def __init__(self) -> None:
-        rehearse()  # here, not in `judge`: the search is still going on
+        warm_up()  # here, not in `evaluate`: the search is still going on
 
-    def judge(self, trial: Path, epochs: int, model: Path, data_root: Path, cache_root: Path) -> tuple[float, float]:
+    def evaluate(self, trial: Path, epochs: int, model: Path, data_root: Path, cache_root: Path) -> tuple[float, float]:
         """Test loss and accuracy of the best weights in the folder `trial`; saves the model in the folder `model`.
 
         Accuracy is a share in [0, 1], loss the mean cross-entropy in nats. Where the weights are gone, the
@@ -172,7 +173,7 @@ class Judge:
         return plot_experiment(spec, lambda: load(spec.dataset, spec.seed, data_root, cache_root), out)
 
 
-def rehearse() -> None:
+def warm_up() -> None:
     """Do once what is slow the first time in a process: imports, and packing, where MLflow reads all of site-packages.
 
     After it the winner of a small experiment is judged in 30 ms instead of 0.6 s. A failure is of no consequence.

@@ -59,7 +59,7 @@ class Tune:
 def test_idle_processes_end_where_no_trial_is_to_have_them(now: dict[str, int], stopped: bool, left: list[str]) -> None:
     actors = Actors("one", "two")
     tune: Any = Tune(actors, **now)
-    idle_actors.give_back(tune)
+    idle_actors.release_idle_actors(tune)
     assert (tune.stopped, actors.live_actors, actors.killed) == (stopped, left, [])
 
 
@@ -67,5 +67,5 @@ def test_a_process_that_is_busy_is_killed_in_the_end(monkeypatch: pytest.MonkeyP
     """Of a canceled trial, say, that loads data for minutes. Without a slot nothing else would end it."""
     monkeypatch.setattr(idle_actors, "STOP_S", 0.05)
     actors = Actors("busy", "polite")
-    idle_actors.give_back(Tune(actors))
+    idle_actors.release_idle_actors(Tune(actors))
     assert (actors.live_actors, actors.killed) == ([], ["busy"])

@@ -34,7 +34,7 @@ def test_tune_is_told_that_the_actor_died(monkeypatch: pytest.MonkeyPatch) -> No
     before = tune_controller.RayActorManager
     with pytest.raises(RuntimeError, match="unexpected exception"):
         failed_of(before, monkeypatch)  # should this pass one day, Ray has mended it and `memory` can go
-    with out_of_memory.one_trials_failure():
+    with out_of_memory.oom_as_actor_failure():
         (error,) = failed_of(tune_controller.RayActorManager, monkeypatch)
     assert tune_controller.RayActorManager is before
     failure = failures.classify(cloudpickle.loads(cloudpickle.dumps(error)), f"Failure # 1\n{error}\n")

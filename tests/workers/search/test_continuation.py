@@ -61,7 +61,7 @@ def own(tmp_path: Path) -> Path:
 
 def test_results_are_taken_over_in_their_order(source: Path, own: Path, open_progress: OpenProgress) -> None:
     original, progress = Progress(source / NAME, open_progress(2)._objective, 2), open_progress(3)
-    assert continuation.take_over(source, NAME, own, progress) == 4
+    assert continuation.import_trials(source, NAME, own, progress) == 4
     taken = {0: 1, 1: 3, 2: 5, 3: 6}
     for number, theirs in taken.items():
         mine, other = progress.trials[number], original.trials[theirs]
@@ -78,7 +78,7 @@ def test_results_are_taken_over_in_their_order(source: Path, own: Path, open_pro
 
 def test_what_was_taken_over_spends_no_budget(source: Path, own: Path, open_progress: OpenProgress) -> None:
     progress = open_progress()
-    continuation.take_over(source, NAME, own, progress)
+    continuation.import_trials(source, NAME, own, progress)
     assert (progress.slot_seconds(), progress.elapsed_s()) == (0.0, 0.0)
     progress.close()
     assert (open_progress(2).slot_seconds(), open_progress(3).elapsed_s()) == (0.0, 0.0)
@@ -102,7 +102,7 @@ def test_the_search_goes_on_from_them(
     other.mkdir()
     propose(other, Progress(other / NAME, spec.objective), 2)
     progress = open_progress()
-    assert continuation.take_over(other, NAME, own, progress) == 1
+    assert continuation.import_trials(other, NAME, own, progress) == 1
     propose(tmp_path, progress, 4)
     assert [trial.sample["batch_size"] for trial in progress.trials.values()] == [1, 0, 2, 3]
 
@@ -111,13 +111,13 @@ def test_a_crash_on_the_way_is_repeated_cleanly(
     source: Path, own: Path, tmp_path: Path, open_progress: OpenProgress
 ) -> None:
     progress = open_progress()
-    continuation.take_over(source, NAME, own, progress)
+    continuation.import_trials(source, NAME, own, progress)
     progress.close()
     for path in tmp_path.glob("journal*"):
         path.write_bytes(path.read_bytes()[:-100])
     again = open_progress(2)
     assert again.trials == {}
-    continuation.take_over(source, NAME, own, again)
+    continuation.import_trials(source, NAME, own, again)
     assert repr(again.trials) == repr(progress.trials)
 
 
@@ -128,7 +128,7 @@ def test_lost_weights_and_folders_lose_no_more(
     (source / "trials" / "00003" / SPEC).unlink()
     progress = open_progress()
     with caplog.at_level(logging.WARNING):
-        assert continuation.take_over(source, NAME, own, progress) == 3
+        assert continuation.import_trials(source, NAME, own, progress) == 3
     assert [trial.source for trial in progress.trials.values()] == ["original/1", "original/5", "original/6"]
     assert "weights are not taken over" in caplog.text
     assert list(own.rglob("*.p*t")) == []
@@ -139,17 +139,17 @@ def test_a_damaged_journal_of_the_source_is_read_from_its_copy(
 ) -> None:
     content = (source / NAME).read_bytes()
     (source / NAME).write_bytes(content.replace(b'"reason":"because 6"', b'"reason":"because ?"'))
-    assert continuation.take_over(source, NAME, own, open_progress()) == 4
+    assert continuation.import_trials(source, NAME, own, open_progress()) == 4
 
 
 def test_a_fork_of_a_fork_names_its_nearest(
     source: Path, own: Path, tmp_path: Path, open_progress: OpenProgress
 ) -> None:
     progress = open_progress()
-    continuation.take_over(source, NAME, own, progress)
+    continuation.import_trials(source, NAME, own, progress)
     progress.close()
     second = Progress(tmp_path / "second.jsonl", progress._objective)
-    assert continuation.take_over(tmp_path, NAME, tmp_path / "second", second) == 4
+    assert continuation.import_trials(tmp_path, NAME, tmp_path / "second", second) == 4
     assert second.trials[3].source == f"{tmp_path.name}/3"
     assert [trial.curve for trial in second.trials.values() if trial.number != 2] == [
         [0.2, 0.4],
@@ -165,13 +165,13 @@ def test_a_source_without_results_is_an_empty_beginning(tmp_path: Path, own: Pat
     other = tmp_path / "other"
     other.mkdir()
     Progress(other / NAME, progress._objective).close()
-    assert continuation.take_over(other, NAME, own, progress) == 0
+    assert continuation.import_trials(other, NAME, own, progress) == 0
     assert (tmp_path / NAME).stat().st_size == size
 
 
 def test_a_source_of_which_one_file_is_left_is_taken_over(source: Path, own: Path, open_progress: OpenProgress) -> None:
     (source / NAME).unlink()
-    assert continuation.take_over(source, NAME, own, open_progress()) == 4
+    assert continuation.import_trials(source, NAME, own, open_progress()) == 4
 
 
 @pytest.mark.parametrize("how", ["absent", "damaged"])
@@ -183,6 +183,6 @@ def test_a_source_that_cannot_be_read_is_no_empty_beginning(
         file.unlink() if how == "absent" else file.write_bytes(content.replace(b"because 6", b"because ?"))
     said = f"no journal in {source}" if how == "absent" else "is not what was written"
     progress = open_progress()
-    with pytest.raises(continuation.NoSource, match=f"the trials to begin with cannot be read: .*{said}"):
-        continuation.take_over(source, NAME, own, progress)
+    with pytest.raises(continuation.SourceMissingError, match=f"the trials to begin with cannot be read: .*{said}"):
+        continuation.import_trials(source, NAME, own, progress)
     assert progress.trials == {}

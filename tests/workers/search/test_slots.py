@@ -18,9 +18,9 @@ from workers.state import journal
 
 
 def test_slots_are_the_smaller_of_grant_and_wish(search: Callable[..., Search]) -> None:
-    assert search().conductor.slots() == 4
-    assert search(2, resources={"max_concurrent_trials": 3}).conductor.slots() == 3
-    assert search(3, resources={"max_concurrent_trials": 30}).conductor.slots() == 4
+    assert search().callback.slots() == 4
+    assert search(2, resources={"max_concurrent_trials": 3}).callback.slots() == 3
+    assert search(3, resources={"max_concurrent_trials": 30}).callback.slots() == 4
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_with_fewer_slots_the_trial_whose_epoch_ends_gives_its_own_back(
     first, second, third = (now.tune.start() for _ in range(3))
     now.tune.report(first, 1, 0.5)
     now.service.orders = Directives(**fewer)
-    now.conductor.look(now.tune)
+    now.callback.poll(now.tune)
     assert now.tune.live == [first, second, third], "no epoch in flight is lost"
     assert now.tune.report(second, 1, 0.6) == TrialScheduler.STOP
     assert now.tune.report(first, 2, 0.6) == TrialScheduler.STOP
@@ -52,7 +52,7 @@ def test_with_fewer_slots_the_trial_whose_epoch_ends_gives_its_own_back(
         1,
         0,
     ]
-    assert after.conductor.asha.rungs() == now.conductor.asha.rungs()
+    assert after.callback.asha.rungs() == now.callback.asha.rungs()
 
 
 def test_a_trial_that_ends_with_its_epoch_gives_nothing_back(search: Callable[..., Search]) -> None:
@@ -69,11 +69,11 @@ def test_trials_too_many_that_have_no_slot_are_called_back_first(search: Callabl
     running, *waiting = now.tune.start(), now.tune.start(waits=True), now.tune.start(waits=True)
     size = (tmp_path / "journal.jsonl").stat().st_size
     now.service.orders = Directives(slots=2)
-    now.conductor.look(now.tune)
+    now.callback.poll(now.tune)
     assert now.tune.live == [running, waiting[0]]
     assert now.states() == ["RUNNING", "RUNNING", "PENDING"]
     now.service.orders = Directives(slots=0)
-    now.conductor.look(now.tune)
+    now.callback.poll(now.tune)
     assert now.tune.live == [running]
     assert (tmp_path / "journal.jsonl").stat().st_size == size
     now.service.orders = Directives(slots=4)
@@ -94,13 +94,13 @@ def test_an_idle_slot_is_given_back_where_no_trial_is_to_have_it(
 ) -> None:
     now = search(searcher={"kind": "random", "num_samples": wanted})
     trials = [now.tune.start() for _ in range(2)]
-    now.conductor.look(now.tune)
+    now.callback.poll(now.tune)
     for trial in trials[:ended]:
         now.tune.finish(trial, 0.5)
     now.service.orders = Directives(slots=slots)
     asked: list[Any] = []
-    monkeypatch.setattr(idle_actors, "give_back", asked.append)
-    now.conductor.on_step_end(1, [])
+    monkeypatch.setattr(idle_actors, "release_idle_actors", asked.append)
+    now.callback.on_step_end(1, [])
     assert asked == [now.tune] * given
 
 
@@ -108,9 +108,9 @@ def test_an_idle_slot_is_kept_for_a_trial_that_waits(
     search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     now = search(searcher={"kind": "random", "num_samples": 1})
-    now.conductor.look(now.tune)
+    now.callback.poll(now.tune)
     now.tune.fail(now.tune.start(), ActorDiedError(), tmp_path)
     asked: list[Any] = []
-    monkeypatch.setattr(idle_actors, "give_back", asked.append)
-    now.conductor.on_step_end(1, [])
+    monkeypatch.setattr(idle_actors, "release_idle_actors", asked.append)
+    now.callback.on_step_end(1, [])
     assert asked == []

@@ -19,9 +19,9 @@ def test_a_fenced_attempt_lets_go_and_writes_nothing(search: Callable[..., Searc
     now.tune.start()
     size = (tmp_path / "journal.jsonl").stat().st_size
     now.service.fenced = True
-    now.conductor.look(now.tune)
-    assert now.conductor.ending is not None
-    assert now.conductor.ending.phase == "fenced"
+    now.callback.poll(now.tune)
+    assert now.callback.outcome is not None
+    assert now.callback.outcome.phase == "fenced"
     assert now.tune.live == []
     assert now.states() == ["PAUSED"]
     assert (tmp_path / "journal.jsonl").stat().st_size == size
@@ -43,8 +43,8 @@ def test_a_trial_that_another_attempt_called_away_is_let_go(two: tuple[Search, A
     """Its slot left the epoch and tells of the one before again: another step would train in the other's folder."""
     old, trial, _ = two
     assert old.tune.report(trial, 1, 0.5) == TrialScheduler.STOP
-    assert old.conductor.ending is not None
-    assert old.conductor.ending.phase == "fenced"
+    assert old.callback.outcome is not None
+    assert old.callback.outcome.phase == "fenced"
     assert old.tune.live == []
 
 
@@ -55,9 +55,9 @@ def test_an_attempt_that_learns_late_calls_no_trial_of_its_successors_away(
     old, _, stop = two
     before = stop.stat().st_mtime_ns
     old.service.orders = Directives(slots=4, **orders)
-    old.conductor.look(old.tune)
-    assert old.conductor.ending is not None
-    assert old.conductor.ending.phase == "fenced"
+    old.callback.poll(old.tune)
+    assert old.callback.outcome is not None
+    assert old.callback.outcome.phase == "fenced"
     assert old.tune.live == []
     assert stop.stat().st_mtime_ns == before
 
@@ -69,5 +69,5 @@ def test_a_trial_that_had_no_slot_yet_is_not_called_away_from_a_successor(search
     stop = Path(search(2).tune.start().config["folder"]) / STOP
     before = stop.stat().st_mtime_ns
     old.service.orders = Directives(slots=4, stop="pause")
-    old.conductor.look(old.tune)
+    old.callback.poll(old.tune)
     assert stop.stat().st_mtime_ns == before

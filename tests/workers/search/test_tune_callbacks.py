@@ -1,4 +1,4 @@
-"""The conductor: orders, goal and budget end the right trials with the right words; nothing stops Tune's loop."""
+"""The callback: orders, goal and budget end the right trials with the right words; nothing stops Tune's loop."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_result_is_recorded_with_its_outcome(search: Callable[..., Search]) ->
     assert (row.state, row.stop_reason, row.curve) == ("COMPLETED", "all 4 epochs done", [0.5, 0.6, 0.6, 0.7])
     assert row.metrics == {"epoch_seconds": 1.0, "validation_accuracy": 0.7}
     assert now.service.changes == 5
-    assert now.conductor.ending is None
+    assert now.callback.outcome is None
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def test_an_order_ends_all(search: Callable[..., Search], tmp_path: Path, order:
     for _ in range(2):
         now.tune.start()
     now.service.orders = Directives(slots=4, stop=order)
-    now.conductor.look(now.tune)
-    assert now.conductor.ending is not None
-    assert (now.conductor.ending.phase, now.conductor.ending.reason) == (phase, f"{order} ordered")
+    now.callback.poll(now.tune)
+    assert now.callback.outcome is not None
+    assert (now.callback.outcome.phase, now.callback.outcome.reason) == (phase, f"{order} ordered")
     assert now.tune.live == []
     assert now.states() == [state, state]
     assert len(list(tmp_path.rglob(STOP))) == 2
-    assert now.conductor.slots() == 0
+    assert now.callback.slots() == 0
     assert now.tune.start() == "FINISHED"
 
 
@@ -64,19 +64,19 @@ def test_an_order_is_heard_while_no_trial_runs(search: Callable[..., Search]) ->
     assert now.tune.start() is None
     now.service.orders = Directives(slots=0, stop="pause")
     assert now.tune.start() == "FINISHED"
-    assert now.conductor.ending is not None
-    assert now.conductor.ending.phase == "paused"
+    assert now.callback.outcome is not None
+    assert now.callback.outcome.phase == "paused"
 
 
 def test_one_trial_is_canceled_and_the_search_goes_on(search: Callable[..., Search]) -> None:
     now = search()
     first, second = now.tune.start(), now.tune.start()
     now.service.orders = Directives(slots=4, cancel_trials=[0, 77])
-    now.conductor.look(now.tune)
+    now.callback.poll(now.tune)
     assert now.tune.live == [second]
     assert now.states() == ["CANCELED", "RUNNING"]
     assert now.progress.trials[0].stop_reason == "canceled on request"
-    assert now.conductor.ending is None
+    assert now.callback.outcome is None
     assert (Path(first.config["folder"]) / STOP).exists()
     assert not (Path(second.config["folder"]) / STOP).exists()
     assert now.tune.start().config["trial"] == 2
@@ -107,11 +107,11 @@ def test_a_goal_that_is_reached_ends_the_search(
     for epoch, value in enumerate((short, math.nan, reached), start=1):
         if math.isfinite(value):
             now.progress.epoch(0, now.progress.trials[0].epoch + 1, {objective["metric"]: value})
-        now.conductor.look(now.tune)
-        assert (now.conductor.ending is not None) == (value == reached), epoch
-    assert now.conductor.ending is not None
-    assert now.conductor.ending.phase == "completed"
-    assert now.conductor.ending.reason == f"goal {objective['goal']:g} reached: trial 0 has {reached:.4f}"
+        now.callback.poll(now.tune)
+        assert (now.callback.outcome is not None) == (value == reached), epoch
+    assert now.callback.outcome is not None
+    assert now.callback.outcome.phase == "completed"
+    assert now.callback.outcome.reason == f"goal {objective['goal']:g} reached: trial 0 has {reached:.4f}"
     assert trial not in now.tune.live
     assert now.states() == ["COMPLETED", "CANCELED"]
     assert now.progress.trials[0].stop_reason == f"goal {objective['goal']:g} reached at epoch 2"
@@ -126,8 +126,8 @@ def test_the_trial_that_reaches_the_goal_ends_apart_from_its_epoch(
     now.tune.report(trial, 1, 0.5)
     now.service.orders = Directives(slots=1)
     now.tune.report(trial, 2, 0.95)
-    now.conductor.look(now.tune)
-    over = now.conductor.ending
+    now.callback.poll(now.tune)
+    over = now.callback.outcome
     assert over is not None
     assert over.of_trial(0) == (TrialState.COMPLETED, "goal 0.9 reached at epoch 2")
     assert over.of_trial(1) == (TrialState.CANCELED, "goal 0.9 reached: trial 0 has 0.9500")
@@ -151,9 +151,9 @@ def test_the_epoch_after_the_goal_is_called_off_before_it_begins(search: Callabl
 def test_a_diverged_value_reaches_no_goal(search: Callable[..., Search]) -> None:
     now = search(objective={"goal": 0.5})
     now.tune.report(now.tune.start(), 1, 0.9, diverged=True)
-    now.conductor.look(now.tune)
+    now.callback.poll(now.tune)
     assert now.states() == ["DIVERGED"]
-    assert now.conductor.ending is None
+    assert now.callback.outcome is None
 
 
 def test_a_spent_wall_clock_ends_the_search(search: Callable[..., Search], stopwatch: Any) -> None:
@@ -161,12 +161,12 @@ def test_a_spent_wall_clock_ends_the_search(search: Callable[..., Search], stopw
     stopwatch.seconds += 9999
     now.tune.start()
     stopwatch.seconds += 3599
-    now.conductor.look(now.tune)
-    assert now.conductor.ending is None
+    now.callback.poll(now.tune)
+    assert now.callback.outcome is None
     stopwatch.seconds += 2
-    now.conductor.look(now.tune)
-    assert now.conductor.ending is not None
-    assert now.conductor.ending.reason == "budget.wall_clock of 3600 s is spent: 3601 s have passed"
+    now.callback.poll(now.tune)
+    assert now.callback.outcome is not None
+    assert now.callback.outcome.reason == "budget.wall_clock of 3600 s is spent: 3601 s have passed"
 
 
 @pytest.mark.parametrize(("gpus", "spent"), [(0.5, True), (0.25, False), (0, False)])
@@ -176,10 +176,10 @@ def test_spent_gpu_hours_end_the_search(
     now = search(budget={"gpu_hours": 1}, resources={"gpus_per_trial": gpus})
     now.tune.start()
     stopwatch.seconds += 7200  # of an epoch in flight
-    now.conductor.look(now.tune)
-    assert (now.conductor.ending is not None) == spent
-    if now.conductor.ending:
-        assert now.conductor.ending.reason == "budget.gpu_hours of 1 is spent: all trials together held 1"
+    now.callback.poll(now.tune)
+    assert (now.callback.outcome is not None) == spent
+    if now.callback.outcome:
+        assert now.callback.outcome.reason == "budget.gpu_hours of 1 is spent: all trials together held 1"
 
 
 def test_slot_hours_are_summed_over_trials_and_attempts(search: Callable[..., Search], stopwatch: Any) -> None:
@@ -187,19 +187,19 @@ def test_slot_hours_are_summed_over_trials_and_attempts(search: Callable[..., Se
     for _ in range(2):
         now.tune.start()
     stopwatch.seconds += 3600
-    now.conductor.look(now.tune)
-    assert now.conductor.ending is None
+    now.callback.poll(now.tune)
+    assert now.callback.outcome is None
     now.service.orders = Directives(slots=4, stop="pause")
-    now.conductor.look(now.tune)
+    now.callback.poll(now.tune)
     after = search(2, budget={"slot_hours": 3})
     after.tune.start()
     stopwatch.seconds += 3599
-    after.conductor.look(after.tune)
-    assert after.conductor.ending is None
+    after.callback.poll(after.tune)
+    assert after.callback.outcome is None
     stopwatch.seconds += 1
-    after.conductor.look(after.tune)
-    assert after.conductor.ending is not None
-    assert after.conductor.ending.reason == "budget.slot_hours of 3 is spent: all trials together held 3"
+    after.callback.poll(after.tune)
+    assert after.callback.outcome is not None
+    assert after.callback.outcome.reason == "budget.slot_hours of 3 is spent: all trials together held 3"
 
 
 def test_controls_are_obeyed_live_in_place_of_the_spec(search: Callable[..., Search], experiment: Build) -> None:
@@ -220,8 +220,8 @@ def test_controls_are_obeyed_live_in_place_of_the_spec(search: Callable[..., Sea
     order(num_samples=3, goal=0.9)
     assert now.tune.start() is None
     now.tune.report(first, 1, 0.7)  # beyond the spec's goal
-    now.conductor.look(now.tune)
-    assert now.conductor.ending is None
+    now.callback.poll(now.tune)
+    assert now.callback.outcome is None
     for trial in (first, second, third):
         now.tune.finish(trial, 0.8)
     assert now.tune.start() == "FINISHED"
@@ -230,12 +230,12 @@ def test_controls_are_obeyed_live_in_place_of_the_spec(search: Callable[..., Sea
     order(num_samples=5, goal=0.9)
     assert not now.searcher.exhausted()
     order(num_samples=5, goal=0.75)
-    now.conductor.look(now.tune)
-    assert now.conductor.ending is not None
-    assert now.conductor.ending.reason == "goal 0.75 reached: trial 0 has 0.8000"
+    now.callback.poll(now.tune)
+    assert now.callback.outcome is not None
+    assert now.callback.outcome.reason == "goal 0.75 reached: trial 0 has 0.8000"
     order(num_samples=5, goal=0.99)
-    now.conductor.look(now.tune)
-    assert now.conductor.obeyed.goal == 0.75, "what the search ended under, not what was asked for since"
+    now.callback.poll(now.tune)
+    assert now.callback.obeyed.goal == 0.75, "what the search ended under, not what was asked for since"
 
 
 def test_a_grid_has_no_more_than_its_combinations(search: Callable[..., Search], experiment: Build) -> None:
@@ -243,7 +243,7 @@ def test_a_grid_has_no_more_than_its_combinations(search: Callable[..., Search],
     now = search(**changes)
     controls = Controls.of(experiment(**changes)).model_copy(update={"num_samples": 9})
     now.service.orders = Directives(slots=9, controls=controls)
-    assert now.conductor.num_samples() == 3
+    assert now.callback.num_samples() == 3
     for trial in [now.tune.start() for _ in range(3)]:
         now.tune.finish(trial, 0.5)
     assert now.tune.start() == "FINISHED"
@@ -255,22 +255,22 @@ def test_failed_trials_spend_the_budget_of_failures(search: Callable[..., Search
     trials = [now.tune.start() for _ in range(3)]
     now.tune.report(trials[2], 1, 0.5)
     now.tune.fail(trials[0], ValueError("no such layer"), tmp_path)
-    now.conductor.look(now.tune)
-    assert now.conductor.ending is None
+    now.callback.poll(now.tune)
+    assert now.callback.outcome is None
     now.tune.fail(trials[1], ValueError("no such layer"), tmp_path)
-    now.conductor.look(now.tune)
-    assert now.conductor.ending is not None
-    assert now.conductor.ending.phase == "completed"
-    assert now.conductor.ending.reason == ("budget.failures of 2 is spent: 2 trials failed; the first: no such layer")
+    now.callback.poll(now.tune)
+    assert now.callback.outcome is not None
+    assert now.callback.outcome.phase == "completed"
+    assert now.callback.outcome.reason == ("budget.failures of 2 is spent: 2 trials failed; the first: no such layer")
     assert now.states() == ["ERROR", "ERROR", "CANCELED"]
 
 
 def test_a_search_of_failures_alone_has_failed(search: Callable[..., Search], tmp_path: Path) -> None:
     now = search(budget={"failures": 1})
     now.tune.fail(now.tune.start(), ValueError("no such layer"), tmp_path)
-    now.conductor.look(now.tune)
-    assert now.conductor.ending is not None
-    assert now.conductor.ending.phase == "failed"
+    now.callback.poll(now.tune)
+    assert now.callback.outcome is not None
+    assert now.callback.outcome.phase == "failed"
 
 
 def test_a_failed_trial_keeps_its_cause_and_spares_the_others(search: Callable[..., Search], tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_failed_trial_keeps_its_cause_and_spares_the_others(search: Callable[.
     failed.error_file = str(tmp_path / "error.txt")
     Path(failed.error_file).write_bytes(b"Traceback\n  \xff\nValueError: no such layer\n\n")
     now.tune.fail(failed)
-    now.conductor.look(now.tune)
+    now.callback.poll(now.tune)
     assert now.states() == ["ERROR", "RUNNING"]
     line = now.progress.line(0)
     assert (line.stop_reason, line.error_kind, line.restarts) == ("ValueError: no such layer", "CODE", 0)
@@ -301,7 +301,7 @@ def test_a_lost_trial_goes_on_until_its_restarts_are_spent(search: Callable[...,
     line = now.progress.line(0)
     assert (line.state, line.error_kind, line.epoch) == ("ERROR", ErrorKind.LOST, 3)
     assert line.stop_reason.startswith("LOST after 2 restarts: The actor died")
-    assert now.conductor.asha.rungs()[2] == {0: 0.6}
+    assert now.callback.asha.rungs()[2] == {0: 0.6}
 
 
 def test_a_trial_that_fills_the_disk_waits_and_blocks_the_experiment(
@@ -311,8 +311,8 @@ def test_a_trial_that_fills_the_disk_waits_and_blocks_the_experiment(
     trial, other = now.tune.start(), now.tune.start()
     full = RayTaskError("train", "Traceback\nOSError: [Errno 28] No space left on device", OSError(28, "No space left"))
     now.tune.fail(trial, full.as_instanceof_cause(), tmp_path)
-    now.conductor.look(now.tune)
-    ending = now.conductor.ending
+    now.callback.poll(now.tune)
+    ending = now.callback.outcome
     assert ending is not None
     assert (ending.phase, ending.blocked) == ("paused", True)
     assert ending.reason == "the disk is full: trial 0: OSError: [Errno 28] No space left on device"
@@ -330,15 +330,15 @@ def test_rungs_after_a_crash_equal_rungs_before(search: Callable[..., Search], o
     now.tune.report(trials[3], 1, 0.95, diverged=True)
     now.tune.report(trials[0], 1, 0.1)
     now.tune.report(trials[1], 2, 0.92)
-    before = now.conductor.asha.rungs()
+    before = now.callback.asha.rungs()
     assert before[1] == {2: 0.6, 1: 0.9, 3: 0.6, 0: 0.1}
     now.progress.close()
     after = search(2)
-    assert after.conductor.asha.rungs() == before
+    assert after.callback.asha.rungs() == before
     resumed = after.tune.start()
     assert resumed.config["trial"] == 1  # the others have ended, or were told worse
     assert after.tune.report(resumed, 2, 0.92) == TrialScheduler.CONTINUE
-    assert after.conductor.asha.rungs() == before
+    assert after.callback.asha.rungs() == before
     assert after.progress.trials[1].curve == [0.9, 0.92]
 
 
@@ -359,7 +359,7 @@ def test_a_running_trials_files_are_left_alone(search: Callable[..., Search], tm
     folder = Path(trial.config["folder"])
     (folder / LAST).write_bytes(b"state")
     now.service.orders = Directives(slots=4, stop="pause")
-    now.conductor.look(now.tune)
+    now.callback.poll(now.tune)
     assert (folder / LAST).exists()
 
 
@@ -381,13 +381,13 @@ def test_a_full_disk_pauses_the_experiment(search: Callable[..., Search], tmp_pa
     try:
         now.tune.report(trial, 1, 0.5)
         now.tune.fail(other)
-        now.conductor.look(now.tune)
+        now.callback.poll(now.tune)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
-    assert now.conductor.ending is not None
-    assert now.conductor.ending.phase == "paused"
-    assert now.conductor.ending.reason.startswith("the journal cannot be written: ")
+    assert now.callback.outcome is not None
+    assert now.callback.outcome.phase == "paused"
+    assert now.callback.outcome.reason.startswith("the journal cannot be written: ")
     assert trial not in now.tune.live
     now.progress.close()
     after = search(2)

@@ -23,7 +23,7 @@ from workers import driver
 from workers.data.splits import load
 from workers.models.inference import Classifier
 from workers.search import winner
-from workers.search.winner import Judge
+from workers.search.winner import Evaluator
 from workers.state import checkpoints
 from workers.state.checkpoints import BEST
 from workers.training.build import build_model
@@ -33,8 +33,8 @@ from workers.trial.worker import SPEC
 
 def test_pictures_of_the_spec(tmp_path: Path) -> None:
     spec = ExperimentSpec.model_validate({"name": "x", "search_space": {"augmentation": {"rotation": 9.0}}})
-    judge: Any = Judge.__new__(Judge)  # without the imports that `judge` needs
-    drawn = judge.illustrate(spec, tmp_path / "pictures", tmp_path, tmp_path / "cache")
+    evaluator: Any = Evaluator.__new__(Evaluator)  # without the imports that `evaluator` needs
+    drawn = evaluator.illustrate(spec, tmp_path / "pictures", tmp_path, tmp_path / "cache")
     assert {path.name for path in drawn} == {
         f"{stem}.{kind}" for stem in ("schedulers", "optimizers", "augmentation") for kind in ("png", "html")
     }
@@ -68,8 +68,8 @@ def test_lost_weights_are_trained_again_bit_for_bit(
     monkeypatch.setattr(
         winner, "_save", lambda classifier, example, folder: packed.append(copy.deepcopy(classifier.state_dict()))
     )
-    judge: Any = Judge.__new__(Judge)
-    figures = [judge.judge(trial, training.best_epoch, tmp_path / "model", tmp_path, tmp_path)]
+    evaluator: Any = Evaluator.__new__(Evaluator)
+    figures = [evaluator.evaluate(trial, training.best_epoch, tmp_path / "model", tmp_path, tmp_path)]
     content = (trial / BEST).read_bytes()
     if lost == "gone":
         (trial / BEST).unlink()
@@ -81,7 +81,7 @@ def test_lost_weights_are_trained_again_bit_for_bit(
         checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, trial / BEST)
     else:
         checkpoints.save(training.model.state_dict(), trial / BEST)
-    figures.append(judge.judge(trial, training.best_epoch, tmp_path / "model", tmp_path, tmp_path))
+    figures.append(evaluator.evaluate(trial, training.best_epoch, tmp_path / "model", tmp_path, tmp_path))
     torch.set_num_threads(threads)
     assert figures[0] == figures[1]
     assert all(torch.equal(packed[0][name], packed[1][name]) for name in packed[0])
@@ -101,7 +101,7 @@ def test_the_packed_model_predicts_raw_images(
     spec = experiment().bind({"optimizer": 0, "optimizer[0].lr": 0.01, "batch_size": 0, "label_smoothing": 0.0})
     (trial / SPEC).write_text(spec.model_dump_json())
     threads = torch.get_num_threads()
-    _, accuracy = Judge().judge(trial, 1, tmp_path / "model", tmp_path, tmp_path)
+    _, accuracy = Evaluator().evaluate(trial, 1, tmp_path / "model", tmp_path, tmp_path)
     torch.set_num_threads(threads)
     assert "rehearsal" not in caplog.text
     images, labels = load(spec.dataset, spec.split_seed, tmp_path, tmp_path).test()
@@ -151,7 +151,7 @@ def test_a_rehearsal_that_fails_spoils_nothing(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(winner, "_save", fail)
-    Judge()
+    Evaluator()
     assert "No space left on device" in caplog.text
 
 
@@ -167,7 +167,7 @@ def test_an_experiment_without_pictures_is_none_the_worse(tmp_path: Path, caplog
     )  # fmt: skip
     attached: list[Path] = []
 
-    class Finalist:
+    class WinnerEvaluation:
         def __init__(self, draw: Callable[[Path], None]) -> None:
             self._draw = draw
 
@@ -183,7 +183,7 @@ def test_an_experiment_without_pictures_is_none_the_worse(tmp_path: Path, caplog
 
     tracker: Any = Tracker()
     for draw in (fail, Path.mkdir):
-        drawing: Any = Finalist(draw)
+        drawing: Any = WinnerEvaluation(draw)
         driver._illustrate(launch, ExperimentSpec(name="x"), tracker, drawing)
     assert "no fonts" in caplog.text
     assert attached == [tmp_path / "pictures"], "what failed attached nothing"
