@@ -24,6 +24,7 @@ from search_spaces.datasets import Dataset, Digits
 from search_spaces.domains import Integer, Number, Searchable
 from search_spaces.early_stopping import EarlyStopping
 from search_spaces.early_stopping.asha import Asha
+from search_spaces.layout import CheckpointPolicy
 from search_spaces.models import CNN, Model
 from search_spaces.normalization import Batch, Normalization
 from search_spaces.optimizers import Adam, Optimizer
@@ -240,7 +241,7 @@ class ExperimentSpec(Spec):
     budget: Budget = Budget()
     priority: Priority = 0
     max_restarts: MaxRestarts = 3
-    checkpoints: Literal["best", "last", "none"] = Field(
+    checkpoints: CheckpointPolicy = Field(
         "best",
         description="weights kept of ended trials: of the best trial alone; the last of every trial too; or none "
         "once the winner is registered",
@@ -294,7 +295,7 @@ class ExperimentSpec(Spec):
             dataset=self.dataset,
             hyperparameters=SearchSpace.model_validate(resolve(self.search_space, draw_from(sample))),
             objective=self.objective,
-            max_epochs=self.asha.max_t,
+            max_epochs=self.max_epochs,
             cpus=self.resources.cpus_per_trial,
             gpus=self.resources.gpus_per_trial or 0,
             execution=self.execution,

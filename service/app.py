@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from search_spaces.protocol import API_PREFIX
 from service.adapters.cluster_cache import ClusterCache
 from service.adapters.launcher import Launcher
 from service.adapters.mlflow_client import MlflowClient
@@ -30,8 +31,6 @@ from service.domain import experiments
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
 from service.store.database import Database
-
-PREFIX = "/api/v1"
 
 
 def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
@@ -68,16 +67,16 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        openapi_url=f"{PREFIX}/openapi.json",
+        openapi_url=f"{API_PREFIX}/openapi.json",
     )
     app.add_middleware(BodyLimit, most_bytes=settings.max_body_bytes, most_heartbeat_bytes=settings.max_heartbeat_bytes)
     app.add_middleware(Doors, hosts=settings.hosts)
     error_handlers.install(app)
     openapi.install(app)
     for module in (experiment_routes, actions, trials, logs, catalog, system, attempts):
-        app.include_router(module.router, prefix=PREFIX)
+        app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(system.health)
-    app.include_router(system.health, prefix=PREFIX, include_in_schema=False)
+    app.include_router(system.health, prefix=API_PREFIX, include_in_schema=False)
     return app
 
 

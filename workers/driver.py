@@ -17,7 +17,7 @@ import ray
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import LaunchConfig, Winner, trial_folder
+from search_spaces.protocol import PARENT_RUN_STATUS, LaunchConfig, Tag, Winner, trial_folder
 from workers.heartbeat import HeartbeatThread, NoLines
 from workers.ray_patches import out_of_memory, startup
 from workers.search import continuation, failures, stop_conditions
@@ -40,7 +40,6 @@ JOURNAL = "journal.jsonl"
 SERVICE_PATIENCE_S = 60.0
 PICTURES_PATIENCE_S = 60.0
 REFUSALS_S = 300.0  # of an MLflow that answers, but not as it should
-PARENT_STATUS = {"completed": "FINISHED", "canceled": "KILLED", "failed": "FAILED"}
 
 
 def drive(launch: LaunchConfig, spec: ExperimentSpec) -> bool:
@@ -248,17 +247,17 @@ def _close(tracker: Tracker, progress: Progress, over: Outcome, winner: Winner |
         progress.ended(number, *over.of_trial(number))
     patience.until(tracker.finish)
     summary: dict[str, float] = {f"trials_{state.lower()}": count for state, count in progress.counts().items()}
-    tags = {"rung.state": over.phase.upper(), "rung.reason": over.reason}
+    tags: dict[str, str] = {Tag.STATE: over.phase.upper(), Tag.REASON: over.reason}
     best = progress.best()
     if best is not None and best.best_value is not None:
         summary |= {"best_value": best.best_value, "best_trial": best.number}
-        tags |= {"rung.best_trial": str(best.number), "rung.best_run_id": tracker.ids().runs[best.number]}
+        tags |= {Tag.BEST_TRIAL: str(best.number), Tag.BEST_RUN_ID: tracker.ids().runs[best.number]}
     if winner is not None:
         summary["test_accuracy"] = winner.test_accuracy
         if winner.test_loss is not None:
             summary["test_loss"] = winner.test_loss
-        tags["rung.model"] = winner.model_uri or ""
-    status, trials = PARENT_STATUS[over.phase], len(progress.trials)
+        tags[Tag.MODEL] = winner.model_uri or ""
+    status, trials = PARENT_RUN_STATUS[over.phase], len(progress.trials)
     patience.until(lambda: tracker.close_parent(status, summary, tags, trials))
 
 

@@ -18,7 +18,7 @@ import httpx
 from pydantic import ValidationError
 
 from search_spaces.controls import Controls
-from search_spaces.protocol import Directives, Heartbeat, LaunchConfig, TrialUpdate, Winner
+from search_spaces.protocol import API_PREFIX, Directives, Heartbeat, LaunchConfig, TrialUpdate, Winner
 from workers.tracking.cursor import MlflowIds
 
 log = logging.getLogger("rung.heartbeat")
@@ -188,7 +188,7 @@ class HeartbeatThread(threading.Thread):
 
     def _post(self, message: Heartbeat) -> httpx.Response:
         return self._client.post(
-            f"/api/v1/attempts/{self._launch.attempt_id}/heartbeat",
+            f"{API_PREFIX}/attempts/{self._launch.attempt_id}/heartbeat",
             content=message.model_dump_json(),
             headers={"Content-Type": "application/json"},
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePath
 
-from search_spaces.protocol import trial_folder
+from search_spaces.layout import DAMAGED_JOURNAL_PREFIX, CheckpointPolicy, ExperimentFolder, kept_checkpoints
 
 MAX_CHUNK_BYTES = 2**20
 
@@ -52,15 +52,15 @@ class ExperimentFiles:
     folder: Path
 
     def driver_log(self, attempt: int) -> Path:
-        return self.folder / "logs" / f"driver-a{attempt}.log"
+        return ExperimentFolder(self.folder).driver_log(attempt)
 
     def trial_log(self, trial: int) -> Path:
-        return self.folder / "trials" / trial_folder(trial) / "trial.log"
+        return ExperimentFolder(self.folder).trial(trial).log
 
     def trial_spec(self, trial: int) -> str | None:
         """What a trial runs, as its driver wrote it; None where that is not there."""
         try:
-            return (self.folder / "trials" / trial_folder(trial) / "spec.json").read_text()
+            return ExperimentFolder(self.folder).trial(trial).spec.read_text()
         except (OSError, UnicodeDecodeError):
             return None
 
@@ -77,25 +77,23 @@ class ExperimentFiles:
 
     def remove_launch_config(self, attempt: int) -> None:
         """Remove what a driver was told at its start, a password among it; no other reads it. Raises OSError."""
-        (self.folder / f"launch-a{attempt}.json").unlink(missing_ok=True)
+        ExperimentFolder(self.folder).launch_config(attempt).unlink(missing_ok=True)
 
     def remove_disposable(self) -> int:
         """Remove all DISPOSABLE; what tells the story and the model stay. Gives the bytes freed. Raises OSError."""
         return self._remove(lambda path: file_kind(path) in DISPOSABLE)
 
-    def remove_checkpoints(self, policy: str, best: int | None, winner_registered: bool) -> int:
-        """Remove the checkpoints that the spec's `checkpoints` does not keep, of all trials: none of them goes on.
+    def remove_checkpoints(self, policy: CheckpointPolicy, best: int | None, winner_registered: bool) -> int:
+        """Remove the checkpoints that `kept_checkpoints` does not keep: every trial has ended.
 
-        "best" keeps `best.pt` of the trial `best`; "last" also `last.pt` of all; "none" nothing once that trial's model
-        is registered (`winner_registered`), and until then what "best" keeps. Gives the bytes freed. Raises OSError.
+        Gives the bytes freed. Raises OSError.
         """
-        winner = None
-        if best is not None and not (policy == "none" and winner_registered):
-            winner = PurePath("trials", trial_folder(best), "best.pt")
+        folder = ExperimentFolder(self.folder)
+        winner = None if best is None else folder.trial(best).root.relative_to(self.folder)
 
         def passing(path: PurePath) -> bool:
-            kept = path == winner or (policy == "last" and path.name == "last.pt")
-            return file_kind(path) is FileKind.CHECKPOINTS and not kept
+            kept = kept_checkpoints(policy, is_best=path.parent == winner, registered=winner_registered)
+            return file_kind(path) is FileKind.CHECKPOINTS and path.name not in kept
 
         return self._remove(passing)
 
@@ -130,7 +128,7 @@ def file_kind(path: PurePath) -> FileKind:
         return FileKind(path.parts[0])
     if path.parts[0] == "trials" and ".pt" in path.suffixes:
         return FileKind.CHECKPOINTS
-    if path.name.startswith("journal.damaged-"):
+    if path.name.startswith(DAMAGED_JOURNAL_PREFIX):
         return FileKind.DAMAGED
     if path.name.startswith(("journal", "tracking")):
         return FileKind.JOURNAL

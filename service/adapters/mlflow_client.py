@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import httpx
 
-from search_spaces.protocol import DIAGNOSTICS, METRICS, RunStatus
+from search_spaces.protocol import DIAGNOSTICS, METRICS, RunStatus, Tag
 from service.contract.errors import Unavailable
 from service.contract.schemas import Point
 from service.settings import Settings
@@ -152,7 +152,7 @@ class MlflowClient:
         mlflow_experiment_id = runs.mlflow_experiment_id or self._mlflow_experiment_id(runs.project)
         if mlflow_experiment_id is None:
             return []
-        mine = f"tags.`rung.experiment_id` = '{runs.experiment_id}'"
+        mine = f"tags.`{Tag.EXPERIMENT_ID}` = '{runs.experiment_id}'"
         query = {
             "experiment_ids": [mlflow_experiment_id],
             "filter": f"{mine} and {condition}" if condition else mine,
@@ -249,7 +249,7 @@ def _shown(response: httpx.Response) -> str:
 
 def _trial(run: dict[str, Any]) -> int | None:
     tags = {tag["key"]: tag["value"] for tag in run.get("data", {}).get("tags", ())}
-    number = str(tags.get("rung.trial_id", ""))
+    number = str(tags.get(Tag.TRIAL_ID, ""))
     return int(number) if number.isdecimal() else None
 
 

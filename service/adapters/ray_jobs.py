@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from search_spaces.protocol import LaunchConfig
+from search_spaces.layout import ExperimentFolder
+from search_spaces.protocol import LaunchConfig, Tag
 from service.adapters.launcher import ClusterUnreachableError, JobStatus
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
@@ -41,10 +42,10 @@ class RayLauncher:
             import ray.job_submission  # noqa: F401
 
     def prepare(self, launch: LaunchConfig, spec: dict[str, Any]) -> None:
-        folder = Path(launch.storage)
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "spec.json", json.dumps(spec, indent=2))
-        _write(folder / f"launch-a{launch.attempt}.json", launch.model_dump_json(indent=2))
+        folder = ExperimentFolder(Path(launch.storage))
+        folder.root.mkdir(parents=True, exist_ok=True)
+        _write(folder.spec, json.dumps(spec, indent=2))
+        _write(folder.launch_config(launch.attempt), launch.model_dump_json(indent=2))
 
     def launch(self, launch: LaunchConfig) -> None:
         command = [self._python, "-m", "workers.driver", launch.storage, str(launch.attempt)]
@@ -56,7 +57,7 @@ class RayLauncher:
                 # No runtime_env: with one, Ray would start fresh processes where warm ones wait.
                 "entrypoint": f"exec {shlex.join(command)}",
                 "submission_id": launch.attempt_id,
-                "metadata": {"rung.experiment_id": launch.experiment_id},
+                "metadata": {Tag.EXPERIMENT_ID: launch.experiment_id},
             },
         )
 

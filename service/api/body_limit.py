@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from search_spaces.protocol import API_PREFIX
 from service.api.error_handlers import answer
 from service.contract.errors import TooLarge
 
-HEARTBEATS = "/api/v1/attempts/"
+HEARTBEATS = f"{API_PREFIX}/attempts/"
 
 
 class BodyLimit:

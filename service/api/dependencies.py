@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from search_spaces.protocol import API_PREFIX
 from service.api import etags, serializers
 from service.api.etags import Precondition
 from service.context import AppContext
@@ -96,7 +97,7 @@ def shown(session: Session, service: AppContext, response: Response, experiment_
 
 def stored(service: AppContext, response: Response, experiment_id: str, replayed: bool) -> ExperimentView:
     """The view of an experiment that a submission has made, now or (`replayed`) when its key came first."""
-    response.headers["Location"] = f"/api/v1/experiments/{experiment_id}"
+    response.headers["Location"] = f"{API_PREFIX}/experiments/{experiment_id}"
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
     with service.database.read() as session:

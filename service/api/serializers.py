@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search_spaces.protocol import TrialState
+from search_spaces.stored import StoredSpec
 from service.adapters.mlflow_client import MlflowClient
 from service.contract.schemas import AttemptView, Best, ExperimentSummary, ExperimentView, TrialView
 from service.contract.states import State
@@ -58,7 +59,7 @@ def trial(row: Trial, mlflow_experiment_id: str | None, results: MlflowClient) -
 def _fields(
     experiment: Experiment, counts: dict[TrialState, int], results: MlflowClient, ray_away: str
 ) -> dict[str, Any]:
-    objective = experiment.spec.get("objective", {})
+    spec = StoredSpec(experiment.spec)
     waits = ray_away and experiment.state == State.QUEUED
     best = None
     if experiment.best_trial is not None and experiment.best_value is not None:
@@ -67,7 +68,7 @@ def _fields(
         "id": experiment.id,
         "name": experiment.name,
         "project": experiment.project,
-        "labels": experiment.spec.get("labels", []),
+        "labels": list(spec.labels),
         "state": experiment.state,
         "phase": experiment.phase,
         "reason": f"waiting for Ray: {ray_away}" if waits else experiment.reason,
@@ -77,8 +78,8 @@ def _fields(
         "archived_at": experiment.archived_at,
         "revision": experiment.revision,
         "source_id": experiment.source_id,
-        "metric": objective.get("metric", "validation_accuracy"),
-        "mode": objective.get("mode", "max"),
+        "metric": spec.objective.metric,
+        "mode": spec.objective.mode,
         "num_samples": experiment.controls["num_samples"],
         "trials": counts,
         "best": best,

@@ -16,7 +16,9 @@ from typing import Any
 
 from sqlalchemy import Select, delete, select
 
-from search_spaces.protocol import TRIAL_RUN_STATUS, RunStatus, TrialState
+from search_spaces.layout import CheckpointPolicy
+from search_spaces.protocol import PARENT_RUN_STATUS, TRIAL_RUN_STATUS, RunStatus, Tag, TrialState, attempt_id
+from search_spaces.stored import StoredSpec
 from service.adapters.launcher import ALIVE, ClusterUnreachableError
 from service.adapters.mlflow_client import ExperimentRuns, OpenRun
 from service.context import AppContext
@@ -25,12 +27,8 @@ from service.domain import continuation
 from service.store.leases import HeldLease, assert_held
 from service.store.models import Experiment, Trial
 
-#: Status and word of a parent run, by the state of its experiment.
-PARENT_RUN_STATUS = {
-    State.COMPLETED: (RunStatus.FINISHED, "COMPLETED"),
-    State.CANCELED: (RunStatus.KILLED, "CANCELED"),
-    State.ERROR: (RunStatus.FAILED, "FAILED"),
-}
+#: The final phase of an experiment's driver, by the state of the experiment.
+FINAL_PHASE = {State.COMPLETED: "completed", State.CANCELED: "canceled", State.ERROR: "failed"}
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +46,7 @@ class EndedExperiment:
     reason: str
     attempt: int
     at: datetime
-    checkpoints: str
+    checkpoints: CheckpointPolicy
     best_trial: int | None
     winner_registered: bool
 
@@ -58,7 +56,7 @@ class EndedExperiment:
 
     @property
     def attempt_id(self) -> str:
-        return f"exp-{self.id}-a{self.attempt}"
+        return attempt_id(self.id, self.attempt)
 
 
 class Finalizer:
@@ -166,7 +164,7 @@ def of(experiment: Experiment, now: datetime) -> EndedExperiment:
         reason=experiment.reason,
         attempt=experiment.attempt,
         at=experiment.ended_at or now,
-        checkpoints=experiment.spec.get("checkpoints", "best"),
+        checkpoints=StoredSpec(experiment.spec).checkpoints,
         best_trial=experiment.best_trial,
         winner_registered=winner is not None and winner.get("trial") == experiment.best_trial,
     )
@@ -190,11 +188,11 @@ def _final_run_status(
     run: OpenRun, ended: EndedExperiment, lines: dict[int, Trial]
 ) -> tuple[RunStatus, dict[str, str], datetime]:
     """Status, tags and end of a run that its driver left open."""
-    status, word = PARENT_RUN_STATUS[ended.state]
+    phase = FINAL_PHASE[ended.state]
     if run.trial is None:
-        return status, {"rung.state": word, "rung.reason": ended.reason}, ended.at
+        return PARENT_RUN_STATUS[phase], {Tag.STATE: phase.upper(), Tag.REASON: ended.reason}, ended.at
     line = lines.get(run.trial)
     state = TrialState(line.state) if line else TrialState.CANCELED
     reason = line.stop_reason if line else "the experiment ended before its driver told of it"
     at = line.ended_at if line and line.ended_at else ended.at
-    return TRIAL_RUN_STATUS.get(state, RunStatus.KILLED), {"rung.trial_state": state, "rung.stop_reason": reason}, at
+    return TRIAL_RUN_STATUS.get(state, RunStatus.KILLED), {Tag.TRIAL_STATE: state, Tag.STOP_REASON: reason}, at

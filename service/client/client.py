@@ -21,6 +21,7 @@ from uuid import uuid4
 import httpx
 
 from search_spaces.experiment import TrialSpec
+from search_spaces.protocol import API_PREFIX
 from service.client import log_follower
 from service.client.transport import PAGE, HttpTransport, UnreachableError
 from service.contract.errors import Unavailable
@@ -43,7 +44,6 @@ from service.contract.states import ACTIVE, State
 
 __all__ = ["PAGE", "Client", "UnreachableError"]
 
-API = "/api/v1"
 MERGE_PATCH = "application/merge-patch+json"
 #: Seconds that `watch` bears a service that is away: experiments go on without it.
 PATIENCE_S = 60.0
@@ -78,7 +78,7 @@ class Client:
         service knows it: exactly one experiment comes of one call that returns.
         """
         body, media_type = _body(spec)
-        address = f"{API}/experiments"
+        address = f"{API_PREFIX}/experiments"
         if validate_only:
             checked = self._transport.send("POST", address, {"validate_only": True}, body, media_type)
             return self._transport.parse_response(Validated, checked)
@@ -97,7 +97,7 @@ class Client:
         """Experiments, the newest first, page by page as they are asked for. `archived` is None for all."""
         hidden = "all" if archived is None else str(archived).lower()
         query = {"state": state, "project": project, "name": name, "label": label, "archived": hidden}
-        for page in self._transport.pages(ExperimentPage, f"{API}/experiments", query, limit):
+        for page in self._transport.pages(ExperimentPage, f"{API_PREFIX}/experiments", query, limit):
             yield from page.items
 
     def get(self, experiment_id: str) -> ExperimentView:
@@ -226,20 +226,20 @@ class Client:
 
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of a spec."""
-        return self._transport.decode_object(self._transport.send("GET", f"{API}/schema"))
+        return self._transport.decode_object(self._transport.send("GET", f"{API_PREFIX}/schema"))
 
     def presets(self) -> tuple[PresetName, ...]:
         return tuple(
             self._transport.parse_as(PresetName, item)
-            for item in self._transport.decode_json(self._transport.send("GET", f"{API}/presets"))
+            for item in self._transport.decode_json(self._transport.send("GET", f"{API_PREFIX}/presets"))
         )
 
     def preset(self, name: str) -> Preset:
         """A preset as YAML with its comments, and completed. Raises NotFound naming the nearest."""
-        return self._transport.get(Preset, f"{API}/presets/{quote(name, safe='')}")
+        return self._transport.get(Preset, f"{API_PREFIX}/presets/{quote(name, safe='')}")
 
     def cluster(self) -> ClusterStatus:
-        return self._transport.get(ClusterStatus, f"{API}/cluster")
+        return self._transport.get(ClusterStatus, f"{API_PREFIX}/cluster")
 
     def health(self) -> Readiness:
         """What of the database, Ray and MLflow is there. A service that is not ready answers too."""
@@ -309,7 +309,7 @@ def _trial(experiment_id: str, trial: int) -> str:
 
 
 def _experiment(experiment_id: str) -> str:
-    return f"{API}/experiments/{quote(experiment_id, safe='')}"
+    return f"{API_PREFIX}/experiments/{quote(experiment_id, safe='')}"
 
 
 def _body(spec: Mapping[str, Any] | str | Path) -> tuple[bytes, str]:

@@ -17,6 +17,7 @@ from search_spaces.experiment import goal_rule
 from search_spaces.problems import Problem, SpecError
 from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.sampling import count_combinations
+from search_spaces.stored import StoredSpec
 from search_spaces.validation import validate
 from service.contract.errors import Conflict
 from service.contract.states import ACTIVE, AT_REST, DRIVEN, ENDED, State
@@ -110,7 +111,7 @@ def change(session: Session, experiment: Experiment, patch: dict[str, Any], now:
     before = experiments.controls_of(experiment)
     after = validate(merge_patch.merge(before.model_dump(mode="json"), patch), Controls)
     _check_num_samples(session, experiment, before, after)
-    metric = experiment.spec.get("objective", {}).get("metric", "validation_accuracy")
+    metric = StoredSpec(experiment.spec).objective.metric
     if "goal" in patch and (rule := goal_rule(metric, after.goal)):
         raise SpecError([Problem("goal", rule, after.goal)])
     if after == before:
@@ -212,7 +213,7 @@ def _reached(experiment: Experiment, goal: float | None) -> bool:
     best = experiment.best_value
     if goal is None or best is None:
         return False
-    return best <= goal if experiment.spec.get("objective", {}).get("mode") == "min" else best >= goal
+    return StoredSpec(experiment.spec).objective.reached(best, goal)
 
 
 def _check_num_samples(session: Session, experiment: Experiment, before: Controls, after: Controls) -> None:
@@ -222,7 +223,7 @@ def _check_num_samples(session: Session, experiment: Experiment, before: Control
     if after.num_samples < begun:
         rule = f">= {begun} required, the trials that there are already, got {after.num_samples}"
         raise SpecError([Problem("num_samples", rule, after.num_samples)])
-    if experiment.spec.get("searcher", {}).get("kind") == "grid":
+    if StoredSpec(experiment.spec).searcher.exhaustive:
         every = count_combinations(experiments.spec_of(experiment).search_space)
         if after.num_samples > every:
             rule = f"<= {every:g} required, the combinations of the grid, got {after.num_samples}"

@@ -18,7 +18,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem
-from search_spaces.protocol import ENDED_TRIAL_STATES, Directives, Heartbeat, TrialUpdate
+from search_spaces.protocol import ENDED_TRIAL_STATES, Directives, Heartbeat, TrialUpdate, attempt_id
+from search_spaces.stored import StoredSpec
 from service.contract.errors import Conflict, Forbidden, Invalid, NotFound
 from service.contract.states import ENDED, State
 from service.domain import actions, experiments
@@ -47,7 +48,7 @@ def begin(session: Session, experiment: Experiment, slots: int, now: datetime) -
     experiment.attempt += 1
     experiment.slots, experiment.phase = slots, "starting"
     attempt = Attempt(
-        id=f"exp-{experiment.id}-a{experiment.attempt}",
+        id=attempt_id(experiment.id, experiment.attempt),
         experiment_id=experiment.id,
         number=experiment.attempt,
         state=AttemptState.STARTING,
@@ -249,8 +250,8 @@ def _note_best(session: Session, experiment: Experiment, heartbeat: Heartbeat) -
         experiment.winner = json.loads(heartbeat.winner.model_dump_json())
         experiment.best_trial, experiment.best_value = heartbeat.winner.trial, _finite(heartbeat.winner.value)
     elif heartbeat.trials:  # a winner of an earlier end may have been surpassed since
-        highest = experiment.spec.get("objective", {}).get("mode", "max") == "max"
-        order = Trial.best_value.desc() if highest else Trial.best_value.asc()
+        largest = StoredSpec(experiment.spec).objective.sign > 0
+        order = Trial.best_value.desc() if largest else Trial.best_value.asc()
         query = select(Trial.trial, Trial.best_value).where(
             Trial.experiment_id == experiment.id, Trial.best_value.is_not(None)
         )

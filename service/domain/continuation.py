@@ -12,10 +12,9 @@ from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from search_spaces.controls import Controls
-from search_spaces.experiment import ExperimentSpec
+from search_spaces.experiment import MAX_NAME_LENGTH, ExperimentSpec
 from search_spaces.problems import Problem, SpecError
-from search_spaces.protocol import TrialState
-from search_spaces.searchers.grid import Grid
+from search_spaces.protocol import IMPORTED_STATES
 from search_spaces.validation import validate
 from service.contract.errors import Conflict
 from service.contract.states import AT_REST, ENDED, State
@@ -24,9 +23,6 @@ from service.store.models import Experiment, Trial
 
 #: What both must have in common.
 SHARED = ("version", "dataset", "search_space", "asha", "objective.metric", "objective.mode", "seed")
-#: How a trial ended from which something was learned: these are taken over.
-TOLD = (TrialState.COMPLETED, TrialState.EARLY_STOPPED, TrialState.DIVERGED)
-LONGEST_NAME = 128
 SUFFIX = "-continued"
 
 
@@ -44,9 +40,9 @@ def spec_of(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
         for name in SHARED
         if _at(spec, name) != _at(before, name)
     ]
-    if isinstance(spec.searcher, Grid):
+    if spec.searcher.exhaustive:
         rule = "random or tpe required: a grid cannot leave out the combinations that the source has tried"
-        problems.append(Problem("searcher.kind", rule, "grid"))
+        problems.append(Problem("searcher.kind", rule, spec.searcher.kind))
     if problems:
         raise SpecError(problems)
     return spec
@@ -106,7 +102,7 @@ def check_source(session: Session, experiment: Experiment) -> None:
 
 
 def _count_told(session: Session, experiment_id: str) -> int:
-    query = select(func.count()).where(Trial.experiment_id == experiment_id, Trial.state.in_(TOLD))
+    query = select(func.count()).where(Trial.experiment_id == experiment_id, Trial.state.in_(IMPORTED_STATES))
     return session.scalars(query).one()
 
 
@@ -121,7 +117,7 @@ def _check_rest(source: Experiment) -> None:
 def _patched(source: Experiment, spec: ExperimentSpec, patch: dict[str, Any]) -> Any:
     controls = experiments.controls_of(source)
     target = spec.model_dump(mode="json")
-    target["name"] = spec.name[: LONGEST_NAME - len(SUFFIX)] + SUFFIX
+    target["name"] = spec.name[: MAX_NAME_LENGTH - len(SUFFIX)] + SUFFIX
     target["priority"], target["max_restarts"] = controls.priority, controls.max_restarts
     target["budget"] = controls.budget.model_dump(mode="json")
     target["objective"]["goal"] = controls.goal

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import ENDED_TRIAL_STATES, TrialState
+from search_spaces.stored import read_spec
 from service.contract.errors import Conflict, NotFound
 from service.contract.states import ACTIVE, DRIVEN, ENDED, NEXT, State
 from service.store.models import Experiment, Label, Trial
@@ -88,7 +89,7 @@ def find(session: Session, experiment_id: str, *, lock: bool = False) -> Experim
 def spec_of(experiment: Experiment) -> ExperimentSpec:
     """Its spec as this version reads it. Raises Conflict for one that it cannot."""
     try:
-        return ExperimentSpec.model_validate(experiment.spec)
+        return read_spec(experiment.spec)
     except ValidationError as error:
         raise Conflict(f"the spec of experiment {experiment.id} cannot be read by this version: {error}") from None
 

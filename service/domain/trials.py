@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Float, Integer, String, and_, or_, select
 from sqlalchemy.orm import Session
 
-from search_spaces.experiment import ExperimentSpec, TrialSpec
+from search_spaces.experiment import TrialSpec
 from search_spaces.problems import Problem, unknown
 from search_spaces.protocol import DIAGNOSTICS, METRICS
+from search_spaces.stored import read_spec, read_trial_spec
 from service.contract.errors import Invalid, NotFound
 from service.domain import experiments
 from service.store.models import Trial, UtcDateTime
@@ -70,11 +71,11 @@ def bound(session: Session, experiment_id: str, trial: int, kept: str | None) ->
     stored = experiments.find(session, experiment_id).spec
     sample = find(session, experiment_id, trial).sample
     with contextlib.suppress(ValueError):  # absent, cut short, or of another version
-        return TrialSpec.model_validate_json(kept or "")
+        return read_trial_spec(kept or "")
     if sample is None:
         raise NotFound(f"what was drawn for trial {trial} of experiment {experiment_id} is not recorded")
     try:
-        return ExperimentSpec.model_validate(stored).bind(sample, trial)
+        return read_spec(stored).bind(sample, trial)
     except ValueError as error:
         raise NotFound(f"trial {trial} of experiment {experiment_id} cannot be bound to its spec: {error}") from None
 

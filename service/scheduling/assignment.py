@@ -13,8 +13,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from search_spaces.controls import Controls
-from search_spaces.experiment import Resources
 from search_spaces.protocol import ENDED_TRIAL_STATES
+from search_spaces.stored import StoredSpec
 from service.contract.states import ACTIVE, DRIVEN, State
 from service.domain.attempts import abandon
 from service.domain.cluster import Cluster
@@ -72,7 +72,7 @@ def _ended_trials(session: Session, ids: list[str]) -> dict[str, int]:
 
 def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
     """What an experiment asks for. Raises ValidationError where that cannot be read."""
-    resources = Resources.model_validate(experiment.spec.get("resources", {}))
+    resources = StoredSpec(experiment.spec).resources
     controls = Controls.model_validate(experiment.controls)
     gpus = resources.gpus_per_trial
     most = max(1, controls.num_samples - done)  # one for the finalist, when all trials have ended

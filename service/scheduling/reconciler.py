@@ -24,9 +24,9 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from search_spaces.controls import Controls
-from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import SpecError
-from search_spaces.protocol import LaunchConfig, sanitize_text
+from search_spaces.protocol import DISK_FULL_ERRNOS, LaunchConfig, sanitize_text
+from search_spaces.stored import read_spec
 from service.adapters.experiment_files import free_bytes, read_tail
 from service.adapters.launcher import ClusterUnreachableError
 from service.context import AppContext, utc_now
@@ -45,7 +45,6 @@ LEASE = "queue"
 SLOW_ROUND_S = 5.0  # what a round may take beside its pause; silence beyond that is the service's own
 LOG_LINES = 20
 LOG_CHARACTERS = 2_000
-FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 NOT_WRITABLE = frozenset({errno.EACCES, errno.EROFS})
 
 log = logging.getLogger(__name__)
@@ -193,16 +192,17 @@ class Reconciler:
             if experiment.state != State.QUEUED:
                 return
             try:
-                spec = fitting.complete(ExperimentSpec.model_validate(experiment.spec), cluster)
+                stored = read_spec(experiment.spec)
+                spec = fitting.complete(stored, cluster)
                 controls = Controls.model_validate(experiment.controls)
             except (ValidationError, SpecError) as error:
                 attempts.abandon(session, experiment, f"its spec cannot be run by this version: {error}", now)
                 return
             # Decided late when Ray was away at submission; nothing else of a stored spec changes.
-            if experiment.spec.get("resources", {}).get("gpus_per_trial") is None:
+            if stored.resources.gpus_per_trial is None:
                 experiment.spec = spec.model_dump(mode="json")
             attempt, token = attempts.begin(session, experiment, slots, now)
-            stored, source = dict(experiment.spec), continuation.to_read(session, experiment)
+            document, source = dict(experiment.spec), continuation.to_read(session, experiment)
             cancel_trials = attempts.to_cancel(session, experiment)
             trials = experiments.begun(session, experiment)
         launch = LaunchConfig(
@@ -224,7 +224,7 @@ class Reconciler:
             data_root=str(settings.data_root),
             cache_root=str(settings.cache_root),
         )
-        self._submit(held, launch, stored)
+        self._submit(held, launch, document)
 
     def _submit(self, held: HeldLease, launch: LaunchConfig, spec: dict[str, Any]) -> None:
         failure, blocked = "", ""
@@ -252,7 +252,7 @@ class Reconciler:
         """What a person must do before another attempt is of use, as a sentence; empty where it may just pass."""
         number = error.errno if isinstance(error, OSError) else None
         root = self._context.settings.storage_root
-        if number in FULL_DISK:
+        if number in DISK_FULL_ERRNOS:
             free = free_bytes(root)
             left = "no room is left" if free is None else f"{free} bytes are left"
             return (

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import httpx
 
+from search_spaces.protocol import API_PREFIX
 from service.contract.errors import Internal
 from service.stack import home as folder
 from service.stack.children import Children
@@ -146,7 +147,7 @@ class Stack:
             ("ray", f"{self.addresses.ray_dashboard}/api/version", lambda answer: answer.status_code in {200, 401}),
             ("mlflow", f"{self.addresses.mlflow}/health", lambda answer: answer.status_code == 200),
             ("service", f"{self.addresses.service}/readyz", sees_all),
-            ("service", f"{self.addresses.service}/api/v1/cluster", sees_a_node),
+            ("service", f"{self.addresses.service}{API_PREFIX}/cluster", sees_a_node),
         ):
             self._await(name, address, ready, deadline, interrupted)
         folder.write_addresses(self.home, self.addresses)

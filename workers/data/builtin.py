@@ -7,7 +7,6 @@ What is cached, and how it is split, is not known here.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from torchvision import datasets as torchvision_datasets
 from torchvision.datasets.utils import calculate_md5
 
 from search_spaces.datasets import CIFAR10, CIFAR100, MNIST, DatasetSpec, Digits, FashionMNIST
+from search_spaces.protocol import DISK_FULL_ERRNOS
 from workers.data.cache import DataError, create_array
 
 CLASSES: dict[type[DatasetSpec], Any] = {
@@ -87,7 +87,7 @@ def decode(stock: Stock, folder: Path, *, download: bool) -> dict[str, Any]:
         with _socket_timeout(DOWNLOAD_TIMEOUT_S):
             sets = {part: stock.loader(scratch, train=part == "train", download=True) for part in ("train", "test")}
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # the disk, not the network: the cache explains it
+        if error.errno in DISK_FULL_ERRNOS:  # the disk, not the network: the cache explains it
             raise
         raise _absent(stock, f"the download failed: {error}") from error
     except (RuntimeError, ValueError, EOFError, KeyError) as error:

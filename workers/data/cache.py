@@ -26,6 +26,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
+from search_spaces.protocol import DISK_FULL_ERRNOS
+
 FORMAT = 1  # raise it when the layout of an entry or the meaning of its arrays changes
 MANIFEST = "manifest.json"
 
@@ -185,7 +187,7 @@ def _readable_errors(root: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is not None and not Path(os.fsdecode(error.filename)).is_relative_to(root):
             raise  # not the cache's fault
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (*DISK_FULL_ERRNOS, errno.EFBIG):
             raise DataError(
                 f"no space left for decoded data in the cache {root} ({_free(root)} free); "
                 "free some, or choose a cache folder on a larger disk"

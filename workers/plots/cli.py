@@ -38,7 +38,7 @@ def plot_experiment(spec: ExperimentSpec, splits: Callable[[], Splits], out: Pat
 
 def plot_schedulers(spec: ExperimentSpec, out: Path) -> list[Path]:
     """The schedulers that a spec may bind, over the epochs of its longest trials."""
-    epochs = spec.asha.max_t
+    epochs = spec.max_epochs
     return content.schedulers(alternatives(spec.search_space.scheduler), epochs, max(2, min(50, 20_000 // epochs)), out)
 
 

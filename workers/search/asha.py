@@ -46,7 +46,7 @@ class Asha(AsyncHyperBandScheduler):
             reduction_factor=spec.reduction_factor,
         )
         self._objective = objective
-        self._sign = 1.0 if objective.mode == "max" else -1.0
+        self._sign = float(objective.sign)
         self._orders = orders
         self._gives_way = gives_way
         self._judged: dict[int, int] = {}
@@ -77,7 +77,7 @@ class Asha(AsyncHyperBandScheduler):
         decision = self._brackets[0].on_result(keyed, epoch, self._sign * value)
         if decision != TrialScheduler.STOP or rung is None or cut is None:
             return None
-        side = "below" if self._objective.mode == "max" else "above"
+        side = "below" if self._objective.sign > 0 else "above"
         others = f"the best 1/{self._reduction_factor:g} of the {before}" if before > 1 else "the one"
         return TrialState.EARLY_STOPPED, (
             f"rung at epoch {rung[0]:g}: {self._objective.metric} {value:.4f} is {side} the cut "

@@ -11,7 +11,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from search_spaces.protocol import TrialState, trial_folder
+from search_spaces.protocol import IMPORTED_STATES, trial_folder
 from workers.state import journal
 from workers.state.checkpoints import BEST
 from workers.state.journal import Entry
@@ -20,7 +20,6 @@ from workers.trial.worker import SPEC
 
 log = logging.getLogger("rung.continuation")
 
-RESULTS = frozenset({TrialState.COMPLETED, TrialState.EARLY_STOPPED, TrialState.DIVERGED})
 IMPORTED_EVENTS = frozenset({"suggested", "epoch", "ended"})
 
 
@@ -38,7 +37,7 @@ def import_trials(source: Path, journal_name: str, trials: Path, progress: Progr
     state = {entry["trial"]: entry["state"] for entry in entries if "state" in entry}
     numbers = [
         number
-        for number in sorted(number for number, name in state.items() if name in RESULTS)
+        for number in sorted(number for number, name in state.items() if name in IMPORTED_STATES)
         if (source / "trials" / trial_folder(number) / SPEC).exists()
     ]
     renumbered = {number: place for place, number in enumerate(numbers)}

@@ -6,7 +6,6 @@ follows from the kind. It must not know the journal, the service or how a trial 
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import Any
 from ray import cloudpickle
 from ray import exceptions as ray_errors
 
-from search_spaces.protocol import ErrorKind
+from search_spaces.protocol import DISK_FULL_ERRNOS, ErrorKind
 from workers.data.cache import DataError
 
 log = logging.getLogger("rung.failures")
@@ -25,7 +24,6 @@ log = logging.getLogger("rung.failures")
 LONGEST_REASON = 500  # characters
 SILENT = "the trial's process died without a word"
 
-FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: Also torch's writer, which fails on a full disk without a word of it.
 FULL_WORDS = re.compile(
     r"No space left on device|Disk quota exceeded|\[Errno (28|122)\]|the disk may be full"
@@ -75,7 +73,7 @@ def classify(error: BaseException | None, trace: str = "") -> Failure:
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether a full disk, or a spent quota, is behind an exception."""
     while error is not None:
-        if (isinstance(error, OSError) and error.errno in FULL_ERRNOS) or FULL_WORDS.search(str(error)):
+        if (isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS) or FULL_WORDS.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

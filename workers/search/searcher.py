@@ -22,7 +22,6 @@ from search_spaces.domains import Choice, Domain, Interval
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import TrialState, trial_folder
 from search_spaces.sampling import combinations, resolve
-from search_spaces.searchers.grid import Grid
 from search_spaces.searchers.tpe import TPE
 from workers.state import atomic
 from workers.state.trial_table import Progress, Trial
@@ -67,7 +66,7 @@ class OptunaProposer:
     def __init__(self, spec: ExperimentSpec) -> None:
         self._spec = spec
         self._study = optuna.create_study(
-            study_name=spec.name, direction="maximize" if spec.objective.mode == "max" else "minimize"
+            study_name=spec.name, direction="maximize" if spec.objective.sign > 0 else "minimize"
         )
         self._open: dict[int, optuna.Trial] = {}
 
@@ -143,7 +142,7 @@ class Searcher(TuneSearcher):
         self._running: dict[str, int] = {}
         self._finished = False
         self.done = False
-        self._proposer: Proposer = GridProposer(spec) if isinstance(spec.searcher, Grid) else OptunaProposer(spec)
+        self._proposer: Proposer = GridProposer(spec) if spec.searcher.exhaustive else OptunaProposer(spec)
         self._told: set[int] = set()
         for trial in list(progress.trials.values()):
             self._proposer.replay(trial)

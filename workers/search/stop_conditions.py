@@ -59,14 +59,17 @@ def reached(controls: Controls, objective: Objective, gpus_per_trial: float, pro
     """The ending of a search that has reached its goal or spent its budget."""
     goal = controls.goal
     best = progress.best() if goal is not None else None
-    if goal is not None and best is not None and best.best_value is not None:
-        ahead = best.best_value - goal if objective.mode == "max" else goal - best.best_value
-        if ahead >= 0:
-            return Outcome(
-                reason=f"goal {goal:g} reached: trial {best.number} has {best.best_value:.4f}",
-                trial=best.number,
-                achieved=f"goal {goal:g} reached at epoch {best.best_epoch}",
-            )
+    if (
+        goal is not None
+        and best is not None
+        and best.best_value is not None
+        and objective.reached(best.best_value, goal)
+    ):
+        return Outcome(
+            reason=f"goal {goal:g} reached: trial {best.number} has {best.best_value:.4f}",
+            trial=best.number,
+            achieved=f"goal {goal:g} reached at epoch {best.best_epoch}",
+        )
     budget = controls.budget
     if budget.wall_clock and (spent := progress.elapsed_s()) >= budget.wall_clock:
         return Outcome(reason=f"budget.wall_clock of {budget.wall_clock:g} s is spent: {spent:.0f} s have passed")

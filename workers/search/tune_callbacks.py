@@ -19,7 +19,6 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import RETRYABLE, Directives, ErrorKind, TrialState
 from search_spaces.sampling import count_combinations
-from search_spaces.searchers.grid import Grid
 from workers.ray_patches import idle_actors
 from workers.search import failures, stop_conditions
 from workers.search.asha import Asha
@@ -48,7 +47,7 @@ class TuneCallback(Callback):
     ) -> None:
         self._spec = spec
         self._asked = Controls.of(spec)
-        self._most = count_combinations(spec.search_space) if isinstance(spec.searcher, Grid) else None
+        self._most = count_combinations(spec.search_space) if spec.searcher.exhaustive else None
         self._progress = progress
         self._orders = orders
         self._fenced = fenced

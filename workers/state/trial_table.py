@@ -203,7 +203,7 @@ class Progress:
 
     def best(self) -> Trial | None:
         """The trial with the best value of the objective so far; the earlier one of equals."""
-        sign = 1 if self._objective.mode == "max" else -1
+        sign = self._objective.sign
         with self._lock:
             rated = [trial for trial in self.trials.values() if trial.best_value is not None]
         return max(rated, key=lambda trial: (sign * (trial.best_value or 0.0), -trial.number), default=None)
@@ -327,9 +327,9 @@ class Progress:
             value = math.nan  # of weights that are lost, whatever their value
         trial.curve.append(value)
         self._order.append((trial.number, trial.epoch))
-        if math.isfinite(value):
-            pick = max if self._objective.mode == "max" else min
-            trial.best_value = value if trial.best_value is None else pick(trial.best_value, value)
+        best = trial.best_value
+        if math.isfinite(value) and (best is None or self._objective.is_better(value, best)):
+            trial.best_value = value
         if "state" in entry:
             self._end(trial, entry)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from search_spaces.datasets import Digits
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Winner
+from search_spaces.protocol import Tag, Winner
 from workers.tracking.runs import DESCRIPTION_CHARACTERS
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def register(
     from mlflow.exceptions import MlflowException
 
     name = f"{spec.project}.{spec.name}"[:NAME_CHARACTERS]
-    tags = {"rung.experiment_id": experiment_id, "rung.trial_id": str(winner.trial)}
+    tags: dict[str, str] = {Tag.EXPERIMENT_ID: experiment_id, Tag.TRIAL_ID: str(winner.trial)}
     for known in client().search_model_versions(f"run_id = '{run}'"):
         if tags.items() <= known.tags.items():
             return f"models:/{known.name}/{known.version}"
@@ -70,7 +70,7 @@ def _logged(client: Callable[[], MlflowClient], run: str, folder: Path, tags: di
         experiment_id=home,
         name="winner",
         source_run_id=run,
-        params={"trial": tags["rung.trial_id"]},
+        params={"trial": tags[Tag.TRIAL_ID]},
         tags=tags,
         model_type="classifier",
     )

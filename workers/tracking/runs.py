@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import LaunchConfig, TrialState
+from search_spaces.protocol import LaunchConfig, Tag, TrialState
 from workers.tracking.connection import Connection, refused
 from workers.tracking.cursor import Place
 
@@ -53,12 +53,12 @@ class Runs:
         if self._place.parent is None:
             self._place.experiment = _experiment(self._client(), self._spec.project)
             tags = {
-                "rung.experiment_id": self._experiment_id,
-                "rung.role": "experiment",
+                Tag.EXPERIMENT_ID: self._experiment_id,
+                Tag.ROLE: "experiment",
                 "mlflow.note.content": self._spec.description[:DESCRIPTION_CHARACTERS],
-                "rung.labels": ", ".join(self._spec.labels),
+                Tag.LABELS: ", ".join(self._spec.labels),
             }
-            found = self._found("tags.`rung.role` = 'experiment'")
+            found = self._found(f"tags.`{Tag.ROLE}` = 'experiment'")
             self._place.parent = found or self._created(self._spec.name, tags, began_ms)
         return self._place.parent
 
@@ -66,7 +66,7 @@ class Runs:
         """A trial's run, which goes on. One of other `params` makes room: of a trial that the journal lost."""
         parent, runs = self.parent(), self._place.runs
         if number not in runs:
-            found = self._found(f"tags.`rung.trial_id` = '{number}'")
+            found = self._found(f"tags.`{Tag.TRIAL_ID}` = '{number}'")
             if found:
                 self._earlier[found] = {}
                 self.go_on(found)
@@ -77,8 +77,8 @@ class Runs:
         if number not in runs:
             tags = {
                 "mlflow.parentRunId": parent,
-                "rung.experiment_id": self._experiment_id,
-                "rung.trial_id": str(number),
+                Tag.EXPERIMENT_ID: self._experiment_id,
+                Tag.TRIAL_ID: str(number),
             }
             runs[number] = self._created(f"trial-{number:04d}", tags, began_ms)
         return runs[number]
@@ -89,7 +89,7 @@ class Runs:
         from mlflow.exceptions import MlflowException
 
         parent = self.parent()
-        told = {} if run == parent else {"mlflow.parentRunId": parent, "rung.trial_state": TrialState.RUNNING.value}
+        told = {} if run == parent else {"mlflow.parentRunId": parent, Tag.TRIAL_STATE: TrialState.RUNNING.value}
         try:
             self._client().update_run(run, status="RUNNING")
             if told:
@@ -129,7 +129,7 @@ class Runs:
                 self._client().delete_run(run.info.run_id)
 
     def _all(self) -> list[Run]:
-        query = f"tags.`rung.experiment_id` = '{self._experiment_id}'"
+        query = f"tags.`{Tag.EXPERIMENT_ID}` = '{self._experiment_id}'"
         runs: list[Run] = []
         token: str | None = ""
         while token is not None:
@@ -162,7 +162,7 @@ class Runs:
         """The run of a creation whose answer was lost. Asked only where that may have happened."""
         if self._place.offset >= self._doubtful:
             return None
-        query = f"tags.`rung.experiment_id` = '{self._experiment_id}' and {query}"
+        query = f"tags.`{Tag.EXPERIMENT_ID}` = '{self._experiment_id}' and {query}"
         runs = self._client().search_runs([str(self._place.experiment)], query, max_results=1)
         return str(runs[0].info.run_id) if runs else None
 

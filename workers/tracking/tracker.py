@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import TRIAL_RUN_STATUS, LaunchConfig, TrialState, Winner, sanitize_text
+from search_spaces.protocol import TRIAL_RUN_STATUS, LaunchConfig, Tag, TrialState, Winner, sanitize_text
 from workers.state import journal
 from workers.state.journal import Entry
 from workers.tracking import cursor, registration
@@ -265,19 +265,19 @@ def _batches(entries: Iterable[Entry]) -> dict[int, _Batch]:
         if entry["event"] == "suggested":
             batch.params = {key: str(value) for key, value in entry["parameters"].items()}
             batch.items += [Param(key, value) for key, value in batch.params.items()]
-            batch.tags["rung.trial_state"] = TrialState.RUNNING
+            batch.tags[Tag.TRIAL_STATE] = TrialState.RUNNING
             if "source" in entry:
-                batch.tags["rung.continued_from"] = entry["source"]
+                batch.tags[Tag.CONTINUED_FROM] = entry["source"]
         if "kind" in entry:
-            batch.tags["rung.error_kind"] = entry["kind"]
+            batch.tags[Tag.ERROR_KIND] = entry["kind"]
         if "restarts" in entry:
-            batch.tags["rung.restarts"] = str(entry["restarts"])
+            batch.tags[Tag.RESTARTS] = str(entry["restarts"])
         if entry["event"] == "epoch":
             batch.items += [
                 Metric(name, float(value), at_ms, entry["epoch"]) for name, value in entry["metrics"].items()
             ]
         if "state" in entry:
-            batch.tags |= {"rung.trial_state": entry["state"], "rung.stop_reason": entry["reason"]}
+            batch.tags |= {Tag.TRIAL_STATE: entry["state"], Tag.STOP_REASON: entry["reason"]}
             batch.ended = TRIAL_RUN_STATUS[TrialState(entry["state"])], at_ms
     return batches
 

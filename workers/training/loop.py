@@ -289,8 +289,7 @@ class Training:
 
     def _judge(self, value: float, finite: bool) -> None:
         self.diverged = self.diverged or not finite
-        sign = 1 if self.spec.objective.mode == "max" else -1
-        if finite and (self.best_value is None or sign * value > sign * self.best_value):
+        if finite and (self.best_value is None or self.spec.objective.is_better(value, self.best_value)):
             self.best_value, self.best_epoch = value, self.epoch
 
     def _on_device(self, images: Tensor, reused: bool) -> DeviceImages:

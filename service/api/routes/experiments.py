@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from search_spaces.experiment import MAX_NAME_LENGTH
 from search_spaces.parsing import JSON_TYPES, YAML_TYPES, read
 from search_spaces.validation import validate
 from service.api import pagination, serializers
@@ -74,8 +75,10 @@ class Submission(BaseModel):
 
 class Filters(Paging):
     state: list[State] = Field([], description="one or several states")
-    project: str | None = Field(None, max_length=128, pattern=TEXT)
-    name: str | None = Field(None, max_length=128, pattern=TEXT, description="any part of the name, in any case")
+    project: str | None = Field(None, max_length=MAX_NAME_LENGTH, pattern=TEXT)
+    name: str | None = Field(
+        None, max_length=MAX_NAME_LENGTH, pattern=TEXT, description="any part of the name, in any case"
+    )
     label: str | None = Field(None, max_length=64, pattern=TEXT)
     archived: Literal["false", "true", "all"] = Field("false", description="those in use, the archived, or all")
 

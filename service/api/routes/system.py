@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from search_spaces.stored import StoredSpec
 from service.api.dependencies import Service
 from service.context import AppContext
 from service.contract.schemas import Check, ClusterStatus, Health, NodeView, Readiness, Share
@@ -56,14 +57,14 @@ def show_cluster(service: Service) -> ClusterStatus:
 
 
 def _share(experiment: Experiment) -> Share:
-    resources = experiment.spec.get("resources", {})
+    resources = StoredSpec(experiment.spec).resources
     return Share(
         experiment_id=experiment.id,
         name=experiment.name,
         state=State(experiment.state),
         slots=experiment.slots,
-        cpus_per_trial=resources.get("cpus_per_trial", 1),
-        gpus_per_trial=resources.get("gpus_per_trial") or 0,
+        cpus_per_trial=resources.cpus_per_trial,
+        gpus_per_trial=resources.gpus_per_trial or 0,
     )
 
 
