@@ -21,10 +21,10 @@ from service.adapters.mlflow_client import MlflowClient
 from service.adapters.ray_jobs import RayLauncher
 from service.adapters.ray_warm_workers import WarmWorkers
 from service.api import error_handlers, openapi
-from service.api.body_limit import BodyLimit
+from service.api.body_limit import MaxBodySizeMiddleware
 from service.api.routes import actions, attempts, catalog, logs, system, trials
 from service.api.routes import experiments as experiment_routes
-from service.api.trusted_hosts import Doors
+from service.api.trusted_hosts import HostOriginMiddleware
 from service.cleanup.worker import CleanupWorker
 from service.context import AppContext
 from service.domain import experiments
@@ -69,8 +69,10 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url=f"{API_PREFIX}/openapi.json",
     )
-    app.add_middleware(BodyLimit, most_bytes=settings.max_body_bytes, most_heartbeat_bytes=settings.max_heartbeat_bytes)
-    app.add_middleware(Doors, hosts=settings.hosts)
+    app.add_middleware(
+        MaxBodySizeMiddleware, max_bytes=settings.max_body_bytes, max_heartbeat_bytes=settings.max_heartbeat_bytes
+    )
+    app.add_middleware(HostOriginMiddleware, hosts=settings.hosts)
     error_handlers.install(app)
     openapi.install(app)
     for module in (experiment_routes, actions, trials, logs, catalog, system, attempts):

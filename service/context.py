@@ -10,7 +10,7 @@ from service.adapters.cluster_cache import ClusterCache
 from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.launcher import Launcher
 from service.adapters.mlflow_client import MlflowClient
-from service.domain.retry_policy import Retries
+from service.domain.retry_policy import RetryPolicy
 from service.settings import Settings
 from service.store.database import Database
 
@@ -31,8 +31,8 @@ class AppContext:
     wake: threading.Event
 
     @property
-    def retries(self) -> Retries:
-        return Retries(self.settings.max_attempts, self.settings.retry_backoff_s)
+    def retries(self) -> RetryPolicy:
+        return RetryPolicy(self.settings.max_attempts, self.settings.retry_backoff_s)
 
     def files(self, experiment_id: str) -> ExperimentFiles:
         """The folder of an experiment that is known: ids of the database are names that no path can hide in."""

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import httpx
 
 from search_spaces.protocol import DIAGNOSTICS, METRICS, RunStatus, Tag
-from service.contract.errors import Unavailable
+from service.contract.errors import UnavailableError
 from service.contract.schemas import Point
 from service.settings import Settings
 
@@ -74,36 +74,39 @@ class MlflowClient:
         return f"{self._public}/#/experiments/{experiment_id}/runs/{run_id}"
 
     def curves(self, run_id: str, names: Iterable[str] = METRICS + DIAGNOSTICS) -> dict[str, list[Point]]:
-        """Points of each metric that has any, by step; none for a run that MLflow does not know. Raises Unavailable."""
+        """Points of each metric that has any, by step; none for a run that MLflow does not know.
+
+        Raises UnavailableError.
+        """
         names = list(names)
         histories = self._pool.map(lambda name: self._history(run_id, name), names)
         return {name: points for name, points in zip(names, histories, strict=True) if points}
 
     def open_runs(self, runs: ExperimentRuns) -> list[OpenRun]:
-        """The runs that have not ended, a page of them: ask again once those have. Raises Unavailable."""
+        """The runs that have not ended, a page of them: ask again once those have. Raises UnavailableError."""
         found = self._search(runs, "attributes.status = 'RUNNING'")
         return [OpenRun(str(run["info"]["run_id"]), _trial(run)) for run in found]
 
     def end_run(self, run_id: str, status: RunStatus, tags: Mapping[str, str], at: datetime) -> None:
-        """End a run, after its tags are set. Raises Unavailable."""
+        """End a run, after its tags are set. Raises UnavailableError."""
         said = [{"key": name, "value": value[:TAG_CHARACTERS]} for name, value in tags.items()]
         self._post("/runs/log-batch", {"run_id": run_id, "tags": said})
         self._post("/runs/update", {"run_id": run_id, "status": status, "end_time": int(at.timestamp() * 1000)})
 
     def run_exists(self, run_id: str) -> bool:
-        """Whether MLflow has a run and nobody deleted it. Raises Unavailable."""
+        """Whether MLflow has a run and nobody deleted it. Raises UnavailableError."""
         answer = self._request(f"{API}/runs/get", {"run_id": run_id}, missing_ok=True)
         return answer.status_code == 200 and _json(answer)["run"]["info"]["lifecycle_stage"] == "active"
 
     def delete_run(self, run_id: str) -> None:
-        """Raises Unavailable."""
+        """Raises UnavailableError."""
         self._post("/runs/delete", {"run_id": run_id})
 
     def remove(self, runs: ExperimentRuns) -> None:
         """Remove an experiment's registered versions, models, artifacts and runs, as far as they are there.
 
         MLflow itself only marks runs and logged models as deleted, until somebody calls `mlflow gc`; so do artifacts
-        stay that its server does not hand out itself. Trials have none: the parent has all. Raises Unavailable.
+        stay that its server does not hand out itself. Trials have none: the parent has all. Raises UnavailableError.
         """
         found = self._search(runs)
         for run in found:
@@ -133,7 +136,7 @@ class MlflowClient:
     def _ask(self) -> str:
         try:
             self._request(f"{API}/experiments/search", {"max_results": "1"})  # /health answers also whom it refuses
-        except Unavailable as error:
+        except UnavailableError as error:
             return error.detail
         return ""
 
@@ -215,14 +218,14 @@ class MlflowClient:
     ) -> httpx.Response:
         response = self._answer(method, path, params=query, json=body)
         if response.status_code != 200 and not (missing_ok and response.status_code == 404):
-            raise Unavailable(f"MLflow at {self._uri} answers {response.status_code}: {_shown(response)}")
+            raise UnavailableError(f"MLflow at {self._uri} answers {response.status_code}: {_shown(response)}")
         return response
 
     def _answer(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             return self._client.request(method, self._uri.rstrip("/") + path, **options)
         except httpx.HTTPError as error:
-            raise Unavailable(f"MLflow at {self._uri} does not answer: {error or type(error).__name__}") from error
+            raise UnavailableError(f"MLflow at {self._uri} does not answer: {error or type(error).__name__}") from error
 
 
 def _of_model(name: str) -> str:
@@ -232,13 +235,13 @@ def _of_model(name: str) -> str:
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:
-    """The object in an answer. Raises Unavailable for one that MLflow would not give."""
+    """The object in an answer. Raises UnavailableError for one that MLflow would not give."""
     try:
         answer = response.json()
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise Unavailable(f"{response.url} does not answer as MLflow does: {_shown(response)}")
+        raise UnavailableError(f"{response.url} does not answer as MLflow does: {_shown(response)}")
     return answer
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from search_spaces.protocol import API_PREFIX
-from service.api.error_handlers import answer
-from service.contract.errors import TooLarge
+from service.api.error_handlers import problem_response
+from service.contract.errors import ContentTooLargeError
 
 HEARTBEATS = f"{API_PREFIX}/attempts/"
 
 
-class BodyLimit:
+class MaxBodySizeMiddleware:
     """Reads each body up to its limit before the application sees it; answers 413 beyond."""
 
-    def __init__(self, app: ASGIApp, most_bytes: int, most_heartbeat_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_heartbeat_bytes: int) -> None:
         self._app = app
-        self._most = most_bytes
-        self._most_heartbeat = most_heartbeat_bytes
+        self._most = max_bytes
+        self._most_heartbeat = max_heartbeat_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"}:
@@ -43,5 +43,7 @@ class BodyLimit:
         return await self._app(scope, replay, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
-        response = answer(TooLarge(f"at most {most} bytes required", headers={"Connection": "close"}))
+        response = problem_response(
+            ContentTooLargeError(f"the request body must be at most {most} bytes", headers={"Connection": "close"})
+        )
         await response(scope, receive, send)

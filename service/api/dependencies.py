@@ -14,7 +14,7 @@ from search_spaces.protocol import API_PREFIX
 from service.api import etags, serializers
 from service.api.etags import Precondition
 from service.context import AppContext
-from service.contract.errors import Unauthorized
+from service.contract.errors import UnauthorizedError
 from service.contract.schemas import ExperimentView
 from service.domain import experiments, idempotency
 from service.store.models import Attempt
@@ -33,7 +33,7 @@ async def _body(request: Request) -> bytes:
 
 def _token(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     if credentials is None or not credentials.credentials:
-        raise Unauthorized(
+        raise UnauthorizedError(
             "an Authorization header with a bearer token required", headers={"WWW-Authenticate": "Bearer"}
         )
     return credentials.credentials
@@ -81,7 +81,7 @@ class Paging(BaseModel):
 
 
 def shown(session: Session, service: AppContext, response: Response, experiment_id: str) -> ExperimentView:
-    """The view of an experiment as the session sees it, its revision in the answer's ETag. Raises NotFound."""
+    """The view of an experiment as the session sees it, its revision in the answer's ETag. Raises NotFoundError."""
     experiment = experiments.find(session, experiment_id)
     counts = experiments.count_trials(session, [experiment_id])
     drivers = select(Attempt).where(Attempt.experiment_id == experiment_id).order_by(Attempt.number)

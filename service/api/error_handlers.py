@@ -15,12 +15,12 @@ from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, shorten
 from search_spaces.validation import rule_of
 from service.contract.errors import (
     MEDIA_TYPE,
-    BadRequest,
-    DiskFull,
-    Internal,
-    Invalid,
+    BadRequestError,
+    DiskFullError,
+    InternalError,
     RungError,
-    Unavailable,
+    UnavailableError,
+    ValidationFailedError,
     of_status,
     summary,
 )
@@ -29,7 +29,7 @@ from service.store.database import is_full
 log = logging.getLogger(__name__)
 
 
-def answer(error: RungError) -> JSONResponse:
+def problem_response(error: RungError) -> JSONResponse:
     return JSONResponse(error.document(), error.status, headers=error.headers, media_type=MEDIA_TYPE)
 
 
@@ -43,19 +43,19 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _anything)
 
 
-def problems(*classes: type[RungError]) -> dict[int | str, dict[str, Any]]:
+def error_responses(*classes: type[RungError]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route, for its documentation."""
     schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
     return {cls.status: {"description": cls.title, "content": {MEDIA_TYPE: schema}} for cls in classes}
 
 
 def _rung(_request: Request, error: Exception) -> JSONResponse:
-    return answer(error if isinstance(error, RungError) else Internal(str(error)))
+    return problem_response(error if isinstance(error, RungError) else InternalError(str(error)))
 
 
 def _spec(_request: Request, error: Exception) -> JSONResponse:
     found = error.problems if isinstance(error, SpecError) else ()
-    return answer(Invalid(summary(found), found))
+    return problem_response(ValidationFailedError(summary(found), found))
 
 
 def _validation(_request: Request, error: Exception) -> JSONResponse:
@@ -63,14 +63,16 @@ def _validation(_request: Request, error: Exception) -> JSONResponse:
     for item in error.errors() if isinstance(error, RequestValidationError) else ():
         place, *path = item.get("loc", ("",))
         if item.get("type") == "json_invalid":
-            return answer(BadRequest(f"malformed JSON: {item.get('ctx', {}).get('error', item.get('msg'))}"))
+            return problem_response(
+                BadRequestError(f"malformed JSON: {item.get('ctx', {}).get('error', item.get('msg'))}")
+            )
         steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
         field = "".join(steps).removeprefix(".") or str(place)
         found.append(Problem(field, rule_of(item), shorten(item.get("input"))))
     said = found[:MAX_PROBLEMS]
     if len(found) > MAX_PROBLEMS:
         said.append(Problem("", f"and {len(found) - MAX_PROBLEMS} more problems"))
-    return answer(Invalid(summary(found), said))
+    return problem_response(ValidationFailedError(summary(found), said))
 
 
 def _http(request: Request, error: Exception) -> JSONResponse:
@@ -82,16 +84,20 @@ def _http(request: Request, error: Exception) -> JSONResponse:
         detail = f"there is nothing at {shorten(request.url.path)}"
     elif status == 405:
         detail = f"{request.method} is not for {shorten(request.url.path)}"
-    return answer(cls(detail, headers=headers))
+    return problem_response(cls(detail, headers=headers))
 
 
 def _database(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, OperationalError) and is_full(error):
         log.warning("the disk of the database is full: %s", error)
-        return answer(DiskFull("the disk of the database is full; nothing was changed", headers={"Retry-After": "60"}))
+        return problem_response(
+            DiskFullError("the disk of the database is full; nothing was changed", headers={"Retry-After": "60"})
+        )
     log.warning("the database does not answer: %s", error)
-    return answer(Unavailable("the database does not answer; try again in a moment", headers={"Retry-After": "2"}))
+    return problem_response(
+        UnavailableError("the database does not answer; try again in a moment", headers={"Retry-After": "2"})
+    )
 
 
 def _anything(_request: Request, _error: Exception) -> JSONResponse:
-    return answer(Internal("the service failed in a way that nobody foresaw; its log says how"))
+    return problem_response(InternalError("the service failed in a way that nobody foresaw; its log says how"))

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from search_spaces.problems import shorten
-from service.contract.errors import BadRequest, PreconditionFailed
+from service.contract.errors import BadRequestError, PreconditionFailedError
 from service.store.models import Experiment
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
@@ -28,20 +28,22 @@ class Precondition:
     tags: tuple[str, ...] | None = None
 
     def check(self, experiment: Experiment) -> None:
-        """Raise PreconditionFailed when the experiment is at none of these revisions. Weak tags match nothing."""
+        """Raise PreconditionFailedError when the experiment is at none of these revisions. Weak tags match nothing."""
         tag = etag(experiment.revision)
         if self.tags is not None and tag not in self.tags:
             asked = shorten(", ".join(self.tags))
-            raise PreconditionFailed(
+            raise PreconditionFailedError(
                 f"If-Match asks for {asked}, but experiment {experiment.id} is at {tag}: "
                 "look at it again, and decide anew"
             )
 
 
 def parse(header: str | None) -> Precondition:
-    """What an If-Match header says; without one, or with `*`, everything matches. Raises BadRequest."""
+    """What an If-Match header says; without one, or with `*`, everything matches. Raises BadRequestError."""
     if header is None or header.strip() == "*":
         return Precondition()
     if not _LIST.fullmatch(header):
-        raise BadRequest(f'If-Match: "REVISION" in double quotes, a list of them or * required, got {shorten(header)}')
+        raise BadRequestError(
+            f'If-Match: "REVISION" in double quotes, a list of them or * required, got {shorten(header)}'
+        )
     return Precondition(tuple(re.findall(_TAG, header)))

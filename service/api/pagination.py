@@ -7,7 +7,7 @@ import json
 from typing import Any, NoReturn
 
 from search_spaces.problems import Problem, shorten
-from service.contract.errors import Invalid
+from service.contract.errors import ValidationFailedError
 
 
 def encode(place: list[Any]) -> str:
@@ -16,7 +16,7 @@ def encode(place: list[Any]) -> str:
 
 
 def decode(cursor: str, *kinds: type | tuple[type, ...]) -> list[Any]:
-    """The place that `encode` was given, its values of these types. Raises Invalid for anything else."""
+    """The place that `encode` was given, its values of these types. Raises ValidationFailedError for anything else."""
     try:
         place = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
     except (ValueError, RecursionError):
@@ -29,6 +29,6 @@ def decode(cursor: str, *kinds: type | tuple[type, ...]) -> list[Any]:
 
 
 def refuse(cursor: str) -> NoReturn:
-    """Raise Invalid for a cursor that was not handed out here."""
+    """Raise ValidationFailedError for a cursor that was not handed out here."""
     problem = Problem("cursor", "a next_cursor of the same list and order required", shorten(cursor))
-    raise Invalid("this cursor does not fit this list", [problem])
+    raise ValidationFailedError("this cursor does not fit this list", [problem])

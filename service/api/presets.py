@@ -5,7 +5,7 @@ from __future__ import annotations
 from search_spaces import presets
 from search_spaces.parsing import read
 from search_spaces.problems import unknown
-from service.contract.errors import NotFound
+from service.contract.errors import NotFoundError
 from service.contract.schemas import Preset, PresetName
 
 
@@ -15,9 +15,9 @@ def names() -> list[PresetName]:
 
 
 def load(name: str) -> Preset:
-    """A preset as it is shipped. Raises NotFound, with the nearest name."""
+    """A preset as it is shipped. Raises NotFoundError, with the nearest name."""
     if name not in presets.names():
-        raise NotFound(unknown("preset", name, presets.names()))
+        raise NotFoundError(unknown("preset", name, presets.names()))
     text = presets.load(name)
     spec = read(text.encode(), "application/yaml")
     return Preset(name=name, description=str(spec.get("description", "")), spec=spec, yaml=text)

@@ -7,7 +7,7 @@ from typing import Any
 from search_spaces.protocol import TrialState
 from search_spaces.stored import StoredSpec
 from service.adapters.mlflow_client import MlflowClient
-from service.contract.schemas import AttemptView, Best, ExperimentSummary, ExperimentView, TrialView
+from service.contract.schemas import AttemptView, BestTrial, ExperimentSummary, ExperimentView, TrialView
 from service.contract.states import State
 from service.store.models import Attempt, Experiment, Trial
 
@@ -63,7 +63,7 @@ def _fields(
     waits = ray_away and experiment.state == State.QUEUED
     best = None
     if experiment.best_trial is not None and experiment.best_value is not None:
-        best = Best(trial=experiment.best_trial, value=experiment.best_value)
+        best = BestTrial(trial=experiment.best_trial, value=experiment.best_value)
     return {
         "id": experiment.id,
         "name": experiment.name,

@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from search_spaces.problems import shorten
-from service.api.error_handlers import answer
-from service.contract.errors import BadRequest, Forbidden, RungError
+from service.api.error_handlers import problem_response
+from service.contract.errors import BadRequestError, ForbiddenError, RungError
 
 ANY = "*"
 
 
-class Doors:
+class HostOriginMiddleware:
     """Answers 400 to a Host that is none of `hosts` (names without ports; `*`: any), 403 to an Origin not its own."""
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
@@ -28,7 +28,7 @@ class Doors:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         error = self._check(dict(scope["headers"])) if scope["type"] == "http" else None
         if error is not None:
-            return await answer(error)(scope, receive, send)
+            return await problem_response(error)(scope, receive, send)
         return await self._app(scope, receive, send)
 
     def _check(self, headers: dict[bytes, bytes]) -> RungError | None:
@@ -36,10 +36,10 @@ class Doors:
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if ANY not in self._hosts and hostname(f"//{host}") not in self._hosts:
             known = ", ".join(sorted(self._hosts))
-            return BadRequest(f"one of the hosts {known} required, got {shorten(host)!r}", headers=close)
+            return BadRequestError(f"one of the hosts {known} required, got {shorten(host)!r}", headers=close)
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
         if origin and origin.partition("://")[2] != host:
-            return Forbidden(f"a page of {shorten(origin)!r} may not speak to {shorten(host)!r}", headers=close)
+            return ForbiddenError(f"a page of {shorten(origin)!r} may not speak to {shorten(host)!r}", headers=close)
         return None
 
 

@@ -113,7 +113,7 @@ class Finalizer:
         if self._is_driven(ended):
             raise RetryLaterError("its last driver has yet to end")
         with self._context.database.read() as session:
-            forks = select(Experiment.id).where(Experiment.source_id == ended.id, continuation.yet_to_read())
+            forks = select(Experiment.id).where(Experiment.source_id == ended.id, continuation.has_pending_import())
             fork = session.scalar(forks.limit(1))
         if fork is not None:
             raise RetryLaterError(f"experiment {fork} has yet to read its trials")

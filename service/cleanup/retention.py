@@ -39,7 +39,7 @@ class Retention:
         """Raises SQLAlchemyError, LeaseLostError."""
         with self._context.database.write() as session:
             assert_held(session, held, self._clock())
-            idempotency.forget(session, self._clock() - KEY_RETENTION)
+            idempotency.delete_before(session, self._clock() - KEY_RETENTION)
         self._remove_launch_configs()
         self._remove_disposable()
 
@@ -88,7 +88,7 @@ class Retention:
         query = select(Experiment.id, Experiment.attempt).where(
             Experiment.state.in_(ENDED),
             Experiment.ended_at < self._clock() - timedelta(days=days),
-            Experiment.id.not_in(select(Experiment.source_id).where(continuation.yet_to_read())),
+            Experiment.id.not_in(select(Experiment.source_id).where(continuation.has_pending_import())),
         )
         if experiment_id is not None:
             query = query.where(Experiment.id == experiment_id)

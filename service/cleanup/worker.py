@@ -21,7 +21,7 @@ from service.cleanup import finalizer
 from service.cleanup.finalizer import EndedExperiment, Finalizer, RetryLaterError
 from service.cleanup.retention import Retention
 from service.context import AppContext, utc_now
-from service.contract.errors import Unavailable
+from service.contract.errors import UnavailableError
 from service.contract.states import ENDED, State
 from service.store.leases import HeldLease, LeaseLostError
 from service.store.models import Experiment
@@ -107,7 +107,7 @@ class CleanupWorker:
             self._finalizer.finalize(held, ended)
         except (LeaseLostError, OperationalError):  # nothing is wrong with this one
             raise
-        except Unavailable as error:
+        except UnavailableError as error:
             log.warning("experiment %s: %s", ended.id, error.detail)
             away = bool(self._context.mlflow.unavailable_reason())
             if away:

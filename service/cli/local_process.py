@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from service.client import Client
-from service.contract.errors import Conflict, Internal, Invalid
+from service.contract.errors import ConflictError, InternalError, ValidationFailedError
 
 
 def reproduce(
@@ -33,7 +33,7 @@ def reproduce(
     """
     view = client.trial(experiment_id, trial)
     if view.epoch == 0:
-        raise Conflict(f"trial {trial} of experiment {experiment_id} is {view.state} and has finished no epoch")
+        raise ConflictError(f"trial {trial} of experiment {experiment_id} is {view.state} and has finished no epoch")
     spec = client.trial_spec(experiment_id, trial)
     curves = client.curves(experiment_id, trial)
     points = {name: [[point.step, point.value] for point in line] for name, line in curves.metrics.items()}
@@ -60,7 +60,7 @@ def explain(
         print(json.dumps({"pictures": done.stdout.splitlines()}, indent=2, ensure_ascii=False))
     else:
         said = done.stderr.strip().splitlines() or ["the pictures could not be drawn"]
-        error = Invalid if done.returncode == 2 else Internal
+        error = ValidationFailedError if done.returncode == 2 else InternalError
         print(json.dumps(error(said[-1].removeprefix("rung: ")).document()), file=sys.stderr)
     return done.returncode
 

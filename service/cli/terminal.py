@@ -59,13 +59,27 @@ CacheRoot = Annotated[
 def report_errors(as_json: bool) -> Iterator[None]:
     """Turn what goes wrong inside into lines for a person and an exit status."""
     from search_spaces.problems import SpecError
-    from service.contract.errors import BadRequest, Invalid, NotFound, RungError, TooLarge, WrongMediaType, summary
+    from service.contract.errors import (
+        BadRequestError,
+        ContentTooLargeError,
+        NotFoundError,
+        RungError,
+        UnsupportedMediaTypeError,
+        ValidationFailedError,
+        summary,
+    )
 
     try:
         yield
     except SpecError as error:
-        _fail(Invalid(summary(error.problems), error.problems), WRONG, as_json)
-    except (BadRequest, Invalid, NotFound, TooLarge, WrongMediaType) as error:
+        _fail(ValidationFailedError(summary(error.problems), error.problems), WRONG, as_json)
+    except (
+        BadRequestError,
+        ValidationFailedError,
+        NotFoundError,
+        ContentTooLargeError,
+        UnsupportedMediaTypeError,
+    ) as error:
         _fail(error, WRONG, as_json)
     except RungError as error:
         _fail(error, UNREACHABLE if error.code == "unreachable" else FAILED, as_json)

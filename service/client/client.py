@@ -24,7 +24,7 @@ from search_spaces.experiment import TrialSpec
 from search_spaces.protocol import API_PREFIX
 from service.client import log_follower
 from service.client.transport import PAGE, HttpTransport, UnreachableError
-from service.contract.errors import Unavailable
+from service.contract.errors import UnavailableError
 from service.contract.schemas import (
     ClusterStatus,
     Curves,
@@ -32,13 +32,13 @@ from service.contract.schemas import (
     ExperimentPage,
     ExperimentSummary,
     ExperimentView,
-    LogPiece,
+    LogChunk,
     Preset,
     PresetName,
     Readiness,
     TrialPage,
     TrialView,
-    Validated,
+    ValidationResult,
 )
 from service.contract.states import ACTIVE, State
 
@@ -52,7 +52,9 @@ SUBMIT_PATIENCE_S = 30.0
 
 
 class Client:
-    """One service. Methods raise `RungError`: `Invalid` with the problems of a spec, `NotFound`, `Unreachable`, ..."""
+    """One service. Methods raise `RungError`: `ValidationFailedError` with the problems of a spec, `NotFoundError`,
+    `UnreachableError`, ...
+    """
 
     def __init__(
         self,
@@ -69,10 +71,14 @@ class Client:
     def submit(self, spec: Mapping[str, Any] | str | Path, validate_only: Literal[False] = False) -> ExperimentView: ...
 
     @overload
-    def submit(self, spec: Mapping[str, Any] | str | Path, validate_only: Literal[True]) -> Validated: ...
+    def submit(self, spec: Mapping[str, Any] | str | Path, validate_only: Literal[True]) -> ValidationResult: ...
 
-    def submit(self, spec: Mapping[str, Any] | str | Path, validate_only: bool = False) -> ExperimentView | Validated:
-        """Queue an experiment, or only check it. `spec` is a mapping, YAML text, or a file. Raises Invalid.
+    def submit(
+        self, spec: Mapping[str, Any] | str | Path, validate_only: bool = False
+    ) -> ExperimentView | ValidationResult:
+        """Queue an experiment, or only check it. `spec` is a mapping, YAML text, or a file.
+
+        Raises ValidationFailedError.
 
         A request whose answer is lost is sent again for SUBMIT_PATIENCE_S from then on, under a key by which the
         service knows it: exactly one experiment comes of one call that returns.
@@ -81,7 +87,7 @@ class Client:
         address = f"{API_PREFIX}/experiments"
         if validate_only:
             checked = self._transport.send("POST", address, {"validate_only": True}, body, media_type)
-            return self._transport.parse_response(Validated, checked)
+            return self._transport.parse_response(ValidationResult, checked)
         return self._make(address, body, media_type)
 
     def list(
@@ -104,22 +110,25 @@ class Client:
         return self._transport.get(ExperimentView, _experiment(experiment_id))
 
     def pause(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
-        """Have an experiment let go of its slots and keep every epoch. Raises Conflict when it has ended.
+        """Have an experiment let go of its slots and keep every epoch. Raises ConflictError when it has ended.
 
         `revision`, here and below: do it only to the experiment as it was seen; raises PreconditionFailed else.
         """
         return self._post(experiment_id, "pause", revision)
 
     def resume(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
-        """Queue a paused or failed experiment again. Raises Conflict while it is pausing, and when it was canceled."""
+        """Queue a paused or failed experiment again.
+
+        Raises ConflictError while it is pausing, and when it was canceled.
+        """
         return self._post(experiment_id, "resume", revision)
 
     def cancel(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
-        """Ask for the end of an experiment; its trials end within seconds. Raises Conflict when it has ended."""
+        """Ask for the end of an experiment; its trials end within seconds. Raises ConflictError when it has ended."""
         return self._post(experiment_id, "cancel", revision)
 
     def cancel_trial(self, experiment_id: str, trial: int, *, revision: int | None = None) -> TrialView:
-        """Ask for the end of one trial. Raises Conflict when it has ended. `revision` is the experiment's."""
+        """Ask for the end of one trial. Raises ConflictError when it has ended. `revision` is the experiment's."""
         address = f"{_trial(experiment_id, trial)}/cancel"
         return self._transport.parse_response(
             TrialView, self._transport.send("POST", address, headers=_if_match(revision))
@@ -135,7 +144,7 @@ class Client:
         **controls: Any,
     ) -> ExperimentView:
         """Change some of `search_spaces.controls`: `change(id, num_samples=40, budget={"slot_hours": None})`, or the
-        same as one mapping. None stands for a field's default. Raises Invalid.
+        same as one mapping. None stands for a field's default. Raises ValidationFailedError.
         """
         address, headers = _experiment(experiment_id), _if_match(revision)
         body = json.dumps({**(patch or {}), **controls}).encode()
@@ -143,8 +152,9 @@ class Client:
         return self._transport.parse_response(ExperimentView, changed)
 
     def continue_from(self, experiment_id: str, patch: Mapping[str, Any] | None = None) -> ExperimentView:
-        """A new experiment that takes over another's trials. `patch` is merged into its spec. Raises Invalid for what
-        must stay, Conflict while the other runs.
+        """A new experiment that takes over another's trials. `patch` is merged into its spec.
+
+        Raises ValidationFailedError for what must stay, ConflictError while the other runs.
 
         As with `submit`, one call that returns makes exactly one experiment.
         """
@@ -193,14 +203,14 @@ class Client:
         attempt: int | None = None,
         offset: int = 0,
         limit: int | None = None,
-    ) -> LogPiece:
+    ) -> LogChunk:
         """A piece of what a driver said (the newest, or that of an attempt), or a trial. `offset` and `limit` in bytes.
 
-        Ask again from `next_offset` until `complete`. Raises NotFound where there is none yet.
+        Ask again from `next_offset` until `complete`. Raises NotFoundError where there is none yet.
         """
         of = f"/trials/{int(trial)}" if trial is not None else ""
         query = {"attempt": attempt, "offset": offset, "limit": limit}
-        return self._transport.get(LogPiece, f"{_experiment(experiment_id)}{of}/logs", query)
+        return self._transport.get(LogChunk, f"{_experiment(experiment_id)}{of}/logs", query)
 
     def follow_logs(
         self,
@@ -210,7 +220,7 @@ class Client:
         attempt: int | None = None,
         until_end: bool = True,
         interval_s: float = 1.0,
-    ) -> Iterator[LogPiece]:
+    ) -> Iterator[LogChunk]:
         """The pieces of a log from its beginning to what there is now; with `until_end` until nothing more will come.
 
         Then it waits for the first driver, goes on with each that replaces it until the experiment is at rest, and
@@ -235,7 +245,7 @@ class Client:
         )
 
     def preset(self, name: str) -> Preset:
-        """A preset as YAML with its comments, and completed. Raises NotFound naming the nearest."""
+        """A preset as YAML with its comments, and completed. Raises NotFoundError naming the nearest."""
         return self._transport.get(Preset, f"{API_PREFIX}/presets/{quote(name, safe='')}")
 
     def cluster(self) -> ClusterStatus:
@@ -258,7 +268,7 @@ class Client:
         while True:
             try:
                 view = self.get(experiment_id)
-            except Unavailable:
+            except UnavailableError:
                 if time.monotonic() - answered > PATIENCE_S:
                     raise
             else:

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from search_spaces.protocol import ENDED_TRIAL_STATES
-from service.contract.errors import NotFound, Unavailable
-from service.contract.schemas import ExperimentView, LogPiece
+from service.contract.errors import NotFoundError, UnavailableError
+from service.contract.schemas import ExperimentView, LogChunk
 from service.contract.states import ACTIVE
 
 if TYPE_CHECKING:
     from service.client import Client
 
 
-def whole(client: Client, experiment_id: str, trial: int | None, attempt: int | None) -> Iterator[LogPiece]:
-    """What there is now. Raises NotFound where there is nothing."""
+def whole(client: Client, experiment_id: str, trial: int | None, attempt: int | None) -> Iterator[LogChunk]:
+    """What there is now. Raises NotFoundError where there is nothing."""
     offset = 0
     while True:
         piece = client.logs(experiment_id, trial=trial, attempt=attempt, offset=offset)
@@ -31,12 +31,12 @@ def whole(client: Client, experiment_id: str, trial: int | None, attempt: int | 
 
 def follow(
     client: Client, experiment_id: str, trial: int | None, attempt: int | None, interval_s: float, patience_s: float
-) -> Iterator[LogPiece]:
+) -> Iterator[LogChunk]:
     """Each piece as it comes: of one trial or attempt until that has ended, else of the newest driver and of those that
     replace it until the experiment is at rest.
 
     Waits for a driver or trial that has yet to begin, and bears a service that is away for `patience_s`. Raises
-    NotFound where there is nothing and nothing will be.
+    NotFoundError where there is nothing and nothing will be.
     """
     number, offset, said, over = attempt, 0, False, False
     answered = time.monotonic()
@@ -45,14 +45,14 @@ def follow(
         try:
             try:
                 piece = client.logs(experiment_id, trial=trial, attempt=number, offset=offset)
-            except NotFound as error:
+            except NotFoundError as error:
                 missing = error
             if piece is None or piece.complete:
                 view = client.get(experiment_id)
             if piece is None and trial is not None:
                 ended = _has_ended(client, experiment_id, trial)
             answered = time.monotonic()
-        except Unavailable:
+        except UnavailableError:
             if time.monotonic() - answered > patience_s:
                 raise
         if piece is not None and piece.next_offset > offset:
@@ -77,11 +77,11 @@ def _has_ended(client: Client, experiment_id: str, trial: int) -> bool:
     """False for a trial that has yet to begin."""
     try:
         return client.trial(experiment_id, trial).state in ENDED_TRIAL_STATES
-    except NotFound:
+    except NotFoundError:
         return False
 
 
-def _more_may_come(view: ExperimentView, piece: LogPiece | None, trial: int | None, attempt: int | None) -> bool:
+def _more_may_come(view: ExperimentView, piece: LogChunk | None, trial: int | None, attempt: int | None) -> bool:
     """Of a log that is complete (`piece`), or that is not there yet."""
     if trial is not None:
         return piece is None and view.state in ACTIVE and trial < view.num_samples

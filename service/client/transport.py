@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from service.contract.errors import MEDIA_TYPE, RungError, Unavailable, from_document, of_status
+from service.contract.errors import MEDIA_TYPE, RungError, UnavailableError, from_document, of_status
 
 V = TypeVar("V", bound=BaseModel)
 Query = Mapping[str, str | int | bool | None]
@@ -21,7 +21,7 @@ PAGE = 100
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.25, 2.0
 
 
-class UnreachableError(Unavailable):
+class UnreachableError(UnavailableError):
     """Nothing that speaks like Rung answers at the address."""
 
     code: ClassVar[str] = "unreachable"
@@ -99,7 +99,7 @@ class HttpTransport:
         while True:
             try:
                 return self.send(method, path, **request)
-            except Unavailable:
+            except UnavailableError:
                 now = time.monotonic()
                 deadline = now + patience_s if deadline is None else deadline
                 if now + pause_s > deadline:

@@ -19,7 +19,6 @@ On the wire each is an `application/problem+json` document (RFC 9457) whose `typ
 `urn:rung:problem:<code>`; `from_document` makes the same exception of it again on the client's side.
 It must not import FastAPI: the command line uses it too.
 """
-# ruff: noqa: N818 - the names say the HTTP status, and clients catch them by these names
 
 from __future__ import annotations
 
@@ -75,79 +74,79 @@ class RungError(Exception):
         ).model_dump(mode="json")
 
 
-class BadRequest(RungError):
+class BadRequestError(RungError):
     code, status, title = "bad-request", 400, "The request cannot be read"
 
 
-class Unauthorized(RungError):
+class UnauthorizedError(RungError):
     code, status, title = "unauthorized", 401, "A token is needed"
 
 
-class Forbidden(RungError):
+class ForbiddenError(RungError):
     code, status, title = "forbidden", 403, "Not for you"
 
 
-class NotFound(RungError):
+class NotFoundError(RungError):
     code, status, title = "not-found", 404, "There is no such thing"
 
 
-class NotAllowed(RungError):
+class MethodNotAllowedError(RungError):
     code, status, title = "not-allowed", 405, "Not with this method"
 
 
-class Conflict(RungError):
+class ConflictError(RungError):
     code, status, title = "conflict", 409, "Not in this state"
 
 
-class PreconditionFailed(RungError):
+class PreconditionFailedError(RungError):
     code, status, title = "precondition-failed", 412, "It was changed meanwhile"
 
 
-class TooLarge(RungError):
+class ContentTooLargeError(RungError):
     code, status, title = "too-large", 413, "The body is too large"
 
 
-class WrongMediaType(RungError):
+class UnsupportedMediaTypeError(RungError):
     code, status, title = "media-type", 415, "Neither JSON nor YAML"
 
 
-class Invalid(RungError):
+class ValidationFailedError(RungError):
     code, status, title = "invalid", 422, "A rule is broken"
 
 
-class Internal(RungError):
+class InternalError(RungError):
     code, status, title = "internal", 500, "The service failed"
 
 
-class Unavailable(RungError):
+class UnavailableError(RungError):
     code, status, title = "unavailable", 503, "Something the answer needs is away"
 
 
-class DiskFull(RungError):
+class DiskFullError(RungError):
     code, status, title = "disk-full", 507, "The disk is full"
 
 
 CLASSES: tuple[type[RungError], ...] = (
-    BadRequest,
-    Unauthorized,
-    Forbidden,
-    NotFound,
-    NotAllowed,
-    Conflict,
-    PreconditionFailed,
-    TooLarge,
-    WrongMediaType,
-    Invalid,
-    Internal,
-    Unavailable,
-    DiskFull,
+    BadRequestError,
+    UnauthorizedError,
+    ForbiddenError,
+    NotFoundError,
+    MethodNotAllowedError,
+    ConflictError,
+    PreconditionFailedError,
+    ContentTooLargeError,
+    UnsupportedMediaTypeError,
+    ValidationFailedError,
+    InternalError,
+    UnavailableError,
+    DiskFullError,
 )
 
 
 def of_status(status: int) -> type[RungError]:
     """The class for an HTTP status; unknown client errors read as bad requests, the rest as our own fault."""
     exact = next((cls for cls in CLASSES if cls.status == status), None)
-    return exact or (BadRequest if 400 <= status < 500 else Internal)
+    return exact or (BadRequestError if 400 <= status < 500 else InternalError)
 
 
 def from_document(document: dict[str, Any], status: int) -> RungError:

@@ -14,7 +14,7 @@ from search_spaces.protocol import TrialState
 from service.contract.states import State
 
 
-class Best(BaseModel):
+class BestTrial(BaseModel):
     """The leader so far, or the finalist."""
 
     trial: int
@@ -41,7 +41,7 @@ class ExperimentSummary(BaseModel):
     mode: str = Field(examples=["max"])
     num_samples: int = Field(description="trials asked for")
     trials: dict[TrialState, int] = Field(description="trials begun, by state")
-    best: Best | None
+    best: BestTrial | None
     slots: int = Field(description="trials that may run at once now")
     attempt: int = Field(description="number of the current driver; 0 before the first")
     mlflow_experiment_id: str | None
@@ -72,7 +72,7 @@ class ExperimentView(ExperimentSummary):
     attempts: list[AttemptView]
 
 
-class Validated(BaseModel):
+class ValidationResult(BaseModel):
     """The answer to `validate_only`."""
 
     spec: dict[str, Any]
@@ -128,7 +128,7 @@ class Curves(BaseModel):
     metrics: dict[str, list[Point]]
 
 
-class LogPiece(BaseModel):
+class LogChunk(BaseModel):
     """A part of a log. Offsets are in bytes; what is no UTF-8 is replaced, and no character is cut in two."""
 
     text: str

@@ -20,7 +20,7 @@ class State(StrEnum):
     DELETING = "DELETING"  # its files, runs and rows are being removed; then there is no such experiment
 
 
-NEXT: dict[State, frozenset[State]] = {
+TRANSITIONS: dict[State, frozenset[State]] = {
     # An experiment whose driver was lost queues again; it keeps its place, which its age gives it.
     State.QUEUED: frozenset({State.RUNNING, State.PAUSED, State.CANCELED, State.ERROR}),
     # To PAUSED without having been asked: where another driver would be of no use, as on a full disk.
@@ -40,7 +40,7 @@ NEXT: dict[State, frozenset[State]] = {
 #: States in which a search has come to its end, though a person may ask for more.
 ENDED = frozenset({State.COMPLETED, State.CANCELED, State.ERROR})
 #: States that last until a person acts; the others pass by themselves.
-AT_REST = frozenset({State.PAUSED, *ENDED})
+INACTIVE = frozenset({State.PAUSED, *ENDED})
 #: States in which a driver is wanted or there.
 DRIVEN = frozenset({State.RUNNING, State.STOPPING, State.PAUSING})
 #: States that hold slots or wait for them.

@@ -19,14 +19,14 @@ from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.sampling import count_combinations
 from search_spaces.stored import StoredSpec
 from search_spaces.validation import validate
-from service.contract.errors import Conflict
-from service.contract.states import ACTIVE, AT_REST, DRIVEN, ENDED, State
+from service.contract.errors import ConflictError
+from service.contract.states import ACTIVE, DRIVEN, ENDED, INACTIVE, State
 from service.domain import continuation, experiments, merge_patch, trials
 from service.domain.experiments import move
 from service.store.models import Experiment, Trial
 
 #: Controls that decide whether there is work left.
-LIMITS = ("num_samples", "goal", "budget")
+STOPPING_FIELDS = ("num_samples", "goal", "budget")
 
 
 def pause(session: Session, experiment: Experiment, now: datetime) -> None:
@@ -50,17 +50,17 @@ def resume(session: Session, experiment: Experiment, now: datetime) -> None:
     if state in {State.QUEUED, State.RUNNING}:
         return
     if state is State.PAUSING:
-        raise Conflict(f"experiment {experiment.id} is still pausing: wait until it is PAUSED, then resume it")
+        raise ConflictError(f"experiment {experiment.id} is still pausing: wait until it is PAUSED, then resume it")
     if state is State.CANCELED:
-        raise Conflict(
+        raise ConflictError(
             f"experiment {experiment.id} was canceled for good; `continue` makes a new one of it, which keeps "
             "what its trials have found"
         )
-    if state is State.COMPLETED and not _may_go_on(session, experiment):
-        raise Conflict(f"experiment {experiment.id} is complete: {_why_done(session, experiment)}")
-    if state not in AT_REST:
+    if state is State.COMPLETED and not has_work_left(session, experiment):
+        raise ConflictError(f"experiment {experiment.id} is complete: {_why_no_work_left(session, experiment)}")
+    if state not in INACTIVE:
         _refuse(experiment)
-    _queue_again(session, experiment, now, "resumed on request")
+    _requeue(session, experiment, now, "resumed on request")
 
 
 def cancel(session: Session, experiment: Experiment, now: datetime) -> None:
@@ -80,12 +80,12 @@ def cancel(session: Session, experiment: Experiment, now: datetime) -> None:
 def cancel_trial(session: Session, experiment: Experiment, number: int, now: datetime) -> Trial:
     """Ask for the end of one trial. The driver is told with its next heartbeat, or the next driver when it starts.
 
-    Raises NotFound, and Conflict when the trial has ended.
+    Raises NotFoundError, and ConflictError when the trial has ended.
     """
     trial = trials.find(session, experiment.id, number)
     if trial.state in ENDED_TRIAL_STATES:
         why = f": {trial.stop_reason}" if trial.stop_reason else ""
-        raise Conflict(f"trial {number} of experiment {experiment.id} has ended already as {trial.state}{why}")
+        raise ConflictError(f"trial {number} of experiment {experiment.id} has ended already as {trial.state}{why}")
     if experiment.state not in {*ACTIVE, State.PAUSED}:
         _refuse(experiment)
     if trial.cancel_asked_at is None:
@@ -104,7 +104,7 @@ def change(session: Session, experiment: Experiment, patch: dict[str, Any], now:
     if state is State.DELETING:
         _refuse(experiment)
     if state is State.CANCELED:
-        raise Conflict(
+        raise ConflictError(
             f"experiment {experiment.id} was canceled for good, nothing would follow from a change; "
             f"`rung continue {experiment.id} FIELD=VALUE` makes a new one of it, with what its trials have found"
         )
@@ -118,25 +118,25 @@ def change(session: Session, experiment: Experiment, patch: dict[str, Any], now:
         return []
     experiment.controls = after.model_dump(mode="json")
     experiment.revision += 1
-    return _go_on_for(session, experiment, before, after, now) if state is State.COMPLETED else []
+    return requeue_if_work_left(session, experiment, before, after, now) if state is State.COMPLETED else []
 
 
-def overtake(session: Session, experiment: Experiment, obeyed: Controls, now: datetime) -> None:
+def apply_late_changes(session: Session, experiment: Experiment, obeyed: Controls, now: datetime) -> None:
     """Treat changes that came while the driver of a complete experiment was finishing as if they came now.
 
     `obeyed` are the controls under which its search ended. What forbids to go on becomes part of the reason: the last
     word of a driver is never refused for it.
     """
     try:
-        _go_on_for(session, experiment, obeyed, experiments.controls_of(experiment), now)
-    except Conflict as conflict:
+        requeue_if_work_left(session, experiment, obeyed, experiments.controls_of(experiment), now)
+    except ConflictError as conflict:
         stays = f"it was changed while its driver finished, and stays complete: {conflict}"
         experiment.reason = f"{experiment.reason}; {stays}" if experiment.reason else stays
 
 
 def archive(session: Session, experiment: Experiment, now: datetime) -> None:
     """Hide an experiment at rest from the lists."""
-    if experiment.state not in AT_REST:
+    if experiment.state not in INACTIVE:
         _refuse(experiment, "only what has ended or is paused can be archived")
     if experiment.archived_at is None:
         experiment.archived_at = now
@@ -151,61 +151,65 @@ def unarchive(session: Session, experiment: Experiment, now: datetime) -> None:
 
 
 def delete(session: Session, experiment: Experiment, now: datetime) -> None:
-    """Have an experiment at rest removed with its files, its runs and its models. Raises Conflict also while a
+    """Have an experiment at rest removed with its files, its runs and its models. Raises ConflictError also while a
     fork of it has yet to read its trials.
     """
     if experiment.state == State.DELETING:
         return
-    if experiment.state not in AT_REST:
+    if experiment.state not in INACTIVE:
         _refuse(experiment, "cancel it first; only what has ended or is paused can be deleted")
-    _spare_forks(session, experiment)
+    _check_no_pending_import(session, experiment)
     move(experiment, State.DELETING, now, "its files, runs and models are being removed")
 
 
-def _go_on_for(session: Session, experiment: Experiment, before: Controls, after: Controls, now: datetime) -> list[str]:
+def requeue_if_work_left(
+    session: Session, experiment: Experiment, before: Controls, after: Controls, now: datetime
+) -> list[str]:
     """Queue a complete experiment again if one of LIMITS changed. Gives what keeps it from going on all the same."""
-    changed = [name for name in LIMITS if getattr(after, name) != getattr(before, name)]
+    changed = [name for name in STOPPING_FIELDS if getattr(after, name) != getattr(before, name)]
     if not changed:
         return []
-    if not _may_go_on(session, experiment):
-        why = _why_done(session, experiment)
+    if not has_work_left(session, experiment):
+        why = _why_no_work_left(session, experiment)
         return [f"{' and '.join(changed)} changed, but the experiment stays complete: {why}"]
-    _queue_again(session, experiment, now, f"queued again: {' and '.join(changed)} changed")
+    _requeue(session, experiment, now, f"queued again: {' and '.join(changed)} changed")
     return []
 
 
-def _spare_forks(session: Session, experiment: Experiment) -> None:
-    """Raises Conflict while a fork has yet to read the trials that it was counted with."""
-    waiting = select(Experiment.id).where(Experiment.source_id == experiment.id, continuation.yet_to_read())
+def _check_no_pending_import(session: Session, experiment: Experiment) -> None:
+    """Raises ConflictError while a fork has yet to read the trials that it was counted with."""
+    waiting = select(Experiment.id).where(Experiment.source_id == experiment.id, continuation.has_pending_import())
     fork = session.scalar(waiting.limit(1))
     if fork is not None:
-        raise Conflict(
+        raise ConflictError(
             f"experiment {fork} continues from {experiment.id} and has not taken over its trials: cancel it first, or "
             "let it begin"
         )
 
 
-def _queue_again(session: Session, experiment: Experiment, now: datetime, reason: str) -> None:
-    """Raises Conflict where the trials that a fork was counted with would change before they are read."""
-    _spare_forks(session, experiment)
-    continuation.check_source(session, experiment)
+def _requeue(session: Session, experiment: Experiment, now: datetime, reason: str) -> None:
+    """Raises ConflictError where the trials that a fork was counted with would change before they are read."""
+    _check_no_pending_import(session, experiment)
+    continuation.check_source_unchanged(session, experiment)
     move(experiment, State.QUEUED, now, reason)
     experiment.failures, experiment.retry_at = 0, None  # a person has looked at it since
 
 
-def _may_go_on(session: Session, experiment: Experiment) -> bool:
+def has_work_left(session: Session, experiment: Experiment) -> bool:
     """Whether the best trial was not measured, or trials are left: what a budget still allows, the driver knows."""
     if experiment.best_trial is not None and (experiment.winner or {}).get("trial") != experiment.best_trial:
         return True
     controls = experiments.controls_of(experiment)
-    return experiments.begun(session, experiment) < controls.num_samples and not _reached(experiment, controls.goal)
+    return experiments.count_started(session, experiment) < controls.num_samples and not _reached(
+        experiment, controls.goal
+    )
 
 
-def _why_done(session: Session, experiment: Experiment) -> str:
+def _why_no_work_left(session: Session, experiment: Experiment) -> str:
     controls = experiments.controls_of(experiment)
     if _reached(experiment, controls.goal):
         return f"its goal of {controls.goal:g} is reached; raise or remove it to go on"
-    begun = experiments.begun(session, experiment)
+    begun = experiments.count_started(session, experiment)
     return f"{begun} of {controls.num_samples} trials were run; raise num_samples to go on"
 
 
@@ -219,7 +223,7 @@ def _reached(experiment: Experiment, goal: float | None) -> bool:
 def _check_num_samples(session: Session, experiment: Experiment, before: Controls, after: Controls) -> None:
     if after.num_samples == before.num_samples:
         return
-    begun = experiments.begun(session, experiment)
+    begun = experiments.count_started(session, experiment)
     if after.num_samples < begun:
         rule = f">= {begun} required, the trials that there are already, got {after.num_samples}"
         raise SpecError([Problem("num_samples", rule, after.num_samples)])
@@ -241,4 +245,4 @@ def _refuse(experiment: Experiment, hint: str = "") -> NoReturn:
         why = "is being canceled"
     else:
         why = f"is {state}"
-    raise Conflict(f"experiment {experiment.id} {why}{'; ' + hint if hint else ''}")
+    raise ConflictError(f"experiment {experiment.id} {why}{'; ' + hint if hint else ''}")

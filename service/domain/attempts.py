@@ -20,10 +20,10 @@ from sqlalchemy.orm import Session
 from search_spaces.problems import Problem
 from search_spaces.protocol import ENDED_TRIAL_STATES, Directives, Heartbeat, TrialUpdate, attempt_id
 from search_spaces.stored import StoredSpec
-from service.contract.errors import Conflict, Forbidden, Invalid, NotFound
+from service.contract.errors import ConflictError, ForbiddenError, NotFoundError, ValidationFailedError
 from service.contract.states import ENDED, State
 from service.domain import actions, experiments
-from service.domain.retry_policy import Retries
+from service.domain.retry_policy import RetryPolicy
 from service.store.models import Attempt, Experiment, Trial
 
 LARGEST_NUMBER = 10**7
@@ -41,7 +41,7 @@ class AttemptState(StrEnum):
 OPEN = frozenset({AttemptState.STARTING, AttemptState.RUNNING})
 
 
-def begin(session: Session, experiment: Experiment, slots: int, now: datetime) -> tuple[Attempt, str]:
+def start(session: Session, experiment: Experiment, slots: int, now: datetime) -> tuple[Attempt, str]:
     """A new attempt of a queued experiment, and the token that only its driver will know."""
     experiments.move(experiment, State.RUNNING, now)
     token = secrets.token_urlsafe(32)
@@ -69,33 +69,33 @@ def of_number(session: Session, experiment_id: str, number: int) -> Attempt | No
     return session.scalar(select(Attempt).where(Attempt.experiment_id == experiment_id, Attempt.number == number))
 
 
-def beat(
-    session: Session, attempt_id: str, token: str, heartbeat: Heartbeat, now: datetime, retries: Retries
+def handle_heartbeat(
+    session: Session, attempt_id: str, token: str, heartbeat: Heartbeat, now: datetime, retries: RetryPolicy
 ) -> Directives:
     """Take in what a driver says, and answer with its orders.
 
-    Raises NotFound, Forbidden for a wrong token, Conflict for an attempt that is no longer the current one.
+    Raises NotFoundError, ForbiddenError for a wrong token, ConflictError for an attempt that is not the current one.
     A last word that is said again, because its answer was lost, is answered again.
     """
     attempt = session.get(Attempt, attempt_id[:64].replace("\0", ""))
     if attempt is None:
-        raise NotFound(f"there is no attempt {attempt_id[:64]!r}")
+        raise NotFoundError(f"there is no attempt {attempt_id[:64]!r}")
     if not hmac.compare_digest(attempt.token_sha256, _digest(token)):
-        raise Forbidden(f"this token is not that of attempt {attempt.id}")
+        raise ForbiddenError(f"this token is not that of attempt {attempt.id}")
     experiment = experiments.find(session, attempt.experiment_id, lock=True)
     session.refresh(attempt)
     if attempt.state == AttemptState.ENDED and attempt.phase == heartbeat.phase:
         return Directives(slots=0)
     if attempt.number != experiment.attempt or attempt.state not in OPEN or experiment.state in ENDED:
-        raise Conflict(
+        raise ConflictError(
             f"attempt {attempt.id} is {attempt.state}, experiment {experiment.id} is {experiment.state} "
             f"with attempt {experiment.attempt}: stop, and write nothing"
         )
     attempt.last_heartbeat_at, attempt.phase, attempt.state = now, heartbeat.phase, AttemptState.RUNNING
     experiment.mlflow_experiment_id = heartbeat.mlflow_experiment_id or experiment.mlflow_experiment_id
     experiment.mlflow_run_id = heartbeat.mlflow_run_id or experiment.mlflow_run_id
-    _write_lines(session, experiment, attempt, heartbeat.trials, now)
-    _note_best(session, experiment, heartbeat)
+    _write_trials(session, experiment, attempt, heartbeat.trials, now)
+    _update_best(session, experiment, heartbeat)
     if heartbeat.phase in FINAL:
         _end(session, experiment, attempt, heartbeat, now, retries)
         return Directives(slots=0)
@@ -107,20 +107,22 @@ def beat(
         {
             "slots": experiment.slots,
             "stop": stop,
-            "cancel_trials": to_cancel(session, experiment),
+            "cancel_trials": pending_cancellations(session, experiment),
             "controls": experiment.controls,
         }
     )
 
 
-def lose(session: Session, experiment: Experiment, attempt: Attempt, why: str, now: datetime, retries: Retries) -> None:
+def mark_lost(
+    session: Session, experiment: Experiment, attempt: Attempt, why: str, now: datetime, retries: RetryPolicy
+) -> None:
     """Give an attempt up: another one after a while, or the end when there were enough of them."""
     attempt.state, attempt.reason, attempt.ended_at = AttemptState.LOST, why, now
     _after_failure(session, experiment, why, now, retries)
 
 
-def withdraw(
-    session: Session, experiment: Experiment, attempt: Attempt, why: str, now: datetime, retries: Retries
+def requeue_unlaunched(
+    session: Session, experiment: Experiment, attempt: Attempt, why: str, now: datetime, retries: RetryPolicy
 ) -> None:
     """The driver was never started, through no fault of the experiment: queue again, and count no failure.
 
@@ -129,27 +131,32 @@ def withdraw(
     attempt.state, attempt.reason, attempt.ended_at = AttemptState.LOST, why, now
     if experiment.state == State.RUNNING:
         experiments.move(experiment, State.QUEUED, now, why)
-        experiment.retry_at = now + retries.wait(_in_vain(session, experiment))
+        experiment.retry_at = now + retries.wait_after(consecutive_launch_failures(session, experiment))
     else:
-        _obey_late(experiment, now, why)
+        finish_pending_stop(experiment, now, why)
     if experiment.state in ENDED:
         experiments.close_trials(session, experiment, now)
 
 
-def abandon(session: Session, experiment: Experiment, why: str, now: datetime) -> None:
+def fail_unlaunchable(session: Session, experiment: Experiment, why: str, now: datetime) -> None:
     """End a queued experiment that this version of the service cannot launch."""
     experiments.move(experiment, State.ERROR, now, why)
     experiments.close_trials(session, experiment, now)
 
 
-def to_cancel(session: Session, experiment: Experiment) -> list[int]:
+def pending_cancellations(session: Session, experiment: Experiment) -> list[int]:
     """Trials whose end was asked for and has not come."""
     query = select(Trial.trial).where(Trial.experiment_id == experiment.id, Trial.cancel_asked_at.is_not(None))
     return list(session.scalars(query.where(Trial.state.not_in(ENDED_TRIAL_STATES)).order_by(Trial.trial)))
 
 
 def _end(
-    session: Session, experiment: Experiment, attempt: Attempt, heartbeat: Heartbeat, now: datetime, retries: Retries
+    session: Session,
+    experiment: Experiment,
+    attempt: Attempt,
+    heartbeat: Heartbeat,
+    now: datetime,
+    retries: RetryPolicy,
 ) -> None:
     attempt.state, attempt.reason, attempt.ended_at = AttemptState.ENDED, heartbeat.reason, now
     state = State(experiment.state)
@@ -157,7 +164,7 @@ def _end(
         experiments.move(experiment, State.COMPLETED, now, heartbeat.reason)
         if heartbeat.controls is not None and state is State.RUNNING:
             session.flush()
-            actions.overtake(session, experiment, heartbeat.controls, now)
+            actions.apply_late_changes(session, experiment, heartbeat.controls, now)
     elif state is State.STOPPING:
         experiments.move(experiment, State.CANCELED, now, heartbeat.reason or "canceled on request")
     elif state is State.PAUSING and heartbeat.phase == "paused":
@@ -177,14 +184,14 @@ def _end(
     return None
 
 
-def _after_failure(session: Session, experiment: Experiment, why: str, now: datetime, retries: Retries) -> None:
+def _after_failure(session: Session, experiment: Experiment, why: str, now: datetime, retries: RetryPolicy) -> None:
     experiment.failures += 1
     if experiment.state != State.RUNNING:
-        _obey_late(experiment, now, why)
-    elif experiment.failures >= retries.most:
+        finish_pending_stop(experiment, now, why)
+    elif experiment.failures >= retries.max_attempts:
         experiments.move(experiment, State.ERROR, now, f"given up after {experiment.failures} attempts: {why}")
     else:
-        wait = retries.wait(experiment.failures)
+        wait = retries.wait_after(experiment.failures)
         reason = f"attempt {experiment.attempt} was lost, another follows in {wait.total_seconds():g} s: {why}"
         experiments.move(experiment, State.QUEUED, now, reason)
         experiment.retry_at = now + wait
@@ -192,7 +199,7 @@ def _after_failure(session: Session, experiment: Experiment, why: str, now: date
         experiments.close_trials(session, experiment, now)
 
 
-def _obey_late(experiment: Experiment, now: datetime, why: str) -> None:
+def finish_pending_stop(experiment: Experiment, now: datetime, why: str) -> None:
     """A driver that was to stop and is gone has stopped."""
     if experiment.state == State.STOPPING:
         experiments.move(experiment, State.CANCELED, now, f"canceled on request; its driver was gone already: {why}")
@@ -200,14 +207,14 @@ def _obey_late(experiment: Experiment, now: datetime, why: str) -> None:
         experiments.move(experiment, State.PAUSED, now, f"paused on request; its driver was gone already: {why}")
 
 
-def _in_vain(session: Session, experiment: Experiment) -> int:
+def consecutive_launch_failures(session: Session, experiment: Experiment) -> int:
     """How many attempts in a row, up to the newest, never reached Ray."""
     reached = Attempt.submitted_at.is_not(None) | Attempt.last_heartbeat_at.is_not(None)
     query = select(func.max(Attempt.number)).where(Attempt.experiment_id == experiment.id, reached)
     return experiment.attempt - (session.scalar(query) or 0)
 
 
-def _write_lines(
+def _write_trials(
     session: Session, experiment: Experiment, attempt: Attempt, lines: list[TrialUpdate], now: datetime
 ) -> None:
     for line in lines:
@@ -215,7 +222,7 @@ def _write_lines(
             number = getattr(line, field)
             if number is not None and not 0 <= number < LARGEST_NUMBER:
                 problem = Problem(f"trials.{field}", f"0 <= {field} < {LARGEST_NUMBER} required", number)
-                raise Invalid(f"a trial has no such {field}", [problem])
+                raise ValidationFailedError(f"a trial has no such {field}", [problem])
     numbers = [line.trial for line in lines]
     known: dict[int, Trial] = {}
     for start in range(0, len(numbers), 500):
@@ -241,11 +248,11 @@ def _write_lines(
             trial.sample = line.sample
         trial.mlflow_run_id = line.mlflow_run_id or trial.mlflow_run_id
         trial.restarts, trial.error_kind = line.restarts, line.error_kind
-        trial.started_at, trial.ended_at, trial.updated_at = _moment(line.started_at), _moment(line.ended_at), now
+        trial.started_at, trial.ended_at, trial.updated_at = _timestamp(line.started_at), _timestamp(line.ended_at), now
     session.flush()
 
 
-def _note_best(session: Session, experiment: Experiment, heartbeat: Heartbeat) -> None:
+def _update_best(session: Session, experiment: Experiment, heartbeat: Heartbeat) -> None:
     if heartbeat.winner is not None:
         experiment.winner = json.loads(heartbeat.winner.model_dump_json())
         experiment.best_trial, experiment.best_value = heartbeat.winner.trial, _finite(heartbeat.winner.value)
@@ -267,7 +274,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _moment(seconds: float | None) -> datetime | None:
+def _timestamp(seconds: float | None) -> datetime | None:
     try:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):

@@ -16,8 +16,8 @@ from search_spaces.experiment import MAX_NAME_LENGTH, ExperimentSpec
 from search_spaces.problems import Problem, SpecError
 from search_spaces.protocol import IMPORTED_STATES
 from search_spaces.validation import validate
-from service.contract.errors import Conflict
-from service.contract.states import AT_REST, ENDED, State
+from service.contract.errors import ConflictError
+from service.contract.states import ENDED, INACTIVE, State
 from service.domain import experiments, merge_patch
 from service.store.models import Experiment, Trial
 
@@ -30,7 +30,7 @@ def spec_of(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
     """The source's spec with its controls as they are now and the patch merged in (RFC 7396).
 
     `searcher.num_samples` counts new trials; a searcher of another kind replaces the old one whole. Raises
-    Conflict while the source is not at rest, SpecError for a change by which trials could not be compared.
+    ConflictError while the source is not at rest, SpecError for a change by which trials could not be compared.
     """
     _check_rest(source)
     before = experiments.spec_of(source)
@@ -48,12 +48,12 @@ def spec_of(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
     return spec
 
 
-def begin(session: Session, source: Experiment, spec: ExperimentSpec, warnings: list[str]) -> Experiment:
+def submit(session: Session, source: Experiment, spec: ExperimentSpec, warnings: list[str]) -> Experiment:
     """Store the new experiment. Its controls count the trials that it takes over. Raises SpecError for too many,
-    and Conflict when the source has gone on since its spec was looked at.
+    and ConflictError when the source has gone on since its spec was looked at.
     """
     _check_rest(source)
-    taken_over = _count_told(session, source.id)
+    taken_over = _count_importable(session, source.id)
     asked = Controls.of(spec).model_dump(mode="json")
     try:
         controls = validate({**asked, "num_samples": spec.num_samples + taken_over}, Controls)
@@ -63,7 +63,7 @@ def begin(session: Session, source: Experiment, spec: ExperimentSpec, warnings: 
     return experiments.submit(session, spec, warnings, controls=controls, source_id=source.id)
 
 
-def yet_to_read() -> ColumnElement[bool]:
+def has_pending_import() -> ColumnElement[bool]:
     """That an experiment is a fork whose driver has yet to read the trials that it was counted with.
 
     Once one trial is told, the fork's own journal has all that it took over.
@@ -72,43 +72,43 @@ def yet_to_read() -> ColumnElement[bool]:
     return Experiment.source_id.is_not(None) & Experiment.state.not_in({*ENDED, State.DELETING}) & ~told
 
 
-def to_read(session: Session, experiment: Experiment) -> str | None:
+def source_to_import(session: Session, experiment: Experiment) -> str | None:
     """The id of the experiment whose trials a driver takes over; None where it is no fork, or there is none to take.
 
     A source that never ran has no folder.
     """
     source = experiment.source_id
-    return source if source is not None and _count_told(session, source) else None
+    return source if source is not None and _count_importable(session, source) else None
 
 
-def check_source(session: Session, experiment: Experiment) -> None:
-    """Raises Conflict for a fork that has yet to read the trials of a source that goes on with them, or is gone.
+def check_source_unchanged(session: Session, experiment: Experiment) -> None:
+    """Raises ConflictError for a fork that has yet to read the trials of a source that goes on with them, or is gone.
 
     Locks the source, so that it rests for the transaction.
     """
-    if experiment.source_id is None or experiments.begun(session, experiment):
+    if experiment.source_id is None or experiments.count_started(session, experiment):
         return
     source = session.scalar(select(Experiment).where(Experiment.id == experiment.source_id).with_for_update())
     if source is None or source.state == State.DELETING:
-        raise Conflict(
+        raise ConflictError(
             f"experiment {experiment.id} continues from {experiment.source_id}, which was deleted before its trials "
             "were taken over: submit its spec as a new one"
         )
-    if source.state not in AT_REST:
-        raise Conflict(
+    if source.state not in INACTIVE:
+        raise ConflictError(
             f"experiment {experiment.id} continues from {source.id}, which is {source.state}, and has not taken over "
             "its trials: pause or cancel that first"
         )
 
 
-def _count_told(session: Session, experiment_id: str) -> int:
+def _count_importable(session: Session, experiment_id: str) -> int:
     query = select(func.count()).where(Trial.experiment_id == experiment_id, Trial.state.in_(IMPORTED_STATES))
     return session.scalars(query).one()
 
 
 def _check_rest(source: Experiment) -> None:
-    if source.state not in AT_REST:
-        raise Conflict(
+    if source.state not in INACTIVE:
+        raise ConflictError(
             f"experiment {source.id} is {source.state}: only what has ended or is paused can be continued from; "
             "cancel or pause it first"
         )

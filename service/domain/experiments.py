@@ -18,8 +18,8 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import ENDED_TRIAL_STATES, TrialState
 from search_spaces.stored import read_spec
-from service.contract.errors import Conflict, NotFound
-from service.contract.states import ACTIVE, DRIVEN, ENDED, NEXT, State
+from service.contract.errors import ConflictError, NotFoundError
+from service.contract.states import ACTIVE, DRIVEN, ENDED, TRANSITIONS, State
 from service.store.models import Experiment, Label, Trial
 
 ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"  # no 0 o 1 i l u: ids are read aloud and typed
@@ -27,10 +27,10 @@ ID_LENGTH = 8
 
 
 def move(experiment: Experiment, to: State, now: datetime, reason: str = "") -> None:
-    """The only way to another state. Raises Conflict for a move that `NEXT` does not hold."""
+    """The only way to another state. Raises ConflictError for a move that `TRANSITIONS` does not hold."""
     state = State(experiment.state)
-    if to not in NEXT[state]:
-        raise Conflict(f"experiment {experiment.id} is {state} and cannot become {to}")
+    if to not in TRANSITIONS[state]:
+        raise ConflictError(f"experiment {experiment.id} is {state} and cannot become {to}")
     experiment.state, experiment.reason = to, reason
     experiment.revision += 1
     experiment.stop_asked_at = now if to in {State.STOPPING, State.PAUSING} else None
@@ -77,32 +77,34 @@ def submit(
 
 
 def find(session: Session, experiment_id: str, *, lock: bool = False) -> Experiment:
-    """The experiment, its row locked for the transaction where asked. Raises NotFound."""
+    """The experiment, its row locked for the transaction where asked. Raises NotFoundError."""
     known = len(experiment_id) == ID_LENGTH and set(experiment_id) <= set(ID_ALPHABET)
     query = select(Experiment).where(Experiment.id == experiment_id)
     experiment = session.scalar(query.with_for_update() if lock else query) if known else None
     if experiment is None:
-        raise NotFound(f"there is no experiment {experiment_id[:32]!r}")
+        raise NotFoundError(f"there is no experiment {experiment_id[:32]!r}")
     return experiment
 
 
 def spec_of(experiment: Experiment) -> ExperimentSpec:
-    """Its spec as this version reads it. Raises Conflict for one that it cannot."""
+    """Its spec as this version reads it. Raises ConflictError for one that it cannot."""
     try:
         return read_spec(experiment.spec)
     except ValidationError as error:
-        raise Conflict(f"the spec of experiment {experiment.id} cannot be read by this version: {error}") from None
+        raise ConflictError(f"the spec of experiment {experiment.id} cannot be read by this version: {error}") from None
 
 
 def controls_of(experiment: Experiment) -> Controls:
-    """Its controls as this version reads them. Raises Conflict for those that it cannot."""
+    """Its controls as this version reads them. Raises ConflictError for those that it cannot."""
     try:
         return Controls.model_validate(experiment.controls)
     except ValidationError as error:
-        raise Conflict(f"the controls of experiment {experiment.id} cannot be read by this version: {error}") from None
+        raise ConflictError(
+            f"the controls of experiment {experiment.id} cannot be read by this version: {error}"
+        ) from None
 
 
-def newest(
+def list_newest(
     session: Session,
     *,
     states: Iterable[State] = (),
@@ -152,7 +154,7 @@ def count_trials(session: Session, ids: list[str]) -> dict[str, dict[TrialState,
     return counts
 
 
-def begun(session: Session, experiment: Experiment) -> int:
+def count_started(session: Session, experiment: Experiment) -> int:
     """How many trials there are, ended or not: fewer can no longer be asked for."""
     query = select(func.count(), func.max(Trial.trial)).where(Trial.experiment_id == experiment.id)
     count, last = session.execute(query).one()

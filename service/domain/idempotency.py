@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, shorten
-from service.contract.errors import Invalid
+from service.contract.errors import ValidationFailedError
 from service.store.database import Database
 from service.store.models import Experiment, IdempotencyKey
 
@@ -27,32 +27,35 @@ def digest(media_type: str, body: bytes, source: str = "") -> str:
     return hashlib.sha256(b"\0".join([media_type.encode(), *([source.encode()] if source else []), body])).hexdigest()
 
 
-def earlier(session: Session, key: str, body_sha256: str) -> str | None:
-    """The id of the experiment that was submitted under this key. Raises Invalid when that was another submission."""
+def find_replayed(session: Session, key: str, body_sha256: str) -> str | None:
+    """The id of the experiment that was submitted under this key.
+
+    Raises ValidationFailedError when that was another submission.
+    """
     known = session.get(IdempotencyKey, key)
     if known is None:
         return None
     if known.body_sha256 != body_sha256:
         rule = f"a fresh key for each submission required: {known.experiment_id} came under this one with another body"
-        raise Invalid(f"{HEADER}: {rule}", [Problem(HEADER, rule, shorten(key))])
+        raise ValidationFailedError(f"{HEADER}: {rule}", [Problem(HEADER, rule, shorten(key))])
     return known.experiment_id
 
 
-def once(
+def submit_once(
     database: Database, key: str | None, body_sha256: str, make: Callable[[Session], Experiment]
 ) -> tuple[str, bool]:
-    """The id of what `make` stored under the key, and whether that was an earlier time. Raises Invalid.
+    """The id of what `make` stored under the key, and whether that was an earlier time. Raises ValidationFailedError.
 
     Key and experiment are of one transaction. Of two equal submissions at the same moment the second waits for
     the first (on SQLite to begin, on PostgreSQL at the unique key, where it fails) and then finds its experiment.
     """
     try:
-        return _once(database, key, body_sha256, make)
+        return _submit_once(database, key, body_sha256, make)
     except IntegrityError:
-        return _once(database, key, body_sha256, make)
+        return _submit_once(database, key, body_sha256, make)
 
 
-def forget(session: Session, before: datetime) -> int:
+def delete_before(session: Session, before: datetime) -> int:
     """Drop the keys that were used before a time: who repeats a submission does it soon. Gives their number."""
     gone: CursorResult[Any] = session.execute(  # type: ignore[assignment]
         delete(IdempotencyKey).where(IdempotencyKey.created_at < before)
@@ -60,11 +63,11 @@ def forget(session: Session, before: datetime) -> int:
     return gone.rowcount
 
 
-def _once(
+def _submit_once(
     database: Database, key: str | None, body_sha256: str, make: Callable[[Session], Experiment]
 ) -> tuple[str, bool]:
     with database.write() as session:
-        known = None if key is None else earlier(session, key, body_sha256)
+        known = None if key is None else find_replayed(session, key, body_sha256)
         if known is not None:
             return known, True
         experiment = make(session)

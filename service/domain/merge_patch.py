@@ -8,16 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 from search_spaces.parsing import JSON_TYPES, read
-from service.contract.errors import WrongMediaType
+from service.contract.errors import UnsupportedMediaTypeError
 
 MEDIA_TYPE = "application/merge-patch+json"
 
 
 def parse(body: bytes, content_type: str) -> dict[str, Any]:
-    """The mapping that a body holds. Raises WrongMediaType, SpecError."""
+    """The mapping that a body holds. Raises UnsupportedMediaTypeError, SpecError."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in {MEDIA_TYPE, *JSON_TYPES}:
-        raise WrongMediaType(f"{MEDIA_TYPE} or application/json required, got {media_type[:100] or 'no content-type'}")
+        raise UnsupportedMediaTypeError(
+            f"{MEDIA_TYPE} or application/json required, got {media_type[:100] or 'no content-type'}"
+        )
     return read(body, "application/json")
 
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-LONGEST_WAIT_S = 300.0
-MOST_DOUBLINGS = 16  # more would exceed what a timedelta holds
+MAX_WAIT_S = 300.0
+MAX_DOUBLINGS = 16  # more would exceed what a timedelta holds
 
 
 @dataclass(frozen=True)
-class Retries:
+class RetryPolicy:
     """How often and how soon a lost driver is replaced."""
 
-    most: int
+    max_attempts: int
     backoff_s: float
 
     @property
-    def longest(self) -> timedelta:
-        return timedelta(seconds=max(self.backoff_s, LONGEST_WAIT_S))
+    def max_wait(self) -> timedelta:
+        return timedelta(seconds=max(self.backoff_s, MAX_WAIT_S))
 
-    def wait(self, failures: int) -> timedelta:
-        """After so many in a row; twice as long after each, up to the longest."""
-        doublings = min(max(0, failures - 1), MOST_DOUBLINGS)
-        return min(self.longest, timedelta(seconds=self.backoff_s * 2.0**doublings))
+    def wait_after(self, failures: int) -> timedelta:
+        """After so many in a row; twice as long after each, up to `max_wait`."""
+        doublings = min(max(0, failures - 1), MAX_DOUBLINGS)
+        return min(self.max_wait, timedelta(seconds=self.backoff_s * 2.0**doublings))

@@ -17,7 +17,7 @@ from search_spaces.experiment import TrialSpec
 from search_spaces.problems import Problem, unknown
 from search_spaces.protocol import DIAGNOSTICS, METRICS
 from search_spaces.stored import read_spec, read_trial_spec
-from service.contract.errors import Invalid, NotFound
+from service.contract.errors import NotFoundError, ValidationFailedError
 from service.domain import experiments
 from service.store.models import Trial, UtcDateTime
 
@@ -38,7 +38,8 @@ def page(
 ) -> list[tuple[Trial, Any]]:
     """Trials and their sort values, those behind `after` (a sort value and a trial) where given.
 
-    `sort` is a metric or a field, with a `-` before it for the largest first. Raises NotFound, Invalid.
+    `sort` is a metric or a field, with a `-` before it for the largest first. Raises NotFoundError,
+    ValidationFailedError.
     """
     experiments.find(session, experiment_id)
     descending = sort.startswith("-")
@@ -54,30 +55,32 @@ def page(
 
 
 def find(session: Session, experiment_id: str, trial: int) -> Trial:
-    """Raises NotFound for an unknown experiment and for a trial that has not begun."""
+    """Raises NotFoundError for an unknown experiment and for a trial that has not begun."""
     experiments.find(session, experiment_id)
     found = session.get(Trial, (experiment_id, trial))
     if found is None:
-        raise NotFound(f"experiment {experiment_id} has no trial {trial}, or it has not begun")
+        raise NotFoundError(f"experiment {experiment_id} has no trial {trial}, or it has not begun")
     return found
 
 
-def bound(session: Session, experiment_id: str, trial: int, kept: str | None) -> TrialSpec:
+def bound_spec(session: Session, experiment_id: str, trial: int, kept: str | None) -> TrialSpec:
     """The spec without domains that a trial ran: what its folder has `kept` of it, else as it was drawn.
 
     The seed of a trial that was taken over from another experiment is that of its number there, which the folder
-    alone knows. Raises NotFound where the draws were never told, or fit no more.
+    alone knows. Raises NotFoundError where the draws were never told, or fit no more.
     """
     stored = experiments.find(session, experiment_id).spec
     sample = find(session, experiment_id, trial).sample
     with contextlib.suppress(ValueError):  # absent, cut short, or of another version
         return read_trial_spec(kept or "")
     if sample is None:
-        raise NotFound(f"what was drawn for trial {trial} of experiment {experiment_id} is not recorded")
+        raise NotFoundError(f"what was drawn for trial {trial} of experiment {experiment_id} is not recorded")
     try:
         return read_spec(stored).bind(sample, trial)
     except ValueError as error:
-        raise NotFound(f"trial {trial} of experiment {experiment_id} cannot be bound to its spec: {error}") from None
+        raise NotFoundError(
+            f"trial {trial} of experiment {experiment_id} cannot be bound to its spec: {error}"
+        ) from None
 
 
 def to_cursor(value: Any) -> Any:
@@ -106,7 +109,9 @@ def _key(name: str) -> ColumnElement[Any]:
     if name in VALUES:
         value: ColumnElement[Any] = Trial.metrics[name].as_float()
         return value
-    raise Invalid("trials cannot be sorted by this", [Problem("sort", unknown("sort key", name, SORTS), name)])
+    raise ValidationFailedError(
+        "trials cannot be sorted by this", [Problem("sort", unknown("sort key", name, SORTS), name)]
+    )
 
 
 def _behind(key: ColumnElement[Any], descending: bool, value: Any, trial: int) -> ColumnElement[bool]:

@@ -16,9 +16,9 @@ from search_spaces.controls import Controls
 from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.stored import StoredSpec
 from service.contract.states import ACTIVE, DRIVEN, State
-from service.domain.attempts import abandon
+from service.domain.attempts import fail_unlaunchable
 from service.domain.cluster import Cluster
-from service.domain.retry_policy import Retries
+from service.domain.retry_policy import RetryPolicy
 from service.scheduling import fitting
 from service.scheduling.allocation import Demand, allocate
 from service.store.models import Experiment, Trial
@@ -26,7 +26,7 @@ from service.store.models import Experiment, Trial
 log = logging.getLogger(__name__)
 
 
-def assign_slots(session: Session, cluster: Cluster, now: datetime, retries: Retries) -> dict[str, int]:
+def assign_slots(session: Session, cluster: Cluster, now: datetime, retries: RetryPolicy) -> dict[str, int]:
     """Write the new shares of the running; give those of the queued that may start."""
     active = _active(session)
     done = _ended_trials(session, [experiment.id for experiment in active])
@@ -89,20 +89,20 @@ def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
 def _skip_unreadable(session: Session, experiment: Experiment, error: ValidationError, now: datetime) -> None:
     """One that cannot be read holds up no other. Its driver, where it has one, keeps the slots that it has."""
     if experiment.state == State.QUEUED:
-        abandon(session, experiment, f"what it asks for cannot be read by this version: {error}", now)
+        fail_unlaunchable(session, experiment, f"what it asks for cannot be read by this version: {error}", now)
     else:
         log.warning("what experiment %s asks for cannot be read: %s", experiment.id, error)
 
 
-def _is_backing_off(experiment: Experiment, now: datetime, retries: Retries) -> bool:
+def _is_backing_off(experiment: Experiment, now: datetime, retries: RetryPolicy) -> bool:
     """Whether its next attempt is not due yet. A wait longer than any wait was written before the clock was set."""
-    return experiment.retry_at is not None and timedelta(0) < experiment.retry_at - now <= retries.longest
+    return experiment.retry_at is not None and timedelta(0) < experiment.retry_at - now <= retries.max_wait
 
 
-def _is_due_soon(experiment: Experiment, now: datetime, retries: Retries) -> bool:
+def _is_due_soon(experiment: Experiment, now: datetime, retries: RetryPolicy) -> bool:
     """Whether so little of its wait is left that its slots are kept: else whatever is queued would take its place
     each time that Ray is started again."""
-    return experiment.retry_at is not None and experiment.retry_at - now <= retries.wait(1)
+    return experiment.retry_at is not None and experiment.retry_at - now <= retries.wait_after(1)
 
 
 def _why_waiting(demand: Demand, cluster: Cluster) -> str:

@@ -163,7 +163,7 @@ class Reconciler:
             seen = liveness.snapshot(experiment, attempt)
             if seen != (driver if loss.cleared_by_heartbeat else replace(driver, heard_at=seen.heard_at)):
                 return False
-            give_up = attempts.lose if loss.counted else attempts.withdraw
+            give_up = attempts.mark_lost if loss.counted else attempts.requeue_unlaunched
             give_up(session, experiment, attempt, why, now, self._context.retries)
         log.warning("attempt %s is lost: %s", driver.attempt_id, why)
         return True
@@ -196,15 +196,15 @@ class Reconciler:
                 spec = fitting.complete(stored, cluster)
                 controls = Controls.model_validate(experiment.controls)
             except (ValidationError, SpecError) as error:
-                attempts.abandon(session, experiment, f"its spec cannot be run by this version: {error}", now)
+                attempts.fail_unlaunchable(session, experiment, f"its spec cannot be run by this version: {error}", now)
                 return
             # Decided late when Ray was away at submission; nothing else of a stored spec changes.
             if stored.resources.gpus_per_trial is None:
                 experiment.spec = spec.model_dump(mode="json")
-            attempt, token = attempts.begin(session, experiment, slots, now)
-            document, source = dict(experiment.spec), continuation.to_read(session, experiment)
-            cancel_trials = attempts.to_cancel(session, experiment)
-            trials = experiments.begun(session, experiment)
+            attempt, token = attempts.start(session, experiment, slots, now)
+            document, source = dict(experiment.spec), continuation.source_to_import(session, experiment)
+            cancel_trials = attempts.pending_cancellations(session, experiment)
+            trials = experiments.count_started(session, experiment)
         launch = LaunchConfig(
             experiment_id=experiment_id,
             attempt=attempt.number,
@@ -244,7 +244,7 @@ class Reconciler:
             if not failure:
                 attempt.submitted_at = now
             elif attempt.state in OPEN and attempt.number == experiment.attempt:
-                attempts.withdraw(session, experiment, attempt, failure, now, self._context.retries)
+                attempts.requeue_unlaunched(session, experiment, attempt, failure, now, self._context.retries)
                 if blocked and experiment.state == State.QUEUED:
                     experiments.move(experiment, State.PAUSED, now, blocked)
 

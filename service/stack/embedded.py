@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 
 from search_spaces.protocol import API_PREFIX
-from service.contract.errors import Internal
+from service.contract.errors import InternalError
 from service.stack import home as folder
 from service.stack.children import Children
 from service.stack.home import Addresses, StackError
@@ -87,7 +87,7 @@ def up(
             stack.watch(ended)
             print("stopping ...", flush=True)
     except StackError as error:
-        said = json.dumps(Internal(str(error)).document()) if as_json else f"rung up: {error}"
+        said = json.dumps(InternalError(str(error)).document()) if as_json else f"rung up: {error}"
         print(said, file=sys.stderr, flush=True)
         return 1
     return 0

@@ -22,9 +22,9 @@ from typing import Any
 
 import pytest
 import torch
-from made_up import splits
 
 from search_spaces.experiment import ExperimentSpec
+from tests.support.trainings import splits
 from workers.training.loop import Training
 
 AUGMENTED = {"crop_padding": 4, "horizontal_flip": 0.5}

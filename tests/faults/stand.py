@@ -28,7 +28,7 @@ from proxy import Proxy
 
 from service import stack
 from service.client import Client
-from service.contract.errors import Unavailable
+from service.contract.errors import UnavailableError
 from service.stack import children, embedded
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ POSTGRES = (  # nothing is to survive a power failure here: kill -9 leaves what 
 
 
 #: What the SDK raises while the service is away.
-AWAY = (Unavailable,)
+AWAY = (UnavailableError,)
 
 
 class Stand:

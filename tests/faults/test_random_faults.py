@@ -17,7 +17,7 @@ from experiments import parallel, serial
 from invariants import assert_nothing_lost, entries
 from stand import Stand
 
-from service.contract.states import AT_REST
+from service.contract.states import INACTIVE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(3600)]
 
@@ -60,7 +60,7 @@ def test_twenty_faults_at_random(stand: Stand) -> None:
     print(f"\nseed {seed}: {sum(hit.values())} faults: {dict(hit)}")
     assert sum(hit.values()) == FAULTS, "the experiments ended before all faults had come"
     for one in ids:
-        stand.until(lambda one=one: stand.rung.get(one).state in AT_REST, f"the end of {one}", PATIENCE_S)
+        stand.until(lambda one=one: stand.rung.get(one).state in INACTIVE, f"the end of {one}", PATIENCE_S)
     for one in ids:
         view = assert_nothing_lost(stand, one, TRIALS, trained_again=2 * FAULTS)
         print(f"{view.name}: {view.attempt} attempts, {len(entries(stand, one))} entries in its journal")

@@ -13,12 +13,13 @@ from fastapi import FastAPI
 
 from service.adapters.mlflow_client import MlflowClient
 from service.settings import Settings
+from tests.support.memory_launcher import MemoryLauncher
 
 
 class Watched:
     """A launcher that tells when it was asked to launch."""
 
-    def __init__(self, launcher: Any) -> None:
+    def __init__(self, launcher: MemoryLauncher) -> None:
         self._launcher = launcher
         self.launched = threading.Event()
 
@@ -31,7 +32,7 @@ class Watched:
 
 
 @pytest.fixture
-def watched(launcher: Any) -> Watched:
+def watched(launcher: MemoryLauncher) -> Watched:
     return Watched(launcher)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from service import demo, stack
+from service.context import Context
+from tests.support.world import World
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ WINNER = {"trial": 1, "value": 0.96875, "test_accuracy": 0.9375, "test_loss": 0.
 
 @pytest.fixture
 def exit_status(
-    monkeypatch: pytest.MonkeyPatch, handlers: None, world: Any, context: Any
+    monkeypatch: pytest.MonkeyPatch, handlers: None, world: World, context: Context
 ) -> Callable[[dict[str, Any], Any], int]:
     """The demo's, on a service whose driver says one last word of some trials."""
 
@@ -93,7 +95,7 @@ def exit_status(
 
 
 def test_the_demo_says_what_came_of_it(
-    exit_status: Callable[..., int], world: Any, capsys: pytest.CaptureFixture[str]
+    exit_status: Callable[..., int], world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_status({"phase": "completed", "winner": WINNER}, LINES) == 0
     said = capsys.readouterr().out

@@ -19,7 +19,8 @@ from workers.state.trial_table import Progress
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from searches import Search
+
+    from tests.support.searches import Search
 
 OpenProgress = Callable[..., Progress]
 
@@ -181,7 +182,7 @@ def search(
     tmp_path: Path, experiment: Callable[..., ExperimentSpec], open_progress: OpenProgress
 ) -> Callable[..., Search]:
     """`search(attempt, field=...)`: an attempt at such an experiment, without Ray, in `tmp_path`."""
-    from searches import Search
+    from tests.support.searches import Search
 
     def begin(attempt: int = 1, **changes: Any) -> Search:
         spec = experiment(**changes)

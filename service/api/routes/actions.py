@@ -10,17 +10,17 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
 from service.api.dependencies import Body, ExperimentId, IfMatch, Key, Service, shown, stored
-from service.api.error_handlers import problems
+from service.api.error_handlers import error_responses
 from service.api.etags import Precondition
 from service.context import AppContext
 from service.contract.errors import (
-    BadRequest,
-    Conflict,
-    Invalid,
-    NotFound,
-    PreconditionFailed,
-    TooLarge,
-    WrongMediaType,
+    BadRequestError,
+    ConflictError,
+    ContentTooLargeError,
+    NotFoundError,
+    PreconditionFailedError,
+    UnsupportedMediaTypeError,
+    ValidationFailedError,
 )
 from service.contract.schemas import ExperimentView
 from service.domain import actions, continuation, dataset_checks, experiments, idempotency, merge_patch
@@ -29,7 +29,9 @@ from service.store.models import Experiment
 
 router = APIRouter(prefix="/experiments/{experiment_id}", tags=["experiments"])
 
-REFUSALS = problems(BadRequest, NotFound, Conflict, PreconditionFailed, Invalid)
+REFUSALS = error_responses(
+    BadRequestError, NotFoundError, ConflictError, PreconditionFailedError, ValidationFailedError
+)
 CHANGE = {
     "more trials": {"summary": "40 trials in all, served before others", "value": {"num_samples": 40, "priority": 10}},
     "another end": {
@@ -99,7 +101,7 @@ def cancel_experiment(
 
 @router.patch(
     "",
-    responses={**REFUSALS, **problems(TooLarge, WrongMediaType)},
+    responses={**REFUSALS, **error_responses(ContentTooLargeError, UnsupportedMediaTypeError)},
     openapi_extra=patch_body({"$ref": "#/components/schemas/ControlsPatch"}, CHANGE),
 )
 def change_experiment(
@@ -126,7 +128,7 @@ def change_experiment(
 @router.post(
     "/continue",
     status_code=201,
-    responses={**REFUSALS, **problems(TooLarge, WrongMediaType)},
+    responses={**REFUSALS, **error_responses(ContentTooLargeError, UnsupportedMediaTypeError)},
     openapi_extra=patch_body({"type": "object", "title": "SpecPatch"}, CONTINUATION, required=False),
 )
 def continue_experiment(
@@ -148,7 +150,7 @@ def continue_experiment(
     media_type = request.headers.get("content-type", "")
     sha256 = idempotency.digest(media_type, body, experiment_id)
     with service.database.read() as session:
-        known = None if key is None else idempotency.earlier(session, key, sha256)
+        known = None if key is None else idempotency.find_replayed(session, key, sha256)
         if known is not None:
             return stored(service, response, known, replayed=True)
         source = experiments.find(session, experiment_id)
@@ -159,9 +161,9 @@ def continue_experiment(
     def make(session: Session) -> Experiment:
         source = experiments.find(session, experiment_id, lock=True)
         if_match.check(source)
-        return continuation.begin(session, source, spec, spec.warnings())
+        return continuation.submit(session, source, spec, spec.warnings())
 
-    made, replayed = idempotency.once(service.database, key, sha256, make)
+    made, replayed = idempotency.submit_once(service.database, key, sha256, make)
     service.wake.set()
     return stored(service, response, made, replayed)
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter
 
 from search_spaces.experiment import ExperimentSpec
 from service.api import presets
-from service.api.error_handlers import problems
-from service.contract.errors import NotFound
+from service.api.error_handlers import error_responses
+from service.contract.errors import NotFoundError
 from service.contract.schemas import Preset, PresetName
 
 router = APIRouter(tags=["catalog"])
@@ -27,7 +27,7 @@ def list_presets() -> list[PresetName]:
     return presets.names()
 
 
-@router.get("/presets/{name}", responses=problems(NotFound))
+@router.get("/presets/{name}", responses=error_responses(NotFoundError))
 def show_preset(name: str) -> Preset:
     """One preset, as data and as the commented YAML file."""
     return presets.load(name)

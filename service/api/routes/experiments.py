@@ -13,9 +13,15 @@ from search_spaces.parsing import JSON_TYPES, YAML_TYPES, read
 from search_spaces.validation import validate
 from service.api import pagination, serializers
 from service.api.dependencies import TEXT, Body, ExperimentId, Key, Paging, Service, shown, stored
-from service.api.error_handlers import problems
-from service.contract.errors import BadRequest, Invalid, NotFound, TooLarge, WrongMediaType
-from service.contract.schemas import ExperimentPage, ExperimentView, Validated
+from service.api.error_handlers import error_responses
+from service.contract.errors import (
+    BadRequestError,
+    ContentTooLargeError,
+    NotFoundError,
+    UnsupportedMediaTypeError,
+    ValidationFailedError,
+)
+from service.contract.schemas import ExperimentPage, ExperimentView, ValidationResult
 from service.contract.states import State
 from service.domain import dataset_checks, experiments, idempotency
 from service.scheduling import fitting
@@ -86,12 +92,15 @@ class Filters(Paging):
 @router.post(
     "",
     status_code=201,
-    response_model=ExperimentView | Validated,
+    response_model=ExperimentView | ValidationResult,
     openapi_extra=SPEC_BODY,
     responses={
-        200: {"model": Validated, "description": "With `validate_only`: the completed spec, and nothing was stored"},
+        200: {
+            "model": ValidationResult,
+            "description": "With `validate_only`: the completed spec, and nothing was stored",
+        },
         201: {"model": ExperimentView, "description": "Stored and queued; `Location` is its address"},
-        **problems(BadRequest, TooLarge, WrongMediaType, Invalid),
+        **error_responses(BadRequestError, ContentTooLargeError, UnsupportedMediaTypeError, ValidationFailedError),
     },
 )
 def submit_experiment(
@@ -101,7 +110,7 @@ def submit_experiment(
     body: Body,
     query: Annotated[Submission, Query()],
     key: Key = None,
-) -> ExperimentView | Validated:
+) -> ExperimentView | ValidationResult:
     """Check a spec, complete it with its defaults, and queue it.
 
     An error names every broken rule with its field and value; then nothing is stored. `warnings` tell of
@@ -110,13 +119,13 @@ def submit_experiment(
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in JSON_TYPES | YAML_TYPES:
-        raise WrongMediaType(
+        raise UnsupportedMediaTypeError(
             f"application/json or application/yaml required, got {media_type[:100] or 'no content-type'}"
         )
     sha256 = idempotency.digest(media_type, body)
     if key is not None and not query.validate_only:
         with service.database.read() as session:  # before the check: what was accepted once is not judged anew
-            known = idempotency.earlier(session, key, sha256)
+            known = idempotency.find_replayed(session, key, sha256)
         if known is not None:
             return stored(service, response, known, replayed=True)
     spec = fitting.complete(validate(read(body, media_type)), service.cluster_cache.cluster)
@@ -124,15 +133,15 @@ def submit_experiment(
     warnings = spec.warnings()
     if query.validate_only:
         response.status_code = 200
-        return Validated(spec=spec.model_dump(mode="json"), warnings=warnings, num_samples=spec.num_samples)
-    made, replayed = idempotency.once(
+        return ValidationResult(spec=spec.model_dump(mode="json"), warnings=warnings, num_samples=spec.num_samples)
+    made, replayed = idempotency.submit_once(
         service.database, key, sha256, lambda session: experiments.submit(session, spec, warnings)
     )
     service.wake.set()
     return stored(service, response, made, replayed)
 
 
-@router.get("", responses=problems(Invalid))
+@router.get("", responses=error_responses(ValidationFailedError))
 def list_experiments(service: Service, query: Annotated[Filters, Query()]) -> ExperimentPage:
     """Experiments from the newest on."""
     before = None
@@ -143,7 +152,7 @@ def list_experiments(service: Service, query: Annotated[Filters, Query()]) -> Ex
         except (ValueError, OverflowError):
             pagination.refuse(query.cursor)
     with service.database.read() as session:
-        found = experiments.newest(
+        found = experiments.list_newest(
             session,
             states=query.state,
             project=query.project,
@@ -166,7 +175,7 @@ def list_experiments(service: Service, query: Annotated[Filters, Query()]) -> Ex
     )
 
 
-@router.get("/{experiment_id}", responses=problems(NotFound))
+@router.get("/{experiment_id}", responses=error_responses(NotFoundError))
 def show_experiment(service: Service, response: Response, experiment_id: ExperimentId) -> ExperimentView:
     """Everything about one experiment but its trials. The ETag is its revision, for If-Match."""
     with service.database.read() as session:

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.adapters.experiment_files import MAX_CHUNK_BYTES
 from service.api import log_chunks
 from service.api.dependencies import ExperimentId, Service
-from service.api.error_handlers import problems
+from service.api.error_handlers import error_responses
 from service.api.routes.trials import TrialNumber
-from service.contract.errors import Invalid, NotFound, Unavailable
-from service.contract.schemas import DiskUse, LogPiece
+from service.contract.errors import NotFoundError, UnavailableError, ValidationFailedError
+from service.contract.schemas import DiskUse, LogChunk
 from service.domain import experiments
 
 router = APIRouter(prefix="/experiments/{experiment_id}", tags=["logs"])
@@ -32,21 +32,21 @@ class DriverPlace(Place):
     attempt: int | None = Field(None, ge=1, lt=2**31, description="number of the driver; default: the newest")
 
 
-@router.get("/logs", responses=problems(NotFound, Invalid, Unavailable))
-def show_driver_log(service: Service, experiment_id: ExperimentId, query: Annotated[DriverPlace, Query()]) -> LogPiece:
+@router.get("/logs", responses=error_responses(NotFoundError, ValidationFailedError, UnavailableError))
+def show_driver_log(service: Service, experiment_id: ExperimentId, query: Annotated[DriverPlace, Query()]) -> LogChunk:
     """What a driver said, piece by piece: ask again from `next_offset` until `complete`."""
     return log_chunks.of_driver(service, experiment_id, query.attempt, query.offset, query.limit)
 
 
-@router.get("/trials/{trial}/logs", responses=problems(NotFound, Invalid, Unavailable))
+@router.get("/trials/{trial}/logs", responses=error_responses(NotFoundError, ValidationFailedError, UnavailableError))
 def show_trial_log(
     service: Service, experiment_id: ExperimentId, trial: TrialNumber, query: Annotated[Place, Query()]
-) -> LogPiece:
+) -> LogChunk:
     """What a trial said, piece by piece: ask again from `next_offset` until `complete`."""
     return log_chunks.of_trial(service, experiment_id, trial, query.offset, query.limit)
 
 
-@router.get("/storage", responses=problems(NotFound))
+@router.get("/storage", responses=error_responses(NotFoundError))
 def show_storage(service: Service, experiment_id: ExperimentId) -> DiskUse:
     """How much of the disk an experiment holds, counted now, file by file."""
     with service.database.read() as session:

@@ -11,8 +11,15 @@ from pydantic import Field
 from search_spaces.protocol import TrialState
 from service.api import etags, pagination, serializers
 from service.api.dependencies import TEXT, ExperimentId, IfMatch, Paging, Service
-from service.api.error_handlers import problems
-from service.contract.errors import BadRequest, Conflict, Invalid, NotFound, PreconditionFailed, Unavailable
+from service.api.error_handlers import error_responses
+from service.contract.errors import (
+    BadRequestError,
+    ConflictError,
+    NotFoundError,
+    PreconditionFailedError,
+    UnavailableError,
+    ValidationFailedError,
+)
 from service.contract.schemas import Curves, TrialPage, TrialView
 from service.domain import actions, experiments, trials
 from service.domain.attempts import LARGEST_NUMBER
@@ -33,7 +40,7 @@ class Sorting(Paging):
     state: TrialState | None = None
 
 
-@router.get("", responses=problems(NotFound, Invalid))
+@router.get("", responses=error_responses(NotFoundError, ValidationFailedError))
 def list_trials(service: Service, experiment_id: ExperimentId, query: Annotated[Sorting, Query()]) -> TrialPage:
     """The last known line of each trial, sorted by a field or by a metric of its last epoch."""
     after = _place(query) if query.cursor is not None else None
@@ -58,7 +65,7 @@ def list_trials(service: Service, experiment_id: ExperimentId, query: Annotated[
     )
 
 
-@router.get("/{trial}", responses=problems(NotFound))
+@router.get("/{trial}", responses=error_responses(NotFoundError))
 def show_trial(service: Service, experiment_id: ExperimentId, trial: TrialNumber) -> TrialView:
     """The last known line of one trial."""
     with service.database.read() as session:
@@ -70,27 +77,31 @@ def show_trial(service: Service, experiment_id: ExperimentId, trial: TrialNumber
 SPEC_ANSWER = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/TrialSpec"}}}}
 
 
-@router.get("/{trial}/spec", response_model=None, responses={200: SPEC_ANSWER, **problems(NotFound)})
+@router.get("/{trial}/spec", response_model=None, responses={200: SPEC_ANSWER, **error_responses(NotFoundError)})
 def show_spec(service: Service, experiment_id: ExperimentId, trial: TrialNumber) -> dict[str, Any]:
     """The configuration that one trial ran: the experiment's spec with every domain replaced by what was drawn."""
     with service.database.read() as session:
         trials.find(session, experiment_id, trial)
     kept = service.files(experiment_id).trial_spec(trial)
     with service.database.read() as session:
-        return trials.bound(session, experiment_id, trial, kept).model_dump(mode="json")
+        return trials.bound_spec(session, experiment_id, trial, kept).model_dump(mode="json")
 
 
-@router.get("/{trial}/curves", responses=problems(NotFound, Unavailable))
+@router.get("/{trial}/curves", responses=error_responses(NotFoundError, UnavailableError))
 def show_curves(service: Service, experiment_id: ExperimentId, trial: TrialNumber) -> Curves:
     """Every metric of one trial by epoch, read from MLflow. 503 while MLflow is away."""
     with service.database.read() as session:
         row = trials.find(session, experiment_id, trial)
     if row.mlflow_run_id is None:
-        raise NotFound(f"trial {trial} of experiment {experiment_id} has no curve yet")
+        raise NotFoundError(f"trial {trial} of experiment {experiment_id} has no curve yet")
     return Curves(trial=trial, mlflow_run_id=row.mlflow_run_id, metrics=service.mlflow.curves(row.mlflow_run_id))
 
 
-@router.post("/{trial}/cancel", status_code=202, responses=problems(BadRequest, NotFound, Conflict, PreconditionFailed))
+@router.post(
+    "/{trial}/cancel",
+    status_code=202,
+    responses=error_responses(BadRequestError, NotFoundError, ConflictError, PreconditionFailedError),
+)
 def cancel_trial(
     service: Service, response: Response, experiment_id: ExperimentId, trial: TrialNumber, if_match: IfMatch
 ) -> TrialView:

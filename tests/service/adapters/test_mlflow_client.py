@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from service.adapters.mlflow_client import MlflowClient
-from service.contract.errors import Unavailable
+from service.contract.errors import UnavailableError
 from service.settings import Settings
 
 HISTORY = [
@@ -91,7 +91,7 @@ def test_pages_are_joined_and_sorted_and_empty_metrics_left_out(tmp_path: Path, 
 def test_a_refusal_is_told(tmp_path: Path, uri: str) -> None:
     reader = results(tmp_path, uri, mlflow_username="wrong")
     assert "answers 401" in reader.unavailable_reason()
-    with pytest.raises(Unavailable, match="answers 401"):
+    with pytest.raises(UnavailableError, match="answers 401"):
         reader.curves("r1")
     reader.close()
 
@@ -119,7 +119,7 @@ def test_nobody_waits_for_a_server_that_does_not_answer(tmp_path: Path) -> None:
 
 def test_what_does_not_answer_as_mlflow_does_is_away(tmp_path: Path, uri: str) -> None:
     reader = results(tmp_path, uri)
-    with pytest.raises(Unavailable, match="does not answer as MLflow does: <html>login"):
+    with pytest.raises(UnavailableError, match="does not answer as MLflow does: <html>login"):
         reader.curves("odd")
     reader.close()
 

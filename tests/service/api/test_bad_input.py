@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.world import World
+
 EXPERIMENTS = "/api/v1/experiments"
 JSON = "application/json"
 YAML = "application/yaml"
@@ -87,7 +89,7 @@ BODIES: list[tuple[str, bytes, str, str, str]] = [
 
 #: Title, body, media type, status, and what the answer says: no field is at fault.
 UNREAD: list[tuple[str, bytes, str, int, str]] = [
-    ("5 MB", b'{"name": "' + b"x" * 5_000_000 + b'"}', JSON, 413, "at most 1048576 bytes required"),
+    ("5 MB", b'{"name": "' + b"x" * 5_000_000 + b'"}', JSON, 413, "must be at most 1048576 bytes"),
     ("a form", b"name=x", "application/x-www-form-urlencoded", 415, "application/x-www-form-urlencoded"),
     ("no type", b'{"name": "x"}', "", 415, "application/json or application/yaml required, got no content-type"),
     ("a broken type", b'{"name": "x"}', "\x7f/;;", 415, "application/json or application/yaml required"),
@@ -106,7 +108,7 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
     return document
 
 
-def test_every_bad_spec_is_answered_by_field_rule_and_value(world: Any) -> None:
+def test_every_bad_spec_is_answered_by_field_rule_and_value(world: World) -> None:
     world.reconciler.reconcile_once()
     for title, spec, field, rule in SPECS:
         for query in ({}, {"validate_only": True}):
@@ -117,7 +119,7 @@ def test_every_bad_spec_is_answered_by_field_rule_and_value(world: Any) -> None:
     assert world.client.get(EXPERIMENTS).json()["items"] == []
 
 
-def test_every_bad_body_is_answered_by_field_and_rule(world: Any) -> None:
+def test_every_bad_body_is_answered_by_field_and_rule(world: World) -> None:
     for title, body, media_type, field, rule in BODIES:
         answer = world.client.post(EXPERIMENTS, content=body, headers={"content-type": media_type})
         (error,) = problem(answer, 422)["errors"]
@@ -203,13 +205,13 @@ SORTINGS = [
 ]
 
 
-def test_bad_sorting(world: Any) -> None:
+def test_bad_sorting(world: World) -> None:
     one = world.submit()
     for query in SORTINGS:
         problem(world.client.get(f"{EXPERIMENTS}/{one}/trials?{query}"), 422)
 
 
-def test_unknown_names_are_answered_with_the_nearest(world: Any) -> None:
+def test_unknown_names_are_answered_with_the_nearest(world: World) -> None:
     preset = problem(world.client.get("/api/v1/presets/digits-quik"), 404)
     assert "did you mean 'digits-quick'?" in preset["detail"]
     one = world.submit()

@@ -8,11 +8,13 @@ import pytest
 from sqlalchemy import event, text
 
 from service.context import AppContext
+from tests.support.postgres import Postgres
+from tests.support.world import World
 
 EXPERIMENTS = "/api/v1/experiments"
 
 
-def test_a_full_disk_of_the_database_changes_nothing_and_says_so(world: Any, context: AppContext) -> None:
+def test_a_full_disk_of_the_database_changes_nothing_and_says_so(world: World, context: AppContext) -> None:
     running = world.started()
     before = [item["id"] for item in world.client.get(EXPERIMENTS).json()["items"]]
     with context.database.engine.connect() as connection:
@@ -43,7 +45,7 @@ def test_a_full_disk_of_the_database_changes_nothing_and_says_so(world: Any, con
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_database_that_is_away_is_503_and_comes_back(world: Any, postgres: Any) -> None:
+def test_a_database_that_is_away_is_503_and_comes_back(world: World, postgres: Postgres) -> None:
     one = world.submit()
     postgres.stop("immediate")
     for answer in (world.client.get(f"{EXPERIMENTS}/{one}"), world.client.post(EXPERIMENTS, json={"name": "x"})):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from service.api.etags import etag, parse
-from service.contract.errors import BadRequest, PreconditionFailed
+from service.contract.errors import BadRequestError, PreconditionFailedError
 from service.store.models import Experiment
+from tests.support.world import World
 
 
 @pytest.mark.parametrize("header", [None, "*", " * ", '"5"', '"4", "5"', '"4" ,,W/"8","5" ', ', "5"'])
@@ -18,7 +17,7 @@ def test_what_matches_passes(header: str | None) -> None:
 
 @pytest.mark.parametrize("header", ['"4"', '""', 'W/"5"', '"4", "6"', '"4,5"', '"05"', '"\xe9"'])
 def test_what_does_not_match_names_both(header: str) -> None:
-    with pytest.raises(PreconditionFailed) as caught:
+    with pytest.raises(PreconditionFailedError) as caught:
         parse(header).check(Experiment(id="k3v9q2mz", revision=5))
     assert header in caught.value.detail
     assert etag(5) in caught.value.detail
@@ -26,18 +25,18 @@ def test_what_does_not_match_names_both(header: str) -> None:
 
 @pytest.mark.parametrize("header", ["", "5", '"5', '5"', '"4" "5"', '*, "5"', "w/", 'W/5, "5"', "," * 900, '"a b"'])
 def test_what_is_no_tag_is_refused(header: str) -> None:
-    with pytest.raises(BadRequest, match="If-Match"):
+    with pytest.raises(BadRequestError, match="If-Match"):
         parse(header)
 
 
 @pytest.mark.timeout(20)
 def test_a_hostile_header_is_read_in_linear_time() -> None:
     for header in ('"5"' + " ," * 100_000 + "x", '"5",' * 50_000 + "x", " " * 200_000 + "x"):
-        with pytest.raises(BadRequest):
+        with pytest.raises(BadRequestError):
             parse(header)
 
 
-def test_a_trial_is_canceled_at_the_revision_of_its_experiment(world: Any) -> None:
+def test_a_trial_is_canceled_at_the_revision_of_its_experiment(world: World) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
     seen = world.show(one)["revision"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from service.settings import Settings
+from tests.support.world import World
 
 pytestmark = pytest.mark.stores
 
@@ -19,13 +20,13 @@ def write(settings: Settings, experiment_id: str, name: str, data: bytes) -> Pat
     return path
 
 
-def logs(world: Any, experiment_id: str, of: str = "", status: int = 200, **query: Any) -> Any:
+def logs(world: World, experiment_id: str, of: str = "", status: int = 200, **query: Any) -> Any:
     answer = world.client.get(f"/api/v1/experiments/{experiment_id}{of}/logs", params=query)
     assert answer.status_code == status, answer.text
     return answer.json() if status == 200 else answer.json()["detail"]
 
 
-def test_a_driver_s_log_is_read_as_it_grows(world: Any, settings: Settings) -> None:
+def test_a_driver_s_log_is_read_as_it_grows(world: World, settings: Settings) -> None:
     one = world.started()
     path = write(settings, one, "logs/driver-a1.log", b"first\n")
     piece = logs(world, one)
@@ -41,7 +42,7 @@ def test_a_driver_s_log_is_read_as_it_grows(world: Any, settings: Settings) -> N
     assert rest["next_offset"] == rest["size"] == path.stat().st_size
 
 
-def test_each_attempt_has_its_own(world: Any, settings: Settings) -> None:
+def test_each_attempt_has_its_own(world: World, settings: Settings) -> None:
     one = world.started()
     write(settings, one, "logs/driver-a1.log", b"one")
     world.beat(one, {"phase": "failed"})
@@ -53,22 +54,22 @@ def test_each_attempt_has_its_own(world: Any, settings: Settings) -> None:
     assert "no attempt 3 whose log could be read: it has 2 so far" in logs(world, one, status=404, attempt=3)
 
 
-def test_what_a_driver_said_before_it_could_write_is_ray_s(world: Any) -> None:
+def test_what_a_driver_said_before_it_could_write_is_ray_s(world: World) -> None:
     one = world.started()
     assert "has said nothing yet" in logs(world, one, status=404)
     world.launcher.printed[f"exp-{one}-a1"] = "ModuleNotFoundError: größer"
     assert logs(world, one)["text"] == "ModuleNotFoundError: größer"
-    world.launcher.away = True
+    world.launcher.unreachable = True
     assert "what Ray kept cannot be read" in logs(world, one, status=503)
 
 
-def test_an_experiment_without_a_driver_says_why(world: Any) -> None:
+def test_an_experiment_without_a_driver_says_why(world: World) -> None:
     one = world.submit(resources={"gpus_per_trial": 8})
     world.reconciler.reconcile_once()
     assert "waiting for a larger node" in logs(world, one, status=404)
 
 
-def test_a_trial_s_log_outlives_it(world: Any, settings: Settings) -> None:
+def test_a_trial_s_log_outlives_it(world: World, settings: Settings) -> None:
     one = world.started()
     assert "has no trial 3" in logs(world, one, "/trials/3", status=404)
     world.beat(one, {"phase": "searching", "trials": [world.line(3)]})
@@ -86,7 +87,7 @@ def test_a_trial_s_log_outlives_it(world: Any, settings: Settings) -> None:
     assert logs(world, one, "/trials/3")["complete"]
 
 
-def test_a_trial_without_a_driver_says_no_more(world: Any, settings: Settings) -> None:
+def test_a_trial_without_a_driver_says_no_more(world: World, settings: Settings) -> None:
     one = world.started()
     write(settings, one, "trials/00000/trial.log", b"epoch 1\n")
     world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
@@ -97,7 +98,7 @@ def test_a_trial_without_a_driver_says_no_more(world: Any, settings: Settings) -
     assert logs(world, one, "/trials/0")["complete"]
 
 
-def test_a_log_that_cannot_be_read_is_unavailable(world: Any, settings: Settings) -> None:
+def test_a_log_that_cannot_be_read_is_unavailable(world: World, settings: Settings) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
     for name in ("logs/driver-a1.log", "trials/00000/trial.log"):
@@ -106,7 +107,7 @@ def test_a_log_that_cannot_be_read_is_unavailable(world: Any, settings: Settings
     assert f"the log of trial 0 of experiment {one} cannot be read" in logs(world, one, "/trials/0", status=503)
 
 
-def test_the_largest_offset_is_beyond_the_end(world: Any, settings: Settings) -> None:
+def test_the_largest_offset_is_beyond_the_end(world: World, settings: Settings) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
     for of, name in (("", "logs/driver-a1.log"), ("/trials/0", "trials/00000/trial.log")):
@@ -116,12 +117,12 @@ def test_the_largest_offset_is_beyond_the_end(world: Any, settings: Settings) ->
 
 
 @pytest.mark.parametrize("query", [{"offset": -1}, {"limit": 0}, {"limit": 2**30}, {"attempt": 0}, {"atempt": 1}])
-def test_a_wrong_place_is_refused(world: Any, query: dict[str, int]) -> None:
+def test_a_wrong_place_is_refused(world: World, query: dict[str, int]) -> None:
     one = world.started()
     logs(world, one, status=422, **query)
 
 
-def test_disk_use_is_told_by_kind(world: Any, settings: Settings) -> None:
+def test_disk_use_is_told_by_kind(world: World, settings: Settings) -> None:
     one = world.started()
     address = f"/api/v1/experiments/{one}/storage"
     assert world.client.get(address).json()["total_bytes"] == 0

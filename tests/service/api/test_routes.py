@@ -14,6 +14,8 @@ from search_spaces.validation import validate
 from service.context import AppContext
 from service.scheduling.reconciler import Reconciler
 from service.store.models import Experiment
+from tests.support.memory_launcher import MemoryLauncher
+from tests.support.world import World
 
 pytestmark = pytest.mark.stores
 
@@ -57,7 +59,7 @@ def test_gpus_are_decided_by_the_cluster_and_too_many_refused(client: httpx.Clie
     assert "at most 2 required: the largest node, large" in error["rule"]
 
 
-def test_pages_of_experiments_meet_without_gap_or_overlap(client: httpx.Client, world: Any) -> None:
+def test_pages_of_experiments_meet_without_gap_or_overlap(client: httpx.Client, world: World) -> None:
     ids = [world.submit(name=f"n{number}") for number in range(5)]
     seen: list[str] = []
     query: dict[str, Any] = {"limit": 2}
@@ -71,7 +73,7 @@ def test_pages_of_experiments_meet_without_gap_or_overlap(client: httpx.Client, 
     assert seen == ids[::-1]
 
 
-def test_filters(client: httpx.Client, world: Any) -> None:
+def test_filters(client: httpx.Client, world: World) -> None:
     one = world.submit(name="digits-LR", project="vision", labels=["night", "lr"])
     two = world.submit(name="other_100", project="speech")
     client.post(f"{EXPERIMENTS}/{two}/cancel")
@@ -89,7 +91,7 @@ def test_filters(client: httpx.Client, world: Any) -> None:
     assert found(project="vision", state="CANCELED") == []
 
 
-def test_trials_sorted_and_paged_with_the_valueless_last(client: httpx.Client, world: Any) -> None:
+def test_trials_sorted_and_paged_with_the_valueless_last(client: httpx.Client, world: World) -> None:
     one = world.submit(resources={"gpus_per_trial": 0})
     world.reconciler.reconcile_once()
     values = [0.3, None, 0.9, 0.3, float("nan"), 0.5]
@@ -123,14 +125,14 @@ def test_trials_sorted_and_paged_with_the_valueless_last(client: httpx.Client, w
     assert shown["metrics"] == {"validation_accuracy": None, "weight_norm": None}
 
 
-def test_a_waiting_experiment_is_canceled_at_once_and_only_once(client: httpx.Client, world: Any) -> None:
+def test_a_waiting_experiment_is_canceled_at_once_and_only_once(client: httpx.Client, world: World) -> None:
     one = world.submit()
     first = client.post(f"{EXPERIMENTS}/{one}/cancel")
     assert (first.status_code, first.json()["state"]) == (200, "CANCELED")
     assert client.post(f"{EXPERIMENTS}/{one}/cancel").json() == first.json()
 
 
-def test_curves_are_503_while_mlflow_is_away(client: httpx.Client, world: Any) -> None:
+def test_curves_are_503_while_mlflow_is_away(client: httpx.Client, world: World) -> None:
     one = world.submit()
     world.reconciler.reconcile_once()
     world.beat(one, {"phase": "searching", "trials": [world.line(0), world.line(1, mlflow_run_id="r1")]})
@@ -142,20 +144,20 @@ def test_curves_are_503_while_mlflow_is_away(client: httpx.Client, world: Any) -
     assert "does not answer" in away.json()["detail"]
 
 
-def test_health_and_readiness(client: httpx.Client, reconciler: Reconciler, launcher: Any) -> None:
+def test_health_and_readiness(client: httpx.Client, reconciler: Reconciler, launcher: MemoryLauncher) -> None:
     for prefix in ("", "/api/v1"):
         assert client.get(f"{prefix}/healthz").json() == {"status": "ok"}
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["ready"], ready.json()["ray"]["ok"]) == (200, True, False)
     reconciler.reconcile_once()
     assert client.get("/readyz").json()["ray"] == {"ok": True, "why": ""}
-    launcher.away = True
+    launcher.unreachable = True
     reconciler.reconcile_once()
     assert client.get("/readyz").json()["ray"] == {"ok": False, "why": "connection refused"}
     assert client.get("/readyz").json()["mlflow"]["ok"] is False
 
 
-def test_the_cluster_and_its_shares(client: httpx.Client, world: Any) -> None:
+def test_the_cluster_and_its_shares(client: httpx.Client, world: World) -> None:
     one = world.submit(resources={"gpus_per_trial": 0.5, "max_concurrent_trials": 3})
     world.reconciler.reconcile_once()
     cluster = client.get("/api/v1/cluster").json()
@@ -226,7 +228,7 @@ def test_what_is_not_there_is_404(client: httpx.Client, context: AppContext, pat
 
 
 def test_a_stored_spec_beyond_a_later_bound_is_shown_and_says_why_it_does_not_run(
-    client: httpx.Client, world: Any, context: AppContext
+    client: httpx.Client, world: World, context: AppContext
 ) -> None:
     old, other = world.submit(name="old"), world.submit(name="other", resources={"gpus_per_trial": 0})
     with context.database.write() as session:
@@ -242,7 +244,7 @@ def test_a_stored_spec_beyond_a_later_bound_is_shown_and_says_why_it_does_not_ru
 
 
 def test_a_stored_goal_that_no_trial_can_reach_does_not_stand_in_the_way(
-    client: httpx.Client, world: Any, context: AppContext
+    client: httpx.Client, world: World, context: AppContext
 ) -> None:
     one = world.ended("failed", done=1, resources={"gpus_per_trial": 0})
     with context.database.write() as session:
@@ -263,7 +265,7 @@ def test_a_stored_goal_that_no_trial_can_reach_does_not_stand_in_the_way(
     assert client.post(asked, json={"objective": {"goal": 0.95}}).status_code == 201
 
 
-def test_controls_that_cannot_be_read_are_told(client: httpx.Client, world: Any, context: AppContext) -> None:
+def test_controls_that_cannot_be_read_are_told(client: httpx.Client, world: World, context: AppContext) -> None:
     one, running = world.ended(resources={"gpus_per_trial": 0}), world.started()
     obeyed = world.show(running)["controls"]
     for experiment in (one, running):
@@ -286,7 +288,7 @@ def test_a_patch_may_hold_null_where_there_is_a_default(client: httpx.Client) ->
     assert set(fields) - nullable == {"num_samples"}
 
 
-def test_the_spec_of_a_trial_is_what_was_drawn(client: httpx.Client, world: Any) -> None:
+def test_the_spec_of_a_trial_is_what_was_drawn(client: httpx.Client, world: World) -> None:
     space = {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}, "batch_size": {"choice": [64, 128]}}
     one = world.started(search_space=space, searcher={"kind": "random", "num_samples": 3}, seed=5)
     sample = {"optimizer.lr": 0.0123456789012345, "batch_size": 1}
@@ -304,7 +306,7 @@ def test_the_spec_of_a_trial_is_what_was_drawn(client: httpx.Client, world: Any)
         assert said in missing.json()["detail"]
 
 
-def test_the_spec_of_a_trial_is_what_its_folder_keeps(client: httpx.Client, world: Any, context: AppContext) -> None:
+def test_the_spec_of_a_trial_is_what_its_folder_keeps(client: httpx.Client, world: World, context: AppContext) -> None:
     one = world.started(searcher={"kind": "random", "num_samples": 3}, seed=5)
     world.beat(one, {"phase": "searching", "trials": [world.line(n, sample={}) for n in range(3)]})
     asked = ExperimentSpec.model_validate(world.show(one)["spec"])

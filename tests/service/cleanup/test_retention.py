@@ -12,8 +12,10 @@ from sqlalchemy import select
 from service.adapters.experiment_files import ExperimentFiles
 from service.cleanup.retention import Retention
 from service.context import AppContext
+from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
 from service.store.models import Attempt, IdempotencyKey
+from tests.support.world import World
 
 pytestmark = pytest.mark.stores
 STORY = {"journal.jsonl", "model/MLmodel"}
@@ -34,7 +36,7 @@ def settings(settings: Settings) -> Settings:
 class Keeper:
     """Sweeps as the holder of the lease, so many days from now."""
 
-    def __init__(self, context: AppContext, reconciler: Any) -> None:
+    def __init__(self, context: AppContext, reconciler: Reconciler) -> None:
         reconciler.reconcile_once()
         self._held = reconciler.held
         self.now = datetime.now(UTC)
@@ -46,7 +48,7 @@ class Keeper:
 
 
 @pytest.fixture
-def keeper(context: AppContext, reconciler: Any) -> Keeper:
+def keeper(context: AppContext, reconciler: Reconciler) -> Keeper:
     return Keeper(context, reconciler)
 
 
@@ -70,7 +72,7 @@ def files(settings: Settings, experiment_id: str) -> set[str]:
 
 
 def test_files_of_long_ended_experiments_go_and_their_story_stays(
-    world: Any, keeper: Keeper, settings: Settings, written: Any
+    world: World, keeper: Keeper, settings: Settings, written: Any
 ) -> None:
     ended, running = written(world.ended("failed")), written(world.started())
     keeper.sweep(after_days=29)
@@ -80,7 +82,7 @@ def test_files_of_long_ended_experiments_go_and_their_story_stays(
     assert files(settings, running) == STORY | DISPOSABLE
 
 
-def test_files_that_a_fork_has_yet_to_read_stay(world: Any, keeper: Keeper, settings: Settings, written: Any) -> None:
+def test_files_that_a_fork_has_yet_to_read_stay(world: World, keeper: Keeper, settings: Settings, written: Any) -> None:
     source, other = written(world.ended("failed")), written(world.ended("failed"))
     fork = world.post(source, "continue").json()["id"]
     world.reconciler.reconcile_once()
@@ -92,7 +94,7 @@ def test_files_that_a_fork_has_yet_to_read_stay(world: Any, keeper: Keeper, sett
 
 
 def test_what_goes_on_while_others_are_swept_keeps_its_files(
-    world: Any, keeper: Keeper, settings: Settings, written: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, keeper: Keeper, settings: Settings, written: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = {written(world.ended("failed")), written(world.ended("failed"))}
     swept: list[str] = []
@@ -113,7 +115,7 @@ def test_what_goes_on_while_others_are_swept_keeps_its_files(
 
 @pytest.mark.parametrize("error", [PermissionError("not yours"), ValueError("odd")])
 def test_files_that_cannot_be_removed_keep_no_others(
-    world: Any,
+    world: World,
     keeper: Keeper,
     settings: Settings,
     written: Any,
@@ -136,7 +138,7 @@ def test_files_that_cannot_be_removed_keep_no_others(
     assert files(settings, stuck) == STORY
 
 
-def test_launch_files_go_with_their_attempt(world: Any, keeper: Keeper, settings: Settings) -> None:
+def test_launch_files_go_with_their_attempt(world: World, keeper: Keeper, settings: Settings) -> None:
     one = world.started()
     for number in (1, 2):
         path = settings.storage_root / one / f"launch-a{number}.json"
@@ -156,7 +158,7 @@ def test_launch_files_go_with_their_attempt(world: Any, keeper: Keeper, settings
 
 
 def test_launch_files_of_long_ago_are_looked_for_once(
-    world: Any, keeper: Keeper, settings: Settings, context: AppContext
+    world: World, keeper: Keeper, settings: Settings, context: AppContext
 ) -> None:
     """But an end may be stored late, or by a clock that is behind: the last hour is looked at again."""
     ended_late, long_ago = world.ended("failed"), world.ended("failed")
@@ -172,7 +174,9 @@ def test_launch_files_of_long_ago_are_looked_for_once(
     assert (files(settings, ended_late), files(settings, long_ago)) == (set(), {"launch-a1.json"})
 
 
-def test_what_is_swept_is_swept_once_for_each_end(world: Any, keeper: Keeper, settings: Settings, written: Any) -> None:
+def test_what_is_swept_is_swept_once_for_each_end(
+    world: World, keeper: Keeper, settings: Settings, written: Any
+) -> None:
     one = written(world.ended("failed"))
     keeper.sweep(after_days=31)
     written(one)
@@ -185,7 +189,7 @@ def test_what_is_swept_is_swept_once_for_each_end(world: Any, keeper: Keeper, se
     assert files(settings, one) == STORY
 
 
-def test_keys_of_submissions_are_kept_for_a_day(world: Any, keeper: Keeper, context: AppContext) -> None:
+def test_keys_of_submissions_are_kept_for_a_day(world: World, keeper: Keeper, context: AppContext) -> None:
     one = world.submit()
     with context.database.write() as session:
         for key, age in (("old", 25), ("new", 23)):

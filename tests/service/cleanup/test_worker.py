@@ -6,20 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_rest import Mlflow, serving
 from sqlalchemy import select
 
 from service.adapters.cluster_cache import ClusterCache
 from service.adapters.launcher import JobStatus
 from service.cleanup.worker import AT_ONCE, CleanupWorker
 from service.context import AppContext
+from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
 from service.store.models import Base
+from tests.support.clock import Clock
+from tests.support.mlflow_server import Mlflow, serving
+from tests.support.world import World
 
 pytestmark = pytest.mark.stores
 
@@ -40,27 +42,14 @@ def settings(settings: Settings, uri: str) -> Settings:
     return Settings(**{**settings.model_dump(), "mlflow_tracking_uri": uri})
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now, self.ticks = datetime.now(UTC), 0.0
-
-    def pass_s(self, seconds: float) -> None:
-        self.now, self.ticks = self.now + timedelta(seconds=seconds), self.ticks + seconds
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def keeper(context: AppContext, reconciler: Any, clock: Clock) -> CleanupWorker:
+def keeper(context: AppContext, reconciler: Reconciler, clock: Clock) -> CleanupWorker:
     reconciler.reconcile_once()
-    mine = replace(context, cluster_cache=ClusterCache(lambda: clock.ticks))
-    return CleanupWorker(mine, lambda: reconciler.held, lambda: clock.now, lambda: clock.ticks)
+    mine = replace(context, cluster_cache=ClusterCache(lambda: clock.seconds))
+    return CleanupWorker(mine, lambda: reconciler.held, lambda: clock.now, lambda: clock.seconds)
 
 
-def failed(world: Any, mlflow: Mlflow) -> str:
+def failed(world: World, mlflow: Mlflow) -> str:
     """An experiment whose driver died after it had begun a parent and three children, and told of two."""
     one = world.started()
     for run_id, trial in (("parent", None), ("done", 0), ("open", 1), ("untold", 2)):
@@ -73,7 +62,7 @@ def failed(world: Any, mlflow: Mlflow) -> str:
     return str(one)
 
 
-def test_runs_that_the_driver_left_open_are_ended(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_runs_that_the_driver_left_open_are_ended(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     failed(world, mlflow)
     keeper.run_once()
     said = {name: (run["status"], run["tags"]) for name, run in mlflow.runs.items()}
@@ -94,7 +83,7 @@ def test_runs_that_the_driver_left_open_are_ended(world: Any, mlflow: Mlflow, ke
     assert mlflow.requests == ["POST /runs/search"], "and then never again"
 
 
-def test_what_the_driver_closed_itself_costs_one_request(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_what_the_driver_closed_itself_costs_one_request(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     one = world.started()
     mlflow.add("parent", one, None, "FINISHED")
     world.beat(one, {"phase": "completed", "mlflow_experiment_id": "7", "mlflow_run_id": "parent"})
@@ -105,7 +94,7 @@ def test_what_the_driver_closed_itself_costs_one_request(world: Any, mlflow: Mlf
 
 
 def test_while_mlflow_is_away_it_is_asked_now_and_then(
-    world: Any, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock
 ) -> None:
     failed(world, mlflow)
     mlflow.away = True
@@ -113,12 +102,12 @@ def test_while_mlflow_is_away_it_is_asked_now_and_then(
     mlflow.away = False
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "RUNNING", "not asked again at once"
-    clock.pass_s(11)
+    clock.sleep(11)
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
 
 
-def test_an_experiment_that_goes_on_is_closed_anew(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_an_experiment_that_goes_on_is_closed_anew(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     one = failed(world, mlflow)
     keeper.run_once()
     keeper.run_once()
@@ -133,7 +122,7 @@ def test_an_experiment_that_goes_on_is_closed_anew(world: Any, mlflow: Mlflow, k
 
 
 def test_without_the_lease_nothing_is_done(
-    world: Any, mlflow: Mlflow, keeper: CleanupWorker, context: AppContext
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, context: AppContext
 ) -> None:
     failed(world, mlflow)
     mlflow.requests.clear()
@@ -142,7 +131,7 @@ def test_without_the_lease_nothing_is_done(
 
 
 def test_a_deletion_is_complete_and_spares_the_others(
-    world: Any, mlflow: Mlflow, keeper: CleanupWorker, context: AppContext, settings: Settings, clock: Clock
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, context: AppContext, settings: Settings, clock: Clock
 ) -> None:
     one, other = failed(world, mlflow), world.started()
     mlflow.add("another", other, None)
@@ -163,14 +152,14 @@ def test_a_deletion_is_complete_and_spares_the_others(
     assert world.launcher.stopped[-1] == job
     assert (settings.storage_root / one).exists()
     world.launcher.jobs[job] = JobStatus.SUCCEEDED
-    clock.pass_s(11)
+    clock.sleep(11)
     keeper.run_once()
     view = world.show(one)
     assert view["state"] == "DELETING"
     assert "being deleted; MLflow at" in view["reason"]
     assert "answers 503" in view["reason"]
     mlflow.away = False
-    clock.pass_s(11)
+    clock.sleep(11)
     keeper.run_once()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
     assert [path.name for path in settings.storage_root.iterdir()] == [other]
@@ -183,7 +172,9 @@ def test_a_deletion_is_complete_and_spares_the_others(
     assert world.show(other)["state"] == "RUNNING"
 
 
-def test_an_experiment_that_never_ran_needs_no_mlflow_to_go(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_an_experiment_that_never_ran_needs_no_mlflow_to_go(
+    world: World, mlflow: Mlflow, keeper: CleanupWorker
+) -> None:
     one = world.submit()
     world.cancel(one)
     world.client.delete(f"/api/v1/experiments/{one}")
@@ -193,7 +184,7 @@ def test_an_experiment_that_never_ran_needs_no_mlflow_to_go(world: Any, mlflow: 
 
 
 def test_artifacts_that_mlflow_does_not_hand_out_itself_stay(
-    world: Any, mlflow: Mlflow, keeper: CleanupWorker, caplog: pytest.LogCaptureFixture
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = failed(world, mlflow)
     mlflow.runs["parent"]["artifact_uri"] = "s3://bucket/7/parent/artifacts"
@@ -207,7 +198,7 @@ def test_artifacts_that_mlflow_does_not_hand_out_itself_stay(
 
 
 def test_twenty_that_cannot_be_removed_keep_nobody(
-    world: Any, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
 ) -> None:
     settings.storage_root.mkdir(parents=True)
     stuck = [world.submit() for _ in range(AT_ONCE)]
@@ -221,21 +212,21 @@ def test_twenty_that_cannot_be_removed_keep_nobody(
     assert "being deleted; its files cannot be removed" in world.show(stuck[0])["reason"]
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
-    clock.pass_s(11)
+    clock.sleep(11)
     keeper.run_once()
     for one in stuck:
         (settings.storage_root / one).unlink()
-    clock.pass_s(11)
+    clock.sleep(11)
     keeper.run_once()
     assert world.show(stuck[0])["state"] == "DELETING", "the second delay is twice the first"
-    clock.pass_s(10)
+    clock.sleep(10)
     keeper.run_once()
     assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [last]
 
 
 @pytest.mark.parametrize("said", [b"<html>login</html>", b'{"runs": [{}]}'])
 def test_an_odd_answer_of_mlflow_keeps_nobody_else(
-    world: Any, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock, said: bytes
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock, said: bytes
 ) -> None:
     odd, good = world.ended("failed"), failed(world, mlflow)
     mlflow.odd = {odd: said}
@@ -244,17 +235,17 @@ def test_an_odd_answer_of_mlflow_keeps_nobody_else(
     assert world.show(odd)["reason"] == "it failed", "what keeps MLflow open is no concern of a person"
     world.launcher.jobs.clear()
     world.client.delete(f"/api/v1/experiments/{odd}")
-    clock.pass_s(11)
+    clock.sleep(11)
     keeper.run_once()
     assert "being deleted; " in world.show(odd)["reason"]
     mlflow.odd = {}
-    clock.pass_s(21)
+    clock.sleep(21)
     keeper.run_once()
     assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [good]
 
 
 def test_while_mlflow_is_away_those_that_do_not_need_it_have_their_turn(
-    world: Any, mlflow: Mlflow, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.cleanup.worker.AT_ONCE", 1)
     failed(world, mlflow)
@@ -270,7 +261,7 @@ def test_while_mlflow_is_away_those_that_do_not_need_it_have_their_turn(
 
 
 def test_what_never_ended_is_deleted_first_on_every_database(
-    world: Any, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
+    world: World, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.cleanup.worker.AT_ONCE", 1)
     ended, paused = world.submit(), world.submit()
@@ -284,7 +275,7 @@ def test_what_never_ended_is_deleted_first_on_every_database(
 
 @pytest.mark.parametrize("fails_again", [False, True])
 def test_runs_of_an_experiment_that_goes_on_meanwhile_stay_open(
-    world: Any, mlflow: Mlflow, keeper: CleanupWorker, fails_again: bool
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, fails_again: bool
 ) -> None:
     one = failed(world, mlflow)
 
@@ -300,7 +291,7 @@ def test_runs_of_an_experiment_that_goes_on_meanwhile_stay_open(
     assert sorted(run["status"] for run in mlflow.runs.values()).count("RUNNING") == len(mlflow.runs) - 1
 
 
-def test_a_run_that_doubles_a_trial_s_is_deleted(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_a_run_that_doubles_a_trial_s_is_deleted(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     """A creation whose answer was lost; the driver that would have deleted it is lost too."""
     one = failed(world, mlflow)
     mlflow.add("double of done", one, 0)
@@ -311,7 +302,7 @@ def test_a_run_that_doubles_a_trial_s_is_deleted(world: Any, mlflow: Mlflow, kee
     assert [run["status"] for run in mlflow.runs.values() if not run["deleted"]].count("RUNNING") == 0
 
 
-def test_the_only_run_of_a_trial_stays(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_the_only_run_of_a_trial_stays(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     """Its driver was lost after it had replaced the one that it had told of."""
     one = failed(world, mlflow)
     mlflow.runs["open"]["deleted"] = True
@@ -321,7 +312,7 @@ def test_the_only_run_of_a_trial_stays(world: Any, mlflow: Mlflow, keeper: Clean
 
 
 @pytest.mark.parametrize("length", [5000, 5001])
-def test_a_reason_is_as_long_as_mlflow_takes(world: Any, mlflow: Mlflow, keeper: CleanupWorker, length: int) -> None:
+def test_a_reason_is_as_long_as_mlflow_takes(world: World, mlflow: Mlflow, keeper: CleanupWorker, length: int) -> None:
     one = world.started()
     mlflow.add("parent", one, None)
     world.beat(one, {"phase": "failed", "reason": "x" * length, "mlflow_experiment_id": "7"})
@@ -331,7 +322,7 @@ def test_a_reason_is_as_long_as_mlflow_takes(world: Any, mlflow: Mlflow, keeper:
 
 
 def test_more_runs_than_a_page_are_ended_and_deleted(
-    world: Any, mlflow: Mlflow, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.adapters.mlflow_client.RUNS_PAGE", 2)
     one = failed(world, mlflow)
@@ -345,7 +336,7 @@ def test_more_runs_than_a_page_are_ended_and_deleted(
     assert all(run["deleted"] for run in mlflow.runs.values())
 
 
-def test_a_model_is_called_what_a_person_likes(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_a_model_is_called_what_a_person_likes(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     one = failed(world, mlflow)
     mlflow.versions = [
         {"name": name, "version": version, "run_id": run_id}
@@ -366,32 +357,32 @@ def test_a_model_is_called_what_a_person_likes(world: Any, mlflow: Mlflow, keepe
 
 
 def test_a_deletion_waits_for_a_ray_that_is_away_as_long_as_a_driver_may_take(
-    world: Any, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
 ) -> None:
     one = failed(world, mlflow)
     folder = settings.storage_root / one
     (folder / "pictures").mkdir(parents=True)
     world.client.delete(f"/api/v1/experiments/{one}")
-    world.launcher.away = True
+    world.launcher.unreachable = True
     keeper.run_once()
-    clock.pass_s(settings.stop_grace_s)
+    clock.sleep(settings.stop_grace_s)
     keeper.run_once()
     assert folder.exists()
     assert world.show(one)["state"] == "DELETING"
-    clock.pass_s(21)
+    clock.sleep(21)
     keeper.run_once()
     assert not folder.exists()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
 
 
 def test_what_was_settled_is_not_put_off_for_long_the_next_time(
-    world: Any, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock
 ) -> None:
     one = failed(world, mlflow)
     mlflow.odd = {one: b"<html>"}
     for seconds in (11, 21, 41):
         keeper.run_once()
-        clock.pass_s(seconds)
+        clock.sleep(seconds)
     mlflow.odd = {}
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
@@ -399,12 +390,12 @@ def test_what_was_settled_is_not_put_off_for_long_the_next_time(
     mlflow.odd = {one: b"<html>"}
     keeper.run_once()
     mlflow.odd = {}
-    clock.pass_s(11)
+    clock.sleep(11)
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
 
 
-def test_who_is_told_to_stop_begins_with_no_other(world: Any, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_who_is_told_to_stop_begins_with_no_other(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     failed(world, mlflow)
     other = world.started()
     mlflow.add("another", other, None)
@@ -415,7 +406,7 @@ def test_who_is_told_to_stop_begins_with_no_other(world: Any, mlflow: Mlflow, ke
 
 
 def test_checkpoints_of_what_was_canceled_without_a_driver_go_by_its_policy(
-    world: Any, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
 ) -> None:
     def stopped(**spec: Any) -> str:
         one = str(world.started(**spec))
@@ -439,7 +430,7 @@ def test_checkpoints_of_what_was_canceled_without_a_driver_go_by_its_policy(
         assert len(_files(settings.storage_root / one)) == 5, "its driver, or a fork, has yet to read them"
     world.cancel(fork)
     world.launcher.jobs[f"exp-{last}-a1"] = JobStatus.STOPPED
-    clock.pass_s(11)
+    clock.sleep(11)
     keeper.run_once()
     assert _files(settings.storage_root / canceled) == {"trials/00001/best.pt"}
     assert _files(settings.storage_root / last) == {f"trials/0000{n}/last.pt" for n in (0, 1)} | {

@@ -27,7 +27,10 @@ from service import stack
 from service.cli import app
 from service.cli.rendering import watch
 from service.client.client import SUBMIT_PATIENCE_S, Client
+from service.scheduling.reconciler import Reconciler
 from service.stack import embedded
+from tests.support.memory_launcher import MemoryLauncher
+from tests.support.world import World
 
 Run = Callable[..., Result]
 SPEC = "name: first\nsearcher: {kind: random, num_samples: 3}\n"
@@ -50,7 +53,7 @@ def spec(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def finished(client: httpx.Client, reconciler: Any, launcher: Any) -> str:
+def finished(client: httpx.Client, reconciler: Reconciler, launcher: MemoryLauncher) -> str:
     """An experiment with three ended trials and a winner."""
     with Client(str(client.base_url)) as rung:
         experiment = rung.submit(SPEC)
@@ -291,14 +294,14 @@ def test_continue_archive_delete(run: Run, finished: str) -> None:
     assert run("resume", finished).exit_code == 1
 
 
-def test_a_running_experiment_is_not_deleted(run: Run, spec: str, reconciler: Any) -> None:
+def test_a_running_experiment_is_not_deleted(run: Run, spec: str, reconciler: Reconciler) -> None:
     one = json.loads(run("submit", spec, "--json").stdout)["id"]
     reconciler.reconcile_once()
     refused = run("delete", one, "--yes")
     assert (refused.exit_code, "cancel it first" in refused.stderr) == (1, True)
 
 
-def test_one_trial_is_canceled(run: Run, world: Any) -> None:
+def test_one_trial_is_canceled(run: Run, world: World) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching", "trials": [world.line(0), world.line(1)]})
     assert run("cancel", one, "--trial", "1").stdout == f"trial 1 of {one} is RUNNING; its end was asked for\n"

@@ -15,19 +15,20 @@ from typer.testing import CliRunner
 from service.cli import app
 from service.client import Client
 from service.context import AppContext
-from service.contract.errors import NotFound
+from service.contract.errors import NotFoundError
 from service.settings import Settings
 from service.store.models import Experiment
+from tests.support.world import World
 
 
 @pytest.fixture
-def run(world: Any, tmp_path: Path) -> Any:
+def run(world: World, tmp_path: Path) -> Any:
     environment = {"RUNG_URL": str(world.client.base_url), "RUNG_HOME": str(tmp_path)}
     return lambda *arguments: CliRunner(env=environment).invoke(app, arguments)
 
 
 @pytest.fixture
-def one(world: Any, settings: Settings) -> str:
+def one(world: World, settings: Settings) -> str:
     """A running experiment whose driver and trial 2 have said something."""
     experiment_id: str = world.started()
     world.beat(experiment_id, {"phase": "searching", "trials": [world.line(2)]})
@@ -52,7 +53,7 @@ def test_what_is_not_there_or_not_meant_is_said(run: Any, one: str) -> None:
     assert run("logs", one, "--trial", "2", "--attempt", "1").exit_code == 2
 
 
-def test_following_ends_with_the_experiment(world: Any, one: str, settings: Settings) -> None:
+def test_following_ends_with_the_experiment(world: World, one: str, settings: Settings) -> None:
     said: list[str] = []
     first = threading.Event()
 
@@ -90,7 +91,7 @@ class Slow(httpx.BaseTransport):
         self._inner.close()
 
 
-def followed(world: Any, experiment_id: str, between: dict[int, Callable[[], object]], **of: int) -> list[str]:
+def followed(world: World, experiment_id: str, between: dict[int, Callable[[], object]], **of: int) -> list[str]:
     with Client(str(world.client.base_url), transport=Slow(between)) as rung:
         said = [piece.text for piece in rung.follow_logs(experiment_id, interval_s=0.01, **of)]
     assert between == {}, "it ended before all had happened"
@@ -105,7 +106,7 @@ def say(settings: Settings, experiment_id: str, name: str, text: str) -> None:
 
 
 def test_following_waits_for_the_first_driver_and_goes_on_with_the_next(
-    world: Any, settings: Settings, context: AppContext
+    world: World, settings: Settings, context: AppContext
 ) -> None:
     one = world.submit(resources={"gpus_per_trial": 0})
 
@@ -135,7 +136,7 @@ def test_following_waits_for_the_first_driver_and_goes_on_with_the_next(
     assert "".join(said) == "begun\nlost\nthe second\n"
 
 
-def test_following_one_attempt_ends_with_it(world: Any, settings: Settings) -> None:
+def test_following_one_attempt_ends_with_it(world: World, settings: Settings) -> None:
     one = world.started()
     happens: dict[int, Callable[[], object]] = {
         4: lambda: say(settings, one, "logs/driver-a1.log", "a\n"),
@@ -143,11 +144,11 @@ def test_following_one_attempt_ends_with_it(world: Any, settings: Settings) -> N
     }
     assert followed(world, one, happens, attempt=1) == ["a\n"]
     assert world.show(one)["state"] == "QUEUED"
-    with pytest.raises(NotFound, match="has no attempt 7"):
+    with pytest.raises(NotFoundError, match="has no attempt 7"):
         followed(world, one, {}, attempt=7)
 
 
-def test_following_a_trial_waits_for_it(world: Any, settings: Settings) -> None:
+def test_following_a_trial_waits_for_it(world: World, settings: Settings) -> None:
     one = world.started()
     happens: dict[int, Callable[[], object]] = {
         4: lambda: world.beat(one, {"phase": "searching", "trials": [world.line(3)]}),
@@ -155,15 +156,15 @@ def test_following_a_trial_waits_for_it(world: Any, settings: Settings) -> None:
         12: lambda: world.beat(one, {"phase": "searching", "trials": [world.line(3, state="COMPLETED")]}),
     }
     assert followed(world, one, happens, trial=3) == ["epoch 1\n"]
-    with pytest.raises(NotFound, match="has no trial 20"):
+    with pytest.raises(NotFoundError, match="has no trial 20"):
         followed(world, one, {}, trial=20)
 
 
-def test_following_a_trial_that_ended_without_a_log_ends(world: Any, settings: Settings) -> None:
+def test_following_a_trial_that_ended_without_a_log_ends(world: World, settings: Settings) -> None:
     """As each does that a continuation has taken over."""
     one = world.started()
     world.beat(one, {"phase": "searching", "trials": [world.line(0, state="COMPLETED"), world.line(1)]})
-    with pytest.raises(NotFound, match=r"trial 0 .* is COMPLETED and has no log"):
+    with pytest.raises(NotFoundError, match=r"trial 0 .* is COMPLETED and has no log"):
         followed(world, one, {}, trial=0)
     assert world.show(one)["state"] == "RUNNING"
 
@@ -175,7 +176,7 @@ def test_following_a_trial_that_ended_without_a_log_ends(world: Any, settings: S
 
 
 def test_following_reads_each_attempt_that_came_between_two_looks(
-    world: Any, settings: Settings, context: AppContext
+    world: World, settings: Settings, context: AppContext
 ) -> None:
     one = world.started()
     for number in (1, 2, 3):
@@ -192,12 +193,12 @@ def test_following_reads_each_attempt_that_came_between_two_looks(
     assert followed(world, one, {2: replaced_twice}) == [f"attempt {number}\n" for number in (1, 2, 3)]
 
 
-def test_following_what_will_say_nothing_ends(world: Any) -> None:
+def test_following_what_will_say_nothing_ends(world: World) -> None:
     one = world.submit()
     world.cancel(one)
-    with pytest.raises(NotFound, match="canceled on request"):
+    with pytest.raises(NotFoundError, match="canceled on request"):
         followed(world, one, {})
-    with pytest.raises(NotFound, match="there is no experiment"):
+    with pytest.raises(NotFoundError, match="there is no experiment"):
         followed(world, "k3v9q2mz", {})
 
 

@@ -14,7 +14,7 @@ import pytest
 from search_spaces.experiment import ExperimentSpec
 from service.cli import local_process
 from service.client import Client
-from service.contract.errors import Conflict
+from service.contract.errors import ConflictError
 
 SPEC = ExperimentSpec.model_validate({"name": "x", "search_space": {"model": {"kind": "cnn", "width": 4}}})
 TRIAL = {
@@ -56,7 +56,7 @@ def test_a_trial_that_differs_says_so(tmp_path: Path, capfd: pytest.CaptureFixtu
 
 
 def test_a_trial_without_an_epoch_cannot_be_compared(tmp_path: Path) -> None:
-    with service(0, 0.5) as client, pytest.raises(Conflict, match="finished no epoch"):
+    with service(0, 0.5) as client, pytest.raises(ConflictError, match="finished no epoch"):
         local_process.reproduce(
             client, "abc", 3, data_root=tmp_path, cache_root=tmp_path, tolerance=None, as_json=False
         )

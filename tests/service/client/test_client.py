@@ -16,8 +16,18 @@ import pytest
 from search_spaces.protocol import Heartbeat, TrialState, TrialUpdate, Winner
 from service.client import Client, UnreachableError
 from service.client.client import PAGE
-from service.contract.errors import Conflict, Internal, Invalid, NotFound, PreconditionFailed, RungError, Unavailable
+from service.contract.errors import (
+    ConflictError,
+    InternalError,
+    NotFoundError,
+    PreconditionFailedError,
+    RungError,
+    UnavailableError,
+    ValidationFailedError,
+)
 from service.contract.states import State
+from service.scheduling.reconciler import Reconciler
+from tests.support.memory_launcher import MemoryLauncher
 
 SPEC = {"name": "first", "search_space": {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}}}
 
@@ -53,7 +63,7 @@ class Driver:
 
 
 @pytest.fixture
-def drive(client: httpx.Client, reconciler: Any, launcher: Any) -> Any:
+def drive(client: httpx.Client, reconciler: Reconciler, launcher: MemoryLauncher) -> Any:
     """Launch an experiment that was submitted, and give its driver."""
 
     def begin(experiment_id: str) -> Driver:
@@ -89,7 +99,7 @@ def test_checking_stores_nothing(rung: Client) -> None:
 
 
 def test_a_bad_spec_raises_its_problems(rung: Client) -> None:
-    with pytest.raises(Invalid) as caught:
+    with pytest.raises(ValidationFailedError) as caught:
         rung.submit({"name": "x", "search_space": {"optimizer": {"kind": "adma"}, "batch_size": 100}})
     assert [problem.field for problem in caught.value.problems] == [
         "search_space.optimizer.kind",
@@ -97,7 +107,7 @@ def test_a_bad_spec_raises_its_problems(rung: Client) -> None:
     ]
     assert "did you mean 'adam'" in caught.value.problems[0].rule
     assert caught.value.problems[1].value == 100
-    with pytest.raises(Invalid, match="finite"):
+    with pytest.raises(ValidationFailedError, match="finite"):
         rung.submit({"name": "x", "search_space": {"label_smoothing": float("nan")}})
 
 
@@ -111,7 +121,7 @@ def test_an_id_that_does_not_exist(rung: Client, experiment_id: str) -> None:
         lambda one: rung.curves(one, 0),
     ]
     for call in calls:
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             call(experiment_id)
 
 
@@ -121,7 +131,7 @@ def test_lists_go_over_pages(rung: Client) -> None:
     assert [one.id for one in rung.list(limit=3)] == ids[:-4:-1]
     assert [one.name for one in rung.list(name="n10", state=State.QUEUED)] == ["n101", "n100", "n10"]
     assert list(rung.list(limit=0)) == []
-    with pytest.raises(Invalid, match="state"):
+    with pytest.raises(ValidationFailedError, match="state"):
         list(rung.list(state="SLEEPING"))
 
 
@@ -133,7 +143,7 @@ def test_from_submission_to_winner(rung: Client, drive: Any) -> None:
     assert [one.trial for one in rung.trials(experiment.id, sort="validation_accuracy", limit=2)] == [0, 2]
     assert list(rung.trials(experiment.id, state="ERROR")) == []
     assert rung.trial(experiment.id, 1).metrics["validation_accuracy"] == 0.9
-    with pytest.raises(Invalid, match="sort"):
+    with pytest.raises(ValidationFailedError, match="sort"):
         list(rung.trials(experiment.id, sort="validation_acuracy"))
 
     driver.beat("completed", winner=Winner(trial=1, value=0.9, test_accuracy=0.88, test_loss=0.3))
@@ -143,7 +153,7 @@ def test_from_submission_to_winner(rung: Client, drive: Any) -> None:
     assert (view.best.trial, view.best.value) == (1, 0.9)
     assert view.winner is not None
     assert view.winner["test_accuracy"] == 0.88
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         rung.cancel(experiment.id)
 
 
@@ -170,13 +180,13 @@ def test_what_may_be_asked(rung: Client) -> None:
     preset = rung.preset("digits-quick")
     assert preset.yaml.startswith("#")
     assert rung.submit(preset.yaml, validate_only=True).num_samples == 24
-    with pytest.raises(NotFound, match="digits-quick"):
+    with pytest.raises(NotFoundError, match="digits-quick"):
         rung.preset("digit-quick")
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFoundError):
         rung.preset("../../schema")
 
 
-def test_the_service_and_its_cluster(rung: Client, reconciler: Any) -> None:
+def test_the_service_and_its_cluster(rung: Client, reconciler: Reconciler) -> None:
     reconciler.reconcile_once()
     health = rung.health()
     assert health.ready
@@ -208,11 +218,11 @@ def test_addresses_that_are_none(url: str) -> None:
         (200, {"content-type": "text/html"}, b"<html>", UnreachableError),
         (200, {"content-type": "application/json"}, b"{}", UnreachableError),
         (200, {"content-type": "application/json"}, b"[1]", UnreachableError),
-        (502, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>", Internal),
-        (503, {"content-type": "text/html"}, b"busy", Unavailable),
+        (502, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>", InternalError),
+        (503, {"content-type": "text/html"}, b"busy", UnavailableError),
         (422, {"content-type": "application/problem+json"}, b"not json", UnreachableError),
-        (422, {"content-type": "application/problem+json"}, b'["odd"]', Invalid),
-        (404, {"content-type": "application/json"}, b'{"detail": "Not Found"}', NotFound),
+        (422, {"content-type": "application/problem+json"}, b'["odd"]', ValidationFailedError),
+        (404, {"content-type": "application/json"}, b'{"detail": "Not Found"}', NotFoundError),
     ],
 )
 def test_other_services_at_the_address(status: int, headers: Any, body: bytes, error: type[RungError]) -> None:
@@ -238,24 +248,24 @@ def test_every_change_is_a_method(rung: Client, drive: Any) -> None:
     one = rung.submit({**SPEC, "searcher": {"kind": "random", "num_samples": 2}})
     paused = rung.pause(one.id, revision=one.revision)
     assert (paused.state, paused.revision) == (State.PAUSED, one.revision + 1)
-    with pytest.raises(PreconditionFailed, match=f'asks for "{one.revision}"'):
+    with pytest.raises(PreconditionFailedError, match=f'asks for "{one.revision}"'):
         rung.change(one.id, revision=one.revision, priority=3)
     changed = rung.change(one.id, num_samples=3, budget={"slot_hours": 2})
     assert (changed.num_samples, changed.controls["budget"]["slot_hours"]) == (3, 2)
     assert rung.change(one.id, {"budget": None}).controls["budget"]["slot_hours"] is None
-    with pytest.raises(Invalid, match="did you mean 'goal'"):
+    with pytest.raises(ValidationFailedError, match="did you mean 'goal'"):
         rung.change(one.id, gaol=1)
     assert rung.wait(one.id, timeout_s=10).state is State.PAUSED, "it waits for a person, so nobody waits for it"
     rung.resume(one.id)
     driver = drive(one.id)
     driver.beat("searching", line(0, 0.5), line(1, 0.6, TrialState.RUNNING))
-    with pytest.raises(PreconditionFailed, match=f'asks for "{one.revision}"'):
+    with pytest.raises(PreconditionFailedError, match=f'asks for "{one.revision}"'):
         rung.cancel_trial(one.id, 1, revision=one.revision)
     assert rung.trial(one.id, 1).cancel_asked_at is None
     assert rung.cancel_trial(one.id, 1, revision=rung.get(one.id).revision).cancel_asked_at is not None
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         rung.cancel_trial(one.id, 0)
-    with pytest.raises(Conflict, match="cancel it first"):
+    with pytest.raises(ConflictError, match="cancel it first"):
         rung.delete(one.id)
     driver.beat("completed")
     fork = rung.continue_from(one.id, {"searcher": {"num_samples": 5}})
@@ -347,7 +357,7 @@ def test_the_patience_of_a_submission_has_an_end(client: httpx.Client, monkeypat
 
 def test_what_is_refused_is_not_sent_again(client: httpx.Client) -> None:
     way = Losing()
-    with Client(str(client.base_url), transport=way) as rung, pytest.raises(Invalid):
+    with Client(str(client.base_url), transport=way) as rung, pytest.raises(ValidationFailedError):
         rung.submit({"name": 7})
     assert len(way.keys) == 1
 

@@ -10,7 +10,15 @@ from fastapi.exceptions import RequestValidationError
 
 from search_spaces.problems import Problem
 from service.api import error_handlers
-from service.contract.errors import CLASSES, BadRequest, Internal, RungError, from_document, of_status, summary
+from service.contract.errors import (
+    CLASSES,
+    BadRequestError,
+    InternalError,
+    RungError,
+    from_document,
+    of_status,
+    summary,
+)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -27,8 +35,8 @@ def test_codes_and_statuses_are_all_different() -> None:
 
 
 def test_answers_of_others_are_read_by_their_status() -> None:
-    assert type(from_document({}, 418)) is BadRequest
-    assert type(from_document({"detail": "bad gateway", "errors": "none"}, 502)) is Internal
+    assert type(from_document({}, 418)) is BadRequestError
+    assert type(from_document({"detail": "bad gateway", "errors": "none"}, 502)) is InternalError
     assert of_status(503).code == "unavailable"
 
 

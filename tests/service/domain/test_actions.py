@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from service.context import AppContext
 from service.store.models import Experiment
+from tests.support.world import World
 
 pytestmark = pytest.mark.stores
 TEN = {"searcher": {"kind": "random", "num_samples": 10}}
@@ -18,7 +20,7 @@ def url(experiment_id: str, *more: object) -> str:
     return "/".join(["/api/v1/experiments", experiment_id, *map(str, more)])
 
 
-def test_a_waiting_experiment_pauses_at_once_and_keeps_its_place(world: Any) -> None:
+def test_a_waiting_experiment_pauses_at_once_and_keeps_its_place(world: World) -> None:
     one, two = world.submit(resources={"gpus_per_trial": 0}), world.submit(resources={"gpus_per_trial": 0})
     first = world.post(one, "pause")
     assert (first.status_code, first.json()["state"], first.json()["reason"]) == (200, "PAUSED", "paused on request")
@@ -31,7 +33,7 @@ def test_a_waiting_experiment_pauses_at_once_and_keeps_its_place(world: Any) -> 
     assert list(world.launcher.launches) == [f"exp-{one}-a1", f"exp-{two}-a1"], "the older first"
 
 
-def test_a_running_experiment_pauses_when_its_driver_has_stopped(world: Any) -> None:
+def test_a_running_experiment_pauses_when_its_driver_has_stopped(world: World) -> None:
     one = world.started()
     assert world.post(one, "pause").json()["state"] == "PAUSING"
     early = world.post(one, "resume")
@@ -50,7 +52,7 @@ def test_a_running_experiment_pauses_when_its_driver_has_stopped(world: Any) -> 
     assert world.show(one)["state"] == "RUNNING"
 
 
-def test_a_paused_experiment_can_be_canceled(world: Any) -> None:
+def test_a_paused_experiment_can_be_canceled(world: World) -> None:
     one = world.started()
     world.post(one, "pause")
     world.beat(one, {"phase": "paused", "trials": [world.line(0)]})
@@ -60,7 +62,7 @@ def test_a_paused_experiment_can_be_canceled(world: Any) -> None:
     assert "`continue` makes a new one of it" in refused.json()["detail"]
 
 
-def test_a_cancel_overtakes_a_pause_and_not_the_other_way(world: Any) -> None:
+def test_a_cancel_overtakes_a_pause_and_not_the_other_way(world: World) -> None:
     one = world.started()
     world.post(one, "pause")
     assert world.cancel(one).json()["state"] == "STOPPING"
@@ -69,7 +71,7 @@ def test_a_cancel_overtakes_a_pause_and_not_the_other_way(world: Any) -> None:
     assert world.beat(one, {"phase": "searching"}).json()["stop"] == "cancel"
 
 
-def test_a_failed_experiment_is_resumed_with_all_its_attempts(world: Any, context: Any) -> None:
+def test_a_failed_experiment_is_resumed_with_all_its_attempts(world: World, context: AppContext) -> None:
     one = world.ended("failed", **TEN)
     with context.database.write() as session:
         session.get_one(Experiment, one).failures = 3
@@ -80,7 +82,7 @@ def test_a_failed_experiment_is_resumed_with_all_its_attempts(world: Any, contex
     assert world.show(one)["state"] == "QUEUED", "its failures were forgiven"
 
 
-def test_a_complete_experiment_is_resumed_only_if_trials_are_left(world: Any) -> None:
+def test_a_complete_experiment_is_resumed_only_if_trials_are_left(world: World) -> None:
     full = world.ended(done=10, **TEN)
     refused = world.post(full, "resume")
     assert refused.status_code == 409
@@ -93,7 +95,7 @@ def test_a_complete_experiment_is_resumed_only_if_trials_are_left(world: Any) ->
     assert world.post(spent, "resume").json()["state"] == "QUEUED"
 
 
-def test_a_winner_that_was_not_measured_is_measured_when_it_is_resumed(world: Any) -> None:
+def test_a_winner_that_was_not_measured_is_measured_when_it_is_resumed(world: World) -> None:
     one = world.started(**TEN)
     lines = [world.line(n, state="COMPLETED", best_value=0.5 + n / 100) for n in range(10)]
     world.beat(one, {"phase": "completed", "reason": "the winner could not be measured", "trials": lines})
@@ -109,7 +111,7 @@ def test_a_winner_that_was_not_measured_is_measured_when_it_is_resumed(world: An
     assert world.post(one, "resume").json()["state"] == "QUEUED", "the winner is another, and not measured"
 
 
-def test_a_trial_is_canceled_alone(world: Any) -> None:
+def test_a_trial_is_canceled_alone(world: World) -> None:
     one = world.started(**TEN)
     world.beat(one, {"phase": "searching", "trials": [world.line(0), world.line(1), world.line(2)]})
     answer = world.post(one, "trials/1/cancel")
@@ -127,7 +129,7 @@ def test_a_trial_is_canceled_alone(world: Any) -> None:
     assert world.post(one, "trials/3/cancel").status_code == 404
 
 
-def test_a_canceled_trial_of_a_paused_experiment_is_remembered(world: Any) -> None:
+def test_a_canceled_trial_of_a_paused_experiment_is_remembered(world: World) -> None:
     one = world.started(**TEN)
     world.post(one, "pause")
     world.beat(one, {"phase": "paused", "trials": [world.line(0)]})
@@ -137,7 +139,7 @@ def test_a_canceled_trial_of_a_paused_experiment_is_remembered(world: Any) -> No
     assert world.beat(one, {"phase": "searching", "trials": [world.line(0)]}, 2).json()["cancel_trials"] == [0]
 
 
-def test_controls_change_while_it_runs(world: Any) -> None:
+def test_controls_change_while_it_runs(world: World) -> None:
     one = world.started(budget={"gpu_hours": 3, "wall_clock": "2h"}, objective={"goal": 0.9}, **TEN)
     answer = world.patch(one, num_samples=40, budget={"gpu_hours": None, "slot_hours": 5}, goal=None, priority=7)
     assert answer.status_code == 200
@@ -149,7 +151,7 @@ def test_controls_change_while_it_runs(world: Any) -> None:
     assert world.patch(one, priority=7).json()["revision"] == answer.json()["revision"], "nothing changed"
 
 
-def test_controls_of_a_waiting_experiment_are_those_of_its_launch(world: Any) -> None:
+def test_controls_of_a_waiting_experiment_are_those_of_its_launch(world: World) -> None:
     one = world.submit(resources={"gpus_per_trial": 0}, **TEN)
     world.patch(one, max_concurrent_trials=2, budget=None, max_restarts=1)
     world.reconciler.reconcile_once()
@@ -157,7 +159,7 @@ def test_controls_of_a_waiting_experiment_are_those_of_its_launch(world: Any) ->
     assert (launch.slots, launch.controls.max_concurrent_trials, launch.controls.max_restarts) == (2, 2, 1)
 
 
-def test_fewer_trials_than_there_are_are_refused(world: Any) -> None:
+def test_fewer_trials_than_there_are_are_refused(world: World) -> None:
     one = world.started(**TEN)
     world.beat(one, {"phase": "searching", "trials": [world.line(n) for n in range(4)]})
     refused = world.patch(one, num_samples=3)
@@ -168,7 +170,7 @@ def test_fewer_trials_than_there_are_are_refused(world: Any) -> None:
     assert world.patch(one, num_samples=4).status_code == 200
 
 
-def test_a_grid_has_no_more_trials_than_combinations(world: Any) -> None:
+def test_a_grid_has_no_more_trials_than_combinations(world: World) -> None:
     grid = {"kind": "grid", "num_samples": 2}
     one = world.submit(searcher=grid, search_space={"batch_size": {"choice": [32, 64, 128]}})
     refused = world.patch(one, num_samples=4)
@@ -191,7 +193,7 @@ def test_a_grid_has_no_more_trials_than_combinations(world: Any) -> None:
     ],
 )
 def test_a_complete_experiment_goes_on_when_there_is_work_left(
-    world: Any, done: int, spec: dict[str, Any], patch: dict[str, Any], state: str
+    world: World, done: int, spec: dict[str, Any], patch: dict[str, Any], state: str
 ) -> None:
     one = world.ended(done=done, **TEN, **spec)
     view = world.patch(one, **patch).json()
@@ -215,7 +217,7 @@ def test_a_complete_experiment_goes_on_when_there_is_work_left(
     ],
 )
 def test_what_is_asked_for_while_the_driver_finishes_is_not_lost(
-    world: Any, done: int, spec: dict[str, Any], patch: dict[str, Any], state: str
+    world: World, done: int, spec: dict[str, Any], patch: dict[str, Any], state: str
 ) -> None:
     one = world.started(**TEN, **spec)
     obeyed = world.show(one)["controls"]
@@ -236,7 +238,7 @@ def test_what_is_asked_for_while_the_driver_finishes_is_not_lost(
         assert again.model_dump(mode="json") == view["controls"] != obeyed
 
 
-def test_more_trials_do_not_undo_a_pause_that_came_too_late(world: Any) -> None:
+def test_more_trials_do_not_undo_a_pause_that_came_too_late(world: World) -> None:
     one = world.started(**TEN)
     obeyed = world.show(one)["controls"]
     world.patch(one, num_samples=12)
@@ -246,7 +248,7 @@ def test_more_trials_do_not_undo_a_pause_that_came_too_late(world: Any) -> None:
     assert world.post(one, "resume").json()["state"] == "QUEUED"
 
 
-def test_what_failed_remembers_until_it_is_resumed(world: Any) -> None:
+def test_what_failed_remembers_until_it_is_resumed(world: World) -> None:
     one = world.ended("failed", **TEN)
     before = world.show(one)
     view = world.patch(one, num_samples=50).json()
@@ -257,7 +259,7 @@ def test_what_failed_remembers_until_it_is_resumed(world: Any) -> None:
     assert world.launcher.launches[f"exp-{one}-a2"].controls.num_samples == 50
 
 
-def test_a_canceled_experiment_is_not_changed(world: Any) -> None:
+def test_a_canceled_experiment_is_not_changed(world: World) -> None:
     one = world.submit(**TEN)
     world.cancel(one)
     before = world.show(one)
@@ -278,7 +280,7 @@ def test_a_canceled_experiment_is_not_changed(world: Any) -> None:
     ],
 )  # fmt: skip
 def test_what_a_complete_experiment_lacks_to_go_on_is_said(
-    world: Any, done: int, spec: dict[str, Any], patch: dict[str, Any], said: str
+    world: World, done: int, spec: dict[str, Any], patch: dict[str, Any], said: str
 ) -> None:
     one = world.ended(done=done, **TEN, **spec)
     before = world.show(one)["warnings"]
@@ -291,7 +293,7 @@ def test_what_a_complete_experiment_lacks_to_go_on_is_said(
     assert world.patch(one, priority=7).json()["warnings"] == before
 
 
-def test_a_better_trial_after_the_end_is_the_best(world: Any) -> None:
+def test_a_better_trial_after_the_end_is_the_best(world: World) -> None:
     one = world.started(**TEN)
     winner = {"trial": 0, "value": 0.7, "test_accuracy": 0.7, "test_loss": 0.1}
     lines = [world.line(0, state="COMPLETED", best_value=0.7)]
@@ -302,7 +304,7 @@ def test_a_better_trial_after_the_end_is_the_best(world: Any) -> None:
     assert world.show(one)["best"] == {"trial": 1, "value": 0.8}
 
 
-def test_the_archived_are_out_of_sight(world: Any) -> None:
+def test_the_archived_are_out_of_sight(world: World) -> None:
     one, two = world.ended(), world.submit()
     refused = world.post(two, "archive")
     assert (refused.status_code, "only what has ended or is paused" in refused.json()["detail"]) == (409, True)
@@ -321,7 +323,7 @@ def test_the_archived_are_out_of_sight(world: Any) -> None:
     assert listed() == [two, one], "what runs again is in sight again"
 
 
-def test_deletion_is_for_what_rests(world: Any) -> None:
+def test_deletion_is_for_what_rests(world: World) -> None:
     one, two = world.ended(), world.started()
     refused = world.client.delete(url(two))
     assert refused.status_code == 409
@@ -334,7 +336,7 @@ def test_deletion_is_for_what_rests(world: Any) -> None:
     assert "is being deleted" in world.patch(one, priority=1).json()["detail"]
 
 
-def test_every_change_has_its_revision_and_progress_has_none(world: Any) -> None:
+def test_every_change_has_its_revision_and_progress_has_none(world: World) -> None:
     one = world.started()
     tags = [world.client.get(url(one)).headers["etag"]]
     world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
@@ -360,7 +362,7 @@ CHANGES = [
 ]
 
 
-def test_a_change_is_made_to_the_revision_that_was_seen(world: Any) -> None:
+def test_a_change_is_made_to_the_revision_that_was_seen(world: World) -> None:
     for method, verb in CHANGES:
         one = world.submit()
         world.post(one, "pause")
@@ -385,7 +387,7 @@ def test_a_change_is_made_to_the_revision_that_was_seen(world: Any) -> None:
         assert change("*").is_success, "asking twice is asking once"
 
 
-def test_of_two_who_saw_the_same_one_changes_it(world: Any) -> None:
+def test_of_two_who_saw_the_same_one_changes_it(world: World) -> None:
     one = world.submit()
     tag = world.client.get(url(one)).headers["etag"]
     answers = [
@@ -428,7 +430,7 @@ BODIES: list[tuple[bytes, str, int]] = [
 ]
 
 
-def test_bad_patches_change_nothing(world: Any) -> None:
+def test_bad_patches_change_nothing(world: World) -> None:
     one = world.submit()
     before = world.show(one)
     for patch, field, rule in PATCHES:
@@ -444,7 +446,7 @@ def test_bad_patches_change_nothing(world: Any) -> None:
     assert world.show(one) == before
 
 
-def test_the_documented_examples_are_accepted(world: Any) -> None:
+def test_the_documented_examples_are_accepted(world: World) -> None:
     paths = world.client.get("/api/v1/openapi.json").json()["paths"]
     address = "/api/v1/experiments/{experiment_id}"
     for path, method, status in ((f"{address}/continue", "post", 201), (address, "patch", 200)):

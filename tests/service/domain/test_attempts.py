@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import httpx
 import pytest
 from sqlalchemy import select
 
 from service.context import AppContext
 from service.store.models import Base, Experiment
+from tests.support.world import World
 
 pytestmark = pytest.mark.stores
 
@@ -31,7 +30,7 @@ def url(experiment_id: str, attempt: int = 1) -> str:
         ({"Authorization": "Bearer w\u00f6rong"}, 403),
     ],
 )
-def test_only_the_driver_may_speak(world: Any, header: dict[str, str], status: int) -> None:
+def test_only_the_driver_may_speak(world: World, header: dict[str, str], status: int) -> None:
     one = world.started()
     headers = {name: value.encode("latin-1") for name, value in header.items()}
     answer = world.client.post(url(one), json={"phase": "completed"}, headers=headers)
@@ -40,7 +39,7 @@ def test_only_the_driver_may_speak(world: Any, header: dict[str, str], status: i
     assert world.show(one)["state"] == "RUNNING"
 
 
-def test_a_token_opens_its_own_attempt_only(world: Any) -> None:
+def test_a_token_opens_its_own_attempt_only(world: World) -> None:
     one, two = world.started(), world.started()
     token = world.launcher.launches[f"exp-{one}-a1"].token
     bearer = {"Authorization": f"Bearer {token}"}
@@ -50,7 +49,7 @@ def test_a_token_opens_its_own_attempt_only(world: Any) -> None:
     assert world.client.post(url("%00"), json=HEARTBEAT, headers=bearer).status_code == 404
 
 
-def test_the_token_is_not_in_the_database(world: Any, context: AppContext) -> None:
+def test_the_token_is_not_in_the_database(world: World, context: AppContext) -> None:
     one = world.started()
     token = world.launcher.launches[f"exp-{one}-a1"].token
     with context.database.read() as session:
@@ -59,7 +58,7 @@ def test_the_token_is_not_in_the_database(world: Any, context: AppContext) -> No
     assert token not in stored
 
 
-def test_progress_is_shown(world: Any) -> None:
+def test_progress_is_shown(world: World) -> None:
     one = world.started(objective={"metric": "validation_loss"})
     first = {
         "phase": "searching",
@@ -83,7 +82,7 @@ def test_progress_is_shown(world: Any) -> None:
     assert (trial["stop_reason"], trial["ended_at"]) == ("rung 1", "2023-11-14T22:15:00Z")
 
 
-def test_the_end(world: Any) -> None:
+def test_the_end(world: World) -> None:
     one = world.started()
     winner = {"trial": 3, "value": 0.97, "test_accuracy": 0.96, "test_loss": 0.1, "model_uri": "models:/x/1"}
     lines = [world.line(3, state="COMPLETED", best_value=0.97), world.line(4)]
@@ -102,7 +101,7 @@ def test_the_end(world: Any) -> None:
     assert "has ended already as COMPLETED" in refused.json()["detail"]
 
 
-def test_what_a_driver_waits_for_is_shown_until_that_is_over(world: Any) -> None:
+def test_what_a_driver_waits_for_is_shown_until_that_is_over(world: World) -> None:
     one = world.started()
     for reason in ("waiting for MLflow: it is away", ""):
         world.beat(one, {"phase": "finalizing", "reason": reason})
@@ -113,7 +112,7 @@ def test_what_a_driver_waits_for_is_shown_until_that_is_over(world: Any) -> None
     assert world.show(one)["reason"] == asked
 
 
-def test_a_failed_driver_ends_the_experiment_with_its_reason(world: Any) -> None:
+def test_a_failed_driver_ends_the_experiment_with_its_reason(world: World) -> None:
     one = world.started()
     world.beat(one, {"phase": "failed", "reason": "the data set is not there", "trials": [world.line(0)]})
     view = world.show(one)
@@ -122,7 +121,7 @@ def test_a_failed_driver_ends_the_experiment_with_its_reason(world: Any) -> None
 
 
 @pytest.mark.parametrize("last", ["canceled", "failed"])
-def test_a_cancel_is_passed_on_and_obeyed(world: Any, last: str) -> None:
+def test_a_cancel_is_passed_on_and_obeyed(world: World, last: str) -> None:
     one = world.started()
     assert world.cancel(one).json()["state"] == "STOPPING"
     assert world.cancel(one).json()["state"] == "STOPPING"
@@ -131,7 +130,7 @@ def test_a_cancel_is_passed_on_and_obeyed(world: Any, last: str) -> None:
     assert world.show(one)["state"] == "CANCELED"
 
 
-def test_a_cancel_that_comes_too_late(world: Any) -> None:
+def test_a_cancel_that_comes_too_late(world: World) -> None:
     one = world.started()
     world.cancel(one)
     world.beat(one, {"phase": "completed"})
@@ -139,7 +138,7 @@ def test_a_cancel_that_comes_too_late(world: Any) -> None:
 
 
 @pytest.mark.parametrize("last", ["canceled", "paused"])
-def test_a_driver_that_stops_by_itself_is_followed_by_another(world: Any, last: str) -> None:
+def test_a_driver_that_stops_by_itself_is_followed_by_another(world: World, last: str) -> None:
     one = world.started()
     world.beat(one, {"phase": last, "reason": "SIGTERM"})
     view = world.show(one)
@@ -147,7 +146,7 @@ def test_a_driver_that_stops_by_itself_is_followed_by_another(world: Any, last: 
     assert "the driver stopped by itself (SIGTERM)" in view["reason"]
 
 
-def test_losses_count_in_a_row(world: Any, context: AppContext) -> None:
+def test_losses_count_in_a_row(world: World, context: AppContext) -> None:
     one = world.started()
     for told, failures in ((None, 2), (world.line(0, epoch=2), 0), (world.line(0, epoch=2), 2)):
         with context.database.write() as session:
@@ -157,7 +156,7 @@ def test_losses_count_in_a_row(world: Any, context: AppContext) -> None:
             assert session.get_one(Experiment, one).failures == failures
 
 
-def test_a_driver_that_is_blocked_pauses_its_experiment(world: Any) -> None:
+def test_a_driver_that_is_blocked_pauses_its_experiment(world: World) -> None:
     one = world.started()
     full = {"phase": "paused", "blocked": True, "reason": "the disk of the storage folder is full"}
     world.beat(one, {**full, "trials": [world.line(0), world.line(1, state="COMPLETED")]})
@@ -188,7 +187,7 @@ BROKEN = [
 ]
 
 
-def test_a_broken_heartbeat_changes_nothing(world: Any) -> None:
+def test_a_broken_heartbeat_changes_nothing(world: World) -> None:
     one = world.started()
     before = world.show(one)
     for body in BROKEN:
@@ -198,7 +197,7 @@ def test_a_broken_heartbeat_changes_nothing(world: Any) -> None:
         assert world.show(one) == before
 
 
-def test_what_is_not_finite_or_no_time_is_left_out(world: Any) -> None:
+def test_what_is_not_finite_or_no_time_is_left_out(world: World) -> None:
     one = world.started()
     line = '{"trial": 0, "state": "DIVERGED", "best_value": NaN, "metrics": {"train_loss": Infinity}, '
     line += '"parameters": {"lr": NaN}, "started_at": 1e300, "ended_at": NaN}'
@@ -208,7 +207,7 @@ def test_what_is_not_finite_or_no_time_is_left_out(world: Any) -> None:
     assert (trial["started_at"], trial["ended_at"]) == (None, None)
 
 
-def test_texts_that_no_database_holds_are_made_to_fit(world: Any) -> None:
+def test_texts_that_no_database_holds_are_made_to_fit(world: World) -> None:
     one = world.started()
     line = world.line(0, parameters={"a\0b": "x\0y\ud800z", "n": 10**30}, mlflow_run_id="r\0un", best_epoch=1)
     beat = {"phase": "searching", "mlflow_experiment_id": "7\0", "mlflow_run_id": "p\0", "trials": [line]}
@@ -218,7 +217,7 @@ def test_texts_that_no_database_holds_are_made_to_fit(world: Any) -> None:
     assert (trial["mlflow_run_id"], trial["best_epoch"], world.show(one)["mlflow_run_id"]) == ("run", 1, "p")
 
 
-def test_thousands_of_lines_at_once(world: Any) -> None:
+def test_thousands_of_lines_at_once(world: World) -> None:
     one = world.started(searcher={"kind": "random", "num_samples": 3000})
     lines = [world.line(n, parameters={f"p{i}": "x" * 100 for i in range(8)}) for n in range(3000)]
     assert world.beat(one, {"phase": "searching", "trials": lines}).status_code == 200

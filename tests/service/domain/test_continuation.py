@@ -7,22 +7,25 @@ from typing import Any
 import httpx
 import pytest
 
-from service.contract.errors import Conflict
+from service.context import AppContext
+from service.contract.errors import ConflictError
 from service.contract.states import State
 from service.domain import continuation, experiments
+from service.settings import Settings
 from service.store.models import Experiment
+from tests.support.world import World
 
 pytestmark = pytest.mark.stores
 SPACE = {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}}
 SPEC = {"name": "night", "search_space": SPACE, "searcher": {"kind": "tpe", "num_samples": 10}, "labels": ["a"]}
 
 
-def fork(world: Any, source: str, patch: Any = None, **options: Any) -> httpx.Response:
+def fork(world: World, source: str, patch: Any = None, **options: Any) -> httpx.Response:
     answer: httpx.Response = world.client.post(f"/api/v1/experiments/{source}/continue", json=patch, **options)
     return answer
 
 
-def test_an_empty_patch_searches_on_with_what_was_found(world: Any, settings: Any) -> None:
+def test_an_empty_patch_searches_on_with_what_was_found(world: World, settings: Settings) -> None:
     source = world.started(**SPEC)
     states = ["COMPLETED", "EARLY_STOPPED", "DIVERGED", "ERROR", "CANCELED", "RUNNING"]
     lines = [world.line(n, state=state) for n, state in enumerate(states)]
@@ -43,7 +46,7 @@ def test_an_empty_patch_searches_on_with_what_was_found(world: Any, settings: An
     assert world.launcher.launches[f"exp-{source}-a1"].source is None
 
 
-def test_what_may_change(world: Any) -> None:
+def test_what_may_change(world: World) -> None:
     source = world.ended(done=10, **SPEC)
     world.patch(source, priority=4, goal=0.99, budget={"slot_hours": 7})
     patch = {
@@ -85,7 +88,7 @@ def test_what_may_change(world: Any) -> None:
         ([], "document"),
     ],
 )
-def test_what_must_stay_is_named(world: Any, patch: Any, field: str) -> None:
+def test_what_must_stay_is_named(world: World, patch: Any, field: str) -> None:
     source = world.ended(done=2, **SPEC)
     answer = fork(world, source, patch)
     assert answer.status_code == 422, answer.text
@@ -93,7 +96,7 @@ def test_what_must_stay_is_named(world: Any, patch: Any, field: str) -> None:
     assert len(world.client.get("/api/v1/experiments").json()["items"]) == 1
 
 
-def test_a_grid_goes_on_as_another_search(world: Any) -> None:
+def test_a_grid_goes_on_as_another_search(world: World) -> None:
     grid = {"searcher": {"kind": "grid"}, "search_space": {"batch_size": {"choice": [32, 64]}}}
     source = world.ended(done=2, **grid)
     (error,) = fork(world, source).json()["errors"]
@@ -101,7 +104,7 @@ def test_a_grid_goes_on_as_another_search(world: Any) -> None:
     assert fork(world, source, {"searcher": {"kind": "random", "num_samples": 3}}).json()["num_samples"] == 5
 
 
-def test_only_what_rests_is_continued_from(world: Any) -> None:
+def test_only_what_rests_is_continued_from(world: World) -> None:
     source = world.started(**SPEC)
     refused = fork(world, source)
     assert refused.status_code == 409
@@ -114,7 +117,7 @@ def test_only_what_rests_is_continued_from(world: Any) -> None:
     assert world.client.post(f"/api/v1/experiments/{source}/continue", content=b"x: 1").status_code == 415
 
 
-def test_a_source_goes_on_or_goes_only_when_its_forks_have_its_trials(world: Any) -> None:
+def test_a_source_goes_on_or_goes_only_when_its_forks_have_its_trials(world: World) -> None:
     source = world.ended(done=2, **SPEC)
     one = fork(world, source).json()["id"]
     address = f"/api/v1/experiments/{source}"
@@ -139,7 +142,7 @@ def test_a_source_goes_on_or_goes_only_when_its_forks_have_its_trials(world: Any
     assert world.show(one)["source_id"] == source
 
 
-def test_a_source_is_not_resumed_before_its_forks_have_its_trials(world: Any) -> None:
+def test_a_source_is_not_resumed_before_its_forks_have_its_trials(world: World) -> None:
     source = world.ended(done=2, **SPEC)
     one = fork(world, source).json()["id"]
     refused = world.post(source, "resume")
@@ -149,7 +152,7 @@ def test_a_source_is_not_resumed_before_its_forks_have_its_trials(world: Any) ->
     assert world.post(source, "resume").json()["state"] == "QUEUED"
 
 
-def test_a_fork_that_read_nothing_is_resumed_only_while_its_source_rests(world: Any) -> None:
+def test_a_fork_that_read_nothing_is_resumed_only_while_its_source_rests(world: World) -> None:
     source = world.ended(done=2, **SPEC)
     one = fork(world, source, {"resources": {"gpus_per_trial": 0}}).json()["id"]
     world.reconciler.reconcile_once()
@@ -166,7 +169,7 @@ def test_a_fork_that_read_nothing_is_resumed_only_while_its_source_rests(world: 
     assert world.post(one, "resume").json()["state"] == "QUEUED", "it has them in its own journal"
 
 
-def test_a_fork_that_read_nothing_of_a_source_that_is_gone_is_not_resumed(world: Any, context: Any) -> None:
+def test_a_fork_that_read_nothing_of_a_source_that_is_gone_is_not_resumed(world: World, context: AppContext) -> None:
     source = world.ended(done=2, **SPEC)
     one = fork(world, source).json()["id"]
     world.reconciler.reconcile_once()
@@ -180,7 +183,7 @@ def test_a_fork_that_read_nothing_of_a_source_that_is_gone_is_not_resumed(world:
     assert (refused.status_code, said in refused.json()["detail"]) == (409, True)
 
 
-def test_a_fork_keeps_no_last_word_from_being_taken(world: Any, context: Any) -> None:
+def test_a_fork_keeps_no_last_word_from_being_taken(world: World, context: AppContext) -> None:
     source = world.ended(done=2, **SPEC)
     one = fork(world, source).json()["id"]
     with context.database.write() as session:  # as it was possible once
@@ -201,7 +204,7 @@ def test_a_fork_keeps_no_last_word_from_being_taken(world: Any, context: Any) ->
 
 
 @pytest.mark.parametrize("ending", ["cancel", "pause"])
-def test_what_never_ran_has_nothing_to_take_over(world: Any, ending: str) -> None:
+def test_what_never_ran_has_nothing_to_take_over(world: World, ending: str) -> None:
     source = world.submit(**SPEC)
     world.post(source, ending)
     view = fork(world, source).json()
@@ -210,17 +213,17 @@ def test_what_never_ran_has_nothing_to_take_over(world: Any, ending: str) -> Non
     assert world.launcher.launches[f"exp-{view['id']}-a1"].source is None
 
 
-def test_a_source_that_went_on_meanwhile_is_not_continued_from(world: Any, context: Any) -> None:
+def test_a_source_that_went_on_meanwhile_is_not_continued_from(world: World, context: AppContext) -> None:
     source = world.ended(done=2, **SPEC)
     with context.database.read() as session:
         spec = continuation.spec_of(experiments.find(session, source), {})
     world.post(source, "resume")
-    with pytest.raises(Conflict, match="is QUEUED: only what has ended"), context.database.write() as session:
-        continuation.begin(session, experiments.find(session, source, lock=True), spec, [])
+    with pytest.raises(ConflictError, match="is QUEUED: only what has ended"), context.database.write() as session:
+        continuation.submit(session, experiments.find(session, source, lock=True), spec, [])
 
 
 @pytest.mark.parametrize("gone", ["canceled", "deleted"])
-def test_a_fork_that_has_ended_spares_nobody(world: Any, gone: str) -> None:
+def test_a_fork_that_has_ended_spares_nobody(world: World, gone: str) -> None:
     source = world.ended(done=2, **SPEC)
     one = fork(world, source).json()["id"]
     if gone == "canceled":
@@ -232,6 +235,6 @@ def test_a_fork_that_has_ended_spares_nobody(world: Any, gone: str) -> None:
     assert world.client.delete(f"/api/v1/experiments/{source}").status_code == 202
 
 
-def test_a_long_name_stays_within_its_limit(world: Any) -> None:
+def test_a_long_name_stays_within_its_limit(world: World) -> None:
     source = world.ended(**{**SPEC, "name": "n" * 128})
     assert fork(world, source).json()["name"] == "n" * 118 + "-continued"

@@ -8,8 +8,8 @@ import pytest
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import SpecError
-from service.contract.errors import Conflict
-from service.contract.states import ACTIVE, AT_REST, DRIVEN, ENDED, NEXT, State
+from service.contract.errors import ConflictError
+from service.contract.states import ACTIVE, DRIVEN, ENDED, INACTIVE, TRANSITIONS, State
 from service.domain import experiments
 from service.domain.cluster import Cluster, Node
 from service.scheduling import fitting
@@ -30,8 +30,8 @@ def an_experiment(state: State) -> Experiment:
 @pytest.mark.parametrize("after", State)
 def test_every_move_is_in_the_table_or_refused(before: State, after: State) -> None:
     experiment = an_experiment(before)
-    if after not in NEXT[before]:
-        with pytest.raises(Conflict, match=f"is {before} and cannot become {after}"):
+    if after not in TRANSITIONS[before]:
+        with pytest.raises(ConflictError, match=f"is {before} and cannot become {after}"):
             experiments.move(experiment, after, NOW)
         assert (experiment.state, experiment.revision) == (before, 4)
         return
@@ -43,14 +43,14 @@ def test_every_move_is_in_the_table_or_refused(before: State, after: State) -> N
 
 
 def test_the_table_is_whole() -> None:
-    assert set(NEXT) == set(State)
+    assert set(TRANSITIONS) == set(State)
     assert {State.COMPLETED, State.CANCELED, State.ERROR} == ENDED
-    assert NEXT[State.DELETING] == frozenset()
-    assert {*ACTIVE, *AT_REST, State.DELETING} == set(State)
-    for state in ACTIVE | AT_REST:
+    assert TRANSITIONS[State.DELETING] == frozenset()
+    assert {*ACTIVE, *INACTIVE, State.DELETING} == set(State)
+    for state in ACTIVE | INACTIVE:
         reachable, frontier = {state}, {state}
         while frontier:
-            frontier = {after for one in frontier for after in NEXT[one]} - reachable
+            frontier = {after for one in frontier for after in TRANSITIONS[one]} - reachable
             reachable |= frontier
         assert reachable & ENDED, f"{state} never ends"
 

@@ -16,6 +16,7 @@ from search_spaces.experiment import ExperimentSpec
 from service.context import AppContext
 from service.domain import experiments, idempotency
 from service.store.models import Experiment
+from tests.support.world import World
 
 pytestmark = pytest.mark.stores
 EXPERIMENTS = "/api/v1/experiments"
@@ -26,7 +27,7 @@ def listed(client: httpx.Client) -> list[str]:
     return [item["id"] for item in client.get(EXPERIMENTS).json()["items"]]
 
 
-def test_a_repeated_submission_is_answered_with_the_first(client: httpx.Client, world: Any) -> None:
+def test_a_repeated_submission_is_answered_with_the_first(client: httpx.Client, world: World) -> None:
     headers = {"Idempotency-Key": "night 1"}
     first = client.post(EXPERIMENTS, json=SPEC, headers=headers)
     assert first.status_code == 201
@@ -42,7 +43,7 @@ def test_a_repeated_submission_is_answered_with_the_first(client: httpx.Client, 
     assert len(listed(client)) == 2
 
 
-def test_what_was_accepted_is_not_judged_anew(client: httpx.Client, world: Any) -> None:
+def test_what_was_accepted_is_not_judged_anew(client: httpx.Client, world: World) -> None:
     spec, headers = {"name": "x", "resources": {"gpus_per_trial": 8}}, {"Idempotency-Key": "k"}
     first = client.post(EXPERIMENTS, json=spec, headers=headers)
     world.reconciler.reconcile_once()  # now the cluster is known, and too small
@@ -69,7 +70,7 @@ def test_what_was_refused_leaves_its_key_free(client: httpx.Client) -> None:
     assert client.post(EXPERIMENTS, json=SPEC, headers=headers).status_code == 201
 
 
-def test_a_repeated_continuation_makes_one(client: httpx.Client, world: Any) -> None:
+def test_a_repeated_continuation_makes_one(client: httpx.Client, world: World) -> None:
     source, other = world.ended(), world.ended()
     headers = {"Idempotency-Key": "k"}
 
@@ -95,7 +96,7 @@ def test_a_repeated_continuation_makes_one(client: httpx.Client, world: Any) -> 
     assert len(listed(client)) == 3
 
 
-def test_equal_continuations_at_the_same_moment_make_one(client: httpx.Client, world: Any) -> None:
+def test_equal_continuations_at_the_same_moment_make_one(client: httpx.Client, world: World) -> None:
     source = world.ended()
     together = threading.Barrier(4)
 
@@ -141,7 +142,7 @@ def test_a_second_transaction_that_began_before_the_first_ended(context: AppCont
         return experiments.submit(session, ExperimentSpec(name="once"), [])
 
     with ThreadPoolExecutor(2) as pool:
-        answers = list(pool.map(lambda _: idempotency.once(context.database, "k", "sha", make), range(2)))
+        answers = list(pool.map(lambda _: idempotency.submit_once(context.database, "k", "sha", make), range(2)))
     assert sorted(replayed for _, replayed in answers) == [False, True]
     assert [one for one, _ in answers] == listed(client) * 2
 
@@ -151,8 +152,8 @@ def test_old_keys_are_forgotten(context: AppContext, client: httpx.Client) -> No
     one = client.post(EXPERIMENTS, json=SPEC, headers=headers).json()["id"]
     now = datetime.now(UTC)
     with context.database.write() as session:
-        assert idempotency.forget(session, now - timedelta(hours=24)) == 0
+        assert idempotency.delete_before(session, now - timedelta(hours=24)) == 0
     assert client.post(EXPERIMENTS, json=SPEC, headers=headers).json()["id"] == one
     with context.database.write() as session:
-        assert idempotency.forget(session, now + timedelta(seconds=1)) == 1
+        assert idempotency.delete_before(session, now + timedelta(seconds=1)) == 1
     assert client.post(EXPERIMENTS, json=SPEC, headers=headers).json()["id"] != one

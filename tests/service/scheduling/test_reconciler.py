@@ -8,29 +8,22 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from rounds import STEP_S, Clock, refuse, watch
 
 from search_spaces.experiment import ExperimentSpec
 from service.adapters.launcher import ClusterUnreachableError, JobStatus
+from service.context import AppContext
 from service.domain import attempts, experiments
 from service.domain.cluster import Cluster, Node
-from service.scheduling.reconciler import Reconciler
+from service.settings import Settings
 from service.store.models import Experiment
+from tests.support.clock import Clock
+from tests.support.reconciling import STEP_S, reconcile_for, refuse
+from tests.support.world import World
 
 pytestmark = pytest.mark.stores
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def reconciler(context: Any, clock: Clock) -> Reconciler:
-    return Reconciler(context, clock, clock.monotonic)
-
-
-def test_a_driver_is_launched_with_all_it_needs(world: Any, settings: Any) -> None:
+def test_a_driver_is_launched_with_all_it_needs(world: World, settings: Settings) -> None:
     one = world.started(searcher={"kind": "random", "num_samples": 4})
     launch = world.launcher.launches[f"exp-{one}-a1"]
     assert (launch.attempt, launch.attempt_id, launch.slots) == (1, f"exp-{one}-a1", 4)
@@ -41,12 +34,12 @@ def test_a_driver_is_launched_with_all_it_needs(world: Any, settings: Any) -> No
     assert list(world.launcher.jobs) == [launch.attempt_id]
 
 
-def test_while_ray_is_away_all_stays_as_it_is(world: Any, clock: Clock) -> None:
+def test_while_ray_is_away_all_stays_as_it_is(world: World, clock: Clock) -> None:
     running = world.started()
     world.beat(running, {"phase": "searching"})
-    world.launcher.away = True
+    world.launcher.unreachable = True
     waiting = world.submit()
-    clock.pass_s(3600)
+    clock.sleep(3600)
     world.reconciler.reconcile_once()
     assert (world.show(running)["state"], world.show(waiting)["state"]) == ("RUNNING", "QUEUED")
     assert [world.show(one)["reason"] for one in (running, waiting)] == ["", "waiting for Ray: connection refused"]
@@ -54,13 +47,13 @@ def test_while_ray_is_away_all_stays_as_it_is(world: Any, clock: Clock) -> None:
     assert {one["id"]: one["reason"] for one in listed} == {
         one: world.show(one)["reason"] for one in (running, waiting)
     }
-    world.launcher.away = False
+    world.launcher.unreachable = False
     world.reconciler.reconcile_once()
     assert world.show(waiting)["reason"] == "", "it waits for nothing that this round gave it"
     assert world.show(waiting)["spec"]["resources"]["gpus_per_trial"] == 1, "decided late, as the cluster was unknown"
 
 
-def test_slots_are_shared_anew_and_told(world: Any) -> None:
+def test_slots_are_shared_anew_and_told(world: World) -> None:
     one = world.started()
     assert world.beat(one, {"phase": "searching"}).json()["slots"] == 10
     two = world.submit(resources={"gpus_per_trial": 0})
@@ -72,7 +65,7 @@ def test_slots_are_shared_anew_and_told(world: Any) -> None:
     assert world.beat(two, {"phase": "searching"}).json()["slots"] == 10
 
 
-def test_the_last_trials_need_no_more_slots_than_they_are(world: Any) -> None:
+def test_the_last_trials_need_no_more_slots_than_they_are(world: World) -> None:
     one = world.started(searcher={"kind": "random", "num_samples": 4})
     world.beat(one, {"phase": "searching", "trials": [world.line(n, state="COMPLETED") for n in range(3)]})
     world.reconciler.reconcile_once()
@@ -82,7 +75,7 @@ def test_the_last_trials_need_no_more_slots_than_they_are(world: Any) -> None:
     assert world.show(one)["slots"] == 1, "the finalist needs one"
 
 
-def test_first_come_first_served_when_the_cluster_is_full(world: Any) -> None:
+def test_first_come_first_served_when_the_cluster_is_full(world: World) -> None:
     world.launcher.nodes = Cluster((Node("a", cpus=1),))
     one = world.started()
     two, three = world.submit(), world.submit()
@@ -95,7 +88,7 @@ def test_first_come_first_served_when_the_cluster_is_full(world: Any) -> None:
     assert world.show(two)["reason"] == ""
 
 
-def test_a_cluster_without_a_node_yet_queues(world: Any) -> None:
+def test_a_cluster_without_a_node_yet_queues(world: World) -> None:
     nodes, world.launcher.nodes = world.launcher.nodes, Cluster(())
     world.reconciler.reconcile_once()
     one = world.submit()
@@ -107,7 +100,7 @@ def test_a_cluster_without_a_node_yet_queues(world: Any) -> None:
     assert (view["state"], view["spec"]["resources"]["gpus_per_trial"]) == ("RUNNING", 1)
 
 
-def test_what_fits_no_node_waits_and_says_why(world: Any) -> None:
+def test_what_fits_no_node_waits_and_says_why(world: World) -> None:
     one = world.submit(resources={"gpus_per_trial": 8})
     world.reconciler.reconcile_once()
     view = world.show(one)
@@ -125,7 +118,7 @@ def test_what_fits_no_node_waits_and_says_why(world: Any) -> None:
     ],
 )
 def test_a_dead_driver_is_replaced_thrice_and_then_given_up(
-    world: Any, clock: Clock, status: JobStatus, reason: str
+    world: World, clock: Clock, status: JobStatus, reason: str
 ) -> None:
     one = world.started()
     for attempt in (1, 2, 3):
@@ -133,16 +126,16 @@ def test_a_dead_driver_is_replaced_thrice_and_then_given_up(
         world.beat(one, {"phase": "searching", "trials": [world.line(0)]}, attempt)
         world.launcher.jobs[f"exp-{one}-a{attempt}"] = status
         world.launcher.printed[f"exp-{one}-a{attempt}"] = "one\ntwo\nMemoryError\n"
-        watch(world.reconciler, clock, 8)
+        reconcile_for(world.reconciler, clock, 8)
         view = world.show(one)
         assert reason in view["reason"]
         assert "MemoryError" in view["reason"]
         if attempt < 3:
             assert view["state"] == "QUEUED"
-            clock.pass_s(2)
+            clock.sleep(2)
             world.reconciler.reconcile_once()
             assert world.show(one)["state"] == "QUEUED", "no wait before the next attempt"
-            clock.pass_s(5 * attempt + 1)
+            clock.sleep(5 * attempt + 1)
             world.reconciler.reconcile_once()
     assert (view["state"], view["trials"]) == ("ERROR", {"ERROR": 1})
     assert view["reason"].startswith("given up after 3 attempts")
@@ -151,7 +144,7 @@ def test_a_dead_driver_is_replaced_thrice_and_then_given_up(
 
 
 def test_a_search_whose_driver_died_keeps_its_slots_until_the_next_begins(
-    world: Any, clock: Clock, settings: Any
+    world: World, clock: Clock, settings: Settings
 ) -> None:
     """As when Ray is started anew: what waits behind it does not overtake it."""
     world.launcher.nodes = Cluster((Node("a", cpus=1),))
@@ -159,36 +152,38 @@ def test_a_search_whose_driver_died_keeps_its_slots_until_the_next_begins(
     world.beat(urgent, {"phase": "searching", "trials": [world.line(0)]})
     other = world.submit()
     world.launcher.jobs[f"exp-{urgent}-a1"] = JobStatus.UNKNOWN
-    watch(world.reconciler, clock, 8)
+    reconcile_for(world.reconciler, clock, 8)
     assert [world.show(one)["state"] for one in (urgent, other)] == ["QUEUED", "QUEUED"]
     assert world.show(other)["reason"] == "waiting for free slots"
-    clock.pass_s(settings.retry_backoff_s + 1)
+    clock.sleep(settings.retry_backoff_s + 1)
     world.reconciler.reconcile_once()
     assert [world.show(one)["state"] for one in (urgent, other)] == ["RUNNING", "QUEUED"]
 
 
-def test_a_long_wait_for_the_next_attempt_keeps_no_slots(world: Any, clock: Clock, context: Any, settings: Any) -> None:
+def test_a_long_wait_for_the_next_attempt_keeps_no_slots(
+    world: World, clock: Clock, context: AppContext, settings: Settings
+) -> None:
     world.launcher.nodes = Cluster((Node("a", cpus=1),))
     one, other = world.started(), world.submit()
     now = clock()
     with context.database.write() as session:
         experiment = experiments.find(session, one)
         experiment.failures = 1
-        attempts.lose(session, experiment, attempts.current(session, experiment), "lost", now, context.retries)
+        attempts.mark_lost(session, experiment, attempts.current(session, experiment), "lost", now, context.retries)
         assert experiment.retry_at - now > timedelta(seconds=settings.retry_backoff_s)
     world.reconciler.reconcile_once()
     assert [world.show(i)["state"] for i in (one, other)] == ["QUEUED", "RUNNING"]
 
 
-def test_a_silent_driver_is_stopped_and_fenced(world: Any, clock: Clock, settings: Any) -> None:
+def test_a_silent_driver_is_stopped_and_fenced(world: World, clock: Clock, settings: Settings) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching"})
-    watch(world.reconciler, clock, settings.driver_lost_s)
+    reconcile_for(world.reconciler, clock, settings.driver_lost_s)
     assert world.show(one)["state"] == "RUNNING"
-    watch(world.reconciler, clock, 4)
+    reconcile_for(world.reconciler, clock, 4)
     assert "the driver was silent for" in world.show(one)["reason"]
     assert world.launcher.stopped == [f"exp-{one}-a1"]
-    clock.pass_s(settings.retry_backoff_s + 1)
+    clock.sleep(settings.retry_backoff_s + 1)
     world.reconciler.reconcile_once()
     assert world.show(one)["attempt"] == 2
     fenced = world.beat(one, {"phase": "searching", "trials": [world.line(5)]})
@@ -196,22 +191,22 @@ def test_a_silent_driver_is_stopped_and_fenced(world: Any, clock: Clock, setting
     assert world.client.get(f"/api/v1/experiments/{one}/trials").json()["items"] == []
 
 
-def test_a_driver_that_never_speaks(world: Any, clock: Clock, settings: Any) -> None:
+def test_a_driver_that_never_speaks(world: World, clock: Clock, settings: Settings) -> None:
     one = world.started()
-    watch(world.reconciler, clock, settings.driver_lost_s + 4)
+    reconcile_for(world.reconciler, clock, settings.driver_lost_s + 4)
     assert world.show(one)["state"] == "RUNNING", "a start may take longer than a silence"
-    watch(world.reconciler, clock, settings.driver_start_s - settings.driver_lost_s)
+    reconcile_for(world.reconciler, clock, settings.driver_start_s - settings.driver_lost_s)
     assert world.show(one)["state"] == "QUEUED"
 
 
 def test_a_cancel_that_is_not_obeyed_is_enforced(
-    world: Any, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching"})
     world.cancel(one)
     for _ in range(int(settings.stop_grace_s / STEP_S)):
-        watch(world.reconciler, clock, STEP_S)
+        reconcile_for(world.reconciler, clock, STEP_S)
         assert world.beat(one, {"phase": "searching"}).json()["stop"] == "cancel"
     assert world.show(one)["state"] == "STOPPING"
     status = world.launcher.status
@@ -222,20 +217,20 @@ def test_a_cancel_that_is_not_obeyed_is_enforced(
         return found
 
     monkeypatch.setattr(world.launcher, "status", speak)
-    watch(world.reconciler, clock, 2 * STEP_S)
+    reconcile_for(world.reconciler, clock, 2 * STEP_S)
     assert world.show(one)["state"] == "CANCELED", "a word of a driver that was to stop is no excuse"
     assert world.launcher.stopped == [f"exp-{one}-a1"]
 
 
-def test_a_canceled_driver_that_died_is_canceled(world: Any, clock: Clock) -> None:
+def test_a_canceled_driver_that_died_is_canceled(world: World, clock: Clock) -> None:
     one = world.started()
     world.cancel(one)
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
-    watch(world.reconciler, clock, 10)
+    reconcile_for(world.reconciler, clock, 10)
     assert world.show(one)["state"] == "CANCELED"
 
 
-def test_a_launch_that_fails_counts_as_no_attempt(world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launch_that_fails_counts_as_no_attempt(world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     one = world.submit()
     with monkeypatch.context() as broken:
         broken.setattr(world.launcher, "launch", refuse)
@@ -244,10 +239,10 @@ def test_a_launch_that_fails_counts_as_no_attempt(world: Any, clock: Clock, monk
             view = world.show(one)
             assert view["state"] == "QUEUED"
             assert "the driver could not be started: 500 Internal Server Error" in view["reason"]
-            clock.pass_s(wait_s - 1)
+            clock.sleep(wait_s - 1)
             world.reconciler.reconcile_once()
             assert len(world.show(one)["attempts"]) == len(view["attempts"]), "it did not wait"
-            clock.pass_s(2)
+            clock.sleep(2)
     world.reconciler.reconcile_once()
     assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 9)
     world.launcher.jobs[f"exp-{one}-a9"] = JobStatus.FAILED
@@ -256,7 +251,7 @@ def test_a_launch_that_fails_counts_as_no_attempt(world: Any, clock: Clock, monk
 
 
 def test_a_driver_that_spoke_before_its_launch_failed_is_taken_at_its_word(
-    world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer of Ray was lost, not the request."""
     one = world.submit()
@@ -276,7 +271,7 @@ def test_a_driver_that_spoke_before_its_launch_failed_is_taken_at_its_word(
 
 
 def test_a_cancel_during_a_launch_that_meets_a_full_disk_is_obeyed(
-    world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.submit()
 
@@ -289,7 +284,7 @@ def test_a_cancel_during_a_launch_that_meets_a_full_disk_is_obeyed(
     assert world.show(one)["state"] == "CANCELED"
 
 
-def test_what_is_resumed_does_not_wait_for_its_next_attempt(world: Any, clock: Clock) -> None:
+def test_what_is_resumed_does_not_wait_for_its_next_attempt(world: World, clock: Clock) -> None:
     one = world.started()
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
     world.reconciler.reconcile_once()
@@ -300,7 +295,7 @@ def test_what_is_resumed_does_not_wait_for_its_next_attempt(world: Any, clock: C
     assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 2)
 
 
-def test_one_that_runs_and_cannot_be_read_keeps_its_slots(world: Any, context: Any) -> None:
+def test_one_that_runs_and_cannot_be_read_keeps_its_slots(world: World, context: AppContext) -> None:
     one = world.started()
     slots = world.show(one)["slots"]
     with context.database.write() as session:
@@ -312,7 +307,7 @@ def test_one_that_runs_and_cannot_be_read_keeps_its_slots(world: Any, context: A
     assert slots > 0
 
 
-def test_a_full_disk_pauses_and_says_which(world: Any, clock: Clock, settings: Any) -> None:
+def test_a_full_disk_pauses_and_says_which(world: World, clock: Clock, settings: Settings) -> None:
     one = world.submit()
     settings.storage_root.mkdir()
     world.launcher.full_disk = True
@@ -326,14 +321,14 @@ def test_a_full_disk_pauses_and_says_which(world: Any, clock: Clock, settings: A
     assert found[1] == str(settings.storage_root)
     assert int(found[2]) > 0
     world.launcher.full_disk = False
-    clock.pass_s(3600)
+    clock.sleep(3600)
     world.reconciler.reconcile_once()
     assert world.show(one)["state"] == "PAUSED", "nothing goes on before a person has made room"
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
 def test_a_storage_that_cannot_be_written_pauses_and_says_which(
-    world: Any, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch, number: int
+    world: World, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def forbid(*_: Any) -> None:
         raise OSError(number, "not here", "/shared/exp-1\udc80/spec.json")
@@ -347,7 +342,7 @@ def test_a_storage_that_cannot_be_written_pauses_and_says_which(
     assert "/shared/exp-1" in view["reason"]
 
 
-def test_one_that_cannot_be_read_holds_up_no_other(world: Any, context: Any) -> None:
+def test_one_that_cannot_be_read_holds_up_no_other(world: World, context: AppContext) -> None:
     world.launcher.nodes = Cluster((Node("a", cpus=1),))
     first = world.started()
     world.beat(first, {"phase": "searching", "trials": [world.line(0)]})
@@ -368,7 +363,7 @@ def test_one_that_cannot_be_read_holds_up_no_other(world: Any, context: Any) -> 
 
 
 def test_what_is_wrong_with_one_launch_holds_up_no_other(
-    world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = world.submit(resources={"gpus_per_trial": 0}), world.submit(resources={"gpus_per_trial": 0})
     prepare = world.launcher.prepare
@@ -381,11 +376,11 @@ def test_what_is_wrong_with_one_launch_holds_up_no_other(
     monkeypatch.setattr(world.launcher, "prepare", fail_one)
     world.reconciler.reconcile_once()
     assert f"exp-{two}-a1" in world.launcher.jobs
-    watch(world.reconciler, clock, 80)
+    reconcile_for(world.reconciler, clock, 80)
     assert world.show(one)["state"] == "QUEUED"
 
 
-def test_the_next_driver_is_told_what_is_known(world: Any, clock: Clock) -> None:
+def test_the_next_driver_is_told_what_is_known(world: World, clock: Clock) -> None:
     one = world.started(searcher={"kind": "random", "num_samples": 4})
     first = world.launcher.launches[f"exp-{one}-a1"]
     assert (first.trials, first.cancel_trials) == (0, [])
@@ -394,12 +389,12 @@ def test_the_next_driver_is_told_what_is_known(world: Any, clock: Clock) -> None
         assert world.client.post(f"/api/v1/experiments/{one}/trials/{trial}/cancel").status_code == 202
     world.beat(one, {"phase": "searching", "trials": [world.line(0, state="CANCELED")]})
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
-    watch(world.reconciler, clock, 20)
+    reconcile_for(world.reconciler, clock, 20)
     second = world.launcher.launches[f"exp-{one}-a2"]
     assert (second.trials, second.cancel_trials) == (3, [2])
 
 
-def test_the_log_of_its_own_is_read_before_ray_s(world: Any, clock: Clock, settings: Any) -> None:
+def test_the_log_of_its_own_is_read_before_ray_s(world: World, clock: Clock, settings: Settings) -> None:
     one = world.started()
     log = settings.storage_root / one / "logs" / "driver-a1.log"
     log.parent.mkdir(parents=True)
@@ -412,7 +407,7 @@ def test_the_log_of_its_own_is_read_before_ray_s(world: Any, clock: Clock, setti
     assert len(reason) < 2_500
 
 
-def test_the_more_important_is_served_first(world: Any, clock: Clock) -> None:
+def test_the_more_important_is_served_first(world: World, clock: Clock) -> None:
     world.launcher.nodes = Cluster((Node("a", cpus=1),))
     one = world.started()
     two, three = world.submit(), world.submit(priority=5)
@@ -422,7 +417,7 @@ def test_the_more_important_is_served_first(world: Any, clock: Clock) -> None:
 
 
 def test_a_log_that_cannot_be_read_and_a_job_that_cannot_be_stopped_block_nobody(
-    world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching"})
@@ -431,13 +426,13 @@ def test_a_log_that_cannot_be_read_and_a_job_that_cannot_be_stopped_block_nobody
     monkeypatch.setattr(world.launcher, "logs", refuse)
     monkeypatch.setattr(world.launcher, "stop", refuse)
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
-    watch(world.reconciler, clock, 10)
+    reconcile_for(world.reconciler, clock, 10)
     assert "the driver ended (FAILED) without a last word" in world.show(one)["reason"]
     assert world.show(waiting)["state"] == "RUNNING"
 
 
 def test_a_driver_that_cannot_be_checked_blocks_no_other(
-    world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = world.started(), world.started()
     for experiment in (one, two):
@@ -452,6 +447,6 @@ def test_a_driver_that_cannot_be_checked_blocks_no_other(
 
     monkeypatch.setattr(world.launcher, "status", refuse_one)
     world.launcher.jobs[f"exp-{two}-a1"] = JobStatus.FAILED
-    watch(world.reconciler, clock, 10)
+    reconcile_for(world.reconciler, clock, 10)
     assert world.show(one)["state"] == "RUNNING"
     assert "the driver ended (FAILED)" in world.show(two)["reason"]

@@ -5,46 +5,43 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from rounds import STEP_S, Clock, refuse, watch
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.adapters.launcher import JobStatus
+from service.context import AppContext
 from service.scheduling.reconciler import Reconciler
+from service.settings import Settings
 from service.store.leases import LeaseLostError
+from tests.support.clock import Clock
+from tests.support.postgres import Postgres
+from tests.support.reconciling import STEP_S, reconcile_for, refuse
+from tests.support.world import World
 
 pytestmark = pytest.mark.stores
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def reconciler(context: Any, clock: Clock) -> Reconciler:
-    return Reconciler(context, clock, clock.monotonic)
-
-
-def test_a_service_that_slept_does_not_blame_the_drivers(world: Any, clock: Clock, context: Any, settings: Any) -> None:
+def test_a_service_that_slept_does_not_blame_the_drivers(
+    world: World, clock: Clock, context: AppContext, settings: Settings
+) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching"})
-    clock.pass_s(3600)
+    clock.sleep(3600)
     risen = Reconciler(context, clock, clock.monotonic)
     risen.reconcile_once()
     assert world.show(one)["state"] == "RUNNING"
-    clock.pass_s(3600)
+    clock.sleep(3600)
     risen.reconcile_once()
     assert world.show(one)["state"] == "RUNNING", "nor one that stood still between two rounds"
-    watch(risen, clock, settings.driver_lost_s)
+    reconcile_for(risen, clock, settings.driver_lost_s)
     assert "the driver was silent" in world.show(one)["attempts"][0]["reason"]
 
 
 def test_a_replica_that_stood_still_stops_no_driver_that_spoke(
-    world: Any, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching"})
-    watch(world.reconciler, clock, settings.driver_lost_s + STEP_S)
+    reconcile_for(world.reconciler, clock, settings.driver_lost_s + STEP_S)
     status = world.launcher.status
 
     def stand_still(attempt_id: str) -> JobStatus:
@@ -53,13 +50,13 @@ def test_a_replica_that_stood_still_stops_no_driver_that_spoke(
         return found
 
     monkeypatch.setattr(world.launcher, "status", stand_still)
-    watch(world.reconciler, clock, STEP_S)
+    reconcile_for(world.reconciler, clock, STEP_S)
     assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 1)
     assert world.launcher.stopped == []
 
 
 def test_a_replica_that_lost_its_lease_stops_no_driver(
-    world: Any, context: Any, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, context: AppContext, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching"})
@@ -67,14 +64,14 @@ def test_a_replica_that_lost_its_lease_stops_no_driver(
     logs = world.launcher.logs
 
     def stand_still(attempt_id: str) -> str:
-        clock.pass_s(settings.lease_s + 1)
+        clock.sleep(settings.lease_s + 1)
         other.reconcile_once()
         said: str = logs(attempt_id)
         return said
 
     monkeypatch.setattr(world.launcher, "logs", stand_still)
     with pytest.raises(LeaseLostError):
-        watch(world.reconciler, clock, settings.driver_lost_s + 4)
+        reconcile_for(world.reconciler, clock, settings.driver_lost_s + 4)
     assert other.held is not None
     assert world.show(one)["state"] == "RUNNING"
     assert world.launcher.stopped == []
@@ -82,30 +79,30 @@ def test_a_replica_that_lost_its_lease_stops_no_driver(
 
 @pytest.mark.parametrize("behind_s", [-3600, 3600])
 def test_a_replica_whose_clock_is_wrong_blames_no_driver(
-    world: Any, context: Any, clock: Clock, behind_s: float
+    world: World, context: AppContext, clock: Clock, behind_s: float
 ) -> None:
     """Heartbeats carry the time of whoever took them, here the clock of this machine."""
     one = world.started()
-    clock.jump_s(behind_s)
+    clock.set_forward(behind_s)
     other = Reconciler(context, clock, clock.monotonic)
-    clock.pass_s(60)  # the lease of the first runs out
+    clock.sleep(60)  # the lease of the first runs out
     for _ in range(60):
         world.beat(one, {"phase": "searching"})
-        clock.pass_s(STEP_S)
+        clock.sleep(STEP_S)
         other.reconcile_once()
     assert other.held is not None
     assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 1)
 
 
 def test_another_replica_waits_for_a_slow_submission(
-    world: Any, context: Any, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, context: AppContext, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Reconciler(context, clock, clock.monotonic)
     launch = world.launcher.launch
 
     def launch_slowly(order: Any) -> None:
         slow.undo()
-        watch(other, clock, settings.ray_submit_timeout_s)
+        reconcile_for(other, clock, settings.ray_submit_timeout_s)
         launch(order)
 
     one = world.submit(resources={"gpus_per_trial": 0})
@@ -114,13 +111,13 @@ def test_another_replica_waits_for_a_slow_submission(
         with pytest.raises(LeaseLostError):
             world.reconciler.reconcile_once()
     assert other.held is not None
-    watch(other, clock, 60)
+    reconcile_for(other, clock, 60)
     assert world.beat(one, {"phase": "searching"}).status_code == 200
     assert [attempt["state"] for attempt in world.show(one)["attempts"]] == ["RUNNING"]
 
 
 def test_a_submission_that_was_cut_off_is_made_again_and_counts_as_no_failure(
-    world: Any, context: Any, clock: Clock, settings: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, context: AppContext, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         """What nothing in the reconciler survives."""
@@ -134,11 +131,11 @@ def test_a_submission_that_was_cut_off_is_made_again_and_counts_as_no_failure(
         with pytest.raises(Killed):
             world.reconciler.reconcile_once()
     other = Reconciler(context, clock, clock.monotonic)
-    watch(other, clock, settings.lease_s + settings.ray_submit_timeout_s)
+    reconcile_for(other, clock, settings.lease_s + settings.ray_submit_timeout_s)
     assert world.show(one)["state"] == "RUNNING", "the other may still be at it"
-    watch(other, clock, settings.lease_s + 4)
+    reconcile_for(other, clock, settings.lease_s + 4)
     assert "the driver did not reach Ray" in world.show(one)["attempts"][0]["reason"]
-    watch(other, clock, settings.retry_backoff_s)
+    reconcile_for(other, clock, settings.retry_backoff_s)
     view = world.show(one)
     assert (view["state"], view["attempt"]) == ("RUNNING", 2)
     world.launcher.jobs[f"exp-{one}-a2"] = JobStatus.FAILED
@@ -147,31 +144,31 @@ def test_a_submission_that_was_cut_off_is_made_again_and_counts_as_no_failure(
 
 
 def test_a_wait_for_the_next_attempt_survives_a_clock_set_back(
-    world: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.submit()
     with monkeypatch.context() as broken:
         broken.setattr(world.launcher, "launch", refuse)
         world.reconciler.reconcile_once()
-    clock.jump_s(-3600)
+    clock.set_forward(-3600)
     world.reconciler.reconcile_once()
     assert world.show(one)["state"] == "RUNNING"
 
 
 @pytest.mark.parametrize("jump_s", [-3600, 3600])
-def test_a_clock_that_jumps_loses_nobody(world: Any, clock: Clock, settings: Any, jump_s: float) -> None:
+def test_a_clock_that_jumps_loses_nobody(world: World, clock: Clock, settings: Settings, jump_s: float) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching"})
-    clock.jump_s(jump_s)
+    clock.set_forward(jump_s)
     world.reconciler.reconcile_once()
     assert world.show(one)["state"] == "RUNNING"
-    watch(world.reconciler, clock, settings.driver_lost_s + 4)
+    reconcile_for(world.reconciler, clock, settings.driver_lost_s + 4)
     assert world.show(one)["state"] == "QUEUED", "a driver that is silent is found nonetheless"
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_database_that_was_away_is_no_silence_of_the_drivers(
-    world: Any, clock: Clock, settings: Any, postgres: Any
+    world: World, clock: Clock, settings: Settings, postgres: Postgres
 ) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching"})
@@ -180,8 +177,8 @@ def test_a_database_that_was_away_is_no_silence_of_the_drivers(
         with pytest.raises(SQLAlchemyError):
             world.reconciler.reconcile_once()
         assert world.beat(one, {"phase": "searching"}).status_code == 503
-        clock.pass_s(settings.driver_lost_s)
-        clock.pass_s(1)
+        clock.sleep(settings.driver_lost_s)
+        clock.sleep(1)
     with pytest.raises(SQLAlchemyError):
         world.reconciler.reconcile_once()
     postgres.start()
@@ -190,7 +187,7 @@ def test_a_database_that_was_away_is_no_silence_of_the_drivers(
     assert world.beat(one, {"phase": "searching"}).status_code == 200
 
 
-def test_of_two_replicas_one_acts(world: Any, context: Any, clock: Clock) -> None:
+def test_of_two_replicas_one_acts(world: World, context: AppContext, clock: Clock) -> None:
     world.reconciler.reconcile_once()
     one = world.submit()
     other = Reconciler(context, clock, clock.monotonic)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError
 from ray.tune.schedulers import TrialScheduler
-from searches import Search
 
 from search_spaces.controls import Controls
 from search_spaces.protocol import Directives
+from tests.support.searches import Search
 from workers.ray_patches import idle_actors
 from workers.state import journal
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from ray.tune.schedulers import TrialScheduler
-from searches import Search
 
 from search_spaces.protocol import Directives
+from tests.support.searches import Search
 from workers.trial.worker import STOP
 
 

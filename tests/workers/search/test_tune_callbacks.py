@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.schedulers import TrialScheduler
-from searches import Search
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Directives, ErrorKind, TrialState
+from tests.support.searches import Search
 from workers.state import journal
 from workers.state.checkpoints import BEST, LAST
 from workers.state.trial_table import Progress

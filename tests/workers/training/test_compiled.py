@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch._inductor.config
-from made_up import curve, splits, trial
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
@@ -19,6 +18,7 @@ from torch._dynamo.utils import counters
 from search_spaces.experiment import Execution
 from search_spaces.models import CNN
 from search_spaces.normalization import Batch
+from tests.support.trainings import curve, splits, trial
 from workers.data.splits import Splits
 from workers.training import compiled
 from workers.training.build import build_model

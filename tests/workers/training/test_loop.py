@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torch._inductor.config
-from made_up import RANDOM_ALL_OVER, curve, recorded, splits, trial
 from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces.protocol import DIAGNOSTICS, METRICS
+from tests.support.trainings import RANDOM_ALL_OVER, curve, recorded, splits, trial
 from workers.training import device_images
 from workers.training.device_images import DeviceImages
 from workers.training.loop import EpochInterruptedError, Training

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from made_up import RANDOM_ALL_OVER, curve, recorded, splits, trial
 from torch import Tensor, nn
 
+from tests.support.trainings import RANDOM_ALL_OVER, curve, recorded, splits, trial
 from workers.training.loop import Training
 
 

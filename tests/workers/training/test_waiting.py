@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import made_up
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from search_spaces.experiment import Execution, ExperimentSpec, TrialSpec
 from search_spaces.optimizers import Optimizer
 from search_spaces.spec import kinds
+from tests.support import trainings
 from workers.data.splits import Splits
 from workers.training import device_images, loop
 from workers.training.loop import Training
@@ -56,7 +56,7 @@ def trial(optimizer: str = "adam", precision: str = "float32", deterministic: bo
 
 
 def splits() -> Splits:
-    return made_up.splits(IMAGES, 40, channels=3)
+    return trainings.splits(IMAGES, 40, channels=3)
 
 
 class Crossings(TorchDispatchMode):

@@ -65,7 +65,9 @@ class Recorder(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.seen, self.evaluated = model, [], []
+        self.model = model
+        self.seen: list[Tensor] = []
+        self.evaluated: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Tensor:
         (self.seen if self.training else self.evaluated).append(images.clone())

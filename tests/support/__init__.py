@@ -1,0 +1,4 @@
+"""What tests share: fakes that stand for a real part, builders of small inputs, and contract test classes.
+
+It is type-checked as strictly as the product. Fixtures are in the conftest files; their types come from here.
+"""
