@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from service import demo, stack
-from service.context import Context
+from service.context import AppContext
 from tests.support.world import World
 
 
@@ -63,7 +63,7 @@ WINNER = {"trial": 1, "value": 0.96875, "test_accuracy": 0.9375, "test_loss": 0.
 
 @pytest.fixture
 def exit_status(
-    monkeypatch: pytest.MonkeyPatch, handlers: None, world: World, context: Context
+    monkeypatch: pytest.MonkeyPatch, handlers: None, world: World, context: AppContext
 ) -> Callable[[dict[str, Any], Any], int]:
     """The demo's, on a service whose driver says one last word of some trials."""
 
