@@ -26,13 +26,13 @@ from workers.search.stop_conditions import Outcome
 from workers.search.tune_callbacks import TuneCallback
 from workers.search.winner import EvaluationFailedError, StopRequestedError, WinnerEvaluation
 from workers.state import journal
-from workers.state.trial_table import Progress
-from workers.tracking.connection import Superseded, away, refused
+from workers.state.recorder import Recorder
+from workers.tracking.connection import SupersededError, is_outage, is_permanent
 from workers.tracking.cursor import MlflowIds
-from workers.tracking.retry import AWAY_S, Patience, Unheard
+from workers.tracking.retry import OUTAGE_LIMIT_S, DeliveryAbandonedError, Retrier
 from workers.tracking.tracker import Tracker
 from workers.trial import logs
-from workers.trial.worker import Slot
+from workers.trial.worker import TrialWorker
 
 log = logging.getLogger("rung.driver")
 
@@ -53,8 +53,8 @@ def drive(launch: LaunchConfig, spec: ExperimentSpec) -> bool:
     if launch.trials and not any(file.exists() for file in (folder / JOURNAL, journal.copy_of(folder / JOURNAL))):
         return _refuse(launch, stop_conditions.missing_journal(launch.storage, launch.trials))
     try:
-        progress = Progress(folder / JOURNAL, spec.objective, launch.attempt)
-    except journal.Overtaken as overtaken:
+        recorder = Recorder(folder / JOURNAL, spec.objective, launch.attempt)
+    except journal.WriterFencedError as overtaken:
         log.warning("%s", overtaken)
         return False
     except OSError as error:
@@ -63,43 +63,43 @@ def drive(launch: LaunchConfig, spec: ExperimentSpec) -> bool:
             launch, stop_conditions.disk_full(why) if failures.is_disk_full(error) else Outcome("paused", why)
         )
     tracker = Tracker(launch, spec, folder / JOURNAL, fenced=lambda: heartbeat.fenced)
-    heartbeat = HeartbeatThread(launch, progress, tracker.ids)
-    patience = _patience(heartbeat, tracker)
+    heartbeat = HeartbeatThread(launch, recorder, tracker.ids)
+    retrier = _retrier(heartbeat, tracker)
     heartbeat.start()
     winner, failed, obeyed = None, False, None
     try:
-        if launch.source and not progress.trials:
-            taken = continuation.import_trials(Path(launch.source), JOURNAL, folder / "trials", progress)
+        if launch.source and not recorder.table.trials:
+            taken = continuation.import_trials(Path(launch.source), JOURNAL, folder / "trials", recorder)
             log.info("%s trials are taken over from %s", taken, launch.source)
-        log.info("attempt %d of %s begins with %d trials known", launch.attempt, spec.name, len(progress.trials))
-        if lost := max(0, launch.trials - len(progress.trials)):
+        log.info("attempt %d of %s begins with %d trials known", launch.attempt, spec.name, len(recorder.table.trials))
+        if lost := max(0, launch.trials - len(recorder.table.trials)):
             log.warning("%d of %d trials were lost with the journal's end: proposed again", lost, launch.trials)
-        callback = TuneCallback(spec, progress, lambda: heartbeat.orders, lambda: heartbeat.fenced, heartbeat.wake)
+        callback = TuneCallback(spec, recorder, lambda: heartbeat.orders, lambda: heartbeat.fenced, heartbeat.wake)
         tracker.start()
         heartbeat.phase = "searching"
-        finalist = _search(launch, spec, progress, callback)
-        over, obeyed = callback.outcome or stop_conditions.exhausted(progress, callback.num_samples()), callback.obeyed
+        finalist = _search(launch, spec, recorder, callback)
+        over, obeyed = callback.outcome or stop_conditions.exhausted(recorder, callback.num_samples()), callback.obeyed
         log.info("the search is over, %s: %s", over.phase, over.reason or "every trial has ended")
         try:
             if over.phase == "completed":
                 heartbeat.phase = "finalizing"
-                tracker.hurry()
+                tracker.wake()
                 heartbeat.wake()
                 try:
-                    winner = _finalize_winner(launch, progress, tracker, finalist, patience, obeyed.max_restarts)
+                    winner = _finalize_winner(launch, recorder, tracker, finalist, retrier, obeyed.max_restarts)
                 except EvaluationFailedError as unmeasured:
                     over = replace(over, reason="; ".join(filter(None, (over.reason, str(unmeasured)))))
                 except StopRequestedError:
                     over = stop_conditions.requested(heartbeat.orders, heartbeat.fenced) or over
             if over.phase not in {"paused", "fenced"}:
-                _close(tracker, progress, over, winner, patience)
-                callback.prune_checkpoints(folder / "trials", progress.trials)
-        except Unheard as unheard:
+                _close(tracker, recorder, over, winner, retrier)
+                callback.prune_checkpoints(folder / "trials", recorder.table.trials)
+        except DeliveryAbandonedError as unheard:
             said = stop_conditions.requested(heartbeat.orders, heartbeat.fenced)
             if said is None:
                 raise
             over = Outcome(said.phase, f"{said.reason}; {unheard}")
-    except (Superseded, journal.Overtaken) as overtaken:
+    except (SupersededError, journal.WriterFencedError) as overtaken:
         log.warning("%s", overtaken)
         over = Outcome("fenced", str(overtaken))
     except continuation.SourceMissingError as missing:
@@ -110,14 +110,14 @@ def drive(launch: LaunchConfig, spec: ExperimentSpec) -> bool:
         if failures.is_disk_full(error):
             over = stop_conditions.disk_full(_sentence(error))
     finally:
-        progress.close()
+        recorder.close()
         tracker.stop()
         if winner is None or over.phase != "completed":
             tracker.close()  # before the last word, after which another attempt may write
     if heartbeat.fenced or over.phase == "fenced":
         return False
-    for number in progress.trials:
-        progress.released(number, journaled=False)  # whatever became of Tune, its slots are gone
+    for number in recorder.table.trials:
+        recorder.record_release(number, journaled=False)  # whatever became of Tune, its slots are gone
     heartbeat.send_final(over.phase, over.reason, winner, SERVICE_PATIENCE_S, blocked=over.blocked, controls=obeyed)
     if winner is not None and over.phase == "completed":
         _illustrate(launch, spec, tracker, finalist)
@@ -133,7 +133,7 @@ def _refuse(launch: LaunchConfig, over: Outcome) -> bool:
     return not heartbeat.fenced
 
 
-def _patience(heartbeat: HeartbeatThread, tracker: Tracker) -> Patience:
+def _retrier(heartbeat: HeartbeatThread, tracker: Tracker) -> Retrier:
     """Waits for MLflow, and lets the service know."""
 
     def on_wait(why: str) -> None:
@@ -141,20 +141,20 @@ def _patience(heartbeat: HeartbeatThread, tracker: Tracker) -> Patience:
             heartbeat.reason = why
             heartbeat.wake()
 
-    def worth_s(error: Exception) -> float:
-        if isinstance(error, Superseded | journal.Damaged) or refused(error):
+    def retry_window_s(error: Exception) -> float:
+        if isinstance(error, SupersededError | journal.JournalDamagedError) or is_permanent(error):
             return 0.0
-        return AWAY_S if away(error) else REFUSALS_S
+        return OUTAGE_LIMIT_S if is_outage(error) else REFUSALS_S
 
-    return Patience(
-        ordered=lambda: heartbeat.fenced or heartbeat.orders.stop is not None,
+    return Retrier(
+        stop_requested=lambda: heartbeat.fenced or heartbeat.orders.stop is not None,
         answered_at=lambda: tracker.answered_at,
         on_wait=on_wait,
-        worth_s=worth_s,
+        retry_window_s=retry_window_s,
     )
 
 
-def _search(launch: LaunchConfig, spec: ExperimentSpec, progress: Progress, callback: TuneCallback) -> WinnerEvaluation:
+def _search(launch: LaunchConfig, spec: ExperimentSpec, recorder: Recorder, callback: TuneCallback) -> WinnerEvaluation:
     """Run trials until the searcher has no more or the callback ends the search. Gives the waiting finalist."""
     from ray import tune
 
@@ -164,7 +164,7 @@ def _search(launch: LaunchConfig, spec: ExperimentSpec, progress: Progress, call
     while True:
         searcher = Searcher(
             spec,
-            progress,
+            recorder,
             Path(launch.storage) / "trials",
             roots={"data_root": launch.data_root, "cache_root": launch.cache_root},
             num_samples=callback.num_samples,
@@ -177,7 +177,7 @@ def _search(launch: LaunchConfig, spec: ExperimentSpec, progress: Progress, call
         # tune.run, not Tuner: a Tuner pickles searcher and scheduler at once, for a restore that the journal replaces.
         with out_of_memory.oom_as_actor_failure():
             tune.run(
-                Slot,
+                TrialWorker,
                 name=f"tune-a{launch.attempt}",
                 storage_path=launch.storage,
                 resources_per_trial=tune.PlacementGroupFactory(
@@ -206,22 +206,23 @@ def _sweep(launch: LaunchConfig) -> None:
 
 def _finalize_winner(
     launch: LaunchConfig,
-    progress: Progress,
+    recorder: Recorder,
     tracker: Tracker,
     finalist: WinnerEvaluation,
-    patience: Patience,
+    retrier: Retrier,
     max_restarts: int,
 ) -> Winner | None:
     """Measure the best trial on the test set, log and register its model. None when no trial has a value.
 
     The winner of an earlier ending stays where no better trial was found since. Raises StopRequestedError,
-    EvaluationFailedError, Unheard.
+    EvaluationFailedError, DeliveryAbandonedError.
     """
-    best = progress.best()
+    best = recorder.table.best()
     if best is None or best.best_value is None or best.best_epoch is None:
         return None
-    if progress.winner is not None and progress.winner.trial == best.number and progress.winner.model_uri:
-        return progress.winner
+    known = recorder.table.winner
+    if known is not None and known.trial == best.number and known.model_uri:
+        return known
     folder = Path(launch.storage)
     loss, accuracy = finalist.evaluate(
         folder / "trials" / trial_folder(best.number),
@@ -230,25 +231,25 @@ def _finalize_winner(
         Path(launch.data_root),
         Path(launch.cache_root),
         max_restarts=max_restarts,
-        ordered=patience.ordered,
+        ordered=retrier.stop_requested,
     )
     winner = Winner(trial=best.number, value=best.best_value, test_accuracy=accuracy, test_loss=loss)
-    patience.until(tracker.finish)
-    uri = patience.until(lambda: tracker.register(folder / "model", winner))
+    retrier.call(tracker.finish)
+    uri = retrier.call(lambda: tracker.register(folder / "model", winner))
     winner = winner.model_copy(update={"model_uri": uri})
     log.info("trial %d won, test accuracy %.4f, registered as %s", winner.trial, winner.test_accuracy, uri)
-    progress.won(winner)
+    recorder.record_winner(winner)
     return winner
 
 
-def _close(tracker: Tracker, progress: Progress, over: Outcome, winner: Winner | None, patience: Patience) -> None:
+def _close(tracker: Tracker, recorder: Recorder, over: Outcome, winner: Winner | None, retrier: Retrier) -> None:
     """End what has not ended, deliver what MLflow lacks and end the parent run with its summary."""
-    for number in list(progress.trials):
-        progress.ended(number, *over.of_trial(number))
-    patience.until(tracker.finish)
-    summary: dict[str, float] = {f"trials_{state.lower()}": count for state, count in progress.counts().items()}
+    for number in list(recorder.table.trials):
+        recorder.record_end(number, *over.of_trial(number))
+    retrier.call(tracker.finish)
+    summary: dict[str, float] = {f"trials_{state.lower()}": count for state, count in recorder.table.counts().items()}
     tags: dict[str, str] = {Tag.STATE: over.phase.upper(), Tag.REASON: over.reason}
-    best = progress.best()
+    best = recorder.table.best()
     if best is not None and best.best_value is not None:
         summary |= {"best_value": best.best_value, "best_trial": best.number}
         tags |= {Tag.BEST_TRIAL: str(best.number), Tag.BEST_RUN_ID: tracker.ids().runs[best.number]}
@@ -257,8 +258,8 @@ def _close(tracker: Tracker, progress: Progress, over: Outcome, winner: Winner |
         if winner.test_loss is not None:
             summary["test_loss"] = winner.test_loss
         tags[Tag.MODEL] = winner.model_uri or ""
-    status, trials = PARENT_RUN_STATUS[over.phase], len(progress.trials)
-    patience.until(lambda: tracker.close_parent(status, summary, tags, trials))
+    status, trials = PARENT_RUN_STATUS[over.phase], len(recorder.table.trials)
+    retrier.call(lambda: tracker.end_parent_run(status, summary, tags, trials))
 
 
 def _illustrate(launch: LaunchConfig, spec: ExperimentSpec, tracker: Tracker, finalist: WinnerEvaluation) -> None:
@@ -266,7 +267,7 @@ def _illustrate(launch: LaunchConfig, spec: ExperimentSpec, tracker: Tracker, fi
     folder = Path(launch.storage) / "pictures"
     try:
         finalist.illustrate(spec, folder, Path(launch.data_root), Path(launch.cache_root), PICTURES_PATIENCE_S)
-        tracker.attach(folder)
+        tracker.log_folder(folder)
     except Exception as error:
         log.warning("no pictures: %r", error)
 
@@ -283,7 +284,7 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # it looks for result files, which we do not write
     folder, attempt = Path(arguments[0]), int(arguments[1])
-    with logs.of_process(folder / "logs" / f"driver-a{attempt}.log"):
+    with logs.process_log(folder / "logs" / f"driver-a{attempt}.log"):
         return _main(folder, attempt)
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Protocol
 
 import httpx
@@ -30,22 +29,22 @@ PROBLEM = "application/problem+json"
 
 
 class Lines(Protocol):
-    """Where what is told of trials comes from: `Progress`, or nowhere."""
+    """Where what is told of trials comes from: `Recorder`, or nowhere."""
 
-    @property
-    def trials(self) -> Mapping[int, object]: ...
+    def numbers(self) -> set[int]: ...
 
     def take_changed(self) -> set[int]: ...
 
     def put_back(self, changed: set[int]) -> None: ...
 
-    def line(self, number: int) -> TrialUpdate: ...
+    def update_of(self, number: int) -> TrialUpdate: ...
 
 
 class NoLines:
     """Those of an attempt without a journal."""
 
-    trials: Mapping[int, object] = MappingProxyType({})
+    def numbers(self) -> set[int]:
+        return set()
 
     def take_changed(self) -> set[int]:
         return set()
@@ -53,7 +52,7 @@ class NoLines:
     def put_back(self, changed: set[int]) -> None:
         """Nothing was taken."""
 
-    def line(self, number: int) -> TrialUpdate:
+    def update_of(self, number: int) -> TrialUpdate:
         raise KeyError(number)
 
 
@@ -63,10 +62,10 @@ class HeartbeatThread(threading.Thread):
     `phase` and `reason` are what it says next; `orders` are the newest, with the newest controls.
     """
 
-    def __init__(self, launch: LaunchConfig, progress: Lines, mlflow_ids: Callable[[], MlflowIds]) -> None:
+    def __init__(self, launch: LaunchConfig, recorder: Lines, mlflow_ids: Callable[[], MlflowIds]) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._launch = launch
-        self._progress = progress
+        self._recorder = recorder
         self._mlflow_ids = mlflow_ids
         self._wake = threading.Event()
         self._stopped = threading.Event()
@@ -121,7 +120,7 @@ class HeartbeatThread(threading.Thread):
                 log.warning("the service did not answer: %r", error)
             except Exception:
                 log.exception("a heartbeat failed; the next one tells of what it could not")
-            self._progress.put_back(set(left))
+            self._recorder.put_back(set(left))
             return False
 
     def send_final(
@@ -154,7 +153,7 @@ class HeartbeatThread(threading.Thread):
     def _changed(self, ids: MlflowIds) -> list[int]:
         """Trials with something new. MLflow may have runs of trials that the journal has lost."""
         told_anew = {number for number, run in ids.runs.items() if self._told_runs.get(number) != run}
-        return sorted(self._progress.take_changed() | told_anew & self._progress.trials.keys())
+        return sorted(self._recorder.take_changed() | told_anew & self._recorder.numbers())
 
     def _take(self, answer: httpx.Response) -> bool:
         """Obey an answer. What a proxy says for a service that is away fences nobody."""
@@ -171,7 +170,8 @@ class HeartbeatThread(threading.Thread):
 
     def _message(self, numbers: list[int], ids: MlflowIds, phase: str, whole: bool) -> Heartbeat:
         lines = [
-            self._progress.line(number).model_copy(update={"mlflow_run_id": ids.runs.get(number)}) for number in numbers
+            self._recorder.update_of(number).model_copy(update={"mlflow_run_id": ids.runs.get(number)})
+            for number in numbers
         ]
         return Heartbeat.model_validate(
             {

@@ -23,7 +23,7 @@ from search_spaces.experiment import Objective
 from search_spaces.protocol import DIAGNOSTICS, METRICS, LaunchConfig
 from service.settings import Settings
 from workers.heartbeat import HeartbeatThread
-from workers.state.trial_table import Progress
+from workers.state.recorder import Recorder
 from workers.tracking.cursor import MlflowIds
 
 REPEATS = 3
@@ -81,20 +81,22 @@ def _heartbeat_cores(launch: LaunchConfig, folder: Path) -> float:
 
     It says what that driver would, by its token, to the same service: a new epoch of every running trial each time.
     """
-    progress = Progress(folder / "journal.jsonl", Objective())
+    recorder = Recorder(folder / "journal.jsonl", Objective())
     for number in range(RUNNING):
-        progress.suggested(number, {"lr": 0.1}, {"optimizer.kind": "sgd", "optimizer.lr": 0.1, "batch_size": 64})
-        progress.started(number)
-    heartbeat = HeartbeatThread(launch, progress, lambda: MlflowIds("1", "parent", {}))
+        recorder.record_suggestion(
+            number, {"lr": 0.1}, {"optimizer.kind": "sgd", "optimizer.lr": 0.1, "batch_size": 64}
+        )
+        recorder.mark_started(number)
+    heartbeat = HeartbeatThread(launch, recorder, lambda: MlflowIds("1", "parent", {}))
     used_s = 0.0
     for epoch in range(1, BEATS + WARM_UP + 1):
         for number in range(RUNNING):
-            progress.epoch(number, epoch, dict.fromkeys(METRICS + DIAGNOSTICS, 0.123456789))
+            recorder.record_epoch(number, epoch, dict.fromkeys(METRICS + DIAGNOSTICS, 0.123456789))
         began_s = time.thread_time()
         assert heartbeat.send(), "the service did not take it"
         used_s += time.thread_time() - began_s if epoch > WARM_UP else 0.0
     heartbeat._client.close()
-    progress.close()
+    recorder.close()
     return used_s / BEATS / launch.heartbeat_s
 
 

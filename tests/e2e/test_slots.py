@@ -21,7 +21,7 @@ from search_spaces.protocol import Directives, LaunchConfig
 from workers import driver
 from workers.ray_patches import startup
 from workers.search.tune_callbacks import TuneCallback
-from workers.state.trial_table import Progress
+from workers.state.recorder import Recorder
 
 pytestmark = pytest.mark.e2e
 
@@ -59,18 +59,18 @@ def main(folder: Path) -> list[dict[str, Any]]:
     spec = ExperimentSpec.model_validate(SPEC)
     startup.prepare(launch.slots)
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
-    progress = Progress(folder / driver.JOURNAL, spec.objective)
+    recorder = Recorder(folder / driver.JOURNAL, spec.objective)
     orders, seen = [Directives(slots=2)], list[dict[str, Any]]()
 
     def look(slots: int, over: Callable[[dict[str, Any]], bool]) -> None:
         orders[0] = Directives(slots=slots)
-        before = Counter({trial.number: trial.epoch for trial in list(progress.trials.values())})
+        before = Counter({trial.number: trial.epoch for trial in list(recorder.table.trials.values())})
         deadline = time.monotonic() + PATIENCE_S
         while True:
             now = {
                 "free": ray.available_resources().get("CPU", 0),
-                "states": [trial.state for trial in list(progress.trials.values())],
-                "more_epochs": [trial.epoch - before[trial.number] for trial in list(progress.trials.values())],
+                "states": [trial.state for trial in list(recorder.table.trials.values())],
+                "more_epochs": [trial.epoch - before[trial.number] for trial in list(recorder.table.trials.values())],
             }
             if over(now) or time.monotonic() >= deadline:
                 break
@@ -88,10 +88,10 @@ def main(folder: Path) -> list[dict[str, Any]]:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    callback = TuneCallback(spec, progress, lambda: orders[0], lambda: False, lambda: None)
-    driver._search(launch, spec, progress, callback)
+    callback = TuneCallback(spec, recorder, lambda: orders[0], lambda: False, lambda: None)
+    driver._search(launch, spec, recorder, callback)
     watching.join()
-    progress.close()
+    recorder.close()
     return seen
 
 

@@ -60,7 +60,7 @@ def test_kill_of_a_trials_process(stand: Stand, undisturbed: Callable[..., str])
     submitted = stand.rung.submit(serial("slot-killed"))
     after_epochs(stand, submitted.id, 2)
     before = rungs(stand, submitted.id)
-    (slot,) = stand.pids("ray::Slot")
+    (slot,) = stand.pids("ray::TrialWorker")
     os.kill(slot, signal.SIGKILL)
     ended(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=1)
@@ -76,7 +76,7 @@ def test_a_truncated_checkpoint(stand: Stand, undisturbed: Callable[..., str]) -
     trials = stand.files(submitted.id) / "trials"
     stand.until(lambda: list(trials.glob("*/previous.pt")), "a trial with two checkpoints")
     os.kill(driver, signal.SIGKILL)
-    stand.until(lambda: not stand.pids("ray::Slot"), "the slots of the killed driver are gone")
+    stand.until(lambda: not stand.pids("ray::TrialWorker"), "the slots of the killed driver are gone")
     damaged = [previous.with_name("last.pt") for previous in trials.glob("*/previous.pt")]
     for checkpoint in damaged:
         os.truncate(checkpoint, checkpoint.stat().st_size // 2)

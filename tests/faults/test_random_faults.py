@@ -50,7 +50,7 @@ def test_twenty_faults_at_random(stand: Stand) -> None:
     ]
     ids = [stand.rung.submit(spec).id for spec in specs]
     hit: Counter[str] = Counter()
-    while sum(hit.values()) < FAULTS and _progress(stand, ids) < len(ids) * TRIALS:
+    while sum(hit.values()) < FAULTS and _recorder(stand, ids) < len(ids) * TRIALS:
         victim, wait, away = draw.choice(VICTIMS), draw.randint(0, 3), draw.randint(0, 2)
         _after(stand, ids, wait)
         hit[victim] += _strike(stand, victim, draw)
@@ -72,7 +72,7 @@ def _strike(stand: Stand, victim: str, draw: random.Random) -> bool:
     if victim in PARTS:
         stand.kill(victim)
         return True
-    found = sorted(stand.pids("workers.driver" if victim == "driver" else "ray::Slot"))
+    found = sorted(stand.pids("workers.driver" if victim == "driver" else "ray::TrialWorker"))
     if not found:
         return False
     with contextlib.suppress(ProcessLookupError):
@@ -99,10 +99,10 @@ def _epochs(stand: Stand, ids: list[str]) -> int:
     return sum(entry["event"] == "epoch" for one in ids for entry in entries(stand, one))
 
 
-def _progress(stand: Stand, ids: list[str]) -> int:
+def _recorder(stand: Stand, ids: list[str]) -> int:
     """Trials that have ended, by the journals."""
     return sum("state" in entry for one in ids for entry in entries(stand, one))
 
 
 def _all_ended(stand: Stand, ids: list[str]) -> bool:
-    return _progress(stand, ids) == len(ids) * TRIALS
+    return _recorder(stand, ids) == len(ids) * TRIALS

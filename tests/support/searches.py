@@ -14,7 +14,7 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Directives
 from workers.search.searcher import Searcher
 from workers.search.tune_callbacks import TuneCallback
-from workers.state.trial_table import Progress
+from workers.state.recorder import Recorder
 
 
 class Tune:
@@ -90,17 +90,17 @@ class Service:
 class Search:
     """One attempt, without Ray."""
 
-    def __init__(self, spec: ExperimentSpec, progress: Progress, folder: Path) -> None:
+    def __init__(self, spec: ExperimentSpec, recorder: Recorder, folder: Path) -> None:
         self.service = Service()
-        self.progress = progress
+        self.recorder = recorder
         self.callback = TuneCallback(
-            spec, progress, lambda: self.service.orders, lambda: self.service.fenced, self.service.changed
+            spec, recorder, lambda: self.service.orders, lambda: self.service.fenced, self.service.changed
         )
         self.searcher = Searcher(
-            spec, progress, folder / "trials", {}, self.callback.num_samples, self.callback.slots, lambda: None
+            spec, recorder, folder / "trials", {}, self.callback.num_samples, self.callback.slots, lambda: None
         )
         self.callback.attach(self.searcher)
         self.tune = Tune(self.callback, self.searcher)
 
     def states(self) -> list[str]:
-        return [trial.state for trial in self.progress.trials.values()]
+        return [trial.state for trial in self.recorder.table.trials.values()]

@@ -15,14 +15,14 @@ import pytest
 
 from search_spaces.experiment import ExperimentSpec, Objective
 from search_spaces.protocol import Heartbeat, LaunchConfig
-from workers.state.trial_table import Progress
+from workers.state.recorder import Recorder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from tests.support.searches import Search
 
-OpenProgress = Callable[..., Progress]
+OpenRecorder = Callable[..., Recorder]
 
 
 class Stopwatch:
@@ -130,23 +130,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def stopwatch() -> Stopwatch:
-    """What the journals of `open_progress` measure held slots with."""
+    """What the journals of `open_recorder` measure held slots with."""
     return Stopwatch()
 
 
 @pytest.fixture
-def open_progress(tmp_path: Path, stopwatch: Stopwatch) -> Iterator[OpenProgress]:
-    """`open_progress(attempt)`: the journal in `tmp_path`, opened at second 1000 * attempt."""
-    opened: list[Progress] = []
+def open_recorder(tmp_path: Path, stopwatch: Stopwatch) -> Iterator[OpenRecorder]:
+    """`open_recorder(attempt)`: the journal in `tmp_path`, opened at second 1000 * attempt."""
+    opened: list[Recorder] = []
 
-    def open_(attempt: int = 1, objective: Objective | None = None) -> Progress:
+    def open_(attempt: int = 1, objective: Objective | None = None) -> Recorder:
         path = tmp_path / "journal.jsonl"
-        opened.append(Progress(path, objective or Objective(), attempt, lambda: 1000.0 * attempt, stopwatch))
+        opened.append(Recorder(path, objective or Objective(), attempt, lambda: 1000.0 * attempt, stopwatch))
         return opened[-1]
 
     yield open_
-    for progress in opened:
-        progress.close()
+    for recorder in opened:
+        recorder.close()
 
 
 @pytest.fixture
@@ -179,14 +179,14 @@ def experiment() -> Callable[..., ExperimentSpec]:
 
 @pytest.fixture
 def search(
-    tmp_path: Path, experiment: Callable[..., ExperimentSpec], open_progress: OpenProgress
+    tmp_path: Path, experiment: Callable[..., ExperimentSpec], open_recorder: OpenRecorder
 ) -> Callable[..., Search]:
     """`search(attempt, field=...)`: an attempt at such an experiment, without Ray, in `tmp_path`."""
     from tests.support.searches import Search
 
     def begin(attempt: int = 1, **changes: Any) -> Search:
         spec = experiment(**changes)
-        return Search(spec, open_progress(attempt, spec.objective), tmp_path)
+        return Search(spec, open_recorder(attempt, spec.objective), tmp_path)
 
     return begin
 

@@ -19,7 +19,7 @@ from workers.heartbeat import HeartbeatThread
 from workers.search.stop_conditions import Outcome
 from workers.search.tune_callbacks import TuneCallback
 from workers.search.winner import EvaluationFailedError, StopRequestedError
-from workers.state.trial_table import Progress
+from workers.state.recorder import Recorder
 from workers.tracking import retry
 from workers.tracking.cursor import MlflowIds
 from workers.tracking.tracker import Tracker
@@ -46,16 +46,16 @@ def drive(
     launch: Callable[..., LaunchConfig],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., bool]:
-    """`drive(search)`: an attempt whose trials are run by `search(progress, callback)`."""
+    """`drive(search)`: an attempt whose trials are run by `search(recorder, callback)`."""
     monkeypatch.setattr(retry, "POLL_S", 0.01)
-    monkeypatch.setattr(retry, "ORDERED_S", 0.1)
+    monkeypatch.setattr(retry, "STOP_GRACE_S", 0.1)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
-    def run(search: Callable[[Progress, TuneCallback], None], **changes: Any) -> bool:
+    def run(search: Callable[[Recorder, TuneCallback], None], **changes: Any) -> bool:
         def searched(
-            told: LaunchConfig, spec: ExperimentSpec, progress: Progress, callback: TuneCallback
+            told: LaunchConfig, spec: ExperimentSpec, recorder: Recorder, callback: TuneCallback
         ) -> WinnerEvaluation:
-            search(progress, callback)
+            search(recorder, callback)
             return WinnerEvaluation()
 
         monkeypatch.setattr(driver, "_search", searched)
@@ -65,9 +65,9 @@ def drive(
     return run
 
 
-def one_trial(progress: Progress, callback: TuneCallback) -> None:
-    progress.suggested(0, {}, {})
-    progress.epoch(0, 1, {"validation_accuracy": 0.5}, (TrialState.COMPLETED, "done"))
+def one_trial(recorder: Recorder, callback: TuneCallback) -> None:
+    recorder.record_suggestion(0, {}, {})
+    recorder.record_epoch(0, 1, {"validation_accuracy": 0.5}, (TrialState.COMPLETED, "done"))
 
 
 @pytest.mark.parametrize(("stop", "phase"), [("cancel", "canceled"), ("pause", "paused")])
@@ -88,8 +88,8 @@ def test_orders_are_obeyed_while_mlflow_is_away(
     last = service.heard[-1]
     assert last.phase == phase
     assert last.reason == f"{stop} ordered; MLflow was away: what it lacks is kept in the journal"
-    again = Progress(tmp_path / "journal.jsonl", ExperimentSpec(name="x").objective, 2)
-    assert (again.trials[0].state, again.winner) == ("COMPLETED", None)
+    again = Recorder(tmp_path / "journal.jsonl", ExperimentSpec(name="x").objective, 2)
+    assert (again.table.trials[0].state, again.table.winner) == ("COMPLETED", None)
     again.close()
 
 
@@ -137,7 +137,7 @@ def test_mlflow_is_told_nothing_after_the_last_word_but_a_winners_pictures(
 
 @pytest.mark.parametrize("behind", [False, True], ids=["itself", "behind Tune's error"])
 def test_a_full_disk_blocks(drive: Callable[..., bool], service: Any, behind: bool) -> None:
-    def fill(progress: Progress, callback: TuneCallback) -> None:
+    def fill(recorder: Recorder, callback: TuneCallback) -> None:
         full = OSError(errno.ENOSPC, "No space left on device", "/x/experiment_state.json")
         if behind:
             raise RuntimeError("Traceback\nRuntimeError: saving failed") from full
@@ -163,7 +163,7 @@ def test_a_disk_that_is_full_at_the_beginning_blocks(
     assert (last.phase, last.blocked, last.trials) == ("paused", True, [])
     assert last.reason.startswith("the disk is full: the journal cannot be opened: ")
     (small_disk / "filler").unlink()
-    Progress(small_disk / "journal.jsonl", ExperimentSpec(name="x").objective, 2).close()
+    Recorder(small_disk / "journal.jsonl", ExperimentSpec(name="x").objective, 2).close()
 
 
 def test_a_journal_that_cannot_be_opened_is_one_attempts_failure(
@@ -177,18 +177,18 @@ def test_a_journal_that_cannot_be_opened_is_one_attempts_failure(
 
 
 def test_who_comes_after_its_successor_says_nothing(drive: Callable[..., bool], service: Any, tmp_path: Path) -> None:
-    Progress(tmp_path / "journal.jsonl", ExperimentSpec(name="x").objective, 2).close()
+    Recorder(tmp_path / "journal.jsonl", ExperimentSpec(name="x").objective, 2).close()
     assert not drive(never, attempt=1)
     assert service.heard == []
 
 
 def test_no_trial_is_told_as_running_when_the_driver_has_failed(drive: Callable[..., bool], service: Any) -> None:
-    def fail(progress: Progress, callback: TuneCallback) -> None:
+    def fail(recorder: Recorder, callback: TuneCallback) -> None:
         for number in range(3):
-            progress.suggested(number, {}, {})
+            recorder.record_suggestion(number, {}, {})
         for number in range(2):
-            progress.started(number)
-        progress.took_slot(0)
+            recorder.mark_started(number)
+        recorder.mark_slot_taken(0)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     assert not drive(fail)
@@ -208,9 +208,9 @@ def test_who_is_overtaken_in_the_journal_has_no_last_word(
 ) -> None:
     """Before the service has said so."""
 
-    def overtaken(progress: Progress, callback: TuneCallback) -> None:
-        one_trial(progress, callback)
-        Progress(tmp_path / "journal.jsonl", ExperimentSpec(name="x").objective, 2).close()
+    def overtaken(recorder: Recorder, callback: TuneCallback) -> None:
+        one_trial(recorder, callback)
+        Recorder(tmp_path / "journal.jsonl", ExperimentSpec(name="x").objective, 2).close()
 
     assert not drive(overtaken)
     assert "completed" not in {said.phase for said in service.heard}
@@ -218,7 +218,7 @@ def test_who_is_overtaken_in_the_journal_has_no_last_word(
 
 
 def test_another_error_is_one_of_this_attempt(drive: Callable[..., bool], service: Any) -> None:
-    def fail(progress: Progress, callback: TuneCallback) -> None:
+    def fail(recorder: Recorder, callback: TuneCallback) -> None:
         raise ValueError("no cluster")
 
     assert not drive(fail)
@@ -232,13 +232,13 @@ def test_an_attempt_begins_with_the_trials_of_its_source(
     source = tmp_path / "older"
     (source / "trials" / "00000").mkdir(parents=True)
     (source / "trials" / "00000" / "spec.json").write_text("{}")
-    before = Progress(source / "journal.jsonl", experiment().objective)
+    before = Recorder(source / "journal.jsonl", experiment().objective)
     one_trial(before, Any)
     before.close()
     seen: list[Any] = []
 
-    def look(progress: Progress, callback: TuneCallback) -> None:
-        seen.append((progress.trials[0].source, callback.asha.rungs()[1]))
+    def look(recorder: Recorder, callback: TuneCallback) -> None:
+        seen.append((recorder.table.trials[0].source, callback.asha.rungs()[1]))
         raise ValueError("enough")
 
     for attempt in (1, 2):
@@ -248,7 +248,7 @@ def test_an_attempt_begins_with_the_trials_of_its_source(
 
 
 def test_a_winner_stays_until_a_better_trial_is_found(
-    tmp_path: Path, launch: Callable[..., LaunchConfig], open_progress: Callable[..., Progress]
+    tmp_path: Path, launch: Callable[..., LaunchConfig], open_recorder: Callable[..., Recorder]
 ) -> None:
     class Tracker:
         def finish(self) -> None:
@@ -257,22 +257,22 @@ def test_a_winner_stays_until_a_better_trial_is_found(
         def register(self, folder: Path, winner: Winner) -> str:
             return f"models:/x/{winner.trial}"
 
-    progress, finalist = open_progress(), WinnerEvaluation()
-    waiting = retry.Patience(lambda: False, lambda: 0.0, lambda why: None, lambda error: 0.0)
+    recorder, finalist = open_recorder(), WinnerEvaluation()
+    waiting = retry.Retrier(lambda: False, lambda: 0.0, lambda why: None, lambda error: 0.0)
     tracker: Any = Tracker()
 
     def crown() -> Winner | None:
         judging: Any = finalist
-        return driver._finalize_winner(launch(), progress, tracker, judging, waiting, 3)
+        return driver._finalize_winner(launch(), recorder, tracker, judging, waiting, 3)
 
     assert crown() is None
-    one_trial(progress, Any)
+    one_trial(recorder, Any)
     first = crown()
     assert first == Winner(trial=0, value=0.5, test_accuracy=0.75, test_loss=0.5, model_uri="models:/x/0")
     for number, value in ((1, 0.4), (2, 0.6)):
-        progress.suggested(number, {}, {})
-        progress.epoch(number, 1, {"validation_accuracy": value})
-        progress.epoch(number, 2, {"validation_accuracy": 0.3}, (TrialState.COMPLETED, "done"))
+        recorder.record_suggestion(number, {}, {})
+        recorder.record_epoch(number, 1, {"validation_accuracy": value})
+        recorder.record_epoch(number, 2, {"validation_accuracy": 0.3}, (TrialState.COMPLETED, "done"))
         winner = crown()
         assert winner is not None
         assert winner.trial == (2 if number == 2 else 0)
@@ -280,7 +280,7 @@ def test_a_winner_stays_until_a_better_trial_is_found(
 
 
 def test_a_test_loss_that_is_not_finite_is_left_out(
-    launch: Callable[..., LaunchConfig], open_progress: Callable[..., Progress], monkeypatch: pytest.MonkeyPatch
+    launch: Callable[..., LaunchConfig], open_recorder: Callable[..., Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     summaries: list[dict[str, float]] = []
 
@@ -294,18 +294,18 @@ def test_a_test_loss_that_is_not_finite_is_left_out(
         def ids(self) -> MlflowIds:
             return MlflowIds("1", "parent", {0: "run-0"})
 
-        def close_parent(self, status: str, summary: dict[str, float], *_: Any) -> None:
+        def end_parent_run(self, status: str, summary: dict[str, float], *_: Any) -> None:
             summaries.append(summary)
 
     monkeypatch.setattr(WinnerEvaluation, "evaluate", lambda *_, **__: (math.inf, 0.75))
-    progress, tracker, finalist = open_progress(), cast(Any, Tracker()), cast(Any, WinnerEvaluation())
-    one_trial(progress, Any)
-    waiting = retry.Patience(lambda: False, lambda: 0.0, lambda why: None, lambda error: 0.0)
-    winner = driver._finalize_winner(launch(), progress, tracker, finalist, waiting, 3)
-    assert winner == open_progress(2).winner == Winner(
+    recorder, tracker, finalist = open_recorder(), cast(Any, Tracker()), cast(Any, WinnerEvaluation())
+    one_trial(recorder, Any)
+    waiting = retry.Retrier(lambda: False, lambda: 0.0, lambda why: None, lambda error: 0.0)
+    winner = driver._finalize_winner(launch(), recorder, tracker, finalist, waiting, 3)
+    assert winner == open_recorder(2).table.winner == Winner(
         trial=0, value=0.5, test_accuracy=0.75, test_loss=None, model_uri="models:/x/1"
     )  # fmt: skip
-    driver._close(tracker, progress, Outcome(), winner, waiting)
+    driver._close(tracker, recorder, Outcome(), winner, waiting)
     assert summaries == [{"trials_completed": 1, "best_value": 0.5, "best_trial": 0, "test_accuracy": 0.75}]
 
 
@@ -340,10 +340,10 @@ def test_a_folder_without_what_the_service_knows_is_not_written(
 def test_trials_that_the_journal_lost_are_told(
     drive: Callable[..., bool], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(progress: Progress, callback: TuneCallback) -> None:
+    def fail(recorder: Recorder, callback: TuneCallback) -> None:
         raise ValueError("enough")
 
-    before = Progress(tmp_path / "journal.jsonl", ExperimentSpec(name="x").objective)
+    before = Recorder(tmp_path / "journal.jsonl", ExperimentSpec(name="x").objective)
     one_trial(before, Any)
     before.close()
     drive(fail, attempt=2, trials=3)
@@ -384,7 +384,7 @@ def test_a_winner_that_is_not_measured_is_none(
                     assert service.spoken.wait(10)
         raise raised
 
-    def close(tracker: Any, progress: Progress, over: Outcome, winner: Winner | None, waiting: Any) -> None:
+    def close(tracker: Any, recorder: Recorder, over: Outcome, winner: Winner | None, waiting: Any) -> None:
         assert winner is None
         closed.append(over.phase)
 

@@ -11,48 +11,48 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Directives, LaunchConfig, TrialState, Winner
 from workers.heartbeat import MOST_LINES, HeartbeatThread
-from workers.state.trial_table import Progress
+from workers.state.recorder import Recorder
 from workers.tracking.cursor import MlflowIds
 
-OpenProgress = Callable[..., Progress]
+OpenRecorder = Callable[..., Recorder]
 NOWHERE = MlflowIds(None, None, {})
 
 
 @pytest.fixture
-def progress(open_progress: OpenProgress) -> Progress:
-    found = open_progress()
+def recorder(open_recorder: OpenRecorder) -> Recorder:
+    found = open_recorder()
     for number in range(2):
-        found.suggested(number, {}, {"lr": 0.5})
+        found.record_suggestion(number, {}, {"lr": 0.5})
     return found
 
 
 @pytest.fixture
-def heartbeat(service: Any, progress: Progress, launch: Callable[..., LaunchConfig]) -> Iterator[HeartbeatThread]:
-    beating = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
+def heartbeat(service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]) -> Iterator[HeartbeatThread]:
+    beating = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), recorder, lambda: NOWHERE)
     yield beating
     beating._client.close()
 
 
 def test_a_launch_says_what_is_to_be_canceled_before_the_service_does(
-    progress: Progress, launch: Callable[..., LaunchConfig]
+    recorder: Recorder, launch: Callable[..., LaunchConfig]
 ) -> None:
-    heartbeat = HeartbeatThread(launch(cancel_trials=[1]), progress, lambda: NOWHERE)
+    heartbeat = HeartbeatThread(launch(cancel_trials=[1]), recorder, lambda: NOWHERE)
     assert heartbeat.orders == Directives(slots=2, cancel_trials=[1])
     heartbeat._client.close()
 
 
 def test_a_run_of_a_trial_that_the_journal_lost_is_not_told(
-    service: Any, progress: Progress, launch: Callable[..., LaunchConfig]
+    service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]
 ) -> None:
     told = launch(service_url=f"http://127.0.0.1:{service.port}")
-    heartbeat = HeartbeatThread(told, progress, lambda: MlflowIds("1", "parent", {1: "run-1", 7: "run-7"}))
+    heartbeat = HeartbeatThread(told, recorder, lambda: MlflowIds("1", "parent", {1: "run-1", 7: "run-7"}))
     assert heartbeat.send()
     assert service.told() == [0, 1]
     heartbeat._client.close()
 
 
 def test_the_thread_survives_whatever_goes_wrong_with_a_beat(
-    service: Any, progress: Progress, launch: Callable[..., LaunchConfig], caplog: pytest.LogCaptureFixture
+    service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = iter([RuntimeError("a defect of our own"), KeyError(7)])
 
@@ -64,7 +64,7 @@ def test_the_thread_survives_whatever_goes_wrong_with_a_beat(
         return NOWHERE
 
     heartbeat = HeartbeatThread(
-        launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=3600.0), progress, ids
+        launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=3600.0), recorder, ids
     )
     heartbeat.start()
     with service.spoken:
@@ -81,10 +81,10 @@ def test_the_thread_survives_whatever_goes_wrong_with_a_beat(
 
 
 def test_lines_of_a_message_that_could_not_be_made_are_told_later(
-    heartbeat: HeartbeatThread, service: Any, progress: Progress, monkeypatch: pytest.MonkeyPatch
+    heartbeat: HeartbeatThread, service: Any, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(progress, "line", lambda _: 1 / 0)
+        patched.setattr(recorder, "update_of", lambda _: 1 / 0)
         assert not heartbeat.send()
     assert service.heard == []
     assert heartbeat.send()
@@ -129,28 +129,28 @@ def test_a_reason_is_told_while_it_holds_and_a_block_with_the_last_word(
     assert (last.phase, last.reason, last.blocked) == ("paused", "the disk is full", True)
 
 
-def test_a_line_is_told_when_it_changed(heartbeat: HeartbeatThread, service: Any, progress: Progress) -> None:
+def test_a_line_is_told_when_it_changed(heartbeat: HeartbeatThread, service: Any, recorder: Recorder) -> None:
     heartbeat.send()
     heartbeat.send()
     assert service.told() == []
-    progress.epoch(1, 1, {"validation_accuracy": 0.5})
+    recorder.record_epoch(1, 1, {"validation_accuracy": 0.5})
     heartbeat.send()
     assert service.told() == [1]
     assert service.heard[-1].trials[0].best_value == 0.5
 
 
 def test_what_changed_while_the_service_was_away_is_told_when_it_is_back(
-    heartbeat: HeartbeatThread, service: Any, progress: Progress
+    heartbeat: HeartbeatThread, service: Any, recorder: Recorder
 ) -> None:
     assert heartbeat.send()
     service.stop()
     for epoch in (1, 2):
-        progress.epoch(0, epoch, {"validation_accuracy": epoch / 10})
+        recorder.record_epoch(0, epoch, {"validation_accuracy": epoch / 10})
         assert not heartbeat.send()
     assert not heartbeat.fenced
     assert heartbeat.orders == Directives(slots=3)
     service.start()
-    progress.ended(1, TrialState.ERROR, "gone")
+    recorder.record_end(1, TrialState.ERROR, "gone")
     assert heartbeat.send()
     assert [(line.trial, line.epoch, line.state) for line in service.heard[-1].trials] == [
         (0, 2, "PENDING"),
@@ -190,11 +190,11 @@ def test_what_a_proxy_says_is_no_answer(
 
 
 def test_a_run_id_that_came_late_is_told_once(
-    service: Any, progress: Progress, launch: Callable[..., LaunchConfig]
+    service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]
 ) -> None:
     ids = NOWHERE
-    heartbeat = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: ids)
-    progress.ended(0, TrialState.CANCELED, "over")
+    heartbeat = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), recorder, lambda: ids)
+    recorder.record_end(0, TrialState.CANCELED, "over")
     heartbeat.send()
     assert service.heard[-1].trials[0].mlflow_run_id is None
     ids = MlflowIds("1", "parent", {0: "run-0"})
@@ -218,13 +218,13 @@ def test_the_last_word_is_tried_again_and_carries_the_winner(heartbeat: Heartbea
     assert heartbeat.send_final("completed", "goal reached", winner, patience_s=0.0)
 
 
-def test_the_thread_beats_wakes_and_ends(service: Any, progress: Progress, launch: Callable[..., LaunchConfig]) -> None:
+def test_the_thread_beats_wakes_and_ends(service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]) -> None:
     told = launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=3600.0)
-    heartbeat = HeartbeatThread(told, progress, lambda: NOWHERE)
+    heartbeat = HeartbeatThread(told, recorder, lambda: NOWHERE)
     heartbeat.start()
     with service.spoken:
         service.spoken.wait_for(lambda: len(service.heard) >= 1)
-    progress.epoch(0, 1, {"validation_accuracy": 0.4})
+    recorder.record_epoch(0, 1, {"validation_accuracy": 0.4})
     heartbeat.wake()
     with service.spoken:
         service.spoken.wait_for(lambda: len(service.heard) >= 2)
@@ -237,10 +237,10 @@ def test_the_thread_beats_wakes_and_ends(service: Any, progress: Progress, launc
 
 
 def test_the_thread_ends_when_it_is_fenced(
-    service: Any, progress: Progress, launch: Callable[..., LaunchConfig]
+    service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]
 ) -> None:
     service.answer = (409, "application/problem+json", b"{}")
-    heartbeat = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
+    heartbeat = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), recorder, lambda: NOWHERE)
     heartbeat.start()
     heartbeat.join()
     assert heartbeat.fenced
@@ -248,12 +248,12 @@ def test_the_thread_ends_when_it_is_fenced(
 
 
 def test_many_lines_go_in_several_messages_and_the_last_word_is_the_last(
-    service: Any, progress: Progress, launch: Callable[..., LaunchConfig]
+    service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]
 ) -> None:
     for number in range(2, 2 * MOST_LINES + 1):
-        progress.suggested(number, {}, {"lr": 0.5})
+        recorder.record_suggestion(number, {}, {"lr": 0.5})
     told = launch(service_url=f"http://127.0.0.1:{service.port}")
-    heartbeat = HeartbeatThread(told, progress, lambda: MlflowIds("1", "parent", {0: "run-0", 2 * MOST_LINES: "run-n"}))
+    heartbeat = HeartbeatThread(told, recorder, lambda: MlflowIds("1", "parent", {0: "run-0", 2 * MOST_LINES: "run-n"}))
     winner = Winner(trial=1, value=0.9, test_accuracy=0.8, test_loss=0.2)
     assert heartbeat.send_final("completed", "goal reached", winner, patience_s=0.0)
     assert [len(said.trials) for said in service.heard] == [MOST_LINES, MOST_LINES, 1]
@@ -267,11 +267,11 @@ def test_many_lines_go_in_several_messages_and_the_last_word_is_the_last(
 
 
 def test_what_follows_a_message_that_was_not_taken_is_told_later(
-    service: Any, progress: Progress, launch: Callable[..., LaunchConfig]
+    service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]
 ) -> None:
     for number in range(2, MOST_LINES + 1):
-        progress.suggested(number, {}, {"lr": 0.5})
-    heartbeat = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), progress, lambda: NOWHERE)
+        recorder.record_suggestion(number, {}, {"lr": 0.5})
+    heartbeat = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), recorder, lambda: NOWHERE)
     good, service.answer = service.answer, (503, "text/plain", b"")
     assert not heartbeat.send()
     service.heard.clear()

@@ -15,7 +15,7 @@ from search_spaces.protocol import IMPORTED_STATES, trial_folder
 from workers.state import journal
 from workers.state.checkpoints import BEST
 from workers.state.journal import Entry
-from workers.state.trial_table import Progress
+from workers.state.recorder import Recorder
 from workers.trial.worker import SPEC
 
 log = logging.getLogger("rung.continuation")
@@ -27,10 +27,10 @@ class SourceMissingError(Exception):
     """There is nothing to begin with. The message says where it was looked for, and is meant for a person."""
 
 
-def import_trials(source: Path, journal_name: str, trials: Path, progress: Progress) -> int:
-    """Begin `progress`, which is empty, with the results in the folder `source`; gives how many trials they are.
+def import_trials(source: Path, journal_name: str, trials: Path, recorder: Recorder) -> int:
+    """Begin `recorder`, which is empty, with the results in the folder `source`; gives how many trials they are.
 
-    `trials` is the folder of the trials' folders. A crash on the way leaves `progress` empty. Raises
+    `trials` is the folder of the trials' folders. A crash on the way leaves `recorder` empty. Raises
     SourceMissingError where the other's journal is absent or damaged in both of its files, and OSError.
     """
     entries = [entry for entry in _whole(source / journal_name) if entry["event"] in IMPORTED_EVENTS]
@@ -46,8 +46,8 @@ def import_trials(source: Path, journal_name: str, trials: Path, progress: Progr
         shutil.copyfile(source / "trials" / trial_folder(number) / SPEC, trials / trial_folder(place) / SPEC)
     taken = [_of(entry, renumbered[entry["trial"]], source.name) for entry in entries if entry["trial"] in renumbered]
     if taken:
-        progress.taken_over(taken)
-    best = progress.best()
+        recorder.record_import(taken)
+    best = recorder.table.best()
     if best is not None:
         theirs, ours = trial_folder(numbers[best.number]), trial_folder(best.number)
         _copy_weights(source / "trials" / theirs / BEST, trials / ours / BEST)
@@ -61,7 +61,7 @@ def _whole(path: Path) -> list[Entry]:
         try:
             if file.exists():
                 return list(journal.entries(file))
-        except journal.Damaged as damaged:
+        except journal.JournalDamagedError as damaged:
             why = str(damaged)
     raise SourceMissingError(f"the trials to begin with cannot be read: {why}")
 

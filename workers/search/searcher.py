@@ -23,8 +23,9 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import TrialState, trial_folder
 from search_spaces.sampling import combinations, resolve
 from search_spaces.searchers.tpe import TPE
-from workers.state import atomic
-from workers.state.trial_table import Progress, Trial
+from search_spaces.storage.atomic import atomic_write
+from workers.state.recorder import Recorder
+from workers.state.trial_table import Trial
 from workers.trial.worker import SPEC, STOP
 
 optuna.logging.set_verbosity(logging.WARNING)
@@ -124,7 +125,7 @@ class Searcher(TuneSearcher):
     def __init__(
         self,
         spec: ExperimentSpec,
-        progress: Progress,
+        recorder: Recorder,
         folder: Path,
         roots: dict[str, str],
         num_samples: Callable[[], int],
@@ -133,7 +134,7 @@ class Searcher(TuneSearcher):
     ) -> None:
         super().__init__(metric=spec.objective.metric, mode=spec.objective.mode)
         self._spec = spec
-        self._progress = progress
+        self._recorder = recorder
         self._folder = folder
         self._num_samples = num_samples
         self._slots = slots
@@ -144,7 +145,7 @@ class Searcher(TuneSearcher):
         self.done = False
         self._proposer: Proposer = GridProposer(spec) if spec.searcher.exhaustive else OptunaProposer(spec)
         self._told: set[int] = set()
-        for trial in list(progress.trials.values()):
+        for trial in list(recorder.table.trials.values()):
             self._proposer.replay(trial)
 
     def finish(self) -> None:
@@ -153,7 +154,7 @@ class Searcher(TuneSearcher):
 
     def exhausted(self) -> bool:
         """Whether every trial was proposed and has ended."""
-        trials = list(self._progress.trials.values())
+        trials = list(self._recorder.table.trials.values())
         return len(trials) >= self._num_samples() and all(trial.ended for trial in trials)
 
     def suggest(self, trial_id: str) -> Any:
@@ -171,11 +172,11 @@ class Searcher(TuneSearcher):
         if number is None:
             self.done = not self._running
             return TuneSearcher.FINISHED if self.done else None
-        trial = self._progress.trials[number]
-        self._progress.make_way()
+        trial = self._recorder.table.trials[number]
+        self._recorder.check_not_fenced()
         folder = self._prepared(trial)
         self._running[trial_id] = number
-        self._progress.started(number)
+        self._recorder.mark_started(number)
         return {"trial": number, "folder": str(folder), "epoch": trial.epoch, **self._roots}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -191,16 +192,16 @@ class Searcher(TuneSearcher):
         """Nothing to restore: the journal was replayed."""
 
     def _next(self) -> int | None:
-        waiting = next(self._progress.waiting(), None)
+        waiting = next(self._recorder.table.waiting(), None)
         if waiting is not None:
             return waiting.number
-        number = len(self._progress.trials)
+        number = len(self._recorder.table.trials)
         if number >= self._num_samples():
             return None
         sample = self._proposer.propose(number)
         if sample is None:
             return None
-        self._progress.suggested(number, sample, self._spec.parameters(self._spec.bind(sample, number)))
+        self._recorder.record_suggestion(number, sample, self._spec.parameters(self._spec.bind(sample, number)))
         return number
 
     def _prepared(self, trial: Trial) -> Path:
@@ -213,11 +214,11 @@ class Searcher(TuneSearcher):
         if folder.exists():
             (folder / STOP).touch()
         folder.mkdir(parents=True, exist_ok=True)
-        atomic.write(folder / SPEC, self._spec.bind(trial.sample, trial.number).model_dump_json().encode())
+        atomic_write(folder / SPEC, self._spec.bind(trial.sample, trial.number).model_dump_json().encode())
         return folder
 
     def _tell_ended(self) -> None:
-        for trial in list(self._progress.trials.values()):
+        for trial in list(self._recorder.table.trials.values()):
             if trial.ended and trial.number not in self._told:
                 self._told.add(trial.number)
                 self._proposer.tell(trial)

@@ -12,7 +12,8 @@ from typing import Literal
 from search_spaces.controls import Controls
 from search_spaces.experiment import Objective
 from search_spaces.protocol import Directives, TrialState
-from workers.state.trial_table import Progress, Trial
+from workers.state.recorder import Recorder
+from workers.state.trial_table import Trial
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ def requested(orders: Directives, fenced: bool) -> Outcome | None:
     return None
 
 
-def reached(controls: Controls, objective: Objective, gpus_per_trial: float, progress: Progress) -> Outcome | None:
+def reached(controls: Controls, objective: Objective, gpus_per_trial: float, recorder: Recorder) -> Outcome | None:
     """The ending of a search that has reached its goal or spent its budget."""
     goal = controls.goal
-    best = progress.best() if goal is not None else None
+    best = recorder.table.best() if goal is not None else None
     if (
         goal is not None
         and best is not None
@@ -71,10 +72,10 @@ def reached(controls: Controls, objective: Objective, gpus_per_trial: float, pro
             achieved=f"goal {goal:g} reached at epoch {best.best_epoch}",
         )
     budget = controls.budget
-    if budget.wall_clock and (spent := progress.elapsed_s()) >= budget.wall_clock:
+    if budget.wall_clock and (spent := recorder.clock.elapsed_s()) >= budget.wall_clock:
         return Outcome(reason=f"budget.wall_clock of {budget.wall_clock:g} s is spent: {spent:.0f} s have passed")
     if budget.slot_hours or budget.gpu_hours:
-        held = progress.slot_seconds() / 3600
+        held = recorder.clock.slot_seconds() / 3600
         for name, limit, spent in (
             ("slot_hours", budget.slot_hours, held),
             ("gpu_hours", budget.gpu_hours, held * gpus_per_trial),
@@ -82,22 +83,22 @@ def reached(controls: Controls, objective: Objective, gpus_per_trial: float, pro
             if limit and spent >= limit:
                 return Outcome(reason=f"budget.{name} of {limit:g} is spent: all trials together held {spent:.3g}")
     if budget.failures:
-        failed = _failed(progress)
+        failed = _failed(recorder)
         if len(failed) >= budget.failures:
             said = f"budget.failures of {budget.failures} is spent: {len(failed)} trials failed"
-            hopeless = progress.best() is None
+            hopeless = recorder.table.best() is None
             return Outcome("failed" if hopeless else "completed", f"{said}; the first: {failed[0].stop_reason}")
     return None
 
 
-def exhausted(progress: Progress, num_samples: int) -> Outcome:
+def exhausted(recorder: Recorder, num_samples: int) -> Outcome:
     """How a search ends that nobody ended: a failure when no trial has a value, a pause when trials are missing."""
-    ended = sum(trial.ended for trial in progress.trials.values())
-    wanted = max(num_samples, len(progress.trials))
+    ended = sum(trial.ended for trial in recorder.table.trials.values())
+    wanted = max(num_samples, len(recorder.table.trials))
     if ended < wanted:
         return Outcome("paused", f"the search was interrupted: {ended} of {wanted} trials have ended")
-    if progress.best() is None:
-        failed = _failed(progress)
+    if recorder.table.best() is None:
+        failed = _failed(recorder)
         if failed:
             said = f"no trial has a value and {len(failed)} failed; the first: {failed[0].stop_reason}"
             return Outcome("failed", said)
@@ -105,5 +106,5 @@ def exhausted(progress: Progress, num_samples: int) -> Outcome:
     return Outcome()
 
 
-def _failed(progress: Progress) -> list[Trial]:
-    return [trial for trial in progress.trials.values() if trial.state == TrialState.ERROR]
+def _failed(recorder: Recorder) -> list[Trial]:
+    return [trial for trial in recorder.table.trials.values() if trial.state == TrialState.ERROR]

@@ -25,8 +25,8 @@ from workers.search.asha import Asha
 from workers.search.searcher import Searcher
 from workers.search.stop_conditions import Outcome
 from workers.state import checkpoints
-from workers.state.journal import Overtaken
-from workers.state.trial_table import Progress
+from workers.state.journal import WriterFencedError
+from workers.state.recorder import Recorder
 from workers.trial.worker import STOP
 
 log = logging.getLogger("rung.search")
@@ -40,7 +40,7 @@ class TuneCallback(Callback):
     def __init__(
         self,
         spec: ExperimentSpec,
-        progress: Progress,
+        recorder: Recorder,
         orders: Callable[[], Directives],
         fenced: Callable[[], bool],
         on_change: Callable[[], None],
@@ -48,7 +48,7 @@ class TuneCallback(Callback):
         self._spec = spec
         self._asked = Controls.of(spec)
         self._most = count_combinations(spec.search_space) if spec.searcher.exhaustive else None
-        self._progress = progress
+        self._recorder = recorder
         self._orders = orders
         self._fenced = fenced
         self._on_change = on_change
@@ -58,8 +58,8 @@ class TuneCallback(Callback):
         self._finish: Callable[[], None] = lambda: None
         self._controller: Any = None  # Tune's, at the last look
         self._yielding: set[int] = set()
-        self._with_weights = {trial.number for trial in progress.trials.values() if trial.ended}
-        for number, epoch, value in progress.history():
+        self._with_weights = {trial.number for trial in recorder.table.trials.values() if trial.ended}
+        for number, epoch, value in recorder.table.history():
             self.asha.decide(number, epoch, {spec.objective.metric: value})
 
     def attach(self, searcher: Searcher) -> None:
@@ -91,30 +91,30 @@ class TuneCallback(Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """A process whose trial has ended is kept for the next one, unless there is to be none now."""
-        running = self._progress.counts()[TrialState.RUNNING]
-        left = len(self._progress.trials) < self.num_samples() or next(self._progress.waiting(), None)
+        running = self._recorder.table.counts()[TrialState.RUNNING]
+        left = len(self._recorder.table.trials) < self.num_samples() or next(self._recorder.table.waiting(), None)
         if running >= self._allowed() or not left:
             idle_actors.release_idle_actors(self._controller)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         log.info("trial %d takes a slot", trial.config["trial"])
-        self._progress.took_slot(trial.config["trial"])
+        self._recorder.mark_slot_taken(trial.config["trial"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         number = trial.config["trial"]
         with self._journaling():
-            self._progress.epoch(number, int(result["epoch"]), _metrics(result), self.asha.outcomes.get(number))
+            self._recorder.record_epoch(number, int(result["epoch"]), _metrics(result), self.asha.outcomes.get(number))
             if number in self._yielding:
-                self._progress.released(number)
+                self._recorder.record_release(number)
         self._yielding.discard(number)
         if self._ended():
             self._request_stop(trial)  # from the epoch that Tune has it begin before the next look
         self._on_change()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        line = self._progress.trials[trial.config["trial"]]
+        line = self._recorder.table.trials[trial.config["trial"]]
         why = line.stop_reason or "it gave its slot back"
         log.info("trial %d is %s after epoch %d: %s", line.number, line.state, line.epoch, why)
         self.prune_checkpoints(Path(trial.config["folder"]).parent, [line.number])
@@ -124,30 +124,30 @@ class TuneCallback(Callback):
         number, failure = trial.config["trial"], failures.of_trial(trial)
         kind, reason = failure.kind, failure.reason
         log.error("trial %s failed, %s: %s", number, kind, reason)
-        restarts = self._progress.trials[number].restarts
+        restarts = self._recorder.table.trials[number].restarts
         with self._journaling():
             if kind is ErrorKind.DISK_FULL:
                 self.outcome = self.outcome or stop_conditions.disk_full(f"trial {number}: {reason}")
-                self._progress.released(number)
+                self._recorder.record_release(number)
             elif kind in RETRYABLE and restarts < self._controls.max_restarts:
-                self._progress.retried(number, kind, reason)
+                self._recorder.record_retry(number, kind, reason)
             else:
                 after = f"{kind} after {restarts} restart{'s' * (restarts != 1)}: " if restarts else ""
-                self._progress.ended(number, TrialState.ERROR, after + reason, kind)
+                self._recorder.record_end(number, TrialState.ERROR, after + reason, kind)
         self.prune_checkpoints(Path(trial.config["folder"]).parent, [number])
         self._on_change()
 
     def prune_checkpoints(self, trials: Path, numbers: Iterable[int]) -> None:
         """An ended trial is never taken up again: of its weights in the folder `trials`, the policy says what stays."""
-        ended = {number for number in numbers if self._progress.trials[number].ended}
+        ended = {number for number in numbers if self._recorder.table.trials[number].ended}
         if not ended:
             return
         self._with_weights |= ended
-        best, winner = self._progress.best(), self._progress.winner
+        best, winner = self._recorder.table.best(), self._recorder.table.winner
         first = best.number if best else None
         crowned = winner is not None and winner.trial == first
         try:
-            checkpoints.tidy(trials, self._with_weights, first, self._spec.checkpoints, crowned=crowned)
+            checkpoints.prune(trials, self._with_weights, first, self._spec.checkpoints, winner_registered=crowned)
             self._with_weights = {number for number in self._with_weights if number == first}
         except OSError as error:
             log.warning("files of ended trials stay: %s", error)
@@ -163,7 +163,7 @@ class TuneCallback(Callback):
 
     def _surplus(self) -> int:
         """How many more trials are handed out than may run now."""
-        return self._progress.counts()[TrialState.RUNNING] - self._allowed()
+        return self._recorder.table.counts()[TrialState.RUNNING] - self._allowed()
 
     def _should_yield_slot(self, number: int) -> bool:
         """Whether a trial that has just finished an epoch, or left one, gives its slot back.
@@ -172,7 +172,7 @@ class TuneCallback(Callback):
         choice frees a slot sooner. Where another attempt took over, all do.
         """
         with self._journaling():
-            self._progress.make_way()
+            self._recorder.check_not_fenced()
         if self._overtaken():
             return True
         if self._surplus() <= 0:
@@ -188,7 +188,7 @@ class TuneCallback(Callback):
         pending = [trial for trial in controller.get_live_trials() if trial.status == Trial.PENDING]
         pending.sort(key=lambda trial: int(trial.config["trial"]))
         for trial in pending[-surplus:]:
-            self._progress.released(trial.config["trial"])
+            self._recorder.record_release(trial.config["trial"])
             controller.stop_trial(trial)
 
     def _ended(self) -> Outcome | None:
@@ -196,7 +196,7 @@ class TuneCallback(Callback):
             self.obeyed = self._controls
             gpus = self._spec.resources.gpus_per_trial or 0
             self.outcome = stop_conditions.requested(self._orders(), self._fenced()) or stop_conditions.reached(
-                self.obeyed, self._spec.objective, gpus, self._progress
+                self.obeyed, self._spec.objective, gpus, self._recorder
             )
         if self.outcome:
             self._finish()
@@ -207,7 +207,7 @@ class TuneCallback(Callback):
         """What cannot be written down must not go on; an exception here would take Tune's loop with it."""
         try:
             yield
-        except Overtaken as overtaken:
+        except WriterFencedError as overtaken:
             log.warning("%s", overtaken)
             self.outcome = Outcome("fenced", "another attempt took over")
         except OSError as error:
@@ -220,10 +220,10 @@ class TuneCallback(Callback):
     def _cancel_waiting(self) -> None:
         """End those trials that are to be canceled and hold no slot; one that was never proposed is none."""
         canceled = self._orders().cancel_trials
-        for trial in list(self._progress.waiting()) if canceled else ():
+        for trial in list(self._recorder.table.waiting()) if canceled else ():
             if trial.number in canceled:
                 with self._journaling():
-                    self._progress.ended(trial.number, TrialState.CANCELED, CANCELED)
+                    self._recorder.record_end(trial.number, TrialState.CANCELED, CANCELED)
 
     def _stop(self, controller: Any, trial: Any, over: Outcome | None = None) -> None:
         """Take its slot from a trial that is canceled, or from all when the search is `over`, and at once.
@@ -233,10 +233,10 @@ class TuneCallback(Callback):
         number = trial.config["trial"]
         with self._journaling():
             if over and over.phase in {"paused", "fenced"}:
-                self._progress.released(number, journaled=over.phase == "paused")
+                self._recorder.record_release(number, journaled=over.phase == "paused")
             else:
-                self._progress.ended(number, *(over.of_trial(number) if over else (TrialState.CANCELED, CANCELED)))
-            self._progress.make_way()
+                self._recorder.record_end(number, *(over.of_trial(number) if over else (TrialState.CANCELED, CANCELED)))
+            self._recorder.check_not_fenced()
         self._request_stop(trial)
         controller.stop_trial(trial)
 

@@ -150,13 +150,13 @@ class Evaluator:
         from workers.training.loop import Training
 
         spec = TrialSpec.model_validate_json((trial / SPEC).read_text())
-        on = device.of(spec)
+        on = device.select_device(spec)
         torch.set_num_threads(spec.cpus)
         splits = load(spec.dataset, spec.split_seed, data_root, cache_root)
         training = Training(spec, _without_images(splits), on)
         try:
             training.model.load_state_dict(_weights(checkpoints.load(trial / BEST), epochs))
-        except (checkpoints.DamagedError, OSError, RuntimeError) as error:
+        except (checkpoints.CheckpointDamagedError, OSError, RuntimeError) as error:
             log.warning("%s cannot be used, the trial is trained again: %r", trial / BEST, error)
             training = Training(spec, splits, on)
             training.model.load_state_dict(_trained_again(training, epochs))
@@ -203,9 +203,12 @@ def _without_images(splits: Splits) -> Splits:
 
 
 def _weights(best: dict[str, Any], epoch: int) -> dict[str, Any]:
-    """Those of the best epoch. A process that was left behind may have written another's. Raises DamagedError."""
+    """Those of the best epoch. A process of an earlier attempt may have written another's.
+
+    Raises CheckpointDamagedError.
+    """
     if best.get("epoch") != epoch:
-        raise checkpoints.DamagedError(f"weights of epoch {epoch} required, got those of {best.get('epoch')}")
+        raise checkpoints.CheckpointDamagedError(f"weights of epoch {epoch} required, got those of {best.get('epoch')}")
     weights: dict[str, Any] = best["model"]
     return weights
 

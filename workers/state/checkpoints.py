@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from search_spaces.protocol import trial_folder
-from workers.state import atomic
+from search_spaces.storage.atomic import atomic_write
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
@@ -27,7 +27,7 @@ Policy = Literal["best", "last", "none"]
 log = logging.getLogger("rung.checkpoints")
 
 
-class DamagedError(Exception):
+class CheckpointDamagedError(Exception):
     """A checkpoint that is not what was written. The message names the file and what is wrong with it."""
 
 
@@ -37,10 +37,10 @@ def save(state: dict[str, Any], path: Path) -> None:
 
     content = io.BytesIO()  # torch tells a full disk as an error of its own writer, without the reason
     torch.save(state, content)
-    atomic.write(path, content.getbuffer())
+    atomic_write(path, content.getbuffer())
 
 
-def keep(state: dict[str, Any], folder: Path, *, rotate: bool = True) -> None:
+def save_last(state: dict[str, Any], folder: Path, *, rotate: bool = True) -> None:
     """Save `state` as the newest; with `rotate`, what was the newest becomes the one before.
 
     Without it, what was the newest is overwritten: it was of no use. Raises OSError, and then changes nothing.
@@ -57,49 +57,54 @@ def keep(state: dict[str, Any], folder: Path, *, rotate: bool = True) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What was saved, on the CPU. Every byte is checked, which torch does not do. Raises DamagedError, OSError."""
+    """What was saved, on the CPU. Every byte is checked, which torch does not do.
+
+    Raises CheckpointDamagedError, OSError.
+    """
     import torch
 
     try:
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip()
         if wrong is not None:
-            raise DamagedError(f"{path}: {wrong} is not what was written")
+            raise CheckpointDamagedError(f"{path}: {wrong} is not what was written")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (DamagedError, OSError, MemoryError):
+    except (CheckpointDamagedError, OSError, MemoryError):
         raise
     except Exception as error:  # torch raises much for a damaged file, and does not say what
-        raise DamagedError(f"{path}: {error!r}") from error
+        raise CheckpointDamagedError(f"{path}: {error!r}") from error
     if not isinstance(state, dict):
-        raise DamagedError(f"{path}: a mapping required, got {type(state).__name__}")
+        raise CheckpointDamagedError(f"{path}: a mapping required, got {type(state).__name__}")
     return state
 
 
-def stored(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def load_newest(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and content of the checkpoints to go on from, the newest first. What cannot be read is named in the log."""
     for name in (LAST, PREVIOUS):
         if (folder / name).exists():
             try:
                 content = load(folder / name)
-            except (DamagedError, OSError) as error:
+            except (CheckpointDamagedError, OSError) as error:
                 log.warning("%s cannot be read: %s", name, error)
                 continue
             yield name, content
 
 
-def tidy(trials: Path, ended: Iterable[int], best: int | None, policy: Policy, *, crowned: bool = False) -> None:
+def prune(
+    trials: Path, ended: Iterable[int], best: int | None, policy: Policy, *, winner_registered: bool = False
+) -> None:
     """Delete what `policy` does not keep of the `ended` trials in the folder `trials`.
 
     "best" keeps `best.pt` of trial `best`; "last" also `last.pt` of all; "none" nothing once the winner is
-    registered (`crowned`), and until then what "best" keeps. Trials that have not ended are not touched. May be
-    called as often as wanted. Raises OSError.
+    registered (`winner_registered`), and until then what "best" keeps. Trials that have not ended are not touched.
+    Calling it again changes nothing. Raises OSError.
     """
     for number in ended:
         folder = trials / trial_folder(number)
         if not folder.is_dir():
             continue
         kept = {LAST} if policy == "last" else set()
-        if number == best and not (policy == "none" and crowned):
+        if number == best and not (policy == "none" and winner_registered):
             kept.add(BEST)
         for name in {LAST, PREVIOUS, BEST} - kept:
             (folder / name).unlink(missing_ok=True)

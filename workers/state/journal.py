@@ -25,23 +25,23 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from workers.state import atomic
+from search_spaces.storage.atomic import atomic_write
 
 Entry = dict[str, Any]
 
 log = logging.getLogger("rung.journal")
 
 
-ASIDE = "journal.damaged-{}"
+QUARANTINE = "journal.damaged-{}"
 _CHECKSUM = re.compile(rb',"crc":(0|[1-9]\d{0,9})\}\n\Z')
 _MARKED_BYTES = 256
 
 
-class Damaged(Exception):  # noqa: N818 - a state of the file; nothing is wrong with the call
+class JournalDamagedError(Exception):
     """A line is not what was written. The next opening of the journal mends the file."""
 
 
-class Overtaken(Exception):  # noqa: N818 - a state of the world
+class WriterFencedError(Exception):
     """A later writer has begun: this one must neither heal the files nor add to them."""
 
 
@@ -49,7 +49,7 @@ class Journal:
     """An append-only file of entries, and its copy. Safe to append to from several threads of one process.
 
     `writer` (from 1) grows from one process that opens the file to the next; its first entry takes over.
-    Opening heals. Raises OSError, and Overtaken.
+    Opening heals. Raises OSError, and WriterFencedError.
     """
 
     def __init__(self, path: Path, writer: int = 1) -> None:
@@ -63,12 +63,12 @@ class Journal:
     def append(self, entry: Entry, sync: bool = False) -> None:
         """Write one entry; `sync` waits until it would survive a power failure.
 
-        Raises OSError on a full disk, and Overtaken when a later writer has begun; nothing is written then.
+        Raises OSError on a full disk, and WriterFencedError when a later writer has begun; nothing is written then.
         """
         with self._lock:
             line = _line(entry | {"by": self._writer, "nth": self._nth})
             starts = [file.seek(0, os.SEEK_END) for file in self._files]
-            self._make_way(starts[0])
+            self._check_not_fenced(starts[0])
             try:
                 for file in self._files:
                     written = file.write(line)
@@ -87,16 +87,16 @@ class Journal:
         """Write several entries in one line: after a crash all of them are there, or none. Raises as `append`."""
         self.append({"entries": entries}, sync=True)
 
-    def make_way(self) -> None:
-        """Before what needs no entry: raises Overtaken when a later writer has begun, and OSError."""
+    def check_not_fenced(self) -> None:
+        """Before what needs no entry: raises WriterFencedError when a later writer has begun, and OSError."""
         with self._lock:
-            self._make_way(self._files[0].seek(0, os.SEEK_END))
+            self._check_not_fenced(self._files[0].seek(0, os.SEEK_END))
 
     def close(self) -> None:
         for file in self._files:
             file.close()
 
-    def _make_way(self, end: int) -> None:
+    def _check_not_fenced(self, end: int) -> None:
         """Where somebody else has written: whoever slept meanwhile learns here that another goes on in its place."""
         if end == self._end:
             return
@@ -104,7 +104,7 @@ class Journal:
             file.seek(self._end)
             others = [entry["by"] for line in file if (entry := _entry(line))]
         if max(others, default=0) > self._writer:
-            raise Overtaken(f"{self._path}: writer {max(others)} has begun, and {self._writer} comes too late")
+            raise WriterFencedError(f"{self._path}: writer {max(others)} has begun, and {self._writer} comes too late")
 
 
 def copy_of(path: Path) -> Path:
@@ -116,7 +116,7 @@ def read(path: Path, offset: int = 0, writer: int = 0, limit_bytes: int = 1 << 2
     """Whole entries from a byte offset on, about `limit_bytes` of them; the offset after the last; its writer.
 
     `writer` is the latest one before the offset. Reads while another thread appends: a last line without its
-    end is left for the next call. Raises Damaged.
+    end is left for the next call. Raises JournalDamagedError.
     """
     if not path.exists():
         return [], offset, writer
@@ -130,7 +130,7 @@ def read(path: Path, offset: int = 0, writer: int = 0, limit_bytes: int = 1 << 2
     for line in block[:end].splitlines(keepends=True):
         entry = _entry(line)
         if entry is None:
-            raise Damaged(f"{path}: {line[:60]!r}... is not what was written; the next attempt mends it")
+            raise JournalDamagedError(f"{path}: {line[:60]!r}... is not what was written; the next attempt mends it")
         by = entry.pop("by")
         del entry["nth"]
         if by >= writer:
@@ -150,7 +150,7 @@ def entries(path: Path) -> Iterator[Entry]:
         offset = end
 
 
-def mark(path: Path, offset: int) -> int:
+def checksum_at(path: Path, offset: int) -> int:
     """A number that tells whether a byte offset taken earlier still stands behind the same entry; 0 at the beginning.
 
     It does not once the file was cut before it, whatever was appended since: each line ends with its checksum.
@@ -188,13 +188,13 @@ def _entry(line: bytes) -> Entry | None:
 def _heal(path: Path, writer: int) -> Counter[int]:
     """Give the journal and its copy every line that either has, up to the first that neither has.
 
-    Touches no file that is right. Gives the number of lines by writer. Raises Overtaken.
+    Touches no file that is right. Gives the number of lines by writer. Raises WriterFencedError.
     """
     content = {file: file.read_bytes() for file in (path, copy_of(path)) if file.exists()}
     found = [said.splitlines(keepends=True) for said in content.values()]
     latest = max((entry["by"] for some in found for entry in map(_entry, some) if entry), default=0)
     if latest > writer:
-        raise Overtaken(f"{path}: writer {latest} has begun, and {writer} comes too late")
+        raise WriterFencedError(f"{path}: writer {latest} has begun, and {writer} comes too late")
     if len(found) == 2:
         lines = _merged(*([line for line in some if _entry(line)] for some in found))
     else:
@@ -202,13 +202,13 @@ def _heal(path: Path, writer: int) -> Counter[int]:
     counts, unbroken = _unbroken(lines)
     kept = b"".join(lines[:unbroken])
     if unbroken < len(lines) or (len(found) == 1 and any(line.endswith(b"\n") for line in found[0][unbroken:])):
-        _set_aside(path, max(content.values(), key=len)[len(kept) :])
+        _quarantine(path, max(content.values(), key=len)[len(kept) :])
         log.warning("%s is cut at byte %d: what was there is lost, and what came after it set aside", path, len(kept))
     for file in (path, copy_of(path)):
         said = content.get(file, b"")
         if said != kept:
             log.warning("%s has %d bytes, and gets the %d that it should have", file, len(said), len(kept))
-            atomic.write(file, kept)
+            atomic_write(file, kept)
     return counts
 
 
@@ -224,9 +224,9 @@ def _unbroken(lines: Iterable[bytes]) -> tuple[Counter[int], int]:
     return counts, unbroken
 
 
-def _set_aside(path: Path, content: bytes) -> None:
-    taken = (int(part.suffix.rpartition("-")[2]) for part in path.parent.glob(ASIDE.format("*[0-9]")))
-    atomic.write(path.with_name(ASIDE.format(1 + max(taken, default=0))), content)
+def _quarantine(path: Path, content: bytes) -> None:
+    taken = (int(part.suffix.rpartition("-")[2]) for part in path.parent.glob(QUARANTINE.format("*[0-9]")))
+    atomic_write(path.with_name(QUARANTINE.format(1 + max(taken, default=0))), content)
 
 
 def _merged(one: list[bytes], two: list[bytes]) -> list[bytes]:

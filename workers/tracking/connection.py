@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 #: Answers that tell of the server, not of what it was asked.
-TROUBLES = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"})
+OUTAGE_CODES = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"})
 
 
-class Superseded(Exception):  # noqa: N818 - a state of the world; nothing is wrong with this process
+class SupersededError(Exception):
     """Another attempt has taken over, or may at any time: write nothing."""
 
 
 class Connection:
-    """Once `fenced` says so, or after `close`, everything raises Superseded."""
+    """Once `fenced` says so, or after `close`, everything raises SupersededError."""
 
     def __init__(self, launch: LaunchConfig, fenced: Callable[[], bool] = lambda: False) -> None:
         self._launch = launch
@@ -53,7 +53,7 @@ class Connection:
         return self._client
 
     @contextmanager
-    def held_open(self) -> Iterator[None]:
+    def uninterrupted(self) -> Iterator[None]:
         """What is done inside is done before `close` returns, or not at all. For work that waits for nobody."""
         with self._lock:
             self._check()
@@ -66,12 +66,12 @@ class Connection:
 
     def _check(self) -> None:
         if self._fenced():
-            raise Superseded("another attempt has taken over")
+            raise SupersededError("another attempt has taken over")
         if self._closed:
-            raise Superseded("this attempt writes nothing more")
+            raise SupersededError("this attempt writes nothing more")
 
 
-def refused(error: Exception) -> bool:
+def is_permanent(error: Exception) -> bool:
     """Whether MLflow itself says that it will never take this; anything else may pass when tried again."""
     from mlflow.exceptions import MlflowException, RestException
 
@@ -81,10 +81,10 @@ def refused(error: Exception) -> bool:
     return missing or error.error_code == "INVALID_PARAMETER_VALUE"
 
 
-def away(error: Exception) -> bool:
+def is_outage(error: Exception) -> bool:
     """Whether MLflow was not reached, or had trouble of its own: it may take the same later."""
     from mlflow.exceptions import MlflowException, RestException
 
     if isinstance(error, RestException):
-        return error.error_code in TROUBLES
+        return error.error_code in OUTAGE_CODES
     return isinstance(error, MlflowException | OSError)

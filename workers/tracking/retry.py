@@ -1,4 +1,4 @@
-"""Patience: what MLflow must still be told is said however long MLflow stays away.
+"""Retrier: what MLflow must still be told is said however long MLflow stays away.
 
 Owns the waiting at an experiment's end, in which orders are heard all the time, also while a call hangs. It
 must not know what is being told, nor how orders arrive.
@@ -16,38 +16,41 @@ from typing import TypeVar
 log = logging.getLogger("rung.patience")
 T = TypeVar("T")
 
-AWAY_S = 24 * 3600.0  # for an MLflow that cannot be reached
-ORDERED_S = 8.0  # of silence, once a stop is ordered
-QUIET_S = 15.0  # of silence, before a person is told
+OUTAGE_LIMIT_S = 24 * 3600.0  # for an MLflow that cannot be reached
+STOP_GRACE_S = 8.0  # of silence, once a stop is stop_requested
+REPORT_AFTER_S = 15.0  # of silence, before a person is told
 POLL_S = 1.0
 
 
-class Unheard(Exception):  # noqa: N818 - a state of the world
+class DeliveryAbandonedError(Exception):
     """MLflow did not answer, and the driver may wait no longer. What it lacks stays in the journal."""
 
 
-class Patience:
-    """`ordered` is asked at each turn; `answered_at` is when MLflow last answered, in monotonic seconds.
+class Retrier:
+    """`stop_requested` is asked at each turn; `answered_at` is when MLflow last answered, in monotonic seconds.
 
-    `on_wait` is told why it waits, and "" once that is over. `worth_s` says for how long an exception is worth
+    `on_wait` is told why it waits, and "" once that is over. `retry_window_s` says for how long an exception is worth
     trying again; 0 for one that will not pass.
     """
 
     def __init__(
         self,
-        ordered: Callable[[], bool],
+        stop_requested: Callable[[], bool],
         answered_at: Callable[[], float],
         on_wait: Callable[[str], None],
-        worth_s: Callable[[Exception], float],
+        retry_window_s: Callable[[Exception], float],
     ) -> None:
-        self.ordered = ordered
+        self.stop_requested = stop_requested
         self._answered_at = answered_at
         self._on_wait = on_wait
-        self._worth_s = worth_s
+        self._worth_s = retry_window_s
 
-    def until(self, action: Callable[[], T]) -> T:
-        """What `action` gives, which is tried again while it raises. Raises what is not worth it, and Unheard."""
-        began, ordered_at, error, worth_s = time.monotonic(), None, None, AWAY_S
+    def call(self, action: Callable[[], T]) -> T:
+        """Call `action`, again while it raises, and return its result.
+
+        Raises what is not worth another try, and DeliveryAbandonedError.
+        """
+        began, ordered_at, error, retry_window_s = time.monotonic(), None, None, OUTAGE_LIMIT_S
         said = ""
         future = _begun(action)
         while True:
@@ -57,23 +60,25 @@ class Patience:
                 if error is None:
                     self._on_wait("")
                     return future.result()
-                worth_s = self._worth_s(error) if isinstance(error, Exception) else 0.0
-                if not worth_s:
+                retry_window_s = self._worth_s(error) if isinstance(error, Exception) else 0.0
+                if not retry_window_s:
                     raise error
                 if repr(error) != said:
                     said = repr(error)
                     log.warning("MLflow did not take it, which is tried again: %s", said)
             now, silent_since = time.monotonic(), max(began, self._answered_at())
-            if error is not None or now - silent_since >= QUIET_S:
+            if error is not None or now - silent_since >= REPORT_AFTER_S:
                 self._on_wait(
                     f"waiting for MLflow: {error!r}" if error else "waiting for MLflow, which does not answer"
                 )
-            if self.ordered():
+            if self.stop_requested():
                 ordered_at = ordered_at or now
-                if now - max(ordered_at, silent_since) >= ORDERED_S:
-                    raise Unheard("MLflow was away: what it lacks is kept in the journal") from error
-            if now - silent_since >= worth_s:
-                raise Unheard(f"MLflow did not take it for {worth_s:g} s, the journal keeps it: {error!r}") from error
+                if now - max(ordered_at, silent_since) >= STOP_GRACE_S:
+                    raise DeliveryAbandonedError("MLflow was away: what it lacks is kept in the journal") from error
+            if now - silent_since >= retry_window_s:
+                raise DeliveryAbandonedError(
+                    f"MLflow did not take it for {retry_window_s:g} s, the journal keeps it: {error!r}"
+                ) from error
             if future.done():
                 time.sleep(POLL_S)
                 future = _begun(action)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig, Tag, TrialState
-from workers.tracking.connection import Connection, refused
-from workers.tracking.cursor import Place
+from workers.tracking.connection import Connection, is_permanent
+from workers.tracking.cursor import JournalCursor
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,7 +33,7 @@ class Runs:
     """Keeps the ids in `place`. `continued`: there was an earlier process, whose runs may not be in it."""
 
     def __init__(
-        self, connection: Connection, launch: LaunchConfig, spec: ExperimentSpec, place: Place, continued: bool
+        self, connection: Connection, launch: LaunchConfig, spec: ExperimentSpec, place: JournalCursor, continued: bool
     ) -> None:
         self._client = connection.client
         self._experiment_id = launch.experiment_id
@@ -95,7 +95,7 @@ class Runs:
             if told:
                 self._client().log_batch(run, tags=[RunTag(key, value) for key, value in told.items()])
         except MlflowException as error:
-            if not refused(error):
+            if not is_permanent(error):
                 raise
             log.error("MLflow refuses to go on with run %s: %s", run, error)
 
@@ -111,7 +111,7 @@ class Runs:
             try:
                 told[name] = {point.step for point in self._client().get_metric_history(run, name)}
             except MlflowException as error:
-                if not refused(error):
+                if not is_permanent(error):
                     raise
                 told[name] = set()
         return [item for item in items if not (isinstance(item, Metric) and item.step in told[item.key])]
@@ -149,7 +149,7 @@ class Runs:
         try:
             known = self._client().get_run(run).data.params
         except MlflowException as error:
-            if not refused(error):
+            if not is_permanent(error):
                 raise
             return False
         return any(known.get(key, value) != value for key, value in params.items())

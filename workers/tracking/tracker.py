@@ -24,9 +24,9 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import TRIAL_RUN_STATUS, LaunchConfig, Tag, TrialState, Winner, sanitize_text
 from workers.state import journal
 from workers.state.journal import Entry
-from workers.tracking import cursor, registration
-from workers.tracking.connection import Connection, Superseded, refused
-from workers.tracking.cursor import MlflowIds
+from workers.tracking import registration
+from workers.tracking.connection import Connection, SupersededError, is_permanent
+from workers.tracking.cursor import JournalCursor, MlflowIds
 from workers.tracking.runs import Runs
 
 log = logging.getLogger("rung.tracking")
@@ -48,7 +48,7 @@ class Tracker(threading.Thread):
     those that are sent again, because another run's were not taken, do not count.
 
     Once `fenced` says so, after `close`, and where a later attempt writes the journal, nothing is written any
-    more: all methods raise Superseded or do nothing.
+    more: all methods raise SupersededError or do nothing.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Tracker(threading.Thread):
         self._journal_path = journal_path
         self._place_path = journal_path.with_name("tracking.json")
         continued = launch.attempt > 1 or self._place_path.exists()
-        self._place = cursor.read(self._place_path, journal_path)
+        self._place = JournalCursor.load(self._place_path, journal_path)
         self.connection = Connection(launch, fenced)
         self._runs = Runs(self.connection, launch, spec, self._place, continued)
         self._interval_s = interval_s
@@ -86,7 +86,7 @@ class Tracker(threading.Thread):
             self._due.wait(self._interval_s)
             self._due.clear()
 
-    def hurry(self) -> None:
+    def wake(self) -> None:
         """Deliver now, beside whatever the caller does next."""
         self._due.set()
 
@@ -96,7 +96,7 @@ class Tracker(threading.Thread):
             try:
                 while self._deliver_some():
                     pass
-            except Superseded as superseded:
+            except SupersededError as superseded:
                 log.info("MLflow is told nothing more: %s", superseded)
                 self.close()
                 return False
@@ -128,7 +128,7 @@ class Tracker(threading.Thread):
             while self._deliver_some():
                 pass
 
-    def close_parent(self, status: str, summary: dict[str, float], tags: dict[str, str], step: int = 0) -> None:
+    def end_parent_run(self, status: str, summary: dict[str, float], tags: dict[str, str], step: int = 0) -> None:
         """Set the parent run's figures at `step` and end it with `status`. Raises what the client raises.
 
         An experiment that is extended is closed again: with more trials as its step, no figure stands twice.
@@ -141,7 +141,7 @@ class Tracker(threading.Thread):
         self._tell(parent, [Metric(name, value, at_ms, step) for name, value in summary.items()] + _tags(tags))
         self._terminate(parent, status, at_ms)
 
-    def attach(self, folder: Path) -> None:
+    def log_folder(self, folder: Path) -> None:
         """Log the files of a folder on the parent run, under the folder's name. Raises what the client raises."""
         self.connection.client().log_artifacts(self._runs.parent(), str(folder), artifact_path=folder.name)
 
@@ -158,7 +158,7 @@ class Tracker(threading.Thread):
     def _deliver_some(self) -> bool:
         entries, offset, writer = journal.read(self._journal_path, self._place.offset, self._place.writer)
         if writer > self._launch.attempt:
-            raise Superseded(f"attempt {writer} has taken over the journal")
+            raise SupersededError(f"attempt {writer} has taken over the journal")
         if offset == self._place.offset:
             return False
         try:
@@ -168,7 +168,7 @@ class Tracker(threading.Thread):
             raise
         self._taken.clear()
         self._place.offset, self._place.writer = offset, writer
-        self._place.mark = journal.mark(self._journal_path, offset)
+        self._place.mark = journal.checksum_at(self._journal_path, offset)
         self._save_place()
         return True
 
@@ -206,7 +206,7 @@ class Tracker(threading.Thread):
         try:
             self.connection.client().log_batch(run, *of_kind)
         except MlflowException as error:
-            if not refused(error):
+            if not is_permanent(error):
                 raise
             if len(items) == 1 or not self._is_active(run):
                 log.error("MLflow refuses %s of run %s: %s", [item.key for item in items], run, error)
@@ -221,7 +221,7 @@ class Tracker(threading.Thread):
         try:
             self.connection.client().set_terminated(run, status=status, end_time=at_ms)
         except MlflowException as error:
-            if not refused(error):
+            if not is_permanent(error):
                 raise
             log.error("MLflow refuses the end of run %s: %s", run, error)
 
@@ -232,7 +232,7 @@ class Tracker(threading.Thread):
         try:
             return str(self.connection.client().get_run(run).info.lifecycle_stage) == "active"
         except MlflowException as error:
-            if not refused(error):
+            if not is_permanent(error):
                 raise
             return False
 
@@ -250,7 +250,7 @@ class Tracker(threading.Thread):
         return max(map(_ms, entries), default=0)
 
     def _save_place(self) -> None:
-        with self.connection.held_open():
+        with self.connection.uninterrupted():
             self._place.save(self._place_path)
 
 

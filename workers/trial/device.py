@@ -16,7 +16,7 @@ class DeviceError(Exception):
     """A process holds GPUs that torch cannot use. Trying again there is of no use."""
 
 
-def of(spec: TrialSpec) -> str:
+def select_device(spec: TrialSpec) -> str:
     """Torch's name of the device of this process; of a share of a GPU no more memory than the share can be taken.
 
     Raises DeviceError: a trial that trained on the CPU instead would hold the GPU, and tell nobody.

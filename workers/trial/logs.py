@@ -24,10 +24,10 @@ TRIAL_BYTES, DRIVER_BYTES = 10 * 2**20, 100 * 2**20
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 #: Libraries whose loggers do not pass on what they say.
-APART = ("ray",)
+NON_PROPAGATING = ("ray",)
 
 
-class Log(io.TextIOBase):
+class LogFile(io.TextIOBase):
     """A text file that is appended to, whole lines at a time, up to `limit_bytes`; then it says so, once, and stops."""
 
     def __init__(self, path: Path, limit_bytes: int = TRIAL_BYTES) -> None:
@@ -56,7 +56,7 @@ class Log(io.TextIOBase):
             whole, newline, self._line = (self._line + text).rpartition("\n")
             if newline:
                 self._append(whole + newline)
-            elif len(self._line) > 2**16:  # of a progress bar, for example, which never ends its line
+            elif len(self._line) > 2**16:  # of a recorder bar, for example, which never ends its line
                 self._append(self._line)
                 self._line = ""
         return len(text)
@@ -82,10 +82,10 @@ class Log(io.TextIOBase):
             self._size += os.write(self._descriptor, content)
 
 
-class _Both(io.TextIOBase):
+class _Tee(io.TextIOBase):
     """A stream that passes on to another and to a log."""
 
-    def __init__(self, stream: TextIO, log: Log) -> None:
+    def __init__(self, stream: TextIO, log: LogFile) -> None:
         self._stream, self._log = stream, log
 
     @property
@@ -110,13 +110,13 @@ class _Both(io.TextIOBase):
 
 
 @contextmanager
-def of_process(path: Path, limit_bytes: int = DRIVER_BYTES) -> Iterator[None]:
-    """`heard`, in a new log at `path`, for the rest of a process; also where the process is when it crashes."""
-    log = Log(path, limit_bytes)
+def process_log(path: Path, limit_bytes: int = DRIVER_BYTES) -> Iterator[None]:
+    """`captured`, in a new log at `path`, for the rest of a process; also where the process is when it crashes."""
+    log = LogFile(path, limit_bytes)
     with suppress(io.UnsupportedOperation):
         faulthandler.enable(log)
     try:
-        with heard(log):
+        with captured(log):
             yield
     finally:
         faulthandler.disable()
@@ -124,17 +124,17 @@ def of_process(path: Path, limit_bytes: int = DRIVER_BYTES) -> Iterator[None]:
 
 
 @contextmanager
-def heard(log: Log) -> Iterator[None]:
+def captured(log: LogFile) -> Iterator[None]:
     """Within, `log` has what this process prints and logs, and the traceback of what is raised to the caller."""
     handler = logging.StreamHandler(log)
     handler.setFormatter(logging.Formatter(FORMAT))
     root = logging.getLogger()
-    loggers = [root, *map(logging.getLogger, APART)]
+    loggers = [root, *map(logging.getLogger, NON_PROPAGATING)]
     level, streams = root.level, (sys.stdout, sys.stderr)
     _set_level(root, min(level, logging.INFO) or logging.INFO)
     for logger in loggers:
         logger.addHandler(handler)
-    sys.stdout, sys.stderr = _Both(sys.stdout, log), _Both(sys.stderr, log)
+    sys.stdout, sys.stderr = _Tee(sys.stdout, log), _Tee(sys.stderr, log)
     try:
         yield
     except (Exception, KeyboardInterrupt):

@@ -20,7 +20,7 @@ from search_spaces.experiment import TrialSpec
 from workers.state import checkpoints
 from workers.state.checkpoints import BEST, LAST
 from workers.trial import device
-from workers.trial.logs import TRIAL_LOG, Log, heard
+from workers.trial.logs import TRIAL_LOG, LogFile, captured
 
 if TYPE_CHECKING:
     from workers.data.splits import Splits
@@ -31,11 +31,11 @@ log = logging.getLogger("rung.trial")
 SPEC = "spec.json"
 #: A file of this name, touched in a trial's folder, asks the slot that holds the trial to leave its epoch.
 STOP = "stop"
-LOOK_S = 1.0  # between two looks for it
-SIGN_S = 30.0  # between two signs of life in the log of an epoch that takes longer
+STOP_POLL_S = 1.0  # between two looks for it
+PROGRESS_LOG_S = 30.0  # between two signs of life in the log of an epoch that takes longer
 
 
-class Slot(tune.Trainable):
+class TrialWorker(tune.Trainable):
     """Config: `trial`, `folder` (of this trial, with `spec.json`), `epoch`, `data_root`, `cache_root`.
 
     After each epoch `last.pt` holds all that is needed to go on, and `best.pt` the best epoch and its weights.
@@ -51,23 +51,23 @@ class Slot(tune.Trainable):
 
         from workers.training.compiled import Compiler
 
-        logging.getLogger().setLevel(logging.INFO)  # `heard` need not change it at each step
+        logging.getLogger().setLevel(logging.INFO)  # `captured` need not change it at each step
         self._torch = torch
         self._compiler = Compiler()
         self._loaded: tuple[str, Splits] | None = None
-        self._log: Log | None = None
+        self._log: LogFile | None = None
         self._training: Training | None = None
-        self._take_up(config)
+        self._load_trial(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
-        self._take_up(new_config)
+        self._load_trial(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         if self._log is None:
-            self._log = Log(self._folder / TRIAL_LOG)
-        with heard(self._log):
+            self._log = LogFile(self._folder / TRIAL_LOG)
+        with captured(self._log):
             return self._step()
 
     def cleanup(self) -> None:
@@ -76,24 +76,24 @@ class Slot(tune.Trainable):
             self._log.close()
             self._log = None
 
-    def _take_up(self, config: dict[str, Any]) -> None:
+    def _load_trial(self, config: dict[str, Any]) -> None:
         self._config = config
         self._folder = Path(config["folder"])
         self._training = None
-        self._told: dict[str, Any] = {}
-        self._known: int = config["epoch"]
-        self._last_is_good = False
+        self._latest_result: dict[str, Any] = {}
+        self._journaled_epoch: int = config["epoch"]
+        self._last_is_usable = False
         # Whatever was asked before is not meant for us. Tune steps a trial only after this, and not one it stopped.
-        self._asked = _Asked(self._folder / STOP)
-        self._next_sign = math.inf
+        self._stop_signal = StopSignal(self._folder / STOP)
+        self._next_progress_log = math.inf
 
     def _between_batches(self) -> bool:
         """Whether to leave the epoch; now and then with a sign of life."""
         training = self._training
-        if training and time.monotonic() >= self._next_sign:
-            self._next_sign = time.monotonic() + SIGN_S
+        if training and time.monotonic() >= self._next_progress_log:
+            self._next_progress_log = time.monotonic() + PROGRESS_LOG_S
             log.info("epoch %d: %d of %d batches", training.epoch + 1, training.batch, training.batches)
-        return self._asked()
+        return self._stop_signal()
 
     def _step(self) -> dict[str, Any]:
         from workers.training.loop import EpochInterruptedError
@@ -101,32 +101,32 @@ class Slot(tune.Trainable):
         try:
             if self._training is None:
                 self._training = self._begin()
-                if self._told:
-                    return self._told
+                if self._latest_result:
+                    return self._latest_result
             training = self._training
-            self._next_sign = time.monotonic() + SIGN_S
+            self._next_progress_log = time.monotonic() + PROGRESS_LOG_S
             metrics = training.run_epoch()
-            if self._asked.at_once():  # nobody may hear of this epoch: what is saved stays as it was told
+            if self._stop_signal.at_once():  # nobody may hear of this epoch: what is saved stays as it was told
                 raise EpochInterruptedError
         except EpochInterruptedError:
-            log.info("epoch %d left before its end, as asked", self._known + 1)
+            log.info("epoch %d left before its end, as asked", self._journaled_epoch + 1)
             self._training = None
-            self._asked = _Asked(self._folder / STOP)
+            self._stop_signal = StopSignal(self._folder / STOP)
             nothing = {"epoch": 0, "diverged": False, "reported": [], self._spec().objective.metric: math.nan}
-            return self._told or nothing
+            return self._latest_result or nothing
         figures = {name: value for name, value in metrics.items() if name != "epoch"}
         result = figures | {"epoch": training.epoch, "diverged": training.diverged, "reported": sorted(figures)}
         if training.best_epoch == training.epoch:
             checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, self._folder / BEST)
         state = {"spec": training.spec.model_dump_json(), "training": training.state_dict(), "result": result}
-        checkpoints.keep(state, self._folder, rotate=self._last_is_good)
-        self._last_is_good = True
-        self._told, self._known = result, training.epoch
+        checkpoints.save_last(state, self._folder, rotate=self._last_is_usable)
+        self._last_is_usable = True
+        self._latest_result, self._journaled_epoch = result, training.epoch
         log.info("epoch %d: %s", training.epoch, ", ".join(f"{name} {value:.6g}" for name, value in figures.items()))
         return result
 
     def _begin(self) -> Training:
-        """The training where the newest usable checkpoint left it; what its last step told is then in `_told`.
+        """The training where the newest usable checkpoint left it; what its last step told is then in `_latest_result`.
 
         Raises EpochInterruptedError where a stop was asked for while the data were loaded, which may take minutes.
         """
@@ -134,9 +134,9 @@ class Slot(tune.Trainable):
 
         spec = self._spec()
         self._torch.set_num_threads(spec.cpus)
-        on = device.of(spec)
+        on = device.select_device(spec)
         splits = self._splits(spec)
-        if self._asked():
+        if self._stop_signal():
             raise EpochInterruptedError
         training, source = self._resumed(spec, splits, on)
         threads = "1 thread" if spec.cpus == 1 else f"{spec.cpus} threads"
@@ -152,22 +152,22 @@ class Slot(tune.Trainable):
     def _resumed(self, spec: TrialSpec, splits: Splits, on: str) -> tuple[Training, str | None]:
         from workers.training.loop import Training
 
-        self._told, self._last_is_good = {}, False
-        for name, content in checkpoints.stored(self._folder):
+        self._latest_result, self._last_is_usable = {}, False
+        for name, content in checkpoints.load_newest(self._folder):
             training = Training(spec, splits, on, self._compiler, self._between_batches)
             try:
                 if "spec" in content and TrialSpec.model_validate_json(content["spec"]) != spec:
                     raise ValueError("it is of another configuration")
                 training.load_state_dict(content["training"])
-                if training.epoch > self._known + 1:
-                    raise ValueError(f"it is of epoch {training.epoch}, and the journal knows {self._known}")
-                self._told, self._known = content["result"], training.epoch
+                if training.epoch > self._journaled_epoch + 1:
+                    raise ValueError(f"it is of epoch {training.epoch}, and the journal knows {self._journaled_epoch}")
+                self._latest_result, self._journaled_epoch = content["result"], training.epoch
             except (MemoryError, self._torch.OutOfMemoryError):
                 raise
             except Exception as error:  # torch raises much for what does not fit
                 log.warning("%s cannot be used: %s", name, error)
                 continue
-            self._last_is_good = name == LAST
+            self._last_is_usable = name == LAST
             return training, name
         return Training(spec, splits, on, self._compiler, self._between_batches), None
 
@@ -182,7 +182,7 @@ class Slot(tune.Trainable):
         return self._loaded[1]
 
 
-class _Asked:
+class StopSignal:
     """Whether a file was touched since this was made, looked for about once a second."""
 
     def __init__(self, path: Path) -> None:
@@ -194,7 +194,7 @@ class _Asked:
         return time.monotonic() >= self._next_look and self.at_once()
 
     def at_once(self) -> bool:
-        self._next_look = time.monotonic() + LOOK_S
+        self._next_look = time.monotonic() + STOP_POLL_S
         touched = self._touched()
         return touched is not None and touched != self._before
 

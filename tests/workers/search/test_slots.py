@@ -43,7 +43,7 @@ def test_with_fewer_slots_the_trial_whose_epoch_ends_gives_its_own_back(
     assert now.states() == ["PAUSED", "PAUSED", "RUNNING"]
     assert now.tune.live == [third]
     assert now.tune.start() is None
-    now.progress.close()
+    now.recorder.close()
     after = search(2)
     assert [after.tune.start().config["trial"] for _ in range(4)] == [0, 1, 2, 3]
     assert [

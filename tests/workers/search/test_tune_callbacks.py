@@ -19,10 +19,10 @@ from search_spaces.protocol import Directives, ErrorKind, TrialState
 from tests.support.searches import Search
 from workers.state import journal
 from workers.state.checkpoints import BEST, LAST
-from workers.state.trial_table import Progress
+from workers.state.recorder import Recorder
 from workers.trial.worker import STOP
 
-OpenProgress = Callable[..., Progress]
+OpenRecorder = Callable[..., Recorder]
 Build = Callable[..., ExperimentSpec]
 
 
@@ -33,7 +33,7 @@ def test_a_result_is_recorded_with_its_outcome(search: Callable[..., Search]) ->
     for epoch in (2, 3):
         now.tune.report(trial, epoch, 0.6)
     assert now.tune.report(trial, 4, 0.7) == TrialScheduler.STOP
-    row = now.progress.trials[0]
+    row = now.recorder.table.trials[0]
     assert (row.state, row.stop_reason, row.curve) == ("COMPLETED", "all 4 epochs done", [0.5, 0.6, 0.6, 0.7])
     assert row.metrics == {"epoch_seconds": 1.0, "validation_accuracy": 0.7}
     assert now.service.changes == 5
@@ -75,7 +75,7 @@ def test_one_trial_is_canceled_and_the_search_goes_on(search: Callable[..., Sear
     now.callback.poll(now.tune)
     assert now.tune.live == [second]
     assert now.states() == ["CANCELED", "RUNNING"]
-    assert now.progress.trials[0].stop_reason == "canceled on request"
+    assert now.recorder.table.trials[0].stop_reason == "canceled on request"
     assert now.callback.outcome is None
     assert (Path(first.config["folder"]) / STOP).exists()
     assert not (Path(second.config["folder"]) / STOP).exists()
@@ -85,7 +85,7 @@ def test_one_trial_is_canceled_and_the_search_goes_on(search: Callable[..., Sear
 def test_a_waiting_trial_is_canceled_too(search: Callable[..., Search]) -> None:
     now = search()
     now.tune.start()
-    now.progress.released(0)
+    now.recorder.record_release(0)
     after = search(2)
     after.service.orders = Directives(slots=4, cancel_trials=[0])
     assert after.tune.start().config["trial"] == 1
@@ -106,7 +106,7 @@ def test_a_goal_that_is_reached_ends_the_search(
     trial, _ = now.tune.start(), now.tune.start()
     for epoch, value in enumerate((short, math.nan, reached), start=1):
         if math.isfinite(value):
-            now.progress.epoch(0, now.progress.trials[0].epoch + 1, {objective["metric"]: value})
+            now.recorder.record_epoch(0, now.recorder.table.trials[0].epoch + 1, {objective["metric"]: value})
         now.callback.poll(now.tune)
         assert (now.callback.outcome is not None) == (value == reached), epoch
     assert now.callback.outcome is not None
@@ -114,7 +114,7 @@ def test_a_goal_that_is_reached_ends_the_search(
     assert now.callback.outcome.reason == f"goal {objective['goal']:g} reached: trial 0 has {reached:.4f}"
     assert trial not in now.tune.live
     assert now.states() == ["COMPLETED", "CANCELED"]
-    assert now.progress.trials[0].stop_reason == f"goal {objective['goal']:g} reached at epoch 2"
+    assert now.recorder.table.trials[0].stop_reason == f"goal {objective['goal']:g} reached at epoch 2"
 
 
 def test_the_trial_that_reaches_the_goal_ends_apart_from_its_epoch(
@@ -132,7 +132,7 @@ def test_the_trial_that_reaches_the_goal_ends_apart_from_its_epoch(
     assert over.of_trial(0) == (TrialState.COMPLETED, "goal 0.9 reached at epoch 2")
     assert over.of_trial(1) == (TrialState.CANCELED, "goal 0.9 reached: trial 0 has 0.9500")
     assert now.states() == ["PAUSED", "CANCELED"]
-    now.progress.ended(0, *over.of_trial(0))
+    now.recorder.record_end(0, *over.of_trial(0))
     told = [entry for entry in journal.entries(tmp_path / "journal.jsonl") if entry.get("trial") == 0]
     assert [entry["event"] for entry in told] == ["suggested", "epoch", "epoch", "released", "ended"]
     assert "state" not in told[2]
@@ -281,7 +281,7 @@ def test_a_failed_trial_keeps_its_cause_and_spares_the_others(search: Callable[.
     now.tune.fail(failed)
     now.callback.poll(now.tune)
     assert now.states() == ["ERROR", "RUNNING"]
-    line = now.progress.line(0)
+    line = now.recorder.update_of(0)
     assert (line.stop_reason, line.error_kind, line.restarts) == ("ValueError: no such layer", "CODE", 0)
     assert now.tune.start().config["trial"] == 2
 
@@ -292,13 +292,13 @@ def test_a_lost_trial_goes_on_until_its_restarts_are_spent(search: Callable[...,
     now.tune.report(trial, 1, 0.5)
     for restarts in (1, 2):
         now.tune.fail(trial, ActorDiedError(), tmp_path)
-        assert (now.states(), now.progress.line(0).restarts) == (["PENDING"], restarts)
+        assert (now.states(), now.recorder.update_of(0).restarts) == (["PENDING"], restarts)
         trial = now.tune.start()
         assert trial.config["trial"] == 0
         now.tune.report(trial, 1, 0.5)  # told again from its checkpoint
         now.tune.report(trial, 1 + restarts, 0.6)
     now.tune.fail(trial, ActorDiedError(), tmp_path)
-    line = now.progress.line(0)
+    line = now.recorder.update_of(0)
     assert (line.state, line.error_kind, line.epoch) == ("ERROR", ErrorKind.LOST, 3)
     assert line.stop_reason.startswith("LOST after 2 restarts: The actor died")
     assert now.callback.asha.rungs()[2] == {0: 0.6}
@@ -321,7 +321,7 @@ def test_a_trial_that_fills_the_disk_waits_and_blocks_the_experiment(
     assert search(2).tune.start().config["trial"] == 0
 
 
-def test_rungs_after_a_crash_equal_rungs_before(search: Callable[..., Search], open_progress: OpenProgress) -> None:
+def test_rungs_after_a_crash_equal_rungs_before(search: Callable[..., Search], open_recorder: OpenRecorder) -> None:
     """Trials cross, and one diverges with a finite accuracy between two others at the same rung."""
     now = search()
     trials = [now.tune.start() for _ in range(4)]
@@ -332,14 +332,14 @@ def test_rungs_after_a_crash_equal_rungs_before(search: Callable[..., Search], o
     now.tune.report(trials[1], 2, 0.92)
     before = now.callback.asha.rungs()
     assert before[1] == {2: 0.6, 1: 0.9, 3: 0.6, 0: 0.1}
-    now.progress.close()
+    now.recorder.close()
     after = search(2)
     assert after.callback.asha.rungs() == before
     resumed = after.tune.start()
     assert resumed.config["trial"] == 1  # the others have ended, or were told worse
     assert after.tune.report(resumed, 2, 0.92) == TrialScheduler.CONTINUE
     assert after.callback.asha.rungs() == before
-    assert after.progress.trials[1].curve == [0.9, 0.92]
+    assert after.recorder.table.trials[1].curve == [0.9, 0.92]
 
 
 def test_only_the_best_weights_stay(search: Callable[..., Search], tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_a_full_disk_pauses_the_experiment(search: Callable[..., Search], tmp_pa
     assert now.callback.outcome.phase == "paused"
     assert now.callback.outcome.reason.startswith("the journal cannot be written: ")
     assert trial not in now.tune.live
-    now.progress.close()
+    now.recorder.close()
     after = search(2)
-    assert [trial.number for trial in after.progress.waiting()] == [0, 1]
-    assert after.progress.trials[0].curve == []
+    assert [trial.number for trial in after.recorder.table.waiting()] == [0, 1]
+    assert after.recorder.table.trials[0].curve == []

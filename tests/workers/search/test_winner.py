@@ -175,7 +175,7 @@ def test_an_experiment_without_pictures_is_none_the_worse(tmp_path: Path, caplog
             self._draw(out)
 
     class Tracker:
-        def attach(self, folder: Path) -> None:
+        def log_folder(self, folder: Path) -> None:
             attached.append(folder)
 
     def fail(out: Path) -> None:

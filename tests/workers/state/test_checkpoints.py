@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from workers.state import checkpoints
-from workers.state.checkpoints import BEST, LAST, PREVIOUS, DamagedError
+from workers.state.checkpoints import BEST, LAST, PREVIOUS, CheckpointDamagedError
 
 
 def state(number: int, values: int = 10) -> dict[str, Any]:
@@ -19,21 +19,21 @@ def state(number: int, values: int = 10) -> dict[str, Any]:
 
 
 def epochs(folder: Path) -> list[tuple[str, int]]:
-    return [(name, content["epoch"]) for name, content in checkpoints.stored(folder)]
+    return [(name, content["epoch"]) for name, content in checkpoints.load_newest(folder)]
 
 
 def test_the_last_two_are_kept_and_the_newest_comes_first(tmp_path: Path) -> None:
     assert epochs(tmp_path) == []
     for number in (1, 2, 3):
-        checkpoints.keep(state(number), tmp_path)
+        checkpoints.save_last(state(number), tmp_path)
     assert epochs(tmp_path) == [(LAST, 3), (PREVIOUS, 2)]
     assert {path.name for path in tmp_path.iterdir()} == {LAST, PREVIOUS}
 
 
 def test_one_that_is_of_no_use_is_overwritten(tmp_path: Path) -> None:
-    checkpoints.keep(state(1), tmp_path)
-    checkpoints.keep(state(2), tmp_path)
-    checkpoints.keep(state(7), tmp_path, rotate=False)
+    checkpoints.save_last(state(1), tmp_path)
+    checkpoints.save_last(state(2), tmp_path)
+    checkpoints.save_last(state(7), tmp_path, rotate=False)
     assert epochs(tmp_path) == [(LAST, 7), (PREVIOUS, 1)]
 
 
@@ -46,17 +46,17 @@ def test_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: p
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", noted)
-    checkpoints.keep(state(1), tmp_path)
+    checkpoints.save_last(state(1), tmp_path)
     assert synced == [((tmp_path / LAST).stat().st_ino, False)]
 
 
 @pytest.mark.parametrize("missing", [LAST, PREVIOUS])
 def test_killed_between_two_renames(tmp_path: Path, missing: str) -> None:
     for number in (1, 2):
-        checkpoints.keep(state(number), tmp_path)
+        checkpoints.save_last(state(number), tmp_path)
     (tmp_path / missing).unlink()
     assert len(epochs(tmp_path)) == 1
-    checkpoints.keep(state(3), tmp_path)
+    checkpoints.save_last(state(3), tmp_path)
     assert epochs(tmp_path)[0] == (LAST, 3)
     assert len(epochs(tmp_path)) == 2
 
@@ -70,19 +70,19 @@ def test_no_changed_byte_is_read(tmp_path: Path) -> None:
     for place in range(start, start + 4000, 397):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         assert torch.load(path, weights_only=True)["epoch"] == 1
-        with pytest.raises(DamagedError, match=r"best\.pt: .* is not what was written"):
+        with pytest.raises(CheckpointDamagedError, match=r"best\.pt: .* is not what was written"):
             checkpoints.load(path)
 
 
 def test_a_full_disk_changes_nothing(small_disk: Path) -> None:
     for number in (1, 2):
-        checkpoints.keep(state(number, 60_000), small_disk)
+        checkpoints.save_last(state(number, 60_000), small_disk)
     with pytest.raises(OSError, match="No space left") as raised:
-        checkpoints.keep(state(3, 250_000), small_disk)
+        checkpoints.save_last(state(3, 250_000), small_disk)
     assert raised.value.errno == errno.ENOSPC
     assert epochs(small_disk) == [(LAST, 2), (PREVIOUS, 1)]
     assert {path.name for path in small_disk.iterdir()} == {LAST, PREVIOUS}, "nothing half written stays"
-    checkpoints.keep(state(3, 60_000), small_disk)
+    checkpoints.save_last(state(3, 60_000), small_disk)
     assert epochs(small_disk) == [(LAST, 3), (PREVIOUS, 2)]
 
 
@@ -105,7 +105,7 @@ def test_the_policy_decides_what_stays(
         for name in (LAST, PREVIOUS, BEST, "last.pt.77", "best.pt.77.part", "spec.json", "trial.log"):
             (folder / name).touch()
     for _ in range(2):
-        checkpoints.tidy(tmp_path, [0, 1, 9], best=1, policy=policy, crowned=crowned)
+        checkpoints.prune(tmp_path, [0, 1, 9], best=1, policy=policy, winner_registered=crowned)
     files = {f"{path.parent.name[-1]}/{path.name}" for path in tmp_path.rglob("*.*")}
     running = {name for name in files if name.startswith("2/")}
     assert len(running) == 7, "a trial that has not ended is not touched"

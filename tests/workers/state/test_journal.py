@@ -119,7 +119,7 @@ def test_damage_at_different_places_of_both_is_healed(path: Path) -> None:
     content = written(path, 6)
     path.write_bytes(content.replace(b'"n":4', b'"n":5'))
     journal.copy_of(path).write_bytes(content.replace(b'"n":1', b"\0\0\0\0\0"))
-    with pytest.raises(journal.Damaged, match="is not what was written"):
+    with pytest.raises(journal.JournalDamagedError, match="is not what was written"):
         numbers(path)
     Journal(path, 2).close()
     assert path.read_bytes() == journal.copy_of(path).read_bytes() == content
@@ -165,7 +165,7 @@ def test_from_what_both_have_lost_on_all_is_set_aside(
     for file in (path, journal.copy_of(path)):
         damage(file, line, how)
     changed = path.read_bytes()
-    with pytest.raises(journal.Damaged, match="is not what was written"):
+    with pytest.raises(journal.JournalDamagedError, match="is not what was written"):
         numbers(path)
     book = Journal(path, 2)
     assert numbers(path) == list(range(line))
@@ -197,12 +197,12 @@ def test_a_mark_holds_until_the_file_is_cut_before_it(path: Path) -> None:
     book.close()
     _, middle, _ = journal.read(path, limit_bytes=600)
     end = path.stat().st_size
-    marks = {offset: journal.mark(path, offset) for offset in (0, middle, end)}
+    marks = {offset: journal.checksum_at(path, offset) for offset in (0, middle, end)}
     for file in (path, journal.copy_of(path)):
         damage(file, 8, "noise")
     book = Journal(path, 2)
     for number in range(10):
-        assert {offset: journal.mark(path, offset) == mark for offset, mark in marks.items()} == {
+        assert {offset: journal.checksum_at(path, offset) == mark for offset, mark in marks.items()} == {
             0: True,
             middle: True,
             end: False,
@@ -249,7 +249,7 @@ def test_a_writer_that_comes_late_takes_no_file_from_under_a_later_one(path: Pat
     with path.open("ab") as file:
         file.write(b'{"half of a line')  # of the later one, which is about to write the rest
     before = [(one.stat().st_ino, one.read_bytes()) for one in (path, journal.copy_of(path))]
-    with pytest.raises(journal.Overtaken, match="writer 2 has begun, and 1 comes too late"):
+    with pytest.raises(journal.WriterFencedError, match="writer 2 has begun, and 1 comes too late"):
         journal.Journal(path, 1)
     assert [(one.stat().st_ino, one.read_bytes()) for one in (path, journal.copy_of(path))] == before
     later.close()
@@ -266,7 +266,7 @@ def test_a_superseded_writer_is_not_heard(path: Path) -> None:
     new.append({"n": "heard"})
     assert [entry["n"] for entry in journal.entries(path)] == ["before", "takes over", "heard"]
     content = path.read_bytes()
-    with pytest.raises(journal.Overtaken, match="writer 2 has begun, and 1 comes too late"):
+    with pytest.raises(journal.WriterFencedError, match="writer 2 has begun, and 1 comes too late"):
         old.append({"n": "void"})
     assert path.read_bytes() == journal.copy_of(path).read_bytes() == content
     old.close()

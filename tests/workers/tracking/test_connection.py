@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
 
 from search_spaces.protocol import LaunchConfig
-from workers.tracking.connection import Connection, Superseded, away
+from workers.tracking.connection import Connection, SupersededError, is_outage
 
 
 def test_an_absent_server_is_told_from_one_that_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,12 +19,12 @@ def test_an_absent_server_is_told_from_one_that_says_no(monkeypatch: pytest.Monk
     nowhere = MlflowClient("http://127.0.0.1:9")
     with pytest.raises(MlflowException) as unreached:
         nowhere.get_run("x")
-    assert away(unreached.value)
+    assert is_outage(unreached.value)
     said = {"INTERNAL_ERROR": True, "TEMPORARILY_UNAVAILABLE": True, "PERMISSION_DENIED": False}
     answers = {code: RestException({"error_code": code, "message": "m"}) for code in said}
-    assert {code: away(answer) for code, answer in answers.items()} == said
-    assert away(ConnectionResetError())
-    assert not away(TypeError("a defect of our own"))
+    assert {code: is_outage(answer) for code, answer in answers.items()} == said
+    assert is_outage(ConnectionResetError())
+    assert not is_outage(TypeError("a defect of our own"))
 
 
 def test_a_creation_whose_answer_is_lost_is_not_repeated_unseen(
@@ -47,19 +47,19 @@ def test_a_creation_whose_answer_is_lost_is_not_repeated_unseen(
         connection.client().create_run("0")
     server.shutdown()
     server.server_close()
-    assert away(lost.value)
+    assert is_outage(lost.value)
     assert asked == ["runs/create"]
 
 
 def test_what_is_done_inside_is_done_before_it_is_closed_or_not_at_all(launch: Callable[..., LaunchConfig]) -> None:
     fenced = False
     one, other = Connection(launch()), Connection(launch(), lambda: fenced)
-    with one.held_open(), other.held_open():
+    with one.uninterrupted(), other.uninterrupted():
         assert isinstance(one.client(), MlflowClient)
     one.close()
     fenced = True
     for connection in (one, other):
-        with pytest.raises(Superseded):
+        with pytest.raises(SupersededError):
             connection.client()
-        with pytest.raises(Superseded), connection.held_open():
+        with pytest.raises(SupersededError), connection.uninterrupted():
             raise AssertionError("done all the same")

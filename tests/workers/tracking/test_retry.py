@@ -1,4 +1,4 @@
-"""Patience: what raises or hangs is tried again, until it is final or a stop is ordered."""
+"""Retrier: what raises or hangs is tried again, until it is final or a stop is ordered."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mlflow import MlflowClient
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig
-from workers.state.trial_table import Progress
+from workers.state.recorder import Recorder
 from workers.tracking import retry
-from workers.tracking.retry import Patience, Unheard
+from workers.tracking.retry import DeliveryAbandonedError, Retrier
 from workers.tracking.tracker import Tracker
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"POLL_S": 0.01, "ORDERED_S": 0.1, "QUIET_S": 0.05}.items():
+    for name, seconds in {"POLL_S": 0.01, "STOP_GRACE_S": 0.1, "REPORT_AFTER_S": 0.05}.items():
         monkeypatch.setattr(retry, name, seconds)
 
 
@@ -33,17 +33,17 @@ class World:
         self.answered_at = float("-inf")
         self.said: list[str] = []
 
-    def patience(self, on_wait: Callable[[str], None] | None = None) -> Patience:
+    def retrier(self, on_wait: Callable[[str], None] | None = None) -> Retrier:
         def note(why: str) -> None:
             if self.said[-1:] != [why]:
                 self.said.append(why)
             if on_wait:
                 on_wait(why)
 
-        def worth_s(error: Exception) -> float:
+        def retry_window_s(error: Exception) -> float:
             return {PermissionError: 0.0, ValueError: 0.05}.get(type(error), 3600.0)
 
-        return Patience(lambda: self.ordered, lambda: self.answered_at, note, worth_s)
+        return Retrier(lambda: self.ordered, lambda: self.answered_at, note, retry_window_s)
 
 
 def failing(times: int, error: Exception) -> Callable[[], str]:
@@ -59,13 +59,13 @@ def failing(times: int, error: Exception) -> Callable[[], str]:
 
 def test_what_works_at_once_says_nothing_of_waiting() -> None:
     world = World()
-    assert world.patience().until(lambda: 3) == 3
+    assert world.retrier().call(lambda: 3) == 3
     assert world.said == [""]
 
 
 def test_an_outage_is_waited_for_and_told() -> None:
     world = World()
-    assert world.patience().until(failing(3, ConnectionError("refused"))) == "done"
+    assert world.retrier().call(failing(3, ConnectionError("refused"))) == "done"
     assert world.said == ["waiting for MLflow: ConnectionError('refused')", ""]
 
 
@@ -77,7 +77,7 @@ def test_what_is_final_is_raised_at_once() -> None:
         raise PermissionError("never")
 
     with pytest.raises(PermissionError, match="never"):
-        World().patience().until(action)
+        World().retrier().call(action)
     assert calls == [1]
 
 
@@ -87,8 +87,8 @@ def test_an_order_is_heard_while_a_call_hangs() -> None:
     def order(why: str) -> None:
         world.ordered = why == "waiting for MLflow, which does not answer"
 
-    with pytest.raises(Unheard, match="kept in the journal"):
-        world.patience(order).until(release.wait)
+    with pytest.raises(DeliveryAbandonedError, match="kept in the journal"):
+        world.retrier(order).call(release.wait)
     release.set()
 
 
@@ -96,8 +96,8 @@ def test_an_order_is_heard_between_failures() -> None:
     world = World()
     world.ordered = True
     endless: Any = failing(10**9, ConnectionError("refused"))
-    with pytest.raises(Unheard):
-        world.patience().until(endless)
+    with pytest.raises(DeliveryAbandonedError):
+        world.retrier().call(endless)
 
 
 def test_an_order_lets_mlflow_finish_what_it_is_busy_with() -> None:
@@ -106,18 +106,18 @@ def test_an_order_lets_mlflow_finish_what_it_is_busy_with() -> None:
     world.ordered = True
 
     def slow() -> str:
-        until = time.monotonic() + 3 * retry.ORDERED_S
+        until = time.monotonic() + 3 * retry.STOP_GRACE_S
         while time.monotonic() < until:
             world.answered_at = time.monotonic()
             threading.Event().wait(0.005)
         return "done"
 
-    assert world.patience().until(slow) == "done"
+    assert world.retrier().call(slow) == "done"
 
 
 def test_it_waits_as_long_as_the_error_is_worth() -> None:
-    with pytest.raises(Unheard, match=r"did not take it for 0\.05 s, the journal keeps it: ValueError"):
-        World().patience().until(failing(10**9, ValueError("no such model")))
+    with pytest.raises(DeliveryAbandonedError, match=r"did not take it for 0\.05 s, the journal keeps it: ValueError"):
+        World().retrier().call(failing(10**9, ValueError("no such model")))
 
 
 class Clock:
@@ -151,8 +151,8 @@ def test_what_fails_goes_on_as_long_as_each_turn_brings_it_further(
             raise PermissionError("enough")
         raise ConnectionError("the next run's news")
 
-    with pytest.raises(PermissionError if progressing else Unheard):
-        world.patience().until(action)
+    with pytest.raises(PermissionError if progressing else DeliveryAbandonedError):
+        world.retrier().call(action)
     assert taken == turns
 
 
@@ -161,13 +161,13 @@ def test_news_that_are_sent_again_are_no_progress(
     client: MlflowClient,
     launch: Callable[..., LaunchConfig],
     experiment: Callable[..., ExperimentSpec],
-    open_progress: Callable[..., Progress],
+    open_recorder: Callable[..., Recorder],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """MLflow takes one run's news at each turn, and never another's: an order would wait for ever."""
-    progress = open_progress()
+    recorder = open_recorder()
     for number in range(2):
-        progress.suggested(number, {}, {})
+        recorder.record_suggestion(number, {}, {})
     tracker = Tracker(launch(mlflow_tracking_uri=client.tracking_uri), experiment(), tmp_path / "journal.jsonl")
     tracker.connection._client = client
     log_batch, told = client.log_batch, []
@@ -189,14 +189,14 @@ def test_news_that_are_sent_again_are_no_progress(
     assert tracker.deliver()
     assert tracker.answered_at > answered_at, "the other's"
     answered_at = tracker.answered_at
-    progress.epoch(0, 1, {"validation_accuracy": 0.5})
+    recorder.record_epoch(0, 1, {"validation_accuracy": 0.5})
     assert tracker.deliver()
     assert tracker.answered_at > answered_at, "and the first's, that are new"
 
 
 def test_it_does_not_hang_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "AWAY_S", 0.05)
+    monkeypatch.setattr(retry, "OUTAGE_LIMIT_S", 0.05)
     release = threading.Event()
-    with pytest.raises(Unheard):
-        World().patience().until(release.wait)
+    with pytest.raises(DeliveryAbandonedError):
+        World().retrier().call(release.wait)
     release.set()

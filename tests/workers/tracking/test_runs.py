@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig
 from workers.tracking.connection import Connection
-from workers.tracking.cursor import Place
+from workers.tracking.cursor import JournalCursor
 from workers.tracking.runs import Runs
 
 Open = Callable[..., Runs]
@@ -23,12 +23,12 @@ def runs(client: MlflowClient, launch: Callable[..., LaunchConfig], experiment: 
     return lambda place, continued=True: Runs(Connection(told), told, experiment(), place, continued)
 
 
-def active(client: MlflowClient, place: Place) -> set[str]:
+def active(client: MlflowClient, place: JournalCursor) -> set[str]:
     return {run.info.run_id for run in client.search_runs([str(place.experiment)])}
 
 
 def test_what_was_created_is_found_again(client: MlflowClient, runs: Open) -> None:
-    first, second = Place(), Place()
+    first, second = JournalCursor(), JournalCursor()
     for place in (first, second):
         for number in range(3):
             runs(place).of_trial(number, {}, 1000 + number)
@@ -39,7 +39,7 @@ def test_what_was_created_is_found_again(client: MlflowClient, runs: Open) -> No
 def test_runs_of_lost_creations_are_deleted(client: MlflowClient, runs: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """They were on their way when a process died, and arrived when the next had made its own."""
     monkeypatch.setattr("workers.tracking.runs.PAGE", 2)
-    place = Place()
+    place = JournalCursor()
     one = runs(place)
     kept = {one.of_trial(number, {}, 1000) for number in range(3)} | {one.parent()}
     home = str(place.experiment)
@@ -53,7 +53,7 @@ def test_runs_of_lost_creations_are_deleted(client: MlflowClient, runs: Open, mo
 
 def test_what_nothing_can_have_left_is_not_looked_for(client: MlflowClient, runs: Open) -> None:
     """Not by a first attempt to which every answer came: MLflow would read all that the experiment has told it."""
-    place = Place()
+    place = JournalCursor()
     first = runs(place, continued=False)
     kept = {first.of_trial(0, {}, 1000), first.parent()}
     stray = client.create_run(str(place.experiment), tags={"rung.experiment_id": "abc", "rung.trial_id": "0"})
@@ -65,7 +65,7 @@ def test_what_nothing_can_have_left_is_not_looked_for(client: MlflowClient, runs
 
 
 def test_a_run_of_no_trial_is_deleted(client: MlflowClient, runs: Open) -> None:
-    place = Place()
+    place = JournalCursor()
     one = runs(place)
     kept = {one.of_trial(number, {}, 1000) for number in range(2)} | {one.parent()}
     one.of_trial(2, {}, 1000)
@@ -75,7 +75,7 @@ def test_a_run_of_no_trial_is_deleted(client: MlflowClient, runs: Open) -> None:
 
 
 def test_a_run_that_is_taken_up_again_belongs_to_the_parent_that_is_left(client: MlflowClient, runs: Open) -> None:
-    lost, place = Place(), Place()
+    lost, place = JournalCursor(), JournalCursor()
     run = runs(lost).of_trial(0, {}, 1000)
     client.delete_run(str(lost.parent))
     client.set_terminated(run, "KILLED")
@@ -87,6 +87,6 @@ def test_a_run_that_is_taken_up_again_belongs_to_the_parent_that_is_left(client:
 
 def test_a_deleted_experiment_is_taken_up_again(client: MlflowClient, runs: Open) -> None:
     client.delete_experiment(client.get_experiment_by_name("driver").experiment_id)
-    place = Place()
+    place = JournalCursor()
     assert client.get_run(runs(place).parent()).info.experiment_id == place.experiment
     assert client.get_experiment(str(place.experiment)).lifecycle_stage == "active"

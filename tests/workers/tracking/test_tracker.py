@@ -18,11 +18,11 @@ from mlflow.exceptions import MlflowException
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import ErrorKind, LaunchConfig, TrialState
 from workers.state.journal import Journal, copy_of
-from workers.state.trial_table import Progress
-from workers.tracking.connection import Superseded
+from workers.state.recorder import Recorder
+from workers.tracking.connection import SupersededError
 from workers.tracking.tracker import Tracker
 
-OpenProgress = Callable[..., Progress]
+OpenRecorder = Callable[..., Recorder]
 ADDED = {"rung.continued_from", "rung.restarts", "rung.error_kind"}
 
 
@@ -39,21 +39,21 @@ def tracker(
 
 
 @pytest.fixture
-def progress(open_progress: OpenProgress) -> Progress:
-    return open_progress()
+def recorder(open_recorder: OpenRecorder) -> Recorder:
+    return open_recorder()
 
 
-def search(progress: Progress, numbers: range, epochs: int = 3) -> None:
+def search(recorder: Recorder, numbers: range, epochs: int = 3) -> None:
     for number in numbers:
-        progress.suggested(number, {}, {"lr": 0.1 * (number + 1), "momentum": "n/a"})
-        train(progress, number, epochs)
+        recorder.record_suggestion(number, {}, {"lr": 0.1 * (number + 1), "momentum": "n/a"})
+        train(recorder, number, epochs)
 
 
-def train(progress: Progress, number: int, epochs: int) -> None:
-    first = progress.trials[number].epoch + 1
+def train(recorder: Recorder, number: int, epochs: int) -> None:
+    first = recorder.table.trials[number].epoch + 1
     for epoch in range(first, first + epochs):
         outcome = (TrialState.COMPLETED, "all epochs done") if epoch == first + epochs - 1 else None
-        progress.epoch(number, epoch, {"validation_accuracy": epoch / 10, "lr": 0.1}, outcome)
+        recorder.record_epoch(number, epoch, {"validation_accuracy": epoch / 10, "lr": 0.1}, outcome)
 
 
 def children(client: MlflowClient) -> dict[int, Run]:
@@ -64,11 +64,11 @@ def children(client: MlflowClient) -> dict[int, Run]:
     return {int(run.data.tags["rung.trial_id"]): run for run in runs}
 
 
-def assert_told(client: MlflowClient, progress: Progress) -> None:
+def assert_told(client: MlflowClient, recorder: Recorder) -> None:
     """Every (run, metric, step) stands once, with its value, and nothing else does."""
     runs = children(client)
-    assert set(runs) == set(progress.trials)
-    for number, trial in progress.trials.items():
+    assert set(runs) == set(recorder.table.trials)
+    for number, trial in recorder.table.trials.items():
         for name in ("validation_accuracy", "lr"):
             points = client.get_metric_history(runs[number].info.run_id, name)
             assert Counter(point.step for point in points) == Counter(range(1, trial.epoch + 1)), (number, name)
@@ -77,12 +77,12 @@ def assert_told(client: MlflowClient, progress: Progress) -> None:
 
 
 def test_curves_params_tags_and_statuses(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, stopwatch: Any
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder, stopwatch: Any
 ) -> None:
-    progress.suggested(0, {}, {"lr": 0.1, "momentum": "n/a"})
+    recorder.record_suggestion(0, {}, {"lr": 0.1, "momentum": "n/a"})
     stopwatch.seconds += 3.0
-    train(progress, 0, 3)
-    search(progress, range(1, 2))
+    train(recorder, 0, 3)
+    search(recorder, range(1, 2))
     ends = {
         2: (TrialState.EARLY_STOPPED, "FINISHED"),
         3: (TrialState.DIVERGED, "FINISHED"),
@@ -90,12 +90,12 @@ def test_curves_params_tags_and_statuses(
         5: (TrialState.CANCELED, "KILLED"),
     }
     for number, (state, _) in ends.items():
-        progress.suggested(number, {}, {"lr": 1.0, "momentum": 0.9})
-        progress.ended(number, state, f"because {number}")
-    progress.suggested(6, {}, {"lr": 2.0, "momentum": 0.9})
+        recorder.record_suggestion(number, {}, {"lr": 1.0, "momentum": 0.9})
+        recorder.record_end(number, state, f"because {number}")
+    recorder.record_suggestion(6, {}, {"lr": 2.0, "momentum": 0.9})
     assert tracker(description="d" * 9000, labels=["a, 'b' & ü"]).deliver()
     runs = children(client)
-    assert_told(client, progress)
+    assert_told(client, recorder)
     assert {frozenset(run.data.params) for run in runs.values()} == {frozenset({"lr", "momentum"})}
     assert runs[0].data.params == {"lr": "0.1", "momentum": "n/a"}
     for number, (state, status) in ends.items():
@@ -109,11 +109,11 @@ def test_curves_params_tags_and_statuses(
 
 
 def test_values_that_are_not_finite_are_kept(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder
 ) -> None:
-    progress.suggested(0, {}, {})
+    recorder.record_suggestion(0, {}, {})
     figures = {"validation_accuracy": float("nan"), "train_loss": float("inf")}
-    progress.epoch(0, 1, figures, (TrialState.DIVERGED, "nan"))
+    recorder.record_epoch(0, 1, figures, (TrialState.DIVERGED, "nan"))
     one = tracker()
     assert one.deliver()
     run = children(client)[0].info.run_id
@@ -122,13 +122,13 @@ def test_values_that_are_not_finite_are_kept(
 
 
 def test_a_crash_between_sending_and_keeping_the_place_doubles_nothing(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, tmp_path: Path
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder, tmp_path: Path
 ) -> None:
     place = tmp_path / "tracking.json"
-    search(progress, range(2))
+    search(recorder, range(2))
     assert tracker().deliver()
     older = place.read_text()
-    search(progress, range(2, 4))
+    search(recorder, range(2, 4))
     assert tracker(1).deliver()
     for stale in (older, "{ torn", json.dumps(["no place"]), None):
         if stale is None:
@@ -136,7 +136,7 @@ def test_a_crash_between_sending_and_keeping_the_place_doubles_nothing(
         else:
             place.write_text(stale)
         assert tracker(2).deliver()
-        assert_told(client, progress)
+        assert_told(client, recorder)
 
 
 @pytest.mark.parametrize("place", ["kept", "lost"])
@@ -144,17 +144,17 @@ def test_a_crash_between_sending_and_keeping_the_place_doubles_nothing(
 def test_epochs_that_the_journal_lost_are_not_told_twice(
     client: MlflowClient,
     tracker: Callable[..., Tracker],
-    open_progress: OpenProgress,
+    open_recorder: OpenRecorder,
     tmp_path: Path,
     lost: str,
     place: str,
 ) -> None:
     """A power failure takes its last lines, or damage all from a line on; they are trained again, and later."""
     path = tmp_path / "journal.jsonl"
-    first = open_progress()
+    first = open_recorder()
     search(first, range(3))
-    first.suggested(3, {}, {"lr": 0.4, "momentum": "n/a"})
-    first.epoch(3, 1, {"validation_accuracy": 0.1, "lr": 0.1})
+    first.record_suggestion(3, {}, {"lr": 0.4, "momentum": "n/a"})
+    first.record_epoch(3, 1, {"validation_accuracy": 0.1, "lr": 0.1})
     assert tracker().deliver()
     runs = {number: run.info.run_id for number, run in children(client).items()}
     first.close()
@@ -166,22 +166,22 @@ def test_epochs_that_the_journal_lost_are_not_told_twice(
     if place == "lost":
         (tmp_path / "tracking.json").unlink()
     for attempt in (2, 3):  # the second attempt is cut short as well
-        progress = open_progress(attempt)
+        recorder = open_recorder(attempt)
         for number in range(4):
-            if number not in progress.trials:
-                progress.suggested(number, {}, {"lr": 0.1 * (number + 1), "momentum": "n/a"})
-            if not progress.trials[number].ended and attempt == 3:
-                train(progress, number, 3 - progress.trials[number].epoch)
+            if number not in recorder.table.trials:
+                recorder.record_suggestion(number, {}, {"lr": 0.1 * (number + 1), "momentum": "n/a"})
+            if not recorder.table.trials[number].ended and attempt == 3:
+                train(recorder, number, 3 - recorder.table.trials[number].epoch)
         assert tracker(attempt).deliver()
         assert tracker(attempt).deliver()
-    assert_told(client, progress)
+    assert_told(client, recorder)
     assert {number: run.info.run_id for number, run in children(client).items()} == runs
 
 
 def test_a_run_of_a_configuration_that_the_journal_lost_makes_room(
-    client: MlflowClient, tracker: Callable[..., Tracker], open_progress: OpenProgress, tmp_path: Path
+    client: MlflowClient, tracker: Callable[..., Tracker], open_recorder: OpenRecorder, tmp_path: Path
 ) -> None:
-    first = open_progress()
+    first = open_recorder()
     search(first, range(2))
     assert tracker().deliver()
     before = children(client)
@@ -190,26 +190,26 @@ def test_a_run_of_a_configuration_that_the_journal_lost_makes_room(
     lines = path.read_bytes().splitlines(keepends=True)
     for file in (path, copy_of(path)):
         file.write_bytes(b"".join([*lines[:5], b"damaged\n", *lines[6:]]))
-    progress = open_progress(2)
-    progress.suggested(1, {}, {"lr": 7.0, "momentum": "n/a"})
-    train(progress, 1, 2)
+    recorder = open_recorder(2)
+    recorder.record_suggestion(1, {}, {"lr": 7.0, "momentum": "n/a"})
+    train(recorder, 1, 2)
     assert tracker(2).deliver()
-    assert_told(client, progress)
+    assert_told(client, recorder)
     after = children(client)
     assert (after[0].info.run_id, after[1].data.params["lr"]) == (before[0].info.run_id, "7.0")
     assert client.get_run(before[1].info.run_id).info.lifecycle_stage == "deleted"
 
 
 def test_runs_beyond_the_first_block_are_found_again(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, tmp_path: Path, monkeypatch: Any
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """The place is lost, and the journal is longer than what is read at once."""
     monkeypatch.setattr("workers.state.journal.read.__defaults__", (0, 0, 700))
-    search(progress, range(6))
+    search(recorder, range(6))
     assert tracker().deliver()
     (tmp_path / "tracking.json").unlink()
     assert tracker(2).deliver()
-    assert_told(client, progress)
+    assert_told(client, recorder)
 
 
 @pytest.mark.parametrize("after", [True, False], ids=["answer lost", "call lost"])
@@ -221,7 +221,7 @@ def test_an_outage_loses_and_doubles_nothing(
     client: MlflowClient,
     losing: Callable[..., Any],
     tracker: Callable[..., Tracker],
-    progress: Progress,
+    recorder: Recorder,
     method: str,
     on: int,
     after: bool,
@@ -229,36 +229,36 @@ def test_an_outage_loses_and_doubles_nothing(
     one = tracker()
     broken: Any = losing(client, method, on, after)
     one.connection._client = broken
-    search(progress, range(3))
+    search(recorder, range(3))
     assert not one.deliver()
-    search(progress, range(3, 4))
+    search(recorder, range(3, 4))
     assert one.deliver()
     assert broken.calls > on
-    assert_told(client, progress)
+    assert_told(client, recorder)
     assert all(run.info.status == "FINISHED" for run in children(client).values())
 
 
 def test_an_answer_lost_with_the_process_makes_no_second_run(
-    client: MlflowClient, losing: Callable[..., Any], tracker: Callable[..., Tracker], progress: Progress
+    client: MlflowClient, losing: Callable[..., Any], tracker: Callable[..., Tracker], recorder: Recorder
 ) -> None:
     one = tracker()
     broken: Any = losing(client, "create_run", 2, after=True)
     one.connection._client = broken
-    search(progress, range(2))
+    search(recorder, range(2))
     assert not one.deliver()
     assert tracker(2).deliver()
-    assert_told(client, progress)
+    assert_told(client, recorder)
 
 
 def test_what_mlflow_refuses_is_left_out_and_holds_up_nothing(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, caplog: pytest.LogCaptureFixture
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    progress.suggested(0, {}, {"lr": 0.1, "bad;key": 1.0, "momentum": 0.9})
-    progress.epoch(0, 1, {"validation_accuracy": 0.1, "lr": 0.1, "bad;metric": 1.0})
-    train(progress, 0, 2)
-    search(progress, range(1, 3))
+    recorder.record_suggestion(0, {}, {"lr": 0.1, "bad;key": 1.0, "momentum": 0.9})
+    recorder.record_epoch(0, 1, {"validation_accuracy": 0.1, "lr": 0.1, "bad;metric": 1.0})
+    train(recorder, 0, 2)
+    search(recorder, range(1, 3))
     assert tracker().deliver()
-    assert_told(client, progress)
+    assert_told(client, recorder)
     assert children(client)[0].data.params == {"lr": "0.1", "momentum": "0.9"}
     said = [record.getMessage() for record in caplog.records if record.name == "rung.tracking"]
     assert sorted(text.split(" of run")[0] for text in said) == [
@@ -268,73 +268,75 @@ def test_what_mlflow_refuses_is_left_out_and_holds_up_nothing(
 
 
 def test_a_reason_that_no_database_may_hold_is_told_without_it(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder
 ) -> None:
-    progress.suggested(0, {}, {})
-    progress.ended(0, TrialState.ERROR, "a\0b\ud800c é")
+    recorder.record_suggestion(0, {}, {})
+    recorder.record_end(0, TrialState.ERROR, "a\0b\ud800c é")
     one = tracker()
     assert one.deliver()
     assert children(client)[0].data.tags["rung.stop_reason"] == "ab?c é"
-    one.close_parent("FAILED", {}, {"rung.reason": "x\0y"})
+    one.end_parent_run("FAILED", {}, {"rung.reason": "x\0y"})
     assert client.get_run(str(one.ids().parent)).data.tags["rung.reason"] == "xy"
 
 
 def test_a_run_that_somebody_deleted_holds_up_nothing(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder
 ) -> None:
     one = tracker()
-    search(progress, range(2), epochs=1)
-    progress.suggested(2, {}, {})
+    search(recorder, range(2), epochs=1)
+    recorder.record_suggestion(2, {}, {})
     assert one.deliver()
     client.delete_run(one.ids().runs[2])
-    train(progress, 2, 3)
-    search(progress, range(3, 4))
+    train(recorder, 2, 3)
+    search(recorder, range(3, 4))
     assert one.deliver()
     assert set(children(client)) == {0, 1, 3}
 
 
 def test_a_fenced_tracker_writes_nothing(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder
 ) -> None:
-    search(progress, range(1))
+    search(recorder, range(1))
     old = tracker(fenced=lambda: True)
     assert not old.deliver()
-    with pytest.raises(Superseded):
-        old.close_parent("FINISHED", {}, {})
+    with pytest.raises(SupersededError):
+        old.end_parent_run("FINISHED", {}, {})
     assert children(client) == {}
 
 
 def test_what_a_superseded_driver_wrote_is_not_told(
     client: MlflowClient,
     tracker: Callable[..., Tracker],
-    progress: Progress,
-    open_progress: OpenProgress,
+    recorder: Recorder,
+    open_recorder: OpenRecorder,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Journal, "_make_way", lambda *_: None)  # it writes in the moment in which it cannot know yet
-    search(progress, range(1))
+    monkeypatch.setattr(
+        Journal, "_check_not_fenced", lambda *_: None
+    )  # it writes in the moment in which it cannot know yet
+    search(recorder, range(1))
     assert tracker().deliver()
-    new = open_progress(2)
-    search(progress, range(1, 3))
-    new.suggested(1, {}, {"lr": 9.0, "momentum": "n/a"})
+    new = open_recorder(2)
+    search(recorder, range(1, 3))
+    new.record_suggestion(1, {}, {"lr": 9.0, "momentum": "n/a"})
     train(new, 1, 2)
     assert tracker(2).deliver()
     assert_told(client, new)
 
 
 def test_what_a_successor_wrote_is_its_own_to_tell(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, open_progress: OpenProgress
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder, open_recorder: OpenRecorder
 ) -> None:
     """The old driver has not heard yet that it was given up."""
     old = tracker()
-    search(progress, range(1))
+    search(recorder, range(1))
     assert old.deliver()
     place = old._place_path.read_bytes()
-    new = open_progress(2)
+    new = open_recorder(2)
     search(new, range(1, 2))
     assert not old.deliver()
-    for write in (old.finish, lambda: old.close_parent("FINISHED", {}, {})):
-        with pytest.raises(Superseded):
+    for write in (old.finish, lambda: old.end_parent_run("FINISHED", {}, {})):
+        with pytest.raises(SupersededError):
             write()
     assert set(children(client)) == {0}
     assert old._place_path.read_bytes() == place
@@ -365,16 +367,16 @@ class Hanging:
 
 
 def test_after_the_last_word_nothing_is_written(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder
 ) -> None:
     """MLflow hangs while a stop is obeyed, and answers when another attempt may run."""
     one = tracker()
-    search(progress, range(1))
+    search(recorder, range(1))
     assert one.deliver()
     place = one._place_path.read_bytes()
     hanging: Any = Hanging(client, "log_batch")
     one.connection._client = hanging
-    search(progress, range(1, 4))
+    search(recorder, range(1, 4))
     one.start()
     hanging.waits.wait()
     one.close()
@@ -385,16 +387,16 @@ def test_after_the_last_word_nothing_is_written(
     assert set(runs) == {0, 1}, "what was sent before is all there is"
     assert runs[1].info.status == "RUNNING"
     assert one._place_path.read_bytes() == place
-    with pytest.raises(Superseded):
+    with pytest.raises(SupersededError):
         one.finish()
     assert tracker(2).deliver()
-    assert_told(client, progress)
+    assert_told(client, recorder)
 
 
 def test_a_run_of_a_trial_that_the_journal_lost_is_deleted_at_the_end(
-    client: MlflowClient, tracker: Callable[..., Tracker], open_progress: OpenProgress, tmp_path: Path
+    client: MlflowClient, tracker: Callable[..., Tracker], open_recorder: OpenRecorder, tmp_path: Path
 ) -> None:
-    first = open_progress()
+    first = open_recorder()
     search(first, range(3))
     assert tracker().deliver()
     first.close()
@@ -402,22 +404,22 @@ def test_a_run_of_a_trial_that_the_journal_lost_is_deleted_at_the_end(
     lines = path.read_bytes().splitlines(keepends=True)
     for file in (path, copy_of(path)):
         file.write_bytes(b"".join([*lines[:9], b"damaged\n", *lines[10:]]))
-    progress = open_progress(2)
-    assert set(progress.trials) == {0, 1}
+    recorder = open_recorder(2)
+    assert set(recorder.table.trials) == {0, 1}
     one = tracker(2)
     one.finish()
-    one.close_parent("FINISHED", {}, {})
-    assert_told(client, progress)
+    one.end_parent_run("FINISHED", {}, {})
+    assert_told(client, recorder)
     assert set(one.ids().runs) == {0, 1}
 
 
 def test_runs_that_were_ended_meanwhile_go_on_with_their_trials(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, open_progress: OpenProgress
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder, open_recorder: OpenRecorder
 ) -> None:
-    search(progress, range(1))
+    search(recorder, range(1))
     for number in (1, 2):
-        progress.suggested(number, {}, {"lr": 0.3, "momentum": "n/a"})
-        progress.epoch(number, 1, {"validation_accuracy": 0.1, "lr": 0.1})
+        recorder.record_suggestion(number, {}, {"lr": 0.3, "momentum": "n/a"})
+        recorder.record_epoch(number, 1, {"validation_accuracy": 0.1, "lr": 0.1})
     one = tracker()
     one.finish()
     for run in children(client).values():
@@ -425,7 +427,7 @@ def test_runs_that_were_ended_meanwhile_go_on_with_their_trials(
             client.set_tag(run.info.run_id, "rung.trial_state", "CANCELED")
             client.set_terminated(run.info.run_id, "KILLED", 1_500_000)
     client.set_terminated(str(one.ids().parent), "KILLED", 1_500_000)
-    more = open_progress(2)
+    more = open_recorder(2)
     two = tracker(2)
     assert two.deliver()
     told = {number: (run.info.status, run.data.tags["rung.trial_state"]) for number, run in children(client).items()}
@@ -436,48 +438,48 @@ def test_runs_that_were_ended_meanwhile_go_on_with_their_trials(
     assert children(client)[1].info.status == "FINISHED"
     two._place_path.unlink()
     client.set_terminated(two.ids().runs[2], "KILLED", 1_500_000)
-    three = open_progress(3)
+    three = open_recorder(3)
     assert tracker(3).deliver(), "without its place it finds them"
     assert [children(client)[number].info.status for number in (0, 1, 2)] == ["FINISHED", "FINISHED", "RUNNING"]
     assert_told(client, three)
 
 
 def test_the_thread_follows_and_finish_delivers_the_rest(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder
 ) -> None:
     one = tracker()
     one.start()
-    search(progress, range(2))
+    search(recorder, range(2))
     one.finish()
-    assert_told(client, progress)
-    search(progress, range(2, 3))
+    assert_told(client, recorder)
+    search(recorder, range(2, 3))
     one.finish()
-    assert_told(client, progress)
+    assert_told(client, recorder)
 
 
 def test_what_is_left_when_mlflow_is_away_is_delivered_later(
-    client: MlflowClient, losing: Callable[..., Any], tracker: Callable[..., Tracker], progress: Progress
+    client: MlflowClient, losing: Callable[..., Any], tracker: Callable[..., Tracker], recorder: Recorder
 ) -> None:
-    search(progress, range(1))
+    search(recorder, range(1))
     one = tracker()
     broken: Any = losing(client, "get_experiment_by_name", 1, after=False)
     one.connection._client = broken
     with pytest.raises(MlflowException, match="reset by peer"):
         one.finish()
     one.finish()
-    assert_told(client, progress)
+    assert_told(client, recorder)
 
 
 def test_closing_the_parent_twice_leaves_one_summary(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, open_progress: OpenProgress
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder, open_recorder: OpenRecorder
 ) -> None:
-    search(progress, range(2))
+    search(recorder, range(2))
     for attempt in (1, 2):
         if attempt == 2:
-            open_progress(2)
+            open_recorder(2)
         one = tracker(attempt)
         assert one.deliver()
-        one.close_parent("FINISHED", {"best_value": 0.3}, {"rung.state": "COMPLETED"})
+        one.end_parent_run("FINISHED", {"best_value": 0.3}, {"rung.state": "COMPLETED"})
     parent = client.get_run(str(one.ids().parent))
     assert (parent.info.status, parent.data.tags["rung.state"]) == ("FINISHED", "COMPLETED")
     assert parent.data.tags["rung.role"] == "experiment"
@@ -486,21 +488,21 @@ def test_closing_the_parent_twice_leaves_one_summary(
 
 
 def test_an_experiment_that_is_extended_goes_on_in_its_runs(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress, open_progress: OpenProgress
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder, open_recorder: OpenRecorder
 ) -> None:
-    search(progress, range(2))
+    search(recorder, range(2))
     one = tracker()
     one.finish()
-    one.close_parent("FINISHED", {"best_value": 0.3}, {}, 2)
+    one.end_parent_run("FINISHED", {"best_value": 0.3}, {}, 2)
     runs = {number: run.info.run_id for number, run in children(client).items()}
-    more = open_progress(2)
+    more = open_recorder(2)
     longer = tracker(2)
     assert longer.deliver()
     parent = str(longer.ids().parent)
     assert client.get_run(parent).info.status == "RUNNING"
     search(more, range(2, 3), epochs=4)
     longer.finish()
-    longer.close_parent("FINISHED", {"best_value": 0.4}, {}, 3)
+    longer.end_parent_run("FINISHED", {"best_value": 0.4}, {}, 3)
     run = client.get_run(parent)
     assert (run.info.status, run.data.metrics["best_value"]) == ("FINISHED", 0.4)
     assert [point.step for point in client.get_metric_history(parent, "best_value")] == [2, 3]
@@ -509,9 +511,9 @@ def test_an_experiment_that_is_extended_goes_on_in_its_runs(
 
 
 def test_restarts_failures_and_sources_are_tags(
-    client: MlflowClient, tracker: Callable[..., Tracker], progress: Progress
+    client: MlflowClient, tracker: Callable[..., Tracker], recorder: Recorder
 ) -> None:
-    progress.taken_over(
+    recorder.record_import(
         [
             {"at": 5.0, "event": "suggested", "trial": 0, "sample": {}, "parameters": {"lr": 1.0}, "source": "old/7"},
             {"at": 6.0, "event": "epoch", "trial": 0, "epoch": 1, "source": "old/7", "state": "COMPLETED",
@@ -519,12 +521,12 @@ def test_restarts_failures_and_sources_are_tags(
         ]
     )  # fmt: skip
     for number in (1, 2):
-        progress.suggested(number, {}, {"lr": 2.0})
-    progress.retried(1, ErrorKind.LOST, "its node was lost")
-    progress.retried(1, ErrorKind.LOST, "its node was lost")
-    progress.ended(2, TrialState.ERROR, "no such layer", ErrorKind.CODE)
+        recorder.record_suggestion(number, {}, {"lr": 2.0})
+    recorder.record_retry(1, ErrorKind.LOST, "its node was lost")
+    recorder.record_retry(1, ErrorKind.LOST, "its node was lost")
+    recorder.record_end(2, TrialState.ERROR, "no such layer", ErrorKind.CODE)
     assert tracker().deliver()
-    assert_told(client, progress)
+    assert_told(client, recorder)
     told = {
         number: {name: value for name, value in run.data.tags.items() if name in ADDED}
         for number, run in children(client).items()

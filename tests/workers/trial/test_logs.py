@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from workers.trial.logs import Log, heard
+from workers.trial.logs import LogFile, captured
 
 SPEAKER = """
 import sys, logging, threading
 from pathlib import Path
-from workers.trial.logs import Log, heard
-with heard(Log(Path(sys.argv[1]))):
+from workers.trial.logs import LogFile, captured
+with captured(LogFile(Path(sys.argv[1]))):
     print("said")
     logging.getLogger("mine").info("logged")
     logging.getLogger("ray").warning("of a library")
@@ -49,7 +49,7 @@ def test_a_killed_process_leaves_all_it_said(tmp_path: Path) -> None:
 
 def test_a_crash_of_the_process_leaves_where_it_was(tmp_path: Path) -> None:
     crash = "import sys, faulthandler; from pathlib import Path; from workers.trial import logs\n"
-    crash += "with logs.of_process(Path(sys.argv[1])):\n    faulthandler._sigsegv()\n"
+    crash += "with logs.process_log(Path(sys.argv[1])):\n    faulthandler._sigsegv()\n"
     done = subprocess.run([sys.executable, "-c", crash, str(tmp_path / "x.log")], capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in (tmp_path / "x.log").read_text()
@@ -69,7 +69,7 @@ def test_the_driver_has_a_log_of_its_own(tmp_path: Path) -> None:
 def test_a_log_is_gone_on_with_and_ends_at_its_limit(tmp_path: Path) -> None:
     path = tmp_path / "x.log"
     for life in range(4):
-        log = Log(path, limit_bytes=1000)
+        log = LogFile(path, limit_bytes=1000)
         for number in range(6):
             log.write(f"{life} {number} {'x' * 60}\n")
         log.close()
@@ -81,7 +81,7 @@ def test_a_log_is_gone_on_with_and_ends_at_its_limit(tmp_path: Path) -> None:
 
 
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
-    log = Log(tmp_path / "x.log")
+    log = LogFile(tmp_path / "x.log")
     threads = [threading.Thread(target=lambda n=n: [log.write(f"{n * 9}\n") for _ in range(300)]) for n in "abcd"]
     for thread in threads:
         thread.start()
@@ -98,8 +98,8 @@ def test_neither_a_full_disk_nor_an_absent_folder_raises(tmp_path: Path, capsys:
         pytest.skip("no /dev/full")
     (tmp_path / "file").touch()
     for path in (Path("/dev/full"), tmp_path / "file" / "x.log"):
-        log = Log(path)
-        with heard(log):
+        log = LogFile(path)
+        with captured(log):
             print("still here")
         log.close()
     assert capsys.readouterr().out == "still here\n" * 2
@@ -108,8 +108,8 @@ def test_neither_a_full_disk_nor_an_absent_folder_raises(tmp_path: Path, capsys:
 def test_what_was_there_before_is_put_back(tmp_path: Path) -> None:
     root = logging.getLogger()
     before = sys.stdout, sys.stderr, root.level, list(root.handlers), list(logging.getLogger("ray").handlers)
-    log = Log(tmp_path / "x.log")
-    with pytest.raises(KeyError), heard(log):
+    log = LogFile(tmp_path / "x.log")
+    with pytest.raises(KeyError), captured(log):
         {}["broken"]
     log.close()
     assert "KeyError: 'broken'" in (tmp_path / "x.log").read_text()

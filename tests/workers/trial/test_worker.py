@@ -26,9 +26,9 @@ from workers.training import loop
 from workers.trial import worker
 from workers.trial.device import DeviceError
 from workers.trial.logs import TRIAL_LOG
-from workers.trial.worker import SPEC, STOP, Slot
+from workers.trial.worker import SPEC, STOP, TrialWorker
 
-Begin = Callable[..., Slot]
+Begin = Callable[..., TrialWorker]
 SIGN = r"epoch (\d+): (\d+) of (\d+) batches"
 CLOCKED = {"epoch_seconds", "images_per_second"}
 
@@ -58,8 +58,8 @@ def config(tmp_path: Path, experiment: Callable[..., ExperimentSpec]) -> Callabl
     return build
 
 
-def begun(config: dict[str, Any]) -> Slot:
-    slot = Slot.__new__(Slot)  # Tune's constructor wants a session; `setup` is all that is ours
+def begun(config: dict[str, Any]) -> TrialWorker:
+    slot = TrialWorker.__new__(TrialWorker)  # Tune's constructor wants a session; `setup` is all that is ours
     slot.setup(config)
     return slot
 
@@ -201,7 +201,7 @@ def test_a_long_epoch_gives_signs_of_life(
     short, long = config(), config(name="long")
     begun(short).step()
     assert "batches" not in said(short)
-    monkeypatch.setattr(worker, "SIGN_S", 0.0)
+    monkeypatch.setattr(worker, "PROGRESS_LOG_S", 0.0)
     slot = begun(long)
     slot.step(), slot.step()
     signs = [(int(epoch), int(done), int(all_)) for epoch, done, all_ in re.findall(SIGN, said(long))]
@@ -214,7 +214,7 @@ def test_a_long_epoch_gives_signs_of_life(
 
 
 def test_an_epoch_is_left_when_asked(config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "LOOK_S", 0.0)
+    monkeypatch.setattr(worker, "STOP_POLL_S", 0.0)
     whole = begun(config(name="whole"))
     expected = [timeless(whole.step()) for _ in range(2)]
     told = config()
@@ -240,7 +240,7 @@ def test_an_epoch_that_ends_before_the_next_look_is_left_too(config: Callable[..
     slot = begun(told)
     first = timeless(slot.step())
     before = {name: (folder_of(told) / name).read_bytes() for name in (BEST, LAST)}
-    slot._asked._next_look = math.inf  # no batch looks
+    slot._stop_signal._next_look = math.inf  # no batch looks
     (folder_of(told) / STOP).touch()
     assert timeless(slot.step()) == first
     assert {name: (folder_of(told) / name).read_bytes() for name in (BEST, LAST)} == before
@@ -271,7 +271,7 @@ def test_a_slot_is_given_up_as_soon_as_its_data_are_loaded(
 def test_a_slot_that_left_an_epoch_trains_the_next_trial(
     config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "LOOK_S", 0.0)
+    monkeypatch.setattr(worker, "STOP_POLL_S", 0.0)
     expected = begun(config(1, "fresh")).step()
     told, next_ = config(0, "left"), config(1, "next")
     slot = begun(told)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.state import atomic
+from search_spaces.storage.atomic import atomic_write
 
 
 def test_a_file_is_written_anew_and_stored_before_it_has_its_name(
@@ -22,7 +22,7 @@ def test_a_file_is_written_anew_and_stored_before_it_has_its_name(
         store(descriptor)
 
     monkeypatch.setattr(os, "fsync", stored)
-    atomic.write(path, b"new")
+    atomic_write(path, b"new")
     assert (found, path.read_bytes(), list(tmp_path.iterdir())) == ([b"old"], b"new", [path])
 
 
@@ -35,5 +35,5 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        atomic.write(path, b"new")
+        atomic_write(path, b"new")
     assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"old", [path])

@@ -1,0 +1,22 @@
+"""Atomic file replacement: a file has its old content or its new content, also after a power failure.
+
+Owns the way there: a temporary file beside it, flushed to disk and then renamed. It must not know what is written.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def atomic_write(path: Path, content: bytes | memoryview) -> None:
+    """Create or replace a file in one step. Raises OSError, and then leaves the previous content as it was."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""Slot clock: how long trials have held slots, and for how long drivers have run the search.
+
+Owns the two sums, from the journal's entries and a stopwatch. It must not know what happens to a trial, nor where
+entries are stored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from workers.state.journal import Entry
+
+
+class SlotClock:
+    """Fold the journal in with `apply`, then call `start`; from then on times are measured with `stopwatch`.
+
+    The wall clock is not read: a clock that is set while the driver runs changes no time, and no time is before
+    those that the journal has.
+    """
+
+    def __init__(self, stopwatch: Callable[[], float] = time.monotonic) -> None:
+        self._stopwatch = stopwatch
+        self._recorded_s: dict[int, float] = {}  # as the journal's entries say
+        self._holding: dict[int, float] = {}  # reading of the stopwatch up to which the slot's time is recorded
+        self._begun = False  # whether a trial has held a slot, in any attempt
+        self._elapsed_s = 0.0
+        self._last_at = 0.0
+        self._opened_at = 0.0
+        self._opened = stopwatch()
+
+    def start(self) -> None:
+        self._opened_at = self._last_at
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return self._opened_at + self._stopwatch() - self._opened
+
+    def take(self, number: int) -> None:
+        """A trial's process is up: the trial holds its slot from now on."""
+        self._holding.setdefault(number, self._stopwatch())
+        if not self._begun:
+            self._begun, self._last_at = True, self.now()
+
+    def release(self, number: int) -> None:
+        """The trial holds no slot from the last entry about it on."""
+        self._holding.pop(number, None)
+
+    def holds(self, number: int) -> bool:
+        return number in self._holding
+
+    def held_s(self, number: int) -> float:
+        """Seconds for which a trial has held a slot."""
+        since = self._holding.get(number)
+        return self._recorded_s.get(number, 0.0) + (0.0 if since is None else self._stopwatch() - since)
+
+    def slot_seconds(self) -> float:
+        """Seconds for which slots were held, by all trials together and up to now."""
+        return sum(map(self.held_s, self._recorded_s.keys() | self._holding.keys()))
+
+    def elapsed_s(self) -> float:
+        """Seconds in which a driver ran since the first trial began, as far as the journal tells, and up to now."""
+        return self._elapsed_s + (self.now() - self._last_at if self._begun else 0.0)
+
+    def apply(self, entry: Entry) -> None:
+        """Fold one entry in. Imported trials took no time here."""
+        if "source" in entry:
+            return
+        if "held_s" in entry:
+            number, held_s = entry["trial"], entry["held_s"]
+            if number in self._holding:
+                self._holding[number] += held_s - self._recorded_s.get(number, 0.0)
+            self._recorded_s[number] = held_s
+        passed = max(0.0, entry["at"] - self._last_at)
+        self._last_at += passed
+        if entry["event"] == "attempt":
+            return  # no driver ran in the time before it
+        if self._begun:
+            self._elapsed_s += passed
+        elif "held_s" in entry:
+            self._begun, self._elapsed_s = True, entry["held_s"]  # all that is known of the first trial
