@@ -125,7 +125,7 @@ def test_following_waits_for_the_first_driver_and_goes_on_with_the_next(
         world,
         one,
         {
-            5: world.reconciler.round,
+            5: world.reconciler.reconcile_once,
             9: lambda: say(settings, one, "logs/driver-a1.log", "begun\n"),
             13: replaced,
             20: begin_again,
