@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 
 import uvicorn
 from fastapi import FastAPI
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from search_spaces.protocol import API_PREFIX
 from service.adapters.cluster_cache import ClusterCache
 from service.adapters.launcher import Launcher
 from service.adapters.mlflow_client import MlflowClient
+from service.adapters.mlflow_probe import MlflowProbe
 from service.adapters.ray_jobs import RayLauncher
 from service.adapters.ray_warm_workers import WarmWorkers
 from service.api import error_handlers, openapi
@@ -29,37 +30,58 @@ from service.cleanup.worker import CleanupWorker
 from service.context import AppContext
 from service.domain import experiments
 from service.scheduling.reconciler import Reconciler
-from service.settings import Settings
-from service.store.database import Database
+from service.settings import Settings, SettingsError, read_settings, unknown_variables
+from service.store.database import Database, DatabaseUnusableError
+
+log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
-    """The service as an ASGI application. Its database is opened and migrated at start, not before."""
+    """The service as an ASGI application. It opens and migrates its database at startup, not before."""
+    return _build(settings, lambda: open_context(settings, launcher))
 
+
+def open_context(settings: Settings, launcher: Launcher | None = None) -> AppContext:
+    """Open the database, migrate it, and connect the parts. Raises DatabaseUnusableError."""
+    database = Database.open(settings.sqlalchemy_url)
+    mlflow = MlflowClient(settings)
+    return AppContext(
+        settings=settings,
+        database=database,
+        cluster_cache=ClusterCache(),
+        launcher=launcher or RayLauncher(settings),
+        mlflow=mlflow,
+        mlflow_probe=MlflowProbe(mlflow),
+        wake=threading.Event(),
+    )
+
+
+def main() -> None:
+    """Serve until SIGINT or SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = read_settings(os.environ)
+        context = open_context(settings)
+    except SettingsError as error:
+        sys.exit(str(error))
+    except DatabaseUnusableError as error:
+        sys.exit(f"RUNG_DATABASE_URL: {error}")
+    for name in unknown_variables(os.environ):
+        log.warning("ignoring %s: there is no such setting", name)
+    app = _build(settings, lambda: context)
+    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=None)
+
+
+def _build(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        context = await run_in_threadpool(_open, settings, launcher)
-        app.state.context = context
-        reconciler = Reconciler(context) if settings.reconcile else None
-        cleanup = _cleanup_worker(context, reconciler) if reconciler else None
-        warm_workers = _warm_workers(context)
-        if reconciler:
-            reconciler.start()
-        if cleanup:
-            cleanup.start()
-        if warm_workers:
-            warm_workers.start()
-        try:
+        async with AsyncExitStack() as running:
+            app.state.context = context = await run_in_threadpool(opened)
+            running.callback(context.close)
+            for thread in _threads(context):
+                thread.start()
+                running.push_async_callback(run_in_threadpool, thread.stop)
             yield
-        finally:
-            if warm_workers:
-                warm_workers.stop()
-            if cleanup:
-                await run_in_threadpool(cleanup.stop)
-            if reconciler:
-                await run_in_threadpool(reconciler.stop)
-            context.mlflow.close()
-            context.database.close()
 
     app = FastAPI(
         title="Rung",
@@ -82,46 +104,23 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
     return app
 
 
-def main() -> None:
-    """Serve until SIGINT or SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        settings = Settings()
-    except ValidationError as error:  # without the values: one may be a password
-        wrong = [
-            f"RUNG_{'.'.join(map(str, one['loc'])).upper()}: {one['msg'].removeprefix('Value error, ')}"
-            for one in error.errors()
-        ]
-        sys.exit("\n".join(wrong))
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, access_log=False, log_config=None)
+def _threads(context: AppContext) -> list[Reconciler | CleanupWorker | WarmWorkers]:
+    """The threads of a replica that runs the queue, in the order of their start; they stop in the opposite order."""
+    if not context.settings.reconcile:
+        return []
+    reconciler = Reconciler(context)
+    threads: list[Reconciler | CleanupWorker | WarmWorkers] = [
+        reconciler,
+        CleanupWorker(context, lambda: reconciler.held),
+    ]
+    if context.settings.warm_workers and isinstance(context.launcher, RayLauncher):
+        threads.append(WarmWorkers(context.settings.warm_workers, context.launcher.raylets, lambda: _is_idle(context)))
+    return threads
 
 
-def _open(settings: Settings, launcher: Launcher | None) -> AppContext:
-    database = Database(settings.sqlalchemy_url)
-    database.migrate()
-    return AppContext(
-        settings=settings,
-        database=database,
-        cluster_cache=ClusterCache(),
-        launcher=launcher or RayLauncher(settings),
-        mlflow=MlflowClient(settings),
-        wake=threading.Event(),
-    )
-
-
-def _cleanup_worker(context: AppContext, reconciler: Reconciler) -> CleanupWorker:
-    return CleanupWorker(context, lambda: reconciler.held)
-
-
-def _warm_workers(context: AppContext) -> WarmWorkers | None:
-    if not (context.settings.reconcile and context.settings.warm_workers and isinstance(context.launcher, RayLauncher)):
-        return None
-
-    def idle() -> bool:
-        with context.database.read() as session:
-            return not experiments.any_active(session)
-
-    return WarmWorkers(context.settings.warm_workers, context.launcher.raylets, idle)
+def _is_idle(context: AppContext) -> bool:
+    with context.database.read() as session:
+        return not experiments.any_active(session)
 
 
 if __name__ == "__main__":

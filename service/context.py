@@ -1,4 +1,7 @@
-"""AppContext: the parts of one running service, handed to routes and reconciler; there are no globals."""
+"""AppContext: the parts of one running service, which routes and threads receive. There are no globals.
+
+Owns how they are closed. It must not know who uses them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from service.adapters.cluster_cache import ClusterCache
 from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.launcher import Launcher
 from service.adapters.mlflow_client import MlflowClient
+from service.adapters.mlflow_probe import MlflowProbe
 from service.domain.retry_policy import RetryPolicy
 from service.settings import Settings
 from service.store.database import Database
@@ -21,13 +25,14 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class AppContext:
-    """`wake` is set whenever the reconciler has something new to look at."""
+    """Set `wake` whenever there is new work for the reconciler."""
 
     settings: Settings
     database: Database
     cluster_cache: ClusterCache
     launcher: Launcher
     mlflow: MlflowClient
+    mlflow_probe: MlflowProbe
     wake: threading.Event
 
     @property
@@ -35,5 +40,10 @@ class AppContext:
         return RetryPolicy(self.settings.max_attempts, self.settings.retry_backoff_s)
 
     def files(self, experiment_id: str) -> ExperimentFiles:
-        """The folder of an experiment that is known: ids of the database are names that no path can hide in."""
+        """The files of an experiment. The id must come from the database: it then contains no path."""
         return ExperimentFiles(self.settings.storage_root / experiment_id)
+
+    def close(self) -> None:
+        self.mlflow_probe.close()
+        self.mlflow.close()
+        self.database.close()

@@ -1,75 +1,116 @@
-"""Settings: where the service keeps things and whom it talks to, read from RUNG_* variables when asked to.
+"""Settings: where the service keeps its files and which servers it uses, read from environment variables RUNG_*.
 
-Nothing is read at import; `Settings()` reads the environment, `Settings(home=...)` in tests does not need it.
+Owns the names, defaults and checks of all settings. `read_settings` reads an environment when it is called, nothing is
+read at import; `Settings(home=...)` reads none. It must not know who uses a setting.
 """
 
 from __future__ import annotations
 
+import difflib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+PREFIX = "RUNG_"
+#: Variables with the prefix that are no settings of the service: the command line and the tests read them.
+OTHER_VARIABLES = frozenset(
+    {"RUNG_URL", "RUNG_TOKEN", "RUNG_TEST_DATA", "RUNG_FAULTS", "RUNG_FAULTS_SEED", "RUNG_STAND"}
+)
+SIMILARITY = 0.7  # a ratio of difflib: tolerates one or two wrong letters or a missing suffix
 
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class Settings(BaseSettings):
-    """One value each, with a default that suits the embedded stack."""
+class SettingsError(Exception):
+    """Settings that cannot be used. `problems` has one line for each; none shows a value, which may be a password."""
 
-    model_config = SettingsConfigDict(env_prefix="RUNG_", frozen=True, extra="ignore", hide_input_in_errors=True)
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
-    home: Path = Field(default_factory=lambda: Path.home() / ".rung")
-    database_url: str = Field("", description="SQLAlchemy URL; default: SQLite in home")
-    storage_root: Path = Field(Path(), description="a folder per experiment; shared by all nodes of a cluster")
-    data_root: Path = Field(Path(), description="data sets, as the workers see them")
-    cache_root: Path = Field(Path(), description="prepared data sets, as the workers see them")
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 8080
+class Settings(BaseModel):
+    """All settings. The defaults are those of `rung up`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    home: Path = Field(
+        default_factory=lambda: Path.home() / ".rung",
+        description="Base directory. Every path below defaults to a subdirectory of it.",
+    )
+    database_url: str = Field("", description="SQLAlchemy URL of the database; default: a SQLite file in `home`.")
+    storage_root: Path = Field(
+        Path(), description="Directory of journals, checkpoints and logs. Must be the same path on all nodes."
+    )
+    data_root: Path = Field(Path(), description="Directory of the data sets, as workers see it.")
+    cache_root: Path = Field(Path(), description="Directory of the prepared data sets, as workers see it.")
+
+    host: str = Field("127.0.0.1", description="Address that the service listens on.")
+    port: Annotated[int, Field(ge=1, le=65535, description="Port that the service listens on.")] = 8080
     allowed_hosts: str = Field(
-        "", description="names by which clients reach the service, with commas; default: its own, or * on 0.0.0.0"
+        "",
+        description="Host names, separated by commas, under which clients may reach the service; "
+        "default: its own, or any (*) if it listens on 0.0.0.0 or ::.",
     )
-    service_url: str = Field("", description="address at which drivers reach the service; default: host and port")
+    service_url: str = Field(
+        "", description="URL at which drivers on the cluster reach the service; default: from `host` and `port`."
+    )
 
-    ray_dashboard_url: str = "http://127.0.0.1:8265"
-    ray_timeout_s: Seconds = 10.0
-    driver_python: str = Field(sys.executable, description="the Python that has Rung installed, on the cluster's nodes")
+    ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="URL of the Ray dashboard, which accepts jobs.")
+    ray_timeout_s: Seconds = Field(10.0, description="Timeout of Ray API calls.")
+    ray_submit_timeout_s: Seconds = Field(
+        60.0, description="Timeout of job submission. A busy cluster takes long to accept its first job."
+    )
+    driver_python: str = Field(sys.executable, description="Path of the Python that has Rung installed on the nodes.")
     warm_workers: Annotated[int, Field(ge=0, le=64)] = Field(
-        0, description="idle worker processes kept ready on each node while nothing runs, about 600 MB each"
+        0, description="Idle worker processes to keep ready on each node while nothing runs, about 600 MB each."
     )
-    ray_submit_timeout_s: Seconds = Field(60.0, description="the first job of a busy cluster takes long to accept")
-    mlflow_tracking_uri: str = "http://127.0.0.1:5000"
-    mlflow_public_url: str = Field("", description="MLflow as a browser reaches it; default: the tracking URI")
-    mlflow_username: str | None = None
-    mlflow_password: str | None = None
-    mlflow_timeout_s: Seconds = 10.0
+    mlflow_tracking_uri: str = Field(
+        "http://127.0.0.1:5000",
+        description="URL of the MLflow server. The API never returns credentials that are part of the URL.",
+    )
+    mlflow_public_url: str = Field("", description="URL of MLflow for browsers; default: the tracking URI.")
+    mlflow_username: str | None = Field(None, description="User name for an MLflow server that requires one.")
+    mlflow_password: str | None = Field(None, description="Password for an MLflow server that requires one.")
+    mlflow_timeout_s: Seconds = Field(10.0, description="Timeout of MLflow API calls.")
 
-    heartbeat_s: Seconds = 2.0
-    driver_lost_s: Seconds = Field(60.0, description="silence after which a driver is taken for lost")
-    driver_start_s: Seconds = Field(180.0, description="a driver's time from its submission to its first heartbeat")
-    stop_grace_s: Seconds = Field(120.0, description="time to obey a cancel before the job is stopped from outside")
-    max_attempts: Annotated[int, Field(ge=1)] = Field(3, description="drivers that may fail before the experiment does")
+    heartbeat_s: Seconds = Field(2.0, description="Heartbeat interval of a driver.")
+    driver_lost_s: Seconds = Field(
+        60.0, description="How long a driver may stay silent after its first heartbeat before it is considered lost."
+    )
+    driver_start_s: Seconds = Field(
+        180.0, description="How long a driver may stay silent before its first heartbeat before it is considered lost."
+    )
+    stop_grace_s: Seconds = Field(120.0, description="How long a driver may take to stop before its Ray job is killed.")
+    max_attempts: Annotated[int, Field(ge=1)] = Field(
+        3, description="Number of drivers in a row that may be lost before the experiment fails."
+    )
     retry_backoff_s: Seconds = Field(
-        5.0, description="wait before the second attempt; doubled for each further one, up to five minutes"
+        5.0, description="Delay before the first retry. It doubles with each retry, up to five minutes."
     )
 
     keep_files_days: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="checkpoints, logs and pictures of experiments that ended longer ago are removed; None: kept"
+        None,
+        description="Age in days after which the checkpoints, logs and plots of ended experiments are removed; "
+        "default: never.",
     )
 
-    reconcile: bool = Field(True, description="False: answer REST only, and leave the queue to another replica")
-    reconcile_s: Seconds = 2.0
-    lease_s: Seconds = Field(15.0, description="a silent replica loses the queue after this time")
+    reconcile: bool = Field(True, description="Whether this replica runs the queue; if not, it only answers requests.")
+    reconcile_s: Seconds = Field(2.0, description="How often this replica looks at the queue and the cluster.")
+    lease_s: Seconds = Field(
+        15.0, description="How long a replica may be silent before another one takes over the queue."
+    )
 
-    max_body_bytes: Annotated[int, Field(ge=1024)] = 2**20
-    max_heartbeat_bytes: Annotated[int, Field(ge=1024)] = 2**25
+    max_body_bytes: Annotated[int, Field(ge=1024, description="Largest request body.")] = 2**20
+    max_heartbeat_bytes: Annotated[int, Field(ge=1024, description="Largest heartbeat of a driver.")] = 2**25
 
     @model_validator(mode="before")
     @classmethod
-    def _derived_defaults(cls, given: dict[str, object]) -> dict[str, object]:
+    def _derive_defaults(cls, given: dict[str, object]) -> dict[str, object]:
         home = Path(str(given.get("home") or Path.home() / ".rung")).expanduser().absolute()
         host = str(given.get("host") or "127.0.0.1")
         reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
@@ -81,8 +122,8 @@ class Settings(BaseSettings):
             "cache_root": home / "cache",
             "service_url": f"http://{reachable}:{given.get('port') or 8080}",
         }
-        tracking, user, password = _without_user(str(given.get("mlflow_tracking_uri") or "http://127.0.0.1:5000"))
-        public, *_ = _without_user(str(given.get("mlflow_public_url") or ""))
+        tracking, user, password = _split_credentials(str(given.get("mlflow_tracking_uri") or "http://127.0.0.1:5000"))
+        public, *_ = _split_credentials(str(given.get("mlflow_public_url") or ""))
         given = {**given, "mlflow_tracking_uri": tracking, "mlflow_public_url": public}
         if user:
             derived |= {"mlflow_username": user, "mlflow_password": password}
@@ -91,30 +132,33 @@ class Settings(BaseSettings):
 
     @field_validator("mlflow_tracking_uri")
     @classmethod
-    def _a_server(cls, address: str) -> str:
-        """Drivers would write to a database or a folder too, but nobody here could read it, or end what they left."""
+    def _check_mlflow_is_a_server(cls, address: str) -> str:
+        """The service reads MLflow over HTTP; it could not read a database or a folder that drivers write."""
         if not address.startswith(("http://", "https://")):
             scheme = address.partition(":")[0]
-            raise ValueError(f"an MLflow server at http:// or https:// required, got {scheme}: start one upon it")
+            raise ValueError(
+                f"must be the http:// or https:// URL of an MLflow server (got {scheme}:...); "
+                "run `mlflow server --backend-store-uri ...` and use its URL"
+            )
         return address
 
     @field_validator("ray_dashboard_url", "mlflow_public_url", "service_url")
     @classmethod
-    def _an_address(cls, address: str, given: ValidationInfo) -> str:
+    def _check_http(cls, address: str, given: ValidationInfo) -> str:
         derived = given.field_name == "mlflow_public_url" and "mlflow_tracking_uri" not in given.data
         if not derived and not address.startswith(("http://", "https://")):
-            raise ValueError("an address that begins with http:// or https:// required")
+            raise ValueError("must begin with http:// or https://")
         return address
 
     @field_validator("storage_root", "data_root", "cache_root")
     @classmethod
-    def _from_the_root(cls, folder: Path) -> Path:
-        """Drivers and trials run elsewhere than the service."""
+    def _make_absolute(cls, folder: Path) -> Path:
+        """Drivers and trials have other working directories than the service."""
         return folder.expanduser().absolute()
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Names that a request's Host may have; `*` for any. Those of this machine and of its drivers always are."""
+        """Host names that requests may have; `*` for any. Those of this machine and of the drivers are always valid."""
         default = "*" if self.host in {"0.0.0.0", "::"} else ""
         given = (name.strip().lower() for name in (self.allowed_hosts or default).split(","))
         own = {"127.0.0.1", "localhost", "::1", self.host.lower(), urlsplit(self.service_url).hostname}
@@ -122,16 +166,57 @@ class Settings(BaseSettings):
 
     @property
     def sqlalchemy_url(self) -> str:
-        """The database's URL with the driver that is installed."""
+        """The URL of the database with the driver that is installed."""
         scheme, separator, rest = self.database_url.partition("://")
         return f"{'postgresql+psycopg' if scheme in {'postgres', 'postgresql'} else scheme}{separator}{rest}"
 
 
-def _without_user(address: str) -> tuple[str, str, str]:
-    """An http address as it may be shown, its user and its password; any other address as it is."""
+def variable(setting: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + setting.upper()
+
+
+#: The setting of each environment variable.
+VARIABLES = {variable(setting): setting for setting in Settings.model_fields}
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """The settings in an environment. Raises SettingsError, which names every invalid and every misspelt variable."""
+    problems = [
+        f"{name}: there is no such setting; did you mean {similar}?"
+        for name, similar in unknown_variables(environment).items()
+        if similar
+    ]
+    given = {VARIABLES[name.upper()]: value for name, value in environment.items() if name.upper() in VARIABLES}
+    try:
+        settings = Settings.model_validate(given)
+    except ValidationError as error:
+        problems += [
+            f"{variable('.'.join(map(str, one['loc'])))}: {one['msg'].removeprefix('Value error, ')}"
+            for one in error.errors()
+        ]
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """The variables that have the prefix and are not known, each with the known one that it resembles, if any."""
+    known = {name.removeprefix(PREFIX) for name in (*VARIABLES, *OTHER_VARIABLES)}
+    found: dict[str, str | None] = {}
+    for name in sorted(environment):
+        upper = name.upper()
+        if upper.startswith(PREFIX) and upper.removeprefix(PREFIX) not in known:
+            similar = difflib.get_close_matches(upper.removeprefix(PREFIX), sorted(known), n=1, cutoff=SIMILARITY)
+            found[name] = PREFIX + similar[0] if similar else None
+    return found
+
+
+def _split_credentials(address: str) -> tuple[str, str, str]:
+    """An http URL without its credentials, its user and its password; any other address unchanged."""
     scheme, separator, rest = address.partition("://")
-    place, slash, path = rest.partition("/")
-    userinfo, at, host = place.rpartition("@")
+    authority, slash, path = rest.partition("/")
+    userinfo, at, host = authority.rpartition("@")
     if not at or scheme not in {"http", "https"}:
         return address, "", ""
     user, _, password = userinfo.partition(":")

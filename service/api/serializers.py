@@ -6,8 +6,8 @@ from typing import Any
 
 from search_spaces.protocol import TrialState
 from search_spaces.stored import StoredSpec
-from service.adapters.mlflow_client import MlflowClient
-from service.contract.schemas import AttemptView, BestTrial, ExperimentSummary, ExperimentView, TrialView
+from service.adapters.mlflow_client import MetricPoint, MlflowClient
+from service.contract.schemas import AttemptView, BestTrial, ExperimentSummary, ExperimentView, Point, TrialView
 from service.contract.states import State
 from service.store.models import Attempt, Experiment, Trial
 
@@ -54,6 +54,13 @@ def trial(row: Trial, mlflow_experiment_id: str | None, results: MlflowClient) -
         started_at=row.started_at,
         ended_at=row.ended_at,
     )
+
+
+def curves(metrics: dict[str, list[MetricPoint]]) -> dict[str, list[Point]]:
+    return {
+        name: [Point(step=point.step, value=point.value, timestamp=point.timestamp) for point in points]
+        for name, points in metrics.items()
+    }
 
 
 def _fields(

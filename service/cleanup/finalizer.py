@@ -19,8 +19,9 @@ from sqlalchemy import Select, delete, select
 from search_spaces.layout import CheckpointPolicy
 from search_spaces.protocol import PARENT_RUN_STATUS, TRIAL_RUN_STATUS, RunStatus, Tag, TrialState, attempt_id
 from search_spaces.stored import StoredSpec
+from service.adapters import mlflow_cleanup
 from service.adapters.launcher import ALIVE, ClusterUnreachableError
-from service.adapters.mlflow_client import ExperimentRuns, OpenRun
+from service.adapters.mlflow_client import ExperimentRuns, Run
 from service.context import AppContext
 from service.contract.states import State
 from service.domain import continuation
@@ -86,7 +87,7 @@ class Finalizer:
     def _close(self, held: HeldLease, ended: EndedExperiment) -> None:
         """End in MLflow what its driver left open; what it closed itself costs one small request."""
         mlflow = self._context.mlflow
-        found = mlflow.open_runs(ended.runs) if ended.attempt else []
+        found = mlflow.find_runs(ended.runs, running_only=True) if ended.attempt else []
         lines = self._lines(ended.id) if found else {}
         for run in found:
             if not self._still_ended(ended):  # a driver that came meanwhile needs them open
@@ -130,7 +131,7 @@ class Finalizer:
             raise RetryLaterError("its last driver is told to end")
         self._context.files(ended.id).remove()
         if ended.attempt:
-            self._context.mlflow.remove(ended.runs)
+            mlflow_cleanup.delete_experiment(self._context.mlflow, ended.runs)
         with self._context.database.write() as session:
             assert_held(session, held, self._clock())
             session.execute(delete(Experiment).where(Experiment.id == ended.id, Experiment.state == State.DELETING))
@@ -177,7 +178,7 @@ def _unchanged(ended: EndedExperiment) -> Select[Any]:
     )
 
 
-def _canonical_run(run: OpenRun, lines: dict[int, Trial]) -> str | None:
+def _canonical_run(run: Run, lines: dict[int, Trial]) -> str | None:
     """The run that its driver told of a trial, where this one is another: a creation whose answer was lost."""
     line = None if run.trial is None else lines.get(run.trial)
     told = line.mlflow_run_id if line else None
@@ -185,7 +186,7 @@ def _canonical_run(run: OpenRun, lines: dict[int, Trial]) -> str | None:
 
 
 def _final_run_status(
-    run: OpenRun, ended: EndedExperiment, lines: dict[int, Trial]
+    run: Run, ended: EndedExperiment, lines: dict[int, Trial]
 ) -> tuple[RunStatus, dict[str, str], datetime]:
     """Status, tags and end of a run that its driver left open."""
     phase = FINAL_PHASE[ended.state]

@@ -9,7 +9,6 @@ holds the lease.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -17,6 +16,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from search_spaces.periodic import PeriodicThread
 from service.cleanup import finalizer
 from service.cleanup.finalizer import EndedExperiment, Finalizer, RetryLaterError
 from service.cleanup.retention import Retention
@@ -27,6 +27,7 @@ from service.store.leases import HeldLease, LeaseLostError
 from service.store.models import Experiment
 
 INTERVAL_S = 2.0
+STOP_TIMEOUT_S = 30.0  # deleting a large folder may take longer; the thread is a daemon
 AWAY_S = 10.0  # before MLflow is asked again after it did not answer
 FIRST_DELAY_S, LONGEST_DELAY_S = 10.0, 600.0  # of what cannot be settled; doubled each time
 SWEEP_S = 300.0
@@ -54,24 +55,22 @@ class CleanupWorker:
         self._away_at = self._swept_at = float("-inf")
         self._failures: dict[str, int] = {}
         self._due_at: dict[str, float] = {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+        self._thread = PeriodicThread("cleanup", self._run, INTERVAL_S)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread after what it does now; what is left is done after the next start."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=30)
+        self._thread.stop()
+        self._thread.join(STOP_TIMEOUT_S)
 
     def run_once(self) -> None:
         """Do what is due. Raises SQLAlchemyError, and LeaseLostError when another replica has taken over."""
         if (held := self._held()) is None:
             return
         for ended in self._waiting():
-            if self._stopping.is_set():
+            if self._thread.stopped:
                 return
             if not self._finalize(held, ended):
                 break
@@ -80,13 +79,10 @@ class CleanupWorker:
             self._retention.sweep(held)
 
     def _run(self) -> None:
-        while not self._stopping.wait(INTERVAL_S):
-            try:
-                self.run_once()
-            except (LeaseLostError, SQLAlchemyError) as error:
-                log.warning("housekeeping goes on later: %s", str(error).splitlines()[0])
-            except Exception:
-                log.exception("a turn of housekeeping failed; the next one tries again")
+        try:
+            self.run_once()
+        except (LeaseLostError, SQLAlchemyError) as error:
+            log.warning("the cleanup continues later: %s", str(error).splitlines()[0])
 
     def _waiting(self) -> list[EndedExperiment]:
         """The oldest of those that are due."""
@@ -109,7 +105,7 @@ class CleanupWorker:
             raise
         except UnavailableError as error:
             log.warning("experiment %s: %s", ended.id, error.detail)
-            away = bool(self._context.mlflow.unavailable_reason())
+            away = bool(self._context.mlflow_probe.unavailable_reason())
             if away:
                 self._away_at = self._monotonic()
             else:

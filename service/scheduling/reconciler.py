@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,6 +23,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from search_spaces.controls import Controls
+from search_spaces.periodic import PeriodicThread
 from search_spaces.problems import SpecError
 from search_spaces.protocol import DISK_FULL_ERRNOS, LaunchConfig, sanitize_text
 from search_spaces.stored import read_spec
@@ -42,6 +42,7 @@ from service.store.leases import HeldLease, LeaseLostError, acquire, assert_held
 from service.store.models import Attempt
 
 LEASE = "queue"
+STOP_TIMEOUT_S = 30.0  # a pass waits for answers of Ray; the thread is a daemon
 SLOW_ROUND_S = 5.0  # what a round may take beside its pause; silence beyond that is the service's own
 LOG_LINES = 20
 LOG_CHARACTERS = 2_000
@@ -63,8 +64,8 @@ class Reconciler:
         self._clock = clock
         self._silence = SilenceTimer(context.settings.reconcile_s + SLOW_ROUND_S, monotonic)
         self._owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+        self._thread = PeriodicThread("reconciler", self._run, context.settings.reconcile_s, woken=context.wake)
+        self._preloaded = False
         self._held: HeldLease | None = None
 
     @property
@@ -77,9 +78,8 @@ class Reconciler:
 
     def stop(self) -> None:
         """End the thread after its round, and give the lease back."""
-        self._stopping.set()
-        self._context.wake.set()
-        self._thread.join(timeout=30)
+        self._thread.stop()
+        self._thread.join(STOP_TIMEOUT_S)
         if self._held is not None:
             with contextlib.suppress(SQLAlchemyError):  # it runs out by itself
                 release(self._context.database, self._held, self._clock())
@@ -92,23 +92,24 @@ class Reconciler:
             self._act(self._held, cluster)
 
     def _run(self) -> None:
+        self._preload_once()
+        try:
+            self.reconcile_once()
+        except LeaseLostError as error:
+            log.warning("%s", error)
+        except ClusterUnreachableError as error:
+            self._context.cluster_cache.record_failure(str(error))
+        except SQLAlchemyError as error:
+            log.warning("the database does not answer: %s", error)
+
+    def _preload_once(self) -> None:
+        if self._preloaded:
+            return
+        self._preloaded = True
         try:
             self._context.launcher.preload()
         except Exception:
-            log.exception("Ray's client cannot be imported ahead of time; it is tried again when it is needed")
-        while not self._stopping.is_set():
-            self._context.wake.clear()
-            try:
-                self.reconcile_once()
-            except LeaseLostError as lost:
-                log.warning("%s", lost)
-            except ClusterUnreachableError as away:
-                self._context.cluster_cache.record_failure(str(away))
-            except SQLAlchemyError as error:
-                log.warning("the database does not answer: %s", error)
-            except Exception:
-                log.exception("a round of the reconciler failed; the next one tries again")
-            self._context.wake.wait(self._context.settings.reconcile_s)
+            log.exception("Ray's client could not be imported ahead of time; it is imported when it is needed")
 
     def _acquire(self) -> HeldLease | None:
         return acquire(self._context.database, LEASE, self._owner, self._context.settings.lease_s, self._clock())

@@ -15,12 +15,17 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 BUSY_TIMEOUT_S = 30
 MIGRATION_LOCK = 7_468_103  # any number of our own, for PostgreSQL's advisory lock
+
+
+class DatabaseUnusableError(Exception):
+    """The database cannot be opened or upgraded. The message says why in one line, without a password."""
 
 
 class Database:
@@ -31,13 +36,28 @@ class Database:
         self._sqlite = parsed.get_backend_name() == "sqlite"
         if self._sqlite:
             if parsed.database in {None, "", ":memory:"}:
-                raise ValueError("a SQLite file required: a database in memory is lost with its connection")
+                raise ValueError("must name a SQLite file: a database in memory is lost with its connection")
             Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if self._sqlite else {}
         self.engine = create_engine(parsed, pool_size=10, max_overflow=30, pool_pre_ping=not self._sqlite, **options)
         if self._sqlite:
             _make_sqlite_strict(self.engine)
         self._writer = self.engine.execution_options(rung_writer=True)
+
+    @classmethod
+    def open(cls, url: str) -> Database:
+        """Connect and bring the schema up to date. Raises DatabaseUnusableError."""
+        try:
+            database = cls(url)
+        except (ArgumentError, ImportError, ValueError, OSError) as error:
+            raise DatabaseUnusableError(_shorten(error)) from error
+        try:
+            database.migrate()
+        except (SQLAlchemyError, CommandError, OSError) as error:
+            database.close()
+            shown = database.engine.url.render_as_string(hide_password=True)
+            raise DatabaseUnusableError(f"cannot use the database {shown}: {_shorten(error)}") from error
+        return database
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -93,6 +113,16 @@ def is_full(error: OperationalError) -> bool:
     """Whether the database failed because its disk is full; its transaction was rolled back as a whole."""
     said = {getattr(error.orig, "sqlite_errorname", None), getattr(error.orig, "sqlstate", None)}
     return bool(said & {"SQLITE_FULL", "53100"})
+
+
+def _shorten(error: Exception) -> str:
+    """The first line of what went wrong, without SQLAlchemy's additions."""
+    if isinstance(error, ArgumentError):  # it may quote the whole URL
+        return "must be a SQLAlchemy URL such as sqlite:////path/rung.db or postgresql://user:password@host/name"
+    if isinstance(error, CommandError):
+        return f"its schema is unknown to this version of Rung; a newer version may have written it ({error})"
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
 
 
 def _make_sqlite_strict(engine: Engine) -> None:

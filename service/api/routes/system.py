@@ -27,7 +27,7 @@ def healthz() -> Health:
 def readyz(service: Service, response: Response) -> Readiness:
     """Whether specs can be accepted, and what is away. Only the database decides over `ready`."""
     database = _database(service)
-    away = service.mlflow.unavailable_reason()
+    away = service.mlflow_probe.unavailable_reason()
     sight = service.cluster_cache.snapshot
     if not database.ok:
         response.status_code = 503

@@ -94,7 +94,11 @@ def show_curves(service: Service, experiment_id: ExperimentId, trial: TrialNumbe
         row = trials.find(session, experiment_id, trial)
     if row.mlflow_run_id is None:
         raise NotFoundError(f"trial {trial} of experiment {experiment_id} has no curve yet")
-    return Curves(trial=trial, mlflow_run_id=row.mlflow_run_id, metrics=service.mlflow.curves(row.mlflow_run_id))
+    return Curves(
+        trial=trial,
+        mlflow_run_id=row.mlflow_run_id,
+        metrics=serializers.curves(service.mlflow.curves(row.mlflow_run_id)),
+    )
 
 
 @router.post(

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from workers.periodic import PeriodicThread
+from search_spaces.periodic import PeriodicThread
 
 LONG_S = 3600.0
 PATIENCE_S = 60.0

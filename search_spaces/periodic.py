@@ -1,7 +1,7 @@
 """PeriodicThread: one background thread that repeats an action.
 
 Owns starting, waking and stopping the thread, and that an exception does not end it. It must not know what the
-action does.
+action does. It is here because the service and the workers use it and neither may import the other.
 """
 
 from __future__ import annotations
@@ -17,14 +17,22 @@ class PeriodicThread:
     """Runs `action` at once, then every `interval_s` seconds and soon after each `wake`, until `stop`.
 
     Two runs are at least `min_gap_s` apart, however often it is woken. An exception of the action is logged and the
-    action runs again. The thread is a daemon: it does not keep the process alive.
+    action runs again. The thread is a daemon: it does not keep the process alive. `woken` is for those who must be able
+    to wake the thread before it exists.
     """
 
-    def __init__(self, name: str, action: Callable[[], object], interval_s: float, min_gap_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        action: Callable[[], object],
+        interval_s: float,
+        min_gap_s: float = 0.0,
+        woken: threading.Event | None = None,
+    ) -> None:
         self._action = action
         self._interval_s = interval_s
         self._min_gap_s = min(min_gap_s, interval_s)
-        self._woken = threading.Event()
+        self._woken = woken or threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -44,6 +52,11 @@ class PeriodicThread:
         """Wait until the thread has ended. Returns at once where it never started, or from within the action."""
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called. A long action may return early then."""
+        return self._stopped.is_set()
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()

@@ -1,0 +1,42 @@
+"""MlflowProbe: whether MLflow answers, known within half a second.
+
+Owns the thread that waits for a slow MLflow, so that nobody else has to.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from service.adapters.mlflow_client import MlflowClient
+from service.contract.errors import UnavailableError
+
+PROBE_TIMEOUT_S = 0.5  # readiness probes, which ask this, often wait only one second for their own answer
+
+
+class MlflowProbe:
+    """Asks MLflow when it is asked, and only one question at a time. Close it when done."""
+
+    def __init__(self, mlflow: MlflowClient) -> None:
+        self._mlflow = mlflow
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlflow-probe")
+        self._pending: Future[str] | None = None
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def unavailable_reason(self) -> str:
+        """Why MLflow does not answer; empty when it answers. Returns within PROBE_TIMEOUT_S."""
+        pending = self._pending
+        if pending is None or pending.done():
+            pending = self._pending = self._pool.submit(self._ask)
+        try:
+            return pending.result(PROBE_TIMEOUT_S)
+        except TimeoutError:
+            return f"MLflow at {self._mlflow.uri} did not answer within {PROBE_TIMEOUT_S:g} s"
+
+    def _ask(self) -> str:
+        try:
+            self._mlflow.ping()
+        except UnavailableError as error:
+            return error.detail
+        return ""
