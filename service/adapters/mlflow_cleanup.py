@@ -5,7 +5,8 @@ Owns the order of the deletions. Each can be repeated, so that a crash between t
 
 from __future__ import annotations
 
-from service.adapters.mlflow_client import RUNS_PER_PAGE, ExperimentRuns, MlflowClient, Run
+from service.adapters import mlflow_client
+from service.adapters.mlflow_client import ExperimentRuns, MlflowClient, Run
 
 
 def delete_experiment(mlflow: MlflowClient, runs: ExperimentRuns) -> None:
@@ -22,7 +23,7 @@ def delete_experiment(mlflow: MlflowClient, runs: ExperimentRuns) -> None:
                 _delete_logged_models(mlflow, run)
                 mlflow.delete_artifacts(run.artifact_uri, run.run_id)
             mlflow.delete_run(run.run_id)
-        if len(found) < RUNS_PER_PAGE:
+        if len(found) < mlflow_client.RUNS_PER_PAGE:
             return
 
 

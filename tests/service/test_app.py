@@ -1,8 +1,10 @@
-"""The service as a whole: its own thread launches what is posted; settings come from the environment."""
+"""The service as a whole: its threads start and end with it, and what keeps it from starting is one clear message."""
 
 from __future__ import annotations
 
-import re
+import contextlib
+import os
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,17 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
-from service.adapters.mlflow_client import MlflowClient
+from service.app import create_app, main
 from service.settings import Settings
-from tests.support.memory_launcher import MemoryLauncher
+from service.store.database import Database
 
 
 class Watched:
-    """A launcher that tells when it was asked to launch."""
+    """A launcher that reports when it was asked to launch."""
 
-    def __init__(self, launcher: MemoryLauncher) -> None:
+    def __init__(self, launcher: Any) -> None:
         self._launcher = launcher
         self.launched = threading.Event()
 
@@ -32,98 +35,90 @@ class Watched:
 
 
 @pytest.fixture
-def watched(launcher: MemoryLauncher) -> Watched:
+def watched(launcher: Any) -> Watched:
     return Watched(launcher)
 
 
 @pytest.fixture
 def app(settings: Settings, watched: Any) -> FastAPI:
-    from service.app import create_app
-
     return create_app(Settings(**{**settings.model_dump(), "reconcile": True, "reconcile_s": 3600}), watched)
 
 
 def test_a_post_wakes_the_reconciler(client: httpx.Client, watched: Watched) -> None:
     assert client.post("/api/v1/experiments", json={"name": "x"}).status_code == 201
-    assert watched.launched.wait(10), "the reconciler slept on"
+    assert watched.launched.wait(10), "the reconciler was not woken"
 
 
-def test_the_thread_ends_with_the_service(client: httpx.Client) -> None:
-    assert "reconciler" in [thread.name for thread in threading.enumerate()]
+def test_the_threads_of_the_queue_end_with_the_service(app: FastAPI) -> None:
+    names = {"reconciler", "cleanup"}
+    with TestClient(app):
+        assert names <= {thread.name for thread in threading.enumerate()}
+    assert not names & {thread.name for thread in threading.enumerate()}
 
 
-def test_no_thread_is_left() -> None:
-    assert "reconciler" not in [thread.name for thread in threading.enumerate()]
-
-
-def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, value in {
-        "RUNG_HOME": str(tmp_path),
-        "RUNG_PORT": "9000",
-        "RUNG_HOST": "0.0.0.0",
-        "RUNG_DATABASE_URL": "postgresql://rung@db/rung",
-        "RUNG_MLFLOW_TRACKING_URI": "http://mlflow:5000",
-    }.items():
+def start(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
+    """What `python -m service.app` prints when it cannot start in this environment."""
+    for name in [name for name in os.environ if name.startswith("RUNG_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    settings = Settings()
-    assert settings.storage_root == tmp_path / "storage"
-    assert settings.service_url == "http://127.0.0.1:9000"
-    assert settings.sqlalchemy_url == "postgresql+psycopg://rung@db/rung"
-    assert settings.mlflow_public_url == "http://mlflow:5000"
-
-
-def test_every_setting_is_documented() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
-    documented = set(re.findall(r"^\| .*?\|", text, re.MULTILINE))
-    names = {name for cells in documented for name in re.findall(r"`RUNG_(\w+)`", cells)}
-    assert names == {name.upper() for name in Settings.model_fields}
-
-
-def test_settings_without_an_environment(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path)
-    assert settings.sqlalchemy_url == f"sqlite:///{tmp_path / 'rung.db'}"
-    assert settings.data_root == tmp_path / "data"
-
-
-def test_a_password_in_the_address_of_mlflow_is_shown_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNG_MLFLOW_TRACKING_URI", "https://ada:se%40cret@mlflow:5000/ml")
-    settings = Settings()
-    assert settings.mlflow_tracking_uri == settings.mlflow_public_url == "https://mlflow:5000/ml"
-    assert (settings.mlflow_username, settings.mlflow_password) == ("ada", "se@cret")
-    results = MlflowClient(settings)
-    assert results.run_url("1", "r") == "https://mlflow:5000/ml/#/experiments/1/runs/r"
-    assert "cret" not in results.unavailable_reason()
-    results.close()
-
-
-def test_a_given_user_is_kept(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path, mlflow_tracking_uri="http://ada:one@mlflow", mlflow_username="bob")
-    assert (settings.mlflow_tracking_uri, settings.mlflow_username) == ("http://mlflow", "bob")
-
-
-@pytest.mark.parametrize("name", ["RUNG_RAY_DASHBOARD_URL", "RUNG_SERVICE_URL", "RUNG_MLFLOW_PUBLIC_URL"])
-def test_an_address_without_its_scheme_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    from service.app import main
-
-    monkeypatch.setenv(name, "head:8265")
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit) as exit:
         main()
-    assert str(caught.value) == f"{name}: an address that begins with http:// or https:// required"
+    return str(exit.value)
 
 
-def test_folders_are_named_from_the_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert Settings(home=tmp_path, storage_root=Path("here")).storage_root == tmp_path / "here"
+def test_all_invalid_and_misspelt_settings_are_reported_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    printed = start(
+        monkeypatch,
+        RUNG_HOME=str(tmp_path),
+        RUNG_HEARTBEAT="1",
+        RUNG_PORT="70000",
+        RUNG_LEASE_S="soon",
+        RUNG_MLFLOW_TRACKING_URI="postgresql://ada:secret@db/mlflow",
+    )
+    assert printed.splitlines() == [
+        "RUNG_HEARTBEAT: there is no such setting; did you mean RUNG_HEARTBEAT_S?",
+        "RUNG_PORT: Input should be less than or equal to 65535",
+        "RUNG_MLFLOW_TRACKING_URI: must be the http:// or https:// URL of an MLflow server (got postgresql:...); "
+        "run `mlflow server --backend-store-uri ...` and use its URL",
+        "RUNG_LEASE_S: Input should be a valid number, unable to parse string as a number",
+    ]
 
 
-@pytest.mark.parametrize("address", ["postgresql://ada:secret@db/mlflow", "/srv/mlruns", "databricks"])
-def test_only_a_server_of_mlflow_is_accepted_at_start(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    from service.app import main
+@pytest.mark.parametrize(
+    ("url", "printed"),
+    [
+        (
+            "postgresql://ada:secret@127.0.0.1:9/rung",
+            "RUNG_DATABASE_URL: cannot use the database postgresql+psycopg://ada:***@127.0.0.1:9/rung: ",
+        ),
+        ("mysql://ada:secret@db/rung", "RUNG_DATABASE_URL: "),
+        ("ada:secret", "RUNG_DATABASE_URL: must be a SQLAlchemy URL"),
+        ("sqlite://", "RUNG_DATABASE_URL: must name a SQLite file"),
+        ("sqlite:////proc/rung/rung.db", "RUNG_DATABASE_URL: "),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_one_line_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, printed: str
+) -> None:
+    error = start(monkeypatch, RUNG_HOME=str(tmp_path), RUNG_DATABASE_URL=url)
+    assert error.startswith(printed)
+    assert "\n" not in error
+    assert "secret" not in error
 
-    monkeypatch.setenv("RUNG_MLFLOW_TRACKING_URI", address)
-    with pytest.raises(SystemExit) as caught:
-        main()
-    said = str(caught.value)
-    assert said.startswith("RUNG_MLFLOW_TRACKING_URI: an MLflow server at http:// or https:// required")
-    assert "secret" not in said
-    assert "\n" not in said
+
+def test_a_file_that_is_not_a_database_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "rung.db").write_text("else " * 999)
+    error = start(monkeypatch, RUNG_HOME=str(tmp_path))
+    assert error == f"RUNG_DATABASE_URL: cannot use the database sqlite:///{tmp_path}/rung.db: file is not a database"
+
+
+def test_a_database_of_a_newer_version_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Database.open(f"sqlite:///{tmp_path}/rung.db").close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "rung.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+        database.commit()
+    error = start(monkeypatch, RUNG_HOME=str(tmp_path))
+    assert "its schema is unknown to this version of Rung" in error

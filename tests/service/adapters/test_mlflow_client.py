@@ -1,12 +1,11 @@
-"""Curves as MLflow's REST interface tells them, page by page; a small server of that interface stands in."""
+"""The MLflow client against a small server of MLflow's REST interface. Its deletions: cleanup/test_worker.py."""
 
 from __future__ import annotations
 
 import json
-import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ ODD = [
 
 
 class Tracking(BaseHTTPRequestHandler):
-    """Two metrics; the first comes a point a page, newest first."""
+    """Two metrics. The first has one point per page, the newest first."""
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -73,59 +72,55 @@ def uri() -> Iterator[str]:
         thread.join()
 
 
-def results(tmp_path: Path, uri: str, **more: Any) -> MlflowClient:
-    return MlflowClient(Settings(home=tmp_path, mlflow_tracking_uri=uri, **more))
+Open = Callable[..., MlflowClient]
 
 
-def test_pages_are_joined_and_sorted_and_empty_metrics_left_out(tmp_path: Path, uri: str) -> None:
-    reader = results(tmp_path, uri)
-    curves = reader.curves("r1")
+@pytest.fixture
+def open_client(tmp_path: Path, uri: str) -> Iterator[Open]:
+    opened: list[MlflowClient] = []
+
+    def open_client(uri: str = uri, **more: Any) -> MlflowClient:
+        opened.append(MlflowClient(Settings(home=tmp_path, mlflow_tracking_uri=uri, **more)))
+        return opened[-1]
+
+    yield open_client
+    for client in opened:
+        client.close()
+
+
+def test_pages_are_joined_and_sorted_and_empty_metrics_are_left_out(open_client: Open) -> None:
+    curves = open_client().curves("r1")
     assert {name: [(point.step, point.value) for point in points] for name, points in curves.items()} == {
         "train_loss": [(1, 3.0), (2, 2.0), (3, 1.0)],
         "lr": [(1, None), (2, None), (3, None)],
     }
-    assert reader.unavailable_reason() == ""
-    reader.close()
 
 
-def test_a_refusal_is_told(tmp_path: Path, uri: str) -> None:
-    reader = results(tmp_path, uri, mlflow_username="wrong")
-    assert "answers 401" in reader.unavailable_reason()
-    with pytest.raises(UnavailableError, match="answers 401"):
-        reader.curves("r1")
-    reader.close()
+def test_a_server_that_answers_is_available(open_client: Open) -> None:
+    open_client().ping()
 
 
-def test_a_server_that_refuses_its_own_name_is_away(tmp_path: Path, uri: str) -> None:
-    """As MLflow does for names that its `--allowed-hosts` lacks, while its health is fine."""
-    reader = results(tmp_path, uri.replace("127.0.0.1", "localhost"))
-    assert "answers 403" in reader.unavailable_reason()
-    reader.close()
+def test_wrong_credentials_are_an_error(open_client: Open) -> None:
+    client = open_client(mlflow_username="wrong")
+    for request in (client.ping, lambda: client.curves("r1")):
+        with pytest.raises(UnavailableError, match="answers 401"):
+            request()
 
 
-def test_nobody_waits_for_a_server_that_does_not_answer(tmp_path: Path) -> None:
-    """A probe of readiness gives up after a second; each request to MLflow may take an hour here."""
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        reader = results(tmp_path, f"http://127.0.0.1:{deaf.getsockname()[1]}", mlflow_timeout_s=3600)
-        said = [reader.unavailable_reason() for _ in range(3)]
-        asked, _ = deaf.accept()
-        deaf.settimeout(0)
-        with pytest.raises(BlockingIOError):
-            deaf.accept()  # one question is enough
-    asked.close()
-    assert all("does not answer within 0.5 s" in why for why in said)
-    reader.close()
+def test_a_server_that_refuses_its_own_host_name_is_unavailable(open_client: Open, uri: str) -> None:
+    """MLflow does so for names that are missing in its `--allowed-hosts`, while its /health is fine."""
+    client = open_client(uri.replace("127.0.0.1", "localhost"))
+    with pytest.raises(UnavailableError, match="answers 403"):
+        client.ping()
 
 
-def test_what_does_not_answer_as_mlflow_does_is_away(tmp_path: Path, uri: str) -> None:
-    reader = results(tmp_path, uri)
-    with pytest.raises(UnavailableError, match="does not answer as MLflow does: <html>login"):
-        reader.curves("odd")
-    reader.close()
+def test_an_answer_that_is_not_of_mlflow_is_an_error(open_client: Open) -> None:
+    with pytest.raises(UnavailableError, match="did not answer as MLflow does: <html>login"):
+        open_client().curves("odd")
 
 
-def test_addresses_for_people(tmp_path: Path, uri: str) -> None:
-    reader = results(tmp_path, uri, mlflow_public_url="https://ml.example/")
-    assert reader.run_url("1", "r1") == "https://ml.example/#/experiments/1/runs/r1"
-    assert reader.run_url("1", None) is None
-    reader.close()
+def test_the_page_of_a_run_is_below_the_public_url(open_client: Open) -> None:
+    client = open_client(mlflow_public_url="https://ml.example/")
+    assert client.run_url("1", "r1") == "https://ml.example/#/experiments/1/runs/r1"
+    assert client.run_url("1", None) is None
+    assert client.run_url(None, "r1") is None

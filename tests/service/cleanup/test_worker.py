@@ -193,7 +193,7 @@ def test_artifacts_that_mlflow_does_not_hand_out_itself_stay(
     with caplog.at_level("INFO", "service.adapters.mlflow_client"):
         keeper.run_once()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
-    assert "the files at s3://bucket/7/parent/artifacts are not MLflow's server's own" in caplog.text
+    assert "keeping the files at s3://bucket/7/parent/artifacts" in caplog.text
     assert not [request for request in mlflow.requests if "artifacts" in request]
 
 
@@ -324,7 +324,7 @@ def test_a_reason_is_as_long_as_mlflow_takes(world: World, mlflow: Mlflow, keepe
 def test_more_runs_than_a_page_are_ended_and_deleted(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.adapters.mlflow_client.RUNS_PAGE", 2)
+    monkeypatch.setattr("service.adapters.mlflow_client.RUNS_PER_PAGE", 2)
     one = failed(world, mlflow)
     for _ in range(3):
         keeper.run_once()

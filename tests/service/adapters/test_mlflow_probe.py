@@ -1,0 +1,43 @@
+"""The probe reports within half a second whether MLflow answers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.adapters.mlflow_client import MlflowClient
+from service.adapters.mlflow_probe import MlflowProbe
+from service.settings import Settings
+
+
+@contextmanager
+def probing(home: Path, uri: str, **more: Any) -> Iterator[MlflowProbe]:
+    client = MlflowClient(Settings(home=home, mlflow_tracking_uri=uri, **more))
+    probe = MlflowProbe(client)
+    yield probe
+    probe.close()
+    client.close()
+
+
+def test_a_slow_server_is_asked_once_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with probing(tmp_path, uri, mlflow_timeout_s=3600) as probe:
+            reasons = [probe.unavailable_reason() for _ in range(3)]
+            connection, _ = silent.accept()
+            silent.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                silent.accept()
+            connection.close()
+    assert reasons == [f"MLflow at {uri} did not answer within 0.5 s"] * 3
+
+
+def test_a_server_that_is_down_is_reported_without_the_password(tmp_path: Path) -> None:
+    with probing(tmp_path, "http://ada:se%40cret@127.0.0.1:9") as probe:
+        reason = probe.unavailable_reason()
+    assert reason.startswith("MLflow at http://127.0.0.1:9 does not answer: ")

@@ -1,0 +1,146 @@
+"""Settings: what an environment gives, what is derived, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import (
+    OTHER_VARIABLES,
+    VARIABLES,
+    Settings,
+    SettingsError,
+    read_settings,
+    unknown_variables,
+)
+
+OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
+#: How the documentation writes defaults that depend on other settings or have a unit.
+DOCUMENTED = {
+    "home": "`~/.rung`",
+    "database_url": "SQLite in the home",
+    "storage_root": "`storage` in the home",
+    "data_root": "`data` in the home",
+    "cache_root": "`cache` in the home",
+    "host": "`127.0.0.1`",
+    "allowed_hosts": "its own; all on `0.0.0.0`",
+    "service_url": "host and port",
+    "ray_dashboard_url": "`http://127.0.0.1:8265`",
+    "driver_python": "the service's",
+    "mlflow_tracking_uri": "`http://127.0.0.1:5000`",
+    "mlflow_public_url": "the tracking URI",
+    "mlflow_username": "none",
+    "mlflow_password": "none",
+    "keep_files_days": "forever",
+    "reconcile": "true",
+    "max_body_bytes": "1 MiB",
+    "max_heartbeat_bytes": "32 MiB",
+}
+
+
+def test_they_come_from_the_environment(tmp_path: Path) -> None:
+    settings = read_settings(
+        {
+            "RUNG_HOME": str(tmp_path),
+            "RUNG_PORT": "9000",
+            "rung_host": "0.0.0.0",
+            "RUNG_DATABASE_URL": "postgresql://rung@db/rung",
+            "RUNG_MLFLOW_TRACKING_URI": "http://mlflow:5000",
+            "RUNG_RECONCILE": "false",
+            "PATH": "/bin",
+        }
+    )
+    assert settings.storage_root == tmp_path / "storage"
+    assert settings.service_url == "http://127.0.0.1:9000"
+    assert settings.sqlalchemy_url == "postgresql+psycopg://rung@db/rung"
+    assert settings.mlflow_public_url == "http://mlflow:5000"
+    assert not settings.reconcile
+
+
+def test_paths_default_to_the_home(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    assert settings.sqlalchemy_url == f"sqlite:///{tmp_path / 'rung.db'}"
+    assert settings.data_root == tmp_path / "data"
+
+
+def test_the_environment_is_read_only_on_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RUNG_PORT", "9000")
+    assert Settings(home=tmp_path).port == 8080
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = re.findall(r"^\| (`RUNG_.*?) \| (.*?) \| (.*?) \|$", OPERATING.read_text(), re.MULTILINE)
+    documented: dict[str, str] = {}
+    for variables, defaults, _ in rows:
+        names = [VARIABLES[name] for name in re.findall(r"`(RUNG_\w+)`", variables)]
+        shared = defaults.split(", ") if len(names) > 1 else [defaults]
+        if shared == ["`data`", "`cache` in the home"]:
+            shared = ["`data` in the home", "`cache` in the home"]
+        documented |= dict(zip(names, shared if len(shared) == len(names) else shared * len(names), strict=True))
+    numbers = {name: f"{field.default:g}" for name, field in Settings.model_fields.items() if name not in DOCUMENTED}
+    assert documented == DOCUMENTED | numbers
+
+
+def test_every_setting_has_a_description() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_credentials_in_the_url_of_mlflow_are_taken_out_of_it(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, mlflow_tracking_uri="https://ada:se%40cret@mlflow:5000/ml")
+    assert settings.mlflow_tracking_uri == settings.mlflow_public_url == "https://mlflow:5000/ml"
+    assert (settings.mlflow_username, settings.mlflow_password) == ("ada", "se@cret")
+
+
+def test_a_given_user_name_is_kept(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, mlflow_tracking_uri="http://ada:one@mlflow", mlflow_username="bob")
+    assert (settings.mlflow_tracking_uri, settings.mlflow_username) == ("http://mlflow", "bob")
+
+
+@pytest.mark.parametrize("name", ["RUNG_RAY_DASHBOARD_URL", "RUNG_SERVICE_URL", "RUNG_MLFLOW_PUBLIC_URL"])
+def test_a_url_without_its_scheme_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings({name: "head:8265"})
+    assert refused.value.problems == [f"{name}: must begin with http:// or https://"]
+
+
+@pytest.mark.parametrize("address", ["postgresql://ada:secret@db/mlflow", "/srv/mlruns", "databricks"])
+def test_only_the_url_of_an_mlflow_server_is_accepted(address: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings({"RUNG_MLFLOW_TRACKING_URI": address})
+    (problem,) = refused.value.problems
+    assert problem.startswith("RUNG_MLFLOW_TRACKING_URI: must be the http:// or https:// URL of an MLflow server")
+    assert "secret" not in problem
+
+
+def test_paths_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings(home=tmp_path, storage_root=Path("here")).storage_root == tmp_path / "here"
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("RUNG_HEARTBEAT", "RUNG_HEARTBEAT_S"),
+        ("RUNG_DATAROOT", "RUNG_DATA_ROOT"),
+        ("RUNG_MLFLOW_TRACKING_URL", "RUNG_MLFLOW_TRACKING_URI"),
+        ("rung_prot", "RUNG_PORT"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_nearest_setting(misspelt: str, meant: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings({misspelt: "1"})
+    assert refused.value.problems == [f"{misspelt}: there is no such setting; did you mean {meant}?"]
+
+
+def test_a_variable_that_resembles_no_setting_is_only_reported() -> None:
+    environment = {"RUNG_COLOR": "blue", **dict.fromkeys(OTHER_VARIABLES, "x")}
+    read_settings(environment)
+    assert unknown_variables(environment) == {"RUNG_COLOR": None}
+
+
+def test_a_keyword_that_is_no_setting_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="heart_beat"):
+        Settings.model_validate({"home": tmp_path, "heart_beat": 1})
