@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -12,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
 
 from service.app import create_app, main
 from service.settings import Settings
@@ -51,8 +51,12 @@ def test_a_post_wakes_the_reconciler(client: httpx.Client, watched: Watched) -> 
 
 def test_the_threads_of_the_queue_end_with_the_service(app: FastAPI) -> None:
     names = {"reconciler", "cleanup"}
-    with TestClient(app):
-        assert names <= {thread.name for thread in threading.enumerate()}
+
+    async def run() -> None:
+        async with app.router.lifespan_context(app):
+            assert names <= {thread.name for thread in threading.enumerate()}
+
+    asyncio.run(run())
     assert not names & {thread.name for thread in threading.enumerate()}
 
 
