@@ -14,33 +14,35 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from search_spaces.protocol import LaunchConfig
 from service.app import create_app, main
 from service.settings import Settings
 from service.store.database import Database
+from tests.support.memory_launcher import MemoryLauncher
 
 
 class Watched:
     """A launcher that reports when it was asked to launch."""
 
-    def __init__(self, launcher: Any) -> None:
+    def __init__(self, launcher: MemoryLauncher) -> None:
         self._launcher = launcher
         self.launched = threading.Event()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._launcher, name)
 
-    def launch(self, launch: Any) -> None:
+    def launch(self, launch: LaunchConfig) -> None:
         self._launcher.launch(launch)
         self.launched.set()
 
 
 @pytest.fixture
-def watched(launcher: Any) -> Watched:
+def watched(launcher: MemoryLauncher) -> Watched:
     return Watched(launcher)
 
 
 @pytest.fixture
-def app(settings: Settings, watched: Any) -> FastAPI:
+def app(settings: Settings, watched: Watched) -> FastAPI:
     return create_app(Settings(**{**settings.model_dump(), "reconcile": True, "reconcile_s": 3600}), watched)
 
 
