@@ -126,7 +126,7 @@ def test_a_row_belongs_to_another(database: Database) -> None:
 
 
 def test_a_database_in_memory_is_refused() -> None:
-    with pytest.raises(ValueError, match="a SQLite file required"):
+    with pytest.raises(ValueError, match="must name a SQLite file"):
         Database("sqlite://")
 
 
