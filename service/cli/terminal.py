@@ -88,11 +88,8 @@ def report_errors(as_json: bool) -> Iterator[None]:
 def _fail(error: Any, status: int, as_json: bool) -> NoReturn:
     if as_json:
         typer.echo(json.dumps(error.document()), err=True)
-    elif error.problems:
-        for problem in error.problems:
-            typer.echo(str(problem), err=True)
     else:
-        typer.echo(f"rung: {error.detail}", err=True)
+        typer.echo(str(error) if error.problems else f"rung: {error}", err=True)
     raise typer.Exit(status)
 
 

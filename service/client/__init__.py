@@ -6,6 +6,6 @@ from service.client.transport import UnreachableError
 #: The name of the class before it was called Client.
 Rung = Client
 #: The name of the error before exceptions ended in Error.
-UnreachableError = UnreachableError
+Unreachable = UnreachableError
 
 __all__ = ["Client", "Rung", "Unreachable", "UnreachableError"]

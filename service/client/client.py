@@ -1,30 +1,29 @@
 """Client: the SDK. Every address of the REST interface as a method, and its failures as `service.contract.errors`.
 
-    with Client("http://127.0.0.1:8080") as rung:
-        experiment = rung.submit({"name": "first"})
-        print(rung.wait(experiment.id).best)
+    with Client("http://127.0.0.1:8080") as client:
+        experiment = client.submit({"name": "first"})
+        print(client.wait(experiment.id).best)
 
-Owns the addresses and what is sent to them; how it is sent is in `wire`. It must not know terminals, nor the database.
+Owns the addresses and what is sent to them; how requests are sent is in `transport`, how values are encoded in
+`encoding`, and when a request is tried again in `retry`. It must not know terminals, nor the database.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
-from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
 
 from search_spaces.experiment import TrialSpec
 from search_spaces.protocol import API_PREFIX
-from service.client import log_follower
-from service.client.transport import PAGE, HttpTransport, UnreachableError
-from service.contract.errors import UnavailableError
+from service.client.encoding import SpecInput, encode_json, encode_spec, invalid, path_part, preset_name, whole_number
+from service.client.log_follower import DONE, WAIT, LogFollower, read_log
+from service.client.retry import retry
+from service.client.transport import HttpTransport
 from service.contract.schemas import (
     ClusterStatus,
     Curves,
@@ -42,18 +41,21 @@ from service.contract.schemas import (
 )
 from service.contract.states import ACTIVE, State
 
-__all__ = ["PAGE", "Client", "UnreachableError"]
-
 MERGE_PATCH = "application/merge-patch+json"
-#: Seconds that `watch` bears a service that is away: experiments go on without it.
-PATIENCE_S = 60.0
-#: Seconds that `submit` and `continue_from` do: long enough for a service that is started again.
-SUBMIT_PATIENCE_S = 30.0
+#: Seconds that `watch` and `follow_logs` retry: experiments run without the service.
+WATCH_RETRY_S = 60.0
+#: Seconds that `submit` and `continue_from` retry: long enough for a service that restarts.
+SUBMIT_RETRY_S = 30.0
 
 
 class Client:
-    """One service. Methods raise `RungError`: `ValidationFailedError` with the problems of a spec, `NotFoundError`,
-    `UnreachableError`, ...
+    """A client of one Rung service, for `with` blocks; `close` it otherwise.
+
+    Methods raise a subclass of RungError: ValidationFailedError with every problem of a spec, NotFoundError,
+    UnreachableError where no service answers, and so on. An argument of a wrong type raises TypeError.
+
+    `revision`, where a method has it, is the experiment's revision as you last saw it: if the experiment was changed
+    since, nothing is done and PreconditionFailedError is raised.
     """
 
     def __init__(
@@ -62,33 +64,41 @@ class Client:
         token: str | None = None,
         *,
         timeout_s: float = 30.0,
+        watch_retry_s: float = WATCH_RETRY_S,
+        submit_retry_s: float = SUBMIT_RETRY_S,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        """`timeout_s` is for one request. `watch_retry_s` is how long `watch`, `wait` and `follow_logs` keep retrying
+        while the service is unreachable, `submit_retry_s` how long `submit` and `continue_from` do.
+        """
         self._transport = HttpTransport(url, token, timeout_s, transport)
+        self._watch_retry_s = watch_retry_s
+        self._submit_retry_s = submit_retry_s
         self.url = self._transport.url
 
     @overload
-    def submit(self, spec: Mapping[str, Any] | str | Path, validate_only: Literal[False] = False) -> ExperimentView: ...
+    def submit(self, spec: SpecInput, validate_only: Literal[False] = False) -> ExperimentView: ...
 
     @overload
-    def submit(self, spec: Mapping[str, Any] | str | Path, validate_only: Literal[True]) -> ValidationResult: ...
+    def submit(self, spec: SpecInput, validate_only: Literal[True]) -> ValidationResult: ...
 
-    def submit(
-        self, spec: Mapping[str, Any] | str | Path, validate_only: bool = False
-    ) -> ExperimentView | ValidationResult:
-        """Queue an experiment, or only check it. `spec` is a mapping, YAML text, or a file.
+    def submit(self, spec: SpecInput, validate_only: bool = False) -> ExperimentView | ValidationResult:
+        """Queue an experiment, or only validate its spec.
 
-        Raises ValidationFailedError.
+        `spec` is an ExperimentSpec, a mapping, a path to a YAML or JSON file, YAML text, or `preset:NAME`. Text without
+        a `field: value` in it is taken for a path. Raises ValidationFailedError with every problem of the spec, and
+        OSError where the file cannot be read.
 
-        A request whose answer is lost is sent again for SUBMIT_PATIENCE_S from then on, under a key by which the
-        service knows it: exactly one experiment comes of one call that returns.
+        A request whose answer is lost is sent again with the same idempotency key, so that one call makes one
+        experiment.
         """
-        body, media_type = _body(spec)
+        name = preset_name(spec)
+        body, media_type = encode_spec(spec if name is None else self.preset(name).yaml)
         address = f"{API_PREFIX}/experiments"
         if validate_only:
             checked = self._transport.send("POST", address, {"validate_only": True}, body, media_type)
             return self._transport.parse_response(ValidationResult, checked)
-        return self._make(address, body, media_type)
+        return self._create(address, body, media_type)
 
     def list(
         self,
@@ -100,39 +110,36 @@ class Client:
         archived: bool | None = False,
         limit: int | None = None,
     ) -> Iterator[ExperimentSummary]:
-        """Experiments, the newest first, page by page as they are asked for. `archived` is None for all."""
+        """Experiments, the newest first. `name` matches a part of the name. `archived` None lists all of them.
+
+        Pages are requested as you iterate.
+        """
         hidden = "all" if archived is None else str(archived).lower()
         query = {"state": state, "project": project, "name": name, "label": label, "archived": hidden}
         for page in self._transport.pages(ExperimentPage, f"{API_PREFIX}/experiments", query, limit):
             yield from page.items
 
     def get(self, experiment_id: str) -> ExperimentView:
+        """One experiment. Raises NotFoundError."""
         return self._transport.get(ExperimentView, _experiment(experiment_id))
 
     def pause(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
-        """Have an experiment let go of its slots and keep every epoch. Raises ConflictError when it has ended.
-
-        `revision`, here and below: do it only to the experiment as it was seen; raises PreconditionFailed else.
-        """
+        """Release an experiment's slots and keep every finished epoch. Raises ConflictError if it has ended."""
         return self._post(experiment_id, "pause", revision)
 
     def resume(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
-        """Queue a paused or failed experiment again.
-
-        Raises ConflictError while it is pausing, and when it was canceled.
-        """
+        """Queue a paused or failed experiment again. Raises ConflictError while it pauses, and if it was canceled."""
         return self._post(experiment_id, "resume", revision)
 
     def cancel(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
-        """Ask for the end of an experiment; its trials end within seconds. Raises ConflictError when it has ended."""
+        """End an experiment; its trials end within seconds. Raises ConflictError if it has ended."""
         return self._post(experiment_id, "cancel", revision)
 
     def cancel_trial(self, experiment_id: str, trial: int, *, revision: int | None = None) -> TrialView:
-        """Ask for the end of one trial. Raises ConflictError when it has ended. `revision` is the experiment's."""
+        """End one trial. Raises ConflictError if it has ended. `revision` is the experiment's."""
         address = f"{_trial(experiment_id, trial)}/cancel"
-        return self._transport.parse_response(
-            TrialView, self._transport.send("POST", address, headers=_if_match(revision))
-        )
+        canceled = self._transport.send("POST", address, headers=_if_match(revision))
+        return self._transport.parse_response(TrialView, canceled)
 
     def change(
         self,
@@ -143,35 +150,42 @@ class Client:
         revision: int | None = None,
         **controls: Any,
     ) -> ExperimentView:
-        """Change some of `search_spaces.controls`: `change(id, num_samples=40, budget={"slot_hours": None})`, or the
-        same as one mapping. None stands for a field's default. Raises ValidationFailedError.
+        """Change priority, num_samples, max_concurrent_trials, max_restarts, goal or budget of an experiment.
+
+        For example `change(id, num_samples=40, budget={"slot_hours": None})`, or the same as one mapping. None
+        restores a field's default. Raises ValidationFailedError.
         """
-        address, headers = _experiment(experiment_id), _if_match(revision)
-        body = json.dumps({**(patch or {}), **controls}).encode()
-        changed = self._transport.send("PATCH", address, body=body, media_type=MERGE_PATCH, headers=headers)
+        body = encode_json({**_patch(patch), **controls}, "patch")
+        headers = _if_match(revision)
+        changed = self._transport.send(
+            "PATCH", _experiment(experiment_id), body=body, media_type=MERGE_PATCH, headers=headers
+        )
         return self._transport.parse_response(ExperimentView, changed)
 
-    def continue_from(self, experiment_id: str, patch: Mapping[str, Any] | None = None) -> ExperimentView:
-        """A new experiment that takes over another's trials. `patch` is merged into its spec.
+    def continue_from(
+        self, experiment_id: str, patch: Mapping[str, Any] | None = None, *, revision: int | None = None
+    ) -> ExperimentView:
+        """Queue a new experiment that starts from the trials of one that has ended or is paused.
 
-        Raises ValidationFailedError for what must stay, ConflictError while the other runs.
-
-        As with `submit`, one call that returns makes exactly one experiment.
+        `patch` is merged into its spec. Raises ValidationFailedError for a field that must stay the same, and
+        ConflictError while the source runs. As with `submit`, one call makes one experiment.
         """
-        return self._make(f"{_experiment(experiment_id)}/continue", json.dumps(dict(patch or {})).encode(), MERGE_PATCH)
+        body = encode_json(_patch(patch), "patch")
+        return self._create(f"{_experiment(experiment_id)}/continue", body, MERGE_PATCH, _if_match(revision))
 
     def archive(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
         """Hide an experiment that has ended or is paused from lists."""
         return self._post(experiment_id, "archive", revision)
 
     def unarchive(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
-        """Show it in lists again."""
+        """Show an archived experiment in lists again."""
         return self._post(experiment_id, "unarchive", revision)
 
     def delete(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
-        """Remove an experiment that has ended or is paused, with its files, runs and models, for good.
+        """Delete an experiment that has ended or is paused, with its files, MLflow runs and models, for good.
 
-        It is DELETING until all is gone; then `get` raises NotFound. MLflow only hides runs, until `mlflow gc`.
+        The experiment is DELETING until everything is gone; then `get` raises NotFoundError. MLflow only marks runs as
+        deleted; `mlflow gc` removes them.
         """
         deleted = self._transport.send("DELETE", _experiment(experiment_id), headers=_if_match(revision))
         return self._transport.parse_response(ExperimentView, deleted)
@@ -179,16 +193,17 @@ class Client:
     def trials(
         self, experiment_id: str, *, sort: str | None = None, state: str | None = None, limit: int | None = None
     ) -> Iterator[TrialView]:
-        """Trials sorted by a metric or field, `-` before it for the largest first."""
+        """The trials of an experiment. `sort` is a metric or a field, with `-` before it for the largest first."""
         query = {"sort": sort, "state": state}
         for page in self._transport.pages(TrialPage, f"{_experiment(experiment_id)}/trials", query, limit):
             yield from page.items
 
     def trial(self, experiment_id: str, trial: int) -> TrialView:
+        """One trial, by its number from 0. Raises NotFoundError."""
         return self._transport.get(TrialView, _trial(experiment_id, trial))
 
     def trial_spec(self, experiment_id: str, trial: int) -> TrialSpec:
-        """The configuration that a trial ran, without domains."""
+        """The configuration that a trial runs: every hyperparameter has a value."""
         return self._transport.get(TrialSpec, f"{_trial(experiment_id, trial)}/spec")
 
     def curves(self, experiment_id: str, trial: int) -> Curves:
@@ -204,13 +219,14 @@ class Client:
         offset: int = 0,
         limit: int | None = None,
     ) -> LogChunk:
-        """A piece of what a driver said (the newest, or that of an attempt), or a trial. `offset` and `limit` in bytes.
+        """A chunk of the log of the newest driver, of the driver of an attempt, or of a trial.
 
-        Ask again from `next_offset` until `complete`. Raises NotFoundError where there is none yet.
+        `offset` and `limit` are in bytes. Ask again from `next_offset` until `complete`. Raises NotFoundError where
+        there is no log yet.
         """
-        of = f"/trials/{int(trial)}" if trial is not None else ""
+        of = _experiment(experiment_id) if trial is None else _trial(experiment_id, trial)
         query = {"attempt": attempt, "offset": offset, "limit": limit}
-        return self._transport.get(LogChunk, f"{_experiment(experiment_id)}{of}/logs", query)
+        return self._transport.get(LogChunk, f"{of}/logs", query)
 
     def follow_logs(
         self,
@@ -221,17 +237,25 @@ class Client:
         until_end: bool = True,
         interval_s: float = 1.0,
     ) -> Iterator[LogChunk]:
-        """The pieces of a log from its beginning to what there is now; with `until_end` until nothing more will come.
+        """The chunks of a log from its beginning, until nothing more will come.
 
-        Then it waits for the first driver, goes on with each that replaces it until the experiment is at rest, and
-        bears a service that is away for up to PATIENCE_S. With `trial` or `attempt`: until that has ended.
+        Without `trial` or `attempt` it waits for the first driver, and continues with each that replaces it, until
+        the experiment is inactive. With `until_end` False it stops at what is written now. Raises NotFoundError where
+        there is no log and none will come.
         """
-        if until_end:
-            return log_follower.follow(self, experiment_id, trial, attempt, interval_s, PATIENCE_S)
-        return log_follower.whole(self, experiment_id, trial, attempt)
+        _check_interval(interval_s)
+        if not until_end:
+            yield from read_log(self, experiment_id, trial=trial, attempt=attempt)
+            return
+        follower = LogFollower(self, experiment_id, trial=trial, attempt=attempt)
+        while (found := retry(follower.poll, self._watch_retry_s)) is not DONE:
+            if found is WAIT:
+                time.sleep(interval_s)
+            else:
+                yield found
 
     def storage(self, experiment_id: str) -> DiskUse:
-        """What an experiment holds on the disk, by kind of file."""
+        """The disk space that an experiment uses, by kind of file."""
         return self._transport.get(DiskUse, f"{_experiment(experiment_id)}/storage")
 
     def schema(self) -> dict[str, Any]:
@@ -239,47 +263,38 @@ class Client:
         return self._transport.decode_object(self._transport.send("GET", f"{API_PREFIX}/schema"))
 
     def presets(self) -> tuple[PresetName, ...]:
-        return tuple(
-            self._transport.parse_as(PresetName, item)
-            for item in self._transport.decode_json(self._transport.send("GET", f"{API_PREFIX}/presets"))
-        )
+        """The ready-made specs."""
+        items = self._transport.decode_json(self._transport.send("GET", f"{API_PREFIX}/presets"))
+        return tuple(self._transport.parse_as(PresetName, item) for item in items)
 
     def preset(self, name: str) -> Preset:
-        """A preset as YAML with its comments, and completed. Raises NotFoundError naming the nearest."""
-        return self._transport.get(Preset, f"{API_PREFIX}/presets/{quote(name, safe='')}")
+        """A preset as YAML with its comments, and with every default written out. Raises NotFoundError."""
+        return self._transport.get(Preset, f"{API_PREFIX}/presets/{path_part(name, 'name')}")
 
     def cluster(self) -> ClusterStatus:
+        """The nodes of the cluster, and how many slots each experiment has."""
         return self._transport.get(ClusterStatus, f"{API_PREFIX}/cluster")
 
     def health(self) -> Readiness:
-        """What of the database, Ray and MLflow is there. A service that is not ready answers too."""
+        """Whether the database, Ray and MLflow answer. Returns also where the service is not ready."""
         return self._transport.parse_response(Readiness, self._transport.send("GET", "/readyz", accept=503))
 
     def ping(self) -> None:
-        """Raise UnreachableError when nobody answers."""
+        """Raise UnreachableError if the service does not answer."""
         self._transport.send("GET", "/healthz")
 
     def watch(self, experiment_id: str, interval_s: float = 0.5) -> Iterator[ExperimentView]:
-        """The experiment now and after each interval, until it has ended or is paused: then a person must act.
-
-        Bears a service that is away for up to PATIENCE_S.
-        """
-        answered = time.monotonic()
+        """The experiment now and after each interval, until it has ended or is paused."""
+        _check_interval(interval_s)
         while True:
-            try:
-                view = self.get(experiment_id)
-            except UnavailableError:
-                if time.monotonic() - answered > PATIENCE_S:
-                    raise
-            else:
-                answered = time.monotonic()
-                yield view
-                if view.state not in ACTIVE:
-                    return
+            view = retry(lambda: self.get(experiment_id), self._watch_retry_s)
+            yield view
+            if view.state not in ACTIVE:
+                return
             time.sleep(interval_s)
 
     def wait(self, experiment_id: str, timeout_s: float | None = None, interval_s: float = 0.5) -> ExperimentView:
-        """The experiment once it has ended or is paused. Raises TimeoutError."""
+        """The experiment once it has ended or is paused. Raises TimeoutError after `timeout_s`."""
         begun = time.monotonic()
         for view in self.watch(experiment_id, interval_s):
             if view.state in ACTIVE and timeout_s is not None and time.monotonic() - begun > timeout_s:
@@ -287,6 +302,7 @@ class Client:
         return view
 
     def close(self) -> None:
+        """Close all connections."""
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -297,34 +313,40 @@ class Client:
     ) -> None:
         self.close()
 
-    def _make(self, address: str, body: bytes, media_type: str) -> ExperimentView:
-        """The experiment that comes of a POST, sent again under one key while the service is away."""
-        headers = {"Idempotency-Key": str(uuid4())}
-        stored = self._transport.send_until_taken(
-            SUBMIT_PATIENCE_S, "POST", address, body=body, media_type=media_type, headers=headers
-        )
-        return self._transport.parse_response(ExperimentView, stored)
+    def _create(
+        self, address: str, body: bytes, media_type: str, headers: Mapping[str, str] | None = None
+    ) -> ExperimentView:
+        """The experiment that a POST creates, sent again with one idempotency key while the service is unreachable."""
+        headers = {**(headers or {}), "Idempotency-Key": str(uuid4())}
 
-    def _post(self, experiment_id: str, verb: str, revision: int | None) -> ExperimentView:
-        answer = self._transport.send("POST", f"{_experiment(experiment_id)}/{verb}", headers=_if_match(revision))
+        def send() -> httpx.Response:
+            return self._transport.send("POST", address, body=body, media_type=media_type, headers=headers)
+
+        return self._transport.parse_response(ExperimentView, retry(send, self._submit_retry_s))
+
+    def _post(self, experiment_id: str, action: str, revision: int | None) -> ExperimentView:
+        answer = self._transport.send("POST", f"{_experiment(experiment_id)}/{action}", headers=_if_match(revision))
         return self._transport.parse_response(ExperimentView, answer)
 
 
+def _patch(patch: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if patch is not None and not isinstance(patch, Mapping):
+        raise TypeError(f"patch must be a mapping (got {type(patch).__name__})")
+    return patch or {}
+
+
 def _if_match(revision: int | None) -> dict[str, str]:
-    return {} if revision is None else {"If-Match": f'"{int(revision)}"'}
+    return {} if revision is None else {"If-Match": f'"{whole_number(revision, "revision")}"'}
 
 
 def _trial(experiment_id: str, trial: int) -> str:
-    return f"{_experiment(experiment_id)}/trials/{int(trial)}"
+    return f"{_experiment(experiment_id)}/trials/{whole_number(trial, 'trial')}"
 
 
 def _experiment(experiment_id: str) -> str:
-    return f"{API_PREFIX}/experiments/{quote(experiment_id, safe='')}"
+    return f"{API_PREFIX}/experiments/{path_part(experiment_id, 'experiment_id')}"
 
 
-def _body(spec: Mapping[str, Any] | str | Path) -> tuple[bytes, str]:
-    if isinstance(spec, Mapping):
-        return json.dumps(spec).encode(), "application/json"
-    if isinstance(spec, str):
-        return spec.encode(), "application/yaml"
-    return spec.read_bytes(), "application/json" if spec.suffix == ".json" else "application/yaml"
+def _check_interval(interval_s: float) -> None:
+    if not interval_s > 0:
+        raise invalid("interval_s", "must be positive", interval_s)

@@ -1,90 +1,127 @@
-"""Log stream: the pieces of a log as they are written, one driver's after another's.
+"""Log follower: reads a log as it is written, from one driver to the next.
 
-Owns what is waited for, and when nothing more will come. It knows the SDK alone, and must not know terminals.
+Owns which log is read next, and when nothing more will come. It knows a source of logs only: it does not wait, does not
+retry, and must not know HTTP or terminals.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import Final, Protocol
 
 from search_spaces.protocol import ENDED_TRIAL_STATES
-from service.contract.errors import NotFoundError, UnavailableError
-from service.contract.schemas import ExperimentView, LogChunk
+from service.contract.errors import NotFoundError
+from service.contract.schemas import ExperimentView, LogChunk, TrialView
 from service.contract.states import ACTIVE
 
-if TYPE_CHECKING:
-    from service.client import Client
+
+class LogSource(Protocol):
+    """Where logs come from: the SDK's `Client`."""
+
+    def logs(
+        self, experiment_id: str, *, trial: int | None = None, attempt: int | None = None, offset: int = 0
+    ) -> LogChunk:
+        """A chunk of a log. Raises NotFoundError where there is no such log yet."""
+
+    def get(self, experiment_id: str) -> ExperimentView: ...
+
+    def trial(self, experiment_id: str, trial: int) -> TrialView:
+        """Raises NotFoundError where the trial has not begun."""
 
 
-def whole(client: Client, experiment_id: str, trial: int | None, attempt: int | None) -> Iterator[LogChunk]:
-    """What there is now. Raises NotFoundError where there is nothing."""
+class Next(Enum):
+    """What a poll found instead of a chunk."""
+
+    WAIT = "nothing new yet: poll again later"
+    DONE = "nothing more will come"
+
+
+WAIT: Final = Next.WAIT
+DONE: Final = Next.DONE
+
+
+class LogFollower:
+    """Follows the log of a trial, of one attempt, or of each driver of an experiment in turn.
+
+    Call `poll` until it returns DONE. A poll that raises changes nothing, so it can be repeated.
+    """
+
+    def __init__(
+        self, source: LogSource, experiment_id: str, *, trial: int | None = None, attempt: int | None = None
+    ) -> None:
+        self._source = source
+        self._experiment_id = experiment_id
+        self._trial = trial
+        self._attempt = attempt
+        self._reading = attempt  # the attempt whose log is read now; None for the newest, or for a trial's
+        self._offset = 0
+        self._has_read = False
+        self._looked_again = False
+
+    def poll(self) -> LogChunk | Next:
+        """The next chunk, or WAIT, or DONE. Raises NotFoundError where there is no log and none will come."""
+        try:
+            chunk = self._source.logs(
+                self._experiment_id, trial=self._trial, attempt=self._reading, offset=self._offset
+            )
+        except NotFoundError as missing:
+            return self._without_log(missing)
+        if chunk.next_offset > self._offset:
+            self._offset, self._reading, self._has_read = chunk.next_offset, chunk.attempt, True
+            return chunk
+        if not chunk.complete:
+            return WAIT
+        if self._trial is not None or self._attempt is not None:
+            return DONE
+        return self._after_driver(self._source.get(self._experiment_id))
+
+    def _after_driver(self, view: ExperimentView) -> LogChunk | Next:
+        """Continue with the driver that replaced the one whose log is complete."""
+        if view.attempt <= (self._reading or 0):
+            return WAIT if view.state in ACTIVE else DONE
+        self._reading = self._reading + 1 if self._reading else view.attempt
+        self._offset = 0
+        return self.poll()
+
+    def _without_log(self, missing: NotFoundError) -> LogChunk | Next:
+        view = self._source.get(self._experiment_id)
+        if self._follows_drivers and view.attempt > (self._reading or 0):
+            return self._after_driver(view)
+        if self._may_begin(view):
+            return WAIT
+        if self._has_read:
+            return DONE
+        if self._looked_again:
+            raise missing
+        self._looked_again = True  # it may have begun and ended between the two answers
+        return self.poll()
+
+    @property
+    def _follows_drivers(self) -> bool:
+        return self._trial is None and self._attempt is None
+
+    def _may_begin(self, view: ExperimentView) -> bool:
+        """Whether a log that does not exist may still be written."""
+        if self._trial is not None:
+            return view.state in ACTIVE and self._trial < view.num_samples and not self._has_trial_ended(self._trial)
+        if self._attempt is not None:
+            return any(one.number == self._attempt and one.ended_at is None for one in view.attempts)
+        return view.state in ACTIVE
+
+    def _has_trial_ended(self, trial: int) -> bool:
+        try:
+            return self._source.trial(self._experiment_id, trial).state in ENDED_TRIAL_STATES
+        except NotFoundError:
+            return False  # it has not begun
+
+
+def read_log(source: LogSource, experiment_id: str, *, trial: int | None, attempt: int | None) -> Iterator[LogChunk]:
+    """The chunks of a log as it is now. Raises NotFoundError where there is none."""
     offset = 0
     while True:
-        piece = client.logs(experiment_id, trial=trial, attempt=attempt, offset=offset)
-        if piece.next_offset == offset:
+        chunk = source.logs(experiment_id, trial=trial, attempt=attempt, offset=offset)
+        if chunk.next_offset == offset:
             return
-        yield piece
-        offset, attempt = piece.next_offset, piece.attempt
-
-
-def follow(
-    client: Client, experiment_id: str, trial: int | None, attempt: int | None, interval_s: float, patience_s: float
-) -> Iterator[LogChunk]:
-    """Each piece as it comes: of one trial or attempt until that has ended, else of the newest driver and of those that
-    replace it until the experiment is at rest.
-
-    Waits for a driver or trial that has yet to begin, and bears a service that is away for `patience_s`. Raises
-    NotFoundError where there is nothing and nothing will be.
-    """
-    number, offset, said, over = attempt, 0, False, False
-    answered = time.monotonic()
-    while True:
-        piece, view, missing, ended = None, None, None, False
-        try:
-            try:
-                piece = client.logs(experiment_id, trial=trial, attempt=number, offset=offset)
-            except NotFoundError as error:
-                missing = error
-            if piece is None or piece.complete:
-                view = client.get(experiment_id)
-            if piece is None and trial is not None:
-                ended = _has_ended(client, experiment_id, trial)
-            answered = time.monotonic()
-        except UnavailableError:
-            if time.monotonic() - answered > patience_s:
-                raise
-        if piece is not None and piece.next_offset > offset:
-            offset, number, said = piece.next_offset, piece.attempt, True
-            yield piece
-            if view is None:
-                continue
-        if view is not None and trial is None and attempt is None and view.attempt > (number or 0):
-            number, offset = number + 1 if number else view.attempt, 0
-            continue
-        if view is not None and (ended or not _more_may_come(view, piece, trial, attempt)):
-            if missing is None or said:
-                return
-            if over:
-                raise missing
-            over = True  # it may have written and ended between two answers: look once more
-            continue
-        time.sleep(interval_s)
-
-
-def _has_ended(client: Client, experiment_id: str, trial: int) -> bool:
-    """False for a trial that has yet to begin."""
-    try:
-        return client.trial(experiment_id, trial).state in ENDED_TRIAL_STATES
-    except NotFoundError:
-        return False
-
-
-def _more_may_come(view: ExperimentView, piece: LogChunk | None, trial: int | None, attempt: int | None) -> bool:
-    """Of a log that is complete (`piece`), or that is not there yet."""
-    if trial is not None:
-        return piece is None and view.state in ACTIVE and trial < view.num_samples
-    if attempt is not None:
-        return piece is None and any(one.number == attempt and one.ended_at is None for one in view.attempts)
-    return view.state in ACTIVE
+        yield chunk
+        offset, attempt = chunk.next_offset, chunk.attempt

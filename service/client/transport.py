@@ -1,37 +1,40 @@
-"""HttpTransport: one service over HTTP, as the SDK sees it: requests, answers as models, problems as exceptions, pages.
+"""Transport: one service over HTTP: requests, answers as models, problem documents as exceptions, pages.
 
 It must not know any address of the REST interface.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from service.client.encoding import invalid, whole_number
 from service.contract.errors import MEDIA_TYPE, RungError, UnavailableError, from_document, of_status
 
 V = TypeVar("V", bound=BaseModel)
 Query = Mapping[str, str | int | bool | None]
+#: Items requested at once; the service's largest page.
 PAGE = 100
-#: Seconds between two tries: the first pause, doubled up to the last.
-FIRST_PAUSE_S, LAST_PAUSE_S = 0.25, 2.0
 
 
 class UnreachableError(UnavailableError):
-    """Nothing that speaks like Rung answers at the address."""
+    """Nothing answers at the address, or something that is not Rung."""
 
     code: ClassVar[str] = "unreachable"
-    title: ClassVar[str] = "Nobody answers"
+    title: ClassVar[str] = "The service is unreachable"
 
 
 class HttpTransport:
-    """Every method raises RungError; UnreachableError where nothing that speaks like Rung answers."""
+    """Every method raises a RungError; UnreachableError where no Rung service answers."""
 
     def __init__(self, url: str, token: str | None, timeout_s: float, transport: httpx.BaseTransport | None) -> None:
+        if not isinstance(url, str):
+            raise TypeError(f"url must be a string (got {type(url).__name__})")
+        if token and not (token.isascii() and token.isprintable()):
+            raise invalid("token", "must be printable ASCII text")
         self.url = url.rstrip("/")
         try:
             loopback = httpx.URL(self.url).host in {"127.0.0.1", "localhost", "::1"}
@@ -43,14 +46,14 @@ class HttpTransport:
                 trust_env=not loopback,  # a proxy does not lead back to this machine
             )
         except httpx.InvalidURL as error:
-            raise UnreachableError(f"{url} is no address: {error}") from None
+            raise UnreachableError(f"url must be an http(s) address (got {url!r}): {error}") from None
 
     def close(self) -> None:
         self._http.close()
 
     def pages(self, cls: type[V], path: str, query: Query, limit: int | None) -> Iterator[V]:
         cursor: str | None = None
-        left = limit
+        left = None if limit is None else whole_number(limit, "limit")
         while left is None or left > 0:
             size = PAGE if left is None else min(PAGE, left)
             page: Any = self.get(cls, path, {**query, "limit": size, "cursor": cursor})
@@ -73,39 +76,22 @@ class HttpTransport:
         accept: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """The answer. Raises what its problem document says, but for the status in `accept`."""
+        """The answer. Raises the error that its problem document describes, unless its status is `accept`."""
         parameters = {name: value for name, value in (query or {}).items() if value is not None}
         headers = {**(headers or {}), **({"Content-Type": media_type} if media_type else {})}
         try:
             response = self._http.request(method, path, params=parameters, content=body, headers=headers)
         except httpx.TimeoutException:
-            raise UnreachableError(f"{self.url} did not answer in time; is it overloaded?") from None
+            raise UnreachableError(f"the service at {self.url} did not answer in time; is it overloaded?") from None
         except (httpx.TransportError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            why = str(error) or type(error).__name__
+            reason = str(error) or type(error).__name__
             raise UnreachableError(
-                f"no Rung service answers at {self.url} ({why}); start one with `rung up`, or give its address "
-                "with --url or RUNG_URL"
+                f"no Rung service answers at {self.url or repr(self.url)} ({reason}); start one with `rung up`, or "
+                "give its address with --url or RUNG_URL"
             ) from None
         if not response.is_success and (response.status_code != accept or _is_problem(response)):
             raise self._failure(response)
         return response
-
-    def send_until_taken(self, patience_s: float, method: str, path: str, **request: Any) -> httpx.Response:
-        """`send`, repeated while the service is away, for `patience_s` from its first failure on: what times out is
-        sent twice at least. For what may be asked twice alone.
-        """
-        deadline: float | None = None
-        pause_s = FIRST_PAUSE_S
-        while True:
-            try:
-                return self.send(method, path, **request)
-            except UnavailableError:
-                now = time.monotonic()
-                deadline = now + patience_s if deadline is None else deadline
-                if now + pause_s > deadline:
-                    raise
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
     def _failure(self, response: httpx.Response) -> RungError:
         if _is_problem(response):
@@ -132,7 +118,7 @@ class HttpTransport:
             return response.json()
         except ValueError:
             raise UnreachableError(
-                f"{self.url} is no Rung service: {response.url.path} answered {response.text[:80]!r}"
+                f"{self.url} is not a Rung service: {response.url.path} answered {response.text[:80]!r}"
             ) from None
 
     def decode_object(self, response: httpx.Response) -> dict[str, Any]:

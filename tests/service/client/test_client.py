@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Heartbeat, TrialState, TrialUpdate, Winner
 from service.client import Client, UnreachableError
-from service.client.client import PAGE
+from service.client.transport import PAGE
 from service.contract.errors import (
     ConflictError,
     InternalError,
@@ -74,23 +76,6 @@ def drive(client: httpx.Client, reconciler: Reconciler, launcher: MemoryLauncher
     return begin
 
 
-@pytest.mark.parametrize("form", ["mapping", "text", "yaml file", "json file"])
-def test_specs_come_in_four_forms(rung: Client, tmp_path: Path, form: str) -> None:
-    text = "name: first  # a comment\nsearcher: {kind: random, num_samples: 3}\n"
-    data = {"name": "first", "searcher": {"kind": "random", "num_samples": 3}}
-    (tmp_path / "spec.yaml").write_text(text)
-    (tmp_path / "spec.json").write_text(json.dumps(data))
-    specs: dict[str, Any] = {
-        "mapping": data,
-        "text": text,
-        "yaml file": tmp_path / "spec.yaml",
-        "json file": tmp_path / "spec.json",
-    }
-    view = rung.submit(specs[form])
-    assert (view.name, view.state, view.num_samples) == ("first", State.QUEUED, 3)
-    assert rung.get(view.id) == view
-
-
 def test_checking_stores_nothing(rung: Client) -> None:
     checked = rung.submit(SPEC, validate_only=True)
     assert checked.num_samples == 20
@@ -109,20 +94,6 @@ def test_a_bad_spec_raises_its_problems(rung: Client) -> None:
     assert caught.value.problems[1].value == 100
     with pytest.raises(ValidationFailedError, match="finite"):
         rung.submit({"name": "x", "search_space": {"label_smoothing": float("nan")}})
-
-
-@pytest.mark.parametrize("experiment_id", ["22222222", "../../readyz", "a/b", "ä", "%"])
-def test_an_id_that_does_not_exist(rung: Client, experiment_id: str) -> None:
-    calls: list[Any] = [
-        rung.get,
-        rung.cancel,
-        lambda one: list(rung.trials(one)),
-        lambda one: rung.trial(one, 0),
-        lambda one: rung.curves(one, 0),
-    ]
-    for call in calls:
-        with pytest.raises(NotFoundError):
-            call(experiment_id)
 
 
 def test_lists_go_over_pages(rung: Client) -> None:
@@ -286,7 +257,6 @@ class Losing(httpx.BaseTransport):
         self._losses = list(losses)
         self._inner = httpx.HTTPTransport()
         self.keys: list[str] = []
-        self.late: Callable[[], object] = lambda: None
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         self.keys.append(request.headers.get("idempotency-key", ""))
@@ -298,7 +268,6 @@ class Losing(httpx.BaseTransport):
         response = self._inner.handle_request(request)
         if loss == "late":
             response.close()
-            self.late()
             raise httpx.ReadTimeout("timed out")
         if loss == "answer":
             response.close()
@@ -330,16 +299,10 @@ def test_a_continuation_survives_it_too(client: httpx.Client, rung: Client) -> N
     assert len(set(lossy.keys)) == 1
 
 
-def test_a_submission_that_times_out_is_found_again(
-    client: httpx.Client, rung: Client, monkeypatch: pytest.MonkeyPatch
+def test_a_submission_that_times_out_after_it_was_stored_makes_one_experiment(
+    client: httpx.Client, rung: Client
 ) -> None:
-    """A time-out takes as long as the patience; what the service stored just then is no second experiment."""
-    clock = [0.0]
-    monkeypatch.setattr(
-        "service.client.transport.time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda _: None)
-    )
     lossy = Losing("late")
-    lossy.late = lambda: clock.append(clock.pop() + 30)
     with Client(str(client.base_url), transport=lossy) as shaky:
         made = shaky.submit(SPEC)
     assert [view.id for view in rung.list()] == [made.id]
@@ -347,10 +310,9 @@ def test_a_submission_that_times_out_is_found_again(
     assert len(set(lossy.keys)) == 1
 
 
-def test_the_patience_of_a_submission_has_an_end(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.client.client.SUBMIT_PATIENCE_S", 0.5)
+def test_a_submission_is_not_retried_for_ever(client: httpx.Client) -> None:
     lossy = Losing(*["refused"] * 50)
-    with Client(str(client.base_url), transport=lossy) as shaky, pytest.raises(UnreachableError):
+    with Client(str(client.base_url), transport=lossy, submit_retry_s=0.5) as shaky, pytest.raises(UnreachableError):
         shaky.submit(SPEC)
     assert 1 < len(lossy.keys) < 50
 
@@ -362,19 +324,157 @@ def test_what_is_refused_is_not_sent_again(client: httpx.Client) -> None:
     assert len(way.keys) == 1
 
 
-def test_watching_bears_a_service_that_is_away(client: httpx.Client) -> None:
-    """Two of three requests fail; the view comes all the same."""
-    count = iter(range(100))
-    inner = httpx.HTTPTransport()
-
-    class Shaky(httpx.BaseTransport):
-        def handle_request(self, request: httpx.Request) -> httpx.Response:
-            if request.method == "GET" and next(count) % 3 < 2:
-                raise httpx.ConnectError("away")
-            return inner.handle_request(request)
-
-    with Client(str(client.base_url), transport=Shaky()) as rung:
+def test_watching_continues_after_the_service_was_unreachable(client: httpx.Client) -> None:
+    lossy = Losing("", "refused", "starting")
+    with Client(str(client.base_url), transport=lossy) as rung:
         experiment = rung.submit(SPEC)
         view = next(rung.watch(experiment.id, interval_s=0.01))
-        assert view.id == experiment.id
-    inner.close()
+    assert view.id == experiment.id
+    assert len(lossy.keys) == 4
+
+
+def test_every_form_of_a_spec_makes_the_same_experiment(
+    rung: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = {"name": "first", "searcher": {"kind": "random", "num_samples": 3}}
+    text = "name: first  # a comment\nsearcher: {kind: random, num_samples: 3}\n"
+    Path("spec.yaml").write_text(text)
+    Path("spec.json").write_text(json.dumps(data))
+    model = ExperimentSpec.model_validate(data)
+    nested = {**data, "searcher": model.searcher}
+    path = Path("spec.yaml")
+    forms = (data, model, nested, text, json.dumps(data), path, path.absolute(), Path("spec.json"), "spec.yaml")
+    views = [rung.submit(form) for form in forms]
+    assert [(view.name, view.state, view.num_samples) for view in views] == [("first", State.QUEUED, 3)] * len(forms)
+    assert all(view.spec == views[0].spec for view in views)
+    assert rung.get(views[0].id) == views[0]
+    assert rung.submit("preset:digits-quick", validate_only=True).num_samples == 24
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "said"),
+    [
+        (None, TypeError, "spec must be an ExperimentSpec, a mapping, text or a path (got NoneType)"),
+        (b"name: x", TypeError, "(got bytes)"),
+        ([("name", "x")], TypeError, "(got list)"),
+        ("nofile.yaml", FileNotFoundError, "No such file or directory: 'nofile.yaml'"),
+        (Path("nofile.yaml"), FileNotFoundError, "No such file or directory: 'nofile.yaml'"),
+        (".", IsADirectoryError, "Is a directory"),
+        ("", ValidationFailedError, "empty"),
+        ("preset:nothing-like-it", NotFoundError, "digits-quick"),
+        ("preset:", ValidationFailedError, "name: must not be empty"),
+        ({"name": {1, 2}}, ValidationFailedError, "spec: must hold JSON values only (got set)"),
+        ({("name",): "x"}, ValidationFailedError, "spec: must hold JSON values only"),
+        ({"name": "x", "seed": float("nan")}, ValidationFailedError, "finite"),
+        ("name: x\0", ValidationFailedError, "document"),
+    ],
+)
+def test_specs_that_cannot_be_sent(rung: Client, spec: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=re.escape(said)):
+        rung.submit(spec)
+
+
+def test_a_binary_file_is_refused(rung: Client, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(bytes(range(256)))
+    with pytest.raises(ValidationFailedError, match="UTF-8"):
+        rung.submit(tmp_path / "model.pt")
+
+
+CALLS: dict[str, Callable[[Client, Any], object]] = {
+    "get": lambda rung, one: rung.get(one),
+    "pause": lambda rung, one: rung.pause(one),
+    "resume": lambda rung, one: rung.resume(one),
+    "cancel": lambda rung, one: rung.cancel(one),
+    "cancel_trial": lambda rung, one: rung.cancel_trial(one, 0),
+    "change": lambda rung, one: rung.change(one, priority=1),
+    "continue_from": lambda rung, one: rung.continue_from(one),
+    "archive": lambda rung, one: rung.archive(one),
+    "unarchive": lambda rung, one: rung.unarchive(one),
+    "delete": lambda rung, one: rung.delete(one),
+    "trials": lambda rung, one: list(rung.trials(one)),
+    "trial": lambda rung, one: rung.trial(one, 0),
+    "trial_spec": lambda rung, one: rung.trial_spec(one, 0),
+    "curves": lambda rung, one: rung.curves(one, 0),
+    "logs": lambda rung, one: rung.logs(one),
+    "follow_logs": lambda rung, one: list(rung.follow_logs(one)),
+    "storage": lambda rung, one: rung.storage(one),
+    "preset": lambda rung, one: rung.preset(one),
+    "watch": lambda rung, one: list(rung.watch(one)),
+    "wait": lambda rung, one: rung.wait(one),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_ids_that_do_not_exist_or_cannot(rung: Client, name: str) -> None:
+    call = CALLS[name]
+    for unknown in ("22222222", "../../readyz", "a/b", "ä", "%", ".", "..", "\ud800", "?x=1", "#"):
+        with pytest.raises(NotFoundError):
+            call(rung, unknown)
+    with pytest.raises(ValidationFailedError, match="must not be empty"):
+        call(rung, "")
+    for odd in (None, 22222222, ["22222222"], b"22222222"):
+        with pytest.raises(TypeError, match="must be a string"):
+            call(rung, odd)
+
+
+def test_every_method_that_takes_an_id_is_called_with_wrong_ones() -> None:
+    taking = {
+        name
+        for name, method in inspect.getmembers(Client, inspect.isfunction)
+        if not name.startswith("_") and {"experiment_id", "name"} & set(list(inspect.signature(method).parameters)[1:2])
+    }
+    assert taking == set(CALLS)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda rung, one: rung.trial(one, "0"), "trial must be a whole number (got '0')"),
+        (lambda rung, one: rung.trial(one, 1.0), "trial must be a whole number (got 1.0)"),
+        (lambda rung, one: rung.trial(one, True), "trial must be a whole number (got True)"),
+        (lambda rung, one: rung.pause(one, revision="x"), "revision must be a whole number"),
+        (lambda rung, one: list(rung.trials(one, limit=2.5)), "limit must be a whole number"),
+        (lambda rung, one: rung.change(one, [1]), "patch must be a mapping (got list)"),
+        (lambda rung, one: rung.continue_from(one, "x"), "patch must be a mapping (got str)"),
+    ],
+)
+def test_arguments_of_wrong_types(rung: Client, call: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(said)):
+        call(rung, "22222222")
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda rung, one: rung.trial(one, -1), "trial: must be at least 0 (got -1)"),
+        (lambda rung, one: list(rung.list(limit=-1)), "limit: must be at least 0 (got -1)"),
+        (lambda rung, one: list(rung.list(state="SLEEPING")), "QUEUED"),
+        (lambda rung, one: list(rung.trials(one, sort="validation_acuracy")), "validation_accuracy"),
+        (lambda rung, one: rung.change(one, goal=object()), "patch: must hold JSON values only (got object)"),
+        (lambda rung, one: list(rung.watch(one, interval_s=0)), "interval_s: must be positive (got 0)"),
+        (lambda rung, one: list(rung.follow_logs(one, interval_s=-1)), "interval_s: must be positive"),
+        (lambda rung, one: rung.logs(one, offset=-1), "offset"),
+    ],
+)
+def test_arguments_that_cannot_be(rung: Client, call: Any, said: str) -> None:
+    one = rung.submit(SPEC).id
+    with pytest.raises(ValidationFailedError, match=re.escape(said)):
+        call(rung, one)
+
+
+def test_clients_that_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="url must be a string"):
+        Client(None)  # type: ignore[arg-type]
+    for token in ("geheim\n", "größe"):
+        with pytest.raises(ValidationFailedError, match="token: must be printable ASCII text"):
+            Client("http://127.0.0.1:9", token)
+
+
+def test_the_text_of_an_error_has_every_field_with_its_valid_values(rung: Client) -> None:
+    with pytest.raises(ValidationFailedError) as caught:
+        rung.submit({"name": "x", "search_space": {"optimizer": {"kind": "adma"}, "batch_size": 100}})
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("search_space.optimizer.kind: ")
+    assert "sgd" in first
+    assert second.startswith("search_space.batch_size: ")

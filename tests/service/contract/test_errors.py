@@ -15,6 +15,7 @@ from service.contract.errors import (
     BadRequestError,
     InternalError,
     RungError,
+    ValidationFailedError,
     from_document,
     of_status,
     summary,
@@ -58,3 +59,16 @@ def test_thousands_of_wrong_fields_are_answered_with_the_first() -> None:
     assert len(document["errors"]) == 51
     assert document["errors"][-1]["rule"] == "and 1950 more problems"
     assert "(and 1999 more)" in document["detail"]
+
+
+def test_the_text_of_an_error_has_the_detail_and_every_problem() -> None:
+    sort = Problem("sort", "must be one of epoch, best_value", "x")
+    assert str(ValidationFailedError("trials cannot be sorted by this", [sort])) == (
+        'trials cannot be sorted by this\nsort: must be one of epoch, best_value (got "x")'
+    )
+    problems = [sort, Problem("", "the body must be an object")]
+    assert str(ValidationFailedError(summary(problems), problems)).splitlines() == [
+        str(sort),
+        "the body must be an object",
+    ]
+    assert str(ValidationFailedError("no problems")) == "no problems"
