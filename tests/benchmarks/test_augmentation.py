@@ -12,6 +12,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -22,8 +23,9 @@ from torchvision.transforms import InterpolationMode, v2
 from search_spaces.augmentation import AugmentationSpec
 from search_spaces.experiment import ExperimentSpec
 from workers.data.splits import Splits
-from workers.training.augment import Augmentation, mixup
+from workers.training.augment import Augmentation
 from workers.training.loop import Training
+from workers.training.random_streams import random_stream
 
 EVERYTHING = {
     "crop_padding": 2,
@@ -125,9 +127,10 @@ def test_many_times_faster_than_image_by_image(fashion: Splits) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def ours() -> None:
-        for indices in torch.randperm(n, generator=generator).split(BATCH):
-            batch = augmentation(images[indices].float() / 255, generator)
-            mixup(batch, torch.nn.functional.one_hot(labels[indices], 10).float(), 0.4, generator)
+        epoch = augmentation.epoch(n, partial(random_stream, 0, 1))
+        for number, indices in enumerate(torch.randperm(n, generator=generator).split(BATCH)):
+            batch = epoch.change(images[indices].float() / 255, number * BATCH)
+            epoch.mix(batch, torch.nn.functional.one_hot(labels[indices], 10).float())
 
     def loader(workers: int) -> Callable[[], None]:
         source = DataLoader(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,9 @@ from search_spaces.spec import Spec
 from workers.data.splits import Splits
 from workers.plots import figures
 from workers.plots.figures import Cells, Path2D
-from workers.training.augment import Augmentation, mixup
+from workers.training.augment import Augmentation
 from workers.training.build import resolve_target
+from workers.training.random_streams import random_stream
 from workers.training.schedule import Schedule
 
 START, MINIMUM = (-1.2, 1.0), (1.0, 1.0)  # of Rosenbrock's function
@@ -87,11 +89,9 @@ def augmentation(spec: AugmentationSpec, splits: Splits, out: Path, rows: int = 
     chosen = [int((splits.train_labels == label).nonzero()[0]) for label in range(min(rows, splits.classes))]
     originals = splits.train_images[chosen].float() / 255
     repeated = originals.repeat_interleave(copies, dim=0)
-    generator = torch.Generator().manual_seed(seed)
-    changed = Augmentation(spec, originals.shape[-1], "cpu")(repeated, generator)
-    if spec.mixup_alpha:
-        labels = splits.train_labels[chosen].repeat_interleave(copies)
-        changed, _ = mixup(changed, functional.one_hot(labels, splits.classes).float(), spec.mixup_alpha, generator)
+    augmented = Augmentation(spec, originals.shape[-1], "cpu").epoch(len(repeated), partial(random_stream, seed, 1))
+    labels = splits.train_labels[chosen].repeat_interleave(copies)
+    changed, _ = augmented.mix(augmented.change(repeated), functional.one_hot(labels, splits.classes).float())
     names = [splits.class_names[int(splits.train_labels[index])] for index in chosen]
     on = [f"{name} {value:g}" for name, value in spec.model_dump().items() if value]
     caption = f"Original, then {copies} draws: {', '.join(on) or 'nothing is changed'}"

@@ -1,14 +1,19 @@
-"""Augmentation: random changes to a batch of training images, on the images' device (lecture L17, L18).
+"""Augmentation: random changes to training images, on the images' device (L17, L18).
 
-Parameters are drawn for each image anew from the caller's generator; images are moved once however many
-geometric changes are asked for. Nothing here waits for the device. It must not know the training loop.
-Definitions are those of `torchvision.transforms.v2.functional`, which knows one set of parameters a call.
+Owns the transforms, their order and their random parameters. To add a transform, write one class here, list it in
+TRANSFORMS or MIXERS, and add the field that it names to `AugmentationSpec`. Every transform draws from its own
+generator, so adding one changes no trial that does not use it. It must not know the training loop, and nothing here
+waits for the device. Definitions are those of `torchvision.transforms.v2.functional`, which applies one set of
+parameters to a whole batch; here every image gets its own.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,154 +21,333 @@ from torch.nn import functional
 
 from search_spaces.augmentation import AugmentationSpec
 
-DRAWS = 11  # uniform numbers for an image, drawn whether used or not: one strength changes no other's draws
+#: From the name of a transform to its generator for one epoch, on the images' device.
+Streams = Callable[[str], torch.Generator]
 
 
 @dataclass(frozen=True)
-class Parameters:
-    """What is done to each image of a batch, in the order of the fields; every tensor has shape [N].
+class Map:
+    """Where each pixel of the result is read, in pixels from the centre: x = xx*x' + xy*y' + x0, y likewise.
 
-    None means that the step is off for the whole batch. Crop offsets count from the corner of the padded
-    image. Angles are degrees, counted as torchvision's `affine` counts them, translations are pixels;
-    rotation, translation, scale and shear are either all given or all None.
+    Each is a number for all images or a tensor [N]. Written without matrix products, which autocast would round to
+    half precision.
     """
 
-    crop_top: Tensor | None = None
-    crop_left: Tensor | None = None
-    mirrored: Tensor | None = None
-    rotation: Tensor | None = None
-    translate_x: Tensor | None = None
-    translate_y: Tensor | None = None
-    scale: Tensor | None = None
-    shear: Tensor | None = None
-    brightness: Tensor | None = None
-    contrast: Tensor | None = None
-    sharpness: Tensor | None = None
+    xx: Tensor | float = 1.0
+    xy: Tensor | float = 0.0
+    x0: Tensor | float = 0.0
+    yx: Tensor | float = 0.0
+    yy: Tensor | float = 1.0
+    y0: Tensor | float = 0.0
+
+    def after(self, first: Map) -> Map:
+        """The map that applies `first` and then this one."""
+        return Map(
+            xx=self.xx * first.xx + self.xy * first.yx,
+            xy=self.xx * first.xy + self.xy * first.yy,
+            x0=self.xx * first.x0 + self.xy * first.y0 + self.x0,
+            yx=self.yx * first.xx + self.yy * first.yx,
+            yy=self.yx * first.xy + self.yy * first.yy,
+            y0=self.yx * first.x0 + self.yy * first.y0 + self.y0,
+        )
+
+    def stacked(self, n: int, device: torch.device) -> Tensor:
+        """All six as one tensor [6, n]."""
+        rows = (self.xx, self.xy, self.x0, self.yx, self.yy, self.y0)
+        return torch.stack([row if isinstance(row, Tensor) else torch.full((n,), row, device=device) for row in rows])
+
+
+class Transform(ABC):
+    """A change to one image at a time that keeps its label.
+
+    `field` names the strength in `AugmentationSpec`; `draws` is how many uniform numbers an image needs.
+    """
+
+    field: ClassVar[str]
+    draws: ClassVar[int] = 1
+    neutral: ClassVar[float] = 0.0
+
+    def __init__(self, strength: float, image_size: int) -> None:
+        self.strength = strength
+        self.size = image_size
+
+    def parameters(self, uniform: Tensor) -> Tensor:
+        """From uniform numbers in [0, 1) to parameters, both [draws, N]: here within `strength` of `neutral`."""
+        return uniform.mul(2).sub_(1).mul_(self.strength).add_(self.neutral)
+
+
+class Geometric(Transform):
+    """A transform that moves pixels. All that are on are composed and interpolate once."""
+
+    @abstractmethod
+    def map(self, parameters: Tensor) -> Map:
+        """Where the result's pixels are read."""
+
+
+class WholePixel(Geometric):
+    """A geometric transform that moves whole pixels: where only such are on, nothing is interpolated."""
+
+    @abstractmethod
+    def copy(self, images: Tensor, parameters: Tensor) -> Tensor:
+        """The moved images, a new tensor."""
+
+
+class Photometric(Transform):
+    """A transform that changes the values of pixels in place."""
+
+    @abstractmethod
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        """The changed images in 0..1; overwrites the given ones."""
+
+
+class Crop(WholePixel):
+    """A window at a random place of the zero-padded image. Parameters: its top and left in the padded image."""
+
+    field = "crop_padding"
+    draws = 2
+
+    def parameters(self, uniform: Tensor) -> Tensor:
+        most = 2 * int(self.strength)
+        return uniform.mul(most + 1).long().clamp_(max=most)
+
+    def map(self, parameters: Tensor) -> Map:
+        top, left = parameters - int(self.strength)
+        return Map(x0=left.float(), y0=top.float())
+
+    def copy(self, images: Tensor, parameters: Tensor) -> Tensor:
+        padded = functional.pad(images, (int(self.strength),) * 4)
+        windows = padded.unfold(2, self.size, 1).unfold(3, self.size, 1)
+        top, left = parameters
+        return windows[torch.arange(len(images), device=images.device), :, top, left]
+
+
+class Flip(WholePixel):
+    """Mirroring with a probability. Parameter: whether the image is mirrored."""
+
+    field = "horizontal_flip"
+
+    def parameters(self, uniform: Tensor) -> Tensor:
+        return uniform < self.strength
+
+    def map(self, parameters: Tensor) -> Map:
+        return Map(xx=1 - 2 * parameters[0].float())
+
+    def copy(self, images: Tensor, parameters: Tensor) -> Tensor:
+        return torch.where(_per_image(parameters[0]), images.flip(3), images)
+
+
+class Shear(Geometric):
+    """Shear along x. Parameter: degrees."""
+
+    field = "shear"
+
+    def map(self, parameters: Tensor) -> Map:
+        return Map(xy=torch.tan(parameters[0] * (math.pi / 180)))
+
+
+class Scaling(Geometric):
+    """Zoom about the centre. Parameter: the factor."""
+
+    field = "scaling"
+    neutral = 1.0
+
+    def map(self, parameters: Tensor) -> Map:
+        return Map(xx=1 / parameters[0], yy=1 / parameters[0])
+
+
+class Rotation(Geometric):
+    """Rotation about the centre. Parameter: degrees, clockwise as in torchvision's `affine`."""
+
+    field = "rotation"
+
+    def map(self, parameters: Tensor) -> Map:
+        angle = parameters[0] * (math.pi / 180)
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        return Map(xx=cos, xy=sin, yx=-sin, yy=cos)
+
+
+class Translation(Geometric):
+    """A shift by a share of the image's side. Parameters: pixels to the right and down."""
+
+    field = "translation"
+    draws = 2
+
+    def parameters(self, uniform: Tensor) -> Tensor:
+        return super().parameters(uniform).mul_(self.size)
+
+    def map(self, parameters: Tensor) -> Map:
+        return Map(x0=-parameters[0], y0=-parameters[1])
+
+
+class Brightness(Photometric):
+    field = "brightness"
+    neutral = 1.0
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        return images.mul_(_per_image(parameters[0])).clamp_(0, 1)
+
+
+class Contrast(Photometric):
+    """Blend with the image's mean grey level."""
+
+    field = "contrast"
+    neutral = 1.0
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        factor, grey = _per_image(parameters[0]), _grey(images).mean(dim=(1, 2, 3), keepdim=True)
+        return images.mul_(factor).add_(grey * (1 - factor)).clamp_(0, 1)
+
+
+class Sharpness(Photometric):
+    """Blend with a 3x3 blur whose middle weighs 5 of 13. The outermost pixels keep their values."""
+
+    field = "sharpness"
+    neutral = 1.0
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        if min(images.shape[2:]) <= 2:
+            return images
+        columns = images[..., :-2] + images[..., 1:-1] + images[..., 2:]
+        inner = images[:, :, 1:-1, 1:-1]
+        blurred = columns[:, :, :-2] + columns[:, :, 1:-1] + columns[:, :, 2:]
+        blurred = blurred.add_(inner, alpha=4).div_(13)
+        inner.add_(blurred.sub_(inner).mul_(_per_image(1 - parameters[0])))
+        return images.clamp_(0, 1)
+
+
+class Mixer(ABC):
+    """A change that mixes the images of a batch, and their labels. `field` is as in `Transform`."""
+
+    field: ClassVar[str]
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+
+    @abstractmethod
+    def mix(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """New images and class probabilities [N, K] from a batch of them."""
+
+
+class Mixup(Mixer):
+    """Each image and its target mixed with those of a random partner from the batch (Zhang et al., 2018).
+
+    lambda ~ Beta(alpha, alpha) is drawn for each pair, while the paper's code draws one for the batch: the
+    expectation is the same, the gradient's variance smaller.
+    """
+
+    field = "mixup_alpha"
+
+    def mix(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        share = beta(len(images), self.strength, generator).to(images.dtype)
+        partner = torch.randperm(len(images), generator=generator, device=images.device)
+        mixed = torch.lerp(images[partner], images, _per_image(share))
+        return mixed, torch.lerp(targets[partner], targets, share[:, None].to(targets.dtype))
+
+
+#: In the order in which they are applied; that of the affine ones is torchvision's.
+TRANSFORMS: tuple[type[Transform], ...] = (
+    Crop,
+    Flip,
+    Shear,
+    Scaling,
+    Rotation,
+    Translation,
+    Brightness,
+    Contrast,
+    Sharpness,
+)
+MIXERS: tuple[type[Mixer], ...] = (Mixup,)
 
 
 class Augmentation:
-    """Crop, mirroring, affine map, brightness, contrast, sharpness: `draw` and then `apply`."""
+    """The transforms that a trial's spec turns on."""
 
     def __init__(self, spec: AugmentationSpec, image_size: int, device: torch.device | str) -> None:
-        self.spec = spec
-        self.size = image_size
-        self.device = torch.device(device)
-        self._moves = any((spec.rotation, spec.translation, spec.scaling, spec.shear))
-        centred = torch.arange(image_size, device=self.device, dtype=torch.float32) - (image_size - 1) / 2
-        self._x, self._y = centred.view(1, 1, -1), centred.view(1, -1, 1)
+        self.transforms = [cls(getattr(spec, cls.field), image_size) for cls in TRANSFORMS if getattr(spec, cls.field)]
+        self.mixers = [cls(getattr(spec, cls.field)) for cls in MIXERS if getattr(spec, cls.field)]
+        self.size, self.device = image_size, torch.device(device)
 
     @property
-    def active(self) -> bool:
-        """Whether any image is changed; mixup is not counted, see `mixup`."""
-        spec = self.spec
-        return self._moves or any(
-            (spec.crop_padding, spec.horizontal_flip, spec.brightness, spec.contrast, spec.sharpness)
-        )
+    def changes_images(self) -> bool:
+        """Whether any image is changed on its own; mixing is not counted."""
+        return bool(self.transforms)
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """A changed copy of float images [N, C, H, W] in 0..1; the images themselves when nothing is asked for."""
-        return self.apply(images, self.draw(len(images), generator)) if self.active else images
+    @property
+    def mixes_labels(self) -> bool:
+        return bool(self.mixers)
 
-    def draw(self, n: int, generator: torch.Generator) -> Parameters:
-        """Parameters for `n` images, from a generator on this device."""
-        spec = self.spec
-        uniform = torch.rand((DRAWS, n), generator=generator, device=self.device)
+    def epoch(self, images: int, streams: Streams) -> EpochAugmentation:
+        """The changes to the images of one epoch, all drawn now; `images` is how many there are."""
+        parameters = {}
+        for transform in self.transforms:
+            shape = (transform.draws, images)
+            uniform = torch.rand(shape, generator=streams(transform.field), device=self.device)
+            parameters[transform.field] = transform.parameters(uniform)
+        generators = {mixer.field: streams(mixer.field) for mixer in self.mixers}
+        return EpochAugmentation(self, images, parameters, generators)
 
-        def around(row: int, middle: float, reach: float) -> Tensor:
-            return uniform[row].mul(2).sub_(1).mul_(reach).add_(middle)
 
-        def offset(row: int) -> Tensor | None:
-            most = 2 * spec.crop_padding
-            return uniform[row].mul(most + 1).long().clamp_(max=most) if most else None
+class EpochAugmentation:
+    """The changes of one epoch. `parameters` holds, by transform, a tensor [draws, images] in the epoch's order."""
 
-        moves = self._moves
-        return Parameters(
-            crop_top=offset(0),
-            crop_left=offset(1),
-            mirrored=uniform[2] < spec.horizontal_flip if spec.horizontal_flip else None,
-            rotation=around(3, 0, spec.rotation) if moves else None,
-            translate_x=around(4, 0, spec.translation * self.size) if moves else None,
-            translate_y=around(5, 0, spec.translation * self.size) if moves else None,
-            scale=around(6, 1, spec.scaling) if moves else None,
-            shear=around(7, 0, spec.shear) if moves else None,
-            brightness=around(8, 1, spec.brightness) if spec.brightness else None,
-            contrast=around(9, 1, spec.contrast) if spec.contrast else None,
-            sharpness=around(10, 1, spec.sharpness) if spec.sharpness else None,
-        )
+    def __init__(
+        self,
+        augmentation: Augmentation,
+        images: int,
+        parameters: dict[str, Tensor],
+        generators: dict[str, torch.Generator],
+    ) -> None:
+        self.parameters = parameters
+        self._generators = generators
+        self._mixers = augmentation.mixers
+        self._size = augmentation.size
+        geometric = [transform for transform in augmentation.transforms if isinstance(transform, Geometric)]
+        self._whole_pixel = [transform for transform in geometric if isinstance(transform, WholePixel)]
+        self._photometric = [transform for transform in augmentation.transforms if isinstance(transform, Photometric)]
+        self._maps: Tensor | None = None
+        if len(self._whole_pixel) < len(geometric):
+            composed = Map()
+            for transform in geometric:
+                composed = composed.after(transform.map(parameters[transform.field]))
+            self._maps = composed.stacked(images, augmentation.device) * (2 / self._size)
+            self._axis = torch.arange(self._size, device=augmentation.device) - (self._size - 1) / 2
 
-    def apply(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """The images changed as the parameters say; a new tensor in the memory format of the old one."""
-        if parameters.rotation is not None:
-            grid = self._grid(parameters)
+    def change(self, images: Tensor, start: int = 0) -> Tensor:
+        """A changed copy of float images [N, C, H, W] in 0..1, the epoch's from place `start` on.
+
+        The memory format stays; the images themselves where no transform is on.
+        """
+        if not self.parameters:
+            return images
+        here = slice(start, start + len(images))
+        if self._maps is not None:
+            grid = self._grid(self._maps[:, here])
             moved = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        else:
-            moved = self._crop(images, parameters)
-        if images.is_contiguous(memory_format=torch.channels_last):
-            moved = moved.contiguous(memory_format=torch.channels_last)
-        if parameters.brightness is not None:
-            moved = moved.mul_(_per_image(parameters.brightness)).clamp_(0, 1)
-        if parameters.contrast is not None:
-            moved = _blend(moved, _grey(moved).mean(dim=(1, 2, 3), keepdim=True), parameters.contrast)
-        if parameters.sharpness is not None:
-            moved = _sharpen(moved, parameters.sharpness)
-        return moved
-
-    def _crop(self, images: Tensor, parameters: Parameters) -> Tensor:
-        """Padding, crop and mirroring by copying whole pixels: nothing is interpolated."""
-        if parameters.crop_top is not None and parameters.crop_left is not None:
-            padded = functional.pad(images, (self.spec.crop_padding,) * 4)
-            windows = padded.unfold(2, self.size, 1).unfold(3, self.size, 1)
-            moved = windows[
-                torch.arange(len(images), device=images.device), :, parameters.crop_top, parameters.crop_left
-            ]
+        elif self._whole_pixel:
+            moved = images
+            for whole in self._whole_pixel:
+                moved = whole.copy(moved, self.parameters[whole.field][:, here])
         else:
             moved = images.clone()
-        if parameters.mirrored is not None:
-            moved = torch.where(_per_image(parameters.mirrored), moved.flip(3), moved)
+        if images.is_contiguous(memory_format=torch.channels_last):
+            moved = moved.contiguous(memory_format=torch.channels_last)
+        for photometric in self._photometric:
+            moved = photometric.apply(moved, self.parameters[photometric.field][:, here])
         return moved
 
-    def _grid(self, parameters: Parameters) -> Tensor:
-        """Where each pixel of the result is read, [N, H, W, 2] in -1..1: affine, mirroring and crop in one map.
-
-        Written without matrix products, which autocast would round to half precision.
-        """
-        rotation, scale, shear = parameters.rotation, parameters.scale, parameters.shear
-        right, down = parameters.translate_x, parameters.translate_y
-        if rotation is None or scale is None or shear is None or right is None or down is None:
-            raise ValueError(f"rotation, translation, scale and shear required together, got {parameters}")
-        angle, skew = rotation * (math.pi / 180), torch.tan(shear * (math.pi / 180))
-        cos, sin = torch.cos(angle), torch.sin(angle)
-        # The inverse of rotation * shear * scale, from the result's pixels in units of half the image's side.
-        unit = 2 / (scale * self.size)
-        ux, uy, vx, vy = (cos - sin * skew) * unit, (cos * skew + sin) * unit, -sin * unit, cos * unit
-        if parameters.mirrored is not None:
-            sign = 1 - 2 * parameters.mirrored.to(unit.dtype)
-            ux, uy = ux * sign, uy * sign
-        u, v = -ux * right - uy * down, -vx * right - vy * down
-        if parameters.crop_top is not None and parameters.crop_left is not None:
-            u = u + (parameters.crop_left - self.spec.crop_padding) * (2 / self.size)
-            v = v + (parameters.crop_top - self.spec.crop_padding) * (2 / self.size)
-        grid = torch.empty((len(rotation), self.size, self.size, 2), device=rotation.device)
-        for axis, (from_x, from_y, start) in enumerate(((ux, uy, u), (vx, vy, v))):
-            row = from_x[:, None, None] * self._x
-            column = from_y[:, None, None] * self._y + start[:, None, None]
-            torch.add(row, column, out=grid[..., axis])
-        return grid
-
-
-def mixup(images: Tensor, targets: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Each image and its target mixed with those of a random partner from the batch (Zhang et al., 2018).
-
-    `targets` are class probabilities [N, K]. lambda ~ Beta(alpha, alpha) is drawn for each pair, where the
-    paper's code draws one for the batch: the expectation is the same, the gradient's variance smaller.
-    `alpha` of 0 mixes nothing.
-    """
-    if alpha <= 0:
+    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch and its class probabilities [N, K], mixed by every mixer that is on."""
+        for mixer in self._mixers:
+            images, targets = mixer.mix(images, targets, self._generators[mixer.field])
         return images, targets
-    share = beta(len(images), alpha, generator).to(images.dtype)
-    partner = torch.randperm(len(images), generator=generator, device=images.device)
-    mixed = torch.lerp(images[partner], images, _per_image(share))
-    return mixed, torch.lerp(targets[partner], targets, share[:, None].to(targets.dtype))
+
+    def _grid(self, maps: Tensor) -> Tensor:
+        """Where each pixel of the result is read, [N, H, W, 2] in -1..1."""
+        xx, xy, x0, yx, yy, y0 = maps[:, :, None, None]
+        grid = torch.empty((maps.shape[1], self._size, self._size, 2), device=maps.device)
+        for axis, (from_x, from_y, start) in enumerate(((xx, xy, x0), (yx, yy, y0))):
+            torch.add(from_x * self._axis, from_y * self._axis[:, None] + start, out=grid[..., axis])
+        return grid
 
 
 def beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:
@@ -183,27 +367,9 @@ def _per_image(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    """images * factor + other * (1 - factor), clamped to 0..1; overwrites the images."""
-    factor = _per_image(factor)
-    return images.mul_(factor).add_(other * (1 - factor)).clamp_(0, 1)
-
-
 def _grey(images: Tensor) -> Tensor:
-    """Luma of RGB images, as torchvision weighs it (ITU-R BT.601, its four digits); grey images as they are."""
+    """Luma of RGB images by torchvision's weights (ITU-R BT.601, its four digits); grey images as they are."""
     if images.shape[1] != 3:
         return images
     red, green, blue = images.unbind(dim=1)
     return (red * 0.2989 + green * 0.587 + blue * 0.114)[:, None]
-
-
-def _sharpen(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with a blur of 3x3 whose middle weighs 5 of 13; the outermost pixels stay. Overwrites the images."""
-    if min(images.shape[2:]) <= 2:
-        return images
-    columns = images[..., :-2] + images[..., 1:-1] + images[..., 2:]
-    inner = images[:, :, 1:-1, 1:-1]
-    blurred = columns[:, :, :-2] + columns[:, :, 1:-1] + columns[:, :, 2:]
-    blurred = blurred.add_(inner, alpha=4).div_(13)
-    inner.add_(blurred.sub_(inner).mul_(_per_image(1 - factor)))
-    return images.clamp_(0, 1)

@@ -24,11 +24,12 @@ from torch.nn import functional
 
 from search_spaces.experiment import TrialSpec
 from workers.models.inference import Classifier, as_channels
-from workers.training.augment import Augmentation, mixup
+from workers.training.augment import Augmentation, EpochAugmentation
 from workers.training.build import build_model, build_optimizer
 from workers.training.compiled import Compiler
 from workers.training.device_images import DeviceImages
 from workers.training.precision import ComputeMode
+from workers.training.random_streams import random_stream
 from workers.training.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Training:
         self._mean, self._std = (figures.to(self.device) for figures in _figures(spec, data))
         self._compute = ComputeMode(spec.execution, self.device)
 
-        self.generator = torch.Generator(self.device).manual_seed(spec.seed)
+        self._shuffling = torch.Generator(self.device).manual_seed(spec.seed)
         with self._compute.seeded(spec.seed):
             self.model = build_model(
                 parameters.model, parameters.normalization, images.shape[1], data.classes, images.shape[-1]
@@ -97,10 +98,8 @@ class Training:
         self._weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
         self._augmentation = Augmentation(parameters.augmentation, images.shape[-1], self.device)
-        self._mixup = parameters.augmentation.mixup_alpha
-        changed = self._augmentation.active
-        self._distorted = self._mixup > 0 or parameters.label_smoothing > 0
-        self._images = self._on_device(images, reused=not changed)
+        self._distorted = self._augmentation.mixes_labels or parameters.label_smoothing > 0
+        self._images = self._on_device(images, reused=not self._augmentation.changes_images)
         self._validation = self._on_device(data.validation_images, reused=True)
         self._clean = self._sample_of(images, len(data.validation_labels)) if self._distorted else None
 
@@ -157,7 +156,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "generator": self.generator.get_state(),
+            "generator": self._shuffling.get_state(),
             "scaler": self._scaler.state_dict(),
             "epoch": self.epoch,
             "best_value": self.best_value,
@@ -171,14 +170,15 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.generator.set_state(state["generator"].cpu())
+        self._shuffling.set_state(state["generator"].cpu())
         self._scaler.load_state_dict(state["scaler"])
         self.epoch, self.diverged = state["epoch"], state["diverged"]
         self.best_value, self.best_epoch = state["best_value"], state["best_epoch"]
 
     def _train(self) -> dict[str, float]:
         """One pass over the training images in a fresh order; sums are read from the device at the end."""
-        order = torch.randperm(len(self._images), generator=self.generator, device=self.device)
+        order = torch.randperm(len(self._images), generator=self._shuffling, device=self.device)
+        augmentation = self._augmentation.epoch(len(order), self._stream)
         losses: list[Tensor] = []
         norms: list[Tensor] = []
         hits: list[Tensor] = []
@@ -189,7 +189,7 @@ class Training:
         for self.batch, (indices, where) in enumerate(zip(batches, places, strict=True)):
             self._leave_if_asked()
             labels = self._labels.index_select(0, indices)
-            images, targets = self._batch(where, labels)
+            images, targets = self._batch(where, labels, augmentation)
             before = [weight.detach().clone() for weight in self._weights] if self.batch == self.batches - 1 else None
             loss, logits = self._loss(images, targets)
             norms.append(self._step(loss))
@@ -220,17 +220,20 @@ class Training:
             "nonfinite_steps": float((~(all_losses.isfinite() & all_norms.isfinite())).double().mean()),
         }
 
-    def _batch(self, where: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _batch(self, where: Tensor, labels: Tensor, augmentation: EpochAugmentation) -> tuple[Tensor, Tensor]:
         """Network input, and class indices or, where labels are mixed, class probabilities."""
-        if not self._augmentation.active:
-            images = self._images.inputs(where)
+        if self._augmentation.changes_images:
+            start = self.batch * self.spec.hyperparameters.batch_size
+            images = self._images.normalized(augmentation.change(self._images.unit(where), start))
         else:
-            images = self._images.normalized(self._augmentation(self._images.unit(where), self.generator))
-        if not self._mixup:
+            images = self._images.inputs(where)
+        if not self._augmentation.mixes_labels:
             return images, labels
         # Mixing commutes with normalization: both are affine, and the shares sum to one.
-        probabilities = functional.one_hot(labels, self._classes).to(torch.float32)
-        return mixup(images, probabilities, self._mixup, self.generator)
+        return augmentation.mix(images, functional.one_hot(labels, self._classes).to(torch.float32))
+
+    def _stream(self, purpose: str) -> torch.Generator:
+        return random_stream(self.spec.seed, self.epoch + 1, purpose, self.device)
 
     def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         network = self._network if len(images) > 1 else self._on_one_image

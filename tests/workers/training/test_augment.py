@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up import recorded, splits, trial
 from scipy import stats
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as oracle
 
 from search_spaces.augmentation import AugmentationSpec
-from workers.training.augment import Augmentation, Parameters, beta, mixup
+from workers.training import augment
+from workers.training.augment import MIXERS, TRANSFORMS, Augmentation, EpochAugmentation, Photometric, beta
+from workers.training.loop import Training
+from workers.training.random_streams import random_stream
 
 CROP_FLIP = AugmentationSpec(crop_padding=3, horizontal_flip=0.5)
 AFFINE = AugmentationSpec(rotation=30.0, translation=0.2, scaling=0.3, shear=15.0)
@@ -38,28 +43,42 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def pictures(n: int, channels: int, size: int, seed: int = 1) -> Tensor:
+def images_of(n: int, channels: int, size: int, seed: int = 1) -> Tensor:
     return torch.rand((n, channels, size, size), generator=generator(seed))
 
 
-def per_image(parameters: Parameters, index: int) -> dict[str, float]:
-    values = {field.name: getattr(parameters, field.name) for field in dataclasses.fields(parameters)}
-    return {name: value[index].item() for name, value in values.items() if value is not None}
+def epoch(spec: AugmentationSpec, images: int, size: int, seed: int = 0) -> EpochAugmentation:
+    return Augmentation(spec, size, "cpu").epoch(images, partial(random_stream, seed, 1))
+
+
+def mixup(images: Tensor, targets: Tensor, alpha: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    return epoch(AugmentationSpec(mixup_alpha=alpha), len(images), images.shape[-1], seed).mix(images, targets)
+
+
+def per_image(drawn: EpochAugmentation, index: int) -> dict[str, float]:
+    """The parameters of one image, under the names that the oracles below use."""
+    values = {field: rows[:, index].tolist() for field, rows in drawn.parameters.items()}
+    found = {field: rows[0] for field, rows in values.items()}
+    if "crop_padding" in values:
+        found["crop_top"], found["crop_left"] = values["crop_padding"]
+    if "translation" in values:
+        found["translate_x"], found["translate_y"] = values["translation"]
+    return found
 
 
 def crop_and_flip(image: Tensor, drawn: dict[str, float], padding: int) -> Tensor:
     size = image.shape[-1]
     if "crop_top" in drawn:
         image = oracle.crop(oracle.pad(image, [padding] * 4), drawn["crop_top"], drawn["crop_left"], size, size)
-    return oracle.horizontal_flip(image) if drawn.get("mirrored") else image
+    return oracle.horizontal_flip(image) if drawn.get("horizontal_flip") else image
 
 
 def affine_arguments(drawn: dict[str, float]) -> dict[str, object]:
     return {
-        "angle": drawn["rotation"],
-        "translate": [drawn["translate_x"], drawn["translate_y"]],
-        "scale": drawn["scale"],
-        "shear": [drawn["shear"], 0.0],
+        "angle": drawn.get("rotation", 0.0),
+        "translate": [drawn.get("translate_x", 0.0), drawn.get("translate_y", 0.0)],
+        "scale": drawn.get("scaling", 1.0),
+        "shear": [drawn.get("shear", 0.0), 0.0],
         "interpolation": InterpolationMode.BILINEAR,
     }
 
@@ -70,7 +89,7 @@ def moved_at_once(image: Tensor, drawn: dict[str, float], padding: int) -> Tenso
     canvas = oracle.pad(image, [border] * 4)
     top = border - padding + drawn.get("crop_top", padding)
     left = border - padding + drawn.get("crop_left", padding)
-    if drawn.get("mirrored"):
+    if drawn.get("horizontal_flip"):
         canvas, left = oracle.horizontal_flip(canvas), canvas.shape[-1] - left - size
     canvas = oracle.affine(canvas, **affine_arguments(drawn), center=[left + size / 2, top + size / 2])
     return oracle.crop(canvas, int(top), int(left), size, size)
@@ -89,48 +108,43 @@ def coloured(image: Tensor, drawn: dict[str, float]) -> Tensor:
 
 @pytest.mark.parametrize(("channels", "size"), SIZES)
 def test_crop_and_flip_equal_torchvisions_bit_for_bit(channels: int, size: int) -> None:
-    images = pictures(64, channels, size)
-    augmentation = Augmentation(CROP_FLIP, size, "cpu")
-    drawn = augmentation.draw(64, generator())
-    result = augmentation.apply(images, drawn)
+    images = images_of(64, channels, size)
+    drawn = epoch(CROP_FLIP, 64, size)
+    result = drawn.change(images)
     for index in range(64):
         assert torch.equal(result[index], crop_and_flip(images[index], per_image(drawn, index), 3))
 
 
 @pytest.mark.parametrize("spec", [AugmentationSpec(crop_padding=2), AugmentationSpec(horizontal_flip=0.5)])
 def test_crop_alone_and_flip_alone(spec: AugmentationSpec) -> None:
-    images = pictures(32, 3, 10)
-    augmentation = Augmentation(spec, 10, "cpu")
-    drawn = augmentation.draw(32, generator())
+    images = images_of(32, 3, 10)
+    drawn = epoch(spec, 32, 10)
     expected = [crop_and_flip(images[i], per_image(drawn, i), spec.crop_padding) for i in range(32)]
-    assert torch.equal(augmentation.apply(images, drawn), torch.stack(expected))
+    assert torch.equal(drawn.change(images), torch.stack(expected))
 
 
 @pytest.mark.parametrize(("channels", "size"), SIZES)
 def test_affine_equals_torchvisions(channels: int, size: int) -> None:
-    images = pictures(32, channels, size)
-    augmentation = Augmentation(AFFINE, size, "cpu")
-    drawn = augmentation.draw(32, generator())
+    images = images_of(32, channels, size)
+    drawn = epoch(AFFINE, 32, size)
     expected = [oracle.affine(images[i], **affine_arguments(per_image(drawn, i))) for i in range(32)]
-    torch.testing.assert_close(augmentation.apply(images, drawn), torch.stack(expected), atol=1e-4, rtol=0)
+    torch.testing.assert_close(drawn.change(images), torch.stack(expected), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("channels", "size"), SIZES)
 def test_crop_flip_and_affine_are_one_resampling(channels: int, size: int) -> None:
-    images = pictures(32, channels, size)
+    images = images_of(32, channels, size)
     spec = AFFINE.model_copy(update={"crop_padding": 3, "horizontal_flip": 0.5})
-    augmentation = Augmentation(spec, size, "cpu")
-    drawn = augmentation.draw(32, generator())
+    drawn = epoch(spec, 32, size)
     expected = [moved_at_once(images[i], per_image(drawn, i), 3) for i in range(32)]
-    torch.testing.assert_close(augmentation.apply(images, drawn), torch.stack(expected), atol=2e-4, rtol=0)
+    torch.testing.assert_close(drawn.change(images), torch.stack(expected), atol=2e-4, rtol=0)
 
 
 def test_one_resampling_equals_the_steps_in_turn_wherever_the_crop_window_reaches() -> None:
-    images = pictures(64, 1, 28)
+    images = images_of(64, 1, 28)
     spec = AFFINE.model_copy(update={"crop_padding": 3, "horizontal_flip": 0.5})
-    augmentation = Augmentation(spec, 28, "cpu")
-    drawn = augmentation.draw(64, generator())
-    result, compared = augmentation.apply(images, drawn), 0
+    drawn = epoch(spec, 64, 28)
+    result, compared = drawn.change(images), 0
     for index in range(64):
         mine = per_image(drawn, index)
         in_turn = oracle.affine(crop_and_flip(images[index], mine, 3), **affine_arguments(mine))
@@ -143,16 +157,15 @@ def test_one_resampling_equals_the_steps_in_turn_wherever_the_crop_window_reache
 @pytest.mark.parametrize(("channels", "size"), SIZES)
 @pytest.mark.parametrize("name", ["brightness", "contrast", "sharpness"])
 def test_each_colour_change_equals_torchvisions(name: str, channels: int, size: int) -> None:
-    images = pictures(32, channels, size)
-    augmentation = Augmentation(AugmentationSpec(**{name: 1.0}), size, "cpu")
-    drawn = augmentation.draw(32, generator())
+    images = images_of(32, channels, size)
+    drawn = epoch(AugmentationSpec(**{name: 1.0}), 32, size)
     expected = [coloured(images[i], per_image(drawn, i)) for i in range(32)]
-    torch.testing.assert_close(augmentation.apply(images, drawn), torch.stack(expected), atol=1e-6, rtol=0)
+    torch.testing.assert_close(drawn.change(images), torch.stack(expected), atol=1e-6, rtol=0)
 
 
-def test_sharpness_leaves_images_of_two_pixels_alone() -> None:
-    images = pictures(4, 1, 2)
-    assert torch.equal(Augmentation(AugmentationSpec(sharpness=1.0), 2, "cpu")(images, generator()), images)
+def test_sharpness_does_not_change_images_of_two_pixels() -> None:
+    images = images_of(4, 1, 2)
+    assert torch.equal(epoch(AugmentationSpec(sharpness=1.0), 4, 2).change(images), images)
 
 
 @settings(max_examples=15, deadline=None)
@@ -176,96 +189,154 @@ def test_sharpness_leaves_images_of_two_pixels_alone() -> None:
 )
 def test_any_combination_equals_torchvisions(channels: int, size: int, seed: int, strengths: dict[str, float]) -> None:
     spec = AugmentationSpec(**strengths)
-    images = pictures(6, channels, size, seed)
-    augmentation = Augmentation(spec, size, "cpu")
-    if not augmentation.active:
-        assert augmentation(images, generator(seed)) is images
-        return
-    drawn = augmentation.draw(6, generator(seed))
+    images = images_of(6, channels, size, seed)
+    drawn = epoch(spec, 6, size, seed)
     expected = []
     for index in range(6):
         mine = per_image(drawn, index)
-        move = moved_at_once if "rotation" in mine else crop_and_flip
+        interpolated = {"rotation", "translation", "scaling", "shear"} & set(mine)
+        move = moved_at_once if interpolated else crop_and_flip
         expected.append(coloured(move(images[index], mine, spec.crop_padding), mine))
-    torch.testing.assert_close(augmentation.apply(images, drawn), torch.stack(expected), atol=1e-3, rtol=0)
+    torch.testing.assert_close(drawn.change(images), torch.stack(expected), atol=1e-3, rtol=0)
 
 
-def test_nothing_asked_for_nothing_done() -> None:
-    augmentation = Augmentation(AugmentationSpec(mixup_alpha=0.4), 8, "cpu")
-    images, source = pictures(4, 1, 8), generator(3)
-    assert not augmentation.active
-    assert augmentation(images, source) is images
-    assert torch.equal(torch.rand(3, generator=source), torch.rand(3, generator=generator(3)))
+def test_without_transforms_the_images_are_passed_on() -> None:
+    spec, images = AugmentationSpec(mixup_alpha=0.4), images_of(4, 1, 8)
+    assert not Augmentation(spec, 8, "cpu").changes_images
+    assert epoch(spec, 4, 8).change(images) is images
 
 
 @pytest.mark.parametrize("spec", [CROP_FLIP, AFFINE, COLOUR, ALL])
-def test_the_callers_images_are_left_alone(spec: AugmentationSpec) -> None:
-    images = pictures(16, 3, 12)
+def test_the_callers_images_are_not_changed(spec: AugmentationSpec) -> None:
+    images = images_of(16, 3, 12)
     before = images.clone()
-    Augmentation(spec, 12, "cpu")(images, generator())
+    epoch(spec, 16, 12).change(images)
     assert torch.equal(images, before)
 
 
 @pytest.mark.parametrize("spec", [CROP_FLIP, AFFINE, COLOUR, ALL])
 def test_channels_last_gives_the_same_values_and_stays_channels_last(spec: AugmentationSpec) -> None:
-    images = pictures(16, 3, 12)
-    augmentation = Augmentation(spec, 12, "cpu")
-    plain = augmentation(images, generator())
-    last = augmentation(images.contiguous(memory_format=torch.channels_last), generator())
+    images = images_of(16, 3, 12)
+    drawn = epoch(spec, 16, 12)
+    plain = drawn.change(images)
+    last = drawn.change(images.contiguous(memory_format=torch.channels_last))
     assert last.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(plain, last, atol=1e-6, rtol=0)
 
 
 def test_the_same_seed_gives_the_same_images() -> None:
-    images = pictures(16, 3, 12)
-    augmentation = Augmentation(ALL, 12, "cpu")
-    assert torch.equal(augmentation(images, generator(5)), augmentation(images, generator(5)))
-    assert not torch.equal(augmentation(images, generator(5)), augmentation(images, generator(6)))
+    images = images_of(16, 3, 12)
+    first, same, other = (epoch(ALL, 16, 12, seed).change(images) for seed in (5, 5, 6))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("spec", [CROP_FLIP, AFFINE, COLOUR, ALL])
+def test_the_batch_size_does_not_change_an_epochs_images(spec: AugmentationSpec) -> None:
+    images = images_of(16, 3, 12)
+    drawn = epoch(spec, 16, 12)
+    in_batches = [drawn.change(images[start : start + 6], start) for start in (0, 6, 12)]
+    torch.testing.assert_close(torch.cat(in_batches), drawn.change(images), atol=1e-6, rtol=0)
 
 
 def test_parameters_differ_between_the_images_of_a_batch() -> None:
-    drawn = Augmentation(ALL, 28, "cpu").draw(256, generator())
-    for field in dataclasses.fields(drawn):
-        distinct = len(getattr(drawn, field.name).unique())
-        most = {"mirrored": 2, "crop_top": 5, "crop_left": 5}.get(field.name, 250)
-        assert distinct >= most, f"{field.name}: {distinct} values among 256 images"
-    one = pictures(1, 1, 28).expand(64, -1, -1, -1)
-    assert len({image.numpy().tobytes() for image in Augmentation(ALL, 28, "cpu")(one, generator())}) == 64
+    for field, rows in epoch(ALL, 256, 28).parameters.items():
+        for row in rows:
+            most = {"horizontal_flip": 2, "crop_padding": 5}.get(field, 250)
+            assert len(row.unique()) >= most, f"{field}: {len(row.unique())} values among 256 images"
+    same = images_of(1, 1, 28).expand(64, -1, -1, -1)
+    assert len({image.numpy().tobytes() for image in epoch(ALL, 64, 28).change(same)}) == 64
 
 
 def test_parameters_are_uniform_over_their_ranges() -> None:
-    drawn = Augmentation(ALL, 28, "cpu").draw(20_000, generator())
+    drawn = epoch(ALL, 20_000, 28)
     ranges = {
         "rotation": (-25, 25),
-        "translate_x": (-2.8, 2.8),
-        "translate_y": (-2.8, 2.8),
-        "scale": (0.8, 1.2),
+        "translation": (-2.8, 2.8),
+        "scaling": (0.8, 1.2),
         "shear": (-10, 10),
         "brightness": (0.6, 1.4),
         "contrast": (0.6, 1.4),
         "sharpness": (0.5, 1.5),
     }
     for name, (low, high) in ranges.items():
-        values = getattr(drawn, name)
-        assert low - 1e-4 <= values.min() <= values.max() <= high + 1e-4
-        assert stats.kstest(values.numpy(), "uniform", (low, high - low)).pvalue > 1e-4, name
-    for name in ("crop_top", "crop_left"):
-        counts = torch.bincount(getattr(drawn, name), minlength=5)
+        for values in drawn.parameters[name]:
+            assert low - 1e-4 <= values.min() <= values.max() <= high + 1e-4
+            assert stats.kstest(values.numpy(), "uniform", (low, high - low)).pvalue > 1e-4, name
+    for offsets in drawn.parameters["crop_padding"]:
+        counts = torch.bincount(offsets, minlength=5)
         assert len(counts) == 5
-        assert stats.chisquare(counts.numpy()).pvalue > 1e-4, name
-    assert abs(drawn.mirrored.float().mean().item() - 0.5) < 0.02
+        assert stats.chisquare(counts.numpy()).pvalue > 1e-4
+    assert abs(drawn.parameters["horizontal_flip"].float().mean().item() - 0.5) < 0.02
 
 
-def test_one_strength_leaves_the_draws_of_the_others() -> None:
-    alone = Augmentation(CROP_FLIP, 28, "cpu").draw(64, generator())
-    more = Augmentation(CROP_FLIP.model_copy(update={"rotation": 20.0}), 28, "cpu").draw(64, generator())
-    assert torch.equal(alone.crop_top, more.crop_top)
-    assert torch.equal(alone.mirrored, more.mirrored)
+def test_transforms_draw_independently_of_each_other() -> None:
+    """Two transforms of one seed must not share their numbers."""
+    rows = torch.cat([row[None].float() for rows in epoch(ALL, 4096, 28).parameters.values() for row in rows])
+    correlation = torch.corrcoef(rows).fill_diagonal_(0)
+    assert correlation.abs().max() < 0.1
+
+
+def test_epochs_and_seeds_have_streams_of_their_own() -> None:
+    spec = AugmentationSpec(rotation=20.0)
+    drawn = [
+        Augmentation(spec, 8, "cpu").epoch(64, partial(random_stream, seed, number)).parameters["rotation"]
+        for seed, number in ((0, 1), (0, 2), (1, 1), (1, 2))
+    ]
+    assert len({rows.numpy().tobytes() for rows in drawn}) == 4
+
+
+@pytest.mark.parametrize("more", ["rotation", "brightness", "mixup_alpha"])
+def test_turning_a_transform_on_leaves_the_draws_of_the_others(more: str) -> None:
+    some, all_of_them = (epoch(spec, 64, 28) for spec in (CROP_FLIP, CROP_FLIP.model_copy(update={more: 0.5})))
+    for field, rows in some.parameters.items():
+        assert torch.equal(rows, all_of_them.parameters[field])
+
+
+class Inverted(Photometric):
+    """A transform that a later version might bring: it inverts images with the probability of its strength."""
+
+    field: ClassVar[str] = "inversion"
+
+    def parameters(self, uniform: Tensor) -> Tensor:
+        return uniform < self.strength
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        return torch.where(parameters[0][:, None, None, None], 1 - images, images)
+
+
+class LaterSpec(AugmentationSpec):
+    inversion: float = 0.0
+
+
+@pytest.mark.parametrize("place", [0, 4, len(TRANSFORMS)])
+def test_adding_a_transform_changes_no_trial_that_does_not_use_it(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole training runs before and after a version adds a transform: the batches are equal bit for bit."""
+    strengths = ALL.model_dump() | {"crop_padding": 1, "mixup_alpha": 0.3}
+
+    def batches(spec: AugmentationSpec) -> list[Tensor]:
+        bound = trial()
+        space = bound.hyperparameters.model_copy(update={"augmentation": spec})
+        training = Training(bound.model_copy(update={"hyperparameters": space}), splits())
+        recorder = recorded(training)
+        training.run_epoch()
+        training.run_epoch()
+        return recorder.seen
+
+    before = batches(AugmentationSpec(**strengths))
+    monkeypatch.setattr(augment, "TRANSFORMS", (*TRANSFORMS[:place], Inverted, *TRANSFORMS[place:]))
+    after, used = batches(LaterSpec(**strengths)), batches(LaterSpec(**strengths, inversion=0.5))
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(before, used, strict=True)), "the new one is at work"
+
+
+def test_every_strength_of_the_spec_has_its_transform() -> None:
+    assert sorted(AugmentationSpec.model_fields) == sorted(cls.field for cls in (*TRANSFORMS, *MIXERS))
 
 
 def test_mixup_is_its_definition() -> None:
-    images, targets = pictures(64, 1, 6), torch.eye(64)
-    mixed, mixed_targets = mixup(images, targets, 0.4, generator())
+    images, targets = images_of(64, 1, 6), torch.eye(64)
+    mixed, mixed_targets = mixup(images, targets, 0.4)
     for index in range(64):
         row = mixed_targets[index]
         partner = next((j for j in row.nonzero()[:, 0].tolist() if j != index), index)
@@ -278,18 +349,25 @@ def test_mixup_is_its_definition() -> None:
 
 
 def test_every_image_is_partner_once() -> None:
-    _, targets = mixup(pictures(32, 1, 4), torch.eye(32), 1.0, generator())
+    _, targets = mixup(images_of(32, 1, 4), torch.eye(32), 1.0)
     torch.testing.assert_close(targets.sum(dim=0) + targets.sum(dim=1), targets.sum(dim=0) + 1)
     without_self = targets - torch.diag(targets.diagonal())
     assert (without_self > 0).sum(dim=0).max() <= 1
 
 
-def test_mixup_off_and_reproducible() -> None:
-    images, targets = pictures(8, 1, 4), torch.eye(8)
-    assert mixup(images, targets, 0.0, generator())[0] is images
-    first, again = (mixup(images, targets, 0.3, generator(2)) for _ in range(2))
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1], again[1])
+def test_mixup_is_off_by_default_and_repeats_for_a_seed() -> None:
+    images, targets = images_of(8, 1, 4), torch.eye(8)
+    assert mixup(images, targets, 0.0)[0] is images
+    first, same, other = (mixup(images, targets, 0.3, seed) for seed in (2, 2, 3))
+    assert torch.equal(first[0], same[0])
+    assert torch.equal(first[1], same[1])
+    assert not torch.equal(first[1], other[1])
+
+
+def test_mixup_draws_for_each_batch_of_an_epoch() -> None:
+    drawn = epoch(AugmentationSpec(mixup_alpha=0.3), 16, 4)
+    images, targets = images_of(8, 1, 4), torch.eye(8)
+    assert not torch.equal(drawn.mix(images, targets)[1], drawn.mix(images, targets)[1])
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2, 1.0, 4.0])
@@ -306,7 +384,7 @@ def test_lambda_is_beta_distributed(alpha: float) -> None:
 @pytest.mark.parametrize("alpha", [0.2, 4.0])
 def test_mixup_draws_from_the_distribution_of_its_alpha(alpha: float) -> None:
     n = 3000
-    _, targets = mixup(torch.zeros(n, 1, 1, 1), torch.eye(n), alpha, generator())
+    _, targets = mixup(torch.zeros(n, 1, 1, 1), torch.eye(n), alpha)
     shares = targets.diagonal().double().numpy()
     low = shares[shares < 0.5]  # as above
     assert stats.kstest(low, lambda x: 2 * stats.beta(alpha, alpha).cdf(x)).pvalue > 1e-4
