@@ -222,6 +222,11 @@ class TrialSpec(Spec):
     execution: Execution = Execution()
     split_seed: Integer = Field(description="seeds the validation split; shared by all trials of an experiment")
     seed: Integer = Field(description="seeds initialization, shuffling and augmentation")
+    random_streams: Literal[1, 2] = Field(
+        1,
+        description="how augmentations were drawn when the trial was created: 1 from one generator shared with "
+        "shuffling (only in trials of earlier versions), 2 from one generator per epoch and transform",
+    )
 
 
 class ExperimentSpec(Spec):
@@ -301,6 +306,7 @@ class ExperimentSpec(Spec):
             execution=self.execution,
             split_seed=self.seed,
             seed=_trial_seed(self.seed, number),
+            random_streams=2,
         )
 
     def parameters(self, trial: TrialSpec) -> dict[str, str | float]:

@@ -1,9 +1,9 @@
-"""Reproduce: one recorded trial run again, outside Ray, and its curve compared point by point.
+"""Reproduce: runs a recorded trial again, outside Ray, and compares its curve point by point.
 
 `python -m workers.reproduce` reads `{"spec": ..., "curve": {metric: [[epoch, value], ...]}}` from standard
 input. Exit status: 0 reproduced, 1 it differs, 2 it cannot be run here. On a CPU with the recorded number of
-threads every point must be equal bit for bit, and so on a GPU if the trial asked for deterministic algorithms;
-otherwise a GPU adds in no fixed order, and the objective may differ by a tolerance. It must not know Ray, MLflow
+threads every point must be equal bit for bit, and also on a GPU if the trial asked for deterministic algorithms.
+Otherwise a GPU adds in no fixed order, and the objective may differ by a tolerance. It must not know Ray, MLflow
 or the service.
 """
 
@@ -30,30 +30,37 @@ Curve = Mapping[str, Mapping[int, float | None]]
 TIMES = frozenset({"epoch_seconds", "images_per_second"})
 COMPARED = tuple(name for name in METRICS + DIAGNOSTICS if name not in TIMES)
 GPU_TOLERANCE = 0.02
-SHOWN = 20  # lines of the table
+SHOWN = 20  # rows of the table: a curve that differs everywhere fits a screen
 REPRODUCED, DIFFERS, CANNOT = 0, 1, 2
+EARLIER_STREAMS = (
+    "this trial was recorded by an earlier version, which drew augmentations from one generator: with augmentation "
+    "its curve cannot be repeated exactly"
+)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A point that is not the same; None stands for a value that is not finite, or not there."""
+    """A point whose two values differ; None stands for a value that is not finite or is missing."""
 
     epoch: int
     metric: str
     recorded: float | None
-    again: float | None
+    repeated: float | None
 
     @property
     def size(self) -> float:
-        """Absolute; infinite where one of the two is missing."""
-        if self.recorded is None or self.again is None:
+        """The absolute difference; infinite if one of the two values is missing."""
+        if self.recorded is None or self.repeated is None:
             return math.inf
-        return abs(self.recorded - self.again)
+        return abs(self.recorded - self.repeated)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of running `epochs` epochs again on `device`: `points` were compared, those that differ are listed."""
+    """The result of running `epochs` epochs again on `device`: how many points were compared and which differ.
+
+    `note` says why this trial cannot be repeated exactly; empty for a trial that can.
+    """
 
     epochs: int
     points: int
@@ -62,6 +69,7 @@ class Comparison:
     device: str
     threads: int
     tolerance: float
+    note: str = ""
 
     @property
     def largest(self) -> Difference | None:
@@ -69,7 +77,7 @@ class Comparison:
 
     @property
     def reproduced(self) -> bool:
-        """Equal throughout; with a tolerance, the objective within it at every epoch."""
+        """Whether all points are equal; with a tolerance, whether the objective is within it at every epoch."""
         if not self.differences or not self.tolerance:
             return not self.differences
         return all(found.size <= self.tolerance for found in self.differences if found.metric == self.objective)
@@ -85,13 +93,13 @@ def reproduce(
 ) -> Comparison:
     """Run the epochs that `curve` holds again, and compare.
 
-    `tolerance` defaults to `tolerance_of` the trial. `on_epoch` is called after each epoch. Torch's number of
-    threads is set to that of the trial. Raises ValueError for an empty curve, DataError for absent data.
+    `tolerance` defaults to `tolerance_of` the trial. `on_epoch` is called after each epoch. Sets torch's number of
+    threads to that of the trial. Raises ValueError for an empty curve and DataError if the data are missing.
     """
     recorded = {name: curve[name] for name in COMPARED if curve.get(name)}
     epochs = max((epoch for line in recorded.values() for epoch in line), default=0)
     if epochs == 0:
-        raise ValueError("a curve of one epoch or more required, got none")
+        raise ValueError("the curve must have at least one epoch (got none)")
     torch.set_num_threads(spec.cpus)
     device = "cuda" if spec.gpus > 0 and torch.cuda.is_available() else "cpu"
     training = Training(spec, load(spec.dataset, spec.split_seed, data_root, cache_root), device)
@@ -101,7 +109,7 @@ def reproduce(
         for name, line in recorded.items():
             if epoch in line:
                 found = Difference(epoch, name, line[epoch], _finite(metrics.get(name)))
-                if found.recorded != found.again:
+                if found.recorded != found.repeated:
                     differences.append(found)
         on_epoch(epoch, epochs)
     return Comparison(
@@ -112,44 +120,47 @@ def reproduce(
         device=device,
         threads=spec.cpus,
         tolerance=tolerance_of(spec, device) if tolerance is None else tolerance,
+        note=EARLIER_STREAMS if spec.random_streams == 1 and _augments(spec) else "",
     )
 
 
 def tolerance_of(spec: TrialSpec, device: str) -> float:
-    """By how much the objective may differ on this device: 0 where the trial is repeated bit for bit."""
+    """By how much the objective may differ on this device: 0 if the trial must repeat bit for bit."""
     exact = spec.gpus == 0 or (spec.execution.deterministic and device == "cuda")
     return 0.0 if exact else GPU_TOLERANCE
 
 
 def report(comparison: Comparison) -> list[str]:
-    """The points that differ, as a table, and the verdict in a sentence."""
+    """The points that differ as a table, and then the result in one sentence."""
     threads = "1 thread" if comparison.threads == 1 else f"{comparison.threads} threads"
     where = f"on the CPU with {threads}" if comparison.device == "cpu" else "on a GPU"
     lines = []
     if comparison.differences:
-        lines.append(f"{'epoch':>5}  {'metric':<22}{'recorded':>24}{'again':>24}{'difference':>14}")
+        lines.append(f"{'epoch':>5}  {'metric':<22}{'recorded':>24}{'repeated':>24}{'difference':>14}")
         for found in comparison.differences[:SHOWN]:
-            values = f"{_figure(found.recorded):>24}{_figure(found.again):>24}"
+            values = f"{_figure(found.recorded):>24}{_figure(found.repeated):>24}"
             lines.append(f"{found.epoch:>5}  {found.metric:<22}{values}{found.size:>14.3g}")
         if len(comparison.differences) > SHOWN:
             lines.append(f"... and {len(comparison.differences) - SHOWN} more")
-    said = f"{comparison.epochs} epochs run again {where}: "
+    summary = f"{comparison.epochs} epochs run again {where}: "
     largest = comparison.largest
     if largest is None:
-        said += f"all {comparison.points} points are equal bit for bit"
+        summary += f"all {comparison.points} points are equal bit for bit"
     else:
-        said += f"{len(comparison.differences)} of {comparison.points} points differ, "
-        said += f"the most {largest.metric} at epoch {largest.epoch}, by {largest.size:.3g}"
+        summary += f"{len(comparison.differences)} of {comparison.points} points differ, "
+        summary += f"the most {largest.metric} at epoch {largest.epoch}, by {largest.size:.3g}"
         if comparison.tolerance:
-            said += f"; {comparison.objective} may differ by {comparison.tolerance:g}"
-    lines.append(f"{'reproduced' if comparison.reproduced else 'differs'}: {said}")
-    if not comparison.reproduced and comparison.device == "cpu":
-        lines.append("another processor, or another version of torch, rounds otherwise")
+            summary += f"; {comparison.objective} may differ by {comparison.tolerance:g}"
+    lines.append(f"{'reproduced' if comparison.reproduced else 'differs'}: {summary}")
+    if comparison.note:
+        lines.append(comparison.note)
+    elif not comparison.reproduced and comparison.device == "cpu":
+        lines.append("another processor or another version of torch rounds differently")
     return lines
 
 
 def document(comparison: Comparison) -> dict[str, object]:
-    """The comparison as plain JSON."""
+    """The comparison as plain JSON. The keys are read by scripts: `again` is the repeated value."""
     return {
         "reproduced": comparison.reproduced,
         "epochs": comparison.epochs,
@@ -157,8 +168,9 @@ def document(comparison: Comparison) -> dict[str, object]:
         "device": comparison.device,
         "threads": comparison.threads,
         "tolerance": comparison.tolerance,
+        "note": comparison.note,
         "differences": [
-            {"epoch": d.epoch, "metric": d.metric, "recorded": d.recorded, "again": d.again}
+            {"epoch": d.epoch, "metric": d.metric, "recorded": d.recorded, "again": d.repeated}
             for d in comparison.differences
         ],
     }
@@ -182,10 +194,14 @@ def main(arguments: list[str]) -> int:
     try:
         found = reproduce(spec, curve, options.data_root, options.cache_root, options.tolerance, on_epoch)
     except (DataError, ValueError, LookupError, torch.OutOfMemoryError) as error:
-        print(f"rung: the trial cannot be run here: {error}", file=sys.stderr)
+        print(f"rung: the trial cannot run on this machine: {error}", file=sys.stderr)
         return CANNOT
     print(json.dumps(document(found), indent=2) if options.json else "\n".join(report(found)))
     return REPRODUCED if found.reproduced else DIFFERS
+
+
+def _augments(spec: TrialSpec) -> bool:
+    return any(spec.hyperparameters.augmentation.model_dump().values())
 
 
 def _finite(value: float | None) -> float | None:

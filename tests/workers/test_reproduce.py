@@ -1,4 +1,4 @@
-"""Running a recorded trial again: equal on the CPU, and every kind of difference is seen."""
+"""Running a recorded trial again: it is equal on the CPU, and every kind of difference is found."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from search_spaces.augmentation import AugmentationSpec
 from search_spaces.experiment import Execution, ExperimentSpec, TrialSpec
 from workers import reproduce
 from workers.data.splits import load
@@ -43,7 +44,7 @@ def threads(trial: TrialSpec) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def recorded(trial: TrialSpec, roots: tuple[Path, Path], threads: None) -> dict[str, dict[int, float | None]]:
-    """The curve of the trial as the service tells it, times included."""
+    """The curve of the trial as the service returns it, times included."""
     training = Training(trial, load(trial.dataset, trial.split_seed, *roots))
     curve: dict[str, dict[int, float | None]] = {}
     for epoch in range(1, EPOCHS + 1):
@@ -84,7 +85,22 @@ def test_another_seed_differs(trial: TrialSpec, recorded: Any, roots: tuple[Path
     assert reproduce.reproduce(other, first, *roots, tolerance=1.0).reproduced, "the objective is within 1"
 
 
-def test_with_a_tolerance_the_objective_alone_decides() -> None:
+def test_a_trial_recorded_before_the_streams_were_separated_is_named_as_such(
+    trial: TrialSpec, recorded: Any, roots: tuple[Path, Path]
+) -> None:
+    """The spec that an earlier version stored has no mark; without augmentation its trials still repeat."""
+    first = {name: {1: line[1]} for name, line in recorded.items()}
+    stored = TrialSpec.model_validate({k: v for k, v in trial.model_dump().items() if k != "random_streams"})
+    found = reproduce.reproduce(stored, first, *roots)
+    assert "recorded by an earlier version" in found.note
+    assert reproduce.report(found)[-1] == found.note
+    assert reproduce.document(found)["note"] == found.note
+    plain = stored.hyperparameters.model_copy(update={"augmentation": AugmentationSpec()})
+    assert reproduce.reproduce(stored.model_copy(update={"hyperparameters": plain}), first, *roots).note == ""
+    assert reproduce.reproduce(trial, first, *roots).note == ""
+
+
+def test_with_a_tolerance_only_the_objective_decides() -> None:
     def comparison(*differences: Difference) -> Comparison:
         return Comparison(3, 30, differences, "validation_accuracy", "cuda", 1, tolerance=0.02)
 
@@ -105,10 +121,10 @@ def test_with_a_tolerance_the_objective_alone_decides() -> None:
         (0, True, "cpu", 0.0),
         (0.5, False, "cuda", reproduce.GPU_TOLERANCE),
         (0.5, True, "cuda", 0.0),
-        (1, True, "cpu", reproduce.GPU_TOLERANCE),  # another device rounds otherwise
+        (1, True, "cpu", reproduce.GPU_TOLERANCE),  # another device rounds differently
     ],
 )
-def test_what_is_repeated_bit_for_bit_must_be_equal(
+def test_the_tolerance_is_zero_where_a_trial_repeats_bit_for_bit(
     trial: TrialSpec, gpus: float, deterministic: bool, device: str, tolerance: float
 ) -> None:
     execution = Execution(deterministic=deterministic)
@@ -134,7 +150,7 @@ def test_the_process(
     assert run({"train_loss": {1: 0.5}}) == reproduce.DIFFERS
     assert "train_loss" in capsys.readouterr().out
     assert run({}) == reproduce.CANNOT
-    assert "one epoch or more required" in capsys.readouterr().err
+    assert "at least one epoch" in capsys.readouterr().err
     absent = trial.model_dump(mode="json") | {"dataset": {"name": "image_folder", "path": "nowhere"}}
     assert run(first, spec=absent) == reproduce.CANNOT
     assert "nowhere" in capsys.readouterr().err

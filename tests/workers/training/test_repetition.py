@@ -1,4 +1,4 @@
-"""An equal spec and seed give an equal trial, bit for bit; another seed another one in every part that draws."""
+"""An equal spec and seed give an equal trial, bit for bit; another seed changes every part that draws."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_equal_spec_and_seed_give_bit_equal_curves_whatever_the_global_generator
 def test_the_seed_decides_the_first_weights() -> None:
     spec = trial()
     one, same, other = (Training(spec.model_copy(update={"seed": seed}), splits()) for seed in (5, 5, 6))
-    first, again, changed = (parameters_of(training) for training in (one, same, other))
-    assert torch.equal(first, again)
+    first, repeated, changed = (parameters_of(training) for training in (one, same, other))
+    assert torch.equal(first, repeated)
     assert not torch.equal(first, changed)
 
 
@@ -50,6 +50,19 @@ def test_the_seed_decides_the_order_of_the_images() -> None:
 
     assert torch.equal(order(5), order(5))
     assert not torch.equal(order(5), order(6))
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_only_shuffling_draws_from_the_trials_generator(flip: float) -> None:
+    """An earlier version shuffled by the same numbers, so its trials without augmentation still repeat."""
+    spec, data = trial(input_normalization=False, augmentation={"horizontal_flip": flip}), splits()
+    training, generator = Training(spec, data), torch.Generator().manual_seed(spec.seed)
+    recorder = recorded(training)
+    for _ in range(3):
+        training.run_epoch()
+        expected = data.train_images[torch.randperm(len(data.train_images), generator=generator)] / 255
+        assert torch.equal(torch.cat(recorder.seen), expected.flip(3) if flip else expected)
+        recorder.seen.clear()
 
 
 class Drawing(nn.Module):
@@ -65,7 +78,7 @@ class Drawing(nn.Module):
         return images
 
 
-def test_dropout_draws_anew_for_each_batch_epoch_and_seed() -> None:
+def test_dropout_draws_new_numbers_for_each_batch_epoch_and_seed() -> None:
     def drawn(seed: int) -> list[float]:
         spec = trial(model=RANDOM_ALL_OVER["model"]).model_copy(update={"seed": seed})
         training, drawing = Training(spec, splits()), Drawing()
@@ -88,7 +101,7 @@ def test_the_global_generator_is_left_as_it_was() -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rprop", "asgd"])
 @pytest.mark.parametrize("stop", [0, 1, 3])
-def test_going_on_from_a_checkpoint_is_bit_equal_to_never_having_stopped(optimizer: str, stop: int) -> None:
+def test_resuming_from_a_checkpoint_is_bit_equal_to_never_having_stopped(optimizer: str, stop: int) -> None:
     spec = trial(max_epochs=5, **RANDOM_ALL_OVER, optimizer=optimizer)
     whole = curve(Training(spec, splits()), 5)
     first = Training(spec, splits())
@@ -102,7 +115,7 @@ def test_going_on_from_a_checkpoint_is_bit_equal_to_never_having_stopped(optimiz
     assert before + curve(second, 5 - stop) == whole
 
 
-def test_who_goes_on_from_a_checkpoint_takes_a_copy() -> None:
+def test_resuming_from_a_checkpoint_takes_a_copy() -> None:
     spec = trial(max_epochs=3)
     first, second = Training(spec, splits()), Training(spec, splits())
     first.run_epoch()
