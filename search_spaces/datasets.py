@@ -1,6 +1,7 @@
 """Datasets: what may be trained on, with the facts of each that other fields depend on.
 
-Nothing here reads a file; `workers.data.splits` does. Paths are relative to the workers' data root.
+Nothing here reads a file: each class names the workers' reader that does. A further data set of torchvision's MNIST
+or CIFAR layout needs only a class here, listed in `Dataset`. Paths are relative to the workers' data root.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from search_spaces.spec import NameShorthand, Spec
 class DatasetSpec(Spec):
     """What all data sets share.
 
-    The validation split is cut from the training set, stratified by class and seeded; the test set is
-    for the finalist alone. Each has `mirror_safe`, whether a mirrored image keeps its label; `safe_rotation`
-    says up to how many degrees a turned one does.
+    The validation split is cut from the training set, stratified by class and seeded; only the winner's evaluation
+    reads the test set. Each member has a `name` and `mirror_safe`, whether a mirrored image keeps its label;
+    `safe_rotation` says up to how many degrees a rotated one does. `reader` is the reader's "module:class"
+    (`workers.data.reader`).
     """
 
+    reader: ClassVar[str]
     classes: ClassVar[int | None] = None
     safe_rotation: ClassVar[float] = 180.0
     default_augmentation: ClassVar[dict[str, Any]] = {}
@@ -36,18 +39,27 @@ class DatasetSpec(Spec):
         return self.default_augmentation
 
 
+class TorchvisionDataset(DatasetSpec):
+    """A data set that torchvision's class `target` reads: four idx files as MNIST has, or batches as CIFAR has."""
+
+    reader: ClassVar[str] = "workers.data.torchvision_files:TorchvisionReader"
+    target: ClassVar[str]
+
+
 class Digits(DatasetSpec):
     """scikit-learn's handwritten digits: 1,797 grey images of 8x8, every fifth kept for the test."""
 
+    reader: ClassVar[str] = "workers.data.digits:DigitsReader"
     classes: ClassVar[int | None] = 10
     mirror_safe: ClassVar[bool] = False
     safe_rotation: ClassVar[float] = 30.0
     name: Literal["digits"] = "digits"
 
 
-class MNIST(DatasetSpec):
+class MNIST(TorchvisionDataset):
     """60,000 + 10,000 grey handwritten digits of 28x28."""
 
+    target: ClassVar[str] = "torchvision.datasets:MNIST"
     classes: ClassVar[int | None] = 10
     mirror_safe: ClassVar[bool] = False
     safe_rotation: ClassVar[float] = 30.0
@@ -55,27 +67,30 @@ class MNIST(DatasetSpec):
     name: Literal["mnist"] = "mnist"
 
 
-class FashionMNIST(DatasetSpec):
+class FashionMNIST(TorchvisionDataset):
     """60,000 + 10,000 grey pictures of clothes of 28x28."""
 
+    target: ClassVar[str] = "torchvision.datasets:FashionMNIST"
     classes: ClassVar[int | None] = 10
     mirror_safe: ClassVar[bool] = True
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 2, "horizontal_flip": 0.5}
     name: Literal["fashion_mnist"] = "fashion_mnist"
 
 
-class CIFAR10(DatasetSpec):
+class CIFAR10(TorchvisionDataset):
     """50,000 + 10,000 colour pictures of 32x32."""
 
+    target: ClassVar[str] = "torchvision.datasets:CIFAR10"
     classes: ClassVar[int | None] = 10
     mirror_safe: ClassVar[bool] = True
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 4, "horizontal_flip": 0.5}
     name: Literal["cifar10"] = "cifar10"
 
 
-class CIFAR100(DatasetSpec):
+class CIFAR100(TorchvisionDataset):
     """50,000 + 10,000 colour pictures of 32x32."""
 
+    target: ClassVar[str] = "torchvision.datasets:CIFAR100"
     classes: ClassVar[int | None] = 100
     mirror_safe: ClassVar[bool] = True
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 4, "horizontal_flip": 0.5}
@@ -100,6 +115,7 @@ class ImageFolder(DatasetSpec):
     `test_fraction` of its files to the test set, chosen by a hash of their names, the same for every seed.
     """
 
+    reader: ClassVar[str] = "workers.data.image_folder:ImageFolderReader"
     name: Literal["image_folder"] = "image_folder"
     path: Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_inside_root)]
     size: Annotated[Integer, Field(ge=8, le=512)] = Field(64, description="side in pixels after resizing")

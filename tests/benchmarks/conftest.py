@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from search_spaces.datasets import Digits, FashionMNIST
-from workers.data import builtin
 from workers.data.splits import Splits, load
+from workers.data.torchvision_files import TorchvisionReader
 
 ROOTS = (os.environ.get("RUNG_DATA_ROOT"), Path(__file__).parents[3] / "shared" / "data")
 
@@ -18,7 +18,7 @@ ROOTS = (os.environ.get("RUNG_DATA_ROOT"), Path(__file__).parents[3] / "shared" 
 def fashion(tmp_path_factory: pytest.TempPathFactory) -> Splits:
     """Fashion-MNIST of the data root, or of the folder beside the checkout; skips where neither has it."""
     for root in filter(None, ROOTS):
-        found = builtin.find(FashionMNIST(), Path(root))
+        found = TorchvisionReader(FashionMNIST(), Path(root))
         if found.packed or found.unpacked:
             return load(FashionMNIST(), 0, Path(root), tmp_path_factory.mktemp("cache"), download=False)
     pytest.skip(f"no Fashion-MNIST in {ROOTS[1]}; set RUNG_DATA_ROOT to a folder that holds it")

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from workers.data.splits import Splits
-from workers.training.build import build_model, resolve_target
+from workers.targets import resolve_target
+from workers.training.build import build_model
 from workers.training.loop import Training
 
 FLOOR = 0.95

@@ -1,9 +1,9 @@
-"""Cache: arrays decoded once on a node and mapped into memory by every trial on it.
+"""Cache: arrays that are decoded once on a node and mapped into memory by every trial on it.
 
 An entry is a folder of `.npy` files with a manifest, under a key made from whatever the content depends
-on. It appears by one rename, so it is there whole or not at all; builders wait for each other on a file
+on. It appears by one rename, so it is either complete or absent; builders wait for each other on a file
 lock that the kernel drops when its holder dies. Arrays get their disk blocks before they are written,
-so that a full disk is an error with a name and not a signal. Here nothing is known of images or labels.
+so that a full disk raises an error instead of killing the process with a signal. It must not know images or labels.
 """
 
 from __future__ import annotations
@@ -27,30 +27,27 @@ from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
 from search_spaces.protocol import DISK_FULL_ERRNOS
+from workers.data.errors import DataError
 
 FORMAT = 1  # raise it when the layout of an entry or the meaning of its arrays changes
 MANIFEST = "manifest.json"
 
 
-class DataError(Exception):
-    """Data cannot be had. The message names the data set, where it was looked for and what to do."""
-
-
 @dataclass(frozen=True)
 class Entry:
-    """A whole entry: its folder, and the facts that its builder returned."""
+    """A complete entry: its folder, and the facts that its builder returned."""
 
     path: Path
     facts: dict[str, Any]
 
     def array(self, name: str) -> NDArray[Any]:
-        """An array by name, backed by the file. Pages are shared; writing to it changes this process's copy alone."""
+        """An array by name, backed by the file. Pages are shared; writing changes only this process's copy."""
         array: NDArray[Any] = np.load(self.path / f"{name}.npy", mmap_mode="c", allow_pickle=False)
         return array
 
 
 def key_of(*parts: Any) -> str:
-    """A short name for JSON values: equal parts, equal key."""
+    """A short name for JSON values: equal parts give an equal key."""
     text = json.dumps([FORMAT, *parts], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -58,8 +55,8 @@ def key_of(*parts: Any) -> str:
 def entry(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> Entry:
     """The entry `key` under `root`, built first if it is absent or damaged.
 
-    `build` fills the folder it is given and returns JSON facts to be kept. However many processes ask at
-    once, one builds and the others wait for it. Raises DataError when `root` cannot be written or is full.
+    `build` fills the folder it is given and returns JSON facts, which the entry stores. If several processes ask at
+    once, one builds and the others wait for it. Raises DataError if `root` cannot be written or is full.
     """
     found = _open(root / key)
     if found is not None:
@@ -73,7 +70,7 @@ def entry(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> Entr
             _build(root, key, build)
     found = _open(root / key)
     if found is None:
-        raise DataError(f"the cache {root} does not keep what is written to it; use a folder on a local disk")
+        raise DataError(f"the cache {root} lost what was written to it; use a folder on a local disk")
     return found
 
 
@@ -92,7 +89,7 @@ def create_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLi
 
 
 def prune(root: Path, prefix: str, keep: int, idle_s: float = 3600.0) -> None:
-    """Delete entries that begin with `prefix`, all but the `keep` used last, and none used within `idle_s`."""
+    """Delete entries that begin with `prefix`, except the `keep` used last and those used within `idle_s`."""
     used = sorted(((_last_use(path), path) for path in root.glob(f"{prefix}*/{MANIFEST}")), reverse=True)
     for last_use, manifest in used[keep:]:
         if time.time() - last_use > idle_s:
@@ -102,12 +99,12 @@ def prune(root: Path, prefix: str, keep: int, idle_s: float = 3600.0) -> None:
 def _last_use(manifest: Path) -> float:
     try:
         return manifest.stat().st_mtime
-    except FileNotFoundError:  # another process prunes as well
+    except FileNotFoundError:  # another process prunes too
         return 0.0
 
 
 def _build(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> None:
-    """Build beside the entry and rename. The caller holds the lock: whatever lies here is a dead builder's."""
+    """Build beside the entry and rename. The caller holds the lock: leftovers are those of a dead builder."""
     scratch, damaged = root / f".{key}.building", root / f".{key}.damaged"
     for leftover in (scratch, damaged):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -128,7 +125,7 @@ def _build(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> Non
 
 
 def _open(path: Path) -> Entry | None:
-    """The entry if it is whole: a file whose size or time of change is not the recorded one is summed again."""
+    """The entry if it is complete: a file whose size or time of change differs from the record is checksummed again."""
     manifest = path / MANIFEST
     try:
         content = json.loads(manifest.read_text())
@@ -143,7 +140,7 @@ def _open(path: Path) -> Entry | None:
         facts = content["facts"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    with suppress(OSError):  # a cache that is shared read-only still serves
+    with suppress(OSError):  # a read-only cache can still be used
         os.utime(manifest)  # marks the use, for `prune`
     return Entry(path, facts)
 
@@ -186,8 +183,8 @@ def _readable_errors(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.filename is not None and not Path(os.fsdecode(error.filename)).is_relative_to(root):
-            raise  # not the cache's fault
-        if error.errno in (*DISK_FULL_ERRNOS, errno.EFBIG):
+            raise  # the cache is not the cause
+        if error.errno in DISK_FULL_ERRNOS | {errno.EFBIG}:
             raise DataError(
                 f"no space left for decoded data in the cache {root} ({_free(root)} free); "
                 "free some, or choose a cache folder on a larger disk"

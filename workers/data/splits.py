@@ -1,14 +1,16 @@
 """Data: image sets as tensors, split into training, validation and test.
 
-A set is decoded once per node into the cache (`workers.data.cache`); each split of it is a second entry in
+A data set is decoded once per node into the cache (`workers.data.cache`); each split of it is a second entry in
 the order training, validation, so that tensors are mapped files and trials share their pages. The
-validation split is cut from the training set alone, and the figures that normalize the input come from
-what is left. Nothing here knows models, devices or augmentation.
+validation split is cut from the training set only, and the mean and deviation that normalize the input come from
+what is left. This module is the data boundary: whatever goes wrong while data are read is a DataError. It must not
+know models, devices or augmentation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,23 +21,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from search_spaces.datasets import DatasetSpec, ImageFolder
-from workers.data import builtin, cache, image_folder
-from workers.data.cache import DataError
+from search_spaces.datasets import DatasetSpec
+from workers.data import cache
+from workers.data.errors import DataError
+from workers.data.reader import reader_of
 
 __all__ = ["DataError", "Splits", "load"]
 
-KEPT_SPLITS = 8  # of one data set on a node; older ones that lie idle are deleted
-KEPT_SOURCES = 3  # of one image folder: it was changed since, or read in another size
+KEPT_SPLITS = 8  # of one data set on a node; older ones that are idle are deleted
+KEPT_SOURCES = 3  # of a data set that changes: contents before a change, or in another size
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set cut for training. Images are uint8 [N, C, H, W], labels int64 [N].
+    """A data set split for training. Images are uint8 [N, C, H, W], labels int64 [N].
 
-    `mean` and `std` (float32 [C]) are of pixel / 255 over the training split alone; `std` is at least one
-    grey level, so that a constant channel divides by no zero. `notes` names files that were left out or
-    look odd. The tensors are backed by files that other trials map too: they cost no memory twice.
+    `mean` and `std` (float32 [C]) are those of pixel / 255 over the training split only; `std` is at least one
+    grey level, so that a constant channel does not divide by zero. `notes` lists files that were skipped or
+    look unusual. The tensors are backed by files that trials of one node share in memory.
     """
 
     train_images: Tensor
@@ -50,41 +53,44 @@ class Splits:
     notes: tuple[str, ...] = ()
 
     def test(self) -> tuple[Tensor, Tensor]:
-        """Images and labels of the test set, read when asked: they are for the finalist alone."""
+        """Images and labels of the test set, read on demand for the winner only. Raises DataError."""
         return self.load_test()
 
 
 def load(dataset: DatasetSpec, split_seed: int, data_root: Path, cache_root: Path, *, download: bool = True) -> Splits:
     """The data set, from the cache if it is there.
 
-    Files are looked for in `data_root/<name>`, then in `data_root`, which is never written. Where there are
-    none, the stock sets are downloaded into the cache if `download` allows. Raises DataError.
+    Files are looked for in `data_root/<name>`, then in `data_root`, which is never written. If there are none,
+    data sets that torchvision knows are downloaded into the cache, provided that `download` is set. Raises DataError.
     """
     data_root, cache_root = Path(data_root).expanduser(), Path(cache_root).expanduser()
-    try:
+    with _data_errors(dataset, data_root):
         source = _decoded(dataset, data_root, cache_root, download)
-    except OSError as error:
-        raise DataError(f"{getattr(dataset, 'name', dataset)}: cannot be read from {data_root}: {error}") from error
-    split = _split(source, dataset.validation_fraction, split_seed, cache_root)
-    names = tuple(source.facts["class_names"])
-    return Splits(
-        train_images=_tensor(split, "train_images"),
-        train_labels=_tensor(split, "train_labels"),
-        validation_images=_tensor(split, "validation_images"),
-        validation_labels=_tensor(split, "validation_labels"),
-        mean=torch.tensor(split.facts["mean"], dtype=torch.float32),
-        std=torch.tensor(split.facts["std"], dtype=torch.float32),
-        classes=len(names),
-        class_names=names,
-        load_test=lambda: (_tensor(source, "test_images"), _tensor(source, "test_labels")),
-        notes=tuple(source.facts.get("notes", ())),
-    )
+        split = _split(source, dataset.validation_fraction, split_seed, cache_root)
+        names = tuple(source.facts["class_names"])
+
+        def load_test() -> tuple[Tensor, Tensor]:
+            with _data_errors(dataset, data_root):
+                return _tensor(source, "test_images"), _tensor(source, "test_labels")
+
+        return Splits(
+            train_images=_tensor(split, "train_images"),
+            train_labels=_tensor(split, "train_labels"),
+            validation_images=_tensor(split, "validation_images"),
+            validation_labels=_tensor(split, "validation_labels"),
+            mean=torch.tensor(split.facts["mean"], dtype=torch.float32),
+            std=torch.tensor(split.facts["std"], dtype=torch.float32),
+            classes=len(names),
+            class_names=names,
+            load_test=load_test,
+            notes=tuple(source.facts.get("notes", ())),
+        )
 
 
 def stratified_split(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Indices of the training and of the validation part, ascending: the nearest whole share of each class.
 
-    A class of two images or more is in both parts; one image alone stays in training.
+    A class of two images or more is in both parts; a single image stays in training.
     """
     generator = np.random.default_rng(seed % 2**64)
     held_out = np.zeros(len(labels), dtype=bool)
@@ -109,21 +115,32 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
     return mean.tolist(), np.maximum(std, 1 / 255).tolist()
 
 
+@contextmanager
+def _data_errors(dataset: DatasetSpec, data_root: Path) -> Iterator[None]:
+    """Turn what readers, decoders and the cache raise into DataErrors, except a lack of memory."""
+    name = getattr(dataset, "name", type(dataset).__name__)
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(f"{name}: cannot be read from {data_root}: {error or type(error).__name__}") from error
+
+
 def _decoded(dataset: DatasetSpec, data_root: Path, cache_root: Path, download: bool) -> cache.Entry:
-    if isinstance(dataset, ImageFolder):
-        files = image_folder.scan(dataset, data_root)
-        prefix = f"folder-{cache.key_of(str(files.root.resolve()))}-"
+    reader = reader_of(dataset, data_root)
+    key = cache.key_of(*reader.identity())
+    if reader.replaces is None:
+        return cache.entry(cache_root, key, partial(reader.decode, download=download))
+    prefix = f"folder-{cache.key_of(reader.replaces)}-"
 
-        def build(folder: Path) -> dict[str, Any]:
-            facts = image_folder.decode(files, folder)
-            cache.prune(cache_root, prefix, keep=KEPT_SOURCES - 1)
-            cache.prune(cache_root, f"split-{prefix}", keep=KEPT_SPLITS - 1)
-            return facts
+    def build(folder: Path) -> dict[str, Any]:
+        facts = reader.decode(folder, download=download)
+        cache.prune(cache_root, prefix, keep=KEPT_SOURCES - 1)
+        cache.prune(cache_root, f"split-{prefix}", keep=KEPT_SPLITS - 1)
+        return facts
 
-        return cache.entry(cache_root, f"{prefix}{cache.key_of(*files.identity())}", build)
-    stock = builtin.find(dataset, data_root)
-    key = cache.key_of(*stock.identity())
-    return cache.entry(cache_root, key, partial(builtin.decode, stock, download=download))
+    return cache.entry(cache_root, prefix + key, build)
 
 
 def _split(source: cache.Entry, fraction: float, seed: int, cache_root: Path) -> cache.Entry:
@@ -135,7 +152,7 @@ def _split(source: cache.Entry, fraction: float, seed: int, cache_root: Path) ->
         for part, indices in parts.items():
             if len(indices) == 0:
                 raise DataError(
-                    f"no image left for the {part} split of {len(labels)} images with validation_fraction={fraction}"
+                    f"the {part} split has no image: {len(labels)} images with validation_fraction={fraction}"
                 )
             chosen = cache.create_array(folder, f"{part}_images", (len(indices), *images.shape[1:]), np.uint8)
             for start in range(0, len(indices), 4096):

@@ -24,8 +24,8 @@ from search_spaces.spec import Spec
 from workers.data.splits import Splits
 from workers.plots import figures
 from workers.plots.figures import Cells, Path2D
+from workers.targets import resolve_target
 from workers.training.augment import Augmentation
-from workers.training.build import resolve_target
 from workers.training.random_streams import random_stream
 from workers.training.schedule import Schedule
 

@@ -17,7 +17,7 @@ from ray import cloudpickle
 from ray import exceptions as ray_errors
 
 from search_spaces.protocol import DISK_FULL_ERRNOS, ErrorKind
-from workers.data.cache import DataError
+from workers.data.errors import DataError
 
 log = logging.getLogger("rung.failures")
 

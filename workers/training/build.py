@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -20,6 +19,7 @@ from search_spaces.optimizers import OptimizerSpec
 from search_spaces.spec import Spec
 from workers.models import adapted, cnn, plugins, resnet, vgg
 from workers.models.normalization import Normalizer
+from workers.targets import resolve_target
 
 #: Spec class -> builder `(spec, normalizer, channels, classes, image_size)`. The weights it draws come
 #: from torch's global generator, which the caller seeds.
@@ -70,17 +70,6 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
     if not isinstance(built, Optimizer):
         raise TypeError(f"{spec.target} must be a torch optimizer, got {type(built).__name__}")
     return built
-
-
-def resolve_target(target: str) -> Any:
-    """The object that "module:name" names. Raises LookupError where there is none."""
-    module, separator, name = target.partition(":")
-    if not separator:
-        raise LookupError(f"a target of the form module:name required, got {target}")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise LookupError(f"target {target} not found: {error}") from error
 
 
 def _exempt(model: nn.Module) -> set[int]:

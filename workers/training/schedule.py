@@ -20,7 +20,7 @@ import torch
 from torch.optim import SGD, Optimizer
 
 from search_spaces.schedulers import Horizon, SchedulerSpec
-from workers.training.build import resolve_target
+from workers.targets import resolve_target
 
 
 class Schedule:

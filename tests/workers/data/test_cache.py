@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from workers.data import cache
-from workers.data.cache import DataError
+from workers.data.errors import DataError
 
 BUILDER = """
 import sys, time

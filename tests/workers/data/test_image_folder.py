@@ -1,4 +1,4 @@
-"""Folders of pictures: every mode and size, damaged and odd files, changes."""
+"""Image folders: every mode and size, damaged and unusual files, changes."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def test_an_image_folder(tmp_path: Path) -> None:
         assert torch.equal(images[:, 0, 0, 0] == 255, labels == 1)
         assert torch.equal(images[:, 2, 0, 0] == 255, labels == 0)
     seen = torch.cat([splits.train_images, splits.validation_images, splits.test()[0]])
-    assert len({(int(a), int(b)) for a, b in seen[:, :2, 0, 0]}) == 20, "every picture once"
+    assert len({(int(a), int(b)) for a, b in seen[:, :2, 0, 0]}) == 20, "every image once"
     assert splits.notes == ()
 
 
-def test_grey_pictures_and_odd_modes(tmp_path: Path) -> None:
+def test_grey_images_and_unusual_modes(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures")
     for index, mode in enumerate(["L", "P", "RGBA", "LA", "1", "CMYK"]):
         suffix = "tif" if mode == "CMYK" else "png"
@@ -62,7 +62,7 @@ def test_grey_pictures_and_odd_modes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("orientation", "red_rows"), [(1, slice(0, 4)), (3, slice(4, 8))])
-def test_pictures_are_turned_as_their_camera_was(tmp_path: Path, orientation: int, red_rows: slice) -> None:
+def test_images_are_rotated_as_exif_says(tmp_path: Path, orientation: int, red_rows: slice) -> None:
     """Orientation 3 of EXIF: the camera was held upside down."""
     two_classes(tmp_path / "pictures/train")
     two_classes(tmp_path / "pictures/test", 1)
@@ -78,7 +78,7 @@ def test_pictures_are_turned_as_their_camera_was(tmp_path: Path, orientation: in
     assert torch.equal(red, expected)
 
 
-def test_which_files_are_the_test_set_follows_from_their_names_alone(tmp_path: Path) -> None:
+def test_only_the_names_of_the_files_decide_the_test_set(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures", 20)
     held_out = [load(folder(), seed, tmp_path, tmp_path / "cache").test()[0] for seed in (0, 1)]
     assert torch.equal(*held_out)
@@ -93,26 +93,26 @@ def test_given_train_and_test_folders(tmp_path: Path) -> None:
     assert len(splits.train_images) + len(splits.validation_images) == 20
     assert torch.bincount(splits.test()[1]).tolist() == [3, 3]
     paint(tmp_path / "pictures/test/green/0.png", (0, 255, 0))
-    with pytest.raises(DataError, match=r"class green of .* is not among"):
+    with pytest.raises(DataError, match=r"class green of .* must be one of"):
         load(folder(), 0, tmp_path, tmp_path / "cache")
 
 
-def test_damaged_pictures_are_named_all_at_once(tmp_path: Path) -> None:
+def test_damaged_images_are_reported_all_at_once(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures")
     whole = (tmp_path / "pictures/red/0.png").read_bytes()
     (tmp_path / "pictures/red/cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "pictures/blue/empty.jpg").write_bytes(b"")
     (tmp_path / "pictures/blue/text.png").write_text("no picture")
-    with pytest.raises(DataError, match="3 damaged pictures") as error:
+    with pytest.raises(DataError, match="3 damaged images") as error:
         load(folder(), 0, tmp_path, tmp_path / "cache")
     for name in ("red/cut.png", "blue/empty.jpg", "blue/text.png"):
         assert name in str(error.value)
     for name in ("red/cut.png", "blue/empty.jpg", "blue/text.png"):
         (tmp_path / "pictures" / name).unlink()
-    assert load(folder(), 0, tmp_path, tmp_path / "cache").classes == 2, "mended, it loads"
+    assert load(folder(), 0, tmp_path, tmp_path / "cache").classes == 2, "repaired, it loads"
 
 
-def test_odd_files_are_named_in_notes(tmp_path: Path) -> None:
+def test_unusual_files_are_listed_in_notes(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures", 20)
     paint(tmp_path / "pictures/red/wide.png", (255, 0, 0), (60, 12))
     paint(tmp_path / "pictures/red/large.png", (255, 0, 0), (24, 24))
@@ -125,7 +125,7 @@ def test_odd_files_are_named_in_notes(tmp_path: Path) -> None:
     assert load(folder(), 0, tmp_path, tmp_path / "cache").notes == splits.notes
 
 
-def test_what_was_decoded_of_a_folder_before_its_changes_is_deleted_when_idle(tmp_path: Path) -> None:
+def test_what_was_decoded_before_a_change_is_deleted_when_idle(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures")
     two_classes(tmp_path / "others")
     load(folder("others"), 0, tmp_path, tmp_path / "cache")
@@ -150,12 +150,12 @@ def test_a_changed_folder_is_decoded_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda root: None, "no folder .*pictures"),
-        (lambda root: paint(root / "one/0.png", (1, 2, 3)), "two or more class folders required"),
-        (lambda root: [paint(root / "one/0.png", (1, 2, 3)), (root / "two").mkdir()], "no pictures in .*two"),
+        (lambda root: None, "there is no folder .*pictures"),
+        (lambda root: paint(root / "one/0.png", (1, 2, 3)), "must have at least two class folders"),
+        (lambda root: [paint(root / "one/0.png", (1, 2, 3)), (root / "two").mkdir()], "no images in .*two"),
     ],
 )
-def test_a_folder_without_pictures(tmp_path: Path, prepare: Any, message: str) -> None:
+def test_a_folder_without_images(tmp_path: Path, prepare: Any, message: str) -> None:
     prepare(tmp_path / "pictures")
     with pytest.raises(DataError, match=message):
         load(folder(), 0, tmp_path, tmp_path / "cache")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from search_spaces.datasets import Digits
-from workers.data import builtin, cache, splits
+from workers.data import cache, splits
+from workers.data.digits import DigitsReader
 from workers.data.splits import channel_statistics, load, stratified_split
 
 
@@ -58,11 +59,11 @@ def test_statistics_equal_numpys(seed: int, channels: int) -> None:
     np.testing.assert_allclose(std, (images / 255).std(axis=(0, 2, 3)), rtol=1e-9)
 
 
-def test_a_constant_channel_divides_by_no_zero() -> None:
+def test_a_constant_channel_does_not_divide_by_zero() -> None:
     assert channel_statistics(np.full((3, 1, 2, 2), 9, dtype=np.uint8))[1] == [1 / 255]
 
 
-def test_the_figures_are_of_the_training_split_alone(tmp_path: Path) -> None:
+def test_mean_and_deviation_are_those_of_the_training_split_only(tmp_path: Path) -> None:
     splits = load(Digits(), 0, tmp_path, tmp_path / "cache")
 
     def figures(*parts: torch.Tensor) -> tuple[float, float]:
@@ -120,21 +121,21 @@ def test_digits_are_scikit_learns(tmp_path: Path) -> None:
 
 def test_the_second_load_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(Digits(), 0, tmp_path, tmp_path / "cache")
-    monkeypatch.setattr(builtin, "decode", refuse)
+    monkeypatch.setattr(DigitsReader, "decode", refuse)
     again = load(Digits(), 0, tmp_path, tmp_path / "cache")
     assert torch.equal(first.train_images, again.train_images)
     assert torch.equal(first.mean, again.mean)
 
 
-def test_another_seed_decodes_nothing_but_splits_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_seed_decodes_nothing_and_splits_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(Digits(), 0, tmp_path, tmp_path / "cache")
-    monkeypatch.setattr(builtin, "decode", refuse)
+    monkeypatch.setattr(DigitsReader, "decode", refuse)
     other = load(Digits(), 1, tmp_path, tmp_path / "cache")
     assert not torch.equal(first.validation_images, other.validation_images)
     assert torch.equal(first.test()[0], other.test()[0])
 
 
-def test_splits_idle_for_long_are_deleted(tmp_path: Path) -> None:
+def test_splits_that_are_idle_for_long_are_deleted(tmp_path: Path) -> None:
     for seed in range(splits.KEPT_SPLITS + 3):
         load(Digits(), seed, tmp_path, tmp_path / "cache")
         for manifest in (tmp_path / "cache").glob(f"split-*/{cache.MANIFEST}"):

@@ -13,7 +13,8 @@ from torch import nn
 
 from search_spaces.optimizers import SGD, Adam, Optimizer, OptimizerSpec
 from search_spaces.spec import kinds
-from workers.training.build import build_optimizer, resolve_target
+from workers.targets import resolve_target
+from workers.training.build import build_optimizer
 
 STEPS = 12
 START = np.array([[1.0, -2.0, 0.5], [3.0, -0.25, 4.0]])

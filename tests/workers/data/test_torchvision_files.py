@@ -1,4 +1,4 @@
-"""The stock sets: files as their makers ship them, packed and unpacked, damaged and absent."""
+"""Data sets that torchvision reads: packed and unpacked, damaged and absent files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def write_idx_files(folder: Path, *, packed: bool) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def small_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline: None) -> dict[str, np.ndarray]:
-    """Forty packed pictures whose md5 sums torchvision is told to expect."""
+    """Forty packed images whose md5 sums torchvision is told to expect."""
     arrays = write_idx_files(tmp_path / "packed", packed=True)
     names = [name for name, _ in torchvision_datasets.MNIST.resources]
     sums = [(name, hashlib.md5((tmp_path / "packed" / name).read_bytes()).hexdigest()) for name in names]
@@ -89,12 +89,14 @@ def test_unpacked_files(tmp_path: Path, offline: None) -> None:
     assert np.array_equal(again.test()[0][:, 0].numpy(), 255 - arrays["t10k"]), "other content, other entry"
 
 
-def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path, small_mnist: dict[str, np.ndarray]) -> None:
+def test_a_damaged_file_is_reported_and_not_touched(tmp_path: Path, small_mnist: dict[str, np.ndarray]) -> None:
     file = tmp_path / "packed" / "train-images-idx3-ubyte.gz"
     damaged = file.read_bytes()[:-1]
     file.write_bytes(damaged)
     shutil.copytree(tmp_path / "packed", tmp_path / "data/mnist")
-    with pytest.raises(DataError, match=r"mnist: .*train-images-idx3-ubyte\.gz is damaged: md5 \w+ required, got \w+"):
+    with pytest.raises(
+        DataError, match=r"mnist: .*train-images-idx3-ubyte\.gz is damaged: its md5 must be \w+ \(got \w+\)"
+    ):
         load(MNIST(), 0, tmp_path / "data", tmp_path / "cache")
     assert (tmp_path / "data/mnist" / file.name).read_bytes() == damaged
 
@@ -130,7 +132,7 @@ def test_real_fashion_mnist(tmp_path: Path) -> None:
 
 
 def write_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """Sixty pictures in the pickled layout, their md5 sums expected by torchvision, and the archive of it."""
+    """Sixty images in the pickled layout, their md5 sums expected by torchvision, and the archive of it."""
     loader, generator, sums = torchvision_datasets.CIFAR10, np.random.default_rng(0), {}
     base = folder / loader.base_folder
     base.mkdir(parents=True)
@@ -166,7 +168,7 @@ def test_cifar_packed_and_unpacked(
     assert len(splits.validation_images) == 10
 
 
-def test_a_damaged_cifar_batch_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
+def test_a_damaged_cifar_batch_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None) -> None:
     write_cifar(tmp_path / "data", monkeypatch)
     (tmp_path / "data" / torchvision_datasets.CIFAR10.filename).unlink()
     with (tmp_path / "data" / torchvision_datasets.CIFAR10.base_folder / "data_batch_3").open("ab") as file:

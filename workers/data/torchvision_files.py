@@ -1,0 +1,165 @@
+"""TorchvisionReader: MNIST, Fashion-MNIST, CIFAR and their like, decoded by torchvision's own classes.
+
+The spec names the class; it must come as the four idx files of the MNIST family or as CIFAR's pickled batches.
+torchvision also knows the md5 sums of the files. The data root is only read: packed files are linked into the
+cache's scratch folder and unpacked there. It must not know what is cached or how it is split.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torchvision.datasets.utils import calculate_md5
+
+from search_spaces.datasets import TorchvisionDataset
+from search_spaces.protocol import DISK_FULL_ERRNOS
+from workers.data.cache import create_array
+from workers.data.errors import DataError
+from workers.targets import resolve_target
+
+DOWNLOAD_TIMEOUT_S = 30.0  # for one answer of the network: a download lasts longer, a silent server does not
+
+
+class TorchvisionReader:
+    """`packed` and `unpacked` are the files that were found; if both are empty, the data must be downloaded."""
+
+    replaces = None
+
+    def __init__(self, spec: TorchvisionDataset, data_root: Path) -> None:
+        self.name = str(getattr(spec, "name", spec.target))
+        self._loader: Any = resolve_target(spec.target)
+        self._is_idx = hasattr(self._loader, "resources")
+        self._searched = tuple(
+            dict.fromkeys((data_root / self.name, data_root / self.name.replace("_", "-"), data_root))
+        )
+        self.packed: tuple[Path, ...] = ()
+        self.unpacked: tuple[Path, ...] = ()
+        self._find()
+
+    def identity(self) -> list[Any]:
+        if self.packed or not self.unpacked or not self._is_idx:
+            return [self.name, sorted(self._checksums().items())]
+        status = [(path.name, path.stat()) for path in self.unpacked]  # torchvision knows no md5 of these
+        return [self.name, [[name, s.st_size, s.st_mtime_ns] for name, s in status]]
+
+    def decode(self, folder: Path, *, download: bool) -> dict[str, Any]:
+        scratch = folder / "scratch"
+        if not self.packed and not self.unpacked and not download:
+            raise self._absent("downloading is off")
+        self._check()
+        self._link_into(scratch)
+        sets = self._load(scratch)
+        for part, loaded in sets.items():
+            images, labels = np.asarray(loaded.data), np.asarray(loaded.targets)
+            images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+            create_array(folder, f"{part}_images", images.shape, np.uint8)[:] = images
+            create_array(folder, f"{part}_labels", labels.shape, np.int64)[:] = labels
+        _remove(scratch)
+        return {"class_names": [str(name) for name in sets["train"].classes]}
+
+    def _find(self) -> None:
+        """The files in the first folder that holds them all."""
+        loader = self._loader
+        inner = (f"{loader.__name__}/raw", "raw", "") if self._is_idx else (loader.base_folder, "")
+        packed_names = tuple(self._checksums()) if self._is_idx else (loader.filename,)
+        for root in self._searched:
+            self.packed = _all_of(packed_names, (root, *(root / folder for folder in inner)))
+            if self.packed:
+                return
+            self.unpacked = _all_of(self._unpacked_names(), tuple(root / folder for folder in inner))
+            if self.unpacked:
+                return
+
+    def _load(self, scratch: Path) -> dict[str, Any]:
+        """torchvision's training and test sets, downloaded if need be."""
+        try:
+            with _socket_timeout(DOWNLOAD_TIMEOUT_S):
+                return {part: self._loader(scratch, train=part == "train", download=True) for part in ("train", "test")}
+        except OSError as error:
+            if error.errno in DISK_FULL_ERRNOS:  # the disk, not the network: the cache explains it
+                raise
+            raise self._absent(f"the download failed: {error}") from error
+        except (RuntimeError, ValueError, EOFError, KeyError) as error:
+            found = self.packed or self.unpacked
+            if found:
+                raise DataError(
+                    f"{self.name}: the files in {found[0].parent} cannot be read ({error}); fetch them again"
+                ) from error
+            raise self._absent(f"the download failed: {' '.join(str(error).split())}") from error
+
+    def _checksums(self) -> dict[str, str]:
+        """The md5 of every file that torchvision checks, packed for the MNIST family."""
+        if self._is_idx:
+            return dict(self._loader.resources)
+        meta = self._loader.meta
+        return dict([*self._loader.train_list, *self._loader.test_list, (meta["filename"], meta["md5"])])
+
+    def _unpacked_names(self) -> tuple[str, ...]:
+        names = tuple(self._checksums())
+        return tuple(name.removesuffix(".gz") for name in names) if self._is_idx else names
+
+    def _check(self) -> None:
+        """Compare md5 sums before torchvision does: on a difference it would write a download over the file."""
+        sums = self._checksums()
+        if not self._is_idx:
+            sums[self._loader.filename] = self._loader.tgz_md5
+        for path in (*self.packed, *self.unpacked):
+            if path.name not in sums:
+                continue
+            try:
+                found = calculate_md5(path)
+            except OSError as error:
+                raise DataError(f"{self.name}: {path} cannot be read ({error.strerror})") from error
+            if found != sums[path.name]:
+                raise DataError(
+                    f"{self.name}: {path} is damaged: its md5 must be {sums[path.name]} (got {found}); fetch it again"
+                )
+
+    def _link_into(self, scratch: Path) -> None:
+        """Link what was found into `scratch`, where torchvision looks for it and may write."""
+        inner = f"{self._loader.__name__}/raw" if self._is_idx else self._loader.base_folder
+        for paths, target in ((self.unpacked, scratch / inner), (self.packed, scratch / (inner * self._is_idx))):
+            target.mkdir(parents=True, exist_ok=True)
+            for path in paths:
+                (target / path.name).symlink_to(path.resolve())
+
+    def _absent(self, reason: str) -> DataError:
+        wanted = ", ".join(self._checksums()) if self._is_idx else self._loader.filename
+        searched = ", ".join(str(path) for path in self._searched)
+        return DataError(
+            f"{self.name} was not found and {reason}; looked in {searched}; put its files ({wanted}) "
+            f"into {self._searched[0]}"
+        )
+
+
+def _all_of(names: tuple[str, ...], folders: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The files of these names in the first folder that has them all."""
+    for folder in folders:
+        paths = tuple(folder / name for name in names)
+        if all(path.is_file() for path in paths):
+            return paths
+    return ()
+
+
+def _remove(scratch: Path) -> None:
+    for folder, _, files in os.walk(scratch, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(folder, name))
+        os.rmdir(folder)
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """torchvision opens its connections without a limit; a network that swallows packets would hang a trial."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
