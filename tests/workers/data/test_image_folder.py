@@ -12,19 +12,15 @@ import torch
 from PIL import ExifTags, Image
 
 from search_spaces.datasets import ImageFolder
+from tests.support.image_files import save_image
 from workers.data import cache, splits
 from workers.data.splits import DataError, load
 
 
-def paint(path: Path, color: tuple[int, int, int], size: tuple[int, int] = (12, 12), mode: str = "RGB") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, color).convert(mode).save(path)
-
-
 def two_classes(root: Path, n: int = 10) -> None:
     for index in range(n):
-        paint(root / "red" / f"{index}.png", (255, index, 0))
-        paint(root / "blue" / f"{index}.png", (0, index, 255))
+        save_image(root / "red" / f"{index}.png", (255, index, 0))
+        save_image(root / "blue" / f"{index}.png", (0, index, 255))
 
 
 def folder(path: str = "pictures", **fields: Any) -> ImageFolder:
@@ -49,7 +45,7 @@ def test_grey_images_and_unusual_modes(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures")
     for index, mode in enumerate(["L", "P", "RGBA", "LA", "1", "CMYK"]):
         suffix = "tif" if mode == "CMYK" else "png"
-        paint(tmp_path / "pictures/red" / f"mode{index}.{suffix}", (255, 255, 255), mode=mode)
+        save_image(tmp_path / "pictures/red" / f"mode{index}.{suffix}", (255, 255, 255), mode=mode)
     sixteen = Image.fromarray(np.full((12, 12), 65535, dtype=np.uint16))
     sixteen.save(tmp_path / "pictures/red/sixteen.png")
     half = Image.fromarray(np.full((12, 12), 32768, dtype=np.uint16))
@@ -92,7 +88,7 @@ def test_given_train_and_test_folders(tmp_path: Path) -> None:
     splits = load(folder(), 0, tmp_path, tmp_path / "cache")
     assert len(splits.train_images) + len(splits.validation_images) == 20
     assert torch.bincount(splits.test()[1]).tolist() == [3, 3]
-    paint(tmp_path / "pictures/test/green/0.png", (0, 255, 0))
+    save_image(tmp_path / "pictures/test/green/0.png", (0, 255, 0))
     with pytest.raises(DataError, match=r"class green of .* must be one of"):
         load(folder(), 0, tmp_path, tmp_path / "cache")
 
@@ -114,8 +110,8 @@ def test_damaged_images_are_reported_all_at_once(tmp_path: Path) -> None:
 
 def test_unusual_files_are_listed_in_notes(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures", 20)
-    paint(tmp_path / "pictures/red/wide.png", (255, 0, 0), (60, 12))
-    paint(tmp_path / "pictures/red/large.png", (255, 0, 0), (24, 24))
+    save_image(tmp_path / "pictures/red/wide.png", (255, 0, 0), (60, 12))
+    save_image(tmp_path / "pictures/red/large.png", (255, 0, 0), (24, 24))
     (tmp_path / "pictures/red/readme.txt").write_text("about")
     splits = load(folder(), 0, tmp_path, tmp_path / "cache")
     assert len(splits.notes) == 2
@@ -130,7 +126,7 @@ def test_what_was_decoded_before_a_change_is_deleted_when_idle(tmp_path: Path) -
     two_classes(tmp_path / "others")
     load(folder("others"), 0, tmp_path, tmp_path / "cache")
     for change in range(splits.KEPT_SPLITS + 2):
-        paint(tmp_path / f"pictures/red/new{change}.png", (255, 99, 0))
+        save_image(tmp_path / f"pictures/red/new{change}.png", (255, 99, 0))
         load(folder(), 0, tmp_path, tmp_path / "cache")
         for manifest in (tmp_path / "cache").glob(f"*/{cache.MANIFEST}"):
             os.utime(manifest, (1_000_000 + change,) * 2)
@@ -142,7 +138,7 @@ def test_what_was_decoded_before_a_change_is_deleted_when_idle(tmp_path: Path) -
 def test_a_changed_folder_is_decoded_again(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures")
     load(folder(), 0, tmp_path, tmp_path / "cache")
-    paint(tmp_path / "pictures/red/new.png", (255, 99, 0))
+    save_image(tmp_path / "pictures/red/new.png", (255, 99, 0))
     splits = load(folder(), 0, tmp_path, tmp_path / "cache")
     assert len(splits.train_images) + len(splits.validation_images) + len(splits.test()[0]) == 21
 
@@ -151,8 +147,8 @@ def test_a_changed_folder_is_decoded_again(tmp_path: Path) -> None:
     ("prepare", "message"),
     [
         (lambda root: None, "there is no folder .*pictures"),
-        (lambda root: paint(root / "one/0.png", (1, 2, 3)), "must have at least two class folders"),
-        (lambda root: [paint(root / "one/0.png", (1, 2, 3)), (root / "two").mkdir()], "no images in .*two"),
+        (lambda root: save_image(root / "one/0.png", (1, 2, 3)), "must have at least two class folders"),
+        (lambda root: [save_image(root / "one/0.png", (1, 2, 3)), (root / "two").mkdir()], "no images in .*two"),
     ],
 )
 def test_a_folder_without_images(tmp_path: Path, prepare: Any, message: str) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import pickle
 import shutil
-import struct
 import tarfile
 import urllib.error
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 from torchvision import datasets as torchvision_datasets
 
 from search_spaces.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
+from tests.support.image_files import idx, write_idx_files
 from workers.data.splits import DataError, load
 
 REAL = Path(os.environ.get("RUNG_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data")
@@ -32,22 +31,6 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         raise urllib.error.URLError("no network in this test")
 
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
-
-
-def idx(array: np.ndarray) -> bytes:
-    return struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
-
-
-def write_idx_files(folder: Path, *, packed: bool) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    arrays = {}
-    for part, n in (("train", 40), ("t10k", 20)):
-        arrays[part] = generator.integers(0, 256, (n, 28, 28), dtype=np.uint8)
-        for name, array in (("images-idx3", arrays[part]), ("labels-idx1", np.arange(n) % 10)):
-            path = folder / f"{part}-{name}-ubyte{'.gz' * packed}"
-            path.write_bytes(gzip.compress(idx(array), mtime=0) if packed else idx(array))
-    return arrays
 
 
 @pytest.fixture
