@@ -1,182 +1,221 @@
-"""Consistency: what the fields of a spec must keep together, and what of it is allowed but seldom meant.
+"""Cross-field rules: what the fields of an experiment must keep together, and what is allowed but seldom meant.
 
-Owns every rule that looks at more than one part of an experiment. A plugin's arguments are its own: no rule of
-ours reads them, whatever their names are. It must not change a spec.
+Owns every rule that looks at more than one part of an experiment, except those of a single searcher or stopping rule,
+which are on its class. A plugin's arguments are its own: no rule reads them. Nothing here counts the candidates of a
+domain, so the cost of a spec is bounded by its size. It must not change a spec.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import PydanticCustomError
-
-from search_spaces.domains import Choice, Interval
-from search_spaces.models import NEVER_DETERMINISTIC, TorchvisionModel
-from search_spaces.normalization import Batch
-from search_spaces.sampling import count_combinations, domains, possible_values, without_indices
-from search_spaces.searchers.base import MAX_TRIALS
-from search_spaces.searchers.grid import Grid
+from search_spaces.domains import Choice, Interval, bounds_of
+from search_spaces.models import NEVER_DETERMINISTIC, ModelSpec, TorchvisionModel
+from search_spaces.normalization import Batch, Group
+from search_spaces.problems import Problem
+from search_spaces.schedulers import SchedulerSpec
 
 if TYPE_CHECKING:
-    from search_spaces.experiment import ExperimentSpec, SearchSpace
+    from search_spaces.experiment import ExperimentSpec
+
+#: Path and value of what a field may become.
+Alternative = tuple[str, Any]
 
 
-def check(spec: ExperimentSpec) -> None:
-    """Raises PydanticCustomError, which begins with the path of the field, for the first rule that is broken.
+@dataclass(frozen=True)
+class Rule:
+    """`find` yields the problems of a spec. It looks at nothing except the parts that are named in `reads`."""
 
-    What was stored is judged by these too, and must be readable forever: a new rule belongs into `check_given`.
-    """
-    _check_warmup(spec)
-    _check_own_normalization(spec.search_space)
-    _check_groups(spec.search_space)
-    if isinstance(spec.searcher, Grid):
-        _check_grid(spec.search_space, spec.searcher)
+    find: Callable[[ExperimentSpec], Iterator[Problem]]
+    reads: tuple[str, ...]
 
 
-def check_given(spec: ExperimentSpec) -> None:
-    """As `check`, the rules that are younger than version 1: only what a person gives now must keep them."""
-    _check_deterministic(spec)
+def problems(spec: ExperimentSpec, unread: Collection[str] = ()) -> Iterator[Problem]:
+    """The problems of all rules. Rules that read a part in `unread` are left out: that part has problems of its own."""
+    for rule in RULES:
+        if not set(rule.reads) & set(unread):
+            yield from rule.find(spec)
 
 
 def warnings(spec: ExperimentSpec) -> list[str]:
-    """One sentence for each doubt, naming the field."""
-    found = []
-    augmentation = spec.search_space.augmentation
-    flips = [value for _, value in possible_values(augmentation, "horizontal_flip")]
-    if not spec.dataset.mirror_safe and max(flips) > 0:
-        declarable = "mirror_safe" in type(spec.dataset).model_fields
-        found.append(
-            f"search_space.augmentation.horizontal_flip: mirrored {spec.dataset.name} change their label; leave it at 0"
-            + (", or declare dataset.mirror_safe: true if yours keep theirs" if declarable else "")
-        )
-    turns, most = [value for _, value in possible_values(augmentation, "rotation")], spec.dataset.safe_rotation
-    if max(turns) > most:
-        found.append(
-            f"search_space.augmentation.rotation: {spec.dataset.name} turned by up to {max(turns):g} degrees "
-            f"change their label, as 6 and 9 do; stay within {most:g}"
-        )
-    for path, scheduler in _alternatives(spec.search_space.scheduler, "scheduler"):
-        epochs = getattr(scheduler, "epochs", None)
-        if not isinstance(epochs, int | float):
-            continue  # it follows max_t, or is searched
-        for warmup in sorted({value for _, value in possible_values(scheduler, "warmup_epochs")}):
-            if not math.isclose(epochs + warmup, spec.asha.max_t):
-                found.append(
-                    f"search_space.{path}.epochs: {scheduler.kind} ends after {warmup:g} epochs of warmup and "
-                    f"{epochs:g} more, which differs from asha.max_t={spec.asha.max_t} and costs accuracy without "
-                    "a sign; leave it out to follow max_t"
-                )
+    """One sentence for each doubt, beginning with the path of the field."""
+    return [*_label_warnings(spec), *_horizon_warnings(spec)]
+
+
+def _goal(spec: ExperimentSpec) -> Iterator[Problem]:
+    if spec.objective.goal is not None and (rule := spec.objective.rule_broken_by(spec.objective.goal)):
+        yield Problem("objective.goal", rule, spec.objective.goal)
+
+
+def _early_stopping(spec: ExperimentSpec) -> Iterator[Problem]:
+    yield from spec.early_stopping.problems(spec.max_epochs)
+
+
+def _searcher(spec: ExperimentSpec) -> Iterator[Problem]:
+    yield from spec.searcher.problems(spec.search_space)
+
+
+def _warmup(spec: ExperimentSpec) -> Iterator[Problem]:
+    for path, scheduler in _schedulers(spec):
+        longest = bounds_of(scheduler.warmup_epochs)[1]
+        if longest >= spec.max_epochs:
+            yield Problem(f"{path}.warmup_epochs", f"must be less than max_epochs={spec.max_epochs}", longest)
+
+
+def _own_normalization(spec: ExperimentSpec) -> Iterator[Problem]:
+    """torchvision's models keep their own layers, so `normalization` must be left alone wherever one may be drawn."""
+    models = [path for path, model in _models(spec) if isinstance(model, TorchvisionModel)]
+    for path, value in _alternatives(spec.search_space.normalization, "search_space.normalization"):
+        if models and value != Batch():
+            rule = f"must be left at its default, because the torchvision model of {models[0]} keeps its own layers"
+            yield Problem(path, rule, value.model_dump(mode="json"))
+
+
+def _groups(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Group normalization needs every width that it may meet to be a multiple of its number of groups."""
+    widths, hidden = [], []
+    for path, model in _models(spec):
+        if isinstance(model, ModelSpec):
+            widths += [one for name in model.width_fields for one in _field(model, name, path)]
+            hidden += [one for name in model.hidden_fields for one in _field(model, name, path)]
+    largest = max((int(bounds_of(value)[1]) for _, value in (*widths, *hidden)), default=0)
+    groups = _distinct_groups(spec, largest)
+    for path, value in widths:
+        for group in groups:
+            if (width := _not_a_multiple(value, group)) is not None:
+                yield Problem(path, f"must be a multiple of the {group} groups of search_space.normalization", width)
                 break
-    return found
+    for path, value in hidden:
+        for group in groups:
+            features = _not_a_multiple(value, group)
+            if features is None and _may_be(value, group):
+                features = group
+            if features is not None:
+                rule = f"must be 0 or a larger multiple of the {group} groups of search_space.normalization"
+                yield Problem(path, rule, features)
+                break
 
 
-def _check_warmup(spec: ExperimentSpec) -> None:
-    for path, value in possible_values(spec.search_space.scheduler, "warmup_epochs", "scheduler"):
-        if value >= spec.asha.max_t:
-            raise PydanticCustomError(
-                "warmup_length",
-                "search_space.{path}: warmup_epochs < asha.max_t required, got {value} and {max_t}",
-                {"path": path, "value": value, "max_t": spec.asha.max_t},
-            )
-
-
-def _check_own_normalization(space: SearchSpace) -> None:
-    """Models of torchvision keep their own layers; where one may be drawn, so may nothing but the default."""
-    named = [path for path, value in _alternatives(space.model, "model") if isinstance(value, TorchvisionModel)]
-    for path, value in _alternatives(space.normalization, "normalization") if named else ():
-        if value != Batch():
-            raise PydanticCustomError(
-                "own_normalization",
-                "search_space.{path}: a model of torchvision keeps its own normalization: leave it out where one may "
-                "meet it, got {value} and one in {model}",
-                {"path": path, "value": value.model_dump_json(), "model": named[0]},
-            )
-
-
-def _check_groups(space: SearchSpace) -> None:
-    """Group normalization needs every width it may meet to be a multiple of its groups."""
-    groups = {int(value) for _, value in possible_values(space.normalization, "groups", "normalization")}
-    widths, hidden = (_of_model(space, field) for field in ("width", "hidden"))
-    common = _common_multiple(groups, most=max((*widths, *hidden), default=0))
-    for width, path in widths.items():
-        if width % common:
-            raise PydanticCustomError(
-                "group_width",
-                "search_space.{path}: group normalization with groups={groups} needs widths that are "
-                "multiples of it, got width={width}",
-                {"path": path, "groups": min(g for g in groups if width % g), "width": width},
-            )
-    for features, path in hidden.items():
-        if features and (features % common or features in groups):
-            raise PydanticCustomError(
-                "group_hidden",
-                "search_space.{path}: group normalization with groups={groups} needs hidden features that "
-                "are a larger multiple of it, got hidden={hidden}",
-                {
-                    "path": path,
-                    "groups": min(g for g in groups if features % g or features == g),
-                    "hidden": features,
-                },
-            )
-
-
-def _check_deterministic(spec: ExperimentSpec) -> None:
-    """Torch raises at the first gradient of a model that has no deterministic form, on a GPU alone."""
+def _deterministic(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Torch raises at the first gradient of a model that has no deterministic form, but only on a GPU."""
     if not spec.execution.deterministic or spec.resources.gpus_per_trial == 0:
         return
-    for path, model in _alternatives(spec.search_space.model, "model"):
-        for where, name in possible_values(model, "name", path) if isinstance(model, TorchvisionModel) else ():
-            if str(name).startswith(NEVER_DETERMINISTIC):
-                raise PydanticCustomError(
-                    "deterministic_model",
-                    "search_space.{path}: a model with deterministic gradients on a GPU required by "
-                    "execution.deterministic=true, which {families} have not; leave it out, or set "
-                    "resources.gpus_per_trial to 0, got {name}",
-                    {"path": where, "families": " and ".join(NEVER_DETERMINISTIC), "name": name},
+    for path, model in _models(spec):
+        for where, name in _field(model, "name", path) if isinstance(model, TorchvisionModel) else ():
+            if name.startswith(NEVER_DETERMINISTIC):
+                families = " and ".join(NEVER_DETERMINISTIC)
+                yield Problem(
+                    where,
+                    f"must not be of {families} with execution.deterministic=true, because they have no deterministic "
+                    "backward pass on a GPU: remove it, or set resources.gpus_per_trial to 0",
+                    name,
                 )
 
 
-def _check_grid(space: SearchSpace, searcher: Grid) -> None:
-    for path, domain in domains(space):
-        if isinstance(domain, Interval) and domain.step is None:
-            raise PydanticCustomError(
-                "grid_continuous",
-                "search_space.{path}: a grid needs finite domains, got {domain}; list values in a choice, or use "
-                "quniform",
-                {"path": path, "domain": f"{domain.keyword}: {list(domain.bounds)}"},
-            )
-    every = count_combinations(space)
-    if searcher.num_samples is None and every > MAX_TRIALS:
-        raise PydanticCustomError(
-            "grid_size",
-            "searcher.num_samples: at most {most} trials required, got a grid of {every}; limit it or make it smaller",
-            {"most": MAX_TRIALS, "every": f"{every:.4g}" if every < 1e300 else "far more"},
+RULES = (
+    Rule(_goal, ("objective",)),
+    Rule(_early_stopping, ("early_stopping", "max_epochs")),
+    Rule(_searcher, ("searcher", "search_space")),
+    Rule(_warmup, ("search_space.scheduler", "max_epochs")),
+    Rule(_own_normalization, ("search_space.model", "search_space.normalization")),
+    Rule(_groups, ("search_space.model", "search_space.normalization")),
+    Rule(_deterministic, ("search_space.model", "execution", "resources")),
+)
+
+
+def _label_warnings(spec: ExperimentSpec) -> Iterator[str]:
+    dataset = spec.dataset
+    augmentations = [value for _, value in _alternatives(spec.search_space.augmentation, "search_space.augmentation")]
+    flip = max(bounds_of(value.horizontal_flip)[1] for value in augmentations)
+    if not dataset.mirror_safe and flip > 0:
+        declarable = "mirror_safe" in type(dataset).model_fields
+        yield (
+            f"search_space.augmentation.horizontal_flip: mirrored {dataset.name} images change their label; set it to 0"
+            + (", or declare dataset.mirror_safe: true if yours keep theirs" if declarable else "")
+        )
+    rotation = max(bounds_of(value.rotation)[1] for value in augmentations)
+    if rotation > dataset.safe_rotation:
+        yield (
+            f"search_space.augmentation.rotation: {dataset.name} images rotated by up to {rotation:g} degrees change "
+            f"their label, as 6 and 9 do; use at most {dataset.safe_rotation:g}"
         )
 
 
-def _alternatives(node: Any, path: str) -> list[tuple[str, Any]]:
-    """What a field may become, with its path: the alternatives of a choice, or the value alone."""
+def _horizon_warnings(spec: ExperimentSpec) -> Iterator[str]:
+    for path, scheduler in _schedulers(spec):
+        length = getattr(scheduler, scheduler.length_field) if scheduler.length_field else None
+        if not isinstance(length, int | float):
+            continue  # it follows max_epochs, or is searched
+        shortest, longest = bounds_of(scheduler.warmup_epochs)
+        if not (math.isclose(length + shortest, spec.max_epochs) and math.isclose(length + longest, spec.max_epochs)):
+            warmup = shortest if not math.isclose(length + shortest, spec.max_epochs) else longest
+            yield (
+                f"{path}.{scheduler.length_field}: {scheduler.kind} ends after {warmup:g} epochs of warmup and "
+                f"{length:g} more, which differs from max_epochs={spec.max_epochs} and costs accuracy; omit it to "
+                "follow max_epochs"
+            )
+
+
+def _models(spec: ExperimentSpec) -> list[Alternative]:
+    return _alternatives(spec.search_space.model, "search_space.model")
+
+
+def _schedulers(spec: ExperimentSpec) -> Iterator[tuple[str, SchedulerSpec]]:
+    yield from _alternatives(spec.search_space.scheduler, "search_space.scheduler")
+
+
+def _alternatives(node: Any, path: str) -> list[Alternative]:
+    """What a field may become, each with its path: the alternatives of a choice, or the value itself."""
     if isinstance(node, Choice):
-        return [(f"{path}[{index}]", item) for index, item in enumerate(node.choice)]
+        return [(f"{path}.choice[{index}]", item) for index, item in enumerate(node.choice)]
     return [(path, node)]
 
 
-def _of_model(space: SearchSpace, field: str) -> dict[int, str]:
-    """Value -> a path, of all that a field of our own models may become; a plugin's arguments are its own."""
-    found: dict[int, str] = {}
-    for path, value in possible_values(space.model, field, "model"):
-        if without_indices(path) == f"model.{field}":
-            found.setdefault(int(value), path)
-    return found
+def _field(node: Any, name: str, path: str) -> list[Alternative]:
+    """What a field of a member of a family may become. Alternatives that are single values share the field's path."""
+    value = getattr(node, name)
+    return [(f"{path}.{name}", item) for _, item in _alternatives(value, "")]
 
 
-def _common_multiple(numbers: Iterable[int], most: int) -> int:
-    """The least common multiple, or some number above `most` where it is above that: no long numbers are made."""
+def _distinct_groups(spec: ExperimentSpec, largest: int) -> list[int]:
+    """Numbers of groups that may be drawn, ascending, as many as it takes to decide for widths of at most `largest`.
+
+    A number that divides several others below `largest` has their least common multiple below it too, so once that
+    multiple is larger, no width can satisfy all of them and the numbers so far name one that it breaks.
+    """
+    found: set[int] = set()
     common = 1
-    for number in numbers:
-        common = math.lcm(common, number)
-        if common > most:
-            break
-    return common
+    for _, value in _alternatives(spec.search_space.normalization, "search_space.normalization"):
+        for _, groups in _field(value, "groups", "") if isinstance(value, Group) else ():
+            for number in _numbers(groups):
+                if number not in found:
+                    found.add(number)
+                    common = math.lcm(common, number)
+                if common > largest:
+                    return sorted(found)
+    return sorted(found)
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    """The whole numbers of a value or a domain, ascending."""
+    if isinstance(value, Interval):
+        yield from range(int(value.low), int(value.high) + 1, int(value.step or 1))
+    else:
+        yield int(value)
+
+
+def _not_a_multiple(value: Any, of: int) -> int | None:
+    """A number that a value or a domain may become and that is no multiple of `of`; None if there is none."""
+    if not isinstance(value, Interval):
+        return int(value) if value % of else None
+    low, step = int(value.low), int(value.step or 1)
+    return next((number for number in (low, low + step) if number % of), None)
+
+
+def _may_be(value: Any, number: int) -> bool:
+    if not isinstance(value, Interval):
+        return bool(value == number)
+    return value.low <= number <= value.high and (number - int(value.low)) % int(value.step or 1) == 0

@@ -102,8 +102,7 @@ def _inside_root(path: str) -> str:
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\x00" in path:
         raise PydanticCustomError(
             "data_path",
-            "a relative path without '..' required, inside the workers' data root, got {path}",
-            {"path": path},
+            "must be a relative path without '..' inside the workers' data root",
         )
     return path
 

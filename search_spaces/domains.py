@@ -70,17 +70,9 @@ class Interval(Domain):
     @model_validator(mode="after")
     def _ordered(self) -> Interval:
         if not self.low < self.high:
-            raise PydanticCustomError(
-                "domain_order",
-                "low < high required, got low={low}, high={high}",
-                {"low": self.low, "high": self.high},
-            )
+            raise PydanticCustomError("domain_order", "must have low < high")
         if self.log and self.low <= 0:
-            raise PydanticCustomError(
-                "log_domain_positive",
-                "low > 0 required of a logarithmic domain, got low={low}",
-                {"low": self.low},
-            )
+            raise PydanticCustomError("log_domain_positive", "must have low > 0, because it is logarithmic")
         return self
 
 
@@ -92,8 +84,8 @@ def _check_count(domain: D, step: float) -> D:
     if found > MAX_CANDIDATES:
         raise PydanticCustomError(
             "domain_count",
-            "at most {most} candidates required, got {count} from low={low}, high={high}",
-            {"most": MAX_CANDIDATES, "count": f"{found:.3g}", "low": domain.low, "high": domain.high},
+            "must have at most {most} candidates, not {count}",
+            {"most": MAX_CANDIDATES, "count": f"{found:.3g}"},
         )
     return domain
 
@@ -101,11 +93,7 @@ def _check_count(domain: D, step: float) -> D:
 def _check_whole_steps(domain: D, step: float) -> D:
     steps = (domain.high - domain.low) / step if step > 0 else 0.0
     if not 0.5 < steps < math.inf or not math.isclose(steps, round(steps), abs_tol=1e-9):
-        raise PydanticCustomError(
-            "domain_step",
-            "a step > 0 that divides high - low required, got step={step}, low={low}, high={high}",
-            {"step": step, "low": domain.low, "high": domain.high},
-        )
+        raise PydanticCustomError("domain_step", "must have a step > 0 that divides high - low")
     return _check_count(domain, step)
 
 
@@ -187,7 +175,7 @@ def candidates(domain: Interval) -> Iterator[float]:
     """Every value of a stepped domain in ascending order. Raises ValueError for a continuous one."""
     step = domain.step
     if step is None:
-        raise ValueError(f"a grid needs a finite domain, got {domain.keyword}: {list(domain.bounds)}")
+        raise ValueError(f"must be finite for a grid (got {domain.keyword}: {list(domain.bounds)})")
     for index in range(count(domain)):
         yield quantize(domain, domain.low + index * step)
 
@@ -195,7 +183,7 @@ def candidates(domain: Interval) -> Iterator[float]:
 def count(domain: Interval) -> int:
     """Number of candidates of a stepped domain. Raises ValueError for a continuous one."""
     if domain.step is None:
-        raise ValueError(f"a grid needs a finite domain, got {domain.keyword}: {list(domain.bounds)}")
+        raise ValueError(f"must be finite for a grid (got {domain.keyword}: {list(domain.bounds)})")
     return round((domain.high - domain.low) / domain.step) + 1
 
 
@@ -262,7 +250,7 @@ class _Searchable:
             alternatives,
             discriminator=_tag,
             custom_error_type="domain_kind",
-            custom_error_message=f"a value or one of {', '.join(sorted(KEYWORDS & alternatives.keys()))} required",
+            custom_error_message=f"must be a value or one of {', '.join(sorted(KEYWORDS & alternatives.keys()))}",
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -282,10 +270,8 @@ class _EndsValid:
             try:
                 self._validator.validate_python(int(end) if domain.integer else end)
             except ValidationError as error:
-                rule = error.errors()[0]["msg"]
-                raise PydanticCustomError(
-                    "domain_bound", "{name}={value}: {rule}", {"name": name, "value": end, "rule": rule}
-                ) from None
+                rule = error.errors()[0]["msg"].replace("Input should be", "must be")
+                raise PydanticCustomError("domain_bound", "{name} {rule}", {"name": name, "rule": rule}) from None
         return domain
 
 
@@ -320,7 +306,7 @@ def _listed(value: Any) -> Any:
     if isinstance(items, list | tuple) and len(items) > MAX_ALTERNATIVES:
         raise PydanticCustomError(
             "choice_length",
-            "at most {most} alternatives required, got {count}; use a range, or fewer",
+            "must have at most {most} alternatives, not {count}; use a range, or list fewer",
             {"most": MAX_ALTERNATIVES, "count": len(items)},
         )
     return given

@@ -11,14 +11,11 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
-    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from search_spaces import cross_field_rules
-from search_spaces.asha import AshaSpec
 from search_spaces.augmentation import Augmentation, AugmentationSpec
 from search_spaces.datasets import Dataset, Digits
 from search_spaces.domains import Integer, Number, Searchable
@@ -39,7 +36,8 @@ from search_spaces.sampling import (
 from search_spaces.schedulers import Plateau, Scheduler
 from search_spaces.searchers import Searcher
 from search_spaces.searchers.tpe import TPE
-from search_spaces.spec import GIVEN, Spec
+from search_spaces.spec import Spec
+from search_spaces.upgrade import upgrade
 
 Priority = Annotated[
     Integer, Field(ge=-100, le=100, description="who gets slots first; among equals, who was there first")
@@ -65,16 +63,14 @@ DURATION = r"^(\d+(?:\.\d+)?)\s*([smhd])$"
 def _no_flag(value: Any) -> Any:
     """In Python True is 1, in JSON it is not."""
     if isinstance(value, bool):
-        raise PydanticCustomError("flag", "1 required, got {value}", {"value": str(value).lower()})
+        raise PydanticCustomError("flag", "must be 2")
     return value
 
 
 def _seconds(value: Any) -> Any:
     match = re.fullmatch(DURATION, value) if isinstance(value, str) else None
     if isinstance(value, str) and match is None:
-        raise PydanticCustomError(
-            "duration", "seconds, or a number with s, m, h or d required, got {value}", {"value": value}
-        )
+        raise PydanticCustomError("duration", "must be seconds, or a number with s, m, h or d")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else value
 
 
@@ -129,6 +125,12 @@ class Objective(Spec):
         """Whether `value` is strictly better than `other`; False where either is NaN."""
         return self.sign * value > self.sign * other
 
+    def rule_broken_by(self, goal: float) -> str | None:
+        """The rule that a goal breaks which no trial can ever reach, such as an accuracy in percent."""
+        if self.metric == "validation_accuracy":
+            return None if 0 <= goal <= 1 else f"must be between 0 and 1 for {self.metric}"
+        return None if goal >= 0 else f"must be at least 0 for {self.metric}"
+
     def reached(self, value: float, goal: float) -> bool:
         """Whether `value` is at least as good as `goal`."""
         return self.sign * value >= self.sign * goal
@@ -138,23 +140,10 @@ class Objective(Spec):
         if self.mode != self.MODES[self.metric]:
             raise PydanticCustomError(
                 "objective_mode",
-                "mode {right} required of {metric}, got mode={mode}",
-                {"right": self.MODES[self.metric], "metric": self.metric, "mode": self.mode},
+                "mode must be {right} for {metric}",
+                {"right": self.MODES[self.metric], "metric": self.metric},
             )
         return self
-
-    @model_validator(mode="after")
-    def _goal_in_reach(self, info: ValidationInfo) -> Objective:
-        if info.context == GIVEN and (rule := goal_rule(self.metric, self.goal)):
-            raise PydanticCustomError("goal_reach", "{rule}, got goal={goal}", {"rule": rule, "goal": self.goal})
-        return self
-
-
-def goal_rule(metric: str, goal: float | None) -> str | None:
-    """The rule that a goal breaks which no trial can ever reach, such as an accuracy in percent."""
-    if goal is None or (goal >= 0 and (goal <= 1 or metric == "validation_loss")):
-        return None
-    return f"goal >= 0{' and <= 1' if metric == 'validation_accuracy' else ''} required of {metric}"
 
 
 class Resources(Spec):
@@ -176,8 +165,7 @@ class Resources(Spec):
         if gpus is not None and (0 < gpus < 0.01 or (gpus > 1 and gpus != int(gpus))):
             raise PydanticCustomError(
                 "gpu_share",
-                "0, or 0.01 to 1, or a whole number of GPUs required, got gpus_per_trial={gpus}",
-                {"gpus": gpus},
+                "gpus_per_trial must be 0, a share from 0.01 to 1, or a whole number of GPUs",
             )
         return self
 
@@ -212,7 +200,7 @@ class Execution(Spec):
 class TrialSpec(Spec):
     """One configuration without domains: everything that is needed to train it again."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     dataset: Dataset
     hyperparameters: SearchSpace
     objective: Objective
@@ -228,11 +216,16 @@ class TrialSpec(Spec):
         "shuffling (only in trials of earlier versions), 2 from one generator per epoch and transform",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, data: Any) -> Any:
+        return upgrade(data).document
+
 
 class ExperimentSpec(Spec):
     """One search. The smallest valid spec is a name."""
 
-    version: Annotated[Literal[1], BeforeValidator(_no_flag)] = 1
+    version: Annotated[Literal[2], BeforeValidator(_no_flag)] = 2
     name: Name
     project: Name = "default"
     description: Annotated[str, Field(max_length=10_000)] = ""
@@ -240,7 +233,10 @@ class ExperimentSpec(Spec):
     dataset: Dataset = Digits()
     search_space: SearchSpace = SearchSpace()
     searcher: Searcher = TPE()
-    asha: AshaSpec = AshaSpec()
+    max_epochs: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
+        20, description="number of epochs of a trial that is not stopped early"
+    )
+    early_stopping: EarlyStopping = Asha()
     objective: Objective = Objective()
     resources: Resources = Resources()
     budget: Budget = Budget()
@@ -258,6 +254,7 @@ class ExperimentSpec(Spec):
     @classmethod
     def _augment_as_the_data_set_likes(cls, data: Any) -> Any:
         """Write the data set's default augmentation into the spec, so that what is stored says all."""
+        data = upgrade(data).document
         if not isinstance(data, dict) or not isinstance(data.get("search_space", {}), dict | SearchSpace):
             return data
         space = data.get("search_space", {})
@@ -272,22 +269,6 @@ class ExperimentSpec(Spec):
         if isinstance(space, SearchSpace):
             return data | {"search_space": space.model_copy(update={"augmentation": AugmentationSpec(**default)})}
         return data | {"search_space": {**space, "augmentation": default}}
-
-    @model_validator(mode="after")
-    def _fields_fit_together(self, info: ValidationInfo) -> ExperimentSpec:
-        cross_field_rules.check(self)
-        if info.context == GIVEN:
-            cross_field_rules.check_given(self)
-        return self
-
-    @property
-    def max_epochs(self) -> int:
-        """Epochs of a trial that is not stopped early."""
-        return self.asha.max_t
-
-    @property
-    def early_stopping(self) -> EarlyStopping:
-        return Asha(grace_period=self.asha.grace_period, reduction_factor=self.asha.reduction_factor)
 
     @property
     def num_samples(self) -> int:
@@ -314,10 +295,6 @@ class ExperimentSpec(Spec):
         values = flatten(trial.hyperparameters.model_dump(mode="json"))
         names = parameter_names(self.search_space) | set(values)
         return {name: values.get(name, NOT_APPLICABLE) for name in sorted(names)}
-
-    def warnings(self) -> list[str]:
-        """What is allowed but seldom meant, one sentence each, naming the field."""
-        return cross_field_rules.warnings(self)
 
 
 def _trial_seed(seed: int, number: int) -> int:

@@ -5,7 +5,7 @@ The torch code of each kind is in `workers/models/`; a parity test fails when on
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -107,7 +107,14 @@ NEVER_DETERMINISTIC = ("alexnet", "vgg")
 
 
 class ModelSpec(Spec):
-    """What our own networks share."""
+    """What Rung's own networks share.
+
+    `width_fields` name the fields that set how many channels a normalization layer sees, `hidden_fields` those that set
+    the features of a hidden linear layer, where 0 means no such layer.
+    """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("width",)
+    hidden_fields: ClassVar[tuple[str, ...]] = ()
 
     dropout: Dropout = Field(0.0, description="probability of dropping a feature before the last layer")
     initialization: Searchable[Literal["kaiming", "torch"]] = Field(
@@ -118,6 +125,7 @@ class ModelSpec(Spec):
 class CNN(ModelSpec):
     """`depth` 3x3 convolutions, doubling from `width` channels, halving the image after each, then linear layers."""
 
+    hidden_fields: ClassVar[tuple[str, ...]] = ("hidden",)
     kind: Literal["cnn"] = "cnn"
     width: Width = 16
     depth: Searchable[Annotated[Integer, Field(ge=1, le=6)]] = 2
@@ -144,6 +152,7 @@ class ResNet(ModelSpec):
 class VGG(ModelSpec):
     """A plain network: `depth` stages of two 3x3 convolutions and a pooling (Simonyan and Zisserman, 2015)."""
 
+    hidden_fields: ClassVar[tuple[str, ...]] = ("hidden",)
     kind: Literal["vgg"] = "vgg"
     width: Width = 32
     depth: Searchable[Annotated[Integer, Field(ge=1, le=5)]] = 3
@@ -173,7 +182,7 @@ class PluginModel(Spec):
     @model_validator(mode="after")
     def _few(self) -> PluginModel:
         if len(self.arguments) > 32:
-            raise PydanticCustomError("arguments", "at most 32 arguments, got {count}", {"count": len(self.arguments)})
+            raise PydanticCustomError("arguments", "must have at most 32 arguments")
         return self
 
 

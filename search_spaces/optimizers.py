@@ -194,9 +194,7 @@ class Rprop(OptimizerSpec):
     @model_validator(mode="after")
     def _no_decay(self) -> Rprop:
         if self.weight_decay != 0:
-            raise PydanticCustomError(
-                "rprop_decay", "rprop has no weight decay, got weight_decay={value}", {"value": str(self.weight_decay)}
-            )
+            raise PydanticCustomError("rprop_decay", "weight_decay must be 0 for rprop, which has none")
         return self
 
 

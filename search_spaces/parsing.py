@@ -29,19 +29,19 @@ def read(body: bytes, media_type: str) -> dict[str, Any]:
     """The mapping that `body` holds. Raises SpecError saying what is wrong, and at which line and column."""
     media_type = media_type.partition(";")[0].strip().lower()
     if media_type not in JSON_TYPES | YAML_TYPES:
-        _refuse(f"application/json or application/yaml required, got {media_type or 'nothing'}", "content-type")
+        _refuse(f"must be application/json or application/yaml (got {media_type or 'nothing'})", "content-type")
     if len(body) > MAX_BYTES:
-        _refuse(f"at most {MAX_BYTES} bytes required, got {len(body)}")
+        _refuse(f"must have at most {MAX_BYTES} bytes (got {len(body)})")
     text = _decode(body)
     if not text.strip():
-        _refuse("a spec required, got an empty document")
+        _refuse("must be a spec (got an empty document)")
     try:
         data = _json(text) if media_type in JSON_TYPES else _yaml(text)
         _check(data, "", 1)
     except RecursionError:
-        _refuse(f"at most {MAX_DEPTH} levels of nesting required")
+        _refuse(f"must have at most {MAX_DEPTH} levels of nesting")
     if not isinstance(data, dict):
-        _refuse(f"a mapping of fields required, got {type(data).__name__}")
+        _refuse(f"must be a mapping of fields (got {type(data).__name__})")
     return data
 
 
@@ -49,7 +49,7 @@ def _decode(body: bytes) -> str:
     try:
         return body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        _refuse(f"UTF-8 text required, got byte 0x{body[error.start]:02x} at offset {error.start}")
+        _refuse(f"must be UTF-8 text (got byte 0x{body[error.start]:02x} at offset {error.start})")
 
 
 def _json(text: str) -> Any:
@@ -60,7 +60,7 @@ def _json(text: str) -> Any:
     except ValueError as error:
         if isinstance(error, SpecError):
             raise
-        _refuse("a smaller number required, got one of thousands of digits")
+        _refuse("must have smaller numbers (got one of thousands of digits)")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        _refuse(f"each key once required, got {shorten(twice)!r} twice in one object")
+        _refuse(f"must have each key once (got {shorten(twice)!r} twice in one object)")
     return fields
 
 
@@ -97,18 +97,18 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_document()
         if not self.check_event(yaml.StreamEndEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            _refuse(f"{_at(event.start_mark)}one document required, got several")
+            _refuse(f"{_at(event.start_mark)}must be one document (got several)")
         return node
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         place = _at(event.start_mark)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            _refuse(f"{place}anchors and aliases are not allowed, got {event.anchor}")
+            _refuse(f"{place}must not have anchors and aliases (got {event.anchor})")
         if getattr(event, "tag", None) is not None:
-            _refuse(f"{place}tags are not allowed, got {event.tag}")
+            _refuse(f"{place}must not have tags (got {event.tag})")
         if self.depth >= MAX_DEPTH:
-            _refuse(f"{place}at most {MAX_DEPTH} levels of nesting required")
+            _refuse(f"{place}must have at most {MAX_DEPTH} levels of nesting")
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -120,9 +120,9 @@ class _Loader(yaml.SafeLoader):
             name = self.construct_object(key, deep=True)
             place = _at(key.start_mark)
             if not isinstance(name, str):
-                _refuse(f"{place}strings required as keys, got {shorten(name)}")
+                _refuse(f"{place}must have strings as keys (got {shorten(name)})")
             if name in first:
-                _refuse(f"{place}each key once required, got {shorten(name)!r} again (first in line {first[name]})")
+                _refuse(f"{place}must have each key once (got {shorten(name)!r} again, first in line {first[name]})")
             first[name] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
@@ -133,7 +133,7 @@ class _Loader(yaml.SafeLoader):
         try:
             return int(node.value, 0 if node.value[:2] in {"0x", "0o"} else 10)
         except ValueError:
-            _refuse(f"{_at(node.start_mark)}a smaller number required, got {len(node.value)} digits")
+            _refuse(f"{_at(node.start_mark)}must have smaller numbers (got {len(node.value)} digits)")
 
     def real(self, node: Any) -> float:
         return float(re.sub(r"\.(?=[a-zA-Z])", "", node.value))
@@ -158,7 +158,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.real)
 def _check(data: Any, path: str, depth: int) -> None:
     """What no notation may bring, by its path: what no database keeps, no finite number, a depth no walk survives."""
     if depth > MAX_DEPTH:
-        _refuse(f"at most {MAX_DEPTH} levels of nesting required")
+        _refuse(f"must have at most {MAX_DEPTH} levels of nesting")
     if isinstance(data, dict):
         for key, value in data.items():
             _check(key, path, depth)
@@ -167,11 +167,11 @@ def _check(data: Any, path: str, depth: int) -> None:
         for index, value in enumerate(data):
             _check(value, f"{path}[{index}]", depth + 1)
     elif isinstance(data, float) and not math.isfinite(data):
-        _refuse(f"a finite number required, got {data}", path or "document")
+        _refuse(f"must be a finite number (got {data})", path or "document")
     elif isinstance(data, int) and abs(data) > MAX_INTEGER:
-        _refuse("a whole number of at most 2^53 required", path or "document")
+        _refuse("must be a whole number of at most 2^53", path or "document")
     elif isinstance(data, str) and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in data):
-        _refuse("text without NUL and lone surrogates required", ascii(path)[1:-1] or "document")
+        _refuse("must be text without NUL and lone surrogates", ascii(path)[1:-1] or "document")
 
 
 def _at(mark: Any) -> str:

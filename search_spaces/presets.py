@@ -20,7 +20,7 @@ def names() -> list[str]:
 def load(name: str) -> str:
     """The YAML of a preset, comments included. Raises SpecError naming the nearest for an unknown one."""
     if name not in names():
-        raise SpecError([Problem("preset", unknown("preset", name, names()), name)])
+        raise SpecError([Problem("preset", unknown(name, names()), name)])
     return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 
 

@@ -18,16 +18,18 @@ MAX_VALUE_LENGTH = 120
 
 @dataclass(frozen=True)
 class Problem:
-    """One broken rule. `field` is the dotted path as written, `value` what was found there (None for nothing)."""
+    """One broken rule.
+
+    `field` is the dotted path as written, `rule` says what the field must be, and `value` what it is instead, or None
+    where nothing is there. Printed as `field: must be X (got Y)`.
+    """
 
     field: str
     rule: str
     value: Any = None
 
     def __str__(self) -> str:
-        said = self.value is None or "got " in self.rule or self.rule.startswith("unknown")
-        got = "" if said else f" (got {_text(self.value)})"
-        return f"{self.field}: {self.rule}{got}"
+        return f"{self.field}: {self.rule}" + ("" if self.value is None else f" (got {_text(self.value)})")
 
 
 class SpecError(ValueError):
@@ -39,23 +41,22 @@ class SpecError(ValueError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, if any is."""
+    """The known name most similar to `name`, if any is similar."""
     known, name = list(known), name.lower()
     swapped = [other for other in known if sorted(other) == sorted(name)]
     found = swapped or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return found[0] if found else None
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """`unknown kind 'adma', did you mean 'adam'? one of sgd, adam, ... required`."""
+def unknown(name: str, known: Iterable[str]) -> str:
+    """`must be one of sgd, adam, ...; did you mean 'adam'?`: the rule that an unknown name breaks."""
     known = list(known)
     guess = nearest(name, known)
-    hint = f", did you mean {guess!r}?" if guess else ";"
-    return f"unknown {what} {shorten(name)!r}{hint} one of {', '.join(known)} required"
+    return f"must be one of {', '.join(known)}" + (f"; did you mean {guess!r}?" if guess else "")
 
 
 def shorten(value: Any) -> Any:
-    """`value` fit for a JSON answer: itself where it is small, otherwise the beginning of its text."""
+    """`value` for a JSON answer: itself if it is small, otherwise the beginning of its text."""
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
         text.encode()

@@ -8,6 +8,7 @@ intervals, path -> index for choices; `optimizer[1].lr` is the rate of the secon
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,12 +26,12 @@ def resolve(node: Any, draw: Draw, path: str = "") -> Any:
     if isinstance(node, Choice):
         index = int(draw(path, node))
         if not 0 <= index < len(node.choice):
-            raise ValueError(f"{path}: index below {len(node.choice)} required, got {index}")
+            raise ValueError(f"{path}: must be an index below {len(node.choice)} (got {index})")
         return resolve(node.choice[index], draw, f"{path}[{index}]")
     if isinstance(node, Interval):
         value = quantize(node, draw(path, node))
         if not node.low <= value <= node.high:
-            raise ValueError(f"{path}: {node.low} <= value <= {node.high} required, got {value}")
+            raise ValueError(f"{path}: must be from {node.low} to {node.high} (got {value})")
         return value
     if isinstance(node, Spec):
         return {name: resolve(getattr(node, name), draw, _join(path, name)) for name in type(node).model_fields}
@@ -138,20 +139,17 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, node
 
 
-def possible_values(node: Any, field: str, root: str = "") -> Iterator[tuple[str, float]]:
-    """Path and value of all that fields named `field` may become: the steps of a stepped domain, the ends of others.
-
-    `root` is the path of `node`. Arguments of a plugin are found like any field: give the part that is meant.
-    """
-    for path, value in leaves(node, root):
-        if without_indices(path).rpartition(".")[2] != field:
-            continue
-        if isinstance(value, Interval):
-            yield from ((path, v) for v in (candidates(value) if value.step is not None else (value.low, value.high)))
-        elif isinstance(value, Choice):
-            yield from ((path, item) for item in value.choice if not isinstance(item, Domain))
-        elif value is not None:
-            yield path, value
+def as_written(node: Any, path: str) -> str:
+    """A path of this module (`optimizer[1].lr`) as a document has it (`optimizer.choice[1].lr`)."""
+    out = ""
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        if index:
+            out += f".choice[{index}]" if isinstance(node, Choice) else f"[{index}]"
+            node = node.choice[int(index)] if isinstance(node, Choice) else node[int(index)]
+        else:
+            out = _join(out, name)
+            node = node[name] if isinstance(node, dict) else getattr(node, name)
+    return out
 
 
 def flatten(bound: Any, prefix: str = "") -> dict[str, str | float]:

@@ -47,14 +47,17 @@ class Horizon:
 class SchedulerSpec(Spec):
     """What all schedulers share.
 
-    `interval` says what a stock scheduler counts its steps in: epochs or batches after warmup.
+    `interval` says what a stock scheduler counts its steps in: epochs or batches after warmup. `length_field` names the
+    field, if there is one, that sets how many epochs after warmup the schedule takes.
     `target` is None for members that override `multiplier`.
     """
 
     target: ClassVar[str | None] = None
     interval: ClassVar[Literal["epoch", "batch"]] = "batch"
     monitors: ClassVar[bool] = False
+    length_field: ClassVar[str | None] = None
 
+    kind: str
     warmup_epochs: Searchable[Annotated[Number, Field(ge=0)]] = Field(
         0.0,
         description="epochs over which the rate rises linearly from zero to its base, before anything else; "
@@ -108,16 +111,16 @@ class Plateau(SchedulerSpec):
 
 
 class Step(SchedulerSpec):
-    """Multiply by `gamma` every `step_epochs` epochs."""
+    """Multiply by `gamma` every `step_size` epochs."""
 
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:StepLR"
     interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
     kind: Literal["step"] = "step"
-    step_epochs: Count = 10
+    step_size: Count = 10
     gamma: Ratio = 0.1
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
-        return {"step_size": self.step_epochs, "gamma": self.gamma}
+        return {"step_size": self.step_size, "gamma": self.gamma}
 
 
 class MultiStep(SchedulerSpec):
@@ -133,11 +136,7 @@ class MultiStep(SchedulerSpec):
     def _ascending(self) -> MultiStep:
         reach = [bounds_of(milestone) for milestone in self.milestones]
         if any(before[1] >= after[0] for before, after in pairwise(reach)):
-            raise PydanticCustomError(
-                "milestones",
-                "ascending milestones required, whatever is drawn, got {value}",
-                {"value": ", ".join(f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in reach)},
-            )
+            raise PydanticCustomError("milestones", "must be ascending, whatever is drawn")
         return self
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
@@ -173,33 +172,34 @@ class Cosine(SchedulerSpec):
     The horizon is the trial's maximum epochs unless `epochs` is given; past its end the rate stays low.
     """
 
+    length_field: ClassVar[str | None] = "t_max"
     kind: Literal["cosine"] = "cosine"
-    epochs: Epochs | None = Field(None, description="length of the fall after warmup; default: to the trial's end")
+    t_max: Epochs | None = Field(None, description="length of the fall after warmup; default: to the trial's end")
     min_factor: Share = 0.0
 
     def multiplier(self, epoch: float, horizon: Horizon) -> float:
-        return _half_cosine(epoch / (self.epochs or horizon.epochs), self.min_factor)
+        return _half_cosine(epoch / (self.t_max or horizon.epochs), self.min_factor)
 
 
 class WarmRestarts(SchedulerSpec):
-    """Cosine falls, each `cycle_mult` times as long as the last, from a peak that decays (lecture L11).
+    """Cosine falls, each `t_mult` times as long as the last, from a peak that decays (lecture L11).
 
     Each cycle begins with `cycle_warmup` (a share of its length) of linear rise, no batch of it at rate zero.
     Loshchilov and Hutter, 2017, with the per-cycle warmup and peak decay that the lecture's picture shows.
     """
 
     kind: Literal["warm_restarts"] = "warm_restarts"
-    cycle_epochs: Searchable[Annotated[Number, Field(ge=0.01)]] | None = Field(
+    t_0: Searchable[Annotated[Number, Field(ge=0.01)]] | None = Field(
         None, description="length of the first cycle; default: a third of the trial"
     )
-    cycle_mult: Searchable[Annotated[Number, Field(ge=1, le=1000)]] = 1.0
+    t_mult: Searchable[Annotated[Number, Field(ge=1, le=1000)]] = 1.0
     cycle_warmup: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = 0.0
     peak_decay: Searchable[Annotated[Number, Field(gt=0, le=1)]] = 1.0
     min_factor: Share = 0.0
 
     def multiplier(self, epoch: float, horizon: Horizon) -> float:
-        first = self.cycle_epochs or horizon.epochs / 3
-        cycle, phase, length = _cycle_of(epoch / first, self.cycle_mult)
+        first = self.t_0 or horizon.epochs / 3
+        cycle, phase, length = _cycle_of(epoch / first, self.t_mult)
         peak = self.peak_decay**cycle
         if phase < self.cycle_warmup:
             after = phase + 1 / (first * length * horizon.batches)  # at the end of this batch
@@ -233,20 +233,20 @@ class OneCycle(SchedulerSpec):
 
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:OneCycleLR"
     kind: Literal["one_cycle"] = "one_cycle"
-    rise: Ratio = Field(0.3, description="share of the steps spent rising")
-    start_divisor: Searchable[Annotated[Number, Field(ge=1)]] = 25.0
-    end_divisor: Searchable[Annotated[Number, Field(ge=1)]] = 1e4
+    pct_start: Ratio = Field(0.3, description="share of the steps spent rising")
+    div_factor: Searchable[Annotated[Number, Field(ge=1)]] = 25.0
+    final_div_factor: Searchable[Annotated[Number, Field(ge=1)]] = 1e4
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
         total = max(2, horizon.steps)
         # Torch puts the peak at step rise * total - 1 and divides by it, and by what is left after it.
-        flat = abs(self.rise * total - 1) < SHORTEST_PHASE
+        flat = abs(self.pct_start * total - 1) < SHORTEST_PHASE
         return {
             "max_lr": horizon.lr,
             "total_steps": total,
-            "pct_start": (1 + SHORTEST_PHASE) / total if flat else self.rise,
-            "div_factor": self.start_divisor,
-            "final_div_factor": self.end_divisor,
+            "pct_start": (1 + SHORTEST_PHASE) / total if flat else self.pct_start,
+            "div_factor": self.div_factor,
+            "final_div_factor": self.final_div_factor,
             "cycle_momentum": False,
         }
 

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
-
-#: Context of a validation of what a person gives now. Without it what was stored is read back, and no rule judges
-#: it that is younger than version 1.
-GIVEN = "given"
 
 
 class Spec(BaseModel):
@@ -74,7 +71,7 @@ def members(family: Any) -> tuple[type[Spec], ...]:
     """The classes of a family, in the order of its union. A class alone is a family of one."""
     if get_origin(family) is Annotated:
         return members(get_args(family)[0])
-    if get_origin(family) is Union or type(family).__name__ == "UnionType":
+    if get_origin(family) is Union or isinstance(family, UnionType):
         return tuple(cls for arm in get_args(family) for cls in members(arm))
     return (family,) if isinstance(family, type) and issubclass(family, Spec) else ()
 

@@ -1,7 +1,7 @@
 """Stored specs: how documents that were accepted once are read back, from a database, a journal or a trial's folder.
 
-What was stored stays readable, so nothing here judges it by rules that are younger than it. Use `validation.validate`
-for what a person submits.
+What was stored stays readable: the models upgrade documents of version 1, and no cross-field rule judges them. Use
+`validation.validate` for what a person submits.
 """
 
 from __future__ import annotations
@@ -77,6 +77,4 @@ def _adapter(part: Any) -> TypeAdapter[Any]:
 
 
 def _read(model: type[M], document: Document) -> M:
-    if isinstance(document, dict):
-        return model.model_validate(document)
-    return model.model_validate_json(document)
+    return model.model_validate(document) if isinstance(document, dict) else model.model_validate_json(document)

@@ -7,19 +7,20 @@ nor any hyperparameter by name.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, get_origin, overload
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from search_spaces import cross_field_rules
 from search_spaces.domains import DOMAINS, KEYWORDS, holds_domain, numeric_domains
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, nearest, shorten, unknown
-from search_spaces.spec import GIVEN, Spec, members
+from search_spaces.spec import Spec, members
+from search_spaces.upgrade import DEPRECATED, Upgraded, upgrade
 
 S = TypeVar("S", bound=Spec)
 
@@ -33,15 +34,66 @@ def validate(data: Any, model: type[S]) -> S: ...
 
 
 def validate(data: Any, model: type[Spec] = ExperimentSpec) -> Spec:
-    """The spec that `data` (parsed JSON or YAML) says. Raises SpecError with all its problems."""
+    """The spec that `data` (parsed JSON or YAML) says; one of version 1 is upgraded.
+
+    Raises SpecError with all its problems: those of single fields and, where the fields that a cross-field rule reads
+    are valid, those of the rule.
+    """
+    upgraded = upgrade(data) if model is ExperimentSpec else Upgraded(data)
     try:
-        return model.model_validate(data, context=GIVEN)
+        spec = model.model_validate(upgraded.document)
+        found = list(cross_field_rules.problems(spec)) if isinstance(spec, ExperimentSpec) else []
     except ValidationError as error:
-        raise SpecError(_problems(error.errors(include_url=False), data, model)) from None
+        errors = error.errors(include_url=False)
+        found = _problems(errors, upgraded.document, model)
+        if model is ExperimentSpec:
+            found += _problems_of_the_rest(upgraded.document, errors)
+        spec = None
     except RecursionError:
-        raise SpecError([Problem("document", "less deeply nested data required")]) from None
+        raise SpecError([Problem("document", "must be nested less deeply")]) from None
     except OverflowError:
-        raise SpecError([Problem("document", "whole numbers of fewer digits required")]) from None
+        raise SpecError([Problem("document", "must have whole numbers of fewer digits")]) from None
+    if spec is None or found:
+        raise SpecError(
+            _limited([replace(one, field=upgraded.as_written(one.field), value=shorten(one.value)) for one in found])
+        )
+    return spec
+
+
+def warnings(spec: ExperimentSpec, document: Any = None) -> list[str]:
+    """What of a valid spec, and of the document it was read from, is allowed but seldom meant: one sentence each."""
+    deprecated = [DEPRECATED] if upgrade(document).was_upgraded else []
+    return [*deprecated, *cross_field_rules.warnings(spec)]
+
+
+def _problems_of_the_rest(document: Any, errors: list[ErrorDetails]) -> list[Problem]:
+    """What the cross-field rules find in the parts of a document that have no problems of their own."""
+    if not isinstance(document, dict):
+        return []
+    rest = {"name": "unnamed", **document}
+    unread = set()
+    for error in errors:
+        head, *tail = (str(name) for name in error["loc"]) if error["loc"] else ("",)
+        space = rest.get("search_space")
+        if head == "search_space" and tail and isinstance(space, dict):
+            unread |= {head, f"{head}.{tail[0]}"}
+            rest["search_space"] = {name: value for name, value in space.items() if str(name) != tail[0]}
+        elif head in {"", "dataset"}:
+            return []  # the default augmentation follows the dataset
+        else:
+            unread.add(head)
+            rest.pop(head, None)
+    try:
+        return list(cross_field_rules.problems(ExperimentSpec.model_validate({"name": "unnamed", **rest}), unread))
+    except (ValidationError, RecursionError, OverflowError):
+        return []
+
+
+def _limited(problems: list[Problem]) -> list[Problem]:
+    if len(problems) <= MAX_PROBLEMS:
+        return problems
+    left = len(problems) - MAX_PROBLEMS
+    return [*problems[:MAX_PROBLEMS], Problem("document", f"{left} more problems are not shown")]
 
 
 @dataclass(frozen=True)
@@ -88,7 +140,7 @@ class _Place:
             return _Place(_join(self.path, name), node)
         family = members(info.annotation)
         searchable = holds_domain(info.annotation, info.metadata)
-        many = isinstance(node, Mapping) and str(info.annotation).startswith("dict[")
+        many = isinstance(node, Mapping) and get_origin(info.annotation) is dict
         alone = not searchable and len(family) == 1
         return _Place(
             _join(self.path, name),
@@ -104,64 +156,55 @@ class _Place:
 def _problems(errors: list[ErrorDetails], data: Any, model: type[Spec]) -> list[Problem]:
     locs = [error["loc"] for error in errors]
     found: dict[tuple[str, str], Problem] = {}
+    shapes: set[str] = set()  # fields whose interval has the wrong number of values
     strangers = 0
     for error in errors:
         loc = error["loc"]
         if error["type"] == "extra_forbidden":
             strangers += 1
-            if strangers > MAX_PROBLEMS:  # enough is shown, and a guess for each of thousands would take seconds
+            if strangers > MAX_PROBLEMS:  # a guess for each of thousands of unknown fields would take seconds
+                path = ".".join(map(str, loc))
+                found.setdefault((path, ""), Problem(path, "is not a known field"))
                 continue
         if error["type"] in _COUNTS and any(other[: len(loc)] == loc and len(other) > len(loc) for other in locs):
             continue
-        problem = _problem(error, data, model)
+        place = _Place("", data, model=model)
+        for name in loc:
+            before, place = place, place.step(name)
+        if _is_shape(place, error):
+            problem = _shape(place, data, error, model)
+            shapes.add(problem.field)
+        else:
+            problem = _problem(before if loc else place, place, error)
         found.setdefault((problem.field, problem.rule), problem)
-    kept = _without_shape_echoes(list(found.values()))
-    left = max(0, len(kept) - MAX_PROBLEMS) + max(0, strangers - MAX_PROBLEMS)
-    if left:
-        kept = [*kept[:MAX_PROBLEMS], Problem("document", f"and {left} more problems")]
-    return kept
+    fields = [problem.field for problem in found.values()]
+    echoes = {shape for shape in shapes if any(field.startswith(f"{shape}[") for field in fields)}
+    return [problem for problem in found.values() if problem.field not in echoes]
 
 
-def _without_shape_echoes(problems: list[Problem]) -> list[Problem]:
-    """Drop `takes [low, high]` where one of the ends has a problem of its own."""
-    fields = [problem.field for problem in problems]
-    return [
-        problem
-        for problem in problems
-        if not (
-            problem.rule.startswith("takes [low, high") and any(name.startswith(problem.field + "[") for name in fields)
-        )
-    ]
+def _is_shape(place: _Place, error: ErrorDetails) -> bool:
+    """Whether an interval has the wrong number of values, or is no list at all."""
+    missing_value = error["type"] == "missing" and bool(error["loc"]) and isinstance(error["loc"][-1], int)
+    return place.keyword in KEYWORDS - {"choice"} and (error["type"] in {*_COUNTS, "tuple_type"} or missing_value)
 
 
-def _problem(error: ErrorDetails, data: Any, model: type[Spec]) -> Problem:
-    before = place = _Place("", data, model=model)
-    for name in error["loc"]:
-        before, place = place, place.step(name)
-    kind, context = error["type"], error.get("ctx", {})
+def _problem(before: _Place, place: _Place, error: ErrorDetails) -> Problem:
+    kind = error["type"]
     if kind == "extra_forbidden":
         return Problem(place.path, _unknown_field(before, str(error["loc"][-1])), shorten(place.node))
     if kind == "missing" and not isinstance(error["loc"][-1], int):
         return Problem(place.path, _missing(before))
-    if place.keyword in KEYWORDS - {"choice"} and kind in {*_COUNTS, "missing", "tuple_type"}:
-        return _shape(place, data, error, model)
     if kind in {"union_tag_invalid", "union_tag_not_found", "model_attributes_type"}:
         return _tag_problem(place, error)
     if isinstance(place.node, Mapping) and place.keyword is None and place.model is None and kind not in _OF_MAPPINGS:
         return Problem(place.path, _not_a_domain(place, rule_of(error)), shorten(place.node))
     if kind == "domain_kind":
-        (keyword,) = place.node if isinstance(place.node, Mapping) else ("this",)
-        return Problem(place.path, f"{_domain_rule(place)}, got {keyword}", shorten(place.node))
+        return Problem(place.path, _domain_rule(place), shorten(place.node))
     if kind == "invalid_key":
-        return Problem(place.path, "a string required as field name", shorten(error["loc"][-1]))
+        return Problem(place.path, "must have strings as field names", shorten(error["loc"][-1]))
     if not error["loc"]:
-        head, _, rest = error["msg"].partition(": ")
-        if rest and re.split(r"[.\[]", head)[0] in model.model_fields:
-            path, node = _written(head, data)
-            return Problem(path, rest, shorten(context.get("value", node)))
-        return Problem("document", rule_of(error), None if isinstance(data, Mapping) else shorten(data))
-    rule = rule_of(error)
-    return Problem(place.path, rule + (", got null" if place.node is None else ""), shorten(place.node))
+        return Problem("document", rule_of(error), None if isinstance(place.node, Mapping) else shorten(place.node))
+    return Problem(place.path, rule_of(error) + (", not null" if place.node is None else ""), shorten(place.node))
 
 
 _COUNTS = frozenset({"too_short", "too_long"})
@@ -169,119 +212,117 @@ _OF_MAPPINGS = frozenset({"domain_kind", "too_long", "too_short"})
 
 #: pydantic's error type -> our rule; the names in braces are of the error's context.
 _RULES = {
-    "missing": "required",
-    "extra_forbidden": "unknown field",
-    "enum": "{expected} required",
-    "bool_type": "true or false required",
-    "bool_parsing": "true or false required",
-    "float_type": "a number required",
-    "float_parsing": "a number required",
-    "int_type": "a whole number required",
-    "int_parsing": "a whole number required",
-    "int_from_float": "a whole number required",
-    "string_type": "a string required",
-    "tuple_type": "a list required",
-    "dict_type": "a mapping required",
-    "model_type": "a mapping required",
-    "finite_number": "a finite number required",
-    "greater_than": "> {gt} required",
-    "greater_than_equal": ">= {ge} required",
-    "less_than": "< {lt} required",
-    "less_than_equal": "<= {le} required",
-    "literal_error": "{expected} required",
-    "string_too_short": "{min_length} or more characters required",
-    "string_too_long": "at most {max_length} characters required",
-    "string_pattern_mismatch": "text that matches {pattern} required",
-    "too_short": "a list of {min_length} or more required",
-    "too_long": "a list of at most {max_length} required",
+    "missing": "is required",
+    "extra_forbidden": "is not a known field",
+    "enum": "must be {expected}",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "string_type": "must be a string",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "finite_number": "must be a finite number",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must match {pattern}",
+    "too_short": "must be a list of at least {min_length}",
+    "too_long": "must be a list of at most {max_length}",
 }
 
 
-_SIGNS = {
-    "greater than or equal to": ">=",
-    "less than or equal to": "<=",
-    "greater than": ">",
-    "less than": "<",
-}
+_WORDS = {"greater than or equal to": "at least", "less than or equal to": "at most"}
 
 
 def rule_of(error: ErrorDetails) -> str:
-    """The rule that one of pydantic's errors stands for, in our words."""
+    """The rule that one of pydantic's errors stands for, as `must be X`."""
     if error["type"] in _RULES:
         context = {
             key: f"{value:g}" if isinstance(value, float) else value for key, value in error.get("ctx", {}).items()
         }
         return _RULES[error["type"]].format(**context)
-    message = re.sub(r"Input should be (?:a valid )?(.*)$", r"\1 required", error["msg"])
-    for words, sign in _SIGNS.items():
-        message = message.replace(words, sign)
+    message = error["msg"].replace("Input should be", "must be")
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
     return message
 
 
 def _unknown_field(place: _Place, name: str) -> str:
     if place.model is None:
-        return "unknown field"
+        return "is not a known field"
     known = [field for field in place.model.model_fields if field != "version"]
     owners = [str(_tag_of(cls)) for cls in place.siblings if name in cls.model_fields]
     if owners:
-        return f"unknown field of {_tag_of(place.model)}; {', '.join(owners)} would take it"
+        return f"is not a field of {_tag_of(place.model)}, but of {', '.join(owners)}"
     guess = nearest(name, known)
-    return f"unknown field, did you mean {guess!r}?" if guess else f"unknown field; known are {', '.join(known)}"
+    return f"is not a known field; did you mean {guess!r}?" if guess else f"must be one of {', '.join(known)}"
 
 
 def _missing(place: _Place) -> str:
     """A missing field, or a misspelled one: the unknown name has a problem of its own."""
-    return f"required by {_tag_of(place.model)}" if place.siblings and place.model else "required"
+    return f"is required by {_tag_of(place.model)}" if place.siblings and place.model else "is required"
 
 
 def _shape(place: _Place, data: Any, error: ErrorDetails, model: type[Spec]) -> Problem:
-    """The notation of an interval has the wrong number of figures."""
+    """The notation of an interval has the wrong number of values."""
     last = max(index for index, name in enumerate(error["loc"]) if name == place.keyword)
     whole = _Place("", data, model=model)
     for name in error["loc"][: last + 1]:
         whole = whole.step(name)
     (form,) = (domain.model_fields[place.keyword].description for domain in DOMAINS if domain.keyword == place.keyword)
-    return Problem(whole.path, f"takes {form}", shorten(whole.node))
+    return Problem(whole.path, f"must be {form}", shorten(whole.node))
 
 
 def _tag_problem(place: _Place, error: ErrorDetails) -> Problem:
     node = place.node
     discriminator = str(error.get("ctx", {}).get("discriminator", "")).strip("'")
     tags = [str(_tag_of(member)) for member in place.family]
-    one_of = f"one of {', '.join(tags)} required"
+    one_of = f"must be one of {', '.join(tags)}"
     if not isinstance(node, str | Mapping):
         return Problem(place.path, one_of, shorten(node))
     if discriminator not in {"kind", "name"}:
         if "choice" in node:
-            return Problem(place.path, "a choice inside a choice: write its alternatives into the outer list")
+            rule = "must not be a choice inside a choice: write its alternatives into the outer list"
+            return Problem(place.path, rule, shorten(node))
         return Problem(place.path, _domain_rule(place), shorten(node))
     if isinstance(node, str):
-        return Problem(place.path, unknown(discriminator, node, tags), shorten(node))
+        return Problem(place.path, unknown(node, tags), shorten(node))
     if discriminator in node:
         name = node[discriminator]
-        if not isinstance(name, str):
-            return Problem(_join(place.path, discriminator), one_of, shorten(name))
-        return Problem(_join(place.path, discriminator), unknown(discriminator, name, tags), shorten(name))
-    return Problem(place.path, _not_a_domain(place, f"{discriminator} missing, {one_of}"), shorten(node))
+        rule = unknown(name, tags) if isinstance(name, str) else one_of
+        return Problem(_join(place.path, discriminator), rule, shorten(name))
+    return Problem(
+        place.path, _not_a_domain(place, f"must have a {discriminator}, one of {', '.join(tags)}"), shorten(node)
+    )
 
 
 def _not_a_domain(place: _Place, rule: str) -> str:
     """A mapping stands where a value or a domain is meant."""
     if not place.searchable:
-        return f"{rule}; this field takes no domain" if KEYWORDS & set(map(str, place.node)) else rule
+        return f"{rule}; this field accepts no domain" if KEYWORDS & set(map(str, place.node)) else rule
     for name in map(str, place.node):
         if name in KEYWORDS:
             others = [str(key) for key in place.node if key != name]
-            return f"a domain stands alone: {name} without {', '.join(others)} required"
+            return f"must be a domain with nothing beside it: remove {', '.join(others)} or {name}"
     for name in map(str, place.node):
         if (guess := nearest(name, _keywords(place))) and len(place.node) == 1:
-            return f"unknown domain {name!r}, did you mean {guess!r}? {_domain_rule(place)}"
+            return f"{_domain_rule(place)}; did you mean {guess!r}?"
     return rule if place.family else _domain_rule(place)
 
 
 def _domain_rule(place: _Place) -> str:
     *some, last = _keywords(place)
-    return f"a value, {', '.join(some)} or {last} required" if some else f"a value or {last} required"
+    return f"must be a value, {', '.join(some)} or {last}" if some else f"must be a value or {last}"
 
 
 def _keywords(place: _Place) -> list[str]:
@@ -293,21 +334,6 @@ def _tag_of(model: type[BaseModel] | None) -> Any:
     """The name that selects a member of a family: the default of its `kind`, or of a data set's `name`."""
     fields = model.model_fields if model else {}
     return next((fields[name].default for name in ("kind", "name") if name in fields), None)
-
-
-def _written(path: str, data: Any) -> tuple[str, Any]:
-    """A path of `sampling` (`optimizer[1].lr`) as the spec has it (`optimizer.choice[1].lr`), and the data there."""
-    out, node = "", data
-    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
-        if index:
-            if isinstance(node, Mapping) and "choice" in node:
-                out, node = f"{out}.choice", node["choice"]
-            out += f"[{index}]"
-            node = node[int(index)] if isinstance(node, list | tuple) and int(index) < len(node) else None
-        else:
-            out = _join(out, name)
-            node = node.get(name) if isinstance(node, Mapping) else None
-    return out, node
 
 
 def _join(path: str, name: Any) -> str:

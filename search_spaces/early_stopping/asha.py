@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from search_spaces.domains import Integer, Number
 from search_spaces.early_stopping.base import EarlyStoppingSpec
+from search_spaces.problems import Problem
 
 
 class Asha(EarlyStoppingSpec):
@@ -23,3 +25,7 @@ class Asha(EarlyStoppingSpec):
     reduction_factor: Annotated[Number, Field(ge=1.25, le=100)] = Field(
         3, description="number of trials that reach a rung for each trial that continues"
     )
+
+    def problems(self, max_epochs: int) -> Iterator[Problem]:
+        if self.grace_period > max_epochs:
+            yield Problem("early_stopping.grace_period", f"must be at most max_epochs={max_epochs}", self.grace_period)

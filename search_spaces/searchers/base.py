@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from search_spaces.domains import Integer
+from search_spaces.problems import Problem
 from search_spaces.spec import Spec
 
 #: Of one experiment.
@@ -27,3 +29,7 @@ class SearcherSpec(Spec):
     def trial_count(self, search_space: Spec) -> int:
         """The number of trials that this searcher proposes over `search_space`."""
         raise NotImplementedError
+
+    def problems(self, search_space: Spec) -> Iterator[Problem]:
+        """What of this searcher does not fit `search_space`, with paths from the root of the spec."""
+        yield from ()

@@ -17,7 +17,7 @@ def names() -> list[PresetName]:
 def load(name: str) -> Preset:
     """A preset as it is shipped. Raises NotFoundError, with the nearest name."""
     if name not in presets.names():
-        raise NotFoundError(unknown("preset", name, presets.names()))
+        raise NotFoundError(f"preset {name!r} {unknown(name, presets.names())}")
     text = presets.load(name)
     spec = read(text.encode(), "application/yaml")
     return Preset(name=name, description=str(spec.get("description", "")), spec=spec, yaml=text)

@@ -6,6 +6,7 @@ from typing import Any
 
 from search_spaces.protocol import TrialState
 from search_spaces.stored import StoredSpec
+from search_spaces.upgrade import upgrade, upgrade_sample
 from service.adapters.mlflow_client import MetricPoint, MlflowClient
 from service.contract.schemas import AttemptView, BestTrial, ExperimentSummary, ExperimentView, Point, TrialView
 from service.contract.states import State
@@ -28,7 +29,7 @@ def full(
 ) -> ExperimentView:
     return ExperimentView(
         **_fields(experiment, counts, results, ray_away),
-        spec=experiment.spec,
+        spec=upgrade(experiment.spec).document,
         warnings=experiment.warnings,
         controls=experiment.controls,
         winner=experiment.winner,
@@ -45,7 +46,7 @@ def trial(row: Trial, mlflow_experiment_id: str | None, results: MlflowClient) -
         best_value=row.best_value,
         best_epoch=row.best_epoch,
         metrics=row.metrics,
-        parameters=row.parameters,
+        parameters=upgrade_sample(row.parameters),
         mlflow_run_id=row.mlflow_run_id,
         mlflow_url=results.run_url(mlflow_experiment_id, row.mlflow_run_id),
         restarts=row.restarts,

@@ -30,11 +30,13 @@ def validate(
         if offline:
             from search_spaces.parsing import read
             from search_spaces.validation import validate as check
+            from search_spaces.validation import warnings
 
-            checked = check(read(*read_spec(spec)))
+            document = read(*read_spec(spec))
+            checked = check(document)
             answer: dict[str, Any] = {
                 "spec": checked.model_dump(mode="json"),
-                "warnings": checked.warnings(),
+                "warnings": warnings(checked, document),
                 "num_samples": checked.num_samples,
             }
         else:

@@ -13,7 +13,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from search_spaces.controls import Controls
-from search_spaces.experiment import goal_rule
 from search_spaces.problems import Problem, SpecError
 from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.sampling import count_combinations
@@ -111,8 +110,8 @@ def change(session: Session, experiment: Experiment, patch: dict[str, Any], now:
     before = experiments.controls_of(experiment)
     after = validate(merge_patch.merge(before.model_dump(mode="json"), patch), Controls)
     _check_num_samples(session, experiment, before, after)
-    metric = StoredSpec(experiment.spec).objective.metric
-    if "goal" in patch and (rule := goal_rule(metric, after.goal)):
+    objective = StoredSpec(experiment.spec).objective
+    if "goal" in patch and after.goal is not None and (rule := objective.rule_broken_by(after.goal)):
         raise SpecError([Problem("goal", rule, after.goal)])
     if after == before:
         return []

@@ -15,6 +15,7 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import MAX_NAME_LENGTH, ExperimentSpec
 from search_spaces.problems import Problem, SpecError
 from search_spaces.protocol import IMPORTED_STATES
+from search_spaces.upgrade import upgrade
 from search_spaces.validation import validate
 from service.contract.errors import ConflictError
 from service.contract.states import ENDED, INACTIVE, State
@@ -22,7 +23,7 @@ from service.domain import experiments, merge_patch
 from service.store.models import Experiment, Trial
 
 #: What both must have in common.
-SHARED = ("version", "dataset", "search_space", "asha", "objective.metric", "objective.mode", "seed")
+SHARED = ("dataset", "search_space", "max_epochs", "early_stopping", "objective.metric", "objective.mode", "seed")
 SUFFIX = "-continued"
 
 
@@ -34,9 +35,14 @@ def spec_of(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
     """
     _check_rest(source)
     before = experiments.spec_of(source)
-    spec = validate(_patched(source, before, patch))
+    upgraded = upgrade(patch)
+    spec = validate(_patched(source, before, upgraded.document))
     problems = [
-        Problem(name, "as in the source required: their trials could not be compared", _at(patch, name))
+        Problem(
+            upgraded.as_written(name),
+            "must be as in the source experiment, because trials could not be compared otherwise",
+            _at(upgraded.document, name),
+        )
         for name in SHARED
         if _at(spec, name) != _at(before, name)
     ]

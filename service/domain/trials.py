@@ -17,6 +17,7 @@ from search_spaces.experiment import TrialSpec
 from search_spaces.problems import Problem, unknown
 from search_spaces.protocol import DIAGNOSTICS, METRICS
 from search_spaces.stored import read_spec, read_trial_spec
+from search_spaces.upgrade import upgrade_sample
 from service.contract.errors import NotFoundError, ValidationFailedError
 from service.domain import experiments
 from service.store.models import Trial, UtcDateTime
@@ -76,7 +77,7 @@ def bound_spec(session: Session, experiment_id: str, trial: int, kept: str | Non
     if sample is None:
         raise NotFoundError(f"what was drawn for trial {trial} of experiment {experiment_id} is not recorded")
     try:
-        return read_spec(stored).bind(sample, trial)
+        return read_spec(stored).bind(upgrade_sample(sample), trial)
     except ValueError as error:
         raise NotFoundError(
             f"trial {trial} of experiment {experiment_id} cannot be bound to its spec: {error}"
@@ -109,9 +110,7 @@ def _key(name: str) -> ColumnElement[Any]:
     if name in VALUES:
         value: ColumnElement[Any] = Trial.metrics[name].as_float()
         return value
-    raise ValidationFailedError(
-        "trials cannot be sorted by this", [Problem("sort", unknown("sort key", name, SORTS), name)]
-    )
+    raise ValidationFailedError("trials cannot be sorted by this", [Problem("sort", unknown(name, SORTS), name)])
 
 
 def _behind(key: ColumnElement[Any], descending: bool, value: Any, trial: int) -> ColumnElement[bool]:

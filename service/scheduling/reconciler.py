@@ -27,6 +27,7 @@ from search_spaces.periodic import PeriodicThread
 from search_spaces.problems import SpecError
 from search_spaces.protocol import DISK_FULL_ERRNOS, LaunchConfig, sanitize_text
 from search_spaces.stored import read_spec
+from search_spaces.upgrade import upgrade
 from service.adapters.experiment_files import free_bytes, read_tail
 from service.adapters.launcher import ClusterUnreachableError
 from service.context import AppContext, utc_now
@@ -203,7 +204,7 @@ class Reconciler:
             if stored.resources.gpus_per_trial is None:
                 experiment.spec = spec.model_dump(mode="json")
             attempt, token = attempts.start(session, experiment, slots, now)
-            document, source = dict(experiment.spec), continuation.source_to_import(session, experiment)
+            document, source = upgrade(experiment.spec).document, continuation.source_to_import(session, experiment)
             cancel_trials = attempts.pending_cancellations(session, experiment)
             trials = experiments.count_started(session, experiment)
         launch = LaunchConfig(

@@ -75,7 +75,7 @@ def resnet9(device: str, batch: int, augmentation: dict[str, Any] | None = None)
         "batch_size": batch,
         "augmentation": augmentation or "none",
     }
-    spec = ExperimentSpec(name="benchmark", search_space=space, asha={"max_t": 1000}).bind({})
+    spec = ExperimentSpec(name="benchmark", search_space=space, max_epochs=1000).bind({})
     return Training(spec, splits(size.images, 64, channels=3, side=32, classes=10), device)
 
 

@@ -30,7 +30,7 @@ REPEATS = 3
 MEASURED_S = 60.0
 RUNNING, BEATS, WARM_UP = 8, 200, 5
 #: Ends by being canceled: epochs of about half a second, as many as it takes.
-ENDLESS = {"asha": {"max_t": 5000, "grace_period": 5000}}
+ENDLESS = {"max_epochs": 5000, "early_stopping": "none"}
 
 
 @pytest.fixture(scope="module")

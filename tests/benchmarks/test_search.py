@@ -37,7 +37,8 @@ SPEC: dict[str, Any] = {
         },
     },
     "searcher": {"kind": "random", "num_samples": 60},
-    "asha": {"max_t": 8, "grace_period": 1, "reduction_factor": 3},
+    "max_epochs": 8,
+    "early_stopping": {"kind": "asha", "grace_period": 1, "reduction_factor": 3},
 }
 
 

@@ -96,7 +96,7 @@ def test_fashion_mnist_against_a_bare_loop(optimizer: str, fashion: Splits) -> N
 
 def compare(name: str, model: dict[str, Any], data: Splits, batch: int, rounds: int, optimizer: str) -> None:
     space = {"model": model, "batch_size": batch, "optimizer": optimizer, "augmentation": "none"}
-    spec = ExperimentSpec(name="benchmark", search_space=space, asha={"max_t": 1000}).bind({})
+    spec = ExperimentSpec(name="benchmark", search_space=space, max_epochs=1000).bind({})
     images = len(data.train_images)
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -29,7 +29,8 @@ def spec(name: str, trials: int, **changes: Any) -> dict[str, Any]:
         "project": "e2e-control",
         "search_space": {"model": SMALL, "optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 3e-2]}}},
         "searcher": {"kind": "random", "num_samples": trials},
-        "asha": {"max_t": EPOCHS, "grace_period": EPOCHS},
+        "max_epochs": EPOCHS,
+        "early_stopping": "none",
         "seed": 5,
     } | changes
 
@@ -92,7 +93,7 @@ def test_a_canceled_trial_gives_its_slot_up_in_the_middle_of_a_long_epoch(client
             trials=2,
             searcher="grid",
             search_space={"model": {"choice": [HUGE, SMALL]}, "batch_size": 16},
-            asha={"max_t": 1},
+            max_epochs=1,
             resources={"max_concurrent_trials": 1},
         )
     )

@@ -37,7 +37,7 @@ SEARCHED = {
     },
     "normalization": {"choice": ["batch", "layer", "none"]},
 }
-LONG = {"max_t": 5000, "grace_period": 5000}
+LONG: dict[str, Any] = {"max_epochs": 5000, "early_stopping": "none"}
 
 
 def spec(name: str, *, trials: int = 4, **changes: Any) -> dict[str, Any]:
@@ -46,7 +46,8 @@ def spec(name: str, *, trials: int = 4, **changes: Any) -> dict[str, Any]:
         "project": "e2e",
         "search_space": NETWORK | SEARCHED,
         "searcher": {"kind": "random", "num_samples": trials},
-        "asha": {"max_t": 4, "grace_period": 1, "reduction_factor": 2},
+        "max_epochs": 4,
+        "early_stopping": {"kind": "asha", "grace_period": 1, "reduction_factor": 2},
         "seed": 3,
     } | changes
 
@@ -170,7 +171,7 @@ def test_diverged_trials_end_as_such_and_harm_no_other(client: Client, mlflow: M
 
 
 def test_cancel_ends_trials_and_runs(client: Client, mlflow: MlflowClient) -> None:
-    submitted = client.submit(spec("canceled", asha=LONG))
+    submitted = client.submit(spec("canceled", **LONG))
     view = next(v for v in client.watch(submitted.id, 0.2) if v.trials.get("RUNNING") and v.best)
     client.cancel(view.id)
     view = ended(client, view.id)
@@ -181,7 +182,7 @@ def test_cancel_ends_trials_and_runs(client: Client, mlflow: MlflowClient) -> No
 
 
 def test_goal_ends_the_search(client: Client, mlflow: MlflowClient) -> None:
-    view = ended(client, client.submit(spec("goal", asha=LONG, objective={"goal": 0.5})).id)
+    view = ended(client, client.submit(spec("goal", **LONG, objective={"goal": 0.5})).id)
     assert view.state == "COMPLETED"
     assert "goal 0.5 reached" in view.reason
     assert view.best is not None
@@ -193,7 +194,7 @@ def test_goal_ends_the_search(client: Client, mlflow: MlflowClient) -> None:
 
 
 def test_wall_clock_ends_the_search(client: Client) -> None:
-    view = ended(client, client.submit(spec("budget", asha=LONG, budget={"wall_clock": 2})).id)
+    view = ended(client, client.submit(spec("budget", **LONG, budget={"wall_clock": 2})).id)
     assert view.state == "COMPLETED"
     assert "budget.wall_clock" in view.reason
 
@@ -206,7 +207,7 @@ def test_absent_data_is_a_readable_error(client: Client) -> None:
 
 
 def test_two_experiments_share_the_slots(client: Client) -> None:
-    first, second = (client.submit(spec(name, asha=LONG)) for name in ("sharing-a", "sharing-b"))
+    first, second = (client.submit(spec(name, **LONG)) for name in ("sharing-a", "sharing-b"))
     seen: Counter[tuple[int, int]] = Counter()
     for view in client.watch(second.id, 0.2):
         other = client.get(first.id)
@@ -223,8 +224,8 @@ def test_two_experiments_share_the_slots(client: Client) -> None:
 def test_a_killed_driver_is_replaced_and_nothing_is_lost_or_doubled(
     client: Client, mlflow: MlflowClient, storage: Path
 ) -> None:
-    asha = {"max_t": 60, "grace_period": 60}
-    submitted = client.submit(spec("driver-killed", trials=3, asha=asha))
+    long: dict[str, Any] = {"max_epochs": 60, "early_stopping": "none"}
+    submitted = client.submit(spec("driver-killed", trials=3, **long))
     view = next(v for v in client.watch(submitted.id, 0.1) if v.best)
     os.kill(_driver_pid(view.attempts[-1].id, storage / view.id), signal.SIGKILL)
     view = ended(client, view.id)

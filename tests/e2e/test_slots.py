@@ -30,7 +30,8 @@ SPEC = {
     "name": "shrinking",
     "search_space": {"model": {"kind": "cnn", "width": 8, "depth": 2}, "batch_size": {"choice": [64, 128]}},
     "searcher": {"kind": "random", "num_samples": 50},
-    "asha": {"max_t": 5000, "grace_period": 5000},
+    "max_epochs": 5000,
+    "early_stopping": "none",
     "resources": {"gpus_per_trial": 0},
 }
 

@@ -20,7 +20,8 @@ def parallel(name: str, *, trials: int = TRIALS, **changes: Any) -> dict[str, An
         "project": "faults",
         "search_space": SPACE,
         "searcher": {"kind": "random", "num_samples": trials},
-        "asha": {"max_t": 4, "grace_period": 1, "reduction_factor": 2},
+        "max_epochs": 4,
+        "early_stopping": {"kind": "asha", "grace_period": 1, "reduction_factor": 2},
         "resources": {"max_concurrent_trials": 2},
         "seed": 3,
     } | changes

@@ -13,6 +13,7 @@ from typing import Any
 
 from stand import Stand
 
+from search_spaces.asha import AshaSpec
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import ENDED_TRIAL_STATES, METRICS
 from service.contract.schemas import ExperimentView
@@ -173,7 +174,8 @@ def _assert_trained_once(stand: Stand, view: ExperimentView, again: int) -> None
 def _replay(stand: Stand, experiment_id: str) -> tuple[Asha, dict[int, tuple[str, str]]]:
     """One ASHA that sees every epoch of the journal in order, and what it decides."""
     spec = ExperimentSpec.model_validate_json((stand.files(experiment_id) / "spec.json").read_text())
-    asha, decided = Asha(spec.asha, spec.objective), {}
+    rungs = spec.early_stopping.model_dump(include={"grace_period", "reduction_factor"})
+    asha, decided = Asha(AshaSpec(max_t=spec.max_epochs, **rungs), spec.objective), {}
     for entry in entries(stand, experiment_id):
         if entry["event"] != "epoch":
             continue

@@ -183,7 +183,7 @@ def _holder(stand: Stand) -> str:
 
 def test_a_replica_that_stands_still_longer_than_its_lease(stand: Stand, undisturbed: Callable[..., str]) -> None:
     """The other takes over; the one that wakes has heard of no driver for long, and blames none for it."""
-    long: dict[str, Any] = {"trials": 1, "asha": {"max_t": 100, "grace_period": 100}}
+    long: dict[str, Any] = {"trials": 1, "max_epochs": 100, "early_stopping": "none"}
     like = undisturbed(**long)
     stand.start("second")
     stand.kill("service")
@@ -220,7 +220,7 @@ def test_a_trial_out_of_memory(stand: Stand) -> None:
 
 def test_two_replicas_race_for_one_queue(stand: Stand) -> None:
     stand.start("second")
-    short = {"asha": {"max_t": 2, "grace_period": 1, "reduction_factor": 2}}
+    short = {"max_epochs": 2, "early_stopping": {"kind": "asha", "grace_period": 1, "reduction_factor": 2}}
     urls = [stand.url, stand.second_url] * 3
 
     def submit(number: int) -> str:

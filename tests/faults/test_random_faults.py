@@ -11,6 +11,7 @@ import os
 import random
 import signal
 from collections import Counter
+from typing import Any
 
 import pytest
 from experiments import parallel, serial
@@ -35,15 +36,18 @@ def test_twenty_faults_at_random(stand: Stand) -> None:
     draw = random.Random(seed)
     stand.restart_service(**ENDURING)
     stand.settled()
-    asha = {"max_t": 6, "grace_period": 2, "reduction_factor": 2}
+    stopping: dict[str, Any] = {
+        "max_epochs": 6,
+        "early_stopping": {"kind": "asha", "grace_period": 2, "reduction_factor": 2},
+    }
     specs = [
-        serial("random-a", trials=TRIALS, seed=seed, asha=asha, max_restarts=50),
-        parallel("random-b", trials=TRIALS, seed=seed + 1, asha=asha, max_restarts=50),
+        serial("random-a", trials=TRIALS, seed=seed, **stopping, max_restarts=50),
+        parallel("random-b", trials=TRIALS, seed=seed + 1, **stopping, max_restarts=50),
         parallel(
             "random-c",
             trials=TRIALS,
             seed=seed + 2,
-            asha=asha,
+            **stopping,
             max_restarts=50,
             searcher={"kind": "tpe", "num_samples": TRIALS},
         ),

@@ -50,21 +50,21 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "scheduler": {
         "constant": START,
         "plateau": {**START, "factor": 0.2, "patience": 2, "threshold": 1e-4, "min_lr": 0.0},
-        "step": {**START, "step_epochs": 10, "gamma": 0.1},
+        "step": {**START, "step_size": 10, "gamma": 0.1},
         "multistep": {**START, "milestones": (0.5, 0.75), "gamma": 0.1},
         "exponential": {**START, "gamma": 0.9},
         "polynomial": {**START, "power": 1.0},
-        "cosine": {**START, "epochs": None, "min_factor": 0.0},
+        "cosine": {**START, "t_max": None, "min_factor": 0.0},
         "warm_restarts": {
             **START,
-            "cycle_epochs": None,
-            "cycle_mult": 1.0,
+            "t_0": None,
+            "t_mult": 1.0,
             "cycle_warmup": 0.0,
             "peak_decay": 1.0,
             "min_factor": 0.0,
         },
         "triangular": {**START, "half_cycle_epochs": 2.0, "min_factor": 0.1, "halve": False},
-        "one_cycle": {**START, "rise": 0.3, "start_divisor": 25.0, "end_divisor": 1e4},
+        "one_cycle": {**START, "pct_start": 0.3, "div_factor": 25.0, "final_div_factor": 1e4},
     },
 }
 

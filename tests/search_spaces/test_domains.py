@@ -80,18 +80,18 @@ def test_both_ends_may_be_drawn_and_nothing_beyond(domain: Interval) -> None:
     assert resolve(domain, lambda path, _: domain.low) == domain.low
     assert resolve(domain, lambda path, _: domain.high) == domain.high
     for outside in (domain.low - 1, domain.high + 1):
-        with pytest.raises(ValueError, match="required, got"):
+        with pytest.raises(ValueError, match="must be from"):
             resolve(domain, lambda path, _, value=outside: value, "lr")
 
 
 @pytest.mark.parametrize(
     ("given_", "rule"),
     [
-        ({"uniform": [1.0, 0.1]}, "low < high required, got low=1.0, high=0.1"),
+        ({"uniform": [1.0, 0.1]}, "must have low < high"),
         ({"uniform": [0.1, 0.1]}, "low < high"),
-        ({"loguniform": [0.0, 1.0]}, "low > 0 required of a logarithmic domain"),
-        ({"uniform": [0.1, 101.0]}, "high=101.0"),
-        ({"uniform": [-1.0, 1.0]}, "low=-1.0"),
+        ({"loguniform": [0.0, 1.0]}, "must have low > 0"),
+        ({"uniform": [0.1, 101.0]}, "high must be"),
+        ({"uniform": [-1.0, 1.0]}, "low must be"),
         ({"quniform": [0.1, 1.0, 0.2]}, "a step > 0 that divides"),
         ({"quniform": [0.1, 1.0, 0.0]}, "a step > 0 that divides"),
         ({"quniform": [0.1, 1.0, -0.1]}, "a step > 0 that divides"),
@@ -116,7 +116,7 @@ def test_what_a_rate_refuses(given_: Any, rule: str) -> None:
 @pytest.mark.parametrize("bounds", [(1, 10**9), (1, MAX_CANDIDATES + 1)])
 def test_integer_ranges_stay_countable(bounds: tuple[int, int]) -> None:
     for domain in (IntRange, LogIntRange):
-        with pytest.raises(ValidationError, match="candidates required"):
+        with pytest.raises(ValidationError, match="must have at most 100000 candidates"):
             domain.model_validate({domain.keyword: bounds})
     assert count(IntRange(int_range=(1, MAX_CANDIDATES))) == MAX_CANDIDATES
 
@@ -131,9 +131,9 @@ def test_a_choice_may_hold_values_and_intervals() -> None:
 
 
 def test_continuous_domains_have_no_candidates() -> None:
-    with pytest.raises(ValueError, match=r"finite domain, got uniform: \[0.0, 1.0\]"):
+    with pytest.raises(ValueError, match=r"must be finite for a grid \(got uniform: \[0.0, 1.0\]\)"):
         list(candidates(Uniform(uniform=(0.0, 1.0))))
-    with pytest.raises(ValueError, match="finite domain"):
+    with pytest.raises(ValueError, match="finite"):
         count(LogUniform(loguniform=(0.1, 1.0)))
 
 

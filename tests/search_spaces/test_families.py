@@ -17,7 +17,7 @@ from search_spaces.sampling import parameter_names
 from search_spaces.schedulers import Scheduler
 from search_spaces.searchers import Searcher
 from search_spaces.spec import Spec, kinds, members
-from search_spaces.validation import validate
+from search_spaces.validation import validate, warnings
 
 FAMILIES = {
     "model": Model,
@@ -95,7 +95,7 @@ def test_datasets(cls: type[Spec]) -> None:
     assert type(spec.dataset) is cls
     assert spec.search_space.augmentation == AugmentationSpec(**spec.dataset.usual_augmentation())
     assert ExperimentSpec.model_validate_json(spec.model_dump_json()) == spec
-    assert not spec.warnings()
+    assert not warnings(spec)
 
 
 def test_a_bare_name_is_the_kind_with_its_defaults() -> None:

@@ -1,4 +1,4 @@
-"""Problems: for each bad spec, the exact lines that a person reads."""
+"""Validation: for each bad spec, the exact lines that a person reads."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from search_spaces import presets
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.parsing import read
 from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, shorten
-from search_spaces.validation import validate
+from search_spaces.validation import validate, warnings
 
-OPTIMIZERS = "one of sgd, rmsprop, adam,"
+OPTIMIZERS = "must be one of sgd, rmsprop, adam,"
 
 
 def space(**fields: Any) -> dict[str, Any]:
@@ -36,96 +36,111 @@ def problems(data: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("data", "lines"),
     [
-        ({}, ["name: required"]),
-        ([], ["document: a mapping required (got [])"]),
-        ({"name": "x", "serch_space": {}}, ["serch_space: unknown field, did you mean 'search_space'?"]),
-        ({"name": " "}, ['name: 1 or more characters required (got " ")']),
-        ({"name": None}, ["name: a string required, got null"]),
+        ({}, ["name: is required"]),
+        ([], ["document: must be a mapping (got [])"]),
+        (
+            {"name": "x", "serch_space": {}},
+            ["serch_space: is not a known field; did you mean 'search_space'? (got {})"],
+        ),
+        ({"name": " "}, ['name: must have at least 1 characters (got " ")']),
+        ({"name": None}, ["name: must be a string, not null"]),
         (
             {"name": "x", "labels": ["", 3]},
-            ['labels[0]: 1 or more characters required (got "")', "labels[1]: a string required (got 3)"],
+            ['labels[0]: must have at least 1 characters (got "")', "labels[1]: must be a string (got 3)"],
         ),
-        ({"name": "x", "asha": {"max_t": "20"}}, ['asha.max_t: a whole number required (got "20")']),
-        ({"name": "x", "asha": {"max_t": True}}, ["asha.max_t: a whole number required (got true)"]),
-        (space(optimizer={"kind": "sgd", "lr": -1}), ["~optimizer.lr: > 0 required (got -1)"]),
-        (space(optimizer={"kind": "sgd", "lr": float("nan")}), ['~optimizer.lr: a finite number required (got "nan")']),
+        ({"name": "x", "max_epochs": "20"}, ['max_epochs: must be a whole number (got "20")']),
+        ({"name": "x", "max_epochs": True}, ["max_epochs: must be a whole number (got true)"]),
+        (space(optimizer={"kind": "sgd", "lr": -1}), ["~optimizer.lr: must be greater than 0 (got -1)"]),
+        (
+            space(optimizer={"kind": "sgd", "lr": float("nan")}),
+            ['~optimizer.lr: must be a finite number (got "nan")'],
+        ),
         (
             space(optimizer={"kind": "sgd", "momentun": 0.3}),
-            ["~optimizer.momentun: unknown field, did you mean 'momentum'?"],
+            ["~optimizer.momentun: is not a known field; did you mean 'momentum'? (got 0.3)"],
         ),
         (
             space(optimizer={"kind": "nadam", "momentum": 0.9}),
-            ["~optimizer.momentum: unknown field of nadam; sgd, rmsprop would take it"],
+            ["~optimizer.momentum: is not a field of nadam, but of sgd, rmsprop (got 0.9)"],
         ),
-        (space(augmentation={"rotatoin": 3}), ["~augmentation.rotatoin: unknown field, did you mean 'rotation'?"]),
-        (space(model="plugin"), ["~model.name: required by plugin"]),
+        (
+            space(augmentation={"rotatoin": 3}),
+            ["~augmentation.rotatoin: is not a known field; did you mean 'rotation'? (got 3)"],
+        ),
+        (space(model="plugin"), ["~model.name: is required by plugin"]),
         (
             space(optimizer={"kind": "sgd", "lr": {"uniform": [1, 0.1]}}),
-            ["~optimizer.lr: low < high required, got low=1.0, high=0.1"],
+            ['~optimizer.lr: must have low < high (got {"uniform": [1, 0.1]})'],
         ),
         (
             space(optimizer={"kind": "sgd", "lr": {"uniform": [0.1, 1000]}}),
-            ['~optimizer.lr: high=1000.0: <= 100 required (got {"uniform": [0.1, 1000]})'],
+            ['~optimizer.lr: high must be at most 100 (got {"uniform": [0.1, 1000]})'],
         ),
         (
             space(optimizer={"kind": "sgd", "lr": {"uniform": [0.1]}}),
-            ["~optimizer.lr.uniform: takes [low, high], both included (got [0.1])"],
+            ["~optimizer.lr.uniform: must be [low, high], both included (got [0.1])"],
         ),
         (
             space(optimizer={"kind": "sgd", "lr": {"uniform": ["a", 1]}}),
-            ['~optimizer.lr.uniform[0]: a number required (got "a")'],
+            ['~optimizer.lr.uniform[0]: must be a number (got "a")'],
         ),
         (
             space(model={"kind": "cnn", "width": {"int_range": [8, "a"]}}),
-            ['~model.width.int_range[1]: a whole number required (got "a")'],
+            ['~model.width.int_range[1]: must be a whole number (got "a")'],
         ),
         (
             space(model={"kind": "cnn", "width": {"uniform": [8, 16]}}),
-            ["~model.width: a value, int_range, log_int_range or choice required, got uniform"],
+            ['~model.width: must be a value, int_range, log_int_range or choice (got {"uniform": [8, 16]})'],
         ),
         (
             space(optimizer={"kind": "sgd", "lr": {"unifrom": [0.1, 1]}}),
             [
-                "~optimizer.lr: unknown domain 'unifrom', did you mean 'uniform'? "
-                "a value, uniform, loguniform, quniform or choice required"
+                "~optimizer.lr: must be a value, uniform, loguniform, quniform or choice; did you mean 'uniform'? "
+                '(got {"unifrom": [0.1, 1]})'
             ],
         ),
         (
             space(optimizer={"kind": "sgd", "lr": {"uniform": [0, 1], "q": 1}}),
-            ['~optimizer.lr: a domain stands alone: uniform without q required (got {"uniform": [0, 1], "q": 1})'],
+            [
+                "~optimizer.lr: must be a domain with nothing beside it: remove q or uniform "
+                '(got {"uniform": [0, 1], "q": 1})'
+            ],
         ),
         (
             space(optimizer={"kind": "sgd", "lr": {"choice": []}}),
-            ["~optimizer.lr.choice: a list of 1 or more required (got [])"],
+            ["~optimizer.lr.choice: must be a list of at least 1 (got [])"],
         ),
         (
             space(optimizer={"kind": "sgd", "lr": {"choice": [0.1, -3, {"uniform": [2, 1]}]}}),
             [
-                "~optimizer.lr.choice[1]: > 0 required (got -3)",
-                "~optimizer.lr.choice[2]: low < high required, got low=2.0, high=1.0",
+                "~optimizer.lr.choice[1]: must be greater than 0 (got -3)",
+                '~optimizer.lr.choice[2]: must have low < high (got {"uniform": [2, 1]})',
             ],
         ),
         (
             space(optimizer={"choice": [{"choice": ["sgd"]}]}),
-            ["~optimizer.choice[0]: a choice inside a choice: write its alternatives into the outer list"],
+            [
+                "~optimizer.choice[0]: must not be a choice inside a choice: write its alternatives into the outer "
+                'list (got {"choice": ["sgd"]})'
+            ],
         ),
         (
             {"name": "x", "resources": {"gpus_per_trial": {"choice": [1, 2]}}},
-            ['resources.gpus_per_trial: a number required; this field takes no domain (got {"choice": [1, 2]})'],
+            ['resources.gpus_per_trial: must be a number; this field accepts no domain (got {"choice": [1, 2]})'],
         ),
         (
             {"name": "x", "dataset": {"name": "image_folder", "path": "../up"}},
-            ["dataset.path: a relative path without '..' required, inside the workers' data root, got ../up"],
+            ["dataset.path: must be a relative path without '..' inside the workers' data root (got \"../up\")"],
         ),
         (
             {"name": "x", "objective": {"metric": ["x"]}},
-            ["objective.metric: 'validation_accuracy' or 'validation_loss' required (got [\"x\"])"],
+            ["objective.metric: must be 'validation_accuracy' or 'validation_loss' (got [\"x\"])"],
         ),
         (
             space(scheduler={"kind": "multistep", "milestones": [0.5, 2]}),
-            ["~scheduler.milestones[1]: < 1 required (got 2)"],
+            ["~scheduler.milestones[1]: must be less than 1 (got 2)"],
         ),
-        (space(batch_size=100), ["~batch_size: 16, 32, 64, 128, 256, 512, 1024, 2048 or 4096 required (got 100)"]),
+        (space(batch_size=100), ["~batch_size: must be 16, 32, 64, 128, 256, 512, 1024, 2048 or 4096 (got 100)"]),
     ],
 )
 def test_lines(data: Any, lines: list[str]) -> None:
@@ -133,30 +148,24 @@ def test_lines(data: Any, lines: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "field", "rule"),
+    ("data", "field", "rule", "guess"),
     [
-        (space(optimizer="sdg"), "~optimizer", f"unknown kind 'sdg', did you mean 'sgd'? {OPTIMIZERS}"),
-        (
-            space(optimizer={"kind": "adma"}),
-            "~optimizer.kind",
-            f"unknown kind 'adma', did you mean 'adam'? {OPTIMIZERS}",
-        ),
-        (
-            space(optimizer={"choice": ["sgd", "adma"]}),
-            "~optimizer.choice[1]",
-            "unknown kind 'adma', did you mean 'adam'?",
-        ),
-        (space(optimizer={"lr": 0.3}), "~optimizer", f"kind missing, {OPTIMIZERS}"),
-        (space(optimizer=3), "~optimizer", OPTIMIZERS),
-        (space(optimizer=None), "~optimizer", OPTIMIZERS),
-        (space(optimizer={"kind": ["sgd"]}), "~optimizer.kind", OPTIMIZERS),
-        ({"name": "x", "dataset": "cifar"}, "dataset", "unknown name 'cifar', did you mean 'cifar10'?"),
-        ({"name": "x", "searcher": "tpo"}, "searcher", "unknown kind 'tpo', did you mean 'tpe'?"),
+        (space(optimizer="sdg"), "~optimizer", OPTIMIZERS, "'sgd'"),
+        (space(optimizer={"kind": "adma"}), "~optimizer.kind", OPTIMIZERS, "'adam'"),
+        (space(optimizer={"choice": ["sgd", "adma"]}), "~optimizer.choice[1]", OPTIMIZERS, "'adam'"),
+        (space(optimizer={"lr": 0.3}), "~optimizer", "must have a kind, one of sgd, rmsprop, adam,", None),
+        (space(optimizer=3), "~optimizer", OPTIMIZERS, None),
+        (space(optimizer=None), "~optimizer", OPTIMIZERS, None),
+        (space(optimizer={"kind": ["sgd"]}), "~optimizer.kind", OPTIMIZERS, None),
+        ({"name": "x", "dataset": "cifar"}, "dataset", "must be one of digits, mnist,", "'cifar10'"),
+        ({"name": "x", "searcher": "tpo"}, "searcher", "must be one of grid, random, tpe", "'tpe'"),
     ],
 )
-def test_unknown_kinds_name_the_nearest_and_all(data: Any, field: str, rule: str) -> None:
+def test_unknown_kinds_report_the_nearest_and_all(data: Any, field: str, rule: str, guess: str | None) -> None:
     (line,) = problems(data)
     assert line.startswith(f"{field}: {rule}")
+    assert ("did you mean" in line) == (guess is not None)
+    assert guess is None or f"did you mean {guess}?" in line
 
 
 def test_long_values_are_cut() -> None:
@@ -169,11 +178,11 @@ def test_long_values_are_cut() -> None:
 def test_many_problems_are_cut() -> None:
     found = problems({"name": "x"} | {f"unheard_{index}": index for index in range(200)})
     assert len(found) == MAX_PROBLEMS + 1
-    assert found[-1] == "document: and 150 more problems"
+    assert found[-1] == "document: 150 more problems are not shown"
 
 
 def test_huge_integers_are_refused() -> None:
-    assert problems(space(scheduler={"kind": "step", "step_epochs": {"int_range": [1, 10**400]}}))
+    assert problems(space(scheduler={"kind": "step", "step_size": {"int_range": [1, 10**400]}}))
 
 
 KEYS = st.sampled_from(
@@ -243,7 +252,7 @@ def test_every_part_of_every_preset_is_answered_for(preset: str) -> None:
             with contextlib.suppress(SpecError):
                 spec = validate(data)
                 assert spec.num_samples > 0
-                assert isinstance(spec.warnings(), list)
+                assert isinstance(warnings(spec, data), list)
 
 
 def test_only_the_first_of_many_unknown_fields_are_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,4 +262,34 @@ def test_only_the_first_of_many_unknown_fields_are_guessed(monkeypatch: pytest.M
         validate({"name": "x", **{f"field_{n}": 1 for n in range(2000)}})
     assert len(guessed) == MAX_PROBLEMS
     assert len(caught.value.problems) == MAX_PROBLEMS + 1
-    assert caught.value.problems[-1].rule == "and 1950 more problems"
+    assert caught.value.problems[-1].rule == "1950 more problems are not shown"
+
+
+def test_problems_of_fields_and_cross_field_rules_are_reported_together() -> None:
+    document = {
+        "name": "x",
+        "max_epochs": 5,
+        "labels": [3],
+        "early_stopping": {"kind": "asha", "grace_period": 6},
+        "objective": {"goal": 95},
+        "search_space": {
+            "batch_size": 100,
+            "normalization": "group",
+            "model": {"kind": "cnn", "width": 20, "hidden": 8},
+            "scheduler": {"kind": "cosine", "warmup_epochs": 7},
+        },
+    }
+    assert problems(document) == [
+        "labels[0]: must be a string (got 3)",
+        "~batch_size: must be 16, 32, 64, 128, 256, 512, 1024, 2048 or 4096 (got 100)",
+        "objective.goal: must be between 0 and 1 for validation_accuracy (got 95.0)",
+        "early_stopping.grace_period: must be at most max_epochs=5 (got 6)",
+        "~scheduler.warmup_epochs: must be less than max_epochs=5 (got 7.0)",
+        "~model.width: must be a multiple of the 8 groups of ~normalization (got 20)",
+        "~model.hidden: must be 0 or a larger multiple of the 8 groups of ~normalization (got 8)",
+    ]
+
+
+def test_a_rule_says_nothing_of_parts_that_have_problems_of_their_own() -> None:
+    document = space(scheduler={"kind": "cosine", "warmup_epochs": 25}) | {"max_epochs": 0}
+    assert problems(document) == ["max_epochs: must be at least 1 (got 0)"]

@@ -50,7 +50,7 @@ def splits(train: int = 150, validation: int = 40, channels: int = 1, side: int 
 def trial(max_epochs: int = 4, objective: str = "validation_accuracy", **space: Any) -> TrialSpec:
     space = {"batch_size": 32, "model": {"kind": "cnn", "width": 4, "depth": 1}} | space
     experiment = ExperimentSpec(
-        name="t", search_space=space, asha={"max_t": max_epochs}, objective={"metric": objective}, seed=5
+        name="t", search_space=space, max_epochs=max_epochs, objective={"metric": objective}, seed=5
     )
     return experiment.bind({})
 

@@ -169,7 +169,8 @@ def experiment() -> Callable[..., ExperimentSpec]:
                 "label_smoothing": {"quniform": [0.0, 0.3, 0.1]},
             },
             "searcher": {"kind": "random", "num_samples": 12},
-            "asha": {"max_t": 4, "grace_period": 1, "reduction_factor": 2},
+            "max_epochs": 4,
+            "early_stopping": {"kind": "asha", "grace_period": 1, "reduction_factor": 2},
             "seed": 5,
         }
         return ExperimentSpec.model_validate(document | changes)

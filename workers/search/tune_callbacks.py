@@ -15,7 +15,9 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from search_spaces.asha import AshaSpec
 from search_spaces.controls import Controls
+from search_spaces.early_stopping.asha import Asha as AshaRule
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import RETRYABLE, Directives, ErrorKind, TrialState
 from search_spaces.sampling import count_combinations
@@ -52,7 +54,7 @@ class TuneCallback(Callback):
         self._orders = orders
         self._fenced = fenced
         self._on_change = on_change
-        self.asha = Asha(spec.asha, spec.objective, self.poll, self._should_yield_slot)
+        self.asha = Asha(_asha_of(spec), spec.objective, self.poll, self._should_yield_slot)
         self.outcome: Outcome | None = None
         self.obeyed = self._controls  # at the last look: an ending is one under these
         self._finish: Callable[[], None] = lambda: None
@@ -256,3 +258,10 @@ class TuneCallback(Callback):
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """The training loop's own figures, without what Tune adds."""
     return {name: float(result[name]) for name in result["reported"]}
+
+
+def _asha_of(spec: ExperimentSpec) -> AshaSpec:
+    rule = spec.early_stopping
+    if not isinstance(rule, AshaRule):
+        return AshaSpec(max_t=spec.max_epochs, grace_period=spec.max_epochs)
+    return AshaSpec(max_t=spec.max_epochs, grace_period=rule.grace_period, reduction_factor=rule.reduction_factor)

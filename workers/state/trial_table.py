@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 
 from search_spaces.experiment import Objective
 from search_spaces.protocol import ENDED_TRIAL_STATES, ErrorKind, TrialState, TrialUpdate, Winner
+from search_spaces.upgrade import upgrade_sample
 from workers.state.journal import Entry
 
 
@@ -126,7 +127,12 @@ class TrialTable:
             return None
         number: int = entry["trial"]
         if entry["event"] == "suggested":
-            self.trials[number] = Trial(number, entry["sample"], entry["parameters"], source=entry.get("source", ""))
+            self.trials[number] = Trial(
+                number,
+                upgrade_sample(entry["sample"]),
+                upgrade_sample(entry["parameters"]),
+                source=entry.get("source", ""),
+            )
         trial = self.trials[number]
         match entry["event"]:
             case "epoch":

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
+from search_spaces import validation
 from service.api.dependencies import Body, ExperimentId, IfMatch, Key, Service, shown, stored
 from service.api.error_handlers import error_responses
 from service.api.etags import Precondition
@@ -142,10 +143,10 @@ def continue_experiment(
 ) -> ExperimentView:
     """Queue a new experiment that takes over the trials of one that has ended or is paused, and searches on.
 
-    The body is a merge patch (RFC 7396) over the source's spec, or nothing. dataset, search_space, asha, seed and
-    the objective's metric must stay, or trials could not be compared; a grid cannot be continued as one.
-    `searcher.num_samples` counts new trials. The source stays as it is; `source_id` names it. Sent again under the
-    same `Idempotency-Key`, the answer is the experiment that was made then, as it is now.
+    The body is a merge patch (RFC 7396) over the source's spec, or nothing. dataset, search_space, max_epochs,
+    early_stopping, seed and the objective's metric must stay, or trials could not be compared; a grid cannot be
+    continued as one. `searcher.num_samples` counts new trials. The source stays as it is; `source_id` names it. Sent
+    again under the same `Idempotency-Key`, the answer is the experiment that was made then, as it is now.
     """
     media_type = request.headers.get("content-type", "")
     sha256 = idempotency.digest(media_type, body, experiment_id)
@@ -161,7 +162,7 @@ def continue_experiment(
     def make(session: Session) -> Experiment:
         source = experiments.find(session, experiment_id, lock=True)
         if_match.check(source)
-        return continuation.submit(session, source, spec, spec.warnings())
+        return continuation.submit(session, source, spec, validation.warnings(spec))
 
     made, replayed = idempotency.submit_once(service.database, key, sha256, make)
     service.wake.set()

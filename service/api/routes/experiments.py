@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from search_spaces import validation
 from search_spaces.experiment import MAX_NAME_LENGTH
 from search_spaces.parsing import JSON_TYPES, YAML_TYPES, read
 from search_spaces.validation import validate
@@ -42,7 +43,8 @@ search_space:
   normalization: {choice: [batch, layer, group]}
   batch_size: {choice: [64, 128, 256]}
 searcher: {kind: tpe, num_samples: 40}
-asha: {max_t: 20, grace_period: 1, reduction_factor: 3}
+max_epochs: 20
+early_stopping: {kind: asha, grace_period: 1, reduction_factor: 3}
 """
 SPEC_BODY: dict[str, Any] = {
     "requestBody": {
@@ -59,7 +61,7 @@ SPEC_BODY: dict[str, Any] = {
                             "name": "digits-lr",
                             "search_space": {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}},
                             "searcher": {"kind": "random", "num_samples": 24},
-                            "asha": {"max_t": 8},
+                            "max_epochs": 8,
                         },
                     },
                 },
@@ -128,9 +130,10 @@ def submit_experiment(
             known = idempotency.find_replayed(session, key, sha256)
         if known is not None:
             return stored(service, response, known, replayed=True)
-    spec = fitting.complete(validate(read(body, media_type)), service.cluster_cache.cluster)
+    document = read(body, media_type)
+    spec = fitting.complete(validate(document), service.cluster_cache.cluster)
     dataset_checks.check(spec.dataset, service.settings.data_root)
-    warnings = spec.warnings()
+    warnings = validation.warnings(spec, document)
     if query.validate_only:
         response.status_code = 200
         return ValidationResult(spec=spec.model_dump(mode="json"), warnings=warnings, num_samples=spec.num_samples)

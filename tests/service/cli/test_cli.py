@@ -95,7 +95,7 @@ def test_a_bad_spec_prints_a_line_for_each_problem(run: Run, tmp_path: Path) -> 
     path = tmp_path / "bad.yaml"
     path.write_text("name: x\nsearch_space: {optimizer: {kind: sgd, lr: -1, momentun: 0.9}}\n")
     lines = [
-        "search_space.optimizer.lr: > 0 required (got -1)",
+        "search_space.optimizer.lr: must be greater than 0 (got -1)",
         "search_space.optimizer.momentun: unknown field, did you mean 'momentum'?",
     ]
     for command in (("validate",), ("validate", "--offline"), ("submit",), ("submit", "--watch")):
@@ -264,9 +264,9 @@ def test_pause_change_resume(run: Run, spec: str) -> None:
         (("priority=1\ngoal: 2",), "priority: one value as YAML required"),
         (("priority=1", "priority=2"), "priority: each field once required"),
         (("budget=1", "budget.failures=2"), "budget.failures: each field once required"),
-        (("goal=.nan",), "goal: a finite number required, got nan"),
+        (("goal=.nan",), "goal: must be a finite number (got nan)"),
         (("revision=x",), "revision: unknown field"),
-        (("num_samples=0",), "num_samples: >= 1 required"),
+        (("num_samples=0",), "num_samples: must be at least 1"),
     ],
 )
 def test_changes_that_cannot_be(run: Run, spec: str, fields: tuple[str, ...], said: str) -> None:
@@ -282,7 +282,7 @@ def test_continue_archive_delete(run: Run, finished: str) -> None:
     assert (fork["name"], fork["source_id"], fork["num_samples"]) == ("second", finished, 7)
     assert f"continues {finished}" in run("show", fork["id"]).stdout
     run("cancel", fork["id"])
-    assert run("continue", finished, "seed=3").stderr.startswith("seed: as in the source required")
+    assert run("continue", finished, "seed=3").stderr.startswith("seed: must be as in the source experiment")
     assert run("archive", finished).exit_code == 0
     assert finished not in run("list").stdout
     assert finished in run("list", "--archived").stdout

@@ -166,7 +166,7 @@ def test_fewer_trials_than_there_are_are_refused(world: World) -> None:
     assert refused.status_code == 422
     (error,) = refused.json()["errors"]
     assert (error["field"], error["value"]) == ("num_samples", 3)
-    assert error["rule"] == ">= 4 required, the trials that there are already, got 3"
+    assert error["rule"] == "must be at least 4, the number of trials that were started"
     assert world.patch(one, num_samples=4).status_code == 200
 
 
@@ -174,7 +174,7 @@ def test_a_grid_has_no_more_trials_than_combinations(world: World) -> None:
     grid = {"kind": "grid", "num_samples": 2}
     one = world.submit(searcher=grid, search_space={"batch_size": {"choice": [32, 64, 128]}})
     refused = world.patch(one, num_samples=4)
-    assert refused.json()["errors"][0]["rule"] == "<= 3 required, the combinations of the grid, got 4"
+    assert refused.json()["errors"][0]["rule"] == "must be at most 3, the number of combinations of the grid"
     assert world.patch(one, num_samples=3).status_code == 200
 
 
@@ -403,17 +403,17 @@ PATCHES: list[tuple[Any, str, str]] = [
     ({"prioritty": None}, "prioritty", "did you mean 'priority'?"),
     ({"budget": {"gpu_hour": None}}, "budget.gpu_hour", "did you mean 'gpu_hours'?"),
     ({"name": "y"}, "name", "known are priority, num_samples"),
-    ({"priority": 101}, "priority", "<= 100 required"),
-    ({"priority": "high"}, "priority", "a whole number required"),
-    ({"num_samples": None}, "num_samples", "required"),
-    ({"num_samples": 0}, "num_samples", ">= 1 required"),
-    ({"num_samples": 10**9}, "num_samples", "<= 100000 required"),
-    ({"max_concurrent_trials": 0}, "max_concurrent_trials", ">= 1 required"),
-    ({"goal": "0.9"}, "goal", "a number required"),
-    ({"goal": 95}, "goal", "goal >= 0 and <= 1 required of validation_accuracy"),
-    ({"budget": 3}, "budget", "a mapping required"),
+    ({"priority": 101}, "priority", "must be at most 100"),
+    ({"priority": "high"}, "priority", "must be a whole number"),
+    ({"num_samples": None}, "num_samples", "must be a whole number, not null"),
+    ({"num_samples": 0}, "num_samples", "must be at least 1"),
+    ({"num_samples": 10**9}, "num_samples", "must be at most 100000"),
+    ({"max_concurrent_trials": 0}, "max_concurrent_trials", "must be at least 1"),
+    ({"goal": "0.9"}, "goal", "must be a number"),
+    ({"goal": 95}, "goal", "must be between 0 and 1 for validation_accuracy"),
+    ({"budget": 3}, "budget", "must be a mapping"),
     ({"budget": {"wall_clock": "soon"}}, "budget.wall_clock", "seconds, or a number with s, m, h or d"),
-    ({"budget": {"slot_hours": {"a": None}}}, "budget.slot_hours", "required"),
+    ({"budget": {"slot_hours": {"a": None}}}, "budget.slot_hours", "must be"),
 ]
 BODIES: list[tuple[bytes, str, int]] = [
     (b'{"goal": NaN}', "application/json", 422),

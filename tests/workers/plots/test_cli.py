@@ -21,7 +21,7 @@ AUGMENTATIONS = {"choice": [{"rotation": {"uniform": [0, 15]}, "contrast": {"cho
 
 
 def experiment(**space: Any) -> ExperimentSpec:
-    return ExperimentSpec.model_validate({"name": "x", "search_space": space, "asha": {"max_t": 4}})
+    return ExperimentSpec.model_validate({"name": "x", "search_space": space, "max_epochs": 4})
 
 
 def test_every_alternative_is_shown_with_its_domains_at_their_ends() -> None:

@@ -56,7 +56,7 @@ def test_with_fewer_slots_the_trial_whose_epoch_ends_gives_its_own_back(
 
 
 def test_a_trial_that_ends_with_its_epoch_gives_nothing_back(search: Callable[..., Search]) -> None:
-    now = search(asha={"max_t": 1})
+    now = search(max_epochs=1)
     trials = [now.tune.start() for _ in range(3)]
     now.service.orders = Directives(slots=1)
     for trial in trials:

@@ -343,7 +343,7 @@ def test_rungs_after_a_crash_equal_rungs_before(search: Callable[..., Search], o
 
 
 def test_only_the_best_weights_stay(search: Callable[..., Search], tmp_path: Path) -> None:
-    now = search(asha={"max_t": 1})
+    now = search(max_epochs=1)
     for value in (0.5, 0.7, 0.6, 0.8):
         trial = now.tune.start()
         for name in (LAST, BEST):
@@ -364,7 +364,7 @@ def test_a_running_trials_files_are_left_alone(search: Callable[..., Search], tm
 
 
 def test_files_that_cannot_be_removed_stop_nothing(search: Callable[..., Search]) -> None:
-    now = search(asha={"max_t": 1})
+    now = search(max_epochs=1)
     trial = now.tune.start()
     (Path(trial.config["folder"]) / LAST).mkdir()  # unlink raises
     now.tune.report(trial, 1, 0.5)

@@ -55,7 +55,7 @@ def test_lost_weights_are_trained_again_bit_for_bit(
         "batch_size": 0,
         "label_smoothing": 0.0,
     }
-    spec = experiment(asha={"max_t": 30}).bind(sample, 3)
+    spec = experiment(max_epochs=30).bind(sample, 3)
     (trial / SPEC).write_text(spec.model_dump_json())
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.cpus)

@@ -68,7 +68,7 @@ def restarts(epoch: float, length: float, mult: float, warmup: float, decay: flo
 CLOSED: dict[str, tuple[dict[str, Any], Callable[[int, int], float]]] = {
     "constant": ({}, lambda s, total: BASE),
     "plateau": ({"patience": 100}, lambda s, total: BASE),
-    "step": ({"step_epochs": 3, "gamma": 0.2}, lambda s, total: BASE * 0.2 ** (s // BATCHES // 3)),
+    "step": ({"step_size": 3, "gamma": 0.2}, lambda s, total: BASE * 0.2 ** (s // BATCHES // 3)),
     "multistep": (
         {"milestones": [0.5, 0.75], "gamma": 0.1},
         lambda s, total: BASE * 0.1 ** sum(s // BATCHES >= round(m * total / BATCHES) for m in (0.5, 0.75)),
@@ -80,7 +80,7 @@ CLOSED: dict[str, tuple[dict[str, Any], Callable[[int, int], float]]] = {
         lambda s, total: BASE * (0.1 + 0.9 * (1 + math.cos(math.pi * s / total)) / 2),
     ),
     "warm_restarts": (
-        {"cycle_epochs": 2, "cycle_mult": 2.0, "cycle_warmup": 0.25, "peak_decay": 0.5},
+        {"t_0": 2, "t_mult": 2.0, "cycle_warmup": 0.25, "peak_decay": 0.5},
         lambda s, total: restarts(s / BATCHES, 2, 2.0, 0.25, 0.5),
     ),
     "triangular": (
@@ -88,7 +88,7 @@ CLOSED: dict[str, tuple[dict[str, Any], Callable[[int, int], float]]] = {
         lambda s, total: triangle(s, 2 * BATCHES, 0.1 * BASE, BASE),
     ),
     "one_cycle": (
-        {"rise": 0.25, "start_divisor": 10, "end_divisor": 100},
+        {"pct_start": 0.25, "div_factor": 10, "final_div_factor": 100},
         lambda s, total: one_cycle(s, total, 0.25, 1 / 10, 1 / 100),
     ),
 }
@@ -205,7 +205,7 @@ def test_a_warmup_as_long_as_the_trial_is_refused_with_both_values() -> None:
 @pytest.mark.parametrize("rise", [0.1, 0.2, 0.25, 0.3, 1 / 3, 0.5, 0.7, 0.9])
 def test_one_cycle_rises_and_falls_whatever_its_number_of_steps(rise: float) -> None:
     for steps in range(1, 41):
-        curve = rates(OneCycle(rise=rise), batches=1, epochs=steps)
+        curve = rates(OneCycle(pct_start=rise), batches=1, epochs=steps)
         assert all(0 < rate <= BASE * (1 + 1e-9) for rate in curve), (rise, steps, curve)
         if rise * steps >= 1 and steps > 1:
             assert curve[-1] < min(curve[:-1])
@@ -214,21 +214,21 @@ def test_one_cycle_rises_and_falls_whatever_its_number_of_steps(rise: float) -> 
 @pytest.mark.parametrize("mult", [1.0, 1 + 1e-9, 1.1, 1.5, 2.0, 10.0])
 @pytest.mark.parametrize("length", [0.3, 1.0, 2.5])
 def test_warm_restarts_count_their_cycles_as_a_walk_does(length: float, mult: float) -> None:
-    curve = rates(WarmRestarts(cycle_epochs=length, cycle_mult=mult, peak_decay=0.8, cycle_warmup=0.2))
+    curve = rates(WarmRestarts(t_0=length, t_mult=mult, peak_decay=0.8, cycle_warmup=0.2))
     for step, rate in enumerate(curve):
         near = [restarts(step / BATCHES + slip, length, mult, 0.2, 0.8) for slip in (-1e-6, 0, 1e-6)]
         assert min(abs(rate - other) for other in near) < 1e-5, (step, rate, near)
 
 
 def test_many_short_cycles_cost_no_time() -> None:
-    spec = WarmRestarts(cycle_epochs=0.01, cycle_mult=1.0)
+    spec = WarmRestarts(t_0=0.01, t_mult=1.0)
     assert spec.multiplier(1e12, make(spec)[0]._horizon) >= 0  # a walk over them would never end
     with pytest.raises(ValueError, match=r"0\.01"):
-        WarmRestarts(cycle_epochs=1e-12)
+        WarmRestarts(t_0=1e-12)
 
 
 def test_a_cosine_ends_where_its_own_epochs_end_and_stays_low() -> None:
-    whole, short = rates(Cosine(min_factor=0.2)), rates(Cosine(epochs=4, min_factor=0.2))
+    whole, short = rates(Cosine(min_factor=0.2)), rates(Cosine(t_max=4, min_factor=0.2))
     fall = [BASE * (0.2 + 0.8 * (1 + math.cos(math.pi * s / (4 * BATCHES))) / 2) for s in range(4 * BATCHES)]
     assert short == pytest.approx(fall + [0.2 * BASE] * (8 * BATCHES))
     assert whole[4 * BATCHES] > 2 * short[4 * BATCHES]
@@ -241,7 +241,7 @@ def test_warm_restarts_have_three_cycles_by_default() -> None:
 
 
 def test_the_rise_of_a_cycle_begins_above_its_least_rate_and_reaches_the_peak() -> None:
-    curve = rates(WarmRestarts(cycle_epochs=4, cycle_warmup=0.25, min_factor=0.1, peak_decay=0.5))
+    curve = rates(WarmRestarts(t_0=4, cycle_warmup=0.25, min_factor=0.1, peak_decay=0.5))
     for cycle in range(3):
         first, peak = 4 * BATCHES * cycle, BASE * 0.5**cycle
         rise = [peak * (0.1 + 0.9 * (b + 1) / BATCHES) for b in range(BATCHES)]
@@ -249,7 +249,7 @@ def test_the_rise_of_a_cycle_begins_above_its_least_rate_and_reaches_the_peak() 
 
 
 def test_no_step_is_lost_to_a_rate_of_zero() -> None:
-    for spec in (WarmRestarts(cycle_warmup=0.3), WarmRestarts(cycle_epochs=1, cycle_mult=2, cycle_warmup=0.01)):
+    for spec in (WarmRestarts(cycle_warmup=0.3), WarmRestarts(t_0=1, t_mult=2, cycle_warmup=0.01)):
         assert min(rates(spec)) > 0
 
 
