@@ -265,7 +265,11 @@ def _unknown_field(place: _Place, name: str) -> str:
     if owners:
         return f"is not a field of {_tag_of(place.model)}, but of {', '.join(owners)}"
     guess = nearest(name, known)
-    return f"is not a known field; did you mean {guess!r}?" if guess else f"must be one of {', '.join(known)}"
+    return (
+        f"is not a known field; did you mean {guess!r}?"
+        if guess
+        else f"is not a known field; known are {', '.join(known)}"
+    )
 
 
 def _missing(place: _Place) -> str:

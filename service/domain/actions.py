@@ -224,12 +224,12 @@ def _check_num_samples(session: Session, experiment: Experiment, before: Control
         return
     begun = experiments.count_started(session, experiment)
     if after.num_samples < begun:
-        rule = f">= {begun} required, the trials that there are already, got {after.num_samples}"
+        rule = f"must be at least {begun}, the number of trials that were started"
         raise SpecError([Problem("num_samples", rule, after.num_samples)])
     if StoredSpec(experiment.spec).searcher.exhaustive:
         every = count_combinations(experiments.spec_of(experiment).search_space)
         if after.num_samples > every:
-            rule = f"<= {every:g} required, the combinations of the grid, got {after.num_samples}"
+            rule = f"must be at most {every:g}, the number of combinations of the grid"
             raise SpecError([Problem("num_samples", rule, after.num_samples)])
 
 

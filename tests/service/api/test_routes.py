@@ -233,13 +233,13 @@ def test_a_stored_spec_beyond_a_later_bound_is_shown_and_says_why_it_does_not_ru
     old, other = world.submit(name="old"), world.submit(name="other", resources={"gpus_per_trial": 0})
     with context.database.write() as session:
         row = session.get_one(Experiment, old)
-        row.spec = row.spec | {"asha": row.spec["asha"] | {"reduction_factor": 1.1}}
+        row.spec = row.spec | {"early_stopping": row.spec["early_stopping"] | {"reduction_factor": 1.1}}
     world.reconciler.reconcile_once()
     assert world.show(other)["state"] == "RUNNING", "one that cannot be read holds up no other"
     shown = world.show(old)
-    assert (shown["state"], shown["spec"]["asha"]["reduction_factor"]) == ("ERROR", 1.1)
+    assert (shown["state"], shown["spec"]["early_stopping"]["reduction_factor"]) == ("ERROR", 1.1)
     assert "its spec cannot be run by this version" in shown["reason"]
-    assert "asha.reduction_factor" in shown["reason"]
+    assert "early_stopping.asha.reduction_factor" in shown["reason"]
     assert {one["id"] for one in client.get(EXPERIMENTS).json()["items"]} >= {old, other}
 
 

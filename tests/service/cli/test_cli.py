@@ -96,7 +96,7 @@ def test_a_bad_spec_prints_a_line_for_each_problem(run: Run, tmp_path: Path) -> 
     path.write_text("name: x\nsearch_space: {optimizer: {kind: sgd, lr: -1, momentun: 0.9}}\n")
     lines = [
         "search_space.optimizer.lr: must be greater than 0 (got -1)",
-        "search_space.optimizer.momentun: unknown field, did you mean 'momentum'?",
+        "search_space.optimizer.momentun: is not a known field; did you mean 'momentum'? (got 0.9)",
     ]
     for command in (("validate",), ("validate", "--offline"), ("submit",), ("submit", "--watch")):
         result = run(command[0], str(path), *command[1:])
@@ -256,7 +256,7 @@ def test_pause_change_resume(run: Run, spec: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        (("prioritty=1",), "prioritty: unknown field, did you mean 'priority'?"),
+        (("prioritty=1",), "prioritty: is not a known field; did you mean 'priority'?"),
         (("priority",), "FIELD=VALUE: a field, = and a value required, got 'priority'"),
         (("=1",), "FIELD=VALUE: a field"),
         (("budget..x=1",), "FIELD=VALUE: a field"),
@@ -265,7 +265,7 @@ def test_pause_change_resume(run: Run, spec: str) -> None:
         (("priority=1", "priority=2"), "priority: each field once required"),
         (("budget=1", "budget.failures=2"), "budget.failures: each field once required"),
         (("goal=.nan",), "goal: must be a finite number (got nan)"),
-        (("revision=x",), "revision: unknown field"),
+        (("revision=x",), "revision: is not a known field"),
         (("num_samples=0",), "num_samples: must be at least 1"),
     ],
 )

@@ -73,7 +73,10 @@ def test_what_may_change(world: World) -> None:
     [
         ({"dataset": "fashion_mnist"}, "dataset"),
         ({"search_space": {"batch_size": 64}}, "search_space"),
-        ({"asha": {"max_t": 40}}, "asha"),
+        ({"asha": {"max_t": 40}}, "asha.max_t"),
+        ({"asha": {"grace_period": 5}}, "asha"),
+        ({"max_epochs": 40}, "max_epochs"),
+        ({"early_stopping": "none"}, "early_stopping"),
         ({"seed": 8}, "seed"),
         ({"objective": {"metric": "validation_loss", "mode": "min"}}, "objective.metric"),
         ({"objective": {"metric": "validation_loss", "mode": "min"}}, "objective.mode"),
