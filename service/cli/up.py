@@ -25,16 +25,14 @@ def up(
     """Start Ray, MLflow and the service here, until Ctrl-C."""
     from service import stack
 
-    raise typer.Exit(
-        stack.up(
-            home=home or home_folder(),
-            host=host,
-            port=port,
-            mlflow_port=mlflow_port,
-            ray_dashboard_port=ray_dashboard_port,
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            data_root=data_root,
-            as_json=as_json,
-        )
+    options = stack.Options(
+        home=home or home_folder(),
+        host=host,
+        port=port,
+        mlflow_port=mlflow_port,
+        ray_dashboard_port=ray_dashboard_port,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        data_root=data_root,
     )
+    raise typer.Exit(stack.up(options, as_json))

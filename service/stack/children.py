@@ -1,6 +1,6 @@
-"""Children: processes that one foreground process starts, watches and ends with all that they started.
+"""Children: the processes that one foreground process starts, watches and ends, with all that they started.
 
-Each leads a session of its own and writes to a log of its own. It must not know what they do.
+Each leads its own session and writes to its own log. It must not know what they do.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 
 from service.stack.home import StackError
 
-STOP_S = 15.0
-KILL_S = 5.0  # a killed process is gone at once, unless its disk hangs
-PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
-TAIL_LINES = 15
+STOP_S = 15.0  # between SIGTERM and SIGKILL; Ray takes several seconds
+KILL_S = 5.0  # a killed process ends at once, unless its disk hangs
+PR_SET_PDEATHSIG = 1  # option of Linux's prctl: the signal that a process gets when its parent dies
+TAIL_LINES = 15  # enough for a traceback's end in an error message
 
 
 @dataclass
@@ -33,14 +33,14 @@ class Child:
 
 
 class Children:
-    """`spawn` some, `check` them now and then, `stop` them all."""
+    """Call `spawn` for each, `check` now and then, and `stop` at the end."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._all: list[Child] = []
 
     def spawn(self, name: str, command: list[str], environment: Mapping[str, str]) -> Child:
-        """Start a process in the home folder; its output goes to logs/<name>.log there."""
+        """Start a process in the home folder. Its output goes to logs/<name>.log there."""
         log = self._home / "logs" / f"{name}.log"
         log.parent.mkdir(exist_ok=True)
         with log.open("wb") as output:
@@ -59,22 +59,22 @@ class Children:
         return child
 
     def check(self) -> None:
-        """Raises StackError when one has died."""
+        """Raises StackError if one has died."""
         for child in self._all:
             status = child.process.poll()
             if status is not None:
-                raise StackError(f"{child.name} died with exit status {status}{self.tail(child.name)}")
+                raise StackError(f"{child.name} exited with status {status}{self.tail(child.name)}")
 
     def tail(self, name: str) -> str:
-        """The end of a child's log, to be put behind a message."""
+        """The end of a child's log, to be appended to a message."""
         log = next(child.log for child in self._all if child.name == name)
         lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-        return "".join(f"\n  {name}| {line}" for line in lines) + f"\n(the whole log: {log})"
+        return "".join(f"\n  {name}| {line}" for line in lines) + f"\n(full log: {log})"
 
     def kill_descendants(self, name: str, command: tuple[str, ...]) -> None:
-        """Kill those that descend from a child and have `command` among their arguments, and wait until they are gone.
+        """Kill the descendants of a child whose arguments contain `command`, and wait until they have ended.
 
-        Does nothing where there is no /proc.
+        Does nothing on a system without /proc.
         """
         for child in self._all:
             if child.name == name:
@@ -82,7 +82,7 @@ class Children:
                     _kill_if(pid, command)
 
     def stop(self) -> None:
-        """End all children, the last first, and all that they started."""
+        """End all children, the last one first, and all that they started."""
         for child in reversed(self._all):
             if child.process.poll() is None:
                 child.process.terminate()
@@ -96,10 +96,10 @@ class Children:
 
 
 def descendants(ancestor: int) -> list[int]:
-    """The processes that descend from one, as far as each of their parents lives."""
+    """The processes that descend from one. Those whose parent has died are not found."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # it has ended
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(folder.name))
     found: list[int] = []
@@ -112,11 +112,11 @@ def descendants(ancestor: int) -> list[int]:
 
 
 def _kill_if(pid: int, command: tuple[str, ...]) -> None:
-    with contextlib.suppress(OSError):  # it ended meanwhile
-        process = os.pidfd_open(pid)  # from here on the number cannot become another process's unseen
+    with contextlib.suppress(OSError):  # it has ended
+        process = os.pidfd_open(pid)  # from here on, the number cannot be reused for another process unnoticed
         try:
-            said = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"\0" + "\0".join(command).encode() + b"\0" in said:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"\0" + "\0".join(command).encode() + b"\0" in arguments:
                 signal.pidfd_send_signal(process, signal.SIGKILL)
                 select.select([process], [], [], KILL_S)
         finally:
@@ -124,13 +124,13 @@ def _kill_if(pid: int, command: tuple[str, ...]) -> None:
 
 
 def _dies_with(parent: int) -> Callable[[], None] | None:
-    """For a child to run before its command: a SIGTERM to it when `parent` is killed. None where that is not Linux.
+    """What a child runs before its command, so that it gets a SIGTERM when `parent` is killed. None except on Linux.
 
-    The signal follows the thread that forked, which is the one that runs the stack to its end.
+    Linux sends the signal when the thread that forked ends; here that is the main thread.
     """
     if not sys.platform.startswith("linux"):
         return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork: nothing is imported after it
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork: nothing may be imported after it
 
     def bind() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -141,7 +141,7 @@ def _dies_with(parent: int) -> Callable[[], None] | None:
 
 
 def _end_session(leader: int) -> None:
-    """Kill what is left of the session that a child led: Ray's daemons have process groups of their own."""
+    """Kill what is left of a child's session. Ray's daemons have their own process groups."""
     for folder in Path("/proc").glob("[0-9]*"):
         pid = int(folder.name)
         with contextlib.suppress(ProcessLookupError, PermissionError):

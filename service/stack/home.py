@@ -1,6 +1,6 @@
-"""Home: the folder of a stack: who holds it, what its `stack.json` says, and the secrets in it.
+"""Home: the folder of a stack. Owns its lock, its `stack.json` and its secrets.
 
-Everything written here is whole or not there, and for the owner's eyes only. It must not know processes.
+Every file is written atomically and readable by its owner only. It must not know processes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ STACK = "stack.json"
 
 
 class StackError(Exception):
-    """The stack could not start, or a part of it died. The message says which and what its log says."""
+    """The stack could not start, or a child died. The message says which, with the end of its log."""
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """What `stack.json` says while a stack runs."""
+    """The content of `stack.json` while a stack runs."""
 
     pid: int
     service: str
@@ -37,26 +37,28 @@ class Addresses:
 
 @contextlib.contextmanager
 def locked(home: Path) -> Iterator[None]:
-    """The folder, made private and locked inside the block.
+    """Create the folder, make it private, and hold its lock inside the block.
 
-    Raises StackError while another stack has it, and for one that cannot be a home.
+    Raises StackError if another stack holds it, and if it cannot be used.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
-        home.chmod(0o700)  # the token, the database and the journals are nobody else's
+        home.chmod(0o700)  # it holds the token, the database and the journals
         opened = (home / "stack.lock").open("a+")
     except OSError as error:
-        raise StackError(f"the home {home} cannot be used: {error.strerror}; a folder of your own required") from error
+        raise StackError(
+            f"cannot use the home folder {home}: {error.strerror}; choose a folder that you can write to"
+        ) from error
     with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StackError(f"another `rung up` runs on {home}{_where(home)}") from None
+            raise StackError(f"another `rung up` uses {home}{_where(home)}") from None
         yield
 
 
 def write_addresses(home: Path, addresses: Addresses) -> None:
-    """Write where everything is, for the commands of this machine."""
+    """Write the addresses, for commands on this machine."""
     _write_whole(home / STACK, json.dumps(asdict(addresses), indent=2))
 
 
@@ -65,7 +67,7 @@ def remove_addresses(home: Path) -> None:
 
 
 def ray_token(home: Path) -> str:
-    """The secret that Ray asks for: made once."""
+    """The secret that Ray requires. It is made once."""
     path = home / "ray_token"
     if not path.exists():
         _write_whole(path, secrets.token_hex(32))
@@ -73,20 +75,20 @@ def ray_token(home: Path) -> str:
 
 
 def enable_wal(database: Path) -> None:
-    """Have an SQLite file, which is made where there is none, keep a write-ahead log from now on (docs/decisions/0007).
+    """Switch a SQLite file, created if missing, to a write-ahead log (docs/decisions/0007).
 
-    It stays as it is while somebody else reads it. Raises StackError for one that cannot be used.
+    While another process reads it, it stays as it is. Raises StackError if it cannot be used.
     """
     try:
         with contextlib.closing(sqlite3.connect(database, timeout=1)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.Error as error:
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-            raise StackError(f"{database} cannot be used: {error}") from error
+            raise StackError(f"cannot use {database}: {error}") from error
 
 
 def ray_folder(home: Path) -> Path:
-    """Under the home, or in the system's temporary folder where the path of Ray's sockets would be too long."""
+    """A folder in the home, or in the system's temporary folder if the paths of Ray's sockets would be too long."""
     folder = home / "ray"
     if len(str(folder)) <= 40:
         return folder

@@ -1,4 +1,4 @@
-"""Ports: those of this machine that are free now, held until all are chosen. It must not know what they are for."""
+"""Ports: free ports of this machine, held until all are chosen. It must not know what they are for."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import socket
 from service.stack.home import StackError
 
 LOOPBACK = "127.0.0.1"
+MAX_PORT = 65535
 
 
 class Ports:
-    """Ports that are free now; held open until `close`, so that no two answers are the same."""
+    """Ports that are free now. They are held until `close`, so that none is given twice."""
 
     def __init__(self) -> None:
         self._held: list[socket.socket] = []
@@ -19,7 +20,10 @@ class Ports:
         return self._bind("", 0, LOOPBACK)
 
     def take(self, option: str, given: int | None, host: str) -> int:
-        """The given port of the host, or a free one. Raises StackError where it cannot be had."""
+        """The given port of the host, or a free one. Raises StackError if it cannot be used."""
+        if given is not None and not 0 <= given <= MAX_PORT:
+            self.close()
+            raise StackError(f"--{option} must be between 0 and {MAX_PORT} (got {given})")
         return self._bind(option, given or 0, host)
 
     def close(self) -> None:
@@ -32,14 +36,13 @@ class Ports:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             held.bind((host, port))
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             self.close()
-            asked = f"--{option} {port}" if port else "a free port"
-            why = error.strerror if isinstance(error, OSError) else "0 <= port <= 65535 required"
-            raise StackError(f"{asked} of {host} cannot be used: {why}") from error
+            wanted = f"--{option} {port}" if port else "a free port"
+            raise StackError(f"{wanted} of {host} cannot be used: {error.strerror}") from error
         return int(held.getsockname()[1])
 
 
 def in_url(host: str) -> str:
-    """A host as it stands in an address: IPv6 in brackets."""
+    """A host as it is written in a URL: IPv6 in brackets."""
     return f"[{host}]" if ":" in host else host

@@ -10,7 +10,6 @@ from mlflow import MlflowClient
 
 from service import stack
 from service.client import Client
-from service.stack import embedded
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +33,7 @@ def mlflow(up: stack.Stack) -> MlflowClient:
 @pytest.fixture(scope="session")
 def as_a_driver(up: stack.Stack) -> dict[str, str]:
     """Environment of a process that uses the stack's Ray as a driver does."""
-    address = {"RAY_ADDRESS": f"127.0.0.1:{up._ray_ports['port']}"}
-    return up._environment() | embedded._ray_settings() | address
+    return {**up.components()["ray"].environment, "RAY_ADDRESS": f"127.0.0.1:{up.ray_ports['port']}"}
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ def test_a_second_stack_on_the_same_home_is_refused(own: tuple[Path, subprocess.
     home, process = own
     _, said = (second := rung_up(home)).communicate()
     assert second.returncode == 1
-    assert f"another `rung up` runs on {home}: process {process.pid}" in said
+    assert f"another `rung up` uses {home}: process {process.pid}" in said
 
 
 def test_everything_listens_on_loopback_and_ray_wants_its_token(own: tuple[Path, subprocess.Popen[str]]) -> None:
@@ -75,7 +75,7 @@ def test_a_dead_child_ends_the_stack_with_its_name(own: tuple[Path, subprocess.P
     os.kill(_children(process.pid)["mlflow"], signal.SIGKILL)
     _, said = process.communicate()
     assert process.returncode == 1
-    assert "mlflow died with exit status -9" in said
+    assert "mlflow exited with status -9" in said
     assert not (home / "stack.json").exists()
     assert not _processes_of(home)
 

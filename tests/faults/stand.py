@@ -29,7 +29,8 @@ from proxy import Proxy
 from service import stack
 from service.client import Client
 from service.contract.errors import UnavailableError
-from service.stack import children, embedded
+from service.stack import children
+from service.stack.components import RAY_PORTS
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ class Stand:
                 data_root=self.home,  # without a data set
             )
         )
-        self._stack._ray_ports = dict(zip(embedded.RAY_PORTS, ports[3:7], strict=True))
+        self._stack.ray_ports = dict(zip(RAY_PORTS, ports[3:7], strict=True))
         self._postgres_port = ports[7]
         self.mlflow_url, self.url = self._stack.addresses.mlflow, self._stack.addresses.service
         self.second_url = f"http://127.0.0.1:{ports[8]}"
@@ -239,8 +240,10 @@ class Stand:
         return httpx.get(f"{url}/readyz", timeout=6, trust_env=False).status_code == 200
 
     def _spawn(self, name: str, settings: Mapping[str, str]) -> None:
-        environment = self._stack._environment() | SHORT
-        environment |= {
+        parts = self._stack.components()
+        environment = {
+            **parts["service"].environment,
+            **SHORT,
             "RUNG_STAND": str(self.folder),
             "RUNG_SERVICE_URL": self.proxy.url,
             "RUNG_WARM_WORKERS": "2",
@@ -261,10 +264,10 @@ class Stand:
                 ]
                 user = _unprivileged()
             case "mlflow":
-                command = self._stack._mlflow_command()
+                command = list(parts["mlflow"].command)
                 command[command.index("--backend-store-uri") + 1] = self.dsn("mlflow").replace("://", "+psycopg://")
             case "ray":
-                command, environment = self._stack._ray_command(), environment | embedded._ray_settings()
+                command, environment = parts["ray"].command, {**parts["ray"].environment, **environment}
             case _:
                 command = [sys.executable, "-m", "service.app"]
                 environment |= {"RUNG_PORT": self.second_url.rpartition(":")[2]} if name == "second" else {}

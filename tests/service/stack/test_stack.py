@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from service import stack
@@ -35,8 +34,11 @@ def _has_ipv6() -> bool:
     return True
 
 
+Up = Callable[..., int]
+
+
 @pytest.fixture
-def up() -> Iterator[Callable[..., int]]:
+def up() -> Iterator[Up]:
     """`rung up` in this process, which takes over its signals."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield stack.up
@@ -44,61 +46,13 @@ def up() -> Iterator[Callable[..., int]]:
         signal.signal(number, handler)
 
 
-#: A process that says that it is there and stays.
+#: A process that prints a line and stays.
 PYTHON = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
-OK, AWAY = {"ok": True, "why": ""}, {"ok": False, "why": "not asked yet"}
-
-
-@pytest.mark.parametrize(
-    ("status", "changes", "ready"),
-    [
-        (200, {}, True),
-        (200, {"ray": AWAY}, False),
-        (200, {"mlflow": AWAY}, False),
-        (503, {"ready": False}, False),
-    ],
-)
-def test_the_stack_is_ready_when_its_service_sees_ray_and_mlflow(
-    status: int, changes: dict[str, Any], ready: bool
-) -> None:
-    said = {"ready": True, "database": OK, "ray": OK, "mlflow": OK, **changes}
-    assert stack.sees_all(httpx.Response(status, json=said)) is ready
-
-
-def test_the_stack_is_ready_when_its_service_sees_a_node() -> None:
-    assert not stack.sees_a_node(httpx.Response(200, json={"nodes": []}))
-    assert stack.sees_a_node(httpx.Response(200, json={"nodes": [{"name": "a"}]}))
 
 
 @pytest.fixture
 def a_stack(tmp_path: Path) -> stack.Stack:
     return stack.Stack(stack.Options(home=tmp_path))
-
-
-def test_the_caller_s_own_service_does_not_leak_into_a_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in (
-        "RUNG_DATABASE_URL", "RUNG_STORAGE_ROOT", "RUNG_CACHE_ROOT", "RUNG_SERVICE_URL", "RUNG_DRIVER_PYTHON",
-        "RUNG_MLFLOW_PUBLIC_URL", "RUNG_MLFLOW_USERNAME", "RUNG_RECONCILE", "RUNG_URL", "MLFLOW_TRACKING_URI",
-    ):  # fmt: skip
-        monkeypatch.setenv(name, "elsewhere")
-    monkeypatch.setenv("RUNG_HEARTBEAT_S", "0.5")
-    monkeypatch.setenv("RUNG_DATA_ROOT", str(tmp_path / "mine"))
-    a_stack = stack.Stack(stack.Options(home=tmp_path))
-    environment = a_stack._environment()
-    assert "elsewhere" not in environment.values()
-    assert a_stack.addresses.data_root == str(tmp_path / "mine")
-    assert (environment["RUNG_HEARTBEAT_S"], environment["RUNG_DATA_ROOT"]) == ("0.5", str(tmp_path / "mine"))
-
-
-def test_all_that_a_stack_keeps_are_settings() -> None:
-    assert {f"RUNG_{name.upper()}" for name in Settings.model_fields} >= stack.FORWARDED_SETTINGS
-
-
-def test_no_proxy_stands_before_this_machine(a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.setenv("NO_PROXY", "example.org,localhost")
-    environment = a_stack._environment()
-    assert environment["NO_PROXY"] == environment["no_proxy"] == "example.org,localhost,127.0.0.1"
 
 
 def test_the_port_is_looked_for_where_the_service_will_listen(tmp_path: Path) -> None:
@@ -112,32 +66,59 @@ def test_the_port_is_looked_for_where_the_service_will_listen(tmp_path: Path) ->
             stack.Stack(stack.Options(home=tmp_path, host="127.0.0.2", port=port))
 
 
-def test_a_port_that_is_none_is_named(
-    up: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"port": 70_000}, "--port must be between 0 and 65535 (got 70000)"),
+        ({"data_root": Path("/proc/rung")}, "--data-root must be an existing folder (got /proc/rung)"),
+    ],
+)
+def test_a_wrong_option_is_reported(
+    up: Up, tmp_path: Path, capfd: pytest.CaptureFixture[str], options: dict[str, Any], message: str
 ) -> None:
-    assert up(tmp_path / "home", port=70_000, as_json=True) == 1
-    problem = json.loads(capfd.readouterr().err)
-    assert problem["detail"] == "--port 70000 of 127.0.0.1 cannot be used: 0 <= port <= 65535 required"
+    wrong = stack.Options(home=tmp_path / "home", **options)
+    assert up(wrong) == 1
+    assert capfd.readouterr().err == f"rung up: {message}\n"
+    assert up(wrong, as_json=True) == 1
+    assert json.loads(capfd.readouterr().err)["detail"] == message
 
 
-def test_data_that_are_nowhere_are_named(
-    up: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert up(tmp_path / "home", data_root=tmp_path / "x") == 1
-    assert capfd.readouterr().err == f"rung up: --data-root: an existing folder required, got {tmp_path / 'x'}\n"
-
-
-def test_a_home_that_can_be_none_is_named(
-    up: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_home_that_cannot_be_used_is_reported(up: Up, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    for place, why in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "home", "Not a directory")):
-        assert up(place) == 1
+    for place, why in (
+        (tmp_path / "file", "File exists"),
+        (tmp_path / "file" / "home", "Not a directory"),
+        (Path("/proc/rung"), "No such file or directory"),
+    ):
+        assert up(stack.Options(home=place)) == 1
         assert capfd.readouterr().err == (
-            f"rung up: the home {place} cannot be used: {why}; a folder of your own required\n"
+            f"rung up: cannot use the home folder {place}: {why}; choose a folder that you can write to\n"
         )
-    assert up(Path("/proc/rung"), as_json=True) == 1
-    assert "the home /proc/rung cannot be used" in json.loads(capfd.readouterr().err)["detail"]
+
+
+def test_settings_that_are_invalid_or_misspelt_are_reported_before_anything_starts(
+    up: Up, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNG_HEARTBEAT", "1")
+    monkeypatch.setenv("RUNG_LEASE_S", "-1")
+    assert up(stack.Options(home=tmp_path / "home")) == 1
+    assert capfd.readouterr().err.splitlines() == [
+        "rung up: RUNG_HEARTBEAT: there is no such setting; did you mean RUNG_HEARTBEAT_S?",
+        "RUNG_LEASE_S: Input should be greater than 0",
+    ]
+    assert not (tmp_path / "home" / "logs").exists()
+
+
+def test_settings_without_an_effect_are_reported(
+    up: Up, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack.Stack, "start", lambda self, interrupted: None)
+    monkeypatch.setattr(stack.Stack, "watch", lambda self, ended: None)
+    monkeypatch.setenv("RUNG_DATABASE_URL", "postgresql://db/rung")
+    monkeypatch.setenv("RUNG_HOST", "0.0.0.0")
+    assert up(stack.Options(home=tmp_path / "home"), as_json=True) == 0
+    ignored = "rung up: ignoring RUNG_DATABASE_URL, RUNG_HOST: a stack sets these itself, see `rung up --help`\n"
+    assert capfd.readouterr().err == ignored
 
 
 @pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback")
@@ -145,7 +126,7 @@ def test_the_service_listens_on_ipv6_where_asked_to(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("no_proxy", "")
     found = stack.Stack(stack.Options(home=tmp_path, host="::1"))
     assert re.fullmatch(r"http://\[::1\]:\d+", found.addresses.service)
-    environment = found._environment()
+    environment = found.components()["service"].environment
     assert environment["no_proxy"] == "127.0.0.1,localhost,::1"
     settings = Settings(home=tmp_path, host=environment["RUNG_HOST"], port=int(environment["RUNG_PORT"]))
     assert settings.service_url == found.addresses.service
@@ -178,7 +159,7 @@ def test_a_database_that_somebody_reads_stays_as_it_is(tmp_path: Path) -> None:
 )
 def test_a_database_that_is_none_is_named(tmp_path: Path, make: Callable[[Path], None], why: str) -> None:
     make(tmp_path / "mlflow.db")
-    with pytest.raises(stack.StackError, match=rf"mlflow\.db cannot be used: .*{why}"):
+    with pytest.raises(stack.StackError, match=rf"cannot use .*mlflow\.db: .*{why}"):
         home.enable_wal(tmp_path / "mlflow.db")
 
 

@@ -1,0 +1,99 @@
+"""The components of a stack: which settings of the caller reach them, and when each is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service import stack
+from service.settings import VARIABLES, Settings, read_settings
+from service.stack import components
+from service.stack.components import OWNED
+
+OK, UNREACHABLE = {"ok": True, "why": ""}, {"ok": False, "why": "not asked yet"}
+#: A valid value, other than the default, of each setting that a stack forwards.
+FORWARDED = {
+    "data_root": "/sets",
+    "cache_root": "/prepared",
+    "allowed_hosts": "rung.example",
+    "ray_timeout_s": "11",
+    "ray_submit_timeout_s": "61",
+    "warm_workers": "1",
+    "mlflow_timeout_s": "11",
+    "heartbeat_s": "0.5",
+    "driver_lost_s": "61",
+    "driver_start_s": "181",
+    "stop_grace_s": "121",
+    "max_attempts": "4",
+    "retry_backoff_s": "6",
+    "keep_files_days": "7",
+    "reconcile_s": "3",
+    "lease_s": "16",
+    "max_body_bytes": "2048",
+    "max_heartbeat_bytes": "4096",
+}
+
+
+def environment_of(service: stack.Stack) -> Mapping[str, str]:
+    return service.components()["service"].environment
+
+
+def test_a_stack_forwards_every_setting_that_it_does_not_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert FORWARDED.keys() | OWNED == Settings.model_fields.keys()
+    for name, value in FORWARDED.items():
+        monkeypatch.setenv(f"RUNG_{name.upper()}", value)
+    a_stack = stack.Stack(stack.Options(home=tmp_path))
+    settings = read_settings(environment_of(a_stack))
+    expected = Settings.model_validate({"home": tmp_path, **FORWARDED})
+    assert settings.model_dump(include=set(FORWARDED)) == expected.model_dump(include=set(FORWARDED))
+    assert a_stack.ignored == ()
+
+
+def test_no_setting_of_another_service_gets_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    owned = {variable for variable, name in VARIABLES.items() if name in OWNED}
+    others = {"RUNG_URL", "RUNG_COLOR", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"}
+    for variable in owned | others:
+        monkeypatch.setenv(variable, "elsewhere")
+    a_stack = stack.Stack(stack.Options(home=tmp_path))
+    assert "elsewhere" not in environment_of(a_stack).values()
+    assert set(a_stack.ignored) == owned - {"RUNG_HOME"}
+
+
+def test_relative_paths_stay_those_of_the_caller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RUNG_DATA_ROOT", "sets")
+    monkeypatch.setenv("RUNG_CACHE_ROOT", "prepared")
+    a_stack = stack.Stack(stack.Options(home=tmp_path / "home"))
+    environment = environment_of(a_stack)
+    assert environment["RUNG_DATA_ROOT"] == a_stack.addresses.data_root == str(tmp_path / "sets")
+    assert environment["RUNG_CACHE_ROOT"] == str(tmp_path / "prepared")
+
+
+def test_this_machine_is_reached_without_a_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "example.org,localhost")
+    environment = environment_of(stack.Stack(stack.Options(home=tmp_path)))
+    assert environment["NO_PROXY"] == environment["no_proxy"] == "example.org,localhost,127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("status", "changes", "ready"),
+    [
+        (200, {}, True),
+        (200, {"ray": UNREACHABLE}, False),
+        (200, {"mlflow": UNREACHABLE}, False),
+        (503, {"ready": False}, False),
+    ],
+)
+def test_the_service_is_ready_when_it_sees_ray_and_mlflow(status: int, changes: dict[str, Any], ready: bool) -> None:
+    answer = {"ready": True, "database": OK, "ray": OK, "mlflow": OK, **changes}
+    assert components.sees_all(httpx.Response(status, json=answer)) is ready
+
+
+def test_the_service_is_ready_when_it_sees_a_node() -> None:
+    assert not components.sees_a_node(httpx.Response(200, json={"nodes": []}))
+    assert components.sees_a_node(httpx.Response(200, json={"nodes": [{"name": "a"}]}))
