@@ -67,7 +67,7 @@ def test_relative_paths_stay_those_of_the_caller(monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RUNG_DATA_ROOT", "sets")
     monkeypatch.setenv("RUNG_CACHE_ROOT", "prepared")
-    a_stack = stack.Stack(stack.Options(home=tmp_path / "home"))
+    a_stack = stack.Stack(stack.Options(home=tmp_path))
     environment = environment_of(a_stack)
     assert environment["RUNG_DATA_ROOT"] == a_stack.addresses.data_root == str(tmp_path / "sets")
     assert environment["RUNG_CACHE_ROOT"] == str(tmp_path / "prepared")
