@@ -159,58 +159,68 @@ KnownControls = Annotated[Controls, BeforeValidator(_known)]
 
 
 class TrialUpdate(Message):
-    """The last known line of one trial. `trial` counts from 0 in an experiment; times are Unix seconds."""
+    """The newest state of one trial. Times are Unix seconds."""
 
-    trial: int
-    state: TrialState
-    stop_reason: Text = ""
-    epoch: int = Field(0, description="epochs finished")
-    best_value: float | None = Field(None, description="best value of the objective so far")
-    best_epoch: int | None = Field(None, description="the epoch (from 1) of the best value")
+    trial: int = Field(description="Number of the trial in its experiment, counted from 0.")
+    state: TrialState = Field(description="Current state.")
+    stop_reason: Text = Field("", description="Why the trial ended; empty while it runs.")
+    epoch: int = Field(0, description="Number of finished epochs.")
+    best_value: float | None = Field(None, description="Best value of the objective so far.")
+    best_epoch: int | None = Field(None, description="Epoch of the best value, counted from 1.")
     metrics: dict[Text, float | None] = Field(
-        default_factory=dict, description="of the last epoch; null for non-finite"
+        default_factory=dict, description="Metrics of the newest epoch; null where not finite."
     )
-    parameters: dict[Text, Text | float | int | bool] = Field(default_factory=dict, description="flat hyperparameters")
+    parameters: dict[Text, Text | float | int | bool] = Field(
+        default_factory=dict, description="Hyperparameters, by dotted path."
+    )
     sample: dict[Text, float] | None = Field(
-        None, description="what the searcher drew; the spec bound to it is the trial"
+        None, description="The searcher's sample. Bound to it, the experiment's spec is the trial's spec."
     )
-    mlflow_run_id: Text | None = None
-    restarts: int = Field(0, description="times that it was tried again")
-    error_kind: ErrorKind | None = Field(None, description="of its last failure")
-    started_at: float | None = None
-    ended_at: float | None = None
+    mlflow_run_id: Text | None = Field(None, description="The trial's run in MLflow.")
+    restarts: int = Field(0, description="Number of times the trial was restarted after a failure.")
+    error_kind: ErrorKind | None = Field(None, description="Kind of its last failure.")
+    started_at: float | None = Field(None, description="When the trial started.")
+    ended_at: float | None = Field(None, description="When the trial ended.")
 
 
 class Winner(Message):
-    """The finalist, measured once on the test set."""
+    """The best trial, evaluated once on the test set."""
 
-    trial: int
-    value: float = Field(description="best value of the objective")
-    test_accuracy: float
-    test_loss: FiniteOrNone
-    model_uri: Text | None = Field(None, description="MLflow address of the registered model")
+    trial: int = Field(description="Number of the trial.")
+    value: float = Field(description="Its best value of the objective.")
+    test_accuracy: float = Field(description="Accuracy on the test set.")
+    test_loss: FiniteOrNone = Field(description="Loss on the test set; null where not finite.")
+    model_uri: Text | None = Field(None, description="Address of the registered model in MLflow.")
 
 
 class Heartbeat(Message):
-    """Progress of one attempt. Lines are those changed since the last heartbeat that was answered."""
+    """Progress of one attempt since the last heartbeat that the service answered."""
 
-    phase: Literal["starting", "searching", "finalizing", "completed", "canceled", "paused", "failed"]
-    reason: Text = ""
-    blocked: bool = Field(False, description="with phase paused: another attempt is of no use before a person acts")
-    trials: list[TrialUpdate] = Field(default_factory=list)
-    mlflow_experiment_id: Text | None = None
-    mlflow_run_id: Text | None = Field(None, description="the parent run")
-    winner: Winner | None = None
-    controls: KnownControls | None = Field(None, description="with phase completed: those under which the search ended")
+    phase: Literal["starting", "searching", "finalizing", "completed", "canceled", "paused", "failed"] = Field(
+        description="What the driver does. The last four phases are those of a final heartbeat."
+    )
+    reason: Text = Field("", description="What the driver waits for, or why it ended, as a sentence.")
+    blocked: bool = Field(
+        False, description="With phase `paused`: another attempt would fail until a person has removed the cause."
+    )
+    trials: list[TrialUpdate] = Field(
+        default_factory=list, description="Trials that changed since the last heartbeat that was answered."
+    )
+    mlflow_experiment_id: Text | None = Field(None, description="The experiment in MLflow that holds the runs.")
+    mlflow_run_id: Text | None = Field(None, description="The parent run in MLflow.")
+    winner: Winner | None = Field(None, description="The winner, once it is evaluated.")
+    controls: KnownControls | None = Field(
+        None, description="With phase `completed`: the controls under which the search ended."
+    )
 
 
 class Directives(Message):
-    """What the service wants. An attempt that is no longer the current one is answered 409: stop, write nothing."""
+    """What a driver must do. A driver whose attempt was superseded is answered 409 instead."""
 
-    slots: int = Field(description="trials that may run at once now")
-    stop: Literal["cancel", "pause"] | None = None
-    cancel_trials: list[int] = Field(default_factory=list, description="those asked for that have not ended")
-    controls: KnownControls | None = Field(None, description="as they are now; None: unchanged")
+    slots: int = Field(description="Number of trials that may run at the same time now.")
+    stop: Literal["cancel", "pause"] | None = Field(None, description="How to end; null to continue.")
+    cancel_trials: list[int] = Field(default_factory=list, description="Trials to cancel that have not ended.")
+    controls: KnownControls | None = Field(None, description="The current controls; null if they did not change.")
 
 
 class LaunchConfig(Message):

@@ -13,6 +13,7 @@ from importlib.metadata import version
 import uvicorn
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.routing import Route
 
 from search_spaces.protocol import API_PREFIX
 from service.adapters.cluster_cache import ClusterCache
@@ -21,10 +22,9 @@ from service.adapters.mlflow_client import MlflowClient
 from service.adapters.mlflow_probe import MlflowProbe
 from service.adapters.ray_jobs import RayLauncher
 from service.adapters.ray_warm_workers import WarmWorkers
-from service.api import error_handlers, openapi
+from service.api import error_handlers, openapi, routes
 from service.api.body_limit import MaxBodySizeMiddleware
-from service.api.routes import actions, attempts, catalog, logs, system, trials
-from service.api.routes import experiments as experiment_routes
+from service.api.methods import AllowedMethodsMiddleware
 from service.api.trusted_hosts import HostOriginMiddleware
 from service.cleanup.worker import CleanupWorker
 from service.context import AppContext
@@ -91,16 +91,15 @@ def _build(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
         redoc_url=None,
         openapi_url=f"{API_PREFIX}/openapi.json",
     )
+    error_handlers.install(app)
+    openapi.install(app)
+    routes.install(app)
+    pages = [route for route in app.router.routes if isinstance(route, Route)]
+    app.add_middleware(AllowedMethodsMiddleware, routes=[*routes.all_routes(), *pages])
     app.add_middleware(
         MaxBodySizeMiddleware, max_bytes=settings.max_body_bytes, max_heartbeat_bytes=settings.max_heartbeat_bytes
     )
     app.add_middleware(HostOriginMiddleware, hosts=settings.hosts)
-    error_handlers.install(app)
-    openapi.install(app)
-    for module in (experiment_routes, actions, trials, logs, catalog, system, attempts):
-        app.include_router(module.router, prefix=API_PREFIX)
-    app.include_router(system.health)
-    app.include_router(system.health, prefix=API_PREFIX, include_in_schema=False)
     return app
 
 

@@ -1,25 +1,24 @@
-"""What routes have in common: the service's context, the body as bytes, who sent it, and on what condition."""
+"""Dependencies: what routes have in common about a request: the service's context, its body, its token, its headers.
+
+The experiment that a request is about comes from `access`.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Header, Path, Request, Response
+from fastapi import Depends, Header, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
-from search_spaces.protocol import API_PREFIX
-from service.api import etags, serializers
-from service.api.etags import Precondition
+from search_spaces.problems import Problem
+from service.api import etags, headers
+from service.api.etags import IfMatch
 from service.context import AppContext
 from service.contract.errors import UnauthorizedError
-from service.contract.schemas import ExperimentView
-from service.domain import experiments, idempotency
-from service.store.models import Attempt
+from service.domain import idempotency
+from service.domain.trials import MAX_NUMBER
 
-_bearer = HTTPBearer(auto_error=False, description="the token in the driver's launch file")
+_bearer = HTTPBearer(auto_error=False, description="The token in the driver's launch file.")
 
 
 def _context(request: Request) -> AppContext:
@@ -31,78 +30,49 @@ async def _body(request: Request) -> bytes:
     return await request.body()
 
 
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "")
+
+
 def _token(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     if credentials is None or not credentials.credentials:
-        raise UnauthorizedError(
-            "an Authorization header with a bearer token required", headers={"WWW-Authenticate": "Bearer"}
-        )
+        problem = Problem("Authorization", "must hold a bearer token")
+        raise UnauthorizedError(str(problem), [problem], {headers.AUTHENTICATE: "Bearer"})
     return credentials.credentials
 
 
-def _precondition(
+def _if_match(
     if_match: Annotated[
         str | None,
         Header(
             max_length=1000,
-            description="an ETag, several, or *: change the experiment only if it is still at that revision",
+            description="An ETag, several of them, or `*`. The experiment is changed only if its ETag is one of them.",
             examples=['"3"'],
         ),
     ] = None,
-) -> Precondition:
+) -> IfMatch:
     return etags.parse(if_match)
 
 
-Service = Annotated[AppContext, Depends(_context)]
+CurrentContext = Annotated[AppContext, Depends(_context)]
 Body = Annotated[bytes, Depends(_body)]
+ContentType = Annotated[str, Depends(_content_type)]
 Token = Annotated[str, Depends(_token)]
-Key = Annotated[
+IdempotencyKey = Annotated[
     str | None,
     Header(
         alias=idempotency.HEADER,
         min_length=1,
         max_length=255,
         pattern=r"^[ -~]+$",
-        description="printable ASCII of your own, fresh for each submission: sent again under the same key within a "
-        "day, the same body makes no second experiment, and another body is refused",
+        description="A value of your choice in printable ASCII, new for each submission. If the same body is sent "
+        "again under the same key within a day, no second experiment is created; another body is refused.",
         examples=["5f0c1b1e-2f0e-4a39-9a63-0a2a2b1c6d7e"],
     ),
 ]
-IfMatch = Annotated[Precondition, Depends(_precondition)]
-ExperimentId = Annotated[str, Path(description="as in the Location of the answer to its POST", examples=["k3v9q2mz"])]
+IfMatchHeader = Annotated[IfMatch, Depends(_if_match)]
+ExperimentId = Annotated[str, Path(description="Identifier of the experiment.", examples=["k3v9q2mz"])]
+TrialNumber = Annotated[int, Path(ge=0, lt=MAX_NUMBER, description="Number of the trial, counted from 0.")]
 
-
-class Paging(BaseModel):
-    """Query parameters of a list. Unknown parameters are errors, so that no misspelled filter goes unnoticed."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: int = Field(50, ge=1, le=1000, description="items of a page")
-    cursor: str | None = Field(None, max_length=1000, description="next_cursor of the page before")
-
-
-def shown(session: Session, service: AppContext, response: Response, experiment_id: str) -> ExperimentView:
-    """The view of an experiment as the session sees it, its revision in the answer's ETag. Raises NotFoundError."""
-    experiment = experiments.find(session, experiment_id)
-    counts = experiments.count_trials(session, [experiment_id])
-    drivers = select(Attempt).where(Attempt.experiment_id == experiment_id).order_by(Attempt.number)
-    response.headers["ETag"] = etags.etag(experiment.revision)
-    return serializers.full(
-        experiment,
-        counts[experiment_id],
-        list(session.scalars(drivers)),
-        service.mlflow,
-        service.cluster_cache.unreachable_reason,
-    )
-
-
-def stored(service: AppContext, response: Response, experiment_id: str, replayed: bool) -> ExperimentView:
-    """The view of an experiment that a submission has made, now or (`replayed`) when its key came first."""
-    response.headers["Location"] = f"{API_PREFIX}/experiments/{experiment_id}"
-    if replayed:
-        response.headers["Idempotent-Replayed"] = "true"
-    with service.database.read() as session:
-        return shown(session, service, response, experiment_id)
-
-
-#: Text that every database takes.
+#: Text that every database can store.
 TEXT = r"^[^\x00]*$"

@@ -1,4 +1,4 @@
-"""Responses: one place where exceptions become `application/problem+json`, and where that is documented."""
+"""Error handlers: the one place where an exception becomes a response, and where error responses are documented."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, shorten
 from search_spaces.validation import rule_of
+from service.api import headers
 from service.contract.errors import (
     MEDIA_TYPE,
     BadRequestError,
     DiskFullError,
     InternalError,
+    MethodNotAllowedError,
     RungError,
+    UnauthorizedError,
     UnavailableError,
     ValidationFailedError,
     of_status,
@@ -26,78 +29,106 @@ from service.contract.errors import (
 )
 from service.store.database import is_full
 
+#: Seconds after which a client may try again: a database that restarts, a disk that somebody has to clear.
+RETRY_DATABASE_S = 2
+RETRY_DISK_S = 60
+#: Headers that a kind of error may carry.
+ERROR_HEADERS: dict[type[RungError], tuple[str, ...]] = {
+    UnauthorizedError: (headers.AUTHENTICATE,),
+    UnavailableError: (headers.RETRY_AFTER,),
+    DiskFullError: (headers.RETRY_AFTER,),
+}
+
 log = logging.getLogger(__name__)
 
 
 def problem_response(error: RungError) -> JSONResponse:
+    """The error as `application/problem+json`."""
     return JSONResponse(error.document(), error.status, headers=error.headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
-    """Every failure of a request leaves by one of these doors."""
+    """Have every exception of a route answered by `_respond`."""
     app.add_exception_handler(RungError, _rung)
     app.add_exception_handler(SpecError, _spec)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(OperationalError, _database)
-    app.add_exception_handler(Exception, _anything)
+    app.add_exception_handler(Exception, _unexpected)
 
 
 def error_responses(*classes: type[RungError]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route, for its documentation."""
     schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
-    return {cls.status: {"description": cls.title, "content": {MEDIA_TYPE: schema}} for cls in classes}
+    return {
+        cls.status: {
+            "description": cls.title,
+            "content": {MEDIA_TYPE: schema},
+            "headers": headers.described(*ERROR_HEADERS.get(cls, ())),
+        }
+        for cls in classes
+    }
 
 
-def _rung(_request: Request, error: Exception) -> JSONResponse:
-    return problem_response(error if isinstance(error, RungError) else InternalError(str(error)))
+def _respond(_request: Request, error: RungError) -> Response:
+    """Every error of a route leaves the service here. Error pages, chosen by the request's Accept, belong here too."""
+    return problem_response(error)
 
 
-def _spec(_request: Request, error: Exception) -> JSONResponse:
-    found = error.problems if isinstance(error, SpecError) else ()
-    return problem_response(ValidationFailedError(summary(found), found))
+def _rung(request: Request, error: Exception) -> Response:
+    return _respond(request, error if isinstance(error, RungError) else InternalError(str(error)))
 
 
-def _validation(_request: Request, error: Exception) -> JSONResponse:
-    found = []
+def _spec(request: Request, error: Exception) -> Response:
+    problems = error.problems if isinstance(error, SpecError) else ()
+    return _respond(request, ValidationFailedError(summary(problems), problems))
+
+
+def _validation(request: Request, error: Exception) -> Response:
+    problems = []
     for item in error.errors() if isinstance(error, RequestValidationError) else ():
-        place, *path = item.get("loc", ("",))
+        source, *path = item.get("loc", ("",))
         if item.get("type") == "json_invalid":
-            return problem_response(
-                BadRequestError(f"malformed JSON: {item.get('ctx', {}).get('error', item.get('msg'))}")
-            )
+            cause = item.get("ctx", {}).get("error", item.get("msg"))
+            return _respond(request, BadRequestError(f"malformed JSON: {cause}"))
         steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-        field = "".join(steps).removeprefix(".") or str(place)
-        found.append(Problem(field, rule_of(item), shorten(item.get("input"))))
-    said = found[:MAX_PROBLEMS]
-    if len(found) > MAX_PROBLEMS:
-        said.append(Problem("", f"and {len(found) - MAX_PROBLEMS} more problems"))
-    return problem_response(ValidationFailedError(summary(found), said))
+        field = "".join(steps).removeprefix(".") or str(source)
+        problems.append(Problem(field, rule_of(item), shorten(item.get("input"))))
+    listed = problems[:MAX_PROBLEMS]
+    if len(problems) > MAX_PROBLEMS:
+        listed.append(Problem("", f"and {len(problems) - MAX_PROBLEMS} more problems"))
+    return _respond(request, ValidationFailedError(summary(problems), listed))
 
 
-def _http(request: Request, error: Exception) -> JSONResponse:
+def _http(request: Request, error: Exception) -> Response:
+    """Errors of the framework itself: no route has the path, or a file of the documentation is asked for."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    cls = of_status(status)
-    detail = str(getattr(error, "detail", "")) or cls.title
+    sent = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    cls, path = of_status(status), shorten(request.url.path)
     if status == 404:
-        detail = f"there is nothing at {shorten(request.url.path)}"
-    elif status == 405:
-        detail = f"{request.method} is not for {shorten(request.url.path)}"
-    return problem_response(cls(detail, headers=headers))
+        problem = Problem("path", "must be an address of this service", path)
+        return _respond(request, cls(f"there is nothing at {path}", [problem], sent))
+    if cls is MethodNotAllowedError:  # of static files; routes are checked by AllowedMethodsMiddleware
+        return _respond(request, method_not_allowed(request.method, request.url.path, ("GET", "HEAD")))
+    return _respond(request, cls(str(getattr(error, "detail", "")) or cls.title, headers=sent))
 
 
-def _database(_request: Request, error: Exception) -> JSONResponse:
+def method_not_allowed(method: str, path: str, allowed: tuple[str, ...]) -> MethodNotAllowedError:
+    """The error for a method that an address does not support, with all that it supports."""
+    problem = Problem("method", f"must be {' or '.join(allowed)}", method)
+    detail = f"{method} is not allowed for {shorten(path)}"
+    return MethodNotAllowedError(detail, [problem], {headers.ALLOW: ", ".join(allowed)})
+
+
+def _database(request: Request, error: Exception) -> Response:
     if isinstance(error, OperationalError) and is_full(error):
         log.warning("the disk of the database is full: %s", error)
-        return problem_response(
-            DiskFullError("the disk of the database is full; nothing was changed", headers={"Retry-After": "60"})
-        )
+        sent = {headers.RETRY_AFTER: str(RETRY_DISK_S)}
+        return _respond(request, DiskFullError("the disk of the database is full; nothing was changed", headers=sent))
     log.warning("the database does not answer: %s", error)
-    return problem_response(
-        UnavailableError("the database does not answer; try again in a moment", headers={"Retry-After": "2"})
-    )
+    sent = {headers.RETRY_AFTER: str(RETRY_DATABASE_S)}
+    return _respond(request, UnavailableError("the database does not answer; try again in a moment", headers=sent))
 
 
-def _anything(_request: Request, _error: Exception) -> JSONResponse:
-    return problem_response(InternalError("the service failed in a way that nobody foresaw; its log says how"))
+def _unexpected(request: Request, _error: Exception) -> Response:
+    return _respond(request, InternalError("Internal error; see the service log for details."))

@@ -1,4 +1,4 @@
-"""Preconditions: an experiment's revision as its ETag, and `If-Match`, which guards a change with one (RFC 9110).
+"""ETags: an experiment's revision as its ETag, and `If-Match`, which limits a change to one (RFC 9110).
 
 It must not know what is changed, nor the database.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from search_spaces.problems import shorten
+from search_spaces.problems import Problem, shorten
 from service.contract.errors import BadRequestError, PreconditionFailedError
-from service.store.models import Experiment
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _LIST = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t,]*{_TAG})*[ \t,]*")
@@ -22,28 +21,28 @@ def etag(revision: int) -> str:
 
 
 @dataclass(frozen=True)
-class Precondition:
+class IfMatch:
     """The tags of which one must be the experiment's; None where any will do."""
 
     tags: tuple[str, ...] | None = None
 
-    def check(self, experiment: Experiment) -> None:
-        """Raise PreconditionFailedError when the experiment is at none of these revisions. Weak tags match nothing."""
-        tag = etag(experiment.revision)
+    def check(self, experiment_id: str, revision: int) -> None:
+        """Raise PreconditionFailedError when the revision has none of these tags. Weak tags match nothing."""
+        tag = etag(revision)
         if self.tags is not None and tag not in self.tags:
-            asked = shorten(", ".join(self.tags))
+            sent = shorten(", ".join(self.tags))
             raise PreconditionFailedError(
-                f"If-Match asks for {asked}, but experiment {experiment.id} is at {tag}: "
-                "look at it again, and decide anew"
+                f"If-Match is {sent}, but experiment {experiment_id} is at revision {tag}: read it again before you "
+                "change it",
+                [Problem("If-Match", f"must be {tag}, the current revision", sent)],
             )
 
 
-def parse(header: str | None) -> Precondition:
-    """What an If-Match header says; without one, or with `*`, everything matches. Raises BadRequestError."""
+def parse(header: str | None) -> IfMatch:
+    """The value of an If-Match header; without one, or with `*`, everything matches. Raises BadRequestError."""
     if header is None or header.strip() == "*":
-        return Precondition()
+        return IfMatch()
     if not _LIST.fullmatch(header):
-        raise BadRequestError(
-            f'If-Match: "REVISION" in double quotes, a list of them or * required, got {shorten(header)}'
-        )
-    return Precondition(tuple(re.findall(_TAG, header)))
+        problem = Problem("If-Match", 'must be "REVISION" in double quotes, a list of them, or *', shorten(header))
+        raise BadRequestError(str(problem), [problem])
+    return IfMatch(tuple(re.findall(_TAG, header)))

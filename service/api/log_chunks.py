@@ -1,7 +1,7 @@
-"""Logs: what drivers and trials said, piece by piece, also after their processes and nodes are gone.
+"""Log chunks: parts of the logs of drivers and trials, also after their processes and nodes are gone.
 
-They are read from the experiment's storage; of a driver that died before it wrote there, from what Ray kept of it.
-It must not know HTTP.
+Logs are read from the experiment's folder. Where a driver ended before it wrote there, they are read from what Ray kept
+of its output. It must not know HTTP.
 """
 
 from __future__ import annotations
@@ -14,69 +14,63 @@ from service.context import AppContext
 from service.contract.errors import NotFoundError, UnavailableError
 from service.contract.schemas import LogChunk
 from service.contract.states import ACTIVE
-from service.domain import attempts, experiments, trials
 from service.domain.attempts import OPEN
+from service.store.models import Attempt, Experiment, Trial
 
 
-def of_driver(context: AppContext, experiment_id: str, attempt: int | None, offset: int, limit: int) -> LogChunk:
-    """A piece of the log of an attempt, the newest unless given. Raises NotFoundError, UnavailableError."""
-    with context.database.read() as session:
-        experiment = experiments.find(session, experiment_id)
-        found = attempts.of_number(session, experiment_id, attempt or experiment.attempt)
-    if found is None:
-        why = f"it has {experiment.attempt} so far" if attempt else experiment.reason or "it has not been started"
-        which = f"attempt {attempt}" if attempt else "attempt"
-        raise NotFoundError(f"experiment {experiment_id} has no {which} whose log could be read: {why}")
-    over = found.state not in OPEN
+def of_driver(context: AppContext, attempt: Attempt, offset: int, limit: int) -> LogChunk:
+    """A part of the log of an attempt's driver. Raises NotFoundError, UnavailableError."""
+    ended = attempt.state not in OPEN
+    path = context.files(attempt.experiment_id).driver_log(attempt.number)
     try:
-        path = context.files(experiment_id).driver_log(found.number)
-        return _view(experiment_files.read_chunk(path, offset, limit, over), over, found.number)
+        return _response(experiment_files.read_chunk(path, offset, limit, ended), ended, attempt.number)
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise _unreadable(found.id, error) from None
+        raise _unreadable(attempt.id, error) from None
     try:
-        kept = context.launcher.logs(found.id).encode()
+        kept = context.launcher.logs(attempt.id).encode()
     except ClusterUnreachableError as error:
         raise UnavailableError(
-            f"{found.id} has no log on its storage, and what Ray kept cannot be read: {error}"
+            f"{attempt.id} has no log in its folder, and Ray's copy of its output cannot be read: {error}"
         ) from None
     if not kept:
-        raise NotFoundError(f"{found.id} has said nothing{'' if over else ' yet'}: neither on its storage nor to Ray")
-    return _view(
-        experiment_files.decode_chunk(kept[offset : offset + limit], offset, len(kept), over), over, found.number
-    )
+        raise NotFoundError(f"{attempt.id} has no log{'' if ended else ' yet'}, neither in its folder nor in Ray")
+    chunk = experiment_files.decode_chunk(kept[offset : offset + limit], offset, len(kept), ended)
+    return _response(chunk, ended, attempt.number)
 
 
-def of_trial(context: AppContext, experiment_id: str, trial: int, offset: int, limit: int) -> LogChunk:
-    """A piece of the log of a trial. Raises NotFoundError, UnavailableError."""
-    with context.database.read() as session:
-        experiment = experiments.find(session, experiment_id)
-        line = trials.find(session, experiment_id, trial)
-    over = line.state in ENDED_TRIAL_STATES or experiment.state not in ACTIVE
+def of_trial(context: AppContext, experiment: Experiment, trial: Trial, offset: int, limit: int) -> LogChunk:
+    """A part of the log of a trial. Raises NotFoundError, UnavailableError."""
+    ended = trial.state in ENDED_TRIAL_STATES or experiment.state not in ACTIVE
+    path = context.files(experiment.id).trial_log(trial.trial)
+    which = f"trial {trial.trial} of experiment {experiment.id}"
     try:
-        return _view(
-            experiment_files.read_chunk(context.files(experiment_id).trial_log(trial), offset, limit, over), over
-        )
+        return _response(experiment_files.read_chunk(path, offset, limit, ended), ended)
     except FileNotFoundError:
-        when = "" if over else " yet"
-        raise NotFoundError(
-            f"trial {trial} of experiment {experiment_id} is {line.state} and has no log{when}"
-        ) from None
+        raise NotFoundError(f"{which} is {trial.state} and has no log{'' if ended else ' yet'}") from None
     except OSError as error:
-        raise _unreadable(f"trial {trial} of experiment {experiment_id}", error) from None
+        raise _unreadable(which, error) from None
 
 
-def _unreadable(whose: str, error: OSError) -> UnavailableError:
-    return UnavailableError(f"the log of {whose} cannot be read: {error}")
+def no_driver_log(experiment: Experiment, attempt: int | None) -> NotFoundError:
+    """The error for an attempt that was never started; `attempt` is None where the newest was requested."""
+    if attempt is not None:
+        return NotFoundError(f"experiment {experiment.id} has no attempt {attempt}; it has {experiment.attempt} so far")
+    why = experiment.reason or "it has not been started"
+    return NotFoundError(f"experiment {experiment.id} has no driver whose log could be read: {why}")
 
 
-def _view(piece: TextChunk, over: bool, attempt: int | None = None) -> LogChunk:
+def _unreadable(which: str, error: OSError) -> UnavailableError:
+    return UnavailableError(f"the log of {which} cannot be read: {error}")
+
+
+def _response(chunk: TextChunk, ended: bool, attempt: int | None = None) -> LogChunk:
     return LogChunk(
-        text=piece.text,
-        offset=piece.offset,
-        next_offset=piece.next_offset,
-        size=piece.size,
-        complete=over and piece.next_offset >= piece.size,
+        text=chunk.text,
+        offset=chunk.offset,
+        next_offset=chunk.next_offset,
+        size=chunk.size,
+        complete=ended and chunk.next_offset >= chunk.size,
         attempt=attempt,
     )

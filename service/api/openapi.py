@@ -1,4 +1,8 @@
-"""Docs: the interactive pages of the REST interface, from files that are installed, never from a CDN."""
+"""OpenAPI: the document that describes the REST interface, and interactive pages from installed files, not from a CDN.
+
+Routes describe themselves. Owns what they all share: the introduction, the tags, the errors that any route may answer,
+and the schemas of bodies that routes parse by themselves.
+"""
 
 from __future__ import annotations
 
@@ -14,33 +18,52 @@ from starlette.staticfiles import StaticFiles
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec, TrialSpec
-from service.contract.errors import ProblemDocument
+from service.api.error_handlers import error_responses
+from service.contract.errors import (
+    BadRequestError,
+    ContentTooLargeError,
+    DiskFullError,
+    ForbiddenError,
+    InternalError,
+    ProblemDocument,
+    UnavailableError,
+    ValidationFailedError,
+)
 
 ASSETS = "/docs/assets"
 REFERENCE = "#/components/schemas/{model}"
 DESCRIPTION = """\
-Post one declarative spec; Rung queues it, runs its trials on the cluster under ASHA early stopping, and
-writes every learning curve to MLflow.
+Submit one declarative spec; Rung queues it, runs its trials on the cluster, stops the weaker ones early, and writes
+every learning curve to MLflow.
 
-Every error is `application/problem+json`: `detail` is one sentence, `errors` names each field, its rule and
-the value that broke it.
+Every error is an `application/problem+json` document (RFC 9457): `detail` describes the error in one sentence, and
+`errors` lists each field with its rule and the value that was sent. `HEAD` works for every path that supports `GET`,
+`OPTIONS` for every path. A method that a path does not support is answered 405 with all supported methods in `Allow`.
 """
 TAGS = [
-    {"name": "experiments", "description": "Submit, list and show searches; pause, change, continue and remove them."},
-    {"name": "trials", "description": "What each configuration reached, and its curves."},
-    {"name": "catalog", "description": "What may be asked: the schema of a spec, and ready-made ones."},
-    {"name": "system", "description": "Health, and the cluster as the service sees it."},
-    {"name": "drivers", "description": "For Rung's own drivers."},
+    {
+        "name": "experiments",
+        "description": "Submit, list and show experiments; pause, resume, cancel, change, continue and delete.",
+    },
+    {"name": "trials", "description": "The trials of an experiment: their results, specs and learning curves."},
+    {"name": "logs", "description": "The logs and the disk usage of an experiment."},
+    {"name": "catalog", "description": "What can be submitted: the JSON Schema of a spec, and ready-made specs."},
+    {"name": "system", "description": "The health of the service, and the state of the cluster."},
+    {"name": "drivers", "description": "Used by the driver processes that Rung starts."},
 ]
+#: Errors that any route may answer.
+COMMON = error_responses(BadRequestError, ForbiddenError, InternalError, UnavailableError)
+#: Errors that any route may answer that changes something.
+COMMON_TO_CHANGES = error_responses(ContentTooLargeError, DiskFullError)
 
 
 def install(app: FastAPI) -> None:
     """Serve `/docs`, and complete the OpenAPI document with what routes do not declare themselves."""
-    # The package is only a bundle of files to us.
+    # Only the static files of the package are used.
     app.mount(ASSETS, StaticFiles(directory=str(files("fastapi_offline") / "static")), name="docs-assets")
 
     @app.get("/docs", include_in_schema=False)
-    def pages() -> HTMLResponse:
+    def show_docs() -> HTMLResponse:
         return get_swagger_ui_html(
             openapi_url=str(app.openapi_url),
             title=app.title,
@@ -51,7 +74,7 @@ def install(app: FastAPI) -> None:
         )
 
     @app.get("/", include_in_schema=False)
-    def home() -> RedirectResponse:
+    def show_home() -> RedirectResponse:
         return RedirectResponse("/docs")
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -62,35 +85,49 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         document = get_openapi(
             title=app.title, version=app.version, description=DESCRIPTION, tags=TAGS, routes=app.routes
         )
+        document["paths"] = dict(sorted(document["paths"].items()))
         schemas = document["components"]["schemas"]
         for model in (ExperimentSpec, TrialSpec, ProblemDocument):
-            schema = model.model_json_schema(ref_template=REFERENCE)
-            for name, definition in schema.pop("$defs", {}).items():
-                schemas.setdefault(name, definition)
-            schemas[model.__name__] = schema
+            schemas[model.__name__] = _schema(model, schemas)
         schemas["ControlsPatch"] = _patch_of(Controls, schemas)
         for path in document["paths"].values():
-            for operation in path.values():
-                _as_problem(operation["responses"])
+            for method, operation in path.items():
+                _document_errors(method, operation["responses"])
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
         app.openapi_schema = document
     return app.openapi_schema
 
 
-def _patch_of(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a merge patch: every field may be left out, or be null for its default, where it has one."""
+def _schema(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a model; the definitions that it refers to are added to `schemas`."""
     schema = model.model_json_schema(ref_template=REFERENCE)
     for name, definition in schema.pop("$defs", {}).items():
         schemas.setdefault(name, definition)
+    return schema
+
+
+def _patch_of(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a merge patch: every field may be absent, or null for its default where it has one."""
+    schema = _schema(model, schemas)
     required = schema.get("required", ())
-    fields = {
-        name: field if name in required else {"anyOf": [field, {"type": "null"}]}
-        for name, field in schema["properties"].items()
+    fields = {}
+    for name, field in schema["properties"].items():
+        description = {"description": field["description"]} if "description" in field else {}
+        fields[name] = field if name in required else {"anyOf": [field, {"type": "null"}], **description}
+    return {
+        "type": "object",
+        "title": "ControlsPatch",
+        "description": "Fields that are absent keep their value; null resets a field to its default.",
+        "additionalProperties": False,
+        "properties": fields,
     }
-    return {"type": "object", "title": "ControlsPatch", "additionalProperties": False, "properties": fields}
 
 
-def _as_problem(responses: dict[str, Any]) -> None:
-    """FastAPI documents its own 422, which this service never sends."""
-    schema = {"schema": {"$ref": REFERENCE.format(model=ProblemDocument.__name__)}}
+def _document_errors(method: str, responses: dict[str, Any]) -> None:
+    """Add the errors that every route may answer, and replace FastAPI's own 422, which this service never sends."""
     if "HTTPValidationError" in str(responses.get("422", "")):
-        responses["422"] = {"description": "A rule is broken", "content": {"application/problem+json": schema}}
+        responses |= {str(status): body for status, body in error_responses(ValidationFailedError).items()}
+    common = COMMON if method == "get" else {**COMMON, **COMMON_TO_CHANGES}
+    for status, body in common.items():
+        responses.setdefault(str(status), body)

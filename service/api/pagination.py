@@ -1,4 +1,4 @@
-"""Cursors: a place in a list, as an opaque string that can be handed out and taken back."""
+"""Pagination: a position in a list as an opaque cursor, which a client sends back to get the next page."""
 
 from __future__ import annotations
 
@@ -6,29 +6,40 @@ import base64
 import json
 from typing import Any, NoReturn
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from search_spaces.problems import Problem, shorten
 from service.contract.errors import ValidationFailedError
 
 
-def encode(place: list[Any]) -> str:
-    text = json.dumps(place, separators=(",", ":"))
+class Paging(BaseModel):
+    """Query parameters of a list. Unknown parameters are errors, so that a misspelled filter is reported."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(50, ge=1, le=1000, description="Largest number of items on the page.")
+    cursor: str | None = Field(None, max_length=1000, description="The `next_cursor` of the page before.")
+
+
+def encode(position: list[Any]) -> str:
+    text = json.dumps(position, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def decode(cursor: str, *kinds: type | tuple[type, ...]) -> list[Any]:
-    """The place that `encode` was given, its values of these types. Raises ValidationFailedError for anything else."""
+def decode(cursor: str, *types: type | tuple[type, ...]) -> list[Any]:
+    """The position that `encode` was given, with values of these types. Raises ValidationFailedError otherwise."""
     try:
-        place = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
+        position = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
     except (ValueError, RecursionError):
         refuse(cursor)
-    if not isinstance(place, list) or len(place) != len(kinds):
+    if not isinstance(position, list) or len(position) != len(types):
         refuse(cursor)
-    if not all(isinstance(value, kind) for value, kind in zip(place, kinds, strict=True)):
+    if not all(isinstance(value, kind) for value, kind in zip(position, types, strict=True)):
         refuse(cursor)
-    return place
+    return position
 
 
 def refuse(cursor: str) -> NoReturn:
-    """Raise ValidationFailedError for a cursor that was not handed out here."""
-    problem = Problem("cursor", "a next_cursor of the same list and order required", shorten(cursor))
-    raise ValidationFailedError("this cursor does not fit this list", [problem])
+    """Raise ValidationFailedError for a cursor that this list did not hand out."""
+    problem = Problem("cursor", "must be a next_cursor of the same list in the same order", shorten(cursor))
+    raise ValidationFailedError(str(problem), [problem])

@@ -1,4 +1,4 @@
-"""Views: from the tables' rows to the answers of `schemas`. Pure."""
+"""Serializers: from rows of the tables to the bodies of `schemas`. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from service.store.models import Attempt, Experiment, Trial
 
 
 def summary(
-    experiment: Experiment, counts: dict[TrialState, int], results: MlflowClient, ray_away: str = ""
+    experiment: Experiment, counts: dict[TrialState, int], mlflow: MlflowClient, outage: str = ""
 ) -> ExperimentSummary:
-    """`ray_away` says why Ray does not answer: whoever waits in the queue is told."""
-    return ExperimentSummary(**_fields(experiment, counts, results, ray_away))
+    """`outage` says why Ray does not answer, which a queued experiment gives as the reason for its wait."""
+    return ExperimentSummary(**_fields(experiment, counts, mlflow, outage))
 
 
 def full(
     experiment: Experiment,
     counts: dict[TrialState, int],
     attempts: list[Attempt],
-    results: MlflowClient,
-    ray_away: str = "",
+    mlflow: MlflowClient,
+    outage: str = "",
 ) -> ExperimentView:
     return ExperimentView(
-        **_fields(experiment, counts, results, ray_away),
+        **_fields(experiment, counts, mlflow, outage),
         spec=upgrade(experiment.spec).document,
         warnings=experiment.warnings,
         controls=experiment.controls,
@@ -37,7 +37,7 @@ def full(
     )
 
 
-def trial(row: Trial, mlflow_experiment_id: str | None, results: MlflowClient) -> TrialView:
+def trial(row: Trial, mlflow_experiment_id: str | None, mlflow: MlflowClient) -> TrialView:
     return TrialView(
         trial=row.trial,
         state=TrialState(row.state),
@@ -48,7 +48,7 @@ def trial(row: Trial, mlflow_experiment_id: str | None, results: MlflowClient) -
         metrics=row.metrics,
         parameters=upgrade_sample(row.parameters),
         mlflow_run_id=row.mlflow_run_id,
-        mlflow_url=results.run_url(mlflow_experiment_id, row.mlflow_run_id),
+        mlflow_url=mlflow.run_url(mlflow_experiment_id, row.mlflow_run_id),
         restarts=row.restarts,
         error_kind=row.error_kind,
         cancel_asked_at=row.cancel_asked_at,
@@ -58,17 +58,16 @@ def trial(row: Trial, mlflow_experiment_id: str | None, results: MlflowClient) -
 
 
 def curves(metrics: dict[str, list[MetricPoint]]) -> dict[str, list[Point]]:
+    """The points of each metric."""
     return {
         name: [Point(step=point.step, value=point.value, timestamp=point.timestamp) for point in points]
         for name, points in metrics.items()
     }
 
 
-def _fields(
-    experiment: Experiment, counts: dict[TrialState, int], results: MlflowClient, ray_away: str
-) -> dict[str, Any]:
+def _fields(experiment: Experiment, counts: dict[TrialState, int], mlflow: MlflowClient, outage: str) -> dict[str, Any]:
     spec = StoredSpec(experiment.spec)
-    waits = ray_away and experiment.state == State.QUEUED
+    waits = outage and experiment.state == State.QUEUED
     best = None
     if experiment.best_trial is not None and experiment.best_value is not None:
         best = BestTrial(trial=experiment.best_trial, value=experiment.best_value)
@@ -79,7 +78,7 @@ def _fields(
         "labels": list(spec.labels),
         "state": experiment.state,
         "phase": experiment.phase,
-        "reason": f"waiting for Ray: {ray_away}" if waits else experiment.reason,
+        "reason": f"waiting for Ray: {outage}" if waits else experiment.reason,
         "created_at": experiment.created_at,
         "started_at": experiment.started_at,
         "ended_at": experiment.ended_at,
@@ -95,7 +94,7 @@ def _fields(
         "attempt": experiment.attempt,
         "mlflow_experiment_id": experiment.mlflow_experiment_id,
         "mlflow_run_id": experiment.mlflow_run_id,
-        "mlflow_url": results.run_url(experiment.mlflow_experiment_id, experiment.mlflow_run_id),
+        "mlflow_url": mlflow.run_url(experiment.mlflow_experiment_id, experiment.mlflow_run_id),
     }
 
 

@@ -1,7 +1,7 @@
-"""Doors: which requests are let in by the names they come with. Pure ASGI.
+"""Trusted hosts: which requests are accepted, by their Host and Origin headers. Pure ASGI.
 
-A page in somebody's browser can post to this machine, or bind a name of its own to its address. Such requests
-carry a foreign Origin or Host and are refused; the command line, the SDK and drivers send no Origin.
+A page in somebody's browser can post to this machine, or bind a name of its own to its address. Such requests carry a
+foreign Origin or Host and are refused. The command line, the SDK and drivers send no Origin.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from search_spaces.problems import shorten
+from search_spaces.problems import Problem, shorten
 from service.api.error_handlers import problem_response
 from service.contract.errors import BadRequestError, ForbiddenError, RungError
 
@@ -19,7 +19,7 @@ ANY = "*"
 
 
 class HostOriginMiddleware:
-    """Answers 400 to a Host that is none of `hosts` (names without ports; `*`: any), 403 to an Origin not its own."""
+    """Answers 400 to a Host that is not in `hosts` (names without ports; `*` for any), 403 to a foreign Origin."""
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str]) -> None:
         self._app = app
@@ -32,19 +32,21 @@ class HostOriginMiddleware:
         return await self._app(scope, receive, send)
 
     def _check(self, headers: dict[bytes, bytes]) -> RungError | None:
-        close = {"Connection": "close"}  # what follows is a body that nobody reads
+        close = {"Connection": "close"}  # the body is never read
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if ANY not in self._hosts and hostname(f"//{host}") not in self._hosts:
-            known = ", ".join(sorted(self._hosts))
-            return BadRequestError(f"one of the hosts {known} required, got {shorten(host)!r}", headers=close)
+            problem = Problem("Host", f"must be one of {', '.join(sorted(self._hosts))}", shorten(host))
+            return BadRequestError(str(problem), [problem], close)
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
         if origin and origin.partition("://")[2] != host:
-            return ForbiddenError(f"a page of {shorten(origin)!r} may not speak to {shorten(host)!r}", headers=close)
+            problem = Problem("Origin", "must be absent or the address of this service", shorten(origin))
+            detail = f"a page of {shorten(origin)!r} may not send requests to {shorten(host)!r}"
+            return ForbiddenError(detail, [problem], close)
         return None
 
 
 def hostname(url: str) -> str:
-    """The name in an address, in lower case; empty where there is none."""
+    """The host name in a URL, in lower case; empty where there is none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:

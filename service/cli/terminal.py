@@ -89,7 +89,7 @@ def _fail(error: Any, status: int, as_json: bool) -> NoReturn:
     if as_json:
         typer.echo(json.dumps(error.document()), err=True)
     else:
-        typer.echo(str(error) if error.problems else f"rung: {error}", err=True)
+        typer.echo(str(error) if error.status == 422 and error.problems else f"rung: {error}", err=True)
     raise typer.Exit(status)
 
 

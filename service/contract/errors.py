@@ -1,23 +1,23 @@
-"""Errors: what can go wrong between a person and the service, each with its status and its code.
+"""Errors: every way in which the service refuses or fails a request, each with its status and its code.
 
     RungError
-    ├── BadRequest            400  the request cannot be read
-    ├── Unauthorized          401  no token, or not one of ours
-    ├── Forbidden             403  a token that does not open this door, or a page of another site
-    ├── NotFound              404  nothing of this name or id
-    ├── NotAllowed            405  a method that the address does not know
-    ├── Conflict              409  the thing is in another state
-    ├── PreconditionFailed    412  the thing was changed meanwhile
-    ├── TooLarge              413  the body passes the limit
-    ├── WrongMediaType        415  a body that is neither JSON nor YAML
-    ├── Invalid               422  readable, but against a rule; `problems` says which
-    ├── Internal              500  our own fault
-    ├── Unavailable           503  the database, Ray or MLflow does not answer
-    └── DiskFull              507  the database has no room for more
+    ├── BadRequestError            400  the request cannot be parsed, or its Host is unknown
+    ├── UnauthorizedError          401  the request has no bearer token
+    ├── ForbiddenError             403  the token is not the right one, or the page belongs to another site
+    ├── NotFoundError              404  nothing has this name, id or address
+    ├── MethodNotAllowedError      405  the address does not support this method
+    ├── ConflictError              409  the current state does not allow the request
+    ├── PreconditionFailedError    412  the experiment is not at the revision that If-Match gives
+    ├── ContentTooLargeError       413  the body exceeds the limit
+    ├── UnsupportedMediaTypeError  415  the route does not read this content type
+    ├── ValidationFailedError      422  the request can be parsed but breaks rules; `problems` lists them
+    ├── InternalError              500  a defect of the service
+    ├── UnavailableError           503  the database, Ray or MLflow does not answer
+    └── DiskFullError              507  the database has no room
 
-On the wire each is an `application/problem+json` document (RFC 9457) whose `type` is
-`urn:rung:problem:<code>`; `from_document` makes the same exception of it again on the client's side.
-It must not import FastAPI: the command line uses it too.
+In a response each is an `application/problem+json` document (RFC 9457) whose `type` is
+`urn:rung:problem:<code>`; `from_document` turns it back into the same exception on the client's side.
+This module must not import FastAPI, because the command line uses it too.
 """
 
 from __future__ import annotations
@@ -34,41 +34,42 @@ PREFIX = "urn:rung:problem:"
 
 
 class FieldError(BaseModel):
-    """One broken rule: where, which, and the value that broke it."""
+    """One broken rule: the field, the rule, and the value that breaks it."""
 
-    field: str = Field(description="dotted path in the body, or the parameter's name; empty for the whole")
-    rule: str
-    value: Any = None
+    field: str = Field(
+        description="Dotted path in the body, or the name of the parameter or header; `method` and `path` of the "
+        "request; empty for the body as a whole.",
+        examples=["resources.gpus_per_trial"],
+    )
+    rule: str = Field(description="What the value must be.", examples=["must be at most 2"])
+    value: Any = Field(None, description="The value that was sent, shortened where it is long.", examples=[4])
 
 
 class ProblemDocument(BaseModel):
-    """RFC 9457 with one extension, `errors`."""
+    """An error as RFC 9457 defines it, with one extension, `errors`."""
 
-    type: str = Field(examples=["urn:rung:problem:invalid"])
-    title: str = Field(examples=["A rule is broken"])
-    status: int = Field(examples=[422])
-    detail: str = Field(examples=["resources.gpus_per_trial: at most 2 required, got 4"])
-    errors: list[FieldError] = Field(default_factory=list)
+    type: str = Field(description="Stable identifier of the kind of error.", examples=["urn:rung:problem:invalid"])
+    title: str = Field(description="Name of the kind of error.", examples=["Validation failed"])
+    status: int = Field(description="HTTP status code.", examples=[422])
+    detail: str = Field(
+        description="What is wrong with this request, as one sentence.",
+        examples=["resources.gpus_per_trial: must be at most 2 (got 4)"],
+    )
+    errors: list[FieldError] = Field(default_factory=list, description="Every broken rule that the service can name.")
 
 
 class RungError(Exception):
-    """Base of all. `detail` is one sentence for a person; `problems` name the fields."""
+    """Base of all. `detail` is one sentence for a person; `problems` list the fields and rules."""
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 500
-    title: ClassVar[str] = "Something went wrong"
+    title: ClassVar[str] = "Error"
 
     def __init__(self, detail: str, problems: Sequence[Problem] = (), headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.problems = tuple(problems)
         self.headers = headers or {}
-
-    def __str__(self) -> str:
-        """Each problem on a line of its own, after the detail where that says more; otherwise the detail."""
-        lines = [str(problem) if problem.field else problem.rule for problem in self.problems]
-        says_more = not lines or self.detail != summary(self.problems)
-        return "\n".join([self.detail, *lines] if says_more else lines)
 
     def document(self) -> dict[str, Any]:
         return ProblemDocument(
@@ -81,55 +82,61 @@ class RungError(Exception):
 
 
 class BadRequestError(RungError):
-    code, status, title = "bad-request", 400, "The request cannot be read"
+    code, status, title = "bad-request", 400, "Bad request"
 
 
 class UnauthorizedError(RungError):
-    code, status, title = "unauthorized", 401, "A token is needed"
+    code, status, title = "unauthorized", 401, "Authentication required"
 
 
 class ForbiddenError(RungError):
-    code, status, title = "forbidden", 403, "Not for you"
+    code, status, title = "forbidden", 403, "Forbidden"
 
 
 class NotFoundError(RungError):
-    code, status, title = "not-found", 404, "There is no such thing"
+    code, status, title = "not-found", 404, "Not found"
 
 
 class MethodNotAllowedError(RungError):
-    code, status, title = "not-allowed", 405, "Not with this method"
+    code, status, title = "not-allowed", 405, "Method not allowed"
 
 
 class ConflictError(RungError):
-    code, status, title = "conflict", 409, "Not in this state"
+    code, status, title = "conflict", 409, "Conflict with the current state"
 
 
 class PreconditionFailedError(RungError):
-    code, status, title = "precondition-failed", 412, "It was changed meanwhile"
+    code, status, title = "precondition-failed", 412, "Precondition failed"
 
 
 class ContentTooLargeError(RungError):
-    code, status, title = "too-large", 413, "The body is too large"
+    code, status, title = "too-large", 413, "Request body too large"
 
 
 class UnsupportedMediaTypeError(RungError):
-    code, status, title = "media-type", 415, "Neither JSON nor YAML"
+    code, status, title = "media-type", 415, "Unsupported media type"
 
 
 class ValidationFailedError(RungError):
-    code, status, title = "invalid", 422, "A rule is broken"
+    code, status, title = "invalid", 422, "Validation failed"
+
+    def __str__(self) -> str:
+        """Each problem on a line of its own, after the detail where that says more; otherwise the detail."""
+        lines = [str(problem) if problem.field else problem.rule for problem in self.problems]
+        says_more = not lines or self.detail != summary(self.problems)
+        return "\n".join([self.detail, *lines] if says_more else lines)
 
 
 class InternalError(RungError):
-    code, status, title = "internal", 500, "The service failed"
+    code, status, title = "internal", 500, "Internal error"
 
 
 class UnavailableError(RungError):
-    code, status, title = "unavailable", 503, "Something the answer needs is away"
+    code, status, title = "unavailable", 503, "A required service is unavailable"
 
 
 class DiskFullError(RungError):
-    code, status, title = "disk-full", 507, "The disk is full"
+    code, status, title = "disk-full", 507, "Disk full"
 
 
 CLASSES: tuple[type[RungError], ...] = (
@@ -150,13 +157,13 @@ CLASSES: tuple[type[RungError], ...] = (
 
 
 def of_status(status: int) -> type[RungError]:
-    """The class for an HTTP status; unknown client errors read as bad requests, the rest as our own fault."""
+    """The class for an HTTP status: BadRequestError for an unknown 4xx, InternalError for any other unknown status."""
     exact = next((cls for cls in CLASSES if cls.status == status), None)
     return exact or (BadRequestError if 400 <= status < 500 else InternalError)
 
 
 def from_document(document: dict[str, Any], status: int) -> RungError:
-    """The exception that a problem document stands for."""
+    """The exception that a problem document describes; `status` decides where the document names no known kind."""
     code = str(document.get("type", "")).removeprefix(PREFIX)
     cls = next((cls for cls in CLASSES if cls.code == code), None) or of_status(status)
     problems = [
@@ -168,9 +175,9 @@ def from_document(document: dict[str, Any], status: int) -> RungError:
 
 
 def summary(problems: Sequence[Problem]) -> str:
-    """One sentence of the first problem, and how many more there are."""
+    """The first problem as one sentence, and the number of further ones."""
     if not problems:
-        return "the request breaks a rule"
+        return "the request is invalid"
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{first if first.field else first.rule}{more}"

@@ -1,6 +1,6 @@
-"""Schemas: what the service answers. Wire types only, apart from the tables behind them.
+"""Schemas: the bodies of the service's responses. They describe what is sent, not the tables behind it.
 
-Tolerant where stored specs are read back: a spec of an older version is shown as it was accepted.
+A stored spec is sent as it was accepted, whatever its version, so `spec` fields are plain mappings.
 """
 
 from __future__ import annotations
@@ -13,188 +13,229 @@ from pydantic import BaseModel, Field
 from search_spaces.protocol import TrialState
 from service.contract.states import State
 
+NEXT_CURSOR = "Pass it as `cursor` to get the next page; null on the last page."
+#: Clients of the first version read `why`.
+FORMER_NAME = "The same as `detail`, under its former name."
+UNAVAILABLE_DETAIL = "Why the component is unavailable; empty while it works."
+
 
 class BestTrial(BaseModel):
-    """The leader so far, or the finalist."""
+    """The best trial so far or, at the end, the winner."""
 
-    trial: int
-    value: float = Field(description="best value of the objective")
+    trial: int = Field(description="Number of the trial.")
+    value: float = Field(description="Its best value of the objective.")
 
 
 class ExperimentSummary(BaseModel):
-    """One line of the list."""
+    """An experiment as lists show it."""
 
-    id: str = Field(examples=["k3v9q2mz"])
-    name: str = Field(examples=["fashion-optimizers"])
-    project: str = Field(examples=["vision"])
-    labels: list[str] = Field(default_factory=list)
-    state: State
-    phase: str = Field(description="what the driver says it does: starting, searching, finalizing; empty without one")
-    reason: str = Field(description="why it waits, failed or ended, as a sentence")
-    created_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
-    archived_at: datetime | None = Field(description="when it was hidden from the lists")
-    revision: int = Field(description="grows with each move and change, not with progress; the ETag")
-    source_id: str | None = Field(description="the experiment whose trials it continues from")
-    metric: str = Field(examples=["validation_accuracy"])
-    mode: str = Field(examples=["max"])
-    num_samples: int = Field(description="trials asked for")
-    trials: dict[TrialState, int] = Field(description="trials begun, by state")
-    best: BestTrial | None
-    slots: int = Field(description="trials that may run at once now")
-    attempt: int = Field(description="number of the current driver; 0 before the first")
-    mlflow_experiment_id: str | None
-    mlflow_run_id: str | None = Field(description="the parent run")
-    mlflow_url: str | None = Field(description="the parent run in MLflow's pages")
+    id: str = Field(description="Identifier, unique in this service.", examples=["k3v9q2mz"])
+    name: str = Field(description="Name from the spec; not unique.", examples=["fashion-optimizers"])
+    project: str = Field(description="Project from the spec.", examples=["vision"])
+    labels: list[str] = Field(default_factory=list, description="Labels from the spec.")
+    state: State = Field(description="Current state.")
+    phase: str = Field(
+        description="What the driver reports that it is doing: starting, searching or finalizing; empty while no "
+        "driver runs."
+    )
+    reason: str = Field(description="Why the experiment waits, failed or ended, as a sentence.")
+    created_at: datetime = Field(description="When the spec was accepted.")
+    started_at: datetime | None = Field(description="When the first driver was launched.")
+    ended_at: datetime | None = Field(description="When the experiment last ended.")
+    archived_at: datetime | None = Field(description="When it was archived, that is, hidden from lists.")
+    revision: int = Field(
+        description="Number that grows with each change of state or settings, but not with progress; the ETag holds it."
+    )
+    source_id: str | None = Field(description="The experiment whose trials this one continues from.")
+    metric: str = Field(description="Metric that the objective compares.", examples=["validation_accuracy"])
+    mode: str = Field(description="Which values are better: max or min.", examples=["max"])
+    num_samples: int = Field(description="Number of trials requested, imported ones included.")
+    trials: dict[TrialState, int] = Field(description="Number of trials that have started, by state.")
+    best: BestTrial | None = Field(description="The best trial so far; null before any trial finished an epoch.")
+    slots: int = Field(description="Number of trials that may run at the same time now.")
+    attempt: int = Field(description="Number of the current driver; 0 before the first one.")
+    mlflow_experiment_id: str | None = Field(description="The experiment in MLflow that holds the runs.")
+    mlflow_run_id: str | None = Field(description="The parent run in MLflow.")
+    mlflow_url: str | None = Field(description="Address of the parent run in MLflow's web interface.")
 
 
 class AttemptView(BaseModel):
-    """One driver."""
+    """One driver process of an experiment."""
 
-    id: str = Field(examples=["exp-k3v9q2mz-a1"])
-    number: int
-    state: str = Field(examples=["RUNNING"], description="STARTING, RUNNING, ENDED or LOST")
-    phase: str
-    reason: str
-    created_at: datetime
-    last_heartbeat_at: datetime | None
-    ended_at: datetime | None
+    id: str = Field(description="Identifier, also of the Ray job.", examples=["exp-k3v9q2mz-a1"])
+    number: int = Field(description="Number of the attempt, counted from 1.")
+    state: str = Field(description="STARTING, RUNNING, ENDED or LOST.", examples=["RUNNING"])
+    phase: str = Field(description="Phase in the driver's newest heartbeat.")
+    reason: str = Field(description="Why the driver ended or was lost, as a sentence.")
+    created_at: datetime = Field(description="When the service began to launch the driver.")
+    last_heartbeat_at: datetime | None = Field(description="When the service received its newest heartbeat.")
+    ended_at: datetime | None = Field(description="When the driver ended or was lost.")
 
 
 class ExperimentView(ExperimentSummary):
-    """Everything about one experiment but its trials."""
+    """Everything about an experiment except its trials."""
 
-    spec: dict[str, Any] = Field(description="the completed spec: every default written out")
-    warnings: list[str]
-    controls: dict[str, Any] = Field(description="what may be changed by PATCH, as it is now; at first as in the spec")
-    winner: dict[str, Any] | None = Field(description="the finalist and its test accuracy, of the last end")
-    attempts: list[AttemptView]
+    spec: dict[str, Any] = Field(description="The complete spec, with every default written out.")
+    warnings: list[str] = Field(description="What the spec allows but rarely intends, one sentence each.")
+    controls: dict[str, Any] = Field(
+        description="The settings that PATCH can change, with their current values; at first those of the spec."
+    )
+    winner: dict[str, Any] | None = Field(
+        description="The best trial with its accuracy and loss on the test set, measured at the last end."
+    )
+    attempts: list[AttemptView] = Field(description="Every driver, oldest first.")
 
 
 class ValidationResult(BaseModel):
-    """The answer to `validate_only`."""
+    """The response to `validate_only`: the spec is valid, and nothing was stored."""
 
-    spec: dict[str, Any]
-    warnings: list[str]
-    num_samples: int = Field(description="trials it would run")
+    spec: dict[str, Any] = Field(description="The complete spec, with every default written out.")
+    warnings: list[str] = Field(description="What the spec allows but rarely intends, one sentence each.")
+    num_samples: int = Field(description="Number of trials that the experiment would run.")
 
 
 class TrialView(BaseModel):
-    """The last known line of one trial."""
+    """One trial as its driver last reported it."""
 
-    trial: int
-    state: TrialState
-    stop_reason: str = Field(examples=["rung 3: 0.81 is below the cut of 0.87"])
-    epoch: int = Field(description="epochs finished")
-    best_value: float | None = Field(description="best value of the objective so far")
-    best_epoch: int | None = Field(None, description="the epoch (from 1) of the best value")
-    metrics: dict[str, float | None] = Field(description="of the last epoch; null where not finite")
-    parameters: dict[str, str | float | int | bool]
-    mlflow_run_id: str | None
-    mlflow_url: str | None
-    restarts: int = Field(0, description="times that it was tried again after a failure")
+    trial: int = Field(description="Number of the trial, counted from 0.")
+    state: TrialState = Field(description="Current state.")
+    stop_reason: str = Field(
+        description="Why the trial ended; empty while it runs.", examples=["rung 3: 0.81 is below the cut of 0.87"]
+    )
+    epoch: int = Field(description="Number of finished epochs.")
+    best_value: float | None = Field(description="Best value of the objective so far.")
+    best_epoch: int | None = Field(None, description="Epoch of the best value, counted from 1.")
+    metrics: dict[str, float | None] = Field(description="Metrics of the newest epoch; null where not finite.")
+    parameters: dict[str, str | float | int | bool] = Field(description="Hyperparameters, by dotted path.")
+    mlflow_run_id: str | None = Field(description="The trial's run in MLflow.")
+    mlflow_url: str | None = Field(description="Address of the run in MLflow's web interface.")
+    restarts: int = Field(0, description="Number of times the trial was restarted after a failure.")
     error_kind: str | None = Field(
         None,
         examples=["OUT_OF_MEMORY"],
-        description="of its last failure: LOST, OUT_OF_MEMORY, DATA, DISK_FULL or CODE",
+        description="Kind of its last failure: LOST, OUT_OF_MEMORY, DATA, DISK_FULL or CODE.",
     )
-    cancel_asked_at: datetime | None = Field(None, description="when a person asked for its end")
-    started_at: datetime | None
-    ended_at: datetime | None
+    cancel_asked_at: datetime | None = Field(None, description="When a person requested its cancellation.")
+    started_at: datetime | None = Field(description="When the trial started.")
+    ended_at: datetime | None = Field(description="When the trial ended.")
 
 
 class ExperimentPage(BaseModel):
-    items: list[ExperimentSummary]
-    next_cursor: str | None = Field(description="give it as `cursor` for the next page; null at the end")
+    """One page of a list of experiments."""
+
+    items: list[ExperimentSummary] = Field(description="Experiments, newest first.")
+    next_cursor: str | None = Field(description=NEXT_CURSOR)
 
 
 class TrialPage(BaseModel):
-    items: list[TrialView]
-    next_cursor: str | None = Field(description="give it as `cursor` for the next page; null at the end")
+    """One page of an experiment's trials."""
+
+    items: list[TrialView] = Field(description="Trials in the requested order.")
+    next_cursor: str | None = Field(description=NEXT_CURSOR)
 
 
 class Point(BaseModel):
-    step: int = Field(description="epoch, from 1")
-    value: float | None = Field(description="null where not finite")
-    timestamp: datetime
+    """One value of a metric."""
+
+    step: int = Field(description="Epoch, counted from 1.")
+    value: float | None = Field(description="Value of the metric; null where not finite.")
+    timestamp: datetime = Field(description="When the value was logged.")
 
 
 class Curves(BaseModel):
-    """All metrics of one trial, by epoch."""
+    """Every metric of one trial, by epoch."""
 
-    trial: int
-    mlflow_run_id: str
-    metrics: dict[str, list[Point]]
+    trial: int = Field(description="Number of the trial.")
+    mlflow_run_id: str = Field(description="The run that the curves were read from.")
+    metrics: dict[str, list[Point]] = Field(description="Points of each metric, in the order of their epochs.")
 
 
 class LogChunk(BaseModel):
-    """A part of a log. Offsets are in bytes; what is no UTF-8 is replaced, and no character is cut in two."""
+    """A part of a log. Offsets count bytes. Invalid UTF-8 is replaced, and no character is split between chunks."""
 
-    text: str
-    offset: int
-    next_offset: int = Field(description="where the next piece begins")
-    size: int = Field(description="bytes that there are now")
-    complete: bool = Field(description="whoever wrote it has ended, and this is the end")
-    attempt: int | None = Field(None, description="of a driver's log: its number")
+    text: str = Field(description="Text of this part.")
+    offset: int = Field(description="Where this part begins.")
+    next_offset: int = Field(description="Where the next part begins.")
+    size: int = Field(description="Number of bytes that the log has now.")
+    complete: bool = Field(description="True when the process that wrote the log has ended and this is its last part.")
+    attempt: int | None = Field(None, description="For a driver's log: the number of its attempt.")
 
 
 class DiskUse(BaseModel):
-    """What an experiment holds on its storage."""
+    """The disk space that an experiment uses."""
 
-    folder: str = Field(description="as the service sees it")
-    total_bytes: int
-    bytes_by_kind: dict[str, int] = Field(description="checkpoints, model, logs, pictures, journal, damaged and other")
+    folder: str = Field(description="Folder of the experiment, as a path on the service's machine.")
+    total_bytes: int = Field(description="Size of all files together.")
+    bytes_by_kind: dict[str, int] = Field(
+        description="Size by kind of file: checkpoints, model, logs, pictures, journal, damaged and other."
+    )
 
 
 class PresetName(BaseModel):
-    name: str = Field(examples=["digits-quick"])
-    description: str
+    """A preset as lists show it."""
+
+    name: str = Field(description="Name of the preset.", examples=["digits-quick"])
+    description: str = Field(description="What the preset searches for.")
 
 
 class Preset(PresetName):
-    spec: dict[str, Any]
-    yaml: str = Field(description="the file as it is shipped, comments included")
+    """A ready-made spec."""
+
+    spec: dict[str, Any] = Field(description="The spec as data.")
+    yaml: str = Field(description="The spec as a YAML file, with its comments.")
 
 
 class Check(BaseModel):
-    ok: bool
-    why: str = Field("", description="what is wrong; empty when ok")
+    """Whether one component works."""
+
+    ok: bool = Field(description="True while the component works.")
+    detail: str = Field("", description=UNAVAILABLE_DETAIL)
+    why: str = Field("", description=FORMER_NAME, deprecated=True)
 
 
 class Health(BaseModel):
-    status: str = Field(examples=["ok"])
+    """The process answers requests."""
+
+    status: str = Field(description="Always `ok`.", examples=["ok"])
 
 
 class Readiness(BaseModel):
-    """Ready means that specs can be accepted. With Ray away they queue; with MLflow away curves are late."""
+    """Whether the service accepts specs.
 
-    ready: bool
-    database: Check
-    ray: Check
-    mlflow: Check
+    While Ray is unavailable, experiments stay queued. While MLflow is unavailable, curves are delayed.
+    """
+
+    ready: bool = Field(description="True while the database works, which is all that accepting a spec needs.")
+    database: Check = Field(description="The service's database.")
+    ray: Check = Field(description="The Ray cluster that runs the trials.")
+    mlflow: Check = Field(description="The MLflow server that holds curves and models.")
 
 
 class NodeView(BaseModel):
-    name: str
-    cpus: float
-    gpus: float
+    """A machine of the cluster."""
+
+    name: str = Field(description="Name of the machine in Ray.")
+    cpus: float = Field(description="Number of CPUs, used or free.")
+    gpus: float = Field(description="Number of GPUs, used or free.")
 
 
 class Share(BaseModel):
-    experiment_id: str
-    name: str
-    state: State
-    slots: int
-    cpus_per_trial: float
-    gpus_per_trial: float
+    """What one active experiment may use of the cluster."""
+
+    experiment_id: str = Field(description="Identifier of the experiment.")
+    name: str = Field(description="Name of the experiment.")
+    state: State = Field(description="State of the experiment.")
+    slots: int = Field(description="Number of trials that may run at the same time.")
+    cpus_per_trial: float = Field(description="CPUs of each trial.")
+    gpus_per_trial: float = Field(description="GPUs of each trial.")
 
 
 class ClusterStatus(BaseModel):
-    """The cluster as last seen, and who may use how much of it."""
+    """The cluster when the service last saw it, and how it is shared out."""
 
-    reachable: bool
-    why: str
-    seen_at: datetime
-    nodes: list[NodeView]
-    shares: list[Share]
+    reachable: bool = Field(description="True while Ray answers.")
+    detail: str = Field(description=UNAVAILABLE_DETAIL)
+    seen_at: datetime = Field(description="When the service last asked Ray.")
+    nodes: list[NodeView] = Field(description="Every living machine.")
+    shares: list[Share] = Field(description="Every experiment that runs or waits, oldest first.")
+    why: str = Field("", description=FORMER_NAME, deprecated=True)

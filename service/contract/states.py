@@ -1,6 +1,7 @@
 """States: what an experiment may be, and what it may become, as a table.
 
-Moving is for `experiments`. It must not import the store: the SDK and the command line know states too.
+`service.domain.experiments.move` is the only writer. This module must not import the store, because the SDK and the
+command line use the states too.
 """
 
 from __future__ import annotations
@@ -17,31 +18,31 @@ class State(StrEnum):
     COMPLETED = "COMPLETED"
     CANCELED = "CANCELED"
     ERROR = "ERROR"
-    DELETING = "DELETING"  # its files, runs and rows are being removed; then there is no such experiment
+    DELETING = "DELETING"  # the service is removing its files, runs and rows; the experiment then no longer exists
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    # An experiment whose driver was lost queues again; it keeps its place, which its age gives it.
+    # An experiment whose driver was lost returns to the queue, in the position that its age gives it.
     State.QUEUED: frozenset({State.RUNNING, State.PAUSED, State.CANCELED, State.ERROR}),
-    # To PAUSED without having been asked: where another driver would be of no use, as on a full disk.
+    # To PAUSED without a request where another driver would fail in the same way, for example on a full disk.
     State.RUNNING: frozenset({State.QUEUED, State.STOPPING, State.PAUSING, State.PAUSED, State.COMPLETED, State.ERROR}),
-    # A cancel or pause that comes too late finds the search complete.
+    # The search may complete before the driver learns of a cancel or a pause.
     State.STOPPING: frozenset({State.CANCELED, State.COMPLETED}),
     State.PAUSING: frozenset({State.PAUSED, State.STOPPING, State.COMPLETED, State.ERROR}),
     State.PAUSED: frozenset({State.QUEUED, State.CANCELED, State.DELETING}),
-    # More work was asked for.
+    # To QUEUED when a person asks for more work.
     State.COMPLETED: frozenset({State.QUEUED, State.DELETING}),
     State.CANCELED: frozenset({State.DELETING}),
-    # A person has mended what was wrong.
+    # To QUEUED when a person has repaired the cause.
     State.ERROR: frozenset({State.QUEUED, State.DELETING}),
     State.DELETING: frozenset(),
 }
 
-#: States in which a search has come to its end, though a person may ask for more.
+#: The search has ended, though a person may ask for more work.
 ENDED = frozenset({State.COMPLETED, State.CANCELED, State.ERROR})
-#: States that last until a person acts; the others pass by themselves.
+#: Nothing happens until a person acts. Every other state changes without a request.
 INACTIVE = frozenset({State.PAUSED, *ENDED})
-#: States in which a driver is wanted or there.
+#: A driver runs, or should run.
 DRIVEN = frozenset({State.RUNNING, State.STOPPING, State.PAUSING})
-#: States that hold slots or wait for them.
+#: The experiment holds slots or waits for them.
 ACTIVE = frozenset({State.QUEUED, *DRIVEN})

@@ -1,4 +1,4 @@
-"""The cluster as the service sees it: the totals of its living nodes."""
+"""The cluster as the service sees it: the total resources of its living nodes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Node:
-    """A machine's totals, used or not."""
+    """The total resources of one machine, used or free."""
 
     name: str
     cpus: float

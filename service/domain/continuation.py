@@ -1,7 +1,7 @@
-"""Continuation: a new experiment that begins with what the trials of another have found.
+"""Continuation: a new experiment that begins with the trials of another one, its source.
 
-Owns what may differ between the two. How the new driver reads the old trials is the workers' business. It
-must not know HTTP, Ray or MLflow.
+Owns what may differ between the two, and keeps the source unchanged until the continuation has imported its trials. The
+workers read those trials. It must not know HTTP, Ray or MLflow.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ SUFFIX = "-continued"
 
 
 def spec_of(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
-    """The source's spec with its controls as they are now and the patch merged in (RFC 7396).
+    """The source's spec with its current controls, and the patch (RFC 7396) merged in.
 
-    `searcher.num_samples` counts new trials; a searcher of another kind replaces the old one whole. Raises
-    ConflictError while the source is not at rest, SpecError for a change by which trials could not be compared.
+    `searcher.num_samples` counts new trials; a searcher of another kind replaces the old one as a whole. Raises
+    ConflictError while the source is active, SpecError for a change after which trials could not be compared.
     """
-    _check_rest(source)
+    _check_inactive(source)
     before = experiments.spec_of(source)
     upgraded = upgrade(patch)
     spec = validate(_patched(source, before, upgraded.document))
@@ -47,7 +47,7 @@ def spec_of(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
         if _at(spec, name) != _at(before, name)
     ]
     if spec.searcher.exhaustive:
-        rule = "random or tpe required: a grid cannot leave out the combinations that the source has tried"
+        rule = "must be random or tpe: a grid cannot leave out the combinations that the source has tried"
         problems.append(Problem("searcher.kind", rule, spec.searcher.kind))
     if problems:
         raise SpecError(problems)
@@ -55,31 +55,32 @@ def spec_of(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
 
 
 def submit(session: Session, source: Experiment, spec: ExperimentSpec, warnings: list[str]) -> Experiment:
-    """Store the new experiment. Its controls count the trials that it takes over. Raises SpecError for too many,
-    and ConflictError when the source has gone on since its spec was looked at.
+    """Store the new experiment. Its controls count the trials that it imports.
+
+    Raises SpecError for too many trials, and ConflictError when the source became active since its spec was read.
     """
-    _check_rest(source)
-    taken_over = _count_importable(session, source.id)
-    asked = Controls.of(spec).model_dump(mode="json")
+    _check_inactive(source)
+    imported = _count_importable(session, source.id)
+    requested = Controls.of(spec).model_dump(mode="json")
     try:
-        controls = validate({**asked, "num_samples": spec.num_samples + taken_over}, Controls)
+        controls = validate({**requested, "num_samples": spec.num_samples + imported}, Controls)
     except SpecError as error:
-        rule = f"{error.problems[0].rule}, together with the {taken_over} trials that are taken over"
+        rule = f"{error.problems[0].rule}, together with the {imported} imported trials"
         raise SpecError([Problem("searcher.num_samples", rule, spec.num_samples)]) from None
     return experiments.submit(session, spec, warnings, controls=controls, source_id=source.id)
 
 
 def has_pending_import() -> ColumnElement[bool]:
-    """That an experiment is a fork whose driver has yet to read the trials that it was counted with.
+    """SQL: the experiment is a continuation whose driver has not imported the source's trials.
 
-    Once one trial is told, the fork's own journal has all that it took over.
+    Once the driver reports a single trial, the continuation's own journal holds all of them.
     """
-    told = exists().where(Trial.experiment_id == Experiment.id)
-    return Experiment.source_id.is_not(None) & Experiment.state.not_in({*ENDED, State.DELETING}) & ~told
+    imported = exists().where(Trial.experiment_id == Experiment.id)
+    return Experiment.source_id.is_not(None) & Experiment.state.not_in({*ENDED, State.DELETING}) & ~imported
 
 
 def source_to_import(session: Session, experiment: Experiment) -> str | None:
-    """The id of the experiment whose trials a driver takes over; None where it is no fork, or there is none to take.
+    """The id of the experiment whose trials a driver imports; None where there are none.
 
     A source that never ran has no folder.
     """
@@ -87,10 +88,21 @@ def source_to_import(session: Session, experiment: Experiment) -> str | None:
     return source if source is not None and _count_importable(session, source) else None
 
 
-def check_source_unchanged(session: Session, experiment: Experiment) -> None:
-    """Raises ConflictError for a fork that has yet to read the trials of a source that goes on with them, or is gone.
+def check_no_pending_import(session: Session, source: Experiment) -> None:
+    """Raises ConflictError while a continuation of this experiment has not imported its trials."""
+    waiting = select(Experiment.id).where(Experiment.source_id == source.id, has_pending_import())
+    continuation = session.scalar(waiting.limit(1))
+    if continuation is not None:
+        raise ConflictError(
+            f"experiment {continuation} continues from {source.id} and has not imported its trials; "
+            "cancel it first, or wait until it has started"
+        )
 
-    Locks the source, so that it rests for the transaction.
+
+def check_source_unchanged(session: Session, experiment: Experiment) -> None:
+    """Raises ConflictError for a continuation without imported trials whose source is active again, or deleted.
+
+    Locks the source, so that it stays inactive for the transaction.
     """
     if experiment.source_id is None or experiments.count_started(session, experiment):
         return
@@ -98,12 +110,12 @@ def check_source_unchanged(session: Session, experiment: Experiment) -> None:
     if source is None or source.state == State.DELETING:
         raise ConflictError(
             f"experiment {experiment.id} continues from {experiment.source_id}, which was deleted before its trials "
-            "were taken over: submit its spec as a new one"
+            "were imported; submit the spec as a new experiment"
         )
     if source.state not in INACTIVE:
         raise ConflictError(
-            f"experiment {experiment.id} continues from {source.id}, which is {source.state}, and has not taken over "
-            "its trials: pause or cancel that first"
+            f"experiment {experiment.id} continues from {source.id}, which is {source.state}, and has not imported "
+            "its trials; pause or cancel the source first"
         )
 
 
@@ -112,11 +124,11 @@ def _count_importable(session: Session, experiment_id: str) -> int:
     return session.scalars(query).one()
 
 
-def _check_rest(source: Experiment) -> None:
+def _check_inactive(source: Experiment) -> None:
     if source.state not in INACTIVE:
         raise ConflictError(
-            f"experiment {source.id} is {source.state}: only what has ended or is paused can be continued from; "
-            "cancel or pause it first"
+            f"experiment {source.id} is {source.state}; only an experiment that has ended or is paused can be "
+            "continued from: cancel or pause it first"
         )
 
 
@@ -135,7 +147,7 @@ def _patched(source: Experiment, spec: ExperimentSpec, patch: dict[str, Any]) ->
 
 
 def _at(node: Any, path: str) -> Any:
-    """What stands at a dotted path of a spec or of plain data; None for nothing."""
+    """The value at a dotted path of a spec or of plain data; None where there is none."""
     for name in path.split("."):
         node = node.get(name) if isinstance(node, dict) else getattr(node, name, None)
     return node

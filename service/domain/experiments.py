@@ -1,13 +1,14 @@
 """Experiments: how a search is stored, found and moved between its states.
 
-Owns `move`: nobody else writes `Experiment.state`. What people do to experiments is in `changes`, what drivers
-do in `attempts`. It must not know HTTP, Ray or MLflow.
+Owns `move`, the only writer of `Experiment.state`. What people do to experiments is in `actions`, what drivers do is in
+`attempts` and `heartbeats`. It must not know HTTP, Ray or MLflow, nor who may see an experiment.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -16,18 +17,39 @@ from sqlalchemy.orm import Session
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.problems import Problem
 from search_spaces.protocol import ENDED_TRIAL_STATES, TrialState
 from search_spaces.stored import read_spec
 from service.contract.errors import ConflictError, NotFoundError
 from service.contract.states import ACTIVE, DRIVEN, ENDED, TRANSITIONS, State
 from service.store.models import Experiment, Label, Trial
 
-ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"  # no 0 o 1 i l u: ids are read aloud and typed
+#: Without 0 o 1 i l u, because people read ids aloud and type them.
+ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"
 ID_LENGTH = 8
 
 
-def move(experiment: Experiment, to: State, now: datetime, reason: str = "") -> None:
-    """The only way to another state. Raises ConflictError for a move that `TRANSITIONS` does not hold."""
+@dataclass(frozen=True)
+class Selection:
+    """Which experiments a list holds. None and an empty `states` do not restrict it.
+
+    `name` matches any part of the name, in any case. `before` is the creation time and id of a newer experiment.
+    """
+
+    limit: int
+    states: Sequence[State] = ()
+    project: str | None = None
+    name: str | None = None
+    label: str | None = None
+    archived: bool | None = False
+    before: tuple[datetime, str] | None = None
+
+
+def move(session: Session, experiment: Experiment, to: State, now: datetime, reason: str = "") -> None:
+    """Change the state. A trial that is still open when its experiment ends, ends with it.
+
+    Raises ConflictError for a change that `TRANSITIONS` does not hold.
+    """
     state = State(experiment.state)
     if to not in TRANSITIONS[state]:
         raise ConflictError(f"experiment {experiment.id} is {state} and cannot become {to}")
@@ -42,6 +64,7 @@ def move(experiment: Experiment, to: State, now: datetime, reason: str = "") -> 
         experiment.started_at, experiment.retry_at = experiment.started_at or now, None
     if to in ENDED:
         experiment.ended_at = now
+        _close_trials(session, experiment, now)
 
 
 def submit(
@@ -52,7 +75,7 @@ def submit(
     controls: Controls | None = None,
     source_id: str | None = None,
 ) -> Experiment:
-    """Store a new experiment in the queue. `spec` is complete and was validated; `controls` begin as it says."""
+    """Store a new experiment in the queue. `spec` is complete and valid; `controls` default to what it says."""
     experiment = Experiment(
         id="".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH)),
         name=spec.name,
@@ -77,17 +100,19 @@ def submit(
 
 
 def find(session: Session, experiment_id: str, *, lock: bool = False) -> Experiment:
-    """The experiment, its row locked for the transaction where asked. Raises NotFoundError."""
-    known = len(experiment_id) == ID_LENGTH and set(experiment_id) <= set(ID_ALPHABET)
+    """The experiment; with `lock`, its row is locked for the transaction. Raises NotFoundError."""
+    well_formed = len(experiment_id) == ID_LENGTH and set(experiment_id) <= set(ID_ALPHABET)
     query = select(Experiment).where(Experiment.id == experiment_id)
-    experiment = session.scalar(query.with_for_update() if lock else query) if known else None
+    experiment = session.scalar(query.with_for_update() if lock else query) if well_formed else None
     if experiment is None:
-        raise NotFoundError(f"there is no experiment {experiment_id[:32]!r}")
+        shown = experiment_id[:32]
+        problem = Problem("experiment_id", "must be the id of an experiment", shown)
+        raise NotFoundError(f"there is no experiment {shown!r}", [problem])
     return experiment
 
 
 def spec_of(experiment: Experiment) -> ExperimentSpec:
-    """Its spec as this version reads it. Raises ConflictError for one that it cannot."""
+    """The stored spec. Raises ConflictError for one that this version cannot read."""
     try:
         return read_spec(experiment.spec)
     except ValidationError as error:
@@ -95,7 +120,7 @@ def spec_of(experiment: Experiment) -> ExperimentSpec:
 
 
 def controls_of(experiment: Experiment) -> Controls:
-    """Its controls as this version reads them. Raises ConflictError for those that it cannot."""
+    """The stored controls. Raises ConflictError for those that this version cannot read."""
     try:
         return Controls.model_validate(experiment.controls)
     except ValidationError as error:
@@ -104,45 +129,33 @@ def controls_of(experiment: Experiment) -> Controls:
         ) from None
 
 
-def list_newest(
-    session: Session,
-    *,
-    states: Iterable[State] = (),
-    project: str | None = None,
-    name: str | None = None,
-    label: str | None = None,
-    archived: bool | None = False,
-    before: tuple[datetime, str] | None = None,
-    limit: int,
-) -> list[Experiment]:
-    """Experiments from the newest on, those older than `before` where given.
-
-    `name` matches any part of the name; `archived` is None for those that are and those that are not.
-    """
-    query = select(Experiment).order_by(Experiment.created_at.desc(), Experiment.id.desc()).limit(limit)
-    if states := list(states):
-        query = query.where(Experiment.state.in_(states))
-    if project is not None:
-        query = query.where(Experiment.project == project)
-    if name is not None:
-        query = query.where(Experiment.name.icontains(name, autoescape=True))
-    if label is not None:
-        query = query.where(Experiment.id.in_(select(Label.experiment_id).where(Label.label == label)))
-    if archived is not None:
-        query = query.where(Experiment.archived_at.is_not(None) if archived else Experiment.archived_at.is_(None))
-    if before is not None:
-        query = query.where(tuple_(Experiment.created_at, Experiment.id) < tuple_(*before))
+def list_newest(session: Session, selection: Selection) -> list[Experiment]:
+    """The selected experiments, newest first."""
+    query = select(Experiment).order_by(Experiment.created_at.desc(), Experiment.id.desc()).limit(selection.limit)
+    if selection.states:
+        query = query.where(Experiment.state.in_(selection.states))
+    if selection.project is not None:
+        query = query.where(Experiment.project == selection.project)
+    if selection.name is not None:
+        query = query.where(Experiment.name.icontains(selection.name, autoescape=True))
+    if selection.label is not None:
+        query = query.where(Experiment.id.in_(select(Label.experiment_id).where(Label.label == selection.label)))
+    if selection.archived is not None:
+        is_archived = Experiment.archived_at.is_not(None)
+        query = query.where(is_archived if selection.archived else ~is_archived)
+    if selection.before is not None:
+        query = query.where(tuple_(Experiment.created_at, Experiment.id) < tuple_(*selection.before))
     return list(session.scalars(query))
 
 
 def any_active(session: Session) -> bool:
-    """Whether any experiment runs, or waits to run."""
+    """Whether any experiment runs or waits to run."""
     query = select(Experiment.id).where(Experiment.state.in_(ACTIVE)).limit(1)
     return session.scalar(query) is not None
 
 
 def count_trials(session: Session, ids: list[str]) -> dict[str, dict[TrialState, int]]:
-    """Trials by state, for each experiment."""
+    """The number of trials by state, for each experiment."""
     counts: dict[str, dict[TrialState, int]] = {experiment_id: {} for experiment_id in ids}
     rows = session.execute(
         select(Trial.experiment_id, Trial.state, func.count())
@@ -155,17 +168,16 @@ def count_trials(session: Session, ids: list[str]) -> dict[str, dict[TrialState,
 
 
 def count_started(session: Session, experiment: Experiment) -> int:
-    """How many trials there are, ended or not: fewer can no longer be asked for."""
+    """The number of trials that have started, ended ones included."""
     query = select(func.count(), func.max(Trial.trial)).where(Trial.experiment_id == experiment.id)
     count, last = session.execute(query).one()
     return max(int(count), 0 if last is None else int(last) + 1)
 
 
-def close_trials(session: Session, experiment: Experiment, now: datetime) -> None:
-    """No trial outlives its experiment: what is still open ends with it, and says so."""
-    lost = experiment.state == State.ERROR
+def _close_trials(session: Session, experiment: Experiment, now: datetime) -> None:
+    failed = experiment.state == State.ERROR
     query = select(Trial).where(Trial.experiment_id == experiment.id, Trial.state.not_in(ENDED_TRIAL_STATES))
     for trial in session.scalars(query):
-        trial.state = TrialState.ERROR if lost else TrialState.CANCELED
+        trial.state = TrialState.ERROR if failed else TrialState.CANCELED
         trial.stop_reason = f"the experiment ended: {experiment.reason or State(experiment.state).lower()}"
         trial.ended_at = trial.updated_at = now

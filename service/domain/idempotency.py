@@ -1,4 +1,4 @@
-"""Idempotency: a submission that is sent again under the same key makes no second experiment.
+"""Idempotency: a submission that is sent again under the same key creates no second experiment.
 
 Owns the keys. It must not know HTTP, nor what is submitted.
 """
@@ -23,54 +23,55 @@ HEADER = "Idempotency-Key"
 
 
 def digest(media_type: str, body: bytes, source: str = "") -> str:
-    """What tells one submission from another; `source` is the experiment that it continues from."""
+    """Identifies a submission by its content; `source` is the experiment that it continues from."""
     return hashlib.sha256(b"\0".join([media_type.encode(), *([source.encode()] if source else []), body])).hexdigest()
 
 
 def find_replayed(session: Session, key: str, body_sha256: str) -> str | None:
-    """The id of the experiment that was submitted under this key.
+    """The id of the experiment that was submitted under this key; None for a new key.
 
-    Raises ValidationFailedError when that was another submission.
+    Raises ValidationFailedError for a key of another submission.
     """
     known = session.get(IdempotencyKey, key)
     if known is None:
         return None
     if known.body_sha256 != body_sha256:
-        rule = f"a fresh key for each submission required: {known.experiment_id} came under this one with another body"
+        rule = f"this key was already used for a different request (experiment {known.experiment_id}); use a new key"
         raise ValidationFailedError(f"{HEADER}: {rule}", [Problem(HEADER, rule, shorten(key))])
     return known.experiment_id
 
 
 def submit_once(
-    database: Database, key: str | None, body_sha256: str, make: Callable[[Session], Experiment]
+    database: Database, key: str | None, body_sha256: str, create: Callable[[Session], Experiment]
 ) -> tuple[str, bool]:
-    """The id of what `make` stored under the key, and whether that was an earlier time. Raises ValidationFailedError.
+    """The id of the experiment that `create` stores under the key, and whether an earlier submission did so.
 
-    Key and experiment are of one transaction. Of two equal submissions at the same moment the second waits for
-    the first (on SQLite to begin, on PostgreSQL at the unique key, where it fails) and then finds its experiment.
+    Raises ValidationFailedError for a key of another submission. Key and experiment are stored in one transaction. Of
+    two equal submissions at the same moment the second waits for the first (on SQLite to begin, on PostgreSQL at the
+    unique key, where it fails), and then finds its experiment.
     """
     try:
-        return _submit_once(database, key, body_sha256, make)
+        return _submit(database, key, body_sha256, create)
     except IntegrityError:
-        return _submit_once(database, key, body_sha256, make)
+        return _submit(database, key, body_sha256, create)
 
 
 def delete_before(session: Session, before: datetime) -> int:
-    """Drop the keys that were used before a time: who repeats a submission does it soon. Gives their number."""
-    gone: CursorResult[Any] = session.execute(  # type: ignore[assignment]
+    """Delete the keys of submissions before a time, because a client repeats a submission soon. Gives their number."""
+    deleted: CursorResult[Any] = session.execute(  # type: ignore[assignment]
         delete(IdempotencyKey).where(IdempotencyKey.created_at < before)
     )
-    return gone.rowcount
+    return deleted.rowcount
 
 
-def _submit_once(
-    database: Database, key: str | None, body_sha256: str, make: Callable[[Session], Experiment]
+def _submit(
+    database: Database, key: str | None, body_sha256: str, create: Callable[[Session], Experiment]
 ) -> tuple[str, bool]:
     with database.write() as session:
         known = None if key is None else find_replayed(session, key, body_sha256)
         if known is not None:
             return known, True
-        experiment = make(session)
+        experiment = create(session)
         if key is not None:
             now = datetime.now(UTC)
             session.flush()

@@ -1,6 +1,6 @@
-"""Merge patches: changes as RFC 7396 writes them, a part of the document with null for what is to go.
+"""Merge patches (RFC 7396): a partial document, with null for each member to remove.
 
-Owns their reading and their merging. It must not know what the document is.
+Owns their parsing and merging. It must not know what the document is.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from search_spaces.parsing import JSON_TYPES, read
+from search_spaces.problems import Problem
 from service.contract.errors import UnsupportedMediaTypeError
 
 MEDIA_TYPE = "application/merge-patch+json"
@@ -17,17 +18,16 @@ def parse(body: bytes, content_type: str) -> dict[str, Any]:
     """The mapping that a body holds. Raises UnsupportedMediaTypeError, SpecError."""
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in {MEDIA_TYPE, *JSON_TYPES}:
-        raise UnsupportedMediaTypeError(
-            f"{MEDIA_TYPE} or application/json required, got {media_type[:100] or 'no content-type'}"
-        )
+        problem = Problem("Content-Type", f"must be {MEDIA_TYPE} or application/json", media_type[:100] or "none")
+        raise UnsupportedMediaTypeError(str(problem), [problem])
     return read(body, "application/json")
 
 
 def merge(target: Any, patch: Any) -> Any:
-    """The patched document; `target` stays as it is.
+    """The patched document; `target` is not changed.
 
-    Stricter than the RFC in one thing: a null for a member that is not there is kept, so that the check of
-    the result names a misspelled field instead of passing over it.
+    Stricter than the RFC in one point: a null for an absent member is kept, so that validation of the result reports a
+    misspelled field instead of ignoring it.
     """
     if not isinstance(patch, dict):
         return patch

@@ -1,17 +1,19 @@
-"""How often and how soon a lost driver is replaced."""
+"""How often and how soon a lost driver is replaced, and what a change of state has to know of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+#: No wait between two attempts is longer, unless the setting for the first one already is.
 MAX_WAIT_S = 300.0
-MAX_DOUBLINGS = 16  # more would exceed what a timedelta holds
+#: Doubling the wait more often than this would exceed what a timedelta holds.
+MAX_DOUBLINGS = 16
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how soon a lost driver is replaced."""
+    """How many attempts in a row may fail, and how long to wait after each."""
 
     max_attempts: int
     backoff_s: float
@@ -21,6 +23,14 @@ class RetryPolicy:
         return timedelta(seconds=max(self.backoff_s, MAX_WAIT_S))
 
     def wait_after(self, failures: int) -> timedelta:
-        """After so many in a row; twice as long after each, up to `max_wait`."""
+        """The wait after this many failures in a row: `backoff_s`, doubled after each further one, up to `max_wait`."""
         doublings = min(max(0, failures - 1), MAX_DOUBLINGS)
         return min(self.max_wait, timedelta(seconds=self.backoff_s * 2.0**doublings))
+
+
+@dataclass(frozen=True)
+class Transition:
+    """When a driver's attempt changed state, and the policy under which another one follows."""
+
+    now: datetime
+    retries: RetryPolicy

@@ -1,6 +1,6 @@
-"""Trials: reading the last known lines of an experiment's trials, sorted by any metric or field.
+"""Trials: reading the trials of an experiment, sorted by any metric or field.
 
-Writing them is for `attempts`. Sorting runs in the database; what has no value comes last, both ways.
+`heartbeats` writes them. The database sorts; a trial without a value comes last in both directions.
 """
 
 from __future__ import annotations
@@ -19,34 +19,33 @@ from search_spaces.protocol import DIAGNOSTICS, METRICS
 from search_spaces.stored import read_spec, read_trial_spec
 from search_spaces.upgrade import upgrade_sample
 from service.contract.errors import NotFoundError, ValidationFailedError
-from service.domain import experiments
-from service.store.models import Trial, UtcDateTime
+from service.store.models import Experiment, Trial, UtcDateTime
 
 FIELDS = ("trial", "state", "epoch", "best_value", "started_at", "ended_at")
 VALUES = (*METRICS, *DIAGNOSTICS)
-SORTS = (*FIELDS, *VALUES)
+SORT_KEYS = (*FIELDS, *VALUES)
+#: Numbers of trials and epochs are smaller, so that every database holds them.
+MAX_NUMBER = 10**7
 LARGEST_FLOAT = sys.float_info.max
 
 
 def page(
     session: Session,
-    experiment_id: str,
+    experiment: Experiment,
     *,
     sort: str,
     state: str | None = None,
     after: tuple[Any, int] | None = None,
     limit: int,
 ) -> list[tuple[Trial, Any]]:
-    """Trials and their sort values, those behind `after` (a sort value and a trial) where given.
+    """Trials with their sort values; with `after` (a sort value and a trial), only those behind it.
 
-    `sort` is a metric or a field, with a `-` before it for the largest first. Raises NotFoundError,
-    ValidationFailedError.
+    `sort` is a metric or a field, with a `-` before it for the largest first. Raises ValidationFailedError.
     """
-    experiments.find(session, experiment_id)
     descending = sort.startswith("-")
     key = _key(sort.removeprefix("-"))
     order = key.desc() if descending else key.asc()
-    query = select(Trial, key).where(Trial.experiment_id == experiment_id)
+    query = select(Trial, key).where(Trial.experiment_id == experiment.id)
     if state is not None:
         query = query.where(Trial.state == state)
     if after is not None:
@@ -55,42 +54,40 @@ def page(
     return [(trial, value) for trial, value in rows]
 
 
-def find(session: Session, experiment_id: str, trial: int) -> Trial:
-    """Raises NotFoundError for an unknown experiment and for a trial that has not begun."""
-    experiments.find(session, experiment_id)
-    found = session.get(Trial, (experiment_id, trial))
-    if found is None:
-        raise NotFoundError(f"experiment {experiment_id} has no trial {trial}, or it has not begun")
-    return found
+def find(session: Session, experiment: Experiment, number: int) -> Trial:
+    """One trial. Raises NotFoundError for one that has not started."""
+    trial = session.get(Trial, (experiment.id, number))
+    if trial is None:
+        problem = Problem("trial", "must be the number of a trial that has started", number)
+        raise NotFoundError(f"experiment {experiment.id} has no trial {number}, or it has not started", [problem])
+    return trial
 
 
-def bound_spec(session: Session, experiment_id: str, trial: int, kept: str | None) -> TrialSpec:
-    """The spec without domains that a trial ran: what its folder has `kept` of it, else as it was drawn.
+def bound_spec(experiment: Experiment, trial: Trial, stored: str | None) -> TrialSpec:
+    """The spec without domains that a trial runs: the one `stored` in its folder, otherwise bound from its sample.
 
-    The seed of a trial that was taken over from another experiment is that of its number there, which the folder
-    alone knows. Raises NotFoundError where the draws were never told, or fit no more.
+    The seed of a trial that was imported from another experiment follows its number there, which only the folder
+    knows. Raises NotFoundError where the sample was never reported, or does not fit the spec.
     """
-    stored = experiments.find(session, experiment_id).spec
-    sample = find(session, experiment_id, trial).sample
-    with contextlib.suppress(ValueError):  # absent, cut short, or of another version
-        return read_trial_spec(kept or "")
-    if sample is None:
-        raise NotFoundError(f"what was drawn for trial {trial} of experiment {experiment_id} is not recorded")
+    with contextlib.suppress(ValueError):  # absent, truncated, or of another version
+        return read_trial_spec(stored or "")
+    if trial.sample is None:
+        raise NotFoundError(f"the sample of trial {trial.trial} of experiment {experiment.id} is not recorded")
     try:
-        return read_spec(stored).bind(upgrade_sample(sample), trial)
+        return read_spec(experiment.spec).bind(upgrade_sample(trial.sample), trial.trial)
     except ValueError as error:
         raise NotFoundError(
-            f"trial {trial} of experiment {experiment_id} cannot be bound to its spec: {error}"
+            f"the sample of trial {trial.trial} of experiment {experiment.id} does not fit the spec: {error}"
         ) from None
 
 
 def to_cursor(value: Any) -> Any:
-    """A sort value as JSON keeps it."""
+    """A sort value as JSON can hold it."""
     return value.isoformat() if isinstance(value, datetime) else value
 
 
 def from_cursor(sort: str, value: Any) -> Any:
-    """A sort value that `to_cursor` wrote. Raises ValueError for one that this order cannot have."""
+    """A sort value that `to_cursor` wrote. Raises ValueError for one that this sort key cannot have."""
     kind = _key(sort.removeprefix("-")).type
     if value is None:
         return None
@@ -100,7 +97,7 @@ def from_cursor(sort: str, value: Any) -> Any:
         return value.replace("\0", "")
     if isinstance(kind, Integer | Float) and isinstance(value, int | float) and abs(value) <= LARGEST_FLOAT:
         return float(value)
-    raise ValueError(f"{value!r} is no value of {sort}")
+    raise ValueError(f"{value!r} is not a value of {sort}")
 
 
 def _key(name: str) -> ColumnElement[Any]:
@@ -110,7 +107,8 @@ def _key(name: str) -> ColumnElement[Any]:
     if name in VALUES:
         value: ColumnElement[Any] = Trial.metrics[name].as_float()
         return value
-    raise ValidationFailedError("trials cannot be sorted by this", [Problem("sort", unknown(name, SORTS), name)])
+    problem = Problem("sort", unknown(name, SORT_KEYS), name)
+    raise ValidationFailedError(f"{problem}", [problem])
 
 
 def _behind(key: ColumnElement[Any], descending: bool, value: Any, trial: int) -> ColumnElement[bool]:

@@ -35,6 +35,7 @@ from service.contract.states import State
 from service.domain import attempts, continuation, experiments
 from service.domain.attempts import OPEN
 from service.domain.cluster import Cluster
+from service.domain.retry_policy import Transition
 from service.scheduling import fitting, liveness
 from service.scheduling.assignment import assign_slots
 from service.scheduling.liveness import Driver, DriverSilence, Loss
@@ -166,7 +167,7 @@ class Reconciler:
             if seen != (driver if loss.cleared_by_heartbeat else replace(driver, heard_at=seen.heard_at)):
                 return False
             give_up = attempts.mark_lost if loss.counted else attempts.requeue_unlaunched
-            give_up(session, experiment, attempt, why, now, self._context.retries)
+            give_up(session, experiment, attempt, why, Transition(now, self._context.retries))
         log.warning("attempt %s is lost: %s", driver.attempt_id, why)
         return True
 
@@ -246,9 +247,11 @@ class Reconciler:
             if not failure:
                 attempt.submitted_at = now
             elif attempt.state in OPEN and attempt.number == experiment.attempt:
-                attempts.requeue_unlaunched(session, experiment, attempt, failure, now, self._context.retries)
+                attempts.requeue_unlaunched(
+                    session, experiment, attempt, failure, Transition(now, self._context.retries)
+                )
                 if blocked and experiment.state == State.QUEUED:
-                    experiments.move(experiment, State.PAUSED, now, blocked)
+                    experiments.move(session, experiment, State.PAUSED, now, blocked)
 
     def _why_blocked(self, error: Exception) -> str:
         """What a person must do before another attempt is of use, as a sentence; empty where it may just pass."""

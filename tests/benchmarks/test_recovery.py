@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from experiments import after_epochs, driver_of, serial
-from stand import SHORT, Stand, standing
 
 from search_spaces.experiment import Objective
 from search_spaces.protocol import DIAGNOSTICS, METRICS, LaunchConfig
 from service.settings import Settings
+from tests.faults.experiments import after_epochs, driver_of, serial
+from tests.faults.stand import SHORT, Stand, standing
 from workers.heartbeat import HeartbeatThread
 from workers.state.recorder import Recorder
 from workers.tracking.cursor import MlflowIds

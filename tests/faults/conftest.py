@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from experiments import ended, serial
-from stand import Stand, postgres_is_missing, standing
+
+from tests.faults.experiments import ended, serial
+from tests.faults.stand import Stand, postgres_is_missing, standing
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stand import Stand
-
 from service.contract.schemas import ExperimentView
+from tests.faults.stand import Stand
 
 TRIALS = 6
 OPTIMIZER = {"kind": "adam", "lr": {"loguniform": [1e-4, 3e-2]}}

@@ -11,12 +11,11 @@ import re
 from collections import Counter
 from typing import Any
 
-from stand import Stand
-
 from search_spaces.asha import AshaSpec
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import ENDED_TRIAL_STATES, METRICS
 from service.contract.schemas import ExperimentView
+from tests.faults.stand import Stand
 from workers.search.asha import Asha
 from workers.state import journal
 

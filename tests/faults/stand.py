@@ -24,13 +24,13 @@ from typing import Any, TypeVar
 
 import httpx
 import psycopg
-from proxy import Proxy
 
 from service import stack
 from service.client import Client
 from service.contract.errors import UnavailableError
 from service.stack import children
 from service.stack.components import RAY_PORTS
+from tests.faults.proxy import Proxy
 
 T = TypeVar("T")
 

@@ -16,11 +16,11 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from experiments import SPACE, TRIALS, after_epochs, driver_of, ended, parallel, serial
-from invariants import JOURNAL, assert_nothing_lost, entries, rungs
-from stand import Stand, alive
 
 from search_spaces.protocol import ENDED_TRIAL_STATES
+from tests.faults.experiments import SPACE, TRIALS, after_epochs, driver_of, ended, parallel, serial
+from tests.faults.invariants import JOURNAL, assert_nothing_lost, entries, rungs
+from tests.faults.stand import Stand, alive
 from workers.state import journal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(600)]

@@ -7,9 +7,10 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from experiments import TRIALS, after_epochs, driver_of, ended, serial
-from invariants import assert_nothing_lost, entries, rungs
-from stand import Stand
+
+from tests.faults.experiments import TRIALS, after_epochs, driver_of, ended, serial
+from tests.faults.invariants import assert_nothing_lost, entries, rungs
+from tests.faults.stand import Stand
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

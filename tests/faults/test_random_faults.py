@@ -14,11 +14,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from experiments import parallel, serial
-from invariants import assert_nothing_lost, entries
-from stand import Stand
 
 from service.contract.states import INACTIVE
+from tests.faults.experiments import parallel, serial
+from tests.faults.invariants import assert_nothing_lost, entries
+from tests.faults.stand import Stand
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(3600)]
 

@@ -18,6 +18,7 @@ from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
 from service.store.database import Database
 from tests.support.clock import Clock
+from tests.support.documented import DocumentedResponses
 from tests.support.memory_launcher import MemoryLauncher
 from tests.support.postgres import Postgres
 from tests.support.server import serving
@@ -76,9 +77,16 @@ def app(settings: Settings, launcher: MemoryLauncher) -> FastAPI:
     return create_app(settings, launcher)
 
 
+@pytest.fixture(scope="session")
+def documented() -> DocumentedResponses:
+    """The document is the same for every application, and takes a while to build."""
+    return DocumentedResponses(create_app(Settings()).openapi())
+
+
 @pytest.fixture
-def client(app: FastAPI) -> Iterator[httpx.Client]:
-    with serving(app) as client:
+def client(app: FastAPI, documented: DocumentedResponses) -> Iterator[httpx.Client]:
+    """An HTTP client of the application. Each response must be documented."""
+    with serving(app, documented) as client:
         yield client
 
 

@@ -2,3 +2,8 @@
 
 It is type-checked as strictly as the product. Fixtures are in the conftest files; their types come from here.
 """
+
+import pytest
+
+#: Modules whose `assert` statements explain a failure as those of tests do.
+pytest.register_assert_rewrite(f"{__name__}.world", f"{__name__}.contracts")

@@ -33,6 +33,8 @@ class MemoryLauncher:
 
     def launch(self, launch: LaunchConfig) -> None:
         self._check_reachable()
+        if launch.attempt_id in self.jobs:
+            raise ClusterUnreachableError(f"a job named {launch.attempt_id} exists")
         self.jobs[launch.attempt_id] = JobStatus.RUNNING
 
     def status(self, attempt_id: str) -> JobStatus:

@@ -1,4 +1,4 @@
-"""A small server of MLflow's REST interface: runs, model versions and logged models, as far as the service asks."""
+"""A small server of MLflow's REST interface: the runs, model versions and logged models that the service uses."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ API = "/api/2.0/mlflow"
 
 
 class Mlflow:
-    """What it holds, and what it was asked for."""
+    """Its content, and the requests that it received."""
 
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
         self.versions: list[dict[str, str]] = []
         self.models: dict[str, str] = {}
         self.requests: list[str] = []
-        self.away = False
+        self.unavailable = False
         self.artifacts: set[str] = set()
-        self.odd: dict[str, bytes] = {}  # what it says of an experiment's runs in place of them
+        self.overrides: dict[str, bytes] = {}  # bodies to answer with, by a text in the request
         self.on_update: Callable[[], object] = lambda: None
 
     def add(self, run_id: str, experiment_id: str, trial: int | None, status: str = "RUNNING") -> None:
@@ -56,7 +56,7 @@ class Mlflow:
                 return None
             field, comparator, value = condition.groups()
             pattern = re.escape(value) if comparator == "=" else ".".join(map(re.escape, value.split("_")))
-            return {"model_versions": [one for one in self.versions if re.fullmatch(pattern, one[field])]}
+            return {"model_versions": [version for version in self.versions if re.fullmatch(pattern, version[field])]}
         if path == f"{API}/model-versions/delete":
             self.versions = [v for v in self.versions if (v["name"], v["version"]) != (body["name"], body["version"])]
         if path == f"{API}/logged-models/search":
@@ -70,8 +70,8 @@ class Mlflow:
         if path == f"{API}/registered-models/delete":
             self.versions = [version for version in self.versions if version["name"] != body["name"]]
         if method == "DELETE" and path.startswith("/api/2.0/mlflow-artifacts/artifacts/"):
-            place = path.removeprefix("/api/2.0/mlflow-artifacts/artifacts/")
-            self.artifacts = {one for one in self.artifacts if not one.startswith(place)}
+            folder = path.removeprefix("/api/2.0/mlflow-artifacts/artifacts/")
+            self.artifacts = {artifact for artifact in self.artifacts if not artifact.startswith(folder)}
         if method == "DELETE" and "/logged-models/" in path:
             del self.models[path.rpartition("/")[2]]
         return {}
@@ -97,17 +97,19 @@ class Mlflow:
 
 @contextmanager
 def serving(mlflow: Mlflow) -> Iterator[str]:
-    """Its address, inside the block."""
+    """The address of the server, which runs for the length of the block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
             text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            answer = None if mlflow.away else mlflow.answer(self.command, url.path, query, json.loads(text or "{}"))
+            answer = (
+                None if mlflow.unavailable else mlflow.answer(self.command, url.path, query, json.loads(text or "{}"))
+            )
             body = json.dumps(answer or {}).encode()
-            body = next((said for one, said in mlflow.odd.items() if one.encode() in text), body)
-            self.send_response(503 if mlflow.away else 200 if answer is not None else 404)
+            body = next((body for part, body in mlflow.overrides.items() if part.encode() in text), body)
+            self.send_response(503 if mlflow.unavailable else 200 if answer is not None else 404)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

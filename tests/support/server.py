@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +15,8 @@ START_S = 20
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[httpx.Client]:
-    """An HTTP client of the application, which is served for the length of the block."""
+def serving(app: FastAPI, *on_response: Callable[[httpx.Response], None]) -> Iterator[httpx.Client]:
+    """An HTTP client of the application, served for the length of the block. `on_response` sees each response."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
     up = threading.Event()
     startup = server.startup
@@ -32,7 +32,10 @@ def serving(app: FastAPI) -> Iterator[httpx.Client]:
         if not up.wait(START_S):
             raise TimeoutError("the application did not start")
         port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=START_S) as client:
+        hooks = {"response": list(on_response)}
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=START_S, event_hooks=hooks
+        ) as client:
             yield client
     finally:
         server.should_exit = True

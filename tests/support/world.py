@@ -1,4 +1,4 @@
-"""One running service, and the short ways of speaking with it that tests share."""
+"""World: one running service, its reconciler, and short forms of the requests that tests send."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 import httpx
 
+from search_spaces.protocol import attempt_id
 from service.scheduling.reconciler import Reconciler
+from tests.support.driver import Driver
 from tests.support.memory_launcher import MemoryLauncher
 
 
 class World:
-    """One running service, and the short ways of speaking with it that the tests share."""
+    """A running service, driven by hand: tests call the reconciler, and play drivers by their heartbeats."""
 
     def __init__(self, client: httpx.Client, launcher: MemoryLauncher, reconciler: Reconciler) -> None:
         self.client = client
@@ -20,6 +22,7 @@ class World:
         self.reconciler = reconciler
 
     def submit(self, **spec: Any) -> str:
+        """The id of a new experiment."""
         answer = self.client.post("/api/v1/experiments", json={"name": "x", **spec})
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
@@ -36,7 +39,7 @@ class World:
         return view
 
     def post(self, experiment_id: str, verb: str, **headers: str) -> httpx.Response:
-        """Ask for a change: pause, resume, cancel, archive ..., under headers such as `if_match`."""
+        """Request an action (pause, resume, cancel, archive ...), with headers such as `if_match`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.client.post(f"/api/v1/experiments/{experiment_id}/{verb}", headers=named)
 
@@ -47,7 +50,7 @@ class World:
         return self.client.patch(f"/api/v1/experiments/{experiment_id}", json=patch)
 
     def ended(self, phase: str = "completed", done: int = 3, **spec: Any) -> str:
-        """An experiment whose driver ran so many trials and then said its last word, with the winner if it has one."""
+        """An experiment whose driver completed `done` trials, evaluated the best, and sent a final heartbeat."""
         one = self.started(**spec)
         lines = [self.line(n, state="COMPLETED", best_value=0.5 + n / 100) for n in range(done)]
         self.beat(one, {"phase": "finalizing", "trials": lines})
@@ -57,21 +60,15 @@ class World:
         return one
 
     def winner(self, experiment_id: str) -> dict[str, Any]:
-        """Its best trial, measured."""
+        """Its best trial, evaluated."""
         return {**self.show(experiment_id)["best"], "test_accuracy": 0.5, "test_loss": 0.1}
 
-    def beat(self, experiment_id: str, message: Any, attempt: int = 1) -> httpx.Response:
-        """What the driver of an attempt says; text is sent as it is."""
-        attempt_id = f"exp-{experiment_id}-a{attempt}"
-        return self.client.post(
-            f"/api/v1/attempts/{attempt_id}/heartbeat",
-            content=message if isinstance(message, str) else json.dumps(message),
-            headers={
-                "Authorization": f"Bearer {self.launcher.launches[attempt_id].token}",
-                "Content-Type": "application/json",
-            },
-        )
+    def beat(self, experiment_id: str, message: dict[str, Any] | str, attempt: int = 1) -> httpx.Response:
+        """The response to a heartbeat of an attempt's driver. Text is sent as it is."""
+        driver = Driver(self.client, self.launcher.launches[attempt_id(experiment_id, attempt)])
+        return driver.send(message if isinstance(message, str) else json.dumps(message))
 
     @staticmethod
     def line(trial: int, **more: Any) -> dict[str, Any]:
+        """What a heartbeat reports of a trial, by default one in its first epoch."""
         return {"trial": trial, "state": "RUNNING", "epoch": 1, "started_at": 1_700_000_000 + trial, **more}

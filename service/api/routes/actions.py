@@ -1,19 +1,18 @@
-"""Routes of an experiment that exists: pause, resume, cancel, change, continue, archive, delete."""
+"""Routes that change an experiment: pause, resume, cancel, change, continue, archive, delete."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
-from search_spaces import validation
-from service.api.dependencies import Body, ExperimentId, IfMatch, Key, Service, shown, stored
+from search_spaces.protocol import API_PREFIX
+from service.api import access, headers, submission
+from service.api.access import EditableExperiment
+from service.api.dependencies import Body, ContentType, CurrentContext, IdempotencyKey
 from service.api.error_handlers import error_responses
-from service.api.etags import Precondition
-from service.context import AppContext
+from service.api.examples import CHANGE_BODY, CONTINUATION_BODY
 from service.contract.errors import (
     BadRequestError,
     ConflictError,
@@ -24,192 +23,134 @@ from service.contract.errors import (
     ValidationFailedError,
 )
 from service.contract.schemas import ExperimentView
-from service.domain import actions, continuation, dataset_checks, experiments, idempotency, merge_patch
-from service.scheduling import fitting
+from service.domain import actions, merge_patch
 from service.store.models import Experiment
 
-router = APIRouter(prefix="/experiments/{experiment_id}", tags=["experiments"])
+router = APIRouter(prefix=f"{API_PREFIX}/experiments/{{experiment_id}}", tags=["experiments"])
 
 REFUSALS = error_responses(
     BadRequestError, NotFoundError, ConflictError, PreconditionFailedError, ValidationFailedError
 )
-CHANGE = {
-    "more trials": {"summary": "40 trials in all, served before others", "value": {"num_samples": 40, "priority": 10}},
-    "another end": {
-        "summary": "a higher goal, and no limit of hours any more",
-        "value": {"goal": 0.97, "budget": {"slot_hours": None}},
-    },
-}
+CHANGED = {200: headers.success("The experiment after the change.", headers.ETAG), **REFUSALS}
+WITH_BODY = error_responses(ContentTooLargeError, UnsupportedMediaTypeError)
 
 
-CONTINUATION = {
-    "as it is": {"summary": "as many new trials as the source was asked for", "value": {}},
-    "twenty more": {
-        "summary": "20 new trials under another searcher and budget",
-        "value": {
-            "name": "second-night",
-            "searcher": {"kind": "tpe", "num_samples": 20},
-            "budget": {"wall_clock": "8h"},
-        },
-    },
-}
+@router.post("/pause", summary="Pause an experiment", responses=CHANGED)
+def pause_experiment(experiment: EditableExperiment) -> ExperimentView:
+    """Frees all slots and keeps every finished epoch.
 
-
-def patch_body(schema: dict[str, Any], examples: dict[str, Any], required: bool = True) -> dict[str, Any]:
-    """A merge patch in the documentation."""
-    content = {"schema": schema, "examples": examples}
-    return {
-        "requestBody": {
-            "required": required,
-            "content": dict.fromkeys((merge_patch.MEDIA_TYPE, "application/json"), content),
-        }
-    }
-
-
-@router.post("/pause", responses=REFUSALS)
-def pause_experiment(
-    service: Service, response: Response, experiment_id: ExperimentId, if_match: IfMatch
-) -> ExperimentView:
-    """Let go of all slots and keep every epoch: at once while it waits, else as soon as its trials stop.
-
-    Asking again changes nothing. What has ended, or is being canceled, answers 409.
+    A queued experiment is paused immediately, a running one as soon as its trials have stopped. Repeating the request
+    changes nothing. Answers 409 if the experiment has ended or is being canceled.
     """
-    return _changed(service, response, experiment_id, if_match, actions.pause)
+    return experiment.apply(actions.pause)
 
 
-@router.post("/resume", responses=REFUSALS)
-def resume_experiment(
-    service: Service, response: Response, experiment_id: ExperimentId, if_match: IfMatch
-) -> ExperimentView:
-    """Queue a paused experiment again, in the place that its age gives it; its trials go on where they were.
+@router.post("/resume", summary="Resume an experiment", responses=CHANGED)
+def resume_experiment(experiment: EditableExperiment) -> ExperimentView:
+    """Queues a paused experiment again, in the position that its age gives it. Trials resume from their last epoch.
 
-    One in ERROR too, when what was wrong is mended, and a complete one that has trials left or whose winner was not
-    measured. 409 while it is still pausing, and for a canceled one: `continue` makes a new experiment of that.
+    Also resumes an experiment in state ERROR, once the cause is repaired, and a complete one that has trials left or
+    whose winner was not evaluated. Answers 409 while the experiment is still pausing, and for a canceled one: continue
+    from it instead.
     """
-    return _changed(service, response, experiment_id, if_match, actions.resume)
+    return experiment.apply(actions.resume)
 
 
-@router.post("/cancel", responses=REFUSALS)
-def cancel_experiment(
-    service: Service, response: Response, experiment_id: ExperimentId, if_match: IfMatch
-) -> ExperimentView:
-    """End an experiment: at once while it waits, else as soon as its trials stop.
+@router.post("/cancel", summary="Cancel an experiment", responses=CHANGED)
+def cancel_experiment(experiment: EditableExperiment) -> ExperimentView:
+    """Ends an experiment.
 
-    Asking again changes nothing. An experiment that has ended otherwise answers 409 and says how.
+    A queued or paused experiment is canceled immediately, a running one as soon as its trials have stopped. Repeating
+    the request changes nothing. Answers 409 if the experiment has already ended in another state.
     """
-    return _changed(service, response, experiment_id, if_match, actions.cancel)
+    return experiment.apply(actions.cancel)
 
 
 @router.patch(
     "",
-    responses={**REFUSALS, **error_responses(ContentTooLargeError, UnsupportedMediaTypeError)},
-    openapi_extra=patch_body({"$ref": "#/components/schemas/ControlsPatch"}, CHANGE),
+    summary="Change an experiment's controls",
+    responses={**CHANGED, **WITH_BODY},
+    openapi_extra=CHANGE_BODY,
 )
-def change_experiment(
-    request: Request, service: Service, response: Response, experiment_id: ExperimentId, if_match: IfMatch, body: Body
-) -> ExperimentView:
-    """Change priority, num_samples, max_concurrent_trials, max_restarts, goal or budget by a merge patch (RFC 7396).
+def change_experiment(experiment: EditableExperiment, body: Body, content_type: ContentType) -> ExperimentView:
+    """Changes priority, num_samples, max_concurrent_trials, max_restarts, goal or budget by a merge patch (RFC 7396).
 
-    `null` sets a field back to its default, where it has one. A running experiment obeys with its next heartbeat, a
-    waiting or paused one when it runs, one in ERROR when it is resumed. A complete one is queued again when
-    num_samples, goal or budget changed so that there may be work left; where there is none, `warnings` of the answer
-    say what else must change: when all of its trials have ended, a higher goal or budget is of no use without more
-    num_samples. A canceled one answers 409: continue from it. The spec stays as it was accepted.
+    `null` resets a field to its default, if it has one. A running experiment applies the change with its next
+    heartbeat, a queued or paused one when it runs, one in state ERROR when it is resumed. A complete experiment is
+    queued again if num_samples, goal or budget changed and work may be left. If no work is left, `warnings` of the
+    response say what else must change: after all trials have ended, a higher goal or budget has no effect without a
+    larger num_samples. Answers 409 for a canceled experiment: continue from it instead. The spec never changes.
     """
-    patch = merge_patch.parse(body, request.headers.get("content-type", ""))
-    said: list[str] = []
+    patch = merge_patch.parse(body, content_type)
+    warnings: list[str] = []
 
-    def act(session: Session, experiment: Experiment, now: datetime) -> None:
-        said.extend(actions.change(session, experiment, patch, now))
+    def change(session: Session, row: Experiment, now: datetime) -> None:
+        warnings.extend(actions.change(session, row, patch, now))
 
-    view = _changed(service, response, experiment_id, if_match, act)
-    return view.model_copy(update={"warnings": [*view.warnings, *said]})
+    view = experiment.apply(change)
+    return view.model_copy(update={"warnings": [*view.warnings, *warnings]})
 
 
 @router.post(
     "/continue",
+    summary="Continue an experiment as a new one",
     status_code=201,
-    responses={**REFUSALS, **error_responses(ContentTooLargeError, UnsupportedMediaTypeError)},
-    openapi_extra=patch_body({"type": "object", "title": "SpecPatch"}, CONTINUATION, required=False),
+    responses={
+        201: headers.success(
+            "The new experiment, or the one that an earlier request with the same key created.",
+            headers.LOCATION,
+            headers.ETAG,
+            headers.REPLAYED,
+        ),
+        **REFUSALS,
+        **WITH_BODY,
+    },
+    openapi_extra=CONTINUATION_BODY,
 )
 def continue_experiment(
-    request: Request,
-    service: Service,
+    context: CurrentContext,
     response: Response,
-    experiment_id: ExperimentId,
-    if_match: IfMatch,
+    experiment: EditableExperiment,
     body: Body,
-    key: Key = None,
+    content_type: ContentType,
+    key: IdempotencyKey = None,
 ) -> ExperimentView:
-    """Queue a new experiment that takes over the trials of one that has ended or is paused, and searches on.
+    """Queues a new experiment that imports the trials of one that has ended or is paused, and continues the search.
 
-    The body is a merge patch (RFC 7396) over the source's spec, or nothing. dataset, search_space, max_epochs,
-    early_stopping, seed and the objective's metric must stay, or trials could not be compared; a grid cannot be
-    continued as one. `searcher.num_samples` counts new trials. The source stays as it is; `source_id` names it. Sent
-    again under the same `Idempotency-Key`, the answer is the experiment that was made then, as it is now.
+    The body is a merge patch (RFC 7396) of the source's spec, or empty. The dataset, the search space, the length and
+    early stopping of trials, the seed and the objective's metric must not change, or trials could not be compared. A
+    grid cannot be continued as a grid. `searcher.num_samples` counts new trials. The source does not change;
+    `source_id` of the new experiment refers to it. If the same request is sent again under the same `Idempotency-Key`,
+    the response is the experiment that it created, in its current state.
     """
-    media_type = request.headers.get("content-type", "")
-    sha256 = idempotency.digest(media_type, body, experiment_id)
-    with service.database.read() as session:
-        known = None if key is None else idempotency.find_replayed(session, key, sha256)
-        if known is not None:
-            return stored(service, response, known, replayed=True)
-        source = experiments.find(session, experiment_id)
-        asked = continuation.spec_of(source, merge_patch.parse(body, media_type) if body else {})
-    spec = fitting.complete(asked, service.cluster_cache.cluster)
-    dataset_checks.check(spec.dataset, service.settings.data_root)
-
-    def make(session: Session) -> Experiment:
-        source = experiments.find(session, experiment_id, lock=True)
-        if_match.check(source)
-        return continuation.submit(session, source, spec, validation.warnings(spec))
-
-    made, replayed = idempotency.submit_once(service.database, key, sha256, make)
-    service.wake.set()
-    return stored(service, response, made, replayed)
+    submitted = submission.continue_from(experiment, submission.Request(body, content_type, key))
+    return access.created(context, response, submitted.experiment_id, submitted.replayed)
 
 
-@router.post("/archive", responses=REFUSALS)
-def archive_experiment(
-    service: Service, response: Response, experiment_id: ExperimentId, if_match: IfMatch
-) -> ExperimentView:
-    """Hide an experiment that has ended or is paused from the lists, unless they ask for the archived."""
-    return _changed(service, response, experiment_id, if_match, actions.archive)
+@router.post("/archive", summary="Archive an experiment", responses=CHANGED)
+def archive_experiment(experiment: EditableExperiment) -> ExperimentView:
+    """Hides an experiment that has ended or is paused from lists that do not ask for archived ones."""
+    return experiment.apply(actions.archive)
 
 
-@router.post("/unarchive", responses=REFUSALS)
-def unarchive_experiment(
-    service: Service, response: Response, experiment_id: ExperimentId, if_match: IfMatch
-) -> ExperimentView:
-    """Show an experiment in the lists again."""
-    return _changed(service, response, experiment_id, if_match, actions.unarchive)
+@router.post("/unarchive", summary="Unarchive an experiment", responses=CHANGED)
+def unarchive_experiment(experiment: EditableExperiment) -> ExperimentView:
+    """Shows an archived experiment in lists again."""
+    return experiment.apply(actions.unarchive)
 
 
-@router.delete("", status_code=202, responses=REFUSALS)
-def delete_experiment(
-    service: Service, response: Response, experiment_id: ExperimentId, if_match: IfMatch
-) -> ExperimentView:
-    """Remove an experiment that has ended or is paused: its files, its runs in MLflow, its registered models, itself.
+@router.delete(
+    "",
+    summary="Delete an experiment",
+    status_code=202,
+    responses={202: headers.success("The experiment, which is being deleted.", headers.ETAG), **REFUSALS},
+)
+def delete_experiment(experiment: EditableExperiment) -> ExperimentView:
+    """Removes an experiment that has ended or is paused, with its files, its MLflow runs and its registered models.
 
-    Answers at once; when all is gone, its address answers 404. There is no way back: archive it to only hide it.
-    Artifacts go where MLflow's server hands them out itself. MLflow's REST interface only marks runs and logged models
-    as deleted: `mlflow gc`, run beside its server, removes them from its database, and artifacts that lie elsewhere.
+    Answers immediately; once everything is removed, the experiment's address answers 404. A deletion cannot be undone:
+    archive the experiment to only hide it. Artifacts are removed where the MLflow server itself serves them. MLflow's
+    REST interface only marks runs and logged models as deleted; `mlflow gc`, run on the server, removes them from its
+    database, and also artifacts that are stored elsewhere.
     """
-    return _changed(service, response, experiment_id, if_match, actions.delete)
-
-
-def _changed(
-    service: AppContext,
-    response: Response,
-    experiment_id: str,
-    if_match: Precondition,
-    act: Callable[[Session, Experiment, datetime], None],
-) -> ExperimentView:
-    """Act on the locked row if it is at the revision that was asked for, and wake the reconciler."""
-    with service.database.write() as session:
-        experiment = experiments.find(session, experiment_id, lock=True)
-        if_match.check(experiment)
-        act(session, experiment, datetime.now(UTC))
-        view = shown(session, service, response, experiment_id)  # before a deletion can have gone through
-    service.wake.set()
-    return view
+    return experiment.apply(actions.delete)

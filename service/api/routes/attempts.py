@@ -1,4 +1,4 @@
-"""The route of drivers: progress in, orders out."""
+"""The route that drivers use: they report progress and get directives."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from search_spaces.protocol import Directives, Heartbeat
-from service.api.dependencies import Service, Token
+from search_spaces.protocol import API_PREFIX, Directives, Heartbeat
+from service.api import headers
+from service.api.dependencies import CurrentContext, Token
 from service.api.error_handlers import error_responses
 from service.contract.errors import (
+    BadRequestError,
     ConflictError,
     ContentTooLargeError,
     ForbiddenError,
@@ -18,23 +20,35 @@ from service.contract.errors import (
     UnauthorizedError,
     ValidationFailedError,
 )
-from service.domain import attempts
+from service.domain import heartbeats
+from service.domain.retry_policy import Transition
 
-router = APIRouter(prefix="/attempts", tags=["drivers"])
+router = APIRouter(prefix=f"{API_PREFIX}/attempts", tags=["drivers"])
 
-AttemptId = Annotated[str, Path(examples=["exp-k3v9q2mz-a1"])]
+AttemptId = Annotated[str, Path(description="Identifier of the driver's attempt.", examples=["exp-k3v9q2mz-a1"])]
 
 
 @router.post(
     "/{attempt_id}/heartbeat",
-    responses=error_responses(
-        UnauthorizedError, ForbiddenError, NotFoundError, ConflictError, ContentTooLargeError, ValidationFailedError
-    ),
+    summary="Report a driver's progress",
+    responses={
+        200: headers.success("What the driver must do now."),
+        **error_responses(
+            BadRequestError,
+            UnauthorizedError,
+            ForbiddenError,
+            NotFoundError,
+            ConflictError,
+            ContentTooLargeError,
+            ValidationFailedError,
+        ),
+    },
 )
-def heartbeat(service: Service, attempt_id: AttemptId, token: Token, body: Heartbeat) -> Directives:
-    """For drivers only. 409 means: you are no longer wanted, stop and write nothing."""
-    with service.database.write() as session:
-        orders = attempts.handle_heartbeat(session, attempt_id, token, body, datetime.now(UTC), service.retries)
-    if body.phase in attempts.FINAL or any(line.ended_at is not None for line in body.trials):
-        service.wake.set()  # its slots are free for others
-    return orders
+def send_heartbeat(context: CurrentContext, attempt_id: AttemptId, token: Token, body: Heartbeat) -> Directives:
+    """Used by drivers. 409 means that a newer attempt has taken over: stop and write nothing more."""
+    with context.database.write() as session:
+        transition = Transition(datetime.now(UTC), context.retries)
+        directives = heartbeats.handle_heartbeat(session, attempt_id, token, body, transition)
+    if body.phase in heartbeats.FINAL_PHASES or any(update.ended_at is not None for update in body.trials):
+        context.wake.set()  # its slots are free for others
+    return directives

@@ -1,33 +1,40 @@
-"""Routes of what may be asked: the spec's JSON Schema and the presets."""
+"""Routes of what can be submitted: the spec's JSON Schema and the presets."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 
 from search_spaces.experiment import ExperimentSpec
-from service.api import presets
+from search_spaces.protocol import API_PREFIX
+from service.api import headers, presets
 from service.api.error_handlers import error_responses
 from service.contract.errors import NotFoundError
 from service.contract.schemas import Preset, PresetName
 
-router = APIRouter(tags=["catalog"])
+router = APIRouter(prefix=API_PREFIX, tags=["catalog"])
 
 
-@router.get("/schema")
+@router.get("/schema", summary="Get the JSON Schema of a spec", responses={200: headers.success("A JSON Schema.")})
 def show_schema() -> dict[str, Any]:
-    """The JSON Schema of a spec, for editors and forms."""
+    """Returns the JSON Schema of an ExperimentSpec, for editors and forms."""
     return ExperimentSpec.model_json_schema()
 
 
-@router.get("/presets")
+@router.get("/presets", summary="List presets", responses={200: headers.success("All presets, by name.")})
 def list_presets() -> list[PresetName]:
-    """Ready-made specs, each one valid as it is."""
+    """Lists ready-made specs. Each one is valid without changes."""
     return presets.names()
 
 
-@router.get("/presets/{name}", responses=error_responses(NotFoundError))
-def show_preset(name: str) -> Preset:
-    """One preset, as data and as the commented YAML file."""
+@router.get(
+    "/presets/{name}",
+    summary="Get a preset",
+    responses={200: headers.success("The preset."), **error_responses(NotFoundError)},
+)
+def show_preset(
+    name: Annotated[str, Path(description="Name of the preset.", examples=["digits-quick"])],
+) -> Preset:
+    """Returns one preset, as data and as a YAML file with comments."""
     return presets.load(name)

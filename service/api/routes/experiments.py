@@ -1,20 +1,21 @@
-"""Routes of experiments: submit, list, show. What changes one is in `changes`."""
+"""Routes of experiments: submit, list, show. The routes that change one are in `actions`."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from search_spaces import validation
 from search_spaces.experiment import MAX_NAME_LENGTH
-from search_spaces.parsing import JSON_TYPES, YAML_TYPES, read
-from search_spaces.validation import validate
-from service.api import pagination, serializers
-from service.api.dependencies import TEXT, Body, ExperimentId, Key, Paging, Service, shown, stored
+from search_spaces.protocol import API_PREFIX
+from service.api import access, headers, pagination, serializers, submission
+from service.api.access import ExperimentList, VisibleExperiment
+from service.api.dependencies import TEXT, Body, ContentType, CurrentContext, IdempotencyKey
 from service.api.error_handlers import error_responses
+from service.api.examples import SPEC_BODY
+from service.api.pagination import Paging
 from service.contract.errors import (
     BadRequestError,
     ContentTooLargeError,
@@ -24,166 +25,128 @@ from service.contract.errors import (
 )
 from service.contract.schemas import ExperimentPage, ExperimentView, ValidationResult
 from service.contract.states import State
-from service.domain import dataset_checks, experiments, idempotency
-from service.scheduling import fitting
+from service.domain import experiments
+from service.domain.experiments import Selection
 from service.store.models import Experiment
 
-router = APIRouter(prefix="/experiments", tags=["experiments"])
-
-SMALLEST = {"name": "first-try"}
-SEARCH = """\
-name: fashion-optimizers
-project: vision
-dataset: {name: fashion_mnist, validation_fraction: 0.1}
-search_space:
-  optimizer:
-    choice:
-      - {kind: sgd, lr: {loguniform: [0.001, 1.0]}, momentum: 0.9, nesterov: true}
-      - {kind: adam, lr: {loguniform: [1.0e-5, 1.0e-2]}}
-  normalization: {choice: [batch, layer, group]}
-  batch_size: {choice: [64, 128, 256]}
-searcher: {kind: tpe, num_samples: 40}
-max_epochs: 20
-early_stopping: {kind: asha, grace_period: 1, reduction_factor: 3}
-"""
-SPEC_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": "An ExperimentSpec as JSON or YAML. Its JSON Schema is at `/api/v1/schema`.",
-        "content": {
-            "application/json": {
-                "schema": {"$ref": "#/components/schemas/ExperimentSpec"},
-                "examples": {
-                    "smallest": {"summary": "the smallest spec: everything else has a default", "value": SMALLEST},
-                    "learning rates": {
-                        "summary": "24 learning rates of Adam on handwritten digits",
-                        "value": {
-                            "name": "digits-lr",
-                            "search_space": {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}},
-                            "searcher": {"kind": "random", "num_samples": 24},
-                            "max_epochs": 8,
-                        },
-                    },
-                },
-            },
-            "application/yaml": {
-                "schema": {"type": "string"},
-                "examples": {"search": {"summary": "two optimizers, three normalizations", "value": SEARCH}},
-            },
-        },
-    }
-}
+router = APIRouter(prefix=f"{API_PREFIX}/experiments", tags=["experiments"])
 
 
-class Submission(BaseModel):
+class SubmissionQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    validate_only: bool = Field(False, description="check and complete the spec, and store nothing")
+    validate_only: bool = Field(False, description="Validate and complete the spec without storing anything.")
 
 
 class Filters(Paging):
-    state: list[State] = Field([], description="one or several states")
-    project: str | None = Field(None, max_length=MAX_NAME_LENGTH, pattern=TEXT)
-    name: str | None = Field(
-        None, max_length=MAX_NAME_LENGTH, pattern=TEXT, description="any part of the name, in any case"
+    state: list[State] = Field([], description="Only experiments in one of these states; may be repeated.")
+    project: str | None = Field(
+        None, max_length=MAX_NAME_LENGTH, pattern=TEXT, description="Only experiments of this project."
     )
-    label: str | None = Field(None, max_length=64, pattern=TEXT)
-    archived: Literal["false", "true", "all"] = Field("false", description="those in use, the archived, or all")
+    name: str | None = Field(
+        None,
+        max_length=MAX_NAME_LENGTH,
+        pattern=TEXT,
+        description="Only experiments with this text in their name, in any case.",
+    )
+    label: str | None = Field(None, max_length=64, pattern=TEXT, description="Only experiments with this label.")
+    archived: Literal["false", "true", "all"] = Field(
+        "false", description="`false` lists experiments that are not archived, `true` archived ones, `all` both."
+    )
 
 
 @router.post(
     "",
+    summary="Submit an experiment",
     status_code=201,
     response_model=ExperimentView | ValidationResult,
     openapi_extra=SPEC_BODY,
     responses={
-        200: {
-            "model": ValidationResult,
-            "description": "With `validate_only`: the completed spec, and nothing was stored",
+        200: {"model": ValidationResult, "description": "With `validate_only`: the spec is valid; nothing was stored."},
+        201: {
+            "model": ExperimentView,
+            **headers.success("The experiment is stored and queued.", headers.LOCATION, headers.ETAG, headers.REPLAYED),
         },
-        201: {"model": ExperimentView, "description": "Stored and queued; `Location` is its address"},
         **error_responses(BadRequestError, ContentTooLargeError, UnsupportedMediaTypeError, ValidationFailedError),
     },
 )
 def submit_experiment(
-    request: Request,
+    context: CurrentContext,
     response: Response,
-    service: Service,
     body: Body,
-    query: Annotated[Submission, Query()],
-    key: Key = None,
+    content_type: ContentType,
+    query: Annotated[SubmissionQuery, Query()],
+    key: IdempotencyKey = None,
 ) -> ExperimentView | ValidationResult:
-    """Check a spec, complete it with its defaults, and queue it.
+    """Validates a spec, fills in its defaults, and queues it.
 
-    An error names every broken rule with its field and value; then nothing is stored. `warnings` tell of
-    what is allowed but seldom meant. Sent again under the same `Idempotency-Key`, the answer is the experiment
-    as it is now, with the header `Idempotent-Replayed: true`.
+    An invalid spec is not stored; `errors` of the response list every broken rule with its field and value. `warnings`
+    of an accepted spec list what is allowed but rarely intended. If the same body is sent again under the same
+    `Idempotency-Key`, the response is the experiment that it created, in its current state, with the header
+    `Idempotent-Replayed: true`.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in JSON_TYPES | YAML_TYPES:
-        raise UnsupportedMediaTypeError(
-            f"application/json or application/yaml required, got {media_type[:100] or 'no content-type'}"
-        )
-    sha256 = idempotency.digest(media_type, body)
-    if key is not None and not query.validate_only:
-        with service.database.read() as session:  # before the check: what was accepted once is not judged anew
-            known = idempotency.find_replayed(session, key, sha256)
-        if known is not None:
-            return stored(service, response, known, replayed=True)
-    document = read(body, media_type)
-    spec = fitting.complete(validate(document), service.cluster_cache.cluster)
-    dataset_checks.check(spec.dataset, service.settings.data_root)
-    warnings = validation.warnings(spec, document)
+    request = submission.Request(body, content_type, key)
     if query.validate_only:
+        checked = submission.check(context, request)
         response.status_code = 200
-        return ValidationResult(spec=spec.model_dump(mode="json"), warnings=warnings, num_samples=spec.num_samples)
-    made, replayed = idempotency.submit_once(
-        service.database, key, sha256, lambda session: experiments.submit(session, spec, warnings)
-    )
-    service.wake.set()
-    return stored(service, response, made, replayed)
+        return ValidationResult(
+            spec=checked.spec.model_dump(mode="json"),
+            warnings=checked.warnings,
+            num_samples=checked.spec.num_samples,
+        )
+    submitted = submission.submit(context, request)
+    return access.created(context, response, submitted.experiment_id, submitted.replayed)
 
 
-@router.get("", responses=error_responses(ValidationFailedError))
-def list_experiments(service: Service, query: Annotated[Filters, Query()]) -> ExperimentPage:
-    """Experiments from the newest on."""
-    before = None
-    if query.cursor is not None:
-        at, last = pagination.decode(query.cursor, str, str)
-        try:
-            before = (datetime.fromisoformat(at).astimezone(UTC), last.replace("\0", ""))
-        except (ValueError, OverflowError):
-            pagination.refuse(query.cursor)
-    with service.database.read() as session:
-        found = experiments.list_newest(
-            session,
+@router.get(
+    "",
+    summary="List experiments",
+    responses={200: headers.success("One page of experiments."), **error_responses(ValidationFailedError)},
+)
+def list_experiments(
+    context: CurrentContext, visible: ExperimentList, query: Annotated[Filters, Query()]
+) -> ExperimentPage:
+    """Lists experiments, newest first."""
+    with context.database.read() as session:
+        selection = Selection(
             states=query.state,
             project=query.project,
             name=query.name,
             label=query.label,
             archived=None if query.archived == "all" else query.archived == "true",
-            before=before,
+            before=_position(query.cursor),
             limit=query.limit + 1,
         )
+        found = visible.newest(session, selection)
         counts = experiments.count_trials(session, [experiment.id for experiment in found])
-    shown = found[: query.limit]
+    page = found[: query.limit]
+    outage = context.cluster_cache.unreachable_reason
     return ExperimentPage(
-        items=[
-            serializers.summary(
-                experiment, counts[experiment.id], service.mlflow, service.cluster_cache.unreachable_reason
-            )
-            for experiment in shown
-        ],
-        next_cursor=_cursor(shown[-1]) if len(found) > query.limit else None,
+        items=[serializers.summary(one, counts[one.id], context.mlflow, outage) for one in page],
+        next_cursor=_cursor(page[-1]) if len(found) > query.limit else None,
     )
 
 
-@router.get("/{experiment_id}", responses=error_responses(NotFoundError))
-def show_experiment(service: Service, response: Response, experiment_id: ExperimentId) -> ExperimentView:
-    """Everything about one experiment but its trials. The ETag is its revision, for If-Match."""
-    with service.database.read() as session:
-        return shown(session, service, response, experiment_id)
+@router.get(
+    "/{experiment_id}",
+    summary="Get an experiment",
+    responses={200: headers.success("The experiment.", headers.ETAG), **error_responses(NotFoundError)},
+)
+def show_experiment(experiment: VisibleExperiment) -> ExperimentView:
+    """Returns everything about one experiment except its trials."""
+    return experiment.show()
 
 
 def _cursor(last: Experiment) -> str:
     return pagination.encode([last.created_at.isoformat(), last.id])
+
+
+def _position(cursor: str | None) -> tuple[datetime, str] | None:
+    """Creation time and id of the last experiment of the page before. Raises ValidationFailedError."""
+    if cursor is None:
+        return None
+    created_at, experiment_id = pagination.decode(cursor, str, str)
+    try:
+        return datetime.fromisoformat(created_at).astimezone(UTC), experiment_id.replace("\0", "")
+    except (ValueError, OverflowError):
+        pagination.refuse(cursor)

@@ -1,4 +1,4 @@
-"""Routes of what an experiment keeps on its storage: its logs and its size."""
+"""Routes of an experiment's files: its logs and its size."""
 
 from __future__ import annotations
 
@@ -7,50 +7,69 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from search_spaces.protocol import API_PREFIX
 from service.adapters.experiment_files import MAX_CHUNK_BYTES
-from service.api import log_chunks
-from service.api.dependencies import ExperimentId, Service
+from service.api import headers, log_chunks
+from service.api.access import VisibleExperiment
+from service.api.dependencies import CurrentContext, TrialNumber
 from service.api.error_handlers import error_responses
-from service.api.routes.trials import TrialNumber
 from service.contract.errors import NotFoundError, UnavailableError, ValidationFailedError
 from service.contract.schemas import DiskUse, LogChunk
-from service.domain import experiments
+from service.domain import attempts, trials
 
-router = APIRouter(prefix="/experiments/{experiment_id}", tags=["logs"])
+router = APIRouter(prefix=f"{API_PREFIX}/experiments/{{experiment_id}}", tags=["logs"])
+
+LOG_RESPONSES = {
+    200: headers.success("A part of the log."),
+    **error_responses(NotFoundError, ValidationFailedError, UnavailableError),
+}
 
 
-class Place(BaseModel):
+class LogPosition(BaseModel):
     """Where to read. Unknown parameters are errors, as everywhere."""
 
     model_config = ConfigDict(extra="forbid")
 
-    offset: int = Field(0, ge=0, lt=2**62, description="bytes; `next_offset` of the piece before")
-    limit: int = Field(2**16, ge=16, le=MAX_CHUNK_BYTES, description="bytes at most")
+    offset: int = Field(0, ge=0, lt=2**62, description="First byte to read: the `next_offset` of the part before.")
+    limit: int = Field(2**16, ge=16, le=MAX_CHUNK_BYTES, description="Largest number of bytes to read.")
 
 
-class DriverPlace(Place):
-    attempt: int | None = Field(None, ge=1, lt=2**31, description="number of the driver; default: the newest")
+class DriverLogPosition(LogPosition):
+    attempt: int | None = Field(
+        None, ge=1, lt=2**31, description="Number of the attempt whose driver wrote the log; by default the newest."
+    )
 
 
-@router.get("/logs", responses=error_responses(NotFoundError, ValidationFailedError, UnavailableError))
-def show_driver_log(service: Service, experiment_id: ExperimentId, query: Annotated[DriverPlace, Query()]) -> LogChunk:
-    """What a driver said, piece by piece: ask again from `next_offset` until `complete`."""
-    return log_chunks.of_driver(service, experiment_id, query.attempt, query.offset, query.limit)
-
-
-@router.get("/trials/{trial}/logs", responses=error_responses(NotFoundError, ValidationFailedError, UnavailableError))
-def show_trial_log(
-    service: Service, experiment_id: ExperimentId, trial: TrialNumber, query: Annotated[Place, Query()]
+@router.get("/logs", summary="Read the log of a driver", responses=LOG_RESPONSES)
+def show_driver_log(
+    context: CurrentContext, visible: VisibleExperiment, query: Annotated[DriverLogPosition, Query()]
 ) -> LogChunk:
-    """What a trial said, piece by piece: ask again from `next_offset` until `complete`."""
-    return log_chunks.of_trial(service, experiment_id, trial, query.offset, query.limit)
+    """Returns a part of the log of one of the experiment's drivers. Read on from `next_offset` until `complete`."""
+    with visible.read() as (session, experiment):
+        attempt = attempts.of_number(session, experiment.id, query.attempt or experiment.attempt)
+    if attempt is None:
+        raise log_chunks.no_driver_log(experiment, query.attempt)
+    return log_chunks.of_driver(context, attempt, query.offset, query.limit)
 
 
-@router.get("/storage", responses=error_responses(NotFoundError))
-def show_storage(service: Service, experiment_id: ExperimentId) -> DiskUse:
-    """How much of the disk an experiment holds, counted now, file by file."""
-    with service.database.read() as session:
-        experiments.find(session, experiment_id)
-    storage = service.files(experiment_id)
-    sizes = storage.sizes()
-    return DiskUse(folder=str(storage.folder), total_bytes=sum(sizes.values()), bytes_by_kind=sizes)
+@router.get("/trials/{trial}/logs", summary="Read the log of a trial", responses=LOG_RESPONSES)
+def show_trial_log(
+    context: CurrentContext, visible: VisibleExperiment, trial: TrialNumber, query: Annotated[LogPosition, Query()]
+) -> LogChunk:
+    """Returns a part of the log of one trial. Read on from `next_offset` until `complete`."""
+    with visible.read() as (session, experiment):
+        row = trials.find(session, experiment, trial)
+    return log_chunks.of_trial(context, experiment, row, query.offset, query.limit)
+
+
+@router.get(
+    "/storage",
+    summary="Get the disk space that an experiment uses",
+    responses={200: headers.success("The sizes."), **error_responses(NotFoundError)},
+)
+def show_storage(context: CurrentContext, visible: VisibleExperiment) -> DiskUse:
+    """Returns the size of the experiment's files by kind. The service counts them during the request."""
+    with visible.read() as (_, experiment):
+        files = context.files(experiment.id)
+    sizes = files.sizes()
+    return DiskUse(folder=str(files.folder), total_bytes=sum(sizes.values()), bytes_by_kind=sizes)

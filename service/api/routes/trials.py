@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from search_spaces.protocol import TrialState
-from service.api import etags, pagination, serializers
-from service.api.dependencies import TEXT, ExperimentId, IfMatch, Paging, Service
+from search_spaces.protocol import API_PREFIX, TrialState
+from service.api import etags, headers, pagination, serializers
+from service.api.access import EditableExperiment, VisibleExperiment
+from service.api.dependencies import TEXT, CurrentContext, TrialNumber
 from service.api.error_handlers import error_responses
+from service.api.pagination import Paging
 from service.contract.errors import (
     BadRequestError,
     ConflictError,
@@ -21,12 +23,14 @@ from service.contract.errors import (
     ValidationFailedError,
 )
 from service.contract.schemas import Curves, TrialPage, TrialView
-from service.domain import actions, experiments, trials
-from service.domain.attempts import LARGEST_NUMBER
+from service.domain import actions, trials
 
-router = APIRouter(prefix="/experiments/{experiment_id}/trials", tags=["trials"])
+router = APIRouter(prefix=f"{API_PREFIX}/experiments/{{experiment_id}}/trials", tags=["trials"])
 
-TrialNumber = Annotated[int, Path(ge=0, lt=LARGEST_NUMBER, description="counted from 0")]
+SPEC_RESPONSE = {
+    **headers.success("The trial's spec."),
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TrialSpec"}}},
+}
 
 
 class Sorting(Paging):
@@ -34,98 +38,108 @@ class Sorting(Paging):
         "trial",
         max_length=64,
         pattern=TEXT,
-        description=f"one of {', '.join(trials.SORTS)}; `-` before it for the largest first. No value comes last.",
+        description=f"Sort key, smallest value first: one of {', '.join(trials.SORT_KEYS)}. With `-` before it, "
+        "largest value first. Trials without a value come last.",
         examples=["-validation_accuracy"],
     )
-    state: TrialState | None = None
+    state: TrialState | None = Field(None, description="Only trials in this state.")
 
 
-@router.get("", responses=error_responses(NotFoundError, ValidationFailedError))
-def list_trials(service: Service, experiment_id: ExperimentId, query: Annotated[Sorting, Query()]) -> TrialPage:
-    """The last known line of each trial, sorted by a field or by a metric of its last epoch."""
-    after = _place(query) if query.cursor is not None else None
-    with service.database.read() as session:
-        experiment = experiments.find(session, experiment_id)
-        found = trials.page(
-            session,
-            experiment_id,
-            sort=query.sort,
-            state=query.state,
-            after=after,
-            limit=query.limit + 1,
-        )
-    shown = found[: query.limit]
+@router.get(
+    "",
+    summary="List the trials of an experiment",
+    responses={200: headers.success("One page of trials."), **error_responses(NotFoundError, ValidationFailedError)},
+)
+def list_trials(context: CurrentContext, visible: VisibleExperiment, query: Annotated[Sorting, Query()]) -> TrialPage:
+    """Lists trials as their driver last reported them, sorted by a field or by a metric of their newest epoch."""
+    after = _position(query) if query.cursor is not None else None
+    with visible.read() as (session, experiment):
+        found = trials.page(session, experiment, sort=query.sort, state=query.state, after=after, limit=query.limit + 1)
+    page = found[: query.limit]
     return TrialPage(
-        items=[serializers.trial(row, experiment.mlflow_experiment_id, service.mlflow) for row, _ in shown],
+        items=[serializers.trial(row, experiment.mlflow_experiment_id, context.mlflow) for row, _ in page],
         next_cursor=(
-            pagination.encode([query.sort, trials.to_cursor(shown[-1][1]), shown[-1][0].trial])
+            pagination.encode([query.sort, trials.to_cursor(page[-1][1]), page[-1][0].trial])
             if len(found) > query.limit
             else None
         ),
     )
 
 
-@router.get("/{trial}", responses=error_responses(NotFoundError))
-def show_trial(service: Service, experiment_id: ExperimentId, trial: TrialNumber) -> TrialView:
-    """The last known line of one trial."""
-    with service.database.read() as session:
-        experiment = experiments.find(session, experiment_id)
-        row = trials.find(session, experiment_id, trial)
-    return serializers.trial(row, experiment.mlflow_experiment_id, service.mlflow)
+@router.get(
+    "/{trial}",
+    summary="Get a trial",
+    responses={200: headers.success("The trial."), **error_responses(NotFoundError, ValidationFailedError)},
+)
+def show_trial(context: CurrentContext, visible: VisibleExperiment, trial: TrialNumber) -> TrialView:
+    """Returns one trial as its driver last reported it."""
+    with visible.read() as (session, experiment):
+        row = trials.find(session, experiment, trial)
+    return serializers.trial(row, experiment.mlflow_experiment_id, context.mlflow)
 
 
-SPEC_ANSWER = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/TrialSpec"}}}}
+@router.get(
+    "/{trial}/spec",
+    summary="Get the spec of a trial",
+    response_model=None,
+    responses={200: SPEC_RESPONSE, **error_responses(NotFoundError, ValidationFailedError)},
+)
+def show_spec(context: CurrentContext, visible: VisibleExperiment, trial: TrialNumber) -> dict[str, Any]:
+    """Returns what one trial trains: the experiment's spec with a value in place of each domain."""
+    with visible.read() as (session, experiment):
+        row = trials.find(session, experiment, trial)
+    stored = context.files(experiment.id).trial_spec(trial)
+    return trials.bound_spec(experiment, row, stored).model_dump(mode="json")
 
 
-@router.get("/{trial}/spec", response_model=None, responses={200: SPEC_ANSWER, **error_responses(NotFoundError)})
-def show_spec(service: Service, experiment_id: ExperimentId, trial: TrialNumber) -> dict[str, Any]:
-    """The configuration that one trial ran: the experiment's spec with every domain replaced by what was drawn."""
-    with service.database.read() as session:
-        trials.find(session, experiment_id, trial)
-    kept = service.files(experiment_id).trial_spec(trial)
-    with service.database.read() as session:
-        return trials.bound_spec(session, experiment_id, trial, kept).model_dump(mode="json")
-
-
-@router.get("/{trial}/curves", responses=error_responses(NotFoundError, UnavailableError))
-def show_curves(service: Service, experiment_id: ExperimentId, trial: TrialNumber) -> Curves:
-    """Every metric of one trial by epoch, read from MLflow. 503 while MLflow is away."""
-    with service.database.read() as session:
-        row = trials.find(session, experiment_id, trial)
+@router.get(
+    "/{trial}/curves",
+    summary="Get the curves of a trial",
+    responses={
+        200: headers.success("Every metric by epoch."),
+        **error_responses(NotFoundError, ValidationFailedError, UnavailableError),
+    },
+)
+def show_curves(context: CurrentContext, visible: VisibleExperiment, trial: TrialNumber) -> Curves:
+    """Returns every metric of one trial by epoch, read from MLflow. Answers 503 while MLflow is unavailable."""
+    with visible.read() as (session, experiment):
+        row = trials.find(session, experiment, trial)
     if row.mlflow_run_id is None:
-        raise NotFoundError(f"trial {trial} of experiment {experiment_id} has no curve yet")
-    return Curves(
-        trial=trial,
-        mlflow_run_id=row.mlflow_run_id,
-        metrics=serializers.curves(service.mlflow.curves(row.mlflow_run_id)),
-    )
+        raise NotFoundError(f"trial {trial} of experiment {experiment.id} has no curve yet")
+    metrics = serializers.curves(context.mlflow.curves(row.mlflow_run_id))
+    return Curves(trial=trial, mlflow_run_id=row.mlflow_run_id, metrics=metrics)
 
 
 @router.post(
     "/{trial}/cancel",
+    summary="Cancel a trial",
     status_code=202,
-    responses=error_responses(BadRequestError, NotFoundError, ConflictError, PreconditionFailedError),
+    responses={
+        202: headers.success("The trial, whose end is requested.", headers.ETAG),
+        **error_responses(
+            BadRequestError, NotFoundError, ConflictError, PreconditionFailedError, ValidationFailedError
+        ),
+    },
 )
 def cancel_trial(
-    service: Service, response: Response, experiment_id: ExperimentId, trial: TrialNumber, if_match: IfMatch
+    context: CurrentContext, response: Response, editable: EditableExperiment, trial: TrialNumber
 ) -> TrialView:
-    """Ask for the end of one trial; the others go on. Its slot is free within seconds.
+    """Requests the end of one trial; the others continue. Its slot is free within seconds.
 
-    While no driver runs, it is remembered until one does. Asking again changes nothing. A trial that has
-    ended answers 409 and says how. The ETag is the experiment's.
+    While no driver runs, the next one receives the request. Repeating the request changes nothing. Answers 409 if the
+    trial has ended, and says how. The ETag and `If-Match` are those of the experiment.
     """
-    with service.database.write() as session:
-        experiment = experiments.find(session, experiment_id, lock=True)
-        if_match.check(experiment)
+    with editable.edit() as (session, experiment):
         row = actions.cancel_trial(session, experiment, trial, datetime.now(UTC))
-    response.headers["ETag"] = etags.etag(experiment.revision)
-    return serializers.trial(row, experiment.mlflow_experiment_id, service.mlflow)
+    response.headers[headers.ETAG] = etags.etag(experiment.revision)
+    return serializers.trial(row, experiment.mlflow_experiment_id, context.mlflow)
 
 
-def _place(query: Sorting) -> tuple[Any, int]:
+def _position(query: Sorting) -> tuple[Any, int]:
+    """Sort value and number of the last trial of the page before. Raises ValidationFailedError."""
     cursor = str(query.cursor)
     sort, value, trial = pagination.decode(cursor, str, object, int)
-    if sort != query.sort or not 0 <= trial < LARGEST_NUMBER:
+    if sort != query.sort or not 0 <= trial < trials.MAX_NUMBER:
         pagination.refuse(cursor)
     try:
         return trials.from_cursor(sort, value), trial

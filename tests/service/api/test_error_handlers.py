@@ -1,9 +1,10 @@
-"""Failures of the database as a client sees them."""
+"""Errors as a client sees them: their kinds, and failures of the database."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import event, text
 
@@ -14,7 +15,7 @@ from tests.support.world import World
 EXPERIMENTS = "/api/v1/experiments"
 
 
-def test_a_full_disk_of_the_database_changes_nothing_and_says_so(world: World, context: AppContext) -> None:
+def test_a_full_disk_of_the_database_is_507_and_changes_nothing(world: World, context: AppContext) -> None:
     running = world.started()
     before = [item["id"] for item in world.client.get(EXPERIMENTS).json()["items"]]
     with context.database.engine.connect() as connection:
@@ -45,7 +46,7 @@ def test_a_full_disk_of_the_database_changes_nothing_and_says_so(world: World, c
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_database_that_is_away_is_503_and_comes_back(world: World, postgres: Postgres) -> None:
+def test_an_unavailable_database_is_503_until_it_is_back(world: World, postgres: Postgres) -> None:
     one = world.submit()
     postgres.stop("immediate")
     for answer in (world.client.get(f"{EXPERIMENTS}/{one}"), world.client.post(EXPERIMENTS, json={"name": "x"})):
@@ -55,3 +56,30 @@ def test_a_database_that_is_away_is_503_and_comes_back(world: World, postgres: P
     assert (ready.status_code, ready.json()["database"]["ok"]) == (503, False)
     postgres.start()
     assert [item["id"] for item in world.client.get(EXPERIMENTS).json()["items"]] == [one]
+
+
+ERRORS = [
+    ("GET", "/api/v1/nowhere", {}, 404, "Not found", "path"),
+    ("GET", f"{EXPERIMENTS}/k3v9q2mz", {}, 404, "Not found", "experiment_id"),
+    ("GET", "/api/v1/presets/digits-quik", {}, 404, "Not found", "name"),
+    ("PUT", EXPERIMENTS, {}, 405, "Method not allowed", "method"),
+    ("POST", EXPERIMENTS, {"Content-Type": "text/html"}, 415, "Unsupported media type", "Content-Type"),
+    ("PATCH", f"{EXPERIMENTS}/k3v9q2mz", {"Content-Type": "text/html"}, 415, "Unsupported media type", "Content-Type"),
+    ("POST", f"{EXPERIMENTS}/k3v9q2mz/pause", {"If-Match": "3"}, 400, "Bad request", "If-Match"),
+    ("GET", f"{EXPERIMENTS}?limit=0", {}, 422, "Validation failed", "limit"),
+    ("POST", "/api/v1/attempts/exp-k3v9q2mz-a1/heartbeat", {}, 401, "Authentication required", "Authorization"),
+    ("GET", "/healthz", {"Origin": "https://other.example"}, 403, "Forbidden", "Origin"),
+    ("GET", "/healthz", {"Host": "other.example"}, 400, "Bad request", "Host"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "headers", "status", "title", "field"), ERRORS)
+def test_an_error_names_its_kind_and_its_field(
+    client: httpx.Client, method: str, path: str, headers: dict[str, str], status: int, title: str, field: str
+) -> None:
+    response = client.request(method, path, headers=headers, content=b'{"phase": "searching"}')
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["title"] == title
+    (error,) = response.json()["errors"]
+    assert error["field"] == field

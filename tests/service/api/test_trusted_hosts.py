@@ -20,7 +20,7 @@ def test_a_page_of_another_site_is_refused(client: httpx.Client, origin: str) ->
     assert client.get(EXPERIMENTS).json()["items"] == []
 
 
-def test_the_own_page_and_programs_are_let_in(client: httpx.Client) -> None:
+def test_the_services_own_page_and_programs_are_accepted(client: httpx.Client) -> None:
     own = f"http://127.0.0.1:{client.base_url.port}"
     assert client.post(EXPERIMENTS, json={"name": "x"}, headers={"Origin": own}).status_code == 201
     assert client.post(EXPERIMENTS, json={"name": "x"}).status_code == 201
@@ -33,11 +33,11 @@ def test_a_foreign_host_is_refused(client: httpx.Client, host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8080", "[::1]:8080"])
-def test_names_of_this_machine_are_let_in(client: httpx.Client, host: str) -> None:
+def test_names_of_this_machine_are_accepted(client: httpx.Client, host: str) -> None:
     assert client.get("/healthz", headers={"Host": host}).status_code == 200
 
 
-def test_text_that_any_page_may_post_is_no_spec(client: httpx.Client) -> None:
+def test_a_content_type_that_any_page_may_post_is_refused(client: httpx.Client) -> None:
     answer = client.post(EXPERIMENTS, content="name: x", headers={"Content-Type": "text/plain"})
     assert answer.status_code == 415
 
@@ -54,5 +54,7 @@ def test_text_that_any_page_may_post_is_no_spec(client: httpx.Client) -> None:
         ({"allowed_hosts": "rung.example", "service_url": "http://head:8080"}, "head", True),
     ],
 )
-def test_hosts_follow_the_settings(tmp_path: Path, given: dict[str, Any], name: str, known: bool) -> None:
+def test_the_settings_decide_which_hosts_are_trusted(
+    tmp_path: Path, given: dict[str, Any], name: str, known: bool
+) -> None:
     assert (name in Settings(home=tmp_path, **given).hosts) is known

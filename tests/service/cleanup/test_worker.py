@@ -97,9 +97,9 @@ def test_while_mlflow_is_away_it_is_asked_now_and_then(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock
 ) -> None:
     failed(world, mlflow)
-    mlflow.away = True
+    mlflow.unavailable = True
     keeper.run_once()
-    mlflow.away = False
+    mlflow.unavailable = False
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "RUNNING", "not asked again at once"
     clock.sleep(11)
@@ -144,7 +144,7 @@ def test_a_deletion_is_complete_and_spares_the_others(
     mlflow.artifacts = {*kept, "7/parent/artifacts/pictures/a.png", "7/models/m-1/artifacts/MLmodel"}
     for folder in (one, other):
         (settings.storage_root / folder / "trials" / "00000").mkdir(parents=True)
-    mlflow.away = True
+    mlflow.unavailable = True
     assert world.client.delete(f"/api/v1/experiments/{one}").status_code in {200, 202}
     job = f"exp-{one}-a{world.show(one)['attempt']}"
     world.launcher.jobs[job] = JobStatus.RUNNING  # it draws its pictures
@@ -158,7 +158,7 @@ def test_a_deletion_is_complete_and_spares_the_others(
     assert view["state"] == "DELETING"
     assert "being deleted; MLflow at" in view["reason"]
     assert "answers 503" in view["reason"]
-    mlflow.away = False
+    mlflow.unavailable = False
     clock.sleep(11)
     keeper.run_once()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
@@ -178,7 +178,7 @@ def test_an_experiment_that_never_ran_needs_no_mlflow_to_go(
     one = world.submit()
     world.cancel(one)
     world.client.delete(f"/api/v1/experiments/{one}")
-    mlflow.away = True
+    mlflow.unavailable = True
     keeper.run_once()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
 
@@ -229,7 +229,7 @@ def test_an_odd_answer_of_mlflow_keeps_nobody_else(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock, said: bytes
 ) -> None:
     odd, good = world.ended("failed"), failed(world, mlflow)
-    mlflow.odd = {odd: said}
+    mlflow.overrides = {odd: said}
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
     assert world.show(odd)["reason"] == "it failed", "what keeps MLflow open is no concern of a person"
@@ -238,7 +238,7 @@ def test_an_odd_answer_of_mlflow_keeps_nobody_else(
     clock.sleep(11)
     keeper.run_once()
     assert "being deleted; " in world.show(odd)["reason"]
-    mlflow.odd = {}
+    mlflow.overrides = {}
     clock.sleep(21)
     keeper.run_once()
     assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [good]
@@ -252,7 +252,7 @@ def test_while_mlflow_is_away_those_that_do_not_need_it_have_their_turn(
     one = world.submit()
     world.cancel(one)
     world.client.delete(f"/api/v1/experiments/{one}")
-    mlflow.away = True
+    mlflow.unavailable = True
     keeper.run_once()
     asked = len(mlflow.requests)
     keeper.run_once()
@@ -379,17 +379,17 @@ def test_what_was_settled_is_not_put_off_for_long_the_next_time(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock
 ) -> None:
     one = failed(world, mlflow)
-    mlflow.odd = {one: b"<html>"}
+    mlflow.overrides = {one: b"<html>"}
     for seconds in (11, 21, 41):
         keeper.run_once()
         clock.sleep(seconds)
-    mlflow.odd = {}
+    mlflow.overrides = {}
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
     mlflow.runs["parent"]["status"] = "RUNNING"
-    mlflow.odd = {one: b"<html>"}
+    mlflow.overrides = {one: b"<html>"}
     keeper.run_once()
-    mlflow.odd = {}
+    mlflow.overrides = {}
     clock.sleep(11)
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"

@@ -30,6 +30,7 @@ from service.client import Client
 from service.client.client import SUBMIT_RETRY_S
 from service.scheduling.reconciler import Reconciler
 from service.stack import embedded
+from tests.support.driver import Driver
 from tests.support.memory_launcher import MemoryLauncher
 from tests.support.world import World
 
@@ -75,11 +76,7 @@ def finished(client: httpx.Client, reconciler: Reconciler, launcher: MemoryLaunc
     ]
     winner = Winner(trial=1, value=0.9, test_accuracy=0.88, test_loss=0.3)
     for message in (Heartbeat(phase="searching", trials=trials), Heartbeat(phase="completed", winner=winner)):
-        client.post(
-            f"/api/v1/attempts/{launch.attempt_id}/heartbeat",
-            headers={"Authorization": f"Bearer {launch.token}", "Content-Type": "application/json"},
-            content=message.model_dump_json(),
-        ).raise_for_status()
+        Driver(client, launch).send(message).raise_for_status()
     return experiment.id
 
 

@@ -29,6 +29,7 @@ from service.contract.errors import (
 )
 from service.contract.states import State
 from service.scheduling.reconciler import Reconciler
+from tests.support.driver import Driver
 from tests.support.memory_launcher import MemoryLauncher
 
 SPEC = {"name": "first", "search_space": {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}}}
@@ -48,30 +49,19 @@ def line(trial: int, value: float, state: TrialState = TrialState.COMPLETED) -> 
     )
 
 
-class Driver:
-    """The far end of the heartbeat, played by hand."""
-
-    def __init__(self, client: httpx.Client, launch: Any) -> None:
-        self._client, self._launch = client, launch
-
+class TypedDriver(Driver):
     def beat(self, phase: Any, *trials: TrialUpdate, winner: Winner | None = None) -> None:
-        message = Heartbeat(phase=phase, trials=list(trials), winner=winner)
-        response = self._client.post(
-            f"/api/v1/attempts/{self._launch.attempt_id}/heartbeat",
-            headers={"Authorization": f"Bearer {self._launch.token}", "Content-Type": "application/json"},
-            content=message.model_dump_json(),
-        )
-        response.raise_for_status()
+        self.send(Heartbeat(phase=phase, trials=list(trials), winner=winner)).raise_for_status()
 
 
 @pytest.fixture
 def drive(client: httpx.Client, reconciler: Reconciler, launcher: MemoryLauncher) -> Any:
     """Launch an experiment that was submitted, and give its driver."""
 
-    def begin(experiment_id: str) -> Driver:
+    def begin(experiment_id: str) -> TypedDriver:
         reconciler.reconcile_once()
         (launch,) = (one for one in launcher.launches.values() if one.experiment_id == experiment_id)
-        return Driver(client, launch)
+        return TypedDriver(client, launch)
 
     return begin
 
@@ -219,7 +209,7 @@ def test_every_change_is_a_method(rung: Client, drive: Any) -> None:
     one = rung.submit({**SPEC, "searcher": {"kind": "random", "num_samples": 2}})
     paused = rung.pause(one.id, revision=one.revision)
     assert (paused.state, paused.revision) == (State.PAUSED, one.revision + 1)
-    with pytest.raises(PreconditionFailedError, match=f'asks for "{one.revision}"'):
+    with pytest.raises(PreconditionFailedError, match=f'If-Match is "{one.revision}"'):
         rung.change(one.id, revision=one.revision, priority=3)
     changed = rung.change(one.id, num_samples=3, budget={"slot_hours": 2})
     assert (changed.num_samples, changed.controls["budget"]["slot_hours"]) == (3, 2)
@@ -230,7 +220,7 @@ def test_every_change_is_a_method(rung: Client, drive: Any) -> None:
     rung.resume(one.id)
     driver = drive(one.id)
     driver.beat("searching", line(0, 0.5), line(1, 0.6, TrialState.RUNNING))
-    with pytest.raises(PreconditionFailedError, match=f'asks for "{one.revision}"'):
+    with pytest.raises(PreconditionFailedError, match=f'If-Match is "{one.revision}"'):
         rung.cancel_trial(one.id, 1, revision=one.revision)
     assert rung.trial(one.id, 1).cancel_asked_at is None
     assert rung.cancel_trial(one.id, 1, revision=rung.get(one.id).revision).cancel_asked_at is not None

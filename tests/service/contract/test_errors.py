@@ -23,7 +23,7 @@ from service.contract.errors import (
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_there_and_back(cls: type[RungError]) -> None:
+def test_an_error_survives_the_way_to_the_client(cls: type[RungError]) -> None:
     error = cls("why", [Problem("lr", "> 0 required", -1.0)])
     document = json.loads(json.dumps(error.document(), allow_nan=False))
     again = from_document(document, cls.status)
@@ -31,29 +31,29 @@ def test_there_and_back(cls: type[RungError]) -> None:
     assert (again.detail, again.problems) == ("why", error.problems)
 
 
-def test_codes_and_statuses_are_all_different() -> None:
+def test_codes_and_statuses_are_unique() -> None:
     assert len({cls.code for cls in CLASSES}) == len({cls.status for cls in CLASSES}) == len(CLASSES)
 
 
-def test_answers_of_others_are_read_by_their_status() -> None:
+def test_responses_of_other_programs_are_classified_by_status() -> None:
     assert type(from_document({}, 418)) is BadRequestError
     assert type(from_document({"detail": "bad gateway", "errors": "none"}, 502)) is InternalError
     assert of_status(503).code == "unavailable"
 
 
-def test_values_that_json_cannot_hold_are_put_into_words() -> None:
+def test_values_that_json_cannot_hold_are_replaced_by_text() -> None:
     values = [float("nan"), float("inf"), "\ud800", b"\xff", "x" * 10_000, {"a": [float("nan")]}, 10**400]
     document = RungError("x", [Problem("f", "r", value) for value in values]).document()
     assert len(json.dumps(document, allow_nan=False, ensure_ascii=False).encode()) < 2_000
 
 
-def test_the_sentence_names_the_first_and_counts_the_rest() -> None:
+def test_the_summary_names_the_first_problem_and_counts_the_others() -> None:
     assert summary([Problem("a", "b required"), Problem("c", "d")]) == "a: b required (and 1 more)"
     assert summary([Problem("", "b required")]) == "b required"
-    assert summary([]) == "the request breaks a rule"
+    assert summary([]) == "the request is invalid"
 
 
-def test_thousands_of_wrong_fields_are_answered_with_the_first() -> None:
+def test_thousands_of_problems_are_answered_with_the_first_ones() -> None:
     wrong = [{"loc": ("query", f"f{n}"), "msg": "Extra inputs are not permitted", "type": "x"} for n in range(2000)]
     document = json.loads(error_handlers._validation(Request({"type": "http"}), RequestValidationError(wrong)).body)
     assert len(document["errors"]) == 51

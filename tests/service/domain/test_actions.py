@@ -20,32 +20,59 @@ def url(experiment_id: str, *more: object) -> str:
     return "/".join(["/api/v1/experiments", experiment_id, *map(str, more)])
 
 
-def test_a_waiting_experiment_pauses_at_once_and_keeps_its_place(world: World) -> None:
-    one, two = world.submit(resources={"gpus_per_trial": 0}), world.submit(resources={"gpus_per_trial": 0})
-    first = world.post(one, "pause")
-    assert (first.status_code, first.json()["state"], first.json()["reason"]) == (200, "PAUSED", "paused on request")
-    assert world.post(one, "pause").json() == first.json()
-    world.launcher.nodes = type(world.launcher.nodes)(world.launcher.nodes.nodes[:1])
-    assert world.post(one, "resume").json()["state"] == "QUEUED"
-    assert world.post(one, "resume").json()["revision"] == first.json()["revision"] + 1
-    world.patch(two, max_concurrent_trials=1)
+@pytest.mark.parametrize(("verb", "state"), [("pause", "PAUSED"), ("cancel", "CANCELED")])
+def test_an_action_on_a_queued_experiment_takes_effect_immediately_and_once(
+    world: World, verb: str, state: str
+) -> None:
+    one = world.submit()
+    first = world.post(one, verb)
+    assert first.status_code == 200
+    assert first.json()["state"] == state
+    assert first.json()["reason"] == f"{state.lower()} on request"
+    assert world.post(one, verb).json() == first.json()
+
+
+def test_resuming_twice_changes_nothing(world: World) -> None:
+    one = world.submit()
+    world.post(one, "pause")
+    first = world.post(one, "resume").json()
+    assert first["state"] == "QUEUED"
+    assert world.post(one, "resume").json() == first
+
+
+def test_a_resumed_experiment_is_launched_before_younger_ones(world: World) -> None:
+    one, two = (world.submit(resources={"gpus_per_trial": 0, "max_concurrent_trials": 1}) for _ in range(2))
+    world.post(one, "pause")
+    world.post(one, "resume")
     world.reconciler.reconcile_once()
-    assert list(world.launcher.launches) == [f"exp-{one}-a1", f"exp-{two}-a1"], "the older first"
+    assert list(world.launcher.launches) == [f"exp-{one}-a1", f"exp-{two}-a1"]
 
 
 def test_a_running_experiment_pauses_when_its_driver_has_stopped(world: World) -> None:
     one = world.started()
     assert world.post(one, "pause").json()["state"] == "PAUSING"
-    early = world.post(one, "resume")
-    assert early.status_code == 409
-    assert "is still pausing: wait until it is PAUSED" in early.json()["detail"]
     assert world.post(one, "pause").json()["state"] == "PAUSING"
     assert world.beat(one, {"phase": "searching", "trials": [world.line(0)]}).json()["stop"] == "pause"
     assert world.beat(one, {"phase": "paused"}).json()["slots"] == 0
     view = world.show(one)
-    assert (view["state"], view["reason"], view["trials"]) == ("PAUSED", "paused on request", {"RUNNING": 1})
+    assert (view["state"], view["reason"]) == ("PAUSED", "paused on request")
+    assert view["trials"] == {"RUNNING": 1}, "its trials will resume"
     world.reconciler.reconcile_once()
-    assert world.show(one)["attempt"] == 1
+    assert world.show(one)["attempt"] == 1, "no driver is launched for a paused experiment"
+
+
+def test_an_experiment_cannot_be_resumed_while_it_is_pausing(world: World) -> None:
+    one = world.started()
+    world.post(one, "pause")
+    early = world.post(one, "resume")
+    assert early.status_code == 409
+    assert "is still pausing; wait until it is PAUSED" in early.json()["detail"]
+
+
+def test_a_resumed_experiment_gets_a_driver_that_continues(world: World) -> None:
+    one = world.started()
+    world.post(one, "pause")
+    world.beat(one, {"phase": "paused"})
     world.post(one, "resume")
     world.reconciler.reconcile_once()
     assert world.beat(one, {"phase": "searching"}, 2).json()["stop"] is None
@@ -59,10 +86,10 @@ def test_a_paused_experiment_can_be_canceled(world: World) -> None:
     assert world.cancel(one).json()["trials"] == {"CANCELED": 1}
     refused = world.post(one, "resume")
     assert refused.status_code == 409
-    assert "`continue` makes a new one of it" in refused.json()["detail"]
+    assert f"to start a new experiment from its trials: `rung continue {one}`" in refused.json()["detail"]
 
 
-def test_a_cancel_overtakes_a_pause_and_not_the_other_way(world: World) -> None:
+def test_a_cancellation_replaces_a_pause_but_not_the_reverse(world: World) -> None:
     one = world.started()
     world.post(one, "pause")
     assert world.cancel(one).json()["state"] == "STOPPING"
@@ -71,7 +98,7 @@ def test_a_cancel_overtakes_a_pause_and_not_the_other_way(world: World) -> None:
     assert world.beat(one, {"phase": "searching"}).json()["stop"] == "cancel"
 
 
-def test_a_failed_experiment_is_resumed_with_all_its_attempts(world: World, context: AppContext) -> None:
+def test_a_resumed_experiment_may_fail_as_often_as_a_new_one(world: World, context: AppContext) -> None:
     one = world.ended("failed", **TEN)
     with context.database.write() as session:
         session.get_one(Experiment, one).failures = 3
@@ -82,7 +109,7 @@ def test_a_failed_experiment_is_resumed_with_all_its_attempts(world: World, cont
     assert world.show(one)["state"] == "QUEUED", "its failures were forgiven"
 
 
-def test_a_complete_experiment_is_resumed_only_if_trials_are_left(world: World) -> None:
+def test_a_complete_experiment_is_resumed_only_while_work_is_left(world: World) -> None:
     full = world.ended(done=10, **TEN)
     refused = world.post(full, "resume")
     assert refused.status_code == 409
@@ -95,7 +122,7 @@ def test_a_complete_experiment_is_resumed_only_if_trials_are_left(world: World) 
     assert world.post(spent, "resume").json()["state"] == "QUEUED"
 
 
-def test_a_winner_that_was_not_measured_is_measured_when_it_is_resumed(world: World) -> None:
+def test_resuming_evaluates_a_winner_that_was_not_evaluated(world: World) -> None:
     one = world.started(**TEN)
     lines = [world.line(n, state="COMPLETED", best_value=0.5 + n / 100) for n in range(10)]
     world.beat(one, {"phase": "completed", "reason": "the winner could not be measured", "trials": lines})
@@ -111,7 +138,7 @@ def test_a_winner_that_was_not_measured_is_measured_when_it_is_resumed(world: Wo
     assert world.post(one, "resume").json()["state"] == "QUEUED", "the winner is another, and not measured"
 
 
-def test_a_trial_is_canceled_alone(world: World) -> None:
+def test_canceling_a_trial_leaves_the_others(world: World) -> None:
     one = world.started(**TEN)
     world.beat(one, {"phase": "searching", "trials": [world.line(0), world.line(1), world.line(2)]})
     answer = world.post(one, "trials/1/cancel")
@@ -125,11 +152,11 @@ def test_a_trial_is_canceled_alone(world: World) -> None:
     assert world.beat(one, {"phase": "searching", "trials": [ended]}).json()["cancel_trials"] == []
     late = world.post(one, "trials/1/cancel")
     assert late.status_code == 409
-    assert "has ended already as CANCELED: canceled on request" in late.json()["detail"]
+    assert "has already ended as CANCELED: canceled on request" in late.json()["detail"]
     assert world.post(one, "trials/3/cancel").status_code == 404
 
 
-def test_a_canceled_trial_of_a_paused_experiment_is_remembered(world: World) -> None:
+def test_a_paused_experiment_remembers_a_canceled_trial(world: World) -> None:
     one = world.started(**TEN)
     world.post(one, "pause")
     world.beat(one, {"phase": "paused", "trials": [world.line(0)]})
@@ -139,7 +166,7 @@ def test_a_canceled_trial_of_a_paused_experiment_is_remembered(world: World) -> 
     assert world.beat(one, {"phase": "searching", "trials": [world.line(0)]}, 2).json()["cancel_trials"] == [0]
 
 
-def test_controls_change_while_it_runs(world: World) -> None:
+def test_a_running_experiment_receives_changed_controls(world: World) -> None:
     one = world.started(budget={"gpu_hours": 3, "wall_clock": "2h"}, objective={"goal": 0.9}, **TEN)
     answer = world.patch(one, num_samples=40, budget={"gpu_hours": None, "slot_hours": 5}, goal=None, priority=7)
     assert answer.status_code == 200
@@ -151,7 +178,7 @@ def test_controls_change_while_it_runs(world: World) -> None:
     assert world.patch(one, priority=7).json()["revision"] == answer.json()["revision"], "nothing changed"
 
 
-def test_controls_of_a_waiting_experiment_are_those_of_its_launch(world: World) -> None:
+def test_a_queued_experiment_is_launched_with_changed_controls(world: World) -> None:
     one = world.submit(resources={"gpus_per_trial": 0}, **TEN)
     world.patch(one, max_concurrent_trials=2, budget=None, max_restarts=1)
     world.reconciler.reconcile_once()
@@ -159,18 +186,18 @@ def test_controls_of_a_waiting_experiment_are_those_of_its_launch(world: World) 
     assert (launch.slots, launch.controls.max_concurrent_trials, launch.controls.max_restarts) == (2, 2, 1)
 
 
-def test_fewer_trials_than_there_are_are_refused(world: World) -> None:
+def test_num_samples_must_not_be_less_than_the_started_trials(world: World) -> None:
     one = world.started(**TEN)
     world.beat(one, {"phase": "searching", "trials": [world.line(n) for n in range(4)]})
     refused = world.patch(one, num_samples=3)
     assert refused.status_code == 422
     (error,) = refused.json()["errors"]
     assert (error["field"], error["value"]) == ("num_samples", 3)
-    assert error["rule"] == "must be at least 4, the number of trials that were started"
+    assert error["rule"] == "must be at least 4, the number of trials that have started"
     assert world.patch(one, num_samples=4).status_code == 200
 
 
-def test_a_grid_has_no_more_trials_than_combinations(world: World) -> None:
+def test_num_samples_of_a_grid_must_not_exceed_its_combinations(world: World) -> None:
     grid = {"kind": "grid", "num_samples": 2}
     one = world.submit(searcher=grid, search_space={"batch_size": {"choice": [32, 64, 128]}})
     refused = world.patch(one, num_samples=4)
@@ -192,7 +219,7 @@ def test_a_grid_has_no_more_trials_than_combinations(world: World) -> None:
         (3, {"budget": {"slot_hours": 1}}, {"priority": 3}, "COMPLETED"),
     ],
 )
-def test_a_complete_experiment_goes_on_when_there_is_work_left(
+def test_a_complete_experiment_is_queued_again_while_work_is_left(
     world: World, done: int, spec: dict[str, Any], patch: dict[str, Any], state: str
 ) -> None:
     one = world.ended(done=done, **TEN, **spec)
@@ -216,7 +243,7 @@ def test_a_complete_experiment_goes_on_when_there_is_work_left(
         (3, {"budget": {"slot_hours": 1}}, {"priority": 3}, "COMPLETED"),
     ],
 )
-def test_what_is_asked_for_while_the_driver_finishes_is_not_lost(
+def test_a_change_while_the_driver_finishes_is_applied(
     world: World, done: int, spec: dict[str, Any], patch: dict[str, Any], state: str
 ) -> None:
     one = world.started(**TEN, **spec)
@@ -238,7 +265,7 @@ def test_what_is_asked_for_while_the_driver_finishes_is_not_lost(
         assert again.model_dump(mode="json") == view["controls"] != obeyed
 
 
-def test_more_trials_do_not_undo_a_pause_that_came_too_late(world: World) -> None:
+def test_more_trials_do_not_undo_a_late_pause(world: World) -> None:
     one = world.started(**TEN)
     obeyed = world.show(one)["controls"]
     world.patch(one, num_samples=12)
@@ -248,7 +275,7 @@ def test_more_trials_do_not_undo_a_pause_that_came_too_late(world: World) -> Non
     assert world.post(one, "resume").json()["state"] == "QUEUED"
 
 
-def test_what_failed_remembers_until_it_is_resumed(world: World) -> None:
+def test_a_failed_experiment_keeps_changes_until_it_is_resumed(world: World) -> None:
     one = world.ended("failed", **TEN)
     before = world.show(one)
     view = world.patch(one, num_samples=50).json()
@@ -259,13 +286,16 @@ def test_what_failed_remembers_until_it_is_resumed(world: World) -> None:
     assert world.launcher.launches[f"exp-{one}-a2"].controls.num_samples == 50
 
 
-def test_a_canceled_experiment_is_not_changed(world: World) -> None:
+def test_a_canceled_experiment_cannot_be_changed(world: World) -> None:
     one = world.submit(**TEN)
     world.cancel(one)
     before = world.show(one)
     refused = world.patch(one, num_samples=50)
     assert refused.status_code == 409
-    assert f"nothing would follow from a change; `rung continue {one} FIELD=VALUE`" in refused.json()["detail"]
+    assert (
+        f"can no longer be changed; to start a new experiment from its trials: `rung continue {one} FIELD=VALUE`"
+        in refused.json()["detail"]
+    )
     assert world.show(one) == before
 
 
@@ -273,13 +303,13 @@ def test_a_canceled_experiment_is_not_changed(world: World) -> None:
     ("done", "spec", "patch", "said"),
     [
         (10, {"objective": {"goal": 0.99}}, {"goal": 0.995}, "goal changed, but the experiment stays complete: 10 of "
-         "10 trials were run; raise num_samples to go on"),
+         "10 trials were run; raise num_samples to continue"),
         (10, {}, {"budget": {"slot_hours": 9}}, "budget changed, but the experiment stays complete: 10 of 10 trials"),
         (3, {"objective": {"goal": 0.51}}, {"num_samples": 20}, "num_samples changed, but the experiment stays "
-         "complete: its goal of 0.51 is reached; raise or remove it to go on"),
+         "complete: its goal of 0.51 is reached; raise or remove it to continue"),
     ],
 )  # fmt: skip
-def test_what_a_complete_experiment_lacks_to_go_on_is_said(
+def test_a_change_without_effect_says_what_else_must_change(
     world: World, done: int, spec: dict[str, Any], patch: dict[str, Any], said: str
 ) -> None:
     one = world.ended(done=done, **TEN, **spec)
@@ -289,11 +319,11 @@ def test_what_a_complete_experiment_lacks_to_go_on_is_said(
     assert view["warnings"][: len(before)] == before
     (warning,) = view["warnings"][len(before) :]
     assert warning.startswith(said)
-    assert world.show(one)["warnings"] == before, "it is said to who changed it"
+    assert world.show(one)["warnings"] == before, "only the response to the change has the warning"
     assert world.patch(one, priority=7).json()["warnings"] == before
 
 
-def test_a_better_trial_after_the_end_is_the_best(world: World) -> None:
+def test_a_better_trial_after_an_earlier_end_is_the_best(world: World) -> None:
     one = world.started(**TEN)
     winner = {"trial": 0, "value": 0.7, "test_accuracy": 0.7, "test_loss": 0.1}
     lines = [world.line(0, state="COMPLETED", best_value=0.7)]
@@ -304,10 +334,11 @@ def test_a_better_trial_after_the_end_is_the_best(world: World) -> None:
     assert world.show(one)["best"] == {"trial": 1, "value": 0.8}
 
 
-def test_the_archived_are_out_of_sight(world: World) -> None:
+def test_archived_experiments_are_hidden_from_lists(world: World) -> None:
     one, two = world.ended(), world.submit()
     refused = world.post(two, "archive")
-    assert (refused.status_code, "only what has ended or is paused" in refused.json()["detail"]) == (409, True)
+    assert refused.status_code == 409
+    assert "only an experiment that has ended or is paused" in refused.json()["detail"]
     view = world.post(one, "archive").json()
     assert view["archived_at"]
     assert world.post(one, "archive").json() == view
@@ -323,7 +354,7 @@ def test_the_archived_are_out_of_sight(world: World) -> None:
     assert listed() == [two, one], "what runs again is in sight again"
 
 
-def test_deletion_is_for_what_rests(world: World) -> None:
+def test_only_an_inactive_experiment_can_be_deleted(world: World) -> None:
     one, two = world.ended(), world.started()
     refused = world.client.delete(url(two))
     assert refused.status_code == 409
@@ -336,7 +367,7 @@ def test_deletion_is_for_what_rests(world: World) -> None:
     assert "is being deleted" in world.patch(one, priority=1).json()["detail"]
 
 
-def test_every_change_has_its_revision_and_progress_has_none(world: World) -> None:
+def test_changes_increase_the_revision_and_progress_does_not(world: World) -> None:
     one = world.started()
     tags = [world.client.get(url(one)).headers["etag"]]
     world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
@@ -362,7 +393,7 @@ CHANGES = [
 ]
 
 
-def test_a_change_is_made_to_the_revision_that_was_seen(world: World) -> None:
+def test_a_change_with_if_match_applies_to_that_revision_only(world: World) -> None:
     for method, verb in CHANGES:
         one = world.submit()
         world.post(one, "pause")
@@ -379,7 +410,7 @@ def test_a_change_is_made_to_the_revision_that_was_seen(world: World) -> None:
 
         late = change('"1"')
         assert late.status_code == 412, (method, verb)
-        assert f'If-Match asks for "1", but experiment {one} is at "{now["revision"]}"' in late.json()["detail"]
+        assert f'If-Match is "1", but experiment {one} is at revision "{now["revision"]}"' in late.json()["detail"]
         assert change("1").status_code == 400
         assert change("x" * 2000).status_code == 422
         assert world.show(one) == now
@@ -387,7 +418,7 @@ def test_a_change_is_made_to_the_revision_that_was_seen(world: World) -> None:
         assert change("*").is_success, "asking twice is asking once"
 
 
-def test_of_two_who_saw_the_same_one_changes_it(world: World) -> None:
+def test_of_two_changes_to_the_same_revision_one_succeeds(world: World) -> None:
     one = world.submit()
     tag = world.client.get(url(one)).headers["etag"]
     answers = [
@@ -465,7 +496,7 @@ def test_the_documented_examples_are_accepted(world: World) -> None:
         assert {"200", "404", "409", "412"} <= paths[f"{address}/{verb}"]["post"]["responses"].keys()
 
 
-def test_changes_of_nobody(client: httpx.Client) -> None:
+def test_changes_of_unknown_experiments_are_404(client: httpx.Client) -> None:
     for experiment_id in ("k3v9q2mz", "%00", "x" * 500, "%C3%A9"):
         for method, verb in [*CHANGES, ("POST", "unarchive"), ("POST", "trials/0/cancel")]:
             answer = client.request(

@@ -1,4 +1,4 @@
-"""An experiment that continues another: what it takes over, what must stay, and from whom."""
+"""An experiment that continues another: what it imports, what must not change, and what can be continued."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SPACE = {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}}
 SPEC = {"name": "night", "search_space": SPACE, "searcher": {"kind": "tpe", "num_samples": 10}, "labels": ["a"]}
 
 
-def fork(world: World, source: str, patch: Any = None, **options: Any) -> httpx.Response:
+def continue_from(world: World, source: str, patch: Any = None, **options: Any) -> httpx.Response:
     answer: httpx.Response = world.client.post(f"/api/v1/experiments/{source}/continue", json=patch, **options)
     return answer
 
 
-def test_an_empty_patch_searches_on_with_what_was_found(world: World, settings: Settings) -> None:
+def test_a_continuation_without_changes_imports_the_ended_trials(world: World, settings: Settings) -> None:
     source = world.started(**SPEC)
     states = ["COMPLETED", "EARLY_STOPPED", "DIVERGED", "ERROR", "CANCELED", "RUNNING"]
     lines = [world.line(n, state=state) for n, state in enumerate(states)]
@@ -46,7 +46,7 @@ def test_an_empty_patch_searches_on_with_what_was_found(world: World, settings: 
     assert world.launcher.launches[f"exp-{source}-a1"].source is None
 
 
-def test_what_may_change(world: World) -> None:
+def test_name_searcher_budget_and_goal_may_change(world: World) -> None:
     source = world.ended(done=10, **SPEC)
     world.patch(source, priority=4, goal=0.99, budget={"slot_hours": 7})
     patch = {
@@ -59,7 +59,7 @@ def test_what_may_change(world: World) -> None:
         "budget": {"slot_hours": None, "wall_clock": "1h"},
         "max_restarts": 0,
     }
-    view = fork(world, source, patch, headers={"content-type": "application/merge-patch+json"}).json()
+    view = continue_from(world, source, patch, headers={"content-type": "application/merge-patch+json"}).json()
     assert (view["name"], view["project"], view["labels"], view["num_samples"]) == ("day", "vision", ["b", "c"], 15)
     assert view["spec"]["searcher"] == {"kind": "random", "num_samples": 5}
     assert view["spec"]["resources"]["cpus_per_trial"] == 2
@@ -91,44 +91,44 @@ def test_what_may_change(world: World) -> None:
         ([], "document"),
     ],
 )
-def test_what_must_stay_is_named(world: World, patch: Any, field: str) -> None:
+def test_fields_that_must_not_change_are_reported(world: World, patch: Any, field: str) -> None:
     source = world.ended(done=2, **SPEC)
-    answer = fork(world, source, patch)
+    answer = continue_from(world, source, patch)
     assert answer.status_code == 422, answer.text
     assert field in [error["field"] for error in answer.json()["errors"]]
     assert len(world.client.get("/api/v1/experiments").json()["items"]) == 1
 
 
-def test_a_grid_goes_on_as_another_search(world: World) -> None:
+def test_a_grid_is_continued_by_another_searcher_only(world: World) -> None:
     grid = {"searcher": {"kind": "grid"}, "search_space": {"batch_size": {"choice": [32, 64]}}}
     source = world.ended(done=2, **grid)
-    (error,) = fork(world, source).json()["errors"]
-    assert (error["field"], "random or tpe required" in error["rule"]) == ("searcher.kind", True)
-    assert fork(world, source, {"searcher": {"kind": "random", "num_samples": 3}}).json()["num_samples"] == 5
+    (error,) = continue_from(world, source).json()["errors"]
+    assert (error["field"], "must be random or tpe" in error["rule"]) == ("searcher.kind", True)
+    assert continue_from(world, source, {"searcher": {"kind": "random", "num_samples": 3}}).json()["num_samples"] == 5
 
 
-def test_only_what_rests_is_continued_from(world: World) -> None:
+def test_only_an_inactive_experiment_can_be_continued(world: World) -> None:
     source = world.started(**SPEC)
-    refused = fork(world, source)
+    refused = continue_from(world, source)
     assert refused.status_code == 409
-    assert "is RUNNING: only what has ended or is paused" in refused.json()["detail"]
+    assert "is RUNNING; only an experiment that has ended or is paused" in refused.json()["detail"]
     world.cancel(source)
     world.beat(source, {"phase": "canceled"})
-    assert fork(world, source, headers={"If-Match": '"1"'}).status_code == 412
-    assert fork(world, source, {}).status_code == 201
-    assert fork(world, "k3v9q2mz").status_code == 404
+    assert continue_from(world, source, headers={"If-Match": '"1"'}).status_code == 412
+    assert continue_from(world, source, {}).status_code == 201
+    assert continue_from(world, "k3v9q2mz").status_code == 404
     assert world.client.post(f"/api/v1/experiments/{source}/continue", content=b"x: 1").status_code == 415
 
 
-def test_a_source_goes_on_or_goes_only_when_its_forks_have_its_trials(world: World) -> None:
+def test_a_source_is_not_changed_or_deleted_before_its_trials_are_imported(world: World) -> None:
     source = world.ended(done=2, **SPEC)
-    one = fork(world, source).json()["id"]
+    one = continue_from(world, source).json()["id"]
     address = f"/api/v1/experiments/{source}"
 
     def check_spared() -> None:
         for refused in (world.client.delete(address), world.client.patch(address, json={"num_samples": 30})):
             assert refused.status_code == 409
-            assert f"experiment {one} continues from {source} and has not taken over" in refused.json()["detail"]
+            assert f"experiment {one} continues from {source} and has not imported" in refused.json()["detail"]
         assert world.show(source)["num_samples"] != 30
 
     check_spared()
@@ -141,29 +141,29 @@ def test_a_source_goes_on_or_goes_only_when_its_forks_have_its_trials(world: Wor
     world.reconciler.reconcile_once()
     world.beat(one, {"phase": "searching", "trials": [world.line(0, state="COMPLETED")]}, 2)
     assert world.client.delete(address).status_code == 202
-    assert fork(world, source).status_code == 409
+    assert continue_from(world, source).status_code == 409
     assert world.show(one)["source_id"] == source
 
 
-def test_a_source_is_not_resumed_before_its_forks_have_its_trials(world: World) -> None:
+def test_a_source_is_not_resumed_before_its_trials_are_imported(world: World) -> None:
     source = world.ended(done=2, **SPEC)
-    one = fork(world, source).json()["id"]
+    one = continue_from(world, source).json()["id"]
     refused = world.post(source, "resume")
     assert refused.status_code == 409
-    assert f"experiment {one} continues from {source} and has not taken over" in refused.json()["detail"]
+    assert f"experiment {one} continues from {source} and has not imported" in refused.json()["detail"]
     world.cancel(one)
     assert world.post(source, "resume").json()["state"] == "QUEUED"
 
 
-def test_a_fork_that_read_nothing_is_resumed_only_while_its_source_rests(world: World) -> None:
+def test_a_continuation_without_trials_is_resumed_only_while_its_source_is_inactive(world: World) -> None:
     source = world.ended(done=2, **SPEC)
-    one = fork(world, source, {"resources": {"gpus_per_trial": 0}}).json()["id"]
+    one = continue_from(world, source, {"resources": {"gpus_per_trial": 0}}).json()["id"]
     world.reconciler.reconcile_once()
     world.beat(one, {"phase": "failed", "reason": "nothing was read"})
     assert world.post(source, "resume").json()["state"] == "QUEUED"
     refused = world.post(one, "resume")
     assert refused.status_code == 409
-    assert f"continues from {source}, which is QUEUED, and has not taken over" in refused.json()["detail"]
+    assert f"continues from {source}, which is QUEUED, and has not imported" in refused.json()["detail"]
     world.post(source, "pause")
     assert world.post(one, "resume").json()["state"] == "QUEUED"
     world.reconciler.reconcile_once()
@@ -172,13 +172,15 @@ def test_a_fork_that_read_nothing_is_resumed_only_while_its_source_rests(world: 
     assert world.post(one, "resume").json()["state"] == "QUEUED", "it has them in its own journal"
 
 
-def test_a_fork_that_read_nothing_of_a_source_that_is_gone_is_not_resumed(world: World, context: AppContext) -> None:
+def test_a_continuation_without_trials_is_not_resumed_after_its_source_was_deleted(
+    world: World, context: AppContext
+) -> None:
     source = world.ended(done=2, **SPEC)
-    one = fork(world, source).json()["id"]
+    one = continue_from(world, source).json()["id"]
     world.reconciler.reconcile_once()
     world.beat(one, {"phase": "failed", "reason": "nothing was read"})
     assert world.client.delete(f"/api/v1/experiments/{source}").status_code == 202
-    said = f"continues from {source}, which was deleted before its trials were taken over"
+    said = f"continues from {source}, which was deleted before its trials were imported"
     assert said in world.post(one, "resume").json()["detail"]
     with context.database.write() as session:
         session.delete(session.get_one(Experiment, source))
@@ -186,9 +188,9 @@ def test_a_fork_that_read_nothing_of_a_source_that_is_gone_is_not_resumed(world:
     assert (refused.status_code, said in refused.json()["detail"]) == (409, True)
 
 
-def test_a_fork_keeps_no_last_word_from_being_taken(world: World, context: AppContext) -> None:
+def test_a_pending_continuation_does_not_block_a_final_heartbeat(world: World, context: AppContext) -> None:
     source = world.ended(done=2, **SPEC)
-    one = fork(world, source).json()["id"]
+    one = continue_from(world, source).json()["id"]
     with context.database.write() as session:  # as it was possible once
         session.get_one(Experiment, one).state = State.ERROR
     world.post(source, "resume")
@@ -207,28 +209,31 @@ def test_a_fork_keeps_no_last_word_from_being_taken(world: World, context: AppCo
 
 
 @pytest.mark.parametrize("ending", ["cancel", "pause"])
-def test_what_never_ran_has_nothing_to_take_over(world: World, ending: str) -> None:
+def test_a_source_that_never_ran_has_nothing_to_import(world: World, ending: str) -> None:
     source = world.submit(**SPEC)
     world.post(source, ending)
-    view = fork(world, source).json()
+    view = continue_from(world, source).json()
     assert (view["source_id"], view["num_samples"]) == (source, 10)
     world.reconciler.reconcile_once()
     assert world.launcher.launches[f"exp-{view['id']}-a1"].source is None
 
 
-def test_a_source_that_went_on_meanwhile_is_not_continued_from(world: World, context: AppContext) -> None:
+def test_a_source_that_became_active_meanwhile_is_not_continued(world: World, context: AppContext) -> None:
     source = world.ended(done=2, **SPEC)
     with context.database.read() as session:
         spec = continuation.spec_of(experiments.find(session, source), {})
     world.post(source, "resume")
-    with pytest.raises(ConflictError, match="is QUEUED: only what has ended"), context.database.write() as session:
+    with (
+        pytest.raises(ConflictError, match="is QUEUED; only an experiment"),
+        context.database.write() as session,
+    ):
         continuation.submit(session, experiments.find(session, source, lock=True), spec, [])
 
 
 @pytest.mark.parametrize("gone", ["canceled", "deleted"])
-def test_a_fork_that_has_ended_spares_nobody(world: World, gone: str) -> None:
+def test_an_ended_continuation_does_not_protect_its_source(world: World, gone: str) -> None:
     source = world.ended(done=2, **SPEC)
-    one = fork(world, source).json()["id"]
+    one = continue_from(world, source).json()["id"]
     if gone == "canceled":
         world.cancel(one)
     else:
@@ -238,6 +243,6 @@ def test_a_fork_that_has_ended_spares_nobody(world: World, gone: str) -> None:
     assert world.client.delete(f"/api/v1/experiments/{source}").status_code == 202
 
 
-def test_a_long_name_stays_within_its_limit(world: World) -> None:
+def test_the_name_of_a_continuation_stays_within_the_limit(world: World) -> None:
     source = world.ended(**{**SPEC, "name": "n" * 128})
-    assert fork(world, source).json()["name"] == "n" * 118 + "-continued"
+    assert continue_from(world, source).json()["name"] == "n" * 118 + "-continued"

@@ -27,7 +27,7 @@ def listed(client: httpx.Client) -> list[str]:
     return [item["id"] for item in client.get(EXPERIMENTS).json()["items"]]
 
 
-def test_a_repeated_submission_is_answered_with_the_first(client: httpx.Client, world: World) -> None:
+def test_a_repeated_submission_returns_the_first_experiment(client: httpx.Client, world: World) -> None:
     headers = {"Idempotency-Key": "night 1"}
     first = client.post(EXPERIMENTS, json=SPEC, headers=headers)
     assert first.status_code == 201
@@ -43,7 +43,7 @@ def test_a_repeated_submission_is_answered_with_the_first(client: httpx.Client, 
     assert len(listed(client)) == 2
 
 
-def test_what_was_accepted_is_not_judged_anew(client: httpx.Client, world: World) -> None:
+def test_a_repeated_submission_is_not_validated_again(client: httpx.Client, world: World) -> None:
     spec, headers = {"name": "x", "resources": {"gpus_per_trial": 8}}, {"Idempotency-Key": "k"}
     first = client.post(EXPERIMENTS, json=spec, headers=headers)
     world.reconciler.reconcile_once()  # now the cluster is known, and too small
@@ -63,32 +63,32 @@ def test_another_body_under_the_same_key_is_refused(client: httpx.Client) -> Non
     assert listed(client) == [one]
 
 
-def test_what_was_refused_leaves_its_key_free(client: httpx.Client) -> None:
+def test_a_refused_submission_leaves_its_key_unused(client: httpx.Client) -> None:
     headers = {"Idempotency-Key": "k"}
     assert client.post(EXPERIMENTS, json={"name": 7}, headers=headers).status_code == 422
     assert client.post(EXPERIMENTS, json=SPEC, headers=headers, params={"validate_only": True}).status_code == 200
     assert client.post(EXPERIMENTS, json=SPEC, headers=headers).status_code == 201
 
 
-def test_a_repeated_continuation_makes_one(client: httpx.Client, world: World) -> None:
+def test_a_repeated_continuation_creates_one_experiment(client: httpx.Client, world: World) -> None:
     source, other = world.ended(), world.ended()
     headers = {"Idempotency-Key": "k"}
 
-    def fork(experiment_id: str, patch: dict[str, Any], **more: str) -> httpx.Response:
+    def continue_from(experiment_id: str, patch: dict[str, Any], **more: str) -> httpx.Response:
         return client.post(f"{EXPERIMENTS}/{experiment_id}/continue", json=patch, headers={**headers, **more})
 
-    assert fork(source, {"name": 7}).status_code == 422, "and leaves its key free"
+    assert continue_from(source, {"name": 7}).status_code == 422, "and leaves its key free"
     tag = client.get(f"{EXPERIMENTS}/{source}").headers["etag"]
-    first = fork(source, {}, **{"If-Match": tag})
+    first = continue_from(source, {}, **{"If-Match": tag})
     assert (first.status_code, first.headers.get("idempotent-replayed")) == (201, None)
     world.patch(source, num_samples=50)
-    again = fork(source, {}, **{"If-Match": tag})
+    again = continue_from(source, {}, **{"If-Match": tag})
     assert (again.status_code, again.headers["idempotent-replayed"]) == (201, "true"), "though the source has changed"
     assert again.json()["id"] == first.json()["id"]
     assert again.headers["location"] == first.headers["location"]
     for answer in (
-        fork(source, {"name": "other"}),
-        fork(other, {}),
+        continue_from(source, {"name": "other"}),
+        continue_from(other, {}),
         client.post(EXPERIMENTS, json={}, headers=headers),
     ):
         assert answer.status_code == 422
@@ -96,29 +96,29 @@ def test_a_repeated_continuation_makes_one(client: httpx.Client, world: World) -
     assert len(listed(client)) == 3
 
 
-def test_equal_continuations_at_the_same_moment_make_one(client: httpx.Client, world: World) -> None:
+def test_simultaneous_equal_continuations_create_one_experiment(client: httpx.Client, world: World) -> None:
     source = world.ended()
     together = threading.Barrier(4)
 
-    def fork(_: int) -> httpx.Response:
+    def continue_from(_: int) -> httpx.Response:
         together.wait(20)
         return client.post(f"{EXPERIMENTS}/{source}/continue", headers={"Idempotency-Key": "k"})
 
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(fork, range(4)))
+        answers = list(pool.map(continue_from, range(4)))
     assert {answer.status_code for answer in answers} == {201}
     assert {answer.json()["id"] for answer in answers} | {source} == set(listed(client))
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 256, b"a\tb", b"\xff", b"\xc3\xa9"])
-def test_bad_keys(client: httpx.Client, key: bytes) -> None:
+def test_malformed_keys_are_refused(client: httpx.Client, key: bytes) -> None:
     answer = client.post(EXPERIMENTS, json=SPEC, headers={b"Idempotency-Key": key})
     assert answer.status_code == 422, answer.text
     assert answer.json()["errors"][0]["field"] == "Idempotency-Key"
     assert listed(client) == []
 
 
-def test_equal_submissions_at_the_same_moment_make_one(client: httpx.Client) -> None:
+def test_simultaneous_equal_submissions_create_one_experiment(client: httpx.Client) -> None:
     together = threading.Barrier(6)
 
     def submit(_: int) -> httpx.Response:
@@ -132,7 +132,9 @@ def test_equal_submissions_at_the_same_moment_make_one(client: httpx.Client) -> 
     assert {answer.json()["id"] for answer in answers} == set(listed(client))
 
 
-def test_a_second_transaction_that_began_before_the_first_ended(context: AppContext, client: httpx.Client) -> None:
+def test_a_transaction_that_began_before_the_first_ended_finds_its_experiment(
+    context: AppContext, client: httpx.Client
+) -> None:
     """Both have looked for the key and found none; where the database does not let both begin, one waits."""
     both = threading.Barrier(2)
 
@@ -147,7 +149,7 @@ def test_a_second_transaction_that_began_before_the_first_ended(context: AppCont
     assert [one for one, _ in answers] == listed(client) * 2
 
 
-def test_old_keys_are_forgotten(context: AppContext, client: httpx.Client) -> None:
+def test_old_keys_are_deleted(context: AppContext, client: httpx.Client) -> None:
     headers = {"Idempotency-Key": "k"}
     one = client.post(EXPERIMENTS, json=SPEC, headers=headers).json()["id"]
     now = datetime.now(UTC)

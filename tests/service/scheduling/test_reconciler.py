@@ -14,6 +14,7 @@ from service.adapters.launcher import ClusterUnreachableError, JobStatus
 from service.context import AppContext
 from service.domain import attempts, experiments
 from service.domain.cluster import Cluster, Node
+from service.domain.retry_policy import Transition
 from service.settings import Settings
 from service.store.models import Experiment
 from tests.support.clock import Clock
@@ -138,7 +139,7 @@ def test_a_dead_driver_is_replaced_thrice_and_then_given_up(
             clock.sleep(5 * attempt + 1)
             world.reconciler.reconcile_once()
     assert (view["state"], view["trials"]) == ("ERROR", {"ERROR": 1})
-    assert view["reason"].startswith("given up after 3 attempts")
+    assert view["reason"].startswith("failed after 3 attempts")
     assert [attempt["state"] for attempt in view["attempts"]] == ["LOST"] * 3
     assert world.beat(one, {"phase": "searching"}, 3).status_code == 409
 
@@ -169,7 +170,8 @@ def test_a_long_wait_for_the_next_attempt_keeps_no_slots(
     with context.database.write() as session:
         experiment = experiments.find(session, one)
         experiment.failures = 1
-        attempts.mark_lost(session, experiment, attempts.current(session, experiment), "lost", now, context.retries)
+        lost = attempts.current(session, experiment)
+        attempts.mark_lost(session, experiment, lost, "lost", Transition(now, context.retries))
         assert experiment.retry_at - now > timedelta(seconds=settings.retry_backoff_s)
     world.reconciler.reconcile_once()
     assert [world.show(i)["state"] for i in (one, other)] == ["QUEUED", "RUNNING"]
@@ -267,7 +269,7 @@ def test_a_driver_that_spoke_before_its_launch_failed_is_taken_at_its_word(
         world.reconciler.reconcile_once()
     view = world.show(one)
     assert (view["state"], [attempt["state"] for attempt in view["attempts"]]) == ("QUEUED", ["ENDED"])
-    assert "the driver stopped by itself (SIGTERM)" in view["reason"]
+    assert "the driver stopped without a request (SIGTERM)" in view["reason"]
 
 
 def test_a_cancel_during_a_launch_that_meets_a_full_disk_is_obeyed(

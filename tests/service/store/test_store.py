@@ -197,7 +197,7 @@ def test_a_write_under_a_lost_lease_changes_nothing(database: Database) -> None:
     with pytest.raises(LeaseLostError):
         write_late()
     with database.read() as session:
-        assert experiments.list_newest(session, limit=5) == []
+        assert experiments.list_newest(session, experiments.Selection(limit=5)) == []
 
 
 def test_a_clock_set_back_holds_no_lease_for_longer_than_a_lease(database: Database) -> None:

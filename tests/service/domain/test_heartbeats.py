@@ -30,7 +30,7 @@ def url(experiment_id: str, attempt: int = 1) -> str:
         ({"Authorization": "Bearer w\u00f6rong"}, 403),
     ],
 )
-def test_only_the_driver_may_speak(world: World, header: dict[str, str], status: int) -> None:
+def test_a_heartbeat_needs_the_token_of_its_driver(world: World, header: dict[str, str], status: int) -> None:
     one = world.started()
     headers = {name: value.encode("latin-1") for name, value in header.items()}
     answer = world.client.post(url(one), json={"phase": "completed"}, headers=headers)
@@ -39,7 +39,7 @@ def test_only_the_driver_may_speak(world: World, header: dict[str, str], status:
     assert world.show(one)["state"] == "RUNNING"
 
 
-def test_a_token_opens_its_own_attempt_only(world: World) -> None:
+def test_a_token_is_valid_for_its_own_attempt_only(world: World) -> None:
     one, two = world.started(), world.started()
     token = world.launcher.launches[f"exp-{one}-a1"].token
     bearer = {"Authorization": f"Bearer {token}"}
@@ -82,7 +82,7 @@ def test_progress_is_shown(world: World) -> None:
     assert (trial["stop_reason"], trial["ended_at"]) == ("rung 1", "2023-11-14T22:15:00Z")
 
 
-def test_the_end(world: World) -> None:
+def test_a_completed_driver_ends_its_experiment_with_the_winner(world: World) -> None:
     one = world.started()
     winner = {"trial": 3, "value": 0.97, "test_accuracy": 0.96, "test_loss": 0.1, "model_uri": "models:/x/1"}
     lines = [world.line(3, state="COMPLETED", best_value=0.97), world.line(4)]
@@ -92,23 +92,23 @@ def test_the_end(world: World) -> None:
     assert (view["state"], view["best"], view["slots"]) == ("COMPLETED", {"trial": 3, "value": 0.97}, 0)
     assert view["winner"] == winner
     assert view["trials"] == {"COMPLETED": 1, "CANCELED": 1}, "a trial outlived its experiment"
-    assert world.beat(one, last).status_code == 200, "a last word whose answer was lost is answered again"
+    assert world.beat(one, last).status_code == 200, "a final heartbeat that is repeated is answered again"
     late = world.beat(one, HEARTBEAT)
     assert late.status_code == 409
-    assert "stop, and write nothing" in late.json()["detail"]
+    assert "stop, and write nothing more" in late.json()["detail"]
     refused = world.cancel(one)
     assert refused.status_code == 409
-    assert "has ended already as COMPLETED" in refused.json()["detail"]
+    assert "has already ended as COMPLETED" in refused.json()["detail"]
 
 
 def test_what_a_driver_waits_for_is_shown_until_that_is_over(world: World) -> None:
     one = world.started()
-    for reason in ("waiting for MLflow: it is away", ""):
+    for reason in ("waiting for MLflow: it is unavailable", ""):
         world.beat(one, {"phase": "finalizing", "reason": reason})
         assert (world.show(one)["state"], world.show(one)["reason"]) == ("RUNNING", reason)
     world.cancel(one)
     asked = world.show(one)["reason"]
-    world.beat(one, {"phase": "finalizing", "reason": "waiting for MLflow: it is away"})
+    world.beat(one, {"phase": "finalizing", "reason": "waiting for MLflow: it is unavailable"})
     assert world.show(one)["reason"] == asked
 
 
@@ -121,7 +121,7 @@ def test_a_failed_driver_ends_the_experiment_with_its_reason(world: World) -> No
 
 
 @pytest.mark.parametrize("last", ["canceled", "failed"])
-def test_a_cancel_is_passed_on_and_obeyed(world: World, last: str) -> None:
+def test_a_cancellation_reaches_the_driver_and_ends_the_experiment(world: World, last: str) -> None:
     one = world.started()
     assert world.cancel(one).json()["state"] == "STOPPING"
     assert world.cancel(one).json()["state"] == "STOPPING"
@@ -130,7 +130,7 @@ def test_a_cancel_is_passed_on_and_obeyed(world: World, last: str) -> None:
     assert world.show(one)["state"] == "CANCELED"
 
 
-def test_a_cancel_that_comes_too_late(world: World) -> None:
+def test_an_experiment_that_completes_before_its_cancellation_is_complete(world: World) -> None:
     one = world.started()
     world.cancel(one)
     world.beat(one, {"phase": "completed"})
@@ -138,20 +138,20 @@ def test_a_cancel_that_comes_too_late(world: World) -> None:
 
 
 @pytest.mark.parametrize("last", ["canceled", "paused"])
-def test_a_driver_that_stops_by_itself_is_followed_by_another(world: World, last: str) -> None:
+def test_a_driver_that_stops_without_a_request_is_replaced(world: World, last: str) -> None:
     one = world.started()
     world.beat(one, {"phase": last, "reason": "SIGTERM"})
     view = world.show(one)
     assert view["state"] == "QUEUED"
-    assert "the driver stopped by itself (SIGTERM)" in view["reason"]
+    assert "the driver stopped without a request (SIGTERM)" in view["reason"]
 
 
-def test_losses_count_in_a_row(world: World, context: AppContext) -> None:
+def test_only_failures_in_a_row_count(world: World, context: AppContext) -> None:
     one = world.started()
-    for told, failures in ((None, 2), (world.line(0, epoch=2), 0), (world.line(0, epoch=2), 2)):
+    for update, failures in ((None, 2), (world.line(0, epoch=2), 0), (world.line(0, epoch=2), 2)):
         with context.database.write() as session:
             session.get_one(Experiment, one).failures = 2
-        world.beat(one, {"phase": "searching", "trials": [told] if told else []})
+        world.beat(one, {"phase": "searching", "trials": [update] if update else []})
         with context.database.read() as session:
             assert session.get_one(Experiment, one).failures == failures
 
@@ -197,7 +197,7 @@ def test_a_broken_heartbeat_changes_nothing(world: World) -> None:
         assert world.show(one) == before
 
 
-def test_what_is_not_finite_or_no_time_is_left_out(world: World) -> None:
+def test_values_that_are_not_finite_and_impossible_times_are_stored_as_null(world: World) -> None:
     one = world.started()
     line = '{"trial": 0, "state": "DIVERGED", "best_value": NaN, "metrics": {"train_loss": Infinity}, '
     line += '"parameters": {"lr": NaN}, "started_at": 1e300, "ended_at": NaN}'
@@ -207,7 +207,7 @@ def test_what_is_not_finite_or_no_time_is_left_out(world: World) -> None:
     assert (trial["started_at"], trial["ended_at"]) == (None, None)
 
 
-def test_texts_that_no_database_holds_are_made_to_fit(world: World) -> None:
+def test_texts_that_no_database_can_store_are_sanitized(world: World) -> None:
     one = world.started()
     line = world.line(0, parameters={"a\0b": "x\0y\ud800z", "n": 10**30}, mlflow_run_id="r\0un", best_epoch=1)
     beat = {"phase": "searching", "mlflow_experiment_id": "7\0", "mlflow_run_id": "p\0", "trials": [line]}
@@ -217,7 +217,7 @@ def test_texts_that_no_database_holds_are_made_to_fit(world: World) -> None:
     assert (trial["mlflow_run_id"], trial["best_epoch"], world.show(one)["mlflow_run_id"]) == ("run", 1, "p")
 
 
-def test_thousands_of_lines_at_once(world: World) -> None:
+def test_a_heartbeat_may_report_thousands_of_trials(world: World) -> None:
     one = world.started(searcher={"kind": "random", "num_samples": 3000})
     lines = [world.line(n, parameters={f"p{i}": "x" * 100 for i in range(8)}) for n in range(3000)]
     assert world.beat(one, {"phase": "searching", "trials": lines}).status_code == 200

@@ -26,7 +26,7 @@ def logs(world: World, experiment_id: str, of: str = "", status: int = 200, **qu
     return answer.json() if status == 200 else answer.json()["detail"]
 
 
-def test_a_driver_s_log_is_read_as_it_grows(world: World, settings: Settings) -> None:
+def test_the_log_of_a_driver_is_read_as_it_grows(world: World, settings: Settings) -> None:
     one = world.started()
     path = write(settings, one, "logs/driver-a1.log", b"first\n")
     piece = logs(world, one)
@@ -42,7 +42,7 @@ def test_a_driver_s_log_is_read_as_it_grows(world: World, settings: Settings) ->
     assert rest["next_offset"] == rest["size"] == path.stat().st_size
 
 
-def test_each_attempt_has_its_own(world: World, settings: Settings) -> None:
+def test_each_attempt_has_a_log_of_its_own(world: World, settings: Settings) -> None:
     one = world.started()
     write(settings, one, "logs/driver-a1.log", b"one")
     world.beat(one, {"phase": "failed"})
@@ -51,25 +51,25 @@ def test_each_attempt_has_its_own(world: World, settings: Settings) -> None:
     write(settings, one, "logs/driver-a2.log", b"two")
     assert logs(world, one)["text"] == "two"
     assert (logs(world, one, attempt=1)["text"], logs(world, one, attempt=1)["complete"]) == ("one", True)
-    assert "no attempt 3 whose log could be read: it has 2 so far" in logs(world, one, status=404, attempt=3)
+    assert "no attempt 3; it has 2 so far" in logs(world, one, status=404, attempt=3)
 
 
-def test_what_a_driver_said_before_it_could_write_is_ray_s(world: World) -> None:
+def test_the_output_of_a_driver_without_a_log_file_is_read_from_ray(world: World) -> None:
     one = world.started()
-    assert "has said nothing yet" in logs(world, one, status=404)
+    assert "has no log yet" in logs(world, one, status=404)
     world.launcher.printed[f"exp-{one}-a1"] = "ModuleNotFoundError: größer"
     assert logs(world, one)["text"] == "ModuleNotFoundError: größer"
     world.launcher.unreachable = True
-    assert "what Ray kept cannot be read" in logs(world, one, status=503)
+    assert "Ray's copy of its output cannot be read" in logs(world, one, status=503)
 
 
-def test_an_experiment_without_a_driver_says_why(world: World) -> None:
+def test_an_experiment_without_a_driver_has_no_log_and_says_why(world: World) -> None:
     one = world.submit(resources={"gpus_per_trial": 8})
     world.reconciler.reconcile_once()
     assert "waiting for a larger node" in logs(world, one, status=404)
 
 
-def test_a_trial_s_log_outlives_it(world: World, settings: Settings) -> None:
+def test_the_log_of_a_trial_outlives_it(world: World, settings: Settings) -> None:
     one = world.started()
     assert "has no trial 3" in logs(world, one, "/trials/3", status=404)
     world.beat(one, {"phase": "searching", "trials": [world.line(3)]})
@@ -87,7 +87,7 @@ def test_a_trial_s_log_outlives_it(world: World, settings: Settings) -> None:
     assert logs(world, one, "/trials/3")["complete"]
 
 
-def test_a_trial_without_a_driver_says_no_more(world: World, settings: Settings) -> None:
+def test_the_log_of_a_trial_is_complete_when_its_driver_is_gone(world: World, settings: Settings) -> None:
     one = world.started()
     write(settings, one, "trials/00000/trial.log", b"epoch 1\n")
     world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
@@ -107,7 +107,7 @@ def test_a_log_that_cannot_be_read_is_unavailable(world: World, settings: Settin
     assert f"the log of trial 0 of experiment {one} cannot be read" in logs(world, one, "/trials/0", status=503)
 
 
-def test_the_largest_offset_is_beyond_the_end(world: World, settings: Settings) -> None:
+def test_the_largest_offset_reads_nothing(world: World, settings: Settings) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
     for of, name in (("", "logs/driver-a1.log"), ("/trials/0", "trials/00000/trial.log")):
@@ -117,12 +117,12 @@ def test_the_largest_offset_is_beyond_the_end(world: World, settings: Settings) 
 
 
 @pytest.mark.parametrize("query", [{"offset": -1}, {"limit": 0}, {"limit": 2**30}, {"attempt": 0}, {"atempt": 1}])
-def test_a_wrong_place_is_refused(world: World, query: dict[str, int]) -> None:
+def test_a_bad_offset_limit_or_attempt_is_refused(world: World, query: dict[str, int]) -> None:
     one = world.started()
     logs(world, one, status=422, **query)
 
 
-def test_disk_use_is_told_by_kind(world: World, settings: Settings) -> None:
+def test_disk_use_is_counted_by_kind_of_file(world: World, settings: Settings) -> None:
     one = world.started()
     address = f"/api/v1/experiments/{one}/storage"
     assert world.client.get(address).json()["total_bytes"] == 0

@@ -1,0 +1,56 @@
+"""Routes for load balancers and supervisors: whether the process lives, and whether it is ready."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from sqlalchemy.exc import SQLAlchemyError
+
+from search_spaces.protocol import API_PREFIX
+from service.api import headers
+from service.api.dependencies import CurrentContext
+from service.contract.schemas import Check, Health, Readiness
+from service.store.database import Database
+
+router = APIRouter(tags=["system"])
+
+
+@router.get("/healthz", summary="Check liveness", responses={200: headers.success("The process answers.")})
+@router.get(f"{API_PREFIX}/healthz", include_in_schema=False)
+def show_health() -> Health:
+    """Answers 200 as long as the process runs."""
+    return Health(status="ok")
+
+
+@router.get(
+    "/readyz",
+    summary="Check readiness",
+    responses={
+        200: headers.success("The service accepts specs."),
+        503: {"model": Readiness, "description": "The database does not answer."},
+    },
+)
+@router.get(f"{API_PREFIX}/readyz", include_in_schema=False)
+def show_readiness(context: CurrentContext, response: Response) -> Readiness:
+    """Returns the state of the database, Ray and MLflow. Only the database decides whether the service is ready."""
+    database = _check(_outage(context.database))
+    if not database.ok:
+        response.status_code = 503
+    snapshot = context.cluster_cache.snapshot
+    return Readiness(
+        ready=database.ok,
+        database=database,
+        ray=_check(snapshot.why if snapshot.cluster is None else ""),
+        mlflow=_check(context.mlflow_probe.unavailable_reason()),
+    )
+
+
+def _check(outage: str) -> Check:
+    return Check(ok=not outage, detail=outage, why=outage)
+
+
+def _outage(database: Database) -> str:
+    try:
+        database.ping()
+    except SQLAlchemyError as error:
+        return str(error).splitlines()[0] or type(error).__name__
+    return ""

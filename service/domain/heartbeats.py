@@ -1,0 +1,171 @@
+"""Heartbeats: what a driver reports, and what the service wants of it in return.
+
+Owns the rows of trials, which only a heartbeat writes. It must not know HTTP or Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from search_spaces.problems import Problem
+from search_spaces.protocol import Directives, Heartbeat, TrialUpdate
+from search_spaces.stored import StoredSpec
+from service.contract.errors import ConflictError, ValidationFailedError
+from service.contract.states import ENDED, State
+from service.domain import actions, attempts, experiments
+from service.domain.attempts import OPEN, AttemptState
+from service.domain.retry_policy import Transition
+from service.domain.trials import MAX_NUMBER
+from service.store.models import Attempt, Experiment, Trial
+
+#: Phases of a final heartbeat.
+FINAL_PHASES = frozenset({"completed", "canceled", "paused", "failed"})
+#: Fields of a trial that the database holds as small numbers.
+BOUNDED_FIELDS = ("trial", "epoch", "best_epoch", "restarts")
+#: Trials of one SELECT: databases limit the number of parameters.
+BATCH = 500
+
+
+def handle_heartbeat(
+    session: Session, attempt_id: str, token: str, heartbeat: Heartbeat, transition: Transition
+) -> Directives:
+    """Store what a driver reports, and answer with what it must do.
+
+    Raises NotFoundError, ForbiddenError for a wrong token, ConflictError for an attempt that was superseded. A final
+    heartbeat that is repeated because its answer was lost is answered again.
+    """
+    attempt = attempts.authenticate(session, attempt_id, token)
+    experiment = experiments.find(session, attempt.experiment_id, lock=True)
+    session.refresh(attempt)
+    if attempt.state == AttemptState.ENDED and attempt.phase == heartbeat.phase:
+        return Directives(slots=0)
+    if attempt.number != experiment.attempt or attempt.state not in OPEN or experiment.state in ENDED:
+        raise ConflictError(
+            f"attempt {attempt.id} is {attempt.state}, experiment {experiment.id} is {experiment.state} "
+            f"with attempt {experiment.attempt}: stop, and write nothing more"
+        )
+    attempt.last_heartbeat_at, attempt.phase, attempt.state = transition.now, heartbeat.phase, AttemptState.RUNNING
+    experiment.mlflow_experiment_id = heartbeat.mlflow_experiment_id or experiment.mlflow_experiment_id
+    experiment.mlflow_run_id = heartbeat.mlflow_run_id or experiment.mlflow_run_id
+    _write_trials(session, experiment, attempt, heartbeat.trials, transition.now)
+    _update_best(session, experiment, heartbeat)
+    if heartbeat.phase in FINAL_PHASES:
+        attempts.end(attempt, heartbeat.reason, transition.now)
+        _end_experiment(session, experiment, heartbeat, transition)
+        return Directives(slots=0)
+    experiment.phase = heartbeat.phase
+    if experiment.state == State.RUNNING:
+        experiment.reason = heartbeat.reason  # what the driver waits for
+    stop = {State.STOPPING: "cancel", State.PAUSING: "pause"}.get(State(experiment.state))
+    return Directives.model_validate(
+        {
+            "slots": experiment.slots,
+            "stop": stop,
+            "cancel_trials": attempts.pending_cancellations(session, experiment),
+            "controls": experiment.controls,
+        }
+    )
+
+
+def _end_experiment(session: Session, experiment: Experiment, heartbeat: Heartbeat, transition: Transition) -> None:
+    """What becomes of an experiment whose driver sent a final heartbeat."""
+    state, reason, now = State(experiment.state), heartbeat.reason, transition.now
+    if heartbeat.phase == "completed":
+        experiments.move(session, experiment, State.COMPLETED, now, reason)
+        if heartbeat.controls is not None and state is State.RUNNING:
+            session.flush()
+            actions.apply_late_changes(session, experiment, heartbeat.controls, now)
+    elif state is State.STOPPING:
+        experiments.move(session, experiment, State.CANCELED, now, reason or "canceled on request")
+    elif state is State.PAUSING and heartbeat.phase == "paused":
+        experiments.move(session, experiment, State.PAUSED, now, reason or "paused on request")
+    elif state is State.RUNNING and heartbeat.phase == "paused" and heartbeat.blocked:
+        # Not a failure of the attempt: the next one would fail in the same way until a person has removed the cause.
+        experiments.move(session, experiment, State.PAUSED, now, reason or "its driver is blocked and gave no reason")
+    elif heartbeat.phase == "failed":
+        experiments.move(session, experiment, State.ERROR, now, reason or "the driver failed and gave no reason")
+    else:
+        why = f"the driver stopped without a request ({reason or 'no reason given'})"
+        attempts.count_failure(session, experiment, why, transition)
+
+
+def _write_trials(
+    session: Session, experiment: Experiment, attempt: Attempt, updates: list[TrialUpdate], now: datetime
+) -> None:
+    _check_bounds(updates)
+    known = _load_trials(session, experiment, [update.trial for update in updates])
+    for update in updates:
+        trial = known.get(update.trial)
+        if trial is None:
+            trial = known[update.trial] = Trial(experiment_id=experiment.id, trial=update.trial)
+            session.add(trial)
+        if update.epoch > (trial.epoch or 0):
+            # Only failures in a row count. Epochs are finite, so drivers that fail in turn come to an end as well.
+            experiment.failures = 0
+        trial.attempt = attempt.number
+        trial.state = update.state
+        trial.stop_reason = update.stop_reason
+        trial.epoch = update.epoch
+        trial.best_value, trial.best_epoch = _finite(update.best_value), update.best_epoch
+        trial.metrics = {name: _finite(value) for name, value in update.metrics.items()}
+        trial.parameters = {
+            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in update.parameters.items()
+        }
+        if update.sample is not None and all(map(math.isfinite, update.sample.values())):
+            trial.sample = update.sample
+        trial.mlflow_run_id = update.mlflow_run_id or trial.mlflow_run_id
+        trial.restarts, trial.error_kind = update.restarts, update.error_kind
+        trial.started_at, trial.ended_at = _timestamp(update.started_at), _timestamp(update.ended_at)
+        trial.updated_at = now
+    session.flush()
+
+
+def _check_bounds(updates: list[TrialUpdate]) -> None:
+    problems = [
+        Problem(f"trials.{field}", f"must be at least 0 and less than {MAX_NUMBER}", number)
+        for update in updates
+        for field in BOUNDED_FIELDS
+        if (number := getattr(update, field)) is not None and not 0 <= number < MAX_NUMBER
+    ]
+    if problems:
+        raise ValidationFailedError(f"{problems[0]}", problems[:1])
+
+
+def _load_trials(session: Session, experiment: Experiment, numbers: list[int]) -> dict[int, Trial]:
+    known: dict[int, Trial] = {}
+    for start in range(0, len(numbers), BATCH):
+        query = select(Trial).where(Trial.experiment_id == experiment.id)
+        batch = session.scalars(query.where(Trial.trial.in_(numbers[start : start + BATCH])))
+        known |= {trial.trial: trial for trial in batch}
+    return known
+
+
+def _update_best(session: Session, experiment: Experiment, heartbeat: Heartbeat) -> None:
+    if heartbeat.winner is not None:
+        experiment.winner = json.loads(heartbeat.winner.model_dump_json())
+        experiment.best_trial, experiment.best_value = heartbeat.winner.trial, _finite(heartbeat.winner.value)
+    elif heartbeat.trials:  # a trial may be better now than the winner of an earlier end
+        largest_first = StoredSpec(experiment.spec).objective.sign > 0
+        order = Trial.best_value.desc() if largest_first else Trial.best_value.asc()
+        query = select(Trial.trial, Trial.best_value).where(
+            Trial.experiment_id == experiment.id, Trial.best_value.is_not(None)
+        )
+        best = session.execute(query.order_by(order, Trial.trial).limit(1)).one_or_none()
+        experiment.best_trial, experiment.best_value = best if best else (None, None)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _timestamp(seconds: float | None) -> datetime | None:
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

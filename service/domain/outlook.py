@@ -1,0 +1,82 @@
+"""Outlook: whether a complete experiment has work left, and what must change where it has none.
+
+`load_facts` reads everything that the decision needs, once; `outlook` is a pure function of it. It must not change
+anything, and must not know HTTP, Ray or MLflow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from search_spaces.controls import Controls
+from search_spaces.experiment import Objective
+from search_spaces.stored import StoredSpec
+from service.contract.errors import ConflictError
+from service.domain import experiments
+from service.store.models import Experiment
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What decides whether work is left. `evaluated_trial` is the trial that was last measured on the test set."""
+
+    controls: Controls
+    objective: Objective
+    started: int
+    best_trial: int | None
+    best_value: float | None
+    evaluated_trial: int | None
+
+    def under(self, controls: Controls) -> Facts:
+        """The same facts with other controls."""
+        return replace(self, controls=controls)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Whether work is left; where none is, `obstacle` says why, and what to change."""
+
+    obstacle: str = ""
+
+    @property
+    def work_left(self) -> bool:
+        return not self.obstacle
+
+
+def load_facts(session: Session, experiment: Experiment) -> Facts:
+    """Raises ConflictError for controls or an objective that this version cannot read."""
+    try:
+        objective = StoredSpec(experiment.spec).objective
+    except ValidationError as error:
+        raise ConflictError(
+            f"the objective of experiment {experiment.id} cannot be read by this version: {error}"
+        ) from None
+    return Facts(
+        controls=experiments.controls_of(experiment),
+        objective=objective,
+        started=experiments.count_started(session, experiment),
+        best_trial=experiment.best_trial,
+        best_value=experiment.best_value,
+        evaluated_trial=(experiment.winner or {}).get("trial"),
+    )
+
+
+def outlook(facts: Facts) -> Outlook:
+    """Work is left while the best trial is not evaluated, or trials are left and the goal is not reached.
+
+    Whether the budget allows more work is not known here: the driver measures what was spent.
+    """
+    if facts.best_trial is not None and facts.evaluated_trial != facts.best_trial:
+        return Outlook()
+    goal = facts.controls.goal
+    if goal is not None and facts.best_value is not None and facts.objective.reached(facts.best_value, goal):
+        further = "raise" if facts.objective.mode == "max" else "lower"
+        return Outlook(f"its goal of {goal:g} is reached; {further} or remove it to continue")
+    if facts.started >= facts.controls.num_samples:
+        return Outlook(
+            f"{facts.started} of {facts.controls.num_samples} trials were run; raise num_samples to continue"
+        )
+    return Outlook()

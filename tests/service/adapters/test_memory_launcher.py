@@ -1,0 +1,19 @@
+"""The launcher of the tests keeps the contract of the real one."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.adapters.launcher import Launcher
+from tests.support.contracts.launcher import LauncherContract
+from tests.support.memory_launcher import MemoryLauncher
+
+
+class TestMemoryLauncher(LauncherContract):
+    @pytest.fixture
+    def launcher(self) -> MemoryLauncher:
+        return MemoryLauncher()
+
+    def cut_off(self, launcher: Launcher, reachable: bool) -> None:
+        assert isinstance(launcher, MemoryLauncher)
+        launcher.unreachable = not reachable
