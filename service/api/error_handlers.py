@@ -115,7 +115,7 @@ def _http(request: Request, error: Exception) -> Response:
 
 def method_not_allowed(method: str, path: str, allowed: tuple[str, ...]) -> MethodNotAllowedError:
     """The error for a method that an address does not support, with all that it supports."""
-    problem = Problem("method", f"must be {' or '.join(allowed)}", method)
+    problem = Problem("method", f"must be one of {', '.join(allowed)}", method)
     detail = f"{method} is not allowed for {shorten(path)}"
     return MethodNotAllowedError(detail, [problem], {headers.ALLOW: ", ".join(allowed)})
 

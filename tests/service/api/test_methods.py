@@ -43,7 +43,7 @@ def test_405_lists_every_method(client: httpx.Client, allowed: dict[str, set[str
             assert document["detail"] == f"{method} is not allowed for {path}"
             (error,) = document["errors"]
             assert (error["field"], error["value"]) == ("method", method)
-            assert error["rule"] == f"must be {' or '.join(sorted(methods))}"
+            assert error["rule"] == f"must be one of {', '.join(sorted(methods))}"
 
 
 def test_head_answers_as_get_without_a_body(client: httpx.Client, allowed: dict[str, set[str]]) -> None:
