@@ -1,8 +1,8 @@
-"""Heartbeat: the driver's only talk with the service: progress up, orders down.
+"""Heartbeat: the driver's only connection to the service: progress goes up, directives come down.
 
-Owns the thread that posts, and the newest orders. When the service is away the driver goes on, and what
-changed meanwhile is said when it is back. An answer that this attempt is no longer the current one sets
-`fenced`: the driver must stop and write nothing more. It must not know Ray or MLflow.
+Owns the thread that posts, and the newest directives. While the service is unreachable the driver continues, and the
+changes of that time are reported when it answers again. An answer that a later attempt has taken over closes the
+fence. It must not know Ray or MLflow.
 """
 
 from __future__ import annotations
@@ -11,116 +11,104 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 import httpx
 from pydantic import ValidationError
 
 from search_spaces.controls import Controls
-from search_spaces.protocol import API_PREFIX, Directives, Heartbeat, LaunchConfig, TrialUpdate, Winner
+from search_spaces.periodic import PeriodicThread
+from search_spaces.protocol import API_PREFIX, Directives, Heartbeat, LaunchConfig, Winner
+from workers.fence import Fence
+from workers.state.recorder import Recorder
 from workers.tracking.cursor import MlflowIds
 
 log = logging.getLogger("rung.heartbeat")
-SHORTEST_GAP_S = 1.0  # however short the epochs are: each message costs the service 5 to 10 ms
-MOST_LINES = 500  # of one message, so that neither its size nor the time to store it passes a limit
+
+MIN_GAP_S = 1.0  # however short the epochs are: each message costs the service 5 to 10 ms
+MAX_UPDATES = 500  # in one message, so that neither its size nor the time to store it exceeds a limit
+RETRY_S = 1.0  # between two tries of the final heartbeat
+TIMEOUT_S = 10.0
 ACTIVE_PHASES = frozenset({"starting", "searching", "finalizing"})
-FENCED = frozenset({401, 403, 404, 409, 410})
+#: Statuses with which the service, not a proxy, says that this attempt is no longer the current one.
+FENCED_STATUSES = frozenset({401, 403, 404, 409, 410})
 PROBLEM = "application/problem+json"
 
 
-class Lines(Protocol):
-    """Where what is told of trials comes from: `Recorder`, or nowhere."""
+class HeartbeatThread:
+    """Sends a heartbeat every `launch.heartbeat_s`, and soon after `wake`.
 
-    def numbers(self) -> set[int]: ...
-
-    def take_changed(self) -> set[int]: ...
-
-    def put_back(self, changed: set[int]) -> None: ...
-
-    def update_of(self, number: int) -> TrialUpdate: ...
-
-
-class NoLines:
-    """Those of an attempt without a journal."""
-
-    def numbers(self) -> set[int]:
-        return set()
-
-    def take_changed(self) -> set[int]:
-        return set()
-
-    def put_back(self, changed: set[int]) -> None:
-        """Nothing was taken."""
-
-    def update_of(self, number: int) -> TrialUpdate:
-        raise KeyError(number)
-
-
-class HeartbeatThread(threading.Thread):
-    """Beats every `launch.heartbeat_s`, and soon after `wake`.
-
-    `phase` and `reason` are what it says next; `orders` are the newest, with the newest controls.
+    `phase` and `reason` are what the next one reports; `directives` are the newest, with the newest controls. Before
+    `report_trials` a heartbeat reports no trials.
     """
 
-    def __init__(self, launch: LaunchConfig, recorder: Lines, mlflow_ids: Callable[[], MlflowIds]) -> None:
-        super().__init__(name="heartbeat", daemon=True)
+    def __init__(self, launch: LaunchConfig, fence: Fence) -> None:
         self._launch = launch
-        self._recorder = recorder
-        self._mlflow_ids = mlflow_ids
-        self._wake = threading.Event()
-        self._stopped = threading.Event()
+        self._fence = fence
+        self._recorder: Recorder | None = None
+        self._mlflow_ids: Callable[[], MlflowIds] = lambda: MlflowIds(None, None, {})
+        gap_s = min(MIN_GAP_S, launch.heartbeat_s / 2)
+        self._thread = PeriodicThread("heartbeat", self._beat, launch.heartbeat_s, gap_s)
         self._sending = threading.Lock()
         self._client = httpx.Client(
             base_url=launch.service_url,
             headers={"Authorization": f"Bearer {launch.token}"},
-            timeout=10,
+            timeout=TIMEOUT_S,
             trust_env=False,
         )
-        self._told_runs: dict[int, str] = {}
+        self._reported_runs: dict[int, str] = {}
         self._winner: Winner | None = None
         self._blocked = False
         self._controls: Controls | None = None
         self.phase: str = "starting"
         self.reason = ""
-        self.orders = Directives(slots=launch.slots, controls=launch.controls, cancel_trials=launch.cancel_trials)
-        self.fenced = False
+        self.directives = Directives(slots=launch.slots, controls=launch.controls, cancel_trials=launch.cancel_trials)
 
-    def run(self) -> None:
-        while not self._stopped.is_set() and not self.fenced:
-            self.send()
-            gap_s = min(SHORTEST_GAP_S, self._launch.heartbeat_s / 2)
-            self._stopped.wait(gap_s)
-            self._wake.wait(self._launch.heartbeat_s - gap_s)
-            self._wake.clear()
+    def report_trials(self, recorder: Recorder, mlflow_ids: Callable[[], MlflowIds]) -> None:
+        """Report these trials from the next heartbeat on."""
+        self._recorder, self._mlflow_ids = recorder, mlflow_ids
+
+    def start(self) -> None:
+        self._thread.start()
 
     def wake(self) -> None:
-        self._wake.set()
+        self._thread.wake()
+
+    def join(self) -> None:
+        """Wait until the thread has ended: after `send_final`, or because the fence is closed."""
+        self._thread.join()
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._thread.stop()
+        self._thread.join()
+        self._client.close()
 
     def send(self) -> bool:
-        """All that changed, in as many messages as it takes, at once. True when the service took them all.
+        """Report all changes now, in as many messages as needed. Returns whether the service accepted them all.
 
-        Whatever goes wrong is logged and no more: a silent driver is taken for a dead one.
+        An error is only logged: the service takes a silent driver for a dead one, so the next heartbeat must follow.
         """
         with self._sending:
             left: list[int] = []
             try:
-                phase = self.phase  # before the lines: those that precede a last word are among them
+                phase = self.phase  # before the updates: those that precede a final heartbeat are among them
                 ids = self._mlflow_ids()
                 left = self._changed(ids)
-                while True:
-                    some, rest = left[:MOST_LINES], left[MOST_LINES:]
-                    # A last word is the last: as long as lines are to follow, the search goes on.
-                    if not self._take(self._post(self._message(some, ids, phase, whole=not rest))):
+                while not self._fence.is_closed():
+                    some, rest = left[:MAX_UPDATES], left[MAX_UPDATES:]
+                    # A final phase is only reported with the last updates: while more follow, the search continues.
+                    if not self._accept(self._post(self._message(some, ids, phase, is_last=not rest))):
                         break
-                    self._told_runs |= {number: ids.runs[number] for number in some if number in ids.runs}
+                    self._reported_runs |= {number: ids.runs[number] for number in some if number in ids.runs}
                     left = rest
                     if not left:
                         return True
             except (httpx.HTTPError, ValidationError) as error:
                 log.warning("the service did not answer: %r", error)
             except Exception:
-                log.exception("a heartbeat failed; the next one tells of what it could not")
-            self._recorder.put_back(set(left))
+                log.exception("a heartbeat failed; the next one reports the same changes")
+            if self._recorder is not None:
+                self._recorder.put_back(set(left))
             return False
 
     def send_final(
@@ -133,56 +121,67 @@ class HeartbeatThread(threading.Thread):
         blocked: bool = False,
         controls: Controls | None = None,
     ) -> bool:
-        """The final heartbeat, tried again for `patience_s`. True when the service took it.
+        """The final heartbeat, retried for `patience_s`. Returns whether the service accepted it.
 
         `controls` are those under which the search ended: newer ones may ask for more.
         """
-        self._stopped.set()
-        # Before the phase: the thread may be about to beat once more.
+        self._thread.stop()
+        # Before the phase: the thread may be about to send once more.
         self.reason, self._winner, self._blocked, self._controls = reason, winner, blocked, controls
         self.phase = phase
         deadline, pause = time.monotonic() + patience_s, threading.Event()
-        while not self.fenced:
+        while not self._fence.is_closed():
             if self.send():
                 return True
             if time.monotonic() >= deadline:
                 return False
-            pause.wait(min(1.0, patience_s))
+            pause.wait(min(RETRY_S, patience_s))
         return False
+
+    def _beat(self) -> None:
+        self.send()
+        if self._fence.is_closed():
+            self._thread.stop()
 
     def _changed(self, ids: MlflowIds) -> list[int]:
         """Trials with something new. MLflow may have runs of trials that the journal has lost."""
-        told_anew = {number for number, run in ids.runs.items() if self._told_runs.get(number) != run}
-        return sorted(self._recorder.take_changed() | told_anew & self._recorder.numbers())
+        if self._recorder is None:
+            return []
+        new_runs = {number for number, run in ids.runs.items() if self._reported_runs.get(number) != run}
+        return sorted(self._recorder.take_changed() | new_runs & self._recorder.numbers())
 
-    def _take(self, answer: httpx.Response) -> bool:
-        """Obey an answer. What a proxy says for a service that is away fences nobody."""
-        if answer.status_code in FENCED and answer.headers.get("content-type", "").startswith(PROBLEM):
-            log.error("this attempt is not wanted any more: %s %s", answer.status_code, answer.text)
-            self.fenced = True
+    def _accept(self, answer: httpx.Response) -> bool:
+        """Take over the answer's directives. A proxy's answer for an unreachable service closes no fence."""
+        if answer.status_code in FENCED_STATUSES and answer.headers.get("content-type", "").startswith(PROBLEM):
+            log.error("a later attempt has taken over: %s %s", answer.status_code, answer.text)
+            self._fence.close()
             return False
         if answer.status_code != 200:
             log.warning("the service answered %s: %s", answer.status_code, answer.text[:500])
             return False
-        orders = Directives.model_validate_json(answer.content)
-        self.orders = orders.model_copy(update={"controls": orders.controls or self.orders.controls})
+        directives = Directives.model_validate_json(answer.content)
+        known = self.directives.controls
+        self.directives = directives.model_copy(update={"controls": directives.controls or known})
         return True
 
-    def _message(self, numbers: list[int], ids: MlflowIds, phase: str, whole: bool) -> Heartbeat:
-        lines = [
-            self._recorder.update_of(number).model_copy(update={"mlflow_run_id": ids.runs.get(number)})
-            for number in numbers
-        ]
+    def _message(self, numbers: list[int], ids: MlflowIds, phase: str, is_last: bool) -> Heartbeat:
+        recorder = self._recorder
+        updates = []
+        if recorder is not None:
+            updates = [
+                recorder.update_of(number).model_copy(update={"mlflow_run_id": ids.runs.get(number)})
+                for number in numbers
+            ]
         return Heartbeat.model_validate(
             {
-                "phase": phase if whole or phase in ACTIVE_PHASES else "finalizing",
-                "reason": self.reason if whole else "",
-                "blocked": self._blocked and whole,
-                "trials": lines,
+                "phase": phase if is_last or phase in ACTIVE_PHASES else "finalizing",
+                "reason": self.reason if is_last else "",
+                "blocked": self._blocked and is_last,
+                "trials": updates,
                 "mlflow_experiment_id": ids.experiment,
                 "mlflow_run_id": ids.parent,
-                "winner": self._winner if whole else None,
-                "controls": self._controls if whole else None,
+                "winner": self._winner if is_last else None,
+                "controls": self._controls if is_last else None,
             }
         )
 

@@ -1,11 +1,69 @@
-"""The base of every early stopping rule's spec."""
+"""The stopping rule: the seam between a rule of early stopping and the search that obeys it.
+
+Owns what a rule is given and what it answers. It must not know Ray, the journal or any rule by name.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
 
 from search_spaces.problems import Problem
 from search_spaces.spec import Spec
+
+
+class Action(Enum):
+    """What happens to a trial after an epoch.
+
+    CONTINUE: the trial trains its next epoch.
+    PAUSE: the trial yields its slot and keeps its checkpoint. It resumes from there when a slot is free that neither
+    an interrupted nor a new trial can use.
+    STOP: the trial ends as EARLY_STOPPED and never resumes.
+    """
+
+    CONTINUE = "continue"
+    PAUSE = "pause"
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """An action and, unless the trial continues, one sentence for the user that says why."""
+
+    action: Action
+    reason: str = ""
+
+
+CONTINUE = Decision(Action.CONTINUE)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a rule knows of the experiment. `sign` is 1 where larger values of `metric` are better, otherwise -1."""
+
+    metric: str
+    sign: int
+    max_epochs: int
+
+
+class StoppingRule(Protocol):
+    """Decides after each epoch whether a trial continues.
+
+    A rule stores nothing. After a crash a new one is made, and `decide` is called again for every epoch that the
+    journal has, in the same order. A decision may therefore depend on the calls before it and on nothing else: no
+    clock, and no random numbers except from a fixed seed.
+    """
+
+    def decide(self, trial: int, epoch: int, value: float) -> Decision:
+        """The decision on `trial` after `epoch` (from 1), whose objective was `value`.
+
+        Called once for each epoch of a trial in ascending order, except after the last one, with which every trial
+        completes. `value` is NaN for a trial that diverged in this epoch: that trial has ended and the decision on it
+        is ignored, but the rule may count it.
+        """
 
 
 class EarlyStoppingSpec(Spec):
@@ -16,3 +74,7 @@ class EarlyStoppingSpec(Spec):
     def problems(self, max_epochs: int) -> Iterator[Problem]:
         """What of this rule does not fit trials of `max_epochs` epochs, with paths from the root of the spec."""
         yield from ()
+
+    @abstractmethod
+    def rule(self, comparison: Comparison) -> StoppingRule:
+        """A new rule that has seen no epoch."""

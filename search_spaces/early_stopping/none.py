@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from search_spaces.early_stopping.base import EarlyStoppingSpec
+from search_spaces.early_stopping.base import CONTINUE, Comparison, Decision, EarlyStoppingSpec, StoppingRule
 
 
 class NoEarlyStopping(EarlyStoppingSpec):
     """Every trial trains for all of its epochs."""
 
     kind: Literal["none"] = "none"
+
+    def rule(self, comparison: Comparison) -> StoppingRule:
+        return AlwaysContinue()
+
+
+class AlwaysContinue:
+    """The rule that stops no trial."""
+
+    def decide(self, trial: int, epoch: int, value: float) -> Decision:
+        return CONTINUE

@@ -1,20 +1,81 @@
-"""The base of every searcher's spec, and the limits that all searchers share."""
+"""The search algorithm: the seam between a searcher and the search that runs its trials.
+
+Owns what an algorithm is given and what it answers, and the limits that all searchers share. It must not know Ray,
+the journal or any searcher by name.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, ClassVar, Protocol
 
 from pydantic import Field
 
 from search_spaces.domains import Integer
 from search_spaces.problems import Problem
+from search_spaces.sampling import Sample
 from search_spaces.spec import Spec
 
 #: Of one experiment.
 MAX_TRIALS = 100_000
 
 NumSamples = Annotated[Integer, Field(ge=1, le=MAX_TRIALS, description="number of trials")]
+
+
+class Finding(Enum):
+    """What an ended trial tells about its sample.
+
+    COMPLETED: the best value of all of its epochs.
+    EARLY_STOPPED: the values of its first epochs, which were worse than those of other trials.
+    DIVERGED: the network diverged.
+    UNKNOWN: nothing; the trial failed or was canceled.
+    """
+
+    COMPLETED = "completed"
+    EARLY_STOPPED = "early stopped"
+    DIVERGED = "diverged"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """An ended trial. `curve` holds the objective of each epoch, NaN where the network diverged."""
+
+    number: int
+    finding: Finding
+    curve: tuple[float, ...]
+    best_value: float | None
+
+
+@dataclass(frozen=True)
+class SearchProblem:
+    """What an algorithm searches. `sign` is 1 where larger values of the objective are better, otherwise -1."""
+
+    search_space: Spec
+    sign: int
+    seed: int
+
+
+class SearchAlgorithm(Protocol):
+    """Proposes the samples of trials, numbered from 0.
+
+    An algorithm stores nothing. After a crash a new one is made; `replay` is called for every trial that was proposed,
+    in the order of their numbers, and then `observe` for every trial that has ended. The sample of a trial may depend
+    on the problem, the trial's number and the calls before it, and on nothing else, so that a search that was
+    interrupted proposes what an uninterrupted one does.
+    """
+
+    def propose(self, number: int) -> dict[str, float] | None:
+        """The sample of trial `number`: a value for every domain that applies. None when there are no more."""
+
+    def replay(self, number: int, sample: Sample) -> None:
+        """Take note that trial `number` was proposed with `sample`, by an earlier algorithm or another experiment."""
+
+    def observe(self, result: TrialResult) -> None:
+        """Take note of a trial that has ended."""
 
 
 class SearcherSpec(Spec):
@@ -26,10 +87,14 @@ class SearcherSpec(Spec):
     kind: str
     exhaustive: ClassVar[bool] = False
 
+    @abstractmethod
     def trial_count(self, search_space: Spec) -> int:
         """The number of trials that this searcher proposes over `search_space`."""
-        raise NotImplementedError
 
     def problems(self, search_space: Spec) -> Iterator[Problem]:
         """What of this searcher does not fit `search_space`, with paths from the root of the spec."""
         yield from ()
+
+    @abstractmethod
+    def algorithm(self, problem: SearchProblem) -> SearchAlgorithm:
+        """A new algorithm that has proposed nothing."""

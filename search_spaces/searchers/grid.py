@@ -9,8 +9,15 @@ from pydantic import Field
 
 from search_spaces.domains import Interval
 from search_spaces.problems import Problem
-from search_spaces.sampling import as_written, count_combinations, domains
-from search_spaces.searchers.base import MAX_TRIALS, NumSamples, SearcherSpec
+from search_spaces.sampling import Sample, as_written, combinations, count_combinations, domains
+from search_spaces.searchers.base import (
+    MAX_TRIALS,
+    NumSamples,
+    SearchAlgorithm,
+    SearcherSpec,
+    SearchProblem,
+    TrialResult,
+)
 from search_spaces.spec import Spec
 
 
@@ -38,3 +45,23 @@ class Grid(SearcherSpec):
             count = f"{every:.4g}" if every < 1e300 else "far more"
             rule = f"must be given, at most {MAX_TRIALS}, because the grid has {count} combinations"
             yield Problem("searcher.num_samples", rule)
+
+    def algorithm(self, problem: SearchProblem) -> SearchAlgorithm:
+        return GridSearch(problem.search_space)
+
+
+class GridSearch:
+    """The combinations that no trial had yet, in the order of the spec."""
+
+    def __init__(self, search_space: Spec) -> None:
+        self._left: Iterator[dict[str, float]] = combinations(search_space)
+        self._tried: set[frozenset[tuple[str, float]]] = set()
+
+    def propose(self, number: int) -> dict[str, float] | None:
+        return next((sample for sample in self._left if frozenset(sample.items()) not in self._tried), None)
+
+    def replay(self, number: int, sample: Sample) -> None:
+        self._tried.add(frozenset(sample.items()))
+
+    def observe(self, result: TrialResult) -> None:
+        """A grid learns nothing from its trials."""

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from search_spaces.searchers.base import NumSamples, SearcherSpec
-from search_spaces.spec import Spec
+from search_spaces.searchers.optuna_search import OptunaSearcherSpec
 
 
-class Random(SearcherSpec):
+class Random(OptunaSearcherSpec):
     """Every domain is drawn independently."""
 
+    sampler: ClassVar[str] = "RandomSampler"
     kind: Literal["random"] = "random"
-    num_samples: NumSamples = 20
-
-    def trial_count(self, search_space: Spec) -> int:
-        return self.num_samples

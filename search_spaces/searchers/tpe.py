@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from search_spaces.domains import Integer
-from search_spaces.searchers.base import NumSamples, SearcherSpec
-from search_spaces.spec import Spec
+from search_spaces.searchers.optuna_search import OptunaSearcherSpec
 
 
-class TPE(SearcherSpec):
+class TPE(OptunaSearcherSpec):
     """Tree-structured Parzen estimators (Bergstra et al., 2011) through Optuna; conditional domains apart."""
 
+    sampler: ClassVar[str] = "TPESampler"
     kind: Literal["tpe"] = "tpe"
-    num_samples: NumSamples = 20
     startup_trials: Annotated[Integer, Field(ge=1)] = Field(10, description="random trials before the model is used")
 
-    def trial_count(self, search_space: Spec) -> int:
-        return self.num_samples
+    def sampler_options(self) -> dict[str, Any]:
+        """Trials that still run count as bad (`constant_liar`), so that trials at once differ from each other."""
+        return {"n_startup_trials": self.startup_trials, "constant_liar": True}

@@ -22,6 +22,7 @@ from search_spaces.protocol import DIAGNOSTICS, METRICS, LaunchConfig
 from service.settings import Settings
 from tests.faults.experiments import after_epochs, driver_of, serial
 from tests.faults.stand import SHORT, Stand, standing
+from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
 from workers.state.recorder import Recorder
 from workers.tracking.cursor import MlflowIds
@@ -87,7 +88,8 @@ def _heartbeat_cores(launch: LaunchConfig, folder: Path) -> float:
             number, {"lr": 0.1}, {"optimizer.kind": "sgd", "optimizer.lr": 0.1, "batch_size": 64}
         )
         recorder.mark_started(number)
-    heartbeat = HeartbeatThread(launch, recorder, lambda: MlflowIds("1", "parent", {}))
+    heartbeat = HeartbeatThread(launch, Fence())
+    heartbeat.report_trials(recorder, lambda: MlflowIds("1", "parent", {}))
     used_s = 0.0
     for epoch in range(1, BEATS + WARM_UP + 1):
         for number in range(RUNNING):
@@ -95,7 +97,7 @@ def _heartbeat_cores(launch: LaunchConfig, folder: Path) -> float:
         began_s = time.thread_time()
         assert heartbeat.send(), "the service did not take it"
         used_s += time.thread_time() - began_s if epoch > WARM_UP else 0.0
-    heartbeat._client.close()
+    heartbeat.close()
     recorder.close()
     return used_s / BEATS / launch.heartbeat_s
 

@@ -1,4 +1,4 @@
-"""Slots on a real Ray: a search that may hold fewer gives them to others within an epoch, and takes them up again."""
+"""Slots on a real Ray: a search that may hold fewer yields them within an epoch, and later resumes its trials."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ import pytest
 import ray
 
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import Directives, LaunchConfig
-from workers import driver
+from workers.fence import Fence
 from workers.ray_patches import startup
+from workers.search.checkpoint_keeper import CheckpointKeeper
+from workers.search.policy import SearchPolicy
 from workers.search.tune_callbacks import TuneCallback
+from workers.search.tune_run import run_trials
+from workers.search.verdicts import Verdicts
 from workers.state.recorder import Recorder
 
 pytestmark = pytest.mark.e2e
@@ -36,7 +41,7 @@ SPEC = {
 }
 
 
-def test_slots_are_free_within_an_epoch_and_taken_up_again(as_a_driver: dict[str, str], tmp_path: Path) -> None:
+def test_slots_are_free_within_an_epoch_and_trials_resume_later(as_a_driver: dict[str, str], tmp_path: Path) -> None:
     """In a process of its own, as Tune is changed for it; on the two cores of the stack, which runs nothing else."""
     done = subprocess.run(
         [sys.executable, __file__, str(tmp_path)], env=as_a_driver, capture_output=True, text=True, timeout=200
@@ -48,7 +53,7 @@ def test_slots_are_free_within_an_epoch_and_taken_up_again(as_a_driver: dict[str
     assert one["more_epochs"][one["states"].index("PAUSED")] <= 1
     assert (none["free"], none["states"]) == (2, ["PAUSED", "PAUSED"])
     assert max(none["more_epochs"]) <= 1
-    assert (again["free"], again["states"]) == (0, ["RUNNING", "RUNNING"]), "no other trial was begun before them"
+    assert (again["free"], again["states"]) == (0, ["RUNNING", "RUNNING"]), "no other trial was started before them"
 
 
 def main(folder: Path) -> list[dict[str, Any]]:
@@ -60,11 +65,12 @@ def main(folder: Path) -> list[dict[str, Any]]:
     spec = ExperimentSpec.model_validate(SPEC)
     startup.prepare(launch.slots)
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
-    recorder = Recorder(folder / driver.JOURNAL, spec.objective)
-    orders, seen = [Directives(slots=2)], list[dict[str, Any]]()
+    root = ExperimentFolder(folder)
+    recorder = Recorder(root.journal, spec.objective)
+    directives, seen = [Directives(slots=2)], list[dict[str, Any]]()
 
     def look(slots: int, over: Callable[[dict[str, Any]], bool]) -> None:
-        orders[0] = Directives(slots=slots)
+        directives[0] = Directives(slots=slots)
         before = Counter({trial.number: trial.epoch for trial in list(recorder.table.trials.values())})
         deadline = time.monotonic() + PATIENCE_S
         while True:
@@ -85,12 +91,20 @@ def main(folder: Path) -> list[dict[str, Any]]:
             look(0, lambda now: now["free"] == 2)
             look(2, lambda now: now["free"] == 0 and min(now["more_epochs"]) > 0)
         finally:
-            orders[0] = Directives(slots=0, stop="pause")
+            directives[0] = Directives(slots=0, stop="pause")
 
     watching = threading.Thread(target=watch)
     watching.start()
-    callback = TuneCallback(spec, recorder, lambda: orders[0], lambda: False, lambda: None)
-    driver._search(launch, spec, recorder, callback)
+    callback = TuneCallback(
+        SearchPolicy(spec),
+        Verdicts(spec.early_stopping, spec.objective, spec.max_epochs),
+        recorder,
+        CheckpointKeeper(root.trials, spec.checkpoints, recorder.table),
+        lambda: directives[0],
+        Fence(),
+        lambda: None,
+    )
+    run_trials(launch, spec, recorder, callback, lambda: None)
     watching.join()
     recorder.close()
     return seen

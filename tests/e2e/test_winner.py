@@ -1,64 +1,63 @@
-"""The finalist on a real Ray: its process is lost, runs out of memory, waits for what nobody gives, or is let be."""
+"""The winner's evaluation on a real Ray: its process dies, runs out of memory, waits for a slot, or must stop."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from workers.search import winner
-from workers.search.winner import EvaluationFailedError, StopRequestedError, WinnerEvaluation
+from search_spaces.protocol import LaunchConfig
+from workers.search.winner import EvaluationFailedError, StopRequestedError, WinnerEvaluation, WinnerScore
+from workers.trial.errors import TrialError
 
 pytestmark = pytest.mark.e2e
 
-NOWHERE = Path("/nowhere")
+SCORE = [0.5, 0.75]
+FAILED = "EvaluationFailedError: the winner could not be evaluated, "
 
 
-def test_what_becomes_of_the_finalist(as_a_driver: dict[str, str], tmp_path: Path) -> None:
+def test_an_evaluation_survives_failures_that_may_pass(as_a_driver: dict[str, str], tmp_path: Path) -> None:
+    """In a process of its own: each case is its answer and the number of evaluations that were started."""
     done = subprocess.run(
         [sys.executable, __file__, str(tmp_path)], env=as_a_driver, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr[-5000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["measured at last"] == [[0.5, 0.75], 3]
-    said, begun = told["lost too often"]
-    assert said.startswith("EvaluationFailedError: the winner could not be measured, LOST after 1 restart: ")
-    assert begun == 2
-    assert told["without memory"] == [
-        "EvaluationFailedError: the winner could not be measured, "
-        "OUT_OF_MEMORY after 0 restarts: MemoryError: too large",
-        1,
-    ]
-    said, begun = told["its own mistake"]
-    assert (said.splitlines()[-1], begun) == ("ValueError: no such layer", 1)
-    assert told["lost while it waited"] == [[0.5, 0.75], 1]
-    assert told["lost ahead of time and again"][1] == 1
-    assert told["lost ahead of time and again"][0].startswith(
-        "EvaluationFailedError: the winner could not be measured, LOST after 0 "
-    )
-    assert told["ordered while it works"] == ["StopRequestedError: ", 1]
-    assert told["ordered while it waits for a GPU"] == ["StopRequestedError: ", 0]
+    answers = json.loads(done.stdout.splitlines()[-1])
+    assert answers["evaluated in the end"] == [SCORE, 3]
+    answer, started = answers["lost too often"]
+    assert answer.startswith(f"{FAILED}LOST after 1 restart: ")
+    assert started == 2
+    assert answers["out of memory"] == [f"{FAILED}OUT_OF_MEMORY after 0 restarts: MemoryError: too large", 1]
+    assert answers["its own error"] == ["TrialError: [CODE] ValueError: no such layer", 1]
+    assert answers["lost while it waited"] == [SCORE, 1]
+    answer, started = answers["lost while it waited and again"]
+    assert answer.startswith(f"{FAILED}LOST after 0 ")
+    assert started == 1
+    assert answers["asked to stop while it works"] == ["StopRequestedError: ", 1]
+    assert answers["asked to stop while it waits for a GPU"] == ["StopRequestedError: ", 0]
 
 
-class Evaluator:
-    """Notes each of its beginnings, and does what it is told to: the first word that is left."""
+class ScriptedEvaluator:
+    """Notes its process and each evaluation in `folder`, and does what the script says for that evaluation."""
 
-    def __init__(self, folder: Path, words: list[str]) -> None:
-        self._folder, self._words = folder, words
+    def __init__(self, folder: Path, script: list[str]) -> None:
+        self._folder, self._script = folder, script
+        (folder / f"{os.getpid()}.pid").touch()
 
-    def evaluate(self, *_: Any) -> tuple[float, float]:
-        begun = len(list(self._folder.iterdir()))
-        (self._folder / str(begun)).touch()
-        match self._words[begun]:
-            case "lost":
+    def evaluate(self, *_: Any) -> WinnerScore:
+        started = len(list(self._folder.glob("*.started")))
+        (self._folder / f"{started}.started").touch()
+        match self._script[started]:
+            case "dies":
                 os._exit(1)
             case "memory":
                 raise MemoryError("too large")
@@ -66,50 +65,55 @@ class Evaluator:
                 raise ValueError("no such layer")
             case "hangs":
                 time.sleep(600)
-        return 0.5, 0.75
+        return WinnerScore(*SCORE)
 
 
 def main(folder: Path) -> dict[str, Any]:
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
-    told: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
+    launch = LaunchConfig(
+        experiment_id="x", attempt=1, attempt_id="exp-x-a1", service_url="http://nowhere", token="t", slots=1,
+        mlflow_tracking_uri="http://nowhere", storage=str(folder), data_root=str(folder), cache_root=str(folder),
+    )  # fmt: skip
 
     def evaluate(
-        name: str, words: list[str], max_restarts: int, gpus: float = 0.0, ordered: bool = False, killed: bool = False
+        name: str, script: list[str], max_restarts: int, gpus: float = 0.0, stop: bool = False, killed: bool = False
     ) -> None:
-        begun = folder / name
-        begun.mkdir()
+        notes = folder / name
+        notes.mkdir()
 
-        class Told(Evaluator):
+        class Scripted(ScriptedEvaluator):
             def __init__(self) -> None:
-                super().__init__(begun, words)
+                super().__init__(notes, script)
 
-        vars(winner)["Evaluator"] = Told
-        one = WinnerEvaluation({"CPU": 1.0, "GPU": gpus})
+        evaluation = WinnerEvaluation({"CPU": 1.0, "GPU": gpus}, Scripted)
         if killed:
-            one.prepare()
-            ray.get(one._actor.__ray_ready__.remote())
-            ray.kill(one._actor)
-            with suppress(ray.exceptions.RayActorError):  # until it is dead, which takes a moment
-                while True:
-                    ray.get(one._actor.__ray_ready__.remote())
+            evaluation.prepare()
+            while not (pids := list(notes.glob("*.pid"))):
+                time.sleep(0.02)
+            os.kill(int(pids[0].stem), signal.SIGKILL)
         try:
-            answer: Any = one.evaluate(
-                NOWHERE, 1, NOWHERE, NOWHERE, NOWHERE,
-                max_restarts=max_restarts, ordered=lambda: ordered and (gpus > 0 or any(begun.iterdir())),
-            )  # fmt: skip
-        except (EvaluationFailedError, StopRequestedError, ValueError) as error:
+            score = evaluation.evaluate(
+                0,
+                1,
+                launch,
+                max_restarts=max_restarts,
+                stop_requested=lambda: stop and (gpus > 0 or any(notes.glob("*.started"))),
+            )
+            answer: Any = astuple(score)
+        except (EvaluationFailedError, StopRequestedError, TrialError) as error:
             answer = f"{type(error).__name__}: {error}"
-        told[name] = [answer, len(list(begun.iterdir()))]
+        answers[name] = [answer, len(list(notes.glob("*.started")))]
 
-    evaluate("measured at last", ["lost", "memory", "works"], max_restarts=2)
-    evaluate("lost too often", ["lost", "lost"], max_restarts=1)
-    evaluate("without memory", ["memory"], max_restarts=0)
-    evaluate("its own mistake", ["code"], max_restarts=9)
+    evaluate("evaluated in the end", ["dies", "memory", "works"], max_restarts=2)
+    evaluate("lost too often", ["dies", "dies"], max_restarts=1)
+    evaluate("out of memory", ["memory"], max_restarts=0)
+    evaluate("its own error", ["code"], max_restarts=9)
     evaluate("lost while it waited", ["works"], max_restarts=0, killed=True)
-    evaluate("lost ahead of time and again", ["lost"], max_restarts=0, killed=True)
-    evaluate("ordered while it works", ["hangs"], max_restarts=9, ordered=True)
-    evaluate("ordered while it waits for a GPU", [], max_restarts=9, gpus=0.5, ordered=True)
-    return told
+    evaluate("lost while it waited and again", ["dies"], max_restarts=0, killed=True)
+    evaluate("asked to stop while it works", ["hangs"], max_restarts=9, stop=True)
+    evaluate("asked to stop while it waits for a GPU", [], max_restarts=9, gpus=0.5, stop=True)
+    return answers
 
 
 if __name__ == "__main__":

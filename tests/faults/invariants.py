@@ -11,12 +11,11 @@ import re
 from collections import Counter
 from typing import Any
 
-from search_spaces.asha import AshaSpec
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import ENDED_TRIAL_STATES, METRICS
 from service.contract.schemas import ExperimentView
 from tests.faults.stand import Stand
-from workers.search.asha import Asha
+from workers.search.verdicts import Verdicts
 from workers.state import journal
 
 JOURNAL = "journal.jsonl"
@@ -30,7 +29,8 @@ FINAL_STATUS = {
 #: A run's points in the order of their steps. MLflow keeps an infinity as the largest number of eight bytes.
 POINTS = "SELECT key, step, value, is_nan FROM metrics WHERE run_uuid = %s ORDER BY step"
 LARGEST = 1.7976931348623157e308
-Rungs = dict[float, dict[int, float]]
+#: Trial, epoch and the text of its validation accuracy.
+Epochs = frozenset[tuple[int, int, str]]
 #: Trial -> (validation accuracy, training loss) of each epoch.
 Curves = dict[int, list[tuple[float, float]]]
 
@@ -41,14 +41,14 @@ def assert_nothing_lost(
     num_samples: int,
     *,
     like: str | None = None,
-    before: Rungs | None = None,
+    before: Epochs = frozenset(),
     trained_again: int | None = None,
     states: frozenset[str] | None = None,
 ) -> ExperimentView:
-    """The experiment COMPLETED with every trial, every point once, and rungs that were never forgotten.
+    """The experiment COMPLETED with every trial, every point once, and no epoch that was ever recorded is missing.
 
     `like` is an experiment of the same spec that nothing disturbed: all curves are equal, and so is the best
-    trial. `before` are the rungs when the fault came: they are among those at the end. `trained_again` is how
+    trial. `before` are the epochs when the fault came: they are among those at the end. `trained_again` is how
     many epochs may have been trained a second time; not checked where None. `states` are those that trials
     may have ended in; default: all but ERROR and CANCELED.
     """
@@ -57,9 +57,7 @@ def assert_nothing_lost(
     _assert_trials(stand, view, num_samples, states or ENDED_TRIAL_STATES - {"ERROR", "CANCELED"})
     _assert_journal(stand, view, num_samples)
     _assert_mlflow(stand, view, num_samples)
-    after = rungs(stand, experiment_id)
-    for milestone, values in (before or {}).items():
-        assert values.items() <= after[milestone].items(), f"the rung at epoch {milestone:g} was {values}"
+    assert before <= finished(stand, experiment_id)
     if trained_again is not None:
         _assert_trained_once(stand, view, trained_again)
     if like is not None:
@@ -74,9 +72,13 @@ def entries(stand: Stand, experiment_id: str) -> list[dict[str, Any]]:
     return list(journal.entries(stand.files(experiment_id) / JOURNAL))
 
 
-def rungs(stand: Stand, experiment_id: str) -> Rungs:
-    """ASHA's rungs after all that the journal tells."""
-    return _replay(stand, experiment_id)[0].rungs()
+def finished(stand: Stand, experiment_id: str) -> Epochs:
+    """The epochs that the journal has now, from which the stopping rule is rebuilt."""
+    return frozenset(
+        (entry["trial"], entry["epoch"], repr(entry["metrics"]["validation_accuracy"]))
+        for entry in entries(stand, experiment_id)
+        if entry["event"] == "epoch"
+    )
 
 
 def curves(stand: Stand, experiment_id: str) -> Curves:
@@ -112,13 +114,13 @@ def _assert_journal(stand: Stand, view: ExperimentView, num_samples: int) -> Non
         assert epochs.get(trial.trial, []) == list(range(1, trial.epoch + 1)), trial.trial
     ends = Counter(entry["trial"] for entry in told if "state" in entry)
     assert ends == dict.fromkeys(range(num_samples), 1)
-    _, decided = _replay(stand, view.id)
+    decided = _replay(stand, view.id)
     recorded = {
         entry["trial"]: (entry["state"], entry["reason"])
         for entry in told
         if entry["event"] == "epoch" and "state" in entry
     }
-    assert decided == recorded, "one ASHA that saw it all would have decided otherwise"
+    assert decided == recorded, "a stopping rule that saw all epochs would have decided otherwise"
 
 
 def _assert_mlflow(stand: Stand, view: ExperimentView, num_samples: int) -> None:
@@ -170,16 +172,15 @@ def _assert_trained_once(stand: Stand, view: ExperimentView, again: int) -> None
     assert more <= again, f"{more} epochs were trained again"
 
 
-def _replay(stand: Stand, experiment_id: str) -> tuple[Asha, dict[int, tuple[str, str]]]:
-    """One ASHA that sees every epoch of the journal in order, and what it decides."""
+def _replay(stand: Stand, experiment_id: str) -> dict[int, tuple[str, str]]:
+    """How each trial ends if one stopping rule sees every epoch of the journal in order."""
     spec = ExperimentSpec.model_validate_json((stand.files(experiment_id) / "spec.json").read_text())
-    rungs = spec.early_stopping.model_dump(include={"grace_period", "reduction_factor"})
-    asha, decided = Asha(AshaSpec(max_t=spec.max_epochs, **rungs), spec.objective), {}
+    verdicts, decided = Verdicts(spec.early_stopping, spec.objective, spec.max_epochs), {}
     for entry in entries(stand, experiment_id):
         if entry["event"] != "epoch":
             continue
         metrics = entry["metrics"] | ({"diverged": True} if entry.get("state") == "DIVERGED" else {})
-        outcome = asha.decide(entry["trial"], entry["epoch"], metrics)
-        if outcome:
-            decided[entry["trial"]] = (str(outcome[0]), outcome[1])
-    return asha, decided
+        verdict = verdicts.after_epoch(entry["trial"], entry["epoch"], metrics)
+        if verdict.state:
+            decided[entry["trial"]] = (str(verdict.state), verdict.reason)
+    return decided

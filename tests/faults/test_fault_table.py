@@ -19,7 +19,7 @@ import pytest
 
 from search_spaces.protocol import ENDED_TRIAL_STATES
 from tests.faults.experiments import SPACE, TRIALS, after_epochs, driver_of, ended, parallel, serial
-from tests.faults.invariants import JOURNAL, assert_nothing_lost, entries, rungs
+from tests.faults.invariants import JOURNAL, assert_nothing_lost, entries, finished
 from tests.faults.stand import Stand, alive
 from workers.state import journal
 
@@ -43,7 +43,7 @@ def test_mlflow_killed_and_back_after_a_minute(stand: Stand, undisturbed: Callab
     like = undisturbed()
     submitted = stand.rung.submit(serial("mlflow-killed"))
     after_epochs(stand, submitted.id, 2)
-    before = rungs(stand, submitted.id)
+    before = finished(stand, submitted.id)
     stand.kill("mlflow")
     killed = time.monotonic()
     after_epochs(stand, submitted.id, 6)  # training does not wait for it
@@ -58,7 +58,7 @@ def test_ray_killed_and_started_again(stand: Stand, undisturbed: Callable[..., s
     like = undisturbed(searcher=LEARNING)
     submitted = stand.rung.submit(serial("ray-killed", searcher=LEARNING))
     after_epochs(stand, submitted.id, 5)
-    before = rungs(stand, submitted.id)
+    before = finished(stand, submitted.id)
     stand.kill("ray")
     stand.start("ray")
     ended(stand, submitted.id)
@@ -70,7 +70,7 @@ def test_postgres_killed_and_started_again(stand: Stand, undisturbed: Callable[.
     like = undisturbed()
     submitted = stand.rung.submit(serial("postgres-killed"))
     after_epochs(stand, submitted.id, 3)
-    before = rungs(stand, submitted.id)
+    before = finished(stand, submitted.id)
     stand.kill("postgres")
     told = len(entries(stand, submitted.id))
     stand.until(lambda: len(entries(stand, submitted.id)) >= told + 2, "epochs without a database")
@@ -84,7 +84,7 @@ def test_all_killed_at_once(stand: Stand, undisturbed: Callable[..., str]) -> No
     like = undisturbed(searcher=LEARNING)
     submitted = stand.rung.submit(serial("all-killed", searcher=LEARNING))
     after_epochs(stand, submitted.id, 5)
-    before = rungs(stand, submitted.id)
+    before = finished(stand, submitted.id)
     stand.kill("service", "ray", "mlflow", "postgres")
     stand.whole()
     ended(stand, submitted.id)
@@ -124,7 +124,7 @@ def test_a_full_disk(stand: Stand, undisturbed: Callable[..., str], small_disk: 
     assert view.state == "PAUSED"
     assert "disk" in view.reason
     assert "full" in view.reason
-    before = rungs(stand, submitted.id)
+    before = finished(stand, submitted.id)
     filler.unlink()
     httpx.post(f"{stand.url}/api/v1/experiments/{view.id}/resume", trust_env=False).raise_for_status()
     stand.until(lambda: stand.rung.get(view.id).state != "PAUSED", "the experiment is taken up again")
@@ -269,7 +269,7 @@ def test_a_driver_cut_off_for_long_and_back(stand: Stand, undisturbed: Callable[
     like = undisturbed()
     submitted = stand.rung.submit(serial("cut-long"))
     after_epochs(stand, submitted.id, 3)
-    before = rungs(stand, submitted.id)
+    before = finished(stand, submitted.id)
     old = driver_of(stand, submitted.id)
     os.kill(old, signal.SIGSTOP)
     stand.proxy.cut()
@@ -291,7 +291,7 @@ def test_a_driver_replaced_while_it_runs(stand: Stand, undisturbed: Callable[...
     like = undisturbed()
     submitted = stand.rung.submit(serial("replaced"))
     after_epochs(stand, submitted.id, 3)
-    before = rungs(stand, submitted.id)
+    before = finished(stand, submitted.id)
     old = driver_of(stand, submitted.id)
     with psycopg.connect(stand.dsn("rung")) as connection:
         queued = "UPDATE experiments SET state = 'QUEUED', slots = 0 WHERE id = %s"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.experiments import TRIALS, after_epochs, driver_of, ended, serial
-from tests.faults.invariants import assert_nothing_lost, entries, rungs
+from tests.faults.invariants import assert_nothing_lost, entries, finished
 from tests.faults.stand import Stand
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -35,7 +35,7 @@ def test_kill_of_the_service(stand: Stand, undisturbed: Callable[..., str]) -> N
     like = undisturbed()
     submitted = stand.rung.submit(serial("service-killed"))
     after_epochs(stand, submitted.id, 2)
-    before = rungs(stand, submitted.id)
+    before = finished(stand, submitted.id)
     stand.kill("service")
     told = len(entries(stand, submitted.id))
     stand.until(lambda: len(entries(stand, submitted.id)) >= told + 2, "epochs without a service")
@@ -49,7 +49,7 @@ def test_kill_of_the_driver(stand: Stand, undisturbed: Callable[..., str]) -> No
     like = undisturbed()
     submitted = stand.rung.submit(serial("driver-killed"))
     after_epochs(stand, submitted.id, 6)
-    before = rungs(stand, submitted.id)
+    before = finished(stand, submitted.id)
     os.kill(driver_of(stand, submitted.id), signal.SIGKILL)
     ended(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=1)
@@ -60,7 +60,7 @@ def test_kill_of_a_trials_process(stand: Stand, undisturbed: Callable[..., str])
     like = undisturbed()
     submitted = stand.rung.submit(serial("slot-killed"))
     after_epochs(stand, submitted.id, 2)
-    before = rungs(stand, submitted.id)
+    before = finished(stand, submitted.id)
     (slot,) = stand.pids("ray::TrialWorker")
     os.kill(slot, signal.SIGKILL)
     ended(stand, submitted.id)
@@ -93,7 +93,7 @@ def test_a_damaged_journal(stand: Stand, undisturbed: Callable[..., str], damage
     like = undisturbed()
     submitted = stand.rung.submit(serial(f"journal-{damage}"))
     after_epochs(stand, submitted.id, 5)
-    before = rungs(stand, submitted.id)
+    before = finished(stand, submitted.id)
     os.kill(driver_of(stand, submitted.id), signal.SIGKILL)
     path = stand.files(submitted.id) / "journal.jsonl"
     content = path.read_bytes()

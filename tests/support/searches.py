@@ -10,17 +10,23 @@ from typing import Any
 from ray import cloudpickle
 from ray.tune.schedulers import TrialScheduler
 
+from search_spaces.early_stopping.base import EarlyStoppingSpec
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import Directives
-from workers.search.searcher import Searcher
+from workers.fence import Fence
+from workers.search.checkpoint_keeper import CheckpointKeeper
+from workers.search.policy import SearchPolicy
 from workers.search.tune_callbacks import TuneCallback
+from workers.search.tune_searcher import TuneSearcher
+from workers.search.verdicts import Verdicts
 from workers.state.recorder import Recorder
 
 
 class Tune:
     """The part of Tune's controller that the callback meets, driving the same hooks in the same order."""
 
-    def __init__(self, callback: TuneCallback, searcher: Searcher) -> None:
+    def __init__(self, callback: TuneCallback, searcher: TuneSearcher) -> None:
         self._callback, self._searcher = callback, searcher
         self.live: list[Any] = []
         self.started = 0
@@ -47,7 +53,7 @@ class Tune:
     def report(self, trial: Any, epoch: int, value: float, **more: Any) -> str:
         result = {"epoch": epoch, "validation_accuracy": value, "epoch_seconds": 1.0, "diverged": False} | more
         result["reported"] = ["epoch_seconds", "validation_accuracy"]
-        decision = self._callback.asha.on_trial_result(self, trial, result)
+        decision = self._callback.scheduler.on_trial_result(self, trial, result)
         self._callback.on_trial_result(0, [], trial, result)
         if decision == TrialScheduler.STOP:
             self.stop_trial(trial)
@@ -79,8 +85,7 @@ class Service:
     """What the heartbeat knows."""
 
     def __init__(self) -> None:
-        self.orders = Directives(slots=4)
-        self.fenced = False
+        self.directives = Directives(slots=4)
         self.changes = 0
 
     def changed(self) -> None:
@@ -88,19 +93,50 @@ class Service:
 
 
 class Search:
-    """One attempt, without Ray."""
+    """One attempt, without Ray. `early_stopping` replaces the rule of the spec."""
 
-    def __init__(self, spec: ExperimentSpec, recorder: Recorder, folder: Path) -> None:
+    def __init__(
+        self, spec: ExperimentSpec, recorder: Recorder, folder: Path, early_stopping: EarlyStoppingSpec | None = None
+    ) -> None:
         self.service = Service()
+        self.fence = Fence()
         self.recorder = recorder
-        self.callback = TuneCallback(
-            spec, recorder, lambda: self.service.orders, lambda: self.service.fenced, self.service.changed
+        self.trials = recorder.table.trials
+        self.verdicts = Verdicts(
+            early_stopping or spec.early_stopping, spec.objective, spec.max_epochs, recorder.table.history()
         )
-        self.searcher = Searcher(
-            spec, recorder, folder / "trials", {}, self.callback.num_samples, self.callback.slots, lambda: None
+        root = ExperimentFolder(folder)
+        self.callback = TuneCallback(
+            SearchPolicy(spec),
+            self.verdicts,
+            recorder,
+            CheckpointKeeper(root.trials, spec.checkpoints, recorder.table),
+            lambda: self.service.directives,
+            self.fence,
+            self.service.changed,
+        )
+        self.searcher = TuneSearcher(
+            spec,
+            recorder,
+            root,
+            {},
+            self.callback.num_samples,
+            self.callback.slots,
+            self.callback.is_paused,
+            lambda: None,
         )
         self.callback.attach(self.searcher)
         self.tune = Tune(self.callback, self.searcher)
 
     def states(self) -> list[str]:
-        return [trial.state for trial in self.recorder.table.trials.values()]
+        return [trial.state for trial in self.trials.values()]
+
+    def verdict_on_the_worst(self) -> str:
+        """The reason to stop the worst possible trial at the first rung: it names the cutoff and the number of trials
+        that set it, so it tells what the rule has seen.
+        """
+        return self.verdicts.after_epoch(UNUSED, 1, {"validation_accuracy": -1e9}).reason
+
+
+#: A trial number that no search reaches.
+UNUSED = 10**6

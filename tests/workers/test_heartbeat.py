@@ -1,4 +1,4 @@
-"""The heartbeat against a real HTTP server: it goes away and comes back, it orders, it fences, it talks nonsense."""
+"""The heartbeat against a real HTTP server that disappears, directs, supersedes and answers nonsense."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Directives, LaunchConfig, TrialState, Winner
-from workers.heartbeat import MOST_LINES, HeartbeatThread
+from workers.fence import Fence
+from workers.heartbeat import MAX_UPDATES, HeartbeatThread
 from workers.state.recorder import Recorder
 from workers.tracking.cursor import MlflowIds
 
@@ -27,34 +28,49 @@ def recorder(open_recorder: OpenRecorder) -> Recorder:
 
 
 @pytest.fixture
-def heartbeat(service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]) -> Iterator[HeartbeatThread]:
-    beating = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), recorder, lambda: NOWHERE)
-    yield beating
-    beating._client.close()
+def fence() -> Fence:
+    return Fence()
 
 
-def test_a_launch_says_what_is_to_be_canceled_before_the_service_does(
-    recorder: Recorder, launch: Callable[..., LaunchConfig]
+@pytest.fixture
+def heartbeat_of(
+    service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig], fence: Fence
+) -> Iterator[Callable[..., HeartbeatThread]]:
+    """`heartbeat_of(ids, field=...)`: reports the runs `ids()`, with a launch of these fields."""
+    made: list[HeartbeatThread] = []
+
+    def build(ids: Callable[[], MlflowIds] = lambda: NOWHERE, **fields: Any) -> HeartbeatThread:
+        made.append(HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}", **fields), fence))
+        made[-1].report_trials(recorder, ids)
+        return made[-1]
+
+    yield build
+    for heartbeat in made:
+        heartbeat.close()
+
+
+@pytest.fixture
+def heartbeat(heartbeat_of: Callable[..., HeartbeatThread]) -> HeartbeatThread:
+    return heartbeat_of()
+
+
+def test_the_first_directives_are_those_of_the_launch(heartbeat_of: Callable[..., HeartbeatThread]) -> None:
+    heartbeat = heartbeat_of(cancel_trials=[1])
+    assert heartbeat.directives == Directives(slots=2, cancel_trials=[1])
+
+
+def test_a_run_of_a_trial_that_the_journal_lost_is_not_reported(
+    service: Any, recorder: Recorder, heartbeat_of: Callable[..., HeartbeatThread]
 ) -> None:
-    heartbeat = HeartbeatThread(launch(cancel_trials=[1]), recorder, lambda: NOWHERE)
-    assert heartbeat.orders == Directives(slots=2, cancel_trials=[1])
-    heartbeat._client.close()
-
-
-def test_a_run_of_a_trial_that_the_journal_lost_is_not_told(
-    service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]
-) -> None:
-    told = launch(service_url=f"http://127.0.0.1:{service.port}")
-    heartbeat = HeartbeatThread(told, recorder, lambda: MlflowIds("1", "parent", {1: "run-1", 7: "run-7"}))
+    heartbeat = heartbeat_of(lambda: MlflowIds("1", "parent", {1: "run-1", 7: "run-7"}))
     assert heartbeat.send()
     assert service.told() == [0, 1]
-    heartbeat._client.close()
 
 
-def test_the_thread_survives_whatever_goes_wrong_with_a_beat(
-    service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig], caplog: pytest.LogCaptureFixture
+def test_the_thread_survives_any_error_of_a_heartbeat(
+    service: Any, recorder: Recorder, heartbeat_of: Callable[..., HeartbeatThread], caplog: pytest.LogCaptureFixture
 ) -> None:
-    failing = iter([RuntimeError("a defect of our own"), KeyError(7)])
+    failing = iter([RuntimeError("a defect"), KeyError(7)])
 
     def ids() -> MlflowIds:
         error = next(failing, None)
@@ -63,24 +79,20 @@ def test_the_thread_survives_whatever_goes_wrong_with_a_beat(
             raise error
         return NOWHERE
 
-    heartbeat = HeartbeatThread(
-        launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=3600.0), recorder, ids
-    )
+    heartbeat = heartbeat_of(ids, heartbeat_s=3600.0)
     heartbeat.start()
     with service.spoken:
         assert service.spoken.wait_for(lambda: service.heard, timeout=60.0)
-    assert service.told() == [0, 1], "and loses nothing"
+    assert service.told() == [0, 1], "nothing is lost"
     assert [record.exc_info is not None for record in caplog.records if "heartbeat failed" in record.message] == [
         True,
         True,
     ]
-    assert heartbeat.send_final("canceled", "cancel ordered", None, patience_s=10.0)
-    heartbeat.wake()
+    assert heartbeat.send_final("canceled", "cancel requested", None, patience_s=10.0)
     heartbeat.join()
-    heartbeat._client.close()
 
 
-def test_lines_of_a_message_that_could_not_be_made_are_told_later(
+def test_updates_of_a_message_that_could_not_be_made_are_reported_later(
     heartbeat: HeartbeatThread, service: Any, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -91,13 +103,15 @@ def test_lines_of_a_message_that_could_not_be_made_are_told_later(
     assert service.told() == [0, 1]
 
 
-def test_progress_goes_up_and_orders_come_down(heartbeat: HeartbeatThread, service: Any) -> None:
-    assert heartbeat.orders == Directives(slots=2)
+def test_progress_goes_up_and_directives_come_down(heartbeat: HeartbeatThread, service: Any) -> None:
+    assert heartbeat.directives == Directives(slots=2)
     heartbeat.phase = "searching"
     newer = b'{"slots": 7, "stop": "pause", "cancel_trials": [1], "controls": {"num_samples": 9, "new": 1}, "new": 1}'
     service.answer = (200, "application/json", newer)
     assert heartbeat.send()
-    assert heartbeat.orders == Directives(slots=7, stop="pause", cancel_trials=[1], controls=Controls(num_samples=9))
+    assert heartbeat.directives == Directives(
+        slots=7, stop="pause", cancel_trials=[1], controls=Controls(num_samples=9)
+    )
     assert service.path == "/api/v1/attempts/exp-abc-a1/heartbeat"
     assert service.headers["Authorization"] == "Bearer secret"
     said = service.heard[0]
@@ -105,20 +119,20 @@ def test_progress_goes_up_and_orders_come_down(heartbeat: HeartbeatThread, servi
     assert said.trials[0].parameters == {"lr": 0.5}
 
 
-def test_controls_stay_as_they_were_told_last(
+def test_controls_stay_until_the_service_sends_newer_ones(
     heartbeat: HeartbeatThread, service: Any, experiment: Callable[..., ExperimentSpec]
 ) -> None:
     asked = Controls.of(experiment())
-    heartbeat.orders = Directives(slots=1, controls=asked)
-    assert heartbeat.send()  # the service says nothing of them
-    assert heartbeat.orders == Directives(slots=3, controls=asked)
+    heartbeat.directives = Directives(slots=1, controls=asked)
+    assert heartbeat.send()  # the service sends none
+    assert heartbeat.directives == Directives(slots=3, controls=asked)
     more = asked.model_copy(update={"num_samples": 99})
     service.answer = (200, "application/json", Directives(slots=3, controls=more).model_dump_json().encode())
     assert heartbeat.send()
-    assert heartbeat.orders.controls == more
+    assert heartbeat.directives.controls == more
 
 
-def test_a_reason_is_told_while_it_holds_and_a_block_with_the_last_word(
+def test_a_reason_is_reported_while_it_holds_and_a_block_with_the_final_heartbeat(
     heartbeat: HeartbeatThread, service: Any
 ) -> None:
     heartbeat.phase, heartbeat.reason = "finalizing", "waiting for MLflow"
@@ -129,7 +143,7 @@ def test_a_reason_is_told_while_it_holds_and_a_block_with_the_last_word(
     assert (last.phase, last.reason, last.blocked) == ("paused", "the disk is full", True)
 
 
-def test_a_line_is_told_when_it_changed(heartbeat: HeartbeatThread, service: Any, recorder: Recorder) -> None:
+def test_a_trial_is_reported_when_it_has_changed(heartbeat: HeartbeatThread, service: Any, recorder: Recorder) -> None:
     heartbeat.send()
     heartbeat.send()
     assert service.told() == []
@@ -139,16 +153,16 @@ def test_a_line_is_told_when_it_changed(heartbeat: HeartbeatThread, service: Any
     assert service.heard[-1].trials[0].best_value == 0.5
 
 
-def test_what_changed_while_the_service_was_away_is_told_when_it_is_back(
-    heartbeat: HeartbeatThread, service: Any, recorder: Recorder
+def test_changes_during_an_outage_of_the_service_are_reported_after_it(
+    fence: Fence, heartbeat: HeartbeatThread, service: Any, recorder: Recorder
 ) -> None:
     assert heartbeat.send()
     service.stop()
     for epoch in (1, 2):
         recorder.record_epoch(0, epoch, {"validation_accuracy": epoch / 10})
         assert not heartbeat.send()
-    assert not heartbeat.fenced
-    assert heartbeat.orders == Directives(slots=3)
+    assert not fence.is_closed()
+    assert heartbeat.directives == Directives(slots=3)
     service.start()
     recorder.record_end(1, TrialState.ERROR, "gone")
     assert heartbeat.send()
@@ -159,10 +173,10 @@ def test_what_changed_while_the_service_was_away_is_told_when_it_is_back(
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 410])
-def test_an_attempt_that_is_not_wanted_is_fenced(heartbeat: HeartbeatThread, service: Any, status: int) -> None:
+def test_a_refused_attempt_is_superseded(fence: Fence, heartbeat: HeartbeatThread, service: Any, status: int) -> None:
     service.answer = (status, "application/problem+json", b'{"detail": "attempt 2 runs"}')
     assert not heartbeat.send()
-    assert heartbeat.fenced
+    assert fence.is_closed()
     assert not heartbeat.send_final("completed", "", None, patience_s=100.0)
     assert len(service.heard) == 1
 
@@ -177,23 +191,23 @@ def test_an_attempt_that_is_not_wanted_is_fenced(heartbeat: HeartbeatThread, ser
         (200, "application/json", b'{"slots": "many"}'),
     ],
 )
-def test_what_a_proxy_says_is_no_answer(
-    heartbeat: HeartbeatThread, service: Any, answer: tuple[int, str, bytes]
+def test_the_answer_of_a_proxy_is_ignored(
+    fence: Fence, heartbeat: HeartbeatThread, service: Any, answer: tuple[int, str, bytes]
 ) -> None:
     good, service.answer = service.answer, answer
     assert not heartbeat.send()
-    assert not heartbeat.fenced
-    assert heartbeat.orders == Directives(slots=2)
+    assert not fence.is_closed()
+    assert heartbeat.directives == Directives(slots=2)
     service.answer = good
     assert heartbeat.send()
     assert service.told() == [0, 1]
 
 
-def test_a_run_id_that_came_late_is_told_once(
-    service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]
+def test_a_late_run_id_is_reported_once(
+    service: Any, recorder: Recorder, heartbeat_of: Callable[..., HeartbeatThread]
 ) -> None:
     ids = NOWHERE
-    heartbeat = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), recorder, lambda: ids)
+    heartbeat = heartbeat_of(lambda: ids)
     recorder.record_end(0, TrialState.CANCELED, "over")
     heartbeat.send()
     assert service.heard[-1].trials[0].mlflow_run_id is None
@@ -203,24 +217,24 @@ def test_a_run_id_that_came_late_is_told_once(
     assert (service.heard[-1].mlflow_experiment_id, service.heard[-1].mlflow_run_id) == ("1", "parent")
     heartbeat.send()
     assert service.told() == []
-    heartbeat._client.close()
 
 
-def test_the_last_word_is_tried_again_and_carries_the_winner(heartbeat: HeartbeatThread, service: Any) -> None:
+def test_the_final_heartbeat_is_retried_and_carries_the_winner(heartbeat: HeartbeatThread, service: Any) -> None:
     heartbeat.send()
     service.stop()
     winner = Winner(trial=1, value=0.9, test_accuracy=0.8, test_loss=0.2)
     assert not heartbeat.send_final("completed", "goal reached", winner, patience_s=0.0)
     service.start()
-    assert heartbeat.send()  # as the thread might, between two tries
+    assert heartbeat.send()  # as the thread may, between two tries
     said = service.heard[-1]
     assert (said.phase, said.reason, said.winner) == ("completed", "goal reached", winner)
     assert heartbeat.send_final("completed", "goal reached", winner, patience_s=0.0)
 
 
-def test_the_thread_beats_wakes_and_ends(service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]) -> None:
-    told = launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=3600.0)
-    heartbeat = HeartbeatThread(told, recorder, lambda: NOWHERE)
+def test_the_thread_sends_wakes_and_ends(
+    service: Any, recorder: Recorder, heartbeat_of: Callable[..., HeartbeatThread]
+) -> None:
+    heartbeat = heartbeat_of(heartbeat_s=3600.0)
     heartbeat.start()
     with service.spoken:
         service.spoken.wait_for(lambda: len(service.heard) >= 1)
@@ -229,53 +243,47 @@ def test_the_thread_beats_wakes_and_ends(service: Any, recorder: Recorder, launc
     with service.spoken:
         service.spoken.wait_for(lambda: len(service.heard) >= 2)
     assert service.told() == [0]
-    assert heartbeat.send_final("canceled", "cancel ordered", None, patience_s=10.0)
-    heartbeat.wake()
+    assert heartbeat.send_final("canceled", "cancel requested", None, patience_s=10.0)
     heartbeat.join()
     assert service.heard[-1].phase == "canceled"
-    heartbeat._client.close()
 
 
-def test_the_thread_ends_when_it_is_fenced(
-    service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]
+def test_the_thread_of_a_superseded_attempt_ends(
+    fence: Fence, service: Any, recorder: Recorder, heartbeat_of: Callable[..., HeartbeatThread]
 ) -> None:
     service.answer = (409, "application/problem+json", b"{}")
-    heartbeat = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), recorder, lambda: NOWHERE)
+    heartbeat = heartbeat_of()
     heartbeat.start()
     heartbeat.join()
-    assert heartbeat.fenced
-    heartbeat._client.close()
+    assert fence.is_closed()
 
 
-def test_many_lines_go_in_several_messages_and_the_last_word_is_the_last(
-    service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]
+def test_many_updates_take_several_messages_and_only_the_last_is_final(
+    service: Any, recorder: Recorder, heartbeat_of: Callable[..., HeartbeatThread]
 ) -> None:
-    for number in range(2, 2 * MOST_LINES + 1):
+    for number in range(2, 2 * MAX_UPDATES + 1):
         recorder.record_suggestion(number, {}, {"lr": 0.5})
-    told = launch(service_url=f"http://127.0.0.1:{service.port}")
-    heartbeat = HeartbeatThread(told, recorder, lambda: MlflowIds("1", "parent", {0: "run-0", 2 * MOST_LINES: "run-n"}))
+    heartbeat = heartbeat_of(lambda: MlflowIds("1", "parent", {0: "run-0", 2 * MAX_UPDATES: "run-n"}))
     winner = Winner(trial=1, value=0.9, test_accuracy=0.8, test_loss=0.2)
     assert heartbeat.send_final("completed", "goal reached", winner, patience_s=0.0)
-    assert [len(said.trials) for said in service.heard] == [MOST_LINES, MOST_LINES, 1]
+    assert [len(said.trials) for said in service.heard] == [MAX_UPDATES, MAX_UPDATES, 1]
     assert [said.phase for said in service.heard] == ["finalizing", "finalizing", "completed"]
     assert [said.winner for said in service.heard] == [None, None, winner]
-    assert sorted(line.trial for said in service.heard for line in said.trials) == list(range(2 * MOST_LINES + 1))
+    assert sorted(line.trial for said in service.heard for line in said.trials) == list(range(2 * MAX_UPDATES + 1))
     assert service.heard[-1].trials[-1].mlflow_run_id == "run-n"
     assert heartbeat.send()
-    assert service.told() == [], "all was told once"
-    heartbeat._client.close()
+    assert service.told() == [], "everything was reported once"
 
 
-def test_what_follows_a_message_that_was_not_taken_is_told_later(
-    service: Any, recorder: Recorder, launch: Callable[..., LaunchConfig]
+def test_updates_after_a_refused_message_are_reported_later(
+    service: Any, recorder: Recorder, heartbeat_of: Callable[..., HeartbeatThread]
 ) -> None:
-    for number in range(2, MOST_LINES + 1):
+    for number in range(2, MAX_UPDATES + 1):
         recorder.record_suggestion(number, {}, {"lr": 0.5})
-    heartbeat = HeartbeatThread(launch(service_url=f"http://127.0.0.1:{service.port}"), recorder, lambda: NOWHERE)
+    heartbeat = heartbeat_of()
     good, service.answer = service.answer, (503, "text/plain", b"")
     assert not heartbeat.send()
     service.heard.clear()
     service.answer = good
     assert heartbeat.send()
-    assert [len(said.trials) for said in service.heard] == [MOST_LINES, 1]
-    heartbeat._client.close()
+    assert [len(said.trials) for said in service.heard] == [MAX_UPDATES, 1]

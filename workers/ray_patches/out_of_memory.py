@@ -1,7 +1,8 @@
-"""Memory: a trial's process that Ray kills because the node runs out of memory is one trial's failure.
+"""Out of memory: if Ray kills a trial's process because the node runs out of memory, only that trial fails.
 
-Owns a flaw of Ray Tune: it knows actors that died and steps that raised; `OutOfMemoryError`, which Ray raises for
-an actor that its memory monitor killed, is neither, and ends the whole search. It must not know what a trial is.
+Owns the fix of a flaw of Ray Tune, which handles actors that died and steps that raised: `OutOfMemoryError`, which Ray
+raises for an actor that its memory monitor killed, is neither and ends the whole search. It must not know what a trial
+is.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ class KilledForMemoryError(RayActorError, OutOfMemoryError):
 class _ActorManager(RayActorManager):
     def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError) and not isinstance(exception, RayActorError):
-            first = str(exception).partition("\n")[0]  # then comes advice
+            first = str(exception).partition("\n")[0]  # the rest is advice
             exception = KilledForMemoryError("", f"OutOfMemoryError: {first}")
         super()._actor_task_failed(tracked_actor_task, exception)
 
 
 @contextmanager
 def oom_as_actor_failure() -> Iterator[None]:
-    """Within, a search that begins survives the memory monitor. Not for several threads."""
+    """A search that starts in this context survives the memory monitor. Not for several threads at once."""
     names: dict[str, Any] = vars(tune_controller)
     before = names["RayActorManager"]
     names["RayActorManager"] = _ActorManager

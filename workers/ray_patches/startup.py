@@ -1,8 +1,8 @@
-"""Quick start: what keeps Ray Tune from spending seconds before the first epoch.
+"""Startup: settings and patches that save seconds before the first epoch of a search with Ray Tune.
 
-Owns the settings and the two replacements of Ray's private functions, each with its reason and measured
-figure (docs/decisions/0002). Ray is pinned to one minor version for their sake, and a test notices when
-they no longer fit. It must not know experiments.
+Owns the settings and the two replacements of Ray's private functions, each with its reason (measured in
+docs/decisions/0002). Ray is pinned to one minor version because of them, and a test fails when they no longer fit. It
+must not know experiments.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def prepare(slots: int) -> None:
-    """Call before `ray.init` in a driver. `slots`: trials that may run at once at first."""
+    """Must be called before `ray.init` in a driver. `slots`: trials that may run at once at the start."""
     os.environ.update(SETTINGS, TUNE_MAX_PENDING_TRIALS_PG=str(max(1, slots)))
     if JOB_CONFIG in os.environ:
-        # Ray Jobs puts an empty but present runtime_env there, which no idle worker process matches.
+        # Ray Jobs sets an empty but present runtime_env, which no idle worker process matches.
         config = json.loads(os.environ[JOB_CONFIG])
         os.environ[JOB_CONFIG] = json.dumps(config | {"runtime_env": {}})
     _use_idle_workers()
@@ -35,7 +35,7 @@ def prepare(slots: int) -> None:
 
 
 def _use_idle_workers() -> None:
-    """Tune sets an environment variable on each actor, so that Ray starts a fresh process; `SETTINGS` has it."""
+    """Tune sets an environment variable on each actor, so Ray starts a new process. `SETTINGS` sets it instead."""
     import ray
     from ray.tune.execution import class_cache
 
@@ -49,7 +49,7 @@ def _use_idle_workers() -> None:
 
 
 def _skip_usage_tags() -> None:
-    """Tune imports every tracking integration that is installed to count its users: over a second."""
+    """To count users, Tune imports every tracking integration that is installed, which takes over a second."""
     from ray.air._internal import usage
 
     usage.tag_callbacks = lambda callbacks: False

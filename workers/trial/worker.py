@@ -20,6 +20,7 @@ from search_spaces.experiment import TrialSpec
 from workers.state import checkpoints
 from workers.state.checkpoints import BEST, LAST
 from workers.trial import device
+from workers.trial.errors import classified
 from workers.trial.logs import TRIAL_LOG, LogFile, captured
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class TrialWorker(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
+        with classified():
+            self._setup(config)
+
+    def _setup(self, config: dict[str, Any]) -> None:
         import torch  # here, not in the first step: actors of one experiment import it side by side
 
         from workers.training.compiled import Compiler
@@ -60,14 +65,15 @@ class TrialWorker(tune.Trainable):
         self._load_trial(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.cleanup()
-        self._load_trial(new_config)
+        with classified():
+            self.cleanup()
+            self._load_trial(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         if self._log is None:
             self._log = LogFile(self._folder / TRIAL_LOG)
-        with captured(self._log):
+        with classified(), captured(self._log):
             return self._step()
 
     def cleanup(self) -> None:

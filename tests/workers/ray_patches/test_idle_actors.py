@@ -1,4 +1,4 @@
-"""Idle processes: their slots are given back, also by one that does not end by itself while nothing else runs."""
+"""Idle processes release their slots, also one that does not end by itself while nothing else runs."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ class Tune:
         ({"cached": 0}, False, ["one", "two"]),
     ],
 )
-def test_idle_processes_end_where_no_trial_is_to_have_them(now: dict[str, int], stopped: bool, left: list[str]) -> None:
+def test_idle_processes_end_if_no_trial_will_use_them(now: dict[str, int], stopped: bool, left: list[str]) -> None:
     actors = Actors("one", "two")
     tune: Any = Tune(actors, **now)
     idle_actors.release_idle_actors(tune)
     assert (tune.stopped, actors.live_actors, actors.killed) == (stopped, left, [])
 
 
-def test_a_process_that_is_busy_is_killed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a canceled trial, say, that loads data for minutes. Without a slot nothing else would end it."""
     monkeypatch.setattr(idle_actors, "STOP_S", 0.05)
     actors = Actors("busy", "polite")

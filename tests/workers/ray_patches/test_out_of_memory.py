@@ -1,4 +1,4 @@
-"""Ray's memory monitor: one process killed is one trial's failure, which Ray Tune itself would not survive."""
+"""Ray's memory monitor: a process that it kills is the failure of one trial; without the patch it ends the search."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def failed_of(manager_class: Any, monkeypatch: pytest.MonkeyPatch) -> list[BaseE
     return told
 
 
-def test_tune_is_told_that_the_actor_died(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_sees_an_actor_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
     before = tune_controller.RayActorManager
     with pytest.raises(RuntimeError, match="unexpected exception"):
         failed_of(before, monkeypatch)  # should this pass one day, Ray has mended it and `memory` can go

@@ -1,4 +1,4 @@
-"""Quick start: Ray's private functions are still there, still called that way, and still worth replacing."""
+"""Startup: Ray's private functions still exist, are still called in the same way, and are still worth replacing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_ray_still_starts_actors_through_the_class_cache() -> None:
     assert "self._class_cache.get(" in inspect.getsource(tune_controller.TuneController)
 
 
-def test_ray_still_asks_for_fresh_processes_by_itself() -> None:
+def test_ray_still_starts_new_processes_by_default() -> None:
     """When this fails, the replacement is needed no longer."""
     assert "runtime_env" in inspect.getsource(class_cache._ActorClassCache.get)
     assert class_cache.DEFAULT_ENV_VARS.items() <= startup.SETTINGS.items()
@@ -70,7 +70,7 @@ def test_settings_name_variables_that_ray_reads(monkeypatch: pytest.MonkeyPatch)
     assert [name for name in startup.SETTINGS if name not in source] == []
 
 
-def test_the_jobs_empty_environment_is_cleared_and_the_rest_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_empty_environment_of_a_job_is_cleared_and_the_rest_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"runtime_env": {"env_vars": {}}, "metadata": {"job": "exp-a1"}}
     monkeypatch.setenv(startup.JOB_CONFIG, json.dumps(config))
     startup.prepare(1)

@@ -1,4 +1,4 @@
-"""Fork: a new experiment begins with another's results, under numbers of its own, whole or not at all."""
+"""Continuation: a new experiment begins with the results of another, numbered from 0, all of them or none."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from search_spaces.experiment import ExperimentSpec, Objective
+from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import TrialState
 from workers.search import continuation
-from workers.search.searcher import Searcher
+from workers.search.tune_searcher import TuneSearcher
 from workers.state.checkpoints import BEST
 from workers.state.journal import copy_of
 from workers.state.recorder import Recorder
@@ -37,7 +38,7 @@ def source(tmp_path: Path, experiment: Build) -> Path:
     folder.mkdir()
     spec = experiment()
     recorder = Recorder(folder / NAME, spec.objective)
-    searcher = Searcher(spec, recorder, folder / "trials", {}, lambda: 7, lambda: 9, lambda: None)
+    searcher = searching(spec, recorder, folder, 7)
     for number in range(7):
         searcher.suggest(str(number))
         recorder.mark_slot_taken(number)
@@ -52,16 +53,19 @@ def source(tmp_path: Path, experiment: Build) -> Path:
     return folder
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    folder = tmp_path / "trials"
-    folder.mkdir()
-    return folder
+def searching(spec: ExperimentSpec, recorder: Recorder, folder: Path, num_samples: int) -> TuneSearcher:
+    return TuneSearcher(
+        spec, recorder, ExperimentFolder(folder), {}, lambda: num_samples, lambda: 9, lambda number: False, lambda: None
+    )
 
 
-def test_results_are_taken_over_in_their_order(source: Path, own: Path, open_recorder: OpenRecorder) -> None:
+def imported(source: Path, folder: Path, recorder: Recorder) -> int:
+    return continuation.import_trials(ExperimentFolder(source), ExperimentFolder(folder), recorder)
+
+
+def test_results_are_imported_in_their_order(source: Path, tmp_path: Path, open_recorder: OpenRecorder) -> None:
     original, recorder = Recorder(source / NAME, Objective(), 2), open_recorder(3)
-    assert continuation.import_trials(source, NAME, own, recorder) == 4
+    assert imported(source, tmp_path, recorder) == 4
     taken = {0: 1, 1: 3, 2: 5, 3: 6}
     for number, theirs in taken.items():
         mine, other = recorder.table.trials[number], original.table.trials[theirs]
@@ -69,29 +73,34 @@ def test_results_are_taken_over_in_their_order(source: Path, own: Path, open_rec
         assert (mine.sample, mine.parameters, mine.state) == (other.sample, other.parameters, other.state)
         assert (mine.stop_reason, mine.ended_at) == (f"because {theirs}", other.ended_at)
         assert mine.source == f"original/{theirs}"
-        specs = [folder / f"{place:05d}" / SPEC for folder, place in ((own, number), (source / "trials", theirs))]
+        specs = [
+            folder / f"{place:05d}" / SPEC
+            for folder, place in ((tmp_path / "trials", number), (source / "trials", theirs))
+        ]
         assert specs[0].read_bytes() == specs[1].read_bytes()
     assert [step[:2] for step in recorder.table.history()] == [(3, 1), (2, 1), (1, 1), (0, 1), (3, 2), (0, 2), (3, 3)]
-    assert {path.parent.name: path.read_bytes() for path in own.rglob(BEST)} == {"00003": b"weights 6"}
+    assert {path.parent.name: path.read_bytes() for path in (tmp_path / "trials").rglob(BEST)} == {
+        "00003": b"weights 6"
+    }
     original.close()
 
 
-def test_what_was_taken_over_spends_no_budget(source: Path, own: Path, open_recorder: OpenRecorder) -> None:
+def test_imported_trials_use_no_budget(source: Path, tmp_path: Path, open_recorder: OpenRecorder) -> None:
     recorder = open_recorder()
-    continuation.import_trials(source, NAME, own, recorder)
+    imported(source, tmp_path, recorder)
     assert (recorder.clock.slot_seconds(), recorder.clock.elapsed_s()) == (0.0, 0.0)
     recorder.close()
     assert (open_recorder(2).clock.slot_seconds(), open_recorder(3).clock.elapsed_s()) == (0.0, 0.0)
 
 
-def test_the_search_goes_on_from_them(
-    own: Path, tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+def test_the_search_continues_from_imported_trials(
+    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
 ) -> None:
-    """A grid tries what is left of it."""
+    """A grid tries the combinations that are left."""
     spec = experiment(searcher="grid", search_space={"batch_size": {"choice": [16, 32, 64, 128]}})
 
     def propose(folder: Path, recorder: Recorder, trials: int) -> Recorder:
-        searcher = Searcher(spec, recorder, folder / "trials", {}, lambda: trials, lambda: 9, lambda: None)
+        searcher = searching(spec, recorder, folder, trials)
         while isinstance(searcher.suggest(str(len(recorder.table.trials))), dict):
             pass
         recorder.record_end(1, TrialState.COMPLETED, "done")
@@ -102,54 +111,52 @@ def test_the_search_goes_on_from_them(
     other.mkdir()
     propose(other, Recorder(other / NAME, spec.objective), 2)
     recorder = open_recorder()
-    assert continuation.import_trials(other, NAME, own, recorder) == 1
+    assert imported(other, tmp_path, recorder) == 1
     propose(tmp_path, recorder, 4)
     assert [trial.sample["batch_size"] for trial in recorder.table.trials.values()] == [1, 0, 2, 3]
 
 
-def test_a_crash_on_the_way_is_repeated_cleanly(
-    source: Path, own: Path, tmp_path: Path, open_recorder: OpenRecorder
-) -> None:
+def test_an_import_is_repeated_after_a_crash(source: Path, tmp_path: Path, open_recorder: OpenRecorder) -> None:
     recorder = open_recorder()
-    continuation.import_trials(source, NAME, own, recorder)
+    imported(source, tmp_path, recorder)
     recorder.close()
     for path in tmp_path.glob("journal*"):
         path.write_bytes(path.read_bytes()[:-100])
     again = open_recorder(2)
     assert again.table.trials == {}
-    continuation.import_trials(source, NAME, own, again)
+    imported(source, tmp_path, again)
     assert repr(again.table.trials) == repr(recorder.table.trials)
 
 
-def test_lost_weights_and_folders_lose_no_more(
-    source: Path, own: Path, open_recorder: OpenRecorder, caplog: pytest.LogCaptureFixture
+def test_missing_weights_and_folders_lose_nothing_else(
+    source: Path, tmp_path: Path, open_recorder: OpenRecorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     (source / "trials" / "00006" / BEST).unlink()
     (source / "trials" / "00003" / SPEC).unlink()
     recorder = open_recorder()
     with caplog.at_level(logging.WARNING):
-        assert continuation.import_trials(source, NAME, own, recorder) == 3
+        assert imported(source, tmp_path, recorder) == 3
     assert [trial.source for trial in recorder.table.trials.values()] == ["original/1", "original/5", "original/6"]
-    assert "weights are not taken over" in caplog.text
-    assert list(own.rglob("*.p*t")) == []
+    assert "the weights of the best trial are not imported" in caplog.text
+    assert list((tmp_path / "trials").rglob("*.p*t")) == []
 
 
 def test_a_damaged_journal_of_the_source_is_read_from_its_copy(
-    source: Path, own: Path, open_recorder: OpenRecorder
+    source: Path, tmp_path: Path, open_recorder: OpenRecorder
 ) -> None:
     content = (source / NAME).read_bytes()
     (source / NAME).write_bytes(content.replace(b'"reason":"because 6"', b'"reason":"because ?"'))
-    assert continuation.import_trials(source, NAME, own, open_recorder()) == 4
+    assert imported(source, tmp_path, open_recorder()) == 4
 
 
-def test_a_fork_of_a_fork_names_its_nearest(
-    source: Path, own: Path, tmp_path: Path, open_recorder: OpenRecorder
+def test_a_continuation_of_a_continuation_names_its_direct_source(
+    source: Path, tmp_path: Path, open_recorder: OpenRecorder
 ) -> None:
     recorder = open_recorder()
-    continuation.import_trials(source, NAME, own, recorder)
+    imported(source, tmp_path, recorder)
     recorder.close()
     second = Recorder(tmp_path / "second.jsonl", Objective())
-    assert continuation.import_trials(tmp_path, NAME, tmp_path / "second", second) == 4
+    assert imported(tmp_path, tmp_path / "second", second) == 4
     assert second.table.trials[3].source == f"{tmp_path.name}/3"
     assert [trial.curve for trial in second.table.trials.values() if trial.number != 2] == [
         [0.2, 0.4],
@@ -159,24 +166,26 @@ def test_a_fork_of_a_fork_names_its_nearest(
     second.close()
 
 
-def test_a_source_without_results_is_an_empty_beginning(tmp_path: Path, own: Path, open_recorder: OpenRecorder) -> None:
+def test_a_source_without_results_gives_no_trials(tmp_path: Path, open_recorder: OpenRecorder) -> None:
     recorder = open_recorder()
     size = (tmp_path / NAME).stat().st_size
     other = tmp_path / "other"
     other.mkdir()
     Recorder(other / NAME, Objective()).close()
-    assert continuation.import_trials(other, NAME, own, recorder) == 0
+    assert imported(other, tmp_path, recorder) == 0
     assert (tmp_path / NAME).stat().st_size == size
 
 
-def test_a_source_of_which_one_file_is_left_is_taken_over(source: Path, own: Path, open_recorder: OpenRecorder) -> None:
+def test_a_source_with_only_one_journal_file_is_imported(
+    source: Path, tmp_path: Path, open_recorder: OpenRecorder
+) -> None:
     (source / NAME).unlink()
-    assert continuation.import_trials(source, NAME, own, open_recorder()) == 4
+    assert imported(source, tmp_path, open_recorder()) == 4
 
 
 @pytest.mark.parametrize("how", ["absent", "damaged"])
-def test_a_source_that_cannot_be_read_is_no_empty_beginning(
-    source: Path, own: Path, open_recorder: OpenRecorder, how: str
+def test_a_source_that_cannot_be_read_is_an_error(
+    source: Path, tmp_path: Path, open_recorder: OpenRecorder, how: str
 ) -> None:
     for file in (source / NAME, copy_of(source / NAME)):
         content = file.read_bytes()
@@ -184,5 +193,5 @@ def test_a_source_that_cannot_be_read_is_no_empty_beginning(
     said = f"no journal in {source}" if how == "absent" else "is not what was written"
     recorder = open_recorder()
     with pytest.raises(continuation.SourceMissingError, match=f"the trials to begin with cannot be read: .*{said}"):
-        continuation.import_trials(source, NAME, own, recorder)
+        imported(source, tmp_path, recorder)
     assert recorder.table.trials == {}

@@ -1,4 +1,4 @@
-"""A driver that was given up: whenever it learns of its successor, it lets go and touches no folder."""
+"""A superseded driver: whenever it learns of its successor, it stops its trials and touches no folder."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from tests.support.searches import Search
 from workers.trial.worker import STOP
 
 
-def test_a_fenced_attempt_lets_go_and_writes_nothing(search: Callable[..., Search], tmp_path: Path) -> None:
+def test_a_superseded_attempt_stops_its_trials_and_writes_nothing(
+    search: Callable[..., Search], tmp_path: Path
+) -> None:
     now = search()
     now.tune.start()
     size = (tmp_path / "journal.jsonl").stat().st_size
-    now.service.fenced = True
+    now.fence.close()
     now.callback.poll(now.tune)
     assert now.callback.outcome is not None
     assert now.callback.outcome.phase == "fenced"
     assert now.tune.live == []
     assert now.states() == ["PAUSED"]
     assert (tmp_path / "journal.jsonl").stat().st_size == size
-    assert list(tmp_path.rglob(STOP)) == [], "the folder is another attempt's"
+    assert list(tmp_path.rglob(STOP)) == [], "the folder is the later attempt's"
 
 
 @pytest.fixture
 def two(search: Callable[..., Search]) -> tuple[Search, Any, Path]:
-    """An attempt that does not know yet that another goes on; its trial; the other's `stop` in the same folder."""
+    """An attempt that does not know yet of a later one; its trial; the later one's `stop` in the same folder."""
     old = search(1)
     trial = old.tune.start()
     old.tune.report(trial, 1, 0.5)
@@ -39,8 +41,8 @@ def two(search: Callable[..., Search]) -> tuple[Search, Any, Path]:
     return old, trial, Path(taken.config["folder"]) / STOP
 
 
-def test_a_trial_that_another_attempt_called_away_is_let_go(two: tuple[Search, Any, Path]) -> None:
-    """Its slot left the epoch and tells of the one before again: another step would train in the other's folder."""
+def test_a_trial_that_a_later_attempt_asked_to_stop_is_given_up(two: tuple[Search, Any, Path]) -> None:
+    """Its process left the epoch and reports the one before again: a further step would train in the other's folder."""
     old, trial, _ = two
     assert old.tune.report(trial, 1, 0.5) == TrialScheduler.STOP
     assert old.callback.outcome is not None
@@ -49,12 +51,12 @@ def test_a_trial_that_another_attempt_called_away_is_let_go(two: tuple[Search, A
 
 
 @pytest.mark.parametrize("orders", [{"stop": "cancel"}, {"stop": "pause"}, {"cancel_trials": [0]}])
-def test_an_attempt_that_learns_late_calls_no_trial_of_its_successors_away(
+def test_a_superseded_attempt_that_learns_late_stops_no_trial_of_its_successor(
     two: tuple[Search, Any, Path], orders: dict[str, Any]
 ) -> None:
     old, _, stop = two
     before = stop.stat().st_mtime_ns
-    old.service.orders = Directives(slots=4, **orders)
+    old.service.directives = Directives(slots=4, **orders)
     old.callback.poll(old.tune)
     assert old.callback.outcome is not None
     assert old.callback.outcome.phase == "fenced"
@@ -62,12 +64,12 @@ def test_an_attempt_that_learns_late_calls_no_trial_of_its_successors_away(
     assert stop.stat().st_mtime_ns == before
 
 
-def test_a_trial_that_had_no_slot_yet_is_not_called_away_from_a_successor(search: Callable[..., Search]) -> None:
-    """That it gives back what it never had needs no entry in the journal."""
+def test_a_trial_without_a_slot_is_not_stopped_in_the_successors_folder(search: Callable[..., Search]) -> None:
+    """Releasing a slot that it never held needs no entry in the journal."""
     old = search(1)
     old.tune.start(waits=True)
     stop = Path(search(2).tune.start().config["folder"]) / STOP
     before = stop.stat().st_mtime_ns
-    old.service.orders = Directives(slots=4, stop="pause")
+    old.service.directives = Directives(slots=4, stop="pause")
     old.callback.poll(old.tune)
     assert stop.stat().st_mtime_ns == before

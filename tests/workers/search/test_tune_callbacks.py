@@ -1,4 +1,4 @@
-"""The callback: orders, goal and budget end the right trials with the right words; nothing stops Tune's loop."""
+"""The Tune callback: directives, goal and budget end the right trials; no error ends Tune's loop."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.support.searches import Search
 from workers.state import journal
 from workers.state.checkpoints import BEST, LAST
 from workers.state.recorder import Recorder
+from workers.trial.errors import TrialError
 from workers.trial.worker import STOP
 
 OpenRecorder = Callable[..., Recorder]
@@ -41,16 +42,18 @@ def test_a_result_is_recorded_with_its_outcome(search: Callable[..., Search]) ->
 
 
 @pytest.mark.parametrize(
-    ("order", "phase", "state"), [("cancel", "canceled", "CANCELED"), ("pause", "paused", "PAUSED")]
+    ("stop", "phase", "state"), [("cancel", "canceled", "CANCELED"), ("pause", "paused", "PAUSED")]
 )
-def test_an_order_ends_all(search: Callable[..., Search], tmp_path: Path, order: Any, phase: str, state: str) -> None:
+def test_a_requested_stop_ends_all_trials(
+    search: Callable[..., Search], tmp_path: Path, stop: Any, phase: str, state: str
+) -> None:
     now = search()
     for _ in range(2):
         now.tune.start()
-    now.service.orders = Directives(slots=4, stop=order)
+    now.service.directives = Directives(slots=4, stop=stop)
     now.callback.poll(now.tune)
     assert now.callback.outcome is not None
-    assert (now.callback.outcome.phase, now.callback.outcome.reason) == (phase, f"{order} ordered")
+    assert (now.callback.outcome.phase, now.callback.outcome.reason) == (phase, f"{stop} requested")
     assert now.tune.live == []
     assert now.states() == [state, state]
     assert len(list(tmp_path.rglob(STOP))) == 2
@@ -58,20 +61,20 @@ def test_an_order_ends_all(search: Callable[..., Search], tmp_path: Path, order:
     assert now.tune.start() == "FINISHED"
 
 
-def test_an_order_is_heard_while_no_trial_runs(search: Callable[..., Search]) -> None:
+def test_a_requested_stop_is_applied_while_no_trial_runs(search: Callable[..., Search]) -> None:
     now = search()
-    now.service.orders = Directives(slots=0)
+    now.service.directives = Directives(slots=0)
     assert now.tune.start() is None
-    now.service.orders = Directives(slots=0, stop="pause")
+    now.service.directives = Directives(slots=0, stop="pause")
     assert now.tune.start() == "FINISHED"
     assert now.callback.outcome is not None
     assert now.callback.outcome.phase == "paused"
 
 
-def test_one_trial_is_canceled_and_the_search_goes_on(search: Callable[..., Search]) -> None:
+def test_one_trial_is_canceled_and_the_search_continues(search: Callable[..., Search]) -> None:
     now = search()
     first, second = now.tune.start(), now.tune.start()
-    now.service.orders = Directives(slots=4, cancel_trials=[0, 77])
+    now.service.directives = Directives(slots=4, cancel_trials=[0, 77])
     now.callback.poll(now.tune)
     assert now.tune.live == [second]
     assert now.states() == ["CANCELED", "RUNNING"]
@@ -82,12 +85,12 @@ def test_one_trial_is_canceled_and_the_search_goes_on(search: Callable[..., Sear
     assert now.tune.start().config["trial"] == 2
 
 
-def test_a_waiting_trial_is_canceled_too(search: Callable[..., Search]) -> None:
+def test_a_waiting_trial_is_canceled(search: Callable[..., Search]) -> None:
     now = search()
     now.tune.start()
     now.recorder.record_release(0)
     after = search(2)
-    after.service.orders = Directives(slots=4, cancel_trials=[0])
+    after.service.directives = Directives(slots=4, cancel_trials=[0])
     assert after.tune.start().config["trial"] == 1
     assert after.states() == ["CANCELED", "RUNNING"]
 
@@ -99,7 +102,7 @@ def test_a_waiting_trial_is_canceled_too(search: Callable[..., Search]) -> None:
         ({"metric": "validation_loss", "goal": 0.2}, 0.21, 0.2),
     ],
 )
-def test_a_goal_that_is_reached_ends_the_search(
+def test_reaching_the_goal_ends_the_search(
     search: Callable[..., Search], objective: dict[str, Any], short: float, reached: float
 ) -> None:
     now = search(objective=objective)
@@ -117,29 +120,29 @@ def test_a_goal_that_is_reached_ends_the_search(
     assert now.recorder.table.trials[0].stop_reason == f"goal {objective['goal']:g} reached at epoch 2"
 
 
-def test_the_trial_that_reaches_the_goal_ends_apart_from_its_epoch(
+def test_the_trial_that_reaches_the_goal_ends_in_an_entry_of_its_own(
     search: Callable[..., Search], tmp_path: Path
 ) -> None:
-    """So that ASHA, replayed over the epochs, decides as it did. One that had given its slot back ends likewise."""
+    """So that a replay of the epochs decides as before. A trial that has yielded its slot ends in the same way."""
     now = search(objective={"goal": 0.9})
     trial, _ = now.tune.start(), now.tune.start()
     now.tune.report(trial, 1, 0.5)
-    now.service.orders = Directives(slots=1)
+    now.service.directives = Directives(slots=1)
     now.tune.report(trial, 2, 0.95)
     now.callback.poll(now.tune)
-    over = now.callback.outcome
-    assert over is not None
-    assert over.of_trial(0) == (TrialState.COMPLETED, "goal 0.9 reached at epoch 2")
-    assert over.of_trial(1) == (TrialState.CANCELED, "goal 0.9 reached: trial 0 has 0.9500")
+    outcome = now.callback.outcome
+    assert outcome is not None
+    assert outcome.of_trial(0) == (TrialState.COMPLETED, "goal 0.9 reached at epoch 2")
+    assert outcome.of_trial(1) == (TrialState.CANCELED, "goal 0.9 reached: trial 0 has 0.9500")
     assert now.states() == ["PAUSED", "CANCELED"]
-    now.recorder.record_end(0, *over.of_trial(0))
-    told = [entry for entry in journal.entries(tmp_path / "journal.jsonl") if entry.get("trial") == 0]
-    assert [entry["event"] for entry in told] == ["suggested", "epoch", "epoch", "released", "ended"]
-    assert "state" not in told[2]
+    now.recorder.record_end(0, *outcome.of_trial(0))
+    entries = [entry for entry in journal.entries(tmp_path / "journal.jsonl") if entry.get("trial") == 0]
+    assert [entry["event"] for entry in entries] == ["suggested", "epoch", "epoch", "released", "ended"]
+    assert "state" not in entries[2]
 
 
-def test_the_epoch_after_the_goal_is_called_off_before_it_begins(search: Callable[..., Search]) -> None:
-    """Tune has it begin before the next look, and one that is short would be over by then."""
+def test_the_epoch_after_the_goal_is_asked_to_stop_before_it_starts(search: Callable[..., Search]) -> None:
+    """Tune starts it before the next poll, by which a short epoch would be finished."""
     now = search(objective={"goal": 0.9})
     trial = now.tune.start()
     now.tune.report(trial, 1, 0.5)
@@ -175,7 +178,7 @@ def test_spent_gpu_hours_end_the_search(
 ) -> None:
     now = search(budget={"gpu_hours": 1}, resources={"gpus_per_trial": gpus})
     now.tune.start()
-    stopwatch.seconds += 7200  # of an epoch in flight
+    stopwatch.seconds += 7200  # in an unfinished epoch
     now.callback.poll(now.tune)
     assert (now.callback.outcome is not None) == spent
     if now.callback.outcome:
@@ -189,7 +192,7 @@ def test_slot_hours_are_summed_over_trials_and_attempts(search: Callable[..., Se
     stopwatch.seconds += 3600
     now.callback.poll(now.tune)
     assert now.callback.outcome is None
-    now.service.orders = Directives(slots=4, stop="pause")
+    now.service.directives = Directives(slots=4, stop="pause")
     now.callback.poll(now.tune)
     after = search(2, budget={"slot_hours": 3})
     after.tune.start()
@@ -202,24 +205,24 @@ def test_slot_hours_are_summed_over_trials_and_attempts(search: Callable[..., Se
     assert after.callback.outcome.reason == "budget.slot_hours of 3 is spent: all trials together held 3"
 
 
-def test_controls_are_obeyed_live_in_place_of_the_spec(search: Callable[..., Search], experiment: Build) -> None:
+def test_changed_controls_replace_those_of_the_spec_at_once(search: Callable[..., Search], experiment: Build) -> None:
     now = search(searcher={"kind": "random", "num_samples": 2}, objective={"goal": 0.5})
     asked = Controls.of(experiment(searcher={"kind": "random", "num_samples": 2}, objective={"goal": 0.5}))
 
-    def order(**changes: Any) -> None:
+    def request(**changes: Any) -> None:
         controls = Controls.model_validate(asked.model_dump() | changes)
-        now.service.orders = Directives(slots=4, controls=controls)
+        now.service.directives = Directives(slots=4, controls=controls)
 
     first, second = now.tune.start(), now.tune.start()
     assert now.tune.start() is None  # two were asked for
-    order(num_samples=4, goal=0.9)
+    request(num_samples=4, goal=0.9)
     third = now.tune.start()
     assert third.config["trial"] == 2
-    order(num_samples=4, goal=0.9, max_concurrent_trials=3)
+    request(num_samples=4, goal=0.9, max_concurrent_trials=3)
     assert now.tune.start() is None
-    order(num_samples=3, goal=0.9)
+    request(num_samples=3, goal=0.9)
     assert now.tune.start() is None
-    now.tune.report(first, 1, 0.7)  # beyond the spec's goal
+    now.tune.report(first, 1, 0.7)  # the goal of the spec, but no longer the goal
     now.callback.poll(now.tune)
     assert now.callback.outcome is None
     for trial in (first, second, third):
@@ -227,22 +230,22 @@ def test_controls_are_obeyed_live_in_place_of_the_spec(search: Callable[..., Sea
     assert now.tune.start() == "FINISHED"
     assert now.searcher.done
     assert now.searcher.exhausted()
-    order(num_samples=5, goal=0.9)
+    request(num_samples=5, goal=0.9)
     assert not now.searcher.exhausted()
-    order(num_samples=5, goal=0.75)
+    request(num_samples=5, goal=0.75)
     now.callback.poll(now.tune)
     assert now.callback.outcome is not None
     assert now.callback.outcome.reason == "goal 0.75 reached: trial 0 has 0.8000"
-    order(num_samples=5, goal=0.99)
+    request(num_samples=5, goal=0.99)
     now.callback.poll(now.tune)
-    assert now.callback.obeyed.goal == 0.75, "what the search ended under, not what was asked for since"
+    assert now.callback.controls.goal == 0.75, "the controls under which the search ended"
 
 
-def test_a_grid_has_no_more_than_its_combinations(search: Callable[..., Search], experiment: Build) -> None:
+def test_a_grid_proposes_each_combination_only_once(search: Callable[..., Search], experiment: Build) -> None:
     changes: dict[str, Any] = {"searcher": "grid", "search_space": {"batch_size": {"choice": [16, 32, 64]}}}
     now = search(**changes)
     controls = Controls.of(experiment(**changes)).model_copy(update={"num_samples": 9})
-    now.service.orders = Directives(slots=9, controls=controls)
+    now.service.directives = Directives(slots=9, controls=controls)
     assert now.callback.num_samples() == 3
     for trial in [now.tune.start() for _ in range(3)]:
         now.tune.finish(trial, 0.5)
@@ -250,7 +253,7 @@ def test_a_grid_has_no_more_than_its_combinations(search: Callable[..., Search],
     assert now.searcher.exhausted()
 
 
-def test_failed_trials_spend_the_budget_of_failures(search: Callable[..., Search], tmp_path: Path) -> None:
+def test_failed_trials_use_up_the_failure_budget(search: Callable[..., Search], tmp_path: Path) -> None:
     now = search(budget={"failures": 2})
     trials = [now.tune.start() for _ in range(3)]
     now.tune.report(trials[2], 1, 0.5)
@@ -261,11 +264,13 @@ def test_failed_trials_spend_the_budget_of_failures(search: Callable[..., Search
     now.callback.poll(now.tune)
     assert now.callback.outcome is not None
     assert now.callback.outcome.phase == "completed"
-    assert now.callback.outcome.reason == ("budget.failures of 2 is spent: 2 trials failed; the first: no such layer")
+    assert now.callback.outcome.reason == (
+        "budget.failures of 2 is spent: 2 trials failed; the first: ValueError: no such layer"
+    )
     assert now.states() == ["ERROR", "ERROR", "CANCELED"]
 
 
-def test_a_search_of_failures_alone_has_failed(search: Callable[..., Search], tmp_path: Path) -> None:
+def test_a_search_in_which_every_trial_failed_has_failed(search: Callable[..., Search], tmp_path: Path) -> None:
     now = search(budget={"failures": 1})
     now.tune.fail(now.tune.start(), ValueError("no such layer"), tmp_path)
     now.callback.poll(now.tune)
@@ -273,7 +278,9 @@ def test_a_search_of_failures_alone_has_failed(search: Callable[..., Search], tm
     assert now.callback.outcome.phase == "failed"
 
 
-def test_a_failed_trial_keeps_its_cause_and_spares_the_others(search: Callable[..., Search], tmp_path: Path) -> None:
+def test_a_failed_trial_records_its_cause_and_the_others_continue(
+    search: Callable[..., Search], tmp_path: Path
+) -> None:
     now = search()
     failed, _ = now.tune.start(), now.tune.start()
     failed.error_file = str(tmp_path / "error.txt")
@@ -286,7 +293,9 @@ def test_a_failed_trial_keeps_its_cause_and_spares_the_others(search: Callable[.
     assert now.tune.start().config["trial"] == 2
 
 
-def test_a_lost_trial_goes_on_until_its_restarts_are_spent(search: Callable[..., Search], tmp_path: Path) -> None:
+def test_a_lost_trial_is_restarted_until_its_restarts_are_used_up(
+    search: Callable[..., Search], tmp_path: Path
+) -> None:
     now = search(max_restarts=2)
     trial = now.tune.start()
     now.tune.report(trial, 1, 0.5)
@@ -295,33 +304,36 @@ def test_a_lost_trial_goes_on_until_its_restarts_are_spent(search: Callable[...,
         assert (now.states(), now.recorder.update_of(0).restarts) == (["PENDING"], restarts)
         trial = now.tune.start()
         assert trial.config["trial"] == 0
-        now.tune.report(trial, 1, 0.5)  # told again from its checkpoint
+        now.tune.report(trial, 1, 0.5)  # reported again from its checkpoint
         now.tune.report(trial, 1 + restarts, 0.6)
     now.tune.fail(trial, ActorDiedError(), tmp_path)
     line = now.recorder.update_of(0)
     assert (line.state, line.error_kind, line.epoch) == ("ERROR", ErrorKind.LOST, 3)
     assert line.stop_reason.startswith("LOST after 2 restarts: The actor died")
-    assert now.callback.asha.rungs()[2] == {0: 0.6}
+    assert now.verdict_on_the_worst().endswith("set by 1 earlier trial"), "repeated reports count once"
 
 
-def test_a_trial_that_fills_the_disk_waits_and_blocks_the_experiment(
+def test_a_trial_that_fills_the_disk_is_paused_and_blocks_the_experiment(
     search: Callable[..., Search], tmp_path: Path
 ) -> None:
     now = search()
     trial, other = now.tune.start(), now.tune.start()
-    full = RayTaskError("train", "Traceback\nOSError: [Errno 28] No space left on device", OSError(28, "No space left"))
+    error = TrialError(ErrorKind.DISK_FULL, "OSError: [Errno 28] No space left on device")
+    full = RayTaskError("step", "Traceback", error)
     now.tune.fail(trial, full.as_instanceof_cause(), tmp_path)
     now.callback.poll(now.tune)
-    ending = now.callback.outcome
-    assert ending is not None
-    assert (ending.phase, ending.blocked) == ("paused", True)
-    assert ending.reason == "the disk is full: trial 0: OSError: [Errno 28] No space left on device"
+    outcome = now.callback.outcome
+    assert outcome is not None
+    assert (outcome.phase, outcome.blocked) == ("paused", True)
+    assert outcome.reason == "the disk is full: trial 0: OSError: [Errno 28] No space left on device"
     assert now.states() == ["PAUSED", "PAUSED"]
     assert other not in now.tune.live
     assert search(2).tune.start().config["trial"] == 0
 
 
-def test_rungs_after_a_crash_equal_rungs_before(search: Callable[..., Search], open_recorder: OpenRecorder) -> None:
+def test_the_stopping_rule_after_a_crash_equals_the_one_before(
+    search: Callable[..., Search], open_recorder: OpenRecorder
+) -> None:
     """Trials cross, and one diverges with a finite accuracy between two others at the same rung."""
     now = search()
     trials = [now.tune.start() for _ in range(4)]
@@ -330,19 +342,19 @@ def test_rungs_after_a_crash_equal_rungs_before(search: Callable[..., Search], o
     now.tune.report(trials[3], 1, 0.95, diverged=True)
     now.tune.report(trials[0], 1, 0.1)
     now.tune.report(trials[1], 2, 0.92)
-    before = now.callback.asha.rungs()
-    assert before[1] == {2: 0.6, 1: 0.9, 3: 0.6, 0: 0.1}
     now.recorder.close()
     after = search(2)
-    assert after.callback.asha.rungs() == before
     resumed = after.tune.start()
-    assert resumed.config["trial"] == 1  # the others have ended, or were told worse
+    assert resumed.config["trial"] == 1  # the others have ended
     assert after.tune.report(resumed, 2, 0.92) == TrialScheduler.CONTINUE
-    assert after.callback.asha.rungs() == before
     assert after.recorder.table.trials[1].curve == [0.9, 0.92]
+    expected = now.verdict_on_the_worst()
+    assert "cutoff 0.6000" in expected
+    assert expected.endswith("of 4 earlier trials")
+    assert after.verdict_on_the_worst() == expected
 
 
-def test_only_the_best_weights_stay(search: Callable[..., Search], tmp_path: Path) -> None:
+def test_only_the_best_weights_are_kept(search: Callable[..., Search], tmp_path: Path) -> None:
     now = search(max_epochs=1)
     for value in (0.5, 0.7, 0.6, 0.8):
         trial = now.tune.start()
@@ -353,17 +365,17 @@ def test_only_the_best_weights_stay(search: Callable[..., Search], tmp_path: Pat
     assert list(tmp_path.rglob(LAST)) == []
 
 
-def test_a_running_trials_files_are_left_alone(search: Callable[..., Search], tmp_path: Path) -> None:
+def test_checkpoints_of_a_running_trial_are_kept(search: Callable[..., Search], tmp_path: Path) -> None:
     now = search()
     trial = now.tune.start()
     folder = Path(trial.config["folder"])
     (folder / LAST).write_bytes(b"state")
-    now.service.orders = Directives(slots=4, stop="pause")
+    now.service.directives = Directives(slots=4, stop="pause")
     now.callback.poll(now.tune)
     assert (folder / LAST).exists()
 
 
-def test_files_that_cannot_be_removed_stop_nothing(search: Callable[..., Search]) -> None:
+def test_checkpoints_that_cannot_be_deleted_stop_nothing(search: Callable[..., Search]) -> None:
     now = search(max_epochs=1)
     trial = now.tune.start()
     (Path(trial.config["folder"]) / LAST).mkdir()  # unlink raises

@@ -1,4 +1,4 @@
-"""The finalist's work without Ray: pictures of the spec; and a driver that does without them."""
+"""The evaluation of the winner without Ray: its weights, its score and the model that is packed."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ import torch
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.models import CNN, VGG, ResNet, TorchvisionModel
 from search_spaces.normalization import Batch
-from search_spaces.protocol import LaunchConfig
-from workers import driver
+from search_spaces.protocol import ErrorKind
 from workers.data.splits import load
 from workers.models.inference import Classifier
-from workers.search import winner
+from workers.search.model_package import save_model
 from workers.search.winner import Evaluator
 from workers.state import checkpoints
 from workers.state.checkpoints import BEST
 from workers.training.build import build_model
 from workers.training.loop import Training
+from workers.trial.errors import TrialError
 from workers.trial.worker import SPEC
 
 
-def test_pictures_of_the_spec(tmp_path: Path) -> None:
+def pack_nothing(*_: Any) -> None:
+    """For tests that need no model."""
+
+
+def test_the_plots_of_a_spec(tmp_path: Path) -> None:
     spec = ExperimentSpec.model_validate({"name": "x", "search_space": {"augmentation": {"rotation": 9.0}}})
-    evaluator: Any = Evaluator.__new__(Evaluator)  # without the imports that `evaluator` needs
-    drawn = evaluator.illustrate(spec, tmp_path / "pictures", tmp_path, tmp_path / "cache")
-    assert {path.name for path in drawn} == {
-        f"{stem}.{kind}" for stem in ("schedulers", "optimizers", "augmentation") for kind in ("png", "html")
-    }
-    assert set(drawn) == set((tmp_path / "pictures").iterdir())
+    drawn = Evaluator(pack_nothing).draw_plots(spec, tmp_path / "plots", tmp_path, tmp_path / "cache")
+    assert {path.name.partition(".")[0] for path in drawn} == {"schedulers", "optimizers", "augmentation"}
+    assert set(drawn) == set((tmp_path / "plots").iterdir())
 
 
-@pytest.mark.parametrize("lost", ["gone", "cut", "of another network", "of another epoch", "of no epoch"])
+@pytest.mark.parametrize("lost", ["gone", "cut", "of another network", "of another epoch", "of an unknown epoch"])
 def test_lost_weights_are_trained_again_bit_for_bit(
-    tmp_path: Path, experiment: Callable[..., ExperimentSpec], monkeypatch: pytest.MonkeyPatch, lost: str
+    tmp_path: Path, experiment: Callable[..., ExperimentSpec], lost: str
 ) -> None:
-    """Trained until an epoch was not the best, at a rate that makes this happen soon."""
+    """The trial trains until an epoch is not the best, at a rate that makes this happen soon."""
     trial = tmp_path / "00003"
     trial.mkdir()
     sample = {
@@ -65,10 +66,8 @@ def test_lost_weights_are_trained_again_bit_for_bit(
         training.run_epoch()
     assert 0 < training.best_epoch < 30
     packed: list[dict[str, torch.Tensor]] = []
-    monkeypatch.setattr(
-        winner, "_save", lambda classifier, example, folder: packed.append(copy.deepcopy(classifier.state_dict()))
-    )
-    evaluator: Any = Evaluator.__new__(Evaluator)
+    evaluator = Evaluator(lambda network, example, folder: packed.append(copy.deepcopy(network.state_dict())))
+    packed.clear()  # of the first packing, when it was made
     figures = [evaluator.evaluate(trial, training.best_epoch, tmp_path / "model", tmp_path, tmp_path)]
     content = (trial / BEST).read_bytes()
     if lost == "gone":
@@ -77,7 +76,7 @@ def test_lost_weights_are_trained_again_bit_for_bit(
         (trial / BEST).write_bytes(content[: len(content) // 2])
     elif lost == "of another network":
         checkpoints.save({"epoch": training.best_epoch, "model": {"weight": torch.zeros(1)}}, trial / BEST)
-    elif lost == "of another epoch":  # which a process that was left behind has written since
+    elif lost == "of another epoch":  # written by a process that was left behind
         checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, trial / BEST)
     else:
         checkpoints.save(training.model.state_dict(), trial / BEST)
@@ -95,15 +94,15 @@ def test_the_packed_model_predicts_raw_images(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(sys, "path", sys.path[:])  # where mlflow puts the code that it finds with a model
+    monkeypatch.setattr(sys, "path", sys.path[:])  # MLflow adds the code packed with a model
     trial = tmp_path / "00000"
     trial.mkdir()
     spec = experiment().bind({"optimizer": 0, "optimizer[0].lr": 0.01, "batch_size": 0, "label_smoothing": 0.0})
     (trial / SPEC).write_text(spec.model_dump_json())
     threads = torch.get_num_threads()
-    _, accuracy = Evaluator().evaluate(trial, 1, tmp_path / "model", tmp_path, tmp_path)
+    accuracy = Evaluator().evaluate(trial, 1, tmp_path / "model", tmp_path, tmp_path).accuracy
     torch.set_num_threads(threads)
-    assert "rehearsal" not in caplog.text
+    assert "packing" not in caplog.text
     images, labels = load(spec.dataset, spec.split_seed, tmp_path, tmp_path).test()
     plain = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     assert images.dtype == torch.uint8
@@ -138,52 +137,27 @@ def test_a_packed_model_is_loaded_without_rung_and_beside_it(tmp_path: Path, run
     for classes, spec in enumerate(specs, start=5):
         classifier = Classifier(build_model(spec, Batch(), 1, classes, 32), torch.zeros(1), torch.ones(1)).eval()
         folders.append(str(tmp_path / spec.kind))
-        winner._save(classifier, np.zeros((2, 1, 32, 32), np.uint8), Path(folders[-1]))
+        save_model(classifier, np.zeros((2, 1, 32, 32), np.uint8), Path(folders[-1]))
     command = [sys.executable, "-I", "-c", ELSEWHERE, rung, *folders]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()) == (0, ["5", "6", "7", "8"]), done.stderr
 
 
-def test_a_rehearsal_that_fails_spoils_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_first_packing_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     def fail(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(winner, "_save", fail)
-    Evaluator()
+    Evaluator(fail)
     assert "No space left on device" in caplog.text
+
+
+def test_an_error_has_its_kind(tmp_path: Path) -> None:
+    """The trial's spec is missing."""
+    with pytest.raises(TrialError, match="FileNotFoundError") as raised:
+        Evaluator(pack_nothing).evaluate(tmp_path, 1, tmp_path / "model", tmp_path, tmp_path)
+    assert raised.value.failure.kind is ErrorKind.CODE
 
 
 def weights_of(packed: dict[str, torch.Tensor], network: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The network's own weights in what a classifier holds."""
     return {name: packed[key] for name in network for key in packed if key.endswith(name)}
-
-
-def test_an_experiment_without_pictures_is_none_the_worse(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    launch = LaunchConfig(
-        experiment_id="x", attempt=1, attempt_id="exp-x-a1", service_url="http://nowhere", token="t", slots=1,
-        mlflow_tracking_uri="http://nowhere", storage=str(tmp_path), data_root=str(tmp_path), cache_root=str(tmp_path),
-    )  # fmt: skip
-    attached: list[Path] = []
-
-    class WinnerEvaluation:
-        def __init__(self, draw: Callable[[Path], None]) -> None:
-            self._draw = draw
-
-        def illustrate(self, spec: ExperimentSpec, out: Path, *roots: Any) -> None:
-            self._draw(out)
-
-    class Tracker:
-        def log_folder(self, folder: Path) -> None:
-            attached.append(folder)
-
-    def fail(out: Path) -> None:
-        raise RuntimeError("no fonts")
-
-    tracker: Any = Tracker()
-    for draw in (fail, Path.mkdir):
-        drawing: Any = WinnerEvaluation(draw)
-        driver._illustrate(launch, ExperimentSpec(name="x"), tracker, drawing)
-    assert "no fonts" in caplog.text
-    assert attached == [tmp_path / "pictures"], "what failed attached nothing"

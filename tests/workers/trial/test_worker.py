@@ -19,12 +19,10 @@ from PIL import Image
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import METRICS, ErrorKind
 from workers.data import splits
-from workers.search import failures
-from workers.search.failures import Failure
 from workers.state.checkpoints import BEST, LAST, PREVIOUS
 from workers.training import loop
 from workers.trial import worker
-from workers.trial.device import DeviceError
+from workers.trial.errors import Failure, TrialError
 from workers.trial.logs import TRIAL_LOG
 from workers.trial.worker import SPEC, STOP, TrialWorker
 
@@ -186,13 +184,11 @@ def test_a_gpu_that_cannot_be_used_is_no_cpu(
 
     monkeypatch.setattr(torch.cuda, "init", broken)
     slot = begun(config(resources={"gpus_per_trial": 0.5}))
-    with pytest.raises(DeviceError) as raised:
+    with pytest.raises(TrialError) as raised:
         slot.step()
     node = platform.node()
     why = f"no usable CUDA device on node {node} though it holds 0.5 GPUs: CUDA driver initialization failed"
-    assert str(raised.value) == why
-    failure = failures.classify(raised.value, f"Traceback\n{type(raised.value).__name__}: {raised.value}")
-    assert failure == Failure(ErrorKind.CODE, f"DeviceError: {why}"), "which would fail again"
+    assert raised.value.failure == Failure(ErrorKind.CODE, f"DeviceError: {why}"), "which would fail again"
 
 
 def test_a_long_epoch_gives_signs_of_life(
@@ -302,7 +298,7 @@ def test_what_a_trial_says(config: Callable[..., dict[str, Any]], capsys: pytest
     slot._training._loss = talkative  # type: ignore[union-attr,method-assign]
     with pytest.warns(UserWarning, match="and warns"):
         slot.step()
-    with pytest.warns(UserWarning, match="and warns"), pytest.raises(ValueError, match="and breaks"):
+    with pytest.warns(UserWarning, match="and warns"), pytest.raises(TrialError, match="and breaks"):
         slot.step()
     heard = said(told)
     assert re.search(r"epoch 1: .*validation_accuracy 0\.\d+", heard)

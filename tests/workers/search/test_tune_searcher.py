@@ -1,4 +1,4 @@
-"""The searcher: a replayed journal proposes what an uninterrupted run does; slots and waiting trials are respected."""
+"""The Tune searcher: a replayed journal proposes what an uninterrupted run does; slots and waiting trials count."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.tune.search import Searcher as TuneSearcher
+from ray.tune.search import Searcher as RaySearcher
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
+from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import ErrorKind, TrialState
-from search_spaces.sampling import combinations
-from workers.search.searcher import Searcher
+from search_spaces.searchers import Searcher
+from search_spaces.spec import kinds
+from workers.search.tune_searcher import TuneSearcher
 from workers.state.journal import WriterFencedError
 from workers.state.recorder import Recorder
 from workers.trial.worker import SPEC, STOP, StopSignal
@@ -24,11 +26,14 @@ GRID = {
     "optimizer": {"choice": [{"kind": "adam"}, {"kind": "sgd", "momentum": {"choice": [0.0, 0.9]}}]},
     "batch_size": {"choice": [64, 128]},
 }
-SEARCHES = {
-    "random": {"searcher": {"kind": "random", "num_samples": 12}},
-    "tpe": {"searcher": {"kind": "tpe", "num_samples": 12, "startup_trials": 3}},
-    "grid": {"searcher": "grid", "search_space": GRID},
+#: A short search of every kind.
+SEARCHES: dict[str, dict[str, Any]] = {
+    kind: {"searcher": kind, "search_space": GRID}
+    if cls.exhaustive
+    else {"searcher": {"kind": kind, "num_samples": 12}}
+    for kind, cls in kinds(Searcher).items()
 }
+SEARCHES["tpe"]["searcher"]["startup_trials"] = 3  # so that it learns within the search
 
 
 class Slots:
@@ -36,28 +41,43 @@ class Slots:
 
     def __init__(self, count: int = 1) -> None:
         self.count = count
-        self.looks = 0
 
     def __call__(self) -> int:
-        self.looks += 1
         return self.count
 
 
-def searching(spec: ExperimentSpec, recorder: Recorder, folder: Path, slots: Callable[[], int]) -> Searcher:
-    return Searcher(spec, recorder, folder, {"data_root": "/data"}, lambda: spec.num_samples, slots, lambda: None)
+def searching(
+    spec: ExperimentSpec,
+    recorder: Recorder,
+    folder: Path,
+    slots: Callable[[], int],
+    num_samples: int | None = None,
+    on_last: Callable[[], None] = lambda: None,
+    paused: frozenset[int] = frozenset(),
+) -> TuneSearcher:
+    return TuneSearcher(
+        spec,
+        recorder,
+        ExperimentFolder(folder),
+        {"data_root": "/data"},
+        lambda: num_samples or spec.num_samples,
+        slots,
+        paused.__contains__,
+        on_last,
+    )
 
 
-def run_one(searcher: Searcher, recorder: Recorder) -> int | None:
-    """Hand out a trial, train it for an epoch or two by a formula, end it; None when there are no more."""
+def run_one(searcher: TuneSearcher, recorder: Recorder) -> int | None:
+    """Hand out a trial, finish an epoch or two with values by a formula, end it; None when there are no more."""
     config = searcher.suggest("tune-id")
-    if config == TuneSearcher.FINISHED:
+    if config == RaySearcher.FINISHED:
         return None
     number = int(config["trial"])
     finish(searcher, recorder, number)
     return number
 
 
-def finish(searcher: Searcher, recorder: Recorder, number: int, name: str = "tune-id") -> None:
+def finish(searcher: TuneSearcher, recorder: Recorder, number: int, name: str = "tune-id") -> None:
     """Every fourth trial diverges, every third is stopped early, the others complete."""
     value = float(recorder.table.trials[number].parameters["batch_size"]) / 256 + number * 0.01
     if number % 4 == 3:
@@ -71,7 +91,7 @@ def finish(searcher: Searcher, recorder: Recorder, number: int, name: str = "tun
     searcher.on_trial_complete(name)
 
 
-def undisturbed(spec: ExperimentSpec, folder: Path) -> list[dict[str, float]]:
+def uninterrupted(spec: ExperimentSpec, folder: Path) -> list[dict[str, float]]:
     folder.mkdir(exist_ok=True)
     recorder = Recorder(folder / "whole.jsonl", spec.objective)
     searcher = searching(spec, recorder, folder / "whole", Slots())
@@ -82,83 +102,39 @@ def undisturbed(spec: ExperimentSpec, folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("kind", SEARCHES)
-def test_a_replayed_journal_goes_on_as_if_nothing_had_happened(
+def test_a_search_with_many_crashes_proposes_what_an_uninterrupted_one_does(
     kind: str, tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
 ) -> None:
     spec = experiment(**SEARCHES[kind])
-    expected = undisturbed(spec, tmp_path)
+    expected = uninterrupted(spec, tmp_path)
     attempt = 0
     recorder = open_recorder(1)
     while len(recorder.table.trials) < len(expected):  # a new driver for every second trial
         attempt += 1
         recorder.close()
         recorder = open_recorder(attempt)
-        searcher = searching(spec, recorder, tmp_path / "trials", Slots())
+        searcher = searching(spec, recorder, tmp_path, Slots())
         for _ in range(2):
             run_one(searcher, recorder)
     assert attempt > 2
     assert [trial.sample for trial in recorder.table.trials.values()] == expected
 
 
-@pytest.mark.parametrize("kind", ["random", "tpe"])
-def test_samples_follow_the_seed_and_differ(kind: str, tmp_path: Path, experiment: Build) -> None:
-    first = undisturbed(experiment(**SEARCHES[kind]), tmp_path / "a")
-    again = undisturbed(experiment(**SEARCHES[kind]), tmp_path / "b")
-    other = undisturbed(experiment(**SEARCHES[kind], seed=6), tmp_path / "c")
-    assert first == again
-    assert first != other
-    assert len({repr(sample) for sample in first}) == len(first)
-
-
-def test_tpe_learns_from_trials_that_ended(tmp_path: Path, experiment: Build) -> None:
-    """With results and without, the first proposals are equal, later ones are not."""
-    spec = experiment(**SEARCHES["tpe"])
-    informed = undisturbed(spec, tmp_path)
-    recorder = Recorder(tmp_path / "blind.jsonl", spec.objective)
-    searcher = searching(spec, recorder, tmp_path / "blind", Slots(100))
-    for name in range(12):
-        searcher.suggest(str(name))
-    recorder.close()
-    blind = [trial.sample for trial in recorder.table.trials.values()]
-    assert blind[:3] == informed[:3]
-    assert blind[3:] != informed[3:]
-
-
-def test_only_living_domains_are_sampled(tmp_path: Path, experiment: Build) -> None:
-    samples = undisturbed(experiment(), tmp_path)
-    assert {sample["optimizer"] for sample in samples} == {0, 1}
-    for sample in samples:
-        dead = 1 - int(sample["optimizer"])
-        assert not any(path.startswith(f"optimizer[{dead}]") for path in sample)
-
-
-def test_a_grid_yields_each_combination_once_and_ends(
-    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
-) -> None:
-    spec = experiment(searcher={"kind": "grid", "num_samples": 100}, search_space=GRID)
-    assert spec.num_samples == 6
-    assert undisturbed(spec, tmp_path) == list(combinations(spec.search_space))
-    recorder = open_recorder()
-    generous = Searcher(spec, recorder, tmp_path / "trials", {}, lambda: 100, Slots(), lambda: None)
-    handed_out = [run_one(generous, recorder) for _ in range(9)]
-    assert handed_out == [0, 1, 2, 3, 4, 5, None, None, None]
-
-
-def test_the_bound_spec_lies_in_the_trials_folder(
+def test_the_folder_of_a_trial_has_its_bound_spec(
     tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
 ) -> None:
     spec, recorder = experiment(), open_recorder()
-    config = searching(spec, recorder, tmp_path / "trials", Slots()).suggest("a")
+    config = searching(spec, recorder, tmp_path, Slots()).suggest("a")
     bound = TrialSpec.model_validate_json((Path(config["folder"]) / "spec.json").read_text())
     assert config == {"trial": 0, "folder": str(tmp_path / "trials" / "00000"), "epoch": 0, "data_root": "/data"}
     assert bound == spec.bind(recorder.table.trials[0].sample, 0)
     assert recorder.table.trials[0].parameters == spec.parameters(bound)
 
 
-def test_an_earlier_driver_changes_no_spec_of_its_successor(
+def test_a_superseded_driver_changes_no_spec_of_its_successor(
     tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
 ) -> None:
-    """It proposes something else: what its proposals follow from was lost and trained again."""
+    """The two propose different samples: the journal lost entries, and their epochs were trained again."""
     old = searching(experiment(seed=6), open_recorder(1), tmp_path, Slots())
     new = searching(experiment(), open_recorder(2), tmp_path, Slots())
     spec = Path(new.suggest("a")["folder"]) / SPEC
@@ -168,7 +144,7 @@ def test_an_earlier_driver_changes_no_spec_of_its_successor(
     assert spec.read_bytes() == content
 
 
-def test_an_earlier_driver_hands_out_no_waiting_trial(
+def test_a_superseded_driver_hands_out_no_waiting_trial(
     tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
 ) -> None:
     recorder = open_recorder(1)
@@ -185,11 +161,11 @@ def test_an_earlier_driver_hands_out_no_waiting_trial(
     assert {path.name for path in before} == {SPEC, STOP}
 
 
-@pytest.mark.parametrize("lost", ["absent", "cut", "of another"])
-def test_a_spec_follows_from_the_journal_at_each_hand_out(
+@pytest.mark.parametrize("lost", ["absent", "cut", "of another trial"])
+def test_the_spec_is_written_again_at_each_hand_out(
     tmp_path: Path, experiment: Build, open_recorder: OpenRecorder, lost: str
 ) -> None:
-    """The driver was killed before it was written, or another has written it."""
+    """Because the driver was killed before it was written, or another driver has written it."""
     spec, recorder = experiment(), open_recorder(1)
     path = Path(searching(spec, recorder, tmp_path, Slots()).suggest("a")["folder"]) / SPEC
     recorder.close()
@@ -202,7 +178,7 @@ def test_a_spec_follows_from_the_journal_at_each_hand_out(
     assert {file.name for file in path.parent.iterdir()} == {SPEC, STOP}
 
 
-def test_a_slot_that_was_left_behind_is_asked_to_leave(
+def test_a_process_that_was_left_behind_is_asked_to_stop(
     tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
 ) -> None:
     spec, recorder = experiment(), open_recorder(1)
@@ -213,7 +189,7 @@ def test_a_slot_that_was_left_behind_is_asked_to_leave(
     config = searching(spec, open_recorder(2), tmp_path, Slots()).suggest("a")
     assert (config["trial"], config["epoch"]) == (0, 1)
     assert left_behind()
-    assert not StopSignal(folder / STOP)(), "and the new one is not"
+    assert not StopSignal(folder / STOP)(), "the new process is not"
 
 
 def test_slots_are_respected_while_they_change(tmp_path: Path, experiment: Build, open_recorder: OpenRecorder) -> None:
@@ -233,7 +209,9 @@ def test_slots_are_respected_while_they_change(tmp_path: Path, experiment: Build
     assert searcher.suggest("f") is None
 
 
-def test_waiting_and_retried_trials_come_first(tmp_path: Path, experiment: Build, open_recorder: OpenRecorder) -> None:
+def test_waiting_and_restarted_trials_come_first(
+    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+) -> None:
     spec, recorder = experiment(), open_recorder(1)
     before = searching(spec, recorder, tmp_path, Slots(3))
     for name in "abc":
@@ -247,7 +225,9 @@ def test_waiting_and_retried_trials_come_first(tmp_path: Path, experiment: Build
     assert recorder.table.trials[0].state == TrialState.RUNNING
 
 
-def test_it_is_finished_only_when_nothing_runs(tmp_path: Path, experiment: Build, open_recorder: OpenRecorder) -> None:
+def test_the_search_ends_only_when_no_trial_runs(
+    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+) -> None:
     spec, recorder = experiment(searcher={"kind": "random", "num_samples": 2}), open_recorder()
     searcher = searching(spec, recorder, tmp_path, Slots(5))
     searcher.suggest("a")
@@ -258,38 +238,36 @@ def test_it_is_finished_only_when_nothing_runs(tmp_path: Path, experiment: Build
     assert searcher.suggest("c") is None
     finish(searcher, recorder, 1, "b")
     assert searcher.exhausted()
-    assert searcher.suggest("c") == TuneSearcher.FINISHED
+    assert searcher.suggest("c") == RaySearcher.FINISHED
 
 
-def test_it_is_finished_without_a_slot_too(tmp_path: Path, experiment: Build, open_recorder: OpenRecorder) -> None:
+def test_the_search_ends_without_a_slot(tmp_path: Path, experiment: Build, open_recorder: OpenRecorder) -> None:
     slots, recorder = Slots(), open_recorder()
     searcher = searching(experiment(searcher={"kind": "random", "num_samples": 1}), recorder, tmp_path, slots)
     searcher.suggest("a")
     slots.count = 0
     assert searcher.suggest("b") is None
     finish(searcher, recorder, 0, "a")
-    assert searcher.suggest("b") == TuneSearcher.FINISHED
+    assert searcher.suggest("b") == RaySearcher.FINISHED
     assert searcher.done
 
 
-def test_an_order_is_heard_while_nothing_runs(tmp_path: Path, experiment: Build, open_recorder: OpenRecorder) -> None:
-    """Tune blocks on an idle searcher for ten minutes; its question for slots must be able to end the search."""
+def test_the_search_can_end_while_nothing_runs(tmp_path: Path, experiment: Build, open_recorder: OpenRecorder) -> None:
+    """Tune waits for an idle searcher for ten minutes, so the call of `slots` must be able to end the search."""
 
-    def ordered_to_stop() -> int:
+    def end_the_search() -> int:
         searcher.finish()
         return 0
 
-    searcher = searching(experiment(), open_recorder(), tmp_path, ordered_to_stop)
-    assert searcher.suggest("a") == TuneSearcher.FINISHED
+    searcher = searching(experiment(), open_recorder(), tmp_path, end_the_search)
+    assert searcher.suggest("a") == RaySearcher.FINISHED
 
 
-def test_the_finalist_is_announced_once_the_last_are_handed_out(
-    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
-) -> None:
+def test_the_last_proposals_are_announced(tmp_path: Path, experiment: Build, open_recorder: OpenRecorder) -> None:
     announced: list[int] = []
     spec, recorder = experiment(), open_recorder()
-    searcher = Searcher(
-        spec, recorder, tmp_path, {}, lambda: 12, Slots(), lambda: announced.append(len(recorder.table.trials))
+    searcher = searching(
+        spec, recorder, tmp_path, Slots(), on_last=lambda: announced.append(len(recorder.table.trials))
     )
     while run_one(searcher, recorder) is not None:
         pass
@@ -297,19 +275,36 @@ def test_the_finalist_is_announced_once_the_last_are_handed_out(
     assert announced[0] > 6
 
 
-def test_nothing_is_proposed_beyond_an_extended_count(
+def test_no_more_trials_are_proposed_than_wanted(
     tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
 ) -> None:
     spec: Any = experiment()
     recorder = open_recorder()
-    searcher = Searcher(spec, recorder, tmp_path, {}, lambda: 3, Slots(9), lambda: None)
+    searcher = searching(spec, recorder, tmp_path, Slots(9), num_samples=3)
     for name in "abcdef":
         searcher.suggest(name)
     assert list(recorder.table.trials) == [0, 1, 2]
     recorder.close()
     recorder = open_recorder(2)
-    longer = Searcher(spec, recorder, tmp_path, {}, lambda: 5, Slots(9), lambda: None)
+    longer = searching(spec, recorder, tmp_path, Slots(9), num_samples=5)
     for name in "abcdef":
         longer.suggest(name)
     assert list(recorder.table.trials) == [0, 1, 2, 3, 4]
-    assert [trial.sample for trial in recorder.table.trials.values()] == undisturbed(spec, tmp_path / "whole")[:5]
+    assert [trial.sample for trial in recorder.table.trials.values()] == uninterrupted(spec, tmp_path / "whole")[:5]
+
+
+def test_trials_that_a_rule_paused_come_after_new_ones(
+    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+) -> None:
+    recorder = open_recorder()
+    searcher = searching(
+        experiment(searcher={"kind": "random", "num_samples": 3}), recorder, tmp_path, Slots(9), paused=frozenset({0})
+    )
+    for name, number in (("a", 0), ("b", 1)):
+        searcher.suggest(name)
+        recorder.record_epoch(number, 1, {"validation_accuracy": 0.5})
+        recorder.mark_slot_taken(number)
+        recorder.record_release(number)
+        searcher.on_trial_complete(name)
+        recorder.table.trials[0].state = TrialState.PAUSED
+    assert [searcher.suggest(name)["trial"] for name in "cde"] == [1, 2, 0]

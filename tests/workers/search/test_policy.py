@@ -1,0 +1,107 @@
+"""The search policy: what follows from directives, controls and the trial table, without a search that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from search_spaces.controls import Controls
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import Directives, ErrorKind, TrialState
+from workers.search.policy import Actions, Reaction, SearchPolicy
+from workers.state.recorder import Recorder
+
+Build = Callable[..., ExperimentSpec]
+OpenRecorder = Callable[..., Recorder]
+
+
+@pytest.fixture
+def decide(experiment: Build, open_recorder: OpenRecorder) -> Callable[..., Actions]:
+    """`decide(directives, running=.., ended=.., waiting=.., spec fields)`: three kinds of trials, four wanted."""
+
+    def build(
+        directives: Directives, running: int = 0, ended: int = 0, waiting: int = 0, fenced: bool = False, **fields: Any
+    ) -> Actions:
+        spec = experiment(**({"searcher": {"kind": "random", "num_samples": 4}} | fields))
+        recorder = open_recorder()
+        for number in range(running + ended + waiting):
+            recorder.record_suggestion(number, {}, {})
+            if number < running:
+                recorder.mark_started(number)
+            elif number < running + ended:
+                recorder.record_end(number, TrialState.COMPLETED, "done")
+        return SearchPolicy(spec).decide(directives, fenced, recorder.table, recorder.clock)
+
+    return build
+
+
+@pytest.mark.parametrize(("granted", "wanted", "slots"), [(4, None, 4), (4, 3, 3), (2, 3, 2), (0, None, 0)])
+def test_slots_are_limited_by_the_grant_and_by_the_controls(
+    decide: Callable[..., Actions], granted: int, wanted: int | None, slots: int
+) -> None:
+    controls = Controls(num_samples=4, max_concurrent_trials=wanted)
+    assert decide(Directives(slots=granted, controls=controls)).slots == slots
+
+
+@pytest.mark.parametrize(("slots", "surplus"), [(3, 0), (2, 0), (1, 1), (0, 2)])
+def test_more_running_trials_than_slots_are_a_surplus(decide: Callable[..., Actions], slots: int, surplus: int) -> None:
+    assert decide(Directives(slots=slots), running=2, waiting=1).surplus == surplus
+
+
+@pytest.mark.parametrize(
+    ("slots", "trials", "released"),
+    [
+        (2, {"running": 1, "ended": 1}, False),  # a third trial is wanted
+        (1, {"running": 1, "ended": 1}, True),  # but may not run
+        (2, {"running": 1, "ended": 3}, True),  # no further trial is wanted
+        (2, {"running": 1, "ended": 2, "waiting": 1}, False),
+    ],
+)
+def test_an_idle_process_is_released_if_no_trial_will_use_it(
+    decide: Callable[..., Actions], slots: int, trials: dict[str, int], released: bool
+) -> None:
+    assert decide(Directives(slots=slots), **trials).release_idle == released
+
+
+@pytest.mark.parametrize(
+    ("directives", "fenced", "phase"),
+    [
+        (Directives(slots=2), False, None),
+        (Directives(slots=2, stop="cancel"), False, "canceled"),
+        (Directives(slots=2, stop="pause"), False, "paused"),
+        (Directives(slots=2, stop="pause"), True, "fenced"),
+    ],
+)
+def test_the_service_and_the_fence_end_the_search(
+    decide: Callable[..., Actions], directives: Directives, fenced: bool, phase: str | None
+) -> None:
+    actions = decide(directives, fenced=fenced)
+    assert (actions.outcome.phase if actions.outcome else None) == phase
+    assert actions.slots == (2 if phase is None else 0)
+
+
+def test_an_exhaustive_search_wants_no_more_trials_than_combinations(decide: Callable[..., Actions]) -> None:
+    space = {"batch_size": {"choice": [16, 32, 64]}}
+    more = Directives(slots=1, controls=Controls(num_samples=9))
+    assert decide(more).num_samples == 9
+    assert decide(more, searcher={"kind": "grid"}, search_space=space).num_samples == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "restarts", "reaction"),
+    [
+        (ErrorKind.LOST, 1, Reaction.RESTART),
+        (ErrorKind.LOST, 2, Reaction.END),
+        (ErrorKind.OUT_OF_MEMORY, 0, Reaction.RESTART),
+        (ErrorKind.DATA, 0, Reaction.END),
+        (ErrorKind.CODE, 0, Reaction.END),
+        (ErrorKind.DISK_FULL, 9, Reaction.PAUSE),
+    ],
+)
+def test_a_failed_trial_is_restarted_ends_or_pauses_the_experiment(
+    experiment: Build, kind: ErrorKind, restarts: int, reaction: Reaction
+) -> None:
+    controls = Controls(num_samples=4, max_restarts=2)
+    assert SearchPolicy(experiment()).react(kind, restarts, controls) is reaction

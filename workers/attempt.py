@@ -1,0 +1,337 @@
+"""ExperimentAttempt: one attempt at one experiment, from its stored spec to its registered winner.
+
+Owns the phases, what each needs from the one before it, and what the experiment becomes when one of them fails. The
+work itself is that of the parts that it connects: recorder, heartbeat, tracking, search and winner. It must not know
+how trials are run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from search_spaces.controls import Controls
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import ExperimentFolder
+from search_spaces.protocol import PARENT_RUN_STATUS, LaunchConfig, Tag, Winner
+from workers.fence import Fence
+from workers.heartbeat import HeartbeatThread
+from workers.search import continuation, failures, stop_conditions
+from workers.search.checkpoint_keeper import CheckpointKeeper
+from workers.search.policy import SearchPolicy
+from workers.search.stop_conditions import AttemptError, Outcome
+from workers.search.tune_callbacks import TuneCallback
+from workers.search.verdicts import Verdicts
+from workers.search.winner import EvaluationFailedError, StopRequestedError, WinnerScore
+from workers.state.journal import JournalDamagedError, WriterFencedError
+from workers.state.recorder import Recorder
+from workers.tracking.connection import SupersededError, is_outage, is_permanent
+from workers.tracking.cursor import MlflowIds
+from workers.tracking.retry import OUTAGE_LIMIT_S, DeliveryAbandonedError, Retrier
+from workers.trial.errors import sentence
+
+log = logging.getLogger("rung.driver")
+
+FINAL_HEARTBEAT_PATIENCE_S = 60.0
+PLOTS_TIMEOUT_S = 60.0
+REFUSALS_LIMIT_S = 300.0  # for an MLflow that answers, but with errors
+
+
+class TrialRunner(Protocol):
+    """Runs trials until all have ended or `callback.outcome` is set; `tune_run.run_trials` is the one for real."""
+
+    def __call__(
+        self,
+        launch: LaunchConfig,
+        spec: ExperimentSpec,
+        recorder: Recorder,
+        callback: TuneCallback,
+        on_last: Callable[[], None],
+    ) -> None: ...
+
+
+class Evaluation(Protocol):
+    """Measures the winner; `WinnerEvaluation` is the one for real."""
+
+    def prepare(self) -> None: ...
+
+    def evaluate(
+        self, number: int, epochs: int, launch: LaunchConfig, *, max_restarts: int, stop_requested: Callable[[], bool]
+    ) -> WinnerScore: ...
+
+    def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> Path: ...
+
+
+class Tracking(Protocol):
+    """The writer to MLflow; `Tracker` is the one for real."""
+
+    @property
+    def answered_at(self) -> float: ...
+
+    def ids(self) -> MlflowIds: ...
+
+    def start(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def register(self, folder: Path, winner: Winner) -> str: ...
+
+    def end_parent_run(self, status: str, summary: dict[str, float], tags: dict[str, str], step: int) -> None: ...
+
+    def log_folder(self, folder: Path) -> None: ...
+
+
+class ExperimentAttempt:
+    """`run` goes through the phases open, restore, search, finalize and close, in this order.
+
+    An error in a phase skips the ones up to `close`. It is no verdict on the experiment: the service learns that this
+    attempt stopped and why, and starts another one a limited number of times, or none before a person acts.
+    """
+
+    def __init__(
+        self,
+        launch: LaunchConfig,
+        spec: ExperimentSpec,
+        run_trials: TrialRunner,
+        evaluation: Evaluation,
+        track: Callable[[Callable[[], bool]], Tracking],
+    ) -> None:
+        """`track` makes the writer to MLflow; it is given a function that says whether the attempt is superseded."""
+        self._launch = launch.model_copy(update={"controls": launch.controls or Controls.of(spec)})
+        self._spec = spec
+        self._run_trials = run_trials
+        self._evaluation = evaluation
+        self._track = track
+        self._folder = ExperimentFolder(Path(launch.storage))
+        self._fence = Fence()
+        self._heartbeat = HeartbeatThread(self._launch, self._fence)
+        self._writers = ExitStack()  # closed before the final heartbeat, after which another attempt may write
+        self._outcome = Outcome()
+        self._winner: Winner | None = None
+        self._controls: Controls | None = None  # those under which the search ended
+
+    def run(self) -> bool:
+        """Run the attempt to its end. False when it failed or a later attempt has taken over."""
+        with ExitStack() as stack:
+            stack.callback(self._heartbeat.close)
+            stack.enter_context(self._writers)
+            try:
+                self.open()
+                self.restore()
+                self.search()
+                self.finalize()
+            except Exception as error:
+                self._end_with(error)
+            return self.close()
+
+    def open(self) -> None:
+        """Open the journal and start the heartbeat. Nothing is written where the journal should exist but does not."""
+        files = (self._folder.journal, self._folder.journal_copy)
+        if self._launch.trials and not any(file.exists() for file in files):
+            raise stop_conditions.MissingJournalError(self._launch.storage, self._launch.trials)
+        try:
+            self._recorder = Recorder(self._folder.journal, self._spec.objective, self._launch.attempt)
+        except OSError as error:
+            raise AttemptError(f"the journal cannot be opened: {error}") from error
+        self._writers.callback(self._release_slots)
+        self._writers.callback(self._recorder.close)
+        self._tracker = self._track(self._fence.is_closed)
+        self._writers.callback(self._stop_tracking)
+        self._retrier = Retrier(
+            stop_requested=lambda: self._requested() is not None,
+            answered_at=lambda: self._tracker.answered_at,
+            on_wait=self._report_wait,
+            retry_window_s=_retry_window_s,
+        )
+        self._heartbeat.report_trials(self._recorder, self._tracker.ids)
+        self._heartbeat.start()
+
+    def restore(self) -> None:
+        """Import the trials of the source, once, and rebuild the search's state from the journal."""
+        table = self._recorder.table
+        if self._launch.source and not table.trials:
+            source = ExperimentFolder(Path(self._launch.source))
+            imported = continuation.import_trials(source, self._folder, self._recorder)
+            log.info("%d trials are imported from %s", imported, self._launch.source)
+        log.info(
+            "attempt %d of %s starts with %d known trials", self._launch.attempt, self._spec.name, len(table.trials)
+        )
+        if lost := max(0, self._launch.trials - len(table.trials)):
+            log.warning("%d of %d trials were lost with the journal's end: proposed again", lost, self._launch.trials)
+        spec = self._spec
+        self._checkpoints = CheckpointKeeper(self._folder.trials, spec.checkpoints, table)
+        self._callback = TuneCallback(
+            SearchPolicy(spec),
+            Verdicts(spec.early_stopping, spec.objective, spec.max_epochs, table.history()),
+            self._recorder,
+            self._checkpoints,
+            lambda: self._heartbeat.directives,
+            self._fence,
+            self._heartbeat.wake,
+        )
+        self._tracker.start()
+
+    def search(self) -> None:
+        """Run trials until all have ended or the search is over for another reason."""
+        self._heartbeat.phase = "searching"
+        self._run_trials(self._launch, self._spec, self._recorder, self._callback, self._evaluation.prepare)
+        self._controls = self._callback.controls
+        self._outcome = self._callback.outcome or stop_conditions.exhausted(
+            self._recorder.table, self._callback.num_samples()
+        )
+        log.info("the search is over, %s: %s", self._outcome.phase, self._outcome.reason or "every trial has ended")
+
+    def finalize(self) -> None:
+        """Evaluate and register the winner of a completed search, and end the experiment unless it is to resume."""
+        if self._outcome.phase == "completed":
+            self._heartbeat.phase = "finalizing"
+            self._tracker.wake()
+            self._heartbeat.wake()
+            try:
+                self._winner = self._finalize_winner()
+            except (EvaluationFailedError, StopRequestedError) as error:
+                self._end_with(error)
+        if self._outcome.phase not in {"paused", "fenced"}:
+            self._end_experiment()
+            self._checkpoints.prune(self._recorder.table.trials)
+
+    def close(self) -> bool:
+        """Stop writing, send the final heartbeat, and draw the plots of a winner now that nobody waits for them."""
+        self._writers.close()
+        outcome = self._outcome
+        if self._fence.is_closed():
+            return False
+        self._heartbeat.send_final(
+            outcome.phase,
+            outcome.reason,
+            self._winner,
+            FINAL_HEARTBEAT_PATIENCE_S,
+            blocked=outcome.blocked,
+            controls=self._controls,
+        )
+        if self._has_winner():
+            self._draw_plots()
+            self._tracker.close()
+        return not outcome.error and outcome.phase != "failed" and not self._fence.is_closed()
+
+    def _end_with(self, error: Exception) -> None:
+        self._outcome = outcome_of(error, self._outcome, self._requested())
+        if self._outcome.phase == "fenced":
+            log.warning("%s", self._outcome.reason)
+            self._fence.close()
+        elif self._outcome.error:
+            log.error("the attempt failed: %s", self._outcome.reason, exc_info=error)
+            self._winner = None
+
+    def _requested(self) -> Outcome | None:
+        return stop_conditions.requested(self._heartbeat.directives, self._fence.is_closed())
+
+    def _has_winner(self) -> bool:
+        return self._winner is not None and self._outcome.phase == "completed"
+
+    def _finalize_winner(self) -> Winner | None:
+        """Evaluate the best trial, log and register its model. None when no trial has a value.
+
+        The registered winner of an earlier attempt stays if no better trial was found since.
+        """
+        best, known = self._recorder.table.best(), self._recorder.table.winner
+        if best is None or best.best_value is None or best.best_epoch is None:
+            return None
+        if known is not None and known.trial == best.number and known.model_uri:
+            return known
+        result = self._evaluation.evaluate(
+            best.number,
+            best.best_epoch,
+            self._launch,
+            max_restarts=self._callback.controls.max_restarts,
+            stop_requested=self._retrier.stop_requested,
+        )
+        winner = Winner(trial=best.number, value=best.best_value, test_accuracy=result.accuracy, test_loss=result.loss)
+        self._retrier.call(self._tracker.finish)
+        uri = self._retrier.call(lambda: self._tracker.register(self._folder.model, winner))
+        winner = winner.model_copy(update={"model_uri": uri})
+        log.info("trial %d won with test accuracy %.4f, registered as %s", winner.trial, winner.test_accuracy, uri)
+        self._recorder.record_winner(winner)
+        return winner
+
+    def _end_experiment(self) -> None:
+        """End the trials that remain, deliver what MLflow lacks and end the parent run with its summary."""
+        outcome, winner, table = self._outcome, self._winner, self._recorder.table
+        for number in list(table.trials):
+            self._recorder.record_end(number, *outcome.of_trial(number))
+        self._retrier.call(self._tracker.finish)
+        summary: dict[str, float] = {f"trials_{state.lower()}": count for state, count in table.counts().items()}
+        tags: dict[str, str] = {Tag.STATE: outcome.phase.upper(), Tag.REASON: outcome.reason}
+        best = table.best()
+        if best is not None and best.best_value is not None:
+            summary |= {"best_value": best.best_value, "best_trial": best.number}
+            tags |= {Tag.BEST_TRIAL: str(best.number), Tag.BEST_RUN_ID: self._tracker.ids().runs[best.number]}
+        if winner is not None:
+            summary["test_accuracy"] = winner.test_accuracy
+            if winner.test_loss is not None:
+                summary["test_loss"] = winner.test_loss
+            tags[Tag.MODEL] = winner.model_uri or ""
+        status, trials = PARENT_RUN_STATUS[outcome.phase], len(table.trials)
+        self._retrier.call(lambda: self._tracker.end_parent_run(status, summary, tags, trials))
+
+    def _draw_plots(self) -> None:
+        """Log the plots that depend on the spec on the parent run. An error only costs the plots."""
+        try:
+            self._tracker.log_folder(self._evaluation.draw_plots(self._spec, self._launch, PLOTS_TIMEOUT_S))
+        except Exception as error:
+            log.warning("the plots are missing: %r", error)
+
+    def _release_slots(self) -> None:
+        """Report no trial as running: whatever happened to Tune, no trial holds a slot any more."""
+        for number in self._recorder.table.trials:
+            self._recorder.record_release(number, journaled=False)
+
+    def _stop_tracking(self) -> None:
+        """Only the plots of a winner are still logged after the final heartbeat."""
+        self._tracker.stop()
+        if not self._has_winner():
+            self._tracker.close()
+
+    def _report_wait(self, reason: str) -> None:
+        if reason != self._heartbeat.reason:
+            self._heartbeat.reason = reason
+            self._heartbeat.wake()
+
+
+def outcome_of(error: Exception, current: Outcome, requested: Outcome | None) -> Outcome:
+    """What the experiment becomes when `error` ended a phase.
+
+    `current` is the outcome so far, `requested` the one that the service wants.
+    """
+    match error:
+        case WriterFencedError() | SupersededError():
+            return Outcome("fenced", str(error))
+        case StopRequestedError():
+            return requested or current
+        case EvaluationFailedError():
+            return replace(current, reason="; ".join(filter(None, (current.reason, str(error)))))
+        case DeliveryAbandonedError() if requested is not None:
+            return replace(requested, reason=f"{requested.reason}; {error}")
+        case _ if failures.is_disk_full(error):
+            return stop_conditions.disk_full(str(error) if isinstance(error, AttemptError) else sentence(error))
+        case AttemptError():
+            return Outcome("paused", str(error), blocked=error.blocked, error=True)
+        case _:
+            return Outcome("paused", sentence(error), error=True)
+
+
+def _retry_window_s(error: Exception) -> float:
+    """For how long a call to MLflow that raised `error` is repeated; 0 for an error that will not pass."""
+    if isinstance(error, SupersededError | JournalDamagedError) or is_permanent(error):
+        return 0.0
+    return OUTAGE_LIMIT_S if is_outage(error) else REFUSALS_LIMIT_S

@@ -1,0 +1,45 @@
+"""CheckpointKeeper: deletes the checkpoints that ended trials need no longer.
+
+Owns when they are deleted and which trials may still have some; `layout.kept_checkpoints` says which stay. It must
+not know Ray, MLflow or the service.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from search_spaces.layout import CheckpointPolicy
+from workers.state import checkpoints
+from workers.state.trial_table import TrialTable
+
+log = logging.getLogger("rung.checkpoints")
+
+
+class CheckpointKeeper:
+    """`trials` is the folder of the trials' folders. Trials that have ended before this was made are looked at once."""
+
+    def __init__(self, trials: Path, policy: CheckpointPolicy, table: TrialTable) -> None:
+        self._trials = trials
+        self._policy = policy
+        self._table = table
+        self._unpruned = {trial.number for trial in table.trials.values() if trial.ended}
+
+    def prune(self, numbers: Iterable[int]) -> None:
+        """Delete what the policy does not keep of those of these trials that have ended: they never resume.
+
+        What cannot be deleted stays and is logged.
+        """
+        ended = {number for number in numbers if self._table.trials[number].ended}
+        if not ended:
+            return
+        self._unpruned |= ended
+        best, winner = self._table.best(), self._table.winner
+        leader = best.number if best else None
+        registered = winner is not None and winner.trial == leader
+        try:
+            checkpoints.prune(self._trials, self._unpruned, leader, self._policy, winner_registered=registered)
+            self._unpruned = {number for number in self._unpruned if number == leader}
+        except OSError as error:
+            log.warning("checkpoints of ended trials stay: %s", error)

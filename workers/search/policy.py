@@ -1,0 +1,78 @@
+"""SearchPolicy: what the search does next, as a function of the directives and of what is known of the trials.
+
+Owns how many trials run, which are canceled, what follows a failure and when the search is over. It decides and does
+nothing: `TuneCallback` applies the actions. It must not know Ray, the journal's file, MLflow or the service.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from search_spaces.controls import Controls
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import RETRYABLE, Directives, ErrorKind, TrialState
+from search_spaces.sampling import count_combinations
+from workers.search import stop_conditions
+from workers.search.stop_conditions import Outcome
+from workers.state.slot_clock import SlotClock
+from workers.state.trial_table import TrialTable
+
+
+@dataclass(frozen=True)
+class Actions:
+    """What follows from one look.
+
+    `outcome`: why the search is over, None while it continues. `controls`: those that were applied. `num_samples`:
+    trials wanted. `slots`: trials that may run at once. `surplus`: how many more than that run. `cancel`: trials to
+    cancel. `release_idle`: whether a process without a trial has nothing to wait for.
+    """
+
+    outcome: Outcome | None
+    controls: Controls
+    num_samples: int
+    slots: int
+    surplus: int
+    cancel: frozenset[int]
+    release_idle: bool
+
+
+class Reaction(Enum):
+    """What follows from a trial's failure."""
+
+    RESTART = "the trial is restarted"
+    END = "the trial ends with ERROR"
+    PAUSE = "the experiment pauses until a person acts"
+
+
+class SearchPolicy:
+    def __init__(self, spec: ExperimentSpec) -> None:
+        self._objective = spec.objective
+        self._gpus_per_trial = spec.resources.gpus_per_trial or 0.0
+        self._controls = Controls.of(spec)
+        self._limit = count_combinations(spec.search_space) if spec.searcher.exhaustive else None
+
+    def decide(self, directives: Directives, fenced: bool, table: TrialTable, clock: SlotClock) -> Actions:
+        controls = directives.controls or self._controls
+        outcome = stop_conditions.requested(directives, fenced) or stop_conditions.reached(
+            controls, self._objective, self._gpus_per_trial, table, clock
+        )
+        wanted = controls.num_samples if self._limit is None else min(controls.num_samples, self._limit)
+        slots = min(directives.slots, controls.max_concurrent_trials or directives.slots)
+        running = table.counts()[TrialState.RUNNING]
+        trial_left = len(table.trials) < wanted or next(table.waiting(), None) is not None
+        return Actions(
+            outcome=outcome,
+            controls=controls,
+            num_samples=wanted,
+            slots=0 if outcome else slots,
+            surplus=max(0, running - slots),
+            cancel=frozenset(directives.cancel_trials),
+            release_idle=running >= slots or not trial_left,
+        )
+
+    def react(self, kind: ErrorKind, restarts: int, controls: Controls) -> Reaction:
+        """What follows from a failure of a trial that was restarted `restarts` times before."""
+        if kind is ErrorKind.DISK_FULL:
+            return Reaction.PAUSE
+        return Reaction.RESTART if kind in RETRYABLE and restarts < controls.max_restarts else Reaction.END

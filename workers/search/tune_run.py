@@ -1,0 +1,87 @@
+"""The run of Ray Tune: trains trials until the searcher has no more or the search is over.
+
+Owns how Tune is called and what remains of its own files: nothing, since the journal is the state. It must not know
+MLflow or the service.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import ExperimentFolder
+from search_spaces.protocol import LaunchConfig
+from workers.ray_patches import out_of_memory
+from workers.search.tune_callbacks import TuneCallback
+from workers.search.tune_searcher import TuneSearcher
+from workers.state.recorder import Recorder
+from workers.trial.worker import TrialWorker
+
+MAX_TRIALS = 10**9  # the searcher says when it has no more
+
+
+def run_trials(
+    launch: LaunchConfig,
+    spec: ExperimentSpec,
+    recorder: Recorder,
+    callback: TuneCallback,
+    on_last: Callable[[], None],
+) -> None:
+    """Returns when every trial has ended or `callback.outcome` is set. Raises what Ray raises.
+
+    `on_last` is called when the last trials are handed out.
+    """
+    from ray import tune
+
+    folder = ExperimentFolder(Path(launch.storage))
+    resources = trial_resources(spec)
+    remove_results(folder, launch.attempt)
+    while True:
+        searcher = TuneSearcher(
+            spec,
+            recorder,
+            folder,
+            roots={"data_root": launch.data_root, "cache_root": launch.cache_root},
+            num_samples=callback.num_samples,
+            slots=callback.slots,
+            is_paused=callback.is_paused,
+            on_last=on_last,
+        )
+        callback.attach(searcher)
+        if searcher.exhausted():
+            return
+        # tune.run, not Tuner: a Tuner pickles searcher and scheduler for a restore, which the journal replaces.
+        with out_of_memory.oom_as_actor_failure():
+            tune.run(
+                TrialWorker,
+                name=folder.tune_results(launch.attempt).name,
+                storage_path=launch.storage,
+                resources_per_trial=tune.PlacementGroupFactory(
+                    [{name: share for name, share in resources.items() if share}]
+                ),
+                num_samples=MAX_TRIALS,
+                search_alg=searcher,
+                scheduler=callback.scheduler,
+                callbacks=[callback],
+                reuse_actors=True,
+                raise_on_failed_trial=False,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+                verbose=0,
+            )
+        remove_results(folder, launch.attempt)
+        if callback.outcome or not searcher.done:
+            return
+        # Once more for trials that were asked for while Tune was shutting down.
+
+
+def trial_resources(spec: ExperimentSpec) -> dict[str, float]:
+    """What each trial holds while it runs, as Ray names it."""
+    return {"CPU": float(spec.resources.cpus_per_trial), "GPU": float(spec.resources.gpus_per_trial or 0)}
+
+
+def remove_results(folder: ExperimentFolder, attempt: int) -> None:
+    """Remove Tune's files of this attempt and of those before it. A later attempt's are not ours."""
+    for number in range(1, attempt + 1):
+        shutil.rmtree(folder.tune_results(number), ignore_errors=True)

@@ -1,0 +1,148 @@
+"""TuneSearcher: the adapter between Ray Tune's loop and what is trained next.
+
+Owns which trial gets a free slot, the folder in which the trial's process finds its spec, and the replay of a search
+algorithm after a crash. It must not know any algorithm by name, MLflow or the service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import ExperimentFolder
+from search_spaces.protocol import TrialState
+from search_spaces.searchers.base import Finding, SearchProblem, TrialResult
+from search_spaces.storage.atomic import atomic_write
+from workers.state.recorder import Recorder
+from workers.state.trial_table import Trial
+
+FINDINGS = {
+    TrialState.COMPLETED: Finding.COMPLETED,
+    TrialState.EARLY_STOPPED: Finding.EARLY_STOPPED,
+    TrialState.DIVERGED: Finding.DIVERGED,
+    TrialState.ERROR: Finding.UNKNOWN,
+    TrialState.CANCELED: Finding.UNKNOWN,
+}
+
+
+class TuneSearcher(Searcher):
+    """Hands one trial at a time to Ray Tune: interrupted ones first, then new ones, then those that a rule paused.
+
+    `slots` is called before each: while as many trials run, none is handed out, which is how concurrency changes
+    while the experiment runs. `num_samples` is the number of trials wanted now. `is_paused` says whether the stopping
+    rule has paused a trial. `on_last` is called when the last proposals are handed out. A Tune trial's config has
+    `trial` (its number), `folder` (with its spec), `epoch` (its number of finished epochs) and `roots`. `done` turns
+    True when Tune was told that there are no more trials.
+    """
+
+    def __init__(
+        self,
+        spec: ExperimentSpec,
+        recorder: Recorder,
+        folder: ExperimentFolder,
+        roots: dict[str, str],
+        num_samples: Callable[[], int],
+        slots: Callable[[], int],
+        is_paused: Callable[[int], bool],
+        on_last: Callable[[], None],
+    ) -> None:
+        super().__init__(metric=spec.objective.metric, mode=spec.objective.mode)
+        self._spec = spec
+        self._recorder = recorder
+        self._folder = folder
+        self._roots = roots
+        self._num_samples = num_samples
+        self._slots = slots
+        self._is_paused = is_paused
+        self._on_last = on_last
+        self._running: dict[str, int] = {}
+        self._finished = False
+        self.done = False
+        self._algorithm = spec.searcher.algorithm(SearchProblem(spec.search_space, spec.objective.sign, spec.seed))
+        self._observed: set[int] = set()
+        for trial in list(recorder.table.trials.values()):
+            self._algorithm.replay(trial.number, trial.sample)
+
+    def finish(self) -> None:
+        """Hand out nothing from now on."""
+        self._finished = True
+
+    def exhausted(self) -> bool:
+        """Whether every trial was proposed and has ended."""
+        trials = list(self._recorder.table.trials.values())
+        return len(trials) >= self._num_samples() and all(trial.ended for trial in trials)
+
+    def suggest(self, trial_id: str) -> Any:
+        # While nothing runs, Tune waits here and nowhere else: `slots` also applies the newest directives.
+        slots = self._slots()
+        if self._finished:
+            return Searcher.FINISHED
+        if len(self._running) >= slots:
+            self.done = not self._running and self.exhausted()
+            return Searcher.FINISHED if self.done else None
+        self._observe_ended()
+        number = self._next()
+        if number is None or number >= self._num_samples() - 2 * slots:
+            self._on_last()
+        if number is None:
+            self.done = not self._running
+            return Searcher.FINISHED if self.done else None
+        trial = self._recorder.table.trials[number]
+        self._recorder.check_not_fenced()
+        folder = self._prepare_folder(trial)
+        self._running[trial_id] = number
+        self._recorder.mark_started(number)
+        return {"trial": number, "folder": str(folder), "epoch": trial.epoch, **self._roots}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._running.pop(trial_id, None)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """The algorithm observes a trial when it has ended."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the journal is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: the journal was replayed."""
+
+    def _next(self) -> int | None:
+        waiting = [trial.number for trial in self._recorder.table.waiting()]
+        interrupted = next((number for number in waiting if not self._is_paused(number)), None)
+        if interrupted is not None:
+            return interrupted
+        proposed = self._propose()
+        return proposed if proposed is not None else next(iter(waiting), None)
+
+    def _propose(self) -> int | None:
+        number = len(self._recorder.table.trials)
+        sample = self._algorithm.propose(number) if number < self._num_samples() else None
+        if sample is None:
+            return None
+        parameters = self._spec.parameters(self._spec.bind(sample, number))
+        self._recorder.record_suggestion(number, sample, parameters)
+        return number
+
+    def _prepare_folder(self, trial: Trial) -> Path:
+        """The trial's folder, with its spec and without a process of an earlier driver that trains there.
+
+        Such a process, left behind on a node that was cut off, leaves its epoch when it sees the touched file. The
+        process that the trial gets now starts later and ignores a touch from before its start.
+        """
+        folder = self._folder.trial(trial.number)
+        if folder.root.exists():
+            folder.stop.touch()
+        folder.root.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder.spec, self._spec.bind(trial.sample, trial.number).model_dump_json().encode())
+        return folder.root
+
+    def _observe_ended(self) -> None:
+        for trial in list(self._recorder.table.trials.values()):
+            if trial.ended and trial.number not in self._observed:
+                self._observed.add(trial.number)
+                result = TrialResult(trial.number, FINDINGS[trial.state], tuple(trial.curve), trial.best_value)
+                self._algorithm.observe(result)

@@ -1,0 +1,77 @@
+"""Verdicts: what happens to a trial after each epoch.
+
+Owns the order of the checks: a trial that diverged ends, one that has trained all of its epochs ends, and only
+otherwise the experiment's stopping rule decides. Owns the rule's replay after a crash. It must not know Ray, the
+journal, MLflow or the service.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from search_spaces.early_stopping.base import Action, Comparison, EarlyStoppingSpec
+from search_spaces.experiment import Objective
+from search_spaces.protocol import TrialState
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`state` is the one in which the trial ends; None for a trial that has not ended."""
+
+    action: Action
+    state: TrialState | None = None
+    reason: str = ""
+
+
+CONTINUE = Verdict(Action.CONTINUE)
+
+
+class Verdicts:
+    """The verdicts on all trials of one experiment. `history` are the epochs that the journal has, in its order."""
+
+    def __init__(
+        self,
+        early_stopping: EarlyStoppingSpec,
+        objective: Objective,
+        max_epochs: int,
+        history: Iterable[tuple[int, int, float]] = (),
+    ) -> None:
+        self._metric = objective.metric
+        self._max_epochs = max_epochs
+        self._rule = early_stopping.rule(Comparison(objective.metric, objective.sign, max_epochs))
+        self._decided: dict[int, int] = {}  # trial -> its newest epoch with a verdict
+        self._paused: set[int] = set()
+        for trial, epoch, value in history:
+            self.after_epoch(trial, epoch, {self._metric: value})
+
+    def after_epoch(self, trial: int, epoch: int, metrics: Mapping[str, float | None]) -> Verdict:
+        """The verdict on `trial` after `epoch` (from 1).
+
+        A trial that resumes reports its newest epoch a second time: it continues, whatever the verdict was then.
+        """
+        if epoch <= self._decided.get(trial, 0):
+            return CONTINUE
+        self._decided[trial] = epoch
+        self._paused.discard(trial)
+        value = metrics.get(self._metric)
+        if value is None or not math.isfinite(value):
+            self._rule.decide(trial, epoch, math.nan)
+            problem = "was not reported" if value is None else f"is not finite ({value})"
+            return Verdict(Action.STOP, TrialState.DIVERGED, f"{self._metric} {problem} after epoch {epoch}")
+        if metrics.get("diverged"):
+            self._rule.decide(trial, epoch, math.nan)
+            return Verdict(Action.STOP, TrialState.DIVERGED, f"the loss is not finite in epoch {epoch}")
+        if epoch >= self._max_epochs:
+            return Verdict(Action.STOP, TrialState.COMPLETED, f"all {self._max_epochs} epochs done")
+        decision = self._rule.decide(trial, epoch, value)
+        if decision.action is Action.STOP:
+            return Verdict(Action.STOP, TrialState.EARLY_STOPPED, decision.reason)
+        if decision.action is Action.PAUSE:
+            self._paused.add(trial)
+        return Verdict(decision.action, reason=decision.reason)
+
+    def is_paused(self, trial: int) -> bool:
+        """Whether the stopping rule paused the trial after its newest epoch."""
+        return trial in self._paused

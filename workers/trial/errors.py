@@ -1,0 +1,119 @@
+"""Trial errors: what went wrong in a trial's process, and of which kind it is.
+
+Owns the classification of exceptions, in the process that raises them and by their types, and the error that carries
+the kind to the driver. Text is read only of torch's errors, whose types do not tell. It must not know Ray, the journal
+or the service.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from search_spaces.protocol import DISK_FULL_ERRNOS, ErrorKind
+from workers.data.errors import DataError
+
+LONGEST_REASON = 500  # characters
+
+#: Torch raises plain RuntimeErrors for these.
+TORCH_DISK_FULL = re.compile(r"PytorchStreamWriter failed writing file|inline_container.*unexpected pos|iostream error")
+TORCH_MEMORY = re.compile(
+    r"can't allocate memory: you tried to allocate|CUDA (error: )?out of memory"
+    r"|unable to (allocate shared memory|write to file </torch_|open shared memory)"
+)
+#: The line with which Python ends the traceback of a `TrialError`, for where Ray hands over only that text.
+LINE = re.compile(r"^(?:[\w.]+\.)?TrialError: \[([A-Z_]+)\] (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial failed: the kind, and one sentence for the user."""
+
+    kind: ErrorKind
+    reason: str
+
+
+class TrialError(Exception):
+    """A trial's process failed. Unlike the exception behind it, it can always be pickled."""
+
+    def __init__(self, kind: ErrorKind, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.failure = Failure(ErrorKind(kind), reason)
+
+    def __str__(self) -> str:
+        return f"[{self.failure.kind}] {self.failure.reason}"
+
+
+@contextmanager
+def classified() -> Iterator[None]:
+    """Raise a TrialError for every exception."""
+    try:
+        yield
+    except TrialError:
+        raise
+    except Exception as error:
+        failure = classify(error)
+        raise TrialError(failure.kind, failure.reason) from error
+
+
+def classify(error: BaseException) -> Failure:
+    """The failure behind an exception, by the types of the exception and of those from which it was raised."""
+    kinds = {_kind(one) for one in _chain(error)}
+    # In this order: a full disk or too little memory may be behind any other exception.
+    for kind in (ErrorKind.DISK_FULL, ErrorKind.OUT_OF_MEMORY, ErrorKind.DATA):
+        if kind in kinds:
+            return Failure(kind, sentence(error))
+    return Failure(ErrorKind.CODE, sentence(error))
+
+
+def parse(text: str) -> Failure | None:
+    """The failure in the text of a `TrialError`'s traceback; None for any other text."""
+    found = LINE.findall(text)
+    if not found or found[-1][0] not in ErrorKind.__members__:
+        return None
+    kind, reason = found[-1]
+    return Failure(ErrorKind(kind), reason)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a full disk or an exhausted quota is behind an exception."""
+    return any(_kind(one) is ErrorKind.DISK_FULL for one in _chain(error))
+
+
+def sentence(error: BaseException) -> str:
+    """The exception in one line: its type and the last line of its text, where a traceback has its cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1]}"[:LONGEST_REASON] if lines else type(error).__name__
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _kind(error: BaseException) -> ErrorKind:
+    """Of one exception, whatever is behind it."""
+    torch = sys.modules.get("torch")  # an error of torch's is only raised where torch is imported
+    match error:
+        case TrialError():
+            return error.failure.kind
+        case DataError():
+            return ErrorKind.DATA
+        case OSError() if error.errno in DISK_FULL_ERRNOS:
+            return ErrorKind.DISK_FULL
+        case MemoryError():
+            return ErrorKind.OUT_OF_MEMORY
+        case RuntimeError() if torch and isinstance(error, torch.OutOfMemoryError):
+            return ErrorKind.OUT_OF_MEMORY
+        case RuntimeError() if TORCH_MEMORY.search(str(error)):
+            return ErrorKind.OUT_OF_MEMORY
+        case RuntimeError() if TORCH_DISK_FULL.search(str(error)):
+            return ErrorKind.DISK_FULL
+        case _:
+            return ErrorKind.CODE
