@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Winner
 from workers.models.inference import Classifier
-from workers.search.winner import _save
+from workers.search.model_package import save_model
 from workers.tracking import registration
 
 WINNER = Winner(trial=0, value=0.3, test_accuracy=0.25, test_loss=1.5)
@@ -76,7 +76,7 @@ def test_the_registered_model_predicts(
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     classifier = Classifier(network, torch.tensor([8.0]), torch.tensor([4.0])).eval()
     images = np.random.default_rng(0).integers(0, 17, (3, 1, 8, 8)).astype(np.float32)
-    _save(classifier, images, tmp_path / "model")
+    save_model(classifier, images, tmp_path / "model")
     with pytest.raises(MlflowException, match="reset by peer"):
         register(losing(client, "create_model_version", 1, after=True))
     uri = register(client)
