@@ -221,6 +221,10 @@ class TrialSpec(Spec):
     def _upgrade(cls, data: Any) -> Any:
         return upgrade(data).document
 
+    def trains_as(self, other: TrialSpec) -> bool:
+        """Whether a trial of this spec may resume as one of `other`: they differ in `random_streams` at most."""
+        return self == other.model_copy(update={"random_streams": self.random_streams})
+
 
 class ExperimentSpec(Spec):
     """One search. The smallest valid spec is a name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.models import Model
 from search_spaces.normalization import Normalization
@@ -101,6 +103,27 @@ def test_what_was_stored_is_not_judged_by_rules_that_came_later() -> None:
         with pytest.raises(SpecError) as caught:
             validate(old)
         assert [problem.field for problem in caught.value.problems] == [field]
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    with lzma.open(FOLDER / name, "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_experiments_and_trials_of_a_real_service_of_version_1_are_read() -> None:
+    """Written by the last commit of version 1. The experiments' controls are read too. Never edit the files."""
+    for row in rows("version-1-experiments.jsonl.xz"):
+        spec = read_spec(row["spec"])
+        assert validate(row["spec"]) == spec
+        old = row["spec"] if isinstance(row["spec"], dict) else json.loads(row["spec"])
+        assert version_1(spec) == old
+        Controls.model_validate(row["controls"])
+    for row in rows("version-1-trials.jsonl.xz"):
+        trial = read_trial_spec(row["spec"])
+        assert trial.random_streams == 1
+        document = version_1(trial)
+        del document["random_streams"]
+        assert document == row["spec"]
 
 
 def _without_what_came_later(now: Any, old: Any) -> Any:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from search_spaces.experiment import TrialSpec
+from search_spaces.storage.atomic import atomic_write
+from search_spaces.stored import read_trial_spec
 from workers.state import checkpoints
 from workers.state.checkpoints import BEST, LAST
 from workers.trial import device
@@ -162,7 +164,8 @@ class TrialWorker(tune.Trainable):
         for name, content in checkpoints.load_newest(self._folder):
             training = Training(spec, splits, on, self._compiler, self._between_batches)
             try:
-                if "spec" in content and TrialSpec.model_validate_json(content["spec"]) != spec:
+                recorded = read_trial_spec(content["spec"]) if "spec" in content else spec
+                if not recorded.trains_as(spec):
                     raise ValueError("it is of another configuration")
                 training.load_state_dict(content["training"])
                 if training.epoch > self._journaled_epoch + 1:
@@ -174,6 +177,9 @@ class TrialWorker(tune.Trainable):
                 log.warning("%s cannot be used: %s", name, error)
                 continue
             self._last_is_usable = name == LAST
+            if recorded != spec:  # its first epochs are of the older streams: `reproduce` must learn that
+                training.spec = recorded
+                atomic_write(self._folder / SPEC, recorded.model_dump_json().encode())
             return training, name
         return Training(spec, splits, on, self._compiler, self._between_batches), None
 

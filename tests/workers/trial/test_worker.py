@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from search_spaces.experiment import ExperimentSpec
+from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.protocol import METRICS, ErrorKind
 from workers.data import splits
 from workers.state.checkpoints import BEST, LAST, PREVIOUS
@@ -160,6 +160,18 @@ def test_a_checkpoint_of_another_configuration_is_not_taken(config: Callable[...
     (folder_of(told) / SPEC).write_text((folder_of(other) / SPEC).read_text())
     assert timeless(begun(told).step()) == timeless(expected)
     assert "of another configuration" in said(told)
+
+
+def test_a_trial_of_the_version_before_resumes_and_stays_marked(config: Callable[..., dict[str, Any]]) -> None:
+    told = config(0)
+    path = folder_of(told) / SPEC
+    mark = {"random_streams": 1}
+    path.write_text(TrialSpec.model_validate_json(path.read_text()).model_copy(update=mark).model_dump_json())
+    begun(told).step()
+    path.write_text(path.read_text().replace('"random_streams":1', '"random_streams":2'))  # as the searcher writes it
+    resumed = begun(told | {"epoch": 1})
+    assert (resumed.step()["epoch"], resumed.step()["epoch"]) == (1, 2)
+    assert TrialSpec.model_validate_json(path.read_text()).random_streams == 1
 
 
 @pytest.mark.parametrize(("known", "first"), [(1, 2), (0, 1)])
