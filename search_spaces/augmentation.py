@@ -1,7 +1,7 @@
-"""Augmentation: random changes to training images that keep their labels (lecture L17, L18).
+"""Augmentation: random changes to training images that keep their labels (course L17, L18).
 
-Parameters are drawn for each image anew, on the device; validation and test images are never touched.
-Everything is off unless given.
+Parameters are drawn for each image, on the device. Validation and test images are never changed. Everything is off
+unless it is given.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Degrees = Searchable[Annotated[Number, Field(ge=0, le=180)]]
 
 
 class AugmentationSpec(Spec):
-    """Strengths; zero means off."""
+    """Strengths of the transforms; 0 turns one off."""
 
     crop_padding: Searchable[Annotated[Integer, Field(ge=0, le=64)]] = Field(
         0, description="pixels of zero padding on each side before a random crop back to size"
     )
-    horizontal_flip: Strength = Field(0.0, description="probability of mirroring an image; the lecture's is 0.5")
+    horizontal_flip: Strength = Field(0.0, description="probability of mirroring an image; the course uses 0.5")
     rotation: Degrees = Field(0.0, description="largest rotation either way, in degrees")
     translation: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = Field(
         0.0, description="largest shift, as a share of the image's side"

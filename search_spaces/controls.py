@@ -1,7 +1,7 @@
 """Controls: what may be changed of an experiment while it runs, waits, or after it has ended.
 
-The spec stays as it was accepted; controls begin as it says and change by PATCH. The service stores them,
-the driver is given them at its launch and with each answer to its heartbeat.
+The spec stays as it was accepted. Controls start with its values and change by PATCH. The service stores them and sends
+them to the driver at its launch and with each answer to its heartbeat.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Controls(Spec):
 
     @classmethod
     def of(cls, spec: ExperimentSpec) -> Controls:
-        """What a spec asks for."""
+        """The controls that a spec asks for."""
         return cls(
             priority=spec.priority,
             num_samples=spec.num_samples,

@@ -66,7 +66,7 @@ def _warmup(spec: ExperimentSpec) -> Iterator[Problem]:
 
 
 def _own_normalization(spec: ExperimentSpec) -> Iterator[Problem]:
-    """torchvision's models keep their own layers, so `normalization` must be left alone wherever one may be drawn."""
+    """torchvision's models keep their own layers: `normalization` must have its default wherever one may be drawn."""
     models = [path for path, model in _models(spec) if isinstance(model, TorchvisionModel)]
     for path, value in _alternatives(spec.search_space.normalization, "search_space.normalization"):
         if models and value != Batch():

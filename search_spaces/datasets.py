@@ -17,7 +17,7 @@ from search_spaces.spec import NameShorthand, Spec
 
 
 class DatasetSpec(Spec):
-    """What all data sets share.
+    """What all datasets share.
 
     The validation split is cut from the training set, stratified by class and seeded; only the winner's evaluation
     reads the test set. Each member has a `name` and `mirror_safe`, whether a mirrored image keeps its label;
@@ -35,7 +35,7 @@ class DatasetSpec(Spec):
     )
 
     def usual_augmentation(self) -> dict[str, Any]:
-        """What is used where a spec says nothing: nothing that could change a label."""
+        """The augmentation of a spec that gives none: nothing that could change a label."""
         return self.default_augmentation
 
 
@@ -68,7 +68,7 @@ class MNIST(TorchvisionDataset):
 
 
 class FashionMNIST(TorchvisionDataset):
-    """60,000 + 10,000 grey pictures of clothes of 28x28."""
+    """60,000 + 10,000 grey images of clothes of 28x28."""
 
     target: ClassVar[str] = "torchvision.datasets:FashionMNIST"
     classes: ClassVar[int | None] = 10
@@ -78,7 +78,7 @@ class FashionMNIST(TorchvisionDataset):
 
 
 class CIFAR10(TorchvisionDataset):
-    """50,000 + 10,000 colour pictures of 32x32."""
+    """50,000 + 10,000 colour images of 32x32."""
 
     target: ClassVar[str] = "torchvision.datasets:CIFAR10"
     classes: ClassVar[int | None] = 10
@@ -88,7 +88,7 @@ class CIFAR10(TorchvisionDataset):
 
 
 class CIFAR100(TorchvisionDataset):
-    """50,000 + 10,000 colour pictures of 32x32."""
+    """50,000 + 10,000 colour images of 32x32."""
 
     target: ClassVar[str] = "torchvision.datasets:CIFAR100"
     classes: ClassVar[int | None] = 100
@@ -108,7 +108,7 @@ def _inside_root(path: str) -> str:
 
 
 class ImageFolder(DatasetSpec):
-    """Pictures in `path/<class>/<file>`, resized to squares of `size` pixels.
+    """Images in `path/<class>/<file>`, resized to squares of `size` pixels.
 
     With `path/train` and `path/test` present these are the two sets; otherwise every class gives
     `test_fraction` of its files to the test set, chosen by a hash of their names, the same for every seed.
@@ -121,11 +121,11 @@ class ImageFolder(DatasetSpec):
     color: Literal["rgb", "grey"] = "rgb"
     test_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.1
     mirror_safe: Annotated[bool, Field(strict=True)] = Field(
-        False, description="whether a mirrored picture keeps its label; if so, pictures are mirrored by default"
+        False, description="whether a mirrored image keeps its label; if true, images are mirrored by default"
     )
 
     def usual_augmentation(self) -> dict[str, Any]:
-        """Mirroring where it is declared to be safe: a folder may hold characters or signs."""
+        """Mirroring, if it is declared to be safe: a folder may hold characters or signs."""
         return {"horizontal_flip": 0.5} if self.mirror_safe else {}
 
 

@@ -27,9 +27,9 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core_schema
 
-#: Largest number of candidates of a stepped domain: they are counted, listed and walked.
+#: Largest number of candidates of a stepped domain: a grid lists and walks them.
 MAX_CANDIDATES = 100_000
-#: Most alternatives of a choice: every check of a spec, every page and every trial's sample walks them.
+#: Most alternatives of a choice: every check of a spec and every trial's sample walks them.
 MAX_ALTERNATIVES = 1_000
 
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
@@ -226,7 +226,7 @@ def holds_domain(annotation: Any, metadata: Iterable[Any] = ()) -> bool:
 
 
 def _arms(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union, without their metadata; the type alone where it is no union."""
+    """The types of a union, without their metadata; the type itself if it is no union."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _arms(get_args(annotation)[0])
@@ -260,7 +260,7 @@ class _Searchable:
 
 
 class _EndsValid:
-    """Both ends of an interval obey the rule of the field that holds it."""
+    """Checks that both ends of an interval obey the rule of the field that holds it."""
 
     def __init__(self, value_schema: CoreSchema) -> None:
         self._validator = SchemaValidator(value_schema)
@@ -300,7 +300,7 @@ def _choice_schema(alternatives: dict[str, CoreSchema]) -> CoreSchema:
 
 
 def _listed(value: Any) -> Any:
-    """A choice as plain data, refused by its length before any alternative is looked at."""
+    """A choice as plain data; one that is too long is refused before any alternative is checked."""
     given = {"choice": value.choice} if isinstance(value, Choice) else value
     items = given.get("choice") if isinstance(given, dict) else None
     if isinstance(items, list | tuple) and len(items) > MAX_ALTERNATIVES:

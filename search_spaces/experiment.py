@@ -40,10 +40,16 @@ from search_spaces.spec import Spec
 from search_spaces.upgrade import upgrade
 
 Priority = Annotated[
-    Integer, Field(ge=-100, le=100, description="who gets slots first; among equals, who was there first")
+    Integer,
+    Field(
+        ge=-100,
+        le=100,
+        description="experiments of higher priority get slots first; among equals, the one that was submitted first",
+    ),
 ]
 MaxRestarts = Annotated[
-    Integer, Field(ge=0, le=100, description="times that a trial is tried again after a failure that may pass")
+    Integer,
+    Field(ge=0, le=100, description="number of times that a trial is restarted after a failure that may be temporary"),
 ]
 #: Longest name of an experiment or a project.
 MAX_NAME_LENGTH = 128
@@ -91,18 +97,20 @@ class SearchSpace(Spec):
     scheduler: Searchable[Scheduler] = Plateau()
     normalization: Searchable[Normalization] = Batch()
     augmentation: Searchable[Augmentation] = Field(
-        AugmentationSpec(), description="default: what suits the data set; a given block replaces that whole"
+        AugmentationSpec(), description="default: what suits the dataset; a given block replaces all of it"
     )
     batch_size: Searchable[BatchSize] = 128
     input_normalization: Searchable[Annotated[bool, Field(strict=True)]] = Field(
-        True, description="subtract the training split's channel means and divide by its deviations"
+        True, description="subtract the channel means of the training split and divide by their standard deviations"
     )
     label_smoothing: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = 0.0
-    gradient_clip_norm: Searchable[Annotated[Number, Field(ge=0)]] = Field(0.0, description="largest norm; 0 for off")
+    gradient_clip_norm: Searchable[Annotated[Number, Field(ge=0)]] = Field(
+        0.0, description="largest norm of the gradient; 0 turns clipping off"
+    )
 
 
 class Objective(Spec):
-    """What is compared."""
+    """What trials are compared by."""
 
     MODES: ClassVar[dict[str, Literal["min", "max"]]] = {"validation_accuracy": "max", "validation_loss": "min"}
 
@@ -147,11 +155,11 @@ class Objective(Spec):
 
 
 class Resources(Spec):
-    """What each trial holds while it runs."""
+    """What each trial occupies while it runs."""
 
     gpus_per_trial: Annotated[Number, Field(ge=0, le=16)] | None = Field(
         None,
-        description="a share of one GPU (0.01 or more), or whole GPUs; default: one where there is any, else none",
+        description="a share of one GPU (at least 0.01), or whole GPUs; default: 1 if the cluster has any, otherwise 0",
     )
     cpus_per_trial: Annotated[Integer, Field(ge=1, le=256)] = 1
     max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
@@ -161,7 +169,7 @@ class Resources(Spec):
     @model_validator(mode="after")
     def _gpu_share(self) -> Resources:
         gpus = self.gpus_per_trial
-        # Ray rounds shares to ten-thousandths: a smaller one would count as none.
+        # Ray rounds shares to ten-thousandths: a smaller one would count as 0.
         if gpus is not None and (0 < gpus < 0.01 or (gpus > 1 and gpus != int(gpus))):
             raise PydanticCustomError(
                 "gpu_share",
@@ -173,9 +181,9 @@ class Resources(Spec):
 class Budget(Spec):
     """Hard limits; the experiment ends as COMPLETED with the best trial so far when one is reached."""
 
-    gpu_hours: Annotated[Number, Field(gt=0)] | None = Field(None, description="GPU hours held by all trials together")
+    gpu_hours: Annotated[Number, Field(gt=0)] | None = Field(None, description="GPU hours used by all trials together")
     slot_hours: Annotated[Number, Field(gt=0)] | None = Field(
-        None, description="hours in which slots were held, summed over all trials, whatever a slot is made of"
+        None, description="hours in which trials held their slots, summed over all trials"
     )
     wall_clock: Seconds | None = Field(
         None,
@@ -183,12 +191,12 @@ class Budget(Spec):
         "or a string such as 90m or 2h",
     )
     failures: Annotated[Integer, Field(ge=1)] | None = Field(
-        None, description="trials that end in ERROR, after their restarts"
+        None, description="number of trials that ended in ERROR after their restarts"
     )
 
 
 class Execution(Spec):
-    """How trials are computed, none of which changes what is searched."""
+    """How trials are computed. Nothing here changes what is searched."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 or float16 on a GPU, float32 on a CPU"
@@ -248,16 +256,16 @@ class ExperimentSpec(Spec):
     max_restarts: MaxRestarts = 3
     checkpoints: CheckpointPolicy = Field(
         "best",
-        description="weights kept of ended trials: of the best trial alone; the last of every trial too; or none "
-        "once the winner is registered",
+        description="checkpoints kept of ended trials: best keeps the best epoch of the best trial, last also the last "
+        "epoch of every trial, and none deletes all of them once the winner is registered",
     )
     execution: Execution = Execution()
     seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
 
     @model_validator(mode="before")
     @classmethod
-    def _augment_as_the_data_set_likes(cls, data: Any) -> Any:
-        """Write the data set's default augmentation into the spec, so that what is stored says all."""
+    def _default_augmentation(cls, data: Any) -> Any:
+        """Write the dataset's default augmentation into the spec, so that a stored spec is complete."""
         data = upgrade(data).document
         if not isinstance(data, dict) or not isinstance(data.get("search_space", {}), dict | SearchSpace):
             return data
@@ -267,7 +275,7 @@ class ExperimentSpec(Spec):
         try:
             default = DATASETS.validate_python(data.get("dataset", "digits")).usual_augmentation()
         except ValidationError:
-            return data  # told with all other errors
+            return data  # the dataset is reported with all other problems
         if not default:
             return data
         if isinstance(space, SearchSpace):

@@ -1,4 +1,4 @@
-"""Models: the networks that may be searched, their width, depth and regularization (lecture L15, L19).
+"""Models: the networks that may be searched, their width, depth and regularization (course L15, L19).
 
 The torch code of each kind is in `workers/models/`; a parity test fails when one half is missing.
 """
@@ -130,7 +130,7 @@ class CNN(ModelSpec):
     width: Width = 16
     depth: Searchable[Annotated[Integer, Field(ge=1, le=6)]] = 2
     hidden: Searchable[Annotated[Integer, Field(ge=0, le=4096)]] = Field(
-        0, description="features of a hidden linear layer; 0 for none"
+        0, description="number of features of the hidden linear layer; 0 for no such layer"
     )
 
 
@@ -163,7 +163,7 @@ class TorchvisionModel(Spec):
     """A classification model of torchvision, by name, trained from scratch; stem and head fit the data set.
 
     It keeps its own normalization layers: `normalization` must be left at its default. alexnet and those of vgg
-    refuse `execution.deterministic`, but where trials hold no GPU.
+    cannot be used with `execution.deterministic`, except where trials use no GPU.
     """
 
     kind: Literal["torchvision"] = "torchvision"
@@ -171,7 +171,7 @@ class TorchvisionModel(Spec):
 
 
 class PluginModel(Spec):
-    """A model of a team's own: an entry point of the group `rung.models` in the workers' installation."""
+    """Your own model: an entry point of the group `rung.models` in the workers' installation."""
 
     kind: Literal["plugin"] = "plugin"
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]

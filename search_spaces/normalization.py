@@ -1,4 +1,4 @@
-"""Normalization layers: which axes a network normalizes its signals over (lecture L13, L14).
+"""Normalization layers: which axes a network normalizes its signals over (course L13, L14).
 
 The layer stands after every convolution and every hidden linear layer, before the activation.
 """

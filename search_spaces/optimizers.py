@@ -1,4 +1,4 @@
-"""Optimizers: every stock `torch.optim` optimizer that can train a network of ours with gradients alone.
+"""Optimizers: every stock `torch.optim` optimizer that can train Rung's networks with gradients only.
 
 Not LBFGS (evaluates the loss several times a step), SparseAdam (sparse gradients only), Muon (matrices only;
 it refuses the weights of convolutions).
@@ -29,7 +29,7 @@ class OptimizerSpec(Spec):
 
     target: ClassVar[str]
 
-    weight_decay: NonNegative = Field(0.0, description="pull of the weights towards zero")
+    weight_decay: NonNegative = Field(0.0, description="strength of the decay of weights towards zero")
     decay_all: Flag = Field(False, description="also decay biases and normalization parameters")
 
     def arguments(self) -> dict[str, Any]:
@@ -41,12 +41,12 @@ class OptimizerSpec(Spec):
 
 
 class SGD(OptimizerSpec):
-    """Minibatch gradient descent; with `momentum`, and `nesterov` to look ahead (lecture L2 to L4).
+    """Minibatch gradient descent; with `momentum`, and `nesterov` to look ahead (course L2 to L4).
 
-    PyTorch keeps v = beta v + g and steps theta -= lr v; the lecture keeps v = beta v - lr g and steps
+    PyTorch keeps v = beta v + g and steps theta -= lr v; the course keeps v = beta v - lr g and steps
     theta += v. The two walk the same path only while lr is constant: after a change of lr, PyTorch
-    rescales the whole velocity at once, the lecture only the gradients still to come.
-    Without momentum there is nowhere to look ahead to, and `nesterov` is left aside: a search may draw 0.
+    rescales the whole velocity at once, the course only the gradients still to come.
+    Without momentum `nesterov` has no effect, so that a search may draw a momentum of 0.
     """
 
     target: ClassVar[str] = "torch.optim:SGD"
@@ -61,12 +61,12 @@ class SGD(OptimizerSpec):
 
 
 class RMSProp(OptimizerSpec):
-    """A step per parameter, divided by the root of a running second moment (lecture L5)."""
+    """A step per parameter, divided by the root of a running second moment (course L5)."""
 
     target: ClassVar[str] = "torch.optim:RMSprop"
     kind: Literal["rmsprop"] = "rmsprop"
     lr: Rate = 1e-3
-    alpha: Fraction = Field(0.99, description="decay of the second moment; the lecture's beta_2")
+    alpha: Fraction = Field(0.99, description="decay of the second moment; beta_2 of the course")
     eps: Epsilon = 1e-8
     momentum: Fraction = 0.0
     centered: Flag = False
@@ -82,7 +82,7 @@ class _Moments(OptimizerSpec):
 
 
 class Adam(_Moments):
-    """Momentum and RMSProp together, both moments with bias correction (lecture L6)."""
+    """Momentum and RMSProp together, both moments with bias correction (course L6)."""
 
     target: ClassVar[str] = "torch.optim:Adam"
     kind: Literal["adam"] = "adam"
@@ -177,7 +177,7 @@ class ASGD(OptimizerSpec):
 
 
 class Rprop(OptimizerSpec):
-    """Steps from the signs of gradients alone (Riedmiller and Braun, 1993); made for large batches.
+    """Steps from the signs of gradients only (Riedmiller and Braun, 1993); made for large batches.
 
     `lr` is the first step of every weight; later steps follow the signs, whatever the scheduler says.
     """
@@ -194,7 +194,7 @@ class Rprop(OptimizerSpec):
     @model_validator(mode="after")
     def _no_decay(self) -> Rprop:
         if self.weight_decay != 0:
-            raise PydanticCustomError("rprop_decay", "weight_decay must be 0 for rprop, which has none")
+            raise PydanticCustomError("rprop_decay", "weight_decay must be 0, because rprop has none")
         return self
 
 

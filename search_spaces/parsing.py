@@ -1,4 +1,4 @@
-"""Document: from the bytes that a person sent, JSON or YAML, to plain data.
+"""Parsing: from the bytes of a document, JSON or YAML, to plain data.
 
 Owns what may be in such a document: one mapping of strings, finite numbers, booleans, lists and mappings,
 each key once, nested no deeper than MAX_DEPTH. YAML is read as YAML 1.2 (1e-3 is a number, `no` a string,
@@ -18,15 +18,15 @@ from search_spaces.problems import Problem, SpecError, shorten
 
 MAX_DEPTH = 32
 MAX_BYTES = 64 * 1024
-#: Larger ones are not exact in JSON's numbers, nor in a database's.
+#: Larger integers are not exact as JSON numbers, nor in a database.
 MAX_INTEGER = 2**53
 JSON_TYPES = frozenset({"application/json"})
-#: Without text/plain, which a page of any site may send in its reader's name.
+#: Not text/plain, which any web page may send in the name of its reader.
 YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
 
 
 def read(body: bytes, media_type: str) -> dict[str, Any]:
-    """The mapping that `body` holds. Raises SpecError saying what is wrong, and at which line and column."""
+    """The mapping that `body` holds. Raises SpecError with what is wrong, and at which line and column."""
     media_type = media_type.partition(";")[0].strip().lower()
     if media_type not in JSON_TYPES | YAML_TYPES:
         _refuse(f"must be application/json or application/yaml (got {media_type or 'nothing'})", "content-type")
@@ -80,15 +80,15 @@ def _yaml(text: str) -> Any:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        said = [error.context, error.problem]
-        _refuse(f"{_at(error.problem_mark or error.context_mark)}malformed YAML: {', '.join(filter(None, said))}")
+        reasons = [error.context, error.problem]
+        _refuse(f"{_at(error.problem_mark or error.context_mark)}malformed YAML: {', '.join(filter(None, reasons))}")
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         _refuse(f"line {line}: malformed YAML: character U+{ord(text[error.position]):04X} is not allowed")
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the types of YAML 1.2, and without what a spec has no use for."""
+    """SafeLoader with the types of YAML 1.2, without anchors, aliases, tags and merge keys."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  filled below
     depth = 0
@@ -156,7 +156,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.real)
 
 
 def _check(data: Any, path: str, depth: int) -> None:
-    """What no notation may bring, by its path: what no database keeps, no finite number, a depth no walk survives."""
+    """Refuse, by its path, what no database can store, numbers that are not finite, and deep nesting."""
     if depth > MAX_DEPTH:
         _refuse(f"must have at most {MAX_DEPTH} levels of nesting")
     if isinstance(data, dict):

@@ -27,7 +27,7 @@ def attempt_id(experiment_id: str, attempt: int) -> str:
     return f"exp-{experiment_id}-a{attempt}"
 
 
-#: Logged at every epoch, with the epoch (from 1) as the step.
+#: Metrics of every epoch, with the epoch (from 1) as the step.
 METRICS = (
     "train_loss",
     "train_accuracy",
@@ -41,7 +41,7 @@ METRICS = (
 )
 
 
-#: Logged beside them, for diagnosis; `clean_train_accuracy` where mixup or smoothing distort the other.
+#: Logged beside them, for diagnosis; `clean_train_accuracy` only where mixup or smoothing distort the other.
 DIAGNOSTICS = ("clean_train_accuracy", "loss_gap", "weight_norm", "update_ratio", "nonfinite_steps")
 
 
@@ -117,20 +117,20 @@ class ErrorKind(StrEnum):
     OUT_OF_MEMORY = "OUT_OF_MEMORY"  # of the device or of the host
     DATA = "DATA"  # absent, damaged or unreadable data
     DISK_FULL = "DISK_FULL"  # pauses the experiment
-    CODE = "CODE"  # everything else: it would fail again
+    CODE = "CODE"  # anything else: it would fail again
 
 
 RETRYABLE = frozenset({ErrorKind.LOST, ErrorKind.OUT_OF_MEMORY})
 
 
 class Message(BaseModel):
-    """Tolerant: a newer driver may say more than an older service knows."""
+    """Ignores unknown fields: a newer driver may send more than an older service knows."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
 
 
 def sanitize_text(text: str) -> str:
-    """A text without what a database or JSON cannot hold: NUL, and halves of surrogate pairs."""
+    """`text` without what a database or JSON cannot store: NUL, and halves of surrogate pairs."""
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
@@ -138,7 +138,7 @@ def _sanitize_if_text(value: Any) -> Any:
     return sanitize_text(value) if isinstance(value, str) else value
 
 
-#: What a library or a person's code said, which may be anything.
+#: Text from a library or from user code, which may contain anything.
 Text = Annotated[str, BeforeValidator(_sanitize_if_text)]
 
 
@@ -146,15 +146,15 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else value
 
 
-#: What a network came to; None where that is not finite, for which JSON has no number.
+#: A measured value; None where it is not finite, for which JSON has no number.
 FiniteOrNone = Annotated[float | None, AfterValidator(_finite)]
 
 
-def _known(said: Any) -> Any:
-    return said if said is None else Controls.model_validate(said, extra="ignore")
+def _known(controls: Any) -> Any:
+    return controls if controls is None else Controls.model_validate(controls, extra="ignore")
 
 
-#: Tolerant too, at every depth: the spec of controls itself refuses what it does not know.
+#: Ignores unknown fields at every depth, although the spec of controls itself refuses them.
 KnownControls = Annotated[Controls, BeforeValidator(_known)]
 
 
@@ -233,12 +233,13 @@ class LaunchConfig(Message):
     token: str = Field(description="bearer token of this attempt's heartbeat")
     heartbeat_s: float = 2.0
     slots: int
-    controls: KnownControls | None = Field(None, description="as they are now; None: as the spec says")
-    cancel_trials: list[int] = Field(default_factory=list, description="those asked for that have not ended")
+    controls: KnownControls | None = Field(None, description="the current controls; None: as the spec says")
+    cancel_trials: list[int] = Field(default_factory=list, description="trials to cancel that have not ended")
     trials: int = Field(
-        0, description="how many the service knows: a folder without a journal is then not the right one"
+        0,
+        description="number of trials that the service knows: if above 0, a folder without a journal is the wrong one",
     )
-    source: str | None = Field(None, description="folder of the experiment whose ended trials this one continues from")
+    source: str | None = Field(None, description="folder of the experiment whose ended trials this one imports")
     mlflow_tracking_uri: str
     mlflow_username: str | None = None
     mlflow_password: str | None = None

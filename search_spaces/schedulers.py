@@ -1,8 +1,8 @@
 """Schedulers: how the learning rate moves during a trial.
 
 A member either names a stock torch scheduler in `target` and gives its keyword arguments, or computes
-its own multiplier of the base rate in `multiplier`. Both are told the trial's `Horizon`. Warmup comes
-before any of them and is applied by the workers. It must not import torch.
+its own multiplier of the base rate in `multiplier`. Both get the trial's `Horizon`. The workers apply warmup
+before the schedule begins. It must not import torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from search_spaces.domains import Integer, Number, Searchable, bounds_of
 from search_spaces.spec import Discriminated, KindShorthand, Spec
 
-SHORTEST_PHASE = 1e-6  # steps of a one_cycle's rise, which must not be none
+SHORTEST_PHASE = 1e-6  # length in steps of a one_cycle's rise, which must not be 0
 
 Ratio = Searchable[Annotated[Number, Field(gt=0, lt=1)]]
 Share = Searchable[Annotated[Number, Field(ge=0, le=1)]]
@@ -28,7 +28,7 @@ Count = Searchable[Annotated[Integer, Field(ge=1)]]
 
 @dataclass(frozen=True)
 class Horizon:
-    """What a scheduler may know of its trial, warmup taken away already.
+    """What a scheduler may know of its trial, without the warmup.
 
     `epochs` left after warmup, `batches` per epoch, base `lr`, and `mode` ("min" or "max") of the
     monitored validation value.
@@ -60,8 +60,7 @@ class SchedulerSpec(Spec):
     kind: str
     warmup_epochs: Searchable[Annotated[Number, Field(ge=0)]] = Field(
         0.0,
-        description="epochs over which the rate rises linearly from zero to its base, before anything else; "
-        "the scheduler starts, where it starts, after them",
+        description="number of epochs in which the rate rises linearly from 0 to its base; the schedule follows",
     )
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
@@ -83,21 +82,23 @@ class Constant(SchedulerSpec):
 
 
 class Plateau(SchedulerSpec):
-    """Multiply by `factor` after more than `patience` epochs in a row that did not improve the objective (lecture L8).
+    """Multiply by `factor` after more than `patience` epochs in a row without improvement of the objective (course L8).
 
-    The lecture divides by n = 2, 5 or 10: factors 0.5, 0.2 and 0.1.
+    The course divides by n = 2, 5 or 10: factors 0.5, 0.2 and 0.1.
     """
 
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:ReduceLROnPlateau"
     interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
     monitors: ClassVar[bool] = True
     kind: Literal["plateau"] = "plateau"
-    factor: Ratio = Field(0.2, description="multiplier at each plateau")
+    factor: Ratio = Field(0.2, description="multiplier of the rate at each plateau")
     patience: Searchable[Annotated[Integer, Field(ge=0)]] = Field(
-        2, description="epochs without improvement that are borne: the next one lowers the rate"
+        2, description="number of epochs without improvement to tolerate before the learning rate is reduced"
     )
-    threshold: Searchable[Annotated[Number, Field(ge=0)]] = Field(1e-4, description="smallest change that counts")
-    min_lr: Searchable[Annotated[Number, Field(ge=0)]] = 0.0
+    threshold: Searchable[Annotated[Number, Field(ge=0)]] = Field(
+        1e-4, description="smallest change of the objective that counts as an improvement"
+    )
+    min_lr: Searchable[Annotated[Number, Field(ge=0)]] = Field(0.0, description="lowest learning rate")
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
         return {
@@ -116,7 +117,7 @@ class Step(SchedulerSpec):
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:StepLR"
     interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
     kind: Literal["step"] = "step"
-    step_size: Count = 10
+    step_size: Count = Field(10, description="number of epochs between two reductions")
     gamma: Ratio = 0.1
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
@@ -167,14 +168,16 @@ class Polynomial(SchedulerSpec):
 
 
 class Cosine(SchedulerSpec):
-    """Half a cosine from the base rate to `min_factor` of it (lecture L9; Loshchilov and Hutter, 2017).
+    """Half a cosine from the base rate to `min_factor` of it (course L9; Loshchilov and Hutter, 2017).
 
     The horizon is the trial's maximum epochs unless `epochs` is given; past its end the rate stays low.
     """
 
     length_field: ClassVar[str | None] = "t_max"
     kind: Literal["cosine"] = "cosine"
-    t_max: Epochs | None = Field(None, description="length of the fall after warmup; default: to the trial's end")
+    t_max: Epochs | None = Field(
+        None, description="number of epochs of the fall, after warmup; default: until the end of the trial"
+    )
     min_factor: Share = 0.0
 
     def multiplier(self, epoch: float, horizon: Horizon) -> float:
@@ -182,19 +185,25 @@ class Cosine(SchedulerSpec):
 
 
 class WarmRestarts(SchedulerSpec):
-    """Cosine falls, each `t_mult` times as long as the last, from a peak that decays (lecture L11).
+    """Repeated cosine falls, each `t_mult` times as long as the one before, from a peak that decays (course L11).
 
     Each cycle begins with `cycle_warmup` (a share of its length) of linear rise, no batch of it at rate zero.
-    Loshchilov and Hutter, 2017, with the per-cycle warmup and peak decay that the lecture's picture shows.
+    Loshchilov and Hutter, 2017, with the per-cycle warmup and peak decay that the course's figure shows.
     """
 
     kind: Literal["warm_restarts"] = "warm_restarts"
     t_0: Searchable[Annotated[Number, Field(ge=0.01)]] | None = Field(
-        None, description="length of the first cycle; default: a third of the trial"
+        None, description="number of epochs of the first cycle; default: a third of the trial"
     )
-    t_mult: Searchable[Annotated[Number, Field(ge=1, le=1000)]] = 1.0
-    cycle_warmup: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = 0.0
-    peak_decay: Searchable[Annotated[Number, Field(gt=0, le=1)]] = 1.0
+    t_mult: Searchable[Annotated[Number, Field(ge=1, le=1000)]] = Field(
+        1.0, description="length of each cycle as a multiple of the one before"
+    )
+    cycle_warmup: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = Field(
+        0.0, description="share of each cycle in which the rate rises linearly"
+    )
+    peak_decay: Searchable[Annotated[Number, Field(gt=0, le=1)]] = Field(
+        1.0, description="peak of each cycle as a multiple of the one before"
+    )
     min_factor: Share = 0.0
 
     def multiplier(self, epoch: float, horizon: Horizon) -> float:
@@ -208,11 +217,11 @@ class WarmRestarts(SchedulerSpec):
 
 
 class Triangular(SchedulerSpec):
-    """Up and down between `min_factor` of the base rate and all of it (Smith, 2017; lecture L11)."""
+    """Up and down between `min_factor` of the base rate and all of it (Smith, 2017; course L11)."""
 
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:CyclicLR"
     kind: Literal["triangular"] = "triangular"
-    half_cycle_epochs: Epochs = Field(2.0, description="epochs of each rise and of each fall")
+    half_cycle_epochs: Epochs = Field(2.0, description="number of epochs of each rise and of each fall")
     min_factor: Share = 0.1
     halve: Searchable[Annotated[bool, Field(strict=True)]] = Field(
         False, description="halve the amplitude after each cycle"
@@ -233,9 +242,13 @@ class OneCycle(SchedulerSpec):
 
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:OneCycleLR"
     kind: Literal["one_cycle"] = "one_cycle"
-    pct_start: Ratio = Field(0.3, description="share of the steps spent rising")
-    div_factor: Searchable[Annotated[Number, Field(ge=1)]] = 25.0
-    final_div_factor: Searchable[Annotated[Number, Field(ge=1)]] = 1e4
+    pct_start: Ratio = Field(0.3, description="share of the steps in which the rate rises")
+    div_factor: Searchable[Annotated[Number, Field(ge=1)]] = Field(
+        25.0, description="the schedule starts at the peak rate divided by this"
+    )
+    final_div_factor: Searchable[Annotated[Number, Field(ge=1)]] = Field(
+        1e4, description="the schedule ends at its first rate divided by this"
+    )
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
         total = max(2, horizon.steps)
@@ -252,7 +265,7 @@ class OneCycle(SchedulerSpec):
 
 
 def _cycle_of(elapsed: float, mult: float) -> tuple[int, float, float]:
-    """Number of the cycle (from 0), the share of it that is over and its length, as `elapsed` in lengths of the first.
+    """Number of the cycle (from 0), the share of it that is over, and its length in lengths of the first cycle.
 
     The lengths 1, m, m^2, ... sum to (m^n - 1) / (m - 1) before cycle n; for m near 1 by log1p and expm1.
     """

@@ -1,4 +1,4 @@
-"""Every default of what may be searched, as a literal: those of the lecture's table, and what experiments rely on."""
+"""Every default of what may be searched, as a literal: those of the course's table, and what experiments rely on."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_every_members_defaults(family: str, union: Any) -> None:
     assert found == DEFAULTS[family]
 
 
-def test_an_experiment_without_a_search_space_trains_what_the_lecture_recommends() -> None:
+def test_an_experiment_without_a_search_space_trains_what_the_course_recommends() -> None:
     assert validate({"name": "x"}).search_space.model_dump(exclude={"augmentation"}) == {
         "model": {"kind": "cnn", **DEFAULTS["model"]["cnn"]},
         "optimizer": {"kind": "adam", **DEFAULTS["optimizer"]["adam"]},
