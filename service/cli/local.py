@@ -47,8 +47,10 @@ def reproduce(
 ) -> None:
     """Run a trial again on this machine, and compare its curve point by point. Exit status 1: it differs."""
     from service.cli import local_process
+    from service.cli.extras import require
 
     with report_errors(as_json), connect(url, token) as client:
+        require("reproduce", "worker")
         status = local_process.reproduce(
             client,
             experiment,
@@ -82,8 +84,10 @@ def explain(
     from search_spaces.parsing import read
     from search_spaces.validation import validate as check
     from service.cli import local_process
+    from service.cli.extras import require
 
     with report_errors(as_json):
+        require("explain", "worker")
         checked = None if spec is None else check(read(*read_spec(spec))).model_dump(mode="json")
     status = local_process.explain(
         topic,

@@ -22,12 +22,29 @@ FAILED, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
     name="rung",
-    help="Hyperparameter search for image classifiers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"rung {version('rung')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Hyperparameter search for image classifiers."""
+
 
 Url = Annotated[
     str, typer.Option("--url", envvar="RUNG_URL", help="the service; default: the one that `rung up` started")

@@ -1,4 +1,4 @@
-"""Serving: the command that starts everything here."""
+"""Up: the command that starts everything on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.terminal import app, home_folder
+from service.cli.terminal import app, home_folder, report_errors
 
 
 @app.command()
@@ -23,6 +23,10 @@ def up(
     as_json: Annotated[bool, typer.Option("--json", help="say the addresses in JSON")] = False,
 ) -> None:
     """Start Ray, MLflow and the service here, until Ctrl-C."""
+    from service.cli.extras import require
+
+    with report_errors(as_json):
+        require("up", "server", "worker")
     from service import stack
 
     options = stack.Options(
