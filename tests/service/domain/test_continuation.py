@@ -99,6 +99,23 @@ def test_fields_that_must_not_change_are_reported(world: World, patch: Any, fiel
     assert len(world.client.get("/api/v1/experiments").json()["items"]) == 1
 
 
+def test_a_source_stored_as_version_1_is_shown_upgraded_and_continued_by_old_clients(
+    world: World, context: AppContext
+) -> None:
+    source = world.ended(done=2, **SPEC)
+    with context.database.write() as session:
+        row = session.get_one(Experiment, source)
+        document = dict(row.spec) | {"version": 1}
+        rungs = {name: value for name, value in document.pop("early_stopping").items() if name != "kind"}
+        row.spec = document | {"asha": {"max_t": document.pop("max_epochs"), **rungs}}
+    view = world.show(source)
+    assert (view["spec"]["version"], view["spec"]["max_epochs"]) == (2, 20)
+    assert "asha" not in view["spec"]
+    answer = continue_from(world, source, {"asha": {"max_t": 20, "reduction_factor": 3}})
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["spec"] == {**view["spec"], "name": "night-continued"}
+
+
 def test_a_grid_is_continued_by_another_searcher_only(world: World) -> None:
     grid = {"searcher": {"kind": "grid"}, "search_space": {"batch_size": {"choice": [32, 64]}}}
     source = world.ended(done=2, **grid)
