@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from functools import reduce
+from operator import or_
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -30,9 +32,6 @@ class Spec(BaseModel):
         if tags:
             whole["required"] = [*tags, *(name for name in whole.get("required", ()) if name not in tags)]
         return reference
-
-
-S = TypeVar("S", bound=Spec)
 
 
 class NameShorthand:
@@ -68,7 +67,7 @@ Discriminated = Field(discriminator="kind")
 
 
 def members(family: Any) -> tuple[type[Spec], ...]:
-    """The classes of a family, in the order of its union. A class alone is a family of one."""
+    """The classes of a family, in the order of its union. A single class is a family of one."""
     if get_origin(family) is Annotated:
         return members(get_args(family)[0])
     if get_origin(family) is Union or isinstance(family, UnionType):
@@ -81,12 +80,12 @@ def kinds(family: Any) -> dict[str, type[Spec]]:
     return {cls.model_fields["kind"].default: cls for cls in members(family)}
 
 
-def members_of_package(package: str, base: type[S]) -> tuple[type[S], ...]:
-    """The subclasses of `base` that the modules of `package` define, ordered by kind: the modules are the registry.
+def family_of_package(package: str, base: type[Spec]) -> Any:
+    """The family whose registry is a package: the subclasses of `base` that its modules define, ordered by kind.
 
     Raises TypeError for two members of one kind.
     """
-    found: dict[str, type[S]] = {}
+    found: dict[str, type[Spec]] = {}
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
         for member in vars(importlib.import_module(module.name)).values():
             if not isinstance(member, type) or not issubclass(member, base) or member.__module__ != module.name:
@@ -94,4 +93,4 @@ def members_of_package(package: str, base: type[S]) -> tuple[type[S], ...]:
             kind = member.model_fields["kind"]
             if not kind.is_required() and found.setdefault(kind.default, member) is not member:
                 raise TypeError(f"{package}: kind {kind.default!r} is declared twice")
-    return tuple(found[kind] for kind in sorted(found))
+    return Annotated[reduce(or_, (found[kind] for kind in sorted(found))), Discriminated, KindShorthand]

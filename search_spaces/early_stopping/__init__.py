@@ -6,16 +6,12 @@ The modules of this package are the registry: a new rule is a new module with on
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING
 
 from search_spaces.early_stopping.base import EarlyStoppingSpec
-from search_spaces.spec import Discriminated, KindShorthand, members_of_package
+from search_spaces.spec import family_of_package
 
 if TYPE_CHECKING:
     EarlyStopping = EarlyStoppingSpec
 else:
-    EarlyStopping = Annotated[
-        Union[members_of_package(__name__, EarlyStoppingSpec)],  # noqa: UP007 - a union of a computed tuple
-        Discriminated,
-        KindShorthand,
-    ]
+    EarlyStopping = family_of_package(__name__, EarlyStoppingSpec)

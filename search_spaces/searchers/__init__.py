@@ -6,16 +6,12 @@ The modules of this package are the registry: a new searcher is a new module wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING
 
 from search_spaces.searchers.base import SearcherSpec
-from search_spaces.spec import Discriminated, KindShorthand, members_of_package
+from search_spaces.spec import family_of_package
 
 if TYPE_CHECKING:
     Searcher = SearcherSpec
 else:
-    Searcher = Annotated[
-        Union[members_of_package(__name__, SearcherSpec)],  # noqa: UP007 - a union of a computed tuple
-        Discriminated,
-        KindShorthand,
-    ]
+    Searcher = family_of_package(__name__, SearcherSpec)
