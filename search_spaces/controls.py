@@ -21,10 +21,12 @@ class Controls(Spec):
 
     priority: Priority = 0
     num_samples: NumSamples
-    max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = None
+    max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
+        None, description="limit on the trials that run at the same time; default: as many as the cluster allows"
+    )
     max_restarts: MaxRestarts = 3
-    goal: Number | None = None
-    budget: Budget = Budget()
+    goal: Number | None = Field(None, description="stop the experiment when a trial reaches this value")
+    budget: Budget = Field(Budget(), description="limits after which the experiment completes")
 
     @classmethod
     def of(cls, spec: ExperimentSpec) -> Controls:

@@ -95,7 +95,9 @@ def test_every_response_is_described(document: dict[str, Any]) -> None:
 
 
 def test_every_field_is_described(document: dict[str, Any]) -> None:
-    """Fields of specs and their controls are described beside their classes."""
+    """Fields of specs are described beside their classes, in the language of the spec's reference."""
+    for field in document["components"]["schemas"]["ControlsPatch"]["properties"].values():
+        assert field["description"], field
     spec_schemas = {"ExperimentSpec", "TrialSpec", "ControlsPatch"}
     for model in (ExperimentSpec, TrialSpec):
         spec_schemas |= model.model_json_schema()["$defs"].keys()
