@@ -106,7 +106,7 @@ class ExperimentAttempt:
         evaluation: Evaluation,
         track: Callable[[Callable[[], bool]], Tracking],
     ) -> None:
-        """`track` makes the writer to MLflow; it is given a function that says whether the attempt is superseded."""
+        """`track` makes the writer to MLflow; its argument returns whether the attempt is superseded."""
         self._launch = launch.model_copy(update={"controls": launch.controls or Controls.of(spec)})
         self._spec = spec
         self._run_trials = run_trials

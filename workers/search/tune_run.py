@@ -73,7 +73,7 @@ def run_trials(
         remove_results(folder, launch.attempt)
         if callback.outcome or not searcher.done:
             return
-        # Once more for trials that were asked for while Tune was shutting down.
+        # Once more for trials that were requested while Tune was shutting down.
 
 
 def trial_resources(spec: ExperimentSpec) -> dict[str, float]:

@@ -17,7 +17,7 @@ from workers.search.verdicts import Verdict, Verdicts
 
 
 class TuneScheduler(FIFOScheduler):
-    """Tune is told to stop a trial also where the trial only yields its slot: the searcher hands it out again.
+    """Answers STOP to Tune also for a trial that only yields its slot: the searcher hands that trial out again.
 
     `poll` is called with Tune's controller at each step of its loop and may stop trials. `yields_slot` is called for
     a trial that would otherwise continue.

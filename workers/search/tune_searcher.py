@@ -36,7 +36,7 @@ class TuneSearcher(Searcher):
     while the experiment runs. `num_samples` is the number of trials wanted now. `is_paused` says whether the stopping
     rule has paused a trial. `on_last` is called when the last proposals are handed out. A Tune trial's config has
     `trial` (its number), `folder` (with its spec), `epoch` (its number of finished epochs) and `roots`. `done` turns
-    True when Tune was told that there are no more trials.
+    True once Tune has the answer that there are no more trials.
     """
 
     def __init__(

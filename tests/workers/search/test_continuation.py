@@ -190,8 +190,8 @@ def test_a_source_that_cannot_be_read_is_an_error(
     for file in (source / NAME, copy_of(source / NAME)):
         content = file.read_bytes()
         file.unlink() if how == "absent" else file.write_bytes(content.replace(b"because 6", b"because ?"))
-    said = f"no journal in {source}" if how == "absent" else "is not what was written"
+    reason = f"no journal in {source}" if how == "absent" else "is not what was written"
     recorder = open_recorder()
-    with pytest.raises(continuation.SourceMissingError, match=f"the trials to begin with cannot be read: .*{said}"):
+    with pytest.raises(continuation.SourceMissingError, match=f"the trials to begin with cannot be read: .*{reason}"):
         imported(source, tmp_path, recorder)
     assert recorder.table.trials == {}

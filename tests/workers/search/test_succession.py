@@ -50,13 +50,13 @@ def test_a_trial_that_a_later_attempt_asked_to_stop_is_given_up(two: tuple[Searc
     assert old.tune.live == []
 
 
-@pytest.mark.parametrize("orders", [{"stop": "cancel"}, {"stop": "pause"}, {"cancel_trials": [0]}])
+@pytest.mark.parametrize("directives", [{"stop": "cancel"}, {"stop": "pause"}, {"cancel_trials": [0]}])
 def test_a_superseded_attempt_that_learns_late_stops_no_trial_of_its_successor(
-    two: tuple[Search, Any, Path], orders: dict[str, Any]
+    two: tuple[Search, Any, Path], directives: dict[str, Any]
 ) -> None:
     old, _, stop = two
     before = stop.stat().st_mtime_ns
-    old.service.directives = Directives(slots=4, **orders)
+    old.service.directives = Directives(slots=4, **directives)
     old.callback.poll(old.tune)
     assert old.callback.outcome is not None
     assert old.callback.outcome.phase == "fenced"
