@@ -25,7 +25,7 @@ from workers.trial import logs
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0: the attempt ended as it reported to the service. 1: it failed, or a later attempt has taken over."""
+    """Exit status 0: the attempt ended as it reported to the service. 1: it failed or was superseded."""
     logging.basicConfig(level=logging.INFO, format=logs.FORMAT)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # it looks for result files, which we do not write

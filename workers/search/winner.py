@@ -199,7 +199,7 @@ class Evaluator:
 
 
 def _without_images(splits: Splits) -> Splits:
-    """The splits with only one image each for training and validation, which give the shape: the others need not be moved."""
+    """The splits with one image each for training and validation, which give the shape. The rest is not moved."""
     first = {
         f"{part}_{what}": getattr(splits, f"{part}_{what}")[:1]
         for part in ("train", "validation")
