@@ -31,6 +31,9 @@ from workers.state.recorder import Recorder
 pytestmark = pytest.mark.e2e
 
 PATIENCE_S = 40
+#: Epochs that a trial may report after its slot was withdrawn: one whose result Tune was handling at that moment, and
+#: the one that it then let begin.
+MOST_EPOCHS = 2
 SPEC = {
     "name": "shrinking",
     "search_space": {"model": {"kind": "cnn", "width": 8, "depth": 2}, "batch_size": {"choice": [64, 128]}},
@@ -50,9 +53,9 @@ def test_slots_are_free_within_an_epoch_and_trials_resume_later(as_a_driver: dic
     both, one, none, again = json.loads(done.stdout.splitlines()[-1])
     assert (both["free"], both["states"]) == (0, ["RUNNING", "RUNNING"])
     assert (one["free"], sorted(one["states"])) == (1, ["PAUSED", "RUNNING"])
-    assert one["more_epochs"][one["states"].index("PAUSED")] <= 1
+    assert one["more_epochs"][one["states"].index("PAUSED")] <= MOST_EPOCHS
     assert (none["free"], none["states"]) == (2, ["PAUSED", "PAUSED"])
-    assert max(none["more_epochs"]) <= 1
+    assert max(none["more_epochs"]) <= MOST_EPOCHS
     assert (again["free"], again["states"]) == (0, ["RUNNING", "RUNNING"]), "no other trial was started before them"
 
 

@@ -22,16 +22,19 @@ from workers.trial.errors import TrialError
 pytestmark = pytest.mark.e2e
 
 SCORE = [0.5, 0.75]
+ANSWERS = "answers.json"
 FAILED = "EvaluationFailedError: the winner could not be evaluated, "
 
 
 def test_an_evaluation_survives_failures_that_may_pass(as_a_driver: dict[str, str], tmp_path: Path) -> None:
-    """In a process of its own: each case is its answer and the number of evaluations that were started."""
+    """In a process of its own: each case is its answer and the number of evaluations that were started. The answers are
+    in a file, because Ray prints to the output of the process when others are killed.
+    """
     done = subprocess.run(
         [sys.executable, __file__, str(tmp_path)], env=as_a_driver, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr[-5000:]
-    answers = json.loads(done.stdout.splitlines()[-1])
+    answers = json.loads((tmp_path / ANSWERS).read_text())
     assert answers["evaluated in the end"] == [SCORE, 3]
     answer, started = answers["lost too often"]
     assert answer.startswith(f"{FAILED}LOST after 1 restart: ")
@@ -117,4 +120,4 @@ def main(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]))))
+    (Path(sys.argv[1]) / ANSWERS).write_text(json.dumps(main(Path(sys.argv[1]))))
