@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-faults check lint bench up clean
+.PHONY: demo test test-faults check lint bench gpu up clean
 
 demo: $(STAMP)        ## set everything up and run a search on handwritten digits
 	$(BIN)/python -m service.demo
@@ -23,6 +23,16 @@ lint: $(STAMP)        ## format, style, types and imports
 
 bench: $(STAMP)       ## the figures of docs/benchmarks.md
 	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts=--import-mode=importlib -s
+
+# `make gpu PYTHON=python3.12` uses an interpreter that has torch, torchvision, pydantic, pyyaml, numpy, scikit-learn,
+# pillow and pytest; without PYTHON, the project's own environment.
+ifeq ($(origin PYTHON),file)
+gpu: $(STAMP)         ## check and measure training on a GPU (docs/benchmarks.md)
+	$(BIN)/python -m tests.gpu
+else
+gpu:
+	$(PYTHON) -m tests.gpu
+endif
 
 up: $(STAMP)          ## start the embedded stack
 	$(BIN)/rung up

@@ -1,4 +1,4 @@
-"""Illustrate: which pictures an experiment's spec has, and the process that draws them for `rung explain`.
+"""Plots of a spec: which plots an experiment's spec has, and the process that draws them for `rung explain`.
 
 `python -m workers.plots.cli TOPIC` reads the spec as JSON (or null) from standard input. How a picture is
 made is for `workers.plots.content`. It must not know Ray, MLflow or the service.

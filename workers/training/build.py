@@ -68,7 +68,7 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
         groups.append({"params": [p for p in parameters if id(p) in exempt], "weight_decay": 0.0})
     built = target(groups, **arguments, **_fastest(target, parameters[0].device.type))
     if not isinstance(built, Optimizer):
-        raise TypeError(f"{spec.target} must be a torch optimizer, got {type(built).__name__}")
+        raise TypeError(f"{spec.target} must be a torch optimizer (got {type(built).__name__})")
     return built
 
 

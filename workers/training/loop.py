@@ -5,9 +5,9 @@ MLflow, files or the service, and never asks for the test set. Inside an epoch n
 is measured is kept there and read once at the end.
 
 An equal spec and seed give bit-equal curves on the CPU with equal threads, whatever torch's global
-generator did before, and through any number of checkpoints: shuffling and augmentation draw from a
-generator that is saved; dropout draws from torch's global one, which is seeded anew for each epoch from the
-trial's seed, and put back.
+generator did before, and through any number of checkpoints: shuffling draws from a generator that is saved, each
+augmentation from its own stream of the epoch (`workers.training.random_streams`), and dropout from torch's global
+generator, which is seeded for each epoch from the trial's seed and restored afterwards.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CLEAN_IMAGES = 1000  # at least so many training images are evaluated where clea
 
 
 class EpochInterruptedError(Exception):
-    """An epoch was left before its end, as was asked for. The training is of no further use."""
+    """An epoch was left before its end on request. The training cannot be continued."""
 
 
 class Training:
@@ -50,7 +50,7 @@ class Training:
     `best_value` is the best finite value of the objective, reached at `best_epoch` (from 1); None and 0 before
     there is one. `diverged` turns True with the first loss that is not finite; metrics then hold what was
     measured, and nothing raises. `compiler` is that of the process, where further trials follow. `interrupted`
-    is asked before each batch whether to leave the epoch there.
+    is asked before each batch whether to leave the epoch at that point.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Training:
         return Classifier(model, self._mean.cpu().flatten(), self._std.cpu().flatten()).eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the trial depends on, after an epoch; as in torch no copy: the next one changes it."""
+        """Everything that the rest of the trial depends on, after an epoch. Not a copy: the next epoch changes it."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -165,7 +165,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken by a training of the same spec and data."""
+        """Resume where `state` was taken by a training of the same spec and data."""
         state = copy.deepcopy(state)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -48,9 +48,7 @@ class Schedule:
         total = max_epochs * batches_per_epoch
         self._warmup = min(round(spec.warmup_epochs * batches_per_epoch), total - 1)
         if spec.warmup_epochs >= max_epochs:
-            raise ValueError(
-                f"warmup_epochs < max_epochs required, got warmup_epochs={spec.warmup_epochs}, max_epochs={max_epochs}"
-            )
+            raise ValueError(f"warmup_epochs must be less than max_epochs (got {spec.warmup_epochs} and {max_epochs})")
         self._horizon = Horizon(
             epochs=(total - self._warmup) / batches_per_epoch, batches=batches_per_epoch, lr=base_lr, mode=mode
         )
@@ -80,7 +78,7 @@ class Schedule:
             self._apply()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later `load_state_dict` of an equal schedule needs to go on."""
+        """Everything that a later `load_state_dict` of an equal schedule needs to resume."""
         return {
             "done": self._done,
             "stand_in_rate": self._stand_in.param_groups[0]["lr"],
@@ -88,7 +86,7 @@ class Schedule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; the optimizer's groups get the rate of the next batch."""
+        """Resume where `state` was taken; the optimizer's groups get the rate of the next batch."""
         self._done = state["done"]
         self._stand_in.param_groups[0]["lr"] = state["stand_in_rate"]
         if self._stock is not None:

@@ -1,0 +1,223 @@
+"""`python -m tests.gpu`: everything that only a GPU can tell, in one command of less than eight minutes.
+
+Needs torch, torchvision, pydantic, pyyaml, numpy, scikit-learn, pillow and pytest, and a checkout; neither ray nor
+mlflow, which are blocked. It checks the imports, runs the tests marked gpu, measures the training loop against a bare
+loop and several processes on one GPU, and writes `gpu.json` and `gpu.md` into `--out`. Without a CUDA device it says so
+after the import checks. Exit status: 0 unless a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import tests.gpu.blocked
+
+ROOT = Path(__file__).parents[2]
+MODULES = ("workers.training.loop", "workers.data.splits", "workers.reproduce", "workers.trial.device")
+#: Distribution -> the name under which it is imported.
+NEEDED = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "pydantic": "pydantic",
+    "pyyaml": "yaml",
+    "numpy": "numpy",
+    "scikit-learn": "sklearn",
+    "pillow": "PIL",
+    "pytest": "pytest",
+}
+TESTS_LIMIT_S = 150
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.gpu", description="Check and measure training on a GPU.")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu", help="folder of gpu.json and gpu.md")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), help="cpu runs all of it small, to test it; default: cuda if there is one"
+    )
+    parser.add_argument("--list-files", action="store_true", help="print the files of the project that this needs")
+    options = parser.parse_args(arguments)
+    started = time.perf_counter()
+    if missing := [name for name, module in NEEDED.items() if not _importable(module)]:
+        print(f"not installed in {sys.executable}: {', '.join(missing)}", file=sys.stderr)
+        return 1
+    versions = check_imports()
+    if options.list_files:
+        print("\n".join(files()))
+        return 0
+    print(f"imports: ok without {', '.join(sorted(tests.gpu.blocked.BLOCKED))} ({_described(versions)})", flush=True)
+    device, reason = _device(options.device)
+    if device is None:
+        print(f"no CUDA device: {reason}. The tests marked gpu and the measurements were not run.")
+        return 0
+    results: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "device": device, "versions": versions}
+    results["machine"] = machine(device)
+    results["tests"] = run_marked_tests()
+    _log(f"tests marked gpu: {results['tests']}")
+    from tests.gpu.loops import loop_table
+    from tests.gpu.packing import packing_table
+
+    results["loops"] = loop_table(device, _log)
+    results["packing"] = packing_table(device, _log)
+    results["seconds"] = round(time.perf_counter() - started, 1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n")
+    (options.out / "gpu.md").write_text(markdown(results), encoding="utf-8")
+    print(f"{markdown(results)}\nwritten to {options.out}/gpu.json and gpu.md", flush=True)
+    failures = failed_checks(results)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def check_imports() -> dict[str, str]:
+    """Import what trains and run one epoch on the CPU, with the blocked packages absent. Gives the versions."""
+    for module in MODULES:
+        importlib.import_module(module)
+    from search_spaces.experiment import ExperimentSpec
+    from workers.data.splits import load
+    from workers.training.loop import Training
+
+    space = {"model": {"kind": "cnn", "width": 2, "depth": 1}, "augmentation": {"crop_padding": 1, "mixup_alpha": 0.2}}
+    spec = ExperimentSpec.model_validate({"name": "imports", "search_space": space}).bind({})
+    with tempfile.TemporaryDirectory() as folder:
+        digits = load(spec.dataset, 0, Path(folder), Path(folder) / "cache", download=False)
+        Training(spec, digits, "cpu").run_epoch()
+    loaded = sorted(tests.gpu.blocked.BLOCKED & set(sys.modules))
+    if loaded:
+        raise ImportError(f"imported though blocked: {', '.join(loaded)}")
+    versions = {name: str(importlib.import_module(module).__version__) for name, module in NEEDED.items()}
+    return {"python": platform.python_version(), **versions}
+
+
+def files() -> list[str]:
+    """The project's files that this command needs, relative to the checkout: enough to copy to a GPU machine."""
+    from tests.gpu import loops, packing
+
+    modules = [module for module in list(sys.modules.values()) if getattr(module, "__file__", None)]
+    paths = {Path(str(module.__file__)).resolve() for module in (*modules, loops, packing)}
+    found = {path for path in paths if path.is_relative_to(ROOT) and ".venv" not in path.parts}
+    found |= {parent / "__init__.py" for path in found for parent in path.parents if (parent / "__init__.py").exists()}
+    found |= {*marked_files(), *(ROOT / "tests" / "gpu").glob("*.py"), ROOT / "tests" / "gpu" / "pytest.ini"}
+    return sorted(path.relative_to(ROOT).as_posix() for path in found if path.is_relative_to(ROOT))
+
+
+def marked_files() -> list[Path]:
+    """Test files with tests marked gpu; others would import what is blocked."""
+    return [path for path in sorted((ROOT / "tests" / "workers").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
+
+
+def run_marked_tests() -> dict[str, Any]:
+    """Counts of the tests marked gpu, run in a process of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.gpu.blocked", "-p", "no:cacheprovider"]
+        command += ["--noconftest", "-c", str(ROOT / "tests" / "gpu" / "pytest.ini"), f"--rootdir={ROOT}"]
+        command += [f"--junitxml={report}", *map(str, marked_files())]
+        try:
+            run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TESTS_LIMIT_S, check=False)
+        except subprocess.TimeoutExpired:
+            return {"status": 1, "error": f"took longer than {TESTS_LIMIT_S} s"}
+        if not report.exists():
+            return {"status": run.returncode, "error": (run.stdout + run.stderr).strip()[-2000:]}
+        suite = next(ElementTree.parse(report).iter("testsuite"))
+        counts = {name: int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")}
+        found: dict[str, Any] = {"status": run.returncode, **counts, "seconds": float(suite.attrib["time"])}
+        if run.returncode:
+            found["error"] = run.stdout.strip()[-2000:]
+        return found
+
+
+def machine(device: str) -> dict[str, Any]:
+    import torch
+
+    if device == "cpu":
+        return {"name": platform.processor() or platform.machine(), "note": "a rehearsal on the CPU measures nothing"}
+    properties = torch.cuda.get_device_properties(0)
+    return {"name": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+
+
+def failed_checks(results: dict[str, Any]) -> list[str]:
+    found = []
+    if results["tests"]["status"]:
+        found.append(f"tests marked gpu: {results['tests'].get('error')}")
+    for row in results["packing"]:
+        if "error" in row:
+            found.append(f"{row['processes']} processes on one GPU: {row['error']}")
+        elif not row.get("cap_enforced", True):
+            found.append(f"{row['processes']} processes on one GPU: a process took more memory than its share")
+    return found
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The tables for docs/benchmarks.md."""
+    name, tests_run = results["machine"]["name"], results["tests"]
+    lines = [
+        f"{name}, {_described(results['versions'])}, {results['date']}, `make gpu` in {results['seconds']:.0f} s.",
+        f"Tests marked gpu: {tests_run.get('tests', 0)} run, {tests_run.get('skipped', 0)} skipped, "
+        f"{tests_run.get('failures', 0) + tests_run.get('errors', 0)} failed.",
+        "",
+        "| ResNet-9, 3x32x32 | batch | images/s | of the bare loop |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['loop']} | {row['batch']} | {row['images_per_second']:,.0f} | {row['ratio']:.2f} |"
+        for row in results["loops"]
+    ]
+    lines += [
+        "",
+        "| processes on one GPU | images/s together | times one process | largest peak memory | share | capped |",
+    ]
+    lines += ["|---|---|---|---|---|---|"]
+    lines += [_packing_row(row) for row in results["packing"]]
+    return "\n".join(lines) + "\n"
+
+
+def _packing_row(row: dict[str, Any]) -> str:
+    if "error" in row:
+        return f"| {row['processes']} | failed: {row['error']} | | | | |"
+    peak, share = (f"{row[key] / 2**20:,.0f} MiB" if key in row else "-" for key in ("peak_bytes", "share_bytes"))
+    capped = {True: "yes", False: "no"}[row["cap_enforced"]] if "cap_enforced" in row else "-"
+    speed = f"{row['images_per_second']:,.0f} | {row['speedup']:.2f}"
+    return f"| {row['processes']} | {speed} | {peak} | {share} | {capped} |"
+
+
+def _device(asked: str | None) -> tuple[str | None, str]:
+    import torch
+
+    if asked == "cpu":
+        return "cpu", ""
+    if torch.cuda.is_available():
+        return "cuda", ""
+    built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
+    return None, f"torch {torch.__version__} {built} and finds none"
+
+
+def _importable(module: str) -> bool:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
+
+
+def _described(versions: dict[str, str]) -> str:
+    return f"Python {versions['python']}, torch {versions['torch']}"
+
+
+def _log(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

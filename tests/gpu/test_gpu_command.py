@@ -1,0 +1,44 @@
+"""`make gpu` without a GPU: its import checks, and a rehearsal of the measurements on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str, code: tuple[str, ...] = ("-m", "tests.gpu")) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *code, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_without_a_gpu_it_checks_the_imports_and_says_so() -> None:
+    """Ray, MLflow and what else a GPU check must not need are hidden in that process."""
+    found = run()
+    assert (found.returncode, found.stderr) == (0, "")
+    imports, device = found.stdout.splitlines()
+    assert imports.startswith("imports: ok without fastapi, hypothesis, matplotlib, mlflow, optuna, plotly, ray")
+    assert device.startswith("no CUDA device: torch ")
+
+
+def test_hidden_packages_cannot_be_imported() -> None:
+    found = run(code=("-c", "import tests.gpu.blocked, json, torch; import ray"))
+    assert "ModuleNotFoundError: No module named 'ray'" in found.stderr
+
+
+def test_a_rehearsal_on_the_cpu_fills_both_tables(tmp_path: Path) -> None:
+    found = run("--device", "cpu", "--out", str(tmp_path))
+    assert found.returncode == 0, found.stderr
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert results["tests"]["status"] == 0
+    assert results["tests"]["skipped"] == results["tests"]["tests"] > 0
+    assert len(results["loops"]) == 4
+    assert [row["processes"] for row in results["packing"]] == [1, 2]
+    assert all(row["images_per_second"] > 0 for row in (*results["loops"], *results["packing"]))
+    table = (tmp_path / "gpu.md").read_text()
+    assert table.count("\n| ") == 2 + len(results["loops"]) + len(results["packing"])
