@@ -106,7 +106,7 @@ def files() -> list[str]:
 
     modules = [module for module in list(sys.modules.values()) if getattr(module, "__file__", None)]
     paths = {Path(str(module.__file__)).resolve() for module in (*modules, loops, packing)}
-    found = {path for path in paths if path.is_relative_to(ROOT) and ".venv" not in path.parts}
+    found = {path for path in paths if path.is_relative_to(ROOT) and path.is_file() and ".venv" not in path.parts}
     found |= {parent / "__init__.py" for path in found for parent in path.parents if (parent / "__init__.py").exists()}
     found |= {*marked_files(), *(ROOT / "tests" / "gpu").glob("*.py"), ROOT / "tests" / "gpu" / "pytest.ini"}
     return sorted(path.relative_to(ROOT).as_posix() for path in found if path.is_relative_to(ROOT))
