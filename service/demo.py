@@ -1,8 +1,8 @@
 """Demo: the main job on real handwritten digits, from an empty folder to a registered model.
 
-`make demo` runs it. It starts the embedded stack in a folder of its own, submits the preset over REST as a
-person would, shows the search live, prints what came of it, and stays up until Ctrl-C; with DEMO_EXIT=1 it
-stops everything and leaves. Exit status 1 when anything failed.
+`make demo` runs it. It starts the embedded stack in a temporary folder, submits the preset over REST, shows the search
+live, prints its result, and runs until Ctrl-C; with DEMO_EXIT=1 it stops everything and exits. The exit status is 1 if
+anything failed.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from rich.console import Console
 
 from search_spaces.protocol import TrialState
 from service import stack
-from service.cli.rendering import leaderboard, ranked, summary, watch
+from service.cli.rendering import leaderboard, summary, watch
 from service.client import Client
 from service.contract.errors import RungError
 from service.contract.schemas import ExperimentView
 from service.contract.states import State
+from service.presentation import best_first
 
 PRESET = "digits-quick"
 
 
 def main() -> int:
-    """Run the demo; gives the exit status."""
+    """Run the demo and return the exit status."""
     console = Console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     succeeded = False
     with tempfile.TemporaryDirectory(prefix="rung-demo-", ignore_cleanup_errors=True) as folder:
         try:
             console.print("Starting Ray, MLflow and the service ...")
-            with stack.running(stack.Options(home=Path(folder))) as running, _undisturbed_end():
+            with stack.running(stack.Options(home=Path(folder))) as running, _uninterrupted_cleanup():
                 with Client(running.addresses.service) as client:
                     succeeded = _search(client, console)
                 _say_where(running.addresses, console)
                 if succeeded and os.environ.get("DEMO_EXIT") != "1":
-                    console.print("\nEverything stays up. Ctrl-C stops it.")
+                    console.print("\nEverything keeps running. Press Ctrl-C to stop it.")
                     running.watch(threading.Event())
                 console.print("Stopping ...")
         except KeyboardInterrupt:
@@ -55,8 +56,8 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def _undisturbed_end() -> Iterator[None]:
-    """However the block is left, what cleans up behind it is not interrupted: a second Ctrl-C would orphan Ray."""
+def _uninterrupted_cleanup() -> Iterator[None]:
+    """Ignore signals once the block is left: a second Ctrl-C during the clean-up would orphan Ray."""
     try:
         yield
     finally:
@@ -74,7 +75,7 @@ def _search(client: Client, console: Console) -> bool:
 
 
 def _report(client: Client, view: ExperimentView, console: Console, seconds: float) -> None:
-    trials = list(client.trials(view.id, sort=ranked(view), limit=10))
+    trials = list(client.trials(view.id, sort=best_first(view), limit=10))
     console.print("\nLeaderboard", style="bold")
     console.print(leaderboard(trials, view.metric, console.width))
     if view.best and trials:
@@ -88,12 +89,12 @@ def _report(client: Client, view: ExperimentView, console: Console, seconds: flo
 
 
 def _succeeded(view: ExperimentView, console: Console) -> bool:
-    """Whether nothing failed: a search completes and crowns a winner also where some of its trials end in ERROR."""
+    """Whether nothing failed: a search registers a winner also where some of its trials end in ERROR."""
     failed = view.trials.get(TrialState.ERROR, 0)
     if failed:
         console.print(f"demo: {failed} of {view.num_samples} trials failed", style="red", highlight=False)
     if view.state == State.COMPLETED and view.winner is None:
-        console.print("demo: no trial won", style="red", highlight=False)
+        console.print("demo: no winner was registered", style="red", highlight=False)
     return view.state == State.COMPLETED and view.winner is not None and not failed
 
 

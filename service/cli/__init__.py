@@ -1,9 +1,9 @@
-"""Command line: `rung`, one command for each thing that a person does. All over the SDK.
+"""Command line: `rung`, one command for each action, all of them through the SDK.
 
-Exit status: 0 done; 1 the experiment or the service failed, a state forbids it, or what is watched was paused;
-2 a wrong command or spec, or an unknown id; 3 nobody answers; 130 Ctrl-C.
+Exit status: 0 success; 1 the experiment or the service failed, its state forbids the command, or a watched experiment
+was paused; 2 a wrong command or spec, or an unknown id; 3 the service is unreachable; 130 Ctrl-C.
 With `--json` the answer is JSON on standard output, and an error is a problem document on standard error.
-Everything heavy is imported inside the commands: `rung --help` must come at once.
+Heavy modules are imported inside the commands, so that `rung --help` is fast.
 """
 
 # Importing a module adds its commands; their order here is that of the help.

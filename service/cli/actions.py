@@ -1,4 +1,4 @@
-"""Changing: what a person does to an experiment that exists."""
+"""Actions: the commands that change an existing experiment."""
 
 from __future__ import annotations
 
@@ -22,26 +22,28 @@ Fields = Annotated[
     list[str],
     typer.Argument(
         metavar="FIELD=VALUE...",
-        help="dotted fields, values as YAML; null for the default",
+        help="dotted field names with YAML values; null restores the default",
         show_default=False,
     ),
 ]
 NoFields = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[FIELD=VALUE]...", help="what differs from its spec, values as YAML", show_default=False),
+    typer.Argument(
+        metavar="[FIELD=VALUE]...", help="changes to its spec: dotted field names with YAML values", show_default=False
+    ),
 ]
 
 
 @app.command()
 def pause(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
-    """Let an experiment give up its slots, and keep every epoch."""
+    """Release the slots of an experiment and keep every finished epoch."""
     with report_errors(as_json), connect(url, token) as client:
         show_view(client.pause(experiment), as_json)
 
 
 @app.command()
 def resume(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
-    """Queue a paused or failed experiment again, or a complete one that has trials left or a winner to measure."""
+    """Queue a paused or failed experiment again, or a completed one that has work left."""
     with report_errors(as_json), connect(url, token) as client:
         show_view(client.resume(experiment), as_json)
 
@@ -49,12 +51,12 @@ def resume(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: 
 @app.command()
 def cancel(
     experiment: ExperimentId,
-    trial: Annotated[int | None, typer.Option(min=0, help="end this trial alone", show_default=False)] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="end only this trial", show_default=False)] = None,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """End an experiment, or one trial of it."""
+    """End an experiment, or one of its trials."""
     with report_errors(as_json), connect(url, token) as client:
         if trial is None:
             show_view(client.cancel(experiment), as_json)
@@ -63,7 +65,7 @@ def cancel(
         if as_json:
             print_json(row.model_dump(mode="json"))
         else:
-            typer.echo(f"trial {row.trial} of {experiment} is {row.state}; its end was asked for")
+            typer.echo(f"trial {row.trial} of {experiment} is {row.state}; cancellation requested")
 
 
 @app.command()
@@ -72,8 +74,8 @@ def change(experiment: ExperimentId, fields: Fields, url: Url = "", token: Token
 
     For example: rung change ID num_samples=40 goal=null budget.slot_hours=6
 
-    A complete experiment whose trials have all ended goes on only with more num_samples; a canceled one never: see
-    `rung continue`.
+    A completed experiment whose trials have all ended resumes only with a larger num_samples. A canceled experiment
+    cannot be changed; use `rung continue`.
     """
     with report_errors(as_json), connect(url, token) as client:
         show_view(client.change(experiment, _patch(fields)), as_json)
@@ -83,9 +85,9 @@ def change(experiment: ExperimentId, fields: Fields, url: Url = "", token: Token
 def continue_from(
     experiment: ExperimentId, fields: NoFields = None, url: Url = "", token: Token = "", as_json: AsJson = False
 ) -> None:
-    """Queue a new experiment that takes over the trials of one that has ended or is paused.
+    """Queue a new experiment that starts from the trials of one that has ended or is paused.
 
-    Twenty trials more: rung continue ID name=second-night searcher.num_samples=20
+    For twenty more trials: rung continue ID name=second-night searcher.num_samples=20
     """
     with report_errors(as_json), connect(url, token) as client:
         show_view(client.continue_from(experiment, _patch(fields or [])), as_json)
@@ -108,25 +110,25 @@ def unarchive(experiment: ExperimentId, url: Url = "", token: Token = "", as_jso
 @app.command()
 def delete(
     experiment: ExperimentId,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask for confirmation")] = False,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Remove an experiment for good, with its files, its runs in MLflow and its models.
+    """Delete an experiment with its files, its MLflow runs and its models, for good.
 
-    MLflow only hides deleted runs and logged models: `mlflow gc`, run beside its server, removes them for good.
+    MLflow only marks runs and logged models as deleted; `mlflow gc`, run beside its server, removes them.
     """
     with report_errors(as_json), connect(url, token) as client:
         view = client.get(experiment)
         if not yes:
             trials = sum(view.trials.values())
-            typer.confirm(f"Delete {view.name} ({view.id}) with {trials} trials for good?", abort=True, err=True)
+            typer.confirm(f"Delete {view.name} ({view.id}) with {trials} trials permanently?", abort=True, err=True)
         show_view(client.delete(experiment), as_json)
 
 
 def _patch(fields: list[str]) -> dict[str, Any]:
-    """The merge patch that FIELD=VALUE pairs say. Raises SpecError."""
+    """The merge patch that FIELD=VALUE pairs describe. Raises SpecError."""
     from search_spaces.parsing import read
     from search_spaces.problems import Problem, SpecError
 
@@ -134,20 +136,20 @@ def _patch(fields: list[str]) -> dict[str, Any]:
     for field in fields:
         path, sign, text = field.partition("=")
         if not sign or not all(path.split(".")):
-            raise SpecError([Problem("FIELD=VALUE", f"a field, = and a value required, got {field!r}")])
+            raise SpecError([Problem("FIELD=VALUE", f"must be a field, = and a value (got {field!r})")])
         try:
             value = read(f"value: {text}".encode("utf-8", "surrogateescape"), "application/yaml")
         except SpecError as error:
             raise SpecError([Problem(path, problem.rule) for problem in error.problems]) from None
         if value.keys() != {"value"}:
-            raise SpecError([Problem(path, f"one value as YAML required, got {text!r}")])
+            raise SpecError([Problem(path, f"must be one YAML value (got {text!r})")])
         *outer, last = path.split(".")
         node = patch
         for name in outer:
             node = node.setdefault(name, {})
             if not isinstance(node, dict):
-                raise SpecError([Problem(path, f"each field once required, got {name} as a value too")])
+                raise SpecError([Problem(path, f"must be given once (got {name} as a value too)")])
         if last in node:
-            raise SpecError([Problem(path, "each field once required")])
+            raise SpecError([Problem(path, "must be given once")])
         node[last] = value["value"]
     return patch

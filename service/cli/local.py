@@ -1,4 +1,4 @@
-"""Local: commands that compute on this machine."""
+"""Local: the commands that compute on this machine."""
 
 from __future__ import annotations
 
@@ -34,10 +34,13 @@ class Topic(StrEnum):
 @app.command()
 def reproduce(
     experiment: ExperimentId,
-    trial: Annotated[int, typer.Argument(min=0, help="a trial's number, from 0")],
+    trial: Annotated[int, typer.Argument(min=0, help="number of the trial, from 0")],
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0, help="how far the objective may differ; default: not a bit, and 0.02 for a GPU's trial"),
+        typer.Option(
+            min=0,
+            help="allowed difference of the objective; default: 0 (exact), or 0.02 for a trial of a GPU",
+        ),
     ] = None,
     data_root: DataRoot = None,
     cache_root: CacheRoot = None,
@@ -45,7 +48,7 @@ def reproduce(
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Run a trial again on this machine, and compare its curve point by point. Exit status 1: it differs."""
+    """Retrain a trial on this machine and compare its curve. Exit status 1 if it differs."""
     from service.cli import local_process
     from service.cli.extras import require
 
@@ -65,21 +68,21 @@ def reproduce(
 
 @app.command()
 def explain(
-    topic: Annotated[Topic, typer.Argument(help="what to draw")],
+    topic: Annotated[Topic, typer.Argument(help="what to plot")],
     spec: Annotated[
         str | None,
         typer.Argument(
             metavar="SPEC", help="a YAML or JSON file, - for standard input, or preset:NAME", show_default=False
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder of the pictures")] = Path("pictures"),
+    out: Annotated[Path, typer.Option(help="folder for the plots")] = Path("plots"),
     data_root: DataRoot = None,
     cache_root: CacheRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw what a spec does, as PNG and as a page that needs no network. Needs no service.
+    """Plot what a spec does. Needs no service.
 
-    Without a SPEC: every scheduler, the classic optimizers; augmentation needs one.
+    Without SPEC: every scheduler, or the classic optimizers. augmentation needs a SPEC.
     """
     from search_spaces.parsing import read
     from search_spaces.validation import validate as check

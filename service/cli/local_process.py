@@ -1,4 +1,4 @@
-"""Local work: what the command line computes on this machine, in a process of its own.
+"""Local process: what the command line computes on this machine, in a process of its own.
 
 The service's packages import no torch; the process that does is named here by its module. Owns what is
 handed to it and how it is waited for. It must not know what it computes.
@@ -27,7 +27,7 @@ def reproduce(
     tolerance: float | None,
     as_json: bool,
 ) -> int:
-    """Run a trial again and compare its curve. Gives the exit status: 0 reproduced, 1 it differs, 2 it cannot run.
+    """Run a trial again and compare its curve. Returns the exit status: 0 reproduced, 1 it differs, 2 it cannot run.
 
     Raises RungError: no such trial, no epoch finished yet, or what the client raises.
     """
@@ -46,9 +46,9 @@ def reproduce(
 def explain(
     kind: str, spec: dict[str, Any] | None, *, out: Path, data_root: Path, cache_root: Path, as_json: bool = False
 ) -> int:
-    """Draw pictures into `out` and print their paths. Gives the exit status: 0 drawn, 2 they cannot be drawn.
+    """Draw plots into `out`, print their paths, and return the exit status: 0 drawn, 2 they cannot be drawn.
 
-    As JSON the paths are a list, and what is wrong is a problem document.
+    As JSON, the paths are a list and an error is a problem document.
     """
     arguments = [kind, f"--out={out}", *_roots(data_root, cache_root)]
     if not as_json:
@@ -57,11 +57,11 @@ def explain(
         _command("workers.plots.cli", arguments), input=json.dumps(spec), capture_output=True, text=True, check=False
     )
     if done.returncode == 0:
-        print(json.dumps({"pictures": done.stdout.splitlines()}, indent=2, ensure_ascii=False))
+        print(json.dumps({"plots": done.stdout.splitlines()}, indent=2, ensure_ascii=False))
     else:
-        said = done.stderr.strip().splitlines() or ["the pictures could not be drawn"]
+        output = done.stderr.strip().splitlines() or ["the plots could not be drawn"]
         error = ValidationFailedError if done.returncode == 2 else InternalError
-        print(json.dumps(error(said[-1].removeprefix("rung: ")).document()), file=sys.stderr)
+        print(json.dumps(error(output[-1].removeprefix("rung: ")).document()), file=sys.stderr)
     return done.returncode
 
 

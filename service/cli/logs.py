@@ -1,4 +1,4 @@
-"""Logs: what drivers and trials said, on the terminal."""
+"""Logs: the command that prints the logs of drivers and trials."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from service.cli.terminal import WRONG, AsJson, ExperimentId, Token, Url, app, c
 def logs(
     experiment: ExperimentId,
     trial: Annotated[int | None, typer.Option(min=0, help="the log of this trial instead of the driver's")] = None,
-    attempt: Annotated[int | None, typer.Option(min=1, help="the log of this driver; default: the newest")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, help="the log of this attempt; default: the newest")] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="go on until the experiment is at rest, from one driver to the next")
+        bool,
+        typer.Option("--follow", "-f", help="keep printing until the experiment is inactive"),
     ] = False,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Print what an experiment's driver, or a trial, said. With --json: each piece as a line of JSON."""
+    """Print the log of an experiment's driver or of a trial. With --json: one JSON line per chunk."""
     if trial is not None and attempt is not None:
-        typer.echo("rung: either --trial or --attempt required, not both: a trial has one log", err=True)
+        typer.echo("rung: --trial and --attempt must not be given together: a trial has one log", err=True)
         raise typer.Exit(WRONG)
     with report_errors(as_json), connect(url, token) as client:
         for piece in client.follow_logs(experiment, trial=trial, attempt=attempt, until_end=follow):

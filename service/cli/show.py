@@ -1,4 +1,4 @@
-"""Looking: experiments, their trials and curves."""
+"""Show: the commands that display experiments, their trials and curves."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from service.cli.terminal import (
 
 @app.command("list")
 def list_experiments(
-    state: Annotated[str | None, typer.Option(help="only those in this state")] = None,
-    project: Annotated[str | None, typer.Option(help="only those of this project")] = None,
-    name: Annotated[str | None, typer.Option(help="only those with this in their name")] = None,
-    label: Annotated[str | None, typer.Option(help="only those with this label")] = None,
-    archived: Annotated[bool, typer.Option("--archived", help="the archived ones instead")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="at most so many, the newest first")] = 20,
+    state: Annotated[str | None, typer.Option(help="filter by state")] = None,
+    project: Annotated[str | None, typer.Option(help="filter by project")] = None,
+    name: Annotated[str | None, typer.Option(help="filter by substring of the name")] = None,
+    label: Annotated[str | None, typer.Option(help="filter by label")] = None,
+    archived: Annotated[bool, typer.Option("--archived", help="list archived experiments instead")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="maximum number of results")] = 20,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
@@ -47,15 +47,15 @@ def list_experiments(
 
 @app.command()
 def show(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
-    """Show one experiment."""
+    """Show one experiment: state, best trial, test accuracy, disk use."""
     with report_errors(as_json), connect(url, token) as client:
         view = client.get(experiment)
         show_view(view, as_json)
         if not as_json:
-            from service.cli.rendering import disk_use, end_of
+            from service.cli.rendering import disk_use, outcome
 
             if view.best:
-                typer.echo(end_of(client.trial(experiment, view.best.trial)))
+                typer.echo(outcome(client.trial(experiment, view.best.trial)))
             typer.echo(disk_use(client.storage(experiment)))
 
 
@@ -63,19 +63,23 @@ def show(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: As
 def trials(
     experiment: ExperimentId,
     sort: Annotated[
-        str | None, typer.Option(help="a metric or field, - before it for the largest first; default: the best first")
+        str | None, typer.Option(help="a metric or field; - before it sorts descending; default: the best trial first")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="at most so many")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="maximum number of results")] = 20,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show the trials of an experiment, the best first: what each reached, at which epoch, and why it stopped."""
+    """Show the leaderboard of an experiment.
+
+    For each trial: its best value, the epoch of that value (at), and why it stopped.
+    """
     with report_errors(as_json), connect(url, token) as client:
-        from service.cli.rendering import leaderboard, ranked
+        from service.cli.rendering import leaderboard
+        from service.presentation import best_first
 
         view = client.get(experiment)
-        found = list(client.trials(experiment, sort=sort or ranked(view), limit=limit))
+        found = list(client.trials(experiment, sort=sort or best_first(view), limit=limit))
         if as_json:
             print_models(found)
         else:
@@ -86,12 +90,12 @@ def trials(
 @app.command()
 def curves(
     experiment: ExperimentId,
-    trial: Annotated[int, typer.Argument(min=0, help="a trial's number, from 0")],
+    trial: Annotated[int, typer.Argument(min=0, help="number of the trial, from 0")],
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show every metric of a trial by epoch."""
+    """Show every metric of a trial, one line per epoch."""
     with report_errors(as_json), connect(url, token) as client:
         found = client.curves(experiment, trial)
         if as_json:

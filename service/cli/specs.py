@@ -1,4 +1,4 @@
-"""Documents: commands about specs, and what a SPEC on the command line means."""
+"""Specs: the commands about specs, and what SPEC means on the command line."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 def validate(
     spec: SpecFile,
     offline: Annotated[
-        bool, typer.Option("--offline", help="without a service, and without a look at its cluster")
+        bool, typer.Option("--offline", help="check without a service; whether it fits the cluster is not checked")
     ] = False,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Check a spec; with --json, show it with all its defaults."""
+    """Check a spec and report every problem; with --json, print it with all defaults."""
     with report_errors(as_json):
         if offline:
             from search_spaces.parsing import read
@@ -60,7 +60,7 @@ def schema(as_json: AsJson = False) -> None:
 
 @app.command()
 def presets(
-    name: Annotated[str | None, typer.Argument(help="print this one as YAML")] = None, as_json: AsJson = False
+    name: Annotated[str | None, typer.Argument(help="print this preset as YAML")] = None, as_json: AsJson = False
 ) -> None:
     """List the ready-made specs, or print one. Needs no service."""
     from search_spaces import presets as shipped
@@ -82,7 +82,7 @@ def presets(
 
 
 def resolve_spec(client: Client, spec: str) -> dict[str, Any] | str | Path:
-    """What SPEC means, for the SDK. The service reads it, so that its words about it are the same everywhere."""
+    """SPEC in a form that the SDK takes. The service validates it, so that messages are the same everywhere."""
     from search_spaces.parsing import read
 
     if spec.startswith("preset:"):
@@ -104,7 +104,7 @@ def read_spec(spec: str) -> tuple[bytes, str]:
         body = sys.stdin.buffer.read() if spec == "-" else Path(spec).read_bytes()
     except OSError as error:
         hint = f"; did you mean preset:{spec}?" if spec in shipped.names() else ""
-        raise SpecError([Problem("SPEC", f"a readable file required, got {spec}: {error.strerror}{hint}")]) from None
+        raise SpecError([Problem("SPEC", f"must be a readable file (got {spec}: {error.strerror}){hint}")]) from None
     is_json = spec.endswith(".json") or (spec == "-" and re.match(rb'\s*\{\s*["}]', body) is not None)
     return body, "application/json" if is_json else "application/yaml"
 
@@ -114,7 +114,7 @@ def _name(preset: str) -> str:
 
     name = preset.removeprefix("preset:")
     if not name:
-        raise SpecError([Problem("SPEC", f"preset:NAME required, got {preset}")])
+        raise SpecError([Problem("SPEC", f"must be preset:NAME (got {preset})")])
     return name
 
 
@@ -124,4 +124,4 @@ def _text(body: bytes) -> str:
     try:
         return body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SpecError([Problem("SPEC", f"UTF-8 text required, got byte 0x{body[error.start]:02x}")]) from None
+        raise SpecError([Problem("SPEC", f"must be UTF-8 text (got byte 0x{body[error.start]:02x})")]) from None

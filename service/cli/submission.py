@@ -1,4 +1,4 @@
-"""Submission: queue an experiment, and watch one."""
+"""Submission: the commands that queue and watch an experiment."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 @app.command()
 def submit(
     spec: SpecFile,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="show it until it ends or is paused")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="show its progress until it ends or is paused")] = False,
     preset: Annotated[bool, typer.Option("--preset", help="SPEC is the name of a preset")] = False,
     interval: Interval = 0.5,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Queue an experiment."""
+    """Queue an experiment and print its id."""
     with report_errors(as_json), connect(url, token) as client:
-        client.ping()  # nobody there is said at once; one who goes away meanwhile is waited for
+        client.ping()  # an unreachable service is reported at once; one that restarts meanwhile is retried
         view = client.submit(resolve_spec(client, f"preset:{spec}" if preset else spec))
         if watch:
             for line in (f"{view.name} ({view.id})", *(f"warning: {warning}" for warning in view.warnings)):
@@ -52,7 +52,7 @@ def submit(
 def watch(
     experiment: ExperimentId, interval: Interval = 0.5, url: Url = "", token: Token = "", as_json: AsJson = False
 ) -> None:
-    """Show an experiment until it ends or is paused."""
+    """Show the progress of an experiment until it ends or is paused."""
     with report_errors(as_json), connect(url, token) as client:
         _watch(client, experiment, interval, as_json)
 
@@ -65,11 +65,12 @@ def _watch(client: Client, experiment_id: str, interval: float, as_json: bool) -
         view = follow(client, experiment_id, open_console(stderr=as_json), interval)
     except KeyboardInterrupt:
         typer.echo(
-            f"\n{experiment_id} goes on: `rung watch {experiment_id}` to look, `rung cancel {experiment_id}` to end it",
+            f"\n{experiment_id} keeps running; `rung watch {experiment_id}` shows it, "
+            f"`rung cancel {experiment_id}` ends it",
             err=True,
         )
         raise typer.Exit(INTERRUPTED) from None
     show_view(view, as_json)
     if view.state == State.PAUSED:
-        typer.echo(f"{experiment_id} waits for you: `rung resume {experiment_id}`", err=True)
+        typer.echo(f"{experiment_id} is paused; `rung resume {experiment_id}` resumes it", err=True)
     raise typer.Exit(0 if view.state == State.COMPLETED else FAILED)

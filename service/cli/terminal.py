@@ -1,4 +1,4 @@
-"""Terminal: what all commands share: the application, options, exit statuses, the client, how answers are printed."""
+"""Terminal: what the commands share: the application, common options, exit statuses, the client, and printing."""
 
 from __future__ import annotations
 
@@ -47,34 +47,35 @@ def options(
 
 
 Url = Annotated[
-    str, typer.Option("--url", envvar="RUNG_URL", help="the service; default: the one that `rung up` started")
+    str,
+    typer.Option("--url", envvar="RUNG_URL", help="address of the service; default: that of `rung up`"),
 ]
 Token = Annotated[str, typer.Option("--token", envvar="RUNG_TOKEN", help="bearer token", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="answer in JSON")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 SpecFile = Annotated[
-    str, typer.Argument(metavar="SPEC", help="a YAML or JSON file, - for standard input, or preset:NAME")
+    str, typer.Argument(metavar="SPEC", help="YAML or JSON file, - for standard input, or preset:NAME")
 ]
-ExperimentId = Annotated[str, typer.Argument(metavar="ID", help="an experiment's id")]
-Interval = Annotated[float, typer.Option("--interval", min=0.05, help="seconds between two looks")]
+ExperimentId = Annotated[str, typer.Argument(metavar="ID", help="id of the experiment")]
+Interval = Annotated[float, typer.Option("--interval", min=0.05, help="seconds between two refreshes")]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
         envvar="RUNG_DATA_ROOT",
-        help="folder of the data sets; default: that of `rung up`, or data in the home",
+        help="folder of the data sets; default: that of `rung up`, or data in the home folder",
         show_default=False,
     ),
 ]
 CacheRoot = Annotated[
     Path | None,
     typer.Option(
-        envvar="RUNG_CACHE_ROOT", help="folder of prepared sets; default: cache in the home", show_default=False
+        envvar="RUNG_CACHE_ROOT", help="folder of prepared data; default: cache in the home folder", show_default=False
     ),
 ]
 
 
 @contextlib.contextmanager
 def report_errors(as_json: bool) -> Iterator[None]:
-    """Turn what goes wrong inside into lines for a person and an exit status."""
+    """Print an error raised in the block and exit with its status."""
     from search_spaces.problems import SpecError
     from service.contract.errors import (
         BadRequestError,
@@ -117,12 +118,12 @@ def connect(url: str, token: str) -> Client:
 
 
 def data_folder() -> Path:
-    """The data sets of a running `rung up`, else those in the home."""
+    """The data folder of a running `rung up`, otherwise the one in the home folder."""
     return Path(_running("data_root") or home_folder() / "data")
 
 
 def _running(name: str) -> str:
-    """What a running `rung up` wrote down; empty where none runs."""
+    """A value from the address file of a running `rung up`; empty where none runs."""
     try:
         return str(json.loads((home_folder() / "stack.json").read_text())[name])
     except (OSError, ValueError, KeyError, TypeError):
@@ -144,7 +145,7 @@ def show_view(view: ExperimentView, as_json: bool) -> None:
 
 
 def open_console(stderr: bool = False) -> Console:
-    """Wide where nobody looks at it: a pipe must not lose columns."""
+    """A console that is wide when it is not a terminal: a pipe must not lose columns."""
     from rich.console import Console
 
     console = Console(stderr=stderr, highlight=False)

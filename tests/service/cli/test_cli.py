@@ -163,7 +163,7 @@ def test_trials_come_best_first(run: Run, finished: str) -> None:
     assert rows[0] == ["trial", "state", "epoch", "accuracy", "at", "lr", "reason"]
     assert [row[0] for row in rows[1:]] == ["1", "2", "0"]
     assert rows[1] == ["1", "COMPLETED", "8", "0.9", "6", "0.002", "all", "8", "epochs", "done"]
-    assert "  trial 1   COMPLETED after epoch 8, its best at epoch 6: all 8 epochs done" in run("show", finished).stdout
+    assert "  trial 1   COMPLETED after epoch 8, best at epoch 6: all 8 epochs done" in run("show", finished).stdout
     worst = json.loads(run("trials", finished, "--sort", "validation_accuracy", "--limit", "1", "--json").stdout)
     assert [trial["trial"] for trial in worst] == [0]
     wrong = run("trials", finished, "--sort", "accuracy")
@@ -254,13 +254,13 @@ def test_pause_change_resume(run: Run, spec: str) -> None:
     ("fields", "said"),
     [
         (("prioritty=1",), "prioritty: is not a known field; did you mean 'priority'?"),
-        (("priority",), "FIELD=VALUE: a field, = and a value required, got 'priority'"),
-        (("=1",), "FIELD=VALUE: a field"),
-        (("budget..x=1",), "FIELD=VALUE: a field"),
+        (("priority",), "FIELD=VALUE: must be a field, = and a value (got 'priority')"),
+        (("=1",), "FIELD=VALUE: must be a field"),
+        (("budget..x=1",), "FIELD=VALUE: must be a field"),
         (("priority=[",), "priority: line 1"),
-        (("priority=1\ngoal: 2",), "priority: one value as YAML required"),
-        (("priority=1", "priority=2"), "priority: each field once required"),
-        (("budget=1", "budget.failures=2"), "budget.failures: each field once required"),
+        (("priority=1\ngoal: 2",), "priority: must be one YAML value"),
+        (("priority=1", "priority=2"), "priority: must be given once"),
+        (("budget=1", "budget.failures=2"), "budget.failures: must be given once"),
         (("goal=.nan",), "goal: must be a finite number (got nan)"),
         (("revision=x",), "revision: is not a known field"),
         (("num_samples=0",), "num_samples: must be at least 1"),
@@ -302,7 +302,7 @@ def test_a_running_experiment_is_not_deleted(run: Run, spec: str, reconciler: Re
 def test_one_trial_is_canceled(run: Run, world: World) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching", "trials": [world.line(0), world.line(1)]})
-    assert run("cancel", one, "--trial", "1").stdout == f"trial 1 of {one} is RUNNING; its end was asked for\n"
+    assert run("cancel", one, "--trial", "1").stdout == f"trial 1 of {one} is RUNNING; cancellation requested\n"
     assert json.loads(run("cancel", one, "--trial", "1", "--json").stdout)["cancel_asked_at"]
     assert run("cancel", one, "--trial", "7").exit_code == 2
     assert world.beat(one, {"phase": "searching"}).json()["cancel_trials"] == [1]

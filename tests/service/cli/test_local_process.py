@@ -71,8 +71,8 @@ def test_explain_prints_what_it_drew(tmp_path: Path, capfd: pytest.CaptureFixtur
 def test_explain_in_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     spec, roots = SPEC.model_dump(mode="json"), {"data_root": tmp_path, "cache_root": tmp_path}
     assert local_process.explain("schedulers", spec, out=tmp_path, **roots, as_json=True) == 0
-    pictures = [str(tmp_path / f"schedulers.{kind}") for kind in ("png", "html")]
-    assert json.loads(capfd.readouterr().out) == {"pictures": pictures}
+    plots = [str(tmp_path / f"schedulers.{kind}") for kind in ("png", "html")]
+    assert json.loads(capfd.readouterr().out) == {"plots": plots}
     assert local_process.explain("augmentation", None, out=tmp_path, **roots, as_json=True) == 2
     said = capfd.readouterr()
     assert said.out == ""

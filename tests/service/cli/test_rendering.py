@@ -10,8 +10,9 @@ from rich.console import Console
 
 from search_spaces.protocol import TrialState
 from search_spaces.sampling import NOT_APPLICABLE
-from service.cli.rendering import differing, end_of, leaderboard
+from service.cli.rendering import leaderboard, outcome
 from service.contract.schemas import TrialView
+from service.presentation import differing_parameters
 
 CUT = "rung at epoch 3: validation_accuracy 0.9100 is below the cut 0.9777, set by the best 1/3 of the 9 before it"
 FAILURE = "RuntimeError: [/b] mat1\nand \x1b[31mmat2 cannot be multiplied"
@@ -76,8 +77,8 @@ def test_a_parameter_that_its_kind_implies_has_no_column() -> None:
     sgd = {"optimizer.kind": "sgd", "optimizer.beta1": NOT_APPLICABLE, "warmup.epochs": NOT_APPLICABLE}
     parameters = (adam, sgd | {"optimizer.momentum": 0.9}, sgd | {"optimizer.momentum": 0.5})
     trials = [trial(number, TrialState.RUNNING, "", parameters=one) for number, one in enumerate(parameters)]
-    assert differing(trials) == ["optimizer.kind", "optimizer.momentum", "warmup.epochs"]
-    assert differing(trials[:2]) == ["optimizer.kind", "warmup.epochs"]
+    assert differing_parameters(trials) == ["optimizer.kind", "optimizer.momentum", "warmup.epochs"]
+    assert differing_parameters(trials[:2]) == ["optimizer.kind", "warmup.epochs"]
 
 
 def test_what_a_library_said_neither_colours_nor_breaks_a_line() -> None:
@@ -87,5 +88,5 @@ def test_what_a_library_said_neither_colours_nor_breaks_a_line() -> None:
 
 
 def test_the_end_of_a_trial_is_said_in_full() -> None:
-    assert end_of(ENDED[0]) == f"  trial 10  EARLY_STOPPED after epoch 3, its best at epoch 2: {CUT}"
-    assert end_of(trial(0, TrialState.RUNNING, "", best_epoch=None)) == "  trial 0   RUNNING after epoch 3"
+    assert outcome(ENDED[0]) == f"  trial 10  EARLY_STOPPED after epoch 3, best at epoch 2: {CUT}"
+    assert outcome(trial(0, TrialState.RUNNING, "", best_epoch=None)) == "  trial 0   RUNNING after epoch 3"

@@ -1,0 +1,199 @@
+"""Presentation: what to show of an experiment, a trial and a leaderboard, as labels, rows and cells of text.
+
+Pure functions over the schemas, for the terminal and for pages. It must not know how text is drawn: no widths, no
+colours, no markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from search_spaces.protocol import ENDED_TRIAL_STATES
+from search_spaces.sampling import NOT_APPLICABLE
+from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
+from service.contract.states import State
+
+#: Parameters that a leaderboard shows first.
+FIRST_PARAMETERS = ("optimizer.kind", "optimizer.lr")
+#: The longest figure has four significant digits: more would be noise.
+DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and rows of text. Columns in `numeric` hold numbers, those in `states` hold states."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: frozenset[int] = frozenset()
+    states: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Trials in the order given: what every trial has, the parameters in which they differ, and why each stopped."""
+
+    trials: Table
+    parameters: Table
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One labelled line about an experiment or a trial."""
+
+    label: str
+    text: str
+
+
+def leaderboard(trials: Sequence[TrialView], metric: str) -> Leaderboard:
+    """`at` is the epoch of the best value."""
+    names = differing_parameters(trials)
+    fixed = tuple(
+        (str(trial.trial), str(trial.state), str(trial.epoch), figure(trial.best_value), figure(trial.best_epoch))
+        for trial in trials
+    )
+    values = tuple(tuple(figure(trial.parameters.get(name, NOT_APPLICABLE)) for name in names) for trial in trials)
+    return Leaderboard(
+        Table(
+            ("trial", "state", "epoch", metric.removeprefix("validation_"), "at"),
+            fixed,
+            numeric=frozenset({0, 2, 3, 4}),
+            states=frozenset({1}),
+        ),
+        Table(tuple(short_name(name, names) for name in names), values),
+        tuple(_reason(trial, metric) for trial in trials),
+    )
+
+
+def experiments(items: Iterable[ExperimentSummary]) -> Table:
+    """One row for each experiment."""
+    rows = tuple(
+        (
+            item.id,
+            item.name,
+            item.project,
+            str(item.state),
+            f"{ended_trials(item)}/{item.num_samples}",
+            figure(item.best.value) if item.best else "",
+            item.created_at.astimezone().strftime("%Y-%m-%d %H:%M"),
+        )
+        for item in items
+    )
+    headings = ("id", "name", "project", "state", "trials", "best", "created")
+    return Table(headings, rows, numeric=frozenset({4, 5}), states=frozenset({3}))
+
+
+def curves(found: Curves) -> Table:
+    """One row for each epoch, one column for each metric."""
+    points = {name: {point.step: point.value for point in line} for name, line in found.metrics.items()}
+    steps = sorted({step for line in points.values() for step in line})
+    rows = tuple((str(step), *(figure(line.get(step)) for line in points.values())) for step in steps)
+    headings = ("epoch", *found.metrics)
+    return Table(headings, rows, numeric=frozenset(range(len(headings))))
+
+
+def headline(view: ExperimentView) -> str:
+    """Name, id, state and the reason for it."""
+    return f"{view.name} ({view.id}) {view.state}{': ' + one_line(view.reason) if view.reason else ''}"
+
+
+def facts(view: ExperimentView) -> list[Fact]:
+    """What came of an experiment so far."""
+    counts = ", ".join(f"{count} {state}" for state, count in view.trials.items() if count)
+    found = [Fact("trials", f"{ended_trials(view)} of {view.num_samples} ended{f' ({counts})' if counts else ''}")]
+    if view.source_id:
+        found.append(Fact("continues", view.source_id))
+    if view.best:
+        found.append(Fact("best", f"trial {view.best.trial}, {view.metric} {figure(view.best.value)}"))
+    if view.winner and view.winner.get("test_accuracy") is not None:
+        found.append(Fact("test", f"accuracy {figure(view.winner['test_accuracy'])}"))
+    if view.mlflow_url:
+        found.append(Fact("MLflow", view.mlflow_url))
+    return found + [Fact("warning", warning) for warning in view.warnings]
+
+
+def trial_outcome(trial: TrialView) -> Fact:
+    """How far a trial came, and why it stopped."""
+    best = f", best at epoch {trial.best_epoch}" if trial.best_epoch else ""
+    reason = f": {one_line(trial.stop_reason)}" if trial.stop_reason else ""
+    return Fact(f"trial {trial.trial}", f"{trial.state} after epoch {trial.epoch}{best}{reason}")
+
+
+def disk_use(use: DiskUse) -> Fact:
+    """The disk space that an experiment uses, the largest kind of file first."""
+    kinds = sorted(use.bytes_by_kind.items(), key=lambda item: -item[1])
+    parts = ", ".join(f"{kind} {size_text(size)}" for kind, size in kinds if size)
+    return Fact("disk", f"{size_text(use.total_bytes)}{f' ({parts})' if parts else ''}")
+
+
+def progress(view: ExperimentView) -> str:
+    """State, progress and the best value on one line."""
+    words = [view.state, view.phase if view.state == State.RUNNING else ""]
+    words.append(f"{ended_trials(view)}/{view.num_samples} trials")
+    if view.best:
+        words.append(f"best {figure(view.best.value)} (trial {view.best.trial})")
+    words.append(one_line(view.reason))
+    return "  ".join(word for word in words if word)
+
+
+def ended_trials(item: ExperimentSummary) -> int:
+    """The number of trials that have ended."""
+    return sum(count for state, count in item.trials.items() if state in ENDED_TRIAL_STATES)
+
+
+def best_first(view: ExperimentSummary) -> str:
+    """The sort key that puts the best trial first."""
+    return "-best_value" if view.mode == "max" else "best_value"
+
+
+def differing_parameters(trials: Sequence[TrialView]) -> list[str]:
+    """Names of the parameters in which trials differ: the optimizer and its rate first, then other kinds.
+
+    A parameter that has only one value wherever it applies is left out: the kind that it belongs to says as much.
+    """
+    names = {name for trial in trials for name in trial.parameters}
+    values = {name: {trial.parameters.get(name, NOT_APPLICABLE) for trial in trials} for name in names}
+
+    def is_implied(name: str) -> bool:
+        family, _, last = name.rpartition(".")
+        has_one_value = len(values[name] - {NOT_APPLICABLE}) == 1
+        return last != "kind" and has_one_value and len(values.get(f"{family}.kind", ())) > 1
+
+    varied = [name for name in names if len(values[name]) > 1 and not is_implied(name)]
+    return sorted(varied, key=lambda name: (name not in FIRST_PARAMETERS, not name.endswith(".kind"), name))
+
+
+def short_name(name: str, names: Sequence[str]) -> str:
+    """`lr` for `optimizer.lr`, and the family for its kind, unless two names would be the same."""
+    family, _, last = name.rpartition(".")
+    if last == "kind":
+        return family
+    return name if sum(other.rpartition(".")[2] == last for other in names) > 1 else last
+
+
+def one_line(text: str) -> str:
+    """Text of a library without line breaks and control characters."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())
+
+
+def figure(value: object) -> str:
+    """A number or a name; `-` where there is none."""
+    if value is None or value == NOT_APPLICABLE:
+        return "-"
+    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
+
+
+def size_text(size: float) -> str:
+    """Bytes in the unit that suits them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _reason(trial: TrialView, metric: str) -> str:
+    """Why a trial stopped, without the name of the metric, which is a heading."""
+    return one_line(trial.stop_reason).replace(f": {metric} ", ": ")
