@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.terminal import WRONG, AsJson, ExperimentId, Token, Url, app, connect, report_errors
+from service.cli.terminal import AsJson, ExperimentId, Token, Url, app, connect, report_errors
 
 
 @app.command()
@@ -23,9 +23,10 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Print the log of an experiment's driver or of a trial. With --json: one JSON line per chunk."""
-    if trial is not None and attempt is not None:
-        typer.echo("rung: --trial and --attempt must not be given together: a trial has one log", err=True)
-        raise typer.Exit(WRONG)
+    from service.contract.errors import ValidationFailedError
+
     with report_errors(as_json), connect(url, token) as client:
-        for piece in client.follow_logs(experiment, trial=trial, attempt=attempt, until_end=follow):
-            typer.echo(piece.model_dump_json() if as_json else piece.text, nl=as_json)
+        if trial is not None and attempt is not None:
+            raise ValidationFailedError("--trial and --attempt must not be given together: a trial has one log")
+        for chunk in client.follow_logs(experiment, trial=trial, attempt=attempt, until_end=follow):
+            typer.echo(chunk.model_dump_json() if as_json else chunk.text, nl=as_json)

@@ -43,7 +43,9 @@ def test_a_log_is_printed_whole(run: Any, one: str) -> None:
 def test_what_is_not_there_or_not_meant_is_said(run: Any, one: str) -> None:
     missing = run("logs", one, "--attempt", "4")
     assert (missing.exit_code, "it has 1 so far" in missing.stderr) == (2, True)
-    assert run("logs", one, "--trial", "2", "--attempt", "1").exit_code == 2
+    both = ("logs", one, "--trial", "2", "--attempt", "1")
+    assert run(*both).exit_code == 2
+    assert json.loads(run(*both, "--json").stderr)["status"] == 422
 
 
 def test_disk_use_is_shown(run: Any, one: str) -> None:

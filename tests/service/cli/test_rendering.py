@@ -9,10 +9,8 @@ import pytest
 from rich.console import Console
 
 from search_spaces.protocol import TrialState
-from search_spaces.sampling import NOT_APPLICABLE
 from service.cli.rendering import leaderboard, outcome
 from service.contract.schemas import TrialView
-from service.presentation import differing_parameters
 
 CUT = "rung at epoch 3: validation_accuracy 0.9100 is below the cut 0.9777, set by the best 1/3 of the 9 before it"
 FAILURE = "RuntimeError: [/b] mat1\nand \x1b[31mmat2 cannot be multiplied"
@@ -70,15 +68,6 @@ def test_parameters_have_all_the_width_where_nothing_has_stopped() -> None:
         for number in range(2)
     ]
     assert lines(running, 80)[0].split() == ["trial", "state", "epoch", "accuracy", "at", "lr", "batch_size"]
-
-
-def test_a_parameter_that_its_kind_implies_has_no_column() -> None:
-    adam = {"optimizer.kind": "adam", "optimizer.beta1": 0.9, "optimizer.momentum": NOT_APPLICABLE, "warmup.epochs": 2}
-    sgd = {"optimizer.kind": "sgd", "optimizer.beta1": NOT_APPLICABLE, "warmup.epochs": NOT_APPLICABLE}
-    parameters = (adam, sgd | {"optimizer.momentum": 0.9}, sgd | {"optimizer.momentum": 0.5})
-    trials = [trial(number, TrialState.RUNNING, "", parameters=one) for number, one in enumerate(parameters)]
-    assert differing_parameters(trials) == ["optimizer.kind", "optimizer.momentum", "warmup.epochs"]
-    assert differing_parameters(trials[:2]) == ["optimizer.kind", "warmup.epochs"]
 
 
 def test_what_a_library_said_neither_colours_nor_breaks_a_line() -> None:

@@ -1,0 +1,70 @@
+"""What is shown of experiments and trials, as text without a terminal."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from search_spaces.protocol import TrialState
+from search_spaces.sampling import NOT_APPLICABLE
+from service.contract.schemas import Curves, DiskUse, Point, TrialView
+from service.presentation import curves, differing_parameters, disk_use, figure, leaderboard, short_name
+
+
+def trial(number: int, state: TrialState, reason: str = "", **fields: Any) -> TrialView:
+    given: dict[str, Any] = {"epoch": 3, "best_value": 0.91, "best_epoch": 2, "metrics": {}, "parameters": {}}
+    empty = dict.fromkeys(("mlflow_run_id", "mlflow_url", "started_at", "ended_at"))
+    return TrialView(trial=number, state=state, stop_reason=reason, **given | empty | fields)
+
+
+def test_a_parameter_that_its_kind_implies_has_no_column() -> None:
+    adam = {"optimizer.kind": "adam", "optimizer.beta1": 0.9, "optimizer.momentum": NOT_APPLICABLE, "warmup.epochs": 2}
+    sgd = {"optimizer.kind": "sgd", "optimizer.beta1": NOT_APPLICABLE, "warmup.epochs": NOT_APPLICABLE}
+    parameters = (adam, sgd | {"optimizer.momentum": 0.9}, sgd | {"optimizer.momentum": 0.5})
+    trials = [trial(number, TrialState.RUNNING, "", parameters=one) for number, one in enumerate(parameters)]
+    assert differing_parameters(trials) == ["optimizer.kind", "optimizer.momentum", "warmup.epochs"]
+    assert differing_parameters(trials[:2]) == ["optimizer.kind", "warmup.epochs"]
+
+
+def test_a_leaderboard_has_every_differing_parameter_and_the_reasons() -> None:
+    trials = [
+        trial(
+            1, TrialState.EARLY_STOPPED, "rung: validation_accuracy 0.9 is\nlow", parameters={"optimizer.lr": 0.123456}
+        ),
+        trial(0, TrialState.RUNNING, best_value=None, best_epoch=None, parameters={"optimizer.lr": 1.0}),
+    ]
+    board = leaderboard(trials, "validation_accuracy")
+    assert board.trials.headings == ("trial", "state", "epoch", "accuracy", "at")
+    assert board.trials.rows == (("1", "EARLY_STOPPED", "3", "0.91", "2"), ("0", "RUNNING", "3", "-", "-"))
+    assert (board.parameters.headings, board.parameters.rows) == (("lr",), (("0.1235",), ("1",)))
+    assert board.reasons == ("rung: 0.9 is low", "")
+
+
+def test_curves_have_a_row_for_each_epoch() -> None:
+    now = datetime.now(UTC)
+
+    def points(*values: float | None) -> list[Point]:
+        return [Point(step=step, value=value, timestamp=now) for step, value in enumerate(values, 1)]
+
+    table = curves(Curves(trial=0, mlflow_run_id="r", metrics={"loss": points(0.5, None), "accuracy": points(0.25)}))
+    assert table.headings == ("epoch", "loss", "accuracy")
+    assert table.rows == (("1", "0.5", "0.25"), ("2", "-", "-"))
+
+
+def test_disk_use_begins_with_the_largest_kind() -> None:
+    use = DiskUse(folder="/x", total_bytes=1_234_567, bytes_by_kind={"logs": 567, "model": 1_234_000, "journal": 0})
+    assert disk_use(use).text == "1.23 MB (model 1.23 MB, logs 567 B)"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (NOT_APPLICABLE, "-"), (0.123456, "0.1235"), (64, "64"), ("adam", "adam")]
+)
+def test_figures(value: object, text: str) -> None:
+    assert figure(value) == text
+
+
+def test_a_short_name_stays_unique() -> None:
+    names = ["optimizer.kind", "optimizer.lr", "warmup.epochs", "cooldown.epochs"]
+    assert [short_name(name, names) for name in names] == ["optimizer", "lr", "warmup.epochs", "cooldown.epochs"]
