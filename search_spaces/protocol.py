@@ -46,6 +46,8 @@ DIAGNOSTICS = ("clean_train_accuracy", "loss_gap", "weight_norm", "update_ratio"
 
 
 class TrialState(StrEnum):
+    """The state of a trial."""
+
     PENDING = "PENDING"
     RUNNING = "RUNNING"
     PAUSED = "PAUSED"

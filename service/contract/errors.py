@@ -82,42 +82,62 @@ class RungError(Exception):
 
 
 class BadRequestError(RungError):
+    """The request cannot be read."""
+
     code, status, title = "bad-request", 400, "Bad request"
 
 
 class UnauthorizedError(RungError):
+    """No token was sent, or one that is not valid."""
+
     code, status, title = "unauthorized", 401, "Authentication required"
 
 
 class ForbiddenError(RungError):
+    """The token does not permit the request, or a page of another site sent it."""
+
     code, status, title = "forbidden", 403, "Forbidden"
 
 
 class NotFoundError(RungError):
+    """Nothing has this name or id."""
+
     code, status, title = "not-found", 404, "Not found"
 
 
 class MethodNotAllowedError(RungError):
+    """The address does not support this method."""
+
     code, status, title = "not-allowed", 405, "Method not allowed"
 
 
 class ConflictError(RungError):
+    """The state of the experiment or trial does not permit the action."""
+
     code, status, title = "conflict", 409, "Conflict with the current state"
 
 
 class PreconditionFailedError(RungError):
+    """The experiment was changed since the revision that the request states."""
+
     code, status, title = "precondition-failed", 412, "Precondition failed"
 
 
 class ContentTooLargeError(RungError):
+    """The body exceeds the limit."""
+
     code, status, title = "too-large", 413, "Request body too large"
 
 
 class UnsupportedMediaTypeError(RungError):
+    """The body is neither JSON nor YAML."""
+
     code, status, title = "media-type", 415, "Unsupported media type"
 
 
 class ValidationFailedError(RungError):
+    """The request is readable and breaks rules; `problems` has every one."""
+
     code, status, title = "invalid", 422, "Validation failed"
 
     def __str__(self) -> str:
@@ -128,14 +148,20 @@ class ValidationFailedError(RungError):
 
 
 class InternalError(RungError):
+    """The service failed; its log has the details."""
+
     code, status, title = "internal", 500, "Internal error"
 
 
 class UnavailableError(RungError):
+    """The database, Ray or MLflow does not answer."""
+
     code, status, title = "unavailable", 503, "A required service is unavailable"
 
 
 class DiskFullError(RungError):
+    """The database has no disk space left."""
+
     code, status, title = "disk-full", 507, "Disk full"
 
 

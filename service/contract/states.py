@@ -10,6 +10,8 @@ from enum import StrEnum
 
 
 class State(StrEnum):
+    """The state of an experiment."""
+
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
     STOPPING = "STOPPING"

@@ -26,6 +26,12 @@ def test_the_public_names_are_these() -> None:
     assert all(hasattr(rung, name) for name in NAMES)
 
 
+def test_every_public_class_is_documented() -> None:
+    classes = [value for name in NAMES if isinstance(value := getattr(rung, name), type)]
+    assert len(classes) > 30
+    assert [one.__name__ for one in classes if not vars(one).get("__doc__")] == []
+
+
 def test_the_old_names_of_the_client_stay() -> None:
     from service.client import Client, Rung
 
