@@ -128,7 +128,7 @@ def test_a_stored_goal_out_of_reach_does_not_block_the_experiment(
     assert world.beat(one, {"phase": "failed", "trials": sample}, 2).status_code == 200
     assert client.get(f"{EXPERIMENTS}/{one}/trials/0/spec").json()["objective"]["goal"] == 95
     asked = f"{EXPERIMENTS}/{one}/continue"
-    assert client.post(asked, json={}).json()["errors"][0]["field"] == "objective"
+    assert client.post(asked, json={}).json()["errors"][0]["field"] == "objective.goal"
     assert client.post(asked, json={"objective": {"goal": 0.95}}).status_code == 201
 
 
