@@ -37,9 +37,13 @@ def plot_experiment(spec: ExperimentSpec, splits: Callable[[], Splits], out: Pat
 
 
 def plot_schedulers(spec: ExperimentSpec, out: Path) -> list[Path]:
-    """The schedulers that a spec may bind, over the epochs of its longest trials."""
-    epochs = spec.max_epochs
-    return content.schedulers(alternatives(spec.search_space.scheduler), epochs, max(2, min(50, 20_000 // epochs)), out)
+    """The schedulers that a spec may bind, over the epochs of its longest trials, at its learning rate if it has one:
+    where it searches for the rate, the plot shows shares of it.
+    """
+    epochs, found = spec.max_epochs, alternatives(spec.search_space.scheduler)
+    rates = {optimizer.lr for optimizer in alternatives(spec.search_space.optimizer)}
+    lr = rates.pop() if len(rates) == 1 else 1.0
+    return content.schedulers(found, epochs, max(2, min(50, 20_000 // epochs)), out, lr)
 
 
 def plot_optimizers(spec: ExperimentSpec, out: Path) -> list[Path]:
@@ -115,7 +119,11 @@ def main(arguments: list[str]) -> int:
 def _drawn(options: argparse.Namespace, spec: ExperimentSpec | None) -> list[Path]:
     out: Path = options.out
     if options.topic == "normalization":
-        return content.normalization(out)
+        return (
+            content.normalization(out, alternatives(spec.search_space.normalization))
+            if spec
+            else content.normalization(out)
+        )
     if options.topic == "optimizers":
         return plot_optimizers(spec, out) if spec else content.optimizers(out)
     if options.topic == "schedulers":

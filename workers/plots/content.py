@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from search_spaces.augmentation import AugmentationSpec
+from search_spaces.normalization import Batch, Group, Instance, Layer, NoNormalization, NormalizationSpec
 from search_spaces.optimizers import SGD, Adagrad, Adam, NAdam, OptimizerSpec, RMSProp
 from search_spaces.schedulers import SchedulerSpec
 from search_spaces.spec import Spec
@@ -30,8 +31,9 @@ from workers.training.random_streams import random_stream
 from workers.training.schedule import Schedule
 
 START, MINIMUM = (-1.2, 1.0), (1.0, 1.0)  # of Rosenbrock's function
-GROUPS = 2  # of the group normalization that is drawn
 LARGEST_TILE = 128  # pixels
+
+NORMALIZATIONS = (Batch(), Layer(), Instance(), Group(groups=2), NoNormalization())
 
 #: Each with a rate of its own that suits the function: one rate for all would only show which likes it.
 CLASSIC_OPTIMIZERS: tuple[tuple[str, OptimizerSpec], ...] = (
@@ -68,16 +70,27 @@ def optimizers(
     return figures.paths(panels, (x, y, heights), MINIMUM, caption, out / "optimizers")
 
 
-def normalization(out: Path) -> list[Path]:
-    """Which values share one mean and deviation: a batch as a block of N images by C channels by H x W pixels."""
+def normalization(out: Path, specs: Sequence[NormalizationSpec] = NORMALIZATIONS) -> list[Path]:
+    """Which values share one mean and deviation, a panel per spec: a block of N images by C channels by H x W pixels.
+
+    The block has six channels, so more groups than that are drawn as one channel each.
+    """
     batch, channels, pixels = 4, 6, 5
-    shared = {
-        "batch: over N, H, W": (batch, 1, pixels),
-        "layer: over C, H, W": (1, channels, pixels),
-        "instance: over H, W": (1, 1, pixels),
-        f"group: over C/{GROUPS}, H, W": (1, channels // GROUPS, pixels),
-        "none": (0, 0, 0),
-    }
+    shared: dict[str, tuple[int, int, int]] = {}
+    for spec in specs:
+        match spec:
+            case Batch():
+                shared["batch: over N, H, W"] = batch, 1, pixels
+            case Layer():
+                shared["layer: over C, H, W"] = 1, channels, pixels
+            case Instance():
+                shared["instance: over H, W"] = 1, 1, pixels
+            case Group():
+                shared[f"group: over C/{spec.groups}, H, W"] = 1, max(1, channels // spec.groups), pixels
+            case NoNormalization():
+                shared["none"] = 0, 0, 0
+            case _:
+                raise ValueError(f"no plot of {title(spec)}")
     panels = [(title, list(_block((batch, channels, pixels), marked))) for title, marked in shared.items()]
     caption = "Normalization: the marked values share one mean and one standard deviation"
     return figures.blocks(panels, ("N: images", "C: channels", "H, W: pixels"), caption, out / "normalization")
@@ -96,7 +109,7 @@ def augmentation(spec: AugmentationSpec, splits: Splits, out: Path, rows: int = 
     on = [f"{name} {value:g}" for name, value in spec.model_dump().items() if value]
     caption = f"Original, then {copies} draws: {', '.join(on) or 'nothing is changed'}"
     if spec.mixup_alpha:
-        caption += "\n(mixup may give most of a picture, and of its label, to another image)"
+        caption += "\n(mixup may replace most of an image, and of its label, by another one)"
     return figures.sheet(
         _sheet(originals, changed.reshape(len(chosen), copies, *changed.shape[1:])),
         names,

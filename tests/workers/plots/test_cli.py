@@ -59,6 +59,26 @@ def test_what_an_experiment_shows(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 1000 for path in drawn)
 
 
+def test_normalization_shows_only_what_the_spec_may_bind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = experiment(normalization={"choice": ["layer", {"kind": "group", "groups": 3}]})
+    titles: list[str] = []
+    monkeypatch.setattr(cli.content.figures, "blocks", lambda panels, *_: titles.extend(t for t, _ in panels) or [])
+    monkeypatch.setattr("sys.stdin", io.StringIO(spec.model_dump_json()))
+    assert cli.main(["normalization", f"--out={tmp_path}", f"--data-root={tmp_path}", f"--cache-root={tmp_path}"]) == 0
+    assert titles == ["layer: over C, H, W", "group: over C/3, H, W"]
+
+
+@pytest.mark.parametrize(("lr", "shown"), [(0.05, 0.05), ({"loguniform": [0.01, 1.0]}, 1.0)])
+def test_schedules_are_drawn_at_the_learning_rate_of_the_spec(
+    lr: Any, shown: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = experiment(optimizer={"kind": "sgd", "lr": lr}, scheduler="constant")
+    drawn: list[float] = []
+    monkeypatch.setattr(cli.content.figures, "curves", lambda panels, *_: drawn.extend(panels[0][1][1]) or [])
+    cli.plot_schedulers(spec, tmp_path)
+    assert set(drawn) == {shown}
+
+
 def test_without_augmentation_no_data_are_read(tmp_path: Path) -> None:
     def splits() -> Any:
         raise AssertionError("nothing asks for images")
