@@ -20,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from search_spaces.protocol import TrialState
+from search_spaces.sampling import NOT_APPLICABLE
 from service import stack
 from service.cli.rendering import leaderboard, summary, watch
 from service.client import Client
@@ -81,6 +82,8 @@ def _report(client: Client, view: ExperimentView, console: Console, seconds: flo
     if view.best and trials:
         console.print("\nBest configuration", style="bold")
         for name, value in sorted(trials[0].parameters.items()):
+            if value == NOT_APPLICABLE:
+                continue
             console.print(f"  {name} = {value}", markup=False, highlight=False)
     console.print()
     for line in summary(view):

@@ -71,6 +71,12 @@ class RungError(Exception):
         self.problems = tuple(problems)
         self.headers = headers or {}
 
+    def __str__(self) -> str:
+        """Each problem on a line of its own, after the detail where that says more; otherwise the detail."""
+        lines = [str(problem) if problem.field else problem.rule for problem in self.problems]
+        says_more = not lines or self.detail != summary(self.problems)
+        return "\n".join([self.detail, *lines] if says_more else lines)
+
     def document(self) -> dict[str, Any]:
         return ProblemDocument(
             type=PREFIX + self.code,
@@ -139,12 +145,6 @@ class ValidationFailedError(RungError):
     """The request is readable and breaks rules; `problems` has every one."""
 
     code, status, title = "invalid", 422, "Validation failed"
-
-    def __str__(self) -> str:
-        """Each problem on a line of its own, after the detail where that says more; otherwise the detail."""
-        lines = [str(problem) if problem.field else problem.rule for problem in self.problems]
-        says_more = not lines or self.detail != summary(self.problems)
-        return "\n".join([self.detail, *lines] if says_more else lines)
 
 
 class InternalError(RungError):
