@@ -1,4 +1,4 @@
-"""Real images for the benchmarks."""
+"""Fixtures of the benchmarks: real images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOTS = (os.environ.get("RUNG_DATA_ROOT"), Path(__file__).parents[3] / "shared" 
 
 @pytest.fixture(scope="session")
 def fashion(tmp_path_factory: pytest.TempPathFactory) -> Splits:
-    """Fashion-MNIST of the data root, or of the folder beside the checkout; skips where neither has it."""
+    """Fashion-MNIST from the data root or from the folder next to the checkout; skips if neither has it."""
     for root in filter(None, ROOTS):
         found = TorchvisionReader(FashionMNIST(), Path(root))
         if found.packed or found.unpacked:
@@ -26,5 +26,5 @@ def fashion(tmp_path_factory: pytest.TempPathFactory) -> Splits:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
-    """scikit-learn's, which need no file."""
+    """The digits of scikit-learn, which need no files."""
     return load(Digits(), 0, tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("cache"))

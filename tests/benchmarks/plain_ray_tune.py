@@ -1,7 +1,7 @@
-"""The peer of `test_search.py`: the same search as Ray Tune's documentation teaches it.
+"""The baseline of `test_search.py`: the same search, written as Ray Tune's documentation shows it.
 
-A function trainable, ASHA, `MLflowLoggerCallback`, two CPUs, an MLflow store on SQLite. Network, data, batch
-size and epochs are those of Rung's run. Prints the seconds of the whole process as its last line.
+It uses a function trainable, ASHA, `MLflowLoggerCallback`, two CPUs and an MLflow store on SQLite. Network, data,
+batch size and epochs equal those of Rung's run. The last line printed is the duration of the process in seconds.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What augmentation costs: beside epochs of ResNet-9s narrow and wide, and against torchvision image by image in a
-DataLoader.
+"""The cost of augmentation: relative to epochs of narrow and wide ResNet-9s, and compared with torchvision transforms
+that a DataLoader applies to one image at a time.
 
-Both sides of each ratio are measured in turns in one run, on the same images and as many cores; the
-fastest of several turns counts, because whatever else the machine does only ever adds.
-Run with: pytest tests/benchmarks/test_augmentation.py --override-ini addopts=--import-mode=importlib -s
+Both sides of each ratio are measured alternately in one run, on the same images and the same number of cores. The
+fastest of several turns counts, because other load on the machine only adds time.
+Run: pytest tests/benchmarks/test_augmentation.py --override-ini addopts=--import-mode=importlib -s
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from workers.training.augment import Augmentation
 from workers.training.loop import Training
 from workers.training.random_streams import random_stream
 
-EVERYTHING = {
+ALL = {
     "crop_padding": 2,
     "horizontal_flip": 0.5,
     "rotation": 15.0,
@@ -40,12 +40,12 @@ EVERYTHING = {
     "mixup_alpha": 0.4,
 }
 BATCH = 128
-LIMIT = 0.15  # of an epoch without
+LIMIT = 0.15  # of an epoch without augmentation
 CORES = len(os.sched_getaffinity(0))
 
 
 def fastest(*sides: Callable[[], object], turns: int) -> list[float]:
-    """Seconds of the fastest of `turns` calls of each side, called in turns after one call to warm up."""
+    """For each side, the seconds of the fastest of `turns` calls. The sides alternate, after a warm-up call of each."""
     best = [float("inf")] * len(sides)
     for turn in range(turns + 1):
         for number, side in enumerate(sides):
@@ -57,7 +57,7 @@ def fastest(*sides: Callable[[], object], turns: int) -> list[float]:
 
 
 @pytest.mark.parametrize(("width", "images"), [(8, 6144), (16, 3072), (64, 384)])
-def test_everything_adds_little_to_a_resnet9_epoch(width: int, images: int, fashion: Splits) -> None:
+def test_all_augmentations_add_little_to_a_resnet9_epoch(width: int, images: int, fashion: Splits) -> None:
     few = dataclasses.replace(
         fashion,
         train_images=fashion.train_images[:images],
@@ -80,12 +80,12 @@ def test_everything_adds_little_to_a_resnet9_epoch(width: int, images: int, fash
         )
         return Training(spec.bind({}), few, "cpu")
 
-    plain, augmented = training({}), training(EVERYTHING)
+    plain, augmented = training({}), training(ALL)
     without, with_all = fastest(plain._train, augmented._train, turns=3)
     added = with_all / without - 1
     print(
         f"\nResNet-9 (width {width}), Fashion-MNIST, batch {BATCH}, {torch.get_num_threads()} threads: "
-        f"{images / without:.0f} images/s plain, {images / with_all:.0f} with everything: {added:+.1%}"
+        f"{images / without:.0f} images/s plain, {images / with_all:.0f} with all augmentations: {added:+.1%}"
     )
     assert added <= LIMIT
 
@@ -103,7 +103,7 @@ def image_by_image() -> v2.Compose:
 
 
 class Augmented(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """What a training script does: a transform for each image as it is fetched."""
+    """As in a common training script: each image is transformed when it is loaded."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.source, self.transform = TensorDataset(images, labels), image_by_image()
@@ -120,10 +120,10 @@ def mixed(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return v2.MixUp(alpha=0.4, num_classes=10)(*default_collate(samples))
 
 
-def test_many_times_faster_than_image_by_image(fashion: Splits) -> None:
+def test_batched_augmentation_is_many_times_faster_than_image_by_image(fashion: Splits) -> None:
     n = 2048
     images, labels = fashion.train_images[:n].clone(), fashion.train_labels[:n].clone()
-    augmentation = Augmentation(AugmentationSpec(**EVERYTHING), 28, "cpu")
+    augmentation = Augmentation(AugmentationSpec(**ALL), 28, "cpu")
     generator = torch.Generator().manual_seed(0)
 
     def ours() -> None:
@@ -148,11 +148,11 @@ def test_many_times_faster_than_image_by_image(fashion: Splits) -> None:
 
         return epoch
 
-    batched, alone, pooled = fastest(ours, loader(0), loader(CORES), turns=3)
-    ratio = min(alone, pooled) / batched
+    batched, single, pooled = fastest(ours, loader(0), loader(CORES), turns=3)
+    ratio = min(single, pooled) / batched
     print(
-        f"\nEverything on {n} images of 28x28: {n / batched:,.0f} images/s batched "
-        f"on {torch.get_num_threads()} threads; image by image {n / alone:,.0f}, "
+        f"\nAll augmentations on {n} images of 28x28: {n / batched:,.0f} images/s batched "
+        f"on {torch.get_num_threads()} threads; image by image {n / single:,.0f}, "
         f"with {CORES} loader processes {n / pooled:,.0f}: {ratio:.1f} times faster"
     )
     assert ratio >= 8

@@ -1,9 +1,9 @@
-"""From the death of a driver to its successor's next epoch, and what a running experiment costs beside its training.
+"""The time from the kill of a driver to the next epoch of its successor, and what an experiment costs besides training.
 
 Run: make bench, or
 python -m pytest tests/benchmarks/test_recovery.py --override-ini addopts=--import-mode=importlib -s --timeout 1800
 
-The service has its default times; PostgreSQL, MLflow, Ray and the service run on this machine alone.
+The service has its default times. PostgreSQL, MLflow, Ray and the service run on this machine.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import pytest
 from search_spaces.experiment import Objective
 from search_spaces.protocol import DIAGNOSTICS, METRICS, LaunchConfig
 from service.settings import Settings
-from tests.faults.experiments import after_epochs, driver_of, serial
-from tests.faults.stand import SHORT, Stand, standing
+from tests.faults.experiments import driver_of, serial, wait_for_epochs
+from tests.faults.stand import SHORT_TIMES, Stand, running_stand
 from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
 from workers.state.recorder import Recorder
@@ -30,14 +30,16 @@ from workers.tracking.cursor import MlflowIds
 REPEATS = 3
 MEASURED_S = 60.0
 RUNNING, BEATS, WARM_UP = 8, 200, 5
-#: Ends by being canceled: epochs of about half a second, as many as it takes.
+#: Runs until it is canceled: epochs of about half a second.
 ENDLESS = {"max_epochs": 5000, "early_stopping": "none"}
 
 
 @pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
-    fields = {name.removeprefix("RUNG_"): Settings.model_fields[name.removeprefix("RUNG_").lower()] for name in SHORT}
-    with standing(**{name: str(field.default) for name, field in fields.items()}) as stand:
+    fields = {
+        name.removeprefix("RUNG_"): Settings.model_fields[name.removeprefix("RUNG_").lower()] for name in SHORT_TIMES
+    }
+    with running_stand(**{name: str(field.default) for name, field in fields.items()}) as stand:
         yield stand
 
 
@@ -45,42 +47,46 @@ def test_recovery_of_a_killed_driver(stand: Stand) -> None:
     took = []
     for repeat in range(REPEATS):
         submitted = stand.rung.submit(serial(f"recovery-{repeat}", **ENDLESS))
-        after_epochs(stand, submitted.id, 3)
+        wait_for_epochs(stand, submitted.id, 3)
         driver = driver_of(stand, submitted.id)
-        told = stand.rung.trial(submitted.id, 0).epoch
+        known = stand.rung.trial(submitted.id, 0).epoch
         os.kill(driver, signal.SIGKILL)
         killed = time.monotonic()
 
-        def next_epoch(experiment_id: str = submitted.id, told: int = told) -> bool:
+        def next_epoch(experiment_id: str = submitted.id, known: int = known) -> bool:
             view = stand.rung.get(experiment_id)
-            return view.attempt == 2 and stand.rung.trial(experiment_id, 0).epoch > told + 1
+            return view.attempt == 2 and stand.rung.trial(experiment_id, 0).epoch > known + 1
 
-        stand.until(next_epoch, "an epoch of the second driver", 300)
+        stand.wait_until(next_epoch, "an epoch of the second driver", 300)
         took.append(time.monotonic() - killed)
         stand.rung.cancel(submitted.id)
-        stand.until(lambda one=submitted.id: stand.rung.get(one).state == "CANCELED", "its end")
+        stand.wait_until(lambda one=submitted.id: stand.rung.get(one).state == "CANCELED", "the experiment is canceled")
     print(f"\nkill -9 of a driver to the next epoch over REST: {', '.join(f'{s:.1f}' for s in took)} s")
     assert statistics.median(took) < 30
 
 
 def test_cost_of_a_running_experiment(stand: Stand, tmp_path: Path) -> None:
-    """What the service uses more than without it, and what the driver's heartbeat takes, together."""
+    """The CPU time that the service uses more than when idle, plus that of the driver's heartbeat."""
     idle = _cores(stand.pid("service"))
     submitted = stand.rung.submit(serial("cost", **ENDLESS))
-    after_epochs(stand, submitted.id, 3)
+    wait_for_epochs(stand, submitted.id, 3)
     busy = _cores(stand.pid("service"))
-    told = (stand.storages[0] / submitted.id / "launch-a1.json").read_text()
-    heartbeat = _heartbeat_cores(LaunchConfig.model_validate_json(told), tmp_path)
+    launch = (stand.storages[0] / submitted.id / "launch-a1.json").read_text()
+    heartbeat = _heartbeat_cores(LaunchConfig.model_validate_json(launch), tmp_path)
     stand.rung.cancel(submitted.id)
-    print(f"\nthe service used {idle:.2%} of a core idle, {busy:.2%} with one experiment, {busy - idle:.2%} more")
-    print(f"the driver's heartbeat takes {heartbeat:.2%} of a core, with {RUNNING} trials that changed each time")
+    print(
+        f"\nthe service used {idle:.2%} of a core when idle and {busy:.2%} with one experiment ({busy - idle:.2%} more)"
+    )
+    print(
+        f"the driver's heartbeat used {heartbeat:.2%} of a core, with {RUNNING} trials that changed in each heartbeat"
+    )
     assert busy - idle + heartbeat < 0.01
 
 
 def _heartbeat_cores(launch: LaunchConfig, folder: Path) -> float:
-    """CPU seconds in each second of a thread that beats as a driver's does, told apart by this thread's own clock.
+    """CPU seconds per second of a thread that sends heartbeats as a driver does, measured by the thread's CPU clock.
 
-    It says what that driver would, by its token, to the same service: a new epoch of every running trial each time.
+    Each heartbeat goes to the same service with the driver's token, and reports a new epoch of every running trial.
     """
     recorder = Recorder(folder / "journal.jsonl", Objective())
     for number in range(RUNNING):
@@ -95,7 +101,7 @@ def _heartbeat_cores(launch: LaunchConfig, folder: Path) -> float:
         for number in range(RUNNING):
             recorder.record_epoch(number, epoch, dict.fromkeys(METRICS + DIAGNOSTICS, 0.123456789))
         began_s = time.thread_time()
-        assert heartbeat.send(), "the service did not take it"
+        assert heartbeat.send(), "the service did not accept the heartbeat"
         used_s += time.thread_time() - began_s if epoch > WARM_UP else 0.0
     heartbeat.close()
     recorder.close()
@@ -103,7 +109,7 @@ def _heartbeat_cores(launch: LaunchConfig, folder: Path) -> float:
 
 
 def _cores(pid: int) -> float:
-    """CPU seconds of a process in each second, over a minute in which nothing else is asked of it."""
+    """CPU seconds per second of a process, over a minute without requests from this benchmark."""
     used, began = _cpu_s(pid), time.monotonic()
     time.sleep(MEASURED_S)
     return (_cpu_s(pid) - used) / (time.monotonic() - began)

@@ -1,10 +1,10 @@
-"""A whole search through the service, against the same search as a plain Ray Tune script, in one run.
+"""A whole search with Rung, compared in one run with the same search as a plain Ray Tune script.
 
 Run: make bench, or
 python -m pytest tests/benchmarks/test_search.py --override-ini addopts=--import-mode=importlib -s --timeout 1800
 
 60 trials of a two-convolution network on digits, batch 64, ASHA(max_t 8, grace 1, reduction 3), two slots.
-Rung's time is from POST to COMPLETED with a warm, idle service; the plain script's is that of its process.
+Rung's time is from POST to COMPLETED with a warm, idle service; the script's is the duration of its process.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         warm_up = rung.submit(SPEC | {"name": "warm-up", "searcher": {"kind": "random", "num_samples": 2}})
         for _ in rung.watch(warm_up.id, 0.5):
             pass
-        time.sleep(30)  # idle, as the figures say: the warm workers are started again
+        time.sleep(30)  # until the service is idle and its warm workers have been started again
         yield rung
 
 
@@ -62,7 +62,9 @@ def test_sixty_trials(client: Client, tmp_path: Path) -> None:
         if view.best is not None:
             first = time.perf_counter() - began
             break
-    *_, view = client.watch(submitted.id, 0.5)  # as the command line looks: asking costs what the slots want
+    *_, view = client.watch(
+        submitted.id, 0.5
+    )  # as often as the command line polls: each request takes CPU time from the slots
     wall = time.perf_counter() - began
     assert view.state == "COMPLETED"
     assert sum(view.trials.values()) == 60
@@ -86,7 +88,7 @@ def test_sixty_trials(client: Client, tmp_path: Path) -> None:
     ).stdout
     plain = float(output.strip().splitlines()[-1])
 
-    print(f"\nPOST answered in {posted * 1000:.0f} ms, first epoch over REST after {first:.1f} s")
+    print(f"\nPOST took {posted * 1000:.0f} ms, first epoch over REST after {first:.1f} s")
     print(f"60 trials, {len(seconds)} epochs: {wall:.1f} s; plain Ray Tune {plain:.1f} s; ratio {wall / plain:.3f}")
     print(f"slot efficiency from the first epoch to COMPLETED {efficiency:.2f}")
     assert posted < 0.1

@@ -1,9 +1,9 @@
-"""How much of a bare PyTorch loop's speed a trial reaches on the CPU: the same model, data, threads and work.
+"""The speed of a trial on the CPU relative to a bare PyTorch loop with the same model, data and number of threads.
 
 Run: python -m pytest tests/benchmarks/test_training_loop.py --override-ini addopts=--import-mode=importlib -s
 
-The bare loop is what a person writes by hand: normalized tensors in memory, a permutation, the stock
-optimizer, loss and accuracy summed, and an evaluation. Both take turns; the ratio is of the median epochs.
+The bare loop is what one writes by hand: normalized tensors in memory, a permutation, torch's optimizer, sums of
+loss and accuracy, and an evaluation. The two alternate; the ratio is that of their median epochs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from workers.targets import resolve_target
 from workers.training.build import build_model
 from workers.training.loop import Training
 
-FLOOR = 0.95
+MIN_RATIO = 0.95
 
 
 def first(images: int, validation: int, data: Splits) -> Splits:
@@ -38,7 +38,7 @@ def first(images: int, validation: int, data: Splits) -> Splits:
 
 
 class Bare:
-    """The loop written by hand."""
+    """A training loop as one writes it by hand."""
 
     def __init__(self, spec: TrialSpec, data: Splits) -> None:
         torch.manual_seed(0)
@@ -109,6 +109,6 @@ def compare(name: str, model: dict[str, Any], data: Splits, batch: int, rounds: 
     own, hand = (statistics.median(times) for times in zip(*pairs, strict=True))
     print(
         f"\n{name}, {optimizer}, 1 thread: ours {images / own:,.0f} images/s, bare {images / hand:,.0f} images/s, "
-        f"ratio {hand / own:.2f} (median of {rounds} epochs each, in turn)"
+        f"ratio {hand / own:.2f} (median of {rounds} epochs each, alternating)"
     )
-    assert hand / own >= FLOOR
+    assert hand / own >= MIN_RATIO

@@ -1,4 +1,4 @@
-"""One real stack for the whole session: Ray, MLflow and the service as processes, on free ports."""
+"""Fixtures of the end-to-end tests: one real stack for the session (Ray, MLflow and the service) on free ports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mlflow(up: stack.Stack) -> MlflowClient:
 
 @pytest.fixture(scope="session")
 def as_a_driver(up: stack.Stack) -> dict[str, str]:
-    """Environment of a process that uses the stack's Ray as a driver does."""
+    """The environment of a process that connects to the stack's Ray as a driver does."""
     return {**up.components()["ray"].environment, "RAY_ADDRESS": f"127.0.0.1:{up.ray_ports['port']}"}
 
 

@@ -1,4 +1,4 @@
-"""What a person does to a search that runs or has ended, on real processes. Its figure is printed with -s."""
+"""Pause, resume, extend, continue and cancel on real processes. With -s, it prints how fast a slot is freed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from service.contract.schemas import ExperimentView, TrialView
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 SMALL = {"kind": "cnn", "width": 8, "depth": 2}
-#: An epoch of this on one core takes minutes, a batch a second or two.
+#: On one core, an epoch of this model takes minutes and a batch one or two seconds.
 HUGE = {"kind": "resnet", "width": 128, "depth": 56}
 EPOCHS = 60
-LEFT_S = 60.0
+FREE_SLOT_S = 60.0
 
 
 def spec(name: str, trials: int, **changes: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def spec(name: str, trials: int, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def until_rest(client: Client, experiment_id: str) -> ExperimentView:
+def until_inactive(client: Client, experiment_id: str) -> ExperimentView:
     *_, view = client.watch(experiment_id, 0.2)
     return view
 
@@ -44,8 +44,8 @@ def trials_of(client: Client, experiment_id: str) -> list[TrialView]:
     return sorted(client.trials(experiment_id), key=lambda trial: trial.trial)
 
 
-def assert_whole(client: Client, mlflow: MlflowClient, experiment_id: str, trials: int) -> None:
-    """Every trial ran all its epochs, and MLflow has each point once."""
+def assert_complete(client: Client, mlflow: MlflowClient, experiment_id: str, trials: int) -> None:
+    """Every trial trained all epochs, and MLflow holds each point once."""
     found = trials_of(client, experiment_id)
     assert [(trial.state, trial.epoch) for trial in found] == [("COMPLETED", EPOCHS)] * trials
     for trial in found:
@@ -59,7 +59,7 @@ def test_paused_resumed_extended_and_continued(client: Client, mlflow: MlflowCli
     submitted = client.submit(spec("controlled", trials=2))
     next(view for view in client.watch(submitted.id, 0.1) if view.best)
     client.pause(submitted.id)
-    paused = until_rest(client, submitted.id)
+    paused = until_inactive(client, submitted.id)
     assert (paused.state, paused.slots) == ("PAUSED", 0)
     before = trials_of(client, paused.id)
     assert {trial.state for trial in before} == {"PAUSED"}
@@ -69,24 +69,24 @@ def test_paused_resumed_extended_and_continued(client: Client, mlflow: MlflowCli
     client.resume(paused.id)
     most = max(view.trials.get("RUNNING", 0) for view in client.watch(paused.id, 0.1))
     assert most == 1
-    assert until_rest(client, paused.id).state == "COMPLETED"
-    assert_whole(client, mlflow, paused.id, 3)
+    assert until_inactive(client, paused.id).state == "COMPLETED"
+    assert_complete(client, mlflow, paused.id, 3)
 
     client.change(paused.id, num_samples=4, max_concurrent_trials=None)
-    extended = until_rest(client, paused.id)
+    extended = until_inactive(client, paused.id)
     assert extended.state == "COMPLETED"
-    assert_whole(client, mlflow, paused.id, 4)
+    assert_complete(client, mlflow, paused.id, 4)
     assert mlflow.get_run(str(extended.mlflow_run_id)).info.status == "FINISHED"
 
-    fork = client.continue_from(paused.id, {"name": "forked", "searcher": {"num_samples": 1}})
-    assert until_rest(client, fork.id).state == "COMPLETED"
-    assert_whole(client, mlflow, fork.id, 5)
-    taken = [trial.parameters for trial in trials_of(client, paused.id)]
-    assert [trial.parameters for trial in trials_of(client, fork.id)][:4] == taken
-    assert_whole(client, mlflow, paused.id, 4)
+    continuation = client.continue_from(paused.id, {"name": "continued", "searcher": {"num_samples": 1}})
+    assert until_inactive(client, continuation.id).state == "COMPLETED"
+    assert_complete(client, mlflow, continuation.id, 5)
+    imported = [trial.parameters for trial in trials_of(client, paused.id)]
+    assert [trial.parameters for trial in trials_of(client, continuation.id)][:4] == imported
+    assert_complete(client, mlflow, paused.id, 4)
 
 
-def test_a_canceled_trial_gives_its_slot_up_in_the_middle_of_a_long_epoch(client: Client, storage: Path) -> None:
+def test_a_canceled_trial_frees_its_slot_during_a_long_epoch(client: Client, storage: Path) -> None:
     submitted = client.submit(
         spec(
             "long-epoch",
@@ -101,16 +101,16 @@ def test_a_canceled_trial_gives_its_slot_up_in_the_middle_of_a_long_epoch(client
     _until(lambda: logs[0].exists() and "begins" in logs[0].read_text(), 120.0)
     client.cancel_trial(submitted.id, 0)
     canceled = time.monotonic()
-    _until(lambda: logs[1].exists() and "begins" in logs[1].read_text(), LEFT_S)
-    print(f"\nanother trial had the slot {time.monotonic() - canceled:.1f} s after the cancel")
-    assert until_rest(client, submitted.id).state == "COMPLETED"
+    _until(lambda: logs[1].exists() and "begins" in logs[1].read_text(), FREE_SLOT_S)
+    print(f"\nanother trial got the slot {time.monotonic() - canceled:.1f} s after the cancel")
+    assert until_inactive(client, submitted.id).state == "COMPLETED"
     first, second = trials_of(client, submitted.id)
     assert (first.state, first.epoch, first.stop_reason) == ("CANCELED", 0, "canceled on request")
     assert (second.state, second.epoch) == ("COMPLETED", 1)
 
 
-def _until(condition: Callable[[], bool], patience_s: float) -> None:
-    deadline = time.monotonic() + patience_s
+def _until(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {patience_s:g} s"
+        assert time.monotonic() < deadline, f"timed out after {timeout_s:g} s"
         time.sleep(0.05)

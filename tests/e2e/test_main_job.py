@@ -1,4 +1,4 @@
-"""The main job on real processes: a spec goes in, curves, reasons and a model come out."""
+"""The main use of Rung on real processes: submit a spec; get curves, stop reasons and a registered model."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_asha_stops_only_at_its_rungs(trials: list[TrialView]) -> None:
     assert all(trial.epoch == 4 for trial in trials if trial.state == "COMPLETED")
 
 
-def test_children_of_one_parent_with_comparable_parameters(
+def test_trials_are_child_runs_with_the_same_parameter_names(
     mlflow: MlflowClient, view: ExperimentView, trials: list[TrialView]
 ) -> None:
     runs = children(mlflow, view)
@@ -114,7 +114,7 @@ def test_every_point_of_every_curve_once(mlflow: MlflowClient, view: ExperimentV
         assert_every_point_once(mlflow, runs[trial.trial], trial)
 
 
-def test_curves_over_rest_are_those_in_mlflow(
+def test_curves_of_the_api_equal_those_in_mlflow(
     client: Client, mlflow: MlflowClient, view: ExperimentView, trials: list[TrialView]
 ) -> None:
     run = children(mlflow, view)[trials[0].trial]
@@ -123,7 +123,7 @@ def test_curves_over_rest_are_those_in_mlflow(
     assert [point.value for point in curves["validation_accuracy"]] == [point.value for point in stored]
 
 
-def test_parent_sums_up(mlflow: MlflowClient, view: ExperimentView) -> None:
+def test_parent_run_holds_the_summary(mlflow: MlflowClient, view: ExperimentView) -> None:
     parent = mlflow.get_run(str(view.mlflow_run_id))
     assert view.best is not None
     assert parent.info.status == "FINISHED"
@@ -153,8 +153,8 @@ def test_the_same_spec_and_seed_find_the_same_trials(
     assert parameters == {trial.trial: trial.parameters for trial in trials}
 
 
-def test_diverged_trials_end_as_such_and_harm_no_other(client: Client, mlflow: MlflowClient) -> None:
-    # Each step multiplies the weights by 1 - 100: they overflow whatever the gradients are.
+def test_a_diverged_trial_does_not_affect_other_trials(client: Client, mlflow: MlflowClient) -> None:
+    # Each step multiplies the weights by 1 - 100: they overflow for any gradient.
     exploding = {"kind": "sgd", "lr": 100.0, "weight_decay": 1.0, "momentum": 0.0}
     optimizer = {"choice": [exploding, {"kind": "adam", "lr": 1e-3}]}
     space = NETWORK | {"optimizer": optimizer, "normalization": "none"}
@@ -198,7 +198,7 @@ def test_wall_clock_ends_the_search(client: Client) -> None:
     assert "budget.wall_clock" in view.reason
 
 
-def test_absent_data_is_a_readable_error(client: Client) -> None:
+def test_a_missing_data_set_gives_a_readable_error(client: Client) -> None:
     view = ended(client, client.submit(spec("no-data", trials=2, dataset="cifar10")).id)
     assert view.state == "ERROR"
     assert "cifar10" in view.reason
@@ -220,7 +220,7 @@ def test_two_experiments_share_the_slots(client: Client) -> None:
         assert ended(client, one.id).state == "CANCELED"
 
 
-def test_a_killed_driver_is_replaced_and_nothing_is_lost_or_doubled(
+def test_a_killed_driver_is_replaced_without_loss_or_duplicates(
     client: Client, mlflow: MlflowClient, storage: Path
 ) -> None:
     long: dict[str, Any] = {"max_epochs": 60, "early_stopping": "none"}
@@ -238,7 +238,7 @@ def test_a_killed_driver_is_replaced_and_nothing_is_lost_or_doubled(
         assert_every_point_once(mlflow, runs[trial.trial], trial)
 
 
-def test_bad_specs_are_told_what_is_wrong(up: stack.Stack) -> None:
+def test_the_response_to_a_bad_spec_reports_the_field_and_its_value(up: stack.Stack) -> None:
     body = {"name": "x", "resources": {"gpus_per_trial": 3}}
     answer = httpx.post(f"{up.addresses.service}/api/v1/experiments", json=body, trust_env=False)
     assert answer.status_code == 422
@@ -249,7 +249,7 @@ def test_bad_specs_are_told_what_is_wrong(up: stack.Stack) -> None:
 
 
 def _driver_pid(attempt_id: str, folder: Path) -> int:
-    """The driver's process: Python with this experiment's folder among its arguments."""
+    """The process id of the driver, which has the experiment's folder among its arguments."""
     number = attempt_id.rpartition("-a")[2]
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,4 +1,4 @@
-"""Slots on a real Ray: a search that may hold fewer yields them within an epoch, and later resumes its trials."""
+"""Slots on a real Ray: a search yields the slots that it loses, and resumes its trials when it gets them back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from workers.state.recorder import Recorder
 
 pytestmark = pytest.mark.e2e
 
-PATIENCE_S = 40
+TIMEOUT_S = 40
 #: Epochs that a trial may report after its slot was withdrawn: one whose result Tune was handling at that moment, and
 #: the one that it then let begin.
 MOST_EPOCHS = 2
@@ -45,7 +45,7 @@ SPEC = {
 
 
 def test_slots_are_free_within_an_epoch_and_trials_resume_later(as_a_driver: dict[str, str], tmp_path: Path) -> None:
-    """In a process of its own, as Tune is changed for it; on the two cores of the stack, which runs nothing else."""
+    """Runs in a separate process, because the startup patches Tune, and on the two cores of an otherwise idle stack."""
     done = subprocess.run(
         [sys.executable, __file__, str(tmp_path)], env=as_a_driver, capture_output=True, text=True, timeout=200
     )
@@ -56,11 +56,13 @@ def test_slots_are_free_within_an_epoch_and_trials_resume_later(as_a_driver: dic
     assert one["more_epochs"][one["states"].index("PAUSED")] <= MOST_EPOCHS
     assert (none["free"], none["states"]) == (2, ["PAUSED", "PAUSED"])
     assert max(none["more_epochs"]) <= MOST_EPOCHS
-    assert (again["free"], again["states"]) == (0, ["RUNNING", "RUNNING"]), "no other trial was started before them"
+    assert (again["free"], again["states"]) == (0, ["RUNNING", "RUNNING"]), (
+        "another trial was started before the paused ones"
+    )
 
 
 def main(folder: Path) -> list[dict[str, Any]]:
-    """Search with two slots, one, none and two again; what there was each time."""
+    """Search with two slots, one, none and again two, and return what was observed each time."""
     launch = LaunchConfig(
         experiment_id="x", attempt=1, attempt_id="exp-x-a1", service_url="http://nowhere", token="t", slots=2,
         mlflow_tracking_uri="http://nowhere", storage=str(folder), data_root=str(folder), cache_root=str(folder),
@@ -75,7 +77,7 @@ def main(folder: Path) -> list[dict[str, Any]]:
     def look(slots: int, over: Callable[[dict[str, Any]], bool]) -> None:
         directives[0] = Directives(slots=slots)
         before = Counter({trial.number: trial.epoch for trial in list(recorder.table.trials.values())})
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while True:
             now = {
                 "free": ray.available_resources().get("CPU", 0),

@@ -1,4 +1,4 @@
-"""`rung up` as an operator meets it: taken ports, a second one, a child that dies, a clean end."""
+"""`rung up` as an operator uses it: a port in use, a second stack, a child that exits, a clean shutdown."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subpro
         process.wait()
 
 
-def test_a_taken_port_is_named(tmp_path: Path) -> None:
+def test_the_error_reports_the_port_in_use(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -51,17 +51,17 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 
 def test_a_second_stack_on_the_same_home_is_refused(own: tuple[Path, subprocess.Popen[str]]) -> None:
     home, process = own
-    _, said = (second := rung_up(home)).communicate()
+    _, errors = (second := rung_up(home)).communicate()
     assert second.returncode == 1
-    assert f"another `rung up` uses {home}: process {process.pid}" in said
+    assert f"another `rung up` uses {home}: process {process.pid}" in errors
 
 
-def test_everything_listens_on_loopback_and_ray_wants_its_token(own: tuple[Path, subprocess.Popen[str]]) -> None:
+def test_all_parts_listen_on_loopback_and_ray_requires_its_token(own: tuple[Path, subprocess.Popen[str]]) -> None:
     home, process = own
     at = json.loads((home / "stack.json").read_text())
     listening = {name: _listening(_session(leader)) for name, leader in _children(process.pid).items()}
     assert listening.keys() == {"ray", "mlflow", "service"}
-    assert all(listening.values()), f"a child listens nowhere: {listening}"
+    assert all(listening.values()), f"a child does not listen: {listening}"
     for name in ("service", "mlflow"):
         assert int(at[name].rpartition(":")[2]) in {port for _, port in listening[name]}
     assert int(at["ray_dashboard"].rpartition(":")[2]) in {port for _, port in listening["ray"]}
@@ -70,12 +70,12 @@ def test_everything_listens_on_loopback_and_ray_wants_its_token(own: tuple[Path,
     assert httpx.get(f"{at['ray_dashboard']}/api/jobs/", trust_env=False).status_code == 401
 
 
-def test_a_dead_child_ends_the_stack_with_its_name(own: tuple[Path, subprocess.Popen[str]]) -> None:
+def test_the_stack_exits_and_reports_the_child_that_exited(own: tuple[Path, subprocess.Popen[str]]) -> None:
     home, process = own
     os.kill(_children(process.pid)["mlflow"], signal.SIGKILL)
-    _, said = process.communicate()
+    _, errors = process.communicate()
     assert process.returncode == 1
-    assert "mlflow exited with status -9" in said
+    assert "mlflow exited with status -9" in errors
     assert not (home / "stack.json").exists()
     assert not _processes_of(home)
 
@@ -83,7 +83,7 @@ def test_a_dead_child_ends_the_stack_with_its_name(own: tuple[Path, subprocess.P
 @pytest.mark.parametrize(
     ("number", "options"), [(signal.SIGINT, ()), (signal.SIGTERM, ("--host", "::1"))], ids=["SIGINT", "SIGTERM-ipv6"]
 )
-def test_a_signal_ends_everything_cleanly(tmp_path: Path, number: signal.Signals, options: tuple[str, ...]) -> None:
+def test_a_signal_stops_all_parts_cleanly(tmp_path: Path, number: signal.Signals, options: tuple[str, ...]) -> None:
     home = tmp_path / "home"
     process = rung_up(home, "--num-cpus", "1", *options)
     try:
@@ -94,13 +94,13 @@ def test_a_signal_ends_everything_cleanly(tmp_path: Path, number: signal.Signals
         started = {pid for leader in _children(process.pid).values() for pid in _session(leader)}
         assert len(started) > 3
         process.send_signal(number)
-        said, complaints = process.communicate(timeout=60)
-        assert (process.returncode, said, complaints) == (0, "stopping ...\n", "")
+        output, errors = process.communicate(timeout=60)
+        assert (process.returncode, output, errors) == (0, "stopping ...\n", "")
     finally:
         process.kill()
         process.wait()
     deadline = time.monotonic() + 10
-    while _running(started) and time.monotonic() < deadline:  # they were killed; that takes a moment to be seen
+    while _running(started) and time.monotonic() < deadline:  # the kernel needs a moment to remove killed processes
         time.sleep(0.05)
     assert not _running(started)
     assert not _processes_of(home)
@@ -112,7 +112,7 @@ def _pids() -> list[int]:
 
 
 def _running(pids: set[int]) -> set[int]:
-    """Those that have not ended; what has ended stays in the table until its parent looks."""
+    """Those that still run. A zombie does not: it stays in the table until its parent waits for it."""
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -122,7 +122,7 @@ def _running(pids: set[int]) -> set[int]:
 
 
 def _children(parent: int) -> dict[str, int]:
-    """The leaders of the sessions that `rung up` started, by name."""
+    """The session leaders that `rung up` started, by name."""
     marks = {"ray": b"--head", "mlflow": b"mlflow\0server", "service": b"service.app"}
     found = {}
     for pid in _pids():
@@ -136,7 +136,7 @@ def _children(parent: int) -> dict[str, int]:
 
 
 def _session(leader: int) -> list[int]:
-    """Every process of a session: Ray's daemons have groups of their own, but not sessions."""
+    """All processes of a session. Ray's daemons have their own process groups, but stay in the session."""
     found = []
     for pid in _pids():
         with contextlib.suppress(ProcessLookupError):
@@ -146,10 +146,10 @@ def _session(leader: int) -> list[int]:
 
 
 def _listening(pids: list[int]) -> set[tuple[IPv4Address | IPv6Address, int]]:
-    """Addresses and ports of the TCP sockets on which processes listen, as the kernel tells."""
+    """Addresses and ports of the TCP sockets on which the processes listen, from /proc."""
     held = set()
     for pid in pids:
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # it has exited
             held |= {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
     found = set()
     for table in ("tcp", "tcp6"):
@@ -162,14 +162,14 @@ def _listening(pids: list[int]) -> set[tuple[IPv4Address | IPv6Address, int]]:
 
 
 def _address(words: str) -> IPv4Address | IPv6Address:
-    """An address as /proc/net writes it: words of four bytes, each in the order of this machine."""
+    """Parse an address of /proc/net: words of four bytes, each in this machine's byte order."""
     packed = b"".join(int(words[start : start + 8], 16).to_bytes(4, sys.byteorder) for start in range(0, len(words), 8))
     address = ip_address(packed)
     return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
 
 
 def _processes_of(home: Path) -> list[int]:
-    """Processes whose working folder is the home, or whose arguments name it."""
+    """Processes whose working folder is the home or whose arguments contain it."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

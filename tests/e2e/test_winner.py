@@ -1,4 +1,4 @@
-"""The winner's evaluation on a real Ray: its process dies, runs out of memory, waits for a slot, or must stop."""
+"""The winner's evaluation on a real Ray: its process dies, runs out of memory, waits for a slot or must stop."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ ANSWERS = "answers.json"
 FAILED = "EvaluationFailedError: the winner could not be evaluated, "
 
 
-def test_an_evaluation_survives_failures_that_may_pass(as_a_driver: dict[str, str], tmp_path: Path) -> None:
-    """In a process of its own: each case is its answer and the number of evaluations that were started. The answers are
-    in a file, because Ray prints to the output of the process when others are killed.
+def test_an_evaluation_is_retried_after_failures_that_may_be_temporary(
+    as_a_driver: dict[str, str], tmp_path: Path
+) -> None:
+    """Runs in a separate process. Each case gives its answer and the number of evaluations that were started.
+
+    The answers are in a file, because Ray prints to the output of the process when others are killed.
     """
     done = subprocess.run(
         [sys.executable, __file__, str(tmp_path)], env=as_a_driver, capture_output=True, text=True, timeout=200
@@ -50,7 +53,7 @@ def test_an_evaluation_survives_failures_that_may_pass(as_a_driver: dict[str, st
 
 
 class ScriptedEvaluator:
-    """Notes its process and each evaluation in `folder`, and does what the script says for that evaluation."""
+    """Records its process and each evaluation in `folder`, and behaves as the script says for that evaluation."""
 
     def __init__(self, folder: Path, script: list[str]) -> None:
         self._folder, self._script = folder, script

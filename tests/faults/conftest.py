@@ -1,4 +1,4 @@
-"""One stand for all rows of the fault table, and an experiment that no fault disturbed."""
+"""Fixtures of the fault table: one stand for all rows, and experiments that run without a fault."""
 
 from __future__ import annotations
 
@@ -8,38 +8,41 @@ from typing import Any
 
 import pytest
 
-from tests.faults.experiments import ended, serial
-from tests.faults.stand import Stand, postgres_is_missing, standing
+from tests.faults.experiments import serial, wait_for_end
+from tests.faults.stand import Stand, running_stand, why_no_postgres
 
 
 @pytest.fixture(scope="session")
-def everything() -> Iterator[Stand]:
-    missing = postgres_is_missing()
+def shared_stand() -> Iterator[Stand]:
+    missing = why_no_postgres()
     if missing and os.environ.get("RUNG_FAULTS") == "all":
-        pytest.fail(f"the fault table cannot be run: {missing}")
+        pytest.fail(f"the fault table cannot run: {missing}")
     if missing:
         pytest.skip(missing)
-    with standing() as stand:
+    with running_stand() as stand:
         yield stand
 
 
 @pytest.fixture
-def stand(everything: Stand) -> Stand:
-    """All parts run; what a test before has killed is back."""
-    everything.whole()
-    return everything
+def stand(shared_stand: Stand) -> Stand:
+    """The stand with all its parts running: what an earlier test killed is started again."""
+    shared_stand.restore()
+    return shared_stand
 
 
 @pytest.fixture(scope="session")
-def undisturbed(everything: Stand) -> Callable[..., str]:
-    """The id of a finished run of `serial(**changes)` in which nothing was killed; made once for each spec."""
+def undisturbed(shared_stand: Stand) -> Callable[..., str]:
+    """Returns the id of a completed experiment `serial(**changes)` in which nothing was killed.
+
+    Each spec runs once; later calls return the same experiment.
+    """
     known: dict[str, str] = {}
 
     def run(**changes: Any) -> str:
         key = repr(sorted(changes.items()))
         if key not in known:
-            everything.whole()
-            known[key] = ended(everything, everything.rung.submit(serial("undisturbed", **changes)).id).id
+            shared_stand.restore()
+            known[key] = wait_for_end(shared_stand, shared_stand.rung.submit(serial("undisturbed", **changes)).id).id
         return known[key]
 
     return run

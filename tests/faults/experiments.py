@@ -1,4 +1,4 @@
-"""Experiments for faults to meet: small searches on digits whose epochs last long enough to be hit."""
+"""Experiments of the fault table: small searches on digits whose epochs last long enough for a fault to hit them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPACE = {"model": {"kind": "cnn", "width": 16, "depth": 2}, "batch_size": 16, "o
 
 
 def parallel(name: str, *, trials: int = TRIALS, **changes: Any) -> dict[str, Any]:
-    """Two trials at once: which of them is ahead is nobody's to say."""
+    """Two trials at a time: the order of their epochs is not deterministic."""
     return {
         "name": name,
         "project": "faults",
@@ -27,35 +27,35 @@ def parallel(name: str, *, trials: int = TRIALS, **changes: Any) -> dict[str, An
 
 
 def serial(name: str, **changes: Any) -> dict[str, Any]:
-    """One trial at a time: the schedule of events is fixed, and with it every figure."""
+    """One trial at a time: the order of events is fixed, and so are all results."""
     return parallel(name, **{"resources": {"max_concurrent_trials": 1}} | changes)
 
 
-def ended(stand: Stand, experiment_id: str, timeout_s: float = 400.0) -> ExperimentView:
-    """The experiment once it has ended, or is paused and waits for a person."""
+def wait_for_end(stand: Stand, experiment_id: str, timeout_s: float = 400.0) -> ExperimentView:
+    """Waits until the experiment has ended or is paused, and returns it."""
 
     def view() -> ExperimentView | None:
         now = stand.rung.get(experiment_id)
         return now if now.state in {"COMPLETED", "CANCELED", "ERROR", "PAUSED"} else None
 
-    return stand.until(view, f"the end of experiment {experiment_id}", timeout_s)
+    return stand.wait_until(view, f"the end of experiment {experiment_id}", timeout_s)
 
 
-def after_epochs(stand: Stand, experiment_id: str, epochs: int, timeout_s: float = 240.0) -> None:
-    """Wait until the service knows of so many epochs of an experiment that still runs."""
+def wait_for_epochs(stand: Stand, experiment_id: str, epochs: int, timeout_s: float = 240.0) -> None:
+    """Waits until the service knows at least `epochs` epochs of an experiment that still runs."""
 
-    def told() -> bool:
+    def reported() -> bool:
         assert stand.rung.get(experiment_id).state not in {"COMPLETED", "ERROR", "PAUSED"}
         return sum(trial.epoch for trial in stand.rung.trials(experiment_id)) >= epochs
 
-    stand.until(told, f"{epochs} epochs of experiment {experiment_id}", timeout_s)
+    stand.wait_until(reported, f"{epochs} epochs of experiment {experiment_id}", timeout_s)
 
 
 def driver_of(stand: Stand, experiment_id: str) -> int:
-    """The newest driver's process; the shell of its job supervisor ends with it."""
+    """The process id of the newest driver; the shell that Ray started it in ends with it."""
 
     def found() -> list[int]:
         attempt = stand.rung.get(experiment_id).attempt
         return stand.pids("workers.driver", f"{stand.files(experiment_id)} {attempt}")
 
-    return stand.until(found, f"the driver of {experiment_id}")[0]
+    return stand.wait_until(found, f"the driver of {experiment_id}")[0]

@@ -1,7 +1,7 @@
-"""Invariants: what must be true of an experiment at its end, whatever was killed while it ran.
+"""Invariants: what must be true of an experiment at its end, no matter what was killed while it ran.
 
-Reads three places that must agree: what the service answers, the journal in the experiment's folder, and
-the tables of MLflow's database. It must not know which fault there was.
+Reads three places that must agree: the responses of the service, the journal in the experiment's folder, and
+the tables of MLflow's database. It must not know which fault occurred.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ FINAL_STATUS = {
     "ERROR": "FAILED",
     "CANCELED": "KILLED",
 }
-#: A run's points in the order of their steps. MLflow keeps an infinity as the largest number of eight bytes.
+#: A run's points in the order of their steps. MLflow stores an infinity as the largest 64-bit float.
 POINTS = "SELECT key, step, value, is_nan FROM metrics WHERE run_uuid = %s ORDER BY step"
 LARGEST = 1.7976931348623157e308
-#: Trial, epoch and the text of its validation accuracy.
+#: Trial, epoch and the validation accuracy as text.
 Epochs = frozenset[tuple[int, int, str]]
 #: Trial -> (validation accuracy, training loss) of each epoch.
 Curves = dict[int, list[tuple[float, float]]]
@@ -45,12 +45,12 @@ def assert_nothing_lost(
     trained_again: int | None = None,
     states: frozenset[str] | None = None,
 ) -> ExperimentView:
-    """The experiment COMPLETED with every trial, every point once, and no epoch that was ever recorded is missing.
+    """The experiment is COMPLETED with all trials, each point exists once, and no recorded epoch is missing.
 
-    `like` is an experiment of the same spec that nothing disturbed: all curves are equal, and so is the best
-    trial. `before` are the epochs when the fault came: they are among those at the end. `trained_again` is how
-    many epochs may have been trained a second time; not checked where None. `states` are those that trials
-    may have ended in; default: all but ERROR and CANCELED.
+    `like` is an undisturbed experiment of the same spec: its curves and its best trial must be equal. `before` are
+    the epochs that were recorded when the fault occurred: they must still be there. `trained_again` is the number of
+    epochs that may have been trained twice (None: not checked). `states` are the allowed final states of trials
+    (default: all except ERROR and CANCELED).
     """
     view = stand.rung.get(experiment_id)
     assert view.state == "COMPLETED", (view.state, view.reason, [a.reason for a in view.attempts])
@@ -68,12 +68,12 @@ def assert_nothing_lost(
 
 
 def entries(stand: Stand, experiment_id: str) -> list[dict[str, Any]]:
-    """What counts in the journal: a driver that was replaced adds nothing."""
+    """The valid entries of the journal: those of a superseded driver do not count."""
     return list(journal.entries(stand.files(experiment_id) / JOURNAL))
 
 
 def finished(stand: Stand, experiment_id: str) -> Epochs:
-    """The epochs that the journal has now, from which the stopping rule is rebuilt."""
+    """The epochs that the journal holds now; the stopping rule is rebuilt from them."""
     return frozenset(
         (entry["trial"], entry["epoch"], repr(entry["metrics"]["validation_accuracy"]))
         for entry in entries(stand, experiment_id)
@@ -91,7 +91,7 @@ def curves(stand: Stand, experiment_id: str) -> Curves:
 
 
 def trained(stand: Stand, experiment_id: str, trial: int) -> list[int]:
-    """The epochs that slots have trained for a trial, in order, from its log; some twice after a crash."""
+    """The epochs that were trained for a trial, in order, from its log; after a crash, some appear twice."""
     log = stand.files(experiment_id) / "trials" / f"{trial:05d}" / "trial.log"
     return [int(number) for number in re.findall(r"\bepoch (\d+): ", log.read_text())]
 
@@ -104,23 +104,22 @@ def _assert_trials(stand: Stand, view: ExperimentView, num_samples: int, states:
 
 
 def _assert_journal(stand: Stand, view: ExperimentView, num_samples: int) -> None:
-    told = entries(stand, view.id)
-    assert sorted(e["trial"] for e in told if e["event"] == "suggested") == list(range(num_samples))
+    recorded = entries(stand, view.id)
+    assert sorted(e["trial"] for e in recorded if e["event"] == "suggested") == list(range(num_samples))
     epochs: dict[int, list[int]] = {}
-    for entry in told:
+    for entry in recorded:
         if entry["event"] == "epoch":
             epochs.setdefault(entry["trial"], []).append(entry["epoch"])
     for trial in stand.rung.trials(view.id):
         assert epochs.get(trial.trial, []) == list(range(1, trial.epoch + 1)), trial.trial
-    ends = Counter(entry["trial"] for entry in told if "state" in entry)
+    ends = Counter(entry["trial"] for entry in recorded if "state" in entry)
     assert ends == dict.fromkeys(range(num_samples), 1)
-    decided = _replay(stand, view.id)
-    recorded = {
+    decisions = {
         entry["trial"]: (entry["state"], entry["reason"])
-        for entry in told
+        for entry in recorded
         if entry["event"] == "epoch" and "state" in entry
     }
-    assert decided == recorded, "a stopping rule that saw all epochs would have decided otherwise"
+    assert _replay(stand, view.id) == decisions, "a stopping rule that sees all epochs decides differently"
 
 
 def _assert_mlflow(stand: Stand, view: ExperimentView, num_samples: int) -> None:
@@ -134,8 +133,8 @@ def _assert_mlflow(stand: Stand, view: ExperimentView, num_samples: int) -> None
     parents = [(run, status) for run, status, trial in runs if trial is None]
     assert parents == [(view.mlflow_run_id, "FINISHED")]
     children = {int(trial): (run, status) for run, status, trial in runs if trial is not None}
-    assert len(runs) == num_samples + 1, "a run was made twice"
-    told = _told(stand, view.id)
+    assert len(runs) == num_samples + 1, "a run was created twice"
+    recorded = _recorded_points(stand, view.id)
     for trial in stand.rung.trials(view.id):
         run, status = children[trial.trial]
         assert (trial.mlflow_run_id, status) == (run, FINAL_STATUS[trial.state]), trial.trial
@@ -143,17 +142,17 @@ def _assert_mlflow(stand: Stand, view: ExperimentView, num_samples: int) -> None
         for key, step, value, is_nan in stand.query("mlflow", POINTS, run):
             points.setdefault(key, []).append((step, None if is_nan else value))
         assert set(METRICS) <= set(points) or not trial.epoch, trial.trial
-        assert points == told.get(trial.trial, {}), f"trial {trial.trial}: MLflow differs from the journal"
+        assert points == recorded.get(trial.trial, {}), f"trial {trial.trial}: MLflow differs from the journal"
     summary = [key for key, _, _, _ in stand.query("mlflow", POINTS, view.mlflow_run_id)]
     assert {"best_value", "best_trial", "test_accuracy"} <= set(summary)
-    assert len(summary) == len(set(summary)), "a figure of the parent stands twice"
+    assert len(summary) == len(set(summary)), "a metric of the parent run was logged twice"
     assert view.winner is not None
     versions = stand.query("mlflow", "SELECT name, version FROM model_versions WHERE run_id = %s", view.mlflow_run_id)
     assert [f"models:/{name}/{version}" for name, version in versions] == [view.winner["model_uri"]]
 
 
-def _told(stand: Stand, experiment_id: str) -> dict[int, dict[str, list[tuple[int, float | None]]]]:
-    """Trial -> metric -> step and value of each point, as the journal has them."""
+def _recorded_points(stand: Stand, experiment_id: str) -> dict[int, dict[str, list[tuple[int, float | None]]]]:
+    """Trial -> metric -> step and value of each point in the journal."""
     found: dict[int, dict[str, list[tuple[int, float | None]]]] = {}
     for entry in entries(stand, experiment_id):
         for name, value in entry["metrics"].items() if entry["event"] == "epoch" else ():
@@ -163,17 +162,17 @@ def _told(stand: Stand, experiment_id: str) -> dict[int, dict[str, list[tuple[in
 
 
 def _assert_trained_once(stand: Stand, view: ExperimentView, again: int) -> None:
-    """`again` counts over all trials; each epoch was trained, and in order after each beginning."""
-    more = 0
+    """Each epoch was trained, and at most `again` epochs of all trials together were trained a second time."""
+    repeated = 0
     for trial in stand.rung.trials(view.id):
         done = trained(stand, view.id, trial.trial)
         assert set(done) == set(range(1, trial.epoch + 1)), (trial.trial, done)
-        more += len(done) - trial.epoch
-    assert more <= again, f"{more} epochs were trained again"
+        repeated += len(done) - trial.epoch
+    assert repeated <= again, f"{repeated} epochs were trained again"
 
 
 def _replay(stand: Stand, experiment_id: str) -> dict[int, tuple[str, str]]:
-    """How each trial ends if one stopping rule sees every epoch of the journal in order."""
+    """How a new stopping rule ends each trial (state, reason), given the epochs of the journal in order."""
     spec = ExperimentSpec.model_validate_json((stand.files(experiment_id) / "spec.json").read_text())
     verdicts, decided = Verdicts(spec.early_stopping, spec.objective, spec.max_epochs), {}
     for entry in entries(stand, experiment_id):

@@ -1,6 +1,6 @@
-"""Proxy: a TCP proxy in threads of the tests, between drivers or clients and the service, that can be cut.
+"""Proxy: a TCP proxy between drivers or clients and the service. Tests can cut its connections.
 
-Owns connections and bytes; it must not know HTTP, but for where a request's head ends.
+Owns connections and bytes; it must not know HTTP.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 
 class Proxy:
-    """Leads each connection to the first target that accepts. `cut`: none is accepted, and those open are closed.
+    """Forwards each connection to the first target that accepts it.
 
-    `before_request` is called once, when the next request that contains `mark` is about to be passed on;
-    `instead_of_answer` when its answer has come, which is then lost.
+    `before_request` runs an action once, before the next request that contains `mark` is forwarded.
+    `instead_of_response` runs it when the response to that request arrives; the response is then lost.
     """
 
     def __init__(self, port: int, targets: tuple[int, ...]) -> None:
@@ -29,7 +29,7 @@ class Proxy:
         self.mend()
 
     def mend(self) -> None:
-        """Let connections through. Does nothing where they are."""
+        """Accept connections. Does nothing if the proxy accepts them already."""
         with self._lock:
             if self._listener is not None:
                 return
@@ -40,7 +40,7 @@ class Proxy:
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def cut(self) -> None:
-        """Refuse new connections, and break those that are open."""
+        """Refuse new connections, and close those that are open."""
         with self._lock:
             listener, self._listener = self._listener, None
             broken, self._open = self._open, set()
@@ -53,7 +53,7 @@ class Proxy:
     def before_request(self, mark: bytes, action: Callable[[], None]) -> None:
         self._waiting = mark, action, False
 
-    def instead_of_answer(self, mark: bytes, action: Callable[[], None]) -> None:
+    def instead_of_response(self, mark: bytes, action: Callable[[], None]) -> None:
         self._waiting = mark, action, True
 
     def _accept(self, listener: socket.socket) -> None:
@@ -90,11 +90,11 @@ class Proxy:
         _close(sink)
 
     def _interfere(self, block: bytes, sink: socket.socket) -> None:
-        """Marks are of requests: no answer contains one."""
+        """Run the waiting action if this block contains its mark. Only requests contain a mark, never responses."""
         if self._waiting is None or self._waiting[0] not in block:
             return
-        (_, action, later), self._waiting = self._waiting, None
-        if later:
+        (_, action, at_response), self._waiting = self._waiting, None
+        if at_response:
             self._losing[sink] = action
         else:
             action()

@@ -1,8 +1,8 @@
-"""Stand: PostgreSQL, MLflow, Ray and the service, each a process of its own that can be killed and started again.
+"""Stand: PostgreSQL, MLflow, Ray and the service as separate processes that tests kill and start again.
 
-Owns the processes, their ports and folder, and the proxy through which drivers reach the service. Commands
-and variables of MLflow, Ray and the service are those of `rung up` (service/stack); only the database is
-PostgreSQL, and times are short. It must not know experiments.
+Owns the processes, their ports and folder, and the proxy through which drivers reach the service. MLflow, Ray and
+the service get the commands and the environment of `rung up` (service/stack), except that the database is PostgreSQL
+and the times are short. It must not know experiments.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 START_S = 240.0
-#: Below the ports that outgoing connections get, so that a part which is down finds its own port free again.
+#: Below the range of outgoing connections, so that the port of a stopped part stays free until it starts again.
 PORTS = range(20_000, 32_000)
 PARTS = ("postgres", "mlflow", "ray", "service", "second")
-SHORT = {
+SHORT_TIMES = {
     "RUNG_HEARTBEAT_S": "0.5",
     "RUNG_RECONCILE_S": "0.5",
     "RUNG_LEASE_S": "4",
@@ -50,7 +50,7 @@ SHORT = {
     "RUNG_RAY_TIMEOUT_S": "10",
     "RUNG_MLFLOW_TIMEOUT_S": "5",
 }
-POSTGRES = (  # nothing is to survive a power failure here: kill -9 leaves what was written to the kernel
+POSTGRES = (  # no test cuts the power, and what was written to the kernel survives kill -9
     "fsync=off",
     "listen_addresses=127.0.0.1",
     "unix_socket_directories=",
@@ -58,15 +58,11 @@ POSTGRES = (  # nothing is to survive a power failure here: kill -9 leaves what 
 )
 
 
-#: What the SDK raises while the service is away.
-AWAY = (UnavailableError,)
-
-
 class Stand:
-    """`start`, `kill` and `stop` take names of `PARTS`; `pids` finds processes by their command.
+    """`start` and `kill` take names of `PARTS`; `pids` finds processes by their command line.
 
-    `settings` are variables of the service, by their names without RUNG_. The proxy leads to whichever of
-    the service's replicas accepts.
+    `settings` are settings of the service: the variables' names without `RUNG_`. The proxy forwards to the first
+    replica of the service that accepts the connection.
     """
 
     def __init__(self, folder: Path, cpus: int = 4, **settings: str) -> None:
@@ -81,7 +77,7 @@ class Stand:
                 mlflow_port=ports[1],
                 ray_dashboard_port=ports[2],
                 num_cpus=cpus,
-                data_root=self.home,  # without a data set
+                data_root=self.home,  # holds no data set
             )
         )
         self._stack.ray_ports = dict(zip(RAY_PORTS, ports[3:7], strict=True))
@@ -104,25 +100,25 @@ class Stand:
                 with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
                     connection.execute(f"CREATE DATABASE {database}")
             self.start("mlflow", "ray", "service")
-            self.settled()
+            self.wait_until_ready()
         except BaseException:
-            self.down()
+            self.shut_down()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.down()
+        self.shut_down()
 
     def start(self, *names: str, **settings: str) -> None:
-        """Start parts that are not there, side by side, and wait until each answers."""
+        """Start the parts that do not run, all at the same time, and wait until each is ready."""
         for name in names:
-            if not self.runs(name):
+            if not self.is_running(name):
                 self._spawn(name, settings)
         for name in names:
-            self.until(lambda name=name: self._ready(name, settings), f"{name} answers", START_S)
+            self.wait_until(lambda name=name: self._ready(name, settings), f"{name} is ready", START_S)
 
     def kill(self, *names: str) -> None:
-        """SIGKILL to all processes of the parts, at once: nobody is asked, nobody is told."""
+        """Send SIGKILL to all processes of the parts at once, and wait until they are gone."""
         doomed: list[int] = []
         for name in names:
             doomed += self._members(name)
@@ -130,34 +126,29 @@ class Stand:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._reap(names)
-        self.until(lambda: not any(map(alive, doomed)), f"{names} are gone")
+        self.wait_until(lambda: not any(map(alive, doomed)), f"{names} are gone")
 
-    def stop(self, name: str, number: int = signal.SIGTERM) -> None:
-        """Ask a part to end, and wait until it has."""
-        self._processes[name].send_signal(number)
-        self._reap([name])
-
-    def settled(self) -> None:
-        """Wait until the service sees database, Ray, MLflow and a node."""
+    def wait_until_ready(self) -> None:
+        """Wait until the service reaches the database, Ray and MLflow, and Ray has a node."""
         with httpx.Client(base_url=self.url, trust_env=False, timeout=10) as http:
-            self.until(lambda: stack.sees_all(http.get("/readyz")), "the service sees all", START_S)
-            self.until(lambda: stack.sees_a_node(http.get("/api/v1/cluster")), "the service sees a node", START_S)
+            self.wait_until(lambda: stack.sees_all(http.get("/readyz")), "the service reaches all other parts", START_S)
+            self.wait_until(lambda: stack.sees_a_node(http.get("/api/v1/cluster")), "the service sees a node", START_S)
 
-    def whole(self, **settings: str) -> None:
-        """All parts but the second replica run, as at the beginning, whatever a test before has left."""
-        if self.runs("second"):
+    def restore(self, **settings: str) -> None:
+        """Bring back the initial state, whatever an earlier test left: all parts except the second replica run."""
+        if self.is_running("second"):
             self.kill("second")
         self.proxy.mend()
         self.start("postgres")
         self.start("mlflow", "ray", "service", **settings)
-        self.settled()
+        self.wait_until_ready()
 
     def restart_service(self, **settings: str) -> None:
-        """The service anew, with other settings (`LEASE_S="2"`) or variables (`LD_PRELOAD=...`) than by default."""
+        """Restart the service with other settings (`LEASE_S="2"`) or environment variables (`LD_PRELOAD=...`)."""
         self.kill("service")
         self.start("service", **settings)
 
-    def runs(self, name: str) -> bool:
+    def is_running(self, name: str) -> bool:
         process = self._processes.get(name)
         return process is not None and process.poll() is None
 
@@ -168,62 +159,62 @@ class Stand:
         return (self.home / "logs" / f"{name}.log").read_text(errors="replace")
 
     def files(self, experiment_id: str) -> Path:
-        """An experiment's folder."""
+        """The folder of an experiment."""
         return next((root / experiment_id for root in self.storages if (root / experiment_id).exists()), Path("absent"))
 
     def dsn(self, database: str) -> str:
         return f"postgresql://rung@127.0.0.1:{self._postgres_port}/{database}"
 
     def query(self, database: str, statement: str, *values: object) -> list[Any]:
-        """Rows of a database of the stand's: `rung` or `mlflow`."""
+        """Rows of a statement on one of the databases `rung` and `mlflow`."""
         with psycopg.connect(self.dsn(database)) as connection:
             return connection.execute(statement, values).fetchall()
 
     def pids(self, *marks: str) -> list[int]:
-        """Processes of this stand's Ray, with its drivers and slots, whose command holds every mark."""
+        """Processes of this stand's Ray (drivers and trials too) whose command line contains every mark."""
         return [pid for pid in self._members("ray") if all(mark in command(pid) for mark in marks)]
 
-    def left(self) -> dict[int, str]:
-        """Living processes that this stand has started, directly or not, and their commands."""
+    def remaining_processes(self) -> dict[int, str]:
+        """Process ids and command lines of the running processes that this stand started, directly or indirectly."""
         mark = f"RUNG_STAND={self.folder}".encode()
         found = {}
         for pid in processes():
             with contextlib.suppress(OSError):
-                known = mark in (Path(f"/proc/{pid}/environ").read_bytes()) or str(self.folder) in command(pid)
-                if known and pid != os.getpid() and alive(pid):
+                ours = mark in (Path(f"/proc/{pid}/environ").read_bytes()) or str(self.folder) in command(pid)
+                if ours and pid != os.getpid() and alive(pid):
                     found[pid] = command(pid)
         return found
 
-    def down(self) -> None:
-        """End everything, and check that it is gone."""
+    def shut_down(self) -> None:
+        """Kill all processes of the stand, and wait until they are gone."""
         self.rung.close()
         self.proxy.close()
-        for pid in self.left():
+        for pid in self.remaining_processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-        self.kill(*(name for name in PARTS if self.runs(name)))
-        for pid in self.left():
+        self.kill(*(name for name in PARTS if self.is_running(name)))
+        for pid in self.remaining_processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.until(lambda: not self.left(), "all processes of the stand are gone")
+        self.wait_until(lambda: not self.remaining_processes(), "all processes of the stand are gone")
 
-    def until(self, condition: Callable[[], T], what: str, timeout_s: float = 180.0) -> T:
-        """The first true answer of `condition`. Errors of a part that is away count as no answer."""
+    def wait_until(self, condition: Callable[[], T], what: str, timeout_s: float = 180.0) -> T:
+        """Wait until `condition` returns a true value, and return it. Errors of unreachable parts count as false."""
         deadline = time.monotonic() + timeout_s
         while True:
-            answer, said = None, ""
+            result, last_error = None, ""
             try:
-                answer = condition()
-            except (httpx.HTTPError, psycopg.Error, OSError, *AWAY) as error:
-                said = f": {error!r}"
-            if answer:
-                return answer
+                result = condition()
+            except (httpx.HTTPError, psycopg.Error, OSError, UnavailableError) as error:
+                last_error = f": {error!r}"
+            if result:
+                return result
             if time.monotonic() >= deadline:
-                raise AssertionError(f"not within {timeout_s:g} s: {what}{said}{self._tails()}")
+                raise AssertionError(f"timed out after {timeout_s:g} s: {what}{last_error}{self._tails()}")
             time.sleep(0.05)
 
     def _ready(self, name: str, settings: Mapping[str, str]) -> bool:
-        if not self.runs(name):  # Ray gives its parts 30 s to start, which a loaded machine may exceed
+        if not self.is_running(name):  # Ray exits if its own parts need more than 30 s, as on a loaded machine
             self.kill(name)
             self._spawn(name, settings)
             return False
@@ -243,7 +234,7 @@ class Stand:
         parts = self._stack.components()
         environment = {
             **parts["service"].environment,
-            **SHORT,
+            **SHORT_TIMES,
             "RUNG_STAND": str(self.folder),
             "RUNG_SERVICE_URL": self.proxy.url,
             "RUNG_WARM_WORKERS": "2",
@@ -272,7 +263,7 @@ class Stand:
                 command = [sys.executable, "-m", "service.app"]
                 environment |= {"RUNG_PORT": self.second_url.rpartition(":")[2]} if name == "second" else {}
                 for key, value in (self._settings | dict(settings)).items():
-                    environment[key if key in VARIABLES else f"RUNG_{key}"] = value
+                    environment[key if key in FOREIGN_VARIABLES else f"RUNG_{key}"] = value
         log = self.home / "logs" / f"{name}.log"
         log.parent.mkdir(exist_ok=True)
         with log.open("ab") as output:
@@ -289,11 +280,13 @@ class Stand:
             )
 
     def _members(self, name: str) -> list[int]:
-        """A part's process and all below it. Of Ray, also those whose parents have died."""
-        found = _tree(self._processes[name].pid) if self.runs(name) else []
+        """The process of a part and its descendants. For Ray, also those whose parents have exited."""
+        found = _tree(self._processes[name].pid) if self.is_running(name) else []
         if name == "ray":
-            others = {pid for other in PARTS if other != "ray" and self.runs(other) for pid in self._members(other)}
-            found += [pid for pid in self.left() if pid not in others and pid not in found]
+            others = {
+                pid for other in PARTS if other != "ray" and self.is_running(other) for pid in self._members(other)
+            }
+            found += [pid for pid in self.remaining_processes() if pid not in others and pid not in found]
         return found
 
     def _reap(self, names: Iterable[str]) -> None:
@@ -302,7 +295,7 @@ class Stand:
                 self._processes.pop(name).wait(60)
 
     def _init_postgres(self) -> None:
-        """A new cluster of databases; PostgreSQL refuses to run as root, so root lends it another user."""
+        """Create an empty PostgreSQL cluster. PostgreSQL refuses to run as root; then another user runs it."""
         user = _unprivileged()
         folder = self.folder / "pg"
         folder.mkdir(mode=0o700)
@@ -316,13 +309,15 @@ class Stand:
         return "".join(f"\n--- {log.name}\n" + log.read_text(errors="replace")[-1500:] for log in logs)
 
 
-#: Variables of the service's process that are none of Rung's own.
-VARIABLES = frozenset({"LD_PRELOAD", "FAKETIME_TIMESTAMP_FILE", "FAKETIME_NO_CACHE", "FAKETIME_DONT_FAKE_MONOTONIC"})
+#: Environment variables of the service that do not start with RUNG_.
+FOREIGN_VARIABLES = frozenset(
+    {"LD_PRELOAD", "FAKETIME_TIMESTAMP_FILE", "FAKETIME_NO_CACHE", "FAKETIME_DONT_FAKE_MONOTONIC"}
+)
 
 
 @contextlib.contextmanager
-def standing(**settings: str) -> Iterator[Stand]:
-    """A stand in a folder of its own, which others may enter: PostgreSQL runs as another user."""
+def running_stand(**settings: str) -> Iterator[Stand]:
+    """A stand in a temporary folder. Other users may enter the folder, because PostgreSQL may run as one of them."""
     folder = Path(tempfile.mkdtemp(prefix="rung-stand-"))
     folder.chmod(0o711)
     try:
@@ -332,8 +327,8 @@ def standing(**settings: str) -> Iterator[Stand]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def postgres_is_missing() -> str:
-    """Why no stand can be had here; empty where it can."""
+def why_no_postgres() -> str:
+    """The reason why a stand cannot run on this machine; empty if it can."""
     return (
         "" if shutil.which("initdb") or list(INSTALLED.glob("*/bin/initdb")) else "PostgreSQL's initdb is not installed"
     )
@@ -351,7 +346,7 @@ def command(pid: int) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has died and was not yet waited for does not."""
+    """Whether a process runs. A zombie does not."""
     return _stat(pid)[0] not in {"Z", "X", ""}
 
 
@@ -359,12 +354,12 @@ INSTALLED = Path("/usr/lib/postgresql")
 
 
 def _postgres(program: str) -> str:
-    """Debian keeps PostgreSQL's programs off the path."""
+    """The path of a program of PostgreSQL; Debian installs them outside PATH."""
     return shutil.which(program) or str(max(INSTALLED.glob(f"*/bin/{program}")))
 
 
 def _unprivileged() -> dict[str, Any]:
-    """Options of a process that must not be root's."""
+    """Options of `Popen` for a process that must not run as root."""
     if os.geteuid() != 0:
         return {}
     names = {entry.pw_name for entry in pwd.getpwall()}
@@ -373,7 +368,7 @@ def _unprivileged() -> dict[str, Any]:
 
 
 def _stat(pid: int) -> tuple[str, int]:
-    """State and parent of a process; empty and 0 where it is gone."""
+    """State and parent of a process; empty and 0 if it does not exist."""
     try:
         state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -392,7 +387,7 @@ def _tree(root: int) -> list[int]:
 
 
 def _free_ports(count: int) -> Iterator[int]:
-    """Different ports of the loopback that nobody uses."""
+    """Different free ports of the loopback interface."""
     candidates = random.SystemRandom().sample(PORTS, len(PORTS))
     for port in candidates:
         with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""The fault table's other rows, which `make test-faults` runs: `docs/reliability.md` has the whole table."""
+"""The rows of the fault table that only `make test-faults` runs. `docs/reliability.md` has the whole table."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ import psycopg
 import pytest
 
 from search_spaces.protocol import ENDED_TRIAL_STATES
-from tests.faults.experiments import SPACE, TRIALS, after_epochs, driver_of, ended, parallel, serial
+from tests.faults.experiments import SPACE, TRIALS, driver_of, parallel, serial, wait_for_end, wait_for_epochs
 from tests.faults.invariants import JOURNAL, assert_nothing_lost, entries, finished
 from tests.faults.stand import Stand, alive
 from workers.state import journal
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(600)]
 
-MLFLOW_AWAY_S = 60.0
-FROZEN_S = 22.0  # a driver that is silent for 20 is given up
-#: Its proposals follow from the trials before them, the first two apart.
+MLFLOW_DOWN_S = 60.0
+FROZEN_S = 22.0  # a driver that is silent for 20 s is lost
+#: After two random trials, each proposal depends on the results of earlier trials.
 LEARNING = {"kind": "tpe", "num_samples": TRIALS, "startup_trials": 2}
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 NO_SUCH_MEMORY = """
@@ -42,14 +42,14 @@ def build(normalizer, channels, classes, image_size):
 def test_mlflow_killed_and_back_after_a_minute(stand: Stand, undisturbed: Callable[..., str]) -> None:
     like = undisturbed()
     submitted = stand.rung.submit(serial("mlflow-killed"))
-    after_epochs(stand, submitted.id, 2)
+    wait_for_epochs(stand, submitted.id, 2)
     before = finished(stand, submitted.id)
     stand.kill("mlflow")
     killed = time.monotonic()
-    after_epochs(stand, submitted.id, 6)  # training does not wait for it
-    time.sleep(max(0.0, killed + MLFLOW_AWAY_S - time.monotonic()))
+    wait_for_epochs(stand, submitted.id, 6)  # training does not wait for MLflow
+    time.sleep(max(0.0, killed + MLFLOW_DOWN_S - time.monotonic()))
     stand.start("mlflow")
-    ended(stand, submitted.id)
+    wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=0)
     assert view.attempt == 1
 
@@ -57,11 +57,11 @@ def test_mlflow_killed_and_back_after_a_minute(stand: Stand, undisturbed: Callab
 def test_ray_killed_and_started_again(stand: Stand, undisturbed: Callable[..., str]) -> None:
     like = undisturbed(searcher=LEARNING)
     submitted = stand.rung.submit(serial("ray-killed", searcher=LEARNING))
-    after_epochs(stand, submitted.id, 5)
+    wait_for_epochs(stand, submitted.id, 5)
     before = finished(stand, submitted.id)
     stand.kill("ray")
     stand.start("ray")
-    ended(stand, submitted.id)
+    wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=1)
     assert view.attempt == 2
 
@@ -69,13 +69,13 @@ def test_ray_killed_and_started_again(stand: Stand, undisturbed: Callable[..., s
 def test_postgres_killed_and_started_again(stand: Stand, undisturbed: Callable[..., str]) -> None:
     like = undisturbed()
     submitted = stand.rung.submit(serial("postgres-killed"))
-    after_epochs(stand, submitted.id, 3)
+    wait_for_epochs(stand, submitted.id, 3)
     before = finished(stand, submitted.id)
     stand.kill("postgres")
-    told = len(entries(stand, submitted.id))
-    stand.until(lambda: len(entries(stand, submitted.id)) >= told + 2, "epochs without a database")
+    written = len(entries(stand, submitted.id))
+    stand.wait_until(lambda: len(entries(stand, submitted.id)) >= written + 2, "epochs without a database")
     stand.start("postgres")
-    ended(stand, submitted.id)
+    wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=0)
     assert view.attempt == 1
 
@@ -83,18 +83,18 @@ def test_postgres_killed_and_started_again(stand: Stand, undisturbed: Callable[.
 def test_all_killed_at_once(stand: Stand, undisturbed: Callable[..., str]) -> None:
     like = undisturbed(searcher=LEARNING)
     submitted = stand.rung.submit(serial("all-killed", searcher=LEARNING))
-    after_epochs(stand, submitted.id, 5)
+    wait_for_epochs(stand, submitted.id, 5)
     before = finished(stand, submitted.id)
     stand.kill("service", "ray", "mlflow", "postgres")
-    stand.whole()
-    ended(stand, submitted.id)
+    stand.restore()
+    wait_for_end(stand, submitted.id)
     assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=1)
 
 
 @pytest.fixture
 def small_disk(stand: Stand, undisturbed: Callable[..., str], tmp_path: Path) -> Iterator[Path]:
-    """The service keeps experiments on a file system of 24 MB."""
-    undisturbed()  # before: what is made now is gone with the disk
+    """The service stores experiments on a file system of 24 MiB."""
+    undisturbed()  # first, because experiments on the small disk disappear with it
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(tmp_path)], capture_output=True, text=True
     )
@@ -103,7 +103,7 @@ def small_disk(stand: Stand, undisturbed: Callable[..., str], tmp_path: Path) ->
     stand.storages.insert(0, tmp_path)
     try:
         stand.restart_service(STORAGE_ROOT=str(tmp_path))
-        stand.settled()
+        stand.wait_until_ready()
         yield tmp_path
     finally:
         stand.storages.remove(tmp_path)
@@ -114,21 +114,21 @@ def small_disk(stand: Stand, undisturbed: Callable[..., str], tmp_path: Path) ->
 def test_a_full_disk(stand: Stand, undisturbed: Callable[..., str], small_disk: Path) -> None:
     like = undisturbed()
     submitted = stand.rung.submit(serial("disk-full"))
-    after_epochs(stand, submitted.id, 3)
+    wait_for_epochs(stand, submitted.id, 3)
     filler = small_disk / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (1 << 20, 1 << 12):
             while _fits(file.fileno(), size):
                 pass
-    view = ended(stand, submitted.id)
+    view = wait_for_end(stand, submitted.id)
     assert view.state == "PAUSED"
     assert "disk" in view.reason
     assert "full" in view.reason
     before = finished(stand, submitted.id)
     filler.unlink()
     httpx.post(f"{stand.url}/api/v1/experiments/{view.id}/resume", trust_env=False).raise_for_status()
-    stand.until(lambda: stand.rung.get(view.id).state != "PAUSED", "the experiment is taken up again")
-    ended(stand, view.id)
+    stand.wait_until(lambda: stand.rung.get(view.id).state != "PAUSED", "the experiment resumes")
+    wait_for_end(stand, view.id)
     assert_nothing_lost(stand, view.id, TRIALS, like=like, before=before, trained_again=2)
 
 
@@ -141,9 +141,9 @@ def _fits(descriptor: int, size: int) -> bool:
 
 @pytest.mark.skipif(not FAKETIME, reason="libfaketime is not installed")
 def test_a_clock_that_jumps(stand: Stand, undisturbed: Callable[..., str], tmp_path: Path) -> None:
-    """Back by an hour, forward by two; the service's timer runs on as it does on a machine whose clock is set.
+    """Back by an hour, then forward by two. The monotonic clock of the service is not affected, as on a real machine.
 
-    The lease that it writes then would run for an hour: a replica whose clock is right does not wait for that.
+    The service then writes a lease that seems to last for an hour. A replica with the right time does not wait for it.
     """
     like = undisturbed()
     clock = tmp_path / "clock"
@@ -155,48 +155,50 @@ def test_a_clock_that_jumps(stand: Stand, undisturbed: Callable[..., str], tmp_p
         FAKETIME_DONT_FAKE_MONOTONIC="1",
     )
     try:
-        stand.settled()
+        stand.wait_until_ready()
         submitted = stand.rung.submit(serial("clock-jumps"))
-        after_epochs(stand, submitted.id, 2)
+        wait_for_epochs(stand, submitted.id, 2)
         clock.write_text("-3600")
-        after_epochs(stand, submitted.id, 4)
+        wait_for_epochs(stand, submitted.id, 4)
         clock.write_text("+3600")
-        after_epochs(stand, submitted.id, 6)
+        wait_for_epochs(stand, submitted.id, 6)
         ahead = "SELECT expires_at > now() + interval '30 minutes' FROM leases WHERE name = 'queue'"
-        stand.until(lambda: stand.query("rung", ahead) == [(True,)], "a lease that runs for an hour")
+        stand.wait_until(lambda: stand.query("rung", ahead) == [(True,)], "a lease that seems to last for an hour")
         stand.start("second")
         stand.kill("service")
-        stand.until(lambda: _holder(stand) == "second", "the second replica takes over", 30)
+        stand.wait_until(lambda: _holder(stand) == "second", "the second replica takes over", 30)
     finally:
         stand.restart_service()
-        stand.settled()
-    ended(stand, submitted.id)
+        stand.wait_until_ready()
+    wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, trained_again=0)
-    assert view.attempt == 1, "no driver was blamed"
+    assert view.attempt == 1, "no driver was counted as lost"
 
 
 def _holder(stand: Stand) -> str:
-    """The part that has the lease; empty where it is none that runs."""
+    """The running part that holds the lease; empty if there is none."""
     ((owner,),) = stand.query("rung", "SELECT owner FROM leases WHERE name = 'queue'")
-    return next((name for name in ("service", "second") if stand.runs(name) and f"-{stand.pid(name)}-" in owner), "")
+    return next(
+        (name for name in ("service", "second") if stand.is_running(name) and f"-{stand.pid(name)}-" in owner), ""
+    )
 
 
-def test_a_replica_that_stands_still_longer_than_its_lease(stand: Stand, undisturbed: Callable[..., str]) -> None:
-    """The other takes over; the one that wakes has heard of no driver for long, and blames none for it."""
+def test_a_replica_frozen_longer_than_its_lease(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    """The other replica takes over. The first received no heartbeat meanwhile, and counts no driver as lost."""
     long: dict[str, Any] = {"trials": 1, "max_epochs": 100, "early_stopping": "none"}
     like = undisturbed(**long)
     stand.start("second")
     stand.kill("service")
-    stand.until(lambda: _holder(stand) == "second", "the second replica has the lease")
+    stand.wait_until(lambda: _holder(stand) == "second", "the second replica holds the lease")
     stand.start("service")
     submitted = stand.rung.submit(serial("replica-frozen", **long))
-    after_epochs(stand, submitted.id, 2)
+    wait_for_epochs(stand, submitted.id, 2)
     os.kill(stand.pid("second"), signal.SIGSTOP)
     frozen = time.monotonic()
-    stand.until(lambda: _holder(stand) == "service", "the first replica takes over")
+    stand.wait_until(lambda: _holder(stand) == "service", "the first replica takes over")
     time.sleep(max(0.0, frozen + FROZEN_S - time.monotonic()))
     os.kill(stand.pid("second"), signal.SIGCONT)
-    ended(stand, submitted.id)
+    wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, 1, like=like, trained_again=0)
     assert view.attempt == 1, "no driver was stopped or replaced"
 
@@ -210,7 +212,7 @@ def test_a_trial_out_of_memory(stand: Stand) -> None:
     models = {"choice": [SPACE["model"], {"kind": "plugin", "name": "greedy"}, {"kind": "cnn", "width": 8}]}
     space = {"model": models, "batch_size": 64, "optimizer": {"kind": "adam", "lr": 1e-3}}
     submitted = stand.rung.submit(serial("out-of-memory", searcher="grid", search_space=space, max_restarts=2))
-    ended(stand, submitted.id)
+    wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, 3, states=frozenset(ENDED_TRIAL_STATES - {"CANCELED"}))
     greedy = stand.rung.trial(view.id, 1)
     assert greedy.state == "ERROR"
@@ -231,97 +233,101 @@ def test_two_replicas_race_for_one_queue(stand: Stand) -> None:
 
     with ThreadPoolExecutor(len(urls)) as pool:
         ids = list(pool.map(submit, range(len(urls))))
-    stand.until(lambda: any(stand.rung.get(one).state == "COMPLETED" for one in ids), "the first is complete", 400)
+    stand.wait_until(
+        lambda: any(stand.rung.get(one).state == "COMPLETED" for one in ids), "one experiment is complete", 400
+    )
     holder = _holder(stand)
     assert holder
     waiting = [one for one in ids if stand.rung.get(one).state == "QUEUED"]
     stand.kill(holder)
-    if holder == "service":  # the tests' own client asks this one
+    if holder == "service":  # which `stand.rung` uses
         other = httpx.Client(base_url=stand.second_url, trust_env=False)
         states = lambda: {other.get(f"/api/v1/experiments/{one}").json()["state"] for one in ids}  # noqa: E731
-        stand.until(lambda: states() == {"COMPLETED"}, "all are complete without the holder of the lease")
+        stand.wait_until(
+            lambda: states() == {"COMPLETED"}, "all experiments complete without the first holder of the lease"
+        )
         other.close()
         stand.start("service")
     for one in ids:
-        ended(stand, one)
+        wait_for_end(stand, one)
         view = assert_nothing_lost(stand, one, 2, trained_again=0)
         assert view.attempt == 1
-    said = stand.log("service") + stand.log("second")
-    launched = Counter(line.rpartition("launched ")[2].split()[0] for line in said.splitlines() if "launched " in line)
+    logs = stand.log("service") + stand.log("second")
+    launched = Counter(line.rpartition("launched ")[2].split()[0] for line in logs.splitlines() if "launched " in line)
     assert {name: launched[name] for name in (f"exp-{one}-a1" for one in ids)} == {f"exp-{one}-a1": 1 for one in ids}
-    assert waiting, "all had been launched before the holder was killed"
+    assert waiting, "all experiments were launched before the holder was killed"
 
 
 def test_a_driver_cut_off_for_a_moment(stand: Stand, undisturbed: Callable[..., str]) -> None:
     like = undisturbed()
     submitted = stand.rung.submit(serial("cut-short"))
-    after_epochs(stand, submitted.id, 2)
+    wait_for_epochs(stand, submitted.id, 2)
     stand.proxy.cut()
-    time.sleep(4)  # of the 20 after which it would be replaced
+    time.sleep(4)  # a driver is replaced after 20 s of silence
     stand.proxy.mend()
-    ended(stand, submitted.id)
+    wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, trained_again=0)
     assert view.attempt == 1
 
 
-def test_a_driver_cut_off_for_long_and_back(stand: Stand, undisturbed: Callable[..., str]) -> None:
-    """It stands still meanwhile, as on a machine that hangs: Ray's request to end is not heard either."""
+def test_a_driver_frozen_and_cut_off_for_long(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    """The driver is frozen meanwhile, as on a machine that hangs: it does not react to Ray's stop request either."""
     like = undisturbed()
     submitted = stand.rung.submit(serial("cut-long"))
-    after_epochs(stand, submitted.id, 3)
+    wait_for_epochs(stand, submitted.id, 3)
     before = finished(stand, submitted.id)
     old = driver_of(stand, submitted.id)
     os.kill(old, signal.SIGSTOP)
     stand.proxy.cut()
-    stand.until(lambda: stand.rung.get(submitted.id).attempts[0].state == "LOST", "the silent driver is given up")
+    stand.wait_until(lambda: stand.rung.get(submitted.id).attempts[0].state == "LOST", "the silent driver is lost")
     stand.proxy.mend()
     after = len(entries(stand, submitted.id)) + 2
-    stand.until(lambda: len(entries(stand, submitted.id)) >= after, "the second driver writes the journal")
+    stand.wait_until(lambda: len(entries(stand, submitted.id)) >= after, "the second driver writes to the journal")
     os.kill(old, signal.SIGCONT)
-    stand.until(lambda: not alive(old), "the first driver stops by itself", 90)
-    ended(stand, submitted.id)
+    stand.wait_until(lambda: not alive(old), "the first driver exits by itself", 90)
+    wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=2)
     assert view.attempt == 2
     writers = [entry["by"] for entry in _raw(stand.files(view.id) / JOURNAL)]
-    assert writers == sorted(writers), "the first driver wrote after the second had begun"
+    assert writers == sorted(writers), "the first driver wrote to the journal after the second had started"
 
 
 def test_a_driver_replaced_while_it_runs(stand: Stand, undisturbed: Callable[..., str]) -> None:
-    """Given up by mistake, and nobody stops it: what it hears from the service is all that ends it."""
+    """It is marked as lost by mistake and nobody stops it: only the response to its heartbeat makes it exit."""
     like = undisturbed()
     submitted = stand.rung.submit(serial("replaced"))
-    after_epochs(stand, submitted.id, 3)
+    wait_for_epochs(stand, submitted.id, 3)
     before = finished(stand, submitted.id)
     old = driver_of(stand, submitted.id)
     with psycopg.connect(stand.dsn("rung")) as connection:
         queued = "UPDATE experiments SET state = 'QUEUED', slots = 0 WHERE id = %s"
-        given_up = "UPDATE attempts SET state = 'LOST' WHERE experiment_id = %s"
-        assert [connection.execute(one, (submitted.id,)).rowcount for one in (queued, given_up)] == [1, 1]
-    stand.until(lambda: not alive(old), "the first driver stops by itself", 90)
-    ended(stand, submitted.id)
+        lost = "UPDATE attempts SET state = 'LOST' WHERE experiment_id = %s"
+        assert [connection.execute(one, (submitted.id,)).rowcount for one in (queued, lost)] == [1, 1]
+    stand.wait_until(lambda: not alive(old), "the first driver exits by itself", 90)
+    wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=1)
     assert view.attempt == 2
-    said = (stand.files(view.id) / "logs" / "driver-a1.log").read_text()
-    assert "not wanted any more" in said, "it was stopped from outside"
+    log = (stand.files(view.id) / "logs" / "driver-a1.log").read_text()
+    assert "not wanted any more" in log, "it was stopped from outside"
 
 
 def _raw(path: Path) -> Iterator[dict[str, int]]:
-    """Every line of a journal, void ones too."""
+    """All lines of a journal, also those of superseded drivers."""
     for line in path.read_bytes().splitlines(keepends=True):
         entry = journal._entry(line)
         assert entry is not None
         yield entry
 
 
-@pytest.mark.parametrize("moment", ["before it is taken", "after, and the answer is lost"])
-def test_the_service_is_ended_in_the_middle_of_a_submission(stand: Stand, moment: str) -> None:
-    name = f"submitted-{moment.split()[0].strip(',')}"
+@pytest.mark.parametrize("moment", ["before the request", "before the response"])
+def test_sigterm_during_a_submission(stand: Stand, moment: str) -> None:
+    name = f"submitted-{moment.replace(' ', '-')}"
 
-    def end() -> None:
+    def terminate() -> None:
         os.kill(stand.pid("service"), signal.SIGTERM)
 
-    interfere = stand.proxy.before_request if moment.startswith("before") else stand.proxy.instead_of_answer
-    interfere(b"POST /api/v1/experiments", end)
+    interfere = stand.proxy.before_request if moment == "before the request" else stand.proxy.instead_of_response
+    interfere(b"POST /api/v1/experiments", terminate)
     body = parallel(name, trials=2)
 
     def submit() -> str:
@@ -335,12 +341,12 @@ def test_the_service_is_ended_in_the_middle_of_a_submission(stand: Stand, moment
         answer.raise_for_status()
         return str(answer.json()["id"])
 
-    with contextlib.suppress(httpx.TransportError):  # then nobody knows whether it was taken
+    with contextlib.suppress(httpx.TransportError):  # the client cannot know whether it was accepted
         submit()
-    stand.until(lambda: not stand.runs("service"), "the service has ended")
+    stand.wait_until(lambda: not stand.is_running("service"), "the service exits")
     stand.start("service")
     first, again = submit(), submit()
     assert first == again
     assert [one.id for one in stand.rung.list(name=name)] == [first]
-    ended(stand, first)
+    wait_for_end(stand, first)
     assert_nothing_lost(stand, first, 2, trained_again=0)
