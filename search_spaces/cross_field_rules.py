@@ -208,7 +208,7 @@ def _numbers(value: Any) -> Iterator[int]:
 
 
 def _not_a_multiple(value: Any, of: int) -> int | None:
-    """A number that a value or a domain may become and that is no multiple of `of`; None if there is none."""
+    """A number that a value or a domain may become and that is no multiple of `of`, or None."""
     if not isinstance(value, Interval):
         return int(value) if value % of else None
     low, step = int(value.low), int(value.step or 1)

@@ -2,7 +2,7 @@
 
 A route declares `VisibleExperiment` to read an experiment, `EditableExperiment` to change it, and `ExperimentList` to
 list them. What a person may see and change is decided here, in `_find` and in `ExperimentList.newest`. Each is a handle
-on which the route opens a transaction in its own thread (docs/decisions/0008-routes-open-their-transactions.md).
+on which the route opens a transaction in its own thread (docs/decisions/0012-routes-open-their-transactions.md).
 """
 
 from __future__ import annotations
