@@ -17,8 +17,8 @@ class PeriodicThread:
     """Runs `action` at once, then every `interval_s` seconds and soon after each `wake`, until `stop`.
 
     Two runs are at least `min_gap_s` apart, no matter how often it is woken. An exception of the action is logged, and
-    the action runs again. The thread is a daemon: it does not keep the process alive. `woken` is for those who must be able
-    to wake the thread before it exists.
+    the action runs again. The thread is a daemon: it does not keep the process alive. `woken` is for those who must be
+    able to wake the thread before it exists.
     """
 
     def __init__(
