@@ -18,6 +18,7 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import PARENT_RUN_STATUS, LaunchConfig, Tag, Winner
+from search_spaces.storage.base import JournalDamagedError, WriterFencedError, open_storage
 from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
 from workers.search import continuation, failures, stop_conditions
@@ -27,7 +28,6 @@ from workers.search.stop_conditions import AttemptError, Outcome
 from workers.search.tune_callbacks import TuneCallback
 from workers.search.verdicts import Verdicts
 from workers.search.winner import EvaluationFailedError, StopRequestedError, WinnerScore
-from workers.state.journal import JournalDamagedError, WriterFencedError
 from workers.state.recorder import Recorder
 from workers.tracking.connection import SupersededError, is_outage, is_permanent
 from workers.tracking.cursor import MlflowIds
@@ -113,6 +113,7 @@ class ExperimentAttempt:
         self._evaluation = evaluation
         self._track = track
         self._folder = ExperimentFolder(Path(launch.storage))
+        self._storage = open_storage(launch.storage)
         self._fence = Fence()
         self._heartbeat = HeartbeatThread(self._launch, self._fence)
         self._writers = ExitStack()  # closed before the final heartbeat, after which another attempt may write
@@ -136,11 +137,10 @@ class ExperimentAttempt:
 
     def open(self) -> None:
         """Open the journal and start the heartbeat. Nothing is written where the journal should exist but does not."""
-        files = (self._folder.journal, self._folder.journal_copy)
-        if self._launch.trials and not any(file.exists() for file in files):
+        if self._launch.trials and not self._storage.journal.exists():
             raise stop_conditions.MissingJournalError(self._launch.storage, self._launch.trials)
         try:
-            self._recorder = Recorder(self._folder.journal, self._spec.objective, self._launch.attempt)
+            self._recorder = Recorder(self._storage.journal, self._spec.objective, self._launch.attempt)
         except OSError as error:
             raise AttemptError(f"the journal cannot be opened: {error}") from error
         self._writers.callback(self._release_slots)

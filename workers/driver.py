@@ -16,6 +16,7 @@ import ray
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import LaunchConfig
+from search_spaces.storage.base import open_storage
 from workers.attempt import ExperimentAttempt
 from workers.ray_patches import startup
 from workers.search.tune_run import run_trials, trial_resources
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
             spec,
             run_trials,
             WinnerEvaluation(trial_resources(spec)),
-            lambda superseded: Tracker(launch, spec, folder.journal, fenced=superseded),
+            lambda superseded: Tracker(launch, spec, open_storage(launch.storage), fenced=superseded),
         )
         return 0 if attempted.run() else 1
 

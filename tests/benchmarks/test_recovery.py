@@ -19,6 +19,7 @@ import pytest
 
 from search_spaces.experiment import Objective
 from search_spaces.protocol import DIAGNOSTICS, METRICS, LaunchConfig
+from search_spaces.storage.folder import FolderStorage
 from service.settings import Settings
 from tests.faults.experiments import driver_of, serial, wait_for_epochs
 from tests.faults.stand import SHORT_TIMES, Stand, running_stand
@@ -88,7 +89,7 @@ def _heartbeat_cores(launch: LaunchConfig, folder: Path) -> float:
 
     Each heartbeat goes to the same service with the driver's token, and reports a new epoch of every running trial.
     """
-    recorder = Recorder(folder / "journal.jsonl", Objective())
+    recorder = Recorder(FolderStorage(folder).journal, Objective())
     for number in range(RUNNING):
         recorder.record_suggestion(
             number, {"lr": 0.1}, {"optimizer.kind": "sgd", "optimizer.lr": 0.1, "batch_size": 64}

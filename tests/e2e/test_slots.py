@@ -19,6 +19,7 @@ import ray
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import Directives, LaunchConfig
+from search_spaces.storage.folder import FolderStorage
 from workers.fence import Fence
 from workers.ray_patches import startup
 from workers.search.checkpoint_keeper import CheckpointKeeper
@@ -71,7 +72,7 @@ def main(folder: Path) -> list[dict[str, Any]]:
     startup.prepare(launch.slots)
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
     root = ExperimentFolder(folder)
-    recorder = Recorder(root.journal, spec.objective)
+    recorder = Recorder(FolderStorage(root.root).journal, spec.objective)
     directives, seen = [Directives(slots=2)], list[dict[str, Any]]()
 
     def look(slots: int, over: Callable[[dict[str, Any]], bool]) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import ENDED_TRIAL_STATES, METRICS
+from search_spaces.storage.folder import FolderStorage
 from service.contract.schemas import ExperimentView
 from tests.faults.stand import Stand
 from workers.search.verdicts import Verdicts
-from workers.state import journal
 
 JOURNAL = "journal.jsonl"
 FINAL_STATUS = {
@@ -69,7 +69,7 @@ def assert_nothing_lost(
 
 def entries(stand: Stand, experiment_id: str) -> list[dict[str, Any]]:
     """The valid entries of the journal: those of a superseded driver do not count."""
-    return list(journal.entries(stand.files(experiment_id) / JOURNAL))
+    return list(FolderStorage(stand.files(experiment_id)).journal.entries())
 
 
 def finished(stand: Stand, experiment_id: str) -> Epochs:

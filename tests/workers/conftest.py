@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from search_spaces.experiment import ExperimentSpec, Objective
-from search_spaces.protocol import Heartbeat, LaunchConfig
+from search_spaces.experiment import Objective
+from search_spaces.storage.folder import FolderStorage
+from tests.support.workers import (
+    BuildLaunch,
+    BuildSpec,
+    HeartbeatService,
+    OpenRecorder,
+    Stopwatch,
+    experiment_spec,
+    launch_config,
+)
 from workers.state.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -22,96 +29,10 @@ if TYPE_CHECKING:
 
     from tests.support.searches import Search
 
-OpenRecorder = Callable[..., Recorder]
-
-
-class Stopwatch:
-    """Monotonic seconds, set by hand."""
-
-    seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-class Service:
-    """Remembers what it was told; answers what it is set to. May be stopped and started on the same port."""
-
-    def __init__(self) -> None:
-        self.heard: list[Heartbeat] = []
-        self.headers: dict[str, str] = {}
-        self.path = ""
-        self.answer: tuple[int, str, bytes] = (200, "application/json", b'{"slots": 3}')
-        self.spoken = threading.Condition()
-        self.port = 0
-        self._server: HTTPServer | None = None
-        self.start()
-
-    def start(self) -> None:
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                with service.spoken:
-                    service.headers, service.path = dict(self.headers), self.path
-                    service.heard.append(Heartbeat.model_validate(json.loads(body)))
-                    service.spoken.notify_all()
-                status, kind, content = service.answer
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: Any) -> None:
-                """Quiet."""
-
-        self._server = HTTPServer(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
-            self._server = None
-
-    def told(self) -> list[int]:
-        """Numbers of the trials in the last heartbeat."""
-        return [line.trial for line in self.heard[-1].trials]
-
-
-class Losing:
-    """A real client of which some calls fail: before they are done, or after, when only the answer is lost."""
-
-    def __init__(self, real: MlflowClient, method: str, on: int, after: bool) -> None:
-        self._real, self._method, self._on, self._after = real, method, on, after
-        self.calls = 0
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(self._real, name)
-        if name != self._method:
-            return real
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            self.calls += 1
-            if self.calls != self._on:
-                return real(*arguments, **named)
-            if self._after:
-                real(*arguments, **named)
-            from mlflow.exceptions import MlflowException
-
-            raise MlflowException("Connection reset by peer")
-
-        return call
-
 
 @pytest.fixture
-def service() -> Iterator[Service]:
-    running = Service()
+def service() -> Iterator[HeartbeatService]:
+    running = HeartbeatService()
     yield running
     running.stop()
 
@@ -140,8 +61,8 @@ def open_recorder(tmp_path: Path, stopwatch: Stopwatch) -> Iterator[OpenRecorder
     opened: list[Recorder] = []
 
     def open_(attempt: int = 1, objective: Objective | None = None) -> Recorder:
-        path = tmp_path / "journal.jsonl"
-        opened.append(Recorder(path, objective or Objective(), attempt, lambda: 1000.0 * attempt, stopwatch))
+        journal = FolderStorage(tmp_path).journal
+        opened.append(Recorder(journal, objective or Objective(), attempt, lambda: 1000.0 * attempt, stopwatch))
         return opened[-1]
 
     yield open_
@@ -150,38 +71,12 @@ def open_recorder(tmp_path: Path, stopwatch: Stopwatch) -> Iterator[OpenRecorder
 
 
 @pytest.fixture
-def experiment() -> Callable[..., ExperimentSpec]:
-    """`experiment(field=...)`: a spec with a conditional space; what is given replaces what is here."""
-
-    def build(**changes: Any) -> ExperimentSpec:
-        document: dict[str, Any] = {
-            "name": "tested",
-            "project": "driver",
-            "search_space": {
-                "model": {"kind": "cnn", "width": 8, "depth": 2},
-                "optimizer": {
-                    "choice": [
-                        {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}},
-                        {"kind": "sgd", "lr": {"loguniform": [1e-3, 1.0]}, "momentum": {"choice": [0.0, 0.9]}},
-                    ]
-                },
-                "batch_size": {"choice": [64, 128]},
-                "label_smoothing": {"quniform": [0.0, 0.3, 0.1]},
-            },
-            "searcher": {"kind": "random", "num_samples": 12},
-            "max_epochs": 4,
-            "early_stopping": {"kind": "asha", "grace_period": 1, "reduction_factor": 2},
-            "seed": 5,
-        }
-        return ExperimentSpec.model_validate(document | changes)
-
-    return build
+def experiment() -> BuildSpec:
+    return experiment_spec
 
 
 @pytest.fixture
-def search(
-    tmp_path: Path, experiment: Callable[..., ExperimentSpec], open_recorder: OpenRecorder
-) -> Callable[..., Search]:
+def search(tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder) -> Callable[..., Search]:
     """`search(attempt, field=...)`: an attempt at such an experiment, without Ray, in `tmp_path`."""
     from tests.support.searches import Search
 
@@ -219,27 +114,6 @@ def client(tmp_path: Path, migrated: Path) -> Iterator[MlflowClient]:
 
 
 @pytest.fixture
-def losing() -> type[Losing]:
-    return Losing
-
-
-@pytest.fixture
-def launch(tmp_path: Path) -> Callable[..., LaunchConfig]:
-    """`launch(field=...)`: what a driver is told at its start, with addresses where nobody answers."""
-
-    def build(**changes: Any) -> LaunchConfig:
-        told: dict[str, Any] = {
-            "experiment_id": "abc",
-            "attempt": 1,
-            "attempt_id": "exp-abc-a1",
-            "service_url": "http://127.0.0.1:9",
-            "token": "secret",
-            "slots": 2,
-            "mlflow_tracking_uri": "http://127.0.0.1:9",
-            "storage": str(tmp_path),
-            "data_root": str(tmp_path / "data"),
-            "cache_root": str(tmp_path / "cache"),
-        }
-        return LaunchConfig.model_validate(told | changes)
-
-    return build
+def launch(tmp_path: Path) -> BuildLaunch:
+    """`launch(field=...)`: the launch config of an attempt in `tmp_path`."""
+    return partial(launch_config, tmp_path)

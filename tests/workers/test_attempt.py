@@ -19,6 +19,7 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import Directives, LaunchConfig, TrialState, Winner
+from search_spaces.storage.folder import FolderStorage
 from workers.attempt import ExperimentAttempt
 from workers.heartbeat import ACTIVE_PHASES
 from workers.search import tune_run
@@ -162,8 +163,8 @@ def attempt(
         memory = MemoryTracking(calls, lambda: seen[0].numbers() if seen else set())
 
         def track(superseded: Callable[[], bool]) -> Any:
-            journal = ExperimentFolder(Path(config.storage)).journal
-            return memory if mlflow else Tracker(config, spec, journal, fenced=superseded)
+            storage = FolderStorage(Path(config.storage))
+            return memory if mlflow else Tracker(config, spec, storage, fenced=superseded)
 
         succeeded = ExperimentAttempt(config, spec, run_trials, scripted, track).run()
         return Attempted(succeeded, scripted, memory, calls.noted)
@@ -187,7 +188,7 @@ def no_trials(recorder: Recorder, callback: TuneCallback) -> None:
 
 def journal_of(folder: Path, attempt: int = 9) -> Recorder:
     """The experiment's journal as a later attempt opens it."""
-    return Recorder(ExperimentFolder(folder).journal, ExperimentSpec(name="x").objective, attempt)
+    return Recorder(FolderStorage(folder).journal, ExperimentSpec(name="x").objective, attempt)
 
 
 def test_a_completed_search_ends_with_a_registered_winner(

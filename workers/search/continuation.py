@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import IMPORTED_STATES
+from search_spaces.storage.base import JournalDamagedError, open_storage
 from workers.search.stop_conditions import AttemptError
-from workers.state import journal
-from workers.state.journal import Entry
+from workers.state.events import EpochFinished, Event, TrialEnded, TrialSuggested, decode_all
 from workers.state.recorder import Recorder
 
 log = logging.getLogger("rung.continuation")
 
-IMPORTED_EVENTS = frozenset({"suggested", "epoch", "ended"})
+IMPORTED_EVENTS = TrialSuggested | EpochFinished | TrialEnded
 
 
 class SourceMissingError(AttemptError):
@@ -35,8 +36,8 @@ def import_trials(source: ExperimentFolder, folder: ExperimentFolder, recorder: 
     `folder` is this experiment's. A crash on the way leaves `recorder` empty. Raises SourceMissingError if the journal
     of `source` is missing or both of its files are damaged, and OSError.
     """
-    entries = [entry for entry in _read(source) if entry["event"] in IMPORTED_EVENTS]
-    state = {entry["trial"]: entry["state"] for entry in entries if "state" in entry}
+    events = [event for event in _read(source) if isinstance(event, IMPORTED_EVENTS)]
+    state = {event.trial: event.state for event in events if not isinstance(event, TrialSuggested) and event.state}
     numbers = [
         number
         for number in sorted(number for number, name in state.items() if name in IMPORTED_STATES)
@@ -47,9 +48,9 @@ def import_trials(source: ExperimentFolder, folder: ExperimentFolder, recorder: 
         folder.trial(ours).root.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.trial(theirs).spec, folder.trial(ours).spec)
     imported = [
-        _imported(entry, renumbered[entry["trial"]], source.root.name)
-        for entry in entries
-        if entry["trial"] in renumbered
+        replace(event, trial=renumbered[event.trial], source=f"{source.root.name}/{event.trial}", held_s=None)
+        for event in events
+        if event.trial in renumbered
     ]
     if imported:
         recorder.record_import(imported)
@@ -59,22 +60,16 @@ def import_trials(source: ExperimentFolder, folder: ExperimentFolder, recorder: 
     return len(numbers)
 
 
-def _read(source: ExperimentFolder) -> list[Entry]:
-    """The other experiment's entries. It does not run, so no driver heals its journal, and this one must not."""
-    reason = f"no journal in {source.root}: was the experiment to continue from moved or deleted?"
-    for file in (source.journal, source.journal_copy):
-        try:
-            if file.exists():
-                return list(journal.entries(file))
-        except journal.JournalDamagedError as error:
-            reason = str(error)
-    raise SourceMissingError(f"the trials to begin with cannot be read: {reason}")
-
-
-def _imported(entry: Entry, number: int, source: str) -> Entry:
-    """The entry as one of this experiment, which held no slot for it."""
-    kept = {key: value for key, value in entry.items() if key != "held_s"}
-    return kept | {"trial": number, "source": f"{source}/{entry['trial']}"}
+def _read(source: ExperimentFolder) -> list[Event]:
+    """The other experiment's events. It does not run, so no driver repairs its journal, and this one must not."""
+    journal = open_storage(str(source.root)).journal
+    if not journal.exists():
+        reason = f"no journal in {source.root}: was the experiment to continue from moved or deleted?"
+        raise SourceMissingError(f"the trials to begin with cannot be read: {reason}")
+    try:
+        return list(decode_all(journal.entries()))
+    except JournalDamagedError as error:
+        raise SourceMissingError(f"the trials to begin with cannot be read: {error}") from error
 
 
 def _copy_weights(weights: Path, copy: Path) -> None:

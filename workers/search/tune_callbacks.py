@@ -18,6 +18,7 @@ from ray.tune.experiment import Trial
 from search_spaces.early_stopping.base import Action
 from search_spaces.layout import TrialFolder
 from search_spaces.protocol import Directives, TrialState
+from search_spaces.storage.base import WriterFencedError
 from workers.fence import Fence
 from workers.ray_patches import idle_actors
 from workers.search import failures, stop_conditions
@@ -27,7 +28,6 @@ from workers.search.stop_conditions import Outcome
 from workers.search.tune_scheduler import TuneScheduler
 from workers.search.tune_searcher import TuneSearcher
 from workers.search.verdicts import Verdict, Verdicts
-from workers.state.journal import WriterFencedError
 from workers.state.recorder import Recorder
 
 log = logging.getLogger("rung.search")

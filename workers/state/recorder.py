@@ -9,18 +9,29 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 from search_spaces.experiment import Objective
 from search_spaces.protocol import ErrorKind, TrialState, TrialUpdate, Winner
 from search_spaces.sampling import Sample
-from workers.state import journal
-from workers.state.journal import Entry, Journal
+from search_spaces.storage.base import JournalBackend
+from workers.state.events import (
+    AttemptStarted,
+    EpochFinished,
+    Event,
+    SlotReleased,
+    TrialEnded,
+    TrialEvent,
+    TrialRetried,
+    TrialSuggested,
+    WinnerEvaluated,
+    decode_all,
+    encode,
+)
 from workers.state.slot_clock import SlotClock
 from workers.state.trial_table import TrialTable
 
-#: Entries that survive a power failure: checkpoints do, and none may be ahead of the epochs that the journal has.
-SYNCED_EVENTS = frozenset({"epoch", "ended", "winner"})
+#: Events that survive a power failure: checkpoints do, and none may be ahead of the epochs that the journal has.
+SYNCED_EVENTS = EpochFinished | TrialEnded | WinnerEvaluated
 
 
 class MissingEpochError(Exception):
@@ -35,7 +46,7 @@ class Recorder:
 
     def __init__(
         self,
-        path: Path,
+        journal: JournalBackend,
         objective: Objective,
         attempt: int = 1,
         clock: Callable[[], float] = time.time,
@@ -44,28 +55,30 @@ class Recorder:
         self._lock = threading.RLock()
         self._changed: set[int] = set()
         self.table = TrialTable(objective)
-        self._journal = Journal(path, attempt)
+        self._writer = journal.open_writer(attempt)
         self.clock = SlotClock(stopwatch)
-        # First, so that whatever an earlier driver adds from now on is void, and all before it is read here.
         try:
-            self._journal.append({"at": clock(), "event": "attempt", "number": attempt})
+            # First, so that whatever an earlier driver adds from now on is void, and all before it is read here.
+            self._writer.append(encode(AttemptStarted(at=clock(), number=attempt)))
+            for event in decode_all(journal.entries()):
+                self._apply(event)
         except BaseException:
-            self._journal.close()
+            self._writer.close()
             raise
-        for entry in journal.entries(path):
-            self._apply(entry)
         self.clock.start()
 
     def record_suggestion(self, number: int, sample: Sample, parameters: Mapping[str, str | float]) -> None:
-        self._record({"event": "suggested", "trial": number, "sample": dict(sample), "parameters": dict(parameters)})
-
-    def record_import(self, entries: Iterable[Entry]) -> None:
-        """Trials of another experiment, as their entries: all of them or, after a crash, none."""
-        whole = list(entries)
         with self._lock:
-            self._journal.append_all(whole)
-            for entry in whole:
-                self._apply(entry)
+            now = self.clock.now()
+            self._record(TrialSuggested(at=now, trial=number, sample=dict(sample), parameters=dict(parameters)))
+
+    def record_import(self, events: Iterable[Event]) -> None:
+        """Trials of another experiment, as their events: all of them or, after a crash, none."""
+        imported = list(events)
+        with self._lock:
+            self._writer.append_all([encode(event) for event in imported])
+            for event in imported:
+                self._apply(event)
 
     def mark_started(self, number: int) -> None:
         """A trial was handed out to be run. Not journaled: after a crash, it was not."""
@@ -95,30 +108,40 @@ class Recorder:
                 return False
             if epoch > known + 1:
                 raise MissingEpochError(f"trial {number} reports epoch {epoch}, but never reported epoch {known + 1}")
-            entry: Entry = {"event": "epoch", "trial": number, "epoch": epoch, "metrics": dict(metrics)}
-            if outcome:
-                entry |= {"state": outcome[0], "reason": outcome[1]}
-            self._record(entry)
+            state, reason = outcome or (None, "")
+            self._record(
+                EpochFinished(
+                    at=self.clock.now(),
+                    trial=number,
+                    held_s=self._held_s(number),
+                    epoch=epoch,
+                    metrics=dict(metrics),
+                    state=state,
+                    reason=reason,
+                )
+            )
             return True
 
     def record_end(self, number: int, state: TrialState, reason: str, kind: ErrorKind | None = None) -> None:
         """A trial ended between epochs, with ERROR for a failure of a `kind`. Does nothing for one that had ended."""
         with self._lock:
             if not self.table.trials[number].ended:
-                entry: Entry = {"event": "ended", "trial": number, "state": state, "reason": reason}
-                self._record(entry | ({"kind": kind} if kind else {}))
+                now, held_s = self.clock.now(), self._held_s(number)
+                self._record(TrialEnded(at=now, trial=number, held_s=held_s, state=state, reason=reason, kind=kind))
 
     def record_retry(self, number: int, kind: ErrorKind, reason: str) -> None:
         """A trial failed and waits to be restarted. Does nothing for one that had ended."""
         with self._lock:
             if not self.table.trials[number].ended:
+                now, held_s = self.clock.now(), self._held_s(number)
                 restarts = self.table.trials[number].restarts + 1
                 self._record(
-                    {"event": "retried", "trial": number, "kind": kind, "reason": reason, "restarts": restarts}
+                    TrialRetried(at=now, trial=number, held_s=held_s, kind=kind, reason=reason, restarts=restarts)
                 )
 
     def record_winner(self, winner: Winner) -> None:
-        self._record({"event": "winner", **winner.model_dump(mode="json")})
+        with self._lock:
+            self._record(WinnerEvaluated(at=self.clock.now(), winner=winner))
 
     def record_release(self, number: int, journaled: bool = True) -> None:
         """A trial released its slot without ending: it is PAUSED. One that had none yet waits as it did before.
@@ -132,14 +155,14 @@ class Recorder:
             self.table.stop(number, held)  # even if the journal cannot be written
             self._changed.add(number)
             if held and journaled:
-                self._record({"event": "released", "trial": number})
+                self._record(SlotReleased(at=self.clock.now(), trial=number, held_s=self._held_s(number)))
 
     def check_not_fenced(self) -> None:
         """Raise WriterFencedError if a later attempt has started. For changes of a folder that need no entry."""
-        self._journal.check_not_fenced()
+        self._writer.check_not_fenced()
 
     def close(self) -> None:
-        self._journal.close()
+        self._writer.close()
 
     def numbers(self) -> set[int]:
         """Numbers of the trials in the table."""
@@ -161,19 +184,18 @@ class Recorder:
         with self._lock:
             return self.table.trials[number].update()
 
-    def _record(self, entry: Entry) -> None:
-        with self._lock:
-            entry = {"at": self.clock.now(), **entry}
-            number = int(entry.get("trial", -1))
-            if self.clock.holds(number):
-                entry["held_s"] = round(self.clock.held_s(number), 3)
-            self._journal.append(entry, sync=entry["event"] in SYNCED_EVENTS)
-            self._apply(entry)
-            if self.clock.holds(number) and self.table.trials[number].state != TrialState.RUNNING:
-                self.clock.release(number)
+    def _held_s(self, number: int) -> float | None:
+        """What the event of a trial that holds a slot says about it."""
+        return round(self.clock.held_s(number), 3) if self.clock.holds(number) else None
 
-    def _apply(self, entry: Entry) -> None:
-        self.clock.apply(entry)
-        changed = self.table.apply(entry)
-        if changed is not None:
-            self._changed.add(changed)
+    def _record(self, event: Event) -> None:
+        self._writer.append(encode(event), sync=isinstance(event, SYNCED_EVENTS))
+        self._apply(event)
+        if isinstance(event, TrialEvent) and self.table.trials[event.trial].state != TrialState.RUNNING:
+            self.clock.release(event.trial)
+
+    def _apply(self, event: Event) -> None:
+        self.clock.apply(event)
+        self.table.apply(event)
+        if isinstance(event, TrialEvent):
+            self._changed.add(event.trial)

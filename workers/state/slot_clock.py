@@ -1,7 +1,7 @@
 """Slot clock: how long trials have held slots, and for how long drivers have run the search.
 
-Owns the two sums, from the journal's entries and a stopwatch. It must not know what happens to a trial, nor where
-entries are stored.
+Owns the two sums, from the journal's events and a stopwatch. It must not know what happens to a trial, nor where
+events are stored.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from workers.state.journal import Entry
+from workers.state.events import AttemptStarted, Event, TrialEvent
 
 
 class SlotClock:
@@ -21,7 +21,7 @@ class SlotClock:
 
     def __init__(self, stopwatch: Callable[[], float] = time.monotonic) -> None:
         self._stopwatch = stopwatch
-        self._recorded_s: dict[int, float] = {}  # as the journal's entries say
+        self._recorded_s: dict[int, float] = {}  # as the journal's events say
         self._holding: dict[int, float] = {}  # reading of the stopwatch up to which the slot's time is recorded
         self._begun = False  # whether a trial has held a slot, in any attempt
         self._elapsed_s = 0.0
@@ -43,7 +43,7 @@ class SlotClock:
             self._begun, self._last_at = True, self.now()
 
     def release(self, number: int) -> None:
-        """The trial holds no slot from the last entry about it on."""
+        """The trial holds no slot from the last event about it on."""
         self._holding.pop(number, None)
 
     def holds(self, number: int) -> bool:
@@ -62,20 +62,22 @@ class SlotClock:
         """Seconds in which a driver ran since the first trial began, as far as the journal tells, and up to now."""
         return self._elapsed_s + (self.now() - self._last_at if self._begun else 0.0)
 
-    def apply(self, entry: Entry) -> None:
-        """Fold one entry in. Imported trials took no time here."""
-        if "source" in entry:
-            return
-        if "held_s" in entry:
-            number, held_s = entry["trial"], entry["held_s"]
-            if number in self._holding:
-                self._holding[number] += held_s - self._recorded_s.get(number, 0.0)
-            self._recorded_s[number] = held_s
-        passed = max(0.0, entry["at"] - self._last_at)
+    def apply(self, event: Event) -> None:
+        """Fold one event in. Imported trials took no time here."""
+        held_s = None
+        if isinstance(event, TrialEvent):
+            if event.source is not None:
+                return
+            held_s = event.held_s
+            if held_s is not None:
+                if event.trial in self._holding:
+                    self._holding[event.trial] += held_s - self._recorded_s.get(event.trial, 0.0)
+                self._recorded_s[event.trial] = held_s
+        passed = max(0.0, event.at - self._last_at)
         self._last_at += passed
-        if entry["event"] == "attempt":
+        if isinstance(event, AttemptStarted):
             return  # no driver ran in the time before it
         if self._begun:
             self._elapsed_s += passed
-        elif "held_s" in entry:
-            self._begun, self._elapsed_s = True, entry["held_s"]  # all that is known of the first trial
+        elif held_s is not None:
+            self._begun, self._elapsed_s = True, held_s  # all that is known of the first trial

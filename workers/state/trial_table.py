@@ -1,18 +1,7 @@
-"""Trial table: what is known of the trials of one experiment, as a fold over the journal's entries.
+"""Trial table: what is known about the trials of one experiment, as a fold over its events.
 
-Owns the meaning of the entries and the table that follows from them; it performs no I/O and reads no clock. It must
-not know the journal's file, Ray, MLflow or the service.
-
-    suggested  trial, sample, parameters       a configuration was proposed
-    epoch      trial, epoch, metrics           an epoch was finished; `state` and `reason` if it was the last
-    ended      trial, state, reason            a trial ended between epochs; `kind` if it failed
-    retried    trial, kind, reason, restarts   a trial failed and will be restarted
-    released   trial                           a trial released its slot: it is PAUSED until it is resumed
-    attempt    number                          a driver started; the first entry of each driver
-    winner     the winner's test metrics
-
-Entries of a trial carry `held_s`, the seconds for which it has held a slot; those of an imported trial carry
-`source` instead, which tells where it was trained. Each carries `at`, in Unix seconds that never decrease.
+Owns what follows from each event. It performs no I/O and reads no clock. It must not know the journal, Ray, MLflow or
+the service.
 """
 
 from __future__ import annotations
@@ -21,11 +10,21 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from search_spaces.experiment import Objective
 from search_spaces.protocol import ENDED_TRIAL_STATES, ErrorKind, TrialState, TrialUpdate, Winner
 from search_spaces.upgrade import upgrade_sample
-from workers.state.journal import Entry
+from workers.state.events import (
+    AttemptStarted,
+    EpochFinished,
+    Event,
+    SlotReleased,
+    TrialEnded,
+    TrialRetried,
+    TrialSuggested,
+    WinnerEvaluated,
+)
 
 
 @dataclass
@@ -62,6 +61,9 @@ class Trial:
     def ended(self) -> bool:
         return self.state in ENDED_TRIAL_STATES
 
+    def end(self, state: TrialState, reason: str, at: float) -> None:
+        self.state, self.stop_reason, self.ended_at = state, reason, at
+
     def update(self) -> TrialUpdate:
         """The row as the service receives it."""
         return TrialUpdate(
@@ -82,7 +84,7 @@ class Trial:
 
 
 class TrialTable:
-    """`apply` folds one entry in. Safe to read on the thread that applies; `Recorder` guards all others."""
+    """`apply` folds one event in. Safe to read on the thread that applies; `Recorder` guards all others."""
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
@@ -111,7 +113,7 @@ class TrialTable:
         return iter(sorted(waiting, key=lambda trial: trial.state != TrialState.PAUSED))
 
     def start(self, number: int) -> None:
-        """A trial was handed out to be run. No entry says so: after a crash, it was not."""
+        """A trial was handed out to be run. No event says so: after a crash, it was not."""
         self._state_before_start[number] = self.trials[number].state
         self.trials[number].state = TrialState.RUNNING
 
@@ -119,49 +121,44 @@ class TrialTable:
         """A running trial runs no longer. One that never held a slot waits as it did before."""
         self.trials[number].state = TrialState.PAUSED if held_slot else self._state_before_start[number]
 
-    def apply(self, entry: Entry) -> int | None:
-        """Fold one entry in. Returns the number of the trial that it is about."""
-        if entry["event"] == "winner":
-            self.winner = Winner.model_validate(entry)
-        if "trial" not in entry or entry["event"] == "winner":
-            return None
-        number: int = entry["trial"]
-        if entry["event"] == "suggested":
-            self.trials[number] = Trial(
-                number,
-                upgrade_sample(entry["sample"]),
-                upgrade_sample(entry["parameters"]),
-                source=entry.get("source", ""),
-            )
-        trial = self.trials[number]
-        match entry["event"]:
-            case "epoch":
-                self._apply_epoch(trial, entry)
-            case "ended":
-                self._end(trial, entry)
-            case "retried":
-                trial.restarts, trial.error_kind = entry["restarts"], ErrorKind(entry["kind"])
+    def apply(self, event: Event) -> None:
+        """Fold one event in."""
+        match event:
+            case TrialSuggested():
+                self.trials[event.trial] = Trial(
+                    event.trial,
+                    upgrade_sample(event.sample),
+                    upgrade_sample(event.parameters),
+                    source=event.source or "",
+                )
+            case EpochFinished():
+                self._finish_epoch(self.trials[event.trial], event)
+            case TrialEnded():
+                trial = self.trials[event.trial]
+                trial.end(event.state, event.reason, event.at)
+                trial.error_kind = event.kind or trial.error_kind
+            case TrialRetried():
+                trial = self.trials[event.trial]
+                trial.restarts, trial.error_kind = event.restarts, event.kind
                 trial.state = TrialState.PENDING
-            case "released":
-                trial.state = TrialState.PAUSED
-        return number
+            case SlotReleased():
+                self.trials[event.trial].state = TrialState.PAUSED
+            case WinnerEvaluated():
+                self.winner = event.winner
+            case AttemptStarted():
+                pass
+            case _:
+                assert_never(event)
 
-    def _apply_epoch(self, trial: Trial, entry: Entry) -> None:
-        trial.metrics = entry["metrics"]
-        trial.started_at = trial.started_at or entry["at"] - trial.metrics.get("epoch_seconds", 0.0)
+    def _finish_epoch(self, trial: Trial, event: EpochFinished) -> None:
+        trial.metrics = dict(event.metrics)
+        trial.started_at = trial.started_at or event.at - trial.metrics.get("epoch_seconds", 0.0)
         value = trial.metrics.get(self._objective.metric, math.nan)
-        if entry.get("state") == TrialState.DIVERGED:
+        if event.state == TrialState.DIVERGED:
             value = math.nan  # whatever the value: its weights are lost
         trial.curve.append(value)
         self._order.append((trial.number, trial.epoch))
-        best = trial.best_value
-        if math.isfinite(value) and (best is None or self._objective.is_better(value, best)):
+        if math.isfinite(value) and (trial.best_value is None or self._objective.is_better(value, trial.best_value)):
             trial.best_value = value
-        if "state" in entry:
-            self._end(trial, entry)
-
-    def _end(self, trial: Trial, entry: Entry) -> None:
-        trial.state = TrialState(entry["state"])
-        trial.stop_reason = entry["reason"]
-        trial.ended_at = entry["at"]
-        trial.error_kind = ErrorKind(entry["kind"]) if "kind" in entry else trial.error_kind
+        if event.state is not None:
+            trial.end(event.state, event.reason, event.at)

@@ -1,11 +1,12 @@
 """Connection: the way to MLflow, for as long as this attempt may write there, and what MLflow's errors mean.
 
-Owns the client, its time limits and credentials, and the door that is shut behind an attempt which was given
-up or has said its last word. It must not know what is told, Ray or the service.
+Owns the client, its time limits and credentials, and that nothing is written once the attempt is superseded or has
+sent its final heartbeat. It must not know what is sent, Ray or the service.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -17,16 +18,18 @@ from search_spaces.protocol import LaunchConfig
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: Answers that tell of the server, not of what it was asked.
+log = logging.getLogger("rung.tracking")
+
+#: Error codes that tell of the server's state, not of the request.
 OUTAGE_CODES = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"})
 
 
 class SupersededError(Exception):
-    """Another attempt has taken over, or may at any time: write nothing."""
+    """Another attempt has started, or may start at any time: write nothing."""
 
 
 class Connection:
-    """Once `fenced` says so, or after `close`, everything raises SupersededError."""
+    """Once `fenced` returns True, or after `close`, every method raises SupersededError."""
 
     def __init__(self, launch: LaunchConfig, fenced: Callable[[], bool] = lambda: False) -> None:
         self._launch = launch
@@ -36,10 +39,10 @@ class Connection:
         self._client: MlflowClient | None = None
 
     def client(self) -> MlflowClient:
-        """To be asked for anew before each request."""
+        """Call this before each request: it checks that the attempt may write."""
         self._check()
         if self._client is None:
-            # What is created must not be created again behind our back. Who must not lose a request tries again itself.
+            # MLflow must not repeat a creation without our knowledge. Callers that must not lose a request retry it.
             os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -47,32 +50,32 @@ class Connection:
             if self._launch.mlflow_username:
                 os.environ["MLFLOW_TRACKING_USERNAME"] = self._launch.mlflow_username
                 os.environ["MLFLOW_TRACKING_PASSWORD"] = self._launch.mlflow_password or ""
-            from mlflow import MlflowClient
+            from mlflow import MlflowClient  # takes seconds: on the thread that needs it first
 
             self._client = MlflowClient(self._launch.mlflow_tracking_uri)
         return self._client
 
     @contextmanager
     def uninterrupted(self) -> Iterator[None]:
-        """What is done inside is done before `close` returns, or not at all. For work that waits for nobody."""
+        """The block is finished before `close` returns, or never entered. For work that waits for nobody."""
         with self._lock:
             self._check()
             yield
 
     def close(self) -> None:
-        """Let nothing through from now on. A request that hangs is not waited for: it was sent."""
+        """Refuse all requests from now on. Does not wait for a request that has been sent."""
         with self._lock:
             self._closed = True
 
     def _check(self) -> None:
         if self._fenced():
-            raise SupersededError("another attempt has taken over")
+            raise SupersededError("another attempt has started")
         if self._closed:
             raise SupersededError("this attempt writes nothing more")
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether MLflow itself says that it will never take this; anything else may pass when tried again."""
+    """Whether MLflow itself says that it will never accept the request; anything else may pass if it is retried."""
     from mlflow.exceptions import MlflowException, RestException
 
     if not isinstance(error, MlflowException):
@@ -82,9 +85,20 @@ def is_permanent(error: Exception) -> bool:
 
 
 def is_outage(error: Exception) -> bool:
-    """Whether MLflow was not reached, or had trouble of its own: it may take the same later."""
+    """Whether MLflow was unreachable or had a problem of its own: it may accept the same request later."""
     from mlflow.exceptions import MlflowException, RestException
 
     if isinstance(error, RestException):
         return error.error_code in OUTAGE_CODES
     return isinstance(error, MlflowException | OSError)
+
+
+@contextmanager
+def tolerating_refusal(request: str) -> Iterator[None]:
+    """Log a request that MLflow refuses for good and continue after the block; other exceptions pass."""
+    try:
+        yield
+    except Exception as error:
+        if not is_permanent(error):
+            raise
+        log.error("MLflow refuses %s: %s", request, error)

@@ -1,68 +1,71 @@
-"""JournalCursor: how far MLflow has been told what the journal says, and in which runs.
+"""Cursor: up to where MLflow has the journal's events, and in which runs.
 
-Owns the file `tracking.json`. Where it is lost or the journal was cut since, all is told again from the
-beginning. It must not know MLflow's client, nor what the journal's entries mean.
+Owns the file `tracking.json`. If it is lost, or the journal was cut since, all events are sent again from the
+beginning. It must not know MLflow's client, nor what the events mean.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from search_spaces.storage.atomic import atomic_write
-from workers.state import journal
+from search_spaces.layout import ExperimentFolder
+from search_spaces.storage.base import BEGINNING, ExperimentStorage, Position
 
-log = logging.getLogger("rung.place")
+log = logging.getLogger("rung.cursor")
+
+NAME = ExperimentFolder(Path()).tracking
 
 
 @dataclass(frozen=True)
 class MlflowIds:
-    """Where the curves go; None until MLflow has answered."""
+    """Where the curves are; None until MLflow has answered. `runs` by trial."""
 
-    experiment: str | None
-    parent: str | None
-    runs: dict[int, str]
-
-
-@dataclass
-class JournalCursor:
-    """All entries before `offset` are in MLflow; `writer` is that of the last of them; `runs` by trial.
-
-    `mark` is the journal's at `offset`; None of older versions.
-    """
-
-    offset: int = 0
-    mark: int | None = None
-    writer: int = 0
     experiment: str | None = None
     parent: str | None = None
-    runs: dict[int, str] = field(default_factory=dict)
+    runs: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JournalCursor:
+    """All events before `position` are in MLflow, in the runs `ids`."""
+
+    position: Position = BEGINNING
+    ids: MlflowIds = MlflowIds()
 
     @classmethod
-    def load(cls, path: Path, journal_path: Path) -> JournalCursor:
-        """The place that was kept; its offset is the beginning where it cannot be read or the journal was cut since."""
+    def load(cls, storage: ExperimentStorage) -> JournalCursor:
+        """The stored cursor; from the beginning if it cannot be read or the journal was cut since."""
         try:
-            stored = json.loads(path.read_text())
-            cursor = cls(**stored | {"runs": {int(number): run for number, run in stored["runs"].items()}})
+            with storage.artifacts.open_reader(NAME) as file:
+                stored = json.load(file)
+            runs = {int(number): str(run) for number, run in stored["runs"].items()}
+            ids = MlflowIds(stored["experiment"], stored["parent"], runs)
+            position = Position(stored["offset"], stored["writer"], stored.get("mark"))
         except FileNotFoundError:
             return cls()
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            log.warning("%s cannot be read, all is sent again: %r", path, error)
+            log.warning("%s cannot be read, so all events are sent again: %r", NAME, error)
             return cls()
-        mark = journal.checksum_at(journal_path, cursor.offset)
-        if mark == -1 or cursor.mark not in (None, mark):
-            log.warning("the journal is not what MLflow was told of, all is sent again")
-            cursor.offset, cursor.writer, cursor.mark = 0, 0, None
-        return cursor
+        if not storage.journal.stands(position):
+            log.warning("the journal was cut since MLflow was updated, so all events are sent again")
+            position = BEGINNING
+        return cls(position, ids)
 
-    def ids(self) -> MlflowIds:
-        return MlflowIds(self.experiment, self.parent, dict(self.runs))
-
-    def save(self, path: Path) -> None:
-        """Keep the place. Where that fails, what came after the older one will be told twice, and stands once."""
+    def save(self, storage: ExperimentStorage) -> None:
+        """If that fails, events after the older cursor will be sent twice, which leaves no duplicates in MLflow."""
+        stored = {
+            "offset": self.position.offset,
+            "mark": self.position.checksum,
+            "writer": self.position.writer,
+            "experiment": self.ids.experiment,
+            "parent": self.ids.parent,
+            "runs": self.ids.runs,
+        }
         try:
-            atomic_write(path, json.dumps(asdict(self)).encode())
+            storage.artifacts.write(NAME, json.dumps(stored).encode())
         except OSError as error:
-            log.warning("an older place is kept: %s", error)
+            log.warning("%s cannot be written, the older one is kept: %s", NAME, error)

@@ -1,44 +1,42 @@
 """Registration: the winner's model in MLflow, logged on the experiment's run and registered under its name.
 
-Owns that each winner is one model and one version of it, whatever was lost on the way. It must not know how
-a winner is found.
+Owns that each winner is one model and one version of it, whatever requests were lost. It must not know how the winner
+is found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
+from mlflow.exceptions import MlflowException
 
 from search_spaces.datasets import Digits
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Tag, Winner
 from workers.tracking.runs import DESCRIPTION_CHARACTERS
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
-
 NAME_CHARACTERS = 256
-#: What a person must know to use the model, on each version of it.
+#: What users must know about the model, in the description of each version.
 USE = (
-    "Takes images as uint8 in 0..255 of shape (images, channels, height, width), as they are: the normalization of "
-    "inputs is inside. Gives logits of shape (images, classes); the classes are in the data set's order, of an image "
-    "folder in the order of its folders' names."
+    "Input: images as uint8 in 0..255 of shape (images, channels, height, width); the model normalizes them itself. "
+    "Output: logits of shape (images, classes), in the dataset's order of classes; an image folder's classes are in "
+    "the order of its folders' names."
 )
-USE_OF_DIGITS = "Of scikit-learn's digits, which go from 0 to 16: (images / 16 * 255).round()."
+USE_OF_DIGITS = "The values of scikit-learn's digits are 0 to 16; convert them: (images / 16 * 255).round()."
 READY: Final = "READY"
 
 
 def register(
     client: Callable[[], MlflowClient], spec: ExperimentSpec, experiment_id: str, run: str, folder: Path, winner: Winner
 ) -> str:
-    """Log the model saved in `folder` on the experiment's `run`, and register it. Gives its `models:/` address.
+    """Log the model saved in `folder` on the experiment's `run`, and register it. Returns its `models:/` address.
 
     What an earlier call has done for the same trial is kept. Raises what the client raises.
     """
-    from mlflow.exceptions import MlflowException
-
     name = f"{spec.project}.{spec.name}"[:NAME_CHARACTERS]
     tags: dict[str, str] = {Tag.EXPERIMENT_ID: experiment_id, Tag.TRIAL_ID: str(winner.trial)}
     for known in client().search_model_versions(f"run_id = '{run}'"):
@@ -62,7 +60,7 @@ def register(
 
 
 def _logged(client: Callable[[], MlflowClient], run: str, folder: Path, tags: dict[str, str]) -> str:
-    """The model of this run and these tags; its files are sent again where an earlier call was cut short."""
+    """The model of this run and these tags; its files are uploaded again if an earlier call was interrupted."""
     home = str(client().get_run(run).info.experiment_id)
     query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     models: Iterable[LoggedModel] = client().search_logged_models([home], f"source_run_id = '{run}' and {query}")

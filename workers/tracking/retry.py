@@ -1,7 +1,7 @@
-"""Retrier: what MLflow must still be told is said however long MLflow stays away.
+"""Retrier: MLflow calls at the end of an experiment, retried until they succeed, time is up or a stop is requested.
 
-Owns the waiting at an experiment's end, in which orders are heard all the time, also while a call hangs. It
-must not know what is being told, nor how orders arrive.
+Owns the waiting, during which a requested stop is noticed at any time, also while a call hangs. It must not know what
+is called, nor how a stop is requested.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
-log = logging.getLogger("rung.patience")
+log = logging.getLogger("rung.retry")
 T = TypeVar("T")
 
-OUTAGE_LIMIT_S = 24 * 3600.0  # for an MLflow that cannot be reached
-STOP_GRACE_S = 8.0  # of silence, once a stop is stop_requested
-REPORT_AFTER_S = 15.0  # of silence, before a person is told
+OUTAGE_LIMIT_S = 24 * 3600.0  # how long an unreachable MLflow is waited for
+STOP_GRACE_S = 8.0  # how long MLflow may stay silent once a stop is requested
+REPORT_AFTER_S = 15.0  # silence after which users are told that the experiment waits for MLflow
 POLL_S = 1.0
 
 
 class DeliveryAbandonedError(Exception):
-    """MLflow did not answer, and the driver may wait no longer. What it lacks stays in the journal."""
+    """MLflow did not answer, and the driver may wait no longer. What MLflow lacks stays in the journal."""
 
 
 class Retrier:
-    """`stop_requested` is asked at each turn; `answered_at` is when MLflow last answered, in monotonic seconds.
+    """`stop_requested` is called every second; `answered_at` is when MLflow last answered, in monotonic seconds.
 
-    `on_wait` is told why it waits, and "" once that is over. `retry_window_s` says for how long an exception is worth
-    trying again; 0 for one that will not pass.
+    `on_wait` receives why the retrier waits, and "" when that is over. `retry_window_s` says for how long an exception
+    is worth retrying; 0 for a permanent one.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class Retrier:
         self.stop_requested = stop_requested
         self._answered_at = answered_at
         self._on_wait = on_wait
-        self._worth_s = retry_window_s
+        self._retry_window_s = retry_window_s
 
     def call(self, action: Callable[[], T]) -> T:
         """Call `action`, again while it raises, and return its result.
 
-        Raises what is not worth another try, and DeliveryAbandonedError.
+        Raises an exception that is not worth another try, and DeliveryAbandonedError.
         """
-        began, ordered_at, error, retry_window_s = time.monotonic(), None, None, OUTAGE_LIMIT_S
-        said = ""
-        future = _begun(action)
+        began, stop_at, error, window_s = time.monotonic(), None, None, OUTAGE_LIMIT_S
+        logged = ""
+        future = _started(action)
         while True:
             wait([future], POLL_S)
             if future.done():
@@ -60,32 +60,32 @@ class Retrier:
                 if error is None:
                     self._on_wait("")
                     return future.result()
-                retry_window_s = self._worth_s(error) if isinstance(error, Exception) else 0.0
-                if not retry_window_s:
+                window_s = self._retry_window_s(error) if isinstance(error, Exception) else 0.0
+                if not window_s:
                     raise error
-                if repr(error) != said:
-                    said = repr(error)
-                    log.warning("MLflow did not take it, which is tried again: %s", said)
+                if repr(error) != logged:
+                    logged = repr(error)
+                    log.warning("a call to MLflow failed and will be retried: %s", logged)
             now, silent_since = time.monotonic(), max(began, self._answered_at())
             if error is not None or now - silent_since >= REPORT_AFTER_S:
                 self._on_wait(
                     f"waiting for MLflow: {error!r}" if error else "waiting for MLflow, which does not answer"
                 )
             if self.stop_requested():
-                ordered_at = ordered_at or now
-                if now - max(ordered_at, silent_since) >= STOP_GRACE_S:
-                    raise DeliveryAbandonedError("MLflow was away: what it lacks is kept in the journal") from error
-            if now - silent_since >= retry_window_s:
+                stop_at = stop_at or now
+                if now - max(stop_at, silent_since) >= STOP_GRACE_S:
+                    raise DeliveryAbandonedError("MLflow did not answer: what it lacks stays in the journal") from error
+            if now - silent_since >= window_s:
                 raise DeliveryAbandonedError(
-                    f"MLflow did not take it for {retry_window_s:g} s, the journal keeps it: {error!r}"
+                    f"MLflow failed for {window_s:g} s, what it lacks stays in the journal: {error!r}"
                 ) from error
             if future.done():
                 time.sleep(POLL_S)
-                future = _begun(action)
+                future = _started(action)
 
 
-def _begun(action: Callable[[], T]) -> Future[T]:
-    """The action, on a thread that holds up no exit of the process: a call may hang for long."""
+def _started(action: Callable[[], T]) -> Future[T]:
+    """The action, on a thread that does not keep the process alive: a call may hang for long."""
     future: Future[T] = Future()
 
     def run() -> None:

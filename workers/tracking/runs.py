@@ -1,7 +1,7 @@
-"""Runs: the experiment's runs in MLflow, one for it and one for each trial, and what they hold already.
+"""Runs: the experiment's runs in MLflow, one for the experiment (the parent) and one for each trial.
 
-Owns finding and creating them, taking them up again, and deleting those that nothing stands for: of a
-creation whose answer was lost, or of a trial that the journal lost. It must not know the journal.
+Owns their ids: finding and creating runs, resuming them, and deleting those that belong to no trial, because the
+answer to their creation or the journal's entry of their trial was lost. It must not know the journal.
 """
 
 from __future__ import annotations
@@ -9,70 +9,83 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Run, RunTag
+from mlflow.exceptions import MlflowException
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig, Tag, TrialState
-from workers.tracking.connection import Connection, is_permanent
-from workers.tracking.cursor import JournalCursor
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+from workers.tracking.connection import Connection, tolerating_refusal
+from workers.tracking.cursor import MlflowIds
 
 log = logging.getLogger("rung.runs")
 
 #: MLflow's pages show such an experiment as training runs, not as a chat application.
-SHOWN_AS = {"mlflow.experimentKind": "custom_model_development"}
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 DESCRIPTION_CHARACTERS = 5000
-PAGE = 1000  # runs of one answer
+PAGE = 1000  # runs per request
 
 
 class Runs:
-    """Keeps the ids in `place`. `continued`: there was an earlier process, whose runs may not be in it."""
+    """`ids` are those of earlier processes. `continued`: there was one, whose runs may be missing from `ids`.
+
+    `offset` is where in the journal the caller is; see `suspect`.
+    """
 
     def __init__(
-        self, connection: Connection, launch: LaunchConfig, spec: ExperimentSpec, place: JournalCursor, continued: bool
+        self,
+        connection: Connection,
+        launch: LaunchConfig,
+        spec: ExperimentSpec,
+        ids: MlflowIds,
+        continued: bool,
+        offset: int = 0,
     ) -> None:
         self._client = connection.client
         self._experiment_id = launch.experiment_id
         self._spec = spec
-        self._place = place
-        # Up to here in the journal, runs may have been created whose ids were lost with a process or an answer.
-        self._doubtful = math.inf if continued else 0
-        # Steps that runs of earlier processes have, by run and metric; asked when a point is to be told.
-        self._earlier: dict[str, dict[str, set[int]]] = {run: {} for run in place.runs.values()}
+        self._experiment, self._parent, self._runs = ids.experiment, ids.parent, dict(ids.runs)
+        self.offset = offset
+        # Before this offset of the journal, runs may have been created whose ids were lost with a process or an answer.
+        self._suspect_before = math.inf if continued else 0
+        # Steps that the runs of earlier processes have, by run and metric; asked for when a point is to be sent.
+        self._earlier: dict[str, dict[str, set[int]]] = {run: {} for run in self._runs.values()}
 
-    def doubt(self, offset: int) -> None:
-        """Something went wrong before this offset of the journal: a run may have been created all the same."""
-        self._doubtful = max(self._doubtful, offset)
+    def ids(self) -> MlflowIds:
+        return MlflowIds(self._experiment, self._parent, dict(self._runs))
+
+    def suspect(self, offset: int) -> None:
+        """A request failed before this offset of the journal: a run may have been created all the same."""
+        self._suspect_before = max(self._suspect_before, offset)
 
     def parent(self, began_ms: int | None = None) -> str:
         """The experiment's run."""
-        if self._place.parent is None:
-            self._place.experiment = _experiment(self._client(), self._spec.project)
+        if self._parent is None:
+            self._experiment = _mlflow_experiment(self._client(), self._spec.project)
             tags = {
                 Tag.EXPERIMENT_ID: self._experiment_id,
                 Tag.ROLE: "experiment",
                 "mlflow.note.content": self._spec.description[:DESCRIPTION_CHARACTERS],
                 Tag.LABELS: ", ".join(self._spec.labels),
             }
-            found = self._found(f"tags.`{Tag.ROLE}` = 'experiment'")
-            self._place.parent = found or self._created(self._spec.name, tags, began_ms)
-        return self._place.parent
+            found = self._find(f"tags.`{Tag.ROLE}` = 'experiment'")
+            self._parent = found or self._create(self._spec.name, tags, began_ms)
+        return self._parent
 
     def of_trial(self, number: int, params: Mapping[str, str], began_ms: int) -> str:
-        """A trial's run, which goes on. One of other `params` makes room: of a trial that the journal lost."""
-        parent, runs = self.parent(), self._place.runs
+        """The run of a trial that is running. A run of other `params` is of a trial that the journal lost: deleted."""
+        parent, runs = self.parent(), self._runs
         if number not in runs:
-            found = self._found(f"tags.`{Tag.TRIAL_ID}` = '{number}'")
+            found = self._find(f"tags.`{Tag.TRIAL_ID}` = '{number}'")
             if found:
                 self._earlier[found] = {}
-                self.go_on(found)
+                self.resume(found)
                 runs[number] = found
-        if number in runs and self._is_of_another(runs[number], params):
-            log.warning("run %s is of a trial %d that the journal has lost: it is deleted", runs[number], number)
+        if number in runs and self._has_other_params(runs[number], params):
+            log.warning("deleting run %s: it belongs to a trial %d that the journal has lost", runs[number], number)
             self._client().delete_run(runs.pop(number))
         if number not in runs:
             tags = {
@@ -80,52 +93,40 @@ class Runs:
                 Tag.EXPERIMENT_ID: self._experiment_id,
                 Tag.TRIAL_ID: str(number),
             }
-            runs[number] = self._created(f"trial-{number:04d}", tags, began_ms)
+            runs[number] = self._create(f"trial-{number:04d}", tags, began_ms)
         return runs[number]
 
-    def go_on(self, run: str) -> None:
-        """Take up a run again that may have been ended, or belong to a parent that is no more."""
-        from mlflow.entities import RunTag
-        from mlflow.exceptions import MlflowException
-
+    def resume(self, run: str) -> None:
+        """Set a run to RUNNING that may have been ended, or may belong to a parent that no longer exists."""
         parent = self.parent()
-        told = {} if run == parent else {"mlflow.parentRunId": parent, Tag.TRIAL_STATE: TrialState.RUNNING.value}
-        try:
+        tags = {} if run == parent else {"mlflow.parentRunId": parent, Tag.TRIAL_STATE: TrialState.RUNNING.value}
+        with tolerating_refusal(f"to resume run {run}"):
             self._client().update_run(run, status="RUNNING")
-            if told:
-                self._client().log_batch(run, tags=[RunTag(key, value) for key, value in told.items()])
-        except MlflowException as error:
-            if not is_permanent(error):
-                raise
-            log.error("MLflow refuses to go on with run %s: %s", run, error)
+            if tags:
+                self._client().log_batch(run, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def untold(self, run: str, items: list[Any]) -> list[Any]:
-        """The items without the points that an earlier process told."""
-        from mlflow.entities import Metric
-        from mlflow.exceptions import MlflowException
-
+    def without_known_points(self, run: str, items: list[Any]) -> list[Any]:
+        """The items except the points that an earlier process sent."""
         if run not in self._earlier:
             return items
-        told = self._earlier[run]
-        for name in {item.key for item in items if isinstance(item, Metric)} - told.keys():
-            try:
-                told[name] = {point.step for point in self._client().get_metric_history(run, name)}
-            except MlflowException as error:
-                if not is_permanent(error):
-                    raise
-                told[name] = set()
-        return [item for item in items if not (isinstance(item, Metric) and item.step in told[item.key])]
+        known = self._earlier[run]
+        for name in {item.key for item in items if isinstance(item, Metric)} - known.keys():
+            steps: set[int] = set()
+            with tolerating_refusal(f"to list the points of {name} of run {run}"):
+                steps = {point.step for point in self._client().get_metric_history(run, name)}
+            known[name] = steps
+        return [item for item in items if not (isinstance(item, Metric) and item.step in known[item.key])]
 
-    def prune(self, trials: Collection[int]) -> None:
-        """Delete what is none of the experiment's run and those of its `trials`, where there may be such."""
-        if not self._doubtful:
+    def delete_orphans(self, trials: Collection[int]) -> None:
+        """Delete the runs that are neither the parent nor of one of the `trials`, if there may be such runs."""
+        if not self._suspect_before:
             return
-        for number in self._place.runs.keys() - set(trials):
-            del self._place.runs[number]
-        kept = {self.parent(), *self._place.runs.values()}
+        for number in self._runs.keys() - set(trials):
+            del self._runs[number]
+        kept = {self.parent(), *self._runs.values()}
         for run in self._all():
             if run.info.run_id not in kept:
-                log.warning("run %s, %s, is of nothing: it is deleted", run.info.run_id, run.info.run_name)
+                log.warning("deleting orphaned MLflow run %s (%s)", run.info.run_id, run.info.run_name)
                 self._client().delete_run(run.info.run_id)
 
     def _all(self) -> list[Run]:
@@ -134,48 +135,42 @@ class Runs:
         token: str | None = ""
         while token is not None:
             page = self._client().search_runs(
-                [str(self._place.experiment)], query, max_results=PAGE, page_token=token or None
+                [str(self._experiment)], query, max_results=PAGE, page_token=token or None
             )
             runs += page
             token = page.token or None
         return runs
 
-    def _is_of_another(self, run: str, params: Mapping[str, str]) -> bool:
-        """Whether a run of an earlier process is of another configuration than the one to be told now."""
-        from mlflow.exceptions import MlflowException
-
+    def _has_other_params(self, run: str, params: Mapping[str, str]) -> bool:
+        """Whether a run of an earlier process has another configuration than the one to be sent now."""
         if not params or run not in self._earlier:
             return False
-        try:
+        known: Mapping[str, str] = {}
+        with tolerating_refusal(f"to read run {run}"):
             known = self._client().get_run(run).data.params
-        except MlflowException as error:
-            if not is_permanent(error):
-                raise
-            return False
         return any(known.get(key, value) != value for key, value in params.items())
 
-    def _created(self, name: str, tags: dict[str, str], began_ms: int | None) -> str:
-        run = self._client().create_run(str(self._place.experiment), began_ms, tags, name)
+    def _create(self, name: str, tags: dict[str, str], began_ms: int | None) -> str:
+        run = self._client().create_run(str(self._experiment), began_ms, tags, name)
         return str(run.info.run_id)
 
-    def _found(self, query: str) -> str | None:
-        """The run of a creation whose answer was lost. Asked only where that may have happened."""
-        if self._place.offset >= self._doubtful:
+    def _find(self, query: str) -> str | None:
+        """The run of a creation whose answer was lost. MLflow is asked only where that may have happened."""
+        if self.offset >= self._suspect_before:
             return None
         query = f"tags.`{Tag.EXPERIMENT_ID}` = '{self._experiment_id}' and {query}"
-        runs = self._client().search_runs([str(self._place.experiment)], query, max_results=1)
+        runs = self._client().search_runs([str(self._experiment)], query, max_results=1)
         return str(runs[0].info.run_id) if runs else None
 
 
-def _experiment(client: MlflowClient, project: str) -> str:
-    from mlflow.exceptions import MlflowException
-
+def _mlflow_experiment(client: MlflowClient, project: str) -> str:
+    """The id of MLflow's experiment for a project; it is created or restored if necessary."""
     found = client.get_experiment_by_name(project)
     if found is None:
         try:
-            return str(client.create_experiment(project, tags=SHOWN_AS))
+            return str(client.create_experiment(project, tags=EXPERIMENT_TAGS))
         except MlflowException:
-            found = client.get_experiment_by_name(project)  # another driver may have been quicker
+            found = client.get_experiment_by_name(project)  # another driver may have created it meanwhile
             if found is None:
                 raise
     if found.lifecycle_stage != "active":

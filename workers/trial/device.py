@@ -1,7 +1,7 @@
-"""Device: where a trial is computed, and how much of it is the trial's.
+"""Device: on which device a trial is trained, and how much of its memory the trial may use.
 
-Owns the way from what a process holds of the cluster to torch's name for it. It must not know what is computed.
-Torch is imported where it is needed, so that the driver may import this module quickly.
+Owns the way from the resources of a process to torch's name of the device. It must not know what is computed. Torch is
+imported only where it is used, so that the driver can import this module quickly.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from search_spaces.experiment import TrialSpec
 
 
 class DeviceError(Exception):
-    """A process holds GPUs that torch cannot use. Trying again there is of no use."""
+    """A process holds GPUs that torch cannot use. Retrying on that node does not help."""
 
 
 def select_device(spec: TrialSpec) -> str:
-    """Torch's name of the device of this process; of a share of a GPU no more memory than the share can be taken.
+    """Torch's name of this process's device. With a share of a GPU, the process can use that share of its memory only.
 
-    Raises DeviceError: a trial that trained on the CPU instead would hold the GPU, and tell nobody.
+    Raises DeviceError: a trial that silently trained on the CPU instead would hold the GPU.
     """
     import torch
 
@@ -28,7 +28,7 @@ def select_device(spec: TrialSpec) -> str:
     try:
         init: Any = torch.cuda.init  # untyped
         init()
-    except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
+    except (RuntimeError, AssertionError) as error:  # AssertionError if torch was built without CUDA
         why = str(error).partition("\n")[0]
         raise DeviceError(
             f"no usable CUDA device on node {platform.node()} though it holds {spec.gpus:g} GPUs: {why}"

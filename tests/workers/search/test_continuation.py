@@ -11,10 +11,11 @@ import pytest
 from search_spaces.experiment import ExperimentSpec, Objective
 from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import TrialState
+from search_spaces.storage.folder import FolderStorage
+from search_spaces.storage.folder_journal import FolderJournal
 from workers.search import continuation
 from workers.search.tune_searcher import TuneSearcher
 from workers.state.checkpoints import BEST
-from workers.state.journal import copy_of
 from workers.state.recorder import Recorder
 from workers.trial.worker import SPEC
 
@@ -37,7 +38,7 @@ def source(tmp_path: Path, experiment: Build) -> Path:
     folder = tmp_path / "original"
     folder.mkdir()
     spec = experiment()
-    recorder = Recorder(folder / NAME, spec.objective)
+    recorder = Recorder(FolderStorage(folder).journal, spec.objective)
     searcher = searching(spec, recorder, folder, 7)
     for number in range(7):
         searcher.suggest(str(number))
@@ -64,7 +65,7 @@ def imported(source: Path, folder: Path, recorder: Recorder) -> int:
 
 
 def test_results_are_imported_in_their_order(source: Path, tmp_path: Path, open_recorder: OpenRecorder) -> None:
-    original, recorder = Recorder(source / NAME, Objective(), 2), open_recorder(3)
+    original, recorder = Recorder(FolderStorage(source).journal, Objective(), 2), open_recorder(3)
     assert imported(source, tmp_path, recorder) == 4
     taken = {0: 1, 1: 3, 2: 5, 3: 6}
     for number, theirs in taken.items():
@@ -109,7 +110,7 @@ def test_the_search_continues_from_imported_trials(
 
     other = tmp_path / "grid"
     other.mkdir()
-    propose(other, Recorder(other / NAME, spec.objective), 2)
+    propose(other, Recorder(FolderStorage(other).journal, spec.objective), 2)
     recorder = open_recorder()
     assert imported(other, tmp_path, recorder) == 1
     propose(tmp_path, recorder, 4)
@@ -155,7 +156,7 @@ def test_a_continuation_of_a_continuation_names_its_direct_source(
     recorder = open_recorder()
     imported(source, tmp_path, recorder)
     recorder.close()
-    second = Recorder(tmp_path / "second.jsonl", Objective())
+    second = Recorder(FolderJournal(tmp_path / "second.jsonl", tmp_path / "second.copy.jsonl"), Objective())
     assert imported(tmp_path, tmp_path / "second", second) == 4
     assert second.table.trials[3].source == f"{tmp_path.name}/3"
     assert [trial.curve for trial in second.table.trials.values() if trial.number != 2] == [
@@ -171,7 +172,7 @@ def test_a_source_without_results_gives_no_trials(tmp_path: Path, open_recorder:
     size = (tmp_path / NAME).stat().st_size
     other = tmp_path / "other"
     other.mkdir()
-    Recorder(other / NAME, Objective()).close()
+    Recorder(FolderStorage(other).journal, Objective()).close()
     assert imported(other, tmp_path, recorder) == 0
     assert (tmp_path / NAME).stat().st_size == size
 
@@ -187,7 +188,7 @@ def test_a_source_with_only_one_journal_file_is_imported(
 def test_a_source_that_cannot_be_read_is_an_error(
     source: Path, tmp_path: Path, open_recorder: OpenRecorder, how: str
 ) -> None:
-    for file in (source / NAME, copy_of(source / NAME)):
+    for file in (source / NAME, FolderStorage(source).journal.copy):
         content = file.read_bytes()
         file.unlink() if how == "absent" else file.write_bytes(content.replace(b"because 6", b"because ?"))
     reason = f"no journal in {source}" if how == "absent" else "is not what was written"

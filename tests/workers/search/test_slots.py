@@ -12,9 +12,9 @@ from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.controls import Controls
 from search_spaces.protocol import Directives
+from search_spaces.storage.folder import FolderStorage
 from tests.support.searches import Search
 from workers.ray_patches import idle_actors
-from workers.state import journal
 
 
 def test_slots_are_limited_by_the_grant_and_by_the_controls(search: Callable[..., Search]) -> None:
@@ -46,9 +46,7 @@ def test_with_fewer_slots_the_trial_whose_epoch_ends_first_yields_its_slot(
     now.recorder.close()
     after = search(2)
     assert [after.tune.start().config["trial"] for _ in range(4)] == [0, 1, 2, 3]
-    assert [
-        entry["trial"] for entry in journal.entries(tmp_path / "journal.jsonl") if entry["event"] == "released"
-    ] == [
+    assert [entry["trial"] for entry in FolderStorage(tmp_path).journal.entries() if entry["event"] == "released"] == [
         1,
         0,
     ]

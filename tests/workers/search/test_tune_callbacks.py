@@ -16,8 +16,8 @@ from ray.tune.schedulers import TrialScheduler
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Directives, ErrorKind, TrialState
+from search_spaces.storage.folder import FolderStorage
 from tests.support.searches import Search
-from workers.state import journal
 from workers.state.checkpoints import BEST, LAST
 from workers.state.recorder import Recorder
 from workers.trial.errors import TrialError
@@ -136,7 +136,7 @@ def test_the_trial_that_reaches_the_goal_ends_in_an_entry_of_its_own(
     assert outcome.of_trial(1) == (TrialState.CANCELED, "goal 0.9 reached: trial 0 has 0.9500")
     assert now.states() == ["PAUSED", "CANCELED"]
     now.recorder.record_end(0, *outcome.of_trial(0))
-    entries = [entry for entry in journal.entries(tmp_path / "journal.jsonl") if entry.get("trial") == 0]
+    entries = [entry for entry in FolderStorage(tmp_path).journal.entries() if entry.get("trial") == 0]
     assert [entry["event"] for entry in entries] == ["suggested", "epoch", "epoch", "released", "ended"]
     assert "state" not in entries[2]
 

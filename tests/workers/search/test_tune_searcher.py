@@ -14,8 +14,9 @@ from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import ErrorKind, TrialState
 from search_spaces.searchers import Searcher
 from search_spaces.spec import kinds
+from search_spaces.storage.base import WriterFencedError
+from search_spaces.storage.folder_journal import FolderJournal
 from workers.search.tune_searcher import TuneSearcher
-from workers.state.journal import WriterFencedError
 from workers.state.recorder import Recorder
 from workers.trial.worker import SPEC, STOP, StopSignal
 
@@ -93,7 +94,7 @@ def finish(searcher: TuneSearcher, recorder: Recorder, number: int, name: str = 
 
 def uninterrupted(spec: ExperimentSpec, folder: Path) -> list[dict[str, float]]:
     folder.mkdir(exist_ok=True)
-    recorder = Recorder(folder / "whole.jsonl", spec.objective)
+    recorder = Recorder(FolderJournal(folder / "whole.jsonl", folder / "whole.copy.jsonl"), spec.objective)
     searcher = searching(spec, recorder, folder / "whole", Slots())
     while run_one(searcher, recorder) is not None:
         pass

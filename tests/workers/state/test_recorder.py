@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,13 +13,13 @@ from hypothesis import strategies as st
 
 from search_spaces.experiment import Objective
 from search_spaces.protocol import ErrorKind, TrialState, Winner
-from workers.state import journal
+from search_spaces.storage.base import WriterFencedError
+from search_spaces.storage.folder import FolderStorage
+from tests.support.workers import OpenRecorder, Stopwatch
+from workers.state.events import EpochFinished, TrialEnded, TrialSuggested
 from workers.state.recorder import MissingEpochError, Recorder
 
 MAX, MIN = Objective(), Objective.model_validate({"metric": "validation_loss"})
-
-
-OpenRecorder = Callable[..., Recorder]
 
 
 def accuracy(value: float, seconds: float = 1.0) -> dict[str, float]:
@@ -52,7 +50,7 @@ def test_an_epoch_counts_once(tmp_path: Path, open_recorder: OpenRecorder) -> No
     assert not recorder.record_epoch(0, 2, accuracy(0.9), (TrialState.COMPLETED, "late"))
     recorder.record_end(0, TrialState.ERROR, "later")
     assert (recorder.table.trials[0].state, recorder.table.trials[0].stop_reason) == ("CANCELED", "enough")
-    assert sum(entry["event"] == "epoch" for entry in journal.entries(tmp_path / "journal.jsonl")) == 1
+    assert sum(entry["event"] == "epoch" for entry in FolderStorage(tmp_path).journal.entries()) == 1
 
 
 def test_what_trials_told_is_stored_before_anybody_acts_on_it(
@@ -149,7 +147,7 @@ def test_a_trial_that_gave_its_slot_back_is_the_first_in_line(open_recorder: Ope
         assert [trial.number for trial in known.table.waiting()] == [1, 3, 0, 2]
 
 
-def test_a_trial_begins_when_it_takes_a_slot(open_recorder: OpenRecorder, stopwatch: Any) -> None:
+def test_a_trial_begins_when_it_takes_a_slot(open_recorder: OpenRecorder, stopwatch: Stopwatch) -> None:
     recorder = open_recorder()
     recorder.record_suggestion(0, {}, {})
     recorder.mark_started(0)
@@ -160,7 +158,7 @@ def test_a_trial_begins_when_it_takes_a_slot(open_recorder: OpenRecorder, stopwa
     assert (recorder.update_of(0).started_at, recorder.clock.elapsed_s()) == (1060.0, 5.0)
 
 
-def test_only_the_time_of_drivers_counts(open_recorder: OpenRecorder, stopwatch: Any) -> None:
+def test_only_the_time_of_drivers_counts(open_recorder: OpenRecorder, stopwatch: Stopwatch) -> None:
     first = open_recorder()
     for number in range(2):
         first.record_suggestion(number, {}, {})
@@ -183,10 +181,10 @@ def test_only_the_time_of_drivers_counts(open_recorder: OpenRecorder, stopwatch:
     assert open_recorder(401).clock.elapsed_s() == 19
 
 
-def test_a_clock_that_is_set_changes_no_time(tmp_path: Path, stopwatch: Any) -> None:
+def test_a_clock_that_is_set_changes_no_time(tmp_path: Path, stopwatch: Stopwatch) -> None:
     """Ahead by an hour within an attempt, and back by days before the next."""
-    path, now = tmp_path / "journal.jsonl", 1e9
-    recorder = Recorder(path, MAX, 1, lambda: now, stopwatch)
+    journal, now = FolderStorage(tmp_path).journal, 1e9
+    recorder = Recorder(journal, MAX, 1, lambda: now, stopwatch)
     recorder.record_suggestion(0, {}, {})
     recorder.mark_slot_taken(0)
     now += 3600
@@ -194,14 +192,14 @@ def test_a_clock_that_is_set_changes_no_time(tmp_path: Path, stopwatch: Any) -> 
     recorder.record_epoch(0, 1, accuracy(0.5))
     recorder.close()
     now -= 1e6
-    again = Recorder(path, MAX, 2, lambda: now, stopwatch)
+    again = Recorder(journal, MAX, 2, lambda: now, stopwatch)
     stopwatch.seconds += 2
     again.record_epoch(0, 2, accuracy(0.5))
     again.close()
-    third = Recorder(path, MAX, 3, lambda: now, stopwatch)
+    third = Recorder(journal, MAX, 3, lambda: now, stopwatch)
     third.close()
     assert third.clock.elapsed_s() == 7
-    times = [entry["at"] for entry in journal.entries(path) if entry["event"] == "epoch"]
+    times = [entry["at"] for entry in journal.entries() if entry["event"] == "epoch"]
     assert times == [1e9 + 5, 1e9 + 7]
 
 
@@ -245,7 +243,7 @@ def test_a_failed_trial_waits_again(open_recorder: OpenRecorder) -> None:
         assert (line.restarts, line.error_kind, line.state) == (2, ErrorKind.CODE, "ERROR")
 
 
-def test_a_slot_is_held_from_start_to_end_of_its_process(open_recorder: OpenRecorder, stopwatch: Any) -> None:
+def test_a_slot_is_held_from_start_to_end_of_its_process(open_recorder: OpenRecorder, stopwatch: Stopwatch) -> None:
     """Epochs in flight, lost epochs and waiting for the first step count; waiting for a slot does not."""
     recorder = open_recorder()
     for number in range(3):
@@ -290,12 +288,12 @@ def test_a_driver_that_was_given_up_changes_nothing(open_recorder: OpenRecorder)
     old.record_suggestion(0, {"x": 1}, {})
     new = open_recorder(2)
     new.record_suggestion(1, {"x": 2}, {})
-    with pytest.raises(journal.WriterFencedError):
+    with pytest.raises(WriterFencedError):
         old.record_suggestion(1, {"x": 3}, {})
-    with pytest.raises(journal.WriterFencedError):
+    with pytest.raises(WriterFencedError):
         old.record_epoch(0, 1, accuracy(0.3))
     new.record_epoch(0, 1, accuracy(0.4))
-    with pytest.raises(journal.WriterFencedError):
+    with pytest.raises(WriterFencedError):
         old.record_end(0, TrialState.CANCELED, "fenced")
     third = open_recorder(3)
     assert third.table.trials[0].curve == [0.4]
@@ -304,22 +302,22 @@ def test_a_driver_that_was_given_up_changes_nothing(open_recorder: OpenRecorder)
 
 
 def test_trials_are_taken_over_all_or_none(tmp_path: Path, open_recorder: OpenRecorder) -> None:
-    entries = [
-        {"at": 5.0, "event": "suggested", "trial": 0, "sample": {"x": 1}, "parameters": {}, "source": "old/3"},
-        {"at": 7.0, "event": "epoch", "trial": 0, "epoch": 1, "metrics": accuracy(0.5), "source": "old/3"},
-        {"at": 8.0, "event": "ended", "trial": 0, "state": "COMPLETED", "reason": "done", "source": "old/3"},
+    events = [
+        TrialSuggested(at=5.0, trial=0, source="old/3", sample={"x": 1}, parameters={}),
+        EpochFinished(at=7.0, trial=0, source="old/3", epoch=1, metrics=accuracy(0.5)),
+        TrialEnded(at=8.0, trial=0, source="old/3", state=TrialState.COMPLETED, reason="done"),
     ]
     recorder = open_recorder()
-    recorder.record_import(entries)
+    recorder.record_import(events)
     recorder.close()
-    path = tmp_path / "journal.jsonl"
-    whole = path.read_bytes()
+    journal = FolderStorage(tmp_path).journal
+    whole = journal.path.read_bytes()
     again = open_recorder(2)
     assert again.table.trials == recorder.table.trials
     assert (again.table.trials[0].source, again.clock.slot_seconds(), again.clock.elapsed_s()) == ("old/3", 0.0, 0.0)
     assert list(again.table.history()) == [(0, 1, 0.5)]
-    assert [entry["event"] for entry in journal.entries(path)][:4] == ["attempt", "suggested", "epoch", "ended"]
-    for file in (path, journal.copy_of(path)):
+    assert [entry["event"] for entry in journal.entries()][:4] == ["attempt", "suggested", "epoch", "ended"]
+    for file in (journal.path, journal.copy):
         file.write_bytes(whole[:-20])
     assert open_recorder(2).table.trials == {}
 
@@ -327,7 +325,7 @@ def test_trials_are_taken_over_all_or_none(tmp_path: Path, open_recorder: OpenRe
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("sessserdhl"), st.floats(width=16)), max_size=60))
 def test_replay_equals_the_table(tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, str, float]]) -> None:
     folder = tmp_path_factory.mktemp("fold")
-    recorder = Recorder(folder / "journal.jsonl", MAX)
+    recorder = Recorder(FolderStorage(folder).journal, MAX)
     for number, kind, value in steps:
         if number not in recorder.table.trials:
             recorder.record_suggestion(number, {"x": number}, {"x": number})
@@ -352,7 +350,7 @@ def test_replay_equals_the_table(tmp_path_factory: pytest.TempPathFactory, steps
         if trial.state == TrialState.RUNNING:
             recorder.record_release(trial.number)
         trial.started_at = None  # of a hand-out, which is not journaled
-    again = Recorder(folder / "journal.jsonl", MAX, 2)
+    again = Recorder(FolderStorage(folder).journal, MAX, 2)
     for trial in again.table.trials.values():
         trial.started_at = None
     assert repr(again.table.trials) == repr(recorder.table.trials)

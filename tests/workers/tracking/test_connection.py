@@ -1,4 +1,4 @@
-"""The connection: what MLflow's errors mean, and a door that is shut for good."""
+"""The connection: what MLflow's errors mean, and that nothing passes once it is closed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from search_spaces.protocol import LaunchConfig
 from workers.tracking.connection import Connection, SupersededError, is_outage
 
 
-def test_an_absent_server_is_told_from_one_that_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_distinguished_from_one_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # else MLflow's client waits for minutes
     nowhere = MlflowClient("http://127.0.0.1:9")
     with pytest.raises(MlflowException) as unreached:
@@ -27,7 +27,7 @@ def test_an_absent_server_is_told_from_one_that_says_no(monkeypatch: pytest.Monk
     assert not is_outage(TypeError("a defect of our own"))
 
 
-def test_a_creation_whose_answer_is_lost_is_not_repeated_unseen(
+def test_the_client_itself_repeats_no_creation(
     launch: Callable[..., LaunchConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # of a caller's own
@@ -51,7 +51,7 @@ def test_a_creation_whose_answer_is_lost_is_not_repeated_unseen(
     assert asked == ["runs/create"]
 
 
-def test_what_is_done_inside_is_done_before_it_is_closed_or_not_at_all(launch: Callable[..., LaunchConfig]) -> None:
+def test_an_uninterrupted_block_is_finished_before_closing_or_not_entered(launch: Callable[..., LaunchConfig]) -> None:
     fenced = False
     one, other = Connection(launch()), Connection(launch(), lambda: fenced)
     with one.uninterrupted(), other.uninterrupted():

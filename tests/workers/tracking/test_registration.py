@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Winner
+from tests.support.tracking import LosingClient
 from workers.models.inference import Classifier
 from workers.search.model_package import save_model
 from workers.tracking import registration
@@ -51,7 +52,6 @@ def register(client: MlflowClient, home: str, tmp_path: Path, experiment: Callab
 )
 def test_a_model_is_logged_once_however_an_attempt_was_cut_short(
     client: MlflowClient,
-    losing: Callable[..., Any],
     register: Register,
     tmp_path: Path,
     home: str,
@@ -61,7 +61,7 @@ def test_a_model_is_logged_once_however_an_attempt_was_cut_short(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "MLmodel").write_text("flavors: {}")
     with pytest.raises(MlflowException, match="reset by peer"):
-        register(losing(client, method, 1, after))
+        register(LosingClient(client, method, 1, after))
     assert register(client) == "models:/driver.tested/1"
     (model,) = client.search_logged_models([home])
     assert model.status == "READY"
@@ -70,15 +70,13 @@ def test_a_model_is_logged_once_however_an_attempt_was_cut_short(
     assert model.model_id in str(version.source)
 
 
-def test_the_registered_model_predicts(
-    client: MlflowClient, losing: Callable[..., Any], register: Register, tmp_path: Path, home: str
-) -> None:
+def test_the_registered_model_predicts(client: MlflowClient, register: Register, tmp_path: Path, home: str) -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     classifier = Classifier(network, torch.tensor([8.0]), torch.tensor([4.0])).eval()
     images = np.random.default_rng(0).integers(0, 17, (3, 1, 8, 8)).astype(np.float32)
     save_model(classifier, images, tmp_path / "model")
     with pytest.raises(MlflowException, match="reset by peer"):
-        register(losing(client, "create_model_version", 1, after=True))
+        register(LosingClient(client, "create_model_version", 1, after=True))
     uri = register(client)
     assert (uri, register(client)) == ("models:/driver.tested/1", uri)
     assert len(client.search_model_versions("name = 'driver.tested'")) == 1

@@ -1,4 +1,4 @@
-"""Retrier: what raises or hangs is tried again, until it is final or a stop is ordered."""
+"""The retrier: a call that raises or hangs is retried until the error is permanent or a stop is requested."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig
+from search_spaces.storage.folder import FolderStorage
 from workers.state.recorder import Recorder
 from workers.tracking import retry
 from workers.tracking.retry import DeliveryAbandonedError, Retrier
@@ -25,25 +26,25 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(retry, name, seconds)
 
 
-class World:
+class Driver:
     """What the driver knows while it waits."""
 
     def __init__(self) -> None:
-        self.ordered = False
+        self.stopping = False
         self.answered_at = float("-inf")
-        self.said: list[str] = []
+        self.reported: list[str] = []
 
     def retrier(self, on_wait: Callable[[str], None] | None = None) -> Retrier:
         def note(why: str) -> None:
-            if self.said[-1:] != [why]:
-                self.said.append(why)
+            if self.reported[-1:] != [why]:
+                self.reported.append(why)
             if on_wait:
                 on_wait(why)
 
         def retry_window_s(error: Exception) -> float:
             return {PermissionError: 0.0, ValueError: 0.05}.get(type(error), 3600.0)
 
-        return Retrier(lambda: self.ordered, lambda: self.answered_at, note, retry_window_s)
+        return Retrier(lambda: self.stopping, lambda: self.answered_at, note, retry_window_s)
 
 
 def failing(times: int, error: Exception) -> Callable[[], str]:
@@ -57,19 +58,19 @@ def failing(times: int, error: Exception) -> Callable[[], str]:
     return action
 
 
-def test_what_works_at_once_says_nothing_of_waiting() -> None:
-    world = World()
-    assert world.retrier().call(lambda: 3) == 3
-    assert world.said == [""]
+def test_a_call_that_succeeds_at_once_reports_no_waiting() -> None:
+    driver = Driver()
+    assert driver.retrier().call(lambda: 3) == 3
+    assert driver.reported == [""]
 
 
-def test_an_outage_is_waited_for_and_told() -> None:
-    world = World()
-    assert world.retrier().call(failing(3, ConnectionError("refused"))) == "done"
-    assert world.said == ["waiting for MLflow: ConnectionError('refused')", ""]
+def test_an_outage_is_waited_for_and_reported() -> None:
+    driver = Driver()
+    assert driver.retrier().call(failing(3, ConnectionError("refused"))) == "done"
+    assert driver.reported == ["waiting for MLflow: ConnectionError('refused')", ""]
 
 
-def test_what_is_final_is_raised_at_once() -> None:
+def test_a_permanent_error_is_raised_at_once() -> None:
     calls: list[int] = []
 
     def action() -> None:
@@ -77,47 +78,47 @@ def test_what_is_final_is_raised_at_once() -> None:
         raise PermissionError("never")
 
     with pytest.raises(PermissionError, match="never"):
-        World().retrier().call(action)
+        Driver().retrier().call(action)
     assert calls == [1]
 
 
-def test_an_order_is_heard_while_a_call_hangs() -> None:
-    world, release = World(), threading.Event()
+def test_a_requested_stop_is_noticed_while_a_call_hangs() -> None:
+    driver, release = Driver(), threading.Event()
 
-    def order(why: str) -> None:
-        world.ordered = why == "waiting for MLflow, which does not answer"
+    def stop_once_it_hangs(why: str) -> None:
+        driver.stopping = why == "waiting for MLflow, which does not answer"
 
-    with pytest.raises(DeliveryAbandonedError, match="kept in the journal"):
-        world.retrier(order).call(release.wait)
+    with pytest.raises(DeliveryAbandonedError, match="stays in the journal"):
+        driver.retrier(stop_once_it_hangs).call(release.wait)
     release.set()
 
 
-def test_an_order_is_heard_between_failures() -> None:
-    world = World()
-    world.ordered = True
+def test_a_requested_stop_is_noticed_between_failures() -> None:
+    driver = Driver()
+    driver.stopping = True
     endless: Any = failing(10**9, ConnectionError("refused"))
     with pytest.raises(DeliveryAbandonedError):
-        world.retrier().call(endless)
+        driver.retrier().call(endless)
 
 
-def test_an_order_lets_mlflow_finish_what_it_is_busy_with() -> None:
-    """A cancelled experiment's last entries take a while; MLflow takes one after the other."""
-    world = World()
-    world.ordered = True
+def test_a_requested_stop_waits_while_mlflow_makes_progress() -> None:
+    """A canceled experiment's last entries take a while; MLflow accepts one after the other."""
+    driver = Driver()
+    driver.stopping = True
 
     def slow() -> str:
         until = time.monotonic() + 3 * retry.STOP_GRACE_S
         while time.monotonic() < until:
-            world.answered_at = time.monotonic()
+            driver.answered_at = time.monotonic()
             threading.Event().wait(0.005)
         return "done"
 
-    assert world.retrier().call(slow) == "done"
+    assert driver.retrier().call(slow) == "done"
 
 
-def test_it_waits_as_long_as_the_error_is_worth() -> None:
-    with pytest.raises(DeliveryAbandonedError, match=r"did not take it for 0\.05 s, the journal keeps it: ValueError"):
-        World().retrier().call(failing(10**9, ValueError("no such model")))
+def test_an_error_is_retried_for_its_window() -> None:
+    with pytest.raises(DeliveryAbandonedError, match=r"failed for 0\.05 s, .* in the journal: ValueError"):
+        Driver().retrier().call(failing(10**9, ValueError("no such model")))
 
 
 class Clock:
@@ -134,11 +135,11 @@ class Clock:
 
 
 @pytest.mark.parametrize(("progressing", "turns"), [(True, 50), (False, 3)])
-def test_what_fails_goes_on_as_long_as_each_turn_brings_it_further(
+def test_a_failing_call_is_retried_as_long_as_each_try_makes_progress(
     progressing: bool, turns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world, clock, taken = World(), Clock(), 0
-    world.ordered = True
+    driver, clock, taken = Driver(), Clock(), 0
+    driver.stopping = True
     monkeypatch.setattr(retry, "time", clock)
 
     def action() -> None:
@@ -146,17 +147,17 @@ def test_what_fails_goes_on_as_long_as_each_turn_brings_it_further(
         taken += 1
         clock.seconds += 0.06
         if taken == 1 or progressing:
-            world.answered_at = clock.seconds
+            driver.answered_at = clock.seconds
         if taken == 50:
             raise PermissionError("enough")
-        raise ConnectionError("the next run's news")
+        raise ConnectionError("the next run's events")
 
     with pytest.raises(PermissionError if progressing else DeliveryAbandonedError):
-        world.retrier().call(action)
+        driver.retrier().call(action)
     assert taken == turns
 
 
-def test_news_that_are_sent_again_are_no_progress(
+def test_events_that_are_sent_again_are_no_progress(
     tmp_path: Path,
     client: MlflowClient,
     launch: Callable[..., LaunchConfig],
@@ -164,11 +165,11 @@ def test_news_that_are_sent_again_are_no_progress(
     open_recorder: Callable[..., Recorder],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """MLflow takes one run's news at each turn, and never another's: an order would wait for ever."""
+    """MLflow accepts one run's events at each try, and never another's: a requested stop would wait for ever."""
     recorder = open_recorder()
     for number in range(2):
         recorder.record_suggestion(number, {}, {})
-    tracker = Tracker(launch(mlflow_tracking_uri=client.tracking_uri), experiment(), tmp_path / "journal.jsonl")
+    tracker = Tracker(launch(mlflow_tracking_uri=client.tracking_uri), experiment(), FolderStorage(tmp_path))
     tracker.connection._client = client
     log_batch, told = client.log_batch, []
 
@@ -194,9 +195,9 @@ def test_news_that_are_sent_again_are_no_progress(
     assert tracker.answered_at > answered_at, "and the first's, that are new"
 
 
-def test_it_does_not_hang_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_hangs_is_abandoned_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "OUTAGE_LIMIT_S", 0.05)
     release = threading.Event()
     with pytest.raises(DeliveryAbandonedError):
-        World().retrier().call(release.wait)
+        Driver().retrier().call(release.wait)
     release.set()

@@ -1,4 +1,4 @@
-"""The journal: nothing that was appended is lost, nothing that was torn is read, the last writer alone is heard."""
+"""The folder journal: no entry that was appended is lost, no incomplete line is read, only the last writer counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.state import journal
-from workers.state.journal import Journal
+from search_spaces.storage import folder_journal
+from search_spaces.storage.base import BEGINNING, JournalDamagedError, WriterFencedError
+from search_spaces.storage.folder import FolderStorage
+from search_spaces.storage.folder_journal import FolderJournal, FolderJournalWriter
 
 WRITER = """
 import sys
 from pathlib import Path
-from workers.state.journal import Journal
-book = Journal(Path(sys.argv[1]))
+from search_spaces.storage.folder import FolderStorage
+book = FolderStorage(Path(sys.argv[1])).journal.open_writer(1)
 number = 0
 while True:
     book.append({"n": number, "text": "x" * 200})
@@ -34,27 +35,25 @@ while True:
 """
 
 
+def journal_of(path: Path) -> FolderJournal:
+    return FolderStorage(path.parent).journal
+
+
+def copy_of(path: Path) -> Path:
+    return journal_of(path).copy
+
+
+def opened(path: Path, writer: int = 1) -> FolderJournalWriter:
+    return journal_of(path).open_writer(writer)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.jsonl"
 
 
-def test_entries_come_back_in_order(path: Path) -> None:
-    book = Journal(path)
-    said = [{"n": number, "x": [0.1, None, "ä\n"]} for number in range(50)]
-    for entry in said:
-        book.append(entry, sync=entry["n"] == 0)
-    book.close()
-    assert list(journal.entries(path)) == said
-
-
-def test_a_missing_file_is_empty(path: Path) -> None:
-    assert list(journal.entries(path)) == []
-    assert journal.read(path, 0, 3) == ([], 0, 3)
-
-
-def test_what_was_appended_survives_kill(path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+def test_an_appended_entry_survives_the_death_of_its_process(path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path.parent)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     acknowledged = -1
     for line in process.stdout:
@@ -64,15 +63,15 @@ def test_what_was_appended_survives_kill(path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    Journal(path, 2).close()
-    numbers = [entry["n"] for entry in journal.entries(path)]
+    opened(path, 2).close()
+    numbers = [entry["n"] for entry in journal_of(path).entries()]
     assert numbers == list(range(len(numbers)))
     assert len(numbers) > acknowledged
 
 
 def written(path: Path, entries: int) -> bytes:
     """The content of a journal with entries of several lengths."""
-    book = Journal(path)
+    book = opened(path)
     for number in range(entries):
         book.append({"n": number, "text": "y" * 50 * (number % 4)})
     book.close()
@@ -80,28 +79,28 @@ def written(path: Path, entries: int) -> bytes:
 
 
 def numbers(path: Path) -> list[object]:
-    return [entry["n"] for entry in journal.entries(path)]
+    return [entry["n"] for entry in journal_of(path).entries()]
 
 
 @given(cut=st.integers(1, 200), entries=st.integers(1, 5))
-def test_a_torn_line_is_dropped_wherever_it_was_cut(
+def test_an_incomplete_last_line_is_dropped_wherever_it_was_cut(
     tmp_path_factory: pytest.TempPathFactory, cut: int, entries: int
 ) -> None:
     path = tmp_path_factory.mktemp("torn") / "journal.jsonl"
     content = written(path, entries)
     left = max(0, len(content) - cut)
     whole = content[:left].count(b"\n")
-    for file in (path, journal.copy_of(path)):
+    for file in (path, copy_of(path)):
         os.truncate(file, left)
     assert numbers(path) == list(range(whole))
-    book = Journal(path, 2)
+    book = opened(path, 2)
     book.append({"n": "next"})
     book.close()
     assert numbers(path) == [*range(whole), "next"]
 
 
 @given(data=st.data())
-def test_what_one_file_lost_is_put_back_from_the_other(
+def test_what_one_file_lost_is_restored_from_the_other(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("damaged") / "journal.jsonl"
@@ -110,28 +109,28 @@ def test_what_one_file_lost_is_put_back_from_the_other(
     start = data.draw(st.integers(0, len(content) - 1))
     length = data.draw(st.integers(1, len(content) - start))
     spoiled[start : start + length] = data.draw(st.binary(max_size=length))
-    data.draw(st.sampled_from([path, journal.copy_of(path)])).write_bytes(spoiled)
-    Journal(path, 2).close()
-    assert path.read_bytes() == journal.copy_of(path).read_bytes() == content
+    data.draw(st.sampled_from([path, copy_of(path)])).write_bytes(spoiled)
+    opened(path, 2).close()
+    assert path.read_bytes() == copy_of(path).read_bytes() == content
 
 
-def test_damage_at_different_places_of_both_is_healed(path: Path) -> None:
+def test_damage_at_different_places_of_both_files_is_repaired(path: Path) -> None:
     content = written(path, 6)
     path.write_bytes(content.replace(b'"n":4', b'"n":5'))
-    journal.copy_of(path).write_bytes(content.replace(b'"n":1', b"\0\0\0\0\0"))
-    with pytest.raises(journal.JournalDamagedError, match="is not what was written"):
+    copy_of(path).write_bytes(content.replace(b'"n":1', b"\0\0\0\0\0"))
+    with pytest.raises(JournalDamagedError, match="is not what was written"):
         numbers(path)
-    Journal(path, 2).close()
-    assert path.read_bytes() == journal.copy_of(path).read_bytes() == content
+    opened(path, 2).close()
+    assert path.read_bytes() == copy_of(path).read_bytes() == content
 
 
-def test_a_torn_line_longer_than_a_block_is_dropped(path: Path) -> None:
-    book = Journal(path)
+def test_an_incomplete_line_longer_than_a_block_is_dropped(path: Path) -> None:
+    book = opened(path)
     book.append({"n": 0})
     book.close()
     with path.open("ab") as file:
         file.write(b'{"n": "' + b"z" * 300_000)
-    Journal(path, 2).close()
+    opened(path, 2).close()
     assert path.read_bytes().count(b"\n") == 1
     assert path.read_bytes().endswith(b"\n")
 
@@ -154,128 +153,109 @@ def damage(path: Path, line: int, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["a digit", "noise", "cut", "not ours", "its checksum", "zeros"])
 @pytest.mark.parametrize("line", [0, 1, 2])
-def test_from_what_both_have_lost_on_all_is_set_aside(
+def test_all_entries_from_one_that_both_files_lost_are_set_aside(
     path: Path, how: str, line: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    book = Journal(path)
+    book = opened(path)
     for number in range(4):
         book.append({"n": number, "value": 20.5})
     book.close()
     whole = path.read_bytes()
-    for file in (path, journal.copy_of(path)):
+    for file in (path, copy_of(path)):
         damage(file, line, how)
     changed = path.read_bytes()
-    with pytest.raises(journal.JournalDamagedError, match="is not what was written"):
+    with pytest.raises(JournalDamagedError, match="is not what was written"):
         numbers(path)
-    book = Journal(path, 2)
+    book = opened(path, 2)
     assert numbers(path) == list(range(line))
     book.append({"n": "next"})
     book.close()
     assert numbers(path) == [*range(line), "next"]
     kept = sum(map(len, whole.splitlines(keepends=True)[:line]))
     assert path.with_name("journal.damaged-1").read_bytes() == changed[kept:]
-    assert f"is cut at byte {kept}" in caplog.text
-    journal.copy_of(path).unlink()
+    assert f"is damaged at byte {kept}" in caplog.text
+    copy_of(path).unlink()
     damage(path, 0, "noise")  # alone, the file is cut at any damage
-    Journal(path, 3).close()
+    opened(path, 3).close()
     assert numbers(path) == []
     assert path.with_name("journal.damaged-2").exists()
 
 
-def test_a_byte_lost_anywhere_is_put_back(path: Path) -> None:
+def test_a_byte_lost_anywhere_is_restored(path: Path) -> None:
     content = written(path, 3)
     for place in range(len(content)):
         path.write_bytes(content[:place] + content[place + 1 :])
-        Journal(path, 2).close()
-        assert path.read_bytes() == journal.copy_of(path).read_bytes() == content, place
+        opened(path, 2).close()
+        assert path.read_bytes() == copy_of(path).read_bytes() == content, place
 
 
-def test_a_mark_holds_until_the_file_is_cut_before_it(path: Path) -> None:
-    book = Journal(path)
+def test_a_position_stands_until_the_file_is_cut_before_it(path: Path) -> None:
+    book = opened(path)
     for number in range(10):
         book.append({"n": number, "text": "x" * 90})
     book.close()
-    _, middle, _ = journal.read(path, limit_bytes=600)
-    end = path.stat().st_size
-    marks = {offset: journal.checksum_at(path, offset) for offset in (0, middle, end)}
-    for file in (path, journal.copy_of(path)):
+    journal = journal_of(path)
+    middle, end = journal.read(limit_bytes=600)[1], journal.read()[1]
+    assert 0 < middle.offset < end.offset == path.stat().st_size
+    for file in (path, copy_of(path)):
         damage(file, 8, "noise")
-    book = Journal(path, 2)
+    book = opened(path, 2)
     for number in range(10):
-        assert {offset: journal.checksum_at(path, offset) == mark for offset, mark in marks.items()} == {
-            0: True,
-            middle: True,
-            end: False,
-        }
+        assert [journal.stands(position) for position in (BEGINNING, middle, end)] == [True, True, False]
         book.append({"n": number, "text": "x" * 90})
-    assert path.stat().st_size > end
+    assert path.stat().st_size > end.offset
     book.close()
 
 
-def test_reading_in_blocks_smaller_than_a_line(path: Path) -> None:
-    book = Journal(path)
-    for number in range(20):
-        book.append({"n": number, "text": "x" * (number * 37)})
-    book.close()
-    numbers, offset, writer = [], 0, 0
-    while True:
-        batch, end, writer = journal.read(path, offset, writer, limit_bytes=64)
-        if end == offset:
-            break
-        numbers += [entry["n"] for entry in batch]
-        offset = end
-    assert numbers == list(range(20))
-    assert offset == path.stat().st_size
-
-
-def test_a_line_in_the_making_waits_for_its_end(path: Path) -> None:
-    book = Journal(path)
+def test_an_incomplete_line_is_read_once_it_is_complete(path: Path) -> None:
+    book = opened(path)
     book.append({"n": 0})
     book.close()
-    _, end, _ = journal.read(path)
-    book = Journal(path)
+    journal = journal_of(path)
+    _, end = journal.read()
+    book = opened(path)
     book.append({"n": 1})
     book.close()
     whole = path.read_bytes()
     path.write_bytes(whole[:-9])
-    assert journal.read(path, end, 1) == ([], end, 1)
+    assert journal.read(end) == ([], end)
     path.write_bytes(whole)
-    assert journal.read(path, end, 1)[0] == [{"n": 1}]
+    assert journal.read(end)[0] == [{"n": 1}]
 
 
-def test_a_writer_that_comes_late_takes_no_file_from_under_a_later_one(path: Path) -> None:
-    later = journal.Journal(path, 2)
+def test_an_earlier_writer_does_not_repair_the_files_of_a_later_one(path: Path) -> None:
+    later = opened(path, 2)
     later.append({"event": "x", "number": 0})
     with path.open("ab") as file:
         file.write(b'{"half of a line')  # of the later one, which is about to write the rest
-    before = [(one.stat().st_ino, one.read_bytes()) for one in (path, journal.copy_of(path))]
-    with pytest.raises(journal.WriterFencedError, match="writer 2 has begun, and 1 comes too late"):
-        journal.Journal(path, 1)
-    assert [(one.stat().st_ino, one.read_bytes()) for one in (path, journal.copy_of(path))] == before
+    before = [(one.stat().st_ino, one.read_bytes()) for one in (path, copy_of(path))]
+    with pytest.raises(WriterFencedError, match="writer 2 has started, so writer 1 must not write"):
+        opened(path, 1)
+    assert [(one.stat().st_ino, one.read_bytes()) for one in (path, copy_of(path))] == before
     later.close()
 
 
-def test_a_superseded_writer_is_not_heard(path: Path) -> None:
+def test_entries_of_a_superseded_writer_are_void(path: Path) -> None:
     """Not even in the moment in which it cannot know yet."""
-    old, new = Journal(path, 1), Journal(path, 2)
+    old, new = opened(path, 1), opened(path, 2)
     old.append({"n": "before"})
     new.append({"n": "takes over"})
-    for file in (path, journal.copy_of(path)):
+    for file in (path, copy_of(path)):
         with file.open("ab") as open_file:
-            open_file.write(journal._line({"n": "void", "by": 1, "nth": 1}))
+            open_file.write(folder_journal._line({"n": "void", "by": 1, "nth": 1}))
     new.append({"n": "heard"})
-    assert [entry["n"] for entry in journal.entries(path)] == ["before", "takes over", "heard"]
+    assert [entry["n"] for entry in journal_of(path).entries()] == ["before", "takes over", "heard"]
     content = path.read_bytes()
-    with pytest.raises(journal.WriterFencedError, match="writer 2 has begun, and 1 comes too late"):
+    with pytest.raises(WriterFencedError, match="writer 2 has started, so writer 1 must not write"):
         old.append({"n": "void"})
-    assert path.read_bytes() == journal.copy_of(path).read_bytes() == content
+    assert path.read_bytes() == copy_of(path).read_bytes() == content
     old.close()
     new.close()
 
 
-def test_a_failed_write_takes_nothing_of_a_later_writer_back(path: Path) -> None:
+def test_undoing_a_failed_write_removes_nothing_of_a_later_writer(path: Path) -> None:
     """The later one begins and writes while the earlier one is in the middle of its line."""
-    old, new = Journal(path, 1), None
+    old, new = opened(path, 1), None
     old.append({"n": "before"})
 
     class Full:
@@ -286,7 +266,7 @@ def test_a_failed_write_takes_nothing_of_a_later_writer_back(path: Path) -> None
 
         def write(self, _: bytes) -> int:
             nonlocal new
-            new = Journal(path, 2)
+            new = opened(path, 2)
             new.append({"n": "takes over"})
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -296,15 +276,15 @@ def test_a_failed_write_takes_nothing_of_a_later_writer_back(path: Path) -> None
         old.append({"n": "half-way"})
     assert new is not None
     new.append({"n": "goes on"})
-    assert [entry["n"] for entry in journal.entries(path)] == ["before", "half-way", "takes over", "goes on"]
-    assert path.read_bytes() == journal.copy_of(path).read_bytes()
+    assert [entry["n"] for entry in journal_of(path).entries()] == ["before", "half-way", "takes over", "goes on"]
+    assert path.read_bytes() == copy_of(path).read_bytes()
     old.close()
     new.close()
 
 
-def test_what_cannot_be_stored_is_taken_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_that_cannot_be_synced_is_undone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some file systems tell of a full disk only then."""
-    book = Journal(path)
+    book = opened(path)
     book.append({"n": 0}, sync=True)
 
     def full(_: int) -> None:
@@ -317,31 +297,12 @@ def test_what_cannot_be_stored_is_taken_back(path: Path, monkeypatch: pytest.Mon
     book.append({"n": 2}, sync=True)
     book.close()
     assert numbers(path) == [0, 2]
-    assert path.read_bytes() == journal.copy_of(path).read_bytes()
+    assert path.read_bytes() == copy_of(path).read_bytes()
 
 
-def test_threads_do_not_mix_their_lines(path: Path) -> None:
-    book = Journal(path)
-
-    def write(name: int) -> None:
-        for number in range(200):
-            book.append({"thread": name, "n": number})
-
-    threads = [threading.Thread(target=write, args=(name,)) for name in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    book.close()
-    read = list(journal.entries(path))
-    assert len(read) == 800
-    for name in range(4):
-        assert [entry["n"] for entry in read if entry["thread"] == name] == list(range(200))
-
-
-def test_a_full_disk_raises_and_leaves_whole_lines(path: Path) -> None:
+def test_a_full_disk_raises_and_leaves_complete_lines(path: Path) -> None:
     """A limit on the size of a file stands for a full disk: the kernel writes a part, then nothing."""
-    book = Journal(path)
+    book = opened(path)
     book.append({"n": 0})
     line = path.stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,0 +1,182 @@
+"""Storage: the protocols of what keeps an experiment's data outside its processes, and `open_storage`.
+
+Owns what a storage backend must do: a journal, artifacts (specs, weights, models, plots, logs) and stop signals. Both
+the service and the workers use it. It must not know a backend, nor what the data mean.
+
+A backend is one module of this package that has `open_storage(address: str) -> ExperimentStorage`. The scheme of an
+address names the module: `s3://bucket/path` would be opened by `s3.py`. An address without a scheme is a folder. The
+classes in `tests/support/contracts/` test a backend.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, Protocol
+
+from search_spaces import storage
+
+#: A JSON object.
+Entry = dict[str, Any]
+
+BLOCK_BYTES = 1 << 20
+
+
+class WriterFencedError(Exception):
+    """A later writer has opened the journal: this one must not write any more."""
+
+
+class JournalDamagedError(Exception):
+    """An entry is not what was written. `open_writer` repairs the journal."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place between two entries. `offset` grows from 0; the other fields belong to the backend.
+
+    `writer` is the latest writer before it. `checksum` identifies what is before it; None if that is not known.
+    """
+
+    offset: int = 0
+    writer: int = 0
+    checksum: int | None = None
+
+
+BEGINNING = Position()
+
+
+class JournalWriter(Protocol):
+    """Appends entries, from any thread. Entries that a writer adds after a later one has started are void."""
+
+    def append(self, entry: Entry, sync: bool = False) -> None:
+        """Add one entry, which survives the end of the process when this returns.
+
+        `sync` waits until it would survive a power failure. Raises OSError and WriterFencedError,
+        and then adds nothing.
+        """
+
+    def append_all(self, entries: Sequence[Entry]) -> None:
+        """Add several entries, synced: after a crash, all of them are there or none. Raises as `append`."""
+
+    def check_not_fenced(self) -> None:
+        """Raise WriterFencedError if a later writer has started, and OSError."""
+
+    def close(self) -> None: ...
+
+
+class JournalBackend(Protocol):
+    """An append-only sequence of entries, with one current writer and any number of readers."""
+
+    def exists(self) -> bool: ...
+
+    def open_writer(self, writer: int) -> JournalWriter:
+        """Repair the journal and become its current writer with the first entry.
+
+        `writer` (from 1) is higher for each process that opens the journal. Raises WriterFencedError and OSError.
+        """
+
+    def read(self, after: Position = BEGINNING, limit_bytes: int = BLOCK_BYTES) -> tuple[list[Entry], Position]:
+        """Valid entries after a position, about `limit_bytes` of them, and the position after the last.
+
+        Works while a writer appends: an incomplete entry is left to the next call. Raises JournalDamagedError.
+        """
+
+    def entries(self) -> Iterator[Entry]:
+        """All valid entries from the beginning, from whatever copy is undamaged. Raises JournalDamagedError."""
+
+    def stands(self, position: Position) -> bool:
+        """Whether the entries before a position are those that were there when it was taken."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """`size_bytes` is 0 for another name of a file that was listed before."""
+
+    name: PurePath
+    size_bytes: int
+
+
+class ArtifactStore(Protocol):
+    """Files by name. A name is a relative path, as `search_spaces.layout.ExperimentFolder(Path())` gives them.
+
+    Raises ValueError for a name that leaves the experiment, and OSError; FileNotFoundError if there is no such file.
+    """
+
+    def open_reader(self, name: PurePath) -> BinaryIO:
+        """The content, seekable. The caller closes it."""
+
+    def open_appender(self, name: PurePath) -> BinaryIO:
+        """Add to a file, which is created if missing and readable by its owner only.
+
+        Readers see what is written soon, at the latest after `close`.
+        """
+
+    def write(self, name: PurePath, content: bytes | memoryview) -> None:
+        """Create or replace a file in one step, so that it survives a power failure; on an error nothing changes."""
+
+    def move(self, name: PurePath, new_name: PurePath) -> None:
+        """Rename a file, replacing another in one step."""
+
+    def list(self, folder: PurePath | None = None) -> Iterator[Artifact]:
+        """The files below a folder (None: all), in no order. Files added or removed meanwhile may be missing."""
+
+    def remove(self, name: PurePath) -> None:
+        """Remove a file. Does nothing if there is none."""
+
+    def replace_folder(self, name: PurePath) -> AbstractContextManager[Path]:
+        """An empty local folder; when the block ends without an exception, its files replace those of folder `name`."""
+
+    def local_folder(self, name: PurePath) -> AbstractContextManager[Path]:
+        """The files of folder `name` as a local folder, to be read only and only inside the block."""
+
+
+class StopSignal(Protocol):
+    """Asks the processes that train a trial to leave its epoch.
+
+    A request is for all who look at that time: whoever clears it, clears it for itself only.
+    """
+
+    def ask(self) -> None:
+        """Ask them. Raises OSError."""
+
+    def asked(self) -> bool:
+        """Whether somebody asked since this object was created or cleared."""
+
+    def clear(self) -> None:
+        """Ignore all requests up to now."""
+
+
+class ExperimentStorage(Protocol):
+    """The storage of one experiment."""
+
+    @property
+    def journal(self) -> JournalBackend: ...
+
+    @property
+    def artifacts(self) -> ArtifactStore: ...
+
+    def stop_signal(self, trial: int) -> StopSignal: ...
+
+    def free_bytes(self) -> int | None:
+        """Bytes that can still be written; None if unknown or unlimited."""
+
+    def remove(self) -> None:
+        """Remove everything. Does nothing if there is nothing. Raises OSError."""
+
+
+def open_storage(address: str) -> ExperimentStorage:
+    """The storage of the experiment at an address. Raises ValueError for a scheme that no backend has."""
+    scheme, separator, _ = address.partition("://")
+    name = scheme if separator else "folder"
+    known = {module.name for module in pkgutil.iter_modules(storage.__path__)} - NOT_BACKENDS
+    if name not in known:
+        raise ValueError(f"the scheme of a storage address must be one of {', '.join(sorted(known))} (got {name!r})")
+    opened: ExperimentStorage = importlib.import_module(f"{storage.__name__}.{name}").open_storage(address)
+    return opened
+
+
+NOT_BACKENDS = frozenset({"atomic", "base", "folder_journal"})

@@ -1,0 +1,158 @@
+"""Folder storage: an experiment in a folder of a file system that all its machines share.
+
+Owns how artifacts and stop signals are kept as files. It must not know what they mean.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import BinaryIO
+
+from search_spaces.layout import ExperimentFolder
+from search_spaces.storage.atomic import atomic_write
+from search_spaces.storage.base import Artifact
+from search_spaces.storage.folder_journal import FolderJournal
+
+
+def open_storage(address: str) -> FolderStorage:
+    """`address` is a path, with or without `folder://`."""
+    return FolderStorage(Path(address.removeprefix("folder://")))
+
+
+@dataclass(frozen=True)
+class FolderStorage:
+    """The folder of one experiment. It may not exist; only `root` itself is never created here."""
+
+    root: Path
+
+    @cached_property
+    def journal(self) -> FolderJournal:
+        folder = ExperimentFolder(self.root)
+        return FolderJournal(folder.journal, folder.journal_copy)
+
+    @cached_property
+    def artifacts(self) -> FolderArtifacts:
+        return FolderArtifacts(self.root)
+
+    def stop_signal(self, trial: int) -> FolderStopSignal:
+        return FolderStopSignal(ExperimentFolder(self.root).trial(trial).stop)
+
+    def free_bytes(self) -> int | None:
+        try:
+            return shutil.disk_usage(self.root).free
+        except OSError:
+            return None
+
+    def remove(self) -> None:
+        if self.root.exists():
+            shutil.rmtree(self.root)
+
+
+class FolderArtifacts:
+    """Each artifact is a file below `root`. Folders below `root` are created as needed.
+
+    `root` is not: a process that outlives its experiment must not bring the experiment's folder back.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def open_reader(self, name: PurePath) -> BinaryIO:
+        return self._path(name).open("rb")
+
+    def open_appender(self, name: PurePath) -> BinaryIO:
+        path = self._path(name)
+        self._make_parents(path)
+        return path.open("ab", buffering=0) if path.exists() else open(path, "ab", buffering=0, opener=_private)
+
+    def write(self, name: PurePath, content: bytes | memoryview) -> None:
+        path = self._path(name)
+        self._make_parents(path)
+        atomic_write(path, content)
+
+    def move(self, name: PurePath, new_name: PurePath) -> None:
+        target = self._path(new_name)
+        self._make_parents(target)
+        self._path(name).replace(target)
+
+    def list(self, folder: PurePath | None = None) -> Iterator[Artifact]:
+        seen: set[tuple[int, int]] = set()
+        for parent, _, names in os.walk(self._path(folder or PurePath())):
+            for name in names:
+                path = Path(parent, name)
+                try:
+                    status = path.lstat()
+                except FileNotFoundError:  # removed meanwhile
+                    continue
+                file = (status.st_dev, status.st_ino)
+                yield Artifact(path.relative_to(self._root), 0 if file in seen else status.st_size)
+                if status.st_nlink > 1:
+                    seen.add(file)
+
+    def remove(self, name: PurePath) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    @contextmanager
+    def replace_folder(self, name: PurePath) -> Iterator[Path]:
+        path = self._path(name)
+        self._make_parents(path)
+        with tempfile.TemporaryDirectory(prefix=f"{path.name}.", suffix=".part", dir=path.parent) as parent:
+            fresh = Path(parent, path.name)
+            fresh.mkdir()
+            yield fresh
+            shutil.rmtree(path, ignore_errors=True)
+            fresh.replace(path)
+
+    @contextmanager
+    def local_folder(self, name: PurePath) -> Iterator[Path]:
+        path = self._path(name)
+        if not path.is_dir():
+            raise FileNotFoundError(f"no folder {path}")
+        yield path
+
+    def _path(self, name: PurePath) -> Path:
+        if name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"the name of an artifact must be a relative path without .. (got {str(name)!r})")
+        return self._root / name
+
+    def _make_parents(self, path: Path) -> None:
+        if path.parent != self._root and not path.parent.is_dir():
+            if not self._root.is_dir():
+                raise FileNotFoundError(f"no folder {self._root}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+
+class FolderStopSignal:
+    """A file that is touched. Its inode and time tell one request from the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._cleared = self._touched()
+
+    def ask(self) -> None:
+        self._path.touch()
+
+    def asked(self) -> bool:
+        touched = self._touched()
+        return touched is not None and touched != self._cleared
+
+    def clear(self) -> None:
+        self._cleared = self._touched()
+
+    def _touched(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,263 @@
+"""Folder journal: a file of JSON lines and its copy, in the experiment's folder.
+
+Owns the two files and their durability: an entry that `append` has returned survives the end of the process. Opening
+a writer repairs them: an incomplete last line is dropped, and what one file has lost is restored from the other, byte
+by byte, so that offsets stay valid. What both have lost is gone: all entries from there on are moved to a file
+`journal.damaged-<n>` (n from 1), and the journal continues with the entries before.
+
+Each line ends with the number of its writer (`by`), its own number among that writer's lines (`nth`, by which a loss is
+detected) and a checksum (`crc`). Lines of a writer after the first line of a later one are void. It must not know what
+an entry means.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import BinaryIO
+
+from search_spaces.layout import DAMAGED_JOURNAL_PREFIX
+from search_spaces.storage.atomic import atomic_write
+from search_spaces.storage.base import (
+    BEGINNING,
+    BLOCK_BYTES,
+    Entry,
+    JournalDamagedError,
+    Position,
+    WriterFencedError,
+)
+
+log = logging.getLogger("rung.journal")
+
+_CHECKSUM = re.compile(rb',"crc":(0|[1-9]\d{0,9})\}\n\Z')
+_IDENTIFYING_BYTES = 256  # each line ends with its checksum, so the end of a file identifies its content
+
+
+@dataclass(frozen=True)
+class FolderJournal:
+    """`path` is the journal, `copy` its copy. Neither needs to exist."""
+
+    path: Path
+    copy: Path
+
+    def exists(self) -> bool:
+        return self.path.exists() or self.copy.exists()
+
+    def open_writer(self, writer: int) -> FolderJournalWriter:
+        return FolderJournalWriter(self, writer)
+
+    def read(self, after: Position = BEGINNING, limit_bytes: int = BLOCK_BYTES) -> tuple[list[Entry], Position]:
+        return _read(self.path, after, limit_bytes)
+
+    def entries(self) -> Iterator[Entry]:
+        found = [path for path in (self.path, self.copy) if path.exists()]
+        for path in found:
+            try:
+                return iter(_entries(path))
+            except JournalDamagedError:
+                if path == found[-1]:
+                    raise
+        return iter(())
+
+    def stands(self, position: Position) -> bool:
+        checksum = _checksum_at(self.path, position.offset)
+        return checksum is not None and position.checksum in (None, checksum)
+
+
+class FolderJournalWriter:
+    """Safe to use from several threads of one process. Opening repairs. Raises OSError and WriterFencedError."""
+
+    def __init__(self, journal: FolderJournal, writer: int) -> None:
+        self._path = journal.path
+        self._writer = writer
+        self._lock = threading.Lock()
+        self._nth = _repair(journal, writer)[writer]
+        self._files = [path.open("a+b", buffering=0) for path in (journal.path, journal.copy)]
+        self._end = journal.path.stat().st_size
+
+    def append(self, entry: Entry, sync: bool = False) -> None:
+        with self._lock:
+            line = _line(entry | {"by": self._writer, "nth": self._nth})
+            starts = [file.seek(0, os.SEEK_END) for file in self._files]
+            self._check_not_fenced(starts[0])
+            try:
+                for file in self._files:
+                    written = file.write(line)
+                    if written != len(line):
+                        raise OSError(f"{file.name}: wrote {written} of {len(line)} bytes; the disk may be full")
+                if sync:
+                    os.fsync(self._files[0].fileno())  # the copy can be restored from it
+            except OSError:
+                for file, start in zip(self._files, starts, strict=True):
+                    _take_back(file, start, line)
+                raise
+            self._nth += 1
+            self._end = starts[0] + len(line)
+
+    def append_all(self, entries: Sequence[Entry]) -> None:
+        self.append({"entries": list(entries)}, sync=True)
+
+    def check_not_fenced(self) -> None:
+        with self._lock:
+            self._check_not_fenced(self._files[0].seek(0, os.SEEK_END))
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def _check_not_fenced(self, end: int) -> None:
+        """If another process has written since: a writer that was suspended learns here that another has started."""
+        if end == self._end:
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._end)
+            others = [entry["by"] for line in file if (entry := _entry(line))]
+        if max(others, default=0) > self._writer:
+            raise _fenced(self._path, max(others), self._writer)
+
+
+def _read(path: Path, after: Position, limit_bytes: int = BLOCK_BYTES) -> tuple[list[Entry], Position]:
+    if not path.exists():
+        return [], after
+    with path.open("rb") as file:
+        file.seek(after.offset)
+        block = file.read(limit_bytes)
+        if block and b"\n" not in block:
+            block += file.readline()
+    end = block.rfind(b"\n") + 1
+    writer = after.writer
+    valid: list[Entry] = []
+    for line in block[:end].splitlines(keepends=True):
+        entry = _entry(line)
+        if entry is None:
+            raise JournalDamagedError(f"{path}: {line[:60]!r}... is not what was written; the next attempt repairs it")
+        by = entry.pop("by")
+        del entry["nth"]
+        if by >= writer:
+            writer = by
+            valid.extend(entry.get("entries", [entry]))
+    if not end:
+        return valid, after
+    offset = after.offset + end
+    return valid, Position(offset, writer, _checksum_at(path, offset))
+
+
+def _entries(path: Path) -> list[Entry]:
+    entries, position = _read(path, BEGINNING)
+    while position != BEGINNING:
+        batch, end = _read(path, position)
+        if end == position:
+            break
+        entries += batch
+        position = end
+    return entries
+
+
+def _checksum_at(path: Path, offset: int) -> int | None:
+    """A number that identifies the content before an offset; None if the file ends before it."""
+    if offset == 0:
+        return 0
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        start = max(0, offset - _IDENTIFYING_BYTES)
+        file.seek(start)
+        content = file.read(offset - start)
+    return zlib.crc32(content) if len(content) == offset - start else None
+
+
+def _take_back(file: BinaryIO, start: int, line: bytes) -> None:
+    """Undo what was written of a line, unless another process has written at or after its start."""
+    left = os.pread(file.fileno(), len(line) + 1, start)
+    if left and line.startswith(left):
+        file.truncate(start)
+
+
+def _line(entry: Entry) -> bytes:
+    body = json.dumps(entry, separators=(",", ":")).encode()[:-1]
+    return b'%b,"crc":%d}\n' % (body, zlib.crc32(body))
+
+
+def _entry(line: bytes) -> Entry | None:
+    """None for a line that is not, byte for byte, what `_line` made."""
+    checksum = _CHECKSUM.search(line)
+    if checksum is None or zlib.crc32(body := line[: checksum.start()]) != int(checksum[1]):
+        return None
+    entry: Entry = json.loads(body + b"}")
+    return entry
+
+
+def _fenced(path: Path, later: int, writer: int) -> WriterFencedError:
+    return WriterFencedError(f"{path}: writer {later} has started, so writer {writer} must not write any more")
+
+
+def _repair(journal: FolderJournal, writer: int) -> Counter[int]:
+    """Give both files every line that either has, up to the first that neither has.
+
+    Writes no file that is right already. Returns the number of lines by writer. Raises WriterFencedError.
+    """
+    path, files = journal.path, (journal.path, journal.copy)
+    content = {file: file.read_bytes() for file in files if file.exists()}
+    found = [text.splitlines(keepends=True) for text in content.values()]
+    latest = max((entry["by"] for lines in found for entry in map(_entry, lines) if entry), default=0)
+    if latest > writer:
+        raise _fenced(path, latest, writer)
+    if len(found) == 2:
+        lines = _merged(*([line for line in lines if _entry(line)] for lines in found))
+    else:
+        lines = list(takewhile(_entry, *found)) if found else []
+    counts, unbroken = _unbroken(lines)
+    kept = b"".join(lines[:unbroken])
+    if unbroken < len(lines) or (len(found) == 1 and any(line.endswith(b"\n") for line in found[0][unbroken:])):
+        _quarantine(path, max(content.values(), key=len)[len(kept) :])
+        log.warning("%s is damaged at byte %d: all entries from there on are lost and set aside", path, len(kept))
+    for file in files:
+        present = content.get(file, b"")
+        if present != kept:
+            log.warning("%s has %d bytes and is restored to %d bytes", file, len(present), len(kept))
+            atomic_write(file, kept)
+    return counts
+
+
+def _unbroken(lines: Iterable[bytes]) -> tuple[Counter[int], int]:
+    """How many lines there are, by writer and in total, before the first whose writer lacks an earlier line."""
+    counts: Counter[int] = Counter()
+    unbroken = 0
+    for entry in filter(None, map(_entry, lines)):
+        if entry["nth"] != counts[entry["by"]]:
+            break
+        counts[entry["by"]] += 1
+        unbroken += 1
+    return counts, unbroken
+
+
+def _quarantine(path: Path, content: bytes) -> None:
+    taken = (
+        int(file.name.removeprefix(DAMAGED_JOURNAL_PREFIX))
+        for file in path.parent.glob(f"{DAMAGED_JOURNAL_PREFIX}*[0-9]")
+    )
+    atomic_write(path.with_name(f"{DAMAGED_JOURNAL_PREFIX}{1 + max(taken, default=0)}"), content)
+
+
+def _merged(ours: list[bytes], theirs: list[bytes]) -> list[bytes]:
+    """The lines of both, each once, in the order that they have in both."""
+    index = {line: place for place, line in enumerate(ours)}
+    merged: list[bytes] = []
+    done = 0
+    for line in theirs:
+        if line in index:
+            end = max(done, index[line] + 1)
+            merged += ours[done:end]
+            done = end
+        else:
+            merged.append(line)
+    return merged + ours[done:]

@@ -1,0 +1,177 @@
+"""MLflow writer: sends events to MLflow's runs.
+
+Owns what each event becomes there: metrics, params, tags and statuses. A point that was sent before, by an earlier
+process or before the journal lost it, is left out. What MLflow refuses for good is logged and left out, so that one
+bad value blocks nothing. Importing this module imports MLflow, which takes seconds: the tracker's thread does it, once.
+It must not know the journal's file, Ray or the service.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunTag
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.protocol import TRIAL_RUN_STATUS, LaunchConfig, Tag, TrialState, Winner, sanitize_text
+from workers.state.events import EpochFinished, Event, TrialEnded, TrialEvent, TrialRetried, TrialSuggested
+from workers.tracking import registration
+from workers.tracking.connection import Connection, is_permanent, tolerating_refusal
+from workers.tracking.cursor import MlflowIds
+from workers.tracking.runs import Runs
+
+log = logging.getLogger("rung.tracking")
+
+
+@dataclass
+class _Batch:
+    """All that one run is sent at once. Times are Unix milliseconds."""
+
+    began_ms: int
+    items: list[Any] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    ended: tuple[str, int] | None = None
+
+
+class MlflowWriter:
+    """All methods raise what the client raises; they can then be called again, which leaves no duplicates.
+
+    `answered_at` is when MLflow last accepted the events of a run (monotonic seconds). Events that are sent again,
+    because those of another run failed, do not count. `ended` tells which trials of the journal have ended.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        launch: LaunchConfig,
+        spec: ExperimentSpec,
+        runs: Runs,
+        ended: Callable[[], Mapping[int, bool]],
+    ) -> None:
+        self._connection = connection
+        self._launch = launch
+        self._spec = spec
+        self._runs = runs
+        self._ended = ended
+        self._resumed = launch.attempt == 1
+        self._accepted: set[int] = set()  # trials of the current block whose events were accepted
+        self.answered_at = -math.inf
+
+    def ids(self) -> MlflowIds:
+        return self._runs.ids()
+
+    def send(self, events: list[Event], end: int, on_parent: Callable[[], None]) -> None:
+        """Send a block of events, which ends at offset `end`. `on_parent` is called when the parent is found."""
+        try:
+            known = self.ids().parent
+            parent = self._runs.parent(_ms(events[0]) if events else None)
+            if parent != known:
+                on_parent()
+            if not self._resumed:
+                self._resume(parent)
+            for number, batch in _batches(events).items():
+                run = self._runs.of_trial(number, batch.params, batch.began_ms)
+                self._log(run, self._runs.without_known_points(run, batch.items) + _tags(batch.tags))
+                if batch.ended:
+                    self._terminate(run, *batch.ended)
+                if number not in self._accepted:
+                    self._accepted.add(number)
+                    self.answered_at = time.monotonic()
+        except Exception:
+            self._runs.suspect(end)
+            raise
+        self._accepted.clear()
+        self._runs.offset = end
+
+    def end_parent_run(
+        self, status: str, summary: dict[str, float], tags: dict[str, str], step: int, at: float
+    ) -> None:
+        """Log the summary at `step` on the parent run, and end it at `at` (Unix seconds). Deletes orphaned runs."""
+        self._runs.delete_orphans(self._ended().keys())
+        parent, at_ms = self._runs.parent(), int(at * 1000)
+        self._log(parent, [Metric(name, value, at_ms, step) for name, value in summary.items()] + _tags(tags))
+        self._terminate(parent, status, at_ms)
+
+    def log_folder(self, folder: Path) -> None:
+        self._connection.client().log_artifacts(self._runs.parent(), str(folder), artifact_path=folder.name)
+
+    def register(self, folder: Path, winner: Winner) -> str:
+        """The `models:/` address of the model in `folder`."""
+        parent, experiment_id = self._runs.parent(), self._launch.experiment_id
+        return registration.register(self._connection.client, self._spec, experiment_id, parent, folder, winner)
+
+    def _resume(self, parent: str) -> None:
+        """An experiment that had ended or was inactive continues, and so do its trials that have not ended."""
+        self._runs.resume(parent)
+        ended = self._ended()
+        for number, run in self.ids().runs.items():
+            if not ended.get(number, True):
+                self._runs.resume(run)
+        self._resumed = True
+
+    def _log(self, run: str, items: list[Any]) -> None:
+        """Log metrics, params and tags. If some are refused for good, all others are logged."""
+        of_kind: list[Any] = [[item for item in items if isinstance(item, kind)] for kind in (Metric, Param, RunTag)]
+        try:
+            self._connection.client().log_batch(run, *of_kind)
+        except Exception as error:
+            if not is_permanent(error):
+                raise
+            if len(items) == 1 or not self._is_active(run):
+                log.error("MLflow refuses %s of run %s: %s", [item.key for item in items], run, error)
+                return
+            middle = len(items) // 2
+            self._log(run, items[:middle])
+            self._log(run, items[middle:])
+
+    def _terminate(self, run: str, status: str, at_ms: int) -> None:
+        with tolerating_refusal(f"to end run {run}"):
+            self._connection.client().set_terminated(run, status=status, end_time=at_ms)
+
+    def _is_active(self, run: str) -> bool:
+        """False for a run that somebody deleted."""
+        with tolerating_refusal(f"to read run {run}"):
+            return str(self._connection.client().get_run(run).info.lifecycle_stage) == "active"
+        return False
+
+
+def _batches(events: Iterable[Event]) -> dict[int, _Batch]:
+    """What the runs of the trials are sent for some events, by trial."""
+    batches: dict[int, _Batch] = {}
+    for event in events:
+        if not isinstance(event, TrialEvent):
+            continue
+        at_ms = _ms(event)
+        batch = batches.setdefault(event.trial, _Batch(at_ms))
+        match event:
+            case TrialSuggested():
+                batch.params = {key: str(value) for key, value in event.parameters.items()}
+                batch.items += [Param(key, value) for key, value in batch.params.items()]
+                batch.tags[Tag.TRIAL_STATE] = TrialState.RUNNING
+                if event.source is not None:
+                    batch.tags[Tag.CONTINUED_FROM] = event.source
+            case EpochFinished():
+                batch.items += [Metric(name, float(value), at_ms, event.epoch) for name, value in event.metrics.items()]
+            case TrialRetried():
+                batch.tags[Tag.RESTARTS] = str(event.restarts)
+        if isinstance(event, TrialEnded | TrialRetried) and event.kind is not None:
+            batch.tags[Tag.ERROR_KIND] = event.kind
+        if isinstance(event, TrialEnded | EpochFinished) and event.state is not None:
+            batch.tags |= {Tag.TRIAL_STATE: event.state, Tag.STOP_REASON: event.reason}
+            batch.ended = TRIAL_RUN_STATUS[event.state], at_ms
+    return batches
+
+
+def _ms(event: Event) -> int:
+    return int(event.at * 1000)
+
+
+def _tags(tags: dict[str, str]) -> list[Any]:
+    return [RunTag(key, sanitize_text(str(value))) for key, value in tags.items()]
