@@ -19,6 +19,9 @@ DEPRECATED = (
     "`asha` is `early_stopping`, and the fields of schedulers have torch's names"
 )
 
+#: The fields of version 2 that `asha` became.
+_REPLACE_ASHA = {"max_epochs", "early_stopping"}
+
 #: kind of the scheduler -> its fields in version 1 -> in version 2, which names them as torch does.
 _SCHEDULER_FIELDS: dict[str, dict[str, str]] = {
     "step": {"step_epochs": "step_size"},
@@ -66,7 +69,7 @@ def upgrade(document: Any) -> Upgraded:
     new = dict(document)
     if "version" in new:
         new["version"] = VERSION
-    if "asha" in new:
+    if "asha" in new and not new.keys() & _REPLACE_ASHA:  # with both, it would be unclear which one is meant
         _upgrade_asha(new, written)
     for name in ("search_space", "hyperparameters"):
         space = new.get(name)

@@ -81,7 +81,7 @@ def continue_from(source: EditableHandle, request: Request) -> Submitted:
     spec = _complete(context, requested)
 
     def create(session: Session) -> Experiment:
-        return continuation.submit(session, source.lock(session), spec, validation.warnings(spec))
+        return continuation.submit(session, source.lock(session), spec, validation.warnings(spec, patch))
 
     return _store(context, request.key, sha256, create)
 

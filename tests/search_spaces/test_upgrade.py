@@ -248,6 +248,12 @@ def test_a_document_of_version_2_knows_nothing_of_version_1() -> None:
         validate({"name": "x", "version": 2, "asha": {"max_t": 5}})
 
 
+@pytest.mark.parametrize("new", [{"max_epochs": 8}, {"early_stopping": "none"}])
+def test_a_document_that_says_it_in_both_versions_is_refused(new: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match="asha: is not a known field"):
+        validate({"name": "x", "asha": {"max_t": 5}} | new)
+
+
 @pytest.mark.parametrize(
     ("patch", "upgraded"),
     [

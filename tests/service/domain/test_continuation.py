@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from search_spaces.upgrade import DEPRECATED
 from service.context import AppContext
 from service.contract.errors import ConflictError
 from service.contract.states import State
@@ -114,6 +115,8 @@ def test_a_source_stored_as_version_1_is_shown_upgraded_and_continued_by_old_cli
     answer = continue_from(world, source, {"asha": {"max_t": 20, "reduction_factor": 3}})
     assert answer.status_code == 201, answer.text
     assert answer.json()["spec"] == {**view["spec"], "name": "night-continued"}
+    assert answer.json()["warnings"] == [DEPRECATED]
+    assert continue_from(world, source, {"max_epochs": 20}).json()["warnings"] == []
 
 
 def test_a_grid_is_continued_by_another_searcher_only(world: World) -> None:
