@@ -1,6 +1,6 @@
 """ClusterCache: the last view of the cluster, so that no request has to wait for Ray.
 
-The reconciler writes it, everybody else reads it.
+Owns the last snapshot and when Ray last answered. The reconciler writes it; all others read it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from service.domain.cluster import Cluster
 
 @dataclass(frozen=True)
 class ClusterSnapshot:
-    """One look. `cluster` is None while Ray does not answer; `why` then says what happened instead."""
+    """The cluster as it was seen once. `cluster` is None while Ray does not answer; `why` is then the reason."""
 
     cluster: Cluster | None
     why: str
@@ -23,7 +23,7 @@ class ClusterSnapshot:
 
 
 class ClusterCache:
-    """Holds the latest `ClusterSnapshot`; replacing one reference needs no lock."""
+    """Holds the latest `ClusterSnapshot`. Replacing one reference needs no lock."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._snapshot = self._first = ClusterSnapshot(None, "not asked yet", datetime.now(UTC))
@@ -40,12 +40,12 @@ class ClusterCache:
 
     @property
     def unreachable_reason(self) -> str:
-        """Why Ray does not answer; empty while it does, and where nobody has asked it yet."""
+        """Why Ray does not answer; empty while it does, and if it has not been asked yet."""
         return "" if self._snapshot is self._first else self._snapshot.why
 
     @property
     def unreachable_s(self) -> float:
-        """Seconds since Ray answered last, or since the service was started."""
+        """Seconds since Ray last answered, or since the service started."""
         return self._monotonic() - self._seen_at
 
     def record(self, cluster: Cluster) -> None:

@@ -13,7 +13,7 @@ from service.domain.cluster import Cluster
 
 
 class JobStatus(StrEnum):
-    """What Ray says of a driver. UNKNOWN: Ray has never heard of it, or forgot it when it was started anew."""
+    """The state of a driver's job. UNKNOWN: it was never submitted, or the cluster lost it in a restart."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -27,28 +27,28 @@ ALIVE = frozenset({JobStatus.PENDING, JobStatus.RUNNING})
 
 
 class ClusterUnreachableError(Exception):
-    """Ray does not answer, or not as Ray does."""
+    """The cluster does not answer, or answers with an error."""
 
 
 class Launcher(Protocol):
-    """What the reconciler needs of a cluster. All methods but `prepare` raise ClusterUnreachableError."""
+    """Runs drivers on a cluster. All methods except `preload` and `prepare` raise ClusterUnreachableError."""
 
     def preload(self) -> None:
-        """Do ahead of time what takes long."""
+        """Do slow preparations ahead of time, such as imports."""
 
     def prepare(self, launch: LaunchConfig, spec: dict[str, Any]) -> None:
-        """Write what the driver will read into its storage folder. Raises OSError."""
+        """Write the files that the driver reads at its start. May be repeated. Raises OSError."""
 
     def launch(self, launch: LaunchConfig) -> None:
-        """Start the driver. An attempt id can be used once."""
+        """Start the driver. Raises ClusterUnreachableError also if this attempt id was used before."""
 
     def status(self, attempt_id: str) -> JobStatus: ...
 
     def stop(self, attempt_id: str) -> None:
-        """Ask the driver's process to end. Nothing happens where it is gone already."""
+        """Ask the driver's process to end. Does nothing if it has ended or is unknown."""
 
     def logs(self, attempt_id: str) -> str:
-        """All that the driver printed, as far as Ray still has it."""
+        """What the driver printed, as far as the cluster still has it; otherwise empty."""
 
     def cluster(self) -> Cluster:
         """The living nodes."""

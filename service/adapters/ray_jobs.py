@@ -1,15 +1,14 @@
-"""Launcher: starts, watches and stops drivers as Ray Jobs, and looks at the cluster's nodes.
+"""RayLauncher: starts, watches and stops drivers as Ray Jobs, and lists the cluster's nodes.
 
-All that the service says to Ray is said here, but for `warm_workers`, which speaks to the raylets.
-Ray is imported when first needed, which takes about a second: `warm` does it ahead of time. Every
-request has a time limit. It must not know the database or the states of an experiment.
+Owns all requests to Ray except those of `ray_warm_workers`, which calls the raylets. Ray is imported when it is first
+needed, which takes about a second; `preload` does it ahead of time. Every request has a timeout. It must not know the
+database or the states of an experiment.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import threading
 from pathlib import Path
@@ -18,9 +17,12 @@ from urllib.parse import quote
 
 from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import LaunchConfig, Tag
+from search_spaces.storage.atomic import atomic_write
 from service.adapters.launcher import ClusterUnreachableError, JobStatus
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
+
+PRIVATE = 0o600  # the launch file holds a token and perhaps a password
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +39,15 @@ class RayLauncher:
         self._importing = threading.Lock()
 
     def preload(self) -> None:
-        with self._importing:  # modules of Ray's that two threads import at once stay half made for good
+        with self._importing:  # if two threads import Ray at once, some of its modules stay incomplete
             import ray.exceptions
             import ray.job_submission  # noqa: F401
 
     def prepare(self, launch: LaunchConfig, spec: dict[str, Any]) -> None:
         folder = ExperimentFolder(Path(launch.storage))
         folder.root.mkdir(parents=True, exist_ok=True)
-        _write(folder.spec, json.dumps(spec, indent=2))
-        _write(folder.launch_config(launch.attempt), launch.model_dump_json(indent=2))
+        atomic_write(folder.spec, json.dumps(spec, indent=2).encode(), PRIVATE)
+        atomic_write(folder.launch_config(launch.attempt), launch.model_dump_json(indent=2).encode(), PRIVATE)
 
     def launch(self, launch: LaunchConfig) -> None:
         command = [self._python, "-m", "workers.driver", launch.storage, str(launch.attempt)]
@@ -54,7 +56,7 @@ class RayLauncher:
             "/api/jobs/",
             timeout=self._submit_timeout_s,
             json_data={
-                # No runtime_env: with one, Ray would start fresh processes where warm ones wait.
+                # No runtime_env: with one, Ray would start new processes instead of using the warm workers.
                 "entrypoint": f"exec {shlex.join(command)}",
                 "submission_id": launch.attempt_id,
                 "metadata": {Tag.EXPERIMENT_ID: launch.experiment_id},
@@ -67,8 +69,8 @@ class RayLauncher:
             return JobStatus.UNKNOWN
         try:
             return JobStatus(answer.get("status", ""))
-        except ValueError:  # of a newer Ray, which does know the job: its heartbeats say whether it lives
-            log.warning("Ray says of %s what it never said: %r", attempt_id, answer.get("status"))
+        except ValueError:  # a newer Ray knows the job, and its heartbeats show whether it runs
+            log.warning("unknown Ray job status for %s: %r", attempt_id, answer.get("status"))
             return JobStatus.PENDING
 
     def stop(self, attempt_id: str) -> None:
@@ -85,7 +87,7 @@ class RayLauncher:
             alive = [node for node in nodes if node["state"] == "ALIVE"]
             return Cluster(tuple(sorted((_node(node) for node in alive), key=lambda node: node.name)))
         except (KeyError, TypeError) as error:
-            raise ClusterUnreachableError(f"the list of nodes of {self._address} cannot be read: {error!r}") from error
+            raise ClusterUnreachableError(f"cannot read the list of nodes of {self._address}: {error!r}") from error
 
     def raylets(self) -> list[str]:
         """host:port of the raylet of each living node."""
@@ -113,7 +115,7 @@ class RayLauncher:
 
 
 def _client(address: str, timeout_s: float) -> Any:
-    """Ray's own client, which finds the token as Ray does, with a time limit that it lacks."""
+    """Ray's own client, which finds the token as Ray does, with a timeout added."""
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -126,7 +128,7 @@ def _client(address: str, timeout_s: float) -> Any:
 
     try:
         return Client(address)
-    except AuthenticationError as error:  # no token where one is needed
+    except AuthenticationError as error:  # a token is required and missing
         raise RuntimeError(str(error).partition("\n")[0]) from error
 
 
@@ -137,14 +139,3 @@ def _node(state: dict[str, Any]) -> Node:
         cpus=float(resources.get("CPU", 0)),
         gpus=float(resources.get("GPU", 0)),
     )
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all, and for the owner's eyes only."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -1,8 +1,8 @@
-"""Finalizer: what one experiment needs after its end, and what its deletion takes.
+"""Finalizer: what one experiment needs after its end, and its deletion.
 
-Ends runs in MLflow that its driver could not end, removes checkpoints of what will never go on, and everything of
-what a person deleted. Every step can be done twice, so that a crash between two costs nothing. When it is done, and
-how often it is tried, is for `housekeeping`.
+Owns the steps: it ends MLflow runs that the driver could not end, removes checkpoints of a cancelled experiment, and
+removes everything of a deleted one. Every step can be repeated, so that a crash between two costs nothing. It must not
+know when it runs or how often it is retried: that is for `worker`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 from sqlalchemy import Select, delete, select
 
-from search_spaces.layout import CheckpointPolicy
 from search_spaces.protocol import PARENT_RUN_STATUS, TRIAL_RUN_STATUS, RunStatus, Tag, TrialState, attempt_id
 from search_spaces.stored import StoredSpec
 from service.adapters import mlflow_cleanup
@@ -35,19 +34,19 @@ log = logging.getLogger(__name__)
 
 
 class RetryLaterError(Exception):
-    """Somebody else must end first. The message says who."""
+    """Another process must end first. The message says which."""
 
 
 @dataclass(frozen=True)
 class EndedExperiment:
-    """An experiment that waits for aftercare, as it was read from the database."""
+    """An experiment that needs to be finalized, as it was read from the database."""
 
     runs: ExperimentRuns
     state: State
     reason: str
     attempt: int
     at: datetime
-    checkpoints: CheckpointPolicy
+    spec: StoredSpec
     best_trial: int | None
     winner_registered: bool
 
@@ -61,7 +60,7 @@ class EndedExperiment:
 
 
 class Finalizer:
-    """Finalizes one experiment. All methods raise Unavailable, OSError, RetryLaterError and LeaseLostError."""
+    """Finalizes one experiment. All methods raise UnavailableError, OSError, RetryLaterError and LeaseLostError."""
 
     def __init__(self, context: AppContext, clock: Callable[[], datetime]) -> None:
         self._context = context
@@ -74,7 +73,7 @@ class Finalizer:
             self._close(held, ended)
 
     def report_blocker(self, held: HeldLease, ended: EndedExperiment, why: str) -> None:
-        """Let a person who waits for a deletion know what keeps it."""
+        """Show why a deletion has not completed."""
         reason = f"being deleted; {why}"
         if ended.state is not State.DELETING or reason == ended.reason:
             return
@@ -85,22 +84,22 @@ class Finalizer:
                 experiment.reason = reason
 
     def _close(self, held: HeldLease, ended: EndedExperiment) -> None:
-        """End in MLflow what its driver left open; what it closed itself costs one small request."""
+        """End the MLflow runs that the driver left open. If there are none, this costs one small request."""
         mlflow = self._context.mlflow
         found = mlflow.find_runs(ended.runs, running_only=True) if ended.attempt else []
-        lines = self._lines(ended.id) if found else {}
+        trials = self._trials(ended.id) if found else {}
         for run in found:
-            if not self._still_ended(ended):  # a driver that came meanwhile needs them open
+            if not self._still_ended(ended):  # a new driver needs them open
                 return
-            kept = _canonical_run(run, lines)
+            kept = _canonical_run(run, trials)
             if kept is not None and mlflow.run_exists(kept):
-                log.warning("run %s doubles %s of trial %s: it is deleted", run.run_id, kept, run.trial)
+                log.warning("deleting duplicate run %s of trial %s (keeping %s)", run.run_id, run.trial, kept)
                 mlflow.delete_run(run.run_id)
             else:
-                mlflow.end_run(run.run_id, *_final_run_status(run, ended, lines))
+                mlflow.end_run(run.run_id, *_final_run_status(run, ended, trials))
         if found:
-            log.info("settled %d runs of experiment %s in MLflow", len(found), ended.id)
-            return  # the next turn sees whether there are more
+            log.info("ended %d MLflow runs of experiment %s", len(found), ended.id)
+            return  # the next pass looks for more
         if ended.state is State.CANCELED and ended.attempt:
             self._prune_checkpoints(ended)
         with self._context.database.write() as session:
@@ -110,25 +109,27 @@ class Finalizer:
                 experiment.mlflow_closed = True
 
     def _prune_checkpoints(self, ended: EndedExperiment) -> None:
-        """Of what is canceled nothing goes on, so that its checkpoints go by its policy. Others can be resumed."""
+        """Apply the checkpoint policy: a cancelled experiment never resumes, all others may."""
         if self._is_driven(ended):
-            raise RetryLaterError("its last driver has yet to end")
+            raise RetryLaterError("its last driver has not ended yet")
         with self._context.database.read() as session:
-            forks = select(Experiment.id).where(Experiment.source_id == ended.id, continuation.has_pending_import())
-            fork = session.scalar(forks.limit(1))
-        if fork is not None:
-            raise RetryLaterError(f"experiment {fork} has yet to read its trials")
-        storage = self._context.files(ended.id)
-        freed = storage.remove_checkpoints(ended.checkpoints, ended.best_trial, ended.winner_registered)
+            continuations = select(Experiment.id).where(
+                Experiment.source_id == ended.id, continuation.has_pending_import()
+            )
+            continuation_id = session.scalar(continuations.limit(1))
+        if continuation_id is not None:
+            raise RetryLaterError(f"experiment {continuation_id} has not imported its trials yet")
+        files = self._context.files(ended.id)
+        freed = files.remove_checkpoints(ended.spec.checkpoints, ended.best_trial, ended.winner_registered)
         if freed:
-            log.info("removed %d bytes of checkpoints of experiment %s, which was canceled", freed, ended.id)
+            log.info("removed %d bytes of checkpoints of the cancelled experiment %s", freed, ended.id)
 
     def _remove(self, held: HeldLease, ended: EndedExperiment) -> None:
-        """Files, then models and runs, then the rows that say where those were. Waits for the driver's end."""
-        if self._is_driven(ended):  # it draws pictures after its last word
-            with contextlib.suppress(ClusterUnreachableError):  # the next turn asks again
+        """Delete the files, then the models and runs, then the rows that locate them. Waits until the driver ends."""
+        if self._is_driven(ended):  # it draws plots after its final heartbeat
+            with contextlib.suppress(ClusterUnreachableError):  # the next pass tries again
                 self._context.launcher.stop(ended.attempt_id)
-            raise RetryLaterError("its last driver is told to end")
+            raise RetryLaterError("its last driver has been asked to stop")
         self._context.files(ended.id).remove()
         if ended.attempt:
             mlflow_cleanup.delete_experiment(self._context.mlflow, ended.runs)
@@ -138,26 +139,26 @@ class Finalizer:
         log.info("deleted experiment %s", ended.id)
 
     def _is_driven(self, ended: EndedExperiment) -> bool:
-        """Whether its last driver may still write. A driver outlives neither its last word nor Ray for long."""
+        """Whether its last driver may still write. A driver ends soon after its final heartbeat, and soon after Ray."""
         try:
             return bool(ended.attempt) and self._context.launcher.status(ended.attempt_id) in ALIVE
         except ClusterUnreachableError as error:
             if self._context.cluster_cache.unreachable_s > self._context.settings.stop_grace_s:
                 return False
-            raise RetryLaterError(f"Ray must first say whether its last driver has ended: {error}") from None
+            raise RetryLaterError(f"Ray must first report whether its last driver has ended: {error}") from None
 
     def _still_ended(self, ended: EndedExperiment) -> bool:
         with self._context.database.read() as session:
             return session.scalar(_unchanged(ended)) is not None
 
-    def _lines(self, experiment_id: str) -> dict[int, Trial]:
+    def _trials(self, experiment_id: str) -> dict[int, Trial]:
         with self._context.database.read() as session:
             found = session.scalars(select(Trial).where(Trial.experiment_id == experiment_id))
             return {trial.trial: trial for trial in found}
 
 
 def of(experiment: Experiment, now: datetime) -> EndedExperiment:
-    """What aftercare must know of an experiment."""
+    """The ended experiment of a row."""
     winner = experiment.winner
     return EndedExperiment(
         runs=ExperimentRuns(experiment.id, experiment.project, experiment.mlflow_experiment_id),
@@ -165,35 +166,38 @@ def of(experiment: Experiment, now: datetime) -> EndedExperiment:
         reason=experiment.reason,
         attempt=experiment.attempt,
         at=experiment.ended_at or now,
-        checkpoints=StoredSpec(experiment.spec).checkpoints,
+        spec=StoredSpec(experiment.spec),
         best_trial=experiment.best_trial,
         winner_registered=winner is not None and winner.get("trial") == experiment.best_trial,
     )
 
 
 def _unchanged(ended: EndedExperiment) -> Select[Any]:
-    """The experiment, if nobody has queued it again meanwhile."""
+    """The experiment, unless it was queued again in the meantime."""
     return select(Experiment).where(
         Experiment.id == ended.id, Experiment.state == ended.state, Experiment.attempt == ended.attempt
     )
 
 
-def _canonical_run(run: Run, lines: dict[int, Trial]) -> str | None:
-    """The run that its driver told of a trial, where this one is another: a creation whose answer was lost."""
-    line = None if run.trial is None else lines.get(run.trial)
-    told = line.mlflow_run_id if line else None
-    return told if told != run.run_id else None
+def _canonical_run(run: Run, trials: dict[int, Trial]) -> str | None:
+    """The run that the driver reported for the same trial, if it is another one.
+
+    MLflow creates a duplicate run if its answer to the first request was lost.
+    """
+    trial = None if run.trial is None else trials.get(run.trial)
+    reported = trial.mlflow_run_id if trial else None
+    return reported if reported != run.run_id else None
 
 
 def _final_run_status(
-    run: Run, ended: EndedExperiment, lines: dict[int, Trial]
+    run: Run, ended: EndedExperiment, trials: dict[int, Trial]
 ) -> tuple[RunStatus, dict[str, str], datetime]:
-    """Status, tags and end of a run that its driver left open."""
+    """Status, tags and end time of a run that the driver left open."""
     phase = FINAL_PHASE[ended.state]
     if run.trial is None:
         return PARENT_RUN_STATUS[phase], {Tag.STATE: phase.upper(), Tag.REASON: ended.reason}, ended.at
-    line = lines.get(run.trial)
-    state = TrialState(line.state) if line else TrialState.CANCELED
-    reason = line.stop_reason if line else "the experiment ended before its driver told of it"
-    at = line.ended_at if line and line.ended_at else ended.at
+    trial = trials.get(run.trial)
+    state = TrialState(trial.state) if trial else TrialState.CANCELED
+    reason = trial.stop_reason if trial else "the experiment ended before its driver reported this trial"
+    at = trial.ended_at if trial and trial.ended_at else ended.at
     return TRIAL_RUN_STATUS.get(state, RunStatus.KILLED), {Tag.TRIAL_STATE: state, Tag.STOP_REASON: reason}, at

@@ -1,6 +1,6 @@
-"""Retention: how long keys of submissions and files of experiments are kept, and what removes them.
+"""Retention: how long idempotency keys and files of experiments are kept, and their removal.
 
-It must not know MLflow, nor what is done for one experiment at its end.
+Owns the ages. It must not know MLflow, or what the finalizer does.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from service.store.leases import HeldLease, assert_held
 from service.store.models import Attempt, Experiment
 
 KEY_RETENTION = timedelta(hours=24)
-LOOK_BACK = timedelta(hours=1)  # for what was stored late, or by a clock that is behind
+LOOK_BACK = timedelta(hours=1)  # for rows that were written late, or by a clock that is behind
 
 log = logging.getLogger(__name__)
 
 
 class Retention:
-    """`sweep` removes what is past its time. What is wrong with one experiment's files is logged; the others go."""
+    """`sweep` removes what has expired. An error with one experiment's files is logged and does not stop the others."""
 
     def __init__(self, context: AppContext, clock: Callable[[], datetime]) -> None:
         self._context = context
@@ -44,7 +44,7 @@ class Retention:
         self._remove_disposable()
 
     def _remove_launch_configs(self) -> None:
-        """What drivers that have ended were told at their start: one that starts late finds nothing, as it should."""
+        """Remove the launch files of ended drivers. A driver that starts late must not find one."""
         now, complete = self._clock(), True
         query = select(Attempt.experiment_id, Attempt.number).where(Attempt.state.not_in(OPEN))
         if self._launches_from is not None:
@@ -56,31 +56,34 @@ class Retention:
                 self._context.files(experiment_id).remove_launch_config(number)
             except OSError as error:
                 complete = False
-                log.warning("the launch file of attempt %d of experiment %s stays: %s", number, experiment_id, error)
+                log.warning(
+                    "could not remove the launch file of attempt %d of experiment %s: %s", number, experiment_id, error
+                )
         if complete:
             self._launches_from = now
 
     def _remove_disposable(self) -> None:
         with self._context.database.read() as session:
-            found = [one for one in self._expired(session) if one not in self._clean]
+            found = [expired for expired in self._expired(session) if expired not in self._clean]
         for experiment_id, attempt in found:
             try:
-                with self._context.database.read() as session:  # minutes may have passed since
+                with self._context.database.read() as session:  # minutes may have passed
                     if not self._expired(session, experiment_id):
                         continue
                 freed = self._context.files(experiment_id).remove_disposable()
             except SQLAlchemyError:
                 raise
             except Exception:
-                log.exception("files of experiment %s stay", experiment_id)
+                log.exception("could not remove the files of experiment %s", experiment_id)
                 continue
             self._clean.add((experiment_id, attempt))
             if freed:
-                log.info("removed %d bytes of experiment %s, which ended long ago", freed, experiment_id)
+                log.info("removed %d bytes of experiment %s: its files have expired", freed, experiment_id)
 
     def _expired(self, session: Session, experiment_id: str | None = None) -> list[tuple[str, int]]:
-        """Ids and attempts of experiments whose files are older than they are kept, but those that a fork has yet to
-        read; all, or one.
+        """Ids and attempts of experiments whose files have expired; of all, or of one.
+
+        Those whose trials a continuation has not imported yet are left out.
         """
         days = self._context.settings.keep_files_days
         if days is None:

@@ -1,9 +1,8 @@
-"""CleanupWorker: the thread that does, away from the queue, what experiments need when they have ended.
+"""CleanupWorker: the thread that finalizes ended experiments and removes what has expired.
 
-Owns when each is looked at: the oldest first, one that cannot be settled ever more seldom, and while MLflow is away
-those alone that do not need it. What is done for one is in `aftercare`, what is removed after its time in
-`retention`. A thread of its own, because MLflow and shared file systems are slow; it acts only while the reconciler
-holds the lease.
+Owns when each experiment is handled: the oldest first, one that fails after growing delays, and while MLflow is
+unavailable only those that do not need it. `finalizer` handles one experiment, `retention` removes what has expired. It
+is a separate thread because MLflow and shared file systems are slow. It acts only while the reconciler holds the lease.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from service.store.models import Experiment
 
 INTERVAL_S = 2.0
 STOP_TIMEOUT_S = 30.0  # deleting a large folder may take longer; the thread is a daemon
-AWAY_S = 10.0  # before MLflow is asked again after it did not answer
-FIRST_DELAY_S, LONGEST_DELAY_S = 10.0, 600.0  # of what cannot be settled; doubled each time
-SWEEP_S = 300.0
-AT_ONCE = 20
+UNAVAILABLE_S = 10.0  # before MLflow is asked again after it did not answer
+FIRST_DELAY_S, LONGEST_DELAY_S = 10.0, 600.0  # after a failure; doubled each time
+SWEEP_S = 300.0  # between two removals of what has expired
+BATCH_SIZE = 20  # experiments of one pass, so that stopping the service does not wait long
 
 log = logging.getLogger(__name__)
 
 
 class CleanupWorker:
-    """`start` and `stop` the thread; `turn` is one of its, for tests. `held` gives the lease while it is ours."""
+    """`start` and `stop` the thread; `run_once` is one pass, which tests call themselves. `held` returns the lease."""
 
     def __init__(
         self,
@@ -52,7 +51,7 @@ class CleanupWorker:
         self._monotonic = monotonic
         self._finalizer = Finalizer(context, clock)
         self._retention = Retention(context, clock)
-        self._away_at = self._swept_at = float("-inf")
+        self._unavailable_at = self._swept_at = float("-inf")
         self._failures: dict[str, int] = {}
         self._due_at: dict[str, float] = {}
         self._thread = PeriodicThread("cleanup", self._run, INTERVAL_S)
@@ -61,12 +60,12 @@ class CleanupWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after what it does now; what is left is done after the next start."""
+        """End the thread after the current experiment; the next start continues."""
         self._thread.stop()
         self._thread.join(STOP_TIMEOUT_S)
 
     def run_once(self) -> None:
-        """Do what is due. Raises SQLAlchemyError, and LeaseLostError when another replica has taken over."""
+        """Handle what is due. Raises SQLAlchemyError, and LeaseLostError if another replica has taken over."""
         if (held := self._held()) is None:
             return
         for ended in self._waiting():
@@ -85,51 +84,51 @@ class CleanupWorker:
             log.warning("the cleanup continues later: %s", str(error).splitlines()[0])
 
     def _waiting(self) -> list[EndedExperiment]:
-        """The oldest of those that are due."""
+        """The oldest experiments that are due."""
         now = self._monotonic()
         put_off = [experiment_id for experiment_id, due_at in self._due_at.items() if due_at > now]
         open_in_mlflow = Experiment.state.in_(ENDED) & Experiment.mlflow_closed.is_(False)
         query = select(Experiment).where((Experiment.state == State.DELETING) | open_in_mlflow)
         query = query.where(Experiment.id.not_in(put_off))
-        if now - self._away_at < AWAY_S:
-            query = query.where(Experiment.attempt == 0)  # the others have runs
-        oldest = query.order_by(Experiment.ended_at.nulls_first(), Experiment.id)  # paused and then deleted: no end
+        if now - self._unavailable_at < UNAVAILABLE_S:
+            query = query.where(Experiment.attempt == 0)  # it never started, so it has no runs
+        oldest = query.order_by(Experiment.ended_at.nulls_first(), Experiment.id)  # deleted while paused: no end time
         with self._context.database.read() as session:
-            return [finalizer.of(found, self._clock()) for found in session.scalars(oldest.limit(AT_ONCE))]
+            return [finalizer.of(found, self._clock()) for found in session.scalars(oldest.limit(BATCH_SIZE))]
 
     def _finalize(self, held: HeldLease, ended: EndedExperiment) -> bool:
-        """Whether the next one's turn may come; not while MLflow is away. Raises as `turn` does."""
+        """Finalize one. Returns whether to continue: not while MLflow is unavailable. Raises as `run_once`."""
         try:
             self._finalizer.finalize(held, ended)
-        except (LeaseLostError, OperationalError):  # nothing is wrong with this one
+        except (LeaseLostError, OperationalError):  # not an error of this experiment
             raise
         except UnavailableError as error:
             log.warning("experiment %s: %s", ended.id, error.detail)
-            away = bool(self._context.mlflow_probe.unavailable_reason())
-            if away:
-                self._away_at = self._monotonic()
+            unavailable = bool(self._context.mlflow_probe.unavailable_reason())
+            if unavailable:
+                self._unavailable_at = self._monotonic()
             else:
                 self._put_off(ended)
             self._finalizer.report_blocker(held, ended, error.detail)
-            return not away
+            return not unavailable
         except RetryLaterError as error:
             log.info("experiment %s waits: %s", ended.id, error)
             self._put_off(ended)
         except OSError as error:
-            log.warning("experiment %s: its files cannot be removed: %s", ended.id, error)
+            log.warning("could not remove the files of experiment %s: %s", ended.id, error)
             self._put_off(ended)
-            self._finalizer.report_blocker(held, ended, f"its files cannot be removed: {error}")
+            self._finalizer.report_blocker(held, ended, f"could not remove its files: {error}")
         except Exception as error:
-            log.exception("experiment %s cannot be settled", ended.id)
+            log.exception("could not finalize experiment %s", ended.id)
             self._put_off(ended)
-            self._finalizer.report_blocker(held, ended, f"the service failed: {error!r}"[:500].replace("\0", ""))
+            self._finalizer.report_blocker(held, ended, f"internal error: {error!r}"[:500].replace("\0", ""))
         else:
             self._failures.pop(ended.id, None)
             self._due_at.pop(ended.id, None)
         return True
 
     def _put_off(self, ended: EndedExperiment) -> None:
-        """Look at it again after a while, twice as long as the last time."""
+        """Handle it again after a delay, twice as long as the last one."""
         failures = self._failures[ended.id] = self._failures.get(ended.id, 0) + 1
         delay_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(failures - 1, 10))
         self._due_at[ended.id] = self._monotonic() + delay_s

@@ -1,9 +1,9 @@
 """Allocation: how many trials each experiment may run at once. A pure function of cluster and demands.
 
-A slot is what one trial holds: CPUs and GPUs of a single node. Whoever runs keeps a first slot. Beyond that a
-higher priority is served before a lower one; within a priority slots are dealt out one at a time, to whoever
-has the fewest, until nothing more fits anywhere: max-min fairness, in first-come order among equals. It knows
-no database, no Ray and no clock.
+A slot is what one trial uses: CPUs and GPUs of a single node. A running experiment keeps its first slot. Beyond that,
+higher priorities are served before lower ones; within a priority, slots are given one at a time to the experiment that
+has the fewest, until nothing more fits: max-min fairness, first come first served among equals. It must not know the
+database, Ray or a clock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNITS = 10_000  # Ray counts resources in ten-thousandths; whole numbers keep th
 
 @dataclass(frozen=True)
 class Demand:
-    """What an experiment wants: `most` slots of this size. Those `running` get their first slot before all others."""
+    """Up to `most` slots of this size. If the experiment is `running`, its first slot comes before all others."""
 
     experiment_id: str
     cpus: float
@@ -31,7 +31,7 @@ class Demand:
 
 @dataclass
 class _Free:
-    """What is left of a node: CPUs, and each GPU by itself, because a share of a GPU never spans two."""
+    """What is free on a node: CPUs, and each GPU separately, because a fraction of a GPU never spans two."""
 
     cpus: int
     gpus: list[int] = field(default_factory=list)
@@ -55,17 +55,17 @@ class _Free:
 
 
 def allocate(cluster: Cluster, demands: Sequence[Demand]) -> dict[str, int]:
-    """Slots for each experiment, demands given in first-come order. Zero means wait."""
+    """The slots of each experiment; zero means wait. `demands` are in the order of submission."""
     free = [_Free(int(node.cpus * UNITS), [UNITS] * int(node.gpus)) for node in cluster.nodes]
     slots = {demand.experiment_id: 0 for demand in demands}
 
     def serve(hungry: list[Demand], upto: int) -> list[Demand]:
-        """One slot more for each that has fewer than `upto`; those that are hungry still."""
+        """Give one more slot to each that has fewer than `upto`; return those that want more."""
         left = []
         for demand in hungry:
             if slots[demand.experiment_id] < upto:
                 if not _place(free, round(demand.cpus * UNITS), round(demand.gpus * UNITS)):
-                    continue  # nothing is given back: it will not fit later either
+                    continue  # nothing is released meanwhile: it will not fit later either
                 slots[demand.experiment_id] += 1
             if slots[demand.experiment_id] < demand.most:
                 left.append(demand)
@@ -87,7 +87,7 @@ def fits_somewhere(cluster: Cluster, cpus: float, gpus: float) -> bool:
 
 
 def _place(free: list[_Free], cpus: int, gpus: int) -> bool:
-    """Take one slot of the node where it leaves least: nodes without GPUs first for trials that need none."""
+    """Take one slot of the node that it fills best; for trials without GPUs, nodes without GPUs come first."""
     fitting = [node for node in free if node.fits(cpus, gpus)]
     if not fitting:
         return False

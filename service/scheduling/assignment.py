@@ -1,6 +1,6 @@
-"""Shares: the slots of each experiment, written to those that run; those that wait are told what for.
+"""Assignment: writes how many slots each running experiment has, and why each queued experiment waits.
 
-Reads what each asks for, and has `allocation` decide. Must be called under the lease, and must not know Ray.
+Owns what each experiment demands; `allocation` divides the slots. Must be called under the lease. It must not know Ray.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def assign_slots(session: Session, cluster: Cluster, now: datetime, retries: RetryPolicy) -> dict[str, int]:
-    """Write the new shares of the running; give those of the queued that may start."""
+    """Write the new slots of running experiments; return the slots of the queued ones that may start."""
     active = _active(session)
     done = _ended_trials(session, [experiment.id for experiment in active])
     demands: dict[str, Demand] = {}
@@ -37,8 +37,8 @@ def assign_slots(session: Session, cluster: Cluster, now: datetime, retries: Ret
         except ValidationError as error:
             _skip_unreadable(session, experiment, error, now)
     waiting = {experiment.id for experiment in active if _is_backing_off(experiment, now, retries)}
-    away = {one.id for one in active if one.id in waiting and not _is_due_soon(one, now, retries)}
-    shares = allocate(cluster, [demand for one, demand in demands.items() if one not in away])
+    absent = {one.id for one in active if one.id in waiting and not _is_due_soon(one, now, retries)}
+    shares = allocate(cluster, [demand for experiment_id, demand in demands.items() if experiment_id not in absent])
     starting: dict[str, int] = {}
     for experiment in active:
         if experiment.id not in demands:
@@ -71,11 +71,11 @@ def _ended_trials(session: Session, ids: list[str]) -> dict[str, int]:
 
 
 def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
-    """What an experiment asks for. Raises ValidationError where that cannot be read."""
+    """What an experiment demands. Raises ValidationError if this version cannot read it."""
     resources = StoredSpec(experiment.spec).resources
     controls = Controls.model_validate(experiment.controls)
     gpus = resources.gpus_per_trial
-    most = max(1, controls.num_samples - done)  # one for the finalist, when all trials have ended
+    most = max(1, controls.num_samples - done)  # at least one: the winner is evaluated after all trials have ended
     return Demand(
         experiment_id=experiment.id,
         cpus=resources.cpus_per_trial,
@@ -87,27 +87,29 @@ def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
 
 
 def _skip_unreadable(session: Session, experiment: Experiment, error: ValidationError, now: datetime) -> None:
-    """One that cannot be read holds up no other. Its driver, where it has one, keeps the slots that it has."""
+    """An unreadable experiment must not block the others. If it has a driver, that keeps its slots."""
     if experiment.state == State.QUEUED:
-        fail_unlaunchable(session, experiment, f"what it asks for cannot be read by this version: {error}", now)
+        fail_unlaunchable(
+            session, experiment, f"this version of Rung cannot read its resources or controls: {error}", now
+        )
     else:
-        log.warning("what experiment %s asks for cannot be read: %s", experiment.id, error)
+        log.warning("cannot read the resources or controls of experiment %s: %s", experiment.id, error)
 
 
 def _is_backing_off(experiment: Experiment, now: datetime, retries: RetryPolicy) -> bool:
-    """Whether its next attempt is not due yet. A wait longer than any wait was written before the clock was set."""
+    """Whether its next attempt is not due yet. A longer wait than possible was written before the clock was set."""
     return experiment.retry_at is not None and timedelta(0) < experiment.retry_at - now <= retries.max_wait
 
 
 def _is_due_soon(experiment: Experiment, now: datetime, retries: RetryPolicy) -> bool:
-    """Whether so little of its wait is left that its slots are kept: else whatever is queued would take its place
-    each time that Ray is started again."""
+    """Whether its wait ends so soon that its slots are kept. Otherwise, each restart of Ray would give them to whatever
+    is queued."""
     return experiment.retry_at is not None and experiment.retry_at - now <= retries.wait_after(1)
 
 
 def _why_waiting(demand: Demand, cluster: Cluster) -> str:
     if not cluster.nodes:
-        return "waiting for a node: the cluster has none yet"
+        return "waiting for a node: the cluster has none"
     if misfits := fitting.misfits(cluster, demand.cpus, demand.gpus):
         return f"waiting for a larger node: {misfits[0].field}: {misfits[0].rule}"
     return "waiting for free slots"

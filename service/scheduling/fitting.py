@@ -9,9 +9,9 @@ from service.scheduling.allocation import fits_somewhere
 
 
 def complete(spec: ExperimentSpec, cluster: Cluster | None) -> ExperimentSpec:
-    """The spec with its GPUs decided, once a node is known. Raises SpecError when no node can hold a trial.
+    """The spec with its number of GPUs decided, if a node is known. Raises SpecError if no node can hold a trial.
 
-    A cluster without a living node says nothing of the nodes to come: Ray may have started this moment.
+    A cluster without a node does not tell which nodes will join: Ray may just have started.
     """
     if cluster is None or not cluster.nodes:
         return spec
@@ -25,19 +25,19 @@ def complete(spec: ExperimentSpec, cluster: Cluster | None) -> ExperimentSpec:
 
 
 def misfits(cluster: Cluster, cpus: float, gpus: float) -> list[Problem]:
-    """Why no node can hold a trial of this size; nothing when one can."""
+    """Why no node can hold a trial of this size; empty if one can."""
     if fits_somewhere(cluster, cpus, gpus):
         return []
     if not cluster.nodes:
-        return [Problem("resources", "a living node required, the cluster has none")]
+        return [Problem("resources", "needs a node, but the cluster has none")]
     found = []
     most_gpus = max(cluster.nodes, key=lambda node: (node.gpus, node.cpus))
     most_cpus = max(cluster.nodes, key=lambda node: (node.cpus, node.gpus))
     if gpus > int(most_gpus.gpus):
-        rule = f"at most {int(most_gpus.gpus)} required: the largest node, {_size(most_gpus)}, has no more GPUs"
+        rule = f"must be at most {int(most_gpus.gpus)}: the largest node, {_size(most_gpus)}, has no more GPUs"
         found.append(Problem("resources.gpus_per_trial", rule, gpus))
     if cpus > most_cpus.cpus:
-        rule = f"at most {most_cpus.cpus:g} required: the largest node, {_size(most_cpus)}, has no more CPUs"
+        rule = f"must be at most {most_cpus.cpus:g}: the largest node, {_size(most_cpus)}, has no more CPUs"
         found.append(Problem("resources.cpus_per_trial", rule, cpus))
     if not found:
         rule = f"no node has {cpus:g} CPUs and {gpus:g} GPUs at once; the largest are {_size(most_cpus)}"

@@ -1,7 +1,7 @@
-"""Drivers: those that should be at work, as they are stored, and what is to be thought of each.
+"""Driver liveness: which drivers should be running, and whether each is healthy, stopping or lost.
 
-`loss` is a pure function of what is stored, what Ray says and for how long nothing was heard. Nothing here speaks
-to Ray, and nothing changes what is stored.
+`diagnose` is a pure function of what is stored, what Ray reports and how long a driver has been silent. Nothing here
+calls Ray or changes what is stored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.scheduling.silence import SilenceTimer
 from service.settings import Settings
 from service.store.models import Attempt, Experiment
 
-QUIET_HEARTBEATS = 3  # so many missed, and Ray is asked what became of the driver
+QUIET_HEARTBEATS = 3  # after so many missed heartbeats, Ray is asked for the state of the driver
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class DriverSilence:
-    """For how many seconds a driver has said nothing, and has not obeyed the stop that was asked for."""
+    """For how many seconds a driver has sent no heartbeat, and how long a requested stop has been pending."""
 
     quiet_s: float
     stop_pending_s: float
@@ -45,9 +45,10 @@ class DriverSilence:
 
 @dataclass(frozen=True)
 class Loss:
-    """Why a driver is given up, as a sentence.
+    """Why a driver is considered lost.
 
-    `counted` against its experiment's attempts; `cleared_by_heartbeat` by a word of its own that comes meanwhile.
+    `counted`: the loss counts against the attempts of its experiment. `cleared_by_heartbeat`: a heartbeat that arrives
+    in the meantime proves that the driver is not lost.
     """
 
     why: str
@@ -56,7 +57,7 @@ class Loss:
 
 
 def active_drivers(session: Session) -> list[Driver]:
-    """The newest attempt of each experiment that wants a driver, where it has not ended."""
+    """The newest attempt of each experiment that needs a driver, if it has not ended."""
     rows = session.execute(
         select(Experiment, Attempt)
         .join(Attempt, (Attempt.experiment_id == Experiment.id) & (Attempt.number == Experiment.attempt))
@@ -66,7 +67,7 @@ def active_drivers(session: Session) -> list[Driver]:
 
 
 def snapshot(experiment: Experiment, attempt: Attempt) -> Driver:
-    """What is stored of a driver."""
+    """What the database holds about a driver."""
     return Driver(
         experiment_id=experiment.id,
         attempt_id=attempt.id,
@@ -78,7 +79,7 @@ def snapshot(experiment: Experiment, attempt: Attempt) -> Driver:
 
 
 def measure_silence(silence: SilenceTimer, drivers: Iterable[Driver]) -> dict[str, DriverSilence]:
-    """The silences of each driver, by its attempt's id."""
+    """How long each driver has been silent, by its attempt's id."""
     drivers = list(drivers)
     words: dict[str, Hashable] = {f"{one.attempt_id} said": (one.submitted_at, one.heard_at) for one in drivers}
     words |= {f"{one.attempt_id} asked": one.stop_asked_at for one in drivers if one.stop_asked_at}
@@ -90,25 +91,25 @@ def measure_silence(silence: SilenceTimer, drivers: Iterable[Driver]) -> dict[st
 
 
 def is_healthy(driver: Driver, silences: DriverSilence, settings: Settings) -> bool:
-    """Whether Ray need not be asked: it spoke a moment ago, and has time to obey."""
-    lively = driver.heard_at is not None and silences.quiet_s < QUIET_HEARTBEATS * settings.heartbeat_s
-    return lively and silences.stop_pending_s <= settings.stop_grace_s
+    """Whether Ray need not be asked: the last heartbeat is recent, and a requested stop still has time."""
+    recent = driver.heard_at is not None and silences.quiet_s < QUIET_HEARTBEATS * settings.heartbeat_s
+    return recent and silences.stop_pending_s <= settings.stop_grace_s
 
 
 def diagnose(driver: Driver, status: JobStatus, silences: DriverSilence, settings: Settings) -> Loss | None:
-    """What became of a driver that is not well; None while it may yet speak."""
+    """Why a driver that is not healthy is lost; None while its next heartbeat may still come."""
     quiet_s = silences.quiet_s
     if status is JobStatus.UNKNOWN and driver.submitted_at is None and driver.heard_at is None:
-        # Another replica may be about to hand it to Ray: for as long as a request lasts, and its lease after that.
+        # Another replica may be submitting it to Ray: that takes as long as a request, and then its lease.
         if quiet_s <= settings.ray_submit_timeout_s + settings.lease_s:
             return None
         return Loss(f"the driver did not reach Ray within {quiet_s:.0f} s", counted=False)
     if status is JobStatus.UNKNOWN:
-        return Loss("Ray does not know the driver any more; was Ray started anew?")
+        return Loss("Ray does not know the driver; Ray was probably restarted")
     if status not in ALIVE:
-        return Loss(f"the driver ended ({status}) without a last word")
+        return Loss(f"the driver ended ({status}) without a final heartbeat")
     if silences.stop_pending_s > settings.stop_grace_s:
-        why = f"the driver did not stop within {settings.stop_grace_s:g} s and was stopped from outside"
+        why = f"the driver did not stop within {settings.stop_grace_s:g} s and was killed"
         return Loss(why, cleared_by_heartbeat=False)
     if quiet_s > (settings.driver_lost_s if driver.heard_at else settings.driver_start_s):
         return Loss(f"the driver was silent for {quiet_s:.0f} s")

@@ -1,8 +1,9 @@
 """Reconciler: compares what should run with what runs, and acts on the difference.
 
-One thread. Each round it looks at the cluster, gives up drivers that died or fell silent, shares out the
-slots, launches what is queued, and stops what does not stop by itself. Only the holder of the lease acts;
-every write is made under it, and no write waits for a network. While Ray is away nothing changes.
+Owns one thread. In each pass it looks at the cluster, replaces drivers that died or fell silent, assigns slots,
+launches queued experiments, and stops drivers that do not stop by themselves. Only the holder of the lease acts; every
+write is made under the lease, and no write waits for a network. While Ray is unreachable, nothing changes. It must not
+know how Ray is called or how slots are divided.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ from service.store.models import Attempt
 
 LEASE = "queue"
 STOP_TIMEOUT_S = 30.0  # a pass waits for answers of Ray; the thread is a daemon
-SLOW_ROUND_S = 5.0  # what a round may take beside its pause; silence beyond that is the service's own
-LOG_LINES = 20
+SLOW_PASS_S = 5.0  # what a pass may take besides its pause; a longer gap does not count as silence of a driver
+LOG_LINES = 20  # of a lost driver's log, in the reason of its attempt
 LOG_CHARACTERS = 2_000
 NOT_WRITABLE = frozenset({errno.EACCES, errno.EROFS})
 
@@ -54,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """`start` and `stop` the thread; `round` is one turn of it, for tests and for the curious."""
+    """`start` and `stop` the thread; `reconcile_once` is one pass, which tests call themselves."""
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class Reconciler:
     ) -> None:
         self._context = context
         self._clock = clock
-        self._silence = SilenceTimer(context.settings.reconcile_s + SLOW_ROUND_S, monotonic)
+        self._silence = SilenceTimer(context.settings.reconcile_s + SLOW_PASS_S, monotonic)
         self._owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._thread = PeriodicThread("reconciler", self._run, context.settings.reconcile_s, woken=context.wake)
         self._preloaded = False
@@ -72,22 +73,22 @@ class Reconciler:
 
     @property
     def held(self) -> HeldLease | None:
-        """The lease, while it is ours."""
+        """The lease, while this replica holds it."""
         return self._held
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its round, and give the lease back."""
+        """End the thread after its pass, and give the lease back."""
         self._thread.stop()
         self._thread.join(STOP_TIMEOUT_S)
         if self._held is not None:
-            with contextlib.suppress(SQLAlchemyError):  # it runs out by itself
+            with contextlib.suppress(SQLAlchemyError):  # the lease expires by itself
                 release(self._context.database, self._held, self._clock())
 
     def reconcile_once(self) -> None:
-        """Look, then act. Raises SQLAlchemyError when the database is away, and LeaseLostError."""
+        """Look at the cluster, then act. Raises SQLAlchemyError if the database does not answer, and LeaseLostError."""
         cluster = self._look()
         self._held = self._acquire()
         if self._held is not None and cluster is not None:
@@ -126,10 +127,10 @@ class Reconciler:
         cache = self._context.cluster_cache
         try:
             cache.record(self._context.launcher.cluster())
-        except ClusterUnreachableError as away:
-            if str(away) != cache.unreachable_reason:
-                log.warning("%s", away)
-            cache.record_failure(str(away))
+        except ClusterUnreachableError as error:
+            if str(error) != cache.unreachable_reason:
+                log.warning("%s", error)
+            cache.record_failure(str(error))
         return cache.cluster
 
     def _check_drivers(self, held: HeldLease) -> None:
@@ -147,15 +148,14 @@ class Reconciler:
         if loss is not None and self._lose(held, driver, loss):
             try:
                 self._context.launcher.stop(driver.attempt_id)
-            except (
-                ClusterUnreachableError
-            ) as error:  # should it live on, its next heartbeat is refused and it stops by itself
-                log.warning("attempt %s cannot be stopped: %s", driver.attempt_id, error)
+            except ClusterUnreachableError as error:
+                # If it is alive, the answer to its next heartbeat tells it to stop.
+                log.warning("attempt %s could not be stopped: %s", driver.attempt_id, error)
 
     def _lose(self, held: HeldLease, driver: Driver, loss: Loss) -> bool:
-        """Write down that a driver is given up, unless it spoke, or ended, while Ray was asked. Only then stop it."""
-        said = self._last_words(driver)
-        why = f"{loss.why}; its log ends: {said}" if said else loss.why
+        """Mark a driver as lost, unless it sent a heartbeat or ended while Ray was asked. Returns whether it did."""
+        log_end = self._end_of_log(driver)
+        why = f"{loss.why}; its log ends: {log_end}" if log_end else loss.why
         now = self._clock()
         with self._context.database.write() as session:
             assert_held(session, held, now)
@@ -166,20 +166,20 @@ class Reconciler:
             seen = liveness.snapshot(experiment, attempt)
             if seen != (driver if loss.cleared_by_heartbeat else replace(driver, heard_at=seen.heard_at)):
                 return False
-            give_up = attempts.mark_lost if loss.counted else attempts.requeue_unlaunched
-            give_up(session, experiment, attempt, why, Transition(now, self._context.retries))
+            mark = attempts.mark_lost if loss.counted else attempts.requeue_unlaunched
+            mark(session, experiment, attempt, why, Transition(now, self._context.retries))
         log.warning("attempt %s is lost: %s", driver.attempt_id, why)
         return True
 
-    def _last_words(self, driver: Driver) -> str:
-        """The end of the driver's log: what Ray kept, where it died before it had one of its own."""
+    def _end_of_log(self, driver: Driver) -> str:
+        """The end of the driver's log; if the driver died before it wrote one, of what Ray kept of its output."""
         kept = self._context.files(driver.experiment_id).driver_log(driver.number)
-        said = read_tail(kept, LOG_CHARACTERS)
+        text = read_tail(kept, LOG_CHARACTERS)
         try:
-            said = said or self._context.launcher.logs(driver.attempt_id)
+            text = text or self._context.launcher.logs(driver.attempt_id)
         except ClusterUnreachableError as error:  # Ray answers 500 to a log that is not UTF-8, or of a node that died
-            log.warning("the log of %s cannot be read: %s", driver.attempt_id, error)
-        return sanitize_text("\n".join(said.strip().splitlines()[-LOG_LINES:])[-LOG_CHARACTERS:])
+            log.warning("could not read the log of %s: %s", driver.attempt_id, error)
+        return sanitize_text("\n".join(text.strip().splitlines()[-LOG_LINES:])[-LOG_CHARACTERS:])
 
     def _assign_slots(self, held: HeldLease, cluster: Cluster) -> dict[str, int]:
         now = self._clock()
@@ -199,9 +199,11 @@ class Reconciler:
                 spec = fitting.complete(stored, cluster)
                 controls = Controls.model_validate(experiment.controls)
             except (ValidationError, SpecError) as error:
-                attempts.fail_unlaunchable(session, experiment, f"its spec cannot be run by this version: {error}", now)
+                attempts.fail_unlaunchable(
+                    session, experiment, f"this version of Rung cannot run its spec: {error}", now
+                )
                 return
-            # Decided late when Ray was away at submission; nothing else of a stored spec changes.
+            # Ray was unreachable at submission, so this is decided now; nothing else of a stored spec changes.
             if stored.resources.gpus_per_trial is None:
                 experiment.spec = spec.model_dump(mode="json")
             attempt, token = attempts.start(session, experiment, slots, now)
@@ -254,30 +256,26 @@ class Reconciler:
                     experiments.move(session, experiment, State.PAUSED, now, blocked)
 
     def _why_blocked(self, error: Exception) -> str:
-        """What a person must do before another attempt is of use, as a sentence; empty where it may just pass."""
+        """What a person must repair before another attempt makes sense; empty if the failure may be temporary."""
         number = error.errno if isinstance(error, OSError) else None
         root = self._context.settings.storage_root
         if number in DISK_FULL_ERRNOS:
             free = free_bytes(root)
-            left = "no room is left" if free is None else f"{free} bytes are left"
-            return (
-                f"paused, the disk is full: RUNG_STORAGE_ROOT {root}: room for the experiment's files required, {left}"
-            )
+            left = "" if free is None else f" ({free} bytes free)"
+            return f"paused: no space left on RUNG_STORAGE_ROOT {root}{left}; free some space, then resume"
         if number in NOT_WRITABLE:
-            return (
-                f"paused, the storage cannot be written: RUNG_STORAGE_ROOT {root}: leave to write required, got {error}"
-            )
+            return f"paused: RUNG_STORAGE_ROOT {root} is not writable: {error}; make it writable, then resume"
         return ""
 
 
 @contextlib.contextmanager
 def _isolating_failures(experiment_id: str) -> Iterator[None]:
-    """What is wrong with one experiment; the others do not wait for it. A lost lease or database is for all."""
+    """Log an error of one experiment, so that the pass continues with the others. A lost lease or database ends it."""
     try:
         yield
     except (LeaseLostError, OperationalError):
         raise
-    except ClusterUnreachableError as silent:
-        log.warning("experiment %s cannot be looked after: %s", experiment_id, silent)
+    except ClusterUnreachableError as error:
+        log.warning("skipping experiment %s in this pass: %s", experiment_id, error)
     except Exception:
-        log.exception("experiment %s cannot be looked after; the next round tries again", experiment_id)
+        log.exception("skipping experiment %s in this pass; the next pass tries again", experiment_id)

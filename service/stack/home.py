@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import secrets
 import sqlite3
 import tempfile
@@ -17,7 +16,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from search_spaces.storage.atomic import atomic_write
+
 STACK = "stack.json"
+PRIVATE = 0o600
 
 
 class StackError(Exception):
@@ -59,7 +61,7 @@ def locked(home: Path) -> Iterator[None]:
 
 def write_addresses(home: Path, addresses: Addresses) -> None:
     """Write the addresses, for commands on this machine."""
-    _write_whole(home / STACK, json.dumps(asdict(addresses), indent=2))
+    atomic_write(home / STACK, json.dumps(asdict(addresses), indent=2).encode(), PRIVATE)
 
 
 def remove_addresses(home: Path) -> None:
@@ -70,7 +72,7 @@ def ray_token(home: Path) -> str:
     """The secret that Ray requires. It is made once."""
     path = home / "ray_token"
     if not path.exists():
-        _write_whole(path, secrets.token_hex(32))
+        atomic_write(path, secrets.token_hex(32).encode(), PRIVATE)
     return path.read_text().strip()
 
 
@@ -101,14 +103,3 @@ def _where(home: Path) -> str:
     except (OSError, ValueError):
         return ""
     return f": process {at['pid']}, {at['service']}"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    with open(part, "w", opener=_private) as file:
-        file.write(text)
-    part.replace(path)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -1,1 +1,1 @@
-"""The service's database: what was asked, its state, attempts, allowances, and the last known line of each trial."""
+"""The service's database: experiments, their attempts and trials, idempotency keys and leases."""

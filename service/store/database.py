@@ -1,8 +1,7 @@
-"""Database: one engine, short transactions, and the schema brought up to date at start.
+"""Database: one engine, short transactions, and the upgrade of the schema at startup.
 
-Owns what differs between SQLite and PostgreSQL; nobody else may ask which one it is. Readers and
-writers are told apart because SQLite must take its write lock at BEGIN: a reader that turns writer
-half-way would be refused without a wait.
+Owns the differences between SQLite and PostgreSQL; no other module may ask which one it is. Readers and writers are
+separate because SQLite must take its write lock at BEGIN: it refuses a reader that begins to write, without waiting.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-BUSY_TIMEOUT_S = 30
-MIGRATION_LOCK = 7_468_103  # any number of our own, for PostgreSQL's advisory lock
+BUSY_TIMEOUT_S = 30  # transactions are short; whoever waits longer for SQLite's write lock has another problem
+MIGRATION_LOCK = 7_468_103  # an arbitrary number that identifies PostgreSQL's advisory lock
 
 
 class DatabaseUnusableError(Exception):
@@ -61,18 +60,18 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session that sees one snapshot and changes nothing."""
+        """A session that sees one snapshot and must not write."""
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A transaction: committed at the end of the block, rolled back when it raises. No network calls inside."""
+        """A transaction: committed at the end of the block, rolled back on an exception. No network calls inside."""
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     def migrate(self, revision: str = "head", *, down: bool = False) -> None:
-        """Bring the schema up (or `down`) to a revision. Replicas that start together wait for each other."""
+        """Upgrade (or downgrade) the schema to a revision. Replicas that start together wait for each other."""
         with as_file(files("service.store") / "migrations") as folder, self._migrating() as connection:
             config = Config()
             config.set_main_option("script_location", str(folder).replace("%", "%%"))
@@ -83,8 +82,8 @@ class Database:
     def _migrating(self) -> Iterator[Connection]:
         """A transaction that may replace tables.
 
-        SQLite cannot alter most of a table: it is copied and dropped, and with foreign keys enforced the drop
-        would take along every row that refers to it.
+        SQLite cannot alter most of a table, so the table is copied and dropped. With foreign keys enforced, the drop
+        would delete every row that refers to it.
         """
         with self._writer.connect() as connection:
             if self._sqlite:
@@ -95,13 +94,13 @@ class Database:
                         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
                     yield connection
                     if self._sqlite and (broken := connection.execute(text("PRAGMA foreign_key_check")).first()):
-                        raise ValueError(f"a migration left a row of {broken[0]} that refers to nothing")
+                        raise ValueError(f"a migration left a row of {broken[0]} with an invalid reference")
             finally:
                 if self._sqlite:
                     _enforce_foreign_keys(connection.connection, True)
 
     def ping(self) -> None:
-        """Raise SQLAlchemyError when the database does not answer."""
+        """Raise SQLAlchemyError if the database does not answer."""
         with self.engine.connect() as connection:
             connection.execute(text("SELECT 1"))
 
@@ -110,9 +109,9 @@ class Database:
 
 
 def is_full(error: OperationalError) -> bool:
-    """Whether the database failed because its disk is full; its transaction was rolled back as a whole."""
-    said = {getattr(error.orig, "sqlite_errorname", None), getattr(error.orig, "sqlstate", None)}
-    return bool(said & {"SQLITE_FULL", "53100"})
+    """Whether the database failed because its disk is full. The whole transaction was rolled back."""
+    codes = {getattr(error.orig, "sqlite_errorname", None), getattr(error.orig, "sqlstate", None)}
+    return bool(codes & {"SQLITE_FULL", "53100"})
 
 
 def _shorten(error: Exception) -> str:
@@ -126,7 +125,7 @@ def _shorten(error: Exception) -> str:
 
 
 def _make_sqlite_strict(engine: Engine) -> None:
-    """WAL for readers beside a writer, foreign keys, and transactions that begin where we say so."""
+    """Set up WAL (readers do not wait for a writer), foreign keys, and explicit transactions."""
 
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
@@ -143,7 +142,7 @@ def _make_sqlite_strict(engine: Engine) -> None:
 
 
 def _enforce_foreign_keys(connection: Any, on: bool) -> None:
-    """On a connection of the driver's; without effect inside a transaction."""
+    """Works on a connection of the DBAPI driver. Has no effect inside a transaction."""
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA foreign_keys={'ON' if on else 'OFF'}")
     cursor.close()

@@ -1,7 +1,7 @@
-"""Leases: who may act on the queue, when several services share one database.
+"""Leases: which replica may act on the queue, if several services share one database.
 
-A lease runs out by itself. Each new holder gets a higher fence, and `hold` refuses a write under an
-older one, so that a replica that slept through its lease changes nothing when it wakes.
+Owns how a lease is taken, renewed and checked. A lease expires by itself. Each new holder gets a higher fence, and
+`assert_held` refuses a write under an older one, so that a replica that was suspended changes nothing when it resumes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.store.models import Lease
 
 @dataclass(frozen=True)
 class HeldLease:
-    """Proof of a lease: the name, the holder, and the fence that it was given."""
+    """Proof of a lease: its name, its holder, and the fence that the holder got."""
 
     name: str
     owner: str
@@ -29,14 +29,14 @@ class HeldLease:
 
 
 class LeaseLostError(Exception):
-    """Somebody else holds the lease now."""
+    """Another replica holds the lease now."""
 
 
 def acquire(database: Database, name: str, owner: str, seconds: float, now: datetime) -> HeldLease | None:
-    """Take or renew a lease. None while another owner's has not run out.
+    """Take or renew a lease. None while another owner's lease has not expired.
 
-    Another owner's lease never lasts longer than `seconds` from now: one that a clock ahead of ours wrote, or ours
-    before it was set back, is shortened.
+    Another owner's lease never lasts longer than `seconds` from now: if a clock was ahead of ours when it was written,
+    the lease is shortened.
     """
     end = now + timedelta(seconds=seconds)
     try:
@@ -52,21 +52,23 @@ def acquire(database: Database, name: str, owner: str, seconds: float, now: date
                 lease.owner, lease.fence = owner, lease.fence + 1
             lease.expires_at = end
             return HeldLease(name, owner, lease.fence, seconds)
-    except IntegrityError:  # two replicas made the first row at once
+    except IntegrityError:  # two replicas inserted the first row at the same time
         return None
 
 
 def assert_held(session: Session, held: HeldLease, now: datetime) -> None:
-    """Begin a write under the lease: renew it, and lock it until the transaction ends. Raises LeaseLostError.
+    """Begin a write under the lease: renew it, and lock its row until the transaction ends. Raises LeaseLostError.
 
-    A lease that ran out is still ours while its fence is: nobody has acted since.
+    An expired lease is still held while its fence is unchanged: nobody has acted since.
     """
     if not _renewed(session, held, now + timedelta(seconds=held.seconds)):
-        raise LeaseLostError(f"the lease {held.name!r} with fence {held.fence} is no longer ours")
+        raise LeaseLostError(
+            f"another replica has taken over the lease {held.name!r} (this one had fence {held.fence})"
+        )
 
 
 def release(database: Database, held: HeldLease, now: datetime) -> None:
-    """Let the lease run out now, so that another replica need not wait."""
+    """Let the lease expire now, so that another replica need not wait."""
     with database.write() as session:
         _renewed(session, held, now)
 

@@ -1,6 +1,6 @@
-"""Models: the tables. They hold values and relations, and know no rules; those are in `experiments` and `attempts`.
+"""Models: the tables. Owns columns and relations. It must not know rules: those are in `service.domain`.
 
-Times are aware and in UTC on every database. JSON columns hold plain finite JSON only.
+Times are aware and in UTC on every database. JSON columns hold plain JSON without infinite numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime. SQLite keeps no zone, so the zone is taken off on the way in and put back on the way out."""
+    """An aware datetime. SQLite stores no time zone, so UTC is removed when writing and added when reading."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -23,7 +23,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError(f"an aware datetime required, got {value!r}")
+            raise ValueError(f"must be an aware datetime (got {value!r})")
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
@@ -50,10 +50,10 @@ class Base(DeclarativeBase):
 
 
 class Experiment(Base):
-    """One search. `spec` is the completed spec as it was accepted and is never rewritten by a newer version.
+    """One search. `spec` is the completed spec as it was accepted; newer versions never rewrite it.
 
-    `revision` grows with every change that a person sees, other than progress; it is the ETag. `mlflow_closed`
-    says that the statuses of its runs are final.
+    `revision` grows with every visible change except progress; it is the ETag. `mlflow_closed` means that the statuses
+    of its MLflow runs are final.
     """
 
     __tablename__ = "experiments"
@@ -89,7 +89,7 @@ class Experiment(Base):
 
 
 class Label(Base):
-    """A label of an experiment, apart from the spec so that both databases can look it up."""
+    """A label of an experiment. It is outside the spec so that both databases can search for it."""
 
     __tablename__ = "experiment_labels"
 
@@ -98,7 +98,7 @@ class Label(Base):
 
 
 class Attempt(Base):
-    """One driver of an experiment. Its number fences it: only the experiment's newest attempt is obeyed."""
+    """One driver of an experiment. Its number fences it: only the newest attempt of an experiment may write."""
 
     __tablename__ = "attempts"
     __table_args__ = (UniqueConstraint("experiment_id", "number"),)
@@ -117,7 +117,7 @@ class Attempt(Base):
 
 
 class Trial(Base):
-    """The last line a driver told of a trial."""
+    """The last update that a driver sent about a trial."""
 
     __tablename__ = "trials"
 
@@ -142,7 +142,7 @@ class Trial(Base):
 
 
 class IdempotencyKey(Base):
-    """A submission that was accepted under a client's key: the same key and body give the same experiment."""
+    """A submission that was accepted with a client's key: the same key and body return the same experiment."""
 
     __tablename__ = "idempotency_keys"
 

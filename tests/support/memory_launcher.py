@@ -43,7 +43,8 @@ class MemoryLauncher:
 
     def stop(self, attempt_id: str) -> None:
         self._check_reachable()
-        self.stopped.append(attempt_id)
+        if attempt_id in self.jobs:
+            self.stopped.append(attempt_id)
 
     def logs(self, attempt_id: str) -> str:
         self._check_reachable()

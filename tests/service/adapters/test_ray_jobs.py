@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig
-from service.adapters.launcher import ALIVE, ClusterUnreachableError, JobStatus
+from service.adapters.launcher import ALIVE, ClusterUnreachableError, JobStatus, Launcher
 from service.adapters.ray_jobs import RayLauncher
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
+from tests.support.contracts.launcher import LauncherContract, launch_config
 
 VERSION = {"version": "4", "ray_version": "2.60.0", "ray_commit": "x", "session_name": "x"}
 #: What Ray answers of a node, as far as the service reads it.
@@ -40,11 +40,14 @@ class Dashboard:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.stopped: list[str] = []
         self.instead: dict[str, tuple[int, Any]] = {}
+        self.broken = False
         self.tokens: set[str | None] = set()
         self.address = ""
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         path = path.partition("?")[0]
+        if self.broken:
+            return 502, "bad gateway"
         if path in self.instead:
             return self.instead[path]
         if path == "/api/version":
@@ -95,18 +98,36 @@ def dashboard() -> Iterator[Dashboard]:
 
 
 @pytest.fixture
-def launcher(settings: Settings, dashboard: Dashboard) -> RayLauncher:
+def ray_launcher(settings: Settings, dashboard: Dashboard) -> RayLauncher:
     given = {"ray_dashboard_url": dashboard.address, "driver_python": "/opt/a b/python", "ray_timeout_s": 5}
     return RayLauncher(Settings(**{**settings.model_dump(), **given}))
 
 
 @pytest.fixture
+def launcher(ray_launcher: RayLauncher) -> RayLauncher:
+    return ray_launcher
+
+
+@pytest.fixture
 def launch(tmp_path: Path) -> LaunchConfig:
-    return LaunchConfig(
-        experiment_id="k3v9q2mz", attempt=2, attempt_id="exp-k3v9q2mz-a2", service_url="http://127.0.0.1:1",
-        token="secret", slots=3, mlflow_tracking_uri="http://127.0.0.1:2", storage=str(tmp_path / "it's" / "k3v9q2mz"),
-        data_root="/data", cache_root="/cache",
-    )  # fmt: skip
+    return launch_config(tmp_path / "it's", attempt=2)
+
+
+class TestRayLauncher(LauncherContract):
+    @pytest.fixture(autouse=True)
+    def _dashboard(self, dashboard: Dashboard) -> None:
+        self.dashboard = dashboard
+
+    @pytest.fixture
+    def launcher(self, ray_launcher: RayLauncher) -> Launcher:
+        return ray_launcher
+
+    def cut_off(self, launcher: Launcher, reachable: bool) -> None:
+        self.dashboard.broken = not reachable
+
+
+def full_disk(_descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_driver_is_submitted_watched_and_stopped(
@@ -125,12 +146,6 @@ def test_a_driver_is_submitted_watched_and_stopped(
     assert dashboard.stopped == [launch.attempt_id]
     with pytest.raises(ClusterUnreachableError, match="submitted before"):
         launcher.launch(launch)
-
-
-def test_a_job_that_ray_does_not_have_is_unknown_and_stopping_it_does_nothing(launcher: RayLauncher) -> None:
-    assert launcher.status("exp-x-a1") is JobStatus.UNKNOWN
-    assert launcher.logs("exp-x-a1") == ""
-    launcher.stop("exp-x-a1")
 
 
 @pytest.mark.parametrize("document", [{"status": "HIBERNATING"}, {"submission_id": "x"}])
@@ -209,28 +224,23 @@ except ClusterUnreachableError as away:
     assert said.count("\n") == 1
 
 
-def test_what_the_driver_reads_is_whole_and_its_token_is_nobody_else_s(
+def test_the_driver_finds_its_files_and_only_the_owner_can_read_the_token(
     launcher: RayLauncher, launch: LaunchConfig
 ) -> None:
-    folder = Path(launch.storage)
+    folder = ExperimentFolder(Path(launch.storage))
     for name in ("first", "second"):
         launcher.prepare(launch, ExperimentSpec(name=name).model_dump(mode="json"))
-        assert ExperimentSpec.model_validate_json((folder / "spec.json").read_text()).name == name
-    told = folder / "launch-a2.json"
-    assert LaunchConfig.model_validate_json(told.read_text()) == launch
-    assert told.stat().st_mode & 0o777 == 0o600
-    assert sorted(path.name for path in folder.iterdir()) == ["launch-a2.json", "spec.json"]
+        assert ExperimentSpec.model_validate_json(folder.spec.read_text()).name == name
+    assert LaunchConfig.model_validate_json(folder.launch_config(2).read_text()) == launch
+    assert folder.launch_config(2).stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in folder.root.iterdir()) == ["launch-a2.json", "spec.json"]
 
 
 def test_a_disk_that_is_full_leaves_what_was_there(
     launcher: RayLauncher, launch: LaunchConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher.prepare(launch, {"name": "before"})
-
-    def full(_descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         launcher.prepare(launch, {"name": "after"})
     assert json.loads((Path(launch.storage) / "spec.json").read_text()) == {"name": "before"}

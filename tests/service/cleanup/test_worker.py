@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from service.adapters.cluster_cache import ClusterCache
 from service.adapters.launcher import JobStatus
-from service.cleanup.worker import AT_ONCE, CleanupWorker
+from service.cleanup.worker import BATCH_SIZE, CleanupWorker
 from service.context import AppContext
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
@@ -201,7 +201,7 @@ def test_twenty_that_cannot_be_removed_keep_nobody(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
 ) -> None:
     settings.storage_root.mkdir(parents=True)
-    stuck = [world.submit() for _ in range(AT_ONCE)]
+    stuck = [world.submit() for _ in range(BATCH_SIZE)]
     for one in stuck:
         (settings.storage_root / one).touch()  # no folder: it cannot be removed as one
         world.cancel(one)
@@ -209,7 +209,7 @@ def test_twenty_that_cannot_be_removed_keep_nobody(
     last = failed(world, mlflow)
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "RUNNING"
-    assert "being deleted; its files cannot be removed" in world.show(stuck[0])["reason"]
+    assert "being deleted; could not remove its files" in world.show(stuck[0])["reason"]
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
     clock.sleep(11)
@@ -247,7 +247,7 @@ def test_an_odd_answer_of_mlflow_keeps_nobody_else(
 def test_while_mlflow_is_away_those_that_do_not_need_it_have_their_turn(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.cleanup.worker.AT_ONCE", 1)
+    monkeypatch.setattr("service.cleanup.worker.BATCH_SIZE", 1)
     failed(world, mlflow)
     one = world.submit()
     world.cancel(one)
@@ -263,7 +263,7 @@ def test_while_mlflow_is_away_those_that_do_not_need_it_have_their_turn(
 def test_what_never_ended_is_deleted_first_on_every_database(
     world: World, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.cleanup.worker.AT_ONCE", 1)
+    monkeypatch.setattr("service.cleanup.worker.BATCH_SIZE", 1)
     ended, paused = world.submit(), world.submit()
     world.cancel(ended)
     world.post(paused, "pause")

@@ -22,8 +22,8 @@ def test_the_default_number_of_gpus_follows_the_cluster() -> None:
 @pytest.mark.parametrize(
     ("resources", "field", "rule"),
     [
-        ({"gpus_per_trial": 4}, "resources.gpus_per_trial", "at most 2 required: the largest node, big with 8 CPUs"),
-        ({"cpus_per_trial": 20}, "resources.cpus_per_trial", "at most 16 required: the largest node, wide with 16"),
+        ({"gpus_per_trial": 4}, "resources.gpus_per_trial", "must be at most 2: the largest node, big with 8 CPUs"),
+        ({"cpus_per_trial": 20}, "resources.cpus_per_trial", "must be at most 16: the largest node, wide with 16"),
         ({"cpus_per_trial": 12, "gpus_per_trial": 1}, "resources", "no node has 12 CPUs and 1 GPUs at once"),
     ],
 )

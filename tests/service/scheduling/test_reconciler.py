@@ -94,7 +94,7 @@ def test_a_cluster_without_a_node_yet_queues(world: World) -> None:
     world.reconciler.reconcile_once()
     one = world.submit()
     world.reconciler.reconcile_once()
-    assert world.show(one)["reason"] == "waiting for a node: the cluster has none yet"
+    assert world.show(one)["reason"] == "waiting for a node: the cluster has none"
     world.launcher.nodes = nodes
     world.reconciler.reconcile_once()
     view = world.show(one)
@@ -106,16 +106,16 @@ def test_what_fits_no_node_waits_and_says_why(world: World) -> None:
     world.reconciler.reconcile_once()
     view = world.show(one)
     assert view["state"] == "QUEUED"
-    assert "waiting for a larger node: resources.gpus_per_trial: at most 2 required" in view["reason"]
+    assert "waiting for a larger node: resources.gpus_per_trial: must be at most 2" in view["reason"]
 
 
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
-        (JobStatus.FAILED, "the driver ended (FAILED) without a last word"),
-        (JobStatus.SUCCEEDED, "the driver ended (SUCCEEDED) without a last word"),
-        (JobStatus.STOPPED, "the driver ended (STOPPED) without a last word"),
-        (JobStatus.UNKNOWN, "Ray does not know the driver any more"),
+        (JobStatus.FAILED, "the driver ended (FAILED) without a final heartbeat"),
+        (JobStatus.SUCCEEDED, "the driver ended (SUCCEEDED) without a final heartbeat"),
+        (JobStatus.STOPPED, "the driver ended (STOPPED) without a final heartbeat"),
+        (JobStatus.UNKNOWN, "Ray does not know the driver"),
     ],
 )
 def test_a_dead_driver_is_replaced_thrice_and_then_given_up(
@@ -317,7 +317,8 @@ def test_a_full_disk_pauses_and_says_which(world: World, clock: Clock, settings:
     view = world.show(one)
     assert (view["state"], view["slots"]) == ("PAUSED", 0)
     found = re.fullmatch(
-        r"paused, the disk is full: RUNG_STORAGE_ROOT (.*): room .* required, (\d+) bytes are left", view["reason"]
+        r"paused: no space left on RUNG_STORAGE_ROOT (\S+) \((\d+) bytes free\); free some space, then resume",
+        view["reason"],
     )
     assert found, view["reason"]
     assert found[1] == str(settings.storage_root)
@@ -340,7 +341,7 @@ def test_a_storage_that_cannot_be_written_pauses_and_says_which(
     world.reconciler.reconcile_once()
     view = world.show(one)
     assert (view["state"], view["attempt"]) == ("PAUSED", 1)
-    assert f"the storage cannot be written: RUNG_STORAGE_ROOT {settings.storage_root}" in view["reason"]
+    assert f"paused: RUNG_STORAGE_ROOT {settings.storage_root} is not writable" in view["reason"]
     assert "/shared/exp-1" in view["reason"]
 
 
@@ -361,7 +362,7 @@ def test_one_that_cannot_be_read_holds_up_no_other(world: World, context: AppCon
     for experiment in bad:
         view = world.show(experiment)
         assert view["state"] == "ERROR"
-        assert "cannot be read by this version" in view["reason"]
+        assert "this version of Rung cannot read its resources or controls" in view["reason"]
 
 
 def test_what_is_wrong_with_one_launch_holds_up_no_other(
@@ -429,7 +430,7 @@ def test_a_log_that_cannot_be_read_and_a_job_that_cannot_be_stopped_block_nobody
     monkeypatch.setattr(world.launcher, "stop", refuse)
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
     reconcile_for(world.reconciler, clock, 10)
-    assert "the driver ended (FAILED) without a last word" in world.show(one)["reason"]
+    assert "the driver ended (FAILED) without a final heartbeat" in world.show(one)["reason"]
     assert world.show(waiting)["state"] == "RUNNING"
 
 

@@ -52,7 +52,7 @@ def test_the_cluster_decides_the_gpus_of_a_trial_and_limits_them(client: httpx.C
     assert answer.status_code == 422
     (error,) = answer.json()["errors"]
     assert (error["field"], error["value"]) == ("resources.gpus_per_trial", 4)
-    assert "at most 2 required: the largest node, large" in error["rule"]
+    assert "must be at most 2: the largest node, large" in error["rule"]
 
 
 def test_pages_of_experiments_have_no_gap_and_no_overlap(client: httpx.Client, world: World) -> None:
@@ -105,7 +105,7 @@ def test_a_stored_spec_that_breaks_a_later_rule_is_shown_and_fails_with_a_reason
     assert world.show(other)["state"] == "RUNNING", "one that cannot be read holds up no other"
     shown = world.show(old)
     assert (shown["state"], shown["spec"]["early_stopping"]["reduction_factor"]) == ("ERROR", 1.1)
-    assert "its spec cannot be run by this version" in shown["reason"]
+    assert "this version of Rung cannot run its spec" in shown["reason"]
     assert "early_stopping.asha.reduction_factor" in shown["reason"]
     assert {one["id"] for one in client.get(EXPERIMENTS).json()["items"]} >= {old, other}
 
