@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import LaunchConfig
 from service.adapters.launcher import ALIVE, ClusterUnreachableError, JobStatus, Launcher
 from service.adapters.ray_jobs import RayLauncher
