@@ -21,9 +21,9 @@ from service.store.models import Attempt, Experiment, Trial
 def of_driver(context: AppContext, attempt: Attempt, offset: int, limit: int) -> LogChunk:
     """A part of the log of an attempt's driver. Raises NotFoundError, UnavailableError."""
     ended = attempt.state not in OPEN
-    path = context.files(attempt.experiment_id).driver_log(attempt.number)
     try:
-        return _response(experiment_files.read_chunk(path, offset, limit, ended), ended, attempt.number)
+        chunk = context.files(attempt.experiment_id).driver_log(attempt.number, offset, limit, ended)
+        return _response(chunk, ended, attempt.number)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -43,10 +43,9 @@ def of_driver(context: AppContext, attempt: Attempt, offset: int, limit: int) ->
 def of_trial(context: AppContext, experiment: Experiment, trial: Trial, offset: int, limit: int) -> LogChunk:
     """A part of the log of a trial. Raises NotFoundError, UnavailableError."""
     ended = trial.state in ENDED_TRIAL_STATES or experiment.state not in ACTIVE
-    path = context.files(experiment.id).trial_log(trial.trial)
     which = f"trial {trial.trial} of experiment {experiment.id}"
     try:
-        return _response(experiment_files.read_chunk(path, offset, limit, ended), ended)
+        return _response(context.files(experiment.id).trial_log(trial.trial, offset, limit, ended), ended)
     except FileNotFoundError:
         raise NotFoundError(f"{which} is {trial.state} and has no log{'' if ended else ' yet'}") from None
     except OSError as error:

@@ -29,7 +29,7 @@ from search_spaces.problems import SpecError
 from search_spaces.protocol import DISK_FULL_ERRNOS, LaunchConfig, sanitize_text
 from search_spaces.stored import read_spec
 from search_spaces.upgrade import upgrade
-from service.adapters.experiment_files import free_bytes, read_tail
+from service.adapters.experiment_files import free_bytes
 from service.adapters.launcher import ClusterUnreachableError
 from service.context import AppContext, utc_now
 from service.contract.states import State
@@ -173,8 +173,7 @@ class Reconciler:
 
     def _end_of_log(self, driver: Driver) -> str:
         """The end of the driver's log; if the driver died before it wrote one, of what Ray kept of its output."""
-        kept = self._context.files(driver.experiment_id).driver_log(driver.number)
-        text = read_tail(kept, LOG_CHARACTERS)
+        text = self._context.files(driver.experiment_id).driver_log_end(driver.number, LOG_CHARACTERS)
         try:
             text = text or self._context.launcher.logs(driver.attempt_id)
         except ClusterUnreachableError as error:  # Ray answers 500 to a log that is not UTF-8, or of a node that died
