@@ -1,7 +1,7 @@
 """ExperimentFiles: the files of one experiment, as the service uses them: sizes, logs, trial specs and removal.
 
-Owns every access of the service to them. `search_spaces.layout` has their paths; drivers and trials write them. They may
-disappear or grow at any time. It must not know the database, or who asks.
+Owns every access of the service to them. `search_spaces.layout` has their paths; drivers and trials write them. Files
+may disappear or grow at any time. It must not know the database, or who asks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An experiment's folder as the service sees it."""
+"""The files of an experiment: their kinds, their sizes, logs in chunks, and removal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TEXT = "één – 語\U0001f600 end"
         ("launch-a1.json", FileKind.OTHER),
     ],
 )
-def test_what_a_file_is_for(path: str, kind: FileKind) -> None:
+def test_the_kind_of_a_file_follows_from_its_path(path: str, kind: FileKind) -> None:
     assert experiment_files.file_kind(PurePath(path)) is kind
 
 
@@ -59,7 +59,7 @@ def test_sizes_count_each_file_once(tmp_path: Path) -> None:
         ("none", 1, True, set()),
     ],
 )
-def test_checkpoints_go_by_the_policy(
+def test_the_checkpoint_policy_decides_what_is_removed(
     tmp_path: Path, policy: str, best: int | None, winner_registered: bool, kept: set[str]
 ) -> None:
     names = {"last.pt", "previous.pt", "best.pt", "best.pt.7.part", "spec.json", "trial.log"}
@@ -76,7 +76,7 @@ def test_checkpoints_go_by_the_policy(
 
 
 @pytest.mark.parametrize("limit", [4, 5, 7, 100])
-def test_pieces_join_to_the_whole_and_cut_no_character(tmp_path: Path, limit: int) -> None:
+def test_chunks_join_to_the_whole_log_and_split_no_character(tmp_path: Path, limit: int) -> None:
     log = tmp_path / "log"
     log.write_text(TEXT)
     said, offset = [], 0
@@ -88,7 +88,7 @@ def test_pieces_join_to_the_whole_and_cut_no_character(tmp_path: Path, limit: in
     assert "".join(said) == TEXT
 
 
-def test_a_character_half_written_is_left_until_nobody_completes_it(tmp_path: Path) -> None:
+def test_an_incomplete_character_is_left_to_the_next_chunk_unless_the_log_is_final(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"a\xff" + "語".encode()[:2])
     growing = experiment_files.read_chunk(log, 0, 100, final=False)
@@ -100,7 +100,7 @@ def test_a_character_half_written_is_left_until_nobody_completes_it(tmp_path: Pa
     assert experiment_files.read_chunk(log, 2**70, 100, final=True).next_offset == 2**70, "no file system seeks as far"
 
 
-def test_a_folder_goes_once_and_may_be_gone(tmp_path: Path) -> None:
+def test_a_folder_can_be_removed_twice(tmp_path: Path) -> None:
     found = ExperimentFiles(tmp_path / "one")
     found.remove()
     found.folder.mkdir()

@@ -1,4 +1,4 @@
-"""RayLauncher against a small server of the dashboard's REST interface, on its good and on its bad days."""
+"""RayLauncher against a small server of the dashboard's REST interface, which can also answer wrongly."""
 
 from __future__ import annotations
 
@@ -151,18 +151,18 @@ def test_a_driver_is_submitted_watched_and_stopped(
 
 
 @pytest.mark.parametrize("document", [{"status": "HIBERNATING"}, {"submission_id": "x"}])
-def test_a_status_that_nobody_knows_is_no_verdict(
+def test_an_unknown_status_counts_as_alive(
     launcher: RayLauncher, dashboard: Dashboard, document: dict[str, Any]
 ) -> None:
     dashboard.instead["/api/jobs/exp-x-a1"] = 200, document
     assert launcher.status("exp-x-a1") in ALIVE
 
 
-def test_living_nodes_are_seen_by_name(launcher: RayLauncher) -> None:
+def test_living_nodes_are_listed_by_name(launcher: RayLauncher) -> None:
     assert launcher.cluster() == Cluster((Node("10.0.0.1", 2), Node("10.0.0.2", 8, 2), Node("10.0.0.4", 0)))
 
 
-def test_living_raylets_are_found(launcher: RayLauncher, dashboard: Dashboard) -> None:
+def test_living_raylets_are_listed(launcher: RayLauncher, dashboard: Dashboard) -> None:
     raylets = [{"nodeManagerAddress": f"10.0.0.{n}", "nodeManagerPort": 70 + n, "state": "ALIVE"} for n in (1, 2)]
     raylets[1]["state"] = "DEAD"
     dashboard.instead["/nodes"] = 200, {"data": {"summary": [{"raylet": raylet} for raylet in raylets]}}
@@ -179,7 +179,7 @@ def test_living_raylets_are_found(launcher: RayLauncher, dashboard: Dashboard) -
         ("/api/version", (502, "a proxy"), lambda ray: ray.cluster()),
     ],
 )
-def test_what_is_not_ray_s_answer_is_no_answer_and_ray_is_asked_again(
+def test_an_invalid_answer_counts_as_unreachable_and_the_next_request_works(
     launcher: RayLauncher,
     dashboard: Dashboard,
     path: str,
@@ -193,7 +193,7 @@ def test_what_is_not_ray_s_answer_is_no_answer_and_ray_is_asked_again(
     ask(launcher)
 
 
-def test_nobody_there_and_nobody_answering_are_both_away(settings: Settings) -> None:
+def test_a_refused_connection_and_a_silent_server_are_both_unreachable(settings: Settings) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]
@@ -205,7 +205,7 @@ def test_nobody_there_and_nobody_answering_are_both_away(settings: Settings) -> 
                 RayLauncher(Settings(**{**settings.model_dump(), **given})).cluster()
 
 
-def test_a_token_that_is_wanted_and_not_there_is_named(settings: Settings, tmp_path: Path) -> None:
+def test_a_missing_token_is_reported(settings: Settings, tmp_path: Path) -> None:
     ask = """
 from service.adapters.launcher import ClusterUnreachableError
 from service.adapters.ray_jobs import RayLauncher
@@ -238,7 +238,7 @@ def test_the_driver_finds_its_files_and_only_the_owner_can_read_the_token(
     assert sorted(path.name for path in folder.root.iterdir()) == ["launch-a2.json", "spec.json"]
 
 
-def test_a_disk_that_is_full_leaves_what_was_there(
+def test_a_full_disk_leaves_the_previous_files(
     launcher: RayLauncher, launch: LaunchConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher.prepare(launch, {"name": "before"})

@@ -71,7 +71,7 @@ def files(settings: Settings, experiment_id: str) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_files_of_long_ended_experiments_go_and_their_story_stays(
+def test_expired_files_are_removed_except_journals_and_models(
     world: World, keeper: Keeper, settings: Settings, written: Any
 ) -> None:
     ended, running = written(world.ended("failed")), written(world.started())
@@ -82,7 +82,9 @@ def test_files_of_long_ended_experiments_go_and_their_story_stays(
     assert files(settings, running) == STORY | DISPOSABLE
 
 
-def test_files_that_a_fork_has_yet_to_read_stay(world: World, keeper: Keeper, settings: Settings, written: Any) -> None:
+def test_files_that_a_continuation_must_still_import_are_kept(
+    world: World, keeper: Keeper, settings: Settings, written: Any
+) -> None:
     source, other = written(world.ended("failed")), written(world.ended("failed"))
     fork = world.post(source, "continue").json()["id"]
     world.reconciler.reconcile_once()
@@ -93,7 +95,7 @@ def test_files_that_a_fork_has_yet_to_read_stay(world: World, keeper: Keeper, se
     assert files(settings, source) == STORY
 
 
-def test_what_goes_on_while_others_are_swept_keeps_its_files(
+def test_an_experiment_that_is_resumed_during_a_sweep_keeps_its_files(
     world: World, keeper: Keeper, settings: Settings, written: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = {written(world.ended("failed")), written(world.ended("failed"))}
@@ -114,7 +116,7 @@ def test_what_goes_on_while_others_are_swept_keeps_its_files(
 
 
 @pytest.mark.parametrize("error", [PermissionError("not yours"), ValueError("odd")])
-def test_files_that_cannot_be_removed_keep_no_others(
+def test_files_that_cannot_be_removed_do_not_block_others(
     world: World,
     keeper: Keeper,
     settings: Settings,
@@ -138,7 +140,7 @@ def test_files_that_cannot_be_removed_keep_no_others(
     assert files(settings, stuck) == STORY
 
 
-def test_launch_files_go_with_their_attempt(world: World, keeper: Keeper, settings: Settings) -> None:
+def test_launch_files_are_removed_when_their_attempt_ends(world: World, keeper: Keeper, settings: Settings) -> None:
     one = world.started()
     for number in (1, 2):
         path = settings.storage_root / one / f"launch-a{number}.json"
@@ -157,7 +159,7 @@ def test_launch_files_go_with_their_attempt(world: World, keeper: Keeper, settin
     assert files(settings, one) == set()
 
 
-def test_launch_files_of_long_ago_are_looked_for_once(
+def test_old_launch_files_are_looked_for_once(
     world: World, keeper: Keeper, settings: Settings, context: AppContext
 ) -> None:
     """But an end may be stored late, or by a clock that is behind: the last hour is looked at again."""
@@ -174,9 +176,7 @@ def test_launch_files_of_long_ago_are_looked_for_once(
     assert (files(settings, ended_late), files(settings, long_ago)) == (set(), {"launch-a1.json"})
 
 
-def test_what_is_swept_is_swept_once_for_each_end(
-    world: World, keeper: Keeper, settings: Settings, written: Any
-) -> None:
+def test_files_are_swept_once_for_each_end(world: World, keeper: Keeper, settings: Settings, written: Any) -> None:
     one = written(world.ended("failed"))
     keeper.sweep(after_days=31)
     written(one)
@@ -189,7 +189,7 @@ def test_what_is_swept_is_swept_once_for_each_end(
     assert files(settings, one) == STORY
 
 
-def test_keys_of_submissions_are_kept_for_a_day(world: World, keeper: Keeper, context: AppContext) -> None:
+def test_idempotency_keys_are_kept_for_a_day(world: World, keeper: Keeper, context: AppContext) -> None:
     one = world.submit()
     with context.database.write() as session:
         for key, age in (("old", 25), ("new", 23)):

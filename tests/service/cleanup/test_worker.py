@@ -83,7 +83,7 @@ def test_runs_that_the_driver_left_open_are_ended(world: World, mlflow: Mlflow, 
     assert mlflow.requests == ["POST /runs/search"], "and then never again"
 
 
-def test_what_the_driver_closed_itself_costs_one_request(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_runs_that_the_driver_ended_cost_one_request(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     one = world.started()
     mlflow.add("parent", one, None, "FINISHED")
     world.beat(one, {"phase": "completed", "mlflow_experiment_id": "7", "mlflow_run_id": "parent"})
@@ -93,7 +93,7 @@ def test_what_the_driver_closed_itself_costs_one_request(world: World, mlflow: M
     assert mlflow.runs["parent"]["status"] == "FINISHED"
 
 
-def test_while_mlflow_is_away_it_is_asked_now_and_then(
+def test_an_unavailable_mlflow_is_asked_again_after_a_pause(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock
 ) -> None:
     failed(world, mlflow)
@@ -107,7 +107,7 @@ def test_while_mlflow_is_away_it_is_asked_now_and_then(
     assert mlflow.runs["parent"]["status"] == "FAILED"
 
 
-def test_an_experiment_that_goes_on_is_closed_anew(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_the_runs_of_a_resumed_experiment_are_ended_again(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     one = failed(world, mlflow)
     keeper.run_once()
     keeper.run_once()
@@ -130,7 +130,7 @@ def test_without_the_lease_nothing_is_done(
     assert mlflow.requests == []
 
 
-def test_a_deletion_is_complete_and_spares_the_others(
+def test_a_deletion_is_complete_and_leaves_other_experiments(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, context: AppContext, settings: Settings, clock: Clock
 ) -> None:
     one, other = failed(world, mlflow), world.started()
@@ -172,7 +172,7 @@ def test_a_deletion_is_complete_and_spares_the_others(
     assert world.show(other)["state"] == "RUNNING"
 
 
-def test_an_experiment_that_never_ran_needs_no_mlflow_to_go(
+def test_an_experiment_that_never_ran_is_deleted_without_mlflow(
     world: World, mlflow: Mlflow, keeper: CleanupWorker
 ) -> None:
     one = world.submit()
@@ -183,7 +183,7 @@ def test_an_experiment_that_never_ran_needs_no_mlflow_to_go(
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
 
 
-def test_artifacts_that_mlflow_does_not_hand_out_itself_stay(
+def test_artifacts_that_mlflow_does_not_store_itself_are_kept(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = failed(world, mlflow)
@@ -197,7 +197,7 @@ def test_artifacts_that_mlflow_does_not_hand_out_itself_stay(
     assert not [request for request in mlflow.requests if "artifacts" in request]
 
 
-def test_twenty_that_cannot_be_removed_keep_nobody(
+def test_a_full_batch_of_failing_deletions_does_not_block_others(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
 ) -> None:
     settings.storage_root.mkdir(parents=True)
@@ -225,7 +225,7 @@ def test_twenty_that_cannot_be_removed_keep_nobody(
 
 
 @pytest.mark.parametrize("said", [b"<html>login</html>", b'{"runs": [{}]}'])
-def test_an_odd_answer_of_mlflow_keeps_nobody_else(
+def test_an_invalid_answer_of_mlflow_does_not_block_other_experiments(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock, said: bytes
 ) -> None:
     odd, good = world.ended("failed"), failed(world, mlflow)
@@ -244,7 +244,7 @@ def test_an_odd_answer_of_mlflow_keeps_nobody_else(
     assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [good]
 
 
-def test_while_mlflow_is_away_those_that_do_not_need_it_have_their_turn(
+def test_experiments_without_runs_are_handled_while_mlflow_is_unavailable(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.cleanup.worker.BATCH_SIZE", 1)
@@ -260,7 +260,7 @@ def test_while_mlflow_is_away_those_that_do_not_need_it_have_their_turn(
     assert len(mlflow.requests) == asked
 
 
-def test_what_never_ended_is_deleted_first_on_every_database(
+def test_experiments_without_an_end_time_are_deleted_first_on_every_database(
     world: World, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.cleanup.worker.BATCH_SIZE", 1)
@@ -274,7 +274,7 @@ def test_what_never_ended_is_deleted_first_on_every_database(
 
 
 @pytest.mark.parametrize("fails_again", [False, True])
-def test_runs_of_an_experiment_that_goes_on_meanwhile_stay_open(
+def test_the_runs_of_an_experiment_that_is_resumed_meanwhile_stay_open(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, fails_again: bool
 ) -> None:
     one = failed(world, mlflow)
@@ -291,7 +291,7 @@ def test_runs_of_an_experiment_that_goes_on_meanwhile_stay_open(
     assert sorted(run["status"] for run in mlflow.runs.values()).count("RUNNING") == len(mlflow.runs) - 1
 
 
-def test_a_run_that_doubles_a_trial_s_is_deleted(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_a_duplicate_run_of_a_trial_is_deleted(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     """A creation whose answer was lost; the driver that would have deleted it is lost too."""
     one = failed(world, mlflow)
     mlflow.add("double of done", one, 0)
@@ -302,7 +302,7 @@ def test_a_run_that_doubles_a_trial_s_is_deleted(world: World, mlflow: Mlflow, k
     assert [run["status"] for run in mlflow.runs.values() if not run["deleted"]].count("RUNNING") == 0
 
 
-def test_the_only_run_of_a_trial_stays(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_the_only_run_of_a_trial_is_kept(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     """Its driver was lost after it had replaced the one that it had told of."""
     one = failed(world, mlflow)
     mlflow.runs["open"]["deleted"] = True
@@ -312,7 +312,9 @@ def test_the_only_run_of_a_trial_stays(world: World, mlflow: Mlflow, keeper: Cle
 
 
 @pytest.mark.parametrize("length", [5000, 5001])
-def test_a_reason_is_as_long_as_mlflow_takes(world: World, mlflow: Mlflow, keeper: CleanupWorker, length: int) -> None:
+def test_a_reason_is_cut_to_the_length_that_mlflow_accepts(
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, length: int
+) -> None:
     one = world.started()
     mlflow.add("parent", one, None)
     world.beat(one, {"phase": "failed", "reason": "x" * length, "mlflow_experiment_id": "7"})
@@ -336,7 +338,7 @@ def test_more_runs_than_a_page_are_ended_and_deleted(
     assert all(run["deleted"] for run in mlflow.runs.values())
 
 
-def test_a_model_is_called_what_a_person_likes(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_model_names_with_quotes_are_deleted_correctly(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     one = failed(world, mlflow)
     mlflow.versions = [
         {"name": name, "version": version, "run_id": run_id}
@@ -356,7 +358,7 @@ def test_a_model_is_called_what_a_person_likes(world: World, mlflow: Mlflow, kee
     assert mlflow.requests.count("DELETE /registered-models/delete") == 1
 
 
-def test_a_deletion_waits_for_a_ray_that_is_away_as_long_as_a_driver_may_take(
+def test_a_deletion_waits_for_an_unreachable_ray_up_to_the_stop_grace_period(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
 ) -> None:
     one = failed(world, mlflow)
@@ -375,7 +377,7 @@ def test_a_deletion_waits_for_a_ray_that_is_away_as_long_as_a_driver_may_take(
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
 
 
-def test_what_was_settled_is_not_put_off_for_long_the_next_time(
+def test_a_success_resets_the_delay_after_failures(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock
 ) -> None:
     one = failed(world, mlflow)
@@ -395,7 +397,9 @@ def test_what_was_settled_is_not_put_off_for_long_the_next_time(
     assert mlflow.runs["parent"]["status"] == "FAILED"
 
 
-def test_who_is_told_to_stop_begins_with_no_other(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_a_worker_that_is_asked_to_stop_starts_no_other_experiment(
+    world: World, mlflow: Mlflow, keeper: CleanupWorker
+) -> None:
     failed(world, mlflow)
     other = world.started()
     mlflow.add("another", other, None)
@@ -405,7 +409,7 @@ def test_who_is_told_to_stop_begins_with_no_other(world: World, mlflow: Mlflow, 
     assert (mlflow.runs["parent"]["status"], mlflow.runs["another"]["status"]) == ("FAILED", "RUNNING")
 
 
-def test_checkpoints_of_what_was_canceled_without_a_driver_go_by_its_policy(
+def test_the_checkpoint_policy_is_applied_to_canceled_experiments(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
 ) -> None:
     def stopped(**spec: Any) -> str:

@@ -1,4 +1,4 @@
-"""Allocation as properties: nothing overbooked, nothing idle that could be used, nobody starved for another's sake."""
+"""Allocation as properties: no node is overbooked, no usable slot stays free, no experiment is starved."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def demands(draw: st.DrawFn, same_size: bool = False, same_priority: bool = Fals
 
 
 @given(clusters, demands())
-def test_never_more_than_asked_for_and_never_more_than_the_cluster_has(cluster: Cluster, asked: list[Demand]) -> None:
+def test_no_experiment_gets_more_than_it_demands_and_no_node_is_overbooked(
+    cluster: Cluster, asked: list[Demand]
+) -> None:
     slots = allocate(cluster, asked)
     assert slots.keys() == {demand.experiment_id for demand in asked}
     for demand in asked:
@@ -63,7 +65,7 @@ def test_the_sum_does_not_depend_on_the_order(cluster: Cluster, asked: list[Dema
 
 
 @given(clusters, demands(same_size=True))
-def test_nothing_idle_while_somebody_is_hungry(cluster: Cluster, asked: list[Demand]) -> None:
+def test_no_slot_stays_free_that_an_experiment_could_use(cluster: Cluster, asked: list[Demand]) -> None:
     slots = allocate(cluster, asked)
     if any(slots[d.experiment_id] < d.most for d in asked):
         alone = allocate(cluster, [Demand("all", asked[0].cpus, asked[0].gpus, most=1000)])["all"]
@@ -71,7 +73,7 @@ def test_nothing_idle_while_somebody_is_hungry(cluster: Cluster, asked: list[Dem
 
 
 @given(clusters, demands())
-def test_the_running_get_their_first_slot_before_the_waiting(cluster: Cluster, asked: list[Demand]) -> None:
+def test_running_experiments_get_their_first_slot_before_queued_ones(cluster: Cluster, asked: list[Demand]) -> None:
     running = [d for d in asked if d.running and d.most]
     slots = allocate(cluster, asked)
     without = allocate(cluster, [replace(d, most=1) for d in running])
@@ -80,7 +82,7 @@ def test_the_running_get_their_first_slot_before_the_waiting(cluster: Cluster, a
 
 
 @given(clusters, demands(same_size=True))
-def test_a_higher_priority_takes_all_it_wants_but_the_first_slots_of_the_running(
+def test_a_higher_priority_takes_all_slots_except_the_first_of_each_running_experiment(
     cluster: Cluster, asked: list[Demand]
 ) -> None:
     slots = allocate(cluster, asked)
@@ -95,7 +97,7 @@ def test_a_higher_priority_takes_all_it_wants_but_the_first_slots_of_the_running
 
 
 @given(clusters, demands())
-def test_what_a_priority_gets_does_not_depend_on_the_waiting_below_it(cluster: Cluster, asked: list[Demand]) -> None:
+def test_lower_priorities_do_not_change_what_a_higher_one_gets(cluster: Cluster, asked: list[Demand]) -> None:
     slots = allocate(cluster, asked)
     top = max((d.priority for d in asked), default=0)
     without = allocate(cluster, [d for d in asked if d.priority == top or d.running])
@@ -114,14 +116,14 @@ def test_priority_comes_before_age() -> None:
     assert allocate(one, [running, young]) == {"old": 1, "young": 0}, "what runs keeps its first slot"
 
 
-def test_shares_of_a_gpu_do_not_span_two() -> None:
+def test_a_fraction_of_a_gpu_never_spans_two_gpus() -> None:
     two = Cluster((Node("a", cpus=64, gpus=2),))
     assert allocate(two, [Demand("x", 1, 0.3, most=99)]) == {"x": 6}
     assert allocate(two, [Demand("x", 1, 1 / 3, most=99)]) == {"x": 6}
     assert allocate(two, [Demand("x", 1, 2, most=99), Demand("y", 1, 0.5, most=99)]) == {"x": 1, "y": 0}
 
 
-def test_a_trial_must_fit_one_node() -> None:
+def test_a_trial_needs_its_resources_on_one_node() -> None:
     cluster = Cluster((Node("cpu", cpus=16), Node("gpu", cpus=2, gpus=4)))
     assert fits_somewhere(cluster, 16, 0)
     assert fits_somewhere(cluster, 2, 4)
@@ -129,6 +131,6 @@ def test_a_trial_must_fit_one_node() -> None:
     assert not fits_somewhere(Cluster(), 1, 0)
 
 
-def test_trials_without_gpus_leave_the_gpus_alone() -> None:
+def test_trials_without_gpus_prefer_nodes_without_gpus() -> None:
     cluster = Cluster((Node("gpu", cpus=4, gpus=1), Node("cpu", cpus=4)))
     assert allocate(cluster, [Demand("c", 4, 0, most=1), Demand("g", 4, 1, most=1)]) == {"c": 1, "g": 1}

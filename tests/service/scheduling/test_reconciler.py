@@ -24,7 +24,7 @@ from tests.support.world import World
 pytestmark = pytest.mark.stores
 
 
-def test_a_driver_is_launched_with_all_it_needs(world: World, settings: Settings) -> None:
+def test_a_driver_is_launched_with_its_configuration(world: World, settings: Settings) -> None:
     one = world.started(searcher={"kind": "random", "num_samples": 4})
     launch = world.launcher.launches[f"exp-{one}-a1"]
     assert (launch.attempt, launch.attempt_id, launch.slots) == (1, f"exp-{one}-a1", 4)
@@ -35,7 +35,7 @@ def test_a_driver_is_launched_with_all_it_needs(world: World, settings: Settings
     assert list(world.launcher.jobs) == [launch.attempt_id]
 
 
-def test_while_ray_is_away_all_stays_as_it_is(world: World, clock: Clock) -> None:
+def test_nothing_changes_while_ray_is_unreachable(world: World, clock: Clock) -> None:
     running = world.started()
     world.beat(running, {"phase": "searching"})
     world.launcher.unreachable = True
@@ -54,7 +54,7 @@ def test_while_ray_is_away_all_stays_as_it_is(world: World, clock: Clock) -> Non
     assert world.show(waiting)["spec"]["resources"]["gpus_per_trial"] == 1, "decided late, as the cluster was unknown"
 
 
-def test_slots_are_shared_anew_and_told(world: World) -> None:
+def test_slots_are_reassigned_and_reported_to_the_drivers(world: World) -> None:
     one = world.started()
     assert world.beat(one, {"phase": "searching"}).json()["slots"] == 10
     two = world.submit(resources={"gpus_per_trial": 0})
@@ -66,7 +66,7 @@ def test_slots_are_shared_anew_and_told(world: World) -> None:
     assert world.beat(two, {"phase": "searching"}).json()["slots"] == 10
 
 
-def test_the_last_trials_need_no_more_slots_than_they_are(world: World) -> None:
+def test_an_experiment_gets_no_more_slots_than_it_has_trials_left(world: World) -> None:
     one = world.started(searcher={"kind": "random", "num_samples": 4})
     world.beat(one, {"phase": "searching", "trials": [world.line(n, state="COMPLETED") for n in range(3)]})
     world.reconciler.reconcile_once()
@@ -89,7 +89,7 @@ def test_first_come_first_served_when_the_cluster_is_full(world: World) -> None:
     assert world.show(two)["reason"] == ""
 
 
-def test_a_cluster_without_a_node_yet_queues(world: World) -> None:
+def test_experiments_queue_while_the_cluster_has_no_node(world: World) -> None:
     nodes, world.launcher.nodes = world.launcher.nodes, Cluster(())
     world.reconciler.reconcile_once()
     one = world.submit()
@@ -101,7 +101,7 @@ def test_a_cluster_without_a_node_yet_queues(world: World) -> None:
     assert (view["state"], view["spec"]["resources"]["gpus_per_trial"]) == ("RUNNING", 1)
 
 
-def test_what_fits_no_node_waits_and_says_why(world: World) -> None:
+def test_an_experiment_that_fits_no_node_waits_and_reports_why(world: World) -> None:
     one = world.submit(resources={"gpus_per_trial": 8})
     world.reconciler.reconcile_once()
     view = world.show(one)
@@ -118,7 +118,7 @@ def test_what_fits_no_node_waits_and_says_why(world: World) -> None:
         (JobStatus.UNKNOWN, "Ray does not know the driver"),
     ],
 )
-def test_a_dead_driver_is_replaced_thrice_and_then_given_up(
+def test_a_lost_driver_is_replaced_until_max_attempts(
     world: World, clock: Clock, status: JobStatus, reason: str
 ) -> None:
     one = world.started()
@@ -193,7 +193,9 @@ def test_a_silent_driver_is_stopped_and_fenced(world: World, clock: Clock, setti
     assert world.client.get(f"/api/v1/experiments/{one}/trials").json()["items"] == []
 
 
-def test_a_driver_that_never_speaks(world: World, clock: Clock, settings: Settings) -> None:
+def test_a_driver_without_a_first_heartbeat_is_lost_after_driver_start_s(
+    world: World, clock: Clock, settings: Settings
+) -> None:
     one = world.started()
     reconcile_for(world.reconciler, clock, settings.driver_lost_s + 4)
     assert world.show(one)["state"] == "RUNNING", "a start may take longer than a silence"
@@ -201,7 +203,7 @@ def test_a_driver_that_never_speaks(world: World, clock: Clock, settings: Settin
     assert world.show(one)["state"] == "QUEUED"
 
 
-def test_a_cancel_that_is_not_obeyed_is_enforced(
+def test_a_driver_that_ignores_a_cancel_is_killed(
     world: World, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.started()
@@ -224,7 +226,7 @@ def test_a_cancel_that_is_not_obeyed_is_enforced(
     assert world.launcher.stopped == [f"exp-{one}-a1"]
 
 
-def test_a_canceled_driver_that_died_is_canceled(world: World, clock: Clock) -> None:
+def test_a_driver_that_died_after_a_cancel_ends_its_experiment_as_canceled(world: World, clock: Clock) -> None:
     one = world.started()
     world.cancel(one)
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
@@ -232,7 +234,9 @@ def test_a_canceled_driver_that_died_is_canceled(world: World, clock: Clock) -> 
     assert world.show(one)["state"] == "CANCELED"
 
 
-def test_a_launch_that_fails_counts_as_no_attempt(world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_launch_does_not_count_as_a_lost_attempt(
+    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = world.submit()
     with monkeypatch.context() as broken:
         broken.setattr(world.launcher, "launch", refuse)
@@ -252,7 +256,7 @@ def test_a_launch_that_fails_counts_as_no_attempt(world: World, clock: Clock, mo
     assert "attempt 9 was lost, another follows in 5 s" in world.show(one)["reason"], "a failure was counted"
 
 
-def test_a_driver_that_spoke_before_its_launch_failed_is_taken_at_its_word(
+def test_a_heartbeat_before_a_failed_launch_answer_proves_that_the_driver_runs(
     world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer of Ray was lost, not the request."""
@@ -272,7 +276,7 @@ def test_a_driver_that_spoke_before_its_launch_failed_is_taken_at_its_word(
     assert "the driver stopped without a request (SIGTERM)" in view["reason"]
 
 
-def test_a_cancel_during_a_launch_that_meets_a_full_disk_is_obeyed(
+def test_a_cancel_takes_effect_although_the_launch_found_a_full_disk(
     world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.submit()
@@ -286,7 +290,7 @@ def test_a_cancel_during_a_launch_that_meets_a_full_disk_is_obeyed(
     assert world.show(one)["state"] == "CANCELED"
 
 
-def test_what_is_resumed_does_not_wait_for_its_next_attempt(world: World, clock: Clock) -> None:
+def test_a_resumed_experiment_is_launched_without_a_retry_delay(world: World, clock: Clock) -> None:
     one = world.started()
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
     world.reconciler.reconcile_once()
@@ -297,7 +301,7 @@ def test_what_is_resumed_does_not_wait_for_its_next_attempt(world: World, clock:
     assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 2)
 
 
-def test_one_that_runs_and_cannot_be_read_keeps_its_slots(world: World, context: AppContext) -> None:
+def test_a_running_experiment_that_cannot_be_read_keeps_its_slots(world: World, context: AppContext) -> None:
     one = world.started()
     slots = world.show(one)["slots"]
     with context.database.write() as session:
@@ -309,7 +313,7 @@ def test_one_that_runs_and_cannot_be_read_keeps_its_slots(world: World, context:
     assert slots > 0
 
 
-def test_a_full_disk_pauses_and_says_which(world: World, clock: Clock, settings: Settings) -> None:
+def test_a_full_disk_pauses_the_experiment_and_is_named(world: World, clock: Clock, settings: Settings) -> None:
     one = world.submit()
     settings.storage_root.mkdir()
     world.launcher.full_disk = True
@@ -330,7 +334,7 @@ def test_a_full_disk_pauses_and_says_which(world: World, clock: Clock, settings:
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_a_storage_that_cannot_be_written_pauses_and_says_which(
+def test_a_read_only_storage_pauses_the_experiment_and_is_named(
     world: World, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def forbid(*_: Any) -> None:
@@ -345,7 +349,7 @@ def test_a_storage_that_cannot_be_written_pauses_and_says_which(
     assert "/shared/exp-1" in view["reason"]
 
 
-def test_one_that_cannot_be_read_holds_up_no_other(world: World, context: AppContext) -> None:
+def test_an_unreadable_experiment_does_not_block_others(world: World, context: AppContext) -> None:
     world.launcher.nodes = Cluster((Node("a", cpus=1),))
     first = world.started()
     world.beat(first, {"phase": "searching", "trials": [world.line(0)]})
@@ -365,7 +369,7 @@ def test_one_that_cannot_be_read_holds_up_no_other(world: World, context: AppCon
         assert "this version of Rung cannot read its resources or controls" in view["reason"]
 
 
-def test_what_is_wrong_with_one_launch_holds_up_no_other(
+def test_an_error_in_one_launch_does_not_block_others(
     world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = world.submit(resources={"gpus_per_trial": 0}), world.submit(resources={"gpus_per_trial": 0})
@@ -383,7 +387,7 @@ def test_what_is_wrong_with_one_launch_holds_up_no_other(
     assert world.show(one)["state"] == "QUEUED"
 
 
-def test_the_next_driver_is_told_what_is_known(world: World, clock: Clock) -> None:
+def test_the_next_driver_gets_the_number_of_known_trials(world: World, clock: Clock) -> None:
     one = world.started(searcher={"kind": "random", "num_samples": 4})
     first = world.launcher.launches[f"exp-{one}-a1"]
     assert (first.trials, first.cancel_trials) == (0, [])
@@ -397,7 +401,7 @@ def test_the_next_driver_is_told_what_is_known(world: World, clock: Clock) -> No
     assert (second.trials, second.cancel_trials) == (3, [2])
 
 
-def test_the_log_of_its_own_is_read_before_ray_s(world: World, clock: Clock, settings: Settings) -> None:
+def test_a_lost_driver_s_own_log_is_preferred_to_ray_s_copy(world: World, clock: Clock, settings: Settings) -> None:
     one = world.started()
     log = settings.storage_root / one / "logs" / "driver-a1.log"
     log.parent.mkdir(parents=True)
@@ -410,7 +414,7 @@ def test_the_log_of_its_own_is_read_before_ray_s(world: World, clock: Clock, set
     assert len(reason) < 2_500
 
 
-def test_the_more_important_is_served_first(world: World, clock: Clock) -> None:
+def test_a_higher_priority_is_launched_first(world: World, clock: Clock) -> None:
     world.launcher.nodes = Cluster((Node("a", cpus=1),))
     one = world.started()
     two, three = world.submit(), world.submit(priority=5)
@@ -419,7 +423,7 @@ def test_the_more_important_is_served_first(world: World, clock: Clock) -> None:
     assert [world.show(i)["state"] for i in (two, three)] == ["QUEUED", "RUNNING"]
 
 
-def test_a_log_that_cannot_be_read_and_a_job_that_cannot_be_stopped_block_nobody(
+def test_an_unreadable_log_and_a_job_that_cannot_be_stopped_do_not_block_others(
     world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.started()
@@ -434,7 +438,7 @@ def test_a_log_that_cannot_be_read_and_a_job_that_cannot_be_stopped_block_nobody
     assert world.show(waiting)["state"] == "RUNNING"
 
 
-def test_a_driver_that_cannot_be_checked_blocks_no_other(
+def test_a_driver_that_cannot_be_checked_does_not_block_others(
     world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = world.started(), world.started()

@@ -1,4 +1,4 @@
-"""Replicas and clocks: what stands still, races, or tells another time blames no driver."""
+"""Replicas and clocks: suspended replicas, races and wrong clocks cost no driver."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.world import World
 pytestmark = pytest.mark.stores
 
 
-def test_a_service_that_slept_does_not_blame_the_drivers(
+def test_a_service_that_was_suspended_does_not_consider_drivers_lost(
     world: World, clock: Clock, context: AppContext, settings: Settings
 ) -> None:
     one = world.started()
@@ -36,7 +36,7 @@ def test_a_service_that_slept_does_not_blame_the_drivers(
     assert "the driver was silent" in world.show(one)["attempts"][0]["reason"]
 
 
-def test_a_replica_that_stood_still_stops_no_driver_that_spoke(
+def test_a_suspended_replica_stops_no_driver_that_sent_heartbeats(
     world: World, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.started()
@@ -78,7 +78,7 @@ def test_a_replica_that_lost_its_lease_stops_no_driver(
 
 
 @pytest.mark.parametrize("behind_s", [-3600, 3600])
-def test_a_replica_whose_clock_is_wrong_blames_no_driver(
+def test_a_replica_with_a_wrong_clock_considers_no_driver_lost(
     world: World, context: AppContext, clock: Clock, behind_s: float
 ) -> None:
     """Heartbeats carry the time of whoever took them, here the clock of this machine."""
@@ -116,7 +116,7 @@ def test_another_replica_waits_for_a_slow_submission(
     assert [attempt["state"] for attempt in world.show(one)["attempts"]] == ["RUNNING"]
 
 
-def test_a_submission_that_was_cut_off_is_made_again_and_counts_as_no_failure(
+def test_an_interrupted_submission_is_repeated_and_does_not_count_as_a_failure(
     world: World, context: AppContext, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
@@ -143,7 +143,7 @@ def test_a_submission_that_was_cut_off_is_made_again_and_counts_as_no_failure(
     assert "attempt 2 was lost, another follows in 5 s" in world.show(one)["reason"], "a failure was counted"
 
 
-def test_a_wait_for_the_next_attempt_survives_a_clock_set_back(
+def test_a_clock_that_is_set_back_does_not_prolong_a_retry_delay(
     world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.submit()
@@ -156,7 +156,7 @@ def test_a_wait_for_the_next_attempt_survives_a_clock_set_back(
 
 
 @pytest.mark.parametrize("jump_s", [-3600, 3600])
-def test_a_clock_that_jumps_loses_nobody(world: World, clock: Clock, settings: Settings, jump_s: float) -> None:
+def test_a_clock_that_jumps_loses_no_driver(world: World, clock: Clock, settings: Settings, jump_s: float) -> None:
     one = world.started()
     world.beat(one, {"phase": "searching"})
     clock.set_forward(jump_s)
@@ -167,7 +167,7 @@ def test_a_clock_that_jumps_loses_nobody(world: World, clock: Clock, settings: S
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_database_that_was_away_is_no_silence_of_the_drivers(
+def test_an_unavailable_database_does_not_count_as_silence_of_drivers(
     world: World, clock: Clock, settings: Settings, postgres: Postgres
 ) -> None:
     one = world.started()

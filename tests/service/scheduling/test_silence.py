@@ -1,4 +1,4 @@
-"""SilenceTimer counts for as long as somebody looks, by the clock of whoever looks."""
+"""SilenceTimer measures how long tokens stay the same, by the observer's clock."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def silence(ticks: Ticks) -> SilenceTimer:
     return SilenceTimer(5.0, ticks)
 
 
-def test_it_counts_from_the_first_look_at_a_word(ticks: Ticks, silence: SilenceTimer) -> None:
+def test_it_counts_from_the_first_observation_of_a_token(ticks: Ticks, silence: SilenceTimer) -> None:
     ticks.now += 3
     assert silence.observe({"a": "hello"}) == {"a": 0}
     ticks.now += 3
@@ -38,7 +38,7 @@ def test_it_counts_from_the_first_look_at_a_word(ticks: Ticks, silence: SilenceT
     assert silence.observe({"a": "again", "b": None}) == {"a": 0, "b": 5}
 
 
-def test_a_listener_that_could_not_hear_blames_nobody(ticks: Ticks, silence: SilenceTimer) -> None:
+def test_at_most_the_longest_gap_counts_after_a_suspension(ticks: Ticks, silence: SilenceTimer) -> None:
     silence.observe({"a": 1})
     ticks.now += 2
     silence.observe({"a": 1})
@@ -48,7 +48,7 @@ def test_a_listener_that_could_not_hear_blames_nobody(ticks: Ticks, silence: Sil
     assert silence.observe({"a": 1}) == {"a": 9}, "who is silent is found nonetheless"
 
 
-def test_who_is_not_looked_at_is_forgotten(ticks: Ticks, silence: SilenceTimer) -> None:
+def test_a_name_that_is_not_observed_is_forgotten(ticks: Ticks, silence: SilenceTimer) -> None:
     silence.observe({"a": 1})
     ticks.now += 2
     silence.observe({})

@@ -1,4 +1,4 @@
-"""What `rung up` decides before and beside its children; the children themselves are started in tests/e2e."""
+"""`rung up` without its three children, which tests/e2e starts: options, settings, home, processes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def a_stack(tmp_path: Path) -> stack.Stack:
     return stack.Stack(stack.Options(home=tmp_path))
 
 
-def test_the_port_is_looked_for_where_the_service_will_listen(tmp_path: Path) -> None:
+def test_ports_are_checked_on_the_host_that_the_service_listens_on(tmp_path: Path) -> None:
     with pytest.raises(stack.StackError, match=r"a free port of 192\.0\.2\.1 cannot be used"):
         stack.Stack(stack.Options(home=tmp_path, host="192.0.2.1"))
     with socket.socket() as taken:
@@ -122,7 +122,7 @@ def test_settings_without_an_effect_are_reported(
 
 
 @pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback")
-def test_the_service_listens_on_ipv6_where_asked_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_service_can_listen_on_ipv6(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("no_proxy", "")
     found = stack.Stack(stack.Options(home=tmp_path, host="::1"))
     assert re.fullmatch(r"http://\[::1\]:\d+", found.addresses.service)
@@ -133,7 +133,7 @@ def test_the_service_listens_on_ipv6_where_asked_to(monkeypatch: pytest.MonkeyPa
     assert "::1" in settings.hosts
 
 
-def test_the_home_is_the_owner_s_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_owner_can_read_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack.Stack, "start", lambda self, interrupted: None)
     with stack.running(stack.Options(home=tmp_path / "home")):
         assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
@@ -145,7 +145,7 @@ def test_a_database_keeps_a_write_ahead_log(tmp_path: Path) -> None:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_database_that_somebody_reads_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_database_that_another_process_reads_is_left_unchanged(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "old.db", isolation_level=None)) as database:
         database.execute("CREATE TABLE runs (id)")
         database.execute("BEGIN")
@@ -157,13 +157,13 @@ def test_a_database_that_somebody_reads_stays_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "why"), [(lambda file: file.write_text("else " * 999), "not a database"), (Path.mkdir, "unable to open")]
 )
-def test_a_database_that_is_none_is_named(tmp_path: Path, make: Callable[[Path], None], why: str) -> None:
+def test_a_file_that_is_not_a_database_is_reported(tmp_path: Path, make: Callable[[Path], None], why: str) -> None:
     make(tmp_path / "mlflow.db")
     with pytest.raises(stack.StackError, match=rf"cannot use .*mlflow\.db: .*{why}"):
         home.enable_wal(tmp_path / "mlflow.db")
 
 
-def test_commands_find_the_data_of_a_stack_that_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_commands_find_the_data_sets_of_a_running_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RUNG_HOME", str(tmp_path))
     assert data_folder() == tmp_path / "data"
     (tmp_path / "sets").mkdir()
@@ -187,7 +187,7 @@ while True:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
-def test_drivers_end_before_their_ray(a_stack: stack.Stack) -> None:
+def test_drivers_are_stopped_before_ray(a_stack: stack.Stack) -> None:
     ray = a_stack._children.spawn("ray", [sys.executable, "-c", RAY], os.environ)
     with subprocess.Popen([*PYTHON, "-m", "workers.driver"], stdout=subprocess.PIPE) as another:
         assert another.stdout is not None

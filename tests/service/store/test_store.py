@@ -1,4 +1,4 @@
-"""The schema: migrations say what the models say, and go both ways; times keep their zone; leases fence."""
+"""The schema: migrations match the models in both directions; times keep their zone; leases fence."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def database(database_url: str) -> Iterator[Database]:
     database.close()
 
 
-def test_migrations_make_what_the_models_say(database: Database) -> None:
+def test_the_migrated_schema_is_that_of_the_models(database: Database) -> None:
     with database.engine.connect() as connection:
         differences = compare_metadata(MigrationContext.configure(connection), Base.metadata)
     assert differences == []
@@ -46,7 +46,7 @@ def test_migrations_go_down_and_up_again(database: Database) -> None:
     assert "experiments" in inspect(database.engine).get_table_names()
 
 
-def test_migrations_carry_what_is_stored_up_and_down(database: Database) -> None:
+def test_migrations_keep_stored_rows_in_both_directions(database: Database) -> None:
     """An experiment of the second schema, with a trial, goes through the third and back."""
     database.migrate("0002", down=True)
     before = _tables(database)
@@ -81,7 +81,7 @@ def test_migrations_carry_what_is_stored_up_and_down(database: Database) -> None
         }
 
 
-def test_what_is_being_deleted_is_an_end_to_the_second_schema(database: Database) -> None:
+def test_a_deletion_in_progress_is_canceled_in_the_second_schema(database: Database) -> None:
     with database.write() as session:
         kept, one = (experiments.submit(session, ExperimentSpec(name="x"), []) for _ in range(2))
         one.state = State.DELETING
@@ -120,7 +120,7 @@ def test_sqlite_is_strict(database: Database) -> None:
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
 
 
-def test_a_row_belongs_to_another(database: Database) -> None:
+def test_rows_must_refer_to_existing_rows(database: Database) -> None:
     with pytest.raises(IntegrityError), database.write() as session:
         session.add(Label(experiment_id="nobody", label="x"))
 
@@ -151,7 +151,7 @@ def test_times_of_other_zones_are_kept_as_instants(database: Database) -> None:
         assert experiments.find(session, stored.id).started_at == there
 
 
-def test_one_attempt_of_a_number_and_one_line_of_a_trial(database: Database) -> None:
+def test_attempt_numbers_and_trial_numbers_are_unique(database: Database) -> None:
     now = datetime.now(UTC)
     with database.write() as session:
         one = experiments.submit(session, ExperimentSpec(name="x"), []).id
@@ -200,7 +200,7 @@ def test_a_write_under_a_lost_lease_changes_nothing(database: Database) -> None:
         assert experiments.list_newest(session, experiments.Selection(limit=5)) == []
 
 
-def test_a_clock_set_back_holds_no_lease_for_longer_than_a_lease(database: Database) -> None:
+def test_a_clock_that_is_set_back_does_not_prolong_a_lease(database: Database) -> None:
     assert acquire(database, "queue", "dead", 60, NOW)
     earlier = NOW - timedelta(hours=1)
     assert acquire(database, "queue", "two", 60, earlier) is None
