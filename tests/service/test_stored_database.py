@@ -18,8 +18,12 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from service.context import AppContext
+from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
+from tests.support.clock import Clock
 from tests.support.postgres import Postgres
+from tests.support.reconciling import reconcile_for
 from tests.support.world import World
 
 STORED = Path(__file__).with_name("stored")
@@ -66,7 +70,7 @@ def database_url(old: OldDatabase) -> str:
 
 def test_every_experiment_and_every_trial_is_shown(old: OldDatabase, client: httpx.Client, world: World) -> None:
     listed = _all_items(client, "/api/v1/experiments?limit=5")
-    assert sorted(item["id"] for item in listed) == [row["id"] for row in old.experiments]
+    assert sorted(item["id"] for item in listed) == [row["id"] for row in old.experiments if row["archived_at"] is None]
     for row in old.experiments:
         view = world.show(row["id"])
         assert {name: view[name] for name in SHOWN} == {name: row[name] for name in SHOWN}, row["name"]
@@ -89,11 +93,23 @@ def test_an_experiment_is_shown_as_version_0_1_showed_it(old: OldDatabase, world
     assert {name: now[name] for name in before} == before
 
 
-def test_what_ran_at_the_crash_and_what_waited_are_launched_again(old: OldDatabase, world: World) -> None:
-    driven = [row["id"] for row in old.experiments if row["state"] == "RUNNING"]
+def test_experiments_that_ran_at_the_crash_get_a_new_driver(
+    old: OldDatabase, world: World, context: AppContext, clock: Clock
+) -> None:
+    reconciler = Reconciler(context, clock, clock.monotonic)
+    reconcile_for(reconciler, clock, 30)
+    driven = [row for row in old.experiments if row["state"] == "RUNNING"]
+    assert driven
+    for row in driven:
+        view = world.show(row["id"])
+        *_, lost, newest = view["attempts"]
+        assert (lost["number"], lost["state"]) == (row["attempt"], "LOST")
+        assert lost["reason"].startswith("Ray does not know the driver")
+        assert (newest["number"], newest["state"], view["state"]) == (row["attempt"] + 1, "STARTING", "RUNNING")
+
+
+def test_a_paused_experiment_is_resumed(old: OldDatabase, world: World) -> None:
     queued = [row["id"] for row in old.experiments if row["state"] == "QUEUED"]
-    world.reconciler.reconcile_once()
-    assert {world.show(one)["state"] for one in driven} == {"QUEUED"}, "their drivers are gone"
     paused = next(row["id"] for row in old.experiments if row["state"] == "PAUSED")
     for one in queued:
         world.cancel(one)
