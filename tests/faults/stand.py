@@ -29,7 +29,7 @@ from service import stack
 from service.client import Client
 from service.contract.errors import UnavailableError
 from service.stack import children
-from service.stack.components import RAY_PORTS
+from service.stack.components import RAY_PORTS, sees_a_node, sees_all
 from tests.faults.proxy import Proxy
 
 T = TypeVar("T")
@@ -131,8 +131,8 @@ class Stand:
     def wait_until_ready(self) -> None:
         """Wait until the service reaches the database, Ray and MLflow, and Ray has a node."""
         with httpx.Client(base_url=self.url, trust_env=False, timeout=10) as http:
-            self.wait_until(lambda: stack.sees_all(http.get("/readyz")), "the service reaches all other parts", START_S)
-            self.wait_until(lambda: stack.sees_a_node(http.get("/api/v1/cluster")), "the service sees a node", START_S)
+            self.wait_until(lambda: sees_all(http.get("/readyz")), "the service reaches all other parts", START_S)
+            self.wait_until(lambda: sees_a_node(http.get("/api/v1/cluster")), "the service sees a node", START_S)
 
     def restore(self, **settings: str) -> None:
         """Bring back the initial state, whatever an earlier test left: all parts except the second replica run."""
