@@ -22,11 +22,13 @@ class DatasetSpec(Spec):
     The validation split is cut from the training set, stratified by class and seeded; only the winner's evaluation
     reads the test set. Each member has a `name` and `mirror_safe`, whether a mirrored image keeps its label;
     `safe_rotation` says up to how many degrees a rotated one does. `reader` is the reader's "module:class"
-    (`workers.data.reader`).
+    (`workers.data.reader`). `classes` and `training_images`, which include the validation split, are None if they are
+    unknown until the data are read.
     """
 
     reader: ClassVar[str]
     classes: ClassVar[int | None] = None
+    training_images: ClassVar[int | None] = None
     safe_rotation: ClassVar[float] = 180.0
     default_augmentation: ClassVar[dict[str, Any]] = {}
 
@@ -51,6 +53,7 @@ class Digits(DatasetSpec):
 
     reader: ClassVar[str] = "workers.data.digits:DigitsReader"
     classes: ClassVar[int | None] = 10
+    training_images: ClassVar[int | None] = 1438
     mirror_safe: ClassVar[bool] = False
     safe_rotation: ClassVar[float] = 30.0
     name: Literal["digits"] = "digits"
@@ -61,6 +64,7 @@ class MNIST(TorchvisionDataset):
 
     target: ClassVar[str] = "torchvision.datasets:MNIST"
     classes: ClassVar[int | None] = 10
+    training_images: ClassVar[int | None] = 60_000
     mirror_safe: ClassVar[bool] = False
     safe_rotation: ClassVar[float] = 30.0
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 2}
@@ -72,6 +76,7 @@ class FashionMNIST(TorchvisionDataset):
 
     target: ClassVar[str] = "torchvision.datasets:FashionMNIST"
     classes: ClassVar[int | None] = 10
+    training_images: ClassVar[int | None] = 60_000
     mirror_safe: ClassVar[bool] = True
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 2, "horizontal_flip": 0.5}
     name: Literal["fashion_mnist"] = "fashion_mnist"
@@ -82,6 +87,7 @@ class CIFAR10(TorchvisionDataset):
 
     target: ClassVar[str] = "torchvision.datasets:CIFAR10"
     classes: ClassVar[int | None] = 10
+    training_images: ClassVar[int | None] = 50_000
     mirror_safe: ClassVar[bool] = True
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 4, "horizontal_flip": 0.5}
     name: Literal["cifar10"] = "cifar10"
@@ -92,6 +98,7 @@ class CIFAR100(TorchvisionDataset):
 
     target: ClassVar[str] = "torchvision.datasets:CIFAR100"
     classes: ClassVar[int | None] = 100
+    training_images: ClassVar[int | None] = 50_000
     mirror_safe: ClassVar[bool] = True
     default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 4, "horizontal_flip": 0.5}
     name: Literal["cifar100"] = "cifar100"

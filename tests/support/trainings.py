@@ -1,4 +1,4 @@
-"""Made up: images that need no file and are learnt within a few epochs, small trials on them, what a trial sees."""
+"""Small trials on synthetic images, which need no file and are learnt within a few epochs; and what a trial reads."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from workers.data.splits import Splits
 from workers.training.loop import Training
 
 TIMES = {"epoch_seconds", "images_per_second"}
+#: A search space in which every part that can draw random numbers does.
 RANDOM_ALL_OVER = {
     "model": {"kind": "cnn", "width": 4, "depth": 1, "hidden": 16, "dropout": 0.3},
     "augmentation": {"crop_padding": 1, "rotation": 10, "brightness": 0.2, "mixup_alpha": 0.3},
@@ -21,8 +22,8 @@ RANDOM_ALL_OVER = {
 }
 
 
-def never() -> tuple[Tensor, Tensor]:
-    raise AssertionError("training asked for the test set")
+def refuse_test_set() -> tuple[Tensor, Tensor]:
+    raise AssertionError("training read the test set")
 
 
 def splits(train: int = 150, validation: int = 40, channels: int = 1, side: int = 8, classes: int = 4) -> Splits:
@@ -43,7 +44,7 @@ def splits(train: int = 150, validation: int = 40, channels: int = 1, side: int 
         std=unit.std((0, 2, 3)).float(),
         classes=classes,
         class_names=tuple(f"class {label}" for label in range(classes)),
-        load_test=never,
+        load_test=refuse_test_set,
     )
 
 
@@ -56,26 +57,27 @@ def trial(max_epochs: int = 4, objective: str = "validation_accuracy", **space: 
 
 
 def curve(training: Training, epochs: int) -> list[dict[str, float]]:
-    """Metrics of further epochs without what a clock says."""
+    """The metrics of the next epochs, except times."""
     return [{k: v for k, v in training.run_epoch().items() if k not in TIMES} for _ in range(epochs)]
 
 
 class Recorder(nn.Module):
-    """Remembers the batches that a model is trained on, and those that it is evaluated on."""
+    """Records the batches that a model is trained on, and those that it is evaluated on."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.seen: list[Tensor] = []
+        self.trained: list[Tensor] = []
         self.evaluated: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        (self.seen if self.training else self.evaluated).append(images.clone())
+        (self.trained if self.training else self.evaluated).append(images.clone())
         logits: Tensor = self.model(images)
         return logits
 
 
 def recorded(training: Training) -> Recorder:
+    """The recorder of a training's batches."""
     recorder = Recorder(training.model)
     training.model = training._network = recorder
     return recorder

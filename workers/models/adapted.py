@@ -1,8 +1,8 @@
-"""Adapted: torchvision's classification models, made to fit small or grey images and any number of classes.
+"""Adapted: torchvision's classification models, changed to accept small or grey images and any number of classes.
 
-They were drawn for 224x224 colour images. Up to SMALL_SIDE pixels their stem is made gentler (stride 1,
-3x3 for 7x7, no pooling behind it), and what is still too small for a model is enlarged before it.
-Models keep their own normalization and initialization; a stem that is made anew starts by Kaiming's.
+They were designed for 224x224 colour images. For images of up to SMALL_SIDE pixels the stem reduces less: stride 1,
+a 3x3 kernel in place of 7x7, and no pooling after it. Images that are still too small for a model are scaled up first.
+Models keep their own normalization and initialization; a replaced stem gets Kaiming's initialization.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ SMALL_SIDE = 64
 class Family:
     """How one family of models is adapted.
 
-    `smallest` is the side that its input needs, `gentle` whether its stem may be made gentler for small
-    images, `pooling` the module behind the stem that is then left out, `patch` the side of its patches
-    where its input must be a multiple of them, `options` further keyword arguments of its builder.
+    `smallest` is the smallest side of an image that the family accepts. `gentle` is whether the stem may reduce less
+    for small images, and `pooling` the module after the stem that is then removed. `patch` is the side of a patch for
+    models whose input must be a multiple of it. `options` are further keyword arguments of torchvision's builder.
     """
 
     smallest: int = 8
@@ -41,7 +41,7 @@ class Family:
 
 _NO_AUXILIARY = (("aux_logits", False), ("init_weights", True))
 
-#: The longest key that a model's name begins with is its family.
+#: A model belongs to the family with the longest key that its name starts with.
 FAMILIES = {
     "alexnet": Family(smallest=64),
     "convnext": Family(smallest=32),
@@ -84,9 +84,12 @@ class Enlarged(nn.Module):
 
 
 def build(spec: TorchvisionModel, normalizer: Normalizer, channels: int, classes: int, image_size: int) -> nn.Module:
-    """The model `spec.name` with a fresh head. Raises ValueError for a normalization other than its own."""
+    """The model `spec.name` with a new head. Raises ValueError for any normalization except batch."""
     if not isinstance(normalizer.spec, Batch):
-        raise ValueError(f"torchvision's {spec.name} keeps its own normalization, got {normalizer.spec!r}")
+        raise ValueError(
+            f"torchvision's {spec.name} keeps its own normalization: `normalization` must be batch "
+            f"(got {normalizer.spec!r})"
+        )
     family, side = family_of(spec.name), image_size
     options = dict(family.options)
     if family.patch is not None:
@@ -101,10 +104,10 @@ def build(spec: TorchvisionModel, normalizer: Normalizer, channels: int, classes
 
 
 def family_of(name: str) -> Family:
-    """Raises ValueError for a name of no known family."""
+    """The family of a torchvision model. Raises ValueError if there is none."""
     known = [prefix for prefix in FAMILIES if name.startswith(prefix)]
     if not known:
-        raise ValueError(f"unknown torchvision model {name}; known families: {', '.join(FAMILIES)}")
+        raise ValueError(f"a torchvision model must be of one of the families {', '.join(FAMILIES)} (got {name})")
     return FAMILIES[max(known, key=len)]
 
 
@@ -116,16 +119,16 @@ def _adapt_stem(model: nn.Module, channels: int, gentle: bool) -> None:
         stride, padding = 1, kernel // 2
     if (channels, kernel, stride) == (stem.in_channels, _side(stem.kernel_size), _side(stem.stride)):
         return
-    fresh = nn.Conv2d(channels, stem.out_channels, kernel, stride, padding, bias=stem.bias is not None)
+    replacement = nn.Conv2d(channels, stem.out_channels, kernel, stride, padding, bias=stem.bias is not None)
     with torch.no_grad():
-        nn.init.kaiming_normal_(fresh.weight, mode="fan_in", nonlinearity="relu")
-        if fresh.bias is not None:
-            fresh.bias.zero_()
-    model.set_submodule(name, fresh)
+        nn.init.kaiming_normal_(replacement.weight, mode="fan_in", nonlinearity="relu")
+        if replacement.bias is not None:
+            replacement.bias.zero_()
+    model.set_submodule(name, replacement)
 
 
 def _side(value: str | tuple[int, ...]) -> int:
-    """The one number of a square kernel, stride or padding."""
+    """The side of a square kernel, stride or padding."""
     if isinstance(value, str) or len(set(value)) != 1:
-        raise ValueError(f"a square stem required, got {value}")
+        raise ValueError(f"kernel, stride and padding of a stem must be square (got {value})")
     return value[0]

@@ -1,6 +1,6 @@
-"""Inference: a trained network together with the figures that its input is normalized by (lecture L12).
+"""Inference: a trained network together with the mean and deviation that normalize its input (course L12).
 
-What is exported, and what training itself evaluates with: the same two figures per channel everywhere.
+Owns the classifier that is exported, and the normalization of pixels, which training uses too.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ LARGEST_PIXEL = 255.0
 
 
 class Classifier(nn.Module):
-    """Logits (N, classes), float32, of raw images (N, C, H, W), uint8 or float32 in 0..255.
+    """Maps raw images (N, C, H, W), uint8 or float32 in 0..255, to logits (N, classes), float32.
 
-    `mean` and `std` are those of pixels / 255 over the training split, shape (C,).
+    `mean` and `std`, of shape (C,), are those of pixels / 255 in the training split.
     """
 
     def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
@@ -31,10 +31,10 @@ class Classifier(nn.Module):
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Raw images to network input; `mean` and `std` have shape (1, C, 1, 1)."""
+    """The network input for raw images; `mean` and `std` have shape (1, C, 1, 1)."""
     return images.to(torch.float32).div(LARGEST_PIXEL).sub_(mean).div_(std)
 
 
-def as_channels(figures: Tensor) -> Tensor:
-    """(C,) to (1, C, 1, 1), a float32 copy."""
-    return figures.detach().to(torch.float32).clone().reshape(1, -1, 1, 1)
+def as_channels(values: Tensor) -> Tensor:
+    """A float32 copy of shape (1, C, 1, 1) from values of shape (C,)."""
+    return values.detach().to(torch.float32).clone().reshape(1, -1, 1, 1)

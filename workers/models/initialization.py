@@ -1,7 +1,7 @@
-"""Initialization: where the weights of our own networks start (lecture L15).
+"""Initialization: the first weights of our own networks (course L15).
 
-Kaiming (He et al., 2015) keeps the variance of signals through layers that end in ReLU. A residual
-branch that starts at zero makes every block an identity at first (Goyal et al., 2017).
+Kaiming's initialization (He et al., 2015) keeps the variance of signals through layers that end in ReLU. A residual
+branch whose last weights are zero makes every block an identity at first (Goyal et al., 2017).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Scheme = Literal["kaiming", "torch"]
 
 
 def initialize(model: nn.Module, scheme: Scheme, head: nn.Linear) -> None:
-    """Fill the weights in place; `head` is the last layer, which no ReLU follows. "torch" leaves all as made."""
+    """Set the weights in place; no ReLU follows `head`, the last layer. "torch" keeps torch's own initialization."""
     if scheme == "torch":
         return
     for module in model.modules():
@@ -26,10 +26,10 @@ def initialize(model: nn.Module, scheme: Scheme, head: nn.Linear) -> None:
 
 
 def start_at_zero(convolution: nn.Conv2d, normalization: nn.Module) -> None:
-    """Make the end of a residual branch zero: the normalization's scale, or the convolution where there is none."""
+    """Set the last weights of a residual branch to zero: the normalization's scale, or without one the convolution."""
     last = convolution if isinstance(normalization, nn.Identity) else normalization
     if not isinstance(last.weight, nn.Parameter):
-        raise TypeError(f"{last} has no weight to start at zero")
+        raise TypeError(f"the normalization that ends a residual branch must have a weight (got {last})")
     nn.init.zeros_(last.weight)
     if isinstance(last, nn.Conv2d) and last.bias is not None:
         nn.init.zeros_(last.bias)

@@ -1,7 +1,7 @@
-"""Layers: the pieces that our networks share: convolution with its normalization, the end of a network.
+"""Layers: the parts that our networks share: a convolution with its normalization, and the end of a network.
 
-They must not know specs other than the normalization's. Maps are halved only while their side is
-MINIMUM_SIDE * 2 or more, so that every normalization has several values to look at.
+They must not know any spec except the normalization's. Maps are halved only while their side is at least
+2 * MINIMUM_SIDE, so that every normalization computes its statistics over several values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FLAT_SIDE = 8
 
 
 def convolution(inputs: int, outputs: int, normalizer: Normalizer, stride: int = 1) -> nn.Sequential:
-    """3x3 convolution, normalization, ReLU; the image keeps its side at stride 1."""
+    """3x3 convolution, normalization, ReLU. With stride 1 the side of the image does not change."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=normalizer.bias),
         normalizer.image(outputs),
@@ -24,7 +24,7 @@ def convolution(inputs: int, outputs: int, normalizer: Normalizer, stride: int =
 
 
 def halves(side: int) -> bool:
-    """Whether a map of this side may still be halved."""
+    """Whether a map of this side may be halved again."""
     return side >= 2 * MINIMUM_SIDE
 
 
@@ -36,7 +36,7 @@ def hidden(inputs: int, outputs: int, normalizer: Normalizer) -> nn.Sequential:
 
 
 class Flatten(nn.Module):
-    """(N, C, side, side) to (N, features); large maps are averaged down to at most FLAT_SIDE a side first."""
+    """Maps (N, C, side, side) to (N, features). Average pooling first reduces large maps to at most FLAT_SIDE."""
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Flatten(nn.Module):
 
 
 class PlainNetwork(nn.Module):
-    """Convolutional `body`, flattened, an optional hidden linear layer, dropout, `head`: the CNN's and VGG's shape."""
+    """The CNN and VGG: a convolutional `body`, flattening, an optional hidden linear layer, dropout, `head`."""
 
     def __init__(
         self,

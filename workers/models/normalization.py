@@ -1,7 +1,7 @@
-"""Normalization: from a normalization spec to the layers of a network (lecture L13, L14).
+"""Normalization: from a normalization spec to the layers of a network (course L13, L14).
 
-Owns which torch layer stands for each kind, behind a convolution and behind a hidden linear layer. It
-must not know any network. What is normalized over, for signals of shape (N, C, H, W) and (N, F):
+Owns which torch layer implements each kind, after a convolution and after a hidden linear layer. It must not know any
+network. The values that share one mean and deviation, for signals of shape (N, C, H, W) and (N, F):
 
 | kind     | after a convolution             | after a hidden linear layer             |
 |----------|---------------------------------|-----------------------------------------|
@@ -11,7 +11,7 @@ must not know any network. What is normalized over, for signals of shape (N, C, 
 | group    | (C/groups, H, W) for each sample, group | F/groups for each sample, group |
 | none     | nothing                         | nothing                                 |
 
-Each layer scales and shifts by learned values per channel or feature.
+Every layer then scales and shifts each channel or feature by learned values.
 """
 
 from __future__ import annotations
@@ -28,24 +28,22 @@ Maker = Callable[[int], nn.Module]
 class Normalizer:
     """Makes the normalization layers of one network.
 
-    `bias` says whether the layer before needs a bias of its own: a normalization that shifts makes it idle.
+    `bias` is whether the layer before it needs a bias: one before a normalization that shifts has no effect.
     """
 
     def __init__(self, spec: NormalizationSpec) -> None:
         if type(spec) not in MAKERS:
-            raise ValueError(
-                f"no layers for normalization {spec!r}; known: {', '.join(cls.__name__ for cls in MAKERS)}"
-            )
+            raise ValueError(f"normalization must be one of {', '.join(cls.__name__ for cls in MAKERS)} (got {spec!r})")
         self.spec = spec
         self.bias = isinstance(spec, NoNormalization)
         self._image, self._vector = MAKERS[type(spec)](spec)
 
     def image(self, channels: int) -> nn.Module:
-        """A layer for signals of shape (N, channels, H, W). Raises ValueError where groups do not divide channels."""
+        """A layer for signals of shape (N, channels, H, W). Raises ValueError if the groups do not divide channels."""
         return self._image(channels)
 
     def vector(self, features: int) -> nn.Module:
-        """A layer for signals of shape (N, features). Raises ValueError where groups leave a feature alone."""
+        """A layer for signals of shape (N, features). Raises ValueError if a group would have only one feature."""
         return self._vector(features)
 
 
@@ -73,14 +71,16 @@ def _instance(spec: Instance) -> tuple[Maker, Maker]:
 def _group(spec: Group) -> tuple[Maker, Maker]:
     def image(channels: int) -> nn.Module:
         if channels % spec.groups:
-            raise ValueError(f"groups must divide the channels, got groups={spec.groups}, channels={channels}")
+            raise ValueError(
+                f"`normalization.groups` must divide the number of channels (got {spec.groups} and {channels})"
+            )
         return nn.GroupNorm(spec.groups, channels, eps=spec.eps)
 
     def vector(features: int) -> nn.Module:
         if features % spec.groups or features == spec.groups:
             raise ValueError(
-                f"groups must divide the hidden features into two or more each, "
-                f"got groups={spec.groups}, features={features}"
+                "`normalization.groups` must divide the number of hidden features and leave at least two in each group "
+                f"(got {spec.groups} and {features})"
             )
         return nn.GroupNorm(spec.groups, features, eps=spec.eps)
 

@@ -1,7 +1,7 @@
-"""Plugins: models that an installed package brings, as entry points of the group `rung.models`.
+"""Plugins: models from installed packages, found as entry points of the group `rung.models`.
 
 An entry point names a callable `(normalizer, channels, classes, image_size, **arguments) -> nn.Module`;
-`docs/plugins.md` shows one. Nothing is imported but the one asked for.
+`docs/plugins.md` shows one. Only the requested entry point is imported.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ GROUP = "rung.models"
 
 
 def build(spec: PluginModel, normalizer: Normalizer, channels: int, classes: int, image_size: int) -> nn.Module:
-    """The plugin's model. Raises LookupError for a name not installed, TypeError for what is no module."""
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    if spec.name not in found:
-        raise LookupError(f"no model plugin {spec.name} installed; group {GROUP} has {sorted(found)}")
-    maker = found[spec.name].load()
+    """The plugin's model. Raises LookupError if the plugin is not installed, and TypeError if it makes no module."""
+    installed = {point.name: point for point in entry_points(group=GROUP)}
+    if spec.name not in installed:
+        names = ", ".join(sorted(installed)) or "none"
+        raise LookupError(f"model plugin {spec.name} is not installed; installed plugins of the group {GROUP}: {names}")
+    maker = installed[spec.name].load()
     model = maker(
         normalizer=normalizer, channels=channels, classes=classes, image_size=image_size, **dict(spec.arguments)
     )
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model plugin {spec.name} must return a torch.nn.Module, got {type(model).__name__}")
+        raise TypeError(f"model plugin {spec.name} must return a torch.nn.Module (got {type(model).__name__})")
     return model

@@ -1,8 +1,8 @@
 """ResNet: residual networks for small images. Their spec is `search_spaces.models.ResNet`.
 
-Depth 9 is the net of the speed records (Page, 2018): two of its three stages end in a residual block. Theirs
-ends a branch with a ReLU, which hands on no gradient while the branch is zero; ours has it after the sum.
-Depth 18 and 6n + 2 follow He et al., 2016, with 3x3 stems and projections (1x1) where shapes change.
+Depth 9 is the network of the speed records (Page, 2018): two of its three stages end in a residual block. Page's
+branches end in a ReLU, which passes no gradient while the branch is zero; in ours the ReLU follows the sum.
+Depths 18 and 6n + 2 follow He et al., 2016, with a 3x3 stem, and 1x1 projections where the shape changes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from workers.models.normalization import Normalizer
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, added before the last ReLU."""
+    """Two 3x3 convolutions; their output is added to a shortcut before the last ReLU."""
 
     def __init__(self, inputs: int, outputs: int, normalizer: Normalizer, stride: int = 1) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class BasicBlock(nn.Module):
 
 
 class ResidualNetwork(nn.Module):
-    """Convolutional `body`, one value per channel by the mean or the largest, dropout, `head`."""
+    """A convolutional `body`, the mean or the largest value of each channel, dropout, `head`."""
 
     def __init__(self, body: nn.Sequential, channels: int, classes: int, dropout: float, largest: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""VGG: the plain deep network. Its spec is `search_spaces.models.VGG`."""
+"""VGG: the deep network without shortcuts. Its spec is `search_spaces.models.VGG`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGEST_FACTOR = 8
 
 
 def build(spec: VGG, normalizer: Normalizer, channels: int, classes: int, image_size: int) -> nn.Module:
-    """`depth` stages; channels double from `width` to eight times that, as from 64 to 512 in the paper."""
+    """`depth` stages; channels double from `width` up to eight times `width`, as in the paper from 64 to 512."""
     body, side, inputs = nn.Sequential(), image_size, channels
     for stage in range(spec.depth):
         outputs = spec.width * min(LARGEST_FACTOR, 2**stage)

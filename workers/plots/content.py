@@ -1,7 +1,7 @@
-"""Explain: pictures of what a spec does, each as a PNG and as an HTML page that needs no network.
+"""Content: what the plots of a spec show. Each is written as a PNG and as an HTML page that needs no network.
 
-Owns what is shown; `workers.plots.figures` puts it on paper. Rates, steps and images come from the code that
-trains, so a picture cannot tell another story. It must not know Ray, MLflow or the service.
+Owns the values in the plots; `workers.plots.figures` draws them. Learning rates, optimizer steps and images come from
+the code that trains, so the plots show what training does. It must not know Ray, MLflow or the service.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,12 +31,14 @@ from workers.training.augment import Augmentation
 from workers.training.random_streams import random_stream
 from workers.training.schedule import Schedule
 
+Mode = Literal["min", "max"]
+
 START, MINIMUM = (-1.2, 1.0), (1.0, 1.0)  # of Rosenbrock's function
 LARGEST_TILE = 128  # pixels
 
 NORMALIZATIONS = (Batch(), Layer(), Instance(), Group(groups=2), NoNormalization())
 
-#: Each with a rate of its own that suits the function: one rate for all would only show which likes it.
+#: Each has a learning rate that suits the function: with one rate for all, the plot would compare how the rate suits.
 CLASSIC_OPTIMIZERS: tuple[tuple[str, OptimizerSpec], ...] = (
     ("gradient descent", SGD(lr=1e-3, momentum=0.0, nesterov=False)),
     ("momentum", SGD(lr=1e-3, momentum=0.9, nesterov=False)),
@@ -47,33 +50,37 @@ CLASSIC_OPTIMIZERS: tuple[tuple[str, OptimizerSpec], ...] = (
 )
 
 
-def schedulers(specs: Sequence[SchedulerSpec], epochs: int, batches: int, out: Path, lr: float = 1.0) -> list[Path]:
-    """Learning rate against epochs, a panel for each spec. A plateau is told of a value that stops rising."""
-    panels = [(title(spec), rates(spec, epochs, batches, lr)) for spec in specs]
-    caption = f"Learning rate over {epochs} epochs of {batches} batches, base rate {lr:g}"
+def schedulers(
+    specs: Sequence[SchedulerSpec], epochs: int, batches: int, out: Path, lr: float = 1.0, mode: Mode = "max"
+) -> list[Path]:
+    """Learning rate against epochs, a panel for each spec. `mode` is that of the objective."""
+    panels = [(title(spec), rates(spec, epochs, batches, lr, mode)) for spec in specs]
+    caption = f"Learning rate over {epochs} epochs, drawn at {batches} batches in each, base rate {lr:g}"
     if any(spec.monitors for spec in specs):
-        caption += "; plateau: the validation value stands still from a third of the epochs on"
+        caption += "; plateau: as if the objective stopped improving after a third of the epochs"
     return figures.curves(panels, caption, "epoch", "learning rate", out / "schedulers")
 
 
 def optimizers(
     out: Path, steps: int = 300, specs: Sequence[tuple[str, OptimizerSpec]] = CLASSIC_OPTIMIZERS
 ) -> list[Path]:
-    """Paths down Rosenbrock's function, a panel for each (name, optimizer); start, end and minimum are marked."""
+    """Paths on Rosenbrock's function, a panel for each (name, optimizer), with start, end and minimum marked."""
     x, y = np.linspace(-1.8, 1.8, 181), np.linspace(-0.8, 2.2, 151)
     heights = np.log10(rosenbrock(*np.meshgrid(x, y)) + 1e-3)
     panels = []
     for name, spec in specs:
         points = descent(spec, steps)
         panels.append(Path2D(f"{name}, lr {spec.lr:g}", points, f"f = {rosenbrock(*points[-1]):.1e}"))  # type: ignore[attr-defined]
-    caption = f"{steps} steps on Rosenbrock's function f(x, y) = (1 - x)² + 100 (y - x²)², each at a rate of its own"
+    function = "f(x, y) = (1 - x)² + 100 (y - x²)²"
+    caption = f"{steps} steps on Rosenbrock's function {function}, each optimizer at its own learning rate"
     return figures.paths(panels, (x, y, heights), MINIMUM, caption, out / "optimizers")
 
 
 def normalization(out: Path, specs: Sequence[NormalizationSpec] = NORMALIZATIONS) -> list[Path]:
-    """Which values share one mean and deviation, a panel per spec: a block of N images by C channels by H x W pixels.
+    """Which values share one mean and deviation: a panel for each spec, with a block of N images of C channels of
+    H x W pixels.
 
-    The block has six channels, so more groups than that are drawn as one channel each.
+    The block has six channels, so six groups or more are drawn as one channel each.
     """
     batch, channels, pixels = 4, 6, 5
     shared: dict[str, tuple[int, int, int]] = {}
@@ -90,14 +97,14 @@ def normalization(out: Path, specs: Sequence[NormalizationSpec] = NORMALIZATIONS
             case NoNormalization():
                 shared["none"] = 0, 0, 0
             case _:
-                raise ValueError(f"no plot of {title(spec)}")
+                raise ValueError(f"there is no plot of the normalization {title(spec)}")
     panels = [(title, list(_block((batch, channels, pixels), marked))) for title, marked in shared.items()]
     caption = "Normalization: the marked values share one mean and one standard deviation"
     return figures.blocks(panels, ("N: images", "C: channels", "H, W: pixels"), caption, out / "normalization")
 
 
 def augmentation(spec: AugmentationSpec, splits: Splits, out: Path, rows: int = 6, seed: int = 0) -> list[Path]:
-    """A sheet: each row a training image and then eight changed copies of it, as training would see them."""
+    """A sheet: each row is a training image and eight changed copies of it, as training would see them."""
     copies = 8
     chosen = [int((splits.train_labels == label).nonzero()[0]) for label in range(min(rows, splits.classes))]
     originals = splits.train_images[chosen].float() / 255
@@ -106,10 +113,10 @@ def augmentation(spec: AugmentationSpec, splits: Splits, out: Path, rows: int = 
     labels = splits.train_labels[chosen].repeat_interleave(copies)
     changed, _ = augmented.mix(augmented.change(repeated), functional.one_hot(labels, splits.classes).float())
     names = [splits.class_names[int(splits.train_labels[index])] for index in chosen]
-    on = [f"{name} {value:g}" for name, value in spec.model_dump().items() if value]
-    caption = f"Original, then {copies} draws: {', '.join(on) or 'nothing is changed'}"
+    strengths = [f"{name} {value:g}" for name, value in spec.model_dump().items() if value]
+    caption = f"Original, then {copies} random changes: {', '.join(strengths) or 'nothing is changed'}"
     if spec.mixup_alpha:
-        caption += "\n(mixup may replace most of an image, and of its label, by another one)"
+        caption += "\n(mixup may replace most of an image, and of its label, by another)"
     return figures.sheet(
         _sheet(originals, changed.reshape(len(chosen), copies, *changed.shape[1:])),
         names,
@@ -119,22 +126,28 @@ def augmentation(spec: AugmentationSpec, splits: Splits, out: Path, rows: int = 
     )
 
 
-def rates(spec: SchedulerSpec, epochs: int, batches: int, lr: float) -> tuple[list[float], list[float]]:
-    """(epoch, learning rate) of every batch, by the schedule that training uses."""
+def rates(
+    spec: SchedulerSpec, epochs: int, batches: int, lr: float, mode: Mode = "max"
+) -> tuple[list[float], list[float]]:
+    """The epoch and the learning rate of every batch, from the schedule that training uses.
+
+    The objective improves for the first third of the epochs and not after.
+    """
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
-    schedule = Schedule(spec, optimizer, batches, epochs, lr, "max")
+    schedule = Schedule(spec, optimizer, batches, epochs, lr, mode)
+    sign = 1 if mode == "max" else -1
     times, values = [], []
     for epoch in range(epochs):
         for batch in range(batches):
             times.append(epoch + batch / batches)
             values.append(float(optimizer.param_groups[0]["lr"]))
             schedule.batch_done()
-        schedule.epoch_done(min(epoch, epochs / 3))
+        schedule.epoch_done(sign * min(epoch, epochs / 3))
     return times, values
 
 
 def descent(spec: OptimizerSpec, steps: int) -> list[tuple[float, float]]:
-    """The points that an optimizer visits on Rosenbrock's function, the start included."""
+    """The points that an optimizer visits on Rosenbrock's function, including the start."""
     point = torch.nn.Parameter(torch.tensor(START, dtype=torch.float64))
     optimizer = resolve_target(spec.target)([point], **spec.arguments())
     visited = [START]
@@ -150,22 +163,22 @@ def descent(spec: OptimizerSpec, steps: int) -> list[tuple[float, float]]:
 
 
 def rosenbrock(x: NDArray[np.float64] | float, y: NDArray[np.float64] | float) -> NDArray[np.float64]:
-    """Rosenbrock, 1960: a curved valley whose floor hardly falls; its minimum is 0 at (1, 1)."""
+    """Rosenbrock, 1960: a curved valley with a nearly flat floor; the minimum is 0 at (1, 1)."""
     return np.asarray((1 - x) ** 2 + 100 * (y - x**2) ** 2)
 
 
 def title(spec: Spec) -> str:
-    """The kind, and what differs from its defaults."""
-    given = spec.model_dump(exclude={"kind"}, exclude_defaults=True)
+    """The kind of a spec and its fields that differ from their defaults."""
+    changed = spec.model_dump(exclude={"kind"}, exclude_defaults=True)
     kind = str(getattr(spec, "kind", type(spec).__name__))
-    return ", ".join([kind, *(f"{name} {value}" for name, value in given.items())])
+    return ", ".join([kind, *(f"{name} {value}" for name, value in changed.items())])
 
 
 def _block(size: tuple[int, int, int], marked: tuple[int, int, int]) -> Iterator[Cells]:
     """The visible faces of a block of unit cubes, back to front, seen from above at an angle.
 
-    The marked cubes fill the corner nearest to the eye. Axes: images to the right, channels to the back,
-    pixels downwards.
+    The marked cubes fill the corner nearest to the viewer. Images lie along the axis to the right, channels along the
+    axis to the back, pixels downwards.
     """
     images, channels, pixels = size
 
@@ -188,7 +201,7 @@ def _block(size: tuple[int, int, int], marked: tuple[int, int, int]) -> Iterator
 
 
 def _sheet(originals: Tensor, changed: Tensor) -> NDArray[np.uint8]:
-    """One picture [height, width, 3] of [R, C, H, W] originals and [R, K, C, H, W] changed copies, white between."""
+    """One image [height, width, 3] of [R, C, H, W] originals and [R, K, C, H, W] changed copies, with white gaps."""
     tiles = torch.cat((originals[:, None], changed), dim=1).clamp(0, 1)
     step = math.ceil(tiles.shape[-1] / LARGEST_TILE)
     tiles = tiles[..., ::step, ::step]

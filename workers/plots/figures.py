@@ -1,6 +1,6 @@
-"""Drawing: curves, paths, blocks and sheets on paper: a PNG by matplotlib, and a page of `workers.plots.html`.
+"""Figures: draws curves, paths, blocks and sheets, each as a PNG by matplotlib and as a page of `workers.plots.html`.
 
-What the pictures mean is not known here.
+It must not know what they show.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ FACES = {  # (plain, marked)
 }
 EDGE = "#8a93a0"
 DPI = 110
-TITLE_WIDTH = 38  # characters of a line
+TITLE_WIDTH = 38  # characters in a line
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Path2D:
-    """A panel with a path: its points in order, and a word on where it ended."""
+    """A panel with a path: its points in order, and a text about where it ends."""
 
     title: str
     points: list[Point]
@@ -56,7 +56,7 @@ class Cells:
 def curves(
     panels: Sequence[tuple[str, tuple[list[float], list[float]]]], caption: str, across: str, up: str, stem: Path
 ) -> list[Path]:
-    """A small panel for each (title, (x, y)), all on the same scales."""
+    """A small panel for each (title, (x, y)), all with the same scales."""
     columns, rows = _grid(len(panels), 4)
     figure, axes = _figure(columns, rows, len(panels), caption, (3.1, 2.5))
     page = Page(columns, rows, caption, 260)
@@ -96,10 +96,10 @@ def paths(
         page.panel(number, f"{panel.title}<br>{panel.result}", {"range": limits[0]}, {"range": limits[1]})
         axis.contourf(x, y, heights, levels=levels, cmap="Blues", alpha=0.75)
         page.draw(number, ground)
-        walked = [list(values) for values in zip(*panel.points, strict=True)]
-        axis.plot(*walked, color="#222222", linewidth=1.0)
+        path_x, path_y = (list(values) for values in zip(*panel.points, strict=True))
+        axis.plot(path_x, path_y, color="#222222", linewidth=1.0)
         line = {"type": "scatter", "mode": "lines", "line": {"color": "#222222", "width": 1.5}, "name": panel.title}
-        page.draw(number, line | {"x": walked[0], "y": walked[1]})
+        page.draw(number, line | {"x": path_x, "y": path_y})
         marks = (("start", panel.points[0], START, "o"), ("end", panel.points[-1], END, "s"))
         for name, point, color, shape in (*marks, ("minimum", target, TARGET, "x")):
             axis.plot(*point, shape, color=color, markersize=7, label=name, linestyle="none")
@@ -130,7 +130,8 @@ def blocks(
             PolyCollection([cell.corners for cell in cells], facecolors=colors, edgecolors=EDGE, linewidths=0.7)
         )
         for color in dict.fromkeys(colors):
-            page.draw(number, _polygons([cell for cell, its in zip(cells, colors, strict=True) if its == color], color))
+            same_color = [cell for cell, cell_color in zip(cells, colors, strict=True) if cell_color == color]
+            page.draw(number, _polygons(same_color, color))
         corners = np.array([corner for cell in cells for corner in cell.corners])
         (left, low), (right, high) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
         front = np.array([corner for cell in cells if cell.face == "front" for corner in cell.corners])
@@ -150,7 +151,7 @@ def blocks(
 
 
 def sheet(picture: NDArray[np.uint8], names: Sequence[str], columns: int, caption: str, stem: Path) -> list[Path]:
-    """A picture of `columns` tiles a row; `names` of the rows stand at its left, the first column is the original."""
+    """An image of `columns` tiles in each row. `names` label the rows; the first column is labelled as the original."""
     height, width = picture.shape[:2]
     centres = [(row + 0.5) * height / len(names) for row in range(len(names))]
     figure = Figure(figsize=(2 + 9 * width / max(width, height), 1 + 9 * height / max(width, height)))
@@ -170,13 +171,13 @@ def sheet(picture: NDArray[np.uint8], names: Sequence[str], columns: int, captio
     return _write(figure, page, stem)
 
 
-def _grid(panels: int, most_columns: int) -> tuple[int, int]:
-    columns = min(panels, most_columns)
+def _grid(panels: int, max_columns: int) -> tuple[int, int]:
+    columns = min(panels, max_columns)
     return columns, math.ceil(panels / columns)
 
 
 def _figure(columns: int, rows: int, panels: int, caption: str, panel_inches: Point) -> tuple[Figure, list[Axes]]:
-    """Margins are given in inches: letting matplotlib find them draws everything twice."""
+    """A figure with margins given in inches: if matplotlib computed them, it would draw everything twice."""
     width, height = max(4.5, columns * panel_inches[0]), rows * panel_inches[1] + 0.6
     figure = Figure(figsize=(width, height))
     figure.suptitle(textwrap.fill(caption, round(width * 13)), fontsize=11, y=1 - 0.1 / height, va="top")
@@ -192,7 +193,7 @@ def _figure(columns: int, rows: int, panels: int, caption: str, panel_inches: Po
 
 
 def _polygons(cells: Sequence[Cells], color: str) -> dict[str, object]:
-    """Faces of one colour as one trace: closed outlines with a break after each."""
+    """Faces of one colour as one trace of closed outlines, with a break after each."""
     outlines = [(*cell.corners, cell.corners[0]) for cell in cells]
     return {
         "type": "scatter",
@@ -207,9 +208,9 @@ def _polygons(cells: Sequence[Cells], color: str) -> dict[str, object]:
 
 
 def _data_address(picture: NDArray[np.uint8]) -> str:
-    held = io.BytesIO()
-    Image.fromarray(picture).save(held, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
 
 
 def _write(figure: Figure, page: Page, stem: Path) -> list[Path]:

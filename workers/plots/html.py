@@ -1,7 +1,7 @@
-"""Pages: figures as HTML that opens without a network: plotly.js itself is inside.
+"""Pages: figures as HTML pages that contain plotly.js, so that they open without a network.
 
-Owns the grid of panels on a page and the file. Figures are plain dicts as plotly.js takes them: its Python
-classes would check every point anew, which takes seconds. What the panels show is not known here.
+Owns the grid of panels on a page, and the file. Figures are plain dicts in the form that plotly.js reads: the Python
+classes of plotly would validate every point again, which takes seconds. It must not know what the panels show.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Trace = dict[str, Any]
 
 
 class Page:
-    """`columns` x `rows` panels, numbered from 0 line by line, under one caption."""
+    """`columns` x `rows` panels under one caption, numbered from 0 row by row."""
 
     def __init__(self, columns: int, rows: int, caption: str, panel_height: int) -> None:
         self._columns = columns
@@ -31,7 +31,7 @@ class Page:
         self._layout: dict[str, Any] = {"annotations": [], "shapes": []}
 
     def panel(self, number: int, title: str, x: dict[str, Any], y: dict[str, Any]) -> None:
-        """Begin panel `number`; `x` and `y` are its axes as plotly.js describes them."""
+        """Add panel `number`; `x` and `y` are its axes in the form of plotly.js."""
         row, column = divmod(number, self._columns)
         left = column * (self._panel[0] + self._across)
         top = 1 - row * (self._panel[1] + self._up)
@@ -64,7 +64,7 @@ class Page:
             "plot_bgcolor": "white",
         }
         figure = json.dumps({"data": self._traces, "layout": layout, "config": {"responsive": True}})
-        figure = figure.replace("</", "<\\/")  # no text of a figure ends its script
+        figure = figure.replace("</", "<\\/")  # a text with </script> would end the script
         path.write_text(
             f"<!doctype html>\n<html><head><meta charset='utf-8'><title>{html.escape(self._caption)}</title>\n"
             f"<script>{script}</script></head>\n<body><div id='figure'></div>\n"
@@ -74,7 +74,7 @@ class Page:
 
 
 def _name(number: int) -> str:
-    """plotly.js calls the first pair of axes x and y, the second x2 and y2."""
+    """The suffix of a panel's axes: plotly.js names the first pair x and y, the second x2 and y2."""
     return str(number + 1) if number else ""
 
 

@@ -1,4 +1,4 @@
-"""Augmentation: random changes to training images, on the images' device (L17, L18).
+"""Augmentation: random changes to training images, on the images' device (course L17, L18).
 
 Owns the transforms, their order and their random parameters. To add a transform, write one class here, list it in
 TRANSFORMS or MIXERS, and add the field that it names to `AugmentationSpec`. Every transform draws from its own
@@ -21,16 +21,16 @@ from torch.nn import functional
 
 from search_spaces.augmentation import AugmentationSpec
 
-#: From the name of a transform to its generator for one epoch, on the images' device.
+#: Gives the generator of one epoch for the name of a transform, on the images' device.
 Streams = Callable[[str], torch.Generator]
 
 
 @dataclass(frozen=True)
 class Map:
-    """Where each pixel of the result is read, in pixels from the centre: x = xx*x' + xy*y' + x0, y likewise.
+    """An affine map: a pixel (x', y') of the result is read at x = xx*x' + xy*y' + x0, y = yx*x' + yy*y' + y0.
 
-    Each is a number for all images or a tensor [N]. Written without matrix products, which autocast would round to
-    half precision.
+    Coordinates are in pixels from the centre. Each coefficient is a number for all images or a tensor [N]. There are no
+    matrix products, because autocast would round them to half precision.
     """
 
     xx: Tensor | float = 1.0
@@ -52,7 +52,7 @@ class Map:
         )
 
     def stacked(self, n: int, device: torch.device) -> Tensor:
-        """All six as one tensor [6, n]."""
+        """The six coefficients as one tensor [6, n]."""
         rows = (self.xx, self.xy, self.x0, self.yx, self.yy, self.y0)
         return torch.stack([row if isinstance(row, Tensor) else torch.full((n,), row, device=device) for row in rows])
 
@@ -60,7 +60,8 @@ class Map:
 class Transform(ABC):
     """A change to one image at a time that keeps its label.
 
-    `field` names the strength in `AugmentationSpec`; `draws` is how many uniform numbers an image needs.
+    `field` is the field of `AugmentationSpec` that holds the strength. `draws` is the number of random numbers that an
+    image needs. The parameters for no change are `neutral`.
     """
 
     field: ClassVar[str]
@@ -72,24 +73,24 @@ class Transform(ABC):
         self.size = image_size
 
     def parameters(self, uniform: Tensor) -> Tensor:
-        """From uniform numbers in [0, 1) to parameters, both [draws, N]: here within `strength` of `neutral`."""
+        """The parameters [draws, N] for uniform random numbers [draws, N] in [0, 1): within `strength` of `neutral`."""
         return uniform.mul(2).sub_(1).mul_(self.strength).add_(self.neutral)
 
 
 class Geometric(Transform):
-    """A transform that moves pixels. All that are on are composed and interpolate once."""
+    """A transform that moves pixels. All geometric transforms of a trial are composed, and interpolate once."""
 
     @abstractmethod
     def map(self, parameters: Tensor) -> Map:
-        """Where the result's pixels are read."""
+        """Where the pixels of the result are read."""
 
 
 class WholePixel(Geometric):
-    """A geometric transform that moves whole pixels: where only such are on, nothing is interpolated."""
+    """A geometric transform that moves whole pixels. If a trial has no others, nothing is interpolated."""
 
     @abstractmethod
     def copy(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """The moved images, a new tensor."""
+        """The moved images as a new tensor."""
 
 
 class Photometric(Transform):
@@ -97,7 +98,7 @@ class Photometric(Transform):
 
     @abstractmethod
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """The changed images in 0..1; overwrites the given ones."""
+        """The changed images in 0..1; overwrites `images`."""
 
 
 class Crop(WholePixel):
@@ -107,8 +108,8 @@ class Crop(WholePixel):
     draws = 2
 
     def parameters(self, uniform: Tensor) -> Tensor:
-        most = 2 * int(self.strength)
-        return uniform.mul(most + 1).long().clamp_(max=most)
+        largest = 2 * int(self.strength)
+        return uniform.mul(largest + 1).long().clamp_(max=largest)
 
     def map(self, parameters: Tensor) -> Map:
         top, left = parameters - int(self.strength)
@@ -199,7 +200,7 @@ class Contrast(Photometric):
 
 
 class Sharpness(Photometric):
-    """Blend with a 3x3 blur whose middle weighs 5 of 13. The outermost pixels keep their values."""
+    """Blend with a 3x3 blur whose centre has the weight 5/13. The outermost pixels keep their values."""
 
     field = "sharpness"
     neutral = 1.0
@@ -216,7 +217,7 @@ class Sharpness(Photometric):
 
 
 class Mixer(ABC):
-    """A change that mixes the images of a batch, and their labels. `field` is as in `Transform`."""
+    """A change that mixes the images of a batch and their labels. `field` is as in `Transform`."""
 
     field: ClassVar[str]
 
@@ -231,8 +232,8 @@ class Mixer(ABC):
 class Mixup(Mixer):
     """Each image and its target mixed with those of a random partner from the batch (Zhang et al., 2018).
 
-    lambda ~ Beta(alpha, alpha) is drawn for each pair, while the paper's code draws one for the batch: the
-    expectation is the same, the gradient's variance smaller.
+    lambda ~ Beta(alpha, alpha) is drawn for each pair; the paper's code draws one for the batch. The expectation is the
+    same, and the gradient's variance is smaller.
     """
 
     field = "mixup_alpha"
@@ -244,7 +245,7 @@ class Mixup(Mixer):
         return mixed, torch.lerp(targets[partner], targets, share[:, None].to(targets.dtype))
 
 
-#: In the order in which they are applied; that of the affine ones is torchvision's.
+#: In the order in which they are applied. The affine transforms have the order of torchvision's `affine`.
 TRANSFORMS: tuple[type[Transform], ...] = (
     Crop,
     Flip,
@@ -260,7 +261,7 @@ MIXERS: tuple[type[Mixer], ...] = (Mixup,)
 
 
 class Augmentation:
-    """The transforms that a trial's spec turns on."""
+    """The transforms and mixers that a trial's spec turns on."""
 
     def __init__(self, spec: AugmentationSpec, image_size: int, device: torch.device | str) -> None:
         self.transforms = [cls(getattr(spec, cls.field), image_size) for cls in TRANSFORMS if getattr(spec, cls.field)]
@@ -269,7 +270,7 @@ class Augmentation:
 
     @property
     def changes_images(self) -> bool:
-        """Whether any image is changed on its own; mixing is not counted."""
+        """Whether any transform is on; mixers do not count."""
         return bool(self.transforms)
 
     @property
@@ -277,7 +278,7 @@ class Augmentation:
         return bool(self.mixers)
 
     def epoch(self, images: int, streams: Streams) -> EpochAugmentation:
-        """The changes to the images of one epoch, all drawn now; `images` is how many there are."""
+        """Draw the changes to all images of one epoch; `images` is the number of images."""
         parameters = {}
         for transform in self.transforms:
             shape = (transform.draws, images)
@@ -288,7 +289,7 @@ class Augmentation:
 
 
 class EpochAugmentation:
-    """The changes of one epoch. `parameters` holds, by transform, a tensor [draws, images] in the epoch's order."""
+    """The changes of one epoch. `parameters` has a tensor [draws, images] for each transform, in the epoch's order."""
 
     def __init__(
         self,
@@ -313,36 +314,36 @@ class EpochAugmentation:
             self._axis = torch.arange(self._size, device=augmentation.device) - (self._size - 1) / 2
 
     def change(self, images: Tensor, start: int = 0) -> Tensor:
-        """A changed copy of float images [N, C, H, W] in 0..1, the epoch's from place `start` on.
+        """A changed copy of float images [N, C, H, W] in 0..1, which begin at position `start` of the epoch.
 
-        The memory format stays; the images themselves where no transform is on.
+        The copy has the same memory format. If no transform is on, `images` itself is returned.
         """
         if not self.parameters:
             return images
-        here = slice(start, start + len(images))
+        batch = slice(start, start + len(images))
         if self._maps is not None:
-            grid = self._grid(self._maps[:, here])
+            grid = self._grid(self._maps[:, batch])
             moved = functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         elif self._whole_pixel:
             moved = images
-            for whole in self._whole_pixel:
-                moved = whole.copy(moved, self.parameters[whole.field][:, here])
+            for transform in self._whole_pixel:
+                moved = transform.copy(moved, self.parameters[transform.field][:, batch])
         else:
             moved = images.clone()
         if images.is_contiguous(memory_format=torch.channels_last):
             moved = moved.contiguous(memory_format=torch.channels_last)
         for photometric in self._photometric:
-            moved = photometric.apply(moved, self.parameters[photometric.field][:, here])
+            moved = photometric.apply(moved, self.parameters[photometric.field][:, batch])
         return moved
 
     def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch and its class probabilities [N, K], mixed by every mixer that is on."""
+        """A batch and its class probabilities [N, K], mixed by each mixer that is on."""
         for mixer in self._mixers:
             images, targets = mixer.mix(images, targets, self._generators[mixer.field])
         return images, targets
 
     def _grid(self, maps: Tensor) -> Tensor:
-        """Where each pixel of the result is read, [N, H, W, 2] in -1..1."""
+        """Where each pixel of the result is read: [N, H, W, 2] in -1..1."""
         xx, xy, x0, yx, yy, y0 = maps[:, :, None, None]
         grid = torch.empty((maps.shape[1], self._size, self._size, 2), device=maps.device)
         for axis, (from_x, from_y, start) in enumerate(((xx, xy, x0), (yx, yy, y0))):
@@ -351,10 +352,10 @@ class EpochAugmentation:
 
 
 def beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:
-    """`n` draws of Beta(alpha, alpha), float64, on the generator's device.
+    """`n` random numbers from Beta(alpha, alpha), float64, on the generator's device.
 
-    X / (X + Y) of two gamma variables, in logarithms: Gamma(alpha) is Gamma(alpha + 1) times U^(1/alpha)
-    (Marsaglia and Tsang, 2000), and for a small alpha both underflow, which would leave 0/0.
+    They are X / (X + Y) for two gamma variables, computed in logarithms: Gamma(alpha) is Gamma(alpha + 1) times
+    U^(1/alpha) (Marsaglia and Tsang, 2000), and for a small alpha X and Y underflow, which would give 0/0.
     """
     shape = torch.full((2, n), alpha + 1, dtype=torch.float64, device=generator.device)
     gamma = torch._standard_gamma(shape, generator=generator)
@@ -368,7 +369,7 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Luma of RGB images by torchvision's weights (ITU-R BT.601, its four digits); grey images as they are."""
+    """Luma of RGB images with torchvision's weights (ITU-R BT.601, to four digits); grey images are returned."""
     if images.shape[1] != 3:
         return images
     red, green, blue = images.unbind(dim=1)

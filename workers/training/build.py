@@ -1,7 +1,7 @@
-"""Build: from specs to torch objects: the model and the optimizer.
+"""Build: makes the torch model and optimizer of a spec.
 
-Owns the table from a model's spec to its builder. It must not know data, schedules, Ray or MLflow.
-Optimizers and schedulers name their torch class as data, so a new stock one needs nothing here.
+Owns the table from a model's spec to its builder. Specs of optimizers name their torch class, so that a new torch
+optimizer needs no code here. It must not know data, schedules, Ray or MLflow.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from workers.models import adapted, cnn, plugins, resnet, vgg
 from workers.models.normalization import Normalizer
 from workers.targets import resolve_target
 
-#: Spec class -> builder `(spec, normalizer, channels, classes, image_size)`. The weights it draws come
-#: from torch's global generator, which the caller seeds.
+#: Spec class -> builder `(spec, normalizer, channels, classes, image_size)`. Builders draw weights from torch's global
+#: generator, which the caller seeds.
 BUILDERS: dict[type[Spec], Callable[..., nn.Module]] = {
     CNN: cnn.build,
     ResNet: resnet.build,
@@ -43,20 +43,21 @@ NORMALIZATIONS = (
 def build_model(
     spec: Spec, normalization: NormalizationSpec, channels: int, classes: int, image_size: int
 ) -> nn.Module:
-    """A fresh model that maps (N, channels, image_size, image_size) to logits (N, classes).
+    """A new model that maps images (N, channels, image_size, image_size) to logits (N, classes).
 
-    Raises ValueError where the normalization does not fit it.
+    Raises ValueError if the model does not accept the normalization.
     """
     if type(spec) not in BUILDERS:
-        raise ValueError(f"no builder for {type(spec).__name__}; known: {', '.join(cls.__name__ for cls in BUILDERS)}")
+        names = ", ".join(cls.__name__ for cls in BUILDERS)
+        raise ValueError(f"a model's spec must be one of {names} (got {type(spec).__name__})")
     return BUILDERS[type(spec)](spec, Normalizer(normalization), channels, classes, image_size)
 
 
 def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
-    """The optimizer that `spec` names, over all trainable parameters, fused where torch can.
+    """The optimizer of `spec` over all trainable parameters, with torch's fused kernels where there are any.
 
-    Weight decay pulls neither biases nor normalization parameters unless `decay_all`: they form a second
-    group. Build it when the model is on its device.
+    Unless `decay_all` is set, biases and normalization parameters form a second group without weight decay. Call this
+    after the model was moved to its device.
     """
     target = resolve_target(spec.target)
     arguments = spec.arguments()
@@ -66,25 +67,27 @@ def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:
     groups: list[dict[str, Any]] = [{"params": [p for p in parameters if id(p) not in exempt]}]
     if exempt:
         groups.append({"params": [p for p in parameters if id(p) in exempt], "weight_decay": 0.0})
-    built = target(groups, **arguments, **_fastest(target, parameters[0].device.type))
-    if not isinstance(built, Optimizer):
-        raise TypeError(f"{spec.target} must be a torch optimizer (got {type(built).__name__})")
-    return built
+    optimizer = target(groups, **arguments, **_fastest(target, parameters[0].device.type))
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{spec.target} must be a torch optimizer (got {type(optimizer).__name__})")
+    return optimizer
 
 
 def _exempt(model: nn.Module) -> set[int]:
-    found = set()
+    """The ids of parameters without weight decay."""
+    exempt = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if isinstance(module, NORMALIZATIONS) or name.endswith("bias") or parameter.ndim < 2:
-                found.add(id(parameter))
-    return found
+                exempt.add(id(parameter))
+    return exempt
 
 
 def _fastest(target: Any, device: str) -> dict[str, bool]:
+    """The arguments that select the fastest kernels of an optimizer."""
     accepted = inspect.signature(target).parameters
     if "fused" in accepted and not (device == "cuda" and target.__name__ == "Adagrad"):  # no fused Adagrad on CUDA
         return {"fused": True}
-    # ASGD counts its steps on the device, and asks for the count at each step unless it is to be captured.
+    # ASGD counts its steps on the device, and reads the count back at each step unless it is capturable.
     capturable = {"capturable": True} if device == "cuda" and target.__name__ == "ASGD" else {}
     return {"foreach": True, **capturable} if "foreach" in accepted else {}

@@ -1,11 +1,11 @@
-"""Training: a trial's epochs and evaluations. Pure torch; can be run by hand in a notebook.
+"""Training: the epochs and evaluations of a trial, in torch only. It can run in a notebook.
 
-Owns the loop: shuffling, batches, clipping, what is measured, what a checkpoint holds. It must not know Ray,
-MLflow, files or the service, and never asks for the test set. Inside an epoch nothing waits for the device: what
-is measured is kept there and read once at the end.
+Owns the loop: shuffling, batches, clipping, the metrics, and the content of a checkpoint. It must not know Ray, MLflow,
+files or the service, and never reads the test set. Nothing waits for the GPU within an epoch: the metrics stay on the
+device and are read once at the end.
 
-An equal spec and seed give bit-equal curves on the CPU with equal threads, whatever torch's global
-generator did before, and through any number of checkpoints: shuffling draws from a generator that is saved, each
+On a CPU, an equal spec, seed and number of threads give curves that are equal bit for bit. Neither the state of torch's
+global generator nor resuming from checkpoints changes them: shuffling draws from a generator that is saved, each
 augmentation from its own stream of the epoch (`workers.training.random_streams`), and dropout from torch's global
 generator, which is seeded for each epoch from the trial's seed and restored afterwards.
 """
@@ -35,22 +35,22 @@ from workers.training.schedule import Schedule
 if TYPE_CHECKING:
     from workers.data.splits import Splits
 
-EVALUATED_PIXELS = {"cpu": 2**18, "cuda": 2**22}  # values of an evaluation batch; larger ones leave a CPU's cache
-CLEAN_IMAGES = 1000  # at least so many training images are evaluated where clean accuracy is asked for
+EVALUATED_PIXELS = {"cpu": 2**18, "cuda": 2**22}  # values in an evaluation batch; larger ones exceed a CPU's cache
+MIN_CLEAN_IMAGES = 1000  # smallest sample of training images to measure clean accuracy on
 
 
 class EpochInterruptedError(Exception):
-    """An epoch was left before its end on request. The training cannot be continued."""
+    """An epoch stopped before its end, on request. The training cannot continue."""
 
 
 class Training:
     """One trial on one device.
 
-    `epoch` counts finished epochs, and `batch` how many of its `batches` the one under way has trained on.
-    `best_value` is the best finite value of the objective, reached at `best_epoch` (from 1); None and 0 before
-    there is one. `diverged` turns True with the first loss that is not finite; metrics then hold what was
-    measured, and nothing raises. `compiler` is that of the process, where further trials follow. `interrupted`
-    is asked before each batch whether to leave the epoch at that point.
+    `epoch` is the number of finished epochs. `batch` is the number of finished batches of the current epoch, out of
+    `batches`. `best_value` is the best finite value of the objective, reached at `best_epoch` (from 1); they are None
+    and 0 until there is one. `diverged` is True after the first loss that is not finite; this raises nothing, and the
+    metrics are as measured. Pass the `compiler` of the process if it runs further trials. `interrupted` is called
+    before each batch; the epoch stops if it returns True.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Training:
         images = data.train_images
         self._classes, self._labels = data.classes, data.train_labels.to(self.device)
         self._validation_labels = data.validation_labels.to(self.device)
-        self._mean, self._std = (figures.to(self.device) for figures in _figures(spec, data))
+        self._mean, self._std = (statistic.to(self.device) for statistic in _input_statistics(spec, data))
         self._compute = ComputeMode(spec.execution, self.device)
 
         self._shuffling = torch.Generator(self.device).manual_seed(spec.seed)
@@ -104,54 +104,59 @@ class Training:
         self._clean = self._sample_of(images, len(data.validation_labels)) if self._distorted else None
 
     def run_epoch(self) -> dict[str, float]:
-        """Train on every training image once, evaluate, step the schedule.
+        """Train on every training image once, evaluate, and step the schedule. Raises EpochInterruptedError.
 
-        The keys are those of `search_spaces.protocol.METRICS`, and: epoch; weight_norm, the norm of all
-        weights at the end; update_ratio, the norm of the epoch's last step over that of the weights before
-        it; nonfinite_steps, the share of steps whose loss or gradient was not finite; generalization_gap, by
-        how much training beats validation in accuracy, and loss_gap in loss; and, with mixup or label
-        smoothing, clean_train_accuracy on unchanged training images, of which both gaps are then made. `lr` is
-        the rate of the last batch, `grad_norm` the mean over batches before clipping, without those whose step
-        a gradient scaler left out. Raises EpochInterruptedError.
+        The result has the keys of `search_spaces.protocol.METRICS`, of which `lr` is the rate of the last batch and
+        `grad_norm` the mean over batches before clipping, except batches whose step the gradient scaler skipped. Its
+        other keys are:
+
+        - epoch;
+        - weight_norm: the norm of all weights at the end;
+        - update_ratio: the norm of the last step of the epoch, divided by the norm of the weights before it;
+        - nonfinite_steps: the share of steps whose loss or gradient was not finite;
+        - generalization_gap: training accuracy minus validation accuracy;
+        - loss_gap: validation loss minus training loss;
+        - clean_train_accuracy, with mixup or label smoothing only: the accuracy on unchanged training images. Both gaps
+          are then computed on these images.
         """
         started = time.perf_counter()
-        drawn = self._compute.seeded(self.spec.seed * 1_000_003 + self.epoch + 1)
-        with drawn, self._compute.algorithms():
+        seeded = self._compute.seeded(self.spec.seed * 1_000_003 + self.epoch + 1)
+        with seeded, self._compute.algorithms():
             measured = self._train()
             trained = time.perf_counter()
             rate = self.schedule.rate_of_last_batch
             loss, accuracy = self._evaluate(self._validation, self._validation_labels)
-            fitted_loss, fitted = measured["train_loss"], measured["train_accuracy"]
+            train_loss, train_accuracy = measured["train_loss"], measured["train_accuracy"]
             if self._clean is not None:
-                fitted_loss, fitted = self._evaluate(*self._clean)
-                measured["clean_train_accuracy"] = fitted
+                train_loss, train_accuracy = self._evaluate(*self._clean)
+                measured["clean_train_accuracy"] = train_accuracy
         self.epoch += 1
         measured |= {
             "validation_loss": loss,
             "validation_accuracy": accuracy,
-            "generalization_gap": fitted - accuracy,
-            "loss_gap": loss - fitted_loss,
+            "generalization_gap": train_accuracy - accuracy,
+            "loss_gap": loss - train_loss,
             "lr": rate,
             "images_per_second": len(self._images) / (trained - started),
             "epoch": float(self.epoch),
         }
         value = measured[self.spec.objective.metric]
-        self._judge(value, math.isfinite(measured["train_loss"]) and math.isfinite(loss))
+        self._record(value, math.isfinite(measured["train_loss"]) and math.isfinite(loss))
         self.schedule.epoch_done(value)
         return measured | {"epoch_seconds": time.perf_counter() - started}
 
     def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
-        """Mean loss (without smoothing) and accuracy of raw uint8 images [N, C, H, W]."""
+        """Mean loss (without label smoothing) and accuracy on raw uint8 images [N, C, H, W]."""
         with self._compute.algorithms():
             return self._evaluate(self._on_device(images, reused=False), labels.to(self.device))
 
     def classifier(self) -> Classifier:
-        """A copy for export: on the CPU, in evaluation mode, with the normalization figures inside."""
+        """A copy for export: on the CPU, in evaluation mode, with the mean and deviation of its input."""
         model = copy.deepcopy(self.model).to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return Classifier(model, self._mean.cpu().flatten(), self._std.cpu().flatten()).eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the trial depends on, after an epoch. Not a copy: the next epoch changes it."""
+        """Everything that the later epochs depend on. It is no copy: the next epoch changes it."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -165,7 +170,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume where `state` was taken by a training of the same spec and data."""
+        """Resume from `state`, saved by a training with the same spec and data."""
         state = copy.deepcopy(state)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -176,7 +181,7 @@ class Training:
         self.best_value, self.best_epoch = state["best_value"], state["best_epoch"]
 
     def _train(self) -> dict[str, float]:
-        """One pass over the training images in a fresh order; sums are read from the device at the end."""
+        """One pass over the training images in a new order. Sums are read from the device at the end."""
         order = torch.randperm(len(self._images), generator=self._shuffling, device=self.device)
         augmentation = self._augmentation.epoch(len(order), self._stream)
         losses: list[Tensor] = []
@@ -185,11 +190,11 @@ class Training:
         self.model.train()
         size = self.spec.hyperparameters.batch_size
         batches = torch.split(order, size)
-        places = torch.split(self._images.order(order), size)
-        for self.batch, (indices, where) in enumerate(zip(batches, places, strict=True)):
-            self._leave_if_asked()
+        batches_for_images = torch.split(self._images.order(order), size)
+        for self.batch, (indices, image_indices) in enumerate(zip(batches, batches_for_images, strict=True)):
+            self._raise_if_interrupted()
             labels = self._labels.index_select(0, indices)
-            images, targets = self._batch(where, labels, augmentation)
+            images, targets = self._batch(image_indices, labels, augmentation)
             before = [weight.detach().clone() for weight in self._weights] if self.batch == self.batches - 1 else None
             loss, logits = self._loss(images, targets)
             norms.append(self._step(loss))
@@ -200,8 +205,8 @@ class Training:
         weight_norm = _norm([weight.detach() for weight in self._weights])
         step = [weight.detach() - old for weight, old in zip(self._weights, before or [], strict=True)]
         sizes = torch.tensor([float(len(indices)) for indices in batches])
-        # One transfer: it waits for the epoch to be computed.
-        figures = torch.cat(
+        # One transfer, which waits until the GPU has computed the epoch.
+        results = torch.cat(
             (
                 torch.stack(losses).double(),
                 torch.stack(norms).double(),
@@ -209,24 +214,24 @@ class Training:
                 (_norm(step) / _norm(before or [])).double().reshape(1),
             )
         ).cpu()
-        all_losses, all_norms, (accuracy, weights, ratio) = torch.split(figures, [len(sizes), len(sizes), 3])
-        taken = all_norms[all_norms.isfinite()] if self._scaler.is_enabled() else all_norms
+        all_losses, all_norms, (accuracy, weights, ratio) = torch.split(results, [len(sizes), len(sizes), 3])
+        step_norms = all_norms[all_norms.isfinite()] if self._scaler.is_enabled() else all_norms
         return {
             "train_loss": float((all_losses * sizes).sum() / sizes.sum()),
             "train_accuracy": float(accuracy),
-            "grad_norm": float(taken.mean()),
+            "grad_norm": float(step_norms.mean()),
             "weight_norm": float(weights),
             "update_ratio": float(ratio),
             "nonfinite_steps": float((~(all_losses.isfinite() & all_norms.isfinite())).double().mean()),
         }
 
-    def _batch(self, where: Tensor, labels: Tensor, augmentation: EpochAugmentation) -> tuple[Tensor, Tensor]:
-        """Network input, and class indices or, where labels are mixed, class probabilities."""
+    def _batch(self, indices: Tensor, labels: Tensor, augmentation: EpochAugmentation) -> tuple[Tensor, Tensor]:
+        """Network input, and class indices; if labels are mixed, class probabilities."""
         if self._augmentation.changes_images:
             start = self.batch * self.spec.hyperparameters.batch_size
-            images = self._images.normalized(augmentation.change(self._images.unit(where), start))
+            images = self._images.normalized(augmentation.change(self._images.unit(indices), start))
         else:
-            images = self._images.inputs(where)
+            images = self._images.inputs(indices)
         if not self._augmentation.mixes_labels:
             return images, labels
         # Mixing commutes with normalization: both are affine, and the shares sum to one.
@@ -243,7 +248,7 @@ class Training:
         return functional.cross_entropy(logits, targets, label_smoothing=smoothing), logits.detach()
 
     def _on_one_image(self, images: Tensor) -> Tensor:
-        """A last batch of a single image has no batch statistics: batch normalization uses the running ones."""
+        """A last batch of one image has no batch statistics: batch normalization uses its running statistics."""
         layers = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         for layer in layers:
             layer.eval()
@@ -253,7 +258,7 @@ class Training:
         return logits
 
     def _step(self, loss: Tensor) -> Tensor:
-        """Gradients and one optimizer step; the gradient's norm before clipping, on the device."""
+        """Compute gradients and take one optimizer step. Returns the gradient's norm before clipping, on the device."""
         self.optimizer.zero_grad(set_to_none=True)
         if self._scaler.is_enabled():
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -277,7 +282,7 @@ class Training:
         size = max(16, EVALUATED_PIXELS[self.device.type] // images.values_per_image)
         losses, hits = [], []
         for start in range(0, len(images), size):
-            self._leave_if_asked()
+            self._raise_if_interrupted()
             with self._compute.autocast():
                 logits = self._network(images.inputs_between(start, start + size)).float()
             batch = labels[start : start + size]
@@ -286,11 +291,12 @@ class Training:
         loss, hit = torch.stack((torch.stack(losses).sum().double(), torch.stack(hits).sum().double())).tolist()
         return loss / len(images), hit / len(images)
 
-    def _leave_if_asked(self) -> None:
+    def _raise_if_interrupted(self) -> None:
         if self._interrupted():
             raise EpochInterruptedError
 
-    def _judge(self, value: float, finite: bool) -> None:
+    def _record(self, value: float, finite: bool) -> None:
+        """Update the best value, and whether the trial has diverged."""
         self.diverged = self.diverged or not finite
         if finite and (self.best_value is None or self.spec.objective.is_better(value, self.best_value)):
             self.best_value, self.best_epoch = value, self.epoch
@@ -299,12 +305,14 @@ class Training:
         return DeviceImages(images, self._mean, self._std, self.device, reused=reused)
 
     def _sample_of(self, images: Tensor, count: int) -> tuple[DeviceImages, Tensor]:
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.spec.split_seed))
-        chosen = chosen[: max(CLEAN_IMAGES, count)].sort().values
-        return self._on_device(images[chosen], reused=True), self._labels[chosen.to(self.device)]
+        """`count` training images or MIN_CLEAN_IMAGES, whichever is more; the same for all trials of an experiment."""
+        sample = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.spec.split_seed))
+        sample = sample[: max(MIN_CLEAN_IMAGES, count)].sort().values
+        return self._on_device(images[sample], reused=True), self._labels[sample.to(self.device)]
 
 
-def _figures(spec: TrialSpec, data: Splits) -> tuple[Tensor, Tensor]:
+def _input_statistics(spec: TrialSpec, data: Splits) -> tuple[Tensor, Tensor]:
+    """The mean and deviation of the pixels; 0 and 1 without input normalization."""
     if spec.hyperparameters.input_normalization:
         return as_channels(data.mean), as_channels(data.std)
     return as_channels(torch.zeros_like(data.mean)), as_channels(torch.ones_like(data.std))

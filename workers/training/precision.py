@@ -1,8 +1,8 @@
-"""ComputeMode: how a trial's numbers are computed and drawn on its device.
+"""ComputeMode: how a trial computes on its device, and how it seeds torch's global generators.
 
-Owns precision, exactness, determinism and torch's global generators. All of them are switches of the process:
-they are set for a block and put back after it, so that another trial of the process meets none of them. It must
-not know models, data or the loop.
+Owns precision, exactness, determinism and the global generators. All of these are settings of the process: they are set
+for a block and restored after it, so that they do not affect another trial in the process. It must not know models,
+data or the loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 class ComputeMode:
-    """That of one trial on one device. `precision` is float32 on a CPU, whatever is asked for."""
+    """The mode of one trial on one device. On a CPU `precision` is always float32."""
 
     def __init__(self, execution: Execution, device: torch.device) -> None:
         self.precision = _precision(execution, device)
@@ -29,31 +29,30 @@ class ComputeMode:
         self._deterministic = execution.deterministic
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """For the forward pass: half precision where it is wanted."""
+        """A context for the forward pass: half precision, unless the precision is float32."""
         if self.precision == torch.float32:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=self.precision)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """A gradient scaler, at work for float16 alone: bfloat16 reaches as far as float32 does."""
+        """A gradient scaler. It is enabled for float16 only: bfloat16 has the range of float32."""
         return torch.amp.GradScaler(self._device.type, enabled=self.precision == torch.float16)
 
     @contextmanager
     def algorithms(self) -> Iterator[None]:
-        """On a GPU: deterministic algorithms where the spec asks for them, the fastest convolutions otherwise.
+        """A context in which a GPU uses deterministic algorithms if the spec requires them, and otherwise the fastest.
 
-        Float32 is exact: TensorFloat-32, torch's default for convolutions, keeps 10 of its 23 bits.
+        Float32 is exact in it: TensorFloat-32, torch's default for convolutions, keeps 10 of the fraction's 23 bits.
         """
         if not self._on_gpu:
             yield
             return
-        wanted = self._deterministic
-        if wanted:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be deterministic without
+        if self._deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
         cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
         before = torch.are_deterministic_algorithms_enabled(), cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
-        torch.use_deterministic_algorithms(wanted)
-        cudnn.benchmark = not wanted
+        torch.use_deterministic_algorithms(self._deterministic)
+        cudnn.benchmark = not self._deterministic
         if self.precision == torch.float32:
             cudnn.allow_tf32 = matmul.allow_tf32 = False
         try:
@@ -64,7 +63,7 @@ class ComputeMode:
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
-        """Torch's global generators seeded for what draws from them, and put back afterwards."""
+        """A context in which torch's global generators start from `seed`; they are restored after it."""
         with torch.random.fork_rng([self._device] if self._on_gpu else [], device_type="cuda"):
             torch.default_generator.manual_seed(seed % 2**63)
             if self._on_gpu:
@@ -74,7 +73,7 @@ class ComputeMode:
 
 
 def _precision(execution: Execution, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the GPU computes it itself; older ones only imitate it, slowly."""
+    """`auto` is bfloat16 if the GPU computes it, and otherwise float16: older GPUs emulate bfloat16 slowly."""
     if device.type != "cuda":
         return torch.float32
     auto = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"

@@ -1,15 +1,15 @@
-"""Schedule: the learning rate of every batch of a trial, from a scheduler spec (lecture L8 to L11).
+"""Schedule: the learning rate of every batch of a trial, from a scheduler spec (course L8 to L11).
 
-Owns when a rate changes. It must not know any scheduler by name: stock torch schedulers are named by
-their spec and run on a stand-in optimizer, whose rate is copied; so they touch neither the real
-optimizer's momentum nor its `step`. With b the batches finished so far and W those of warmup:
+Owns when the rate changes. It must not know any scheduler by name: a spec names its torch scheduler, which runs on a
+stand-in optimizer whose rate is copied. So it changes neither the momentum of the real optimizer nor its `step`.
+With b finished batches and W batches of warmup:
 
-- b < W: the rate is base * (b + 1) / W, a straight line from zero that ends at the base rate;
-- b >= W: what the scheduler says, which counts batches or epochs from the end of warmup. Where warmup ends within
-  an epoch, so do the epochs that it counts; but a plateau is told only of epochs that lie after warmup as a whole.
+- b < W: the rate is base * (b + 1) / W, which rises linearly and ends at the base rate;
+- b >= W: the scheduler sets the rate. It counts batches or epochs from the end of warmup. If warmup ends within an
+  epoch, the epochs that it counts do so too, except for a plateau, which counts only epochs entirely after warmup.
 
-A scheduler that starts below the base (one_cycle, triangular, a cycle with its own warmup) starts there
-after warmup too.
+A scheduler that starts below the base rate (one_cycle, triangular, a cycle with its own warmup) starts there after
+warmup too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from workers.targets import resolve_target
 
 
 class Schedule:
-    """Sets the rate of `optimizer`'s groups: at once for the first batch, then after every batch and epoch.
+    """Sets the rate of `optimizer`'s groups: when it is made, and after every batch and epoch.
 
-    `rate` is the rate of the next batch. `epoch_done` takes the monitored validation value of the epoch;
-    schedulers that do not monitor ignore it.
+    `rate` is the rate of the next batch. `mode` is whether larger or smaller values of the objective are better.
     """
 
     def __init__(
@@ -58,11 +57,11 @@ class Schedule:
         self._stock: Any = None
         if spec.target is not None:
             self._stock = resolve_target(spec.target)(self._stand_in, **spec.arguments(self._horizon))
-            self._stand_in.step()  # a stock scheduler warns when it steps before its optimizer ever did
+            self._stand_in.step()  # otherwise torch warns that the scheduler steps before its optimizer
         self._apply()
 
     def batch_done(self) -> None:
-        """One more batch trained."""
+        """A batch was trained: set the rate of the next one."""
         self.rate_of_last_batch = self.rate
         self._done += 1
         after = self._done - self._warmup
@@ -72,13 +71,16 @@ class Schedule:
         self._apply()
 
     def epoch_done(self, value: float) -> None:
-        """One more epoch trained and evaluated to `value`. Epochs that lie in warmup, or partly, do not count."""
+        """An epoch was trained and evaluated; `value` is its objective, which only schedulers that monitor use.
+
+        They ignore epochs that lie in warmup, even in part.
+        """
         if self._spec.monitors and self._done - self._horizon.batches >= self._warmup:
             self._stock.step(value)
             self._apply()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later `load_state_dict` of an equal schedule needs to resume."""
+        """Everything that an equal schedule needs to resume from here."""
         return {
             "done": self._done,
             "stand_in_rate": self._stand_in.param_groups[0]["lr"],
@@ -86,7 +88,7 @@ class Schedule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume where `state` was taken; the optimizer's groups get the rate of the next batch."""
+        """Resume from `state`, and set the rate of the next batch."""
         self._done = state["done"]
         self._stand_in.param_groups[0]["lr"] = state["stand_in_rate"]
         if self._stock is not None:

@@ -77,7 +77,7 @@ def test_explain_in_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
     said = capfd.readouterr()
     assert said.out == ""
     problem = json.loads(said.err)
-    assert (problem["status"], problem["detail"][:15]) == (422, "a SPEC required")
+    assert (problem["status"], problem["detail"][:18]) == (422, "a SPEC is required")
 
 
 def test_the_command_line_stays_light() -> None:

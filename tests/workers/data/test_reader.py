@@ -103,7 +103,7 @@ class TestTorchvisionIdxFiles(DatasetReaderContract):
 
     @pytest.fixture
     def data_root(self, tmp_path: Path) -> Path:
-        write_idx_files(tmp_path / "root/mnist", packed=False)
+        write_idx_files(tmp_path / "root/mnist", compressed=False)
         return tmp_path / "root"
 
     def change(self, data_root: Path) -> None:

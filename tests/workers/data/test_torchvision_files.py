@@ -36,7 +36,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline: None) -> dict[str, np.ndarray]:
     """Forty packed images whose md5 sums torchvision is told to expect."""
-    arrays = write_idx_files(tmp_path / "packed", packed=True)
+    arrays = write_idx_files(tmp_path / "packed", compressed=True)
     names = [name for name, _ in torchvision_datasets.MNIST.resources]
     sums = [(name, hashlib.md5((tmp_path / "packed" / name).read_bytes()).hexdigest()) for name in names]
     monkeypatch.setattr(torchvision_datasets.MNIST, "resources", sums)
@@ -62,7 +62,7 @@ def test_packed_files_in_a_read_only_root(tmp_path: Path, small_mnist: dict[str,
 
 
 def test_unpacked_files(tmp_path: Path, offline: None) -> None:
-    arrays = write_idx_files(tmp_path / "data/mnist/MNIST/raw", packed=False)
+    arrays = write_idx_files(tmp_path / "data/mnist/MNIST/raw", compressed=False)
     splits = load(MNIST(), 0, tmp_path / "data", tmp_path / "cache")
     assert np.array_equal(splits.test()[0][:, 0].numpy(), arrays["t10k"])
     changed = tmp_path / "data/mnist/MNIST/raw/t10k-images-idx3-ubyte"

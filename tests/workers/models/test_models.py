@@ -1,4 +1,4 @@
-"""Networks: shapes, capacity, position of the normalization, first weights, torchvision's and plugins' models."""
+"""Models: shapes, capacity, position of the normalization, first weights, and the models of torchvision and plugins."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def test_every_member_has_a_builder() -> None:
 @pytest.mark.parametrize("normalization", kinds(Normalization))
 @pytest.mark.parametrize("spec", OURS, ids=name_of)
 @pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 32), (1, 28)])
-def test_all_of_ours_fit_all_normalizations_and_images(spec: Any, normalization: str, channels: int, side: int) -> None:
+def test_our_models_accept_all_normalizations_and_image_sizes(
+    spec: Any, normalization: str, channels: int, side: int
+) -> None:
     model = build_model(spec, kinds(Normalization)[normalization](), channels, 7, side)
     assert model(torch.rand(2, channels, side, side)).shape == (2, 7)
 
@@ -55,7 +57,7 @@ def test_all_of_ours_fit_all_normalizations_and_images(spec: Any, normalization:
 @pytest.mark.parametrize("normalization", kinds(Normalization))
 @pytest.mark.parametrize("spec", LEARNING, ids=name_of)
 def test_every_weight_learns(spec: Any, normalization: str) -> None:
-    """By plain gradient descent: its first step opens a branch that starts at zero, the others go through."""
+    """The first step of gradient descent makes a zero branch nonzero, so that the later ones reach its other layers."""
     torch.manual_seed(0)
     model = build_model(spec, kinds(Normalization)[normalization](), 1, 10, 8)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -70,7 +72,7 @@ def test_every_weight_learns(spec: Any, normalization: str) -> None:
 
 @pytest.mark.parametrize("spec", OURS, ids=name_of)
 def test_normalization_follows_every_convolution_and_hidden_linear_layer(spec: Any) -> None:
-    """Walked in the order of execution, so that what comes next is what is applied next."""
+    """The modules are listed in the order of execution."""
     model = build_model(spec, Batch(), 1, 10, 16)
     order: list[nn.Module] = []
     for module in model.modules():
@@ -89,7 +91,7 @@ def test_normalization_follows_every_convolution_and_hidden_linear_layer(spec: A
 
 
 @pytest.mark.parametrize("depth", [8, 9, 14, 18, 20, 32, 44, 56, 110])
-def test_depth_of_a_residual_network_counts_its_weighted_layers(depth: int) -> None:
+def test_the_depth_of_a_residual_network_is_its_number_of_layers_with_weights(depth: int) -> None:
     model = build_model(ResNet(width=2, depth=depth), Batch(), 3, 10, 32)
     counted = [m for m in weighted(model) if not (isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1))]
     assert len(counted) == (9 if depth == 9 else depth)
@@ -107,7 +109,7 @@ def test_depth_of_a_residual_network_counts_its_weighted_layers(depth: int) -> N
     ],
     ids=str,
 )
-def test_width_and_depth_say_the_channels_of_every_convolution(spec: Any, channels: list[int]) -> None:
+def test_width_and_depth_set_the_channels_of_every_convolution(spec: Any, channels: list[int]) -> None:
     model = build_model(spec, Batch(), 1, 10, 32)
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
     assert [m.out_channels for m in convolutions] == channels
@@ -116,39 +118,39 @@ def test_width_and_depth_say_the_channels_of_every_convolution(spec: Any, channe
 
 @pytest.mark.parametrize("cls", [CNN, VGG])
 @pytest.mark.parametrize("hidden", [0, 50])
-def test_the_linear_layers(cls: Any, hidden: int) -> None:
+def test_hidden_sets_the_width_of_the_hidden_linear_layer(cls: Any, hidden: int) -> None:
     model = build_model(cls(width=2, hidden=hidden), Batch(), 1, 10, 8)
     linear = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)]
     assert linear == ([hidden, 10] if hidden else [10])
 
 
 @pytest.mark.parametrize("spec", OURS, ids=name_of)
-def test_dropout_drops_its_share_of_what_the_head_sees_in_training_alone(spec: Any) -> None:
+def test_dropout_drops_its_share_of_the_heads_input_in_training_only(spec: Any) -> None:
     model = build_model(spec.model_copy(update={"dropout": 0.75}), Batch(), 1, 10, 16)
-    seen: list[torch.Tensor] = []
-    model.dropout.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
-    model.head.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    inputs: list[torch.Tensor] = []
+    model.dropout.register_forward_pre_hook(lambda _m, arguments: inputs.append(arguments[0]))
+    model.head.register_forward_pre_hook(lambda _m, arguments: inputs.append(arguments[0]))
     torch.manual_seed(0)
     images = torch.randn(64, 1, 16, 16)
     model(images)
-    whole, dropped = seen
-    alive = whole != 0
-    assert (dropped[alive] == 0).double().mean().item() == pytest.approx(0.75, abs=0.03)
-    kept = dropped != 0
-    torch.testing.assert_close(dropped[kept], 4 * whole[kept])  # so that the expected sum stays
-    seen.clear()
+    before, after = inputs
+    nonzero = before != 0
+    assert (after[nonzero] == 0).double().mean().item() == pytest.approx(0.75, abs=0.03)
+    kept = after != 0
+    torch.testing.assert_close(after[kept], 4 * before[kept])  # keeps the expected sum
+    inputs.clear()
     model.eval()(images)
-    assert torch.equal(*seen)
+    assert torch.equal(*inputs)
 
 
 @pytest.mark.parametrize("depth", [9, 20])
-def test_a_residual_network_ends_in_the_largest_or_the_mean_of_each_map(depth: int) -> None:
+def test_a_residual_network_reduces_each_map_to_its_largest_value_or_its_mean(depth: int) -> None:
     model = build_model(ResNet(width=4, depth=depth), Batch(), 1, 10, 16)
-    seen: list[torch.Tensor] = []
-    model.body.register_forward_hook(lambda _m, _inputs, maps: seen.append(maps.flatten(2)))
-    model.head.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    recorded: list[torch.Tensor] = []
+    model.body.register_forward_hook(lambda _m, _inputs, maps: recorded.append(maps.flatten(2)))
+    model.head.register_forward_pre_hook(lambda _m, inputs: recorded.append(inputs[0]))
     model(torch.randn(8, 1, 16, 16))
-    maps, features = seen
+    maps, features = recorded
     torch.testing.assert_close(features, maps.max(dim=2).values if depth == 9 else maps.mean(dim=2))
 
 
@@ -185,25 +187,25 @@ def test_residual_branches_start_at_zero_on_request(normalization: str, depth: i
     def branch_outputs(zero: bool) -> list[float]:
         spec = ResNet(width=8, depth=depth, zero_init_residual=zero)
         model = build_model(spec, kinds(Normalization)[normalization](), 1, 10, 16)
-        seen: list[float] = []
+        largest: list[float] = []
         for name, module in model.named_modules():
             if name.endswith("last_normalization"):
-                module.register_forward_hook(lambda _m, _i, out: seen.append(out.abs().max().item()))
+                module.register_forward_hook(lambda _m, _i, out: largest.append(out.abs().max().item()))
         model(torch.rand(4, 1, 16, 16))
-        return seen
+        return largest
 
     assert set(branch_outputs(True)) == {0.0}
     assert min(branch_outputs(False)) > 0
 
 
-def test_torchs_own_initialization_on_request() -> None:
+def test_torchs_own_initialization_is_kept_on_request() -> None:
     torch.manual_seed(3)
     model = build_model(CNN(initialization="torch", depth=1), Batch(), 1, 10, 8)
     torch.manual_seed(3)
     assert torch.equal(weighted(model)[0].weight, nn.Conv2d(1, 16, 3, bias=False).weight)
 
 
-def test_the_list_of_torchvision_models_is_the_installed_one() -> None:
+def test_a_spec_accepts_the_models_of_the_installed_torchvision() -> None:
     assert list(get_args(TorchvisionName)) == torchvision_models.list_models(module=torchvision_models)
     assert all(adapted.family_of(name) for name in get_args(TorchvisionName))
 
@@ -214,7 +216,7 @@ ONE_OF_EACH_FAMILY += ["regnet_x_400mf", "resnet18", "shufflenet_v2_x0_5", "sque
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 @pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 32)])
-def test_torchvision_models_take_small_and_grey_images(name: str, channels: int, side: int) -> None:
+def test_torchvision_models_accept_small_and_grey_images(name: str, channels: int, side: int) -> None:
     model = build_model(TorchvisionModel(name=name), Batch(), channels, 5, side)
     assert model(torch.rand(2, channels, side, side)).shape == (2, 5)
 
@@ -225,7 +227,7 @@ META_ONLY += ["vit_b_16", "vit_b_32", "wide_resnet50_2", "resnext50_32x4d"]
 
 @pytest.mark.parametrize("name", META_ONLY)
 def test_shapes_of_the_large_torchvision_models(name: str) -> None:
-    """On the meta device: shapes alone, nothing is computed."""
+    """On the meta device, which computes shapes only."""
     with torch.device("meta"):
         for channels, side in ((1, 8), (3, 48)):
             model = build_model(TorchvisionModel(name=name), Batch(), channels, 5, side)
@@ -244,7 +246,7 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-#: Of torch.use_deterministic_algorithms' list: what raises on a GPU; gradients by the names of their operations.
+#: The operations that raise on a GPU, from the documentation of torch.use_deterministic_algorithms.
 RAISING = {"_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward", "fractional_max_pool2d_backward"}
 RAISING |= {"avg_pool3d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "max_unpool2d"}
 RAISING |= {"reflection_pad2d_backward", "grid_sampler_2d_backward", "nll_loss2d_forward", "histc", "bincount"}
@@ -255,8 +257,10 @@ RAISING |= {"median", "put", "put_", "_embedding_bag_forward_only", "_adaptive_a
 @pytest.mark.parametrize(
     "spec", [*OURS, *(TorchvisionModel(name=name) for name in (*ONE_OF_EACH_FAMILY, *META_ONLY))], ids=str
 )
-def test_models_without_a_deterministic_form_on_a_gpu_are_those_that_a_spec_refuses(spec: Any, side: int) -> None:
-    """On the meta device, which runs the operations of a GPU in name."""
+def test_a_spec_refuses_determinism_for_just_the_models_that_have_no_deterministic_form_on_a_gpu(
+    spec: Any, side: int
+) -> None:
+    """On the meta device, which dispatches the same operations as a GPU and computes nothing."""
     with torch.device("cpu" if getattr(spec, "name", "").startswith("regnet") else "meta"):  # regnet computes its sizes
         model = build_model(spec, Batch(), 3, 10, side).to("meta")
     images, labels = torch.empty(2, 3, side, side, device="meta"), torch.empty(2, dtype=torch.long, device="meta")
@@ -271,13 +275,13 @@ def test_models_without_a_deterministic_form_on_a_gpu_are_those_that_a_spec_refu
     ("name", "inner", "deviation"),
     [("googlenet", "inception3a.branch2.1.conv", 0.01), ("inception_v3", "model.Mixed_6b.branch1x1.conv", 0.1)],
 )
-def test_torchvision_models_start_from_their_own_weights(name: str, inner: str, deviation: float) -> None:
+def test_torchvision_models_keep_their_own_initialization(name: str, inner: str, deviation: float) -> None:
     torch.manual_seed(0)
     model = build_model(TorchvisionModel(name=name), Batch(), 1, 10, 32)
     assert model.get_submodule(inner).weight.std().item() == pytest.approx(deviation, rel=0.05)
 
 
-def test_the_stem_of_a_large_image_stays_and_a_small_ones_is_gentler() -> None:
+def test_the_stem_reduces_less_for_small_images_only() -> None:
     small = build_model(TorchvisionModel(name="resnet18"), Batch(), 3, 10, 32)
     large = build_model(TorchvisionModel(name="resnet18"), Batch(), 3, 10, 224)
     assert (small.conv1.kernel_size, small.conv1.stride) == ((3, 3), (1, 1))
@@ -285,7 +289,7 @@ def test_the_stem_of_a_large_image_stays_and_a_small_ones_is_gentler() -> None:
     assert (large.conv1.kernel_size, large.conv1.stride) == ((7, 7), (2, 2))
 
 
-def test_torchvision_models_refuse_a_normalization_that_is_not_theirs() -> None:
+def test_torchvision_models_refuse_another_normalization() -> None:
     with pytest.raises(ValueError, match="keeps its own normalization"):
         build_model(TorchvisionModel(), Layer(), 3, 10, 32)
 
@@ -307,13 +311,14 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_an_installed_plugin_builds_with_its_arguments() -> None:
+def test_an_installed_plugin_gets_its_arguments() -> None:
     model = build_model(PluginModel(name="tiny", arguments={"width": 4}), Layer(), 1, 3, 8)
     assert model(torch.rand(2, 1, 8, 8)).shape == (2, 3)
     assert isinstance(model[1], nn.GroupNorm)
 
 
 @pytest.mark.usefixtures("installed")
-def test_an_unknown_plugin_names_those_installed() -> None:
-    with pytest.raises(LookupError, match=r"no model plugin huge installed; group rung\.models has \['tiny'\]"):
+def test_the_error_for_an_unknown_plugin_lists_those_installed() -> None:
+    message = r"model plugin huge is not installed; installed plugins of the group rung\.models: tiny"
+    with pytest.raises(LookupError, match=message):
         build_model(PluginModel(name="huge"), Batch(), 1, 3, 8)

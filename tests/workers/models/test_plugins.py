@@ -1,4 +1,4 @@
-"""The worked example of docs/plugins.md: a package installed beside us, found by its entry point, trained."""
+"""The example of docs/plugins.md: a package that is installed, found by its entry point, and trained."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DOCUMENT = Path(__file__).parents[3] / "docs" / "plugins.md"
 
 def block(after: str) -> str:
     """The fenced block that follows a text of the document."""
-    found = re.search(r"```\w+\n(.*?)```", DOCUMENT.read_text().partition(after)[2], re.DOTALL)
-    assert found, f"no block after {after!r}"
-    return found[1]
+    match = re.search(r"```\w+\n(.*?)```", DOCUMENT.read_text().partition(after)[2], re.DOTALL)
+    assert match, f"no block after {after!r}"
+    return match[1]
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What pip makes of the example in a folder of packages: the module, and its metadata."""
+    """A folder of packages with the example as pip installs it: the module and its metadata."""
     (declared,) = re.findall(r'entry-points\."rung\.models"\]\n(\w+) = "([\w:]+)"', block("`mixers/pyproject.toml`"))
     (tmp_path / "mixers.py").write_text(block("`mixers/mixers.py`"))
     metadata = tmp_path / "mixers-1.0.dist-info"
@@ -55,7 +55,9 @@ def test_the_example_trains(installed: Path, example: ExperimentSpec, normalizat
     assert losses[1] < losses[0]
 
 
-def test_a_name_that_is_not_installed_lists_those_that_are(installed: Path, example: ExperimentSpec) -> None:
+def test_the_error_for_a_plugin_that_is_not_installed_lists_those_that_are(
+    installed: Path, example: ExperimentSpec
+) -> None:
     space = {"model": {"kind": "plugin", "name": "nothing"}}
     trial = ExperimentSpec.model_validate({"name": "x", "search_space": space}).bind({})
     with pytest.raises(LookupError, match=r"nothing.*mixer"):

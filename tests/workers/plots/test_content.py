@@ -1,4 +1,4 @@
-"""Pictures: that they are written, whole, offline, and drawn from what training uses."""
+"""Plots: they are written as a PNG and as a page that needs no network, and they show what training computes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from workers.plots.figures import Cells
 
 
 def check(paths: list[Path]) -> np.ndarray:
-    """The PNG's pixels; the page must hold its own script and fetch none."""
+    """The PNG's pixels. The page must contain its script and load none."""
     png, html = paths
     page = html.read_text()
     assert "Plotly.newPlot" in page
     assert '<script src="http' not in page
     with Image.open(png) as opened:
         pixels = np.asarray(opened.convert("RGB"))
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 5, "an empty picture"
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 5, "the plot is empty"
     return pixels
 
 
@@ -44,9 +44,10 @@ def test_rates_are_those_of_the_closed_form(tmp_path: Path) -> None:
     assert values == pytest.approx([0.4 * (1 + math.cos(math.pi * time / 10)) / 2 for time in times])
 
 
-def test_a_plateau_is_seen_to_act() -> None:
-    _, values = content.rates(Plateau(factor=0.5, patience=1), 12, 4, 1.0)
-    assert values[0] == 1.0
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_a_plateau_lowers_the_rate_in_the_plot_after_a_third_of_the_epochs(mode: content.Mode) -> None:
+    times, values = content.rates(Plateau(factor=0.5, patience=1), 12, 4, 1.0, mode)
+    assert {value for time, value in zip(times, values, strict=True) if time < 4} == {1.0}
     assert values[-1] < 1.0
     assert set(values) <= {0.5**power for power in range(12)}
 
@@ -64,14 +65,15 @@ def test_a_path_follows_the_formula() -> None:
     assert after == pytest.approx((x - 1e-3 * slope[0], y - 1e-3 * slope[1]))
 
 
-def test_the_optimizers_that_are_drawn_all_descend(tmp_path: Path) -> None:
+def test_all_classic_optimizers_descend(tmp_path: Path) -> None:
     start = content.rosenbrock(*content.START)
     for name, spec in content.CLASSIC_OPTIMIZERS:
         assert content.rosenbrock(*content.descent(spec, 300)[-1]) < start / 5, name
     check(content.optimizers(tmp_path, steps=10, specs=content.CLASSIC_OPTIMIZERS[:2]))
 
 
-#: Which of 4 images (to the right), 6 channels (to the back) and 5 pixels (downwards) share one mean and deviation.
+#: Whether a value shares one mean and deviation with the marked corner. There are 4 images (to the right), 6 channels
+#: (to the back) and 5 pixels (downwards).
 SHARING: dict[str, Callable[[int, int, int], bool]] = {
     "batch: over N, H, W": lambda image, channel, pixel: channel == 0,
     "layer: over C, H, W": lambda image, channel, pixel: image == 3,
@@ -81,24 +83,24 @@ SHARING: dict[str, Callable[[int, int, int], bool]] = {
 }
 
 
-def test_each_normalization_marks_the_values_that_it_takes_together(
+def test_each_normalization_marks_the_values_that_share_statistics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: dict[str, list[Cells]] = {}
     blocks = figures.blocks
 
-    def seen(panels: Sequence[tuple[str, list[Cells]]], *rest: Any) -> list[Path]:
+    def record(panels: Sequence[tuple[str, list[Cells]]], *rest: Any) -> list[Path]:
         drawn.update(panels)
         return blocks(panels, *rest)
 
-    monkeypatch.setattr(figures, "blocks", seen)
+    monkeypatch.setattr(figures, "blocks", record)
     pixels = check(content.normalization(tmp_path))
     assert list(drawn) == list(SHARING)
     for name, shares in SHARING.items():
         faces: dict[str, list[bool]] = {"top": [], "side": [], "front": []}
         for cell in drawn[name]:
             x, y = np.mean(cell.corners, axis=0)
-            # The eye sees a value (image, channel, pixel) at (image + channel / 2, 0.35 channel - pixel).
+            # The value (image, channel, pixel) is drawn at (image + channel / 2, 0.35 channel - pixel).
             if cell.face == "front":
                 place = int(x), 0, int(-y)
             elif cell.face == "top":
@@ -113,16 +115,16 @@ def test_each_normalization_marks_the_values_that_it_takes_together(
     marked = np.array([int(figures.FACES["front"][1][place : place + 2], 16) for place in (1, 3, 5)])
     batch, *others, none = [int((strip == marked).all(-1).sum()) for strip in np.array_split(pixels, 5, axis=1)]
     assert none == 0
-    assert [batch / area for area in others] == pytest.approx([4.0, 4.0, 4.0], rel=0.1)  # all images against one
+    assert [batch / area for area in others] == pytest.approx([4.0, 4.0, 4.0], rel=0.1)  # 4 images to 1
 
 
-def test_a_sheet_shows_real_images_beside_changed_ones(tmp_path: Path) -> None:
+def test_a_sheet_shows_images_and_their_changed_copies(tmp_path: Path) -> None:
     splits = load(Digits(), 0, tmp_path, tmp_path / "cache")
     spec = AugmentationSpec(crop_padding=1, rotation=20.0, contrast=0.4, mixup_alpha=0.2)
     before = torch.random.get_rng_state()
     pixels = check(content.augmentation(spec, splits, tmp_path / "changed"))
     plain = check(content.augmentation(AugmentationSpec(), splits, tmp_path / "plain"))
     again = check(content.augmentation(spec, splits, tmp_path / "again"))
-    assert np.array_equal(pixels, again), "the same seed, the same sheet"
+    assert np.array_equal(pixels, again), "the same seed gave another sheet"
     assert not np.array_equal(pixels, plain)
-    assert torch.equal(torch.random.get_rng_state(), before), "torch's own generator is left alone"
+    assert torch.equal(torch.random.get_rng_state(), before), "torch's global generator was used"

@@ -1,4 +1,4 @@
-"""Pages: what is in them is what was drawn, and no text of a figure ends its script."""
+"""Pages contain what was drawn, and a text of a figure cannot end the script."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from workers.plots.html import Page
 
 
-def test_a_page_holds_its_panels_and_their_axes(tmp_path: Path) -> None:
+def test_a_page_contains_its_panels_and_their_axes(tmp_path: Path) -> None:
     page = Page(2, 2, "caption </script> & more", 200)
     for number in range(3):
         page.panel(number, f"panel {number}", {"title": {"text": "x"}}, {"range": [0, 1]})
@@ -19,8 +19,8 @@ def test_a_page_holds_its_panels_and_their_axes(tmp_path: Path) -> None:
     page.write(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert '<script src="http' not in text
-    (given,) = re.findall(r"Plotly\.newPlot\('figure', (\{.*\})\)</script></body>", text)
-    figure = json.loads(given)
+    (document,) = re.findall(r"Plotly\.newPlot\('figure', (\{.*\})\)</script></body>", text)
+    figure = json.loads(document)
     assert [(trace["xaxis"], trace["y"]) for trace in figure["data"]] == [
         ("x", [0, None]),
         ("x2", [1, None]),

@@ -1,4 +1,4 @@
-"""Augmentation against torchvision's functional transforms, image by image with the same parameters."""
+"""Augmentation against torchvision's functional transforms: image by image, with the same parameters."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def mixup(images: Tensor, targets: Tensor, alpha: float, seed: int = 0) -> tuple
 
 
 def per_image(drawn: EpochAugmentation, index: int) -> dict[str, float]:
-    """The parameters of one image, under the names that the oracles below use."""
+    """The parameters of one image, by the names that the functions below use."""
     values = {field: rows[:, index].tolist() for field, rows in drawn.parameters.items()}
-    found = {field: rows[0] for field, rows in values.items()}
+    parameters = {field: rows[0] for field, rows in values.items()}
     if "crop_padding" in values:
-        found["crop_top"], found["crop_left"] = values["crop_padding"]
+        parameters["crop_top"], parameters["crop_left"] = values["crop_padding"]
     if "translation" in values:
-        found["translate_x"], found["translate_y"] = values["translation"]
-    return found
+        parameters["translate_x"], parameters["translate_y"] = values["translation"]
+    return parameters
 
 
 def crop_and_flip(image: Tensor, drawn: dict[str, float], padding: int) -> Tensor:
@@ -84,7 +84,7 @@ def affine_arguments(drawn: dict[str, float]) -> dict[str, object]:
 
 
 def moved_at_once(image: Tensor, drawn: dict[str, float], padding: int) -> Tensor:
-    """Crop, flip and affine with one interpolation: on a canvas so large that nothing is cut off between them."""
+    """Crop, flip and affine transform with one interpolation, on a canvas so large that no step cuts anything off."""
     size, border = image.shape[-1], 2 * image.shape[-1]
     canvas = oracle.pad(image, [border] * 4)
     top = border - padding + drawn.get("crop_top", padding)
@@ -116,7 +116,7 @@ def test_crop_and_flip_equal_torchvisions_bit_for_bit(channels: int, size: int) 
 
 
 @pytest.mark.parametrize("spec", [AugmentationSpec(crop_padding=2), AugmentationSpec(horizontal_flip=0.5)])
-def test_crop_alone_and_flip_alone(spec: AugmentationSpec) -> None:
+def test_crop_and_flip_equal_torchvisions_without_each_other(spec: AugmentationSpec) -> None:
     images = images_of(32, 3, 10)
     drawn = epoch(spec, 32, 10)
     expected = [crop_and_flip(images[i], per_image(drawn, i), spec.crop_padding) for i in range(32)]
@@ -132,7 +132,7 @@ def test_affine_equals_torchvisions(channels: int, size: int) -> None:
 
 
 @pytest.mark.parametrize(("channels", "size"), SIZES)
-def test_crop_flip_and_affine_are_one_resampling(channels: int, size: int) -> None:
+def test_crop_flip_and_affine_interpolate_once(channels: int, size: int) -> None:
     images = images_of(32, channels, size)
     spec = AFFINE.model_copy(update={"crop_padding": 3, "horizontal_flip": 0.5})
     drawn = epoch(spec, 32, size)
@@ -140,17 +140,17 @@ def test_crop_flip_and_affine_are_one_resampling(channels: int, size: int) -> No
     torch.testing.assert_close(drawn.change(images), torch.stack(expected), atol=2e-4, rtol=0)
 
 
-def test_one_resampling_equals_the_steps_in_turn_wherever_the_crop_window_reaches() -> None:
+def test_one_interpolation_equals_separate_steps_inside_the_crop_window() -> None:
     images = images_of(64, 1, 28)
     spec = AFFINE.model_copy(update={"crop_padding": 3, "horizontal_flip": 0.5})
     drawn = epoch(spec, 64, 28)
     result, compared = drawn.change(images), 0
     for index in range(64):
-        mine = per_image(drawn, index)
-        in_turn = oracle.affine(crop_and_flip(images[index], mine, 3), **affine_arguments(mine))
-        reached = oracle.affine(torch.ones(1, 28, 28), **affine_arguments(mine)) > 0.9999
-        torch.testing.assert_close(result[index][reached], in_turn[reached], atol=2e-4, rtol=0)
-        compared += int(reached.sum())
+        parameters = per_image(drawn, index)
+        separate = oracle.affine(crop_and_flip(images[index], parameters, 3), **affine_arguments(parameters))
+        inside = oracle.affine(torch.ones(1, 28, 28), **affine_arguments(parameters)) > 0.9999
+        torch.testing.assert_close(result[index][inside], separate[inside], atol=2e-4, rtol=0)
+        compared += int(inside.sum())
     assert compared > 64 * 28 * 28 / 3
 
 
@@ -193,14 +193,14 @@ def test_any_combination_equals_torchvisions(channels: int, size: int, seed: int
     drawn = epoch(spec, 6, size, seed)
     expected = []
     for index in range(6):
-        mine = per_image(drawn, index)
-        interpolated = {"rotation", "translation", "scaling", "shear"} & set(mine)
+        parameters = per_image(drawn, index)
+        interpolated = {"rotation", "translation", "scaling", "shear"} & set(parameters)
         move = moved_at_once if interpolated else crop_and_flip
-        expected.append(coloured(move(images[index], mine, spec.crop_padding), mine))
+        expected.append(coloured(move(images[index], parameters, spec.crop_padding), parameters))
     torch.testing.assert_close(drawn.change(images), torch.stack(expected), atol=1e-3, rtol=0)
 
 
-def test_without_transforms_the_images_are_passed_on() -> None:
+def test_without_transforms_the_same_images_are_returned() -> None:
     spec, images = AugmentationSpec(mixup_alpha=0.4), images_of(4, 1, 8)
     assert not Augmentation(spec, 8, "cpu").changes_images
     assert epoch(spec, 4, 8).change(images) is images
@@ -242,8 +242,8 @@ def test_the_batch_size_does_not_change_an_epochs_images(spec: AugmentationSpec)
 def test_parameters_differ_between_the_images_of_a_batch() -> None:
     for field, rows in epoch(ALL, 256, 28).parameters.items():
         for row in rows:
-            most = {"horizontal_flip": 2, "crop_padding": 5}.get(field, 250)
-            assert len(row.unique()) >= most, f"{field}: {len(row.unique())} values among 256 images"
+            expected = {"horizontal_flip": 2, "crop_padding": 5}.get(field, 250)
+            assert len(row.unique()) >= expected, f"{field}: {len(row.unique())} values among 256 images"
     same = images_of(1, 1, 28).expand(64, -1, -1, -1)
     assert len({image.numpy().tobytes() for image in epoch(ALL, 64, 28).change(same)}) == 64
 
@@ -271,13 +271,13 @@ def test_parameters_are_uniform_over_their_ranges() -> None:
 
 
 def test_transforms_draw_independently_of_each_other() -> None:
-    """Two transforms of one seed must not share their numbers."""
+    """Two transforms with one seed must not draw the same numbers."""
     rows = torch.cat([row[None].float() for rows in epoch(ALL, 4096, 28).parameters.values() for row in rows])
     correlation = torch.corrcoef(rows).fill_diagonal_(0)
     assert correlation.abs().max() < 0.1
 
 
-def test_epochs_and_seeds_have_streams_of_their_own() -> None:
+def test_each_epoch_and_seed_draws_other_numbers() -> None:
     spec = AugmentationSpec(rotation=20.0)
     drawn = [
         Augmentation(spec, 8, "cpu").epoch(64, partial(random_stream, seed, number)).parameters["rotation"]
@@ -286,15 +286,15 @@ def test_epochs_and_seeds_have_streams_of_their_own() -> None:
     assert len({rows.numpy().tobytes() for rows in drawn}) == 4
 
 
-@pytest.mark.parametrize("more", ["rotation", "brightness", "mixup_alpha"])
-def test_turning_a_transform_on_leaves_the_draws_of_the_others(more: str) -> None:
-    some, all_of_them = (epoch(spec, 64, 28) for spec in (CROP_FLIP, CROP_FLIP.model_copy(update={more: 0.5})))
-    for field, rows in some.parameters.items():
-        assert torch.equal(rows, all_of_them.parameters[field])
+@pytest.mark.parametrize("field", ["rotation", "brightness", "mixup_alpha"])
+def test_turning_a_transform_on_does_not_change_the_draws_of_the_others(field: str) -> None:
+    without, with_it = (epoch(spec, 64, 28) for spec in (CROP_FLIP, CROP_FLIP.model_copy(update={field: 0.5})))
+    for other, rows in without.parameters.items():
+        assert torch.equal(rows, with_it.parameters[other])
 
 
 class Inverted(Photometric):
-    """A transform that a later version might bring: it inverts images with the probability of its strength."""
+    """A transform that a later version might add: it inverts images with a probability."""
 
     field: ClassVar[str] = "inversion"
 
@@ -311,7 +311,7 @@ class LaterSpec(AugmentationSpec):
 
 @pytest.mark.parametrize("place", [0, len(TRANSFORMS)])
 def test_adding_a_transform_changes_no_trial_that_does_not_use_it(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole training runs before and after a version adds a transform: the batches are equal bit for bit."""
+    """The batches of a trial before and after the addition are equal bit for bit."""
     strengths = ALL.model_dump() | {"crop_padding": 1, "mixup_alpha": 0.3}
 
     def batches(spec: AugmentationSpec) -> list[Tensor]:
@@ -320,20 +320,21 @@ def test_adding_a_transform_changes_no_trial_that_does_not_use_it(place: int, mo
         training = Training(bound.model_copy(update={"hyperparameters": space}), splits())
         recorder = recorded(training)
         training.run_epoch()
-        return recorder.seen
+        return recorder.trained
 
     before = batches(AugmentationSpec(**strengths))
     monkeypatch.setattr(augment, "TRANSFORMS", (*TRANSFORMS[:place], Inverted, *TRANSFORMS[place:]))
-    after, used = batches(LaterSpec(**strengths)), batches(LaterSpec(**strengths, inversion=0.5))
-    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
-    assert not any(torch.equal(one, other) for one, other in zip(before, used, strict=True)), "the new one is at work"
+    after, inverted = batches(LaterSpec(**strengths)), batches(LaterSpec(**strengths, inversion=0.5))
+    assert all(torch.equal(first, second) for first, second in zip(before, after, strict=True))
+    equal = [torch.equal(first, second) for first, second in zip(before, inverted, strict=True)]
+    assert not any(equal), "the new transform has no effect"
 
 
-def test_every_strength_of_the_spec_has_its_transform() -> None:
+def test_every_field_of_the_spec_has_its_transform() -> None:
     assert sorted(AugmentationSpec.model_fields) == sorted(cls.field for cls in (*TRANSFORMS, *MIXERS))
 
 
-def test_mixup_is_its_definition() -> None:
+def test_mixup_follows_its_definition() -> None:
     images, targets = images_of(64, 1, 6), torch.eye(64)
     mixed, mixed_targets = mixup(images, targets, 0.4)
     for index in range(64):
@@ -344,17 +345,17 @@ def test_mixup_is_its_definition() -> None:
         expected = share * images[index] + (1 - share) * images[partner]
         torch.testing.assert_close(mixed[index], expected, atol=1e-6, rtol=0)
     shares = mixed_targets.diagonal()
-    assert len(shares.unique()) > 40, "one lambda for each pair, not for the batch"
+    assert len(shares.unique()) > 40, "lambda must be drawn for each pair, not for the batch"
 
 
-def test_every_image_is_partner_once() -> None:
+def test_every_image_is_a_partner_once() -> None:
     _, targets = mixup(images_of(32, 1, 4), torch.eye(32), 1.0)
     torch.testing.assert_close(targets.sum(dim=0) + targets.sum(dim=1), targets.sum(dim=0) + 1)
     without_self = targets - torch.diag(targets.diagonal())
     assert (without_self > 0).sum(dim=0).max() <= 1
 
 
-def test_mixup_is_off_by_default_and_repeats_for_a_seed() -> None:
+def test_mixup_with_alpha_0_changes_nothing_and_otherwise_depends_on_the_seed() -> None:
     images, targets = images_of(8, 1, 4), torch.eye(8)
     assert mixup(images, targets, 0.0)[0] is images
     first, same, other = (mixup(images, targets, 0.3, seed) for seed in (2, 2, 3))
@@ -363,7 +364,7 @@ def test_mixup_is_off_by_default_and_repeats_for_a_seed() -> None:
     assert not torch.equal(first[1], other[1])
 
 
-def test_mixup_draws_for_each_batch_of_an_epoch() -> None:
+def test_mixup_draws_other_numbers_for_each_batch_of_an_epoch() -> None:
     drawn = epoch(AugmentationSpec(mixup_alpha=0.3), 16, 4)
     images, targets = images_of(8, 1, 4), torch.eye(8)
     assert not torch.equal(drawn.mix(images, targets)[1], drawn.mix(images, targets)[1])
@@ -372,7 +373,7 @@ def test_mixup_draws_for_each_batch_of_an_epoch() -> None:
 @pytest.mark.parametrize("alpha", [0.05, 0.2, 1.0, 4.0])
 def test_lambda_is_beta_distributed(alpha: float) -> None:
     drawn = beta(20_000, alpha, generator()).numpy()
-    low = drawn[drawn < 0.5]  # float64 has no room just below 1, where small alphas put much; near 0 it has
+    low = drawn[drawn < 0.5]  # small alphas put many values near 0 and 1; float64 resolves only those near 0
     assert abs(len(low) / len(drawn) - 0.5) < 0.02
     assert stats.kstest(low, lambda x: 2 * stats.beta(alpha, alpha).cdf(x)).pvalue > 1e-4
     assert np.allclose(

@@ -1,4 +1,4 @@
-"""Compiled networks: once for each structure, however many structures, and not again for a later trial."""
+"""Each structure of a network is compiled once in a process, and later trials use it again."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from workers.training.build import build_model
 from workers.training.compiled import Compiler, Network
 from workers.training.loop import Training
 
-BUILDS = shutil.which("c++") is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
+CAN_COMPILE = shutil.which("c++") is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
 WIDTHS = range(1, 13)  # more structures than Dynamo's limit of 8 entries
 
 
 @pytest.fixture(autouse=True)
-def _dynamo_as_it_was() -> Iterator[None]:
+def _restored_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
     with torch._dynamo.config.patch(recompile_limit=8, accumulated_recompile_limit=256):
         yield
@@ -49,14 +49,14 @@ def test_each_of_many_structures_is_compiled_once_and_used_again() -> None:
     for width in WIDTHS:
         use(compiler, width)
         counts.append(counter.frame_count)
-    assert len(set(counts)) == len(WIDTHS), "a structure beyond the limit runs uncompiled"
+    assert len(set(counts)) == len(WIDTHS), "a structure beyond the limit was not compiled"
     for width in WIDTHS:
         use(compiler, width)
     assert counter.frame_count == counts[-1]
 
 
-def test_too_many_structures_are_forgotten_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "MOST_STRUCTURES", 2)
+def test_all_compiled_code_is_dropped_if_there_are_too_many_structures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "MAX_STRUCTURES", 2)
     counter = CompileCounter()
     compiler = Compiler(counter)
     for width in (1, 2, 3):
@@ -68,8 +68,8 @@ def test_too_many_structures_are_forgotten_together(monkeypatch: pytest.MonkeyPa
     assert counter.frame_count > before
 
 
-class Told(Compiler):
-    """Remembers the structures that it is asked to compile, and compiles with a backend that needs no compiler."""
+class RecordingCompiler(Compiler):
+    """Records the structures that it compiles, and uses a backend that needs no C++ compiler."""
 
     def __init__(self) -> None:
         super().__init__("eager")
@@ -80,14 +80,13 @@ class Told(Compiler):
         return super().__call__(model, structure)
 
 
-def test_a_structure_is_what_a_graph_depends_on() -> None:
-    """Of equal structure is what differs in weights, rates and seeds alone."""
-    told = Told()
+def test_trials_have_equal_structures_if_only_weights_rates_and_seeds_differ() -> None:
+    compiler = RecordingCompiler()
 
     def structure(data: Splits, seed: int = 5, **space: Any) -> str:
         spec = trial(**space).model_copy(update={"seed": seed, "execution": Execution(compile=True)})
-        Training(spec, data, compiler=told)
-        return told.structures[-1]
+        Training(spec, data, compiler=compiler)
+        return compiler.structures[-1]
 
     plain = structure(splits())
     assert structure(splits(), seed=6, optimizer="sgd", label_smoothing=0.1, batch_size=64) == plain
@@ -101,18 +100,18 @@ def test_a_structure_is_what_a_graph_depends_on() -> None:
     assert len({plain, *others}) == 6
 
 
-@pytest.mark.skipif(not BUILDS, reason="Inductor needs a C++ compiler and Python's headers")
-def test_a_compiled_trial_computes_what_an_uncompiled_one_does_and_a_later_one_compiles_nothing(
+@pytest.mark.skipif(not CAN_COMPILE, reason="Inductor needs a C++ compiler and Python's headers")
+def test_a_compiled_trial_has_the_curve_of_an_uncompiled_one_and_a_later_trial_compiles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled before is used
-    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # no processes
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # an empty cache
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # starts no processes
     counters.clear()
     spec = trial(model={"kind": "cnn", "width": 2, "depth": 1}, normalization="none")
     execution = Execution(compile=True)
     compiler = Compiler()
     plain = curve(Training(spec, splits(train=64)), 1)
-    assert not counters["stats"], "something was compiled unasked"
+    assert not counters["stats"], "a trial without `compile` compiled something"
     first = curve(Training(spec.model_copy(update={"execution": execution}), splits(train=64), compiler=compiler), 1)
     graphs = counters["stats"]["unique_graphs"]
     assert graphs == 2, "one for training and one for evaluation"

@@ -22,13 +22,13 @@ Path = Callable[[Callable[[np.ndarray], np.ndarray], dict[str, Any]], Iterator[n
 
 
 def slope(theta: np.ndarray) -> np.ndarray:
-    """Gradient of a badly conditioned, slightly wavy bowl."""
+    """The gradient of a badly conditioned quadratic with a small sine wave."""
     scale = np.array([[1.0, 10.0, 0.3], [2.0, 0.1, 5.0]])
     return scale * theta + 0.5 * np.cos(3 * theta)
 
 
 def walk(spec: OptimizerSpec, steps: int = STEPS) -> np.ndarray:
-    """The weights after each step of the built optimizer, float64."""
+    """The weights after each step of the optimizer, in float64."""
     layer = nn.Linear(3, 2, bias=False, dtype=torch.float64)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(START))
@@ -220,7 +220,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "values"), CASES, ids=str)
-def test_every_optimizer_walks_the_path_of_its_formula(kind: str, values: dict[str, Any]) -> None:
+def test_every_optimizer_follows_its_formula(kind: str, values: dict[str, Any]) -> None:
     spec = kinds(Optimizer)[kind](**values)
     assert isinstance(spec, OptimizerSpec)
     expected = np.stack(list(FORMULAS[kind](START, **spec.model_dump(exclude={"kind", "decay_all"}))))
@@ -228,13 +228,14 @@ def test_every_optimizer_walks_the_path_of_its_formula(kind: str, values: dict[s
     np.testing.assert_allclose(walk(spec), expected, rtol=precision, atol=1e-12)
 
 
-def test_every_stock_optimizer_has_a_class_or_a_reason() -> None:
+def test_every_torch_optimizer_has_a_spec_except_three() -> None:
+    """LBFGS needs a closure, SparseAdam takes sparse gradients only, and Muon optimizes matrices only."""
     stock = {name for name, thing in vars(torch.optim).items() if isinstance(thing, type) and name != "Optimizer"}
     ours = {cls.target.partition(":")[2] for cls in kinds(Optimizer).values() if issubclass(cls, OptimizerSpec)}
     assert stock - ours == {"LBFGS", "SparseAdam", "Muon"}
 
 
-def test_adam_by_the_five_lines_of_the_lecture() -> None:
+def test_adam_follows_the_five_lines_of_the_course() -> None:
     m = 0.9 * 0 + 0.1 * slope(START)
     v = 0.999 * 0 + 0.001 * slope(START) ** 2
     m_hat = m / (1 - 0.9)
@@ -243,7 +244,8 @@ def test_adam_by_the_five_lines_of_the_lecture() -> None:
     np.testing.assert_allclose(walk(Adam(), steps=1)[0], theta, rtol=1e-12)
 
 
-def lecture_momentum(rates: list[float]) -> np.ndarray:
+def course_momentum(rates: list[float]) -> np.ndarray:
+    """Momentum in the form of the course, v = 0.9 v - rate * gradient, which has the rate inside the velocity."""
     theta, v, path = START, np.zeros_like(START), []
     for rate in rates:
         v = 0.9 * v - rate * slope(theta)
@@ -252,19 +254,19 @@ def lecture_momentum(rates: list[float]) -> np.ndarray:
     return np.stack(path)
 
 
-def test_the_lectures_momentum_is_pytorchs_while_the_rate_is_constant() -> None:
+def test_momentum_equals_the_courses_form_at_a_constant_rate() -> None:
     spec = SGD(lr=0.01, momentum=0.9, nesterov=False)
-    np.testing.assert_allclose(walk(spec), lecture_momentum([0.01] * STEPS), rtol=1e-9)
+    np.testing.assert_allclose(walk(spec), course_momentum([0.01] * STEPS), rtol=1e-9)
 
 
-def test_the_lectures_momentum_is_not_pytorchs_after_the_rate_changed() -> None:
+def test_momentum_differs_from_the_courses_form_after_the_rate_changes() -> None:
     theta = torch.nn.Parameter(torch.from_numpy(START.copy()))
     optimizer = torch.optim.SGD([theta], lr=0.01, momentum=0.9)
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = 0.01 if step < 6 else 0.001
         theta.grad = torch.from_numpy(slope(theta.detach().numpy().copy()))
         optimizer.step()
-    other = lecture_momentum([0.01] * 6 + [0.001] * 6)[-1]
+    other = course_momentum([0.01] * 6 + [0.001] * 6)[-1]
     assert np.abs(theta.detach().numpy() - other).max() > 1e-3
 
 
@@ -277,7 +279,7 @@ def test_every_member_names_a_torch_optimizer_and_builds(kind: str) -> None:
     assert {group["lr"] for group in built.param_groups} == {spec.lr}
 
 
-def test_weight_decay_spares_biases_and_normalization_unless_told() -> None:
+def test_weight_decay_spares_biases_and_normalization_unless_decay_all_is_set() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.LayerNorm([2, 2]), nn.Flatten(), nn.Linear(8, 2))
     groups = build_optimizer(SGD(weight_decay=0.1), model).param_groups
     decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}

@@ -24,21 +24,21 @@ def test_equal_spec_and_seed_give_bit_equal_curves_whatever_the_global_generator
 ) -> None:
     spec = trial(**space, optimizer=optimizer)
     torch.manual_seed(1)
-    one = curve(Training(spec, splits()), 3)
+    first = curve(Training(spec, splits()), 3)
     torch.manual_seed(2)
     torch.rand(7)
-    two = curve(Training(spec, splits()), 3)
-    assert one == two
+    second = curve(Training(spec, splits()), 3)
+    assert first == second
     other = spec.model_copy(update={"seed": spec.seed + 1})
-    assert curve(Training(other, splits()), 1) != one[:1]
+    assert curve(Training(other, splits()), 1) != first[:1]
 
 
 def test_the_seed_decides_the_first_weights() -> None:
     spec = trial()
-    one, same, other = (Training(spec.model_copy(update={"seed": seed}), splits()) for seed in (5, 5, 6))
-    first, repeated, changed = (parameters_of(training) for training in (one, same, other))
+    trainings = [Training(spec.model_copy(update={"seed": seed}), splits()) for seed in (5, 5, 6)]
+    first, repeated, other = (parameters_of(training) for training in trainings)
     assert torch.equal(first, repeated)
-    assert not torch.equal(first, changed)
+    assert not torch.equal(first, other)
 
 
 def test_the_seed_decides_the_order_of_the_images() -> None:
@@ -46,7 +46,7 @@ def test_the_seed_decides_the_order_of_the_images() -> None:
         training = Training(trial(input_normalization=False).model_copy(update={"seed": seed}), splits())
         recorder = recorded(training)
         training.run_epoch()
-        return torch.cat(recorder.seen)
+        return torch.cat(recorder.trained)
 
     assert torch.equal(order(5), order(5))
     assert not torch.equal(order(5), order(6))
@@ -54,19 +54,19 @@ def test_the_seed_decides_the_order_of_the_images() -> None:
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_only_shuffling_draws_from_the_trials_generator(flip: float) -> None:
-    """An earlier version shuffled by the same numbers, so its trials without augmentation still repeat."""
+    """The version before shuffled by the same numbers, so that its trials without augmentation still repeat."""
     spec, data = trial(input_normalization=False, augmentation={"horizontal_flip": flip}), splits()
     training, generator = Training(spec, data), torch.Generator().manual_seed(spec.seed)
     recorder = recorded(training)
     for _ in range(3):
         training.run_epoch()
         expected = data.train_images[torch.randperm(len(data.train_images), generator=generator)] / 255
-        assert torch.equal(torch.cat(recorder.seen), expected.flip(3) if flip else expected)
-        recorder.seen.clear()
+        assert torch.equal(torch.cat(recorder.trained), expected.flip(3) if flip else expected)
+        recorder.trained.clear()
 
 
 class Drawing(nn.Module):
-    """In the place of dropout: remembers what torch's global generator gives."""
+    """Replaces dropout, and records what it draws from torch's global generator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def test_dropout_draws_new_numbers_for_each_batch_epoch_and_seed() -> None:
     assert not set(first) & set(other)
 
 
-def test_the_global_generator_is_left_as_it_was() -> None:
+def test_the_global_generator_is_restored() -> None:
     before = torch.random.get_rng_state()
     Training(trial(**RANDOM_ALL_OVER), splits()).run_epoch()
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -101,7 +101,9 @@ def test_the_global_generator_is_left_as_it_was() -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rprop", "asgd"])
 @pytest.mark.parametrize("stop", [0, 1, 3])
-def test_resuming_from_a_checkpoint_is_bit_equal_to_never_having_stopped(optimizer: str, stop: int) -> None:
+def test_a_trial_that_resumes_from_a_checkpoint_has_the_curve_of_one_that_never_stopped(
+    optimizer: str, stop: int
+) -> None:
     spec = trial(max_epochs=5, **RANDOM_ALL_OVER, optimizer=optimizer)
     whole = curve(Training(spec, splits()), 5)
     first = Training(spec, splits())
@@ -115,7 +117,7 @@ def test_resuming_from_a_checkpoint_is_bit_equal_to_never_having_stopped(optimiz
     assert before + curve(second, 5 - stop) == whole
 
 
-def test_resuming_from_a_checkpoint_takes_a_copy() -> None:
+def test_loading_a_checkpoint_copies_it() -> None:
     spec = trial(max_epochs=3)
     first, second = Training(spec, splits()), Training(spec, splits())
     first.run_epoch()

@@ -27,16 +27,16 @@ def make(
 
 
 def rates(spec: SchedulerSpec, batches: int = BATCHES, epochs: int = EPOCHS) -> list[float]:
-    """The rate in force for each batch of a whole trial; the optimizer never steps, which must not warn."""
+    """The rate of each batch of a trial. The optimizer never steps, which must not cause a warning."""
     schedule, optimizer = make(spec, batches, epochs)
-    seen = []
+    curve = []
     for _ in range(epochs):
         for _ in range(batches):
-            seen.append(optimizer.param_groups[0]["lr"])
+            curve.append(optimizer.param_groups[0]["lr"])
             schedule.batch_done()
-            assert schedule.rate_of_last_batch == seen[-1]
+            assert schedule.rate_of_last_batch == curve[-1]
         schedule.epoch_done(0.5)
-    return seen
+    return curve
 
 
 def triangle(step: int, half: int, low: float, high: float) -> float:
@@ -64,7 +64,7 @@ def restarts(epoch: float, length: float, mult: float, warmup: float, decay: flo
     return peak * 0.5 * (1 + math.cos(math.pi * (phase - warmup) / (1 - warmup)))
 
 
-#: kind -> (arguments, closed form of the rate at batch s counted from the end of warmup, of S in all).
+#: kind -> (arguments, closed form of the rate at batch s of `total`, both counted from the end of warmup).
 CLOSED: dict[str, tuple[dict[str, Any], Callable[[int, int], float]]] = {
     "constant": ({}, lambda s, total: BASE),
     "plateau": ({"patience": 100}, lambda s, total: BASE),
@@ -108,7 +108,7 @@ def test_every_rate_follows_the_closed_form_after_linear_warmup(kind: str, warmu
 @pytest.mark.parametrize("kind", kinds(Scheduler))
 @settings(max_examples=15, deadline=None)
 @given(batches=st.integers(1, 9), epochs=st.integers(1, 6), warmup=st.floats(0, 0.9), data=st.data())
-def test_every_member_stays_within_its_base_and_goes_on_from_a_checkpoint(
+def test_every_rate_is_at_most_the_base_rate_and_resumes_from_a_checkpoint(
     kind: str, batches: int, epochs: int, warmup: float, data: st.DataObject
 ) -> None:
     spec = kinds(Scheduler)[kind](warmup_epochs=warmup)
@@ -136,33 +136,33 @@ def test_every_member_stays_within_its_base_and_goes_on_from_a_checkpoint(
 
 @pytest.mark.parametrize(("mode", "better"), [("max", 0.1), ("min", -0.1)])
 @pytest.mark.parametrize("factor", [0.5, 0.2, 0.1])
-def test_plateau_divides_when_the_value_stops_improving(mode: str, better: float, factor: float) -> None:
+def test_a_plateau_lowers_the_rate_when_the_value_stops_improving(mode: str, better: float, factor: float) -> None:
     schedule, optimizer = make(Plateau(factor=factor, patience=1), batches=1, epochs=20, mode=mode)
-    seen, value = [], 0.0
+    curve, value = [], 0.0
     for improves in (True, True, False, False, True, False, False, False, False):
         value += better if improves else 0.0
         schedule.batch_done()
         schedule.epoch_done(value)
-        seen.append(optimizer.param_groups[0]["lr"])
+        curve.append(optimizer.param_groups[0]["lr"])
     drops = [0, 0, 0, 1, 1, 1, 2, 2, 3]
-    assert seen == pytest.approx([BASE * factor**n for n in drops])
+    assert curve == pytest.approx([BASE * factor**n for n in drops])
 
 
 @pytest.mark.parametrize("patience", [0, 1, 3])
-def test_plateau_bears_as_many_epochs_as_its_patience_and_acts_on_the_next(patience: int) -> None:
+def test_a_plateau_tolerates_as_many_epochs_as_its_patience_and_acts_on_the_next(patience: int) -> None:
     schedule, _ = make(Plateau(factor=0.5, patience=patience), batches=1, epochs=20)
     for epoch in range(1, 2 * patience + 4):
         schedule.batch_done()
-        schedule.epoch_done(0.0)  # the first epoch is the best, and none after it
+        schedule.epoch_done(0.0)  # only the first epoch is an improvement
         assert schedule.rate == BASE * 0.5 ** ((epoch - 1) // (patience + 1))
 
 
 @pytest.mark.parametrize(
-    ("given", "gain", "counts"),
+    ("fields", "gain", "counts"),
     [({}, 0.9e-4, False), ({}, 1.1e-4, True), ({"threshold": 0.1}, 0.09, False), ({"threshold": 0.1}, 0.11, True)],
 )
-def test_plateau_counts_no_gain_below_its_threshold(given: dict[str, float], gain: float, counts: bool) -> None:
-    schedule, _ = make(Plateau(factor=0.5, patience=0, **given), batches=1, epochs=20)
+def test_a_plateau_counts_no_gain_below_its_threshold(fields: dict[str, float], gain: float, counts: bool) -> None:
+    schedule, _ = make(Plateau(factor=0.5, patience=0, **fields), batches=1, epochs=20)
     for value in (0.5, 0.5 + gain):
         schedule.batch_done()
         schedule.epoch_done(value)
@@ -170,18 +170,18 @@ def test_plateau_counts_no_gain_below_its_threshold(given: dict[str, float], gai
 
 
 @pytest.mark.parametrize("warmup", [3.5, 4])
-def test_plateau_does_not_count_epochs_of_warmup_nor_of_a_part_of_it(warmup: float) -> None:
+def test_a_plateau_does_not_count_epochs_that_are_wholly_or_partly_warmup(warmup: float) -> None:
     schedule, optimizer = make(Plateau(factor=0.5, patience=0, warmup_epochs=warmup), batches=2, epochs=8)
-    seen = []
+    curve = []
     for value in (0.9, 0.9, 0.9, 0.9, 0.1, 0.2, 0.2):
         schedule.batch_done()
         schedule.batch_done()
         schedule.epoch_done(value)
-        seen.append(optimizer.param_groups[0]["lr"])
-    assert seen[3:] == [BASE, BASE, BASE, BASE / 2], "the fifth is the first to compare with"
+        curve.append(optimizer.param_groups[0]["lr"])
+    assert curve[3:] == [BASE, BASE, BASE, BASE / 2], "the fifth epoch must be the first that counts"
 
 
-def test_plateau_stops_at_its_smallest_rate() -> None:
+def test_a_plateau_stops_at_its_lowest_rate() -> None:
     schedule, optimizer = make(Plateau(factor=0.1, patience=0, min_lr=0.01), batches=1, epochs=30)
     for _ in range(10):
         schedule.batch_done()
@@ -189,7 +189,7 @@ def test_plateau_stops_at_its_smallest_rate() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.01
 
 
-def test_momentum_is_left_alone_by_cycles() -> None:
+def test_cycles_do_not_change_the_momentum() -> None:
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=BASE, momentum=0.7)
     schedule = Schedule(kinds(Scheduler)["one_cycle"](), optimizer, 3, 3, BASE, "max")
     for _ in range(9):
@@ -197,13 +197,13 @@ def test_momentum_is_left_alone_by_cycles() -> None:
     assert optimizer.param_groups[0]["momentum"] == 0.7
 
 
-def test_a_warmup_as_long_as_the_trial_is_refused_with_both_values() -> None:
-    with pytest.raises(ValueError, match=r"warmup_epochs=3\.0, max_epochs=3"):
+def test_the_error_for_a_warmup_as_long_as_the_trial_has_both_values() -> None:
+    with pytest.raises(ValueError, match=r"got 3\.0 and 3"):
         make(kinds(Scheduler)["cosine"](warmup_epochs=3.0), epochs=3)
 
 
 @pytest.mark.parametrize("rise", [0.1, 0.2, 0.25, 0.3, 1 / 3, 0.5, 0.7, 0.9])
-def test_one_cycle_rises_and_falls_whatever_its_number_of_steps(rise: float) -> None:
+def test_one_cycle_works_with_any_number_of_steps(rise: float) -> None:
     for steps in range(1, 41):
         curve = rates(OneCycle(pct_start=rise), batches=1, epochs=steps)
         assert all(0 < rate <= BASE * (1 + 1e-9) for rate in curve), (rise, steps, curve)
@@ -213,21 +213,21 @@ def test_one_cycle_rises_and_falls_whatever_its_number_of_steps(rise: float) -> 
 
 @pytest.mark.parametrize("mult", [1.0, 1 + 1e-9, 1.1, 1.5, 2.0, 10.0])
 @pytest.mark.parametrize("length", [0.3, 1.0, 2.5])
-def test_warm_restarts_count_their_cycles_as_a_walk_does(length: float, mult: float) -> None:
+def test_warm_restarts_agree_with_cycles_counted_one_by_one(length: float, mult: float) -> None:
     curve = rates(WarmRestarts(t_0=length, t_mult=mult, peak_decay=0.8, cycle_warmup=0.2))
     for step, rate in enumerate(curve):
-        near = [restarts(step / BATCHES + slip, length, mult, 0.2, 0.8) for slip in (-1e-6, 0, 1e-6)]
-        assert min(abs(rate - other) for other in near) < 1e-5, (step, rate, near)
+        expected = [restarts(step / BATCHES + shift, length, mult, 0.2, 0.8) for shift in (-1e-6, 0, 1e-6)]
+        assert min(abs(rate - value) for value in expected) < 1e-5, (step, rate, expected)
 
 
-def test_many_short_cycles_cost_no_time() -> None:
+def test_many_short_cycles_take_no_time() -> None:
     spec = WarmRestarts(t_0=0.01, t_mult=1.0)
-    assert spec.multiplier(1e12, make(spec)[0]._horizon) >= 0  # a walk over them would never end
+    assert spec.multiplier(1e12, make(spec)[0]._horizon) >= 0  # counting the cycles one by one would never end
     with pytest.raises(ValueError, match=r"0\.01"):
         WarmRestarts(t_0=1e-12)
 
 
-def test_a_cosine_ends_where_its_own_epochs_end_and_stays_low() -> None:
+def test_a_cosine_reaches_its_lowest_rate_after_t_max_epochs_and_keeps_it() -> None:
     whole, short = rates(Cosine(min_factor=0.2)), rates(Cosine(t_max=4, min_factor=0.2))
     fall = [BASE * (0.2 + 0.8 * (1 + math.cos(math.pi * s / (4 * BATCHES))) / 2) for s in range(4 * BATCHES)]
     assert short == pytest.approx(fall + [0.2 * BASE] * (8 * BATCHES))
@@ -240,7 +240,7 @@ def test_warm_restarts_have_three_cycles_by_default() -> None:
     assert peaks == [0, EPOCHS * BATCHES // 3, 2 * EPOCHS * BATCHES // 3]
 
 
-def test_the_rise_of_a_cycle_begins_above_its_least_rate_and_reaches_the_peak() -> None:
+def test_the_warmup_of_a_cycle_begins_above_the_lowest_rate_and_reaches_the_peak() -> None:
     curve = rates(WarmRestarts(t_0=4, cycle_warmup=0.25, min_factor=0.1, peak_decay=0.5))
     for cycle in range(3):
         first, peak = 4 * BATCHES * cycle, BASE * 0.5**cycle
@@ -248,12 +248,12 @@ def test_the_rise_of_a_cycle_begins_above_its_least_rate_and_reaches_the_peak() 
         assert curve[first : first + BATCHES + 1] == pytest.approx([*rise, peak])
 
 
-def test_no_step_is_lost_to_a_rate_of_zero() -> None:
+def test_warm_restarts_never_have_a_rate_of_zero() -> None:
     for spec in (WarmRestarts(cycle_warmup=0.3), WarmRestarts(t_0=1, t_mult=2, cycle_warmup=0.01)):
         assert min(rates(spec)) > 0
 
 
-def test_triangles_halve_on_request() -> None:
+def test_triangular_cycles_halve_on_request() -> None:
     low, half = 0.1 * BASE, 2 * BATCHES
     curve = rates(Triangular(half_cycle_epochs=2, min_factor=0.1, halve=True))
     expected = [low + (triangle(s, half, low, BASE) - low) / 2 ** (s // (2 * half)) for s in range(EPOCHS * BATCHES)]
