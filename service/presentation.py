@@ -85,12 +85,12 @@ def experiments(items: Iterable[ExperimentSummary]) -> Table:
     return Table(headings, rows, numeric=frozenset({4, 5}), states=frozenset({3}))
 
 
-def curves(found: Curves) -> Table:
+def curves(of: Curves) -> Table:
     """One row for each epoch, one column for each metric."""
-    points = {name: {point.step: point.value for point in line} for name, line in found.metrics.items()}
+    points = {name: {point.step: point.value for point in line} for name, line in of.metrics.items()}
     steps = sorted({step for line in points.values() for step in line})
     rows = tuple((str(step), *(figure(line.get(step)) for line in points.values())) for step in steps)
-    headings = ("epoch", *found.metrics)
+    headings = ("epoch", *of.metrics)
     return Table(headings, rows, numeric=frozenset(range(len(headings))))
 
 
@@ -100,18 +100,18 @@ def headline(view: ExperimentView) -> str:
 
 
 def facts(view: ExperimentView) -> list[Fact]:
-    """What came of an experiment so far."""
+    """The results of an experiment so far."""
     counts = ", ".join(f"{count} {state}" for state, count in view.trials.items() if count)
-    found = [Fact("trials", f"{ended_trials(view)} of {view.num_samples} ended{f' ({counts})' if counts else ''}")]
+    lines = [Fact("trials", f"{ended_trials(view)} of {view.num_samples} ended{f' ({counts})' if counts else ''}")]
     if view.source_id:
-        found.append(Fact("continues", view.source_id))
+        lines.append(Fact("continues", view.source_id))
     if view.best:
-        found.append(Fact("best", f"trial {view.best.trial}, {view.metric} {figure(view.best.value)}"))
+        lines.append(Fact("best", f"trial {view.best.trial}, {view.metric} {figure(view.best.value)}"))
     if view.winner and view.winner.get("test_accuracy") is not None:
-        found.append(Fact("test", f"accuracy {figure(view.winner['test_accuracy'])}"))
+        lines.append(Fact("test", f"accuracy {figure(view.winner['test_accuracy'])}"))
     if view.mlflow_url:
-        found.append(Fact("MLflow", view.mlflow_url))
-    return found + [Fact("warning", warning) for warning in view.warnings]
+        lines.append(Fact("MLflow", view.mlflow_url))
+    return lines + [Fact("warning", warning) for warning in view.warnings]
 
 
 def trial_outcome(trial: TrialView) -> Fact:
@@ -179,14 +179,14 @@ def one_line(text: str) -> str:
 
 
 def figure(value: object) -> str:
-    """A number or a name; `-` where there is none."""
+    """A number or a name, or `-` if there is no value."""
     if value is None or value == NOT_APPLICABLE:
         return "-"
     return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
 
 
 def size_text(size: float) -> str:
-    """Bytes in the unit that suits them."""
+    """A number of bytes in the largest unit in which it is at least 1."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -195,5 +195,5 @@ def size_text(size: float) -> str:
 
 
 def _reason(trial: TrialView, metric: str) -> str:
-    """Why a trial stopped, without the name of the metric, which is a heading."""
+    """Why a trial stopped, without the name of the metric, which is in the heading."""
     return one_line(trial.stop_reason).replace(f": {metric} ", ": ")

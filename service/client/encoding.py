@@ -1,4 +1,4 @@
-"""Encoding: what a caller hands to the SDK, as the parts of a request.
+"""Encoding: what a caller passes to the SDK, as the parts of a request.
 
 Owns how specs, patches, ids and numbers are checked before they are sent. A value of a wrong type raises TypeError; a
 value that cannot be right raises ValidationFailedError, as the service would. It must not know HTTP, nor any route.
@@ -94,7 +94,7 @@ def invalid(field: str, rule: str, value: Any = None) -> ValidationFailedError:
 
 
 def _plain(value: Any) -> Any:
-    """What the JSON encoder does not know: parts of a spec, mappings of other types, and paths."""
+    """JSON values for what the encoder does not know: parts of a spec, mappings of other types, and paths."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, Mapping):

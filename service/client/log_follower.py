@@ -1,6 +1,6 @@
-"""Log follower: reads a log as it is written, from one driver to the next.
+"""Log follower: reads a log while it is written, and continues with the log of the next driver.
 
-Owns which log is read next, and when nothing more will come. It knows a source of logs only: it does not wait, does not
+Owns which log is read next, and when nothing more will come. It knows only a source of logs: it does not wait, does not
 retry, and must not know HTTP or terminals.
 """
 
@@ -22,12 +22,12 @@ class LogSource(Protocol):
     def logs(
         self, experiment_id: str, *, trial: int | None = None, attempt: int | None = None, offset: int = 0
     ) -> LogChunk:
-        """A chunk of a log. Raises NotFoundError where there is no such log yet."""
+        """A chunk of a log. Raises NotFoundError if the log does not exist yet."""
 
     def get(self, experiment_id: str) -> ExperimentView: ...
 
     def trial(self, experiment_id: str, trial: int) -> TrialView:
-        """Raises NotFoundError where the trial has not begun."""
+        """Raises NotFoundError if the trial has not begun."""
 
 
 class Next(Enum):
@@ -60,7 +60,7 @@ class LogFollower:
         self._looked_again = False
 
     def poll(self) -> LogChunk | Next:
-        """The next chunk, or WAIT, or DONE. Raises NotFoundError where there is no log and none will come."""
+        """The next chunk, or WAIT, or DONE. Raises NotFoundError if there is no log and there will be none."""
         try:
             chunk = self._source.logs(
                 self._experiment_id, trial=self._trial, attempt=self._reading, offset=self._offset
@@ -106,7 +106,7 @@ class LogFollower:
         if self._trial is not None:
             return view.state in ACTIVE and self._trial < view.num_samples and not self._has_trial_ended(self._trial)
         if self._attempt is not None:
-            return any(one.number == self._attempt and one.ended_at is None for one in view.attempts)
+            return any(attempt.number == self._attempt and attempt.ended_at is None for attempt in view.attempts)
         return view.state in ACTIVE
 
     def _has_trial_ended(self, trial: int) -> bool:
@@ -117,7 +117,7 @@ class LogFollower:
 
 
 def read_log(source: LogSource, experiment_id: str, *, trial: int | None, attempt: int | None) -> Iterator[LogChunk]:
-    """The chunks of a log as it is now. Raises NotFoundError where there is none."""
+    """The chunks of a log as it is now. Raises NotFoundError if it does not exist."""
     offset = 0
     while True:
         chunk = source.logs(experiment_id, trial=trial, attempt=attempt, offset=offset)

@@ -1,6 +1,6 @@
-"""Retry: the one way in which the SDK waits for a service that is unreachable.
+"""Retry: how the SDK waits for a service that is unreachable.
 
-Owns how long it waits between two tries, and when it gives up. It must not know what is tried.
+Owns the pauses between two tries, and when it stops trying. It must not know what is tried.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Transport: one service over HTTP: requests, answers as models, problem documents as exceptions, pages.
+"""Transport: one service over HTTP: sends requests, parses answers, raises problem documents, and reads pages.
 
 It must not know any address of the REST interface.
 """

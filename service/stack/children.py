@@ -1,6 +1,6 @@
-"""Children: the processes that one foreground process starts, watches and ends, with all that they started.
+"""Children: the processes that one foreground process starts, watches and ends, together with their descendants.
 
-Each leads its own session and writes to its own log. It must not know what they do.
+Each child leads its own session and writes to its own log. It must not know what they do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Child:
 
 
 class Children:
-    """Call `spawn` for each, `check` now and then, and `stop` at the end."""
+    """The child processes. Call `spawn` for each, `check` regularly, and `stop` at the end."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -59,14 +59,14 @@ class Children:
         return child
 
     def check(self) -> None:
-        """Raises StackError if one has died."""
+        """Raises StackError if a child has exited."""
         for child in self._all:
             status = child.process.poll()
             if status is not None:
                 raise StackError(f"{child.name} exited with status {status}{self.tail(child.name)}")
 
     def tail(self, name: str) -> str:
-        """The end of a child's log, to be appended to a message."""
+        """The end of a child's log, to append to a message."""
         log = next(child.log for child in self._all if child.name == name)
         lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
         return "".join(f"\n  {name}| {line}" for line in lines) + f"\n(full log: {log})"
@@ -82,7 +82,7 @@ class Children:
                     _kill_if(pid, command)
 
     def stop(self) -> None:
-        """End all children, the last one first, and all that they started."""
+        """End all children, the last one first, and their descendants."""
         for child in reversed(self._all):
             if child.process.poll() is None:
                 child.process.terminate()
@@ -96,19 +96,19 @@ class Children:
 
 
 def descendants(ancestor: int) -> list[int]:
-    """The processes that descend from one. Those whose parent has died are not found."""
+    """The processes that descend from `ancestor`, except those whose parent has ended."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(folder.name))
-    found: list[int] = []
+    below: list[int] = []
     waiting = [ancestor]
     while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found
+        direct = children.get(waiting.pop(), [])
+        below += direct
+        waiting += direct
+    return below
 
 
 def _kill_if(pid: int, command: tuple[str, ...]) -> None:
@@ -126,11 +126,11 @@ def _kill_if(pid: int, command: tuple[str, ...]) -> None:
 def _dies_with(parent: int) -> Callable[[], None] | None:
     """What a child runs before its command, so that it gets a SIGTERM when `parent` is killed. None except on Linux.
 
-    Linux sends the signal when the thread that forked ends; here that is the main thread.
+    Linux sends the signal when the thread that started the child ends; here that is the main thread.
     """
     if not sys.platform.startswith("linux"):
         return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork: nothing may be imported after it
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # loaded here: the new process must not import
 
     def bind() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -141,7 +141,7 @@ def _dies_with(parent: int) -> Callable[[], None] | None:
 
 
 def _end_session(leader: int) -> None:
-    """Kill what is left of a child's session. Ray's daemons have their own process groups."""
+    """Kill the remaining processes of a child's session. Ray's daemons have their own process groups."""
     for folder in Path("/proc").glob("[0-9]*"):
         pid = int(folder.name)
         with contextlib.suppress(ProcessLookupError, PermissionError):

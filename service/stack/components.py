@@ -1,6 +1,6 @@
-"""Components: the three processes of a stack, each as data: its command, its environment, and how it shows it is ready.
+"""Components: the three processes of a stack, each as data: its command, its environment, and when it is ready.
 
-Owns every option and variable that they get, and which settings of the caller reach them. It starts nothing.
+Owns every option and variable that they get, and which settings of the caller they get. It starts nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OWNED = frozenset(
 PATHS = frozenset({"data_root", "cache_root"})
 #: Ray uses the same numbers for these ports on every start unless they are given; two Rays on a machine would collide.
 RAY_PORTS = ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
-#: Trials for which a worker is kept warm by default, about 600 MB each; one more is kept beside them.
+#: Trials for which a worker is kept warm by default, about 600 MB each; one further worker is kept warm.
 MAX_WARM_TRIALS = 4
 
 
@@ -101,9 +101,9 @@ def ray(
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
         "PL_DISABLE_FORK": "1",  # Tune would set it in the process of each trial
         "RAY_preload_python_modules": "workers.preload",
-        "RAY_prestart_worker_first_driver": "0",  # these workers would compete with the warm workers' imports
+        "RAY_prestart_worker_first_driver": "0",  # they would slow down the imports of the warm workers
     }
-    # Ray answers 401 to a request without its token: it is running.
+    # If Ray answers 401 to a request without its token, it is running.
     version = Check(f"{at.ray_dashboard}/api/version", lambda answer: answer.status_code in {200, 401})
     return Component("ray", command, {**environment, **settings}, (version,))
 
@@ -128,7 +128,7 @@ def service(at: Addresses, environment: Mapping[str, str]) -> Component:
 def common_environment(
     home: Path, at: Addresses, host: str, cpus: int, caller: Mapping[str, str], forwarded: Mapping[str, str]
 ) -> dict[str, str]:
-    """The variables of all components. No variable of another Ray, MLflow or Rung gets in, except `forwarded`."""
+    """The variables of all components. Variables of another Ray, MLflow or Rung are removed, except `forwarded`."""
     inherited = {name: value for name, value in caller.items() if not name.startswith(("RUNG_", "RAY_", "MLFLOW_"))}
     own = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{caller.get('PATH', os.defpath)}",

@@ -1,4 +1,4 @@
-"""Embedded: Ray, MLflow and the service as the children of one foreground process, ready together and gone together.
+"""Embedded: Ray, MLflow and the service as the children of one foreground process, which start and end together.
 
 All listen on loopback only, except the service if another host is given; Ray requires a token that is kept in the home
 folder. What each child is given is in `components`. It must not know experiments.
@@ -28,15 +28,15 @@ from service.stack.home import Addresses, StackError
 from service.stack.ports import LOOPBACK, Ports, in_url
 
 START_S = 90.0  # Ray and MLflow take seconds; a slow disk or a busy machine multiplies that
-POLL_S = 0.1  # between two questions to a child that is not ready
-CHECK_S = 0.5  # between two looks at whether all children live
+POLL_S = 0.1  # between two requests to a child that is not ready
+CHECK_S = 0.5  # between two checks that all children run
 #: How a Ray job starts a driver.
 DRIVER = ("-m", "workers.driver")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Without a port, a free one is used; without CPUs or GPUs, all of the machine."""
+    """The options of `rung up`. A free port is used for each port that is None, and all CPUs and GPUs if they are."""
 
     home: Path
     host: str = LOOPBACK
@@ -144,12 +144,12 @@ class Stack:
         folder.write_addresses(self.home, self.addresses)
 
     def watch(self, ended: threading.Event) -> None:
-        """Return when `ended` is set. Raises StackError when a child dies before."""
+        """Return when `ended` is set. Raises StackError if a child exits before that."""
         while not ended.wait(CHECK_S):
             self._children.check()
 
     def stop(self) -> None:
-        """End all children and all that they started, the drivers before the Ray that they use.
+        """End all children and their descendants, the drivers before the Ray that they use.
 
         A driver that sees Ray go down counts a restart of each of its trials; a driver that is killed counts none.
         For its experiment it is one lost attempt in any case: the next Ray does not know it.

@@ -23,7 +23,7 @@ PRIVATE = 0o600
 
 
 class StackError(Exception):
-    """The stack could not start, or a child died. The message says which, with the end of its log."""
+    """The stack could not start, or a child exited. The message names the child and has the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Addresses:
 def locked(home: Path) -> Iterator[None]:
     """Create the folder, make it private, and hold its lock inside the block.
 
-    Raises StackError if another stack holds it, and if it cannot be used.
+    Raises StackError if another stack holds the lock, or if the folder cannot be used.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def remove_addresses(home: Path) -> None:
 
 
 def ray_token(home: Path) -> str:
-    """The secret that Ray requires. It is made once."""
+    """The token that Ray requires. It is created once."""
     path = home / "ray_token"
     if not path.exists():
         atomic_write(path, secrets.token_hex(32).encode(), PRIVATE)
@@ -79,7 +79,7 @@ def ray_token(home: Path) -> str:
 def enable_wal(database: Path) -> None:
     """Switch a SQLite file, created if missing, to a write-ahead log (docs/decisions/0007).
 
-    While another process reads it, it stays as it is. Raises StackError if it cannot be used.
+    It is not changed while another process reads it. Raises StackError if it cannot be used.
     """
     try:
         with contextlib.closing(sqlite3.connect(database, timeout=1)) as connection:

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-BUSY_TIMEOUT_S = 30  # transactions are short; whoever waits longer for SQLite's write lock has another problem
+BUSY_TIMEOUT_S = 30  # to wait for SQLite's write lock: transactions are short, so a longer wait has another cause
 MIGRATION_LOCK = 7_468_103  # an arbitrary number that identifies PostgreSQL's advisory lock
 
 

@@ -153,7 +153,7 @@ class IdempotencyKey(Base):
 
 
 class Lease(Base):
-    """Who may act on the queue. `fence` grows with every new holder; a write under an older one is refused."""
+    """Who may act on the queue. `fence` grows with every new owner; a write with an older fence is refused."""
 
     __tablename__ = "leases"
 

@@ -1,9 +1,9 @@
-"""`python -m tests.gpu`: everything that only a GPU can tell, in one command of less than eight minutes.
+"""`python -m tests.gpu`: every check that needs a GPU, in one command that takes less than eight minutes.
 
-Needs torch, torchvision, pydantic, pyyaml, numpy, scikit-learn, pillow and pytest, and a checkout; neither ray nor
-mlflow, which are blocked. It checks the imports, runs the tests marked gpu, measures the training loop against a bare
-loop and several processes on one GPU, and writes `gpu.json` and `gpu.md` into `--out`. Without a CUDA device it says so
-after the import checks. Exit status: 0 unless a check failed.
+It needs a checkout, and torch, torchvision, pydantic, pyyaml, numpy, scikit-learn, pillow and pytest. It needs neither
+ray nor mlflow, which are blocked. It checks the imports, runs the tests marked gpu, measures the training loop against
+a bare loop, and several processes on one GPU, and writes `gpu.json` and `gpu.md` into `--out`. Without a CUDA device it
+reports that after the import checks. The exit status is 0 unless a check failed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gpu", description="Check and measure training on a GPU.")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu", help="folder of gpu.json and gpu.md")
     parser.add_argument(
-        "--device", choices=("cuda", "cpu"), help="cpu runs all of it small, to test it; default: cuda if there is one"
+        "--device", choices=("cuda", "cpu"), help="cpu runs small measurements, to test them; default: cuda if present"
     )
     parser.add_argument("--list-files", action="store_true", help="print the files of the project that this needs")
     options = parser.parse_args(arguments)
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
 
 
 def check_imports() -> dict[str, str]:
-    """Import what trains and run one epoch on the CPU, with the blocked packages absent. Gives the versions."""
+    """Import the code that trains and run one epoch on the CPU without the blocked packages. Returns the versions."""
     for module in MODULES:
         importlib.import_module(module)
     from search_spaces.experiment import ExperimentSpec
@@ -96,30 +96,31 @@ def check_imports() -> dict[str, str]:
         Training(spec, digits, "cpu").run_epoch()
     loaded = sorted(tests.gpu.blocked.BLOCKED & set(sys.modules))
     if loaded:
-        raise ImportError(f"imported though blocked: {', '.join(loaded)}")
+        raise ImportError(f"the blocked packages {', '.join(loaded)} were imported")
     versions = {name: str(importlib.import_module(module).__version__) for name, module in NEEDED.items()}
     return {"python": platform.python_version(), **versions}
 
 
 def files() -> list[str]:
-    """The project's files that this command needs, relative to the checkout: enough to copy to a GPU machine."""
+    """The files of the project that this command needs, relative to the checkout, to copy them to a GPU machine."""
     from tests.gpu import loops, packing
 
     modules = [module for module in list(sys.modules.values()) if getattr(module, "__file__", None)]
     paths = {Path(str(module.__file__)).resolve() for module in (*modules, loops, packing)}
-    found = {path for path in paths if path.is_relative_to(ROOT) and path.is_file() and ".venv" not in path.parts}
-    found |= {parent / "__init__.py" for path in found for parent in path.parents if (parent / "__init__.py").exists()}
-    found |= {*marked_files(), *(ROOT / "tests" / "gpu").glob("*.py"), ROOT / "tests" / "gpu" / "marked.ini"}
-    return sorted(path.relative_to(ROOT).as_posix() for path in found if path.is_relative_to(ROOT))
+    needed = {path for path in paths if path.is_relative_to(ROOT) and path.is_file() and ".venv" not in path.parts}
+    packages = {parent / "__init__.py" for path in needed for parent in path.parents}
+    needed |= {path for path in packages if path.exists()}
+    needed |= {*marked_files(), *(ROOT / "tests" / "gpu").glob("*.py"), ROOT / "tests" / "gpu" / "marked.ini"}
+    return sorted(path.relative_to(ROOT).as_posix() for path in needed if path.is_relative_to(ROOT))
 
 
 def marked_files() -> list[Path]:
-    """Test files with tests marked gpu; others would import what is blocked."""
+    """The files with tests marked gpu; other test files would import blocked packages."""
     return [path for path in sorted((ROOT / "tests" / "workers").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
 
 
 def run_marked_tests() -> dict[str, Any]:
-    """Counts of the tests marked gpu, run in a process of their own."""
+    """Run the tests marked gpu in their own process. Returns their counts."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.gpu.blocked", "-p", "no:cacheprovider"]
@@ -129,7 +130,7 @@ def run_marked_tests() -> dict[str, Any]:
             run = subprocess.run(
                 command,
                 cwd=ROOT,
-                env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # plugins may import what is hidden
+                env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # plugins may import blocked packages
                 capture_output=True,
                 text=True,
                 timeout=TESTS_LIMIT_S,
@@ -141,10 +142,10 @@ def run_marked_tests() -> dict[str, Any]:
             return {"status": run.returncode, "error": (run.stdout + run.stderr).strip()[-2000:]}
         suite = next(ElementTree.parse(report).iter("testsuite"))
         counts = {name: int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")}
-        found: dict[str, Any] = {"status": run.returncode, **counts, "seconds": float(suite.attrib["time"])}
+        result: dict[str, Any] = {"status": run.returncode, **counts, "seconds": float(suite.attrib["time"])}
         if run.returncode:
-            found["error"] = (run.stdout + run.stderr).strip()[-2000:]
-        return found
+            result["error"] = (run.stdout + run.stderr).strip()[-2000:]
+        return result
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -157,15 +158,15 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def failed_checks(results: dict[str, Any]) -> list[str]:
-    found = []
+    failures = []
     if results["tests"]["status"]:
-        found.append(f"tests marked gpu: {results['tests'].get('error')}")
+        failures.append(f"tests marked gpu: {results['tests'].get('error')}")
     for row in results["packing"]:
         if "error" in row:
-            found.append(f"{row['processes']} processes on one GPU: {row['error']}")
+            failures.append(f"{row['processes']} processes on one GPU: {row['error']}")
         elif not row.get("cap_enforced", True):
-            found.append(f"{row['processes']} processes on one GPU: a process took more memory than its share")
-    return found
+            failures.append(f"{row['processes']} processes on one GPU: a process could use more memory than its share")
+    return failures
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -201,10 +202,11 @@ def _packing_row(row: dict[str, Any]) -> str:
     return f"| {row['processes']} | {speed} | {peak} | {share} | {capped} |"
 
 
-def _device(asked: str | None) -> tuple[str | None, str]:
+def _device(requested: str | None) -> tuple[str | None, str]:
+    """The device to use, or None and why there is no GPU."""
     import torch
 
-    if asked == "cpu":
+    if requested == "cpu":
         return "cpu", ""
     if torch.cuda.is_available():
         return "cuda", ""

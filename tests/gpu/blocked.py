@@ -1,6 +1,6 @@
-"""Blocked: hides packages that a GPU check must not need. Importing this module hides them from this process.
+"""Blocked: hides the packages that a GPU check must not need from the process that imports this module.
 
-It stands for a machine where they are not installed, so that training never comes to depend on them.
+The process behaves as if they were not installed, so that these checks fail if training depends on them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 BLOCKED = frozenset({"ray", "mlflow", "optuna", "fastapi", "sqlalchemy", "matplotlib", "plotly", "hypothesis"})
 
 
-class Hiding:
-    """A finder of modules that does not find the blocked packages, and otherwise finds what `finder` does."""
+class BlockingFinder:
+    """A finder of modules that does not find the blocked packages, and finds all others like `finder`."""
 
     def __init__(self, finder: Any) -> None:
         self.finder = finder
@@ -21,11 +21,13 @@ class Hiding:
     def find_spec(self, name: str, *arguments: Any) -> ModuleSpec | None:
         if name.partition(".")[0] in BLOCKED:
             return None
-        found: ModuleSpec | None = self.finder.find_spec(name, *arguments)
-        return found
+        spec: ModuleSpec | None = self.finder.find_spec(name, *arguments)
+        return spec
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.finder, name)
 
 
-sys.meta_path[:] = [finder if isinstance(finder, Hiding) else Hiding(finder) for finder in sys.meta_path]
+sys.meta_path[:] = [
+    finder if isinstance(finder, BlockingFinder) else BlockingFinder(finder) for finder in sys.meta_path
+]

@@ -1,7 +1,7 @@
 """Loops: images per second of a trial's training loop, of a bare loop written by hand, and of trials that share a GPU.
 
-`python -m tests.gpu.loops DEVICE SHARE SECONDS` is one of the processes that share. Images are made up, in the shape
-of CIFAR-10: speed does not depend on what they show.
+`python -m tests.gpu.loops DEVICE SHARE SECONDS` is one of the processes that share it. The images are synthetic and
+have the shape of CIFAR-10: the speed does not depend on their content.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ EVERYTHING = CROP_AND_FLIP | {
     "sharpness": 0.3,
     "mixup_alpha": 0.4,
 }
-SHARE_SLACK = 1.05  # a request this much above the share must fail
+SHARE_SLACK = 1.05  # a request for this multiple of the share must fail
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: on the CPU so little that it only shows that the code works."""
+    """How much is measured. On the CPU it is so little that it only tests the code."""
 
     images: int
     width: int
@@ -63,7 +63,7 @@ SIZES = {
 
 
 def spec_of(device: str, batch: int, augmentation: dict[str, Any] | str, share: float = 1.0) -> TrialSpec:
-    """ResNet-9 with SGD. The share of the GPU is that of each of the processes on it."""
+    """ResNet-9 with SGD. `share` is the share of the GPU that each process has."""
     space = {
         "model": {"kind": "resnet", "depth": 9, "width": SIZES[device].width},
         "optimizer": "sgd",
@@ -79,7 +79,7 @@ def data(device: str) -> Splits:
 
 
 class Measured:
-    """A trial that trains until it is told to stop in the middle of an epoch."""
+    """A trial that trains for a given time and then stops in the middle of an epoch."""
 
     def __init__(self, spec: TrialSpec, images: Splits, device: str) -> None:
         self._deadline = 0.0
@@ -103,13 +103,13 @@ class Measured:
 
 
 class Bare:
-    """What a person writes by hand: normalized tensors on the device, a permutation, autocast, a stock optimizer."""
+    """A loop as written by hand: normalized tensors on the device, a permutation, autocast, a torch optimizer."""
 
     def __init__(self, spec: TrialSpec, images: Splits, device: str) -> None:
         space = spec.hyperparameters
         self._device = device
         self._batch = space.batch_size
-        mean, std = (figures.reshape(1, -1, 1, 1) for figures in (images.mean, images.std))
+        mean, std = (statistic.reshape(1, -1, 1, 1) for statistic in (images.mean, images.std))
         unit = (images.train_images.float() / 255 - mean) / std
         self._images = unit.to(device).contiguous(memory_format=torch.channels_last)
         self._labels = images.train_labels.to(device)
@@ -123,16 +123,16 @@ class Bare:
 
     def images_per_second(self, seconds: float) -> float:
         self._model.train()
-        started, seen = time.perf_counter(), 0
+        started, trained = time.perf_counter(), 0
         with self._algorithms():
             while time.perf_counter() < started + seconds:
                 order = torch.randperm(len(self._images), device=self._device)
                 for chosen in order.split(self._batch):
                     if time.perf_counter() >= started + seconds:
                         break
-                    seen += self._step(chosen)
+                    trained += self._step(chosen)
             synchronize(self._device)
-        return seen / (time.perf_counter() - started)
+        return trained / (time.perf_counter() - started)
 
     def _step(self, chosen: torch.Tensor) -> int:
         self._optimizer.zero_grad()
@@ -150,9 +150,9 @@ def synchronize(device: str) -> None:
 
 
 def loop_table(device: str, log: Callable[[str], None]) -> list[dict[str, Any]]:
-    """A row for each batch size and loop: images per second, and the ratio to the bare loop. They take turns."""
+    """A row for each batch size and loop: images per second, and the ratio to the bare loop. The loops take turns."""
     size, images, rows = SIZES[device], data(device), []
-    torch.set_num_threads(1)  # the host only launches kernels; on the CPU a rehearsal leaves cores to others
+    torch.set_num_threads(1)  # the host only launches kernels; a rehearsal on the CPU must not use all cores
     for batch in size.batches:
         loops: dict[str, Bare | Measured] = {
             "bare loop": Bare(spec_of(device, batch, "none"), images, device),
@@ -165,7 +165,7 @@ def loop_table(device: str, log: Callable[[str], None]) -> list[dict[str, Any]]:
         rounds = [
             {name: loop.images_per_second(size.measured_s) for name, loop in loops.items()} for _ in range(size.rounds)
         ]
-        speeds = {name: statistics.median(found[name] for found in rounds) for name in loops}
+        speeds = {name: statistics.median(measured[name] for measured in rounds) for name in loops}
         for name, speed in speeds.items():
             row = {"batch": batch, "loop": name, "images_per_second": speed, "ratio": speed / speeds["bare loop"]}
             rows.append(row)
@@ -174,7 +174,7 @@ def loop_table(device: str, log: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def share_device(device: str, share: float, seconds: float) -> dict[str, Any]:
-    """Train on this process's share from the moment a line comes from standard input. What it saw."""
+    """Train on this process's share of the GPU after a line on standard input. Returns the speed and the memory use."""
     torch.set_num_threads(1)
     spec = spec_of(device, SIZES[device].sharing_batch, CROP_AND_FLIP, share)
     select_device(spec)  # caps the memory, as in a trial's process
@@ -182,16 +182,17 @@ def share_device(device: str, share: float, seconds: float) -> dict[str, Any]:
     measured.images_per_second(SIZES[device].warm_s)
     print("ready", flush=True)
     sys.stdin.readline()
-    found: dict[str, Any] = {"images_per_second": measured.images_per_second(seconds)}
+    result: dict[str, Any] = {"images_per_second": measured.images_per_second(seconds)}
     if device == "cuda":
         total_bytes = torch.cuda.mem_get_info()[1]
-        found["share_bytes"] = int(share * total_bytes)
-        found["peak_bytes"] = torch.cuda.max_memory_reserved()
-        found["cap_enforced"] = share == 1.0 or _refused(int(share * total_bytes * SHARE_SLACK))
-    return found
+        result["share_bytes"] = int(share * total_bytes)
+        result["peak_bytes"] = torch.cuda.max_memory_reserved()
+        result["cap_enforced"] = share == 1.0 or _is_refused(int(share * total_bytes * SHARE_SLACK))
+    return result
 
 
-def _refused(size_bytes: int) -> bool:
+def _is_refused(size_bytes: int) -> bool:
+    """Whether the GPU refuses to allocate so much memory."""
     try:
         torch.empty(size_bytes, dtype=torch.uint8, device="cuda")
     except torch.OutOfMemoryError:

@@ -1,4 +1,4 @@
-"""Packing: several processes train on one GPU at the same time, each within its share of the memory."""
+"""Packing: several processes train on one GPU at the same time, each within its share of the GPU's memory."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ class PackingError(Exception):
 
 
 def packing_table(device: str, log: Callable[[str], None]) -> list[dict[str, Any]]:
-    """A row for each number of processes: images per second of all together, and that of one process as 1."""
+    """A row for each number of processes: their images per second in all, and the ratio to one process."""
     rows: list[dict[str, Any]] = []
     for processes in SIZES[device].processes:
         try:
-            found = run_together(device, processes)
+            results = run_together(device, processes)
         except PackingError as error:
             rows.append({"processes": processes, "error": str(error)})
             log(f"{processes} processes: {error}")
             continue
-        speed = sum(one["images_per_second"] for one in found)
+        speed = sum(result["images_per_second"] for result in results)
         row: dict[str, Any] = {"processes": processes, "images_per_second": speed}
         row["speedup"] = speed / rows[0].get("images_per_second", speed) if rows else 1.0
         if device == "cuda":
-            row["peak_bytes"] = max(one["peak_bytes"] for one in found)
-            row["share_bytes"] = found[0]["share_bytes"]
-            row["cap_enforced"] = all(one["cap_enforced"] for one in found)
+            row["peak_bytes"] = max(result["peak_bytes"] for result in results)
+            row["share_bytes"] = results[0]["share_bytes"]
+            row["cap_enforced"] = all(result["cap_enforced"] for result in results)
         rows.append(row)
         log(f"{processes} processes: {speed:,.0f} images/s together, {row['speedup']:.2f} times those of one")
     return rows
 
 
 def run_together(device: str, processes: int) -> list[dict[str, Any]]:
-    """What each process saw. Raises PackingError if one fails, or if they take too long."""
+    """The result of each process. Raises PackingError if one fails, or if they take too long."""
     seconds = SIZES[device].sharing_s
     command = [
         sys.executable,
@@ -68,13 +68,13 @@ def run_together(device: str, processes: int) -> list[dict[str, Any]]:
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        found = []
+        results = []
         for process in started:
             line = _line(process.stdout)
             if not line:
                 raise PackingError(_end(process))
-            found.append(json.loads(line))
-        return found
+            results.append(json.loads(line))
+        return results
     finally:
         watchdog.cancel()
         for process in started:

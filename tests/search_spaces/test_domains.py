@@ -49,13 +49,13 @@ def test_integer_candidates_reach_from_end_to_end(low: int, steps: int, step: in
 
 
 @given(low=st.integers(-100, 100), steps=st.integers(1, 200))
-def test_quantised_candidates_carry_no_binary_noise(low: int, steps: int) -> None:
+def test_quantized_candidates_have_no_rounding_errors(low: int, steps: int) -> None:
     domain = QUniform(quniform=(low / 10, (low + steps) / 10, 0.1))
     assert list(candidates(domain)) == [(low + index) / 10 for index in range(steps + 1)]
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 2 / 3, 1 / 3), (1e-13, 3e-13, 1e-13), (1e6, 1e6 + 0.3, 0.1)])
-def test_quantised_candidates_stay_inside_whatever_their_scale(bounds: tuple[float, float, float]) -> None:
+def test_quantized_candidates_are_within_their_range_at_any_scale(bounds: tuple[float, float, float]) -> None:
     domain = QUniform(quniform=bounds)
     values = list(candidates(domain))
     assert values[0] == domain.low
@@ -108,7 +108,7 @@ def test_both_ends_may_be_drawn_and_nothing_beyond(domain: Interval) -> None:
     ],
     ids=str,
 )
-def test_what_a_rate_refuses(given_: Any, rule: str) -> None:
+def test_the_error_for_an_invalid_learning_rate_has_the_broken_rule(given_: Any, rule: str) -> None:
     with pytest.raises(ValidationError, match=rule):
         RATE.validate_python(given_)
 

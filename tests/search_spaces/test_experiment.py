@@ -1,4 +1,4 @@
-"""The root spec: defaults, cross-field checks, seeds, warnings, and what was stored is read back."""
+"""The root spec: defaults, cross-field checks, seeds, warnings, and reading stored specs."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_the_cost_of_a_spec_is_bounded_by_its_size() -> None:
     assert time.process_time() - begun < 30
 
 
-def test_widths_that_no_group_divides_are_named_with_their_alternative() -> None:
+def test_the_problem_of_a_width_that_groups_do_not_divide_has_the_place_of_its_alternative() -> None:
     space = {
         "normalization": {"choice": ["batch", {"kind": "group", "groups": {"int_range": [1, 100_000]}}]},
         "model": {"choice": ["resnet", {"kind": "cnn", "width": 1024}]},
@@ -142,7 +142,7 @@ def test_widths_that_no_group_divides_are_named_with_their_alternative() -> None
     assert "3 groups" in first.rule
 
 
-def test_arguments_of_a_plugin_are_not_taken_for_fields_of_ours() -> None:
+def test_arguments_of_a_plugin_are_not_checked_as_fields_of_a_spec() -> None:
     families = (SearchSpace, Model, Optimizer, Scheduler, Normalization, Augmentation)
     ours = sorted({name for family in families for cls in members(family) for name in cls.model_fields})
     for arguments in (ours[start : start + 32] for start in range(0, len(ours), 32)):
@@ -164,7 +164,7 @@ def test_the_mode_follows_the_metric() -> None:
     assert validate({"name": "x", "objective": {"metric": "validation_loss"}}).objective.mode == "min"
 
 
-def test_an_augmentation_of_ones_own_replaces_that_of_the_data_set() -> None:
+def test_a_given_augmentation_replaces_that_of_the_data_set() -> None:
     given = {"name": "x", "dataset": "cifar10"}
     assert validate(given).search_space.augmentation.crop_padding == 4
     own = validate(given | {"search_space": {"augmentation": {"rotation": 5}}}).search_space.augmentation
@@ -196,14 +196,14 @@ def test_trials_differ_in_their_seed_and_share_the_split() -> None:
     assert validate({"name": "x", "seed": 4}).bind({}, 4).seed != trials[4].seed
 
 
-def test_momentum_may_be_drawn_as_zero() -> None:
+def test_a_domain_of_momentum_may_contain_zero() -> None:
     spec = validate({"name": "x", "search_space": {"optimizer": {"kind": "sgd", "momentum": {"choice": [0.0, 0.9]}}}})
     plain, heavy = (spec.bind({"optimizer.momentum": index}).hyperparameters.optimizer for index in (0, 1))
     assert plain.arguments()["nesterov"] is False
     assert heavy.arguments()["nesterov"] is True
 
 
-def test_warnings_name_the_field() -> None:
+def test_warnings_contain_the_field() -> None:
     mirrored = validate({"name": "x", "search_space": {"augmentation": {"horizontal_flip": {"choice": [0.0, 0.5]}}}})
     assert [text.partition(":")[0] for text in warnings(mirrored)] == ["search_space.augmentation.horizontal_flip"]
     assert warnings(validate({"name": "x"})) == []
@@ -212,9 +212,7 @@ def test_warnings_name_the_field() -> None:
 @pytest.mark.parametrize(
     ("declared", "usual"), [({}, 0.0), ({"mirror_safe": False}, 0.0), ({"mirror_safe": True}, 0.5)]
 )
-def test_pictures_of_a_folder_are_mirrored_where_their_owner_declares_it_safe(
-    declared: dict[str, bool], usual: float
-) -> None:
+def test_images_of_a_folder_are_mirrored_if_the_spec_declares_it_safe(declared: dict[str, bool], usual: float) -> None:
     dataset = {"name": "image_folder", "path": "signs", **declared}
     spec = validate({"name": "x", "dataset": dataset})
     assert spec.search_space.augmentation.horizontal_flip == usual
@@ -237,7 +235,7 @@ def test_pictures_of_a_folder_are_mirrored_where_their_owner_declares_it_safe(
         ({"choice": ["plateau", {"kind": "cosine", "t_max": 10}]}, "scheduler.choice[1].t_max"),
     ],
 )
-def test_a_cosine_that_ends_elsewhere_than_the_trial_is_warned_of(scheduler: Any, warned: str | None) -> None:
+def test_a_cosine_that_does_not_end_with_the_trial_causes_a_warning(scheduler: Any, warned: str | None) -> None:
     found = warnings(validate({"name": "x", "search_space": {"scheduler": scheduler}}))
     assert [text.partition(":")[0] for text in found] == ([f"search_space.{warned}"] if warned else [])
     assert all("cosine" in text and "max_epochs=20" in text for text in found)
@@ -247,7 +245,9 @@ def test_a_cosine_that_ends_elsewhere_than_the_trial_is_warned_of(scheduler: Any
     ("dataset", "rotation", "warned"),
     [("digits", 30, 0), ("digits", 45, 1), ("mnist", {"uniform": [0, 180]}, 1), ("fashion_mnist", 90, 0)],
 )
-def test_turned_digits_are_warned_of_by_name(dataset: str, rotation: Any, warned: int) -> None:
+def test_large_rotations_of_digits_cause_a_warning_with_the_name_of_the_data_set(
+    dataset: str, rotation: Any, warned: int
+) -> None:
     found = validate({"name": "x", "dataset": dataset, "search_space": {"augmentation": {"rotation": rotation}}})
     about = [text for text in warnings(found) if text.startswith("search_space.augmentation.rotation: ")]
     assert len(about) == warned
@@ -288,7 +288,7 @@ def test_models_of_torchvision_keep_their_own_normalization(model: Any, normaliz
         ({"kind": "plugin", "name": "vgg11"}, 1, None),
     ],
 )
-def test_models_without_deterministic_gradients_are_refused_where_these_are_asked_for(
+def test_models_without_deterministic_gradients_are_refused_with_execution_deterministic(
     model: Any, gpus: float | None, field: str | None
 ) -> None:
     document = {"name": "x", "search_space": {"model": model}, "resources": {"gpus_per_trial": gpus}}

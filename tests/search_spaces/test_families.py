@@ -1,4 +1,4 @@
-"""Every member of every family: its schema, its defaults, its way to JSON and back. New members come by themselves."""
+"""Every member of every family: its schema, its defaults, and a round trip through JSON. New members are included."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def test_members_are_frozen_and_refuse_unknown_fields(family: str, kind: str) ->
 
 
 @pytest.mark.parametrize(("family", "kind"), SEARCHED)
-def test_members_bind_alone_and_as_an_alternative(family: str, kind: str) -> None:
-    alone = validate({"name": "x", "search_space": {family: as_given(kind)}})
-    among = validate({"name": "x", "search_space": {family: {"choice": [as_given(kind)]}}})
-    assert ExperimentSpec.model_validate_json(among.model_dump_json()) == among
-    trial = among.bind({family: 0})
-    assert trial.hyperparameters == alone.bind({}).hyperparameters
-    assert set(alone.parameters(trial)) == parameter_names(alone.search_space)
+def test_members_bind_as_a_value_and_as_an_alternative(family: str, kind: str) -> None:
+    value = validate({"name": "x", "search_space": {family: as_given(kind)}})
+    choice = validate({"name": "x", "search_space": {family: {"choice": [as_given(kind)]}}})
+    assert ExperimentSpec.model_validate_json(choice.model_dump_json()) == choice
+    trial = choice.bind({family: 0})
+    assert trial.hyperparameters == value.bind({}).hyperparameters
+    assert set(value.parameters(trial)) == parameter_names(value.search_space)
 
 
 @pytest.mark.parametrize(("family", "union"), FAMILIES.items())
@@ -81,7 +81,7 @@ def test_kinds_are_unique_within_a_family(family: str, union: Any) -> None:
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "searcher"])
 def test_all_alternatives_share_their_keys(family: str) -> None:
-    """What a trial does not have is written down as not applicable, so that runs can be compared."""
+    """A parameter that a trial does not have is not applicable, so that runs can be compared."""
     items = [as_given(kind) for kind in kinds(FAMILIES[family])]
     spec = validate({"name": "x", "search_space": {family: {"choice": items}}})
     keys = {frozenset(spec.parameters(spec.bind({family: index}))) for index in range(len(items))}

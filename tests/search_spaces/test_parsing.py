@@ -1,4 +1,4 @@
-"""Document: what is read, and what is refused with its place."""
+"""Parsing: the documents that are read, and those that are refused, with the place of the error."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_yaml_has_the_types_of_version_1_2(text: str, value: Any) -> None:
     assert type(found) is type(value)
 
 
-def test_marks_of_byte_order_are_skipped() -> None:
+def test_byte_order_marks_are_skipped() -> None:
     assert read(b"\xef\xbb\xbfa: 1", YAML) == read(b'\xef\xbb\xbf{"a": 1}', JSON) == {"a": 1}
 
 
@@ -105,13 +105,13 @@ def test_marks_of_byte_order_are_skipped() -> None:
     ],
     ids=lambda value: str(value[:24]) if isinstance(value, bytes) else "",
 )
-def test_refused(body: bytes, media_type: str, line: str) -> None:
+def test_the_error_for_an_invalid_document_has_its_place(body: bytes, media_type: str, line: str) -> None:
     with pytest.raises(SpecError) as caught:
         read(body, media_type)
     assert str(caught.value).startswith(line)
 
 
-def test_a_bomb_of_anchors_is_refused_at_its_first() -> None:
+def test_yaml_anchors_are_refused_at_the_first() -> None:
     bomb = b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (c + 1, c + 1, c, c) for c in range(97, 120))
     with pytest.raises(SpecError, match="line 1, column 4: must not have anchors"):
         read(bomb, YAML)

@@ -1,4 +1,4 @@
-"""Presets: each is valid, named as its file, without warnings, and says what it is for."""
+"""Presets: each is valid, has the name of its file, causes no warnings, and has a description."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def test_every_preset_is_valid(name: str) -> None:
     assert presets.load(name).startswith("# ")
 
 
-def test_the_demo_has_trials_enough() -> None:
+def test_the_demo_has_enough_trials() -> None:
     assert presets.spec("digits-quick").num_samples >= 24
 
 
-def test_an_unknown_preset_names_the_nearest() -> None:
+def test_the_error_for_an_unknown_preset_contains_the_nearest_name() -> None:
     with pytest.raises(SpecError, match="did you mean 'digits-quick'"):
         presets.load("digit-quick")
     with pytest.raises(SpecError, match="one of cifar10"):

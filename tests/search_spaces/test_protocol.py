@@ -10,7 +10,7 @@ from search_spaces.protocol import Directives, Heartbeat, LaunchConfig, Message,
 CONTROLS = Controls(num_samples=9, budget=Budget(gpu_hours=2.0, wall_clock=60.0))
 
 
-def test_what_no_database_or_json_can_hold_leaves_a_text_that_both_can() -> None:
+def test_text_that_databases_or_json_cannot_store_is_changed_so_that_they_can() -> None:
     names = {"model.argument\0": "x\ud800", "flag": True, "n": 3, "lr": 0.5}
     line = TrialUpdate(trial=0, state=TrialState.ERROR, stop_reason="a\0b\ud800c é", parameters=names)
     beat = Heartbeat(phase="failed", reason="\udcff!", trials=[line])
@@ -20,7 +20,7 @@ def test_what_no_database_or_json_can_hold_leaves_a_text_that_both_can() -> None
 
 
 @pytest.mark.parametrize("loss", [0.25, math.inf, math.nan])
-def test_a_winner_can_be_told_whatever_its_test_loss(loss: float) -> None:
+def test_a_winner_can_be_reported_with_any_test_loss(loss: float) -> None:
     winner = Winner(trial=0, value=0.5, test_accuracy=0.75, test_loss=loss)
     assert winner.test_loss == (0.25 if loss == 0.25 else None)
     beat = Heartbeat(phase="completed", winner=winner)
@@ -39,14 +39,14 @@ def test_a_winner_can_be_told_whatever_its_test_loss(loss: float) -> None:
     ],
     ids=lambda message: type(message).__name__,
 )  # fmt: skip
-def test_what_a_newer_version_says_besides_is_passed_over_at_every_depth(message: Message) -> None:
-    said = json.loads(message.model_dump_json())
-    for place in (said, said["controls"], said["controls"]["budget"]):
+def test_unknown_fields_of_a_newer_version_are_ignored_at_every_depth(message: Message) -> None:
+    document = json.loads(message.model_dump_json())
+    for place in (document, document["controls"], document["controls"]["budget"]):
         place["tomorrow"] = 1
-    assert type(message).model_validate_json(json.dumps(said)) == message
-    assert type(message).model_validate(said | {"controls": None}).model_dump()["controls"] is None
+    assert type(message).model_validate_json(json.dumps(document)) == message
+    assert type(message).model_validate(document | {"controls": None}).model_dump()["controls"] is None
 
 
-def test_controls_that_are_wrong_are_refused_in_messages_too() -> None:
+def test_invalid_controls_are_refused_in_messages_too() -> None:
     with pytest.raises(ValueError, match="num_samples"):
         Directives.model_validate({"slots": 1, "controls": {"num_samples": 0}})

@@ -43,7 +43,7 @@ def experiment(**space: Any) -> ExperimentSpec:
 
 
 def recording(seed: int) -> tuple[dict[str, float], Draw]:
-    """A random draw that writes down what it drew."""
+    """A random draw that records what it drew."""
     sample: dict[str, float] = {}
     source = random.Random(seed)
 
@@ -66,7 +66,7 @@ def test_a_grid_visits_every_combination_once() -> None:
     assert len({tuple(sorted(sample.items())) for sample in samples}) == len(samples)
 
 
-def test_the_last_domain_moves_fastest() -> None:
+def test_the_last_domain_varies_fastest() -> None:
     space = experiment(batch_size={"choice": [32, 64]}, label_smoothing={"quniform": [0.0, 0.2, 0.1]}).search_space
     pairs = [(sample["batch_size"], sample["label_smoothing"]) for sample in combinations(space)]
     assert pairs == list(itertools.product([0, 1], [0.0, 0.1, 0.2]))
@@ -78,13 +78,13 @@ def test_only_the_domains_of_the_chosen_alternative_are_in_a_sample() -> None:
         assert all(path.startswith(f"optimizer[{sample['optimizer']:.0f}]") for path in inside)
 
 
-def test_one_combination_without_domains() -> None:
+def test_a_space_without_domains_has_one_combination() -> None:
     space = experiment().search_space
     assert list(combinations(space)) == [{}]
     assert count_combinations(space) == 1
 
 
-def test_a_continuous_domain_stops_a_grid_by_name() -> None:
+def test_the_error_for_a_continuous_domain_in_a_grid_contains_its_name() -> None:
     space = experiment(optimizer={"kind": "adam", "lr": {"uniform": [0.1, 1.0]}}).search_space
     with pytest.raises(ValueError, match=r"optimizer\.lr: must be finite for a grid"):
         next(combinations(space))
@@ -92,7 +92,7 @@ def test_a_continuous_domain_stops_a_grid_by_name() -> None:
 
 @given(data=st.data())
 @settings(max_examples=50)
-def test_counting_agrees_with_walking(data: st.DataObject) -> None:
+def test_the_number_of_combinations_is_that_of_the_list(data: st.DataObject) -> None:
     rates = st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=1, max_size=3).map(lambda values: {"choice": values})
     kinds = st.sampled_from(["sgd", "adam", "nadam"])
     alternative = kinds | st.builds(lambda kind, lr: {"kind": kind, "lr": lr}, kinds, rates | st.just(0.1))
@@ -116,7 +116,7 @@ def test_any_sample_of_a_preset_binds_and_binds_again_to_the_same(name: str) -> 
     assert len(keys) == 1, "every trial of an experiment has the same parameter keys"
 
 
-def test_a_bad_sample_names_its_path() -> None:
+def test_the_error_for_an_invalid_sample_contains_its_path() -> None:
     spec = experiment(optimizer=OPTIMIZERS)
     bad: list[tuple[Sample, str]] = [
         ({}, "optimizer: missing from the sample"),

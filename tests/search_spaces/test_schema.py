@@ -1,4 +1,4 @@
-"""The JSON Schema, that of editors and forms: what the service accepts it accepts, and both refuse what is wrong."""
+"""The JSON Schema for editors and forms: it accepts every spec that the service accepts, and both refuse wrong ones."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from search_spaces.validation import validate, warnings
 SCHEMA = ExperimentSpec.model_json_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
 FAMILIES = {"model": Model, "optimizer": Optimizer, "scheduler": Scheduler, "normalization": Normalization}
-#: Members that a name alone does not say.
+#: Members that need more fields than their name.
 UNNAMED = {"plugin", "image_folder"}
 README = Path(__file__).parents[2] / "README.md"
 
 
 def refused(document: Any) -> list[str]:
-    """Where the schema says no."""
+    """The places at which the schema refuses a document."""
     return sorted({error.json_path for error in VALIDATOR.iter_errors(document)})
 
 
@@ -61,12 +61,12 @@ def test_the_schema_is_one() -> None:
 
 
 @pytest.mark.parametrize("preset", presets.names())
-def test_presets_and_what_they_mean_fit(preset: str) -> None:
+def test_the_schema_accepts_presets_and_their_completed_specs(preset: str) -> None:
     assert refused(read(presets.load(preset).encode(), "application/yaml")) == []
     assert refused(presets.spec(preset).model_dump(mode="json")) == []
 
 
-def test_the_spec_of_the_readme_fits_and_is_valid() -> None:
+def test_the_schema_and_the_service_accept_the_spec_of_the_readme() -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     document = read(text.encode(), "application/yaml")
     assert refused(document) == []
@@ -74,7 +74,7 @@ def test_the_spec_of_the_readme_fits_and_is_valid() -> None:
 
 
 @pytest.mark.parametrize("document", list(by_name()), ids=lambda document: json.dumps(document)[:60])
-def test_every_member_fits_by_its_name(document: dict[str, Any]) -> None:
+def test_the_schema_accepts_every_member_by_its_name(document: dict[str, Any]) -> None:
     validate(document)
     assert refused(document) == []
 
@@ -97,7 +97,7 @@ def test_every_member_fits_by_its_name(document: dict[str, Any]) -> None:
     ],
     ids=lambda document: json.dumps(document)[:60],
 )
-def test_other_short_forms_fit(document: dict[str, Any]) -> None:
+def test_the_schema_accepts_other_short_forms(document: dict[str, Any]) -> None:
     validate(document)
     assert refused(document) == []
 
@@ -136,13 +136,13 @@ def test_other_short_forms_fit(document: dict[str, Any]) -> None:
         ([], "$"),
     ],
 )
-def test_what_is_wrong_fits_neither(document: Any, path: str) -> None:
+def test_wrong_specs_are_refused_by_the_service_and_the_schema(document: Any, path: str) -> None:
     with pytest.raises(SpecError):
         validate(document)
     assert refused(document) == [path]
 
 
-def test_editors_are_told_the_names() -> None:
+def test_the_schema_lists_the_names_for_editors() -> None:
     fields = SCHEMA["$defs"]["SearchSpace"]["properties"]
     for field, family in FAMILIES.items():
         (named,) = [form["anyOf"][0]["enum"] for form in fields[field]["anyOf"] if "anyOf" in form]

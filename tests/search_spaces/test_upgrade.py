@@ -53,7 +53,7 @@ FOLDER = Path(__file__).parent / "stored"
 
 def old_scheduler(scheduler: Any) -> Any:
     if "choice" in scheduler:
-        return {"choice": [old_scheduler(one) for one in scheduler["choice"]]}
+        return {"choice": [old_scheduler(alternative) for alternative in scheduler["choice"]]}
     return {NAMES.get((scheduler["kind"], name), name): value for name, value in scheduler.items()}
 
 
@@ -79,7 +79,7 @@ def test_what_was_stored_is_read_back() -> None:
     assert read_trial_spec(trial.model_dump_json()) == trial
 
 
-def test_everything_that_version_1_could_say_is_read_back() -> None:
+def test_every_member_of_version_1_is_read_back() -> None:
     """`stored/version-1.json` has every member of every family, with all fields. Never edit it."""
     stored = json.loads((FOLDER / "version-1.json").read_text())
     for old in stored:
@@ -87,13 +87,13 @@ def test_everything_that_version_1_could_say_is_read_back() -> None:
         now = version_1(spec)
         assert _without_what_came_later(now, old) == old, f"{old['name']} means something else now"
         assert validate(old) == spec
-    said = json.dumps(stored)
+    text = json.dumps(stored)
     for family in (Model, Optimizer, Scheduler, Normalization, Searcher):
-        assert all(f'"kind": "{kind}"' in said for kind in kinds(family))
+        assert all(f'"kind": "{kind}"' in text for kind in kinds(family))
 
 
-def test_what_was_stored_is_not_judged_by_rules_that_came_later() -> None:
-    """`stored/version-1-before-later-rules.json` was accepted once; whoever submits it now gets the rule's problem."""
+def test_stored_specs_are_read_even_if_later_rules_refuse_them() -> None:
+    """The specs of `stored/version-1-before-later-rules.json` were accepted. If submitted now, they are refused."""
     fields = ("objective.goal", "search_space.model.name")
     for old, field in zip(json.loads((FOLDER / "version-1-before-later-rules.json").read_text()), fields, strict=True):
         spec = read_spec(old)
@@ -249,7 +249,7 @@ def test_a_document_of_version_2_knows_nothing_of_version_1() -> None:
 
 
 @pytest.mark.parametrize("new", [{"max_epochs": 8}, {"early_stopping": "none"}])
-def test_a_document_that_says_it_in_both_versions_is_refused(new: dict[str, Any]) -> None:
+def test_a_document_with_a_field_of_both_versions_is_refused(new: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="asha: is not a known field"):
         validate({"name": "x", "asha": {"max_t": 5}} | new)
 

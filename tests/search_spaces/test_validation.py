@@ -1,4 +1,4 @@
-"""Validation: for each bad spec, the exact lines that a person reads."""
+"""Validation: the exact error lines for each invalid spec."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ SCALARS = (
 TREES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4))
 
 
-def found(data: Any) -> tuple[Problem, ...]:
+def problems_of(data: Any) -> tuple[Problem, ...]:
     try:
         validate(data)
     except SpecError as error:
@@ -215,17 +215,17 @@ def found(data: Any) -> tuple[Problem, ...]:
 
 @given(data=st.dictionaries(KEYS, TREES, max_size=5))
 @settings(max_examples=300, deadline=None)
-def test_nothing_but_a_spec_error_comes_out(data: dict[str, Any]) -> None:
-    for problem in found({"name": "x"} | data):
+def test_any_invalid_document_raises_only_a_spec_error(data: dict[str, Any]) -> None:
+    for problem in problems_of({"name": "x"} | data):
         assert problem.rule
         json.dumps(problem.value, allow_nan=False)
 
 
 @given(optimizer=TREES, model=TREES, rate=TREES)
 @settings(max_examples=300, deadline=None)
-def test_nothing_but_a_spec_error_comes_out_of_the_depth(optimizer: Any, model: Any, rate: Any) -> None:
+def test_any_invalid_part_of_a_search_space_raises_only_a_spec_error(optimizer: Any, model: Any, rate: Any) -> None:
     for part in ({"optimizer": optimizer, "model": model}, {"optimizer": {"kind": "sgd", "lr": rate}}):
-        assert all(problem.field.startswith("search_space") for problem in found(space(**part)))
+        assert all(problem.field.startswith("search_space") for problem in problems_of(space(**part)))
 
 
 #: What stands in for each part of each preset, one at a time. What no document may hold, `read` refuses.
@@ -245,7 +245,7 @@ def replaced(data: Any, odd: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("preset", presets.names())
-def test_every_part_of_every_preset_is_answered_for(preset: str) -> None:
+def test_a_wrong_value_in_any_part_of_a_preset_is_reported(preset: str) -> None:
     document = read(presets.load(preset).encode(), "application/yaml")
     for odd in ODD:
         for data in replaced(document, odd):
@@ -290,6 +290,6 @@ def test_problems_of_fields_and_cross_field_rules_are_reported_together() -> Non
     ]
 
 
-def test_a_rule_says_nothing_of_parts_that_have_problems_of_their_own() -> None:
+def test_a_rule_does_not_check_parts_that_are_invalid_themselves() -> None:
     document = space(scheduler={"kind": "cosine", "warmup_epochs": 25}) | {"max_epochs": 0}
     assert problems(document) == ["max_epochs: must be at least 1 (got 0)"]

@@ -13,7 +13,7 @@ STEP_S = 2.0
 
 
 def reconcile_for(reconciler: Reconciler, clock: Clock, seconds: float) -> None:
-    """Rounds at the pace of the reconciler's thread, for so many seconds of the clock."""
+    """Run rounds at the pace of the reconciler's thread, for `seconds` of the clock."""
     for _ in range(math.ceil(seconds / STEP_S)):
         clock.sleep(STEP_S)
         reconciler.reconcile_once()

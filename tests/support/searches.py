@@ -1,4 +1,4 @@
-"""Searches: one attempt of a driver without Ray, for the tests of what meets Tune's loop."""
+"""Searches: one attempt of a driver without Ray, for tests of the code that Tune's loop calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from workers.state.recorder import Recorder
 
 
 class Tune:
-    """The part of Tune's controller that the callback meets, driving the same hooks in the same order."""
+    """The part of Tune's controller that calls the callback: it calls the same hooks in the same order."""
 
     def __init__(self, callback: TuneCallback, searcher: TuneSearcher) -> None:
         self._callback, self._searcher = callback, searcher
@@ -35,7 +35,7 @@ class Tune:
         return self.live
 
     def start(self, waits: bool = False) -> Any:
-        """A trial that is handed out, and takes a slot unless it `waits` for one."""
+        """The next trial. It takes a slot unless it `waits` for one."""
         self.started += 1
         name = f"t{self.started}"
         config = self._searcher.suggest(name)
@@ -60,13 +60,13 @@ class Tune:
         return decision
 
     def finish(self, trial: Any, value: float) -> None:
-        """All epochs; those that were told before are told again."""
+        """Report every epoch, including those that were reported before."""
         epochs = itertools.count(1)
         while self.report(trial, next(epochs), value) != TrialScheduler.STOP:
             pass
 
     def fail(self, trial: Any, error: BaseException | None = None, folder: Path | None = None) -> None:
-        """As Tune does it: the exception is pickled, its text is added to another file."""
+        """Fail a trial as Tune does: pickle the exception into one file, and add its text to another."""
         if error is not None and folder is not None:
             trial.pickled_error_file, trial.error_file = str(folder / "error.pkl"), str(folder / "error.txt")
             Path(trial.pickled_error_file).write_bytes(cloudpickle.dumps(error))  # type: ignore[no-untyped-call]
@@ -82,7 +82,7 @@ class Tune:
 
 
 class Service:
-    """What the heartbeat knows."""
+    """The directives of the last heartbeat, and a count of changes to report."""
 
     def __init__(self) -> None:
         self.directives = Directives(slots=4)

@@ -71,7 +71,7 @@ class Stopwatch:
 
 
 class HeartbeatService:
-    """Remembers what it was told; answers what it is set to. May be stopped and started on the same port."""
+    """Records the heartbeats that it receives, and sends prepared answers. It can be restarted on the same port."""
 
     def __init__(self) -> None:
         self.heard: list[Heartbeat] = []

@@ -29,10 +29,10 @@ class World:
 
     def started(self, **spec: Any) -> str:
         """An experiment whose first driver was launched."""
-        one = self.submit(**{"resources": {"gpus_per_trial": 0}, **spec})
+        experiment_id = self.submit(**{"resources": {"gpus_per_trial": 0}, **spec})
         self.reconciler.reconcile_once()
-        assert self.show(one)["attempt"] == 1
-        return one
+        assert self.show(experiment_id)["attempt"] == 1
+        return experiment_id
 
     def show(self, experiment_id: str) -> dict[str, Any]:
         view: dict[str, Any] = self.client.get(f"/api/v1/experiments/{experiment_id}").json()
@@ -51,13 +51,13 @@ class World:
 
     def ended(self, phase: str = "completed", done: int = 3, **spec: Any) -> str:
         """An experiment whose driver completed `done` trials, evaluated the best, and sent a final heartbeat."""
-        one = self.started(**spec)
+        experiment_id = self.started(**spec)
         lines = [self.line(n, state="COMPLETED", best_value=0.5 + n / 100) for n in range(done)]
-        self.beat(one, {"phase": "finalizing", "trials": lines})
-        winner = self.winner(one) if phase == "completed" and done else None
-        answer = self.beat(one, {"phase": phase, "reason": f"it {phase}", "winner": winner})
+        self.beat(experiment_id, {"phase": "finalizing", "trials": lines})
+        winner = self.winner(experiment_id) if phase == "completed" and done else None
+        answer = self.beat(experiment_id, {"phase": phase, "reason": f"it {phase}", "winner": winner})
         assert answer.status_code == 200, answer.text
-        return one
+        return experiment_id
 
     def winner(self, experiment_id: str) -> dict[str, Any]:
         """Its best trial, evaluated."""

@@ -104,7 +104,7 @@ def build(spec: TorchvisionModel, normalizer: Normalizer, channels: int, classes
 
 
 def family_of(name: str) -> Family:
-    """The family of a torchvision model. Raises ValueError if there is none."""
+    """The family of a torchvision model. Raises ValueError if no family matches."""
     known = [prefix for prefix in FAMILIES if name.startswith(prefix)]
     if not known:
         raise ValueError(f"a torchvision model must be of one of the families {', '.join(FAMILIES)} (got {name})")

@@ -120,15 +120,15 @@ def test_the_first_trial_at_a_rung_and_a_value_at_the_cutoff_continue() -> None:
 
 def test_a_diverged_trial_counts_as_the_worst_of_its_rung() -> None:
     rule, without = asha(), asha()
-    for one in (rule, without):
-        one.decide(1, 1, 0.5)
-        one.decide(2, 1, 0.9)
+    for either in (rule, without):
+        either.decide(1, 1, 0.5)
+        either.decide(2, 1, 0.9)
     rule.decide(3, 1, math.nan)
     assert "cutoff 0.6333, set by the best 1/3 of 3" in rule.decide(4, 1, 0.1).reason
     assert "cutoff 0.7667, set by the best 1/3 of 2" in without.decide(4, 1, 0.1).reason
 
 
-def test_a_diverged_trial_alone_at_a_rung_sets_no_cutoff() -> None:
+def test_the_only_trial_at_a_rung_sets_no_cutoff_if_it_has_diverged() -> None:
     rule = asha()
     rule.decide(0, 1, math.nan)
     assert rule.decide(1, 1, -1e9) == CONTINUE

@@ -1,4 +1,4 @@
-"""Whole files: the new content or the old one, and nothing beside it."""
+"""Atomic writes: a file has its new content or its old one, and no other file remains."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ import pytest
 from search_spaces.storage.atomic import atomic_write
 
 
-def test_a_file_is_written_anew_and_stored_before_it_has_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, found, store = tmp_path / "spec.json", list[bytes](), os.fsync
+def test_the_new_content_is_synced_before_it_replaces_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, before_sync, fsync = tmp_path / "spec.json", list[bytes](), os.fsync
     path.write_bytes(b"old")
 
-    def stored(descriptor: int) -> None:
-        found.append(path.read_bytes())
-        store(descriptor)
+    def record(descriptor: int) -> None:
+        before_sync.append(path.read_bytes())
+        fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", stored)
+    monkeypatch.setattr(os, "fsync", record)
     atomic_write(path, b"new")
-    assert (found, path.read_bytes(), list(tmp_path.iterdir())) == ([b"old"], b"new", [path])
+    assert (before_sync, path.read_bytes(), list(tmp_path.iterdir())) == ([b"old"], b"new", [path])
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "spec.json"
     path.write_bytes(b"old")
 

@@ -175,7 +175,7 @@ def test_all_entries_from_one_that_both_files_lost_are_set_aside(
     assert path.with_name("journal.damaged-1").read_bytes() == changed[kept:]
     assert f"is damaged at byte {kept}" in caplog.text
     copy_of(path).unlink()
-    damage(path, 0, "noise")  # alone, the file is cut at any damage
+    damage(path, 0, "noise")  # without its copy, the file is cut at any damage
     opened(path, 3).close()
     assert numbers(path) == []
     assert path.with_name("journal.damaged-2").exists()
@@ -228,15 +228,15 @@ def test_an_earlier_writer_does_not_repair_the_files_of_a_later_one(path: Path) 
     later.append({"event": "x", "number": 0})
     with path.open("ab") as file:
         file.write(b'{"half of a line')  # of the later one, which is about to write the rest
-    before = [(one.stat().st_ino, one.read_bytes()) for one in (path, copy_of(path))]
+    before = [(file.stat().st_ino, file.read_bytes()) for file in (path, copy_of(path))]
     with pytest.raises(WriterFencedError, match="writer 2 has started, so writer 1 must not write"):
         opened(path, 1)
-    assert [(one.stat().st_ino, one.read_bytes()) for one in (path, copy_of(path))] == before
+    assert [(file.stat().st_ino, file.read_bytes()) for file in (path, copy_of(path))] == before
     later.close()
 
 
 def test_entries_of_a_superseded_writer_are_void(path: Path) -> None:
-    """Not even in the moment in which it cannot know yet."""
+    """Not even before it can know of the later one."""
     old, new = opened(path, 1), opened(path, 2)
     old.append({"n": "before"})
     new.append({"n": "takes over"})
@@ -275,15 +275,15 @@ def test_undoing_a_failed_write_removes_nothing_of_a_later_writer(path: Path) ->
     with pytest.raises(OSError, match="No space left"):
         old.append({"n": "half-way"})
     assert new is not None
-    new.append({"n": "goes on"})
-    assert [entry["n"] for entry in journal_of(path).entries()] == ["before", "half-way", "takes over", "goes on"]
+    new.append({"n": "continues"})
+    assert [entry["n"] for entry in journal_of(path).entries()] == ["before", "half-way", "takes over", "continues"]
     assert path.read_bytes() == copy_of(path).read_bytes()
     old.close()
     new.close()
 
 
 def test_an_entry_that_cannot_be_synced_is_undone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some file systems tell of a full disk only then."""
+    """Some file systems report a full disk only when a file is synced."""
     book = opened(path)
     book.append({"n": 0}, sync=True)
 
@@ -301,7 +301,7 @@ def test_an_entry_that_cannot_be_synced_is_undone(path: Path, monkeypatch: pytes
 
 
 def test_a_full_disk_raises_and_leaves_complete_lines(path: Path) -> None:
-    """A limit on the size of a file stands for a full disk: the kernel writes a part, then nothing."""
+    """A limit on the size of a file simulates a full disk: the kernel writes a part and then nothing."""
     book = opened(path)
     book.append({"n": 0})
     line = path.stat().st_size

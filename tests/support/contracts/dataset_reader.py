@@ -31,8 +31,8 @@ def decoded(reader: DatasetReader, folder: Path) -> tuple[dict[str, NDArray[Any]
 
 def files_of(root: Path) -> dict[str, tuple[int, int]]:
     """Name -> (size, time of change) of everything under a folder."""
-    found = [Path(folder) / name for folder, _, names in os.walk(root) for name in names]
-    return {str(path.relative_to(root)): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+    paths = [Path(folder) / name for folder, _, names in os.walk(root) for name in names]
+    return {str(path.relative_to(root)): (path.stat().st_size, path.stat().st_mtime_ns) for path in paths}
 
 
 class DatasetReaderContract:
@@ -73,12 +73,14 @@ class DatasetReaderContract:
         for name in ARRAYS:
             assert np.array_equal(first[name], second[name])
 
-    def test_identity_is_json_and_stays_while_the_files_do(self, dataset: DatasetSpec, data_root: Path) -> None:
+    def test_identity_is_json_and_constant_while_the_files_do_not_change(
+        self, dataset: DatasetSpec, data_root: Path
+    ) -> None:
         identity = reader_of(dataset, data_root).identity()
         assert json.loads(json.dumps(identity)) == identity
         assert reader_of(dataset, data_root).identity() == identity
 
-    def test_another_content_has_another_identity(self, dataset: DatasetSpec, data_root: Path) -> None:
+    def test_changed_files_have_another_identity(self, dataset: DatasetSpec, data_root: Path) -> None:
         if self.change is None:
             pytest.skip("the content never changes")
         before = reader_of(dataset, data_root).identity()
@@ -90,11 +92,11 @@ class DatasetReaderContract:
         decoded(reader_of(dataset, data_root), tmp_path / "decoded")
         assert files_of(data_root) == before
 
-    def test_nothing_but_arrays_is_left(self, dataset: DatasetSpec, data_root: Path, tmp_path: Path) -> None:
+    def test_a_reader_writes_only_its_arrays(self, dataset: DatasetSpec, data_root: Path, tmp_path: Path) -> None:
         decoded(reader_of(dataset, data_root), tmp_path / "decoded")
         assert sorted(path.name for path in (tmp_path / "decoded").iterdir()) == sorted(f"{a}.npy" for a in ARRAYS)
 
-    def test_damaged_files_are_a_data_error_that_names_the_data_set(
+    def test_the_error_for_damaged_files_contains_the_name_of_the_data_set(
         self, dataset: DatasetSpec, data_root: Path, tmp_path: Path
     ) -> None:
         if self.damage is None:
@@ -103,13 +105,15 @@ class DatasetReaderContract:
         with pytest.raises(DataError, match=dataset.model_dump()["name"]):
             load(dataset, 0, data_root, tmp_path / "cache", download=False)
 
-    def test_absent_files_are_a_data_error_that_names_the_data_set(self, dataset: DatasetSpec, tmp_path: Path) -> None:
+    def test_the_error_for_absent_files_contains_the_name_of_the_data_set(
+        self, dataset: DatasetSpec, tmp_path: Path
+    ) -> None:
         if self.damage is None:
             pytest.skip("there are no files to miss")
         with pytest.raises(DataError, match=dataset.model_dump()["name"]):
             load(dataset, 0, tmp_path / "nowhere", tmp_path / "cache", download=False)
 
-    def test_it_loads_as_a_data_set(self, dataset: DatasetSpec, data_root: Path, tmp_path: Path) -> None:
+    def test_every_split_has_images(self, dataset: DatasetSpec, data_root: Path, tmp_path: Path) -> None:
         splits = load(dataset, 0, data_root, tmp_path / "cache", download=False)
         assert len(splits.train_images) > 0
         assert len(splits.validation_images) > 0

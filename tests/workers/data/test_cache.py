@@ -1,4 +1,4 @@
-"""The cache under crashes, races, damage and full disks; real processes and real files."""
+"""The cache under crashes, races, damage and full disks, with real processes and files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         os.sched_yield()
 
 
-def test_built_once_and_found_again(tmp_path: Path) -> None:
+def test_an_entry_is_built_once(tmp_path: Path) -> None:
     first = cache.entry(tmp_path / "cache", "key", build)
     again = cache.entry(tmp_path / "cache", "key", refuse)
     assert first == again
@@ -71,14 +71,14 @@ def test_built_once_and_found_again(tmp_path: Path) -> None:
 
 def test_arrays_are_mapped_and_a_writer_changes_only_its_own_copy(tmp_path: Path) -> None:
     entry = cache.entry(tmp_path, "key", build)
-    mine, other = entry.array("numbers"), entry.array("numbers")
-    assert isinstance(mine, np.memmap)
-    mine[0] = 7
+    written, other = entry.array("numbers"), entry.array("numbers")
+    assert isinstance(written, np.memmap)
+    written[0] = 7
     assert other[0] == 0
     assert entry.array("numbers")[0] == 0
 
 
-def test_a_builder_killed_half_way_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
+def test_a_builder_that_is_killed_leaves_no_entry(tmp_path: Path) -> None:
     process = builder(tmp_path, "half", "stop")
     wait_for(tmp_path / "half", process)
     process.send_signal(signal.SIGKILL)
@@ -87,10 +87,10 @@ def test_a_builder_killed_half_way_leaves_nothing_that_is_taken_for_whole(tmp_pa
     entry = cache.entry(tmp_path / "cache", "key", build)
     assert entry.array("numbers").sum() == 499500
     left = {path.name for path in (tmp_path / "cache").iterdir()}
-    assert left == {"key", "key.lock"}, "the dead builder's scratch is removed"
+    assert left == {"key", "key.lock"}, "the files of the killed builder remain"
 
 
-def test_of_two_builders_one_builds_and_the_other_waits(tmp_path: Path) -> None:
+def test_one_builder_builds_and_the_others_wait(tmp_path: Path) -> None:
     first = builder(tmp_path, "half", "stop")
     wait_for(tmp_path / "half", first)
     others = [builder(tmp_path, f"unused{number}") for number in range(2)]
@@ -129,24 +129,24 @@ def test_a_damaged_entry_is_built_again(tmp_path: Path, damage: str) -> None:
     assert np.array_equal(again.array("numbers"), np.arange(1000))
 
 
-def test_a_copied_entry_is_still_whole(tmp_path: Path) -> None:
+def test_a_copied_entry_is_valid(tmp_path: Path) -> None:
     entry = cache.entry(tmp_path / "here", "key", build)
     (tmp_path / "there").mkdir()
     shutil.copytree(entry.path, tmp_path / "there" / "key", copy_function=shutil.copyfile)
     assert cache.entry(tmp_path / "there", "key", refuse).facts["sum"] == 499500
 
 
-def test_keys_tell_parts_apart() -> None:
+def test_different_parts_give_different_keys() -> None:
     assert cache.key_of("a", 1) == cache.key_of("a", 1)
     assert len({cache.key_of("a", 1), cache.key_of("a", 2), cache.key_of("a1"), cache.key_of(["a", 1])}) == 4
 
 
-def test_prune_keeps_the_last_used_and_whatever_is_fresh(tmp_path: Path) -> None:
+def test_prune_keeps_the_entries_used_last_and_those_used_within_the_hour(tmp_path: Path) -> None:
     for number in range(5):
         entry = cache.entry(tmp_path, f"split-{number}", build)
         os.utime(entry.path / cache.MANIFEST, (1_000_000 + number,) * 2)
     cache.entry(tmp_path, "other", build)
-    cache.entry(tmp_path, "split-0", refuse)  # used now
+    cache.entry(tmp_path, "split-0", refuse)  # marks it as used now
     cache.prune(tmp_path, "split-", keep=2)
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"split-0", "split-4", "other"}
     cache.prune(tmp_path, "split-", keep=0)
@@ -166,7 +166,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(path)], check=True)
 
 
-def test_a_full_disk_is_an_error_with_a_reason(small_disk: Path) -> None:
+def test_a_full_disk_is_a_data_error(small_disk: Path) -> None:
     def too_much(folder: Path) -> dict[str, Any]:
         cache.create_array(folder, "large", (4 << 20,), np.uint8)[:] = 1
         return {}
@@ -176,8 +176,8 @@ def test_a_full_disk_is_an_error_with_a_reason(small_disk: Path) -> None:
     assert cache.entry(small_disk / "cache", "small", build).facts["sum"] == 499500
 
 
-def test_a_full_disk_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same where no disk can be mounted: the allocation fails as the kernel makes it fail."""
+def test_a_failed_allocation_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for machines on which no disk can be mounted: the allocation fails with the kernel's error."""
 
     def full(descriptor: int, offset: int, size: int) -> None:
         raise OSError(28, "No space left on device")
@@ -188,13 +188,13 @@ def test_a_full_disk_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"key.lock"}
 
 
-def test_a_root_that_is_no_folder_is_an_error_with_a_reason(tmp_path: Path) -> None:
+def test_a_root_that_is_no_folder_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         cache.entry(tmp_path / "file", "key", build)
 
 
-def test_an_error_of_the_source_is_not_blamed_on_the_cache(tmp_path: Path) -> None:
+def test_an_error_of_the_builder_is_raised_unchanged(tmp_path: Path) -> None:
     def unreadable(folder: Path) -> dict[str, Any]:
         raise PermissionError(13, "Permission denied", str(tmp_path / "source"))
 

@@ -1,4 +1,4 @@
-"""Image folders: every mode and size, damaged and unusual files, changes."""
+"""Image folders: image modes and sizes, damaged and unusual files, and changes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(path: str = "pictures", **fields: Any) -> ImageFolder:
     return ImageFolder.model_validate({"name": "image_folder", "path": path, "size": 8, **fields})
 
 
-def test_an_image_folder(tmp_path: Path) -> None:
+def test_every_image_is_in_one_split_with_its_label(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures")
     splits = load(folder(), 0, tmp_path, tmp_path / "cache")
     assert splits.class_names == ("blue", "red")
@@ -36,8 +36,8 @@ def test_an_image_folder(tmp_path: Path) -> None:
     for images, labels in ((splits.train_images, splits.train_labels), splits.test()):
         assert torch.equal(images[:, 0, 0, 0] == 255, labels == 1)
         assert torch.equal(images[:, 2, 0, 0] == 255, labels == 0)
-    seen = torch.cat([splits.train_images, splits.validation_images, splits.test()[0]])
-    assert len({(int(a), int(b)) for a, b in seen[:, :2, 0, 0]}) == 20, "every image once"
+    images = torch.cat([splits.train_images, splits.validation_images, splits.test()[0]])
+    assert len({(int(red), int(green)) for red, green in images[:, :2, 0, 0]}) == 20
     assert splits.notes == ()
 
 
@@ -58,8 +58,8 @@ def test_grey_images_and_unusual_modes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("orientation", "red_rows"), [(1, slice(0, 4)), (3, slice(4, 8))])
-def test_images_are_rotated_as_exif_says(tmp_path: Path, orientation: int, red_rows: slice) -> None:
-    """Orientation 3 of EXIF: the camera was held upside down."""
+def test_images_are_rotated_to_their_exif_orientation(tmp_path: Path, orientation: int, red_rows: slice) -> None:
+    """Orientation 3 means that the camera was upside down."""
     two_classes(tmp_path / "pictures/train")
     two_classes(tmp_path / "pictures/test", 1)
     picture = Image.new("RGB", (8, 8), (0, 0, 255))
@@ -76,13 +76,13 @@ def test_images_are_rotated_as_exif_says(tmp_path: Path, orientation: int, red_r
 
 def test_only_the_names_of_the_files_decide_the_test_set(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures", 20)
-    held_out = [load(folder(), seed, tmp_path, tmp_path / "cache").test()[0] for seed in (0, 1)]
-    assert torch.equal(*held_out)
+    test_images = [load(folder(), seed, tmp_path, tmp_path / "cache").test()[0] for seed in (0, 1)]
+    assert torch.equal(*test_images)
     two_classes(tmp_path / "copied", 20)
-    assert torch.equal(load(folder("copied"), 2, tmp_path, tmp_path / "cache").test()[0], held_out[0])
+    assert torch.equal(load(folder("copied"), 2, tmp_path, tmp_path / "cache").test()[0], test_images[0])
 
 
-def test_given_train_and_test_folders(tmp_path: Path) -> None:
+def test_train_and_test_folders_are_the_two_sets(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures/train")
     two_classes(tmp_path / "pictures/test", 3)
     splits = load(folder(), 0, tmp_path, tmp_path / "cache")
@@ -105,7 +105,7 @@ def test_damaged_images_are_reported_all_at_once(tmp_path: Path) -> None:
         assert name in str(error.value)
     for name in ("red/cut.png", "blue/empty.jpg", "blue/text.png"):
         (tmp_path / "pictures" / name).unlink()
-    assert load(folder(), 0, tmp_path, tmp_path / "cache").classes == 2, "repaired, it loads"
+    assert load(folder(), 0, tmp_path, tmp_path / "cache").classes == 2, "the repaired folder must load"
 
 
 def test_unusual_files_are_listed_in_notes(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_unusual_files_are_listed_in_notes(tmp_path: Path) -> None:
     assert load(folder(), 0, tmp_path, tmp_path / "cache").notes == splits.notes
 
 
-def test_what_was_decoded_before_a_change_is_deleted_when_idle(tmp_path: Path) -> None:
+def test_decoded_images_from_before_a_change_are_deleted_after_a_while(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures")
     two_classes(tmp_path / "others")
     load(folder("others"), 0, tmp_path, tmp_path / "cache")
@@ -131,7 +131,9 @@ def test_what_was_decoded_before_a_change_is_deleted_when_idle(tmp_path: Path) -
         for manifest in (tmp_path / "cache").glob(f"*/{cache.MANIFEST}"):
             os.utime(manifest, (1_000_000 + change,) * 2)
     left = [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()]
-    assert len([name for name in left if name.startswith("folder-")]) == splits.KEPT_SOURCES + 1, "and the other folder"
+    assert len([name for name in left if name.startswith("folder-")]) == splits.KEPT_SOURCES + 1, (
+        "one is the other folder's"
+    )
     assert len([name for name in left if name.startswith("split-")]) == splits.KEPT_SPLITS + 1
 
 

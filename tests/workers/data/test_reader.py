@@ -1,4 +1,4 @@
-"""Every reader keeps the contract, and every data set of the spec has its reader."""
+"""Every reader fulfils the contract, and every data set of a spec has a reader."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_data_set_without_a_reader_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("cut short"), KeyError("labels")])
-def test_whatever_a_reader_raises_is_a_data_error(
+def test_any_error_of_a_reader_is_a_data_error(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: Any, **options: Any) -> None:
@@ -50,7 +50,7 @@ def test_whatever_a_reader_raises_is_a_data_error(
         load(Digits(), 0, tmp_path, tmp_path / "cache")
 
 
-def test_a_lack_of_memory_is_no_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_error_is_no_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any, **options: Any) -> None:
         raise MemoryError
 

@@ -1,4 +1,4 @@
-"""Loading and splitting: against numpy, with real files and real decoders."""
+"""Loading and splitting, compared with numpy, with real files and decoders."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def refuse(*arguments: Any, **options: Any) -> None:
     fraction=st.floats(0.01, 0.5),
     seed=st.integers(-(2**40), 2**40),
 )
-def test_every_class_gives_the_nearest_share(labels: list[int], fraction: float, seed: int) -> None:
+def test_every_class_has_its_share_in_the_validation_split(labels: list[int], fraction: float, seed: int) -> None:
     array = np.array(labels)
     train, validation = stratified_split(array, fraction, seed)
-    assert sorted([*train, *validation]) == list(range(len(labels))), "every image in exactly one part"
+    assert sorted([*train, *validation]) == list(range(len(labels))), "every image must be in exactly one part"
     assert list(train) == sorted(train)
     for label in set(labels):
         size, held_out = (array == label).sum(), (array[validation] == label).sum()
@@ -48,7 +48,7 @@ def test_the_seed_decides_the_split() -> None:
     assert not np.array_equal(stratified_split(labels, 0.1, 3)[1], stratified_split(labels, 0.1, 4)[1])
 
 
-# normalization figures
+# means and deviations
 
 
 @given(seed=st.integers(0, 2**32 - 1), channels=st.sampled_from([1, 3]))
@@ -66,27 +66,29 @@ def test_a_constant_channel_does_not_divide_by_zero() -> None:
 def test_mean_and_deviation_are_those_of_the_training_split_only(tmp_path: Path) -> None:
     splits = load(Digits(), 0, tmp_path, tmp_path / "cache")
 
-    def figures(*parts: torch.Tensor) -> tuple[float, float]:
+    def statistics(*parts: torch.Tensor) -> tuple[float, float]:
         pixels = np.concatenate([part.numpy() for part in parts]) / 255
         return float(pixels.mean()), float(pixels.std())
 
-    mean, std = figures(splits.train_images)
+    mean, std = statistics(splits.train_images)
     assert splits.mean.item() == pytest.approx(mean, abs=1e-7)
     assert splits.std.item() == pytest.approx(std, abs=1e-7)
     assert splits.mean.dtype == splits.std.dtype == torch.float32
     leaks = {
-        "validation": figures(splits.train_images, splits.validation_images),
-        "test": figures(splits.train_images, splits.test()[0]),
+        "validation": statistics(splits.train_images, splits.validation_images),
+        "test": statistics(splits.train_images, splits.test()[0]),
     }
     for part, (leaked_mean, leaked_std) in leaks.items():
-        assert abs(leaked_mean - mean) + abs(leaked_std - std) > 1e-5, f"this test could not see a leak of {part}"
+        assert abs(leaked_mean - mean) + abs(leaked_std - std) > 1e-5, f"this test cannot detect a leak of {part}"
         assert splits.mean.item() != pytest.approx(leaked_mean, abs=1e-7) or splits.std.item() != pytest.approx(
             leaked_std, abs=1e-7
         )
 
 
-def test_changing_validation_or_test_pixels_changes_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The strong form: blacken every image outside the training split, decode again, compare."""
+def test_validation_and_test_pixels_do_not_change_mean_and_deviation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every image outside the training split is made black and decoded again."""
     plain = load(Digits(), 5, tmp_path, tmp_path / "plain")
     digits = load_digits()
     outside = np.arange(1797) % 5 == 4
@@ -104,7 +106,7 @@ def test_changing_validation_or_test_pixels_changes_no_figure(tmp_path: Path, mo
 # digits
 
 
-def test_digits_are_scikit_learns(tmp_path: Path) -> None:
+def test_digits_are_those_of_scikit_learn(tmp_path: Path) -> None:
     splits, source = load(Digits(validation_fraction=0.2), 1, tmp_path, tmp_path / "cache"), load_digits()
     test_images, test_labels = splits.test()
     assert (splits.classes, splits.class_names) == (10, tuple("0123456789"))
@@ -116,6 +118,7 @@ def test_digits_are_scikit_learns(tmp_path: Path) -> None:
     rest = torch.cat([splits.train_images, splits.validation_images])
     expected = np.rint(np.delete(source.images, np.s_[4::5], axis=0) * 255 / 16)
     assert sorted(image.numpy().tobytes() for image in rest) == sorted(e.astype(np.uint8).tobytes() for e in expected)
+    assert len(rest) == Digits.training_images
     assert abs(len(splits.validation_images) - 0.2 * len(rest)) < 5
 
 
@@ -135,7 +138,7 @@ def test_another_seed_decodes_nothing_and_splits_again(tmp_path: Path, monkeypat
     assert torch.equal(first.test()[0], other.test()[0])
 
 
-def test_splits_that_are_idle_for_long_are_deleted(tmp_path: Path) -> None:
+def test_splits_that_were_not_used_for_long_are_deleted(tmp_path: Path) -> None:
     for seed in range(splits.KEPT_SPLITS + 3):
         load(Digits(), seed, tmp_path, tmp_path / "cache")
         for manifest in (tmp_path / "cache").glob(f"split-*/{cache.MANIFEST}"):

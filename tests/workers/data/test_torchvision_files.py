@@ -1,4 +1,4 @@
-"""Data sets that torchvision reads: packed and unpacked, damaged and absent files."""
+"""Data sets that torchvision reads: compressed and plain, damaged and absent files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REAL = Path(os.environ.get("RUNG_TEST_DATA") or Path(__file__).parents[4] / "sha
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever torchvision wants to fetch cannot be fetched, and the attempt is quick."""
+    """Every download by torchvision fails at once."""
 
     def unreachable(*arguments: Any, **options: Any) -> None:
         raise urllib.error.URLError("no network in this test")
@@ -35,7 +35,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline: None) -> dict[str, np.ndarray]:
-    """Forty packed images whose md5 sums torchvision is told to expect."""
+    """Compressed files of forty training images, whose md5 sums torchvision expects."""
     arrays = write_idx_files(tmp_path / "packed", compressed=True)
     names = [name for name, _ in torchvision_datasets.MNIST.resources]
     sums = [(name, hashlib.md5((tmp_path / "packed" / name).read_bytes()).hexdigest()) for name in names]
@@ -44,7 +44,9 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, offline: None) 
 
 
 @pytest.mark.parametrize("layout", ["mnist/MNIST/raw", "mnist/raw", "mnist", "MNIST/raw", ""])
-def test_packed_files_in_a_read_only_root(tmp_path: Path, small_mnist: dict[str, np.ndarray], layout: str) -> None:
+def test_compressed_files_in_a_read_only_root_are_read_and_not_changed(
+    tmp_path: Path, small_mnist: dict[str, np.ndarray], layout: str
+) -> None:
     root = tmp_path / "data"
     (root / layout).parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(tmp_path / "packed", root / layout, dirs_exist_ok=True)
@@ -54,14 +56,14 @@ def test_packed_files_in_a_read_only_root(tmp_path: Path, small_mnist: dict[str,
     splits = load(MNIST(), 0, root, tmp_path / "cache")
     assert np.array_equal(splits.test()[0][:, 0].numpy(), small_mnist["t10k"])
     assert len(splits.train_images) + len(splits.validation_images) == 40
-    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before, "the data root is only read"
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before, "the data root was changed"
     left = [path.name for path in (tmp_path / "cache").rglob("*") if path.is_symlink() or "ubyte" in path.name]
-    assert not left, "what was unpacked is removed"
+    assert not left, "unpacked files remain"
     for path in [root, *before]:
         path.chmod(0o755)
 
 
-def test_unpacked_files(tmp_path: Path, offline: None) -> None:
+def test_plain_files_are_read_and_read_again_after_a_change(tmp_path: Path, offline: None) -> None:
     arrays = write_idx_files(tmp_path / "data/mnist/MNIST/raw", compressed=False)
     splits = load(MNIST(), 0, tmp_path / "data", tmp_path / "cache")
     assert np.array_equal(splits.test()[0][:, 0].numpy(), arrays["t10k"])
@@ -69,10 +71,10 @@ def test_unpacked_files(tmp_path: Path, offline: None) -> None:
     changed.write_bytes(idx(255 - arrays["t10k"]))
     os.utime(changed, (2_000_000_000, 2_000_000_000))
     again = load(MNIST(), 0, tmp_path / "data", tmp_path / "cache")
-    assert np.array_equal(again.test()[0][:, 0].numpy(), 255 - arrays["t10k"]), "other content, other entry"
+    assert np.array_equal(again.test()[0][:, 0].numpy(), 255 - arrays["t10k"]), "the change was not noticed"
 
 
-def test_a_damaged_file_is_reported_and_not_touched(tmp_path: Path, small_mnist: dict[str, np.ndarray]) -> None:
+def test_a_damaged_file_is_reported_and_not_changed(tmp_path: Path, small_mnist: dict[str, np.ndarray]) -> None:
     file = tmp_path / "packed" / "train-images-idx3-ubyte.gz"
     damaged = file.read_bytes()[:-1]
     file.write_bytes(damaged)
@@ -85,7 +87,9 @@ def test_a_damaged_file_is_reported_and_not_touched(tmp_path: Path, small_mnist:
 
 
 @pytest.mark.parametrize("dataset", [MNIST(), FashionMNIST(), CIFAR10(), CIFAR100()])
-def test_absent_data_without_network(tmp_path: Path, dataset: Any, offline: None) -> None:
+def test_the_error_for_absent_files_without_a_network_says_where_to_put_them(
+    tmp_path: Path, dataset: Any, offline: None
+) -> None:
     with pytest.raises(DataError) as error:
         load(dataset, 0, tmp_path / "data", tmp_path / "cache")
     message = str(error.value)
@@ -96,7 +100,7 @@ def test_absent_data_without_network(tmp_path: Path, dataset: Any, offline: None
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
 
 
-def test_no_download_where_it_is_off(tmp_path: Path) -> None:
+def test_the_error_for_absent_files_without_download_says_that_it_is_off(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="downloading is off"):
         load(CIFAR10(), 0, tmp_path, tmp_path / "cache", download=False)
 

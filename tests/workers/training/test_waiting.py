@@ -1,8 +1,8 @@
-"""Training on a GPU does not wait for it within an epoch, and computes as it was asked to: shown without one, and on
-one where there is one.
+"""Training does not wait for the GPU within an epoch, and computes as the spec says: tested without a GPU and, if there
+is one, on it.
 
-PyTorch's fake tensors say that they lie on a GPU and compute shapes alone. Every operation passes by here: one
-that asks the device for a value, or that copies between host and device, makes a real loop wait.
+PyTorch's fake tensors report that they are on a GPU, and compute shapes only. These tests see every operation: one that
+reads a value from the device, or copies between host and device, makes a real loop wait.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ AUGMENTED = {
 }
 CROPPED = {"augmentation": {"crop_padding": 1, "horizontal_flip": 0.5}}
 SPACES = pytest.mark.parametrize("space", [{}, CROPPED, AUGMENTED], ids=["plain", "cropped", "everything"])
-#: Adafactor asks for the norm of every weight at each step, in torch's own code.
-UNHURRIED = sorted(set(kinds(Optimizer)) - {"adafactor"})
+#: All except Adafactor: torch's code for it reads the norm of every weight at each step.
+WITHOUT_WAITING = sorted(set(kinds(Optimizer)) - {"adafactor"})
 
 
 def trial(optimizer: str = "adam", precision: str = "float32", deterministic: bool = False, **space: Any) -> TrialSpec:
@@ -60,7 +60,7 @@ def splits() -> Splits:
 
 
 class Crossings(TorchDispatchMode):
-    """What passes between host and device: (operation, does the host go on at once)."""
+    """The transfers between host and device: (operation, whether the host continues at once)."""
 
     VALUES = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
     COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
@@ -84,16 +84,16 @@ class FakeGenerator(torch.Generator):
     device = torch.device(CUDA)
 
 
-class FiguresAskedError(Exception):
-    """The figures of an epoch were asked for."""
+class ResultsReadError(Exception):
+    """The results of an epoch were read from the device."""
 
 
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tensors of CUDA without CUDA: what torch refuses without a driver is replaced, none of it is of this project."""
+    """CUDA tensors without CUDA. What torch refuses without a driver is replaced."""
     build_model = loop.build_model
 
-    def built_there(*arguments: Any) -> nn.Module:
+    def build_on_gpu(*arguments: Any) -> nn.Module:
         with torch.device(CUDA):
             model = build_model(*arguments)
         monkeypatch.setattr(model, "to", lambda *a, **k: model, raising=False)  # fake weights cannot be moved
@@ -113,19 +113,19 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     weights: list[list[nn.Parameter]] = []
     training_optimizer = loop.build_optimizer
-    monkeypatch.setattr(loop, "build_model", built_there)
+    monkeypatch.setattr(loop, "build_model", build_on_gpu)
     monkeypatch.setattr(loop, "build_optimizer", build_optimizer)
     monkeypatch.setattr(ComputeMode, "seeded", no_generator)
-    for name, figure in {
+    for name, value in {
         "memory_allocated": 0,
         "get_per_process_memory_fraction": 1.0,
         "mem_get_info": GPU_BYTES,
     }.items():
-        monkeypatch.setattr(torch.cuda, name, lambda device, figure=figure: figure)
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     monkeypatch.setattr(torch, "Generator", lambda device=None: FakeGenerator())
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(torch, "_fused_sgd_", lambda *arguments, **options: None)  # has no fake
+    monkeypatch.setattr(torch, "_fused_sgd_", lambda *arguments, **options: None)  # torch has no fake of it
     monkeypatch.setattr(Tensor, "backward", backward)
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     with FakeTensorMode():
@@ -138,15 +138,15 @@ def crossings_of_an_epoch(
     epoch = epoch or running._train
     original = Tensor.cpu
 
-    def asked(tensor: Tensor) -> Tensor:
-        if tensor.dtype == torch.float64:  # the figures
-            raise FiguresAskedError
+    def cpu(tensor: Tensor) -> Tensor:
+        if tensor.dtype == torch.float64:  # only the results of an epoch are
+            raise ResultsReadError
         return original(tensor)
 
-    monkeypatch.setattr(Tensor, "cpu", asked)
-    with pytest.raises(FiguresAskedError):  # the first step of a trial makes the optimizer's state
+    monkeypatch.setattr(Tensor, "cpu", cpu)
+    with pytest.raises(ResultsReadError):  # the first step of a trial creates the optimizer's state
         epoch()
-    with Crossings() as crossings, pytest.raises(FiguresAskedError):
+    with Crossings() as crossings, pytest.raises(ResultsReadError):
         epoch()
     assert running.schedule._done == 2 * BATCHES
     return crossings.seen
@@ -154,7 +154,7 @@ def crossings_of_an_epoch(
 
 @pytest.mark.usefixtures("fake_gpu")
 @SPACES
-def test_nothing_passes_between_host_and_device_until_the_epochs_figures(
+def test_nothing_passes_between_host_and_device_before_the_results_of_the_epoch(
     space: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = Training(trial(**space), splits(), CUDA)
@@ -163,7 +163,7 @@ def test_nothing_passes_between_host_and_device_until_the_epochs_figures(
 
 
 @pytest.mark.usefixtures("fake_gpu")
-@pytest.mark.parametrize("optimizer", UNHURRIED)
+@pytest.mark.parametrize("optimizer", WITHOUT_WAITING)
 def test_no_optimizer_waits(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     running = Training(trial(optimizer, model={"kind": "cnn", "width": 4, "depth": 1}), splits(), CUDA)
     assert crossings_of_an_epoch(running, monkeypatch) == []
@@ -171,18 +171,20 @@ def test_no_optimizer_waits(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("fake_gpu")
 @SPACES
-def test_images_that_do_not_fit_follow_without_waiting(space: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_do_not_fit_are_moved_without_waiting(
+    space: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(device_images, "_room", lambda device: 0)
     running = Training(trial(**space), splits(), CUDA)
     assert running._images._raw.device.type == "cpu"
     order, *moved = crossings_of_an_epoch(running, monkeypatch)
-    assert not order[1], "the epoch's order is fetched once"
+    assert not order[1], "the order of the epoch must be read from the device once"
     assert [at_once for _, at_once in moved] == [True] * BATCHES
 
 
 @pytest.mark.usefixtures("fake_gpu")
 @pytest.mark.parametrize("resident", [True, False])
-def test_an_evaluation_asks_for_its_two_sums_alone(resident: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_reads_only_its_two_sums(resident: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_images, "_room", lambda device: 2**40 if resident else 0)
     monkeypatch.setitem(loop.EVALUATED_PIXELS, "cuda", 16)
     running = Training(trial(), splits(), CUDA)
@@ -197,34 +199,36 @@ def test_an_evaluation_asks_for_its_two_sums_alone(resident: bool, monkeypatch: 
     ("share", "used_bytes", "free_bytes", "resident"),
     [
         (1.0, 0, 70e9, True),
-        (0.1, 0, 70e9, False),  # 12 GB would spend the whole share of 8 GB
+        (0.1, 0, 70e9, False),  # 12 GB of images exceed the share of 8 GB
         (0.7, 0, 70e9, True),
         (0.7, 10e9, 70e9, False),  # the share is in use
-        (1.0, 0, 20e9, False),  # other trials have the rest
+        (1.0, 0, 20e9, False),  # other trials use the rest
     ],
 )
-def test_images_move_to_the_gpu_if_a_quarter_of_the_trials_own_share_holds_them(
+def test_images_move_to_the_gpu_if_they_fit_into_a_quarter_of_the_trials_memory(
     share: float, used_bytes: float, free_bytes: float, resident: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: used_bytes)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 80 * 10**9))
     images = torch.empty((12 * 10**9 // (3 * 64 * 64), 3, 64, 64), dtype=torch.uint8)
-    figures = torch.zeros(1, 3, 1, 1)
-    found = device_images.DeviceImages(images, figures, figures, torch.device(CUDA))
-    assert (found._raw.device.type == "cuda") == resident
+    zeros = torch.zeros(1, 3, 1, 1)
+    on_device = device_images.DeviceImages(images, zeros, zeros, torch.device(CUDA))
+    assert (on_device._raw.device.type == "cuda") == resident
 
 
 @pytest.mark.usefixtures("fake_gpu")
 @pytest.mark.parametrize(("free_bytes", "ready"), [(10**9, True), (5 * 10**8, False)])
-def test_normalized_copies_count_too(free_bytes: int, ready: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """30 MB of images, and 120 MB of floats of them."""
+def test_images_are_normalized_once_only_if_the_copy_fits_too(
+    free_bytes: int, ready: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images take 30 MB, and their normalized copy 120 MB."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_bytes, 80 * 10**9))
     images = torch.empty((10_000, 3, 32, 32), dtype=torch.uint8)
-    figures = torch.zeros(1, 3, 1, 1, device=CUDA)
-    found = device_images.DeviceImages(images, figures, figures, torch.device(CUDA))
-    assert found._raw.device.type == "cuda"
-    assert (found._ready is not None) == ready
+    zeros = torch.zeros(1, 3, 1, 1, device=CUDA)
+    on_device = device_images.DeviceImages(images, zeros, zeros, torch.device(CUDA))
+    assert on_device._raw.device.type == "cuda"
+    assert (on_device._ready is not None) == ready
 
 
 @pytest.mark.usefixtures("fake_gpu")
@@ -232,25 +236,25 @@ def test_normalized_copies_count_too(free_bytes: int, ready: bool, monkeypatch: 
 @pytest.mark.parametrize(
     ("precision", "computed"), [("auto", torch.bfloat16), ("float32", None), ("float16", torch.float16)]
 )
-def test_training_and_evaluation_compute_as_the_spec_asks(
+def test_training_and_evaluation_compute_as_the_spec_says(
     precision: str, computed: torch.dtype | None, deterministic: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = Training(trial(precision=precision, deterministic=deterministic), splits(), CUDA)
-    seen: list[tuple[bool, bool, bool, torch.dtype | None]] = []
+    settings: list[tuple[bool, bool, bool, torch.dtype | None]] = []
 
-    def look(*_: Any) -> None:
+    def record(*_: Any) -> None:
         half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-        tf32, tried = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
-        seen.append((torch.are_deterministic_algorithms_enabled(), tried, tf32, half))
+        tf32, benchmark = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+        settings.append((torch.are_deterministic_algorithms_enabled(), benchmark, tf32, half))
 
-    running.model.register_forward_pre_hook(look)
-    wanted = (deterministic, not deterministic, precision != "float32", computed)
+    running.model.register_forward_pre_hook(record)
+    expected = (deterministic, not deterministic, precision != "float32", computed)
     crossings_of_an_epoch(running, monkeypatch, running.run_epoch)
-    assert seen == [wanted] * 2 * BATCHES
-    seen.clear()
+    assert settings == [expected] * 2 * BATCHES
+    settings.clear()
     with pytest.raises(DataDependentOutputException):
         running.evaluate(splits().validation_images, splits().validation_labels)
-    assert seen == [wanted]
+    assert settings == [expected]
     assert running._scaler.is_enabled() == (precision == "float16")
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -259,7 +263,7 @@ def test_training_and_evaluation_compute_as_the_spec_asks(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @SPACES
-def test_an_epoch_on_a_gpu_does_not_wait_within(
+def test_an_epoch_on_a_gpu_does_not_wait_before_its_results(
     space: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = Training(trial(precision=precision, **space), splits(), "cuda")
