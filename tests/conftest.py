@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.postgres import Postgres, running_postgres
+
+#: A test has no time limit of its own: a busy machine is no defect of the code.
+settings.register_profile("rung", deadline=None)
+settings.load_profile("rung")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -126,11 +126,11 @@ def test_hidden_sets_the_width_of_the_hidden_linear_layer(cls: Any, hidden: int)
 
 @pytest.mark.parametrize("spec", OURS, ids=name_of)
 def test_dropout_drops_its_share_of_the_heads_input_in_training_only(spec: Any) -> None:
+    torch.manual_seed(0)
     model = build_model(spec.model_copy(update={"dropout": 0.75}), Batch(), 1, 10, 16)
     inputs: list[torch.Tensor] = []
     model.dropout.register_forward_pre_hook(lambda _m, arguments: inputs.append(arguments[0]))
     model.head.register_forward_pre_hook(lambda _m, arguments: inputs.append(arguments[0]))
-    torch.manual_seed(0)
     images = torch.randn(64, 1, 16, 16)
     model(images)
     before, after = inputs
