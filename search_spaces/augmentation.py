@@ -21,22 +21,36 @@ class AugmentationSpec(Spec):
     """Strengths of the transforms; 0 turns one off."""
 
     crop_padding: Searchable[Annotated[Integer, Field(ge=0, le=64)]] = Field(
-        0, description="pixels of zero padding on each side before a random crop back to size"
+        0,
+        description="Pixels of zero padding on each side before a random crop back to the image's size; 0 turns it "
+        "off.",
     )
-    horizontal_flip: Strength = Field(0.0, description="probability of mirroring an image; the course uses 0.5")
-    rotation: Degrees = Field(0.0, description="largest rotation either way, in degrees")
+    horizontal_flip: Strength = Field(
+        0.0, description="Probability of mirroring an image left to right; the course uses 0.5 (L17)."
+    )
+    rotation: Degrees = Field(0.0, description="Largest rotation in either direction, in degrees.")
     translation: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = Field(
-        0.0, description="largest shift, as a share of the image's side"
+        0.0, description="Largest shift in each direction, as a share of the image's side."
     )
     scaling: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = Field(
-        0.0, description="factors are drawn from [1 - s, 1 + s]"
+        0.0, description="Largest relative change of size; factors are drawn from [1 - scaling, 1 + scaling]."
     )
-    shear: Searchable[Annotated[Number, Field(ge=0, le=45)]] = Field(0.0, description="largest shear, in degrees")
-    brightness: Strength = Field(0.0, description="factors are drawn from [1 - b, 1 + b]")
-    contrast: Strength = Field(0.0, description="factors are drawn from [1 - c, 1 + c]")
-    sharpness: Strength = Field(0.0, description="factors are drawn from [1 - s, 1 + s]")
+    shear: Searchable[Annotated[Number, Field(ge=0, le=45)]] = Field(
+        0.0, description="Largest shear in either direction, in degrees."
+    )
+    brightness: Strength = Field(
+        0.0, description="Largest relative change; factors are drawn from [1 - brightness, 1 + brightness]."
+    )
+    contrast: Strength = Field(
+        0.0, description="Largest relative change; factors are drawn from [1 - contrast, 1 + contrast]."
+    )
+    sharpness: Strength = Field(
+        0.0, description="Largest relative change; factors are drawn from [1 - sharpness, 1 + sharpness]."
+    )
     mixup_alpha: Searchable[Annotated[Number, Field(ge=0, le=10)]] = Field(
-        0.0, description="images and labels are mixed with lambda ~ Beta(alpha, alpha) (Zhang et al., 2018)"
+        0.0,
+        description="Alpha of mixup, which mixes pairs of images and labels with a weight from Beta(alpha, alpha); 0 "
+        "turns it off (course L18; Zhang et al., 2018).",
     )
 
 

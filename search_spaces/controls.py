@@ -10,8 +10,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from search_spaces.domains import Integer, Number
-from search_spaces.experiment import Budget, ExperimentSpec, MaxRestarts, Priority
+from search_spaces.domains import Integer
+from search_spaces.experiment import Budget, ExperimentSpec, Goal, MaxRestarts, Priority
 from search_spaces.searchers.base import NumSamples
 from search_spaces.spec import Spec
 
@@ -22,11 +22,11 @@ class Controls(Spec):
     priority: Priority = 0
     num_samples: NumSamples
     max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
-        None, description="limit on the trials that run at the same time; default: as many as the cluster allows"
+        None, description="Largest number of trials that run at the same time; default: as many as the cluster allows."
     )
     max_restarts: MaxRestarts = 3
-    goal: Number | None = Field(None, description="stop the experiment when a trial reaches this value")
-    budget: Budget = Field(Budget(), description="limits after which the experiment completes")
+    goal: Goal = None
+    budget: Budget = Field(Budget(), description="Limits after which the experiment completes.")
 
     @classmethod
     def of(cls, spec: ExperimentSpec) -> Controls:

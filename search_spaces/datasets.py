@@ -33,7 +33,7 @@ class DatasetSpec(Spec):
     default_augmentation: ClassVar[dict[str, Any]] = {}
 
     validation_fraction: Annotated[Number, Field(gt=0, le=0.5)] = Field(
-        0.1, description="share of the training set held out to compare trials"
+        0.1, description="Share of the training set that is held out for validation, by which trials are compared."
     )
 
     def usual_augmentation(self) -> dict[str, Any]:
@@ -123,12 +123,20 @@ class ImageFolder(DatasetSpec):
 
     reader: ClassVar[str] = "workers.data.image_folder:ImageFolderReader"
     name: Literal["image_folder"] = "image_folder"
-    path: Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_inside_root)]
-    size: Annotated[Integer, Field(ge=8, le=512)] = Field(64, description="side in pixels after resizing")
-    color: Literal["rgb", "grey"] = "rgb"
-    test_fraction: Annotated[Number, Field(gt=0, le=0.5)] = 0.1
+    path: Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_inside_root)] = Field(
+        description="Folder of the images, relative to the workers' data root."
+    )
+    size: Annotated[Integer, Field(ge=8, le=512)] = Field(
+        64, description="Side of the images after resizing, in pixels."
+    )
+    color: Literal["rgb", "grey"] = Field(
+        "rgb", description="Number of channels that images are converted to: three for `rgb`, one for `grey`."
+    )
+    test_fraction: Annotated[Number, Field(gt=0, le=0.5)] = Field(
+        0.1, description="Share of each class that the test set gets if there are no folders `train` and `test`."
+    )
     mirror_safe: Annotated[bool, Field(strict=True)] = Field(
-        False, description="whether a mirrored image keeps its label; if true, images are mirrored by default"
+        False, description="Whether a mirrored image keeps its label. If so, images are mirrored by default."
     )
 
     def usual_augmentation(self) -> dict[str, Any]:

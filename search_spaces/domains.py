@@ -44,8 +44,9 @@ class Domain(BaseModel):
 
 
 class Interval(Domain):
-    """The numeric domains: `low` and `high` are both included."""
+    """The numeric domains: `low` and `high` are both included. `form` says how the field is written."""
 
+    form: ClassVar[str]
     log: ClassVar[bool] = False
     integer: ClassVar[bool] = False
 
@@ -101,7 +102,8 @@ class Uniform(Interval):
     """Real numbers, each equally likely."""
 
     keyword: ClassVar[str] = "uniform"
-    uniform: tuple[Number, Number] = Field(description="[low, high], both included")
+    form: ClassVar[str] = "[low, high], both included"
+    uniform: tuple[Number, Number] = Field(description=f"The ends as {form}.")
 
 
 class LogUniform(Interval):
@@ -109,14 +111,16 @@ class LogUniform(Interval):
 
     keyword: ClassVar[str] = "loguniform"
     log: ClassVar[bool] = True
-    loguniform: tuple[Number, Number] = Field(description="[low, high], both included, low > 0")
+    form: ClassVar[str] = "[low, high], both included, low > 0"
+    loguniform: tuple[Number, Number] = Field(description=f"The ends as {form}.")
 
 
 class QUniform(Interval):
     """Real numbers low, low + q, low + 2q, ... up to high."""
 
     keyword: ClassVar[str] = "quniform"
-    quniform: tuple[Number, Number, Number] = Field(description="[low, high, q], both ends included")
+    form: ClassVar[str] = "[low, high, q], both ends included"
+    quniform: tuple[Number, Number, Number] = Field(description=f"The ends and the step as {form}.")
 
     @property
     def step(self) -> float:
@@ -132,8 +136,9 @@ class IntRange(Interval):
 
     keyword: ClassVar[str] = "int_range"
     integer: ClassVar[bool] = True
+    form: ClassVar[str] = "[low, high] or [low, high, step], both ends included"
     int_range: tuple[Integer, Integer] | tuple[Integer, Integer, Integer] = Field(
-        description="[low, high] or [low, high, step], both ends included"
+        description=f"The ends, and the step if it is not 1, as {form}."
     )
 
     @property
@@ -151,7 +156,8 @@ class LogIntRange(Interval):
     keyword: ClassVar[str] = "log_int_range"
     integer: ClassVar[bool] = True
     log: ClassVar[bool] = True
-    log_int_range: tuple[Integer, Integer] = Field(description="[low, high], both included, low > 0")
+    form: ClassVar[str] = "[low, high], both included, low > 0"
+    log_int_range: tuple[Integer, Integer] = Field(description=f"The ends as {form}.")
 
     @model_validator(mode="after")
     def _countable(self) -> LogIntRange:
@@ -162,7 +168,9 @@ class Choice(Domain):
     """A list of alternatives: values, numeric domains, or whole families with domains of their own."""
 
     keyword: ClassVar[str] = "choice"
-    choice: tuple[Any, ...] = Field(min_length=1)
+    choice: tuple[Any, ...] = Field(
+        min_length=1, description="Values, numeric domains, or whole families with domains of their own."
+    )
 
 
 FLOAT_DOMAINS: tuple[type[Interval], ...] = (Uniform, LogUniform, QUniform)

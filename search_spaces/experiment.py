@@ -44,12 +44,24 @@ Priority = Annotated[
     Field(
         ge=-100,
         le=100,
-        description="experiments of higher priority get slots first; among equals, the one that was submitted first",
+        description="Priority in the queue: experiments of higher priority get slots first; among equals, the oldest "
+        "one.",
     ),
 ]
 MaxRestarts = Annotated[
     Integer,
-    Field(ge=0, le=100, description="number of times that a trial is restarted after a failure that may be temporary"),
+    Field(
+        ge=0,
+        le=100,
+        description="Largest number of times that a trial is restarted after a failure that may be temporary.",
+    ),
+]
+Goal = Annotated[
+    Number | None,
+    Field(
+        description="Value of the objective at which the experiment completes, once a trial reaches it: a share for "
+        "accuracy, not percent; default: no goal."
+    ),
 ]
 #: Longest name of an experiment or a project.
 MAX_NAME_LENGTH = 128
@@ -63,6 +75,11 @@ Name = Annotated[
     WithJsonSchema({"type": "string", "pattern": rf"^\s*[A-Za-z0-9][A-Za-z0-9 ._-]{{0,{MAX_NAME_LENGTH - 1}}}\s*$"}),
 ]
 DATASETS: TypeAdapter[Dataset] = TypeAdapter(Dataset)
+# Descriptions of fields that the specs of an experiment and of a trial share.
+VERSION = "Version of the spec's format."
+OBJECTIVE = "Metric by which trials are compared, and the goal."
+MAX_EPOCHS = "Number of epochs of a trial that is not stopped early."
+EXECUTION = "How trials are computed; it has no effect on what is searched."
 DURATION = r"^(\d+(?:\.\d+)?)\s*([smhd])$"
 
 
@@ -92,20 +109,32 @@ Seconds = Annotated[
 class SearchSpace(Spec):
     """Every hyperparameter: a value, or a domain to draw it from."""
 
-    model: Searchable[Model] = CNN()
-    optimizer: Searchable[Optimizer] = Adam()
-    scheduler: Searchable[Scheduler] = Plateau()
-    normalization: Searchable[Normalization] = Batch()
+    model: Searchable[Model] = Field(CNN(), description="Network that is trained (course L15, L19).")
+    optimizer: Searchable[Optimizer] = Field(
+        Adam(), description="How gradients change the weights, with the base learning rate (course L2 to L7)."
+    )
+    scheduler: Searchable[Scheduler] = Field(
+        Plateau(), description="How the learning rate changes during a trial (course L8 to L11)."
+    )
+    normalization: Searchable[Normalization] = Field(
+        Batch(), description="Layer after every convolution and hidden linear layer (course L13, L14)."
+    )
     augmentation: Searchable[Augmentation] = Field(
-        AugmentationSpec(), description="default: what suits the dataset; a given block replaces all of it"
+        AugmentationSpec(),
+        description="Random changes to training images (course L17, L18); default: what suits the data set. A block "
+        "that is given replaces all of the default.",
     )
-    batch_size: Searchable[BatchSize] = 128
+    batch_size: Searchable[BatchSize] = Field(128, description="Number of images of a minibatch (course L1).")
     input_normalization: Searchable[Annotated[bool, Field(strict=True)]] = Field(
-        True, description="subtract the channel means of the training split and divide by their standard deviations"
+        True,
+        description="Whether images are standardized: minus the mean and divided by the standard deviation of each "
+        "channel of the training split (course L12).",
     )
-    label_smoothing: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = 0.0
+    label_smoothing: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = Field(
+        0.0, description="Share of each label that is spread evenly over all classes; 0 turns smoothing off."
+    )
     gradient_clip_norm: Searchable[Annotated[Number, Field(ge=0)]] = Field(
-        0.0, description="largest norm of the gradient; 0 turns clipping off"
+        0.0, description="Norm of the whole gradient above which it is scaled down; 0 turns clipping off."
     )
 
 
@@ -114,9 +143,13 @@ class Objective(Spec):
 
     MODES: ClassVar[dict[str, Literal["min", "max"]]] = {"validation_accuracy": "max", "validation_loss": "min"}
 
-    metric: Literal["validation_accuracy", "validation_loss"] = "validation_accuracy"
-    mode: Literal["min", "max"] = "max"
-    goal: Number | None = Field(None, description="stop the experiment when a trial reaches this value")
+    metric: Literal["validation_accuracy", "validation_loss"] = Field(
+        "validation_accuracy", description="Metric of each epoch by which trials are compared."
+    )
+    mode: Literal["min", "max"] = Field(
+        "max", description="Which values are better: `max` for accuracy, `min` for loss; default: that of the metric."
+    )
+    goal: Goal = None
 
     @model_validator(mode="before")
     @classmethod
@@ -159,11 +192,14 @@ class Resources(Spec):
 
     gpus_per_trial: Annotated[Number, Field(ge=0, le=16)] | None = Field(
         None,
-        description="a share of one GPU (at least 0.01), or whole GPUs; default: 1 if the cluster has any, otherwise 0",
+        description="Number of GPUs: a share of one GPU from 0.01, or whole GPUs; default: 1 if the cluster has any, "
+        "otherwise 0.",
     )
-    cpus_per_trial: Annotated[Integer, Field(ge=1, le=256)] = 1
+    cpus_per_trial: Annotated[Integer, Field(ge=1, le=256)] = Field(1, description="Number of CPUs.")
     max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
-        None, description="default: as many as the cluster and the queue allow"
+        None,
+        description="Largest number of trials that run at the same time; default: as many as the cluster and the queue "
+        "allow.",
     )
 
     @model_validator(mode="after")
@@ -181,17 +217,20 @@ class Resources(Spec):
 class Budget(Spec):
     """Hard limits; the experiment ends as COMPLETED with the best trial so far when one is reached."""
 
-    gpu_hours: Annotated[Number, Field(gt=0)] | None = Field(None, description="GPU hours used by all trials together")
+    gpu_hours: Annotated[Number, Field(gt=0)] | None = Field(
+        None,
+        description="Hours in which trials held GPUs, times their GPUs, summed over all trials; default: no limit.",
+    )
     slot_hours: Annotated[Number, Field(gt=0)] | None = Field(
-        None, description="hours in which trials held their slots, summed over all trials"
+        None, description="Hours in which trials held their slots, summed over all trials; default: no limit."
     )
     wall_clock: Seconds | None = Field(
         None,
-        description="seconds since the first trial began, without those in which the experiment was paused or queued; "
-        "or a string such as 90m or 2h",
+        description="Time since the first trial began, without that in which the experiment was paused or queued: a "
+        "number of seconds, or a string such as 90m or 2h; default: no limit.",
     )
     failures: Annotated[Integer, Field(ge=1)] | None = Field(
-        None, description="number of trials that ended in ERROR after their restarts"
+        None, description="Number of trials that ended in ERROR after their restarts; default: no limit."
     )
 
 
@@ -199,29 +238,38 @@ class Execution(Spec):
     """How trials are computed. Nothing here changes what is searched."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: bfloat16 or float16 on a GPU, float32 on a CPU"
+        "auto",
+        description="Number format on a GPU, where `auto` is bfloat16 if the GPU computes it and otherwise float16; a "
+        "CPU always computes in float32.",
     )
-    compile: Annotated[bool, Field(strict=True)] = Field(False, description="torch.compile each model structure once")
-    deterministic: Annotated[bool, Field(strict=True)] = Field(False, description="deterministic algorithms on a GPU")
+    compile: Annotated[bool, Field(strict=True)] = Field(
+        False, description="Whether models are compiled by torch.compile, once for each structure."
+    )
+    deterministic: Annotated[bool, Field(strict=True)] = Field(
+        False,
+        description="Whether a GPU uses deterministic algorithms only, so that trials repeat bit for bit (course L20).",
+    )
 
 
 class TrialSpec(Spec):
     """One configuration without domains: everything that is needed to train it again."""
 
-    version: Literal[2] = 2
-    dataset: Dataset
-    hyperparameters: SearchSpace
-    objective: Objective
-    max_epochs: Annotated[Integer, Field(ge=1)]
-    cpus: Annotated[Integer, Field(ge=1)] = 1
-    gpus: Annotated[Number, Field(ge=0)] = 0
-    execution: Execution = Execution()
-    split_seed: Integer = Field(description="seeds the validation split; shared by all trials of an experiment")
-    seed: Integer = Field(description="seeds initialization, shuffling and augmentation")
+    version: Literal[2] = Field(2, description=VERSION)
+    dataset: Dataset = Field(description="Data set that the trial is trained on.")
+    hyperparameters: SearchSpace = Field(description="Value of every hyperparameter, without domains.")
+    objective: Objective = Field(description=OBJECTIVE)
+    max_epochs: Annotated[Integer, Field(ge=1)] = Field(description=MAX_EPOCHS)
+    cpus: Annotated[Integer, Field(ge=1)] = Field(1, description="Number of CPUs.")
+    gpus: Annotated[Number, Field(ge=0)] = Field(
+        0, description="Number of GPUs: a share of one GPU, or whole GPUs; 0 trains on CPUs."
+    )
+    execution: Execution = Field(Execution(), description=EXECUTION)
+    split_seed: Integer = Field(description="Seed of the validation split, the same for all trials of an experiment.")
+    seed: Integer = Field(description="Seed of initialization, shuffling and augmentation (course L20).")
     random_streams: Literal[1, 2] = Field(
         1,
-        description="how augmentations were drawn when the trial was created: 1 from one generator shared with "
-        "shuffling (only in trials of earlier versions), 2 from one generator per epoch and transform",
+        description="How augmentations were drawn when the trial was created: 1 from one generator shared with "
+        "shuffling (only in trials of earlier versions), 2 from one generator per epoch and transform.",
     )
 
     @model_validator(mode="before")
@@ -237,30 +285,34 @@ class TrialSpec(Spec):
 class ExperimentSpec(Spec):
     """One search. The smallest valid spec is a name."""
 
-    version: Annotated[Literal[2], BeforeValidator(_no_flag)] = 2
-    name: Name
-    project: Name = "default"
-    description: Annotated[str, Field(max_length=10_000)] = ""
-    labels: tuple[Label, ...] = Field((), max_length=32)
-    dataset: Dataset = Digits()
-    search_space: SearchSpace = SearchSpace()
-    searcher: Searcher = TPE()
-    max_epochs: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
-        20, description="number of epochs of a trial that is not stopped early"
+    version: Annotated[Literal[2], BeforeValidator(_no_flag)] = Field(2, description=VERSION)
+    name: Name = Field(description="Name of the experiment; it need not be unique.")
+    project: Name = Field("default", description="Name of the project, by which experiments are grouped.")
+    description: Annotated[str, Field(max_length=10_000)] = Field(
+        "", description="What the experiment is for, in at most 10,000 characters."
     )
-    early_stopping: EarlyStopping = Asha()
-    objective: Objective = Objective()
-    resources: Resources = Resources()
-    budget: Budget = Budget()
+    labels: tuple[Label, ...] = Field(
+        (), max_length=32, description="Words to find the experiment by, at most 32 of at most 64 characters."
+    )
+    dataset: Dataset = Field(Digits(), description="Data set that trials are trained on.")
+    search_space: SearchSpace = Field(SearchSpace(), description="Values and domains of all hyperparameters.")
+    searcher: Searcher = Field(TPE(), description="How values are drawn from the domains, and for how many trials.")
+    max_epochs: Annotated[Integer, Field(ge=1, le=10_000)] = Field(20, description=MAX_EPOCHS)
+    early_stopping: EarlyStopping = Field(Asha(), description="Rule that ends bad trials before `max_epochs`.")
+    objective: Objective = Field(Objective(), description=OBJECTIVE)
+    resources: Resources = Field(Resources(), description="What each trial occupies, and how many run at a time.")
+    budget: Budget = Field(Budget(), description="Limits after which the experiment completes.")
     priority: Priority = 0
     max_restarts: MaxRestarts = 3
     checkpoints: CheckpointPolicy = Field(
         "best",
-        description="checkpoints kept of ended trials: best keeps the best epoch of the best trial, last also the last "
-        "epoch of every trial, and none deletes all of them once the winner is registered",
+        description="Checkpoints kept of ended trials: `best` keeps the best epoch of the best trial, `last` also the "
+        "last epoch of every trial, and `none` deletes all of them once the winner is registered.",
     )
-    execution: Execution = Execution()
-    seed: Annotated[Integer, Field(ge=0, lt=2**31)] = 0
+    execution: Execution = Field(Execution(), description=EXECUTION)
+    seed: Annotated[Integer, Field(ge=0, lt=2**31)] = Field(
+        0, description="Seed of the search, the validation split and every trial (course L20)."
+    )
 
     @model_validator(mode="before")
     @classmethod

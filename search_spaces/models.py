@@ -13,7 +13,14 @@ from pydantic_core import PydanticCustomError
 from search_spaces.domains import Integer, Number, Searchable
 from search_spaces.spec import Discriminated, KindShorthand, Spec
 
-Width = Searchable[Annotated[Integer, Field(ge=1, le=1024)]]
+Width = Annotated[
+    Searchable[Annotated[Integer, Field(ge=1, le=1024)]],
+    Field(description="Number of channels of the first stage, from which the later ones follow."),
+]
+Hidden = Annotated[
+    Searchable[Annotated[Integer, Field(ge=0, le=4096)]],
+    Field(description="Number of features of the hidden linear layer; 0 for no such layer."),
+]
 Dropout = Searchable[Annotated[Number, Field(ge=0, lt=1)]]
 
 
@@ -116,9 +123,13 @@ class ModelSpec(Spec):
     width_fields: ClassVar[tuple[str, ...]] = ("width",)
     hidden_fields: ClassVar[tuple[str, ...]] = ()
 
-    dropout: Dropout = Field(0.0, description="probability of dropping a feature before the last layer")
+    dropout: Dropout = Field(
+        0.0, description="Probability of dropping a feature before the last layer in training; 0 turns dropout off."
+    )
     initialization: Searchable[Literal["kaiming", "torch"]] = Field(
-        "kaiming", description="kaiming: He et al., 2015, for ReLU; torch: PyTorch's default of each layer"
+        "kaiming",
+        description="How weights begin: `kaiming` keeps the variance through ReLU (He et al., 2015), and `torch` is "
+        "PyTorch's default of each layer.",
     )
 
 
@@ -128,10 +139,8 @@ class CNN(ModelSpec):
     hidden_fields: ClassVar[tuple[str, ...]] = ("hidden",)
     kind: Literal["cnn"] = "cnn"
     width: Width = 16
-    depth: Searchable[Annotated[Integer, Field(ge=1, le=6)]] = 2
-    hidden: Searchable[Annotated[Integer, Field(ge=0, le=4096)]] = Field(
-        0, description="number of features of the hidden linear layer; 0 for no such layer"
-    )
+    depth: Searchable[Annotated[Integer, Field(ge=1, le=6)]] = Field(2, description="Number of convolutions.")
+    hidden: Hidden = 0
 
 
 class ResNet(ModelSpec):
@@ -143,9 +152,11 @@ class ResNet(ModelSpec):
 
     kind: Literal["resnet"] = "resnet"
     width: Width = 16
-    depth: Searchable[Literal[9, 18, 8, 14, 20, 32, 44, 56, 110]] = 9
+    depth: Searchable[Literal[9, 18, 8, 14, 20, 32, 44, 56, 110]] = Field(
+        9, description="Number of layers with weights, which selects the architecture (He et al., 2016)."
+    )
     zero_init_residual: Searchable[Annotated[bool, Field(strict=True)]] = Field(
-        True, description="start every residual branch at zero"
+        True, description="Whether every residual branch begins as zero, so that each block begins as the identity."
     )
 
 
@@ -155,8 +166,10 @@ class VGG(ModelSpec):
     hidden_fields: ClassVar[tuple[str, ...]] = ("hidden",)
     kind: Literal["vgg"] = "vgg"
     width: Width = 32
-    depth: Searchable[Annotated[Integer, Field(ge=1, le=5)]] = 3
-    hidden: Searchable[Annotated[Integer, Field(ge=0, le=4096)]] = 128
+    depth: Searchable[Annotated[Integer, Field(ge=1, le=5)]] = Field(
+        3, description="Number of stages, each of two convolutions and a pooling."
+    )
+    hidden: Hidden = 128
 
 
 class TorchvisionModel(Spec):
@@ -167,16 +180,16 @@ class TorchvisionModel(Spec):
     """
 
     kind: Literal["torchvision"] = "torchvision"
-    name: Searchable[TorchvisionName] = "resnet18"
+    name: Searchable[TorchvisionName] = Field("resnet18", description="Name of the model in torchvision.")
 
 
 class PluginModel(Spec):
     """Your own model: an entry point of the group `rung.models` in the workers' installation."""
 
     kind: Literal["plugin"] = "plugin"
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = Field(description="Name of the entry point.")
     arguments: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], Searchable[Any]] = Field(
-        default_factory=dict, description="keyword arguments of the builder"
+        default_factory=dict, description="Keyword arguments of the function that builds the model, at most 32."
     )
 
     @model_validator(mode="after")

@@ -14,7 +14,9 @@ from search_spaces.spec import Discriminated, KindShorthand, Spec
 
 
 class NormalizationSpec(Spec):
-    eps: Searchable[Annotated[Number, Field(gt=0, le=1)]] = 1e-5
+    eps: Searchable[Annotated[Number, Field(gt=0, le=1)]] = Field(
+        1e-5, description="Number added to the variance, so that no division is by zero; it has no effect for `none`."
+    )
 
 
 class Batch(NormalizationSpec):
@@ -22,7 +24,7 @@ class Batch(NormalizationSpec):
 
     kind: Literal["batch"] = "batch"
     momentum: Searchable[Annotated[Number, Field(gt=0, le=1)]] = Field(
-        0.1, description="weight of the newest minibatch in the running statistics"
+        0.1, description="Weight of the newest minibatch in the running statistics."
     )
 
 
@@ -43,7 +45,7 @@ class Group(NormalizationSpec):
 
     kind: Literal["group"] = "group"
     groups: Searchable[Annotated[Integer, Field(ge=1)]] = Field(
-        8, description="number of groups; must divide the model's width"
+        8, description="Number of groups; must divide the model's width."
     )
 
 

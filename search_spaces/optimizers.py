@@ -17,11 +17,27 @@ from pydantic_core import PydanticCustomError
 from search_spaces.domains import Number, Searchable
 from search_spaces.spec import Discriminated, KindShorthand, Spec
 
-Rate = Searchable[Annotated[Number, Field(gt=0, le=100)]]
+Rate = Annotated[
+    Searchable[Annotated[Number, Field(gt=0, le=100)]],
+    Field(description="Base learning rate, which the scheduler multiplies."),
+]
 Fraction = Searchable[Annotated[Number, Field(ge=0, lt=1)]]
 NonNegative = Searchable[Annotated[Number, Field(ge=0)]]
-Epsilon = Searchable[Annotated[Number, Field(gt=0, le=1)]]
+Epsilon = Annotated[
+    Searchable[Annotated[Number, Field(gt=0, le=1)]],
+    Field(description="Number added to the denominator of a step, so that no division is by zero."),
+]
 Flag = Searchable[Annotated[bool, Field(strict=True)]]
+AMSGrad = Annotated[
+    Flag, Field(description="Whether steps use the largest second moment so far (AMSGrad; Reddi et al., 2018).")
+]
+DecoupledDecay = Annotated[
+    NonNegative,
+    Field(
+        description="Strength of weight decay, apart from the gradient: each step shrinks weights by the share lr x "
+        "weight_decay (Loshchilov and Hutter, 2019)."
+    ),
+]
 
 
 class OptimizerSpec(Spec):
@@ -29,8 +45,10 @@ class OptimizerSpec(Spec):
 
     target: ClassVar[str]
 
-    weight_decay: NonNegative = Field(0.0, description="strength of the decay of weights towards zero")
-    decay_all: Flag = Field(False, description="also decay biases and normalization parameters")
+    weight_decay: NonNegative = Field(
+        0.0, description="Strength of weight decay, which adds weight_decay x weight to the gradient; 0 turns it off."
+    )
+    decay_all: Flag = Field(False, description="Whether biases and normalization parameters decay too.")
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of the torch class, `weight_decay` included (parameter groups may override it)."""
@@ -52,8 +70,12 @@ class SGD(OptimizerSpec):
     target: ClassVar[str] = "torch.optim:SGD"
     kind: Literal["sgd"] = "sgd"
     lr: Rate = 0.1
-    momentum: Fraction = 0.9
-    nesterov: Flag = True
+    momentum: Fraction = Field(
+        0.9, description="Share of the velocity that each step keeps, beta of the course (L3); 0 for no momentum."
+    )
+    nesterov: Flag = Field(
+        True, description="Whether the gradient looks ahead along the velocity (Nesterov; course L4); needs momentum."
+    )
 
     def arguments(self) -> dict[str, Any]:
         values = super().arguments()
@@ -66,18 +88,21 @@ class RMSProp(OptimizerSpec):
     target: ClassVar[str] = "torch.optim:RMSprop"
     kind: Literal["rmsprop"] = "rmsprop"
     lr: Rate = 1e-3
-    alpha: Fraction = Field(0.99, description="decay of the second moment; beta_2 of the course")
+    alpha: Fraction = Field(0.99, description="Decay rate of the second moment, beta_2 of the course (L5).")
     eps: Epsilon = 1e-8
-    momentum: Fraction = 0.0
-    centered: Flag = False
+    momentum: Fraction = Field(0.0, description="Share of the velocity that each step keeps; 0 for no momentum.")
+    centered: Flag = Field(
+        False,
+        description="Whether steps are divided by the gradient's standard deviation, not by its root mean square.",
+    )
 
 
 class _Moments(OptimizerSpec):
     """The Adam family: first and second moments."""
 
     lr: Rate = 1e-3
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
+    beta1: Fraction = Field(0.9, description="Decay rate of the first moment, the running mean of gradients.")
+    beta2: Fraction = Field(0.999, description="Decay rate of the second moment, the running size of gradients.")
     eps: Epsilon = 1e-8
 
 
@@ -87,7 +112,7 @@ class Adam(_Moments):
     target: ClassVar[str] = "torch.optim:Adam"
     kind: Literal["adam"] = "adam"
     lr: Rate = 3e-4
-    amsgrad: Flag = False
+    amsgrad: AMSGrad = False
 
 
 class AdamW(_Moments):
@@ -95,8 +120,8 @@ class AdamW(_Moments):
 
     target: ClassVar[str] = "torch.optim:AdamW"
     kind: Literal["adamw"] = "adamw"
-    weight_decay: NonNegative = 0.01
-    amsgrad: Flag = False
+    weight_decay: DecoupledDecay = 0.01
+    amsgrad: AMSGrad = False
 
 
 class NAdam(_Moments):
@@ -105,7 +130,11 @@ class NAdam(_Moments):
     target: ClassVar[str] = "torch.optim:NAdam"
     kind: Literal["nadam"] = "nadam"
     lr: Rate = 2e-3
-    momentum_decay: NonNegative = 4e-3
+    momentum_decay: NonNegative = Field(
+        4e-3,
+        description="Speed at which the momentum grows to beta1: at step t it is beta1 x (1 - 0.5 x 0.96^(t x "
+        "momentum_decay)) (Dozat, 2016).",
+    )
 
 
 class RAdam(_Moments):
@@ -129,7 +158,9 @@ class Adagrad(OptimizerSpec):
     target: ClassVar[str] = "torch.optim:Adagrad"
     kind: Literal["adagrad"] = "adagrad"
     lr: Rate = 1e-2
-    lr_decay: NonNegative = 0.0
+    lr_decay: NonNegative = Field(
+        0.0, description="Speed at which the learning rate falls: at step t it is lr / (1 + (t - 1) x lr_decay)."
+    )
     eps: Epsilon = 1e-10
 
 
@@ -139,7 +170,7 @@ class Adadelta(OptimizerSpec):
     target: ClassVar[str] = "torch.optim:Adadelta"
     kind: Literal["adadelta"] = "adadelta"
     lr: Rate = 1.0
-    rho: Fraction = 0.9
+    rho: Fraction = Field(0.9, description="Decay rate of both running averages (Zeiler, 2012).")
     eps: Epsilon = 1e-6
 
 
@@ -148,12 +179,19 @@ class Adafactor(OptimizerSpec):
 
     target: ClassVar[str] = "torch.optim:Adafactor"
     kind: Literal["adafactor"] = "adafactor"
-    lr: Rate = 1e-2
+    lr: Rate = Field(
+        1e-2,
+        description="Largest step relative to the size of the weights, which the scheduler multiplies: step t uses the "
+        "smaller of lr and 1 / sqrt(t).",
+    )
+    weight_decay: DecoupledDecay = 0.0
     beta2_decay: Searchable[Annotated[Number, Field(ge=-1, le=0)]] = Field(
-        -0.8, description="the second moment's decay at step t is 1 - t to this power"
+        -0.8,
+        description="Power in the decay rate of the second moment, which at step t is 1 - t^beta2_decay (Shazeer and "
+        "Stern, 2018).",
     )
     clip_threshold: Searchable[Annotated[Number, Field(ge=1)]] = Field(
-        1.0, description="root mean square of a step above which it is scaled down"
+        1.0, description="Root mean square of a step above which the step is scaled down."
     )
 
     def arguments(self) -> dict[str, Any]:
@@ -172,8 +210,12 @@ class ASGD(OptimizerSpec):
     target: ClassVar[str] = "torch.optim:ASGD"
     kind: Literal["asgd"] = "asgd"
     lr: Rate = 1e-2
-    lambd: NonNegative = 1e-4
-    alpha: Fraction = 0.75
+    lambd: NonNegative = Field(
+        1e-4, description="Strength of the decay of weights, and speed at which the learning rate falls (see alpha)."
+    )
+    alpha: Fraction = Field(
+        0.75, description="Power of the fall: at step t the learning rate is lr / (1 + lambd x lr x t)^alpha."
+    )
 
 
 class Rprop(OptimizerSpec):
@@ -184,7 +226,8 @@ class Rprop(OptimizerSpec):
 
     target: ClassVar[str] = "torch.optim:Rprop"
     kind: Literal["rprop"] = "rprop"
-    lr: Rate = 1e-2
+    lr: Rate = Field(1e-2, description="First step of every weight; the scheduler has no effect on later steps.")
+    weight_decay: NonNegative = Field(0.0, description="Must be 0, because Rprop has no weight decay.")
 
     def arguments(self) -> dict[str, Any]:
         values = super().arguments()

@@ -60,7 +60,8 @@ class SchedulerSpec(Spec):
     kind: str
     warmup_epochs: Searchable[Annotated[Number, Field(ge=0)]] = Field(
         0.0,
-        description="number of epochs in which the rate rises linearly from 0 to its base; the schedule follows",
+        description="Number of epochs, which may be a fraction, in which the learning rate rises linearly from 0 to "
+        "its base before the schedule begins (course L10).",
     )
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
@@ -91,14 +92,16 @@ class Plateau(SchedulerSpec):
     interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
     monitors: ClassVar[bool] = True
     kind: Literal["plateau"] = "plateau"
-    factor: Ratio = Field(0.2, description="multiplier of the rate at each plateau")
+    factor: Ratio = Field(0.2, description="Multiplier of the learning rate at each plateau.")
     patience: Searchable[Annotated[Integer, Field(ge=0)]] = Field(
-        2, description="number of epochs without improvement to tolerate before the learning rate is reduced"
+        2,
+        description="Number of epochs in a row without improvement that are tolerated before the learning rate is "
+        "reduced.",
     )
     threshold: Searchable[Annotated[Number, Field(ge=0)]] = Field(
-        1e-4, description="smallest change of the objective that counts as an improvement"
+        1e-4, description="Smallest absolute change of the objective that counts as an improvement."
     )
-    min_lr: Searchable[Annotated[Number, Field(ge=0)]] = Field(0.0, description="lowest learning rate")
+    min_lr: Searchable[Annotated[Number, Field(ge=0)]] = Field(0.0, description="Lowest learning rate.")
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
         return {
@@ -117,8 +120,8 @@ class Step(SchedulerSpec):
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:StepLR"
     interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
     kind: Literal["step"] = "step"
-    step_size: Count = Field(10, description="number of epochs between two reductions")
-    gamma: Ratio = 0.1
+    step_size: Count = Field(10, description="Number of epochs between two reductions.")
+    gamma: Ratio = Field(0.1, description="Multiplier of the learning rate at each reduction.")
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
         return {"step_size": self.step_size, "gamma": self.gamma}
@@ -130,8 +133,13 @@ class MultiStep(SchedulerSpec):
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:MultiStepLR"
     interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
     kind: Literal["multistep"] = "multistep"
-    milestones: tuple[Ratio, ...] = Field((0.5, 0.75), min_length=1, max_length=100)
-    gamma: Ratio = 0.1
+    milestones: tuple[Ratio, ...] = Field(
+        (0.5, 0.75),
+        min_length=1,
+        max_length=100,
+        description="When the learning rate is reduced, in ascending shares of the epochs after warmup.",
+    )
+    gamma: Ratio = Field(0.1, description="Multiplier of the learning rate at each milestone.")
 
     @model_validator(mode="after")
     def _ascending(self) -> MultiStep:
@@ -150,7 +158,7 @@ class Exponential(SchedulerSpec):
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:ExponentialLR"
     interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
     kind: Literal["exponential"] = "exponential"
-    gamma: Ratio = 0.9
+    gamma: Ratio = Field(0.9, description="Multiplier of the learning rate after each epoch.")
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
         return {"gamma": self.gamma}
@@ -161,7 +169,10 @@ class Polynomial(SchedulerSpec):
 
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:PolynomialLR"
     kind: Literal["polynomial"] = "polynomial"
-    power: Searchable[Annotated[Number, Field(gt=0, le=10)]] = 1.0
+    power: Searchable[Annotated[Number, Field(gt=0, le=10)]] = Field(
+        1.0,
+        description="Power of the fall: at step t of T the multiplier is (1 - t/T)^power; 1 falls in a straight line.",
+    )
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
         return {"total_iters": horizon.steps, "power": self.power}
@@ -170,15 +181,15 @@ class Polynomial(SchedulerSpec):
 class Cosine(SchedulerSpec):
     """Half a cosine from the base rate to `min_factor` of it (course L9; Loshchilov and Hutter, 2017).
 
-    The horizon is the trial's maximum epochs unless `epochs` is given; past its end the rate stays low.
+    The fall takes all epochs after warmup unless `t_max` is given; past its end the rate stays low.
     """
 
     length_field: ClassVar[str | None] = "t_max"
     kind: Literal["cosine"] = "cosine"
     t_max: Epochs | None = Field(
-        None, description="number of epochs of the fall, after warmup; default: until the end of the trial"
+        None, description="Number of epochs that the fall takes after warmup; default: until the end of the trial."
     )
-    min_factor: Share = 0.0
+    min_factor: Share = Field(0.0, description="Lowest learning rate as a share of the base rate.")
 
     def multiplier(self, epoch: float, horizon: Horizon) -> float:
         return _half_cosine(epoch / (self.t_max or horizon.epochs), self.min_factor)
@@ -193,18 +204,18 @@ class WarmRestarts(SchedulerSpec):
 
     kind: Literal["warm_restarts"] = "warm_restarts"
     t_0: Searchable[Annotated[Number, Field(ge=0.01)]] | None = Field(
-        None, description="number of epochs of the first cycle; default: a third of the trial"
+        None, description="Number of epochs of the first cycle; default: a third of the epochs after warmup."
     )
     t_mult: Searchable[Annotated[Number, Field(ge=1, le=1000)]] = Field(
-        1.0, description="length of each cycle as a multiple of the one before"
+        1.0, description="Length of each cycle as a multiple of the one before it."
     )
     cycle_warmup: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = Field(
-        0.0, description="share of each cycle in which the rate rises linearly"
+        0.0, description="Share of each cycle in which the learning rate rises linearly to its peak."
     )
     peak_decay: Searchable[Annotated[Number, Field(gt=0, le=1)]] = Field(
-        1.0, description="peak of each cycle as a multiple of the one before"
+        1.0, description="Peak of each cycle as a multiple of the one before it."
     )
-    min_factor: Share = 0.0
+    min_factor: Share = Field(0.0, description="Lowest learning rate of each cycle as a share of its peak.")
 
     def multiplier(self, epoch: float, horizon: Horizon) -> float:
         first = self.t_0 or horizon.epochs / 3
@@ -221,10 +232,10 @@ class Triangular(SchedulerSpec):
 
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:CyclicLR"
     kind: Literal["triangular"] = "triangular"
-    half_cycle_epochs: Epochs = Field(2.0, description="number of epochs of each rise and of each fall")
-    min_factor: Share = 0.1
+    half_cycle_epochs: Epochs = Field(2.0, description="Number of epochs of each rise and of each fall.")
+    min_factor: Share = Field(0.1, description="Lowest learning rate as a share of the base rate, which is the peak.")
     halve: Searchable[Annotated[bool, Field(strict=True)]] = Field(
-        False, description="halve the amplitude after each cycle"
+        False, description="Whether the amplitude is halved after each cycle."
     )
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
@@ -242,12 +253,12 @@ class OneCycle(SchedulerSpec):
 
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:OneCycleLR"
     kind: Literal["one_cycle"] = "one_cycle"
-    pct_start: Ratio = Field(0.3, description="share of the steps in which the rate rises")
+    pct_start: Ratio = Field(0.3, description="Share of the steps in which the learning rate rises.")
     div_factor: Searchable[Annotated[Number, Field(ge=1)]] = Field(
-        25.0, description="the schedule starts at the peak rate divided by this"
+        25.0, description="Divisor of the peak rate that gives the first learning rate."
     )
     final_div_factor: Searchable[Annotated[Number, Field(ge=1)]] = Field(
-        1e4, description="the schedule ends at its first rate divided by this"
+        1e4, description="Divisor of the first learning rate that gives the last one."
     )
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:

@@ -25,10 +25,15 @@ class Spec(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The field that tells members of a family apart has a default in Python; a document must say it."""
+        """The field that tells members of a family apart has a default in Python; a document must say it.
+
+        It has the same meaning in every member, so it is described here.
+        """
         reference = handler(schema)
         whole = handler.resolve_ref_schema(reference)
         tags = [name for name in ("kind", "name") if "const" in whole["properties"].get(name, {})]
+        for name in tags:
+            whole["properties"][name].setdefault("description", "Name that selects this alternative.")
         if tags:
             whole["required"] = [*tags, *(name for name in whole.get("required", ()) if name not in tags)]
         return reference

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from search_spaces import cross_field_rules
-from search_spaces.domains import DOMAINS, KEYWORDS, holds_domain, numeric_domains
+from search_spaces.domains import FLOAT_DOMAINS, INTEGER_DOMAINS, KEYWORDS, holds_domain, numeric_domains
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, nearest, shorten, unknown
 from search_spaces.spec import Spec, members
@@ -283,7 +283,8 @@ def _shape(place: _Place, data: Any, error: ErrorDetails, model: type[Spec]) -> 
     whole = _Place("", data, model=model)
     for name in error["loc"][: last + 1]:
         whole = whole.step(name)
-    (form,) = (domain.model_fields[place.keyword].description for domain in DOMAINS if domain.keyword == place.keyword)
+    intervals = FLOAT_DOMAINS + INTEGER_DOMAINS
+    (form,) = (domain.form for domain in intervals if domain.keyword == place.keyword)
     return Problem(whole.path, f"must be {form}", shorten(whole.node))
 
 

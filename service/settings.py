@@ -23,6 +23,7 @@ OTHER_VARIABLES = frozenset(
 SIMILARITY = 0.7  # a ratio of difflib: tolerates one or two wrong letters or a missing suffix
 
 Seconds = Annotated[float, Field(gt=0)]
+Bytes = Annotated[int, Field(ge=1024)]
 
 
 class SettingsError(Exception):
@@ -53,21 +54,22 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=1, le=65535, description="Port that the service listens on.")] = 8080
     allowed_hosts: str = Field(
         "",
-        description="Host names, separated by commas, under which clients may reach the service; "
-        "default: its own, or any (*) if it listens on 0.0.0.0 or ::.",
+        description="Host names, separated by commas, under which clients may reach the service; default: its own, or "
+        "any (*) if it listens on 0.0.0.0 or ::.",
     )
     service_url: str = Field(
         "", description="URL at which drivers on the cluster reach the service; default: from `host` and `port`."
     )
 
     ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="URL of the Ray dashboard, which accepts jobs.")
-    ray_timeout_s: Seconds = Field(10.0, description="Timeout of Ray API calls.")
+    ray_timeout_s: Seconds = Field(10.0, description="Timeout of Ray API calls, in seconds.")
     ray_submit_timeout_s: Seconds = Field(
-        60.0, description="Timeout of job submission. A busy cluster takes long to accept its first job."
+        60.0, description="Timeout of job submission, in seconds. A busy cluster takes long to accept its first job."
     )
     driver_python: str = Field(sys.executable, description="Path of the Python that has Rung installed on the nodes.")
     warm_workers: Annotated[int, Field(ge=0, le=64)] = Field(
-        0, description="Idle worker processes to keep ready on each node while nothing runs, about 600 MB each."
+        0,
+        description="Number of idle worker processes to keep ready on each node while nothing runs, about 600 MB each.",
     )
     mlflow_tracking_uri: str = Field(
         "http://127.0.0.1:5000",
@@ -76,21 +78,26 @@ class Settings(BaseModel):
     mlflow_public_url: str = Field("", description="URL of MLflow for browsers; default: the tracking URI.")
     mlflow_username: str | None = Field(None, description="User name for an MLflow server that requires one.")
     mlflow_password: str | None = Field(None, description="Password for an MLflow server that requires one.")
-    mlflow_timeout_s: Seconds = Field(10.0, description="Timeout of MLflow API calls.")
+    mlflow_timeout_s: Seconds = Field(10.0, description="Timeout of MLflow API calls, in seconds.")
 
-    heartbeat_s: Seconds = Field(2.0, description="Heartbeat interval of a driver.")
+    heartbeat_s: Seconds = Field(2.0, description="Interval between two heartbeats of a driver, in seconds.")
     driver_lost_s: Seconds = Field(
-        60.0, description="How long a driver may stay silent after its first heartbeat before it is considered lost."
+        60.0,
+        description="Number of seconds that a driver may stay silent after its first heartbeat before it is considered "
+        "lost.",
     )
     driver_start_s: Seconds = Field(
-        180.0, description="How long a driver may stay silent before its first heartbeat before it is considered lost."
+        180.0,
+        description="Number of seconds that a driver may take until its first heartbeat before it is considered lost.",
     )
-    stop_grace_s: Seconds = Field(120.0, description="How long a driver may take to stop before its Ray job is killed.")
+    stop_grace_s: Seconds = Field(
+        120.0, description="Number of seconds that a driver may take to stop before its Ray job is killed."
+    )
     max_attempts: Annotated[int, Field(ge=1)] = Field(
         3, description="Number of drivers in a row that may be lost before the experiment fails."
     )
     retry_backoff_s: Seconds = Field(
-        5.0, description="Delay before the first retry. It doubles with each retry, up to five minutes."
+        5.0, description="Delay before the first retry, in seconds. It doubles with each retry, up to five minutes."
     )
 
     keep_files_days: Annotated[float, Field(gt=0)] | None = Field(
@@ -100,13 +107,15 @@ class Settings(BaseModel):
     )
 
     reconcile: bool = Field(True, description="Whether this replica runs the queue; if not, it only answers requests.")
-    reconcile_s: Seconds = Field(2.0, description="How often this replica looks at the queue and the cluster.")
+    reconcile_s: Seconds = Field(
+        2.0, description="Number of seconds between two looks of this replica at the queue and the cluster."
+    )
     lease_s: Seconds = Field(
-        15.0, description="How long a replica may be silent before another one takes over the queue."
+        15.0, description="Number of seconds that a replica may be silent before another one takes over the queue."
     )
 
-    max_body_bytes: Annotated[int, Field(ge=1024, description="Largest request body.")] = 2**20
-    max_heartbeat_bytes: Annotated[int, Field(ge=1024, description="Largest heartbeat of a driver.")] = 2**25
+    max_body_bytes: Bytes = Field(2**20, description="Largest size of a request body, in bytes.")
+    max_heartbeat_bytes: Bytes = Field(2**25, description="Largest size of a driver's heartbeat, in bytes.")
 
     @model_validator(mode="before")
     @classmethod

@@ -25,10 +25,12 @@ class Asha(EarlyStoppingSpec):
 
     kind: Literal["asha"] = "asha"
     grace_period: Annotated[Integer, Field(ge=1)] = Field(
-        1, description="number of epochs before the first rung; at most `max_epochs`"
+        1, description="Number of epochs before the first rung; at most `max_epochs`."
     )
     reduction_factor: Annotated[Number, Field(ge=1.25, le=100)] = Field(
-        3, description="number of trials that reach a rung for each trial that continues"
+        3,
+        description="Strictness at a rung: a trial continues if it is among the best 1/reduction_factor of those "
+        "before it (Li et al., 2020).",
     )
 
     def problems(self, max_epochs: int) -> Iterator[Problem]:

@@ -22,7 +22,7 @@ from search_spaces.spec import Spec
 #: Of one experiment.
 MAX_TRIALS = 100_000
 
-NumSamples = Annotated[Integer, Field(ge=1, le=MAX_TRIALS, description="number of trials")]
+NumSamples = Annotated[Integer, Field(ge=1, le=MAX_TRIALS, description="Number of trials.")]
 
 
 class Finding(Enum):

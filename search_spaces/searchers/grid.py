@@ -27,7 +27,7 @@ class Grid(SearcherSpec):
     exhaustive: ClassVar[bool] = True
     kind: Literal["grid"] = "grid"
     num_samples: NumSamples | None = Field(
-        None, description="limit to this number of combinations; default: all combinations"
+        None, description="Largest number of combinations to try; default: all combinations."
     )
 
     def trial_count(self, search_space: Spec) -> int:

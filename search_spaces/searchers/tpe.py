@@ -15,7 +15,9 @@ class TPE(OptunaSearcherSpec):
 
     sampler: ClassVar[str] = "TPESampler"
     kind: Literal["tpe"] = "tpe"
-    startup_trials: Annotated[Integer, Field(ge=1)] = Field(10, description="random trials before the model is used")
+    startup_trials: Annotated[Integer, Field(ge=1)] = Field(
+        10, description="Number of random trials before the model of good and bad values is used."
+    )
 
     def sampler_options(self) -> dict[str, Any]:
         """Trials that still run count as bad (`constant_liar`), so that trials at once differ from each other."""

@@ -113,8 +113,8 @@ def _patch_of(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]
     required = schema.get("required", ())
     fields = {}
     for name, field in schema["properties"].items():
-        description = {"description": field["description"]} if "description" in field else {}
-        fields[name] = field if name in required else {"anyOf": [field, {"type": "null"}], **description}
+        nullable = {"anyOf": [field, {"type": "null"}], "description": field["description"]}
+        fields[name] = field if name in required else nullable
     return {
         "type": "object",
         "title": "ControlsPatch",

@@ -62,7 +62,9 @@ class ExperimentSummary(BaseModel):
 class AttemptView(BaseModel):
     """One driver process of an experiment."""
 
-    id: str = Field(description="Identifier, also of the Ray job.", examples=["exp-k3v9q2mz-a1"])
+    id: str = Field(
+        description="Identifier of the attempt, which is also that of its Ray job.", examples=["exp-k3v9q2mz-a1"]
+    )
     number: int = Field(description="Number of the attempt, counted from 1.")
     state: str = Field(description="STARTING, RUNNING, ENDED or LOST.", examples=["RUNNING"])
     phase: str = Field(description="Phase in the driver's newest heartbeat.")
@@ -100,7 +102,11 @@ class TrialView(BaseModel):
     trial: int = Field(description="Number of the trial, counted from 0.")
     state: TrialState = Field(description="Current state.")
     stop_reason: str = Field(
-        description="Why the trial ended; empty while it runs.", examples=["rung 3: 0.81 is below the cut of 0.87"]
+        description="Why the trial ended; empty while it runs.",
+        examples=[
+            "rung at epoch 3: validation_accuracy 0.8100 is below the cutoff 0.8700, set by the best 1/3 of 9 earlier "
+            "trials"
+        ],
     )
     epoch: int = Field(description="Number of finished epochs.")
     best_value: float | None = Field(description="Best value of the objective so far.")
@@ -154,10 +160,10 @@ class LogChunk(BaseModel):
     """A part of a log. Offsets count bytes. Invalid UTF-8 is replaced, and no character is split between chunks."""
 
     text: str = Field(description="Text of this part.")
-    offset: int = Field(description="Where this part begins.")
-    next_offset: int = Field(description="Where the next part begins.")
+    offset: int = Field(description="Where this part begins, in bytes from the start of the log.")
+    next_offset: int = Field(description="Where the next part begins, in bytes from the start of the log.")
     size: int = Field(description="Number of bytes that the log has now.")
-    complete: bool = Field(description="True when the process that wrote the log has ended and this is its last part.")
+    complete: bool = Field(description="Whether the process that wrote the log has ended and this is its last part.")
     attempt: int | None = Field(None, description="For a driver's log: the number of its attempt.")
 
 
@@ -165,9 +171,9 @@ class DiskUse(BaseModel):
     """The disk space that an experiment uses."""
 
     folder: str = Field(description="Folder of the experiment, as a path on the service's machine.")
-    total_bytes: int = Field(description="Size of all files together.")
+    total_bytes: int = Field(description="Size of all files together, in bytes.")
     bytes_by_kind: dict[str, int] = Field(
-        description="Size by kind of file: checkpoints, model, logs, pictures, journal, damaged and other."
+        description="Size in bytes by kind of file: checkpoints, model, logs, pictures, journal, damaged and other."
     )
 
 
@@ -188,7 +194,7 @@ class Preset(PresetName):
 class Check(BaseModel):
     """Whether one component works."""
 
-    ok: bool = Field(description="True while the component works.")
+    ok: bool = Field(description="Whether the component works.")
     detail: str = Field("", description=UNAVAILABLE_DETAIL)
     why: str = Field("", description=FORMER_NAME, deprecated=True)
 
@@ -205,7 +211,7 @@ class Readiness(BaseModel):
     While Ray is unavailable, experiments stay queued. While MLflow is unavailable, curves are delayed.
     """
 
-    ready: bool = Field(description="True while the database works, which is all that accepting a spec needs.")
+    ready: bool = Field(description="Whether the database works, which is all that accepting a spec needs.")
     database: Check = Field(description="The service's database.")
     ray: Check = Field(description="The Ray cluster that runs the trials.")
     mlflow: Check = Field(description="The MLflow server that holds curves and models.")
@@ -233,7 +239,7 @@ class Share(BaseModel):
 class ClusterStatus(BaseModel):
     """The cluster when the service last saw it, and how it is shared out."""
 
-    reachable: bool = Field(description="True while Ray answers.")
+    reachable: bool = Field(description="Whether Ray answers.")
     detail: str = Field(description=UNAVAILABLE_DETAIL)
     seen_at: datetime = Field(description="When the service last asked Ray.")
     nodes: list[NodeView] = Field(description="Every living machine.")

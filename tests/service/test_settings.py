@@ -85,7 +85,8 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 
 def test_every_setting_has_a_description() -> None:
-    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+    descriptions = {name: field.description or "" for name, field in Settings.model_fields.items()}
+    assert [name for name, text in descriptions.items() if not (text[:1].isupper() and text.endswith("."))] == []
 
 
 def test_credentials_in_the_url_of_mlflow_are_taken_out_of_it(tmp_path: Path) -> None:

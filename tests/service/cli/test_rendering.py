@@ -12,7 +12,9 @@ from search_spaces.protocol import TrialState
 from service.cli.rendering import leaderboard, outcome
 from service.contract.schemas import TrialView
 
-CUT = "rung at epoch 3: validation_accuracy 0.9100 is below the cut 0.9777, set by the best 1/3 of the 9 before it"
+CUTOFF = (
+    "rung at epoch 3: validation_accuracy 0.9100 is below the cutoff 0.9777, set by the best 1/3 of 9 earlier trials"
+)
 FAILURE = "RuntimeError: [/b] mat1\nand \x1b[31mmat2 cannot be multiplied"
 KINDS = {"model.kind": "resnet", "normalization.kind": "batch", "scheduler.kind": "one_cycle", "batch_size": 64}
 
@@ -24,7 +26,9 @@ def trial(number: int, state: TrialState, reason: str, **fields: Any) -> TrialVi
 
 
 ENDED = [
-    trial(10, TrialState.EARLY_STOPPED, CUT, parameters=KINDS | {"optimizer.kind": "adam", "optimizer.lr": 0.001234}),
+    trial(
+        10, TrialState.EARLY_STOPPED, CUTOFF, parameters=KINDS | {"optimizer.kind": "adam", "optimizer.lr": 0.001234}
+    ),
     trial(2, TrialState.ERROR, FAILURE, best_epoch=None, parameters={"optimizer.kind": "[/b]", "optimizer.lr": 0.1}),
 ]
 
@@ -43,13 +47,13 @@ def lines(trials: list[TrialView], width: int) -> list[str]:
         (
             140,
             "trial  state          epoch  accuracy  at  optimizer  lr        model   normalization  reason",
-            "rung at epoch 3: 0.9100 is below the cut 0.9777, set…",
+            "rung at epoch 3: 0.9100 is below the cutoff 0.9777, …",
         ),
         (
-            200,
+            210,
             "trial  state          epoch  accuracy  at  optimizer  lr        model   normalization  "
             "scheduler  batch_size  reason",
-            "rung at epoch 3: 0.9100 is below the cut 0.9777, set by the best 1/3 of the 9 before it",
+            "rung at epoch 3: 0.9100 is below the cutoff 0.9777, set by the best 1/3 of 9 earlier trials",
         ),
     ],
 )
@@ -77,5 +81,5 @@ def test_what_a_library_said_neither_colours_nor_breaks_a_line() -> None:
 
 
 def test_the_end_of_a_trial_is_said_in_full() -> None:
-    assert outcome(ENDED[0]) == f"  trial 10  EARLY_STOPPED after epoch 3, best at epoch 2: {CUT}"
+    assert outcome(ENDED[0]) == f"  trial 10  EARLY_STOPPED after epoch 3, best at epoch 2: {CUTOFF}"
     assert outcome(trial(0, TrialState.RUNNING, "", best_epoch=None)) == "  trial 0   RUNNING after epoch 3"
