@@ -60,20 +60,20 @@ def drive(client: httpx.Client, reconciler: Reconciler, launcher: MemoryLauncher
 
     def begin(experiment_id: str) -> TypedDriver:
         reconciler.reconcile_once()
-        (launch,) = (one for one in launcher.launches.values() if one.experiment_id == experiment_id)
+        (launch,) = (config for config in launcher.launches.values() if config.experiment_id == experiment_id)
         return TypedDriver(client, launch)
 
     return begin
 
 
-def test_checking_stores_nothing(rung: Client) -> None:
+def test_validating_stores_nothing(rung: Client) -> None:
     checked = rung.submit(SPEC, validate_only=True)
     assert checked.num_samples == 20
     assert checked.spec["dataset"]["name"] == "digits"
     assert list(rung.list()) == []
 
 
-def test_a_bad_spec_raises_its_problems(rung: Client) -> None:
+def test_an_invalid_spec_raises_its_problems(rung: Client) -> None:
     with pytest.raises(ValidationFailedError) as caught:
         rung.submit({"name": "x", "search_space": {"optimizer": {"kind": "adma"}, "batch_size": 100}})
     assert [problem.field for problem in caught.value.problems] == [
@@ -86,22 +86,22 @@ def test_a_bad_spec_raises_its_problems(rung: Client) -> None:
         rung.submit({"name": "x", "search_space": {"label_smoothing": float("nan")}})
 
 
-def test_lists_go_over_pages(rung: Client) -> None:
+def test_lists_request_all_pages(rung: Client) -> None:
     ids = [rung.submit({"name": f"n{index}", "project": "many"}).id for index in range(PAGE + 2)]
-    assert [one.id for one in rung.list(project="many")] == ids[::-1]
-    assert [one.id for one in rung.list(limit=3)] == ids[:-4:-1]
-    assert [one.name for one in rung.list(name="n10", state=State.QUEUED)] == ["n101", "n100", "n10"]
+    assert [view.id for view in rung.list(project="many")] == ids[::-1]
+    assert [view.id for view in rung.list(limit=3)] == ids[:-4:-1]
+    assert [view.name for view in rung.list(name="n10", state=State.QUEUED)] == ["n101", "n100", "n10"]
     assert list(rung.list(limit=0)) == []
     with pytest.raises(ValidationFailedError, match="state"):
         list(rung.list(state="SLEEPING"))
 
 
-def test_from_submission_to_winner(rung: Client, drive: Any) -> None:
+def test_an_experiment_from_its_submission_to_its_winner(rung: Client, drive: Any) -> None:
     experiment = rung.submit(SPEC)
     driver = drive(experiment.id)
     driver.beat("searching", *(line(trial, value) for trial, value in enumerate([0.5, 0.9, 0.7])))
-    assert [one.trial for one in rung.trials(experiment.id, sort="-best_value")] == [1, 2, 0]
-    assert [one.trial for one in rung.trials(experiment.id, sort="validation_accuracy", limit=2)] == [0, 2]
+    assert [line.trial for line in rung.trials(experiment.id, sort="-best_value")] == [1, 2, 0]
+    assert [line.trial for line in rung.trials(experiment.id, sort="validation_accuracy", limit=2)] == [0, 2]
     assert list(rung.trials(experiment.id, state="ERROR")) == []
     assert rung.trial(experiment.id, 1).metrics["validation_accuracy"] == 0.9
     with pytest.raises(ValidationFailedError, match="sort"):
@@ -128,7 +128,7 @@ def test_watching_ends_with_the_last_view(rung: Client) -> None:
     assert seen == [State.QUEUED, State.QUEUED, State.CANCELED]
 
 
-def test_waiting_has_an_end(rung: Client) -> None:
+def test_waiting_ends_at_its_timeout(rung: Client) -> None:
     experiment = rung.submit(SPEC)
     with pytest.raises(TimeoutError, match="QUEUED after"):
         rung.wait(experiment.id, timeout_s=0.05, interval_s=0.02)
@@ -155,7 +155,7 @@ def test_the_service_and_its_cluster(rung: Client, reconciler: Reconciler) -> No
     assert [node.name for node in rung.cluster().nodes] == ["small", "large"]
 
 
-def test_nobody_there_names_the_address_and_the_way_out() -> None:
+def test_the_error_for_an_unreachable_service_has_its_address_and_what_to_do() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound but not listening: nothing answers
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -168,7 +168,7 @@ def test_nobody_there_names_the_address_and_the_way_out() -> None:
 @pytest.mark.parametrize(
     "url", ["no-scheme", "ftp://127.0.0.1", "http://", "http://127.0.0.1:99999", "http://nowhere.invalid"]
 )
-def test_addresses_that_are_none(url: str) -> None:
+def test_addresses_without_a_service_raise_unreachable_error(url: str) -> None:
     with pytest.raises(UnreachableError), Client(url) as rung:
         rung.health()
 
@@ -192,7 +192,7 @@ def test_other_services_at_the_address(status: int, headers: Any, body: bytes, e
         rung.get("22222222")
 
 
-def test_the_token_goes_with_every_request() -> None:
+def test_every_request_has_the_token() -> None:
     seen = threading.Event()
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -206,38 +206,38 @@ def test_the_token_goes_with_every_request() -> None:
 
 
 def test_every_change_is_a_method(rung: Client, drive: Any) -> None:
-    one = rung.submit({**SPEC, "searcher": {"kind": "random", "num_samples": 2}})
-    paused = rung.pause(one.id, revision=one.revision)
-    assert (paused.state, paused.revision) == (State.PAUSED, one.revision + 1)
-    with pytest.raises(PreconditionFailedError, match=f'If-Match is "{one.revision}"'):
-        rung.change(one.id, revision=one.revision, priority=3)
-    changed = rung.change(one.id, num_samples=3, budget={"slot_hours": 2})
+    experiment = rung.submit({**SPEC, "searcher": {"kind": "random", "num_samples": 2}})
+    paused = rung.pause(experiment.id, revision=experiment.revision)
+    assert (paused.state, paused.revision) == (State.PAUSED, experiment.revision + 1)
+    with pytest.raises(PreconditionFailedError, match=f'If-Match is "{experiment.revision}"'):
+        rung.change(experiment.id, revision=experiment.revision, priority=3)
+    changed = rung.change(experiment.id, num_samples=3, budget={"slot_hours": 2})
     assert (changed.num_samples, changed.controls["budget"]["slot_hours"]) == (3, 2)
-    assert rung.change(one.id, {"budget": None}).controls["budget"]["slot_hours"] is None
+    assert rung.change(experiment.id, {"budget": None}).controls["budget"]["slot_hours"] is None
     with pytest.raises(ValidationFailedError, match="did you mean 'goal'"):
-        rung.change(one.id, gaol=1)
-    assert rung.wait(one.id, timeout_s=10).state is State.PAUSED, "it waits for a person, so nobody waits for it"
-    rung.resume(one.id)
-    driver = drive(one.id)
+        rung.change(experiment.id, gaol=1)
+    assert rung.wait(experiment.id, timeout_s=10).state is State.PAUSED, "it waits for a person, so nobody waits for it"
+    rung.resume(experiment.id)
+    driver = drive(experiment.id)
     driver.beat("searching", line(0, 0.5), line(1, 0.6, TrialState.RUNNING))
-    with pytest.raises(PreconditionFailedError, match=f'If-Match is "{one.revision}"'):
-        rung.cancel_trial(one.id, 1, revision=one.revision)
-    assert rung.trial(one.id, 1).cancel_asked_at is None
-    assert rung.cancel_trial(one.id, 1, revision=rung.get(one.id).revision).cancel_asked_at is not None
+    with pytest.raises(PreconditionFailedError, match=f'If-Match is "{experiment.revision}"'):
+        rung.cancel_trial(experiment.id, 1, revision=experiment.revision)
+    assert rung.trial(experiment.id, 1).cancel_asked_at is None
+    assert rung.cancel_trial(experiment.id, 1, revision=rung.get(experiment.id).revision).cancel_asked_at is not None
     with pytest.raises(ConflictError):
-        rung.cancel_trial(one.id, 0)
+        rung.cancel_trial(experiment.id, 0)
     with pytest.raises(ConflictError, match="cancel it first"):
-        rung.delete(one.id)
+        rung.delete(experiment.id)
     driver.beat("completed")
-    fork = rung.continue_from(one.id, {"searcher": {"num_samples": 5}})
-    assert (fork.source_id, fork.num_samples) == (one.id, 6)
-    rung.archive(one.id)
-    assert [view.id for view in rung.list()] == [fork.id]
-    assert [view.id for view in rung.list(archived=True)] == [one.id]
-    assert [view.id for view in rung.list(archived=None)] == [fork.id, one.id]
-    assert rung.unarchive(one.id).archived_at is None
-    rung.cancel(fork.id)
-    assert rung.delete(one.id).state is State.DELETING
+    continuation = rung.continue_from(experiment.id, {"searcher": {"num_samples": 5}})
+    assert (continuation.source_id, continuation.num_samples) == (experiment.id, 6)
+    rung.archive(experiment.id)
+    assert [view.id for view in rung.list()] == [continuation.id]
+    assert [view.id for view in rung.list(archived=True)] == [experiment.id]
+    assert [view.id for view in rung.list(archived=None)] == [continuation.id, experiment.id]
+    assert rung.unarchive(experiment.id).archived_at is None
+    rung.cancel(continuation.id)
+    assert rung.delete(experiment.id).state is State.DELETING
 
 
 class Losing(httpx.BaseTransport):
@@ -268,7 +268,7 @@ class Losing(httpx.BaseTransport):
         self._inner.close()
 
 
-def test_a_submission_survives_a_service_that_is_started_again(client: httpx.Client, rung: Client) -> None:
+def test_a_submission_survives_a_restart_of_the_service(client: httpx.Client, rung: Client) -> None:
     lossy = Losing("answer", "refused", "starting", "answer")
     with Client(str(client.base_url), transport=lossy) as shaky:
         first = shaky.submit(SPEC)
@@ -278,13 +278,13 @@ def test_a_submission_survives_a_service_that_is_started_again(client: httpx.Cli
     assert lossy.keys[5] not in {"", lossy.keys[0]}, "each submission has a key of its own"
 
 
-def test_a_continuation_survives_it_too(client: httpx.Client, rung: Client) -> None:
+def test_a_continuation_survives_a_restart_of_the_service(client: httpx.Client, rung: Client) -> None:
     source = rung.submit(SPEC)
     rung.cancel(source.id)
     lossy = Losing("answer", "refused", "starting")
     with Client(str(client.base_url), transport=lossy) as shaky:
-        fork = shaky.continue_from(source.id)
-    assert [view.id for view in rung.list()] == [fork.id, source.id]
+        continuation = shaky.continue_from(source.id)
+    assert [view.id for view in rung.list()] == [continuation.id, source.id]
     assert len(lossy.keys) == 4
     assert len(set(lossy.keys)) == 1
 
@@ -300,14 +300,14 @@ def test_a_submission_that_times_out_after_it_was_stored_makes_one_experiment(
     assert len(set(lossy.keys)) == 1
 
 
-def test_a_submission_is_not_retried_for_ever(client: httpx.Client) -> None:
+def test_a_submission_is_retried_for_a_limited_time(client: httpx.Client) -> None:
     lossy = Losing(*["refused"] * 50)
     with Client(str(client.base_url), transport=lossy, submit_retry_s=0.5) as shaky, pytest.raises(UnreachableError):
         shaky.submit(SPEC)
     assert 1 < len(lossy.keys) < 50
 
 
-def test_what_is_refused_is_not_sent_again(client: httpx.Client) -> None:
+def test_a_refused_submission_is_not_sent_again(client: httpx.Client) -> None:
     way = Losing()
     with Client(str(client.base_url), transport=way) as rung, pytest.raises(ValidationFailedError):
         rung.submit({"name": 7})
@@ -343,7 +343,7 @@ def test_every_form_of_a_spec_makes_the_same_experiment(
 
 
 @pytest.mark.parametrize(
-    ("spec", "error", "said"),
+    ("spec", "error", "message"),
     [
         (None, TypeError, "spec must be an ExperimentSpec, a mapping, text or a path (got NoneType)"),
         (b"name: x", TypeError, "(got bytes)"),
@@ -360,8 +360,8 @@ def test_every_form_of_a_spec_makes_the_same_experiment(
         ("name: x\0", ValidationFailedError, "document"),
     ],
 )
-def test_specs_that_cannot_be_sent(rung: Client, spec: Any, error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=re.escape(said)):
+def test_specs_that_cannot_be_sent_are_refused(rung: Client, spec: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
         rung.submit(spec)
 
 
@@ -372,31 +372,31 @@ def test_a_binary_file_is_refused(rung: Client, tmp_path: Path) -> None:
 
 
 CALLS: dict[str, Callable[[Client, Any], object]] = {
-    "get": lambda rung, one: rung.get(one),
-    "pause": lambda rung, one: rung.pause(one),
-    "resume": lambda rung, one: rung.resume(one),
-    "cancel": lambda rung, one: rung.cancel(one),
-    "cancel_trial": lambda rung, one: rung.cancel_trial(one, 0),
-    "change": lambda rung, one: rung.change(one, priority=1),
-    "continue_from": lambda rung, one: rung.continue_from(one),
-    "archive": lambda rung, one: rung.archive(one),
-    "unarchive": lambda rung, one: rung.unarchive(one),
-    "delete": lambda rung, one: rung.delete(one),
-    "trials": lambda rung, one: list(rung.trials(one)),
-    "trial": lambda rung, one: rung.trial(one, 0),
-    "trial_spec": lambda rung, one: rung.trial_spec(one, 0),
-    "curves": lambda rung, one: rung.curves(one, 0),
-    "logs": lambda rung, one: rung.logs(one),
-    "follow_logs": lambda rung, one: list(rung.follow_logs(one)),
-    "storage": lambda rung, one: rung.storage(one),
-    "preset": lambda rung, one: rung.preset(one),
-    "watch": lambda rung, one: list(rung.watch(one)),
-    "wait": lambda rung, one: rung.wait(one),
+    "get": lambda rung, experiment_id: rung.get(experiment_id),
+    "pause": lambda rung, experiment_id: rung.pause(experiment_id),
+    "resume": lambda rung, experiment_id: rung.resume(experiment_id),
+    "cancel": lambda rung, experiment_id: rung.cancel(experiment_id),
+    "cancel_trial": lambda rung, experiment_id: rung.cancel_trial(experiment_id, 0),
+    "change": lambda rung, experiment_id: rung.change(experiment_id, priority=1),
+    "continue_from": lambda rung, experiment_id: rung.continue_from(experiment_id),
+    "archive": lambda rung, experiment_id: rung.archive(experiment_id),
+    "unarchive": lambda rung, experiment_id: rung.unarchive(experiment_id),
+    "delete": lambda rung, experiment_id: rung.delete(experiment_id),
+    "trials": lambda rung, experiment_id: list(rung.trials(experiment_id)),
+    "trial": lambda rung, experiment_id: rung.trial(experiment_id, 0),
+    "trial_spec": lambda rung, experiment_id: rung.trial_spec(experiment_id, 0),
+    "curves": lambda rung, experiment_id: rung.curves(experiment_id, 0),
+    "logs": lambda rung, experiment_id: rung.logs(experiment_id),
+    "follow_logs": lambda rung, experiment_id: list(rung.follow_logs(experiment_id)),
+    "storage": lambda rung, experiment_id: rung.storage(experiment_id),
+    "preset": lambda rung, experiment_id: rung.preset(experiment_id),
+    "watch": lambda rung, experiment_id: list(rung.watch(experiment_id)),
+    "wait": lambda rung, experiment_id: rung.wait(experiment_id),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_ids_that_do_not_exist_or_cannot(rung: Client, name: str) -> None:
+def test_ids_that_do_not_exist_are_not_found(rung: Client, name: str) -> None:
     call = CALLS[name]
     for unknown in ("22222222", "../../readyz", "a/b", "ä", "%", ".", "..", "\ud800", "?x=1", "#"):
         with pytest.raises(NotFoundError):
@@ -408,7 +408,7 @@ def test_ids_that_do_not_exist_or_cannot(rung: Client, name: str) -> None:
             call(rung, odd)
 
 
-def test_every_method_that_takes_an_id_is_called_with_wrong_ones() -> None:
+def test_every_method_that_takes_an_id_is_tested_with_wrong_ids() -> None:
     taking = {
         name
         for name, method in inspect.getmembers(Client, inspect.isfunction)
@@ -418,42 +418,54 @@ def test_every_method_that_takes_an_id_is_called_with_wrong_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
-        (lambda rung, one: rung.trial(one, "0"), "trial must be a whole number (got '0')"),
-        (lambda rung, one: rung.trial(one, 1.0), "trial must be a whole number (got 1.0)"),
-        (lambda rung, one: rung.trial(one, True), "trial must be a whole number (got True)"),
-        (lambda rung, one: rung.pause(one, revision="x"), "revision must be a whole number"),
-        (lambda rung, one: list(rung.trials(one, limit=2.5)), "limit must be a whole number"),
-        (lambda rung, one: rung.change(one, [1]), "patch must be a mapping (got list)"),
-        (lambda rung, one: rung.continue_from(one, "x"), "patch must be a mapping (got str)"),
+        (lambda rung, experiment_id: rung.trial(experiment_id, "0"), "trial must be a whole number (got '0')"),
+        (lambda rung, experiment_id: rung.trial(experiment_id, 1.0), "trial must be a whole number (got 1.0)"),
+        (lambda rung, experiment_id: rung.trial(experiment_id, True), "trial must be a whole number (got True)"),
+        (lambda rung, experiment_id: rung.pause(experiment_id, revision="x"), "revision must be a whole number"),
+        (lambda rung, experiment_id: list(rung.trials(experiment_id, limit=2.5)), "limit must be a whole number"),
+        (lambda rung, experiment_id: rung.change(experiment_id, [1]), "patch must be a mapping (got list)"),
+        (lambda rung, experiment_id: rung.continue_from(experiment_id, "x"), "patch must be a mapping (got str)"),
     ],
 )
-def test_arguments_of_wrong_types(rung: Client, call: Any, said: str) -> None:
-    with pytest.raises(TypeError, match=re.escape(said)):
+def test_arguments_of_wrong_types_raise_type_error(rung: Client, call: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
         call(rung, "22222222")
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
-        (lambda rung, one: rung.trial(one, -1), "trial: must be at least 0 (got -1)"),
-        (lambda rung, one: list(rung.list(limit=-1)), "limit: must be at least 0 (got -1)"),
-        (lambda rung, one: list(rung.list(state="SLEEPING")), "QUEUED"),
-        (lambda rung, one: list(rung.trials(one, sort="validation_acuracy")), "validation_accuracy"),
-        (lambda rung, one: rung.change(one, goal=object()), "patch: must hold JSON values only (got object)"),
-        (lambda rung, one: list(rung.watch(one, interval_s=0)), "interval_s: must be positive (got 0)"),
-        (lambda rung, one: list(rung.follow_logs(one, interval_s=-1)), "interval_s: must be positive"),
-        (lambda rung, one: rung.logs(one, offset=-1), "offset"),
+        (lambda rung, experiment_id: rung.trial(experiment_id, -1), "trial: must be at least 0 (got -1)"),
+        (lambda rung, experiment_id: list(rung.list(limit=-1)), "limit: must be at least 0 (got -1)"),
+        (lambda rung, experiment_id: list(rung.list(state="SLEEPING")), "QUEUED"),
+        (
+            lambda rung, experiment_id: list(rung.trials(experiment_id, sort="validation_acuracy")),
+            "validation_accuracy",
+        ),
+        (
+            lambda rung, experiment_id: rung.change(experiment_id, goal=object()),
+            "patch: must hold JSON values only (got object)",
+        ),
+        (
+            lambda rung, experiment_id: list(rung.watch(experiment_id, interval_s=0)),
+            "interval_s: must be positive (got 0)",
+        ),
+        (
+            lambda rung, experiment_id: list(rung.follow_logs(experiment_id, interval_s=-1)),
+            "interval_s: must be positive",
+        ),
+        (lambda rung, experiment_id: rung.logs(experiment_id, offset=-1), "offset"),
     ],
 )
-def test_arguments_that_cannot_be(rung: Client, call: Any, said: str) -> None:
-    one = rung.submit(SPEC).id
-    with pytest.raises(ValidationFailedError, match=re.escape(said)):
-        call(rung, one)
+def test_invalid_arguments_raise_validation_failed_error(rung: Client, call: Any, message: str) -> None:
+    experiment_id = rung.submit(SPEC).id
+    with pytest.raises(ValidationFailedError, match=re.escape(message)):
+        call(rung, experiment_id)
 
 
-def test_clients_that_cannot_be_made() -> None:
+def test_invalid_arguments_of_a_client_are_refused() -> None:
     with pytest.raises(TypeError, match="url must be a string"):
         Client(None)  # type: ignore[arg-type]
     for token in ("geheim\n", "größe"):

@@ -83,9 +83,9 @@ def test_migrations_keep_stored_rows_in_both_directions(database: Database) -> N
 
 def test_a_deletion_in_progress_is_canceled_in_the_second_schema(database: Database) -> None:
     with database.write() as session:
-        kept, one = (experiments.submit(session, ExperimentSpec(name="x"), []) for _ in range(2))
-        one.state = State.DELETING
-        ids = kept.id, one.id
+        kept, deleted = (experiments.submit(session, ExperimentSpec(name="x"), []) for _ in range(2))
+        deleted.state = State.DELETING
+        ids = kept.id, deleted.id
     database.migrate("0002", down=True)
     rows = _tables(database)["experiments"]
     with database.engine.connect() as connection:
@@ -95,14 +95,14 @@ def test_a_deletion_in_progress_is_canceled_in_the_second_schema(database: Datab
 
 def test_the_best_epoch_comes_with_the_fourth_schema_and_goes_with_it(database: Database) -> None:
     with database.write() as session:
-        one = experiments.submit(session, ExperimentSpec(name="x"), []).id
+        experiment_id = experiments.submit(session, ExperimentSpec(name="x"), []).id
         more = {"state": "RUNNING", "metrics": {"lr": 0.1}, "parameters": {}, "best_epoch": 3, "updated_at": NOW}
-        session.add(Trial(experiment_id=one, trial=0, attempt=1, **more))
+        session.add(Trial(experiment_id=experiment_id, trial=0, attempt=1, **more))
     database.migrate("0003", down=True)
     assert "best_epoch" not in _tables(database)["trials"].columns
     database.migrate()
     with database.read() as session:
-        line = session.get_one(Trial, (one, 0))
+        line = session.get_one(Trial, (experiment_id, 0))
         assert (line.metrics, line.best_epoch) == ({"lr": 0.1}, None)
 
 
@@ -154,13 +154,17 @@ def test_times_of_other_zones_are_kept_as_instants(database: Database) -> None:
 def test_attempt_numbers_and_trial_numbers_are_unique(database: Database) -> None:
     now = datetime.now(UTC)
     with database.write() as session:
-        one = experiments.submit(session, ExperimentSpec(name="x"), []).id
+        experiment_id = experiments.submit(session, ExperimentSpec(name="x"), []).id
 
     def attempt(name: str) -> Attempt:
-        return Attempt(id=name, experiment_id=one, number=1, state="STARTING", token_sha256="", created_at=now)
+        return Attempt(
+            id=name, experiment_id=experiment_id, number=1, state="STARTING", token_sha256="", created_at=now
+        )
 
     def trial() -> Trial:
-        return Trial(experiment_id=one, trial=0, attempt=1, state="RUNNING", metrics={}, parameters={}, updated_at=now)
+        return Trial(
+            experiment_id=experiment_id, trial=0, attempt=1, state="RUNNING", metrics={}, parameters={}, updated_at=now
+        )
 
     with pytest.raises(IntegrityError), database.write() as session:
         session.add_all([attempt("a"), attempt("b")])

@@ -31,7 +31,7 @@ def launch_config(storage: Path, attempt: int = 1) -> LaunchConfig:
 
 
 class LauncherContract:
-    """Inherit it, give the fixture `launcher` and `cut_off`, and every test below runs against the implementation."""
+    """Inherit it and define the fixture `launcher` and the method `cut_off`, to run every test below."""
 
     @pytest.fixture
     def launcher(self) -> Launcher:

@@ -31,19 +31,19 @@ def reports(seed: int, sign: int = 1) -> Iterator[Report]:
 def decided(rule: StoppingRule, seed: int, sign: int = 1) -> list[tuple[Report, Decision]]:
     """The decisions on the reports, without those of trials that had been stopped."""
     stopped: set[int] = set()
-    found = []
+    decisions = []
     for report in reports(seed, sign):
         if report[0] not in stopped:
             decision = rule.decide(*report)
-            found.append((report, decision))
+            decisions.append((report, decision))
             if decision.action is Action.STOP:
                 stopped.add(report[0])
-    return found
+    return decisions
 
 
 @pytest.mark.parametrize("seed", range(5))
 class StoppingRuleContract:
-    """An implementation gives the fixture `early_stopping`: its spec, with whatever fields it wants to be tested."""
+    """An implementation gives the fixture `early_stopping`: its spec, with the fields to test."""
 
     @staticmethod
     def rule(early_stopping: EarlyStoppingSpec, sign: int = 1) -> StoppingRule:
@@ -68,9 +68,7 @@ class StoppingRuleContract:
                 assert "\n" not in decision.reason
                 assert "nan" not in decision.reason
 
-    def test_the_direction_of_the_objective_makes_no_difference(
-        self, early_stopping: EarlyStoppingSpec, seed: int
-    ) -> None:
+    def test_the_mode_of_the_objective_makes_no_difference(self, early_stopping: EarlyStoppingSpec, seed: int) -> None:
         larger = decided(self.rule(early_stopping), seed)
         smaller = decided(self.rule(early_stopping, sign=-1), seed, sign=-1)
         assert [decision.action for _, decision in larger] == [decision.action for _, decision in smaller]
