@@ -16,7 +16,6 @@ from typing import Protocol
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import PARENT_RUN_STATUS, LaunchConfig, Tag, Winner
 from search_spaces.storage.base import JournalDamagedError, WriterFencedError, open_storage
 from workers.fence import Fence
@@ -28,6 +27,7 @@ from workers.search.stop_conditions import AttemptError, Outcome
 from workers.search.tune_callbacks import TuneCallback
 from workers.search.verdicts import Verdicts
 from workers.search.winner import EvaluationFailedError, StopRequestedError, WinnerScore
+from workers.state.checkpoints import NAMES
 from workers.state.recorder import Recorder
 from workers.tracking.connection import SupersededError, is_outage, is_permanent
 from workers.tracking.cursor import MlflowIds
@@ -55,7 +55,7 @@ class TrialRunner(Protocol):
 
 
 class Evaluation(Protocol):
-    """Measures the winner; `WinnerEvaluation` is the one for real."""
+    """Measures the winner, stores its model and the plots; `WinnerEvaluation` is the one for real."""
 
     def prepare(self) -> None: ...
 
@@ -63,7 +63,7 @@ class Evaluation(Protocol):
         self, number: int, epochs: int, launch: LaunchConfig, *, max_restarts: int, stop_requested: Callable[[], bool]
     ) -> WinnerScore: ...
 
-    def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> Path: ...
+    def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None: ...
 
 
 class Tracking(Protocol):
@@ -112,7 +112,6 @@ class ExperimentAttempt:
         self._run_trials = run_trials
         self._evaluation = evaluation
         self._track = track
-        self._folder = ExperimentFolder(Path(launch.storage))
         self._storage = open_storage(launch.storage)
         self._fence = Fence()
         self._heartbeat = HeartbeatThread(self._launch, self._fence)
@@ -160,8 +159,7 @@ class ExperimentAttempt:
         """Import the trials of the source, once, and rebuild the search's state from the journal."""
         table = self._recorder.table
         if self._launch.source and not table.trials:
-            source = ExperimentFolder(Path(self._launch.source))
-            imported = continuation.import_trials(source, self._folder, self._recorder)
+            imported = continuation.import_trials(self._launch.source, self._storage, self._recorder)
             log.info("%d trials are imported from %s", imported, self._launch.source)
         log.info(
             "attempt %d of %s starts with %d known trials", self._launch.attempt, self._spec.name, len(table.trials)
@@ -169,12 +167,13 @@ class ExperimentAttempt:
         if lost := max(0, self._launch.trials - len(table.trials)):
             log.warning("%d of %d trials were lost with the journal's end: proposed again", lost, self._launch.trials)
         spec = self._spec
-        self._checkpoints = CheckpointKeeper(self._folder.trials, spec.checkpoints, table)
+        self._checkpoints = CheckpointKeeper(self._storage.artifacts, spec.checkpoints, table)
         self._callback = TuneCallback(
             SearchPolicy(spec),
             Verdicts(spec.early_stopping, spec.objective, spec.max_epochs, table.history()),
             self._recorder,
             self._checkpoints,
+            self._storage,
             lambda: self._heartbeat.directives,
             self._fence,
             self._heartbeat.wake,
@@ -258,7 +257,8 @@ class ExperimentAttempt:
         )
         winner = Winner(trial=best.number, value=best.best_value, test_accuracy=result.accuracy, test_loss=result.loss)
         self._retrier.call(self._tracker.finish)
-        uri = self._retrier.call(lambda: self._tracker.register(self._folder.model, winner))
+        with self._storage.artifacts.local_folder(NAMES.model) as folder:
+            uri = self._retrier.call(lambda: self._tracker.register(folder, winner))
         winner = winner.model_copy(update={"model_uri": uri})
         log.info("trial %d won with test accuracy %.4f, registered as %s", winner.trial, winner.test_accuracy, uri)
         self._recorder.record_winner(winner)
@@ -287,7 +287,9 @@ class ExperimentAttempt:
     def _draw_plots(self) -> None:
         """Log the plots that depend on the spec on the parent run. An error only costs the plots."""
         try:
-            self._tracker.log_folder(self._evaluation.draw_plots(self._spec, self._launch, PLOTS_TIMEOUT_S))
+            self._evaluation.draw_plots(self._spec, self._launch, PLOTS_TIMEOUT_S)
+            with self._storage.artifacts.local_folder(NAMES.plots) as folder:
+                self._tracker.log_folder(folder)
         except Exception as error:
             log.warning("the plots are missing: %r", error)
 

@@ -30,10 +30,12 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format=logs.FORMAT)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # it looks for result files, which we do not write
-    folder, attempt = ExperimentFolder(Path(arguments[0])), int(arguments[1])
-    with logs.process_log(folder.driver_log(attempt)):
-        launch = LaunchConfig.model_validate_json(folder.launch_config(attempt).read_text())
-        spec = ExperimentSpec.model_validate_json(folder.spec.read_text())
+    storage, names, attempt = open_storage(arguments[0]), ExperimentFolder(Path()), int(arguments[1])
+    with logs.process_log(storage.artifacts, names.driver_log(attempt)):
+        with storage.artifacts.open_reader(names.launch_config(attempt)) as file:
+            launch = LaunchConfig.model_validate_json(file.read())
+        with storage.artifacts.open_reader(names.spec) as file:
+            spec = ExperimentSpec.model_validate_json(file.read())
         startup.prepare(launch.slots)
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.WARNING)
         attempted = ExperimentAttempt(
@@ -41,7 +43,7 @@ def main(arguments: list[str]) -> int:
             spec,
             run_trials,
             WinnerEvaluation(trial_resources(spec)),
-            lambda superseded: Tracker(launch, spec, open_storage(launch.storage), fenced=superseded),
+            lambda superseded: Tracker(launch, spec, storage, fenced=superseded),
         )
         return 0 if attempted.run() else 1
 

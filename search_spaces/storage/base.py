@@ -106,6 +106,8 @@ class ArtifactStore(Protocol):
     Raises ValueError for a name that leaves the experiment, and OSError; FileNotFoundError if there is no such file.
     """
 
+    def exists(self, name: PurePath) -> bool: ...
+
     def open_reader(self, name: PurePath) -> BinaryIO:
         """The content, seekable. The caller closes it."""
 

@@ -64,13 +64,16 @@ class FolderArtifacts:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    def exists(self, name: PurePath) -> bool:
+        return self._path(name).is_file()
+
     def open_reader(self, name: PurePath) -> BinaryIO:
         return self._path(name).open("rb")
 
     def open_appender(self, name: PurePath) -> BinaryIO:
         path = self._path(name)
         self._make_parents(path)
-        return path.open("ab", buffering=0) if path.exists() else open(path, "ab", buffering=0, opener=_private)
+        return open(path, "ab", buffering=0, opener=_private)
 
     def write(self, name: PurePath, content: bytes | memoryview) -> None:
         path = self._path(name)

@@ -12,8 +12,9 @@ from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.early_stopping.base import EarlyStoppingSpec
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.layout import ExperimentFolder
+from search_spaces.layout import ExperimentFolder, TrialFolder
 from search_spaces.protocol import Directives
+from search_spaces.storage.folder import FolderStorage
 from workers.fence import Fence
 from workers.search.checkpoint_keeper import CheckpointKeeper
 from workers.search.policy import SearchPolicy
@@ -105,12 +106,14 @@ class Search:
         self.verdicts = Verdicts(
             early_stopping or spec.early_stopping, spec.objective, spec.max_epochs, recorder.table.history()
         )
-        root = ExperimentFolder(folder)
+        self.folder = ExperimentFolder(folder)
+        storage = FolderStorage(folder)
         self.callback = TuneCallback(
             SearchPolicy(spec),
             self.verdicts,
             recorder,
-            CheckpointKeeper(root.trials, spec.checkpoints, recorder.table),
+            CheckpointKeeper(storage.artifacts, spec.checkpoints, recorder.table),
+            storage,
             lambda: self.service.directives,
             self.fence,
             self.service.changed,
@@ -118,7 +121,7 @@ class Search:
         self.searcher = TuneSearcher(
             spec,
             recorder,
-            root,
+            storage,
             {},
             self.callback.num_samples,
             self.callback.slots,
@@ -127,6 +130,10 @@ class Search:
         )
         self.callback.attach(self.searcher)
         self.tune = Tune(self.callback, self.searcher)
+
+    def files(self, trial: Any) -> TrialFolder:
+        """Where the files of one of Tune's trials are."""
+        return self.folder.trial(trial.config["trial"])
 
     def states(self) -> list[str]:
         return [trial.state for trial in self.trials.values()]

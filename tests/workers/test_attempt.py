@@ -76,12 +76,13 @@ class ScriptedEvaluation:
                 threading.Event().wait(0.01)
         if self.error:
             raise self.error
+        ExperimentFolder(Path(launch.storage)).model.mkdir(exist_ok=True)
         return self.score
 
-    def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> Path:
+    def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None:
         if self.calls:
             self.calls.note("plots")
-        return Path(launch.storage) / "pictures"
+        ExperimentFolder(Path(launch.storage)).plots.mkdir(exist_ok=True)
 
 
 class MemoryTracking:
@@ -240,7 +241,7 @@ def test_plots_that_fail_cost_only_the_plots(
     attempt: Callable[..., Attempted], service: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     class WithoutFonts(ScriptedEvaluation):
-        def draw_plots(self, *_: Any) -> Path:
+        def draw_plots(self, *_: Any) -> None:
             raise RuntimeError("no fonts")
 
     assert attempt(one_trial, evaluation=WithoutFonts()).succeeded

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from pathlib import Path
 
 from search_spaces.layout import CheckpointPolicy
+from search_spaces.storage.base import ArtifactStore
 from workers.state import checkpoints
 from workers.state.trial_table import TrialTable
 
@@ -18,10 +18,10 @@ log = logging.getLogger("rung.checkpoints")
 
 
 class CheckpointKeeper:
-    """`trials` is the folder of the trials' folders. Trials that have ended before this was made are looked at once."""
+    """Trials that have ended before this was made are looked at once."""
 
-    def __init__(self, trials: Path, policy: CheckpointPolicy, table: TrialTable) -> None:
-        self._trials = trials
+    def __init__(self, artifacts: ArtifactStore, policy: CheckpointPolicy, table: TrialTable) -> None:
+        self._artifacts = artifacts
         self._policy = policy
         self._table = table
         self._unpruned = {trial.number for trial in table.trials.values() if trial.ended}
@@ -39,7 +39,7 @@ class CheckpointKeeper:
         leader = best.number if best else None
         registered = winner is not None and winner.trial == leader
         try:
-            checkpoints.prune(self._trials, self._unpruned, leader, self._policy, winner_registered=registered)
+            checkpoints.prune(self._artifacts, self._unpruned, leader, self._policy, winner_registered=registered)
             self._unpruned = {number for number in self._unpruned if number == leader}
         except OSError as error:
             log.warning("checkpoints of ended trials stay: %s", error)

@@ -8,14 +8,13 @@ Ray, MLflow or the service.
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import replace
-from pathlib import Path
+from pathlib import PurePath
 
-from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import IMPORTED_STATES
-from search_spaces.storage.base import JournalDamagedError, open_storage
+from search_spaces.storage.base import ArtifactStore, ExperimentStorage, JournalDamagedError, open_storage
 from workers.search.stop_conditions import AttemptError
+from workers.state.checkpoints import NAMES
 from workers.state.events import EpochFinished, Event, TrialEnded, TrialSuggested, decode_all
 from workers.state.recorder import Recorder
 
@@ -30,25 +29,26 @@ class SourceMissingError(AttemptError):
     blocked = True
 
 
-def import_trials(source: ExperimentFolder, folder: ExperimentFolder, recorder: Recorder) -> int:
-    """Fill `recorder`, which has no trials, with the results of `source`. Returns the number of imported trials.
+def import_trials(address: str, storage: ExperimentStorage, recorder: Recorder) -> int:
+    """Fill `recorder`, which has no trials, with the results of another experiment. Returns the number of its trials.
 
-    `folder` is this experiment's. A crash on the way leaves `recorder` empty. Raises SourceMissingError if the journal
-    of `source` is missing or both of its files are damaged, and OSError.
+    `address` is that of the other experiment's storage, `storage` is this experiment's. A crash on the way leaves
+    `recorder` empty. Raises SourceMissingError if the other's journal is missing or damaged in all its copies, and
+    OSError.
     """
-    events = [event for event in _read(source) if isinstance(event, IMPORTED_EVENTS)]
+    source = open_storage(address)
+    events = [event for event in _read(source, address) if isinstance(event, IMPORTED_EVENTS)]
     state = {event.trial: event.state for event in events if not isinstance(event, TrialSuggested) and event.state}
     numbers = [
         number
-        for number in sorted(number for number, name in state.items() if name in IMPORTED_STATES)
-        if source.trial(number).spec.exists()
+        for number in sorted(state)
+        if state[number] in IMPORTED_STATES and source.artifacts.exists(NAMES.trial(number).spec)
     ]
     renumbered = {theirs: ours for ours, theirs in enumerate(numbers)}
     for theirs, ours in renumbered.items():
-        folder.trial(ours).root.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.trial(theirs).spec, folder.trial(ours).spec)
+        _copy(source.artifacts, NAMES.trial(theirs).spec, storage.artifacts, NAMES.trial(ours).spec)
     imported = [
-        replace(event, trial=renumbered[event.trial], source=f"{source.root.name}/{event.trial}", held_s=None)
+        replace(event, trial=renumbered[event.trial], source=f"{PurePath(address).name}/{event.trial}", held_s=None)
         for event in events
         if event.trial in renumbered
     ]
@@ -56,28 +56,25 @@ def import_trials(source: ExperimentFolder, folder: ExperimentFolder, recorder: 
         recorder.record_import(imported)
     best = recorder.table.best()
     if best is not None:
-        _copy_weights(source.trial(numbers[best.number]).best, folder.trial(best.number).best)
+        weights, copied = NAMES.trial(numbers[best.number]).best, NAMES.trial(best.number).best
+        try:
+            _copy(source.artifacts, weights, storage.artifacts, copied)
+        except OSError as error:  # the trial is trained again if it wins
+            log.warning("the weights of the best trial are not imported: %s", error)
     return len(numbers)
 
 
-def _read(source: ExperimentFolder) -> list[Event]:
+def _read(source: ExperimentStorage, address: str) -> list[Event]:
     """The other experiment's events. It does not run, so no driver repairs its journal, and this one must not."""
-    journal = open_storage(str(source.root)).journal
-    if not journal.exists():
-        reason = f"no journal in {source.root}: was the experiment to continue from moved or deleted?"
+    if not source.journal.exists():
+        reason = f"no journal in {address}: was the experiment to continue from moved or deleted?"
         raise SourceMissingError(f"the trials to begin with cannot be read: {reason}")
     try:
-        return list(decode_all(journal.entries()))
+        return list(decode_all(source.journal.entries()))
     except JournalDamagedError as error:
         raise SourceMissingError(f"the trials to begin with cannot be read: {error}") from error
 
 
-def _copy_weights(weights: Path, copy: Path) -> None:
-    """Without them the trial is trained again if it wins."""
-    part = copy.with_suffix(".part")
-    try:
-        shutil.copyfile(weights, part)
-        part.replace(copy)
-    except OSError as error:
-        log.warning("the weights of the best trial are not imported: %s", error)
-        part.unlink(missing_ok=True)
+def _copy(source: ArtifactStore, name: PurePath, target: ArtifactStore, new_name: PurePath) -> None:
+    with source.open_reader(name) as file:
+        target.write(new_name, file.read())

@@ -9,16 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from search_spaces.early_stopping.base import Action
-from search_spaces.layout import TrialFolder
 from search_spaces.protocol import Directives, TrialState
-from search_spaces.storage.base import WriterFencedError
+from search_spaces.storage.base import ExperimentStorage, WriterFencedError
 from workers.fence import Fence
 from workers.ray_patches import idle_actors
 from workers.search import failures, stop_conditions
@@ -44,6 +42,7 @@ class TuneCallback(Callback):
         verdicts: Verdicts,
         recorder: Recorder,
         checkpoints: CheckpointKeeper,
+        storage: ExperimentStorage,
         directives: Callable[[], Directives],
         fence: Fence,
         on_change: Callable[[], None],
@@ -52,6 +51,7 @@ class TuneCallback(Callback):
         self._recorder = recorder
         self._table = recorder.table
         self._checkpoints = checkpoints
+        self._storage = storage
         self._directives = directives
         self._fence = fence
         self._on_change = on_change
@@ -206,11 +206,11 @@ class TuneCallback(Callback):
         controller.stop_trial(trial)
 
     def _request_stop(self, trial: Any) -> None:
-        """Have the trial's process leave its epoch, unless the folder is a later attempt's now."""
+        """Have the trial's process leave its epoch, unless the trial is a later attempt's now."""
         if self._fence.is_closed():
             return
         try:
-            TrialFolder(Path(trial.config["folder"])).stop.touch()
+            self._storage.stop_signal(trial.config["trial"]).ask()
         except OSError as error:
             log.warning("trial %s will stop only after its epoch: %s", trial.config["trial"], error)
 

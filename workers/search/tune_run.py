@@ -13,6 +13,7 @@ from pathlib import Path
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import LaunchConfig
+from search_spaces.storage.base import open_storage
 from workers.ray_patches import out_of_memory
 from workers.search.tune_callbacks import TuneCallback
 from workers.search.tune_searcher import TuneSearcher
@@ -42,8 +43,8 @@ def run_trials(
         searcher = TuneSearcher(
             spec,
             recorder,
-            folder,
-            roots={"data_root": launch.data_root, "cache_root": launch.cache_root},
+            open_storage(launch.storage),
+            roots={"storage": launch.storage, "data_root": launch.data_root, "cache_root": launch.cache_root},
             num_samples=callback.num_samples,
             slots=callback.slots,
             is_paused=callback.is_paused,

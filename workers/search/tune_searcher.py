@@ -1,22 +1,21 @@
 """TuneSearcher: the adapter between Ray Tune's loop and what is trained next.
 
-Owns which trial gets a free slot, the folder in which the trial's process finds its spec, and the replay of a search
+Owns which trial gets a free slot, the spec that the trial's process finds in the storage, and the replay of a search
 algorithm after a crash. It must not know any algorithm by name, MLflow or the service.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import TrialState
 from search_spaces.searchers.base import Finding, SearchProblem, TrialResult
-from search_spaces.storage.atomic import atomic_write
+from search_spaces.storage.base import ExperimentStorage
+from workers.state import checkpoints
 from workers.state.recorder import Recorder
 from workers.state.trial_table import Trial
 
@@ -35,15 +34,15 @@ class TuneSearcher(Searcher):
     `slots` is called before each: while as many trials run, none is handed out, which is how concurrency changes
     while the experiment runs. `num_samples` is the number of trials wanted now. `is_paused` says whether the stopping
     rule has paused a trial. `on_last` is called when the last proposals are handed out. A Tune trial's config has
-    `trial` (its number), `folder` (with its spec), `epoch` (its number of finished epochs) and `roots`. `done` turns
-    True once Tune has the answer that there are no more trials.
+    `trial` (its number), `epoch` (its number of finished epochs) and `roots`. `done` turns True once Tune has the
+    answer that there are no more trials.
     """
 
     def __init__(
         self,
         spec: ExperimentSpec,
         recorder: Recorder,
-        folder: ExperimentFolder,
+        storage: ExperimentStorage,
         roots: dict[str, str],
         num_samples: Callable[[], int],
         slots: Callable[[], int],
@@ -53,7 +52,7 @@ class TuneSearcher(Searcher):
         super().__init__(metric=spec.objective.metric, mode=spec.objective.mode)
         self._spec = spec
         self._recorder = recorder
-        self._folder = folder
+        self._storage = storage
         self._roots = roots
         self._num_samples = num_samples
         self._slots = slots
@@ -93,10 +92,10 @@ class TuneSearcher(Searcher):
             return Searcher.FINISHED if self.done else None
         trial = self._recorder.table.trials[number]
         self._recorder.check_not_fenced()
-        folder = self._prepare_folder(trial)
+        self._prepare(trial)
         self._running[trial_id] = number
         self._recorder.mark_started(number)
-        return {"trial": number, "folder": str(folder), "epoch": trial.epoch, **self._roots}
+        return {"trial": number, "epoch": trial.epoch, **self._roots}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._running.pop(trial_id, None)
@@ -127,18 +126,17 @@ class TuneSearcher(Searcher):
         self._recorder.record_suggestion(number, sample, parameters)
         return number
 
-    def _prepare_folder(self, trial: Trial) -> Path:
-        """The trial's folder, with its spec and without a process of an earlier driver that trains there.
+    def _prepare(self, trial: Trial) -> None:
+        """Store the trial's spec, and ask any process of an earlier driver that still trains it to stop.
 
-        Such a process, left behind on a node that was cut off, leaves its epoch when it sees the touched file. The
-        process that the trial gets now starts later and ignores a touch from before its start.
+        Such a process, left behind on a node that was cut off, leaves its epoch when it sees the request. The process
+        that the trial gets now starts later and ignores requests from before its start.
         """
-        folder = self._folder.trial(trial.number)
-        if folder.root.exists():
-            folder.stop.touch()
-        folder.root.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder.spec, self._spec.bind(trial.sample, trial.number).model_dump_json().encode())
-        return folder.root
+        files = checkpoints.NAMES.trial(trial.number)
+        if next(self._storage.artifacts.list(files.root), None) is not None:
+            self._storage.stop_signal(trial.number).ask()
+        spec = self._spec.bind(trial.sample, trial.number).model_dump_json().encode()
+        self._storage.artifacts.write(files.spec, spec)
 
     def _observe_ended(self) -> None:
         for trial in list(self._recorder.table.trials.values()):

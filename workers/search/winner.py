@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
-from search_spaces.layout import ExperimentFolder, TrialFolder
+from search_spaces.layout import TrialFolder
 from search_spaces.protocol import RETRYABLE, ErrorKind, LaunchConfig
+from search_spaces.storage.base import ArtifactStore, open_storage
 from workers.search import failures
 from workers.search.model_package import save_model
 from workers.state import checkpoints
@@ -77,12 +78,11 @@ class WinnerEvaluation:
         StopRequestedError when `stop_requested` says so meanwhile, EvaluationFailedError, and TrialError for a failure
         that would occur again.
         """
-        folder = ExperimentFolder(Path(launch.storage))
         roots = Path(launch.data_root), Path(launch.cache_root)
         restarts, waited = 0, self._actor is not None
         while True:
             self._start()
-            task = self._actor.evaluate.remote(folder.trial(number).root, epochs, folder.model, *roots)
+            task = self._actor.evaluate.remote(launch.storage, number, epochs, *roots)
             try:
                 while not ray.wait([task], timeout=POLL_S)[0]:
                     if stop_requested():
@@ -109,19 +109,15 @@ class WinnerEvaluation:
                 log.warning("the winner is evaluated again, %s after %s: %s", failure.kind, count, failure.reason)
                 restarts += 1
 
-    def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> Path:
-        """`Evaluator.draw_plots` in that process, which then ends. Returns the folder of the plots.
-
-        Raises what it raises, and GetTimeoutError.
-        """
-        folder = ExperimentFolder(Path(launch.storage)).plots
+    def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None:
+        """`Evaluator.draw_plots` in that process, which then ends. Raises what it raises, and GetTimeoutError."""
+        roots = Path(launch.data_root), Path(launch.cache_root)
         self._start()
         try:
-            task = self._actor.draw_plots.remote(spec, folder, Path(launch.data_root), Path(launch.cache_root))
+            task = self._actor.draw_plots.remote(spec, launch.storage, *roots)
             ray.get(task, timeout=timeout_s)
         finally:
             self._end()
-        return folder
 
     def _start(self) -> None:
         if self._actor is None:
@@ -144,42 +140,48 @@ class Evaluator:
         self._pack = pack
         self._warm_up()
 
-    def evaluate(self, trial: Path, epochs: int, model: Path, data_root: Path, cache_root: Path) -> WinnerScore:
-        """The test result of the best weights in the folder `trial`; saves the model in the folder `model`.
+    def evaluate(self, storage: str, number: int, epochs: int, data_root: Path, cache_root: Path) -> WinnerScore:
+        """The test result of the best weights of trial `number` at the address `storage`; stores the model there.
 
         Where the weights are missing, the first `epochs` epochs are trained again, up to the best one; on a CPU this
         gives the same weights. Raises TrialError.
         """
         with classified():
-            return self._evaluate(TrialFolder(trial), epochs, model, data_root, cache_root)
+            artifacts, trial = open_storage(storage).artifacts, checkpoints.NAMES.trial(number)
+            return self._evaluate(artifacts, trial, epochs, data_root, cache_root)
 
-    def draw_plots(self, spec: ExperimentSpec, out: Path, data_root: Path, cache_root: Path) -> list[Path]:
-        """The plots that depend on the spec, in the folder `out`."""
+    def draw_plots(self, spec: ExperimentSpec, storage: str, data_root: Path, cache_root: Path) -> None:
+        """Store the plots that depend on the spec at the address `storage`."""
         from workers.data.splits import load
         from workers.plots.cli import plot_experiment
 
-        return plot_experiment(spec, lambda: load(spec.dataset, spec.seed, data_root, cache_root), out)
+        with open_storage(storage).artifacts.replace_folder(checkpoints.NAMES.plots) as folder:
+            plot_experiment(spec, lambda: load(spec.dataset, spec.seed, data_root, cache_root), folder)
 
-    def _evaluate(self, trial: TrialFolder, epochs: int, model: Path, data_root: Path, cache_root: Path) -> WinnerScore:
+    def _evaluate(
+        self, artifacts: ArtifactStore, trial: TrialFolder, epochs: int, data_root: Path, cache_root: Path
+    ) -> WinnerScore:
         import torch
 
         from workers.data.splits import load
         from workers.training.loop import Training
 
-        spec = TrialSpec.model_validate_json(trial.spec.read_text())
+        with artifacts.open_reader(trial.spec) as file:
+            spec = TrialSpec.model_validate_json(file.read())
         on = device.select_device(spec)
         torch.set_num_threads(spec.cpus)
         splits = load(spec.dataset, spec.split_seed, data_root, cache_root)
         training = Training(spec, _without_images(splits), on)
         try:
-            training.model.load_state_dict(_weights(checkpoints.load(trial.best), epochs))
+            training.model.load_state_dict(_weights(checkpoints.load(artifacts, trial.best), epochs))
         except (checkpoints.CheckpointDamagedError, OSError, RuntimeError) as error:
             log.warning("%s cannot be used, so the trial is trained again: %r", trial.best, error)
             training = Training(spec, splits, on)
             training.model.load_state_dict(_trained_again(training, epochs))
         images, labels = splits.test()
         loss, accuracy = training.evaluate(images, labels)
-        self._pack(training.classifier(), images[:2].numpy(), model)
+        with artifacts.replace_folder(checkpoints.NAMES.model) as folder:
+            self._pack(training.classifier(), images[:2].numpy(), folder)
         return WinnerScore(loss, accuracy)
 
     def _warm_up(self) -> None:

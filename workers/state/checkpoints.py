@@ -1,9 +1,9 @@
-"""Checkpoints: the files of a trial that hold weights, and how long they are kept.
+"""Checkpoints: the artifacts of a trial that hold weights, and how long they are kept.
 
-Owns their names, that each appears whole or not at all, the way back where one is damaged, and the policy
-by which they go. `last.pt` is all that is needed to go on after the newest epoch, `previous.pt` after the one
-before it, `best.pt` the best epoch and its weights. What a checkpoint means to a training is not known here,
-and torch is imported where it is used alone, so that the driver may import this module quickly.
+Owns their content's integrity, which of two is loaded, and which are deleted. `last.pt` is all that is needed to
+resume after the newest epoch, `previous.pt` after the epoch before it; `best.pt` holds the weights of the best epoch.
+It must not know what a checkpoint means to a training. Torch is imported only where it is used, so that the driver can
+import this module quickly.
 """
 
 from __future__ import annotations
@@ -14,99 +14,108 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePath
+from typing import Any
 
-from search_spaces.protocol import trial_folder
-from search_spaces.storage.atomic import atomic_write
-
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
-
-Policy = Literal["best", "last", "none"]
+from search_spaces.layout import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    CheckpointPolicy,
+    ExperimentFolder,
+    TrialFolder,
+    kept_checkpoints,
+)
+from search_spaces.storage.base import ArtifactStore
 
 log = logging.getLogger("rung.checkpoints")
 
+#: Names of artifacts are relative to the experiment's folder.
+NAMES = ExperimentFolder(Path())
+
 
 class CheckpointDamagedError(Exception):
-    """A checkpoint that is not what was written. The message names the file and what is wrong with it."""
+    """A checkpoint is not what was written. The message names the file and what is wrong with it."""
 
 
-def save(state: dict[str, Any], path: Path) -> None:
-    """Write `state` to `path`, whole or not at all, so that it survives a power failure. Raises OSError."""
+def save(state: dict[str, Any], artifacts: ArtifactStore, name: PurePath) -> None:
+    """Write `state` in one step, so that it survives a power failure. Raises OSError."""
     import torch
 
-    content = io.BytesIO()  # torch tells a full disk as an error of its own writer, without the reason
+    content = io.BytesIO()  # torch reports a full disk as an error of its own writer, without the reason
     torch.save(state, content)
-    atomic_write(path, content.getbuffer())
+    artifacts.write(name, content.getbuffer())
 
 
-def save_last(state: dict[str, Any], folder: Path, *, rotate: bool = True) -> None:
-    """Save `state` as the newest; with `rotate`, what was the newest becomes the one before.
+def save_last(state: dict[str, Any], artifacts: ArtifactStore, trial: TrialFolder, *, rotate: bool = True) -> None:
+    """Save `state` as `last.pt`; with `rotate`, what was there becomes `previous.pt`.
 
-    Without it, what was the newest is overwritten: it was of no use. Raises OSError, and then changes nothing.
+    Without it, what was there is overwritten: it was unusable. Raises OSError, and then changes nothing.
     """
-    fresh = folder / f"{LAST}.{os.getpid()}"
+    fresh = trial.last.with_name(f"{LAST}.{os.getpid()}")
     try:
-        save(state, fresh)
+        save(state, artifacts, fresh)
         if rotate:
             with suppress(FileNotFoundError):
-                (folder / LAST).replace(folder / PREVIOUS)
-        fresh.replace(folder / LAST)  # killed before this line, the trial goes on from the epoch before
+                artifacts.move(trial.last, trial.previous)
+        artifacts.move(fresh, trial.last)  # killed before this line, the trial resumes from the epoch before
     finally:
-        fresh.unlink(missing_ok=True)
+        artifacts.remove(fresh)
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(artifacts: ArtifactStore, name: PurePath) -> dict[str, Any]:
     """What was saved, on the CPU. Every byte is checked, which torch does not do.
 
     Raises CheckpointDamagedError, OSError.
     """
     import torch
 
-    try:
-        with zipfile.ZipFile(path) as archive:
-            wrong = archive.testzip()
-        if wrong is not None:
-            raise CheckpointDamagedError(f"{path}: {wrong} is not what was written")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (CheckpointDamagedError, OSError, MemoryError):
-        raise
-    except Exception as error:  # torch raises much for a damaged file, and does not say what
-        raise CheckpointDamagedError(f"{path}: {error!r}") from error
+    with artifacts.open_reader(name) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise CheckpointDamagedError(f"{name}: {damaged} is not what was written")
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except (CheckpointDamagedError, OSError, MemoryError):
+            raise
+        except Exception as error:  # torch raises many types for a damaged file, and does not say what is damaged
+            raise CheckpointDamagedError(f"{name}: {error!r}") from error
     if not isinstance(state, dict):
-        raise CheckpointDamagedError(f"{path}: a mapping required, got {type(state).__name__}")
+        raise CheckpointDamagedError(f"{name}: must be a mapping (got {type(state).__name__})")
     return state
 
 
-def load_newest(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and content of the checkpoints to go on from, the newest first. What cannot be read is named in the log."""
-    for name in (LAST, PREVIOUS):
-        if (folder / name).exists():
-            try:
-                content = load(folder / name)
-            except (CheckpointDamagedError, OSError) as error:
-                log.warning("%s cannot be read: %s", name, error)
-                continue
-            yield name, content
+def load_newest(artifacts: ArtifactStore, trial: TrialFolder) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and content of the checkpoints to resume from, the newest first. Unreadable ones are logged."""
+    for name in (trial.last, trial.previous):
+        try:
+            content = load(artifacts, name)
+        except FileNotFoundError:
+            continue
+        except (CheckpointDamagedError, OSError) as error:
+            log.warning("%s cannot be read: %s", name.name, error)
+            continue
+        yield name.name, content
 
 
 def prune(
-    trials: Path, ended: Iterable[int], best: int | None, policy: Policy, *, winner_registered: bool = False
+    artifacts: ArtifactStore,
+    ended: Iterable[int],
+    best: int | None,
+    policy: CheckpointPolicy,
+    *,
+    winner_registered: bool = False,
 ) -> None:
-    """Delete what `policy` does not keep of the `ended` trials in the folder `trials`.
+    """Delete what `policy` does not keep of the `ended` trials, and files of processes that were killed while writing.
 
-    "best" keeps `best.pt` of trial `best`; "last" also `last.pt` of all; "none" nothing once the winner is
-    registered (`winner_registered`), and until then what "best" keeps. Trials that have not ended are not touched.
-    Calling it again changes nothing. Raises OSError.
+    `best` is the best trial, `winner_registered` whether its model is registered. Trials that have not ended are not
+    touched. Calling it again changes nothing. Raises OSError.
     """
     for number in ended:
-        folder = trials / trial_folder(number)
-        if not folder.is_dir():
-            continue
-        kept = {LAST} if policy == "last" else set()
-        if number == best and not (policy == "none" and winner_registered):
-            kept.add(BEST)
-        for name in {LAST, PREVIOUS, BEST} - kept:
-            (folder / name).unlink(missing_ok=True)
-        for leftover in (*folder.glob("*.part"), *folder.glob(f"{LAST}.*")):  # of processes killed while they wrote
-            leftover.unlink(missing_ok=True)
+        kept = kept_checkpoints(policy, is_best=number == best, registered=winner_registered)
+        for artifact in artifacts.list(NAMES.trial(number).root):
+            name = artifact.name.name
+            if name not in kept and (name.startswith((LAST, PREVIOUS, BEST)) or name.endswith(".part")):
+                artifacts.remove(artifact.name)

@@ -1,7 +1,7 @@
 """Recorder: the only writer of an experiment's journal and trial table, so that the two never differ.
 
-Owns the order (an entry is journaled, then applied), the lock around both, and which trials changed since the
-service was last told. It must not know Ray, MLflow or the service.
+Owns the order (an event is journaled, then applied), the lock around both, and which trials changed since the last
+heartbeat. It must not know Ray, MLflow or the service.
 """
 
 from __future__ import annotations

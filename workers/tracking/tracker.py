@@ -51,7 +51,7 @@ class Tracker:
         self._storage = storage
         self._block_bytes = block_bytes
         self._cursor = JournalCursor.load(storage)
-        self._continued = launch.attempt > 1 or _is_stored(storage)
+        self._continued = launch.attempt > 1 or storage.artifacts.exists(cursor.NAME)
         self._opened: MlflowWriter | None = None
         self._working = threading.Lock()
         self._reported_error = ""  # so that a lasting error is logged once
@@ -168,11 +168,3 @@ class Tracker:
         with self.connection.uninterrupted():
             self._cursor = JournalCursor(position, self.ids())
             self._cursor.save(self._storage)
-
-
-def _is_stored(storage: ExperimentStorage) -> bool:
-    try:
-        storage.artifacts.open_reader(cursor.NAME).close()
-    except OSError:
-        return False
-    return True

@@ -1,8 +1,8 @@
-"""Logs: what a process says, kept in a file of the experiment's folder beside where it goes anyway.
+"""Logs: what a process prints and logs, kept as an artifact of the experiment beside where it goes anyway.
 
-Owns the file: bounded, written line by line so that a killed process leaves all it said, readable by its
-owner alone. A log is of less worth than what it tells of: a full disk or an absent folder never raises here.
-It must not know who speaks.
+Owns the artifact: bounded, written line by line so that a killed process leaves all of its output, readable by its
+owner only. A log is worth less than the work it is about: a full disk or a missing folder never raises here. It must
+not know which process writes.
 """
 
 from __future__ import annotations
@@ -10,46 +10,45 @@ from __future__ import annotations
 import faulthandler
 import io
 import logging
-import os
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TextIO
+from pathlib import PurePath
+from typing import BinaryIO, TextIO
 
-TRIAL_LOG = "trial.log"
+from search_spaces.storage.base import ArtifactStore
+
 TRIAL_BYTES, DRIVER_BYTES = 10 * 2**20, 100 * 2**20
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
-#: Libraries whose loggers do not pass on what they say.
+#: Libraries whose loggers do not propagate to the root logger.
 NON_PROPAGATING = ("ray",)
 
 
 class LogFile(io.TextIOBase):
-    """A text file that is appended to, whole lines at a time, up to `limit_bytes`; then it says so, once, and stops."""
+    """A text artifact that is appended to, whole lines at a time, up to `limit_bytes`; the last line then says so."""
 
-    def __init__(self, path: Path, limit_bytes: int = TRIAL_BYTES) -> None:
+    def __init__(self, artifacts: ArtifactStore, name: PurePath, limit_bytes: int = TRIAL_BYTES) -> None:
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
         self._line = ""
-        self._descriptor = -1
+        self._file: BinaryIO | None = None
         self._size = 0
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            self._size = os.fstat(self._descriptor).st_size
+            self._file = artifacts.open_appender(name)
+            self._size = self._file.tell()
         except OSError as error:
-            print(f"no log {path}: {error}", file=sys.__stderr__)
+            print(f"the log {name} cannot be written: {error}", file=sys.__stderr__)
 
     def writable(self) -> bool:
         return True
 
     def fileno(self) -> int:
-        if self._descriptor < 0:
+        if self._file is None:
             raise io.UnsupportedOperation("no file")
-        return self._descriptor
+        return self._file.fileno()
 
     def write(self, text: str) -> int:
         with self._lock:
@@ -66,24 +65,25 @@ class LogFile(io.TextIOBase):
             if self._line:
                 self._append(self._line + "\n")
                 self._line = ""
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
+            if self._file is not None:
+                with suppress(OSError):
+                    self._file.close()
+                self._file = None
         super().close()
 
     def _append(self, text: str) -> None:
-        if self._descriptor < 0 or self._size >= self._limit_bytes:
+        if self._file is None or self._size >= self._limit_bytes:
             return
         content = text.encode(errors="backslashreplace")
         if self._size + len(content) > self._limit_bytes:
-            content = f"... this log ends here: it may grow to {self._limit_bytes} bytes\n".encode()
+            content = f"... this log ends here: its limit of {self._limit_bytes} bytes is reached\n".encode()
             self._size = self._limit_bytes
-        with suppress(OSError):  # a full disk; there is nobody to tell
-            self._size += os.write(self._descriptor, content)
+        with suppress(OSError):  # a full disk, which can be reported nowhere
+            self._size += self._file.write(content)
 
 
 class _Tee(io.TextIOBase):
-    """A stream that passes on to another and to a log."""
+    """A stream that writes to another one and to a log."""
 
     def __init__(self, stream: TextIO, log: LogFile) -> None:
         self._stream, self._log = stream, log
@@ -110,9 +110,9 @@ class _Tee(io.TextIOBase):
 
 
 @contextmanager
-def process_log(path: Path, limit_bytes: int = DRIVER_BYTES) -> Iterator[None]:
-    """`captured`, in a new log at `path`, for the rest of a process; also where the process is when it crashes."""
-    log = LogFile(path, limit_bytes)
+def process_log(artifacts: ArtifactStore, name: PurePath, limit_bytes: int = DRIVER_BYTES) -> Iterator[None]:
+    """`captured`, in a new log, for the rest of a process; if the process crashes, the log has its stack traces."""
+    log = LogFile(artifacts, name, limit_bytes)
     with suppress(io.UnsupportedOperation):
         faulthandler.enable(log)
     try:
@@ -125,7 +125,7 @@ def process_log(path: Path, limit_bytes: int = DRIVER_BYTES) -> Iterator[None]:
 
 @contextmanager
 def captured(log: LogFile) -> Iterator[None]:
-    """Within, `log` has what this process prints and logs, and the traceback of what is raised to the caller."""
+    """In the block, `log` receives what this process prints and logs, and the traceback of what the block raises."""
     handler = logging.StreamHandler(log)
     handler.setFormatter(logging.Formatter(FORMAT))
     root = logging.getLogger()
@@ -148,6 +148,6 @@ def captured(log: LogFile) -> Iterator[None]:
 
 
 def _set_level(logger: logging.Logger, level: int) -> None:
-    """Where it changes: each call makes every logger forget what it knows, half a millisecond of an epoch."""
+    """Only if it changes: each call clears the cache of every logger, which costs half a millisecond of an epoch."""
     if logger.level != level:
         logger.setLevel(level)

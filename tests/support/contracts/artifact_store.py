@@ -25,6 +25,7 @@ class ArtifactStoreContract:
     def test_a_file_is_read_as_it_was_written_last(self, artifacts: ArtifactStore) -> None:
         artifacts.write(SPEC, b"old")
         artifacts.write(SPEC, memoryview(b"newer"))
+        assert artifacts.exists(SPEC)
         assert content(artifacts, SPEC) == b"newer"
 
     def test_a_reader_is_seekable(self, artifacts: ArtifactStore) -> None:
@@ -34,6 +35,7 @@ class ArtifactStoreContract:
             assert file.read(3) == b"456"
 
     def test_a_missing_file_is_reported(self, artifacts: ArtifactStore) -> None:
+        assert not artifacts.exists(SPEC)
         with pytest.raises(FileNotFoundError):
             artifacts.open_reader(SPEC)
         with pytest.raises(FileNotFoundError), artifacts.local_folder(PurePath("model")):

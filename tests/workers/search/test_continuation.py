@@ -9,15 +9,12 @@ from pathlib import Path
 import pytest
 
 from search_spaces.experiment import ExperimentSpec, Objective
-from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import TrialState
 from search_spaces.storage.folder import FolderStorage
-from search_spaces.storage.folder_journal import FolderJournal
 from workers.search import continuation
 from workers.search.tune_searcher import TuneSearcher
 from workers.state.checkpoints import BEST
 from workers.state.recorder import Recorder
-from workers.trial.worker import SPEC
 
 OpenRecorder = Callable[..., Recorder]
 Build = Callable[..., ExperimentSpec]
@@ -56,12 +53,12 @@ def source(tmp_path: Path, experiment: Build) -> Path:
 
 def searching(spec: ExperimentSpec, recorder: Recorder, folder: Path, num_samples: int) -> TuneSearcher:
     return TuneSearcher(
-        spec, recorder, ExperimentFolder(folder), {}, lambda: num_samples, lambda: 9, lambda number: False, lambda: None
+        spec, recorder, FolderStorage(folder), {}, lambda: num_samples, lambda: 9, lambda number: False, lambda: None
     )
 
 
 def imported(source: Path, folder: Path, recorder: Recorder) -> int:
-    return continuation.import_trials(ExperimentFolder(source), ExperimentFolder(folder), recorder)
+    return continuation.import_trials(str(source), FolderStorage(folder), recorder)
 
 
 def test_results_are_imported_in_their_order(source: Path, tmp_path: Path, open_recorder: OpenRecorder) -> None:
@@ -75,7 +72,7 @@ def test_results_are_imported_in_their_order(source: Path, tmp_path: Path, open_
         assert (mine.stop_reason, mine.ended_at) == (f"because {theirs}", other.ended_at)
         assert mine.source == f"original/{theirs}"
         specs = [
-            folder / f"{place:05d}" / SPEC
+            folder / f"{place:05d}" / "spec.json"
             for folder, place in ((tmp_path / "trials", number), (source / "trials", theirs))
         ]
         assert specs[0].read_bytes() == specs[1].read_bytes()
@@ -133,7 +130,7 @@ def test_missing_weights_and_folders_lose_nothing_else(
     source: Path, tmp_path: Path, open_recorder: OpenRecorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     (source / "trials" / "00006" / BEST).unlink()
-    (source / "trials" / "00003" / SPEC).unlink()
+    (source / "trials" / "00003" / "spec.json").unlink()
     recorder = open_recorder()
     with caplog.at_level(logging.WARNING):
         assert imported(source, tmp_path, recorder) == 3
@@ -156,8 +153,10 @@ def test_a_continuation_of_a_continuation_names_its_direct_source(
     recorder = open_recorder()
     imported(source, tmp_path, recorder)
     recorder.close()
-    second = Recorder(FolderJournal(tmp_path / "second.jsonl", tmp_path / "second.copy.jsonl"), Objective())
-    assert imported(tmp_path, tmp_path / "second", second) == 4
+    folder = tmp_path / "second"
+    folder.mkdir()
+    second = Recorder(FolderStorage(folder).journal, Objective())
+    assert imported(tmp_path, folder, second) == 4
     assert second.table.trials[3].source == f"{tmp_path.name}/3"
     assert [trial.curve for trial in second.table.trials.values() if trial.number != 2] == [
         [0.2, 0.4],

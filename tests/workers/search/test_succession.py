@@ -11,7 +11,6 @@ from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.protocol import Directives
 from tests.support.searches import Search
-from workers.trial.worker import STOP
 
 
 def test_a_superseded_attempt_stops_its_trials_and_writes_nothing(
@@ -27,7 +26,7 @@ def test_a_superseded_attempt_stops_its_trials_and_writes_nothing(
     assert now.tune.live == []
     assert now.states() == ["PAUSED"]
     assert (tmp_path / "journal.jsonl").stat().st_size == size
-    assert list(tmp_path.rglob(STOP)) == [], "the folder is the later attempt's"
+    assert list(tmp_path.rglob("stop")) == [], "the folder is the later attempt's"
 
 
 @pytest.fixture
@@ -36,9 +35,10 @@ def two(search: Callable[..., Search]) -> tuple[Search, Any, Path]:
     old = search(1)
     trial = old.tune.start()
     old.tune.report(trial, 1, 0.5)
-    taken = search(2).tune.start()
-    assert taken.config["folder"] == trial.config["folder"]
-    return old, trial, Path(taken.config["folder"]) / STOP
+    later = search(2)
+    taken = later.tune.start()
+    assert taken.config["trial"] == trial.config["trial"]
+    return old, trial, later.files(taken).stop
 
 
 def test_a_trial_that_a_later_attempt_asked_to_stop_is_given_up(two: tuple[Search, Any, Path]) -> None:
@@ -68,7 +68,8 @@ def test_a_trial_without_a_slot_is_not_stopped_in_the_successors_folder(search: 
     """Releasing a slot that it never held needs no entry in the journal."""
     old = search(1)
     old.tune.start(waits=True)
-    stop = Path(search(2).tune.start().config["folder"]) / STOP
+    later = search(2)
+    stop = later.files(later.tune.start()).stop
     before = stop.stat().st_mtime_ns
     old.service.directives = Directives(slots=4, stop="pause")
     old.callback.poll(old.tune)

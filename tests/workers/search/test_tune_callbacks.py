@@ -21,7 +21,6 @@ from tests.support.searches import Search
 from workers.state.checkpoints import BEST, LAST
 from workers.state.recorder import Recorder
 from workers.trial.errors import TrialError
-from workers.trial.worker import STOP
 
 OpenRecorder = Callable[..., Recorder]
 Build = Callable[..., ExperimentSpec]
@@ -56,7 +55,7 @@ def test_a_requested_stop_ends_all_trials(
     assert (now.callback.outcome.phase, now.callback.outcome.reason) == (phase, f"{stop} requested")
     assert now.tune.live == []
     assert now.states() == [state, state]
-    assert len(list(tmp_path.rglob(STOP))) == 2
+    assert len(list(tmp_path.rglob("stop"))) == 2
     assert now.callback.slots() == 0
     assert now.tune.start() == "FINISHED"
 
@@ -80,8 +79,8 @@ def test_one_trial_is_canceled_and_the_search_continues(search: Callable[..., Se
     assert now.states() == ["CANCELED", "RUNNING"]
     assert now.recorder.table.trials[0].stop_reason == "canceled on request"
     assert now.callback.outcome is None
-    assert (Path(first.config["folder"]) / STOP).exists()
-    assert not (Path(second.config["folder"]) / STOP).exists()
+    assert now.files(first).stop.exists()
+    assert not now.files(second).stop.exists()
     assert now.tune.start().config["trial"] == 2
 
 
@@ -146,9 +145,9 @@ def test_the_epoch_after_the_goal_is_asked_to_stop_before_it_starts(search: Call
     now = search(objective={"goal": 0.9})
     trial = now.tune.start()
     now.tune.report(trial, 1, 0.5)
-    assert not (Path(trial.config["folder"]) / STOP).exists()
+    assert not now.files(trial).stop.exists()
     assert now.tune.report(trial, 2, 0.95) == TrialScheduler.CONTINUE
-    assert (Path(trial.config["folder"]) / STOP).exists()
+    assert now.files(trial).stop.exists()
 
 
 def test_a_diverged_value_reaches_no_goal(search: Callable[..., Search]) -> None:
@@ -359,7 +358,7 @@ def test_only_the_best_weights_are_kept(search: Callable[..., Search], tmp_path:
     for value in (0.5, 0.7, 0.6, 0.8):
         trial = now.tune.start()
         for name in (LAST, BEST):
-            (Path(trial.config["folder"]) / name).write_bytes(b"weights")
+            (now.files(trial).root / name).write_bytes(b"weights")
         now.tune.report(trial, 1, value)
     assert [path.parent.name for path in tmp_path.rglob(BEST)] == ["00003"]
     assert list(tmp_path.rglob(LAST)) == []
@@ -368,7 +367,7 @@ def test_only_the_best_weights_are_kept(search: Callable[..., Search], tmp_path:
 def test_checkpoints_of_a_running_trial_are_kept(search: Callable[..., Search], tmp_path: Path) -> None:
     now = search()
     trial = now.tune.start()
-    folder = Path(trial.config["folder"])
+    folder = now.files(trial).root
     (folder / LAST).write_bytes(b"state")
     now.service.directives = Directives(slots=4, stop="pause")
     now.callback.poll(now.tune)
@@ -378,7 +377,7 @@ def test_checkpoints_of_a_running_trial_are_kept(search: Callable[..., Search], 
 def test_checkpoints_that_cannot_be_deleted_stop_nothing(search: Callable[..., Search]) -> None:
     now = search(max_epochs=1)
     trial = now.tune.start()
-    (Path(trial.config["folder"]) / LAST).mkdir()  # unlink raises
+    (now.files(trial).root / LAST).mkdir()  # unlink raises
     now.tune.report(trial, 1, 0.5)
     assert now.states() == ["COMPLETED"]
 

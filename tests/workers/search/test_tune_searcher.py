@@ -15,10 +15,9 @@ from search_spaces.protocol import ErrorKind, TrialState
 from search_spaces.searchers import Searcher
 from search_spaces.spec import kinds
 from search_spaces.storage.base import WriterFencedError
-from search_spaces.storage.folder_journal import FolderJournal
+from search_spaces.storage.folder import FolderStorage
 from workers.search.tune_searcher import TuneSearcher
 from workers.state.recorder import Recorder
-from workers.trial.worker import SPEC, STOP, StopSignal
 
 OpenRecorder = Callable[..., Recorder]
 Build = Callable[..., ExperimentSpec]
@@ -59,7 +58,7 @@ def searching(
     return TuneSearcher(
         spec,
         recorder,
-        ExperimentFolder(folder),
+        FolderStorage(folder),
         {"data_root": "/data"},
         lambda: num_samples or spec.num_samples,
         slots,
@@ -93,9 +92,10 @@ def finish(searcher: TuneSearcher, recorder: Recorder, number: int, name: str = 
 
 
 def uninterrupted(spec: ExperimentSpec, folder: Path) -> list[dict[str, float]]:
-    folder.mkdir(exist_ok=True)
-    recorder = Recorder(FolderJournal(folder / "whole.jsonl", folder / "whole.copy.jsonl"), spec.objective)
-    searcher = searching(spec, recorder, folder / "whole", Slots())
+    folder = folder / "whole"
+    folder.mkdir()
+    recorder = Recorder(FolderStorage(folder).journal, spec.objective)
+    searcher = searching(spec, recorder, folder, Slots())
     while run_one(searcher, recorder) is not None:
         pass
     recorder.close()
@@ -126,8 +126,8 @@ def test_the_folder_of_a_trial_has_its_bound_spec(
 ) -> None:
     spec, recorder = experiment(), open_recorder()
     config = searching(spec, recorder, tmp_path, Slots()).suggest("a")
-    bound = TrialSpec.model_validate_json((Path(config["folder"]) / "spec.json").read_text())
-    assert config == {"trial": 0, "folder": str(tmp_path / "trials" / "00000"), "epoch": 0, "data_root": "/data"}
+    bound = TrialSpec.model_validate_json(ExperimentFolder(tmp_path).trial(0).spec.read_text())
+    assert config == {"trial": 0, "epoch": 0, "data_root": "/data"}
     assert bound == spec.bind(recorder.table.trials[0].sample, 0)
     assert recorder.table.trials[0].parameters == spec.parameters(bound)
 
@@ -138,7 +138,8 @@ def test_a_superseded_driver_changes_no_spec_of_its_successor(
     """The two propose different samples: the journal lost entries, and their epochs were trained again."""
     old = searching(experiment(seed=6), open_recorder(1), tmp_path, Slots())
     new = searching(experiment(), open_recorder(2), tmp_path, Slots())
-    spec = Path(new.suggest("a")["folder"]) / SPEC
+    new.suggest("a")
+    spec = ExperimentFolder(tmp_path).trial(0).spec
     content = spec.read_bytes()
     with pytest.raises(WriterFencedError):
         old.suggest("a")
@@ -154,12 +155,13 @@ def test_a_superseded_driver_hands_out_no_waiting_trial(
     recorder.record_epoch(0, 1, {"validation_accuracy": 0.5})
     recorder.record_release(0)
     old.on_trial_complete("a")
-    folder = Path(searching(experiment(), open_recorder(2), tmp_path, Slots()).suggest("b")["folder"])
+    searching(experiment(), open_recorder(2), tmp_path, Slots()).suggest("b")
+    folder = ExperimentFolder(tmp_path).trial(0).root
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     with pytest.raises(WriterFencedError):
         old.suggest("c")
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    assert {path.name for path in before} == {SPEC, STOP}
+    assert {path.name for path in before} == {"spec.json", "stop"}
 
 
 @pytest.mark.parametrize("lost", ["absent", "cut", "of another trial"])
@@ -168,7 +170,8 @@ def test_the_spec_is_written_again_at_each_hand_out(
 ) -> None:
     """Because the driver was killed before it was written, or another driver has written it."""
     spec, recorder = experiment(), open_recorder(1)
-    path = Path(searching(spec, recorder, tmp_path, Slots()).suggest("a")["folder"]) / SPEC
+    searching(spec, recorder, tmp_path, Slots()).suggest("a")
+    path = ExperimentFolder(tmp_path).trial(0).spec
     recorder.close()
     content = path.read_bytes()
     path.unlink()
@@ -176,21 +179,22 @@ def test_the_spec_is_written_again_at_each_hand_out(
         path.write_bytes(content[:40] if lost == "cut" else content.replace(b"64", b"32"))
     searching(spec, open_recorder(2), tmp_path, Slots()).suggest("a")
     assert path.read_bytes() == content
-    assert {file.name for file in path.parent.iterdir()} == {SPEC, STOP}
+    names = {file.name for file in path.parent.iterdir()}
+    assert names == ({"spec.json"} if lost == "absent" else {"spec.json", "stop"})
 
 
 def test_a_process_that_was_left_behind_is_asked_to_stop(
     tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
 ) -> None:
     spec, recorder = experiment(), open_recorder(1)
-    folder = Path(searching(spec, recorder, tmp_path, Slots()).suggest("a")["folder"])
+    searching(spec, recorder, tmp_path, Slots()).suggest("a")
     recorder.record_epoch(0, 1, {"validation_accuracy": 0.5})
     recorder.close()
-    left_behind = StopSignal(folder / STOP)
+    left_behind = FolderStorage(tmp_path).stop_signal(0)
     config = searching(spec, open_recorder(2), tmp_path, Slots()).suggest("a")
     assert (config["trial"], config["epoch"]) == (0, 1)
-    assert left_behind()
-    assert not StopSignal(folder / STOP)(), "the new process is not"
+    assert left_behind.asked()
+    assert not FolderStorage(tmp_path).stop_signal(0).asked(), "the new process is not"
 
 
 def test_slots_are_respected_while_they_change(tmp_path: Path, experiment: Build, open_recorder: OpenRecorder) -> None:
@@ -291,7 +295,7 @@ def test_no_more_trials_are_proposed_than_wanted(
     for name in "abcdef":
         longer.suggest(name)
     assert list(recorder.table.trials) == [0, 1, 2, 3, 4]
-    assert [trial.sample for trial in recorder.table.trials.values()] == uninterrupted(spec, tmp_path / "whole")[:5]
+    assert [trial.sample for trial in recorder.table.trials.values()] == uninterrupted(spec, tmp_path)[:5]
 
 
 def test_trials_that_a_rule_paused_come_after_new_ones(

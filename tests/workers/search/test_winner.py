@@ -16,19 +16,19 @@ import pytest
 import torch
 
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import BEST, ExperimentFolder
 from search_spaces.models import CNN, VGG, ResNet, TorchvisionModel
 from search_spaces.normalization import Batch
 from search_spaces.protocol import ErrorKind
+from search_spaces.storage.folder import FolderStorage
 from workers.data.splits import load
 from workers.models.inference import Classifier
 from workers.search.model_package import save_model
 from workers.search.winner import Evaluator
 from workers.state import checkpoints
-from workers.state.checkpoints import BEST
 from workers.training.build import build_model
 from workers.training.loop import Training
 from workers.trial.errors import TrialError
-from workers.trial.worker import SPEC
 
 
 def pack_nothing(*_: Any) -> None:
@@ -37,9 +37,9 @@ def pack_nothing(*_: Any) -> None:
 
 def test_the_plots_of_a_spec(tmp_path: Path) -> None:
     spec = ExperimentSpec.model_validate({"name": "x", "search_space": {"augmentation": {"rotation": 9.0}}})
-    drawn = Evaluator(pack_nothing).draw_plots(spec, tmp_path / "plots", tmp_path, tmp_path / "cache")
-    assert {path.name.partition(".")[0] for path in drawn} == {"schedulers", "optimizers", "augmentation"}
-    assert set(drawn) == set((tmp_path / "plots").iterdir())
+    Evaluator(pack_nothing).draw_plots(spec, str(tmp_path), tmp_path, tmp_path / "cache")
+    drawn = {path.name.partition(".")[0] for path in ExperimentFolder(tmp_path).plots.iterdir()}
+    assert drawn == {"schedulers", "optimizers", "augmentation"}
 
 
 @pytest.mark.parametrize("lost", ["gone", "cut", "of another network", "of another epoch", "of an unknown epoch"])
@@ -47,8 +47,9 @@ def test_lost_weights_are_trained_again_bit_for_bit(
     tmp_path: Path, experiment: Callable[..., ExperimentSpec], lost: str
 ) -> None:
     """The trial trains until an epoch is not the best, at a rate that makes this happen soon."""
-    trial = tmp_path / "00003"
-    trial.mkdir()
+    artifacts, files = FolderStorage(tmp_path).artifacts, checkpoints.NAMES.trial(3)
+    trial = ExperimentFolder(tmp_path).trial(3).root
+    trial.mkdir(parents=True)
     sample = {
         "optimizer": 1,
         "optimizer[1].lr": 1.0,
@@ -57,30 +58,30 @@ def test_lost_weights_are_trained_again_bit_for_bit(
         "label_smoothing": 0.0,
     }
     spec = experiment(max_epochs=30).bind(sample, 3)
-    (trial / SPEC).write_text(spec.model_dump_json())
+    (trial / "spec.json").write_text(spec.model_dump_json())
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.cpus)
     training = Training(spec, load(spec.dataset, spec.split_seed, tmp_path, tmp_path))
     while training.best_epoch == training.epoch:
-        checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, trial / BEST)
+        checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, artifacts, files.best)
         training.run_epoch()
     assert 0 < training.best_epoch < 30
     packed: list[dict[str, torch.Tensor]] = []
     evaluator = Evaluator(lambda network, example, folder: packed.append(copy.deepcopy(network.state_dict())))
     packed.clear()  # of the first packing, when it was made
-    figures = [evaluator.evaluate(trial, training.best_epoch, tmp_path / "model", tmp_path, tmp_path)]
+    figures = [evaluator.evaluate(str(tmp_path), 3, training.best_epoch, tmp_path, tmp_path)]
     content = (trial / BEST).read_bytes()
     if lost == "gone":
         (trial / BEST).unlink()
     elif lost == "cut":
         (trial / BEST).write_bytes(content[: len(content) // 2])
     elif lost == "of another network":
-        checkpoints.save({"epoch": training.best_epoch, "model": {"weight": torch.zeros(1)}}, trial / BEST)
+        checkpoints.save({"epoch": training.best_epoch, "model": {"weight": torch.zeros(1)}}, artifacts, files.best)
     elif lost == "of another epoch":  # written by a process that was left behind
-        checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, trial / BEST)
+        checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, artifacts, files.best)
     else:
-        checkpoints.save(training.model.state_dict(), trial / BEST)
-    figures.append(evaluator.evaluate(trial, training.best_epoch, tmp_path / "model", tmp_path, tmp_path))
+        checkpoints.save(training.model.state_dict(), artifacts, files.best)
+    figures.append(evaluator.evaluate(str(tmp_path), 3, training.best_epoch, tmp_path, tmp_path))
     torch.set_num_threads(threads)
     assert figures[0] == figures[1]
     assert all(torch.equal(packed[0][name], packed[1][name]) for name in packed[0])
@@ -95,12 +96,12 @@ def test_the_packed_model_predicts_raw_images(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(sys, "path", sys.path[:])  # MLflow adds the code packed with a model
-    trial = tmp_path / "00000"
-    trial.mkdir()
+    trial = ExperimentFolder(tmp_path).trial(0).root
+    trial.mkdir(parents=True)
     spec = experiment().bind({"optimizer": 0, "optimizer[0].lr": 0.01, "batch_size": 0, "label_smoothing": 0.0})
-    (trial / SPEC).write_text(spec.model_dump_json())
+    (trial / "spec.json").write_text(spec.model_dump_json())
     threads = torch.get_num_threads()
-    accuracy = Evaluator().evaluate(trial, 1, tmp_path / "model", tmp_path, tmp_path).accuracy
+    accuracy = Evaluator().evaluate(str(tmp_path), 0, 1, tmp_path, tmp_path).accuracy
     torch.set_num_threads(threads)
     assert "packing" not in caplog.text
     images, labels = load(spec.dataset, spec.split_seed, tmp_path, tmp_path).test()
@@ -154,7 +155,7 @@ def test_a_first_packing_that_fails_is_logged(caplog: pytest.LogCaptureFixture) 
 def test_an_error_has_its_kind(tmp_path: Path) -> None:
     """The trial's spec is missing."""
     with pytest.raises(TrialError, match="FileNotFoundError") as raised:
-        Evaluator(pack_nothing).evaluate(tmp_path, 1, tmp_path / "model", tmp_path, tmp_path)
+        Evaluator(pack_nothing).evaluate(str(tmp_path), 0, 1, tmp_path, tmp_path)
     assert raised.value.failure.kind is ErrorKind.CODE
 
 

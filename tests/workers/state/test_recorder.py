@@ -53,7 +53,7 @@ def test_an_epoch_counts_once(tmp_path: Path, open_recorder: OpenRecorder) -> No
     assert sum(entry["event"] == "epoch" for entry in FolderStorage(tmp_path).journal.entries()) == 1
 
 
-def test_what_trials_told_is_stored_before_anybody_acts_on_it(
+def test_results_are_synced_before_anything_follows_from_them(
     tmp_path: Path, open_recorder: OpenRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checkpoints survive a power failure, so epochs must. The journal's copy is made up from it."""
@@ -99,7 +99,7 @@ def test_a_diverged_epoch_is_never_the_best(open_recorder: OpenRecorder) -> None
     assert open_recorder(2).table.best() is None
 
 
-def test_lines_carry_null_for_what_is_not_finite(open_recorder: OpenRecorder) -> None:
+def test_updates_have_null_for_values_that_are_not_finite(open_recorder: OpenRecorder) -> None:
     recorder = open_recorder()
     recorder.record_suggestion(0, {}, {"lr": 1.0})
     recorder.record_epoch(0, 1, accuracy(math.nan) | {"train_loss": math.inf}, (TrialState.DIVERGED, "nan"))
@@ -109,7 +109,9 @@ def test_lines_carry_null_for_what_is_not_finite(open_recorder: OpenRecorder) ->
 
 
 @pytest.mark.parametrize(("objective", "best_epoch"), [(MAX, 3), (MIN, 4)])
-def test_a_line_names_the_epoch_of_its_best(open_recorder: OpenRecorder, objective: Objective, best_epoch: int) -> None:
+def test_an_update_names_the_epoch_of_its_best_value(
+    open_recorder: OpenRecorder, objective: Objective, best_epoch: int
+) -> None:
     recorder = open_recorder(objective=objective)
     recorder.record_suggestion(0, {}, {})
     assert recorder.update_of(0).best_epoch is None
@@ -118,7 +120,7 @@ def test_a_line_names_the_epoch_of_its_best(open_recorder: OpenRecorder, objecti
     assert recorder.update_of(0).best_epoch == best_epoch
 
 
-def test_an_epoch_after_a_gap_is_not_recorded_as_another(tmp_path: Path, open_recorder: OpenRecorder) -> None:
+def test_an_epoch_after_a_missing_one_is_not_recorded(tmp_path: Path, open_recorder: OpenRecorder) -> None:
     recorder = open_recorder()
     recorder.record_suggestion(0, {}, {})
     recorder.record_epoch(0, 1, accuracy(0.5))
@@ -129,7 +131,7 @@ def test_an_epoch_after_a_gap_is_not_recorded_as_another(tmp_path: Path, open_re
     assert (tmp_path / "journal.jsonl").stat().st_size == size
 
 
-def test_a_trial_that_gave_its_slot_back_is_the_first_in_line(open_recorder: OpenRecorder) -> None:
+def test_a_trial_that_released_its_slot_waits_first(open_recorder: OpenRecorder) -> None:
     """Also after a crash. One that waited for a slot gave none back."""
     recorder = open_recorder()
     for number in range(4):
@@ -147,7 +149,7 @@ def test_a_trial_that_gave_its_slot_back_is_the_first_in_line(open_recorder: Ope
         assert [trial.number for trial in known.table.waiting()] == [1, 3, 0, 2]
 
 
-def test_a_trial_begins_when_it_takes_a_slot(open_recorder: OpenRecorder, stopwatch: Stopwatch) -> None:
+def test_a_trial_starts_when_it_takes_a_slot(open_recorder: OpenRecorder, stopwatch: Stopwatch) -> None:
     recorder = open_recorder()
     recorder.record_suggestion(0, {}, {})
     recorder.mark_started(0)
@@ -181,7 +183,7 @@ def test_only_the_time_of_drivers_counts(open_recorder: OpenRecorder, stopwatch:
     assert open_recorder(401).clock.elapsed_s() == 19
 
 
-def test_a_clock_that_is_set_changes_no_time(tmp_path: Path, stopwatch: Stopwatch) -> None:
+def test_setting_the_wall_clock_changes_no_time(tmp_path: Path, stopwatch: Stopwatch) -> None:
     """Ahead by an hour within an attempt, and back by days before the next."""
     journal, now = FolderStorage(tmp_path).journal, 1e9
     recorder = Recorder(journal, MAX, 1, lambda: now, stopwatch)
@@ -203,7 +205,7 @@ def test_a_clock_that_is_set_changes_no_time(tmp_path: Path, stopwatch: Stopwatc
     assert times == [1e9 + 5, 1e9 + 7]
 
 
-def test_changed_lines_are_told_once_and_put_back(open_recorder: OpenRecorder) -> None:
+def test_changed_trials_are_taken_once_and_put_back(open_recorder: OpenRecorder) -> None:
     recorder = open_recorder()
     recorder.record_suggestion(0, {}, {})
     assert recorder.take_changed() == {0}
@@ -217,7 +219,7 @@ def test_changed_lines_are_told_once_and_put_back(open_recorder: OpenRecorder) -
     assert recorder.table.trials[1].state == TrialState.PENDING
 
 
-def test_after_a_crash_all_lines_are_new_and_no_trial_runs(open_recorder: OpenRecorder) -> None:
+def test_after_a_crash_all_trials_count_as_changed_and_none_runs(open_recorder: OpenRecorder) -> None:
     recorder = open_recorder()
     for number in range(3):
         recorder.record_suggestion(number, {}, {})
@@ -229,7 +231,7 @@ def test_after_a_crash_all_lines_are_new_and_no_trial_runs(open_recorder: OpenRe
     assert [trial.number for trial in again.table.waiting()] == [0, 2]
 
 
-def test_a_failed_trial_waits_again(open_recorder: OpenRecorder) -> None:
+def test_a_retried_trial_waits_again(open_recorder: OpenRecorder) -> None:
     recorder = open_recorder()
     recorder.record_suggestion(0, {}, {})
     recorder.mark_started(0)
@@ -275,7 +277,7 @@ def test_a_slot_is_held_from_start_to_end_of_its_process(open_recorder: OpenReco
     assert open_recorder(3).clock.slot_seconds() == 28
 
 
-def test_the_winner_is_kept(open_recorder: OpenRecorder) -> None:
+def test_the_winner_is_restored(open_recorder: OpenRecorder) -> None:
     recorder = open_recorder()
     winner = Winner(trial=3, value=0.9, test_accuracy=0.8, test_loss=0.1, model_uri="models:/a/1")
     recorder.record_winner(winner)
@@ -283,7 +285,7 @@ def test_the_winner_is_kept(open_recorder: OpenRecorder) -> None:
     assert open_recorder(2).table.winner == winner
 
 
-def test_a_driver_that_was_given_up_changes_nothing(open_recorder: OpenRecorder) -> None:
+def test_a_superseded_driver_changes_nothing(open_recorder: OpenRecorder) -> None:
     old = open_recorder()
     old.record_suggestion(0, {"x": 1}, {})
     new = open_recorder(2)
@@ -301,7 +303,7 @@ def test_a_driver_that_was_given_up_changes_nothing(open_recorder: OpenRecorder)
     assert third.table.trials[1].sample == {"x": 2}
 
 
-def test_trials_are_taken_over_all_or_none(tmp_path: Path, open_recorder: OpenRecorder) -> None:
+def test_trials_are_imported_all_or_none(tmp_path: Path, open_recorder: OpenRecorder) -> None:
     events = [
         TrialSuggested(at=5.0, trial=0, source="old/3", sample={"x": 1}, parameters={}),
         EpochFinished(at=7.0, trial=0, source="old/3", epoch=1, metrics=accuracy(0.5)),

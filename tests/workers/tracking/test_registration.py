@@ -50,7 +50,7 @@ def register(client: MlflowClient, home: str, tmp_path: Path, experiment: Callab
         ("create_model_version", False),
     ],
 )
-def test_a_model_is_logged_once_however_an_attempt_was_cut_short(
+def test_a_model_is_logged_once_wherever_an_attempt_was_interrupted(
     client: MlflowClient,
     register: Register,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Logs: what is said is in the file at once, up to a limit, and nothing that happens to the file is an error."""
+"""Logs: output is in the file at once, up to a limit, and no problem with the file is an error."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from search_spaces.storage.folder import FolderArtifacts
 from workers.trial.logs import LogFile, captured
 
 SPEAKER = """
 import sys, logging, threading
 from pathlib import Path
+from search_spaces.storage.folder import FolderArtifacts
 from workers.trial.logs import LogFile, captured
-with captured(LogFile(Path(sys.argv[1]))):
+path = Path(sys.argv[1])
+with captured(LogFile(FolderArtifacts(path.parent.parent), path.relative_to(path.parent.parent))):
     print("said")
     logging.getLogger("mine").info("logged")
     logging.getLogger("ray").warning("of a library")
@@ -29,7 +32,7 @@ with captured(LogFile(Path(sys.argv[1]))):
 """
 
 
-def test_a_killed_process_leaves_all_it_said(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_all_of_its_output(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "x.log"
     process = subprocess.Popen(
         [sys.executable, "-c", SPEAKER, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -43,45 +46,47 @@ def test_a_killed_process_leaves_all_it_said(tmp_path: Path) -> None:
     text = path.read_text()
     for said in ("said\n", "INFO mine logged\n", "WARNING ray of a library\n", "ZeroDivisionError", "last words\n"):
         assert said in text
-    assert "ZeroDivisionError" in errors, "and where it goes anyway"
+    assert "ZeroDivisionError" in errors, "and goes where it went before"
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_crash_of_the_process_leaves_where_it_was(tmp_path: Path) -> None:
+def test_a_crashed_process_leaves_its_stack_traces(tmp_path: Path) -> None:
     crash = "import sys, faulthandler; from pathlib import Path; from workers.trial import logs\n"
-    crash += "with logs.process_log(Path(sys.argv[1])):\n    faulthandler._sigsegv()\n"
+    crash += "from search_spaces.storage.folder import FolderArtifacts\n"
+    crash += "path = Path(sys.argv[1])\n"
+    crash += "with logs.process_log(FolderArtifacts(path.parent), Path(path.name)):\n    faulthandler._sigsegv()\n"
     done = subprocess.run([sys.executable, "-c", crash, str(tmp_path / "x.log")], capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in (tmp_path / "x.log").read_text()
 
 
-def test_the_driver_has_a_log_of_its_own(tmp_path: Path) -> None:
-    """Whatever goes wrong first: here it is told nothing."""
+def test_the_driver_has_its_own_log(tmp_path: Path) -> None:
+    """It records whatever goes wrong first: here the launch config is missing."""
     command = [sys.executable, "-m", "workers.driver", str(tmp_path), "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     path = tmp_path / "logs/driver-a3.log"
     assert "FileNotFoundError" in path.read_text()
-    assert "FileNotFoundError" in done.stderr, "and where it goes anyway"
+    assert "FileNotFoundError" in done.stderr, "and goes where it went before"
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_log_is_gone_on_with_and_ends_at_its_limit(tmp_path: Path) -> None:
+def test_a_log_is_appended_to_and_ends_at_its_limit(tmp_path: Path) -> None:
     path = tmp_path / "x.log"
     for life in range(4):
-        log = LogFile(path, limit_bytes=1000)
+        log = LogFile(FolderArtifacts(tmp_path), Path("x.log"), limit_bytes=1000)
         for number in range(6):
             log.write(f"{life} {number} {'x' * 60}\n")
         log.close()
     lines = path.read_text().splitlines()
     assert lines[6].startswith("1 0 "), "what was there stays"
-    assert lines[-1] == "... this log ends here: it may grow to 1000 bytes"
+    assert lines[-1] == "... this log ends here: its limit of 1000 bytes is reached"
     assert sum("ends here" in line for line in lines) == 1
     assert 900 < path.stat().st_size < 1100
 
 
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
-    log = LogFile(tmp_path / "x.log")
+    log = LogFile(FolderArtifacts(tmp_path), Path("x.log"))
     threads = [threading.Thread(target=lambda n=n: [log.write(f"{n * 9}\n") for _ in range(300)]) for n in "abcd"]
     for thread in threads:
         thread.start()
@@ -98,17 +103,17 @@ def test_neither_a_full_disk_nor_an_absent_folder_raises(tmp_path: Path, capsys:
         pytest.skip("no /dev/full")
     (tmp_path / "file").touch()
     for path in (Path("/dev/full"), tmp_path / "file" / "x.log"):
-        log = LogFile(path)
+        log = LogFile(FolderArtifacts(path.parent), Path(path.name))
         with captured(log):
             print("still here")
         log.close()
     assert capsys.readouterr().out == "still here\n" * 2
 
 
-def test_what_was_there_before_is_put_back(tmp_path: Path) -> None:
+def test_streams_and_handlers_are_restored(tmp_path: Path) -> None:
     root = logging.getLogger()
     before = sys.stdout, sys.stderr, root.level, list(root.handlers), list(logging.getLogger("ray").handlers)
-    log = LogFile(tmp_path / "x.log")
+    log = LogFile(FolderArtifacts(tmp_path), Path("x.log"))
     with pytest.raises(KeyError), captured(log):
         {}["broken"]
     log.close()

@@ -17,16 +17,15 @@ import torch
 from PIL import Image
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
+from search_spaces.layout import BEST, LAST, PREVIOUS, ExperimentFolder
 from search_spaces.protocol import METRICS, ErrorKind
 from workers.data import splits
-from workers.state.checkpoints import BEST, LAST, PREVIOUS
 from workers.training import loop
 from workers.trial import worker
 from workers.trial.errors import Failure, TrialError
-from workers.trial.logs import TRIAL_LOG
-from workers.trial.worker import SPEC, STOP, TrialWorker
+from workers.trial.worker import TrialWorker
 
-Begin = Callable[..., TrialWorker]
+SPEC, STOP, TRIAL_LOG = "spec.json", "stop", "trial.log"
 SIGN = r"epoch (\d+): (\d+) of (\d+) batches"
 CLOCKED = {"epoch_seconds", "images_per_second"}
 
@@ -47,11 +46,12 @@ def config(tmp_path: Path, experiment: Callable[..., ExperimentSpec]) -> Callabl
     def build(number: int = 0, name: str = "trial", **changes: Any) -> dict[str, Any]:
         spec = experiment(**changes)
         sample = {"optimizer": 0, "optimizer[0].lr": 0.003, "batch_size": 1, "label_smoothing": 0.1}
-        folder = tmp_path / name
-        folder.mkdir()
+        storage = tmp_path / name
+        folder = ExperimentFolder(storage).trial(number).root
+        folder.mkdir(parents=True)
         (folder / SPEC).write_text(spec.bind(sample, number).model_dump_json())
         roots = {"data_root": str(tmp_path / "data"), "cache_root": str(tmp_path / "cache")}
-        return {"trial": number, "folder": str(folder), "epoch": 1000, **roots}
+        return {"trial": number, "storage": str(storage), "epoch": 1000, **roots}
 
     return build
 
@@ -63,7 +63,7 @@ def begun(config: dict[str, Any]) -> TrialWorker:
 
 
 def folder_of(config: dict[str, Any]) -> Path:
-    return Path(config["folder"])
+    return ExperimentFolder(Path(config["storage"])).trial(config["trial"]).root
 
 
 def said(config: dict[str, Any]) -> str:
@@ -91,7 +91,7 @@ def test_an_epoch_a_step_with_all_its_figures(config: Callable[..., dict[str, An
     assert names(told) == {BEST, LAST, PREVIOUS, SPEC}
 
 
-def test_a_killed_trial_goes_on_bit_for_bit(config: Callable[..., dict[str, Any]]) -> None:
+def test_a_killed_trial_resumes_bit_for_bit(config: Callable[..., dict[str, Any]]) -> None:
     whole = begun(config(name="whole"))
     expected = [whole.step() for _ in range(4)]
     told = config(name="killed")
@@ -99,10 +99,10 @@ def test_a_killed_trial_goes_on_bit_for_bit(config: Callable[..., dict[str, Any]
     for _ in range(2):  # two lives of two epochs each
         slot = begun(told)
         if results:
-            assert slot.step() == results[-1]  # told again, for a driver that had died
+            assert slot.step() == results[-1]  # reported again, for a driver that had died
         results += [slot.step(), slot.step()]
     assert [timeless(result) for result in results] == [timeless(result) for result in expected]
-    folders = Path(told["folder"]), Path(told["folder"]).with_name("whole")
+    folders = folder_of(told), folder_of(told | {"storage": str(Path(told["storage"]).with_name("whole"))})
     ours, theirs = (torch.load(folder / BEST, weights_only=True) for folder in folders)
     assert ours["epoch"] == theirs["epoch"]
     assert all(torch.equal(ours["model"][key], weights) for key, weights in theirs["model"].items())
@@ -122,7 +122,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "noise", "other", "one bit", "absent"])
-def test_a_damaged_checkpoint_costs_its_epoch_alone(config: Callable[..., dict[str, Any]], how: str) -> None:
+def test_a_damaged_checkpoint_costs_only_its_epoch(config: Callable[..., dict[str, Any]], how: str) -> None:
     whole = begun(config(name="whole"))
     expected = [timeless(whole.step()) for _ in range(4)]
     told = config()
@@ -132,14 +132,14 @@ def test_a_damaged_checkpoint_costs_its_epoch_alone(config: Callable[..., dict[s
     last, previous = folder_of(told) / LAST, folder_of(told) / PREVIOUS
     last.unlink() if how == "absent" else damage(last, how)
     slot = begun(told)
-    assert timeless(slot.step()) == expected[1], "told again, from the epoch before"
-    assert "goes on after epoch 2 of previous.pt" in said(told)
+    assert timeless(slot.step()) == expected[1], "reported again, from the epoch before"
+    assert "resumes after epoch 2 from previous.pt" in said(told)
     assert timeless(slot.step()) == expected[2]
-    assert torch.load(previous, weights_only=True)["training"]["epoch"] == 2, "a damaged one never takes its place"
+    assert torch.load(previous, weights_only=True)["training"]["epoch"] == 2, "a damaged one never replaces it"
     assert timeless(slot.step()) == expected[3]
 
 
-def test_without_any_whole_checkpoint_a_trial_begins_anew(config: Callable[..., dict[str, Any]]) -> None:
+def test_without_an_undamaged_checkpoint_a_trial_starts_again(config: Callable[..., dict[str, Any]]) -> None:
     told = config()
     slot = begun(told)
     first = slot.step()
@@ -152,14 +152,14 @@ def test_without_any_whole_checkpoint_a_trial_begins_anew(config: Callable[..., 
     assert said(told).count("trial 0 begins, on cpu with 1 thread") == 2
 
 
-def test_a_checkpoint_of_another_configuration_is_not_taken(config: Callable[..., dict[str, Any]]) -> None:
+def test_a_checkpoint_of_another_spec_is_not_used(config: Callable[..., dict[str, Any]]) -> None:
     """Its number may be given to another configuration when the journal is cut."""
     told, other = config(0), config(1, "other")
     begun(told).step()
     expected = begun(other).step()
     (folder_of(told) / SPEC).write_text((folder_of(other) / SPEC).read_text())
     assert timeless(begun(told).step()) == timeless(expected)
-    assert "of another configuration" in said(told)
+    assert "its spec is another one" in said(told)
 
 
 def test_a_trial_of_the_version_before_resumes_and_stays_marked(config: Callable[..., dict[str, Any]]) -> None:
@@ -175,20 +175,20 @@ def test_a_trial_of_the_version_before_resumes_and_stays_marked(config: Callable
 
 
 @pytest.mark.parametrize(("known", "first"), [(1, 2), (0, 1)])
-def test_a_checkpoint_ahead_of_the_journal_is_not_taken(
+def test_a_checkpoint_ahead_of_the_journal_is_not_used(
     config: Callable[..., dict[str, Any]], known: int, first: int
 ) -> None:
-    """A journal that lost its end must hear of every epoch: from the one before, or from the first on."""
+    """A journal that lost its end needs every epoch: from the one before, or from the first on."""
     told = config()
     slot = begun(told)
     expected = [timeless(slot.step()) for _ in range(3)]
     again = begun(told | {"epoch": known})
     assert timeless(again.step()) == expected[first - 1]
-    assert f"last.pt cannot be used: it is of epoch 3, and the journal knows {known}" in said(told)
+    assert f"last.pt cannot be used: it is of epoch 3, but the journal has {known}" in said(told)
     assert timeless(again.step()) == expected[first]
 
 
-def test_a_gpu_that_cannot_be_used_is_no_cpu(
+def test_an_unusable_gpu_is_an_error_not_a_cpu(
     config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> None:
@@ -203,9 +203,7 @@ def test_a_gpu_that_cannot_be_used_is_no_cpu(
     assert raised.value.failure == Failure(ErrorKind.CODE, f"DeviceError: {why}"), "which would fail again"
 
 
-def test_a_long_epoch_gives_signs_of_life(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_epoch_logs_its_progress(config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     short, long = config(), config(name="long")
     begun(short).step()
     assert "batches" not in said(short)
@@ -232,31 +230,31 @@ def test_an_epoch_is_left_when_asked(config: Callable[..., dict[str, Any]], monk
     assert (left["epoch"], left["reported"], left["diverged"]) == (0, [], False)
     assert ExperimentSpec(name="x").objective.metric in left, "Tune refuses a result without it"
     assert names(told) == {SPEC, STOP}
-    assert timeless(slot.step()) == expected[0], "asked once, left once"
+    assert timeless(slot.step()) == expected[0], "one request ends one epoch"
     (folder_of(told) / STOP).touch()
     before = (folder_of(told) / LAST).read_bytes()
     assert timeless(slot.step()) == expected[0]
     assert (folder_of(told) / LAST).read_bytes() == before
-    again = begun(told)  # `stop` still lies there, and is not meant for it
+    again = begun(told)  # the earlier request is still there, but not for it
     assert timeless(again.step()) == expected[0]
     assert timeless(again.step()) == expected[1]
 
 
-def test_an_epoch_that_ends_before_the_next_look_is_left_too(config: Callable[..., dict[str, Any]]) -> None:
-    """It may be better than all that was told, and be heard by nobody: the best weights stay those that were told."""
+def test_an_epoch_that_ends_before_the_next_look_leaves_no_trace(config: Callable[..., dict[str, Any]]) -> None:
+    """It may be the best one, but nobody learns of it: the best weights stay those of a reported epoch."""
     told = config()
     slot = begun(told)
     first = timeless(slot.step())
     before = {name: (folder_of(told) / name).read_bytes() for name in (BEST, LAST)}
-    slot._stop_signal._next_look = math.inf  # no batch looks
+    slot._next_look = math.inf  # no batch looks
     (folder_of(told) / STOP).touch()
     assert timeless(slot.step()) == first
     assert {name: (folder_of(told) / name).read_bytes() for name in (BEST, LAST)} == before
-    assert slot.step()["epoch"] == 1, "taken up again, it tells of what is saved"
+    assert slot.step()["epoch"] == 1, "resumed, it reports what is saved"
     assert slot.step()["validation_accuracy"] > first["validation_accuracy"], "which would have been saved"
 
 
-def test_a_slot_is_given_up_as_soon_as_its_data_are_loaded(
+def test_a_requested_stop_is_noticed_when_the_data_are_loaded(
     config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = config()
@@ -276,7 +274,7 @@ def test_a_slot_is_given_up_as_soon_as_its_data_are_loaded(
     assert timeless(slot.step()) == timeless(begun(config(name="whole")).step())
 
 
-def test_a_slot_that_left_an_epoch_trains_the_next_trial(
+def test_a_worker_that_left_an_epoch_trains_the_next_trial(
     config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "STOP_POLL_S", 0.0)
@@ -292,7 +290,9 @@ def test_a_slot_that_left_an_epoch_trains_the_next_trial(
     assert "trial 1 begins" in said(next_)
 
 
-def test_what_a_trial_says(config: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_has_the_output_of_the_trial(
+    config: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     told = config()
     slot = begun(told)
     slot.step()
@@ -317,11 +317,11 @@ def test_what_a_trial_says(config: Callable[..., dict[str, Any]], capsys: pytest
     for text in ("a model prints\n", "and complains\n", "INFO plugin and logs\n", "ValueError: and breaks\n"):
         assert text in heard
     assert "in talkative" in heard, "with its traceback"
-    assert "a model prints" in capsys.readouterr().out, "and where it goes anyway"
+    assert "a model prints" in capsys.readouterr().out, "and goes where it went before"
     assert (folder_of(told) / TRIAL_LOG).stat().st_mode & 0o777 == 0o600
 
 
-def test_odd_pictures_are_told(config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_unusual_images_are_logged(config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     for number in range(20):
         path = tmp_path / f"data/pictures/{'ab'[number % 2]}/{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -335,7 +335,7 @@ def test_odd_pictures_are_told(config: Callable[..., dict[str, Any]], tmp_path: 
         assert "b/7.png (8x17)" in said(one)
 
 
-def test_a_reused_slot_trains_as_a_fresh_one(config: Callable[..., dict[str, Any]]) -> None:
+def test_a_reused_worker_trains_as_a_fresh_one(config: Callable[..., dict[str, Any]]) -> None:
     fresh = begun(config(1, "fresh")).step()
     slot = begun(config(0, "before"))
     other = slot.step()
@@ -355,8 +355,8 @@ def test_the_best_weights_are_those_of_the_best_epoch(config: Callable[..., dict
     saved: list[dict[str, torch.Tensor]] = []
     for _ in range(4):
         values.append(slot.step()["validation_accuracy"])
-        saved.append(torch.load(Path(told["folder"]) / LAST, weights_only=True)["training"]["model"])
-    best = torch.load(Path(told["folder"]) / BEST, weights_only=True)
+        saved.append(torch.load(folder_of(told) / LAST, weights_only=True)["training"]["model"])
+    best = torch.load(folder_of(told) / BEST, weights_only=True)
     first = values.index(max(values))
     assert best["epoch"] == first + 1
     assert all(torch.equal(weights, saved[first][key]) for key, weights in best["model"].items())
