@@ -108,7 +108,7 @@ class Settings(BaseModel):
 
     reconcile: bool = Field(True, description="Whether this replica runs the queue; if not, it only answers requests.")
     reconcile_s: Seconds = Field(
-        2.0, description="Number of seconds between two looks of this replica at the queue and the cluster."
+        2.0, description="How often this replica checks the queue and the cluster, in seconds."
     )
     lease_s: Seconds = Field(
         15.0, description="Number of seconds that a replica may be silent before another one takes over the queue."

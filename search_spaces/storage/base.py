@@ -139,7 +139,7 @@ class ArtifactStore(Protocol):
 class StopSignal(Protocol):
     """Asks the processes that train a trial to leave its epoch.
 
-    A request is for all who look at that time: whoever clears it, clears it for itself only.
+    A request is for all processes that check at that time. A process that clears it clears it for itself only.
     """
 
     def ask(self) -> None:

@@ -1,5 +1,5 @@
-"""What the demo prints and how it exits, against a real service; it cleans up behind itself, however often Ctrl-C is
-pressed.
+"""What the demo prints and how it exits, against a real service; it cleans up behind itself, no matter how often Ctrl-C
+is pressed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ WINNER = {"trial": 1, "value": 0.96875, "test_accuracy": 0.9375, "test_loss": 0.
 def exit_status(
     monkeypatch: pytest.MonkeyPatch, handlers: None, world: World, context: AppContext
 ) -> Callable[[dict[str, Any], Any], int]:
-    """The demo's, on a service whose driver says one last word of some trials."""
+    """The demo's, on a service whose driver sends one final heartbeat with some trials."""
 
     @contextmanager
     def running(options: stack.Options) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""A database that version 0.1 left behind after a crash: the service upgrades it, shows every row, and goes on.
+"""A database that version 0.1 left behind after a crash: the service upgrades it, shows every row, and continues.
 
 `stored/` holds a dump of a SQLite and one of a PostgreSQL database. Version 0.1 made them with real searches.
 """

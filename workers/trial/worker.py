@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rung.trial")
 
-STOP_POLL_S = 1.0  # between two looks at the stop signal
-PROGRESS_LOG_S = 30.0  # between two lines in the log of an epoch that takes longer
+STOP_POLL_S = 1.0  # how often the stop signal is checked
+PROGRESS_LOG_S = 30.0  # how often an epoch that takes longer logs its progress
 
 
 class TrialWorker(tune.Trainable):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import service.api
 
-#: Functions of `service.domain.experiments` that give experiments to whoever calls them.
+#: Functions of `service.domain.experiments` that return experiments without a check of the caller.
 LOOKUPS = {"find", "list_newest"}
 
 

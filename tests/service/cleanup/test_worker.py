@@ -137,7 +137,7 @@ def test_a_deletion_is_complete_and_leaves_other_experiments(
     mlflow.add("another", other, None)
     mlflow.versions = [
         {"name": name, "version": version, "run_id": run_id}
-        for name, version, run_id in (("m", "1", "parent"), ("m", "2", "x"), ("alone", "1", "parent"))
+        for name, version, run_id in (("m", "1", "parent"), ("m", "2", "x"), ("single", "1", "parent"))
     ]
     mlflow.models = {"m-1": "parent", "m-2": "another"}
     kept = {"7/another/artifacts/a.png", "7/models/m-2/artifacts/MLmodel"}
@@ -431,7 +431,7 @@ def test_the_checkpoint_policy_is_applied_to_canceled_experiments(
     world.launcher.jobs[f"exp-{last}-a1"] = JobStatus.RUNNING
     keeper.run_once()
     for one in (canceled, paused, last):
-        assert len(_files(settings.storage_root / one)) == 5, "its driver, or a fork, has yet to read them"
+        assert len(_files(settings.storage_root / one)) == 5, "its driver or a continuation must still read them"
     world.cancel(fork)
     world.launcher.jobs[f"exp-{last}-a1"] = JobStatus.STOPPED
     clock.sleep(11)

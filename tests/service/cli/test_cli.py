@@ -181,7 +181,7 @@ def test_watching_what_has_ended(run: Run, finished: str) -> None:
     assert json.loads(quiet.stdout)["state"] == "COMPLETED"
 
 
-def test_who_watches_what_was_submitted_is_told_its_id_first(run: Run, client: httpx.Client, tmp_path: Path) -> None:
+def test_submit_with_watch_prints_the_id_first(run: Run, client: httpx.Client, tmp_path: Path) -> None:
     flipped = tmp_path / "flipped.yaml"
     flipped.write_text(SPEC + "search_space: {augmentation: {horizontal_flip: 0.5}}\n")
     with ThreadPoolExecutor(1) as pool, Client(str(client.base_url)) as rung:

@@ -40,7 +40,7 @@ def test_a_log_is_printed_whole(run: Any, one: str) -> None:
     assert len(lines) > 1
 
 
-def test_what_is_not_there_or_not_meant_is_said(run: Any, one: str) -> None:
+def test_missing_logs_and_wrong_options_are_reported(run: Any, one: str) -> None:
     missing = run("logs", one, "--attempt", "4")
     assert (missing.exit_code, "it has 1 so far" in missing.stderr) == (2, True)
     both = ("logs", one, "--trial", "2", "--attempt", "1")

@@ -80,6 +80,6 @@ def test_what_a_library_said_neither_colours_nor_breaks_a_line() -> None:
     assert "\x1b" not in failed
 
 
-def test_the_end_of_a_trial_is_said_in_full() -> None:
+def test_the_outcome_of_a_trial_is_printed_in_full() -> None:
     assert outcome(ENDED[0]) == f"  trial 10  EARLY_STOPPED after epoch 3, best at epoch 2: {CUTOFF}"
     assert outcome(trial(0, TrialState.RUNNING, "", best_epoch=None)) == "  trial 0   RUNNING after epoch 3"

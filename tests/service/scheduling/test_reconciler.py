@@ -147,7 +147,7 @@ def test_a_lost_driver_is_replaced_until_max_attempts(
 def test_a_search_whose_driver_died_keeps_its_slots_until_the_next_begins(
     world: World, clock: Clock, settings: Settings
 ) -> None:
-    """As when Ray is started anew: what waits behind it does not overtake it."""
+    """As after a restart of Ray: experiments that wait behind it do not overtake it."""
     world.launcher.nodes = Cluster((Node("a", cpus=1),))
     urgent = world.started(priority=50)
     world.beat(urgent, {"phase": "searching", "trials": [world.line(0)]})
@@ -330,7 +330,7 @@ def test_a_full_disk_pauses_the_experiment_and_is_named(world: World, clock: Clo
     world.launcher.full_disk = False
     clock.sleep(3600)
     world.reconciler.reconcile_once()
-    assert world.show(one)["state"] == "PAUSED", "nothing goes on before a person has made room"
+    assert world.show(one)["state"] == "PAUSED", "nothing resumes before a person has freed space"
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
@@ -405,12 +405,12 @@ def test_a_lost_driver_s_own_log_is_preferred_to_ray_s_copy(world: World, clock:
     one = world.started()
     log = settings.storage_root / one / "logs" / "driver-a1.log"
     log.parent.mkdir(parents=True)
-    log.write_bytes(b"first\n" * 5_000 + b"\xff\0 the last word\n")
+    log.write_bytes(b"first\n" * 5_000 + b"\xff\0 the last line\n")
     world.launcher.printed[f"exp-{one}-a1"] = "what Ray kept"
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
     world.reconciler.reconcile_once()
     reason = world.show(one)["reason"]
-    assert reason.endswith("\ufffd the last word")
+    assert reason.endswith("\ufffd the last line")
     assert len(reason) < 2_500
 
 

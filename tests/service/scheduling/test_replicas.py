@@ -81,7 +81,7 @@ def test_a_replica_that_lost_its_lease_stops_no_driver(
 def test_a_replica_with_a_wrong_clock_considers_no_driver_lost(
     world: World, context: AppContext, clock: Clock, behind_s: float
 ) -> None:
-    """Heartbeats carry the time of whoever took them, here the clock of this machine."""
+    """Heartbeats carry the time of the replica that received them, here the clock of this machine."""
     one = world.started()
     clock.set_forward(behind_s)
     other = Reconciler(context, clock, clock.monotonic)

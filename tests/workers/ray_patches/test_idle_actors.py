@@ -51,7 +51,7 @@ class Tune:
     ("now", "stopped", "left"),
     [
         ({}, True, []),
-        ({"running": 1}, True, ["one", "two"]),  # Tune sees to their ends, as its loop goes on
+        ({"running": 1}, True, ["one", "two"]),  # Tune sees to their ends, as its loop continues
         ({"pending": 1}, False, ["one", "two"]),
         ({"cached": 0}, False, ["one", "two"]),
     ],

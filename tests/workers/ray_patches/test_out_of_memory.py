@@ -20,7 +20,7 @@ KILLED = "Task was killed due to the node running low on memory.\nAdvice."
 
 
 def failed_of(manager_class: Any, monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
-    """What Tune is told when the memory monitor kills an actor in a step."""
+    """What Tune receives when the memory monitor kills an actor in a step."""
     manager = manager_class(resource_manager=PlacementGroupResourceManager())
     monkeypatch.setattr(manager, "_cleanup_actor", lambda tracked_actor: None)
     told: list[BaseException] = []

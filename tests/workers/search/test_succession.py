@@ -41,7 +41,7 @@ def two(search: Callable[..., Search]) -> tuple[Search, Any, Path]:
     return old, trial, later.files(taken).stop
 
 
-def test_a_trial_that_a_later_attempt_asked_to_stop_is_given_up(two: tuple[Search, Any, Path]) -> None:
+def test_a_trial_that_a_later_attempt_asked_to_stop_is_abandoned(two: tuple[Search, Any, Path]) -> None:
     """Its process left the epoch and reports the one before again: a further step would train in the other's folder."""
     old, trial, _ = two
     assert old.tune.report(trial, 1, 0.5) == TrialScheduler.STOP

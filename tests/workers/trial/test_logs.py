@@ -27,7 +27,7 @@ with captured(LogFile(FolderArtifacts(path.parent.parent), path.relative_to(path
     thread = threading.Thread(target=lambda: 1 / 0)
     thread.start()
     thread.join()
-    print("last words", flush=True)
+    print("final line", flush=True)
     threading.Event().wait()
 """
 
@@ -39,12 +39,12 @@ def test_a_killed_process_leaves_all_of_its_output(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line == "last words\n":
+        if line == "final line\n":
             break
     process.send_signal(signal.SIGKILL)
     _, errors = process.communicate()
     text = path.read_text()
-    for said in ("said\n", "INFO mine logged\n", "WARNING ray of a library\n", "ZeroDivisionError", "last words\n"):
+    for said in ("said\n", "INFO mine logged\n", "WARNING ray of a library\n", "ZeroDivisionError", "final line\n"):
         assert said in text
     assert "ZeroDivisionError" in errors, "and goes where it went before"
     assert path.stat().st_mode & 0o777 == 0o600

@@ -1,4 +1,4 @@
-"""A slot outside Ray, on real digits: what it saves and says, how it goes on after a crash, is reused and left."""
+"""A slot outside Ray, on real digits: what it saves and logs, how it resumes after a crash, is reused and stopped."""
 
 from __future__ import annotations
 
