@@ -86,4 +86,8 @@ def test_the_scan_finds_a_replaced_word_wherever_it_stands(tmp_path: Path, monke
     document.write_text("# Page\nMLflow is away.\n")
     module.write_text('"""The winner is\ncrowned."""\nLIMIT = f"at most {1} required, got {2}"  # told anew\n')
     assert [found.partition(": ")[0] for found in replaced_words(document)] == ["page.md:2"]
-    assert [found.partition(": ")[0] for found in replaced_words(module)] == ["module.py:1", "module.py:3", "module.py:3"]
+    assert [found.partition(": ")[0] for found in replaced_words(module)] == [
+        "module.py:1",
+        "module.py:3",
+        "module.py:3",
+    ]
