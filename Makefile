@@ -8,7 +8,8 @@ demo: $(STAMP)        ## set everything up and run a search on handwritten digit
 	$(BIN)/python -m service.demo
 
 test: $(STAMP)        ## set everything up and run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 -m "not e2e and not faults"
+	$(BIN)/python -m pytest -m "e2e and not faults"
 
 test-faults: $(STAMP) ## every row of the fault table, and twenty faults drawn at random
 	RUNG_FAULTS=all $(BIN)/python -m pytest tests/faults -m e2e -s
