@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from search_spaces.layout import TrialFolder
+from search_spaces.storage.folder import FolderArtifacts
 from search_spaces.stored import read_trial_spec
 from workers.data.splits import load
 from workers.state import checkpoints
@@ -24,7 +26,7 @@ def test_training_resumes_from_a_checkpoint_of_version_0_1(tmp_path: Path) -> No
     document["hyperparameters"]["augmentation"] = "none"
     spec = read_trial_spec(document)
     training = Training(spec, load(spec.dataset, spec.split_seed, tmp_path, tmp_path))
-    ((name, content), *_) = checkpoints.load_newest(STORED)
+    ((name, content), *_) = checkpoints.load_newest(FolderArtifacts(STORED), TrialFolder(Path()))
     assert name == "last.pt"
     training.load_state_dict(content["training"])
     assert training.epoch == content["result"]["epoch"] == 2
