@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 OUTAGE_LIMIT_S = 24 * 3600.0  # how long an unreachable MLflow is waited for
 STOP_GRACE_S = 8.0  # how long MLflow may stay silent once a stop is requested
-REPORT_AFTER_S = 15.0  # silence after which users are told that the experiment waits for MLflow
+REPORT_AFTER_S = 15.0  # after so long the experiment reports that it waits for MLflow
 POLL_S = 1.0
 
 
