@@ -9,7 +9,7 @@ import sys
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-BLOCKED = frozenset({"ray", "mlflow", "optuna", "fastapi", "sqlalchemy", "matplotlib", "plotly", "hypothesis"})
+BLOCKED = frozenset({"ray", "mlflow", "optuna", "fastapi", "sqlalchemy", "matplotlib", "hypothesis"})
 
 
 class BlockingFinder:

@@ -22,7 +22,7 @@ def test_without_a_gpu_it_only_checks_the_imports() -> None:
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
     imports, device = done.stdout.splitlines()
-    assert imports.startswith("imports: ok without fastapi, hypothesis, matplotlib, mlflow, optuna, plotly, ray")
+    assert imports.startswith("imports: ok without fastapi, hypothesis, matplotlib, mlflow, optuna, ray")
     assert device.startswith("no CUDA device: torch ")
 
 

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: What only the extras bring.
 HEAVY = {
-    *("torch", "torchvision", "ray", "mlflow", "mlflow-skinny", "optuna", "numpy", "matplotlib", "plotly", "pillow"),
+    *("torch", "torchvision", "ray", "mlflow", "mlflow-skinny", "optuna", "numpy", "matplotlib", "pillow"),
     *("scikit-learn", "sqlalchemy", "alembic", "fastapi", "uvicorn", "psycopg", "grpcio", "pydantic-settings"),
 }
 

@@ -27,7 +27,7 @@ from workers.data.splits import DataError, Splits, load
 from workers.plots import content
 
 MAX_PANELS, MAX_SHEETS = 12, 4  # of one plot: more cannot be read
-MAX_STEPS = 5000  # of a schedule, to bound the time to draw it and the size of its page
+MAX_STEPS = 5000  # of a schedule, to bound the time to draw it
 UNKNOWN_BATCHES = 50  # in an epoch, for a data set whose size is unknown until it is read
 RATES = tuple(10 ** (power / 3) for power in range(-12, 2))  # to try on Rosenbrock's function
 
@@ -37,10 +37,10 @@ def plot_experiment(spec: ExperimentSpec, splits: Callable[[], Splits], out: Pat
 
     `splits` is called only if there is an augmentation to draw.
     """
-    return plot_schedulers(spec, out) + plot_optimizers(spec, out) + plot_augmentations(spec, splits, out)
+    return [plot_schedulers(spec, out), plot_optimizers(spec, out), *plot_augmentations(spec, splits, out)]
 
 
-def plot_schedulers(spec: ExperimentSpec, out: Path) -> list[Path]:
+def plot_schedulers(spec: ExperimentSpec, out: Path) -> Path:
     """The schedulers that a spec may bind, over `max_epochs` epochs of as many batches as training has, up to MAX_STEPS
     batches in all.
 
@@ -63,7 +63,7 @@ def batches_per_epoch(spec: ExperimentSpec) -> int:
     return math.ceil(images * (1 - spec.dataset.validation_fraction) / batch_size)
 
 
-def plot_optimizers(spec: ExperimentSpec, out: Path) -> list[Path]:
+def plot_optimizers(spec: ExperimentSpec, out: Path) -> Path:
     """The optimizers that a spec may bind, without weight decay, because that would move the minimum, and at learning
     rates that suit the function: those of the spec suit networks.
     """
@@ -82,12 +82,11 @@ def plot_augmentations(spec: ExperimentSpec, splits: Callable[[], Splits], out: 
     augmentations = [strongest(item) for item in (node.choice if isinstance(node, Choice) else (node,))]
     active = [augmentation for augmentation in augmentations if any(augmentation.model_dump().values())][:MAX_SHEETS]
     if len(active) == 1:
-        return content.augmentation(active[0], splits(), out)
-    sheets = [
+        return [content.augmentation(active[0], splits(), out)]
+    return [
         content.augmentation(augmentation, splits(), out / f"augmentation-{number}")
         for number, augmentation in enumerate(active, start=1)
     ]
-    return [path for sheet in sheets for path in sheet]
 
 
 def alternatives(node: Any, limit: int = MAX_PANELS) -> list[Any]:
@@ -140,16 +139,13 @@ def main(arguments: list[str]) -> int:
 def _draw(options: argparse.Namespace, spec: ExperimentSpec | None) -> list[Path]:
     out: Path = options.out
     if options.topic == "normalization":
-        return (
-            content.normalization(out, alternatives(spec.search_space.normalization))
-            if spec
-            else content.normalization(out)
-        )
+        specs = alternatives(spec.search_space.normalization) if spec else content.NORMALIZATIONS
+        return [content.normalization(out, specs)]
     if options.topic == "optimizers":
-        return plot_optimizers(spec, out) if spec else content.optimizers(out)
+        return [plot_optimizers(spec, out) if spec else content.optimizers(out)]
     if options.topic == "schedulers":
         every: list[Any] = [cls() for cls in members(Scheduler)]
-        return plot_schedulers(spec, out) if spec else content.schedulers(every, 20, UNKNOWN_BATCHES, out)
+        return [plot_schedulers(spec, out) if spec else content.schedulers(every, 20, UNKNOWN_BATCHES, out)]
     if spec is None:
         raise ValueError("a SPEC is required to plot augmentation: it names the data set and the transforms")
     load_splits = partial(load, spec.dataset, spec.seed, options.data_root, options.cache_root)

@@ -1,4 +1,4 @@
-"""Content: what the plots of a spec show. Each is written as a PNG and as an HTML page that needs no network.
+"""Content: what the plots of a spec show. Each is written as a PNG.
 
 Owns the values in the plots; `workers.plots.figures` draws them. Learning rates, optimizer steps and images come from
 the code that trains, so the plots show what training does. It must not know Ray, MLflow or the service.
@@ -52,18 +52,16 @@ CLASSIC_OPTIMIZERS: tuple[tuple[str, OptimizerSpec], ...] = (
 
 def schedulers(
     specs: Sequence[SchedulerSpec], epochs: int, batches: int, out: Path, lr: float = 1.0, mode: Mode = "max"
-) -> list[Path]:
+) -> Path:
     """Learning rate against epochs, a panel for each spec. `mode` is that of the objective."""
     panels = [(title(spec), rates(spec, epochs, batches, lr, mode)) for spec in specs]
     caption = f"Learning rate over {epochs} epochs, drawn at {batches} batches in each, base rate {lr:g}"
     if any(spec.monitors for spec in specs):
         caption += "; plateau: as if the objective stopped improving after a third of the epochs"
-    return figures.curves(panels, caption, "epoch", "learning rate", out / "schedulers")
+    return figures.curves(panels, caption, "epoch", "learning rate", out / "schedulers.png")
 
 
-def optimizers(
-    out: Path, steps: int = 300, specs: Sequence[tuple[str, OptimizerSpec]] = CLASSIC_OPTIMIZERS
-) -> list[Path]:
+def optimizers(out: Path, steps: int = 300, specs: Sequence[tuple[str, OptimizerSpec]] = CLASSIC_OPTIMIZERS) -> Path:
     """Paths on Rosenbrock's function, a panel for each (name, optimizer), with start, end and minimum marked."""
     x, y = np.linspace(-1.8, 1.8, 181), np.linspace(-0.8, 2.2, 151)
     heights = np.log10(rosenbrock(*np.meshgrid(x, y)) + 1e-3)
@@ -73,10 +71,10 @@ def optimizers(
         panels.append(Path2D(f"{name}, lr {spec.lr:g}", points, f"f = {rosenbrock(*points[-1]):.1e}"))  # type: ignore[attr-defined]
     function = "f(x, y) = (1 - x)² + 100 (y - x²)²"
     caption = f"{steps} steps on Rosenbrock's function {function}, each optimizer at its own learning rate"
-    return figures.paths(panels, (x, y, heights), MINIMUM, caption, out / "optimizers")
+    return figures.paths(panels, (x, y, heights), MINIMUM, caption, out / "optimizers.png")
 
 
-def normalization(out: Path, specs: Sequence[NormalizationSpec] = NORMALIZATIONS) -> list[Path]:
+def normalization(out: Path, specs: Sequence[NormalizationSpec] = NORMALIZATIONS) -> Path:
     """Which values share one mean and deviation: a panel for each spec, with a block of N images of C channels of
     H x W pixels.
 
@@ -100,10 +98,10 @@ def normalization(out: Path, specs: Sequence[NormalizationSpec] = NORMALIZATIONS
                 raise ValueError(f"there is no plot of the normalization {title(spec)}")
     panels = [(title, list(_block((batch, channels, pixels), marked))) for title, marked in shared.items()]
     caption = "Normalization: the marked values share one mean and one standard deviation"
-    return figures.blocks(panels, ("N: images", "C: channels", "H, W: pixels"), caption, out / "normalization")
+    return figures.blocks(panels, ("N: images", "C: channels", "H, W: pixels"), caption, out / "normalization.png")
 
 
-def augmentation(spec: AugmentationSpec, splits: Splits, out: Path, rows: int = 6, seed: int = 0) -> list[Path]:
+def augmentation(spec: AugmentationSpec, splits: Splits, out: Path, rows: int = 6, seed: int = 0) -> Path:
     """A sheet: each row is a training image and eight changed copies of it, as training would see them."""
     copies = 8
     chosen = [int((splits.train_labels == label).nonzero()[0]) for label in range(min(rows, splits.classes))]
@@ -122,7 +120,7 @@ def augmentation(spec: AugmentationSpec, splits: Splits, out: Path, rows: int = 
         names,
         copies + 1,
         caption,
-        out / "augmentation",
+        out / "augmentation.png",
     )
 
 

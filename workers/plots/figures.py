@@ -1,12 +1,10 @@
-"""Figures: draws curves, paths, blocks and sheets, each as a PNG by matplotlib and as a page of `workers.plots.html`.
+"""Figures: curves, paths, blocks and sheets, each as a PNG by matplotlib.
 
 It must not know what they show.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import textwrap
 from collections.abc import Sequence
@@ -18,9 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
-
-from workers.plots.html import Page
 
 LINE, START, END, TARGET = "#2457a6", "#2a9d3a", "#d1322d", "#111111"
 FACES = {  # (plain, marked)
@@ -54,12 +49,11 @@ class Cells:
 
 
 def curves(
-    panels: Sequence[tuple[str, tuple[list[float], list[float]]]], caption: str, across: str, up: str, stem: Path
-) -> list[Path]:
+    panels: Sequence[tuple[str, tuple[list[float], list[float]]]], caption: str, across: str, up: str, path: Path
+) -> Path:
     """A small panel for each (title, (x, y)), all with the same scales."""
     columns, rows = _grid(len(panels), 4)
     figure, axes = _figure(columns, rows, len(panels), caption, (3.1, 2.5))
-    page = Page(columns, rows, caption, 260)
     top = 1.05 * max(max(y) for _, (_, y) in panels)
     for number, (title, (x, y)) in enumerate(panels):
         axis, lines = axes[number], textwrap.wrap(title, TITLE_WIDTH)
@@ -70,9 +64,7 @@ def curves(
         axis.tick_params(labelsize=8)
         axis.set_xlabel(across, fontsize=8)
         axis.set_ylabel(up if number % columns == 0 else "", fontsize=8)
-        page.panel(number, "<br>".join(lines), {"title": {"text": across}}, {"range": [0, top]})
-        page.draw(number, {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": {"color": LINE}, "name": title})
-    return _write(figure, page, stem)
+    return _write(figure, path)
 
 
 def paths(
@@ -80,58 +72,37 @@ def paths(
     surface: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
     target: Point,
     caption: str,
-    stem: Path,
-) -> list[Path]:
+    path: Path,
+) -> Path:
     """Each path on the same surface (x, y, heights), its start, its end and the target marked."""
     x, y, heights = surface
     columns, rows = _grid(len(panels), 4)
     figure, axes = _figure(columns, rows, len(panels), caption, (3.6, 3.2))
-    page = Page(columns, rows, caption, 330)
     levels = np.linspace(heights.min(), heights.max(), 25)
-    ground = {"type": "contour", "colorscale": "Blues", "showscale": False, "ncontours": 25, "hoverinfo": "skip"}
-    ground |= {"x": x[::2].tolist(), "y": y[::2].tolist(), "z": heights[::2, ::2].round(3).tolist()}
     for number, panel in enumerate(panels):
         axis = axes[number]
-        limits = [float(x[0]), float(x[-1])], [float(y[0]), float(y[-1])]
-        page.panel(number, f"{panel.title}<br>{panel.result}", {"range": limits[0]}, {"range": limits[1]})
         axis.contourf(x, y, heights, levels=levels, cmap="Blues", alpha=0.75)
-        page.draw(number, ground)
-        path_x, path_y = (list(values) for values in zip(*panel.points, strict=True))
-        axis.plot(path_x, path_y, color="#222222", linewidth=1.0)
-        line = {"type": "scatter", "mode": "lines", "line": {"color": "#222222", "width": 1.5}, "name": panel.title}
-        page.draw(number, line | {"x": path_x, "y": path_y})
+        axis.plot(*zip(*panel.points, strict=True), color="#222222", linewidth=1.0)
         marks = (("start", panel.points[0], START, "o"), ("end", panel.points[-1], END, "s"))
         for name, point, color, shape in (*marks, ("minimum", target, TARGET, "x")):
             axis.plot(*point, shape, color=color, markersize=7, label=name, linestyle="none")
-            symbol = {"o": "circle", "s": "square", "x": "x-thin"}[shape]
-            marker = {"color": color, "size": 10, "symbol": symbol, "line": {"width": 2, "color": color}}
-            mark = {"type": "scatter", "mode": "markers", "marker": marker, "name": name}
-            page.draw(number, mark | {"x": [point[0]], "y": [point[1]]})
         axis.set_title(f"{panel.title}\n{panel.result}", fontsize=9)
         axis.tick_params(labelsize=8)
-        axis.set(xlim=limits[0], ylim=limits[1])
+        axis.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
     axes[0].legend(loc="lower left", fontsize=8)
-    return _write(figure, page, stem)
+    return _write(figure, path)
 
 
-def blocks(
-    panels: Sequence[tuple[str, list[Cells]]], labels: tuple[str, str, str], caption: str, stem: Path
-) -> list[Path]:
+def blocks(panels: Sequence[tuple[str, list[Cells]]], labels: tuple[str, str, str], caption: str, path: Path) -> Path:
     """Blocks of cubes; `labels` name the axes to the right, to the back and downwards."""
     columns = len(panels)
     figure, axes = _figure(columns, 1, columns, caption, (2.9, 3.3))
-    page = Page(columns, 1, caption, 380)
     for number, (title, cells) in enumerate(panels):
         axis = axes[number]
-        name = str(number + 1) if number else ""
-        page.panel(number, title, {"visible": False}, {"visible": False, "scaleanchor": f"x{name}"})
         colors = [FACES[cell.face][cell.marked] for cell in cells]
         axis.add_collection(
             PolyCollection([cell.corners for cell in cells], facecolors=colors, edgecolors=EDGE, linewidths=0.7)
         )
-        for color in dict.fromkeys(colors):
-            same_color = [cell for cell, cell_color in zip(cells, colors, strict=True) if cell_color == color]
-            page.draw(number, _polygons(same_color, color))
         corners = np.array([corner for cell in cells for corner in cell.corners])
         (left, low), (right, high) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
         front = np.array([corner for cell in cells if cell.face == "front" for corner in cell.corners])
@@ -142,15 +113,14 @@ def blocks(
             (labels[2], (left - 0.6, (low + top) / 2), 90),
         ):
             axis.text(place[0], place[1], text, rotation=angle, ha="center", va="center", fontsize=8)
-            page.note(number, place[0], place[1], text, -angle)
         axis.set_title(title, fontsize=10)
         axis.set(xlim=(left - 1.2, right + 0.9), ylim=(low - 1.2, high + 0.4))
         axis.set_aspect("equal")
         axis.axis("off")
-    return _write(figure, page, stem)
+    return _write(figure, path)
 
 
-def sheet(picture: NDArray[np.uint8], names: Sequence[str], columns: int, caption: str, stem: Path) -> list[Path]:
+def sheet(picture: NDArray[np.uint8], names: Sequence[str], columns: int, caption: str, path: Path) -> Path:
     """An image of `columns` tiles in each row. `names` label the rows; the first column is labelled as the original."""
     height, width = picture.shape[:2]
     centres = [(row + 0.5) * height / len(names) for row in range(len(names))]
@@ -162,13 +132,7 @@ def sheet(picture: NDArray[np.uint8], names: Sequence[str], columns: int, captio
     axis.xaxis.tick_top()
     axis.axvline(width / columns, color=END, linewidth=1.5)
     figure.suptitle(caption, fontsize=9, wrap=True)
-    page = Page(1, 1, caption, max(260, height + 20))
-    beside = {"tickvals": centres, "ticktext": list(names), "range": [height, 0], "scaleanchor": "x"}
-    above = {"tickvals": [width / columns / 2], "ticktext": ["original"], "side": "top", "range": [0, width]}
-    page.panel(0, "", above, beside)
-    page.draw(0, {"type": "image", "source": _data_address(picture)})
-    page.line_at(0, width / columns, END)
-    return _write(figure, page, stem)
+    return _write(figure, path)
 
 
 def _grid(panels: int, max_columns: int) -> tuple[int, int]:
@@ -192,30 +156,7 @@ def _figure(columns: int, rows: int, panels: int, caption: str, panel_inches: Po
     return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
 
 
-def _polygons(cells: Sequence[Cells], color: str) -> dict[str, object]:
-    """Faces of one colour as one trace of closed outlines, with a break after each."""
-    outlines = [(*cell.corners, cell.corners[0]) for cell in cells]
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "fill": "toself",
-        "fillcolor": color,
-        "hoverinfo": "skip",
-        "line": {"color": EDGE, "width": 1},
-        "x": [x for outline in outlines for x in (*(point[0] for point in outline), None)],
-        "y": [y for outline in outlines for y in (*(point[1] for point in outline), None)],
-    }
-
-
-def _data_address(picture: NDArray[np.uint8]) -> str:
-    png = io.BytesIO()
-    Image.fromarray(picture).save(png, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-
-
-def _write(figure: Figure, page: Page, stem: Path) -> list[Path]:
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    png, page_path = stem.with_suffix(".png"), stem.with_suffix(".html")
-    figure.savefig(png, dpi=DPI)
-    page.write(page_path)
-    return [png, page_path]
+def _write(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    return path
