@@ -1,7 +1,7 @@
 """Access: how a route gets an experiment. The only lookup of one by its id, so that permissions have one home.
 
 A route declares `VisibleExperiment` to read an experiment, `EditableExperiment` to change it, and `ExperimentList` to
-list them. What a person may see and change is decided here, in `_find` and in `ExperimentList.newest`. Each is a handle
+list them. What a person may see and change is decided here, in `_find` and in `ExperimentListHandle`. Each is a handle
 on which the route opens a transaction in its own thread (docs/decisions/0012-routes-open-their-transactions.md).
 """
 
@@ -90,6 +90,10 @@ class ExperimentListHandle:
     def newest(self, session: Session, selection: Selection) -> list[Experiment]:
         """The selected ones, newest first."""
         return experiments.list_newest(session, selection)
+
+    def active(self, session: Session) -> list[Experiment]:
+        """Those that run or wait to run, oldest first."""
+        return experiments.list_active(session)
 
 
 def created(context: AppContext, response: Response, experiment_id: str, replayed: bool) -> ExperimentView:

@@ -148,6 +148,12 @@ def list_newest(session: Session, selection: Selection) -> list[Experiment]:
     return list(session.scalars(query))
 
 
+def list_active(session: Session) -> list[Experiment]:
+    """Every experiment that runs or waits to run, oldest first."""
+    query = select(Experiment).where(Experiment.state.in_(ACTIVE))
+    return list(session.scalars(query.order_by(Experiment.created_at, Experiment.id)))
+
+
 def any_active(session: Session) -> bool:
     """Whether any experiment runs or waits to run."""
     query = select(Experiment.id).where(Experiment.state.in_(ACTIVE)).limit(1)

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from sqlalchemy import select
 
 from search_spaces.protocol import API_PREFIX
 from search_spaces.stored import StoredSpec
 from service.api import headers
+from service.api.access import ExperimentList
 from service.api.dependencies import CurrentContext
 from service.contract.schemas import ClusterStatus, NodeView, Share
-from service.contract.states import ACTIVE, State
+from service.contract.states import State
 from service.store.models import Experiment
 
 router = APIRouter(prefix=API_PREFIX, tags=["system"])
 
 
 @router.get("/cluster", summary="Get the cluster's state", responses={200: headers.success("The cluster's state.")})
-def show_cluster(context: CurrentContext) -> ClusterStatus:
+def show_cluster(context: CurrentContext, visible: ExperimentList) -> ClusterStatus:
     """Returns the machines that the service saw last, and the slots of each experiment that runs or waits."""
     snapshot = context.cluster_cache.snapshot
     with context.database.read() as session:
-        query = select(Experiment).where(Experiment.state.in_(ACTIVE))
-        active = list(session.scalars(query.order_by(Experiment.created_at, Experiment.id)))
+        active = visible.active(session)
     nodes = snapshot.cluster.nodes if snapshot.cluster else ()
     return ClusterStatus(
         reachable=snapshot.cluster is not None,
