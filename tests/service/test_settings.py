@@ -26,8 +26,8 @@ DOCUMENTED = {
     "data_root": "`data` in the home",
     "cache_root": "`cache` in the home",
     "host": "`127.0.0.1`",
-    "allowed_hosts": "its own; all on `0.0.0.0`",
-    "service_url": "host and port",
+    "allowed_hosts": "its own host names; any if `RUNG_HOST` is `0.0.0.0` or `::`",
+    "service_url": "`http://RUNG_HOST:RUNG_PORT`",
     "ray_dashboard_url": "`http://127.0.0.1:8265`",
     "driver_python": "the service's",
     "mlflow_tracking_uri": "`http://127.0.0.1:5000`",
@@ -74,7 +74,8 @@ def test_the_environment_is_read_only_on_request(monkeypatch: pytest.MonkeyPatch
 def test_every_setting_is_documented_with_its_default() -> None:
     rows = re.findall(r"^\| (`RUNG_.*?) \| (.*?) \| (.*?) \|$", OPERATING.read_text(), re.MULTILINE)
     documented: dict[str, str] = {}
-    for variables, defaults, _ in rows:
+    for variables, stated, _ in rows:
+        defaults = stated.partition("; `rung up`")[0]
         names = [VARIABLES[name] for name in re.findall(r"`(RUNG_\w+)`", variables)]
         shared = defaults.split(", ") if len(names) > 1 else [defaults]
         if shared == ["`data`", "`cache` in the home"]:
