@@ -1,4 +1,4 @@
-"""Augmentation: random changes to training images that keep their labels (course L17, L18).
+"""Augmentation: random changes to training images that keep their labels.
 
 Parameters are drawn for each image, on the device. Validation and test images are never changed. Everything is off
 unless it is given.
@@ -25,9 +25,7 @@ class AugmentationSpec(Spec):
         description="Pixels of zero padding on each side before a random crop back to the image's size; 0 turns it "
         "off.",
     )
-    horizontal_flip: Strength = Field(
-        0.0, description="Probability of mirroring an image left to right; the course uses 0.5 (L17)."
-    )
+    horizontal_flip: Strength = Field(0.0, description="Probability of mirroring an image left to right; 0.5 is usual.")
     rotation: Degrees = Field(0.0, description="Largest rotation in either direction, in degrees.")
     translation: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = Field(
         0.0, description="Largest shift in each direction, as a share of the image's side."
@@ -50,7 +48,7 @@ class AugmentationSpec(Spec):
     mixup_alpha: Searchable[Annotated[Number, Field(ge=0, le=10)]] = Field(
         0.0,
         description="Alpha of mixup, which mixes pairs of images and labels with a weight from Beta(alpha, alpha); 0 "
-        "turns it off (course L18; Zhang et al., 2018).",
+        "turns it off (Zhang et al., 2018).",
     )
 
 

@@ -1,4 +1,4 @@
-"""Controls: what may be changed of an experiment while it runs, waits, or after it has ended.
+"""Controls: the settings of an experiment that may change while it runs, waits, or after it has ended.
 
 The spec stays as it was accepted. Controls start with its values and change by PATCH. The service stores them and sends
 them to the driver at its launch and with each answer to its heartbeat.
@@ -22,11 +22,13 @@ class Controls(Spec):
     priority: Priority = 0
     num_samples: NumSamples
     max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
-        None, description="Largest number of trials that run at the same time; default: as many as the cluster allows."
+        None,
+        description="Largest number of trials that run at the same time; default: no limit except the cluster "
+        "and the queue.",
     )
     max_restarts: MaxRestarts = 3
     goal: Goal = None
-    budget: Budget = Field(Budget(), description="Limits after which the experiment completes.")
+    budget: Budget = Field(Budget(), description="Limits at which the experiment ends.")
 
     @classmethod
     def of(cls, spec: ExperimentSpec) -> Controls:

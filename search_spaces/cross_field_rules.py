@@ -1,4 +1,4 @@
-"""Cross-field rules: what the fields of an experiment must keep together, and what is allowed but seldom meant.
+"""Cross-field rules: rules between fields of an experiment, and warnings about settings that are probably mistakes.
 
 Owns every rule that looks at more than one part of an experiment, except those of a single searcher or stopping rule,
 which are on its class. A plugin's arguments are its own: no rule reads them. Nothing here counts the candidates of a
@@ -41,7 +41,7 @@ def problems(spec: ExperimentSpec, unread: Collection[str] = ()) -> Iterator[Pro
 
 
 def warnings(spec: ExperimentSpec) -> list[str]:
-    """One sentence for each doubt, beginning with the path of the field."""
+    """Warnings about valid settings that are probably mistakes: one sentence each, after the path of the field."""
     return [*_label_warnings(spec), *_horizon_warnings(spec)]
 
 
@@ -106,11 +106,10 @@ def _deterministic(spec: ExperimentSpec) -> Iterator[Problem]:
     for path, model in _models(spec):
         for where, name in _field(model, "name", path) if isinstance(model, TorchvisionModel) else ():
             if name.startswith(NEVER_DETERMINISTIC):
-                families = " and ".join(NEVER_DETERMINISTIC)
                 yield Problem(
                     where,
-                    f"must not be of {families} with execution.deterministic=true, because they have no deterministic "
-                    "backward pass on a GPU: remove it, or set resources.gpus_per_trial to 0",
+                    "must not be an AlexNet or VGG model if execution.deterministic is true, because these have no "
+                    "deterministic backward pass on a GPU: choose another model, or set resources.gpus_per_trial to 0",
                     name,
                 )
 
@@ -133,14 +132,14 @@ def _label_warnings(spec: ExperimentSpec) -> Iterator[str]:
     if not dataset.mirror_safe and flip > 0:
         declarable = "mirror_safe" in type(dataset).model_fields
         yield (
-            f"search_space.augmentation.horizontal_flip: mirrored {dataset.name} images change their label; set it to 0"
-            + (", or declare dataset.mirror_safe: true if yours keep theirs" if declarable else "")
+            f"search_space.augmentation.horizontal_flip: mirrored {dataset.name} images may no longer match their "
+            "label; set it to 0" + (", or declare dataset.mirror_safe: true if yours keep theirs" if declarable else "")
         )
     rotation = max(bounds_of(value.rotation)[1] for value in augmentations)
     if rotation > dataset.safe_rotation:
         yield (
-            f"search_space.augmentation.rotation: {dataset.name} images rotated by up to {rotation:g} degrees change "
-            f"their label, as 6 and 9 do; use at most {dataset.safe_rotation:g}"
+            f"search_space.augmentation.rotation: {dataset.name} images rotated by up to {rotation:g} degrees may no "
+            f"longer match their label, as 6 and 9 do; use at most {dataset.safe_rotation:g}"
         )
 
 
@@ -153,9 +152,9 @@ def _horizon_warnings(spec: ExperimentSpec) -> Iterator[str]:
         if not (math.isclose(length + shortest, spec.max_epochs) and math.isclose(length + longest, spec.max_epochs)):
             warmup = shortest if not math.isclose(length + shortest, spec.max_epochs) else longest
             yield (
-                f"{path}.{scheduler.length_field}: {scheduler.kind} ends after {warmup:g} epochs of warmup and "
-                f"{length:g} more, which differs from max_epochs={spec.max_epochs} and costs accuracy; omit it to "
-                "follow max_epochs"
+                f"{path}.{scheduler.length_field}: the schedule ends after {warmup + length:g} epochs ({warmup:g} of "
+                f"warmup, then {length:g}), but a trial has max_epochs={spec.max_epochs}; omit "
+                f"{scheduler.length_field} to use all epochs"
             )
 
 

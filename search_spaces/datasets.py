@@ -1,4 +1,4 @@
-"""Datasets: what may be trained on, with the facts of each that other fields depend on.
+"""Data sets: what may be trained on, with the facts of each that other fields depend on.
 
 Nothing here reads a file: each class names the workers' reader that does. A further data set of torchvision's MNIST
 or CIFAR layout needs only a class here, listed in `Dataset`. Paths are relative to the workers' data root.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from search_spaces.domains import Integer, Number
@@ -17,11 +17,11 @@ from search_spaces.spec import NameShorthand, Spec
 
 
 class DatasetSpec(Spec):
-    """What all datasets share.
+    """The fields of all data sets.
 
     The validation split is cut from the training set, stratified by class and seeded; only the winner's evaluation
     reads the test set. Each member has a `name` and `mirror_safe`, whether a mirrored image keeps its label;
-    `safe_rotation` says up to how many degrees a rotated one does. `reader` is the reader's "module:class"
+    `safe_rotation`: largest rotation, in degrees, that keeps the label. `reader` is the reader's "module:class"
     (`workers.data.reader`). `classes` and `training_images`, which include the validation split, are None if they are
     unknown until the data are read.
     """
@@ -37,7 +37,7 @@ class DatasetSpec(Spec):
     )
 
     def usual_augmentation(self) -> dict[str, Any]:
-        """The augmentation of a spec that gives none: nothing that could change a label."""
+        """The augmentation of a spec without that block: nothing that could change a label."""
         return self.default_augmentation
 
 
@@ -49,7 +49,7 @@ class TorchvisionDataset(DatasetSpec):
 
 
 class Digits(DatasetSpec):
-    """scikit-learn's handwritten digits: 1,797 grey images of 8x8, every fifth kept for the test."""
+    """scikit-learn's handwritten digits: 1,797 gray images of 8x8, every fifth image is in the test set."""
 
     reader: ClassVar[str] = "workers.data.digits:DigitsReader"
     classes: ClassVar[int | None] = 10
@@ -60,7 +60,7 @@ class Digits(DatasetSpec):
 
 
 class MNIST(TorchvisionDataset):
-    """60,000 + 10,000 grey handwritten digits of 28x28."""
+    """60,000 + 10,000 gray handwritten digits of 28x28."""
 
     target: ClassVar[str] = "torchvision.datasets:MNIST"
     classes: ClassVar[int | None] = 10
@@ -72,7 +72,7 @@ class MNIST(TorchvisionDataset):
 
 
 class FashionMNIST(TorchvisionDataset):
-    """60,000 + 10,000 grey images of clothes of 28x28."""
+    """60,000 + 10,000 gray images of clothes of 28x28."""
 
     target: ClassVar[str] = "torchvision.datasets:FashionMNIST"
     classes: ClassVar[int | None] = 10
@@ -83,7 +83,7 @@ class FashionMNIST(TorchvisionDataset):
 
 
 class CIFAR10(TorchvisionDataset):
-    """50,000 + 10,000 colour images of 32x32."""
+    """50,000 + 10,000 color images of 32x32."""
 
     target: ClassVar[str] = "torchvision.datasets:CIFAR10"
     classes: ClassVar[int | None] = 10
@@ -94,7 +94,7 @@ class CIFAR10(TorchvisionDataset):
 
 
 class CIFAR100(TorchvisionDataset):
-    """50,000 + 10,000 colour images of 32x32."""
+    """50,000 + 10,000 color images of 32x32."""
 
     target: ClassVar[str] = "torchvision.datasets:CIFAR100"
     classes: ClassVar[int | None] = 100
@@ -114,11 +114,20 @@ def _inside_root(path: str) -> str:
     return path
 
 
+#: `gray` is accepted; stored specs and results have `grey`.
+Color = Annotated[
+    Literal["rgb", "grey"],
+    BeforeValidator(
+        lambda value: "grey" if value == "gray" else value, json_schema_input_type=Literal["rgb", "grey", "gray"]
+    ),
+]
+
+
 class ImageFolder(DatasetSpec):
     """Images in `path/<class>/<file>`, resized to squares of `size` pixels.
 
-    With `path/train` and `path/test` present these are the two sets; otherwise every class gives
-    `test_fraction` of its files to the test set, chosen by a hash of their names, the same for every seed.
+    If `path/train` and `path/test` exist, they are the two sets; otherwise `test_fraction` of each class becomes the
+    test set, chosen by a hash of the file names, the same for every seed.
     """
 
     reader: ClassVar[str] = "workers.data.image_folder:ImageFolderReader"
@@ -129,11 +138,12 @@ class ImageFolder(DatasetSpec):
     size: Annotated[Integer, Field(ge=8, le=512)] = Field(
         64, description="Side of the images after resizing, in pixels."
     )
-    color: Literal["rgb", "grey"] = Field(
-        "rgb", description="Number of channels that images are converted to: three for `rgb`, one for `grey`."
+    color: Color = Field(
+        "rgb",
+        description="Number of channels that images are converted to: three for `rgb`, one for `grey` (or `gray`).",
     )
     test_fraction: Annotated[Number, Field(gt=0, le=0.5)] = Field(
-        0.1, description="Share of each class that the test set gets if there are no folders `train` and `test`."
+        0.1, description="Share of each class that becomes the test set if there are no folders `train` and `test`."
     )
     mirror_safe: Annotated[bool, Field(strict=True)] = Field(
         False, description="Whether a mirrored image keeps its label. If so, images are mirrored by default."

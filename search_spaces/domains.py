@@ -85,7 +85,7 @@ def _check_count(domain: D, step: float) -> D:
     if found > MAX_CANDIDATES:
         raise PydanticCustomError(
             "domain_count",
-            "must have at most {most} candidates, not {count}",
+            "must have at most {most} candidates (got {count})",
             {"most": MAX_CANDIDATES, "count": f"{found:.3g}"},
         )
     return domain
@@ -94,7 +94,7 @@ def _check_count(domain: D, step: float) -> D:
 def _check_whole_steps(domain: D, step: float) -> D:
     steps = (domain.high - domain.low) / step if step > 0 else 0.0
     if not 0.5 < steps < math.inf or not math.isclose(steps, round(steps), abs_tol=1e-9):
-        raise PydanticCustomError("domain_step", "must have a step > 0 that divides high - low")
+        raise PydanticCustomError("domain_step", "must have a positive step such that high - low is a multiple of it")
     return _check_count(domain, step)
 
 
@@ -116,10 +116,10 @@ class LogUniform(Interval):
 
 
 class QUniform(Interval):
-    """Real numbers low, low + q, low + 2q, ... up to high."""
+    """Real numbers low, low + step, low + 2 step, ... up to high."""
 
     keyword: ClassVar[str] = "quniform"
-    form: ClassVar[str] = "[low, high, q], both ends included"
+    form: ClassVar[str] = "[low, high, step], both ends included"
     quniform: tuple[Number, Number, Number] = Field(description=f"The ends and the step as {form}.")
 
     @property
@@ -165,11 +165,11 @@ class LogIntRange(Interval):
 
 
 class Choice(Domain):
-    """A list of alternatives: values, numeric domains, or whole families with domains of their own."""
+    """A list of alternatives: values, numeric domains, or blocks (such as an optimizer) that may contain domains."""
 
     keyword: ClassVar[str] = "choice"
     choice: tuple[Any, ...] = Field(
-        min_length=1, description="Values, numeric domains, or whole families with domains of their own."
+        min_length=1, description="Values, numeric domains, or blocks (such as an optimizer) that may contain domains."
     )
 
 
@@ -196,7 +196,7 @@ def count(domain: Interval) -> int:
 
 
 def quantize(domain: Interval, value: float) -> float:
-    """`value` as an int for integer domains, and free of binary noise (0.30000000000000004) for quantised ones."""
+    """`value` as an int for integer domains, and free of binary noise (0.30000000000000004) for quantized ones."""
     if domain.integer:
         return round(value)
     if domain.step is None:
@@ -314,7 +314,7 @@ def _listed(value: Any) -> Any:
     if isinstance(items, list | tuple) and len(items) > MAX_ALTERNATIVES:
         raise PydanticCustomError(
             "choice_length",
-            "must have at most {most} alternatives, not {count}; use a range, or list fewer",
+            "must have at most {most} alternatives (got {count}); use a range, or list fewer",
             {"most": MAX_ALTERNATIVES, "count": len(items)},
         )
     return given

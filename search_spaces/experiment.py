@@ -7,6 +7,7 @@ import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     TypeAdapter,
@@ -36,7 +37,7 @@ from search_spaces.sampling import (
 from search_spaces.schedulers import Plateau, Scheduler
 from search_spaces.searchers import Searcher
 from search_spaces.searchers.tpe import TPE
-from search_spaces.spec import Spec
+from search_spaces.spec import Spec, field_error
 from search_spaces.upgrade import upgrade
 
 Priority = Annotated[
@@ -44,8 +45,8 @@ Priority = Annotated[
     Field(
         ge=-100,
         le=100,
-        description="Priority in the queue: experiments of higher priority get slots first; among equals, the oldest "
-        "one.",
+        description="Experiments of higher priority get slots first; those of equal priority share them "
+        "evenly, the oldest first in a tie. A running experiment keeps at least one slot.",
     ),
 ]
 MaxRestarts = Annotated[
@@ -53,24 +54,36 @@ MaxRestarts = Annotated[
     Field(
         ge=0,
         le=100,
-        description="Largest number of times that a trial is restarted after a failure that may be temporary.",
+        description="Largest number of times that a trial is restarted after a failure that may be temporary (a "
+        "lost process or too little memory).",
     ),
 ]
 Goal = Annotated[
     Number | None,
     Field(
-        description="Value of the objective at which the experiment completes, once a trial reaches it: a share for "
-        "accuracy, not percent; default: no goal."
+        description="Value of the objective at which the experiment completes, once a trial reaches it; "
+        "accuracy is a fraction (0.95), not a percentage; default: no goal."
     ),
 ]
 #: Longest name of an experiment or a project.
 MAX_NAME_LENGTH = 128
+NAME = r"[A-Za-z0-9][A-Za-z0-9 ._-]*\Z"
 BatchSize = Literal[16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
+
+
+def _valid_name(name: str) -> str:
+    if not re.match(NAME, name):
+        raise PydanticCustomError(
+            "name", "must begin with a letter or digit and contain only letters, digits, spaces, '.', '_' and '-'"
+        )
+    return name
+
+
 Label = Annotated[str, Field(min_length=1, max_length=64)]
-NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$"
 Name = Annotated[
     str,
-    Field(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NAME),
+    Field(min_length=1, max_length=MAX_NAME_LENGTH),
+    AfterValidator(_valid_name),
     # Of what a person may write: it is trimmed first.
     WithJsonSchema({"type": "string", "pattern": rf"^\s*[A-Za-z0-9][A-Za-z0-9 ._-]{{0,{MAX_NAME_LENGTH - 1}}}\s*$"}),
 ]
@@ -79,7 +92,7 @@ DATASETS: TypeAdapter[Dataset] = TypeAdapter(Dataset)
 VERSION = "Version of the spec's format."
 OBJECTIVE = "Metric by which trials are compared, and the goal."
 MAX_EPOCHS = "Number of epochs of a trial that is not stopped early."
-EXECUTION = "How trials are computed; it has no effect on what is searched."
+EXECUTION = "How trials are computed: precision, compilation, determinism."
 DURATION = r"^(\d+(?:\.\d+)?)\s*([smhd])$"
 
 
@@ -109,26 +122,22 @@ Seconds = Annotated[
 class SearchSpace(Spec):
     """Every hyperparameter: a value, or a domain to draw it from."""
 
-    model: Searchable[Model] = Field(CNN(), description="Network that is trained (course L15, L19).")
-    optimizer: Searchable[Optimizer] = Field(
-        Adam(), description="How gradients change the weights, with the base learning rate (course L2 to L7)."
-    )
-    scheduler: Searchable[Scheduler] = Field(
-        Plateau(), description="How the learning rate changes during a trial (course L8 to L11)."
-    )
+    model: Searchable[Model] = Field(CNN(), description="Network that is trained.")
+    optimizer: Searchable[Optimizer] = Field(Adam(), description="Optimizer, with the base learning rate.")
+    scheduler: Searchable[Scheduler] = Field(Plateau(), description="How the learning rate changes during a trial.")
     normalization: Searchable[Normalization] = Field(
-        Batch(), description="Layer after every convolution and hidden linear layer (course L13, L14)."
+        Batch(), description="Layer after every convolution and hidden linear layer."
     )
     augmentation: Searchable[Augmentation] = Field(
         AugmentationSpec(),
-        description="Random changes to training images (course L17, L18); default: what suits the data set. A block "
-        "that is given replaces all of the default.",
+        description="Random changes to training images; default: the augmentation of the data set. If "
+        "you give this block, it replaces the whole default.",
     )
-    batch_size: Searchable[BatchSize] = Field(128, description="Number of images of a minibatch (course L1).")
+    batch_size: Searchable[BatchSize] = Field(128, description="Number of images of a minibatch.")
     input_normalization: Searchable[Annotated[bool, Field(strict=True)]] = Field(
         True,
         description="Whether images are standardized: minus the mean and divided by the standard deviation of each "
-        "channel of the training split (course L12).",
+        "channel of the training split.",
     )
     label_smoothing: Searchable[Annotated[Number, Field(ge=0, lt=1)]] = Field(
         0.0, description="Share of each label that is spread evenly over all classes; 0 turns smoothing off."
@@ -139,7 +148,7 @@ class SearchSpace(Spec):
 
 
 class Objective(Spec):
-    """What trials are compared by."""
+    """The metric by which trials are compared, and the goal."""
 
     MODES: ClassVar[dict[str, Literal["min", "max"]]] = {"validation_accuracy": "max", "validation_loss": "min"}
 
@@ -147,7 +156,8 @@ class Objective(Spec):
         "validation_accuracy", description="Metric of each epoch by which trials are compared."
     )
     mode: Literal["min", "max"] = Field(
-        "max", description="Which values are better: `max` for accuracy, `min` for loss; default: that of the metric."
+        "max",
+        description="Which values are better: `max` for accuracy, `min` for loss; default: the mode of the metric.",
     )
     goal: Goal = None
 
@@ -179,16 +189,12 @@ class Objective(Spec):
     @model_validator(mode="after")
     def _mode_fits(self) -> Objective:
         if self.mode != self.MODES[self.metric]:
-            raise PydanticCustomError(
-                "objective_mode",
-                "mode must be {right} for {metric}",
-                {"right": self.MODES[self.metric], "metric": self.metric},
-            )
+            raise field_error("mode", f"must be {self.MODES[self.metric]} for {self.metric}")
         return self
 
 
 class Resources(Spec):
-    """What each trial occupies while it runs."""
+    """The slot of each trial, and how many trials run at the same time."""
 
     gpus_per_trial: Annotated[Number, Field(ge=0, le=16)] | None = Field(
         None,
@@ -198,8 +204,8 @@ class Resources(Spec):
     cpus_per_trial: Annotated[Integer, Field(ge=1, le=256)] = Field(1, description="Number of CPUs.")
     max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
         None,
-        description="Largest number of trials that run at the same time; default: as many as the cluster and the queue "
-        "allow.",
+        description="Largest number of trials that run at the same time; default: no limit except the cluster and the "
+        "queue.",
     )
 
     @model_validator(mode="after")
@@ -207,26 +213,26 @@ class Resources(Spec):
         gpus = self.gpus_per_trial
         # Ray rounds shares to ten-thousandths: a smaller one would count as 0.
         if gpus is not None and (0 < gpus < 0.01 or (gpus > 1 and gpus != int(gpus))):
-            raise PydanticCustomError(
-                "gpu_share",
-                "gpus_per_trial must be 0, a share from 0.01 to 1, or a whole number of GPUs",
-            )
+            raise field_error("gpus_per_trial", "must be 0, between 0.01 and 1, or a whole number")
         return self
 
 
 class Budget(Spec):
-    """Hard limits; the experiment ends as COMPLETED with the best trial so far when one is reached."""
+    """Hard limits. When one is reached, the experiment ends as COMPLETED with the best trial so far.
+
+    It ends as ERROR if `failures` is reached before any trial has a value.
+    """
 
     gpu_hours: Annotated[Number, Field(gt=0)] | None = Field(
         None,
-        description="Hours in which trials held GPUs, times their GPUs, summed over all trials; default: no limit.",
+        description="GPU hours used by all trials (hours x GPUs per trial); default: no limit.",
     )
     slot_hours: Annotated[Number, Field(gt=0)] | None = Field(
-        None, description="Hours in which trials held their slots, summed over all trials; default: no limit."
+        None, description="Hours for which trials held slots, summed over all trials; default: no limit."
     )
     wall_clock: Seconds | None = Field(
         None,
-        description="Time since the first trial began, without that in which the experiment was paused or queued: a "
+        description="Running time since the first trial started; time spent paused or queued does not count. A "
         "number of seconds, or a string such as 90m or 2h; default: no limit.",
     )
     failures: Annotated[Integer, Field(ge=1)] | None = Field(
@@ -235,11 +241,11 @@ class Budget(Spec):
 
 
 class Execution(Spec):
-    """How trials are computed. Nothing here changes what is searched."""
+    """How trials are computed. These fields do not change the search space."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Number format on a GPU, where `auto` is bfloat16 if the GPU computes it and otherwise float16; a "
+        description="Number format on a GPU, where `auto` is bfloat16 if the GPU supports it and otherwise float16; a "
         "CPU always computes in float32.",
     )
     compile: Annotated[bool, Field(strict=True)] = Field(
@@ -247,7 +253,7 @@ class Execution(Spec):
     )
     deterministic: Annotated[bool, Field(strict=True)] = Field(
         False,
-        description="Whether a GPU uses deterministic algorithms only, so that trials repeat bit for bit (course L20).",
+        description="Whether a GPU uses deterministic algorithms only, so that trials repeat bit for bit.",
     )
 
 
@@ -265,11 +271,11 @@ class TrialSpec(Spec):
     )
     execution: Execution = Field(Execution(), description=EXECUTION)
     split_seed: Integer = Field(description="Seed of the validation split, the same for all trials of an experiment.")
-    seed: Integer = Field(description="Seed of initialization, shuffling and augmentation (course L20).")
+    seed: Integer = Field(description="Seed of initialization, shuffling and augmentation.")
     random_streams: Literal[1, 2] = Field(
         1,
-        description="How augmentations were drawn when the trial was created: 1 from one generator shared with "
-        "shuffling (only in trials of earlier versions), 2 from one generator per epoch and transform.",
+        description="How augmentations were drawn when the trial was created: 1 from one random stream shared "
+        "with shuffling (only in trials of earlier versions), 2 from one random stream per epoch and augmentation.",
     )
 
     @model_validator(mode="before")
@@ -296,12 +302,14 @@ class ExperimentSpec(Spec):
     )
     dataset: Dataset = Field(Digits(), description="Data set that trials are trained on.")
     search_space: SearchSpace = Field(SearchSpace(), description="Values and domains of all hyperparameters.")
-    searcher: Searcher = Field(TPE(), description="How values are drawn from the domains, and for how many trials.")
+    searcher: Searcher = Field(TPE(), description="How values are proposed from the domains, and for how many trials.")
     max_epochs: Annotated[Integer, Field(ge=1, le=10_000)] = Field(20, description=MAX_EPOCHS)
-    early_stopping: EarlyStopping = Field(Asha(), description="Rule that ends bad trials before `max_epochs`.")
+    early_stopping: EarlyStopping = Field(Asha(), description="Rule that stops poor trials before `max_epochs`.")
     objective: Objective = Field(Objective(), description=OBJECTIVE)
-    resources: Resources = Field(Resources(), description="What each trial occupies, and how many run at a time.")
-    budget: Budget = Field(Budget(), description="Limits after which the experiment completes.")
+    resources: Resources = Field(
+        Resources(), description="CPUs and GPUs of each trial, and how many trials run at a time."
+    )
+    budget: Budget = Field(Budget(), description="Limits at which the experiment ends.")
     priority: Priority = 0
     max_restarts: MaxRestarts = 3
     checkpoints: CheckpointPolicy = Field(
@@ -311,7 +319,7 @@ class ExperimentSpec(Spec):
     )
     execution: Execution = Field(Execution(), description=EXECUTION)
     seed: Annotated[Integer, Field(ge=0, lt=2**31)] = Field(
-        0, description="Seed of the search, the validation split and every trial (course L20)."
+        0, description="Seed of the search, the validation split and every trial."
     )
 
     @model_validator(mode="before")

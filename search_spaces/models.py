@@ -1,4 +1,4 @@
-"""Models: the networks that may be searched, their width, depth and regularization (course L15, L19).
+"""Models: the networks that may be searched, their width, depth and regularization.
 
 The torch code of each kind is in `workers/models/`; a parity test fails when one half is missing.
 """
@@ -128,8 +128,8 @@ class ModelSpec(Spec):
     )
     initialization: Searchable[Literal["kaiming", "torch"]] = Field(
         "kaiming",
-        description="How weights begin: `kaiming` keeps the variance through ReLU (He et al., 2015), and `torch` is "
-        "PyTorch's default of each layer.",
+        description="Distribution of the first weights: `kaiming` keeps the variance through ReLU (He et al., 2015), "
+        "and `torch` is PyTorch's default of each layer.",
     )
 
 
@@ -146,7 +146,7 @@ class CNN(ModelSpec):
 class ResNet(ModelSpec):
     """Residual networks for small images (He et al., 2016).
 
-    depth 9: the fast ResNet of the speed records; 18: four stages of two basic blocks; 6n + 2 (20, 32,
+    depth 9: Page's ResNet-9 (DAWNBench, 2018); 18: four stages of two basic blocks; 6n + 2 (20, 32,
     44, 56, 110): three stages of n basic blocks. `width` is the channels of the first stage.
     """
 
@@ -156,7 +156,9 @@ class ResNet(ModelSpec):
         9, description="Number of layers with weights, which selects the architecture (He et al., 2016)."
     )
     zero_init_residual: Searchable[Annotated[bool, Field(strict=True)]] = Field(
-        True, description="Whether every residual branch begins as zero, so that each block begins as the identity."
+        True,
+        description="Whether the last layer of every residual branch starts at zero, so that each block starts "
+        "as the identity.",
     )
 
 
@@ -175,8 +177,8 @@ class VGG(ModelSpec):
 class TorchvisionModel(Spec):
     """A classification model of torchvision, by name, trained from scratch; stem and head fit the data set.
 
-    It keeps its own normalization layers: `normalization` must be left at its default. alexnet and those of vgg
-    cannot be used with `execution.deterministic`, except where trials use no GPU.
+    It keeps its own normalization layers: `normalization` must be left at its default. AlexNet and VGG models
+    cannot be used with `execution.deterministic` unless trials use no GPU.
     """
 
     kind: Literal["torchvision"] = "torchvision"

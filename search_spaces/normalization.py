@@ -1,4 +1,4 @@
-"""Normalization layers: which axes a network normalizes its signals over (course L13, L14).
+"""Normalization layers: which axes a network normalizes its signals over.
 
 The layer stands after every convolution and every hidden linear layer, before the activation.
 """
@@ -15,7 +15,7 @@ from search_spaces.spec import Discriminated, KindShorthand, Spec
 
 class NormalizationSpec(Spec):
     eps: Searchable[Annotated[Number, Field(gt=0, le=1)]] = Field(
-        1e-5, description="Number added to the variance, so that no division is by zero; it has no effect for `none`."
+        1e-5, description="Number added to the variance, for numerical stability; it has no effect for `none`."
     )
 
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from search_spaces.domains import Number, Searchable
-from search_spaces.spec import Discriminated, KindShorthand, Spec
+from search_spaces.spec import Discriminated, KindShorthand, Spec, field_error
 
 Rate = Annotated[
     Searchable[Annotated[Number, Field(gt=0, le=100)]],
@@ -25,7 +24,7 @@ Fraction = Searchable[Annotated[Number, Field(ge=0, lt=1)]]
 NonNegative = Searchable[Annotated[Number, Field(ge=0)]]
 Epsilon = Annotated[
     Searchable[Annotated[Number, Field(gt=0, le=1)]],
-    Field(description="Number added to the denominator of a step, so that no division is by zero."),
+    Field(description="Number added to the denominator of a step, for numerical stability."),
 ]
 Flag = Searchable[Annotated[bool, Field(strict=True)]]
 AMSGrad = Annotated[
@@ -34,14 +33,14 @@ AMSGrad = Annotated[
 DecoupledDecay = Annotated[
     NonNegative,
     Field(
-        description="Strength of weight decay, apart from the gradient: each step shrinks weights by the share lr x "
-        "weight_decay (Loshchilov and Hutter, 2019)."
+        description="Strength of decoupled weight decay: each step shrinks weights by the share lr x weight_decay "
+        "(Loshchilov and Hutter, 2019)."
     ),
 ]
 
 
 class OptimizerSpec(Spec):
-    """What all optimizers share. `lr` is the base learning rate that the scheduler multiplies."""
+    """The fields of all optimizers. `lr` is the base learning rate that the scheduler multiplies."""
 
     target: ClassVar[str]
 
@@ -59,23 +58,16 @@ class OptimizerSpec(Spec):
 
 
 class SGD(OptimizerSpec):
-    """Minibatch gradient descent; with `momentum`, and `nesterov` to look ahead (course L2 to L4).
+    """Minibatch gradient descent, with momentum and Nesterov momentum.
 
-    PyTorch keeps v = beta v + g and steps theta -= lr v; the course keeps v = beta v - lr g and steps
-    theta += v. The two walk the same path only while lr is constant: after a change of lr, PyTorch
-    rescales the whole velocity at once, the course only the gradients still to come.
     Without momentum `nesterov` has no effect, so that a search may draw a momentum of 0.
     """
 
     target: ClassVar[str] = "torch.optim:SGD"
     kind: Literal["sgd"] = "sgd"
     lr: Rate = 0.1
-    momentum: Fraction = Field(
-        0.9, description="Share of the velocity that each step keeps, beta of the course (L3); 0 for no momentum."
-    )
-    nesterov: Flag = Field(
-        True, description="Whether the gradient looks ahead along the velocity (Nesterov; course L4); needs momentum."
-    )
+    momentum: Fraction = Field(0.9, description="Share of the velocity that each step keeps (beta); 0 for no momentum.")
+    nesterov: Flag = Field(True, description="Whether to use Nesterov momentum; needs momentum > 0.")
 
     def arguments(self) -> dict[str, Any]:
         values = super().arguments()
@@ -83,12 +75,12 @@ class SGD(OptimizerSpec):
 
 
 class RMSProp(OptimizerSpec):
-    """A step per parameter, divided by the root of a running second moment (course L5)."""
+    """The gradient divided by the root of its running second moment, for each parameter."""
 
     target: ClassVar[str] = "torch.optim:RMSprop"
     kind: Literal["rmsprop"] = "rmsprop"
     lr: Rate = 1e-3
-    alpha: Fraction = Field(0.99, description="Decay rate of the second moment, beta_2 of the course (L5).")
+    alpha: Fraction = Field(0.99, description="Decay rate of the second moment.")
     eps: Epsilon = 1e-8
     momentum: Fraction = Field(0.0, description="Share of the velocity that each step keeps; 0 for no momentum.")
     centered: Flag = Field(
@@ -107,7 +99,7 @@ class _Moments(OptimizerSpec):
 
 
 class Adam(_Moments):
-    """Momentum and RMSProp together, both moments with bias correction (course L6)."""
+    """Momentum and RMSProp combined, both moments with bias correction (Kingma and Ba, 2015)."""
 
     target: ClassVar[str] = "torch.optim:Adam"
     kind: Literal["adam"] = "adam"
@@ -116,7 +108,7 @@ class Adam(_Moments):
 
 
 class AdamW(_Moments):
-    """Adam with weight decay apart from the gradient (Loshchilov and Hutter, 2019)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
 
     target: ClassVar[str] = "torch.optim:AdamW"
     kind: Literal["adamw"] = "adamw"
@@ -153,7 +145,7 @@ class Adamax(_Moments):
 
 
 class Adagrad(OptimizerSpec):
-    """A step per parameter, divided by the root of all squared gradients so far (Duchi et al., 2011)."""
+    """The gradient divided by the root of the sum of its squares so far, for each parameter (Duchi et al., 2011)."""
 
     target: ClassVar[str] = "torch.optim:Adagrad"
     kind: Literal["adagrad"] = "adagrad"
@@ -202,9 +194,9 @@ class Adafactor(OptimizerSpec):
 class ASGD(OptimizerSpec):
     """The steps of averaged stochastic gradient descent (Polyak and Juditsky, 1992), without its average.
 
-    What is evaluated and exported are the weights of the last step, as of every optimizer here: the running
-    statistics of batch normalization belong to those, not to averaged weights. What is left is plain gradient descent
-    whose rate falls as (1 + lambd lr t) to the power -alpha, and whose weights shrink by lambd.
+    Rung evaluates and exports the weights of the last step, because the running statistics of batch normalization
+    belong to them and not to averaged weights. The result is plain gradient descent whose rate falls as
+    (1 + lambd lr t) to the power -alpha, and whose weights shrink by lambd.
     """
 
     target: ClassVar[str] = "torch.optim:ASGD"
@@ -214,14 +206,14 @@ class ASGD(OptimizerSpec):
         1e-4, description="Strength of the decay of weights, and speed at which the learning rate falls (see alpha)."
     )
     alpha: Fraction = Field(
-        0.75, description="Power of the fall: at step t the learning rate is lr / (1 + lambd x lr x t)^alpha."
+        0.75, description="Exponent of the fall: at step t the learning rate is lr / (1 + lambd x lr x t)^alpha."
     )
 
 
 class Rprop(OptimizerSpec):
     """Steps from the signs of gradients only (Riedmiller and Braun, 1993); made for large batches.
 
-    `lr` is the first step of every weight; later steps follow the signs, whatever the scheduler says.
+    `lr` is the first step of every weight; later steps follow the signs and ignore the scheduler.
     """
 
     target: ClassVar[str] = "torch.optim:Rprop"
@@ -237,7 +229,7 @@ class Rprop(OptimizerSpec):
     @model_validator(mode="after")
     def _no_decay(self) -> Rprop:
         if self.weight_decay != 0:
-            raise PydanticCustomError("rprop_decay", "weight_decay must be 0, because rprop has none")
+            raise field_error("weight_decay", "must be 0, because rprop has no weight decay")
         return self
 
 

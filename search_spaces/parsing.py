@@ -39,7 +39,7 @@ def read(body: bytes, media_type: str) -> dict[str, Any]:
         data = _json(text) if media_type in JSON_TYPES else _yaml(text)
         _check(data, "", 1)
     except RecursionError:
-        _refuse(f"must have at most {MAX_DEPTH} levels of nesting")
+        _refuse(f"must be nested at most {MAX_DEPTH} levels deep")
     if not isinstance(data, dict):
         _refuse(f"must be a mapping of fields (got {type(data).__name__})")
     return data
@@ -60,7 +60,7 @@ def _json(text: str) -> Any:
     except ValueError as error:
         if isinstance(error, SpecError):
             raise
-        _refuse("must have smaller numbers (got one of thousands of digits)")
+        _refuse("must have whole numbers of at most 2^53 (got one of thousands of digits)")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -104,11 +104,11 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         place = _at(event.start_mark)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            _refuse(f"{place}must not have anchors and aliases (got {event.anchor})")
+            _refuse(f"{place}must not have anchors or aliases (got {event.anchor})")
         if getattr(event, "tag", None) is not None:
             _refuse(f"{place}must not have tags (got {event.tag})")
         if self.depth >= MAX_DEPTH:
-            _refuse(f"{place}must have at most {MAX_DEPTH} levels of nesting")
+            _refuse(f"{place}must be nested at most {MAX_DEPTH} levels deep")
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -133,7 +133,7 @@ class _Loader(yaml.SafeLoader):
         try:
             return int(node.value, 0 if node.value[:2] in {"0x", "0o"} else 10)
         except ValueError:
-            _refuse(f"{_at(node.start_mark)}must have smaller numbers (got {len(node.value)} digits)")
+            _refuse(f"{_at(node.start_mark)}must be a whole number of at most 2^53 (got {len(node.value)} digits)")
 
     def real(self, node: Any) -> float:
         return float(re.sub(r"\.(?=[a-zA-Z])", "", node.value))
@@ -158,7 +158,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.real)
 def _check(data: Any, path: str, depth: int) -> None:
     """Refuse, by its path, what no database can store, numbers that are not finite, and deep nesting."""
     if depth > MAX_DEPTH:
-        _refuse(f"must have at most {MAX_DEPTH} levels of nesting")
+        _refuse(f"must be nested at most {MAX_DEPTH} levels deep")
     if isinstance(data, dict):
         for key, value in data.items():
             _check(key, path, depth)
@@ -171,7 +171,7 @@ def _check(data: Any, path: str, depth: int) -> None:
     elif isinstance(data, int) and abs(data) > MAX_INTEGER:
         _refuse("must be a whole number of at most 2^53", path or "document")
     elif isinstance(data, str) and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in data):
-        _refuse("must be text without NUL and lone surrogates", ascii(path)[1:-1] or "document")
+        _refuse("must be text without NUL or lone surrogates", ascii(path)[1:-1] or "document")
 
 
 def _at(mark: Any) -> str:

@@ -1,6 +1,6 @@
 """Sampling: from a tree of specs with domains to one without.
 
-One walk, `resolve`, visits the domains that are alive in a tree and asks `draw` for each. Searchers,
+One walk, `resolve`, visits the domains that are active in a tree and asks `draw` for each. Searchers,
 grids and rebinding of stored samples are different `draw`s. A sample is flat: path -> number for
 intervals, path -> index for choices; `optimizer[1].lr` is the rate of the second alternative.
 """
@@ -54,7 +54,7 @@ def draw_from(sample: Sample) -> Draw:
 
 
 def domains(node: Any) -> Iterator[tuple[str, Domain]]:
-    """Every domain at any depth, alive or not, with its path."""
+    """Every domain at any depth, active or not, with its path."""
     for path, value in leaves(node):
         if isinstance(value, Domain):
             yield path, value
@@ -63,7 +63,7 @@ def domains(node: Any) -> Iterator[tuple[str, Domain]]:
 def combinations(node: Any) -> Iterator[dict[str, float]]:
     """Every sample of a tree of finite domains. Raises ValueError naming the path of a continuous one.
 
-    Depth first: the last domain of the spec moves fastest. Only domains alive in a combination are in it.
+    Depth first: the last domain of the spec moves fastest. Only domains active in a combination are in it.
     """
     yield from _walk(node, _options)
 
@@ -76,10 +76,10 @@ def extreme_samples(node: Any) -> Iterator[dict[str, float]]:
 def _walk(node: Any, options_of: Callable[[str, Domain], list[float]]) -> Iterator[dict[str, float]]:
     prefix: dict[str, float] | None = {}
     while prefix is not None:
-        alive = _alive(node, prefix, options_of)
-        sample = {path: prefix.get(path, options[0]) for path, options in alive.items()}
+        active = _active(node, prefix, options_of)
+        sample = {path: prefix.get(path, options[0]) for path, options in active.items()}
         yield sample
-        prefix = _successor(sample, alive)
+        prefix = _successor(sample, active)
 
 
 def count_combinations(node: Any) -> int:
@@ -95,7 +95,7 @@ def count_combinations(node: Any) -> int:
     return 1
 
 
-def _alive(
+def _active(
     node: Any, prefix: Mapping[str, float], options_of: Callable[[str, Domain], list[float]]
 ) -> dict[str, list[float]]:
     """Path -> options of the domains met when those of `prefix` are chosen, and the first of all others."""
@@ -109,13 +109,13 @@ def _alive(
     return met
 
 
-def _successor(sample: dict[str, float], alive: dict[str, list[float]]) -> dict[str, float] | None:
+def _successor(sample: dict[str, float], active: dict[str, list[float]]) -> dict[str, float] | None:
     """What the next combination begins with; None after the last."""
-    paths = list(alive)
+    paths = list(active)
     for last in reversed(range(len(paths))):
-        position = alive[paths[last]].index(sample[paths[last]]) + 1
-        if position < len(alive[paths[last]]):
-            return {path: sample[path] for path in paths[:last]} | {paths[last]: alive[paths[last]][position]}
+        position = active[paths[last]].index(sample[paths[last]]) + 1
+        if position < len(active[paths[last]]):
+            return {path: sample[path] for path in paths[:last]} | {paths[last]: active[paths[last]][position]}
     return None
 
 

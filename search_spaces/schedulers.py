@@ -1,4 +1,4 @@
-"""Schedulers: how the learning rate moves during a trial.
+"""Schedulers: how the learning rate changes during a trial.
 
 A member either names a stock torch scheduler in `target` and gives its keyword arguments, or computes
 its own multiplier of the base rate in `multiplier`. Both get the trial's `Horizon`. The workers apply warmup
@@ -13,10 +13,9 @@ from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from search_spaces.domains import Integer, Number, Searchable, bounds_of
-from search_spaces.spec import Discriminated, KindShorthand, Spec
+from search_spaces.spec import Discriminated, KindShorthand, Spec, field_error
 
 SHORTEST_PHASE = 1e-6  # length in steps of a one_cycle's rise, which must not be 0
 
@@ -28,7 +27,7 @@ Count = Searchable[Annotated[Integer, Field(ge=1)]]
 
 @dataclass(frozen=True)
 class Horizon:
-    """What a scheduler may know of its trial, without the warmup.
+    """The facts of a trial that a scheduler may use, without the warmup.
 
     `epochs` left after warmup, `batches` per epoch, base `lr`, and `mode` ("min" or "max") of the
     monitored validation value.
@@ -61,7 +60,7 @@ class SchedulerSpec(Spec):
     warmup_epochs: Searchable[Annotated[Number, Field(ge=0)]] = Field(
         0.0,
         description="Number of epochs, which may be a fraction, in which the learning rate rises linearly from 0 to "
-        "its base before the schedule begins (course L10).",
+        "its base before the schedule begins.",
     )
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
@@ -83,10 +82,7 @@ class Constant(SchedulerSpec):
 
 
 class Plateau(SchedulerSpec):
-    """Multiply by `factor` after more than `patience` epochs in a row without improvement of the objective (course L8).
-
-    The course divides by n = 2, 5 or 10: factors 0.5, 0.2 and 0.1.
-    """
+    """Multiply the rate by `factor` after more than `patience` epochs in a row without improvement of the objective."""
 
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:ReduceLROnPlateau"
     interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
@@ -115,7 +111,7 @@ class Plateau(SchedulerSpec):
 
 
 class Step(SchedulerSpec):
-    """Multiply by `gamma` every `step_size` epochs."""
+    """Multiply the rate by `gamma` every `step_size` epochs."""
 
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:StepLR"
     interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
@@ -128,7 +124,7 @@ class Step(SchedulerSpec):
 
 
 class MultiStep(SchedulerSpec):
-    """Multiply by `gamma` at each milestone, given as shares of the epochs after warmup."""
+    """Multiply the rate by `gamma` at each milestone, given as a share of the epochs after warmup."""
 
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:MultiStepLR"
     interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
@@ -137,7 +133,7 @@ class MultiStep(SchedulerSpec):
         (0.5, 0.75),
         min_length=1,
         max_length=100,
-        description="When the learning rate is reduced, in ascending shares of the epochs after warmup.",
+        description="When the learning rate is reduced: ascending shares of the epochs after warmup.",
     )
     gamma: Ratio = Field(0.1, description="Multiplier of the learning rate at each milestone.")
 
@@ -145,7 +141,7 @@ class MultiStep(SchedulerSpec):
     def _ascending(self) -> MultiStep:
         reach = [bounds_of(milestone) for milestone in self.milestones]
         if any(before[1] >= after[0] for before, after in pairwise(reach)):
-            raise PydanticCustomError("milestones", "must be ascending, whatever is drawn")
+            raise field_error("milestones", "must be in ascending order for every value of their domains")
         return self
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
@@ -153,7 +149,7 @@ class MultiStep(SchedulerSpec):
 
 
 class Exponential(SchedulerSpec):
-    """Multiply by `gamma` after every epoch."""
+    """Multiply the rate by `gamma` after every epoch."""
 
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:ExponentialLR"
     interval: ClassVar[Literal["epoch", "batch"]] = "epoch"
@@ -179,7 +175,7 @@ class Polynomial(SchedulerSpec):
 
 
 class Cosine(SchedulerSpec):
-    """Half a cosine from the base rate to `min_factor` of it (course L9; Loshchilov and Hutter, 2017).
+    """Half a cosine from the base rate to `min_factor` of it (Loshchilov and Hutter, 2017).
 
     The fall takes all epochs after warmup unless `t_max` is given; past its end the rate stays low.
     """
@@ -196,10 +192,10 @@ class Cosine(SchedulerSpec):
 
 
 class WarmRestarts(SchedulerSpec):
-    """Repeated cosine falls, each `t_mult` times as long as the one before, from a peak that decays (course L11).
+    """Repeated cosine falls, each `t_mult` times as long as the one before, from a peak that decays.
 
     Each cycle begins with `cycle_warmup` (a share of its length) of linear rise, no batch of it at rate zero.
-    Loshchilov and Hutter, 2017, with the per-cycle warmup and peak decay that the course's figure shows.
+    Loshchilov and Hutter, 2017, with an optional warmup in each cycle and peaks that decay.
     """
 
     kind: Literal["warm_restarts"] = "warm_restarts"
@@ -228,7 +224,7 @@ class WarmRestarts(SchedulerSpec):
 
 
 class Triangular(SchedulerSpec):
-    """Up and down between `min_factor` of the base rate and all of it (Smith, 2017; course L11)."""
+    """Up and down between `min_factor` of the base rate and all of it (Smith, 2017)."""
 
     target: ClassVar[str | None] = "torch.optim.lr_scheduler:CyclicLR"
     kind: Literal["triangular"] = "triangular"

@@ -1,4 +1,4 @@
-"""Spec: the base of everything a person may ask for, and what the families of alternatives share.
+"""Spec: the base class of all parts of a spec, and the declaration of families of alternatives.
 
 A family is a union of specs told apart by `kind`; the union itself is the registry. Here is how a
 family is declared, listed and abbreviated. It must not know any family by name.
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 class Spec(BaseModel):
@@ -37,6 +37,11 @@ class Spec(BaseModel):
         if tags:
             whole["required"] = [*tags, *(name for name in whole.get("required", ()) if name not in tags)]
         return reference
+
+
+def field_error(field: str, rule: str) -> PydanticCustomError:
+    """For validators of a whole block: `rule` is broken by one field of it, which the problem will name."""
+    return PydanticCustomError("field_rule", "{field} {rule}", {"field": field, "rule": rule})
 
 
 class NameShorthand:

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from search_spaces import cross_field_rules
 from search_spaces.domains import FLOAT_DOMAINS, INTEGER_DOMAINS, KEYWORDS, holds_domain, numeric_domains
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.parsing import MAX_DEPTH
 from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, nearest, shorten, unknown
 from search_spaces.spec import Spec, members
 from search_spaces.upgrade import DEPRECATED, Upgraded, upgrade
@@ -50,9 +51,9 @@ def validate(data: Any, model: type[Spec] = ExperimentSpec) -> Spec:
             found += _problems_of_the_rest(upgraded.document, errors)
         spec = None
     except RecursionError:
-        raise SpecError([Problem("document", "must be nested less deeply")]) from None
+        raise SpecError([Problem("document", f"must be nested at most {MAX_DEPTH} levels deep")]) from None
     except OverflowError:
-        raise SpecError([Problem("document", "must have whole numbers of fewer digits")]) from None
+        raise SpecError([Problem("document", "must have whole numbers of at most 2^53")]) from None
     if spec is None or found:
         raise SpecError(
             _limited([replace(one, field=upgraded.as_written(one.field), value=shorten(one.value)) for one in found])
@@ -61,7 +62,7 @@ def validate(data: Any, model: type[Spec] = ExperimentSpec) -> Spec:
 
 
 def warnings(spec: ExperimentSpec, document: Any = None) -> list[str]:
-    """What of a valid spec, and of the document it was read from, is allowed but seldom meant: one sentence each."""
+    """Warnings about valid settings that are probably mistakes, and about an old document: one sentence each."""
     deprecated = [DEPRECATED] if upgrade(document).was_upgraded else []
     return [*deprecated, *cross_field_rules.warnings(spec)]
 
@@ -93,7 +94,7 @@ def _limited(problems: list[Problem]) -> list[Problem]:
     if len(problems) <= MAX_PROBLEMS:
         return problems
     left = len(problems) - MAX_PROBLEMS
-    return [*problems[:MAX_PROBLEMS], Problem("document", f"{left} more problems are not shown")]
+    return [*problems[:MAX_PROBLEMS], Problem("document", f"and {left} more problems")]
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,10 @@ def _problem(before: _Place, place: _Place, error: ErrorDetails) -> Problem:
     if kind == "domain_kind":
         return Problem(place.path, _domain_rule(place), shorten(place.node))
     if kind == "invalid_key":
-        return Problem(place.path, "must have strings as field names", shorten(error["loc"][-1]))
+        return Problem(place.path, "must have strings as keys", shorten(error["loc"][-1]))
+    if kind == "field_rule":
+        broken = place.step(error["ctx"]["field"])
+        return Problem(broken.path, error["ctx"]["rule"], shorten(broken.node))
     if not error["loc"]:
         return Problem("document", rule_of(error), None if isinstance(place.node, Mapping) else shorten(place.node))
     return Problem(place.path, rule_of(error) + (", not null" if place.node is None else ""), shorten(place.node))
@@ -236,8 +240,8 @@ _RULES = {
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "must match {pattern}",
-    "too_short": "must be a list of at least {min_length}",
-    "too_long": "must be a list of at most {max_length}",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
 }
 
 
@@ -250,6 +254,8 @@ def rule_of(error: ErrorDetails) -> str:
         context = {
             key: f"{value:g}" if isinstance(value, float) else value for key, value in error.get("ctx", {}).items()
         }
+        if error["type"] in {"string_too_short", "too_short"} and context["min_length"] == 1:
+            return "must not be empty"
         return _RULES[error["type"]].format(**context)
     message = error["msg"].replace("Input should be", "must be")
     for theirs, ours in _WORDS.items():
@@ -318,7 +324,7 @@ def _not_a_domain(place: _Place, rule: str) -> str:
     for name in map(str, place.node):
         if name in KEYWORDS:
             others = [str(key) for key in place.node if key != name]
-            return f"must be a domain with nothing beside it: remove {', '.join(others)} or {name}"
+            return f"must contain only the domain: remove {', '.join(others)} or {name}"
     for name in map(str, place.node):
         if (guess := nearest(name, _keywords(place))) and len(place.node) == 1:
             return f"{_domain_rule(place)}; did you mean {guess!r}?"

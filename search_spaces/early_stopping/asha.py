@@ -20,7 +20,7 @@ from search_spaces.problems import Problem
 class Asha(EarlyStoppingSpec):
     """Trials are compared at rungs: after grace_period x reduction_factor^k epochs, rounded up.
 
-    At a rung a trial continues if it is among the best 1/reduction_factor of the trials that reached the rung before.
+    A trial continues if it is among the best 1/reduction_factor of the trials that reached this rung earlier.
     """
 
     kind: Literal["asha"] = "asha"
@@ -29,8 +29,8 @@ class Asha(EarlyStoppingSpec):
     )
     reduction_factor: Annotated[Number, Field(ge=1.25, le=100)] = Field(
         3,
-        description="Strictness at a rung: a trial continues if it is among the best 1/reduction_factor of those "
-        "before it (Li et al., 2020).",
+        description="Strictness at a rung: a trial continues if it is among the best 1/reduction_factor of the "
+        "trials that reached this rung earlier (Li et al., 2020).",
     )
 
     def problems(self, max_epochs: int) -> Iterator[Problem]:
@@ -42,7 +42,7 @@ class Asha(EarlyStoppingSpec):
 
 
 class AshaRule:
-    """At each rung, stops the trials that are worse than the best 1/reduction_factor of those that came before.
+    """At each rung, stops the trials that are worse than the best 1/reduction_factor of the trials that came earlier.
 
     The first trial at a rung continues, and so does one that equals the cutoff. Where one epoch reaches several rungs,
     the trial is compared at the highest, and at the others after its next epochs. A diverged trial counts at its rung

@@ -42,7 +42,10 @@ CONTINUE = Decision(Action.CONTINUE)
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a rule knows of the experiment. `sign` is 1 where larger values of `metric` are better, otherwise -1."""
+    """The facts of an experiment that a rule may use.
+
+    `sign` is 1 if larger values of `metric` are better, otherwise -1.
+    """
 
     metric: str
     sign: int
@@ -67,12 +70,12 @@ class StoppingRule(Protocol):
 
 
 class EarlyStoppingSpec(Spec):
-    """What all rules share. A member declares `kind: Literal[...]` with a default, and its own fields."""
+    """The base of all rules. A member declares `kind: Literal[...]` with a default, and its own fields."""
 
     kind: str
 
     def problems(self, max_epochs: int) -> Iterator[Problem]:
-        """What of this rule does not fit trials of `max_epochs` epochs, with paths from the root of the spec."""
+        """Problems of this rule with trials of `max_epochs` epochs, with paths from the root of the spec."""
         yield from ()
 
     @abstractmethod

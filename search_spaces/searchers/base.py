@@ -1,6 +1,6 @@
 """The search algorithm: the seam between a searcher and the search that runs its trials.
 
-Owns what an algorithm is given and what it answers, and the limits that all searchers share. It must not know Ray,
+Defines the inputs and outputs of an algorithm, and the limits of all searchers. It must not know Ray,
 the journal or any searcher by name.
 """
 
@@ -26,7 +26,7 @@ NumSamples = Annotated[Integer, Field(ge=1, le=MAX_TRIALS, description="Number o
 
 
 class Finding(Enum):
-    """What an ended trial tells about its sample.
+    """The result of an ended trial, for the searcher.
 
     COMPLETED: the best value of all of its epochs.
     EARLY_STOPPED: the values of its first epochs, which were worse than those of other trials.
@@ -52,7 +52,10 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """What an algorithm searches. `sign` is 1 where larger values of the objective are better, otherwise -1."""
+    """The search space and the direction of a search.
+
+    `sign` is 1 if larger values of the objective are better, otherwise -1.
+    """
 
     search_space: Spec
     sign: int
@@ -79,7 +82,7 @@ class SearchAlgorithm(Protocol):
 
 
 class SearcherSpec(Spec):
-    """What all searchers share. A member declares `kind: Literal[...]` with a default, and its own fields.
+    """The base of all searchers. A member declares `kind: Literal[...]` with a default, and its own fields.
 
     `exhaustive`: whether the searcher walks through a finite list of samples, each once.
     """
@@ -92,7 +95,7 @@ class SearcherSpec(Spec):
         """The number of trials that this searcher proposes over `search_space`."""
 
     def problems(self, search_space: Spec) -> Iterator[Problem]:
-        """What of this searcher does not fit `search_space`, with paths from the root of the spec."""
+        """Problems of this searcher with `search_space`, with paths from the root of the spec."""
         yield from ()
 
     @abstractmethod

@@ -46,7 +46,7 @@ class OptunaSearcherSpec(SearcherSpec):
 
 
 class OptunaSearch:
-    """A study in memory. A trial that was stopped early is a pruned one, and one without a result a failed one."""
+    """A study in memory. A trial that was stopped early is pruned in it, and a trial without a result failed."""
 
     def __init__(self, problem: SearchProblem, sampler: str, options: dict[str, Any]) -> None:
         import optuna

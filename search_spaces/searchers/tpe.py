@@ -11,12 +11,12 @@ from search_spaces.searchers.optuna_search import OptunaSearcherSpec
 
 
 class TPE(OptunaSearcherSpec):
-    """Tree-structured Parzen estimators (Bergstra et al., 2011) through Optuna; conditional domains apart."""
+    """Optuna's TPE sampler (Bergstra et al., 2011). Each domain is modeled independently."""
 
     sampler: ClassVar[str] = "TPESampler"
     kind: Literal["tpe"] = "tpe"
     startup_trials: Annotated[Integer, Field(ge=1)] = Field(
-        10, description="Number of random trials before the model of good and bad values is used."
+        10, description="Number of random trials before the sampler uses its model."
     )
 
     def sampler_options(self) -> dict[str, Any]:

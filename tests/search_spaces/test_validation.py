@@ -42,11 +42,11 @@ def problems(data: Any) -> list[str]:
             {"name": "x", "serch_space": {}},
             ["serch_space: is not a known field; did you mean 'search_space'? (got {})"],
         ),
-        ({"name": " "}, ['name: must have at least 1 characters (got " ")']),
+        ({"name": " "}, ['name: must not be empty (got " ")']),
         ({"name": None}, ["name: must be a string, not null"]),
         (
             {"name": "x", "labels": ["", 3]},
-            ['labels[0]: must have at least 1 characters (got "")', "labels[1]: must be a string (got 3)"],
+            ['labels[0]: must not be empty (got "")', "labels[1]: must be a string (got 3)"],
         ),
         ({"name": "x", "max_epochs": "20"}, ['max_epochs: must be a whole number (got "20")']),
         ({"name": "x", "max_epochs": True}, ["max_epochs: must be a whole number (got true)"]),
@@ -101,14 +101,11 @@ def problems(data: Any) -> list[str]:
         ),
         (
             space(optimizer={"kind": "sgd", "lr": {"uniform": [0, 1], "q": 1}}),
-            [
-                "~optimizer.lr: must be a domain with nothing beside it: remove q or uniform "
-                '(got {"uniform": [0, 1], "q": 1})'
-            ],
+            ['~optimizer.lr: must contain only the domain: remove q or uniform (got {"uniform": [0, 1], "q": 1})'],
         ),
         (
             space(optimizer={"kind": "sgd", "lr": {"choice": []}}),
-            ["~optimizer.lr.choice: must be a list of at least 1 (got [])"],
+            ["~optimizer.lr.choice: must not be empty (got [])"],
         ),
         (
             space(optimizer={"kind": "sgd", "lr": {"choice": [0.1, -3, {"uniform": [2, 1]}]}}),
@@ -139,6 +136,25 @@ def problems(data: Any) -> list[str]:
         (
             space(scheduler={"kind": "multistep", "milestones": [0.5, 2]}),
             ["~scheduler.milestones[1]: must be less than 1 (got 2)"],
+        ),
+        (
+            space(scheduler={"kind": "multistep", "milestones": [0.6, 0.5]}),
+            ["~scheduler.milestones: must be in ascending order for every value of their domains (got [0.6, 0.5])"],
+        ),
+        (
+            space(optimizer={"choice": ["adam", {"kind": "rprop", "weight_decay": 0.1}]}),
+            ["~optimizer.choice[1].weight_decay: must be 0, because rprop has no weight decay (got 0.1)"],
+        ),
+        (
+            {"name": "x", "resources": {"gpus_per_trial": 1.5}},
+            ["resources.gpus_per_trial: must be 0, between 0.01 and 1, or a whole number (got 1.5)"],
+        ),
+        (
+            {"name": "-x"},
+            [
+                "name: must begin with a letter or digit and contain only letters, digits, spaces, '.', '_' and '-' "
+                '(got "-x")'
+            ],
         ),
         (space(batch_size=100), ["~batch_size: must be 16, 32, 64, 128, 256, 512, 1024, 2048 or 4096 (got 100)"]),
     ],
@@ -178,7 +194,7 @@ def test_long_values_are_cut() -> None:
 def test_many_problems_are_cut() -> None:
     found = problems({"name": "x"} | {f"unheard_{index}": index for index in range(200)})
     assert len(found) == MAX_PROBLEMS + 1
-    assert found[-1] == "document: 150 more problems are not shown"
+    assert found[-1] == "document: and 150 more problems"
 
 
 def test_huge_integers_are_refused() -> None:
@@ -262,7 +278,7 @@ def test_only_the_first_of_many_unknown_fields_are_guessed(monkeypatch: pytest.M
         validate({"name": "x", **{f"field_{n}": 1 for n in range(2000)}})
     assert len(guessed) == MAX_PROBLEMS
     assert len(caught.value.problems) == MAX_PROBLEMS + 1
-    assert caught.value.problems[-1].rule == "1950 more problems are not shown"
+    assert caught.value.problems[-1].rule == "and 1950 more problems"
 
 
 def test_problems_of_fields_and_cross_field_rules_are_reported_together() -> None:

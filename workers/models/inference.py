@@ -1,4 +1,4 @@
-"""Inference: a trained network together with the mean and deviation that normalize its input (course L12).
+"""Inference: a trained network together with the mean and deviation that normalize its input (docs/training.md, L12).
 
 Owns the classifier that is exported, and the normalization of pixels, which training uses too.
 """

@@ -1,4 +1,4 @@
-"""Initialization: the first weights of our own networks (course L15).
+"""Initialization: the first weights of our own networks (docs/training.md, L15).
 
 Kaiming's initialization (He et al., 2015) keeps the variance of signals through layers that end in ReLU. A residual
 branch whose last weights are zero makes every block an identity at first (Goyal et al., 2017).

@@ -1,4 +1,4 @@
-"""Normalization: from a normalization spec to the layers of a network (course L13, L14).
+"""Normalization: from a normalization spec to the layers of a network (docs/training.md, L13, L14).
 
 Owns which torch layer implements each kind, after a convolution and after a hidden linear layer. It must not know any
 network. The values that share one mean and deviation, for signals of shape (N, C, H, W) and (N, F):

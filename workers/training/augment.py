@@ -1,4 +1,4 @@
-"""Augmentation: random changes to training images, on the images' device (course L17, L18).
+"""Augmentation: random changes to training images, on the images' device (docs/training.md, L17, L18).
 
 Owns the transforms, their order and their random parameters. To add a transform, write one class here, list it in
 TRANSFORMS or MIXERS, and add the field that it names to `AugmentationSpec`. Every transform draws from its own

@@ -1,4 +1,4 @@
-"""Schedule: the learning rate of every batch of a trial, from a scheduler spec (course L8 to L11).
+"""Schedule: the learning rate of every batch of a trial, from a scheduler spec (docs/training.md, L8 to L11).
 
 Owns when the rate changes. It must not know any scheduler by name: a spec names its torch scheduler, which runs on a
 stand-in optimizer whose rate is copied. So it changes neither the momentum of the real optimizer nor its `step`.
