@@ -8,7 +8,6 @@ Owns every path below an experiment's folder, once for the service and the worke
     trials/<5 digits>/trial.log           its log
     trials/<5 digits>/stop                touched to ask the process that trains the trial to leave its epoch
     trials/<5 digits>/{last,previous,best}.pt
-    tune-a<N>/                            Ray Tune's own files while attempt N runs
 """
 
 from __future__ import annotations
@@ -99,9 +98,6 @@ class ExperimentFolder:
     def driver_log(self, attempt: int) -> Path:
         return self.logs / f"driver-a{attempt}.log"
 
-    def tune_results(self, attempt: int) -> Path:
-        return self.root / f"tune-a{attempt}"
-
     @property
     def trials(self) -> Path:
         return self.root / "trials"
@@ -109,6 +105,10 @@ class ExperimentFolder:
     def trial(self, number: int) -> TrialFolder:
         """The folder of trial `number` (from 0)."""
         return TrialFolder(self.trials / f"{number:05d}")
+
+
+#: The names of an experiment's files as artifacts: relative to its folder.
+NAMES = ExperimentFolder(Path())
 
 
 def kept_checkpoints(policy: CheckpointPolicy, *, is_best: bool, registered: bool) -> frozenset[str]:

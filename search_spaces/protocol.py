@@ -241,11 +241,13 @@ class LaunchConfig(Message):
         0,
         description="number of trials that the service knows: if above 0, a folder without a journal is the wrong one",
     )
-    source: str | None = Field(None, description="folder of the experiment whose ended trials this one imports")
+    source: str | None = Field(
+        None, description="storage address of the experiment whose ended trials this one imports"
+    )
     mlflow_tracking_uri: str
     mlflow_username: str | None = None
     mlflow_password: str | None = None
-    storage: str = Field(description="the experiment's folder")
+    storage: str = Field(description="the address of the experiment's storage")
     data_root: str
     cache_root: str
 

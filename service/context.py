@@ -41,7 +41,7 @@ class AppContext:
 
     def files(self, experiment_id: str) -> ExperimentFiles:
         """The files of an experiment. The id must come from the database: it then contains no path."""
-        return ExperimentFiles(self.settings.storage_root / experiment_id)
+        return ExperimentFiles(f"{self.settings.storage_root}/{experiment_id}")
 
     def close(self) -> None:
         self.mlflow_probe.close()

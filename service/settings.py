@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from search_spaces.storage.base import check_root
+
 PREFIX = "RUNG_"
 #: Variables with the prefix that are no settings of the service: the command line and the tests read them.
 OTHER_VARIABLES = frozenset(
@@ -44,8 +46,10 @@ class Settings(BaseModel):
         description="Base directory. Every path below defaults to a subdirectory of it.",
     )
     database_url: str = Field("", description="SQLAlchemy URL of the database; default: a SQLite file in `home`.")
-    storage_root: Path = Field(
-        Path(), description="Directory of journals, checkpoints and logs. Must be the same path on all nodes."
+    storage_root: str = Field(
+        "",
+        description="Directory of journals, checkpoints and logs, or the address of another storage for them. Must be "
+        "valid on all nodes.",
     )
     data_root: Path = Field(Path(), description="Directory of the data sets, as workers see it.")
     cache_root: Path = Field(Path(), description="Directory of the prepared data sets, as workers see it.")
@@ -126,7 +130,7 @@ class Settings(BaseModel):
         reachable = f"[{reachable}]" if ":" in reachable else reachable
         derived: dict[str, object] = {
             "database_url": f"sqlite:///{home / 'rung.db'}",
-            "storage_root": home / "storage",
+            "storage_root": str(home / "storage"),
             "data_root": home / "data",
             "cache_root": home / "cache",
             "service_url": f"http://{reachable}:{given.get('port') or 8080}",
@@ -159,7 +163,12 @@ class Settings(BaseModel):
             raise ValueError("must begin with http:// or https://")
         return address
 
-    @field_validator("storage_root", "data_root", "cache_root")
+    @field_validator("storage_root")
+    @classmethod
+    def _check_storage_root(cls, address: str) -> str:
+        return check_root(address)
+
+    @field_validator("data_root", "cache_root")
     @classmethod
     def _make_absolute(cls, folder: Path) -> Path:
         """Drivers and trials have other working directories than the service."""

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import NAMES
 from search_spaces.protocol import PARENT_RUN_STATUS, LaunchConfig, Tag, Winner
 from search_spaces.storage.base import JournalDamagedError, WriterFencedError, open_storage
 from workers.fence import Fence
@@ -27,7 +28,6 @@ from workers.search.stop_conditions import AttemptError, Outcome
 from workers.search.tune_callbacks import TuneCallback
 from workers.search.verdicts import Verdicts
 from workers.search.winner import EvaluationFailedError, StopRequestedError, WinnerScore
-from workers.state.checkpoints import NAMES
 from workers.state.recorder import Recorder
 from workers.tracking.connection import SupersededError, is_outage, is_permanent
 from workers.tracking.cursor import MlflowIds

@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from pathlib import Path
 
 import ray
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.layout import ExperimentFolder
+from search_spaces.layout import NAMES
 from search_spaces.protocol import LaunchConfig
 from search_spaces.storage.base import open_storage
 from workers.attempt import ExperimentAttempt
@@ -30,11 +29,11 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format=logs.FORMAT)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # it looks for result files, which we do not write
-    storage, names, attempt = open_storage(arguments[0]), ExperimentFolder(Path()), int(arguments[1])
-    with logs.process_log(storage.artifacts, names.driver_log(attempt)):
-        with storage.artifacts.open_reader(names.launch_config(attempt)) as file:
+    storage, attempt = open_storage(arguments[0]), int(arguments[1])
+    with logs.process_log(storage.artifacts, NAMES.driver_log(attempt)):
+        with storage.artifacts.open_reader(NAMES.launch_config(attempt)) as file:
             launch = LaunchConfig.model_validate_json(file.read())
-        with storage.artifacts.open_reader(names.spec) as file:
+        with storage.artifacts.open_reader(NAMES.spec) as file:
             spec = ExperimentSpec.model_validate_json(file.read())
         startup.prepare(launch.slots)
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.WARNING)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def atomic_write(path: Path, content: bytes | memoryview, mode: int = 0o666) -> None:
-    """Create or replace a file in one step, with these permissions less the umask.
+    """Create or replace a file in one step, with these permissions less the umask. A link is replaced, not followed.
 
     Raises OSError, and then leaves the previous content as it was.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -3,9 +3,10 @@
 Owns what a storage backend must do: a journal, artifacts (specs, weights, models, plots, logs) and stop signals. Both
 the service and the workers use it. It must not know a backend, nor what the data mean.
 
-A backend is one module of this package that has `open_storage(address: str) -> ExperimentStorage`. The scheme of an
-address names the module: `s3://bucket/path` would be opened by `s3.py`. An address without a scheme is a folder. The
-classes in `tests/support/contracts/` test a backend.
+A backend is one module of this package with two functions: `check_root(address: str) -> str` and `open_storage(address:
+str) -> ExperimentStorage`, which do what those of this module do. The scheme of an address names the module:
+`s3://bucket/path` would be opened by `s3.py`. An address without a scheme is a folder. Addresses are shown to users, so
+they must hold no password. `tests/support/contracts/storage.py` tests a backend.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from types import ModuleType
 from typing import Any, BinaryIO, Protocol
 
 from search_spaces import storage
@@ -101,9 +103,10 @@ class Artifact:
 
 
 class ArtifactStore(Protocol):
-    """Files by name. A name is a relative path, as `search_spaces.layout.ExperimentFolder(Path())` gives them.
+    """Files by name. A name is a relative path, as `search_spaces.layout.NAMES` gives them.
 
-    Raises ValueError for a name that leaves the experiment, and OSError; FileNotFoundError if there is no such file.
+    Raises ValueError for a name that leaves the experiment, and OSError; FileNotFoundError if there is no such file, or
+    no such experiment to write to.
     """
 
     def exists(self, name: PurePath) -> bool: ...
@@ -117,14 +120,20 @@ class ArtifactStore(Protocol):
         Readers see what is written soon, at the latest after `close`.
         """
 
-    def write(self, name: PurePath, content: bytes | memoryview) -> None:
-        """Create or replace a file in one step, so that it survives a power failure; on an error nothing changes."""
+    def write(self, name: PurePath, content: bytes | memoryview, *, private: bool = False) -> None:
+        """Create or replace a file in one step, so that it survives a power failure; on an error nothing changes.
+
+        `private`: it holds a secret, so only the owner may read it.
+        """
 
     def move(self, name: PurePath, new_name: PurePath) -> None:
         """Rename a file, replacing another in one step."""
 
     def list(self, folder: PurePath | None = None) -> Iterator[Artifact]:
-        """The files below a folder (None: all), in no order. Files added or removed meanwhile may be missing."""
+        """The files below a folder (None: all, and the backend's own, such as the journal's), in no order.
+
+        Files added or removed meanwhile may be missing. The caller may remove files during the iteration.
+        """
 
     def remove(self, name: PurePath) -> None:
         """Remove a file. Does nothing if there is none."""
@@ -153,7 +162,10 @@ class StopSignal(Protocol):
 
 
 class ExperimentStorage(Protocol):
-    """The storage of one experiment."""
+    """The storage of one experiment. To open it neither creates nor checks anything.
+
+    Only `create` creates it: a process that outlives its experiment must not bring the experiment back.
+    """
 
     @property
     def journal(self) -> JournalBackend: ...
@@ -163,22 +175,39 @@ class ExperimentStorage(Protocol):
 
     def stop_signal(self, trial: int) -> StopSignal: ...
 
+    def create(self) -> None:
+        """Prepare the storage to be written. Does nothing if it is prepared. Raises OSError."""
+
     def free_bytes(self) -> int | None:
-        """Bytes that can still be written; None if unknown or unlimited."""
+        """Bytes that can still be written, also before `create`; None if unknown or unlimited."""
 
     def remove(self) -> None:
         """Remove everything. Does nothing if there is nothing. Raises OSError."""
 
 
+def check_root(address: str) -> str:
+    """The address of a place for experiments, in a form that all processes and machines understand.
+
+    With `/` and an id behind it, it is the address of an experiment. Raises ValueError for an address that no backend
+    accepts. Whether the place can be used, the first `create` shows.
+    """
+    checked: str = _backend(address).check_root(address)
+    return checked
+
+
 def open_storage(address: str) -> ExperimentStorage:
     """The storage of the experiment at an address. Raises ValueError for a scheme that no backend has."""
+    opened: ExperimentStorage = _backend(address).open_storage(address)
+    return opened
+
+
+def _backend(address: str) -> ModuleType:
     scheme, separator, _ = address.partition("://")
     name = scheme if separator else "folder"
     known = {module.name for module in pkgutil.iter_modules(storage.__path__)} - NOT_BACKENDS
     if name not in known:
         raise ValueError(f"the scheme of a storage address must be one of {', '.join(sorted(known))} (got {name!r})")
-    opened: ExperimentStorage = importlib.import_module(f"{storage.__name__}.{name}").open_storage(address)
-    return opened
+    return importlib.import_module(f"{storage.__name__}.{name}")
 
 
 NOT_BACKENDS = frozenset({"atomic", "base", "folder_journal"})

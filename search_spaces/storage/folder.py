@@ -5,8 +5,10 @@ Owns how artifacts and stop signals are kept as files. It must not know what the
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,15 +22,27 @@ from search_spaces.storage.atomic import atomic_write
 from search_spaces.storage.base import Artifact
 from search_spaces.storage.folder_journal import FolderJournal
 
+SCHEME = "folder://"
+PRIVATE, SHARED = 0o600, 0o666  # permissions of a file, less the umask
+FOLDER = os.O_RDONLY | os.O_DIRECTORY
+
+
+def check_root(address: str) -> str:
+    """An absolute path: drivers and trials have other working directories than the service."""
+    try:
+        return str(Path(address.removeprefix(SCHEME)).expanduser().absolute())
+    except RuntimeError:  # ~name, for a user who does not exist
+        raise ValueError(f"must be a folder that can be found (got {address!r})") from None
+
 
 def open_storage(address: str) -> FolderStorage:
     """`address` is a path, with or without `folder://`."""
-    return FolderStorage(Path(address.removeprefix("folder://")))
+    return FolderStorage(Path(address.removeprefix(SCHEME)))
 
 
 @dataclass(frozen=True)
 class FolderStorage:
-    """The folder of one experiment. It may not exist; only `root` itself is never created here."""
+    """The folder of one experiment. It may not exist."""
 
     root: Path
 
@@ -44,9 +58,12 @@ class FolderStorage:
     def stop_signal(self, trial: int) -> FolderStopSignal:
         return FolderStopSignal(ExperimentFolder(self.root).trial(trial).stop)
 
+    def create(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+
     def free_bytes(self) -> int | None:
         try:
-            return shutil.disk_usage(self.root).free
+            return shutil.disk_usage(self.root if self.root.exists() else self.root.parent).free
         except OSError:
             return None
 
@@ -58,7 +75,8 @@ class FolderStorage:
 class FolderArtifacts:
     """Each artifact is a file below `root`. Folders below `root` are created as needed.
 
-    `root` is not: a process that outlives its experiment must not bring the experiment's folder back.
+    `root` is not. To read or append, no link below it is followed: a model that somebody trains here could let the
+    service show any file that it can read.
     """
 
     def __init__(self, root: Path) -> None:
@@ -68,17 +86,17 @@ class FolderArtifacts:
         return self._path(name).is_file()
 
     def open_reader(self, name: PurePath) -> BinaryIO:
-        return self._path(name).open("rb")
+        return open(self._path(name), "rb", opener=self._open)
 
     def open_appender(self, name: PurePath) -> BinaryIO:
         path = self._path(name)
         self._make_parents(path)
-        return open(path, "ab", buffering=0, opener=_private)
+        return open(path, "ab", buffering=0, opener=self._open)
 
-    def write(self, name: PurePath, content: bytes | memoryview) -> None:
+    def write(self, name: PurePath, content: bytes | memoryview, *, private: bool = False) -> None:
         path = self._path(name)
         self._make_parents(path)
-        atomic_write(path, content)
+        atomic_write(path, content, PRIVATE if private else SHARED)
 
     def move(self, name: PurePath, new_name: PurePath) -> None:
         target = self._path(new_name)
@@ -125,6 +143,25 @@ class FolderArtifacts:
             raise ValueError(f"the name of an artifact must be a relative path without .. (got {str(name)!r})")
         return self._root / name
 
+    def _open(self, path: str, flags: int) -> int:
+        """Open a file, from folder to folder. Raises OSError for a link, and for a named pipe, which could block."""
+        *folders, name = Path(path).relative_to(self._root).parts
+        folder = os.open(self._root, FOLDER)
+        try:
+            for part in folders:
+                outer, folder = folder, os.open(part, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+                os.close(outer)
+            file = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, PRIVATE, dir_fd=folder)
+        except OSError as error:
+            error.filename = path
+            raise
+        finally:
+            os.close(folder)
+        if stat.S_ISFIFO(os.fstat(file).st_mode):
+            os.close(file)
+            raise OSError(errno.EINVAL, "must be a file (got a named pipe)", path)
+        return file
+
     def _make_parents(self, path: Path) -> None:
         if path.parent != self._root and not path.parent.is_dir():
             if not self._root.is_dir():
@@ -155,7 +192,3 @@ class FolderStopSignal:
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)

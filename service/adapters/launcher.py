@@ -6,7 +6,7 @@ Its one implementation is `ray_jobs`. It must not know how a driver is run.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from search_spaces.protocol import LaunchConfig
 from service.domain.cluster import Cluster
@@ -31,16 +31,13 @@ class ClusterUnreachableError(Exception):
 
 
 class Launcher(Protocol):
-    """Runs drivers on a cluster. All methods except `preload` and `prepare` raise ClusterUnreachableError."""
+    """Runs drivers on a cluster. All methods except `preload` raise ClusterUnreachableError."""
 
     def preload(self) -> None:
         """Do slow preparations ahead of time, such as imports."""
 
-    def prepare(self, launch: LaunchConfig, spec: dict[str, Any]) -> None:
-        """Write the files that the driver reads at its start. May be repeated. Raises OSError."""
-
     def launch(self, launch: LaunchConfig) -> None:
-        """Start the driver. Raises ClusterUnreachableError also if this attempt id was used before."""
+        """Start the driver; its files have been written. Raises ClusterUnreachableError also for a used attempt id."""
 
     def status(self, attempt_id: str) -> JobStatus: ...
 

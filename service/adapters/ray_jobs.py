@@ -7,22 +7,16 @@ database or the states of an experiment.
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import threading
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import LaunchConfig, Tag
-from search_spaces.storage.atomic import atomic_write
 from service.adapters.launcher import ClusterUnreachableError, JobStatus
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
-
-PRIVATE = 0o600  # the launch file holds a token and perhaps a password
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +36,6 @@ class RayLauncher:
         with self._importing:  # if two threads import Ray at once, some of its modules stay incomplete
             import ray.exceptions
             import ray.job_submission  # noqa: F401
-
-    def prepare(self, launch: LaunchConfig, spec: dict[str, Any]) -> None:
-        folder = ExperimentFolder(Path(launch.storage))
-        folder.root.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder.spec, json.dumps(spec, indent=2).encode(), PRIVATE)
-        atomic_write(folder.launch_config(launch.attempt), launch.model_dump_json(indent=2).encode(), PRIVATE)
 
     def launch(self, launch: LaunchConfig) -> None:
         command = [self._python, "-m", "workers.driver", launch.storage, str(launch.attempt)]

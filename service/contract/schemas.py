@@ -170,7 +170,9 @@ class LogChunk(BaseModel):
 class DiskUse(BaseModel):
     """The disk space that an experiment uses."""
 
-    folder: str = Field(description="Folder of the experiment, as a path on the service's machine.")
+    folder: str = Field(
+        description="Address of the experiment's files: a path on the service's machine, or that of another storage."
+    )
     total_bytes: int = Field(description="Size of all files together, in bytes.")
     bytes_by_kind: dict[str, int] = Field(
         description="Size in bytes by kind of file: checkpoints, model, logs, pictures, journal, damaged and other."

@@ -29,7 +29,7 @@ from search_spaces.problems import SpecError
 from search_spaces.protocol import DISK_FULL_ERRNOS, LaunchConfig, sanitize_text
 from search_spaces.stored import read_spec
 from search_spaces.upgrade import upgrade
-from service.adapters.experiment_files import free_bytes
+from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.launcher import ClusterUnreachableError
 from service.context import AppContext, utc_now
 from service.contract.states import State
@@ -223,22 +223,23 @@ class Reconciler:
             mlflow_tracking_uri=settings.mlflow_tracking_uri,
             mlflow_username=settings.mlflow_username,
             mlflow_password=settings.mlflow_password,
-            storage=str(self._context.files(experiment_id).folder),
-            source=source and str(self._context.files(source).folder),
+            storage=self._context.files(experiment_id).address,
+            source=source and self._context.files(source).address,
             data_root=str(settings.data_root),
             cache_root=str(settings.cache_root),
         )
         self._submit(held, launch, document)
 
     def _submit(self, held: HeldLease, launch: LaunchConfig, spec: dict[str, Any]) -> None:
+        files = self._context.files(launch.experiment_id)
         failure, blocked = "", ""
         try:
-            self._context.launcher.prepare(launch, spec)
+            files.write_launch(launch, spec)
             self._context.launcher.launch(launch)
             log.info("launched %s with %d slots", launch.attempt_id, launch.slots)
         except (ClusterUnreachableError, OSError) as error:
             failure = sanitize_text(f"the driver could not be started: {error}")
-            blocked = sanitize_text(self._why_blocked(error))
+            blocked = sanitize_text(self._why_blocked(error, files))
             log.warning("%s: %s%s", launch.attempt_id, failure, blocked and f"; {blocked}")
         now = self._clock()
         with self._context.database.write() as session:
@@ -254,12 +255,12 @@ class Reconciler:
                 if blocked and experiment.state == State.QUEUED:
                     experiments.move(session, experiment, State.PAUSED, now, blocked)
 
-    def _why_blocked(self, error: Exception) -> str:
+    def _why_blocked(self, error: Exception, files: ExperimentFiles) -> str:
         """What a person must repair before another attempt makes sense; empty if the failure may be temporary."""
         number = error.errno if isinstance(error, OSError) else None
         root = self._context.settings.storage_root
         if number in DISK_FULL_ERRNOS:
-            free = free_bytes(root)
+            free = files.free_bytes()
             left = "" if free is None else f" ({free} bytes free)"
             return f"paused: no space left on RUNG_STORAGE_ROOT {root}{left}; free some space, then resume"
         if number in NOT_WRITABLE:

@@ -53,7 +53,7 @@ def test_they_come_from_the_environment(tmp_path: Path) -> None:
             "PATH": "/bin",
         }
     )
-    assert settings.storage_root == tmp_path / "storage"
+    assert settings.storage_root == str(tmp_path / "storage")
     assert settings.service_url == "http://127.0.0.1:9000"
     assert settings.sqlalchemy_url == "postgresql+psycopg://rung@db/rung"
     assert settings.mlflow_public_url == "http://mlflow:5000"
@@ -117,9 +117,17 @@ def test_only_the_url_of_an_mlflow_server_is_accepted(address: str) -> None:
     assert "secret" not in problem
 
 
+def test_a_storage_that_no_backend_has_is_refused() -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings({"RUNG_STORAGE_ROOT": "tape://ada:secret@host/rung"})
+    rule = "RUNG_STORAGE_ROOT: the scheme of a storage address must be one of folder (got 'tape')"
+    assert refused.value.problems == [rule]
+
+
 def test_paths_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Settings(home=tmp_path, storage_root=Path("here")).storage_root == tmp_path / "here"
+    assert Settings(home=tmp_path, storage_root="here").storage_root == str(tmp_path / "here")
+    assert Settings(home=tmp_path, data_root=Path("here")).data_root == tmp_path / "here"
 
 
 @pytest.mark.parametrize(

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import errno
-from typing import Any
-
 from search_spaces.protocol import LaunchConfig
 from service.adapters.launcher import ClusterUnreachableError, JobStatus
 from service.domain.cluster import Cluster, Node
 
 
 class MemoryLauncher:
-    """Jobs by attempt id, the cluster's nodes, and switches for an unreachable Ray and a full disk."""
+    """Jobs by attempt id, the cluster's nodes, and a switch for an unreachable Ray."""
 
     def __init__(self) -> None:
         self.nodes = Cluster((Node("small", cpus=2), Node("large", cpus=8, gpus=2)))
         self.unreachable = False
-        self.full_disk = False
         self.jobs: dict[str, JobStatus] = {}
         self.launches: dict[str, LaunchConfig] = {}
-        self.specs: dict[str, dict[str, Any]] = {}
         self.stopped: list[str] = []
         self.printed: dict[str, str] = {}
 
     def preload(self) -> None:
         """There is nothing to load."""
 
-    def prepare(self, launch: LaunchConfig, spec: dict[str, Any]) -> None:
-        if self.full_disk:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        self.launches[launch.attempt_id], self.specs[launch.attempt_id] = launch, spec
-
     def launch(self, launch: LaunchConfig) -> None:
         self._check_reachable()
         if launch.attempt_id in self.jobs:
             raise ClusterUnreachableError(f"a job named {launch.attempt_id} exists")
         self.jobs[launch.attempt_id] = JobStatus.RUNNING
+        self.launches[launch.attempt_id] = launch
 
     def status(self, attempt_id: str) -> JobStatus:
         self._check_reachable()

@@ -17,12 +17,10 @@ import pytest
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import Directives, LaunchConfig, TrialState, Winner
 from search_spaces.storage.folder import FolderStorage
 from tests.support.attempts import AFTER, Calls, MemoryTracking, ScriptedEvaluation
 from workers.attempt import ExperimentAttempt
-from workers.search import tune_run
 from workers.search.tune_callbacks import TuneCallback
 from workers.search.winner import EvaluationFailedError, StopRequestedError, WinnerScore
 from workers.state.recorder import Recorder
@@ -410,11 +408,3 @@ def test_an_attempt_imports_the_trials_of_its_source_once(
         attempt(look, attempt=number, source=str(source))
     assert seen == ["older/0"] * 2
     assert {update.trial for said in service.heard for update in said.trials} == {0}
-
-
-def test_tunes_files_of_this_attempt_and_earlier_ones_are_removed(tmp_path: Path) -> None:
-    for name in ("tune-a1/trial", "tune-a2", "tune-a3", "tune-a12", "trials/00000"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "tune-a1/trial/result.json").write_text("{}")
-    tune_run.remove_results(ExperimentFolder(tmp_path), 2)
-    assert {path.name for path in tmp_path.iterdir()} == {"tune-a3", "tune-a12", "trials"}

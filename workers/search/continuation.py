@@ -11,10 +11,10 @@ import logging
 from dataclasses import replace
 from pathlib import PurePath
 
+from search_spaces.layout import NAMES
 from search_spaces.protocol import IMPORTED_STATES
 from search_spaces.storage.base import ArtifactStore, ExperimentStorage, JournalDamagedError, open_storage
 from workers.search.stop_conditions import AttemptError
-from workers.state.checkpoints import NAMES
 from workers.state.events import EpochFinished, Event, TrialEnded, TrialSuggested, decode_all
 from workers.state.recorder import Recorder
 

@@ -1,17 +1,15 @@
 """The run of Ray Tune: trains trials until the searcher has no more or the search is over.
 
-Owns how Tune is called and what remains of its own files: nothing, since the journal is the state. It must not know
-MLflow or the service.
+Owns how Tune is called and what remains of its own files: nothing, since the journal is the state. Tune writes them in
+a temporary folder of the driver's machine; no other process reads them. It must not know MLflow or the service.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import LaunchConfig
 from search_spaces.storage.base import open_storage
 from workers.ray_patches import out_of_memory
@@ -36,9 +34,7 @@ def run_trials(
     """
     from ray import tune
 
-    folder = ExperimentFolder(Path(launch.storage))
     resources = trial_resources(spec)
-    remove_results(folder, launch.attempt)
     while True:
         searcher = TuneSearcher(
             spec,
@@ -54,11 +50,11 @@ def run_trials(
         if searcher.exhausted():
             return
         # tune.run, not Tuner: a Tuner pickles searcher and scheduler for a restore, which the journal replaces.
-        with out_of_memory.oom_as_actor_failure():
+        with out_of_memory.oom_as_actor_failure(), TemporaryDirectory(ignore_cleanup_errors=True) as results:
             tune.run(
                 TrialWorker,
-                name=folder.tune_results(launch.attempt).name,
-                storage_path=launch.storage,
+                name=launch.attempt_id,
+                storage_path=results,
                 resources_per_trial=tune.PlacementGroupFactory(
                     [{name: share for name, share in resources.items() if share}]
                 ),
@@ -71,7 +67,6 @@ def run_trials(
                 trial_dirname_creator=lambda trial: trial.trial_id,
                 verbose=0,
             )
-        remove_results(folder, launch.attempt)
         if callback.outcome or not searcher.done:
             return
         # Once more for trials that were requested while Tune was shutting down.
@@ -80,9 +75,3 @@ def run_trials(
 def trial_resources(spec: ExperimentSpec) -> dict[str, float]:
     """What each trial holds while it runs, as Ray names it."""
     return {"CPU": float(spec.resources.cpus_per_trial), "GPU": float(spec.resources.gpus_per_trial or 0)}
-
-
-def remove_results(folder: ExperimentFolder, attempt: int) -> None:
-    """Remove Tune's files of this attempt and of those before it. A later attempt's are not ours."""
-    for number in range(1, attempt + 1):
-        shutil.rmtree(folder.tune_results(number), ignore_errors=True)

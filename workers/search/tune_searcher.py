@@ -12,10 +12,10 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import NAMES
 from search_spaces.protocol import TrialState
 from search_spaces.searchers.base import Finding, SearchProblem, TrialResult
 from search_spaces.storage.base import ExperimentStorage
-from workers.state import checkpoints
 from workers.state.recorder import Recorder
 from workers.state.trial_table import Trial
 
@@ -132,7 +132,7 @@ class TuneSearcher(Searcher):
         Such a process, left behind on a node that was cut off, leaves its epoch when it sees the request. The process
         that the trial gets now starts later and ignores requests from before its start.
         """
-        files = checkpoints.NAMES.trial(trial.number)
+        files = NAMES.trial(trial.number)
         if next(self._storage.artifacts.list(files.root), None) is not None:
             self._storage.stop_signal(trial.number).ask()
         spec = self._spec.bind(trial.sample, trial.number).model_dump_json().encode()

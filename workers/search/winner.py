@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
-from search_spaces.layout import TrialFolder
+from search_spaces.layout import NAMES, TrialFolder
 from search_spaces.protocol import RETRYABLE, ErrorKind, LaunchConfig
 from search_spaces.storage.base import ArtifactStore, open_storage
 from workers.search import failures
@@ -147,7 +147,7 @@ class Evaluator:
         gives the same weights. Raises TrialError.
         """
         with classified():
-            artifacts, trial = open_storage(storage).artifacts, checkpoints.NAMES.trial(number)
+            artifacts, trial = open_storage(storage).artifacts, NAMES.trial(number)
             return self._evaluate(artifacts, trial, epochs, data_root, cache_root)
 
     def draw_plots(self, spec: ExperimentSpec, storage: str, data_root: Path, cache_root: Path) -> None:
@@ -155,7 +155,7 @@ class Evaluator:
         from workers.data.splits import load
         from workers.plots.cli import plot_experiment
 
-        with open_storage(storage).artifacts.replace_folder(checkpoints.NAMES.plots) as folder:
+        with open_storage(storage).artifacts.replace_folder(NAMES.plots) as folder:
             plot_experiment(spec, lambda: load(spec.dataset, spec.seed, data_root, cache_root), folder)
 
     def _evaluate(
@@ -180,7 +180,7 @@ class Evaluator:
             training.model.load_state_dict(_trained_again(training, epochs))
         images, labels = splits.test()
         loss, accuracy = training.evaluate(images, labels)
-        with artifacts.replace_folder(checkpoints.NAMES.model) as folder:
+        with artifacts.replace_folder(NAMES.model) as folder:
             self._pack(training.classifier(), images[:2].numpy(), folder)
         return WinnerScore(loss, accuracy)
 

@@ -14,24 +14,13 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
-from search_spaces.layout import (
-    BEST,
-    LAST,
-    PREVIOUS,
-    CheckpointPolicy,
-    ExperimentFolder,
-    TrialFolder,
-    kept_checkpoints,
-)
+from search_spaces.layout import BEST, LAST, NAMES, PREVIOUS, CheckpointPolicy, TrialFolder, kept_checkpoints
 from search_spaces.storage.base import ArtifactStore
 
 log = logging.getLogger("rung.checkpoints")
-
-#: Names of artifacts are relative to the experiment's folder.
-NAMES = ExperimentFolder(Path())
 
 
 class CheckpointDamagedError(Exception):

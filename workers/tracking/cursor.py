@@ -10,14 +10,13 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from search_spaces.layout import ExperimentFolder
+from search_spaces.layout import NAMES
 from search_spaces.storage.base import BEGINNING, ExperimentStorage, Position
 
 log = logging.getLogger("rung.cursor")
 
-NAME = ExperimentFolder(Path()).tracking
+NAME = NAMES.tracking
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from search_spaces.experiment import TrialSpec
+from search_spaces.layout import NAMES
 from search_spaces.storage.base import open_storage
 from search_spaces.stored import read_trial_spec
 from workers.state import checkpoints
@@ -84,7 +85,7 @@ class TrialWorker(tune.Trainable):
         self._config = config
         storage = open_storage(config["storage"])
         self._artifacts = storage.artifacts
-        self._files = checkpoints.NAMES.trial(config["trial"])
+        self._files = NAMES.trial(config["trial"])
         self._training = None
         self._latest_result: dict[str, Any] = {}
         self._journaled_epoch: int = config["epoch"]

@@ -72,4 +72,4 @@ def show_storage(context: CurrentContext, visible: VisibleExperiment) -> DiskUse
     with visible.read() as (_, experiment):
         files = context.files(experiment.id)
     sizes = files.sizes()
-    return DiskUse(folder=str(files.folder), total_bytes=sum(sizes.values()), bytes_by_kind=sizes)
+    return DiskUse(folder=files.address, total_bytes=sum(sizes.values()), bytes_by_kind=sizes)

@@ -1,66 +1,103 @@
-"""Folder storage: the contracts of a storage backend, and what only files can do."""
+"""Folder storage: the contract of a storage backend, and what only files can do."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path, PurePath
 
 import pytest
 
-from search_spaces.storage.base import ArtifactStore, JournalBackend, open_storage
+from search_spaces.storage.base import check_root, open_storage
 from search_spaces.storage.folder import FolderArtifacts, FolderStorage
-from tests.support.contracts.artifact_store import ArtifactStoreContract
-from tests.support.contracts.journal_backend import JournalBackendContract
-from tests.support.contracts.stop_signal import OpenSignal, StopSignalContract
+from tests.support.contracts.storage import StorageContract
+
+LOG = PurePath("trials/00000/trial.log")
 
 
-class TestFolderJournal(JournalBackendContract):
+class TestFolderStorage(StorageContract):
     @pytest.fixture
-    def journal(self, tmp_path: Path) -> JournalBackend:
-        return FolderStorage(tmp_path).journal
+    def root(self, tmp_path: Path) -> str:
+        return str(tmp_path / "deep" / "storage")
 
 
-class TestFolderArtifacts(ArtifactStoreContract):
-    @pytest.fixture
-    def artifacts(self, tmp_path: Path) -> ArtifactStore:
-        return FolderStorage(tmp_path).artifacts
-
-
-class TestFolderStopSignal(StopSignalContract):
-    @pytest.fixture
-    def open_signal(self, tmp_path: Path) -> OpenSignal:
-        storage = FolderStorage(tmp_path)
-        storage.artifacts.write(PurePath("trials/00003/spec.json"), b"{}")
-        return lambda: storage.stop_signal(3)
+@pytest.fixture
+def artifacts(tmp_path: Path) -> FolderArtifacts:
+    (tmp_path / "x").mkdir()
+    return FolderArtifacts(tmp_path / "x")
 
 
 def test_an_address_names_its_backend(tmp_path: Path) -> None:
     assert open_storage(str(tmp_path)) == open_storage(f"folder://{tmp_path}") == FolderStorage(tmp_path)
-    with pytest.raises(ValueError, match=r"must be one of folder \(got 'tape'\)"):
-        open_storage("tape://x")
+    for call in (open_storage, check_root):
+        with pytest.raises(ValueError, match=r"must be one of folder \(got 'tape'\)"):
+            call("tape://x")
 
 
-def test_a_process_that_outlives_its_experiment_does_not_bring_its_folder_back(tmp_path: Path) -> None:
-    storage = FolderStorage(tmp_path / "experiment")
-    storage.root.mkdir()
-    storage.artifacts.write(PurePath("trials/00000/last.pt"), b"w")
-    storage.remove()
-    storage.remove()
-    with pytest.raises(FileNotFoundError):
-        storage.artifacts.write(PurePath("trials/00000/last.pt"), b"w")
-    with pytest.raises(FileNotFoundError):
-        storage.artifacts.open_appender(PurePath("trials/00000/trial.log"))
-    assert not storage.root.exists()
+def test_a_root_is_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert check_root("here") == check_root("folder://here") == check_root(f"{tmp_path}/here/") == f"{tmp_path}/here"
+    assert check_root("~/rung") == "/home/ada/rung"
+    with pytest.raises(ValueError, match="must be a folder that can be found"):
+        check_root("~nobody-of-this-name/rung")
 
 
-def test_an_appended_file_is_for_its_owner_only(tmp_path: Path) -> None:
-    artifacts = FolderArtifacts(tmp_path)
-    artifacts.open_appender(PurePath("logs/driver-a1.log")).close()
-    assert (tmp_path / "logs/driver-a1.log").stat().st_mode & 0o777 == 0o600
+@pytest.mark.parametrize(("private", "mode"), [(True, 0o600), (False, 0o644)])
+def test_a_secret_is_for_its_owner_only(artifacts: FolderArtifacts, tmp_path: Path, private: bool, mode: int) -> None:
+    umask = os.umask(0o022)
+    artifacts.write(PurePath("launch-a1.json"), b"{}", private=private)
+    os.umask(umask)
+    assert (tmp_path / "x" / "launch-a1.json").stat().st_mode & 0o777 == mode
 
 
-def test_a_file_with_two_names_counts_once(tmp_path: Path) -> None:
-    artifacts = FolderArtifacts(tmp_path)
+def test_an_appended_file_is_for_its_owner_only(artifacts: FolderArtifacts, tmp_path: Path) -> None:
+    artifacts.open_appender(LOG).close()
+    assert (tmp_path / "x" / LOG).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_with_two_names_counts_once(artifacts: FolderArtifacts, tmp_path: Path) -> None:
     artifacts.write(PurePath("a"), b"1234")
-    os.link(tmp_path / "a", tmp_path / "b")
+    os.link(tmp_path / "x" / "a", tmp_path / "x" / "b")
     assert sum(item.size_bytes for item in artifacts.list()) == 4
+
+
+@pytest.mark.parametrize("linked", ["trials", "trials/00000", "trials/00000/trial.log"])
+def test_no_link_is_followed_out_of_an_experiment(artifacts: FolderArtifacts, tmp_path: Path, linked: str) -> None:
+    outside = tmp_path / "outside"
+    (outside / LOG).parent.mkdir(parents=True)
+    (outside / LOG).write_text("secret")
+    link = tmp_path / "x" / linked
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside / linked)
+    for call in (artifacts.open_reader, artifacts.open_appender):
+        with pytest.raises(OSError, match=str(tmp_path / "x" / LOG)) as refused:
+            call(LOG)
+        assert refused.value.errno in {errno.ELOOP, errno.ENOTDIR}
+    for item in artifacts.list():
+        artifacts.remove(item.name)
+    FolderStorage(tmp_path / "x").remove()
+    assert (outside / LOG).read_text() == "secret"
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced(artifacts: FolderArtifacts, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("kept")
+    (tmp_path / "x" / "spec.json").symlink_to(outside)
+    artifacts.write(PurePath("spec.json"), b"new")
+    assert (outside.read_text(), (tmp_path / "x" / "spec.json").read_text()) == ("kept", "new")
+
+
+def test_the_root_may_be_reached_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "one").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    artifacts = open_storage(f"{tmp_path}/link/one").artifacts
+    artifacts.write(LOG, b"text")
+    with artifacts.open_reader(LOG) as log:
+        assert log.read() == b"text"
+
+
+def test_a_named_pipe_does_not_block_its_reader(artifacts: FolderArtifacts, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x" / "spec.json")
+    with pytest.raises(OSError, match="must be a file"):
+        artifacts.open_reader(PurePath("spec.json"))

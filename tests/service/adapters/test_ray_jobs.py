@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
@@ -16,8 +15,6 @@ from typing import Any
 
 import pytest
 
-from search_spaces.experiment import ExperimentSpec
-from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import LaunchConfig
 from service.adapters.launcher import ALIVE, ClusterUnreachableError, JobStatus, Launcher
 from service.adapters.ray_jobs import RayLauncher
@@ -128,10 +125,6 @@ class TestRayLauncher(LauncherContract):
         self.dashboard.broken = not reachable
 
 
-def full_disk(_descriptor: int) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 def test_a_driver_is_submitted_watched_and_stopped(
     launcher: RayLauncher, dashboard: Dashboard, launch: LaunchConfig
 ) -> None:
@@ -224,28 +217,6 @@ except ClusterUnreachableError as away:
     assert said.startswith("Ray at http://127.0.0.1:8265 does not answer: ")
     assert "token" in said.partition("answer: ")[2].lower()
     assert said.count("\n") == 1
-
-
-def test_the_driver_finds_its_files_and_only_the_owner_can_read_the_token(
-    launcher: RayLauncher, launch: LaunchConfig
-) -> None:
-    folder = ExperimentFolder(Path(launch.storage))
-    for name in ("first", "second"):
-        launcher.prepare(launch, ExperimentSpec(name=name).model_dump(mode="json"))
-        assert ExperimentSpec.model_validate_json(folder.spec.read_text()).name == name
-    assert LaunchConfig.model_validate_json(folder.launch_config(2).read_text()) == launch
-    assert folder.launch_config(2).stat().st_mode & 0o777 == 0o600
-    assert sorted(path.name for path in folder.root.iterdir()) == ["launch-a2.json", "spec.json"]
-
-
-def test_a_full_disk_leaves_the_previous_files(
-    launcher: RayLauncher, launch: LaunchConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    launcher.prepare(launch, {"name": "before"})
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        launcher.prepare(launch, {"name": "after"})
-    assert json.loads((Path(launch.storage) / "spec.json").read_text()) == {"name": "before"}
 
 
 def test_neither_tune_nor_torch_nor_mlflow_is_ever_imported() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from service.store.models import Attempt, IdempotencyKey
 from tests.support.world import World
 
 pytestmark = pytest.mark.stores
-STORY = {"journal.jsonl", "model/MLmodel"}
+STORY = {"spec.json", "journal.jsonl", "model/MLmodel"}
 DISPOSABLE = {
     "journal.damaged-1",
     "trials/00000/last.pt",
@@ -58,7 +58,7 @@ def written(settings: Settings) -> Any:
 
     def write(experiment_id: str) -> str:
         for name in STORY | DISPOSABLE:
-            path = settings.storage_root / experiment_id / name
+            path = Path(settings.storage_root) / experiment_id / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("x")
         return experiment_id
@@ -67,7 +67,7 @@ def written(settings: Settings) -> Any:
 
 
 def files(settings: Settings, experiment_id: str) -> set[str]:
-    folder: Path = settings.storage_root / experiment_id
+    folder: Path = Path(settings.storage_root) / experiment_id
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
@@ -79,7 +79,7 @@ def test_expired_files_are_removed_except_journals_and_models(
     assert files(settings, ended) == STORY | DISPOSABLE
     keeper.sweep(after_days=2)
     assert files(settings, ended) == STORY
-    assert files(settings, running) == STORY | DISPOSABLE
+    assert files(settings, running) == STORY | DISPOSABLE | {"launch-a1.json"}
 
 
 def test_files_that_a_continuation_must_still_import_are_kept(
@@ -102,8 +102,8 @@ def test_an_experiment_that_is_resumed_during_a_sweep_keeps_its_files(
     swept: list[str] = []
 
     def remove(storage: ExperimentFiles, real: Any = ExperimentFiles.remove_disposable) -> int:
-        swept.append(storage.folder.name)
-        for other in both - {storage.folder.name}:
+        swept.append(PurePath(storage.address).name)
+        for other in both - set(swept):
             assert world.post(other, "resume").status_code == 200
         freed: int = real(storage)
         return freed
@@ -127,7 +127,7 @@ def test_files_that_cannot_be_removed_do_not_block_others(
     stuck, *others = (written(world.ended("failed")) for _ in range(3))
 
     def remove(storage: ExperimentFiles, real: Any = ExperimentFiles.remove_disposable) -> int:
-        if storage.folder.name == stuck:
+        if storage.address.endswith(stuck):
             raise error
         freed: int = real(storage)
         return freed
@@ -142,21 +142,17 @@ def test_files_that_cannot_be_removed_do_not_block_others(
 
 def test_launch_files_are_removed_when_their_attempt_ends(world: World, keeper: Keeper, settings: Settings) -> None:
     one = world.started()
-    for number in (1, 2):
-        path = settings.storage_root / one / f"launch-a{number}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("the password")
     keeper.sweep()
-    assert files(settings, one) == {"launch-a1.json", "launch-a2.json"}
+    assert files(settings, one) == {"spec.json", "launch-a1.json"}
     world.beat(one, {"phase": "failed"})
     world.post(one, "resume")
     world.reconciler.reconcile_once()
     keeper.sweep()
-    assert files(settings, one) == {"launch-a2.json"}
+    assert files(settings, one) == {"spec.json", "launch-a2.json"}
     world.post(one, "pause")
     world.beat(one, {"phase": "paused"}, 2)
     keeper.sweep()
-    assert files(settings, one) == set()
+    assert files(settings, one) == {"spec.json"}
 
 
 def test_old_launch_files_are_looked_for_once(
@@ -166,14 +162,13 @@ def test_old_launch_files_are_looked_for_once(
     ended_late, long_ago = world.ended("failed"), world.ended("failed")
     keeper.sweep(after_days=1)
     for one, minutes in ((ended_late, 59), (long_ago, 61)):
-        path = settings.storage_root / one / "launch-a1.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = Path(settings.storage_root) / one / "launch-a1.json"
         path.write_text("the password")
         with context.database.write() as session:
             attempt = session.get_one(Attempt, f"exp-{one}-a1")
             attempt.ended_at = keeper.now - timedelta(minutes=minutes)
     keeper.sweep()
-    assert (files(settings, ended_late), files(settings, long_ago)) == (set(), {"launch-a1.json"})
+    assert (files(settings, ended_late), files(settings, long_ago)) == ({"spec.json"}, {"spec.json", "launch-a1.json"})
 
 
 def test_files_are_swept_once_for_each_end(world: World, keeper: Keeper, settings: Settings, written: Any) -> None:
@@ -186,7 +181,7 @@ def test_files_are_swept_once_for_each_end(world: World, keeper: Keeper, setting
     world.reconciler.reconcile_once()
     world.beat(one, {"phase": "failed"}, 2)
     keeper.sweep()
-    assert files(settings, one) == STORY
+    assert not files(settings, one) & DISPOSABLE
 
 
 def test_idempotency_keys_are_kept_for_a_day(world: World, keeper: Keeper, context: AppContext) -> None:

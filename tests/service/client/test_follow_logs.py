@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
 
@@ -14,7 +16,7 @@ from tests.support.world import World
 
 
 def write(settings: Settings, experiment_id: str, name: str, text: str) -> None:
-    path = settings.storage_root / experiment_id / name
+    path = Path(settings.storage_root) / experiment_id / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as log:
         log.write(text)

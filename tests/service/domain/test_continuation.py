@@ -42,7 +42,7 @@ def test_a_continuation_without_changes_imports_the_ended_trials(world: World, s
     assert world.show(source) == before
     world.reconciler.reconcile_once()
     launch = world.launcher.launches[f"exp-{view['id']}-a1"]
-    assert launch.source == str(settings.storage_root / source)
+    assert launch.source == f"{settings.storage_root}/{source}"
     assert launch.controls.num_samples == 13
     assert world.launcher.launches[f"exp-{source}-a1"].source is None
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import ExperimentFolder
+from search_spaces.protocol import LaunchConfig
+from search_spaces.storage.folder import FolderArtifacts
 from service.adapters.launcher import ClusterUnreachableError, JobStatus
 from service.context import AppContext
 from service.domain import attempts, experiments
@@ -28,9 +32,11 @@ def test_a_driver_is_launched_with_its_configuration(world: World, settings: Set
     one = world.started(searcher={"kind": "random", "num_samples": 4})
     launch = world.launcher.launches[f"exp-{one}-a1"]
     assert (launch.attempt, launch.attempt_id, launch.slots) == (1, f"exp-{one}-a1", 4)
-    assert launch.storage == str(settings.storage_root / one)
+    assert launch.storage == f"{settings.storage_root}/{one}"
     assert launch.service_url == settings.service_url
-    assert ExperimentSpec.model_validate(world.launcher.specs[launch.attempt_id]).name == "x"
+    written = ExperimentFolder(Path(launch.storage))
+    assert ExperimentSpec.model_validate_json(written.spec.read_text()).name == "x"
+    assert LaunchConfig.model_validate_json(written.launch_config(1).read_text()) == launch
     world.reconciler.reconcile_once()
     assert list(world.launcher.jobs) == [launch.attempt_id]
 
@@ -281,11 +287,11 @@ def test_a_cancel_takes_effect_although_the_launch_found_a_full_disk(
 ) -> None:
     one = world.submit()
 
-    def fill(*_: Any) -> None:
+    def fill(*_: Any, **__: Any) -> None:
         assert world.cancel(one).json()["state"] == "STOPPING"
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(world.launcher, "prepare", fill)
+    monkeypatch.setattr(FolderArtifacts, "write", fill)
     world.reconciler.reconcile_once()
     assert world.show(one)["state"] == "CANCELED"
 
@@ -313,11 +319,22 @@ def test_a_running_experiment_that_cannot_be_read_keeps_its_slots(world: World, 
     assert slots > 0
 
 
-def test_a_full_disk_pauses_the_experiment_and_is_named(world: World, clock: Clock, settings: Settings) -> None:
+def failing(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    """Let every write to the storage of an experiment raise this error."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(FolderArtifacts, "write", fail)
+
+
+def test_a_full_disk_pauses_the_experiment_and_is_named(
+    world: World, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = world.submit()
-    settings.storage_root.mkdir()
-    world.launcher.full_disk = True
-    world.reconciler.reconcile_once()
+    with monkeypatch.context() as full_disk:
+        failing(full_disk, OSError(errno.ENOSPC, "No space left on device"))
+        world.reconciler.reconcile_once()
     view = world.show(one)
     assert (view["state"], view["slots"]) == ("PAUSED", 0)
     found = re.fullmatch(
@@ -327,7 +344,6 @@ def test_a_full_disk_pauses_the_experiment_and_is_named(world: World, clock: Clo
     assert found, view["reason"]
     assert found[1] == str(settings.storage_root)
     assert int(found[2]) > 0
-    world.launcher.full_disk = False
     clock.sleep(3600)
     world.reconciler.reconcile_once()
     assert world.show(one)["state"] == "PAUSED", "nothing resumes before a person has freed space"
@@ -337,10 +353,7 @@ def test_a_full_disk_pauses_the_experiment_and_is_named(world: World, clock: Clo
 def test_a_read_only_storage_pauses_the_experiment_and_is_named(
     world: World, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def forbid(*_: Any) -> None:
-        raise OSError(number, "not here", "/shared/exp-1\udc80/spec.json")
-
-    monkeypatch.setattr(world.launcher, "prepare", forbid)
+    failing(monkeypatch, OSError(number, "not here", "/shared/exp-1\udc80/spec.json"))
     one = world.submit()
     world.reconciler.reconcile_once()
     view = world.show(one)
@@ -373,14 +386,14 @@ def test_an_error_in_one_launch_does_not_block_others(
     world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = world.submit(resources={"gpus_per_trial": 0}), world.submit(resources={"gpus_per_trial": 0})
-    prepare = world.launcher.prepare
+    launch_all = world.launcher.launch
 
-    def fail_one(launch: Any, spec: Any) -> None:
+    def fail_one(launch: LaunchConfig) -> None:
         if launch.experiment_id == one:
             raise ValueError("what nobody thought of")
-        prepare(launch, spec)
+        launch_all(launch)
 
-    monkeypatch.setattr(world.launcher, "prepare", fail_one)
+    monkeypatch.setattr(world.launcher, "launch", fail_one)
     world.reconciler.reconcile_once()
     assert f"exp-{two}-a1" in world.launcher.jobs
     reconcile_for(world.reconciler, clock, 80)
@@ -403,7 +416,7 @@ def test_the_next_driver_gets_the_number_of_known_trials(world: World, clock: Cl
 
 def test_a_lost_driver_s_own_log_is_preferred_to_ray_s_copy(world: World, clock: Clock, settings: Settings) -> None:
     one = world.started()
-    log = settings.storage_root / one / "logs" / "driver-a1.log"
+    log = Path(settings.storage_root) / one / "logs" / "driver-a1.log"
     log.parent.mkdir(parents=True)
     log.write_bytes(b"first\n" * 5_000 + b"\xff\0 the last line\n")
     world.launcher.printed[f"exp-{one}-a1"] = "what Ray kept"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import PurePath
 
 import pytest
@@ -27,10 +28,13 @@ class ArtifactStoreContract:
         artifacts.write(SPEC, memoryview(b"newer"))
         assert artifacts.exists(SPEC)
         assert content(artifacts, SPEC) == b"newer"
+        artifacts.write(SPEC, b"secret", private=True)
+        assert content(artifacts, SPEC) == b"secret"
 
     def test_a_reader_is_seekable(self, artifacts: ArtifactStore) -> None:
         artifacts.write(SPEC, b"0123456789")
         with artifacts.open_reader(SPEC) as file:
+            assert file.seek(0, os.SEEK_END) == 10
             file.seek(4)
             assert file.read(3) == b"456"
 
@@ -46,7 +50,8 @@ class ArtifactStoreContract:
         name = PurePath("logs/driver-a1.log")
         for text in (b"one\n", b"two\n"):
             with artifacts.open_appender(name) as file:
-                file.write(text)
+                assert file.tell() == 4 * (text == b"two\n")
+                assert file.write(text) == 4
         assert content(artifacts, name) == b"one\ntwo\n"
 
     def test_a_moved_file_replaces_another(self, artifacts: ArtifactStore) -> None:
@@ -67,6 +72,15 @@ class ArtifactStoreContract:
         assert list(artifacts.list(PurePath("nothing"))) == []
         artifacts.remove(SPEC)
         assert {item.name for item in artifacts.list()} == {other}
+
+    def test_files_can_be_removed_while_they_are_listed(self, artifacts: ArtifactStore) -> None:
+        for number in range(5):
+            artifacts.write(PurePath(f"trials/0000{number}/last.pt"), b"w")
+            artifacts.write(PurePath(f"trials/0000{number}/spec.json"), b"s")
+        for item in artifacts.list():
+            if item.name.name == "last.pt":
+                artifacts.remove(item.name)
+        assert {item.name.name for item in artifacts.list()} == {"spec.json"}
 
     @pytest.mark.parametrize("name", ["/etc/passwd", "../other/spec.json", "trials/../../spec.json"])
     def test_no_name_leaves_the_experiment(self, artifacts: ArtifactStore, name: str) -> None:

@@ -11,7 +11,6 @@ from service.adapters.launcher import ALIVE, ClusterUnreachableError, JobStatus,
 from service.domain.cluster import Cluster
 
 EXPERIMENT = "k3v9q2mz"
-SPEC = {"name": "x"}
 
 
 def launch_config(storage: Path, attempt: int = 1) -> LaunchConfig:
@@ -44,7 +43,6 @@ class LauncherContract:
 
     def start(self, launcher: Launcher, launch: LaunchConfig) -> None:
         launcher.preload()
-        launcher.prepare(launch, SPEC)
         launcher.launch(launch)
 
     def test_a_launched_driver_is_alive(self, launcher: Launcher, tmp_path: Path) -> None:
@@ -72,11 +70,6 @@ class LauncherContract:
         assert launcher.logs(unknown) == ""
         launcher.stop(unknown)
 
-    def test_a_prepared_driver_is_not_yet_launched(self, launcher: Launcher, tmp_path: Path) -> None:
-        launch = launch_config(tmp_path)
-        launcher.prepare(launch, SPEC)
-        assert launcher.status(launch.attempt_id) is JobStatus.UNKNOWN
-
     def test_the_cluster_has_its_nodes(self, launcher: Launcher) -> None:
         cluster = launcher.cluster()
         assert isinstance(cluster, Cluster)
@@ -88,7 +81,6 @@ class LauncherContract:
     ) -> None:
         launch = launch_config(tmp_path)
         self.cut_off(launcher, reachable=False)
-        launcher.prepare(launch, SPEC)
         for call in (
             launcher.cluster,
             lambda: launcher.launch(launch),

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.layout import BEST, ExperimentFolder
+from search_spaces.layout import BEST, NAMES, ExperimentFolder
 from search_spaces.models import CNN, VGG, ResNet, TorchvisionModel
 from search_spaces.normalization import Batch
 from search_spaces.protocol import ErrorKind
@@ -47,7 +47,7 @@ def test_lost_weights_are_trained_again_bit_for_bit(
     tmp_path: Path, experiment: Callable[..., ExperimentSpec], lost: str
 ) -> None:
     """The trial trains until an epoch is not the best, at a rate that makes this happen soon."""
-    artifacts, files = FolderStorage(tmp_path).artifacts, checkpoints.NAMES.trial(3)
+    artifacts, files = FolderStorage(tmp_path).artifacts, NAMES.trial(3)
     trial = ExperimentFolder(tmp_path).trial(3).root
     trial.mkdir(parents=True)
     sample = {

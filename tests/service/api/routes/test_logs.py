@@ -14,7 +14,7 @@ pytestmark = pytest.mark.stores
 
 
 def write(settings: Settings, experiment_id: str, name: str, data: bytes) -> Path:
-    path = settings.storage_root / experiment_id / name
+    path = Path(settings.storage_root) / experiment_id / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
@@ -102,9 +102,21 @@ def test_a_log_that_cannot_be_read_is_unavailable(world: World, settings: Settin
     one = world.started()
     world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
     for name in ("logs/driver-a1.log", "trials/00000/trial.log"):
-        (settings.storage_root / one / name).mkdir(parents=True)
+        (Path(settings.storage_root) / one / name).mkdir(parents=True)
     assert f"the log of exp-{one}-a1 cannot be read" in logs(world, one, status=503)
     assert f"the log of trial 0 of experiment {one} cannot be read" in logs(world, one, "/trials/0", status=503)
+
+
+def test_a_link_in_the_place_of_a_log_is_not_followed(world: World, settings: Settings, tmp_path: Path) -> None:
+    one = world.started()
+    world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
+    (tmp_path / "secret").write_text("secret")
+    for name in ("logs/driver-a1.log", "trials/00000/trial.log"):
+        path = Path(settings.storage_root) / one / name
+        path.parent.mkdir(parents=True)
+        path.symlink_to(tmp_path / "secret")
+    for of in ("", "/trials/0"):
+        assert "cannot be read" in logs(world, one, of, status=503)
 
 
 def test_the_largest_offset_reads_nothing(world: World, settings: Settings) -> None:
@@ -125,12 +137,12 @@ def test_a_bad_offset_limit_or_attempt_is_refused(world: World, query: dict[str,
 def test_disk_use_is_counted_by_kind_of_file(world: World, settings: Settings) -> None:
     one = world.started()
     address = f"/api/v1/experiments/{one}/storage"
-    assert world.client.get(address).json()["total_bytes"] == 0
+    before = world.client.get(address).json()["bytes_by_kind"]
     write(settings, one, "trials/00000/last.pt", b"x" * 500)
     write(settings, one, "logs/driver-a1.log", b"x" * 20)
     found = world.client.get(address).json()
-    assert (found["folder"], found["total_bytes"]) == (str(settings.storage_root / one), 520)
+    assert (found["folder"], found["total_bytes"]) == (str(Path(settings.storage_root) / one), 520 + before["other"])
     assert found["bytes_by_kind"] == {
         "checkpoints": 500, "model": 0, "logs": 20, "pictures": 0, "journal": 0, "damaged": 0,
-        "other": 0,
+        "other": before["other"],
     }  # fmt: skip

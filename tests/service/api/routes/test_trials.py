@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -88,7 +89,7 @@ def test_the_spec_of_a_trial_is_the_one_in_its_folder(client: httpx.Client, worl
     taken_over, drawn = asked.bind({}, 4), asked.bind({}, 0)
     assert taken_over.seed != drawn.seed
     for trial, kept in ((0, taken_over.model_dump_json().encode()), (1, b'{"seed": 1'), (2, b"\xff")):
-        folder = context.files(one).folder / "trials" / f"{trial:05d}"
+        folder = Path(context.files(one).address) / "trials" / f"{trial:05d}"
         folder.mkdir(parents=True)
         (folder / "spec.json").write_bytes(kept)
     found = [client.get(f"{EXPERIMENTS}/{one}/trials/{trial}/spec").json() for trial in range(3)]
