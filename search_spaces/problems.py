@@ -14,6 +14,7 @@ from typing import Any
 
 MAX_PROBLEMS = 50
 MAX_VALUE_LENGTH = 120
+_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,17 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def shorten(value: Any) -> Any:
-    """`value` for a JSON answer: itself if it is small, otherwise the beginning of its text."""
+    """`value` for a JSON answer: itself if it is small, otherwise the beginning of its text. No more is read."""
+    cut = value[:MAX_VALUE_LENGTH] if isinstance(value, str) else value
+    text = ""
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        for part in _ENCODER.iterencode(cut):
+            text += part
+            if len(text) > MAX_VALUE_LENGTH:
+                break
         text.encode()
     except (TypeError, ValueError, RecursionError):
-        value = text = ascii(value) if not isinstance(value, dict | list | tuple) else f"a {type(value).__name__}"
+        value = text = ascii(cut) if not isinstance(value, dict | list | tuple) else f"a {type(value).__name__}"
     if len(text) <= MAX_VALUE_LENGTH:
         return value
     return (value if isinstance(value, str) else text)[: MAX_VALUE_LENGTH - 3] + "..."

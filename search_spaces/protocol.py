@@ -11,12 +11,37 @@ import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainValidator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from search_spaces.controls import Controls
 
 #: The path under which the service answers.
 API_PREFIX = "/api/v1"
+
+#: Most trials of one heartbeat, so that neither its size nor the time to store it exceeds a limit.
+MAX_UPDATES = 500
+#: Most metrics of a trial, and most values of its sample. Both are fewer than 200 in the largest specs.
+MAX_VALUES = 1_000
+#: Most hyperparameters of a trial: a spec of 64 KiB cannot name more.
+MAX_PARAMETERS = 10_000
+#: Longest text from a library or from user code, in characters. The rest is cut.
+MAX_TEXT = 10_000
+#: Longest id in MLflow, which uses 32 characters.
+MAX_MLFLOW_ID = 64
+#: Trials and epochs are numbered below this, which any database can store.
+MAX_NUMBER = 10**7
 
 #: What the operating system reports when a disk or a quota is full.
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -137,11 +162,52 @@ def sanitize_text(text: str) -> str:
 
 
 def _sanitize_if_text(value: Any) -> Any:
-    return sanitize_text(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return sanitize_text(value if len(value) <= MAX_TEXT else f"{value[: MAX_TEXT - 3]}...")
 
 
-#: Text from a library or from user code, which may contain anything.
+#: Text from a library or from user code, which may contain anything and may be of any length.
 Text = Annotated[str, BeforeValidator(_sanitize_if_text)]
+MlflowId = Annotated[Text, Field(max_length=MAX_MLFLOW_ID)]
+#: A number of trials, epochs or restarts, counted from 0.
+Number = Annotated[int, Field(ge=0, lt=MAX_NUMBER)]
+
+
+class AtMost:
+    """Pydantic marker of a list or mapping of at most `most` items. A longer one is refused before its items are read.
+
+    pydantic's own `max_length` reads all items first, and makes an error of each that is wrong.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        described = handler(schema)
+        return {**described, "maxItems" if described["type"] == "array" else "maxProperties": self._most}
+
+    def _check(self, value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > self._most:
+            raise PydanticCustomError(
+                "too_many", "must have at most {most} items, not {count}", {"most": self._most, "count": len(value)}
+            )
+        return value
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, str):
+        return _sanitize_if_text(value)
+    if not isinstance(value, bool | int | float):
+        raise PydanticCustomError("scalar", "must be a string, a number, true or false")
+    return value
+
+
+#: The value of a hyperparameter. One validator, because a union makes an error for each of its members.
+Scalar = Annotated[str | float | int | bool, PlainValidator(_scalar, json_schema_input_type=str | float | int | bool)]
 
 
 def _finite(value: float | None) -> float | None:
@@ -163,23 +229,23 @@ KnownControls = Annotated[Controls, BeforeValidator(_known)]
 class TrialUpdate(Message):
     """The newest state of one trial. Times are Unix seconds."""
 
-    trial: int = Field(description="Number of the trial in its experiment, counted from 0.")
+    trial: Number = Field(description="Number of the trial in its experiment, counted from 0.")
     state: TrialState = Field(description="Current state.")
     stop_reason: Text = Field("", description="Why the trial ended; empty while it runs.")
-    epoch: int = Field(0, description="Number of finished epochs.")
+    epoch: Number = Field(0, description="Number of finished epochs.")
     best_value: float | None = Field(None, description="Best value of the objective so far.")
-    best_epoch: int | None = Field(None, description="Epoch of the best value, counted from 1.")
-    metrics: dict[Text, float | None] = Field(
+    best_epoch: Number | None = Field(None, description="Epoch of the best value, counted from 1.")
+    metrics: Annotated[dict[Text, float | None], AtMost(MAX_VALUES)] = Field(
         default_factory=dict, description="Metrics of the newest epoch; null where not finite."
     )
-    parameters: dict[Text, Text | float | int | bool] = Field(
+    parameters: Annotated[dict[Text, Scalar], AtMost(MAX_PARAMETERS)] = Field(
         default_factory=dict, description="Hyperparameters, by dotted path."
     )
-    sample: dict[Text, float] | None = Field(
+    sample: Annotated[dict[Text, float], AtMost(MAX_VALUES)] | None = Field(
         None, description="The searcher's sample. Bound to it, the experiment's spec is the trial's spec."
     )
-    mlflow_run_id: Text | None = Field(None, description="The trial's run in MLflow.")
-    restarts: int = Field(0, description="Number of times the trial was restarted after a failure.")
+    mlflow_run_id: MlflowId | None = Field(None, description="The trial's run in MLflow.")
+    restarts: Number = Field(0, description="Number of times the trial was restarted after a failure.")
     error_kind: ErrorKind | None = Field(None, description="Kind of its last failure.")
     started_at: float | None = Field(None, description="When the trial started.")
     ended_at: float | None = Field(None, description="When the trial ended.")
@@ -188,7 +254,7 @@ class TrialUpdate(Message):
 class Winner(Message):
     """The best trial, evaluated once on the test set."""
 
-    trial: int = Field(description="Number of the trial.")
+    trial: Number = Field(description="Number of the trial.")
     value: float = Field(description="Its best value of the objective.")
     test_accuracy: float = Field(description="Accuracy on the test set.")
     test_loss: FiniteOrNone = Field(description="Loss on the test set; null where not finite.")
@@ -205,11 +271,11 @@ class Heartbeat(Message):
     blocked: bool = Field(
         False, description="With phase `paused`: another attempt would fail until a person has removed the cause."
     )
-    trials: list[TrialUpdate] = Field(
+    trials: Annotated[list[TrialUpdate], FailFast(), AtMost(MAX_UPDATES)] = Field(
         default_factory=list, description="Trials that changed since the last heartbeat that was answered."
     )
-    mlflow_experiment_id: Text | None = Field(None, description="The experiment in MLflow that holds the runs.")
-    mlflow_run_id: Text | None = Field(None, description="The parent run in MLflow.")
+    mlflow_experiment_id: MlflowId | None = Field(None, description="The experiment in MLflow that holds the runs.")
+    mlflow_run_id: MlflowId | None = Field(None, description="The parent run in MLflow.")
     winner: Winner | None = Field(None, description="The winner, once it is evaluated.")
     controls: KnownControls | None = Field(
         None, description="With phase `completed`: the controls under which the search ended."

@@ -25,6 +25,7 @@ from service.adapters.ray_warm_workers import WarmWorkers
 from service.api import error_handlers, openapi, routes
 from service.api.body_limit import MaxBodySizeMiddleware
 from service.api.methods import AllowedMethodsMiddleware
+from service.api.thread_pools import ThreadPools
 from service.api.trusted_hosts import HostOriginMiddleware
 from service.cleanup.worker import CleanupWorker
 from service.context import AppContext
@@ -76,6 +77,7 @@ def _build(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as running:
+            app.state.thread_pools = ThreadPools.create()
             app.state.context = context = await run_in_threadpool(opened)
             running.callback(context.close)
             for thread in _threads(context):

@@ -118,8 +118,13 @@ class Settings(BaseModel):
         15.0, description="Number of seconds that a replica may be silent before another one takes over the queue."
     )
 
-    max_body_bytes: Bytes = Field(2**20, description="Largest size of a request body, in bytes.")
-    max_heartbeat_bytes: Bytes = Field(2**25, description="Largest size of a driver's heartbeat, in bytes.")
+    max_body_bytes: Bytes = Field(
+        2**17, description="Largest size of a request body, in bytes. A spec may have at most 64 KiB."
+    )
+    max_heartbeat_bytes: Bytes = Field(
+        2**22,
+        description="Largest size of a driver's heartbeat, in bytes. A driver whose heartbeat is larger sends several.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from search_spaces.controls import Controls
 from search_spaces.periodic import PeriodicThread
-from search_spaces.protocol import API_PREFIX, Directives, Heartbeat, LaunchConfig, Winner
+from search_spaces.protocol import API_PREFIX, MAX_UPDATES, Directives, Heartbeat, LaunchConfig, Winner
 from workers.fence import Fence
 from workers.state.recorder import Recorder
 from workers.tracking.cursor import MlflowIds
@@ -25,13 +25,13 @@ from workers.tracking.cursor import MlflowIds
 log = logging.getLogger("rung.heartbeat")
 
 MIN_GAP_S = 1.0  # however short the epochs are: each message costs the service 5 to 10 ms
-MAX_UPDATES = 500  # in one message, so that neither its size nor the time to store it exceeds a limit
 RETRY_S = 1.0  # between two tries of the final heartbeat
 TIMEOUT_S = 10.0
 ACTIVE_PHASES = frozenset({"starting", "searching", "finalizing"})
 #: Statuses with which the service, not a proxy, says that this attempt is no longer the current one.
 FENCED_STATUSES = frozenset({401, 403, 404, 409, 410})
 PROBLEM = "application/problem+json"
+TOO_LARGE = 413
 
 
 class HeartbeatThread:
@@ -55,6 +55,7 @@ class HeartbeatThread:
             timeout=TIMEOUT_S,
             trust_env=False,
         )
+        self._most_updates = MAX_UPDATES  # in one message; fewer once the service has refused one as too large
         self._reported_runs: dict[int, str] = {}
         self._winner: Winner | None = None
         self._blocked = False
@@ -95,9 +96,13 @@ class HeartbeatThread:
                 ids = self._mlflow_ids()
                 left = self._changed(ids)
                 while not self._fence.is_closed():
-                    some, rest = left[:MAX_UPDATES], left[MAX_UPDATES:]
+                    some, rest = left[: self._most_updates], left[self._most_updates :]
                     # A final phase is only reported with the last updates: while more follow, the search continues.
-                    if not self._accept(self._post(self._message(some, ids, phase, is_last=not rest))):
+                    response = self._post(self._message(some, ids, phase, is_last=not rest))
+                    if response.status_code == TOO_LARGE and len(some) > 1:
+                        self._most_updates = len(some) // 2
+                        continue
+                    if not self._accept(response):
                         break
                     self._reported_runs |= {number: ids.runs[number] for number in some if number in ids.runs}
                     left = rest

@@ -108,17 +108,17 @@ def _find(session: Session, experiment_id: str, *, lock: bool = False) -> Experi
     return experiments.find(session, experiment_id, lock=lock)
 
 
-def _visible(context: CurrentContext, response: Response, experiment_id: ExperimentId) -> VisibleHandle:
+async def _visible(context: CurrentContext, response: Response, experiment_id: ExperimentId) -> VisibleHandle:
     return VisibleHandle(context, response, experiment_id)
 
 
-def _editable(
+async def _editable(
     context: CurrentContext, response: Response, experiment_id: ExperimentId, if_match: IfMatchHeader
 ) -> EditableHandle:
     return EditableHandle(context, response, experiment_id, if_match)
 
 
-def _listed(context: CurrentContext) -> ExperimentListHandle:
+async def _listed(context: CurrentContext) -> ExperimentListHandle:
     return ExperimentListHandle(context)
 
 

@@ -1,4 +1,5 @@
-"""Body limit: no request body larger than allowed is ever held in memory. Pure ASGI."""
+"""Body limit: no route gets more of a request's body than is allowed, and nothing is read that no route asks for. Pure
+ASGI."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ HEARTBEATS = f"{API_PREFIX}/attempts/"
 
 
 class MaxBodySizeMiddleware:
-    """Reads each body up to its limit before the application sees it; answers 413 to a larger one."""
+    """Answers 413 to a body that is larger than its limit, as soon as that is known."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, max_heartbeat_bytes: int) -> None:
         self._app = app
@@ -21,30 +22,26 @@ class MaxBodySizeMiddleware:
         self._max_heartbeat_bytes = max_heartbeat_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"}:
+        if scope["type"] != "http":
             return await self._app(scope, receive, send)
         limit = self._max_heartbeat_bytes if scope["path"].startswith(HEARTBEATS) else self._max_bytes
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared[:20]) > limit:
-            return await self._refuse(scope, receive, send, limit)
-        messages: list[Message] = []
+            return await problem_response(_too_large(limit))(scope, receive, send)
         size = 0
-        while True:
+
+        async def receive_limited() -> Message:
+            nonlocal size
             message = await receive()
-            messages.append(message)
             size += len(message.get("body", b""))
             if size > limit:
-                return await self._refuse(scope, receive, send, limit)
-            if message["type"] != "http.request" or not message.get("more_body", False):
-                break
+                raise _too_large(limit)
+            return message
 
-        async def replay() -> Message:
-            return messages.pop(0) if messages else await receive()
+        return await self._app(scope, receive_limited, send)
 
-        return await self._app(scope, replay, send)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
-        rule = f"must be at most {limit} bytes"
-        close = {"Connection": "close"}  # the rest of the body is never read
-        error = ContentTooLargeError(f"the request body {rule}", [Problem("", rule)], close)
-        await problem_response(error)(scope, receive, send)
+def _too_large(limit: int) -> ContentTooLargeError:
+    rule = f"must be at most {limit} bytes"
+    close = {"Connection": "close"}  # the rest of the body is never read
+    return ContentTooLargeError(f"the request body {rule}", [Problem("", rule)], close)

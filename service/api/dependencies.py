@@ -1,6 +1,7 @@
 """Dependencies: what routes have in common about a request: the service's context, its body, its token, its headers.
 
-The experiment that a request is about comes from `access`.
+The experiment that a request is about comes from `access`. Every dependency is a coroutine that waits for nothing:
+FastAPI would run a plain function in a thread of people's pool, which heartbeats must not wait for.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from fastapi import Depends, Header, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from search_spaces.problems import Problem
+from search_spaces.protocol import MAX_NUMBER
 from service.api import etags, headers
 from service.api.etags import IfMatch
 from service.context import AppContext
 from service.contract.errors import UnauthorizedError
 from service.domain import idempotency
-from service.domain.trials import MAX_NUMBER
 
 _bearer = HTTPBearer(auto_error=False, description="The token in the driver's launch file.")
 
 
-def _context(request: Request) -> AppContext:
+async def _context(request: Request) -> AppContext:
     context: AppContext = request.app.state.context
     return context
 
@@ -30,18 +31,18 @@ async def _body(request: Request) -> bytes:
     return await request.body()
 
 
-def _content_type(request: Request) -> str:
+async def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "")
 
 
-def _token(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+async def _token(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     if credentials is None or not credentials.credentials:
         problem = Problem("Authorization", "must hold a bearer token")
         raise UnauthorizedError(str(problem), [problem], {headers.AUTHENTICATE: "Bearer"})
     return credentials.credentials
 
 
-def _if_match(
+async def _if_match(
     if_match: Annotated[
         str | None,
         Header(

@@ -1,4 +1,7 @@
-"""Error handlers: the one place where an exception becomes a response, and where error responses are documented."""
+"""Error handlers: the one place where an exception becomes a response, and where error responses are documented.
+
+Each handler is a coroutine that waits for nothing: Starlette would run a plain function in a thread.
+"""
 
 from __future__ import annotations
 
@@ -75,32 +78,36 @@ def _respond(_request: Request, error: RungError) -> Response:
     return problem_response(error)
 
 
-def _rung(request: Request, error: Exception) -> Response:
+async def _rung(request: Request, error: Exception) -> Response:
     return _respond(request, error if isinstance(error, RungError) else InternalError(str(error)))
 
 
-def _spec(request: Request, error: Exception) -> Response:
+async def _spec(request: Request, error: Exception) -> Response:
     problems = error.problems if isinstance(error, SpecError) else ()
     return _respond(request, ValidationFailedError(summary(problems), problems))
 
 
-def _validation(request: Request, error: Exception) -> Response:
-    problems = []
+async def _validation(request: Request, error: Exception) -> Response:
+    problems: list[Problem] = []
+    more = 0
     for item in error.errors() if isinstance(error, RequestValidationError) else ():
         source, *path = item.get("loc", ("",))
         if item.get("type") == "json_invalid":
             cause = item.get("ctx", {}).get("error", item.get("msg"))
             return _respond(request, BadRequestError(f"malformed JSON: {cause}"))
-        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-        field = "".join(steps).removeprefix(".") or str(source)
-        problems.append(Problem(field, rule_of(item), shorten(item.get("input"))))
-    listed = problems[:MAX_PROBLEMS]
-    if len(problems) > MAX_PROBLEMS:
-        listed.append(Problem("", f"and {len(problems) - MAX_PROBLEMS} more problems"))
-    return _respond(request, ValidationFailedError(summary(problems), listed))
+        if len(problems) < MAX_PROBLEMS:
+            steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+            field = "".join(steps).removeprefix(".") or str(source)
+            problems.append(Problem(field, rule_of(item), shorten(item.get("input"))))
+        else:
+            more += 1
+    sentence = summary(problems, more)
+    if more:
+        problems.append(Problem("", f"and {more} more problems"))
+    return _respond(request, ValidationFailedError(sentence, problems))
 
 
-def _http(request: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     """Errors of the framework itself: no route has the path, or a file of the documentation is asked for."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     sent = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
@@ -120,7 +127,7 @@ def method_not_allowed(method: str, path: str, allowed: tuple[str, ...]) -> Meth
     return MethodNotAllowedError(detail, [problem], {headers.ALLOW: ", ".join(allowed)})
 
 
-def _database(request: Request, error: Exception) -> Response:
+async def _database(request: Request, error: Exception) -> Response:
     if isinstance(error, OperationalError) and is_full(error):
         log.warning("the disk of the database is full: %s", error)
         sent = {headers.RETRY_AFTER: str(RETRY_DISK_S)}
@@ -130,5 +137,5 @@ def _database(request: Request, error: Exception) -> Response:
     return _respond(request, UnavailableError("the database does not answer; try again in a moment", headers=sent))
 
 
-def _unexpected(request: Request, _error: Exception) -> Response:
+async def _unexpected(request: Request, _error: Exception) -> Response:
     return _respond(request, InternalError("Internal error; see the service log for details."))

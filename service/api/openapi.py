@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec, TrialSpec
+from search_spaces.protocol import Heartbeat
 from service.api.error_handlers import error_responses
 from service.contract.errors import (
     BadRequestError,
@@ -87,7 +88,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         )
         document["paths"] = dict(sorted(document["paths"].items()))
         schemas = document["components"]["schemas"]
-        for model in (ExperimentSpec, TrialSpec, ProblemDocument):
+        for model in (ExperimentSpec, TrialSpec, Heartbeat, ProblemDocument):
             schemas[model.__name__] = _schema(model, schemas)
         schemas["ControlsPatch"] = _patch_of(Controls, schemas)
         for path in document["paths"].values():

@@ -200,10 +200,10 @@ def from_document(document: dict[str, Any], status: int) -> RungError:
     return cls(str(document.get("detail", "")), problems)
 
 
-def summary(problems: Sequence[Problem]) -> str:
-    """The first problem as one sentence, and the number of further ones."""
+def summary(problems: Sequence[Problem], unlisted: int = 0) -> str:
+    """The first problem as one sentence, and the number of further ones, with those that are not in the list."""
     if not problems:
         return "the request is invalid"
-    first = problems[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    first, further = problems[0], len(problems) - 1 + unlisted
+    more = f" (and {further} more)" if further else ""
     return f"{first if first.field else first.rule}{more}"

@@ -12,23 +12,17 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from search_spaces.problems import Problem
 from search_spaces.protocol import Directives, Heartbeat, TrialUpdate
 from search_spaces.stored import StoredSpec
-from service.contract.errors import ConflictError, ValidationFailedError
+from service.contract.errors import ConflictError
 from service.contract.states import ENDED, State
 from service.domain import actions, attempts, experiments
 from service.domain.attempts import OPEN, AttemptState
 from service.domain.retry_policy import Transition
-from service.domain.trials import MAX_NUMBER
 from service.store.models import Attempt, Experiment, Trial
 
 #: Phases of a final heartbeat.
 FINAL_PHASES = frozenset({"completed", "canceled", "paused", "failed"})
-#: Fields of a trial that the database holds as small numbers.
-BOUNDED_FIELDS = ("trial", "epoch", "best_epoch", "restarts")
-#: Trials of one SELECT: databases limit the number of parameters.
-BATCH = 500
 
 
 def handle_heartbeat(
@@ -97,7 +91,6 @@ def _end_experiment(session: Session, experiment: Experiment, heartbeat: Heartbe
 def _write_trials(
     session: Session, experiment: Experiment, attempt: Attempt, updates: list[TrialUpdate], now: datetime
 ) -> None:
-    _check_bounds(updates)
     known = _load_trials(session, experiment, [update.trial for update in updates])
     for update in updates:
         trial = known.get(update.trial)
@@ -126,24 +119,9 @@ def _write_trials(
     session.flush()
 
 
-def _check_bounds(updates: list[TrialUpdate]) -> None:
-    problems = [
-        Problem(f"trials.{field}", f"must be at least 0 and less than {MAX_NUMBER}", number)
-        for update in updates
-        for field in BOUNDED_FIELDS
-        if (number := getattr(update, field)) is not None and not 0 <= number < MAX_NUMBER
-    ]
-    if problems:
-        raise ValidationFailedError(f"{problems[0]}", problems[:1])
-
-
 def _load_trials(session: Session, experiment: Experiment, numbers: list[int]) -> dict[int, Trial]:
-    known: dict[int, Trial] = {}
-    for start in range(0, len(numbers), BATCH):
-        query = select(Trial).where(Trial.experiment_id == experiment.id)
-        batch = session.scalars(query.where(Trial.trial.in_(numbers[start : start + BATCH])))
-        known |= {trial.trial: trial for trial in batch}
-    return known
+    query = select(Trial).where(Trial.experiment_id == experiment.id, Trial.trial.in_(numbers))
+    return {trial.trial: trial for trial in session.scalars(query)}
 
 
 def _update_best(session: Session, experiment: Experiment, heartbeat: Heartbeat) -> None:

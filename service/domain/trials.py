@@ -24,8 +24,6 @@ from service.store.models import Experiment, Trial, UtcDateTime
 FIELDS = ("trial", "state", "epoch", "best_value", "started_at", "ended_at")
 VALUES = (*METRICS, *DIAGNOSTICS)
 SORT_KEYS = (*FIELDS, *VALUES)
-#: Numbers of trials and epochs are smaller, so that every database holds them.
-MAX_NUMBER = 10**7
 LARGEST_FLOAT = sys.float_info.max
 
 

@@ -2,10 +2,22 @@ import json
 import math
 
 import pytest
+from pydantic import ValidationError
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import Budget
-from search_spaces.protocol import Directives, Heartbeat, LaunchConfig, Message, TrialState, TrialUpdate, Winner
+from search_spaces.protocol import (
+    MAX_PARAMETERS,
+    MAX_TEXT,
+    MAX_UPDATES,
+    Directives,
+    Heartbeat,
+    LaunchConfig,
+    Message,
+    TrialState,
+    TrialUpdate,
+    Winner,
+)
 
 CONTROLS = Controls(num_samples=9, budget=Budget(gpu_hours=2.0, wall_clock=60.0))
 
@@ -50,3 +62,35 @@ def test_unknown_fields_of_a_newer_version_are_ignored_at_every_depth(message: M
 def test_invalid_controls_are_refused_in_messages_too() -> None:
     with pytest.raises(ValueError, match="num_samples"):
         Directives.model_validate({"slots": 1, "controls": {"num_samples": 0}})
+
+
+def test_texts_are_cut_and_not_refused() -> None:
+    beat = Heartbeat(phase="failed", reason="x" * (MAX_TEXT + 1))
+    assert (len(beat.reason), beat.reason[-4:]) == (MAX_TEXT, "x...")
+    assert Heartbeat(phase="failed", reason="x" * MAX_TEXT).reason == "x" * MAX_TEXT
+
+
+LINE = '{"trial": 0, "state": "RUNNING", "%s": {%s}}'
+NAMES = ",".join(f'"{number}": []' for number in range(MAX_PARAMETERS + 1))
+HOSTILE = {
+    "trials that are none": ",".join(["1"] * 10**6),
+    "empty trials": ",".join(["{}"] * MAX_UPDATES),
+    "more trials than allowed": ",".join([LINE % ("metrics", "")] * (MAX_UPDATES + 1)),
+    "more parameters than allowed": LINE % ("parameters", NAMES),
+    "more metrics than allowed": LINE % ("metrics", NAMES),
+    "a longer sample than allowed": LINE % ("sample", NAMES),
+}
+
+
+@pytest.mark.parametrize("trials", HOSTILE.values(), ids=HOSTILE)
+def test_few_errors_are_made_of_a_heartbeat_however_much_is_wrong(trials: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Heartbeat.model_validate_json(f'{{"phase": "searching", "trials": [{trials}]}}')
+    assert refused.value.error_count() <= 2
+
+
+def test_each_wrong_parameter_of_the_first_wrong_trial_is_one_error() -> None:
+    wrong = LINE % ("parameters", ",".join(f'"{number}": []' for number in range(MAX_PARAMETERS)))
+    with pytest.raises(ValidationError) as refused:
+        Heartbeat.model_validate_json(f'{{"phase": "searching", "trials": [{wrong}, {wrong}]}}')
+    assert refused.value.error_count() == MAX_PARAMETERS

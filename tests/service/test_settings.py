@@ -36,8 +36,8 @@ DOCUMENTED = {
     "mlflow_password": "none",
     "keep_files_days": "forever",
     "reconcile": "true",
-    "max_body_bytes": "1 MiB",
-    "max_heartbeat_bytes": "32 MiB",
+    "max_body_bytes": "128 KiB",
+    "max_heartbeat_bytes": "4 MiB",
 }
 
 

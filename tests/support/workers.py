@@ -78,6 +78,7 @@ class HeartbeatService:
         self.headers: dict[str, str] = {}
         self.path = ""
         self.answer: tuple[int, str, bytes] = (200, "application/json", b'{"slots": 3}')
+        self.largest_bytes = 2**22
         self.spoken = threading.Condition()
         self.port = 0
         self._server: HTTPServer | None = None
@@ -89,6 +90,11 @@ class HeartbeatService:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                if len(body) > service.largest_bytes:
+                    self.send_response(413)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 with service.spoken:
                     service.headers, service.path = dict(self.headers), self.path
                     service.heard.append(Heartbeat.model_validate(json.loads(body)))

@@ -9,9 +9,9 @@ import pytest
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Directives, LaunchConfig, TrialState, Winner
+from search_spaces.protocol import MAX_UPDATES, Directives, LaunchConfig, TrialState, Winner
 from workers.fence import Fence
-from workers.heartbeat import MAX_UPDATES, HeartbeatThread
+from workers.heartbeat import HeartbeatThread
 from workers.state.recorder import Recorder
 from workers.tracking.cursor import MlflowIds
 
@@ -287,3 +287,17 @@ def test_updates_after_a_refused_message_are_reported_later(
     service.answer = good
     assert heartbeat.send()
     assert [len(said.trials) for said in service.heard] == [MAX_UPDATES, 1]
+
+
+def test_a_message_that_the_service_refuses_as_too_large_is_sent_in_parts(
+    service: Any, recorder: Recorder, heartbeat_of: Callable[..., HeartbeatThread]
+) -> None:
+    for number in range(2, 20):
+        recorder.record_suggestion(number, {}, {"lr": 0.5, "reason": "x" * 100})
+    service.largest_bytes = 3000
+    heartbeat = heartbeat_of()
+    heartbeat.phase = "searching"
+    assert heartbeat.send()
+    told = [[line.trial for line in said.trials] for said in service.heard]
+    assert [number for some in told for number in some] == list(range(20))
+    assert all(1 <= len(some) <= 5 for some in told)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 
 from search_spaces.protocol import API_PREFIX, Directives, Heartbeat
 from service.api import headers
 from service.api.dependencies import CurrentContext, Token
 from service.api.error_handlers import error_responses
+from service.api.thread_pools import CurrentPools, run
+from service.context import AppContext
 from service.contract.errors import (
     BadRequestError,
     ConflictError,
@@ -20,7 +26,7 @@ from service.contract.errors import (
     UnauthorizedError,
     ValidationFailedError,
 )
-from service.domain import heartbeats
+from service.domain import attempts, heartbeats
 from service.domain.retry_policy import Transition
 
 router = APIRouter(prefix=f"{API_PREFIX}/attempts", tags=["drivers"])
@@ -28,9 +34,18 @@ router = APIRouter(prefix=f"{API_PREFIX}/attempts", tags=["drivers"])
 AttemptId = Annotated[str, Path(description="Identifier of the driver's attempt.", examples=["exp-k3v9q2mz-a1"])]
 
 
+HEARTBEAT_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Heartbeat"}}},
+    }
+}
+
+
 @router.post(
     "/{attempt_id}/heartbeat",
     summary="Report a driver's progress",
+    openapi_extra=HEARTBEAT_BODY,
     responses={
         200: headers.success("What the driver must do now."),
         **error_responses(
@@ -44,11 +59,36 @@ AttemptId = Annotated[str, Path(description="Identifier of the driver's attempt.
         ),
     },
 )
-def send_heartbeat(context: CurrentContext, attempt_id: AttemptId, token: Token, body: Heartbeat) -> Directives:
+async def send_heartbeat(
+    request: Request, context: CurrentContext, pools: CurrentPools, attempt_id: AttemptId, token: Token
+) -> Directives:
     """Used by drivers. 409 means that a newer attempt has taken over: stop and write nothing more."""
+    # Nothing of the body is read before the token is known to be the attempt's.
+    await run(pools.heartbeats, partial(_authenticate, context, attempt_id, token))
+    body = await request.body()
+    return await run(pools.heartbeats, partial(_handle, context, attempt_id, token, body))
+
+
+def _authenticate(context: AppContext, attempt_id: str, token: str) -> None:
+    with context.database.read() as session:
+        attempts.authenticate(session, attempt_id, token)
+
+
+def _handle(context: AppContext, attempt_id: str, token: str, body: bytes) -> Directives:
+    heartbeat = _parse(body)
     with context.database.write() as session:
         transition = Transition(datetime.now(UTC), context.retries)
-        directives = heartbeats.handle_heartbeat(session, attempt_id, token, body, transition)
-    if body.phase in heartbeats.FINAL_PHASES or any(update.ended_at is not None for update in body.trials):
+        directives = heartbeats.handle_heartbeat(session, attempt_id, token, heartbeat, transition)
+    if heartbeat.phase in heartbeats.FINAL_PHASES or any(update.ended_at is not None for update in heartbeat.trials):
         context.wake.set()  # its slots are free for others
     return directives
+
+
+def _parse(body: bytes) -> Heartbeat:
+    try:
+        return Heartbeat.model_validate(json.loads(body))  # pydantic's own parser refuses halves of surrogate pairs
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from None
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"malformed JSON: {error}") from None

@@ -16,7 +16,7 @@ router = APIRouter(tags=["system"])
 
 @router.get("/healthz", summary="Check liveness", responses={200: headers.success("The process answers.")})
 @router.get(f"{API_PREFIX}/healthz", include_in_schema=False)
-def show_health() -> Health:
+async def show_health() -> Health:
     """Answers 200 as long as the process runs."""
     return Health(status="ok")
 

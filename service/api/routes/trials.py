@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from search_spaces.protocol import API_PREFIX, TrialState
+from search_spaces.protocol import API_PREFIX, MAX_NUMBER, TrialState
 from service.api import etags, headers, pagination, serializers
 from service.api.access import EditableExperiment, VisibleExperiment
 from service.api.dependencies import TEXT, CurrentContext, TrialNumber
@@ -139,7 +139,7 @@ def _position(query: Sorting) -> tuple[Any, int]:
     """Sort value and number of the last trial of the page before. Raises ValidationFailedError."""
     cursor = str(query.cursor)
     sort, value, trial = pagination.decode(cursor, str, object, int)
-    if sort != query.sort or not 0 <= trial < trials.MAX_NUMBER:
+    if sort != query.sort or not 0 <= trial < MAX_NUMBER:
         pagination.refuse(cursor)
     try:
         return trials.from_cursor(sort, value), trial
