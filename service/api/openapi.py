@@ -101,10 +101,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 
 
 def _schema(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a model; the definitions that it refers to are added to `schemas`."""
+    """The schema of a model as a request has it; the definitions that it refers to replace those in `schemas`."""
     schema = model.model_json_schema(ref_template=REFERENCE)
     for name, definition in schema.pop("$defs", {}).items():
-        schemas.setdefault(name, definition)
+        schemas[name] = definition
     return schema
 
 

@@ -19,7 +19,7 @@ def test_a_short_value_is_shown_as_it_is(value: Any) -> None:
 def test_of_a_long_value_the_beginning_is_shown(value: Any) -> None:
     shown = shorten(value)
     assert len(shown) == MAX_VALUE_LENGTH
-    assert shown.endswith("x...") or shown.endswith('"...') or shown.endswith(" ...")
+    assert shown.endswith(("x...", '"...', " ..."))
 
 
 def test_values_that_json_cannot_hold_are_named() -> None:
