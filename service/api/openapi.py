@@ -103,8 +103,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 def _schema(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
     """The schema of a model as a request has it; the definitions that it refers to replace those in `schemas`."""
     schema = model.model_json_schema(ref_template=REFERENCE)
-    for name, definition in schema.pop("$defs", {}).items():
-        schemas[name] = definition
+    schemas.update(schema.pop("$defs", {}))
     return schema
 
 
