@@ -129,7 +129,7 @@ def _label_warnings(spec: ExperimentSpec) -> Iterator[str]:
     dataset = spec.dataset
     augmentations = [value for _, value in _alternatives(spec.search_space.augmentation, "search_space.augmentation")]
     flip = max(bounds_of(value.horizontal_flip)[1] for value in augmentations)
-    if not dataset.mirror_safe and flip > 0:
+    if not dataset.keeps_labels_mirrored() and flip > 0:
         declarable = "mirror_safe" in type(dataset).model_fields
         yield (
             f"search_space.augmentation.horizontal_flip: mirrored {dataset.name} images may no longer match their "

@@ -6,7 +6,6 @@ a trial ends; the service answers with `Directives`. It is here because neither 
 
 from __future__ import annotations
 
-import errno
 import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -42,9 +41,6 @@ MAX_TEXT = 10_000
 MAX_MLFLOW_ID = 64
 #: Trials and epochs are numbered below this, which any database can store.
 MAX_NUMBER = 10**7
-
-#: What the operating system reports when a disk or a quota is full.
-DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def attempt_id(experiment_id: str, attempt: int) -> str:

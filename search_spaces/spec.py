@@ -90,8 +90,9 @@ def kinds(family: Any) -> dict[str, type[Spec]]:
     return {cls.model_fields["kind"].default: cls for cls in members(family)}
 
 
-def family_of_package(package: str, base: type[Spec]) -> Any:
-    """The family whose registry is a package: the subclasses of `base` that its modules define, ordered by kind.
+def family_of_package(package: str, base: type[Spec], tag: str = "kind") -> Any:
+    """The family whose registry is a package: the subclasses of `base` that its modules define, told apart by the
+    field `tag` and ordered by it.
 
     Raises TypeError for two members of one kind.
     """
@@ -100,7 +101,8 @@ def family_of_package(package: str, base: type[Spec]) -> Any:
         for member in vars(importlib.import_module(module.name)).values():
             if not isinstance(member, type) or not issubclass(member, base) or member.__module__ != module.name:
                 continue
-            kind = member.model_fields["kind"]
+            kind = member.model_fields[tag]
             if not kind.is_required() and found.setdefault(kind.default, member) is not member:
-                raise TypeError(f"{package}: kind {kind.default!r} is declared twice")
-    return Annotated[reduce(or_, (found[kind] for kind in sorted(found))), Discriminated, KindShorthand]
+                raise TypeError(f"{package}: {tag} {kind.default!r} is declared twice")
+    union = reduce(or_, (found[kind] for kind in sorted(found)))
+    return Annotated[union, Field(discriminator=tag), NameShorthand(tag)]

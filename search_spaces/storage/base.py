@@ -11,6 +11,7 @@ they must hold no password. `tests/support/contracts/storage.py` tests a backend
 
 from __future__ import annotations
 
+import errno
 import importlib
 import pkgutil
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,9 @@ from search_spaces import storage
 Entry = dict[str, Any]
 
 BLOCK_BYTES = 1 << 20
+
+#: What the operating system reports when a disk or a quota is full.
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class WriterFencedError(Exception):

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from search_spaces.datasets import DatasetSpec, ImageFolder
-from search_spaces.problems import Problem, SpecError
+from search_spaces.datasets import DatasetSpec
+from search_spaces.problems import SpecError
 
 
 def check(dataset: DatasetSpec, data_root: Path) -> None:
-    """Raise SpecError for an image folder that is missing in the data root. Builtin datasets can be downloaded."""
-    if not isinstance(dataset, ImageFolder) or not _is_accessible(data_root):
-        return
-    if not (data_root / dataset.path).is_dir():
-        raise SpecError([Problem("dataset.path", f"must be a folder in {data_root}", dataset.path)])
+    """Raise SpecError for the problems that a dataset finds in the data root, if the service has access to it."""
+    if _is_accessible(data_root) and (problems := list(dataset.problems(data_root))):
+        raise SpecError(problems)
 
 
 def _is_accessible(data_root: Path) -> bool:

@@ -26,7 +26,8 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from search_spaces.controls import Controls
 from search_spaces.periodic import PeriodicThread
 from search_spaces.problems import SpecError
-from search_spaces.protocol import DISK_FULL_ERRNOS, LaunchConfig, sanitize_text
+from search_spaces.protocol import LaunchConfig, sanitize_text
+from search_spaces.storage.base import DISK_FULL_ERRNOS
 from search_spaces.stored import read_spec
 from search_spaces.upgrade import upgrade
 from service.adapters.experiment_files import ExperimentFiles

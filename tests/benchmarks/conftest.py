@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from search_spaces.datasets import Digits, FashionMNIST
+from search_spaces.datasets.torchvision_files import TorchvisionReader
 from workers.data.splits import Splits, load
-from workers.data.torchvision_files import TorchvisionReader
 
 ROOTS = (os.environ.get("RUNG_DATA_ROOT"), Path(__file__).parents[3] / "shared" / "data")
 

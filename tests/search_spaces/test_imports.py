@@ -1,21 +1,47 @@
-"""Imports: `search_spaces` needs only pydantic and yaml besides the standard library; a searcher may import Optuna."""
+"""Imports: `search_spaces` needs only pydantic and yaml besides the standard library, until something runs.
+
+A searcher imports Optuna when a search begins, and a data set imports what decodes its files when they are read.
+"""
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import grimp
+
+from search_spaces.datasets.mnist import FashionMNIST
+
+#: Package -> the part of `search_spaces` that may import it, and never at import time.
+LATE = {"optuna": "searchers", **dict.fromkeys(("numpy", "PIL", "sklearn", "torchvision"), "datasets")}
 
 
 def test_only_pydantic_and_yaml_are_needed() -> None:
     graph = grimp.build_graph("search_spaces", include_external_packages=True, cache_dir=None)
     others = graph.modules - graph.find_descendants("search_spaces") - {"search_spaces"} - sys.stdlib_module_names
-    assert others == {"pydantic", "pydantic_core", "yaml", "optuna"}
+    assert others == {"pydantic", "pydantic_core", "yaml", *LATE}
     assert graph.find_modules_that_directly_import("yaml") == {"search_spaces.parsing"}
-    assert graph.find_modules_that_directly_import("optuna") == {"search_spaces.searchers.optuna_search"}
+    for package, part in LATE.items():
+        importers = graph.find_modules_that_directly_import(package)
+        assert {".".join(module.split(".")[:2]) for module in importers} == {f"search_spaces.{part}"}
 
 
-def test_optuna_is_imported_only_when_a_search_begins() -> None:
-    code = "import sys, search_spaces.parsing, search_spaces.searchers.optuna_search; sys.exit('optuna' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_nothing_heavy_is_imported_before_a_search_begins_or_data_are_decoded(tmp_path: Path) -> None:
+    """Listing an image folder, which the service may do, imports nothing heavy either."""
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").touch()
+    code = f"""
+import sys
+from pathlib import Path
+import search_spaces.validation
+from search_spaces.datasets import ImageFolder
+ImageFolder(path={tmp_path.name!r}).reader(Path({str(tmp_path.parent)!r})).identity()
+print(*{set(LATE)} & sys.modules.keys())"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_the_classes_of_data_sets_keep_the_import_path_of_version_0_1() -> None:
+    assert pickle.loads(b"csearch_spaces.datasets\nFashionMNIST\n.") is FashionMNIST

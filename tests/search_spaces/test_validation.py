@@ -173,7 +173,7 @@ def test_lines(data: Any, lines: list[str]) -> None:
         (space(optimizer=3), "~optimizer", OPTIMIZERS, None),
         (space(optimizer=None), "~optimizer", OPTIMIZERS, None),
         (space(optimizer={"kind": ["sgd"]}), "~optimizer.kind", OPTIMIZERS, None),
-        ({"name": "x", "dataset": "cifar"}, "dataset", "must be one of digits, mnist,", "'cifar10'"),
+        ({"name": "x", "dataset": "cifar"}, "dataset", "must be one of cifar10, cifar100, digits,", "'cifar10'"),
         ({"name": "x", "searcher": "tpo"}, "searcher", "must be one of grid, random, tpe", "'tpe'"),
     ],
 )

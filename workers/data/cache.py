@@ -26,11 +26,11 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
-from search_spaces.protocol import DISK_FULL_ERRNOS
-from workers.data.errors import DataError
+from search_spaces.datasets.base import DataError
+from search_spaces.storage.base import DISK_FULL_ERRNOS
 
 FORMAT = 1  # raise it when the layout of an entry or the meaning of its arrays changes
-MANIFEST = "manifest.json"
+MANIFEST, SCRATCH = "manifest.json", "scratch"  # in the folder of an entry; the second only while it is built
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,37 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def entry(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> Entry:
+class Draft:
+    """An entry that is being built."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for temporary files. It is deleted when the entry is complete."""
+        path = self._folder / SCRATCH
+        path.mkdir(exist_ok=True)
+        return path
+
+    def create_array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """A new array to be filled, backed by a file with its disk blocks allocated."""
+        path = self._folder / f"{name}.npy"
+        with path.open("wb") as file:
+            described = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+            npy.write_array_header_1_0(file, described)
+            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            file.flush()
+            if size:
+                os.posix_fallocate(file.fileno(), file.tell(), size)
+        array: NDArray[Any] = np.load(path, mmap_mode="r+", allow_pickle=False)
+        return array
+
+
+def entry(root: Path, key: str, build: Callable[[Draft], dict[str, Any]]) -> Entry:
     """The entry `key` under `root`, built first if it is absent or damaged.
 
-    `build` fills the folder it is given and returns JSON facts, which the entry stores. If several processes ask at
+    `build` fills the draft it is given and returns JSON facts, which the entry stores. If several processes ask at
     once, one builds and the others wait for it. Raises DataError if `root` cannot be written or is full.
     """
     found = _open(root / key)
@@ -74,20 +101,6 @@ def entry(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> Entr
     return found
 
 
-def create_array(folder: Path, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """A new array to be filled, backed by `folder/name.npy` with its disk blocks allocated."""
-    path = folder / f"{name}.npy"
-    with path.open("wb") as file:
-        described = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-        npy.write_array_header_1_0(file, described)
-        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        file.flush()
-        if size:
-            os.posix_fallocate(file.fileno(), file.tell(), size)
-    array: NDArray[Any] = np.load(path, mmap_mode="r+", allow_pickle=False)
-    return array
-
-
 def prune(root: Path, prefix: str, keep: int, idle_s: float = 3600.0) -> None:
     """Delete entries that begin with `prefix`, except the `keep` used last and those used within `idle_s`."""
     used = sorted(((_last_use(path), path) for path in root.glob(f"{prefix}*/{MANIFEST}")), reverse=True)
@@ -103,24 +116,26 @@ def _last_use(manifest: Path) -> float:
         return 0.0
 
 
-def _build(root: Path, key: str, build: Callable[[Path], dict[str, Any]]) -> None:
+def _build(root: Path, key: str, build: Callable[[Draft], dict[str, Any]]) -> None:
     """Build beside the entry and rename. The caller holds the lock: leftovers are those of a dead builder."""
-    scratch, damaged = root / f".{key}.building", root / f".{key}.damaged"
-    for leftover in (scratch, damaged):
+    building, damaged = root / f".{key}.building", root / f".{key}.damaged"
+    for leftover in (building, damaged):
         shutil.rmtree(leftover, ignore_errors=True)
-    scratch.mkdir()
+    building.mkdir()
     try:
-        facts = build(scratch)
-        files = {path.name: _fingerprint(path) for path in sorted(scratch.glob("*.npy"))}
-        manifest = scratch / MANIFEST
+        facts = build(Draft(building))
+        if (building / SCRATCH).exists():
+            shutil.rmtree(building / SCRATCH)
+        files = {path.name: _fingerprint(path) for path in sorted(building.glob("*.npy"))}
+        manifest = building / MANIFEST
         manifest.write_text(json.dumps({"format": FORMAT, "files": files, "facts": facts}))
         _sync(manifest)
         if (root / key).exists():
             (root / key).rename(damaged)
-        scratch.rename(root / key)
+        building.rename(root / key)
         _sync(root)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(building, ignore_errors=True)
         shutil.rmtree(damaged, ignore_errors=True)
 
 

@@ -21,10 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from search_spaces.datasets import DatasetSpec
+from search_spaces.datasets.base import DataError, DatasetSpec
 from workers.data import cache
-from workers.data.errors import DataError
-from workers.data.reader import reader_of
 
 __all__ = ["DataError", "Splits", "load"]
 
@@ -118,24 +116,23 @@ def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[flo
 @contextmanager
 def _data_errors(dataset: DatasetSpec, data_root: Path) -> Iterator[None]:
     """Turn what readers, decoders and the cache raise into DataErrors, except a lack of memory."""
-    name = getattr(dataset, "name", type(dataset).__name__)
     try:
         yield
     except (DataError, MemoryError):
         raise
     except Exception as error:
-        raise DataError(f"{name}: cannot be read from {data_root}: {error or type(error).__name__}") from error
+        raise DataError(f"{dataset.name}: cannot be read from {data_root}: {error or type(error).__name__}") from error
 
 
 def _decoded(dataset: DatasetSpec, data_root: Path, cache_root: Path, download: bool) -> cache.Entry:
-    reader = reader_of(dataset, data_root)
+    reader = dataset.reader(data_root)
     key = cache.key_of(*reader.identity())
     if reader.replaces is None:
         return cache.entry(cache_root, key, partial(reader.decode, download=download))
     prefix = f"folder-{cache.key_of(reader.replaces)}-"
 
-    def build(folder: Path) -> dict[str, Any]:
-        facts = reader.decode(folder, download=download)
+    def build(draft: cache.Draft) -> dict[str, Any]:
+        facts = reader.decode(draft, download=download)
         cache.prune(cache_root, prefix, keep=KEPT_SOURCES - 1)
         cache.prune(cache_root, f"split-{prefix}", keep=KEPT_SPLITS - 1)
         return facts
@@ -146,7 +143,7 @@ def _decoded(dataset: DatasetSpec, data_root: Path, cache_root: Path, download: 
 def _split(source: cache.Entry, fraction: float, seed: int, cache_root: Path) -> cache.Entry:
     prefix = f"split-{source.path.name}"
 
-    def build(folder: Path) -> dict[str, Any]:
+    def build(draft: cache.Draft) -> dict[str, Any]:
         images, labels = source.array("train_images"), source.array("train_labels")
         parts = dict(zip(("train", "validation"), stratified_split(labels, fraction, seed), strict=True))
         for part, indices in parts.items():
@@ -154,10 +151,10 @@ def _split(source: cache.Entry, fraction: float, seed: int, cache_root: Path) ->
                 raise DataError(
                     f"the {part} split has no image: {len(labels)} images with validation_fraction={fraction}"
                 )
-            chosen = cache.create_array(folder, f"{part}_images", (len(indices), *images.shape[1:]), np.uint8)
+            chosen = draft.create_array(f"{part}_images", (len(indices), *images.shape[1:]), np.uint8)
             for start in range(0, len(indices), 4096):
                 chosen[start : start + 4096] = images[indices[start : start + 4096]]
-            cache.create_array(folder, f"{part}_labels", (len(indices),), np.int64)[:] = labels[indices]
+            draft.create_array(f"{part}_labels", (len(indices),), np.int64)[:] = labels[indices]
             if part == "train":
                 mean, std = channel_statistics(chosen)
         cache.prune(cache_root, prefix, keep=KEPT_SPLITS - 1)

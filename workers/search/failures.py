@@ -15,7 +15,8 @@ from typing import Any
 from ray import cloudpickle
 from ray import exceptions as ray_errors
 
-from search_spaces.protocol import DISK_FULL_ERRNOS, ErrorKind
+from search_spaces.protocol import ErrorKind
+from search_spaces.storage.base import DISK_FULL_ERRNOS
 from workers.trial import errors
 from workers.trial.errors import Failure, TrialError
 

@@ -14,7 +14,6 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 
-from search_spaces.datasets import Digits
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Tag, Winner
 from workers.tracking.runs import DESCRIPTION_CHARACTERS
@@ -23,10 +22,8 @@ NAME_CHARACTERS = 256
 #: What users must know about the model, in the description of each version.
 USE = (
     "Input: images as uint8 in 0..255 of shape (images, channels, height, width); the model normalizes them itself. "
-    "Output: logits of shape (images, classes), in the dataset's order of classes; an image folder's classes are in "
-    "the order of its folders' names."
+    "Output: logits of shape (images, classes), in the dataset's order of classes."
 )
-USE_OF_DIGITS = "The values of scikit-learn's digits are 0 to 16; convert them: (images / 16 * 255).round()."
 READY: Final = "READY"
 
 
@@ -53,7 +50,7 @@ def register(
         source=f"models:/{model_id}",
         run_id=run,
         model_id=model_id,
-        description=f"{USE} {USE_OF_DIGITS}" if isinstance(spec.dataset, Digits) else USE,
+        description=f"{USE} {spec.dataset.input_note}".strip(),
         tags=tags | {"test_accuracy": f"{winner.test_accuracy:.4f}"},
     )
     return f"models:/{name}/{version.version}"

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from search_spaces.protocol import DISK_FULL_ERRNOS, ErrorKind
-from workers.data.errors import DataError
+from search_spaces.datasets.base import DataError
+from search_spaces.protocol import ErrorKind
+from search_spaces.storage.base import DISK_FULL_ERRNOS
 
 LONGEST_REASON = 500  # characters
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from search_spaces.datasets.base import DataError
 from workers.data import cache
-from workers.data.errors import DataError
 
 BUILDER = """
 import sys, time
@@ -26,10 +26,10 @@ import numpy as np
 from workers.data import cache
 root, log, signal = map(Path, sys.argv[1:4])
 stop_half_way = len(sys.argv) > 4
-def build(folder):
+def build(draft):
     with log.open("a") as file:
         file.write("built\\n")
-    cache.create_array(folder, "numbers", (1000,), np.int64)[:] = np.arange(1000)
+    draft.create_array("numbers", (1000,), np.int64)[:] = np.arange(1000)
     signal.touch()
     if stop_half_way:
         sys.stdin.read()
@@ -39,12 +39,12 @@ assert found.array("numbers").sum() == found.facts["sum"]
 """
 
 
-def build(folder: Path) -> dict[str, Any]:
-    cache.create_array(folder, "numbers", (1000,), np.int64)[:] = np.arange(1000)
+def build(draft: cache.Draft) -> dict[str, Any]:
+    draft.create_array("numbers", (1000,), np.int64)[:] = np.arange(1000)
     return {"sum": 499500}
 
 
-def refuse(folder: Path) -> dict[str, Any]:
+def refuse(draft: cache.Draft) -> dict[str, Any]:
     raise RuntimeError("must not be built again")
 
 
@@ -167,8 +167,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_a_data_error(small_disk: Path) -> None:
-    def too_much(folder: Path) -> dict[str, Any]:
-        cache.create_array(folder, "large", (4 << 20,), np.uint8)[:] = 1
+    def too_much(draft: cache.Draft) -> dict[str, Any]:
+        draft.create_array("large", (4 << 20,), np.uint8)[:] = 1
         return {}
 
     with pytest.raises(DataError, match=r"no space left .* in the cache .*disk.* free"):
@@ -195,7 +195,7 @@ def test_a_root_that_is_no_folder_is_a_data_error(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_builder_is_raised_unchanged(tmp_path: Path) -> None:
-    def unreadable(folder: Path) -> dict[str, Any]:
+    def unreadable(draft: cache.Draft) -> dict[str, Any]:
         raise PermissionError(13, "Permission denied", str(tmp_path / "source"))
 
     with pytest.raises(PermissionError):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from search_spaces.datasets import Digits
+from search_spaces.datasets.digits import DigitsReader
 from workers.data import cache, splits
-from workers.data.digits import DigitsReader
 from workers.data.splits import channel_statistics, load, stratified_split
 
 

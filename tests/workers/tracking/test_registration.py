@@ -13,6 +13,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from search_spaces.datasets import Digits
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Winner
 from tests.support.tracking import LosingClient
@@ -83,7 +84,7 @@ def test_the_registered_model_predicts(client: MlflowClient, register: Register,
     (model,) = client.search_logged_models([home])
     version = client.get_model_version("driver.tested", "1")
     assert (version.run_id, version.tags["test_accuracy"]) == (model.source_run_id, "0.2500")
-    assert str(version.description).endswith(registration.USE_OF_DIGITS)
+    assert str(version.description).endswith(Digits.input_note)
     with torch.inference_mode():
         expected = classifier(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(mlflow.pyfunc.load_model(uri).predict(images), expected, rtol=1e-5)

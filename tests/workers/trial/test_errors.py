@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from search_spaces.datasets import CIFAR10
+from search_spaces.datasets.base import DataError
 from search_spaces.protocol import ErrorKind
-from workers.data.errors import DataError
 from workers.data.splits import load
 from workers.trial import errors
 from workers.trial.errors import TrialError, classified

@@ -1,4 +1,4 @@
-"""Every reader fulfils the contract, and every data set of a spec has a reader."""
+"""Every reader fulfils the contract, and whatever else a reader raises is a data error."""
 
 from __future__ import annotations
 
@@ -7,31 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torchvision
 
-from search_spaces.datasets import MNIST, Dataset, DatasetSpec, Digits, ImageFolder
+from search_spaces.datasets import MNIST, Dataset, Digits, ImageFolder
+from search_spaces.datasets.base import DataError, DatasetSpec
+from search_spaces.datasets.digits import DigitsReader
+from search_spaces.datasets.torchvision_files import TorchvisionDataset
 from search_spaces.spec import members
 from tests.support.contracts.dataset_reader import DatasetReaderContract
 from tests.support.image_files import save_image, write_idx_files
-from workers.data.digits import DigitsReader
-from workers.data.errors import DataError
-from workers.data.reader import reader_of
 from workers.data.splits import load
-from workers.targets import resolve_target
 
 
-@pytest.mark.parametrize("dataset", members(Dataset))
-def test_every_data_set_names_a_reader_and_its_classes_exist(dataset: type[DatasetSpec]) -> None:
-    assert callable(resolve_target(dataset.reader).decode)
-    if target := getattr(dataset, "target", None):
-        assert callable(resolve_target(target))
-
-
-def test_a_data_set_without_a_reader_is_an_error() -> None:
-    class Unreadable(DatasetSpec):
-        name: str = "unreadable"
-
-    with pytest.raises(AttributeError, match="reader"):
-        reader_of(Unreadable(), Path())
+@pytest.mark.parametrize("dataset", [cls for cls in members(Dataset) if issubclass(cls, TorchvisionDataset)])
+def test_every_loader_is_a_class_of_torchvision(dataset: type[TorchvisionDataset]) -> None:
+    assert issubclass(getattr(torchvision.datasets, dataset.loader), torchvision.datasets.VisionDataset)
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("cut short"), KeyError("labels")])

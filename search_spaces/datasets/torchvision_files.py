@@ -1,29 +1,31 @@
-"""TorchvisionReader: MNIST, Fashion-MNIST, CIFAR and their like, decoded by torchvision's own classes.
+"""Data sets that torchvision's own classes decode: MNIST, Fashion-MNIST, CIFAR and their like.
 
-The spec names the class; it must come as the four idx files of the MNIST family or as CIFAR's pickled batches.
-torchvision also knows the md5 sums of the files. The data root is only read: packed files are linked into the
-cache's scratch folder and unpacked there. It must not know what is cached or how it is split.
+A data set names torchvision's class as data; a new one is a subclass of `TorchvisionDataset` in a module of its own.
+Its files must be the four idx files of the MNIST family or CIFAR's pickled batches, whose md5 sums torchvision knows.
+The data root is only read: packed files are linked into the scratch folder and unpacked there.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
-from torchvision.datasets.utils import calculate_md5
-
-from search_spaces.datasets import TorchvisionDataset
-from search_spaces.protocol import DISK_FULL_ERRNOS
-from workers.data.cache import create_array
-from workers.data.errors import DataError
-from workers.targets import resolve_target
+from search_spaces.datasets.base import DataError, DatasetReader, DatasetSpec, Destination
+from search_spaces.storage.base import DISK_FULL_ERRNOS
 
 DOWNLOAD_TIMEOUT_S = 30.0  # for one answer of the network: a download lasts longer, a silent server does not
+
+
+class TorchvisionDataset(DatasetSpec):
+    """`loader` is the name of a class in `torchvision.datasets`."""
+
+    loader: ClassVar[str]
+
+    def reader(self, data_root: Path) -> DatasetReader:
+        return TorchvisionReader(self, data_root)
 
 
 class TorchvisionReader:
@@ -32,8 +34,10 @@ class TorchvisionReader:
     replaces = None
 
     def __init__(self, spec: TorchvisionDataset, data_root: Path) -> None:
-        self.name = str(getattr(spec, "name", spec.target))
-        self._loader: Any = resolve_target(spec.target)
+        from torchvision import datasets
+
+        self.name = spec.name
+        self._loader: Any = getattr(datasets, spec.loader)
         self._is_idx = hasattr(self._loader, "resources")
         self._searched = tuple(
             dict.fromkeys((data_root / self.name, data_root / self.name.replace("_", "-"), data_root))
@@ -48,19 +52,19 @@ class TorchvisionReader:
         status = [(path.name, path.stat()) for path in self.unpacked]  # torchvision knows no md5 of these
         return [self.name, [[name, s.st_size, s.st_mtime_ns] for name, s in status]]
 
-    def decode(self, folder: Path, *, download: bool) -> dict[str, Any]:
-        scratch = folder / "scratch"
+    def decode(self, destination: Destination, *, download: bool) -> dict[str, Any]:
+        import numpy as np
+
         if not self.packed and not self.unpacked and not download:
             raise self._absent("downloading is off")
         self._check()
-        self._link_into(scratch)
-        sets = self._load(scratch)
+        self._link_into(destination.scratch)
+        sets = self._load(destination.scratch)
         for part, loaded in sets.items():
             images, labels = np.asarray(loaded.data), np.asarray(loaded.targets)
             images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-            create_array(folder, f"{part}_images", images.shape, np.uint8)[:] = images
-            create_array(folder, f"{part}_labels", labels.shape, np.int64)[:] = labels
-        _remove(scratch)
+            destination.create_array(f"{part}_images", images.shape, np.uint8)[:] = images
+            destination.create_array(f"{part}_labels", labels.shape, np.int64)[:] = labels
         return {"class_names": [str(name) for name in sets["train"].classes]}
 
     def _find(self) -> None:
@@ -106,6 +110,8 @@ class TorchvisionReader:
 
     def _check(self) -> None:
         """Compare md5 sums before torchvision does: on a difference it would write a download over the file."""
+        from torchvision.datasets.utils import calculate_md5
+
         sums = self._checksums()
         if not self._is_idx:
             sums[self._loader.filename] = self._loader.tgz_md5
@@ -145,13 +151,6 @@ def _all_of(names: tuple[str, ...], folders: tuple[Path, ...]) -> tuple[Path, ..
         if all(path.is_file() for path in paths):
             return paths
     return ()
-
-
-def _remove(scratch: Path) -> None:
-    for folder, _, files in os.walk(scratch, topdown=False):
-        for name in files:
-            os.unlink(os.path.join(folder, name))
-        os.rmdir(folder)
 
 
 @contextmanager

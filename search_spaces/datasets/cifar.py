@@ -1,0 +1,29 @@
+"""CIFAR-10 and CIFAR-100: an archive of pickled batches each."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from search_spaces.datasets.torchvision_files import TorchvisionDataset
+
+
+class CIFAR10(TorchvisionDataset):
+    """50,000 + 10,000 color images of 32x32."""
+
+    loader: ClassVar[str] = "CIFAR10"
+    classes: ClassVar[int | None] = 10
+    training_images: ClassVar[int | None] = 50_000
+    safe_mirroring: ClassVar[bool] = True
+    default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 4, "horizontal_flip": 0.5}
+    name: Literal["cifar10"] = "cifar10"
+
+
+class CIFAR100(TorchvisionDataset):
+    """50,000 + 10,000 color images of 32x32."""
+
+    loader: ClassVar[str] = "CIFAR100"
+    classes: ClassVar[int | None] = 100
+    training_images: ClassVar[int | None] = 50_000
+    safe_mirroring: ClassVar[bool] = True
+    default_augmentation: ClassVar[dict[str, Any]] = {"crop_padding": 4, "horizontal_flip": 0.5}
+    name: Literal["cifar100"] = "cifar100"
