@@ -6,14 +6,27 @@ them to the driver at its launch and with each answer to its heartbeat.
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import reduce
+from operator import attrgetter, getitem
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from search_spaces.domains import Integer
-from search_spaces.experiment import Budget, ExperimentSpec, Goal, MaxRestarts, Priority
+from search_spaces.experiment import ExperimentSpec, MaxRestarts, Priority
+from search_spaces.objective import Goal
+from search_spaces.resources import Budget
 from search_spaces.searchers.base import NumSamples
 from search_spaces.spec import Spec
+
+#: Where the spec has each control. `num_samples` is missing: the spec's searcher counts the trials.
+SPEC_PATHS = {
+    "priority": "priority",
+    "max_concurrent_trials": "resources.max_concurrent_trials",
+    "max_restarts": "max_restarts",
+    "goal": "objective.goal",
+    "budget": "budget",
+}
 
 
 class Controls(Spec):
@@ -33,11 +46,10 @@ class Controls(Spec):
     @classmethod
     def of(cls, spec: ExperimentSpec) -> Controls:
         """The controls that a spec asks for."""
-        return cls(
-            priority=spec.priority,
-            num_samples=spec.num_samples,
-            max_concurrent_trials=spec.resources.max_concurrent_trials,
-            max_restarts=spec.max_restarts,
-            goal=spec.objective.goal,
-            budget=spec.budget,
-        )
+        return cls(num_samples=spec.num_samples, **{name: attrgetter(path)(spec) for name, path in SPEC_PATHS.items()})
+
+    def write_into(self, document: dict[str, Any]) -> None:
+        """Set the fields of a complete spec to these values, except the number of trials."""
+        for name, value in self.model_dump(mode="json", exclude={"num_samples"}).items():
+            *outer, last = SPEC_PATHS[name].split(".")
+            reduce(getitem, outer, document)[last] = value

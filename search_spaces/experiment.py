@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -25,7 +25,9 @@ from search_spaces.early_stopping.asha import Asha
 from search_spaces.layout import CheckpointPolicy
 from search_spaces.models import CNN, Model
 from search_spaces.normalization import Batch, Normalization
+from search_spaces.objective import Objective
 from search_spaces.optimizers import Adam, Optimizer
+from search_spaces.resources import Budget, Resources
 from search_spaces.sampling import (
     NOT_APPLICABLE,
     Sample,
@@ -37,7 +39,7 @@ from search_spaces.sampling import (
 from search_spaces.schedulers import Plateau, Scheduler
 from search_spaces.searchers import Searcher
 from search_spaces.searchers.tpe import TPE
-from search_spaces.spec import Spec, field_error
+from search_spaces.spec import Spec
 from search_spaces.upgrade import upgrade
 
 Priority = Annotated[
@@ -56,13 +58,6 @@ MaxRestarts = Annotated[
         le=100,
         description="Largest number of times that a trial is restarted after a failure that may be temporary (a "
         "lost process or too little memory).",
-    ),
-]
-Goal = Annotated[
-    Number | None,
-    Field(
-        description="Value of the objective at which the experiment completes, once a trial reaches it; "
-        "accuracy is a fraction (0.95), not a percentage; default: no goal."
     ),
 ]
 #: Longest name of an experiment or a project.
@@ -89,11 +84,10 @@ Name = Annotated[
 ]
 DATASETS: TypeAdapter[Dataset] = TypeAdapter(Dataset)
 # Descriptions of fields that the specs of an experiment and of a trial share.
-VERSION = "Version of the spec's format."
-OBJECTIVE = "Metric by which trials are compared, and the goal."
-MAX_EPOCHS = "Number of epochs of a trial that is not stopped early."
-EXECUTION = "How trials are computed: precision, compilation, determinism."
-DURATION = r"^(\d+(?:\.\d+)?)\s*([smhd])$"
+VERSION_TEXT = "Version of the spec's format."
+OBJECTIVE_TEXT = "Metric by which trials are compared, and the goal."
+MAX_EPOCHS_TEXT = "Number of epochs of a trial that is not stopped early."
+EXECUTION_TEXT = "How trials are computed: precision, compilation, determinism."
 
 
 def _no_flag(value: Any) -> Any:
@@ -101,22 +95,6 @@ def _no_flag(value: Any) -> Any:
     if isinstance(value, bool):
         raise PydanticCustomError("flag", "must be 2")
     return value
-
-
-def _seconds(value: Any) -> Any:
-    match = re.fullmatch(DURATION, value) if isinstance(value, str) else None
-    if isinstance(value, str) and match is None:
-        raise PydanticCustomError("duration", "must be seconds, or a number with s, m, h or d")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else value
-
-
-Seconds = Annotated[
-    Annotated[Number, Field(gt=0)],
-    BeforeValidator(
-        _seconds,
-        json_schema_input_type=Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=DURATION)],
-    ),
-]
 
 
 class SearchSpace(Spec):
@@ -147,99 +125,6 @@ class SearchSpace(Spec):
     )
 
 
-class Objective(Spec):
-    """The metric by which trials are compared, and the goal."""
-
-    MODES: ClassVar[dict[str, Literal["min", "max"]]] = {"validation_accuracy": "max", "validation_loss": "min"}
-
-    metric: Literal["validation_accuracy", "validation_loss"] = Field(
-        "validation_accuracy", description="Metric of each epoch by which trials are compared."
-    )
-    mode: Literal["min", "max"] = Field(
-        "max",
-        description="Which values are better: `max` for accuracy, `min` for loss; default: the mode of the metric.",
-    )
-    goal: Goal = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _mode_of_metric(cls, data: Any) -> Any:
-        metric = data.get("metric") if isinstance(data, dict) and "mode" not in data else None
-        return data | {"mode": cls.MODES[metric]} if isinstance(metric, str) and metric in cls.MODES else data
-
-    @property
-    def sign(self) -> int:
-        """1 where larger values are better, -1 where smaller ones are."""
-        return 1 if self.mode == "max" else -1
-
-    def is_better(self, value: float, other: float) -> bool:
-        """Whether `value` is strictly better than `other`; False where either is NaN."""
-        return self.sign * value > self.sign * other
-
-    def rule_broken_by(self, goal: float) -> str | None:
-        """The rule that a goal breaks which no trial can ever reach, such as an accuracy in percent."""
-        if self.metric == "validation_accuracy":
-            return None if 0 <= goal <= 1 else f"must be between 0 and 1 for {self.metric}"
-        return None if goal >= 0 else f"must be at least 0 for {self.metric}"
-
-    def reached(self, value: float, goal: float) -> bool:
-        """Whether `value` is at least as good as `goal`."""
-        return self.sign * value >= self.sign * goal
-
-    @model_validator(mode="after")
-    def _mode_fits(self) -> Objective:
-        if self.mode != self.MODES[self.metric]:
-            raise field_error("mode", f"must be {self.MODES[self.metric]} for {self.metric}")
-        return self
-
-
-class Resources(Spec):
-    """The slot of each trial, and how many trials run at the same time."""
-
-    gpus_per_trial: Annotated[Number, Field(ge=0, le=16)] | None = Field(
-        None,
-        description="Number of GPUs: a share of one GPU from 0.01, or whole GPUs; default: 1 if the cluster has any, "
-        "otherwise 0.",
-    )
-    cpus_per_trial: Annotated[Integer, Field(ge=1, le=256)] = Field(1, description="Number of CPUs.")
-    max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
-        None,
-        description="Largest number of trials that run at the same time; default: no limit except the cluster and the "
-        "queue.",
-    )
-
-    @model_validator(mode="after")
-    def _gpu_share(self) -> Resources:
-        gpus = self.gpus_per_trial
-        # Ray rounds shares to ten-thousandths: a smaller one would count as 0.
-        if gpus is not None and (0 < gpus < 0.01 or (gpus > 1 and gpus != int(gpus))):
-            raise field_error("gpus_per_trial", "must be 0, between 0.01 and 1, or a whole number")
-        return self
-
-
-class Budget(Spec):
-    """Hard limits. When one is reached, the experiment ends as COMPLETED with the best trial so far.
-
-    It ends as ERROR if `failures` is reached before any trial has a value.
-    """
-
-    gpu_hours: Annotated[Number, Field(gt=0)] | None = Field(
-        None,
-        description="GPU hours used by all trials (hours x GPUs per trial); default: no limit.",
-    )
-    slot_hours: Annotated[Number, Field(gt=0)] | None = Field(
-        None, description="Hours for which trials held slots, summed over all trials; default: no limit."
-    )
-    wall_clock: Seconds | None = Field(
-        None,
-        description="Running time since the first trial started; time spent paused or queued does not count. A "
-        "number of seconds, or a string such as 90m or 2h; default: no limit.",
-    )
-    failures: Annotated[Integer, Field(ge=1)] | None = Field(
-        None, description="Number of trials that ended in ERROR after their restarts; default: no limit."
-    )
-
-
 class Execution(Spec):
     """How trials are computed. These fields do not change the search space."""
 
@@ -260,16 +145,16 @@ class Execution(Spec):
 class TrialSpec(Spec):
     """One configuration without domains: everything that is needed to train it again."""
 
-    version: Literal[2] = Field(2, description=VERSION)
+    version: Literal[2] = Field(2, description=VERSION_TEXT)
     dataset: Dataset = Field(description="Data set that the trial is trained on.")
     hyperparameters: SearchSpace = Field(description="Value of every hyperparameter, without domains.")
-    objective: Objective = Field(description=OBJECTIVE)
-    max_epochs: Annotated[Integer, Field(ge=1)] = Field(description=MAX_EPOCHS)
+    objective: Objective = Field(description=OBJECTIVE_TEXT)
+    max_epochs: Annotated[Integer, Field(ge=1)] = Field(description=MAX_EPOCHS_TEXT)
     cpus: Annotated[Integer, Field(ge=1)] = Field(1, description="Number of CPUs.")
     gpus: Annotated[Number, Field(ge=0)] = Field(
         0, description="Number of GPUs: a share of one GPU, or whole GPUs; 0 trains on CPUs."
     )
-    execution: Execution = Field(Execution(), description=EXECUTION)
+    execution: Execution = Field(Execution(), description=EXECUTION_TEXT)
     split_seed: Integer = Field(description="Seed of the validation split, the same for all trials of an experiment.")
     seed: Integer = Field(description="Seed of initialization, shuffling and augmentation.")
     random_streams: Literal[1, 2] = Field(
@@ -291,7 +176,7 @@ class TrialSpec(Spec):
 class ExperimentSpec(Spec):
     """One search. The smallest valid spec is a name."""
 
-    version: Annotated[Literal[2], BeforeValidator(_no_flag)] = Field(2, description=VERSION)
+    version: Annotated[Literal[2], BeforeValidator(_no_flag)] = Field(2, description=VERSION_TEXT)
     name: Name = Field(description="Name of the experiment; it need not be unique.")
     project: Name = Field("default", description="Name of the project, by which experiments are grouped.")
     description: Annotated[str, Field(max_length=10_000)] = Field(
@@ -303,9 +188,9 @@ class ExperimentSpec(Spec):
     dataset: Dataset = Field(Digits(), description="Data set that trials are trained on.")
     search_space: SearchSpace = Field(SearchSpace(), description="Values and domains of all hyperparameters.")
     searcher: Searcher = Field(TPE(), description="How values are proposed from the domains, and for how many trials.")
-    max_epochs: Annotated[Integer, Field(ge=1, le=10_000)] = Field(20, description=MAX_EPOCHS)
+    max_epochs: Annotated[Integer, Field(ge=1, le=10_000)] = Field(20, description=MAX_EPOCHS_TEXT)
     early_stopping: EarlyStopping = Field(Asha(), description="Rule that stops poor trials before `max_epochs`.")
-    objective: Objective = Field(Objective(), description=OBJECTIVE)
+    objective: Objective = Field(Objective(), description=OBJECTIVE_TEXT)
     resources: Resources = Field(
         Resources(), description="CPUs and GPUs of each trial, and how many trials run at a time."
     )
@@ -317,7 +202,7 @@ class ExperimentSpec(Spec):
         description="Checkpoints kept of ended trials: `best` keeps the best epoch of the best trial, `last` also the "
         "last epoch of every trial, and `none` deletes all of them once the winner is registered.",
     )
-    execution: Execution = Field(Execution(), description=EXECUTION)
+    execution: Execution = Field(Execution(), description=EXECUTION_TEXT)
     seed: Annotated[Integer, Field(ge=0, lt=2**31)] = Field(
         0, description="Seed of the search, the validation split and every trial."
     )

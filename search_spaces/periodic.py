@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-log = logging.getLogger("rung.periodic")
+log = logging.getLogger(__name__)
 
 
 class PeriodicThread:
@@ -57,9 +57,6 @@ class PeriodicThread:
     def stopped(self) -> bool:
         """Whether `stop` was called. A long action may return early then."""
         return self._stopped.is_set()
-
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._stopped.is_set():

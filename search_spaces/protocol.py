@@ -89,6 +89,22 @@ ENDED_TRIAL_STATES = frozenset(
 IMPORTED_STATES = frozenset({TrialState.COMPLETED, TrialState.EARLY_STOPPED, TrialState.DIVERGED})
 
 
+class Phase(StrEnum):
+    """What a driver does, or how its attempt has ended."""
+
+    STARTING = "starting"
+    SEARCHING = "searching"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    CANCELED = "canceled"
+    PAUSED = "paused"
+    FAILED = "failed"
+
+
+#: Phases of a final heartbeat, after which the driver reports nothing more.
+FINAL_PHASES = frozenset({Phase.COMPLETED, Phase.CANCELED, Phase.PAUSED, Phase.FAILED})
+
+
 class Tag(StrEnum):
     """The tags that Rung sets on MLflow runs and registered models."""
 
@@ -127,9 +143,9 @@ TRIAL_RUN_STATUS = {
 
 #: Of an experiment's parent run, by the final phase of its driver.
 PARENT_RUN_STATUS = {
-    "completed": RunStatus.FINISHED,
-    "canceled": RunStatus.KILLED,
-    "failed": RunStatus.FAILED,
+    Phase.COMPLETED: RunStatus.FINISHED,
+    Phase.CANCELED: RunStatus.KILLED,
+    Phase.FAILED: RunStatus.FAILED,
 }
 
 
@@ -206,12 +222,13 @@ def _scalar(value: Any) -> Any:
 Scalar = Annotated[str | float | int | bool, PlainValidator(_scalar, json_schema_input_type=str | float | int | bool)]
 
 
-def _finite(value: float | None) -> float | None:
+def finite_or_none(value: float | None) -> float | None:
+    """JSON has no number for a value that is not finite."""
     return None if value is None or not math.isfinite(value) else value
 
 
-#: A measured value; None where it is not finite, for which JSON has no number.
-FiniteOrNone = Annotated[float | None, AfterValidator(_finite)]
+#: A measured value; None where it is not finite.
+FiniteOrNone = Annotated[float | None, AfterValidator(finite_or_none)]
 
 
 def _known(controls: Any) -> Any:
@@ -260,9 +277,7 @@ class Winner(Message):
 class Heartbeat(Message):
     """Progress of one attempt since the last heartbeat that the service answered."""
 
-    phase: Literal["starting", "searching", "finalizing", "completed", "canceled", "paused", "failed"] = Field(
-        description="What the driver does. The last four phases are those of a final heartbeat."
-    )
+    phase: Phase = Field(description="What the driver does. The last four phases are those of a final heartbeat.")
     reason: Text = Field("", description="What the driver waits for, or why it ended, as a sentence.")
     blocked: bool = Field(
         False, description="With phase `paused`: another attempt would fail until a person has removed the cause."
@@ -312,8 +327,3 @@ class LaunchConfig(Message):
     storage: str = Field(description="the address of the experiment's storage")
     data_root: str
     cache_root: str
-
-
-def trial_folder(trial: int) -> str:
-    """The name of a trial's folder among the `trials` of its experiment's folder."""
-    return f"{trial:05d}"

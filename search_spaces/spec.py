@@ -85,11 +85,6 @@ def members(family: Any) -> tuple[type[Spec], ...]:
     return (family,) if isinstance(family, type) and issubclass(family, Spec) else ()
 
 
-def kinds(family: Any) -> dict[str, type[Spec]]:
-    """kind -> class of a family."""
-    return {cls.model_fields["kind"].default: cls for cls in members(family)}
-
-
 def family_of_package(package: str, base: type[Spec], tag: str = "kind") -> Any:
     """The family whose registry is a package: the subclasses of `base` that its modules define, told apart by the
     field `tag` and ordered by it.

@@ -1,7 +1,8 @@
 """Stored specs: how documents that were accepted once are read back, from a database, a journal or a trial's folder.
 
-What was stored stays readable: the models upgrade documents of version 1, and no cross-field rule judges them. Use
-`validation.validate` for what a person submits.
+What was stored stays readable: the models upgrade documents of version 1, and no cross-field rule judges them. The
+service and the workers read stored documents with these functions only; a test checks that. Use `validation.validate`
+for what a person submits.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from search_spaces.experiment import ExperimentSpec, Objective, Resources, TrialSpec
+from search_spaces.controls import Controls
+from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.layout import CheckpointPolicy
+from search_spaces.objective import Objective
+from search_spaces.resources import Resources
 from search_spaces.searchers import Searcher
 from search_spaces.searchers.base import SearcherSpec
 
@@ -69,6 +73,11 @@ def read_spec(document: Document) -> ExperimentSpec:
 def read_trial_spec(document: Document) -> TrialSpec:
     """A stored trial spec. Raises ValidationError for one that this version cannot read."""
     return _read(TrialSpec, document)
+
+
+def read_controls(document: Document) -> Controls:
+    """Stored controls. Raises ValidationError for those that this version cannot read."""
+    return _read(Controls, document)
 
 
 @cache

@@ -218,7 +218,6 @@ _OF_MAPPINGS = frozenset({"domain_kind", "too_long", "too_short"})
 _RULES = {
     "missing": "is required",
     "extra_forbidden": "is not a known field",
-    "enum": "must be {expected}",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "float_type": "must be a number",
@@ -250,6 +249,9 @@ _WORDS = {"greater than or equal to": "at least", "less than or equal to": "at m
 
 def rule_of(error: ErrorDetails) -> str:
     """The rule that one of pydantic's errors stands for, as `must be X`."""
+    if error["type"] == "enum":
+        names = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return f"must be one of {', '.join(names)}"
     if error["type"] in _RULES:
         context = {
             key: f"{value:g}" if isinstance(value, float) else value for key, value in error.get("ctx", {}).items()

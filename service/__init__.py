@@ -1,0 +1,1 @@
+"""The service: what runs, and when; its client and its command line."""

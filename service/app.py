@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
-    """The service as an ASGI application. It opens and migrates its database at startup, not before."""
+    """The service as an ASGI application. It opens and migrates its database when it starts to serve, not before."""
     return _build(settings, lambda: open_context(settings, launcher))
 
 

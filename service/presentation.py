@@ -16,6 +16,8 @@ from service.contract.states import State
 
 #: Parameters that a leaderboard shows first.
 FIRST_PARAMETERS = ("optimizer.kind", "optimizer.lr")
+#: Names of kinds of files where they differ from the words that are shown.
+KIND_NAMES = {"pictures": "plots"}
 #: The longest figure has four significant digits: more would be noise.
 DIGITS = 4
 
@@ -96,7 +98,8 @@ def curves(of: Curves) -> Table:
 
 def headline(view: ExperimentView) -> str:
     """Name, id, state and the reason for it."""
-    return f"{view.name} ({view.id}) {view.state}{': ' + one_line(view.reason) if view.reason else ''}"
+    archived = ", archived" if view.archived_at else ""
+    return f"{view.name} ({view.id}) {view.state}{archived}{': ' + one_line(view.reason) if view.reason else ''}"
 
 
 def facts(view: ExperimentView) -> list[Fact]:
@@ -124,13 +127,13 @@ def trial_outcome(trial: TrialView) -> Fact:
 def disk_use(use: DiskUse) -> Fact:
     """The disk space that an experiment uses, the largest kind of file first."""
     kinds = sorted(use.bytes_by_kind.items(), key=lambda item: -item[1])
-    parts = ", ".join(f"{kind} {size_text(size)}" for kind, size in kinds if size)
+    parts = ", ".join(f"{KIND_NAMES.get(kind, kind)} {size_text(size)}" for kind, size in kinds if size)
     return Fact("disk", f"{size_text(use.total_bytes)}{f' ({parts})' if parts else ''}")
 
 
 def progress(view: ExperimentView) -> str:
     """State, progress and the best value on one line."""
-    words = [view.state, view.phase if view.state == State.RUNNING else ""]
+    words: list[str] = [view.state, view.phase if view.state == State.RUNNING else ""]
     words.append(f"{ended_trials(view)}/{view.num_samples} trials")
     if view.best:
         words.append(f"best {figure(view.best.value)} (trial {view.best.trial})")

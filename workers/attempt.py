@@ -17,24 +17,27 @@ from typing import Protocol
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import NAMES
-from search_spaces.protocol import PARENT_RUN_STATUS, LaunchConfig, Tag, Winner
+from search_spaces.protocol import LaunchConfig, Phase, Winner
 from search_spaces.storage.base import JournalDamagedError, WriterFencedError, open_storage
+from workers.failures import from_ray
+from workers.failures.attempt import AttemptError, MissingJournalError
+from workers.failures.classification import sentence
 from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
-from workers.search import continuation, failures, stop_conditions
+from workers.search import continuation, stop_conditions
 from workers.search.checkpoint_keeper import CheckpointKeeper
 from workers.search.policy import SearchPolicy
-from workers.search.stop_conditions import AttemptError, Outcome
+from workers.search.stop_conditions import Outcome
 from workers.search.tune_callbacks import TuneCallback
 from workers.search.verdicts import Verdicts
-from workers.search.winner import EvaluationFailedError, StopRequestedError, WinnerScore
 from workers.state.recorder import Recorder
 from workers.tracking.connection import SupersededError, is_outage, is_permanent
-from workers.tracking.cursor import MlflowIds
+from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.retry import OUTAGE_LIMIT_S, DeliveryAbandonedError, Retrier
-from workers.trial.errors import sentence
+from workers.tracking.summary import Summary, summarize
+from workers.winner.evaluation import EvaluationFailedError, StopRequestedError, WinnerScore
 
-log = logging.getLogger("rung.driver")
+log = logging.getLogger(__name__)
 
 FINAL_HEARTBEAT_PATIENCE_S = 60.0
 PLOTS_TIMEOUT_S = 60.0
@@ -86,7 +89,7 @@ class Tracking(Protocol):
 
     def register(self, folder: Path, winner: Winner) -> str: ...
 
-    def end_parent_run(self, status: str, summary: dict[str, float], tags: dict[str, str], step: int) -> None: ...
+    def end_parent_run(self, summary: Summary) -> None: ...
 
     def log_folder(self, folder: Path) -> None: ...
 
@@ -137,7 +140,7 @@ class ExperimentAttempt:
     def open(self) -> None:
         """Open the journal and start the heartbeat. Nothing is written where the journal should exist but does not."""
         if self._launch.trials and not self._storage.journal.exists():
-            raise stop_conditions.MissingJournalError(self._launch.storage, self._launch.trials)
+            raise MissingJournalError(self._launch.storage, self._launch.trials)
         try:
             self._recorder = Recorder(self._storage.journal, self._spec.objective, self._launch.attempt)
         except OSError as error:
@@ -182,7 +185,7 @@ class ExperimentAttempt:
 
     def search(self) -> None:
         """Run trials until all have ended or the search is over for another reason."""
-        self._heartbeat.phase = "searching"
+        self._heartbeat.phase = Phase.SEARCHING
         self._run_trials(self._launch, self._spec, self._recorder, self._callback, self._evaluation.prepare)
         self._controls = self._callback.controls
         self._outcome = self._callback.outcome or stop_conditions.exhausted(
@@ -192,15 +195,15 @@ class ExperimentAttempt:
 
     def finalize(self) -> None:
         """Evaluate and register the winner of a completed search, and end the experiment unless it is to resume."""
-        if self._outcome.phase == "completed":
-            self._heartbeat.phase = "finalizing"
+        if self._outcome.phase is Phase.COMPLETED:
+            self._heartbeat.phase = Phase.FINALIZING
             self._tracker.wake()
             self._heartbeat.wake()
             try:
                 self._winner = self._finalize_winner()
             except (EvaluationFailedError, StopRequestedError) as error:
                 self._end_with(error)
-        if self._outcome.phase not in {"paused", "fenced"}:
+        if self._outcome.phase is not Phase.PAUSED:
             self._end_experiment()
             self._checkpoints.prune(self._recorder.table.trials)
 
@@ -221,11 +224,11 @@ class ExperimentAttempt:
         if self._has_winner():
             self._draw_plots()
             self._tracker.close()
-        return not outcome.error and outcome.phase != "failed" and not self._fence.is_closed()
+        return not outcome.error and outcome.phase is not Phase.FAILED and not self._fence.is_closed()
 
     def _end_with(self, error: Exception) -> None:
         self._outcome = outcome_of(error, self._outcome, self._requested())
-        if self._outcome.phase == "fenced":
+        if self._outcome.superseded:
             log.warning("%s", self._outcome.reason)
             self._fence.close()
         elif self._outcome.error:
@@ -236,7 +239,7 @@ class ExperimentAttempt:
         return stop_conditions.requested(self._heartbeat.directives, self._fence.is_closed())
 
     def _has_winner(self) -> bool:
-        return self._winner is not None and self._outcome.phase == "completed"
+        return self._winner is not None and self._outcome.phase is Phase.COMPLETED
 
     def _finalize_winner(self) -> Winner | None:
         """Evaluate the best trial, log and register its model. None when no trial has a value.
@@ -266,23 +269,12 @@ class ExperimentAttempt:
 
     def _end_experiment(self) -> None:
         """End the trials that remain, deliver what MLflow lacks and end the parent run with its summary."""
-        outcome, winner, table = self._outcome, self._winner, self._recorder.table
+        outcome, table = self._outcome, self._recorder.table
         for number in list(table.trials):
             self._recorder.record_end(number, *outcome.of_trial(number))
         self._retrier.call(self._tracker.finish)
-        summary: dict[str, float] = {f"trials_{state.lower()}": count for state, count in table.counts().items()}
-        tags: dict[str, str] = {Tag.STATE: outcome.phase.upper(), Tag.REASON: outcome.reason}
-        best = table.best()
-        if best is not None and best.best_value is not None:
-            summary |= {"best_value": best.best_value, "best_trial": best.number}
-            tags |= {Tag.BEST_TRIAL: str(best.number), Tag.BEST_RUN_ID: self._tracker.ids().runs[best.number]}
-        if winner is not None:
-            summary["test_accuracy"] = winner.test_accuracy
-            if winner.test_loss is not None:
-                summary["test_loss"] = winner.test_loss
-            tags[Tag.MODEL] = winner.model_uri or ""
-        status, trials = PARENT_RUN_STATUS[outcome.phase], len(table.trials)
-        self._retrier.call(lambda: self._tracker.end_parent_run(status, summary, tags, trials))
+        summary = summarize(outcome.phase, outcome.reason, table, self._tracker.ids().runs, self._winner)
+        self._retrier.call(lambda: self._tracker.end_parent_run(summary))
 
     def _draw_plots(self) -> None:
         """Log the plots that depend on the spec on the parent run. An error only costs the plots."""
@@ -317,19 +309,19 @@ def outcome_of(error: Exception, current: Outcome, requested: Outcome | None) ->
     """
     match error:
         case WriterFencedError() | SupersededError():
-            return Outcome("fenced", str(error))
+            return Outcome(Phase.PAUSED, str(error), superseded=True)
         case StopRequestedError():
             return requested or current
         case EvaluationFailedError():
             return replace(current, reason="; ".join(filter(None, (current.reason, str(error)))))
         case DeliveryAbandonedError() if requested is not None:
             return replace(requested, reason=f"{requested.reason}; {error}")
-        case _ if failures.is_disk_full(error):
+        case _ if from_ray.is_disk_full(error):
             return stop_conditions.disk_full(str(error) if isinstance(error, AttemptError) else sentence(error))
         case AttemptError():
-            return Outcome("paused", str(error), blocked=error.blocked, error=True)
+            return Outcome(Phase.PAUSED, str(error), blocked=error.blocked, error=True)
         case _:
-            return Outcome("paused", sentence(error), error=True)
+            return Outcome(Phase.PAUSED, sentence(error), error=True)
 
 
 def _retry_window_s(error: Exception) -> float:

@@ -12,16 +12,16 @@ import sys
 
 import ray
 
-from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import NAMES
 from search_spaces.protocol import LaunchConfig
 from search_spaces.storage.base import open_storage
+from search_spaces.stored import read_spec
 from workers.attempt import ExperimentAttempt
 from workers.ray_patches import startup
 from workers.search.tune_run import run_trials, trial_resources
-from workers.search.winner import WinnerEvaluation
 from workers.tracking.tracker import Tracker
 from workers.trial import logs
+from workers.winner.evaluation import WinnerEvaluation
 
 
 def main(arguments: list[str]) -> int:
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
         with storage.artifacts.open_reader(NAMES.launch_config(attempt)) as file:
             launch = LaunchConfig.model_validate_json(file.read())
         with storage.artifacts.open_reader(NAMES.spec) as file:
-            spec = ExperimentSpec.model_validate_json(file.read())
+            spec = read_spec(file.read())
         startup.prepare(launch.slots)
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.WARNING)
         attempted = ExperimentAttempt(
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
             spec,
             run_trials,
             WinnerEvaluation(trial_resources(spec)),
-            lambda superseded: Tracker(launch, spec, storage, fenced=superseded),
+            lambda superseded: Tracker(launch, spec, storage, superseded=superseded),
         )
         return 0 if attempted.run() else 1
 

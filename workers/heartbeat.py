@@ -2,7 +2,7 @@
 
 Owns the thread that posts, and the newest directives. While the service is unreachable the driver continues, and the
 changes of that time are reported when it answers again. An answer that a later attempt has taken over closes the
-fence. It must not know Ray or MLflow.
+fence. It must not know Ray, nor of MLflow more than ids.
 """
 
 from __future__ import annotations
@@ -17,17 +17,25 @@ from pydantic import ValidationError
 
 from search_spaces.controls import Controls
 from search_spaces.periodic import PeriodicThread
-from search_spaces.protocol import API_PREFIX, MAX_UPDATES, Directives, Heartbeat, LaunchConfig, Winner
+from search_spaces.protocol import (
+    API_PREFIX,
+    FINAL_PHASES,
+    MAX_UPDATES,
+    Directives,
+    Heartbeat,
+    LaunchConfig,
+    Phase,
+    Winner,
+)
 from workers.fence import Fence
 from workers.state.recorder import Recorder
-from workers.tracking.cursor import MlflowIds
+from workers.tracking.mlflow_ids import MlflowIds
 
-log = logging.getLogger("rung.heartbeat")
+log = logging.getLogger(__name__)
 
 MIN_GAP_S = 1.0  # however short the epochs are: each message costs the service 5 to 10 ms
 RETRY_S = 1.0  # between two tries of the final heartbeat
 TIMEOUT_S = 10.0
-ACTIVE_PHASES = frozenset({"starting", "searching", "finalizing"})
 #: Statuses with which the service, not a proxy, says that this attempt is no longer the current one.
 FENCED_STATUSES = frozenset({401, 403, 404, 409, 410})
 PROBLEM = "application/problem+json"
@@ -60,7 +68,7 @@ class HeartbeatThread:
         self._winner: Winner | None = None
         self._blocked = False
         self._controls: Controls | None = None
-        self.phase: str = "starting"
+        self.phase = Phase.STARTING
         self.reason = ""
         self.directives = Directives(slots=launch.slots, controls=launch.controls, cancel_trials=launch.cancel_trials)
 
@@ -118,7 +126,7 @@ class HeartbeatThread:
 
     def send_final(
         self,
-        phase: str,
+        phase: Phase,
         reason: str,
         winner: Winner | None,
         patience_s: float,
@@ -169,7 +177,7 @@ class HeartbeatThread:
         self.directives = directives.model_copy(update={"controls": directives.controls or known})
         return True
 
-    def _message(self, numbers: list[int], ids: MlflowIds, phase: str, is_last: bool) -> Heartbeat:
+    def _message(self, numbers: list[int], ids: MlflowIds, phase: Phase, is_last: bool) -> Heartbeat:
         recorder = self._recorder
         updates = []
         if recorder is not None:
@@ -179,7 +187,7 @@ class HeartbeatThread:
             ]
         return Heartbeat.model_validate(
             {
-                "phase": phase if is_last or phase in ACTIVE_PHASES else "finalizing",
+                "phase": phase if is_last or phase not in FINAL_PHASES else Phase.FINALIZING,
                 "reason": self.reason if is_last else "",
                 "blocked": self._blocked and is_last,
                 "trials": updates,

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 
+from workers.tracking.environment import prepare_import
+
 SUPERVISOR_MARK = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 
 if os.environ.get(SUPERVISOR_MARK) != "1":
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
+    prepare_import()
     with contextlib.suppress(ImportError):
         import mlflow.pytorch  # noqa: F401  # the process that evaluates the winner exports the model with it
         import ray.tune  # noqa: F401

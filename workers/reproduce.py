@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from search_spaces.experiment import TrialSpec
-from search_spaces.protocol import DIAGNOSTICS, METRICS
+from search_spaces.protocol import DIAGNOSTICS, METRICS, finite_or_none
+from search_spaces.stored import read_trial_spec
 from workers.data.splits import DataError, load
 from workers.training.loop import Training
 
@@ -108,7 +109,7 @@ def reproduce(
         metrics = training.run_epoch()
         for name, line in recorded.items():
             if epoch in line:
-                found = Difference(epoch, name, line[epoch], _finite(metrics.get(name)))
+                found = Difference(epoch, name, line[epoch], finite_or_none(metrics.get(name)))
                 if found.recorded != found.repeated:
                     differences.append(found)
         on_epoch(epoch, epochs)
@@ -184,7 +185,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     given = json.load(sys.stdin)
-    spec = TrialSpec.model_validate(given["spec"])
+    spec = read_trial_spec(given["spec"])
     curve = {name: {int(epoch): value for epoch, value in line} for name, line in given["curve"].items()}
 
     def on_epoch(epoch: int, epochs: int) -> None:
@@ -202,10 +203,6 @@ def main(arguments: list[str]) -> int:
 
 def _augments(spec: TrialSpec) -> bool:
     return any(spec.hyperparameters.augmentation.model_dump().values())
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _figure(value: float | None) -> str:

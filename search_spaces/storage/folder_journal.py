@@ -36,7 +36,7 @@ from search_spaces.storage.base import (
     WriterFencedError,
 )
 
-log = logging.getLogger("rung.journal")
+log = logging.getLogger(__name__)
 
 _CHECKSUM = re.compile(rb',"crc":(0|[1-9]\d{0,9})\}\n\Z')
 _IDENTIFYING_BYTES = 256  # each line ends with its checksum, so the end of a file identifies its content

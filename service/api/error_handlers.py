@@ -96,6 +96,8 @@ async def _validation(request: Request, error: Exception) -> Response:
             cause = item.get("ctx", {}).get("error", item.get("msg"))
             return _respond(request, BadRequestError(f"malformed JSON: {cause}"))
         if len(problems) < MAX_PROBLEMS:
+            if source == "query":  # a parameter that may be repeated: its value says which one is meant
+                path = [step for step in path if isinstance(step, str)]
             steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
             field = "".join(steps).removeprefix(".") or str(source)
             problems.append(Problem(field, rule_of(item), shorten(item.get("input"))))

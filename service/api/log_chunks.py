@@ -13,8 +13,7 @@ from service.adapters.launcher import ClusterUnreachableError
 from service.context import AppContext
 from service.contract.errors import NotFoundError, UnavailableError
 from service.contract.schemas import LogChunk
-from service.contract.states import ACTIVE
-from service.domain.attempts import OPEN
+from service.contract.states import ACTIVE, OPEN
 from service.store.models import Attempt, Experiment, Trial
 
 

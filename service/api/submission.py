@@ -77,7 +77,7 @@ def continue_from(source: EditableHandle, request: Request) -> Submitted:
         return known
     with source.read() as (_, experiment):
         patch = merge_patch.parse(request.body, request.content_type) if request.body else {}
-        requested = continuation.spec_of(experiment, patch)
+        requested = continuation.requested_spec(experiment, patch)
     spec = _complete(context, requested)
 
     def create(session: Session) -> Experiment:

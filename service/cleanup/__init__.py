@@ -1,0 +1,1 @@
+"""Cleanup: what happens to an experiment after its end, and what is removed when."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Select, delete, select
 
-from search_spaces.protocol import PARENT_RUN_STATUS, TRIAL_RUN_STATUS, RunStatus, Tag, TrialState, attempt_id
+from search_spaces.protocol import PARENT_RUN_STATUS, TRIAL_RUN_STATUS, Phase, RunStatus, Tag, TrialState, attempt_id
 from search_spaces.stored import StoredSpec
 from service.adapters import mlflow_cleanup
 from service.adapters.launcher import ALIVE, ClusterUnreachableError
@@ -28,7 +28,7 @@ from service.store.leases import HeldLease, assert_held
 from service.store.models import Experiment, Trial
 
 #: The final phase of an experiment's driver, by the state of the experiment.
-FINAL_PHASE = {State.COMPLETED: "completed", State.CANCELED: "canceled", State.ERROR: "failed"}
+FINAL_PHASE = {State.COMPLETED: Phase.COMPLETED, State.CANCELED: Phase.CANCELED, State.ERROR: Phase.FAILED}
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.context import AppContext
-from service.contract.states import ENDED
+from service.contract.states import ENDED, OPEN
 from service.domain import continuation, idempotency
-from service.domain.attempts import OPEN
 from service.store.leases import HeldLease, assert_held
 from service.store.models import Attempt, Experiment
 

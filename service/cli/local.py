@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.specs import read_spec
+from service.cli.specs import read_source
 from service.cli.terminal import (
     AsJson,
     CacheRoot,
@@ -91,7 +91,7 @@ def explain(
 
     with report_errors(as_json):
         require("explain", "worker")
-        checked = None if spec is None else check(read(*read_spec(spec))).model_dump(mode="json")
+        checked = None if spec is None else check(read(*read_source(spec))).model_dump(mode="json")
     status = local_process.explain(
         topic,
         checked,

@@ -19,6 +19,7 @@ from service.cli.terminal import (
     report_errors,
     show_view,
 )
+from service.contract.states import State
 
 
 @app.command("list")
@@ -35,7 +36,7 @@ def list_experiments(
 ) -> None:
     """List experiments, the newest first."""
     with report_errors(as_json), connect(url, token) as client:
-        wanted = state.upper() if state else None
+        wanted = state.upper() if state and state.upper() in State.__members__ else state
         found = list(client.list(state=wanted, project=project, name=name, label=label, archived=archived, limit=limit))
         if as_json:
             print_models(found)

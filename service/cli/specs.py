@@ -32,7 +32,7 @@ def validate(
             from search_spaces.validation import validate as check
             from search_spaces.validation import warnings
 
-            document = read(*read_spec(spec))
+            document = read(*read_source(spec))
             checked = check(document)
             answer: dict[str, Any] = {
                 "spec": checked.model_dump(mode="json"),
@@ -87,13 +87,13 @@ def resolve_spec(client: Client, spec: str) -> dict[str, Any] | str | Path:
 
     if spec.startswith("preset:"):
         return client.preset(_name(spec)).yaml
-    body, media_type = read_spec(spec)
+    body, media_type = read_source(spec)
     if media_type == "application/json":
         return read(body, media_type)
     return _text(body)
 
 
-def read_spec(spec: str) -> tuple[bytes, str]:
+def read_source(spec: str) -> tuple[bytes, str]:
     """The bytes of SPEC and their media type."""
     from search_spaces import presets as shipped
     from search_spaces.problems import Problem, SpecError

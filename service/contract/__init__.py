@@ -1,0 +1,1 @@
+"""Contract: what the server, the client and the command line agree on: states, responses and errors."""

@@ -6,12 +6,12 @@ A stored spec is sent as it was accepted, whatever its version, so `spec` fields
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from search_spaces.protocol import TrialState
-from service.contract.states import State
+from search_spaces.protocol import ErrorKind, Phase, TrialState
+from service.contract.states import AttemptState, State
 
 NEXT_CURSOR = "Pass it as `cursor` to get the next page; null on the last page."
 #: Clients of the first version read `why`.
@@ -34,9 +34,8 @@ class ExperimentSummary(BaseModel):
     project: str = Field(description="Project from the spec.", examples=["vision"])
     labels: list[str] = Field(default_factory=list, description="Labels from the spec.")
     state: State = Field(description="Current state.")
-    phase: str = Field(
-        description="What the driver reports that it is doing: starting, searching or finalizing; empty while no "
-        "driver runs."
+    phase: Phase | Literal[""] = Field(
+        description="What the driver reports that it is doing; empty while no driver runs."
     )
     reason: str = Field(description="Why the experiment waits, failed or ended, as a sentence.")
     created_at: datetime = Field(description="When the spec was accepted.")
@@ -48,7 +47,7 @@ class ExperimentSummary(BaseModel):
     )
     source_id: str | None = Field(description="The experiment whose trials this one continues from.")
     metric: str = Field(description="Metric that the objective compares.", examples=["validation_accuracy"])
-    mode: str = Field(description="Which values are better: max or min.", examples=["max"])
+    mode: Literal["min", "max"] = Field(description="Which values are better.", examples=["max"])
     num_samples: int = Field(description="Number of trials requested, imported ones included.")
     trials: dict[TrialState, int] = Field(description="Number of trials that have started, by state.")
     best: BestTrial | None = Field(description="The best trial so far; null before any trial finished an epoch.")
@@ -66,8 +65,8 @@ class AttemptView(BaseModel):
         description="Identifier of the attempt, which is also that of its Ray job.", examples=["exp-k3v9q2mz-a1"]
     )
     number: int = Field(description="Number of the attempt, counted from 1.")
-    state: str = Field(description="STARTING, RUNNING, ENDED or LOST.", examples=["RUNNING"])
-    phase: str = Field(description="Phase in the driver's newest heartbeat.")
+    state: AttemptState = Field(description="Current state.")
+    phase: Phase | Literal[""] = Field(description="Phase in the driver's newest heartbeat; empty before the first.")
     reason: str = Field(description="Why the driver ended or was lost, as a sentence.")
     created_at: datetime = Field(description="When the service began to launch the driver.")
     last_heartbeat_at: datetime | None = Field(description="When the service received its newest heartbeat.")
@@ -116,11 +115,7 @@ class TrialView(BaseModel):
     mlflow_run_id: str | None = Field(description="The trial's run in MLflow.")
     mlflow_url: str | None = Field(description="Address of the run in MLflow's web interface.")
     restarts: int = Field(0, description="Number of times the trial was restarted after a failure.")
-    error_kind: str | None = Field(
-        None,
-        examples=["OUT_OF_MEMORY"],
-        description="Kind of its last failure: LOST, OUT_OF_MEMORY, DATA, DISK_FULL or CODE.",
-    )
+    error_kind: ErrorKind | None = Field(None, description="Kind of its last failure.", examples=["OUT_OF_MEMORY"])
     cancel_asked_at: datetime | None = Field(None, description="When a person requested its cancellation.")
     started_at: datetime | None = Field(description="When the trial started.")
     ended_at: datetime | None = Field(description="When the trial ended.")
@@ -204,7 +199,7 @@ class Check(BaseModel):
 class Health(BaseModel):
     """The process answers requests."""
 
-    status: str = Field(description="Always `ok`.", examples=["ok"])
+    status: Literal["ok"] = Field(description="Always `ok`.")
 
 
 class Readiness(BaseModel):

@@ -1,7 +1,8 @@
-"""States: what an experiment may be, and what it may become, as a table.
+"""States: what an experiment and its attempts may be, and what an experiment may become, as a table.
 
-`service.domain.experiments.move` is the only writer. This module must not import the store, because the SDK and the
-command line use the states too.
+`service.domain.experiments.move` is the only writer of an experiment's state. Drivers report states of trials, so those
+are in `search_spaces.protocol`. This module must not import the store, because the SDK and the command line use the
+states too.
 """
 
 from __future__ import annotations
@@ -48,3 +49,16 @@ INACTIVE = frozenset({State.PAUSED, *ENDED})
 DRIVEN = frozenset({State.RUNNING, State.STOPPING, State.PAUSING})
 #: The experiment holds slots or waits for them.
 ACTIVE = frozenset({State.QUEUED, *DRIVEN})
+
+
+class AttemptState(StrEnum):
+    """The state of an attempt, that is, of one driver."""
+
+    STARTING = "STARTING"  # being handed to Ray; no heartbeat yet
+    RUNNING = "RUNNING"
+    ENDED = "ENDED"  # sent its final heartbeat
+    LOST = "LOST"  # stopped sending heartbeats, or Ray reports that it ended without a final one
+
+
+#: The driver may still send heartbeats.
+OPEN = frozenset({AttemptState.STARTING, AttemptState.RUNNING})

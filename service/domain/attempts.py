@@ -10,28 +10,17 @@ import hashlib
 import hmac
 import secrets
 from datetime import datetime
-from enum import StrEnum
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem
-from search_spaces.protocol import ENDED_TRIAL_STATES, attempt_id
+from search_spaces.protocol import ENDED_TRIAL_STATES, Phase, attempt_id
 from service.contract.errors import ForbiddenError, NotFoundError
-from service.contract.states import State
+from service.contract.states import AttemptState, State
 from service.domain import experiments
-from service.domain.retry_policy import Transition
+from service.domain.retry_policy import Replacement
 from service.store.models import Attempt, Experiment, Trial
-
-
-class AttemptState(StrEnum):
-    STARTING = "STARTING"  # being handed to Ray; no heartbeat yet
-    RUNNING = "RUNNING"
-    ENDED = "ENDED"  # sent its final heartbeat
-    LOST = "LOST"  # stopped sending heartbeats, or Ray reports that it ended without a final one
-
-
-OPEN = frozenset({AttemptState.STARTING, AttemptState.RUNNING})
 
 
 def start(session: Session, experiment: Experiment, slots: int, now: datetime) -> tuple[Attempt, str]:
@@ -39,7 +28,7 @@ def start(session: Session, experiment: Experiment, slots: int, now: datetime) -
     experiments.move(session, experiment, State.RUNNING, now)
     token = secrets.token_urlsafe(32)
     experiment.attempt += 1
-    experiment.slots, experiment.phase = slots, "starting"
+    experiment.slots, experiment.phase = slots, Phase.STARTING
     attempt = Attempt(
         id=attempt_id(experiment.id, experiment.attempt),
         experiment_id=experiment.id,
@@ -85,26 +74,26 @@ def pending_cancellations(session: Session, experiment: Experiment) -> list[int]
     return list(session.scalars(query.where(Trial.state.not_in(ENDED_TRIAL_STATES)).order_by(Trial.trial)))
 
 
-def mark_lost(session: Session, experiment: Experiment, attempt: Attempt, why: str, transition: Transition) -> None:
+def mark_lost(session: Session, experiment: Experiment, attempt: Attempt, why: str, replacement: Replacement) -> None:
     """Record that an attempt is lost. Another one follows after a wait, unless too many failed in a row."""
-    _close(attempt, AttemptState.LOST, why, transition.now)
-    count_failure(session, experiment, why, transition)
+    _close(attempt, AttemptState.LOST, why, replacement.now)
+    count_failure(session, experiment, why, replacement)
 
 
 def requeue_unlaunched(
-    session: Session, experiment: Experiment, attempt: Attempt, why: str, transition: Transition
+    session: Session, experiment: Experiment, attempt: Attempt, why: str, replacement: Replacement
 ) -> None:
     """Queue the experiment again because its driver never started, which does not count as a failure of it.
 
     The wait grows with each attempt in a row that Ray did not take.
     """
-    _close(attempt, AttemptState.LOST, why, transition.now)
+    _close(attempt, AttemptState.LOST, why, replacement.now)
     if experiment.state != State.RUNNING:
-        _finish_pending_stop(session, experiment, why, transition.now)
+        _finish_pending_stop(session, experiment, why, replacement.now)
         return
-    experiments.move(session, experiment, State.QUEUED, transition.now, why)
+    experiments.move(session, experiment, State.QUEUED, replacement.now, why)
     failures = _consecutive_launch_failures(session, experiment)
-    experiment.retry_at = transition.now + transition.retries.wait_after(failures)
+    experiment.retry_at = replacement.now + replacement.retries.wait_after(failures)
 
 
 def fail_unlaunchable(session: Session, experiment: Experiment, why: str, now: datetime) -> None:
@@ -117,9 +106,9 @@ def end(attempt: Attempt, reason: str, now: datetime) -> None:
     _close(attempt, AttemptState.ENDED, reason, now)
 
 
-def count_failure(session: Session, experiment: Experiment, why: str, transition: Transition) -> None:
+def count_failure(session: Session, experiment: Experiment, why: str, replacement: Replacement) -> None:
     """Queue the experiment again after a wait, or end it when too many attempts failed in a row."""
-    now, retries = transition.now, transition.retries
+    now, retries = replacement.now, replacement.retries
     experiment.failures += 1
     if experiment.state != State.RUNNING:
         _finish_pending_stop(session, experiment, why, now)

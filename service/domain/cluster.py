@@ -27,3 +27,8 @@ class Cluster:
     @property
     def gpus(self) -> float:
         return sum(node.gpus for node in self.nodes)
+
+    @property
+    def default_gpus_per_trial(self) -> int:
+        """The GPUs of a trial whose spec does not say: one, if there are any."""
+        return 1 if self.gpus else 0

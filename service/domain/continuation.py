@@ -15,6 +15,9 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import MAX_NAME_LENGTH, ExperimentSpec
 from search_spaces.problems import Problem, SpecError
 from search_spaces.protocol import IMPORTED_STATES
+from search_spaces.searchers import Searcher
+from search_spaces.searchers.base import SearcherSpec
+from search_spaces.spec import members
 from search_spaces.upgrade import upgrade
 from search_spaces.validation import validate
 from service.contract.errors import ConflictError
@@ -27,7 +30,7 @@ SHARED = ("dataset", "search_space", "max_epochs", "early_stopping", "objective.
 SUFFIX = "-continued"
 
 
-def spec_of(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
+def requested_spec(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
     """The source's spec with its current controls, and the patch (RFC 7396) merged in.
 
     `searcher.num_samples` counts new trials; a searcher of another kind replaces the old one as a whole. Raises
@@ -47,7 +50,9 @@ def spec_of(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
         if _at(spec, name) != _at(before, name)
     ]
     if spec.searcher.exhaustive:
-        rule = "must be random or tpe: a grid cannot leave out the combinations that the source has tried"
+        others = [cls for cls in members(Searcher) if issubclass(cls, SearcherSpec) and not cls.exhaustive]
+        kinds = " or ".join(cls.model_fields["kind"].default for cls in others)
+        rule = f"must be {kinds}: a {spec.searcher.kind} cannot leave out the combinations that the source has tried"
         problems.append(Problem("searcher.kind", rule, spec.searcher.kind))
     if problems:
         raise SpecError(problems)
@@ -136,10 +141,7 @@ def _patched(source: Experiment, spec: ExperimentSpec, patch: dict[str, Any]) ->
     controls = experiments.controls_of(source)
     target = spec.model_dump(mode="json")
     target["name"] = spec.name[: MAX_NAME_LENGTH - len(SUFFIX)] + SUFFIX
-    target["priority"], target["max_restarts"] = controls.priority, controls.max_restarts
-    target["budget"] = controls.budget.model_dump(mode="json")
-    target["objective"]["goal"] = controls.goal
-    target["resources"]["max_concurrent_trials"] = controls.max_concurrent_trials
+    controls.write_into(target)
     kind = _at(patch, "searcher.kind")
     if kind is not None and kind != spec.searcher.kind:
         del target["searcher"]

@@ -19,7 +19,7 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import Problem
 from search_spaces.protocol import ENDED_TRIAL_STATES, TrialState
-from search_spaces.stored import read_spec
+from search_spaces.stored import read_controls, read_spec
 from service.contract.errors import ConflictError, NotFoundError
 from service.contract.states import ACTIVE, DRIVEN, ENDED, TRANSITIONS, State
 from service.store.models import Experiment, Label, Trial
@@ -122,7 +122,7 @@ def spec_of(experiment: Experiment) -> ExperimentSpec:
 def controls_of(experiment: Experiment) -> Controls:
     """The stored controls. Raises ConflictError for those that this version cannot read."""
     try:
-        return Controls.model_validate(experiment.controls)
+        return read_controls(experiment.controls)
     except ValidationError as error:
         raise ConflictError(
             f"the controls of experiment {experiment.id} cannot be read by this version: {error}"

@@ -1,6 +1,6 @@
 """Heartbeats: what a driver reports, and what the service wants of it in return.
 
-Owns the rows of trials, which only a heartbeat writes. It must not know HTTP or Ray.
+Owns what a heartbeat changes: the rows of the trials that it reports, and the best trial. It must not know HTTP or Ray.
 """
 
 from __future__ import annotations
@@ -12,21 +12,17 @@ from datetime import UTC, datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from search_spaces.protocol import Directives, Heartbeat, TrialUpdate
+from search_spaces.protocol import FINAL_PHASES, Directives, Heartbeat, Phase, TrialUpdate, finite_or_none
 from search_spaces.stored import StoredSpec
 from service.contract.errors import ConflictError
-from service.contract.states import ENDED, State
+from service.contract.states import ENDED, OPEN, AttemptState, State
 from service.domain import actions, attempts, experiments
-from service.domain.attempts import OPEN, AttemptState
-from service.domain.retry_policy import Transition
+from service.domain.retry_policy import Replacement
 from service.store.models import Attempt, Experiment, Trial
-
-#: Phases of a final heartbeat.
-FINAL_PHASES = frozenset({"completed", "canceled", "paused", "failed"})
 
 
 def handle_heartbeat(
-    session: Session, attempt_id: str, token: str, heartbeat: Heartbeat, transition: Transition
+    session: Session, attempt_id: str, token: str, heartbeat: Heartbeat, replacement: Replacement
 ) -> Directives:
     """Store what a driver reports, and answer with what it must do.
 
@@ -43,14 +39,14 @@ def handle_heartbeat(
             f"attempt {attempt.id} is {attempt.state}, experiment {experiment.id} is {experiment.state} "
             f"with attempt {experiment.attempt}: stop, and write nothing more"
         )
-    attempt.last_heartbeat_at, attempt.phase, attempt.state = transition.now, heartbeat.phase, AttemptState.RUNNING
+    attempt.last_heartbeat_at, attempt.phase, attempt.state = replacement.now, heartbeat.phase, AttemptState.RUNNING
     experiment.mlflow_experiment_id = heartbeat.mlflow_experiment_id or experiment.mlflow_experiment_id
     experiment.mlflow_run_id = heartbeat.mlflow_run_id or experiment.mlflow_run_id
-    _write_trials(session, experiment, attempt, heartbeat.trials, transition.now)
+    _write_trials(session, experiment, attempt, heartbeat.trials, replacement.now)
     _update_best(session, experiment, heartbeat)
     if heartbeat.phase in FINAL_PHASES:
-        attempts.end(attempt, heartbeat.reason, transition.now)
-        _end_experiment(session, experiment, heartbeat, transition)
+        attempts.end(attempt, heartbeat.reason, replacement.now)
+        _end_experiment(session, experiment, heartbeat, replacement)
         return Directives(slots=0)
     experiment.phase = heartbeat.phase
     if experiment.state == State.RUNNING:
@@ -66,26 +62,26 @@ def handle_heartbeat(
     )
 
 
-def _end_experiment(session: Session, experiment: Experiment, heartbeat: Heartbeat, transition: Transition) -> None:
+def _end_experiment(session: Session, experiment: Experiment, heartbeat: Heartbeat, replacement: Replacement) -> None:
     """What becomes of an experiment whose driver sent a final heartbeat."""
-    state, reason, now = State(experiment.state), heartbeat.reason, transition.now
-    if heartbeat.phase == "completed":
+    state, reason, now = State(experiment.state), heartbeat.reason, replacement.now
+    if heartbeat.phase is Phase.COMPLETED:
         experiments.move(session, experiment, State.COMPLETED, now, reason)
         if heartbeat.controls is not None and state is State.RUNNING:
             session.flush()
             actions.apply_late_changes(session, experiment, heartbeat.controls, now)
     elif state is State.STOPPING:
         experiments.move(session, experiment, State.CANCELED, now, reason or "canceled on request")
-    elif state is State.PAUSING and heartbeat.phase == "paused":
+    elif state is State.PAUSING and heartbeat.phase is Phase.PAUSED:
         experiments.move(session, experiment, State.PAUSED, now, reason or "paused on request")
-    elif state is State.RUNNING and heartbeat.phase == "paused" and heartbeat.blocked:
+    elif state is State.RUNNING and heartbeat.phase is Phase.PAUSED and heartbeat.blocked:
         # Not a failure of the attempt: the next one would fail in the same way until a person has removed the cause.
         experiments.move(session, experiment, State.PAUSED, now, reason or "its driver is blocked and gave no reason")
-    elif heartbeat.phase == "failed":
+    elif heartbeat.phase is Phase.FAILED:
         experiments.move(session, experiment, State.ERROR, now, reason or "the driver failed and gave no reason")
     else:
         why = f"the driver stopped without a request ({reason or 'no reason given'})"
-        attempts.count_failure(session, experiment, why, transition)
+        attempts.count_failure(session, experiment, why, replacement)
 
 
 def _write_trials(
@@ -104,8 +100,8 @@ def _write_trials(
         trial.state = update.state
         trial.stop_reason = update.stop_reason
         trial.epoch = update.epoch
-        trial.best_value, trial.best_epoch = _finite(update.best_value), update.best_epoch
-        trial.metrics = {name: _finite(value) for name, value in update.metrics.items()}
+        trial.best_value, trial.best_epoch = finite_or_none(update.best_value), update.best_epoch
+        trial.metrics = {name: finite_or_none(value) for name, value in update.metrics.items()}
         trial.parameters = {
             name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in update.parameters.items()
@@ -127,7 +123,7 @@ def _load_trials(session: Session, experiment: Experiment, numbers: list[int]) -
 def _update_best(session: Session, experiment: Experiment, heartbeat: Heartbeat) -> None:
     if heartbeat.winner is not None:
         experiment.winner = json.loads(heartbeat.winner.model_dump_json())
-        experiment.best_trial, experiment.best_value = heartbeat.winner.trial, _finite(heartbeat.winner.value)
+        experiment.best_trial, experiment.best_value = heartbeat.winner.trial, finite_or_none(heartbeat.winner.value)
     elif heartbeat.trials:  # a trial may be better now than the winner of an earlier end
         largest_first = StoredSpec(experiment.spec).objective.sign > 0
         order = Trial.best_value.desc() if largest_first else Trial.best_value.asc()
@@ -136,10 +132,6 @@ def _update_best(session: Session, experiment: Experiment, heartbeat: Heartbeat)
         )
         best = session.execute(query.order_by(order, Trial.trial).limit(1)).one_or_none()
         experiment.best_trial, experiment.best_value = best if best else (None, None)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _timestamp(seconds: float | None) -> datetime | None:

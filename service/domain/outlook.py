@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from search_spaces.controls import Controls
-from search_spaces.experiment import Objective
+from search_spaces.objective import Objective
 from search_spaces.stored import StoredSpec
 from service.contract.errors import ConflictError
 from service.domain import experiments

@@ -1,4 +1,4 @@
-"""How often and how soon a lost driver is replaced, and what a change of state has to know of it."""
+"""Retry policy: how often and how soon a lost driver is replaced."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True)
-class Transition:
-    """When a driver's attempt changed state, and the policy under which another one follows."""
+class Replacement:
+    """When an attempt changed state, and the policy under which another one may replace it."""
 
     now: datetime
     retries: RetryPolicy

@@ -1,0 +1,1 @@
+"""Scheduling: which experiment gets which slots, and when a driver is launched or lost."""

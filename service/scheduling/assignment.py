@@ -12,9 +12,8 @@ from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from search_spaces.controls import Controls
 from search_spaces.protocol import ENDED_TRIAL_STATES
-from search_spaces.stored import StoredSpec
+from search_spaces.stored import StoredSpec, read_controls
 from service.contract.states import ACTIVE, DRIVEN, State
 from service.domain.attempts import fail_unlaunchable
 from service.domain.cluster import Cluster
@@ -73,13 +72,13 @@ def _ended_trials(session: Session, ids: list[str]) -> dict[str, int]:
 def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
     """What an experiment demands. Raises ValidationError if this version cannot read it."""
     resources = StoredSpec(experiment.spec).resources
-    controls = Controls.model_validate(experiment.controls)
+    controls = read_controls(experiment.controls)
     gpus = resources.gpus_per_trial
     most = max(1, controls.num_samples - done)  # at least one: the winner is evaluated after all trials have ended
     return Demand(
         experiment_id=experiment.id,
         cpus=resources.cpus_per_trial,
-        gpus=(1 if cluster.gpus else 0) if gpus is None else gpus,
+        gpus=cluster.default_gpus_per_trial if gpus is None else gpus,
         most=min(most, controls.max_concurrent_trials or most),
         running=experiment.state in DRIVEN,
         priority=controls.priority,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from search_spaces.experiment import ExperimentSpec, Resources
+from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import Problem, SpecError
+from search_spaces.resources import Resources
 from service.domain.cluster import Cluster, Node
 from service.scheduling.allocation import fits_somewhere
 
@@ -17,7 +18,7 @@ def complete(spec: ExperimentSpec, cluster: Cluster | None) -> ExperimentSpec:
         return spec
     resources = spec.resources
     if resources.gpus_per_trial is None:
-        resources = Resources(**{**resources.model_dump(), "gpus_per_trial": 1 if cluster.gpus else 0})
+        resources = Resources(**{**resources.model_dump(), "gpus_per_trial": cluster.default_gpus_per_trial})
         spec = spec.model_copy(update={"resources": resources})
     if problems := misfits(cluster, resources.cpus_per_trial, resources.gpus_per_trial or 0):
         raise SpecError(problems)

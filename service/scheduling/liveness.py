@@ -14,8 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.adapters.launcher import ALIVE, JobStatus
-from service.contract.states import DRIVEN
-from service.domain.attempts import OPEN
+from service.contract.states import DRIVEN, OPEN
 from service.scheduling.silence import SilenceTimer
 from service.settings import Settings
 from service.store.models import Attempt, Experiment

@@ -23,21 +23,19 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from search_spaces.controls import Controls
 from search_spaces.periodic import PeriodicThread
 from search_spaces.problems import SpecError
 from search_spaces.protocol import LaunchConfig, sanitize_text
 from search_spaces.storage.base import DISK_FULL_ERRNOS
-from search_spaces.stored import read_spec
+from search_spaces.stored import read_controls, read_spec
 from search_spaces.upgrade import upgrade
 from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.launcher import ClusterUnreachableError
 from service.context import AppContext, utc_now
-from service.contract.states import State
+from service.contract.states import OPEN, State
 from service.domain import attempts, continuation, experiments
-from service.domain.attempts import OPEN
 from service.domain.cluster import Cluster
-from service.domain.retry_policy import Transition
+from service.domain.retry_policy import Replacement
 from service.scheduling import fitting, liveness
 from service.scheduling.assignment import assign_slots
 from service.scheduling.liveness import Driver, DriverSilence, Loss
@@ -168,7 +166,7 @@ class Reconciler:
             if seen != (driver if loss.cleared_by_heartbeat else replace(driver, heard_at=seen.heard_at)):
                 return False
             mark = attempts.mark_lost if loss.counted else attempts.requeue_unlaunched
-            mark(session, experiment, attempt, why, Transition(now, self._context.retries))
+            mark(session, experiment, attempt, why, Replacement(now, self._context.retries))
         log.warning("attempt %s is lost: %s", driver.attempt_id, why)
         return True
 
@@ -197,7 +195,7 @@ class Reconciler:
             try:
                 stored = read_spec(experiment.spec)
                 spec = fitting.complete(stored, cluster)
-                controls = Controls.model_validate(experiment.controls)
+                controls = read_controls(experiment.controls)
             except (ValidationError, SpecError) as error:
                 attempts.fail_unlaunchable(
                     session, experiment, f"this version of Rung cannot run its spec: {error}", now
@@ -251,7 +249,7 @@ class Reconciler:
                 attempt.submitted_at = now
             elif attempt.state in OPEN and attempt.number == experiment.attempt:
                 attempts.requeue_unlaunched(
-                    session, experiment, attempt, failure, Transition(now, self._context.retries)
+                    session, experiment, attempt, failure, Replacement(now, self._context.retries)
                 )
                 if blocked and experiment.state == State.QUEUED:
                     experiments.move(session, experiment, State.PAUSED, now, blocked)

@@ -1,5 +1,7 @@
 """Models: the tables. Owns columns and relations. It must not know rules: those are in `service.domain`.
 
+Nothing reads `Experiment.spec_version` and `Trial.updated_at`: they are for people who query the database.
+
 Times are aware and in UTC on every database. JSON columns hold plain JSON without infinite numbers.
 """
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.experiment import Objective
+from search_spaces.objective import Objective
 from search_spaces.protocol import DIAGNOSTICS, METRICS, LaunchConfig
 from search_spaces.storage.folder import FolderStorage
 from service.settings import Settings
@@ -26,7 +26,7 @@ from tests.faults.stand import SHORT_TIMES, Stand, running_stand
 from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
 from workers.state.recorder import Recorder
-from workers.tracking.cursor import MlflowIds
+from workers.tracking.mlflow_ids import MlflowIds
 
 REPEATS = 3
 MEASURED_S = 60.0

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from search_spaces.protocol import METRICS, trial_folder
+from search_spaces.layout import ExperimentFolder
+from search_spaces.protocol import METRICS
 from service.client import Client
 from service.contract.schemas import ExperimentView, TrialView
 
@@ -97,7 +98,7 @@ def test_a_canceled_trial_frees_its_slot_during_a_long_epoch(client: Client, sto
             resources={"max_concurrent_trials": 1},
         )
     )
-    logs = [storage / submitted.id / "trials" / trial_folder(number) / "trial.log" for number in (0, 1)]
+    logs = [ExperimentFolder(storage / submitted.id).trial(number).log for number in (0, 1)]
     _until(lambda: logs[0].exists() and "begins" in logs[0].read_text(), 120.0)
     client.cancel_trial(submitted.id, 0)
     canceled = time.monotonic()

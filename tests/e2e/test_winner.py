@@ -16,8 +16,8 @@ import pytest
 import ray
 
 from search_spaces.protocol import LaunchConfig
-from workers.search.winner import EvaluationFailedError, StopRequestedError, WinnerEvaluation, WinnerScore
-from workers.trial.errors import TrialError
+from workers.failures.classification import TrialError
+from workers.winner.evaluation import EvaluationFailedError, StopRequestedError, WinnerEvaluation, WinnerScore
 
 pytestmark = pytest.mark.e2e
 

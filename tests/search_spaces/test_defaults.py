@@ -10,8 +10,8 @@ from search_spaces.models import Model
 from search_spaces.normalization import Normalization
 from search_spaces.optimizers import Optimizer
 from search_spaces.schedulers import Scheduler
-from search_spaces.spec import kinds
 from search_spaces.validation import validate
+from tests.support.families import kinds
 
 OURS = {"dropout": 0.0, "initialization": "kaiming"}
 PLAIN = {"weight_decay": 0.0, "decay_all": False}

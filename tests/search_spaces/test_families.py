@@ -16,8 +16,9 @@ from search_spaces.optimizers import Optimizer
 from search_spaces.sampling import parameter_names
 from search_spaces.schedulers import Scheduler
 from search_spaces.searchers import Searcher
-from search_spaces.spec import Spec, kinds, members
+from search_spaces.spec import Spec, members
 from search_spaces.validation import validate, warnings
+from tests.support.families import kinds
 
 FAMILIES = {
     "model": Model,

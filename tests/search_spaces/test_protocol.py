@@ -5,7 +5,6 @@ import pytest
 from pydantic import ValidationError
 
 from search_spaces.controls import Controls
-from search_spaces.experiment import Budget
 from search_spaces.protocol import (
     MAX_PARAMETERS,
     MAX_TEXT,
@@ -18,6 +17,7 @@ from search_spaces.protocol import (
     TrialUpdate,
     Winner,
 )
+from search_spaces.resources import Budget
 
 CONTROLS = Controls(num_samples=9, budget=Budget(gpu_hours=2.0, wall_clock=60.0))
 

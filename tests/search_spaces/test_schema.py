@@ -21,8 +21,9 @@ from search_spaces.parsing import read
 from search_spaces.problems import SpecError
 from search_spaces.schedulers import Scheduler
 from search_spaces.searchers import Searcher
-from search_spaces.spec import kinds, members
+from search_spaces.spec import members
 from search_spaces.validation import validate, warnings
+from tests.support.families import kinds
 
 SCHEMA = ExperimentSpec.model_json_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)

@@ -20,10 +20,10 @@ from search_spaces.optimizers import Optimizer
 from search_spaces.problems import SpecError
 from search_spaces.schedulers import Scheduler
 from search_spaces.searchers import Searcher
-from search_spaces.spec import kinds
 from search_spaces.stored import read_spec, read_trial_spec
 from search_spaces.upgrade import DEPRECATED, upgrade, upgrade_sample
 from search_spaces.validation import validate, warnings
+from tests.support.families import kinds
 
 #: As version 1 was stored first. Never edit it.
 STORED = """{"version": 1, "name": "old", "project": "vision", "labels": ["a"],

@@ -54,8 +54,8 @@ def test_curves_have_a_row_for_each_epoch() -> None:
 
 
 def test_disk_use_begins_with_the_largest_kind() -> None:
-    use = DiskUse(folder="/x", total_bytes=1_234_567, bytes_by_kind={"logs": 567, "model": 1_234_000, "journal": 0})
-    assert disk_use(use).text == "1.23 MB (model 1.23 MB, logs 567 B)"
+    use = DiskUse(folder="/x", total_bytes=1_234_567, bytes_by_kind={"pictures": 567, "model": 1_234_000, "journal": 0})
+    assert disk_use(use).text == "1.23 MB (model 1.23 MB, plots 567 B)"
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from typing import Any
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import ExperimentFolder
-from search_spaces.protocol import LaunchConfig, Winner
-from workers.heartbeat import ACTIVE_PHASES
-from workers.search.winner import WinnerScore
-from workers.tracking.cursor import MlflowIds
+from search_spaces.protocol import FINAL_PHASES, LaunchConfig, Winner
+from workers.tracking.mlflow_ids import MlflowIds
+from workers.tracking.summary import Summary
+from workers.winner.evaluation import WinnerScore
 
 SCORE = WinnerScore(0.5, 0.75)
 AFTER = " after the final heartbeat"
@@ -28,7 +28,7 @@ class Calls:
 
     def note(self, call: str) -> None:
         heard = self._service.heard
-        is_final = bool(heard) and heard[-1].phase not in ACTIVE_PHASES
+        is_final = bool(heard) and heard[-1].phase in FINAL_PHASES
         self.noted.append(f"{call}{AFTER if is_final else ''}")
 
 
@@ -100,8 +100,8 @@ class MemoryTracking:
         self._calls.note("register")
         return f"models:/x/{winner.trial}"
 
-    def end_parent_run(self, status: str, summary: dict[str, float], tags: dict[str, str], step: int) -> None:
-        self.status, self.summary, self.tags = status, summary, dict(tags)
+    def end_parent_run(self, summary: Summary) -> None:
+        self.status, self.summary, self.tags = summary.status, dict(summary.metrics), dict(summary.tags)
 
     def log_folder(self, folder: Path) -> None:
         self._calls.note(f"log {folder.name}")

@@ -15,7 +15,7 @@ from search_spaces.protocol import TrialState
 from workers.state.recorder import Recorder
 from workers.tracking.tracker import Tracker
 
-#: `build(attempt, fenced=..., field=...)`: a tracker of an attempt at such an experiment.
+#: `build(attempt, superseded=..., field=...)`: a tracker of an attempt at such an experiment.
 BuildTracker = Callable[..., Tracker]
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from search_spaces.experiment import Objective
+from search_spaces.early_stopping.base import EarlyStoppingSpec
+from search_spaces.objective import Objective
 from search_spaces.storage.folder import FolderStorage
 from tests.support.workers import (
     BuildLaunch,
@@ -77,12 +78,12 @@ def experiment() -> BuildSpec:
 
 @pytest.fixture
 def search(tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder) -> Callable[..., Search]:
-    """`search(attempt, field=...)`: an attempt at such an experiment, without Ray, in `tmp_path`."""
+    """`search(attempt, rule, field=...)`: an attempt at such an experiment, without Ray, in `tmp_path`."""
     from tests.support.searches import Search
 
-    def begin(attempt: int = 1, **changes: Any) -> Search:
+    def begin(attempt: int = 1, rule: EarlyStoppingSpec | None = None, **changes: Any) -> Search:
         spec = experiment(**changes)
-        return Search(spec, open_recorder(attempt, spec.objective), tmp_path)
+        return Search(spec, open_recorder(attempt, spec.objective), tmp_path, rule)
 
     return begin
 

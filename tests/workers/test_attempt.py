@@ -22,10 +22,10 @@ from search_spaces.storage.folder import FolderStorage
 from tests.support.attempts import AFTER, Calls, MemoryTracking, ScriptedEvaluation
 from workers.attempt import ExperimentAttempt
 from workers.search.tune_callbacks import TuneCallback
-from workers.search.winner import EvaluationFailedError, StopRequestedError, WinnerScore
 from workers.state.recorder import Recorder
 from workers.tracking import retry
 from workers.tracking.tracker import Tracker
+from workers.winner.evaluation import EvaluationFailedError, StopRequestedError, WinnerScore
 
 Build = Callable[..., ExperimentSpec]
 Trials = Callable[[Recorder, TuneCallback], None]
@@ -70,7 +70,7 @@ def attempt(
 
         def track(superseded: Callable[[], bool]) -> Any:
             storage = FolderStorage(Path(config.storage))
-            return memory if mlflow else Tracker(config, spec, storage, fenced=superseded)
+            return memory if mlflow else Tracker(config, spec, storage, superseded=superseded)
 
         succeeded = ExperimentAttempt(config, spec, run_trials, scripted, track).run()
         return Attempted(succeeded, scripted, memory, calls.noted)

@@ -13,7 +13,7 @@ from search_spaces.protocol import MAX_UPDATES, Directives, LaunchConfig, TrialS
 from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
 from workers.state.recorder import Recorder
-from workers.tracking.cursor import MlflowIds
+from workers.tracking.mlflow_ids import MlflowIds
 
 OpenRecorder = Callable[..., Recorder]
 NOWHERE = MlflowIds(None, None, {})

@@ -1,0 +1,1 @@
+"""Data: from the files of a data set to its training, validation and test images."""

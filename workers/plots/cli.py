@@ -23,12 +23,15 @@ from search_spaces.optimizers import OptimizerSpec
 from search_spaces.sampling import draw_from, extreme_samples, resolve
 from search_spaces.schedulers import Scheduler
 from search_spaces.spec import members
+from search_spaces.stored import read_spec
 from workers.data.splits import DataError, Splits, load
 from workers.plots import content
 
 MAX_PANELS, MAX_SHEETS = 12, 4  # of one plot: more cannot be read
 MAX_STEPS = 5000  # of a schedule, to bound the time to draw it
 UNKNOWN_BATCHES = 50  # in an epoch, for a data set whose size is unknown until it is read
+#: Reads the data of a spec.
+Read = Callable[[ExperimentSpec], Splits]
 RATES = tuple(10 ** (power / 3) for power in range(-12, 2))  # to try on Rosenbrock's function
 
 
@@ -121,14 +124,17 @@ def strongest(spec: AugmentationSpec) -> AugmentationSpec:
 def main(arguments: list[str]) -> int:
     """Draw plots and print their paths. The exit status is 0, or 2 if they cannot be drawn."""
     parser = argparse.ArgumentParser(prog="python -m workers.plots.cli")
-    parser.add_argument("topic", choices=("schedulers", "optimizers", "normalization", "augmentation"))
+    parser.add_argument("topic", choices=TOPICS)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--cache-root", type=Path, required=True)
     options = parser.parse_args(arguments)
     document = json.load(sys.stdin)
     try:
-        paths = _draw(options, None if document is None else ExperimentSpec.model_validate(document))
+        spec = None if document is None else read_spec(document)
+        paths = TOPICS[options.topic](
+            spec, lambda of: load(of.dataset, of.seed, options.data_root, options.cache_root), options.out
+        )
     except (DataError, ValueError, OSError) as error:
         print(f"rung: {error}", file=sys.stderr)
         return 2
@@ -136,23 +142,36 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _draw(options: argparse.Namespace, spec: ExperimentSpec | None) -> list[Path]:
-    out: Path = options.out
-    if options.topic == "normalization":
-        specs = alternatives(spec.search_space.normalization) if spec else content.NORMALIZATIONS
-        return [content.normalization(out, specs)]
-    if options.topic == "optimizers":
-        return [plot_optimizers(spec, out) if spec else content.optimizers(out)]
-    if options.topic == "schedulers":
-        every: list[Any] = [cls() for cls in members(Scheduler)]
-        return [plot_schedulers(spec, out) if spec else content.schedulers(every, 20, UNKNOWN_BATCHES, out)]
+def _normalization(spec: ExperimentSpec | None, read: Read, out: Path) -> list[Path]:
+    specs = alternatives(spec.search_space.normalization) if spec else content.NORMALIZATIONS
+    return [content.normalization(out, specs)]
+
+
+def _optimizers(spec: ExperimentSpec | None, read: Read, out: Path) -> list[Path]:
+    return [plot_optimizers(spec, out) if spec else content.optimizers(out)]
+
+
+def _schedulers(spec: ExperimentSpec | None, read: Read, out: Path) -> list[Path]:
+    every: list[Any] = [cls() for cls in members(Scheduler)]
+    return [plot_schedulers(spec, out) if spec else content.schedulers(every, 20, UNKNOWN_BATCHES, out)]
+
+
+def _augmentation(spec: ExperimentSpec | None, read: Read, out: Path) -> list[Path]:
     if spec is None:
         raise ValueError("a SPEC is required to plot augmentation: it names the data set and the transforms")
-    load_splits = partial(load, spec.dataset, spec.seed, options.data_root, options.cache_root)
-    paths = plot_augmentations(spec, load_splits, out)
+    paths = plot_augmentations(spec, partial(read, spec), out)
     if not paths:
         raise ValueError(f"{spec.name} has no augmentation: there is nothing to draw")
     return paths
+
+
+#: Topic of `rung explain` -> what draws its plots, of a spec or without one. Raises ValueError, DataError, OSError.
+TOPICS = {
+    "schedulers": _schedulers,
+    "optimizers": _optimizers,
+    "normalization": _normalization,
+    "augmentation": _augmentation,
+}
 
 
 def _largest(item: Any) -> float:

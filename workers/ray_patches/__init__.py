@@ -1,0 +1,1 @@
+"""Ray patches: what we change in Ray, one reason in each module."""

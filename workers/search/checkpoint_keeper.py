@@ -14,7 +14,7 @@ from search_spaces.storage.base import ArtifactStore
 from workers.state import checkpoints
 from workers.state.trial_table import TrialTable
 
-log = logging.getLogger("rung.checkpoints")
+log = logging.getLogger(__name__)
 
 
 class CheckpointKeeper:

@@ -14,11 +14,11 @@ from pathlib import PurePath
 from search_spaces.layout import NAMES
 from search_spaces.protocol import IMPORTED_STATES
 from search_spaces.storage.base import ArtifactStore, ExperimentStorage, JournalDamagedError, open_storage
-from workers.search.stop_conditions import AttemptError
+from workers.failures.attempt import AttemptError
 from workers.state.events import EpochFinished, Event, TrialEnded, TrialSuggested, decode_all
 from workers.state.recorder import Recorder
 
-log = logging.getLogger("rung.continuation")
+log = logging.getLogger(__name__)
 
 IMPORTED_EVENTS = TrialSuggested | EpochFinished | TrialEnded
 

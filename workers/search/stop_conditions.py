@@ -7,25 +7,26 @@ stop nothing themselves. It must not know Ray, the journal's file or MLflow.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from search_spaces.controls import Controls
-from search_spaces.experiment import Objective
-from search_spaces.protocol import Directives, TrialState
+from search_spaces.objective import Objective
+from search_spaces.protocol import Directives, Phase, TrialState
 from workers.state.slot_clock import SlotClock
 from workers.state.trial_table import Trial, TrialTable
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Why the search ended: `phase` is what the experiment becomes.
+    """Why the search ended: `phase`, one of FINAL_PHASES, is what the experiment becomes.
 
     `blocked`: with phase paused, another attempt cannot succeed before a person acts. `error`: an error ended the
-    attempt. `trial` is the one that reached the goal, and `achieved` is its reason to end.
+    attempt. `superseded`: a later attempt has taken over; nobody learns of this outcome. `trial` is the one that
+    reached the goal, and `achieved` is its reason to end.
     """
 
-    phase: Literal["completed", "canceled", "paused", "failed", "fenced"] = "completed"
+    phase: Phase = Phase.COMPLETED
     reason: str = ""
+    superseded: bool = False
     blocked: bool = False
     error: bool = False
     trial: int | None = None
@@ -38,39 +39,22 @@ class Outcome:
         return TrialState.CANCELED, self.reason or "the search ended before this trial"
 
 
-class AttemptError(Exception):
-    """An attempt cannot continue. The message is for the user. `blocked`: see `Outcome`."""
-
-    blocked = False
-
-
-class MissingJournalError(AttemptError):
-    """The folder has no journal, although the service knows trials of the experiment."""
-
-    blocked = True
-
-    def __init__(self, folder: str, trials: int) -> None:
-        super().__init__(
-            f"no journal in {folder}, but {trials} trials are known: is this storage the right one, and is it mounted?"
-        )
-
-
-FENCED = Outcome("fenced", "a later attempt has taken over")
+SUPERSEDED = Outcome(Phase.PAUSED, "a later attempt has taken over", superseded=True)
 
 
 def disk_full(detail: str) -> Outcome:
-    return Outcome("paused", f"the disk is full: {detail}", blocked=True, error=True)
+    return Outcome(Phase.PAUSED, f"the disk is full: {detail}", blocked=True, error=True)
 
 
-def requested(directives: Directives, fenced: bool) -> Outcome | None:
+def requested(directives: Directives, superseded: bool) -> Outcome | None:
     """The outcome that the service wants."""
-    if fenced:
-        return FENCED
+    if superseded:
+        return SUPERSEDED
     match directives.stop:
         case "cancel":
-            return Outcome("canceled", "cancel requested")
+            return Outcome(Phase.CANCELED, "cancel requested")
         case "pause":
-            return Outcome("paused", "pause requested")
+            return Outcome(Phase.PAUSED, "pause requested")
         case None:
             return None
 
@@ -91,13 +75,13 @@ def exhausted(table: TrialTable, num_samples: int) -> Outcome:
     ended = sum(trial.ended for trial in table.trials.values())
     wanted = max(num_samples, len(table.trials))
     if ended < wanted:
-        return Outcome("paused", f"the search was interrupted: {ended} of {wanted} trials have ended", error=True)
+        return Outcome(Phase.PAUSED, f"the search was interrupted: {ended} of {wanted} trials have ended", error=True)
     if table.best() is None:
         failed = _failed(table)
         if failed:
             reason = f"no trial has a value, and {len(failed)} failed; the first: {failed[0].stop_reason}"
-            return Outcome("failed", reason)
-        return Outcome("completed", "no trial has a finite value: all diverged")
+            return Outcome(Phase.FAILED, reason)
+        return Outcome(Phase.COMPLETED, "no trial has a finite value: all diverged")
     return Outcome()
 
 
@@ -132,7 +116,7 @@ def _failures_spent(limit: int | None, table: TrialTable) -> Outcome | None:
     if not limit or len(failed) < limit:
         return None
     reason = f"budget.failures of {limit} is spent: {len(failed)} trials failed; the first: {failed[0].stop_reason}"
-    return Outcome("failed" if table.best() is None else "completed", reason)
+    return Outcome(Phase.FAILED if table.best() is None else Phase.COMPLETED, reason)
 
 
 def _failed(table: TrialTable) -> list[Trial]:

@@ -15,11 +15,12 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from search_spaces.early_stopping.base import Action
-from search_spaces.protocol import Directives, TrialState
+from search_spaces.protocol import Directives, Phase, TrialState
 from search_spaces.storage.base import ExperimentStorage, WriterFencedError
+from workers.failures import from_ray
 from workers.fence import Fence
 from workers.ray_patches import idle_actors
-from workers.search import failures, stop_conditions
+from workers.search import stop_conditions
 from workers.search.checkpoint_keeper import CheckpointKeeper
 from workers.search.policy import Actions, Reaction, SearchPolicy
 from workers.search.stop_conditions import Outcome
@@ -28,7 +29,7 @@ from workers.search.tune_searcher import TuneSearcher
 from workers.search.verdicts import Verdict, Verdicts
 from workers.state.recorder import Recorder
 
-log = logging.getLogger("rung.search")
+log = logging.getLogger(__name__)
 
 CANCELED = TrialState.CANCELED, "canceled on request"
 
@@ -126,7 +127,7 @@ class TuneCallback(Callback):
         self._on_change()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        number, failure = trial.config["trial"], failures.of_trial(trial)
+        number, failure = trial.config["trial"], from_ray.of_trial(trial)
         restarts = self._table.trials[number].restarts
         log.error("trial %s failed, %s: %s", number, failure.kind, failure.reason)
         with self._journaling():
@@ -185,20 +186,20 @@ class TuneCallback(Callback):
         except WriterFencedError as error:
             log.warning("%s", error)
             self._fence.close()
-            self.outcome = stop_conditions.FENCED
+            self.outcome = stop_conditions.SUPERSEDED
         except OSError as error:
             log.exception("the journal cannot be written")
-            unwritten = Outcome("paused", f"the journal cannot be written: {error}", error=True)
+            unwritten = Outcome(Phase.PAUSED, f"the journal cannot be written: {error}", error=True)
             self.outcome = self.outcome or (
-                stop_conditions.disk_full(f"the journal: {error}") if failures.is_disk_full(error) else unwritten
+                stop_conditions.disk_full(f"the journal: {error}") if from_ray.is_disk_full(error) else unwritten
             )
 
     def _stop(self, controller: Any, trial: Any, outcome: Outcome | None) -> None:
         """Take its slot at once from a trial that is canceled or, with an `outcome`, from one of those that remain."""
         number = trial.config["trial"]
         with self._journaling():
-            if outcome and outcome.phase in {"paused", "fenced"}:
-                self._recorder.record_release(number, journaled=outcome.phase == "paused")
+            if outcome and outcome.phase is Phase.PAUSED:
+                self._recorder.record_release(number, journaled=not outcome.superseded)
             else:
                 self._recorder.record_end(number, *(outcome.of_trial(number) if outcome else CANCELED))
             self._recorder.check_not_fenced()

@@ -18,7 +18,7 @@ from workers.search.tune_searcher import TuneSearcher
 from workers.state.recorder import Recorder
 from workers.trial.worker import TrialWorker
 
-MAX_TRIALS = 10**9  # the searcher says when it has no more
+UNLIMITED = 10**9  # the searcher says when it has no more
 
 
 def run_trials(
@@ -58,7 +58,7 @@ def run_trials(
                 resources_per_trial=tune.PlacementGroupFactory(
                     [{name: share for name, share in resources.items() if share}]
                 ),
-                num_samples=MAX_TRIALS,
+                num_samples=UNLIMITED,
                 search_alg=searcher,
                 scheduler=callback.scheduler,
                 callbacks=[callback],

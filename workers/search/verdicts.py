@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from search_spaces.early_stopping.base import Action, Comparison, EarlyStoppingSpec
-from search_spaces.experiment import Objective
+from search_spaces.objective import Objective
 from search_spaces.protocol import TrialState
 
 

@@ -1,0 +1,1 @@
+"""State: what a driver knows of its trials, and how it survives a crash."""

@@ -20,7 +20,7 @@ from typing import Any
 from search_spaces.layout import BEST, LAST, NAMES, PREVIOUS, CheckpointPolicy, TrialFolder, kept_checkpoints
 from search_spaces.storage.base import ArtifactStore
 
-log = logging.getLogger("rung.checkpoints")
+log = logging.getLogger(__name__)
 
 
 class CheckpointDamagedError(Exception):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from search_spaces.protocol import ErrorKind, TrialState, Winner
 from search_spaces.storage.base import Entry
 
-log = logging.getLogger("rung.events")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

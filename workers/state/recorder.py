@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from search_spaces.experiment import Objective
+from search_spaces.objective import Objective
 from search_spaces.protocol import ErrorKind, TrialState, TrialUpdate, Winner
 from search_spaces.sampling import Sample
 from search_spaces.storage.base import JournalBackend

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from search_spaces.experiment import Objective
+from search_spaces.objective import Objective
 from search_spaces.protocol import ENDED_TRIAL_STATES, ErrorKind, TrialState, TrialUpdate, Winner
 from search_spaces.upgrade import upgrade_sample
 from workers.state.events import (

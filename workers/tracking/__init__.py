@@ -1,0 +1,1 @@
+"""Tracking: how the journal's events get to MLflow."""

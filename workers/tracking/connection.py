@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from search_spaces.protocol import LaunchConfig
+from workers.tracking.environment import prepare_import
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-log = logging.getLogger("rung.tracking")
+log = logging.getLogger(__name__)
 
 #: Error codes that tell of the server's state, not of the request.
 OUTAGE_CODES = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"})
@@ -29,11 +30,11 @@ class SupersededError(Exception):
 
 
 class Connection:
-    """Once `fenced` returns True, or after `close`, every method raises SupersededError."""
+    """Once `superseded` returns True, or after `close`, every method raises SupersededError."""
 
-    def __init__(self, launch: LaunchConfig, fenced: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, launch: LaunchConfig, superseded: Callable[[], bool] = lambda: False) -> None:
         self._launch = launch
-        self._fenced = fenced
+        self._superseded = superseded
         self._closed = False
         self._lock = threading.Lock()
         self._client: MlflowClient | None = None
@@ -46,7 +47,7 @@ class Connection:
             os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            prepare_import()
             if self._launch.mlflow_username:
                 os.environ["MLFLOW_TRACKING_USERNAME"] = self._launch.mlflow_username
                 os.environ["MLFLOW_TRACKING_PASSWORD"] = self._launch.mlflow_password or ""
@@ -68,7 +69,7 @@ class Connection:
             self._closed = True
 
     def _check(self) -> None:
-        if self._fenced():
+        if self._superseded():
             raise SupersededError("another attempt has started")
         if self._closed:
             raise SupersededError("this attempt writes nothing more")

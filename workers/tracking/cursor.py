@@ -8,24 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from search_spaces.layout import NAMES
 from search_spaces.storage.base import BEGINNING, ExperimentStorage, Position
+from workers.tracking.mlflow_ids import NO_IDS, MlflowIds
 
-log = logging.getLogger("rung.cursor")
+log = logging.getLogger(__name__)
 
 NAME = NAMES.tracking
-
-
-@dataclass(frozen=True)
-class MlflowIds:
-    """Where the curves are; None until MLflow has answered. `runs` by trial."""
-
-    experiment: str | None = None
-    parent: str | None = None
-    runs: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -33,7 +24,7 @@ class JournalCursor:
     """All events before `position` are in MLflow, in the runs `ids`."""
 
     position: Position = BEGINNING
-    ids: MlflowIds = MlflowIds()
+    ids: MlflowIds = NO_IDS
 
     @classmethod
     def load(cls, storage: ExperimentStorage) -> JournalCursor:

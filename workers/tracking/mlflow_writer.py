@@ -1,6 +1,7 @@
 """MLflow writer: sends events to MLflow's runs.
 
-Owns what each event becomes there: metrics, params, tags and statuses. A point that was sent before, by an earlier
+Owns what each event becomes there: metrics, params, tags and statuses; those of the experiment's end are in `summary`.
+A point that was sent before, by an earlier
 process or before the journal lost it, is left out. What MLflow refuses for good is logged and left out, so that one
 bad value blocks nothing. Importing this module imports MLflow, which takes seconds: the tracker's thread does it, once.
 It must not know the journal's file, Ray or the service.
@@ -23,10 +24,11 @@ from search_spaces.protocol import TRIAL_RUN_STATUS, LaunchConfig, Tag, TrialSta
 from workers.state.events import EpochFinished, Event, TrialEnded, TrialEvent, TrialRetried, TrialSuggested
 from workers.tracking import registration
 from workers.tracking.connection import Connection, is_permanent, tolerating_refusal
-from workers.tracking.cursor import MlflowIds
+from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.runs import Runs
+from workers.tracking.summary import Summary
 
-log = logging.getLogger("rung.tracking")
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -90,14 +92,13 @@ class MlflowWriter:
         self._accepted.clear()
         self._runs.offset = end
 
-    def end_parent_run(
-        self, status: str, summary: dict[str, float], tags: dict[str, str], step: int, at: float
-    ) -> None:
-        """Log the summary at `step` on the parent run, and end it at `at` (Unix seconds). Deletes orphaned runs."""
+    def end_parent_run(self, summary: Summary, at: float) -> None:
+        """Log the summary on the parent run, and end it at `at` (Unix seconds). Deletes orphaned runs."""
         self._runs.delete_orphans(self._ended().keys())
         parent, at_ms = self._runs.parent(), int(at * 1000)
-        self._log(parent, [Metric(name, value, at_ms, step) for name, value in summary.items()] + _tags(tags))
-        self._terminate(parent, status, at_ms)
+        metrics = [Metric(name, value, at_ms, summary.step) for name, value in summary.metrics.items()]
+        self._log(parent, metrics + _tags(summary.tags))
+        self._terminate(parent, summary.status, at_ms)
 
     def log_folder(self, folder: Path) -> None:
         self._connection.client().log_artifacts(self._runs.parent(), str(folder), artifact_path=folder.name)
@@ -173,5 +174,5 @@ def _ms(event: Event) -> int:
     return int(event.at * 1000)
 
 
-def _tags(tags: dict[str, str]) -> list[Any]:
+def _tags(tags: Mapping[str, str]) -> list[Any]:
     return [RunTag(key, sanitize_text(str(value))) for key, value in tags.items()]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
-log = logging.getLogger("rung.retry")
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 OUTAGE_LIMIT_S = 24 * 3600.0  # how long an unreachable MLflow is waited for

@@ -18,9 +18,9 @@ from mlflow.exceptions import MlflowException
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig, Tag, TrialState
 from workers.tracking.connection import Connection, tolerating_refusal
-from workers.tracking.cursor import MlflowIds
+from workers.tracking.mlflow_ids import MlflowIds
 
-log = logging.getLogger("rung.runs")
+log = logging.getLogger(__name__)
 
 #: MLflow's pages show such an experiment as training runs, not as a chat application.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}

@@ -22,19 +22,21 @@ from search_spaces.storage.base import BLOCK_BYTES, ExperimentStorage, Position
 from workers.state.events import AttemptStarted, EpochFinished, TrialEnded, TrialEvent, decode_all
 from workers.tracking import cursor
 from workers.tracking.connection import Connection, SupersededError
-from workers.tracking.cursor import JournalCursor, MlflowIds
+from workers.tracking.cursor import JournalCursor
+from workers.tracking.mlflow_ids import MlflowIds
+from workers.tracking.summary import Summary
 
 if TYPE_CHECKING:
     from workers.tracking.mlflow_writer import MlflowWriter
 
-log = logging.getLogger("rung.tracking")
+log = logging.getLogger(__name__)
 
 
 class Tracker:
     """Follows the journal from `start` until `finish`, `stop` or `close`.
 
-    Once `fenced` returns True, after `close`, and when a later attempt writes to the journal, nothing is written any
-    more: the methods raise SupersededError or do nothing.
+    Once `superseded` returns True, after `close`, and when a later attempt writes to the journal, nothing is written
+    any more: the methods raise SupersededError or do nothing.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Tracker:
         launch: LaunchConfig,
         spec: ExperimentSpec,
         storage: ExperimentStorage,
-        fenced: Callable[[], bool] = lambda: False,
+        superseded: Callable[[], bool] = lambda: False,
         interval_s: float = 1.0,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
@@ -56,7 +58,7 @@ class Tracker:
         self._working = threading.Lock()
         self._reported_error = ""  # so that a lasting error is logged once
         self._thread = PeriodicThread("tracking", self.deliver, interval_s)
-        self.connection = Connection(launch, fenced)
+        self.connection = Connection(launch, superseded)
 
     @property
     def answered_at(self) -> float:
@@ -110,15 +112,14 @@ class Tracker:
             while self._deliver_block():
                 pass
 
-    def end_parent_run(self, status: str, summary: dict[str, float], tags: dict[str, str], step: int = 0) -> None:
-        """Log the parent run's summary at `step` and end it with `status`. Raises what the client raises.
+    def end_parent_run(self, summary: Summary) -> None:
+        """Log the summary on the parent run and end it. Raises what the client raises.
 
-        An experiment that is extended ends again, with a larger `step`, so that no value is there twice. Every attempt
-        that finds the experiment ended gives the same time.
+        Every attempt that finds the experiment ended gives the same time.
         """
         events = decode_all(self._storage.journal.entries())
         at = max((event.at for event in events if not isinstance(event, AttemptStarted)), default=0.0)
-        self._writer().end_parent_run(status, summary, tags, step, at)
+        self._writer().end_parent_run(summary, at)
 
     def log_folder(self, folder: Path) -> None:
         """Log the files of a folder on the parent run, under the folder's name. Raises what the client raises."""

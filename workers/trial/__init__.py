@@ -1,0 +1,1 @@
+"""Trial: the process that trains trials, at the edge of Ray Tune."""

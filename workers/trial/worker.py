@@ -20,16 +20,16 @@ from search_spaces.experiment import TrialSpec
 from search_spaces.layout import NAMES
 from search_spaces.storage.base import open_storage
 from search_spaces.stored import read_trial_spec
+from workers.failures.classification import classified
 from workers.state import checkpoints
 from workers.trial import device
-from workers.trial.errors import classified
 from workers.trial.logs import LogFile, captured
 
 if TYPE_CHECKING:
     from workers.data.splits import Splits
     from workers.training.loop import Training
 
-log = logging.getLogger("rung.trial")
+log = logging.getLogger(__name__)
 
 STOP_POLL_S = 1.0  # how often the stop signal is checked
 PROGRESS_LOG_S = 30.0  # how often an epoch that takes longer logs its progress
@@ -164,7 +164,7 @@ class TrialWorker(tune.Trainable):
 
     def _spec(self) -> TrialSpec:
         with self._artifacts.open_reader(self._files.spec) as file:
-            return TrialSpec.model_validate_json(file.read())
+            return read_trial_spec(file.read())
 
     def _resumed(self, spec: TrialSpec, splits: Splits, on: str) -> tuple[Training, str | None]:
         from workers.training.loop import Training

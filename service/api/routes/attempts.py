@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from search_spaces.protocol import API_PREFIX, Directives, Heartbeat
+from search_spaces.protocol import API_PREFIX, FINAL_PHASES, Directives, Heartbeat
 from service.api import headers
 from service.api.dependencies import CurrentContext, Token
 from service.api.error_handlers import error_responses
@@ -27,7 +27,7 @@ from service.contract.errors import (
     ValidationFailedError,
 )
 from service.domain import attempts, heartbeats
-from service.domain.retry_policy import Transition
+from service.domain.retry_policy import Replacement
 
 router = APIRouter(prefix=f"{API_PREFIX}/attempts", tags=["drivers"])
 
@@ -77,9 +77,9 @@ def _authenticate(context: AppContext, attempt_id: str, token: str) -> None:
 def _handle(context: AppContext, attempt_id: str, token: str, body: bytes) -> Directives:
     heartbeat = _parse(body)
     with context.database.write() as session:
-        transition = Transition(datetime.now(UTC), context.retries)
-        directives = heartbeats.handle_heartbeat(session, attempt_id, token, heartbeat, transition)
-    if heartbeat.phase in heartbeats.FINAL_PHASES or any(update.ended_at is not None for update in heartbeat.trials):
+        replacement = Replacement(datetime.now(UTC), context.retries)
+        directives = heartbeats.handle_heartbeat(session, attempt_id, token, heartbeat, replacement)
+    if heartbeat.phase in FINAL_PHASES or any(update.ended_at is not None for update in heartbeat.trials):
         context.wake.set()  # its slots are free for others
     return directives
 

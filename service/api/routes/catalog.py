@@ -6,9 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 
+from search_spaces import presets
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.parsing import read
+from search_spaces.problems import Problem, unknown
 from search_spaces.protocol import API_PREFIX
-from service.api import headers, presets
+from service.api import headers
 from service.api.error_handlers import error_responses
 from service.contract.errors import NotFoundError
 from service.contract.schemas import Preset, PresetName
@@ -25,7 +28,7 @@ def show_schema() -> dict[str, Any]:
 @router.get("/presets", summary="List presets", responses={200: headers.success("All presets, by name.")})
 def list_presets() -> list[PresetName]:
     """Lists ready-made specs. Each one is valid without changes."""
-    return presets.names()
+    return [PresetName(name=name, description=_preset(name).description) for name in presets.names()]
 
 
 @router.get(
@@ -37,4 +40,13 @@ def show_preset(
     name: Annotated[str, Path(description="Name of the preset.", examples=["digits-quick"])],
 ) -> Preset:
     """Returns one preset, as data and as a YAML file with comments."""
-    return presets.load(name)
+    if name not in presets.names():
+        rule = unknown(name, presets.names())
+        raise NotFoundError(f"preset {name!r} {rule}", [Problem("name", rule, name)])
+    return _preset(name)
+
+
+def _preset(name: str) -> Preset:
+    text = presets.load(name)
+    spec = read(text.encode(), "application/yaml")
+    return Preset(name=name, description=str(spec.get("description", "")), spec=spec, yaml=text)

@@ -8,6 +8,7 @@ from search_spaces.early_stopping import EarlyStopping
 from search_spaces.early_stopping.base import EarlyStoppingSpec
 from search_spaces.spec import members
 from tests.support.contracts.stopping_rule import StoppingRuleContract
+from tests.support.pausing import Pausing
 
 
 @pytest.fixture(params=members(EarlyStopping), ids=lambda member: member.__name__)
@@ -18,6 +19,12 @@ def early_stopping(request: pytest.FixtureRequest) -> EarlyStoppingSpec:
 
 class TestEveryRule(StoppingRuleContract):
     pass
+
+
+class TestARuleThatPauses(StoppingRuleContract):
+    @pytest.fixture
+    def early_stopping(self) -> EarlyStoppingSpec:
+        return Pausing()
 
 
 def test_a_spec_without_a_rule_cannot_be_made() -> None:

@@ -222,7 +222,7 @@ RULES = [
     ("limit=0", "limit", "must be at least 1"),
     ("limit=ten", "limit", "must be a whole number"),
     ("archived=perhaps", "archived", "must be 'false', 'true' or 'all'"),
-    ("state=ASLEEP", "state[0]", "must be 'QUEUED', "),
+    ("state=ASLEEP", "state", "must be one of QUEUED, RUNNING, "),
     ("stat=RUNNING", "stat", "is not a known field"),
 ]
 

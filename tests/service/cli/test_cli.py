@@ -142,6 +142,9 @@ def test_submit_and_look(run: Run, spec: str) -> None:
     listed = json.loads(run("list", "--json").stdout)
     assert [one["name"] for one in listed] == ["flow", "json", "first", "first"]
     assert view["id"] in run("list", "--state", "queued", "--limit", "5").stdout
+    unknown = run("list", "--state", "asleep").stderr
+    assert unknown.startswith("state: must be one of QUEUED, RUNNING, ")
+    assert unknown.endswith('DELETING (got "asleep")\n')
     canceled = run("cancel", view["id"], "--json")
     assert json.loads(canceled.stdout)["state"] == "CANCELED"
 
@@ -280,10 +283,10 @@ def test_continue_archive_delete(run: Run, finished: str) -> None:
     assert f"continues {finished}" in run("show", fork["id"]).stdout
     run("cancel", fork["id"])
     assert run("continue", finished, "seed=3").stderr.startswith("seed: must be as in the source experiment")
-    assert run("archive", finished).exit_code == 0
+    assert f"({finished}) COMPLETED, archived" in run("archive", finished).stdout
     assert finished not in run("list").stdout
     assert finished in run("list", "--archived").stdout
-    assert run("unarchive", finished).exit_code == 0
+    assert "archived" not in run("unarchive", finished).stdout
     kept = run("delete", finished, input="n\n")
     assert (kept.exit_code, "Delete first" in kept.stderr) == (1, True)
     assert run("show", finished, "--json").exit_code == 0

@@ -241,7 +241,7 @@ def test_a_source_that_never_ran_has_nothing_to_import(world: World, ending: str
 def test_a_source_that_became_active_meanwhile_is_not_continued(world: World, context: AppContext) -> None:
     source = world.ended(done=2, **SPEC)
     with context.database.read() as session:
-        spec = continuation.spec_of(experiments.find(session, source), {})
+        spec = continuation.requested_spec(experiments.find(session, source), {})
     world.post(source, "resume")
     with (
         pytest.raises(ConflictError, match="is QUEUED; only an experiment"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from search_spaces.controls import Controls
-from search_spaces.experiment import Objective
+from search_spaces.objective import Objective
 from service.domain.outlook import Facts, outlook
 
 DONE = Facts(

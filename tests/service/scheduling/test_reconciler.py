@@ -18,7 +18,7 @@ from service.adapters.launcher import ClusterUnreachableError, JobStatus
 from service.context import AppContext
 from service.domain import attempts, experiments
 from service.domain.cluster import Cluster, Node
-from service.domain.retry_policy import Transition
+from service.domain.retry_policy import Replacement
 from service.settings import Settings
 from service.store.models import Experiment
 from tests.support.clock import Clock
@@ -177,7 +177,7 @@ def test_a_long_wait_for_the_next_attempt_keeps_no_slots(
         experiment = experiments.find(session, one)
         experiment.failures = 1
         lost = attempts.current(session, experiment)
-        attempts.mark_lost(session, experiment, lost, "lost", Transition(now, context.retries))
+        attempts.mark_lost(session, experiment, lost, "lost", Replacement(now, context.retries))
         assert experiment.retry_at - now > timedelta(seconds=settings.retry_backoff_s)
     world.reconciler.reconcile_once()
     assert [world.show(i)["state"] for i in (one, other)] == ["QUEUED", "RUNNING"]

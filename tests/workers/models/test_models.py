@@ -23,7 +23,8 @@ from search_spaces.models import (
     TorchvisionName,
 )
 from search_spaces.normalization import Batch, Layer, Normalization
-from search_spaces.spec import kinds, members
+from search_spaces.spec import members
+from tests.support.families import kinds
 from workers.models import adapted, plugins
 from workers.models.resnet import BasicBlock
 from workers.training.build import BUILDERS, build_model

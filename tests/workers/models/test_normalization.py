@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from search_spaces.normalization import Batch, Group, Instance, Layer, NoNormalization, Normalization, NormalizationSpec
-from search_spaces.spec import kinds, members
+from search_spaces.spec import members
+from tests.support.families import kinds
 from workers.models.normalization import MAKERS, Normalizer
 
 N, C, SIDE, GROUPS, EPS = 5, 6, 4, 3, 1e-3

@@ -14,6 +14,7 @@ from search_spaces.augmentation import AugmentationSpec
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.optimizers import SGD, Adam
 from search_spaces.schedulers import Cosine, OneCycle, Plateau
+from service.cli.local import Topic
 from workers.data.splits import load
 from workers.plots import cli
 from workers.training.loop import Training
@@ -44,6 +45,10 @@ def test_the_number_of_panels_is_limited_and_alternatives_have_equal_shares(limi
 def test_an_augmentation_is_drawn_at_its_strongest() -> None:
     node: Any = experiment(augmentation=AUGMENTATIONS).search_space.augmentation
     assert cli.strongest(node.choice[0]) == AugmentationSpec(rotation=15, contrast=0.4)
+
+
+def test_the_command_line_offers_every_topic() -> None:
+    assert [topic.value for topic in Topic] == list(cli.TOPICS)
 
 
 def test_the_plots_of_an_experiment(tmp_path: Path) -> None:

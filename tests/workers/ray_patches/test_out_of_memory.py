@@ -13,8 +13,8 @@ from ray.exceptions import OutOfMemoryError
 from ray.tune.execution import tune_controller
 
 from search_spaces.protocol import ErrorKind
+from workers.failures import from_ray
 from workers.ray_patches import out_of_memory
-from workers.search import failures
 
 KILLED = "Task was killed due to the node running low on memory.\nAdvice."
 
@@ -37,6 +37,6 @@ def test_tune_sees_an_actor_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
     with out_of_memory.oom_as_actor_failure():
         (error,) = failed_of(tune_controller.RayActorManager, monkeypatch)
     assert tune_controller.RayActorManager is before
-    failure = failures.classify(cloudpickle.loads(cloudpickle.dumps(error)), f"Failure # 1\n{error}\n")
+    failure = from_ray.classify(cloudpickle.loads(cloudpickle.dumps(error)), f"Failure # 1\n{error}\n")
     assert failure.kind is ErrorKind.OUT_OF_MEMORY
     assert failure.reason == "OutOfMemoryError: Task was killed due to the node running low on memory."

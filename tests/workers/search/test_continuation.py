@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.experiment import ExperimentSpec, Objective
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.objective import Objective
 from search_spaces.protocol import TrialState
 from search_spaces.storage.folder import FolderStorage
 from workers.search import continuation

@@ -71,14 +71,15 @@ def test_an_idle_process_is_released_if_no_trial_will_use_it(
         (Directives(slots=2), False, None),
         (Directives(slots=2, stop="cancel"), False, "canceled"),
         (Directives(slots=2, stop="pause"), False, "paused"),
-        (Directives(slots=2, stop="pause"), True, "fenced"),
+        (Directives(slots=2, stop="pause"), True, "superseded"),
     ],
 )
 def test_the_service_and_the_fence_end_the_search(
     decide: Callable[..., Actions], directives: Directives, fenced: bool, phase: str | None
 ) -> None:
     actions = decide(directives, fenced=fenced)
-    assert (actions.outcome.phase if actions.outcome else None) == phase
+    found = actions.outcome
+    assert (found and ("superseded" if found.superseded else found.phase)) == phase
     assert actions.slots == (2 if phase is None else 0)
 
 

@@ -22,7 +22,7 @@ def test_a_superseded_attempt_stops_its_trials_and_writes_nothing(
     now.fence.close()
     now.callback.poll(now.tune)
     assert now.callback.outcome is not None
-    assert now.callback.outcome.phase == "fenced"
+    assert now.callback.outcome.superseded
     assert now.tune.live == []
     assert now.states() == ["PAUSED"]
     assert (tmp_path / "journal.jsonl").stat().st_size == size
@@ -46,7 +46,7 @@ def test_a_trial_that_a_later_attempt_asked_to_stop_is_abandoned(two: tuple[Sear
     old, trial, _ = two
     assert old.tune.report(trial, 1, 0.5) == TrialScheduler.STOP
     assert old.callback.outcome is not None
-    assert old.callback.outcome.phase == "fenced"
+    assert old.callback.outcome.superseded
     assert old.tune.live == []
 
 
@@ -59,7 +59,7 @@ def test_a_superseded_attempt_that_learns_late_stops_no_trial_of_its_successor(
     old.service.directives = Directives(slots=4, **directives)
     old.callback.poll(old.tune)
     assert old.callback.outcome is not None
-    assert old.callback.outcome.phase == "fenced"
+    assert old.callback.outcome.superseded
     assert old.tune.live == []
     assert stop.stat().st_mtime_ns == before
 

@@ -18,9 +18,9 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Directives, ErrorKind, TrialState
 from search_spaces.storage.folder import FolderStorage
 from tests.support.searches import Search
+from workers.failures.classification import TrialError
 from workers.state.checkpoints import BEST, LAST
 from workers.state.recorder import Recorder
-from workers.trial.errors import TrialError
 
 OpenRecorder = Callable[..., Recorder]
 Build = Callable[..., ExperimentSpec]

@@ -13,9 +13,9 @@ from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import ErrorKind, TrialState
 from search_spaces.searchers import Searcher
-from search_spaces.spec import kinds
 from search_spaces.storage.base import WriterFencedError
 from search_spaces.storage.folder import FolderStorage
+from tests.support.families import kinds
 from workers.search.tune_searcher import TuneSearcher
 from workers.state.recorder import Recorder
 

@@ -11,7 +11,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.early_stopping.asha import Asha
 from search_spaces.early_stopping.base import Action, Comparison, Decision, EarlyStoppingSpec, StoppingRule
-from search_spaces.experiment import Objective
+from search_spaces.objective import Objective
 from search_spaces.protocol import TrialState
 from workers.search.tune_scheduler import TuneScheduler
 from workers.search.verdicts import CONTINUE, Verdict, Verdicts

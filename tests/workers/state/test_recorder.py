@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_spaces.experiment import Objective
+from search_spaces.objective import Objective
 from search_spaces.protocol import ErrorKind, TrialState, Winner
 from search_spaces.storage.base import WriterFencedError
 from search_spaces.storage.folder import FolderStorage

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from search_spaces.experiment import Objective
+from search_spaces.objective import Objective
 from search_spaces.storage.base import Entry
 from search_spaces.storage.folder import FolderStorage
 from workers.state.events import decode, decode_all, encode

@@ -52,12 +52,12 @@ def test_the_client_itself_repeats_no_creation(
 
 
 def test_an_uninterrupted_block_is_finished_before_closing_or_not_entered(launch: Callable[..., LaunchConfig]) -> None:
-    fenced = False
-    one, other = Connection(launch()), Connection(launch(), lambda: fenced)
+    superseded = False
+    one, other = Connection(launch()), Connection(launch(), lambda: superseded)
     with one.uninterrupted(), other.uninterrupted():
         assert isinstance(one.client(), MlflowClient)
     one.close()
-    fenced = True
+    superseded = True
     for connection in (one, other):
         with pytest.raises(SupersededError):
             connection.client()

@@ -18,8 +18,8 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Winner
 from tests.support.tracking import LosingClient
 from workers.models.inference import Classifier
-from workers.search.model_package import save_model
 from workers.tracking import registration
+from workers.winner.model_package import save_model
 
 WINNER = Winner(trial=0, value=0.3, test_accuracy=0.25, test_loss=1.5)
 Register = Callable[[Any], str]

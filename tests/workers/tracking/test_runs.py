@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from tests.support.workers import BuildLaunch, BuildSpec
 from workers.tracking.connection import Connection
-from workers.tracking.cursor import MlflowIds
+from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.runs import Runs
 
 Open = Callable[..., Runs]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from search_spaces.protocol import RunStatus
 from search_spaces.storage.folder_journal import FolderJournalWriter
 from tests.support.tracking import (
     BuildTracker,
@@ -20,14 +21,15 @@ from tests.support.tracking import (
 from tests.support.workers import OpenRecorder
 from workers.state.recorder import Recorder
 from workers.tracking.connection import SupersededError
+from workers.tracking.summary import Summary
 
 
 def test_a_fenced_tracker_writes_nothing(client: MlflowClient, tracker: BuildTracker, recorder: Recorder) -> None:
     record_trials(recorder, range(1))
-    old = tracker(fenced=lambda: True)
+    old = tracker(superseded=lambda: True)
     assert not old.deliver()
     with pytest.raises(SupersededError):
-        old.end_parent_run("FINISHED", {}, {})
+        old.end_parent_run(Summary(RunStatus.FINISHED, {}, {}))
     assert trial_runs(client) == {}
 
 
@@ -61,7 +63,7 @@ def test_entries_of_a_successor_are_left_to_it(
     new = open_recorder(2)
     record_trials(new, range(1, 2))
     assert not old.deliver()
-    for write in (old.finish, lambda: old.end_parent_run("FINISHED", {}, {})):
+    for write in (old.finish, lambda: old.end_parent_run(Summary(RunStatus.FINISHED, {}, {}))):
         with pytest.raises(SupersededError):
             write()
     assert set(trial_runs(client)) == {0}

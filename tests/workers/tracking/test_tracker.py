@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from search_spaces.protocol import ErrorKind, TrialState
+from search_spaces.protocol import ErrorKind, RunStatus, TrialState
 from tests.support.tracking import (
     BuildTracker,
     LosingClient,
@@ -22,6 +22,7 @@ from tests.support.tracking import (
 from tests.support.workers import OpenRecorder, Stopwatch
 from workers.state.events import EpochFinished, TrialSuggested
 from workers.state.recorder import Recorder
+from workers.tracking.summary import Summary
 
 ADDED = {"rung.continued_from", "rung.restarts", "rung.error_kind"}
 
@@ -116,7 +117,7 @@ def test_what_mlflow_refuses_is_left_out_and_blocks_nothing(
     assert tracker().deliver()
     assert_delivered(client, recorder)
     assert trial_runs(client)[0].data.params == {"lr": "0.1", "momentum": "0.9"}
-    said = [record.getMessage() for record in caplog.records if record.name == "rung.tracking"]
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("workers.tracking")]
     assert sorted(text.split(" of run")[0] for text in said) == [
         "MLflow refuses ['bad;key']",
         "MLflow refuses ['bad;metric']",
@@ -131,7 +132,7 @@ def test_characters_that_no_database_stores_are_removed(
     one = tracker()
     assert one.deliver()
     assert trial_runs(client)[0].data.tags["rung.stop_reason"] == "ab?c é"
-    one.end_parent_run("FAILED", {}, {"rung.reason": "x\0y"})
+    one.end_parent_run(Summary(RunStatus.FAILED, {}, {"rung.reason": "x\0y"}))
     assert client.get_run(str(one.ids().parent)).data.tags["rung.reason"] == "xy"
 
 
@@ -215,7 +216,7 @@ def test_ending_the_parent_run_twice_leaves_one_summary(
             open_recorder(2)
         one = tracker(attempt)
         assert one.deliver()
-        one.end_parent_run("FINISHED", {"best_value": 0.3}, {"rung.state": "COMPLETED"})
+        one.end_parent_run(Summary(RunStatus.FINISHED, {"best_value": 0.3}, {"rung.state": "COMPLETED"}))
     parent = client.get_run(str(one.ids().parent))
     assert (parent.info.status, parent.data.tags["rung.state"]) == ("FINISHED", "COMPLETED")
     assert parent.data.tags["rung.role"] == "experiment"
@@ -229,7 +230,7 @@ def test_an_extended_experiment_continues_in_its_runs(
     record_trials(recorder, range(2))
     one = tracker()
     one.finish()
-    one.end_parent_run("FINISHED", {"best_value": 0.3}, {}, 2)
+    one.end_parent_run(Summary(RunStatus.FINISHED, {"best_value": 0.3}, {}, 2))
     runs = {number: run.info.run_id for number, run in trial_runs(client).items()}
     more = open_recorder(2)
     longer = tracker(2)
@@ -238,7 +239,7 @@ def test_an_extended_experiment_continues_in_its_runs(
     assert client.get_run(parent).info.status == "RUNNING"
     record_trials(more, range(2, 3), epochs=4)
     longer.finish()
-    longer.end_parent_run("FINISHED", {"best_value": 0.4}, {}, 3)
+    longer.end_parent_run(Summary(RunStatus.FINISHED, {"best_value": 0.4}, {}, 3))
     run = client.get_run(parent)
     assert (run.info.status, run.data.metrics["best_value"]) == ("FINISHED", 0.4)
     assert [point.step for point in client.get_metric_history(parent, "best_value")] == [2, 3]

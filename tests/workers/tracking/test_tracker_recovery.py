@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from search_spaces.protocol import RunStatus
 from search_spaces.storage.folder import FolderStorage
 from tests.support.tracking import (
     BuildTracker,
@@ -18,6 +19,7 @@ from tests.support.tracking import (
 )
 from tests.support.workers import OpenRecorder
 from workers.state.recorder import Recorder
+from workers.tracking.summary import Summary
 
 
 def test_a_crash_between_sending_and_saving_the_cursor_leaves_no_duplicates(
@@ -125,6 +127,6 @@ def test_a_run_of_a_trial_that_the_journal_lost_is_deleted_at_the_end(
     assert set(recorder.table.trials) == {0, 1}
     one = tracker(2)
     one.finish()
-    one.end_parent_run("FINISHED", {}, {})
+    one.end_parent_run(Summary(RunStatus.FINISHED, {}, {}))
     assert_delivered(client, recorder)
     assert set(one.ids().runs) == {0, 1}

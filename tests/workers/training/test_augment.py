@@ -18,9 +18,11 @@ from torchvision.transforms.v2 import functional as oracle
 from search_spaces.augmentation import AugmentationSpec
 from tests.support.trainings import recorded, splits, trial
 from workers.training import augment
-from workers.training.augment import MIXERS, TRANSFORMS, Augmentation, EpochAugmentation, Photometric, beta
+from workers.training.augment import Augmentation, EpochAugmentation
 from workers.training.loop import Training
+from workers.training.mixers import MIXERS, beta
 from workers.training.random_streams import random_stream
+from workers.training.transforms import TRANSFORMS, Photometric
 
 CROP_FLIP = AugmentationSpec(crop_padding=3, horizontal_flip=0.5)
 AFFINE = AugmentationSpec(rotation=30.0, translation=0.2, scaling=0.3, shear=15.0)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from search_spaces.optimizers import SGD, Adam, Optimizer, OptimizerSpec
-from search_spaces.spec import kinds
+from tests.support.families import kinds
 from workers.targets import resolve_target
 from workers.training.build import build_optimizer
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from search_spaces.schedulers import Cosine, OneCycle, Plateau, Scheduler, SchedulerSpec, Triangular, WarmRestarts
-from search_spaces.spec import kinds
+from tests.support.families import kinds
 from workers.training.schedule import Schedule
 
 BASE, BATCHES, EPOCHS = 0.5, 7, 12

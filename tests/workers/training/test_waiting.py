@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 from search_spaces.experiment import Execution, ExperimentSpec, TrialSpec
 from search_spaces.optimizers import Optimizer
-from search_spaces.spec import kinds
 from tests.support import trainings
+from tests.support.families import kinds
 from workers.data.splits import Splits
 from workers.training import device_images, loop
 from workers.training.loop import Training

@@ -20,9 +20,9 @@ from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.layout import BEST, LAST, PREVIOUS, ExperimentFolder
 from search_spaces.protocol import METRICS, ErrorKind
 from workers.data import splits
+from workers.failures.classification import Failure, TrialError
 from workers.training import loop
 from workers.trial import worker
-from workers.trial.errors import Failure, TrialError
 from workers.trial.worker import TrialWorker
 
 SPEC, STOP, TRIAL_LOG = "spec.json", "stop", "trial.log"

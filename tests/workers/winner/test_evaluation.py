@@ -22,13 +22,13 @@ from search_spaces.normalization import Batch
 from search_spaces.protocol import ErrorKind
 from search_spaces.storage.folder import FolderStorage
 from workers.data.splits import load
+from workers.failures.classification import TrialError
 from workers.models.inference import Classifier
-from workers.search.model_package import save_model
-from workers.search.winner import Evaluator
 from workers.state import checkpoints
 from workers.training.build import build_model
 from workers.training.loop import Training
-from workers.trial.errors import TrialError
+from workers.winner.evaluation import Evaluator
+from workers.winner.model_package import save_model
 
 
 def pack_nothing(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Trial errors: what went wrong in a trial's process, and of which kind it is.
+"""Classification: what went wrong in a trial's process, and of which kind it is.
 
 Owns the classification of exceptions, in the process that raises them and by their types, and the error that carries
 the kind to the driver. Text is read only of torch's errors, whose types do not tell. It must not know Ray, the journal

@@ -1,4 +1,4 @@
-"""Failures: why one of Ray's processes failed, and of which kind the failure is.
+"""From Ray: why one of Ray's processes failed, and of which kind the failure is, as the driver learns of it.
 
 Owns the reading of what Ray and Ray Tune hand over: exceptions by their types, and text only of a process that failed
 before its first step, for which Ray gives nothing else. It must not know the journal, the service or how a trial is
@@ -17,10 +17,10 @@ from ray import exceptions as ray_errors
 
 from search_spaces.protocol import ErrorKind
 from search_spaces.storage.base import DISK_FULL_ERRNOS
-from workers.trial import errors
-from workers.trial.errors import Failure, TrialError
+from workers.failures import classification
+from workers.failures.classification import Failure, TrialError
 
-log = logging.getLogger("rung.failures")
+log = logging.getLogger(__name__)
 
 SILENT = "the trial's process died without an error message"
 
@@ -48,7 +48,7 @@ def classify(error: BaseException | None, text: str = "") -> Failure:
         case TrialError():
             return error.failure
         case None:
-            return errors.parse(text) or (
+            return classification.parse(text) or (
                 Failure(ErrorKind.CODE, _last_line(text)) if text.strip() else Failure(ErrorKind.LOST, SILENT)
             )
         case ray_errors.OutOfMemoryError():
@@ -56,16 +56,16 @@ def classify(error: BaseException | None, text: str = "") -> Failure:
         case ray_errors.OutOfDiskError():
             return Failure(ErrorKind.DISK_FULL, _last_line(text or str(error)))
         case ray_errors.RayActorError() if error.actor_init_failed:
-            return errors.parse(str(error)) or Failure(ErrorKind.CODE, _last_line(str(error)))
+            return classification.parse(str(error)) or Failure(ErrorKind.CODE, _last_line(str(error)))
         case _ if isinstance(error, LOST):
             return Failure(ErrorKind.LOST, _last_line(text or str(error)))
         case _:
-            return errors.classify(error)
+            return classification.classify(error)
 
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether a full disk or an exhausted quota is behind an exception of the driver's own, or of Tune's."""
-    return errors.is_disk_full(error) or bool(DISK_FULL_LINE.search(str(error)))
+    return classification.is_disk_full(error) or bool(DISK_FULL_LINE.search(str(error)))
 
 
 def _unpickled(path: str | None) -> BaseException | None:
@@ -90,4 +90,4 @@ def _read(path: str | None) -> str:
 def _last_line(text: str) -> str:
     """The last line of a traceback, which has the exception."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][: errors.LONGEST_REASON] if lines else SILENT
+    return lines[-1][: classification.LONGEST_REASON] if lines else SILENT

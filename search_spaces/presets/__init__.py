@@ -1,4 +1,4 @@
-"""Presets: ready-made specs that lie beside this module as commented YAML, one file each."""
+"""Presets: ready-made specs in this package as commented YAML, one file each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from search_spaces.parsing import read
 from search_spaces.problems import Problem, SpecError, unknown
 from search_spaces.validation import validate
 
-FOLDER = Path(__file__).with_name("presets")
+FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:

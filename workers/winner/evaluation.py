@@ -1,4 +1,4 @@
-"""Winner: the best trial's best weights, evaluated once on the test set and packed as a model.
+"""Evaluation: the best trial's best weights, evaluated once on the test set and packed as a model.
 
 Owns the only use of the test set, and the folder that becomes the MLflow model: raw images in, logits out, input
 normalization inside. The evaluation runs in a Ray actor with a trial's resources and only writes files; the driver
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,21 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from search_spaces.experiment import ExperimentSpec, TrialSpec
+from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import NAMES, TrialFolder
 from search_spaces.protocol import RETRYABLE, ErrorKind, LaunchConfig
 from search_spaces.storage.base import ArtifactStore, open_storage
-from workers.search import failures
-from workers.search.model_package import save_model
+from search_spaces.stored import read_trial_spec
+from workers.failures import from_ray
+from workers.failures.classification import TrialError, classified
 from workers.state import checkpoints
+from workers.tracking.environment import prepare_import
 from workers.trial import device
-from workers.trial.errors import TrialError, classified
+from workers.winner.model_package import save_model
 
 if TYPE_CHECKING:
     from workers.data.splits import Splits
     from workers.training.loop import Training
 
-log = logging.getLogger("rung.winner")
+log = logging.getLogger(__name__)
 
 POLL_S = 1.0  # between two checks whether a stop is requested
 
@@ -94,7 +95,7 @@ class WinnerEvaluation:
                 raise
             except Exception as error:
                 self._end()
-                failure = failures.classify(error, str(error))
+                failure = from_ray.classify(error, str(error))
                 if failure.kind not in RETRYABLE:
                     raise TrialError(failure.kind, failure.reason) from error
                 if waited and failure.kind is ErrorKind.LOST:
@@ -167,7 +168,7 @@ class Evaluator:
         from workers.training.loop import Training
 
         with artifacts.open_reader(trial.spec) as file:
-            spec = TrialSpec.model_validate_json(file.read())
+            spec = read_trial_spec(file.read())
         on = device.select_device(spec)
         torch.set_num_threads(spec.cpus)
         splits = load(spec.dataset, spec.split_seed, data_root, cache_root)
@@ -186,7 +187,7 @@ class Evaluator:
 
     def _warm_up(self) -> None:
         """Imports, and packing, for which MLflow reads all of site-packages: 0.6 s that the winner need not wait."""
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported
+        prepare_import()
         import numpy as np
         import torch
 

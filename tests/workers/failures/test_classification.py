@@ -17,8 +17,8 @@ from search_spaces.datasets import CIFAR10
 from search_spaces.datasets.base import DataError
 from search_spaces.protocol import ErrorKind
 from workers.data.splits import load
-from workers.trial import errors
-from workers.trial.errors import TrialError, classified
+from workers.failures import classification
+from workers.failures.classification import TrialError, classified
 
 
 def too_much_memory(_: Path) -> None:
@@ -134,13 +134,13 @@ def test_an_exception_is_classified_and_survives_pickling_and_text(
     assert type(raised.value.__cause__).__name__ in failure.reason
     assert pickle.loads(pickle.dumps(raised.value)).failure == failure
     text = "".join(traceback.format_exception(raised.value))
-    assert errors.parse(f"The actor died because of an error raised in its creation task, {text}\n") == failure
+    assert classification.parse(f"The actor died because of an error raised in its creation task, {text}\n") == failure
 
 
 def test_only_a_trial_error_is_read_from_text() -> None:
-    assert errors.parse("") is None
-    assert errors.parse("ValueError: TrialError: [LOST] not at the start of a line") is None
-    assert errors.parse("workers.trial.errors.TrialError: [UNHEARD_OF] x") is None
+    assert classification.parse("") is None
+    assert classification.parse("ValueError: TrialError: [LOST] not at the start of a line") is None
+    assert classification.parse("workers.failures.classification.TrialError: [UNHEARD_OF] x") is None
 
 
 def test_a_trial_error_is_not_classified_again() -> None:
@@ -150,6 +150,8 @@ def test_a_trial_error_is_not_classified_again() -> None:
 
 
 def test_a_long_reason_is_cut() -> None:
-    assert len(errors.sentence(ValueError("x" * 10_000))) == errors.LONGEST_REASON
-    assert errors.sentence(ValueError()) == "ValueError"
-    assert errors.sentence(ValueError("Traceback:\n  somewhere\nKeyError: 'x'\n")) == "ValueError: KeyError: 'x'"
+    assert len(classification.sentence(ValueError("x" * 10_000))) == classification.LONGEST_REASON
+    assert classification.sentence(ValueError()) == "ValueError"
+    assert (
+        classification.sentence(ValueError("Traceback:\n  somewhere\nKeyError: 'x'\n")) == "ValueError: KeyError: 'x'"
+    )

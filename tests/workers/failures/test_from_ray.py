@@ -12,11 +12,11 @@ from ray import cloudpickle
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from search_spaces.protocol import ErrorKind
-from workers.search import failures
-from workers.trial.errors import Failure, TrialError
+from workers.failures import from_ray
+from workers.failures.classification import Failure, TrialError
 
 DATA = TrialError(ErrorKind.DATA, "DataError: no folder /dev/shm/x")
-TRACE = f"Traceback (most recent call last):\n  ...\nworkers.trial.errors.TrialError: {DATA}"
+TRACE = f"Traceback (most recent call last):\n  ...\nworkers.failures.classification.TrialError: {DATA}"
 
 
 def stored(folder: Path, error: BaseException, text: str = "", pickled: bool = True) -> Any:
@@ -29,13 +29,13 @@ def stored(folder: Path, error: BaseException, text: str = "", pickled: bool = T
 @pytest.mark.parametrize("pickled", [True, False], ids=["exception and text", "only text"])
 def test_an_error_of_a_trial_keeps_the_kind_that_its_process_gave_it(pickled: bool, tmp_path: Path) -> None:
     raised = RayTaskError("step", TRACE, DATA).as_instanceof_cause()
-    assert failures.of_trial(stored(tmp_path, raised, pickled=pickled)) == DATA.failure
+    assert from_ray.of_trial(stored(tmp_path, raised, pickled=pickled)) == DATA.failure
 
 
 def test_an_error_while_a_process_starts_is_read_from_its_text(tmp_path: Path) -> None:
-    assert failures.of_trial(stored(tmp_path, ActorDiedError(RayTaskError("__init__", TRACE, DATA)))) == DATA.failure
+    assert from_ray.of_trial(stored(tmp_path, ActorDiedError(RayTaskError("__init__", TRACE, DATA)))) == DATA.failure
     unknown = ActorDiedError(RayTaskError("__init__", "Traceback\nKeyError: 'x'", KeyError("x")))
-    assert failures.of_trial(stored(tmp_path, unknown)) == Failure(ErrorKind.CODE, "KeyError: 'x'")
+    assert from_ray.of_trial(stored(tmp_path, unknown)) == Failure(ErrorKind.CODE, "KeyError: 'x'")
 
 
 @pytest.mark.parametrize(
@@ -49,26 +49,26 @@ def test_an_error_while_a_process_starts_is_read_from_its_text(tmp_path: Path) -
     ids=["actor", "node", "worker", "memory monitor"],
 )
 def test_an_error_of_rays_own_has_a_kind(error: Exception, kind: ErrorKind, tmp_path: Path) -> None:
-    assert failures.of_trial(stored(tmp_path, error)).kind is kind
+    assert from_ray.of_trial(stored(tmp_path, error)).kind is kind
 
 
 def test_a_process_without_an_error_message_was_lost() -> None:
-    failure = failures.of_trial(SimpleNamespace(error_file=None, pickled_error_file=None))
-    assert failure == Failure(ErrorKind.LOST, failures.SILENT)
+    failure = from_ray.of_trial(SimpleNamespace(error_file=None, pickled_error_file=None))
+    assert failure == Failure(ErrorKind.LOST, from_ray.SILENT)
 
 
 def test_other_text_is_an_error_of_the_code(tmp_path: Path) -> None:
     """Whatever its words are: they may be the user's own."""
     trial = stored(tmp_path, ValueError(), "Traceback\nValueError: CUDA out of memory in /dev/shm", pickled=False)
-    assert failures.of_trial(trial) == Failure(ErrorKind.CODE, "ValueError: CUDA out of memory in /dev/shm")
+    assert from_ray.of_trial(trial) == Failure(ErrorKind.CODE, "ValueError: CUDA out of memory in /dev/shm")
 
 
 def test_a_full_disk_is_found_behind_other_errors_and_in_those_of_tune() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     outer = RuntimeError("saving failed")
     outer.__cause__ = full
-    assert failures.is_disk_full(full)
-    assert failures.is_disk_full(outer)
-    assert failures.is_disk_full(RuntimeError("Traceback\nOSError: [Errno 28] No space left on device"))
-    assert not failures.is_disk_full(OSError(errno.EIO, "Input/output error"))
-    assert not failures.is_disk_full(RuntimeError("No space left on device"))
+    assert from_ray.is_disk_full(full)
+    assert from_ray.is_disk_full(outer)
+    assert from_ray.is_disk_full(RuntimeError("Traceback\nOSError: [Errno 28] No space left on device"))
+    assert not from_ray.is_disk_full(OSError(errno.EIO, "Input/output error"))
+    assert not from_ray.is_disk_full(RuntimeError("No space left on device"))

@@ -1,0 +1,77 @@
+"""Resources: what each trial occupies while it runs, and the limits of all trials together."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from search_spaces.domains import Integer, Number
+from search_spaces.spec import Spec, field_error
+
+DURATION = r"^(\d+(?:\.\d+)?)\s*([smhd])$"
+
+
+def _seconds(value: Any) -> Any:
+    match = re.fullmatch(DURATION, value) if isinstance(value, str) else None
+    if isinstance(value, str) and match is None:
+        raise PydanticCustomError("duration", "must be seconds, or a number with s, m, h or d")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else value
+
+
+Seconds = Annotated[
+    Annotated[Number, Field(gt=0)],
+    BeforeValidator(
+        _seconds,
+        json_schema_input_type=Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=DURATION)],
+    ),
+]
+
+
+class Resources(Spec):
+    """The slot of each trial, and how many trials run at the same time."""
+
+    gpus_per_trial: Annotated[Number, Field(ge=0, le=16)] | None = Field(
+        None,
+        description="Number of GPUs: a share of one GPU from 0.01, or whole GPUs; default: 1 if the cluster has any, "
+        "otherwise 0.",
+    )
+    cpus_per_trial: Annotated[Integer, Field(ge=1, le=256)] = Field(1, description="Number of CPUs.")
+    max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
+        None,
+        description="Largest number of trials that run at the same time; default: no limit except the cluster and the "
+        "queue.",
+    )
+
+    @model_validator(mode="after")
+    def _gpu_share(self) -> Resources:
+        gpus = self.gpus_per_trial
+        # Ray rounds shares to ten-thousandths: a smaller one would count as 0.
+        if gpus is not None and (0 < gpus < 0.01 or (gpus > 1 and gpus != int(gpus))):
+            raise field_error("gpus_per_trial", "must be 0, between 0.01 and 1, or a whole number")
+        return self
+
+
+class Budget(Spec):
+    """Hard limits. When one is reached, the experiment ends as COMPLETED with the best trial so far.
+
+    It ends as ERROR if `failures` is reached before any trial has a value.
+    """
+
+    gpu_hours: Annotated[Number, Field(gt=0)] | None = Field(
+        None,
+        description="GPU hours used by all trials (hours x GPUs per trial); default: no limit.",
+    )
+    slot_hours: Annotated[Number, Field(gt=0)] | None = Field(
+        None, description="Hours for which trials held slots, summed over all trials; default: no limit."
+    )
+    wall_clock: Seconds | None = Field(
+        None,
+        description="Running time since the first trial started; time spent paused or queued does not count. A "
+        "number of seconds, or a string such as 90m or 2h; default: no limit.",
+    )
+    failures: Annotated[Integer, Field(ge=1)] | None = Field(
+        None, description="Number of trials that ended in ERROR after their restarts; default: no limit."
+    )

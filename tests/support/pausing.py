@@ -1,0 +1,21 @@
+"""Pausing: a stopping rule that pauses, which none of the registry does, so that tests can show what PAUSE means."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from search_spaces.early_stopping.base import CONTINUE, Action, Comparison, Decision, EarlyStoppingSpec, StoppingRule
+
+
+class Pausing(EarlyStoppingSpec):
+    """Every trial pauses after its first epoch."""
+
+    kind: Literal["pausing"] = "pausing"
+
+    def rule(self, comparison: Comparison) -> StoppingRule:
+        return PausingRule()
+
+
+class PausingRule:
+    def decide(self, trial: int, epoch: int, value: float) -> Decision:
+        return Decision(Action.PAUSE, "the others train their first epoch") if epoch == 1 else CONTINUE

@@ -1,0 +1,26 @@
+"""Attempt errors: why an attempt cannot continue, and whether another one could.
+
+It must not know who raises them.
+"""
+
+from __future__ import annotations
+
+
+class AttemptError(Exception):
+    """An attempt cannot continue. The message is for the user.
+
+    `blocked`: another attempt cannot succeed before a person acts.
+    """
+
+    blocked = False
+
+
+class MissingJournalError(AttemptError):
+    """The storage has no journal, although the service knows trials of the experiment."""
+
+    blocked = True
+
+    def __init__(self, storage: str, trials: int) -> None:
+        super().__init__(
+            f"no journal in {storage}, but {trials} trials are known: is this storage the right one, and is it mounted?"
+        )
