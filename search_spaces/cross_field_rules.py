@@ -154,7 +154,7 @@ def _horizon_warnings(spec: ExperimentSpec) -> Iterator[str]:
             yield (
                 f"{path}.{scheduler.length_field}: the schedule ends after {warmup + length:g} epochs ({warmup:g} of "
                 f"warmup, then {length:g}), but a trial has max_epochs={spec.max_epochs}; omit "
-                f"{scheduler.length_field} to use all epochs"
+                "this field to use all epochs"
             )
 
 

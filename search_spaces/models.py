@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from search_spaces.domains import Integer, Number, Searchable
-from search_spaces.spec import Discriminated, KindShorthand, Spec
+from search_spaces.spec import Discriminated, KindShorthand, Spec, field_error
 
 Width = Annotated[
     Searchable[Annotated[Integer, Field(ge=1, le=1024)]],
@@ -197,7 +196,7 @@ class PluginModel(Spec):
     @model_validator(mode="after")
     def _few(self) -> PluginModel:
         if len(self.arguments) > 32:
-            raise PydanticCustomError("arguments", "must have at most 32 arguments")
+            raise field_error("arguments", "must have at most 32 entries")
         return self
 
 

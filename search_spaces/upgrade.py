@@ -31,7 +31,9 @@ _SCHEDULER_FIELDS: dict[str, dict[str, str]] = {
 }
 _SCHEDULER_PATH = re.compile(
     rf"(scheduler(?:\[\d+\])?\.)({'|'.join(name for names in _SCHEDULER_FIELDS.values() for name in names)})"
+    r"((?:\[\d+\])*)"  # an interval inside a choice
 )
+_FIELD_PATH = re.compile(r"(?<![\w.\]])[a-z]\w*(?:\.\w+|\[\d+\])*")
 _NEW_NAMES = {old: new for names in _SCHEDULER_FIELDS.values() for old, new in names.items()}
 
 
@@ -57,6 +59,10 @@ class Upgraded:
                 return old + path[len(new) :]
         return path
 
+    def in_text(self, text: str) -> str:
+        """A sentence about this document, with the paths of the document that was given."""
+        return _FIELD_PATH.sub(lambda path: self.as_written(path[0]), text) if self.written else text
+
 
 def upgrade(document: Any) -> Upgraded:
     """A spec, trial spec or merge patch in version 2. The document itself is not changed.
@@ -69,7 +75,7 @@ def upgrade(document: Any) -> Upgraded:
     new = dict(document)
     if "version" in new:
         new["version"] = VERSION
-    if "asha" in new and not new.keys() & _REPLACE_ASHA:  # with both, it would be unclear which one is meant
+    if _has_known_asha(new):
         _upgrade_asha(new, written)
     for name in ("search_space", "hyperparameters"):
         space = new.get(name)
@@ -86,17 +92,24 @@ def upgrade_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 def _upgrade_path(path: str) -> str:
     match = _SCHEDULER_PATH.fullmatch(path)
-    return match[1] + _NEW_NAMES[match[2]] if match else path
+    return match[1] + _NEW_NAMES[match[2]] + match[3] if match else path
 
 
 def _is_version_1(document: dict[str, Any]) -> bool:
     if "version" in document:
         version = document["version"]
-        return type(version) is int and version == 1
+        return isinstance(version, int | float) and not isinstance(version, bool) and version == 1
     if "asha" in document:
         return True
     space = document.get("search_space")
     return isinstance(space, dict) and any(map(_old_fields, _alternatives(space.get("scheduler"))))
+
+
+def _has_known_asha(document: dict[str, Any]) -> bool:
+    """Whether `asha` has a form that version 1 accepted. What it refused stays, and is refused as an unknown field."""
+    asha = document.get("asha", "")
+    known = asha is None or (isinstance(asha, dict) and "kind" not in asha)
+    return known and not document.keys() & _REPLACE_ASHA  # with both, it would be unclear which one is meant
 
 
 def _upgrade_asha(new: dict[str, Any], written: dict[str, str]) -> None:
@@ -105,15 +118,13 @@ def _upgrade_asha(new: dict[str, Any], written: dict[str, str]) -> None:
     if asha is None:  # in a merge patch: back to the defaults
         new["max_epochs"], new["early_stopping"] = None, None
         written["max_epochs"] = "asha"
-    elif not isinstance(asha, dict):
-        new["early_stopping"] = asha if not isinstance(asha, str) else {"kind": asha}
-    else:
-        rest = dict(asha)
-        written["max_epochs"] = "asha.max_t"
-        if "max_t" in rest:
-            new["max_epochs"] = rest.pop("max_t")
-        if rest:
-            new["early_stopping"] = {"kind": "asha", **rest}
+        return
+    rest = dict(asha)
+    written["max_epochs"] = "asha.max_t"
+    if "max_t" in rest:
+        new["max_epochs"] = rest.pop("max_t")
+    if rest:
+        new["early_stopping"] = {"kind": "asha", **rest}
 
 
 def _upgrade_scheduler(node: Any, path: str, written: dict[str, str]) -> Any:

@@ -56,15 +56,21 @@ def validate(data: Any, model: type[Spec] = ExperimentSpec) -> Spec:
         raise SpecError([Problem("document", "must have whole numbers of at most 2^53")]) from None
     if spec is None or found:
         raise SpecError(
-            _limited([replace(one, field=upgraded.as_written(one.field), value=shorten(one.value)) for one in found])
+            _limited(
+                [
+                    Problem(upgraded.as_written(one.field), upgraded.in_text(one.rule), shorten(one.value))
+                    for one in found
+                ]
+            )
         )
     return spec
 
 
 def warnings(spec: ExperimentSpec, document: Any = None) -> list[str]:
     """Warnings about valid settings that are probably mistakes, and about an old document: one sentence each."""
-    deprecated = [DEPRECATED] if upgrade(document).was_upgraded else []
-    return [*deprecated, *cross_field_rules.warnings(spec)]
+    upgraded = upgrade(document)
+    deprecated = [DEPRECATED] if upgraded.was_upgraded else []
+    return [*deprecated, *map(upgraded.in_text, cross_field_rules.warnings(spec))]
 
 
 def _problems_of_the_rest(document: Any, errors: list[ErrorDetails]) -> list[Problem]:

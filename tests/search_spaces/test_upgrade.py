@@ -191,6 +191,16 @@ def test_a_dump_of_version_1_means_the_same(document: dict[str, Any]) -> None:
             {"rise": 0.3, "start_divisor": 4.0},
             {"pct_start": 0.3, "div_factor": 4.0},
         ),
+        (
+            {"kind": "cosine", "t_max": {"choice": [5, {"uniform": [2, 8]}]}},
+            {"epochs": 1, "epochs[1]": 2.5},
+            {"t_max": 1, "t_max[1]": 2.5},
+        ),
+        (
+            {"kind": "one_cycle", "pct_start": {"choice": [{"uniform": [0.1, 0.2]}, 0.3]}},
+            {"rise": 0, "rise[0]": 0.15},
+            {"pct_start": 0, "pct_start[0]": 0.15},
+        ),
     ],
 )
 def test_trials_and_their_samples_are_read_back(
@@ -211,9 +221,12 @@ def test_trials_and_their_samples_are_read_back(
     ("document", "line"),
     [
         ({"asha": {"max_t": 0}}, "asha.max_t: must be at least 1 (got 0)"),
-        ({"asha": {"max_t": 2, "grace_period": 3}}, "asha.grace_period: must be at most max_epochs=2 (got 3)"),
+        ({"asha": {"max_t": 2, "grace_period": 3}}, "asha.grace_period: must be at most asha.max_t=2 (got 3)"),
         ({"asha": {"reduction_factor": 1.0}}, "asha.reduction_factor: must be at least 1.25 (got 1.0)"),
-        ({"version": 1, "asha": 5}, "asha: must be one of asha, none (got 5)"),
+        (
+            {"version": 1, "asha": {"max_t": 2}, "search_space": {"scheduler": {"kind": "cosine", "warmup_epochs": 2}}},
+            "search_space.scheduler.warmup_epochs: must be less than asha.max_t=2 (got 2.0)",
+        ),
         (
             {"version": 1, "search_space": {"scheduler": {"choice": ["cosine", {"kind": "one_cycle", "rise": 2}]}}},
             "search_space.scheduler.choice[1].rise: must be less than 1 (got 2)",
@@ -224,6 +237,30 @@ def test_problems_are_reported_where_they_were_written(document: dict[str, Any],
     with pytest.raises(SpecError) as caught:
         validate({"name": "x"} | document)
     assert str(caught.value) == line
+
+
+@pytest.mark.parametrize("version", [{}, {"version": 1}])
+@pytest.mark.parametrize(
+    "asha", ["none", "asha", 5, True, [], {"kind": "none", "max_t": 5}, {"kind": "asha"}, {"kind": None}]
+)
+def test_what_version_1_refused_gets_no_other_meaning(asha: Any, version: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=r"^asha: is not a known field; known are .*early_stopping"):
+        validate({"name": "x", "asha": asha} | version)
+
+
+def test_a_whole_number_that_is_written_as_a_fraction_is_the_same_version() -> None:
+    given = {"name": "x", "version": 1.0, "asha": {"max_t": 5}}
+    assert validate(given) == validate({"name": "x", "max_epochs": 5})
+    assert warnings(validate(given), given) == [DEPRECATED]
+    with pytest.raises(SpecError, match="version: must be 2"):
+        validate({"name": "x", "version": True})
+
+
+def test_a_warning_has_the_names_of_the_document() -> None:
+    given = {"name": "x", "asha": {"max_t": 9}, "search_space": {"scheduler": {"kind": "cosine", "epochs": 5}}}
+    _, warning = warnings(validate(given), given)
+    assert warning.startswith("search_space.scheduler.epochs: the schedule ends after 5 epochs")
+    assert "but a trial has asha.max_t=9" in warning
 
 
 @pytest.mark.parametrize(
@@ -260,6 +297,7 @@ def test_a_document_with_a_field_of_both_versions_is_refused(new: dict[str, Any]
         ({"asha": {"max_t": 5}}, {"max_epochs": 5}),
         ({"asha": {"grace_period": 2}}, {"early_stopping": {"kind": "asha", "grace_period": 2}}),
         ({"asha": None}, {"max_epochs": None, "early_stopping": None}),
+        ({"asha": {"kind": "none"}}, {"asha": {"kind": "none"}}),
         ({"max_epochs": 5}, {"max_epochs": 5}),
     ],
 )
