@@ -12,6 +12,7 @@ an entry means.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -93,7 +94,8 @@ class FolderJournalWriter:
                 for file in self._files:
                     written = file.write(line)
                     if written != len(line):
-                        raise OSError(f"{file.name}: wrote {written} of {len(line)} bytes; the disk may be full")
+                        wrote = f"wrote {written} of {len(line)} bytes; the disk may be full"
+                        raise OSError(errno.ENOSPC, wrote, file.name)
                 if sync:
                     os.fsync(self._files[0].fileno())  # the copy can be restored from it
             except OSError:
