@@ -244,7 +244,9 @@ class TrialUpdate(Message):
 
     trial: Number = Field(description="Number of the trial in its experiment, counted from 0.")
     state: TrialState = Field(description="Current state.")
-    stop_reason: Text = Field("", description="Why the trial ended; empty while it runs.")
+    stop_reason: Text = Field(
+        "", description="Why the trial ended, or why the stopping rule paused it; empty while it runs."
+    )
     epoch: Number = Field(0, description="Number of finished epochs.")
     best_value: float | None = Field(None, description="Best value of the objective so far.")
     best_epoch: Number | None = Field(None, description="Epoch of the best value, counted from 1.")

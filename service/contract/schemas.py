@@ -101,7 +101,7 @@ class TrialView(BaseModel):
     trial: int = Field(description="Number of the trial, counted from 0.")
     state: TrialState = Field(description="Current state.")
     stop_reason: str = Field(
-        description="Why the trial ended; empty while it runs.",
+        description="Why the trial ended, or why the stopping rule paused it; empty while it runs.",
         examples=[
             "rung at epoch 3: validation_accuracy 0.8100 is below the cutoff 0.8700, set by the best 1/3 of 9 earlier "
             "trials"

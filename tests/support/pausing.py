@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from search_spaces.early_stopping.base import CONTINUE, Action, Comparison, Decision, EarlyStoppingSpec, StoppingRule
 
@@ -10,6 +10,7 @@ from search_spaces.early_stopping.base import CONTINUE, Action, Comparison, Deci
 class Pausing(EarlyStoppingSpec):
     """Every trial pauses after its first epoch."""
 
+    REASON: ClassVar[str] = "the others train their first epoch"
     kind: Literal["pausing"] = "pausing"
 
     def rule(self, comparison: Comparison) -> StoppingRule:
@@ -18,4 +19,4 @@ class Pausing(EarlyStoppingSpec):
 
 class PausingRule:
     def decide(self, trial: int, epoch: int, value: float) -> Decision:
-        return Decision(Action.PAUSE, "the others train their first epoch") if epoch == 1 else CONTINUE
+        return Decision(Action.PAUSE, Pausing.REASON) if epoch == 1 else CONTINUE

@@ -125,7 +125,6 @@ class Search:
             {},
             self.callback.num_samples,
             self.callback.slots,
-            self.callback.is_paused,
             lambda: None,
         )
         self.callback.attach(self.searcher)

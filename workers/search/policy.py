@@ -23,14 +23,13 @@ from workers.state.trial_table import TrialTable
 class Actions:
     """What follows from one look.
 
-    `outcome`: why the search is over, None while it continues. `controls`: those that were applied. `num_samples`:
-    trials wanted. `slots`: trials that may run at once. `surplus`: how many more than that run. `cancel`: trials to
-    cancel. `release_idle`: whether a process without a trial has nothing to wait for.
+    `outcome`: why the search is over, None while it continues. `controls`: those that were applied. `slots`: trials
+    that may run at once. `surplus`: how many more than that will run once those to `cancel` have ended.
+    `release_idle`: whether a process without a trial has nothing to wait for.
     """
 
     outcome: Outcome | None
     controls: Controls
-    num_samples: int
     slots: int
     surplus: int
     cancel: frozenset[int]
@@ -52,22 +51,28 @@ class SearchPolicy:
         self._controls = Controls.of(spec)
         self._limit = count_combinations(spec.search_space) if spec.searcher.exhaustive else None
 
+    def num_samples(self, directives: Directives) -> int:
+        """Trials wanted."""
+        wanted = (directives.controls or self._controls).num_samples
+        return wanted if self._limit is None else min(wanted, self._limit)
+
     def decide(self, directives: Directives, fenced: bool, table: TrialTable, clock: SlotClock) -> Actions:
         controls = directives.controls or self._controls
         outcome = stop_conditions.requested(directives, fenced) or stop_conditions.reached(
             controls, self._objective, self._gpus_per_trial, table, clock
         )
-        wanted = controls.num_samples if self._limit is None else min(controls.num_samples, self._limit)
         slots = min(directives.slots, controls.max_concurrent_trials or directives.slots)
-        running = table.counts()[TrialState.RUNNING]
-        trial_left = len(table.trials) < wanted or next(table.waiting(), None) is not None
+        cancel = frozenset(directives.cancel_trials)
+        running = sum(
+            trial.state is TrialState.RUNNING and trial.number not in cancel for trial in table.trials.values()
+        )
+        trial_left = len(table.trials) < self.num_samples(directives) or next(table.waiting(), None) is not None
         return Actions(
             outcome=outcome,
             controls=controls,
-            num_samples=wanted,
             slots=0 if outcome else slots,
             surplus=max(0, running - slots),
-            cancel=frozenset(directives.cancel_trials),
+            cancel=cancel,
             release_idle=running >= slots or not trial_left,
         )
 

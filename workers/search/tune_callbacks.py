@@ -57,12 +57,11 @@ class TuneCallback(Callback):
         self._fence = fence
         self._on_change = on_change
         self.scheduler = TuneScheduler(verdicts, self.poll, self._yields_slot)
-        self.is_paused = verdicts.is_paused
         self.outcome: Outcome | None = None
         self.controls = self._decide().controls  # at the newest look before the search ended
         self._finish: Callable[[], None] = lambda: None
         self._controller: Any = None  # Tune's, at the newest poll
-        self._yielding: set[int] = set()
+        self._yielding: dict[int, str] = {}  # trial -> why the stopping rule paused it, or ""
 
     def attach(self, searcher: TuneSearcher) -> None:
         """From now on, the end of the search stops this searcher's proposals."""
@@ -70,7 +69,7 @@ class TuneCallback(Callback):
 
     def num_samples(self) -> int:
         """Trials wanted now."""
-        return self._decide().num_samples
+        return self._policy.num_samples(self._directives())
 
     def slots(self) -> int:
         """Trials that may run at once now. Applies the directives first: while nothing runs, Tune does not poll."""
@@ -112,8 +111,8 @@ class TuneCallback(Callback):
         with self._journaling():
             self._recorder.record_epoch(number, int(result["epoch"]), _metrics(result), ended)
             if number in self._yielding:
-                self._recorder.record_release(number)
-        self._yielding.discard(number)
+                self._recorder.record_release(number, self._yielding[number])
+        self._yielding.pop(number, None)
         self._look()
         if self.outcome:
             self._request_stop(trial)  # from the epoch that Tune lets it begin before the next poll
@@ -167,7 +166,7 @@ class TuneCallback(Callback):
             return True
         if verdict.action is not Action.PAUSE and not self._decide().surplus:
             return False
-        self._yielding.add(number)
+        self._yielding[number] = verdict.reason
         return True
 
     def _withdraw(self, controller: Any, surplus: int) -> None:

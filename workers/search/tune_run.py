@@ -43,7 +43,6 @@ def run_trials(
             roots={"storage": launch.storage, "data_root": launch.data_root, "cache_root": launch.cache_root},
             num_samples=callback.num_samples,
             slots=callback.slots,
-            is_paused=callback.is_paused,
             on_last=on_last,
         )
         callback.attach(searcher)

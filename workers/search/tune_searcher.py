@@ -32,8 +32,7 @@ class TuneSearcher(Searcher):
     """Hands one trial at a time to Ray Tune: interrupted ones first, then new ones, then those that a rule paused.
 
     `slots` is called before each: while as many trials run, none is handed out, which is how concurrency changes
-    while the experiment runs. `num_samples` is the number of trials wanted now. `is_paused` says whether the stopping
-    rule has paused a trial. `on_last` is called when the last proposals are handed out. A Tune trial's config has
+    while the experiment runs. `num_samples` is the number of trials wanted now. `on_last` is called when the last proposals are handed out. A Tune trial's config has
     `trial` (its number), `epoch` (its number of finished epochs) and `roots`. `done` turns True once Tune has the
     answer that there are no more trials.
     """
@@ -46,7 +45,6 @@ class TuneSearcher(Searcher):
         roots: dict[str, str],
         num_samples: Callable[[], int],
         slots: Callable[[], int],
-        is_paused: Callable[[int], bool],
         on_last: Callable[[], None],
     ) -> None:
         super().__init__(metric=spec.objective.metric, mode=spec.objective.mode)
@@ -56,7 +54,6 @@ class TuneSearcher(Searcher):
         self._roots = roots
         self._num_samples = num_samples
         self._slots = slots
-        self._is_paused = is_paused
         self._on_last = on_last
         self._running: dict[str, int] = {}
         self._finished = False
@@ -110,12 +107,12 @@ class TuneSearcher(Searcher):
         """Nothing to restore: the journal was replayed."""
 
     def _next(self) -> int | None:
-        waiting = [trial.number for trial in self._recorder.table.waiting()]
-        interrupted = next((number for number in waiting if not self._is_paused(number)), None)
+        waiting = list(self._recorder.table.waiting())
+        interrupted = next((trial.number for trial in waiting if not trial.paused_by_rule), None)
         if interrupted is not None:
             return interrupted
         proposed = self._propose()
-        return proposed if proposed is not None else next(iter(waiting), None)
+        return proposed if proposed is not None else next((trial.number for trial in waiting), None)
 
     def _propose(self) -> int | None:
         number = len(self._recorder.table.trials)

@@ -42,7 +42,6 @@ class Verdicts:
         self._max_epochs = max_epochs
         self._rule = early_stopping.rule(Comparison(objective.metric, objective.sign, max_epochs))
         self._decided: dict[int, int] = {}  # trial -> its newest epoch with a verdict
-        self._paused: set[int] = set()
         for trial, epoch, value in history:
             self.after_epoch(trial, epoch, {self._metric: value})
 
@@ -54,7 +53,6 @@ class Verdicts:
         if epoch <= self._decided.get(trial, 0):
             return CONTINUE
         self._decided[trial] = epoch
-        self._paused.discard(trial)
         value = metrics.get(self._metric)
         if value is None or not math.isfinite(value):
             self._rule.decide(trial, epoch, math.nan)
@@ -68,10 +66,4 @@ class Verdicts:
         decision = self._rule.decide(trial, epoch, value)
         if decision.action is Action.STOP:
             return Verdict(Action.STOP, TrialState.EARLY_STOPPED, decision.reason)
-        if decision.action is Action.PAUSE:
-            self._paused.add(trial)
         return Verdict(decision.action, reason=decision.reason)
-
-    def is_paused(self, trial: int) -> bool:
-        """Whether the stopping rule paused the trial after its newest epoch."""
-        return trial in self._paused

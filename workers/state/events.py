@@ -83,9 +83,13 @@ class TrialRetried(TrialEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class SlotReleased(TrialEvent):
-    """A trial released its slot without ending: it is PAUSED until it is resumed."""
+    """A trial released its slot without ending: it is PAUSED until it is resumed.
+
+    `reason` is why the stopping rule paused it; None for a trial that was interrupted.
+    """
 
     name: ClassVar[str] = "released"
+    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

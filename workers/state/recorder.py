@@ -143,9 +143,10 @@ class Recorder:
         with self._lock:
             self._record(WinnerEvaluated(at=self.clock.now(), winner=winner))
 
-    def record_release(self, number: int, journaled: bool = True) -> None:
+    def record_release(self, number: int, reason: str = "", journaled: bool = True) -> None:
         """A trial released its slot without ending: it is PAUSED. One that had none yet waits as it did before.
 
+        `reason` is why the stopping rule paused it; empty for a trial that is interrupted.
         A superseded driver must not write: it passes `journaled=False`.
         """
         with self._lock:
@@ -155,7 +156,8 @@ class Recorder:
             self.table.stop(number, held)  # even if the journal cannot be written
             self._changed.add(number)
             if held and journaled:
-                self._record(SlotReleased(at=self.clock.now(), trial=number, held_s=self._held_s(number)))
+                now, held_s = self.clock.now(), self._held_s(number)
+                self._record(SlotReleased(at=now, trial=number, held_s=held_s, reason=reason or None))
 
     def check_not_fenced(self) -> None:
         """Raise WriterFencedError if a later attempt has started. For changes of a folder that need no entry."""

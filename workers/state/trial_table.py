@@ -31,6 +31,7 @@ from workers.state.events import (
 class Trial:
     """One row. `curve` holds the objective of each epoch from 1 on, not finite where the network diverged.
 
+    `stop_reason` says why it ended or why the stopping rule paused it; empty for all others.
     `source` is `<experiment>/<number>` of an imported trial.
     """
 
@@ -61,6 +62,11 @@ class Trial:
     def ended(self) -> bool:
         return self.state in ENDED_TRIAL_STATES
 
+    @property
+    def paused_by_rule(self) -> bool:
+        """Whether the stopping rule paused it after its newest epoch, and it has not resumed since."""
+        return self.state is TrialState.PAUSED and self.stop_reason != ""
+
     def end(self, state: TrialState, reason: str, at: float) -> None:
         self.state, self.stop_reason, self.ended_at = state, reason, at
 
@@ -88,7 +94,7 @@ class TrialTable:
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        self._state_before_start: dict[int, TrialState] = {}
+        self._before_start: dict[int, tuple[TrialState, str]] = {}
         self._order: list[tuple[int, int]] = []
         self.trials: dict[int, Trial] = {}
         self.winner: Winner | None = None
@@ -114,12 +120,14 @@ class TrialTable:
 
     def start(self, number: int) -> None:
         """A trial was handed out to be run. No event says so: after a crash, it was not."""
-        self._state_before_start[number] = self.trials[number].state
-        self.trials[number].state = TrialState.RUNNING
+        trial = self.trials[number]
+        self._before_start[number] = trial.state, trial.stop_reason
+        trial.state, trial.stop_reason = TrialState.RUNNING, ""
 
     def stop(self, number: int, held_slot: bool) -> None:
         """A running trial runs no longer. One that never held a slot waits as it did before."""
-        self.trials[number].state = TrialState.PAUSED if held_slot else self._state_before_start[number]
+        trial = self.trials[number]
+        trial.state, trial.stop_reason = (TrialState.PAUSED, "") if held_slot else self._before_start[number]
 
     def apply(self, event: Event) -> None:
         """Fold one event in."""
@@ -140,9 +148,10 @@ class TrialTable:
             case TrialRetried():
                 trial = self.trials[event.trial]
                 trial.restarts, trial.error_kind = event.restarts, event.kind
-                trial.state = TrialState.PENDING
+                trial.state, trial.stop_reason = TrialState.PENDING, ""
             case SlotReleased():
-                self.trials[event.trial].state = TrialState.PAUSED
+                trial = self.trials[event.trial]
+                trial.state, trial.stop_reason = TrialState.PAUSED, event.reason or ""
             case WinnerEvaluated():
                 self.winner = event.winner
             case AttemptStarted():
@@ -160,5 +169,6 @@ class TrialTable:
         self._order.append((trial.number, trial.epoch))
         if math.isfinite(value) and (trial.best_value is None or self._objective.is_better(value, trial.best_value)):
             trial.best_value = value
+        trial.stop_reason = ""
         if event.state is not None:
             trial.end(event.state, event.reason, event.at)

@@ -19,7 +19,10 @@ OpenRecorder = Callable[..., Recorder]
 
 @pytest.fixture
 def decide(experiment: Build, open_recorder: OpenRecorder) -> Callable[..., Actions]:
-    """`decide(directives, running=.., ended=.., waiting=.., spec fields)`: three kinds of trials, four wanted."""
+    """`decide(directives, running=.., ended=.., waiting=.., spec fields)`: three kinds of trials, four wanted.
+
+    Running trials have the lowest numbers.
+    """
 
     def build(
         directives: Directives, running: int = 0, ended: int = 0, waiting: int = 0, fenced: bool = False, **fields: Any
@@ -48,6 +51,8 @@ def test_slots_are_limited_by_the_grant_and_by_the_controls(
 @pytest.mark.parametrize(("slots", "surplus"), [(3, 0), (2, 0), (1, 1), (0, 2)])
 def test_more_running_trials_than_slots_are_a_surplus(decide: Callable[..., Actions], slots: int, surplus: int) -> None:
     assert decide(Directives(slots=slots), running=2, waiting=1).surplus == surplus
+    canceled = [0, 3, 77]  # one runs, one waits, one is unknown
+    assert decide(Directives(slots=slots, cancel_trials=canceled), running=3, waiting=1).surplus == surplus
 
 
 @pytest.mark.parametrize(
@@ -83,11 +88,11 @@ def test_the_service_and_the_fence_end_the_search(
     assert actions.slots == (2 if phase is None else 0)
 
 
-def test_an_exhaustive_search_wants_no_more_trials_than_combinations(decide: Callable[..., Actions]) -> None:
-    space = {"batch_size": {"choice": [16, 32, 64]}}
+def test_an_exhaustive_search_wants_no_more_trials_than_combinations(experiment: Build) -> None:
+    grid = experiment(searcher={"kind": "grid"}, search_space={"batch_size": {"choice": [16, 32, 64]}})
     more = Directives(slots=1, controls=Controls(num_samples=9))
-    assert decide(more).num_samples == 9
-    assert decide(more, searcher={"kind": "grid"}, search_space=space).num_samples == 3
+    assert SearchPolicy(experiment()).num_samples(more) == 9
+    assert SearchPolicy(grid).num_samples(more) == SearchPolicy(grid).num_samples(Directives(slots=1)) == 3
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,6 @@ from tests.support.searches import Search
 from workers.ray_patches import idle_actors
 
 
-def test_slots_are_limited_by_the_grant_and_by_the_controls(search: Callable[..., Search]) -> None:
-    assert search().callback.slots() == 4
-    assert search(2, resources={"max_concurrent_trials": 3}).callback.slots() == 3
-    assert search(3, resources={"max_concurrent_trials": 30}).callback.slots() == 4
-
-
 @pytest.mark.parametrize(
     "fewer",
     [{"slots": 1}, {"slots": 3, "controls": Controls(num_samples=12, max_concurrent_trials=1)}],
@@ -78,24 +72,26 @@ def test_surplus_trials_without_a_slot_are_withdrawn_first(search: Callable[...,
     assert [now.tune.start().config["trial"] for _ in range(3)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ("wanted", "slots", "ended", "releases"),
-    [
-        (3, 2, 1, 0),  # the idle process is for the third
-        (3, 1, 1, 1),  # but only one may run
-        (2, 2, 1, 1),  # no third is wanted
-        (2, 2, 0, 1),
-    ],
-)
+def test_a_canceled_trial_gives_its_slot_to_one_that_waits(search: Callable[..., Search]) -> None:
+    """With fewer slots and a canceled trial in one heartbeat, no other trial is withdrawn and none yields."""
+    now = search()
+    trials = [now.tune.start(), now.tune.start(), now.tune.start(waits=True), now.tune.start(waits=True)]
+    now.service.directives = Directives(slots=3, cancel_trials=[0])
+    assert now.tune.report(trials[1], 1, 0.5) == TrialScheduler.CONTINUE, "before the next poll"
+    now.callback.poll(now.tune)
+    assert now.states() == ["CANCELED", "RUNNING", "RUNNING", "RUNNING"]
+    assert now.tune.live == trials[1:]
+
+
+@pytest.mark.parametrize(("wanted", "releases"), [(3, 0), (2, 1)])
 def test_an_idle_process_is_released_if_no_trial_will_use_it(
-    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, wanted: int, slots: int, ended: int, releases: int
+    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, wanted: int, releases: int
 ) -> None:
     now = search(searcher={"kind": "random", "num_samples": wanted})
-    trials = [now.tune.start() for _ in range(2)]
+    trial, _ = now.tune.start(), now.tune.start()
     now.callback.poll(now.tune)
-    for trial in trials[:ended]:
-        now.tune.finish(trial, 0.5)
-    now.service.directives = Directives(slots=slots)
+    now.tune.finish(trial, 0.5)
+    now.service.directives = Directives(slots=2)
     released: list[Any] = []
     monkeypatch.setattr(idle_actors, "release_idle_actors", released.append)
     now.callback.on_step_end(1, [])

@@ -53,7 +53,6 @@ def searching(
     slots: Callable[[], int],
     num_samples: int | None = None,
     on_last: Callable[[], None] = lambda: None,
-    paused: frozenset[int] = frozenset(),
 ) -> TuneSearcher:
     return TuneSearcher(
         spec,
@@ -62,7 +61,6 @@ def searching(
         {"data_root": "/data"},
         lambda: num_samples or spec.num_samples,
         slots,
-        paused.__contains__,
         on_last,
     )
 
@@ -302,14 +300,11 @@ def test_trials_that_a_rule_paused_come_after_new_ones(
     tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
 ) -> None:
     recorder = open_recorder()
-    searcher = searching(
-        experiment(searcher={"kind": "random", "num_samples": 3}), recorder, tmp_path, Slots(9), paused=frozenset({0})
-    )
-    for name, number in (("a", 0), ("b", 1)):
+    searcher = searching(experiment(searcher={"kind": "random", "num_samples": 3}), recorder, tmp_path, Slots(9))
+    for name, number, reason in (("a", 0, "the rule paused it"), ("b", 1, "")):
         searcher.suggest(name)
-        recorder.record_epoch(number, 1, {"validation_accuracy": 0.5})
         recorder.mark_slot_taken(number)
-        recorder.record_release(number)
+        recorder.record_epoch(number, 1, {"validation_accuracy": 0.5})
+        recorder.record_release(number, reason)
         searcher.on_trial_complete(name)
-        recorder.table.trials[0].state = TrialState.PAUSED
     assert [searcher.suggest(name)["trial"] for name in "cde"] == [1, 2, 0]

@@ -76,15 +76,8 @@ def test_an_epoch_that_is_reported_again_continues() -> None:
     assert found.after_epoch(0, 2, {ACCURACY: 0.5}).action is Action.STOP
 
 
-def test_a_paused_trial_is_paused_until_its_next_epoch_also_after_a_crash() -> None:
-    before = verdicts(Action.PAUSE, Action.CONTINUE)
-    assert before.after_epoch(3, 1, {ACCURACY: 0.5}) == Verdict(Action.PAUSE, None, "pause after 1")
-    after = verdicts(Action.PAUSE, Action.CONTINUE, history=[(3, 1, 0.5)])
-    for found in (before, after):
-        assert found.is_paused(3)
-        assert not found.is_paused(4)
-        found.after_epoch(3, 2, {ACCURACY: 0.5})
-        assert not found.is_paused(3)
+def test_the_rule_pauses_a_trial() -> None:
+    assert verdicts(Action.PAUSE).after_epoch(3, 1, {ACCURACY: 0.5}) == Verdict(Action.PAUSE, None, "pause after 1")
 
 
 def test_the_rule_counts_a_diverged_trial_of_the_journal() -> None:
