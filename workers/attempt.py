@@ -17,11 +17,11 @@ from typing import Protocol
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import NAMES
-from search_spaces.protocol import LaunchConfig, Phase, Winner
+from search_spaces.protocol import ErrorKind, LaunchConfig, Phase, Winner
 from search_spaces.storage.base import JournalDamagedError, WriterFencedError, open_storage
 from workers.failures import from_ray
 from workers.failures.attempt import AttemptError, MissingJournalError
-from workers.failures.classification import sentence
+from workers.failures.classification import TrialError, sentence
 from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
 from workers.search import continuation, stop_conditions
@@ -124,7 +124,7 @@ class ExperimentAttempt:
         self._controls: Controls | None = None  # those under which the search ended
 
     def run(self) -> bool:
-        """Run the attempt to its end. False when it failed or a later attempt has taken over."""
+        """Run the attempt to its end. False when an error ended it, the experiment failed or a later one took over."""
         with ExitStack() as stack:
             stack.callback(self._heartbeat.close)
             stack.enter_context(self._writers)
@@ -316,6 +316,12 @@ def outcome_of(error: Exception, current: Outcome, requested: Outcome | None) ->
             return replace(current, reason="; ".join(filter(None, (current.reason, str(error)))))
         case DeliveryAbandonedError() if requested is not None:
             return replace(requested, reason=f"{requested.reason}; {error}")
+        case TrialError():
+            failure = error.failure
+            if failure.kind is ErrorKind.DISK_FULL:
+                return stop_conditions.disk_full(failure.reason)
+            reason = f"the winner could not be evaluated, {failure.kind}: {failure.reason}"
+            return Outcome(Phase.PAUSED, reason, error=True)
         case _ if from_ray.is_disk_full(error):
             return stop_conditions.disk_full(str(error) if isinstance(error, AttemptError) else sentence(error))
         case AttemptError():

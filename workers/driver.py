@@ -25,7 +25,11 @@ from workers.winner.evaluation import WinnerEvaluation
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0: the attempt ended as it reported to the service. 1: it failed or was superseded."""
+    """Exit status 0: the attempt has completed the experiment, or was stopped on request.
+
+    1: an error ended it, such as a full disk, also if it could report that the experiment is paused; the experiment
+    failed; or a later attempt has taken over.
+    """
     logging.basicConfig(level=logging.INFO, format=logs.FORMAT)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # it looks for result files, which we do not write

@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from search_spaces.experiment import TrialSpec
 from search_spaces.protocol import DIAGNOSTICS, METRICS, finite_or_none
 from search_spaces.stored import read_trial_spec
+from search_spaces.validation import rule_of
 from workers.data.splits import DataError, load
+from workers.failures.classification import sentence
 from workers.training.loop import Training
 
 #: metric -> epoch (from 1) -> value; None for one that is not finite.
@@ -184,21 +187,28 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--tolerance", type=float)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    given = json.load(sys.stdin)
-    spec = read_trial_spec(given["spec"])
-    curve = {name: {int(epoch): value for epoch, value in line} for name, line in given["curve"].items()}
 
     def on_epoch(epoch: int, epochs: int) -> None:
         if sys.stderr.isatty():
             print(f"\repoch {epoch} of {epochs}", end="\n" if epoch == epochs else "", file=sys.stderr, flush=True)
 
     try:
+        given = json.load(sys.stdin)
+        spec = read_trial_spec(given["spec"])
+        curve = {name: {int(epoch): value for epoch, value in line} for name, line in given["curve"].items()}
         found = reproduce(spec, curve, options.data_root, options.cache_root, options.tolerance, on_epoch)
-    except (DataError, ValueError, LookupError, torch.OutOfMemoryError) as error:
-        print(f"rung: the trial cannot run on this machine: {error}", file=sys.stderr)
+    except Exception as error:  # torch and a plugin may raise anything, and Python's own status for it is DIFFERS
+        print(f"rung: the trial cannot run on this machine: {_reason(error)}", file=sys.stderr)
         return CANNOT
     print(json.dumps(document(found), indent=2) if options.json else "\n".join(report(found)))
     return REPRODUCED if found.reproduced else DIFFERS
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        rules = (f"{'.'.join(map(str, one['loc']))} {rule_of(one)}" for one in error.errors())
+        return f"its spec cannot be read by this version: {'; '.join(rules)}"
+    return str(error) if isinstance(error, DataError | ValueError) else sentence(error)
 
 
 def _augments(spec: TrialSpec) -> bool:

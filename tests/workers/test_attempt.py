@@ -17,10 +17,11 @@ import pytest
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Directives, LaunchConfig, TrialState, Winner
+from search_spaces.protocol import Directives, ErrorKind, LaunchConfig, TrialState, Winner
 from search_spaces.storage.folder import FolderStorage
 from tests.support.attempts import AFTER, Calls, MemoryTracking, ScriptedEvaluation
 from workers.attempt import ExperimentAttempt
+from workers.failures.classification import TrialError
 from workers.search.tune_callbacks import TuneCallback
 from workers.state.recorder import Recorder
 from workers.tracking import retry
@@ -184,6 +185,22 @@ def test_an_evaluation_that_fails_leaves_a_completed_experiment_without_a_winner
     final = service.heard[-1]
     assert (final.phase, final.reason, final.winner) == ("completed", "it was lost", None)
     assert done.tracking.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "blocked"),
+    [
+        (ErrorKind.DISK_FULL, "the disk is full: OSError: no space", True),
+        (ErrorKind.DATA, "the winner could not be evaluated, DATA: OSError: no space", False),
+    ],
+)
+def test_a_failure_of_the_winners_evaluation_is_reported_in_words(
+    attempt: Callable[..., Attempted], service: Any, kind: ErrorKind, reason: str, blocked: bool
+) -> None:
+    done = attempt(one_trial, evaluation=ScriptedEvaluation(error=TrialError(kind, "OSError: no space")))
+    final = service.heard[-1]
+    assert (final.phase, final.reason, final.blocked) == ("paused", reason, blocked)
+    assert not done.succeeded
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,18 @@ def test_the_process(
     absent = trial.model_dump(mode="json") | {"dataset": {"name": "image_folder", "path": "nowhere"}}
     assert run(first, spec=absent) == reproduce.CANNOT
     assert "nowhere" in capsys.readouterr().err
+    newer = trial.model_dump(mode="json") | {"version": 3}
+    assert run(first, spec=newer) == reproduce.CANNOT
+    assert "its spec cannot be read by this version: version must be 2" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO("{"))
+    assert reproduce.main(["--data-root", str(roots[0]), "--cache-root", str(roots[1])]) == reproduce.CANNOT
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED")
+
+    monkeypatch.setattr(Training, "run_epoch", fail)
+    assert run(first) == reproduce.CANNOT
+    assert "RuntimeError: cuDNN error" in capsys.readouterr().err
 
 
 def _epochs(plain: dict[str, Any]) -> dict[Any, Any]:

@@ -18,6 +18,7 @@ from search_spaces.protocol import ErrorKind
 from search_spaces.storage.base import DISK_FULL_ERRNOS
 
 LONGEST_REASON = 500  # characters
+SHARED_MEMORY = "/dev/shm/"  # looks like a disk, but is memory that other processes give back
 
 #: Torch raises plain RuntimeErrors for these.
 TORCH_DISK_FULL = re.compile(r"PytorchStreamWriter failed writing file|inline_container.*unexpected pos|iostream error")
@@ -107,7 +108,8 @@ def _kind(error: BaseException) -> ErrorKind:
         case DataError():
             return ErrorKind.DATA
         case OSError() if error.errno in DISK_FULL_ERRNOS:
-            return ErrorKind.DISK_FULL
+            in_memory = str(error.filename or "").startswith(SHARED_MEMORY)
+            return ErrorKind.OUT_OF_MEMORY if in_memory else ErrorKind.DISK_FULL
         case MemoryError():
             return ErrorKind.OUT_OF_MEMORY
         case RuntimeError() if torch and isinstance(error, torch.OutOfMemoryError):

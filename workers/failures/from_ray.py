@@ -32,7 +32,9 @@ LOST = (
     ray_errors.LocalRayletDiedError,
 )
 #: An OSError for a full disk, in the text of an error of Ray Tune's.
-DISK_FULL_LINE = re.compile(rf"\bOSError: \[Errno ({'|'.join(map(str, sorted(DISK_FULL_ERRNOS)))})\]")
+DISK_FULL_LINE = re.compile(
+    rf"\bOSError: \[Errno ({'|'.join(map(str, sorted(DISK_FULL_ERRNOS)))})\](?!.*'{classification.SHARED_MEMORY})"
+)
 
 
 def of_trial(trial: Any) -> Failure:

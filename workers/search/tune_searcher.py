@@ -31,10 +31,10 @@ FINDINGS = {
 class TuneSearcher(Searcher):
     """Hands one trial at a time to Ray Tune: interrupted ones first, then new ones, then those that a rule paused.
 
-    `slots` is called before each: while as many trials run, none is handed out, which is how concurrency changes
-    while the experiment runs. `num_samples` is the number of trials wanted now. `on_last` is called when the last proposals are handed out. A Tune trial's config has
-    `trial` (its number), `epoch` (its number of finished epochs) and `roots`. `done` turns True once Tune has the
-    answer that there are no more trials.
+    `slots` is called before each: while as many trials run, none is handed out, which is how concurrency changes while
+    the experiment runs. `num_samples` is the number of trials wanted now. `on_last` is called when the last proposals
+    are handed out. A Tune trial's config has `trial` (its number), `epoch` (its number of finished epochs) and `roots`.
+    `done` turns True once Tune has the answer that there are no more trials.
     """
 
     def __init__(

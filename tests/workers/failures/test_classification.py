@@ -37,6 +37,10 @@ def full_shared_memory(_: Path) -> None:
     raise RuntimeError("unable to allocate shared memory(shm) for file </torch_7_1_0>: No space left on device (28)")
 
 
+def full_shared_memory_as_a_file(_: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", "/dev/shm/torch_7_1_0")
+
+
 def missing_data(folder: Path) -> None:
     load(CIFAR10(), 0, folder, folder / "cache", download=False)
 
@@ -107,6 +111,7 @@ RAISED: dict[Callable[[Path], None], ErrorKind] = {
     cuda_memory: ErrorKind.OUT_OF_MEMORY,
     python_memory: ErrorKind.OUT_OF_MEMORY,
     full_shared_memory: ErrorKind.OUT_OF_MEMORY,
+    full_shared_memory_as_a_file: ErrorKind.OUT_OF_MEMORY,
     missing_data: ErrorKind.DATA,
     data_in_shared_memory: ErrorKind.DATA,
     data_whose_path_says_out_of_memory: ErrorKind.DATA,

@@ -70,5 +70,7 @@ def test_a_full_disk_is_found_behind_other_errors_and_in_those_of_tune() -> None
     assert from_ray.is_disk_full(full)
     assert from_ray.is_disk_full(outer)
     assert from_ray.is_disk_full(RuntimeError("Traceback\nOSError: [Errno 28] No space left on device"))
+    shared = "Traceback\nOSError: [Errno 28] No space left on device: '/dev/shm/plasma'"
+    assert not from_ray.is_disk_full(RuntimeError(shared))
     assert not from_ray.is_disk_full(OSError(errno.EIO, "Input/output error"))
     assert not from_ray.is_disk_full(RuntimeError("No space left on device"))

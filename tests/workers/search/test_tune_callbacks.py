@@ -21,6 +21,7 @@ from tests.support.searches import Search
 from workers.failures.classification import TrialError
 from workers.state.checkpoints import BEST, LAST
 from workers.state.recorder import Recorder
+from workers.state.trial_table import TrialTable
 
 OpenRecorder = Callable[..., Recorder]
 Build = Callable[..., ExperimentSpec]
@@ -238,6 +239,20 @@ def test_changed_controls_replace_those_of_the_spec_at_once(search: Callable[...
     request(num_samples=5, goal=0.99)
     now.callback.poll(now.tune)
     assert now.callback.controls.goal == 0.75, "the controls under which the search ended"
+
+
+def test_a_suggestion_looks_once_at_all_trials(search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = search(objective={"goal": 0.99})
+    looks: list[TrialTable] = []
+    best = TrialTable.best
+
+    def counted(table: TrialTable) -> Any:
+        looks.append(table)
+        return best(table)
+
+    monkeypatch.setattr(TrialTable, "best", counted)
+    now.tune.start()
+    assert len(looks) == 1
 
 
 def test_a_grid_proposes_each_combination_only_once(search: Callable[..., Search], experiment: Build) -> None:
