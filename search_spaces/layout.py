@@ -6,7 +6,7 @@ Owns every path below an experiment's folder, once for the service and the worke
     logs/driver-a<N>.log                  the log of the driver of attempt N
     trials/<5 digits>/spec.json           the spec that the trial trains
     trials/<5 digits>/trial.log           its log
-    trials/<5 digits>/stop                touched to ask the process that trains the trial to leave its epoch
+    trials/<5 digits>/stop                appended to, to ask the process that trains the trial to leave its epoch
     trials/<5 digits>/{last,previous,best}.pt
 """
 

@@ -92,7 +92,10 @@ class JournalBackend(Protocol):
         """
 
     def entries(self) -> Iterator[Entry]:
-        """All valid entries from the beginning, from whatever copy is undamaged. Raises JournalDamagedError."""
+        """All valid entries from the beginning, restored in memory where only a part is damaged or missing.
+
+        Raises JournalDamagedError where entries are lost.
+        """
 
     def stands(self, position: Position) -> bool:
         """Whether the entries before a position are those that were there when it was taken."""
@@ -143,7 +146,10 @@ class ArtifactStore(Protocol):
         """Remove a file. Does nothing if there is none."""
 
     def replace_folder(self, name: PurePath) -> AbstractContextManager[Path]:
-        """An empty local folder; when the block ends without an exception, its files replace those of folder `name`."""
+        """An empty local folder; when the block ends without an exception, its files replace those of folder `name`.
+
+        There is one writer: what a process that was killed inside the block left behind, is removed by the next call.
+        """
 
     def local_folder(self, name: PurePath) -> AbstractContextManager[Path]:
         """The files of folder `name` as a local folder, to be read only and only inside the block."""

@@ -22,7 +22,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -60,14 +60,14 @@ class FolderJournal:
         return _read(self.path, after, limit_bytes)
 
     def entries(self) -> Iterator[Entry]:
-        found = [path for path in (self.path, self.copy) if path.exists()]
-        for path in found:
-            try:
-                return iter(_entries(path))
-            except JournalDamagedError:
-                if path == found[-1]:
-                    raise
-        return iter(())
+        files = [path.read_bytes().splitlines(keepends=True) for path in (self.path, self.copy) if path.exists()]
+        written = [[line for line in lines if line.endswith(b"\n")] for lines in files]  # the others are not complete
+        valid = [[line for line in lines if _entry(line)] for lines in written]
+        lines = _merged(*valid) if len(valid) == 2 else list(chain(*valid))
+        all_damaged = all(len(ours) < len(all_) for ours, all_ in zip(valid, written, strict=True))
+        if _unbroken(lines)[1] < len(lines) or (all_damaged and len(lines) < max(map(len, written), default=0)):
+            raise JournalDamagedError(f"{self.path} has lost entries; the next attempt repairs it")
+        return iter(_decode(self.path, lines, BEGINNING.writer)[0])
 
     def stands(self, position: Position) -> bool:
         checksum = _checksum_at(self.path, position.offset)
@@ -136,9 +136,17 @@ def _read(path: Path, after: Position, limit_bytes: int = BLOCK_BYTES) -> tuple[
         if block and b"\n" not in block:
             block += file.readline()
     end = block.rfind(b"\n") + 1
-    writer = after.writer
+    valid, writer = _decode(path, block[:end].splitlines(keepends=True), after.writer)
+    if not end:
+        return valid, after
+    offset = after.offset + end
+    return valid, Position(offset, writer, _checksum_at(path, offset))
+
+
+def _decode(path: Path, lines: Iterable[bytes], writer: int) -> tuple[list[Entry], int]:
+    """The entries of complete lines after those of `writer`, and the latest writer. Raises JournalDamagedError."""
     valid: list[Entry] = []
-    for line in block[:end].splitlines(keepends=True):
+    for line in lines:
         entry = _entry(line)
         if entry is None:
             raise JournalDamagedError(f"{path}: {line[:60]!r}... is not what was written; the next attempt repairs it")
@@ -147,21 +155,7 @@ def _read(path: Path, after: Position, limit_bytes: int = BLOCK_BYTES) -> tuple[
         if by >= writer:
             writer = by
             valid.extend(entry.get("entries", [entry]))
-    if not end:
-        return valid, after
-    offset = after.offset + end
-    return valid, Position(offset, writer, _checksum_at(path, offset))
-
-
-def _entries(path: Path) -> list[Entry]:
-    entries, position = _read(path, BEGINNING)
-    while position != BEGINNING:
-        batch, end = _read(path, position)
-        if end == position:
-            break
-        entries += batch
-        position = end
-    return entries
+    return valid, writer
 
 
 def _checksum_at(path: Path, offset: int) -> int | None:

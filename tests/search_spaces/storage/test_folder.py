@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 import pytest
 
 from search_spaces.storage.base import check_root, open_storage
-from search_spaces.storage.folder import FolderArtifacts, FolderStorage
+from search_spaces.storage.folder import FolderArtifacts, FolderStopSignal, FolderStorage
 from tests.support.contracts.storage import StorageContract
 
 LOG = PurePath("trials/00000/trial.log")
@@ -101,3 +101,14 @@ def test_a_named_pipe_does_not_block_its_reader(artifacts: FolderArtifacts, tmp_
     os.mkfifo(tmp_path / "x" / "spec.json")
     with pytest.raises(OSError, match="must be a file"):
         artifacts.open_reader(PurePath("spec.json"))
+
+
+def test_two_requests_to_stop_within_one_tick_of_the_clock_are_two(tmp_path: Path) -> None:
+    path = tmp_path / "stop"
+    driver, worker = FolderStopSignal(path), FolderStopSignal(path)
+    for _ in range(2):
+        driver.ask()
+        os.utime(path, (0, 0))
+        assert worker.asked()
+        worker.clear()
+        assert not worker.asked()

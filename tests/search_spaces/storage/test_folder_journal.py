@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from search_spaces.storage.folder_journal import FolderJournal, FolderJournalWri
 
 WRITER = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from search_spaces.storage.folder import FolderStorage
 book = FolderStorage(Path(sys.argv[1])).journal.open_writer(1)
@@ -319,3 +321,50 @@ def test_a_full_disk_raises_and_leaves_complete_lines(path: Path) -> None:
     book.append({"n": 2})
     book.close()
     assert [json.loads(text)["n"] for text in path.read_text().splitlines()] == [0, 2]
+
+
+def _without(path: Path, lines: slice) -> None:
+    kept = path.read_bytes().splitlines(keepends=True)
+    del kept[lines]
+    path.write_bytes(b"".join(kept))
+
+
+def _spoil(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'"n":3', b'"n":7'))
+
+
+LOSSES: dict[str, Callable[[Path], None]] = {
+    "the file": Path.unlink,
+    "its content": lambda path: os.truncate(path, 0),
+    "its first line": lambda path: _without(path, slice(1)),
+    "a line in the middle": lambda path: _without(path, slice(3, 4)),
+    "its last lines": lambda path: _without(path, slice(4, None)),
+    "a byte": _spoil,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("which", ["journal", "copy"])
+def test_a_reader_gets_what_one_of_the_two_files_has_lost(path: Path, loss: str, which: str) -> None:
+    written(path, 6)
+    LOSSES[loss](path if which == "journal" else copy_of(path))
+    assert numbers(path) == list(range(6))
+
+
+@pytest.mark.parametrize("loss", ["its first line", "a line in the middle", "a byte"])
+def test_a_reader_learns_that_both_files_have_lost_an_entry(path: Path, loss: str) -> None:
+    written(path, 6)
+    for file in (path, copy_of(path)):
+        LOSSES[loss](file)
+    with pytest.raises(JournalDamagedError):
+        numbers(path)
+
+
+@pytest.mark.parametrize("loss", ["the file", "its content", "its last lines"])
+def test_a_position_does_not_stand_in_a_journal_that_has_lost_what_was_before_it(path: Path, loss: str) -> None:
+    written(path, 6)
+    _, end = journal_of(path).read()
+    assert journal_of(path).stands(end)
+    LOSSES[loss](path)
+    assert not journal_of(path).stands(end)
+    assert journal_of(path).stands(BEGINNING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import PurePath
 
 import pytest
@@ -110,4 +111,19 @@ class ArtifactStoreContract:
 
         with pytest.raises(RuntimeError):
             fail()
+        assert {item.name for item in artifacts.list()} == {model / "weights"}
+
+    def test_what_a_killed_process_left_of_a_folder_is_removed_by_the_next(self, artifacts: ArtifactStore) -> None:
+        model = PurePath("model")
+        child = os.fork()
+        if not child:
+            try:
+                with artifacts.replace_folder(model) as folder:
+                    (folder / "half").write_bytes(b"h")
+                    os.kill(os.getpid(), signal.SIGKILL)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        with artifacts.replace_folder(model) as folder:
+            (folder / "weights").write_bytes(b"w")
         assert {item.name for item in artifacts.list()} == {model / "weights"}
