@@ -12,7 +12,7 @@ test: $(STAMP)        ## set everything up and run the tests
 	$(BIN)/python -m pytest -m "e2e and not faults"
 
 test-faults: $(STAMP) ## every row of the fault table, and twenty faults drawn at random
-	RUNG_FAULTS=all $(BIN)/python -m pytest tests/faults -m e2e -s
+	RUNG_TEST_FAULTS=all $(BIN)/python -m pytest tests/faults -m e2e -s
 
 check: $(STAMP) lint test   ## what must pass before a commit
 

@@ -18,13 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from search_spaces.storage.base import check_root
 
 PREFIX = "RUNG_"
-#: Variables with the prefix that are no settings of the service: the command line and the tests read them.
-OTHER_VARIABLES = frozenset(
-    {"RUNG_URL", "RUNG_TOKEN", "RUNG_TEST_DATA", "RUNG_FAULTS", "RUNG_FAULTS_SEED", "RUNG_STAND"}
-)
+#: Variables with the prefix that are no settings of the service: the command line reads them.
+OTHER_VARIABLES = frozenset({"RUNG_URL", "RUNG_TOKEN"})
+#: Variables of the tests begin with this.
+TEST_PREFIX = "RUNG_TEST_"
 SIMILARITY = 0.7  # a ratio of difflib: tolerates one or two wrong letters or a missing suffix
 
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024)]
 
 
@@ -104,7 +104,7 @@ class Settings(BaseModel):
         5.0, description="Delay before the first retry, in seconds. It doubles with each retry, up to five minutes."
     )
 
-    keep_files_days: Annotated[float, Field(gt=0)] | None = Field(
+    keep_files_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None,
         description="Age in days after which the checkpoints, logs and plots of ended experiments are removed; "
         "default: never.",
@@ -130,7 +130,9 @@ class Settings(BaseModel):
     @classmethod
     def _derive_defaults(cls, given: dict[str, object]) -> dict[str, object]:
         home = Path(str(given.get("home") or Path.home() / ".rung")).expanduser().absolute()
-        host = str(given.get("host") or "127.0.0.1")
+        host, port, mlflow = (
+            str(given.get(name) or cls.model_fields[name].default) for name in ("host", "port", "mlflow_tracking_uri")
+        )
         reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         reachable = f"[{reachable}]" if ":" in reachable else reachable
         derived: dict[str, object] = {
@@ -138,9 +140,9 @@ class Settings(BaseModel):
             "storage_root": str(home / "storage"),
             "data_root": home / "data",
             "cache_root": home / "cache",
-            "service_url": f"http://{reachable}:{given.get('port') or 8080}",
+            "service_url": f"http://{reachable}:{port}",
         }
-        tracking, user, password = _split_credentials(str(given.get("mlflow_tracking_uri") or "http://127.0.0.1:5000"))
+        tracking, user, password = _split_credentials(mlflow)
         public, *_ = _split_credentials(str(given.get("mlflow_public_url") or ""))
         given = {**given, "mlflow_tracking_uri": tracking, "mlflow_public_url": public}
         if user:
@@ -158,6 +160,7 @@ class Settings(BaseModel):
                 f"must be the http:// or https:// URL of an MLflow server (got {scheme}:...); "
                 "run `mlflow server --backend-store-uri ...` and use its URL"
             )
+        _check_host(address)
         return address
 
     @field_validator("ray_dashboard_url", "mlflow_public_url", "service_url")
@@ -166,6 +169,8 @@ class Settings(BaseModel):
         derived = given.field_name == "mlflow_public_url" and "mlflow_tracking_uri" not in given.data
         if not derived and not address.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
+        if not derived:
+            _check_host(address)
         return address
 
     @field_validator("storage_root")
@@ -229,10 +234,21 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name in sorted(environment):
         upper = name.upper()
-        if upper.startswith(PREFIX) and upper.removeprefix(PREFIX) not in known:
+        if upper.startswith(PREFIX) and not upper.startswith(TEST_PREFIX) and upper.removeprefix(PREFIX) not in known:
             similar = difflib.get_close_matches(upper.removeprefix(PREFIX), sorted(known), n=1, cutoff=SIMILARITY)
             found[name] = PREFIX + similar[0] if similar else None
     return found
+
+
+def _check_host(address: str) -> None:
+    """Raises ValueError for an http URL whose host or port cannot be one."""
+    try:
+        split = urlsplit(address)
+        valid = split.hostname is not None and split.port != 0
+    except ValueError:  # such as a bracket without its other half, or a port that is no number
+        valid = False
+    if not valid:
+        raise ValueError("must have a host name or address, and a port from 1 to 65535 if any")
 
 
 def _split_credentials(address: str) -> tuple[str, str, str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from service.settings import VARIABLES, SettingsError, read_settings
+from search_spaces.protocol import API_PREFIX
+from service.settings import PREFIX, VARIABLES, SettingsError, read_settings
 from service.stack import home as folder
 from service.stack.home import Addresses, StackError
 from service.stack.ports import LOOPBACK
@@ -62,16 +63,16 @@ class Caller:
 
 def read_caller(environment: Mapping[str, str]) -> Caller:
     """Raises StackError, which names every invalid and every misspelt variable."""
-    given = {name: value for name, value in environment.items() if name.startswith("RUNG_")}
-    owned = {name for name in given if VARIABLES.get(name) in OWNED}
+    given = {name: value for name, value in environment.items() if name.upper().startswith(PREFIX)}
+    owned = {name for name in given if VARIABLES.get(name.upper()) in OWNED}
     try:
         read_settings({name: value for name, value in given.items() if name not in owned})
     except SettingsError as error:
         raise StackError(str(error)) from error
     forwarded = {
-        name: str(Path(value).expanduser().absolute()) if VARIABLES[name] in PATHS else value
+        variable: str(Path(value).expanduser().absolute()) if VARIABLES[variable] in PATHS else value
         for name, value in given.items()
-        if name in VARIABLES and name not in owned
+        if (variable := name.upper()) in VARIABLES and name not in owned
     }
     return Caller(forwarded, tuple(sorted(owned - {"RUNG_HOME"})))  # the option --home reads that one
 
@@ -121,7 +122,7 @@ def mlflow(home: Path, at: Addresses, environment: Mapping[str, str]) -> Compone
 
 def service(at: Addresses, environment: Mapping[str, str]) -> Component:
     command = [sys.executable, "-m", "service.app"]
-    checks = (Check(f"{at.service}/readyz", sees_all), Check(f"{at.service}/api/v1/cluster", sees_a_node))
+    checks = (Check(f"{at.service}/readyz", sees_all), Check(f"{at.service}{API_PREFIX}/cluster", sees_a_node))
     return Component("service", command, environment, checks)
 
 
@@ -129,7 +130,11 @@ def common_environment(
     home: Path, at: Addresses, host: str, cpus: int, caller: Mapping[str, str], forwarded: Mapping[str, str]
 ) -> dict[str, str]:
     """The variables of all components. Variables of another Ray, MLflow or Rung are removed, except `forwarded`."""
-    inherited = {name: value for name, value in caller.items() if not name.startswith(("RUNG_", "RAY_", "MLFLOW_"))}
+    inherited = {
+        name: value
+        for name, value in caller.items()
+        if not name.startswith(("RAY_", "MLFLOW_")) and not name.upper().startswith(PREFIX)  # as `read_settings` does
+    }
     own = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{caller.get('PATH', os.defpath)}",
         **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy(caller, host)),

@@ -15,7 +15,7 @@ from tests.faults.stand import Stand, running_stand, why_no_postgres
 @pytest.fixture(scope="session")
 def shared_stand() -> Iterator[Stand]:
     missing = why_no_postgres()
-    if missing and os.environ.get("RUNG_FAULTS") == "all":
+    if missing and os.environ.get("RUNG_TEST_FAULTS") == "all":
         pytest.fail(f"the fault table cannot run: {missing}")
     if missing:
         pytest.skip(missing)

@@ -176,7 +176,7 @@ class Stand:
 
     def remaining_processes(self) -> dict[int, str]:
         """Process ids and command lines of the running processes that this stand started, directly or indirectly."""
-        mark = f"RUNG_STAND={self.folder}".encode()
+        mark = f"RUNG_TEST_STAND={self.folder}".encode()
         found = {}
         for pid in processes():
             with contextlib.suppress(OSError):
@@ -235,7 +235,7 @@ class Stand:
         environment = {
             **parts["service"].environment,
             **SHORT_TIMES,
-            "RUNG_STAND": str(self.folder),
+            "RUNG_TEST_STAND": str(self.folder),
             "RUNG_SERVICE_URL": self.proxy.url,
             "RUNG_WARM_WORKERS": "2",
             "RUNG_DATABASE_URL": self.dsn("rung"),

@@ -1,7 +1,7 @@
 """Twenty random faults over three experiments that run at once. A seed repeats the faults, not the exact moments.
 
 Run: make test-faults, or with another seed:
-RUNG_FAULTS_SEED=7 python -m pytest tests/faults/test_random_faults.py -m faults -s
+RUNG_TEST_FAULTS_SEED=7 python -m pytest tests/faults/test_random_faults.py -m faults -s
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ENDURING = {"MAX_ATTEMPTS": "100", "RETRY_BACKOFF_S": "0.001"}
 
 
 def test_twenty_faults_at_random(stand: Stand) -> None:
-    seed = int(os.environ.get("RUNG_FAULTS_SEED", "11"))
+    seed = int(os.environ.get("RUNG_TEST_FAULTS_SEED", "11"))
     draw = random.Random(seed)
     stand.restart_service(**ENDURING)
     stand.wait_until_ready()

@@ -146,7 +146,7 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_setting(misspelt: str, 
 
 
 def test_a_variable_that_resembles_no_setting_is_only_reported() -> None:
-    environment = {"RUNG_COLOR": "blue", **dict.fromkeys(OTHER_VARIABLES, "x")}
+    environment = {"RUNG_COLOR": "blue", **dict.fromkeys([*OTHER_VARIABLES, "RUNG_TEST_DATA"], "x")}
     read_settings(environment)
     assert unknown_variables(environment) == {"RUNG_COLOR": None}
 
@@ -154,3 +154,21 @@ def test_a_variable_that_resembles_no_setting_is_only_reported() -> None:
 def test_a_keyword_that_is_no_setting_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="heart_beat"):
         Settings.model_validate({"home": tmp_path, "heart_beat": 1})
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[::1:8080", "http://", "https://:8080", "http://head:x", "http://head:65536", "http://head:0"]
+)
+@pytest.mark.parametrize("name", ["RUNG_SERVICE_URL", "RUNG_RAY_DASHBOARD_URL", "RUNG_MLFLOW_TRACKING_URI"])
+def test_a_url_without_a_valid_host_and_port_is_refused(name: str, address: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_settings({name: address})
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"{name}: must have a host name or address, and a port")
+
+
+@pytest.mark.parametrize("name", ["RUNG_LEASE_S", "RUNG_HEARTBEAT_S", "RUNG_KEEP_FILES_DAYS"])
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_time_is_finite(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name}: "):
+        read_settings({name: value})

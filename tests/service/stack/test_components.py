@@ -63,6 +63,18 @@ def test_no_setting_of_another_service_gets_in(monkeypatch: pytest.MonkeyPatch, 
     assert set(a_stack.ignored) == owned - {"RUNG_HOME"}
 
 
+def test_variables_in_lower_case_are_the_settings_that_the_service_would_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("rung_database_url", "elsewhere")
+    monkeypatch.setenv("Rung_Lease_S", "16")
+    monkeypatch.setenv("rung_color", "elsewhere")
+    a_stack = stack.Stack(stack.Options(home=tmp_path))
+    assert "elsewhere" not in environment_of(a_stack).values()
+    assert a_stack.ignored == ("rung_database_url",)
+    assert read_settings(environment_of(a_stack)).lease_s == 16
+
+
 def test_relative_paths_stay_those_of_the_caller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RUNG_DATA_ROOT", "sets")
