@@ -7,12 +7,13 @@ for what a person submits.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec, TrialSpec
@@ -24,6 +25,33 @@ from search_spaces.searchers.base import SearcherSpec
 
 M = TypeVar("M", bound=BaseModel)
 Document = dict[str, Any] | str | bytes
+
+
+class ShownObjective(BaseModel):
+    """An objective whose metric this version does not know."""
+
+    metric: str
+    mode: Literal["min", "max"] = "max"
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.mode == "max" else -1
+
+
+class ShownResources(BaseModel):
+    """Resources that this version does not allow."""
+
+    cpus_per_trial: float = 1
+    gpus_per_trial: float | None = None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What people see of a stored spec."""
+
+    labels: tuple[str, ...]
+    objective: Objective | ShownObjective
+    resources: Resources | ShownResources
 
 
 @dataclass(frozen=True)
@@ -57,12 +85,28 @@ class StoredSpec:
         return part
 
     @property
+    def overview(self) -> Overview:
+        """What people see of it. Never raises: what this version cannot read is shown as it was stored."""
+        return Overview(
+            labels=self._show(tuple[str, ...], "labels", ()),
+            objective=self._show(Objective, "objective", {}, ShownObjective),
+            resources=self._show(Resources, "resources", {}, ShownResources),
+        )
+
+    @property
     def checkpoints(self) -> CheckpointPolicy:
         part: CheckpointPolicy = self._read(CheckpointPolicy, "checkpoints", "best")
         return part
 
     def _read(self, part: Any, name: str, default: Any) -> Any:
         return _adapter(part).validate_python(self.document.get(name, default), extra="ignore")
+
+    def _show(self, part: Any, name: str, default: Any, *others: Any) -> Any:
+        """The part, read as the first of several types that can hold it; its default if none can."""
+        for one in (part, *others):
+            with contextlib.suppress(ValidationError):
+                return self._read(one, name, default)
+        return _adapter(part).validate_python(default)
 
 
 def read_spec(document: Document) -> ExperimentSpec:

@@ -68,7 +68,7 @@ def _uninterrupted_cleanup() -> Iterator[None]:
 
 def _search(client: Client, console: Console) -> bool:
     began = time.monotonic()
-    experiment = client.submit(client.preset(PRESET).yaml)
+    experiment = client.submit(f"preset:{PRESET}")
     console.print(f"Submitted the preset {PRESET}: experiment {experiment.id}, {experiment.num_samples} trials")
     view = watch(client, experiment.id, console)
     _report(client, view, console, time.monotonic() - began)

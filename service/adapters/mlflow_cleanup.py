@@ -29,8 +29,8 @@ def delete_experiment(mlflow: MlflowClient, runs: ExperimentRuns) -> None:
 
 def _delete_model_versions(mlflow: MlflowClient, run: Run) -> None:
     """Delete the versions that a run produced, and each registered model that would be left without a version."""
-    for version in mlflow.model_versions(run_id=run.run_id):
-        if any(other != version for other in mlflow.model_versions(name=version.name)):
+    for version in mlflow.versions_of_run(run.run_id):
+        if any(other != version for other in mlflow.versions_of_model(version.name)):
             mlflow.delete_model_version(version)
         else:
             mlflow.delete_registered_model(version.name)

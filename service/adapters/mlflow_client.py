@@ -20,6 +20,7 @@ import httpx
 
 from search_spaces.protocol import DIAGNOSTICS, METRICS, RunStatus, Tag
 from service.contract.errors import UnavailableError
+from service.contract.schemas import Point
 from service.settings import Settings
 
 METRIC_POINTS_PER_PAGE = 25_000  # the most that MLflow returns
@@ -69,15 +70,6 @@ class LoggedModel:
     artifact_uri: str
 
 
-@dataclass(frozen=True)
-class MetricPoint:
-    """One value of a metric; None where it is not finite."""
-
-    step: int
-    value: float | None
-    timestamp: datetime
-
-
 class MlflowClient:
     """Requests over one connection pool. Close it when done. All requests raise UnavailableError."""
 
@@ -104,7 +96,7 @@ class MlflowClient:
         """Ask what every driver will ask. MLflow's /health also answers clients that it would refuse."""
         self._request(f"{API}/experiments/search", {"max_results": "1"})
 
-    def curves(self, run_id: str, names: Iterable[str] = METRICS + DIAGNOSTICS) -> dict[str, list[MetricPoint]]:
+    def curves(self, run_id: str, names: Iterable[str] = METRICS + DIAGNOSTICS) -> dict[str, list[Point]]:
         """The points of each metric that has any, by step; empty for a run that MLflow does not know."""
         names = list(names)
         histories = self._pool.map(lambda name: self._history(run_id, name), names)
@@ -139,13 +131,13 @@ class MlflowClient:
     def delete_run(self, run_id: str) -> None:
         self._post("/runs/delete", {"run_id": run_id})
 
-    def model_versions(self, *, run_id: str | None = None, name: str | None = None) -> list[ModelVersion]:
-        """The model versions that a run produced, or those of one registered model."""
-        condition = f"run_id = '{run_id}'" if name is None else _name_filter(name)
-        query = {"filter": condition, "max_results": str(RUNS_PER_PAGE)}
-        found = _json(self._request(f"{API}/model-versions/search", query)).get("model_versions", [])
-        versions = [ModelVersion(version["name"], version["version"]) for version in found]
-        return [version for version in versions if name is None or version.name == name]
+    def versions_of_run(self, run_id: str) -> list[ModelVersion]:
+        """The model versions that a run produced."""
+        return self._model_versions(f"run_id = '{run_id}'")
+
+    def versions_of_model(self, name: str) -> list[ModelVersion]:
+        """The versions of a registered model."""
+        return [version for version in self._model_versions(_name_filter(name)) if version.name == name]
 
     def delete_model_version(self, version: ModelVersion) -> None:
         """Does nothing where it does not exist."""
@@ -179,8 +171,8 @@ class MlflowClient:
             answer = f"{response.status_code} {_excerpt(response)}"
             log.warning("MLflow's server did not delete the files at %s; run `mlflow gc`: %s", uri, answer)
 
-    def _history(self, run_id: str, name: str) -> list[MetricPoint]:
-        points: list[MetricPoint] = []
+    def _history(self, run_id: str, name: str) -> list[Point]:
+        points: list[Point] = []
         query = {"run_id": run_id, "metric_key": name, "max_results": str(METRIC_POINTS_PER_PAGE)}
         while True:
             answer = _json(self._request(f"{API}/metrics/get-history", query))
@@ -188,6 +180,11 @@ class MlflowClient:
             if not (token := answer.get("next_page_token")):
                 return sorted(points, key=lambda point: (point.step, point.timestamp))
             query["page_token"] = token
+
+    def _model_versions(self, condition: str) -> list[ModelVersion]:
+        query = {"filter": condition, "max_results": str(RUNS_PER_PAGE)}
+        found = _json(self._request(f"{API}/model-versions/search", query)).get("model_versions", [])
+        return [ModelVersion(version["name"], version["version"]) for version in found]
 
     def _mlflow_experiment_id(self, project: str) -> str | None:
         response = self._request(f"{API}/experiments/get-by-name", {"experiment_name": project}, missing_ok=True)
@@ -254,10 +251,10 @@ def _run(run: dict[str, Any]) -> Run:
     )
 
 
-def _point(metric: dict[str, Any]) -> MetricPoint:
+def _point(metric: dict[str, Any]) -> Point:
     value = metric.get("value")
     number = float(value) if value is not None else float("nan")
-    return MetricPoint(
+    return Point(
         step=int(metric.get("step", 0)),
         value=number if abs(number) < INFINITY else None,
         timestamp=datetime.fromtimestamp(int(metric["timestamp"]) / 1000, UTC),

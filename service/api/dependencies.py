@@ -17,7 +17,7 @@ from service.api import etags, headers
 from service.api.etags import IfMatch
 from service.context import AppContext
 from service.contract.errors import UnauthorizedError
-from service.domain import idempotency
+from service.contract.requests import IDEMPOTENCY_KEY
 
 _bearer = HTTPBearer(auto_error=False, description="The token in the driver's launch file.")
 
@@ -62,7 +62,7 @@ Token = Annotated[str, Depends(_token)]
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        alias=idempotency.HEADER,
+        alias=IDEMPOTENCY_KEY,
         min_length=1,
         max_length=255,
         pattern=r"^[ -~]+$",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.domain import merge_patch
+from service.contract.requests import MERGE_PATCH
 
 _SEARCH = """\
 name: fashion-optimizers
@@ -80,7 +80,7 @@ def patch_body(schema: dict[str, Any], examples: dict[str, Any], description: st
         "requestBody": {
             "required": required,
             "description": description,
-            "content": dict.fromkeys((merge_patch.MEDIA_TYPE, "application/json"), content),
+            "content": dict.fromkeys((MERGE_PATCH, "application/json"), content),
         }
     }
 

@@ -7,8 +7,8 @@ from typing import Any
 from search_spaces.protocol import TrialState
 from search_spaces.stored import StoredSpec
 from search_spaces.upgrade import upgrade, upgrade_sample
-from service.adapters.mlflow_client import MetricPoint, MlflowClient
-from service.contract.schemas import AttemptView, BestTrial, ExperimentSummary, ExperimentView, Point, TrialView
+from service.adapters.mlflow_client import MlflowClient
+from service.contract.schemas import AttemptView, BestTrial, ExperimentSummary, ExperimentView, TrialView
 from service.contract.states import State
 from service.store.models import Attempt, Experiment, Trial
 
@@ -57,16 +57,8 @@ def trial(row: Trial, mlflow_experiment_id: str | None, mlflow: MlflowClient) ->
     )
 
 
-def curves(metrics: dict[str, list[MetricPoint]]) -> dict[str, list[Point]]:
-    """The points of each metric."""
-    return {
-        name: [Point(step=point.step, value=point.value, timestamp=point.timestamp) for point in points]
-        for name, points in metrics.items()
-    }
-
-
 def _fields(experiment: Experiment, counts: dict[TrialState, int], mlflow: MlflowClient, outage: str) -> dict[str, Any]:
-    spec = StoredSpec(experiment.spec)
+    spec = StoredSpec(experiment.spec).overview
     waits = outage and experiment.state == State.QUEUED
     best = None
     if experiment.best_trial is not None and experiment.best_value is not None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import Select, delete, select
 
 from search_spaces.protocol import PARENT_RUN_STATUS, TRIAL_RUN_STATUS, Phase, RunStatus, Tag, TrialState, attempt_id
@@ -113,14 +114,16 @@ class Finalizer:
         if self._is_driven(ended):
             raise RetryLaterError("its last driver has not ended yet")
         with self._context.database.read() as session:
-            continuations = select(Experiment.id).where(
-                Experiment.source_id == ended.id, continuation.has_pending_import()
-            )
-            continuation_id = session.scalar(continuations.limit(1))
-        if continuation_id is not None:
-            raise RetryLaterError(f"experiment {continuation_id} has not imported its trials yet")
+            importer = continuation.pending_import(session, ended.id)
+        if importer is not None:
+            raise RetryLaterError(f"experiment {importer} has not imported its trials yet")
+        try:
+            policy = ended.spec.checkpoints
+        except ValidationError:
+            log.warning("this version cannot read which checkpoints experiment %s keeps: it keeps all", ended.id)
+            return
         files = self._context.files(ended.id)
-        freed = files.remove_checkpoints(ended.spec.checkpoints, ended.best_trial, ended.winner_registered)
+        freed = files.remove_checkpoints(policy, ended.best_trial, ended.winner_registered)
         if freed:
             log.info("removed %d bytes of checkpoints of the cancelled experiment %s", freed, ended.id)
 

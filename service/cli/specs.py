@@ -14,6 +14,8 @@ from service.cli.terminal import AsJson, SpecFile, Token, Url, app, connect, pri
 if TYPE_CHECKING:
     from service.client import Client
 
+JSON, YAML = "application/json", "application/yaml"
+
 
 @app.command()
 def validate(
@@ -81,16 +83,13 @@ def presets(
             typer.echo(f"{one['name']:<24} {one['description']}")
 
 
-def resolve_spec(client: Client, spec: str) -> dict[str, Any] | str | Path:
-    """SPEC in a form that the SDK takes. The service validates it, so that messages are the same everywhere."""
+def resolve_spec(client: Client, spec: str) -> dict[str, Any]:
+    """The mapping that SPEC holds. It is not given to the SDK as text, which may be taken for a path there."""
     from search_spaces.parsing import read
 
     if spec.startswith("preset:"):
-        return client.preset(_name(spec)).yaml
-    body, media_type = read_source(spec)
-    if media_type == "application/json":
-        return read(body, media_type)
-    return _text(body)
+        return read(client.preset(_name(spec)).yaml.encode(), YAML)
+    return read(*read_source(spec))
 
 
 def read_source(spec: str) -> tuple[bytes, str]:
@@ -99,14 +98,14 @@ def read_source(spec: str) -> tuple[bytes, str]:
     from search_spaces.problems import Problem, SpecError
 
     if spec.startswith("preset:"):
-        return shipped.load(_name(spec)).encode(), "application/yaml"
+        return shipped.load(_name(spec)).encode(), YAML
     try:
         body = sys.stdin.buffer.read() if spec == "-" else Path(spec).read_bytes()
     except OSError as error:
         hint = f"; did you mean preset:{spec}?" if spec in shipped.names() else ""
         raise SpecError([Problem("SPEC", f"must be a readable file (got {spec}: {error.strerror}){hint}")]) from None
     is_json = spec.endswith(".json") or (spec == "-" and re.match(rb'\s*\{\s*["}]', body) is not None)
-    return body, "application/json" if is_json else "application/yaml"
+    return body, JSON if is_json else YAML
 
 
 def _name(preset: str) -> str:
@@ -116,12 +115,3 @@ def _name(preset: str) -> str:
     if not name:
         raise SpecError([Problem("SPEC", f"must be preset:NAME (got {preset})")])
     return name
-
-
-def _text(body: bytes) -> str:
-    from search_spaces.problems import Problem, SpecError
-
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SpecError([Problem("SPEC", f"must be UTF-8 text (got byte 0x{body[error.start]:02x})")]) from None

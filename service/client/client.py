@@ -20,10 +20,20 @@ import httpx
 
 from search_spaces.experiment import TrialSpec
 from search_spaces.protocol import API_PREFIX
-from service.client.encoding import SpecInput, encode_json, encode_spec, invalid, path_part, preset_name, whole_number
+from service.client.encoding import (
+    YAML,
+    SpecInput,
+    encode_json,
+    encode_spec,
+    invalid,
+    path_part,
+    preset_name,
+    whole_number,
+)
 from service.client.log_follower import DONE, WAIT, LogFollower, read_log
 from service.client.retry import retry
 from service.client.transport import HttpTransport
+from service.contract.requests import IDEMPOTENCY_KEY, MERGE_PATCH
 from service.contract.schemas import (
     ClusterStatus,
     Curves,
@@ -41,7 +51,6 @@ from service.contract.schemas import (
 )
 from service.contract.states import ACTIVE, State
 
-MERGE_PATCH = "application/merge-patch+json"
 #: Seconds that `watch` and `follow_logs` retry: experiments run without the service.
 WATCH_RETRY_S = 60.0
 #: Seconds that `submit` and `continue_from` retry: long enough for a service that restarts.
@@ -93,7 +102,7 @@ class Client:
         experiment.
         """
         name = preset_name(spec)
-        body, media_type = encode_spec(spec if name is None else self.preset(name).yaml)
+        body, media_type = encode_spec(spec) if name is None else (self.preset(name).yaml.encode(), YAML)
         address = f"{API_PREFIX}/experiments"
         if validate_only:
             checked = self._transport.send("POST", address, {"validate_only": True}, body, media_type)
@@ -317,7 +326,7 @@ class Client:
         self, address: str, body: bytes, media_type: str, headers: Mapping[str, str] | None = None
     ) -> ExperimentView:
         """The experiment that a POST creates, sent again with one idempotency key while the service is unreachable."""
-        headers = {**(headers or {}), "Idempotency-Key": str(uuid4())}
+        headers = {**(headers or {}), IDEMPOTENCY_KEY: str(uuid4())}
 
         def send() -> httpx.Response:
             return self._transport.send("POST", address, body=body, media_type=media_type, headers=headers)

@@ -44,7 +44,7 @@ DONE: Final = Next.DONE
 class LogFollower:
     """Follows the log of a trial, of one attempt, or of each driver of an experiment in turn.
 
-    Call `poll` until it returns DONE. A poll that raises changes nothing, so it can be repeated.
+    Call `poll` until it returns DONE. A poll that raises can be repeated: no chunk is left out.
     """
 
     def __init__(

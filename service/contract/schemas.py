@@ -1,6 +1,6 @@
 """Schemas: the bodies of the service's responses. They describe what is sent, not the tables behind it.
 
-A stored spec is sent as it was accepted, whatever its version, so `spec` fields are plain mappings.
+A stored spec is upgraded but not judged before it is sent, so `spec` fields are plain mappings.
 """
 
 from __future__ import annotations

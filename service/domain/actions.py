@@ -1,11 +1,13 @@
 """Actions: what a person may do to an experiment that exists.
 
 Each function takes the experiment's row, locked for the transaction. An action that is repeated changes nothing. One
-that the state forbids raises ConflictError, which says what to do instead. It must not know HTTP, Ray or MLflow.
+that the state forbids raises ConflictError, which says what to do instead. All have the signature that
+`EditableHandle.apply` calls, also those that need no session or time. It must not know HTTP, Ray or MLflow.
 """
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -15,7 +17,6 @@ from search_spaces.controls import Controls
 from search_spaces.problems import Problem, SpecError
 from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.sampling import count_combinations
-from search_spaces.stored import StoredSpec
 from search_spaces.validation import validate
 from service.contract.errors import ConflictError
 from service.contract.states import ACTIVE, DRIVEN, ENDED, INACTIVE, State
@@ -111,8 +112,8 @@ def change(session: Session, experiment: Experiment, patch: dict[str, Any], now:
         )
     facts = load_facts(session, experiment)
     before = facts.controls
-    after = validate(merge_patch.merge(before.model_dump(mode="json"), patch), Controls)
-    problems = _check_num_samples(experiment, facts, after)
+    after, problems = _merged(before, patch)
+    problems += _check_num_samples(experiment, facts, after)
     if "goal" in patch and after.goal is not None and (rule := facts.objective.rule_broken_by(after.goal)):
         problems.append(Problem("goal", rule, after.goal))
     if problems:
@@ -190,6 +191,18 @@ def _requeue(session: Session, experiment: Experiment, now: datetime, reason: st
     experiment.failures, experiment.retry_at = 0, None  # a person has looked at the cause since
 
 
+def _merged(before: Controls, patch: dict[str, Any]) -> tuple[Controls, list[Problem]]:
+    """The controls after a patch, whose invalid fields stay as before, and what is wrong with those fields."""
+    old = before.model_dump(mode="json")
+    new = merge_patch.merge(old, patch)
+    try:
+        return validate(new, Controls), []
+    except SpecError as error:
+        wrong = {re.split(r"[.\[]", problem.field)[0] for problem in error.problems}
+        valid = {name: value for name, value in new.items() if name in old and name not in wrong}
+        return validate({**old, **valid}, Controls), list(error.problems)
+
+
 def _check_num_samples(experiment: Experiment, facts: Facts, after: Controls) -> list[Problem]:
     wanted = after.num_samples
     if wanted == facts.controls.num_samples:
@@ -197,7 +210,7 @@ def _check_num_samples(experiment: Experiment, facts: Facts, after: Controls) ->
     if wanted < facts.started:
         rule = f"must be at least {facts.started}, the number of trials that have started"
         return [Problem("num_samples", rule, wanted)]
-    if not StoredSpec(experiment.spec).searcher.exhaustive:
+    if not facts.exhaustive:
         return []
     combinations = count_combinations(experiments.spec_of(experiment).search_space)
     if wanted > combinations:

@@ -96,11 +96,6 @@ def requeue_unlaunched(
     experiment.retry_at = replacement.now + replacement.retries.wait_after(failures)
 
 
-def fail_unlaunchable(session: Session, experiment: Experiment, why: str, now: datetime) -> None:
-    """End a queued experiment that this version of the service cannot launch."""
-    experiments.move(session, experiment, State.ERROR, now, why)
-
-
 def end(attempt: Attempt, reason: str, now: datetime) -> None:
     """Record that an attempt sent its final heartbeat."""
     _close(attempt, AttemptState.ENDED, reason, now)

@@ -27,13 +27,15 @@ from service.store.models import Experiment, Trial
 
 #: What both must have in common.
 SHARED = ("dataset", "search_space", "max_epochs", "early_stopping", "objective.metric", "objective.mode", "seed")
+#: Fields that say which fields their block has.
+TAGS = ("kind", "name")
 SUFFIX = "-continued"
 
 
 def requested_spec(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
     """The source's spec with its current controls, and the patch (RFC 7396) merged in.
 
-    `searcher.num_samples` counts new trials; a searcher of another kind replaces the old one as a whole. Raises
+    `searcher.num_samples` counts new trials; what has another kind replaces the old block as a whole. Raises
     ConflictError while the source is active, SpecError for a change after which trials could not be compared.
     """
     _check_inactive(source)
@@ -84,6 +86,12 @@ def has_pending_import() -> ColumnElement[bool]:
     return Experiment.source_id.is_not(None) & Experiment.state.not_in({*ENDED, State.DELETING}) & ~imported
 
 
+def pending_import(session: Session, source_id: str) -> str | None:
+    """The id of a continuation of this experiment that has not imported its trials; None if there is none."""
+    query = select(Experiment.id).where(Experiment.source_id == source_id, has_pending_import())
+    return session.scalar(query.limit(1))
+
+
 def source_to_import(session: Session, experiment: Experiment) -> str | None:
     """The id of the experiment whose trials a driver imports; None where there are none.
 
@@ -95,8 +103,7 @@ def source_to_import(session: Session, experiment: Experiment) -> str | None:
 
 def check_no_pending_import(session: Session, source: Experiment) -> None:
     """Raises ConflictError while a continuation of this experiment has not imported its trials."""
-    waiting = select(Experiment.id).where(Experiment.source_id == source.id, has_pending_import())
-    continuation = session.scalar(waiting.limit(1))
+    continuation = pending_import(session, source.id)
     if continuation is not None:
         raise ConflictError(
             f"experiment {continuation} continues from {source.id} and has not imported its trials; "
@@ -142,10 +149,22 @@ def _patched(source: Experiment, spec: ExperimentSpec, patch: dict[str, Any]) ->
     target = spec.model_dump(mode="json")
     target["name"] = spec.name[: MAX_NAME_LENGTH - len(SUFFIX)] + SUFFIX
     controls.write_into(target)
-    kind = _at(patch, "searcher.kind")
-    if kind is not None and kind != spec.searcher.kind:
-        del target["searcher"]
+    _drop_replaced(target, patch)
     return merge_patch.merge(target, patch)
+
+
+def _drop_replaced(target: dict[str, Any], patch: Any) -> None:
+    """Remove what a patch replaces by something of another kind: the fields of the old kind say nothing about it."""
+    for name, change in patch.items() if isinstance(patch, dict) else ():
+        block = target.get(name)
+        if not isinstance(change, dict) or not isinstance(block, dict):
+            continue
+        if any(tag in change and change[tag] != block.get(tag) for tag in TAGS):
+            del target[name]
+        else:
+            _drop_replaced(block, change)
+    if isinstance(patch, dict) and "metric" in patch and patch["metric"] != target.get("metric"):
+        target.pop("mode", None)  # the metric decides it
 
 
 def _at(node: Any, path: str) -> Any:

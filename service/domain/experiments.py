@@ -148,10 +148,10 @@ def list_newest(session: Session, selection: Selection) -> list[Experiment]:
     return list(session.scalars(query))
 
 
-def list_active(session: Session) -> list[Experiment]:
-    """Every experiment that runs or waits to run, oldest first."""
-    query = select(Experiment).where(Experiment.state.in_(ACTIVE))
-    return list(session.scalars(query.order_by(Experiment.created_at, Experiment.id)))
+def list_active(session: Session, *, lock: bool = False) -> list[Experiment]:
+    """Every experiment that runs or waits to run, oldest first; with `lock`, locked for the transaction."""
+    query = select(Experiment).where(Experiment.state.in_(ACTIVE)).order_by(Experiment.created_at, Experiment.id)
+    return list(session.scalars(query.with_for_update() if lock else query))
 
 
 def any_active(session: Session) -> bool:

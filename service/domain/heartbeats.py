@@ -9,6 +9,7 @@ import json
 import math
 from datetime import UTC, datetime
 
+from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -52,14 +53,15 @@ def handle_heartbeat(
     if experiment.state == State.RUNNING:
         experiment.reason = heartbeat.reason  # what the driver waits for
     stop = {State.STOPPING: "cancel", State.PAUSING: "pause"}.get(State(experiment.state))
-    return Directives.model_validate(
-        {
-            "slots": experiment.slots,
-            "stop": stop,
-            "cancel_trials": attempts.pending_cancellations(session, experiment),
-            "controls": experiment.controls,
-        }
-    )
+    directives = {
+        "slots": experiment.slots,
+        "stop": stop,
+        "cancel_trials": attempts.pending_cancellations(session, experiment),
+    }
+    try:
+        return Directives.model_validate(directives | {"controls": experiment.controls})
+    except ValidationError:  # this version cannot read the controls: the driver keeps those that it has
+        return Directives.model_validate(directives)
 
 
 def _end_experiment(session: Session, experiment: Experiment, heartbeat: Heartbeat, replacement: Replacement) -> None:
@@ -125,7 +127,7 @@ def _update_best(session: Session, experiment: Experiment, heartbeat: Heartbeat)
         experiment.winner = json.loads(heartbeat.winner.model_dump_json())
         experiment.best_trial, experiment.best_value = heartbeat.winner.trial, finite_or_none(heartbeat.winner.value)
     elif heartbeat.trials:  # a trial may be better now than the winner of an earlier end
-        largest_first = StoredSpec(experiment.spec).objective.sign > 0
+        largest_first = StoredSpec(experiment.spec).overview.objective.sign > 0
         order = Trial.best_value.desc() if largest_first else Trial.best_value.asc()
         query = select(Trial.trial, Trial.best_value).where(
             Trial.experiment_id == experiment.id, Trial.best_value.is_not(None)

@@ -16,10 +16,9 @@ from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, shorten
 from service.contract.errors import ValidationFailedError
+from service.contract.requests import IDEMPOTENCY_KEY
 from service.store.database import Database
 from service.store.models import Experiment, IdempotencyKey
-
-HEADER = "Idempotency-Key"
 
 
 def digest(media_type: str, body: bytes, source: str = "") -> str:
@@ -36,8 +35,10 @@ def find_replayed(session: Session, key: str, body_sha256: str) -> str | None:
     if known is None:
         return None
     if known.body_sha256 != body_sha256:
-        rule = f"this key was already used for a different request (experiment {known.experiment_id}); use a new key"
-        raise ValidationFailedError(f"{HEADER}: {rule}", [Problem(HEADER, rule, shorten(key))])
+        rule = (
+            f"must be a new key: this one was already used for a different request (experiment {known.experiment_id})"
+        )
+        raise ValidationFailedError(f"{IDEMPOTENCY_KEY}: {rule}", [Problem(IDEMPOTENCY_KEY, rule, shorten(key))])
     return known.experiment_id
 
 

@@ -10,15 +10,14 @@ from typing import Any
 from search_spaces.parsing import JSON_TYPES, read
 from search_spaces.problems import Problem
 from service.contract.errors import UnsupportedMediaTypeError
-
-MEDIA_TYPE = "application/merge-patch+json"
+from service.contract.requests import MERGE_PATCH
 
 
 def parse(body: bytes, content_type: str) -> dict[str, Any]:
     """The mapping that a body holds. Raises UnsupportedMediaTypeError, SpecError."""
     media_type = content_type.partition(";")[0].strip().lower()
-    if media_type not in {MEDIA_TYPE, *JSON_TYPES}:
-        problem = Problem("Content-Type", f"must be {MEDIA_TYPE} or application/json", media_type[:100] or "none")
+    if media_type not in {MERGE_PATCH, *JSON_TYPES}:
+        problem = Problem("Content-Type", f"must be {MERGE_PATCH} or application/json", media_type[:100] or "none")
         raise UnsupportedMediaTypeError(str(problem), [problem])
     return read(body, "application/json")
 

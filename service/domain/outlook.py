@@ -21,10 +21,14 @@ from service.store.models import Experiment
 
 @dataclass(frozen=True)
 class Facts:
-    """What decides whether work is left. `evaluated_trial` is the trial that was last measured on the test set."""
+    """What decides whether work is left. `evaluated_trial` is the trial that was last measured on the test set.
+
+    `exhaustive`: the searcher tries a finite number of combinations.
+    """
 
     controls: Controls
     objective: Objective
+    exhaustive: bool
     started: int
     best_trial: int | None
     best_value: float | None
@@ -47,16 +51,18 @@ class Outlook:
 
 
 def load_facts(session: Session, experiment: Experiment) -> Facts:
-    """Raises ConflictError for controls or an objective that this version cannot read."""
+    """Raises ConflictError for controls, an objective or a searcher that this version cannot read."""
+    spec = StoredSpec(experiment.spec)
     try:
-        objective = StoredSpec(experiment.spec).objective
+        objective, exhaustive = spec.objective, spec.searcher.exhaustive
     except ValidationError as error:
         raise ConflictError(
-            f"the objective of experiment {experiment.id} cannot be read by this version: {error}"
+            f"the objective or searcher of experiment {experiment.id} cannot be read by this version: {error}"
         ) from None
     return Facts(
         controls=experiments.controls_of(experiment),
         objective=objective,
+        exhaustive=exhaustive,
         started=experiments.count_started(session, experiment),
         best_trial=experiment.best_trial,
         best_value=experiment.best_value,

@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.stored import StoredSpec, read_controls
-from service.contract.states import ACTIVE, DRIVEN, State
-from service.domain.attempts import fail_unlaunchable
+from service.contract.states import DRIVEN, State
+from service.domain import experiments
 from service.domain.cluster import Cluster
 from service.domain.retry_policy import RetryPolicy
 from service.scheduling import fitting
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 def assign_slots(session: Session, cluster: Cluster, now: datetime, retries: RetryPolicy) -> dict[str, int]:
     """Write the new slots of running experiments; return the slots of the queued ones that may start."""
-    active = _active(session)
+    active = experiments.list_active(session, lock=True)
     done = _ended_trials(session, [experiment.id for experiment in active])
     demands: dict[str, Demand] = {}
     for experiment in active:
@@ -53,11 +53,6 @@ def assign_slots(session: Session, cluster: Cluster, now: datetime, retries: Ret
             if experiment.reason != reason:
                 experiment.reason = reason
     return starting
-
-
-def _active(session: Session) -> list[Experiment]:
-    query = select(Experiment).where(Experiment.state.in_(ACTIVE))
-    return list(session.scalars(query.order_by(Experiment.created_at, Experiment.id).with_for_update()))
 
 
 def _ended_trials(session: Session, ids: list[str]) -> dict[str, int]:
@@ -88,9 +83,8 @@ def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
 def _skip_unreadable(session: Session, experiment: Experiment, error: ValidationError, now: datetime) -> None:
     """An unreadable experiment must not block the others. If it has a driver, that keeps its slots."""
     if experiment.state == State.QUEUED:
-        fail_unlaunchable(
-            session, experiment, f"this version of Rung cannot read its resources or controls: {error}", now
-        )
+        why = f"this version of Rung cannot read its resources or controls: {error}"
+        experiments.move(session, experiment, State.ERROR, now, why)
     else:
         log.warning("cannot read the resources or controls of experiment %s: %s", experiment.id, error)
 

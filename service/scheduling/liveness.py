@@ -80,11 +80,11 @@ def snapshot(experiment: Experiment, attempt: Attempt) -> Driver:
 def measure_silence(silence: SilenceTimer, drivers: Iterable[Driver]) -> dict[str, DriverSilence]:
     """How long each driver has been silent, by its attempt's id."""
     drivers = list(drivers)
-    words: dict[str, Hashable] = {f"{one.attempt_id} said": (one.submitted_at, one.heard_at) for one in drivers}
-    words |= {f"{one.attempt_id} asked": one.stop_asked_at for one in drivers if one.stop_asked_at}
+    words: dict[Hashable, Hashable] = {("said", one.attempt_id): (one.submitted_at, one.heard_at) for one in drivers}
+    words |= {("asked", one.attempt_id): one.stop_asked_at for one in drivers if one.stop_asked_at}
     seconds = silence.observe(words)
     return {
-        one.attempt_id: DriverSilence(seconds[f"{one.attempt_id} said"], seconds.get(f"{one.attempt_id} asked", 0.0))
+        one.attempt_id: DriverSilence(seconds["said", one.attempt_id], seconds.get(("asked", one.attempt_id), 0.0))
         for one in drivers
     }
 

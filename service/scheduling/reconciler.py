@@ -99,8 +99,6 @@ class Reconciler:
             self.reconcile_once()
         except LeaseLostError as error:
             log.warning("%s", error)
-        except ClusterUnreachableError as error:
-            self._context.cluster_cache.record_failure(str(error))
         except SQLAlchemyError as error:
             log.warning("the database does not answer: %s", error)
 
@@ -197,13 +195,13 @@ class Reconciler:
                 spec = fitting.complete(stored, cluster)
                 controls = read_controls(experiment.controls)
             except (ValidationError, SpecError) as error:
-                attempts.fail_unlaunchable(
-                    session, experiment, f"this version of Rung cannot run its spec: {error}", now
-                )
+                why = f"this version of Rung cannot run its spec: {error}"
+                experiments.move(session, experiment, State.ERROR, now, why)
                 return
-            # Ray was unreachable at submission, so this is decided now; nothing else of a stored spec changes.
+            # Ray was unreachable at submission, so this is decided now. Nothing else of a stored spec changes.
             if stored.resources.gpus_per_trial is None:
-                experiment.spec = spec.model_dump(mode="json")
+                decided = {"gpus_per_trial": spec.resources.gpus_per_trial}
+                experiment.spec = experiment.spec | {"resources": experiment.spec.get("resources", {}) | decided}
             attempt, token = attempts.start(session, experiment, slots, now)
             document, source = upgrade(experiment.spec).document, continuation.source_to_import(session, experiment)
             cancel_trials = attempts.pending_cancellations(session, experiment)

@@ -18,9 +18,9 @@ class SilenceTimer:
         self._longest_gap_s = longest_gap_s
         self._monotonic = monotonic
         self._observed_at = monotonic()
-        self._since: dict[str, tuple[Hashable, float]] = {}
+        self._since: dict[Hashable, tuple[Hashable, float]] = {}
 
-    def observe(self, tokens: Mapping[str, Hashable]) -> dict[str, float]:
+    def observe(self, tokens: Mapping[Hashable, Hashable]) -> dict[Hashable, float]:
         """The seconds for which each token has been the same; zero if it is new. Missing names are forgotten."""
         now = self._monotonic()
         passed_s = min(now - self._observed_at, self._longest_gap_s)

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from service import demo, stack
+from service.client import Client
 from service.context import AppContext
+from service.contract.errors import RungError
 from tests.support.world import World
 
 
@@ -27,8 +29,10 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("interrupted", [True, False])
-def test_the_end_is_not_interrupted(monkeypatch: pytest.MonkeyPatch, handlers: None, interrupted: bool) -> None:
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RungError("refused")])
+def test_the_end_is_not_interrupted(
+    monkeypatch: pytest.MonkeyPatch, handlers: None, failure: BaseException | type[BaseException]
+) -> None:
     stopped = []
 
     @contextmanager
@@ -40,15 +44,12 @@ def test_the_end_is_not_interrupted(monkeypatch: pytest.MonkeyPatch, handlers: N
                 os.kill(os.getpid(), number)
             stopped.append(options.home)
 
-    def search(*_: Any) -> bool:
-        if interrupted:
-            raise KeyboardInterrupt
-        return True
+    def submit(*_: Any) -> None:
+        raise failure
 
     monkeypatch.setattr(stack, "running", running)
-    monkeypatch.setattr(demo, "_search", search)
-    monkeypatch.setenv("DEMO_EXIT", "1")
-    assert demo.main() == (1 if interrupted else 0)
+    monkeypatch.setattr(Client, "submit", submit)
+    assert demo.main() == 1
     assert len(stopped) == 1
     assert not stopped[0].exists()
 

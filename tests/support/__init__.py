@@ -5,5 +5,5 @@ It is type-checked as strictly as the product. Fixtures are in the conftest file
 
 import pytest
 
-#: Modules whose `assert` statements explain a failure as those of tests do.
-pytest.register_assert_rewrite(f"{__name__}.world", f"{__name__}.contracts")
+#: `assert` statements of these modules explain a failure as those of tests do.
+pytest.register_assert_rewrite(__name__)

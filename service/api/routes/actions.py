@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from search_spaces.protocol import API_PREFIX
 from service.api import access, headers, submission
 from service.api.access import EditableExperiment
-from service.api.dependencies import Body, ContentType, CurrentContext, IdempotencyKey
+from service.api.dependencies import Body, ContentType, IdempotencyKey
 from service.api.error_handlers import error_responses
 from service.api.examples import CHANGE_BODY, CONTINUATION_BODY
 from service.contract.errors import (
@@ -108,8 +108,6 @@ def change_experiment(experiment: EditableExperiment, body: Body, content_type: 
     openapi_extra=CONTINUATION_BODY,
 )
 def continue_experiment(
-    context: CurrentContext,
-    response: Response,
     experiment: EditableExperiment,
     body: Body,
     content_type: ContentType,
@@ -124,7 +122,7 @@ def continue_experiment(
     the response is the experiment that it created, in its current state.
     """
     submitted = submission.continue_from(experiment, submission.Request(body, content_type, key))
-    return access.created(context, response, submitted.experiment_id, submitted.replayed)
+    return access.created(experiment.context, experiment.response, submitted.experiment_id, submitted.replayed)
 
 
 @router.post("/archive", summary="Archive an experiment", responses=CHANGED)

@@ -34,7 +34,7 @@ def show_cluster(context: CurrentContext, visible: ExperimentList) -> ClusterSta
 
 
 def _share(experiment: Experiment) -> Share:
-    resources = StoredSpec(experiment.spec).resources
+    resources = StoredSpec(experiment.spec).overview.resources
     return Share(
         experiment_id=experiment.id,
         name=experiment.name,

@@ -11,7 +11,7 @@ from search_spaces.protocol import API_PREFIX
 from service.adapters.experiment_files import MAX_CHUNK_BYTES
 from service.api import headers, log_chunks
 from service.api.access import VisibleExperiment
-from service.api.dependencies import CurrentContext, TrialNumber
+from service.api.dependencies import TrialNumber
 from service.api.error_handlers import error_responses
 from service.contract.errors import NotFoundError, UnavailableError, ValidationFailedError
 from service.contract.schemas import DiskUse, LogChunk
@@ -41,25 +41,21 @@ class DriverLogPosition(LogPosition):
 
 
 @router.get("/logs", summary="Read the log of a driver", responses=LOG_RESPONSES)
-def show_driver_log(
-    context: CurrentContext, visible: VisibleExperiment, query: Annotated[DriverLogPosition, Query()]
-) -> LogChunk:
+def show_driver_log(visible: VisibleExperiment, query: Annotated[DriverLogPosition, Query()]) -> LogChunk:
     """Returns a part of the log of one of the experiment's drivers. Read on from `next_offset` until `complete`."""
     with visible.read() as (session, experiment):
         attempt = attempts.of_number(session, experiment.id, query.attempt or experiment.attempt)
     if attempt is None:
         raise log_chunks.no_driver_log(experiment, query.attempt)
-    return log_chunks.of_driver(context, attempt, query.offset, query.limit)
+    return log_chunks.of_driver(visible.context, attempt, query.offset, query.limit)
 
 
 @router.get("/trials/{trial}/logs", summary="Read the log of a trial", responses=LOG_RESPONSES)
-def show_trial_log(
-    context: CurrentContext, visible: VisibleExperiment, trial: TrialNumber, query: Annotated[LogPosition, Query()]
-) -> LogChunk:
+def show_trial_log(visible: VisibleExperiment, trial: TrialNumber, query: Annotated[LogPosition, Query()]) -> LogChunk:
     """Returns a part of the log of one trial. Read on from `next_offset` until `complete`."""
     with visible.read() as (session, experiment):
         row = trials.find(session, experiment, trial)
-    return log_chunks.of_trial(context, experiment, row, query.offset, query.limit)
+    return log_chunks.of_trial(visible.context, experiment, row, query.offset, query.limit)
 
 
 @router.get(
@@ -67,9 +63,9 @@ def show_trial_log(
     summary="Get the disk space that an experiment uses",
     responses={200: headers.success("The sizes."), **error_responses(NotFoundError)},
 )
-def show_storage(context: CurrentContext, visible: VisibleExperiment) -> DiskUse:
+def show_storage(visible: VisibleExperiment) -> DiskUse:
     """Returns the size of the experiment's files by kind. The service counts them during the request."""
     with visible.read() as (_, experiment):
-        files = context.files(experiment.id)
+        files = visible.context.files(experiment.id)
     sizes = files.sizes()
     return DiskUse(folder=files.address, total_bytes=sum(sizes.values()), bytes_by_kind=sizes)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from search_spaces.protocol import API_PREFIX, MAX_NUMBER, TrialState
 from service.api import etags, headers, pagination, serializers
 from service.api.access import EditableExperiment, VisibleExperiment
-from service.api.dependencies import TEXT, CurrentContext, TrialNumber
+from service.api.dependencies import TEXT, TrialNumber
 from service.api.error_handlers import error_responses
 from service.api.pagination import Paging
 from service.contract.errors import (
@@ -50,14 +50,14 @@ class Sorting(Paging):
     summary="List the trials of an experiment",
     responses={200: headers.success("One page of trials."), **error_responses(NotFoundError, ValidationFailedError)},
 )
-def list_trials(context: CurrentContext, visible: VisibleExperiment, query: Annotated[Sorting, Query()]) -> TrialPage:
+def list_trials(visible: VisibleExperiment, query: Annotated[Sorting, Query()]) -> TrialPage:
     """Lists trials as their driver last reported them, sorted by a field or by a metric of their newest epoch."""
     after = _position(query) if query.cursor is not None else None
     with visible.read() as (session, experiment):
         found = trials.page(session, experiment, sort=query.sort, state=query.state, after=after, limit=query.limit + 1)
     page = found[: query.limit]
     return TrialPage(
-        items=[serializers.trial(row, experiment.mlflow_experiment_id, context.mlflow) for row, _ in page],
+        items=[serializers.trial(row, experiment.mlflow_experiment_id, visible.context.mlflow) for row, _ in page],
         next_cursor=(
             pagination.encode([query.sort, trials.to_cursor(page[-1][1]), page[-1][0].trial])
             if len(found) > query.limit
@@ -71,11 +71,11 @@ def list_trials(context: CurrentContext, visible: VisibleExperiment, query: Anno
     summary="Get a trial",
     responses={200: headers.success("The trial."), **error_responses(NotFoundError, ValidationFailedError)},
 )
-def show_trial(context: CurrentContext, visible: VisibleExperiment, trial: TrialNumber) -> TrialView:
+def show_trial(visible: VisibleExperiment, trial: TrialNumber) -> TrialView:
     """Returns one trial as its driver last reported it."""
     with visible.read() as (session, experiment):
         row = trials.find(session, experiment, trial)
-    return serializers.trial(row, experiment.mlflow_experiment_id, context.mlflow)
+    return serializers.trial(row, experiment.mlflow_experiment_id, visible.context.mlflow)
 
 
 @router.get(
@@ -84,11 +84,11 @@ def show_trial(context: CurrentContext, visible: VisibleExperiment, trial: Trial
     response_model=None,
     responses={200: SPEC_RESPONSE, **error_responses(NotFoundError, ValidationFailedError)},
 )
-def show_spec(context: CurrentContext, visible: VisibleExperiment, trial: TrialNumber) -> dict[str, Any]:
+def show_spec(visible: VisibleExperiment, trial: TrialNumber) -> dict[str, Any]:
     """Returns what one trial trains: the experiment's spec with a value in place of each domain."""
     with visible.read() as (session, experiment):
         row = trials.find(session, experiment, trial)
-    stored = context.files(experiment.id).trial_spec(trial)
+    stored = visible.context.files(experiment.id).trial_spec(trial)
     return trials.bound_spec(experiment, row, stored).model_dump(mode="json")
 
 
@@ -100,13 +100,13 @@ def show_spec(context: CurrentContext, visible: VisibleExperiment, trial: TrialN
         **error_responses(NotFoundError, ValidationFailedError, UnavailableError),
     },
 )
-def show_curves(context: CurrentContext, visible: VisibleExperiment, trial: TrialNumber) -> Curves:
+def show_curves(visible: VisibleExperiment, trial: TrialNumber) -> Curves:
     """Returns every metric of one trial by epoch, read from MLflow. Answers 503 while MLflow is unavailable."""
     with visible.read() as (session, experiment):
         row = trials.find(session, experiment, trial)
     if row.mlflow_run_id is None:
         raise NotFoundError(f"trial {trial} of experiment {experiment.id} has no curve yet")
-    metrics = serializers.curves(context.mlflow.curves(row.mlflow_run_id))
+    metrics = visible.context.mlflow.curves(row.mlflow_run_id)
     return Curves(trial=trial, mlflow_run_id=row.mlflow_run_id, metrics=metrics)
 
 
@@ -121,9 +121,7 @@ def show_curves(context: CurrentContext, visible: VisibleExperiment, trial: Tria
         ),
     },
 )
-def cancel_trial(
-    context: CurrentContext, response: Response, editable: EditableExperiment, trial: TrialNumber
-) -> TrialView:
+def cancel_trial(editable: EditableExperiment, trial: TrialNumber) -> TrialView:
     """Requests the end of one trial; the others continue. Its slot is free within seconds.
 
     While no driver runs, the next one receives the request. Repeating the request changes nothing. Answers 409 if the
@@ -131,8 +129,8 @@ def cancel_trial(
     """
     with editable.edit() as (session, experiment):
         row = actions.cancel_trial(session, experiment, trial, datetime.now(UTC))
-    response.headers[headers.ETAG] = etags.etag(experiment.revision)
-    return serializers.trial(row, experiment.mlflow_experiment_id, context.mlflow)
+    editable.response.headers[headers.ETAG] = etags.etag(experiment.revision)
+    return serializers.trial(row, experiment.mlflow_experiment_id, editable.context.mlflow)
 
 
 def _position(query: Sorting) -> tuple[Any, int]:

@@ -198,7 +198,7 @@ def test_a_refused_connection_and_a_silent_server_are_both_unreachable(settings:
                 RayLauncher(Settings(**{**settings.model_dump(), **given})).cluster()
 
 
-def test_a_missing_token_is_reported(settings: Settings, tmp_path: Path) -> None:
+def test_a_missing_token_is_reported(tmp_path: Path) -> None:
     ask = """
 from service.adapters.launcher import ClusterUnreachableError
 from service.adapters.ray_jobs import RayLauncher

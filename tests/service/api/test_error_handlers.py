@@ -83,3 +83,10 @@ def test_an_error_names_its_kind_and_its_field(
     assert response.json()["title"] == title
     (error,) = response.json()["errors"]
     assert error["field"] == field
+
+
+def test_many_problems_are_answered_with_the_first_ones(client: httpx.Client) -> None:
+    document = client.get(EXPERIMENTS, params={f"f{n}": "1" for n in range(60)}).json()
+    assert len(document["errors"]) == 51
+    assert document["errors"][-1]["rule"] == "and 10 more problems"
+    assert "(and 59 more)" in document["detail"]

@@ -18,7 +18,7 @@ from service.cleanup.worker import BATCH_SIZE, CleanupWorker
 from service.context import AppContext
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
-from service.store.models import Base
+from service.store.models import Base, Experiment
 from tests.support.clock import Clock
 from tests.support.mlflow_server import Mlflow, serving
 from tests.support.world import World
@@ -441,6 +441,25 @@ def test_the_checkpoint_policy_is_applied_to_canceled_experiments(
         "trials/00001/best.pt"
     }
     assert len(_files(Path(settings.storage_root) / paused)) == 5
+
+
+def test_a_canceled_experiment_whose_checkpoint_policy_cannot_be_read_keeps_all(
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, context: AppContext
+) -> None:
+    one = world.started()
+    world.cancel(one)
+    world.beat(one, {"phase": "canceled"})
+    world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.SUCCEEDED
+    checkpoint = settings.storage_root / one / "trials" / "00000" / "last.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    with context.database.write() as session:
+        row = session.get_one(Experiment, one)
+        row.spec = row.spec | {"checkpoints": "each"}
+    keeper.run_once()
+    assert checkpoint.exists()
+    with context.database.read() as session:
+        assert session.get_one(Experiment, one).mlflow_closed
 
 
 def _files(folder: Path) -> set[str]:

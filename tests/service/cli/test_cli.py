@@ -80,6 +80,21 @@ def finished(client: httpx.Client, reconciler: Reconciler, launcher: MemoryLaunc
     return experiment.id
 
 
+@pytest.mark.parametrize("content", ["other.yaml", "preset:digits-quick", "{text}"])
+def test_the_content_of_a_spec_file_is_never_taken_for_a_path_or_a_preset(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: httpx.Client, content: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.yaml").write_text(SPEC)
+    (tmp_path / "spec.yaml").write_text(content)
+    for command in (["submit"], ["validate"], ["validate", "--offline"]):
+        for given in ("spec.yaml", "-"):
+            result = run(*command, given, input=content)
+            assert result.exit_code == 2, result.output
+            assert "must be" in result.stderr
+    assert client.get("/api/v1/experiments").json()["items"] == []
+
+
 def test_validate(run: Run, spec: str) -> None:
     for options in ((), ("--offline",)):
         result = run("validate", spec, *options)

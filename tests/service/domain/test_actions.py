@@ -203,6 +203,29 @@ def test_num_samples_of_a_grid_must_not_exceed_its_combinations(world: World) ->
     assert world.patch(one, num_samples=3).status_code == 200
 
 
+def test_every_problem_of_a_patch_is_reported(world: World) -> None:
+    one = world.started(**TEN)
+    world.beat(one, {"phase": "searching", "trials": [world.line(n) for n in range(4)]})
+    refused = world.patch(one, priority=1000, goal=95, num_samples=2, budget={"slot_hours": -1}, pace=1)
+    assert refused.status_code == 422
+    fields = {error["field"] for error in refused.json()["errors"]}
+    assert fields == {"priority", "goal", "num_samples", "budget.slot_hours", "pace"}
+    fields = {error["field"] for error in world.patch(one, num_samples="many", goal=95).json()["errors"]}
+    assert fields == {"num_samples", "goal"}
+
+
+def test_controls_of_an_experiment_with_an_unknown_searcher_cannot_be_changed(
+    world: World, context: AppContext
+) -> None:
+    one = world.submit(**TEN)
+    with context.database.write() as session:
+        row = session.get_one(Experiment, one)
+        row.spec = row.spec | {"searcher": {"kind": "hyperband", "num_samples": 10}}
+    refused = world.patch(one, num_samples=12)
+    assert refused.status_code == 409
+    assert "searcher of experiment" in refused.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("done", "spec", "patch", "state"),
     [
@@ -261,6 +284,21 @@ def test_a_change_while_the_driver_finishes_is_applied(
         assert (view["ended_at"], view["slots"]) == (None, 0)
         again = world.launcher.launches[f"exp-{one}-a2"].controls
         assert again.model_dump(mode="json") == view["controls"] != obeyed
+
+
+def test_a_trial_that_is_open_at_the_end_is_canceled_although_a_late_change_queues_its_experiment(
+    world: World,
+) -> None:
+    one = world.started(**TEN)
+    obeyed = world.show(one)["controls"]
+    world.beat(one, {"phase": "finalizing", "trials": [world.line(0)]})
+    world.patch(one, num_samples=12)
+    world.beat(one, {"phase": "completed", "controls": obeyed})
+    view = world.show(one)
+    assert (view["state"], view["trials"]) == ("QUEUED", {"CANCELED": 1})
+    world.reconciler.reconcile_once()
+    world.beat(one, {"phase": "searching", "trials": [world.line(0, epoch=2)]}, 2)
+    assert world.show(one)["trials"] == {"RUNNING": 1}, "its next driver decides"
 
 
 def test_more_trials_do_not_undo_a_late_pause(world: World) -> None:

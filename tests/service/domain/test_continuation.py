@@ -100,6 +100,24 @@ def test_fields_that_must_not_change_are_reported(world: World, patch: Any, fiel
     assert len(world.client.get("/api/v1/experiments").json()["items"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("patch", "fields"),
+    [
+        ({"early_stopping": {"kind": "none"}}, {"early_stopping"}),
+        ({"objective": {"metric": "validation_loss"}}, {"objective.metric", "objective.mode"}),
+        ({"dataset": {"name": "mnist"}}, {"dataset"}),
+        ({"search_space": {"optimizer": {"kind": "sgd"}}}, {"search_space"}),
+    ],
+)
+def test_another_kind_is_refused_without_naming_fields_that_nobody_wrote(
+    world: World, patch: Any, fields: set[str]
+) -> None:
+    source = world.ended(done=2, **SPEC, early_stopping={"kind": "asha", "grace_period": 2})
+    errors = continue_from(world, source, patch).json()["errors"]
+    assert {error["field"] for error in errors} == fields
+    assert {error["rule"].partition(",")[0] for error in errors} == {"must be as in the source experiment"}
+
+
 def test_a_source_stored_as_version_1_is_shown_upgraded_and_continued_by_old_clients(
     world: World, context: AppContext
 ) -> None:

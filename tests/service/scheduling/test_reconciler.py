@@ -107,6 +107,22 @@ def test_experiments_queue_while_the_cluster_has_no_node(world: World) -> None:
     assert (view["state"], view["spec"]["resources"]["gpus_per_trial"]) == ("RUNNING", 1)
 
 
+def test_only_the_number_of_gpus_is_added_to_a_stored_spec(world: World, context: AppContext) -> None:
+    nodes, world.launcher.nodes = world.launcher.nodes, Cluster(())
+    world.reconciler.reconcile_once()
+    one = world.submit()
+    with context.database.write() as session:
+        row = session.get_one(Experiment, one)
+        document = {"version": 1, "name": "x", "asha": {"max_t": 4}, "resources": {"gpus_per_trial": None}}
+        row.spec, row.spec_version = document, 1
+    world.launcher.nodes = nodes
+    world.reconciler.reconcile_once()
+    assert world.show(one)["state"] == "RUNNING"
+    with context.database.read() as session:
+        row = session.get_one(Experiment, one)
+        assert (row.spec, row.spec_version) == (document | {"resources": {"gpus_per_trial": 1}}, 1)
+
+
 def test_an_experiment_that_fits_no_node_waits_and_reports_why(world: World) -> None:
     one = world.submit(resources={"gpus_per_trial": 8})
     world.reconciler.reconcile_once()
@@ -263,7 +279,7 @@ def test_a_failed_launch_does_not_count_as_a_lost_attempt(
 
 
 def test_a_heartbeat_before_a_failed_launch_answer_proves_that_the_driver_runs(
-    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer of Ray was lost, not the request."""
     one = world.submit()
@@ -283,7 +299,7 @@ def test_a_heartbeat_before_a_failed_launch_answer_proves_that_the_driver_runs(
 
 
 def test_a_cancel_takes_effect_although_the_launch_found_a_full_disk(
-    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = world.submit()
 
@@ -296,7 +312,7 @@ def test_a_cancel_takes_effect_although_the_launch_found_a_full_disk(
     assert world.show(one)["state"] == "CANCELED"
 
 
-def test_a_resumed_experiment_is_launched_without_a_retry_delay(world: World, clock: Clock) -> None:
+def test_a_resumed_experiment_is_launched_without_a_retry_delay(world: World) -> None:
     one = world.started()
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
     world.reconciler.reconcile_once()
@@ -351,7 +367,7 @@ def test_a_full_disk_pauses_the_experiment_and_is_named(
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
 def test_a_read_only_storage_pauses_the_experiment_and_is_named(
-    world: World, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch, number: int
+    world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     failing(monkeypatch, OSError(number, "not here", "/shared/exp-1\udc80/spec.json"))
     one = world.submit()
@@ -414,7 +430,7 @@ def test_the_next_driver_gets_the_number_of_known_trials(world: World, clock: Cl
     assert (second.trials, second.cancel_trials) == (3, [2])
 
 
-def test_a_lost_driver_s_own_log_is_preferred_to_ray_s_copy(world: World, clock: Clock, settings: Settings) -> None:
+def test_a_lost_driver_s_own_log_is_preferred_to_ray_s_copy(world: World, settings: Settings) -> None:
     one = world.started()
     log = Path(settings.storage_root) / one / "logs" / "driver-a1.log"
     log.parent.mkdir(parents=True)
@@ -427,7 +443,7 @@ def test_a_lost_driver_s_own_log_is_preferred_to_ray_s_copy(world: World, clock:
     assert len(reason) < 2_500
 
 
-def test_a_higher_priority_is_launched_first(world: World, clock: Clock) -> None:
+def test_a_higher_priority_is_launched_first(world: World) -> None:
     world.launcher.nodes = Cluster((Node("a", cpus=1),))
     one = world.started()
     two, three = world.submit(), world.submit(priority=5)

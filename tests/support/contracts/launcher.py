@@ -64,6 +64,13 @@ class LauncherContract:
             launcher.launch(launch)
         assert launcher.status(launch.attempt_id) in ALIVE
 
+    def test_a_live_driver_may_be_stopped_twice(self, launcher: Launcher, tmp_path: Path) -> None:
+        launch = launch_config(tmp_path)
+        self.start(launcher, launch)
+        launcher.stop(launch.attempt_id)
+        launcher.stop(launch.attempt_id)
+        assert launcher.status(launch.attempt_id) is not JobStatus.UNKNOWN
+
     def test_an_unknown_driver_has_no_status_and_no_log_and_is_stopped_without_error(self, launcher: Launcher) -> None:
         unknown = attempt_id(EXPERIMENT, 7)
         assert launcher.status(unknown) is JobStatus.UNKNOWN

@@ -88,7 +88,7 @@ def test_lists_are_filtered(client: httpx.Client, world: World) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/v1/experiments/k3v9q2mz", "/api/v1/experiments/k3v9q2mz/trials/0"])
-def test_an_unknown_experiment_is_404(client: httpx.Client, context: AppContext, path: str) -> None:
+def test_an_unknown_experiment_is_404(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
     assert "there is no experiment 'k3v9q2mz'" in answer.json()["detail"]
@@ -132,7 +132,7 @@ def test_a_stored_goal_out_of_reach_does_not_block_the_experiment(
     assert client.post(asked, json={"objective": {"goal": 0.95}}).status_code == 201
 
 
-def test_controls_that_cannot_be_read_are_reported(client: httpx.Client, world: World, context: AppContext) -> None:
+def test_controls_that_cannot_be_read_are_reported(world: World, context: AppContext) -> None:
     one, running = world.ended(resources={"gpus_per_trial": 0}), world.started()
     obeyed = world.show(running)["controls"]
     for experiment in (one, running):
