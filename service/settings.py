@@ -24,7 +24,9 @@ OTHER_VARIABLES = frozenset({"RUNG_URL", "RUNG_TOKEN"})
 TEST_PREFIX = "RUNG_TEST_"
 SIMILARITY = 0.7  # a ratio of difflib: tolerates one or two wrong letters or a missing suffix
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+#: 30 years: a time that is added to the present must not leave the calendar.
+MAX_SECONDS, MAX_DAYS = 1e9, 11_000
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 Bytes = Annotated[int, Field(ge=1024)]
 
 
@@ -104,7 +106,7 @@ class Settings(BaseModel):
         5.0, description="Delay before the first retry, in seconds. It doubles with each retry, up to five minutes."
     )
 
-    keep_files_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+    keep_files_days: Annotated[float, Field(gt=0, le=MAX_DAYS)] | None = Field(
         None,
         description="Age in days after which the checkpoints, logs and plots of ended experiments are removed; "
         "default: never.",

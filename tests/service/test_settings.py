@@ -168,7 +168,7 @@ def test_a_url_without_a_valid_host_and_port_is_refused(name: str, address: str)
 
 
 @pytest.mark.parametrize("name", ["RUNG_LEASE_S", "RUNG_HEARTBEAT_S", "RUNG_KEEP_FILES_DAYS"])
-@pytest.mark.parametrize("value", ["inf", "nan"])
-def test_a_time_is_finite(name: str, value: str) -> None:
+@pytest.mark.parametrize("value", ["inf", "nan", "1e300"])
+def test_a_time_does_not_leave_the_calendar(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"{name}: "):
         read_settings({name: value})
