@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from service.client import Client
     from service.contract.schemas import ExperimentView
 
-DEFAULT_URL = "http://127.0.0.1:8080"
 FAILED, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
@@ -113,8 +112,9 @@ def _fail(error: Any, status: int, as_json: bool) -> NoReturn:
 
 def connect(url: str, token: str) -> Client:
     from service.client import Client
+    from service.settings import Settings
 
-    return Client(url or _running("service") or DEFAULT_URL, token or None)
+    return Client(url or _running("service") or Settings().service_url, token or None)
 
 
 def data_folder() -> Path:
@@ -124,8 +124,10 @@ def data_folder() -> Path:
 
 def _running(name: str) -> str:
     """A value from the address file of a running `rung up`; empty where none runs."""
+    from service.stack.home import STACK
+
     try:
-        return str(json.loads((home_folder() / "stack.json").read_text())[name])
+        return str(json.loads((home_folder() / STACK).read_text())[name])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

@@ -3,7 +3,9 @@
 It is type-checked as strictly as the product. Fixtures are in the conftest files; their types come from here.
 """
 
+from pkgutil import iter_modules
+
 import pytest
 
 #: `assert` statements of these modules explain a failure as those of tests do.
-pytest.register_assert_rewrite(__name__)
+pytest.register_assert_rewrite(*(module.name for module in iter_modules(__path__, f"{__name__}.")))
