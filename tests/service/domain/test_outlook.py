@@ -13,6 +13,7 @@ from service.domain.outlook import Facts, outlook
 DONE = Facts(
     controls=Controls(num_samples=10),
     objective=Objective(),
+    exhaustive=False,
     started=10,
     best_trial=3,
     best_value=0.9,
