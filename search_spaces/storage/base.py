@@ -214,10 +214,14 @@ def open_storage(address: str) -> ExperimentStorage:
 def _backend(address: str) -> ModuleType:
     scheme, separator, _ = address.partition("://")
     name = scheme if separator else "folder"
-    known = {module.name for module in pkgutil.iter_modules(storage.__path__)} - NOT_BACKENDS
-    if name not in known:
-        raise ValueError(f"the scheme of a storage address must be one of {', '.join(sorted(known))} (got {name!r})")
-    return importlib.import_module(f"{storage.__name__}.{name}")
+    names = {module.name for module in pkgutil.iter_modules(storage.__path__)}
+    if name in names and (backend := _module(name)):
+        return backend
+    known = ", ".join(sorted(one for one in names if _module(one)))
+    raise ValueError(f"the scheme of a storage address must be one of {known} (got {name!r})")
 
 
-NOT_BACKENDS = frozenset({"atomic", "base", "folder_journal"})
+def _module(name: str) -> ModuleType | None:
+    """The module of a backend; None for another module of this package."""
+    module = importlib.import_module(f"{storage.__name__}.{name}")
+    return module if hasattr(module, "open_storage") and module.__name__ != __name__ else None

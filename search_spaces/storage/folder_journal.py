@@ -66,7 +66,9 @@ class FolderJournal:
         lines = _merged(*valid) if len(valid) == 2 else list(chain(*valid))
         all_damaged = all(len(ours) < len(all_) for ours, all_ in zip(valid, written, strict=True))
         if _unbroken(lines)[1] < len(lines) or (all_damaged and len(lines) < max(map(len, written), default=0)):
-            raise JournalDamagedError(f"{self.path} has lost entries; the next attempt repairs it")
+            raise JournalDamagedError(
+                f"{self.path}: an entry is missing or is not what was written; the next attempt repairs it"
+            )
         return iter(_decode(self.path, lines, BEGINNING.writer)[0])
 
     def stands(self, position: Position) -> bool:

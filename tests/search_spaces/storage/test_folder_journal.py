@@ -120,8 +120,7 @@ def test_damage_at_different_places_of_both_files_is_repaired(path: Path) -> Non
     content = written(path, 6)
     path.write_bytes(content.replace(b'"n":4', b'"n":5'))
     copy_of(path).write_bytes(content.replace(b'"n":1', b"\0\0\0\0\0"))
-    with pytest.raises(JournalDamagedError, match="is not what was written"):
-        numbers(path)
+    assert numbers(path) == list(range(6))
     opened(path, 2).close()
     assert path.read_bytes() == copy_of(path).read_bytes() == content
 
