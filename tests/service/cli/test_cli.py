@@ -80,7 +80,7 @@ def finished(client: httpx.Client, reconciler: Reconciler, launcher: MemoryLaunc
     return experiment.id
 
 
-@pytest.mark.parametrize("content", ["other.yaml", "preset:digits-quick", "{text}"])
+@pytest.mark.parametrize("content", ["other.yaml", "preset:digits-quick"])
 def test_the_content_of_a_spec_file_is_never_taken_for_a_path_or_a_preset(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: httpx.Client, content: str
 ) -> None:
