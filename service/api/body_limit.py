@@ -27,7 +27,7 @@ class MaxBodySizeMiddleware:
         limit = self._max_heartbeat_bytes if scope["path"].startswith(HEARTBEATS) else self._max_bytes
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared[:20]) > limit:
-            return await problem_response(_too_large(limit))(scope, receive, send)
+            return await problem_response(_too_large(limit, int(declared[:20])))(scope, receive, send)
         size = 0
 
         async def receive_limited() -> Message:
@@ -41,7 +41,9 @@ class MaxBodySizeMiddleware:
         return await self._app(scope, receive_limited, send)
 
 
-def _too_large(limit: int) -> ContentTooLargeError:
+def _too_large(limit: int, declared: int | None = None) -> ContentTooLargeError:
+    """`declared`: the size that the request's headers say, if they do."""
     rule = f"must be at most {limit} bytes"
+    given = "" if declared is None else f" (got {declared})"
     close = {"Connection": "close"}  # the rest of the body is never read
-    return ContentTooLargeError(f"the request body {rule}", [Problem("", rule)], close)
+    return ContentTooLargeError(f"the request body {rule}{given}", [Problem("", rule, declared)], close)

@@ -136,7 +136,7 @@ BODIES: list[tuple[str, bytes, str, str, str]] = [
 
 #: Title, body, media type, status, and what the answer says: no field is at fault.
 UNREAD: list[tuple[str, bytes, str, int, str]] = [
-    ("5 MB", b'{"name": "' + b"x" * 5_000_000 + b'"}', JSON, 413, "must be at most 131072 bytes"),
+    ("5 MB", b'{"name": "' + b"x" * 5_000_000 + b'"}', JSON, 413, "must be at most 131072 bytes (got 5000012)"),
     ("a form", b"name=x", "application/x-www-form-urlencoded", 415, "application/x-www-form-urlencoded"),
     ("no type", b'{"name": "x"}', "", 415, 'must be application/json or application/yaml (got "none")'),
     ("a broken type", b'{"name": "x"}', "\x7f/;;", 415, "must be application/json or application/yaml"),
