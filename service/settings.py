@@ -168,7 +168,8 @@ class Settings(BaseModel):
     @field_validator("ray_dashboard_url", "mlflow_public_url", "service_url")
     @classmethod
     def _check_http(cls, address: str, given: ValidationInfo) -> str:
-        derived = given.field_name == "mlflow_public_url" and "mlflow_tracking_uri" not in given.data
+        sources = {"mlflow_public_url": {"mlflow_tracking_uri"}, "service_url": {"host", "port"}}
+        derived = not sources.get(str(given.field_name), set()) <= given.data.keys()  # from what is reported already
         if not derived and not address.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
         if not derived:

@@ -450,7 +450,7 @@ def test_a_canceled_experiment_whose_checkpoint_policy_cannot_be_read_keeps_all(
     world.cancel(one)
     world.beat(one, {"phase": "canceled"})
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.SUCCEEDED
-    checkpoint = settings.storage_root / one / "trials" / "00000" / "last.pt"
+    checkpoint = Path(settings.storage_root) / one / "trials" / "00000" / "last.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
     with context.database.write() as session:
