@@ -22,23 +22,12 @@ from torchvision.transforms import InterpolationMode, v2
 
 from search_spaces.augmentation import AugmentationSpec
 from search_spaces.experiment import ExperimentSpec
+from tests.support.trainings import EVERY_AUGMENTATION
 from workers.data.splits import Splits
 from workers.training.augment import Augmentation
 from workers.training.loop import Training
 from workers.training.random_streams import random_stream
 
-ALL = {
-    "crop_padding": 2,
-    "horizontal_flip": 0.5,
-    "rotation": 15.0,
-    "translation": 0.1,
-    "scaling": 0.1,
-    "shear": 5.0,
-    "brightness": 0.2,
-    "contrast": 0.2,
-    "sharpness": 0.3,
-    "mixup_alpha": 0.4,
-}
 BATCH = 128
 LIMIT = 0.15  # of an epoch without augmentation
 CORES = len(os.sched_getaffinity(0))
@@ -80,7 +69,7 @@ def test_all_augmentations_add_little_to_a_resnet9_epoch(width: int, images: int
         )
         return Training(spec.bind({}), few, "cpu")
 
-    plain, augmented = training({}), training(ALL)
+    plain, augmented = training({}), training(EVERY_AUGMENTATION)
     without, with_all = fastest(plain._train, augmented._train, turns=3)
     added = with_all / without - 1
     print(
@@ -123,7 +112,7 @@ def mixed(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 def test_batched_augmentation_is_many_times_faster_than_image_by_image(fashion: Splits) -> None:
     n = 2048
     images, labels = fashion.train_images[:n].clone(), fashion.train_labels[:n].clone()
-    augmentation = Augmentation(AugmentationSpec(**ALL), 28, "cpu")
+    augmentation = Augmentation(AugmentationSpec(**EVERY_AUGMENTATION), 28, "cpu")
     generator = torch.Generator().manual_seed(0)
 
     def ours() -> None:

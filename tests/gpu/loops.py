@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
-from tests.support.trainings import splits
+from tests.support.trainings import EVERY_AUGMENTATION, splits
 from workers.data.splits import Splits
 from workers.targets import resolve_target
 from workers.training.build import build_model
@@ -28,16 +28,7 @@ from workers.training.precision import ComputeMode
 from workers.trial.device import select_device
 
 CROP_AND_FLIP = {"crop_padding": 4, "horizontal_flip": 0.5}
-EVERYTHING = CROP_AND_FLIP | {
-    "rotation": 15.0,
-    "translation": 0.1,
-    "scaling": 0.1,
-    "shear": 5.0,
-    "brightness": 0.2,
-    "contrast": 0.2,
-    "sharpness": 0.3,
-    "mixup_alpha": 0.4,
-}
+EVERYTHING = EVERY_AUGMENTATION | CROP_AND_FLIP
 SHARE_SLACK = 1.05  # a request for this multiple of the share must fail
 
 

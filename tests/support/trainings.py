@@ -20,6 +20,19 @@ RANDOM_ALL_OVER = {
     "label_smoothing": 0.1,
     "gradient_clip_norm": 1.0,
 }
+#: Every augmentation, at strengths that keep images recognizable.
+EVERY_AUGMENTATION = {
+    "crop_padding": 2,
+    "horizontal_flip": 0.5,
+    "rotation": 15.0,
+    "translation": 0.1,
+    "scaling": 0.1,
+    "shear": 5.0,
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "sharpness": 0.3,
+    "mixup_alpha": 0.4,
+}
 
 
 def refuse_test_set() -> tuple[Tensor, Tensor]:
