@@ -18,11 +18,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from search_spaces.augmentation import Augmentation, AugmentationSpec
+from search_spaces.checkpoint_policy import CheckpointPolicy
 from search_spaces.datasets import Dataset, Digits
 from search_spaces.domains import Integer, Number, Searchable
 from search_spaces.early_stopping import EarlyStopping
 from search_spaces.early_stopping.asha import Asha
-from search_spaces.layout import CheckpointPolicy
 from search_spaces.models import CNN, Model
 from search_spaces.normalization import Batch, Normalization
 from search_spaces.objective import Objective

@@ -1,4 +1,4 @@
-"""Layout: where each file of an experiment is, and which checkpoints of ended trials are kept.
+"""Layout: where each file of an experiment is.
 
 Owns every path below an experiment's folder, once for the service and the workers. It reads and writes nothing.
 
@@ -14,12 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 #: File names of checkpoints: the newest epoch, the epoch before it, and the best epoch.
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
-
-CheckpointPolicy = Literal["best", "last", "none"]
 
 #: Files set aside because a journal is damaged: `journal.damaged-<n>`, n from 1.
 DAMAGED_JOURNAL_PREFIX = "journal.damaged-"
@@ -109,15 +106,3 @@ class ExperimentFolder:
 
 #: The names of an experiment's files as artifacts: relative to its folder.
 NAMES = ExperimentFolder(Path())
-
-
-def kept_checkpoints(policy: CheckpointPolicy, *, is_best: bool, registered: bool) -> frozenset[str]:
-    """The names of the checkpoints of an ended trial that `policy` keeps.
-
-    "best" keeps the best epoch of the best trial (`is_best`); "last" also the last epoch of every trial; "none" keeps
-    nothing once the winner's model is `registered`, and until then what "best" keeps.
-    """
-    kept = {LAST} if policy == "last" else set()
-    if is_best and not (policy == "none" and registered):
-        kept.add(BEST)
-    return frozenset(kept)

@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from search_spaces.checkpoint_policy import CheckpointPolicy
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec, TrialSpec
-from search_spaces.layout import CheckpointPolicy
 from search_spaces.objective import Objective
 from search_spaces.resources import Resources
 from search_spaces.searchers import Searcher

@@ -9,7 +9,11 @@ import os
 from pathlib import Path
 
 
-def atomic_write(path: Path, content: bytes | memoryview, mode: int = 0o666) -> None:
+#: Permissions of a file, less the umask.
+PRIVATE, SHARED = 0o600, 0o666
+
+
+def atomic_write(path: Path, content: bytes | memoryview, mode: int = SHARED) -> None:
     """Create or replace a file in one step, with these permissions less the umask. A link is replaced, not followed.
 
     Raises OSError, and then leaves the previous content as it was.

@@ -18,12 +18,11 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from search_spaces.layout import ExperimentFolder
-from search_spaces.storage.atomic import atomic_write
+from search_spaces.storage.atomic import PRIVATE, SHARED, atomic_write
 from search_spaces.storage.base import Artifact
 from search_spaces.storage.folder_journal import FolderJournal
 
 SCHEME = "folder://"
-PRIVATE, SHARED = 0o600, 0o666  # permissions of a file, less the umask
 FOLDER = os.O_RDONLY | os.O_DIRECTORY
 UNFINISHED = ".part"  # the end of the name of a folder that is not complete
 

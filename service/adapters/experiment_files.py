@@ -17,7 +17,8 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
-from search_spaces.layout import DAMAGED_JOURNAL_PREFIX, NAMES, CheckpointPolicy, kept_checkpoints
+from search_spaces.checkpoint_policy import CheckpointPolicy, kept_checkpoints
+from search_spaces.layout import DAMAGED_JOURNAL_PREFIX, NAMES
 from search_spaces.protocol import LaunchConfig
 from search_spaces.storage.base import ArtifactStore, ExperimentStorage, open_storage
 

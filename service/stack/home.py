@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from search_spaces.storage.atomic import atomic_write
+from search_spaces.storage.atomic import PRIVATE, atomic_write
 
 STACK = "stack.json"
-PRIVATE = 0o600
 
 
 class StackError(Exception):

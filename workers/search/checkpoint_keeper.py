@@ -1,6 +1,6 @@
 """CheckpointKeeper: deletes the checkpoints that ended trials need no longer.
 
-Owns when they are deleted and which trials may still have some; `layout.kept_checkpoints` says which stay. It must
+Owns when they are deleted and which trials may still have some; `kept_checkpoints` says which stay. It must
 not know Ray, MLflow or the service.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from search_spaces.layout import CheckpointPolicy
+from search_spaces.checkpoint_policy import CheckpointPolicy
 from search_spaces.storage.base import ArtifactStore
 from workers.state import checkpoints
 from workers.state.trial_table import TrialTable

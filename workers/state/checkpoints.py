@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
-from search_spaces.layout import BEST, LAST, NAMES, PREVIOUS, CheckpointPolicy, TrialFolder, kept_checkpoints
+from search_spaces.checkpoint_policy import CheckpointPolicy, kept_checkpoints
+from search_spaces.layout import BEST, LAST, NAMES, PREVIOUS, TrialFolder
 from search_spaces.storage.base import ArtifactStore
 
 log = logging.getLogger(__name__)

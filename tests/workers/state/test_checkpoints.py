@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from search_spaces.layout import BEST, LAST, PREVIOUS, CheckpointPolicy, TrialFolder
+from search_spaces.checkpoint_policy import CheckpointPolicy
+from search_spaces.layout import BEST, LAST, PREVIOUS, TrialFolder
 from search_spaces.storage.folder import FolderArtifacts
 from workers.state import checkpoints
 from workers.state.checkpoints import CheckpointDamagedError
