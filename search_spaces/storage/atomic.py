@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-
 #: Permissions of a file, less the umask.
 PRIVATE, SHARED = 0o600, 0o666
 
