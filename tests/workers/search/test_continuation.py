@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,12 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.objective import Objective
 from search_spaces.protocol import TrialState
 from search_spaces.storage.folder import FolderStorage
+from tests.support.workers import BuildSpec, OpenRecorder
 from workers.search import continuation
 from workers.search.tune_searcher import TuneSearcher
 from workers.state.checkpoints import BEST
 from workers.state.recorder import Recorder
 
-OpenRecorder = Callable[..., Recorder]
-Build = Callable[..., ExperimentSpec]
 NAME = "journal.jsonl"
 ENDS = {
     0: (TrialState.CANCELED, [0.99]),
@@ -31,7 +29,7 @@ ENDS = {
 
 
 @pytest.fixture
-def source(tmp_path: Path, experiment: Build) -> Path:
+def source(tmp_path: Path, experiment: BuildSpec) -> Path:
     """An experiment of seven trials: each finished an epoch in turn; number 4 never ended."""
     folder = tmp_path / "original"
     folder.mkdir()
@@ -53,9 +51,7 @@ def source(tmp_path: Path, experiment: Build) -> Path:
 
 
 def searching(spec: ExperimentSpec, recorder: Recorder, folder: Path, num_samples: int) -> TuneSearcher:
-    return TuneSearcher(
-        spec, recorder, FolderStorage(folder), {}, lambda: num_samples, lambda: 9, lambda number: False, lambda: None
-    )
+    return TuneSearcher(spec, recorder, FolderStorage(folder), {}, lambda: num_samples, lambda: 9, lambda: None)
 
 
 def imported(source: Path, folder: Path, recorder: Recorder) -> int:
@@ -93,7 +89,7 @@ def test_imported_trials_use_no_budget(source: Path, tmp_path: Path, open_record
 
 
 def test_the_search_continues_from_imported_trials(
-    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+    tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder
 ) -> None:
     """A grid tries the combinations that are left."""
     spec = experiment(searcher="grid", search_space={"batch_size": {"choice": [16, 32, 64, 128]}})
