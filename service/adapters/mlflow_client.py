@@ -211,7 +211,8 @@ class MlflowClient:
         try:
             return self._client.request(method, self.uri.rstrip("/") + path, **options)
         except httpx.HTTPError as error:
-            raise UnavailableError(f"MLflow at {self.uri} does not answer: {error or type(error).__name__}") from error
+            reason = str(error) or type(error).__name__
+            raise UnavailableError(f"MLflow at {self.uri} does not answer: {reason}") from error
 
 
 def _name_filter(name: str) -> str:

@@ -121,7 +121,9 @@ def _data_errors(dataset: DatasetSpec, data_root: Path) -> Iterator[None]:
     except (DataError, MemoryError):
         raise
     except Exception as error:
-        raise DataError(f"{dataset.name}: cannot be read from {data_root}: {error or type(error).__name__}") from error
+        named = isinstance(error, OSError) and error.filename  # a file, perhaps of the cache
+        place = "" if named else f" from {data_root}"
+        raise DataError(f"{dataset.name}: cannot be read{place}: {str(error) or type(error).__name__}") from error
 
 
 def _decoded(dataset: DatasetSpec, data_root: Path, cache_root: Path, download: bool) -> cache.Entry:

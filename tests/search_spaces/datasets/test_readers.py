@@ -24,7 +24,7 @@ def test_every_loader_is_a_class_of_torchvision(dataset: type[TorchvisionDataset
     assert issubclass(getattr(torchvision.datasets, dataset.loader), torchvision.datasets.VisionDataset)
 
 
-@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("cut short"), KeyError("labels")])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("cut short"), EOFError()])
 def test_any_error_of_a_reader_is_a_data_error(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -32,7 +32,9 @@ def test_any_error_of_a_reader_is_a_data_error(
         raise error
 
     monkeypatch.setattr(DigitsReader, "decode", fail)
-    with pytest.raises(DataError, match="digits: cannot be read from") as raised:
+    with pytest.raises(
+        DataError, match=r"digits: cannot be read from .*: (.*Input/output error|cut short|EOFError)$"
+    ) as raised:
         load(Digits(), 0, tmp_path, tmp_path / "cache")
     assert raised.value.__cause__ is error
     monkeypatch.setattr(DigitsReader, "__init__", fail)
@@ -53,7 +55,7 @@ def test_a_test_set_that_was_deleted_from_the_cache_is_a_data_error(tmp_path: Pa
     splits = load(Digits(), 0, tmp_path, tmp_path / "cache")
     for file in (tmp_path / "cache").glob("*/test_images.npy"):
         file.unlink()
-    with pytest.raises(DataError, match="digits: cannot be read from"):
+    with pytest.raises(DataError, match=r"digits: cannot be read: .*/cache/.*test_images.npy"):
         splits.test()
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service.adapters.mlflow_client import MlflowClient
@@ -35,6 +36,15 @@ def test_a_slow_server_is_asked_once_and_keeps_nobody_waiting(tmp_path: Path) ->
                 silent.accept()
             connection.close()
     assert reasons == [f"MLflow at {uri} did not answer within 0.5 s"] * 3
+
+
+def test_an_error_without_a_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise httpx.ReadTimeout("")
+
+    monkeypatch.setattr(httpx.Client, "request", fail)
+    with probing(tmp_path, "http://127.0.0.1:9") as probe:
+        assert probe.unavailable_reason() == "MLflow at http://127.0.0.1:9 does not answer: ReadTimeout"
 
 
 def test_a_server_that_is_down_is_reported_without_the_password(tmp_path: Path) -> None:
