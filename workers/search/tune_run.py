@@ -1,13 +1,17 @@
 """The run of Ray Tune: trains trials until the searcher has no more or the search is over.
 
 Owns how Tune is called and what remains of its own files: nothing, since the journal is the state. Tune writes them in
-a temporary folder of the driver's machine; no other process reads them. It must not know MLflow or the service.
+a temporary folder of the driver's machine; no other process reads them. What an attempt that was killed has left is
+removed by the next one on the same machine. It must not know MLflow or the service.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable
-from tempfile import TemporaryDirectory
+from contextlib import suppress
+from pathlib import Path, PurePath
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig
@@ -34,6 +38,7 @@ def run_trials(
     """
     from ray import tune
 
+    _remove_leftovers(launch)
     resources = trial_resources(spec)
     while True:
         searcher = TuneSearcher(
@@ -49,7 +54,10 @@ def run_trials(
         if searcher.exhausted():
             return
         # tune.run, not Tuner: a Tuner pickles searcher and scheduler for a restore, which the journal replaces.
-        with out_of_memory.oom_as_actor_failure(), TemporaryDirectory(ignore_cleanup_errors=True) as results:
+        results_folder = tempfile.TemporaryDirectory(
+            prefix=_results_prefix(launch, launch.attempt), ignore_cleanup_errors=True
+        )
+        with out_of_memory.oom_as_actor_failure(), results_folder as results:
             tune.run(
                 TrialWorker,
                 name=launch.attempt_id,
@@ -69,6 +77,22 @@ def run_trials(
         if callback.outcome or not searcher.done:
             return
         # Once more for trials that were requested while Tune was shutting down.
+
+
+def _results_prefix(launch: LaunchConfig, attempt: int) -> str:
+    """How the name of the temporary folder of an attempt at the experiment begins."""
+    return f"rung-tune-{launch.experiment_id}-a{attempt}-"
+
+
+def _remove_leftovers(launch: LaunchConfig) -> None:
+    """Remove Tune's files of earlier attempts. Attempts of version 0.1 had them in the experiment's storage."""
+    artifacts = open_storage(launch.storage).artifacts
+    for attempt in range(1, launch.attempt):
+        for folder in Path(tempfile.gettempdir()).glob(f"{_results_prefix(launch, attempt)}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for artifact in list(artifacts.list(PurePath(f"tune-a{attempt}"))):
+            with suppress(OSError):
+                artifacts.remove(artifact.name)
 
 
 def trial_resources(spec: ExperimentSpec) -> dict[str, float]:
