@@ -1,7 +1,8 @@
 """Events: what happens to the trials of an experiment, as the journal stores it.
 
-Owns the typed events and their JSON form, which never changes its keys: journals of every version can be replayed, and
-an older version can read those of a newer one. It must not know what follows from an event, nor where it is stored.
+Owns the typed events and their JSON form, which never changes its keys: journals of every version can be replayed. An
+older version can read those of a newer one as long as they have no new state and no new kind of error: it skips events
+and fields that it does not know. It must not know what follows from an event, nor where it is stored.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mlflow.entities import Metric, Param, RunTag
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import TRIAL_RUN_STATUS, LaunchConfig, Tag, TrialState, Winner, sanitize_text
+from search_spaces.upgrade import upgrade_sample
 from workers.state.events import EpochFinished, Event, TrialEnded, TrialEvent, TrialRetried, TrialSuggested
 from workers.tracking import registration
 from workers.tracking.connection import Connection, is_permanent, tolerating_refusal
@@ -92,9 +93,9 @@ class MlflowWriter:
         self._accepted.clear()
         self._runs.offset = end
 
-    def end_parent_run(self, summary: Summary, at: float) -> None:
-        """Log the summary on the parent run, and end it at `at` (Unix seconds). Deletes orphaned runs."""
-        self._runs.delete_orphans(self._ended().keys())
+    def end_parent_run(self, summary: Summary, at: float, trials: Collection[int]) -> None:
+        """Log the summary on the parent run, and end it at `at` (Unix seconds). Deletes runs of no trial."""
+        self._runs.delete_orphans(trials)
         parent, at_ms = self._runs.parent(), int(at * 1000)
         metrics = [Metric(name, value, at_ms, summary.step) for name, value in summary.metrics.items()]
         self._log(parent, metrics + _tags(summary.tags))
@@ -153,7 +154,7 @@ def _batches(events: Iterable[Event]) -> dict[int, _Batch]:
         batch = batches.setdefault(event.trial, _Batch(at_ms))
         match event:
             case TrialSuggested():
-                batch.params = {key: str(value) for key, value in event.parameters.items()}
+                batch.params = {key: str(value) for key, value in upgrade_sample(event.parameters).items()}
                 batch.items += [Param(key, value) for key, value in batch.params.items()]
                 batch.tags[Tag.TRIAL_STATE] = TrialState.RUNNING
                 if event.source is not None:

@@ -76,8 +76,10 @@ class Retrier:
                 if now - max(stop_at, silent_since) >= STOP_GRACE_S:
                     raise DeliveryAbandonedError("MLflow did not answer: what it lacks stays in the journal") from error
             if now - silent_since >= window_s:
+                problem = "failed" if error else "did not answer"
                 raise DeliveryAbandonedError(
-                    f"MLflow failed for {window_s:g} s, what it lacks stays in the journal: {error!r}"
+                    f"MLflow {problem} for {window_s:g} s, what it lacks stays in the journal"
+                    + (f": {error!r}" if error else "")
                 ) from error
             if future.done():
                 time.sleep(POLL_S)

@@ -117,9 +117,11 @@ class Tracker:
 
         Every attempt that finds the experiment ended gives the same time.
         """
-        events = decode_all(self._storage.journal.entries())
-        at = max((event.at for event in events if not isinstance(event, AttemptStarted)), default=0.0)
-        self._writer().end_parent_run(summary, at)
+        at, trials = 0.0, set()
+        for event in decode_all(self._storage.journal.entries()):
+            at = at if isinstance(event, AttemptStarted) else max(at, event.at)
+            trials |= {event.trial} if isinstance(event, TrialEvent) else set()
+        self._writer().end_parent_run(summary, at, trials)
 
     def log_folder(self, folder: Path) -> None:
         """Log the files of a folder on the parent run, under the folder's name. Raises what the client raises."""

@@ -52,7 +52,7 @@ def test_an_old_journal_gives_the_figures_that_the_old_version_gave(name: str, s
 
 
 def test_events_are_stored_with_the_keys_of_the_old_version(storage: FolderStorage) -> None:
-    """So an older version can read the journal of a newer one."""
+    """So an older version can read the journal of a newer one that has no new state and no new kind of error."""
     entries = list(storage.journal.entries())
     assert [_without_nan(encode(event)) for event in decode_all(entries)] == [_without_nan(entry) for entry in entries]
 

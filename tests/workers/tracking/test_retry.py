@@ -121,6 +121,16 @@ def test_an_error_is_retried_for_its_window() -> None:
         Driver().retrier().call(failing(10**9, ValueError("no such model")))
 
 
+def test_a_call_that_hangs_for_the_whole_window_has_no_error_to_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "OUTAGE_LIMIT_S", 0.05)
+    release = threading.Event()
+    with pytest.raises(DeliveryAbandonedError) as raised:
+        Driver().retrier().call(release.wait)
+    release.set()
+    assert "did not answer for 0.05 s" in str(raised.value)
+    assert "None" not in str(raised.value)
+
+
 class Clock:
     """Seconds that pass where a test says so."""
 
