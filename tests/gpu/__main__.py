@@ -161,6 +161,9 @@ def failed_checks(results: dict[str, Any]) -> list[str]:
     failures = []
     if results["tests"]["status"]:
         failures.append(f"tests marked gpu: {results['tests'].get('error')}")
+    elif results["device"] == "cuda" and (results["tests"]["skipped"] or not results["tests"]["tests"]):
+        run, skipped = results["tests"]["tests"], results["tests"]["skipped"]
+        failures.append(f"tests marked gpu: all must run on a GPU (got {run} tests, of which {skipped} were skipped)")
     for row in results["packing"]:
         if "error" in row:
             failures.append(f"{row['processes']} processes on one GPU: {row['error']}")

@@ -31,6 +31,17 @@ def test_hidden_packages_cannot_be_imported() -> None:
     assert "ModuleNotFoundError: No module named 'ray'" in done.stderr
 
 
+def test_skipped_tests_fail_the_check_on_a_gpu() -> None:
+    """In a process of its own, because the import hides packages from other tests."""
+    cases = [("cuda", 9, 0), ("cuda", 9, 9), ("cuda", 0, 0), ("cpu", 9, 9)]
+    results = [
+        {"device": device, "tests": {"status": 0, "tests": tests, "skipped": skipped}, "packing": []}
+        for device, tests, skipped in cases
+    ]
+    counted = f"from tests.gpu.__main__ import failed_checks; print([len(failed_checks(one)) for one in {results}])"
+    assert run(code=("-c", counted)).stdout == "[0, 1, 1, 0]\n"
+
+
 def test_a_rehearsal_on_the_cpu_fills_both_tables(tmp_path: Path) -> None:
     done = run("--device", "cpu", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
