@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from search_spaces.augmentation import AugmentationSpec
 from search_spaces.datasets import Dataset
+from search_spaces.early_stopping import EarlyStopping
 from search_spaces.experiment import ExperimentSpec, SearchSpace
 from search_spaces.models import Model
 from search_spaces.normalization import Normalization
@@ -26,11 +27,13 @@ FAMILIES = {
     "scheduler": Scheduler,
     "normalization": Normalization,
     "searcher": Searcher,
+    "early_stopping": EarlyStopping,
 }
 #: What has no default in a member.
 REQUIRED: dict[str, dict[str, Any]] = {"plugin": {"name": "mine"}, "image_folder": {"path": "pictures"}}
 MEMBERS = [(family, kind) for family, union in FAMILIES.items() for kind in kinds(union)]
-SEARCHED = [pair for pair in MEMBERS if pair[0] != "searcher"]
+NOT_SEARCHED = {"searcher", "early_stopping"}
+SEARCHED = [pair for pair in MEMBERS if pair[0] not in NOT_SEARCHED]
 
 
 def as_given(kind: str) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def test_kinds_are_unique_within_a_family(family: str, union: Any) -> None:
     assert len(kinds(union)) == len(members(union)) > 0
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "searcher"])
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - NOT_SEARCHED))
 def test_all_alternatives_share_their_keys(family: str) -> None:
     """A parameter that a trial does not have is not applicable, so that runs can be compared."""
     items = [as_given(kind) for kind in kinds(FAMILIES[family])]

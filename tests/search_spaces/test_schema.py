@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from search_spaces import presets
 from search_spaces.datasets import Dataset
+from search_spaces.early_stopping import EarlyStopping
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.models import Model
 from search_spaces.normalization import Normalization
@@ -54,6 +55,8 @@ def by_name() -> Iterator[dict[str, Any]]:
             yield space(**{field: {"kind": name}})
             yield space(**{field: {"choice": [name, {"kind": name}]}})
     yield from ({"name": "x", "searcher": name} for name in names(Searcher))
+    for name in names(EarlyStopping):
+        yield from ({"name": "x", "early_stopping": given} for given in (name, {"kind": name}))
     yield from ({"name": "x", "dataset": name} for name in names(Dataset, "name"))
 
 

@@ -70,7 +70,7 @@ class Tune:
         """Fail a trial as Tune does: pickle the exception into one file, and add its text to another."""
         if error is not None and folder is not None:
             trial.pickled_error_file, trial.error_file = str(folder / "error.pkl"), str(folder / "error.txt")
-            Path(trial.pickled_error_file).write_bytes(cloudpickle.dumps(error))  # type: ignore[no-untyped-call]
+            Path(trial.pickled_error_file).write_bytes(cloudpickle.dumps(error))
             Path(trial.error_file).write_text(f"Failure # 1 (occurred at ...)\n{error}\n")
         self.live.remove(trial)
         self._searcher.on_trial_complete(trial.trial_id, error=True)

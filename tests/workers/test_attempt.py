@@ -20,6 +20,7 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Directives, ErrorKind, LaunchConfig, TrialState, Winner
 from search_spaces.storage.folder import FolderStorage
 from tests.support.attempts import AFTER, Calls, MemoryTracking, ScriptedEvaluation
+from tests.support.workers import BuildSpec
 from workers.attempt import ExperimentAttempt
 from workers.failures.classification import TrialError
 from workers.search.tune_callbacks import TuneCallback
@@ -28,7 +29,6 @@ from workers.tracking import retry
 from workers.tracking.tracker import Tracker
 from workers.winner.evaluation import EvaluationFailedError, StopRequestedError, WinnerScore
 
-Build = Callable[..., ExperimentSpec]
 Trials = Callable[[Recorder, TuneCallback], None]
 
 
@@ -44,7 +44,7 @@ class Attempted:
 
 @pytest.fixture
 def attempt(
-    service: Any, experiment: Build, launch: Callable[..., LaunchConfig], monkeypatch: pytest.MonkeyPatch
+    service: Any, experiment: BuildSpec, launch: Callable[..., LaunchConfig], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Attempted]:
     """`attempt(trials, launch fields)`: one whose trials are run by `trials(recorder, callback)`."""
     monkeypatch.setattr(retry, "POLL_S", 0.01)

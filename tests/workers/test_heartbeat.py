@@ -10,12 +10,12 @@ import pytest
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import MAX_UPDATES, Directives, LaunchConfig, TrialState, Winner
+from tests.support.workers import OpenRecorder
 from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
 from workers.state.recorder import Recorder
 from workers.tracking.mlflow_ids import MlflowIds
 
-OpenRecorder = Callable[..., Recorder]
 NOWHERE = MlflowIds(None, None, {})
 
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -151,19 +150,6 @@ def test_prune_keeps_the_entries_used_last_and_those_used_within_the_hour(tmp_pa
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"split-0", "split-4", "other"}
     cache.prune(tmp_path, "split-", keep=0)
     assert (tmp_path / "split-0").exists(), "used within the hour"
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting a small disk needs root")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
 
 
 def test_a_full_disk_is_a_data_error(small_disk: Path) -> None:

@@ -8,17 +8,13 @@ from typing import Any
 import pytest
 
 from search_spaces.controls import Controls
-from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Directives, ErrorKind, TrialState
+from tests.support.workers import BuildSpec, OpenRecorder
 from workers.search.policy import Actions, Reaction, SearchPolicy
-from workers.state.recorder import Recorder
-
-Build = Callable[..., ExperimentSpec]
-OpenRecorder = Callable[..., Recorder]
 
 
 @pytest.fixture
-def decide(experiment: Build, open_recorder: OpenRecorder) -> Callable[..., Actions]:
+def decide(experiment: BuildSpec, open_recorder: OpenRecorder) -> Callable[..., Actions]:
     """`decide(directives, running=.., ended=.., waiting=.., spec fields)`: three kinds of trials, four wanted.
 
     Running trials have the lowest numbers.
@@ -88,7 +84,7 @@ def test_the_service_and_the_fence_end_the_search(
     assert actions.slots == (2 if phase is None else 0)
 
 
-def test_an_exhaustive_search_wants_no_more_trials_than_combinations(experiment: Build) -> None:
+def test_an_exhaustive_search_wants_no_more_trials_than_combinations(experiment: BuildSpec) -> None:
     grid = experiment(searcher={"kind": "grid"}, search_space={"batch_size": {"choice": [16, 32, 64]}})
     more = Directives(slots=1, controls=Controls(num_samples=9))
     assert SearchPolicy(experiment()).num_samples(more) == 9
@@ -107,7 +103,7 @@ def test_an_exhaustive_search_wants_no_more_trials_than_combinations(experiment:
     ],
 )
 def test_a_failed_trial_is_restarted_ends_or_pauses_the_experiment(
-    experiment: Build, kind: ErrorKind, restarts: int, reaction: Reaction
+    experiment: BuildSpec, kind: ErrorKind, restarts: int, reaction: Reaction
 ) -> None:
     controls = Controls(num_samples=4, max_restarts=2)
     assert SearchPolicy(experiment()).react(kind, restarts, controls) is reaction

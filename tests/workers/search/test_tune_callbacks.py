@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import resource
 import signal
@@ -14,17 +15,13 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.controls import Controls
-from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Directives, ErrorKind, TrialState
-from search_spaces.storage.folder import FolderStorage
+from search_spaces.storage.folder import FolderArtifacts, FolderStorage
 from tests.support.searches import Search
+from tests.support.workers import BuildSpec, OpenRecorder
 from workers.failures.classification import TrialError
 from workers.state.checkpoints import BEST, LAST
-from workers.state.recorder import Recorder
 from workers.state.trial_table import TrialTable
-
-OpenRecorder = Callable[..., Recorder]
-Build = Callable[..., ExperimentSpec]
 
 
 def test_a_result_is_recorded_with_its_outcome(search: Callable[..., Search]) -> None:
@@ -205,7 +202,9 @@ def test_slot_hours_are_summed_over_trials_and_attempts(search: Callable[..., Se
     assert after.callback.outcome.reason == "budget.slot_hours of 3 is spent: all trials together held 3"
 
 
-def test_changed_controls_replace_those_of_the_spec_at_once(search: Callable[..., Search], experiment: Build) -> None:
+def test_changed_controls_replace_those_of_the_spec_at_once(
+    search: Callable[..., Search], experiment: BuildSpec
+) -> None:
     now = search(searcher={"kind": "random", "num_samples": 2}, objective={"goal": 0.5})
     asked = Controls.of(experiment(searcher={"kind": "random", "num_samples": 2}, objective={"goal": 0.5}))
 
@@ -255,7 +254,7 @@ def test_a_suggestion_looks_once_at_all_trials(search: Callable[..., Search], mo
     assert len(looks) == 1
 
 
-def test_a_grid_proposes_each_combination_only_once(search: Callable[..., Search], experiment: Build) -> None:
+def test_a_grid_proposes_each_combination_only_once(search: Callable[..., Search], experiment: BuildSpec) -> None:
     changes: dict[str, Any] = {"searcher": "grid", "search_space": {"batch_size": {"choice": [16, 32, 64]}}}
     now = search(**changes)
     controls = Controls.of(experiment(**changes)).model_copy(update={"num_samples": 9})
@@ -389,12 +388,22 @@ def test_checkpoints_of_a_running_trial_are_kept(search: Callable[..., Search], 
     assert (folder / LAST).exists()
 
 
-def test_checkpoints_that_cannot_be_deleted_stop_nothing(search: Callable[..., Search]) -> None:
+def test_checkpoints_that_cannot_be_deleted_stop_nothing_and_are_deleted_later(
+    search: Callable[..., Search], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
     now = search(max_epochs=1)
-    trial = now.tune.start()
-    (now.files(trial).root / LAST).mkdir()  # unlink raises
-    now.tune.report(trial, 1, 0.5)
-    assert now.states() == ["COMPLETED"]
+    trial, other = now.tune.start(), now.tune.start()
+    for one in (trial, other):
+        (now.files(one).root / LAST).write_bytes(b"weights")
+    with monkeypatch.context() as patched:
+        patched.setattr(FolderArtifacts, "remove", fail)
+        now.tune.report(trial, 1, 0.5)
+    assert (now.states(), len(list(tmp_path.rglob(LAST)))) == (["COMPLETED", "RUNNING"], 2)
+    now.tune.report(other, 1, 0.4)
+    assert list(tmp_path.rglob(LAST)) == []
 
 
 def test_a_full_disk_pauses_the_experiment(search: Callable[..., Search], tmp_path: Path) -> None:

@@ -16,11 +16,9 @@ from search_spaces.searchers import Searcher
 from search_spaces.storage.base import WriterFencedError
 from search_spaces.storage.folder import FolderStorage
 from tests.support.families import kinds
+from tests.support.workers import BuildSpec, OpenRecorder
 from workers.search.tune_searcher import TuneSearcher
 from workers.state.recorder import Recorder
-
-OpenRecorder = Callable[..., Recorder]
-Build = Callable[..., ExperimentSpec]
 
 GRID = {
     "optimizer": {"choice": [{"kind": "adam"}, {"kind": "sgd", "momentum": {"choice": [0.0, 0.9]}}]},
@@ -102,7 +100,7 @@ def uninterrupted(spec: ExperimentSpec, folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("kind", SEARCHES)
 def test_a_search_with_many_crashes_proposes_what_an_uninterrupted_one_does(
-    kind: str, tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+    kind: str, tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder
 ) -> None:
     spec = experiment(**SEARCHES[kind])
     expected = uninterrupted(spec, tmp_path)
@@ -120,7 +118,7 @@ def test_a_search_with_many_crashes_proposes_what_an_uninterrupted_one_does(
 
 
 def test_the_folder_of_a_trial_has_its_bound_spec(
-    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+    tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder
 ) -> None:
     spec, recorder = experiment(), open_recorder()
     config = searching(spec, recorder, tmp_path, Slots()).suggest("a")
@@ -131,7 +129,7 @@ def test_the_folder_of_a_trial_has_its_bound_spec(
 
 
 def test_a_superseded_driver_changes_no_spec_of_its_successor(
-    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+    tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder
 ) -> None:
     """The two propose different samples: the journal lost entries, and their epochs were trained again."""
     old = searching(experiment(seed=6), open_recorder(1), tmp_path, Slots())
@@ -145,7 +143,7 @@ def test_a_superseded_driver_changes_no_spec_of_its_successor(
 
 
 def test_a_superseded_driver_hands_out_no_waiting_trial(
-    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+    tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder
 ) -> None:
     recorder = open_recorder(1)
     old = searching(experiment(), recorder, tmp_path, Slots())
@@ -164,7 +162,7 @@ def test_a_superseded_driver_hands_out_no_waiting_trial(
 
 @pytest.mark.parametrize("lost", ["absent", "cut", "of another trial"])
 def test_the_spec_is_written_again_at_each_hand_out(
-    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder, lost: str
+    tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder, lost: str
 ) -> None:
     """Because the driver was killed before it was written, or another driver has written it."""
     spec, recorder = experiment(), open_recorder(1)
@@ -182,7 +180,7 @@ def test_the_spec_is_written_again_at_each_hand_out(
 
 
 def test_a_process_that_was_left_behind_is_asked_to_stop(
-    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+    tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder
 ) -> None:
     spec, recorder = experiment(), open_recorder(1)
     searching(spec, recorder, tmp_path, Slots()).suggest("a")
@@ -195,7 +193,9 @@ def test_a_process_that_was_left_behind_is_asked_to_stop(
     assert not FolderStorage(tmp_path).stop_signal(0).asked(), "the new process is not"
 
 
-def test_slots_are_respected_while_they_change(tmp_path: Path, experiment: Build, open_recorder: OpenRecorder) -> None:
+def test_slots_are_respected_while_they_change(
+    tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder
+) -> None:
     slots, recorder = Slots(2), open_recorder()
     searcher = searching(experiment(), recorder, tmp_path, slots)
     assert [searcher.suggest(name) is not None for name in "abc"] == [True, True, False]
@@ -213,7 +213,7 @@ def test_slots_are_respected_while_they_change(tmp_path: Path, experiment: Build
 
 
 def test_waiting_and_restarted_trials_come_first(
-    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+    tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder
 ) -> None:
     spec, recorder = experiment(), open_recorder(1)
     before = searching(spec, recorder, tmp_path, Slots(3))
@@ -229,7 +229,7 @@ def test_waiting_and_restarted_trials_come_first(
 
 
 def test_the_search_ends_only_when_no_trial_runs(
-    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+    tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder
 ) -> None:
     spec, recorder = experiment(searcher={"kind": "random", "num_samples": 2}), open_recorder()
     searcher = searching(spec, recorder, tmp_path, Slots(5))
@@ -244,7 +244,7 @@ def test_the_search_ends_only_when_no_trial_runs(
     assert searcher.suggest("c") == RaySearcher.FINISHED
 
 
-def test_the_search_ends_without_a_slot(tmp_path: Path, experiment: Build, open_recorder: OpenRecorder) -> None:
+def test_the_search_ends_without_a_slot(tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder) -> None:
     slots, recorder = Slots(), open_recorder()
     searcher = searching(experiment(searcher={"kind": "random", "num_samples": 1}), recorder, tmp_path, slots)
     searcher.suggest("a")
@@ -255,7 +255,9 @@ def test_the_search_ends_without_a_slot(tmp_path: Path, experiment: Build, open_
     assert searcher.done
 
 
-def test_the_search_can_end_while_nothing_runs(tmp_path: Path, experiment: Build, open_recorder: OpenRecorder) -> None:
+def test_the_search_can_end_while_nothing_runs(
+    tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder
+) -> None:
     """Tune waits for an idle searcher for ten minutes, so the call of `slots` must be able to end the search."""
 
     def end_the_search() -> int:
@@ -266,7 +268,7 @@ def test_the_search_can_end_while_nothing_runs(tmp_path: Path, experiment: Build
     assert searcher.suggest("a") == RaySearcher.FINISHED
 
 
-def test_the_last_proposals_are_announced(tmp_path: Path, experiment: Build, open_recorder: OpenRecorder) -> None:
+def test_the_last_proposals_are_announced(tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder) -> None:
     announced: list[int] = []
     spec, recorder = experiment(), open_recorder()
     searcher = searching(
@@ -279,7 +281,7 @@ def test_the_last_proposals_are_announced(tmp_path: Path, experiment: Build, ope
 
 
 def test_no_more_trials_are_proposed_than_wanted(
-    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+    tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder
 ) -> None:
     spec: Any = experiment()
     recorder = open_recorder()
@@ -297,7 +299,7 @@ def test_no_more_trials_are_proposed_than_wanted(
 
 
 def test_trials_that_a_rule_paused_come_after_new_ones(
-    tmp_path: Path, experiment: Build, open_recorder: OpenRecorder
+    tmp_path: Path, experiment: BuildSpec, open_recorder: OpenRecorder
 ) -> None:
     recorder = open_recorder()
     searcher = searching(experiment(searcher={"kind": "random", "num_samples": 3}), recorder, tmp_path, Slots(9))

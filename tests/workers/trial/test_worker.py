@@ -6,6 +6,7 @@ import logging
 import math
 import platform
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from PIL import Image
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.layout import BEST, LAST, PREVIOUS, ExperimentFolder
 from search_spaces.protocol import METRICS, ErrorKind
+from search_spaces.stored import read_trial_spec
 from workers.data import splits
 from workers.failures.classification import Failure, TrialError
 from workers.training import loop
@@ -106,6 +108,20 @@ def test_a_killed_trial_resumes_bit_for_bit(config: Callable[..., dict[str, Any]
     ours, theirs = (torch.load(folder / BEST, weights_only=True) for folder in folders)
     assert ours["epoch"] == theirs["epoch"]
     assert all(torch.equal(ours["model"][key], weights) for key, weights in theirs["model"].items())
+
+
+def test_a_trial_of_version_0_1_resumes_with_the_spec_of_today(tmp_path: Path) -> None:
+    """The checkpoint holds the older spec, whose random streams the trial keeps."""
+    stored = Path(__file__).parents[1] / "stored" / "checkpoint"
+    told = {"trial": 0, "storage": str(tmp_path), "epoch": 2, "data_root": str(tmp_path), "cache_root": str(tmp_path)}
+    folder_of(told).mkdir(parents=True)
+    shutil.copy(stored / LAST, folder_of(told))
+    today = read_trial_spec((stored / SPEC).read_bytes()).model_copy(update={"random_streams": 2})
+    (folder_of(told) / SPEC).write_text(today.model_dump_json())
+    slot = begun(told)
+    assert [slot.step()["epoch"] for _ in range(2)] == [2, 3]
+    assert f"resumes after epoch 2 from {LAST}" in said(told)
+    assert read_trial_spec((folder_of(told) / SPEC).read_bytes()).random_streams == 1
 
 
 def damage(path: Path, how: str) -> None:

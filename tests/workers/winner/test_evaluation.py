@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from search_spaces.models import CNN, VGG, ResNet, TorchvisionModel
 from search_spaces.normalization import Batch
 from search_spaces.protocol import ErrorKind
 from search_spaces.storage.folder import FolderStorage
+from tests.support.workers import BuildLaunch, BuildSpec
 from workers.data.splits import load
 from workers.failures.classification import TrialError
 from workers.models.inference import Classifier
@@ -35,16 +35,16 @@ def pack_nothing(*_: Any) -> None:
     """For tests that need no model."""
 
 
-def test_the_plots_of_a_spec(tmp_path: Path) -> None:
+def test_the_plots_of_a_spec(tmp_path: Path, launch: BuildLaunch) -> None:
     spec = ExperimentSpec.model_validate({"name": "x", "search_space": {"augmentation": {"rotation": 9.0}}})
-    Evaluator(pack_nothing).draw_plots(spec, str(tmp_path), tmp_path, tmp_path / "cache")
+    Evaluator(pack_nothing).draw_plots(spec, launch())
     drawn = {path.name.partition(".")[0] for path in ExperimentFolder(tmp_path).plots.iterdir()}
     assert drawn == {"schedulers", "optimizers", "augmentation"}
 
 
 @pytest.mark.parametrize("lost", ["gone", "cut", "of another network", "of another epoch", "of an unknown epoch"])
 def test_lost_weights_are_trained_again_bit_for_bit(
-    tmp_path: Path, experiment: Callable[..., ExperimentSpec], lost: str
+    tmp_path: Path, experiment: BuildSpec, launch: BuildLaunch, lost: str
 ) -> None:
     """The trial trains until an epoch is not the best, at a rate that makes this happen soon."""
     artifacts, files = FolderStorage(tmp_path).artifacts, NAMES.trial(3)
@@ -61,7 +61,7 @@ def test_lost_weights_are_trained_again_bit_for_bit(
     (trial / "spec.json").write_text(spec.model_dump_json())
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.cpus)
-    training = Training(spec, load(spec.dataset, spec.split_seed, tmp_path, tmp_path))
+    training = Training(spec, load(spec.dataset, spec.split_seed, tmp_path / "data", tmp_path / "cache"))
     while training.best_epoch == training.epoch:
         checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, artifacts, files.best)
         training.run_epoch()
@@ -69,7 +69,7 @@ def test_lost_weights_are_trained_again_bit_for_bit(
     packed: list[dict[str, torch.Tensor]] = []
     evaluator = Evaluator(lambda network, example, folder: packed.append(copy.deepcopy(network.state_dict())))
     packed.clear()  # of the first packing, when it was made
-    figures = [evaluator.evaluate(str(tmp_path), 3, training.best_epoch, tmp_path, tmp_path)]
+    figures = [evaluator.evaluate(launch(), 3, training.best_epoch)]
     content = (trial / BEST).read_bytes()
     if lost == "gone":
         (trial / BEST).unlink()
@@ -81,7 +81,7 @@ def test_lost_weights_are_trained_again_bit_for_bit(
         checkpoints.save({"epoch": training.epoch, "model": training.model.state_dict()}, artifacts, files.best)
     else:
         checkpoints.save(training.model.state_dict(), artifacts, files.best)
-    figures.append(evaluator.evaluate(str(tmp_path), 3, training.best_epoch, tmp_path, tmp_path))
+    figures.append(evaluator.evaluate(launch(), 3, training.best_epoch))
     torch.set_num_threads(threads)
     assert figures[0] == figures[1]
     assert all(torch.equal(packed[0][name], packed[1][name]) for name in packed[0])
@@ -91,7 +91,8 @@ def test_lost_weights_are_trained_again_bit_for_bit(
 
 def test_the_packed_model_predicts_raw_images(
     tmp_path: Path,
-    experiment: Callable[..., ExperimentSpec],
+    experiment: BuildSpec,
+    launch: BuildLaunch,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -101,10 +102,10 @@ def test_the_packed_model_predicts_raw_images(
     spec = experiment().bind({"optimizer": 0, "optimizer[0].lr": 0.01, "batch_size": 0, "label_smoothing": 0.0})
     (trial / "spec.json").write_text(spec.model_dump_json())
     threads = torch.get_num_threads()
-    accuracy = Evaluator().evaluate(str(tmp_path), 0, 1, tmp_path, tmp_path).accuracy
+    accuracy = Evaluator().evaluate(launch(), 0, 1).accuracy
     torch.set_num_threads(threads)
     assert "packing" not in caplog.text
-    images, labels = load(spec.dataset, spec.split_seed, tmp_path, tmp_path).test()
+    images, labels = load(spec.dataset, spec.split_seed, tmp_path / "data", tmp_path / "cache").test()
     plain = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     assert images.dtype == torch.uint8
     np.testing.assert_array_equal(plain.input_example, images[:2].numpy(), strict=True)
@@ -152,10 +153,10 @@ def test_a_first_packing_that_fails_is_logged(caplog: pytest.LogCaptureFixture) 
     assert "No space left on device" in caplog.text
 
 
-def test_an_error_has_its_kind(tmp_path: Path) -> None:
+def test_an_error_has_its_kind(launch: BuildLaunch) -> None:
     """The trial's spec is missing."""
     with pytest.raises(TrialError, match="FileNotFoundError") as raised:
-        Evaluator(pack_nothing).evaluate(str(tmp_path), 0, 1, tmp_path, tmp_path)
+        Evaluator(pack_nothing).evaluate(launch(), 0, 1)
     assert raised.value.failure.kind is ErrorKind.CODE
 
 
