@@ -63,9 +63,9 @@ class StoppingRule(Protocol):
     def decide(self, trial: int, epoch: int, value: float) -> Decision:
         """The decision on `trial` after `epoch` (from 1), whose objective was `value`.
 
-        Called once for each epoch of a trial in ascending order, except after the last one, with which every trial
-        completes. `value` is NaN for a trial that diverged in this epoch: that trial has ended and the decision on it
-        is ignored, but the rule may count it.
+        Called once for each epoch of a trial in ascending order, except after the last one if the trial completes with
+        it. `value` is NaN for a trial that diverged in this epoch, also if it is the last: that trial has ended and
+        the decision on it is ignored, but the rule may count it.
         """
 
 

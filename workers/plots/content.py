@@ -78,7 +78,7 @@ def normalization(out: Path, specs: Sequence[NormalizationSpec] = NORMALIZATIONS
     """Which values share one mean and deviation: a panel for each spec, with a block of N images of C channels of
     H x W pixels.
 
-    The block has six channels, so six groups or more are drawn as one channel each.
+    The block has six channels, so four groups or more are drawn as one channel each.
     """
     batch, channels, pixels = 4, 6, 5
     shared: dict[str, tuple[int, int, int]] = {}

@@ -26,8 +26,7 @@ class TuneScheduler(FIFOScheduler):
     def __init__(
         self, verdicts: Verdicts, poll: Callable[[Any], None], yields_slot: Callable[[int, Verdict], bool]
     ) -> None:
-        initialize: Any = super().__init__  # untyped in Ray
-        initialize()
+        FIFOScheduler.__init__(self)
         self._verdicts = verdicts
         self._poll = poll
         self._yields_slot = yields_slot

@@ -261,10 +261,10 @@ class Training:
         """Compute gradients and take one optimizer step. Returns the gradient's norm before clipping, on the device."""
         self.optimizer.zero_grad(set_to_none=True)
         if self._scaler.is_enabled():
-            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self._scaler.scale(loss).backward()
             self._scaler.unscale_(self.optimizer)
         else:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         largest = self.spec.hyperparameters.gradient_clip_norm
         norm = _norm([weight.grad for weight in self._weights if weight.grad is not None])
         if largest:

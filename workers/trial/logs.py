@@ -55,7 +55,7 @@ class LogFile(io.TextIOBase):
             whole, newline, self._line = (self._line + text).rpartition("\n")
             if newline:
                 self._append(whole + newline)
-            elif len(self._line) > 2**16:  # of a recorder bar, for example, which never ends its line
+            elif len(self._line) > 2**16:  # for example a progress bar, which never ends its line
                 self._append(self._line)
                 self._line = ""
         return len(text)

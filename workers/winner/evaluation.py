@@ -79,11 +79,10 @@ class WinnerEvaluation:
         StopRequestedError when `stop_requested` says so meanwhile, EvaluationFailedError, and TrialError for a failure
         that would occur again.
         """
-        roots = Path(launch.data_root), Path(launch.cache_root)
         restarts, waited = 0, self._actor is not None
         while True:
             self._start()
-            task = self._actor.evaluate.remote(launch.storage, number, epochs, *roots)
+            task = self._actor.evaluate.remote(launch, number, epochs)
             try:
                 while not ray.wait([task], timeout=POLL_S)[0]:
                     if stop_requested():
@@ -112,10 +111,9 @@ class WinnerEvaluation:
 
     def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None:
         """`Evaluator.draw_plots` in that process, which then ends. Raises what it raises, and GetTimeoutError."""
-        roots = Path(launch.data_root), Path(launch.cache_root)
         self._start()
         try:
-            task = self._actor.draw_plots.remote(spec, launch.storage, *roots)
+            task = self._actor.draw_plots.remote(spec, launch)
             ray.get(task, timeout=timeout_s)
         finally:
             self._end()
@@ -141,27 +139,25 @@ class Evaluator:
         self._pack = pack
         self._warm_up()
 
-    def evaluate(self, storage: str, number: int, epochs: int, data_root: Path, cache_root: Path) -> WinnerScore:
-        """The test result of the best weights of trial `number` at the address `storage`; stores the model there.
+    def evaluate(self, launch: LaunchConfig, number: int, epochs: int) -> WinnerScore:
+        """The test result of the best weights of trial `number`; stores the model in the experiment's storage.
 
         Where the weights are missing, the first `epochs` epochs are trained again, up to the best one; on a CPU this
-        gives the same weights. Raises TrialError.
+        gives the same weights, except of a trial of an earlier version with augmentation. Raises TrialError.
         """
         with classified():
-            artifacts, trial = open_storage(storage).artifacts, NAMES.trial(number)
-            return self._evaluate(artifacts, trial, epochs, data_root, cache_root)
+            return self._evaluate(launch, open_storage(launch.storage).artifacts, NAMES.trial(number), epochs)
 
-    def draw_plots(self, spec: ExperimentSpec, storage: str, data_root: Path, cache_root: Path) -> None:
-        """Store the plots that depend on the spec at the address `storage`."""
+    def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig) -> None:
+        """Store the plots that depend on the spec in the experiment's storage."""
         from workers.data.splits import load
         from workers.plots.cli import plot_experiment
 
-        with open_storage(storage).artifacts.replace_folder(NAMES.plots) as folder:
-            plot_experiment(spec, lambda: load(spec.dataset, spec.seed, data_root, cache_root), folder)
+        roots = Path(launch.data_root), Path(launch.cache_root)
+        with open_storage(launch.storage).artifacts.replace_folder(NAMES.plots) as folder:
+            plot_experiment(spec, lambda: load(spec.dataset, spec.seed, *roots), folder)
 
-    def _evaluate(
-        self, artifacts: ArtifactStore, trial: TrialFolder, epochs: int, data_root: Path, cache_root: Path
-    ) -> WinnerScore:
+    def _evaluate(self, launch: LaunchConfig, artifacts: ArtifactStore, trial: TrialFolder, epochs: int) -> WinnerScore:
         import torch
 
         from workers.data.splits import load
@@ -171,7 +167,7 @@ class Evaluator:
             spec = read_trial_spec(file.read())
         on = device.select_device(spec)
         torch.set_num_threads(spec.cpus)
-        splits = load(spec.dataset, spec.split_seed, data_root, cache_root)
+        splits = load(spec.dataset, spec.split_seed, Path(launch.data_root), Path(launch.cache_root))
         training = Training(spec, _without_images(splits), on)
         try:
             training.model.load_state_dict(_weights(checkpoints.load(artifacts, trial.best), epochs))
