@@ -40,9 +40,10 @@ def problems(spec: ExperimentSpec, unread: Collection[str] = ()) -> Iterator[Pro
             yield from rule.find(spec)
 
 
-def warnings(spec: ExperimentSpec) -> list[str]:
+def warnings(spec: ExperimentSpec) -> Iterator[str]:
     """Warnings about valid settings that are probably mistakes: one sentence each, after the path of the field."""
-    return [*_label_warnings(spec), *_horizon_warnings(spec)]
+    yield from _label_warnings(spec)
+    yield from _horizon_warnings(spec)
 
 
 def _goal(spec: ExperimentSpec) -> Iterator[Problem]:
@@ -83,20 +84,20 @@ def _groups(spec: ExperimentSpec) -> Iterator[Problem]:
             hidden += [one for name in model.hidden_fields for one in _field(model, name, path)]
     largest = max((int(bounds_of(value)[1]) for _, value in (*widths, *hidden)), default=0)
     groups = _distinct_groups(spec, largest)
+    common = math.lcm(*groups)
     for path, value in widths:
-        for group in groups:
-            if (width := _not_a_multiple(value, group)) is not None:
-                yield Problem(path, f"must be a multiple of the {group} groups of search_space.normalization", width)
-                break
+        if _not_a_multiple(value, common) is not None:
+            group, width = _undivided(value, groups)
+            yield Problem(path, f"must be a multiple of the {group} groups of search_space.normalization", width)
     for path, value in hidden:
-        for group in groups:
-            features = _not_a_multiple(value, group)
-            if features is None and _may_be(value, group):
-                features = group
-            if features is not None:
-                rule = f"must be 0 or a larger multiple of the {group} groups of search_space.normalization"
-                yield Problem(path, rule, features)
-                break
+        if _not_a_multiple(value, common) is not None:
+            group, features = _undivided(value, groups)
+        elif (equal := next((group for group in groups if _may_be(value, group)), None)) is not None:
+            group = features = equal
+        else:
+            continue
+        rule = f"must be 0 or a larger multiple of the {group} groups of search_space.normalization"
+        yield Problem(path, rule, features)
 
 
 def _deterministic(spec: ExperimentSpec) -> Iterator[Problem]:
@@ -212,6 +213,12 @@ def _not_a_multiple(value: Any, of: int) -> int | None:
         return int(value) if value % of else None
     low, step = int(value.low), int(value.step or 1)
     return next((number for number in (low, low + step) if number % of), None)
+
+
+def _undivided(value: Any, groups: list[int]) -> tuple[int, int]:
+    """The first number of groups that does not divide everything that a value may become, and what it does not."""
+    undivided = ((group, _not_a_multiple(value, group)) for group in groups)
+    return next((group, number) for group, number in undivided if number is not None)
 
 
 def _may_be(value: Any, number: int) -> bool:

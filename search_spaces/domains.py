@@ -10,9 +10,9 @@ domain of floats until the spec is bound, and a float afterwards; static types d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from types import UnionType
-from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, overload
 
 from pydantic import (
     BaseModel,
@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core_schema
 
-#: Largest number of candidates of a stepped domain: a grid lists and walks them.
+#: Largest number of candidates of a stepped domain: as many as an experiment may have trials.
 MAX_CANDIDATES = 100_000
 #: Most alternatives of a choice: every check of a spec and every trial's sample walks them.
 MAX_ALTERNATIVES = 1_000
@@ -179,13 +179,30 @@ DOMAINS: tuple[type[Domain], ...] = (*FLOAT_DOMAINS, *INTEGER_DOMAINS, Choice)
 KEYWORDS = frozenset(domain.keyword for domain in DOMAINS)
 
 
-def candidates(domain: Interval) -> Iterator[float]:
-    """Every value of a stepped domain in ascending order. Raises ValueError for a continuous one."""
-    step = domain.step
-    if step is None:
-        raise ValueError(f"must be finite for a grid (got {domain.keyword}: {list(domain.bounds)})")
-    for index in range(count(domain)):
-        yield quantize(domain, domain.low + index * step)
+class Candidates(Sequence[float]):
+    """The values of a stepped domain in ascending order, none of which is listed. Raises ValueError for a continuous
+    domain."""
+
+    def __init__(self, domain: Interval) -> None:
+        self._domain = domain
+        self._count = count(domain)
+        self._step = domain.step or 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> float: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[float]: ...
+
+    def __getitem__(self, index: int | slice) -> float | list[float]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(self._count))]
+        if not 0 <= index < self._count:
+            raise IndexError(f"must be from 0 to {self._count - 1} (got {index})")
+        return quantize(self._domain, self._domain.low + index * self._step)
 
 
 def count(domain: Interval) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from typing import Any, NoReturn
 
 import yaml
@@ -18,6 +19,8 @@ from search_spaces.problems import Problem, SpecError, shorten
 
 MAX_DEPTH = 32
 MAX_BYTES = 64 * 1024
+_TOO_DEEP = f"must be nested at most {MAX_DEPTH} levels deep"
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 #: Larger integers are not exact as JSON numbers, nor in a database.
 MAX_INTEGER = 2**53
 JSON_TYPES = frozenset({"application/json"})
@@ -37,9 +40,12 @@ def read(body: bytes, media_type: str) -> dict[str, Any]:
         _refuse("must be a spec (got an empty document)")
     try:
         data = _json(text) if media_type in JSON_TYPES else _yaml(text)
-        _check(data, "", 1)
+        fault = _fault(data)
     except RecursionError:
-        _refuse(f"must be nested at most {MAX_DEPTH} levels deep")
+        _refuse(_TOO_DEEP)
+    if fault is not None:
+        rule, path = fault
+        _refuse(rule, "document" if rule == _TOO_DEEP else ascii(path.removeprefix("."))[1:-1] or "document")
     if not isinstance(data, dict):
         _refuse(f"must be a mapping of fields (got {type(data).__name__})")
     return data
@@ -66,8 +72,7 @@ def _json(text: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
         _refuse(f"must have each key once (got {shorten(twice)!r} twice in one object)")
     return fields
 
@@ -155,23 +160,28 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.integer)
 _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.real)
 
 
-def _check(data: Any, path: str, depth: int) -> None:
-    """Refuse, by its path, what no database can store, numbers that are not finite, and deep nesting."""
+def _fault(data: Any, depth: int = 1) -> tuple[str, str] | None:
+    """The first rule that a document breaks, and the path of what breaks it: numbers that are not finite, deep nesting,
+    and what no database can store. Paths are built only where there is a fault, so that long keys cost nothing."""
     if depth > MAX_DEPTH:
-        _refuse(f"must be nested at most {MAX_DEPTH} levels deep")
+        return _TOO_DEEP, ""
     if isinstance(data, dict):
         for key, value in data.items():
-            _check(key, path, depth)
-            _check(value, f"{path}.{key}" if path else key, depth + 1)
+            if fault := _fault(key):
+                return fault
+            if fault := _fault(value, depth + 1):
+                return fault[0], f".{key}{fault[1]}"
     elif isinstance(data, list):
         for index, value in enumerate(data):
-            _check(value, f"{path}[{index}]", depth + 1)
+            if fault := _fault(value, depth + 1):
+                return fault[0], f"[{index}]{fault[1]}"
     elif isinstance(data, float) and not math.isfinite(data):
-        _refuse(f"must be a finite number (got {data})", path or "document")
+        return f"must be a finite number (got {data})", ""
     elif isinstance(data, int) and abs(data) > MAX_INTEGER:
-        _refuse("must be a whole number of at most 2^53", path or "document")
-    elif isinstance(data, str) and any(character == "\0" or "\ud800" <= character <= "\udfff" for character in data):
-        _refuse("must be text without NUL or lone surrogates", ascii(path)[1:-1] or "document")
+        return "must be a whole number of at most 2^53", ""
+    elif isinstance(data, str) and _NOT_STORABLE.search(data):
+        return "must be text without NUL or lone surrogates", ""
+    return None
 
 
 def _at(mark: Any) -> str:
@@ -179,4 +189,4 @@ def _at(mark: Any) -> str:
 
 
 def _refuse(rule: str, field: str = "document") -> NoReturn:
-    raise SpecError([Problem(field, rule)])
+    raise SpecError([Problem(shorten(field), rule)])

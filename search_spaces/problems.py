@@ -43,6 +43,8 @@ class SpecError(ValueError):
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most similar to `name`, if any is similar."""
+    if len(name) > MAX_VALUE_LENGTH:  # longer than any known name
+        return None
     known, name = list(known), name.lower()
     swapped = [other for other in known if sorted(other) == sorted(name)]
     found = swapped or difflib.get_close_matches(name, known, n=1, cutoff=0.6)

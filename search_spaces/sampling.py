@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from search_spaces.domains import Choice, Domain, Interval, candidates, count, quantize
+from search_spaces.domains import Candidates, Choice, Domain, Interval, count, quantize
 from search_spaces.spec import Spec
 
 Sample = Mapping[str, float]
@@ -73,13 +73,13 @@ def extreme_samples(node: Any) -> Iterator[dict[str, float]]:
     yield from _walk(node, _ends)
 
 
-def _walk(node: Any, options_of: Callable[[str, Domain], list[float]]) -> Iterator[dict[str, float]]:
-    prefix: dict[str, float] | None = {}
-    while prefix is not None:
-        active = _active(node, prefix, options_of)
-        sample = {path: prefix.get(path, options[0]) for path, options in active.items()}
-        yield sample
-        prefix = _successor(sample, active)
+def _walk(node: Any, options_of: Callable[[str, Domain], Sequence[float]]) -> Iterator[dict[str, float]]:
+    """Each sample. A step costs as much as there are active domains, however many options they have."""
+    positions: dict[str, int] | None = {}
+    while positions is not None:
+        active = _active(node, positions, options_of)
+        yield {path: options[positions.get(path, 0)] for path, options in active.items()}
+        positions = _successor(positions, active)
 
 
 def count_combinations(node: Any) -> int:
@@ -96,26 +96,26 @@ def count_combinations(node: Any) -> int:
 
 
 def _active(
-    node: Any, prefix: Mapping[str, float], options_of: Callable[[str, Domain], list[float]]
-) -> dict[str, list[float]]:
-    """Path -> options of the domains met when those of `prefix` are chosen, and the first of all others."""
-    met: dict[str, list[float]] = {}
+    node: Any, positions: Mapping[str, int], options_of: Callable[[str, Domain], Sequence[float]]
+) -> dict[str, Sequence[float]]:
+    """Path -> options of the domains met when those at `positions` are chosen, and the first of all others."""
+    met: dict[str, Sequence[float]] = {}
 
     def draw(path: str, domain: Domain) -> float:
         met[path] = options_of(path, domain)
-        return prefix.get(path, met[path][0])
+        return met[path][positions.get(path, 0)]
 
     resolve(node, draw)
     return met
 
 
-def _successor(sample: dict[str, float], active: dict[str, list[float]]) -> dict[str, float] | None:
-    """What the next combination begins with; None after the last."""
+def _successor(positions: Mapping[str, int], active: Mapping[str, Sequence[float]]) -> dict[str, int] | None:
+    """The positions that the next combination begins with; None after the last."""
     paths = list(active)
     for last in reversed(range(len(paths))):
-        position = active[paths[last]].index(sample[paths[last]]) + 1
+        position = positions.get(paths[last], 0) + 1
         if position < len(active[paths[last]]):
-            return {path: sample[path] for path in paths[:last]} | {paths[last]: active[paths[last]][position]}
+            return {path: positions.get(path, 0) for path in paths[:last]} | {paths[last]: position}
     return None
 
 
@@ -173,19 +173,19 @@ def parameter_names(node: Any) -> set[str]:
     return names
 
 
-def _options(path: str, domain: Domain) -> list[float]:
+def _options(path: str, domain: Domain) -> Sequence[float]:
     if isinstance(domain, Choice):
-        return list(range(len(domain.choice)))
+        return range(len(domain.choice))
     if isinstance(domain, Interval):
         try:
-            return list(candidates(domain))
+            return Candidates(domain)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     raise TypeError(f"unknown domain {domain!r}")
 
 
-def _ends(path: str, domain: Domain) -> list[float]:
-    return [domain.low, domain.high] if isinstance(domain, Interval) else _options(path, domain)
+def _ends(path: str, domain: Domain) -> Sequence[float]:
+    return (domain.low, domain.high) if isinstance(domain, Interval) else _options(path, domain)
 
 
 def _join(path: str, name: str) -> str:

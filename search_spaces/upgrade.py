@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 VERSION = 2
+#: In characters: more than the paths of fields have that version 2 renamed.
+LONGEST_PATH = 1_000
 
 DEPRECATED = (
     "version: this spec is of version 1 and was read as version 2: `asha.max_t` is now `max_epochs`, the rest of "
@@ -54,9 +56,10 @@ class Upgraded:
 
     def as_written(self, path: str) -> str:
         """The path of a field in the document that was given."""
-        for new, old in sorted(self.written.items(), key=lambda pair: -len(pair[0])):
-            if path == new or path.startswith((f"{new}.", f"{new}[")):
-                return old + path[len(new) :]
+        ends = [match.start() for match in re.finditer(r"[.\[]", path[:LONGEST_PATH])]
+        for end in (len(path), *reversed(ends)):
+            if path[:end] in self.written:
+                return self.written[path[:end]] + path[end:]
         return path
 
     def in_text(self, text: str) -> str:

@@ -7,8 +7,9 @@ nor any hyperparameter by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any, TypeVar, get_origin, overload
 
 from pydantic import BaseModel, ValidationError
@@ -23,7 +24,11 @@ from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, nearest, sh
 from search_spaces.spec import Spec, members
 from search_spaces.upgrade import DEPRECATED, Upgraded, upgrade
 
+#: Most of pydantic's errors that are translated. Several may be of one problem.
+MAX_ERRORS = 1_000
+
 S = TypeVar("S", bound=Spec)
+T = TypeVar("T")
 
 
 @overload
@@ -43,26 +48,24 @@ def validate(data: Any, model: type[Spec] = ExperimentSpec) -> Spec:
     upgraded = upgrade(data) if model is ExperimentSpec else Upgraded(data)
     try:
         spec = model.model_validate(upgraded.document)
-        found = list(cross_field_rules.problems(spec)) if isinstance(spec, ExperimentSpec) else []
+        found = _first(cross_field_rules.problems(spec)) if isinstance(spec, ExperimentSpec) else []
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        found = _problems(errors, upgraded.document, model)
-        if model is ExperimentSpec:
-            found += _problems_of_the_rest(upgraded.document, errors)
+        found = _problems(errors[:MAX_ERRORS], upgraded.document, model)
+        if model is ExperimentSpec and len(found) <= MAX_PROBLEMS:
+            found = _first(chain(found, _problems_of_the_rest(upgraded.document, errors)))
         spec = None
     except RecursionError:
         raise SpecError([Problem("document", f"must be nested at most {MAX_DEPTH} levels deep")]) from None
     except OverflowError:
         raise SpecError([Problem("document", "must have whole numbers of at most 2^53")]) from None
     if spec is None or found:
-        raise SpecError(
-            _limited(
-                [
-                    Problem(upgraded.as_written(one.field), upgraded.in_text(one.rule), shorten(one.value))
-                    for one in found
-                ]
-            )
-        )
+        listed = [
+            Problem(shorten(upgraded.as_written(one.field)), upgraded.in_text(one.rule), shorten(one.value))
+            for one in found[:MAX_PROBLEMS]
+        ]
+        more = [Problem("document", "and more problems")] if len(found) > MAX_PROBLEMS else []
+        raise SpecError([*listed, *more])
     return spec
 
 
@@ -70,37 +73,39 @@ def warnings(spec: ExperimentSpec, document: Any = None) -> list[str]:
     """Warnings about valid settings that are probably mistakes, and about an old document: one sentence each."""
     upgraded = upgrade(document)
     deprecated = [DEPRECATED] if upgraded.was_upgraded else []
-    return [*deprecated, *map(upgraded.in_text, cross_field_rules.warnings(spec))]
+    found = _first(chain(deprecated, map(upgraded.in_text, cross_field_rules.warnings(spec))))
+    return [*found[:MAX_PROBLEMS], *(["and more warnings"] if len(found) > MAX_PROBLEMS else [])]
 
 
-def _problems_of_the_rest(document: Any, errors: list[ErrorDetails]) -> list[Problem]:
+def _first(found: Iterable[T]) -> list[T]:
+    """As many as are listed, and one more if there are more. No further ones are looked for."""
+    return list(islice(found, MAX_PROBLEMS + 1))
+
+
+def _problems_of_the_rest(document: Any, errors: list[ErrorDetails]) -> Iterator[Problem]:
     """What the cross-field rules find in the parts of a document that have no problems of their own."""
     if not isinstance(document, dict):
-        return []
-    rest = {"name": "unnamed", **document}
-    unread = set()
+        return
+    wrong, wrong_in_space = set(), set()
+    space = document.get("search_space")
     for error in errors:
-        head, *tail = (str(name) for name in error["loc"]) if error["loc"] else ("",)
-        space = rest.get("search_space")
+        head, *tail = (str(name) for name in error["loc"][:2]) if error["loc"] else ("",)
         if head == "search_space" and tail and isinstance(space, dict):
-            unread |= {head, f"{head}.{tail[0]}"}
-            rest["search_space"] = {name: value for name, value in space.items() if str(name) != tail[0]}
+            wrong_in_space.add(tail[0])
         elif head in {"", "dataset"}:
-            return []  # the default augmentation follows the dataset
+            return  # the default augmentation follows the dataset
         else:
-            unread.add(head)
-            rest.pop(head, None)
+            wrong.add(head)
+    rest = {name: value for name, value in document.items() if str(name) not in wrong}
+    if isinstance(space, dict) and "search_space" not in wrong:
+        rest["search_space"] = {name: value for name, value in space.items() if str(name) not in wrong_in_space}
+    unread = wrong | {f"search_space.{name}" for name in wrong_in_space}
+    if wrong_in_space:
+        unread.add("search_space")
     try:
-        return list(cross_field_rules.problems(ExperimentSpec.model_validate({"name": "unnamed", **rest}), unread))
+        yield from cross_field_rules.problems(ExperimentSpec.model_validate({"name": "unnamed", **rest}), unread)
     except (ValidationError, RecursionError, OverflowError):
-        return []
-
-
-def _limited(problems: list[Problem]) -> list[Problem]:
-    if len(problems) <= MAX_PROBLEMS:
-        return problems
-    left = len(problems) - MAX_PROBLEMS
-    return [*problems[:MAX_PROBLEMS], Problem("document", f"and {left} more problems")]
+        return
 
 
 @dataclass(frozen=True)
@@ -161,20 +166,16 @@ class _Place:
 
 
 def _problems(errors: list[ErrorDetails], data: Any, model: type[Spec]) -> list[Problem]:
-    locs = [error["loc"] for error in errors]
+    """The problems behind the errors, as many as are listed and one more."""
+    around = {error["loc"][:length] for error in errors for length in range(len(error["loc"]))}
     found: dict[tuple[str, str], Problem] = {}
     shapes: set[str] = set()  # fields whose interval has the wrong number of values
-    strangers = 0
     for error in errors:
+        if len(found) > MAX_PROBLEMS:
+            break
         loc = error["loc"]
-        if error["type"] == "extra_forbidden":
-            strangers += 1
-            if strangers > MAX_PROBLEMS:  # a guess for each of thousands of unknown fields would take seconds
-                path = ".".join(map(str, loc))
-                found.setdefault((path, ""), Problem(path, "is not a known field"))
-                continue
-        if error["type"] in _COUNTS and any(other[: len(loc)] == loc and len(other) > len(loc) for other in locs):
-            continue
+        if error["type"] in _COUNTS and loc in around:
+            continue  # what is wrong inside is a problem of its own
         place = _Place("", data, model=model)
         for name in loc:
             before, place = place, place.step(name)

@@ -14,6 +14,7 @@ from search_spaces.domains import (
     DOMAINS,
     KEYWORDS,
     MAX_CANDIDATES,
+    Candidates,
     Choice,
     Interval,
     IntRange,
@@ -21,7 +22,6 @@ from search_spaces.domains import (
     LogUniform,
     QUniform,
     Uniform,
-    candidates,
     count,
     holds_domain,
     numeric_domains,
@@ -42,7 +42,7 @@ def test_every_domain_has_one_field_named_as_its_keyword() -> None:
 @given(low=SMALL, steps=st.integers(1, 50), step=st.integers(1, 20))
 def test_integer_candidates_reach_from_end_to_end(low: int, steps: int, step: int) -> None:
     domain = IntRange(int_range=(low, low + steps * step, step))
-    values = list(candidates(domain))
+    values = list(Candidates(domain))
     assert values == list(range(low, low + steps * step + 1, step))
     assert all(isinstance(value, int) for value in values)
     assert count(domain) == len(values)
@@ -51,13 +51,13 @@ def test_integer_candidates_reach_from_end_to_end(low: int, steps: int, step: in
 @given(low=st.integers(-100, 100), steps=st.integers(1, 200))
 def test_quantized_candidates_have_no_rounding_errors(low: int, steps: int) -> None:
     domain = QUniform(quniform=(low / 10, (low + steps) / 10, 0.1))
-    assert list(candidates(domain)) == [(low + index) / 10 for index in range(steps + 1)]
+    assert list(Candidates(domain)) == [(low + index) / 10 for index in range(steps + 1)]
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 2 / 3, 1 / 3), (1e-13, 3e-13, 1e-13), (1e6, 1e6 + 0.3, 0.1)])
 def test_quantized_candidates_are_within_their_range_at_any_scale(bounds: tuple[float, float, float]) -> None:
     domain = QUniform(quniform=bounds)
-    values = list(candidates(domain))
+    values = list(Candidates(domain))
     assert values[0] == domain.low
     assert values[-1] == domain.high
     assert len(set(values)) == count(domain)
@@ -132,7 +132,7 @@ def test_a_choice_may_hold_values_and_intervals() -> None:
 
 def test_continuous_domains_have_no_candidates() -> None:
     with pytest.raises(ValueError, match=r"must be finite for a grid \(got uniform: \[0.0, 1.0\]\)"):
-        list(candidates(Uniform(uniform=(0.0, 1.0))))
+        list(Candidates(Uniform(uniform=(0.0, 1.0))))
     with pytest.raises(ValueError, match="finite"):
         count(LogUniform(loguniform=(0.1, 1.0)))
 

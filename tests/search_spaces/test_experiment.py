@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -112,26 +111,6 @@ def test_fields_must_fit_together(change: dict[str, Any], field: str, rule: str)
     (problem,) = caught.value.problems
     assert problem.field == field
     assert rule in problem.rule
-
-
-def test_the_cost_of_a_spec_is_bounded_by_its_size() -> None:
-    """Every list is long and every range as fine as the notation allows: listing them takes minutes."""
-    fine = {"quniform": [0, 10, 0.0002]}
-    wide = {"kind": "cnn", "width": {"choice": [8] * 100}, "hidden": {"int_range": [0, 4096, 8]}}
-    document = {
-        "name": "x",
-        "search_space": {
-            "model": {"choice": [wide] * 100},
-            "normalization": {"choice": [{"kind": "group", "groups": {"int_range": [1, 100_000]}}] * 1000},
-            "scheduler": {"choice": [{"kind": "cosine", "t_max": 3, "warmup_epochs": fine}] * 1000},
-            "augmentation": {"rotation": {"quniform": [0, 100, 0.002]}},
-        },
-    }
-    begun = time.process_time()
-    with pytest.raises(SpecError, match="multiple of the"):
-        validate(document)
-    assert len(warnings(ExperimentSpec.model_validate(document))) == 1001
-    assert time.process_time() - begun < 30
 
 
 def test_the_problem_of_a_width_that_groups_do_not_divide_has_the_place_of_its_alternative() -> None:

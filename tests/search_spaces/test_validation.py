@@ -194,7 +194,7 @@ def test_long_values_are_cut() -> None:
 def test_many_problems_are_cut() -> None:
     found = problems({"name": "x"} | {f"unheard_{index}": index for index in range(200)})
     assert len(found) == MAX_PROBLEMS + 1
-    assert found[-1] == "document: and 150 more problems"
+    assert found[-1] == "document: and more problems"
 
 
 def test_huge_integers_are_refused() -> None:
@@ -276,9 +276,9 @@ def test_only_the_first_of_many_unknown_fields_are_guessed(monkeypatch: pytest.M
     monkeypatch.setattr("search_spaces.validation.nearest", lambda name, known: guessed.append(name))
     with pytest.raises(SpecError) as caught:
         validate({"name": "x", **{f"field_{n}": 1 for n in range(2000)}})
-    assert len(guessed) == MAX_PROBLEMS
+    assert len(guessed) == MAX_PROBLEMS + 1
     assert len(caught.value.problems) == MAX_PROBLEMS + 1
-    assert caught.value.problems[-1].rule == "and 1950 more problems"
+    assert caught.value.problems[-1].rule == "and more problems"
 
 
 def test_problems_of_fields_and_cross_field_rules_are_reported_together() -> None:
