@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import yaml
@@ -21,6 +22,7 @@ MAX_DEPTH = 32
 MAX_BYTES = 64 * 1024
 _TOO_DEEP = f"must be nested at most {MAX_DEPTH} levels deep"
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
+MAX_DIGITS = 100  # of a whole number, before its size is looked at
 #: Larger integers are not exact as JSON numbers, nor in a database.
 MAX_INTEGER = 2**53
 JSON_TYPES = frozenset({"application/json"})
@@ -78,86 +80,83 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _yaml(text: str) -> Any:
+    if found := yaml.reader.Reader.NON_PRINTABLE.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        _refuse(f"line {line}: malformed YAML: character U+{ord(found[0]):04X} is not allowed")
+    events = yaml.parse(text, Loader=LOADER)
     try:
-        loader = _Loader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
+        next(events)  # the begin of the stream
+        if isinstance(next(events), yaml.StreamEndEvent):
+            return None
+        data = _node(next(events), events, 1)
+        next(events)  # the end of the document
+        if not isinstance(event := next(events), yaml.StreamEndEvent):
+            _refuse(f"{_at(event.start_mark)}must be one document (got several)")
+        return data
     except yaml.MarkedYAMLError as error:
         reasons = [error.context, error.problem]
         _refuse(f"{_at(error.problem_mark or error.context_mark)}malformed YAML: {', '.join(filter(None, reasons))}")
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        _refuse(f"line {line}: malformed YAML: character U+{ord(text[error.position]):04X} is not allowed")
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the types of YAML 1.2, without anchors, aliases, tags and merge keys."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  filled below
-    depth = 0
-
-    def compose_document(self) -> Any:
-        node = super().compose_document()
-        if not self.check_event(yaml.StreamEndEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            _refuse(f"{_at(event.start_mark)}must be one document (got several)")
-        return node
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        place = _at(event.start_mark)
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            _refuse(f"{place}must not have anchors or aliases (got {event.anchor})")
-        if getattr(event, "tag", None) is not None:
-            _refuse(f"{place}must not have tags (got {event.tag})")
-        if self.depth >= MAX_DEPTH:
-            _refuse(f"{place}must be nested at most {MAX_DEPTH} levels deep")
-        self.depth += 1
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        first: dict[str, Any] = {}
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            place = _at(key.start_mark)
-            if not isinstance(name, str):
-                _refuse(f"{place}must have strings as keys (got {shorten(name)})")
-            if name in first:
-                _refuse(f"{place}must have each key once (got {shorten(name)!r} again, first in line {first[name]})")
-            first[name] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
-
-    def flatten_mapping(self, node: Any) -> None:
-        """Merge keys (`<<`) are of YAML 1.1: here they are keys like any other."""
-
-    def integer(self, node: Any) -> int:
-        try:
-            return int(node.value, 0 if node.value[:2] in {"0x", "0o"} else 10)
-        except ValueError:
-            _refuse(f"{_at(node.start_mark)}must be a whole number of at most 2^53 (got {len(node.value)} digits)")
-
-    def real(self, node: Any) -> float:
-        return float(re.sub(r"\.(?=[a-zA-Z])", "", node.value))
+def _node(event: Any, events: Iterator[Any], depth: int) -> Any:
+    """What begins with `event`, with the types of YAML 1.2."""
+    if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+        _refuse(f"{_at(event.start_mark)}must not have anchors or aliases (got {shorten(event.anchor)})")
+    if event.tag is not None:
+        _refuse(f"{_at(event.start_mark)}must not have tags (got {shorten(event.tag)})")
+    if depth > MAX_DEPTH:
+        _refuse(f"{_at(event.start_mark)}{_TOO_DEEP}")
+    if isinstance(event, yaml.ScalarEvent):
+        return _scalar(event)
+    if isinstance(event, yaml.SequenceStartEvent):
+        items = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            items.append(_node(event, events, depth + 1))
+        return items
+    fields: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    while not isinstance(event := next(events), yaml.MappingEndEvent):
+        name = _node(event, events, depth + 1)
+        if not isinstance(name, str):
+            _refuse(f"{_at(event.start_mark)}must have strings as keys (got {shorten(name)})")
+        if name in fields:
+            again = f"got {shorten(name)!r} again, first in line {lines[name]}"
+            _refuse(f"{_at(event.start_mark)}must have each key once ({again})")
+        lines[name] = event.start_mark.line + 1
+        fields[name] = _node(next(events), events, depth + 1)
+    return fields
 
 
-#: The core schema of YAML 1.2.2, section 10.3.2: tag, pattern, first characters.
-_CORE = (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+def _scalar(event: Any) -> Any:
+    text: str = event.value
+    is_plain, _ = event.implicit
+    kind = _CORE.fullmatch(text) if is_plain else None
+    match kind and kind.lastgroup:
+        case "bool":
+            return text.lower() == "true"
+        case "null":
+            return None
+        case "int" if len(text) > MAX_DIGITS:
+            _refuse(f"{_at(event.start_mark)}must be a whole number of at most 2^53 (got {len(text)} digits)")
+        case "int":
+            return int(text, 0 if text[:2] in {"0x", "0o"} else 10)
+        case "float":
+            return float(text)
+        case "special":
+            return float(text.replace(".", ""))  # Python writes inf and nan without the dot
+    return text
+
+
+#: libyaml, if PyYAML was built with it as its wheels are. It takes a tenth of the time.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+#: The core schema of YAML 1.2.2, section 10.3.2.
+_CORE = re.compile(
+    r"(?P<bool>true|True|TRUE|false|False|FALSE)"
+    r"|(?P<null>~|null|Null|NULL|)"
+    r"|(?P<int>[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)"
+    r"|(?P<float>[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?)"
+    r"|(?P<special>[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))"
 )
-for _name, _pattern, _first in _CORE:
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})$"), ["" if c == "\0" else c for c in _first]
-    )
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.integer)
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.real)
 
 
 def _fault(data: Any, depth: int = 1) -> tuple[str, str] | None:

@@ -6,14 +6,26 @@ import contextlib
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search_spaces import parsing
 from search_spaces.parsing import MAX_BYTES, MAX_DEPTH, read
 from search_spaces.problems import SpecError
 
 JSON = "application/json"
 YAML = "application/yaml"
+
+
+@pytest.fixture(params=[yaml.CSafeLoader, yaml.SafeLoader], ids=["libyaml", "python"])
+def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads YAML by libyaml, and as where PyYAML was built without it."""
+    monkeypatch.setattr(parsing, "LOADER", request.param)
+
+
+def test_yaml_is_read_by_libyaml() -> None:
+    assert parsing.LOADER is yaml.CSafeLoader
 
 
 @pytest.mark.parametrize(
@@ -23,6 +35,7 @@ def test_yaml_media_types(media_type: str) -> None:
     assert read(b"name: x", media_type) == {"name": "x"}
 
 
+@pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -42,6 +55,14 @@ def test_yaml_media_types(media_type: str) -> None:
         ("1_000", "1_000"),
         ("2026-01-31", "2026-01-31"),
         ("~", None),
+        ("+.5e1", 5.0),
+        ("+7", 7),
+        ("-0x1f", "-0x1f"),
+        ("0o", "0o"),
+        ("\n- a", ["a"]),
+        ("|\n  text\n", "text\n"),
+        ("<<", "<<"),
+        ('"\\u00e9"', "\u00e9"),
         ("", None),
         ("none", "none"),
         ("'1'", "1"),
@@ -58,6 +79,7 @@ def test_byte_order_marks_are_skipped() -> None:
     assert read(b"\xef\xbb\xbfa: 1", YAML) == read(b'\xef\xbb\xbf{"a": 1}', JSON) == {"a": 1}
 
 
+@pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize(
     ("body", "media_type", "line"),
     [

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -194,3 +195,21 @@ def test_a_key_that_is_given_twice_is_found_at_once() -> None:
     names = ",".join(f'"{number}":1' for number in range(6_000))
     with pytest.raises(SpecError, match="'5999' twice"):
         read(f'{{{names},"5999":1}}'.encode(), "application/json")
+
+
+YAMLS = {
+    "a list": "a: [{}1]".format("1," * 32_000),
+    "a block list": "a:\n{}".format("- x\n" * 16_000),
+    "a mapping": "\n".join(f"k{number}: {number}" for number in range(5_000)),
+    "nested lists": "a: [{}1]".format("[[[[]]]]," * 7_000),
+    "quoted texts": "a: [{}1]".format("''," * 21_000),
+    "a folded text": "a: >\n{}".format(" x\n" * 21_000),
+    "keys without values": "{{a{}}}".format("".join(f",b{number}" for number in range(8_000))),
+}
+
+
+@pytest.mark.parametrize("text", YAMLS.values(), ids=YAMLS)
+def test_the_work_to_read_yaml_is_bounded_by_its_size(text: str) -> None:
+    assert len(text) <= MAX_BYTES
+    lines = executed_lines(lambda: read(text.encode(), "application/yaml"), yaml, search_spaces)
+    assert lines <= LINES_PER_BYTE * len(text)

@@ -9,14 +9,14 @@ from types import FrameType, ModuleType
 from typing import Any
 
 
-def executed_lines(work: Callable[[], object], package: ModuleType) -> int:
-    """How many lines of a package are executed by `work`, those in loops each time."""
-    folder = str(Path(package.__path__[0]))
+def executed_lines(work: Callable[[], object], *packages: ModuleType) -> int:
+    """How many lines of the packages are executed by `work`, those in loops each time."""
+    folders = tuple(str(Path(package.__path__[0])) for package in packages)
     lines = 0
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal lines
-        if not frame.f_code.co_filename.startswith(folder):
+        if not frame.f_code.co_filename.startswith(folders):
             return None
         lines += 1
         return trace
