@@ -27,6 +27,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core_schema
 
+from search_spaces.parsing import MAX_INTEGER
+
 #: Largest number of candidates of a stepped domain: as many as an experiment may have trials.
 MAX_CANDIDATES = 100_000
 #: Most alternatives of a choice: every check of a spec and every trial's sample walks them.
@@ -70,6 +72,8 @@ class Interval(Domain):
 
     @model_validator(mode="after")
     def _ordered(self) -> Interval:
+        if self.integer and max(map(abs, self.bounds)) > MAX_INTEGER:
+            raise PydanticCustomError("domain_size", "must have whole numbers of at most 2^53")
         if not self.low < self.high:
             raise PydanticCustomError("domain_order", "must have low < high")
         if self.log and self.low <= 0:

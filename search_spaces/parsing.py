@@ -22,7 +22,7 @@ MAX_DEPTH = 32
 MAX_BYTES = 64 * 1024
 _TOO_DEEP = f"must be nested at most {MAX_DEPTH} levels deep"
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
-MAX_DIGITS = 100  # of a whole number, before its size is looked at
+MAX_DIGITS = 100  # of a whole number: a longer one is not converted, and not shown
 #: Larger integers are not exact as JSON numbers, nor in a database.
 MAX_INTEGER = 2**53
 JSON_TYPES = frozenset({"application/json"})
@@ -177,7 +177,8 @@ def _fault(data: Any, depth: int = 1) -> tuple[str, str] | None:
     elif isinstance(data, float) and not math.isfinite(data):
         return f"must be a finite number (got {data})", ""
     elif isinstance(data, int) and abs(data) > MAX_INTEGER:
-        return "must be a whole number of at most 2^53", ""
+        shown = data if abs(data) < 10**MAX_DIGITS else f"more than {MAX_DIGITS} digits"
+        return f"must be a whole number of at most 2^53 (got {shown})", ""
     elif isinstance(data, str) and _NOT_STORABLE.search(data):
         return "must be text without NUL or lone surrogates", ""
     return None

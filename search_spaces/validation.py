@@ -57,8 +57,6 @@ def validate(data: Any, model: type[Spec] = ExperimentSpec) -> Spec:
         spec = None
     except RecursionError:
         raise SpecError([Problem("document", f"must be nested at most {MAX_DEPTH} levels deep")]) from None
-    except OverflowError:
-        raise SpecError([Problem("document", "must have whole numbers of at most 2^53")]) from None
     if spec is None or found:
         listed = [
             Problem(shorten(upgraded.as_written(one.field)), upgraded.in_text(one.rule), shorten(one.value))
@@ -104,7 +102,7 @@ def _problems_of_the_rest(document: Any, errors: list[ErrorDetails]) -> Iterator
         unread.add("search_space")
     try:
         yield from cross_field_rules.problems(ExperimentSpec.model_validate({"name": "unnamed", **rest}), unread)
-    except (ValidationError, RecursionError, OverflowError):
+    except (ValidationError, RecursionError):
         return
 
 

@@ -96,7 +96,12 @@ def test_byte_order_marks_are_skipped() -> None:
         (b'{"a": NaN}', JSON, "a: must be a finite number (got nan)"),
         (b'{"a": {"b": -Infinity}}', JSON, "a.b: must be a finite number (got -inf)"),
         (b'{"a": [1e999]}', JSON, "a[0]: must be a finite number (got inf)"),
-        (b'{"a": {"b": 99999999999999999999}}', JSON, "a.b: must be a whole number of at most 2^53"),
+        (
+            b'{"a": {"b": 99999999999999999999}}',
+            JSON,
+            "a.b: must be a whole number of at most 2^53 (got 99999999999999999999)",
+        ),
+        (b'{"a": -1' + b"0" * 200 + b"}", JSON, "a: must be a whole number of at most 2^53 (got more than 100 digits)"),
         (b'{"a": ' + b"9" * 5000 + b"}", JSON, "document: must have whole numbers of at most 2^53"),
         (b'{"a": 1, "a": 2}', JSON, "document: must have each key once (got 'a' twice"),
         (b'{"a": "\\ud800"}', JSON, "a: must be text without NUL or lone surrogates"),

@@ -67,6 +67,22 @@ def problems(data: Any) -> list[str]:
             space(augmentation={"rotatoin": 3}),
             ["~augmentation.rotatoin: is not a known field; did you mean 'rotation'? (got 3)"],
         ),
+        (
+            space(model={"kind": "cnn", "width": {"int_range": [1, 2**60]}}),
+            [
+                '~model.width: must have whole numbers of at most 2^53 (got {"int_range": [1, 1152921504606846976]})',
+            ],
+        ),
+        (
+            space(
+                model={"kind": "plugin", "name": "mine", "arguments": dict.fromkeys(map("a{}".format, range(33)), 1)}
+            ),
+            [
+                "~model.arguments: must have at most 32 entries (got "
+                + json.dumps(dict.fromkeys(map("a{}".format, range(33)), 1))[:117]
+                + "...)"
+            ],
+        ),
         (space(model="plugin"), ["~model.name: is required by plugin"]),
         (
             space(optimizer={"kind": "sgd", "lr": {"uniform": [1, 0.1]}}),
