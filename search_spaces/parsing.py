@@ -94,8 +94,11 @@ def _yaml(text: str) -> Any:
             _refuse(f"{_at(event.start_mark)}must be one document (got several)")
         return data
     except yaml.MarkedYAMLError as error:
-        reasons = [error.context, error.problem]
-        _refuse(f"{_at(error.problem_mark or error.context_mark)}malformed YAML: {', '.join(filter(None, reasons))}")
+        mark, reasons = error.problem_mark or error.context_mark, [error.context, error.problem]
+        lines = text.split("\n")
+        end = f"line {len(lines)}, column {len(lines[-1]) + 1}: "
+        place = end if mark and mark.line >= len(lines) else _at(mark)  # libyaml puts the end into a line of its own
+        _refuse(f"{place}malformed YAML: {', '.join(filter(None, reasons))}")
 
 
 def _node(event: Any, events: Iterator[Any], depth: int) -> Any:

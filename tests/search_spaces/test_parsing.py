@@ -123,6 +123,7 @@ def test_byte_order_marks_are_skipped() -> None:
         (b"a: 1\n---\nb: 2", YAML, "document: line 2, column 1: must be one document (got several)"),
         (b"a: [1, 2\nb: 3", YAML, "document: line 2, column 2: malformed YAML"),
         (b"a:\n\tb: 1", YAML, "document: line 2, column 1: malformed YAML"),
+        (b"name: [", YAML, "document: line 1, column 8: malformed YAML"),
         (b"a: b: c", YAML, "document: line 1, column 5: malformed YAML"),
         (b"a: 1\nb: \x07", YAML, "document: line 2: malformed YAML: character U+0007"),
         (b'a: "\\0"', YAML, "a: must be text without NUL"),
