@@ -39,41 +39,12 @@ log = logging.getLogger(__name__)
 
 def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
     """The service as an ASGI application. It opens and migrates its database when it starts to serve, not before."""
-    return _build(settings, lambda: open_context(settings, launcher))
+    return build_app(settings, lambda: open_context(settings, launcher))
 
 
-def open_context(settings: Settings, launcher: Launcher | None = None) -> AppContext:
-    """Open the database, migrate it, and connect the parts. Raises DatabaseUnusableError."""
-    database = Database.open(settings.sqlalchemy_url)
-    mlflow = MlflowClient(settings)
-    return AppContext(
-        settings=settings,
-        database=database,
-        cluster_cache=ClusterCache(),
-        launcher=launcher or RayLauncher(settings),
-        mlflow=mlflow,
-        mlflow_probe=MlflowProbe(mlflow),
-        wake=threading.Event(),
-    )
+def build_app(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
+    """The same over a context that `opened` gives when it starts to serve. Only limits and hosts are of `settings`."""
 
-
-def main() -> None:
-    """Serve until SIGINT or SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        settings = read_settings(os.environ)
-        context = open_context(settings)
-    except SettingsError as error:
-        sys.exit(str(error))
-    except DatabaseUnusableError as error:
-        sys.exit(f"RUNG_DATABASE_URL: {error}")
-    for name in unknown_variables(os.environ):
-        log.warning("ignoring %s: there is no such setting", name)
-    app = _build(settings, lambda: context)
-    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=None)
-
-
-def _build(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as running:
@@ -103,6 +74,37 @@ def _build(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
     )
     app.add_middleware(HostOriginMiddleware, hosts=settings.hosts)
     return app
+
+
+def open_context(settings: Settings, launcher: Launcher | None = None) -> AppContext:
+    """Open the database, migrate it, and connect the parts. Raises DatabaseUnusableError."""
+    database = Database.open(settings.sqlalchemy_url)
+    mlflow = MlflowClient(settings)
+    return AppContext(
+        settings=settings,
+        database=database,
+        cluster_cache=ClusterCache(),
+        launcher=launcher or RayLauncher(settings),
+        mlflow=mlflow,
+        mlflow_probe=MlflowProbe(mlflow),
+        wake=threading.Event(),
+    )
+
+
+def main() -> None:
+    """Serve until SIGINT or SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = read_settings(os.environ)
+        context = open_context(settings)
+    except SettingsError as error:
+        sys.exit(str(error))
+    except DatabaseUnusableError as error:
+        sys.exit(f"RUNG_DATABASE_URL: {error}")
+    for name in unknown_variables(os.environ):
+        log.warning("ignoring %s: there is no such setting", name)
+    app = build_app(settings, lambda: context)
+    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=None)
 
 
 def _threads(context: AppContext) -> list[Reconciler | CleanupWorker | WarmWorkers]:

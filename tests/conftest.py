@@ -1,13 +1,18 @@
-"""What all tests share: a real PostgreSQL for the tests that ask for one."""
+"""What all tests share: one thread for torch, and a real PostgreSQL for the tests that ask for one."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
 from tests.support.postgres import Postgres, running_postgres
+
+#: Read when torch is imported, here and in the processes that tests start. The tensors of the tests are small: more
+#: threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 #: A test has no time limit of its own: a busy machine is no defect of the code.
 settings.register_profile("rung", deadline=None)

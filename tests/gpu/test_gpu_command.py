@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,7 +29,7 @@ def test_without_a_gpu_it_only_checks_the_imports() -> None:
 
 
 def test_hidden_packages_cannot_be_imported() -> None:
-    done = run(code=("-c", "import tests.gpu.blocked, json, torch; import ray"))
+    done = run(code=("-c", "import tests.gpu.blocked, json; import ray"))
     assert "ModuleNotFoundError: No module named 'ray'" in done.stderr
 
 
@@ -42,6 +44,7 @@ def test_skipped_tests_fail_the_check_on_a_gpu() -> None:
     assert run(code=("-c", counted)).stdout == "[0, 1, 1, 0]\n"
 
 
+@pytest.mark.slow
 def test_a_rehearsal_on_the_cpu_fills_both_tables(tmp_path: Path) -> None:
     done = run("--device", "cpu", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr

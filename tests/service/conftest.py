@@ -5,14 +5,21 @@ The database is a SQLite file; modules marked `stores` run over a real PostgreSQ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import shutil
+import sqlite3
+import ssl
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import Engine, event
 
-from service.app import create_app
+from service.adapters.launcher import Launcher
+from service.app import build_app, create_app, open_context
 from service.context import AppContext
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
@@ -25,6 +32,23 @@ from tests.support.server import serving
 from tests.support.world import World
 
 STORES = ("sqlite", "postgresql")
+#: Settings that an application has from the moment when it is built.
+BUILT_IN = ("max_body_bytes", "max_heartbeat_bytes", "hosts")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_waits_for_disks_or_certificates() -> Iterator[None]:
+    """SQLite's data need not survive a power failure; HTTPX reads all certificates for each client."""
+
+    def connected(connection: Any, _record: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", connected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
+        yield
+    event.remove(Engine, "connect", connected)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -35,8 +59,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database of the newest schema, to be copied: a copy takes a fifth of the time of the migrations."""
+    path = tmp_path_factory.mktemp("migrated") / "rung.db"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+    return path
+
+
+@pytest.fixture(scope="session")
 def migrated(postgres: Postgres) -> str:
-    """A database of the newest schema, to be copied."""
+    """A PostgreSQL database of the newest schema, to be copied."""
     name = postgres.create()
     database = Database(_sqlalchemy(postgres.url(name)))
     database.migrate()
@@ -48,7 +82,9 @@ def migrated(postgres: Postgres) -> str:
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The SQLAlchemy URL of a database of this test's own."""
     if getattr(request, "param", "sqlite") == "sqlite":
-        yield f"sqlite:///{tmp_path / 'deep' / 'rung.db'}"
+        path = tmp_path / "rung.db"
+        shutil.copy(request.getfixturevalue("migrated_file"), path)
+        yield f"sqlite:///{path}"
         return
     postgres: Postgres = request.getfixturevalue("postgres")
     name = postgres.create(template=request.getfixturevalue("migrated"))
@@ -72,15 +108,37 @@ def launcher() -> MemoryLauncher:
     return MemoryLauncher()
 
 
-@pytest.fixture
-def app(settings: Settings, launcher: MemoryLauncher) -> FastAPI:
-    return create_app(settings, launcher)
+class SharedApp:
+    """One application for all tests: FastAPI takes longer to build one than most tests to use it.
+
+    What it opens when it starts to serve is the test's own, also its settings, except for those that are built in.
+    """
+
+    def __init__(self) -> None:
+        self._settings = Settings()
+        self._opened: Callable[[], AppContext] = lambda: open_context(self._settings)
+        self.app = build_app(self._settings, lambda: self._opened())
+
+    def over(self, settings: Settings, launcher: Launcher) -> FastAPI:
+        if any(getattr(settings, name) != getattr(self._settings, name) for name in BUILT_IN):
+            return create_app(settings, launcher)
+        self._opened = lambda: open_context(settings, launcher)
+        return self.app
 
 
 @pytest.fixture(scope="session")
-def documented() -> DocumentedResponses:
-    """The document is the same for every application, and takes a while to build."""
-    return DocumentedResponses(create_app(Settings()).openapi())
+def shared_app() -> SharedApp:
+    return SharedApp()
+
+
+@pytest.fixture
+def app(settings: Settings, launcher: MemoryLauncher, shared_app: SharedApp) -> FastAPI:
+    return shared_app.over(settings, launcher)
+
+
+@pytest.fixture(scope="session")
+def documented(shared_app: SharedApp) -> DocumentedResponses:
+    return DocumentedResponses(shared_app.app.openapi())
 
 
 @pytest.fixture

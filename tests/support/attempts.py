@@ -1,4 +1,4 @@
-"""Stand-ins for what an attempt at an experiment works with: the winner's evaluation and MLflow."""
+"""Attempts at an experiment with stand-ins for the trials, for the winner's evaluation and for MLflow."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from typing import Any
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import ExperimentFolder
-from search_spaces.protocol import FINAL_PHASES, LaunchConfig, Winner
+from search_spaces.protocol import FINAL_PHASES, Directives, LaunchConfig, TrialState, Winner
+from search_spaces.storage.folder import FolderStorage
+from tests.support.workers import HeartbeatService
+from workers.attempt import ExperimentAttempt, Tracking
+from workers.search.tune_callbacks import TuneCallback
+from workers.state.recorder import Recorder
 from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.summary import Summary
+from workers.tracking.tracker import Tracker
 from workers.winner.evaluation import WinnerScore
 
 SCORE = WinnerScore(0.5, 0.75)
@@ -22,7 +28,7 @@ AFTER = " after the final heartbeat"
 class Calls:
     """The calls of the stand-ins in their order, and whether the service had the final heartbeat by then."""
 
-    def __init__(self, service: Any) -> None:
+    def __init__(self, service: HeartbeatService) -> None:
         self._service = service
         self.noted: list[str] = []
 
@@ -105,3 +111,67 @@ class MemoryTracking:
 
     def log_folder(self, folder: Path) -> None:
         self._calls.note(f"log {folder.name}")
+
+
+#: Runs the trials of an attempt.
+Trials = Callable[[Recorder, TuneCallback], None]
+
+
+@dataclass
+class Attempted:
+    """What became of an attempt."""
+
+    succeeded: bool
+    evaluation: ScriptedEvaluation
+    tracking: MemoryTracking
+    calls: list[str]
+
+
+def attempt_at(
+    service: HeartbeatService,
+    config: LaunchConfig,
+    spec: ExperimentSpec,
+    search: Trials,
+    *,
+    mlflow: bool = True,
+    evaluation: ScriptedEvaluation | None = None,
+) -> Attempted:
+    """Run one attempt whose trials are run by `search(recorder, callback)`, with an unreachable MLflow on request."""
+    seen: list[Recorder] = []
+    calls = Calls(service)
+
+    def run_trials(
+        launch: LaunchConfig, spec: ExperimentSpec, recorder: Recorder, callback: TuneCallback, on_last: object
+    ) -> None:
+        seen.append(recorder)
+        search(recorder, callback)
+
+    scripted = evaluation or ScriptedEvaluation()
+    scripted.calls = calls
+    memory = MemoryTracking(calls, lambda: seen[0].numbers() if seen else set())
+
+    def track(superseded: Callable[[], bool]) -> Tracking:
+        storage = FolderStorage(Path(config.storage))
+        return memory if mlflow else Tracker(config, spec, storage, superseded=superseded)
+
+    succeeded = ExperimentAttempt(config, spec, run_trials, scripted, track).run()
+    return Attempted(succeeded, scripted, memory, calls.noted)
+
+
+def directives(**fields: Any) -> tuple[int, str, bytes]:
+    """An answer of the service."""
+    return 200, "application/json", Directives(**({"slots": 1} | fields)).model_dump_json().encode()
+
+
+def one_trial(recorder: Recorder, callback: TuneCallback) -> None:
+    recorder.record_suggestion(0, {}, {})
+    recorder.record_epoch(0, 1, {"validation_accuracy": 0.5}, (TrialState.COMPLETED, "done"))
+
+
+def no_trials(recorder: Recorder, callback: TuneCallback) -> None:
+    raise AssertionError("the search must not begin")
+
+
+def journal_of(folder: Path, attempt: int = 9) -> Recorder:
+    """The experiment's journal as a later attempt opens it."""
+    return Recorder(FolderStorage(folder).journal, ExperimentSpec(name="x").objective, attempt)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.handlers import QuietHandler, handling
+from tests.support.world import World
 
 API = "/api/2.0/mlflow"
 
@@ -95,33 +96,34 @@ class Mlflow:
         return {"runs": found["runs"][: body["max_results"]]}
 
 
+def failed_experiment(world: World, mlflow: Mlflow) -> str:
+    """An experiment whose driver died after it had begun a parent and three children, and told of two."""
+    one = world.started()
+    for run_id, trial in (("parent", None), ("done", 0), ("open", 1), ("untold", 2)):
+        mlflow.add(run_id, one, trial)
+    done = world.line(0, state="EARLY_STOPPED", stop_reason="rung 1", ended_at=1_700_000_009, mlflow_run_id="done")
+    lines = [done, world.line(1, mlflow_run_id="open")]
+    ids = {"mlflow_experiment_id": "7", "mlflow_run_id": "parent"}
+    world.beat(one, {"phase": "failed", "reason": "the data is gone", "trials": lines, **ids})
+    assert world.show(one)["state"] == "ERROR"
+    return str(one)
+
+
 @contextmanager
 def serving(mlflow: Mlflow) -> Iterator[str]:
     """The address of the server, which runs for the length of the block."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(QuietHandler):
+        def respond(self) -> None:
             url = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
-            text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            text = self.body()
             answer = (
                 None if mlflow.unavailable else mlflow.answer(self.command, url.path, query, json.loads(text or "{}"))
             )
             body = json.dumps(answer or {}).encode()
             body = next((body for part, body in mlflow.overrides.items() if part.encode() in text), body)
-            self.send_response(503 if mlflow.unavailable else 200 if answer is not None else 404)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.answer(503 if mlflow.unavailable else 200 if answer is not None else 404, body)
 
-        do_POST = do_DELETE = do_GET  # noqa: N815 - names of http.server
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with handling(Handler) as address:
+        yield address

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-from service.adapters.launcher import ClusterUnreachableError
+from service.adapters.launcher import ClusterUnreachableError, JobStatus
 from service.scheduling.reconciler import Reconciler
 from tests.support.clock import Clock
+from tests.support.world import World
 
 STEP_S = 2.0
 
@@ -17,6 +19,17 @@ def reconcile_for(reconciler: Reconciler, clock: Clock, seconds: float) -> None:
     for _ in range(math.ceil(seconds / STEP_S)):
         clock.sleep(STEP_S)
         reconciler.reconcile_once()
+
+
+def heard_while_asked(world: World, experiment_id: str) -> Callable[[str], JobStatus]:
+    """Stands for the launcher's `status`: a heartbeat of the experiment's driver arrives just before Ray answers."""
+    status = world.launcher.status
+
+    def answer(attempt_id: str) -> JobStatus:
+        world.beat(experiment_id, {"phase": "searching"})
+        return status(attempt_id)
+
+    return answer
 
 
 def refuse(*_: Any) -> NoReturn:

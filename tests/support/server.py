@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,31 +14,52 @@ import uvicorn
 from fastapi import FastAPI
 
 START_S = 20
+POLL_S = 0.002  # between two checks for requests that are not answered yet, when the server ends
+
+
+class Server(uvicorn.Server):
+    """Uvicorn's server, except that it ends as soon as it is asked to: Uvicorn's looks ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        await super().startup(sockets)
+        self.ready.set()
+
+    async def main_loop(self) -> None:
+        await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        while self.server_state.tasks:
+            await asyncio.sleep(POLL_S)
+        await self.lifespan.shutdown()
 
 
 @contextmanager
 def serving(app: FastAPI, *on_response: Callable[[httpx.Response], None]) -> Iterator[httpx.Client]:
     """An HTTP client of the application, served for the length of the block. `on_response` sees each response."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
-    up = threading.Event()
-    startup = server.startup
-
-    async def announce(**options: Any) -> None:
-        await startup(**options)
-        up.set()
-
-    server.startup = announce  # type: ignore[method-assign, assignment]
+    server = Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
+    if not server.ready.wait(START_S):
+        raise TimeoutError("the application did not start")
     try:
-        if not up.wait(START_S):
-            raise TimeoutError("the application did not start")
         port = server.servers[0].sockets[0].getsockname()[1]
-        hooks = {"response": list(on_response)}
+        hooks: dict[str, list[Any]] = {"response": list(on_response)}
         with httpx.Client(
             base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=START_S, event_hooks=hooks
         ) as client:
             yield client
     finally:
-        server.should_exit = True
+        server.stop()
         thread.join(START_S)

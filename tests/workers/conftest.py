@@ -28,6 +28,7 @@ from workers.state.recorder import Recorder
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from tests.support.attempts import Attempted, ScriptedEvaluation, Trials
     from tests.support.searches import Search
 
 
@@ -118,3 +119,25 @@ def client(tmp_path: Path, migrated: Path) -> Iterator[MlflowClient]:
 def launch(tmp_path: Path) -> BuildLaunch:
     """`launch(field=...)`: the launch config of an attempt in `tmp_path`."""
     return partial(launch_config, tmp_path)
+
+
+@pytest.fixture
+def attempt(
+    service: HeartbeatService, experiment: BuildSpec, launch: BuildLaunch, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Attempted]:
+    """`attempt(trials, launch fields)`: one whose trials are run by `trials(recorder, callback)`."""
+    from tests.support.attempts import attempt_at
+    from workers.tracking import retry
+
+    monkeypatch.setattr(retry, "POLL_S", 0.01)
+    monkeypatch.setattr(retry, "STOP_GRACE_S", 0.1)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+    def run(
+        trials: Trials, /, *, mlflow: bool = True, evaluation: ScriptedEvaluation | None = None, **fields: Any
+    ) -> Attempted:
+        config = launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=0.6, **fields)
+        spec = experiment(searcher={"kind": "random", "num_samples": 1})
+        return attempt_at(service, config, spec, trials, mlflow=mlflow, evaluation=evaluation)
+
+    return run

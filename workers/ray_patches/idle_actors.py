@@ -26,6 +26,8 @@ def release_idle_actors(controller: Any) -> None:
     deadline = time.monotonic() + STOP_S
     actors = tune._actor_manager
     while not tune._running_trials and actors.num_live_actors:
-        if time.monotonic() >= deadline:  # it may be loading data for minutes
-            actors.remove_actor(actors.live_actors[0], kill=True)
+        overdue = time.monotonic() >= deadline  # it may be loading data for minutes
+        for actor in actors.live_actors:
+            if overdue or actor not in tune._started_actors:  # one that still imports would be waited for in vain
+                actors.remove_actor(actor, kill=True)
         actors.next(timeout=1)

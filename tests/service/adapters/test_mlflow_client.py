@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -16,6 +14,7 @@ import pytest
 from service.adapters.mlflow_client import MlflowClient
 from service.contract.errors import UnavailableError
 from service.settings import Settings
+from tests.support.handlers import QuietHandler, handling
 
 HISTORY = [
     {"step": step, "value": value, "timestamp": 1_700_000_000_000 + step} for step, value in enumerate([3, 2, 1], 1)
@@ -27,10 +26,10 @@ ODD = [
 ]
 
 
-class Tracking(BaseHTTPRequestHandler):
+class Tracking(QuietHandler):
     """Two metrics. The first has one point per page, the newest first."""
 
-    def do_GET(self) -> None:
+    def respond(self) -> None:
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         if self.headers.get("Authorization") == "Basic d3Jvbmc6":
@@ -42,7 +41,7 @@ class Tracking(BaseHTTPRequestHandler):
         if url.path.endswith("/experiments/search"):
             return self._answer(200, {})
         if query["run_id"] == "odd":
-            return self._send(200, b"<html>login\0</html>")
+            return self.answer(200, b"<html>login\0</html>")
         if query["metric_key"] == "train_loss":
             page = int(query.get("page_token", "0"))
             more = {"next_page_token": str(page + 1)} if page < 2 else {}
@@ -50,26 +49,13 @@ class Tracking(BaseHTTPRequestHandler):
         return self._answer(200, {"metrics": ODD} if query["metric_key"] == "lr" else {})
 
     def _answer(self, status: int, document: dict[str, Any]) -> None:
-        self._send(status, json.dumps(document).encode())
-
-    def _send(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        self.answer(status, json.dumps(document).encode())
 
 
 @pytest.fixture
 def uri() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Tracking) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with handling(Tracking) as address:
+        yield address
 
 
 Open = Callable[..., MlflowClient]

@@ -7,9 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from service.adapters.ray_jobs import RayLauncher
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
 from tests.support.contracts.launcher import LauncherContract, launch_config
+from tests.support.handlers import QuietHandler, handling
 
 VERSION = {"version": "4", "ray_version": "2.60.0", "ray_commit": "x", "session_name": "x"}
 #: What Ray answers of a node, as far as the service reads it.
@@ -71,29 +70,15 @@ class Dashboard:
 def dashboard() -> Iterator[Dashboard]:
     found = Dashboard()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    class Handler(QuietHandler):
+        def respond(self) -> None:
             found.tokens.add(self.headers.get("Authorization"))
-            status, document = found.answer(self.command, self.path, json.loads(text or "null"))
-            body = (document if isinstance(document, str) else json.dumps(document)).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            status, document = found.answer(self.command, self.path, json.loads(self.body() or "null"))
+            self.answer(status, (document if isinstance(document, str) else json.dumps(document)).encode())
 
-        do_POST = do_GET  # noqa: N815 - a name of http.server
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        found.address = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with handling(Handler) as address:
+        found.address = address
         yield found
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -203,6 +188,7 @@ def test_a_missing_token_is_reported(tmp_path: Path) -> None:
 from service.adapters.launcher import ClusterUnreachableError
 from service.adapters.ray_jobs import RayLauncher
 from service.settings import Settings
+from tests.support.handlers import QuietHandler, handling
 try:
     RayLauncher(Settings()).cluster()
 except ClusterUnreachableError as away:

@@ -62,12 +62,6 @@ def test_a_trial_without_an_epoch_cannot_be_compared(tmp_path: Path) -> None:
         )
 
 
-def test_explain_prints_what_it_drew(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    spec = SPEC.model_dump(mode="json")
-    assert local_process.explain("schedulers", spec, out=tmp_path, data_root=tmp_path, cache_root=tmp_path) == 0
-    assert capfd.readouterr().out.splitlines() == [str(tmp_path / "schedulers.png")]
-
-
 def test_explain_in_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     spec, roots = SPEC.model_dump(mode="json"), {"data_root": tmp_path, "cache_root": tmp_path}
     assert local_process.explain("schedulers", spec, out=tmp_path, **roots, as_json=True) == 0

@@ -14,7 +14,7 @@ from service.settings import Settings
 from service.store.leases import LeaseLostError
 from tests.support.clock import Clock
 from tests.support.postgres import Postgres
-from tests.support.reconciling import STEP_S, reconcile_for, refuse
+from tests.support.reconciling import STEP_S, heard_while_asked, reconcile_for, refuse
 from tests.support.world import World
 
 pytestmark = pytest.mark.stores
@@ -42,14 +42,7 @@ def test_a_suspended_replica_stops_no_driver_that_sent_heartbeats(
     one = world.started()
     world.beat(one, {"phase": "searching"})
     reconcile_for(world.reconciler, clock, settings.driver_lost_s + STEP_S)
-    status = world.launcher.status
-
-    def stand_still(attempt_id: str) -> JobStatus:
-        world.beat(one, {"phase": "searching"})
-        found: JobStatus = status(attempt_id)
-        return found
-
-    monkeypatch.setattr(world.launcher, "status", stand_still)
+    monkeypatch.setattr(world.launcher, "status", heard_while_asked(world, one))
     reconcile_for(world.reconciler, clock, STEP_S)
     assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 1)
     assert world.launcher.stopped == []

@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,6 +120,21 @@ def test_settings_without_an_effect_are_reported(
     assert up(stack.Options(home=tmp_path / "home"), as_json=True) == 0
     ignored = "rung up: ignoring RUNG_DATABASE_URL, RUNG_HOST: a stack sets these itself, see `rung up --help`\n"
     assert capfd.readouterr().err == ignored
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_a_stack(
+    up: Up, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def watch(_: stack.Stack, ended: threading.Event) -> None:
+        os.kill(os.getpid(), number)
+        assert ended.wait(10)
+
+    monkeypatch.setattr(stack.Stack, "start", lambda self, interrupted: None)
+    monkeypatch.setattr(stack.Stack, "watch", watch)
+    assert up(stack.Options(home=tmp_path / "home")) == 0
+    output = capfd.readouterr()
+    assert (output.out.splitlines()[-1], output.err) == ("stopping ...", "")
 
 
 @pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback")

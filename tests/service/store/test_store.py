@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -30,6 +31,11 @@ def database(database_url: str) -> Iterator[Database]:
     database.migrate()
     yield database
     database.close()
+
+
+def test_the_folder_of_a_new_sqlite_file_is_created(tmp_path: Path) -> None:
+    Database.open(f"sqlite:///{tmp_path / 'deep' / 'rung.db'}").close()
+    assert (tmp_path / "deep" / "rung.db").exists()
 
 
 def test_the_migrated_schema_is_that_of_the_models(database: Database) -> None:

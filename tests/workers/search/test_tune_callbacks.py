@@ -1,25 +1,20 @@
-"""The Tune callback: directives, goal and budget end the right trials; no error ends Tune's loop."""
+"""The Tune callback: directives, goal and budget end the right trials; checkpoints that are not needed go."""
 
 from __future__ import annotations
 
-import errno
 import math
-import resource
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
 from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.controls import Controls
-from search_spaces.protocol import Directives, ErrorKind, TrialState
-from search_spaces.storage.folder import FolderArtifacts, FolderStorage
+from search_spaces.protocol import Directives, TrialState
+from search_spaces.storage.folder import FolderStorage
 from tests.support.searches import Search
 from tests.support.workers import BuildSpec, OpenRecorder
-from workers.failures.classification import TrialError
 from workers.state.checkpoints import BEST, LAST
 from workers.state.trial_table import TrialTable
 
@@ -266,84 +261,6 @@ def test_a_grid_proposes_each_combination_only_once(search: Callable[..., Search
     assert now.searcher.exhausted()
 
 
-def test_failed_trials_use_up_the_failure_budget(search: Callable[..., Search], tmp_path: Path) -> None:
-    now = search(budget={"failures": 2})
-    trials = [now.tune.start() for _ in range(3)]
-    now.tune.report(trials[2], 1, 0.5)
-    now.tune.fail(trials[0], ValueError("no such layer"), tmp_path)
-    now.callback.poll(now.tune)
-    assert now.callback.outcome is None
-    now.tune.fail(trials[1], ValueError("no such layer"), tmp_path)
-    now.callback.poll(now.tune)
-    assert now.callback.outcome is not None
-    assert now.callback.outcome.phase == "completed"
-    assert now.callback.outcome.reason == (
-        "budget.failures of 2 is spent: 2 trials failed; the first: ValueError: no such layer"
-    )
-    assert now.states() == ["ERROR", "ERROR", "CANCELED"]
-
-
-def test_a_search_in_which_every_trial_failed_has_failed(search: Callable[..., Search], tmp_path: Path) -> None:
-    now = search(budget={"failures": 1})
-    now.tune.fail(now.tune.start(), ValueError("no such layer"), tmp_path)
-    now.callback.poll(now.tune)
-    assert now.callback.outcome is not None
-    assert now.callback.outcome.phase == "failed"
-
-
-def test_a_failed_trial_records_its_cause_and_the_others_continue(
-    search: Callable[..., Search], tmp_path: Path
-) -> None:
-    now = search()
-    failed, _ = now.tune.start(), now.tune.start()
-    failed.error_file = str(tmp_path / "error.txt")
-    Path(failed.error_file).write_bytes(b"Traceback\n  \xff\nValueError: no such layer\n\n")
-    now.tune.fail(failed)
-    now.callback.poll(now.tune)
-    assert now.states() == ["ERROR", "RUNNING"]
-    line = now.recorder.update_of(0)
-    assert (line.stop_reason, line.error_kind, line.restarts) == ("ValueError: no such layer", "CODE", 0)
-    assert now.tune.start().config["trial"] == 2
-
-
-def test_a_lost_trial_is_restarted_until_its_restarts_are_used_up(
-    search: Callable[..., Search], tmp_path: Path
-) -> None:
-    now = search(max_restarts=2)
-    trial = now.tune.start()
-    now.tune.report(trial, 1, 0.5)
-    for restarts in (1, 2):
-        now.tune.fail(trial, ActorDiedError(), tmp_path)
-        assert (now.states(), now.recorder.update_of(0).restarts) == (["PENDING"], restarts)
-        trial = now.tune.start()
-        assert trial.config["trial"] == 0
-        now.tune.report(trial, 1, 0.5)  # reported again from its checkpoint
-        now.tune.report(trial, 1 + restarts, 0.6)
-    now.tune.fail(trial, ActorDiedError(), tmp_path)
-    line = now.recorder.update_of(0)
-    assert (line.state, line.error_kind, line.epoch) == ("ERROR", ErrorKind.LOST, 3)
-    assert line.stop_reason.startswith("LOST after 2 restarts: The actor died")
-    assert now.verdict_on_the_worst().endswith("set by 1 earlier trial"), "repeated reports count once"
-
-
-def test_a_trial_that_fills_the_disk_is_paused_and_blocks_the_experiment(
-    search: Callable[..., Search], tmp_path: Path
-) -> None:
-    now = search()
-    trial, other = now.tune.start(), now.tune.start()
-    error = TrialError(ErrorKind.DISK_FULL, "OSError: [Errno 28] No space left on device")
-    full = RayTaskError("step", "Traceback", error)
-    now.tune.fail(trial, full.as_instanceof_cause(), tmp_path)
-    now.callback.poll(now.tune)
-    outcome = now.callback.outcome
-    assert outcome is not None
-    assert (outcome.phase, outcome.blocked) == ("paused", True)
-    assert outcome.reason == "the disk is full: trial 0: OSError: [Errno 28] No space left on device"
-    assert now.states() == ["PAUSED", "PAUSED"]
-    assert other not in now.tune.live
-    assert search(2).tune.start().config["trial"] == 0
-
-
 def test_the_stopping_rule_after_a_crash_equals_the_one_before(
     search: Callable[..., Search], open_recorder: OpenRecorder
 ) -> None:
@@ -386,45 +303,3 @@ def test_checkpoints_of_a_running_trial_are_kept(search: Callable[..., Search], 
     now.service.directives = Directives(slots=4, stop="pause")
     now.callback.poll(now.tune)
     assert (folder / LAST).exists()
-
-
-def test_checkpoints_that_cannot_be_deleted_stop_nothing_and_are_deleted_later(
-    search: Callable[..., Search], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    now = search(max_epochs=1)
-    trial, other = now.tune.start(), now.tune.start()
-    for one in (trial, other):
-        (now.files(one).root / LAST).write_bytes(b"weights")
-    with monkeypatch.context() as patched:
-        patched.setattr(FolderArtifacts, "remove", fail)
-        now.tune.report(trial, 1, 0.5)
-    assert (now.states(), len(list(tmp_path.rglob(LAST)))) == (["COMPLETED", "RUNNING"], 2)
-    now.tune.report(other, 1, 0.4)
-    assert list(tmp_path.rglob(LAST)) == []
-
-
-def test_a_full_disk_pauses_the_experiment(search: Callable[..., Search], tmp_path: Path) -> None:
-    now = search()
-    trial, other = now.tune.start(), now.tune.start()
-    size = (tmp_path / "journal.jsonl").stat().st_size + 20  # the kernel writes a part of the line
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        now.tune.report(trial, 1, 0.5)
-        now.tune.fail(other)
-        now.callback.poll(now.tune)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, ignored)
-    assert now.callback.outcome is not None
-    assert (now.callback.outcome.phase, now.callback.outcome.blocked) == ("paused", True)
-    assert now.callback.outcome.reason.startswith("the disk is full: the journal: [Errno 28] wrote 20 of ")
-    assert trial not in now.tune.live
-    now.recorder.close()
-    after = search(2)
-    assert [trial.number for trial in after.recorder.table.waiting()] == [0, 1]
-    assert after.recorder.table.trials[0].curve == []

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
 
 from search_spaces.protocol import LaunchConfig
+from tests.support.handlers import QuietHandler, handling
 from workers.tracking.connection import Connection, SupersededError, is_outage
 
 
@@ -33,20 +32,12 @@ def test_the_client_itself_repeats_no_creation(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # of a caller's own
     asked: list[str] = []
 
-    class Silent(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+    class Silent(QuietHandler):
+        def respond(self) -> None:
             asked.append(self.path.rpartition("mlflow/")[2])
 
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    server = HTTPServer(("127.0.0.1", 0), Silent)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    connection = Connection(launch(mlflow_tracking_uri=f"http://127.0.0.1:{server.server_port}"))
-    with pytest.raises(MlflowException) as lost:
-        connection.client().create_run("0")
-    server.shutdown()
-    server.server_close()
+    with handling(Silent) as address, pytest.raises(MlflowException) as lost:
+        Connection(launch(mlflow_tracking_uri=address)).client().create_run("0")
     assert is_outage(lost.value)
     assert asked == ["runs/create"]
 

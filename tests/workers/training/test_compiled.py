@@ -100,22 +100,25 @@ def test_trials_have_equal_structures_if_only_weights_rates_and_seeds_differ() -
     assert len({plain, *others}) == 6
 
 
-@pytest.mark.skipif(not CAN_COMPILE, reason="Inductor needs a C++ compiler and Python's headers")
+NEEDS_COMPILER = pytest.mark.skipif(not CAN_COMPILE, reason="Inductor needs a C++ compiler and Python's headers")
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, NEEDS_COMPILER])])
 def test_a_compiled_trial_has_the_curve_of_an_uncompiled_one_and_a_later_trial_compiles_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # an empty cache
     monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # starts no processes
     counters.clear()
     spec = trial(model={"kind": "cnn", "width": 2, "depth": 1}, normalization="none")
     execution = Execution(compile=True)
-    compiler = Compiler()
+    compiler = Compiler(backend)
     plain = curve(Training(spec, splits(train=64)), 1)
     assert not counters["stats"], "a trial without `compile` compiled something"
     first = curve(Training(spec.model_copy(update={"execution": execution}), splits(train=64), compiler=compiler), 1)
     graphs = counters["stats"]["unique_graphs"]
     assert graphs == 2, "one for training and one for evaluation"
-    assert counters["inductor"]
+    assert bool(counters["inductor"]) == (backend == "inductor")
     later = spec.model_copy(update={"execution": execution, "seed": spec.seed + 1})
     curve(Training(later, splits(train=64), compiler=compiler), 1)
     assert counters["stats"]["unique_graphs"] == graphs

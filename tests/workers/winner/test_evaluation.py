@@ -132,15 +132,21 @@ if rung:
 """
 
 
-@pytest.mark.parametrize("rung", ["", str(Path(__file__).parents[3])], ids=["without", "beside"])
-def test_a_packed_model_is_loaded_without_rung_and_beside_it(tmp_path: Path, rung: str) -> None:
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Folders of packed models with 5, 6, 7 and 8 classes."""
     specs = (CNN(width=4), VGG(width=4), ResNet(width=4), TorchvisionModel(name="squeezenet1_1"))
     folders = []
     for classes, spec in enumerate(specs, start=5):
         classifier = Classifier(build_model(spec, Batch(), 1, classes, 32), torch.zeros(1), torch.ones(1)).eval()
-        folders.append(str(tmp_path / spec.kind))
+        folders.append(str(tmp_path_factory.mktemp("packed") / spec.kind))
         save_model(classifier, np.zeros((2, 1, 32, 32), np.uint8), Path(folders[-1]))
-    command = [sys.executable, "-I", "-c", ELSEWHERE, rung, *folders]
+    return folders
+
+
+@pytest.mark.parametrize("rung", ["", str(Path(__file__).parents[3])], ids=["without", "beside"])
+def test_a_packed_model_is_loaded_without_rung_and_beside_it(packed: list[str], tmp_path: Path, rung: str) -> None:
+    command = [sys.executable, "-I", "-c", ELSEWHERE, rung, *packed]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()) == (0, ["5", "6", "7", "8"]), done.stderr
 

@@ -1,0 +1,140 @@
+"""Requests and answers that get lost on the way: the SDK repeats what is safe to repeat."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import httpx
+import pytest
+
+from service.client import Client, UnreachableError
+from service.contract.errors import (
+    InternalError,
+    NotFoundError,
+    RungError,
+    UnavailableError,
+    ValidationFailedError,
+)
+
+SPEC = {"name": "first"}
+
+
+def test_the_error_for_an_unreachable_service_has_its_address_and_what_to_do() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound but not listening: nothing answers
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with Client(url) as rung, pytest.raises(UnreachableError) as caught:
+            rung.health()
+    assert url in caught.value.detail
+    assert "`rung up`" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "url", ["no-scheme", "ftp://127.0.0.1", "http://", "http://127.0.0.1:99999", "http://nowhere.invalid"]
+)
+def test_addresses_without_a_service_raise_unreachable_error(url: str) -> None:
+    with pytest.raises(UnreachableError), Client(url) as rung:
+        rung.health()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "error"),
+    [
+        (200, {"content-type": "text/html"}, b"<html>", UnreachableError),
+        (200, {"content-type": "application/json"}, b"{}", UnreachableError),
+        (200, {"content-type": "application/json"}, b"[1]", UnreachableError),
+        (502, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>", InternalError),
+        (503, {"content-type": "text/html"}, b"busy", UnavailableError),
+        (422, {"content-type": "application/problem+json"}, b"not json", UnreachableError),
+        (422, {"content-type": "application/problem+json"}, b'["odd"]', ValidationFailedError),
+        (404, {"content-type": "application/json"}, b'{"detail": "Not Found"}', NotFoundError),
+    ],
+)
+def test_other_services_at_the_address(status: int, headers: Any, body: bytes, error: type[RungError]) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, headers=headers, content=body))
+    with Client("http://rung.test", transport=transport) as rung, pytest.raises(error):
+        rung.get("22222222")
+
+
+class Losing(httpx.BaseTransport):
+    """A way to the service on which requests and answers get lost, in the order given."""
+
+    def __init__(self, *losses: str) -> None:
+        self._losses = list(losses)
+        self._inner = httpx.HTTPTransport()
+        self.keys: list[str] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.keys.append(request.headers.get("idempotency-key", ""))
+        loss = self._losses.pop(0) if self._losses else ""
+        if loss == "refused":
+            raise httpx.ConnectError("connection refused")
+        if loss == "starting":
+            return httpx.Response(503, text="starting")
+        response = self._inner.handle_request(request)
+        if loss == "late":
+            response.close()
+            raise httpx.ReadTimeout("timed out")
+        if loss == "answer":
+            response.close()
+            raise httpx.ReadError("connection reset")
+        return response
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def test_a_submission_survives_a_restart_of_the_service(client: httpx.Client, rung: Client) -> None:
+    lossy = Losing("answer", "refused", "starting", "answer")
+    with Client(str(client.base_url), transport=lossy) as shaky:
+        first = shaky.submit(SPEC)
+        second = shaky.submit(SPEC)
+    assert [view.id for view in rung.list()] == [second.id, first.id]
+    assert len(set(lossy.keys[:5])) == 1
+    assert lossy.keys[5] not in {"", lossy.keys[0]}, "each submission has a key of its own"
+
+
+def test_a_continuation_survives_a_restart_of_the_service(client: httpx.Client, rung: Client) -> None:
+    source = rung.submit(SPEC)
+    rung.cancel(source.id)
+    lossy = Losing("answer", "refused", "starting")
+    with Client(str(client.base_url), transport=lossy) as shaky:
+        continuation = shaky.continue_from(source.id)
+    assert [view.id for view in rung.list()] == [continuation.id, source.id]
+    assert len(lossy.keys) == 4
+    assert len(set(lossy.keys)) == 1
+
+
+def test_a_submission_that_times_out_after_it_was_stored_makes_one_experiment(
+    client: httpx.Client, rung: Client
+) -> None:
+    lossy = Losing("late")
+    with Client(str(client.base_url), transport=lossy) as shaky:
+        made = shaky.submit(SPEC)
+    assert [view.id for view in rung.list()] == [made.id]
+    assert len(lossy.keys) == 2
+    assert len(set(lossy.keys)) == 1
+
+
+def test_a_submission_is_retried_for_a_limited_time(client: httpx.Client) -> None:
+    lossy = Losing(*["refused"] * 50)
+    with Client(str(client.base_url), transport=lossy, submit_retry_s=0.5) as shaky, pytest.raises(UnreachableError):
+        shaky.submit(SPEC)
+    assert 1 < len(lossy.keys) < 50
+
+
+def test_a_refused_submission_is_not_sent_again(client: httpx.Client) -> None:
+    way = Losing()
+    with Client(str(client.base_url), transport=way) as rung, pytest.raises(ValidationFailedError):
+        rung.submit({"name": 7})
+    assert len(way.keys) == 1
+
+
+def test_watching_continues_after_the_service_was_unreachable(client: httpx.Client) -> None:
+    lossy = Losing("", "refused", "starting")
+    with Client(str(client.base_url), transport=lossy) as rung:
+        experiment = rung.submit(SPEC)
+        view = next(rung.watch(experiment.id, interval_s=0.01))
+    assert view.id == experiment.id
+    assert len(lossy.keys) == 4

@@ -1,0 +1,149 @@
+"""Attempts that cannot run to their end: what is reported, what is kept, and what is not written."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search_spaces.protocol import TrialState
+from tests.support.attempts import (
+    Attempted,
+    journal_of,
+    no_trials,
+    one_trial,
+)
+from workers.search.tune_callbacks import TuneCallback
+from workers.state.recorder import Recorder
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["itself", "behind Tune's error"])
+def test_a_full_disk_blocks_the_experiment(attempt: Callable[..., Attempted], service: Any, behind: bool) -> None:
+    def fill(recorder: Recorder, callback: TuneCallback) -> None:
+        full = OSError(errno.ENOSPC, "No space left on device", "/x/experiment_state.json")
+        if behind:
+            raise RuntimeError("Traceback\nRuntimeError: saving failed") from full
+        raise full
+
+    assert not attempt(fill).succeeded
+    final = service.heard[-1]
+    assert (final.phase, final.blocked) == ("paused", True)
+    assert final.reason.startswith("the disk is full: ")
+
+
+def test_a_disk_that_is_full_at_the_start_blocks_the_experiment(
+    attempt: Callable[..., Attempted], service: Any, small_disk: Path
+) -> None:
+    with (small_disk / "filler").open("wb", buffering=0) as file:
+        assert file.write(bytes(2**21)) < 2**21
+    assert not attempt(no_trials, storage=str(small_disk)).succeeded
+    final = service.heard[-1]
+    assert (final.phase, final.blocked, final.trials) == ("paused", True, [])
+    assert final.reason.startswith("the disk is full: the journal cannot be opened: ")
+    (small_disk / "filler").unlink()
+    journal_of(small_disk).close()
+
+
+def test_a_journal_that_cannot_be_opened_fails_the_attempt(
+    attempt: Callable[..., Attempted], service: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "journal.jsonl").mkdir()
+    assert not attempt(no_trials).succeeded
+    final = service.heard[-1]
+    assert (final.phase, final.blocked) == ("paused", False)
+    assert final.reason.startswith("the journal cannot be opened: ")
+
+
+def test_a_folder_without_the_known_trials_is_not_written(
+    attempt: Callable[..., Attempted], service: Any, tmp_path: Path
+) -> None:
+    assert not attempt(no_trials, trials=3).succeeded
+    final = service.heard[-1]
+    assert (final.phase, final.blocked, final.trials) == ("paused", True, [])
+    assert (
+        final.reason
+        == f"no journal in {tmp_path}, but 3 trials are known: is this storage the right one, and is it mounted?"
+    )
+    assert list(tmp_path.glob("journal*")) == []
+
+
+def test_trials_that_the_journal_lost_are_logged(
+    attempt: Callable[..., Attempted], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def nothing(recorder: Recorder, callback: TuneCallback) -> None:
+        """All known trials have ended."""
+
+    before = journal_of(tmp_path, 1)
+    before.record_suggestion(0, {}, {})
+    before.record_end(0, TrialState.COMPLETED, "done")
+    before.close()
+    attempt(nothing, attempt=2, trials=3)
+    assert "2 of 3 trials were lost with the journal's end: proposed again" in caplog.text
+    caplog.clear()
+    attempt(nothing, attempt=3, trials=1)
+    assert "were lost" not in caplog.text
+
+
+def test_another_error_fails_only_this_attempt(attempt: Callable[..., Attempted], service: Any) -> None:
+    def fail(recorder: Recorder, callback: TuneCallback) -> None:
+        raise ValueError("Traceback\n  ...\nno cluster")
+
+    assert not attempt(fail).succeeded
+    final = service.heard[-1]
+    assert (final.phase, final.blocked, final.reason) == ("paused", False, "ValueError: no cluster")
+
+
+def test_a_search_that_was_interrupted_is_paused(attempt: Callable[..., Attempted], service: Any) -> None:
+    def suggest(recorder: Recorder, callback: TuneCallback) -> None:
+        recorder.record_suggestion(0, {}, {})
+
+    assert not attempt(suggest).succeeded
+    final = service.heard[-1]
+    assert (final.phase, final.reason) == ("paused", "the search was interrupted: 0 of 1 trials have ended")
+
+
+def test_no_trial_is_reported_as_running_after_a_failure(attempt: Callable[..., Attempted], service: Any) -> None:
+    def fail(recorder: Recorder, callback: TuneCallback) -> None:
+        for number in range(3):
+            recorder.record_suggestion(number, {}, {})
+        for number in range(2):
+            recorder.mark_started(number)
+        recorder.mark_slot_taken(0)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert not attempt(fail).succeeded
+    reported = {update.trial: update.state for said in service.heard for update in said.trials}
+    assert reported == {0: "PAUSED", 1: "PENDING", 2: "PENDING"}
+
+
+def test_an_attempt_that_starts_after_its_successor_reports_nothing(
+    attempt: Callable[..., Attempted], service: Any, tmp_path: Path
+) -> None:
+    journal_of(tmp_path, 2).close()
+    assert not attempt(no_trials, attempt=1).succeeded
+    assert service.heard == []
+
+
+def test_an_attempt_that_is_superseded_in_the_journal_sends_no_final_heartbeat(
+    attempt: Callable[..., Attempted], service: Any, tmp_path: Path
+) -> None:
+    """It learns so from the journal, before the service says it."""
+
+    def supersede(recorder: Recorder, callback: TuneCallback) -> None:
+        one_trial(recorder, callback)
+        journal_of(tmp_path, 2).close()
+
+    assert not attempt(supersede).succeeded
+    assert {said.phase for said in service.heard} <= {"starting", "searching", "finalizing"}
+
+
+def test_a_missing_source_blocks_the_experiment(
+    attempt: Callable[..., Attempted], service: Any, tmp_path: Path
+) -> None:
+    assert not attempt(no_trials, source=str(tmp_path / "gone")).succeeded
+    final = service.heard[-1]
+    assert (final.phase, final.blocked) == ("paused", True)
+    assert final.reason.startswith(f"the trials to begin with cannot be read: no journal in {tmp_path / 'gone'}: ")
