@@ -17,11 +17,9 @@ from starlette.routing import Route
 
 from search_spaces.protocol import API_PREFIX
 from service.adapters.cluster_cache import ClusterCache
-from service.adapters.launcher import Launcher
+from service.adapters.launcher import BackgroundThread, Launcher, open_launcher
 from service.adapters.mlflow_client import MlflowClient
 from service.adapters.mlflow_probe import MlflowProbe
-from service.adapters.ray_jobs import RayLauncher
-from service.adapters.ray_warm_workers import WarmWorkers
 from service.api import error_handlers, openapi, routes
 from service.api.body_limit import MaxBodySizeMiddleware
 from service.api.methods import AllowedMethodsMiddleware
@@ -77,14 +75,15 @@ def build_app(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
 
 
 def open_context(settings: Settings, launcher: Launcher | None = None) -> AppContext:
-    """Open the database, migrate it, and connect the parts. Raises DatabaseUnusableError."""
+    """Open the database, migrate it, and connect the parts. Raises SettingsError, DatabaseUnusableError."""
+    launcher = launcher or open_launcher(settings)
     database = Database.open(settings.sqlalchemy_url)
     mlflow = MlflowClient(settings)
     return AppContext(
         settings=settings,
         database=database,
         cluster_cache=ClusterCache(),
-        launcher=launcher or RayLauncher(settings),
+        launcher=launcher,
         mlflow=mlflow,
         mlflow_probe=MlflowProbe(mlflow),
         wake=threading.Event(),
@@ -107,18 +106,13 @@ def main() -> None:
     uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=None)
 
 
-def _threads(context: AppContext) -> list[Reconciler | CleanupWorker | WarmWorkers]:
+def _threads(context: AppContext) -> list[BackgroundThread]:
     """The threads of a replica that runs the queue, in the order of their start; they stop in the opposite order."""
     if not context.settings.reconcile:
         return []
     reconciler = Reconciler(context)
-    threads: list[Reconciler | CleanupWorker | WarmWorkers] = [
-        reconciler,
-        CleanupWorker(context, lambda: reconciler.held),
-    ]
-    if context.settings.warm_workers and isinstance(context.launcher, RayLauncher):
-        threads.append(WarmWorkers(context.settings.warm_workers, context.launcher.raylets, lambda: _is_idle(context)))
-    return threads
+    cleanup = CleanupWorker(context, lambda: reconciler.held)
+    return [reconciler, cleanup, *context.launcher.threads(lambda: _is_idle(context))]
 
 
 def _is_idle(context: AppContext) -> bool:

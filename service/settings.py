@@ -67,6 +67,7 @@ class Settings(BaseModel):
         "", description="URL at which drivers on the cluster reach the service; default: from `host` and `port`."
     )
 
+    launcher: str = Field("ray_jobs", description="How drivers are started: the name of a launcher.")
     ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="URL of the Ray dashboard, which accepts jobs.")
     ray_timeout_s: Seconds = Field(10.0, description="Timeout of Ray API calls, in seconds.")
     ray_submit_timeout_s: Seconds = Field(

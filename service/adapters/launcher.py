@@ -1,15 +1,20 @@
-"""Launcher: the seam to what runs drivers. Owns what the service asks of it and what it may answer.
+"""Launcher: the seam to what runs drivers. Owns what the service asks of it, what it may answer, and `open_launcher`.
 
-Its one implementation is `ray_jobs`. It must not know how a driver is run.
+It must not know how a driver is run: each module of `launchers` does that in its own way.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
 from search_spaces.protocol import LaunchConfig
+from service.adapters import launchers
 from service.domain.cluster import Cluster
+from service.settings import Settings, SettingsError
 
 
 class JobStatus(StrEnum):
@@ -30,11 +35,22 @@ class ClusterUnreachableError(Exception):
     """The cluster does not answer, or answers with an error."""
 
 
+class BackgroundThread(Protocol):
+    """A thread that starts and stops with the service."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class Launcher(Protocol):
-    """Runs drivers on a cluster. All methods except `preload` raise ClusterUnreachableError."""
+    """Runs drivers on a cluster. All methods except `preload` and `threads` raise ClusterUnreachableError."""
 
     def preload(self) -> None:
         """Do slow preparations ahead of time, such as imports."""
+
+    def threads(self, is_idle: Callable[[], bool]) -> Sequence[BackgroundThread]:
+        """What it does in the background of the replica that runs the queue. `is_idle`: no experiment is active."""
 
     def launch(self, launch: LaunchConfig) -> None:
         """Start the driver; its files have been written. Raises ClusterUnreachableError also for a used attempt id."""
@@ -49,3 +65,13 @@ class Launcher(Protocol):
 
     def cluster(self) -> Cluster:
         """The living nodes."""
+
+
+def open_launcher(settings: Settings) -> Launcher:
+    """The launcher that the settings name. Raises SettingsError for one that does not exist."""
+    known = sorted(module.name for module in pkgutil.iter_modules(launchers.__path__))
+    if settings.launcher not in known:
+        raise SettingsError([f"RUNG_LAUNCHER: must be one of {', '.join(known)} (got {settings.launcher!r})"])
+    module = importlib.import_module(f"{launchers.__name__}.{settings.launcher}")
+    opened: Launcher = module.open_launcher(settings)
+    return opened

@@ -23,8 +23,8 @@ from service.stack.ports import LOOPBACK
 #: service. It forwards all others.
 OWNED = frozenset(
     {
-        "home", "host", "port", "service_url", "database_url", "storage_root", "ray_dashboard_url", "driver_python",
-        "mlflow_tracking_uri", "mlflow_public_url", "mlflow_username", "mlflow_password", "reconcile",
+        "home", "host", "port", "service_url", "database_url", "storage_root", "launcher", "ray_dashboard_url",
+        "driver_python", "mlflow_tracking_uri", "mlflow_public_url", "mlflow_username", "mlflow_password", "reconcile",
     }
 )  # fmt: skip
 #: Forwarded settings that are paths: the components run in the home folder, so relative paths are made absolute.

@@ -28,6 +28,7 @@ DOCUMENTED = {
     "host": "`127.0.0.1`",
     "allowed_hosts": "its own host names; any if `RUNG_HOST` is `0.0.0.0` or `::`",
     "service_url": "`http://RUNG_HOST:RUNG_PORT`",
+    "launcher": "`ray_jobs`",
     "ray_dashboard_url": "`http://127.0.0.1:8265`",
     "driver_python": "the service's",
     "mlflow_tracking_uri": "`http://127.0.0.1:5000`",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from search_spaces.protocol import LaunchConfig
-from service.adapters.launcher import ClusterUnreachableError, JobStatus
+from service.adapters.launcher import BackgroundThread, ClusterUnreachableError, JobStatus
 from service.domain.cluster import Cluster, Node
 
 
@@ -20,6 +22,9 @@ class MemoryLauncher:
 
     def preload(self) -> None:
         """There is nothing to load."""
+
+    def threads(self, is_idle: Callable[[], bool]) -> Sequence[BackgroundThread]:
+        return ()
 
     def launch(self, launch: LaunchConfig) -> None:
         self._check_reachable()

@@ -15,7 +15,7 @@ import pytest
 
 from search_spaces.protocol import LaunchConfig
 from service.adapters.launcher import ALIVE, ClusterUnreachableError, JobStatus, Launcher
-from service.adapters.ray_jobs import RayLauncher
+from service.adapters.launchers.ray_jobs import RayLauncher
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
 from tests.support.contracts.launcher import LauncherContract, launch_config
@@ -83,7 +83,12 @@ def dashboard() -> Iterator[Dashboard]:
 
 @pytest.fixture
 def ray_launcher(settings: Settings, dashboard: Dashboard) -> RayLauncher:
-    given = {"ray_dashboard_url": dashboard.address, "driver_python": "/opt/a b/python", "ray_timeout_s": 5}
+    given = {
+        "ray_dashboard_url": dashboard.address,
+        "driver_python": "/opt/a b/python",
+        "ray_timeout_s": 5,
+        "warm_workers": 1,
+    }
     return RayLauncher(Settings(**{**settings.model_dump(), **given}))
 
 
@@ -186,7 +191,7 @@ def test_a_refused_connection_and_a_silent_server_are_both_unreachable(settings:
 def test_a_missing_token_is_reported(tmp_path: Path) -> None:
     ask = """
 from service.adapters.launcher import ClusterUnreachableError
-from service.adapters.ray_jobs import RayLauncher
+from service.adapters.launchers.ray_jobs import RayLauncher
 from service.settings import Settings
 from tests.support.handlers import QuietHandler, handling
 try:
@@ -210,7 +215,7 @@ def test_neither_tune_nor_torch_nor_mlflow_is_ever_imported() -> None:
     program = """if True:
         import sys
         import service.app
-        from service.adapters.ray_jobs import RayLauncher
+        from service.adapters.launchers.ray_jobs import RayLauncher
         from service.settings import Settings
         RayLauncher(Settings()).preload()
         assert "ray.job_submission" in sys.modules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ class LauncherContract:
     def start(self, launcher: Launcher, launch: LaunchConfig) -> None:
         launcher.preload()
         launcher.launch(launch)
+
+    def test_its_threads_end_when_they_are_stopped(self, launcher: Launcher) -> None:
+        before = set(threading.enumerate())
+        threads = launcher.threads(lambda: False)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.stop()
+        for started in set(threading.enumerate()) - before:
+            started.join(10)
+            assert not started.is_alive()
 
     def test_a_launched_driver_is_alive(self, launcher: Launcher, tmp_path: Path) -> None:
         launch = launch_config(tmp_path)

@@ -10,15 +10,21 @@ from __future__ import annotations
 import logging
 import shlex
 import threading
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 from search_spaces.protocol import LaunchConfig, Tag
 from service.adapters.launcher import ClusterUnreachableError, JobStatus
+from service.adapters.ray_warm_workers import WarmWorkers
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
+
+
+def open_launcher(settings: Settings) -> RayLauncher:
+    return RayLauncher(settings)
 
 
 class RayLauncher:
@@ -29,6 +35,7 @@ class RayLauncher:
         self._timeout_s = settings.ray_timeout_s
         self._python = settings.driver_python
         self._submit_timeout_s = settings.ray_submit_timeout_s
+        self._warm_workers = settings.warm_workers
         self._client: Any = None
         self._importing = threading.Lock()
 
@@ -36,6 +43,9 @@ class RayLauncher:
         with self._importing:  # if two threads import Ray at once, some of its modules stay incomplete
             import ray.exceptions
             import ray.job_submission  # noqa: F401
+
+    def threads(self, is_idle: Callable[[], bool]) -> list[WarmWorkers]:
+        return [WarmWorkers(self._warm_workers, self.raylets, is_idle)] if self._warm_workers else []
 
     def launch(self, launch: LaunchConfig) -> None:
         command = [self._python, "-m", "workers.driver", launch.storage, str(launch.attempt)]
