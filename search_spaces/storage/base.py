@@ -195,6 +195,12 @@ class ExperimentStorage(Protocol):
         """Remove everything. Does nothing if there is nothing. Raises OSError."""
 
 
+def check_name(name: PurePath) -> None:
+    """Raise ValueError for the name of an artifact that leaves its experiment."""
+    if name.is_absolute() or ".." in name.parts:
+        raise ValueError(f"the name of an artifact must be a relative path without .. (got {str(name)!r})")
+
+
 def check_root(address: str) -> str:
     """The address of a place for experiments, in a form that all processes and machines understand.
 

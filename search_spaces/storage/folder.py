@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from search_spaces.layout import ExperimentFolder
 from search_spaces.storage.atomic import PRIVATE, SHARED, atomic_write
-from search_spaces.storage.base import Artifact
+from search_spaces.storage.base import Artifact, check_name
 from search_spaces.storage.folder_journal import FolderJournal
 
 SCHEME = "folder://"
@@ -144,8 +144,7 @@ class FolderArtifacts:
         yield path
 
     def _path(self, name: PurePath) -> Path:
-        if name.is_absolute() or ".." in name.parts:
-            raise ValueError(f"the name of an artifact must be a relative path without .. (got {str(name)!r})")
+        check_name(name)
         return self._root / name
 
     def _open(self, path: str, flags: int) -> int:

@@ -67,6 +67,11 @@ class Launcher(Protocol):
         """The living nodes."""
 
 
+def driver_command(python: str, launch: LaunchConfig) -> list[str]:
+    """The command line of a driver, for a machine of the cluster whose Python is `python`."""
+    return [python, "-m", "workers.driver", launch.storage, str(launch.attempt)]
+
+
 def open_launcher(settings: Settings) -> Launcher:
     """The launcher that the settings name. Raises SettingsError for one that does not exist."""
     known = sorted(module.name for module in pkgutil.iter_modules(launchers.__path__))

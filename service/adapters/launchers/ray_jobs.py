@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from search_spaces.protocol import LaunchConfig, Tag
-from service.adapters.launcher import ClusterUnreachableError, JobStatus
+from service.adapters.launcher import ClusterUnreachableError, JobStatus, driver_command
 from service.adapters.ray_warm_workers import WarmWorkers
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
@@ -48,14 +48,13 @@ class RayLauncher:
         return [WarmWorkers(self._warm_workers, self.raylets, is_idle)] if self._warm_workers else []
 
     def launch(self, launch: LaunchConfig) -> None:
-        command = [self._python, "-m", "workers.driver", launch.storage, str(launch.attempt)]
         self._request(
             "POST",
             "/api/jobs/",
             timeout=self._submit_timeout_s,
             json_data={
                 # No runtime_env: with one, Ray would start new processes instead of using the warm workers.
-                "entrypoint": f"exec {shlex.join(command)}",
+                "entrypoint": f"exec {shlex.join(driver_command(self._python, launch))}",
                 "submission_id": launch.attempt_id,
                 "metadata": {Tag.EXPERIMENT_ID: launch.experiment_id},
             },
