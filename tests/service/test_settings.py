@@ -121,8 +121,9 @@ def test_only_the_url_of_an_mlflow_server_is_accepted(address: str) -> None:
 def test_a_storage_that_no_backend_has_is_refused() -> None:
     with pytest.raises(SettingsError) as refused:
         read_settings({"RUNG_STORAGE_ROOT": "tape://ada:secret@host/rung"})
-    rule = "RUNG_STORAGE_ROOT: the scheme of a storage address must be one of folder (got 'tape')"
-    assert refused.value.problems == [rule]
+    (problem,) = refused.value.problems
+    assert problem.startswith("RUNG_STORAGE_ROOT: the scheme of a storage address must be one of ")
+    assert problem.endswith(" (got 'tape')")
 
 
 def test_paths_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

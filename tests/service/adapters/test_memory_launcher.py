@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from service.adapters.launcher import Launcher
-from tests.support.contracts.launcher import LauncherContract
+from tests.support.contracts.launcher import RemoteLauncherContract
 from tests.support.memory_launcher import MemoryLauncher
 
 
-class TestMemoryLauncher(LauncherContract):
+class TestMemoryLauncher(RemoteLauncherContract):
     @pytest.fixture
     def launcher(self) -> MemoryLauncher:
         return MemoryLauncher()

@@ -18,7 +18,7 @@ from service.adapters.launcher import ALIVE, ClusterUnreachableError, JobStatus,
 from service.adapters.launchers.ray_jobs import RayLauncher
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
-from tests.support.contracts.launcher import LauncherContract, launch_config
+from tests.support.contracts.launcher import RemoteLauncherContract, launch_config
 from tests.support.handlers import QuietHandler, handling
 
 VERSION = {"version": "4", "ray_version": "2.60.0", "ray_commit": "x", "session_name": "x"}
@@ -102,7 +102,7 @@ def launch(tmp_path: Path) -> LaunchConfig:
     return launch_config(tmp_path / "it's", attempt=2)
 
 
-class TestRayLauncher(LauncherContract):
+class TestRayLauncher(RemoteLauncherContract):
     @pytest.fixture(autouse=True)
     def _dashboard(self, dashboard: Dashboard) -> None:
         self.dashboard = dashboard

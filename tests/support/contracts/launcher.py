@@ -31,15 +31,11 @@ def launch_config(storage: Path, attempt: int = 1) -> LaunchConfig:
 
 
 class LauncherContract:
-    """Inherit it and define the fixture `launcher` and the method `cut_off`, to run every test below."""
+    """Inherit it and define the fixture `launcher`."""
 
     @pytest.fixture
     def launcher(self) -> Launcher:
         """A launcher whose cluster is reachable and has at least one node."""
-        raise NotImplementedError
-
-    def cut_off(self, launcher: Launcher, reachable: bool) -> None:
-        """Make the launcher's cluster unreachable, or reachable again."""
         raise NotImplementedError
 
     def start(self, launcher: Launcher, launch: LaunchConfig) -> None:
@@ -94,6 +90,14 @@ class LauncherContract:
         assert isinstance(cluster, Cluster)
         assert cluster.nodes
         assert cluster.cpus > 0
+
+
+class RemoteLauncherContract(LauncherContract):
+    """The contract of a launcher whose cluster may be unreachable. Define the method `cut_off` too."""
+
+    def cut_off(self, launcher: Launcher, reachable: bool) -> None:
+        """Make the launcher's cluster unreachable, or reachable again."""
+        raise NotImplementedError
 
     def test_every_call_to_an_unreachable_cluster_raises_and_works_again_afterwards(
         self, launcher: Launcher, tmp_path: Path
