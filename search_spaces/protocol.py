@@ -273,7 +273,7 @@ class Winner(Message):
     value: float = Field(description="Its best value of the objective.")
     test_accuracy: float = Field(description="Accuracy on the test set.")
     test_loss: FiniteOrNone = Field(description="Loss on the test set; null where not finite.")
-    model_uri: Text | None = Field(None, description="Address of the registered model in MLflow.")
+    model_uri: Text | None = Field(None, description="URI of the registered model in MLflow.")
 
 
 class Heartbeat(Message):

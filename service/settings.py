@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from search_spaces.storage.base import check_root
+from search_spaces.validation import rule_of
 
 PREFIX = "RUNG_"
 #: Variables with the prefix that are no settings of the service: the command line reads them.
@@ -39,29 +40,29 @@ class SettingsError(Exception):
 
 
 class Settings(BaseModel):
-    """All settings. The defaults are those of `rung up`."""
+    """All settings. `rung up` sets some of them itself (`service.stack.components`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     home: Path = Field(
         default_factory=lambda: Path.home() / ".rung",
-        description="Base directory. Every path below defaults to a subdirectory of it.",
+        description="Base folder. Every path below defaults to a subfolder of it.",
     )
     database_url: str = Field("", description="SQLAlchemy URL of the database; default: a SQLite file in `home`.")
     storage_root: str = Field(
         "",
-        description="Directory of journals, checkpoints and logs, or the address of another storage for them. Must be "
-        "valid on all nodes.",
+        description="Folder of journals, checkpoints and logs, or the URL (`scheme://...`) of another storage for them. "
+        "Must be valid on all nodes.",
     )
-    data_root: Path = Field(Path(), description="Directory of the data sets, as workers see it.")
-    cache_root: Path = Field(Path(), description="Directory of the prepared data sets, as workers see it.")
+    data_root: Path = Field(Path(), description="Folder of the data sets, as workers see it.")
+    cache_root: Path = Field(Path(), description="Folder of the prepared data sets, as workers see it.")
 
-    host: str = Field("127.0.0.1", description="Address that the service listens on.")
+    host: str = Field("127.0.0.1", description="IP address or host name that the service listens on.")
     port: Annotated[int, Field(ge=1, le=65535, description="Port that the service listens on.")] = 8080
     allowed_hosts: str = Field(
         "",
-        description="Host names, separated by commas, under which clients may reach the service; default: its own, or "
-        "any (*) if it listens on 0.0.0.0 or ::.",
+        description="Host names that clients may use, separated by commas; default: its own host names, or any (*) if "
+        "it listens on 0.0.0.0 or ::. localhost and the host of `service_url` are always accepted.",
     )
     service_url: str = Field(
         "", description="URL at which drivers on the cluster reach the service; default: from `host` and `port`."
@@ -101,24 +102,29 @@ class Settings(BaseModel):
         120.0, description="Number of seconds that a driver may take to stop before its Ray job is killed."
     )
     max_attempts: Annotated[int, Field(ge=1)] = Field(
-        3, description="Number of drivers in a row that may be lost before the experiment fails."
+        3, description="The experiment ends in ERROR when this many attempts in a row are lost."
     )
     retry_backoff_s: Seconds = Field(
-        5.0, description="Delay before the first retry, in seconds. It doubles with each retry, up to five minutes."
+        5.0,
+        description="Delay before the first new attempt, in seconds. It doubles with each attempt, up to five minutes.",
     )
 
     keep_files_days: Annotated[float, Field(gt=0, le=MAX_DAYS)] | None = Field(
         None,
-        description="Age in days after which the checkpoints, logs and plots of ended experiments are removed; "
-        "default: never.",
+        description="Days after the end of an experiment after which its checkpoints, logs and plots are deleted. "
+        "Journals and models stay. Default: never.",
     )
 
-    reconcile: bool = Field(True, description="Whether this replica runs the queue; if not, it only answers requests.")
+    reconcile: bool = Field(
+        True, description="Whether this replica may schedule experiments; if not, it only answers requests."
+    )
     reconcile_s: Seconds = Field(
         2.0, description="How often this replica checks the queue and the cluster, in seconds."
     )
     lease_s: Seconds = Field(
-        15.0, description="Number of seconds that a replica may be silent before another one takes over the queue."
+        15.0,
+        description="Number of seconds that the replica that schedules may give no sign of life before another one "
+        "takes over.",
     )
 
     max_body_bytes: Bytes = Field(
@@ -213,7 +219,7 @@ VARIABLES = {variable(setting): setting for setting in Settings.model_fields}
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
-    """The settings in an environment. Raises SettingsError, which names every invalid and every misspelt variable."""
+    """The settings in an environment. Raises SettingsError, which names every invalid and every misspelled variable."""
     problems = [
         f"{name}: there is no such setting; did you mean {similar}?"
         for name, similar in unknown_variables(environment).items()
@@ -224,7 +230,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         settings = Settings.model_validate(given)
     except ValidationError as error:
         problems += [
-            f"{variable('.'.join(map(str, one['loc'])))}: {one['msg'].removeprefix('Value error, ')}"
+            f"{variable('.'.join(map(str, one['loc'])))}: {rule_of(one).removeprefix('Value error, ')}"
             for one in error.errors()
         ]
     if problems:

@@ -45,7 +45,9 @@ REFUSALS_LIMIT_S = 300.0  # for an MLflow that answers, but with errors
 
 
 class TrialRunner(Protocol):
-    """Runs trials until all have ended or `callback.outcome` is set; `tune_run.run_trials` is the one for real."""
+    """Runs trials until all have ended or `callback.outcome` is set; the production
+    implementation is `tune_run.run_trials`.
+    """
 
     def __call__(
         self,
@@ -58,7 +60,7 @@ class TrialRunner(Protocol):
 
 
 class Evaluation(Protocol):
-    """Measures the winner, stores its model and the plots; `WinnerEvaluation` is the one for real."""
+    """Measures the winner, stores its model and the plots; the production implementation is `WinnerEvaluation`."""
 
     def prepare(self) -> None: ...
 
@@ -70,7 +72,7 @@ class Evaluation(Protocol):
 
 
 class Tracking(Protocol):
-    """The writer to MLflow; `Tracker` is the one for real."""
+    """The writer to MLflow; the production implementation is `Tracker`."""
 
     @property
     def answered_at(self) -> float: ...
@@ -97,8 +99,8 @@ class Tracking(Protocol):
 class ExperimentAttempt:
     """`run` goes through the phases open, restore, search, finalize and close, in this order.
 
-    An error in a phase skips the ones up to `close`. It is no verdict on the experiment: the service learns that this
-    attempt stopped and why, and starts another one a limited number of times, or none before a person acts.
+    After an error, the remaining phases except `close` are skipped. The error ends this attempt, not the experiment:
+    the service learns why, and starts another attempt a limited number of times, or none before a person acts.
     """
 
     def __init__(
@@ -168,7 +170,11 @@ class ExperimentAttempt:
             "attempt %d of %s starts with %d known trials", self._launch.attempt, self._spec.name, len(table.trials)
         )
         if lost := max(0, self._launch.trials - len(table.trials)):
-            log.warning("%d of %d trials were lost with the journal's end: proposed again", lost, self._launch.trials)
+            log.warning(
+                "%d of %d trials are missing from the damaged journal; they will be proposed again",
+                lost,
+                self._launch.trials,
+            )
         spec = self._spec
         self._checkpoints = CheckpointKeeper(self._storage.artifacts, spec.checkpoints, table)
         self._callback = TuneCallback(
@@ -283,7 +289,7 @@ class ExperimentAttempt:
             with self._storage.artifacts.local_folder(NAMES.plots) as folder:
                 self._tracker.log_folder(folder)
         except Exception as error:
-            log.warning("the plots are missing: %r", error)
+            log.warning("the plots could not be drawn or uploaded: %r", error)
 
     def _release_slots(self) -> None:
         """Report no trial as running: whatever happened to Tune, no trial holds a slot any more."""
@@ -314,8 +320,9 @@ def outcome_of(error: Exception, current: Outcome, requested: Outcome | None) ->
             return requested or current
         case EvaluationFailedError():
             return replace(current, reason="; ".join(filter(None, (current.reason, str(error)))))
-        case DeliveryAbandonedError() if requested is not None:
-            return replace(requested, reason=f"{requested.reason}; {error}")
+        case DeliveryAbandonedError():
+            stop = requested or Outcome(Phase.PAUSED, error=True)
+            return replace(stop, reason="; ".join(filter(None, (stop.reason, str(error)))))
         case TrialError():
             failure = error.failure
             if failure.kind is ErrorKind.DISK_FULL:

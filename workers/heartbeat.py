@@ -117,7 +117,7 @@ class HeartbeatThread:
                     if not left:
                         return True
             except (httpx.HTTPError, ValidationError) as error:
-                log.warning("the service did not answer: %r", error)
+                log.warning("no answer from the service at %s: %r", self._client.base_url, error)
             except Exception:
                 log.exception("a heartbeat failed; the next one reports the same changes")
             if self._recorder is not None:
@@ -166,7 +166,7 @@ class HeartbeatThread:
     def _accept(self, answer: httpx.Response) -> bool:
         """Take over the answer's directives. A proxy's answer for an unreachable service closes no fence."""
         if answer.status_code in FENCED_STATUSES and answer.headers.get("content-type", "").startswith(PROBLEM):
-            log.error("a later attempt has taken over: %s %s", answer.status_code, answer.text)
+            log.error("the service no longer accepts this attempt (%s): %s", answer.status_code, answer.text)
             self._fence.close()
             return False
         if answer.status_code != 200:

@@ -80,8 +80,8 @@ class AshaRule:
         )
         return Decision(
             Action.STOP,
-            f"rung at epoch {milestone:g}: {self._comparison.metric} {value:.4f} is {side} the cutoff "
-            f"{self._comparison.sign * cutoff:.4f}, set by {others}",
+            f"rung at epoch {milestone:g}: {self._comparison.metric} {value:.4f} is {side} "
+            f"{self._comparison.sign * cutoff:.4f}, the cutoff for {others}",
         )
 
 

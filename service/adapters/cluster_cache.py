@@ -26,7 +26,7 @@ class ClusterCache:
     """Holds the latest `ClusterSnapshot`. Replacing one reference needs no lock."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._snapshot = self._first = ClusterSnapshot(None, "not asked yet", datetime.now(UTC))
+        self._snapshot = self._first = ClusterSnapshot(None, "the service has not contacted Ray yet", datetime.now(UTC))
         self._monotonic = monotonic
         self._seen_at = monotonic()
 

@@ -10,11 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from service.adapters.mlflow_client import MlflowClient
 from service.contract.errors import UnavailableError
 
-PROBE_TIMEOUT_S = 0.5  # readiness probes, which ask this, often wait only one second for their own answer
+PROBE_TIMEOUT_S = 0.5  # readiness probes, which call this, often wait only one second for their own answer
 
 
 class MlflowProbe:
-    """Asks MLflow when it is asked, and only one question at a time. Close it when done."""
+    """Pings MLflow on demand, one request at a time. Close it when done."""
 
     def __init__(self, mlflow: MlflowClient) -> None:
         self._mlflow = mlflow

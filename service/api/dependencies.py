@@ -19,7 +19,7 @@ from service.context import AppContext
 from service.contract.errors import UnauthorizedError
 from service.contract.requests import IDEMPOTENCY_KEY
 
-_bearer = HTTPBearer(auto_error=False, description="The token in the driver's launch file.")
+_bearer = HTTPBearer(auto_error=False, description="For drivers only: the attempt's token. Other routes need no token.")
 
 
 async def _context(request: Request) -> AppContext:

@@ -34,7 +34,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Checked:
-    """A valid and complete spec, and what it allows but rarely intends."""
+    """A valid and complete spec, and its warnings."""
 
     spec: ExperimentSpec
     warnings: list[str]

@@ -81,7 +81,7 @@ class CleanupWorker:
         try:
             self.run_once()
         except (LeaseLostError, SQLAlchemyError) as error:
-            log.warning("the cleanup continues later: %s", str(error).splitlines()[0])
+            log.warning("cleanup failed and will be retried: %s", str(error).splitlines()[0])
 
     def _waiting(self) -> list[EndedExperiment]:
         """The oldest experiments that are due."""

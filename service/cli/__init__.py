@@ -1,7 +1,6 @@
 """Command line: `rung`, one command for each action, all of them through the SDK.
 
-Exit status: 0 success; 1 the experiment or the service failed, its state forbids the command, or a watched experiment
-was paused; 2 a wrong command or spec, or an unknown id; 3 the service is unreachable; 130 Ctrl-C.
+The exit statuses are in the help of the application (`terminal.options`).
 With `--json` the answer is JSON on standard output, and an error is a problem document on standard error.
 Heavy modules are imported inside the commands, so that `rung --help` is fast.
 """

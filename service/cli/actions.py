@@ -36,14 +36,20 @@ NoFields = Annotated[
 
 @app.command()
 def pause(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
-    """Release the slots of an experiment and keep every finished epoch."""
+    """Pause an experiment.
+
+    It releases its slots and keeps every finished epoch.
+    """
     with report_errors(as_json), connect(url, token) as client:
         show_view(client.pause(experiment), as_json)
 
 
 @app.command()
 def resume(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
-    """Queue a paused or failed experiment again, or a completed one that has work left."""
+    """Resume an experiment.
+
+    Queues a paused or failed experiment again, or a completed one that has work left.
+    """
     with report_errors(as_json), connect(url, token) as client:
         show_view(client.resume(experiment), as_json)
 
@@ -51,12 +57,12 @@ def resume(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: 
 @app.command()
 def cancel(
     experiment: ExperimentId,
-    trial: Annotated[int | None, typer.Option(min=0, help="end only this trial", show_default=False)] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="cancel only this trial", show_default=False)] = None,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """End an experiment, or one of its trials."""
+    """Cancel an experiment, or one of its trials."""
     with report_errors(as_json), connect(url, token) as client:
         if trial is None:
             show_view(client.cancel(experiment), as_json)
@@ -70,11 +76,13 @@ def cancel(
 
 @app.command()
 def change(experiment: ExperimentId, fields: Fields, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
-    """Change priority, num_samples, max_concurrent_trials, max_restarts, goal or budget.
+    """Change the controls of an experiment.
+
+    These are priority, num_samples, max_concurrent_trials, max_restarts, goal and budget.
 
     For example: rung change ID num_samples=40 goal=null budget.slot_hours=6
 
-    A completed experiment whose trials have all ended resumes only with a larger num_samples. A canceled experiment
+    A completed experiment whose trials have all ended continues only if you increase num_samples. A canceled experiment
     cannot be changed; use `rung continue`.
     """
     with report_errors(as_json), connect(url, token) as client:
@@ -85,7 +93,9 @@ def change(experiment: ExperimentId, fields: Fields, url: Url = "", token: Token
 def continue_from(
     experiment: ExperimentId, fields: NoFields = None, url: Url = "", token: Token = "", as_json: AsJson = False
 ) -> None:
-    """Queue a new experiment that starts from the trials of one that has ended or is paused.
+    """Start a new experiment from another's trials.
+
+    The other experiment must have ended or be paused.
 
     For twenty more trials: rung continue ID name=second-night searcher.num_samples=20
     """
@@ -95,7 +105,10 @@ def continue_from(
 
 @app.command()
 def archive(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
-    """Hide an experiment that has ended or is paused from lists."""
+    """Hide an experiment from lists.
+
+    It must have ended or be paused.
+    """
     with report_errors(as_json), connect(url, token) as client:
         show_view(client.archive(experiment), as_json)
 
@@ -115,9 +128,10 @@ def delete(
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Delete an experiment with its files, its MLflow runs and its models, for good.
+    """Delete an experiment and its data.
 
-    MLflow only marks runs and logged models as deleted; `mlflow gc`, run beside its server, removes them.
+    Removes its files, its MLflow runs and its models. MLflow only marks runs and logged models as deleted; run
+    `mlflow gc` on the MLflow server to remove them.
     """
     with report_errors(as_json), connect(url, token) as client:
         view = client.get(experiment)

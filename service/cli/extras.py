@@ -24,11 +24,12 @@ def require(command: str, *extras: str) -> None:
     """Raise MissingExtraError, with the command that installs them, where packages of `extras` are not installed."""
     missing = {extra: packages for extra in extras if (packages := missing_packages(extra))}
     if missing:
-        parts = " and the ".join(missing)
+        parts = " and ".join(missing)
+        noun = "extras" if len(missing) > 1 else "extra"
         packages = sorted({package for found in missing.values() for package in found})
         raise MissingExtraError(
-            f"`rung {command}` needs the {parts}: pip install 'rung[{','.join(missing)}]' "
-            f"(not installed: {', '.join(packages)})"
+            f"`rung {command}` needs the {noun} {parts}; install with `pip install 'rung[{','.join(missing)}]'` "
+            f"(missing packages: {', '.join(packages)})"
         )
 
 

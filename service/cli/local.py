@@ -39,7 +39,8 @@ def reproduce(
         float | None,
         typer.Option(
             min=0,
-            help="allowed difference of the objective; default: 0 (exact), or 0.02 for a trial of a GPU",
+            help="allowed difference of the objective; default: 0 (exact), or 0.02 for a trial that ran on a GPU "
+            "without execution.deterministic",
         ),
     ] = None,
     data_root: DataRoot = None,
@@ -48,7 +49,10 @@ def reproduce(
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Retrain a trial on this machine and compare its curve. Exit status 1 if it differs."""
+    """Retrain a trial and compare its curve.
+
+    Trains on this machine. Exit status 1 if the curve differs.
+    """
     from service.cli import local_process
     from service.cli.extras import require
 
@@ -80,9 +84,10 @@ def explain(
     cache_root: CacheRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Plot what a spec does. Needs no service.
+    """Plot schedulers, optimizers and so on.
 
-    Without SPEC: every scheduler, or the classic optimizers. augmentation needs a SPEC.
+    Without SPEC, plots all schedulers, the classic optimizers or all normalizations; augmentation requires a SPEC.
+    Needs no service.
     """
     from search_spaces.parsing import read
     from search_spaces.validation import validate as check

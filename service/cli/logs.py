@@ -16,13 +16,16 @@ def logs(
     attempt: Annotated[int | None, typer.Option(min=1, help="the log of this attempt; default: the newest")] = None,
     follow: Annotated[
         bool,
-        typer.Option("--follow", "-f", help="keep printing until the experiment is inactive"),
+        typer.Option("--follow", "-f", help="keep printing until it ends or is paused"),
     ] = False,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Print the log of an experiment's driver or of a trial. With --json: one JSON line per chunk."""
+    """Print the log of a driver or of a trial.
+
+    With --json: one JSON line per chunk.
+    """
     from service.contract.errors import ValidationFailedError
 
     with report_errors(as_json), connect(url, token) as client:

@@ -24,7 +24,7 @@ from service.contract.states import State
 
 @app.command("list")
 def list_experiments(
-    state: Annotated[str | None, typer.Option(help="filter by state")] = None,
+    state: Annotated[str | None, typer.Option(help="QUEUED, RUNNING, PAUSED, COMPLETED, CANCELED, ERROR, ...")] = None,
     project: Annotated[str | None, typer.Option(help="filter by project")] = None,
     name: Annotated[str | None, typer.Option(help="filter by substring of the name")] = None,
     label: Annotated[str | None, typer.Option(help="filter by label")] = None,
@@ -48,7 +48,7 @@ def list_experiments(
 
 @app.command()
 def show(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
-    """Show one experiment: state, best trial, test accuracy, disk use."""
+    """Show an experiment: state, best trial, disk use."""
     with report_errors(as_json), connect(url, token) as client:
         view = client.get(experiment)
         show_view(view, as_json)
@@ -64,7 +64,11 @@ def show(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: As
 def trials(
     experiment: ExperimentId,
     sort: Annotated[
-        str | None, typer.Option(help="a metric or field; - before it sorts descending; default: the best trial first")
+        str | None,
+        typer.Option(
+            help="trial, state, epoch, best_value, started_at, ended_at or a metric; prefix - for descending; default: "
+            "the best trial first"
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="maximum number of results")] = 20,
     url: Url = "",

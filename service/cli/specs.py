@@ -27,7 +27,10 @@ def validate(
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Check a spec and report every problem; with --json, print it with all defaults."""
+    """Check a spec.
+
+    Reports every problem. With --json, prints the spec with all defaults.
+    """
     with report_errors(as_json):
         if offline:
             from search_spaces.parsing import read
@@ -54,7 +57,10 @@ def validate(
 
 @app.command()
 def schema(as_json: AsJson = False) -> None:
-    """Print the JSON Schema of a spec, for editors. Needs no service."""
+    """Print the JSON Schema of a spec.
+
+    For editors. Needs no service.
+    """
     from search_spaces.experiment import ExperimentSpec
 
     print_json(ExperimentSpec.model_json_schema())
@@ -64,7 +70,10 @@ def schema(as_json: AsJson = False) -> None:
 def presets(
     name: Annotated[str | None, typer.Argument(help="print this preset as YAML")] = None, as_json: AsJson = False
 ) -> None:
-    """List the ready-made specs, or print one. Needs no service."""
+    """List the ready-made specs, or print one.
+
+    Needs no service.
+    """
     from search_spaces import presets as shipped
 
     with report_errors(as_json):

@@ -37,7 +37,10 @@ def submit(
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
-    """Queue an experiment and print its id."""
+    """Queue an experiment and print its summary.
+
+    For scripts, add --json.
+    """
     with report_errors(as_json), connect(url, token) as client:
         client.ping()  # an unreachable service is reported at once; one that restarts meanwhile is retried
         view = client.submit(resolve_spec(client, f"preset:{spec}" if preset else spec))

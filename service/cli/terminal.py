@@ -42,14 +42,30 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Hyperparameter search for image classifiers."""
+    """Hyperparameter search for image classifiers.
+
+    Exit status: 0 success; 1 failed, paused or not allowed in this state; 2 invalid command, spec or id; 3 service
+    unreachable; 130 Ctrl-C. All commands accept --json.
+    """
 
 
 Url = Annotated[
     str,
-    typer.Option("--url", envvar="RUNG_URL", help="address of the service; default: that of `rung up`"),
+    typer.Option(
+        "--url",
+        envvar="RUNG_URL",
+        help="URL of the service; default: the running `rung up`, otherwise http://127.0.0.1:8080",
+    ),
 ]
-Token = Annotated[str, typer.Option("--token", envvar="RUNG_TOKEN", help="bearer token", show_default=False)]
+Token = Annotated[
+    str,
+    typer.Option(
+        "--token",
+        envvar="RUNG_TOKEN",
+        help="bearer token, for a service behind an authenticating proxy",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 SpecFile = Annotated[
     str, typer.Argument(metavar="SPEC", help="YAML or JSON file, - for standard input, or preset:NAME")
@@ -60,7 +76,7 @@ DataRoot = Annotated[
     Path | None,
     typer.Option(
         envvar="RUNG_DATA_ROOT",
-        help="folder of the data sets; default: that of `rung up`, or data in the home folder",
+        help="folder of the data sets; default: the one of the running `rung up`, otherwise data in the home folder",
         show_default=False,
     ),
 ]

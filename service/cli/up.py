@@ -12,17 +12,26 @@ from service.cli.terminal import app, home_folder, report_errors
 
 @app.command()
 def up(
-    home: Annotated[Path | None, typer.Option(envvar="RUNG_HOME", help="folder of all data; default: ~/.rung")] = None,
-    host: Annotated[str, typer.Option(help="address on which the service listens")] = "127.0.0.1",
+    home: Annotated[
+        Path | None,
+        typer.Option(envvar="RUNG_HOME", help="home folder: databases, journals, models and logs; default: ~/.rung"),
+    ] = None,
+    host: Annotated[str, typer.Option(help="IP address or host name that the service listens on")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="port of the service; default: a free one")] = None,
     mlflow_port: Annotated[int | None, typer.Option(help="port of MLflow; default: a free one")] = None,
     ray_dashboard_port: Annotated[int | None, typer.Option(help="port of Ray's dashboard; default: a free one")] = None,
     num_cpus: Annotated[int | None, typer.Option(min=1, help="CPUs to use; default: all")] = None,
     num_gpus: Annotated[int | None, typer.Option(min=0, help="GPUs to use; default: all")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="folder of the data sets; default: data in the home")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the addresses as JSON")] = False,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(help="folder of the data sets; default: RUNG_DATA_ROOT, otherwise data in the home folder"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the URLs as JSON once everything runs")] = False,
 ) -> None:
-    """Start Ray, MLflow and the service on this machine; runs until Ctrl-C."""
+    """Start Ray, MLflow and the service.
+
+    All run on this machine until Ctrl-C. Other settings are forwarded from RUNG_* variables.
+    """
     from service.cli.extras import require
 
     with report_errors(as_json):

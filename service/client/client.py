@@ -141,7 +141,7 @@ class Client:
         return self._post(experiment_id, "resume", revision)
 
     def cancel(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
-        """End an experiment; its trials end within seconds. Raises ConflictError if it has ended."""
+        """End an experiment; its trials usually end within seconds. Raises ConflictError if it has ended."""
         return self._post(experiment_id, "cancel", revision)
 
     def cancel_trial(self, experiment_id: str, trial: int, *, revision: int | None = None) -> TrialView:

@@ -16,7 +16,7 @@ from service.contract.errors import MEDIA_TYPE, RungError, UnavailableError, fro
 
 V = TypeVar("V", bound=BaseModel)
 Query = Mapping[str, str | int | bool | None]
-#: Items requested at once; the service's largest page.
+#: Items per request; the service allows up to 1,000.
 PAGE = 100
 
 

@@ -43,27 +43,27 @@ class ExperimentSummary(BaseModel):
     ended_at: datetime | None = Field(description="When the experiment last ended.")
     archived_at: datetime | None = Field(description="When it was archived, that is, hidden from lists.")
     revision: int = Field(
-        description="Number that grows with each change of state or settings, but not with progress; the ETag holds it."
+        description="Number that grows with each change of state or controls, but not with progress; the ETag holds it."
     )
     source_id: str | None = Field(description="The experiment whose trials this one continues from.")
     metric: str = Field(description="Metric that the objective compares.", examples=["validation_accuracy"])
     mode: Literal["min", "max"] = Field(description="Which values are better.", examples=["max"])
-    num_samples: int = Field(description="Number of trials requested, imported ones included.")
-    trials: dict[TrialState, int] = Field(description="Number of trials that have started, by state.")
+    num_samples: int = Field(description="Number of trials wanted, imported ones included.")
+    trials: dict[TrialState, int] = Field(
+        description="Number of trials that have started, by state. States without trials are absent."
+    )
     best: BestTrial | None = Field(description="The best trial so far; null before any trial finished an epoch.")
     slots: int = Field(description="Number of trials that may run at the same time now.")
-    attempt: int = Field(description="Number of the current driver; 0 before the first one.")
+    attempt: int = Field(description="Number of the current attempt; 0 before the first one.")
     mlflow_experiment_id: str | None = Field(description="The experiment in MLflow that holds the runs.")
     mlflow_run_id: str | None = Field(description="The parent run in MLflow.")
-    mlflow_url: str | None = Field(description="Address of the parent run in MLflow's web interface.")
+    mlflow_url: str | None = Field(description="URL of the parent run in MLflow's web interface.")
 
 
 class AttemptView(BaseModel):
-    """One driver process of an experiment."""
+    """One attempt: one driver process of an experiment."""
 
-    id: str = Field(
-        description="Identifier of the attempt, which is also that of its Ray job.", examples=["exp-k3v9q2mz-a1"]
-    )
+    id: str = Field(description="Identifier of the attempt and of its Ray job.", examples=["exp-k3v9q2mz-a1"])
     number: int = Field(description="Number of the attempt, counted from 1.")
     state: AttemptState = Field(description="Current state.")
     phase: Phase | Literal[""] = Field(description="Phase in the driver's newest heartbeat; empty before the first.")
@@ -77,21 +77,26 @@ class ExperimentView(ExperimentSummary):
     """Everything about an experiment except its trials."""
 
     spec: dict[str, Any] = Field(description="The complete spec, with every default written out.")
-    warnings: list[str] = Field(description="What the spec allows but rarely intends, one sentence each.")
+    warnings: list[str] = Field(
+        description="Warnings about valid settings that are probably mistakes, one sentence each."
+    )
     controls: dict[str, Any] = Field(
-        description="The settings that PATCH can change, with their current values; at first those of the spec."
+        description="The controls, which PATCH can change, with their current values; at first the values of the spec."
     )
     winner: dict[str, Any] | None = Field(
-        description="The best trial with its accuracy and loss on the test set, measured at the last end."
+        description="The best trial with its accuracy and loss on the test set, measured when the experiment "
+        "last completed."
     )
-    attempts: list[AttemptView] = Field(description="Every driver, oldest first.")
+    attempts: list[AttemptView] = Field(description="All attempts, oldest first.")
 
 
 class ValidationResult(BaseModel):
     """The response to `validate_only`: the spec is valid, and nothing was stored."""
 
     spec: dict[str, Any] = Field(description="The complete spec, with every default written out.")
-    warnings: list[str] = Field(description="What the spec allows but rarely intends, one sentence each.")
+    warnings: list[str] = Field(
+        description="Warnings about valid settings that are probably mistakes, one sentence each."
+    )
     num_samples: int = Field(description="Number of trials that the experiment would run.")
 
 
@@ -103,7 +108,7 @@ class TrialView(BaseModel):
     stop_reason: str = Field(
         description="Why the trial ended, or why the stopping rule paused it; empty while it runs.",
         examples=[
-            "rung at epoch 3: validation_accuracy 0.8100 is below the cutoff 0.8700, set by the best 1/3 of 9 earlier "
+            "rung at epoch 3: validation_accuracy 0.8100 is below 0.8700, the cutoff for the best 1/3 of 9 earlier "
             "trials"
         ],
     )
@@ -113,7 +118,7 @@ class TrialView(BaseModel):
     metrics: dict[str, float | None] = Field(description="Metrics of the newest epoch; null where not finite.")
     parameters: dict[str, str | float | int | bool] = Field(description="Hyperparameters, by dotted path.")
     mlflow_run_id: str | None = Field(description="The trial's run in MLflow.")
-    mlflow_url: str | None = Field(description="Address of the run in MLflow's web interface.")
+    mlflow_url: str | None = Field(description="URL of the run in MLflow's web interface.")
     restarts: int = Field(0, description="Number of times the trial was restarted after a failure.")
     error_kind: ErrorKind | None = Field(None, description="Kind of its last failure.", examples=["OUT_OF_MEMORY"])
     cancel_asked_at: datetime | None = Field(None, description="When a person requested its cancellation.")
@@ -166,7 +171,7 @@ class DiskUse(BaseModel):
     """The disk space that an experiment uses."""
 
     folder: str = Field(
-        description="Address of the experiment's files: a path on the service's machine, or that of another storage."
+        description="Location of the experiment's files: a path on the service's host, or the URL of another storage."
     )
     total_bytes: int = Field(description="Size of all files together, in bytes.")
     bytes_by_kind: dict[str, int] = Field(
@@ -215,9 +220,9 @@ class Readiness(BaseModel):
 
 
 class NodeView(BaseModel):
-    """A machine of the cluster."""
+    """A node of the cluster."""
 
-    name: str = Field(description="Name of the machine in Ray.")
+    name: str = Field(description="Name of the node in Ray.")
     cpus: float = Field(description="Number of CPUs, used or free.")
     gpus: float = Field(description="Number of GPUs, used or free.")
 
@@ -239,6 +244,6 @@ class ClusterStatus(BaseModel):
     reachable: bool = Field(description="Whether Ray answers.")
     detail: str = Field(description=UNAVAILABLE_DETAIL)
     seen_at: datetime = Field(description="When the service last asked Ray.")
-    nodes: list[NodeView] = Field(description="Every living machine.")
-    shares: list[Share] = Field(description="Every experiment that runs or waits, oldest first.")
+    nodes: list[NodeView] = Field(description="All nodes that are alive.")
+    shares: list[Share] = Field(description="Every running or queued experiment, oldest first.")
     why: str = Field("", description=FORMER_NAME, deprecated=True)

@@ -45,7 +45,7 @@ def pause(session: Session, experiment: Experiment, now: datetime) -> None:
 def resume(session: Session, experiment: Experiment, now: datetime) -> None:
     """Queue a paused or failed experiment again, in the position that its age gives it.
 
-    A complete one too, if work is left, which may be only the evaluation of its winner.
+    A completed one too, if work is left, which may be only the evaluation of its winner.
     """
     state = State(experiment.state)
     if state in {State.QUEUED, State.RUNNING}:
@@ -60,7 +60,7 @@ def resume(session: Session, experiment: Experiment, now: datetime) -> None:
     if state is State.COMPLETED:
         prospect = outlook(load_facts(session, experiment))
         if not prospect.work_left:
-            raise ConflictError(f"experiment {experiment.id} is complete: {prospect.obstacle}")
+            raise ConflictError(f"experiment {experiment.id} is completed: {prospect.obstacle}")
     if state not in INACTIVE:
         _refuse(experiment)
     _requeue(session, experiment, now, "resumed on request")
@@ -128,7 +128,7 @@ def change(session: Session, experiment: Experiment, patch: dict[str, Any], now:
 
 
 def apply_late_changes(session: Session, experiment: Experiment, obeyed: Controls, now: datetime) -> None:
-    """Treat changes that arrived while the driver of a complete experiment finished as if they arrived now.
+    """Treat changes that arrived while the driver of a completed experiment finished as if they arrived now.
 
     `obeyed` are the controls under which the search ended. A final heartbeat must never be refused because of them, so
     what forbids to continue becomes part of the reason.
@@ -136,7 +136,7 @@ def apply_late_changes(session: Session, experiment: Experiment, obeyed: Control
     try:
         _requeue_if_work_left(session, experiment, load_facts(session, experiment), obeyed, now)
     except ConflictError as conflict:
-        stays = f"it was changed while its driver finished, and stays complete: {conflict}"
+        stays = f"it was changed while its driver finished, and stays completed: {conflict}"
         experiment.reason = f"{experiment.reason}; {stays}" if experiment.reason else stays
 
 
@@ -172,13 +172,13 @@ def delete(session: Session, experiment: Experiment, now: datetime) -> None:
 def _requeue_if_work_left(
     session: Session, experiment: Experiment, facts: Facts, before: Controls, now: datetime
 ) -> list[str]:
-    """Queue a complete experiment again if one of STOPPING_FIELDS changed; where no work is left, say why."""
+    """Queue a completed experiment again if one of STOPPING_FIELDS changed; where no work is left, say why."""
     changed = [name for name in STOPPING_FIELDS if getattr(facts.controls, name) != getattr(before, name)]
     if not changed:
         return []
     prospect = outlook(facts)
     if not prospect.work_left:
-        return [f"{' and '.join(changed)} changed, but the experiment stays complete: {prospect.obstacle}"]
+        return [f"{' and '.join(changed)} changed, but the experiment stays completed: {prospect.obstacle}"]
     _requeue(session, experiment, now, f"queued again: {' and '.join(changed)} changed")
     return []
 

@@ -82,7 +82,7 @@ def _end_experiment(session: Session, experiment: Experiment, heartbeat: Heartbe
     elif heartbeat.phase is Phase.FAILED:
         experiments.move(session, experiment, State.ERROR, now, reason or "the driver failed and gave no reason")
     else:
-        why = f"the driver stopped without a request ({reason or 'no reason given'})"
+        why = f"the driver stopped: {reason}" if reason else "the driver stopped and gave no reason"
         attempts.count_failure(session, experiment, why, replacement)
 
 
@@ -96,7 +96,7 @@ def _write_trials(
             trial = known[update.trial] = Trial(experiment_id=experiment.id, trial=update.trial)
             session.add(trial)
         if update.epoch > (trial.epoch or 0):
-            # Only failures in a row count. Epochs are finite, so drivers that fail in turn come to an end as well.
+            # Only failures in a row count. The number of epochs is finite, so alternating failures end, too.
             experiment.failures = 0
         trial.attempt = attempt.number
         trial.state = update.state

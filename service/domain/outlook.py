@@ -1,4 +1,4 @@
-"""Outlook: whether a complete experiment has work left, and what must change where it has none.
+"""Outlook: whether a completed experiment has work left, and what must change where it has none.
 
 `load_facts` reads everything that the decision needs, once; `outlook` is a pure function of it. It must not change
 anything, and must not know HTTP, Ray or MLflow.
@@ -79,10 +79,8 @@ def outlook(facts: Facts) -> Outlook:
         return Outlook()
     goal = facts.controls.goal
     if goal is not None and facts.best_value is not None and facts.objective.reached(facts.best_value, goal):
-        further = "raise" if facts.objective.mode == "max" else "lower"
+        further = "increase" if facts.objective.mode == "max" else "lower"
         return Outlook(f"its goal of {goal:g} is reached; {further} or remove it to continue")
     if facts.started >= facts.controls.num_samples:
-        return Outlook(
-            f"{facts.started} of {facts.controls.num_samples} trials were run; raise num_samples to continue"
-        )
+        return Outlook(f"all {facts.started} trials have run; increase num_samples to continue")
     return Outlook()

@@ -70,7 +70,9 @@ def bound_spec(experiment: Experiment, trial: Trial, stored: str | None) -> Tria
     with contextlib.suppress(ValueError):  # absent, truncated, or of another version
         return read_trial_spec(stored or "")
     if trial.sample is None:
-        raise NotFoundError(f"the sample of trial {trial.trial} of experiment {experiment.id} is not recorded")
+        raise NotFoundError(
+            f"the hyperparameters of trial {trial.trial} of experiment {experiment.id} were never reported"
+        )
     try:
         return read_spec(experiment.spec).bind(upgrade_sample(trial.sample), trial.trial)
     except ValueError as error:

@@ -80,11 +80,13 @@ def snapshot(experiment: Experiment, attempt: Attempt) -> Driver:
 def measure_silence(silence: SilenceTimer, drivers: Iterable[Driver]) -> dict[str, DriverSilence]:
     """How long each driver has been silent, by its attempt's id."""
     drivers = list(drivers)
-    words: dict[Hashable, Hashable] = {("said", one.attempt_id): (one.submitted_at, one.heard_at) for one in drivers}
-    words |= {("asked", one.attempt_id): one.stop_asked_at for one in drivers if one.stop_asked_at}
-    seconds = silence.observe(words)
+    tokens: dict[Hashable, Hashable] = {("heartbeat", one.attempt_id): (one.submitted_at, one.heard_at) for one in drivers}
+    tokens |= {("stop request", one.attempt_id): one.stop_asked_at for one in drivers if one.stop_asked_at}
+    seconds = silence.observe(tokens)
     return {
-        one.attempt_id: DriverSilence(seconds["said", one.attempt_id], seconds.get(("asked", one.attempt_id), 0.0))
+        one.attempt_id: DriverSilence(
+            seconds["heartbeat", one.attempt_id], seconds.get(("stop request", one.attempt_id), 0.0)
+        )
         for one in drivers
     }
 

@@ -62,7 +62,7 @@ class Caller:
 
 
 def read_caller(environment: Mapping[str, str]) -> Caller:
-    """Raises StackError, which names every invalid and every misspelt variable."""
+    """Raises StackError, which names every invalid and every misspelled variable."""
     given = {name: value for name, value in environment.items() if name.upper().startswith(PREFIX)}
     owned = {name for name in given if VARIABLES.get(name.upper()) in OWNED}
     try:

@@ -179,5 +179,8 @@ def _report_ignored(variables: tuple[str, ...]) -> None:
     if variables:
         names = ", ".join(variables)
         print(
-            f"rung up: ignoring {names}: a stack sets these itself, see `rung up --help`", file=sys.stderr, flush=True
+            f"rung up: ignoring {names}: `rung up` sets them itself or has an option for them. To use your own "
+            "database, Ray or MLflow, run `python -m service.app` (docs/operating.md).",
+            file=sys.stderr,
+            flush=True,
         )

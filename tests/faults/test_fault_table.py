@@ -308,7 +308,7 @@ def test_a_driver_replaced_while_it_runs(stand: Stand, undisturbed: Callable[...
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=1)
     assert view.attempt == 2
     log = (stand.files(view.id) / "logs" / "driver-a1.log").read_text()
-    assert "a later attempt has taken over" in log, "it was stopped from outside"
+    assert "the service no longer accepts this attempt" in log, "it was stopped from outside"
 
 
 def _raw(path: Path) -> Iterator[dict[str, int]]:

@@ -87,10 +87,10 @@ def test_all_invalid_and_misspelt_settings_are_reported_together(
     )
     assert printed.splitlines() == [
         "RUNG_HEARTBEAT: there is no such setting; did you mean RUNG_HEARTBEAT_S?",
-        "RUNG_PORT: Input should be less than or equal to 65535",
+        "RUNG_PORT: must be at most 65535",
         "RUNG_MLFLOW_TRACKING_URI: must be the http:// or https:// URL of an MLflow server (got postgresql:...); "
         "run `mlflow server --backend-store-uri ...` and use its URL",
-        "RUNG_LEASE_S: Input should be a valid number, unable to parse string as a number",
+        "RUNG_LEASE_S: must be a number",
     ]
 
 

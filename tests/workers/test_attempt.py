@@ -137,7 +137,7 @@ def test_a_failure_of_the_winners_evaluation_is_reported_in_words(
 
 @pytest.mark.parametrize(
     ("stop", "phase", "reason", "status"),
-    [("cancel", "canceled", "cancel requested", "KILLED"), ("pause", "paused", "pause requested", "")],
+    [("cancel", "canceled", "canceled on request", "KILLED"), ("pause", "paused", "paused on request", "")],
 )
 def test_a_stop_is_obeyed_while_the_winner_is_evaluated(
     attempt: Callable[..., Attempted], service: Any, stop: Any, phase: str, reason: str, status: str
@@ -206,7 +206,7 @@ def test_trials_that_remain_end_with_a_canceled_search(
     assert done.succeeded
     assert (service.heard[-1].phase, done.tracking.status) == ("canceled", "KILLED")
     after = journal_of(tmp_path)
-    assert (after.table.trials[0].state, after.table.trials[0].stop_reason) == ("CANCELED", "cancel requested")
+    assert (after.table.trials[0].state, after.table.trials[0].stop_reason) == ("CANCELED", "canceled on request")
     after.close()
 
 

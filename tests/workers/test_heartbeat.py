@@ -88,7 +88,7 @@ def test_the_thread_survives_any_error_of_a_heartbeat(
         True,
         True,
     ]
-    assert heartbeat.send_final("canceled", "cancel requested", None, patience_s=10.0)
+    assert heartbeat.send_final("canceled", "canceled on request", None, patience_s=10.0)
     heartbeat.join()
 
 
@@ -243,7 +243,7 @@ def test_the_thread_sends_wakes_and_ends(
     with service.spoken:
         service.spoken.wait_for(lambda: len(service.heard) >= 2)
     assert service.told() == [0]
-    assert heartbeat.send_final("canceled", "cancel requested", None, patience_s=10.0)
+    assert heartbeat.send_final("canceled", "canceled on request", None, patience_s=10.0)
     heartbeat.join()
     assert service.heard[-1].phase == "canceled"
 

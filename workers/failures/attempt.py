@@ -22,5 +22,6 @@ class MissingJournalError(AttemptError):
 
     def __init__(self, storage: str, trials: int) -> None:
         super().__init__(
-            f"no journal in {storage}, but {trials} trials are known: is this storage the right one, and is it mounted?"
+            f"there is no journal in {storage}, although the service has {trials} trials of this experiment. Check that "
+            "RUNG_STORAGE_ROOT is correct and mounted on this node."
         )

@@ -1,7 +1,8 @@
 """Idle actors: processes that wait for a next trial, and the slots that they hold meanwhile.
 
 Owns the release of such a process. Ray Tune keeps one of the processes whose trials have ended, with its resources,
-for a trial that may follow, until the search ends; without such a trial, others wait for its slot in vain. It uses
+for a trial that may follow; if no trial follows, the slot stays blocked until the
+search ends. It uses
 private parts of Ray, which is pinned to one minor version. It must not know why no trial follows.
 """
 

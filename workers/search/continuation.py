@@ -24,7 +24,7 @@ IMPORTED_EVENTS = TrialSuggested | EpochFinished | TrialEnded
 
 
 class SourceMissingError(AttemptError):
-    """The trials to begin with cannot be read. The message says where they should be."""
+    """The trials of the source cannot be read. The message says where they should be."""
 
     blocked = True
 
@@ -67,12 +67,14 @@ def import_trials(address: str, storage: ExperimentStorage, recorder: Recorder) 
 def _read(source: ExperimentStorage, address: str) -> list[Event]:
     """The other experiment's events. It does not run, so no driver repairs its journal, and this one must not."""
     if not source.journal.exists():
-        reason = f"no journal in {address}: was the experiment to continue from moved or deleted?"
-        raise SourceMissingError(f"the trials to begin with cannot be read: {reason}")
+        raise SourceMissingError(
+            f"cannot import the trials of the source experiment: there is no journal in {address}. "
+            "Was its folder moved or deleted?"
+        )
     try:
         return list(decode_all(source.journal.entries()))
     except JournalDamagedError as error:
-        raise SourceMissingError(f"the trials to begin with cannot be read: {error}") from error
+        raise SourceMissingError(f"cannot import the trials of the source experiment: {error}") from error
 
 
 def _copy(source: ArtifactStore, name: PurePath, target: ArtifactStore, new_name: PurePath) -> None:

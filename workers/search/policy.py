@@ -21,11 +21,11 @@ from workers.state.trial_table import TrialTable
 
 @dataclass(frozen=True)
 class Actions:
-    """What follows from one look.
+    """What to do now.
 
     `outcome`: why the search is over, None while it continues. `controls`: those that were applied. `slots`: trials
-    that may run at once. `surplus`: how many more than that will run once those to `cancel` have ended.
-    `release_idle`: whether a process without a trial has nothing to wait for.
+    that may run at once. `surplus`: number of trials beyond `slots` that will run once the trials to `cancel` have ended.
+    `release_idle`: whether idle trial processes should be released.
     """
 
     outcome: Outcome | None

@@ -52,9 +52,9 @@ def requested(directives: Directives, superseded: bool) -> Outcome | None:
         return SUPERSEDED
     match directives.stop:
         case "cancel":
-            return Outcome(Phase.CANCELED, "cancel requested")
+            return Outcome(Phase.CANCELED, "canceled on request")
         case "pause":
-            return Outcome(Phase.PAUSED, "pause requested")
+            return Outcome(Phase.PAUSED, "paused on request")
         case None:
             return None
 
@@ -81,7 +81,7 @@ def exhausted(table: TrialTable, num_samples: int) -> Outcome:
         if failed:
             reason = f"no trial has a value, and {len(failed)} failed; the first: {failed[0].stop_reason}"
             return Outcome(Phase.FAILED, reason)
-        return Outcome(Phase.COMPLETED, "no trial has a finite value: all diverged")
+        return Outcome(Phase.COMPLETED, f"no trial has a finite value: {_counts(table)}")
     return Outcome()
 
 
@@ -99,7 +99,7 @@ def _goal_reached(goal: float | None, objective: Objective, table: TrialTable) -
 def _time_spent(controls: Controls, gpus_per_trial: float, clock: SlotClock) -> Outcome | None:
     budget = controls.budget
     if budget.wall_clock and (spent := clock.elapsed_s()) >= budget.wall_clock:
-        return Outcome(reason=f"budget.wall_clock of {budget.wall_clock:g} s is spent: {spent:.0f} s have passed")
+        return Outcome(reason=f"budget.wall_clock is used up: {spent:.0f} of {budget.wall_clock:g} s")
     if budget.slot_hours or budget.gpu_hours:
         held = clock.slot_seconds() / 3600
         for name, limit, spent in (
@@ -107,7 +107,7 @@ def _time_spent(controls: Controls, gpus_per_trial: float, clock: SlotClock) -> 
             ("gpu_hours", budget.gpu_hours, held * gpus_per_trial),
         ):
             if limit and spent >= limit:
-                return Outcome(reason=f"budget.{name} of {limit:g} is spent: all trials together held {spent:.3g}")
+                return Outcome(reason=f"budget.{name} is used up: {spent:.3g} of {limit:g} {name.replace('_', ' ')}")
     return None
 
 
@@ -115,8 +115,15 @@ def _failures_spent(limit: int | None, table: TrialTable) -> Outcome | None:
     failed = _failed(table) if limit else []
     if not limit or len(failed) < limit:
         return None
-    reason = f"budget.failures of {limit} is spent: {len(failed)} trials failed; the first: {failed[0].stop_reason}"
+    reason = f"budget.failures is used up: {len(failed)} of {limit} trials failed; the first: {failed[0].stop_reason}"
     return Outcome(Phase.FAILED if table.best() is None else Phase.COMPLETED, reason)
+
+
+def _counts(table: TrialTable) -> str:
+    """How the trials ended, such as `3 diverged, 21 were canceled`."""
+    verbs = {TrialState.DIVERGED: "diverged", TrialState.CANCELED: "were canceled"}
+    counted = {verb: sum(trial.state == state for trial in table.trials.values()) for state, verb in verbs.items()}
+    return ", ".join(f"{number} {verb}" for verb, number in counted.items() if number) or "none ran an epoch"
 
 
 def _failed(table: TrialTable) -> list[Trial]:

@@ -23,7 +23,7 @@ POLL_S = 1.0
 
 
 class DeliveryAbandonedError(Exception):
-    """MLflow did not answer, and the driver may wait no longer. What MLflow lacks stays in the journal."""
+    """MLflow did not answer, and the driver may wait no longer. The journal keeps what MLflow has not received."""
 
 
 class Retrier:
@@ -74,16 +74,22 @@ class Retrier:
             if self.stop_requested():
                 stop_at = stop_at or now
                 if now - max(stop_at, silent_since) >= STOP_GRACE_S:
-                    raise DeliveryAbandonedError("MLflow did not answer: what it lacks stays in the journal") from error
+                    raise DeliveryAbandonedError(
+                        "MLflow did not answer; metrics that it has not received are kept in the journal"
+                    ) from error
             if now - silent_since >= window_s:
                 problem = "failed" if error else "did not answer"
                 raise DeliveryAbandonedError(
-                    f"MLflow {problem} for {window_s:g} s, what it lacks stays in the journal"
-                    + (f": {error!r}" if error else "")
+                    f"MLflow {problem} for {_duration(window_s)}; metrics that it has not received are kept in the journal"
+                    + (f" (last error: {error})" if error else "")
                 ) from error
             if future.done():
                 time.sleep(POLL_S)
                 future = _started(action)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds:g} s"
 
 
 def _started(action: Callable[[], T]) -> Future[T]:

@@ -124,7 +124,7 @@ class TrialWorker(tune.Trainable):
             if self._stop_signal.asked():  # Tune may drop this result: what is saved must stay what was reported
                 raise EpochInterruptedError
         except EpochInterruptedError:
-            log.info("epoch %d left before its end, as requested", self._journaled_epoch + 1)
+            log.info("stopped in epoch %d, as requested", self._journaled_epoch + 1)
             self._training = None
             self._stop_signal.clear()
             nothing = {"epoch": 0, "diverged": False, "reported": [], self._spec().objective.metric: math.nan}

@@ -49,7 +49,7 @@ def pause_experiment(experiment: EditableExperiment) -> ExperimentView:
 def resume_experiment(experiment: EditableExperiment) -> ExperimentView:
     """Queues a paused experiment again, in the position that its age gives it. Trials resume from their last epoch.
 
-    Also resumes an experiment in state ERROR, once the cause is repaired, and a complete one that has trials left or
+    Also resumes an experiment in state ERROR, once the cause is repaired, and a completed one that has trials left or
     whose winner was not evaluated. Answers 409 while the experiment is still pausing, and for a canceled one: continue
     from it instead.
     """
@@ -76,7 +76,7 @@ def change_experiment(experiment: EditableExperiment, body: Body, content_type: 
     """Changes priority, num_samples, max_concurrent_trials, max_restarts, goal or budget by a merge patch (RFC 7396).
 
     `null` resets a field to its default, if it has one. A running experiment applies the change with its next
-    heartbeat, a queued or paused one when it runs, one in state ERROR when it is resumed. A complete experiment is
+    heartbeat, a queued or paused one when it runs, one in state ERROR when it is resumed. A completed experiment is
     queued again if num_samples, goal or budget changed and work may be left. If no work is left, `warnings` of the
     response say what else must change: after all trials have ended, a higher goal or budget has no effect without a
     larger num_samples. Answers 409 for a canceled experiment: continue from it instead. The spec never changes.
@@ -115,11 +115,11 @@ def continue_experiment(
 ) -> ExperimentView:
     """Queues a new experiment that imports the trials of one that has ended or is paused, and continues the search.
 
-    The body is a merge patch (RFC 7396) of the source's spec, or empty. The dataset, the search space, the length and
-    early stopping of trials, the seed and the objective's metric must not change, or trials could not be compared. A
-    grid cannot be continued as a grid. `searcher.num_samples` counts new trials. The source does not change;
-    `source_id` of the new experiment refers to it. If the same request is sent again under the same `Idempotency-Key`,
-    the response is the experiment that it created, in its current state.
+    The body is a merge patch (RFC 7396) of the source's spec, or empty. `dataset`, `search_space`, `max_epochs`,
+    `early_stopping`, `seed`, `objective.metric` and `objective.mode` must stay the same, so that trials remain
+    comparable. The new searcher must be `random` or `tpe`. `searcher.num_samples` counts new trials. The source does
+    not change; `source_id` of the new experiment refers to it. If the same request is sent again under the same
+    `Idempotency-Key`, the response is the experiment that it created, in its current state.
     """
     submitted = submission.continue_from(experiment, submission.Request(body, content_type, key))
     return access.created(experiment.context, experiment.response, submitted.experiment_id, submitted.replayed)

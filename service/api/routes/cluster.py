@@ -18,7 +18,7 @@ router = APIRouter(prefix=API_PREFIX, tags=["system"])
 
 @router.get("/cluster", summary="Get the cluster's state", responses={200: headers.success("The cluster's state.")})
 def show_cluster(context: CurrentContext, visible: ExperimentList) -> ClusterStatus:
-    """Returns the machines that the service saw last, and the slots of each experiment that runs or waits."""
+    """Returns the cluster's nodes when last seen, and the slots of each running or queued experiment."""
     snapshot = context.cluster_cache.snapshot
     with context.database.read() as session:
         active = visible.active(session)

@@ -81,7 +81,7 @@ def submit_experiment(
     """Validates a spec, fills in its defaults, and queues it.
 
     An invalid spec is not stored; `errors` of the response list every broken rule with its field and value. `warnings`
-    of an accepted spec list what is allowed but rarely intended. If the same body is sent again under the same
+    list valid settings that are probably mistakes. If the same body is sent again under the same
     `Idempotency-Key`, the response is the experiment that it created, in its current state, with the header
     `Idempotent-Replayed: true`.
     """

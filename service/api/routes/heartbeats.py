@@ -62,7 +62,10 @@ HEARTBEAT_BODY = {
 async def send_heartbeat(
     request: Request, context: CurrentContext, pools: CurrentPools, attempt_id: AttemptId, token: Token
 ) -> Directives:
-    """Used by drivers. 409 means that a newer attempt has taken over: stop and write nothing more."""
+    """Used by drivers.
+
+    Returns 409 if this attempt is no longer current (replaced, lost or ended): stop and write nothing more.
+    """
     # Nothing of the body is read before the token is known to be the attempt's.
     await run(pools.heartbeats, partial(_authenticate, context, attempt_id, token))
     body = await request.body()

@@ -115,14 +115,14 @@ def show_curves(visible: VisibleExperiment, trial: TrialNumber) -> Curves:
     summary="Cancel a trial",
     status_code=202,
     responses={
-        202: headers.success("The trial, whose end is requested.", headers.ETAG),
+        202: headers.success("The trial; its cancellation was requested.", headers.ETAG),
         **error_responses(
             BadRequestError, NotFoundError, ConflictError, PreconditionFailedError, ValidationFailedError
         ),
     },
 )
 def cancel_trial(editable: EditableExperiment, trial: TrialNumber) -> TrialView:
-    """Requests the end of one trial; the others continue. Its slot is free within seconds.
+    """Requests the end of one trial; the others continue. Its slot is usually free within seconds.
 
     While no driver runs, the next one receives the request. Repeating the request changes nothing. Answers 409 if the
     trial has ended, and says how. The ETag and `If-Match` are those of the experiment.

@@ -84,20 +84,20 @@ def test_finite_values_are_decided_as_by_ray(
             (0.2, 0.5, 0.8),
             0.3,
             "rung at epoch 1: validation_accuracy 0.3000 is below the cutoff 0.6000, "
-            "set by the best 1/3 of 3 earlier trials",
+            "the cutoff for the best 1/3 of 3 earlier trials",
         ),
         (
             MIN,
             (2.0, 1.0),
             1.9,
             "rung at epoch 1: validation_loss 1.9000 is above the cutoff 1.3333, "
-            "set by the best 1/3 of 2 earlier trials",
+            "the cutoff for the best 1/3 of 2 earlier trials",
         ),
         (
             MAX,
             (0.6,),
             0.3,
-            "rung at epoch 1: validation_accuracy 0.3000 is below the cutoff 0.6000, set by 1 earlier trial",
+            "rung at epoch 1: validation_accuracy 0.3000 is below 0.6000, the cutoff for 1 earlier trial",
         ),
     ],
 )
@@ -124,8 +124,8 @@ def test_a_diverged_trial_counts_as_the_worst_of_its_rung() -> None:
         either.decide(1, 1, 0.5)
         either.decide(2, 1, 0.9)
     rule.decide(3, 1, math.nan)
-    assert "cutoff 0.6333, set by the best 1/3 of 3" in rule.decide(4, 1, 0.1).reason
-    assert "cutoff 0.7667, set by the best 1/3 of 2" in without.decide(4, 1, 0.1).reason
+    assert "below 0.6333, the cutoff for the best 1/3 of 3" in rule.decide(4, 1, 0.1).reason
+    assert "below 0.7667, the cutoff for the best 1/3 of 2" in without.decide(4, 1, 0.1).reason
 
 
 def test_the_only_trial_at_a_rung_sets_no_cutoff_if_it_has_diverged() -> None:

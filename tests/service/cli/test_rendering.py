@@ -12,9 +12,7 @@ from search_spaces.protocol import TrialState
 from service.cli.rendering import leaderboard, outcome
 from service.contract.schemas import TrialView
 
-CUTOFF = (
-    "rung at epoch 3: validation_accuracy 0.9100 is below the cutoff 0.9777, set by the best 1/3 of 9 earlier trials"
-)
+CUTOFF = "rung at epoch 3: validation_accuracy 0.9100 is below 0.9777, the cutoff for the best 1/3 of 9 earlier trials"
 FAILURE = "RuntimeError: [/b] mat1\nand \x1b[31mmat2 cannot be multiplied"
 KINDS = {"model.kind": "resnet", "normalization.kind": "batch", "scheduler.kind": "one_cycle", "batch_size": 64}
 
@@ -47,13 +45,13 @@ def lines(trials: list[TrialView], width: int) -> list[str]:
         (
             140,
             "trial  state          epoch  accuracy  at  optimizer  lr        model   normalization  reason",
-            "rung at epoch 3: 0.9100 is below the cutoff 0.9777, …",
+            "rung at epoch 3: 0.9100 is below 0.9777, the cutoff …",
         ),
         (
             210,
             "trial  state          epoch  accuracy  at  optimizer  lr        model   normalization  "
             "scheduler  batch_size  reason",
-            "rung at epoch 3: 0.9100 is below the cutoff 0.9777, set by the best 1/3 of 9 earlier trials",
+            "rung at epoch 3: 0.9100 is below 0.9777, the cutoff for the best 1/3 of 9 earlier trials",
         ),
     ],
 )

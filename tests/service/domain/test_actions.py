@@ -111,7 +111,7 @@ def test_a_complete_experiment_is_resumed_only_while_work_is_left(world: World) 
     full = world.ended(done=10, **TEN)
     refused = world.post(full, "resume")
     assert refused.status_code == 409
-    assert "10 of 10 trials were run; raise num_samples" in refused.json()["detail"]
+    assert "all 10 trials have run; increase num_samples" in refused.json()["detail"]
     there = world.ended(done=3, objective={"goal": 0.51}, **TEN)
     refused = world.post(there, "resume")
     assert refused.status_code == 409
@@ -338,9 +338,9 @@ def test_a_canceled_experiment_cannot_be_changed(world: World) -> None:
 @pytest.mark.parametrize(
     ("done", "spec", "patch", "said"),
     [
-        (10, {"objective": {"goal": 0.99}}, {"goal": 0.995}, "goal changed, but the experiment stays complete: 10 of "
-         "10 trials were run; raise num_samples to continue"),
-        (10, {}, {"budget": {"slot_hours": 9}}, "budget changed, but the experiment stays complete: 10 of 10 trials"),
+        (10, {"objective": {"goal": 0.99}}, {"goal": 0.995}, "goal changed, but the experiment stays completed: all "
+         "10 trials have run; increase num_samples to continue"),
+        (10, {}, {"budget": {"slot_hours": 9}}, "budget changed, but the experiment stays completed: all 10 trials"),
         (3, {"objective": {"goal": 0.51}}, {"num_samples": 20}, "num_samples changed, but the experiment stays "
          "complete: its goal of 0.51 is reached; raise or remove it to continue"),
     ],

@@ -242,7 +242,7 @@ def test_a_pending_continuation_does_not_block_a_final_heartbeat(world: World, c
     assert world.beat(source, last, 2).status_code == 200
     view = world.show(source)
     assert (view["state"], view["winner"]["trial"]) == ("COMPLETED", 0)
-    said = f"over; it was changed while its driver finished, and stays complete: experiment {one} continues from"
+    said = f"over; it was changed while its driver finished, and stays completed: experiment {one} continues from"
     assert view["reason"].startswith(said)
 
 

@@ -143,7 +143,7 @@ def test_a_driver_that_stops_without_a_request_is_replaced(world: World, last: s
     world.beat(one, {"phase": last, "reason": "SIGTERM"})
     view = world.show(one)
     assert view["state"] == "QUEUED"
-    assert "the driver stopped without a request (SIGTERM)" in view["reason"]
+    assert "the driver stopped: SIGTERM" in view["reason"]
 
 
 def test_only_failures_in_a_row_count(world: World, context: AppContext) -> None:

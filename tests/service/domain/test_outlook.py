@@ -25,13 +25,13 @@ LOSS = Objective(metric="validation_loss", mode="min")
 @pytest.mark.parametrize(
     ("facts", "obstacle"),
     [
-        (DONE, "10 of 10 trials were run; raise num_samples to continue"),
+        (DONE, "all 10 trials have run; increase num_samples to continue"),
         (replace(DONE, started=9), ""),
-        (replace(DONE, started=12), "12 of 10 trials were run; raise num_samples to continue"),
+        (replace(DONE, started=12), "all 12 trials have run; increase num_samples to continue"),
         (replace(DONE, evaluated_trial=None), ""),
         (replace(DONE, evaluated_trial=2), ""),
         (replace(DONE, best_trial=None, best_value=None, evaluated_trial=None, started=0), ""),
-        (replace(DONE, best_trial=None, best_value=None, evaluated_trial=None), "10 of 10 trials were run"),
+        (replace(DONE, best_trial=None, best_value=None, evaluated_trial=None), "all 10 trials have run"),
     ],
 )
 def test_work_is_left_while_trials_or_the_evaluation_of_the_best_are(facts: Facts, obstacle: str) -> None:

@@ -127,7 +127,7 @@ def test_a_resumed_experiment_is_launched_without_a_retry_delay(world: World) ->
     one = world.started()
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
     world.reconciler.reconcile_once()
-    assert "another follows in" in world.show(one)["reason"]
+    assert "the next attempt starts in" in world.show(one)["reason"]
     world.post(one, "pause")
     world.post(one, "resume")
     world.reconciler.reconcile_once()

@@ -14,7 +14,7 @@ from service.settings import VARIABLES, Settings, read_settings
 from service.stack import components
 from service.stack.components import OWNED
 
-OK, UNREACHABLE = {"ok": True, "why": ""}, {"ok": False, "why": "not asked yet"}
+OK, UNREACHABLE = {"ok": True, "why": ""}, {"ok": False, "why": "the service has not contacted Ray yet"}
 #: A valid value, other than the default, of each setting that a stack forwards.
 FORWARDED = {
     "data_root": "/sets",

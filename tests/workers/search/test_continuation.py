@@ -189,6 +189,8 @@ def test_a_source_that_cannot_be_read_is_an_error(
         file.unlink() if how == "absent" else file.write_bytes(content.replace(b"because 6", b"because ?"))
     reason = f"no journal in {source}" if how == "absent" else "is not what was written"
     recorder = open_recorder()
-    with pytest.raises(continuation.SourceMissingError, match=f"the trials to begin with cannot be read: .*{reason}"):
+    with pytest.raises(
+        continuation.SourceMissingError, match=f"cannot import the trials of the source experiment: .*{reason}"
+    ):
         imported(source, tmp_path, recorder)
     assert recorder.table.trials == {}

@@ -45,7 +45,7 @@ def test_a_requested_stop_ends_all_trials(
     now.service.directives = Directives(slots=4, stop=stop)
     now.callback.poll(now.tune)
     assert now.callback.outcome is not None
-    assert (now.callback.outcome.phase, now.callback.outcome.reason) == (phase, f"{stop} requested")
+    assert (now.callback.outcome.phase, now.callback.outcome.reason) == (phase, f"{phase} on request")
     assert now.tune.live == []
     assert now.states() == [state, state]
     assert len(list(tmp_path.rglob("stop"))) == 2
@@ -161,7 +161,7 @@ def test_a_spent_wall_clock_ends_the_search(search: Callable[..., Search], stopw
     stopwatch.seconds += 2
     now.callback.poll(now.tune)
     assert now.callback.outcome is not None
-    assert now.callback.outcome.reason == "budget.wall_clock of 3600 s is spent: 3601 s have passed"
+    assert now.callback.outcome.reason == "budget.wall_clock is used up: 3601 of 3600 s"
 
 
 @pytest.mark.parametrize(("gpus", "spent"), [(0.5, True), (0.25, False), (0, False)])
@@ -174,7 +174,7 @@ def test_spent_gpu_hours_end_the_search(
     now.callback.poll(now.tune)
     assert (now.callback.outcome is not None) == spent
     if now.callback.outcome:
-        assert now.callback.outcome.reason == "budget.gpu_hours of 1 is spent: all trials together held 1"
+        assert now.callback.outcome.reason == "budget.gpu_hours is used up: 1 of 1 gpu hours"
 
 
 def test_slot_hours_are_summed_over_trials_and_attempts(search: Callable[..., Search], stopwatch: Any) -> None:
@@ -194,7 +194,7 @@ def test_slot_hours_are_summed_over_trials_and_attempts(search: Callable[..., Se
     stopwatch.seconds += 1
     after.callback.poll(after.tune)
     assert after.callback.outcome is not None
-    assert after.callback.outcome.reason == "budget.slot_hours of 3 is spent: all trials together held 3"
+    assert after.callback.outcome.reason == "budget.slot_hours is used up: 3 of 3 slot hours"
 
 
 def test_changed_controls_replace_those_of_the_spec_at_once(
@@ -279,7 +279,7 @@ def test_the_stopping_rule_after_a_crash_equals_the_one_before(
     assert after.tune.report(resumed, 2, 0.92) == TrialScheduler.CONTINUE
     assert after.recorder.table.trials[1].curve == [0.9, 0.92]
     expected = now.verdict_on_the_worst()
-    assert "cutoff 0.6000" in expected
+    assert "0.6000, the cutoff for" in expected
     assert expected.endswith("of 4 earlier trials")
     assert after.verdict_on_the_worst() == expected
 

@@ -302,7 +302,7 @@ def test_a_worker_that_left_an_epoch_trains_the_next_trial(
     assert slot.reset_config(next_)
     assert timeless(slot.step()) == timeless(expected)
     slot.cleanup()
-    assert "left before its end" in said(told)
+    assert "stopped in epoch" in said(told)
     assert "trial 1 begins" in said(next_)
 
 

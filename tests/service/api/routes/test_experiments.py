@@ -145,4 +145,4 @@ def test_controls_that_cannot_be_read_are_reported(world: World, context: AppCon
         assert "cannot be read by this version" in answer.json()["detail"]
     assert world.beat(running, {"phase": "completed", "controls": obeyed}).status_code == 200
     view = world.show(running)
-    assert (view["state"], "stays complete: the controls of" in view["reason"]) == ("COMPLETED", True)
+    assert (view["state"], "stays completed: the controls of" in view["reason"]) == ("COMPLETED", True)
