@@ -25,7 +25,7 @@ lint: $(STAMP)        ## format, style, types and imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)       ## the figures of docs/benchmarks.md
+bench: $(STAMP)       ## the measurements of docs/benchmarks.md
 	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts=--import-mode=importlib -s
 
 # `make gpu PYTHON=python3.12` uses an interpreter that has torch, torchvision, pydantic, pyyaml, numpy, scikit-learn,

@@ -6,7 +6,7 @@
         experiment = client.submit({"name": "first"})
         print(client.wait(experiment.id).winner)
 
-Owns the list of public names only; it must not define behaviour. `tests/rung/test_exports.py` pins the names.
+Owns the list of public names only; it must not define behavior. `tests/rung/test_exports.py` pins the names.
 """
 
 from importlib.metadata import version

@@ -67,7 +67,7 @@ class Interval(Domain):
 
     @property
     def step(self) -> float | None:
-        """Distance between neighbouring candidates; None where the domain is continuous."""
+        """Distance between neighboring candidates; None where the domain is continuous."""
         return 1 if self.integer else None
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """Presentation: what to show of an experiment, a trial and a leaderboard, as labels, rows and cells of text.
 
 Pure functions over the schemas, for the terminal and for pages. It must not know how text is drawn: no widths, no
-colours, no markup.
+colors, no markup.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.contract.states import State
 FIRST_PARAMETERS = ("optimizer.kind", "optimizer.lr")
 #: Names of kinds of files where they differ from the words that are shown.
 KIND_NAMES = {"pictures": "plots"}
-#: The longest figure has four significant digits: more would be noise.
+#: Significant digits of a value: more would be noise.
 DIGITS = 4
 
 
@@ -43,7 +43,7 @@ class Leaderboard:
 
 @dataclass(frozen=True)
 class Fact:
-    """One labelled line about an experiment or a trial."""
+    """One labeled line about an experiment or a trial."""
 
     label: str
     text: str

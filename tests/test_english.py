@@ -37,11 +37,31 @@ REPLACED = {
     r"\bnobody is blamed\b|\bblam(e|es|ed|ing)\b": "counts as lost",
     r"\bbetween two looks\b|\bat most so many\b": "a standard description",
 }
-PATTERNS = {re.compile(pattern, re.IGNORECASE): better for pattern, better in REPLACED.items()}
+#: British spellings. The values `grey` of specs and results stay.
+BRITISH = {
+    r"colour": "color",
+    r"\bcentre[ds]?\b|\bcentring\b": "center",
+    r"cancell(ed|ing)\b": "canceled, canceling",
+    r"(behavi|neighb|fav|hon|lab)our": "behavior, neighbor, favor, honor, labor",
+    r"\b(label|model|signal|travel|fulfil)l(ed|ing)\b(?<!fulfilled)(?<!fulfilling)": "labeled, modeled, signaled",
+    r"\b(mis)?spelt\b|\blearnt\b": "spelled, learned",
+    r"\blicence\b|\bartefacts?\b|\bcatalogue\b": "license, artifact, catalog",
+    r"(?<!`)\bgrey\b(?=[ -]\w)": "gray",
+    r"\b(organ|recogn|normal|initial|quant|optim|serial|real|general|synchron|summar|standard|minim|maxim|final|util|"
+    r"author|categor|character|emphas|special|vector|random|custom|visual|parallel|token|memor|priorit|stabil|local)"
+    r"is(e[ds]?|ing|ers?|ations?)\b": "-ize, -ization",
+}
+
+PATTERNS = {re.compile(pattern, re.IGNORECASE): better for pattern, better in (REPLACED | BRITISH).items()}
+
+
+CONFIGURATION = ("Makefile", "docker/Dockerfile", "pyproject.toml")
 
 
 def documents() -> list[Path]:
-    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    """Files of which every line is read."""
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [*pages, *sorted(ROOT.glob("search_spaces/presets/*.yaml")), *(ROOT / name for name in CONFIGURATION)]
 
 
 def modules() -> list[Path]:
@@ -52,7 +72,7 @@ def modules() -> list[Path]:
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a document; the string literals, comments and names of tests of a module. Each with its line."""
-    if path.suffix == ".md":
+    if path.suffix != ".py":
         yield from enumerate(path.read_text().splitlines(), 1)
         return
     for node in ast.walk(ast.parse(path.read_text())):
@@ -86,6 +106,9 @@ def test_the_scan_finds_a_replaced_word_wherever_it_stands(tmp_path: Path, monke
     document.write_text("# Page\nMLflow is away.\n")
     module.write_text('"""The winner is\ncrowned."""\nLIMIT = f"at most {1} required, got {2}"  # told anew\n')
     assert [found.partition(": ")[0] for found in replaced_words(document)] == ["page.md:2"]
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("color: grey\n# A grid takes finite domains alone, of grey images whose centre is normalised.\n")
+    assert [found.partition(": ")[0] for found in replaced_words(preset)] == ["preset.yaml:2"] * 4
     assert [found.partition(": ")[0] for found in replaced_words(module)] == [
         "module.py:1",
         "module.py:3",

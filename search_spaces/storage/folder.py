@@ -1,4 +1,4 @@
-"""Folder storage: an experiment in a folder of a file system that all its machines share.
+"""Folder storage: an experiment in a folder of a file system that all nodes share.
 
 Owns how artifacts and stop signals are kept as files. It must not know what they mean.
 """

@@ -115,7 +115,7 @@ async def _http(request: Request, error: Exception) -> Response:
     sent = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     cls, path = of_status(status), shorten(request.url.path)
     if status == 404:
-        problem = Problem("path", "must be an address of this service", path)
+        problem = Problem("path", "must be a path of this service", path)
         return _respond(request, cls(f"there is nothing at {path}", [problem], sent))
     if cls is MethodNotAllowedError:  # of static files; routes are checked by AllowedMethodsMiddleware
         return _respond(request, method_not_allowed(request.method, request.url.path, ("GET", "HEAD")))
@@ -123,7 +123,7 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 def method_not_allowed(method: str, path: str, allowed: tuple[str, ...]) -> MethodNotAllowedError:
-    """The error for a method that an address does not support, with all that it supports."""
+    """The error for a method that a path does not support, with all that it supports."""
     problem = Problem("method", f"must be one of {', '.join(allowed)}", method)
     detail = f"{method} is not allowed for {shorten(path)}"
     return MethodNotAllowedError(detail, [problem], {headers.ALLOW: ", ".join(allowed)})

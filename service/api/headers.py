@@ -17,8 +17,8 @@ HEADERS: dict[str, tuple[str, str]] = {
     LOCATION: ("Path of the new experiment.", "/api/v1/experiments/k3v9q2mz"),
     REPLAYED: ("`true` when an earlier request with the same `Idempotency-Key` created the experiment.", "true"),
     RETRY_AFTER: ("Seconds to wait before sending the request again; absent where waiting may not help.", "2"),
-    ALLOW: ("Every method that the address supports.", "GET, HEAD, OPTIONS, POST"),
-    AUTHENTICATE: ("The authentication scheme that the address requires.", "Bearer"),
+    ALLOW: ("Every method that the path supports.", "GET, HEAD, OPTIONS, POST"),
+    AUTHENTICATE: ("The authentication scheme that the path requires.", "Bearer"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Methods: HEAD works wherever GET does, OPTIONS lists the methods of an address, and 405 lists them too. Pure ASGI.
+"""Methods: HEAD works wherever GET does, OPTIONS lists the methods of a path, and 405 lists them too. Pure ASGI.
 
 Starlette answers 405 from the first route whose path matches and knows its methods only. It must not know what any
 route does.

@@ -39,7 +39,7 @@ class HostOriginMiddleware:
             return BadRequestError(str(problem), [problem], close)
         origin = headers.get(b"origin", b"").decode("latin-1").lower()
         if origin and origin.partition("://")[2] != host:
-            problem = Problem("Origin", "must be absent or the address of this service", shorten(origin))
+            problem = Problem("Origin", "must be absent or the URL of this service", shorten(origin))
             detail = f"a page of {shorten(origin)!r} may not send requests to {shorten(host)!r}"
             return ForbiddenError(detail, [problem], close)
         return None

@@ -1,6 +1,6 @@
 """Finalizer: what one experiment needs after its end, and its deletion.
 
-Owns the steps: it ends MLflow runs that the driver could not end, removes checkpoints of a cancelled experiment, and
+Owns the steps: it ends MLflow runs that the driver could not end, removes checkpoints of a canceled experiment, and
 removes everything of a deleted one. Every step can be repeated, so that a crash between two costs nothing. It must not
 know when it runs or how often it is retried: that is for `worker`.
 """
@@ -110,7 +110,7 @@ class Finalizer:
                 experiment.mlflow_closed = True
 
     def _prune_checkpoints(self, ended: EndedExperiment) -> None:
-        """Apply the checkpoint policy: a cancelled experiment never resumes, all others may."""
+        """Apply the checkpoint policy: a canceled experiment never resumes, all others may."""
         if self._is_driven(ended):
             raise RetryLaterError("its last driver has not ended yet")
         with self._context.database.read() as session:
@@ -125,7 +125,7 @@ class Finalizer:
         files = self._context.files(ended.id)
         freed = files.remove_checkpoints(policy, ended.best_trial, ended.winner_registered)
         if freed:
-            log.info("removed %d bytes of checkpoints of the cancelled experiment %s", freed, ended.id)
+            log.info("removed %d bytes of checkpoints of the canceled experiment %s", freed, ended.id)
 
     def _remove(self, held: HeldLease, ended: EndedExperiment) -> None:
         """Delete the files, then the models and runs, then the rows that locate them. Waits until the driver ends."""

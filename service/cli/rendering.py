@@ -1,6 +1,6 @@
 """Rendering: experiments and trials in a terminal, as a live leaderboard or as plain lines.
 
-Owns widths, colours and refreshing; what is shown is in `service.presentation`. It must not know the commands.
+Owns widths, colors and refreshing; what is shown is in `service.presentation`. It must not know the commands.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ PAGE = 100
 
 
 class UnreachableError(UnavailableError):
-    """Nothing answers at the address, or something that is not Rung."""
+    """Nothing answers at the URL, or something that is not Rung."""
 
     code: ClassVar[str] = "unreachable"
     title: ClassVar[str] = "The service is unreachable"
@@ -46,7 +46,7 @@ class HttpTransport:
                 trust_env=not loopback,  # a proxy does not lead back to this machine
             )
         except httpx.InvalidURL as error:
-            raise UnreachableError(f"url must be an http(s) address (got {url!r}): {error}") from None
+            raise UnreachableError(f"url must be an http(s) URL (got {url!r}): {error}") from None
 
     def close(self) -> None:
         self._http.close()
@@ -87,7 +87,7 @@ class HttpTransport:
             reason = str(error) or type(error).__name__
             raise UnreachableError(
                 f"no Rung service answers at {self.url or repr(self.url)} ({reason}); start one with `rung up`, or "
-                "give its address with --url or RUNG_URL"
+                "give its URL with --url or RUNG_URL"
             ) from None
         if not response.is_success and (response.status_code != accept or _is_problem(response)):
             raise self._failure(response)

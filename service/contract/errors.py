@@ -112,7 +112,7 @@ class NotFoundError(RungError):
 
 
 class MethodNotAllowedError(RungError):
-    """The address does not support this method."""
+    """The path does not support this method."""
 
     code, status, title = "not-allowed", 405, "Method not allowed"
 

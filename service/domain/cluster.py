@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Node:
-    """The total resources of one machine, used or free."""
+    """The total resources of one node, used or free."""
 
     name: str
     cpus: float

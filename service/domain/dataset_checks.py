@@ -1,4 +1,4 @@
-"""Dataset checks: refuse a dataset that the service can see to be missing, so that no experiment waits for it.
+"""Data set checks: reject a data set that the service knows to be missing, so that no experiment waits for it.
 
 The workers read the data. The service only knows something where it has access to their data root. It must not decode
 anything.
@@ -13,7 +13,7 @@ from search_spaces.problems import SpecError
 
 
 def check(dataset: DatasetSpec, data_root: Path) -> None:
-    """Raise SpecError for the problems that a dataset finds in the data root, if the service has access to it."""
+    """Raise SpecError for the problems that a data set finds in the data root, if the service has access to it."""
     if _is_accessible(data_root) and (problems := list(dataset.problems(data_root))):
         raise SpecError(problems)
 

@@ -31,7 +31,7 @@ def test_it_runs_at_once_after_each_wake_and_not_after_stop() -> None:
     assert runs.empty()
 
 
-def test_it_repeats_by_itself() -> None:
+def test_the_thread_repeats_the_action() -> None:
     runs: queue.Queue[None] = queue.Queue()
     thread = PeriodicThread("tested", lambda: runs.put(None), 0.001)
     thread.start()

@@ -207,6 +207,6 @@ def test_domains_at_any_depth_bind_and_name_the_same_parameters(space: dict[str,
         {"model": plugin(**{"no name": 1})},
     ],
 )
-def test_milestones_that_may_fall_back_and_names_that_are_none_are_refused(space: dict[str, Any]) -> None:
+def test_milestones_that_may_not_ascend_and_unknown_names_are_rejected(space: dict[str, Any]) -> None:
     with pytest.raises(SpecError):
         experiment(**space)

@@ -175,7 +175,7 @@ def problems(data: Any) -> list[str]:
         (space(batch_size=100), ["~batch_size: must be 16, 32, 64, 128, 256, 512, 1024, 2048 or 4096 (got 100)"]),
     ],
 )
-def test_lines(data: Any, lines: list[str]) -> None:
+def test_problems_have_the_field_the_rule_and_the_value(data: Any, lines: list[str]) -> None:
     assert problems(data) == lines
 
 

@@ -74,7 +74,7 @@ def start(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
     return str(exit.value)
 
 
-def test_all_invalid_and_misspelt_settings_are_reported_together(
+def test_all_invalid_and_misspelled_settings_are_reported_together(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     printed = start(

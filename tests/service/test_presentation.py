@@ -61,7 +61,7 @@ def test_disk_use_begins_with_the_largest_kind() -> None:
 @pytest.mark.parametrize(
     ("value", "text"), [(None, "-"), (NOT_APPLICABLE, "-"), (0.123456, "0.1235"), (64, "64"), ("adam", "adam")]
 )
-def test_figures(value: object, text: str) -> None:
+def test_values_are_shown_with_four_digits(value: object, text: str) -> None:
     assert figure(value) == text
 
 

@@ -133,7 +133,7 @@ def test_paths_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("misspelt", "meant"),
+    ("misspelled", "meant"),
     [
         ("RUNG_HEARTBEAT", "RUNG_HEARTBEAT_S"),
         ("RUNG_DATAROOT", "RUNG_DATA_ROOT"),
@@ -141,10 +141,10 @@ def test_paths_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         ("rung_prot", "RUNG_PORT"),
     ],
 )
-def test_a_misspelt_variable_is_refused_with_the_nearest_setting(misspelt: str, meant: str) -> None:
+def test_a_misspelled_variable_is_refused_with_the_nearest_setting(misspelled: str, meant: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        read_settings({misspelt: "1"})
-    assert refused.value.problems == [f"{misspelt}: there is no such setting; did you mean {meant}?"]
+        read_settings({misspelled: "1"})
+    assert refused.value.problems == [f"{misspelled}: there is no such setting; did you mean {meant}?"]
 
 
 def test_a_variable_that_resembles_no_setting_is_only_reported() -> None:

@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def save_image(path: Path, color: tuple[int, int, int], size: tuple[int, int] = (12, 12), mode: str = "RGB") -> None:
-    """Write an image of one colour."""
+    """Write an image of one color."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).convert(mode).save(path)
 

@@ -1,4 +1,4 @@
-"""Small trials on synthetic images, which need no file and are learnt within a few epochs; and what a trial reads."""
+"""Small trials on synthetic images, which need no file and are learned within a few epochs; and what a trial reads."""
 
 from __future__ import annotations
 

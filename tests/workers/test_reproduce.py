@@ -76,7 +76,9 @@ def test_one_bit_is_a_difference(trial: TrialSpec, recorded: Any, roots: tuple[P
     assert any(line.startswith("differs: ") for line in table)
 
 
-def test_another_seed_differs(trial: TrialSpec, recorded: Any, roots: tuple[Path, Path]) -> None:
+def test_a_trial_with_another_seed_is_reported_to_differ(
+    trial: TrialSpec, recorded: Any, roots: tuple[Path, Path]
+) -> None:
     other = trial.model_copy(update={"seed": trial.seed + 1})
     first = {name: {1: line[1]} for name, line in recorded.items()}
     found = reproduce.reproduce(other, first, *roots)

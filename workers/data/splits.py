@@ -35,7 +35,7 @@ class Splits:
     """A data set split for training. Images are uint8 [N, C, H, W], labels int64 [N].
 
     `mean` and `std` (float32 [C]) are those of pixel / 255 over the training split only; `std` is at least one
-    grey level, so that a constant channel does not divide by zero. `notes` lists files that were skipped or
+    gray level, so that a constant channel does not divide by zero. `notes` lists files that were skipped or
     look unusual. The tensors are backed by files that trials of one node share in memory.
     """
 

@@ -1,6 +1,6 @@
-"""Adapted: torchvision's classification models, changed to accept small or grey images and any number of classes.
+"""Adapted: torchvision's classification models, changed to accept small or gray images and any number of classes.
 
-They were designed for 224x224 colour images. For images of up to SMALL_SIDE pixels the stem reduces less: stride 1,
+They were designed for 224x224 color images. For images of up to SMALL_SIDE pixels the stem reduces less: stride 1,
 a 3x3 kernel in place of 7x7, and no pooling after it. Images that are still too small for a model are scaled up first.
 Models keep their own normalization and initialization; a replaced stem gets Kaiming's initialization.
 """

@@ -121,13 +121,13 @@ def blocks(panels: Sequence[tuple[str, list[Cells]]], labels: tuple[str, str, st
 
 
 def sheet(picture: NDArray[np.uint8], names: Sequence[str], columns: int, caption: str, path: Path) -> Path:
-    """An image of `columns` tiles in each row. `names` label the rows; the first column is labelled as the original."""
+    """An image of `columns` tiles in each row. `names` label the rows; the first column is labeled as the original."""
     height, width = picture.shape[:2]
-    centres = [(row + 0.5) * height / len(names) for row in range(len(names))]
+    centers = [(row + 0.5) * height / len(names) for row in range(len(names))]
     figure = Figure(figsize=(2 + 9 * width / max(width, height), 1 + 9 * height / max(width, height)))
     axis = figure.add_axes((0.16, 0.03, 0.82, 0.84))
     axis.imshow(picture, interpolation="nearest")
-    axis.set_yticks(centres, names)
+    axis.set_yticks(centers, names)
     axis.set_xticks([width / columns / 2], ["original"])
     axis.xaxis.tick_top()
     axis.axvline(width / columns, color=END, linewidth=1.5)

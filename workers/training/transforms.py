@@ -22,7 +22,7 @@ from torch.nn import functional
 class Map:
     """An affine map: a pixel (x', y') of the result is read at x = xx*x' + xy*y' + x0, y = yx*x' + yy*y' + y0.
 
-    Coordinates are in pixels from the centre. Each coefficient is a number for all images or a tensor [N]. There are no
+    Coordinates are in pixels from the center. Each coefficient is a number for all images or a tensor [N]. There are no
     matrix products, because autocast would round them to half precision.
     """
 
@@ -140,7 +140,7 @@ class Shear(Geometric):
 
 
 class Scaling(Geometric):
-    """Zoom about the centre. Parameter: the factor."""
+    """Zoom about the center. Parameter: the factor."""
 
     field = "scaling"
     neutral = 1.0
@@ -150,7 +150,7 @@ class Scaling(Geometric):
 
 
 class Rotation(Geometric):
-    """Rotation about the centre. Parameter: degrees, clockwise as in torchvision's `affine`."""
+    """Rotation about the center. Parameter: degrees, clockwise as in torchvision's `affine`."""
 
     field = "rotation"
 
@@ -182,7 +182,7 @@ class Brightness(Photometric):
 
 
 class Contrast(Photometric):
-    """Blend with the image's mean grey level."""
+    """Blend with the image's mean gray level."""
 
     field = "contrast"
     neutral = 1.0
@@ -193,7 +193,7 @@ class Contrast(Photometric):
 
 
 class Sharpness(Photometric):
-    """Blend with a 3x3 blur whose centre has the weight 5/13. The outermost pixels keep their values."""
+    """Blend with a 3x3 blur whose center has the weight 5/13. The outermost pixels keep their values."""
 
     field = "sharpness"
     neutral = 1.0
@@ -228,7 +228,7 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Luma of RGB images with torchvision's weights (ITU-R BT.601, to four digits); grey images are returned."""
+    """Luma of RGB images with torchvision's weights (ITU-R BT.601, to four digits); gray images are returned."""
     if images.shape[1] != 3:
         return images
     red, green, blue = images.unbind(dim=1)

@@ -129,8 +129,8 @@ class TrialWorker(tune.Trainable):
             self._stop_signal.clear()
             nothing = {"epoch": 0, "diverged": False, "reported": [], self._spec().objective.metric: math.nan}
             return self._latest_result or nothing
-        figures = {name: value for name, value in metrics.items() if name != "epoch"}
-        result = figures | {"epoch": training.epoch, "diverged": training.diverged, "reported": sorted(figures)}
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        result = values | {"epoch": training.epoch, "diverged": training.diverged, "reported": sorted(values)}
         if training.best_epoch == training.epoch:
             best = {"epoch": training.epoch, "model": training.model.state_dict()}
             checkpoints.save(best, self._artifacts, self._files.best)
@@ -138,7 +138,7 @@ class TrialWorker(tune.Trainable):
         checkpoints.save_last(state, self._artifacts, self._files, rotate=self._last_is_usable)
         self._last_is_usable = True
         self._latest_result, self._journaled_epoch = result, training.epoch
-        log.info("epoch %d: %s", training.epoch, ", ".join(f"{name} {value:.6g}" for name, value in figures.items()))
+        log.info("epoch %d: %s", training.epoch, ", ".join(f"{name} {value:.6g}" for name, value in values.items()))
         return result
 
     def _begin(self) -> Training:

@@ -1,4 +1,4 @@
-"""The route of the cluster: its machines, and what each experiment may use of them."""
+"""The route of the cluster: its nodes, and what each experiment may use of them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_every_image_is_in_one_split_with_its_label(tmp_path: Path) -> None:
     assert splits.notes == ()
 
 
-def test_grey_images_and_unusual_modes(tmp_path: Path) -> None:
+def test_gray_images_and_unusual_modes(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures")
     for index, mode in enumerate(["L", "P", "RGBA", "LA", "1", "CMYK"]):
         suffix = "tif" if mode == "CMYK" else "png"

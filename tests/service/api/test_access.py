@@ -51,5 +51,5 @@ def test_only_access_looks_up_experiments() -> None:
         "session.scalars(query)",
     ],
 )
-def test_every_way_to_an_experiment_is_recognised(source: str) -> None:
+def test_every_way_to_an_experiment_is_recognized(source: str) -> None:
     assert any(unchecked(ast.parse(source)))

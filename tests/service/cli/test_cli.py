@@ -139,7 +139,7 @@ def test_documents_that_cannot_be_read(run: Run, tmp_path: Path, name: str, cont
         assert said in result.stderr
 
 
-def test_files_that_are_not_there(run: Run, tmp_path: Path) -> None:
+def test_missing_files_are_reported(run: Run, tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path):
         result = run("submit", str(path))
         assert result.exit_code == 2
@@ -214,7 +214,7 @@ def test_submit_with_watch_prints_the_id_first(run: Run, client: httpx.Client, t
     assert second.startswith("warning: search_space.augmentation.horizontal_flip")
 
 
-def test_a_preset_without_its_word_is_pointed_to(run: Run) -> None:
+def test_a_preset_name_without_the_prefix_is_suggested(run: Run) -> None:
     result = run("submit", "digits-quick")
     assert result.exit_code == 2
     assert "did you mean preset:digits-quick?" in result.stderr
@@ -284,7 +284,7 @@ def test_pause_change_resume(run: Run, spec: str) -> None:
         (("num_samples=0",), "num_samples: must be at least 1"),
     ],
 )
-def test_changes_that_cannot_be(run: Run, spec: str, fields: tuple[str, ...], said: str) -> None:
+def test_invalid_changes_are_rejected(run: Run, spec: str, fields: tuple[str, ...], said: str) -> None:
     one = json.loads(run("submit", spec, "--json").stdout)["id"]
     result = run("change", one, *fields)
     assert (result.exit_code, result.stdout) == (2, "")
@@ -371,7 +371,7 @@ def test_schema_and_presets_need_no_service(tmp_path: Path) -> None:
     assert json.loads(runner.invoke(app, ["presets", "digits-quick", "--json"]).stdout)["spec"]["name"]
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_an_unreachable_service_is_reported_at_once(tmp_path: Path) -> None:
     runner = CliRunner(env={"RUNG_URL": "http://127.0.0.1:9", "RUNG_HOME": str(tmp_path)})
     (tmp_path / "spec.yaml").write_text(SPEC)
     begun = time.monotonic()

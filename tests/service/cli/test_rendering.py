@@ -72,7 +72,7 @@ def test_parameters_have_all_the_width_where_nothing_has_stopped() -> None:
     assert lines(running, 80)[0].split() == ["trial", "state", "epoch", "accuracy", "at", "lr", "batch_size"]
 
 
-def test_what_a_library_said_neither_colours_nor_breaks_a_line() -> None:
+def test_text_of_a_library_neither_colors_nor_breaks_a_line() -> None:
     *_, failed = lines(ENDED, 200)
     assert failed.endswith("RuntimeError: [/b] mat1 and [31mmat2 cannot be multiplied")
     assert "\x1b" not in failed

@@ -97,7 +97,7 @@ def test_a_home_that_cannot_be_used_is_reported(up: Up, tmp_path: Path, capfd: p
         )
 
 
-def test_settings_that_are_invalid_or_misspelt_are_reported_before_anything_starts(
+def test_settings_that_are_invalid_or_misspelled_are_reported_before_anything_starts(
     up: Up, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNG_HEARTBEAT", "1")

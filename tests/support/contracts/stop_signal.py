@@ -34,7 +34,7 @@ class StopSignalContract:
         driver.ask()
         assert newcomer.asked()
 
-    def test_clearing_is_for_oneself_only(self, open_signal: OpenSignal) -> None:
+    def test_clear_affects_only_the_process_that_calls_it(self, open_signal: OpenSignal) -> None:
         driver, worker, left_over = open_signal(), open_signal(), open_signal()
         driver.ask()
         worker.clear()

@@ -217,7 +217,7 @@ ONE_OF_EACH_FAMILY += ["regnet_x_400mf", "resnet18", "shufflenet_v2_x0_5", "sque
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 @pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 32)])
-def test_torchvision_models_accept_small_and_grey_images(name: str, channels: int, side: int) -> None:
+def test_torchvision_models_accept_small_and_gray_images(name: str, channels: int, side: int) -> None:
     model = build_model(TorchvisionModel(name=name), Batch(), channels, 5, side)
     assert model(torch.rand(2, channels, side, side)).shape == (2, 5)
 

@@ -97,7 +97,7 @@ def moved_at_once(image: Tensor, drawn: dict[str, float], padding: int) -> Tenso
     return oracle.crop(canvas, int(top), int(left), size, size)
 
 
-def coloured(image: Tensor, drawn: dict[str, float]) -> Tensor:
+def colored(image: Tensor, drawn: dict[str, float]) -> Tensor:
     for name, adjust in (
         ("brightness", oracle.adjust_brightness),
         ("contrast", oracle.adjust_contrast),
@@ -158,10 +158,10 @@ def test_one_interpolation_equals_separate_steps_inside_the_crop_window() -> Non
 
 @pytest.mark.parametrize(("channels", "size"), SIZES)
 @pytest.mark.parametrize("name", ["brightness", "contrast", "sharpness"])
-def test_each_colour_change_equals_torchvisions(name: str, channels: int, size: int) -> None:
+def test_each_color_change_equals_torchvisions(name: str, channels: int, size: int) -> None:
     images = images_of(32, channels, size)
     drawn = epoch(AugmentationSpec(**{name: 1.0}), 32, size)
-    expected = [coloured(images[i], per_image(drawn, i)) for i in range(32)]
+    expected = [colored(images[i], per_image(drawn, i)) for i in range(32)]
     torch.testing.assert_close(drawn.change(images), torch.stack(expected), atol=1e-6, rtol=0)
 
 
@@ -198,7 +198,7 @@ def test_any_combination_equals_torchvisions(channels: int, size: int, seed: int
         parameters = per_image(drawn, index)
         interpolated = {"rotation", "translation", "scaling", "shear"} & set(parameters)
         move = moved_at_once if interpolated else crop_and_flip
-        expected.append(coloured(move(images[index], parameters, spec.crop_padding), parameters))
+        expected.append(colored(move(images[index], parameters, spec.crop_padding), parameters))
     torch.testing.assert_close(drawn.change(images), torch.stack(expected), atol=1e-3, rtol=0)
 
 
