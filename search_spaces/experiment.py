@@ -47,7 +47,7 @@ Priority = Annotated[
     Field(
         ge=-100,
         le=100,
-        description="Experiments of higher priority get slots first; those of equal priority share them "
+        description="Experiments of higher priority get slots first; experiments of equal priority share them "
         "evenly, the oldest first in a tie. A running experiment keeps at least one slot.",
     ),
 ]

@@ -279,7 +279,7 @@ class Winner(Message):
 class Heartbeat(Message):
     """Progress of one attempt since the last heartbeat that the service answered."""
 
-    phase: Phase = Field(description="What the driver does. The last four phases are those of a final heartbeat.")
+    phase: Phase = Field(description="What the driver does. A final heartbeat has one of the last four phases.")
     reason: Text = Field("", description="What the driver waits for, or why it ended, as a sentence.")
     blocked: bool = Field(
         False, description="With phase `paused`: another attempt would fail until a person has removed the cause."

@@ -98,7 +98,7 @@ def count_combinations(node: Any) -> int:
 def _active(
     node: Any, positions: Mapping[str, int], options_of: Callable[[str, Domain], Sequence[float]]
 ) -> dict[str, Sequence[float]]:
-    """Path -> options of the domains met when those at `positions` are chosen, and the first of all others."""
+    """Path -> options of the active domains, at `positions` and otherwise at the first option."""
     met: dict[str, Sequence[float]] = {}
 
     def draw(path: str, domain: Domain) -> float:

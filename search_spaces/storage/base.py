@@ -146,7 +146,7 @@ class ArtifactStore(Protocol):
         """Remove a file. Does nothing if there is none."""
 
     def replace_folder(self, name: PurePath) -> AbstractContextManager[Path]:
-        """An empty local folder; when the block ends without an exception, its files replace those of folder `name`.
+        """An empty local folder; when the block ends without an exception, its files replace the folder `name`.
 
         There is one writer: what a process that was killed inside the block left behind, is removed by the next call.
         """

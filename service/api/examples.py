@@ -40,7 +40,7 @@ SPEC_JSON = {
 SPEC_YAML = {"search": {"summary": "Two optimizers and three normalizations", "value": _SEARCH}}
 CHANGE = {
     "more trials": {
-        "summary": "40 trials in total, scheduled before those of other experiments",
+        "summary": "40 trials in total, scheduled before the trials of other experiments",
         "value": {"num_samples": 40, "priority": 10},
     },
     "another end": {

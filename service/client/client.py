@@ -1,4 +1,4 @@
-"""Client: the SDK. Each route of the REST API is a method; its errors are those of `service.contract.errors`.
+"""Client: the SDK. Each route of the REST API is a method; its errors are in `service.contract.errors`.
 
     with Client("http://127.0.0.1:8080") as client:
         experiment = client.submit({"name": "first"})

@@ -168,6 +168,6 @@ def sees_a_node(cluster: httpx.Response) -> bool:
 
 
 def _without_proxy(environment: Mapping[str, str], host: str) -> str:
-    """The hosts to reach without a proxy: those of the caller, and this machine."""
+    """The hosts to reach without a proxy: the caller's, and this machine."""
     before = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
     return ",".join(dict.fromkeys(filter(None, [*before.split(","), LOOPBACK, "localhost", host])))

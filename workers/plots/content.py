@@ -53,7 +53,7 @@ CLASSIC_OPTIMIZERS: tuple[tuple[str, OptimizerSpec], ...] = (
 def schedulers(
     specs: Sequence[SchedulerSpec], epochs: int, batches: int, out: Path, lr: float = 1.0, mode: Mode = "max"
 ) -> Path:
-    """Learning rate against epochs, a panel for each spec. `mode` is that of the objective."""
+    """Learning rate against epochs, a panel for each spec. `mode`: the objective's."""
     panels = [(title(spec), rates(spec, epochs, batches, lr, mode)) for spec in specs]
     caption = f"Learning rate over {epochs} epochs, drawn at {batches} batches in each, base rate {lr:g}"
     if any(spec.monitors for spec in specs):

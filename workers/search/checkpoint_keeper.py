@@ -27,7 +27,7 @@ class CheckpointKeeper:
         self._unpruned = {trial.number for trial in table.trials.values() if trial.ended}
 
     def prune(self, numbers: Iterable[int]) -> None:
-        """Delete what the policy does not keep of those of these trials that have ended: they never resume.
+        """Delete the files of ended trials that the policy does not keep: these trials never resume.
 
         What cannot be deleted stays and is logged.
         """

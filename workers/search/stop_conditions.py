@@ -120,8 +120,8 @@ def _failures_spent(limit: int | None, table: TrialTable) -> Outcome | None:
 
 
 def _counts(table: TrialTable) -> str:
-    """How the trials ended, such as `3 diverged, 21 were canceled`."""
-    verbs = {TrialState.DIVERGED: "diverged", TrialState.CANCELED: "were canceled"}
+    """How the trials ended, such as `3 diverged, 21 canceled`."""
+    verbs = {TrialState.DIVERGED: "diverged", TrialState.CANCELED: "canceled"}
     counted = {verb: sum(trial.state == state for trial in table.trials.values()) for state, verb in verbs.items()}
     return ", ".join(f"{number} {verb}" for verb, number in counted.items() if number) or "none ran an epoch"
 

@@ -30,7 +30,7 @@ PAGE = 1000  # runs per request
 
 
 class Runs:
-    """`ids` are those of earlier processes. `continued`: there was one, whose runs may be missing from `ids`.
+    """`ids`: the run ids of earlier processes. `continued`: there was one, whose runs may be missing from `ids`.
 
     `offset` is where in the journal the caller is; see `suspect`.
     """

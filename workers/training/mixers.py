@@ -27,7 +27,7 @@ class Mixer(ABC):
 
 
 class Mixup(Mixer):
-    """Each image and its target mixed with those of a random partner from the batch (Zhang et al., 2018).
+    """Each image and its target mixed with a random partner from the batch (Zhang et al., 2018).
 
     lambda ~ Beta(alpha, alpha) is drawn for each pair; the paper's code draws one for the batch. The expectation is the
     same, and the gradient's variance is smaller.

@@ -208,7 +208,7 @@ def _without_images(splits: Splits) -> Splits:
 
 
 def _weights(best: dict[str, Any], epoch: int) -> dict[str, Any]:
-    """The weights of the best epoch. Raises CheckpointDamagedError for those of another epoch, which a process that
+    """The weights of the best epoch. Raises CheckpointDamagedError for weights of another epoch, which a process that
     was left behind may have written.
     """
     if best.get("epoch") != epoch:

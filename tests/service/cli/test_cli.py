@@ -411,3 +411,13 @@ def test_help_comes_at_once_and_brings_nothing_heavy() -> None:
     assert "submit" in done.stdout
     for heavy in ("ray", "mlflow", "torch", "sqlalchemy", "fastapi", "httpx", "pydantic"):
         assert f"'{heavy}'" not in done.stderr
+
+
+def test_the_help_cuts_no_summary_and_every_command_accepts_json() -> None:
+    runner = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    summary = runner.invoke(app, ["--help"]).stdout.partition("Commands:")[2]
+    assert "Pause an experiment." in summary
+    assert "..." not in summary
+    names = [line.split()[0] for line in summary.splitlines() if line.strip()]
+    assert len(names) > 20
+    assert all("--json" in runner.invoke(app, [name, "--help"]).stdout for name in names)
