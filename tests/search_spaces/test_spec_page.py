@@ -15,7 +15,7 @@ def test_the_tables_match_the_schema() -> None:
 
 
 def test_every_block_has_a_table() -> None:
-    assert tables(TEXT) == {*BLOCKS, *FAMILIES}
+    assert tables(TEXT) == {*BLOCKS, *FAMILIES, "default_augmentation"}
 
 
 def test_every_domain_is_listed() -> None:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from search_spaces.datasets import Dataset
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.spec import members
 
 PAGE = Path(__file__).parents[2] / "docs" / "spec.md"
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -48,38 +50,48 @@ def tables(page: str) -> set[str]:
 
 
 def table(name: str) -> str:
+    if name == "default_augmentation":
+        return _rows("data set", "augmentation", rows=[_default_augmentation(member) for member in members(Dataset)])
     if name in BLOCKS:
         fields = [_field(BLOCKS[name], field) for field in BLOCKS[name]["properties"]]
         return _rows("field", "values", "default", "meaning", rows=fields)
     return _family(name)
 
 
+def _default_augmentation(dataset: type[Any]) -> tuple[str, ...]:
+    name = dataset.model_fields["name"].default
+    declared = {"path": "x", "mirror_safe": True} if "path" in dataset.model_fields else {}
+    default = dataset(**declared).usual_augmentation()
+    shown = ", ".join(f"`{field}: {value}`" for field, value in default.items()) or "none"
+    return f"`{name}`", shown + (", if `mirror_safe` is true" if declared else "")
+
+
 def _family(name: str) -> str:
     """The alternatives of a block, and then their fields: equal ones of several alternatives in one row."""
-    members, summaries, owners = _members(FAMILIES[name]["properties"][name]), [], dict[tuple[str, ...], list[str]]()
-    for kind, member in members.items():
-        summaries.append((f"`{kind}`", _line(member["description"].split("\n\n")[0])))
-        for field, schema in member["properties"].items():
+    alternatives = _alternatives(FAMILIES[name]["properties"][name])
+    summaries, owners = [], dict[tuple[str, ...], list[str]]()
+    for kind, block in alternatives.items():
+        summaries.append((f"`{kind}`", _line(block["description"].split("\n\n")[0])))
+        for field, schema in block["properties"].items():
             if "const" not in schema:
-                owners.setdefault(_field(member, field), []).append(f"`{kind}`")
-    order = [field for member in members.values() for field in member["properties"]]
+                owners.setdefault(_field(block, field), []).append(f"`{kind}`")
+    order = [field for block in alternatives.values() for field in block["properties"]]
     fields = [
-        (field, "all" if len(kinds) == len(members) else ", ".join(kinds), *rest)
+        (field, "all" if len(kinds) == len(alternatives) else ", ".join(kinds), *rest)
         for (field, *rest), kinds in sorted(owners.items(), key=lambda item: order.index(item[0][0].strip("`")))
     ]
-    of_kind = "name" if name == "dataset" else "kind"
-    alternatives = _rows(of_kind, "what it is", rows=summaries)
-    return alternatives + "\n" + _rows("field", "of", "values", "default", "meaning", rows=fields)
+    head = _rows("name" if name == "dataset" else "kind", "what it is", rows=summaries)
+    return head + "\n" + _rows("field", "of", "values", "default", "meaning", rows=fields)
 
 
-def _members(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _alternatives(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Name or kind -> definition, in the order of the union."""
     if "discriminator" in schema:
         mapping = schema["discriminator"]["mapping"]
         kind_of = {reference.rpartition("/")[2]: kind for kind, reference in mapping.items()}
         names = [arm["$ref"].rpartition("/")[2] for arm in schema["oneOf"]]
         return {kind_of[name]: DEFINITIONS[name] for name in names}
-    return next(found for arm in schema.get("anyOf", ()) if (found := _members(arm))) if "anyOf" in schema else {}
+    return next(found for arm in schema.get("anyOf", ()) if (found := _alternatives(arm))) if "anyOf" in schema else {}
 
 
 def _field(block: dict[str, Any], name: str) -> tuple[str, ...]:
