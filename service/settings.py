@@ -51,8 +51,8 @@ class Settings(BaseModel):
     database_url: str = Field("", description="SQLAlchemy URL of the database; default: a SQLite file in `home`.")
     storage_root: str = Field(
         "",
-        description="Folder of journals, checkpoints and logs, or the URL (`scheme://...`) of another storage for them. "
-        "Must be valid on all nodes.",
+        description="Folder of journals, checkpoints and logs, or the URL (`scheme://...`) of another storage. Must be "
+        "valid on all nodes.",
     )
     data_root: Path = Field(Path(), description="Folder of the data sets, as workers see it.")
     cache_root: Path = Field(Path(), description="Folder of the prepared data sets, as workers see it.")
