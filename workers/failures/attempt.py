@@ -22,6 +22,6 @@ class MissingJournalError(AttemptError):
 
     def __init__(self, storage: str, trials: int) -> None:
         super().__init__(
-            f"there is no journal in {storage}, although the service has {trials} trials of this experiment. Check that "
-            "RUNG_STORAGE_ROOT is correct and mounted on this node."
+            f"there is no journal in {storage}, although the service has {trials} trials of this experiment. Check "
+            "that RUNG_STORAGE_ROOT is correct and mounted on this node."
         )
