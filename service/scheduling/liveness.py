@@ -80,7 +80,9 @@ def snapshot(experiment: Experiment, attempt: Attempt) -> Driver:
 def measure_silence(silence: SilenceTimer, drivers: Iterable[Driver]) -> dict[str, DriverSilence]:
     """How long each driver has been silent, by its attempt's id."""
     drivers = list(drivers)
-    tokens: dict[Hashable, Hashable] = {("heartbeat", one.attempt_id): (one.submitted_at, one.heard_at) for one in drivers}
+    tokens: dict[Hashable, Hashable] = {
+        ("heartbeat", one.attempt_id): (one.submitted_at, one.heard_at) for one in drivers
+    }
     tokens |= {("stop request", one.attempt_id): one.stop_asked_at for one in drivers if one.stop_asked_at}
     seconds = silence.observe(tokens)
     return {

@@ -24,7 +24,7 @@ class Actions:
     """What to do now.
 
     `outcome`: why the search is over, None while it continues. `controls`: those that were applied. `slots`: trials
-    that may run at once. `surplus`: number of trials beyond `slots` that will run once the trials to `cancel` have ended.
+    that may run at once. `surplus`: number of trials beyond `slots` that run once the trials to `cancel` have ended.
     `release_idle`: whether idle trial processes should be released.
     """
 
