@@ -112,7 +112,7 @@ def count_failure(session: Session, experiment: Experiment, why: str, replacemen
         experiments.move(session, experiment, State.ERROR, now, reason)
     else:
         wait = retries.wait_after(experiment.failures)
-        reason = f"attempt {experiment.attempt} was lost ({why}); the next attempt starts in {wait.total_seconds():g} s"
+        reason = f"attempt {experiment.attempt} was lost; the next attempt starts in {wait.total_seconds():g} s: {why}"
         experiments.move(session, experiment, State.QUEUED, now, reason)
         experiment.retry_at = now + wait
 

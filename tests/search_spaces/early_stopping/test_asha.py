@@ -83,15 +83,14 @@ def test_finite_values_are_decided_as_by_ray(
             MAX,
             (0.2, 0.5, 0.8),
             0.3,
-            "rung at epoch 1: validation_accuracy 0.3000 is below the cutoff 0.6000, "
+            "rung at epoch 1: validation_accuracy 0.3000 is below 0.6000, "
             "the cutoff for the best 1/3 of 3 earlier trials",
         ),
         (
             MIN,
             (2.0, 1.0),
             1.9,
-            "rung at epoch 1: validation_loss 1.9000 is above the cutoff 1.3333, "
-            "the cutoff for the best 1/3 of 2 earlier trials",
+            "rung at epoch 1: validation_loss 1.9000 is above 1.3333, the cutoff for the best 1/3 of 2 earlier trials",
         ),
         (
             MAX,

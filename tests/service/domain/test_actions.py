@@ -115,7 +115,7 @@ def test_a_complete_experiment_is_resumed_only_while_work_is_left(world: World) 
     there = world.ended(done=3, objective={"goal": 0.51}, **TEN)
     refused = world.post(there, "resume")
     assert refused.status_code == 409
-    assert "its goal of 0.51 is reached; raise or remove it" in refused.json()["detail"]
+    assert "its goal of 0.51 is reached; increase or remove it" in refused.json()["detail"]
     spent = world.ended(done=3, **TEN)
     assert world.post(spent, "resume").json()["state"] == "QUEUED"
 
@@ -340,9 +340,9 @@ def test_a_canceled_experiment_cannot_be_changed(world: World) -> None:
     [
         (10, {"objective": {"goal": 0.99}}, {"goal": 0.995}, "goal changed, but the experiment stays completed: all "
          "10 trials have run; increase num_samples to continue"),
-        (10, {}, {"budget": {"slot_hours": 9}}, "budget changed, but the experiment stays completed: all 10 trials"),
+        (10, {}, {"budget": {"slot_hours": 9}}, "budget changed, but the experiment stays completed: all 10 trials have"),
         (3, {"objective": {"goal": 0.51}}, {"num_samples": 20}, "num_samples changed, but the experiment stays "
-         "complete: its goal of 0.51 is reached; raise or remove it to continue"),
+         "completed: its goal of 0.51 is reached; increase or remove it to continue"),
     ],
 )  # fmt: skip
 def test_a_change_without_effect_says_what_else_must_change(

@@ -43,7 +43,7 @@ def test_work_is_left_while_trials_or_the_evaluation_of_the_best_are(facts: Fact
 @pytest.mark.parametrize(
     ("objective", "goal", "obstacle"),
     [
-        (Objective(), 0.9, "its goal of 0.9 is reached; raise or remove it to continue"),
+        (Objective(), 0.9, "its goal of 0.9 is reached; increase or remove it to continue"),
         (Objective(), 0.91, ""),
         (LOSS, 0.9, "its goal of 0.9 is reached; lower or remove it to continue"),
         (LOSS, 0.89, ""),

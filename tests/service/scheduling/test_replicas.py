@@ -133,7 +133,7 @@ def test_an_interrupted_submission_is_repeated_and_does_not_count_as_a_failure(
     assert (view["state"], view["attempt"]) == ("RUNNING", 2)
     world.launcher.jobs[f"exp-{one}-a2"] = JobStatus.FAILED
     other.reconcile_once()
-    assert "; the next attempt starts in 5 s" in world.show(one)["reason"], "a failure was counted"
+    assert "attempt 2 was lost; the next attempt starts in 5 s" in world.show(one)["reason"], "a failure was counted"
 
 
 def test_a_clock_that_is_set_back_does_not_prolong_a_retry_delay(

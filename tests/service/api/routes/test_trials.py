@@ -76,7 +76,7 @@ def test_the_spec_of_a_trial_is_bound_from_its_sample(client: httpx.Client, worl
     assert TrialSpec.model_validate(found) == asked.bind(sample, 1)
     assert found["hyperparameters"]["optimizer"]["lr"] == sample["optimizer.lr"]
     assert found["hyperparameters"]["batch_size"] == 128
-    for trial, said in ((0, "not recorded"), (2, "optimizer.lr: missing"), (7, "has not started")):
+    for trial, said in ((0, "never reported"), (2, "optimizer.lr: missing"), (7, "has not started")):
         missing = client.get(f"{EXPERIMENTS}/{one}/trials/{trial}/spec")
         assert missing.status_code == 404
         assert said in missing.json()["detail"]
