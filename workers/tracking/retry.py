@@ -80,8 +80,8 @@ class Retrier:
             if now - silent_since >= window_s:
                 problem = "failed" if error else "did not answer"
                 raise DeliveryAbandonedError(
-                    f"MLflow {problem} for {_duration(window_s)}; metrics that it has not received are kept in the journal"
-                    + (f" (last error: {error})" if error else "")
+                    f"MLflow {problem} for {_duration(window_s)}; metrics that it has not received are kept in "
+                    "the journal" + (f" (last error: {error})" if error else "")
                 ) from error
             if future.done():
                 time.sleep(POLL_S)

@@ -340,7 +340,7 @@ def test_a_canceled_experiment_cannot_be_changed(world: World) -> None:
     [
         (10, {"objective": {"goal": 0.99}}, {"goal": 0.995}, "goal changed, but the experiment stays completed: all "
          "10 trials have run; increase num_samples to continue"),
-        (10, {}, {"budget": {"slot_hours": 9}}, "budget changed, but the experiment stays completed: all 10 trials have"),
+        (10, {}, {"budget": {"slot_hours": 9}}, "budget changed, but the experiment stays completed: all 10 trials"),
         (3, {"objective": {"goal": 0.51}}, {"num_samples": 20}, "num_samples changed, but the experiment stays "
          "completed: its goal of 0.51 is reached; increase or remove it to continue"),
     ],

@@ -117,7 +117,7 @@ def test_a_requested_stop_waits_while_mlflow_makes_progress() -> None:
 
 
 def test_an_error_is_retried_for_its_window() -> None:
-    with pytest.raises(DeliveryAbandonedError, match=r"unavailable for 0\.05 s; .* in the journal \(last error: "):
+    with pytest.raises(DeliveryAbandonedError, match=r"failed for 0\.05 s; .* in the journal \(last error: "):
         Driver().retrier().call(failing(10**9, ValueError("no such model")))
 
 
