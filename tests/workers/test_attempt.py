@@ -168,7 +168,7 @@ def test_a_stop_is_obeyed_while_mlflow_is_unreachable(
     requesting.join()
     final = service.heard[-1]
     assert final.phase == phase
-    assert final.reason.startswith(f"{stop} requested; MLflow ")
+    assert final.reason.startswith(f"{phase} on request; MLflow ")
     after = journal_of(tmp_path)
     assert (after.table.trials[0].state, after.table.winner) == ("COMPLETED", None)
     after.close()
