@@ -65,7 +65,8 @@ def test_a_folder_without_the_known_trials_is_not_written(
     assert (final.phase, final.blocked, final.trials) == ("paused", True, [])
     assert (
         final.reason
-        == f"no journal in {tmp_path}, but 3 trials are known: is this storage the right one, and is it mounted?"
+        == f"there is no journal in {tmp_path}, although the service has 3 trials of this experiment. Check "
+        "that RUNG_STORAGE_ROOT is correct and mounted on this node."
     )
     assert list(tmp_path.glob("journal*")) == []
 
@@ -81,7 +82,7 @@ def test_trials_that_the_journal_lost_are_logged(
     before.record_end(0, TrialState.COMPLETED, "done")
     before.close()
     attempt(nothing, attempt=2, trials=3)
-    assert "2 of 3 trials were lost with the journal's end: proposed again" in caplog.text
+    assert "2 of 3 trials are missing from the damaged journal; they will be proposed again" in caplog.text
     caplog.clear()
     attempt(nothing, attempt=3, trials=1)
     assert "were lost" not in caplog.text
@@ -146,4 +147,6 @@ def test_a_missing_source_blocks_the_experiment(
     assert not attempt(no_trials, source=str(tmp_path / "gone")).succeeded
     final = service.heard[-1]
     assert (final.phase, final.blocked) == ("paused", True)
-    assert final.reason.startswith(f"the trials to begin with cannot be read: no journal in {tmp_path / 'gone'}: ")
+    assert final.reason.startswith(
+        f"cannot import the trials of the source experiment: there is no journal in {tmp_path / 'gone'}. "
+    )

@@ -41,7 +41,7 @@ def test_a_failed_launch_does_not_count_as_a_lost_attempt(
     assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 9)
     world.launcher.jobs[f"exp-{one}-a9"] = JobStatus.FAILED
     world.reconciler.reconcile_once()
-    assert "attempt 9 was lost, another follows in 5 s" in world.show(one)["reason"], "a failure was counted"
+    assert "attempt 9 was lost; the next attempt starts in 5 s" in world.show(one)["reason"], "a failure was counted"
 
 
 def test_a_heartbeat_before_a_failed_launch_answer_proves_that_the_driver_runs(
@@ -61,7 +61,7 @@ def test_a_heartbeat_before_a_failed_launch_answer_proves_that_the_driver_runs(
         world.reconciler.reconcile_once()
     view = world.show(one)
     assert (view["state"], [attempt["state"] for attempt in view["attempts"]]) == ("QUEUED", ["ENDED"])
-    assert "the driver stopped without a request (SIGTERM)" in view["reason"]
+    assert "the driver stopped: SIGTERM" in view["reason"]
 
 
 def test_a_cancel_takes_effect_although_the_launch_found_a_full_disk(

@@ -31,7 +31,7 @@ def test_failed_trials_use_up_the_failure_budget(search: Callable[..., Search], 
     assert now.callback.outcome is not None
     assert now.callback.outcome.phase == "completed"
     assert now.callback.outcome.reason == (
-        "budget.failures of 2 is spent: 2 trials failed; the first: ValueError: no such layer"
+        "budget.failures is used up: 2 of 2 trials failed; the first: ValueError: no such layer"
     )
     assert now.states() == ["ERROR", "ERROR", "CANCELED"]
 
@@ -76,7 +76,7 @@ def test_a_lost_trial_is_restarted_until_its_restarts_are_used_up(
     line = now.recorder.update_of(0)
     assert (line.state, line.error_kind, line.epoch) == ("ERROR", ErrorKind.LOST, 3)
     assert line.stop_reason.startswith("LOST after 2 restarts: The actor died")
-    assert now.verdict_on_the_worst().endswith("set by 1 earlier trial"), "repeated reports count once"
+    assert now.verdict_on_the_worst().endswith("the cutoff for 1 earlier trial"), "repeated reports count once"
 
 
 def test_a_trial_that_fills_the_disk_is_paused_and_blocks_the_experiment(
