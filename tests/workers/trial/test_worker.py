@@ -20,6 +20,7 @@ from PIL import Image
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.layout import BEST, LAST, PREVIOUS, ExperimentFolder
 from search_spaces.protocol import METRICS, ErrorKind
+from search_spaces.storage.base import open_storage
 from search_spaces.stored import read_trial_spec
 from workers.data import splits
 from workers.failures.classification import Failure, TrialError
@@ -66,6 +67,10 @@ def begun(config: dict[str, Any]) -> TrialWorker:
 
 def folder_of(config: dict[str, Any]) -> Path:
     return ExperimentFolder(Path(config["storage"])).trial(config["trial"]).root
+
+
+def ask_to_stop(config: dict[str, Any]) -> None:
+    open_storage(config["storage"]).stop_signal(config["trial"]).ask()
 
 
 def said(config: dict[str, Any]) -> str:
@@ -241,13 +246,13 @@ def test_an_epoch_is_left_when_asked(config: Callable[..., dict[str, Any]], monk
     expected = [timeless(whole.step()) for _ in range(2)]
     told = config()
     slot = begun(told)
-    (folder_of(told) / STOP).touch()
+    ask_to_stop(told)
     left = slot.step()
     assert (left["epoch"], left["reported"], left["diverged"]) == (0, [], False)
     assert ExperimentSpec(name="x").objective.metric in left, "Tune refuses a result without it"
     assert names(told) == {SPEC, STOP}
     assert timeless(slot.step()) == expected[0], "one request ends one epoch"
-    (folder_of(told) / STOP).touch()
+    ask_to_stop(told)
     before = (folder_of(told) / LAST).read_bytes()
     assert timeless(slot.step()) == expected[0]
     assert (folder_of(told) / LAST).read_bytes() == before
@@ -263,7 +268,7 @@ def test_an_epoch_that_ends_before_the_next_look_leaves_no_trace(config: Callabl
     first = timeless(slot.step())
     before = {name: (folder_of(told) / name).read_bytes() for name in (BEST, LAST)}
     slot._next_look = math.inf  # no batch looks
-    (folder_of(told) / STOP).touch()
+    ask_to_stop(told)
     assert timeless(slot.step()) == first
     assert {name: (folder_of(told) / name).read_bytes() for name in (BEST, LAST)} == before
     assert slot.step()["epoch"] == 1, "resumed, it reports what is saved"
@@ -278,7 +283,7 @@ def test_a_requested_stop_is_noticed_when_the_data_are_loaded(
     load = splits.load
 
     def long(*given: Any) -> Any:
-        (folder_of(told) / STOP).touch()
+        ask_to_stop(told)
         return load(*given)
 
     with monkeypatch.context() as patched:
@@ -297,7 +302,7 @@ def test_a_worker_that_left_an_epoch_trains_the_next_trial(
     expected = begun(config(1, "fresh")).step()
     told, next_ = config(0, "left"), config(1, "next")
     slot = begun(told)
-    (folder_of(told) / STOP).touch()
+    ask_to_stop(told)
     assert slot.step()["epoch"] == 0
     assert slot.reset_config(next_)
     assert timeless(slot.step()) == timeless(expected)
