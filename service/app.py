@@ -23,6 +23,7 @@ from service.adapters.mlflow_probe import MlflowProbe
 from service.api import error_handlers, openapi, routes
 from service.api.body_limit import MaxBodySizeMiddleware
 from service.api.methods import AllowedMethodsMiddleware
+from service.api.security_headers import SecurityHeadersMiddleware
 from service.api.thread_pools import ThreadPools
 from service.api.trusted_hosts import HostOriginMiddleware
 from service.cleanup.worker import CleanupWorker
@@ -71,6 +72,7 @@ def build_app(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
         MaxBodySizeMiddleware, max_bytes=settings.max_body_bytes, max_heartbeat_bytes=settings.max_heartbeat_bytes
     )
     app.add_middleware(HostOriginMiddleware, hosts=settings.hosts)
+    app.add_middleware(SecurityHeadersMiddleware, assets=openapi.ASSETS)
     return app
 
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from search_spaces.protocol import TrialState
 from search_spaces.sampling import NOT_APPLICABLE
 from service import stack
+from service.cli.console import SafeConsole
 from service.cli.rendering import leaderboard, summary, watch
 from service.client import Client
 from service.contract.errors import RungError
@@ -34,7 +35,7 @@ PRESET = "digits-quick"
 
 def main() -> int:
     """Run the demo and return the exit status."""
-    console = Console()
+    console = SafeConsole()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     succeeded = False
     with tempfile.TemporaryDirectory(prefix="rung-demo-", ignore_cleanup_errors=True) as folder:

@@ -7,6 +7,8 @@ read at import; `Settings(home=...)` reads none. It must not know who uses a set
 from __future__ import annotations
 
 import difflib
+import ipaddress
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,8 +63,10 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=1, le=65535, description="Port that the service listens on.")] = 8080
     allowed_hosts: str = Field(
         "",
-        description="Host names that clients may use, separated by commas; default: its own host names, or any (*) if "
-        "it listens on 0.0.0.0 or ::. localhost and the host of `service_url` are always accepted.",
+        validate_default=True,
+        description="Host names that clients may use, separated by commas, or `*` for any. Must be given if `host` "
+        "stands for all addresses, as 0.0.0.0 and :: do; default: its own host names. localhost and the host of "
+        "`service_url` are always accepted.",
     )
     service_url: str = Field(
         "", description="URL at which drivers on the cluster reach the service; default: from `host` and `port`."
@@ -142,9 +146,11 @@ class Settings(BaseModel):
         host, port, mlflow = (
             str(given.get(name) or cls.model_fields[name].default) for name in ("host", "port", "mlflow_tracking_uri")
         )
-        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        loopback = "::1" if ":" in host else "127.0.0.1"
+        reachable = loopback if _is_every_address(host) else host
         reachable = f"[{reachable}]" if ":" in reachable else reachable
         derived: dict[str, object] = {
+            "host": host,
             "database_url": f"sqlite:///{home / 'rung.db'}",
             "storage_root": str(home / "storage"),
             "data_root": home / "data",
@@ -183,6 +189,17 @@ class Settings(BaseModel):
             _check_host(address)
         return address
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts_are_named(cls, names: str, given: ValidationInfo) -> str:
+        """A page in a browser can bind a name of its own to this machine: names that are not listed are refused."""
+        if not any(map(str.strip, names.split(","))) and _is_every_address(given.data.get("host", "")):
+            raise ValueError(
+                f"must list the host names under which clients reach the service, because {variable('host')} stands "
+                "for all addresses of this machine; * allows any name"
+            )
+        return names
+
     @field_validator("storage_root")
     @classmethod
     def _check_storage_root(cls, address: str) -> str:
@@ -197,8 +214,7 @@ class Settings(BaseModel):
     @property
     def hosts(self) -> frozenset[str]:
         """Host names that requests may have; `*` for any. Those of this machine and of the drivers are always valid."""
-        default = "*" if self.host in {"0.0.0.0", "::"} else ""
-        given = (name.strip().lower() for name in (self.allowed_hosts or default).split(","))
+        given = (name.strip().lower() for name in self.allowed_hosts.split(","))
         own = {"127.0.0.1", "localhost", "::1", self.host.lower(), urlsplit(self.service_url).hostname}
         return frozenset(name for name in {*own, *given} if name)
 
@@ -248,6 +264,17 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
             similar = difflib.get_close_matches(upper.removeprefix(PREFIX), sorted(known), n=1, cutoff=SIMILARITY)
             found[name] = PREFIX + similar[0] if similar else None
     return found
+
+
+def _is_every_address(host: str) -> bool:
+    """Whether a server on this address listens on all addresses of its machine, in any notation that it accepts."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        try:
+            return not any(socket.inet_aton(host))  # such as 0 or 0x0
+        except OSError:
+            return False
 
 
 def _check_host(address: str) -> None:

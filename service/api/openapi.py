@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.protocol import Heartbeat
+from service.api import security_headers
 from service.api.error_handlers import error_responses
 from service.contract.errors import (
     BadRequestError,
@@ -69,7 +70,7 @@ def install(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     def show_docs() -> HTMLResponse:
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url=str(app.openapi_url),
             title=app.title,
             swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
@@ -77,6 +78,8 @@ def install(app: FastAPI) -> None:
             swagger_favicon_url=f"{ASSETS}/favicon.png",
             swagger_ui_parameters={"tryItOutEnabled": True, "defaultModelsExpandDepth": 0},
         )
+        page.headers[security_headers.POLICY] = security_headers.policy_of_page(bytes(page.body).decode())
+        return page
 
     @app.get("/", include_in_schema=False)
     def show_home() -> RedirectResponse:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli.printable import echo
 from service.cli.terminal import (
     AsJson,
     ExperimentId,
@@ -71,7 +72,7 @@ def cancel(
         if as_json:
             print_json(row.model_dump(mode="json"))
         else:
-            typer.echo(f"trial {row.trial} of {experiment} is {row.state}; cancellation requested")
+            echo(f"trial {row.trial} of {experiment} is {row.state}; cancellation requested")
 
 
 @app.command()

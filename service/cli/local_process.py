@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from service.cli.printable import dump_json, echo
 from service.client import Client
 from service.contract.errors import ConflictError, InternalError, ValidationFailedError
 
@@ -57,11 +58,11 @@ def explain(
         _command("workers.plots.cli", arguments), input=json.dumps(spec), capture_output=True, text=True, check=False
     )
     if done.returncode == 0:
-        print(json.dumps({"plots": done.stdout.splitlines()}, indent=2, ensure_ascii=False))
+        echo(dump_json({"plots": done.stdout.splitlines()}, indent=2))
     else:
         output = done.stderr.strip().splitlines() or ["the plots could not be drawn"]
         error = ValidationFailedError if done.returncode == 2 else InternalError
-        print(json.dumps(error(output[-1].removeprefix("rung: ")).document()), file=sys.stderr)
+        echo(dump_json(error(output[-1].removeprefix("rung: ")).document()), err=True)
     return done.returncode
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from service.cli.printable import dump_json, echo
 from service.cli.terminal import AsJson, ExperimentId, Token, Url, app, connect, report_errors
 
 
@@ -32,4 +33,4 @@ def logs(
         if trial is not None and attempt is not None:
             raise ValidationFailedError("--trial and --attempt must not be given together: a trial has one log")
         for chunk in client.follow_logs(experiment, trial=trial, attempt=attempt, until_end=follow):
-            typer.echo(chunk.model_dump_json() if as_json else chunk.text, nl=as_json)
+            echo(dump_json(chunk.model_dump(mode="json")) if as_json else chunk.text, nl=as_json)

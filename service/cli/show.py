@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from service.cli.printable import echo
 from service.cli.terminal import (
     AsJson,
     ExperimentId,
@@ -56,8 +57,8 @@ def show(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: As
             from service.cli.rendering import disk_use, outcome
 
             if view.best:
-                typer.echo(outcome(client.trial(experiment, view.best.trial)))
-            typer.echo(disk_use(client.storage(experiment)))
+                echo(outcome(client.trial(experiment, view.best.trial)))
+            echo(disk_use(client.storage(experiment)))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.cli.printable import echo
 from service.cli.terminal import AsJson, SpecFile, Token, Url, app, connect, print_json, report_errors
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ def validate(
     if as_json:
         print_json(answer)
         return
-    typer.echo(f"valid: {answer['spec']['name']}, {answer['num_samples']} trials")
+    echo(f"valid: {answer['spec']['name']}, {answer['num_samples']} trials")
     for warning in answer["warnings"]:
-        typer.echo(f"warning: {warning}")
+        echo(f"warning: {warning}")
 
 
 @app.command()
@@ -82,14 +83,14 @@ def presets(
             if as_json:
                 print_json({"name": name, "yaml": text, "spec": shipped.spec(name).model_dump(mode="json")})
             else:
-                typer.echo(text, nl=False)
+                echo(text, nl=False)
             return
         found = [{"name": one, "description": shipped.spec(one).description} for one in shipped.names()]
         if as_json:
             print_json(found)
             return
         for one in found:
-            typer.echo(f"{one['name']:<24} {one['description']}")
+            echo(f"{one['name']:<24} {one['description']}")
 
 
 def resolve_spec(client: Client, spec: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from service.cli.printable import echo
 from service.cli.specs import resolve_spec
 from service.cli.terminal import (
     FAILED,
@@ -46,7 +47,7 @@ def submit(
         view = client.submit(resolve_spec(client, f"preset:{spec}" if preset else spec))
         if watch:
             for line in (f"{view.name} ({view.id})", *(f"warning: {warning}" for warning in view.warnings)):
-                typer.echo(line, err=True)
+                echo(line, err=True)
             _watch(client, view.id, interval, as_json)
         show_view(view, as_json)
 
@@ -67,7 +68,7 @@ def _watch(client: Client, experiment_id: str, interval: float, as_json: bool) -
     try:
         view = follow(client, experiment_id, open_console(stderr=as_json), interval)
     except KeyboardInterrupt:
-        typer.echo(
+        echo(
             f"\n{experiment_id} keeps running; `rung watch {experiment_id}` shows it, "
             f"`rung cancel {experiment_id}` ends it",
             err=True,
@@ -75,5 +76,5 @@ def _watch(client: Client, experiment_id: str, interval: float, as_json: bool) -
         raise typer.Exit(INTERRUPTED) from None
     show_view(view, as_json)
     if view.state == State.PAUSED:
-        typer.echo(f"{experiment_id} is paused; `rung resume {experiment_id}` resumes it", err=True)
+        echo(f"{experiment_id} is paused; `rung resume {experiment_id}` resumes it", err=True)
     raise typer.Exit(0 if view.state == State.COMPLETED else FAILED)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from service.cli.printable import dump_json, echo
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -32,7 +34,7 @@ def _print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        typer.echo(f"rung {version('rung')}")
+        echo(f"rung {version('rung')}")
         raise typer.Exit
 
 
@@ -120,9 +122,9 @@ def report_errors(as_json: bool) -> Iterator[None]:
 
 def _fail(error: Any, status: int, as_json: bool) -> NoReturn:
     if as_json:
-        typer.echo(json.dumps(error.document()), err=True)
+        echo(dump_json(error.document()), err=True)
     else:
-        typer.echo(str(error) if error.status == 422 and error.problems else f"rung: {error}", err=True)
+        echo(str(error) if error.status == 422 and error.problems else f"rung: {error}", err=True)
     raise typer.Exit(status)
 
 
@@ -159,15 +161,15 @@ def show_view(view: ExperimentView, as_json: bool) -> None:
     from service.cli.rendering import summary
 
     for line in summary(view):
-        typer.echo(line)
+        echo(line)
 
 
 def open_console(stderr: bool = False) -> Console:
     """A console that is wide when it is not a terminal: a pipe must not lose columns."""
-    from rich.console import Console
+    from service.cli.console import SafeConsole
 
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=200)
+    console = SafeConsole(stderr=stderr, highlight=False)
+    return console if console.is_terminal else SafeConsole(stderr=stderr, highlight=False, width=200)
 
 
 def print_models(models: list[Any]) -> None:
@@ -175,4 +177,4 @@ def print_models(models: list[Any]) -> None:
 
 
 def print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    echo(dump_json(data, indent=2))

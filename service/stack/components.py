@@ -61,12 +61,12 @@ class Caller:
     ignored: tuple[str, ...]
 
 
-def read_caller(environment: Mapping[str, str]) -> Caller:
-    """Raises StackError, which names every invalid and every misspelled variable."""
+def read_caller(environment: Mapping[str, str], host: str) -> Caller:
+    """Raises StackError, which names every invalid and every misspelled variable. The service will listen on `host`."""
     given = {name: value for name, value in environment.items() if name.upper().startswith(PREFIX)}
     owned = {name for name in given if VARIABLES.get(name.upper()) in OWNED}
     try:
-        read_settings({name: value for name, value in given.items() if name not in owned})
+        read_settings({**{name: value for name, value in given.items() if name not in owned}, "RUNG_HOST": host})
     except SettingsError as error:
         raise StackError(str(error)) from error
     forwarded = {

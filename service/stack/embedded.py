@@ -93,7 +93,7 @@ class Stack:
         self._options = options
         self.home = options.home.absolute()
         self._children = Children(self.home)
-        caller = components.read_caller(os.environ)
+        caller = components.read_caller(os.environ, options.host)
         self._forwarded, self.ignored = caller.forwarded, caller.ignored
         ports = Ports()
         self.ray_ports = {option: ports.free() for option in RAY_PORTS}

@@ -26,7 +26,7 @@ DOCUMENTED = {
     "data_root": "`data` in the home",
     "cache_root": "`cache` in the home",
     "host": "`127.0.0.1`",
-    "allowed_hosts": "its own host names; any if `RUNG_HOST` is `0.0.0.0` or `::`",
+    "allowed_hosts": "its own host names",
     "service_url": "`http://RUNG_HOST:RUNG_PORT`",
     "launcher": "`ray_jobs`",
     "ray_dashboard_url": "`http://127.0.0.1:8265`",
@@ -48,6 +48,7 @@ def test_they_come_from_the_environment(tmp_path: Path) -> None:
             "RUNG_HOME": str(tmp_path),
             "RUNG_PORT": "9000",
             "rung_host": "0.0.0.0",
+            "RUNG_ALLOWED_HOSTS": "rung.example",
             "RUNG_DATABASE_URL": "postgresql://rung@db/rung",
             "RUNG_MLFLOW_TRACKING_URI": "http://mlflow:5000",
             "RUNG_RECONCILE": "false",
@@ -100,6 +101,23 @@ def test_credentials_in_the_url_of_mlflow_are_taken_out_of_it(tmp_path: Path) ->
 def test_a_given_user_name_is_kept(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, mlflow_tracking_uri="http://ada:one@mlflow", mlflow_username="bob")
     assert (settings.mlflow_tracking_uri, settings.mlflow_username) == ("http://mlflow", "bob")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0", "0x0", "::0", "0:0:0:0:0:0:0:0"])
+@pytest.mark.parametrize("names", [None, "", " , "])
+def test_a_service_on_all_addresses_must_know_its_names(host: str, names: str | None) -> None:
+    given = {"RUNG_HOST": host} if names is None else {"RUNG_HOST": host, "RUNG_ALLOWED_HOSTS": names}
+    with pytest.raises(SettingsError) as refused:
+        read_settings(given)
+    (problem,) = refused.value.problems
+    assert problem.startswith("RUNG_ALLOWED_HOSTS: must list the host names")
+    for allowed in ("*", "rung.example"):
+        read_settings({**given, "RUNG_ALLOWED_HOSTS": allowed})
+
+
+@pytest.mark.parametrize("host", ["", "127.0.0.1", "::1", "10.0.0.7", "rung.example"])
+def test_a_service_on_one_address_knows_its_name(host: str) -> None:
+    assert (host or "127.0.0.1") in read_settings({"RUNG_HOST": host}).hosts
 
 
 @pytest.mark.parametrize("name", ["RUNG_RAY_DASHBOARD_URL", "RUNG_SERVICE_URL", "RUNG_MLFLOW_PUBLIC_URL"])

@@ -109,3 +109,11 @@ def test_the_service_is_ready_when_it_sees_ray_and_mlflow(status: int, changes: 
 def test_the_service_is_ready_when_it_sees_a_node() -> None:
     assert not components.sees_a_node(httpx.Response(200, json={"nodes": []}))
     assert components.sees_a_node(httpx.Response(200, json={"nodes": [{"name": "a"}]}))
+
+
+def test_a_stack_on_all_addresses_must_know_its_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(stack.StackError, match="RUNG_ALLOWED_HOSTS: must list the host names"):
+        stack.Stack(stack.Options(home=tmp_path, host="0.0.0.0"))
+    monkeypatch.setenv("RUNG_ALLOWED_HOSTS", "rung.example")
+    a_stack = stack.Stack(stack.Options(home=tmp_path, host="0.0.0.0"))
+    assert environment_of(a_stack)["RUNG_ALLOWED_HOSTS"] == "rung.example"

@@ -1,0 +1,121 @@
+"""What others wrote reaches a terminal as text: nothing in it moves the cursor, hides a line or sets a title."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+import service.cli
+from service.cli import app
+from service.cli.console import SafeConsole
+from service.cli.printable import printable
+from service.cli.rendering import leaderboard, listing
+from service.client import Client
+from service.settings import Settings
+from tests.support.world import World
+
+CLEAR, TITLE, UP, REVERSE = "\x1b[2J\x1b[H", "\x1b]0;owned\x07", "\x9b1A", "\u202e"
+HOSTILE = f"be{CLEAR}gin{TITLE}{UP}{REVERSE}\x1b(0\x08\x7fend"
+ALLOWED = re.compile(r"[^\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]*")
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(world: World, tmp_path: Path) -> Run:
+    environment = {"RUNG_URL": str(world.client.base_url), "RUNG_HOME": str(tmp_path)}
+    return lambda *arguments: CliRunner(env=environment).invoke(app, arguments)
+
+
+@pytest.fixture
+def one(world: World, settings: Settings) -> str:
+    """A failed experiment, in all of whose texts there are escape sequences."""
+    experiment_id = world.started(labels=[HOSTILE[:60]], description=HOSTILE)
+    line = world.line(0, state="ERROR", stop_reason=HOSTILE, parameters={HOSTILE: HOSTILE}, best_value=0.5)
+    world.beat(experiment_id, {"phase": "searching", "trials": [line, world.line(1, best_value=0.4)]})
+    log = Path(settings.storage_root) / experiment_id / "logs" / "driver-a1.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(f"10 %\r20 %\r\n{HOSTILE}\n")
+    world.beat(experiment_id, {"phase": "failed", "reason": HOSTILE})
+    return experiment_id
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("list",),
+        ("show", "ID"),
+        ("trials", "ID"),
+        ("logs", "ID"),
+        ("watch", "ID"),
+        ("pause", "ID"),
+        ("cancel-trial", "ID", "0"),
+        ("show", HOSTILE),
+        ("validate", "--offline", HOSTILE),
+        ("presets", HOSTILE),
+    ],
+    ids=lambda command: " ".join(command[:2]) if HOSTILE not in command else f"{command[0]} of a hostile name",
+)
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+def test_no_command_prints_control_characters(run: Run, one: str, command: tuple[str, ...], as_json: bool) -> None:
+    arguments = [one if argument == "ID" else argument for argument in command]
+    result = run(*arguments, *(["--json"] if as_json else []))
+    assert result.stdout or result.stderr
+    assert ALLOWED.fullmatch(result.stdout), result.stdout
+    assert ALLOWED.fullmatch(result.stderr), result.stderr
+
+
+def test_json_loses_nothing(run: Run, one: str) -> None:
+    assert json.loads(run("show", one, "--json").stdout)["reason"] == HOSTILE
+    assert HOSTILE in json.loads(run("logs", one, "--json").stdout)["text"]
+
+
+def test_a_log_keeps_its_lines(run: Run, one: str) -> None:
+    assert run("logs", one).stdout == "10 %\n20 %\nbeginend\n"
+
+
+def test_a_terminal_gets_the_colours_of_the_command_only(world: World, one: str) -> None:
+    written = io.StringIO()
+    console = SafeConsole(file=written, force_terminal=True, color_system="standard", width=200)
+    with Client(str(world.client.base_url)) as client:
+        console.print(listing(client.list()))
+        console.print(leaderboard(list(client.trials(one)), "validation_accuracy", 200))
+    text = written.getvalue()
+    assert "\x1b[31mERROR" in text
+    assert ALLOWED.fullmatch(re.sub(r"\x1b\[[0-9;]*m", "", text)), text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain größer 日本 \t\n", "plain größer 日本 \t\n"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\", "link"),
+        ("\x1bPq#0\x1b\\image", "image"),
+        ("a\x1b]0;without an end", "a0;without an end"),
+        ("a\x1b", "a"),
+        ("\x1bcreset", "reset"),
+        ("one\rtwo\r\nthree", "one\ntwo\nthree"),
+    ],
+)
+def test_sequences_are_removed_whole(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_everything_is_printed_at_one_place() -> None:
+    found: set[tuple[str, str]] = set()
+    for path in Path(service.cli.__path__[0]).glob("*.py"):
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        for call in calls:
+            name: Any = ast.unparse(call)
+            if name in {"print", "Console", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write"}:
+                found.add((path.name, name))
+    assert found == {("printable.py", "typer.echo")}
