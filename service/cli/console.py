@@ -11,7 +11,7 @@ from service.cli.printable import printable
 
 
 class SafeConsole(Console):
-    """A console that draws texts without what a terminal would obey; its own colours and movements are kept."""
+    """A console that draws texts without what a terminal would obey; its own colors and movements are kept."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

@@ -82,7 +82,7 @@ def test_a_log_keeps_its_lines(run: Run, one: str) -> None:
     assert run("logs", one).stdout == "10 %\n20 %\nbeginend\n"
 
 
-def test_a_terminal_gets_the_colours_of_the_command_only(world: World, one: str) -> None:
+def test_a_terminal_gets_the_colors_of_the_command_only(world: World, one: str) -> None:
     written = io.StringIO()
     console = SafeConsole(file=written, force_terminal=True, color_system="standard", width=200)
     with Client(str(world.client.base_url)) as client:
