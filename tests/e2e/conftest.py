@@ -1,7 +1,12 @@
-"""Fixtures of the end-to-end tests: one real stack for the session (Ray, MLflow and the service) on free ports."""
+"""Fixtures of the end-to-end tests: one real stack for the session (Ray, MLflow and the service) on free ports.
+
+Its home is one that version 0.1 wrote, so that every test also shows that the service works after an upgrade.
+"""
 
 from __future__ import annotations
 
+import secrets
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +16,21 @@ from mlflow import MlflowClient
 from service import stack
 from service.client import Client
 
+STORED = Path(__file__).with_name("stored")
+#: Shorter than the defaults: what the tests wait for is mostly the next heartbeat or the next look of the reconciler.
+SHORT_TIMES = {"RUNG_HEARTBEAT_S": "0.5", "RUNG_RECONCILE_S": "0.5"}
+
 
 @pytest.fixture(scope="session")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Stack]:
     home, no_data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("no-data")
-    with stack.running(stack.Options(home=home, num_cpus=2, data_root=no_data)) as running:
-        yield running
+    with tarfile.open(STORED / "version-0.1-home.tar.xz") as stored:
+        stored.extractall(home, filter="data")
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in SHORT_TIMES.items():
+            environment.setenv(name, value)
+        with stack.running(stack.Options(home=home, num_cpus=2, data_root=no_data)) as running:
+            yield running
 
 
 @pytest.fixture(scope="session")
@@ -31,11 +45,13 @@ def mlflow(up: stack.Stack) -> MlflowClient:
 
 
 @pytest.fixture(scope="session")
-def as_a_driver(up: stack.Stack) -> dict[str, str]:
-    """The environment of a process that connects to the stack's Ray as a driver does."""
-    return {**up.components()["ray"].environment, "RAY_ADDRESS": f"127.0.0.1:{up.ray_ports['port']}"}
-
-
-@pytest.fixture(scope="session")
 def storage(up: stack.Stack) -> Path:
     return up.home / "storage"
+
+
+@pytest.fixture
+def for_local_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a process that starts a Ray of its own, which only that process may use."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # it listens on loopback only

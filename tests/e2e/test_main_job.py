@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from search_spaces.datasets import Digits
-from search_spaces.protocol import ENDED_TRIAL_STATES, METRICS
+from search_spaces.protocol import ENDED_TRIAL_STATES
 from service import stack
 from service.client import Client
 from service.contract.schemas import ExperimentView, TrialView
+from tests.support.mlflow_runs import assert_every_point_once, trial_runs
 from workers.data.splits import load
 
 pytestmark = pytest.mark.e2e
@@ -52,20 +50,7 @@ def spec(name: str, *, trials: int = 4, **changes: Any) -> dict[str, Any]:
 
 
 def ended(client: Client, experiment_id: str) -> ExperimentView:
-    *_, view = client.watch(experiment_id, 0.2)
-    return view
-
-
-def children(mlflow: MlflowClient, view: ExperimentView) -> dict[int, Run]:
-    query = f"tags.`mlflow.parentRunId` = '{view.mlflow_run_id}'"
-    runs = mlflow.search_runs([str(view.mlflow_experiment_id)], query, max_results=1000)
-    return {int(run.data.tags["rung.trial_id"]): run for run in runs}
-
-
-def assert_every_point_once(mlflow: MlflowClient, run: Run, trial: TrialView) -> None:
-    for name in METRICS:
-        steps = [point.step for point in mlflow.get_metric_history(run.info.run_id, name)]
-        assert steps == list(range(1, trial.epoch + 1)), (trial.trial, name)
+    return client.wait(experiment_id, interval_s=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +81,7 @@ def test_asha_stops_only_at_its_rungs(trials: list[TrialView]) -> None:
 def test_trials_are_child_runs_with_the_same_parameter_names(
     mlflow: MlflowClient, view: ExperimentView, trials: list[TrialView]
 ) -> None:
-    runs = children(mlflow, view)
+    runs = trial_runs(mlflow, view)
     assert sorted(runs) == list(range(10))
     assert len({frozenset(run.data.params) for run in runs.values()}) == 1
     for trial in trials:
@@ -108,16 +93,15 @@ def test_trials_are_child_runs_with_the_same_parameter_names(
         assert run.data.params == {name: str(value) for name, value in trial.parameters.items()}
 
 
-def test_every_point_of_every_curve_once(mlflow: MlflowClient, view: ExperimentView, trials: list[TrialView]) -> None:
-    runs = children(mlflow, view)
+def test_every_point_of_every_curve_once(mlflow: MlflowClient, trials: list[TrialView]) -> None:
     for trial in trials:
-        assert_every_point_once(mlflow, runs[trial.trial], trial)
+        assert_every_point_once(mlflow, trial)
 
 
 def test_curves_of_the_api_equal_those_in_mlflow(
     client: Client, mlflow: MlflowClient, view: ExperimentView, trials: list[TrialView]
 ) -> None:
-    run = children(mlflow, view)[trials[0].trial]
+    run = trial_runs(mlflow, view)[trials[0].trial]
     curves = client.curves(view.id, trials[0].trial).metrics
     stored = mlflow.get_metric_history(run.info.run_id, "validation_accuracy")
     assert [point.value for point in curves["validation_accuracy"]] == [point.value for point in stored]
@@ -145,43 +129,17 @@ def test_registered_model_predicts_raw_images(up: stack.Stack, view: ExperimentV
         assert torch.equal(network(images).argmax(1), torch.from_numpy(predicted))
 
 
-def test_the_same_spec_and_seed_find_the_same_trials(
-    client: Client, view: ExperimentView, trials: list[TrialView]
-) -> None:
-    again = ended(client, client.submit(spec("main-job-again", trials=10)).id)
-    parameters = {trial.trial: trial.parameters for trial in client.trials(again.id)}
-    assert parameters == {trial.trial: trial.parameters for trial in trials}
+@pytest.fixture(scope="module")
+def side_by_side(client: Client) -> dict[str, str]:
+    """Ids of experiments that are submitted at once: each gets one of the two slots."""
+    return {
+        "goal": client.submit(spec("goal", **LONG, objective={"goal": 0.5})).id,
+        "no-data": client.submit(spec("no-data", trials=2, dataset="cifar10")).id,
+    }
 
 
-def test_a_diverged_trial_does_not_affect_other_trials(client: Client, mlflow: MlflowClient) -> None:
-    # Each step multiplies the weights by 1 - 100: they overflow for any gradient.
-    exploding = {"kind": "sgd", "lr": 100.0, "weight_decay": 1.0, "momentum": 0.0}
-    optimizer = {"choice": [exploding, {"kind": "adam", "lr": 1e-3}]}
-    space = NETWORK | {"optimizer": optimizer, "normalization": "none"}
-    view = ended(client, client.submit(spec("diverging", searcher="grid", search_space=space)).id)
-    trials = {trial.parameters["optimizer.kind"]: trial for trial in client.trials(view.id)}
-    assert view.state == "COMPLETED"
-    assert trials["sgd"].state == "DIVERGED"
-    assert "not finite" in trials["sgd"].stop_reason
-    assert trials["adam"].state == "COMPLETED"
-    assert view.winner is not None
-    assert view.winner["trial"] == trials["adam"].trial
-    assert children(mlflow, view)[trials["sgd"].trial].data.tags["rung.trial_state"] == "DIVERGED"
-
-
-def test_cancel_ends_trials_and_runs(client: Client, mlflow: MlflowClient) -> None:
-    submitted = client.submit(spec("canceled", **LONG))
-    view = next(v for v in client.watch(submitted.id, 0.2) if v.trials.get("RUNNING") and v.best)
-    client.cancel(view.id)
-    view = ended(client, view.id)
-    assert view.state == "CANCELED"
-    assert {trial.state for trial in client.trials(view.id)} == {"CANCELED"}
-    assert mlflow.get_run(str(view.mlflow_run_id)).info.status == "KILLED"
-    assert {run.info.status for run in children(mlflow, view).values()} == {"KILLED"}
-
-
-def test_goal_ends_the_search(client: Client, mlflow: MlflowClient) -> None:
-    view = ended(client, client.submit(spec("goal", **LONG, objective={"goal": 0.5})).id)
+def test_goal_ends_the_search(client: Client, mlflow: MlflowClient, side_by_side: dict[str, str]) -> None:
+    view = ended(client, side_by_side["goal"])
     assert view.state == "COMPLETED"
     assert "goal 0.5 reached" in view.reason
     assert view.best is not None
@@ -189,26 +147,20 @@ def test_goal_ends_the_search(client: Client, mlflow: MlflowClient) -> None:
     assert view.winner is not None
     (reached,) = [trial for trial in client.trials(view.id) if trial.state == "COMPLETED"]
     assert (reached.trial, reached.stop_reason) == (view.best.trial, f"goal 0.5 reached at epoch {reached.epoch}")
-    assert children(mlflow, view)[reached.trial].info.status == "FINISHED"
+    assert trial_runs(mlflow, view)[reached.trial].info.status == "FINISHED"
 
 
-def test_wall_clock_ends_the_search(client: Client) -> None:
-    view = ended(client, client.submit(spec("budget", **LONG, budget={"wall_clock": 2})).id)
-    assert view.state == "COMPLETED"
-    assert "budget.wall_clock" in view.reason
-
-
-def test_a_missing_data_set_gives_a_readable_error(client: Client) -> None:
-    view = ended(client, client.submit(spec("no-data", trials=2, dataset="cifar10")).id)
+def test_a_missing_data_set_gives_a_readable_error(client: Client, side_by_side: dict[str, str]) -> None:
+    view = ended(client, side_by_side["no-data"])
     assert view.state == "ERROR"
     assert "cifar10" in view.reason
     assert {trial.state for trial in client.trials(view.id)} == {"ERROR"}
 
 
-def test_two_experiments_share_the_slots(client: Client) -> None:
+def test_two_experiments_share_the_slots_until_they_are_canceled(client: Client, mlflow: MlflowClient) -> None:
     first, second = (client.submit(spec(name, **LONG)) for name in ("sharing-a", "sharing-b"))
     seen: Counter[tuple[int, int]] = Counter()
-    for view in client.watch(second.id, 0.2):
+    for view in client.watch(second.id, 0.1):
         other = client.get(first.id)
         seen[other.slots, view.slots] += 1
         if view.best and other.best:
@@ -217,25 +169,12 @@ def test_two_experiments_share_the_slots(client: Client) -> None:
     assert seen[1, 1]
     for one in (first, second):
         client.cancel(one.id)
-        assert ended(client, one.id).state == "CANCELED"
-
-
-def test_a_killed_driver_is_replaced_without_loss_or_duplicates(
-    client: Client, mlflow: MlflowClient, storage: Path
-) -> None:
-    long: dict[str, Any] = {"max_epochs": 60, "early_stopping": "none"}
-    submitted = client.submit(spec("driver-killed", trials=3, **long))
-    view = next(v for v in client.watch(submitted.id, 0.1) if v.best)
-    os.kill(_driver_pid(view.attempts[-1].id, storage / view.id), signal.SIGKILL)
-    view = ended(client, view.id)
-    assert view.state == "COMPLETED"
-    assert view.attempt == 2
-    trials = list(client.trials(view.id))
-    assert [trial.epoch for trial in trials] == [60, 60, 60]
-    runs = children(mlflow, view)
-    assert sorted(runs) == [0, 1, 2]
-    for trial in trials:
-        assert_every_point_once(mlflow, runs[trial.trial], trial)
+    for one in (first, second):
+        view = ended(client, one.id)
+        assert view.state == "CANCELED"
+        assert {trial.state for trial in client.trials(view.id)} == {"CANCELED"}
+        assert mlflow.get_run(str(view.mlflow_run_id)).info.status == "KILLED"
+        assert {run.info.status for run in trial_runs(mlflow, view).values()} == {"KILLED"}
 
 
 def test_the_response_to_a_bad_spec_reports_the_field_and_its_value(up: stack.Stack) -> None:
@@ -246,16 +185,3 @@ def test_the_response_to_a_bad_spec_reports_the_field_and_its_value(up: stack.St
     (problem,) = answer.json()["errors"]
     assert problem["field"] == "resources.gpus_per_trial"
     assert problem["value"] == 3
-
-
-def _driver_pid(attempt_id: str, folder: Path) -> int:
-    """The process id of the driver, which has the experiment's folder among its arguments."""
-    number = attempt_id.rpartition("-a")[2]
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"workers.driver" in arguments and str(folder).encode() in arguments and number.encode() in arguments:
-            return int(process.name)
-    raise LookupError(f"no driver runs for {attempt_id}")

@@ -26,16 +26,15 @@ ANSWERS = "answers.json"
 FAILED = "EvaluationFailedError: the winner could not be evaluated, "
 
 
-def test_an_evaluation_is_retried_after_failures_that_may_be_temporary(
-    as_a_driver: dict[str, str], tmp_path: Path
-) -> None:
-    """Runs in a separate process. Each case gives its answer and the number of evaluations that were started.
+@pytest.mark.usefixtures("for_local_ray")
+def test_an_evaluation_is_retried_after_failures_that_may_be_temporary(tmp_path: Path) -> None:
+    """Runs in a separate process with a Ray of its own: its processes import nothing that they do not need.
+
+    Each case gives its answer and the number of evaluations that were started.
 
     The answers are in a file, because Ray prints to the output of the process when others are killed.
     """
-    done = subprocess.run(
-        [sys.executable, __file__, str(tmp_path)], env=as_a_driver, capture_output=True, text=True, timeout=200
-    )
+    done = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-5000:]
     answers = json.loads((tmp_path / ANSWERS).read_text())
     assert answers["evaluated in the end"] == [SCORE, 3]
@@ -75,7 +74,7 @@ class ScriptedEvaluator:
 
 
 def main(folder: Path) -> dict[str, Any]:
-    ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     answers: dict[str, Any] = {}
     launch = LaunchConfig(
         experiment_id="x", attempt=1, attempt_id="exp-x-a1", service_url="http://nowhere", token="t", slots=1,

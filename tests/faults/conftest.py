@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from tests.faults.experiments import serial, wait_for_end
-from tests.faults.stand import Stand, running_stand, why_no_postgres
+from tests.faults.stand import Stand, running_stand
+from tests.support.postgres import why_missing
 
 
 @pytest.fixture(scope="session")
 def shared_stand() -> Iterator[Stand]:
-    missing = why_no_postgres()
+    missing = why_missing()
     if missing and os.environ.get("RUNG_TEST_FAULTS") == "all":
         pytest.fail(f"the fault table cannot run: {missing}")
     if missing:

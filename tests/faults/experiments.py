@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.contract.schemas import ExperimentView
+from service.contract.states import INACTIVE
 from tests.faults.stand import Stand
 
 TRIALS = 6
@@ -36,7 +37,7 @@ def wait_for_end(stand: Stand, experiment_id: str, timeout_s: float = 400.0) -> 
 
     def view() -> ExperimentView | None:
         now = stand.rung.get(experiment_id)
-        return now if now.state in {"COMPLETED", "CANCELED", "ERROR", "PAUSED"} else None
+        return now if now.state in INACTIVE else None
 
     return stand.wait_until(view, f"the end of experiment {experiment_id}", timeout_s)
 

@@ -8,8 +8,8 @@ and the times are short. It must not know experiments.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import pwd
 import random
 import shutil
 import signal
@@ -31,6 +31,8 @@ from service.contract.errors import UnavailableError
 from service.stack import children
 from service.stack.components import RAY_PORTS, sees_a_node, sees_all
 from tests.faults.proxy import Proxy
+from tests.support import postgres
+from tests.support.processes import command, is_alive, pids
 
 T = TypeVar("T")
 
@@ -38,6 +40,7 @@ ROOT = Path(__file__).parents[2]
 START_S = 240.0
 #: Below the range of outgoing connections, so that the port of a stopped part stays free until it starts again.
 PORTS = range(20_000, 32_000)
+CPUS = 4
 PARTS = ("postgres", "mlflow", "ray", "service", "second")
 SHORT_TIMES = {
     "RUNG_HEARTBEAT_S": "0.5",
@@ -50,12 +53,6 @@ SHORT_TIMES = {
     "RUNG_RAY_TIMEOUT_S": "10",
     "RUNG_MLFLOW_TIMEOUT_S": "5",
 }
-POSTGRES = (  # no test cuts the power, and what was written to the kernel survives kill -9
-    "fsync=off",
-    "listen_addresses=127.0.0.1",
-    "unix_socket_directories=",
-    "max_connections=200",
-)
 
 
 class Stand:
@@ -65,7 +62,7 @@ class Stand:
     replica of the service that accepts the connection.
     """
 
-    def __init__(self, folder: Path, cpus: int = 4, **settings: str) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir()
@@ -76,12 +73,13 @@ class Stand:
                 port=ports[0],
                 mlflow_port=ports[1],
                 ray_dashboard_port=ports[2],
-                num_cpus=cpus,
+                num_cpus=CPUS,
                 data_root=self.home,  # holds no data set
             )
         )
         self._stack.ray_ports = dict(zip(RAY_PORTS, ports[3:7], strict=True))
-        self._postgres_port = ports[7]
+        (folder / "pg").mkdir(mode=0o700)
+        self._postgres = postgres.installed(folder / "pg", ports[7])
         self.mlflow_url, self.url = self._stack.addresses.mlflow, self._stack.addresses.service
         self.second_url = f"http://127.0.0.1:{ports[8]}"
         self.proxy = Proxy(ports[9], (ports[0], ports[8]))
@@ -94,7 +92,7 @@ class Stand:
 
     def __enter__(self) -> Stand:
         try:
-            self._init_postgres()
+            self._postgres.initialize()
             self.start("postgres")
             for database in ("rung", "mlflow"):
                 with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
@@ -115,7 +113,7 @@ class Stand:
             if not self.is_running(name):
                 self._spawn(name, settings)
         for name in names:
-            self.wait_until(lambda name=name: self._ready(name, settings), f"{name} is ready", START_S)
+            self.wait_until(functools.partial(self._ready, name, settings), f"{name} is ready", START_S)
 
     def kill(self, *names: str) -> None:
         """Send SIGKILL to all processes of the parts at once, and wait until they are gone."""
@@ -126,7 +124,7 @@ class Stand:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._reap(names)
-        self.wait_until(lambda: not any(map(alive, doomed)), f"{names} are gone")
+        self.wait_until(lambda: not any(map(is_alive, doomed)), f"{names} are gone")
 
     def wait_until_ready(self) -> None:
         """Wait until the service reaches the database, Ray and MLflow, and Ray has a node."""
@@ -163,7 +161,7 @@ class Stand:
         return next((root / experiment_id for root in self.storages if (root / experiment_id).exists()), Path("absent"))
 
     def dsn(self, database: str) -> str:
-        return f"postgresql://rung@127.0.0.1:{self._postgres_port}/{database}"
+        return self._postgres.url(database)
 
     def query(self, database: str, statement: str, *values: object) -> list[Any]:
         """Rows of a statement on one of the databases `rung` and `mlflow`."""
@@ -178,10 +176,10 @@ class Stand:
         """Process ids and command lines of the running processes that this stand started, directly or indirectly."""
         mark = f"RUNG_TEST_STAND={self.folder}".encode()
         found = {}
-        for pid in processes():
+        for pid in pids():
             with contextlib.suppress(OSError):
                 ours = mark in (Path(f"/proc/{pid}/environ").read_bytes()) or str(self.folder) in command(pid)
-                if ours and pid != os.getpid() and alive(pid):
+                if ours and pid != os.getpid() and is_alive(pid):
                     found[pid] = command(pid)
         return found
 
@@ -198,7 +196,7 @@ class Stand:
                 os.kill(pid, signal.SIGKILL)
         self.wait_until(lambda: not self.remaining_processes(), "all processes of the stand are gone")
 
-    def wait_until(self, condition: Callable[[], T], what: str, timeout_s: float = 180.0) -> T:
+    def wait_until(self, condition: Callable[[], T | None], what: str, timeout_s: float = 180.0) -> T:
         """Wait until `condition` returns a true value, and return it. Errors of unreachable parts count as false."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -241,26 +239,17 @@ class Stand:
             "RUNG_DATABASE_URL": self.dsn("rung"),
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(self.plugins)]),
         }
-        user: dict[str, Any] = {}
+        options: dict[str, Any] = {"cwd": self.home}
         match name:
             case "postgres":
-                options = [word for option in POSTGRES for word in ("-c", option)]
-                command = [
-                    _postgres("postgres"),
-                    "-D",
-                    str(self.folder / "pg"),
-                    "-p",
-                    str(self._postgres_port),
-                    *options,
-                ]
-                user = _unprivileged()
+                words, options = self._postgres.foreground(), self._postgres.popen_options()
             case "mlflow":
-                command = list(parts["mlflow"].command)
-                command[command.index("--backend-store-uri") + 1] = self.dsn("mlflow").replace("://", "+psycopg://")
+                words = list(parts["mlflow"].command)
+                words[words.index("--backend-store-uri") + 1] = self.dsn("mlflow").replace("://", "+psycopg://")
             case "ray":
-                command, environment = parts["ray"].command, {**parts["ray"].environment, **environment}
+                words, environment = parts["ray"].command, {**parts["ray"].environment, **environment}
             case _:
-                command = [sys.executable, "-m", "service.app"]
+                words = [sys.executable, "-m", "service.app"]
                 environment |= {"RUNG_PORT": self.second_url.rpartition(":")[2]} if name == "second" else {}
                 for key, value in (self._settings | dict(settings)).items():
                     environment[key if key in FOREIGN_VARIABLES else f"RUNG_{key}"] = value
@@ -268,20 +257,20 @@ class Stand:
         log.parent.mkdir(exist_ok=True)
         with log.open("ab") as output:
             self._processes[name] = subprocess.Popen(
-                command,
+                words,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                cwd=self.folder if user else self.home,
                 start_new_session=True,
                 preexec_fn=children._dies_with(os.getpid()),
-                **user,
+                **options,
             )
 
     def _members(self, name: str) -> list[int]:
         """The process of a part and its descendants. For Ray, also those whose parents have exited."""
-        found = _tree(self._processes[name].pid) if self.is_running(name) else []
+        leader = self._processes[name].pid if self.is_running(name) else None
+        found = [] if leader is None else [leader, *children.descendants(leader)]
         if name == "ray":
             others = {
                 pid for other in PARTS if other != "ray" and self.is_running(other) for pid in self._members(other)
@@ -293,16 +282,6 @@ class Stand:
         for name in names:
             if name in self._processes:
                 self._processes.pop(name).wait(60)
-
-    def _init_postgres(self) -> None:
-        """Create an empty PostgreSQL cluster. PostgreSQL refuses to run as root; then another user runs it."""
-        user = _unprivileged()
-        folder = self.folder / "pg"
-        folder.mkdir(mode=0o700)
-        if user:
-            shutil.chown(folder, user["user"], user["group"])
-        command = [_postgres("initdb"), "-D", str(folder), "-U", "rung", "--auth=trust", "--no-sync", "-E", "UTF8"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self.folder, **user)
 
     def _tails(self) -> str:
         logs = sorted((self.home / "logs").glob("*.log"))
@@ -321,69 +300,10 @@ def running_stand(**settings: str) -> Iterator[Stand]:
     folder = Path(tempfile.mkdtemp(prefix="rung-stand-"))
     folder.chmod(0o711)
     try:
-        with Stand(folder, **settings) as stand:
+        with Stand(folder, settings) as stand:
             yield stand
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def why_no_postgres() -> str:
-    """The reason why a stand cannot run on this machine; empty if it can."""
-    return (
-        "" if shutil.which("initdb") or list(INSTALLED.glob("*/bin/initdb")) else "PostgreSQL's initdb is not installed"
-    )
-
-
-def processes() -> list[int]:
-    return [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
-
-
-def command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs. A zombie does not."""
-    return _stat(pid)[0] not in {"Z", "X", ""}
-
-
-INSTALLED = Path("/usr/lib/postgresql")
-
-
-def _postgres(program: str) -> str:
-    """The path of a program of PostgreSQL; Debian installs them outside PATH."""
-    return shutil.which(program) or str(max(INSTALLED.glob(f"*/bin/{program}")))
-
-
-def _unprivileged() -> dict[str, Any]:
-    """Options of `Popen` for a process that must not run as root."""
-    if os.geteuid() != 0:
-        return {}
-    names = {entry.pw_name for entry in pwd.getpwall()}
-    entry = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-
-
-def _stat(pid: int) -> tuple[str, int]:
-    """State and parent of a process; empty and 0 if it does not exist."""
-    try:
-        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return "", 0
-    return state, int(parent)
-
-
-def _tree(root: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for pid in processes():
-        children.setdefault(_stat(pid)[1], []).append(pid)
-    found = [root]
-    for pid in found:
-        found += children.get(pid, [])
-    return found
 
 
 def _free_ports(count: int) -> Iterator[int]:

@@ -19,9 +19,11 @@ import psycopg
 import pytest
 
 from search_spaces.protocol import ENDED_TRIAL_STATES
+from service.client import Client
 from tests.faults.experiments import SPACE, TRIALS, driver_of, parallel, serial, wait_for_end, wait_for_epochs
 from tests.faults.invariants import JOURNAL, assert_nothing_lost, entries, finished
-from tests.faults.stand import Stand, alive
+from tests.faults.stand import Stand
+from tests.support.processes import is_alive
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -241,12 +243,11 @@ def test_two_replicas_race_for_one_queue(stand: Stand) -> None:
     waiting = [one for one in ids if stand.rung.get(one).state == "QUEUED"]
     stand.kill(holder)
     if holder == "service":  # which `stand.rung` uses
-        other = httpx.Client(base_url=stand.second_url, trust_env=False)
-        states = lambda: {other.get(f"/api/v1/experiments/{one}").json()["state"] for one in ids}  # noqa: E731
-        stand.wait_until(
-            lambda: states() == {"COMPLETED"}, "all experiments complete without the first holder of the lease"
-        )
-        other.close()
+        with Client(stand.second_url) as other:
+            stand.wait_until(
+                lambda: {other.get(one).state for one in ids} == {"COMPLETED"},
+                "all experiments complete without the first holder of the lease",
+            )
         stand.start("service")
     for one in ids:
         wait_for_end(stand, one)
@@ -284,7 +285,7 @@ def test_a_driver_frozen_and_cut_off_for_long(stand: Stand, undisturbed: Callabl
     after = len(entries(stand, submitted.id)) + 2
     stand.wait_until(lambda: len(entries(stand, submitted.id)) >= after, "the second driver writes to the journal")
     os.kill(old, signal.SIGCONT)
-    stand.wait_until(lambda: not alive(old), "the first driver exits by itself", 90)
+    stand.wait_until(lambda: not is_alive(old), "the first driver exits by itself", 90)
     wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=2)
     assert view.attempt == 2
@@ -303,7 +304,7 @@ def test_a_driver_replaced_while_it_runs(stand: Stand, undisturbed: Callable[...
         queued = "UPDATE experiments SET state = 'QUEUED', slots = 0 WHERE id = %s"
         lost = "UPDATE attempts SET state = 'LOST' WHERE experiment_id = %s"
         assert [connection.execute(one, (submitted.id,)).rowcount for one in (queued, lost)] == [1, 1]
-    stand.wait_until(lambda: not alive(old), "the first driver exits by itself", 90)
+    stand.wait_until(lambda: not is_alive(old), "the first driver exits by itself", 90)
     wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=1)
     assert view.attempt == 2

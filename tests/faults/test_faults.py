@@ -70,6 +70,7 @@ def test_kill_of_a_trials_process(stand: Stand, undisturbed: Callable[..., str])
     assert list(restarts.values()) == [1]
 
 
+@pytest.mark.faults
 def test_a_truncated_checkpoint(stand: Stand, undisturbed: Callable[..., str]) -> None:
     like = undisturbed()
     submitted = stand.rung.submit(serial("checkpoint-truncated"))
@@ -88,7 +89,8 @@ def test_a_truncated_checkpoint(stand: Stand, undisturbed: Callable[..., str]) -
     assert all("previous.pt" in log for log in logs)
 
 
-@pytest.mark.parametrize("damage", [pytest.param("tail", marks=pytest.mark.faults), "middle"])
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", ["tail", "middle"])
 def test_a_damaged_journal(stand: Stand, undisturbed: Callable[..., str], damage: str) -> None:
     like = undisturbed()
     submitted = stand.rung.submit(serial(f"journal-{damage}"))

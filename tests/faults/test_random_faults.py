@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from service.contract.states import INACTIVE
-from tests.faults.experiments import parallel, serial
+from tests.faults.experiments import parallel, serial, wait_for_end
 from tests.faults.invariants import assert_nothing_lost, entries
 from tests.faults.stand import Stand
 
@@ -64,7 +63,7 @@ def test_twenty_faults_at_random(stand: Stand) -> None:
     print(f"\nseed {seed}: {sum(hit.values())} faults: {dict(hit)}")
     assert sum(hit.values()) == FAULTS, "the experiments ended before all faults had occurred"
     for one in ids:
-        stand.wait_until(lambda one=one: stand.rung.get(one).state in INACTIVE, f"the end of {one}", PATIENCE_S)
+        wait_for_end(stand, one, PATIENCE_S)
     for one in ids:
         view = assert_nothing_lost(stand, one, TRIALS, trained_again=2 * FAULTS)
         print(f"{view.name}: {view.attempt} attempts, {len(entries(stand, one))} entries in its journal")
