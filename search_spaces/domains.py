@@ -27,8 +27,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, SchemaValidator, core_schema
 
-from search_spaces.parsing import MAX_INTEGER
-
+#: Larger integers are not exact as JSON numbers, nor in a database.
+MAX_INTEGER = 2**53
 #: Largest number of candidates of a stepped domain: as many as an experiment may have trials.
 MAX_CANDIDATES = 100_000
 #: Most alternatives of a choice: every check of a spec and every trial's sample walks them.

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from search_spaces.domains import MAX_INTEGER
 from search_spaces.problems import Problem, SpecError, shorten
 
 MAX_DEPTH = 32
@@ -23,8 +24,6 @@ MAX_BYTES = 64 * 1024
 _TOO_DEEP = f"must be nested at most {MAX_DEPTH} levels deep"
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 MAX_DIGITS = 100  # of a whole number: a longer one is not converted, and not shown
-#: Larger integers are not exact as JSON numbers, nor in a database.
-MAX_INTEGER = 2**53
 JSON_TYPES = frozenset({"application/json"})
 #: Not text/plain, which any web page may send in the name of its reader.
 YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
