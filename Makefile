@@ -2,19 +2,14 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-e2e test-rows test-faults test-slow check lint bench gpu up clean
+.PHONY: demo test test-faults test-slow check lint bench gpu up clean
 
 demo: $(STAMP)        ## set everything up and run a search on handwritten digits
 	$(BIN)/python -m service.demo
 
 test: $(STAMP)        ## set everything up and run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not e2e and not slow"
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-e2e test-rows
-
-test-e2e: $(STAMP)    ## the tests on a real stack
 	$(BIN)/python -m pytest tests/e2e
-
-test-rows: $(STAMP)   ## the rows of the fault table that are always run
 	$(BIN)/python -m pytest tests/faults
 
 test-faults: $(STAMP) ## every row of the fault table, and twenty faults drawn at random
