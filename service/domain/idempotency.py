@@ -59,7 +59,7 @@ def submit_once(
 
 def delete_before(session: Session, before: datetime) -> int:
     """Delete the keys of submissions before a time, because a client repeats a submission soon. Gives their number."""
-    deleted: CursorResult[Any] = session.execute(  # type: ignore[assignment]
+    deleted: CursorResult[Any] = session.execute(  # type: ignore[assignment]  # SQLAlchemy says Result
         delete(IdempotencyKey).where(IdempotencyKey.created_at < before)
     )
     return deleted.rowcount

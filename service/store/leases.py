@@ -74,7 +74,7 @@ def release(database: Database, held: HeldLease, now: datetime) -> None:
 
 
 def _renewed(session: Session, held: HeldLease, end: datetime) -> bool:
-    renewed: CursorResult[Any] = session.execute(  # type: ignore[assignment]
+    renewed: CursorResult[Any] = session.execute(  # type: ignore[assignment]  # SQLAlchemy says Result
         update(Lease)
         .where(Lease.name == held.name, Lease.owner == held.owner, Lease.fence == held.fence)
         .values(expires_at=end)

@@ -42,7 +42,7 @@ class RayLauncher:
     def preload(self) -> None:
         with self._importing:  # if two threads import Ray at once, some of its modules stay incomplete
             import ray.exceptions
-            import ray.job_submission  # noqa: F401
+            import ray.job_submission  # noqa: F401 - imported for later users
 
     def threads(self, is_idle: Callable[[], bool]) -> list[WarmWorkers]:
         return [WarmWorkers(self._warm_workers, self.raylets, is_idle)] if self._warm_workers else []
