@@ -5,11 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -27,7 +23,6 @@ from service import stack
 from service.cli import app
 from service.cli.rendering import watch
 from service.client import Client
-from service.client.client import SUBMIT_RETRY_S
 from service.scheduling.reconciler import Reconciler
 from service.stack import embedded
 from tests.support.driver import Driver
@@ -348,76 +343,3 @@ def test_up_speaks_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     result = CliRunner().invoke(app, ["up", "--home", str(tmp_path), "--json"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert json.loads(result.stderr)["detail"] == "port 1 cannot be used"
-
-
-def test_the_readme_names_commands_and_targets_that_exist() -> None:
-    root = Path(__file__).parents[3]
-    text = (root / "README.md").read_text(encoding="utf-8")
-    commands = {str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands}
-    named = set(re.findall(r"(?:`|bin/)rung ([a-z]+)", text))
-    for more in re.findall(r"also ((?:[a-z]+, )+[a-z]+)", text):
-        named |= set(more.split(", "))
-    assert len(named) > 10
-    assert named <= commands
-    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets
-
-
-def test_schema_and_presets_need_no_service(tmp_path: Path) -> None:
-    runner = CliRunner(env={"RUNG_URL": "http://127.0.0.1:9", "RUNG_HOME": str(tmp_path)})
-    assert "search_space" in json.loads(runner.invoke(app, ["schema"]).stdout)["properties"]
-    assert "digits-quick" in runner.invoke(app, ["presets"]).stdout
-    assert runner.invoke(app, ["presets", "digits-quick"]).stdout.startswith("#")
-    assert json.loads(runner.invoke(app, ["presets", "digits-quick", "--json"]).stdout)["spec"]["name"]
-
-
-def test_an_unreachable_service_is_reported_at_once(tmp_path: Path) -> None:
-    runner = CliRunner(env={"RUNG_URL": "http://127.0.0.1:9", "RUNG_HOME": str(tmp_path)})
-    (tmp_path / "spec.yaml").write_text(SPEC)
-    begun = time.monotonic()
-    result = runner.invoke(app, ["submit", str(tmp_path / "spec.yaml")])
-    assert result.exit_code == 3
-    assert time.monotonic() - begun < SUBMIT_RETRY_S, "nobody is waited for who was never there"
-    result = runner.invoke(app, ["list"])
-    assert result.exit_code == 3
-    assert "http://127.0.0.1:9" in result.stderr
-    assert "`rung up`" in result.stderr
-    assert json.loads(runner.invoke(app, ["list", "--json"]).stderr)["type"].endswith("unreachable")
-
-
-def test_the_address_that_up_wrote_down(client: httpx.Client, tmp_path: Path) -> None:
-    (tmp_path / "stack.json").write_text(json.dumps({"pid": 1, "service": str(client.base_url)}))
-    runner = CliRunner(env={"RUNG_HOME": str(tmp_path)})
-    assert runner.invoke(app, ["list", "--json"]).stdout == "[]\n"
-    (tmp_path / "stack.json").write_text("{")
-    assert runner.invoke(app, ["list", "--url", str(client.base_url), "--json"]).stdout == "[]\n"
-
-
-def test_wrong_commands() -> None:
-    for arguments in (["nonsense"], ["show"], ["list", "--limit", "0"], ["trials", "x", "--unheard"]):
-        assert CliRunner().invoke(app, arguments).exit_code == 2
-
-
-def test_help_comes_at_once_and_brings_nothing_heavy() -> None:
-    code = (
-        "import sys, service.cli as cli\n"
-        "try: cli.main()\n"
-        "except SystemExit: pass\n"
-        "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
-    )
-    begun = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
-    assert time.monotonic() - begun < 5  # 0.15 s on an idle machine
-    assert "submit" in done.stdout
-    for heavy in ("ray", "mlflow", "torch", "sqlalchemy", "fastapi", "httpx", "pydantic"):
-        assert f"'{heavy}'" not in done.stderr
-
-
-def test_the_help_cuts_no_summary_and_every_command_accepts_json() -> None:
-    runner = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
-    summary = runner.invoke(app, ["--help"]).stdout.partition("Commands:")[2]
-    assert "Pause an experiment." in summary
-    assert "..." not in summary
-    names = [line.split()[0] for line in summary.splitlines() if line.strip()]
-    assert len(names) > 20
-    assert all("--json" in runner.invoke(app, [name, "--help"]).stdout for name in names)
