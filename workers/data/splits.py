@@ -36,7 +36,8 @@ class Splits:
 
     `mean` and `std` (float32 [C]) are those of pixel / 255 over the training split only; `std` is at least one
     gray level, so that a constant channel does not divide by zero. `notes` lists files that were skipped or
-    look unusual. The tensors are backed by files that trials of one node share in memory.
+    look unusual. `decoding` describes how an encoded image becomes such an image: the argument of
+    `search_spaces.datasets.image_folder.pictures.decode`. The tensors are backed by files that trials of one node share in memory.
     """
 
     train_images: Tensor
@@ -49,6 +50,7 @@ class Splits:
     class_names: tuple[str, ...]
     load_test: Callable[[], tuple[Tensor, Tensor]] = field(repr=False, compare=False)
     notes: tuple[str, ...] = ()
+    decoding: dict[str, Any] = field(default_factory=dict)
 
     def test(self) -> tuple[Tensor, Tensor]:
         """Images and labels of the test set, read on demand for the winner only. Raises DataError."""
@@ -82,6 +84,7 @@ def load(dataset: DatasetSpec, split_seed: int, data_root: Path, cache_root: Pat
             class_names=names,
             load_test=load_test,
             notes=tuple(source.facts.get("notes", ())),
+            decoding=source.facts.get("decoding") or _decoding_of(source),
         )
 
 
@@ -140,6 +143,14 @@ def _decoded(dataset: DatasetSpec, data_root: Path, cache_root: Path, download: 
         return facts
 
     return cache.entry(cache_root, prefix + key, build)
+
+
+def _decoding_of(source: cache.Entry) -> dict[str, Any]:
+    """For a data set that is not stored as image files: images of the same size and color, resized if need be."""
+    from search_spaces.datasets.image_folder.pictures import describe
+
+    _, channels, height, width = source.array("train_images").shape
+    return describe(height, width, channels)
 
 
 def _split(source: cache.Entry, fraction: float, seed: int, cache_root: Path) -> cache.Entry:

@@ -20,6 +20,7 @@ from search_spaces.datasets.image_folder.layout import find_images, listed
 from search_spaces.domains import Integer, Number
 from search_spaces.problems import Problem
 
+DECODING = 2  # raise it when equal files of an equal spec decode to other pixels
 MAX_SIDES_RATIO = 3.0  # beyond it, resizing to a square distorts what is seen
 
 log = logging.getLogger(__name__)
@@ -105,13 +106,15 @@ class ImageFolderReader:
                 name = self._found.name(path)
                 files.update(f"{part}\0{label}\0{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         names = list(self._found.class_names)
-        return ["image_folder", self._spec.size, self._spec.color, names, files.hexdigest()]
+        return ["image_folder", DECODING, self._spec.size, self._spec.color, names, files.hexdigest()]
 
     def decode(self, destination: Destination, *, download: bool) -> dict[str, Any]:
         """Raises DataError that lists every file that cannot be read."""
-        from search_spaces.datasets.image_folder.pictures import Damaged, read_pictures
+        from search_spaces.datasets.image_folder.pictures import describe
+        from search_spaces.datasets.image_folder.reading import Damaged, read_pictures
 
         size, channels = self._spec.size, 3 if self._spec.color == "rgb" else 1
+        description = describe(size, size, channels, value_range=(0, 65535))
         damaged: list[str] = []
         shapes: dict[str, tuple[int, int]] = {}
         for part, files in self._found.parts.items():
@@ -119,11 +122,12 @@ class ImageFolderReader:
             labels = destination.create_array(f"{part}_labels", (len(files),), "int64")
             labels[:] = [label for label, _ in files]
             paths = [path for _, path in files]
-            for index, picture in enumerate(read_pictures(paths, size, channels)):
+            for index, picture in enumerate(read_pictures(paths, description)):
                 name = self._found.name(paths[index])
                 if isinstance(picture, Damaged):
                     damaged.append(f"{name} ({picture.reason})")
                 else:
+                    assert picture.pixels is not None
                     images[index], shapes[name] = picture.pixels, picture.shape
         root = self._found.root
         if damaged:
@@ -133,7 +137,7 @@ class ImageFolderReader:
         notes = [*self._found.notes, *_unusual(shapes)]
         for note in notes:
             log.warning("image_folder %s: %s", root, note)
-        return {"class_names": list(self._found.class_names), "notes": notes}
+        return {"class_names": list(self._found.class_names), "notes": notes, "decoding": description}
 
 
 def _unusual(shapes: dict[str, tuple[int, int]]) -> Iterator[str]:
