@@ -37,7 +37,8 @@ class Splits:
     `mean` and `std` (float32 [C]) are those of pixel / 255 over the training split only; `std` is at least one
     gray level, so that a constant channel does not divide by zero. `notes` lists files that were skipped or
     look unusual. `decoding` describes how an encoded image becomes such an image: the argument of
-    `search_spaces.datasets.image_folder.pictures.decode`. The tensors are backed by files that trials of one node share in memory.
+    `search_spaces.datasets.image_folder.pictures.decode`. The tensors are backed by files that trials of one node
+    share in memory.
     """
 
     train_images: Tensor

@@ -276,7 +276,9 @@ def _deep_values(image: Image.Image, data: bytes) -> _Deep | None:
     if image.mode in ("RGB", "RGBA", "CMYK") and rawmode.partition(";")[2] in OTHER_BYTE:
         return _sixteen_bits(image, data, rawmode)
     if len(bits := _tuple(tags.get(BITS_PER_SAMPLE, 8))) > 1 and max(bits) > 8:
-        raise PictureError(f"channels of {max(bits)} bits must be stored together and not premultiplied (got {rawmode})")
+        raise PictureError(
+            f"channels of {max(bits)} bits must be stored together and not premultiplied (got {rawmode})"
+        )
     if image.mode.startswith("I") or image.mode == "F":
         image.load()
         values = np.asarray(image)
