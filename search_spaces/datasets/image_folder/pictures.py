@@ -302,7 +302,8 @@ def _sixteen_bits(image: Image.Image, data: bytes, rawmode: str) -> _Deep:
     upper = np.asarray(image)
     # Gray with alpha has four bytes for each pixel, which are read as they are.
     other = "RGBA" if channels == "LA" else f"{channels};{OTHER_BYTE[order]}"
-    with Image.open(io.BytesIO(data), formats=FORMATS) as again:
+    again: Any = Image.open(io.BytesIO(data), formats=FORMATS)
+    with again:
         again.tile = [
             tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other)
             for tile in again.tile
