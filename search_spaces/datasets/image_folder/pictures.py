@@ -260,7 +260,7 @@ def _has_frames(image: Image.Image) -> bool:
         return False
 
 
-def _deep_values(image: Image.Image, data: bytes) -> _Deep | None:
+def _deep_values(image: Any, data: bytes) -> _Deep | None:
     """The values of an image that is not 8-bit, of which Pillow would keep one byte or clip the rest; else None."""
     tags: Any = getattr(image, "tag_v2", {})
     signed = SIGNED in _tuple(tags.get(SAMPLE_FORMAT, 1))
