@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 from mlflow import MlflowClient
@@ -91,5 +92,33 @@ class HangingClient:
             self.waits.set()
             self.released.wait()
             return real(*arguments, **named)
+
+        return call
+
+
+class FlakyClient:
+    """A real client of which a share of all calls fail, by chance: every second of them after its work is done."""
+
+    def __init__(self, real: MlflowClient, share: float, seed: int = 5) -> None:
+        self._real, self._share = real, share
+        self._random = Random(seed)
+        self.calls: Counter[str] = Counter()
+        self.failed = 0
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._real, name)
+        if not callable(real):
+            return real
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.calls[name] += 1
+            fails = self._random.random() < self._share
+            self.failed += fails
+            if fails and self.failed % 2:
+                raise MlflowException("API request failed with error code 500")
+            answer = real(*arguments, **named)
+            if fails:
+                raise MlflowException("API request failed with error code 500")
+            return answer
 
         return call

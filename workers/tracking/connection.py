@@ -1,7 +1,8 @@
 """Connection: the way to MLflow, for as long as this attempt may write there, and what MLflow's errors mean.
 
-Owns the client, its time limits and credentials, and that nothing is written once the attempt is superseded or has
-sent its final heartbeat. It must not know what is sent, Ray or the service.
+Owns the client, its time limits and credentials, that a request which failed by chance is repeated, and that nothing
+is written once the attempt is superseded or has sent its final heartbeat. It must not know what is sent, Ray or the
+service.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from search_spaces.protocol import LaunchConfig
+from workers.tracking import repetition
 from workers.tracking.environment import prepare_import
+from workers.tracking.repetition import RepeatingClient
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 #: Error codes that tell of the server's state, not of the request.
 OUTAGE_CODES = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED"})
+#: HTTP statuses below 500 that do so, of an answer that is not MLflow's own.
+OUTAGE_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 
 
 class SupersededError(Exception):
@@ -35,15 +42,18 @@ class Connection:
     def __init__(self, launch: LaunchConfig, superseded: Callable[[], bool] = lambda: False) -> None:
         self._launch = launch
         self._superseded = superseded
-        self._closed = False
+        self._closed = threading.Event()
         self._lock = threading.Lock()
         self._client: MlflowClient | None = None
 
     def client(self) -> MlflowClient:
-        """Call this before each request: it checks that the attempt may write."""
+        """Call this before each request: it checks that the attempt may write.
+
+        A request that fails because of the server is repeated for a few seconds, except a creation.
+        """
         self._check()
         if self._client is None:
-            # MLflow must not repeat a creation without our knowledge. Callers that must not lose a request retry it.
+            # MLflow must not repeat a creation without our knowledge.
             os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
             os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -54,7 +64,16 @@ class Connection:
             from mlflow import MlflowClient  # takes seconds: on the thread that needs it first
 
             self._client = MlflowClient(self._launch.mlflow_tracking_uri)
-        return self._client
+        repeating: Any = RepeatingClient(self._client, self._check, is_outage, self._closed)
+        client: MlflowClient = repeating
+        return client
+
+    def repeat(self, action: Callable[[], T]) -> T:
+        """The result of a creation, again for a few seconds while it fails because of the server.
+
+        From its second call on, `action` must look for what an earlier one has left.
+        """
+        return repetition.repeat(action, is_outage, self._closed.wait)
 
     @contextmanager
     def uninterrupted(self) -> Iterator[None]:
@@ -66,12 +85,12 @@ class Connection:
     def close(self) -> None:
         """Refuse all requests from now on. Does not wait for a request that has been sent."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
 
     def _check(self) -> None:
         if self._superseded():
             raise SupersededError("another attempt has started")
-        if self._closed:
+        if self._closed.is_set():
             raise SupersededError("this attempt writes nothing more")
 
 
@@ -91,6 +110,9 @@ def is_outage(error: Exception) -> bool:
 
     if isinstance(error, RestException):
         return error.error_code in OUTAGE_CODES
+    status = getattr(getattr(error, "response", None), "status_code", None)  # of an upload that was refused
+    if status is not None:
+        return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in OUTAGE_STATUSES
     return isinstance(error, MlflowException | OSError)
 
 

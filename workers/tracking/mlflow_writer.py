@@ -1,10 +1,9 @@
 """MLflow writer: sends events to MLflow's runs.
 
 Owns what each event becomes there: metrics, params, tags and statuses; those of the experiment's end are in `summary`.
-A point that was sent before, by an earlier
-process or before the journal lost it, is left out. What MLflow refuses for good is logged and left out, so that one
-bad value blocks nothing. Importing this module imports MLflow, which takes seconds: the tracker's thread does it, once.
-It must not know the journal's file, Ray or the service.
+A point that was sent before, by an earlier process or before the journal lost it, is left out. What MLflow refuses for
+good is logged and left out, so that one bad value blocks nothing. Importing this module imports MLflow, which takes
+seconds: the tracker's thread does it, once. It must not know the journal's file, Ray or the service.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
@@ -28,6 +27,7 @@ from workers.tracking.connection import Connection, is_permanent, tolerating_ref
 from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.runs import Runs
 from workers.tracking.summary import Summary
+from workers.tracking.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +44,10 @@ class _Batch:
 
 
 class MlflowWriter:
-    """All methods raise what the client raises; they can then be called again, which leaves no duplicates.
+    """All methods raise what the client raises; they can then be called again, and continue where they were.
 
-    `answered_at` is when MLflow last accepted the events of a run (monotonic seconds). Events that are sent again,
-    because those of another run failed, do not count. `ended` tells which trials of the journal have ended.
+    `answered_at` is when MLflow last accepted the events of a run, or a file (monotonic seconds). `ended` tells which
+    trials of the journal have ended.
     """
 
     def __init__(
@@ -64,34 +64,31 @@ class MlflowWriter:
         self._runs = runs
         self._ended = ended
         self._resumed = launch.attempt == 1
-        self._accepted: set[int] = set()  # trials of the current block whose events were accepted
+        self._accepted: dict[int, int] = {}  # trial -> how many of its events of the current block were accepted
+        self._uploads = Uploads(self._note_answer)
         self.answered_at = -math.inf
 
     def ids(self) -> MlflowIds:
         return self._runs.ids()
 
-    def send(self, events: list[Event], end: int, on_parent: Callable[[], None]) -> None:
-        """Send a block of events, which ends at offset `end`. `on_parent` is called when the parent is found."""
-        try:
-            known = self.ids().parent
-            parent = self._runs.parent(_ms(events[0]) if events else None)
-            if parent != known:
-                on_parent()
-            if not self._resumed:
-                self._resume(parent)
-            for number, batch in _batches(events).items():
-                run = self._runs.of_trial(number, batch.params, batch.began_ms)
-                self._log(run, self._runs.without_known_points(run, batch.items) + _tags(batch.tags))
-                if batch.ended:
-                    self._terminate(run, *batch.ended)
-                if number not in self._accepted:
-                    self._accepted.add(number)
-                    self.answered_at = time.monotonic()
-        except Exception:
-            self._runs.suspect(end)
-            raise
+    def send(self, events: list[Event], on_parent: Callable[[], None]) -> None:
+        """Send a block of events. `on_parent` is called when the parent is found.
+
+        After an error, the next call must begin with the same events. Those that were accepted are not sent again.
+        """
+        known = self.ids().parent
+        parent = self._runs.parent(_ms(events[0]) if events else None)
+        if parent != known:
+            on_parent()
+        if not self._resumed:
+            self._resume(parent)
+        for number, of_trial in _by_trial(events).items():
+            left = of_trial[self._accepted.get(number, 0) :]
+            if left:
+                self._send(number, _batch(left))
+                self._accepted[number] = len(of_trial)
+                self._note_answer()
         self._accepted.clear()
-        self._runs.offset = end
 
     def end_parent_run(self, summary: Summary, at: float, trials: Collection[int]) -> None:
         """Log the summary on the parent run, and end it at `at` (Unix seconds). Deletes runs of no trial."""
@@ -102,12 +99,28 @@ class MlflowWriter:
         self._terminate(parent, summary.status, at_ms)
 
     def log_folder(self, folder: Path) -> None:
-        self._connection.client().log_artifacts(self._runs.parent(), str(folder), artifact_path=folder.name)
+        parent = self._runs.parent()
+
+        def send(path: str, below: str | None) -> None:
+            self._connection.client().log_artifact(parent, path, str(PurePosixPath(folder.name, below or "")))
+
+        self._uploads.send(folder, parent, send)
 
     def register(self, folder: Path, winner: Winner) -> str:
         """The `models:/` address of the model in `folder`."""
         parent, experiment_id = self._runs.parent(), self._launch.experiment_id
-        return registration.register(self._connection.client, self._spec, experiment_id, parent, folder, winner)
+        return registration.register(
+            self._connection.client, self._spec, experiment_id, parent, folder, winner, self._uploads
+        )
+
+    def _note_answer(self) -> None:
+        self.answered_at = time.monotonic()
+
+    def _send(self, number: int, batch: _Batch) -> None:
+        run = self._runs.of_trial(number, batch.params, batch.began_ms)
+        self._log(run, self._runs.without_known_points(run, batch.items) + _tags(batch.tags))
+        if batch.ended:
+            self._terminate(run, *batch.ended)
 
     def _resume(self, parent: str) -> None:
         """An experiment that had ended or was inactive continues, and so do its trials that have not ended."""
@@ -144,14 +157,20 @@ class MlflowWriter:
         return False
 
 
-def _batches(events: Iterable[Event]) -> dict[int, _Batch]:
-    """What the runs of the trials are sent for some events, by trial."""
-    batches: dict[int, _Batch] = {}
+def _by_trial(events: Iterable[Event]) -> dict[int, list[TrialEvent]]:
+    """The events of each trial."""
+    found: dict[int, list[TrialEvent]] = {}
     for event in events:
-        if not isinstance(event, TrialEvent):
-            continue
+        if isinstance(event, TrialEvent):
+            found.setdefault(event.trial, []).append(event)
+    return found
+
+
+def _batch(events: list[TrialEvent]) -> _Batch:
+    """What the run of a trial is sent for some of its events."""
+    batch = _Batch(_ms(events[0]))
+    for event in events:
         at_ms = _ms(event)
-        batch = batches.setdefault(event.trial, _Batch(at_ms))
         match event:
             case TrialSuggested():
                 batch.params = {key: str(value) for key, value in upgrade_sample(event.parameters).items()}
@@ -168,10 +187,10 @@ def _batches(events: Iterable[Event]) -> dict[int, _Batch]:
         if isinstance(event, TrialEnded | EpochFinished) and event.state is not None:
             batch.tags |= {Tag.TRIAL_STATE: event.state, Tag.STOP_REASON: event.reason}
             batch.ended = TRIAL_RUN_STATUS[event.state], at_ms
-    return batches
+    return batch
 
 
-def _ms(event: Event) -> int:
+def _ms(event: Event | TrialEvent) -> int:
     return int(event.at * 1000)
 
 

@@ -7,6 +7,7 @@ is found.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Tag, Winner
 from workers.tracking.runs import DESCRIPTION_CHARACTERS
+from workers.tracking.uploads import Uploads
 
 NAME_CHARACTERS = 256
 #: What users must know about the model, in the description of each version.
@@ -28,18 +30,25 @@ READY: Final = "READY"
 
 
 def register(
-    client: Callable[[], MlflowClient], spec: ExperimentSpec, experiment_id: str, run: str, folder: Path, winner: Winner
+    client: Callable[[], MlflowClient],
+    spec: ExperimentSpec,
+    experiment_id: str,
+    run: str,
+    folder: Path,
+    winner: Winner,
+    uploads: Uploads,
 ) -> str:
     """Log the model saved in `folder` on the experiment's `run`, and register it. Returns its `models:/` address.
 
-    What an earlier call has done for the same trial is kept. Raises what the client raises.
+    What an earlier call has done for the same trial is kept, and files that `uploads` has sent are not sent again.
+    Raises what the client raises.
     """
     name = f"{spec.project}.{spec.name}"[:NAME_CHARACTERS]
     tags: dict[str, str] = {Tag.EXPERIMENT_ID: experiment_id, Tag.TRIAL_ID: str(winner.trial)}
     for known in client().search_model_versions(f"run_id = '{run}'"):
         if tags.items() <= known.tags.items():
             return f"models:/{known.name}/{known.version}"
-    model_id = _logged(client, run, folder, tags)
+    model_id = _logged(client, run, folder, tags, uploads)
     try:
         client().create_registered_model(name, description=spec.description[:DESCRIPTION_CHARACTERS] or None)
     except MlflowException as error:
@@ -56,8 +65,8 @@ def register(
     return f"models:/{name}/{version.version}"
 
 
-def _logged(client: Callable[[], MlflowClient], run: str, folder: Path, tags: dict[str, str]) -> str:
-    """The model of this run and these tags; its files are uploaded again if an earlier call was interrupted."""
+def _logged(client: Callable[[], MlflowClient], run: str, folder: Path, tags: dict[str, str], uploads: Uploads) -> str:
+    """The model of this run and these tags, with its files."""
     home = str(client().get_run(run).info.experiment_id)
     query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     models: Iterable[LoggedModel] = client().search_logged_models([home], f"source_run_id = '{run}' and {query}")
@@ -70,6 +79,6 @@ def _logged(client: Callable[[], MlflowClient], run: str, folder: Path, tags: di
         model_type="classifier",
     )
     if str(model.status) != READY:
-        client().log_model_artifacts(model.model_id, str(folder))
+        uploads.send(folder, model.model_id, partial(client().log_model_artifact, model.model_id))
         client().finalize_logged_model(model.model_id, READY)
     return str(model.model_id)

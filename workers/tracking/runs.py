@@ -7,7 +7,6 @@ answer to their creation or the journal's entry of their trial was lost. It must
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -30,10 +29,7 @@ PAGE = 1000  # runs per request
 
 
 class Runs:
-    """`ids`: the run ids of earlier processes. `continued`: there was one, whose runs may be missing from `ids`.
-
-    `offset` is where in the journal the caller is; see `suspect`.
-    """
+    """`ids`: the run ids of earlier processes. `continued`: there was one, whose runs may be missing from `ids`."""
 
     def __init__(
         self,
@@ -42,24 +38,20 @@ class Runs:
         spec: ExperimentSpec,
         ids: MlflowIds,
         continued: bool,
-        offset: int = 0,
     ) -> None:
+        self._connection = connection
         self._client = connection.client
         self._experiment_id = launch.experiment_id
         self._spec = spec
         self._experiment, self._parent, self._runs = ids.experiment, ids.parent, dict(ids.runs)
-        self.offset = offset
-        # Before this offset of the journal, runs may have been created whose ids were lost with a process or an answer.
-        self._suspect_before = math.inf if continued else 0
+        self._continued = continued
+        self._unanswered: set[str] = set()  # names of runs that may exist, because no answer to their creation came
+        self._answers_lost = False  # so there may be runs of no trial
         # Steps that the runs of earlier processes have, by run and metric; asked for when a point is to be sent.
         self._earlier: dict[str, dict[str, set[int]]] = {run: {} for run in self._runs.values()}
 
     def ids(self) -> MlflowIds:
         return MlflowIds(self._experiment, self._parent, dict(self._runs))
-
-    def suspect(self, offset: int) -> None:
-        """A request failed before this offset of the journal: a run may have been created all the same."""
-        self._suspect_before = max(self._suspect_before, offset)
 
     def parent(self, began_ms: int | None = None) -> str:
         """The experiment's run."""
@@ -71,15 +63,17 @@ class Runs:
                 "mlflow.note.content": self._spec.description[:DESCRIPTION_CHARACTERS],
                 Tag.LABELS: ", ".join(self._spec.labels),
             }
-            found = self._find(f"tags.`{Tag.ROLE}` = 'experiment'")
-            self._parent = found or self._create(self._spec.name, tags, began_ms)
+            query = f"tags.`{Tag.ROLE}` = 'experiment'"
+            found = self._find(query) if self._continued else None
+            self._parent = found or self._create(self._spec.name, tags, began_ms, query)
         return self._parent
 
     def of_trial(self, number: int, params: Mapping[str, str], began_ms: int) -> str:
         """The run of a trial that is running. A run of other `params` is of a trial that the journal lost: deleted."""
         parent, runs = self.parent(), self._runs
-        if number not in runs:
-            found = self._find(f"tags.`{Tag.TRIAL_ID}` = '{number}'")
+        query = f"tags.`{Tag.TRIAL_ID}` = '{number}'"
+        if number not in runs and self._continued:
+            found = self._find(query)
             if found:
                 self._earlier[found] = {}
                 self.resume(found)
@@ -93,7 +87,7 @@ class Runs:
                 Tag.EXPERIMENT_ID: self._experiment_id,
                 Tag.TRIAL_ID: str(number),
             }
-            runs[number] = self._create(f"trial-{number:04d}", tags, began_ms)
+            runs[number] = self._create(f"trial-{number:04d}", tags, began_ms, query)
         return runs[number]
 
     def resume(self, run: str) -> None:
@@ -118,19 +112,22 @@ class Runs:
         return [item for item in items if not (isinstance(item, Metric) and item.step in known[item.key])]
 
     def delete_orphans(self, trials: Collection[int]) -> None:
-        """Delete the runs that are neither the parent nor of one of the `trials`, if there may be such runs."""
-        if not self._suspect_before:
+        """Delete the runs that are neither the parent nor of one of the `trials`, if there may be such runs.
+
+        Every trial has ended by then, so runs whose creation this process was not told of are those that still run.
+        """
+        if not (self._continued or self._answers_lost):
             return
         for number in self._runs.keys() - set(trials):
             del self._runs[number]
         kept = {self.parent(), *self._runs.values()}
-        for run in self._all():
+        for run in self._all("" if self._continued else " and attributes.status = 'RUNNING'"):
             if run.info.run_id not in kept:
                 log.warning("deleting orphaned MLflow run %s (%s)", run.info.run_id, run.info.run_name)
                 self._client().delete_run(run.info.run_id)
 
-    def _all(self) -> list[Run]:
-        query = f"tags.`{Tag.EXPERIMENT_ID}` = '{self._experiment_id}'"
+    def _all(self, condition: str) -> list[Run]:
+        query = f"tags.`{Tag.EXPERIMENT_ID}` = '{self._experiment_id}'{condition}"
         runs: list[Run] = []
         token: str | None = ""
         while token is not None:
@@ -150,14 +147,24 @@ class Runs:
             known = self._client().get_run(run).data.params
         return any(known.get(key, value) != value for key, value in params.items())
 
-    def _create(self, name: str, tags: dict[str, str], began_ms: int | None) -> str:
-        run = self._client().create_run(str(self._experiment), began_ms, tags, name)
-        return str(run.info.run_id)
+    def _create(self, name: str, tags: dict[str, str], began_ms: int | None, query: str) -> str:
+        """Create a run. One that exists because only the answer to an earlier request was lost is found by `query`."""
+
+        def create() -> str:
+            if name in self._unanswered:
+                self._answers_lost = True
+                found = self._find(query)
+                if found:
+                    self._unanswered.discard(name)
+                    return found
+            self._unanswered.add(name)
+            run = self._client().create_run(str(self._experiment), began_ms, tags, name)
+            self._unanswered.discard(name)
+            return str(run.info.run_id)
+
+        return self._connection.repeat(create)
 
     def _find(self, query: str) -> str | None:
-        """The run of a creation whose answer was lost. MLflow is asked only where that may have happened."""
-        if self.offset >= self._suspect_before:
-            return None
         query = f"tags.`{Tag.EXPERIMENT_ID}` = '{self._experiment_id}' and {query}"
         runs = self._client().search_runs([str(self._experiment)], query, max_results=1)
         return str(runs[0].info.run_id) if runs else None

@@ -143,7 +143,7 @@ class Tracker:
         if position == before:
             return False
         writer = self._writer()
-        writer.send(list(decode_all(entries)), position.offset, lambda: self._save(before))
+        writer.send(list(decode_all(entries)), lambda: self._save(before))
         self._save(position)
         return True
 
@@ -153,8 +153,7 @@ class Tracker:
             from workers.tracking.mlflow_writer import MlflowWriter
             from workers.tracking.runs import Runs
 
-            offset = self._cursor.position.offset
-            runs = Runs(self.connection, self._launch, self._spec, self._cursor.ids, self._continued, offset)
+            runs = Runs(self.connection, self._launch, self._spec, self._cursor.ids, self._continued)
             self._opened = MlflowWriter(self.connection, self._launch, self._spec, runs, self._ended_trials)
         return self._opened
 

@@ -19,6 +19,7 @@ from search_spaces.protocol import Winner
 from tests.support.tracking import LosingClient
 from workers.models.inference import Classifier
 from workers.tracking import registration
+from workers.tracking.uploads import Uploads
 from workers.winner.model_package import save_model
 
 WINNER = Winner(trial=0, value=0.3, test_accuracy=0.25, test_loss=1.5)
@@ -37,7 +38,7 @@ def register(client: MlflowClient, home: str, tmp_path: Path, experiment: Callab
     run = client.create_run(home).info.run_id
 
     def call(used: Any) -> str:
-        return registration.register(lambda: used, experiment(), "abc", run, tmp_path / "model", WINNER)
+        return registration.register(lambda: used, experiment(), "abc", run, tmp_path / "model", WINNER, Uploads())
 
     return call
 
@@ -46,7 +47,7 @@ def register(client: MlflowClient, home: str, tmp_path: Path, experiment: Callab
     ("method", "after"),
     [
         ("create_logged_model", True),
-        ("log_model_artifacts", False),
+        ("log_model_artifact", False),
         ("finalize_logged_model", False),
         ("create_model_version", False),
     ],

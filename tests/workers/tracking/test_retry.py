@@ -167,7 +167,7 @@ def test_a_failing_call_is_retried_as_long_as_each_try_makes_progress(
     assert taken == turns
 
 
-def test_events_that_are_sent_again_are_no_progress(
+def test_a_run_whose_events_are_refused_again_and_again_is_no_progress(
     tmp_path: Path,
     client: MlflowClient,
     launch: Callable[..., LaunchConfig],
@@ -175,7 +175,7 @@ def test_events_that_are_sent_again_are_no_progress(
     open_recorder: Callable[..., Recorder],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """MLflow accepts one run's events at each try, and never another's: a requested stop would wait for ever."""
+    """MLflow accepts one run's events, and never another's: a requested stop would wait for ever."""
     recorder = open_recorder()
     for number in range(2):
         recorder.record_suggestion(number, {}, {})
@@ -194,7 +194,7 @@ def test_events_that_are_sent_again_are_no_progress(
         assert not tracker.deliver()
         answered_at = tracker.answered_at
         assert not tracker.deliver()
-    assert told == [tracker.ids().runs[number] for number in (0, 1, 0, 1)]
+    assert told == [tracker.ids().runs[number] for number in (0, 1, 1)], "what was accepted is not sent again"
     assert answered_at > 0
     assert tracker.answered_at == answered_at
     assert tracker.deliver()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
+from tests.support.tracking import LosingClient
 from tests.support.workers import BuildLaunch, BuildSpec
+from workers.tracking import repetition
 from workers.tracking.connection import Connection
 from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.runs import Runs
@@ -55,7 +58,9 @@ def test_runs_of_lost_creations_are_deleted(
     assert active(client, runs) == kept | {other.info.run_id}
 
 
-def test_orphans_are_looked_for_only_where_there_may_be_some(client: MlflowClient, open_runs: Open) -> None:
+def test_orphans_are_looked_for_only_where_there_may_be_some(
+    client: MlflowClient, open_runs: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not by a first attempt that received every answer: MLflow would read all that the experiment has sent it."""
     first = open_runs(continued=False)
     kept = {first.of_trial(0, {}, 1000), first.parent()}
@@ -63,8 +68,13 @@ def test_orphans_are_looked_for_only_where_there_may_be_some(client: MlflowClien
     stray = client.create_run(home, tags={"rung.experiment_id": "abc", "rung.trial_id": "0"})
     first.delete_orphans({0})
     assert active(client, first) == kept | {stray.info.run_id}
-    first.suspect(100)
-    first.delete_orphans({0})
+    losing: Any = LosingClient(client, "create_run", 1, after=False)
+    monkeypatch.setattr(repetition, "PATIENCE_S", 5.0)
+    monkeypatch.setattr(first._connection, "_client", losing)
+    kept.add(first.of_trial(1, {}, 1000))
+    for run in first.ids().runs.values():
+        client.set_terminated(run)
+    first.delete_orphans({0, 1})
     assert active(client, first) == kept
 
 
