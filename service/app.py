@@ -42,7 +42,10 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
 
 
 def build_app(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
-    """The same over a context that `opened` gives when it starts to serve. Only limits and hosts are of `settings`."""
+    """The service over the context that `opened` returns when it starts to serve.
+
+    Of `settings`, only the limits of requests and the allowed hosts are used.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

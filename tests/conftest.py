@@ -11,7 +11,7 @@ from hypothesis import settings
 from tests.support.postgres import Postgres, running_postgres
 
 #: Read when torch is imported, here and in the processes that tests start. The tensors of the tests are small: more
-#: threads only wait for each other.
+#: threads only wait for each other. (The benchmarks set their own number.)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 #: A test has no time limit of its own: a busy machine is no defect of the code.

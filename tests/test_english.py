@@ -43,7 +43,7 @@ BRITISH = {
     r"\bcentre[ds]?\b|\bcentring\b": "center",
     r"cancell(ed|ing)\b": "canceled, canceling",
     r"(behavi|neighb|fav|hon|lab)our": "behavior, neighbor, favor, honor, labor",
-    r"\b(label|model|signal|travel|fulfil)l(ed|ing)\b(?<!fulfilled)(?<!fulfilling)": "labeled, modeled, signaled",
+    r"\b(label|model|signal|travel)l(ed|ing)\b": "labeled, modeled, signaled",
     r"\b(mis)?spelt\b|\blearnt\b": "spelled, learned",
     r"\blicence\b|\bartefacts?\b|\bcatalogue\b": "license, artifact, catalog",
     r"(?<!`)\bgrey\b(?=[ -]\w)": "gray",

@@ -45,9 +45,7 @@ REFUSALS_LIMIT_S = 300.0  # for an MLflow that answers, but with errors
 
 
 class TrialRunner(Protocol):
-    """Runs trials until all have ended or `callback.outcome` is set; the production
-    implementation is `tune_run.run_trials`.
-    """
+    """Runs trials until all have ended or `callback.outcome` is set. In production it is `tune_run.run_trials`."""
 
     def __call__(
         self,

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from search_spaces.layout import ExperimentFolder
 from search_spaces.storage.atomic import PRIVATE, SHARED, atomic_write
-from search_spaces.storage.base import Artifact, check_name
+from search_spaces.storage.base import DISK_FULL_ERRNOS, Artifact, check_name
 from search_spaces.storage.folder_journal import FolderJournal
 
 SCHEME = "folder://"
@@ -181,9 +181,13 @@ class FolderStopSignal:
         self._cleared = self._touched()
 
     def ask(self) -> None:
-        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, SHARED)
+        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, SHARED)
         try:
-            os.ftruncate(file, os.fstat(file).st_size + 1)  # needs no space, so it works on a full disk
+            os.write(file, b"\0")  # two drivers that ask at once add two bytes
+        except OSError as error:
+            if error.errno not in DISK_FULL_ERRNOS:
+                raise
+            os.ftruncate(file, os.fstat(file).st_size + 1)  # needs no space
         finally:
             os.close(file)
 

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, shorten
 from search_spaces.validation import rule_of
 from service.api import headers
+from service.api.security_headers import HEADERS as SECURITY_HEADERS
 from service.contract.errors import (
     MEDIA_TYPE,
     BadRequestError,
@@ -140,4 +141,8 @@ async def _database(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, _error: Exception) -> Response:
-    return _respond(request, InternalError("Internal error; see the service log for details."))
+    """Starlette sends this response from outside every middleware, so that it needs the security headers here."""
+    response = _respond(request, InternalError("Internal error; see the service log for details."))
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response

@@ -20,6 +20,7 @@ HEADERS = {
     POLICY: "default-src 'none'; frame-ancestors 'none'",
     CACHE_CONTROL: "no-store",
 }
+CACHE_NAME = CACHE_CONTROL.lower().encode()
 #: Scripts, style sheets and icons of a release: they are not secret.
 CACHEABLE = "no-cache"
 
@@ -41,8 +42,8 @@ class SecurityHeadersMiddleware:
             if message["type"] == "http.response.start":
                 present = dict(message["headers"])
                 added = [(name, value) for name, value in self._added if name not in present]
-                if is_asset:
-                    added = [(name, CACHEABLE.encode() if value == b"no-store" else value) for name, value in added]
+                if is_asset and message["status"] < 400:
+                    added = [(name, CACHEABLE.encode() if name == CACHE_NAME else value) for name, value in added]
                 message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 

@@ -84,7 +84,7 @@ def explain(
     cache_root: CacheRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Plot schedulers, optimizers and so on.
+    """Plot schedulers, optimizers, normalizations or augmentation.
 
     Without SPEC, plots all schedulers, the classic optimizers or all normalizations; augmentation requires a SPEC.
     Needs no service.

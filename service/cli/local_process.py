@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from service.cli.printable import dump_json, echo
 from service.client import Client
@@ -71,9 +73,25 @@ def _roots(data_root: Path, cache_root: Path) -> list[str]:
 
 
 def _run(module: str, arguments: Sequence[str], document: Any) -> int:
-    """Run a module with JSON on its standard input; it prints for itself."""
-    sys.stdout.flush()
-    return subprocess.run(_command(module, arguments), input=json.dumps(document).encode(), check=False).returncode
+    """Run a module with JSON on its standard input, and print each line that it writes."""
+    command = _command(module, arguments)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        errors = threading.Thread(target=_forward, args=(process.stderr, True))
+        errors.start()
+        with suppress(BrokenPipeError):  # it ended without reading; its exit status says why
+            process.stdin.write(json.dumps(document).encode())
+            process.stdin.close()
+        _forward(process.stdout, False)
+        errors.join()
+        return process.wait()
+
+
+def _forward(lines: IO[bytes], err: bool) -> None:
+    for line in lines:
+        echo(line.decode(errors="replace"), err=err, nl=False)
 
 
 def _command(module: str, arguments: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ from service.contract.states import State
 
 @app.command("list")
 def list_experiments(
-    state: Annotated[str | None, typer.Option(help="QUEUED, RUNNING, PAUSED, COMPLETED, CANCELED, ERROR, ...")] = None,
+    state: Annotated[str | None, typer.Option(help=f"filter by state: {', '.join(State)}")] = None,
     project: Annotated[str | None, typer.Option(help="filter by project")] = None,
     name: Annotated[str | None, typer.Option(help="filter by substring of the name")] = None,
     label: Annotated[str | None, typer.Option(help="filter by label")] = None,

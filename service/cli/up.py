@@ -16,7 +16,10 @@ def up(
         Path | None,
         typer.Option(envvar="RUNG_HOME", help="home folder: databases, journals, models and logs; default: ~/.rung"),
     ] = None,
-    host: Annotated[str, typer.Option(help="IP address or host name that the service listens on")] = "127.0.0.1",
+    host: Annotated[
+        str,
+        typer.Option(help="IP address or host name that the service listens on; 0.0.0.0 needs RUNG_ALLOWED_HOSTS"),
+    ] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="port of the service; default: a free one")] = None,
     mlflow_port: Annotated[int | None, typer.Option(help="port of MLflow; default: a free one")] = None,
     ray_dashboard_port: Annotated[int | None, typer.Option(help="port of Ray's dashboard; default: a free one")] = None,

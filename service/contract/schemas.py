@@ -43,7 +43,8 @@ class ExperimentSummary(BaseModel):
     ended_at: datetime | None = Field(description="When the experiment last ended.")
     archived_at: datetime | None = Field(description="When it was archived, that is, hidden from lists.")
     revision: int = Field(
-        description="Number that grows with each change of state or controls, but not with progress; the ETag holds it."
+        description="Number that grows with each change of state and each request that changes the experiment, but not "
+        "with progress; the ETag holds it."
     )
     source_id: str | None = Field(description="The experiment whose trials this one continues from.")
     metric: str = Field(description="Metric that the objective compares.", examples=["validation_accuracy"])

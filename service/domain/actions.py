@@ -99,7 +99,7 @@ def cancel_trial(session: Session, experiment: Experiment, number: int, now: dat
 def change(session: Session, experiment: Experiment, patch: dict[str, Any], now: datetime) -> list[str]:
     """Merge a patch (RFC 7396) into the controls. Raises SpecError with every problem of the result.
 
-    A complete experiment is queued again when one of STOPPING_FIELDS changed and work is left now. Where no work is
+    A completed experiment is queued again when one of STOPPING_FIELDS changed and work is left now. Where no work is
     left, the returned sentences say why.
     """
     state = State(experiment.state)

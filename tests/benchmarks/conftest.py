@@ -6,12 +6,19 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from search_spaces.datasets import Digits, FashionMNIST
 from search_spaces.datasets.torchvision_files import TorchvisionReader
 from workers.data.splits import Splits, load
 
 ROOTS = (os.environ.get("RUNG_DATA_ROOT"), Path(__file__).parents[3] / "shared" / "data")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _all_cores() -> None:
+    """A benchmark that needs another number of threads sets it; the unit tests run with one."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
 
 
 @pytest.fixture(scope="session")

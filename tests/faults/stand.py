@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 START_S = 240.0
 #: Below the range of outgoing connections, so that the port of a stopped part stays free until it starts again.
 PORTS = range(20_000, 32_000)
-CPUS = 4
+CPUS = 4  # slots for two experiments that run two trials each, on any machine
 PARTS = ("postgres", "mlflow", "ray", "service", "second")
 SHORT_TIMES = {
     "RUNG_HEARTBEAT_S": "0.5",

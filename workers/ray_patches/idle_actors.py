@@ -1,9 +1,8 @@
 """Idle actors: processes that wait for a next trial, and the slots that they hold meanwhile.
 
 Owns the release of such a process. Ray Tune keeps one of the processes whose trials have ended, with its resources,
-for a trial that may follow; if no trial follows, the slot stays blocked until the
-search ends. It uses
-private parts of Ray, which is pinned to one minor version. It must not know why no trial follows.
+for a trial that may follow; if no trial follows, the slot stays blocked until the search ends. It uses private parts of
+Ray, which is pinned to one minor version. It must not know why no trial follows.
 """
 
 from __future__ import annotations
@@ -29,6 +28,6 @@ def release_idle_actors(controller: Any) -> None:
     while not tune._running_trials and actors.num_live_actors:
         overdue = time.monotonic() >= deadline  # it may be loading data for minutes
         for actor in actors.live_actors:
-            if overdue or actor not in tune._started_actors:  # one that still imports would be waited for in vain
+            if overdue or actor not in tune._started_actors:  # one that still imports does not end when asked
                 actors.remove_actor(actor, kill=True)
         actors.next(timeout=1)

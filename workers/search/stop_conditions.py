@@ -115,7 +115,8 @@ def _failures_spent(limit: int | None, table: TrialTable) -> Outcome | None:
     failed = _failed(table) if limit else []
     if not limit or len(failed) < limit:
         return None
-    reason = f"budget.failures is used up: {len(failed)} of {limit} trials failed; the first: {failed[0].stop_reason}"
+    counted = f"{len(failed)} of {len(table.trials)} trials failed"
+    reason = f"budget.failures of {limit} is used up: {counted}; the first: {failed[0].stop_reason}"
     return Outcome(Phase.FAILED if table.best() is None else Phase.COMPLETED, reason)
 
 
@@ -123,7 +124,7 @@ def _counts(table: TrialTable) -> str:
     """How the trials ended, such as `3 diverged, 21 canceled`."""
     verbs = {TrialState.DIVERGED: "diverged", TrialState.CANCELED: "canceled"}
     counted = {verb: sum(trial.state == state for trial in table.trials.values()) for state, verb in verbs.items()}
-    return ", ".join(f"{number} {verb}" for verb, number in counted.items() if number) or "none ran an epoch"
+    return ", ".join(f"{number} {verb}" for verb, number in counted.items() if number)
 
 
 def _failed(table: TrialTable) -> list[Trial]:

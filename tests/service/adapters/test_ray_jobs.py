@@ -193,7 +193,6 @@ def test_a_missing_token_is_reported(tmp_path: Path) -> None:
 from service.adapters.launcher import ClusterUnreachableError
 from service.adapters.launchers.ray_jobs import RayLauncher
 from service.settings import Settings
-from tests.support.handlers import QuietHandler, handling
 try:
     RayLauncher(Settings()).cluster()
 except ClusterUnreachableError as away:

@@ -10,6 +10,10 @@ import httpx
 import pytest
 
 from service.api.openapi import ASSETS
+from service.app import create_app
+from service.settings import Settings
+from tests.support.memory_launcher import MemoryLauncher
+from tests.support.server import serving
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,23 @@ def test_every_response_has_the_headers(
 ) -> None:
     response = client.request(method, path, headers=headers)
     assert response.status_code == status
+    check_headers(response)
+
+
+def test_an_internal_error_has_the_headers_too(settings: Settings, launcher: MemoryLauncher) -> None:
+    app = create_app(settings, launcher)
+
+    @app.get("/broken")
+    def broken() -> None:
+        raise RuntimeError("a defect")
+
+    with serving(app) as client:
+        response = client.get("/broken")
+    assert response.status_code == 500
+    check_headers(response)
+
+
+def check_headers(response: httpx.Response) -> None:
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["referrer-policy"] == "no-referrer"
     assert response.headers["cross-origin-resource-policy"] == "same-origin"
@@ -52,5 +73,6 @@ def test_the_page_of_the_documentation_may_run_its_own_scripts_only(client: http
 def test_the_files_of_the_documentation_may_be_stored(client: httpx.Client) -> None:
     response = client.get(f"{ASSETS}/swagger-ui.css")
     assert (response.status_code, response.headers["cache-control"]) == (200, "no-cache")
+    assert client.get(f"{ASSETS}/nothing.js").headers["cache-control"] == "no-store"
     again = client.get(f"{ASSETS}/swagger-ui.css", headers={"If-None-Match": response.headers["etag"]})
     assert again.status_code == 304

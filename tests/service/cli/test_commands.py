@@ -45,7 +45,7 @@ def test_an_unreachable_service_is_reported_at_once(tmp_path: Path) -> None:
     begun = time.monotonic()
     result = runner.invoke(app, ["submit", str(tmp_path / "spec.yaml")])
     assert result.exit_code == 3
-    assert time.monotonic() - begun < SUBMIT_RETRY_S, "nobody is waited for who was never there"
+    assert time.monotonic() - begun < SUBMIT_RETRY_S, "the command does not wait for a service that was never there"
     result = runner.invoke(app, ["list"])
     assert result.exit_code == 3
     assert "http://127.0.0.1:9" in result.stderr

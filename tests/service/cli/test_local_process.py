@@ -74,6 +74,26 @@ def test_explain_in_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
     assert (problem["status"], problem["detail"][:18]) == (422, "a SPEC is required")
 
 
+def test_explain_in_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    spec, roots = SPEC.model_dump(mode="json"), {"data_root": tmp_path, "cache_root": tmp_path}
+    assert local_process.explain("schedulers", spec, out=tmp_path, **roots) == 0
+    assert capfd.readouterr().out == f"{tmp_path / 'schedulers.png'}\n"
+    assert local_process.explain("augmentation", None, out=tmp_path, **roots) == 2
+    assert "a SPEC is required" in capfd.readouterr().err
+
+
+def test_texts_of_a_spec_reach_the_terminal_without_escape_sequences(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dataset = {"kind": "image_folder", "path": "a\x1b]0;owned\x07b"}
+    spec = {"name": "x", "dataset": dataset, "search_space": {"model": {"kind": "cnn", "width": 4}}}
+    status = local_process.explain("augmentation", spec, out=tmp_path, data_root=tmp_path, cache_root=tmp_path)
+    said = capfd.readouterr()
+    assert status == 2
+    assert "ab" in said.err
+    assert "\x1b" not in said.err + said.out
+
+
 def test_the_command_line_stays_light() -> None:
     heavy = ("sqlalchemy", "fastapi", "ray", "mlflow", "torch", "matplotlib")
     modules = "sys, service.cli, service.client, service.cli.rendering"

@@ -6,6 +6,8 @@ import ast
 import io
 import json
 import re
+import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,16 @@ from tests.support.world import World
 
 CLEAR, TITLE, UP, REVERSE = "\x1b[2J\x1b[H", "\x1b]0;owned\x07", "\x9b1A", "\u202e"
 HOSTILE = f"be{CLEAR}gin{TITLE}{UP}{REVERSE}\x1b(0\x08\x7fend"
-ALLOWED = re.compile(r"[^\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]*")
+#: By Unicode: controls except tab and newline, separators of lines, and what changes the direction of writing.
+DIRECTIONS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
+MARKS = {"\u061c", "\u200e", "\u200f"}
+FORBIDDEN = {
+    character
+    for character in map(chr, range(sys.maxunicode + 1))
+    if (unicodedata.category(character) in {"Cc", "Zl", "Zp"} and character not in "\t\n")
+    or unicodedata.bidirectional(character) in DIRECTIONS
+} | MARKS
+ALLOWED = re.compile(f"[^{re.escape(''.join(sorted(FORBIDDEN)))}]*")
 Run = Callable[..., Result]
 
 
@@ -57,7 +68,7 @@ def one(world: World, settings: Settings) -> str:
         ("logs", "ID"),
         ("watch", "ID"),
         ("pause", "ID"),
-        ("cancel-trial", "ID", "0"),
+        ("cancel", "ID", "--trial", "0"),
         ("show", HOSTILE),
         ("validate", "--offline", HOSTILE),
         ("presets", HOSTILE),
@@ -104,10 +115,21 @@ def test_a_terminal_gets_the_colors_of_the_command_only(world: World, one: str) 
         ("a\x1b", "a"),
         ("\x1bcreset", "reset"),
         ("one\rtwo\r\nthree", "one\ntwo\nthree"),
+        ("keep\n\x1b]0;start\nhidden?\x07end", "keep\n0;start\nhidden?end"),
+        ("a\x9d\x9d0;title\x07b", "ab"),
     ],
 )
 def test_sequences_are_removed_whole(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_each_control_character_is_removed() -> None:
+    assert printable("a".join(sorted(FORBIDDEN - {"\r", "\x1b", "\x9b"}))).replace("a", "").replace("\n", "") == ""
+
+
+def test_a_log_full_of_introducers_is_searched_once() -> None:
+    """If each of them searched the rest of the log, this would take hours."""
+    assert printable("\x9d" * 1_000_000 + "end") == "end"
 
 
 def test_everything_is_printed_at_one_place() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -41,4 +42,24 @@ class StopSignalContract:
         assert not worker.asked()
         assert left_over.asked()
         driver.ask()
+        assert worker.asked()
+
+    def test_two_drivers_that_ask_at_once_make_two_requests(
+        self, open_signal: OpenSignal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The second one asks in the middle of the first one's request, and the worker clears in between."""
+        first, second, worker = open_signal(), open_signal(), open_signal()
+        begun = False
+        real = os.write
+
+        def interrupted(file: int, data: bytes) -> int:
+            nonlocal begun
+            if not begun:
+                begun = True
+                second.ask()
+                worker.clear()
+            return real(file, data)
+
+        monkeypatch.setattr(os, "write", interrupted)
+        first.ask()
         assert worker.asked()

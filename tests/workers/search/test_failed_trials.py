@@ -31,7 +31,7 @@ def test_failed_trials_use_up_the_failure_budget(search: Callable[..., Search], 
     assert now.callback.outcome is not None
     assert now.callback.outcome.phase == "completed"
     assert now.callback.outcome.reason == (
-        "budget.failures is used up: 2 of 2 trials failed; the first: ValueError: no such layer"
+        "budget.failures of 2 is used up: 2 of 3 trials failed; the first: ValueError: no such layer"
     )
     assert now.states() == ["ERROR", "ERROR", "CANCELED"]
 

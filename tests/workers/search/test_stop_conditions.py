@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from search_spaces.experiment import Objective
-from search_spaces.protocol import TrialState
+from search_spaces.protocol import Phase, TrialState
 from workers.attempt import outcome_of
 from workers.search.stop_conditions import Outcome, exhausted
 from workers.state.events import TrialEnded, TrialSuggested
@@ -38,9 +40,10 @@ def test_failed_trials_without_a_value_fail_the_search() -> None:
     assert exhausted(table_of(TrialState.ERROR, TrialState.CANCELED), 2).phase == "failed"
 
 
-def test_the_reason_of_a_long_outage_of_mlflow_is_one_sentence_without_the_name_of_a_class() -> None:
-    outage = DeliveryAbandonedError("MLflow was unavailable for 24 h")
-    assert outcome_of(outage, Outcome(), None).reason == "MLflow was unavailable for 24 h"
-    assert outcome_of(outage, Outcome(), Outcome("paused", "paused on request")).reason == (
-        "paused on request; MLflow was unavailable for 24 h"
+def test_an_outage_of_mlflow_pauses_with_the_error_unless_a_stop_was_requested() -> None:
+    outage = DeliveryAbandonedError("MLflow did not answer for 24 h")
+    assert outcome_of(outage, Outcome(), None) == Outcome(Phase.PAUSED, "MLflow did not answer for 24 h", error=True)
+    canceled = Outcome(Phase.CANCELED, "canceled on request")
+    assert outcome_of(outage, Outcome(), canceled) == replace(
+        canceled, reason="canceled on request; MLflow did not answer for 24 h"
     )

@@ -13,6 +13,9 @@ from fastapi import FastAPI
 
 from search_spaces.protocol import MAX_UPDATES
 from service.api.thread_pools import PEOPLE_THREADS
+from service.app import create_app
+from service.settings import Settings
+from tests.support.memory_launcher import MemoryLauncher
 from tests.support.world import World
 
 HEARTBEAT = {"phase": "searching"}
@@ -106,18 +109,24 @@ class Gate:
         self._opened.set()
 
 
-def test_people_who_wait_do_not_delay_heartbeats(app: FastAPI, world: World) -> None:
-    one, gate = world.started(), Gate()
-    app.get("/gate")(gate.pass_through)
-    waiting = [threading.Thread(target=world.client.get, args=("/gate",)) for _ in range(2 * PEOPLE_THREADS)]
-    for thread in waiting:
-        thread.start()
-    try:
-        gate.wait_for(PEOPLE_THREADS)
-        assert world.beat(one, HEARTBEAT).status_code == 200
-        assert world.beat(one, "nonsense").status_code == 400
-        assert world.client.get("/healthz").status_code == 200
-    finally:
-        gate.open()
+class TestThreadPools:
+    @pytest.fixture
+    def app(self, settings: Settings, launcher: MemoryLauncher) -> FastAPI:
+        """One of its own, to which the test adds a route."""
+        return create_app(settings, launcher)
+
+    def test_people_who_wait_do_not_delay_heartbeats(self, app: FastAPI, world: World) -> None:
+        one, gate = world.started(), Gate()
+        app.get("/gate")(gate.pass_through)
+        waiting = [threading.Thread(target=world.client.get, args=("/gate",)) for _ in range(2 * PEOPLE_THREADS)]
         for thread in waiting:
-            thread.join()
+            thread.start()
+        try:
+            gate.wait_for(PEOPLE_THREADS)
+            assert world.beat(one, HEARTBEAT).status_code == 200
+            assert world.beat(one, "nonsense").status_code == 400
+            assert world.client.get("/healthz").status_code == 200
+        finally:
+            gate.open()
+            for thread in waiting:
+                thread.join()
