@@ -124,6 +124,15 @@ class Tag(StrEnum):
     RESTARTS = "rung.restarts"
 
 
+#: Longest name of a registered model, in characters.
+MODEL_NAME_CHARACTERS = 256
+
+
+def registered_model_name(project: str, name: str) -> str:
+    """The name under which the winners of an experiment are registered."""
+    return f"{project}.{name}"[:MODEL_NAME_CHARACTERS]
+
+
 class RunStatus(StrEnum):
     """How an MLflow run has ended."""
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import codecs
 import json
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -23,6 +24,8 @@ from search_spaces.protocol import LaunchConfig
 from search_spaces.storage.base import ArtifactStore, ExperimentStorage, open_storage
 
 MAX_CHUNK_BYTES = 2**20  # of one answer; a log may have gigabytes
+
+log = logging.getLogger(__name__)
 
 
 class FileKind(StrEnum):
@@ -49,6 +52,18 @@ class TextChunk:
     offset: int
     next_offset: int
     size: int
+
+
+@dataclass(frozen=True)
+class TrackedRuns:
+    """Where an experiment's curves are in MLflow: the experiment there, the parent run, and the trial of each run."""
+
+    mlflow_experiment: str | None
+    parent: str | None
+    trials: Mapping[str, int]
+
+
+NOT_TRACKED = TrackedRuns(None, None, {})
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,19 @@ class ExperimentFiles:
         except (OSError, UnicodeDecodeError):
             return None
 
+    def tracked_runs(self) -> TrackedRuns:
+        """The runs in MLflow that the drivers recorded; none where that cannot be read. Raises OSError."""
+        try:
+            with self._artifacts.open_reader(NAMES.tracking) as file:
+                stored = json.load(file)
+            runs = {str(run): int(number) for number, run in stored["runs"].items()}
+            return TrackedRuns(stored["experiment"], stored["parent"], runs)
+        except FileNotFoundError:
+            return NOT_TRACKED
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            log.warning("the runs in %s of %s cannot be read: %r", NAMES.tracking, self.address, error)
+            return NOT_TRACKED
+
     def sizes(self) -> dict[FileKind, int]:
         """Bytes of every kind. A file with several names is counted once."""
         sizes = dict.fromkeys(FileKind, 0)
@@ -122,6 +150,10 @@ class ExperimentFiles:
             return file_kind(name) is FileKind.CHECKPOINTS and name.name not in kept
 
         return self._remove(removable)
+
+    def remove_untracked(self) -> None:
+        """Remove all but what `tracked_runs` reads. Does nothing if there is nothing. Raises OSError."""
+        self._remove(lambda name: name != NAMES.tracking)
 
     def remove(self) -> None:
         """Remove everything. Does nothing if there is nothing. Raises OSError."""

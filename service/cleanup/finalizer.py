@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,11 +17,20 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Select, delete, select
 
-from search_spaces.protocol import PARENT_RUN_STATUS, TRIAL_RUN_STATUS, Phase, RunStatus, Tag, TrialState, attempt_id
+from search_spaces.protocol import (
+    PARENT_RUN_STATUS,
+    TRIAL_RUN_STATUS,
+    Phase,
+    RunStatus,
+    Tag,
+    TrialState,
+    attempt_id,
+    registered_model_name,
+)
 from search_spaces.stored import StoredSpec
 from service.adapters import mlflow_cleanup
 from service.adapters.launcher import ALIVE, ClusterUnreachableError
-from service.adapters.mlflow_client import ExperimentRuns, Run
+from service.adapters.mlflow_cleanup import RecordedRuns
 from service.context import AppContext
 from service.contract.states import State
 from service.domain import continuation
@@ -42,7 +51,10 @@ class RetryLaterError(Exception):
 class EndedExperiment:
     """An experiment that needs to be finalized, as it was read from the database."""
 
-    runs: ExperimentRuns
+    id: str
+    model: str
+    mlflow_experiment_id: str | None
+    mlflow_run_id: str | None
     state: State
     reason: str
     attempt: int
@@ -50,10 +62,6 @@ class EndedExperiment:
     spec: StoredSpec
     best_trial: int | None
     winner_registered: bool
-
-    @property
-    def id(self) -> str:
-        return self.runs.experiment_id
 
     @property
     def attempt_id(self) -> str:
@@ -85,19 +93,14 @@ class Finalizer:
                 experiment.reason = reason
 
     def _close(self, held: HeldLease, ended: EndedExperiment) -> None:
-        """End the MLflow runs that the driver left open. If there are none, this costs one small request."""
-        mlflow = self._context.mlflow
-        found = mlflow.find_runs(ended.runs, running_only=True) if ended.attempt else []
-        trials = self._trials(ended.id) if found else {}
+        """End the MLflow runs that the driver left open. If there are none, this costs a small request per 500 runs."""
+        mlflow, trials = self._context.mlflow, self._trials(ended.id)
+        recorded = self._recorded_runs(ended, trials)
+        found = mlflow.find_runs(recorded.mlflow_experiments, recorded.trials, running_only=True)
         for run in found:
             if not self._still_ended(ended):  # a new driver needs them open
                 return
-            kept = _canonical_run(run, trials)
-            if kept is not None and mlflow.run_exists(kept):
-                log.warning("deleting duplicate run %s of trial %s (keeping %s)", run.run_id, run.trial, kept)
-                mlflow.delete_run(run.run_id)
-            else:
-                mlflow.end_run(run.run_id, *_final_run_status(run, ended, trials))
+            mlflow.end_run(run.run_id, *_final_run_status(recorded.trials[run.run_id], ended, trials))
         if found:
             log.info("ended %d MLflow runs of experiment %s", len(found), ended.id)
             return  # the next pass looks for more
@@ -128,14 +131,19 @@ class Finalizer:
             log.info("removed %d bytes of checkpoints of the canceled experiment %s", freed, ended.id)
 
     def _remove(self, held: HeldLease, ended: EndedExperiment) -> None:
-        """Delete the files, then the models and runs, then the rows that locate them. Waits until the driver ends."""
+        """Delete the files, then the models and runs, then what locates them. Waits until the driver ends."""
         if self._is_driven(ended):  # it draws plots after its final heartbeat
             with contextlib.suppress(ClusterUnreachableError):  # the next pass tries again
                 self._context.launcher.stop(ended.attempt_id)
             raise RetryLaterError("its last driver has been asked to stop")
-        self._context.files(ended.id).remove()
+        files = self._context.files(ended.id)
         if ended.attempt:
-            mlflow_cleanup.delete_experiment(self._context.mlflow, ended.runs)
+            files.remove_untracked()  # before MLflow is asked: a full disk may be why it does not answer
+            recorded = self._recorded_runs(ended, self._trials(ended.id))
+            if None not in recorded.trials.values():
+                log.warning("experiment %s has no recorded parent run: what MLflow may have of it stays", ended.id)
+            mlflow_cleanup.delete_experiment(self._context.mlflow, recorded)
+        files.remove()
         with self._context.database.write() as session:
             assert_held(session, held, self._clock())
             session.execute(delete(Experiment).where(Experiment.id == ended.id, Experiment.state == State.DELETING))
@@ -154,6 +162,15 @@ class Finalizer:
         with self._context.database.read() as session:
             return session.scalar(_unchanged(ended)) is not None
 
+    def _recorded_runs(self, ended: EndedExperiment, trials: Mapping[int, Trial]) -> RecordedRuns:
+        """The runs that a driver reported, and those that it had recorded when it was lost. Raises OSError."""
+        tracked = self._context.files(ended.id).tracked_runs()
+        runs: dict[str, int | None] = dict(tracked.trials)
+        runs |= {trial.mlflow_run_id: number for number, trial in trials.items() if trial.mlflow_run_id}
+        runs |= dict.fromkeys(filter(None, (tracked.parent, ended.mlflow_run_id)))
+        experiments = filter(None, (tracked.mlflow_experiment, ended.mlflow_experiment_id))
+        return RecordedRuns(frozenset(experiments), runs, ended.model)
+
     def _trials(self, experiment_id: str) -> dict[int, Trial]:
         with self._context.database.read() as session:
             found = session.scalars(select(Trial).where(Trial.experiment_id == experiment_id))
@@ -164,7 +181,10 @@ def of(experiment: Experiment, now: datetime) -> EndedExperiment:
     """The ended experiment of a row."""
     winner = experiment.winner
     return EndedExperiment(
-        runs=ExperimentRuns(experiment.id, experiment.project, experiment.mlflow_experiment_id),
+        id=experiment.id,
+        model=registered_model_name(experiment.project, experiment.name),
+        mlflow_experiment_id=experiment.mlflow_experiment_id,
+        mlflow_run_id=experiment.mlflow_run_id,
         state=State(experiment.state),
         reason=experiment.reason,
         attempt=experiment.attempt,
@@ -182,24 +202,14 @@ def _unchanged(ended: EndedExperiment) -> Select[Any]:
     )
 
 
-def _canonical_run(run: Run, trials: dict[int, Trial]) -> str | None:
-    """The run that the driver reported for the same trial, if it is another one.
-
-    MLflow creates a duplicate run if its answer to the first request was lost.
-    """
-    trial = None if run.trial is None else trials.get(run.trial)
-    reported = trial.mlflow_run_id if trial else None
-    return reported if reported != run.run_id else None
-
-
 def _final_run_status(
-    run: Run, ended: EndedExperiment, trials: dict[int, Trial]
+    number: int | None, ended: EndedExperiment, trials: Mapping[int, Trial]
 ) -> tuple[RunStatus, dict[str, str], datetime]:
-    """Status, tags and end time of a run that the driver left open."""
+    """Status, tags and end time of the run of a trial, or of the parent run, that the driver left open."""
     phase = FINAL_PHASE[ended.state]
-    if run.trial is None:
+    if number is None:
         return PARENT_RUN_STATUS[phase], {Tag.STATE: phase.upper(), Tag.REASON: ended.reason}, ended.at
-    trial = trials.get(run.trial)
+    trial = trials.get(number)
     state = TrialState(trial.state) if trial else TrialState.CANCELED
     reason = trial.stop_reason if trial else "the experiment ended before its driver reported this trial"
     at = trial.ended_at if trial and trial.ended_at else ended.at

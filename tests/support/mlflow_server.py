@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from search_spaces.layout import NAMES
+from search_spaces.storage.base import open_storage
 from tests.support.handlers import QuietHandler, handling
 from tests.support.world import World
 
@@ -35,13 +37,8 @@ class Mlflow:
 
     def answer(self, method: str, path: str, query: dict[str, str], body: dict[str, Any]) -> dict[str, Any] | None:
         self.requests.append(f"{method} {path.removeprefix(API)}")
-        if path == f"{API}/experiments/get-by-name":
-            return {"experiment": {"experiment_id": "7"}} if query["experiment_name"] == "default" else None
         if path == f"{API}/runs/search":
             return self._search(body)
-        if path == f"{API}/runs/get":
-            run = self.runs.get(query["run_id"])
-            return run and {"run": {"info": {"lifecycle_stage": "deleted" if run["deleted"] else "active"}}}
         if path == f"{API}/runs/log-batch":
             if any(len(tag["value"]) > 5000 for tag in body["tags"]):
                 return None
@@ -52,12 +49,10 @@ class Mlflow:
         if path == f"{API}/runs/delete":
             self.runs[body["run_id"]]["deleted"] = True
         if path == f"{API}/model-versions/search":
-            condition = re.fullmatch(r"(name|run_id) (=|LIKE) '([^']*)'", query["filter"])
-            if condition is None:
-                return None
-            field, comparator, value = condition.groups()
-            pattern = re.escape(value) if comparator == "=" else ".".join(map(re.escape, value.split("_")))
-            return {"model_versions": [version for version in self.versions if re.fullmatch(pattern, version[field])]}
+            condition = re.fullmatch(r"(name|run_id) = '([^']*)'", query["filter"])
+            assert condition
+            field, value = condition.groups()
+            return {"model_versions": [version for version in self.versions if version[field] == value]}
         if path == f"{API}/model-versions/delete":
             self.versions = [v for v in self.versions if (v["name"], v["version"]) != (body["name"], body["version"])]
         if path == f"{API}/logged-models/search":
@@ -78,35 +73,43 @@ class Mlflow:
         return {}
 
     def _search(self, body: dict[str, Any]) -> dict[str, Any]:
-        experiment_id = re.search(r"tags\.`rung\.experiment_id` = '(\w+)'", body["filter"])
-        assert experiment_id
+        condition = re.match(r"attributes\.run_id IN \((.*?)\)", body["filter"])
+        assert condition, "runs are searched by id only"
         assert body["experiment_ids"] == ["7"]
-        found = {
-            "runs": [
-                {
-                    "info": {"run_id": name, "experiment_id": "7", "artifact_uri": run["artifact_uri"]},
-                    "data": {"tags": [{"key": key, "value": value} for key, value in run["tags"].items()]},
-                }
-                for name, run in self.runs.items()
-                if run["tags"]["rung.experiment_id"] == experiment_id[1]
-                and not run["deleted"]
-                and ("'RUNNING'" not in body["filter"] or run["status"] == "RUNNING")
-            ]
-        }
-        return {"runs": found["runs"][: body["max_results"]]}
+        ids = re.findall(r"'([^']*)'", condition[1])
+        assert len(ids) <= body["max_results"]
+        found = [
+            {"info": {"run_id": name, "experiment_id": "7", "artifact_uri": run["artifact_uri"]}}
+            for name, run in self.runs.items()
+            if name in ids and not run["deleted"] and ("'RUNNING'" not in body["filter"] or run["status"] == "RUNNING")
+        ]
+        return {"runs": found}
 
 
 def failed_experiment(world: World, mlflow: Mlflow) -> str:
-    """An experiment whose driver died after it had begun a parent and three children, and told of two."""
+    """An experiment whose driver died after it had begun a parent and three children, and told of two.
+
+    It had recorded all of them.
+    """
     one = world.started()
     for run_id, trial in (("parent", None), ("done", 0), ("open", 1), ("untold", 2)):
         mlflow.add(run_id, one, trial)
     done = world.line(0, state="EARLY_STOPPED", stop_reason="rung 1", ended_at=1_700_000_009, mlflow_run_id="done")
     lines = [done, world.line(1, mlflow_run_id="open")]
     ids = {"mlflow_experiment_id": "7", "mlflow_run_id": "parent"}
+    record_runs(world, one, "parent", {0: "done", 1: "open", 2: "untold"})
     world.beat(one, {"phase": "failed", "reason": "the data is gone", "trials": lines, **ids})
     assert world.show(one)["state"] == "ERROR"
     return str(one)
+
+
+def record_runs(
+    world: World, experiment_id: str, parent: str, trials: dict[int, str], mlflow_experiment: str = "7"
+) -> None:
+    """What a driver records of its runs in the experiment's storage."""
+    storage = open_storage(world.launcher.launches[f"exp-{experiment_id}-a1"].storage)
+    recorded = {"experiment": mlflow_experiment, "parent": parent, "runs": trials}
+    storage.artifacts.write(NAMES.tracking, json.dumps(recorded).encode())
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -90,9 +90,12 @@ class MlflowWriter:
                 self._note_answer()
         self._accepted.clear()
 
-    def end_parent_run(self, summary: Summary, at: float, trials: Collection[int]) -> None:
-        """Log the summary on the parent run, and end it at `at` (Unix seconds). Deletes runs of no trial."""
-        self._runs.delete_orphans(trials)
+    def end_parent_run(self, summary: Summary, at: float, began: Mapping[int | None, float]) -> None:
+        """Log the summary on the parent run, and end it at `at`. Deletes orphans.
+
+        `began`: the time of the first event of each trial, and of the journal (None). Times are Unix seconds.
+        """
+        self._runs.delete_orphans({number: int(first * 1000) for number, first in began.items()})
         parent, at_ms = self._runs.parent(), int(at * 1000)
         metrics = [Metric(name, value, at_ms, summary.step) for name, value in summary.metrics.items()]
         self._log(parent, metrics + _tags(summary.tags))

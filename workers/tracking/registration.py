@@ -16,11 +16,10 @@ from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Tag, Winner
+from search_spaces.protocol import Tag, Winner, registered_model_name
 from workers.tracking.runs import DESCRIPTION_CHARACTERS
 from workers.tracking.uploads import Uploads
 
-NAME_CHARACTERS = 256
 #: What users must know about the model, in the description of each version.
 USE = (
     "Input: images as uint8 in 0..255 of shape (images, channels, height, width); the model normalizes them itself. "
@@ -43,7 +42,7 @@ def register(
     What an earlier call has done for the same trial is kept, and files that `uploads` has sent are not sent again.
     Raises what the client raises.
     """
-    name = f"{spec.project}.{spec.name}"[:NAME_CHARACTERS]
+    name = registered_model_name(spec.project, spec.name)
     tags: dict[str, str] = {Tag.EXPERIMENT_ID: experiment_id, Tag.TRIAL_ID: str(winner.trial)}
     for known in client().search_model_versions(f"run_id = '{run}'"):
         if tags.items() <= known.tags.items():

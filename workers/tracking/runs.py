@@ -7,7 +7,8 @@ answer to their creation or the journal's entry of their trial was lost. It must
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from mlflow import MlflowClient
@@ -63,7 +64,8 @@ class Runs:
                 "mlflow.note.content": self._spec.description[:DESCRIPTION_CHARACTERS],
                 Tag.LABELS: ", ".join(self._spec.labels),
             }
-            query = f"tags.`{Tag.ROLE}` = 'experiment'"
+            began_ms = int(time.time() * 1000) if began_ms is None else began_ms
+            query = f"tags.`{Tag.ROLE}` = 'experiment' and start_time = {began_ms}"
             found = self._find(query) if self._continued else None
             self._parent = found or self._create(self._spec.name, tags, began_ms, query)
         return self._parent
@@ -71,7 +73,7 @@ class Runs:
     def of_trial(self, number: int, params: Mapping[str, str], began_ms: int) -> str:
         """The run of a trial that is running. A run of other `params` is of a trial that the journal lost: deleted."""
         parent, runs = self.parent(), self._runs
-        query = f"tags.`{Tag.TRIAL_ID}` = '{number}'"
+        query = f"tags.`{Tag.TRIAL_ID}` = '{number}' and start_time = {began_ms}"
         if number not in runs and self._continued:
             found = self._find(query)
             if found:
@@ -111,20 +113,27 @@ class Runs:
             known[name] = steps
         return [item for item in items if not (isinstance(item, Metric) and item.step in known[item.key])]
 
-    def delete_orphans(self, trials: Collection[int]) -> None:
-        """Delete the runs that are neither the parent nor of one of the `trials`, if there may be such runs.
+    def delete_orphans(self, began_ms: Mapping[int | None, int]) -> None:
+        """Delete the runs of trials that do not exist, and second runs of others, if there may be any.
 
-        Every trial has ended by then, so runs whose creation this process was not told of are those that still run.
+        `began_ms`: when each trial began, and the parent run (None); their runs began then. Every trial has ended by
+        now, so runs whose creation this process was not told of are those that still run.
         """
         if not (self._continued or self._answers_lost):
             return
-        for number in self._runs.keys() - set(trials):
-            del self._runs[number]
+        for number in self._runs.keys() - began_ms.keys():
+            self._delete_orphan(self._runs.pop(number))
         kept = {self.parent(), *self._runs.values()}
         for run in self._all("" if self._continued else " and attributes.status = 'RUNNING'"):
-            if run.info.run_id not in kept:
-                log.warning("deleting orphaned MLflow run %s (%s)", run.info.run_id, run.info.run_name)
-                self._client().delete_run(run.info.run_id)
+            trial = run.data.tags.get(Tag.TRIAL_ID, "")
+            began = began_ms.get(int(trial) if trial.isdecimal() else None)
+            if run.info.run_id not in kept and run.info.start_time == began:
+                self._delete_orphan(run.info.run_id)
+
+    def _delete_orphan(self, run: str) -> None:
+        log.warning("deleting orphaned MLflow run %s", run)
+        with tolerating_refusal(f"to delete run {run}"):
+            self._client().delete_run(run)
 
     def _all(self, condition: str) -> list[Run]:
         query = f"tags.`{Tag.EXPERIMENT_ID}` = '{self._experiment_id}'{condition}"
@@ -165,6 +174,10 @@ class Runs:
         return self._connection.repeat(create)
 
     def _find(self, query: str) -> str | None:
+        """The run of a creation whose answer was lost. `query` must have its start time, which nobody can change.
+
+        The tags do not prove that a run belongs to this experiment: anybody who may edit a run can set them.
+        """
         query = f"tags.`{Tag.EXPERIMENT_ID}` = '{self._experiment_id}' and {query}"
         runs = self._client().search_runs([str(self._experiment)], query, max_results=1)
         return str(runs[0].info.run_id) if runs else None

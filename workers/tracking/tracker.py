@@ -117,11 +117,13 @@ class Tracker:
 
         Every attempt that finds the experiment ended gives the same time.
         """
-        at, trials = 0.0, set()
+        at, began = 0.0, dict[int | None, float]()
         for event in decode_all(self._storage.journal.entries()):
             at = at if isinstance(event, AttemptStarted) else max(at, event.at)
-            trials |= {event.trial} if isinstance(event, TrialEvent) else set()
-        self._writer().end_parent_run(summary, at, trials)
+            began.setdefault(None, event.at)
+            if isinstance(event, TrialEvent):
+                began.setdefault(event.trial, event.at)
+        self._writer().end_parent_run(summary, at, began)
 
     def log_folder(self, folder: Path) -> None:
         """Log the files of a folder on the parent run, under the folder's name. Raises what the client raises."""

@@ -25,11 +25,12 @@ def test_a_deletion_is_complete_and_leaves_other_experiments(
     one, other = failed_experiment(world, mlflow), world.started()
     mlflow.add("another", other, None)
     mlflow.versions = [
-        {"name": name, "version": version, "run_id": run_id}
-        for name, version, run_id in (("m", "1", "parent"), ("m", "2", "x"), ("single", "1", "parent"))
+        {"name": "default.x", "version": "1", "run_id": "parent", "source": "models:/m-1"},
+        {"name": "default.x", "version": "2", "run_id": "x", "source": "models:/m-9"},
+        {"name": "in use", "version": "1", "run_id": "parent", "source": "models:/m-3"},
     ]
-    mlflow.models = {"m-1": "parent", "m-2": "another"}
-    kept = {"7/another/artifacts/a.png", "7/models/m-2/artifacts/MLmodel"}
+    mlflow.models = {"m-1": "parent", "m-2": "another", "m-3": "parent"}
+    kept = {f"7/{name}" for name in ("another/artifacts/a.png", "models/m-2/MLmodel", "models/m-3/MLmodel")}
     mlflow.artifacts = {*kept, "7/parent/artifacts/pictures/a.png", "7/models/m-1/artifacts/MLmodel"}
     for folder in (one, other):
         (Path(settings.storage_root) / folder / "trials" / "00000").mkdir(parents=True)
@@ -53,8 +54,11 @@ def test_a_deletion_is_complete_and_leaves_other_experiments(
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
     assert [path.name for path in Path(settings.storage_root).iterdir()] == [other]
     assert [name for name, run in mlflow.runs.items() if not run["deleted"]] == ["another"]
-    assert (mlflow.versions, mlflow.models) == ([{"name": "m", "version": "2", "run_id": "x"}], {"m-2": "another"})
-    assert "DELETE /registered-models/delete" in mlflow.requests, "of the one that would be empty"
+    assert [(version["name"], version["version"]) for version in mlflow.versions] == [
+        ("default.x", "2"),
+        ("in use", "1"),
+    ], "of another experiment, and registered by a person"
+    assert mlflow.models == {"m-2": "another", "m-3": "parent"}
     assert mlflow.artifacts == kept
     with context.database.read() as session:
         assert one not in repr([session.execute(select(table)).all() for table in Base.metadata.sorted_tables])
@@ -70,6 +74,56 @@ def test_an_experiment_that_never_ran_is_deleted_without_mlflow(
     mlflow.unavailable = True
     keeper.run_once()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+
+
+def test_a_victim_keeps_a_run_that_has_the_tags_of_a_deleted_experiment(
+    world: World, mlflow: Mlflow, keeper: CleanupWorker
+) -> None:
+    one = failed_experiment(world, mlflow)
+    mlflow.add("of a victim", one, None)
+    mlflow.versions = [{"name": "default.x", "version": "1", "run_id": "of a victim", "source": "models:/m-1"}]
+    mlflow.models = {"m-1": "of a victim"}
+    mlflow.artifacts = {"7/of a victim/artifacts/a.png", "7/models/m-1/artifacts/MLmodel"}
+    before = [*mlflow.versions, *mlflow.artifacts]
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{one}")
+    keeper.run_once()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    assert [name for name, run in mlflow.runs.items() if not run["deleted"]] == ["of a victim"]
+    assert ([*mlflow.versions, *mlflow.artifacts], mlflow.models) == (before, {"m-1": "of a victim"})
+
+
+def test_runs_that_only_the_driver_recorded_are_deleted_after_an_outage(
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
+) -> None:
+    """The files go at once, because a full disk may be the reason of the outage; what names the runs goes last."""
+    one = failed_experiment(world, mlflow)
+    large = Path(settings.storage_root) / one / "trials" / "00000" / "last.pt"
+    large.parent.mkdir(parents=True)
+    large.touch()
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{one}")
+    mlflow.unavailable = True
+    keeper.run_once()
+    assert not large.exists()
+    mlflow.unavailable = False
+    clock.sleep(11)
+    keeper.run_once()
+    assert not (Path(settings.storage_root) / one).exists()
+    assert mlflow.runs["untold"]["deleted"]
+
+
+def test_an_experiment_without_recorded_runs_is_deleted_and_leaves_mlflow_alone(
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = world.ended("failed")
+    mlflow.add("perhaps", one, None)
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{one}")
+    keeper.run_once()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    assert (mlflow.requests, mlflow.runs["perhaps"]["deleted"]) == ([], False)
+    assert "has no recorded parent run" in caplog.text
 
 
 def test_artifacts_that_mlflow_does_not_store_itself_are_kept(
@@ -142,10 +196,10 @@ def test_experiments_without_an_end_time_are_deleted_first_on_every_database(
     assert [item["id"] for item in world.client.get("/api/v1/experiments").json()["items"]] == [ended]
 
 
-def test_more_runs_than_a_page_are_ended_and_deleted(
+def test_more_runs_than_one_request_names_are_ended_and_deleted(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.adapters.mlflow_client.RUNS_PER_PAGE", 2)
+    monkeypatch.setattr("service.adapters.mlflow_client.RUNS_PER_REQUEST", 2)
     one = failed_experiment(world, mlflow)
     for _ in range(3):
         keeper.run_once()
@@ -157,24 +211,18 @@ def test_more_runs_than_a_page_are_ended_and_deleted(
     assert all(run["deleted"] for run in mlflow.runs.values())
 
 
-def test_model_names_with_quotes_are_deleted_correctly(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+def test_a_model_is_deleted_with_its_last_version(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     one = failed_experiment(world, mlflow)
     mlflow.versions = [
-        {"name": name, "version": version, "run_id": run_id}
-        for name, version, run_id in (
-            ("bob's digits", "1", "parent"),
-            ("bob's digits", "2", "x"),
-            ("eve's digits", "1", "parent"),
-            ("eve_s digits", "2", "x"),
-        )
+        {"name": "default.x", "version": str(number), "run_id": "parent", "source": f"models:/m-{number}"}
+        for number in (1, 2)
     ]
     world.launcher.jobs.clear()
     world.client.delete(f"/api/v1/experiments/{one}")
     keeper.run_once()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
-    left = [(version["name"], version["version"]) for version in mlflow.versions]
-    assert left == [("bob's digits", "2"), ("eve_s digits", "2")]
-    assert mlflow.requests.count("DELETE /registered-models/delete") == 1
+    assert mlflow.versions == []
+    assert "DELETE /registered-models/delete" in mlflow.requests
 
 
 def test_a_deletion_waits_for_an_unreachable_ray_up_to_the_stop_grace_period(

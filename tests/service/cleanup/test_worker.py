@@ -13,7 +13,7 @@ from service.context import AppContext
 from service.settings import Settings
 from service.store.models import Experiment
 from tests.support.clock import Clock
-from tests.support.mlflow_server import Mlflow, failed_experiment
+from tests.support.mlflow_server import Mlflow, failed_experiment, record_runs
 from tests.support.world import World
 
 pytestmark = pytest.mark.stores
@@ -92,7 +92,8 @@ def test_an_invalid_answer_of_mlflow_does_not_block_other_experiments(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock, said: bytes
 ) -> None:
     odd, good = world.ended("failed"), failed_experiment(world, mlflow)
-    mlflow.overrides = {odd: said}
+    record_runs(world, odd, "odd-run", {})
+    mlflow.overrides = {"odd-run": said}
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
     assert world.show(odd)["reason"] == "it failed", "what keeps MLflow open is no concern of a person"
@@ -125,24 +126,51 @@ def test_the_runs_of_an_experiment_that_is_resumed_meanwhile_stay_open(
     assert sorted(run["status"] for run in mlflow.runs.values()).count("RUNNING") == len(mlflow.runs) - 1
 
 
-def test_a_duplicate_run_of_a_trial_is_deleted(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
-    """A creation whose answer was lost; the driver that would have deleted it is lost too."""
+def test_a_run_that_only_has_the_tags_of_an_experiment_is_left_alone(
+    world: World, mlflow: Mlflow, keeper: CleanupWorker
+) -> None:
     one = failed_experiment(world, mlflow)
-    mlflow.add("double of done", one, 0)
-    mlflow.add("double of open", one, 1)
+    mlflow.add("stranger", one, 1)
     keeper.run_once()
     keeper.run_once()
-    assert [name for name, run in mlflow.runs.items() if run["deleted"]] == ["double of done", "double of open"]
-    assert [run["status"] for run in mlflow.runs.values() if not run["deleted"]].count("RUNNING") == 0
+    assert (mlflow.runs["stranger"]["status"], mlflow.runs["stranger"]["deleted"]) == ("RUNNING", False)
+    assert [name for name, run in mlflow.runs.items() if run["status"] == "RUNNING"] == ["stranger"]
 
 
-def test_the_only_run_of_a_trial_is_kept(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
-    """Its driver was lost after it had replaced the one that it had told of."""
+def test_a_run_without_tags_is_ended(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+    failed_experiment(world, mlflow)
+    mlflow.runs["open"]["tags"].clear()
+    keeper.run_once()
+    assert mlflow.runs["open"]["status"] == "FAILED"
+
+
+def test_the_run_that_replaced_a_reported_one_is_ended(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+    """The driver was lost before it could report the new one."""
     one = failed_experiment(world, mlflow)
     mlflow.runs["open"]["deleted"] = True
     mlflow.add("newer", one, 1)
+    record_runs(world, one, "parent", {1: "newer"})
     keeper.run_once()
     assert (mlflow.runs["newer"]["status"], mlflow.runs["newer"]["deleted"]) == ("FAILED", False)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"runs": {"x": "y"}}'])
+def test_unreadable_records_of_a_driver_leave_what_it_reported(
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, content: str
+) -> None:
+    one = failed_experiment(world, mlflow)
+    (Path(settings.storage_root) / one / "tracking.json").write_text(content)
+    keeper.run_once()
+    assert [name for name, run in mlflow.runs.items() if run["status"] == "RUNNING"] == ["untold"]
+
+
+def test_a_reported_id_is_no_part_of_a_filter(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+    one = world.started()
+    mlflow.add("other", "another", None)
+    line = world.line(0, mlflow_run_id="x') OR attributes.run_id IN ('other")
+    world.beat(one, {"phase": "failed", "trials": [line], "mlflow_experiment_id": "7"})
+    keeper.run_once()
+    assert (mlflow.requests, mlflow.runs["other"]["status"]) == ([], "RUNNING")
 
 
 @pytest.mark.parametrize("length", [5000, 5001])
@@ -151,7 +179,7 @@ def test_a_reason_is_cut_to_the_length_that_mlflow_accepts(
 ) -> None:
     one = world.started()
     mlflow.add("parent", one, None)
-    world.beat(one, {"phase": "failed", "reason": "x" * length, "mlflow_experiment_id": "7"})
+    world.beat(one, {"phase": "failed", "reason": "x" * length, "mlflow_experiment_id": "7", "mlflow_run_id": "parent"})
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
     assert mlflow.runs["parent"]["tags"]["rung.reason"] == "x" * 5000
@@ -160,8 +188,8 @@ def test_a_reason_is_cut_to_the_length_that_mlflow_accepts(
 def test_a_success_resets_the_delay_after_failures(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock
 ) -> None:
-    one = failed_experiment(world, mlflow)
-    mlflow.overrides = {one: b"<html>"}
+    failed_experiment(world, mlflow)
+    mlflow.overrides = {"parent": b"<html>"}
     for seconds in (11, 21, 41):
         keeper.run_once()
         clock.sleep(seconds)
@@ -169,7 +197,7 @@ def test_a_success_resets_the_delay_after_failures(
     keeper.run_once()
     assert mlflow.runs["parent"]["status"] == "FAILED"
     mlflow.runs["parent"]["status"] = "RUNNING"
-    mlflow.overrides = {one: b"<html>"}
+    mlflow.overrides = {"parent": b"<html>"}
     keeper.run_once()
     mlflow.overrides = {}
     clock.sleep(11)
@@ -183,6 +211,7 @@ def test_a_worker_that_is_asked_to_stop_starts_no_other_experiment(
     failed_experiment(world, mlflow)
     other = world.started()
     mlflow.add("another", other, None)
+    record_runs(world, other, "another", {})
     world.beat(other, {"phase": "failed"})
     mlflow.on_update = keeper.stop
     keeper.run_once()
