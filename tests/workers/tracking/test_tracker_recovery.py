@@ -40,9 +40,7 @@ def test_a_crash_between_sending_and_saving_the_cursor_leaves_no_duplicates(
         assert_delivered(client, recorder)
 
 
-@pytest.mark.parametrize(
-    ("lost", "cursor"), [("tail", "kept"), ("middle", "kept"), ("all", "kept"), ("tail", "lost")]
-)
+@pytest.mark.parametrize(("lost", "cursor"), [("tail", "kept"), ("middle", "kept"), ("all", "kept"), ("tail", "lost")])
 def test_epochs_that_the_journal_lost_are_not_sent_twice(
     client: MlflowClient,
     tracker: BuildTracker,
