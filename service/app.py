@@ -22,6 +22,8 @@ from service.adapters.mlflow_client import MlflowClient
 from service.adapters.mlflow_probe import MlflowProbe
 from service.api import error_handlers, openapi, routes
 from service.api.body_limit import MaxBodySizeMiddleware
+from service.api.connections import server_config
+from service.api.load_limit import LoadLimitMiddleware
 from service.api.methods import AllowedMethodsMiddleware
 from service.api.security_headers import SecurityHeadersMiddleware
 from service.api.thread_pools import ThreadPools
@@ -71,8 +73,12 @@ def build_app(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
     routes.install(app)
     pages = [route for route in app.router.routes if isinstance(route, Route)]
     app.add_middleware(AllowedMethodsMiddleware, routes=[*routes.all_routes(), *pages])
+    app.add_middleware(LoadLimitMiddleware, max_requests=settings.max_requests)
     app.add_middleware(
-        MaxBodySizeMiddleware, max_bytes=settings.max_body_bytes, max_heartbeat_bytes=settings.max_heartbeat_bytes
+        MaxBodySizeMiddleware,
+        max_bytes=settings.max_body_bytes,
+        max_heartbeat_bytes=settings.max_heartbeat_bytes,
+        timeout_s=settings.request_timeout_s,
     )
     app.add_middleware(HostOriginMiddleware, hosts=settings.hosts)
     app.add_middleware(SecurityHeadersMiddleware, assets=openapi.ASSETS)
@@ -108,7 +114,7 @@ def main() -> None:
     for name in unknown_variables(os.environ):
         log.warning("ignoring %s: there is no such setting", name)
     app = build_app(settings, lambda: context)
-    uvicorn.run(app, host=settings.host, port=settings.port, access_log=False, log_config=None)
+    uvicorn.Server(server_config(app, settings)).run()
 
 
 def _threads(context: AppContext) -> list[BackgroundThread]:

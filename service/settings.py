@@ -139,6 +139,21 @@ class Settings(BaseModel):
         description="Largest size of a driver's heartbeat, in bytes. A driver whose heartbeat is larger sends several.",
     )
 
+    max_requests: Annotated[int, Field(ge=2)] = Field(
+        64,
+        description="Largest number of people's requests that are answered at once, at most half of them for one "
+        "address. Heartbeats are counted apart.",
+    )
+    max_connections: Annotated[int, Field(ge=2)] = Field(
+        500, description="Largest number of open connections. A new one replaces the one that waits longest."
+    )
+    max_connections_per_address: Annotated[int, Field(ge=1)] = Field(
+        64, description="Largest number of open connections from one address, without those of drivers."
+    )
+    request_timeout_s: Seconds = Field(
+        30.0, description="Time in which the headers of a request, and its body, must arrive, in seconds."
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _derive_defaults(cls, given: dict[str, object]) -> dict[str, object]:

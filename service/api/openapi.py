@@ -28,6 +28,7 @@ from service.contract.errors import (
     ForbiddenError,
     InternalError,
     ProblemDocument,
+    RequestTimeoutError,
     UnavailableError,
     ValidationFailedError,
 )
@@ -60,7 +61,7 @@ TAGS = [
 #: Errors that any route may answer.
 COMMON = error_responses(BadRequestError, ForbiddenError, InternalError, UnavailableError)
 #: Errors that any route may answer that changes something.
-COMMON_TO_CHANGES = error_responses(ContentTooLargeError, DiskFullError)
+COMMON_TO_CHANGES = error_responses(RequestTimeoutError, ContentTooLargeError, DiskFullError)
 
 
 def install(app: FastAPI) -> None:

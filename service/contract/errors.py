@@ -6,13 +6,14 @@
     ├── ForbiddenError             403  the token is not the right one, or the page belongs to another site
     ├── NotFoundError              404  nothing has this name, id or address
     ├── MethodNotAllowedError      405  the address does not support this method
+    ├── RequestTimeoutError        408  the request's body did not arrive in time
     ├── ConflictError              409  the current state does not allow the request
     ├── PreconditionFailedError    412  the experiment is not at the revision that If-Match gives
     ├── ContentTooLargeError       413  the body exceeds the limit
     ├── UnsupportedMediaTypeError  415  the route does not read this content type
     ├── ValidationFailedError      422  the request can be parsed but breaks rules; `problems` lists them
     ├── InternalError              500  a defect of the service
-    ├── UnavailableError           503  the database, Ray or MLflow does not answer
+    ├── UnavailableError           503  the database, Ray or MLflow does not answer, or the service is busy
     └── DiskFullError              507  the database has no room
 
 In a response each is an `application/problem+json` document (RFC 9457) whose `type` is
@@ -117,6 +118,12 @@ class MethodNotAllowedError(RungError):
     code, status, title = "not-allowed", 405, "Method not allowed"
 
 
+class RequestTimeoutError(RungError):
+    """The body did not arrive in time."""
+
+    code, status, title = "timeout", 408, "Request timeout"
+
+
 class ConflictError(RungError):
     """The state of the experiment or trial does not permit the action."""
 
@@ -154,7 +161,7 @@ class InternalError(RungError):
 
 
 class UnavailableError(RungError):
-    """The database, Ray or MLflow does not answer."""
+    """The database, Ray or MLflow does not answer, or the service is busy."""
 
     code, status, title = "unavailable", 503, "A required service is unavailable"
 
@@ -171,6 +178,7 @@ CLASSES: tuple[type[RungError], ...] = (
     ForbiddenError,
     NotFoundError,
     MethodNotAllowedError,
+    RequestTimeoutError,
     ConflictError,
     PreconditionFailedError,
     ContentTooLargeError,

@@ -33,7 +33,7 @@ from tests.support.world import World
 
 STORES = ("sqlite", "postgresql")
 #: Settings that an application has from the moment when it is built.
-BUILT_IN = ("max_body_bytes", "max_heartbeat_bytes", "hosts")
+BUILT_IN = ("max_body_bytes", "max_heartbeat_bytes", "max_requests", "request_timeout_s", "hosts")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,9 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from service.api.connections import server_config
+from service.settings import Settings
+
 START_S = 20
 POLL_S = 0.002  # between two checks for requests that are not answered yet, when the server ends
 
@@ -46,9 +49,14 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def serving(app: FastAPI, *on_response: Callable[[httpx.Response], None]) -> Iterator[httpx.Client]:
-    """An HTTP client of the application, served for the length of the block. `on_response` sees each response."""
-    server = Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
+def serving(
+    app: FastAPI, *on_response: Callable[[httpx.Response], None], settings: Settings | None = None
+) -> Iterator[httpx.Client]:
+    """An HTTP client of the application, served for the length of the block. `on_response` sees each response.
+
+    The limits of connections are those of `settings`.
+    """
+    server = Server(server_config(app, settings or Settings(), port=0, lifespan="on"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     if not server.ready.wait(START_S):

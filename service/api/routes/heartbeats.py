@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from search_spaces.protocol import API_PREFIX, FINAL_PHASES, Directives, Heartbeat
 from service.api import headers
+from service.api.connections import IS_DRIVER
 from service.api.dependencies import CurrentContext, Token
 from service.api.error_handlers import error_responses
 from service.api.thread_pools import CurrentPools, run
@@ -68,6 +69,7 @@ async def send_heartbeat(
     """
     # Nothing of the body is read before the token is known to be the attempt's.
     await run(pools.heartbeats, partial(_authenticate, context, attempt_id, token))
+    setattr(request.state, IS_DRIVER, True)
     body = await request.body()
     return await run(pools.heartbeats, partial(_handle, context, attempt_id, token, body))
 

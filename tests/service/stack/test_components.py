@@ -33,6 +33,10 @@ FORWARDED = {
     "keep_files_days": "7",
     "reconcile_s": "3",
     "lease_s": "16",
+    "max_requests": "65",
+    "max_connections": "501",
+    "max_connections_per_address": "65",
+    "request_timeout_s": "31",
     "max_body_bytes": "2048",
     "max_heartbeat_bytes": "4096",
 }

@@ -1,0 +1,172 @@
+"""Connections: how many there may be, and how long one may wait for its client.
+
+Owns the part of Uvicorn's HTTP protocol that Uvicorn has no settings for: the deadline of a request's headers, a limit
+of connections for each address and for all, and which connection makes room for a new one. A connection that an
+attempt's driver uses never does. It must not know the application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import partial
+from typing import Any, cast
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from service.api import headers
+from service.contract.errors import MEDIA_TYPE, BadRequestError, RungError, UnavailableError
+from service.settings import Settings
+
+#: Largest size of a request's headers, and most bytes that are taken from a connection before others have their turn.
+MAX_HEADER_BYTES = READ_BYTES = 2**14
+RETRY_AFTER_S = 1
+#: In the state of a request (`request.state`): it is of a driver whose token was checked.
+IS_DRIVER = "is_driver"
+
+
+def server_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
+    """Uvicorn's configuration for the application. `options` replace any of it."""
+    limits = ConnectionLimits(settings.max_connections, settings.max_connections_per_address)
+    protocol = partial(LimitedProtocol, limits, settings.request_timeout_s)
+    return uvicorn.Config(
+        app,
+        **{
+            "host": settings.host,
+            "port": settings.port,
+            "http": cast("type[asyncio.Protocol]", protocol),
+            "ws": "none",
+            "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
+            "proxy_headers": False,  # anybody could write an address of their choice into them
+            "server_header": False,
+            "timeout_graceful_shutdown": int(settings.request_timeout_s) + 1,
+            "access_log": False,
+            "log_config": None,
+            **options,
+        },
+    )
+
+
+class ConnectionLimits:
+    """The open connections, the one that was opened first in front."""
+
+    def __init__(self, most: int, most_of_address: int) -> None:
+        self._most = most
+        self._most_of_address = most_of_address
+        self._open: dict[LimitedProtocol, None] = {}
+
+    def admit(self, new: LimitedProtocol) -> bool:
+        """Whether a new connection may stay. If there are too many, the one that has waited longest for its client is
+        closed instead: of the same address first, otherwise of the address that has the most."""
+        self._open[new] = None
+        same = [one for one in self._open if one.address == new.address and not one.is_driver]
+        if len(same) > self._most_of_address:
+            return self._make_room(same, new)
+        if len(self._open) > self._most:
+            of_address: dict[str, list[LimitedProtocol]] = {}
+            for one in self._open:
+                if not one.is_driver:
+                    of_address.setdefault(one.address, []).append(one)
+            largest_first = sorted(of_address.values(), key=len, reverse=True)
+            return any(self._make_room(some, new) for some in largest_first)
+        return True
+
+    def forget(self, closed: LimitedProtocol) -> None:
+        self._open.pop(closed, None)
+
+    def _make_room(self, some: list[LimitedProtocol], new: LimitedProtocol) -> bool:
+        waiting = [one for one in some if one.is_waiting and one is not new]
+        if not waiting:
+            return False
+        min(waiting, key=lambda one: one.waiting_since).drop()
+        return True
+
+
+class LimitedProtocol(H11Protocol):
+    """A connection that ends if its client neither completes a request's headers nor reads a response in time."""
+
+    def __init__(self, limits: ConnectionLimits, timeout_s: float, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._limits = limits
+        self._timeout_s = timeout_s
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+        self.address = ""
+        self.is_driver = False
+        self.waiting_since = self.loop.time()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the service has nothing to do for it until its client sends more."""
+        return not self._has_request or self.cycle.more_body
+
+    @property
+    def _has_request(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.address = self.client[0] if self.client else ""
+        if hasattr(transport, "max_size"):
+            transport.max_size = READ_BYTES
+        if self._limits.admit(self):
+            self._wait()
+        else:
+            sent = {headers.RETRY_AFTER: str(RETRY_AFTER_S)}
+            self._refuse(UnavailableError("too many connections are open; try again in a moment", headers=sent))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._limits.forget(self)
+        for timer in (self._deadline, self._stalled):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._has_request and self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def on_response_complete(self) -> None:
+        self.is_driver = self.is_driver or bool(self.scope["state"].get(IS_DRIVER))
+        self._wait()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stalled is None:
+            self._stalled = self.loop.call_later(self._timeout_s, self.drop)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(BadRequestError("the request is not valid HTTP/1.1, or its headers are too large"))
+
+    def drop(self) -> None:
+        """End the connection now, with whatever was not sent yet."""
+        self.transport.abort()
+
+    def _wait(self) -> None:
+        """From now on, the client has `timeout_s` to complete the headers of its next request."""
+        self.waiting_since = self.loop.time()
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(self._timeout_s, self.drop)
+
+    def _refuse(self, error: RungError) -> None:
+        body = json.dumps(error.document()).encode()
+        lines = [
+            f"HTTP/1.1 {error.status} {error.title}",
+            f"content-type: {MEDIA_TYPE}",
+            f"content-length: {len(body)}",
+            "connection: close",
+            *(f"{name.lower()}: {value}" for name, value in error.headers.items()),
+        ]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.transport.close()
