@@ -151,7 +151,9 @@ class Settings(BaseModel):
         64, description="Largest number of open connections from one address, without those of drivers."
     )
     request_timeout_s: Seconds = Field(
-        30.0, description="Time in which the headers of a request, and its body, must arrive, in seconds."
+        30.0,
+        description="Time in which the headers of a request, and its body, must arrive, and in which a client must go on "
+        "reading a response, in seconds.",
     )
 
     @model_validator(mode="before")

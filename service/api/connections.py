@@ -16,6 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.api import headers
+from service.api.security_headers import HEADERS
 from service.contract.errors import MEDIA_TYPE, BadRequestError, RungError, UnavailableError
 from service.settings import Settings
 
@@ -105,10 +106,10 @@ class LimitedProtocol(H11Protocol):
     def _has_request(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", transport))
         self.address = self.client[0] if self.client else ""
-        if hasattr(transport, "max_size"):
+        if hasattr(transport, "max_size"):  # of asyncio's own transports
             transport.max_size = READ_BYTES
         if self._limits.admit(self):
             self._wait()
@@ -125,14 +126,13 @@ class LimitedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._has_request and self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self._end_wait_for_request()
 
     def on_response_complete(self) -> None:
         self.is_driver = self.is_driver or bool(self.scope["state"].get(IS_DRIVER))
         self._wait()
         super().on_response_complete()
+        self._end_wait_for_request()  # the next one may have been sent already
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -159,6 +159,12 @@ class LimitedProtocol(H11Protocol):
             self._deadline.cancel()
         self._deadline = self.loop.call_later(self._timeout_s, self.drop)
 
+    def _end_wait_for_request(self) -> None:
+        """If the headers of a request are complete, its body has a deadline of its own, and a response has none."""
+        if self._has_request and self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
     def _refuse(self, error: RungError) -> None:
         body = json.dumps(error.document()).encode()
         lines = [
@@ -166,7 +172,7 @@ class LimitedProtocol(H11Protocol):
             f"content-type: {MEDIA_TYPE}",
             f"content-length: {len(body)}",
             "connection: close",
-            *(f"{name.lower()}: {value}" for name, value in error.headers.items()),
+            *(f"{name.lower()}: {value}" for name, value in {**HEADERS, **error.headers}.items()),
         ]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self.transport.close()

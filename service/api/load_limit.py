@@ -86,7 +86,7 @@ async def _read(receive: Receive) -> list[Message] | None:
 async def _until_client_is_gone(app: ASGIApp, scope: Scope, body: list[Message], receive: Receive, send: Send) -> None:
     """Run the application on a body that was read. What waits for a thread is given up when its client is gone; what a
     thread has begun, it completes."""
-    gone = asyncio.Event()
+    gone, answered = asyncio.Event(), False
 
     async def replay() -> Message:
         if body:
@@ -94,17 +94,23 @@ async def _until_client_is_gone(app: ASGIApp, scope: Scope, body: list[Message],
         await gone.wait()
         return {"type": "http.disconnect"}
 
+    async def send_watched(message: Message) -> None:
+        nonlocal answered
+        answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await send(message)
+
     with anyio.CancelScope() as running:
 
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
             gone.set()
-            running.cancel()
+            if not answered:
+                running.cancel()
 
         watching = asyncio.create_task(watch())
         try:
-            await app(scope, replay, send)
+            await app(scope, replay, send_watched)
         finally:
             watching.cancel()
 

@@ -59,9 +59,11 @@ TAGS = [
     {"name": "drivers", "description": "Used by the driver processes that Rung starts."},
 ]
 #: Errors that any route may answer.
-COMMON = error_responses(BadRequestError, ForbiddenError, InternalError, UnavailableError)
+COMMON = error_responses(
+    BadRequestError, ForbiddenError, RequestTimeoutError, ContentTooLargeError, InternalError, UnavailableError
+)
 #: Errors that any route may answer that changes something.
-COMMON_TO_CHANGES = error_responses(RequestTimeoutError, ContentTooLargeError, DiskFullError)
+COMMON_TO_CHANGES = error_responses(DiskFullError)
 
 
 def install(app: FastAPI) -> None:

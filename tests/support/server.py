@@ -27,6 +27,14 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.ready = threading.Event()
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.servers[0].sockets[0].getsockname()[1]}"
+
+    @property
+    def open_connections(self) -> int:
+        return len(self.server_state.connections)
+
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stopping.set)
 
@@ -49,25 +57,28 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def serving(
-    app: FastAPI, *on_response: Callable[[httpx.Response], None], settings: Settings | None = None
-) -> Iterator[httpx.Client]:
-    """An HTTP client of the application, served for the length of the block. `on_response` sees each response.
-
-    The limits of connections are those of `settings`.
-    """
+def running(app: FastAPI, settings: Settings | None = None) -> Iterator[Server]:
+    """The server of an application, for the length of the block. The limits of connections are those of `settings`."""
     server = Server(server_config(app, settings or Settings(), port=0, lifespan="on"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     if not server.ready.wait(START_S):
         raise TimeoutError("the application did not start")
     try:
-        port = server.servers[0].sockets[0].getsockname()[1]
-        hooks: dict[str, list[Any]] = {"response": list(on_response)}
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=START_S, event_hooks=hooks
-        ) as client:
-            yield client
+        yield server
     finally:
         server.stop()
         thread.join(START_S)
+
+
+@contextmanager
+def serving(
+    app: FastAPI, *on_response: Callable[[httpx.Response], None], settings: Settings | None = None
+) -> Iterator[httpx.Client]:
+    """An HTTP client of the application, served for the length of the block. `on_response` sees each response."""
+    hooks: dict[str, list[Any]] = {"response": list(on_response)}
+    with (
+        running(app, settings) as server,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=START_S, event_hooks=hooks) as client,
+    ):
+        yield client
