@@ -18,7 +18,16 @@ from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
 from tests.support.driver import Driver
 from tests.support.memory_launcher import MemoryLauncher
-from tests.support.raw_http import PATIENCE_S, connected, parse, request, rest, status_of, submission, unfinished_submission
+from tests.support.raw_http import (
+    PATIENCE_S,
+    connected,
+    parse,
+    request,
+    rest,
+    status_of,
+    submission,
+    unfinished_submission,
+)
 from tests.support.server import Server, running
 from tests.support.world import World
 
@@ -57,7 +66,9 @@ def wait_for_connections(server: Server, count: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: localh"], ids=["nothing", "half of the headers"])
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: localh"], ids=["nothing", "half of the headers"]
+)
 def test_headers_have_a_deadline(server: Server, sent: bytes) -> None:
     with ExitStack() as clients:
         silent = [clients.enter_context(connected(server.url)) for _ in range(4)]

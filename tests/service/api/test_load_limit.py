@@ -1,4 +1,4 @@
-"""Load: above the limit a request is refused at once, drivers are still heard, and nobody works for a client that left."""
+"""Load: requests above the limit are refused at once, drivers are heard, and nobody works for a client that left."""
 
 from __future__ import annotations
 
