@@ -152,8 +152,8 @@ class Settings(BaseModel):
     )
     request_timeout_s: Seconds = Field(
         30.0,
-        description="Time in which the headers of a request, and its body, must arrive, and in which a client must read "
-        "the next part of a response, in seconds.",
+        description="Time in which the headers of a request, and its body, must arrive, and in which a client must "
+        "read the next part of a response, in seconds.",
     )
 
     @model_validator(mode="before")
