@@ -1,7 +1,7 @@
 """Load limit: how many requests are worked on at once, and for whom. Pure ASGI.
 
 People's requests and heartbeats are counted apart. A request of a person counts once its body has arrived, so that slow
-clients keep nobody out, and it is given up when its client is gone. It must not know the routes, except by their
+clients keep nobody out, and it is abandoned when its client is gone. It must not know the routes, except by their
 paths.
 """
 
@@ -23,7 +23,7 @@ MAX_HEARTBEATS = 256
 #: Share of people's requests that one address may have.
 SHARE_OF_AN_ADDRESS = 0.5
 RETRY_AFTER_S = 1
-#: Answered whatever the load is: it waits for nothing, and whoever supervises the service asks for it.
+#: Answered whatever the load is: it waits for nothing, and supervisors of the service ask for it.
 ALWAYS = frozenset({"/healthz"})
 
 
@@ -84,7 +84,7 @@ async def _read(receive: Receive) -> list[Message] | None:
 
 
 async def _until_client_is_gone(app: ASGIApp, scope: Scope, body: list[Message], receive: Receive, send: Send) -> None:
-    """Run the application on a body that was read. What waits for a thread is given up when its client is gone; what a
+    """Run the application on a body that was read. What waits for a thread is abandoned when its client is gone; what a
     thread has begun, it completes."""
     gone, answered = asyncio.Event(), False
 

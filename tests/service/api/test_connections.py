@@ -120,7 +120,7 @@ def test_headers_without_end_are_refused_once_they_are_too_large(server: Server)
 
 
 def test_a_client_that_does_not_read_is_dropped(server: Server) -> None:
-    """The responses to all its requests are a hundred megabytes: only what is on the way is lost with the connection."""
+    """The responses to all its requests have a hundred megabytes: only what is on its way is kept for it."""
     with connected(server.url, receive_buffer=4096) as raw:
         wait_for_connections(server, 1)
         raw.sendall(request("GET", "/api/v1/schema") * 2_000)
