@@ -1,4 +1,4 @@
-"""Cross-field rules: rules between fields of an experiment, and warnings about settings that are probably mistakes.
+"""Cross-field rules: rules between fields of an experiment.
 
 Owns every rule that looks at more than one part of an experiment, except those of a single searcher or stopping rule,
 which are on its class. A plugin's arguments are its own: no rule reads them. Nothing here counts the candidates of a
@@ -40,12 +40,6 @@ def problems(spec: ExperimentSpec, unread: Collection[str] = ()) -> Iterator[Pro
             yield from rule.find(spec)
 
 
-def warnings(spec: ExperimentSpec) -> Iterator[str]:
-    """Warnings about valid settings that are probably mistakes: one sentence each, after the path of the field."""
-    yield from _label_warnings(spec)
-    yield from _horizon_warnings(spec)
-
-
 def _goal(spec: ExperimentSpec) -> Iterator[Problem]:
     if spec.objective.goal is not None and (rule := spec.objective.rule_broken_by(spec.objective.goal)):
         yield Problem("objective.goal", rule, spec.objective.goal)
@@ -60,7 +54,7 @@ def _searcher(spec: ExperimentSpec) -> Iterator[Problem]:
 
 
 def _warmup(spec: ExperimentSpec) -> Iterator[Problem]:
-    for path, scheduler in _schedulers(spec):
+    for path, scheduler in schedulers(spec):
         longest = bounds_of(scheduler.warmup_epochs)[1]
         if longest >= spec.max_epochs:
             yield Problem(f"{path}.warmup_epochs", f"must be less than max_epochs={spec.max_epochs}", longest)
@@ -69,7 +63,7 @@ def _warmup(spec: ExperimentSpec) -> Iterator[Problem]:
 def _own_normalization(spec: ExperimentSpec) -> Iterator[Problem]:
     """torchvision's models keep their own layers: `normalization` must have its default wherever one may be drawn."""
     models = [path for path, model in _models(spec) if isinstance(model, TorchvisionModel)]
-    for path, value in _alternatives(spec.search_space.normalization, "search_space.normalization"):
+    for path, value in alternatives(spec.search_space.normalization, "search_space.normalization"):
         if models and value != Batch():
             rule = f"must be left at its default, because the torchvision model of {models[0]} keeps its own layers"
             yield Problem(path, rule, value.model_dump(mode="json"))
@@ -126,48 +120,15 @@ RULES = (
 )
 
 
-def _label_warnings(spec: ExperimentSpec) -> Iterator[str]:
-    dataset = spec.dataset
-    augmentations = [value for _, value in _alternatives(spec.search_space.augmentation, "search_space.augmentation")]
-    flip = max(bounds_of(value.horizontal_flip)[1] for value in augmentations)
-    if not dataset.keeps_labels_mirrored() and flip > 0:
-        declarable = "mirror_safe" in type(dataset).model_fields
-        yield (
-            f"search_space.augmentation.horizontal_flip: mirrored {dataset.name} images may no longer match their "
-            "label; set it to 0" + (", or declare dataset.mirror_safe: true if yours keep theirs" if declarable else "")
-        )
-    rotation = max(bounds_of(value.rotation)[1] for value in augmentations)
-    if rotation > dataset.safe_rotation:
-        yield (
-            f"search_space.augmentation.rotation: {dataset.name} images rotated by up to {rotation:g} degrees may no "
-            f"longer match their label, as 6 and 9 do; use at most {dataset.safe_rotation:g}"
-        )
-
-
-def _horizon_warnings(spec: ExperimentSpec) -> Iterator[str]:
-    for path, scheduler in _schedulers(spec):
-        length = getattr(scheduler, scheduler.length_field) if scheduler.length_field else None
-        if not isinstance(length, int | float):
-            continue  # it follows max_epochs, or is searched
-        shortest, longest = bounds_of(scheduler.warmup_epochs)
-        if not (math.isclose(length + shortest, spec.max_epochs) and math.isclose(length + longest, spec.max_epochs)):
-            warmup = shortest if not math.isclose(length + shortest, spec.max_epochs) else longest
-            yield (
-                f"{path}.{scheduler.length_field}: the schedule ends after {warmup + length:g} epochs ({warmup:g} of "
-                f"warmup, then {length:g}), but a trial has max_epochs={spec.max_epochs}; omit "
-                "this field to use all epochs"
-            )
-
-
 def _models(spec: ExperimentSpec) -> list[Alternative]:
-    return _alternatives(spec.search_space.model, "search_space.model")
+    return alternatives(spec.search_space.model, "search_space.model")
 
 
-def _schedulers(spec: ExperimentSpec) -> Iterator[tuple[str, SchedulerSpec]]:
-    yield from _alternatives(spec.search_space.scheduler, "search_space.scheduler")
+def schedulers(spec: ExperimentSpec) -> Iterator[tuple[str, SchedulerSpec]]:
+    yield from alternatives(spec.search_space.scheduler, "search_space.scheduler")
 
 
-def _alternatives(node: Any, path: str) -> list[Alternative]:
+def alternatives(node: Any, path: str) -> list[Alternative]:
     """What a field may become, each with its path: the alternatives of a choice, or the value itself."""
     if isinstance(node, Choice):
         return [(f"{path}.choice[{index}]", item) for index, item in enumerate(node.choice)]
@@ -177,7 +138,7 @@ def _alternatives(node: Any, path: str) -> list[Alternative]:
 def _field(node: Any, name: str, path: str) -> list[Alternative]:
     """What a field of a member of a family may become. Alternatives that are single values share the field's path."""
     value = getattr(node, name)
-    return [(f"{path}.{name}", item) for _, item in _alternatives(value, "")]
+    return [(f"{path}.{name}", item) for _, item in alternatives(value, "")]
 
 
 def _distinct_groups(spec: ExperimentSpec, largest: int) -> list[int]:
@@ -188,7 +149,7 @@ def _distinct_groups(spec: ExperimentSpec, largest: int) -> list[int]:
     """
     found: set[int] = set()
     common = 1
-    for _, value in _alternatives(spec.search_space.normalization, "search_space.normalization"):
+    for _, value in alternatives(spec.search_space.normalization, "search_space.normalization"):
         for _, groups in _field(value, "groups", "") if isinstance(value, Group) else ():
             for number in _numbers(groups):
                 if number not in found:

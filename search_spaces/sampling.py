@@ -7,10 +7,13 @@ intervals, path -> index for choices; `optimizer[1].lr` is the rate of the secon
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from pydantic import BaseModel
 
 from search_spaces.domains import Candidates, Choice, Domain, Interval, count, quantize
 from search_spaces.spec import Spec
@@ -93,6 +96,48 @@ def count_combinations(node: Any) -> int:
     if isinstance(node, dict | list | tuple):
         return math.prod(count_combinations(item) for item in (node.values() if isinstance(node, dict) else node))
     return 1
+
+
+def count_distinct(node: Any) -> float:
+    """How many different bindings a tree has; infinite where a domain is continuous.
+
+    Equal alternatives of a choice count once. Ranges of one choice that overlap count as if they did not.
+    """
+    if isinstance(node, Choice):
+        return sum(map(count_distinct, distinct(node).values()))
+    if isinstance(node, Interval):
+        return math.inf if node.step is None else count(node)
+    if isinstance(node, Spec):
+        return math.prod(count_distinct(getattr(node, name)) for name in type(node).model_fields)
+    if isinstance(node, dict | list | tuple):
+        return math.prod(map(count_distinct, node.values() if isinstance(node, dict) else node))
+    return 1
+
+
+def distinct(choice: Choice) -> dict[int, Any]:
+    """Index -> alternative, of equal ones the first."""
+    first: dict[str, int] = {}
+    for index, item in enumerate(choice.choice):
+        first.setdefault(item.model_dump_json() if isinstance(item, BaseModel) else json.dumps(item), index)
+    return {index: choice.choice[index] for index in first.values()}
+
+
+def choices(node: Any, path: str = "") -> Iterator[tuple[str, Choice]]:
+    """Every choice at any depth with its path as a document has it (`optimizer.choice[1].lr`), in distinct
+    alternatives only."""
+    if isinstance(node, Choice):
+        yield path, node
+        for index, item in distinct(node).items():
+            yield from choices(item, f"{path}.choice[{index}]")
+    elif isinstance(node, Spec):
+        for name in type(node).model_fields:
+            yield from choices(getattr(node, name), _join(path, name))
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from choices(value, _join(path, key))
+    elif isinstance(node, list | tuple):
+        for index, item in enumerate(node):
+            yield from choices(item, f"{path}[{index}]")
 
 
 def _active(

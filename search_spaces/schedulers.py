@@ -8,16 +8,20 @@ before the schedule begins. It must not import torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from search_spaces.domains import Integer, Number, Searchable, bounds_of
+from search_spaces.domains import Domain, Integer, Number, Searchable, bounds_of
+from search_spaces.problems import Problem
 from search_spaces.spec import Discriminated, KindShorthand, Spec, field_error
 
 SHORTEST_PHASE = 1e-6  # length in steps of a one_cycle's rise, which must not be 0
+MAX_WARMUP_SHARE = 0.5  # of a trial; with more, most epochs train below the base rate
+ALTERNATIVE = "use a smaller value, or a schedule that follows max_epochs, such as cosine"
 
 Ratio = Searchable[Annotated[Number, Field(gt=0, lt=1)]]
 Share = Searchable[Annotated[Number, Field(ge=0, le=1)]]
@@ -46,15 +50,13 @@ class Horizon:
 class SchedulerSpec(Spec):
     """What all schedulers share.
 
-    `interval` says what a stock scheduler counts its steps in: epochs or batches after warmup. `length_field` names the
-    field, if there is one, that sets how many epochs after warmup the schedule takes.
+    `interval` says what a stock scheduler counts its steps in: epochs or batches after warmup.
     `target` is None for members that override `multiplier`.
     """
 
     target: ClassVar[str | None] = None
     interval: ClassVar[Literal["epoch", "batch"]] = "batch"
     monitors: ClassVar[bool] = False
-    length_field: ClassVar[str | None] = None
 
     kind: str
     warmup_epochs: Searchable[Annotated[Number, Field(ge=0)]] = Field(
@@ -70,6 +72,18 @@ class SchedulerSpec(Spec):
     def multiplier(self, epoch: float, horizon: Horizon) -> float:
         """Multiplier of the base rate at a fractional epoch counted from the end of warmup."""
         raise TypeError(f"{type(self).__name__} is a stock scheduler")
+
+    def warnings(self, max_epochs: int) -> Iterator[Problem]:
+        """Values that are probably mistakes in trials of `max_epochs` epochs, with paths from this block."""
+        longest = bounds_of(self.warmup_epochs)[1]
+        if longest > MAX_WARMUP_SHARE * max_epochs:
+            rule = f"should be at most half of max_epochs={max_epochs}, because the schedule begins after it"
+            yield Problem("warmup_epochs", rule, longest)
+        yield from self.inactive(max_epochs - longest)
+
+    def inactive(self, epochs: float) -> Iterator[Problem]:
+        """Values with which the schedule has no effect within `epochs` epochs after warmup."""
+        yield from ()
 
 
 class Constant(SchedulerSpec):
@@ -109,6 +123,14 @@ class Plateau(SchedulerSpec):
             "min_lr": self.min_lr,
         }
 
+    def inactive(self, epochs: float) -> Iterator[Problem]:
+        """The first epoch sets the mark, patience + 1 others miss it, and one more trains at the reduced rate."""
+        most = math.floor(epochs) - 3
+        if (longest := bounds_of(self.patience)[1]) > most:
+            limit = f"should be at most {most}, otherwise" if most >= 0 else "has no effect:"
+            rule = f"{limit} the learning rate is not reduced within the {epochs:g} epochs after warmup; {ALTERNATIVE}"
+            yield Problem("patience", rule, longest)
+
 
 class Step(SchedulerSpec):
     """Multiply the rate by `gamma` every `step_size` epochs."""
@@ -121,6 +143,9 @@ class Step(SchedulerSpec):
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
         return {"step_size": self.step_size, "gamma": self.gamma}
+
+    def inactive(self, epochs: float) -> Iterator[Problem]:
+        yield from _never("step_size", self.step_size, epochs, "the learning rate is not reduced")
 
 
 class MultiStep(SchedulerSpec):
@@ -147,6 +172,12 @@ class MultiStep(SchedulerSpec):
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
         return {"milestones": [max(1, round(m * horizon.epochs)) for m in self.milestones], "gamma": self.gamma}
 
+    def inactive(self, epochs: float) -> Iterator[Problem]:
+        last = bounds_of(self.milestones[-1])[1]
+        if max(1, round(last * epochs)) >= epochs:
+            rule = f"should be before the last of the {epochs:g} epochs after warmup, to have an effect; {ALTERNATIVE}"
+            yield Problem(f"milestones[{len(self.milestones) - 1}]", rule, last)
+
 
 class Exponential(SchedulerSpec):
     """Multiply the rate by `gamma` after every epoch."""
@@ -158,6 +189,11 @@ class Exponential(SchedulerSpec):
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
         return {"gamma": self.gamma}
+
+    def inactive(self, epochs: float) -> Iterator[Problem]:
+        if epochs <= 1:
+            rule = "should change within an epoch, as cosine does, because there is only one epoch after warmup"
+            yield Problem("kind", rule, self.kind)
 
 
 class Polynomial(SchedulerSpec):
@@ -180,7 +216,6 @@ class Cosine(SchedulerSpec):
     The fall takes all epochs after warmup unless `t_max` is given; past its end the rate stays low.
     """
 
-    length_field: ClassVar[str | None] = "t_max"
     kind: Literal["cosine"] = "cosine"
     t_max: Epochs | None = Field(
         None, description="Number of epochs that the fall takes after warmup; default: until the end of the trial."
@@ -189,6 +224,26 @@ class Cosine(SchedulerSpec):
 
     def multiplier(self, epoch: float, horizon: Horizon) -> float:
         return _half_cosine(epoch / (self.t_max or horizon.epochs), self.min_factor)
+
+    def warnings(self, max_epochs: int) -> Iterator[Problem]:
+        """Also a fall that does not end with the trial; a searched `t_max` may end earlier."""
+        yield from super().warnings(max_epochs)
+        if self.t_max is None:
+            return
+        searched = isinstance(self.t_max, Domain)
+        length = bounds_of(self.t_max)[1]
+        for warmup in bounds_of(self.warmup_epochs)[:: -1 if searched else 1]:
+            end = warmup + length
+            if not math.isclose(end, max_epochs) and (end > max_epochs or not searched):
+                rule = (
+                    f"the schedule ends after {end:g} epochs ({warmup:g} of warmup, then {length:g}), but a trial has "
+                    f"max_epochs={max_epochs}; omit this field to use all epochs"
+                )
+                yield Problem("t_max", rule)
+                return
+
+    def inactive(self, epochs: float) -> Iterator[Problem]:
+        yield from _constant(self.min_factor)
 
 
 class WarmRestarts(SchedulerSpec):
@@ -222,6 +277,11 @@ class WarmRestarts(SchedulerSpec):
             return peak * (self.min_factor + (1 - self.min_factor) * min(1.0, after / self.cycle_warmup))
         return peak * _half_cosine((phase - self.cycle_warmup) / (1 - self.cycle_warmup), self.min_factor)
 
+    def inactive(self, epochs: float) -> Iterator[Problem]:
+        if self.t_0 is not None:
+            yield from _never("t_0", self.t_0, epochs, "the learning rate does not restart")
+        yield from _constant(self.min_factor)
+
 
 class Triangular(SchedulerSpec):
     """Up and down between `min_factor` of the base rate and all of it (Smith, 2017)."""
@@ -242,6 +302,12 @@ class Triangular(SchedulerSpec):
             "step_size_up": max(1, round(self.half_cycle_epochs * horizon.batches)),
             "mode": "triangular2" if self.halve else "triangular",
         }
+
+    def inactive(self, epochs: float) -> Iterator[Problem]:
+        yield from _never(
+            "half_cycle_epochs", self.half_cycle_epochs, epochs, "the learning rate rises and never falls"
+        )
+        yield from _constant(self.min_factor)
 
 
 class OneCycle(SchedulerSpec):
@@ -269,6 +335,18 @@ class OneCycle(SchedulerSpec):
             "final_div_factor": self.final_div_factor,
             "cycle_momentum": False,
         }
+
+
+def _never(field: str, length: Any, epochs: float, what: str) -> Iterator[Problem]:
+    """A length, in epochs after warmup, before whose end nothing happens."""
+    if (longest := bounds_of(length)[1]) >= epochs:
+        rule = f"should be less than the {epochs:g} epochs after warmup, otherwise {what}; {ALTERNATIVE}"
+        yield Problem(field, rule, longest)
+
+
+def _constant(min_factor: Any) -> Iterator[Problem]:
+    if (lowest := bounds_of(min_factor)[0]) == 1:
+        yield Problem("min_factor", "should be less than 1, otherwise the learning rate is constant", lowest)
 
 
 def _cycle_of(elapsed: float, mult: float) -> tuple[int, float, float]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from search_spaces import cross_field_rules
+from search_spaces import cross_field_rules, cross_field_warnings
 from search_spaces.domains import FLOAT_DOMAINS, INTEGER_DOMAINS, KEYWORDS, holds_domain, numeric_domains
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.parsing import MAX_DEPTH
@@ -71,7 +71,7 @@ def warnings(spec: ExperimentSpec, document: Any = None) -> list[str]:
     """Warnings about valid settings that are probably mistakes, and about an old document: one sentence each."""
     upgraded = upgrade(document)
     deprecated = [DEPRECATED] if upgraded.was_upgraded else []
-    found = _first(chain(deprecated, map(upgraded.in_text, cross_field_rules.warnings(spec))))
+    found = _first(chain(deprecated, map(upgraded.in_text, cross_field_warnings.warnings(spec))))
     return [*found[:MAX_PROBLEMS], *(["and more warnings"] if len(found) > MAX_PROBLEMS else [])]
 
 

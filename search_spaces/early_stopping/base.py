@@ -78,6 +78,10 @@ class EarlyStoppingSpec(Spec):
         """Problems of this rule with trials of `max_epochs` epochs, with paths from the root of the spec."""
         yield from ()
 
+    def warnings(self, max_epochs: int) -> Iterator[Problem]:
+        """Probable mistakes of this rule with trials of `max_epochs` epochs, with paths from the root of the spec."""
+        yield from ()
+
     @abstractmethod
     def rule(self, comparison: Comparison) -> StoppingRule:
         """A new rule that has seen no epoch."""

@@ -98,6 +98,10 @@ class SearcherSpec(Spec):
         """Problems of this searcher with `search_space`, with paths from the root of the spec."""
         yield from ()
 
+    def warnings(self, search_space: Spec) -> Iterator[Problem]:
+        """Settings of this searcher that are probably mistakes with `search_space`, with paths from the root."""
+        yield from ()
+
     @abstractmethod
     def algorithm(self, problem: SearchProblem) -> SearchAlgorithm:
         """A new algorithm that has proposed nothing."""

@@ -46,6 +46,15 @@ class Grid(SearcherSpec):
             rule = f"must be given, at most {MAX_TRIALS}, because the grid has {count} combinations"
             yield Problem("searcher.num_samples", rule)
 
+    def warnings(self, search_space: Spec) -> Iterator[Problem]:
+        every = count_combinations(search_space)
+        if self.num_samples is not None and self.num_samples < every:
+            rule = (
+                f"should be the {every:.6g} combinations of the grid, or the searcher random: the first combinations "
+                "differ only in the last domains of the spec"
+            )
+            yield Problem("searcher.num_samples", rule, self.num_samples)
+
     def algorithm(self, problem: SearchProblem) -> SearchAlgorithm:
         return GridSearch(problem.search_space)
 

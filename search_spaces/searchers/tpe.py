@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from search_spaces.domains import Integer
+from search_spaces.problems import Problem
+from search_spaces.sampling import domains
 from search_spaces.searchers.optuna_search import OptunaSearcherSpec
+from search_spaces.spec import Spec
 
 
 class TPE(OptunaSearcherSpec):
@@ -18,6 +22,11 @@ class TPE(OptunaSearcherSpec):
     startup_trials: Annotated[Integer, Field(ge=1)] = Field(
         10, description="Number of random trials before the sampler uses its model."
     )
+
+    def warnings(self, search_space: Spec) -> Iterator[Problem]:
+        if self.startup_trials >= self.num_samples and any(True for _ in domains(search_space)):
+            rule = f"should be less than num_samples={self.num_samples}, otherwise all trials are random"
+            yield Problem("searcher.startup_trials", rule, self.startup_trials)
 
     def sampler_options(self) -> dict[str, Any]:
         """Trials that still run count as bad (`constant_liar`), so that trials at once differ from each other."""

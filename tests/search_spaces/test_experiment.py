@@ -17,6 +17,9 @@ from search_spaces.schedulers import Scheduler
 from search_spaces.spec import members
 from search_spaces.validation import validate, warnings
 
+#: A search that has nothing to search and no trial too many.
+ONE: dict[str, Any] = {"name": "x", "searcher": {"kind": "random", "num_samples": 1}}
+
 
 def test_a_name_is_enough() -> None:
     spec = validate({"name": "x"})
@@ -132,7 +135,8 @@ def test_arguments_of_a_plugin_are_not_checked_as_fields_of_a_spec() -> None:
         for value in ("wide", 50, {"choice": ["wide", 50]}, {"a": [1]}):
             model = {"kind": "plugin", "name": "mine", "arguments": dict.fromkeys(arguments, value)}
             for normalization in ("batch", "group"):
-                spec = validate({"name": "x", "search_space": {"model": model, "normalization": normalization}})
+                space = {"model": model, "normalization": normalization}
+                spec = validate(ONE | {"search_space": space})
                 assert warnings(spec) == []
 
 
@@ -188,8 +192,8 @@ def test_a_domain_of_momentum_may_contain_zero() -> None:
 
 def test_warnings_contain_the_field() -> None:
     mirrored = validate({"name": "x", "search_space": {"augmentation": {"horizontal_flip": {"choice": [0.0, 0.5]}}}})
-    assert [text.partition(":")[0] for text in warnings(mirrored)] == ["search_space.augmentation.horizontal_flip"]
-    assert warnings(validate({"name": "x"})) == []
+    assert "search_space.augmentation.horizontal_flip" in [text.partition(":")[0] for text in warnings(mirrored)]
+    assert warnings(validate(ONE)) == []
 
 
 @pytest.mark.parametrize(
@@ -197,14 +201,14 @@ def test_warnings_contain_the_field() -> None:
 )
 def test_images_of_a_folder_are_mirrored_if_the_spec_declares_it_safe(declared: dict[str, bool], usual: float) -> None:
     dataset = {"name": "image_folder", "path": "signs", **declared}
-    spec = validate({"name": "x", "dataset": dataset})
+    spec = validate(ONE | {"dataset": dataset})
     assert spec.search_space.augmentation.horizontal_flip == usual
     assert warnings(spec) == []
-    asked = validate({"name": "x", "dataset": dataset, "search_space": {"augmentation": {"horizontal_flip": 0.5}}})
+    asked = validate(ONE | {"dataset": dataset, "search_space": {"augmentation": {"horizontal_flip": 0.5}}})
     warned = [text.partition(":")[0] for text in warnings(asked)]
     assert warned == ([] if usual else ["search_space.augmentation.horizontal_flip"])
     assert "dataset.mirror_safe" in "".join(warnings(asked)) or usual
-    assert validate({"name": "x", "dataset": spec.dataset}) == spec
+    assert validate(ONE | {"dataset": spec.dataset}) == spec
 
 
 @pytest.mark.parametrize(
@@ -219,7 +223,7 @@ def test_images_of_a_folder_are_mirrored_if_the_spec_declares_it_safe(declared: 
     ],
 )
 def test_a_cosine_that_does_not_end_with_the_trial_causes_a_warning(scheduler: Any, warned: str | None) -> None:
-    found = warnings(validate({"name": "x", "search_space": {"scheduler": scheduler}}))
+    found = warnings(validate(ONE | {"search_space": {"scheduler": scheduler}}))
     assert [text.partition(":")[0] for text in found] == ([f"search_space.{warned}"] if warned else [])
     assert all("the schedule ends after" in text and "max_epochs=20" in text for text in found)
 

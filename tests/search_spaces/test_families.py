@@ -95,7 +95,13 @@ def test_all_alternatives_share_their_keys(family: str) -> None:
 @pytest.mark.parametrize("cls", members(Dataset), ids=lambda cls: cls.__name__)
 def test_datasets(cls: type[Spec]) -> None:
     name = cls.model_fields["name"].default
-    spec = validate({"name": "x", "dataset": {"name": name, **REQUIRED.get(name, {})}})
+    spec = validate(
+        {
+            "name": "x",
+            "searcher": {"kind": "random", "num_samples": 1},
+            "dataset": {"name": name, **REQUIRED.get(name, {})},
+        }
+    )
     assert type(spec.dataset) is cls
     assert spec.search_space.augmentation == AugmentationSpec(**spec.dataset.usual_augmentation())
     assert ExperimentSpec.model_validate_json(spec.model_dump_json()) == spec

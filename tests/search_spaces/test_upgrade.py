@@ -25,6 +25,8 @@ from search_spaces.upgrade import DEPRECATED, upgrade, upgrade_sample
 from search_spaces.validation import validate, warnings
 from tests.support.families import kinds
 
+#: A search that has nothing to search and no trial too many.
+ONE: dict[str, Any] = {"name": "x", "searcher": {"kind": "random", "num_samples": 1}}
 #: As version 1 was stored first. Never edit it.
 STORED = """{"version": 1, "name": "old", "project": "vision", "labels": ["a"],
 "dataset": {"validation_fraction": 0.1, "name": "digits"},
@@ -249,15 +251,15 @@ def test_what_version_1_refused_gets_no_other_meaning(asha: Any, version: dict[s
 
 
 def test_a_whole_number_that_is_written_as_a_fraction_is_the_same_version() -> None:
-    given = {"name": "x", "version": 1.0, "asha": {"max_t": 5}}
-    assert validate(given) == validate({"name": "x", "max_epochs": 5})
+    given = ONE | {"version": 1.0, "asha": {"max_t": 5}}
+    assert validate(given) == validate(ONE | {"max_epochs": 5})
     assert warnings(validate(given), given) == [DEPRECATED]
     with pytest.raises(SpecError, match="version: must be 2"):
         validate({"name": "x", "version": True})
 
 
 def test_a_warning_has_the_names_of_the_document() -> None:
-    given = {"name": "x", "asha": {"max_t": 9}, "search_space": {"scheduler": {"kind": "cosine", "epochs": 5}}}
+    given = ONE | {"asha": {"max_t": 9}, "search_space": {"scheduler": {"kind": "cosine", "epochs": 5}}}
     _, warning = warnings(validate(given), given)
     assert warning.startswith("search_space.scheduler.epochs: the schedule ends after 5 epochs")
     assert "but a trial has asha.max_t=9" in warning
@@ -276,7 +278,7 @@ def test_a_warning_has_the_names_of_the_document() -> None:
     ],
 )
 def test_one_warning_says_that_a_spec_is_of_version_1(document: dict[str, Any], old: bool) -> None:
-    given = {"name": "x"} | document
+    given = ONE | document
     assert warnings(validate(given), given) == ([DEPRECATED] if old else [])
 
 

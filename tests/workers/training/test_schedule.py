@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from search_spaces.schedulers import Cosine, OneCycle, Plateau, Scheduler, SchedulerSpec, Triangular, WarmRestarts
+from search_spaces.schedulers import (
+    Cosine,
+    MultiStep,
+    OneCycle,
+    Plateau,
+    Scheduler,
+    SchedulerSpec,
+    Step,
+    Triangular,
+    WarmRestarts,
+)
 from tests.support.families import kinds
 from workers.training.schedule import Schedule
 
@@ -259,3 +270,34 @@ def test_triangular_cycles_halve_on_request() -> None:
     expected = [low + (triangle(s, half, low, BASE) - low) / 2 ** (s // (2 * half)) for s in range(EPOCHS * BATCHES)]
     assert curve == pytest.approx(expected)
     assert max(curve[2 * half :]) == pytest.approx(low + (BASE - low) / 2)
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        [Plateau(patience=patience, warmup_epochs=1.5) for patience in range(11)],
+        [Step(step_size=size, warmup_epochs=2) for size in range(1, 13)],
+        [MultiStep(milestones=(at / 40,)) for at in range(1, 40)],
+        [WarmRestarts(t_0=length) for length in range(8, 14)],
+        [Triangular(half_cycle_epochs=length) for length in range(8, 14)],
+    ],
+    ids=lambda specs: specs[0].kind,
+)
+def test_a_warning_is_given_exactly_where_a_schedule_never_acts(specs: list[SchedulerSpec]) -> None:
+    for spec in specs:
+        assert acted(spec) == (not list(spec.warnings(EPOCHS))), spec
+
+
+def acted(spec: SchedulerSpec) -> bool:
+    """Whether the rate restarts or, for other schedules, falls after warmup, in a trial that does not improve."""
+    schedule, optimizer = make(spec)
+    warmup = round(spec.warmup_epochs * BATCHES)
+    curve = []
+    for epoch in range(EPOCHS):
+        for _ in range(BATCHES):
+            curve.append(optimizer.param_groups[0]["lr"])
+            schedule.batch_done()
+        schedule.epoch_done(-epoch)  # worse than before
+    after = list(pairwise(curve[warmup:]))
+    restarts = isinstance(spec, WarmRestarts)
+    return any(later > before if restarts else later < before for before, later in after)

@@ -1,0 +1,111 @@
+"""Cross-field warnings: settings that are valid and probably mistakes, such as a search that cannot find anything.
+
+Owns every warning that looks at more than one part of an experiment; those of a single searcher, stopping rule or
+scheduler are on its class. Nothing here counts the candidates of a domain, so the cost of a spec is bounded by its
+size. It must not change a spec.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from search_spaces.cross_field_rules import alternatives, schedulers
+from search_spaces.domains import bounds_of
+from search_spaces.problems import Problem, shorten
+from search_spaces.sampling import choices, count_distinct, distinct
+from search_spaces.schedulers import Plateau
+
+if TYPE_CHECKING:
+    from search_spaces.experiment import ExperimentSpec
+
+MIN_VALIDATION_IMAGES = 100  # with fewer, one image is more than 1 % of the accuracy by which trials are compared
+
+
+def warnings(spec: ExperimentSpec) -> Iterator[str]:
+    """One sentence each, after the path of the field: what should be changed, and what happens otherwise."""
+    yield from _label_warnings(spec)
+    found = (
+        _equal_alternatives(spec),
+        _configurations(spec),
+        spec.searcher.warnings(spec.search_space),
+        spec.early_stopping.warnings(spec.max_epochs),
+        _schedules(spec),
+        _validation(spec),
+    )
+    yield from map(str, chain.from_iterable(found))
+
+
+def _label_warnings(spec: ExperimentSpec) -> Iterator[str]:
+    dataset = spec.dataset
+    augmentations = [value for _, value in alternatives(spec.search_space.augmentation, "search_space.augmentation")]
+    flip = max(bounds_of(value.horizontal_flip)[1] for value in augmentations)
+    if not dataset.keeps_labels_mirrored() and flip > 0:
+        declarable = "mirror_safe" in type(dataset).model_fields
+        yield (
+            f"search_space.augmentation.horizontal_flip: mirrored {dataset.name} images may no longer match their "
+            "label; set it to 0" + (", or declare dataset.mirror_safe: true if yours keep theirs" if declarable else "")
+        )
+    rotation = max(bounds_of(value.rotation)[1] for value in augmentations)
+    if rotation > dataset.safe_rotation:
+        yield (
+            f"search_space.augmentation.rotation: {dataset.name} images rotated by up to {rotation:g} degrees may no "
+            f"longer match their label, as 6 and 9 do; use at most {dataset.safe_rotation:g}"
+        )
+
+
+def _equal_alternatives(spec: ExperimentSpec) -> Iterator[Problem]:
+    """A grid trains an equal alternative again; another searcher draws it more often and learns of it separately."""
+    for path, choice in choices(spec.search_space, "search_space"):
+        if len(first := distinct(choice)) < len(choice.choice):
+            again = next(item for index, item in enumerate(choice.choice) if index not in first)
+            rule = f"should list each alternative once, but {len(first)} of its {len(choice.choice)} are different"
+            yield Problem(path, rule, shorten(again.model_dump(mode="json") if isinstance(again, BaseModel) else again))
+
+
+def _configurations(spec: ExperimentSpec) -> Iterator[Problem]:
+    """A grid has no trials beyond its combinations."""
+    count = count_distinct(spec.search_space)
+    if spec.searcher.exhaustive or count >= spec.num_samples:
+        return
+    if count == 1:
+        rule = (
+            "should be 1, because no hyperparameter has a domain and all trials train the same configuration with "
+            "different seeds; to search, give one a domain such as {choice: [...]}"
+        )
+    else:
+        rule = (
+            f"should be at most {count:g}, the number of different configurations, because further trials repeat one "
+            "with another seed; lower it, or search more values"
+        )
+    yield Problem("searcher.num_samples", rule, spec.num_samples)
+
+
+def _schedules(spec: ExperimentSpec) -> Iterator[Problem]:
+    rates = [bounds_of(optimizer.lr) for _, optimizer in alternatives(spec.search_space.optimizer, "")]
+    lowest = min(low for low, _ in rates)
+    for path, scheduler in schedulers(spec):
+        for found in scheduler.warnings(spec.max_epochs):
+            yield Problem(f"{path}.{found.field}", found.rule, found.value)
+        if isinstance(scheduler, Plateau) and (floor := bounds_of(scheduler.min_lr)[1]) >= lowest:
+            rule = (
+                f"should be less than every learning rate of search_space.optimizer, of which the lowest is {lowest:g}"
+            )
+            yield Problem(f"{path}.min_lr", rule, floor)
+
+
+def _validation(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Data sets whose number of images is unknown until they are read have no warning here."""
+    images = spec.dataset.training_images
+    if images is None or (count := images * spec.dataset.validation_fraction) >= MIN_VALIDATION_IMAGES:
+        return
+    least = math.ceil(1000 * MIN_VALIDATION_IMAGES / images) / 1000
+    rule = (
+        f"should be at least {least:g}, because one of about {max(1, round(count))} validation images is more than "
+        "1 % of the accuracy"
+    )
+    yield Problem("dataset.validation_fraction", rule, spec.dataset.validation_fraction)

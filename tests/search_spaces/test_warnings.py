@@ -1,0 +1,143 @@
+"""Warnings of valid specs that waste a search: each has the field, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from search_spaces.validation import validate, warnings
+
+WIDE = {"label_smoothing": {"uniform": [0, 0.1]}, "scheduler": "constant"}
+LISTED = {"batch_size": {"choice": [16, 32]}, "label_smoothing": {"quniform": [0, 0.2, 0.1]}, "scheduler": "constant"}
+
+
+def warned(**document: Any) -> list[str]:
+    document = {"name": "x", "search_space": WIDE, **document}
+    return warnings(validate(document), document)
+
+
+def only(found: list[str], field: str, *words: str) -> None:
+    (text,) = found
+    assert text.startswith(f"{field}: ")
+    assert [word for word in words if word not in text] == []
+
+
+def test_fewer_different_configurations_than_samples() -> None:
+    random = {"kind": "random", "num_samples": 7}
+    only(warned(search_space=LISTED, searcher=random), "searcher.num_samples", "at most 6", "(got 7)")
+    assert warned(search_space=LISTED, searcher={"kind": "random", "num_samples": 6}) == []
+    assert warned(search_space=LISTED, searcher="grid") == []
+    only(warned(search_space={}), "searcher.num_samples", "no hyperparameter has a domain", "(got 20)")
+    assert warned(search_space={}, searcher={"kind": "tpe", "num_samples": 1}) == []
+
+
+def test_configurations_of_equal_alternatives_count_once() -> None:
+    space = {"optimizer": {"choice": ["adam", {"kind": "adam", "lr": 3e-4}, "sgd"]}, "scheduler": "constant"}
+    equal, few = warned(search_space=space, searcher={"kind": "random", "num_samples": 3})
+    assert equal.startswith("search_space.optimizer: ")
+    assert few.startswith("searcher.num_samples: should be at most 2,")
+
+
+@pytest.mark.parametrize(
+    ("space", "field"),
+    [
+        ({"batch_size": {"choice": [16, 32, 16]}}, "search_space.batch_size"),
+        ({"label_smoothing": {"choice": [0, 0.1, 0.0]}}, "search_space.label_smoothing"),
+        (
+            {"optimizer": {"choice": ["sgd", {"kind": "adam", "lr": {"choice": [0.1, 0.1]}}]}},
+            "search_space.optimizer.choice[1].lr",
+        ),
+        (
+            {"model": {"kind": "plugin", "name": "m", "arguments": {"a": {"choice": [[1], [1]]}}}},
+            "search_space.model.arguments.a",
+        ),
+    ],
+)
+def test_equal_alternatives(space: dict[str, Any], field: str) -> None:
+    only(warned(search_space={"scheduler": "constant", **space}, searcher="grid"), field, "each alternative once")
+
+
+def test_values_of_other_types_are_other_alternatives_of_a_plugin() -> None:
+    model = {"kind": "plugin", "name": "m", "arguments": {"a": {"choice": [1, 1.0, True, "1"]}}}
+    assert warned(search_space={"model": model, "scheduler": "constant"}, searcher="grid") == []
+
+
+def test_a_grid_that_is_cut_off() -> None:
+    cut = {"kind": "grid", "num_samples": 5}
+    only(warned(search_space=LISTED, searcher=cut), "searcher.num_samples", "6 combinations", "(got 5)")
+    assert warned(search_space=LISTED, searcher={"kind": "grid", "num_samples": 6}) == []
+
+
+@pytest.mark.parametrize(("samples", "startup", "count"), [(10, 10, 1), (11, 10, 0), (8, 10, 1), (8, 4, 0)])
+def test_a_tpe_that_never_uses_its_model(samples: int, startup: int, count: int) -> None:
+    found = warned(searcher={"kind": "tpe", "num_samples": samples, "startup_trials": startup})
+    assert len(found) == count
+    if found:
+        only(found, "searcher.startup_trials", f"num_samples={samples}", f"(got {startup})")
+
+
+def test_an_early_stopping_that_never_stops() -> None:
+    last = {"kind": "asha", "grace_period": 8}
+    only(warned(max_epochs=8, early_stopping=last), "early_stopping.grace_period", "max_epochs=8", "(got 8)")
+    assert warned(max_epochs=9, early_stopping=last) == []
+    assert warned(max_epochs=1) == []
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "field", "words"),
+    [
+        ({"kind": "plateau", "patience": 8}, "patience", ("at most 7", "10 epochs", "(got 8)")),
+        ({"kind": "plateau", "patience": 6, "warmup_epochs": 1.5}, "patience", ("at most 5", "8.5 epochs")),
+        ({"kind": "plateau", "patience": {"int_range": [1, 9]}}, "patience", ("at most 7", "(got 9)")),
+        ({"kind": "plateau", "min_lr": 3e-4}, "min_lr", ("search_space.optimizer", "(got 0.0003)")),
+        ("step", "step_size", ("less than the 10 epochs", "(got 10)")),
+        ({"kind": "step", "step_size": 9, "warmup_epochs": 1}, "step_size", ("less than the 9 epochs",)),
+        ({"kind": "step", "step_size": {"choice": [2, 30]}}, "step_size", ("(got 30)",)),
+        ({"kind": "multistep", "milestones": [0.5, 0.96]}, "milestones[1]", ("(got 0.96)",)),
+        ({"kind": "cosine", "t_max": {"uniform": [5, 11]}}, "t_max", ("ends after 11 epochs", "max_epochs=10")),
+        ({"kind": "cosine", "min_factor": 1}, "min_factor", ("less than 1",)),
+        ({"kind": "warm_restarts", "t_0": 10}, "t_0", ("does not restart", "(got 10.0)")),
+        ({"kind": "triangular", "half_cycle_epochs": 12}, "half_cycle_epochs", ("never falls", "(got 12.0)")),
+        ({"kind": "constant", "warmup_epochs": 5.5}, "warmup_epochs", ("max_epochs=10", "(got 5.5)")),
+        ({"kind": "one_cycle", "warmup_epochs": {"uniform": [0, 9]}}, "warmup_epochs", ("(got 9.0)",)),
+    ],
+)
+def test_a_schedule_that_never_acts(scheduler: Any, field: str, words: tuple[str, ...]) -> None:
+    only(warned(search_space=WIDE | {"scheduler": scheduler}, max_epochs=10), f"search_space.scheduler.{field}", *words)
+    searched = {"choice": ["one_cycle", scheduler]}
+    only(
+        warned(search_space=WIDE | {"scheduler": searched}, max_epochs=10), f"search_space.scheduler.choice[1].{field}"
+    )
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        {"kind": "plateau", "patience": 7},
+        {"kind": "plateau", "patience": 5, "warmup_epochs": 1.5},
+        {"kind": "step", "step_size": 9},
+        "multistep",
+        "exponential",
+        {"kind": "warm_restarts", "t_0": 9.5},
+        {"kind": "triangular", "half_cycle_epochs": 5},
+        {"kind": "cosine", "t_max": {"uniform": [5, 10]}},
+        {"kind": "constant", "warmup_epochs": 5},
+    ],
+)
+def test_a_schedule_that_acts_causes_no_warning(scheduler: Any) -> None:
+    assert warned(search_space=WIDE | {"scheduler": scheduler}, max_epochs=10) == []
+
+
+def test_a_schedule_of_whole_epochs_in_a_trial_of_one() -> None:
+    for kind in ("exponential", "step", "plateau", "multistep"):
+        (text,) = warned(search_space=WIDE | {"scheduler": kind}, max_epochs=1)
+        assert text.startswith("search_space.scheduler.")
+        assert "cosine" in text
+
+
+def test_a_small_validation_split() -> None:
+    small = {"name": "digits", "validation_fraction": 0.069}
+    only(warned(dataset=small), "dataset.validation_fraction", "at least 0.07", "about 99", "1 %", "(got 0.069)")
+    assert warned(dataset=small | {"validation_fraction": 0.07}) == []
+    assert warned(dataset={"name": "mnist", "validation_fraction": 0.002}) == []
