@@ -69,8 +69,7 @@ def _equal_alternatives(spec: ExperimentSpec) -> Iterator[Problem]:
 
 def _configurations(spec: ExperimentSpec) -> Iterator[Problem]:
     """A grid has no trials beyond its combinations."""
-    count = count_distinct(spec.search_space)
-    if spec.searcher.exhaustive or count >= spec.num_samples:
+    if spec.searcher.exhaustive or (count := count_distinct(spec.search_space)) >= spec.num_samples:
         return
     if count == 1:
         rule = (

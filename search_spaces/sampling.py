@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -88,7 +88,7 @@ def _walk(node: Any, options_of: Callable[[str, Domain], Sequence[float]]) -> It
 def count_combinations(node: Any) -> int:
     """How many samples `combinations` yields, without walking them. Raises ValueError for a continuous domain."""
     if isinstance(node, Choice):
-        return sum(count_combinations(item) for item in node.choice)
+        return sum(len(indices) * count_combinations(node.choice[indices[0]]) for indices in _equal(node))
     if isinstance(node, Interval):
         return count(node)
     if isinstance(node, Spec):
@@ -116,10 +116,7 @@ def count_distinct(node: Any) -> float:
 
 def distinct(choice: Choice) -> dict[int, Any]:
     """Index -> alternative, of equal ones the first."""
-    first: dict[str, int] = {}
-    for index, item in enumerate(choice.choice):
-        first.setdefault(item.model_dump_json() if isinstance(item, BaseModel) else json.dumps(item), index)
-    return {index: choice.choice[index] for index in first.values()}
+    return {indices[0]: choice.choice[indices[0]] for indices in _equal(choice)}
 
 
 def choices(node: Any, path: str = "") -> Iterator[tuple[str, Choice]]:
@@ -138,6 +135,15 @@ def choices(node: Any, path: str = "") -> Iterator[tuple[str, Choice]]:
     elif isinstance(node, list | tuple):
         for index, item in enumerate(node):
             yield from choices(item, f"{path}[{index}]")
+
+
+def _equal(choice: Choice) -> Iterable[list[int]]:
+    """The indices of the alternatives, equal ones together."""
+    found: dict[str, list[int]] = {}
+    for index, item in enumerate(choice.choice):
+        text = item.model_dump_json() if isinstance(item, BaseModel) else json.dumps(item)
+        found.setdefault(text, []).append(index)
+    return found.values()
 
 
 def _active(

@@ -47,8 +47,7 @@ class Grid(SearcherSpec):
             yield Problem("searcher.num_samples", rule)
 
     def warnings(self, search_space: Spec) -> Iterator[Problem]:
-        every = count_combinations(search_space)
-        if self.num_samples is not None and self.num_samples < every:
+        if self.num_samples is not None and self.num_samples < (every := count_combinations(search_space)):
             rule = (
                 f"should be the {every:.6g} combinations of the grid, or the searcher random: the first combinations "
                 "differ only in the last domains of the spec"

@@ -7,7 +7,7 @@ once stays accepted; and nothing is stored before everything is checked. It must
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy.orm import Session
 
@@ -18,7 +18,7 @@ from search_spaces.problems import Problem
 from service.api.access import EditableHandle
 from service.context import AppContext
 from service.contract.errors import UnsupportedMediaTypeError
-from service.domain import continuation, dataset_checks, experiments, idempotency, merge_patch
+from service.domain import continuation, dataset_checks, experiments, idempotency, merge_patch, model_names
 from service.scheduling import fitting
 from service.store.models import Experiment
 
@@ -50,9 +50,9 @@ class Submitted:
 
 def check(context: AppContext, request: Request) -> Checked:
     """The complete spec that a request holds. Raises SpecError, UnsupportedMediaTypeError."""
-    document = read(request.body, _spec_type(request.content_type))
-    spec = _complete(context, validation.validate(document))
-    return Checked(spec, validation.warnings(spec, document))
+    checked = _checked(context, request)
+    with context.database.read() as session:
+        return replace(checked, warnings=[*checked.warnings, *model_names.warnings(session, checked.spec)])
 
 
 def submit(context: AppContext, request: Request) -> Submitted:
@@ -60,10 +60,13 @@ def submit(context: AppContext, request: Request) -> Submitted:
     sha256 = idempotency.digest(_spec_type(request.content_type), request.body)
     if known := _find_replayed(context, request.key, sha256):
         return known
-    checked = check(context, request)
-    return _store(
-        context, request.key, sha256, lambda session: experiments.submit(session, checked.spec, checked.warnings)
-    )
+    checked = _checked(context, request)
+
+    def create(session: Session) -> Experiment:
+        warnings = [*checked.warnings, *model_names.warnings(session, checked.spec)]
+        return experiments.submit(session, checked.spec, warnings)
+
+    return _store(context, request.key, sha256, create)
 
 
 def continue_from(source: EditableHandle, request: Request) -> Submitted:
@@ -81,9 +84,15 @@ def continue_from(source: EditableHandle, request: Request) -> Submitted:
     spec = _complete(context, requested)
 
     def create(session: Session) -> Experiment:
-        return continuation.submit(session, source.lock(session), spec, validation.warnings(spec, patch))
+        return continuation.submit(session, source.lock(session), spec, patch)
 
     return _store(context, request.key, sha256, create)
+
+
+def _checked(context: AppContext, request: Request) -> Checked:
+    document = read(request.body, _spec_type(request.content_type))
+    spec = _complete(context, validation.validate(document))
+    return Checked(spec, validation.warnings(spec, document))
 
 
 def _spec_type(content_type: str) -> str:

@@ -19,10 +19,10 @@ from search_spaces.searchers import Searcher
 from search_spaces.searchers.base import SearcherSpec
 from search_spaces.spec import members
 from search_spaces.upgrade import upgrade
-from search_spaces.validation import validate
+from search_spaces.validation import validate, warnings
 from service.contract.errors import ConflictError
 from service.contract.states import ENDED, INACTIVE, State
-from service.domain import experiments, merge_patch
+from service.domain import experiments, merge_patch, model_names
 from service.store.models import Experiment, Trial
 
 #: What both must have in common.
@@ -61,8 +61,8 @@ def requested_spec(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
     return spec
 
 
-def submit(session: Session, source: Experiment, spec: ExperimentSpec, warnings: list[str]) -> Experiment:
-    """Store the new experiment. Its controls count the trials that it imports.
+def submit(session: Session, source: Experiment, spec: ExperimentSpec, patch: dict[str, Any]) -> Experiment:
+    """Store the new experiment. Its controls, and the warnings about it, count the trials that it imports.
 
     Raises SpecError for too many trials, and ConflictError when the source became active since its spec was read.
     """
@@ -74,7 +74,9 @@ def submit(session: Session, source: Experiment, spec: ExperimentSpec, warnings:
     except SpecError as error:
         rule = f"{error.problems[0].rule}, together with the {imported} imported trials"
         raise SpecError([Problem("searcher.num_samples", rule, spec.num_samples)]) from None
-    return experiments.submit(session, spec, warnings, controls=controls, source_id=source.id)
+    whole = spec.model_copy(update={"searcher": spec.searcher.model_copy(update={"num_samples": controls.num_samples})})
+    found = [*warnings(whole, patch), *model_names.warnings(session, spec, source.id)]
+    return experiments.submit(session, spec, found, controls=controls, source_id=source.id)
 
 
 def has_pending_import() -> ColumnElement[bool]:

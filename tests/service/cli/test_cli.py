@@ -91,6 +91,8 @@ def test_the_content_of_a_spec_file_is_never_taken_for_a_path_or_a_preset(
 
 
 def test_validate(run: Run, spec: str) -> None:
+    with open(spec, "a") as file:
+        file.write("search_space: {label_smoothing: {uniform: [0, 0.1]}}\n")
     for options in ((), ("--offline",)):
         result = run("validate", spec, *options)
         assert (result.exit_code, result.stdout) == (0, "valid: first, 3 trials\n")

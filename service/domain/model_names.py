@@ -1,0 +1,46 @@
+"""Model names: which experiments register their winners as versions of the same model.
+
+Owns the warning about it. It must not know MLflow.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import and_, func, or_, select, true, tuple_
+from sqlalchemy.orm import Session
+
+from search_spaces.experiment import MAX_NAME_LENGTH, ExperimentSpec
+from search_spaces.problems import Problem
+from search_spaces.protocol import registered_model_name
+from service.contract.states import ENDED, State
+from service.store.models import Experiment
+
+
+def warnings(session: Session, spec: ExperimentSpec, source_id: str | None = None) -> list[str]:
+    """A warning if another experiment has or may get a version of this one's model. It names the newest.
+
+    Continuations of one source, and the source, may share a model. A dot in a name may be that between project and
+    name, so all places are compared.
+    """
+    full = f"{spec.project}.{spec.name}"
+    dots = [index for index, character in enumerate(full) if character == "."]
+    pairs = [(full[:dot], full[dot + 1 :]) for dot in dots]
+    possible = [pair for pair in pairs if min(map(len, pair)) > 0 and max(map(len, pair)) <= MAX_NAME_LENGTH]
+    registers = and_(
+        Experiment.state != State.DELETING, or_(Experiment.state.not_in(ENDED), Experiment.winner.is_not(None))
+    )
+    source = source_id or ""
+    other = session.execute(
+        select(Experiment.id, Experiment.project, Experiment.name)
+        .where(tuple_(Experiment.project, Experiment.name).in_(possible), registers)
+        .where(Experiment.id != source, func.coalesce(Experiment.source_id, "") != source if source else true())
+        .order_by(Experiment.created_at.desc(), Experiment.id.desc())
+        .limit(1)
+    ).first()
+    if other is None:
+        return []
+    model = registered_model_name(spec.project, spec.name)
+    rule = (
+        f"should differ from that of experiment {other.id} (project {other.project}, name {other.name}), because the "
+        f"winners of both are versions of the registered model {model}; choose another name or project to keep them apart"
+    )
+    return [str(Problem("name", rule, spec.name))]
