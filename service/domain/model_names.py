@@ -41,6 +41,6 @@ def warnings(session: Session, spec: ExperimentSpec, source_id: str | None = Non
     model = registered_model_name(spec.project, spec.name)
     rule = (
         f"should differ from that of experiment {other.id} (project {other.project}, name {other.name}), because the "
-        f"winners of both are versions of the registered model {model}; choose another name or project to keep them apart"
+        f"winners of both are versions of the registered model {model}; choose another name or project to part them"
     )
     return [str(Problem("name", rule, spec.name))]
