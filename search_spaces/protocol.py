@@ -95,6 +95,7 @@ class Phase(StrEnum):
     STARTING = "starting"
     SEARCHING = "searching"
     FINALIZING = "finalizing"
+    DELIVERING = "delivering"  # sends MLflow the rest, and needs no slot
     COMPLETED = "completed"
     CANCELED = "canceled"
     PAUSED = "paused"

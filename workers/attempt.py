@@ -195,6 +195,7 @@ class ExperimentAttempt:
         self._outcome = self._callback.outcome or stop_conditions.exhausted(
             self._recorder.table, self._callback.num_samples()
         )
+        self._outcome = stop_conditions.with_failures(self._outcome, self._recorder.table)
         log.info("the search is over, %s: %s", self._outcome.phase, self._outcome.reason or "every trial has ended")
 
     def finalize(self) -> None:
@@ -263,6 +264,7 @@ class ExperimentAttempt:
             stop_requested=self._retrier.stop_requested,
         )
         winner = Winner(trial=best.number, value=best.best_value, test_accuracy=result.accuracy, test_loss=result.loss)
+        self._need_no_slot()
         self._retrier.call(self._tracker.finish)
         with self._storage.artifacts.local_folder(NAMES.model) as folder:
             uri = self._retrier.call(lambda: self._tracker.register(folder, winner))
@@ -274,11 +276,17 @@ class ExperimentAttempt:
     def _end_experiment(self) -> None:
         """End the trials that remain, deliver what MLflow lacks and end the parent run with its summary."""
         outcome, table = self._outcome, self._recorder.table
+        self._need_no_slot()
         for number in list(table.trials):
             self._recorder.record_end(number, *outcome.of_trial(number))
         self._retrier.call(self._tracker.finish)
         summary = summarize(outcome.phase, outcome.reason, table, self._tracker.ids().runs, self._winner)
         self._retrier.call(lambda: self._tracker.end_parent_run(summary))
+
+    def _need_no_slot(self) -> None:
+        """What is left is sent to MLflow, however long that takes: the slot is for others."""
+        self._heartbeat.phase = Phase.DELIVERING
+        self._heartbeat.wake()
 
     def _draw_plots(self) -> None:
         """Log the plots that depend on the spec on the parent run. An error only costs the plots."""

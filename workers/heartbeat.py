@@ -188,7 +188,7 @@ class HeartbeatThread:
         return Heartbeat.model_validate(
             {
                 "phase": phase if is_last or phase not in FINAL_PHASES else Phase.FINALIZING,
-                "reason": self.reason if is_last else "",
+                "reason": self._reason(phase) if is_last else "",
                 "blocked": self._blocked and is_last,
                 "trials": updates,
                 "mlflow_experiment_id": ids.experiment,
@@ -197,6 +197,11 @@ class HeartbeatThread:
                 "controls": self._controls if is_last else None,
             }
         )
+
+    def _reason(self, phase: Phase) -> str:
+        """Of a running attempt, what it waits for and how many trials have failed."""
+        failures = self._recorder.failures() if self._recorder and phase not in FINAL_PHASES else ""
+        return "; ".join(filter(None, (self.reason, failures)))
 
     def _post(self, message: Heartbeat) -> httpx.Response:
         return self._client.post(

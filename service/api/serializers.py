@@ -9,14 +9,14 @@ from search_spaces.stored import StoredSpec
 from search_spaces.upgrade import upgrade, upgrade_sample
 from service.adapters.mlflow_client import MlflowClient
 from service.contract.schemas import AttemptView, BestTrial, ExperimentSummary, ExperimentView, TrialView
-from service.contract.states import State
+from service.contract.states import DRIVEN, State
 from service.store.models import Attempt, Experiment, Trial
 
 
 def summary(
     experiment: Experiment, counts: dict[TrialState, int], mlflow: MlflowClient, outage: str = ""
 ) -> ExperimentSummary:
-    """`outage` says why Ray does not answer, which a queued experiment gives as the reason for its wait."""
+    """`outage` says why Ray does not answer, which an experiment that waits for it or runs in it gives as a reason."""
     return ExperimentSummary(**_fields(experiment, counts, mlflow, outage))
 
 
@@ -59,7 +59,6 @@ def trial(row: Trial, mlflow_experiment_id: str | None, mlflow: MlflowClient) ->
 
 def _fields(experiment: Experiment, counts: dict[TrialState, int], mlflow: MlflowClient, outage: str) -> dict[str, Any]:
     spec = StoredSpec(experiment.spec).overview
-    waits = outage and experiment.state == State.QUEUED
     best = None
     if experiment.best_trial is not None and experiment.best_value is not None:
         best = BestTrial(trial=experiment.best_trial, value=experiment.best_value)
@@ -70,7 +69,7 @@ def _fields(experiment: Experiment, counts: dict[TrialState, int], mlflow: Mlflo
         "labels": list(spec.labels),
         "state": experiment.state,
         "phase": experiment.phase,
-        "reason": f"waiting for Ray: {outage}" if waits else experiment.reason,
+        "reason": _reason(experiment, outage),
         "created_at": experiment.created_at,
         "started_at": experiment.started_at,
         "ended_at": experiment.ended_at,
@@ -88,6 +87,14 @@ def _fields(experiment: Experiment, counts: dict[TrialState, int], mlflow: Mlflo
         "mlflow_run_id": experiment.mlflow_run_id,
         "mlflow_url": mlflow.run_url(experiment.mlflow_experiment_id, experiment.mlflow_run_id),
     }
+
+
+def _reason(experiment: Experiment, outage: str) -> str:
+    if outage and experiment.state == State.QUEUED:
+        return f"waiting for Ray: {outage}"
+    if outage and experiment.state in DRIVEN:
+        return "; ".join(filter(None, (experiment.reason, f"the service cannot reach Ray: {outage}")))
+    return experiment.reason
 
 
 def _attempt(attempt: Attempt) -> AttemptView:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from search_spaces.protocol import ENDED_TRIAL_STATES
+from search_spaces.protocol import ENDED_TRIAL_STATES, Phase
 from search_spaces.stored import StoredSpec, read_controls
 from service.contract.states import DRIVEN, State
 from service.domain import experiments
@@ -69,7 +69,8 @@ def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
     resources = StoredSpec(experiment.spec).resources
     controls = read_controls(experiment.controls)
     gpus = resources.gpus_per_trial
-    most = max(1, controls.num_samples - done)  # at least one: the winner is evaluated after all trials have ended
+    # At least one, because the winner is evaluated after all trials have ended; none while only MLflow is waited for.
+    most = 0 if experiment.phase == Phase.DELIVERING else max(1, controls.num_samples - done)
     return Demand(
         experiment_id=experiment.id,
         cpus=resources.cpus_per_trial,

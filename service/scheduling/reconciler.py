@@ -28,6 +28,7 @@ from search_spaces.problems import SpecError
 from search_spaces.protocol import LaunchConfig, sanitize_text
 from search_spaces.storage.base import DISK_FULL_ERRNOS
 from search_spaces.stored import read_controls, read_spec
+from search_spaces.tracebacks import last_error
 from search_spaces.upgrade import upgrade
 from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.launcher import ClusterUnreachableError
@@ -46,8 +47,8 @@ from service.store.models import Attempt
 LEASE = "queue"
 STOP_TIMEOUT_S = 30.0  # a pass waits for answers of Ray; the thread is a daemon
 SLOW_PASS_S = 5.0  # what a pass may take besides its pause; a longer gap does not count as silence of a driver
-LOG_LINES = 20  # of a lost driver's log, in the reason of its attempt
-LOG_CHARACTERS = 2_000
+LOG_BYTES = 20_000  # of the end of a lost driver's log, in which its error is looked for
+LOG_CHARACTERS = 500  # of that error
 NOT_WRITABLE = frozenset({errno.EACCES, errno.EROFS})
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,11 @@ class Reconciler:
     def _lose(self, held: HeldLease, driver: Driver, loss: Loss) -> bool:
         """Mark a driver as lost, unless it sent a heartbeat or ended while Ray was asked. Returns whether it did."""
         log_end = self._end_of_log(driver)
-        why = f"{loss.why}; its log ends: {log_end}" if log_end else loss.why
+        error = last_error(log_end)[-LOG_CHARACTERS:]
+        unexplained = (
+            f"; its log, which `rung logs {driver.experiment_id}` shows, ends without an error" if log_end else ""
+        )
+        why = loss.why + (f"; its log ends with: {error}" if error else unexplained)
         now = self._clock()
         with self._context.database.write() as session:
             assert_held(session, held, now)
@@ -170,12 +175,12 @@ class Reconciler:
 
     def _end_of_log(self, driver: Driver) -> str:
         """The end of the driver's log; if the driver died before it wrote one, of what Ray kept of its output."""
-        text = self._context.files(driver.experiment_id).driver_log_end(driver.number, LOG_CHARACTERS)
+        text = self._context.files(driver.experiment_id).driver_log_end(driver.number, LOG_BYTES)
         try:
             text = text or self._context.launcher.logs(driver.attempt_id)
         except ClusterUnreachableError as error:  # Ray answers 500 to a log that is not UTF-8, or of a node that died
             log.warning("could not read the log of %s: %s", driver.attempt_id, error)
-        return sanitize_text("\n".join(text.strip().splitlines()[-LOG_LINES:])[-LOG_CHARACTERS:])
+        return sanitize_text(text.strip())
 
     def _assign_slots(self, held: HeldLease, cluster: Cluster) -> dict[str, int]:
         now = self._clock()

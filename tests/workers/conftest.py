@@ -127,8 +127,9 @@ def attempt(
 ) -> Callable[..., Attempted]:
     """`attempt(trials, launch fields)`: one whose trials are run by `trials(recorder, callback)`."""
     from tests.support.attempts import attempt_at
-    from workers.tracking import retry
+    from workers.tracking import repetition, retry
 
+    monkeypatch.setattr(repetition, "PATIENCE_S", 0.0)
     monkeypatch.setattr(retry, "POLL_S", 0.01)
     monkeypatch.setattr(retry, "STOP_GRACE_S", 0.1)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

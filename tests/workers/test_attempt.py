@@ -18,6 +18,7 @@ from search_spaces.protocol import ErrorKind, TrialState, Winner
 from tests.support.attempts import (
     AFTER,
     Attempted,
+    MemoryTracking,
     ScriptedEvaluation,
     Trials,
     directives,
@@ -109,6 +110,38 @@ def test_a_test_loss_that_is_not_finite_is_left_out(attempt: Callable[..., Attem
     assert done.tracking.summary["test_accuracy"] == 0.75
 
 
+def test_failed_trials_are_part_of_the_reason(attempt: Callable[..., Attempted], service: Any) -> None:
+    def fail_one(recorder: Recorder, callback: TuneCallback) -> None:
+        recorder.record_suggestion(1, {}, {})
+        recorder.record_end(1, TrialState.ERROR, "ValueError: no such layer", ErrorKind.CODE)
+        one_trial(recorder, callback)
+
+    assert attempt(fail_one).succeeded
+    failures = "1 of 2 trials failed; the first: ValueError: no such layer"
+    assert (service.heard[-1].phase, service.heard[-1].reason) == ("completed", failures)
+
+
+def test_a_slot_is_needed_until_the_winner_is_evaluated(attempt: Callable[..., Attempted], service: Any) -> None:
+    phases: list[str] = []
+
+    class Looking(ScriptedEvaluation):
+        def evaluate(self, *arguments: Any, **named: Any) -> WinnerScore:
+            with service.spoken:
+                assert service.spoken.wait_for(lambda: service.heard[-1].phase == "finalizing", 10)
+            phases.extend(said.phase for said in service.heard)
+            return super().evaluate(*arguments, **named)
+
+    def register(*_: Any) -> str:
+        with service.spoken:
+            assert service.spoken.wait_for(lambda: service.heard[-1].phase == "delivering", 10)
+        return "models:/x/0"
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(MemoryTracking, "register", register)
+        assert attempt(one_trial, evaluation=Looking()).succeeded
+    assert "delivering" not in phases
+
+
 def test_an_evaluation_that_fails_leaves_a_completed_experiment_without_a_winner(
     attempt: Callable[..., Attempted], service: Any
 ) -> None:
@@ -159,7 +192,7 @@ def test_a_stop_is_obeyed_while_mlflow_is_unreachable(
         with service.spoken:
             while not any(said.reason.startswith("waiting for MLflow: ") for said in service.heard):
                 service.spoken.wait()
-        assert service.heard[-1].phase == "finalizing"
+        assert service.heard[-1].phase == "delivering", "it holds no slot"
         service.answer = directives(stop=stop)
 
     requesting = threading.Thread(target=request)

@@ -133,11 +133,14 @@ def test_controls_stay_until_the_service_sends_newer_ones(
 
 
 def test_a_reason_is_reported_while_it_holds_and_a_block_with_the_final_heartbeat(
-    heartbeat: HeartbeatThread, service: Any
+    heartbeat: HeartbeatThread, service: Any, recorder: Recorder
 ) -> None:
     heartbeat.phase, heartbeat.reason = "finalizing", "waiting for MLflow"
     assert heartbeat.send()
     assert (service.heard[-1].reason, service.heard[-1].blocked) == ("waiting for MLflow", False)
+    recorder.record_end(0, TrialState.ERROR, "ValueError: x")
+    assert heartbeat.send()
+    assert service.heard[-1].reason == "waiting for MLflow; 1 of 2 trials failed; the first: ValueError: x"
     assert heartbeat.send_final("paused", "the disk is full", None, patience_s=5.0, blocked=True)
     last = service.heard[-1]
     assert (last.phase, last.reason, last.blocked) == ("paused", "the disk is full", True)

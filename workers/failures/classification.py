@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from search_spaces.datasets.base import DataError
 from search_spaces.protocol import ErrorKind
 from search_spaces.storage.base import DISK_FULL_ERRNOS
+from search_spaces.tracebacks import own_line
 
 LONGEST_REASON = 500  # characters
 SHARED_MEMORY = "/dev/shm/"  # looks like a disk, but is memory that other processes give back
@@ -86,9 +87,9 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def sentence(error: BaseException) -> str:
-    """The exception in one line: its type and the last line of its text, where a traceback has its cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1]}"[:LONGEST_REASON] if lines else type(error).__name__
+    """The exception in one line: its type, and its own line in its text."""
+    line = own_line(str(error))
+    return f"{type(error).__name__}: {line}"[:LONGEST_REASON] if line else type(error).__name__
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -17,6 +17,7 @@ from ray import exceptions as ray_errors
 
 from search_spaces.protocol import ErrorKind
 from search_spaces.storage.base import DISK_FULL_ERRNOS
+from search_spaces.tracebacks import own_line
 from workers.failures import classification
 from workers.failures.classification import Failure, TrialError
 
@@ -31,6 +32,8 @@ LOST = (
     ray_errors.ObjectLostError,
     ray_errors.LocalRayletDiedError,
 )
+#: The first line of Tune's file of an error.
+TUNES_HEADING = re.compile(r"\AFailure # \d+ \(occurred at .*\)\n")
 #: An OSError for a full disk, in the text of an error of Ray Tune's.
 DISK_FULL_LINE = re.compile(
     rf"\bOSError: \[Errno ({'|'.join(map(str, sorted(DISK_FULL_ERRNOS)))})\](?!.*'{classification.SHARED_MEMORY})"
@@ -51,14 +54,14 @@ def classify(error: BaseException | None, text: str = "") -> Failure:
             return error.failure
         case None:
             return classification.parse(text) or (
-                Failure(ErrorKind.CODE, _last_line(text)) if text.strip() else Failure(ErrorKind.LOST, SILENT)
+                Failure(ErrorKind.CODE, _own_line(text)) if text.strip() else Failure(ErrorKind.LOST, SILENT)
             )
         case ray_errors.OutOfMemoryError():
-            return Failure(ErrorKind.OUT_OF_MEMORY, _last_line(text or str(error)))
+            return Failure(ErrorKind.OUT_OF_MEMORY, _own_line(text or str(error)))
         case ray_errors.OutOfDiskError():
-            return Failure(ErrorKind.DISK_FULL, _last_line(text or str(error)))
+            return Failure(ErrorKind.DISK_FULL, _own_line(text or str(error)))
         case ray_errors.RayActorError() if error.actor_init_failed:
-            return classification.parse(str(error)) or Failure(ErrorKind.CODE, _last_line(str(error)))
+            return classification.parse(str(error)) or Failure(ErrorKind.CODE, _own_line(str(error)))
         case _ if isinstance(error, LOST):
             return Failure(ErrorKind.LOST, _last_line(text or str(error)))
         case _:
@@ -89,7 +92,12 @@ def _read(path: str | None) -> str:
         return ""
 
 
+def _own_line(text: str) -> str:
+    """The exception's own line in the text of a traceback, below what Tune writes above it."""
+    return own_line(TUNES_HEADING.sub("", text))[: classification.LONGEST_REASON] or SILENT
+
+
 def _last_line(text: str) -> str:
-    """The last line of a traceback, which has the exception."""
+    """The last line of what Ray says about a process that was lost, which says how it ended."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][: classification.LONGEST_REASON] if lines else SILENT

@@ -6,13 +6,13 @@ stop nothing themselves. It must not know Ray, the journal's file or MLflow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from search_spaces.controls import Controls
 from search_spaces.objective import Objective
 from search_spaces.protocol import Directives, Phase, TrialState
 from workers.state.slot_clock import SlotClock
-from workers.state.trial_table import Trial, TrialTable
+from workers.state.trial_table import TrialTable
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,18 @@ def exhausted(table: TrialTable, num_samples: int) -> Outcome:
     if ended < wanted:
         return Outcome(Phase.PAUSED, f"the search was interrupted: {ended} of {wanted} trials have ended", error=True)
     if table.best() is None:
-        failed = _failed(table)
-        if failed:
-            reason = f"no trial has a value, and {len(failed)} failed; the first: {failed[0].stop_reason}"
-            return Outcome(Phase.FAILED, reason)
+        if failures := table.failures():
+            return Outcome(Phase.FAILED, f"no trial has a value; {failures}")
         return Outcome(Phase.COMPLETED, f"no trial has a finite value: {_counts(table)}")
     return Outcome()
+
+
+def with_failures(outcome: Outcome, table: TrialTable) -> Outcome:
+    """The outcome, whose reason also says how many trials failed, unless it does so already."""
+    failures = table.failures()
+    if not failures or failures.partition(" trials failed; ")[2] in outcome.reason:
+        return outcome
+    return replace(outcome, reason="; ".join(filter(None, (outcome.reason, failures))))
 
 
 def _goal_reached(goal: float | None, objective: Objective, table: TrialTable) -> Outcome | None:
@@ -112,12 +118,10 @@ def _time_spent(controls: Controls, gpus_per_trial: float, clock: SlotClock) -> 
 
 
 def _failures_spent(limit: int | None, table: TrialTable) -> Outcome | None:
-    failed = _failed(table) if limit else []
-    if not limit or len(failed) < limit:
+    if not limit or len(table.failed()) < limit:
         return None
-    counted = f"{len(failed)} of {len(table.trials)} trials failed"
-    reason = f"budget.failures of {limit} is used up: {counted}; the first: {failed[0].stop_reason}"
-    return Outcome(Phase.FAILED if table.best() is None else Phase.COMPLETED, reason)
+    phase = Phase.FAILED if table.best() is None else Phase.COMPLETED
+    return Outcome(phase, f"budget.failures of {limit} is used up: {table.failures()}")
 
 
 def _counts(table: TrialTable) -> str:
@@ -125,7 +129,3 @@ def _counts(table: TrialTable) -> str:
     verbs = {TrialState.DIVERGED: "diverged", TrialState.CANCELED: "canceled"}
     counted = {verb: sum(trial.state == state for trial in table.trials.values()) for state, verb in verbs.items()}
     return ", ".join(f"{number} {verb}" for verb, number in counted.items() if number)
-
-
-def _failed(table: TrialTable) -> list[Trial]:
-    return [trial for trial in table.trials.values() if trial.state == TrialState.ERROR]

@@ -171,6 +171,11 @@ class Recorder:
         with self._lock:
             return set(self.table.trials)
 
+    def failures(self) -> str:
+        """How many trials failed, and why the first did; empty if none did."""
+        with self._lock:
+            return self.table.failures()
+
     def take_changed(self) -> set[int]:
         """Numbers of the trials that changed since the last call."""
         with self._lock:

@@ -110,6 +110,16 @@ class TrialTable:
         for number, epoch in self._order:
             yield number, epoch, self.trials[number].curve[epoch - 1]
 
+    def failed(self) -> list[Trial]:
+        return [trial for trial in self.trials.values() if trial.state is TrialState.ERROR]
+
+    def failures(self) -> str:
+        """How many trials failed, and why the first did; empty if none did."""
+        failed = self.failed()
+        if not failed:
+            return ""
+        return f"{len(failed)} of {len(self.trials)} trials failed; the first: {failed[0].stop_reason}"
+
     def counts(self) -> Counter[TrialState]:
         return Counter(trial.state for trial in self.trials.values())
 

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-#: Each of these makes one more object. Whoever repeats one looks first for what the earlier request has left.
+#: Each of these makes one more object. Before one is repeated, the caller looks for what the earlier request has left.
 CREATIONS = frozenset({"create_run", "create_logged_model", "create_model_version"})
 #: Between the first two tries; doubled each time. A request that was lost by chance costs no more than this.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
-#: After so long the server is away, and whoever waits for it must be able to look at something else.
+#: If the server does not answer for so long, it is not by chance, and the caller must see that.
 PATIENCE_S = 5.0
 
 

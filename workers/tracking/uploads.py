@@ -1,4 +1,4 @@
-"""Uploads: folders that are sent to MLflow file by file, each file once however often the folder is sent.
+"""Uploads: folders that are sent to MLflow file by file. If a folder is sent again, files that were accepted are not.
 
 Owns which files were accepted. It must not know what they are, nor how a file is sent.
 """

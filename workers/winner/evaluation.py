@@ -88,6 +88,8 @@ class WinnerEvaluation:
                     if stop_requested():
                         raise StopRequestedError
                 result: WinnerScore = ray.get(task)
+                if self._resources["GPU"]:
+                    self._end()  # nothing that follows needs the GPU
                 return result
             except StopRequestedError:
                 self._end()
@@ -111,17 +113,17 @@ class WinnerEvaluation:
 
     def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None:
         """`Evaluator.draw_plots` in that process, which then ends. Raises what it raises, and GetTimeoutError."""
-        self._start()
+        self._start(gpus=0)
         try:
             task = self._actor.draw_plots.remote(spec, launch)
             ray.get(task, timeout=timeout_s)
         finally:
             self._end()
 
-    def _start(self) -> None:
+    def _start(self, gpus: float | None = None) -> None:
         if self._actor is None:
             # Without a GPU it waits for no slot: the last trials leave cores idle, and imports are most of its work.
-            remote: Any = ray.remote(num_cpus=0, num_gpus=self._resources["GPU"])
+            remote: Any = ray.remote(num_cpus=0, num_gpus=self._resources["GPU"] if gpus is None else gpus)
             self._actor = remote(self._evaluator).remote()
 
     def _end(self) -> None:

@@ -161,5 +161,18 @@ def test_a_lost_driver_s_own_log_is_preferred_to_ray_s_copy(world: World, settin
     world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
     world.reconciler.reconcile_once()
     reason = world.show(one)["reason"]
-    assert reason.endswith("\ufffd the last line")
-    assert len(reason) < 2_500
+    assert reason.endswith("its log ends with: \ufffd the last line")
+    assert len(reason) < 1_000
+
+
+def test_a_warning_at_the_end_of_a_log_is_not_given_as_the_cause(world: World, settings: Settings) -> None:
+    one = world.started()
+    log = Path(settings.storage_root) / one / "logs" / "driver-a1.log"
+    log.parent.mkdir(parents=True)
+    record = "2026-11-29 02:00:00,123 WARNING workers.tracking MLflow did not accept the newest events\n"
+    log.write_text(f"Traceback (most recent call last):\n  handled long ago\nValueError: x\n{record}")
+    world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.FAILED
+    world.reconciler.reconcile_once()
+    reason = world.show(one)["reason"]
+    assert "the driver ended (FAILED) without a final heartbeat; " in reason
+    assert reason.endswith(f"; its log, which `rung logs {one}` shows, ends without an error")

@@ -41,7 +41,10 @@ def test_nothing_changes_while_ray_is_unreachable(world: World, clock: Clock) ->
     clock.sleep(3600)
     world.reconciler.reconcile_once()
     assert (world.show(running)["state"], world.show(waiting)["state"]) == ("RUNNING", "QUEUED")
-    assert [world.show(one)["reason"] for one in (running, waiting)] == ["", "waiting for Ray: connection refused"]
+    assert [world.show(one)["reason"] for one in (running, waiting)] == [
+        "the service cannot reach Ray: connection refused",
+        "waiting for Ray: connection refused",
+    ]
     listed = world.client.get("/api/v1/experiments").json()["items"]
     assert {one["id"]: one["reason"] for one in listed} == {
         one: world.show(one)["reason"] for one in (running, waiting)
@@ -72,6 +75,11 @@ def test_an_experiment_gets_no_more_slots_than_it_has_trials_left(world: World) 
     world.beat(one, {"phase": "finalizing", "trials": [world.line(3, state="COMPLETED")]})
     world.reconciler.reconcile_once()
     assert world.show(one)["slots"] == 1, "the finalist needs one"
+    waiting = world.submit(resources={"gpus_per_trial": 0})
+    world.beat(one, {"phase": "delivering", "reason": "waiting for MLflow: it is unavailable"})
+    world.reconciler.reconcile_once()
+    assert (world.show(one)["state"], world.show(one)["slots"]) == ("RUNNING", 0)
+    assert world.show(waiting)["slots"] == 10, "all that the cluster has"
 
 
 def test_first_come_first_served_when_the_cluster_is_full(world: World) -> None:

@@ -158,5 +158,9 @@ def test_a_long_reason_is_cut() -> None:
     assert len(classification.sentence(ValueError("x" * 10_000))) == classification.LONGEST_REASON
     assert classification.sentence(ValueError()) == "ValueError"
     assert (
+        classification.sentence(RuntimeError("CUDA error: assert\nCompile with `TORCH_USE_CUDA_DSA` to see more"))
+        == "RuntimeError: CUDA error: assert"
+    )
+    assert (
         classification.sentence(ValueError("Traceback:\n  somewhere\nKeyError: 'x'\n")) == "ValueError: KeyError: 'x'"
     )

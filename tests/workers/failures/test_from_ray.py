@@ -52,6 +52,14 @@ def test_an_error_of_rays_own_has_a_kind(error: Exception, kind: ErrorKind, tmp_
     assert from_ray.of_trial(stored(tmp_path, error)).kind is kind
 
 
+def test_the_reason_is_what_happened_and_not_the_advice_after_it(tmp_path: Path) -> None:
+    text = "Task was killed due to the node running low on memory.\nTo adjust the kill threshold, set `RAY_x`."
+    reason = from_ray.of_trial(stored(tmp_path, OutOfMemoryError(text))).reason
+    assert reason == "Task was killed due to the node running low on memory."
+    died = "The actor died unexpectedly before finishing this task.\n\tclass_name: TrialWorker\nIts worker exited: 137"
+    assert from_ray.classify(WorkerCrashedError(), died).reason == "Its worker exited: 137"
+
+
 def test_a_process_without_an_error_message_was_lost() -> None:
     failure = from_ray.of_trial(SimpleNamespace(error_file=None, pickled_error_file=None))
     assert failure == Failure(ErrorKind.LOST, from_ray.SILENT)

@@ -9,7 +9,7 @@ import pytest
 from search_spaces.experiment import Objective
 from search_spaces.protocol import Phase, TrialState
 from workers.attempt import outcome_of
-from workers.search.stop_conditions import Outcome, exhausted
+from workers.search.stop_conditions import Outcome, exhausted, with_failures
 from workers.state.events import TrialEnded, TrialSuggested
 from workers.state.trial_table import TrialTable
 from workers.tracking.retry import DeliveryAbandonedError
@@ -37,7 +37,18 @@ def test_a_search_without_a_value_counts_diverged_and_canceled_trials(states: li
 
 
 def test_failed_trials_without_a_value_fail_the_search() -> None:
-    assert exhausted(table_of(TrialState.ERROR, TrialState.CANCELED), 2).phase == "failed"
+    outcome = exhausted(table_of(TrialState.ERROR, TrialState.CANCELED), 2)
+    assert outcome.phase == "failed"
+    assert outcome.reason == "no trial has a value; 1 of 2 trials failed; the first: x"
+    assert with_failures(outcome, table_of(TrialState.ERROR, TrialState.CANCELED)) == outcome
+
+
+@pytest.mark.parametrize("before", ["", "canceled on request"])
+def test_failed_trials_are_part_of_every_reason(before: str) -> None:
+    table = table_of(TrialState.ERROR, TrialState.COMPLETED, TrialState.ERROR)
+    reason = with_failures(Outcome(reason=before), table).reason
+    assert reason == "; ".join(filter(None, (before, "2 of 3 trials failed; the first: x")))
+    assert with_failures(Outcome(reason=before), table_of(TrialState.COMPLETED)).reason == before
 
 
 def test_an_outage_of_mlflow_pauses_with_the_error_unless_a_stop_was_requested() -> None:
