@@ -127,7 +127,7 @@ def test_a_slot_is_needed_until_the_winner_is_evaluated(attempt: Callable[..., A
     class Looking(ScriptedEvaluation):
         def evaluate(self, *arguments: Any, **named: Any) -> WinnerScore:
             with service.spoken:
-                assert service.spoken.wait_for(lambda: service.heard[-1].phase == "finalizing", 10)
+                assert service.spoken.wait_for(lambda: service.heard and service.heard[-1].phase == "finalizing", 10)
             phases.extend(said.phase for said in service.heard)
             return super().evaluate(*arguments, **named)
 
