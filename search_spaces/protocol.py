@@ -117,6 +117,7 @@ class Tag(StrEnum):
     BEST_TRIAL = "rung.best_trial"
     BEST_RUN_ID = "rung.best_run_id"
     MODEL = "rung.model"
+    MODEL_SHA256 = "rung.model_sha256"
     TRIAL_ID = "rung.trial_id"
     TRIAL_STATE = "rung.trial_state"
     STOP_REASON = "rung.stop_reason"
@@ -284,6 +285,9 @@ class Winner(Message):
     test_accuracy: float = Field(description="Accuracy on the test set.")
     test_loss: FiniteOrNone = Field(description="Loss on the test set; null where not finite.")
     model_uri: Text | None = Field(None, description="URI of the registered model in MLflow.")
+    model_sha256: Annotated[Text, Field(max_length=64)] | None = Field(
+        None, description="Digest of the model's files, by which `rung model verify` recognizes them."
+    )
 
 
 class Heartbeat(Message):

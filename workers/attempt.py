@@ -36,6 +36,7 @@ from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.retry import OUTAGE_LIMIT_S, DeliveryAbandonedError, Retrier
 from workers.tracking.summary import Summary, summarize
 from workers.winner.evaluation import EvaluationFailedError, StopRequestedError, WinnerScore
+from workers.winner.model_digest import digest
 
 log = logging.getLogger(__name__)
 
@@ -267,6 +268,7 @@ class ExperimentAttempt:
         self._need_no_slot()
         self._retrier.call(self._tracker.finish)
         with self._storage.artifacts.local_folder(NAMES.model) as folder:
+            winner = winner.model_copy(update={"model_sha256": digest(folder)})
             uri = self._retrier.call(lambda: self._tracker.register(folder, winner))
         winner = winner.model_copy(update={"model_uri": uri})
         log.info("trial %d won with test accuracy %.4f, registered as %s", winner.trial, winner.test_accuracy, uri)

@@ -17,7 +17,7 @@ SUPERVISOR_MARK = "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"
 if os.environ.get(SUPERVISOR_MARK) != "1":
     prepare_import()
     with contextlib.suppress(ImportError):
-        import mlflow.pytorch  # noqa: F401  # the process that evaluates the winner exports the model with it
+        import mlflow.pyfunc  # noqa: F401  # the process that evaluates the winner exports the model with it
         import ray.tune  # noqa: F401
         import torch._dynamo  # noqa: F401  # otherwise the first optimizer imports it, which takes two seconds
 

@@ -28,7 +28,7 @@ def train(config: dict[str, Any]) -> None:
 
     from search_spaces.models import CNN
     from search_spaces.normalization import Batch
-    from workers.training.build import build_model
+    from workers.models.build import build_model
 
     torch.set_num_threads(1)
     images, labels = load_digits(return_X_y=True)

@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from workers.data.splits import Splits
+from workers.models.build import build_model
 from workers.targets import resolve_target
-from workers.training.build import build_model
 from workers.training.loop import Training
 
 MIN_RATIO = 0.95

@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import mlflow.pyfunc
-import mlflow.pytorch
 import numpy as np
 import pytest
 import torch
@@ -124,7 +123,7 @@ def test_registered_model_predicts_raw_images(up: stack.Stack, view: ExperimentV
     plain = mlflow.pyfunc.load_model(view.winner["model_uri"])
     predicted = np.argmax(plain.predict(images.numpy()), axis=1)
     assert (predicted == labels.numpy()).mean() == pytest.approx(view.winner["test_accuracy"])
-    network = mlflow.pytorch.load_model(view.winner["model_uri"])
+    network = plain.get_raw_model()
     with torch.inference_mode():
         assert torch.equal(network(images).argmax(1), torch.from_numpy(predicted))
 

@@ -21,8 +21,8 @@ from torch.nn import functional
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from tests.support.trainings import EVERY_AUGMENTATION, splits
 from workers.data.splits import Splits
+from workers.models.build import build_model
 from workers.targets import resolve_target
-from workers.training.build import build_model
 from workers.training.loop import EpochInterruptedError, Training
 from workers.training.precision import ComputeMode
 from workers.trial.device import select_device

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from search_spaces.controls import Controls
+from search_spaces.layout import NAMES
 from search_spaces.protocol import ErrorKind, TrialState, Winner
 from tests.support.attempts import (
     AFTER,
@@ -29,6 +30,7 @@ from workers.failures.classification import TrialError
 from workers.search.tune_callbacks import TuneCallback
 from workers.state.recorder import Recorder
 from workers.winner.evaluation import EvaluationFailedError, StopRequestedError, WinnerScore
+from workers.winner.model_digest import digest
 
 
 def test_a_completed_search_ends_with_a_registered_winner(
@@ -36,7 +38,8 @@ def test_a_completed_search_ends_with_a_registered_winner(
 ) -> None:
     done = attempt(one_trial)
     assert done.succeeded
-    winner = Winner(trial=0, value=0.5, test_accuracy=0.75, test_loss=0.5, model_uri="models:/x/0")
+    sha256 = digest(tmp_path / NAMES.model)
+    winner = Winner(trial=0, value=0.5, test_accuracy=0.75, test_loss=0.5, model_uri="models:/x/0", model_sha256=sha256)
     final = service.heard[-1]
     assert (final.phase, final.reason, final.winner) == ("completed", "", winner)
     assert final.controls == Controls(num_samples=1)

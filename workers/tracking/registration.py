@@ -22,8 +22,10 @@ from workers.tracking.uploads import Uploads
 
 #: What users must know about the model, in the description of each version.
 USE = (
-    "Input: images as uint8 in 0..255 of shape (images, channels, height, width); the model normalizes them itself. "
-    "Output: logits of shape (images, classes), in the dataset's order of classes."
+    "Input: raw images, as uint8 in 0..255 of shape (images, channels, height, width), or encoded ones, as bytes, "
+    "base64 text or pathlib.Path; the model decodes, resizes and normalizes them itself. "
+    "Output: for raw images logits of shape (images, classes), in the order of `class_names` in the model's metadata; "
+    "for encoded ones the label and the probability of each class."
 )
 READY: Final = "READY"
 
@@ -39,11 +41,12 @@ def register(
 ) -> str:
     """Log the model saved in `folder` on the experiment's `run`, and register it. Returns its `models:/` address.
 
-    What an earlier call has done for the same trial is kept, and files that `uploads` has sent are not sent again.
+    What an earlier call has done for the same files is kept, and files that `uploads` has sent are not sent again.
     Raises what the client raises.
     """
     name = registered_model_name(spec.project, spec.name)
     tags: dict[str, str] = {Tag.EXPERIMENT_ID: experiment_id, Tag.TRIAL_ID: str(winner.trial)}
+    tags |= {Tag.MODEL_SHA256: winner.model_sha256} if winner.model_sha256 else {}
     for known in client().search_model_versions(f"run_id = '{run}'"):
         if tags.items() <= known.tags.items():
             return f"models:/{known.name}/{known.version}"
@@ -65,7 +68,7 @@ def register(
 
 
 def _logged(client: Callable[[], MlflowClient], run: str, folder: Path, tags: dict[str, str], uploads: Uploads) -> str:
-    """The model of this run and these tags, with its files."""
+    """The model of this run and these tags, with its files. The digest in the winner tells whether they are these."""
     home = str(client().get_run(run).info.experiment_id)
     query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     models: Iterable[LoggedModel] = client().search_logged_models([home], f"source_run_id = '{run}' and {query}")

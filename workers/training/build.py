@@ -1,35 +1,19 @@
-"""Build: makes the torch model and optimizer of a spec.
+"""Build: makes the torch optimizer of a spec.
 
-Owns the table from a model's spec to its builder. Specs of optimizers name their torch class, so that a new torch
-optimizer needs no code here. It must not know data, schedules, Ray or MLflow.
+Specs of optimizers name their torch class, so that a new torch optimizer needs no code here. It must not know data,
+schedules, Ray or MLflow.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from search_spaces.models import CNN, VGG, PluginModel, ResNet, TorchvisionModel
-from search_spaces.normalization import NormalizationSpec
 from search_spaces.optimizers import OptimizerSpec
-from search_spaces.spec import Spec
-from workers.models import adapted, cnn, plugins, resnet, vgg
-from workers.models.normalization import Normalizer
 from workers.targets import resolve_target
-
-#: Spec class -> builder `(spec, normalizer, channels, classes, image_size)`. Builders draw weights from torch's global
-#: generator, which the caller seeds.
-BUILDERS: dict[type[Spec], Callable[..., nn.Module]] = {
-    CNN: cnn.build,
-    ResNet: resnet.build,
-    VGG: vgg.build,
-    TorchvisionModel: adapted.build,
-    PluginModel: plugins.build,
-}
 
 NORMALIZATIONS = (
     nn.modules.batchnorm._NormBase,
@@ -38,19 +22,6 @@ NORMALIZATIONS = (
     nn.RMSNorm,
     nn.LocalResponseNorm,
 )
-
-
-def build_model(
-    spec: Spec, normalization: NormalizationSpec, channels: int, classes: int, image_size: int
-) -> nn.Module:
-    """A new model that maps images (N, channels, image_size, image_size) to logits (N, classes).
-
-    Raises ValueError if the model does not accept the normalization.
-    """
-    if type(spec) not in BUILDERS:
-        names = ", ".join(cls.__name__ for cls in BUILDERS)
-        raise ValueError(f"a model's spec must be one of {names} (got {type(spec).__name__})")
-    return BUILDERS[type(spec)](spec, Normalizer(normalization), channels, classes, image_size)
 
 
 def build_optimizer(spec: OptimizerSpec, model: nn.Module) -> Optimizer:

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces.experiment import TrialSpec
+from workers.models.build import build_model
 from workers.models.inference import Classifier, as_channels
 from workers.training.augment import Augmentation, EpochAugmentation
-from workers.training.build import build_model, build_optimizer
+from workers.training.build import build_optimizer
 from workers.training.compiled import Compiler
 from workers.training.device_images import DeviceImages
 from workers.training.precision import ComputeMode

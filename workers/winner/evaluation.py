@@ -1,8 +1,7 @@
 """Evaluation: the best trial's best weights, evaluated once on the test set and packed as a model.
 
-Owns the only use of the test set, and the folder that becomes the MLflow model: raw images in, logits out, input
-normalization inside. The evaluation runs in a Ray actor with a trial's resources and only writes files; the driver
-registers them. It must not know the service.
+Owns the only use of the test set, and what the packed model says of the data set. The evaluation runs in a Ray actor
+with a trial's resources and only writes files; the driver registers them. It must not know the service.
 """
 
 from __future__ import annotations
@@ -27,10 +26,11 @@ from workers.failures.classification import TrialError, classified
 from workers.state import checkpoints
 from workers.tracking.environment import prepare_import
 from workers.trial import device
-from workers.winner.model_package import save_model
 
 if TYPE_CHECKING:
+    from search_spaces.experiment import TrialSpec
     from workers.data.splits import Splits
+    from workers.models.predictor import ModelDescription
     from workers.training.loop import Training
 
 log = logging.getLogger(__name__)
@@ -131,13 +131,20 @@ class WinnerEvaluation:
         self._actor = None
 
 
+#: `pack(classifier, description, example, folder)`: see `save_model`.
+Pack = Callable[[Any, "ModelDescription", Any, Path], None]
+
+
+def _save_model(*arguments: Any) -> None:
+    from workers.winner.model_package import save_model  # it imports torch, which the driver does not need
+
+    save_model(*arguments)
+
+
 class Evaluator:
-    """The evaluation itself, without Ray. What is slow the first time is done when it is made, during the search.
+    """The evaluation itself, without Ray. What is slow the first time is done when it is made, during the search."""
 
-    `pack` saves a network, an example of its images and a folder: see `save_model`.
-    """
-
-    def __init__(self, pack: Callable[[Any, Any, Path], None] = save_model) -> None:
+    def __init__(self, pack: Pack = _save_model) -> None:
         self._pack = pack
         self._warm_up()
 
@@ -180,7 +187,7 @@ class Evaluator:
         images, labels = splits.test()
         loss, accuracy = training.evaluate(images, labels)
         with artifacts.replace_folder(NAMES.model) as folder:
-            self._pack(training.classifier(), images[:2].numpy(), folder)
+            self._pack(training.classifier(), describe(spec, splits), images[:2].numpy(), folder)
         return WinnerScore(loss, accuracy)
 
     def _warm_up(self) -> None:
@@ -191,12 +198,36 @@ class Evaluator:
 
         import workers.data.splits
         import workers.training.loop  # noqa: F401
+        from search_spaces.models import CNN
+        from search_spaces.normalization import Batch
+        from workers.models.build import build_model
+        from workers.models.inference import Classifier
+        from workers.models.predictor import ModelDescription
 
         try:
+            model, normalization = CNN(width=1, depth=1), Batch()
+            described = ModelDescription(model.model_dump(), normalization.model_dump(), 1, 8, ("a", "b"), {})
+            classifier = Classifier(build_model(model, normalization, 1, 2, 8), torch.zeros(1), torch.ones(1))
             with tempfile.TemporaryDirectory() as folder:
-                self._pack(torch.nn.Flatten(), np.zeros((2, 1, 1, 1), np.uint8), Path(folder) / "model")
+                self._pack(classifier.eval(), described, np.zeros((2, 1, 8, 8), np.uint8), Path(folder) / "model")
         except Exception as error:
             log.warning("the first packing of a model failed: %r", error)
+
+
+def describe(spec: TrialSpec, splits: Splits) -> ModelDescription:
+    """What users of a trial's model must know of it."""
+    from workers.models.predictor import ModelDescription
+
+    _, channels, _, side = splits.train_images.shape
+    network = spec.hyperparameters
+    return ModelDescription(
+        model=network.model.model_dump(mode="json"),
+        normalization=network.normalization.model_dump(mode="json"),
+        channels=channels,
+        image_size=side,
+        class_names=splits.class_names,
+        decoding=splits.decoding,
+    )
 
 
 def _without_images(splits: Splits) -> Splits:

@@ -26,8 +26,8 @@ from search_spaces.normalization import Batch, Layer, Normalization
 from search_spaces.spec import members
 from tests.support.families import kinds
 from workers.models import adapted, plugins
+from workers.models.build import BUILDERS, build_model
 from workers.models.resnet import BasicBlock
-from workers.training.build import BUILDERS, build_model
 
 OURS = [CNN(hidden=32), VGG(width=8, hidden=32), *(ResNet(width=8, depth=depth) for depth in (8, 9, 18, 20))]
 LEARNING = [*OURS, *(ResNet(width=8, depth=depth, zero_init_residual=False) for depth in (8, 9, 18, 20))]

@@ -15,14 +15,15 @@ from mlflow.exceptions import MlflowException
 
 from search_spaces.datasets import Digits
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.models import CNN
 from search_spaces.protocol import Winner
+from tests.support.packed_models import small_model
 from tests.support.tracking import LosingClient
-from workers.models.inference import Classifier
 from workers.tracking import registration
 from workers.tracking.uploads import Uploads
 from workers.winner.model_package import save_model
 
-WINNER = Winner(trial=0, value=0.3, test_accuracy=0.25, test_loss=1.5)
+WINNER = Winner(trial=0, value=0.3, test_accuracy=0.25, test_loss=1.5, model_sha256="5" * 64)
 Register = Callable[[Any], str]
 
 
@@ -73,10 +74,9 @@ def test_a_model_is_logged_once_wherever_an_attempt_was_interrupted(
 
 
 def test_the_registered_model_predicts(client: MlflowClient, register: Register, tmp_path: Path, home: str) -> None:
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    classifier = Classifier(network, torch.tensor([8.0]), torch.tensor([4.0])).eval()
+    classifier, description = small_model(CNN(width=2, depth=1))
     images = np.random.default_rng(0).integers(0, 17, (3, 1, 8, 8)).astype(np.float32)
-    save_model(classifier, images, tmp_path / "model")
+    save_model(classifier, description, images, tmp_path / "model")
     with pytest.raises(MlflowException, match="reset by peer"):
         register(LosingClient(client, "create_model_version", 1, after=True))
     uri = register(client)
@@ -85,6 +85,7 @@ def test_the_registered_model_predicts(client: MlflowClient, register: Register,
     (model,) = client.search_logged_models([home])
     version = client.get_model_version("driver.tested", "1")
     assert (version.run_id, version.tags["test_accuracy"]) == (model.source_run_id, "0.2500")
+    assert version.tags["rung.model_sha256"] == WINNER.model_sha256
     assert str(version.description).endswith(Digits.input_note)
     with torch.inference_mode():
         expected = classifier(torch.from_numpy(images)).numpy()

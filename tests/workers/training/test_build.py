@@ -9,8 +9,9 @@ from torch import nn
 from search_spaces.optimizers import Optimizer
 from search_spaces.schedulers import Scheduler
 from search_spaces.spec import Spec, members
+from workers.models.build import build_model
 from workers.targets import resolve_target
-from workers.training.build import build_model, build_optimizer
+from workers.training.build import build_optimizer
 
 
 @pytest.mark.parametrize("family", [Optimizer, Scheduler])

@@ -20,8 +20,8 @@ from search_spaces.models import CNN
 from search_spaces.normalization import Batch
 from tests.support.trainings import curve, splits, trial
 from workers.data.splits import Splits
+from workers.models.build import build_model
 from workers.training import compiled
-from workers.training.build import build_model
 from workers.training.compiled import Compiler, Network
 from workers.training.loop import Training
 

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
-import mlflow.pytorch
 import numpy as np
 import pytest
 import torch
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import BEST, NAMES, ExperimentFolder
-from search_spaces.models import CNN, VGG, ResNet, TorchvisionModel
-from search_spaces.normalization import Batch
 from search_spaces.protocol import ErrorKind
 from search_spaces.storage.folder import FolderStorage
 from tests.support.workers import BuildLaunch, BuildSpec
 from workers.data.splits import load
 from workers.failures.classification import TrialError
-from workers.models.inference import Classifier
 from workers.state import checkpoints
-from workers.training.build import build_model
 from workers.training.loop import Training
 from workers.winner.evaluation import Evaluator
-from workers.winner.model_package import save_model
 
 
 def pack_nothing(*_: Any) -> None:
@@ -67,7 +60,9 @@ def test_lost_weights_are_trained_again_bit_for_bit(
         training.run_epoch()
     assert 0 < training.best_epoch < 30
     packed: list[dict[str, torch.Tensor]] = []
-    evaluator = Evaluator(lambda network, example, folder: packed.append(copy.deepcopy(network.state_dict())))
+    evaluator = Evaluator(
+        lambda network, description, example, folder: packed.append(copy.deepcopy(network.state_dict()))
+    )
     packed.clear()  # of the first packing, when it was made
     figures = [evaluator.evaluate(launch(), 3, training.best_epoch)]
     content = (trial / BEST).read_bytes()
@@ -108,47 +103,13 @@ def test_the_packed_model_predicts_raw_images(
     images, labels = load(spec.dataset, spec.split_seed, tmp_path / "data", tmp_path / "cache").test()
     plain = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     assert images.dtype == torch.uint8
-    np.testing.assert_array_equal(plain.input_example, images[:2].numpy(), strict=True)
+    np.testing.assert_array_equal(plain.input_example, images[:2].numpy())
     logits = torch.from_numpy(plain.predict(images.numpy()))
     assert (logits.argmax(1) == labels).float().mean().item() == pytest.approx(accuracy)
-    network = mlflow.pytorch.load_model(str(tmp_path / "model"))
+    network = plain.get_raw_model()
     with torch.inference_mode():
         torch.testing.assert_close(network(images), logits)
         torch.testing.assert_close(network(images.float()), logits)
-
-
-#: Loads the models named in the arguments and prints how many logits each gives, without Rung as it is installed here.
-ELSEWHERE = """
-import importlib.util, sys
-sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
-rung, *folders = sys.argv[1:]
-sys.path += [rung] if rung else []
-assert bool(importlib.util.find_spec("search_spaces")) is bool(rung)
-import mlflow.pytorch, torch
-for folder in folders:
-    print(mlflow.pytorch.load_model(folder)(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).shape[1])
-if rung:
-    import service.client, workers.training.loop
-"""
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Folders of packed models with 5, 6, 7 and 8 classes."""
-    specs = (CNN(width=4), VGG(width=4), ResNet(width=4), TorchvisionModel(name="squeezenet1_1"))
-    folders = []
-    for classes, spec in enumerate(specs, start=5):
-        classifier = Classifier(build_model(spec, Batch(), 1, classes, 32), torch.zeros(1), torch.ones(1)).eval()
-        folders.append(str(tmp_path_factory.mktemp("packed") / spec.kind))
-        save_model(classifier, np.zeros((2, 1, 32, 32), np.uint8), Path(folders[-1]))
-    return folders
-
-
-@pytest.mark.parametrize("rung", ["", str(Path(__file__).parents[3])], ids=["without", "beside"])
-def test_a_packed_model_is_loaded_without_rung_and_beside_it(packed: list[str], tmp_path: Path, rung: str) -> None:
-    command = [sys.executable, "-I", "-c", ELSEWHERE, rung, *packed]
-    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.split()) == (0, ["5", "6", "7", "8"]), done.stderr
 
 
 def test_a_first_packing_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
