@@ -91,9 +91,9 @@ class ExperimentListHandle:
         """The selected ones, newest first."""
         return experiments.list_newest(session, selection)
 
-    def active(self, session: Session) -> list[Experiment]:
-        """Those that run or wait to run, oldest first."""
-        return experiments.list_active(session)
+    def active(self, session: Session, limit: int, after: tuple[datetime, str] | None) -> list[Experiment]:
+        """Those that run or wait to run, oldest first, from `after` on: creation time and id of an older one."""
+        return experiments.list_active(session, limit, after)
 
 
 def created(context: AppContext, response: Response, experiment_id: str, replayed: bool) -> ExperimentView:

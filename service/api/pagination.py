@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from search_spaces.problems import Problem, shorten
 from service.contract.errors import ValidationFailedError
+from service.store.models import Experiment
 
 
 class Paging(BaseModel):
@@ -37,6 +39,22 @@ def decode(cursor: str, *types: type | tuple[type, ...]) -> list[Any]:
     if not all(isinstance(value, kind) for value, kind in zip(position, types, strict=True)):
         refuse(cursor)
     return position
+
+
+def encode_experiment(last: Experiment) -> str:
+    """The position of an experiment in a list by creation time."""
+    return encode([last.created_at.isoformat(), last.id])
+
+
+def decode_experiment(cursor: str | None) -> tuple[datetime, str] | None:
+    """Creation time and id of the last experiment of the page before. Raises ValidationFailedError."""
+    if cursor is None:
+        return None
+    created_at, experiment_id = decode(cursor, str, str)
+    try:
+        return datetime.fromisoformat(created_at).astimezone(UTC), experiment_id.replace("\0", "")
+    except (ValueError, OverflowError):
+        refuse(cursor)
 
 
 def refuse(cursor: str) -> NoReturn:

@@ -282,7 +282,13 @@ class Client:
 
     def cluster(self) -> ClusterStatus:
         """The nodes of the cluster, and how many slots each experiment has."""
-        return self._transport.get(ClusterStatus, f"{API_PREFIX}/cluster")
+        path = f"{API_PREFIX}/cluster"
+        page = self._transport.get(ClusterStatus, path)
+        shares, cursor = page.shares, page.next_cursor
+        while cursor is not None:
+            further = self._transport.get(ClusterStatus, path, {"cursor": cursor})
+            shares, cursor = [*shares, *further.shares], further.next_cursor
+        return page.model_copy(update={"shares": shares, "next_cursor": None})
 
     def health(self) -> Readiness:
         """Whether the database, Ray and MLflow answer. Returns also where the service is not ready."""

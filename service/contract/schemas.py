@@ -246,5 +246,6 @@ class ClusterStatus(BaseModel):
     detail: str = Field(description=UNAVAILABLE_DETAIL)
     seen_at: datetime = Field(description="When the service last asked Ray.")
     nodes: list[NodeView] = Field(description="All nodes that are alive.")
-    shares: list[Share] = Field(description="Every running or queued experiment, oldest first.")
+    shares: list[Share] = Field(description="One page of the running or queued experiments, oldest first.")
+    next_cursor: str | None = Field(None, description=NEXT_CURSOR)
     why: str = Field("", description=FORMER_NAME, deprecated=True)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 from sqlalchemy import func, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, load_only
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
@@ -27,6 +27,11 @@ from service.store.models import Experiment, Label, Trial
 #: Without 0 o 1 i l u, because people read ids aloud and type them.
 ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"
 ID_LENGTH = 8
+#: What the queue and the view of the cluster need of an experiment. Specs are large; what else is used is read then.
+WITHOUT_SPEC = load_only(
+    *(Experiment.id, Experiment.name, Experiment.state, Experiment.phase, Experiment.slots),
+    *(Experiment.created_at, Experiment.retry_at, Experiment.cpus_per_trial, Experiment.gpus_per_trial, Experiment.controls, Experiment.reason),
+)
 
 
 @dataclass(frozen=True)
@@ -148,10 +153,15 @@ def list_newest(session: Session, selection: Selection) -> list[Experiment]:
     return list(session.scalars(query))
 
 
-def list_active(session: Session, *, lock: bool = False) -> list[Experiment]:
-    """Every experiment that runs or waits to run, oldest first; with `lock`, locked for the transaction."""
+def list_active(session: Session, limit: int, after: tuple[datetime, str] | None = None) -> list[Experiment]:
+    """Experiments that run or wait to run, oldest first, without their specs where their size is known.
+
+    `after` is the creation time and id of an older experiment.
+    """
     query = select(Experiment).where(Experiment.state.in_(ACTIVE)).order_by(Experiment.created_at, Experiment.id)
-    return list(session.scalars(query.with_for_update() if lock else query))
+    if after is not None:
+        query = query.where(tuple_(Experiment.created_at, Experiment.id) > tuple_(*after))
+    return list(session.scalars(query.options(WITHOUT_SPEC).limit(limit)))
 
 
 def any_active(session: Session) -> bool:

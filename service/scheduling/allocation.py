@@ -58,14 +58,17 @@ def allocate(cluster: Cluster, demands: Sequence[Demand]) -> dict[str, int]:
     """The slots of each experiment; zero means wait. `demands` are in the order of submission."""
     free = [_Free(int(node.cpus * UNITS), [UNITS] * int(node.gpus)) for node in cluster.nodes]
     slots = {demand.experiment_id: 0 for demand in demands}
+    full: set[tuple[int, int]] = set()  # sizes that no longer fit: nothing is released meanwhile
 
     def serve(hungry: list[Demand], upto: int) -> list[Demand]:
         """Give one more slot to each that has fewer than `upto`; return those that want more."""
         left = []
         for demand in hungry:
             if slots[demand.experiment_id] < upto:
-                if not _place(free, round(demand.cpus * UNITS), round(demand.gpus * UNITS)):
-                    continue  # nothing is released meanwhile: it will not fit later either
+                size = round(demand.cpus * UNITS), round(demand.gpus * UNITS)
+                if size in full or not _place(free, *size):
+                    full.add(size)
+                    continue
                 slots[demand.experiment_id] += 1
             if slots[demand.experiment_id] < demand.most:
                 left.append(demand)

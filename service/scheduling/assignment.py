@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timedelta
+from functools import cache
 
 from pydantic import ValidationError
 from sqlalchemy import func, select
@@ -18,7 +19,7 @@ from service.contract.states import DRIVEN, State
 from service.domain import experiments
 from service.domain.cluster import Cluster
 from service.domain.retry_policy import RetryPolicy
-from service.scheduling import fitting
+from service.scheduling import fitting, queue
 from service.scheduling.allocation import Demand, allocate
 from service.store.models import Experiment, Trial
 
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 
 def assign_slots(session: Session, cluster: Cluster, now: datetime, retries: RetryPolicy) -> dict[str, int]:
     """Write the new slots of running experiments; return the slots of the queued ones that may start."""
-    active = experiments.list_active(session, lock=True)
+    driven, candidates = queue.lock_driven(session), queue.candidates(session, now, retries)
+    active = sorted([*driven, *candidates], key=lambda experiment: (experiment.created_at, experiment.id))
     done = _ended_trials(session, [experiment.id for experiment in active])
     demands: dict[str, Demand] = {}
     for experiment in active:
@@ -35,23 +37,15 @@ def assign_slots(session: Session, cluster: Cluster, now: datetime, retries: Ret
             demands[experiment.id] = _demand(experiment, done.get(experiment.id, 0), cluster)
         except ValidationError as error:
             _skip_unreadable(session, experiment, error, now)
-    waiting = {experiment.id for experiment in active if _is_backing_off(experiment, now, retries)}
-    absent = {one.id for one in active if one.id in waiting and not _is_due_soon(one, now, retries)}
-    shares = allocate(cluster, [demand for experiment_id, demand in demands.items() if experiment_id not in absent])
-    starting: dict[str, int] = {}
-    for experiment in active:
-        if experiment.id not in demands:
-            continue
-        slots = shares.get(experiment.id, 0)
-        if experiment.state != State.QUEUED:
-            if experiment.slots != slots:
-                experiment.slots = slots
-        elif slots and experiment.id not in waiting:
-            starting[experiment.id] = slots
-        elif experiment.id not in waiting:
-            reason = _why_waiting(demands[experiment.id], cluster)
-            if experiment.reason != reason:
-                experiment.reason = reason
+    slots = allocate(cluster, list(demands.values()))
+    for experiment in driven:
+        if experiment.id in demands and experiment.slots != slots[experiment.id]:
+            experiment.slots = slots[experiment.id]
+    due = [one for one in candidates if one.id in demands and not _is_backing_off(one, now, retries)]
+    starting = {one.id: slots[one.id] for one in due if slots[one.id]}
+    why = cache(lambda cpus, gpus: _why_waiting(cluster, cpus, gpus))
+    reasons = {one.id: why(demands[one.id].cpus, demands[one.id].gpus) for one in due if one.id not in starting}
+    queue.explain(session, reasons, candidates)
     return starting
 
 
@@ -66,14 +60,16 @@ def _ended_trials(session: Session, ids: list[str]) -> dict[str, int]:
 
 def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
     """What an experiment demands. Raises ValidationError if this version cannot read it."""
-    resources = StoredSpec(experiment.spec).resources
+    cpus, gpus = experiment.cpus_per_trial, experiment.gpus_per_trial
+    if cpus is None:  # the size was not stored as a number
+        resources = StoredSpec(experiment.spec).resources
+        cpus, gpus = resources.cpus_per_trial, resources.gpus_per_trial
     controls = read_controls(experiment.controls)
-    gpus = resources.gpus_per_trial
     # At least one, because the winner is evaluated after all trials have ended; none while only MLflow is waited for.
     most = 0 if experiment.phase == Phase.DELIVERING else max(1, controls.num_samples - done)
     return Demand(
         experiment_id=experiment.id,
-        cpus=resources.cpus_per_trial,
+        cpus=cpus,
         gpus=cluster.default_gpus_per_trial if gpus is None else gpus,
         most=min(most, controls.max_concurrent_trials or most),
         running=experiment.state in DRIVEN,
@@ -83,10 +79,11 @@ def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
 
 def _skip_unreadable(session: Session, experiment: Experiment, error: ValidationError, now: datetime) -> None:
     """An unreadable experiment must not block the others. If it has a driver, that keeps its slots."""
+    session.refresh(experiment, with_for_update=True)
     if experiment.state == State.QUEUED:
         why = f"this version of Rung cannot read its resources or controls: {error}"
         experiments.move(session, experiment, State.ERROR, now, why)
-    else:
+    elif experiment.state in DRIVEN:
         log.warning("cannot read the resources or controls of experiment %s: %s", experiment.id, error)
 
 
@@ -95,15 +92,9 @@ def _is_backing_off(experiment: Experiment, now: datetime, retries: RetryPolicy)
     return experiment.retry_at is not None and timedelta(0) < experiment.retry_at - now <= retries.max_wait
 
 
-def _is_due_soon(experiment: Experiment, now: datetime, retries: RetryPolicy) -> bool:
-    """Whether its wait ends so soon that its slots are kept. Otherwise, each restart of Ray would give them to whatever
-    is queued."""
-    return experiment.retry_at is not None and experiment.retry_at - now <= retries.wait_after(1)
-
-
-def _why_waiting(demand: Demand, cluster: Cluster) -> str:
+def _why_waiting(cluster: Cluster, cpus: float, gpus: float) -> str:
     if not cluster.nodes:
         return "waiting for a node: the cluster has none"
-    if misfits := fitting.misfits(cluster, demand.cpus, demand.gpus):
+    if misfits := fitting.misfits(cluster, cpus, gpus):
         return f"waiting for a larger node: {misfits[0].field}: {misfits[0].rule}"
-    return "waiting for free slots"
+    return queue.FOR_SLOTS

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, load_only
 
 from service.adapters.launcher import ALIVE, JobStatus
 from service.contract.states import DRIVEN, OPEN
@@ -61,6 +61,7 @@ def active_drivers(session: Session) -> list[Driver]:
         select(Experiment, Attempt)
         .join(Attempt, (Attempt.experiment_id == Experiment.id) & (Attempt.number == Experiment.attempt))
         .where(Experiment.state.in_(DRIVEN), Attempt.state.in_(OPEN))
+        .options(load_only(Experiment.id, Experiment.stop_asked_at))
     )
     return [snapshot(experiment, attempt) for experiment, attempt in rows]
 

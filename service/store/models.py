@@ -10,9 +10,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 from sqlalchemy.types import TypeDecorator
+
+#: Larger numbers are not copied: no version accepted them, and no column holds them.
+MAX_COPIED = 2**31
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -55,11 +58,25 @@ class Experiment(Base):
     """One search. `spec` is the completed spec as it was accepted; newer versions never rewrite it.
 
     `revision` grows with every visible change except progress; it is the ETag. `mlflow_closed` means that the statuses
-    of its MLflow runs are final.
+    of its MLflow runs are final. `priority`, `cpus_per_trial` and `gpus_per_trial` are copied from `controls` and
+    `spec`, so that the queue is read without them; `cpus_per_trial` is null if the spec has no such size.
     """
 
     __tablename__ = "experiments"
-    __table_args__ = (Index(None, "created_at", "id"), Index(None, "project", "created_at"))
+    __table_args__ = (
+        Index(None, "created_at", "id"),
+        Index(None, "project", "created_at"),
+        Index(
+            "ix_experiments_queue",
+            *("state", "cpus_per_trial", "gpus_per_trial", "priority", "created_at", "id", "retry_at"),
+        ),
+        Index(
+            "ix_experiments_unexplained",
+            "state",
+            sqlite_where=text("reason = ''"),
+            postgresql_where=text("reason = ''"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
     name: Mapped[str] = mapped_column(String(128), index=True)
@@ -88,6 +105,24 @@ class Experiment(Base):
     best_trial: Mapped[int | None]
     best_value: Mapped[float | None]
     winner: Mapped[dict[str, Any] | None]
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    cpus_per_trial: Mapped[float | None]
+    gpus_per_trial: Mapped[float | None]
+
+    @validates("controls")
+    def _copy_priority(self, _: str, controls: dict[str, Any]) -> dict[str, Any]:
+        priority = controls.get("priority")
+        self.priority = priority if isinstance(priority, int) and abs(priority) < MAX_COPIED else 0
+        return controls
+
+    @validates("spec")
+    def _copy_size(self, _: str, spec: dict[str, Any]) -> dict[str, Any]:
+        resources = spec.get("resources", {})
+        resources = resources if isinstance(resources, dict) else {"cpus_per_trial": None}
+        cpus, gpus = resources.get("cpus_per_trial", 1), resources.get("gpus_per_trial")
+        is_readable = _is_number(cpus) and (gpus is None or _is_number(gpus))
+        self.cpus_per_trial, self.gpus_per_trial = (cpus, gpus) if is_readable else (None, None)
+        return spec
 
 
 class Label(Base):
@@ -163,3 +198,7 @@ class Lease(Base):
     owner: Mapped[str] = mapped_column(String(64))
     fence: Mapped[int]
     expires_at: Mapped[datetime]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_COPIED

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import Field
 
 from search_spaces.protocol import API_PREFIX
 from search_spaces.stored import StoredSpec
-from service.api import headers
+from service.api import headers, pagination
 from service.api.access import ExperimentList
 from service.api.dependencies import CurrentContext
+from service.api.error_handlers import error_responses
+from service.api.pagination import Paging
+from service.contract.errors import ValidationFailedError
 from service.contract.schemas import ClusterStatus, NodeView, Share
 from service.contract.states import State
 from service.store.models import Experiment
@@ -16,12 +22,23 @@ from service.store.models import Experiment
 router = APIRouter(prefix=API_PREFIX, tags=["system"])
 
 
-@router.get("/cluster", summary="Get the cluster's state", responses={200: headers.success("The cluster's state.")})
-def show_cluster(context: CurrentContext, visible: ExperimentList) -> ClusterStatus:
-    """Returns the cluster's nodes when last seen, and the slots of each running or queued experiment."""
+class SharePaging(Paging):
+    limit: int = Field(1000, ge=1, le=1000, description="Largest number of shares on the page.")
+
+
+@router.get(
+    "/cluster",
+    summary="Get the cluster's state",
+    responses={200: headers.success("The cluster's state."), **error_responses(ValidationFailedError)},
+)
+def show_cluster(
+    context: CurrentContext, visible: ExperimentList, query: Annotated[SharePaging, Query()]
+) -> ClusterStatus:
+    """Returns the cluster's nodes when last seen, and the slots of each running or queued experiment, oldest first."""
     snapshot = context.cluster_cache.snapshot
     with context.database.read() as session:
-        active = visible.active(session)
+        active = visible.active(session, query.limit + 1, pagination.decode_experiment(query.cursor))
+        shares = [_share(experiment) for experiment in active[: query.limit]]
     nodes = snapshot.cluster.nodes if snapshot.cluster else ()
     return ClusterStatus(
         reachable=snapshot.cluster is not None,
@@ -29,17 +46,21 @@ def show_cluster(context: CurrentContext, visible: ExperimentList) -> ClusterSta
         why=snapshot.why,
         seen_at=snapshot.at,
         nodes=[NodeView(name=node.name, cpus=node.cpus, gpus=node.gpus) for node in nodes],
-        shares=[_share(experiment) for experiment in active],
+        shares=shares,
+        next_cursor=pagination.encode_experiment(active[query.limit - 1]) if len(active) > query.limit else None,
     )
 
 
 def _share(experiment: Experiment) -> Share:
-    resources = StoredSpec(experiment.spec).overview.resources
+    cpus, gpus = experiment.cpus_per_trial, experiment.gpus_per_trial
+    if cpus is None:  # the size was not stored as a number
+        resources = StoredSpec(experiment.spec).overview.resources
+        cpus, gpus = resources.cpus_per_trial, resources.gpus_per_trial
     return Share(
         experiment_id=experiment.id,
         name=experiment.name,
         state=State(experiment.state),
         slots=experiment.slots,
-        cpus_per_trial=resources.cpus_per_trial,
-        gpus_per_trial=resources.gpus_per_trial or 0,
+        cpus_per_trial=cpus,
+        gpus_per_trial=gpus or 0,
     )

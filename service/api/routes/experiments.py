@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
@@ -27,7 +26,6 @@ from service.contract.schemas import ExperimentPage, ExperimentView, ValidationR
 from service.contract.states import State
 from service.domain import experiments
 from service.domain.experiments import Selection
-from service.store.models import Experiment
 
 router = APIRouter(prefix=f"{API_PREFIX}/experiments", tags=["experiments"])
 
@@ -114,7 +112,7 @@ def list_experiments(
             name=query.name,
             label=query.label,
             archived=None if query.archived == "all" else query.archived == "true",
-            before=_position(query.cursor),
+            before=pagination.decode_experiment(query.cursor),
             limit=query.limit + 1,
         )
         found = visible.newest(session, selection)
@@ -123,7 +121,7 @@ def list_experiments(
     outage = context.cluster_cache.unreachable_reason
     return ExperimentPage(
         items=[serializers.summary(one, counts[one.id], context.mlflow, outage) for one in page],
-        next_cursor=_cursor(page[-1]) if len(found) > query.limit else None,
+        next_cursor=pagination.encode_experiment(page[-1]) if len(found) > query.limit else None,
     )
 
 
@@ -135,18 +133,3 @@ def list_experiments(
 def show_experiment(experiment: VisibleExperiment) -> ExperimentView:
     """Returns everything about one experiment except its trials."""
     return experiment.show()
-
-
-def _cursor(last: Experiment) -> str:
-    return pagination.encode([last.created_at.isoformat(), last.id])
-
-
-def _position(cursor: str | None) -> tuple[datetime, str] | None:
-    """Creation time and id of the last experiment of the page before. Raises ValidationFailedError."""
-    if cursor is None:
-        return None
-    created_at, experiment_id = pagination.decode(cursor, str, str)
-    try:
-        return datetime.fromisoformat(created_at).astimezone(UTC), experiment_id.replace("\0", "")
-    except (ValueError, OverflowError):
-        pagination.refuse(cursor)

@@ -112,6 +112,35 @@ def test_the_best_epoch_comes_with_the_fourth_schema_and_goes_with_it(database: 
         assert (line.metrics, line.best_epoch) == ({"lr": 0.1}, None)
 
 
+def test_priority_and_size_of_stored_experiments_come_with_the_fifth_schema(database: Database) -> None:
+    """Whatever an earlier version stored: the scheduler reads the specs of those without a size itself."""
+    stored: list[tuple[object, object, tuple[int, float | None, float | None]]] = [
+        ({"resources": {"cpus_per_trial": 2, "gpus_per_trial": 0.5}}, {"priority": -3}, (-3, 2, 0.5)),
+        ({"resources": {"gpus_per_trial": None}}, {"priority": 0}, (0, 1, None)),
+        ({}, {}, (0, 1, None)),
+        ({"resources": {"cpus_per_trial": "many"}}, {"priority": "urgent"}, (0, None, None)),
+        ({"resources": [1]}, {"priority": 10**12}, (0, None, None)),
+    ]
+    with database.write() as session:
+        ids = [experiments.submit(session, ExperimentSpec(name="x"), []).id for _ in stored]
+    database.migrate("0004", down=True)
+    rows = _tables(database)["experiments"]
+    assert not {"priority", "cpus_per_trial", "gpus_per_trial"} & set(rows.columns.keys())
+    with database.engine.begin() as connection:
+        for experiment_id, (spec, controls, _) in zip(ids, stored, strict=True):
+            row = rows.update().where(rows.c.id == experiment_id)
+            connection.execute(row.values(spec=spec, controls=controls))
+    database.migrate()
+    with database.read() as session:
+        found = [experiments.find(session, experiment_id) for experiment_id in ids]
+    assert [(one.priority, one.cpus_per_trial, one.gpus_per_trial) for one in found] == [row for *_, row in stored]
+    with database.write() as session:
+        for experiment_id, (spec, controls, row) in zip(ids, stored, strict=True):
+            one = experiments.find(session, experiment_id)
+            one.spec, one.controls = spec, controls
+            assert (one.priority, one.cpus_per_trial, one.gpus_per_trial) == row
+
+
 def _tables(database: Database) -> dict[str, Table]:
     """The tables as the database itself describes them."""
     found = MetaData()
