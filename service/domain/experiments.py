@@ -30,7 +30,14 @@ ID_LENGTH = 8
 #: What the queue and the view of the cluster need of an experiment. Specs are large; what else is used is read then.
 WITHOUT_SPEC = load_only(
     *(Experiment.id, Experiment.name, Experiment.state, Experiment.phase, Experiment.slots),
-    *(Experiment.created_at, Experiment.retry_at, Experiment.cpus_per_trial, Experiment.gpus_per_trial, Experiment.controls, Experiment.reason),
+    *(
+        Experiment.created_at,
+        Experiment.retry_at,
+        Experiment.cpus_per_trial,
+        Experiment.gpus_per_trial,
+        Experiment.controls,
+        Experiment.reason,
+    ),
 )
 
 
