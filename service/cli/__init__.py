@@ -15,6 +15,7 @@ from service.cli import logs
 from service.cli import actions
 from service.cli import specs
 from service.cli import local
+from service.cli import models
 
 __all__ = ["app", "main"]
 

@@ -18,6 +18,7 @@ from typing import IO, Any
 from service.cli.printable import dump_json, echo
 from service.client import Client
 from service.contract.errors import ConflictError, InternalError, ValidationFailedError
+from service.contract.schemas import ExperimentView
 
 
 def reproduce(
@@ -66,6 +67,46 @@ def explain(
         error = ValidationFailedError if done.returncode == 2 else InternalError
         echo(dump_json(error(output[-1].removeprefix("rung: ")).document()), err=True)
     return done.returncode
+
+
+def verify_model(view: ExperimentView, mlflow_uri: str, out: Path | None) -> dict[str, Any]:
+    """Compare the files of an experiment's model with the recorded digest, and copy them to `out`.
+
+    Raises ConflictError if they differ or there is no model, and ValidationFailedError if they cannot be compared.
+    """
+    return _answer("workers.winner.cli", ["verify", *([f"--out={out}"] if out else [])], _registered(view, mlflow_uri))
+
+
+def export_model(view: ExperimentView, mlflow_uri: str, form: str, out: Path, *, unverified: bool) -> dict[str, Any]:
+    """Write an experiment's model to the file `out`. Raises as `verify_model`."""
+    arguments = ["export", f"--format={form}", f"--out={out}", *(["--unverified"] if unverified else [])]
+    return _answer("workers.winner.cli", arguments, _registered(view, mlflow_uri))
+
+
+def _registered(view: ExperimentView, mlflow_uri: str) -> dict[str, Any]:
+    winner = view.winner or {}
+    if not winner.get("model_uri"):
+        raise ConflictError(f"experiment {view.id} is {view.state} and has no registered model")
+    uri = mlflow_uri or (view.mlflow_url or "").partition("/#/")[0]
+    if not uri:
+        raise ConflictError("the service names no URL of MLflow: give --mlflow-uri or set MLFLOW_TRACKING_URI")
+    return {"model_uri": winner["model_uri"], "sha256": winner.get("model_sha256"), "tracking_uri": uri}
+
+
+def _answer(module: str, arguments: Sequence[str], document: Any) -> dict[str, Any]:
+    """Run a module with JSON on its standard input; its answer is the last line that it prints.
+
+    Raises ConflictError for status 1, and ValidationFailedError for status 2.
+    """
+    done = subprocess.run(
+        _command(module, arguments), input=json.dumps(document), capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+    output = done.stderr.strip().splitlines() or ["the process ended without a message"]
+    error = {1: ConflictError, 2: ValidationFailedError}.get(done.returncode, InternalError)
+    raise error(output[-1].removeprefix("rung: "))
 
 
 def _roots(data_root: Path, cache_root: Path) -> list[str]:

@@ -1,0 +1,123 @@
+"""`rung model verify` and `rung export` against the real service: what they hand over, print and exit with.
+
+The work itself, with real files on a real MLflow, is in tests/e2e/test_registered_model.py.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from service.cli import app, local_process
+from tests.support.world import World
+
+Run = Callable[..., Result]
+URI, SHA256 = "models:/default.x/1", "5" * 64
+
+
+@pytest.fixture
+def run(client: httpx.Client, tmp_path: Path) -> Run:
+    def invoke(*arguments: str, mlflow_uri: str = "http://mlflow") -> Result:
+        environment = {"RUNG_URL": str(client.base_url), "RUNG_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": mlflow_uri}
+        return CliRunner(env=environment).invoke(app, arguments)
+
+    return invoke
+
+
+@pytest.fixture
+def registered(world: World) -> str:
+    """An experiment with a registered model."""
+    one = world.ended("failed")
+    world.post(one, "resume")
+    world.reconciler.reconcile_once()
+    winner = world.winner(one) | {"model_uri": URI, "model_sha256": SHA256}
+    answer = world.beat(one, {"phase": "completed", "winner": winner}, attempt=2)
+    assert answer.status_code == 200, answer.text
+    return one
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the other process is given; it answers with its arguments."""
+    seen: list[Any] = []
+
+    def run(command: list[str], input: str, **options: Any) -> Any:
+        document = json.loads(input)
+        seen.append((command[command.index("-m") + 1 :], document))
+        answer = {"model_uri": document["model_uri"], "sha256": document["sha256"], "file": "f", "description": "d"}
+        return subprocess.CompletedProcess(command, 0, f"noise\n{json.dumps(answer)}\n", "")
+
+    monkeypatch.setattr(local_process.subprocess, "run", run)
+    return seen
+
+
+def test_the_recorded_digest_is_handed_over(run: Run, registered: str, handed: list[Any]) -> None:
+    result = run("model", "verify", registered)
+    assert (result.exit_code, result.stdout) == (0, f"{URI} is as Rung registered it (sha256 {SHA256})\n"), (
+        result.stderr
+    )
+    (handed_over,) = handed
+    document = {"model_uri": URI, "sha256": SHA256, "tracking_uri": "http://mlflow"}
+    assert handed_over == (["workers.winner.cli", "verify"], document)
+    assert json.loads(run("model", "verify", registered, "--json").stdout)["sha256"] == SHA256
+
+
+def test_mlflow_is_where_the_service_links_to(
+    run: Run, registered: str, handed: list[Any], client: httpx.Client
+) -> None:
+    assert run("model", "verify", registered, mlflow_uri="").exit_code in {0, 1}
+    shown = client.get(f"/api/v1/experiments/{registered}").json()["mlflow_url"]
+    expected = [] if shown is None else [shown.partition("/#/")[0]]
+    assert [document["tracking_uri"] for _, document in handed] == expected
+
+
+@pytest.mark.parametrize(("form", "name"), [("onnx", "x.onnx"), ("torchscript", "x.ts"), ("state_dict", "x.pt")])
+def test_the_file_has_the_name_of_the_experiment(
+    run: Run, registered: str, handed: list[Any], monkeypatch: pytest.MonkeyPatch, form: str, name: str
+) -> None:
+    monkeypatch.setattr("service.cli.extras.missing_packages", lambda extra: [])
+    result = run("export", registered, "--format", form)
+    assert (result.exit_code, result.stdout) == (0, "f\nd\n"), result.stderr
+    assert handed[0][0] == ["workers.winner.cli", "export", f"--format={form}", f"--out={name}"]
+    assert run("export", registered, "--format", form, "-o", "other", "--unverified").exit_code == 0
+    assert handed[1][0][3:] == ["--out=other", "--unverified"]
+
+
+def test_onnx_names_the_extra_that_it_needs(
+    run: Run, registered: str, handed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = {"worker": [], "onnx": ["onnxscript"]}
+    monkeypatch.setattr("service.cli.extras.missing_packages", missing.__getitem__)
+    result = run("export", registered, "--format", "onnx")
+    assert result.exit_code == 1
+    assert "needs the extra onnx; install with `pip install 'rung[onnx]'`" in result.stderr
+    assert handed == []
+
+
+def test_an_experiment_without_a_model_is_reported(run: Run, world: World, handed: list[Any]) -> None:
+    one = world.submit()
+    for command in (("model", "verify", one), ("export", one, "--format", "state_dict")):
+        result = run(*command)
+        assert result.exit_code == 1
+        assert f"experiment {one} is QUEUED and has no registered model" in result.stderr
+    assert handed == []
+
+
+@pytest.mark.parametrize(("status", "exit_code"), [(1, 1), (2, 2), (-9, 1)])
+def test_the_last_line_of_a_failure_is_the_error(
+    run: Run, registered: str, monkeypatch: pytest.MonkeyPatch, status: int, exit_code: int
+) -> None:
+    def fail(command: list[str], **options: Any) -> Any:
+        return subprocess.CompletedProcess(command, status, "", "INFO noise\nrung: the files have been changed\n")
+
+    monkeypatch.setattr(local_process.subprocess, "run", fail)
+    result = run("model", "verify", registered)
+    assert (result.exit_code, result.stderr) == (exit_code, "rung: the files have been changed\n")
