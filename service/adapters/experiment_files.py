@@ -152,7 +152,7 @@ class ExperimentFiles:
         return self._remove(removable)
 
     def remove_untracked(self) -> None:
-        """Remove all but what `tracked_runs` reads. Does nothing if there is nothing. Raises OSError."""
+        """Remove all files except what `tracked_runs` reads. Does nothing if there is nothing. Raises OSError."""
         self._remove(lambda name: name != NAMES.tracking)
 
     def remove(self) -> None:

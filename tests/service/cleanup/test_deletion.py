@@ -113,7 +113,7 @@ def test_runs_that_only_the_driver_recorded_are_deleted_after_an_outage(
     assert mlflow.runs["untold"]["deleted"]
 
 
-def test_an_experiment_without_recorded_runs_is_deleted_and_leaves_mlflow_alone(
+def test_an_experiment_without_recorded_runs_is_deleted_and_leaves_mlflow_as_it_is(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = world.ended("failed")
