@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -126,6 +130,16 @@ def test_registered_model_predicts_raw_images(up: stack.Stack, view: ExperimentV
     network = plain.get_raw_model()
     with torch.inference_mode():
         assert torch.equal(network(images).argmax(1), torch.from_numpy(predicted))
+
+
+def test_the_registered_model_is_what_rung_packed(up: stack.Stack, view: ExperimentView) -> None:
+    assert view.winner is not None
+    environment = os.environ | {"RUNG_URL": up.addresses.service, "RUNG_HOME": str(up.home)}
+    command = [sys.executable, "-c", "from service.cli import main; main()", "model", "verify", view.id, "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["verified"], answer["model_uri"]) == (True, view.winner["model_uri"])
 
 
 @pytest.fixture(scope="module")

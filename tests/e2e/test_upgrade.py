@@ -74,6 +74,24 @@ def test_a_registered_model_predicts_what_it_predicted(up: stack.Stack, monkeypa
     torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.load`:FutureWarning")
+def test_a_registered_model_without_a_digest_is_exported_on_request_only(up: stack.Stack, tmp_path: Path) -> None:
+    """It is a pickle, which could run anything."""
+    command = [sys.executable, "-c", "from service.cli import main; main()"]
+    out = tmp_path / "model.ts"
+    export = [*command, "export", IDS["completed"], "--format", "torchscript", "-o", str(out)]
+    environment = os.environ | {"RUNG_URL": up.addresses.service, "RUNG_HOME": str(up.home)}
+    refused = subprocess.run(export, env=environment, capture_output=True, text=True, timeout=120)
+    assert (refused.returncode, "recorded no digest" in refused.stderr) == (2, True), refused.stderr
+    done = subprocess.run([*export, "--unverified"], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    stored = BEFORE["completed"]["predicted"]
+    size = stored["size"]
+    images = (torch.arange(2 * size * size) * 37 % 256).to(torch.uint8).reshape(2, 1, size, size)
+    logits = torch.jit.load(str(out))(images)
+    torch.testing.assert_close(logits, torch.tensor(stored["logits"]), rtol=1e-4, atol=1e-5)
+
+
 def test_reproduce_reports_that_an_earlier_version_recorded_the_trial(up: stack.Stack) -> None:
     command = [sys.executable, "-c", "from service.cli import main; main()", "reproduce", IDS["paused"], "0"]
     environment = os.environ | {"RUNG_URL": up.addresses.service, "RUNG_HOME": str(up.home)}

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib import invalidate_caches
 from pathlib import Path
 
+import mlflow.pyfunc
+import numpy as np
 import pytest
+import torch
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.parsing import read
 from search_spaces.validation import validate
 from workers.data.splits import load
 from workers.training.loop import Training
+from workers.winner.evaluation import describe
+from workers.winner.model_package import save_model
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "plugins.md"
 
@@ -53,6 +59,25 @@ def test_the_example_trains(installed: Path, example: ExperimentSpec, normalizat
     assert widths == [64], "the second of the choices"
     losses = [training.run_epoch()["validation_loss"] for _ in range(2)]
     assert losses[1] < losses[0]
+
+
+def test_a_packed_model_of_a_plugin_needs_the_plugin_to_be_loaded(
+    installed: Path, example: ExperimentSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = example.bind({"model.arguments.width": 1})
+    splits = load(trial.dataset, trial.split_seed, installed, installed / "cache")
+    training = Training(trial, splits)
+    images = splits.validation_images.numpy()
+    folder = installed / "packed"
+    save_model(training.classifier(), describe(trial, splits), images[:2], folder)
+    with torch.inference_mode():
+        expected = training.classifier()(splits.validation_images).numpy()
+    model = mlflow.pyfunc.load_model(str(folder))
+    np.testing.assert_array_equal(model.predict(images), expected)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(installed)])
+    invalidate_caches()
+    with pytest.raises(LookupError, match="model plugin mixer is not installed"):
+        mlflow.pyfunc.load_model(str(folder))
 
 
 def test_the_error_for_a_plugin_that_is_not_installed_lists_those_that_are(
