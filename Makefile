@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-faults test-slow check lint bench gpu up clean
+.PHONY: demo test test-faults test-slow test-load check lint bench gpu up clean
 
 demo: $(STAMP)        ## set everything up and run a search on handwritten digits
 	$(BIN)/python -m service.demo
@@ -17,6 +17,9 @@ test-faults: $(STAMP) ## every row of the fault table, and twenty faults drawn a
 
 test-slow: $(STAMP)   ## the tests that compute for long: the rehearsal of `make gpu`, compiled networks
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow
+
+test-load: $(STAMP)   ## fifty hostile clients for two minutes (docs/security.md)
+	$(BIN)/python -m pytest tests/load --override-ini addopts=--import-mode=importlib -s
 
 check: $(STAMP) lint test   ## what must pass before a commit
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import WithJsonSchema
 
 from search_spaces.problems import Problem
 from search_spaces.protocol import MAX_NUMBER
@@ -18,6 +19,11 @@ from service.api.etags import IfMatch
 from service.context import AppContext
 from service.contract.errors import UnauthorizedError
 from service.contract.requests import IDEMPOTENCY_KEY
+
+MAX_IF_MATCH_LENGTH = 1000
+#: As long as the column that holds it.
+MAX_KEY_LENGTH = 255
+PRINTABLE = r"^[ -~]+$"
 
 _bearer = HTTPBearer(auto_error=False, description="For drivers only: the attempt's token. Other routes need no token.")
 
@@ -45,8 +51,9 @@ async def _token(credentials: Annotated[HTTPAuthorizationCredentials | None, Dep
 async def _if_match(
     if_match: Annotated[
         str | None,
+        WithJsonSchema({"type": "string", "maxLength": MAX_IF_MATCH_LENGTH, "pattern": etags.PATTERN}),
         Header(
-            max_length=1000,
+            max_length=MAX_IF_MATCH_LENGTH,
             description="An ETag, several of them, or `*`. The experiment is changed only if its ETag is one of them.",
             examples=['"3"'],
         ),
@@ -61,11 +68,12 @@ ContentType = Annotated[str, Depends(_content_type)]
 Token = Annotated[str, Depends(_token)]
 IdempotencyKey = Annotated[
     str | None,
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH, "pattern": PRINTABLE}),
     Header(
         alias=IDEMPOTENCY_KEY,
         min_length=1,
-        max_length=255,
-        pattern=r"^[ -~]+$",
+        max_length=MAX_KEY_LENGTH,
+        pattern=PRINTABLE,
         description="A value of your choice in printable ASCII, new for each submission. If the same body is sent "
         "again under the same key within a day, no second experiment is created; another body is refused.",
         examples=["5f0c1b1e-2f0e-4a39-9a63-0a2a2b1c6d7e"],

@@ -13,6 +13,8 @@ from service.contract.errors import BadRequestError, PreconditionFailedError
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _LIST = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t,]*{_TAG})*[ \t,]*")
+#: What `parse` accepts, as a pattern of JSON Schema.
+PATTERN = rf"^(?:\*|{_LIST.pattern})$"
 
 
 def etag(revision: int) -> str:

@@ -6,21 +6,24 @@ from typing import Any
 
 from service.contract.requests import MERGE_PATCH
 
-_SEARCH = """\
-name: fashion-optimizers
-project: vision
-dataset: {name: fashion_mnist, validation_fraction: 0.1}
-search_space:
-  optimizer:
-    choice:
-      - {kind: sgd, lr: {loguniform: [0.001, 1.0]}, momentum: 0.9, nesterov: true}
-      - {kind: adam, lr: {loguniform: [1.0e-5, 1.0e-2]}}
-  normalization: {choice: [batch, layer, group]}
-  batch_size: {choice: [64, 128, 256]}
-searcher: {kind: tpe, num_samples: 40}
-max_epochs: 20
-early_stopping: {kind: asha, grace_period: 1, reduction_factor: 3}
-"""
+_SEARCH = {
+    "name": "fashion-optimizers",
+    "project": "vision",
+    "dataset": {"name": "fashion_mnist", "validation_fraction": 0.1},
+    "search_space": {
+        "optimizer": {
+            "choice": [
+                {"kind": "sgd", "lr": {"loguniform": [0.001, 1.0]}, "momentum": 0.9, "nesterov": True},
+                {"kind": "adam", "lr": {"loguniform": [1e-5, 1e-2]}},
+            ]
+        },
+        "normalization": {"choice": ["batch", "layer", "group"]},
+        "batch_size": {"choice": [64, 128, 256]},
+    },
+    "searcher": {"kind": "tpe", "num_samples": 40},
+    "max_epochs": 20,
+    "early_stopping": {"kind": "asha", "grace_period": 1, "reduction_factor": 3},
+}
 
 SPEC_JSON = {
     "smallest": {
@@ -67,7 +70,7 @@ SPEC_BODY: dict[str, Any] = {
         "description": "An ExperimentSpec as JSON or YAML. Its JSON Schema is at `/api/v1/schema`.",
         "content": {
             "application/json": {"schema": {"$ref": "#/components/schemas/ExperimentSpec"}, "examples": SPEC_JSON},
-            "application/yaml": {"schema": {"type": "string"}, "examples": SPEC_YAML},
+            "application/yaml": {"schema": {"$ref": "#/components/schemas/ExperimentSpec"}, "examples": SPEC_YAML},
         },
     }
 }

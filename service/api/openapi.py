@@ -64,6 +64,18 @@ COMMON = error_responses(
 )
 #: Errors that any route may answer that changes something.
 COMMON_TO_CHANGES = error_responses(DiskFullError)
+_NEW = {"experiment_id": "$response.body#/id"}
+#: Operations whose responses describe an experiment or a trial, the status, and where each path parameter is found.
+LINKED: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("submit_experiment", "201", _NEW),
+    ("continue_experiment", "201", _NEW),
+    ("list_experiments", "200", {"experiment_id": "$response.body#/items/0/id"}),
+    (
+        "list_trials",
+        "200",
+        {"experiment_id": "$request.path.experiment_id", "trial": "$response.body#/items/0/trial"},
+    ),
+)
 
 
 def install(app: FastAPI) -> None:
@@ -104,10 +116,30 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for path in document["paths"].values():
             for method, operation in path.items():
                 _document_errors(method, operation["responses"])
+        _link(document["paths"])
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _link(paths: dict[str, Any]) -> None:
+    """Say where an experiment that a response describes can be used, and a trial of a list."""
+    operations = {operation["operationId"]: operation for path in paths.values() for operation in path.values()}
+    for name, status, source in LINKED:
+        operations[name]["responses"][status]["links"] = {
+            used: {
+                "operationId": used,
+                "description": f"{operation['summary']}: the one of this response.",
+                "parameters": {parameter: source[parameter] for parameter in needed},
+            }
+            for used, operation in operations.items()
+            if (needed := _path_parameters(operation)) and used != name and needed == source.keys()
+        }
+
+
+def _path_parameters(operation: dict[str, Any]) -> set[str]:
+    return {one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"}
 
 
 def _schema(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,12 @@ class Paging(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(50, ge=1, le=1000, description="Largest number of items on the page.")
-    cursor: str | None = Field(None, max_length=1000, description="The `next_cursor` of the page before.")
+    cursor: str | None = Field(
+        None,
+        max_length=1000,
+        description="The `next_cursor` of the page before.",
+        json_schema_extra={"pattern": "^[A-Za-z0-9_-]+$"},  # the message of `refuse` says more than a pattern
+    )
 
 
 def encode(position: list[Any]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import httpx
 
 from search_spaces.protocol import API_PREFIX, Heartbeat, LaunchConfig
@@ -20,3 +23,7 @@ class Driver:
             headers={"Authorization": f"Bearer {self._launch.token}", "Content-Type": "application/json"},
             content=message if isinstance(message, str) else message.model_dump_json(),
         )
+
+    def send_json(self, message: dict[str, Any]) -> httpx.Response:
+        """Like `send`, with a message that is written as it is."""
+        return self.send(json.dumps(message))

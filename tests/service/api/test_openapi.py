@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from search_spaces.validation import validate
 from service.api import examples
@@ -119,6 +120,22 @@ def test_the_schema_of_a_spec_is_the_one_that_is_served(client: httpx.Client, do
     assert {name: components[name] for name in definitions} == definitions
 
 
+def test_what_a_response_describes_can_be_followed(document: dict[str, Any]) -> None:
+    """From a new experiment to everything that can be done with it, and from a list to each trial."""
+    found = {operation["operationId"]: operation for _, operation in operations(document)}
+    paths = {operation["operationId"]: name for name, operation in operations(document)}
+    of_experiment = {name for name in found if "{experiment_id}" in paths[name] and "{trial}" not in paths[name]}
+    of_trial = {name for name in found if "{trial}" in paths[name]}
+    assert set(found["submit_experiment"]["responses"]["201"]["links"]) == of_experiment
+    assert set(found["continue_experiment"]["responses"]["201"]["links"]) == of_experiment - {"continue_experiment"}
+    links = found["list_trials"]["responses"]["200"]["links"]
+    assert set(links) == of_trial
+    assert links["show_trial"]["parameters"] == {
+        "experiment_id": "$request.path.experiment_id",
+        "trial": "$response.body#/items/0/trial",
+    }
+
+
 def test_a_patch_may_hold_null_where_there_is_a_default(document: dict[str, Any]) -> None:
     fields = document["components"]["schemas"]["ControlsPatch"]["properties"]
     nullable = {name for name, field in fields.items() if {"type": "null"} in field.get("anyOf", ())}
@@ -131,7 +148,7 @@ def test_examples_of_specs_are_valid(client: httpx.Client) -> None:
     for example in examples.SPEC_YAML.values():
         response = client.post(
             EXPERIMENTS,
-            content=example["value"],
+            content=yaml.safe_dump(example["value"]),
             params={"validate_only": True},
             headers={"Content-Type": "application/yaml"},
         )
