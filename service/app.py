@@ -31,6 +31,7 @@ from service.api.trusted_hosts import HostOriginMiddleware
 from service.cleanup.worker import CleanupWorker
 from service.context import AppContext
 from service.domain import experiments
+from service.http_client import EnvironmentUnusableError
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings, SettingsError, read_settings, unknown_variables
 from service.store.database import Database, DatabaseUnusableError
@@ -109,6 +110,8 @@ def main() -> None:
         context = open_context(settings)
     except SettingsError as error:
         sys.exit(str(error))
+    except EnvironmentUnusableError as error:
+        sys.exit(f"cannot send requests to MLflow: {error}")
     except DatabaseUnusableError as error:
         sys.exit(f"RUNG_DATABASE_URL: {error}")
     for name in unknown_variables(os.environ):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -47,7 +48,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     home: Path = Field(
-        default_factory=lambda: Path.home() / ".rung",
+        default_factory=lambda: default_home(),
         description="Base folder. Every path below defaults to a subfolder of it.",
     )
     database_url: str = Field("", description="SQLAlchemy URL of the database; default: a SQLite file in `home`.")
@@ -159,7 +160,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _derive_defaults(cls, given: dict[str, object]) -> dict[str, object]:
-        home = Path(str(given.get("home") or Path.home() / ".rung")).expanduser().absolute()
+        home = expand(str(given.get("home") or default_home())).absolute()
         host, port, mlflow = (
             str(given.get(name) or cls.model_fields[name].default) for name in ("host", "port", "mlflow_tracking_uri")
         )
@@ -168,7 +169,7 @@ class Settings(BaseModel):
         reachable = f"[{reachable}]" if ":" in reachable else reachable
         derived: dict[str, object] = {
             "host": host,
-            "database_url": f"sqlite:///{home / 'rung.db'}",
+            "database_url": f"sqlite:///{quote(str(home / 'rung.db'), safe='/ ')}",
             "storage_root": str(home / "storage"),
             "data_root": home / "data",
             "cache_root": home / "cache",
@@ -226,7 +227,7 @@ class Settings(BaseModel):
     @classmethod
     def _make_absolute(cls, folder: Path) -> Path:
         """Drivers and trials have other working directories than the service."""
-        return folder.expanduser().absolute()
+        return expand(str(folder)).absolute()
 
     @property
     def hosts(self) -> frozenset[str]:
@@ -240,6 +241,24 @@ class Settings(BaseModel):
         """The URL of the database with the driver that is installed."""
         scheme, separator, rest = self.database_url.partition("://")
         return f"{'postgresql+psycopg' if scheme in {'postgres', 'postgresql'} else scheme}{separator}{rest}"
+
+
+def default_home() -> Path:
+    """The home folder of a user who names none. Raises ValueError for one who has no home folder."""
+    return expand("~/.rung")
+
+
+def expand(path: str) -> Path:
+    """The path, with a user's home folder for `~`. Raises ValueError where there is none.
+
+    In containers, programs run as users whom the system does not know.
+    """
+    if not path.startswith("~"):
+        return Path(path)
+    found = os.path.expanduser(path)
+    if found.startswith("~") or not os.environ.get("HOME", "any"):
+        raise ValueError(f"there is no home folder for {path}: set HOME, or give RUNG_HOME and all paths without ~")
+    return Path(found)
 
 
 def variable(setting: str) -> str:
@@ -262,10 +281,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
-        problems += [
-            f"{variable('.'.join(map(str, one['loc'])))}: {rule_of(one).removeprefix('Value error, ')}"
-            for one in error.errors()
-        ]
+        for one in error.errors():
+            rule = rule_of(one).removeprefix("Value error, ")
+            problems.append(f"{variable('.'.join(map(str, one['loc'] or ('home',))))}: {rule}")
     if problems:
         raise SettingsError(problems)
     return settings

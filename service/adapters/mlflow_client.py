@@ -22,6 +22,7 @@ import httpx
 from search_spaces.protocol import DIAGNOSTICS, METRICS, RunStatus
 from service.contract.errors import UnavailableError
 from service.contract.schemas import Point
+from service.http_client import open_client
 from service.settings import Settings
 
 METRIC_POINTS_PER_PAGE = 25_000  # the most that MLflow returns
@@ -73,7 +74,7 @@ class MlflowClient:
             auth = httpx.BasicAuth(settings.mlflow_username, settings.mlflow_password or "")
         self.uri = settings.mlflow_tracking_uri
         self._public_url = settings.mlflow_public_url.rstrip("/")
-        self._client = httpx.Client(timeout=settings.mlflow_timeout_s, auth=auth)
+        self._client = open_client(self.uri, timeout=settings.mlflow_timeout_s, auth=auth)
         self._pool = ThreadPoolExecutor(CURVES_AT_ONCE, thread_name_prefix="mlflow-curves")
 
     def close(self) -> None:

@@ -43,6 +43,7 @@ def server_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Confi
             "server_header": False,
             "timeout_graceful_shutdown": int(settings.request_timeout_s) + 1,
             "access_log": False,
+            "workers": 1,  # otherwise uvicorn reads WEB_CONCURRENCY
             "log_config": None,
             **options,
         },

@@ -97,12 +97,12 @@ def explain(
     with report_errors(as_json):
         require("explain", "worker")
         checked = None if spec is None else check(read(*read_source(spec))).model_dump(mode="json")
-    status = local_process.explain(
-        topic,
-        checked,
-        out=out,
-        data_root=data_root or data_folder(),
-        cache_root=cache_root or home_folder() / "cache",
-        as_json=as_json,
-    )
+        status = local_process.explain(
+            topic,
+            checked,
+            out=out,
+            data_root=data_root or data_folder(),
+            cache_root=cache_root or home_folder() / "cache",
+            as_json=as_json,
+        )
     raise typer.Exit(status)

@@ -109,6 +109,8 @@ def read_source(spec: str) -> tuple[bytes, str]:
 
     if spec.startswith("preset:"):
         return shipped.load(_name(spec)).encode(), YAML
+    if spec == "-" and sys.stdin is None:
+        raise SpecError([Problem("SPEC", "must be a readable file, because standard input is closed (got -)")])
     try:
         body = sys.stdin.buffer.read() if spec == "-" else Path(spec).read_bytes()
     except OSError as error:

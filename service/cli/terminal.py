@@ -132,7 +132,8 @@ def connect(url: str, token: str) -> Client:
     from service.client import Client
     from service.settings import Settings
 
-    return Client(url or _running("service") or Settings().service_url, token or None)
+    host, port = (Settings.model_fields[name].default for name in ("host", "port"))
+    return Client(url or _running("service") or f"http://{host}:{port}", token or None)
 
 
 def data_folder() -> Path:
@@ -142,16 +143,27 @@ def data_folder() -> Path:
 
 def _running(name: str) -> str:
     """A value from the address file of a running `rung up`; empty where none runs."""
+    from service.contract.errors import ValidationFailedError
     from service.stack.home import STACK
 
     try:
         return str(json.loads((home_folder() / STACK).read_text())[name])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, ValidationFailedError):
         return ""
 
 
-def home_folder() -> Path:
-    return Path(os.environ.get("RUNG_HOME") or Path.home() / ".rung").expanduser()
+def home_folder(given: Path | None = None) -> Path:
+    """The folder of `--home` or RUNG_HOME, by default ~/.rung. Raises ValidationFailedError where there is none."""
+    from search_spaces.problems import Problem
+    from service.contract.errors import ValidationFailedError, summary
+    from service.settings import default_home, expand
+
+    path = str(given or os.environ.get("RUNG_HOME") or "")
+    try:
+        return expand(path) if path else default_home()
+    except ValueError as error:
+        problem = Problem("RUNG_HOME", str(error))
+        raise ValidationFailedError(summary([problem]), [problem]) from None
 
 
 def show_view(view: ExperimentView, as_json: bool) -> None:

@@ -39,10 +39,11 @@ def up(
 
     with report_errors(as_json):
         require("up", "server", "worker")
+        home = home_folder(home)
     from service import stack
 
     options = stack.Options(
-        home=home or home_folder(),
+        home=home,
         host=host,
         port=port,
         mlflow_port=mlflow_port,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from service.client.encoding import invalid, whole_number
 from service.contract.errors import MEDIA_TYPE, RungError, UnavailableError, from_document, of_status
+from service.http_client import EnvironmentUnusableError, open_client
 
 V = TypeVar("V", bound=BaseModel)
 Query = Mapping[str, str | int | bool | None]
@@ -37,14 +38,15 @@ class HttpTransport:
             raise invalid("token", "must be printable ASCII text")
         self.url = url.rstrip("/")
         try:
-            loopback = httpx.URL(self.url).host in {"127.0.0.1", "localhost", "::1"}
-            self._http = httpx.Client(
+            self._http = open_client(
+                self.url,
                 base_url=self.url,
                 headers={"Authorization": f"Bearer {token}"} if token else {},
                 timeout=timeout_s,
                 transport=transport,
-                trust_env=not loopback,  # a proxy does not lead back to this machine
             )
+        except EnvironmentUnusableError as error:
+            raise UnreachableError(f"cannot send requests to {self.url}: {error}") from None
         except httpx.InvalidURL as error:
             raise UnreachableError(f"url must be an http(s) URL (got {url!r}): {error}") from None
 

@@ -13,11 +13,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.stack.home import StackError
+from service.stack.patience import Activity
 
 STOP_S = 15.0  # between SIGTERM and SIGKILL; Ray takes several seconds
 KILL_S = 5.0  # a killed process ends at once, unless its disk hangs
@@ -39,11 +39,17 @@ class Children:
         self._home = home
         self._all: list[Child] = []
 
-    def spawn(self, name: str, command: list[str], environment: Mapping[str, str]) -> Child:
-        """Start a process in the home folder. Its output goes to logs/<name>.log there."""
+    def spawn(self, name: str, command: list[str], environment: Mapping[str, str], *, again: bool = False) -> Child:
+        """Start a process in the home folder. Its output goes to logs/<name>.log there.
+
+        `again`: in place of the one of this name, which has exited; its descendants are ended and its log stays.
+        """
         log = self._home / "logs" / f"{name}.log"
         log.parent.mkdir(exist_ok=True)
-        with log.open("wb") as output:
+        for before in [child for child in self._all if again and child.name == name]:
+            _end_session(before.process.pid)
+            self._all.remove(before)
+        with log.open("ab" if again else "wb") as output:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -58,18 +64,26 @@ class Children:
         self._all.append(child)
         return child
 
-    def check(self) -> None:
-        """Raises StackError if a child has exited."""
+    def exited(self) -> Iterator[tuple[str, int]]:
+        """The name and the exit status of each child that has exited."""
         for child in self._all:
             status = child.process.poll()
             if status is not None:
-                raise StackError(f"{child.name} exited with status {status}{self.tail(child.name)}")
+                yield child.name, status
 
-    def tail(self, name: str) -> str:
-        """The end of a child's log, to append to a message."""
-        log = next(child.log for child in self._all if child.name == name)
-        lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-        return "".join(f"\n  {name}| {line}" for line in lines) + f"\n(full log: {log})"
+    def activity(self, name: str) -> Activity:
+        """What a child and its descendants have done so far. Of its CPU time nothing on a system without /proc."""
+        child = self._child(name)
+        pids = [child.process.pid, *descendants(child.process.pid)]
+        return Activity(sum(map(_cpu_s, pids)), frozenset(pids), child.log.stat().st_size)
+
+    def tail(self, name: str, inner: Path | None = None) -> str:
+        """The end of a child's log, and of a log that one of its descendants wrote, to append to a message."""
+        text = ""
+        for log in filter(None, (self._child(name).log, inner)):
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+            text += "".join(f"\n  {log.stem}| {line}" for line in lines) + f"\n(full log: {log})"
+        return text
 
     def kill_descendants(self, name: str, command: tuple[str, ...]) -> None:
         """Kill the descendants of a child whose arguments contain `command`, and wait until they have ended.
@@ -94,6 +108,9 @@ class Children:
             child.process.wait()
         self._all.clear()
 
+    def _child(self, name: str) -> Child:
+        return next(child for child in self._all if child.name == name)
+
 
 def descendants(ancestor: int) -> list[int]:
     """The processes that descend from `ancestor`, except those whose parent has ended."""
@@ -109,6 +126,14 @@ def descendants(ancestor: int) -> list[int]:
         below += direct
         waiting += direct
     return below
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU time of a process and of its children that have ended."""
+    with contextlib.suppress(OSError):  # it has ended
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _kill_if(pid: int, command: tuple[str, ...]) -> None:

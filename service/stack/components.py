@@ -6,6 +6,7 @@ Owns every option and variable that they get, and which settings of the caller t
 from __future__ import annotations
 
 import os
+import pwd
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from pathlib import Path
 import httpx
 
 from search_spaces.protocol import API_PREFIX
-from service.settings import PREFIX, VARIABLES, SettingsError, read_settings
-from service.stack import home as folder
-from service.stack.home import Addresses, StackError
+from service.settings import PREFIX, VARIABLES, SettingsError, expand, read_settings
+from service.stack.home import Addresses, StackError, ray_token
 from service.stack.ports import LOOPBACK
+from service.stack.ray_folder import session_log
 
 #: Settings that a stack decides itself, so that it never uses the database, the files or the servers of another
 #: service. It forwards all others.
@@ -31,34 +32,50 @@ OWNED = frozenset(
 PATHS = frozenset({"data_root", "cache_root"})
 #: Ray uses the same numbers for these ports on every start unless they are given; two Rays on a machine would collide.
 RAY_PORTS = ("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
+#: Variables that change how servers and Python run, and that belong to other programs of the caller. A stack sets
+#: `PYTHONUTF8`, which takes the place of `PYTHONIOENCODING`.
+REMOVED = frozenset(
+    {"WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONIOENCODING", "PYTHONUTF8"}
+)
+REMOVED_PREFIXES = ("RAY_", "TUNE_", "MLFLOW_", "_MLFLOW_", "UVICORN_", "GUNICORN_", "FLASK_")
+#: Variables that name files or folders. One that names nothing makes every encrypted connection fail.
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+#: Where Python looks for the name of a user whom the system does not know.
+USER_NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
+#: How long Ray waits for its own parts, in seconds. The stack decides whether a start takes too long (`patience`).
+RAY_PATIENCE_S = 1200
 #: Trials for which a worker is kept warm by default, about 600 MB each; one further worker is kept warm.
 MAX_WARM_TRIALS = 4
 
 
 @dataclass(frozen=True)
 class Check:
-    """A URL, and whether its answer shows that the component is ready."""
+    """A URL, whether its answer shows that the component is ready, and the other component that it waits for if any."""
 
     url: str
     is_ready: Callable[[httpx.Response], bool]
+    cause: Callable[[httpx.Response], str | None] = lambda answer: None
 
 
 @dataclass(frozen=True)
 class Component:
-    """One process of the stack. It is ready when all its checks pass."""
+    """One process of the stack. It is ready when all its checks pass. `inner_log` finds a log besides its output."""
 
     name: str
     command: list[str]
     environment: Mapping[str, str]
     checks: tuple[Check, ...]
+    inner_log: Callable[[], Path | None] = lambda: None
 
 
 @dataclass(frozen=True)
 class Caller:
-    """What the environment of `rung up` says: the settings to forward, and the variables that have no effect."""
+    """What the environment of `rung up` says: the settings to forward, the settings that have no effect, and the
+    variables that name certificates which are not there."""
 
     forwarded: Mapping[str, str]
     ignored: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
 
 def read_caller(environment: Mapping[str, str], host: str) -> Caller:
@@ -70,15 +87,16 @@ def read_caller(environment: Mapping[str, str], host: str) -> Caller:
     except SettingsError as error:
         raise StackError(str(error)) from error
     forwarded = {
-        variable: str(Path(value).expanduser().absolute()) if VARIABLES[variable] in PATHS else value
+        variable: str(expand(value).absolute()) if VARIABLES[variable] in PATHS else value
         for name, value in given.items()
         if (variable := name.upper()) in VARIABLES and name not in owned
     }
-    return Caller(forwarded, tuple(sorted(owned - {"RUNG_HOME"})))  # the option --home reads that one
+    ignored = tuple(sorted(owned - {"RUNG_HOME"}))  # the option --home reads that one
+    return Caller(forwarded, ignored, missing_certificates(environment))
 
 
 def ray(
-    home: Path,
+    temporary: Path,
     at: Addresses,
     ports: Mapping[str, int],
     num_cpus: int | None,
@@ -89,7 +107,8 @@ def ray(
     command = [
         str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats",
         f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}",
-        f"--temp-dir={folder.ray_folder(home)}",
+        f"--temp-dir={temporary}",
+        "--min-worker-port=0", "--max-worker-port=0",  # any free port: the default range may hold one given to us
         *(f"--{option}={port}" for option, port in ports.items()),
     ]  # fmt: skip
     for option, value in (("num-cpus", num_cpus), ("num-gpus", num_gpus)):
@@ -103,18 +122,26 @@ def ray(
         "PL_DISABLE_FORK": "1",  # Tune would set it in the process of each trial
         "RAY_preload_python_modules": "workers.preload",
         "RAY_prestart_worker_first_driver": "0",  # they would slow down the imports of the warm workers
+        "RAY_TMPDIR": str(temporary),  # the default is shared by all users of the machine
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(RAY_PATIENCE_S),
+        "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": str(RAY_PATIENCE_S),
+        "RAY_gcs_server_port_wait_time_s": str(RAY_PATIENCE_S),
+        "RAY_raylet_start_wait_time_s": str(RAY_PATIENCE_S),
+        "RAY_agent_register_timeout_ms": str(RAY_PATIENCE_S * 1000),
+        "RAY_worker_register_timeout_seconds": str(RAY_PATIENCE_S),
     }
     # If Ray answers 401 to a request without its token, it is running.
     version = Check(f"{at.ray_dashboard}/api/version", lambda answer: answer.status_code in {200, 401})
-    return Component("ray", command, {**environment, **settings}, (version,))
+    return Component("ray", command, {**environment, **settings}, (version,), lambda: session_log(temporary))
 
 
-def mlflow(home: Path, at: Addresses, environment: Mapping[str, str]) -> Component:
+def mlflow(at: Addresses, environment: Mapping[str, str]) -> Component:
+    """Its paths are relative to the home folder, in which it runs: in a URL, some characters have another meaning."""
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--workers", "1",
         "--port", at.mlflow.rpartition(":")[2],
-        "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}",
-        "--artifacts-destination", str(home / "artifacts"),
+        "--backend-store-uri", "sqlite:///mlflow.db",
+        "--artifacts-destination", "artifacts",
     ]  # fmt: skip
     health = Check(f"{at.mlflow}/health", lambda answer: answer.status_code == 200)
     return Component("mlflow", command, environment, (health,))
@@ -122,7 +149,10 @@ def mlflow(home: Path, at: Addresses, environment: Mapping[str, str]) -> Compone
 
 def service(at: Addresses, environment: Mapping[str, str]) -> Component:
     command = [sys.executable, "-m", "service.app"]
-    checks = (Check(f"{at.service}/readyz", sees_all), Check(f"{at.service}{API_PREFIX}/cluster", sees_a_node))
+    checks = (
+        Check(f"{at.service}/readyz", sees_all, misses),
+        Check(f"{at.service}{API_PREFIX}/cluster", sees_a_node, lambda answer: "ray"),
+    )
     return Component("service", command, environment, checks)
 
 
@@ -133,15 +163,22 @@ def common_environment(
     inherited = {
         name: value
         for name, value in caller.items()
-        if not name.startswith(("RAY_", "MLFLOW_")) and not name.upper().startswith(PREFIX)  # as `read_settings` does
+        if not name.startswith(REMOVED_PREFIXES)
+        and not name.upper().startswith(PREFIX)  # as `read_settings` does
+        and name not in REMOVED
+        and name not in missing_certificates(caller)
     }
+    if "PYTHONPATH" in caller:  # the components run in the home folder
+        inherited["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, caller["PYTHONPATH"].split(os.pathsep)))
+    inherited |= _user(home, caller)
     own = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{caller.get('PATH', os.defpath)}",
         **dict.fromkeys(("NO_PROXY", "no_proxy"), _without_proxy(caller, host)),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",  # whatever the language: Ray and MLflow read files without naming the encoding
         "TZ": "UTC",
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": folder.ray_token(home),
+        "RAY_AUTH_TOKEN": ray_token(home),
         "RUNG_HOME": str(home),
         "RUNG_HOST": host,
         "RUNG_PORT": at.service.rpartition(":")[2],
@@ -162,6 +199,15 @@ def sees_all(readyz: httpx.Response) -> bool:
     return bool(readiness["ready"] and readiness["ray"]["ok"] and readiness["mlflow"]["ok"])
 
 
+def misses(readyz: httpx.Response) -> str | None:
+    """The component that the service waits for, if it says so."""
+    try:
+        readiness = readyz.json()
+        return next((name for name in ("ray", "mlflow") if not readiness[name]["ok"]), None)
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
 def sees_a_node(cluster: httpx.Response) -> bool:
     """Whether the service sees a living node."""
     return cluster.status_code == 200 and bool(cluster.json()["nodes"])
@@ -169,5 +215,25 @@ def sees_a_node(cluster: httpx.Response) -> bool:
 
 def _without_proxy(environment: Mapping[str, str], host: str) -> str:
     """The hosts to reach without a proxy: the caller's, and this machine."""
-    before = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    return ",".join(dict.fromkeys(filter(None, [*before.split(","), LOOPBACK, "localhost", host])))
+    before = ",".join(environment.get(name, "") for name in ("no_proxy", "NO_PROXY"))
+    return ",".join(dict.fromkeys(filter(None, [*map(str.strip, before.split(",")), LOOPBACK, "localhost", host])))
+
+
+def missing_certificates(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables for certificates that name no file or folder."""
+    return tuple(name for name in CERTIFICATES if (path := environment.get(name)) and not os.path.exists(path))
+
+
+def _user(home: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables for a user whom the system does not know, as in a container: the home folder, and a name."""
+    own = {} if environment.get("HOME") or _account() else {"HOME": str(home)}
+    if not _account() and not any(map(environment.get, USER_NAMES)):
+        own |= {"USER": "rung", "LOGNAME": "rung"}
+    return own
+
+
+def _account() -> str | None:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return None

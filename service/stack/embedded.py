@@ -13,21 +13,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
 
 from service.contract.errors import InternalError
-from service.stack import components
-from service.stack import home as folder
+from service.stack import components, home
 from service.stack.children import Children
 from service.stack.components import RAY_PORTS, Check, Component
 from service.stack.home import Addresses, StackError
+from service.stack.patience import Patience
 from service.stack.ports import LOOPBACK, Ports, in_url
+from service.stack.ray_folder import ray_folder, remove, temporary_folder
 
-START_S = 90.0  # Ray and MLflow take seconds; a slow disk or a busy machine multiplies that
+ANSWER_S = 5.0  # for the answer to one question; the service asks Ray and MLflow before it answers
+REPORT_S = 45.0  # a start takes 10 to 20 s
 POLL_S = 0.1  # between two requests to a child that is not ready
 CHECK_S = 0.5  # between two checks that all children run
 #: How a Ray job starts a driver.
@@ -58,7 +60,7 @@ def up(options: Options, as_json: bool = False) -> int:
         signal.signal(number, lambda *_: ended.set())
     try:
         with running(options, ended) as stack:
-            _report_ignored(stack.ignored)
+            _report_ignored(stack.ignored, stack.missing)
             at = stack.addresses
             if as_json:
                 print(json.dumps(asdict(at)), flush=True)
@@ -68,7 +70,7 @@ def up(options: Options, as_json: bool = False) -> int:
             print(f"  API docs   {at.service}/docs\n  MLflow     {at.mlflow}\nPress Ctrl-C to stop.", flush=True)
             stack.watch(ended)
             print("stopping ...", flush=True)
-    except StackError as error:
+    except (StackError, OSError) as error:
         message = json.dumps(InternalError(str(error)).document()) if as_json else f"rung up: {error}"
         print(message, file=sys.stderr, flush=True)
         return 1
@@ -77,13 +79,18 @@ def up(options: Options, as_json: bool = False) -> int:
 
 @contextlib.contextmanager
 def running(options: Options, interrupted: threading.Event | None = None) -> Iterator[Stack]:
-    """A stack that is ready inside the block and gone after it. Raises StackError if it cannot start."""
+    """A stack that is ready inside the block and gone after it. Raises StackError if it cannot start.
+
+    Ray's logs are deleted if they lie outside the home, except after an error.
+    """
     interrupted = interrupted or threading.Event()
-    with folder.locked(options.home), contextlib.ExitStack() as cleanup:
+    with home.locked(options.home), contextlib.ExitStack() as cleanup:
         stack = Stack(options)
         cleanup.callback(stack.stop)
         stack.start(interrupted)
         yield stack
+        cleanup.close()
+        remove(stack.home)
 
 
 class Stack:
@@ -94,7 +101,9 @@ class Stack:
         self.home = options.home.absolute()
         self._children = Children(self.home)
         caller = components.read_caller(os.environ, options.host)
-        self._forwarded, self.ignored = caller.forwarded, caller.ignored
+        self._forwarded, self.ignored, self.missing = caller.forwarded, caller.ignored, caller.missing
+        self._reported: set[str] = set()
+        self._restartable = {"ray"}  # once while the stack starts: its parts give up on each other on a busy machine
         ports = Ports()
         self.ray_ports = {option: ports.free() for option in RAY_PORTS}
         service, mlflow, ray = (
@@ -124,29 +133,33 @@ class Stack:
         common = components.common_environment(
             self.home, at, options.host, cpus, caller=os.environ, forwarded=self._forwarded
         )
+        temporary = ray_folder(self.home)
+        if (folder := temporary_folder(temporary)) is not None:
+            common["TMPDIR"] = str(folder)
         parts = (
-            components.ray(self.home, at, self.ray_ports, options.num_cpus, options.num_gpus, common),
-            components.mlflow(self.home, at, common),
+            components.ray(temporary, at, self.ray_ports, options.num_cpus, options.num_gpus, common),
+            components.mlflow(at, common),
             components.service(at, common),
         )
         return {part.name: part for part in parts}
 
     def start(self, interrupted: threading.Event) -> None:
         """Start all three side by side and wait until each is ready."""
-        folder.enable_wal(self.home / "mlflow.db")
+        home.check_no_misplaced(self.home)
+        home.enable_wal(self.home / "mlflow.db")
         parts = self.components()
         for part in parts.values():
             self._children.spawn(part.name, part.command, part.environment)
-        deadline = time.monotonic() + START_S
         for part in parts.values():
             for check in part.checks:
-                self._await(part.name, check, deadline, interrupted)
-        folder.write_addresses(self.home, self.addresses)
+                self._await(parts, part, check, interrupted)
+        home.write_addresses(self.home, self.addresses)
 
     def watch(self, ended: threading.Event) -> None:
         """Return when `ended` is set. Raises StackError if a child exits before that."""
         while not ended.wait(CHECK_S):
-            self._children.check()
+            for name, status in self._children.exited():
+                raise StackError(f"{name} exited with status {status}{self._children.tail(name)}")
 
     def stop(self) -> None:
         """End all children and their descendants, the drivers before the Ray that they use.
@@ -154,33 +167,58 @@ class Stack:
         A driver that sees Ray go down counts a restart of each of its trials; a driver that is killed counts none.
         For its experiment it is one lost attempt in any case: the next Ray does not know it.
         """
-        folder.remove_addresses(self.home)
+        home.remove_addresses(self.home)
         self._children.kill_descendants("ray", DRIVER)
         self._children.stop()
 
-    def _await(self, name: str, check: Check, deadline: float, interrupted: threading.Event) -> None:
-        answer = "none"
-        while time.monotonic() < deadline:
-            self._children.check()
+    def _await(
+        self, parts: Mapping[str, Component], part: Component, check: Check, interrupted: threading.Event
+    ) -> None:
+        """Return when a check of a part passes. Raises StackError if a part exits or makes no progress."""
+        answer, cause, began = "none", None, time.monotonic()
+        patience = Patience(lambda: self._children.activity(part.name))
+        while True:
+            self._restart_exited(parts)
             if interrupted.is_set():
                 raise StackError("interrupted while starting")
             try:
-                response = httpx.get(check.url, timeout=2, trust_env=False)
+                response = httpx.get(check.url, timeout=ANSWER_S, trust_env=False, verify=False)
                 if check.is_ready(response):
                     return
-                answer = f"{response.status_code} {response.text[:300]}"
+                answer, cause = f"{response.status_code} {response.text[:300]}", check.cause(response)
             except httpx.HTTPError as error:
-                answer = repr(error)
+                answer, cause = repr(error), None
+            if (why := patience.exhausted(answer)) is not None:
+                name = cause or part.name
+                tail = self._children.tail(name, parts[name].inner_log())
+                raise StackError(f"{name} is not ready, {why}; last answer of {part.name}: {answer}{tail}")
+            if time.monotonic() - began > REPORT_S and part.name not in self._reported:
+                self._reported.add(part.name)
+                print(f"rung up: still waiting for {part.name}; is the machine busy?", file=sys.stderr, flush=True)
             interrupted.wait(POLL_S)
-        raise StackError(f"{name} was not ready within {START_S:g} s; last answer: {answer}{self._children.tail(name)}")
+
+    def _restart_exited(self, parts: Mapping[str, Component]) -> None:
+        for name, status in list(self._children.exited()):
+            tail = self._children.tail(name, parts[name].inner_log())
+            if name not in self._restartable:
+                raise StackError(f"{name} exited with status {status}{tail}")
+            self._restartable.remove(name)
+            print(
+                f"rung up: {name} exited with status {status} while it started; starting it again{tail}",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._children.spawn(name, parts[name].command, parts[name].environment, again=True)
 
 
-def _report_ignored(variables: tuple[str, ...]) -> None:
-    if variables:
-        names = ", ".join(variables)
-        print(
-            f"rung up: ignoring {names}: `rung up` sets them itself or has an option for them. To use your own "
-            "database, Ray or MLflow, run `python -m service.app` (docs/operating.md).",
-            file=sys.stderr,
-            flush=True,
+def _report_ignored(settings: tuple[str, ...], certificates: tuple[str, ...]) -> None:
+    lines = []
+    if settings:
+        lines.append(
+            f"ignoring {', '.join(settings)}: `rung up` sets them itself or has an option for them. To use your own "
+            "database, Ray or MLflow, run `python -m service.app` (docs/operating.md)."
         )
+    if certificates:
+        lines.append(f"ignoring {', '.join(certificates)}: there is no such file or folder.")
+    for line in lines:
+        print(f"rung up: {line}", file=sys.stderr, flush=True)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import secrets
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from search_spaces.storage.atomic import PRIVATE, atomic_write
 
@@ -88,12 +87,16 @@ def enable_wal(database: Path) -> None:
             raise StackError(f"cannot use {database}: {error}") from error
 
 
-def ray_folder(home: Path) -> Path:
-    """A folder in the home, or in the system's temporary folder if the paths of Ray's sockets would be too long."""
-    folder = home / "ray"
-    if len(str(folder)) <= 40:
-        return folder
-    return Path(tempfile.gettempdir()) / f"rung-{hashlib.sha256(str(home).encode()).hexdigest()[:10]}"
+def check_no_misplaced(home: Path) -> None:
+    """Raises StackError if an earlier version put a database of this home elsewhere.
+
+    It took `?`, `%20` and the like in the path of the home for parts of a URL.
+    """
+    for name in ("rung.db", "mlflow.db"):
+        expected = home / name
+        elsewhere = Path(unquote(str(expected).partition("?")[0]))
+        if elsewhere != expected and elsewhere.is_file() and not expected.exists():
+            raise StackError(f"an earlier version put {name} of this home folder at {elsewhere}; move it to {expected}")
 
 
 def _where(home: Path) -> str:

@@ -1,0 +1,58 @@
+"""HTTP client: clients that follow the environment: its proxies and its certificates.
+
+Owns that neither matters for a server on this machine, and that a variable that cannot be used is named. It must not
+know any server.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+class EnvironmentUnusableError(Exception):
+    """Variables of the environment from which no client can be made. The message names them."""
+
+
+def open_client(url: str, **options: Any) -> httpx.Client:
+    """A client for requests to `url`, an http or https URL. `options` are httpx's.
+
+    Raises EnvironmentUnusableError, and httpx.InvalidURL for the URL.
+    """
+    httpx.URL(url)
+    local = is_local(url)
+    if url.startswith("http://"):
+        options.setdefault("verify", False)  # nothing is encrypted, so no certificates need be read
+    try:
+        return httpx.Client(trust_env=not local, **options)
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        if local or not (given := _given(PROXIES)):
+            raise
+        why = "a SOCKS proxy needs the package socksio" if isinstance(error, ImportError) else str(error)
+        hint = "add the host to NO_PROXY to reach it without a proxy"
+        raise EnvironmentUnusableError(f"{given} cannot be used: {why}; {hint}") from error
+    except OSError as error:  # also of ssl
+        if local or not (given := _given(CERTIFICATES)):
+            raise
+        raise EnvironmentUnusableError(f"{given} must name readable certificates: {error}") from error
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL is that of this machine, to which no proxy leads back."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _given(names: tuple[str, ...]) -> str:
+    """The variables that are set, in either case, without their values, which may hold a password."""
+    return ", ".join(sorted(name for name in os.environ if name.upper() in names and os.environ[name]))
