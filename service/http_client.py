@@ -10,6 +10,7 @@ import ipaddress
 import os
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import proxy_bypass
 
 import httpx
 
@@ -27,21 +28,22 @@ def open_client(url: str, **options: Any) -> httpx.Client:
     Raises EnvironmentUnusableError, and httpx.InvalidURL for the URL.
     """
     httpx.URL(url)
-    local = is_local(url)
-    if url.startswith("http://"):
-        options.setdefault("verify", False)  # nothing is encrypted, so no certificates need be read
+    direct = is_local(url) or _is_bypassed(url)
     try:
-        return httpx.Client(trust_env=not local, **options)
+        # A plain connection needs no certificates, so that none are read.
+        verify = False if url.startswith("http://") else httpx.create_ssl_context()
+    except OSError as error:  # also of ssl
+        if not (given := _given(CERTIFICATES)):
+            raise
+        raise EnvironmentUnusableError(f"{given} must name readable certificates: {error}") from error
+    try:
+        return httpx.Client(trust_env=not direct, verify=verify, **options)
     except (ImportError, ValueError, httpx.InvalidURL) as error:
-        if local or not (given := _given(PROXIES)):
+        if direct or not (given := _given(PROXIES)):
             raise
         why = "a SOCKS proxy needs the package socksio" if isinstance(error, ImportError) else str(error)
         hint = "add the host to NO_PROXY to reach it without a proxy"
         raise EnvironmentUnusableError(f"{given} cannot be used: {why}; {hint}") from error
-    except OSError as error:  # also of ssl
-        if local or not (given := _given(CERTIFICATES)):
-            raise
-        raise EnvironmentUnusableError(f"{given} must name readable certificates: {error}") from error
 
 
 def is_local(url: str) -> bool:
@@ -49,6 +51,15 @@ def is_local(url: str) -> bool:
     try:
         host = urlsplit(url).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_bypassed(url: str) -> bool:
+    """Whether NO_PROXY has the host. httpx looks at it only after it has set up all proxies."""
+    try:
+        split = urlsplit(url)
+        return bool(proxy_bypass(split.netloc.rpartition("@")[2]))
     except ValueError:
         return False
 

@@ -100,8 +100,9 @@ class Settings(BaseModel):
         "lost.",
     )
     driver_start_s: Seconds = Field(
-        180.0,
-        description="Number of seconds that a driver may take until its first heartbeat before it is considered lost.",
+        1800.0,
+        description="Number of seconds that a driver may take until its first heartbeat before it is considered lost. "
+        "On a busy machine a start takes minutes, and Ray reports at once a driver that has ended.",
     )
     stop_grace_s: Seconds = Field(
         120.0, description="Number of seconds that a driver may take to stop before its Ray job is killed."

@@ -7,6 +7,9 @@ Heavy modules are imported inside the commands, so that `rung --help` is fast.
 
 # Importing a module adds its commands; their order here is that of the help.
 # ruff: noqa: F401, I001
+import sys
+from io import TextIOWrapper
+
 from service.cli.terminal import app
 from service.cli import up
 from service.cli import submission
@@ -22,4 +25,9 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """The entry point of the `rung` command."""
-    app()
+    if isinstance(sys.stdout, TextIOWrapper):  # some terminals cannot show every character
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except OSError as error:  # such as a full disk that standard output is written to
+        sys.exit(f"rung: {error}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import Any
 
 import typer
@@ -36,6 +37,11 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
 
 
 def dump_json(data: Any, indent: int | None = None) -> str:
-    """Data as JSON whose text has no control characters: JSON writes those as escapes, so that nothing is lost."""
+    """Data as JSON whose text has no control characters, and none that standard output cannot write: JSON writes those
+    as escapes, so that nothing is lost."""
     text = json.dumps(data, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(data, indent=indent)
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

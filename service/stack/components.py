@@ -83,7 +83,8 @@ def read_caller(environment: Mapping[str, str], host: str) -> Caller:
     given = {name: value for name, value in environment.items() if name.upper().startswith(PREFIX)}
     owned = {name for name in given if VARIABLES.get(name.upper()) in OWNED}
     try:
-        read_settings({**{name: value for name, value in given.items() if name not in owned}, "RUNG_HOST": host})
+        own = {"RUNG_HOST": host, "RUNG_HOME": os.sep}  # of the home, only that there is one
+        read_settings({**{name: value for name, value in given.items() if name not in owned}, **own})
     except SettingsError as error:
         raise StackError(str(error)) from error
     forwarded = {
@@ -129,6 +130,7 @@ def ray(
         "RAY_raylet_start_wait_time_s": str(RAY_PATIENCE_S),
         "RAY_agent_register_timeout_ms": str(RAY_PATIENCE_S * 1000),
         "RAY_worker_register_timeout_seconds": str(RAY_PATIENCE_S),
+        "RAY_health_check_timeout_ms": "60000",  # the head is the only node: if it ends, the stack ends
     }
     # If Ray answers 401 to a request without its token, it is running.
     version = Check(f"{at.ray_dashboard}/api/version", lambda answer: answer.status_code in {200, 401})

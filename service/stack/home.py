@@ -42,7 +42,9 @@ def locked(home: Path) -> Iterator[None]:
     Raises StackError if another stack holds the lock, or if the folder cannot be used.
     """
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        for parent in [one for one in reversed(home.parents) if not one.exists()]:
+            parent.mkdir(mode=0o755)  # whatever the umask: others must not replace the home
+        home.mkdir(mode=0o700, exist_ok=True)
         home.chmod(0o700)  # it holds the token, the database and the journals
         opened = (home / "stack.lock").open("a+")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from service.settings import (
     read_settings,
     unknown_variables,
 )
+from service.store.database import Database
 
 OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
 #: How the documentation writes defaults that depend on other settings or have a unit.
@@ -66,6 +68,35 @@ def test_paths_default_to_the_home(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     assert settings.sqlalchemy_url == f"sqlite:///{tmp_path / 'rung.db'}"
     assert settings.data_root == tmp_path / "data"
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "a b", "é", "a@b", "a:b", "%"])
+def test_the_database_is_in_the_home_whatever_its_name(tmp_path: Path, name: str) -> None:
+    settings = Settings(home=tmp_path / name)
+    Database.open(settings.sqlalchemy_url).close()
+    assert (tmp_path / name / "rung.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("home", [None, ""])
+def test_a_user_without_a_home_folder_must_name_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str | None
+) -> None:
+    monkeypatch.delenv("HOME")
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+
+    def unknown(number: int) -> object:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(
+        SettingsError, match=r"^RUNG_HOME: there is no home folder for ~/.rung: set HOME, or give RUNG_"
+    ):
+        read_settings({})
+    with pytest.raises(SettingsError, match="RUNG_DATA_ROOT: there is no home folder for ~/sets"):
+        read_settings({"RUNG_HOME": str(tmp_path), "RUNG_DATA_ROOT": "~/sets"})
+    assert read_settings({"RUNG_HOME": str(tmp_path)}).home == tmp_path
 
 
 def test_the_environment_is_read_only_on_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

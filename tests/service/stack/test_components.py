@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,88 @@ def test_relative_paths_stay_those_of_the_caller(monkeypatch: pytest.MonkeyPatch
     environment = environment_of(a_stack)
     assert environment["RUNG_DATA_ROOT"] == a_stack.addresses.data_root == str(tmp_path / "sets")
     assert environment["RUNG_CACHE_ROOT"] == str(tmp_path / "prepared")
+
+
+#: Variables of other programs, each of which stopped a part of a stack.
+HOSTILE = {
+    "WEB_CONCURRENCY": "4",
+    "UVICORN_PORT": "1",
+    "UVICORN_RELOAD": "1",
+    "GUNICORN_CMD_ARGS": "--bad",
+    "FLASK_DEBUG": "1",
+    "FORWARDED_ALLOW_IPS": "*",
+    "MLFLOW_TRACKING_URI": "http://192.0.2.1",
+    "_MLFLOW_SERVER_FILE_STORE": "sqlite:///other.db",
+    "RAY_ADDRESS": "192.0.2.1:6379",
+    "TUNE_RESULT_DIR": "/nowhere",
+    "PYTHONWARNINGS": "error",
+    "PYTHONIOENCODING": "ascii",
+    "PYTHONINSPECT": "1",
+    "SSL_CERT_FILE": "/nowhere/ca.pem",
+    "SSL_CERT_DIR": "/nowhere",
+    "REQUESTS_CA_BUNDLE": "/nowhere/ca.pem",
+    "CURL_CA_BUNDLE": "/nowhere/ca.pem",
+}
+
+
+def test_no_variable_of_another_program_gets_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in HOSTILE.items():
+        monkeypatch.setenv(name, value)
+    a_stack = stack.Stack(stack.Options(home=tmp_path))
+    for part in a_stack.components().values():
+        assert {name for name in HOSTILE if part.environment.get(name) == HOSTILE[name]} == set(), part.name
+    assert a_stack.missing == ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    monkeypatch.setenv("SSL_CERT_FILE", __file__)
+    assert environment_of(stack.Stack(stack.Options(home=tmp_path)))["SSL_CERT_FILE"] == __file__
+
+
+def test_modules_of_the_caller_are_found_from_another_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "mine:/theirs:")
+    environment = environment_of(stack.Stack(stack.Options(home=tmp_path)))
+    assert environment["PYTHONPATH"] == f"{tmp_path}/mine:/theirs:{tmp_path}"
+
+
+def test_a_user_whom_the_system_does_not_know_has_a_home_and_a_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unknown(number: int) -> object:
+        raise KeyError(number)
+
+    for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    environment = environment_of(stack.Stack(stack.Options(home=tmp_path)))
+    assert (environment["HOME"], environment["USER"]) == (str(tmp_path), "rung")
+    monkeypatch.setenv("HOME", "/somewhere")
+    monkeypatch.setenv("USER", "ada")
+    environment = environment_of(stack.Stack(stack.Options(home=tmp_path)))
+    assert (environment["HOME"], environment["USER"]) == ("/somewhere", "ada")
+
+
+def test_no_path_of_the_home_is_part_of_a_url(tmp_path: Path) -> None:
+    (home := tmp_path / "a?b %20#c").mkdir()
+    parts = stack.Stack(stack.Options(home=home)).components()
+    assert "a?b" not in "".join(parts["mlflow"].command + parts["ray"].command)
+
+
+def test_ray_takes_any_port_for_its_workers(tmp_path: Path) -> None:
+    command = stack.Stack(stack.Options(home=tmp_path)).components()["ray"].command
+    assert {"--min-worker-port=0", "--max-worker-port=0"} <= set(command)
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        ({"ready": True, "ray": UNREACHABLE, "mlflow": OK}, "ray"),
+        ({"ready": True, "ray": OK, "mlflow": UNREACHABLE}, "mlflow"),
+        ({"ready": False}, None),
+        ([], None),
+    ],
+)
+def test_the_part_that_the_service_waits_for(answer: Any, cause: str | None) -> None:
+    assert components.misses(httpx.Response(503, json=answer)) == cause
+    assert components.misses(httpx.Response(502, text="<html>")) is None
 
 
 def test_this_machine_is_reached_without_a_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from service import stack
 from service.cli.terminal import data_folder
 from service.settings import Settings
 from service.stack import home
+from service.stack.components import Check, Component
 
 
 def _has_ipv6() -> bool:
@@ -188,6 +191,115 @@ def test_commands_find_the_data_sets_of_a_running_stack(monkeypatch: pytest.Monk
     assert data_folder() == tmp_path / "sets"
     home.remove_addresses(tmp_path)
     assert data_folder() == tmp_path / "data"
+
+
+def part(name: str, code: str, port: int, log: Path | None = None) -> Component:
+    """A component that runs `code` and is ready when its port answers with "ray" as what it waits for."""
+    check = Check(f"http://127.0.0.1:{port}/", lambda answer: answer.status_code == 200, lambda answer: "ray")
+    return Component(name, [sys.executable, "-c", code], os.environ, (check,), lambda: log)
+
+
+#: Serves the folder "ready" on a port, or answers 404 if there is none.
+SERVE = "import functools, http.server as h; h.test(functools.partial(h.SimpleHTTPRequestHandler), port={port})"
+#: Fails at the first start, as Ray does if its parts give up on each other.
+FAIL_ONCE = """
+import os, sys
+if not os.path.exists("began"):
+    open("began", "w").close()
+    sys.exit(print("the raylet aborted"))
+"""
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def start(a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch, *parts: Component) -> None:
+    monkeypatch.setattr(a_stack, "components", lambda: {one.name: one for one in parts})
+    try:
+        a_stack.start(threading.Event())
+    finally:
+        a_stack.stop()
+
+
+def test_ray_is_started_again_once(
+    a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], port: int
+) -> None:
+    start(a_stack, monkeypatch, part("ray", FAIL_ONCE + SERVE.format(port=port), port))
+    errors = capfd.readouterr().err
+    assert "rung up: ray exited with status 0 while it started; starting it again" in errors
+    assert "ray| the raylet aborted" in errors
+
+
+def test_ray_that_exits_twice_is_reported_with_the_log_of_its_own_parts(
+    a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, port: int
+) -> None:
+    (tmp_path / "raylet.err").write_text("Check failed: the agent did not register\n")
+    with pytest.raises(stack.StackError) as caught:
+        start(a_stack, monkeypatch, part("ray", "print('bye')", port, tmp_path / "raylet.err"))
+    assert str(caught.value).startswith("ray exited with status 0\n  ray| bye\n")
+    assert "raylet| Check failed: the agent did not register" in str(caught.value)
+    assert f"(full log: {tmp_path / 'raylet.err'})" in str(caught.value)
+
+
+def test_another_part_that_exits_is_not_started_again(
+    a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
+    with pytest.raises(stack.StackError, match=r"mlflow exited with status 0\n  mlflow\| the raylet aborted"):
+        start(a_stack, monkeypatch, part("mlflow", FAIL_ONCE, port))
+
+
+def test_a_part_without_progress_is_given_up_with_the_log_of_the_one_it_waits_for(
+    a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
+    monkeypatch.setattr("service.stack.patience.QUIET_S", 0.5)
+    monkeypatch.setattr("service.stack.patience.SAMPLE_S", 0.1)
+    ray = replace(part("ray", "import time; print('no node yet', flush=True); time.sleep(60)", port), checks=())
+    fails = (
+        "import http.server as h; h.SimpleHTTPRequestHandler.do_GET = lambda one: one.send_error(503); "
+        "h.SimpleHTTPRequestHandler.log_message = lambda *_: None; "
+    )
+    with pytest.raises(stack.StackError) as caught:
+        start(a_stack, monkeypatch, ray, part("service", fails + SERVE.format(port=port), port))
+    assert "ray is not ready, without progress for " in str(caught.value)
+    assert "last answer of service: 503" in str(caught.value)
+    assert "ray| no node yet" in str(caught.value)
+
+
+def test_a_full_disk_is_reported(
+    up: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "ray.log")
+
+    monkeypatch.setattr(stack.Stack, "start", full)
+    assert up(stack.Options(home=tmp_path / "home")) == 1
+    assert capfd.readouterr().err == "rung up: [Errno 28] No space left on device: 'ray.log'\n"
+
+
+def test_parents_of_a_new_home_are_writable_by_their_owner_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack.Stack, "start", lambda self, interrupted: None)
+    before = os.umask(0)
+    try:
+        with stack.running(stack.Options(home=tmp_path / "new" / "home")):
+            assert (tmp_path / "new").stat().st_mode & 0o777 == 0o755
+    finally:
+        os.umask(before)
+
+
+def test_a_database_that_an_earlier_version_put_elsewhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a%20b").mkdir()
+    (tmp_path / "a b" / "rung.db").touch()
+    with pytest.raises(stack.StackError, match=f"put rung.db .* at {tmp_path}/a b/rung.db; move it to .*%20b/rung.db"):
+        home.check_no_misplaced(tmp_path / "a%20b")
+    (tmp_path / "a%20b" / "rung.db").touch()
+    home.check_no_misplaced(tmp_path / "a%20b")
 
 
 #: Stands in for Ray: starts a driver in a session of its own, and when it is ended says whether that was still there.
