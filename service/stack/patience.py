@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 QUIET_S = 90.0  # without progress; a slow disk or a busy machine can hold everything up for a minute
 LONGEST_S = 1200.0  # in total: some processes use the CPU for ever without getting ready
-SAMPLE_S = 2.0  # between two looks at the processes
+SAMPLE_S = 2.0  # between two observations of the processes
 #: CPU time that counts as progress. An import of a large package takes seconds; a process that waits takes less.
 MIN_CPU_S = 1.0
 

@@ -29,10 +29,38 @@ def rung_up(home: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+#: Each of these stopped a part of a stack, or the command itself.
+HOSTILE = {
+    "ALL_PROXY": "socks5://127.0.0.1:1",
+    "HTTP_PROXY": "http://127.0.0.1:1",
+    "https_proxy": "http://127.0.0.1:1",
+    "NO_PROXY": "fe80::/10",
+    "SSL_CERT_FILE": "/nowhere/ca.pem",
+    "REQUESTS_CA_BUNDLE": "/nowhere/ca.pem",
+    "WEB_CONCURRENCY": "4",
+    "UVICORN_RELOAD": "1",
+    "GUNICORN_CMD_ARGS": "--bad",
+    "MLFLOW_TRACKING_URI": "http://192.0.2.1",
+    "RAY_ADDRESS": "192.0.2.1:6379",
+    "PYTHONPATH": "modules",
+    "PYTHONIOENCODING": "ascii",
+    "LC_ALL": "C",
+    "TERM": "dumb",
+}
+RAY_WORKER_PORTS = range(10_002, 20_000)  # Ray's default for its workers, in which a port of ours failed
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    home = tmp_path_factory.mktemp("own")
-    process = rung_up(home, "--num-cpus", "1")
+    """A stack in a hostile environment: its home, a long folder for temporary files, variables and a port."""
+    folder = tmp_path_factory.mktemp("own")
+    home = folder / "a?b=c %20d#é"
+    (temporary := folder / ("slurm." + "x" * 90)).mkdir()
+    port = next(filter(_is_free, RAY_WORKER_PORTS))
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", environment | HOSTILE | {"TMPDIR": str(temporary)})
+        process = rung_up(home, "--num-cpus", "1", "--ray-dashboard-port", str(port))
     try:
         assert process.stdout is not None
         assert any("Ctrl-C" in line for line in process.stdout), process.communicate()
@@ -73,6 +101,23 @@ def test_all_parts_listen_on_loopback_and_ray_requires_its_token(own: tuple[Path
     assert httpx.get(f"{at['ray_dashboard']}/api/jobs/", trust_env=False).status_code == 401
 
 
+def test_all_files_are_private_whatever_the_environment(own: tuple[Path, subprocess.Popen[str]]) -> None:
+    home, _ = own
+    ray = (home / "ray_folder").readlink()
+    assert [folder.stat().st_mode & 0o777 for folder in (home, ray)] == [0o700, 0o700]
+    assert (ray / "s" / "session_latest" / "logs").is_dir()
+    assert {"rung.db", "mlflow.db"} <= {path.name for path in home.iterdir()}
+    assert [path.name for path in home.parent.iterdir() if not path.name.startswith("slurm.")] == [home.name]
+
+
+def test_the_command_line_reaches_it_in_the_same_environment(own: tuple[Path, subprocess.Popen[str]]) -> None:
+    home, _ = own
+    command = [sys.executable, "-c", "from service.cli import main; main()", "list", "--json"]
+    environment = os.environ | HOSTILE | {"RUNG_HOME": str(home)}
+    listed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (listed.returncode, json.loads(listed.stdout)) == (0, []), listed.stderr
+
+
 def test_the_stack_exits_and_reports_the_child_that_exited(own: tuple[Path, subprocess.Popen[str]]) -> None:
     home, process = own
     os.kill(_children(process.pid)["mlflow"], signal.SIGKILL)
@@ -105,6 +150,13 @@ def test_a_signal_stops_all_parts_cleanly(tmp_path: Path) -> None:
     assert not any(map(processes.is_alive, started))
     assert not _processes_of(home)
     assert not (home / "stack.json").exists()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def _children(parent: int) -> dict[str, int]:

@@ -27,7 +27,7 @@ class Start:
         return why
 
 
-def test_a_process_that_does_nothing_is_given_up() -> None:
+def test_the_wait_for_a_process_that_does_nothing_ends() -> None:
     start = Start()
     assert start.wait(QUIET_S) is None
     assert start.wait(3) == f"without progress for {QUIET_S + 1:.0f} s"
@@ -61,7 +61,7 @@ def test_a_little_cpu_time_is_no_progress() -> None:
     assert start.wait(5) is not None
 
 
-def test_progress_without_an_end_is_given_up() -> None:
+def test_progress_without_an_end_is_not_waited_for() -> None:
     start = Start()
     why = None
     while why is None:

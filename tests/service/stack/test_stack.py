@@ -201,7 +201,7 @@ def part(name: str, code: str, port: int, log: Path | None = None) -> Component:
 
 #: Serves the folder "ready" on a port, or answers 404 if there is none.
 SERVE = "import functools, http.server as h; h.test(functools.partial(h.SimpleHTTPRequestHandler), port={port})"
-#: Fails at the first start, as Ray does if its parts give up on each other.
+#: Fails at the first start, as Ray does on a busy machine.
 FAIL_ONCE = """
 import os, sys
 if not os.path.exists("began"):
@@ -252,7 +252,7 @@ def test_another_part_that_exits_is_not_started_again(
         start(a_stack, monkeypatch, part("mlflow", FAIL_ONCE, port))
 
 
-def test_a_part_without_progress_is_given_up_with_the_log_of_the_one_it_waits_for(
+def test_a_part_without_progress_is_reported_with_the_log_of_the_one_it_waits_for(
     a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch, port: int
 ) -> None:
     monkeypatch.setattr("service.stack.patience.QUIET_S", 0.5)
