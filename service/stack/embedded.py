@@ -103,7 +103,9 @@ class Stack:
         caller = components.read_caller(os.environ, options.host)
         self._forwarded, self.ignored, self.missing = caller.forwarded, caller.ignored, caller.missing
         self._reported: set[str] = set()
-        self._restartable = {"ray"}  # once while the stack starts: on a busy machine its parts time out waiting for each other
+        self._restartable = {
+            "ray"
+        }  # once while the stack starts: on a busy machine its parts time out waiting for each other
         ports = Ports()
         self.ray_ports = {option: ports.free() for option in RAY_PORTS}
         service, mlflow, ray = (
