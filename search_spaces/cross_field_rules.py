@@ -109,7 +109,15 @@ def _deterministic(spec: ExperimentSpec) -> Iterator[Problem]:
                 )
 
 
+def _gpus(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Not a rule of the field, because stored specs may have more."""
+    if (gpus := spec.resources.gpus_per_trial or 0) > 1:
+        rule = "must be at most 1, because a trial trains on one GPU and would leave the others idle"
+        yield Problem("resources.gpus_per_trial", rule, gpus)
+
+
 RULES = (
+    Rule(_gpus, ("resources",)),
     Rule(_goal, ("objective",)),
     Rule(_early_stopping, ("early_stopping", "max_epochs")),
     Rule(_searcher, ("searcher", "search_space")),

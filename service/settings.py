@@ -58,6 +58,11 @@ class Settings(BaseModel):
         "valid on all nodes.",
     )
     data_root: Path = Field(Path(), description="Folder of the data sets, as workers see it.")
+    data_root_shared: bool = Field(
+        False,
+        description="Whether the workers see the same `data_root` as the service. Then a missing data set is refused "
+        "even where the folder is empty or absent. `rung up` sets it.",
+    )
     cache_root: Path = Field(Path(), description="Folder of the prepared data sets, as workers see it.")
 
     host: str = Field("127.0.0.1", description="IP address or host name that the service listens on.")

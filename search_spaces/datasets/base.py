@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -54,11 +54,21 @@ class DatasetReader(Protocol):
 
     def decode(self, destination: Destination, *, download: bool) -> dict[str, Any]:
         """Create and fill `train_images` and `test_images` (uint8 [N, C, H, W]), `train_labels` and `test_labels`
-        (int64 [N]).
+        (int64 [N]); `validation_images` and `validation_labels` too where the data set brings its validation set.
 
-        Returns JSON facts: `class_names` by label, and optionally `notes` for a person. It never writes to the data
-        root. `download` says whether absent files may be fetched.
+        Returns JSON facts: `class_names` by label; optionally `has_validation`, `skipped` (a number of damaged images),
+        `decoding` (see `pictures.describe`), `notes` for a person, and what else is shown to one. It never writes to
+        the data root. `download` says whether absent files may be fetched.
         """
+
+
+@runtime_checkable
+class RecognizableReader(DatasetReader, Protocol):
+    """A reader whose `identity` costs much, such as a look at every file."""
+
+    def signs(self) -> list[Any]:
+        """JSON values that cost little and change with nearly every change of the content, by which a content that was
+        identified some minutes ago is recognized."""
 
 
 class DatasetSpec(Spec):
@@ -90,6 +100,14 @@ class DatasetSpec(Spec):
     def problems(self, data_root: Path) -> Iterator[Problem]:
         """What a process that sees the workers' `data_root` can find wrong without opening a file, with paths from the
         root of the spec."""
+        yield from ()
+
+    def folder(self, data_root: Path) -> Path | None:
+        """The folder that must exist before the first trial; None if the workers need none or can fetch the files."""
+        return None
+
+    def warnings(self, data_root: Path) -> Iterator[str]:
+        """What a process that sees the workers' `data_root` can tell a person, one sentence each."""
         yield from ()
 
     def keeps_labels_mirrored(self) -> bool:

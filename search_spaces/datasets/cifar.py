@@ -11,6 +11,7 @@ class CIFAR10(TorchvisionDataset):
     """50,000 + 10,000 color images of 32x32."""
 
     loader: ClassVar[str] = "CIFAR10"
+    signs: ClassVar[tuple[str, ...]] = ("cifar-10-python.tar.gz", "cifar-10-batches-py")
     classes: ClassVar[int | None] = 10
     training_images: ClassVar[int | None] = 50_000
     safe_mirroring: ClassVar[bool] = True
@@ -22,6 +23,7 @@ class CIFAR100(TorchvisionDataset):
     """50,000 + 10,000 color images of 32x32."""
 
     loader: ClassVar[str] = "CIFAR100"
+    signs: ClassVar[tuple[str, ...]] = ("cifar-100-python.tar.gz", "cifar-100-python")
     classes: ClassVar[int | None] = 100
     training_images: ClassVar[int | None] = 50_000
     safe_mirroring: ClassVar[bool] = True

@@ -20,12 +20,19 @@ DOWNLOAD_TIMEOUT_S = 30.0  # for one answer of the network: a download lasts lon
 
 
 class TorchvisionDataset(DatasetSpec):
-    """`loader` is the name of a class in `torchvision.datasets`."""
+    """`loader` is the name of a class in `torchvision.datasets`. `signs`: paths below a folder, of which one is there
+    where the files are; they need not be given."""
 
     loader: ClassVar[str]
+    signs: ClassVar[tuple[str, ...]] = ()
 
     def reader(self, data_root: Path) -> DatasetReader:
         return TorchvisionReader(self, data_root)
+
+    def warnings(self, data_root: Path) -> Iterator[str]:
+        searched = _searched(self.name, data_root)
+        if self.signs and not any((folder / sign).exists() for folder in searched for sign in self.signs):
+            yield f"dataset: {self.name} is not in {searched[0]}; the first trial downloads it, which needs a network"
 
 
 class TorchvisionReader:
@@ -39,9 +46,7 @@ class TorchvisionReader:
         self.name = spec.name
         self._loader: Any = getattr(datasets, spec.loader)
         self._is_idx = hasattr(self._loader, "resources")
-        self._searched = tuple(
-            dict.fromkeys((data_root / self.name, data_root / self.name.replace("_", "-"), data_root))
-        )
+        self._searched = _searched(self.name, data_root)
         self.packed: tuple[Path, ...] = ()
         self.unpacked: tuple[Path, ...] = ()
         self._find()
@@ -142,6 +147,11 @@ class TorchvisionReader:
             f"{self.name} was not found and {reason}; looked in {searched}; put its files ({wanted}) "
             f"into {self._searched[0]}"
         )
+
+
+def _searched(name: str, data_root: Path) -> tuple[Path, ...]:
+    """The folders in which the files are looked for, in this order."""
+    return tuple(dict.fromkeys((data_root / name, data_root / name.replace("_", "-"), data_root)))
 
 
 def _all_of(names: tuple[str, ...], folders: tuple[Path, ...]) -> tuple[Path, ...]:

@@ -92,7 +92,8 @@ def continue_from(source: EditableHandle, request: Request) -> Submitted:
 def _checked(context: AppContext, request: Request) -> Checked:
     document = read(request.body, _spec_type(request.content_type))
     spec = _complete(context, validation.validate(document))
-    return Checked(spec, validation.warnings(spec, document))
+    found = dataset_checks.warnings(spec.dataset, context.settings.data_root, context.settings.data_root_shared)
+    return Checked(spec, [*validation.warnings(spec, document), *found])
 
 
 def _spec_type(content_type: str) -> str:
@@ -106,7 +107,7 @@ def _spec_type(content_type: str) -> str:
 def _complete(context: AppContext, spec: ExperimentSpec) -> ExperimentSpec:
     """The spec with its resources decided. Raises SpecError where the cluster or the data root cannot serve it."""
     spec = fitting.complete(spec, context.cluster_cache.cluster)
-    dataset_checks.check(spec.dataset, context.settings.data_root)
+    dataset_checks.check(spec.dataset, context.settings.data_root, context.settings.data_root_shared)
     return spec
 
 

@@ -1,4 +1,4 @@
-"""Data set checks: reject a data set that the service knows to be missing, so that no experiment waits for it.
+"""Data set checks: reject a data set that the service knows to be missing or unusable, before anything waits for it.
 
 The workers read the data. The service only knows something where it has access to their data root. It must not decode
 anything.
@@ -6,16 +6,39 @@ anything.
 
 from __future__ import annotations
 
+import os
+from itertools import islice
 from pathlib import Path
 
 from search_spaces.datasets import DatasetSpec
 from search_spaces.problems import SpecError
 
+MAX_FOLDERS = 1000  # in which a file is looked for
 
-def check(dataset: DatasetSpec, data_root: Path) -> None:
-    """Raise SpecError for the problems that a data set finds in the data root, if the service has access to it."""
-    if _is_accessible(data_root) and (problems := list(dataset.problems(data_root))):
+
+def check(dataset: DatasetSpec, data_root: Path, shared: bool = False) -> None:
+    """Raise SpecError for the problems that a data set finds in the data root, if the service has access to it.
+
+    `shared`: the workers are known to have the same data root, so that even an empty one proves something.
+    """
+    if (shared or _proves_something(dataset, data_root)) and (problems := list(dataset.problems(data_root))):
         raise SpecError(problems)
+
+
+def warnings(dataset: DatasetSpec, data_root: Path, shared: bool = False) -> list[str]:
+    """What a person should know of the files of a data set, one sentence each."""
+    if shared or _is_accessible(data_root):
+        return list(dataset.warnings(data_root))
+    folder = dataset.folder(data_root)
+    if folder is None:
+        return []
+    return [f"dataset: {folder} was not checked, because {data_root} is empty or absent on the service's machine"]
+
+
+def _proves_something(dataset: DatasetSpec, data_root: Path) -> bool:
+    """Whether the data root holds something and, if the folder of the data set exists, that holds a file."""
+    folder = dataset.folder(data_root)
+    return _is_accessible(data_root) and (folder is None or not folder.is_dir() or _holds_a_file(folder))
 
 
 def _is_accessible(data_root: Path) -> bool:
@@ -24,3 +47,7 @@ def _is_accessible(data_root: Path) -> bool:
         return any(data_root.iterdir())
     except OSError:
         return False
+
+
+def _holds_a_file(folder: Path) -> bool:
+    return any(files for _, _, files in islice(os.walk(folder, followlinks=True), MAX_FOLDERS))

@@ -26,6 +26,7 @@ OWNED = frozenset(
     {
         "home", "host", "port", "service_url", "database_url", "storage_root", "launcher", "ray_dashboard_url",
         "driver_python", "mlflow_tracking_uri", "mlflow_public_url", "mlflow_username", "mlflow_password", "reconcile",
+        "data_root_shared",
     }
 )  # fmt: skip
 #: Forwarded settings that are paths: the components run in the home folder, so relative paths are made absolute.
@@ -187,6 +188,7 @@ def common_environment(
         "RUNG_RAY_DASHBOARD_URL": at.ray_dashboard,
         "RUNG_MLFLOW_TRACKING_URI": at.mlflow,
         "RUNG_DATA_ROOT": at.data_root,
+        "RUNG_DATA_ROOT_SHARED": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a process for jobs that nobody here submits
     }

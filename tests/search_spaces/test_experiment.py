@@ -15,6 +15,7 @@ from search_spaces.optimizers import Optimizer
 from search_spaces.problems import SpecError
 from search_spaces.schedulers import Scheduler
 from search_spaces.spec import members
+from search_spaces.stored import read_spec
 from search_spaces.validation import validate, warnings
 
 #: A search that has nothing to search and no trial too many.
@@ -306,3 +307,13 @@ def test_gray_is_the_same_color_as_grey() -> None:
     spec = validate({"name": "x", "dataset": {**folder, "color": "gray"}})
     assert spec == validate({"name": "x", "dataset": {**folder, "color": "grey"}})
     assert spec.dataset.model_dump()["color"] == "grey"
+
+
+def test_a_trial_uses_one_gpu_at_most_and_older_specs_are_still_read() -> None:
+    document = {"name": "x", "resources": {"gpus_per_trial": 2}}
+    with pytest.raises(SpecError) as caught:
+        validate(document)
+    (problem,) = caught.value.problems
+    assert (problem.field, problem.value) == ("resources.gpus_per_trial", 2)
+    assert "must be at most 1" in problem.rule
+    assert read_spec(document).resources.gpus_per_trial == 2

@@ -27,6 +27,7 @@ DOCUMENTED = {
     "storage_root": "`storage` in the home",
     "data_root": "`data` in the home",
     "cache_root": "`cache` in the home",
+    "data_root_shared": "false",
     "host": "`127.0.0.1`",
     "allowed_hosts": "its own host names",
     "service_url": "`http://RUNG_HOST:RUNG_PORT`",

@@ -29,7 +29,13 @@ from numpy.typing import DTypeLike, NDArray
 from search_spaces.datasets.base import DataError
 from search_spaces.storage.base import DISK_FULL_ERRNOS
 
+RECALL_S = 600.0  # for how long a content is recognized by its signs, until all its files are looked at again
+RESERVE_SHARE = 0.05  # of a disk, and at most RESERVE_BYTES: what the cache leaves free for others
+RESERVE_BYTES = 10 * 2**30
+IDLE_S = 3600.0  # an entry that was used within this time is never deleted
 FORMAT = 1  # raise it when the layout of an entry or the meaning of its arrays changes
+LONGEST_NOTE_BYTES = 2**16  # of why a build failed
+RECALL_SUFFIX = "seen.json"
 MANIFEST, SCRATCH = "manifest.json", "scratch"  # in the folder of an entry; the second only while it is built
 
 
@@ -73,6 +79,7 @@ class Draft:
             npy.write_array_header_1_0(file, described)
             size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
             file.flush()
+            _make_room(self._folder.parent, size)
             if size:
                 os.posix_fallocate(file.fileno(), file.tell(), size)
         array: NDArray[Any] = np.load(path, mmap_mode="r+", allow_pickle=False)
@@ -83,30 +90,84 @@ def entry(root: Path, key: str, build: Callable[[Draft], dict[str, Any]]) -> Ent
     """The entry `key` under `root`, built first if it is absent or damaged.
 
     `build` fills the draft it is given and returns JSON facts, which the entry stores. If several processes ask at
-    once, one builds and the others wait for it. Raises DataError if `root` cannot be written or is full.
+    once, one builds and the others wait for it; a DataError of `build` is theirs too. Raises DataError if `root` cannot
+    be written or is full.
     """
     found = _open(root / key)
     if found is not None:
         return found
     with _readable_errors(root):
+        asked_at = time.time()
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f"{key}.lock"):
+        with _locked(root / f"{key}.lock") as lock:
             found = _open(root / key)
             if found is not None:
                 return found
-            _build(root, key, build)
+            _raise_failure_since(lock, asked_at)
+            try:
+                _build(root, key, build)
+            except DataError as error:
+                _note_failure(lock, str(error))
+                raise
     found = _open(root / key)
     if found is None:
         raise DataError(f"the cache {root} lost what was written to it; use a folder on a local disk")
     return found
 
 
-def prune(root: Path, prefix: str, keep: int, idle_s: float = 3600.0) -> None:
+def remember(root: Path, group: str, signs: str, key: str) -> None:
+    """Note that the content with these signs is the entry `key`, for `recall`. One note is kept for each group."""
+    note = root / f"{group}{RECALL_SUFFIX}"
+    draft = note.with_name(f".{note.name}.{os.getpid()}")
+    with suppress(OSError):  # a read-only cache can still be used
+        draft.write_text(json.dumps({"signs": signs, "key": key, "at": time.time()}))
+        draft.rename(note)
+
+
+def recall(root: Path, group: str, signs: str) -> str | None:
+    """The key that was noted for these signs within RECALL_S."""
+    try:
+        note = json.loads((root / f"{group}{RECALL_SUFFIX}").read_text())
+        fresh = 0 <= time.time() - note["at"] < RECALL_S
+        return str(note["key"]) if fresh and note["signs"] == signs else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def size_bytes(root: Path) -> int:
+    """Bytes of all entries."""
+    return sum(_size(manifest) for manifest in root.glob(f"*/{MANIFEST}"))
+
+
+def prune(root: Path, prefix: str, keep: int, idle_s: float = IDLE_S) -> None:
     """Delete entries that begin with `prefix`, except the `keep` used last and those used within `idle_s`."""
     used = sorted(((_last_use(path), path) for path in root.glob(f"{prefix}*/{MANIFEST}")), reverse=True)
     for last_use, manifest in used[keep:]:
         if time.time() - last_use > idle_s:
             shutil.rmtree(manifest.parent, ignore_errors=True)
+
+
+def _make_room(root: Path, size: int) -> None:
+    """Delete entries, those unused for longest first, until `size` bytes leave the reserve of the disk free.
+
+    Raises OSError if idle entries do not suffice.
+    """
+    disk = shutil.disk_usage(root)
+    needed = size + min(RESERVE_BYTES, int(RESERVE_SHARE * disk.total)) - disk.free
+    for last_use, manifest in sorted((_last_use(path), path) for path in root.glob(f"*/{MANIFEST}")):
+        if needed <= 0 or time.time() - last_use <= IDLE_S:
+            break
+        needed -= _size(manifest)
+        shutil.rmtree(manifest.parent, ignore_errors=True)
+    if needed > 0:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(root))
+
+
+def _size(manifest: Path) -> int:
+    try:
+        return sum(path.stat().st_size for path in manifest.parent.iterdir())
+    except OSError:  # another process deletes it
+        return 0
 
 
 def _last_use(manifest: Path) -> float:
@@ -182,12 +243,30 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _note_failure(lock: int, message: str) -> None:
+    """Leave in the lock's file why the build failed, for those who wait for the lock."""
+    with suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, json.dumps({"at": time.time(), "error": message}).encode(), 0)
+
+
+def _raise_failure_since(lock: int, asked_at: float) -> None:
+    """Raise the DataError of a build that failed while this process waited for it: it would fail in the same way."""
+    try:
+        note = json.loads(os.pread(lock, LONGEST_NOTE_BYTES, 0))
+        failed_since, message = note["at"] >= asked_at, str(note["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if failed_since:
+        raise DataError(message)
+
+
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -1,9 +1,9 @@
 """Data: image sets as tensors, split into training, validation and test.
 
-A data set is decoded once per node into the cache (`workers.data.cache`); each split of it is a second entry in
-the order training, validation, so that tensors are mapped files and trials share their pages. The
-validation split is cut from the training set only, and the mean and deviation that normalize the input come from
-what is left. This module is the data boundary: whatever goes wrong while data are read is a DataError. It must not
+A data set is decoded once per node into the cache (`workers.data.cache`); each split of it is a second entry of
+indices, so that images are on disk once and trials share their pages. The validation split is cut from the training
+set only, unless the data set brings its own, and the mean and deviation that normalize the input come from what is
+left. This module is the data boundary: whatever goes wrong while data are read is a DataError. It must not
 know models, devices or augmentation.
 """
 
@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from search_spaces.datasets.base import DataError, DatasetSpec
+from search_spaces.datasets.base import DataError, DatasetSpec, RecognizableReader
 from workers.data import cache
+from workers.data.subset import Subset
 
 __all__ = ["DataError", "Splits", "load"]
 
@@ -36,7 +37,8 @@ class Splits:
 
     `mean` and `std` (float32 [C]) are those of pixel / 255 over the training split only; `std` is at least one
     gray level, so that a constant channel does not divide by zero. `notes` lists files that were skipped or
-    look unusual. `decoding` describes how an encoded image becomes such an image: the argument of
+    look unusual. Images for training and validation may be a `Subset`, which takes the place of a tensor. `decoding`
+    describes how an encoded image becomes such an image: the argument of
     `search_spaces.datasets.image_folder.pictures.decode`. The tensors are backed by files that trials of one node
     share in memory.
     """
@@ -69,16 +71,17 @@ def load(dataset: DatasetSpec, split_seed: int, data_root: Path, cache_root: Pat
         source = _decoded(dataset, data_root, cache_root, download)
         split = _split(source, dataset.validation_fraction, split_seed, cache_root)
         names = tuple(source.facts["class_names"])
+        parts = _parts(source, split)
 
         def load_test() -> tuple[Tensor, Tensor]:
             with _data_errors(dataset, data_root):
                 return _tensor(source, "test_images"), _tensor(source, "test_labels")
 
         return Splits(
-            train_images=_tensor(split, "train_images"),
-            train_labels=_tensor(split, "train_labels"),
-            validation_images=_tensor(split, "validation_images"),
-            validation_labels=_tensor(split, "validation_labels"),
+            train_images=parts["train"][0],
+            train_labels=parts["train"][1],
+            validation_images=parts["validation"][0],
+            validation_labels=parts["validation"][1],
             mean=torch.tensor(split.facts["mean"], dtype=torch.float32),
             std=torch.tensor(split.facts["std"], dtype=torch.float32),
             classes=len(names),
@@ -103,13 +106,19 @@ def stratified_split(labels: NDArray[np.int64], fraction: float, seed: int) -> t
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def channel_statistics(images: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of pixel / 255 of each channel of [N, C, H, W], exact: from counts of levels."""
+def channel_statistics(
+    images: NDArray[np.uint8], indices: NDArray[np.int64] | None = None
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of pixel / 255 of each channel of [N, C, H, W], exact: from counts of levels.
+
+    Of the images at `indices` if they are given.
+    """
     channels = images.shape[1]
     counts = np.zeros((channels, 256), dtype=np.int64)
-    for start in range(0, len(images), 4096):
+    for start in range(0, len(images) if indices is None else len(indices), 4096):
+        chosen = images[start : start + 4096] if indices is None else images[indices[start : start + 4096]]
         for channel in range(channels):
-            counts[channel] += np.bincount(images[start : start + 4096, channel].reshape(-1), minlength=256)
+            counts[channel] += np.bincount(chosen[:, channel].reshape(-1), minlength=256)
     levels = np.arange(256) / 255
     shares = counts / counts.sum(axis=1, keepdims=True)
     mean = shares @ levels
@@ -132,9 +141,8 @@ def _data_errors(dataset: DatasetSpec, data_root: Path) -> Iterator[None]:
 
 def _decoded(dataset: DatasetSpec, data_root: Path, cache_root: Path, download: bool) -> cache.Entry:
     reader = dataset.reader(data_root)
-    key = cache.key_of(*reader.identity())
     if reader.replaces is None:
-        return cache.entry(cache_root, key, partial(reader.decode, download=download))
+        return cache.entry(cache_root, cache.key_of(*reader.identity()), partial(reader.decode, download=download))
     prefix = f"folder-{cache.key_of(reader.replaces)}-"
 
     def build(draft: cache.Draft) -> dict[str, Any]:
@@ -143,7 +151,15 @@ def _decoded(dataset: DatasetSpec, data_root: Path, cache_root: Path, download: 
         cache.prune(cache_root, f"split-{prefix}", keep=KEPT_SPLITS - 1)
         return facts
 
-    return cache.entry(cache_root, prefix + key, build)
+    signs = cache.key_of(reader.signs()) if isinstance(reader, RecognizableReader) else None
+    known = signs and cache.recall(cache_root, prefix, signs)
+    if known:
+        return cache.entry(cache_root, known, build)
+    key = prefix + cache.key_of(*reader.identity())
+    found = cache.entry(cache_root, key, build)
+    if signs and not found.facts.get("skipped"):  # a damaged file that is repaired must be noticed at once
+        cache.remember(cache_root, prefix, signs, key)
+    return found
 
 
 def _decoding_of(source: cache.Entry) -> dict[str, Any]:
@@ -155,26 +171,38 @@ def _decoding_of(source: cache.Entry) -> dict[str, Any]:
 
 
 def _split(source: cache.Entry, fraction: float, seed: int, cache_root: Path) -> cache.Entry:
+    """The entry with the indices of the split, and the mean and deviation of its training images."""
     prefix = f"split-{source.path.name}"
+    brings_validation = bool(source.facts.get("has_validation"))
 
     def build(draft: cache.Draft) -> dict[str, Any]:
         images, labels = source.array("train_images"), source.array("train_labels")
-        parts = dict(zip(("train", "validation"), stratified_split(labels, fraction, seed), strict=True))
+        if brings_validation:
+            parts = {"train": np.arange(len(labels))}
+        else:
+            parts = dict(zip(("train", "validation"), stratified_split(labels, fraction, seed), strict=True))
         for part, indices in parts.items():
             if len(indices) == 0:
                 raise DataError(
                     f"the {part} split has no image: {len(labels)} images with validation_fraction={fraction}"
                 )
-            chosen = draft.create_array(f"{part}_images", (len(indices), *images.shape[1:]), np.uint8)
-            for start in range(0, len(indices), 4096):
-                chosen[start : start + 4096] = images[indices[start : start + 4096]]
-            draft.create_array(f"{part}_labels", (len(indices),), np.int64)[:] = labels[indices]
-            if part == "train":
-                mean, std = channel_statistics(chosen)
+            draft.create_array(f"{part}_indices", indices.shape, np.int64)[:] = indices
+        mean, std = channel_statistics(images, parts["train"])
         cache.prune(cache_root, prefix, keep=KEPT_SPLITS - 1)
         return {"mean": mean, "std": std}
 
-    return cache.entry(cache_root, f"{prefix}-{cache.key_of(fraction, seed)}", build)
+    choice = ["validation folder"] if brings_validation else ["indices", fraction, seed]
+    return cache.entry(cache_root, f"{prefix}-{cache.key_of(*choice)}", build)
+
+
+def _parts(source: cache.Entry, split: cache.Entry) -> dict[str, tuple[Any, Tensor]]:
+    """Images and labels for training and validation."""
+    images, labels = _tensor(source, "train_images"), _tensor(source, "train_labels")
+    if source.facts.get("has_validation"):
+        validation = _tensor(source, "validation_images"), _tensor(source, "validation_labels")
+        return {"train": (images, labels), "validation": validation}
+    indices = {part: _tensor(split, f"{part}_indices") for part in ("train", "validation")}
+    return {part: (Subset(images, chosen), labels[chosen]) for part, chosen in indices.items()}
 
 
 def _tensor(entry: cache.Entry, name: str) -> Tensor:

@@ -19,6 +19,7 @@ from search_spaces.storage.base import DISK_FULL_ERRNOS
 from search_spaces.tracebacks import own_line
 
 LONGEST_REASON = 500  # characters
+LONGEST_DATA_REASON = 5000  # characters: it names the files that must be repaired
 SHARED_MEMORY = "/dev/shm/"  # looks like a disk, but is memory that other processes give back
 
 #: Torch raises plain RuntimeErrors for these.
@@ -68,7 +69,7 @@ def classify(error: BaseException) -> Failure:
     # In this order: a full disk or too little memory may be behind any other exception.
     for kind in (ErrorKind.DISK_FULL, ErrorKind.OUT_OF_MEMORY, ErrorKind.DATA):
         if kind in kinds:
-            return Failure(kind, sentence(error))
+            return Failure(kind, sentence(error, LONGEST_DATA_REASON if kind is ErrorKind.DATA else LONGEST_REASON))
     return Failure(ErrorKind.CODE, sentence(error))
 
 
@@ -86,10 +87,10 @@ def is_disk_full(error: BaseException) -> bool:
     return any(_kind(one) is ErrorKind.DISK_FULL for one in _chain(error))
 
 
-def sentence(error: BaseException) -> str:
+def sentence(error: BaseException, longest: int = LONGEST_REASON) -> str:
     """The exception in one line: its type, and its own line in its text."""
     line = own_line(str(error))
-    return f"{type(error).__name__}: {line}"[:LONGEST_REASON] if line else type(error).__name__
+    return f"{type(error).__name__}: {line}"[:longest] if line else type(error).__name__
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

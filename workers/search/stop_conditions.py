@@ -46,6 +46,17 @@ def disk_full(detail: str) -> Outcome:
     return Outcome(Phase.PAUSED, f"the disk is full: {detail}", blocked=True, error=True)
 
 
+def unusable_data(reason: str, table: TrialTable) -> Outcome:
+    """The outcome of a search whose data set is absent or has a defect, which every other trial would meet too.
+
+    If a trial has a value already, the files were readable once: the search pauses, so that nothing of it is lost.
+    """
+    sentence = f"the data set cannot be used: {reason}"
+    if table.best() is None:
+        return Outcome(Phase.FAILED, sentence)
+    return Outcome(Phase.PAUSED, sentence, blocked=True, error=True)
+
+
 def requested(directives: Directives, superseded: bool) -> Outcome | None:
     """The outcome that the service wants."""
     if superseded:

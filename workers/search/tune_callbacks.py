@@ -15,7 +15,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from search_spaces.early_stopping.base import Action
-from search_spaces.protocol import Directives, Phase, TrialState
+from search_spaces.protocol import Directives, ErrorKind, Phase, TrialState
 from search_spaces.storage.base import ExperimentStorage, WriterFencedError
 from workers.failures import from_ray
 from workers.fence import Fence
@@ -134,6 +134,13 @@ class TuneCallback(Callback):
                 case Reaction.PAUSE:
                     self.outcome = self.outcome or stop_conditions.disk_full(f"trial {number}: {failure.reason}")
                     self._recorder.record_release(number)
+                case Reaction.END if failure.kind is ErrorKind.DATA:
+                    unusable = stop_conditions.unusable_data(failure.reason, self._table)
+                    self.outcome = self.outcome or unusable
+                    if unusable.phase is Phase.PAUSED:
+                        self._recorder.record_release(number)
+                    else:
+                        self._recorder.record_end(number, TrialState.ERROR, failure.reason, failure.kind)
                 case Reaction.RESTART:
                     self._recorder.record_retry(number, failure.kind, failure.reason)
                 case Reaction.END:

@@ -1,83 +1,366 @@
 """Layout: which files below a folder are images, and the class and the part that each belongs to.
 
-Reads names only. It must not know how images are decoded.
+    <class>/<file>                                  the test set is a share of each class
+    train/<class>/<file>  val/...  test/...         each folder is a part; `val` and `test` may be absent
+
+Owns what is read as an image, what is left out, and the sentences that say so. Names decide; only files without a
+suffix are opened, for their first bytes. It must not know how images are decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from search_spaces.datasets.base import DataError
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-LISTED_FILES = 20  # in one message; the rest are counted
+SUFFIXES = frozenset(
+    {
+        ".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif",
+        ".tiff", ".webp",
+    }
+)  # fmt: skip
+#: Images that cannot be read: a person expects them to be used.
+FOREIGN_SUFFIXES = frozenset(
+    {
+        ".avif", ".cr2", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".jp2", ".jxl", ".nef",
+        ".nii", ".npy", ".npz", ".pdf", ".psd", ".svg", ".tga",
+    }
+)  # fmt: skip
+#: The first bytes of the formats that are read, for files without a suffix.
+SIGNATURES = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|BM.{4}\0\0\0\0|II\*\0|MM\0\*|RIFF.{4}WEBP|P[1-6]\s", re.DOTALL
+)
+SIGNATURE_BYTES = 16
+#: What operating systems and file servers add, in lower case. So is every name that begins with a dot.
+SYSTEM_NAMES = frozenset(
+    {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
+)
+#: Part -> names of its folder, in lower case.
+PART_NAMES = {
+    "train": frozenset({"train", "training"}),
+    "validation": frozenset({"val", "valid", "validation"}),
+    "test": frozenset({"test", "testing"}),
+}
+#: The stem of a mask, after that of its image: `scan 7_mask.png`, `scan 7_mask_1.png`.
+MASK = re.compile(r"(?P<image>.+)[ _.-](masks?|seg|segmentation|labels?|gt|ground_?truth)([ _-]?\d+)?", re.IGNORECASE)
+MASK_FOLDERS = frozenset({"masks", "annotations", "segmentations", "labels", "ground_truth", "groundtruth"})
+LISTED_FILES = 100  # in one message; the rest are counted
+LISTED_CHARACTERS = 4000  # in one message: a reason is stored with the experiment
+EXPECTED = "images must be in <class>/<file>, or in train/<class>/<file> with val/ and test/ beside train/"
 
 
 @dataclass(frozen=True)
 class FoundImages:
-    """`parts` holds, for "train" and "test", (class index, path) in a fixed order. `notes` are for a person."""
+    """`parts` holds, for "train", "test" and perhaps "validation", (class index, path) in a fixed order.
+
+    `summary` is one sentence on the layout; `notes` are for a person. `folders` are all folders that were listed.
+    """
 
     root: Path
     class_names: tuple[str, ...]
     parts: dict[str, tuple[tuple[int, Path], ...]]
+    summary: str
     notes: tuple[str, ...]
+    folders: tuple[Path, ...]
 
     def name(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        return shown(path.relative_to(self.root).as_posix())
 
 
-def find_images(root: Path, test_fraction: float) -> FoundImages:
-    """The images of a folder. Raises DataError if it is absent, or its classes are fewer than two or empty."""
+@dataclass
+class _Listing:
+    """What is directly in a folder, sorted by name."""
+
+    images: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+
+
+class _Search:
+    """Lists folders, and keeps what was left out. Raises TooManyEntriesError beyond `limit` entries."""
+
+    def __init__(self, root: Path, limit: int | None) -> None:
+        self.root = root
+        self.folders: list[Path] = []
+        self.left_out: dict[str, list[str]] = {}
+        self._limit, self._entries = limit, 0
+
+    def peek(self, folder: Path) -> _Listing:
+        """What is in a folder, without keeping what was left out."""
+        return _Search(self.root, self._limit).list(folder)
+
+    def list(self, folder: Path) -> _Listing:
+        found = _Listing()
+        self.folders.append(folder)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                self._entries += 1
+                if self._limit is not None and self._entries > self._limit:
+                    raise TooManyEntriesError
+                path = folder / entry.name
+                if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
+                    self.leave_out(SYSTEM, path)
+                elif entry.is_dir():
+                    found.folders.append(path)
+                elif not entry.is_file():
+                    self.leave_out(SPECIAL, path)
+                elif _is_image(path):
+                    found.images.append(path)
+                else:
+                    found.others.append(path)
+        for paths in (found.images, found.folders, found.others):
+            paths.sort(key=lambda path: path.name)
+        return found
+
+    def leave_out(self, what: str, *paths: Path) -> None:
+        if paths:
+            self.left_out.setdefault(what, []).extend(self.name(path) for path in paths)
+
+    def name(self, path: Path) -> str:
+        return shown(path.relative_to(self.root).as_posix()) or "."
+
+    def notes(self) -> tuple[str, ...]:
+        order = sorted(self.left_out.items(), key=lambda item: item[0] != NOT_IMAGES)
+        return tuple(f"{len(names)} {what} were left out: {listed(sorted(names))}" for what, names in order)
+
+
+class TooManyEntriesError(Exception):
+    """The folders hold more entries than may be listed."""
+
+
+#: What was left out, as notes say it.
+SYSTEM = "hidden files and files of operating systems"
+SPECIAL = "links to nothing and special files"
+NOT_IMAGES = "files that are not images"
+FOREIGN = "images in formats that cannot be read"
+MASKS = "images whose names say that they are masks of other images"
+OUTSIDE = "images outside class folders"
+NESTED = "folders inside class folders"
+UNKNOWN = "folders beside the parts"
+
+
+def find_images(root: Path, test_fraction: float, limit: int | None = None) -> FoundImages:
+    """The images of a folder.
+
+    Raises DataError for a layout that is not one of those above, TooManyEntriesError beyond `limit` files and folders.
+    """
+    try:
+        return _find(root, test_fraction, _Search(root, limit))
+    except OSError as error:
+        raise DataError(f"image_folder: {error.filename or root} cannot be listed ({error.strerror})") from error
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first names, and the number of the others."""
+    all_names = list(names)
+    some: list[str] = []
+    length = 0
+    for name in all_names[:LISTED_FILES]:
+        length += len(name)
+        if some and length > LISTED_CHARACTERS:
+            break
+        some.append(name)
+    more = f" and {len(all_names) - len(some)} more" if len(all_names) > len(some) else ""
+    return ", ".join(some) + more
+
+
+def shown(name: str) -> str:
+    """A name from a file system as text: bytes that are not UTF-8 are written as \\xNN, and accents are composed."""
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
+
+
+def _find(root: Path, test_fraction: float, search: _Search) -> FoundImages:
     if not root.is_dir():
         raise DataError(f"image_folder: there is no folder {root}; put images into {root}/<class>/<file>")
-    has_parts = (root / "train").is_dir() and (root / "test").is_dir()
-    folders = _classes(root / "train" if has_parts else root)
-    if len(folders) < 2:
-        raise DataError(f"image_folder: {root} must have at least two class folders (got {[f.name for f in folders]})")
-    names = tuple(folder.name for folder in folders)
-    parts: dict[str, list[tuple[int, Path]]] = {"train": [], "test": []}
-    others: list[Path] = []
-    for label, folder in enumerate(folders):
-        files = _images(folder, others)
-        if not files:
-            raise DataError(f"image_folder: no images in the class folder {folder}; known: {sorted(SUFFIXES)}")
-        held_out = frozenset() if has_parts else _held_out(files, test_fraction)
-        for path in files:
-            parts["test" if path in held_out else "train"].append((label, path))
-    if has_parts:
-        for folder in _classes(root / "test"):
-            if folder.name not in names:
-                raise DataError(f"image_folder: the class {folder.name} of {root}/test must be one of {list(names)}")
-            parts["test"] += [(names.index(folder.name), path) for path in _images(folder, others)]
-    ignored = [path.relative_to(root).as_posix() for path in others]
-    notes = (f"{len(ignored)} files are not images and were skipped: {listed(ignored)}",) if ignored else ()
-    return FoundImages(root, names, {part: tuple(images) for part, images in parts.items()}, notes)
+    top = search.list(root)
+    folders = _part_folders(search, top)
+    notes: list[str] = []
+    if folders:
+        parts, names = _read_parts(search, folders)
+        known = set(folders.values())
+        search.leave_out(UNKNOWN, *(folder for folder in top.folders if folder not in known))
+    else:
+        notes += _suspicious_classes(search, top)
+        names, images = _read_classes(search, root, top)
+        parts = {"train": images}
+    search.leave_out(OUTSIDE, *top.images)
+    summary = _summary(search, folders, test_fraction)
+    if "test" not in parts:
+        parts["train"], parts["test"] = _without_test(parts["train"], test_fraction)
+    for part in PART_NAMES:
+        present = {label for label, _ in parts.get(part, ())}
+        if part in parts and len(present) < len(names):
+            missing = (name for label, name in enumerate(names) if label not in present)
+            notes.append(f"the {part} set has no images of {listed(missing)}")
+    reported = [summary] if len(folders) not in (0, 2) or "validation" in folders else []
+    return FoundImages(
+        root,
+        names,
+        {part: tuple(parts[part]) for part in PART_NAMES if part in parts},
+        summary,
+        (*search.notes(), *reported, *notes),
+        tuple(search.folders),
+    )
 
 
-def listed(names: list[str]) -> str:
-    """The first names, and the number of the others."""
-    more = f" and {len(names) - LISTED_FILES} more" if len(names) > LISTED_FILES else ""
-    return ", ".join(names[:LISTED_FILES]) + more
+def _part_folders(search: _Search, top: _Listing) -> dict[str, Path]:
+    """Part -> its folder; empty where the folders are classes."""
+    found: dict[str, Path] = {}
+    for part, names in PART_NAMES.items():
+        folders = [folder for folder in top.folders if folder.name.lower() in names]
+        if len(folders) > 1 and any(folder.name.lower() in PART_NAMES["train"] for folder in top.folders):
+            raise DataError(
+                f"image_folder: {search.root} must have one folder for the {part} set "
+                f"(got {listed(search.name(folder) for folder in folders)})"
+            )
+        if folders:
+            found[part] = folders[0]
+    others = [folder for folder in top.folders if folder not in found.values()]
+    if "train" not in found:
+        if found and not others:
+            raise DataError(f"image_folder: {search.root} has {_found(search, top)} but no folder train; {EXPECTED}")
+        return {}
+    inner = search.peek(found["train"])
+    if inner.folders and (len(found) > 1 or not inner.images):
+        return found
+    if others and inner.images and all(search.peek(folder).images for folder in others):
+        return {}  # a class of that name
+    raise DataError(f"image_folder: {found['train']} must have class folders (got {_found(search, inner)}); {EXPECTED}")
 
 
-def _classes(root: Path) -> list[Path]:
-    return sorted((p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
+Labeled = list[tuple[int, Path]]
 
 
-def _images(folder: Path, others: list[Path]) -> list[Path]:
-    """The images of a class. Everything else in its folder is appended to `others`."""
-    found = []
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            found.append(path)
-        else:
-            others.append(path)
-    return found
+def _read_classes(search: _Search, root: Path, top: _Listing) -> tuple[tuple[str, ...], Labeled]:
+    """The names of the classes in a folder, and their images."""
+    if len(top.folders) < 2:
+        hint = ""
+        if len(top.folders) == 1:
+            inner = search.peek(top.folders[0])
+            hint = f"; {search.name(top.folders[0])} has {_found(search, inner)}" if inner.folders else ""
+        raise DataError(
+            f"image_folder: {root} must have at least two class folders (got {_found(search, top)}{hint}); {EXPECTED}"
+        )
+    names: dict[str, Path] = {}
+    images: Labeled = []
+    for label, folder in enumerate(top.folders):
+        same = names.setdefault(shown(folder.name), folder)
+        if same is not folder:
+            raise DataError(
+                f"image_folder: {root} has two folders named {shown(folder.name)}, whose accents are encoded "
+                "differently; move their images into one"
+            )
+        found = _images_of_class(search, folder)
+        if not found:
+            raise DataError(
+                f"image_folder: no images in the class folder {root}/{shown(folder.name)} "
+                f"(got {_found(search, search.peek(folder))}); known: {sorted(SUFFIXES)}"
+            )
+        images += [(label, path) for path in found]
+    return tuple(names), images
+
+
+def _read_parts(search: _Search, folders: dict[str, Path]) -> tuple[dict[str, Labeled], tuple[str, ...]]:
+    top = search.list(folders["train"])
+    names, images = _read_classes(search, folders["train"], top)
+    search.leave_out(OUTSIDE, *top.images)
+    parts = {"train": images}
+    for part, folder in folders.items():
+        if part == "train":
+            continue
+        listing = search.list(folder)
+        parts[part] = []
+        for class_folder in listing.folders:
+            found, name = _images_of_class(search, class_folder), shown(class_folder.name)
+            if name in names:
+                parts[part] += [(names.index(name), path) for path in found]
+            elif found:
+                raise DataError(
+                    f"image_folder: the class {name} of {folder} must be one of {list(names)}, the classes of train"
+                )
+        if not parts[part]:
+            raise DataError(
+                f"image_folder: {folder} must have images in class folders (got {_found(search, listing)}); "
+                f"without a folder {folder.name}, a share of the training images is the {part} set"
+            )
+        search.leave_out(OUTSIDE, *listing.images)
+        parts[part].sort(key=lambda item: item[0])
+    return parts, names
+
+
+def _images_of_class(search: _Search, folder: Path) -> list[Path]:
+    """The images of a class. Everything else in its folder is left out."""
+    found = search.list(folder)
+    stems = {path.stem for path in found.images}
+    masks = [path for path in found.images if (match := MASK.fullmatch(path.stem)) and match["image"] in stems]
+    search.leave_out(MASKS, *masks)
+    search.leave_out(FOREIGN, *(path for path in found.others if path.suffix.lower() in FOREIGN_SUFFIXES))
+    search.leave_out(NOT_IMAGES, *(path for path in found.others if path.suffix.lower() not in FOREIGN_SUFFIXES))
+    search.leave_out(NESTED, *found.folders)
+    return [path for path in found.images if path not in set(masks)] if masks else found.images
+
+
+def _suspicious_classes(search: _Search, top: _Listing) -> list[str]:
+    """Notes on folders that are read as classes, but have the name of something else."""
+    parts = frozenset().union(*PART_NAMES.values())
+    return [
+        f"the folder {search.name(folder)} is read as a class; move it away unless it is one"
+        for folder in top.folders
+        if folder.name.lower() in parts | MASK_FOLDERS
+    ]
+
+
+def _without_test(images: Labeled, fraction: float) -> tuple[Labeled, Labeled]:
+    """The training images, and the test share of each class."""
+    by_class: dict[int, list[Path]] = {}
+    for label, path in images:
+        by_class.setdefault(label, []).append(path)
+    test = frozenset().union(*(_held_out(paths, fraction) for paths in by_class.values()))
+    return [item for item in images if item[1] not in test], [item for item in images if item[1] in test]
 
 
 def _held_out(files: list[Path], fraction: float) -> frozenset[Path]:
     """The test share of one class, chosen by the files' names: a new file seldom moves an old one to the other part."""
     count = min(max(1, round(fraction * len(files))), len(files) - 1)
-    return frozenset(sorted(files, key=lambda path: hashlib.sha256(path.name.encode()).digest())[:count])
+    return frozenset(sorted(files, key=lambda path: hashlib.sha256(os.fsencode(path.name)).digest())[:count])
+
+
+def _summary(search: _Search, folders: dict[str, Path], test_fraction: float) -> str:
+    if not folders:
+        return f"the folders are classes; {test_fraction:.4g} of each class is the test set, chosen by file names"
+    named = ", ".join(f"{search.name(folder)} is the {part} set" for part, folder in folders.items())
+    missing = [] if "test" in folders else [f"{test_fraction:.4g} of each class of train is the test set"]
+    if "validation" in folders:
+        missing.append("validation_fraction is not used")
+    return "; ".join([named, *missing])
+
+
+def _found(search: _Search, listing: _Listing) -> str:
+    """What is in a folder, such as `2 folders (a, b), 5 images`."""
+    folders = [folder.name for folder in listing.folders]
+    counts = [
+        f"{len(folders)} folder{'s' * (len(folders) != 1)} ({listed(map(shown, folders))})"
+        if folders
+        else "no folders",
+        f"{len(listing.images)} images" if listing.images else "no images",
+        *([f"{len(listing.others)} other files"] if listing.others else []),
+    ]
+    return ", ".join(counts)
+
+
+def _is_image(path: Path) -> bool:
+    """By its suffix; a file without one by its first bytes. A suffix without letters belongs to the name."""
+    suffix = path.suffix.lower()
+    if suffix and re.search("[a-z]", suffix):
+        return suffix in SUFFIXES
+    try:
+        with path.open("rb") as file:
+            return SIGNATURES.match(file.read(SIGNATURE_BYTES)) is not None
+    except OSError:
+        return False

@@ -157,3 +157,23 @@ def test_a_folder_without_images(tmp_path: Path, prepare: Any, message: str) -> 
     prepare(tmp_path / "pictures")
     with pytest.raises(DataError, match=message):
         load(folder(), 0, tmp_path, tmp_path / "cache")
+
+
+def test_a_warm_load_looks_at_few_of_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_classes(tmp_path / "pictures", 200)
+    first = load(folder(), 0, tmp_path, tmp_path / "cache")
+    looked_at: list[str] = []
+    stat = os.stat
+
+    def count(path: Any, **options: Any) -> os.stat_result:
+        looked_at.append(str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", count)
+    again = load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert torch.equal(again.train_images[:], first.train_images[:])
+    assert len([path for path in looked_at if path.endswith(".png")]) <= 100
+    looked_at.clear()
+    monkeypatch.setattr(cache, "RECALL_S", 0)
+    load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert len([path for path in looked_at if path.endswith(".png")]) >= 400, "after a while, all of them"

@@ -43,10 +43,10 @@ SPECS: list[tuple[str, dict[str, Any], str, str]] = [
         "must be finite for a grid",
     ),
     (
-        "more gpus than a node",
-        {"name": "x", "resources": {"gpus_per_trial": 3}},
+        "more gpus than a trial can use",
+        {"name": "x", "resources": {"gpus_per_trial": 2}},
         "resources.gpus_per_trial",
-        "at most 2",
+        "must be at most 1, because a trial trains on one GPU",
     ),
     (
         "more cpus than a node",

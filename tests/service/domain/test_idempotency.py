@@ -44,7 +44,7 @@ def test_a_repeated_submission_returns_the_first_experiment(client: httpx.Client
 
 
 def test_a_repeated_submission_is_not_validated_again(client: httpx.Client, world: World) -> None:
-    spec, headers = {"name": "x", "resources": {"gpus_per_trial": 8}}, {"Idempotency-Key": "k"}
+    spec, headers = {"name": "x", "resources": {"cpus_per_trial": 256}}, {"Idempotency-Key": "k"}
     first = client.post(EXPERIMENTS, json=spec, headers=headers)
     world.reconciler.reconcile_once()  # now the cluster is known, and too small
     assert client.post(EXPERIMENTS, json=spec).status_code == 422

@@ -124,11 +124,11 @@ def test_only_the_number_of_gpus_is_added_to_a_stored_spec(world: World, context
 
 
 def test_an_experiment_that_fits_no_node_waits_and_reports_why(world: World) -> None:
-    one = world.submit(resources={"gpus_per_trial": 8})
+    one = world.submit(resources={"cpus_per_trial": 256})
     world.reconciler.reconcile_once()
     view = world.show(one)
     assert view["state"] == "QUEUED"
-    assert "waiting for a larger node: resources.gpus_per_trial: must be at most 2" in view["reason"]
+    assert "waiting for a larger node: resources.cpus_per_trial: must be at most 8" in view["reason"]
 
 
 def test_a_resumed_experiment_is_launched_without_a_retry_delay(world: World) -> None:

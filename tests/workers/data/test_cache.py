@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +188,57 @@ def test_an_error_of_the_builder_is_raised_unchanged(tmp_path: Path) -> None:
 
     with pytest.raises(PermissionError):
         cache.entry(tmp_path / "cache", "key", unreadable)
+
+
+def test_those_who_wait_for_a_build_share_its_data_error(tmp_path: Path) -> None:
+    """Eight trials that start together must not decode a damaged data set one after another."""
+    built: list[int] = []
+    waiting = threading.Event()
+
+    def fail(draft: cache.Draft) -> dict[str, Any]:
+        built.append(1)
+        assert waiting.wait(60)
+        raise DataError("3 damaged images")
+
+    def ask(_: int) -> str:
+        with pytest.raises(DataError) as raised:
+            cache.entry(tmp_path, "key", fail)
+        return str(raised.value)
+
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(ask, number) for number in range(3)]
+        deadline = time.monotonic() + 60
+        while lock_waiters(tmp_path / "key.lock") < 2:
+            assert time.monotonic() < deadline, "nobody waits"
+            os.sched_yield()
+        waiting.set()
+        assert {answer.result() for answer in answers} == {"3 damaged images"}
+    assert len(built) == 1
+    with pytest.raises(DataError):
+        cache.entry(tmp_path, "key", fail)
+    assert len(built) == 2, "who asks later tries again: the files may have been repaired"
+
+
+def lock_waiters(path: Path) -> int:
+    """Number of processes and threads that wait for a lock on this file."""
+    inode = f":{path.stat().st_ino} " if path.exists() else "absent"
+    return sum("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def test_idle_entries_are_deleted_where_the_disk_would_become_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("old", "older", "used"):
+        cache.entry(tmp_path, name, build)
+    for age, name in ((2, "older"), (1, "old")):
+        os.utime(tmp_path / name / cache.MANIFEST, (time.time() - age * 10_000,) * 2)
+    size = cache.size_bytes(tmp_path) // 3
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=1000, free=50 + 8000 - size // 2))
+    cache.entry(tmp_path, "new", build)
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"old", "used", "new"}
+    cache.entry(tmp_path, "old", refuse)  # marks it as used now
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=1000, free=50))
+    with pytest.raises(DataError, match="no space left for decoded data"):
+        cache.entry(tmp_path, "newest", build)
+    assert (tmp_path / "used").exists(), "used within the hour"

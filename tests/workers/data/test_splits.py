@@ -17,6 +17,7 @@ from search_spaces.datasets import Digits
 from search_spaces.datasets.digits import DigitsReader
 from workers.data import cache, splits
 from workers.data.splits import channel_statistics, load, stratified_split
+from workers.data.subset import Subset
 
 
 def refuse(*arguments: Any, **options: Any) -> None:
@@ -144,3 +145,29 @@ def test_splits_that_were_not_used_for_long_are_deleted(tmp_path: Path) -> None:
         for manifest in (tmp_path / "cache").glob(f"split-*/{cache.MANIFEST}"):
             os.utime(manifest, (1_000_000 + seed,) * 2)
     assert len([path for path in (tmp_path / "cache").glob("split-*") if path.is_dir()]) == splits.KEPT_SPLITS
+
+
+def test_images_are_on_disk_once_whatever_the_seed(tmp_path: Path) -> None:
+    first = load(Digits(), 0, tmp_path, tmp_path / "cache")
+    (decoded,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir() and "split" not in path.name)
+    for seed in range(1, 4):
+        load(Digits(), seed, tmp_path, tmp_path / "cache")
+    stored = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.*"))
+    assert stored < 1.8 * sum(path.stat().st_size for path in decoded.iterdir()), "indices and labels are small"
+    assert 0.95 * stored < cache.size_bytes(tmp_path / "cache") <= stored
+    assert len(first.train_images) + len(first.validation_images) == Digits.training_images
+
+
+def test_a_subset_is_read_like_a_tensor_of_its_images(tmp_path: Path) -> None:
+    images = torch.arange(60, dtype=torch.uint8).reshape(10, 1, 2, 3)
+    chosen = torch.tensor([1, 3, 4, 8])
+    subset, tensor = Subset(images, chosen), images[chosen]
+    assert (len(subset), subset.shape, subset.dtype, subset.nbytes) == (4, tensor.shape, tensor.dtype, tensor.nbytes)
+    for key in (0, -1, slice(1, 3), [2, 0], torch.tensor([3, 1])):
+        assert torch.equal(subset[key], tensor[key])
+    assert torch.equal(subset[:, 0, 1], tensor[:, 0, 1])
+    assert torch.equal(subset.index_select(0, torch.tensor([2, 2])), tensor[[2, 2]])
+    assert torch.equal(torch.cat([subset, subset]), torch.cat([tensor, tensor]))
+    assert subset.double().mean() == tensor.double().mean()
+    assert subset.to(torch.device("cpu")) is subset
+    assert torch.equal(subset.to(torch.float32), tensor.to(torch.float32))

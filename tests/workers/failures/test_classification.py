@@ -18,7 +18,7 @@ from search_spaces.datasets.base import DataError
 from search_spaces.protocol import ErrorKind
 from workers.data.splits import load
 from workers.failures import classification
-from workers.failures.classification import TrialError, classified
+from workers.failures.classification import TrialError, classified, classify
 
 
 def too_much_memory(_: Path) -> None:
@@ -164,3 +164,10 @@ def test_a_long_reason_is_cut() -> None:
     assert (
         classification.sentence(ValueError("Traceback:\n  somewhere\nKeyError: 'x'\n")) == "ValueError: KeyError: 'x'"
     )
+
+
+def test_the_reason_of_a_data_error_names_every_file() -> None:
+    names = [f"class/{number:03}.png (is empty)" for number in range(100)]
+    failure = classify(DataError(f"image_folder: 100 damaged images: {', '.join(names)}"))
+    assert all(name in failure.reason for name in names)
+    assert len(classify(DataError("x" * 100_000)).reason) == 5000

@@ -48,11 +48,11 @@ def test_the_cluster_decides_the_gpus_of_a_trial_and_limits_them(client: httpx.C
     assert client.post(EXPERIMENTS, json={"name": "x"}).json()["spec"]["resources"]["gpus_per_trial"] is None
     reconciler.reconcile_once()
     assert client.post(EXPERIMENTS, json={"name": "x"}).json()["spec"]["resources"]["gpus_per_trial"] == 1
-    answer = client.post(EXPERIMENTS, json={"name": "x", "resources": {"gpus_per_trial": 4}})
+    answer = client.post(EXPERIMENTS, json={"name": "x", "resources": {"cpus_per_trial": 9}})
     assert answer.status_code == 422
     (error,) = answer.json()["errors"]
-    assert (error["field"], error["value"]) == ("resources.gpus_per_trial", 4)
-    assert "must be at most 2: the largest node, large" in error["rule"]
+    assert (error["field"], error["value"]) == ("resources.cpus_per_trial", 9)
+    assert "must be at most 8: the largest node, large" in error["rule"]
 
 
 def test_pages_of_experiments_have_no_gap_and_no_overlap(client: httpx.Client, world: World) -> None:

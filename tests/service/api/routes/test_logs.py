@@ -64,7 +64,7 @@ def test_the_output_of_a_driver_without_a_log_file_is_read_from_ray(world: World
 
 
 def test_an_experiment_without_a_driver_has_no_log_and_says_why(world: World) -> None:
-    one = world.submit(resources={"gpus_per_trial": 8})
+    one = world.submit(resources={"cpus_per_trial": 256})
     world.reconciler.reconcile_once()
     assert "waiting for a larger node" in logs(world, one, status=404)
 

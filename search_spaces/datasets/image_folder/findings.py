@@ -1,0 +1,112 @@
+"""Findings: what a person should know of the images of a folder, from what was measured while they were decoded.
+
+Pure functions over records. It must not know how images are found or decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from search_spaces.datasets.image_folder.layout import listed
+
+MAX_SIDES_RATIO = 3.0  # beyond it, resizing to a square distorts what is seen
+LISTED_SIZES = 5  # in the facts; the other sizes are counted
+
+
+@dataclass(frozen=True)
+class Record:
+    """One decoded image. `part` and `label` are where it belongs; the rest is of `pictures.Picture`."""
+
+    part: str
+    label: int
+    name: str
+    shape: tuple[int, int]
+    mode: str
+    deep: bool
+    composited: bool
+    frames: bool
+    sha256: str
+
+
+def notes(records: Sequence[Record], class_names: Sequence[str], constant: Sequence[int]) -> Iterator[str]:
+    """Sentences for a person. `constant` are the labels whose images are all equal once decoded."""
+    yield from _unusual_sizes(records)
+    if composited := [record.name for record in records if record.composited]:
+        yield f"{len(composited)} images have transparent pixels, which were drawn on the background: " + listed(
+            composited
+        )
+    if several := [record.name for record in records if record.frames]:
+        yield f"{len(several)} files hold several images, of which the first was read: {listed(several)}"
+    if constant:
+        yield f"all images of a class are equal once decoded: {listed(class_names[label] for label in constant)}"
+    yield from _identical(records, class_names)
+
+
+def facts(records: Sequence[Record]) -> dict[str, Any]:
+    """What is counted, as JSON: sizes and modes of the files, and the digest of the test files."""
+    sizes = Counter(record.shape for record in records)
+    common = {f"{width}x{height}": count for (width, height), count in sizes.most_common(LISTED_SIZES)}
+    return {
+        "sizes": common,
+        "other_sizes": sum(sizes.values()) - sum(common.values()),
+        "modes": dict(Counter(record.mode for record in records).most_common()),
+        "test_sha256": test_digest(records),
+    }
+
+
+def test_digest(records: Sequence[Record]) -> str:
+    """A digest of the content and the classes of the test files, whatever their names and order."""
+    lines = sorted(f"{record.label} {record.sha256}\n" for record in records if record.part == "test")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _unusual_sizes(records: Sequence[Record]) -> Iterator[str]:
+    """Nine of ten others share one size, or the sides of the image differ by more than MAX_SIDES_RATIO."""
+    common, count = Counter(record.shape for record in records).most_common(1)[0]
+    uniform = count >= 0.9 * len(records)
+    unusual = [
+        f"{record.name} ({width}x{height})"
+        for record in records
+        for width, height in [record.shape]
+        if (uniform and record.shape != common) or max(width, height) > MAX_SIDES_RATIO * min(width, height)
+    ]
+    if unusual:
+        yield f"{len(unusual)} images of unusual size were resized like the others: {listed(unusual)}"
+
+
+def _identical(records: Sequence[Record], class_names: Sequence[str]) -> Iterator[str]:
+    """The same file in two parts makes a result better than it is; in two classes, one of its labels is wrong."""
+    first: dict[tuple[str, str], Record] = {}
+    for record in records:
+        first.setdefault((record.part, record.sha256), record)
+    for part, earlier, consequence in (
+        ("test", ("train", "validation"), ", so the test result looks better than it is"),
+        ("validation", ("train",), ""),
+    ):
+        pairs = []
+        for record in records:
+            same = [first[other, record.sha256] for other in earlier if (other, record.sha256) in first]
+            if record.part == part and same:
+                pairs.append(f"{record.name} = {same[0].name}")
+        if pairs:
+            where = " and ".join(earlier)
+            yield f"{len(pairs)} files of {part} are identical to files of {where}{consequence}: {listed(pairs)}"
+    labels = _labels(records)
+    conflicts = [
+        f"{record.name} is also in {class_names[min(labels[record.sha256] - {record.label})]}"
+        for record in records
+        if len(labels[record.sha256]) > 1
+    ]
+    if conflicts:
+        yield f"{len(conflicts)} files are in more than one class: {listed(conflicts)}"
+
+
+def _labels(records: Sequence[Record]) -> Mapping[str, set[int]]:
+    labels: dict[str, set[int]] = {}
+    for record in records:
+        labels.setdefault(record.sha256, set()).add(record.label)
+    return labels

@@ -1,0 +1,248 @@
+"""Images that are not 8-bit, transparent ones, broken tags and hostile files: nothing of them is lost in silence."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from search_spaces.datasets import ImageFolder
+from search_spaces.datasets.image_folder import pictures
+from search_spaces.datasets.image_folder.pictures import PictureError, decode, describe
+from tests.support.image_files import save_image
+from tests.support.odd_pictures import EPS, named, patterned, save_jpeg, save_png16, save_tiff
+from workers.data.splits import DataError, Splits, load
+
+SAVE: dict[str, tuple[Callable[[Path, Any], None], str]] = {
+    "uint16": (save_png16, "png"),
+    "int16": (save_tiff, "tif"),
+    "int32": (save_tiff, "tif"),
+    "uint32": (save_tiff, "tif"),
+    "float32": (save_tiff, "tif"),
+    "int8": (save_tiff, "tif"),
+}
+
+
+def folder(**fields: Any) -> ImageFolder:
+    return ImageFolder.model_validate({"name": "image_folder", "path": "pictures", "size": 12, **fields})
+
+
+def two_classes(root: Path, save: Callable[[Path, Any], None], low: Any, high: Any, suffix: str = "png") -> None:
+    """Ten images each: `left` is dark at the left, `right` at the right."""
+    for index in range(10):
+        values = patterned(index, low, high)
+        save(root / "left" / f"{index}.{suffix}", values)
+        save(root / "right" / f"{index}.{suffix}", values[:, ::-1])
+
+
+def everything(splits: Splits) -> torch.Tensor:
+    return torch.cat([splits.train_images, splits.validation_images, splits.test()[0]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [
+        ("uint16", 0, 240),
+        ("uint16", 0, 4095),
+        ("uint16", 0, 65535),
+        ("uint16", 31000, 32000),
+        ("int16", -1000, 1000),
+        ("int32", -5, 70_000),
+        ("uint32", 0, 4_000_000_000),
+        ("float32", 0, 1),
+        ("float32", -1, 1),
+        ("int8", -100, 100),
+    ],
+)
+def test_values_that_are_not_8_bit_are_scaled_by_their_range(
+    tmp_path: Path, kind: str, low: float, high: float
+) -> None:
+    save, suffix = SAVE[kind]
+    two_classes(tmp_path / "pictures", lambda path, values: save(path, values.astype(kind)), low, high, suffix)
+    splits = load(folder(color="gray"), 0, tmp_path, tmp_path / "cache")
+    images = everything(splits)
+    assert set(images.unique().tolist()) == {0, 255}
+    left = splits.train_images[splits.train_labels == 0]
+    assert (left[:, 0, :, 0] == 0).all()
+    assert (left[:, 0, :, -1] == 255).all()
+    (note,) = splits.notes
+    assert f"hold values from {low:g} to {high:g}; {low:g} became black and {high:g} white (measured" in note
+    assert splits.decoding["value_range"] == [low, high]
+
+
+def test_a_declared_range_is_used_instead(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pictures", lambda path, values: save_png16(path, values), 0, 240)
+    splits = load(folder(value_range=[0, 480]), 0, tmp_path, tmp_path / "cache")
+    assert set(everything(splits).unique().tolist()) == {0, 127}
+    assert "(dataset.value_range)" in splits.notes[0]
+
+
+def test_zero_stays_black_if_little_is_lost_by_it() -> None:
+    assert pictures.range_of(20, 4095) == (0, 4095)
+    assert pictures.range_of(31000, 32000) == (31000, 32000)
+    assert pictures.range_of(7, 7) == (0, 7)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_both_bytes_of_sixteen_bit_channels_count(tmp_path: Path, channels: int) -> None:
+    """Pillow keeps the upper byte: without the lower one, these images are black."""
+    values = np.stack([patterned(3, 0, 240)] * channels, axis=-1)
+    if channels in (2, 4):
+        values[..., -1] = 65535
+    save_png16(tmp_path / "deep.png", values)
+    pixels = decode(tmp_path / "deep.png", describe(12, 12, 3, value_range=(0, 240)))
+    assert set(np.unique(pixels)) == {0, 255}
+
+
+def test_one_bright_pixel_is_reported(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pictures", save_png16, 0, 240)
+    hot = patterned(5, 0, 240)
+    hot[0, 0] = 65535
+    for index in range(8):
+        save_png16(tmp_path / f"pictures/left/hot{index}.png", hot)
+    splits = load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert any("give the range that matters as dataset.value_range" in note for note in splits.notes)
+
+
+def test_transparent_images_are_drawn_on_the_background(tmp_path: Path) -> None:
+    def save(path: Path, values: Any) -> None:
+        image = Image.new("RGBA", (12, 12), (0, 0, 0, 0))
+        image.putalpha(Image.fromarray(values.astype(np.uint8)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+
+    two_classes(tmp_path / "pictures", save, 255, 0)
+    splits = load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert set(everything(splits).unique().tolist()) == {0, 255}
+    assert "20 images have transparent pixels" in splits.notes[0]
+    with pytest.raises(DataError, match=r"all 20 images .* are equal once decoded .*give another dataset\.background"):
+        load(folder(background="black"), 0, tmp_path, tmp_path / "cache")
+
+
+def test_a_class_of_equal_images_is_reported(tmp_path: Path) -> None:
+    for index in range(6):
+        save_image(tmp_path / f"pictures/same/{index}.png", (9, 9, 9))
+        save_image(tmp_path / f"pictures/other/{index}.png", (index, 0, 0))
+    notes = load(folder(), 0, tmp_path, tmp_path / "cache").notes
+    assert "all images of a class are equal once decoded: same" in notes
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        [(0x100, 2, 5, b"text\0"), (0x112, 3, 1, struct.pack("<H", 6))],
+        [(0x112, 3, 1, struct.pack("<H", 6)), (0x11A, 2, 4, b"abc\0")],
+    ],
+    ids=["ImageWidth", "XResolution"],
+)
+def test_a_jpeg_is_turned_although_another_tag_is_broken(tmp_path: Path, tags: Any) -> None:
+    image = Image.new("RGB", (24, 12), (0, 0, 255))
+    image.paste((255, 0, 0), (0, 0, 12, 12))
+    save_jpeg(tmp_path / "odd.jpg", image, *tags)
+    pixels = decode(tmp_path / "odd.jpg", describe(24, 12, 3))
+    assert pixels[0, :8].min() > 200, "the left half must be at the top"
+    assert pixels[0, 16:].max() < 50
+
+
+@pytest.mark.parametrize("error", [struct.error("odd"), TypeError("odd"), KeyError("odd"), AssertionError("odd")])
+def test_whatever_pillow_raises_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(self: Any) -> None:
+        raise error
+
+    two_classes(tmp_path / "pictures", lambda path, values: save_image(path, (int(values[0, 3]) % 255, 1, 2)), 0, 9)
+    save_image(tmp_path / "pictures/left/odd.gif", (1, 2, 3))
+    monkeypatch.setattr("PIL.GifImagePlugin.GifImageFile.load", fail)
+    with pytest.raises(DataError, match=rf"1 damaged images .*left/odd\.gif \({type(error).__name__}: .*odd"):
+        load(folder(), 0, tmp_path, tmp_path / "cache")
+
+
+def test_no_other_program_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "started"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/gs").write_text(f"#!/bin/sh\ntouch {marker}\n")
+    (tmp_path / "bin/gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "1.png").write_bytes(EPS)
+    with pytest.raises(PictureError, match="is not an image of a known format"):
+        decode(tmp_path / "1.png", describe(8, 8, 3))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("side", [8001, 14_000])
+def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(
+    monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    stored = io.BytesIO()
+    Image.new("1", (side, side)).save(stored, "PNG")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda image: pytest.fail("decoded"))
+    with pytest.raises(PictureError, match="must have at most 64 million pixels"):
+        decode(stored.getvalue(), describe(8, 8, 3))
+
+
+def test_damaged_images_are_left_out_on_request(tmp_path: Path) -> None:
+    two_classes(tmp_path / "pictures", save_png16, 0, 240)
+    (tmp_path / "pictures/left/cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "pictures/right/empty.jpg").touch()
+    with pytest.raises(DataError, match="2 damaged images") as refused:
+        load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert all(name in str(refused.value) for name in ("left/cut.png", "right/empty.jpg (is empty)"))
+    splits = load(folder(damaged="skip"), 0, tmp_path, tmp_path / "cache")
+    assert len(everything(splits)) == 20
+    assert splits.notes[0].startswith("2 damaged images were left out: left/cut.png")
+    save_png16(tmp_path / "pictures/right/empty.jpg", patterned(1, 0, 99))
+    assert len(everything(load(folder(damaged="skip"), 0, tmp_path, tmp_path / "cache"))) == 21
+
+
+def test_identical_files_in_two_parts_or_classes_are_reported(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    for index in range(4):
+        save_image(root / f"train/a/{index}.png", (index, 0, 0))
+        save_image(root / f"train/b/{index}.png", (0, index + 1, 0))
+    save_image(root / "test/a/copy.png", (2, 0, 0))
+    save_image(root / "test/b/wrong.png", (3, 0, 0))
+    notes = load(folder(), 0, tmp_path, tmp_path / "cache").notes
+    (leak,) = [note for note in notes if note.startswith("2 files of test are identical to files of train")]
+    assert "test/a/copy.png = train/a/2.png" in leak
+    (conflict,) = [note for note in notes if "in more than one class" in note]
+    assert "test/b/wrong.png is also in a" in conflict
+
+
+def test_names_need_not_be_utf_8(tmp_path: Path) -> None:
+    root = tmp_path / "pictures"
+    for index in range(6):
+        save_image(named(root / "tea", b"caf\xe9%d.png" % index), (index, 0, 0))
+        save_image(named(root, b"caf\xe9") / f"{index}.png", (0, index, 0))
+    splits = load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert splits.class_names == ("caf\\xe9", "tea")
+    assert len(everything(splits)) == 12
+    named(root / "tea", b"d\xe9chir\xe9.png").touch()
+    with pytest.raises(DataError, match=r"tea/d\\xe9chir\\xe9\.png"):
+        load(folder(), 0, tmp_path, tmp_path / "cache")
+
+
+def test_ordinary_pictures_have_the_pixels_of_version_0_1(tmp_path: Path) -> None:
+    """Pillow's own conversion and bilinear resizing, and the upper eight bits of 16."""
+    generator = np.random.default_rng(0)
+    for mode, shape in (("L", (30, 20)), ("RGB", (30, 20, 3)), ("RGBA", (30, 20, 4)), ("CMYK", (30, 20, 4))):
+        values = generator.integers(0, 256, shape, dtype=np.uint8)
+        if mode == "RGBA":
+            values[..., 3] = 255
+        image = Image.fromarray(values, mode)
+        image.save(tmp_path / "one.tif")
+        for channels, target in ((1, "L"), (3, "RGB")):
+            expected = np.asarray(image.convert(target).resize((8, 8), Image.Resampling.BILINEAR)).reshape(8, 8, -1)
+            found = decode(tmp_path / "one.tif", describe(8, 8, channels))
+            assert np.array_equal(found.transpose(1, 2, 0), expected)
+    sixteen = generator.integers(0, 65536, (8, 8))
+    save_png16(tmp_path / "deep.png", sixteen)
+    found = decode(tmp_path / "deep.png", describe(8, 8, 1, value_range=(0, 65535)))
+    assert np.array_equal(found[0], (sixteen // 257).astype(np.uint8))

@@ -1,0 +1,75 @@
+"""Image files as people have them: more than 8 bits, transparent, with broken tags, under names of other encodings."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Array = NDArray[Any]
+#: Of a PNG: number of channels -> its color type.
+PNG_COLORS = {1: 0, 2: 4, 3: 2, 4: 6}
+#: An EPS file, which Pillow would hand to Ghostscript.
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n"
+
+
+def patterned(index: int, low: float, high: float, side: int = 12) -> Array:
+    """A square whose left columns are `low` and whose others are `high`; `index` decides how many are left."""
+    values = np.full((side, side), high, dtype=np.float64)
+    values[:, : 1 + index % (side - 1)] = low
+    return values
+
+
+def save_png16(path: Path, values: Array) -> None:
+    """A PNG with 16 bits for each channel of [H, W] or [H, W, 2..4], which Pillow cannot write in color."""
+    height, width = values.shape[:2]
+    color = PNG_COLORS[1 if values.ndim == 2 else values.shape[2]]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks))
+
+
+def save_tiff(path: Path, values: Array) -> None:
+    """A TIFF of the values' own type: unsigned or signed integers of 8, 16 or 32 bits, or floats of 32 bits."""
+    height, width = values.shape
+    data = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    tags = [
+        (256, width), (257, height), (258, 8 * values.dtype.itemsize), (259, 1), (262, 1),
+        (273, 8), (277, 1), (278, height), (279, len(data)), (339, kind),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0"
+    )
+
+
+def save_jpeg(path: Path, image: Image.Image, *tags: tuple[int, int, int, bytes]) -> None:
+    """A JPEG whose EXIF block has these tags: (tag, type, count, value), as a camera's firmware may write them."""
+    entries, extra = b"", b""
+    offset = 8 + 2 + 12 * len(tags) + 4
+    for tag, kind, count, value in tags:
+        held = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<I", offset + len(extra))
+        extra += b"" if len(value) <= 4 else value
+        entries += struct.pack("<HHI", tag, kind, count) + held
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0" + extra
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, exif=exif, quality=95)
+
+
+def named(folder: Path, name: bytes) -> Path:
+    """A path whose name is these bytes."""
+    return folder / os.fsdecode(name)
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
