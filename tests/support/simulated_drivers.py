@@ -1,4 +1,4 @@
-"""Drivers that are only heartbeats: every launched attempt reports two trials, and does what it is told."""
+"""Drivers that are only heartbeats: every launched attempt reports two trials, and obeys the orders in the answers."""
 
 from __future__ import annotations
 

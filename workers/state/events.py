@@ -112,7 +112,8 @@ def encode(event: Event) -> Entry:
     """The event as a JSON object. Optional fields that are not set are left out."""
     entry: Entry = {"at": event.at, "event": event.name}
     if isinstance(event, WinnerEvaluated):
-        return entry | event.winner.model_dump(mode="json")
+        later = {"model_sha256"} if event.winner.model_sha256 is None else None  # 0.1 stored no digest
+        return entry | event.winner.model_dump(mode="json", exclude=later)
     values = ((field.name, getattr(event, field.name)) for field in fields(event))
     return entry | {name: _plain(value) for name, value in values if value is not None and _is_stored(event, name)}
 

@@ -329,6 +329,7 @@ def test_up_speaks_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     class Running:
         addresses = at
         ignored = ()
+        missing = ()
 
         def watch(self, ended: object) -> None:
             """Ctrl-C comes at once."""

@@ -45,7 +45,8 @@ def test_an_old_journal_gives_the_figures_that_the_old_version_gave(name: str, s
     assert [trial.source for trial in table.trials.values()] == expected["sources"]
     assert [[trial, epoch] for trial, epoch, _ in table.history()] == expected["history"]
     assert (best and best.number) == expected["best"]
-    assert (table.winner and table.winner.model_dump(mode="json")) == expected["winner"]
+    winner = {"model_sha256": None} | expected["winner"] if expected["winner"] else None
+    assert (table.winner and table.winner.model_dump(mode="json")) == winner
     assert recorder.clock.slot_seconds() == pytest.approx(expected["slot_seconds"])
     assert recorder.clock.elapsed_s() == pytest.approx(expected["elapsed_s"])
     recorder.close()

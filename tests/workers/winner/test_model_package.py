@@ -249,4 +249,3 @@ def test_another_process_reproduces_the_test_accuracy_from_the_files(
     correct, images = map(int, done.stdout.split())
     assert (images, correct) == (75, round(accuracy * 75))
     assert 0 < correct < images, "the test would not see a difference"
-    assert not any(name.startswith("rung_model") for name in sys.modules)
