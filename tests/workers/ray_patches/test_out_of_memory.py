@@ -37,6 +37,8 @@ def test_tune_sees_an_actor_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
     with out_of_memory.oom_as_actor_failure():
         (error,) = failed_of(tune_controller.RayActorManager, monkeypatch)
     assert tune_controller.RayActorManager is before
-    failure = from_ray.classify(cloudpickle.loads(cloudpickle.dumps(error)), f"Failure # 1 (occurred at 2026-01-01_00-00-00)\n{error}\n")
+    failure = from_ray.classify(
+        cloudpickle.loads(cloudpickle.dumps(error)), f"Failure # 1 (occurred at 2026-01-01_00-00-00)\n{error}\n"
+    )
     assert failure.kind is ErrorKind.OUT_OF_MEMORY
     assert failure.reason == "OutOfMemoryError: Task was killed due to the node running low on memory."
