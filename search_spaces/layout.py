@@ -3,6 +3,7 @@
 Owns every path below an experiment's folder, once for the service and the workers. It reads and writes nothing.
 
     spec.json  launch-a<N>.json  journal.jsonl  journal.copy.jsonl  tracking.json  model/  pictures/
+    data/dataset.json                     what is known of the data set
     logs/driver-a<N>.log                  the log of the driver of attempt N
     trials/<5 digits>/spec.json           the spec that the trial trains
     trials/<5 digits>/trial.log           its log
@@ -87,6 +88,15 @@ class ExperimentFolder:
     @property
     def plots(self) -> Path:
         return self.root / "pictures"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def data_report(self) -> Path:
+        """What the trials found the data set to be."""
+        return self.data / "dataset.json"
 
     @property
     def logs(self) -> Path:

@@ -283,6 +283,7 @@ class ExperimentAttempt:
             self._recorder.record_end(number, *outcome.of_trial(number))
         self._retrier.call(self._tracker.finish)
         summary = summarize(outcome.phase, outcome.reason, table, self._tracker.ids().runs, self._winner)
+        self._log_data()
         self._retrier.call(lambda: self._tracker.end_parent_run(summary))
 
     def _need_no_slot(self) -> None:
@@ -298,6 +299,16 @@ class ExperimentAttempt:
                 self._tracker.log_folder(folder)
         except Exception as error:
             log.warning("the plots could not be drawn or uploaded: %r", error)
+
+    def _log_data(self) -> None:
+        """Log what is known of the data on the parent run. An error only costs that."""
+        if not self._storage.artifacts.exists(NAMES.data_report):
+            return
+        try:
+            with self._storage.artifacts.local_folder(NAMES.data) as folder:
+                self._tracker.log_folder(folder)
+        except Exception as error:
+            log.warning("what is known of the data could not be uploaded: %r", error)
 
     def _release_slots(self) -> None:
         """Report no trial as running: whatever happened to Tune, no trial holds a slot any more."""

@@ -19,11 +19,13 @@ from pathlib import PurePath
 from typing import Any
 
 from search_spaces.checkpoint_policy import CheckpointPolicy, kept_checkpoints
+from search_spaces.datasets.report import DataReport
 from search_spaces.layout import DAMAGED_JOURNAL_PREFIX, NAMES
 from search_spaces.protocol import LaunchConfig
 from search_spaces.storage.base import ArtifactStore, ExperimentStorage, open_storage
 
 MAX_CHUNK_BYTES = 2**20  # of one answer; a log may have gigabytes
+MAX_REPORT_BYTES = 2**24  # of a report on data: ten thousand classes take 1 MB
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +110,14 @@ class ExperimentFiles:
             with self._artifacts.open_reader(NAMES.trial(trial).spec) as spec:
                 return spec.read(MAX_CHUNK_BYTES).decode()
         except (OSError, UnicodeDecodeError):
+            return None
+
+    def data_report(self) -> DataReport | None:
+        """What the trials found the data set to be; None before one has read it. Raises OSError, ValueError."""
+        try:
+            with self._artifacts.open_reader(NAMES.data_report) as file:
+                return DataReport.model_validate_json(file.read(MAX_REPORT_BYTES))
+        except FileNotFoundError:
             return None
 
     def tracked_runs(self) -> TrackedRuns:

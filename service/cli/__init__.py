@@ -17,6 +17,7 @@ from service.cli import show
 from service.cli import logs
 from service.cli import actions
 from service.cli import specs
+from service.cli import data
 from service.cli import local
 from service.cli import models
 

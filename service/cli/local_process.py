@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from search_spaces.experiment import ExperimentSpec
 from service.cli.printable import dump_json, echo
 from service.client import Client
 from service.contract.errors import ConflictError, InternalError, ValidationFailedError
@@ -67,6 +68,12 @@ def explain(
         error = ValidationFailedError if done.returncode == 2 else InternalError
         echo(dump_json(error(output[-1].removeprefix("rung: ")).document()), err=True)
     return done.returncode
+
+
+def read_data(spec: ExperimentSpec, *, data_root: Path, cache_root: Path) -> dict[str, Any]:
+    """What is known of a spec's data set, as `report`, and the size of the `cache`. Raises ValidationFailedError."""
+    document = spec.model_dump(mode="json", include={"dataset", "seed"})
+    return _answer("workers.data.cli", _roots(data_root, cache_root), document)
 
 
 def verify_model(view: ExperimentView, mlflow_uri: str, out: Path | None) -> dict[str, Any]:

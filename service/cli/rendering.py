@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search_spaces.datasets.report import DataReport
 from service import presentation
 from service.client import Client
 from service.contract.errors import RungError
@@ -88,6 +89,21 @@ def outcome(trial: TrialView) -> str:
 def disk_use(use: DiskUse) -> str:
     """A line on the disk space that an experiment uses."""
     return _line(presentation.disk_use(use))
+
+
+def classes(report: DataReport) -> Table:
+    """One line for each class of a data set."""
+    return _table(presentation.classes(report))
+
+
+def data_lines(report: DataReport) -> list[str]:
+    """What is known of a data set, a line each."""
+    return [_line(fact) for fact in presentation.data(report)]
+
+
+def cache_use(folder: str, size: float) -> str:
+    """A line on the disk space that decoded data sets take."""
+    return _line(presentation.cache_use(folder, size))
 
 
 def _watch_lines(client: Client, experiment_id: str, console: Console, interval_s: float) -> ExperimentView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
@@ -49,16 +50,20 @@ def list_experiments(
 
 @app.command()
 def show(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
-    """Show an experiment: state, best trial, disk use."""
+    """Show an experiment: state, best trial, disk use, data."""
     with report_errors(as_json), connect(url, token) as client:
         view = client.get(experiment)
         show_view(view, as_json)
         if not as_json:
-            from service.cli.rendering import disk_use, outcome
+            from service.cli.rendering import data_lines, disk_use, outcome
+            from service.contract.errors import NotFoundError
 
             if view.best:
                 echo(outcome(client.trial(experiment, view.best.trial)))
             echo(disk_use(client.storage(experiment)))
+            with contextlib.suppress(NotFoundError):  # no trial has read them yet
+                for line in data_lines(client.data(experiment)):
+                    echo(line)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import httpx
 
+from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import TrialSpec
 from search_spaces.protocol import API_PREFIX
 from service.client.encoding import (
@@ -266,6 +267,10 @@ class Client:
     def storage(self, experiment_id: str) -> DiskUse:
         """The disk space that an experiment uses, by kind of file."""
         return self._transport.get(DiskUse, f"{_experiment(experiment_id)}/storage")
+
+    def data(self, experiment_id: str) -> DataReport:
+        """What Rung knows of an experiment's data. Raises NotFoundError before a trial has read them."""
+        return self._transport.get(DataReport, f"{_experiment(experiment_id)}/data")
 
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of a spec."""

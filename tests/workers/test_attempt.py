@@ -63,6 +63,15 @@ def test_a_completed_search_ends_with_a_registered_winner(
     after.close()
 
 
+def test_what_is_known_of_the_data_is_logged_on_the_parent_run(
+    attempt: Callable[..., Attempted], tmp_path: Path
+) -> None:
+    (tmp_path / NAMES.data).mkdir()
+    (tmp_path / NAMES.data_report).write_text("{}")
+    calls = attempt(one_trial).calls
+    assert calls[:4] == ["finish", "register", "finish", "log data"]
+
+
 def test_after_the_final_heartbeat_only_the_plots_of_a_winner_are_logged(attempt: Callable[..., Attempted]) -> None:
     done = attempt(one_trial)
     assert done.calls == ["finish", "register", "finish", f"plots{AFTER}", f"log pictures{AFTER}", f"close{AFTER}"]

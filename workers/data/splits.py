@@ -39,8 +39,8 @@ class Splits:
     gray level, so that a constant channel does not divide by zero. `notes` lists files that were skipped or
     look unusual. Images for training and validation may be a `Subset`, which takes the place of a tensor. `decoding`
     describes how an encoded image becomes such an image: the argument of
-    `search_spaces.datasets.image_folder.pictures.decode`. The tensors are backed by files that trials of one node
-    share in memory.
+    `search_spaces.datasets.image_folder.pictures.decode`. `facts` is what else the reader told. The tensors are backed
+    by files that trials of one node share in memory.
     """
 
     train_images: Tensor
@@ -54,6 +54,7 @@ class Splits:
     load_test: Callable[[], tuple[Tensor, Tensor]] = field(repr=False, compare=False)
     notes: tuple[str, ...] = ()
     decoding: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def test(self) -> tuple[Tensor, Tensor]:
         """Images and labels of the test set, read on demand for the winner only. Raises DataError."""
@@ -89,6 +90,7 @@ def load(dataset: DatasetSpec, split_seed: int, data_root: Path, cache_root: Pat
             load_test=load_test,
             notes=tuple(source.facts.get("notes", ())),
             decoding=source.facts.get("decoding") or _decoding_of(source),
+            facts=source.facts,
         )
 
 

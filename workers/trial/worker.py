@@ -199,5 +199,24 @@ class TrialWorker(tune.Trainable):
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None
             data_root, cache_root = Path(self._config["data_root"]), Path(self._config["cache_root"])
-            self._loaded = key, load(spec.dataset, spec.split_seed, data_root, cache_root)
+            splits = load(spec.dataset, spec.split_seed, data_root, cache_root)
+            self._report(spec, splits, cache_root)
+            self._loaded = key, splits
         return self._loaded[1]
+
+    def _report(self, spec: TrialSpec, splits: Splits, cache_root: Path) -> None:
+        """Write what is known of the data, unless an earlier trial wrote the same."""
+        from workers.data import cache
+        from workers.data.report import report
+
+        found = report(spec.dataset, splits).model_dump_json(indent=2).encode()
+        log.info("the decoded data sets in %s take %.1f MB", cache_root, cache.size_bytes(cache_root) / 1e6)
+        try:
+            if self._artifacts.exists(NAMES.data_report):
+                with self._artifacts.open_reader(NAMES.data_report) as file:
+                    if file.read() == found:
+                        return
+                log.warning("the data set has changed since an earlier trial of this experiment")
+            self._artifacts.write(NAMES.data_report, found)
+        except OSError as error:
+            log.warning("what is known of the data could not be written: %s", error)

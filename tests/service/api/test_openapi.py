@@ -31,6 +31,7 @@ OPERATION_IDS = {
     "send_heartbeat",
     "show_cluster",
     "show_curves",
+    "show_data",
     "show_driver_log",
     "show_experiment",
     "show_health",

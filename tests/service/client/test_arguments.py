@@ -85,6 +85,7 @@ CALLS: dict[str, Callable[[Client, Any], object]] = {
     "curves": lambda rung, experiment_id: rung.curves(experiment_id, 0),
     "logs": lambda rung, experiment_id: rung.logs(experiment_id),
     "follow_logs": lambda rung, experiment_id: list(rung.follow_logs(experiment_id)),
+    "data": lambda rung, experiment_id: rung.data(experiment_id),
     "storage": lambda rung, experiment_id: rung.storage(experiment_id),
     "preset": lambda rung, experiment_id: rung.preset(experiment_id),
     "watch": lambda rung, experiment_id: list(rung.watch(experiment_id)),

@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.layout import BEST, LAST, PREVIOUS, ExperimentFolder
 from search_spaces.protocol import METRICS, ErrorKind
@@ -96,6 +97,24 @@ def test_an_epoch_a_step_with_all_its_figures(config: Callable[..., dict[str, An
     assert first["diverged"] is False
     assert second["validation_accuracy"] > 0.3
     assert names(told) == {BEST, LAST, PREVIOUS, SPEC}
+
+
+def test_the_first_trial_tells_what_the_data_are(
+    config: Callable[..., dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = config()
+    begun(told).step()
+    path = ExperimentFolder(Path(told["storage"])).data_report
+    found = DataReport.model_validate_json(path.read_bytes())
+    assert (found.name, len(found.classes), found.images("test")) == ("digits", 10, 359)
+    before = path.stat().st_mtime_ns
+    begun(config(number=1)).step()
+    assert path.stat().st_mtime_ns == before, "a second trial that finds the same writes nothing"
+    assert "has changed" not in caplog.text
+    path.write_text(found.model_copy(update={"test_sha256": "0" * 64}).model_dump_json())
+    begun(config(number=2)).step()
+    assert DataReport.model_validate_json(path.read_bytes()) == found
+    assert "the data set has changed since an earlier trial" in caplog.text
 
 
 def test_a_killed_trial_resumes_bit_for_bit(config: Callable[..., dict[str, Any]]) -> None:

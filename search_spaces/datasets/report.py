@@ -1,0 +1,47 @@
+"""Report: what Rung knows of a data set once it has been read.
+
+The workers make it, and the service shows it. It must not know how data are read, nor what is shown of it.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class DataReport(BaseModel):
+    """A data set as it was read and split. Ignores unknown fields: newer workers may write more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str = Field(description="Name of the data set, as in the spec.")
+    path: str | None = Field(None, description="Folder of the images, relative to the workers' data root.")
+    classes: list[str] = Field(description="Names of the classes, in the order of the network's outputs.")
+    counts: dict[str, list[int]] = Field(
+        description="Number of images of each class, in the order of `classes`, for each split: `train`, `validation` "
+        "and `test`."
+    )
+    shape: list[int] = Field(description="Channels, height and width of the images that a network gets.")
+    layout: str | None = Field(None, description="Which folders are which splits; null unless images are in folders.")
+    sizes: dict[str, int] = Field(
+        default_factory=dict,
+        description="Number of files for each of the most frequent sizes in pixels, such as `640x480`.",
+    )
+    other_sizes: int = Field(0, description="Number of files of other sizes.")
+    modes: dict[str, int] = Field(
+        default_factory=dict, description="Number of files for each color mode, by Pillow's names, such as `RGB`."
+    )
+    values: list[float] | None = Field(
+        None, description="Smallest and largest value in the training images that are not 8-bit; null if all are."
+    )
+    value_range: list[float] | None = Field(
+        None, description="The values that became black and white in images that are not 8-bit; null if all are."
+    )
+    skipped: int = Field(0, description="Number of damaged files that were left out.")
+    notes: list[str] = Field(default_factory=list, description="What a person should know of the files.")
+    test_sha256: str = Field(
+        description="Digest of the content and the classes of the test images: results are comparable if it is equal."
+    )
+
+    def images(self, split: str) -> int:
+        """The number of images in a split."""
+        return sum(self.counts.get(split, ()))

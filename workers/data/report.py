@@ -1,0 +1,42 @@
+"""Report: what is known of a data set once it is read and split. It must not know who reads the report."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from search_spaces.datasets.base import DatasetSpec
+from search_spaces.datasets.report import DataReport
+from workers.data.splits import Splits
+
+#: Facts of a reader that the report has under the same name.
+SAME_FACTS = ("layout", "sizes", "other_sizes", "modes", "values", "skipped")
+
+
+def report(dataset: DatasetSpec, splits: Splits) -> DataReport:
+    """The report on a data set. Reads the test set to count it, and to digest it where its reader did not."""
+    facts = splits.facts
+    test_images, test_labels = splits.test()
+    labels = {"train": splits.train_labels, "validation": splits.validation_labels, "test": test_labels}
+    known: dict[str, Any] = {name: facts[name] for name in SAME_FACTS if facts.get(name) is not None}
+    return DataReport(
+        name=dataset.name,
+        path=getattr(dataset, "path", None),
+        classes=list(splits.class_names),
+        counts={part: torch.bincount(of, minlength=splits.classes).tolist() for part, of in labels.items()},
+        shape=list(splits.train_images.shape[1:]),
+        value_range=splits.decoding.get("value_range") if facts.get("values") else None,
+        notes=list(splits.notes),
+        test_sha256=facts.get("test_sha256") or _digest(test_images, test_labels),
+        **known,
+    )
+
+
+def _digest(images: Tensor, labels: Tensor) -> str:
+    """A digest of the images and their labels, whatever their order."""
+    pairs = zip(images.numpy(), labels.tolist(), strict=True)
+    lines = sorted(f"{label} {hashlib.sha256(image.tobytes()).hexdigest()}\n" for image, label in pairs)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
