@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from search_spaces.protocol import API_PREFIX
 from service.adapters.cluster_cache import ClusterCache
+from service.adapters.disk_use import DiskUse
 from service.adapters.launcher import BackgroundThread, Launcher, open_launcher
 from service.adapters.mlflow_client import MlflowClient
 from service.adapters.mlflow_probe import MlflowProbe
@@ -98,6 +99,7 @@ def open_context(settings: Settings, launcher: Launcher | None = None) -> AppCon
         launcher=launcher,
         mlflow=mlflow,
         mlflow_probe=MlflowProbe(mlflow),
+        disk_use=DiskUse(),
         wake=threading.Event(),
     )
 

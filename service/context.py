@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from service.adapters.cluster_cache import ClusterCache
+from service.adapters.disk_use import DiskUse
 from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.launcher import Launcher
 from service.adapters.mlflow_client import MlflowClient
@@ -33,6 +34,7 @@ class AppContext:
     launcher: Launcher
     mlflow: MlflowClient
     mlflow_probe: MlflowProbe
+    disk_use: DiskUse
     wake: threading.Event
 
     @property

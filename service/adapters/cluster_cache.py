@@ -12,10 +12,13 @@ from datetime import UTC, datetime
 
 from service.domain.cluster import Cluster
 
+#: What everybody may know of an outage: errors name hosts and paths, and are in the log of the service.
+UNREACHABLE = "Ray does not answer; the log of the service says why"
+
 
 @dataclass(frozen=True)
 class ClusterSnapshot:
-    """The cluster as it was seen once. `cluster` is None while Ray does not answer; `why` is then the reason."""
+    """The cluster as it was seen once. `cluster` is None while Ray does not answer; `why` then says so to everybody."""
 
     cluster: Cluster | None
     why: str
@@ -27,6 +30,7 @@ class ClusterCache:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._snapshot = self._first = ClusterSnapshot(None, "the service has not contacted Ray yet", datetime.now(UTC))
+        self._error = ""
         self._monotonic = monotonic
         self._seen_at = monotonic()
 
@@ -40,8 +44,13 @@ class ClusterCache:
 
     @property
     def unreachable_reason(self) -> str:
-        """Why Ray does not answer; empty while it does, and if it has not been asked yet."""
+        """That Ray does not answer; empty while it does, and if it has not been asked yet."""
         return "" if self._snapshot is self._first else self._snapshot.why
+
+    @property
+    def error(self) -> str:
+        """The last error of an outage, for the log only."""
+        return self._error
 
     @property
     def unreachable_s(self) -> float:
@@ -50,7 +59,7 @@ class ClusterCache:
 
     def record(self, cluster: Cluster) -> None:
         self._seen_at = self._monotonic()
-        self._snapshot = ClusterSnapshot(cluster, "", datetime.now(UTC))
+        self._error, self._snapshot = "", ClusterSnapshot(cluster, "", datetime.now(UTC))
 
-    def record_failure(self, why: str) -> None:
-        self._snapshot = ClusterSnapshot(None, why, datetime.now(UTC))
+    def record_failure(self, error: str) -> None:
+        self._error, self._snapshot = error, ClusterSnapshot(None, UNREACHABLE, datetime.now(UTC))

@@ -91,9 +91,9 @@ def _fields(experiment: Experiment, counts: dict[TrialState, int], mlflow: Mlflo
 
 def _reason(experiment: Experiment, outage: str) -> str:
     if outage and experiment.state == State.QUEUED:
-        return f"waiting for Ray: {outage}"
+        return f"waiting for slots: {outage}"
     if outage and experiment.state in DRIVEN:
-        return "; ".join(filter(None, (experiment.reason, f"the service cannot reach Ray: {outage}")))
+        return "; ".join(filter(None, (experiment.reason, outage)))
     return experiment.reason
 
 

@@ -35,9 +35,8 @@ def find_replayed(session: Session, key: str, body_sha256: str) -> str | None:
     if known is None:
         return None
     if known.body_sha256 != body_sha256:
-        rule = (
-            f"must be a new key: this one was already used for a different request (experiment {known.experiment_id})"
-        )
+        # Not with its experiment, which may be somebody else's.
+        rule = "must be a new key: this one was already used for a different request"
         raise ValidationFailedError(f"{IDEMPOTENCY_KEY}: {rule}", [Problem(IDEMPOTENCY_KEY, rule, shorten(key))])
     return known.experiment_id
 

@@ -126,7 +126,7 @@ class Reconciler:
         try:
             cache.record(self._context.launcher.cluster())
         except ClusterUnreachableError as error:
-            if str(error) != cache.unreachable_reason:
+            if str(error) != cache.error:
                 log.warning("%s", error)
             cache.record_failure(str(error))
         return cache.cluster

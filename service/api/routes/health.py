@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -11,6 +13,11 @@ from service.api.dependencies import CurrentContext
 from service.contract.schemas import Check, Health, Readiness
 from service.store.database import Database
 
+#: What everybody may know of an outage: errors name hosts and paths, and are in the log of the service.
+NO_DATABASE = "the database does not answer; the log of the service says why"
+NO_MLFLOW = "MLflow does not answer; the log of the service says why"
+
+log = logging.getLogger(__name__)
 router = APIRouter(tags=["system"])
 
 
@@ -36,11 +43,12 @@ def show_readiness(context: CurrentContext, response: Response) -> Readiness:
     if not database.ok:
         response.status_code = 503
     snapshot = context.cluster_cache.snapshot
+    mlflow = context.mlflow_probe.unavailable_reason()
     return Readiness(
         ready=database.ok,
         database=database,
         ray=_check(snapshot.why if snapshot.cluster is None else ""),
-        mlflow=_check(context.mlflow_probe.unavailable_reason()),
+        mlflow=_check(mlflow and NO_MLFLOW),
     )
 
 
@@ -52,5 +60,6 @@ def _outage(database: Database) -> str:
     try:
         database.ping()
     except SQLAlchemyError as error:
-        return str(error).splitlines()[0] or type(error).__name__
+        log.warning("the database does not answer: %s", error)
+        return NO_DATABASE
     return ""

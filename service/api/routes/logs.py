@@ -64,8 +64,8 @@ def show_trial_log(visible: VisibleExperiment, trial: TrialNumber, query: Annota
     responses={200: headers.success("The sizes."), **error_responses(NotFoundError)},
 )
 def show_storage(visible: VisibleExperiment) -> DiskUse:
-    """Returns the size of the experiment's files by kind. The service counts them during the request."""
+    """Returns the size of the experiment's files by kind, counted within the last minute."""
     with visible.read() as (_, experiment):
         files = visible.context.files(experiment.id)
-    sizes = files.sizes()
+    sizes = visible.context.disk_use.sizes(files)
     return DiskUse(folder=files.address, total_bytes=sum(sizes.values()), bytes_by_kind=sizes)

@@ -53,7 +53,8 @@ def test_an_unavailable_database_is_503_until_it_is_back(world: World, postgres:
         assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
         assert answer.headers["retry-after"] == "2"
     ready = world.client.get("/readyz")
-    assert (ready.status_code, ready.json()["database"]["ok"]) == (503, False)
+    why = "the database does not answer; the log of the service says why"
+    assert (ready.status_code, ready.json()["database"]) == (503, {"ok": False, "detail": why, "why": why})
     postgres.start()
     assert [item["id"] for item in world.client.get(EXPERIMENTS).json()["items"]] == [one]
 

@@ -42,8 +42,8 @@ def test_nothing_changes_while_ray_is_unreachable(world: World, clock: Clock) ->
     world.reconciler.reconcile_once()
     assert (world.show(running)["state"], world.show(waiting)["state"]) == ("RUNNING", "QUEUED")
     assert [world.show(one)["reason"] for one in (running, waiting)] == [
-        "the service cannot reach Ray: connection refused",
-        "waiting for Ray: connection refused",
+        "Ray does not answer; the log of the service says why",
+        "waiting for slots: Ray does not answer; the log of the service says why",
     ]
     listed = world.client.get("/api/v1/experiments").json()["items"]
     assert {one["id"]: one["reason"] for one in listed} == {

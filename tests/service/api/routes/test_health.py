@@ -21,7 +21,9 @@ def test_health_and_readiness(client: httpx.Client, reconciler: Reconciler, laun
     reconciler.reconcile_once()
     assert client.get("/readyz").json()["ray"] == {
         "ok": False,
-        "detail": "connection refused",
-        "why": "connection refused",
+        "detail": "Ray does not answer; the log of the service says why",
+        "why": "Ray does not answer; the log of the service says why",
     }
-    assert client.get("/readyz").json()["mlflow"]["ok"] is False
+    assert client.get("/api/v1/cluster").json()["detail"] == "Ray does not answer; the log of the service says why"
+    why = "MLflow does not answer; the log of the service says why"
+    assert client.get("/readyz").json()["mlflow"] == {"ok": False, "detail": why, "why": why}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from service.adapters.experiment_files import ExperimentFiles, FileKind
 from service.settings import Settings
 from tests.support.world import World
 
@@ -137,12 +138,17 @@ def test_a_bad_offset_limit_or_attempt_is_refused(world: World, query: dict[str,
 def test_disk_use_is_counted_by_kind_of_file(world: World, settings: Settings) -> None:
     one = world.started()
     address = f"/api/v1/experiments/{one}/storage"
-    before = world.client.get(address).json()["bytes_by_kind"]
+    before = ExperimentFiles(f"{settings.storage_root}/{one}").sizes()
     write(settings, one, "trials/00000/last.pt", b"x" * 500)
     write(settings, one, "logs/driver-a1.log", b"x" * 20)
     found = world.client.get(address).json()
-    assert (found["folder"], found["total_bytes"]) == (str(Path(settings.storage_root) / one), 520 + before["other"])
+    assert (found["folder"], found["total_bytes"]) == (
+        str(Path(settings.storage_root) / one),
+        520 + before[FileKind.OTHER],
+    )
     assert found["bytes_by_kind"] == {
         "checkpoints": 500, "model": 0, "logs": 20, "pictures": 0, "journal": 0, "damaged": 0,
-        "other": before["other"],
+        "other": before[FileKind.OTHER],
     }  # fmt: skip
+    write(settings, one, "logs/driver-a1.log", b"x" * 20)
+    assert world.client.get(address).json() == found, "files are counted once a minute"
