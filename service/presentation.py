@@ -142,8 +142,8 @@ def classes(report: DataReport) -> Table:
     return Table(("class", *splits), (*rows, sums), numeric=frozenset(range(1, len(splits) + 1)))
 
 
-def data(report: DataReport, most_classes: int = 10) -> list[Fact]:
-    """What is known of a data set."""
+def data(report: DataReport, warnings: Sequence[str] = (), most_classes: int = 10) -> list[Fact]:
+    """What is known of a data set, without the notes that are among the warnings already."""
     names = ", ".join(report.classes[:most_classes])
     more = f" and {len(report.classes) - most_classes} more" if len(report.classes) > most_classes else ""
     images = ", ".join(f"{report.images(split)} {split}" for split in report.counts)
@@ -162,7 +162,7 @@ def data(report: DataReport, most_classes: int = 10) -> list[Fact]:
         used = f"; {' and '.join(map(figure, report.value_range))} are black and white" if report.value_range else ""
         lines.append(Fact("values", f"{low} to {high}{used}"))
     lines.append(Fact("test set", f"sha256 {report.test_sha256}"))
-    return lines + [Fact("note", note) for note in report.notes]
+    return lines + [Fact("note", note) for note in report.notes if f"dataset: {note}" not in warnings]
 
 
 def cache_use(folder: str, size: float) -> Fact:

@@ -96,9 +96,9 @@ def classes(report: DataReport) -> Table:
     return _table(presentation.classes(report))
 
 
-def data_lines(report: DataReport) -> list[str]:
-    """What is known of a data set, a line each."""
-    return [_line(fact) for fact in presentation.data(report)]
+def data_lines(report: DataReport, warnings: Sequence[str] = ()) -> list[str]:
+    """What is known of a data set, a line each, without the notes that are among the warnings already."""
+    return [_line(fact) for fact in presentation.data(report, warnings)]
 
 
 def cache_use(folder: str, size: float) -> str:

@@ -62,7 +62,7 @@ def show(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: As
                 echo(outcome(client.trial(experiment, view.best.trial)))
             echo(disk_use(client.storage(experiment)))
             with contextlib.suppress(NotFoundError):  # no trial has read them yet
-                for line in data_lines(client.data(experiment)):
+                for line in data_lines(client.data(experiment), view.warnings):
                     echo(line)
 
 

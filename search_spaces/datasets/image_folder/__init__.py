@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from search_spaces.datasets.base import DataError, DatasetReader, DatasetSpec
+from search_spaces.datasets.image_folder import checks
 from search_spaces.datasets.image_folder.layout import TooManyEntriesError, find_images
 from search_spaces.datasets.image_folder.reader import ImageFolderReader
 from search_spaces.domains import Integer, Number
@@ -113,6 +114,17 @@ class ImageFolder(DatasetSpec):
             yield Problem("dataset.path", f"must be a folder of images in classes: {error}", self.path)
         except TooManyEntriesError:
             return  # the workers list it once, when the first trial starts
+
+    def warnings(self, data_root: Path) -> Iterator[str]:
+        try:
+            found = find_images(data_root / self.path, self.test_fraction, MAX_LISTED)
+        except DataError:
+            return  # one of the problems, if the data root is the workers'
+        except TooManyEntriesError:
+            yield f"dataset: {self.path} has more than {MAX_LISTED:,} entries; the first trial checks them"
+            return
+        for note in checks.notes(found, self.validation_fraction):
+            yield f"dataset: {note}"
 
     def keeps_labels_mirrored(self) -> bool:
         return self.mirror_safe

@@ -18,18 +18,24 @@ LISTED_SIZES = 5  # in the facts; the other sizes are counted
 
 
 @dataclass(frozen=True)
-class Record:
-    """One decoded image. `part` and `label` are where it belongs; the rest is of `pictures.Picture`."""
+class File:
+    """One file. `part` and `label` are where it belongs."""
 
     part: str
     label: int
     name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Record(File):
+    """One decoded image: what is known of its file, and what `pictures.Picture` says of it."""
+
     shape: tuple[int, int]
     mode: str
     deep: bool
     composited: bool
     frames: bool
-    sha256: str
 
 
 def notes(records: Sequence[Record], class_names: Sequence[str], constant: Sequence[int]) -> Iterator[str]:
@@ -43,7 +49,7 @@ def notes(records: Sequence[Record], class_names: Sequence[str], constant: Seque
         yield f"{len(several)} files hold several images, of which the first was read: {listed(several)}"
     if constant:
         yield f"all images of a class are equal once decoded: {listed(class_names[label] for label in constant)}"
-    yield from _identical(records, class_names)
+    yield from identical(records, class_names)
 
 
 def facts(records: Sequence[Record]) -> dict[str, Any]:
@@ -78,9 +84,9 @@ def _unusual_sizes(records: Sequence[Record]) -> Iterator[str]:
         yield f"{len(unusual)} images of unusual size were resized like the others: {listed(unusual)}"
 
 
-def _identical(records: Sequence[Record], class_names: Sequence[str]) -> Iterator[str]:
+def identical(records: Sequence[File], class_names: Sequence[str]) -> Iterator[str]:
     """The same file in two parts makes a result better than it is; in two classes, one of its labels is wrong."""
-    first: dict[tuple[str, str], Record] = {}
+    first: dict[tuple[str, str], File] = {}
     for record in records:
         first.setdefault((record.part, record.sha256), record)
     for part, earlier, consequence in (
@@ -105,7 +111,7 @@ def _identical(records: Sequence[Record], class_names: Sequence[str]) -> Iterato
         yield f"{len(conflicts)} files are in more than one class: {listed(conflicts)}"
 
 
-def _labels(records: Sequence[Record]) -> Mapping[str, set[int]]:
+def _labels(records: Sequence[File]) -> Mapping[str, set[int]]:
     labels: dict[str, set[int]] = {}
     for record in records:
         labels.setdefault(record.sha256, set()).add(record.label)

@@ -222,12 +222,12 @@ def _decode(found: FoundImages, destination: Destination, description: dict[str,
                     part,
                     label,
                     found.name(path),
+                    picture.sha256,
                     picture.shape,
                     picture.mode,
                     picture.levels is not None,
                     picture.composited,
                     picture.frames,
-                    picture.sha256,
                 )
             )
     decoded.levels = (min(lows), max(highs)) if lows else None

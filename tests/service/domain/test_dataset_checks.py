@@ -7,7 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from search_spaces.datasets import CIFAR10, Digits, FashionMNIST, ImageFolder
+from search_spaces.datasets import CIFAR10, Digits, FashionMNIST, ImageFolder, image_folder
+from search_spaces.datasets.image_folder import checks
 from search_spaces.problems import SpecError
 from service.domain import dataset_checks
 from service.settings import Settings
@@ -72,3 +73,64 @@ def test_a_layout_that_cannot_be_used_is_refused_before_anything_waits_for_it(
     (error,) = answer.json()["errors"]
     assert error["field"] == "dataset.path"
     assert "test must have images in class folders (got no folders, 1 images)" in error["rule"]
+
+
+def fill(root: Path, *paths: str) -> None:
+    """Files of different content, which no check decodes."""
+    for number, path in enumerate(paths):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(f"{number}".encode())
+
+
+def test_what_the_names_tell_is_a_warning(client: httpx.Client, settings: Settings) -> None:
+    """All before a trial starts: what was left out, what a split lacks, and how little a small set measures."""
+    root = settings.data_root / "birds"
+    fill(root, *(f"train/{name}/{index}.png" for name in ("owl", "wren") for index in range(30)))
+    fill(root, "val/owl/1.png", "val/wren/1.png", "Test/owl/1.png", "Test/owl/2.png", "train/owl/notes.txt")
+    document = {"name": "x", "dataset": {"name": "image_folder", "path": "birds"}}
+    answer = client.post("/api/v1/experiments", params={"validate_only": True}, json=document)
+    assert answer.status_code == 200
+    warnings = answer.json()["warnings"]
+    for sentence in (
+        "dataset: 1 files that are not images were left out: train/owl/notes.txt",
+        "dataset: train is the train set, val is the validation set, Test is the test set; validation_fraction is not "
+        "used",
+        "dataset: the test set has no images of wren",
+        "dataset: the validation set has about 2 images: one is 50 % of the accuracy by which trials are compared",
+        "dataset: the test set has about 2 images: one is 50 % of the accuracy that is reported",
+    ):
+        assert sentence in warnings
+
+
+def test_files_that_are_in_two_sets_are_a_warning(tmp_path: Path) -> None:
+    root = tmp_path / "birds"
+    names = [
+        f"{part}/{name}/{index}.png" for part in ("train", "test") for name in ("owl", "wren") for index in range(9)
+    ]
+    fill(root, *names)
+    (root / "test/owl/5.png").write_bytes((root / "train/owl/3.png").read_bytes())
+    (root / "train/wren/2.png").write_bytes((root / "train/owl/4.png").read_bytes())
+    found = dataset_checks.warnings(ImageFolder(path="birds"), tmp_path)
+    assert [warning for warning in found if "identical" in warning or "than one class" in warning] == [
+        "dataset: 1 files of test are identical to files of train and validation, so the test result looks better than "
+        "it is: test/owl/5.png = train/owl/3.png",
+        "dataset: 2 files are in more than one class: train/owl/4.png is also in wren, train/wren/2.png is also in owl",
+    ]
+
+
+def test_little_is_read_before_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes are counted, not the seconds: files of one size, more than may be compared."""
+    monkeypatch.setattr(checks, "MAX_COMPARED_FILES", 10)
+    fill(tmp_path / "birds", *(f"{name}/{index}.png" for name in ("owl", "wren") for index in range(100)))
+    read: list[Path] = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or real(path))
+    dataset_checks.warnings(ImageFolder(path="birds"), tmp_path)
+    assert len(read) == 10
+    monkeypatch.setattr(checks, "MAX_COMPARED_BYTES", 5)
+    dataset_checks.warnings(ImageFolder(path="birds"), tmp_path)
+    assert len(read) == 15
+    monkeypatch.setattr(image_folder, "MAX_LISTED", 50)
+    (warning,) = dataset_checks.warnings(ImageFolder(path="birds"), tmp_path)
+    assert "birds has more than 50 entries" in warning
+    assert len(read) == 15
