@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from service.contract.errors import SEE_LOG
 from service.domain.cluster import Cluster
 
-#: What everybody may know of an outage: errors name hosts and paths, and are in the log of the service.
-UNREACHABLE = "Ray does not answer; the log of the service says why"
+#: What everybody may know of an outage.
+UNREACHABLE = f"Ray does not answer; {SEE_LOG}"
 
 
 @dataclass(frozen=True)

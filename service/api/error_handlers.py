@@ -20,6 +20,7 @@ from service.api import headers
 from service.api.security_headers import HEADERS as SECURITY_HEADERS
 from service.contract.errors import (
     MEDIA_TYPE,
+    SEE_LOG,
     BadRequestError,
     DiskFullError,
     InternalError,
@@ -72,6 +73,12 @@ def error_responses(*classes: type[RungError]) -> dict[int | str, dict[str, Any]
         }
         for cls in classes
     }
+
+
+def unavailable(failure: str, error: Exception) -> UnavailableError:
+    """What to answer when something that the service needs failed; the error itself is logged."""
+    log.warning("%s: %s", failure, error)
+    return UnavailableError(f"{failure}; {SEE_LOG}")
 
 
 def _respond(_request: Request, error: RungError) -> Response:

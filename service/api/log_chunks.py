@@ -10,8 +10,9 @@ from search_spaces.protocol import ENDED_TRIAL_STATES
 from service.adapters import experiment_files
 from service.adapters.experiment_files import TextChunk
 from service.adapters.launcher import ClusterUnreachableError
+from service.api.error_handlers import unavailable
 from service.context import AppContext
-from service.contract.errors import NotFoundError, UnavailableError
+from service.contract.errors import NotFoundError
 from service.contract.schemas import LogChunk
 from service.contract.states import ACTIVE, OPEN
 from service.store.models import Attempt, Experiment, Trial
@@ -26,13 +27,12 @@ def of_driver(context: AppContext, attempt: Attempt, offset: int, limit: int) ->
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise _unreadable(attempt.id, error) from None
+        raise unavailable(f"the log of {attempt.id} cannot be read", error) from None
     try:
         kept = context.launcher.logs(attempt.id).encode()
     except ClusterUnreachableError as error:
-        raise UnavailableError(
-            f"{attempt.id} has no log in its folder, and Ray's copy of its output cannot be read: {error}"
-        ) from None
+        failure = f"{attempt.id} has no log in its folder, and Ray's copy of its output cannot be read"
+        raise unavailable(failure, error) from None
     if not kept:
         raise NotFoundError(f"{attempt.id} has no log{'' if ended else ' yet'}, neither in its folder nor in Ray")
     chunk = experiment_files.decode_chunk(kept[offset : offset + limit], offset, len(kept), ended)
@@ -48,7 +48,7 @@ def of_trial(context: AppContext, experiment: Experiment, trial: Trial, offset: 
     except FileNotFoundError:
         raise NotFoundError(f"{which} is {trial.state} and has no log{'' if ended else ' yet'}") from None
     except OSError as error:
-        raise _unreadable(which, error) from None
+        raise unavailable(f"the log of {which} cannot be read", error) from None
 
 
 def no_driver_log(experiment: Experiment, attempt: int | None) -> NotFoundError:
@@ -57,10 +57,6 @@ def no_driver_log(experiment: Experiment, attempt: int | None) -> NotFoundError:
         return NotFoundError(f"experiment {experiment.id} has no attempt {attempt}; it has {experiment.attempt} so far")
     why = experiment.reason or "it has not been started"
     return NotFoundError(f"experiment {experiment.id} has no driver whose log could be read: {why}")
-
-
-def _unreadable(which: str, error: OSError) -> UnavailableError:
-    return UnavailableError(f"the log of {which} cannot be read: {error}")
 
 
 def _response(chunk: TextChunk, ended: bool, attempt: int | None = None) -> LogChunk:

@@ -20,7 +20,7 @@ from service.cleanup import finalizer
 from service.cleanup.finalizer import EndedExperiment, Finalizer, RetryLaterError
 from service.cleanup.retention import Retention
 from service.context import AppContext, utc_now
-from service.contract.errors import UnavailableError
+from service.contract.errors import SEE_LOG, UnavailableError
 from service.contract.states import ENDED, State
 from service.store.leases import HeldLease, LeaseLostError
 from service.store.models import Experiment
@@ -109,7 +109,7 @@ class CleanupWorker:
                 self._unavailable_at = self._monotonic()
             else:
                 self._put_off(ended)
-            self._finalizer.report_blocker(held, ended, error.detail)
+            self._finalizer.report_blocker(held, ended, f"MLflow is unavailable; {SEE_LOG}")
             return not unavailable
         except RetryLaterError as error:
             log.info("experiment %s waits: %s", ended.id, error)
@@ -117,11 +117,11 @@ class CleanupWorker:
         except OSError as error:
             log.warning("could not remove the files of experiment %s: %s", ended.id, error)
             self._put_off(ended)
-            self._finalizer.report_blocker(held, ended, f"could not remove its files: {error}")
-        except Exception as error:
+            self._finalizer.report_blocker(held, ended, f"could not remove its files; {SEE_LOG}")
+        except Exception:
             log.exception("could not finalize experiment %s", ended.id)
             self._put_off(ended)
-            self._finalizer.report_blocker(held, ended, f"internal error: {error!r}"[:500].replace("\0", ""))
+            self._finalizer.report_blocker(held, ended, f"internal error; {SEE_LOG}")
         else:
             self._failures.pop(ended.id, None)
             self._due_at.pop(ended.id, None)

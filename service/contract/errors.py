@@ -32,6 +32,8 @@ from search_spaces.problems import Problem, shorten
 
 MEDIA_TYPE = "application/problem+json"
 PREFIX = "urn:rung:problem:"
+#: Ends what everybody may know of an outage: errors of other systems name hosts, paths and queries, and are logged.
+SEE_LOG = "the log of the service says why"
 
 
 class FieldError(BaseModel):

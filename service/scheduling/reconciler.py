@@ -33,6 +33,7 @@ from search_spaces.upgrade import upgrade
 from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.launcher import ClusterUnreachableError
 from service.context import AppContext, utc_now
+from service.contract.errors import SEE_LOG
 from service.contract.states import OPEN, State
 from service.domain import attempts, continuation, experiments
 from service.domain.cluster import Cluster
@@ -240,9 +241,9 @@ class Reconciler:
             self._context.launcher.launch(launch)
             log.info("launched %s with %d slots", launch.attempt_id, launch.slots)
         except (ClusterUnreachableError, OSError) as error:
-            failure = sanitize_text(f"the driver could not be started: {error}")
+            failure = f"the driver could not be started; {SEE_LOG}"
             blocked = sanitize_text(self._why_blocked(error, files))
-            log.warning("%s: %s%s", launch.attempt_id, failure, blocked and f"; {blocked}")
+            log.warning("%s could not be started: %s%s", launch.attempt_id, error, blocked and f"; {blocked}")
         now = self._clock()
         with self._context.database.write() as session:
             assert_held(session, held, now)

@@ -8,7 +8,7 @@ from search_spaces.datasets.report import DataReport
 from search_spaces.protocol import API_PREFIX
 from service.api import headers
 from service.api.access import VisibleExperiment
-from service.api.error_handlers import error_responses
+from service.api.error_handlers import error_responses, unavailable
 from service.contract.errors import NotFoundError, UnavailableError
 
 router = APIRouter(prefix=f"{API_PREFIX}/experiments/{{experiment_id}}", tags=["experiments"])
@@ -29,7 +29,7 @@ def show_data(visible: VisibleExperiment) -> DataReport:
     try:
         report = files.data_report()
     except (OSError, ValueError) as error:
-        raise UnavailableError(f"what is known of the data of {experiment.id} cannot be read: {error}") from None
+        raise unavailable(f"what is known of the data of {experiment.id} cannot be read", error) from None
     if report is None:
         raise NotFoundError(f"experiment {experiment.id} is {state}, and no trial has read its data")
     return report

@@ -10,12 +10,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from search_spaces.protocol import API_PREFIX
 from service.api import headers
 from service.api.dependencies import CurrentContext
+from service.contract.errors import SEE_LOG
 from service.contract.schemas import Check, Health, Readiness
 from service.store.database import Database
 
-#: What everybody may know of an outage: errors name hosts and paths, and are in the log of the service.
-NO_DATABASE = "the database does not answer; the log of the service says why"
-NO_MLFLOW = "MLflow does not answer; the log of the service says why"
+#: What everybody may know of an outage.
+NO_DATABASE = f"the database does not answer; {SEE_LOG}"
+NO_MLFLOW = f"MLflow does not answer; {SEE_LOG}"
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["system"])

@@ -12,7 +12,7 @@ from search_spaces.protocol import API_PREFIX, MAX_NUMBER, TrialState
 from service.api import etags, headers, pagination, serializers
 from service.api.access import EditableExperiment, VisibleExperiment
 from service.api.dependencies import TEXT, TrialNumber
-from service.api.error_handlers import error_responses
+from service.api.error_handlers import error_responses, unavailable
 from service.api.pagination import Paging
 from service.contract.errors import (
     BadRequestError,
@@ -106,7 +106,10 @@ def show_curves(visible: VisibleExperiment, trial: TrialNumber) -> Curves:
         row = trials.find(session, experiment, trial)
     if row.mlflow_run_id is None:
         raise NotFoundError(f"trial {trial} of experiment {experiment.id} has no curve yet")
-    metrics = visible.context.mlflow.curves(row.mlflow_run_id)
+    try:
+        metrics = visible.context.mlflow.curves(row.mlflow_run_id)
+    except UnavailableError as error:
+        raise unavailable("MLflow is unavailable", error) from None
     return Curves(trial=trial, mlflow_run_id=row.mlflow_run_id, metrics=metrics)
 
 

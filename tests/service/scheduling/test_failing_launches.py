@@ -32,7 +32,7 @@ def test_a_failed_launch_does_not_count_as_a_lost_attempt(
             world.reconciler.reconcile_once()
             view = world.show(one)
             assert view["state"] == "QUEUED"
-            assert "the driver could not be started: 500 Internal Server Error" in view["reason"]
+            assert "the driver could not be started; the log of the service says why" in view["reason"]
             clock.sleep(wait_s - 1)
             world.reconciler.reconcile_once()
             assert len(world.show(one)["attempts"]) == len(view["attempts"]), "it did not wait"

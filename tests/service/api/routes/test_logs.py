@@ -61,7 +61,7 @@ def test_the_output_of_a_driver_without_a_log_file_is_read_from_ray(world: World
     world.launcher.printed[f"exp-{one}-a1"] = "ModuleNotFoundError: größer"
     assert logs(world, one)["text"] == "ModuleNotFoundError: größer"
     world.launcher.unreachable = True
-    assert "Ray's copy of its output cannot be read" in logs(world, one, status=503)
+    assert "Ray's copy of its output cannot be read; the log of the service says why" in logs(world, one, status=503)
 
 
 def test_an_experiment_without_a_driver_has_no_log_and_says_why(world: World) -> None:
@@ -104,8 +104,8 @@ def test_a_log_that_cannot_be_read_is_unavailable(world: World, settings: Settin
     world.beat(one, {"phase": "searching", "trials": [world.line(0)]})
     for name in ("logs/driver-a1.log", "trials/00000/trial.log"):
         (Path(settings.storage_root) / one / name).mkdir(parents=True)
-    assert f"the log of exp-{one}-a1 cannot be read" in logs(world, one, status=503)
-    assert f"the log of trial 0 of experiment {one} cannot be read" in logs(world, one, "/trials/0", status=503)
+    assert f"the log of exp-{one}-a1 cannot be read; the log of the service says why" in logs(world, one, status=503)
+    assert f"the log of trial 0 of experiment {one} cannot be read; " in logs(world, one, "/trials/0", status=503)
 
 
 def test_a_link_in_the_place_of_a_log_is_not_followed(world: World, settings: Settings, tmp_path: Path) -> None:
