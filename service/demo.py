@@ -28,7 +28,7 @@ from service.client import Client
 from service.contract.errors import RungError
 from service.contract.schemas import ExperimentView
 from service.contract.states import State
-from service.presentation import best_first
+from service.presentation import best_first, searched_parameters
 
 PRESET = "digits-quick"
 
@@ -79,7 +79,8 @@ def _search(client: Client, console: Console) -> bool:
 def _report(client: Client, view: ExperimentView, console: Console, seconds: float) -> None:
     trials = list(client.trials(view.id, sort=best_first(view), limit=10))
     console.print("\nLeaderboard", style="bold")
-    console.print(leaderboard(trials, view.metric, console.width))
+    searched = searched_parameters(view.spec.get("search_space"))
+    console.print(leaderboard(trials, view.metric, console.width, searched))
     if view.best and trials:
         console.print("\nBest configuration", style="bold")
         for name, value in sorted(trials[0].parameters.items()):
@@ -103,7 +104,7 @@ def _succeeded(view: ExperimentView, console: Console) -> bool:
 
 
 def _say_where(at: stack.Addresses, console: Console) -> None:
-    console.print(f"\n  API docs  {at.service}/docs\n  MLflow    {at.mlflow}", soft_wrap=True)
+    console.print(f"\n  Service   {at.service}\n  API docs  {at.service}/docs\n  MLflow    {at.mlflow}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ colors, no markup.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from search_spaces.datasets.report import DataReport
+from search_spaces.domains import KEYWORDS
 from search_spaces.protocol import ENDED_TRIAL_STATES
-from search_spaces.sampling import NOT_APPLICABLE
+from search_spaces.sampling import NOT_APPLICABLE, flatten
 from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
 from service.contract.states import State
 
@@ -35,7 +37,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Trials in the order given: what every trial has, the parameters in which they differ, and why each stopped."""
+    """Trials in the order given: what every trial has, its parameters, and why each stopped."""
 
     trials: Table
     parameters: Table
@@ -50,9 +52,10 @@ class Fact:
     text: str
 
 
-def leaderboard(trials: Sequence[TrialView], metric: str) -> Leaderboard:
-    """`at` is the epoch of the best value."""
-    names = differing_parameters(trials)
+def leaderboard(trials: Sequence[TrialView], metric: str, searched: Collection[str] = ()) -> Leaderboard:
+    """`at` is the epoch of the best value. Of the parameters, the `searched` ones have a column where the trials have
+    any; without them, those in which the trials differ."""
+    names = shown_parameters(trials, searched) or differing_parameters(trials)
     fixed = tuple(
         (str(trial.trial), str(trial.state), str(trial.epoch), figure(trial.best_value), figure(trial.best_epoch))
         for trial in trials
@@ -113,9 +116,18 @@ def facts(view: ExperimentView) -> list[Fact]:
         lines.append(Fact("best", f"trial {view.best.trial}, {view.metric} {figure(view.best.value)}"))
     if view.winner and view.winner.get("test_accuracy") is not None:
         lines.append(Fact("test", f"accuracy {figure(view.winner['test_accuracy'])}"))
+    lines.append(Fact("controls", controls(view)))
     if view.mlflow_url:
         lines.append(Fact("MLflow", view.mlflow_url))
     return lines + [Fact("warning", warning) for warning in view.warnings]
+
+
+def controls(view: ExperimentView) -> str:
+    """What `rung change` can change, as it is written there; null where there is no limit."""
+    budget = {f"budget.{name}": value for name, value in view.controls["budget"].items() if value is not None}
+    plain = {name: value for name, value in view.controls.items() if name != "budget"}
+    values = {**plain, **(budget or {"budget": None})}
+    return " ".join(f"{name}={'null' if value is None else figure(value)}" for name, value in values.items())
 
 
 def trial_outcome(trial: TrialView) -> Fact:
@@ -173,7 +185,7 @@ def cache_use(folder: str, size: float) -> Fact:
 def progress(view: ExperimentView) -> str:
     """State, progress and the best value on one line."""
     words: list[str] = [view.state, view.phase if view.state == State.RUNNING else ""]
-    words.append(f"{ended_trials(view)}/{view.num_samples} trials")
+    words.append(f"{ended_trials(view)}/{counted(view.num_samples, 'trial')}")
     if view.best:
         words.append(f"best {figure(view.best.value)} (trial {view.best.trial})")
     words.append(one_line(view.reason))
@@ -204,7 +216,52 @@ def differing_parameters(trials: Sequence[TrialView]) -> list[str]:
         return last != "kind" and has_one_value and len(values.get(f"{family}.kind", ())) > 1
 
     varied = [name for name in names if len(values[name]) > 1 and not is_implied(name)]
-    return sorted(varied, key=lambda name: (name not in FIRST_PARAMETERS, not name.endswith(".kind"), name))
+    return sorted(varied, key=_column_order)
+
+
+def shown_parameters(trials: Sequence[TrialView], searched: Collection[str]) -> list[str]:
+    """Names of the searched parameters that any of the trials has."""
+    names = {name for trial in trials for name, value in trial.parameters.items() if value != NOT_APPLICABLE}
+    return sorted(names & set(searched), key=_column_order)
+
+
+def searched_parameters(space: Any) -> set[str]:
+    """Names of the parameters that have a domain in the search space of a complete spec, as trials name them.
+
+    Of a choice of blocks, these are the kind and what differs between alternatives of one kind.
+    """
+    return set(_searched(space, ""))
+
+
+def _searched(node: Any, path: str) -> Iterator[str]:
+    if not isinstance(node, dict):
+        if isinstance(node, list) and any(isinstance(item, dict) for item in node):
+            yield path
+        return
+    keyword = next(iter(node)) if len(node) == 1 else None
+    if keyword not in KEYWORDS:
+        for name, value in node.items():
+            yield from _searched(value, f"{path}.{name}" if path else name)
+        return
+    alternatives = node[keyword]
+    blocks = [item for item in alternatives if isinstance(item, dict) and not KEYWORDS & item.keys()]
+    if keyword != "choice" or len(blocks) < len(alternatives):
+        yield path
+    by_kind: dict[Any, list[dict[str, Any]]] = {}
+    for block in blocks:
+        yield from _searched(block, path)
+        by_kind.setdefault(block.get("kind"), []).append(block)
+    if len(by_kind) > 1:
+        yield f"{path}.kind"
+    for same in by_kind.values():
+        first, *others = map(flatten, same)
+        for name, value in ((name, value) for other in others for name, value in other.items()):
+            if first.get(name) != value and not KEYWORDS & set(name.split(".")):
+                yield f"{path}.{name}"
+
+
+def _column_order(name: str) -> tuple[bool, bool, str]:
+    return name not in FIRST_PARAMETERS, not name.endswith(".kind"), name
 
 
 def short_name(name: str, names: Sequence[str]) -> str:
@@ -213,6 +270,11 @@ def short_name(name: str, names: Sequence[str]) -> str:
     if last == "kind":
         return family
     return name if sum(other.rpartition(".")[2] == last for other in names) > 1 else last
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def one_line(text: str) -> str:

@@ -135,10 +135,12 @@ def delete(
     `mlflow gc` on the MLflow server to remove them.
     """
     with report_errors(as_json), connect(url, token) as client:
+        from service.presentation import counted
+
         view = client.get(experiment)
         if not yes:
-            trials = sum(view.trials.values())
-            typer.confirm(f"Delete {view.name} ({view.id}) with {trials} trials permanently?", abort=True, err=True)
+            trials = counted(sum(view.trials.values()), "trial")
+            typer.confirm(f"Delete {view.name} ({view.id}) with {trials} permanently?", abort=True, err=True)
         show_view(client.delete(experiment), as_json)
 
 

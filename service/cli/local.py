@@ -20,6 +20,7 @@ from service.cli.terminal import (
     connect,
     data_folder,
     home_folder,
+    make_folder,
     report_errors,
 )
 
@@ -96,6 +97,7 @@ def explain(
 
     with report_errors(as_json):
         require("explain", "worker")
+        make_folder(out)
         checked = None if spec is None else check(read(*read_source(spec))).model_dump(mode="json")
         status = local_process.explain(
             topic,

@@ -27,10 +27,18 @@ def logs(
 
     With --json: one JSON line per chunk.
     """
+    from service.cli.rendering import OutageReporter
     from service.contract.errors import ValidationFailedError
+
+    def echo_error(line: str) -> None:
+        echo(line, err=True)
 
     with report_errors(as_json), connect(url, token) as client:
         if trial is not None and attempt is not None:
             raise ValidationFailedError("--trial and --attempt must not be given together: a trial has one log")
-        for chunk in client.follow_logs(experiment, trial=trial, attempt=attempt, until_end=follow):
+        client.ping()  # a wrong URL is reported at once; a service that restarts meanwhile is retried
+        found = client.follow_logs(
+            experiment, trial=trial, attempt=attempt, until_end=follow, waiting=OutageReporter(echo_error)
+        )
+        for chunk in found:
             echo(dump_json(chunk.model_dump(mode="json")) if as_json else chunk.text, nl=as_json)

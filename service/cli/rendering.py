@@ -6,7 +6,7 @@ Owns widths, colors and refreshing; what is shown is in `service.presentation`. 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
@@ -44,13 +44,26 @@ def watch(client: Client, experiment_id: str, console: Console, interval_s: floa
     return show(client, experiment_id, console, interval_s)
 
 
-def leaderboard(trials: Sequence[TrialView], metric: str, width: int) -> Table:
+class OutageReporter:
+    """Says when the service stops answering: once for each outage, not for each try."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+        self._left_s = 0.0
+
+    def __call__(self, error: RungError, left_s: float) -> None:
+        if left_s >= self._left_s:  # the time to try for has begun again
+            self._say(_outage(error, left_s))
+        self._left_s = left_s
+
+
+def leaderboard(trials: Sequence[TrialView], metric: str, width: int, searched: Collection[str] = ()) -> RenderableType:
     """Trials in the order given, in `width` columns.
 
-    The space beside the fixed columns is shared by the parameters in which the trials differ, as many as fit, and by
-    the reason why each stopped, cut where it is too long.
+    The space beside the fixed columns is shared by the `searched` parameters, as many as fit, and by the reason why
+    each stopped, cut where it is too long. A line below names the parameters that do not fit.
     """
-    board = presentation.leaderboard(trials, metric)
+    board = presentation.leaderboard(trials, metric, searched)
     left = width - FIXED_WIDTH
     reserved = min(left // 2, max(map(_cell_width, board.reasons), default=0))
     fitting, left = _fitting(board.parameters, left, reserved)
@@ -63,7 +76,9 @@ def leaderboard(trials: Sequence[TrialView], metric: str, width: int) -> Table:
     for row, values, reason in zip(board.trials.rows, board.parameters.rows, board.reasons, strict=True):
         cells = [*_cells(board.trials, row), *map(Text, values[:fitting])]
         table.add_row(*cells, *([Text(reason)] if has_reasons else []))
-    return table
+    if not (missing := board.parameters.headings[fitting:]):
+        return table
+    return Group(table, Text(f"left out, because the terminal is too narrow: {', '.join(missing)}"))
 
 
 def listing(experiments: Iterable[ExperimentSummary]) -> Table:
@@ -108,19 +123,34 @@ def cache_use(folder: str, size: float) -> str:
 
 def _watch_lines(client: Client, experiment_id: str, console: Console, interval_s: float) -> ExperimentView:
     printed = ""
-    for view in client.watch(experiment_id, interval_s):
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+    reporter = OutageReporter(say)
+    for view in client.watch(experiment_id, interval_s, waiting=reporter):
         line = presentation.progress(view)
         if line != printed:
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            say(line)
             printed = line
     return view
 
 
 def _watch_live(client: Client, experiment_id: str, console: Console, interval_s: float) -> ExperimentView:
+    screen: RenderableType = Text()
+
+    def report_outage(error: RungError, left_s: float) -> None:
+        live.update(Group(screen, Text(_outage(error, left_s), style="red")))
+
     with Live(console=console, refresh_per_second=4, transient=False) as live:
-        for view in client.watch(experiment_id, interval_s):
-            live.update(_screen(view, _best_trials(client, view), console.width))
+        for view in client.watch(experiment_id, interval_s, waiting=report_outage):
+            screen = _screen(view, _best_trials(client, view), console.width)
+            live.update(screen)
     return view
+
+
+def _outage(error: RungError, left_s: float) -> str:
+    return f"{presentation.one_line(str(error))}; trying again for up to {left_s:.0f} s"
 
 
 def _best_trials(client: Client, view: ExperimentView) -> list[TrialView]:
@@ -136,7 +166,8 @@ def _screen(view: ExperimentView, trials: Sequence[TrialView], width: int) -> Re
         ProgressBar(total=view.num_samples, completed=ended, width=min(width, 80)),
     ]
     if trials:
-        parts += [Text(), leaderboard(trials, view.metric, width)]
+        searched = presentation.searched_parameters(view.spec.get("search_space"))
+        parts += [Text(), leaderboard(trials, view.metric, width, searched)]
     return Group(*parts)
 
 

@@ -77,25 +77,29 @@ def trials(
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="maximum number of results")] = 20,
+    every: Annotated[bool, typer.Option("--all", help="show all trials")] = False,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
 ) -> None:
     """Show the leaderboard of an experiment.
 
-    For each trial: its best value, the epoch of that value (at), and why it stopped.
+    For each trial: its best value, the epoch of that value (at), its searched hyperparameters, and why it stopped.
     """
     with report_errors(as_json), connect(url, token) as client:
         from service.cli.rendering import leaderboard
-        from service.presentation import best_first
+        from service.presentation import best_first, counted, searched_parameters
 
         view = client.get(experiment)
-        found = list(client.trials(experiment, sort=sort or best_first(view), limit=limit))
+        found = list(client.trials(experiment, sort=sort or best_first(view), limit=None if every else limit))
         if as_json:
             print_models(found)
-        else:
-            console = open_console()
-            console.print(leaderboard(found, view.metric, console.width))
+            return
+        console = open_console()
+        searched = searched_parameters(view.spec.get("search_space"))
+        console.print(leaderboard(found, view.metric, console.width, searched))
+        if (more := sum(view.trials.values()) - len(found)) > 0:
+            echo(f"{counted(more, 'more trial')}: --all shows them, --limit N shows N", err=True)
 
 
 @app.command()

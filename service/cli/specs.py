@@ -51,7 +51,9 @@ def validate(
     if as_json:
         print_json(answer)
         return
-    echo(f"valid: {answer['spec']['name']}, {answer['num_samples']} trials")
+    from service.presentation import counted
+
+    echo(f"valid: {answer['spec']['name']}, {counted(answer['num_samples'], 'trial')}")
     for warning in answer["warnings"]:
         echo(f"warning: {warning}")
 

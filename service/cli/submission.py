@@ -58,11 +58,13 @@ def watch(
 ) -> None:
     """Show the progress of an experiment until it ends or is paused."""
     with report_errors(as_json), connect(url, token) as client:
+        client.ping()  # as above
         _watch(client, experiment, interval, as_json)
 
 
 def _watch(client: Client, experiment_id: str, interval: float, as_json: bool) -> NoReturn:
     from service.cli.rendering import watch as follow
+    from service.contract.errors import UnavailableError
     from service.contract.states import State
 
     try:
@@ -74,6 +76,9 @@ def _watch(client: Client, experiment_id: str, interval: float, as_json: bool) -
             err=True,
         )
         raise typer.Exit(INTERRUPTED) from None
+    except UnavailableError as error:
+        echo(f"{experiment_id} keeps running without the service; `rung watch {experiment_id}` shows it", err=True)
+        raise error
     show_view(view, as_json)
     if view.state == State.PAUSED:
         echo(f"{experiment_id} is paused; `rung resume {experiment_id}` resumes it", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -121,6 +122,12 @@ def report_errors(as_json: bool) -> Iterator[None]:
 
 
 def _fail(error: Any, status: int, as_json: bool) -> NoReturn:
+    from service.client.transport import NoAnswerError, NotRungError
+
+    if isinstance(error, NoAnswerError):
+        error = NoAnswerError(f"{error}; start one with `rung up`, or check --url / RUNG_URL")
+    elif isinstance(error, NotRungError):
+        error = NotRungError(f"{error}; check --url / RUNG_URL")
     if as_json:
         echo(dump_json(error.document()), err=True)
     else:
@@ -164,6 +171,19 @@ def home_folder(given: Path | None = None) -> Path:
     except ValueError as error:
         problem = Problem("RUNG_HOME", str(error))
         raise ValidationFailedError(summary([problem]), [problem]) from None
+
+
+def make_folder(out: Path) -> None:
+    """Create the folder of `--out`. Raises SpecError where it cannot be written to."""
+    from search_spaces.problems import Problem, SpecError
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return
+    except OSError as error:
+        rule = f"must be a folder that can be written to (got {out}: {error.strerror})"
+        raise SpecError([Problem("--out", rule)]) from None
 
 
 def show_view(view: ExperimentView, as_json: bool) -> None:

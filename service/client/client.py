@@ -32,7 +32,7 @@ from service.client.encoding import (
     whole_number,
 )
 from service.client.log_follower import DONE, WAIT, LogFollower, read_log
-from service.client.retry import retry
+from service.client.retry import Waiting, retry
 from service.client.transport import HttpTransport
 from service.contract.requests import IDEMPOTENCY_KEY, MERGE_PATCH
 from service.contract.schemas import (
@@ -42,6 +42,7 @@ from service.contract.schemas import (
     ExperimentPage,
     ExperimentSummary,
     ExperimentView,
+    Health,
     LogChunk,
     Preset,
     PresetName,
@@ -54,6 +55,9 @@ from service.contract.states import ACTIVE, State
 
 #: Seconds that `watch` and `follow_logs` retry: experiments run without the service.
 WATCH_RETRY_S = 60.0
+#: Timeout of the first try of a refresh of `watch`: a service that hangs is reported after this time. Later ones take
+#: the client's own timeout, for a service that is only slow.
+FIRST_ANSWER_S = 5.0
 #: Seconds that `submit` and `continue_from` retry: long enough for a service that restarts.
 SUBMIT_RETRY_S = 30.0
 
@@ -246,19 +250,20 @@ class Client:
         attempt: int | None = None,
         until_end: bool = True,
         interval_s: float = 1.0,
+        waiting: Waiting | None = None,
     ) -> Iterator[LogChunk]:
         """The chunks of a log from its beginning, until nothing more will come.
 
         Without `trial` or `attempt` it waits for the first driver, and continues with each that replaces it, until
         the experiment is inactive. With `until_end` False it stops at what is written now. Raises NotFoundError where
-        there is no log and none will come.
+        there is no log and none will come. `waiting` is as in `watch`.
         """
         _check_interval(interval_s)
         if not until_end:
             yield from read_log(self, experiment_id, trial=trial, attempt=attempt)
             return
         follower = LogFollower(self, experiment_id, trial=trial, attempt=attempt)
-        while (found := retry(follower.poll, self._watch_retry_s)) is not DONE:
+        while (found := retry(follower.poll, self._watch_retry_s, waiting=waiting)) is not DONE:
             if found is WAIT:
                 time.sleep(interval_s)
             else:
@@ -300,14 +305,30 @@ class Client:
         return self._transport.parse_response(Readiness, self._transport.send("GET", "/readyz", accept=503))
 
     def ping(self) -> None:
-        """Raise UnreachableError if the service does not answer."""
-        self._transport.send("GET", "/healthz")
+        """Raise UnreachableError if the service does not answer, or if it is not a Rung service."""
+        self._transport.get(Health, "/healthz")
 
-    def watch(self, experiment_id: str, interval_s: float = 0.5) -> Iterator[ExperimentView]:
-        """The experiment now and after each interval, until it has ended or is paused."""
+    def watch(
+        self,
+        experiment_id: str,
+        interval_s: float = 0.5,
+        *,
+        waiting: Waiting | None = None,
+    ) -> Iterator[ExperimentView]:
+        """The experiment now and after each interval, until it has ended or is paused.
+
+        While the service is unreachable, `waiting` is called before each new try with the error and with the seconds
+        that `watch` keeps trying. Then the error is raised.
+        """
         _check_interval(interval_s)
+        address = _experiment(experiment_id)
         while True:
-            view = retry(lambda: self.get(experiment_id), self._watch_retry_s)
+            timeouts = iter((FIRST_ANSWER_S,))
+
+            def refresh(timeouts: Iterator[float] = timeouts) -> ExperimentView:
+                return self._transport.get(ExperimentView, address, timeout_s=next(timeouts, None))
+
+            view = retry(refresh, self._watch_retry_s, waiting=waiting)
             yield view
             if view.state not in ACTIVE:
                 return

@@ -21,11 +21,25 @@ Query = Mapping[str, str | int | bool | None]
 PAGE = 100
 
 
+#: Statuses with which a server that is not Rung answers an address of Rung's. Others may be those of a proxy before it.
+FOREIGN = frozenset({404, 405, 501})
+#: Most of an answer that is not Rung's which a message shows.
+SHOWN_CHARACTERS = 80
+
+
 class UnreachableError(UnavailableError):
     """Nothing answers at the URL, or something that is not Rung."""
 
     code: ClassVar[str] = "unreachable"
     title: ClassVar[str] = "The service is unreachable"
+
+
+class NoAnswerError(UnreachableError):
+    """Nothing answers at the URL."""
+
+
+class NotRungError(UnreachableError):
+    """What answers at the URL is not Rung, or another version of it."""
 
 
 class HttpTransport:
@@ -37,6 +51,7 @@ class HttpTransport:
         if token and not (token.isascii() and token.isprintable()):
             raise invalid("token", "must be printable ASCII text")
         self.url = url.rstrip("/")
+        self._timeout_s = timeout_s
         try:
             self._http = open_client(
                 self.url,
@@ -48,7 +63,7 @@ class HttpTransport:
         except EnvironmentUnusableError as error:
             raise UnreachableError(f"cannot send requests to {self.url}: {error}") from None
         except httpx.InvalidURL as error:
-            raise UnreachableError(f"url must be an http(s) URL (got {url!r}): {error}") from None
+            raise NoAnswerError(f"url must be an http(s) URL (got {url!r}): {error}") from None
 
     def close(self) -> None:
         self._http.close()
@@ -65,8 +80,8 @@ class HttpTransport:
             if cursor is None:
                 return
 
-    def get(self, cls: type[V], path: str, query: Query | None = None) -> V:
-        return self.parse_response(cls, self.send("GET", path, query))
+    def get(self, cls: type[V], path: str, query: Query | None = None, timeout_s: float | None = None) -> V:
+        return self.parse_response(cls, self.send("GET", path, query, timeout_s=timeout_s))
 
     def send(
         self,
@@ -77,27 +92,30 @@ class HttpTransport:
         media_type: str | None = None,
         accept: int | None = None,
         headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
     ) -> httpx.Response:
         """The answer. Raises the error that its problem document describes, unless its status is `accept`."""
         parameters = {name: value for name, value in (query or {}).items() if value is not None}
         headers = {**(headers or {}), **({"Content-Type": media_type} if media_type else {})}
         try:
-            response = self._http.request(method, path, params=parameters, content=body, headers=headers)
+            limit = httpx.USE_CLIENT_DEFAULT if timeout_s is None else min(timeout_s, self._timeout_s)
+            response = self._http.request(method, path, params=parameters, content=body, headers=headers, timeout=limit)
         except httpx.TimeoutException:
             raise UnreachableError(f"the service at {self.url} did not answer in time; is it overloaded?") from None
         except (httpx.TransportError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
-            raise UnreachableError(
-                f"no Rung service answers at {self.url or repr(self.url)} ({reason}); start one with `rung up`, or "
-                "give its URL with --url or RUNG_URL"
-            ) from None
+            raise NoAnswerError(f"no Rung service answers at {self.url or repr(self.url)} ({reason})") from None
         if not response.is_success and (response.status_code != accept or _is_problem(response)):
             raise self._failure(response)
         return response
 
     def _failure(self, response: httpx.Response) -> RungError:
         if _is_problem(response):
-            return from_document(self.decode_object(response), response.status_code)
+            error = from_document(self.decode_object(response), response.status_code)
+            is_nothing_there = error.status == 404 and any(problem.field == "path" for problem in error.problems)
+            return self._not_rung(response) if is_nothing_there and self._base_path else error
+        if response.status_code in FOREIGN or response.is_redirect:
+            return self._not_rung(response)
         return of_status(response.status_code)(
             f"{response.request.method} {response.url} answered {response.status_code} {response.text[:200]}"
         )
@@ -110,18 +128,31 @@ class HttpTransport:
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise UnreachableError(
-                f"{self.url} does not answer like this version of Rung: {cls.__name__}.{place}: {first['msg']}"
+            place = ".".join(map(str, (cls.__name__, *first["loc"])))
+            raise NotRungError(
+                f"{self.url} is not a Rung service, or one of another version ({place}: {first['msg']})"
             ) from None
 
     def decode_json(self, response: httpx.Response) -> Any:
         try:
             return response.json()
         except ValueError:
-            raise UnreachableError(
-                f"{self.url} is not a Rung service: {response.url.path} answered {response.text[:80]!r}"
-            ) from None
+            raise self._not_rung(response) from None
+
+    @property
+    def _base_path(self) -> str:
+        return httpx.URL(self.url).path.rstrip("/")
+
+    def _not_rung(self, response: httpx.Response) -> NotRungError:
+        """What answered. A path in the URL, such as /docs, is the likely cause."""
+        address = response.request.url
+        found = f"{self.url} is not a Rung service"
+        if self._base_path:
+            return NotRungError(f"{found}; try it without {self._base_path}")
+        text = " ".join(response.text[: 2 * SHOWN_CHARACTERS].split())[:SHOWN_CHARACTERS]
+        return NotRungError(
+            f"{found} ({response.request.method} {address.path} answered {response.status_code} {text!r})"
+        )
 
     def decode_object(self, response: httpx.Response) -> dict[str, Any]:
         data = self.decode_json(response)

@@ -113,6 +113,10 @@ class NotFoundError(RungError):
 
     code, status, title = "not-found", 404, "Not found"
 
+    def __str__(self) -> str:
+        """Only the sentence: the problem, which names the parameter for programs, says the same."""
+        return self.detail
+
 
 class MethodNotAllowedError(RungError):
     """The path does not support this method."""

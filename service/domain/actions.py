@@ -110,6 +110,11 @@ def change(session: Session, experiment: Experiment, patch: dict[str, Any], now:
             f"experiment {experiment.id} is canceled and can no longer be changed; "
             f"to start a new experiment from its trials: `rung continue {experiment.id} FIELD=VALUE`"
         )
+    if state is State.STOPPING:
+        raise ConflictError(
+            f"experiment {experiment.id} is being canceled and can no longer be changed; once it is CANCELED, "
+            f"`rung continue {experiment.id} FIELD=VALUE` starts a new experiment from its trials"
+        )
     facts = load_facts(session, experiment)
     before = facts.controls
     after, problems = _merged(before, patch)

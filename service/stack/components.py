@@ -16,7 +16,7 @@ import httpx
 
 from search_spaces.protocol import API_PREFIX
 from service.settings import PREFIX, VARIABLES, SettingsError, expand, read_settings
-from service.stack.home import Addresses, StackError, ray_token
+from service.stack.home import Addresses, StackOptionError, ray_token
 from service.stack.ports import LOOPBACK
 from service.stack.ray_folder import session_log
 
@@ -80,14 +80,14 @@ class Caller:
 
 
 def read_caller(environment: Mapping[str, str], host: str) -> Caller:
-    """Raises StackError, which names every invalid and every misspelled variable. The service will listen on `host`."""
+    """Raises StackOptionError, which names every invalid and every misspelled variable. The service will listen on `host`."""
     given = {name: value for name, value in environment.items() if name.upper().startswith(PREFIX)}
     owned = {name for name in given if VARIABLES.get(name.upper()) in OWNED}
     try:
         own = {"RUNG_HOST": host, "RUNG_HOME": os.sep}  # of the home, only that there is one
         read_settings({**{name: value for name, value in given.items() if name not in owned}, **own})
     except SettingsError as error:
-        raise StackError(str(error)) from error
+        raise StackOptionError(str(error)) from error
     forwarded = {
         variable: str(expand(value).absolute()) if VARIABLES[variable] in PATHS else value
         for name, value in given.items()

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import httpx
 
-from service.contract.errors import InternalError
+from service.contract.errors import InternalError, ValidationFailedError
 from service.stack import components, home
 from service.stack.children import Children
 from service.stack.components import RAY_PORTS, Check, Component
-from service.stack.home import Addresses, StackError
+from service.stack.home import Addresses, StackError, StackOptionError
 from service.stack.patience import Patience
 from service.stack.ports import LOOPBACK, Ports, in_url
 from service.stack.ray_folder import ray_folder, remove, temporary_folder
@@ -51,7 +51,8 @@ class Options:
 
 
 def up(options: Options, as_json: bool = False) -> int:
-    """Run the stack in the foreground until Ctrl-C or SIGTERM, and return the exit status. Errors are printed.
+    """Run the stack in the foreground until Ctrl-C or SIGTERM, and return the exit status: 0, 1 for a failure, 2 for an
+    option that cannot be used. Errors are printed.
 
     With `as_json`, print the addresses as one object once the stack is ready, and an error as a problem document.
     """
@@ -67,13 +68,15 @@ def up(options: Options, as_json: bool = False) -> int:
                 stack.watch(ended)
                 return 0
             print(f"Rung is running. Its home folder is {options.home}.", flush=True)
-            print(f"  API docs   {at.service}/docs\n  MLflow     {at.mlflow}\nPress Ctrl-C to stop.", flush=True)
+            print(f"  Service    {at.service}\n  API docs   {at.service}/docs", flush=True)
+            print(f"  MLflow     {at.mlflow}\nPress Ctrl-C to stop.", flush=True)
             stack.watch(ended)
             print("stopping ...", flush=True)
     except (StackError, OSError) as error:
-        message = json.dumps(InternalError(str(error)).document()) if as_json else f"rung up: {error}"
-        print(message, file=sys.stderr, flush=True)
-        return 1
+        is_usage = isinstance(error, StackOptionError)
+        document = (ValidationFailedError if is_usage else InternalError)(str(error)).document()
+        print(json.dumps(document) if as_json else f"rung up: {error}", file=sys.stderr, flush=True)
+        return 2 if is_usage else 1
     return 0
 
 
@@ -118,7 +121,7 @@ class Stack:
         )
         ports.close()
         if options.data_root and not options.data_root.is_dir():
-            raise StackError(f"--data-root must be an existing folder (got {options.data_root})")
+            raise StackOptionError(f"--data-root must be an existing folder (got {options.data_root})")
         data_root = options.data_root or self._forwarded.get("RUNG_DATA_ROOT") or self.home / "data"
         self.addresses = Addresses(
             pid=os.getpid(),

@@ -24,6 +24,10 @@ class StackError(Exception):
     """The stack could not start, or a child exited. The message names the child and has the end of its log."""
 
 
+class StackOptionError(StackError):
+    """An option or a setting has a value that cannot be used on this machine."""
+
+
 @dataclass(frozen=True)
 class Addresses:
     """The content of `stack.json` while a stack runs."""
@@ -39,7 +43,7 @@ class Addresses:
 def locked(home: Path) -> Iterator[None]:
     """Create the folder, make it private, and hold its lock inside the block.
 
-    Raises StackError if another stack holds the lock, or if the folder cannot be used.
+    Raises StackError if another stack holds the lock, and StackOptionError if the folder cannot be used.
     """
     try:
         for parent in [one for one in reversed(home.parents) if not one.exists()]:
@@ -48,7 +52,7 @@ def locked(home: Path) -> Iterator[None]:
         home.chmod(0o700)  # it holds the token, the database and the journals
         opened = (home / "stack.lock").open("a+")
     except OSError as error:
-        raise StackError(
+        raise StackOptionError(
             f"cannot use the home folder {home}: {error.strerror}; choose a folder that you can write to"
         ) from error
     with opened as lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from service.stack.home import StackError
+from service.stack.home import StackOptionError
 
 LOOPBACK = "127.0.0.1"
 MAX_PORT = 65535
@@ -20,10 +20,10 @@ class Ports:
         return self._bind("", 0, LOOPBACK)
 
     def take(self, option: str, given: int | None, host: str) -> int:
-        """The given port of the host, or a free one. Raises StackError if it cannot be used."""
+        """The given port of the host, or a free one. Raises StackOptionError if it cannot be used."""
         if given is not None and not 0 <= given <= MAX_PORT:
             self.close()
-            raise StackError(f"--{option} must be between 0 and {MAX_PORT} (got {given})")
+            raise StackOptionError(f"--{option} must be between 0 and {MAX_PORT} (got {given})")
         return self._bind(option, given or 0, host)
 
     def close(self) -> None:
@@ -39,7 +39,7 @@ class Ports:
         except OSError as error:
             self.close()
             wanted = f"--{option} {port}" if port else "a free port"
-            raise StackError(f"{wanted} of {host} cannot be used: {error.strerror}") from error
+            raise StackOptionError(f"{wanted} of {host} cannot be used: {error.strerror}") from error
         return int(held.getsockname()[1])
 
 

@@ -10,7 +10,15 @@ import pytest
 from search_spaces.protocol import TrialState
 from search_spaces.sampling import NOT_APPLICABLE
 from service.contract.schemas import Curves, DiskUse, Point, TrialView
-from service.presentation import curves, differing_parameters, disk_use, figure, leaderboard, short_name
+from service.presentation import (
+    curves,
+    differing_parameters,
+    disk_use,
+    figure,
+    leaderboard,
+    searched_parameters,
+    short_name,
+)
 
 
 def trial(number: int, state: TrialState, reason: str = "", **fields: Any) -> TrialView:
@@ -40,6 +48,31 @@ def test_a_leaderboard_has_every_differing_parameter_and_the_reasons() -> None:
     assert board.trials.rows == (("1", "EARLY_STOPPED", "3", "0.91", "2"), ("0", "RUNNING", "3", "-", "-"))
     assert (board.parameters.headings, board.parameters.rows) == (("lr",), (("0.1235",), ("1",)))
     assert board.reasons == ("rung: 0.9 is low", "")
+
+
+def test_a_leaderboard_has_the_searched_parameters_before_others() -> None:
+    space = {
+        "optimizer": {
+            "choice": [
+                {"kind": "sgd", "lr": {"loguniform": [0.01, 1.0]}, "momentum": 0.9},
+                {"kind": "rmsprop", "lr": 0.01, "momentum": 0.0, "eps": 1e-8},
+                {"kind": "rmsprop", "lr": 0.01, "momentum": 0.0, "eps": 1e-6},
+            ]
+        },
+        "model": {"kind": "plugin", "arguments": {"depth": {"int_range": [1, 3]}, "heads": 4}},
+        "batch_size": {"choice": [32, 64]},
+        "label_smoothing": 0.1,
+    }
+    searched = searched_parameters(space)
+    assert searched == {"optimizer.kind", "optimizer.lr", "optimizer.eps", "model.arguments.depth", "batch_size"}
+    sgd = {"optimizer.kind": "sgd", "optimizer.lr": 0.1, "optimizer.momentum": 0.9, "optimizer.eps": NOT_APPLICABLE}
+    rms = {"optimizer.kind": "rmsprop", "optimizer.lr": 0.01, "optimizer.momentum": 0.0, "optimizer.eps": 1e-6}
+    trials = [
+        trial(number, TrialState.RUNNING, parameters={**one, "batch_size": 64}) for number, one in enumerate((sgd, rms))
+    ]
+    board = leaderboard(trials, "validation_accuracy", searched)
+    assert board.parameters.headings == ("optimizer", "lr", "batch_size", "eps")
+    assert board.parameters.rows == (("sgd", "0.1", "64", "-"), ("rmsprop", "0.01", "64", "1e-06"))
 
 
 def test_curves_have_a_row_for_each_epoch() -> None:

@@ -173,6 +173,13 @@ def test_an_unknown_preset_names_the_nearest(run: Run) -> None:
         assert "digits-quick" in result.stderr
 
 
+def test_the_trials_that_a_limit_hides_are_counted(run: Run, finished: str) -> None:
+    assert run("trials", finished, "--limit", "2").stderr == "1 more trial: --all shows them, --limit N shows N\n"
+    assert run("trials", finished, "--limit", "1").stderr.startswith("2 more trials: ")
+    every = run("trials", finished, "--limit", "1", "--all")
+    assert (len(every.stdout.splitlines()), every.stderr) == (4, "")
+
+
 def test_trials_come_best_first(run: Run, finished: str) -> None:
     rows = [line.split() for line in run("trials", finished).stdout.splitlines()]
     assert rows[0] == ["trial", "state", "epoch", "accuracy", "at", "lr", "reason"]
@@ -248,7 +255,7 @@ def test_ids_that_do_not_exist(run: Run) -> None:
         more = ("priority=1",) if command == "change" else ()
         result = run(command, "22222222", *more)
         assert result.exit_code == 2, command
-        assert "22222222" in result.stderr
+        assert result.stderr == "rung: there is no experiment '22222222'\n"
         assert json.loads(run(command, "22222222", *more, "--json").stderr)["status"] == 404
 
 
@@ -261,6 +268,11 @@ def test_pause_change_resume(run: Run, spec: str) -> None:
     controls = json.loads(changed.stdout)["controls"]
     assert (controls["num_samples"], controls["goal"]) == (9, 0.9)
     assert (controls["budget"]["slot_hours"], controls["budget"]["wall_clock"]) == (1.5, 7200)
+    said = "controls  priority=0 num_samples=9 max_concurrent_trials=null max_restarts=3 goal=0.9 "
+    assert said + "budget.slot_hours=1.5 budget.wall_clock=7200\n" in run("show", one).stdout
+    changed = run("change", one, "budget=null", "priority=7").stdout
+    assert "controls  priority=7 num_samples=9 " in changed
+    assert "goal=0.9 budget=null\n" in changed
     assert json.loads(run("change", one, "goal=null", "--json").stdout)["controls"]["goal"] is None
     assert run("resume", one).stdout.startswith(f"first ({one}) QUEUED: resumed on request")
 
@@ -338,6 +350,8 @@ def test_up_speaks_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setattr(embedded, "running", lambda *_: contextlib.nullcontext(Running()))
     result = CliRunner().invoke(app, ["up", "--home", str(tmp_path), "--json"])
     assert (result.exit_code, json.loads(result.stdout)) == (0, asdict(at))
+    plain = CliRunner().invoke(app, ["up", "--home", str(tmp_path)]).stdout.splitlines()
+    assert plain[1:4] == ["  Service    http://s", "  API docs   http://s/docs", "  MLflow     http://m"]
 
     def refuse(*_: object) -> None:
         raise stack.StackError("port 1 cannot be used")
@@ -346,3 +360,40 @@ def test_up_speaks_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     result = CliRunner().invoke(app, ["up", "--home", str(tmp_path), "--json"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert json.loads(result.stderr)["detail"] == "port 1 cannot be used"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--port", "70000"), "--port must be between 0 and 65535 (got 70000)"),
+        (("--mlflow-port", "-1"), "--mlflow-port must be between 0 and 65535 (got -1)"),
+        (("--host", "203.0.113.7"), "of 203.0.113.7 cannot be used: Cannot assign requested address"),
+        (("--data-root", "/none"), "--data-root must be an existing folder (got /none)"),
+        (("--home", "/dev/null/home"), "cannot use the home folder /dev/null/home: Not a directory"),
+        (("--home", "~nobody-has-this-name/x"), "RUNG_HOME: there is no home folder for ~nobody-has-this-name/x"),
+    ],
+)
+def test_options_of_up_that_cannot_be_used_are_usage_errors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    result = CliRunner().invoke(app, ["up", "--home", str(tmp_path), *options])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+
+
+def test_one_trial_is_singular(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text("name: one\nsearcher: {kind: random, num_samples: 1}\n")
+    assert run("validate", str(path)).stdout == "valid: one, 1 trial\n"
+    one = json.loads(run("submit", str(path), "--json").stdout)["id"]
+    run("cancel", one)
+    assert "with 0 trials permanently?" in run("delete", one, input="n\n").stderr
+    assert "0/1 trial  " in run("watch", one).stdout
+
+
+def test_plots_are_not_drawn_into_what_is_no_folder(run: Run) -> None:
+    for out in ("/dev/null/plots", "/proc/plots"):
+        result = run("explain", "schedulers", "--out", out)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith(f"--out: must be a folder that can be written to (got {out}: ")

@@ -56,12 +56,16 @@ def lines(trials: list[TrialView], width: int) -> list[str]:
     ],
 )
 def test_a_leaderboard_says_why_in_what_width_is_left(width: int, headings: str, reason: str) -> None:
-    heading, stopped, failed = lines(ENDED, width)
+    heading, stopped, failed, *note = lines(ENDED, width)
     assert heading == headings
     assert stopped.startswith("   10  EARLY_STOPPED      3      0.91   2")
     assert stopped.endswith(reason)
     assert failed.startswith("    2  ERROR              3      0.91   -")
     assert max(map(len, (heading, stopped, failed))) <= width
+    every = ("optimizer", "lr", "model", "normalization", "scheduler", "batch_size")
+    missing = [name for name in every if name not in heading.split()]
+    said = f"left out, because the terminal is too narrow: {', '.join(missing)}" if missing else ""
+    assert " ".join(note) == said
 
 
 def test_parameters_have_all_the_width_where_nothing_has_stopped() -> None:

@@ -91,6 +91,9 @@ def test_a_cancellation_replaces_a_pause_but_not_the_reverse(world: World) -> No
     assert world.cancel(one).json()["state"] == "STOPPING"
     refused = world.post(one, "pause")
     assert (refused.status_code, "is being canceled" in refused.json()["detail"]) == (409, True)
+    late = world.client.patch(f"/api/v1/experiments/{one}", json={"num_samples": 20})
+    assert late.status_code == 409
+    assert f"experiment {one} is being canceled and can no longer be changed" in late.json()["detail"]
     assert world.beat(one, {"phase": "searching"}).json()["stop"] == "cancel"
 
 

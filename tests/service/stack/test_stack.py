@@ -81,9 +81,9 @@ def test_a_wrong_option_is_reported(
     up: Up, tmp_path: Path, capfd: pytest.CaptureFixture[str], options: dict[str, Any], message: str
 ) -> None:
     wrong = stack.Options(home=tmp_path / "home", **options)
-    assert up(wrong) == 1
+    assert up(wrong) == 2
     assert capfd.readouterr().err == f"rung up: {message}\n"
-    assert up(wrong, as_json=True) == 1
+    assert up(wrong, as_json=True) == 2
     assert json.loads(capfd.readouterr().err)["detail"] == message
 
 
@@ -94,7 +94,7 @@ def test_a_home_that_cannot_be_used_is_reported(up: Up, tmp_path: Path, capfd: p
         (tmp_path / "file" / "home", "Not a directory"),
         (Path("/proc/rung"), "No such file or directory"),
     ):
-        assert up(stack.Options(home=place)) == 1
+        assert up(stack.Options(home=place)) == 2
         assert capfd.readouterr().err == (
             f"rung up: cannot use the home folder {place}: {why}; choose a folder that you can write to\n"
         )
@@ -105,7 +105,7 @@ def test_settings_that_are_invalid_or_misspelled_are_reported_before_anything_st
 ) -> None:
     monkeypatch.setenv("RUNG_HEARTBEAT", "1")
     monkeypatch.setenv("RUNG_LEASE_S", "-1")
-    assert up(stack.Options(home=tmp_path / "home")) == 1
+    assert up(stack.Options(home=tmp_path / "home")) == 2
     assert capfd.readouterr().err.splitlines() == [
         "rung up: RUNG_HEARTBEAT: there is no such setting; did you mean RUNG_HEARTBEAT_S?",
         "RUNG_LEASE_S: must be greater than 0",
