@@ -80,7 +80,10 @@ class Caller:
 
 
 def read_caller(environment: Mapping[str, str], host: str) -> Caller:
-    """Raises StackOptionError, which names every invalid and every misspelled variable. The service will listen on `host`."""
+    """Raises StackOptionError, which names every invalid and every misspelled variable.
+
+    The service will listen on `host`.
+    """
     given = {name: value for name, value in environment.items() if name.upper().startswith(PREFIX)}
     owned = {name for name in given if VARIABLES.get(name.upper()) in OWNED}
     try:
