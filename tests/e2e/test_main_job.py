@@ -167,7 +167,9 @@ def test_a_missing_data_set_gives_a_readable_error(client: Client, side_by_side:
     view = ended(client, side_by_side["no-data"])
     assert view.state == "ERROR"
     assert "cifar10" in view.reason
-    assert {trial.state for trial in client.trials(view.id)} == {"ERROR"}
+    states = {trial.state for trial in client.trials(view.id)}
+    assert "ERROR" in states
+    assert states <= {"ERROR", "CANCELED"}, "the first trial that finds the defect ends the experiment"
 
 
 def test_two_experiments_share_the_slots_until_they_are_canceled(client: Client, mlflow: MlflowClient) -> None:
