@@ -155,7 +155,7 @@ def classes(report: DataReport) -> Table:
 
 
 def data(report: DataReport, warnings: Sequence[str] = (), most_classes: int = 10) -> list[Fact]:
-    """What is known of a data set, without the notes that are among the warnings already."""
+    """What is known of a data set, without the notes that are shown as layout or warning."""
     names = ", ".join(report.classes[:most_classes])
     more = f" and {len(report.classes) - most_classes} more" if len(report.classes) > most_classes else ""
     images = ", ".join(f"{report.images(split)} {split}" for split in report.counts)
@@ -174,7 +174,8 @@ def data(report: DataReport, warnings: Sequence[str] = (), most_classes: int = 1
         used = f"; {' and '.join(map(figure, report.value_range))} are black and white" if report.value_range else ""
         lines.append(Fact("values", f"{low} to {high}{used}"))
     lines.append(Fact("test set", f"sha256 {report.test_sha256}"))
-    return lines + [Fact("note", note) for note in report.notes if f"dataset: {note}" not in warnings]
+    shown = {report.layout, *(warning.removeprefix("dataset: ") for warning in warnings)}
+    return lines + [Fact("note", note) for note in report.notes if note not in shown]
 
 
 def cache_use(folder: str, size: float) -> Fact:

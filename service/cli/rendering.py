@@ -112,7 +112,7 @@ def classes(report: DataReport) -> Table:
 
 
 def data_lines(report: DataReport, warnings: Sequence[str] = ()) -> list[str]:
-    """What is known of a data set, a line each, without the notes that are among the warnings already."""
+    """What is known of a data set, a line each, without the notes that are shown as layout or warning."""
     return [_line(fact) for fact in presentation.data(report, warnings)]
 
 

@@ -95,9 +95,9 @@ def exhausted(table: TrialTable, num_samples: int) -> Outcome:
 
 
 def with_failures(outcome: Outcome, table: TrialTable) -> Outcome:
-    """The outcome, whose reason also says how many trials failed, unless it does so already."""
+    """The outcome, whose reason also says how many trials failed, unless it has the error of the first one already."""
     failures = table.failures()
-    if not failures or failures.partition(" trials failed; ")[2] in outcome.reason:
+    if not failures or f": {failures.partition('the first: ')[2]}" in outcome.reason:
         return outcome
     return replace(outcome, reason="; ".join(filter(None, (outcome.reason, failures))))
 

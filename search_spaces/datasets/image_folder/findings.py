@@ -14,6 +14,7 @@ from typing import Any
 from search_spaces.datasets.image_folder.layout import listed
 
 MAX_SIDES_RATIO = 3.0  # beyond it, resizing to a square distorts what is seen
+EXAMPLES = 5  # named where nothing is wrong with the files
 LISTED_SIZES = 5  # in the facts; the other sizes are counted
 
 
@@ -43,10 +44,10 @@ def notes(records: Sequence[Record], class_names: Sequence[str], constant: Seque
     yield from _unusual_sizes(records)
     if composited := [record.name for record in records if record.composited]:
         yield f"{len(composited)} images have transparent pixels, which were drawn on the background: " + listed(
-            composited
+            composited, EXAMPLES
         )
     if several := [record.name for record in records if record.frames]:
-        yield f"{len(several)} files hold several images, of which the first was read: {listed(several)}"
+        yield f"{len(several)} files hold several images, of which the first was read: {listed(several, EXAMPLES)}"
     if constant:
         yield f"all images of a class are equal once decoded: {listed(class_names[label] for label in constant)}"
     yield from identical(records, class_names)

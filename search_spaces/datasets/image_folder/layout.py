@@ -156,12 +156,12 @@ def find_images(root: Path, test_fraction: float, limit: int | None = None) -> F
         raise DataError(f"image_folder: {error.filename or root} cannot be listed ({error.strerror})") from error
 
 
-def listed(names: Iterable[str]) -> str:
-    """The first names, and the number of the others."""
+def listed(names: Iterable[str], most: int = LISTED_FILES) -> str:
+    """The first names, at most `most`, and the number of the others."""
     all_names = list(names)
     some: list[str] = []
     length = 0
-    for name in all_names[:LISTED_FILES]:
+    for name in all_names[:most]:
         length += len(name)
         if some and length > LISTED_CHARACTERS:
             break

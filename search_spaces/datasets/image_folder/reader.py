@@ -142,7 +142,7 @@ class ImageFolderReader:
         how = "dataset.value_range" if self._spec.value_range else "measured in the training set"
         yield (
             f"{len(deep)} images are not 8-bit and hold values from {decoded.levels[0]:g} to {decoded.levels[1]:g}; "
-            f"{low:g} became black and {high:g} white ({how}): {listed(deep)}"
+            f"{low:g} became black and {high:g} white ({how}): {listed(deep, findings.EXAMPLES)}"
         )
         if len(deep) < len(decoded.records):
             yield f"{len(decoded.records) - len(deep)} other images are 8-bit and were not scaled"

@@ -92,6 +92,9 @@ def test_data_are_shown_before_any_search(tmp_path: Path, rung: Any) -> None:
         ["2", "classes", "13", "5", "7"],
     ]
     assert "  values    500 to 4095; 0 and 4095 are black and white\n" in shown.stdout
+    assert shown.stdout.count("valid is the validation set") == 1
+    (scaled,) = [line for line in shown.stdout.splitlines() if "25 images are not 8-bit" in line]
+    assert scaled.endswith(" and 20 more"), "nothing is wrong with them: a few names are enough"
     assert f"of decoded data sets in {tmp_path / 'home/cache'}\n" in shown.stdout
     spec = {"name": "x", "dataset": {"name": "image_folder", "path": "birds", "size": 16, "color": "gray"}}
     (tmp_path / "spec.json").write_text(json.dumps(spec))

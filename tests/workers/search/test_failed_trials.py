@@ -16,6 +16,7 @@ from search_spaces.protocol import ErrorKind
 from search_spaces.storage.folder import FolderArtifacts
 from tests.support.searches import Search
 from workers.failures.classification import TrialError
+from workers.search.stop_conditions import with_failures
 from workers.state.checkpoints import LAST
 
 
@@ -112,7 +113,8 @@ def test_a_defect_of_the_data_set_ends_the_search_at_the_first_trial(
     outcome = now.callback.outcome
     assert outcome is not None
     assert (outcome.phase, outcome.blocked) == (phase, epochs > 0)
-    assert outcome.reason.startswith("the data set cannot be used: DataError: image_folder: 2 damaged images")
+    assert outcome.reason == f"the data set cannot be used: {error.failure.reason}"
+    assert with_failures(outcome, now.recorder.table) == outcome, "its files are named once"
     assert now.states()[0] == state
     assert other not in now.tune.live
     assert now.tune.start() == "FINISHED"
