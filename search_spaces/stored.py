@@ -8,6 +8,7 @@ for what a person submits.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,7 @@ from search_spaces.objective import Objective
 from search_spaces.resources import Resources
 from search_spaces.searchers import Searcher
 from search_spaces.searchers.base import SearcherSpec
+from search_spaces.upgrade import restore_defaults
 
 M = TypeVar("M", bound=BaseModel)
 Document = dict[str, Any] | str | bytes
@@ -111,7 +113,11 @@ class StoredSpec:
 
 def read_spec(document: Document) -> ExperimentSpec:
     """A stored experiment spec. Raises ValidationError for one that this version cannot read."""
-    return _read(ExperimentSpec, document)
+    if not isinstance(document, dict):
+        with contextlib.suppress(ValueError):  # otherwise the model reports what is wrong with the text
+            parsed = json.loads(document)
+            document = parsed if isinstance(parsed, dict) else document
+    return _read(ExperimentSpec, restore_defaults(document) if isinstance(document, dict) else document)
 
 
 def read_trial_spec(document: Document) -> TrialSpec:

@@ -67,6 +67,19 @@ class Upgraded:
         return _FIELD_PATH.sub(lambda path: self.as_written(path[0]), text) if self.written else text
 
 
+def restore_defaults(document: dict[str, Any]) -> dict[str, Any]:
+    """A stored experiment spec, with the values of fields that did not exist when it was stored.
+
+    What is stored has every field. A search that began without a field continues as it began, whatever the default of
+    new searches is.
+    """
+    searcher = document.get("searcher", "tpe")
+    searcher = {"kind": searcher} if isinstance(searcher, str) else searcher
+    if isinstance(searcher, dict) and searcher.get("kind") == "tpe" and "learn_from" not in searcher:
+        return {**document, "searcher": {**searcher, "learn_from": "ended_trials"}}
+    return document
+
+
 def upgrade(document: Any) -> Upgraded:
     """A spec, trial spec or merge patch in version 2. The document itself is not changed.
 

@@ -42,6 +42,17 @@ class Asha(EarlyStoppingSpec):
             rule = f"should be less than max_epochs={max_epochs}, otherwise no trial is stopped early"
             yield Problem("early_stopping.grace_period", rule, self.grace_period)
 
+    def rungs(self, max_epochs: int) -> tuple[int, ...]:
+        return tuple(sorted({math.ceil(milestone) for milestone in self.milestones(max_epochs)}))
+
+    def milestones(self, max_epochs: int) -> Iterator[float]:
+        """The rungs before they are rounded up, in ascending order."""
+        milestone, number = float(self.grace_period), 0
+        while milestone < max_epochs:
+            yield milestone
+            number += 1
+            milestone = self.grace_period * self.reduction_factor**number
+
     def rule(self, comparison: Comparison) -> StoppingRule:
         return AshaRule(self, comparison)
 
@@ -57,11 +68,10 @@ class AshaRule:
     def __init__(self, spec: Asha, comparison: Comparison) -> None:
         self._comparison = comparison
         self._factor = spec.reduction_factor
-        self._rungs: list[tuple[float, dict[int, float]]] = []  # highest first: epoch, trial -> signed value
-        milestone = float(spec.grace_period)
-        while milestone < comparison.max_epochs:
-            self._rungs.insert(0, (milestone, {}))
-            milestone = spec.grace_period * spec.reduction_factor ** len(self._rungs)
+        # Highest first: epoch, trial -> signed value.
+        self._rungs: list[tuple[float, dict[int, float]]] = [
+            (milestone, {}) for milestone in reversed(list(spec.milestones(comparison.max_epochs)))
+        ]
 
     def decide(self, trial: int, epoch: int, value: float) -> Decision:
         for milestone, reached in self._rungs:

@@ -82,6 +82,10 @@ class EarlyStoppingSpec(Spec):
         """Probable mistakes of this rule with trials of `max_epochs` epochs, with paths from the root of the spec."""
         yield from ()
 
+    def rungs(self, max_epochs: int) -> tuple[int, ...]:
+        """The epochs before the last at which trials are compared, in ascending order."""
+        return ()
+
     @abstractmethod
     def rule(self, comparison: Comparison) -> StoppingRule:
         """A new rule that has seen no epoch."""

@@ -54,21 +54,23 @@ class TrialResult:
 class SearchProblem:
     """The search space and the direction of a search.
 
-    `sign` is 1 if larger values of the objective are better, otherwise -1.
+    `sign` is 1 if larger values of the objective are better, otherwise -1. `rungs` are the epochs before the last at
+    which the experiment's stopping rule compares trials, in ascending order.
     """
 
     search_space: Spec
     sign: int
     seed: int
+    rungs: tuple[int, ...] = ()
 
 
 class SearchAlgorithm(Protocol):
     """Proposes the samples of trials, numbered from 0.
 
     An algorithm stores nothing. After a crash a new one is made; `replay` is called for every trial that was proposed,
-    in the order of their numbers, and then `observe` for every trial that has ended. The sample of a trial may depend
-    on the problem, the trial's number and the calls before it, and on nothing else, so that a search that was
-    interrupted proposes what an uninterrupted one does.
+    in the order of their numbers, then `report` for every finished epoch and `observe` for every trial that has ended.
+    The sample of a trial may depend on the problem, the trial's number and the set of calls before it, and on nothing
+    else, so that a search that was interrupted proposes what an uninterrupted one does.
     """
 
     def propose(self, number: int) -> dict[str, float] | None:
@@ -77,8 +79,11 @@ class SearchAlgorithm(Protocol):
     def replay(self, number: int, sample: Sample) -> None:
         """Take note that trial `number` was proposed with `sample`, by an earlier algorithm or another experiment."""
 
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """Take note of the objective of a trial after an epoch (from 1): NaN where the network diverged."""
+
     def observe(self, result: TrialResult) -> None:
-        """Take note of a trial that has ended."""
+        """Take note of a trial that has ended, all of whose epochs were reported."""
 
 
 class SearcherSpec(Spec):

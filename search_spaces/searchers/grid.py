@@ -71,5 +71,8 @@ class GridSearch:
     def replay(self, number: int, sample: Sample) -> None:
         self._tried.add(frozenset(sample.items()))
 
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """A grid does not learn."""
+
     def observe(self, result: TrialResult) -> None:
         """A grid learns nothing from its trials."""

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from search_spaces.domains import Choice, Domain, Interval
@@ -45,21 +46,53 @@ class OptunaSearcherSpec(SearcherSpec):
         return OptunaSearch(problem, self.sampler, self.sampler_options())
 
 
-class OptunaSearch:
-    """A study in memory. A trial that was stopped early is pruned in it, and a trial without a result failed."""
+class OptunaStudy:
+    """A study in memory, whose trials have our numbers. What is told of a trial that it does not have is ignored."""
 
     def __init__(self, problem: SearchProblem, sampler: str, options: dict[str, Any]) -> None:
         import optuna
 
         optuna.logging.set_verbosity(logging.WARNING)
         self._problem = problem
-        self._sampler = getattr(optuna.samplers, sampler)
+        self._samplers = optuna.samplers
+        self._sampler = sampler
         self._options = options
         self._study = optuna.create_study(direction="maximize" if problem.sign > 0 else "minimize")
         self._open: dict[int, optuna.Trial] = {}
 
-    def propose(self, number: int) -> dict[str, float] | None:
+    def propose(self, number: int) -> dict[str, float]:
         self._study.sampler = self._seeded(number)
+        return self._ask(number)
+
+    def add(self, number: int, sample: Sample) -> None:
+        """A trial that was proposed elsewhere."""
+        self._study.sampler = self._samplers.RandomSampler(seed=0)  # it draws nothing: all values are given
+        self._study.enqueue_trial(dict(sample))
+        self._ask(number)
+
+    def complete(self, number: int, value: float) -> None:
+        """The trial is as good as `value`."""
+        if (asked := self._open.pop(number, None)) is not None:
+            self._study.tell(asked, value)
+
+    def prune(self, number: int, curve: Iterable[float] = ()) -> None:
+        """The trial is worse than all complete ones, and the worse, the fewer epochs its curve has."""
+        from optuna.trial import TrialState
+
+        if (asked := self._open.pop(number, None)) is not None:
+            for epoch, value in enumerate(curve, start=1):
+                if math.isfinite(value):
+                    asked.report(value, epoch)
+            self._study.tell(asked, state=TrialState.PRUNED)
+
+    def forget(self, number: int) -> None:
+        """Nothing is known of the trial."""
+        from optuna.trial import TrialState
+
+        if (asked := self._open.pop(number, None)) is not None:
+            self._study.tell(asked, state=TrialState.FAIL)
+
+    def _ask(self, number: int) -> dict[str, float]:
         sample: dict[str, float] = {}
         trial = self._open[number] = self._study.ask()
 
@@ -70,26 +103,6 @@ class OptunaSearch:
         resolve(self._problem.search_space, draw)
         return sample
 
-    def replay(self, number: int, sample: Sample) -> None:
-        self._study.enqueue_trial(dict(sample))
-        self.propose(number)
-
-    def observe(self, result: TrialResult) -> None:
-        from optuna.trial import TrialState
-
-        asked = self._open.pop(result.number, None)
-        if asked is None:
-            return
-        for epoch, value in enumerate(result.curve, start=1):
-            if math.isfinite(value):
-                asked.report(value, epoch)
-        if result.finding is Finding.COMPLETED and result.best_value is not None:
-            self._study.tell(asked, result.best_value)
-        elif result.finding is Finding.EARLY_STOPPED:
-            self._study.tell(asked, state=TrialState.PRUNED)
-        else:
-            self._study.tell(asked, state=TrialState.FAIL)
-
     def _seeded(self, number: int) -> optuna.samplers.BaseSampler:
         """A sampler for one proposal: a seed of its own makes the proposal independent of how often it was drawn."""
         from optuna.exceptions import ExperimentalWarning
@@ -97,8 +110,32 @@ class OptunaSearch:
         seed = int.from_bytes(hashlib.sha256(f"{self._problem.seed}/proposal/{number}".encode()).digest()[:4], "big")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            sampler: optuna.samplers.BaseSampler = self._sampler(seed=seed, **self._options)
+            sampler: optuna.samplers.BaseSampler = getattr(self._samplers, self._sampler)(seed=seed, **self._options)
             return sampler
+
+
+class OptunaSearch:
+    """One study of whole trials: one that was stopped early is pruned in it, and one without a result is forgotten."""
+
+    def __init__(self, problem: SearchProblem, sampler: str, options: dict[str, Any]) -> None:
+        self._study = OptunaStudy(problem, sampler, options)
+
+    def propose(self, number: int) -> dict[str, float] | None:
+        return self._study.propose(number)
+
+    def replay(self, number: int, sample: Sample) -> None:
+        self._study.add(number, sample)
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """A trial counts when it has ended."""
+
+    def observe(self, result: TrialResult) -> None:
+        if result.finding is Finding.COMPLETED and result.best_value is not None:
+            self._study.complete(result.number, result.best_value)
+        elif result.finding is Finding.EARLY_STOPPED:
+            self._study.prune(result.number, result.curve)
+        else:
+            self._study.forget(result.number)
 
 
 def _suggest(trial: optuna.Trial, path: str, domain: Domain) -> float:

@@ -10,7 +10,9 @@ from pydantic import Field
 from search_spaces.domains import Integer
 from search_spaces.problems import Problem
 from search_spaces.sampling import domains
+from search_spaces.searchers.base import SearchAlgorithm, SearchProblem
 from search_spaces.searchers.optuna_search import OptunaSearcherSpec
+from search_spaces.searchers.rung_search import RungSearch
 from search_spaces.spec import Spec
 
 
@@ -23,6 +25,13 @@ class TPE(OptunaSearcherSpec):
         10, description="Number of random trials before the sampler uses its model."
     )
 
+    learn_from: Literal["rungs", "ended_trials"] = Field(
+        "rungs",
+        description="What the model knows of a trial. rungs: its value at the highest rung that at least "
+        "`startup_trials` trials have reached, also if it still runs or was stopped there. ended_trials: its best "
+        "value if it completed; experiments of version 0.1 continue with this.",
+    )
+
     def warnings(self, search_space: Spec) -> Iterator[Problem]:
         if self.startup_trials >= self.num_samples and any(True for _ in domains(search_space)):
             rule = f"should be less than num_samples={self.num_samples}, otherwise all trials are random"
@@ -30,4 +39,9 @@ class TPE(OptunaSearcherSpec):
 
     def sampler_options(self) -> dict[str, Any]:
         """Trials that still run count as bad (`constant_liar`), so that trials at once differ from each other."""
-        return {"n_startup_trials": self.startup_trials, "constant_liar": True}
+        return {"n_startup_trials": self.startup_trials, "constant_liar": True, "multivariate": True}
+
+    def algorithm(self, problem: SearchProblem) -> SearchAlgorithm:
+        if self.learn_from == "ended_trials":
+            return super().algorithm(problem)
+        return RungSearch(problem, self.sampler, self.sampler_options(), self.startup_trials)

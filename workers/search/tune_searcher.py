@@ -58,7 +58,10 @@ class TuneSearcher(Searcher):
         self._running: dict[str, int] = {}
         self._finished = False
         self.done = False
-        self._algorithm = spec.searcher.algorithm(SearchProblem(spec.search_space, spec.objective.sign, spec.seed))
+        rungs = spec.early_stopping.rungs(spec.max_epochs)
+        problem = SearchProblem(spec.search_space, spec.objective.sign, spec.seed, rungs)
+        self._algorithm = spec.searcher.algorithm(problem)
+        self._reported = 0
         self._observed: set[int] = set()
         for trial in list(recorder.table.trials.values()):
             self._algorithm.replay(trial.number, trial.sample)
@@ -80,7 +83,7 @@ class TuneSearcher(Searcher):
         if len(self._running) >= slots:
             self.done = not self._running and self.exhausted()
             return Searcher.FINISHED if self.done else None
-        self._observe_ended()
+        self._inform()
         number = self._next()
         if number is None or number >= self._num_samples() - 2 * slots:
             self._on_last()
@@ -98,7 +101,7 @@ class TuneSearcher(Searcher):
         self._running.pop(trial_id, None)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """The algorithm observes a trial when it has ended."""
+        """The algorithm is informed before each proposal."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the journal is the state."""
@@ -135,7 +138,11 @@ class TuneSearcher(Searcher):
         spec = self._spec.bind(trial.sample, trial.number).model_dump_json().encode()
         self._storage.artifacts.write(files.spec, spec)
 
-    def _observe_ended(self) -> None:
+    def _inform(self) -> None:
+        """Tell the algorithm what happened since the last proposal."""
+        for number, epoch, value in self._recorder.table.history(self._reported):
+            self._algorithm.report(number, epoch, value)
+            self._reported += 1
         for trial in list(self._recorder.table.trials.values()):
             if trial.ended and trial.number not in self._observed:
                 self._observed.add(trial.number)

@@ -105,9 +105,9 @@ class TrialTable:
         rated = (trial for trial in self.trials.values() if trial.best_value is not None)
         return max(rated, key=lambda trial: (sign * (trial.best_value or 0.0), -trial.number), default=None)
 
-    def history(self) -> Iterator[tuple[int, int, float]]:
-        """Trial, epoch and objective of every finished epoch, in the order in which they were finished."""
-        for number, epoch in self._order:
+    def history(self, skip: int = 0) -> Iterator[tuple[int, int, float]]:
+        """Trial, epoch and objective of every finished epoch after the first `skip`, in the order of their ends."""
+        for number, epoch in self._order[skip:]:
             yield number, epoch, self.trials[number].curve[epoch - 1]
 
     def failed(self) -> list[Trial]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable
+
 import pytest
 
-from search_spaces.experiment import SearchSpace
+from search_spaces.experiment import ExperimentSpec, SearchSpace
 from search_spaces.searchers import Searcher
-from search_spaces.searchers.base import Finding, SearcherSpec, SearchProblem, TrialResult
+from search_spaces.searchers.base import Finding, SearchAlgorithm, SearcherSpec, SearchProblem, TrialResult
 from search_spaces.searchers.random import Random
 from search_spaces.searchers.tpe import TPE
 from search_spaces.spec import members
-from tests.support.contracts.search_algorithm import SearchAlgorithmContract
+from search_spaces.stored import read_spec
+from tests.support.contracts.search_algorithm import SearchAlgorithmContract, tell
 
 SPACE = SearchSpace.model_validate({"label_smoothing": {"uniform": [0.0, 0.9]}})
 
@@ -56,3 +61,87 @@ def test_a_smaller_objective_is_better_where_the_sign_says_so() -> None:
         drawn.append(sample["label_smoothing"])
         algorithm.observe(TrialResult(number, Finding.COMPLETED, (drawn[-1],), drawn[-1]))
     assert sum(drawn[-15:]) / 15 < 0.25
+
+
+def searched(searcher: SearcherSpec, told: Callable[[SearchAlgorithm, int, float], None], trials: int = 40) -> float:
+    """The mean of the last 15 samples of a search that is told something of each trial."""
+    algorithm = searcher.algorithm(SearchProblem(SPACE, 1, 0, rungs=(1, 3)))
+    drawn = []
+    for number in range(trials):
+        sample = algorithm.propose(number)
+        assert sample is not None
+        drawn.append(sample["label_smoothing"])
+        told(algorithm, number, 1 - drawn[-1])
+    return sum(drawn[-15:]) / 15
+
+
+def running(algorithm: SearchAlgorithm, number: int, value: float) -> None:
+    algorithm.report(number, 1, value)
+
+
+def stopped(algorithm: SearchAlgorithm, number: int, value: float) -> None:
+    algorithm.report(number, 1, value)
+    algorithm.observe(TrialResult(number, Finding.EARLY_STOPPED, (value,), value))
+
+
+def beyond_the_edge(searcher: SearcherSpec) -> int:
+    """How many of trials 20 to 59 diverge where the best values lie next to those that diverge."""
+    algorithm = searcher.algorithm(SearchProblem(SPACE, 1, 0, rungs=(1, 3)))
+    diverged = 0
+    for number in range(60):
+        sample = algorithm.propose(number)
+        assert sample is not None
+        value = sample["label_smoothing"]
+        if value > 0.5:
+            diverged += number >= 20
+            tell(algorithm, TrialResult(number, Finding.DIVERGED, (math.nan,), None))
+        elif number % 3:
+            tell(algorithm, TrialResult(number, Finding.EARLY_STOPPED, (value,), value))
+        else:
+            tell(algorithm, TrialResult(number, Finding.COMPLETED, (value,) * 4, value))
+    return diverged
+
+
+def test_tpe_learns_from_trials_that_still_run_or_were_stopped_at_a_rung() -> None:
+    assert searched(TPE(startup_trials=5), running) < 0.25
+    assert searched(TPE(startup_trials=5), stopped) < 0.25
+    assert searched(TPE(startup_trials=5, learn_from="ended_trials"), running) > 0.25
+
+
+def test_tpe_avoids_what_diverged() -> None:
+    """At random, 18 of the 40 trials would diverge."""
+    assert beyond_the_edge(TPE()) <= 14
+    assert beyond_the_edge(TPE(learn_from="ended_trials")) >= 30
+
+
+def test_the_model_is_of_the_highest_rung_that_enough_trials_reached() -> None:
+    """At the first rung small values look best, at the second large ones do."""
+
+    def turning(algorithm: SearchAlgorithm, number: int, value: float) -> None:
+        algorithm.report(number, 1, value)
+        if number < 25:
+            algorithm.report(number, 3, 1 - value)
+
+    assert searched(TPE(startup_trials=5), turning, 25) > 0.65
+    assert searched(TPE(startup_trials=30), turning, 45) < 0.3
+
+
+def test_a_completed_trial_counts_with_its_best_value() -> None:
+    def peaked(algorithm: SearchAlgorithm, number: int, value: float) -> None:
+        for epoch, seen in ((1, 0.1), (2, value), (3, 0.1), (4, 0.1)):
+            algorithm.report(number, epoch, seen)
+        algorithm.observe(TrialResult(number, Finding.COMPLETED, (0.1, value, 0.1, 0.1), value))
+
+    assert searched(TPE(startup_trials=5), peaked) < 0.25
+
+
+def test_a_search_that_was_stored_before_learns_from_ended_trials() -> None:
+    for searcher in ({"kind": "tpe", "num_samples": 30}, "tpe", {}):
+        document = {"name": "x", **({"searcher": searcher} if searcher else {})}
+        for stored in (document, json.dumps(document), json.dumps(document).encode()):
+            spec = read_spec(stored).searcher
+            assert isinstance(spec, TPE)
+            assert spec.learn_from == "ended_trials"
+    new = ExperimentSpec.model_validate({"name": "x"})
+    assert read_spec(new.model_dump_json()).searcher == new.searcher == TPE()
+    assert TPE().learn_from == "rungs"

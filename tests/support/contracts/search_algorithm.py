@@ -12,10 +12,10 @@ from search_spaces.searchers.base import Finding, SearchAlgorithm, SearcherSpec,
 #: Conditional and finite, so that an exhaustive searcher can walk through it.
 FINITE: dict[str, Any] = {
     "optimizer": {"choice": [{"kind": "adam"}, {"kind": "sgd", "momentum": {"choice": [0.0, 0.5, 0.9]}}]},
-    "batch_size": {"choice": [32, 64, 128]},
+    "batch_size": {"choice": [16, 32, 64, 128, 256, 512]},
 }
 INFINITE = FINITE | {"label_smoothing": {"uniform": [0.0, 0.3]}}
-TRIALS = 12
+TRIALS = 24
 
 
 def result(number: int) -> TrialResult:
@@ -29,6 +29,12 @@ def result(number: int) -> TrialResult:
     return TrialResult(number, finding, (math.nan,) if finding is Finding.DIVERGED else (), None)
 
 
+def tell(algorithm: SearchAlgorithm, ended: TrialResult) -> None:
+    for epoch, value in enumerate(ended.curve, start=1):
+        algorithm.report(ended.number, epoch, value)
+    algorithm.observe(ended)
+
+
 def run(algorithm: SearchAlgorithm, first: int, last: int) -> list[Sample]:
     """The samples of trials that run one after the other."""
     samples: list[Sample] = []
@@ -37,7 +43,7 @@ def run(algorithm: SearchAlgorithm, first: int, last: int) -> list[Sample]:
         if sample is None:
             break
         samples.append(sample)
-        algorithm.observe(result(number))
+        tell(algorithm, result(number))
     return samples
 
 
@@ -47,7 +53,7 @@ class SearchAlgorithmContract:
     @staticmethod
     def problem(searcher: SearcherSpec, seed: int = 0) -> SearchProblem:
         space = FINITE if searcher.exhaustive else INFINITE
-        return SearchProblem(SearchSpace.model_validate(space), 1, seed)
+        return SearchProblem(SearchSpace.model_validate(space), 1, seed, rungs=(1,))
 
     def test_a_sample_has_a_value_for_each_domain_that_applies(self, searcher: SearcherSpec) -> None:
         problem = self.problem(searcher)
@@ -72,7 +78,7 @@ class SearchAlgorithmContract:
             for number, sample in enumerate(expected[:crash]):
                 after.replay(number, sample)
             for number in range(crash):
-                after.observe(result(number))
+                tell(after, result(number))
             assert run(after, crash, TRIALS) == expected[crash:]
 
     def test_the_seed_decides(self, searcher: SearcherSpec) -> None:
@@ -92,5 +98,5 @@ class SearchAlgorithmContract:
 
     def test_a_trial_that_it_never_proposed_is_ignored(self, searcher: SearcherSpec) -> None:
         algorithm = searcher.algorithm(self.problem(searcher))
-        algorithm.observe(result(0))
+        tell(algorithm, result(0))
         assert algorithm.propose(0) is not None

@@ -16,6 +16,7 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import TrialState
 from search_spaces.searchers.base import SearchProblem, TrialResult
 from search_spaces.storage.folder_journal import FolderJournal
+from search_spaces.stored import read_spec
 from workers.search.tune_searcher import FINDINGS
 from workers.search.verdicts import Verdicts
 from workers.state.recorder import Recorder
@@ -27,7 +28,7 @@ DECIDED = {TrialState.COMPLETED, TrialState.EARLY_STOPPED, TrialState.DIVERGED}
 
 
 def opened(name: str, moment: str, folder: Path) -> tuple[ExperimentSpec, Recorder]:
-    spec = ExperimentSpec.model_validate_json((STORED / f"{name}.spec.json").read_text())
+    spec = read_spec((STORED / f"{name}.spec.json").read_text())
     journal = FolderJournal(folder / f"{moment}.jsonl", folder / f"{moment}.copy.jsonl")
     journal.path.write_bytes(lzma.decompress((STORED / f"{name}.{moment}.jsonl.xz").read_bytes()))
     recorder = Recorder(journal, spec.objective, 99)
