@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-faults test-slow test-load check lint bench gpu up clean
+.PHONY: demo test test-faults test-slow test-load check lint bench bench-search gpu up clean
 
 demo: $(STAMP)        ## set everything up and run a search on handwritten digits
 	$(BIN)/python -m service.demo
@@ -31,6 +31,9 @@ lint: $(STAMP)        ## format, style, types and imports
 
 bench: $(STAMP)       ## the measurements of docs/benchmarks.md
 	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts=--import-mode=importlib -s
+
+bench-search: $(STAMP) ## replay of learning curves: `make bench-search DATA=DIR` (docs/benchmarks.md)
+	$(BIN)/python -m tests.benchmarks.search_quality --data $(DATA)
 
 # `make gpu PYTHON=python3.12` uses an interpreter that has torch, torchvision, pydantic, pyyaml, numpy, scikit-learn,
 # pillow and pytest; without PYTHON, the project's own environment.

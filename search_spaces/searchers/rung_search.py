@@ -2,7 +2,7 @@
 
 Owns which rung is modeled and what it knows of each trial. A searcher that uses it names an Optuna sampler. The idea
 is that of BOHB (Falkner et al., 2018): under early stopping few trials complete, and those that do are no fair sample,
-so that a model of completed trials learns little (docs/decisions/0021).
+so that a model of completed trials learns little (docs/decisions/0022).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from search_spaces.spec import Spec
 
 
 class TPE(OptunaSearcherSpec):
-    """Optuna's TPE sampler (Bergstra et al., 2011). Each domain is modeled independently."""
+    """Optuna's TPE sampler (Bergstra et al., 2011). Domains are modeled together."""
 
     sampler: ClassVar[str] = "TPESampler"
     kind: Literal["tpe"] = "tpe"
