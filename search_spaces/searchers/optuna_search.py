@@ -47,7 +47,7 @@ class OptunaSearcherSpec(SearcherSpec):
 
 
 class OptunaStudy:
-    """A study in memory, whose trials have our numbers. What is told of a trial that it does not have is ignored."""
+    """A study in memory, whose trials have our numbers. Results of a trial that it does not have are ignored."""
 
     def __init__(self, problem: SearchProblem, sampler: str, options: dict[str, Any]) -> None:
         import optuna

@@ -64,7 +64,7 @@ def test_a_smaller_objective_is_better_where_the_sign_says_so() -> None:
 
 
 def searched(searcher: SearcherSpec, told: Callable[[SearchAlgorithm, int, float], None], trials: int = 40) -> float:
-    """The mean of the last 15 samples of a search that is told something of each trial."""
+    """The mean of the last 15 samples of a search that learns something of each trial."""
     algorithm = searcher.algorithm(SearchProblem(SPACE, 1, 0, rungs=(1, 3)))
     drawn = []
     for number in range(trials):
