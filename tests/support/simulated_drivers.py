@@ -1,12 +1,16 @@
-"""Drivers that are only heartbeats: every launched attempt reports two trials, and obeys the orders in the answers."""
+"""Drivers that are only heartbeats and a few files: every launched attempt reports two trials, writes logs and what it
+knows of its data, and obeys the orders in the answers."""
 
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import httpx
 
+from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import LaunchConfig
+from tests.support.data_reports import data_report
 from tests.support.driver import Driver
 from tests.support.memory_launcher import MemoryLauncher
 
@@ -15,6 +19,8 @@ TRIALS = [
     {"trial": 0, "state": "COMPLETED", "epoch": 2, "best_value": 0.5, "best_epoch": 1, "started_at": 1_700_000_000},
     {"trial": 1, "state": "RUNNING", "epoch": 1, "started_at": 1_700_000_001, "parameters": {"lr": 0.1}},
 ]
+#: Of each trial.
+TRACKED = {"mlflow_run_id": "r1", "sample": {}}
 FINAL_PHASES = {"cancel": "canceled", "pause": "paused"}
 
 
@@ -25,6 +31,7 @@ class SimulatedDrivers:
         self._url = url
         self._launcher = launcher
         self._ended: set[str] = set()
+        self._begun: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -44,10 +51,24 @@ class SimulatedDrivers:
                         self._beat(client, launch)
 
     def _beat(self, client: httpx.Client, launch: LaunchConfig) -> None:
+        if launch.attempt_id not in self._begun:
+            self._begun.add(launch.attempt_id)
+            _write_files(launch)
         driver = Driver(client, launch)
-        answer = driver.send_json({"phase": "searching", "trials": TRIALS})
+        answer = driver.send_json({"phase": "searching", "trials": [trial | TRACKED for trial in TRIALS]})
         stop = answer.json().get("stop") if answer.status_code == 200 else None
         if stop:
             driver.send_json({"phase": FINAL_PHASES[stop]})
         if stop or answer.status_code in {404, 409}:
             self._ended.add(launch.attempt_id)
+
+
+def _write_files(launch: LaunchConfig) -> None:
+    folder = ExperimentFolder(Path(launch.storage))
+    for path, text in (
+        (folder.driver_log(launch.attempt), "started\n"),
+        (folder.trial(0).log, "epoch 1\n"),
+        (folder.data_report, data_report().model_dump_json()),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
