@@ -2,7 +2,7 @@
 
 Owns every path below an experiment's folder, once for the service and the workers. It reads and writes nothing.
 
-    spec.json  launch-a<N>.json  journal.jsonl  journal.copy.jsonl  tracking.json  model/  pictures/
+    spec.json  launch-a<N>.json  marker  journal.jsonl  journal.copy.jsonl  tracking.json  model/  pictures/
     data/dataset.json                     what is known of the data set
     logs/driver-a<N>.log                  the log of the driver of attempt N
     trials/<5 digits>/spec.json           the spec that the trial trains
@@ -66,6 +66,11 @@ class ExperimentFolder:
 
     def launch_config(self, attempt: int) -> Path:
         return self.root / f"launch-a{attempt}.json"
+
+    @property
+    def marker(self) -> Path:
+        """Random text, by which a process recognizes that its node sees this folder, not another one of its name."""
+        return self.root / "marker"
 
     @property
     def journal(self) -> Path:

@@ -164,13 +164,14 @@ class ErrorKind(StrEnum):
     """Why a trial failed. Those in RETRYABLE may pass when tried again; a loss that is not finite is no failure."""
 
     LOST = "LOST"  # its process or node died
+    NODE = "NODE"  # its node cannot be used: it does not see the storage, or has another version of Rung
     OUT_OF_MEMORY = "OUT_OF_MEMORY"  # of the device or of the host
     DATA = "DATA"  # absent, damaged or unreadable data
     DISK_FULL = "DISK_FULL"  # pauses the experiment
     CODE = "CODE"  # anything else: it would fail again
 
 
-RETRYABLE = frozenset({ErrorKind.LOST, ErrorKind.OUT_OF_MEMORY})
+RETRYABLE = frozenset({ErrorKind.LOST, ErrorKind.NODE, ErrorKind.OUT_OF_MEMORY})
 
 
 class Message(BaseModel):
@@ -337,6 +338,8 @@ class LaunchConfig(Message):
     source: str | None = Field(
         None, description="storage address of the experiment whose ended trials this one imports"
     )
+    version: str = Field("", description="version of Rung of the service; empty: not compared")
+    marker: str = Field("", description="content of the storage's `marker`, by which a node sees it; empty: none")
     mlflow_tracking_uri: str
     mlflow_username: str | None = None
     mlflow_password: str | None = None

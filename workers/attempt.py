@@ -21,9 +21,10 @@ from search_spaces.protocol import ErrorKind, LaunchConfig, Phase, Winner
 from search_spaces.storage.base import JournalDamagedError, WriterFencedError, open_storage
 from workers.failures import from_ray
 from workers.failures.attempt import AttemptError, MissingJournalError
-from workers.failures.classification import TrialError, sentence
+from workers.failures.classification import NodeError, TrialError, sentence
 from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
+from workers.nodes import check_node
 from workers.search import continuation, stop_conditions
 from workers.search.checkpoint_keeper import CheckpointKeeper
 from workers.search.policy import SearchPolicy
@@ -140,6 +141,7 @@ class ExperimentAttempt:
 
     def open(self) -> None:
         """Open the journal and start the heartbeat. Nothing is written where the journal should exist but does not."""
+        check_node(self._launch.storage, self._launch.marker, self._launch.version)
         if self._launch.trials and not self._storage.journal.exists():
             raise MissingJournalError(self._launch.storage, self._launch.trials)
         try:
@@ -186,6 +188,7 @@ class ExperimentAttempt:
             self._fence,
             self._heartbeat.wake,
         )
+        self._heartbeat.notice = self._callback.notice
         self._tracker.start()
 
     def search(self) -> None:
@@ -347,7 +350,9 @@ def outcome_of(error: Exception, current: Outcome, requested: Outcome | None) ->
             if failure.kind is ErrorKind.DISK_FULL:
                 return stop_conditions.disk_full(failure.reason)
             reason = f"the winner could not be evaluated, {failure.kind}: {failure.reason}"
-            return Outcome(Phase.PAUSED, reason, error=True)
+            return Outcome(Phase.PAUSED, reason, blocked=failure.kind is ErrorKind.NODE, error=True)
+        case NodeError():
+            return Outcome(Phase.PAUSED, str(error), blocked=True, error=True)
         case _ if from_ray.is_disk_full(error):
             return stop_conditions.disk_full(str(error) if isinstance(error, AttemptError) else sentence(error))
         case AttemptError():

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import sys
+from functools import partial
 
 import ray
 
 from search_spaces.layout import NAMES
 from search_spaces.protocol import LaunchConfig
-from search_spaces.storage.base import open_storage
+from search_spaces.storage.base import ExperimentStorage, open_storage
 from search_spaces.stored import read_spec
 from workers.attempt import ExperimentAttempt
+from workers.nodes import Nodes, own_version
 from workers.ray_patches import startup
 from workers.search.tune_run import run_trials, trial_resources
 from workers.tracking.tracker import Tracker
@@ -35,20 +38,31 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)  # it looks for result files, which we do not write
     storage, attempt = open_storage(arguments[0]), int(arguments[1])
     with logs.process_log(storage.artifacts, NAMES.driver_log(attempt)):
-        with storage.artifacts.open_reader(NAMES.launch_config(attempt)) as file:
-            launch = LaunchConfig.model_validate_json(file.read())
+        launch = _read_launch(storage, arguments[0], attempt)
         with storage.artifacts.open_reader(NAMES.spec) as file:
             spec = read_spec(file.read())
         startup.prepare(launch.slots)
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.WARNING)
+        nodes = Nodes(launch)
         attempted = ExperimentAttempt(
             launch,
             spec,
-            run_trials,
-            WinnerEvaluation(trial_resources(spec)),
+            partial(run_trials, nodes=nodes),
+            WinnerEvaluation(trial_resources(spec), nodes),
             lambda superseded: Tracker(launch, spec, storage, superseded=superseded),
         )
         return 0 if attempted.run() else 1
+
+
+def _read_launch(storage: ExperimentStorage, address: str, attempt: int) -> LaunchConfig:
+    """What the service has just written. Exits with a sentence if it is not there: there is no other way to tell."""
+    try:
+        with storage.artifacts.open_reader(NAMES.launch_config(attempt)) as file:
+            launch = LaunchConfig.model_validate_json(file.read())
+    except FileNotFoundError as error:
+        root = address.rpartition("/")[0]
+        sys.exit(f"node {platform.node()} does not see RUNG_STORAGE_ROOT {root}: {error.filename}: {error.strerror}")
+    return launch.model_copy(update={"version": launch.version or own_version()})
 
 
 if __name__ == "__main__":

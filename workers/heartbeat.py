@@ -45,8 +45,8 @@ TOO_LARGE = 413
 class HeartbeatThread:
     """Sends a heartbeat every `launch.heartbeat_s`, and soon after `wake`.
 
-    `phase` and `reason` are what the next one reports; `directives` are the newest, with the newest controls. Before
-    `report_trials` a heartbeat reports no trials.
+    `phase` and `reason` are what the next one reports, with `notice()` while the attempt runs; `directives` are the
+    newest, with the newest controls. Before `report_trials` a heartbeat reports no trials.
     """
 
     def __init__(self, launch: LaunchConfig, fence: Fence) -> None:
@@ -70,6 +70,7 @@ class HeartbeatThread:
         self._controls: Controls | None = None
         self.phase = Phase.STARTING
         self.reason = ""
+        self.notice: Callable[[], str] = lambda: ""
         self.directives = Directives(slots=launch.slots, controls=launch.controls, cancel_trials=launch.cancel_trials)
 
     def report_trials(self, recorder: Recorder, mlflow_ids: Callable[[], MlflowIds]) -> None:
@@ -199,9 +200,11 @@ class HeartbeatThread:
         )
 
     def _reason(self, phase: Phase) -> str:
-        """Of a running attempt, what it waits for and how many trials have failed."""
-        failures = self._recorder.failures() if self._recorder and phase not in FINAL_PHASES else ""
-        return "; ".join(filter(None, (self.reason, failures)))
+        """Of a running attempt, what it waits for, the notice and how many trials have failed."""
+        if phase in FINAL_PHASES:
+            return self.reason
+        failures = self._recorder.failures() if self._recorder else ""
+        return "; ".join(filter(None, (self.reason, self.notice(), failures)))
 
     def _post(self, message: Heartbeat) -> httpx.Response:
         return self._client.post(

@@ -78,6 +78,7 @@ class ExperimentFiles:
         """Write what a driver reads at its start. May be repeated. Raises OSError."""
         self._storage.create()
         for name, content in (
+            (NAMES.marker, launch.marker),
             (NAMES.spec, json.dumps(spec, indent=2)),
             (NAMES.launch_config(launch.attempt), launch.model_dump_json(indent=2)),
         ):

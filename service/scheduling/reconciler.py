@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from importlib.metadata import version
 from typing import Any
 
 from pydantic import ValidationError
@@ -223,6 +224,8 @@ class Reconciler:
             controls=controls,
             cancel_trials=cancel_trials,
             trials=trials,
+            version=version("rung"),
+            marker=secrets.token_hex(16),
             mlflow_tracking_uri=settings.mlflow_tracking_uri,
             mlflow_username=settings.mlflow_username,
             mlflow_password=settings.mlflow_password,

@@ -17,6 +17,7 @@ import ray
 
 from search_spaces.protocol import LaunchConfig
 from workers.failures.classification import TrialError
+from workers.nodes import Nodes
 from workers.winner.evaluation import EvaluationFailedError, StopRequestedError, WinnerEvaluation, WinnerScore
 
 pytestmark = pytest.mark.e2e
@@ -91,7 +92,7 @@ def main(folder: Path) -> dict[str, Any]:
             def __init__(self) -> None:
                 super().__init__(notes, script)
 
-        evaluation = WinnerEvaluation({"CPU": 1.0, "GPU": gpus}, Scripted)
+        evaluation = WinnerEvaluation({"CPU": 1.0, "GPU": gpus}, Nodes(launch), Scripted)
         if killed:
             evaluation.prepare()
             while not (pids := list(notes.glob("*.pid"))):

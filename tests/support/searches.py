@@ -122,7 +122,7 @@ class Search:
             spec,
             recorder,
             storage,
-            {},
+            dict,
             self.callback.num_samples,
             self.callback.slots,
             lambda: None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.support.attempts import (
     no_trials,
     one_trial,
 )
+from workers import driver, nodes
 from workers.search.tune_callbacks import TuneCallback
 from workers.state.recorder import Recorder
 
@@ -95,6 +97,30 @@ def test_another_error_fails_only_this_attempt(attempt: Callable[..., Attempted]
     assert not attempt(fail).succeeded
     final = service.heard[-1]
     assert (final.phase, final.blocked, final.reason) == ("paused", False, "ValueError: no cluster")
+
+
+@pytest.mark.parametrize("wrong", ["version", "marker"])
+def test_a_driver_on_a_node_that_cannot_be_used_blocks_the_experiment(
+    attempt: Callable[..., Attempted], service: Any, tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "VISIBLE_PAUSE_S", 0.0)
+    given = {"version": "0.0.1"} if wrong == "version" else {"marker": "that of the service"}
+    assert not attempt(no_trials, **given).succeeded
+    final = service.heard[-1]
+    assert (final.phase, final.blocked) == ("paused", True)
+    assert final.reason.startswith(f"node {platform.node()} ")
+    assert ("the experiment runs with 0.0.1" if wrong == "version" else "RUNG_STORAGE_ROOT") in final.reason
+    assert not (tmp_path / "journal.jsonl").exists()
+
+
+def test_a_driver_that_does_not_see_its_launch_file_says_so(tmp_path: Path) -> None:
+    storage = tmp_path / "abc"
+    with pytest.raises(SystemExit) as exited:
+        driver.main([str(storage), "1"])
+    assert exited.value.code == (
+        f"node {platform.node()} does not see RUNG_STORAGE_ROOT {tmp_path}: {storage}: No such file or directory"
+    )
+    assert not storage.exists()
 
 
 def test_a_search_that_was_interrupted_is_paused(attempt: Callable[..., Attempted], service: Any) -> None:

@@ -34,21 +34,30 @@ LINE = re.compile(r"^(?:[\w.]+\.)?TrialError: \[([A-Z_]+)\] (.*)$", re.MULTILINE
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a trial failed: the kind, and one sentence for the user."""
+    """Why a trial failed: the kind, and one sentence for the user. `node`: Ray's id of a node that cannot be used."""
 
     kind: ErrorKind
     reason: str
+    node: str = ""
 
 
 class TrialError(Exception):
     """A trial's process failed. Unlike the exception behind it, it can always be pickled."""
 
-    def __init__(self, kind: ErrorKind, reason: str) -> None:
-        super().__init__(kind, reason)
-        self.failure = Failure(ErrorKind(kind), reason)
+    def __init__(self, kind: ErrorKind, reason: str, node: str = "") -> None:
+        super().__init__(kind, reason, node)
+        self.failure = Failure(ErrorKind(kind), reason, node)
 
     def __str__(self) -> str:
         return f"[{self.failure.kind}] {self.failure.reason}"
+
+
+class NodeError(Exception):
+    """The node of a process cannot be used, though others may. The message names it; `node` is Ray's id of it."""
+
+    def __init__(self, message: str, node: str = "") -> None:
+        super().__init__(message)
+        self.node = node
 
 
 @contextmanager
@@ -60,11 +69,14 @@ def classified() -> Iterator[None]:
         raise
     except Exception as error:
         failure = classify(error)
-        raise TrialError(failure.kind, failure.reason) from error
+        raise TrialError(failure.kind, failure.reason, failure.node) from error
 
 
 def classify(error: BaseException) -> Failure:
     """The failure behind an exception, by the types of the exception and of those from which it was raised."""
+    unusable = next((one for one in _chain(error) if isinstance(one, NodeError)), None)
+    if unusable is not None:
+        return Failure(ErrorKind.NODE, str(unusable)[:LONGEST_REASON], unusable.node)
     kinds = {_kind(one) for one in _chain(error)}
     # In this order: a full disk or too little memory may be behind any other exception.
     for kind in (ErrorKind.DISK_FULL, ErrorKind.OUT_OF_MEMORY, ErrorKind.DATA):

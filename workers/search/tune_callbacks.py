@@ -18,7 +18,9 @@ from search_spaces.early_stopping.base import Action
 from search_spaces.protocol import Directives, ErrorKind, Phase, TrialState
 from search_spaces.storage.base import ExperimentStorage, WriterFencedError
 from workers.failures import from_ray
+from workers.failures.classification import Failure
 from workers.fence import Fence
+from workers.nodes import Nodes
 from workers.ray_patches import idle_actors
 from workers.search import stop_conditions
 from workers.search.checkpoint_keeper import CheckpointKeeper
@@ -60,12 +62,21 @@ class TuneCallback(Callback):
         self.outcome: Outcome | None = None
         self.controls = self._decide().controls  # at the newest look before the search ended
         self._finish: Callable[[], None] = lambda: None
+        self._nodes: Nodes | None = None
+        self._resources: Mapping[str, float] = {}
         self._controller: Any = None  # Tune's, at the newest poll
         self._yielding: dict[int, str] = {}  # trial -> why the stopping rule paused it, or ""
 
-    def attach(self, searcher: TuneSearcher) -> None:
-        """From now on, the end of the search stops this searcher's proposals."""
-        self._finish = searcher.finish
+    def attach(self, searcher: TuneSearcher, nodes: Nodes | None = None, resources: Mapping[str, float] = {}) -> None:
+        """From now on, the end of the search stops this searcher's proposals.
+
+        `nodes` learns which nodes cannot be used; a trial needs `resources` of one.
+        """
+        self._finish, self._nodes, self._resources = searcher.finish, nodes, resources
+
+    def notice(self) -> str:
+        """What a person should know of the running search: nodes that it does not use."""
+        return self._nodes.reason() if self._nodes else ""
 
     def num_samples(self) -> int:
         """Trials wanted now."""
@@ -129,6 +140,9 @@ class TuneCallback(Callback):
         number, failure = trial.config["trial"], from_ray.of_trial(trial)
         restarts = self._table.trials[number].restarts
         log.error("trial %s failed, %s: %s", number, failure.kind, failure.reason)
+        if failure.node and self._nodes:
+            self._leave_node(number, failure)
+            return
         with self._journaling():
             match self._policy.react(failure.kind, restarts, self._decide().controls):
                 case Reaction.PAUSE:
@@ -147,6 +161,17 @@ class TuneCallback(Callback):
                     after = f"{failure.kind} after {restarts} restart{'s' * (restarts != 1)}: " if restarts else ""
                     self._recorder.record_end(number, TrialState.ERROR, after + failure.reason, failure.kind)
         self._checkpoints.prune([number])
+        self._on_change()
+
+    def _leave_node(self, number: int, failure: Failure) -> None:
+        """A trial whose node cannot be used waits for another one, which does not count as a restart."""
+        assert self._nodes is not None
+        self._nodes.exclude(failure.node, failure.reason)
+        with self._journaling():
+            self._recorder.record_release(number)
+        if not self._nodes.any_left(self._resources):
+            reason = f"no node can run a trial: {self._nodes.reason()}"
+            self.outcome = self.outcome or Outcome(Phase.PAUSED, reason, blocked=True, error=True)
         self._on_change()
 
     def _decide(self) -> Actions:

@@ -12,16 +12,20 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path, PurePath
+from typing import Any
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig
 from search_spaces.storage.base import open_storage
+from workers.nodes import FIRST_ANSWERS_S, Nodes
 from workers.ray_patches import out_of_memory
 from workers.search.tune_callbacks import TuneCallback
 from workers.search.tune_searcher import TuneSearcher
 from workers.state.recorder import Recorder
 from workers.trial.worker import TrialWorker
 
+#: The fields of the launch config that the process of a trial needs.
+OF_LAUNCH = {"storage", "data_root", "cache_root", "marker", "version"}
 UNLIMITED = 10**9  # the searcher says when it has no more
 
 
@@ -31,28 +35,36 @@ def run_trials(
     recorder: Recorder,
     callback: TuneCallback,
     on_last: Callable[[], None],
+    nodes: Nodes | None = None,
 ) -> None:
     """Returns when every trial has ended or `callback.outcome` is set. Raises what Ray raises.
 
-    `on_last` is called when the last trials are handed out.
+    `on_last` is called when the last trials are handed out. `nodes` are checked before they are used.
     """
     from ray import tune
 
     _remove_leftovers(launch)
     resources = trial_resources(spec)
+    nodes = nodes or Nodes(launch)
+
+    def config() -> dict[str, Any]:
+        nodes.look()
+        return {**launch.model_dump(include=OF_LAUNCH), "resources": resources, "excluded": nodes.excluded()}
+
     while True:
         searcher = TuneSearcher(
             spec,
             recorder,
             open_storage(launch.storage),
-            roots={"storage": launch.storage, "data_root": launch.data_root, "cache_root": launch.cache_root},
+            config,
             num_samples=callback.num_samples,
             slots=callback.slots,
             on_last=on_last,
         )
-        callback.attach(searcher)
+        callback.attach(searcher, nodes, resources)
         if searcher.exhausted():
             return
+        nodes.look(FIRST_ANSWERS_S)
         # tune.run, not Tuner: a Tuner pickles searcher and scheduler for a restore, which the journal replaces.
         results_folder = tempfile.TemporaryDirectory(
             prefix=_results_prefix(launch, launch.attempt), ignore_cleanup_errors=True
@@ -62,9 +74,6 @@ def run_trials(
                 TrialWorker,
                 name=launch.attempt_id,
                 storage_path=results,
-                resources_per_trial=tune.PlacementGroupFactory(
-                    [{name: share for name, share in resources.items() if share}]
-                ),
                 num_samples=UNLIMITED,
                 search_alg=searcher,
                 scheduler=callback.scheduler,

@@ -33,7 +33,8 @@ class TuneSearcher(Searcher):
 
     `slots` is called before each: while as many trials run, none is handed out, which is how concurrency changes while
     the experiment runs. `num_samples` is the number of trials wanted now. `on_last` is called when the last proposals
-    are handed out. A Tune trial's config has `trial` (its number), `epoch` (its number of finished epochs) and `roots`.
+    are handed out. A Tune trial's config has `trial` (its number), `epoch` (its number of finished epochs), and what
+    `config` returns, which is called for each.
     `done` turns True once Tune has the answer that there are no more trials.
     """
 
@@ -42,7 +43,7 @@ class TuneSearcher(Searcher):
         spec: ExperimentSpec,
         recorder: Recorder,
         storage: ExperimentStorage,
-        roots: dict[str, str],
+        config: Callable[[], dict[str, Any]],
         num_samples: Callable[[], int],
         slots: Callable[[], int],
         on_last: Callable[[], None],
@@ -51,7 +52,7 @@ class TuneSearcher(Searcher):
         self._spec = spec
         self._recorder = recorder
         self._storage = storage
-        self._roots = roots
+        self._config = config
         self._num_samples = num_samples
         self._slots = slots
         self._on_last = on_last
@@ -95,7 +96,7 @@ class TuneSearcher(Searcher):
         self._prepare(trial)
         self._running[trial_id] = number
         self._recorder.mark_started(number)
-        return {"trial": number, "epoch": trial.epoch, **self._roots}
+        return {"trial": number, "epoch": trial.epoch, **self._config()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._running.pop(trial_id, None)

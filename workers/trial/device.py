@@ -6,13 +6,14 @@ imported only where it is used, so that the driver can import this module quickl
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
 from search_spaces.experiment import TrialSpec
+from workers.failures.classification import NodeError
+from workers.nodes import this_node
 
 
-class DeviceError(Exception):
+class DeviceError(NodeError):
     """A process holds GPUs that torch cannot use. Retrying on that node does not help."""
 
 
@@ -30,8 +31,9 @@ def select_device(spec: TrialSpec) -> str:
         init()
     except (RuntimeError, AssertionError) as error:  # AssertionError if torch was built without CUDA
         why = str(error).partition("\n")[0]
+        node, name = this_node()
         raise DeviceError(
-            f"no usable CUDA device on node {platform.node()} though it holds {spec.gpus:g} GPUs: {why}"
+            f"node {name} has no usable CUDA device, though a process holds {spec.gpus:g} GPUs of it: {why}", node
         ) from error
     if spec.gpus < 1:
         torch.cuda.set_per_process_memory_fraction(spec.gpus)

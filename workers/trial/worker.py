@@ -21,6 +21,7 @@ from search_spaces.layout import NAMES
 from search_spaces.storage.base import open_storage
 from search_spaces.stored import read_trial_spec
 from workers.failures.classification import classified
+from workers.nodes import avoiding, check_node
 from workers.state import checkpoints
 from workers.trial import device
 from workers.trial.logs import LogFile, captured
@@ -36,7 +37,8 @@ PROGRESS_LOG_S = 30.0  # how often an epoch that takes longer logs its progress
 
 
 class TrialWorker(tune.Trainable):
-    """Config: `trial` (its number), `storage` (the experiment's), `epoch`, `data_root`, `cache_root`.
+    """Config: `trial` (its number), `storage` (the experiment's), `epoch`, `data_root`, `cache_root`; `marker` and
+    `version`, which the node must have; `resources` of a trial, and `excluded`, the nodes that must not be used.
 
     After each epoch `last.pt` holds all that is needed to resume, and `best.pt` the weights of the best epoch. A trial
     that has checkpoints resumes from the newest that is undamaged and of the same spec. Its first step returns the
@@ -45,6 +47,13 @@ class TrialWorker(tune.Trainable):
     recorded again. An epoch that is left because a stop was requested, even at its very end, leaves no trace: its
     step returns the previous result again.
     """
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What Tune reserves for a trial, and where."""
+        bundle = {name: share for name, share in config["resources"].items() if share}
+        where: dict[str, Any] = {"bundle_label_selector": [avoiding(config["excluded"])]} if config["excluded"] else {}
+        return tune.PlacementGroupFactory([bundle], **where)
 
     def setup(self, config: dict[str, Any]) -> None:
         with classified():
@@ -70,6 +79,9 @@ class TrialWorker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        if self._training is None:
+            with classified():  # here and not in `setup`, of whose errors Tune keeps only the text
+                check_node(self._config["storage"], self._config["marker"], self._config["version"])
         if self._log is None:
             self._log = LogFile(self._artifacts, self._files.log)
         with classified(), captured(self._log):

@@ -23,6 +23,7 @@ from search_spaces.storage.base import ArtifactStore, open_storage
 from search_spaces.stored import read_trial_spec
 from workers.failures import from_ray
 from workers.failures.classification import TrialError, classified
+from workers.nodes import Nodes, avoiding, check_node
 from workers.state import checkpoints
 from workers.tracking.environment import prepare_import
 from workers.trial import device
@@ -60,8 +61,9 @@ class WinnerEvaluation:
     `evaluator` is the class that does the work in that process.
     """
 
-    def __init__(self, resources: dict[str, float], evaluator: Callable[[], Any] | None = None) -> None:
+    def __init__(self, resources: dict[str, float], nodes: Nodes, evaluator: Callable[[], Any] | None = None) -> None:
         self._resources = resources
+        self._nodes = nodes
         self._evaluator = evaluator or Evaluator
         self._actor: Any = None
 
@@ -97,7 +99,11 @@ class WinnerEvaluation:
             except Exception as error:
                 self._end()
                 failure = from_ray.classify(error, str(error))
-                if failure.kind not in RETRYABLE:
+                if failure.node:
+                    self._nodes.exclude(failure.node, failure.reason)
+                    if self._nodes.any_left(self._resources):
+                        continue
+                if failure.kind not in RETRYABLE or failure.node:
                     raise TrialError(failure.kind, failure.reason) from error
                 if waited and failure.kind is ErrorKind.LOST:
                     waited = False
@@ -123,7 +129,11 @@ class WinnerEvaluation:
     def _start(self, gpus: float | None = None) -> None:
         if self._actor is None:
             # Without a GPU it waits for no slot: the last trials leave cores idle, and imports are most of its work.
-            remote: Any = ray.remote(num_cpus=0, num_gpus=self._resources["GPU"] if gpus is None else gpus)
+            remote: Any = ray.remote(
+                num_cpus=0,
+                num_gpus=self._resources["GPU"] if gpus is None else gpus,
+                label_selector=avoiding(self._nodes.excluded()),
+            )
             self._actor = remote(self._evaluator).remote()
 
     def _end(self) -> None:
@@ -155,6 +165,7 @@ class Evaluator:
         gives the same weights, except of a trial of an earlier version with augmentation. Raises TrialError.
         """
         with classified():
+            check_node(launch.storage, launch.marker, launch.version)
             return self._evaluate(launch, open_storage(launch.storage).artifacts, NAMES.trial(number), epochs)
 
     def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig) -> None:

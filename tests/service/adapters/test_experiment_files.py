@@ -37,18 +37,20 @@ def write(path: Path, content: bytes) -> None:
 def test_the_driver_finds_its_files_and_only_the_owner_can_read_the_token(
     files: ExperimentFiles, folder: ExperimentFolder, tmp_path: Path
 ) -> None:
-    launch = launch_config(tmp_path, attempt=2)
+    launch = launch_config(tmp_path, attempt=2).model_copy(update={"marker": "seen"})
     for name in ("first", "second"):
         files.write_launch(launch, ExperimentSpec(name=name).model_dump(mode="json"))
         assert ExperimentSpec.model_validate_json(folder.spec.read_text()).name == name
     assert LaunchConfig.model_validate_json(folder.launch_config(2).read_text()) == launch
+    assert folder.marker.read_text() == launch.marker
     assert {path.name: path.stat().st_mode & 0o777 for path in folder.root.iterdir()} == {
         "launch-a2.json": 0o600,
+        "marker": 0o600,
         "spec.json": 0o600,
     }
     files.remove_launch_config(2)
     files.remove_launch_config(2)
-    assert [path.name for path in folder.root.iterdir()] == ["spec.json"]
+    assert sorted(path.name for path in folder.root.iterdir()) == ["marker", "spec.json"]
 
 
 def test_a_full_disk_leaves_the_previous_files(

@@ -14,8 +14,11 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from search_spaces.protocol import ErrorKind
 from search_spaces.storage.folder import FolderArtifacts
+from tests.support.nodes import MemoryCluster
 from tests.support.searches import Search
+from tests.support.workers import launch_config
 from workers.failures.classification import TrialError
+from workers.nodes import Nodes
 from workers.search.stop_conditions import with_failures
 from workers.state.checkpoints import LAST
 
@@ -98,6 +101,7 @@ def test_a_trial_that_fills_the_disk_is_paused_and_blocks_the_experiment(
     assert search(2).tune.start().config["trial"] == 0
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize(("epochs", "phase", "state"), [(0, "failed", "ERROR"), (1, "paused", "PAUSED")])
 def test_a_defect_of_the_data_set_ends_the_search_at_the_first_trial(
     search: Callable[..., Search], tmp_path: Path, epochs: int, phase: str, state: str
@@ -118,6 +122,33 @@ def test_a_defect_of_the_data_set_ends_the_search_at_the_first_trial(
     assert now.states()[0] == state
     assert other not in now.tune.live
     assert now.tune.start() == "FINISHED"
+=======
+def test_a_trial_leaves_a_node_that_cannot_be_used(search: Callable[..., Search], tmp_path: Path) -> None:
+    now = search(max_restarts=0)
+    cluster = MemoryCluster("w1", "w2")
+    nodes = Nodes(launch_config(tmp_path), cluster)
+    now.callback.attach(now.searcher, nodes, {"CPU": 1.0})
+    trial, other = now.tune.start(), now.tune.start()
+    now.tune.report(other, 1, 0.5)
+    now.tune.fail(trial, TrialError(ErrorKind.NODE, "node w2 does not see RUNG_STORAGE_ROOT /x", "w2"), tmp_path)
+    now.callback.poll(now.tune)
+    assert now.callback.outcome is None
+    assert now.callback.notice() == "node w2 does not see RUNG_STORAGE_ROOT /x"
+    assert nodes.excluded() == ["w2"]
+    line = now.recorder.update_of(0)
+    assert (line.state, line.restarts, line.error_kind) == ("PAUSED", 0, None), "it waits for another node"
+    again = now.tune.start()
+    assert again.config["trial"] == 0
+    now.tune.fail(again, TrialError(ErrorKind.NODE, "node w1 has Rung 0.1.0", "w1"), tmp_path)
+    now.callback.poll(now.tune)
+    outcome = now.callback.outcome
+    assert outcome is not None
+    assert (outcome.phase, outcome.blocked) == ("paused", True)
+    assert outcome.reason == (
+        "no node can run a trial: node w2 does not see RUNG_STORAGE_ROOT /x; node w1 has Rung 0.1.0"
+    )
+    assert now.states() == ["PAUSED", "PAUSED"]
+>>>>>>> d7386cc (Nodes that do not see the storage or have another Rung are named and not used)
 
 
 def test_checkpoints_that_cannot_be_deleted_stop_nothing_and_are_deleted_later(

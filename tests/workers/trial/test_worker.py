@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from ray.tune import PlacementGroupFactory
 
 from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import ExperimentSpec, TrialSpec
@@ -23,6 +24,7 @@ from search_spaces.layout import BEST, LAST, PREVIOUS, ExperimentFolder
 from search_spaces.protocol import METRICS, ErrorKind
 from search_spaces.storage.base import open_storage
 from search_spaces.stored import read_trial_spec
+from workers import nodes
 from workers.data import splits
 from workers.failures.classification import Failure, TrialError
 from workers.training import loop
@@ -54,7 +56,12 @@ def config(tmp_path: Path, experiment: Callable[..., ExperimentSpec]) -> Callabl
         folder = ExperimentFolder(storage).trial(number).root
         folder.mkdir(parents=True)
         (folder / SPEC).write_text(spec.bind(sample, number).model_dump_json())
-        roots = {"data_root": str(tmp_path / "data"), "cache_root": str(tmp_path / "cache")}
+        roots = {
+            "data_root": str(tmp_path / "data"),
+            "cache_root": str(tmp_path / "cache"),
+            "marker": "",
+            "version": "",
+        }
         return {"trial": number, "storage": str(storage), "epoch": 1000, **roots}
 
     return build
@@ -138,6 +145,7 @@ def test_a_trial_of_version_0_1_resumes_with_the_spec_of_today(tmp_path: Path) -
     """The checkpoint holds the older spec, whose random streams the trial keeps."""
     stored = Path(__file__).parents[1] / "stored" / "checkpoint"
     told = {"trial": 0, "storage": str(tmp_path), "epoch": 2, "data_root": str(tmp_path), "cache_root": str(tmp_path)}
+    told |= {"marker": "", "version": ""}
     folder_of(told).mkdir(parents=True)
     shutil.copy(stored / LAST, folder_of(told))
     today = read_trial_spec((stored / SPEC).read_bytes()).model_copy(update={"random_streams": 2})
@@ -238,9 +246,32 @@ def test_an_unusable_gpu_is_an_error_not_a_cpu(
     slot = begun(config(resources={"gpus_per_trial": 0.5}))
     with pytest.raises(TrialError) as raised:
         slot.step()
-    node = platform.node()
-    why = f"no usable CUDA device on node {node} though it holds 0.5 GPUs: CUDA driver initialization failed"
-    assert raised.value.failure == Failure(ErrorKind.CODE, f"DeviceError: {why}"), "which would fail again"
+    why = "has no usable CUDA device, though a process holds 0.5 GPUs of it: CUDA driver initialization failed"
+    assert raised.value.failure == Failure(ErrorKind.NODE, f"node {platform.node()} {why}"), "another node may have one"
+
+
+def test_a_node_that_does_not_see_the_storage_is_an_error_of_the_node(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "VISIBLE_PAUSE_S", 0.0)
+    told = config()
+    slot = begun(told | {"marker": "that of the service"})
+    with pytest.raises(TrialError) as raised:
+        slot.step()
+    assert raised.value.failure.kind is ErrorKind.NODE
+    assert f"does not see RUNG_STORAGE_ROOT {Path(told['storage']).parent}: " in raised.value.failure.reason
+    assert names(told) == {SPEC}, "nothing is written, not even a log"
+    assert Path(told["storage"], "marker").write_text("that of the service")
+    assert slot.step()["epoch"] == 1
+
+
+def test_a_trial_is_not_placed_on_a_node_that_cannot_be_used() -> None:
+    used = {"resources": {"CPU": 2.0, "GPU": 0.0}}
+    free = TrialWorker.default_resource_request(used | {"excluded": []})
+    assert free == PlacementGroupFactory([{"CPU": 2.0}])
+    bound = TrialWorker.default_resource_request(used | {"excluded": ["a" * 56, "b" * 56]})
+    selector = {"ray.io/node-id": f"!in({'a' * 56}, {'b' * 56})"}
+    assert bound == PlacementGroupFactory([{"CPU": 2.0}], bundle_label_selector=[selector])
 
 
 def test_a_long_epoch_logs_its_progress(config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,28 @@
+"""A cluster that exists in memory: its nodes, and the problem that a check of each finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from search_spaces.protocol import LaunchConfig
+
+
+class MemoryCluster:
+    """Nodes by name, which is their id too. A check ends at once unless it is one of `slow`."""
+
+    def __init__(self, *names: str, cpus: float = 2.0) -> None:
+        self.cpus = dict.fromkeys(names, cpus)
+        self.problems: dict[str, str] = {}
+        self.slow: set[str] = set()
+        self.begun: list[str] = []
+
+    def nodes(self) -> list[Mapping[str, Any]]:
+        return [{"NodeID": name, "NodeName": name, "Resources": {"CPU": cpus}} for name, cpus in self.cpus.items()]
+
+    def begin_check(self, node: str, launch: LaunchConfig) -> Any:
+        self.begun.append(node)
+        return node
+
+    def checked(self, begun: list[Any], timeout_s: float) -> dict[Any, str]:
+        return {node: self.problems.get(node, "") for node in begun if node not in self.slow}

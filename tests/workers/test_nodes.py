@@ -1,0 +1,123 @@
+"""Nodes that an experiment cannot use: they do not see its storage, or have another Rung, or none."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray import cloudpickle
+
+from tests.support.clock import Clock
+from tests.support.nodes import MemoryCluster
+from tests.support.workers import BuildLaunch
+from workers import nodes
+from workers.failures.classification import NodeError, TrialError, classified
+from workers.nodes import Nodes, avoiding, check_node, own_version
+
+#: Runs the check as a process in which Rung is not installed, and then as one in which another version is.
+ELSEWHERE = """
+import importlib.metadata, pickle, sys
+
+class WithoutRung:
+    @staticmethod
+    def find_spec(name, *_):
+        if name.partition(".")[0] in {"workers", "search_spaces"}:
+            raise ImportError(name)
+
+def missing(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+
+sys.meta_path.insert(0, WithoutRung)
+for version in (missing, lambda name: "0.0.1"):
+    importlib.metadata.version = version
+    with open(sys.argv[1], "rb") as file:
+        print(pickle.load(file)("/x/abc", "abc", "0.2.0"))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "VISIBLE_PAUSE_S", 0.0)
+
+
+def test_a_node_that_sees_the_storage_and_has_the_same_rung_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / "marker").write_text("abc")
+    check_node(str(tmp_path), "abc", own_version())
+    check_node(str(tmp_path / "of an older service"), "", "")
+
+
+@pytest.mark.parametrize("state", ["without the folder", "with an empty folder", "with another folder"])
+def test_a_node_without_the_storage_is_named(tmp_path: Path, state: str) -> None:
+    storage = tmp_path / "root" / "abc"
+    if state != "without the folder":
+        storage.mkdir(parents=True)
+    if state == "with another folder":
+        (storage / "marker").write_text("xyz")
+    with pytest.raises(NodeError) as raised:
+        check_node(str(storage), "abc", "")
+    root, file = tmp_path / "root", storage / "marker"
+    assert str(raised.value) == (
+        f"node {platform.node()} sees another folder as RUNG_STORAGE_ROOT {root}: {file} differs"
+        if state == "with another folder"
+        else f"node {platform.node()} does not see RUNG_STORAGE_ROOT {root}: {file}: No such file or directory"
+    )
+
+
+def test_another_version_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrialError) as raised, classified():
+        check_node(str(tmp_path), "", "0.0.1")
+    assert raised.value.failure.kind == "NODE"
+    assert raised.value.failure.reason == (
+        f"node {platform.node()} has Rung {own_version()}, but the experiment runs with 0.0.1: "
+        "all nodes need the same version"
+    )
+
+
+def test_the_check_that_is_sent_to_a_node_needs_no_rung_there(tmp_path: Path) -> None:
+    (tmp_path / "check").write_bytes(cloudpickle.dumps(nodes._check_by_value()))
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "check")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        "has no Rung",
+        "has Rung 0.0.1, but the experiment runs with 0.2.0: all nodes need the same version",
+    ], done.stderr
+
+
+def test_each_node_is_checked_once_also_one_that_joins_later(launch: BuildLaunch) -> None:
+    clock = Clock()
+    cluster = MemoryCluster("w1", "w2")
+    cluster.problems["w2"] = "has no Rung"
+    found = Nodes(launch(), cluster, clock.monotonic)
+    found.look(10.0)
+    assert (found.excluded(), found.reason()) == (["w2"], "node w2 has no Rung")
+    cluster.cpus["w3"] = 2.0
+    cluster.problems["w3"] = "has no Rung"
+    cluster.slow.add("w3")
+    found.look()
+    assert cluster.begun == ["w1", "w2"], "Ray is not asked each time"
+    clock.sleep(nodes.LOOK_S)
+    found.look()
+    assert (cluster.begun, found.excluded()) == (["w1", "w2", "w3"], ["w2"])
+    cluster.slow.clear()
+    found.look()
+    assert found.excluded() == ["w2", "w3"]
+    clock.sleep(nodes.LOOK_S)
+    found.look()
+    assert cluster.begun == ["w1", "w2", "w3"]
+
+
+def test_a_node_is_left_where_a_trial_fits(launch: BuildLaunch) -> None:
+    found = Nodes(launch(), MemoryCluster("w1", "w2"))
+    found.exclude("w1", "node w1 has no Rung")
+    assert found.any_left({"CPU": 2.0, "GPU": 0.0})
+    assert not found.any_left({"CPU": 3.0})
+    assert not found.any_left({"CPU": 1.0, "GPU": 1.0})
+    found.exclude("w2", "node w2 has no Rung")
+    assert not found.any_left({"CPU": 1.0})
+
+
+def test_no_selector_where_every_node_can_be_used() -> None:
+    assert avoiding([]) == {}

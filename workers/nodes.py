@@ -1,0 +1,178 @@
+"""Nodes: which machines of the cluster can work for an experiment: those that see its storage and have its Rung.
+
+Owns the check of a node, by a process that runs there (`check_node`) and ahead of time by the driver (`Nodes`), and
+which nodes have failed it. It must not know what runs on a node.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version as installed_version
+from typing import Any, Protocol
+
+import ray
+
+from search_spaces.layout import NAMES
+from search_spaces.protocol import LaunchConfig
+from search_spaces.storage.base import open_storage
+from workers.failures.classification import NodeError
+
+log = logging.getLogger(__name__)
+
+NODE_ID_LABEL = "ray.io/node-id"  # Ray gives each node this label
+FIRST_ANSWERS_S = 10.0  # how long a search waits for the other nodes before it starts
+LOOK_S = 10.0  # how often the driver looks for nodes that have joined
+#: A client of a network file system may have cached that a new folder does not exist.
+VISIBLE_TRIES, VISIBLE_PAUSE_S = 4, 0.5
+
+
+def own_version() -> str:
+    return installed_version("rung")
+
+
+def check_node(storage: str, marker: str, version: str) -> None:
+    """Raise NodeError where this process's node cannot be used. An empty `marker` or `version` is not compared."""
+    if found := problem_of_node(storage, marker, version):
+        node, name = this_node()
+        raise NodeError(f"node {name} {found}", node)
+
+
+def problem_of_node(storage: str, marker: str, version: str) -> str:
+    """What is wrong with this process's node, to be read after its name; empty if it can be used."""
+    if version and version != own_version():
+        return f"has Rung {own_version()}, but the experiment runs with {version}: all nodes need the same version"
+    if not marker:
+        return ""
+    root, file = storage.rpartition("/")[0], f"{storage}/{NAMES.marker}"
+    for left in reversed(range(VISIBLE_TRIES)):
+        try:
+            with open_storage(storage).artifacts.open_reader(NAMES.marker) as content:
+                found = content.read().decode(errors="replace")
+            return "" if found == marker else f"sees another folder as RUNG_STORAGE_ROOT {root}: {file} differs"
+        except OSError as error:
+            if not left:
+                return f"does not see RUNG_STORAGE_ROOT {root}: {file}: {error.strerror or error}"
+            time.sleep(VISIBLE_PAUSE_S)
+    raise AssertionError
+
+
+def this_node() -> tuple[str, str]:
+    """Ray's id of this process's node, empty outside Ray, and the name under which users know the node."""
+    node = str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+    names = {one["NodeID"]: one.get("NodeName") for one in ray.nodes()} if node else {}
+    return node, names.get(node) or platform.node()
+
+
+class Cluster(Protocol):
+    """The nodes as a driver sees them; the production implementation is `RayCluster`."""
+
+    def nodes(self) -> list[Mapping[str, Any]]:
+        """The living nodes, as `ray.nodes` describes them."""
+
+    def begin_check(self, node: str, launch: LaunchConfig) -> Any:
+        """Begin a check on a node; returns what `checked` takes."""
+
+    def checked(self, begun: list[Any], timeout_s: float) -> dict[Any, str]:
+        """The problems of the nodes whose check has ended by then; "" for one that can be used or has died."""
+
+
+class RayCluster:
+    def nodes(self) -> list[Mapping[str, Any]]:
+        return [node for node in ray.nodes() if node["Alive"]]
+
+    def begin_check(self, node: str, launch: LaunchConfig) -> Any:
+        task: Any = ray.remote(num_cpus=0, max_retries=0, label_selector={NODE_ID_LABEL: node})(_check_by_value())
+        return task.remote(launch.storage, launch.marker, launch.version)
+
+    def checked(self, begun: list[Any], timeout_s: float) -> dict[Any, str]:
+        found: dict[Any, str] = {}
+        for task in ray.wait(begun, num_returns=len(begun), timeout=timeout_s)[0]:
+            try:
+                found[task] = ray.get(task)
+            except Exception as error:  # its node has died, or a process of it
+                log.warning("a node could not be checked: %r", error)
+                found[task] = ""
+        return found
+
+
+class Nodes:
+    """The nodes that an experiment must not use, and why. For the driver's thread that runs the search.
+
+    `clock` gives monotonic seconds.
+    """
+
+    def __init__(
+        self, launch: LaunchConfig, cluster: Cluster | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._launch = launch
+        self._cluster: Cluster = cluster or RayCluster()
+        self._clock = clock
+        self._known = {this_node()[0]}  # the driver's own was checked at its start
+        self._begun: dict[Any, tuple[str, str]] = {}
+        self._next_look = 0.0
+        self._unusable: dict[str, str] = {}
+
+    def look(self, wait_s: float = 0.0) -> None:
+        """Check nodes that have joined; waits at most `wait_s` for their answers. Often called: mostly does nothing."""
+        if self._clock() >= self._next_look:
+            self._next_look = self._clock() + LOOK_S
+            new = [node for node in self._cluster.nodes() if node["NodeID"] not in self._known]
+            for found in new:
+                self._known.add(found["NodeID"])
+                begun = self._cluster.begin_check(found["NodeID"], self._launch)
+                self._begun[begun] = found["NodeID"], found.get("NodeName") or found["NodeID"]
+        if self._begun:
+            for task, problem in self._cluster.checked(list(self._begun), wait_s).items():
+                node, name = self._begun.pop(task)
+                if problem:
+                    self.exclude(node, f"node {name} {problem}")
+
+    def exclude(self, node: str, reason: str) -> None:
+        """Do not use a node any more."""
+        if node not in self._unusable:
+            log.error("%s; this experiment does not use it any more", reason)
+            self._unusable[node] = reason
+
+    def excluded(self) -> list[str]:
+        """Ray's ids of the nodes that must not be used."""
+        return sorted(self._unusable)
+
+    def reason(self) -> str:
+        """Why some nodes are not used; empty if all are."""
+        return "; ".join(self._unusable.values())
+
+    def any_left(self, resources: Mapping[str, float]) -> bool:
+        """Whether a node that can be used is large enough for `resources`, when it is empty."""
+        return any(
+            all(node["Resources"].get(name, 0) >= share for name, share in resources.items())
+            for node in self._cluster.nodes()
+            if node["NodeID"] not in self._unusable
+        )
+
+
+def avoiding(nodes: list[str]) -> dict[str, str]:
+    """Ray's label selector for all nodes but these."""
+    return {NODE_ID_LABEL: f"!in({', '.join(nodes)})"} if nodes else {}
+
+
+def _check_by_value() -> Callable[[str, str, str], str]:
+    """The check of a node on which any Rung may be installed, or none: Ray sends the function itself, not its name."""
+
+    def check(storage: str, marker: str, version: str) -> str:
+        from importlib.metadata import PackageNotFoundError
+        from importlib.metadata import version as installed
+
+        try:
+            found = installed("rung")
+        except PackageNotFoundError:
+            return "has no Rung"
+        if found != version:
+            return f"has Rung {found}, but the experiment runs with {version}: all nodes need the same version"
+        from workers.nodes import problem_of_node
+
+        return problem_of_node(storage, marker, version)
+
+    return check
