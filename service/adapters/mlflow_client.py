@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -31,6 +33,7 @@ RUNS_PER_REQUEST = 500  # MLflow parses their ids in about 0.2 s
 RUN_ID = re.compile(r"[\w.-]+", re.ASCII)  # what stands in a filter of MLflow, which cannot escape a quote
 TAG_CHARACTERS = 5_000  # longer values are refused by MLflow
 CURVES_AT_ONCE = 8  # requests for the curves of one trial
+PAUSES_S = (0.05, 0.1, 0.2, 0.4)  # before a request is repeated: one that failed by chance succeeds by then
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 INFINITY = sys.float_info.max  # MLflow's databases store an infinite value as this number
@@ -89,7 +92,8 @@ class MlflowClient:
 
     def ping(self) -> None:
         """Ask what every driver will ask. MLflow's /health also answers clients that it would refuse."""
-        self._request(f"{API}/experiments/search", {"max_results": "1"})
+        response = self._send_once("GET", f"{API}/experiments/search", params={"max_results": "1"})
+        self._check(response)
 
     def curves(self, run_id: str, names: Iterable[str] = METRICS + DIAGNOSTICS) -> dict[str, list[Point]]:
         """The points of each metric that has any, by step; empty for a run that MLflow does not know."""
@@ -196,11 +200,23 @@ class MlflowClient:
         missing_ok: bool = False,
     ) -> httpx.Response:
         response = self._send(method, path, params=query, json=body)
-        if response.status_code != 200 and not (missing_ok and response.status_code == 404):
-            raise UnavailableError(f"MLflow at {self.uri} answers {response.status_code}: {_excerpt(response)}")
+        self._check(response, missing_ok=missing_ok)
         return response
 
+    def _check(self, response: httpx.Response, *, missing_ok: bool = False) -> None:
+        if response.status_code != 200 and not (missing_ok and response.status_code == 404):
+            raise UnavailableError(f"MLflow at {self.uri} answers {response.status_code}: {_excerpt(response)}")
+
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """The answer to a request. It is repeated after an error of the server: each has the same effect twice."""
+        for pause_s in PAUSES_S:
+            response = self._send_once(method, path, **options)
+            if response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+                return response
+            time.sleep(pause_s)
+        return self._send_once(method, path, **options)
+
+    def _send_once(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             return self._client.request(method, self.uri.rstrip("/") + path, **options)
         except httpx.HTTPError as error:

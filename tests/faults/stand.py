@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -125,6 +125,42 @@ class Stand:
                 os.kill(pid, signal.SIGKILL)
         self._reap(names)
         self.wait_until(lambda: not any(map(is_alive, doomed)), f"{names} are gone")
+
+    @contextlib.contextmanager
+    def node(self, name: str, cpus: int, *, hidden: Path | None = None, paths: Sequence[Path] = ()) -> Iterator[None]:
+        """Another node of Ray, as its processes see this machine without the folder `hidden` and with `paths` first."""
+        parts = self._stack.components()
+        ray = str(Path(sys.executable).with_name("ray"))
+        address = f"127.0.0.1:{self._stack.ray_ports['port']}"
+        ports = " ".join(f"--{option}={port}" for option, port in zip(RAY_PORTS[1:], _free_ports(3), strict=True))
+        command = f"exec {ray} start --address={address} --node-name={name} --num-cpus={cpus} {ports}"
+        words = ["sh", "-c", f"{command} --block --disable-usage-stats"]
+        if hidden is not None:
+            words = ["unshare", "-m", "sh", "-c", f"mount -t tmpfs none {hidden} && {words[-1]}"]
+        path = os.pathsep.join(map(str, [*paths, ROOT, self.plugins]))
+        environment = {**parts["ray"].environment, "RUNG_TEST_STAND": str(self.folder), "PYTHONPATH": path}
+        with (self.home / "logs" / f"{name}.log").open("ab") as output:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=self.home,
+                start_new_session=True,
+                preexec_fn=children._dies_with(os.getpid()),
+            )
+        try:
+            with httpx.Client(base_url=self.url, trust_env=False, timeout=10) as http:
+                self.wait_until(
+                    lambda: name in http.get("/api/v1/cluster").text, f"the service sees node {name}", START_S
+                )
+            yield
+        finally:
+            for pid in [*children.descendants(process.pid), process.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait(60)
 
     def wait_until_ready(self) -> None:
         """Wait until the service reaches the database, Ray and MLflow, and Ray has a node."""

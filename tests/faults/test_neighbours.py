@@ -1,0 +1,85 @@
+"""The rows of the fault table about neighbours: an MLflow of which some requests fail, nodes that cannot be used."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service.contract.errors import NotFoundError
+from service.contract.schemas import ExperimentView
+from tests.faults.experiments import TRIALS, parallel, serial, wait_for_end
+from tests.faults.flaky import FlakyProxy
+from tests.faults.invariants import assert_nothing_lost
+from tests.faults.stand import CPUS, Stand
+from workers.nodes import own_version
+
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(900)]
+
+
+def seconds(view: ExperimentView) -> float:
+    """From the first start of an experiment to its end."""
+    assert view.started_at is not None
+    assert view.ended_at is not None
+    return (view.ended_at - view.started_at).total_seconds()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_an_mlflow_that_fails_some_requests(stand: Stand, undisturbed: Callable[..., str], share: float) -> None:
+    like = undisturbed()
+    with FlakyProxy(stand.mlflow_url, share).running() as proxy:
+        stand.restart_service(MLFLOW_TRACKING_URI=proxy.url)
+        try:
+            submitted = stand.rung.submit(serial(f"mlflow-flaky-{share:g}"))
+            wait_for_end(stand, submitted.id)
+            view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, trained_again=0)
+            assert view.attempt == 1
+            assert proxy.failed
+            took, before = seconds(view), seconds(stand.rung.get(like))
+            print(f"{share:.0%}: {took:.1f} s, undisturbed {before:.1f} s, {proxy.failed} failed of {proxy.requests}")
+            assert share > 0.05 or took <= 2 * before
+            stand.rung.delete(submitted.id)
+            stand.wait_until(lambda: _is_gone(stand, submitted.id), "the experiment is deleted", 60)
+        finally:
+            stand.restart_service()
+    runs = "SELECT lifecycle_stage FROM runs JOIN tags USING (run_uuid) WHERE key = 'rung.experiment_id' AND value = %s"
+    assert set(stand.query("mlflow", runs, submitted.id)) == {("deleted",)}
+    assert not stand.query("mlflow", "SELECT 1 FROM model_versions WHERE run_id = %s", view.mlflow_run_id)
+
+
+def _is_gone(stand: Stand, experiment_id: str) -> bool:
+    try:
+        stand.rung.get(experiment_id)
+    except NotFoundError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("problem", ["storage", "version"])
+def test_a_node_that_cannot_be_used(stand: Stand, problem: str) -> None:
+    """It has more cores than the others: without the check, most trials would be placed there."""
+    hidden = stand.storages[0] if problem == "storage" else None
+    paths: tuple[Path, ...] = ()
+    if problem == "version":
+        metadata = stand.folder / "other" / "rung-0.0.1.dist-info"
+        metadata.mkdir(parents=True, exist_ok=True)
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: rung\nVersion: 0.0.1\n")
+        paths = (metadata.parent,)
+    elif shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed")
+    with stand.node("w2", CPUS, hidden=hidden, paths=paths):
+        submitted = stand.rung.submit(
+            parallel(f"node-{problem}", resources={"cpus_per_trial": CPUS // 2, "max_concurrent_trials": 4})
+        )
+        expected = (
+            f"node w2 does not see RUNG_STORAGE_ROOT {hidden}: "
+            if problem == "storage"
+            else f"node w2 has Rung 0.0.1, but the experiment runs with {own_version()}: "
+        )
+        stand.wait_until(lambda: expected in stand.rung.get(submitted.id).reason, f"the reason has {expected!r}")
+        wait_for_end(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, trained_again=0)
+    assert view.attempt == 1
+    assert {trial.restarts for trial in stand.rung.trials(view.id)} == {0}
