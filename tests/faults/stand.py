@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 import random
+import shlex
 import shutil
 import signal
 import socket
@@ -130,15 +131,18 @@ class Stand:
     def node(self, name: str, cpus: int, *, hidden: Path | None = None, paths: Sequence[Path] = ()) -> Iterator[None]:
         """Another node of Ray, as its processes see this machine without the folder `hidden` and with `paths` first."""
         parts = self._stack.components()
-        ray = str(Path(sys.executable).with_name("ray"))
         address = f"127.0.0.1:{self._stack.ray_ports['port']}"
-        ports = " ".join(f"--{option}={port}" for option, port in zip(RAY_PORTS[1:], _free_ports(3), strict=True))
-        command = f"exec {ray} start --address={address} --node-name={name} --num-cpus={cpus} {ports}"
-        words = ["sh", "-c", f"{command} --block --disable-usage-stats"]
+        words = [sys.executable, "-m", "tests.faults.ray_node", address, name, str(cpus), *map(str, _free_ports(3))]
         if hidden is not None:
-            words = ["unshare", "-m", "sh", "-c", f"mount -t tmpfs none {hidden} && {words[-1]}"]
+            hidden.mkdir(exist_ok=True)
+            mounted = f"mount -t tmpfs none {hidden} && exec {shlex.join(words)}"
+            words = ["unshare", "-m", "sh", "-c", mounted]
         path = os.pathsep.join(map(str, [*paths, ROOT, self.plugins]))
-        environment = {**parts["ray"].environment, "RUNG_TEST_STAND": str(self.folder), "PYTHONPATH": path}
+        environment = {
+            **parts["ray"].environment,
+            "RUNG_TEST_STAND": str(self.folder),
+            "PYTHONPATH": path,
+        }
         with (self.home / "logs" / f"{name}.log").open("ab") as output:
             process = subprocess.Popen(
                 words,

@@ -25,21 +25,22 @@ class CheckpointKeeper:
         self._policy = policy
         self._table = table
         self._unpruned = {trial.number for trial in table.trials.values() if trial.ended}
+        self._pruned: set[int] = set()  # which need no second look: a search may have thousands of trials
 
     def prune(self, numbers: Iterable[int]) -> None:
         """Delete the files of ended trials that the policy does not keep: these trials never resume.
 
         What cannot be deleted stays and is logged.
         """
-        ended = {number for number in numbers if self._table.trials[number].ended}
-        if not ended:
+        self._unpruned |= {number for number in numbers if self._table.trials[number].ended} - self._pruned
+        if not self._unpruned:
             return
-        self._unpruned |= ended
         best, winner = self._table.best(), self._table.winner
         leader = best.number if best else None
         registered = winner is not None and winner.trial == leader
         try:
             checkpoints.prune(self._artifacts, self._unpruned, leader, self._policy, winner_registered=registered)
-            self._unpruned = {number for number in self._unpruned if number == leader}
+            self._pruned |= self._unpruned - {leader}
+            self._unpruned &= {leader}
         except OSError as error:
             log.warning("checkpoints of ended trials stay: %s", error)

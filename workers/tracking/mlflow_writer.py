@@ -25,11 +25,14 @@ from workers.state.events import EpochFinished, Event, TrialEnded, TrialEvent, T
 from workers.tracking import registration
 from workers.tracking.connection import Connection, is_permanent, tolerating_refusal
 from workers.tracking.mlflow_ids import MlflowIds
+from workers.tracking.parallel import for_each
 from workers.tracking.runs import Runs
 from workers.tracking.summary import Summary
 from workers.tracking.uploads import Uploads
 
 log = logging.getLogger(__name__)
+
+AT_ONCE = 4  # runs: a run takes three requests, and a search may end thousands of trials in minutes
 
 
 @dataclass
@@ -82,12 +85,7 @@ class MlflowWriter:
             on_parent()
         if not self._resumed:
             self._resume(parent)
-        for number, of_trial in _by_trial(events).items():
-            left = of_trial[self._accepted.get(number, 0) :]
-            if left:
-                self._send(number, _batch(left))
-                self._accepted[number] = len(of_trial)
-                self._note_answer()
+        for_each(list(_by_trial(events).values()), self._send, AT_ONCE)
         self._accepted.clear()
 
     def end_parent_run(self, summary: Summary, at: float, began: Mapping[int | None, float]) -> None:
@@ -119,11 +117,19 @@ class MlflowWriter:
     def _note_answer(self) -> None:
         self.answered_at = time.monotonic()
 
-    def _send(self, number: int, batch: _Batch) -> None:
+    def _send(self, of_trial: list[TrialEvent]) -> None:
+        """Send the run of a trial those of its events that were not accepted yet."""
+        number = of_trial[0].trial
+        left = of_trial[self._accepted.get(number, 0) :]
+        if not left:
+            return
+        batch = _batch(left)
         run = self._runs.of_trial(number, batch.params, batch.began_ms)
         self._log(run, self._runs.without_known_points(run, batch.items) + _tags(batch.tags))
         if batch.ended:
             self._terminate(run, *batch.ended)
+        self._accepted[number] = len(of_trial)
+        self._note_answer()
 
     def _resume(self, parent: str) -> None:
         """An experiment that had ended or was inactive continues, and so do its trials that have not ended."""

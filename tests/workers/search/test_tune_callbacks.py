@@ -15,6 +15,8 @@ from search_spaces.protocol import Directives, TrialState
 from search_spaces.storage.folder import FolderStorage
 from tests.support.searches import Search
 from tests.support.workers import BuildSpec, OpenRecorder
+from workers.search.checkpoint_keeper import CheckpointKeeper
+from workers.state import checkpoints
 from workers.state.checkpoints import BEST, LAST
 from workers.state.trial_table import TrialTable
 
@@ -293,6 +295,22 @@ def test_only_the_best_weights_are_kept(search: Callable[..., Search], tmp_path:
         now.tune.report(trial, 1, value)
     assert [path.parent.name for path in tmp_path.rglob(BEST)] == ["00003"]
     assert list(tmp_path.rglob(LAST)) == []
+
+
+def test_the_files_of_an_ended_trial_are_looked_at_once(
+    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many trials have ended by then, and also at the end of the search."""
+    looked: list[list[int]] = []
+    monkeypatch.setattr(checkpoints, "prune", lambda _, numbers, *rest, **named: looked.append(sorted(numbers)))
+    now = search(max_epochs=1)
+    keeper = CheckpointKeeper(FolderStorage(now.folder.root).artifacts, "best", now.recorder.table)
+    for number, value in enumerate((0.5, 0.7, 0.6, 0.8)):
+        now.recorder.record_suggestion(number, {}, {})
+        now.recorder.record_epoch(number, 1, {"validation_accuracy": value}, (TrialState.COMPLETED, "done"))
+        keeper.prune([number])
+    keeper.prune(now.trials)
+    assert looked == [[0], [0, 1], [1, 2], [1, 3], [3]], "the leading one again, which another may replace"
 
 
 def test_checkpoints_of_a_running_trial_are_kept(search: Callable[..., Search], tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from search_spaces.storage.folder import FolderStorage
 from tests.support.tracking import BuildTracker
 from tests.support.workers import BuildLaunch, BuildSpec, OpenRecorder
 from workers.state.recorder import Recorder
-from workers.tracking import repetition
+from workers.tracking import mlflow_writer, repetition
 from workers.tracking.tracker import Tracker
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No request is repeated by itself, so that a test sees what follows from one that failed for longer."""
+    """One run after the other, and no request is repeated by itself: a test sees what follows from one that failed."""
+    monkeypatch.setattr(mlflow_writer, "AT_ONCE", 1)
     monkeypatch.setattr(repetition, "PATIENCE_S", 0.0)
 
 

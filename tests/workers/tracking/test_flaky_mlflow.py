@@ -13,7 +13,8 @@ from mlflow.exceptions import MlflowException
 from search_spaces.protocol import RunStatus, Winner
 from tests.support.tracking import BuildTracker, FlakyClient, LosingClient, assert_delivered, record_trials, trial_runs
 from workers.state.recorder import Recorder
-from workers.tracking import repetition
+from workers.tracking import mlflow_writer, repetition
+from workers.tracking.parallel import for_each
 from workers.tracking.summary import Summary
 from workers.tracking.tracker import Tracker
 
@@ -52,8 +53,14 @@ def register_once(tracker: Tracker, model: Path) -> str:
 
 @pytest.mark.parametrize("share", [0.05, 0.3])
 def test_requests_that_fail_by_chance_cost_little_and_duplicate_nothing(
-    client: MlflowClient, tracker: BuildTracker, recorder: Recorder, model: Path, share: float
+    client: MlflowClient,
+    tracker: BuildTracker,
+    recorder: Recorder,
+    model: Path,
+    share: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(mlflow_writer, "AT_ONCE", 4)
     flaky = FlakyClient(client, share)
     one = over(tracker(), flaky)
     record_trials(recorder, range(TRIALS))
@@ -166,3 +173,39 @@ def test_plots_are_uploaded_although_requests_fail(
     one.log_folder(model)
     listed = client.list_artifacts(str(one.ids().parent), "model/data")
     assert sorted(item.path for item in listed) == ["model/data/more", "model/data/weights.bin"]
+
+
+def test_the_first_error_of_several_requests_ends_all_of_them() -> None:
+    begun: list[int] = []
+
+    def send(number: int) -> None:
+        begun.append(number)
+        if number == 3:
+            raise ConnectionError("refused")
+
+    with pytest.raises(ConnectionError):
+        for_each(range(100), send, 1)
+    assert begun == [0, 1, 2, 3]
+    begun.clear()
+    with pytest.raises(ConnectionError):
+        for_each(range(100), send, 4)
+    assert len(begun) == len(set(begun))
+    begun.clear()
+    for_each(range(3), send, 4)
+    assert sorted(begun) == [0, 1, 2]
+    for_each([], send, 4)
+
+
+def test_a_trial_takes_three_requests_and_the_end_of_a_search_a_fixed_number(
+    client: MlflowClient, tracker: BuildTracker, recorder: Recorder
+) -> None:
+    counting = FlakyClient(client, 0.0)
+    one = over(tracker(), counting)
+    record_trials(recorder, range(3 * TRIALS))
+    assert one.deliver()
+    assert sum(counting.calls.values()) <= 3 * 3 * TRIALS + 3, counting.calls
+    counting.calls.clear()
+    recorder.record_suggestion(3 * TRIALS, {}, {})
+    one.finish()
+    one.end_parent_run(ENDED)
+    assert sum(counting.calls.values()) <= 4, counting.calls

@@ -65,10 +65,10 @@ def test_parameters_of_a_journal_of_version_1_have_the_names_of_new_trials(
     recorder.record_suggestion(0, {"scheduler.epochs": 5.0}, {"scheduler.epochs": 5.0})
     recorder.record_suggestion(1, {"scheduler.t_max": 6.0}, {"scheduler.t_max": 6.0})
     assert tracker().deliver()
-    assert [run.data.params for run in trial_runs(client).values()] == [
-        {"scheduler.t_max": "5.0"},
-        {"scheduler.t_max": "6.0"},
-    ]
+    assert {number: run.data.params for number, run in trial_runs(client).items()} == {
+        0: {"scheduler.t_max": "5.0"},
+        1: {"scheduler.t_max": "6.0"},
+    }
 
 
 def test_values_that_are_not_finite_are_kept(client: MlflowClient, tracker: BuildTracker, recorder: Recorder) -> None:
