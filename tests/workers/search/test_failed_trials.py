@@ -101,7 +101,6 @@ def test_a_trial_that_fills_the_disk_is_paused_and_blocks_the_experiment(
     assert search(2).tune.start().config["trial"] == 0
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(("epochs", "phase", "state"), [(0, "failed", "ERROR"), (1, "paused", "PAUSED")])
 def test_a_defect_of_the_data_set_ends_the_search_at_the_first_trial(
     search: Callable[..., Search], tmp_path: Path, epochs: int, phase: str, state: str
@@ -122,7 +121,8 @@ def test_a_defect_of_the_data_set_ends_the_search_at_the_first_trial(
     assert now.states()[0] == state
     assert other not in now.tune.live
     assert now.tune.start() == "FINISHED"
-=======
+
+
 def test_a_trial_leaves_a_node_that_cannot_be_used(search: Callable[..., Search], tmp_path: Path) -> None:
     now = search(max_restarts=0)
     cluster = MemoryCluster("w1", "w2")
@@ -148,7 +148,6 @@ def test_a_trial_leaves_a_node_that_cannot_be_used(search: Callable[..., Search]
         "no node can run a trial: node w2 does not see RUNG_STORAGE_ROOT /x; node w1 has Rung 0.1.0"
     )
     assert now.states() == ["PAUSED", "PAUSED"]
->>>>>>> d7386cc (Nodes that do not see the storage or have another Rung are named and not used)
 
 
 def test_checkpoints_that_cannot_be_deleted_stop_nothing_and_are_deleted_later(
