@@ -26,6 +26,8 @@ from workers.tracking.tracker import Tracker
 from workers.trial import logs
 from workers.winner.evaluation import WinnerEvaluation
 
+log = logging.getLogger(__name__)
+
 
 def main(arguments: list[str]) -> int:
     """Exit status 0: the attempt has completed the experiment, or was stopped on request.
@@ -55,13 +57,15 @@ def main(arguments: list[str]) -> int:
 
 
 def _read_launch(storage: ExperimentStorage, address: str, attempt: int) -> LaunchConfig:
-    """What the service has just written. Exits with a sentence if it is not there: there is no other way to tell."""
+    """What the service has just written. Without it, the log is the only way to tell what is wrong."""
     try:
         with storage.artifacts.open_reader(NAMES.launch_config(attempt)) as file:
             launch = LaunchConfig.model_validate_json(file.read())
     except FileNotFoundError as error:
         root = address.rpartition("/")[0]
-        sys.exit(f"node {platform.node()} does not see RUNG_STORAGE_ROOT {root}: {error.filename}: {error.strerror}")
+        missing = f"{error.filename}: {error.strerror}"
+        log.error("node %s does not see RUNG_STORAGE_ROOT %s: %s", platform.node(), root, missing)
+        sys.exit(1)
     return launch.model_copy(update={"version": launch.version or own_version()})
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from typing import Any, Protocol
 
@@ -38,6 +39,21 @@ def check_node(storage: str, marker: str, version: str) -> None:
     if found := problem_of_node(storage, marker, version):
         node, name = this_node()
         raise NodeError(f"node {name} {found}", node)
+
+
+@contextmanager
+def on_node(storage: str, marker: str, version: str, *, first: bool = True) -> Iterator[None]:
+    """Check the node, and again if the block raises OSError: the storage may have gone away meanwhile.
+
+    Unless it is the `first` block, the node was checked before.
+    """
+    if first:
+        check_node(storage, marker, version)
+    try:
+        yield
+    except OSError:
+        check_node(storage, marker, version)
+        raise
 
 
 def problem_of_node(storage: str, marker: str, version: str) -> str:

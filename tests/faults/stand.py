@@ -128,15 +128,17 @@ class Stand:
         self.wait_until(lambda: not any(map(is_alive, doomed)), f"{names} are gone")
 
     @contextlib.contextmanager
-    def node(self, name: str, cpus: int, *, hidden: Path | None = None, paths: Sequence[Path] = ()) -> Iterator[None]:
-        """Another node of Ray, as its processes see this machine without the folder `hidden` and with `paths` first."""
+    def node(self, name: str, cpus: int, *, hidden: Path | None = None, paths: Sequence[Path] = ()) -> Iterator[int]:
+        """Another node of Ray; its process has a view of the file systems of its own.
+
+        `hidden` is a folder that its processes do not see, `paths` come first among those of their modules.
+        """
         parts = self._stack.components()
         address = f"127.0.0.1:{self._stack.ray_ports['port']}"
         words = [sys.executable, "-m", "tests.faults.ray_node", address, name, str(cpus), *map(str, _free_ports(3))]
-        if hidden is not None:
-            hidden.mkdir(exist_ok=True)
-            mounted = f"mount -t tmpfs none {hidden} && exec {shlex.join(words)}"
-            words = ["unshare", "-m", "sh", "-c", mounted]
+        mount = f"mount -t tmpfs none {hidden} && " if hidden else ""
+        words = ["unshare", "-m", "sh", "-c", f"{mount}exec {shlex.join(words)}"]
+        self.storages[0].mkdir(exist_ok=True)
         path = os.pathsep.join(map(str, [*paths, ROOT, self.plugins]))
         environment = {
             **parts["ray"].environment,
@@ -159,7 +161,7 @@ class Stand:
                 self.wait_until(
                     lambda: name in http.get("/api/v1/cluster").text, f"the service sees node {name}", START_S
                 )
-            yield
+            yield process.pid
         finally:
             for pid in [*children.descendants(process.pid), process.pid]:
                 with contextlib.suppress(ProcessLookupError):

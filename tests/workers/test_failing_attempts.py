@@ -113,13 +113,14 @@ def test_a_driver_on_a_node_that_cannot_be_used_blocks_the_experiment(
     assert not (tmp_path / "journal.jsonl").exists()
 
 
-def test_a_driver_that_does_not_see_its_launch_file_says_so(tmp_path: Path) -> None:
+def test_a_driver_that_does_not_see_its_launch_file_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     storage = tmp_path / "abc"
     with pytest.raises(SystemExit) as exited:
         driver.main([str(storage), "1"])
-    assert exited.value.code == (
+    assert exited.value.code == 1
+    assert caplog.messages == [
         f"node {platform.node()} does not see RUNG_STORAGE_ROOT {tmp_path}: {storage}: No such file or directory"
-    )
+    ]
     assert not storage.exists()
 
 

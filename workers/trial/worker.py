@@ -21,7 +21,7 @@ from search_spaces.layout import NAMES
 from search_spaces.storage.base import open_storage
 from search_spaces.stored import read_trial_spec
 from workers.failures.classification import classified
-from workers.nodes import avoiding, check_node
+from workers.nodes import avoiding, on_node
 from workers.state import checkpoints
 from workers.trial import device
 from workers.trial.logs import LogFile, captured
@@ -79,13 +79,13 @@ class TrialWorker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        if self._training is None:
-            with classified():  # here and not in `setup`, of whose errors Tune keeps only the text
-                check_node(self._config["storage"], self._config["marker"], self._config["version"])
-        if self._log is None:
-            self._log = LogFile(self._artifacts, self._files.log)
-        with classified(), captured(self._log):
-            return self._step()
+        # Not in `setup`, of whose errors Tune keeps only the text.
+        node = (self._config[name] for name in ("storage", "marker", "version"))
+        with classified(), on_node(*node, first=self._training is None):
+            if self._log is None:
+                self._log = LogFile(self._artifacts, self._files.log)
+            with captured(self._log):
+                return self._step()
 
     def cleanup(self) -> None:
         self._training = None

@@ -23,7 +23,7 @@ from search_spaces.storage.base import ArtifactStore, open_storage
 from search_spaces.stored import read_trial_spec
 from workers.failures import from_ray
 from workers.failures.classification import TrialError, classified
-from workers.nodes import Nodes, avoiding, check_node
+from workers.nodes import Nodes, avoiding, on_node
 from workers.state import checkpoints
 from workers.tracking.environment import prepare_import
 from workers.trial import device
@@ -164,8 +164,7 @@ class Evaluator:
         Where the weights are missing, the first `epochs` epochs are trained again, up to the best one; on a CPU this
         gives the same weights, except of a trial of an earlier version with augmentation. Raises TrialError.
         """
-        with classified():
-            check_node(launch.storage, launch.marker, launch.version)
+        with classified(), on_node(launch.storage, launch.marker, launch.version):
             return self._evaluate(launch, open_storage(launch.storage).artifacts, NAMES.trial(number), epochs)
 
     def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig) -> None:

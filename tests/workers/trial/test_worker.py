@@ -251,7 +251,7 @@ def test_an_unusable_gpu_is_an_error_not_a_cpu(
 
 
 def test_a_node_that_does_not_see_the_storage_is_an_error_of_the_node(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nodes, "VISIBLE_PAUSE_S", 0.0)
     told = config()
@@ -263,6 +263,10 @@ def test_a_node_that_does_not_see_the_storage_is_an_error_of_the_node(
     assert names(told) == {SPEC}, "nothing is written, not even a log"
     assert Path(told["storage"], "marker").write_text("that of the service")
     assert slot.step()["epoch"] == 1
+    Path(told["storage"]).rename(tmp_path / "gone")
+    with pytest.raises(TrialError) as raised:
+        slot.step()
+    assert raised.value.failure.kind is ErrorKind.NODE, "also in the middle of a trial"
 
 
 def test_a_trial_is_not_placed_on_a_node_that_cannot_be_used() -> None:

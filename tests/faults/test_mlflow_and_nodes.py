@@ -1,8 +1,8 @@
-"""The rows of the fault table about neighbours: an MLflow of which some requests fail, nodes that cannot be used."""
+"""The rows of the fault table about an MLflow of which some requests fail, and about nodes that cannot be used."""
 
 from __future__ import annotations
 
-import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +10,12 @@ import pytest
 
 from service.contract.errors import NotFoundError
 from service.contract.schemas import ExperimentView
+from service.stack import children
 from tests.faults.experiments import TRIALS, parallel, serial, wait_for_end
 from tests.faults.flaky import FlakyProxy
-from tests.faults.invariants import assert_nothing_lost
+from tests.faults.invariants import assert_nothing_lost, finished
 from tests.faults.stand import CPUS, Stand
+from tests.support.processes import command
 from workers.nodes import own_version
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(900)]
@@ -57,6 +59,13 @@ def _is_gone(stand: Stand, experiment_id: str) -> bool:
     return False
 
 
+@pytest.fixture
+def _separate_mounts() -> None:
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a process cannot have mounts of its own here")
+
+
+@pytest.mark.usefixtures("_separate_mounts")
 @pytest.mark.parametrize("problem", ["storage", "version"])
 def test_a_node_that_cannot_be_used(stand: Stand, problem: str) -> None:
     """It has more cores than the others: without the check, most trials would be placed there."""
@@ -67,8 +76,6 @@ def test_a_node_that_cannot_be_used(stand: Stand, problem: str) -> None:
         metadata.mkdir(parents=True, exist_ok=True)
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: rung\nVersion: 0.0.1\n")
         paths = (metadata.parent,)
-    elif shutil.which("unshare") is None:
-        pytest.skip("unshare is not installed")
     with stand.node("w2", CPUS, hidden=hidden, paths=paths):
         submitted = stand.rung.submit(
             parallel(f"node-{problem}", resources={"cpus_per_trial": CPUS // 2, "max_concurrent_trials": 4})
@@ -81,5 +88,34 @@ def test_a_node_that_cannot_be_used(stand: Stand, problem: str) -> None:
         stand.wait_until(lambda: expected in stand.rung.get(submitted.id).reason, f"the reason has {expected!r}")
         wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, trained_again=0)
+    assert view.attempt == 1
+    assert {trial.restarts for trial in stand.rung.trials(view.id)} == {0}
+
+
+@pytest.mark.usefixtures("_separate_mounts")
+def test_a_node_that_loses_the_storage(stand: Stand) -> None:
+    """While trials run there: they continue on another node after their last epoch."""
+    with stand.node("w2", CPUS) as node:
+        submitted = stand.rung.submit(
+            parallel(
+                "storage-lost",
+                max_epochs=12,
+                early_stopping="none",
+                resources={"cpus_per_trial": CPUS // 2, "max_concurrent_trials": 4},
+            )
+        )
+
+        def trains_there() -> bool:
+            found = [pid for pid in children.descendants(node) if "ray::TrialWorker" in command(pid)]
+            return bool(found) and sum(trial.epoch for trial in stand.rung.trials(submitted.id)) >= 8
+
+        stand.wait_until(trains_there, "trials run on both nodes", 240)
+        before = finished(stand, submitted.id)
+        hide = ["nsenter", f"--mount=/proc/{node}/ns/mnt", "mount", "-t", "tmpfs", "none", str(stand.storages[0])]
+        subprocess.run(hide, check=True)
+        expected = f"node w2 does not see RUNG_STORAGE_ROOT {stand.storages[0]}: "
+        stand.wait_until(lambda: expected in stand.rung.get(submitted.id).reason, f"the reason has {expected!r}")
+        wait_for_end(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, before=before, trained_again=4)
     assert view.attempt == 1
     assert {trial.restarts for trial in stand.rung.trials(view.id)} == {0}
