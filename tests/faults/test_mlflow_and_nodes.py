@@ -40,9 +40,8 @@ def test_an_mlflow_that_fails_some_requests(stand: Stand, undisturbed: Callable[
             assert view.attempt == 1
             assert proxy.failed
             took, before = seconds(view), seconds(stand.rung.get(like))
-            print(
-                f"{share:.0%}: {took:.1f} s, undisturbed {before:.1f} s, {proxy.failed} of {proxy.requests.total()} requests failed"
-            )
+            failed = f"{proxy.failed} of {proxy.requests.total()} requests failed"
+            print(f"{share:.0%}: {took:.1f} s, undisturbed {before:.1f} s, {failed}")
             assert share > 0.05 or took <= 2 * before
             stand.rung.delete(submitted.id)
             stand.wait_until(lambda: _is_gone(stand, submitted.id), "the experiment is deleted", 60)
