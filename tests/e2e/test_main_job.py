@@ -120,6 +120,15 @@ def test_parent_run_holds_the_summary(mlflow: MlflowClient, view: ExperimentView
     assert counts == {name: float(count) for name, count in view.trials.items()}
 
 
+def test_what_is_known_of_the_data_is_on_the_parent_run(
+    client: Client, mlflow: MlflowClient, view: ExperimentView
+) -> None:
+    known = client.data(view.id)
+    assert (known.name, known.images("test")) == ("digits", 359)
+    assert view.mlflow_run_id is not None
+    assert [file.path for file in mlflow.list_artifacts(view.mlflow_run_id, "data")] == ["data/dataset.json"]
+
+
 def test_registered_model_predicts_raw_images(up: stack.Stack, view: ExperimentView, tmp_path: Path) -> None:
     assert view.winner is not None
     images, labels = load(Digits(), 0, tmp_path, tmp_path).test()

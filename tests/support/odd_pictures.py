@@ -63,7 +63,7 @@ def save_jpeg(path: Path, image: Image.Image, *tags: tuple[int, int, int, bytes]
         entries += struct.pack("<HHI", tag, kind, count) + held
     exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0" + extra
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, exif=exif, quality=95)
+    image.save(path, "JPEG", exif=exif, quality=95)
 
 
 def named(folder: Path, name: bytes) -> Path:

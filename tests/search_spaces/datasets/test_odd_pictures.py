@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +188,52 @@ def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda image: pytest.fail("decoded"))
     with pytest.raises(PictureError, match="must have at most 64 million pixels"):
         decode(stored.getvalue(), describe(8, 8, 3))
+
+
+def claim(path: Path, side: int) -> None:
+    """A PNG that claims to be a square of that side."""
+    save_png16(path, patterned(0, 0, 9))
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", side, side)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+
+
+SIX = (0x112, 3, 1, struct.pack("<H", 6))
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "reason"),
+    [
+        ("1.jpg", lambda path: save_jpeg(path, Image.new("RGB", (24, 12)), (0x100, 2, 5, b"text\0"), SIX), None),
+        ("1.jpg", lambda path: save_jpeg(path, Image.new("RGB", (24, 12)), SIX, (0x11A, 2, 4, b"abc\0")), None),
+        ("1.jfif", lambda path: save_jpeg(path, Image.new("RGB", (24, 12))), None),
+        ("photo", lambda path: save_jpeg(path, Image.new("CMYK", (24, 12))), None),
+        ("1.png", lambda path: Image.new("LA", (9, 9), (3, 9)).save(path), None),
+        ("1.png", lambda path: Image.new("P", (9, 9), 3).save(path, transparency=3), None),
+        ("1.png", lambda path: path.write_bytes(EPS), "is not an image of a known format"),
+        ("1.png", lambda path: claim(path, 8001), "must have at most 64 million pixels"),
+        ("1.png", lambda path: claim(path, 0), "1.png ("),
+        ("1.jpg", lambda path: path.write_bytes(b"\xff\xd8\xff"), "1.jpg ("),
+        ("1.tif", lambda path: path.write_bytes(b"II*\0" + b"\xff" * 40), "1.tif ("),
+        ("1.gif", lambda path: path.write_bytes(b"GIF89a" + b"\xff" * 40), "1.gif ("),
+    ],
+)
+def test_every_file_is_read_or_named(
+    tmp_path: Path, name: str, save: Callable[[Path], None], reason: str | None
+) -> None:
+    for index in range(3):
+        save_image(tmp_path / f"pictures/left/ordinary{index}.png", (index, 0, 0))
+        save_image(tmp_path / f"pictures/right/ordinary{index}.png", (0, index, 0))
+    save(tmp_path / "pictures/left" / name)
+    if reason is None:
+        assert len(everything(load(folder(), 0, tmp_path, tmp_path / "cache"))) == 7
+        return
+    with pytest.raises(DataError, match=re.escape(f"image_folder: 1 damaged images in {tmp_path}")) as refused:
+        load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert f"left/{name} (" in str(refused.value)
+    assert reason in str(refused.value)
+    assert len(everything(load(folder(damaged="skip"), 0, tmp_path, tmp_path / "cache"))) == 6
 
 
 def test_damaged_images_are_left_out_on_request(tmp_path: Path) -> None:
