@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from search_spaces.experiment import MAX_NAME_LENGTH, ExperimentSpec
 from search_spaces.problems import Problem
-from search_spaces.protocol import registered_model_name
+from search_spaces.protocol import MODEL_NAME_CHARACTERS, registered_model_name
 from service.contract.states import ENDED, State
 from service.store.models import Experiment
 
@@ -25,20 +25,24 @@ def warnings(session: Session, spec: ExperimentSpec, source_id: str | None = Non
     dots = [index for index, character in enumerate(full) if character == "."]
     pairs = [(full[:dot], full[dot + 1 :]) for dot in dots]
     possible = [pair for pair in pairs if min(map(len, pair)) > 0 and max(map(len, pair)) <= MAX_NAME_LENGTH]
+    model = registered_model_name(spec.project, spec.name)
+    equal = tuple_(Experiment.project, Experiment.name).in_(possible)
+    if len(model) == MODEL_NAME_CHARACTERS:  # it may be cut, and then others have the same beginning
+        joined = Experiment.project + "." + Experiment.name
+        equal = or_(equal, func.substr(joined, 1, MODEL_NAME_CHARACTERS) == model)
     registers = and_(
         Experiment.state != State.DELETING, or_(Experiment.state.not_in(ENDED), Experiment.winner.is_not(None))
     )
     source = source_id or ""
     other = session.execute(
         select(Experiment.id, Experiment.project, Experiment.name)
-        .where(tuple_(Experiment.project, Experiment.name).in_(possible), registers)
+        .where(equal, registers)
         .where(Experiment.id != source, func.coalesce(Experiment.source_id, "") != source if source else true())
         .order_by(Experiment.created_at.desc(), Experiment.id.desc())
         .limit(1)
     ).first()
     if other is None:
         return []
-    model = registered_model_name(spec.project, spec.name)
     rule = (
         f"should differ from that of experiment {other.id} (project {other.project}, name {other.name}), because the "
         f"winners of both are versions of the registered model {model}; choose another name or project to part them"

@@ -38,6 +38,9 @@ def test_an_experiment_of_the_same_project_and_name(world: World) -> None:
         (("a.b.c", "d"), ("a", "b.c.d"), True),
         (("a.b", "c"), ("a", "c"), False),
         (("a" * 128, "b"), ("a" * 128, "b"), True),
+        (("a" * 128, "b" * 128), ("a" * 128, "b" * 127 + "c"), True),
+        (("a" * 128, "b" * 128), ("a" * 128, "b" * 127), True),
+        (("a" * 128, "b" * 128), ("a" * 128, "b" * 126), False),
     ],
 )
 def test_a_dot_in_a_name_may_be_the_one_between_project_and_name(
