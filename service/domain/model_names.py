@@ -5,7 +5,7 @@ Owns the warning about it. It must not know MLflow.
 
 from __future__ import annotations
 
-from sqlalchemy import and_, func, or_, select, true, tuple_
+from sqlalchemy import ColumnElement, and_, func, or_, select, true, tuple_
 from sqlalchemy.orm import Session
 
 from search_spaces.experiment import MAX_NAME_LENGTH, ExperimentSpec
@@ -26,7 +26,7 @@ def warnings(session: Session, spec: ExperimentSpec, source_id: str | None = Non
     pairs = [(full[:dot], full[dot + 1 :]) for dot in dots]
     possible = [pair for pair in pairs if min(map(len, pair)) > 0 and max(map(len, pair)) <= MAX_NAME_LENGTH]
     model = registered_model_name(spec.project, spec.name)
-    equal = tuple_(Experiment.project, Experiment.name).in_(possible)
+    equal: ColumnElement[bool] = tuple_(Experiment.project, Experiment.name).in_(possible)
     if len(model) == MODEL_NAME_CHARACTERS:  # it may be cut, and then others have the same beginning
         joined = Experiment.project + "." + Experiment.name
         equal = or_(equal, func.substr(joined, 1, MODEL_NAME_CHARACTERS) == model)

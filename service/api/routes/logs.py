@@ -12,7 +12,7 @@ from service.adapters.experiment_files import MAX_CHUNK_BYTES
 from service.api import headers, log_chunks
 from service.api.access import VisibleExperiment
 from service.api.dependencies import TrialNumber
-from service.api.error_handlers import error_responses
+from service.api.error_handlers import error_responses, unavailable
 from service.contract.errors import NotFoundError, UnavailableError, ValidationFailedError
 from service.contract.schemas import DiskUse, LogChunk
 from service.domain import attempts, trials
@@ -61,11 +61,14 @@ def show_trial_log(visible: VisibleExperiment, trial: TrialNumber, query: Annota
 @router.get(
     "/storage",
     summary="Get the disk space that an experiment uses",
-    responses={200: headers.success("The sizes."), **error_responses(NotFoundError)},
+    responses={200: headers.success("The sizes."), **error_responses(NotFoundError, UnavailableError)},
 )
 def show_storage(visible: VisibleExperiment) -> DiskUse:
     """Returns the size of the experiment's files by kind, counted within the last minute."""
     with visible.read() as (_, experiment):
         files = visible.context.files(experiment.id)
-    sizes = visible.context.disk_use.sizes(files)
+    try:
+        sizes = visible.context.disk_use.sizes(files)
+    except OSError as error:
+        raise unavailable(f"the files of {experiment.id} cannot be counted", error) from None
     return DiskUse(folder=files.address, total_bytes=sum(sizes.values()), bytes_by_kind=sizes)

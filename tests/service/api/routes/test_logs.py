@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from search_spaces.storage.folder import FolderArtifacts
 from service.adapters.experiment_files import ExperimentFiles, FileKind
 from service.settings import Settings
 from tests.support.world import World
@@ -152,3 +154,17 @@ def test_disk_use_is_counted_by_kind_of_file(world: World, settings: Settings) -
     }  # fmt: skip
     write(settings, one, "logs/driver-a1.log", b"x" * 20)
     assert world.client.get(address).json() == found, "files are counted once a minute"
+
+
+def test_files_that_cannot_be_counted_are_a_503(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = world.started()
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", "/mnt/secret")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FolderArtifacts, "list", fail)
+        answer = world.client.get(f"/api/v1/experiments/{one}/storage")
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == f"the files of {one} cannot be counted; the log of the service says why"
+    assert world.client.get(f"/api/v1/experiments/{one}/storage").status_code == 200
