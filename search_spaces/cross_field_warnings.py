@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from search_spaces.cross_field_rules import alternatives, schedulers
 from search_spaces.domains import bounds_of
+from search_spaces.optimizers import SGD
 from search_spaces.problems import Problem, shorten
 from search_spaces.sampling import choices, count_distinct, distinct
 from search_spaces.schedulers import Plateau
@@ -35,6 +36,7 @@ def warnings(spec: ExperimentSpec) -> Iterator[str]:
         spec.searcher.warnings(spec.search_space),
         spec.early_stopping.warnings(spec.max_epochs),
         _schedules(spec),
+        _momentum(spec),
         _validation(spec),
     )
     yield from map(str, chain.from_iterable(found))
@@ -95,6 +97,16 @@ def _schedules(spec: ExperimentSpec) -> Iterator[Problem]:
                 f"should be less than every learning rate of search_space.optimizer, of which the lowest is {lowest:g}"
             )
             yield Problem(f"{path}.min_lr", rule, floor)
+
+
+def _momentum(spec: ExperimentSpec) -> Iterator[Problem]:
+    """torch refuses Nesterov momentum without momentum; a trial then trains without it."""
+    for path, optimizer in alternatives(spec.search_space.optimizer, "search_space.optimizer"):
+        if not isinstance(optimizer, SGD) or "nesterov" not in optimizer.model_fields_set:
+            continue
+        if bounds_of(optimizer.momentum)[1] == 0 and any(value for _, value in alternatives(optimizer.nesterov, "")):
+            rule = "should be false, because it has no effect while momentum is 0; or set momentum, such as 0.9"
+            yield Problem(f"{path}.nesterov", rule, True)
 
 
 def _validation(spec: ExperimentSpec) -> Iterator[Problem]:

@@ -47,8 +47,8 @@ Priority = Annotated[
     Field(
         ge=-100,
         le=100,
-        description="Experiments of higher priority get slots first; experiments of equal priority share them "
-        "evenly, the oldest first in a tie. A running experiment keeps at least one slot.",
+        description="Which experiments get slots first: those of the highest priority. Experiments of equal priority "
+        "share the slots evenly; a slot that is left over goes to the oldest. A running experiment keeps at least one.",
     ),
 ]
 MaxRestarts = Annotated[

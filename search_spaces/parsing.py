@@ -23,7 +23,8 @@ MAX_DEPTH = 32
 MAX_BYTES = 64 * 1024
 _TOO_DEEP = f"must be nested at most {MAX_DEPTH} levels deep"
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
-MAX_DIGITS = 100  # of a whole number: a longer one is not converted, and not shown
+MAX_DIGITS = 100  # of a whole number: a longer one is not shown
+MAX_CONVERTED_DIGITS = 4_000  # Python converts at most 4,300, because the time grows with the square
 JSON_TYPES = frozenset({"application/json"})
 #: Not text/plain, which any web page may send in the name of its reader.
 YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
@@ -61,13 +62,16 @@ def _decode(body: bytes) -> str:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=_unique, parse_int=_whole_number)
     except json.JSONDecodeError as error:
         _refuse(f"line {error.lineno}, column {error.colno}: malformed JSON: {error.msg}")
-    except ValueError as error:
-        if isinstance(error, SpecError):
-            raise
-        _refuse("must have whole numbers of at most 2^53 (got one of thousands of digits)")
+
+
+def _whole_number(text: str) -> float:
+    """A number that is too long to be converted is infinite: `number_problems` refuses it with its path."""
+    if len(text) <= MAX_CONVERTED_DIGITS:
+        return int(text, 0 if text[:2] in {"0x", "0o"} else 10)
+    return -math.inf if text.startswith("-") else math.inf
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -138,10 +142,8 @@ def _scalar(event: Any) -> Any:
             return text.lower() == "true"
         case "null":
             return None
-        case "int" if len(text) > MAX_DIGITS:
-            _refuse(f"{_at(event.start_mark)}must be a whole number of at most 2^53 (got {len(text)} digits)")
         case "int":
-            return int(text, 0 if text[:2] in {"0x", "0o"} else 10)
+            return _whole_number(text)
         case "float":
             return float(text)
         case "special":
@@ -162,8 +164,8 @@ _CORE = re.compile(
 
 
 def _fault(data: Any, depth: int = 1) -> tuple[str, str] | None:
-    """The first rule that a document breaks, and the path of what breaks it: numbers that are not finite, deep nesting,
-    and what no database can store. Paths are built only where there is a fault, so that long keys cost nothing."""
+    """The first rule that a document breaks, and the path of what breaks it: deep nesting, and what no database can
+    store. Paths are built only where there is a fault, so that long keys cost nothing."""
     if depth > MAX_DEPTH:
         return _TOO_DEEP, ""
     if isinstance(data, dict):
@@ -176,14 +178,30 @@ def _fault(data: Any, depth: int = 1) -> tuple[str, str] | None:
         for index, value in enumerate(data):
             if fault := _fault(value, depth + 1):
                 return fault[0], f"[{index}]{fault[1]}"
-    elif isinstance(data, float) and not math.isfinite(data):
-        return f"must be a finite number (got {data})", ""
-    elif isinstance(data, int) and abs(data) > MAX_INTEGER:
-        shown = data if abs(data) < 10**MAX_DIGITS else f"more than {MAX_DIGITS} digits"
-        return f"must be a whole number of at most 2^53 (got {shown})", ""
     elif isinstance(data, str) and _NOT_STORABLE.search(data):
         return "must be text without NUL or lone surrogates", ""
     return None
+
+
+def number_problems(data: Any) -> Iterator[Problem]:
+    """The numbers of a document that are not finite or too large. They are no reason not to read the document:
+    `search_spaces.validation` reports them with its other problems."""
+    for rule, path in _number_faults(data):
+        yield Problem(path.removeprefix("."), rule)
+
+
+def _number_faults(data: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from ((rule, f".{key}{path}") for rule, path in _number_faults(value))
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from ((rule, f"[{index}]{path}") for rule, path in _number_faults(value))
+    elif isinstance(data, float) and not math.isfinite(data):
+        yield f"must be a finite number (got {data})", ""
+    elif isinstance(data, int) and abs(data) > MAX_INTEGER:
+        shown = data if abs(data) < 10**MAX_DIGITS else f"more than {MAX_DIGITS} digits"
+        yield f"must be a whole number of at most 2^53 (got {shown})", ""
 
 
 def _at(mark: Any) -> str:

@@ -7,6 +7,7 @@ nor any hyperparameter by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -18,8 +19,9 @@ from pydantic_core import ErrorDetails
 
 from search_spaces import cross_field_rules, cross_field_warnings
 from search_spaces.domains import FLOAT_DOMAINS, INTEGER_DOMAINS, KEYWORDS, holds_domain, numeric_domains
-from search_spaces.experiment import ExperimentSpec
-from search_spaces.parsing import MAX_DEPTH
+from search_spaces.experiment import ExperimentSpec, SearchSpace
+from search_spaces.habits import domain_hint, root_hint
+from search_spaces.parsing import MAX_DEPTH, number_problems
 from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, nearest, shorten, unknown
 from search_spaces.spec import Spec, members
 from search_spaces.upgrade import DEPRECATED, Upgraded, upgrade
@@ -46,7 +48,9 @@ def validate(data: Any, model: type[Spec] = ExperimentSpec) -> Spec:
     are valid, those of the rule.
     """
     upgraded = upgrade(data) if model is ExperimentSpec else Upgraded(data)
+    numbers: dict[str, Problem] = {}
     try:
+        numbers = {problem.field: problem for problem in _first(number_problems(upgraded.document))}
         spec = model.model_validate(upgraded.document)
         found = _first(cross_field_rules.problems(spec)) if isinstance(spec, ExperimentSpec) else []
     except ValidationError as error:
@@ -57,6 +61,8 @@ def validate(data: Any, model: type[Spec] = ExperimentSpec) -> Spec:
         spec = None
     except RecursionError:
         raise SpecError([Problem("document", f"must be nested at most {MAX_DEPTH} levels deep")]) from None
+    if numbers:  # what else is wrong with a field follows from its number
+        found = [*(problem for problem in found if not _follows(problem.field, numbers)), *numbers.values()]
     if spec is None or found:
         listed = [
             Problem(shorten(upgraded.as_written(one.field)), upgraded.in_text(one.rule), shorten(one.value))
@@ -73,6 +79,12 @@ def warnings(spec: ExperimentSpec, document: Any = None) -> list[str]:
     deprecated = [DEPRECATED] if upgraded.was_upgraded else []
     found = _first(chain(deprecated, map(upgraded.in_text, cross_field_warnings.warnings(spec))))
     return [*found[:MAX_PROBLEMS], *(["and more warnings"] if len(found) > MAX_PROBLEMS else [])]
+
+
+def _follows(field: str, numbers: Iterable[str]) -> bool:
+    """Whether a field is one of `numbers`, or a domain around one."""
+    around = {re.sub(rf"\.({'|'.join(KEYWORDS)})(\[.*)?$", "", number) for number in numbers}
+    return field in around or any(number == field or number.startswith(f"{field}[") for number in numbers)
 
 
 def _first(found: Iterable[T]) -> list[T]:
@@ -123,6 +135,7 @@ class _Place:
     keyword: str | None = None
     tagged: bool = False
     siblings: tuple[type[Spec], ...] = ()
+    default: str | None = None  # tag of the member that stands where the field is left out
 
     def step(self, name: str | int) -> _Place:
         if isinstance(name, int):
@@ -160,6 +173,7 @@ class _Place:
             annotation=info.annotation,
             searchable=searchable,
             tagged=searchable and not many,
+            default=_tag_of(type(info.default)) if isinstance(info.default, Spec) else None,
         )
 
 
@@ -195,6 +209,17 @@ def _is_shape(place: _Place, error: ErrorDetails) -> bool:
 
 
 def _problem(before: _Place, place: _Place, error: ErrorDetails) -> Problem:
+    found = _bare_problem(before, place, error)
+    is_whole = place.searchable and place.keyword is None and found.field == place.path
+    hint = domain_hint(place.node, _keywords(place)) if is_whole else ""
+    return replace(found, rule=f"{found.rule}; {hint}") if hint and "choice" not in _keys(place.node) else found
+
+
+def _keys(node: Any) -> Iterable[Any]:
+    return node if isinstance(node, Mapping) else ()
+
+
+def _bare_problem(before: _Place, place: _Place, error: ErrorDetails) -> Problem:
     kind = error["type"]
     if kind == "extra_forbidden":
         return Problem(place.path, _unknown_field(before, str(error["loc"][-1])), shorten(place.node))
@@ -278,6 +303,11 @@ def _unknown_field(place: _Place, name: str) -> str:
     if owners:
         return f"is not a field of {_tag_of(place.model)}, but of {', '.join(owners)}"
     guess = nearest(name, known)
+    if place.model is ExperimentSpec:
+        inside = "search_space" if name in SearchSpace.model_fields else ""
+        hint = f"write it into {inside}" if inside else root_hint(name)
+        if hint:
+            return f"is not a known field; {hint}"
     return (
         f"is not a known field; did you mean {guess!r}?"
         if guess
@@ -307,7 +337,7 @@ def _tag_problem(place: _Place, error: ErrorDetails) -> Problem:
     tags = [str(_tag_of(member)) for member in place.family]
     one_of = f"must be one of {', '.join(tags)}"
     if not isinstance(node, str | Mapping):
-        return Problem(place.path, one_of, shorten(node))
+        return Problem(place.path, one_of + (", not null" if node is None else ""), shorten(node))
     if discriminator not in {"kind", "name"}:
         if "choice" in node:
             rule = "must not be a choice inside a choice: write its alternatives into the outer list"
@@ -319,9 +349,10 @@ def _tag_problem(place: _Place, error: ErrorDetails) -> Problem:
         name = node[discriminator]
         rule = unknown(name, tags) if isinstance(name, str) else one_of
         return Problem(_join(place.path, discriminator), rule, shorten(name))
-    return Problem(
-        place.path, _not_a_domain(place, f"must have a {discriminator}, one of {', '.join(tags)}"), shorten(node)
-    )
+    rule = f"must have a {discriminator}, one of {', '.join(tags)}"
+    if place.default is not None and not domain_hint(node, _keywords(place)):
+        rule += f"; without this block it is {place.default}: for that one, add {discriminator}: {place.default}"
+    return Problem(place.path, _not_a_domain(place, rule), shorten(node))
 
 
 def _not_a_domain(place: _Place, rule: str) -> str:

@@ -111,7 +111,8 @@ def main() -> None:
         settings = read_settings(os.environ)
         context = open_context(settings)
     except SettingsError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(2)  # as for other invalid commands
     except EnvironmentUnusableError as error:
         sys.exit(f"cannot send requests to MLflow: {error}")
     except DatabaseUnusableError as error:

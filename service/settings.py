@@ -9,21 +9,25 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import pkgutil
 import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from search_spaces.problems import shorten
 from search_spaces.storage.base import check_root
 from search_spaces.validation import rule_of
 
 PREFIX = "RUNG_"
 #: Variables with the prefix that are no settings of the service: the command line reads them.
 OTHER_VARIABLES = frozenset({"RUNG_URL", "RUNG_TOKEN"})
+#: The folder of the modules that `RUNG_LAUNCHER` names.
+LAUNCHERS = Path(__file__).parent / "adapters" / "launchers"
 #: Variables of the tests begin with this.
 TEST_PREFIX = "RUNG_TEST_"
 SIMILARITY = 0.7  # a ratio of difflib: tolerates one or two wrong letters or a missing suffix
@@ -35,7 +39,10 @@ Bytes = Annotated[int, Field(ge=1024)]
 
 
 class SettingsError(Exception):
-    """Settings that cannot be used. `problems` has one line for each; none shows a value, which may be a password."""
+    """Settings that cannot be used. `problems` has one line for each.
+
+    Values are shown where a setting is a number or a flag; a text may be a password.
+    """
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -127,7 +134,10 @@ class Settings(BaseModel):
     )
 
     reconcile: bool = Field(
-        True, description="Whether this replica may schedule experiments; if not, it only answers requests."
+        True,
+        description="Whether this replica may schedule experiments; if not, it only answers requests. While no replica "
+        "may, experiments stay QUEUED, pauses and cancellations that wait for a driver do not end, lost drivers are "
+        "not noticed, and nothing is deleted.",
     )
     reconcile_s: Seconds = Field(
         2.0, description="How often this replica checks the queue and the cluster, in seconds."
@@ -188,6 +198,14 @@ class Settings(BaseModel):
             derived |= {"mlflow_username": user, "mlflow_password": password}
         derived["mlflow_public_url"] = tracking
         return {**given, "home": home, **{name: given.get(name) or value for name, value in derived.items()}}
+
+    @field_validator("launcher")
+    @classmethod
+    def _check_launcher(cls, name: str) -> str:
+        known = sorted(module.name for module in pkgutil.iter_modules([str(LAUNCHERS)]))
+        if name not in known:
+            raise ValueError(f"must be one of {', '.join(known)} (got {name!r})")
+        return name
 
     @field_validator("mlflow_tracking_uri")
     @classmethod
@@ -272,6 +290,12 @@ def variable(setting: str) -> str:
     return PREFIX + setting.upper()
 
 
+#: Settings that are numbers or flags.
+PLAIN = frozenset(
+    name
+    for name, field in Settings.model_fields.items()
+    if not {str, Path} & {field.annotation, *get_args(field.annotation)}
+)
 #: The setting of each environment variable.
 VARIABLES = {variable(setting): setting for setting in Settings.model_fields}
 
@@ -289,7 +313,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     except ValidationError as error:
         for one in error.errors():
             rule = rule_of(one).removeprefix("Value error, ")
-            problems.append(f"{variable('.'.join(map(str, one['loc'] or ('home',))))}: {rule}")
+            name = str((one["loc"] or ("home",))[0])
+            shown = f" (got {shorten(given[name])!r})" if name in PLAIN & given.keys() else ""
+            problems.append(f"{variable(name)}: {rule}{shown}")
     if problems:
         raise SettingsError(problems)
     return settings

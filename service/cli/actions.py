@@ -96,7 +96,8 @@ def continue_from(
 ) -> None:
     """Start a new experiment from another's trials.
 
-    The other experiment must have ended or be paused.
+    The new experiment has the other's spec with your changes, and imports its trials. The other must have ended or be
+    paused. dataset, search_space, max_epochs, early_stopping, objective.metric, objective.mode and seed must stay.
 
     For twenty more trials: rung continue ID name=second-night searcher.num_samples=20
     """

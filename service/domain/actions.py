@@ -8,12 +8,14 @@ that the state forbids raises ConflictError, which says what to do instead. All 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NoReturn
 
 from sqlalchemy.orm import Session
 
-from search_spaces.controls import Controls
+from search_spaces.controls import SPEC_PATHS, Controls
+from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import Problem, SpecError
 from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.sampling import count_combinations
@@ -205,7 +207,19 @@ def _merged(before: Controls, patch: dict[str, Any]) -> tuple[Controls, list[Pro
     except SpecError as error:
         wrong = {re.split(r"[.\[]", problem.field)[0] for problem in error.problems}
         valid = {name: value for name, value in new.items() if name in old and name not in wrong}
-        return validate({**old, **valid}, Controls), list(error.problems)
+        problems = [_named_as_control(problem) for problem in error.problems]
+        return validate({**old, **valid}, Controls), problems
+
+
+def _named_as_control(problem: Problem) -> Problem:
+    """A field of the spec that is no control: which name its control has, or that it stays as submitted."""
+    if problem.field in Controls.model_fields or problem.field not in ExperimentSpec.model_fields:
+        return problem
+    inside = [name for name, path in SPEC_PATHS.items() if path.startswith(f"{problem.field}.")]
+    inside = ["num_samples"] if problem.field == "searcher" else inside
+    use = f"; of it, only {' and '.join(inside)} can change" if inside else ""
+    rule = f"cannot change after submission{use}; `rung change` changes {', '.join(Controls.model_fields)}"
+    return replace(problem, rule=rule)
 
 
 def _check_num_samples(experiment: Experiment, facts: Facts, after: Controls) -> list[Problem]:

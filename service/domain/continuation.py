@@ -6,6 +6,7 @@ workers read those trials. It must not know HTTP, Ray or MLflow.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sqlalchemy import ColumnElement, exists, func, select
@@ -27,6 +28,7 @@ from service.store.models import Experiment, Trial
 
 #: What both must have in common.
 SHARED = ("dataset", "search_space", "max_epochs", "early_stopping", "objective.metric", "objective.mode", "seed")
+STAY = f"{', '.join(SHARED[:-1])} and {SHARED[-1]}"
 #: Fields that say which fields their block has.
 TAGS = ("kind", "name")
 SUFFIX = "-continued"
@@ -41,15 +43,17 @@ def requested_spec(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
     _check_inactive(source)
     before = experiments.spec_of(source)
     upgraded = upgrade(patch)
-    spec = validate(_patched(source, before, upgraded.document))
-    problems = [
+    spec, problems = _validated(_patched(source, before, upgraded.document), before)
+    wrong = {problem.field for problem in problems}
+    problems += [
         Problem(
             upgraded.as_written(name),
-            "must be as in the source experiment, because trials could not be compared otherwise",
+            f"must be as in the source experiment, because trials could not be compared otherwise; {STAY} must stay, "
+            "all other fields may change",
             _at(upgraded.document, name),
         )
         for name in SHARED
-        if _at(spec, name) != _at(before, name)
+        if _at(spec, name) != _at(before, name) and name not in wrong
     ]
     if spec.searcher.exhaustive:
         others = [cls for cls in members(Searcher) if issubclass(cls, SearcherSpec) and not cls.exhaustive]
@@ -146,13 +150,31 @@ def _check_inactive(source: Experiment) -> None:
         )
 
 
-def _patched(source: Experiment, spec: ExperimentSpec, patch: dict[str, Any]) -> Any:
+def _validated(document: dict[str, Any], before: ExperimentSpec) -> tuple[ExperimentSpec, list[Problem]]:
+    """The spec that a document says, whose invalid fields stay as before, and what is wrong with those fields.
+
+    Raises SpecError where the others cannot be read without them.
+    """
+    try:
+        return validate(document), []
+    except SpecError as error:
+        wrong = {re.split(r"[.\[]", problem.field)[0] for problem in error.problems}
+        valid = {name: value for name, value in document.items() if name not in wrong}
+        kept = {name: value for name, value in before.model_dump(mode="json").items() if name in wrong}
+        try:
+            return validate({**valid, **kept}), list(error.problems)
+        except SpecError:
+            raise error from None
+
+
+def _patched(source: Experiment, spec: ExperimentSpec, patch: dict[str, Any]) -> dict[str, Any]:
     controls = experiments.controls_of(source)
     target = spec.model_dump(mode="json")
     target["name"] = spec.name[: MAX_NAME_LENGTH - len(SUFFIX)] + SUFFIX
     controls.write_into(target)
     _drop_replaced(target, patch)
-    return merge_patch.merge(target, patch)
+    merged: dict[str, Any] = merge_patch.merge(target, patch)
+    return merged
 
 
 def _drop_replaced(target: dict[str, Any], patch: Any) -> None:

@@ -15,7 +15,7 @@ def test_the_tables_match_the_schema() -> None:
 
 
 def test_every_block_has_a_table() -> None:
-    assert tables(TEXT) == {*BLOCKS, *FAMILIES, "default_augmentation"}
+    assert tables(TEXT) == {*BLOCKS, *FAMILIES, "default_augmentation", "changes"}
 
 
 def test_every_domain_is_listed() -> None:

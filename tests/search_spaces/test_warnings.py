@@ -141,3 +141,13 @@ def test_a_small_validation_split() -> None:
     only(warned(dataset=small), "dataset.validation_fraction", "at least 0.07", "about 99", "1 %", "(got 0.069)")
     assert warned(dataset=small | {"validation_fraction": 0.07}) == []
     assert warned(dataset={"name": "mnist", "validation_fraction": 0.002}) == []
+
+
+def test_nesterov_momentum_without_momentum() -> None:
+    def sgd(**fields: Any) -> dict[str, Any]:
+        return {**WIDE, "optimizer": {"choice": ["adam", {"kind": "sgd", **fields}]}}
+
+    field = "search_space.optimizer.choice[1].nesterov"
+    only(warned(search_space=sgd(momentum=0.0, nesterov=True)), field, "no effect", "(got true)")
+    assert warned(search_space=sgd(momentum=0.0)) == [], "nobody asked for it"
+    assert warned(search_space=sgd(momentum={"choice": [0.0, 0.9]}, nesterov=True)) == []

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from search_spaces.controls import SPEC_PATHS
 from search_spaces.datasets import Dataset
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.spec import members
+from service.domain.continuation import SHARED
 
 PAGE = Path(__file__).parents[2] / "docs" / "spec.md"
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -52,10 +54,25 @@ def tables(page: str) -> set[str]:
 def table(name: str) -> str:
     if name == "default_augmentation":
         return _rows("data set", "augmentation", rows=[_default_augmentation(member) for member in members(Dataset)])
+    if name == "changes":
+        return _rows("field of the spec", "`rung change ID`", "`rung continue ID`", rows=[*_changes()])
     if name in BLOCKS:
         fields = [_field(BLOCKS[name], field) for field in BLOCKS[name]["properties"]]
         return _rows("field", "values", "default", "meaning", rows=fields)
     return _family(name)
+
+
+def _changes() -> Iterator[tuple[str, str, str]]:
+    """Each field of a spec, with its name in `rung change` and in `rung continue`, where it may change."""
+    controls = {path: name for name, path in SPEC_PATHS.items()} | {"searcher.num_samples": "num_samples"}
+    split = {path.partition(".")[0] for path in (*controls, *SHARED) if "." in path}
+    fields = {name: members(ExperimentSpec.model_fields[name].annotation) for name in split}
+    for name in ExperimentSpec.model_fields:
+        inner = dict.fromkeys(field for cls in fields.get(name, ()) for field in cls.model_fields)
+        for path in [f"{name}.{field}" for field in inner] or [name]:
+            if path != "version":
+                changed = f"`{controls[path]}`" if path in controls else "no"
+                yield f"`{path}`", changed, "no" if path in SHARED else f"`{path}`"
 
 
 def _default_augmentation(dataset: type[Any]) -> tuple[str, ...]:

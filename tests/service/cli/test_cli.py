@@ -288,6 +288,8 @@ def test_pause_change_resume(run: Run, spec: str) -> None:
         (("priority=1\ngoal: 2",), "priority: must be one YAML value"),
         (("priority=1", "priority=2"), "priority: must be given once"),
         (("budget=1", "budget.failures=2"), "budget.failures: must be given once"),
+        (("searcher.num_samples=4",), "searcher: cannot change after submission; of it, only num_samples can change; "),
+        (("seed=4",), "seed: cannot change after submission; `rung change` changes priority, num_samples, "),
         (("goal=.nan",), "goal: must be a finite number (got nan)"),
         (("revision=x",), "revision: is not a known field"),
         (("num_samples=0",), "num_samples: must be at least 1"),
@@ -299,6 +301,33 @@ def test_invalid_changes_are_rejected(run: Run, spec: str, fields: tuple[str, ..
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(said)
     assert json.loads(run("change", one, *fields, "--json").stderr)["status"] == 422
+
+
+HUGE = "9" * 401
+
+
+def test_a_number_that_cannot_be_used_hides_no_other_problem(run: Run, finished: str, tmp_path: Path) -> None:
+    path = tmp_path / "huge.yaml"
+    path.write_text(f"name: x\npriority: .nan\nseed: {HUGE}\nmax_restarts: -1\nbudget: {{gpu_hours: 1e400}}\n")
+    said = [
+        "max_restarts: must be at least 0 (got -1)",
+        "priority: must be a finite number (got nan)",
+        "seed: must be a whole number of at most 2^53 (got more than 100 digits)",
+        "budget.gpu_hours: must be a finite number (got inf)",
+    ]
+    for options in ((), ("--offline",)):
+        assert run("validate", str(path), *options).stderr.splitlines() == said
+    changed = run("change", finished, "priority=1e400", f"max_restarts={HUGE}", "num_samples=0")
+    assert changed.stderr.splitlines() == [
+        "num_samples: must be at least 1 (got 0)",
+        "priority: must be a finite number (got inf)",
+        "max_restarts: must be a whole number of at most 2^53 (got more than 100 digits)",
+    ]
+    fork = run("continue", finished, "priority=1e400", "max_epochs=4", "searcher.num_samples=0").stderr.splitlines()
+    assert sorted(line.partition(":")[0] for line in fork) == ["max_epochs", "priority", "searcher.num_samples"]
+    assert (
+        "dataset, search_space, max_epochs, early_stopping, objective.metric, objective.mode and seed must" in fork[-1]
+    )
 
 
 def test_continue_archive_delete(run: Run, finished: str) -> None:
