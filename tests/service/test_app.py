@@ -91,9 +91,9 @@ def test_all_invalid_and_misspelled_settings_are_reported_together(
     assert printed.splitlines() == [
         "RUNG_HEARTBEAT: there is no such setting; did you mean RUNG_HEARTBEAT_S?",
         "RUNG_PORT: must be at most 65535 (got '70000')",
+        "RUNG_LAUNCHER: must be one of ray_jobs (got 'slurm')",
         "RUNG_MLFLOW_TRACKING_URI: must be the http:// or https:// URL of an MLflow server (got postgresql:...); "
         "run `mlflow server --backend-store-uri ...` and use its URL",
-        "RUNG_LAUNCHER: must be one of ray_jobs (got 'slurm')",
         "RUNG_LEASE_S: must be a number (got 'soon')",
     ]
 
