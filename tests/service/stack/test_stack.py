@@ -108,7 +108,7 @@ def test_settings_that_are_invalid_or_misspelled_are_reported_before_anything_st
     assert up(stack.Options(home=tmp_path / "home")) == 2
     assert capfd.readouterr().err.splitlines() == [
         "rung up: RUNG_HEARTBEAT: there is no such setting; did you mean RUNG_HEARTBEAT_S?",
-        "RUNG_LEASE_S: must be greater than 0",
+        "RUNG_LEASE_S: must be greater than 0 (got '-1')",
     ]
     assert not (tmp_path / "home" / "logs").exists()
 

@@ -84,7 +84,7 @@ PATCHES: list[tuple[Any, str, str]] = [
     ({"prioritty": 1}, "prioritty", "did you mean 'priority'?"),
     ({"prioritty": None}, "prioritty", "did you mean 'priority'?"),
     ({"budget": {"gpu_hour": None}}, "budget.gpu_hour", "did you mean 'gpu_hours'?"),
-    ({"name": "y"}, "name", "known are priority, num_samples"),
+    ({"name": "y"}, "name", "`rung change` changes priority, num_samples"),
     ({"priority": 101}, "priority", "must be at most 100"),
     ({"priority": "high"}, "priority", "must be a whole number"),
     ({"num_samples": None}, "num_samples", "is required"),
