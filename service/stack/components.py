@@ -150,7 +150,7 @@ def mlflow(at: Addresses, environment: Mapping[str, str]) -> Component:
         "--artifacts-destination", "artifacts",
     ]  # fmt: skip
     health = Check(f"{at.mlflow}/health", lambda answer: answer.status_code == 200)
-    return Component("mlflow", command, environment, (health,))
+    return Component("mlflow", command, _without(environment, "RAY_AUTH_TOKEN"), (health,))
 
 
 def service(at: Addresses, environment: Mapping[str, str]) -> Component:
@@ -160,6 +160,11 @@ def service(at: Addresses, environment: Mapping[str, str]) -> Component:
         Check(f"{at.service}{API_PREFIX}/cluster", sees_a_node, lambda answer: "ray"),
     )
     return Component("service", command, environment, checks)
+
+
+def _without(environment: Mapping[str, str], secret: str) -> dict[str, str]:
+    """The variables of a component that does not need `secret`."""
+    return {name: value for name, value in environment.items() if name != secret}
 
 
 def common_environment(

@@ -90,6 +90,11 @@ def test_relative_paths_stay_those_of_the_caller(monkeypatch: pytest.MonkeyPatch
     assert environment["RUNG_CACHE_ROOT"] == str(tmp_path / "prepared")
 
 
+def test_mlflow_has_no_key_to_ray(tmp_path: Path) -> None:
+    parts = stack.Stack(stack.Options(home=tmp_path)).components()
+    assert {name for name, part in parts.items() if "RAY_AUTH_TOKEN" in part.environment} == {"ray", "service"}
+
+
 #: Variables of other programs, each of which stopped a part of a stack.
 HOSTILE = {
     "WEB_CONCURRENCY": "4",
