@@ -103,7 +103,7 @@ def _registered(view: ExperimentView, mlflow_uri: str) -> dict[str, Any]:
 def _answer(module: str, arguments: Sequence[str], document: Any) -> dict[str, Any]:
     """Run a module with JSON on its standard input; its answer is the last line that it prints.
 
-    Raises ConflictError for status 1, and ValidationFailedError for status 2.
+    Raises ConflictError for status 4, ValidationFailedError for status 2, and InternalError for any other.
     """
     done = subprocess.run(
         _command(module, arguments), input=json.dumps(document), capture_output=True, text=True, check=False
@@ -112,7 +112,7 @@ def _answer(module: str, arguments: Sequence[str], document: Any) -> dict[str, A
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return answer
     output = done.stderr.strip().splitlines() or ["the process ended without a message"]
-    error = {1: ConflictError, 2: ValidationFailedError}.get(done.returncode, InternalError)
+    error = {2: ValidationFailedError, 4: ConflictError}.get(done.returncode, InternalError)
     raise error(output[-1].removeprefix("rung: "))
 
 

@@ -47,8 +47,8 @@ def verify(
 ) -> None:
     """Check that nobody changed a model.
 
-    Downloads the registered model and compares its files with the digest that Rung recorded. Exit status 1 if they
-    differ.
+    Downloads the registered model and compares its files with the digest that Rung recorded. Exit status 0
+    means that they are equal, any other that they differ or were not compared.
     """
     from service.cli import local_process
     from service.cli.extras import require

@@ -38,7 +38,7 @@ def warnings(dataset: DatasetSpec, data_root: Path, shared: bool = False) -> lis
 def _proves_something(dataset: DatasetSpec, data_root: Path) -> bool:
     """Whether the data root holds something and, if the folder of the data set exists, that holds a file."""
     folder = dataset.folder(data_root)
-    return _is_accessible(data_root) and (folder is None or not folder.is_dir() or _holds_a_file(folder))
+    return _is_accessible(data_root) and (folder is None or not os.path.isdir(folder) or _holds_a_file(folder))
 
 
 def _is_accessible(data_root: Path) -> bool:

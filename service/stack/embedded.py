@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -32,6 +33,8 @@ ANSWER_S = 5.0  # for the answer to one question; the service asks Ray and MLflo
 REPORT_S = 45.0  # a start takes 10 to 20 s
 POLL_S = 0.1  # between two requests to a child that is not ready
 CHECK_S = 0.5  # between two checks that all children run
+#: What differs in each answer of `GET /cluster`, although nothing has happened.
+TIME = re.compile(r'"seen_at":"[^"]*"')
 #: How a Ray job starts a driver.
 DRIVER = ("-m", "workers.driver")
 
@@ -193,7 +196,7 @@ class Stack:
                 answer, cause = f"{response.status_code} {response.text[:300]}", check.cause(response)
             except httpx.HTTPError as error:
                 answer, cause = repr(error), None
-            if (why := patience.exhausted(answer)) is not None:
+            if (why := patience.exhausted(TIME.sub("", answer))) is not None:
                 name = cause or part.name
                 tail = self._children.tail(name, parts[name].inner_log())
                 raise StackError(f"{name} is not ready, {why}; last answer of {part.name}: {answer}{tail}")

@@ -148,18 +148,18 @@ def prune(root: Path, prefix: str, keep: int, idle_s: float = IDLE_S) -> None:
 
 
 def _make_room(root: Path, size: int) -> None:
-    """Delete entries, those unused for longest first, until `size` bytes leave the reserve of the disk free.
+    """Delete idle entries, those unused for longest first, until `size` bytes leave the reserve of the disk free.
 
-    Raises OSError if idle entries do not suffice.
+    Raises OSError if there is no room for `size` bytes, reserve or not.
     """
     disk = shutil.disk_usage(root)
-    needed = size + min(RESERVE_BYTES, int(RESERVE_SHARE * disk.total)) - disk.free
+    free, reserve = disk.free, min(RESERVE_BYTES, int(RESERVE_SHARE * disk.total))
     for last_use, manifest in sorted((_last_use(path), path) for path in root.glob(f"*/{MANIFEST}")):
-        if needed <= 0 or time.time() - last_use <= IDLE_S:
+        if free >= size + reserve or time.time() - last_use <= IDLE_S:
             break
-        needed -= _size(manifest)
+        free += _size(manifest)
         shutil.rmtree(manifest.parent, ignore_errors=True)
-    if needed > 0:
+    if free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(root))
 
 

@@ -2,8 +2,8 @@
 
 `rung model verify` and `rung export` run it. Reads `{"model_uri": ..., "sha256": ..., "tracking_uri": ...}` from
 standard input and prints a JSON object in the last line. Owns the download and its check against the recorded digest:
-nothing of a model is run before. Exit status: 0 done, 1 the files are not those that were recorded, 2 it cannot be done
-here. It must not know the service or Ray.
+nothing of a model is run before. Exit status: 0 done, 2 it cannot be done here, 4 the files are not those that were
+recorded; 1 is that of an error of Python. It must not know the service or Ray.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from workers.winner.model_digest import digest
 
-DONE, DIFFERS, CANNOT = 0, 1, 2
+DONE, CANNOT, DIFFERS = 0, 2, 4
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 #: What MLflow adds to a copy that it downloads: the model's name and version.
 ADDED = "registered_model_meta"
 
@@ -89,6 +91,9 @@ def export(model: Registered, form: str, out: Path, *, unverified: bool) -> dict
 
 def _download(model: Registered, scratch: Path) -> Path:
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a person waits
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    _without_proxy(model.tracking_uri)
     import mlflow
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
@@ -100,6 +105,14 @@ def _download(model: Registered, scratch: Path) -> Path:
         raise ModelError(f"{model.model_uri} cannot be downloaded from {model.tracking_uri}: {error}") from error
     (folder / ADDED).unlink(missing_ok=True)
     return folder
+
+
+def _without_proxy(uri: str) -> None:
+    """Reach an MLflow on this machine directly."""
+    host = urlsplit(uri).hostname
+    if host in LOCAL_HOSTS:
+        for name in ("NO_PROXY", "no_proxy"):
+            os.environ[name] = ",".join(filter(None, (os.environ.get(name), host)))
 
 
 def _copy(folder: Path, out: Path) -> None:

@@ -6,6 +6,7 @@ imports only the first two, which need neither numpy nor Pillow until something 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,11 +19,11 @@ from search_spaces.datasets.image_folder import checks
 from search_spaces.datasets.image_folder.layout import TooManyEntriesError, find_images
 from search_spaces.datasets.image_folder.reader import ImageFolderReader
 from search_spaces.domains import Integer, Number
-from search_spaces.problems import Problem
+from search_spaces.problems import Problem, shorten
 
 #: Gray levels that transparent pixels are drawn on.
 BACKGROUNDS = {"white": 255, "gray": 128, "black": 0}
-MAX_LISTED = 20_000  # files and folders that a check of a spec lists: about 0.1 s on a local disk
+MAX_LISTED = 20_000  # files and folders that a check of a spec lists
 
 
 def _inside_root(path: str) -> str:
@@ -105,8 +106,8 @@ class ImageFolder(DatasetSpec):
         return data_root / self.path
 
     def problems(self, data_root: Path) -> Iterator[Problem]:
-        if not (data_root / self.path).is_dir():
-            yield Problem("dataset.path", f"must be a folder in {data_root}", self.path)
+        if not os.path.isdir(data_root / self.path):  # also False for a name that is too long, or a folder that is closed
+            yield Problem("dataset.path", f"must be a folder in {data_root}", shorten(self.path))
             return
         try:
             find_images(data_root / self.path, self.test_fraction, MAX_LISTED)

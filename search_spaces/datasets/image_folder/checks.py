@@ -14,7 +14,7 @@ from search_spaces.datasets.image_folder.findings import File, identical
 from search_spaces.datasets.image_folder.layout import FoundImages
 
 MIN_IMAGES = 100  # of a set by which accuracy is measured: with fewer, one image is more than 1 % of it
-MAX_COMPARED_FILES = 2000  # that are read, about 0.1 s
+MAX_COMPARED_FILES = 2000  # that are read
 MAX_COMPARED_BYTES = 32 * 2**20
 
 

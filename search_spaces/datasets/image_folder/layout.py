@@ -83,26 +83,33 @@ class _Listing:
 
 
 class _Search:
-    """Lists folders, and keeps what was left out. Raises TooManyEntriesError beyond `limit` entries."""
+    """Lists folders, and keeps what was left out. Raises TooManyEntriesError beyond `limit` entries.
+
+    An entry counts each time that it is listed, and once more if its file is opened.
+    """
 
     def __init__(self, root: Path, limit: int | None) -> None:
         self.root = root
         self.folders: list[Path] = []
         self.left_out: dict[str, list[str]] = {}
-        self._limit, self._entries = limit, 0
+        self._limit = limit
+        self._entries = 0
 
     def peek(self, folder: Path) -> _Listing:
         """What is in a folder, without keeping what was left out."""
-        return _Search(self.root, self._limit).list(folder)
+        inner = _Search(self.root, self._limit)
+        inner._entries = self._entries
+        try:
+            return inner.list(folder)
+        finally:
+            self._entries = inner._entries
 
     def list(self, folder: Path) -> _Listing:
         found = _Listing()
         self.folders.append(folder)
         with os.scandir(folder) as entries:
             for entry in entries:
-                self._entries += 1
-                if self._limit is not None and self._entries > self._limit:
-                    raise TooManyEntriesError
+                self._count()
                 path = folder / entry.name
                 if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
                     self.leave_out(SYSTEM, path)
@@ -110,13 +117,24 @@ class _Search:
                     found.folders.append(path)
                 elif not entry.is_file():
                     self.leave_out(SPECIAL, path)
-                elif _is_image(path):
+                elif self._is_image(path):
                     found.images.append(path)
                 else:
                     found.others.append(path)
         for paths in (found.images, found.folders, found.others):
             paths.sort(key=lambda path: path.name)
         return found
+
+    def _count(self) -> None:
+        self._entries += 1
+        if self._limit is not None and self._entries > self._limit:
+            raise TooManyEntriesError
+
+    def _is_image(self, path: Path) -> bool:
+        by_name = _is_image_by_name(path)
+        if by_name is None:
+            self._count()
+        return _begins_as_an_image(path) if by_name is None else by_name
 
     def leave_out(self, what: str, *paths: Path) -> None:
         if paths:
@@ -176,7 +194,7 @@ def shown(name: str) -> str:
 
 
 def _find(root: Path, test_fraction: float, search: _Search) -> FoundImages:
-    if not root.is_dir():
+    if not os.path.isdir(root):  # unlike Path.is_dir, False also where it cannot be looked at
         raise DataError(f"image_folder: there is no folder {root}; put images into {root}/<class>/<file>")
     top = search.list(root)
     folders = _part_folders(search, top)
@@ -193,6 +211,11 @@ def _find(root: Path, test_fraction: float, search: _Search) -> FoundImages:
     summary = _summary(search, folders, test_fraction)
     if "test" not in parts:
         parts["train"], parts["test"] = _without_test(parts["train"], test_fraction)
+        if not parts["test"]:
+            raise DataError(
+                f"image_folder: {root} must have a class of at least two images, one of them for the test set "
+                f"(got one image in each of {len(names)} classes)"
+            )
     for part in PART_NAMES:
         present = {label for label, _ in parts.get(part, ())}
         if part in parts and len(present) < len(names):
@@ -354,11 +377,13 @@ def _found(search: _Search, listing: _Listing) -> str:
     return ", ".join(counts)
 
 
-def _is_image(path: Path) -> bool:
-    """By its suffix; a file without one by its first bytes. A suffix without letters belongs to the name."""
+def _is_image_by_name(path: Path) -> bool | None:
+    """By its suffix; None without one. A suffix without letters belongs to the name."""
     suffix = path.suffix.lower()
-    if suffix and re.search("[a-z]", suffix):
-        return suffix in SUFFIXES
+    return suffix in SUFFIXES if re.search("[a-z]", suffix) else None
+
+
+def _begins_as_an_image(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return SIGNATURES.match(file.read(SIGNATURE_BYTES)) is not None

@@ -185,3 +185,23 @@ def test_no_more_is_listed_than_allowed(tmp_path: Path) -> None:
     assert sum(counts(find_images(tmp_path, 0.1, 8)).values()) == 6
     with pytest.raises(TooManyEntriesError):
         find_images(tmp_path, 0.1, 7)
+
+
+def test_a_test_set_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"must have a class of at least two images.*\(got one image in each of 2 classes"):
+        find_images(tree(tmp_path, "a/1.png", "b/1.png"), 0.2)
+
+
+@pytest.mark.parametrize("name", ["train/{}.png", "train/{}"])
+def test_every_entry_that_is_listed_or_opened_counts(tmp_path: Path, name: str) -> None:
+    """A folder is listed once to see what it is, and once to read it; a file without a suffix is opened."""
+    tree(tmp_path, *(name.format(number) for number in range(10)), "b/1.png", "b/2.png", "c/1.png", "c/2.png")
+    counts(find_images(tmp_path, 0.2, 100))
+    with pytest.raises(TooManyEntriesError):
+        find_images(tmp_path, 0.2, 3 + 10 + 4 + 10)
+
+
+def test_a_path_that_no_file_system_has_is_a_problem(tmp_path: Path) -> None:
+    spec = ImageFolder(path="x" * 300)
+    assert [problem.field for problem in spec.problems(tmp_path)] == ["dataset.path"]
+    assert list(spec.warnings(tmp_path)) == []

@@ -239,6 +239,7 @@ def test_idle_entries_are_deleted_where_the_disk_would_become_full(
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"old", "used", "new"}
     cache.entry(tmp_path, "old", refuse)  # marks it as used now
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=1000, free=50))
+    cache.entry(tmp_path, "into the reserve", lambda draft: {})
     with pytest.raises(DataError, match="no space left for decoded data"):
         cache.entry(tmp_path, "newest", build)
     assert (tmp_path / "used").exists(), "used within the hour"
