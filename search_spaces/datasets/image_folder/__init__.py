@@ -106,7 +106,9 @@ class ImageFolder(DatasetSpec):
         return data_root / self.path
 
     def problems(self, data_root: Path) -> Iterator[Problem]:
-        if not os.path.isdir(data_root / self.path):  # also False for a name that is too long, or a folder that is closed
+        if not os.path.isdir(
+            data_root / self.path
+        ):  # also False for a name that is too long, or a folder that is closed
             yield Problem("dataset.path", f"must be a folder in {data_root}", shorten(self.path))
             return
         try:

@@ -188,7 +188,9 @@ def test_no_more_is_listed_than_allowed(tmp_path: Path) -> None:
 
 
 def test_a_test_set_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"must have a class of at least two images.*\(got one image in each of 2 classes"):
+    with pytest.raises(
+        DataError, match=r"must have a class of at least two images.*\(got one image in each of 2 classes"
+    ):
         find_images(tree(tmp_path, "a/1.png", "b/1.png"), 0.2)
 
 
