@@ -167,6 +167,7 @@ class ErrorKind(StrEnum):
     NODE = "NODE"  # its node cannot be used: it does not see the storage, or has another version of Rung
     OUT_OF_MEMORY = "OUT_OF_MEMORY"  # of the device or of the host
     DATA = "DATA"  # absent, damaged or unreadable data
+    PLUGIN = "PLUGIN"  # a class or plugin that the spec names cannot be imported
     DISK_FULL = "DISK_FULL"  # pauses the experiment
     CODE = "CODE"  # anything else: it would fail again
 
@@ -334,6 +335,9 @@ class LaunchConfig(Message):
     trials: int = Field(
         0,
         description="number of trials that the service knows: if above 0, a folder without a journal is the wrong one",
+    )
+    failed_attempt: int = Field(
+        0, description="the trials that failed up to this attempt, with which the experiment failed, are tried again"
     )
     source: str | None = Field(
         None, description="storage address of the experiment whose ended trials this one imports"

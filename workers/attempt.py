@@ -167,6 +167,9 @@ class ExperimentAttempt:
         if self._launch.source and not table.trials:
             imported = continuation.import_trials(self._launch.source, self._storage, self._recorder)
             log.info("%d trials are imported from %s", imported, self._launch.source)
+        if self._launch.failed_attempt:
+            again = self._recorder.record_second_chance(self._launch.failed_attempt)
+            log.info("%d trials that failed before the experiment was resumed are tried again", again)
         log.info(
             "attempt %d of %s starts with %d known trials", self._launch.attempt, self._spec.name, len(table.trials)
         )

@@ -62,6 +62,16 @@ def of_number(session: Session, experiment_id: str, number: int) -> Attempt | No
     return session.scalar(select(Attempt).where(Attempt.experiment_id == experiment_id, Attempt.number == number))
 
 
+def failed_before(session: Session, experiment: Experiment) -> int:
+    """The number of the newest attempt that said how it ended, if the experiment failed with it; otherwise 0.
+
+    An attempt after it exists only because a person resumed the experiment.
+    """
+    query = select(Attempt).where(Attempt.experiment_id == experiment.id, Attempt.state == AttemptState.ENDED)
+    newest = session.scalar(query.order_by(Attempt.number.desc()).limit(1))
+    return newest.number if newest is not None and newest.phase == Phase.FAILED else 0
+
+
 def list_all(session: Session, experiment: Experiment) -> list[Attempt]:
     """Every attempt, oldest first."""
     query = select(Attempt).where(Attempt.experiment_id == experiment.id)

@@ -213,6 +213,7 @@ class Reconciler:
             document, source = upgrade(experiment.spec).document, continuation.source_to_import(session, experiment)
             cancel_trials = attempts.pending_cancellations(session, experiment)
             trials = experiments.count_started(session, experiment)
+            failed_attempt = attempts.failed_before(session, experiment)
         launch = LaunchConfig(
             experiment_id=experiment_id,
             attempt=attempt.number,
@@ -224,6 +225,7 @@ class Reconciler:
             controls=controls,
             cancel_trials=cancel_trials,
             trials=trials,
+            failed_attempt=failed_attempt,
             version=version("rung"),
             marker=secrets.token_hex(16),
             mlflow_tracking_uri=settings.mlflow_tracking_uri,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from search_spaces.protocol import TrialState
+from search_spaces.protocol import ErrorKind, Phase, TrialState
 from tests.support.attempts import (
     Attempted,
     journal_of,
@@ -18,6 +18,7 @@ from tests.support.attempts import (
     one_trial,
 )
 from workers import driver, nodes
+from workers.search.stop_conditions import Outcome
 from workers.search.tune_callbacks import TuneCallback
 from workers.state.recorder import Recorder
 
@@ -177,3 +178,52 @@ def test_a_missing_source_blocks_the_experiment(
     assert final.reason.startswith(
         f"cannot import the trials of the source experiment: there is no journal in {tmp_path / 'gone'}. "
     )
+
+
+def test_trials_with_which_the_experiment_failed_are_tried_again_once(
+    attempt: Callable[..., Attempted], service: Any, tmp_path: Path
+) -> None:
+    """A person has resumed it. What a person canceled, and what fails from then on, stays as it is."""
+
+    def fail(recorder: Recorder, callback: TuneCallback) -> None:
+        for number in range(4):
+            recorder.record_suggestion(number, {}, {})
+        recorder.record_retry(0, ErrorKind.LOST, "the node died")
+        recorder.record_end(0, TrialState.ERROR, "LOST after 1 restart: the node died", ErrorKind.LOST)
+        recorder.record_end(1, TrialState.CANCELED, "canceled on request")
+        callback.outcome = Outcome(Phase.FAILED, "budget.failures of 1 is used up")
+
+    assert not attempt(fail).succeeded
+    assert service.heard[-1].phase == "failed"
+    states: list[list[str]] = []
+
+    def again(recorder: Recorder, callback: TuneCallback) -> None:
+        rows = recorder.table.trials.values()
+        states.append([row.state for row in rows])
+        assert [row.restarts for row in rows] == [0] * 4
+        assert [row.ended_at is None for row in rows] == [True, False, True, True]
+        recorder.record_end(0, TrialState.ERROR, "ValueError: still", ErrorKind.CODE)
+        raise RuntimeError("the driver dies")
+
+    attempt(again, attempt=2, failed_attempt=1)
+    assert states == [["PENDING", "CANCELED", "PAUSED", "PAUSED"]]
+
+    def once(recorder: Recorder, callback: TuneCallback) -> None:
+        states.append([row.state for row in recorder.table.trials.values()])
+
+    attempt(once, attempt=3, failed_attempt=1)
+    assert states[1] == ["ERROR", "CANCELED", "PAUSED", "PAUSED"], "it failed after the experiment was resumed"
+
+
+def test_without_a_resumption_failed_trials_stay_failed(
+    attempt: Callable[..., Attempted], service: Any, tmp_path: Path
+) -> None:
+    def fail(recorder: Recorder, callback: TuneCallback) -> None:
+        recorder.record_suggestion(0, {}, {})
+        recorder.record_end(0, TrialState.ERROR, "ValueError: no", ErrorKind.CODE)
+
+    attempt(fail)
+    attempt(lambda recorder, callback: None, attempt=2)
+    after = journal_of(tmp_path)
+    assert after.table.trials[0].state == "ERROR"
+    after.close()

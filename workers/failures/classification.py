@@ -17,6 +17,7 @@ from search_spaces.datasets.base import DataError
 from search_spaces.protocol import ErrorKind
 from search_spaces.storage.base import DISK_FULL_ERRNOS
 from search_spaces.tracebacks import own_line
+from workers.targets import ImportTargetError
 
 LONGEST_REASON = 500  # characters
 LONGEST_DATA_REASON = 5000  # characters: it names the files that must be repaired
@@ -79,7 +80,7 @@ def classify(error: BaseException) -> Failure:
         return Failure(ErrorKind.NODE, str(unusable)[:LONGEST_REASON], unusable.node)
     kinds = {_kind(one) for one in _chain(error)}
     # In this order: a full disk or too little memory may be behind any other exception.
-    for kind in (ErrorKind.DISK_FULL, ErrorKind.OUT_OF_MEMORY, ErrorKind.DATA):
+    for kind in (ErrorKind.DISK_FULL, ErrorKind.OUT_OF_MEMORY, ErrorKind.DATA, ErrorKind.PLUGIN):
         if kind in kinds:
             return Failure(kind, sentence(error, LONGEST_DATA_REASON if kind is ErrorKind.DATA else LONGEST_REASON))
     return Failure(ErrorKind.CODE, sentence(error))
@@ -121,6 +122,8 @@ def _kind(error: BaseException) -> ErrorKind:
             return error.failure.kind
         case DataError():
             return ErrorKind.DATA
+        case ImportTargetError():
+            return ErrorKind.PLUGIN
         case OSError() if error.errno in DISK_FULL_ERRNOS:
             in_memory = str(error.filename or "").startswith(SHARED_MEMORY)
             return ErrorKind.OUT_OF_MEMORY if in_memory else ErrorKind.DISK_FULL

@@ -12,17 +12,23 @@ from torch import nn
 
 from search_spaces.models import PluginModel
 from workers.models.normalization import Normalizer
+from workers.targets import ImportTargetError
 
 GROUP = "rung.models"
 
 
 def build(spec: PluginModel, normalizer: Normalizer, channels: int, classes: int, image_size: int) -> nn.Module:
-    """The plugin's model. Raises LookupError if the plugin is not installed, and TypeError if it makes no module."""
+    """The plugin's model. Raises ImportTargetError if it cannot be imported, and TypeError if it makes no module."""
     installed = {point.name: point for point in entry_points(group=GROUP)}
     if spec.name not in installed:
         names = ", ".join(sorted(installed)) or "none"
-        raise LookupError(f"model plugin {spec.name} is not installed; installed plugins of the group {GROUP}: {names}")
-    maker = installed[spec.name].load()
+        raise ImportTargetError(
+            f"model plugin {spec.name} is not installed; installed plugins of the group {GROUP}: {names}"
+        )
+    try:
+        maker = installed[spec.name].load()
+    except (ImportError, AttributeError) as error:
+        raise ImportTargetError(f"model plugin {spec.name} cannot be imported: {error}") from error
     model = maker(
         normalizer=normalizer, channels=channels, classes=classes, image_size=image_size, **dict(spec.arguments)
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from search_spaces.controls import Controls
 from search_spaces.objective import Objective
-from search_spaces.protocol import Directives, Phase, TrialState
+from search_spaces.protocol import Directives, ErrorKind, Phase, TrialState
 from workers.state.slot_clock import SlotClock
 from workers.state.trial_table import TrialTable
 
@@ -46,12 +46,19 @@ def disk_full(detail: str) -> Outcome:
     return Outcome(Phase.PAUSED, f"the disk is full: {detail}", blocked=True, error=True)
 
 
-def unusable_data(reason: str, table: TrialTable) -> Outcome:
-    """The outcome of a search whose data set is absent or has a defect, which every other trial would meet too.
+#: Kinds of failures that every other trial would meet too, and how the reason of the experiment begins.
+COMMON_CAUSES = {
+    ErrorKind.DATA: "the data set cannot be used",
+    ErrorKind.PLUGIN: "a class that the spec names cannot be imported",
+}
 
-    If a trial has a value already, the files were readable once: the search pauses, so that nothing of it is lost.
+
+def common_cause(kind: ErrorKind, reason: str, table: TrialTable) -> Outcome:
+    """The outcome of a search in which a trial failed for one of COMMON_CAUSES.
+
+    If a trial has a value already, it worked once: the search pauses, so that nothing of it is lost.
     """
-    sentence = f"the data set cannot be used: {reason}"
+    sentence = f"{COMMON_CAUSES[kind]}: {reason}"
     if table.best() is None:
         return Outcome(Phase.FAILED, sentence)
     return Outcome(Phase.PAUSED, sentence, blocked=True, error=True)

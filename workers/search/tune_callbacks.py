@@ -15,7 +15,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from search_spaces.early_stopping.base import Action
-from search_spaces.protocol import Directives, ErrorKind, Phase, TrialState
+from search_spaces.protocol import Directives, Phase, TrialState
 from search_spaces.storage.base import ExperimentStorage, WriterFencedError
 from workers.failures import from_ray
 from workers.failures.classification import Failure
@@ -30,10 +30,11 @@ from workers.search.tune_scheduler import TuneScheduler
 from workers.search.tune_searcher import TuneSearcher
 from workers.search.verdicts import Verdict, Verdicts
 from workers.state.recorder import Recorder
+from workers.state.trial_table import CANCELED_BY_PERSON
 
 log = logging.getLogger(__name__)
 
-CANCELED = TrialState.CANCELED, "canceled on request"
+CANCELED = TrialState.CANCELED, CANCELED_BY_PERSON
 
 
 class TuneCallback(Callback):
@@ -148,8 +149,8 @@ class TuneCallback(Callback):
                 case Reaction.PAUSE:
                     self.outcome = self.outcome or stop_conditions.disk_full(f"trial {number}: {failure.reason}")
                     self._recorder.record_release(number)
-                case Reaction.END if failure.kind is ErrorKind.DATA:
-                    unusable = stop_conditions.unusable_data(failure.reason, self._table)
+                case Reaction.END if failure.kind in stop_conditions.COMMON_CAUSES:
+                    unusable = stop_conditions.common_cause(failure.kind, failure.reason, self._table)
                     self.outcome = self.outcome or unusable
                     if unusable.phase is Phase.PAUSED:
                         self._recorder.record_release(number)

@@ -139,6 +139,22 @@ class Recorder:
                     TrialRetried(at=now, trial=number, held_s=held_s, kind=kind, reason=reason, restarts=restarts)
                 )
 
+    def record_second_chance(self, attempt: int) -> int:
+        """What ended because `attempt` failed waits again. Returns the number of trials.
+
+        May be repeated: those that fail later are of a later attempt.
+        """
+        with self._lock:
+            lost = self.table.lost_to(attempt)
+            for trial in lost:
+                now, held_s = self.clock.now(), self._held_s(trial.number)
+                again: Event = SlotReleased(at=now, trial=trial.number, held_s=held_s)
+                if trial.state is TrialState.ERROR:
+                    kind, why = trial.error_kind or ErrorKind.CODE, trial.stop_reason
+                    again = TrialRetried(at=now, trial=trial.number, held_s=held_s, kind=kind, reason=why, restarts=0)
+                self._record(again)
+            return len(lost)
+
     def record_winner(self, winner: Winner) -> None:
         with self._lock:
             self._record(WinnerEvaluated(at=self.clock.now(), winner=winner))

@@ -26,6 +26,8 @@ from workers.state.events import (
     WinnerEvaluated,
 )
 
+CANCELED_BY_PERSON = "canceled on request"  # the reason of a trial's end, by which journals tell
+
 
 @dataclass
 class Trial:
@@ -48,6 +50,7 @@ class Trial:
     source: str = ""
     started_at: float | None = None
     ended_at: float | None = None
+    ended_in: int = 0  # the attempt
 
     @property
     def epoch(self) -> int:
@@ -67,8 +70,12 @@ class Trial:
         """Whether the stopping rule paused it after its newest epoch, and it has not resumed since."""
         return self.state is TrialState.PAUSED and self.stop_reason != ""
 
-    def end(self, state: TrialState, reason: str, at: float) -> None:
-        self.state, self.stop_reason, self.ended_at = state, reason, at
+    def end(self, state: TrialState, reason: str, at: float, attempt: int) -> None:
+        self.state, self.stop_reason, self.ended_at, self.ended_in = state, reason, at, attempt
+
+    def wait(self, state: TrialState, reason: str = "") -> None:
+        """It has not ended, or no longer."""
+        self.state, self.stop_reason, self.ended_at = state, reason, None
 
     def update(self) -> TrialUpdate:
         """The row as the service receives it."""
@@ -96,6 +103,7 @@ class TrialTable:
         self._objective = objective
         self._before_start: dict[int, tuple[TrialState, str]] = {}
         self._order: list[tuple[int, int]] = []
+        self._attempt = 0
         self.trials: dict[int, Trial] = {}
         self.winner: Winner | None = None
 
@@ -119,6 +127,19 @@ class TrialTable:
         if not failed:
             return ""
         return f"{len(failed)} of {len(self.trials)} trials failed; the first: {failed[0].stop_reason}"
+
+    def lost_to(self, attempt: int) -> list[Trial]:
+        """Trials that failed up to this attempt, and those that it canceled because it failed itself."""
+        return [
+            trial
+            for trial in self.trials.values()
+            if (trial.state is TrialState.ERROR and trial.ended_in <= attempt)
+            or (
+                trial.state is TrialState.CANCELED
+                and trial.ended_in == attempt
+                and trial.stop_reason != CANCELED_BY_PERSON
+            )
+        ]
 
     def counts(self) -> Counter[TrialState]:
         return Counter(trial.state for trial in self.trials.values())
@@ -153,19 +174,18 @@ class TrialTable:
                 self._finish_epoch(self.trials[event.trial], event)
             case TrialEnded():
                 trial = self.trials[event.trial]
-                trial.end(event.state, event.reason, event.at)
+                trial.end(event.state, event.reason, event.at, self._attempt)
                 trial.error_kind = event.kind or trial.error_kind
             case TrialRetried():
                 trial = self.trials[event.trial]
                 trial.restarts, trial.error_kind = event.restarts, event.kind
-                trial.state, trial.stop_reason = TrialState.PENDING, ""
+                trial.wait(TrialState.PENDING)
             case SlotReleased():
-                trial = self.trials[event.trial]
-                trial.state, trial.stop_reason = TrialState.PAUSED, event.reason or ""
+                self.trials[event.trial].wait(TrialState.PAUSED, event.reason or "")
             case WinnerEvaluated():
                 self.winner = event.winner
             case AttemptStarted():
-                pass
+                self._attempt = event.number
             case _:
                 assert_never(event)
 
@@ -181,4 +201,4 @@ class TrialTable:
             trial.best_value = value
         trial.stop_reason = ""
         if event.state is not None:
-            trial.end(event.state, event.reason, event.at)
+            trial.end(event.state, event.reason, event.at, self._attempt)

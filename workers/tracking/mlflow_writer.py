@@ -21,7 +21,15 @@ from mlflow.entities import Metric, Param, RunTag
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import TRIAL_RUN_STATUS, LaunchConfig, Tag, TrialState, Winner, sanitize_text
 from search_spaces.upgrade import upgrade_sample
-from workers.state.events import EpochFinished, Event, TrialEnded, TrialEvent, TrialRetried, TrialSuggested
+from workers.state.events import (
+    EpochFinished,
+    Event,
+    SlotReleased,
+    TrialEnded,
+    TrialEvent,
+    TrialRetried,
+    TrialSuggested,
+)
 from workers.tracking import registration
 from workers.tracking.connection import Connection, is_permanent, tolerating_refusal
 from workers.tracking.mlflow_ids import MlflowIds
@@ -191,6 +199,8 @@ def _batch(events: list[TrialEvent]) -> _Batch:
                 batch.items += [Metric(name, float(value), at_ms, event.epoch) for name, value in event.metrics.items()]
             case TrialRetried():
                 batch.tags[Tag.RESTARTS] = str(event.restarts)
+        if isinstance(event, TrialRetried | SlotReleased) and batch.ended:  # it is tried again after its end
+            batch.ended, batch.tags[Tag.TRIAL_STATE] = None, TrialState.RUNNING
         if isinstance(event, TrialEnded | TrialRetried) and event.kind is not None:
             batch.tags[Tag.ERROR_KIND] = event.kind
         if isinstance(event, TrialEnded | EpochFinished) and event.state is not None:

@@ -74,18 +74,19 @@ class Retrier:
             if self.stop_requested():
                 stop_at = stop_at or now
                 if now - max(stop_at, silent_since) >= STOP_GRACE_S:
-                    raise DeliveryAbandonedError(
-                        "MLflow did not answer; metrics that it has not received are kept in the journal"
-                    ) from error
+                    raise _abandoned("", error) from error
             if now - silent_since >= window_s:
-                problem = "failed" if error else "did not answer"
-                raise DeliveryAbandonedError(
-                    f"MLflow {problem} for {_duration(window_s)}; metrics that it has not received are kept in "
-                    "the journal" + (f" (last error: {error})" if error else "")
-                ) from error
+                raise _abandoned(f" for {_duration(window_s)}", error) from error
             if future.done():
                 time.sleep(POLL_S)
                 future = _started(action)
+
+
+def _abandoned(how_long: str, error: BaseException | None) -> DeliveryAbandonedError:
+    problem = "did not answer" if error is None else "failed"
+    last = "" if error is None else f" (last error: {str(error) or type(error).__name__})"
+    kept = "metrics that it has not received are kept in the journal"
+    return DeliveryAbandonedError(f"MLflow {problem}{how_long}; {kept}{last}")
 
 
 def _duration(seconds: float) -> str:

@@ -165,7 +165,7 @@ class Tracker:
         for event in decode_all(self._storage.journal.entries()):
             if isinstance(event, TrialEvent):
                 ends = isinstance(event, EpochFinished | TrialEnded) and event.state is not None
-                ended[event.trial] = ended.get(event.trial, False) or ends
+                ended[event.trial] = ends  # one that is tried again waits after its end
         return ended
 
     def _save(self, position: Position) -> None:

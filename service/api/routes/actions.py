@@ -49,9 +49,9 @@ def pause_experiment(experiment: EditableExperiment) -> ExperimentView:
 def resume_experiment(experiment: EditableExperiment) -> ExperimentView:
     """Queues a paused experiment again, in the position that its age gives it. Trials resume from their last epoch.
 
-    Also resumes an experiment in state ERROR, once the cause is repaired, and a completed one that has trials left or
-    whose winner was not evaluated. Answers 409 while the experiment is still pausing, and for a canceled one: continue
-    from it instead.
+    Also resumes an experiment in state ERROR, once the cause is repaired: if it failed because its trials did, those
+    are tried again. A completed one is resumed if it has trials left or its winner was not evaluated. Answers 409 while
+    the experiment is still pausing, and for a canceled one: continue from it instead.
     """
     return experiment.apply(actions.resume)
 

@@ -142,6 +142,30 @@ def test_a_resumed_experiment_is_launched_without_a_retry_delay(world: World) ->
     assert (world.show(one)["state"], world.show(one)["attempt"]) == ("RUNNING", 2)
 
 
+def test_a_resumed_experiment_that_failed_tries_its_failed_trials_again(world: World) -> None:
+    """Also if the first driver after that is lost; not after a driver that ended in another way."""
+    one = world.started()
+    assert world.launcher.launches[f"exp-{one}-a1"].failed_attempt == 0
+    world.beat(one, {"phase": "failed", "reason": "no trial has a value", "trials": [world.line(0, state="ERROR")]})
+    assert world.show(one)["state"] == "ERROR"
+    assert world.post(one, "resume").json()["state"] == "QUEUED"
+    world.reconciler.reconcile_once()
+    assert world.launcher.launches[f"exp-{one}-a2"].failed_attempt == 1
+    world.launcher.jobs[f"exp-{one}-a2"] = JobStatus.FAILED
+    world.reconciler.reconcile_once()
+    world.post(one, "pause")
+    world.post(one, "resume")
+    world.reconciler.reconcile_once()
+    assert world.launcher.launches[f"exp-{one}-a3"].failed_attempt == 1
+    world.beat(one, {"phase": "searching", "trials": [world.line(0, state="PENDING")]}, 3)
+    assert world.show(one)["trials"] == {"PENDING": 1}
+    world.post(one, "pause")
+    world.beat(one, {"phase": "paused"}, 3)
+    world.post(one, "resume")
+    world.reconciler.reconcile_once()
+    assert world.launcher.launches[f"exp-{one}-a4"].failed_attempt == 0
+
+
 def test_a_higher_priority_is_launched_first(world: World) -> None:
     world.launcher.nodes = Cluster((Node("a", cpus=1),))
     one = world.started()

@@ -19,6 +19,7 @@ from search_spaces.protocol import ErrorKind
 from workers.data.splits import load
 from workers.failures import classification
 from workers.failures.classification import TrialError, classified, classify
+from workers.targets import resolve_target
 
 
 def too_much_memory(_: Path) -> None:
@@ -106,6 +107,14 @@ def suppressed_full_disk(_: Path) -> None:
         raise ValueError("bad value") from None
 
 
+def absent_module(_: Path) -> None:
+    resolve_target("no_such_module:Name")
+
+
+def import_error_of_the_users_own(_: Path) -> None:
+    raise ImportError("no module named x")
+
+
 RAISED: dict[Callable[[Path], None], ErrorKind] = {
     too_much_memory: ErrorKind.OUT_OF_MEMORY,
     cuda_memory: ErrorKind.OUT_OF_MEMORY,
@@ -120,6 +129,8 @@ RAISED: dict[Callable[[Path], None], ErrorKind] = {
     full_disk_while_data_are_cached: ErrorKind.DISK_FULL,
     exhausted_quota: ErrorKind.DISK_FULL,
     torch_writer_on_a_full_disk: ErrorKind.DISK_FULL,
+    absent_module: ErrorKind.PLUGIN,
+    import_error_of_the_users_own: ErrorKind.CODE,
     wrong_shape: ErrorKind.CODE,
     missing_file: ErrorKind.CODE,
     words_of_the_users_own: ErrorKind.CODE,

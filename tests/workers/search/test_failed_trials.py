@@ -101,23 +101,37 @@ def test_a_trial_that_fills_the_disk_is_paused_and_blocks_the_experiment(
     assert search(2).tune.start().config["trial"] == 0
 
 
+COMMON_CAUSES = {
+    ErrorKind.DATA: (
+        "DataError: image_folder: 2 damaged images in /data: a/1.png, b/2.png",
+        "the data set cannot be used: DataError: image_folder: 2 damaged images in /data: a/1.png, b/2.png",
+    ),
+    ErrorKind.PLUGIN: (
+        "ImportTargetError: model plugin mixer is not installed",
+        "a class that the spec names cannot be imported: ImportTargetError: model plugin mixer is not installed",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COMMON_CAUSES)
 @pytest.mark.parametrize(("epochs", "phase", "state"), [(0, "failed", "ERROR"), (1, "paused", "PAUSED")])
-def test_a_defect_of_the_data_set_ends_the_search_at_the_first_trial(
-    search: Callable[..., Search], tmp_path: Path, epochs: int, phase: str, state: str
+def test_what_every_trial_would_meet_ends_the_search_at_the_first_trial(
+    search: Callable[..., Search], tmp_path: Path, kind: ErrorKind, epochs: int, phase: str, state: str
 ) -> None:
-    """Where a trial has a value already, the files were readable once: the search pauses until they are again."""
+    """Where a trial has a value already, it worked once: the search pauses until it does again."""
     now = search(max_epochs=4)
     trial, other = now.tune.start(), now.tune.start()
     for epoch in range(1, epochs + 1):
         now.tune.report(trial, epoch, 0.5)
-    error = TrialError(ErrorKind.DATA, "DataError: image_folder: 2 damaged images in /data: a/1.png, b/2.png")
+    why, sentence = COMMON_CAUSES[kind]
+    error = TrialError(kind, why)
     now.tune.fail(trial, RayTaskError("step", "Traceback", error).as_instanceof_cause(), tmp_path)
     now.callback.poll(now.tune)
     outcome = now.callback.outcome
     assert outcome is not None
     assert (outcome.phase, outcome.blocked) == (phase, epochs > 0)
-    assert outcome.reason == f"the data set cannot be used: {error.failure.reason}"
-    assert with_failures(outcome, now.recorder.table) == outcome, "its files are named once"
+    assert outcome.reason == sentence
+    assert with_failures(outcome, now.recorder.table) == outcome, "the cause is named once"
     assert now.states()[0] == state
     assert other not in now.tune.live
     assert now.tune.start() == "FINISHED"

@@ -88,17 +88,23 @@ def test_a_requested_stop_is_noticed_while_a_call_hangs() -> None:
     def stop_once_it_hangs(why: str) -> None:
         driver.stopping = why == "waiting for MLflow, which does not answer"
 
-    with pytest.raises(DeliveryAbandonedError, match="kept in the journal"):
+    with pytest.raises(DeliveryAbandonedError, match=r"^MLflow did not answer; .* kept in the journal$"):
         driver.retrier(stop_once_it_hangs).call(release.wait)
     release.set()
 
 
-def test_a_requested_stop_is_noticed_between_failures() -> None:
+@pytest.mark.parametrize(
+    ("error", "shown"), [(ConnectionError("refused"), "refused"), (ConnectionError(), "ConnectionError")]
+)
+def test_a_requested_stop_is_noticed_between_failures(error: Exception, shown: str) -> None:
     driver = Driver()
     driver.stopping = True
-    endless: Any = failing(10**9, ConnectionError("refused"))
-    with pytest.raises(DeliveryAbandonedError):
+    endless: Any = failing(10**9, error)
+    with pytest.raises(DeliveryAbandonedError) as raised:
         driver.retrier().call(endless)
+    assert str(raised.value) == (
+        f"MLflow failed; metrics that it has not received are kept in the journal (last error: {shown})"
+    )
 
 
 def test_a_requested_stop_waits_while_mlflow_makes_progress() -> None:

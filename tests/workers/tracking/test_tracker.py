@@ -292,3 +292,17 @@ def test_restarts_failures_and_sources_are_tags(
         1: {"rung.restarts": "2", "rung.error_kind": "LOST"},
         2: {"rung.error_kind": "CODE"},
     }
+
+
+def test_the_run_of_a_trial_that_is_tried_again_runs_again(
+    client: MlflowClient, recorder: Recorder, open_recorder: OpenRecorder, tracker: BuildTracker
+) -> None:
+    recorder.record_suggestion(0, {}, {"lr": 1.0})
+    recorder.record_end(0, TrialState.ERROR, "ValueError: no", ErrorKind.CODE)
+    assert tracker().deliver()
+    assert trial_runs(client)[0].info.status == "FAILED"
+    later = open_recorder(2)
+    assert later.record_second_chance(1) == 1
+    assert tracker(2).deliver()
+    run = trial_runs(client)[0]
+    assert (run.info.status, run.data.tags["rung.state"]) == ("RUNNING", "RUNNING")
