@@ -305,4 +305,4 @@ def test_the_run_of_a_trial_that_is_tried_again_runs_again(
     assert later.record_second_chance(1) == 1
     assert tracker(2).deliver()
     run = trial_runs(client)[0]
-    assert (run.info.status, run.data.tags["rung.state"]) == ("RUNNING", "RUNNING")
+    assert (run.info.status, run.data.tags["rung.trial_state"]) == ("RUNNING", "RUNNING")
