@@ -36,6 +36,13 @@ class SupersededError(Exception):
     """Another attempt has started, or may start at any time: write nothing."""
 
 
+class LostRunsError(Exception):
+    """MLflow does not have what Rung recorded of it, as after its database was lost or replaced.
+
+    Nothing is sent until it is back: MLflow would refuse it for good.
+    """
+
+
 class Connection:
     """Once `superseded` returns True, or after `close`, every method raises SupersededError."""
 
@@ -114,6 +121,21 @@ def is_outage(error: Exception) -> bool:
     if status is not None:
         return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in OUTAGE_STATUSES
     return isinstance(error, MlflowException | OSError)
+
+
+@contextmanager
+def recorded(what: str) -> Iterator[None]:
+    """Raise LostRunsError where MLflow does not have `what`, which the block reads or adds to."""
+    from mlflow.exceptions import RestException
+
+    try:
+        yield
+    except RestException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise LostRunsError(
+            f"MLflow does not have {what}, which Rung recorded; restore its database ({error.message})"
+        ) from error
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from workers.state.events import (
     TrialSuggested,
 )
 from workers.tracking import registration
-from workers.tracking.connection import Connection, is_permanent, tolerating_refusal
+from workers.tracking.connection import Connection, LostRunsError, is_permanent, recorded, tolerating_refusal
 from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.parallel import for_each
 from workers.tracking.runs import Runs
@@ -141,6 +141,8 @@ class MlflowWriter:
 
     def _resume(self, parent: str) -> None:
         """An experiment that had ended or was inactive continues, and so do its trials that have not ended."""
+        with recorded(f"run {parent}"):
+            self._connection.client().get_run(parent)
         self._runs.resume(parent)
         ended = self._ended()
         for number, run in self.ids().runs.items():
@@ -168,10 +170,17 @@ class MlflowWriter:
             self._connection.client().set_terminated(run, status=status, end_time=at_ms)
 
     def _is_active(self, run: str) -> bool:
-        """False for a run that somebody deleted."""
-        with tolerating_refusal(f"to read run {run}"):
-            return str(self._connection.client().get_run(run).info.lifecycle_stage) == "active"
-        return False
+        """False for a run that somebody deleted. Raises LostRunsError if MLflow does not have the parent run either."""
+        try:
+            with recorded(f"run {run}"):
+                return str(self._connection.client().get_run(run).info.lifecycle_stage) == "active"
+        except LostRunsError:  # deleted for good by somebody, if MLflow still has the parent run
+            parent = self._runs.parent()
+            if run == parent:
+                raise
+            with recorded(f"run {parent}"):
+                self._connection.client().get_run(parent)
+            return False
 
 
 def _by_trial(events: Iterable[Event]) -> dict[int, list[TrialEvent]]:

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig, Tag, TrialState
-from workers.tracking.connection import Connection, tolerating_refusal
+from workers.tracking.connection import Connection, recorded, tolerating_refusal
 from workers.tracking.mlflow_ids import MlflowIds
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,8 @@ class Runs:
                     self._unanswered.discard(name)
                     return found
             self._unanswered.add(name)
-            run = self._client().create_run(str(self._experiment), began_ms, tags, name)
+            with recorded(f"experiment {self._experiment}"):
+                run = self._client().create_run(str(self._experiment), began_ms, tags, name)
             self._unanswered.discard(name)
             return str(run.info.run_id)
 
@@ -179,7 +180,8 @@ class Runs:
         The tags do not prove that a run belongs to this experiment: anybody who may edit a run can set them.
         """
         query = f"tags.`{Tag.EXPERIMENT_ID}` = '{self._experiment_id}' and {query}"
-        runs = self._client().search_runs([str(self._experiment)], query, max_results=1)
+        with recorded(f"experiment {self._experiment}"):
+            runs = self._client().search_runs([str(self._experiment)], query, max_results=1)
         return str(runs[0].info.run_id) if runs else None
 
 

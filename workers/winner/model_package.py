@@ -24,7 +24,7 @@ from workers.winner.model_digest import digest
 #: The parts of Rung that are packed with a model.
 PACKED = {
     search_spaces: ("models.py", "normalization.py", "domains.py", "spec.py", "datasets/image_folder/pictures.py"),
-    workers: ("models/*.py",),
+    workers: ("models/*.py", "targets.py"),
 }
 #: Imports of packed modules. In the copies they are renamed, so that a model runs its own code beside an installed Rung
 #: and beside models of other versions.
