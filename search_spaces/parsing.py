@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import yaml
 
@@ -28,6 +28,14 @@ MAX_CONVERTED_DIGITS = 4_000  # Python converts at most 4,300, because the time 
 JSON_TYPES = frozenset({"application/json"})
 #: Not text/plain, which any web page may send in the name of its reader.
 YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
+
+
+def read_file(file: BinaryIO) -> bytes:
+    """The bytes of a document. Raises SpecError for one that is too large, of which no more is read than tells so."""
+    body = file.read(MAX_BYTES + 1)
+    if len(body) > MAX_BYTES:
+        _refuse(f"must have at most {MAX_BYTES} bytes (got more)")
+    return body
 
 
 def read(body: bytes, media_type: str) -> dict[str, Any]:

@@ -107,6 +107,7 @@ def resolve_spec(client: Client, spec: str) -> dict[str, Any]:
 def read_source(spec: str) -> tuple[bytes, str]:
     """The bytes of SPEC and their media type."""
     from search_spaces import presets as shipped
+    from search_spaces.parsing import read_file
     from search_spaces.problems import Problem, SpecError
 
     if spec.startswith("preset:"):
@@ -114,7 +115,11 @@ def read_source(spec: str) -> tuple[bytes, str]:
     if spec == "-" and sys.stdin is None:
         raise SpecError([Problem("SPEC", "must be a readable file, because standard input is closed (got -)")])
     try:
-        body = sys.stdin.buffer.read() if spec == "-" else Path(spec).read_bytes()
+        if spec == "-":
+            body = read_file(sys.stdin.buffer)
+        else:
+            with Path(spec).open("rb") as file:
+                body = read_file(file)
     except OSError as error:
         hint = f"; did you mean preset:{spec}?" if spec in shipped.names() else ""
         raise SpecError([Problem("SPEC", f"must be a readable file (got {spec}: {error.strerror}){hint}")]) from None

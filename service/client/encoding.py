@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from search_spaces.problems import Problem
+from search_spaces.parsing import read_file
+from search_spaces.problems import Problem, SpecError
 from service.contract.errors import ValidationFailedError, summary
 
 #: What a spec may be given as. Text is YAML, a path, or `preset:NAME`.
@@ -42,7 +43,11 @@ def encode_spec(spec: SpecInput) -> tuple[bytes, str]:
     if not isinstance(spec, str | PathLike):
         raise TypeError(f"spec must be an ExperimentSpec, a mapping, text or a path (got {type(spec).__name__})")
     path = Path(spec)
-    return path.read_bytes(), JSON if path.suffix == ".json" else YAML
+    with path.open("rb") as file:
+        try:
+            return read_file(file), JSON if path.suffix == ".json" else YAML
+        except SpecError as error:
+            raise ValidationFailedError(summary(error.problems), error.problems) from None
 
 
 def preset_name(spec: SpecInput) -> str | None:

@@ -31,7 +31,7 @@ def notes(found: FoundImages, validation_fraction: float) -> Iterator[str]:
 def _small_sets(found: FoundImages, validation_fraction: float) -> Iterator[str]:
     counts = {part: len(images) for part, images in found.parts.items()}
     if "validation" not in counts:
-        counts["validation"] = max(1, round(validation_fraction * counts["train"]))
+        counts["validation"] = max(1, round(validation_fraction * counts["train"]))  # layouts without any are refused
     for part, use in (("validation", "by which trials are compared"), ("test", "that is reported")):
         if counts[part] < MIN_IMAGES:
             share = f"{100 / counts[part]:.3g} %"

@@ -50,6 +50,7 @@ PART_NAMES = {
 #: The stem of a mask, after that of its image: `scan 7_mask.png`, `scan 7_mask_1.png`.
 MASK = re.compile(r"(?P<image>.+)[ _.-](masks?|seg|segmentation|labels?|gt|ground_?truth)([ _-]?\d+)?", re.IGNORECASE)
 MASK_FOLDERS = frozenset({"masks", "annotations", "segmentations", "labels", "ground_truth", "groundtruth"})
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 LISTED_FILES = 100  # in one message; the rest are counted
 LISTED_CHARACTERS = 4000  # in one message: a reason is stored with the experiment
 EXPECTED = "images must be in <class>/<file>, or in train/<class>/<file> with val/ and test/ beside train/"
@@ -189,8 +190,10 @@ def listed(names: Iterable[str], most: int = LISTED_FILES) -> str:
 
 
 def shown(name: str) -> str:
-    """A name from a file system as text: bytes that are not UTF-8 are written as \\xNN, and accents are composed."""
-    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
+    """A name from a file system as text of one line: bytes that are not UTF-8 and control characters are written as
+    \\xNN, and accents are composed."""
+    text = unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
+    return CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _find(root: Path, test_fraction: float, search: _Search) -> FoundImages:
@@ -216,6 +219,11 @@ def _find(root: Path, test_fraction: float, search: _Search) -> FoundImages:
                 f"image_folder: {root} must have a class of at least two images, one of them for the test set "
                 f"(got one image in each of {len(names)} classes)"
             )
+    if "validation" not in parts and len(parts["train"]) == len({label for label, _ in parts["train"]}):
+        raise DataError(
+            f"image_folder: {root} must have a class of at least two training images, one of them for the validation "
+            f"set (got one in each of {len(names)} classes)"
+        )
     for part in PART_NAMES:
         present = {label for label, _ in parts.get(part, ())}
         if part in parts and len(present) < len(names):

@@ -164,7 +164,8 @@ def test_a_file_without_a_suffix_that_is_no_image_is_left_out(tmp_path: Path) ->
 
 def test_classes_are_the_same_however_their_accents_are_encoded(tmp_path: Path) -> None:
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
-    tree(tmp_path, f"train/{composed}/1.png", "train/tea/1.png", f"test/{decomposed}/1.png", "test/tea/1.png")
+    tree(tmp_path, f"train/{composed}/1.png", f"train/{composed}/2.png", "train/tea/1.png")
+    tree(tmp_path, f"test/{decomposed}/1.png", "test/tea/1.png")
     found = find_images(tmp_path, 0.1)
     assert found.class_names == (composed, "tea")
     assert [label for label, _ in found.parts["test"]] == [0, 1]
@@ -207,3 +208,14 @@ def test_a_path_that_no_file_system_has_is_a_problem(tmp_path: Path) -> None:
     spec = ImageFolder(path="x" * 300)
     assert [problem.field for problem in spec.problems(tmp_path)] == ["dataset.path"]
     assert list(spec.warnings(tmp_path)) == []
+
+
+def test_a_validation_set_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"at least two training images.*\(got one in each of 2 classes"):
+        find_images(tree(tmp_path, "a/1.png", "a/2.png", "b/1.png", "b/2.png"), 0.2)
+
+
+def test_names_are_of_one_line(tmp_path: Path) -> None:
+    paths = [f"{folder}/{number}.png" for folder in ("a", "b\n  note  x\t\x1b[2J") for number in range(3)]
+    found = find_images(tree(tmp_path, *paths), 0.2)
+    assert found.class_names == ("a", "b\\x0a  note  x\\x09\\x1b[2J")

@@ -426,3 +426,11 @@ def test_plots_are_not_drawn_into_what_is_no_folder(run: Run) -> None:
         result = run("explain", "schedulers", "--out", out)
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr.startswith(f"--out: must be a folder that can be written to (got {out}: ")
+
+
+@pytest.mark.parametrize("spec", ["/dev/zero", "-"])
+def test_a_spec_that_never_ends_is_not_read_to_its_end(spec: str, tmp_path: Path) -> None:
+    env = {"RUNG_URL": "http://127.0.0.1:9", "RUNG_HOME": str(tmp_path)}
+    result = CliRunner(env=env).invoke(app, ["validate", "--offline", spec], input=b"#" * 2**20)
+    assert result.exit_code == 2
+    assert "document: must have at most 65536 bytes (got more)" in result.stderr

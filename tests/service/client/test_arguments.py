@@ -178,3 +178,8 @@ def test_the_text_of_an_error_has_every_field_with_its_valid_values(rung: Client
     assert first.startswith("search_space.optimizer.kind: ")
     assert "sgd" in first
     assert second.startswith("search_space.batch_size: ")
+
+
+def test_a_spec_file_that_never_ends_is_not_read_to_its_end(rung: Client) -> None:
+    with pytest.raises(ValidationFailedError, match="must have at most 65536 bytes"):
+        rung.submit(Path("/dev/zero"))
