@@ -32,7 +32,8 @@ def test_nothing_heavy_is_imported_before_a_search_begins_or_data_are_decoded(tm
     """Listing an image folder, which the service may do, imports nothing heavy either."""
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "1.png").touch()
+        for number in range(3):
+            (tmp_path / name / f"{number}.png").touch()
     code = f"""
 import sys
 from pathlib import Path

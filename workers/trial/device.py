@@ -10,7 +10,6 @@ from typing import Any
 
 from search_spaces.experiment import TrialSpec
 from workers.failures.classification import NodeError
-from workers.nodes import this_node
 
 
 class DeviceError(NodeError):
@@ -31,6 +30,8 @@ def select_device(spec: TrialSpec) -> str:
         init()
     except (RuntimeError, AssertionError) as error:  # AssertionError if torch was built without CUDA
         why = str(error).partition("\n")[0]
+        from workers.nodes import this_node  # with Ray, without which `make gpu` trains
+
         node, name = this_node()
         raise DeviceError(
             f"node {name} has no usable CUDA device, though a process holds {spec.gpus:g} GPUs of it: {why}", node
