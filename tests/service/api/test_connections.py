@@ -149,6 +149,7 @@ def test_a_request_that_takes_longer_than_the_deadline_is_answered(server: Serve
 def test_a_new_connection_replaces_the_one_of_its_address_that_waits_longest(server: Server) -> None:
     with ExitStack() as clients:
         first, second, *others = [clients.enter_context(connected(server.url)) for _ in range(4)]
+        wait_for_connections(server, 4)  # the service may accept the others after it has answered the first
         first.sendall(request("GET", "/healthz"))
         assert status_of(first) == 200  # it waits for less long than the second now
         last = clients.enter_context(connected(server.url))
