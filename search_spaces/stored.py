@@ -113,16 +113,12 @@ class StoredSpec:
 
 def read_spec(document: Document) -> ExperimentSpec:
     """A stored experiment spec. Raises ValidationError for one that this version cannot read."""
-    if not isinstance(document, dict):
-        with contextlib.suppress(ValueError):  # otherwise the model reports what is wrong with the text
-            parsed = json.loads(document)
-            document = parsed if isinstance(parsed, dict) else document
-    return _read(ExperimentSpec, restore_defaults(document) if isinstance(document, dict) else document)
+    return _read(ExperimentSpec, _restored(document))
 
 
 def read_trial_spec(document: Document) -> TrialSpec:
     """A stored trial spec. Raises ValidationError for one that this version cannot read."""
-    return _read(TrialSpec, document)
+    return _read(TrialSpec, _restored(document))
 
 
 def read_controls(document: Document) -> Controls:
@@ -133,6 +129,14 @@ def read_controls(document: Document) -> Controls:
 @cache
 def _adapter(part: Any) -> TypeAdapter[Any]:
     return TypeAdapter(part)
+
+
+def _restored(document: Document) -> Document:
+    if not isinstance(document, dict):
+        with contextlib.suppress(ValueError):  # otherwise the model reports what is wrong with the text
+            parsed = json.loads(document)
+            document = parsed if isinstance(parsed, dict) else document
+    return restore_defaults(document) if isinstance(document, dict) else document
 
 
 def _read(model: type[M], document: Document) -> M:

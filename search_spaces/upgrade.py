@@ -21,6 +21,8 @@ DEPRECATED = (
     "`asha` is `early_stopping`, and the fields of schedulers have torch's names"
 )
 
+#: Fields of image folders that did not exist while version 1 of their reader was the only one.
+_AFTER_READER_1 = {"background", "reader_version"}
 #: The fields of version 2 that `asha` became.
 _REPLACE_ASHA = {"max_epochs", "early_stopping"}
 
@@ -68,16 +70,22 @@ class Upgraded:
 
 
 def restore_defaults(document: dict[str, Any]) -> dict[str, Any]:
-    """A stored experiment spec, with the values of fields that did not exist when it was stored.
+    """A stored experiment spec or trial spec, with the values of fields that did not exist when it was stored.
 
     What is stored has every field. A search that began without a field continues as it began, whatever the default of
     new searches is.
     """
+    restored = dict(document)
+    dataset = document.get("dataset")
+    if isinstance(dataset, dict) and dataset.get("name") == "image_folder" and not _AFTER_READER_1 & dataset.keys():
+        restored["dataset"] = {**dataset, "reader_version": 1}
+    if "hyperparameters" in document:  # a trial has no searcher
+        return restored
     searcher = document.get("searcher", "tpe")
     searcher = {"kind": searcher} if isinstance(searcher, str) else searcher
     if isinstance(searcher, dict) and searcher.get("kind") == "tpe" and "learn_from" not in searcher:
-        return {**document, "searcher": {**searcher, "learn_from": "ended_trials"}}
-    return document
+        restored["searcher"] = {**searcher, "learn_from": "ended_trials"}
+    return restored
 
 
 def upgrade(document: Any) -> Upgraded:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.controls import Controls
+from search_spaces.datasets import ImageFolder
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.models import Model
 from search_spaces.normalization import Normalization
@@ -130,7 +131,10 @@ def test_experiments_and_trials_of_a_real_service_of_version_1_are_read() -> Non
 
 
 def _as_new(spec: ExperimentSpec) -> ExperimentSpec:
-    """A stored search continues with the rule with which it began; a new one of the same document has the new rule."""
+    """A stored search continues with the rules with which it began; a new one of the same document has the new ones."""
+    if isinstance(spec.dataset, ImageFolder):
+        assert spec.dataset.reader_version == 1
+        spec = spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"reader_version": 2})})
     if not isinstance(spec.searcher, TPE):
         return spec
     assert spec.searcher.learn_from == "ended_trials"

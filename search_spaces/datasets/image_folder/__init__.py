@@ -94,6 +94,11 @@ class ImageFolder(DatasetSpec):
         description="What follows from images that cannot be read: `fail` ends the experiment and names them, `skip` "
         "leaves them out and reports them.",
     )
+    reader_version: Literal[1, 2] = Field(
+        2,
+        description="How files are found and decoded. 1 is how version 0.1 did it, for experiments that it began: no "
+        "validation folder, and neither `value_range` nor `background`.",
+    )
 
     @property
     def background_level(self) -> int:
@@ -111,6 +116,8 @@ class ImageFolder(DatasetSpec):
         ):  # also False for a name that is too long, or a folder that is closed
             yield Problem("dataset.path", f"must be a folder in {data_root}", shorten(self.path))
             return
+        if self.reader_version == 1:
+            return
         try:
             find_images(data_root / self.path, self.test_fraction, MAX_LISTED)
         except DataError as error:
@@ -119,6 +126,8 @@ class ImageFolder(DatasetSpec):
             return  # the workers list it once, when the first trial starts
 
     def warnings(self, data_root: Path) -> Iterator[str]:
+        if self.reader_version == 1:
+            return
         try:
             found = find_images(data_root / self.path, self.test_fraction, MAX_LISTED)
         except DataError:

@@ -213,7 +213,7 @@ def _find(root: Path, test_fraction: float, search: _Search) -> FoundImages:
     search.leave_out(OUTSIDE, *top.images)
     summary = _summary(search, folders, test_fraction)
     if "test" not in parts:
-        parts["train"], parts["test"] = _without_test(parts["train"], test_fraction)
+        parts["train"], parts["test"] = without_test(parts["train"], test_fraction)
         if not parts["test"]:
             raise DataError(
                 f"image_folder: {root} must have a class of at least two images, one of them for the test set "
@@ -347,7 +347,7 @@ def _suspicious_classes(search: _Search, top: _Listing) -> list[str]:
     ]
 
 
-def _without_test(images: Labeled, fraction: float) -> tuple[Labeled, Labeled]:
+def without_test(images: Labeled, fraction: float) -> tuple[Labeled, Labeled]:
     """The training images, and the test share of each class."""
     by_class: dict[int, list[Path]] = {}
     for label, path in images:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 VERSION: Final = 1  # of the description's format
+VERSION_0_1: Final = "0.1"  # a description's `conversion`, which others do not have
 #: Named, because Pillow chooses by content: an EPS file called .png would start Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000  # of one image: it takes 256 MB with alpha, and a file of 20 kB may claim any number
@@ -82,15 +83,18 @@ def describe(
     *,
     value_range: Sequence[float] | None = None,
     background: int = WHITE,
+    as_version_0_1: bool = False,
 ) -> dict[str, Any]:
     """The description of a decoding, as JSON.
 
     `channels` is 3 (RGB) or 1 (gray). `value_range`: the values that become 0 and 255 in images that are not 8-bit
     (16 or 32 bits, signed, float); None if they are not to be read. `background` is the gray level that transparent
-    pixels are drawn on.
+    pixels are drawn on. `as_version_0_1`: neither is used, and values and transparency are converted as that version
+    did it.
     """
     return {
         "version": VERSION,
+        **({"conversion": VERSION_0_1} if as_version_0_1 else {}),
         "height": height,
         "width": width,
         "channels": channels,
@@ -206,7 +210,7 @@ class _Deep:
 
 def _read(image: Image.Image, data: bytes, description: Mapping[str, Any]) -> Picture:
     frames = _has_frames(image)
-    deep = _deep_values(image, data)
+    deep = None if description.get("conversion") == VERSION_0_1 else _deep_values(image, data)
     image.load()
     name, levels, value_range = image.mode, None, description["value_range"]
     turn = _turn(image)
@@ -214,6 +218,10 @@ def _read(image: Image.Image, data: bytes, description: Mapping[str, Any]) -> Pi
     if turn is not None and turn not in (TURNS[2], TURNS[3], TURNS[4]):
         width, height = height, width
     pixels, composited = None, False
+    if description.get("conversion") == VERSION_0_1:
+        flat = _converted_as_version_0_1(image)
+        pixels = _pixels(flat if turn is None else flat.transpose(turn), description)
+        return Picture(pixels, (width, height), name, None, False, frames, hashlib.sha256(data).hexdigest())
     if deep is not None:
         name, levels = deep.name, deep.levels()
     if deep is None or value_range is not None:
@@ -228,6 +236,13 @@ def _pixels(image: Image.Image, description: Mapping[str, Any]) -> NDArray[np.ui
     resized = color.resize((description["width"], description["height"]), Image.Resampling.BILINEAR)
     pixels = np.asarray(resized)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _converted_as_version_0_1(image: Image.Image) -> Image.Image:
+    """Integers keep their upper byte, other values are clipped, and transparent pixels show what is stored in them."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    return image.convert("RGBA") if "transparency" in image.info else image
 
 
 def _without_alpha(image: Image.Image, background: int) -> tuple[Image.Image, bool]:

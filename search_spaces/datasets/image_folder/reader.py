@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.datasets.base import DataError, Destination
-from search_spaces.datasets.image_folder import findings
+from search_spaces.datasets.image_folder import findings, version_0_1
 from search_spaces.datasets.image_folder.findings import Record
 from search_spaces.datasets.image_folder.layout import FoundImages, find_images, listed, shown
 
@@ -39,7 +39,8 @@ class ImageFolderReader:
 
     def __init__(self, spec: ImageFolder, data_root: Path) -> None:
         self._spec = spec
-        self._found = find_images(data_root / spec.path, spec.test_fraction)
+        find = version_0_1.find_images if spec.reader_version == 1 else find_images
+        self._found = find(data_root / spec.path, spec.test_fraction)
 
     @property
     def replaces(self) -> str | None:
@@ -72,7 +73,12 @@ class ImageFolderReader:
 
         spec, found = self._spec, self._found
         description = describe(
-            spec.size, spec.size, self.channels, value_range=spec.value_range, background=spec.background_level
+            spec.size,
+            spec.size,
+            self.channels,
+            value_range=spec.value_range,
+            background=spec.background_level,
+            as_version_0_1=spec.reader_version == 1,
         )
         decoded = _decode(found, destination, description)
         skipped = list(decoded.damaged.values())
@@ -115,7 +121,7 @@ class ImageFolderReader:
     def _meaning(self) -> list[Any]:
         spec = self._spec
         rest = [spec.background, spec.damaged, list(spec.value_range or ())]
-        return ["image_folder", DECODING, spec.size, spec.color, *rest]
+        return ["image_folder", [DECODING, spec.reader_version], spec.size, spec.color, *rest]
 
     def _report(self, damaged: list[str], changing: bool = False) -> None:
         """Log damaged files. Raises DataError unless they are to be skipped."""
@@ -128,6 +134,8 @@ class ImageFolderReader:
             )
 
     def _advice(self, decoded: _Decoded) -> str:
+        if self._spec.reader_version == 1:
+            return "submit the spec as a new experiment, which scales values and draws transparent pixels on a background"
         if decoded.levels:
             return f"their values are from {decoded.levels[0]:g} to {decoded.levels[1]:g}; give dataset.value_range"
         if any(record.composited for record in decoded.records):
