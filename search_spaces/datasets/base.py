@@ -8,7 +8,7 @@ data set by name, how arrays are cached or how the training set is split.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
 
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 class DataError(Exception):
     """The data cannot be read. The message says which data set, where it was looked for and what to do."""
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What was found of a data set before anything of it is decoded. A spec with `problems` cannot be used; their paths
+    are from its root. `notes` are what a person should know, one sentence each."""
+
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Destination(Protocol):
@@ -97,18 +106,13 @@ class DatasetSpec(Spec):
     def reader(self, data_root: Path) -> DatasetReader:
         """The reader of the files below `data_root`. Raises DataError if they are absent and cannot be fetched."""
 
-    def problems(self, data_root: Path) -> Iterator[Problem]:
-        """What a process that sees the workers' `data_root` can find wrong without opening a file, with paths from the
-        root of the spec."""
-        yield from ()
+    def check(self, data_root: Path) -> DataCheck:
+        """What a process that sees the workers' `data_root` can tell. Its cost is bounded, because a person waits."""
+        return DataCheck()
 
     def folder(self, data_root: Path) -> Path | None:
         """The folder that must exist before the first trial; None if the workers need none or can fetch the files."""
         return None
-
-    def warnings(self, data_root: Path) -> Iterator[str]:
-        """What a process that sees the workers' `data_root` can tell a person, one sentence each."""
-        yield from ()
 
     def keeps_labels_mirrored(self) -> bool:
         """Whether a mirrored image keeps its label."""

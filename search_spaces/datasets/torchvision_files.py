@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from search_spaces.datasets.base import DataError, DatasetReader, DatasetSpec, Destination
+from search_spaces.datasets.base import DataCheck, DataError, DatasetReader, DatasetSpec, Destination
 from search_spaces.storage.base import DISK_FULL_ERRNOS
 
 DOWNLOAD_TIMEOUT_S = 30.0  # for one answer of the network: a download lasts longer, a silent server does not
@@ -29,10 +29,12 @@ class TorchvisionDataset(DatasetSpec):
     def reader(self, data_root: Path) -> DatasetReader:
         return TorchvisionReader(self, data_root)
 
-    def warnings(self, data_root: Path) -> Iterator[str]:
+    def check(self, data_root: Path) -> DataCheck:
         searched = _searched(self.name, data_root)
-        if self.signs and not any((folder / sign).exists() for folder in searched for sign in self.signs):
-            yield f"dataset: {self.name} is not in {searched[0]}; the first trial downloads it, which needs a network"
+        if not self.signs or any((folder / sign).exists() for folder in searched for sign in self.signs):
+            return DataCheck()
+        note = f"dataset: {self.name} is not in {searched[0]}; the first trial downloads it, which needs a network"
+        return DataCheck(notes=(note,))
 
 
 class TorchvisionReader:

@@ -81,7 +81,7 @@ def continue_from(source: EditableHandle, request: Request) -> Submitted:
     with source.read() as (_, experiment):
         patch = merge_patch.parse(request.body, request.content_type) if request.body else {}
         requested = continuation.requested_spec(experiment, patch)
-    spec = _complete(context, requested)
+    spec = _complete(context, requested).spec
 
     def create(session: Session) -> Experiment:
         return continuation.submit(session, source.lock(session), spec, patch)
@@ -91,9 +91,8 @@ def continue_from(source: EditableHandle, request: Request) -> Submitted:
 
 def _checked(context: AppContext, request: Request) -> Checked:
     document = read(request.body, _spec_type(request.content_type))
-    spec = _complete(context, validation.validate(document))
-    found = dataset_checks.warnings(spec.dataset, context.settings.data_root, context.settings.data_root_shared)
-    return Checked(spec, [*validation.warnings(spec, document), *found])
+    complete = _complete(context, validation.validate(document))
+    return replace(complete, warnings=[*validation.warnings(complete.spec, document), *complete.warnings])
 
 
 def _spec_type(content_type: str) -> str:
@@ -104,11 +103,12 @@ def _spec_type(content_type: str) -> str:
     return media_type
 
 
-def _complete(context: AppContext, spec: ExperimentSpec) -> ExperimentSpec:
-    """The spec with its resources decided. Raises SpecError where the cluster or the data root cannot serve it."""
+def _complete(context: AppContext, spec: ExperimentSpec) -> Checked:
+    """The spec with its resources decided, and what the data root tells. Raises SpecError where the cluster or the data
+    root cannot serve it."""
     spec = fitting.complete(spec, context.cluster_cache.cluster)
-    dataset_checks.check(spec.dataset, context.settings.data_root, context.settings.data_root_shared)
-    return spec
+    settings = context.settings
+    return Checked(spec, dataset_checks.check(spec.dataset, settings.data_root, settings.data_root_shared))
 
 
 def _find_replayed(context: AppContext, key: str | None, sha256: str) -> Submitted | None:

@@ -16,29 +16,21 @@ from search_spaces.problems import SpecError
 MAX_FOLDERS = 1000  # in which a file is looked for
 
 
-def check(dataset: DatasetSpec, data_root: Path, shared: bool = False) -> None:
-    """Raise SpecError for the problems that a data set finds in the data root, if the service has access to it.
+def check(dataset: DatasetSpec, data_root: Path, shared: bool = False) -> list[str]:
+    """What a person should know of the files of a data set, one sentence each. The files are looked at once.
 
+    Raises SpecError for the problems that the data set finds in the data root, if the service has access to it.
     `shared`: the workers are known to have the same data root, so that even an empty one proves something.
     """
-    if (shared or _proves_something(dataset, data_root)) and (problems := list(dataset.problems(data_root))):
-        raise SpecError(problems)
-
-
-def warnings(dataset: DatasetSpec, data_root: Path, shared: bool = False) -> list[str]:
-    """What a person should know of the files of a data set, one sentence each."""
-    if shared or _is_accessible(data_root):
-        return list(dataset.warnings(data_root))
     folder = dataset.folder(data_root)
-    if folder is None:
-        return []
-    return [f"dataset: {folder} was not checked, because {data_root} is empty or absent on the service's machine"]
-
-
-def _proves_something(dataset: DatasetSpec, data_root: Path) -> bool:
-    """Whether the data root holds something and, if the folder of the data set exists, that holds a file."""
-    folder = dataset.folder(data_root)
-    return _is_accessible(data_root) and (folder is None or not os.path.isdir(folder) or _holds_a_file(folder))
+    if not shared and not _is_accessible(data_root):
+        if folder is None:
+            return []
+        return [f"dataset: {folder} was not checked, because {data_root} is empty or absent on the service's machine"]
+    found = dataset.check(data_root)
+    if found.problems and (shared or folder is None or not os.path.isdir(folder) or _holds_a_file(folder)):
+        raise SpecError(found.problems)
+    return list(found.notes)
 
 
 def _is_accessible(data_root: Path) -> bool:

@@ -7,23 +7,23 @@ imports only the first two, which need neither numpy nor Pillow until something 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from search_spaces.datasets.base import DataError, DatasetReader, DatasetSpec
+from search_spaces.datasets.base import DataCheck, DataError, DatasetReader, DatasetSpec
 from search_spaces.datasets.image_folder import checks
-from search_spaces.datasets.image_folder.layout import TooManyEntriesError, find_images
+from search_spaces.datasets.image_folder.layout import Limits, TooManyEntriesError, find_images
 from search_spaces.datasets.image_folder.reader import ImageFolderReader
 from search_spaces.domains import Integer, Number
 from search_spaces.problems import Problem, shorten
 
 #: Gray levels that transparent pixels are drawn on.
 BACKGROUNDS = {"white": 255, "gray": 128, "black": 0}
-MAX_LISTED = 20_000  # files and folders that a check of a spec lists
+#: Of a check of a spec, for which a person waits. An opened file may take a millisecond on a file server.
+LIMITS = Limits(entries=20_000, opened=2_000)
 
 
 def _inside_root(path: str) -> str:
@@ -110,33 +110,19 @@ class ImageFolder(DatasetSpec):
     def folder(self, data_root: Path) -> Path | None:
         return data_root / self.path
 
-    def problems(self, data_root: Path) -> Iterator[Problem]:
-        if not os.path.isdir(
-            data_root / self.path
-        ):  # also False for a name that is too long, or a folder that is closed
-            yield Problem("dataset.path", f"must be a folder in {data_root}", shorten(self.path))
-            return
+    def check(self, data_root: Path) -> DataCheck:
+        folder = data_root / self.path
+        if not os.path.isdir(folder):  # also False for a name that is too long, or a folder that is closed
+            return DataCheck((Problem("dataset.path", f"must be a folder in {data_root}", shorten(self.path)),))
         if self.reader_version == 1:
-            return
+            return DataCheck()
         try:
-            find_images(data_root / self.path, self.test_fraction, MAX_LISTED)
+            found = find_images(folder, self.test_fraction, LIMITS)
         except DataError as error:
-            yield Problem("dataset.path", f"must be a folder of images in classes: {error}", self.path)
-        except TooManyEntriesError:
-            return  # the workers list it once, when the first trial starts
-
-    def warnings(self, data_root: Path) -> Iterator[str]:
-        if self.reader_version == 1:
-            return
-        try:
-            found = find_images(data_root / self.path, self.test_fraction, MAX_LISTED)
-        except DataError:
-            return  # one of the problems, if the data root is the workers'
-        except TooManyEntriesError:
-            yield f"dataset: {self.path} has more than {MAX_LISTED:,} entries; the first trial checks them"
-            return
-        for note in checks.notes(found, self.validation_fraction):
-            yield f"dataset: {note}"
+            return DataCheck((Problem("dataset.path", f"must be a folder of images in classes: {error}", self.path),))
+        except TooManyEntriesError as error:
+            return DataCheck(notes=(f"dataset: {self.path} {error}; the first trial checks it",))
+        return DataCheck(notes=tuple(f"dataset: {note}" for note in checks.notes(found, self.validation_fraction)))
 
     def keeps_labels_mirrored(self) -> bool:
         return self.mirror_safe

@@ -4,7 +4,7 @@
     train/<class>/<file>  val/...  test/...         each folder is a part; `val` and `test` may be absent
 
 Owns what is read as an image, what is left out, and the sentences that say so. Names decide; only files without a
-suffix are opened, for their first bytes. It must not know how images are decoded.
+suffix are opened, once, for their first bytes. It must not know how images are decoded.
 """
 
 from __future__ import annotations
@@ -57,6 +57,14 @@ EXPECTED = "images must be in <class>/<file>, or in train/<class>/<file> with va
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Of the work of one search. A file or folder counts each time that it is listed."""
+
+    entries: int
+    opened: int
+
+
+@dataclass(frozen=True)
 class FoundImages:
     """`parts` holds, for "train", "test" and perhaps "validation", (class index, path) in a fixed order.
 
@@ -84,26 +92,28 @@ class _Listing:
 
 
 class _Search:
-    """Lists folders, and keeps what was left out. Raises TooManyEntriesError beyond `limit` entries.
+    """Lists folders, and keeps what was left out. Raises TooManyEntriesError beyond the limit of entries.
 
-    An entry counts each time that it is listed, and once more if its file is opened.
+    Files without a suffix are opened up to their limit; further ones are in `unopened` and count as images.
     """
 
-    def __init__(self, root: Path, limit: int | None) -> None:
+    def __init__(self, root: Path, limits: Limits | None) -> None:
         self.root = root
         self.folders: list[Path] = []
         self.left_out: dict[str, list[str]] = {}
-        self._limit = limit
+        self.unopened: set[Path] = set()
+        self._limits = limits
         self._entries = 0
+        self._opened: dict[Path, bool] = {}  # whether they begin like an image
 
     def peek(self, folder: Path) -> _Listing:
         """What is in a folder, without keeping what was left out."""
-        inner = _Search(self.root, self._limit)
-        inner._entries = self._entries
+        kept = self.folders, self.left_out
+        self.folders, self.left_out = [], {}
         try:
-            return inner.list(folder)
+            return self.list(folder)
         finally:
-            self._entries = inner._entries
+            self.folders, self.left_out = kept
 
     def list(self, folder: Path) -> _Listing:
         found = _Listing()
@@ -128,14 +138,19 @@ class _Search:
 
     def _count(self) -> None:
         self._entries += 1
-        if self._limit is not None and self._entries > self._limit:
-            raise TooManyEntriesError
+        if self._limits is not None and self._entries > self._limits.entries:
+            raise TooManyEntriesError(f"has more than {self._limits.entries:,} files and folders")
 
     def _is_image(self, path: Path) -> bool:
         by_name = _is_image_by_name(path)
-        if by_name is None:
-            self._count()
-        return _begins_as_an_image(path) if by_name is None else by_name
+        if by_name is not None:
+            return by_name
+        if path not in self._opened:
+            if self._limits is not None and len(self._opened) >= self._limits.opened:
+                self.unopened.add(path)
+                return True
+            self._opened[path] = _begins_as_an_image(path)
+        return self._opened[path]
 
     def leave_out(self, what: str, *paths: Path) -> None:
         if paths:
@@ -146,11 +161,16 @@ class _Search:
 
     def notes(self) -> tuple[str, ...]:
         order = sorted(self.left_out.items(), key=lambda item: item[0] != NOT_IMAGES)
-        return tuple(f"{len(names)} {what} were left out: {listed(sorted(names))}" for what, names in order)
+        notes = [f"{len(names)} {what} were left out: {listed(sorted(names))}" for what, names in order]
+        if self.unopened:
+            notes.append(
+                f"{len(self.unopened)} more files without a suffix count as images here; the first trial opens them"
+            )
+        return tuple(notes)
 
 
 class TooManyEntriesError(Exception):
-    """The folders hold more entries than may be listed."""
+    """More would have to be listed or opened than is allowed. The message continues the name of the folder."""
 
 
 #: What was left out, as notes say it.
@@ -164,13 +184,18 @@ NESTED = "folders inside class folders"
 UNKNOWN = "folders beside the parts"
 
 
-def find_images(root: Path, test_fraction: float, limit: int | None = None) -> FoundImages:
+def find_images(root: Path, test_fraction: float, limits: Limits | None = None) -> FoundImages:
     """The images of a folder.
 
-    Raises DataError for a layout that is not one of those above, TooManyEntriesError beyond `limit` files and folders.
+    Raises DataError for a layout that is not one of those above, TooManyEntriesError where `limits` leave it open.
     """
+    search = _Search(root, limits)
     try:
-        return _find(root, test_fraction, _Search(root, limit))
+        return _find(root, test_fraction, search)
+    except DataError as error:
+        if limits is None or not search.unopened:
+            raise
+        raise TooManyEntriesError(f"has more than {limits.opened:,} files without a suffix") from error
     except OSError as error:
         raise DataError(f"image_folder: {error.filename or root} cannot be listed ({error.strerror})") from error
 

@@ -11,7 +11,7 @@ import torch
 
 from search_spaces.datasets import ImageFolder
 from search_spaces.datasets.base import DataError
-from search_spaces.datasets.image_folder.layout import FoundImages, TooManyEntriesError, find_images
+from search_spaces.datasets.image_folder.layout import FoundImages, Limits, TooManyEntriesError, find_images
 from tests.support.image_files import save_image
 from workers.data.splits import load
 
@@ -183,9 +183,9 @@ def test_the_test_set_of_version_0_1_is_chosen(tmp_path: Path) -> None:
 
 def test_no_more_is_listed_than_allowed(tmp_path: Path) -> None:
     tree(tmp_path, *CLASSES)
-    assert sum(counts(find_images(tmp_path, 0.1, 8)).values()) == 6
+    assert sum(counts(find_images(tmp_path, 0.1, Limits(8, 0))).values()) == 6
     with pytest.raises(TooManyEntriesError):
-        find_images(tmp_path, 0.1, 7)
+        find_images(tmp_path, 0.1, Limits(7, 0))
 
 
 def test_a_test_set_without_images_is_refused(tmp_path: Path) -> None:
@@ -195,19 +195,20 @@ def test_a_test_set_without_images_is_refused(tmp_path: Path) -> None:
         find_images(tree(tmp_path, "a/1.png", "b/1.png"), 0.2)
 
 
-@pytest.mark.parametrize("name", ["train/{}.png", "train/{}"])
-def test_every_entry_that_is_listed_or_opened_counts(tmp_path: Path, name: str) -> None:
-    """A folder is listed once to see what it is, and once to read it; a file without a suffix is opened."""
-    tree(tmp_path, *(name.format(number) for number in range(10)), "b/1.png", "b/2.png", "c/1.png", "c/2.png")
-    counts(find_images(tmp_path, 0.2, 100))
+def test_every_entry_that_is_listed_counts(tmp_path: Path) -> None:
+    """A folder that may be a class or a part is listed once to see what it is, and once to read it."""
+    names = (f"train/{number}.png" for number in range(10))
+    tree(tmp_path, *names, "b/1.png", "b/2.png", "c/1.png", "c/2.png")
+    most = 3 + 2 * (10 + 2 + 2)
+    counts(find_images(tmp_path, 0.2, Limits(most, 0)))
     with pytest.raises(TooManyEntriesError):
-        find_images(tmp_path, 0.2, 3 + 10 + 4 + 10)
+        find_images(tmp_path, 0.2, Limits(most - 1, 0))
 
 
 def test_a_path_that_no_file_system_has_is_a_problem(tmp_path: Path) -> None:
     spec = ImageFolder(path="x" * 300)
-    assert [problem.field for problem in spec.problems(tmp_path)] == ["dataset.path"]
-    assert list(spec.warnings(tmp_path)) == []
+    assert [problem.field for problem in spec.check(tmp_path).problems] == ["dataset.path"]
+    assert spec.check(tmp_path).notes == ()
 
 
 def test_a_validation_set_without_images_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from search_spaces.datasets import ImageFolder
-from search_spaces.datasets.base import DataError
+from search_spaces.datasets.base import DataCheck, DataError
 from search_spaces.stored import read_spec, read_trial_spec
 from search_spaces.validation import validate
 from tests.support.image_files import save_image
@@ -66,7 +66,7 @@ def test_the_same_images_are_read(tmp_path: Path, path: str, color: str) -> None
     assert digests(splits) == EXPECTED[path, color]
     assert splits.notes[0] == "the folder is read as version 0.1 read it, because that version began the experiment"
     assert "photo.jfif" in splits.notes[1]
-    assert list(spec.dataset.problems(tmp_path)) == list(spec.dataset.warnings(tmp_path)) == []
+    assert spec.dataset.check(tmp_path) == DataCheck()
     new = load(validate(stored(path, color)).dataset, 3, tmp_path, tmp_path / "cache")
     assert digests(new) != EXPECTED[path, color], "a new experiment reads it by the rules of today"
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from search_spaces.datasets import CIFAR10, Digits, FashionMNIST, ImageFolder, image_folder
 from search_spaces.datasets.image_folder import checks
+from search_spaces.datasets.image_folder.layout import Limits
 from search_spaces.problems import SpecError
 from service.domain import dataset_checks
 from service.settings import Settings
@@ -46,11 +49,11 @@ def test_a_data_root_that_the_workers_share_proves_more(tmp_path: Path, root: st
     (tmp_path / "empty").mkdir()
     with pytest.raises(SpecError, match=r"dataset\.path: must be a folder in"):
         dataset_checks.check(ImageFolder(path="birds"), tmp_path / root, shared=True)
-    (warning,) = dataset_checks.warnings(ImageFolder(path="birds"), tmp_path / root)
+    (warning,) = dataset_checks.check(ImageFolder(path="birds"), tmp_path / root)
     assert "birds was not checked" in warning
-    (warning,) = dataset_checks.warnings(FashionMNIST(), tmp_path / root, shared=True)
+    (warning,) = dataset_checks.check(FashionMNIST(), tmp_path / root, shared=True)
     assert warning.startswith(f"dataset: fashion_mnist is not in {tmp_path / root}")
-    assert dataset_checks.warnings(Digits(), tmp_path / root, shared=True) == []
+    assert dataset_checks.check(Digits(), tmp_path / root, shared=True) == []
 
 
 def test_stock_data_that_are_there_give_no_warning(tmp_path: Path) -> None:
@@ -58,7 +61,7 @@ def test_stock_data_that_are_there_give_no_warning(tmp_path: Path) -> None:
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).touch()
     for dataset in (FashionMNIST(), CIFAR10()):
-        assert dataset_checks.warnings(dataset, tmp_path) == []
+        assert dataset_checks.check(dataset, tmp_path) == []
 
 
 def test_a_layout_that_cannot_be_used_is_refused_before_anything_waits_for_it(
@@ -110,7 +113,7 @@ def test_files_that_are_in_two_sets_are_a_warning(tmp_path: Path) -> None:
     fill(root, *names)
     (root / "test/owl/5.png").write_bytes((root / "train/owl/3.png").read_bytes())
     (root / "train/wren/2.png").write_bytes((root / "train/owl/4.png").read_bytes())
-    found = dataset_checks.warnings(ImageFolder(path="birds"), tmp_path)
+    found = dataset_checks.check(ImageFolder(path="birds"), tmp_path)
     assert [warning for warning in found if "identical" in warning or "than one class" in warning] == [
         "dataset: 1 files of test are identical to files of train and validation, so the test result looks better than "
         "it is: test/owl/5.png = train/owl/3.png",
@@ -125,12 +128,53 @@ def test_little_is_read_before_the_answer(tmp_path: Path, monkeypatch: pytest.Mo
     read: list[Path] = []
     real = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or real(path))
-    dataset_checks.warnings(ImageFolder(path="birds"), tmp_path)
+    dataset_checks.check(ImageFolder(path="birds"), tmp_path)
     assert len(read) == 10
     monkeypatch.setattr(checks, "MAX_COMPARED_BYTES", 5)
-    dataset_checks.warnings(ImageFolder(path="birds"), tmp_path)
+    dataset_checks.check(ImageFolder(path="birds"), tmp_path)
     assert len(read) == 15
-    monkeypatch.setattr(image_folder, "MAX_LISTED", 50)
-    (warning,) = dataset_checks.warnings(ImageFolder(path="birds"), tmp_path)
-    assert "birds has more than 50 entries" in warning
+    monkeypatch.setattr(image_folder, "LIMITS", Limits(entries=50, opened=0))
+    (warning,) = dataset_checks.check(ImageFolder(path="birds"), tmp_path)
+    assert warning == "dataset: birds has more than 50 files and folders; the first trial checks it"
     assert len(read) == 15
+
+
+def test_one_request_lists_a_folder_once(
+    client: httpx.Client, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = settings.data_root / "birds"
+    fill(root, *(f"{name}/{index}.png" for name in ("owl", "wren") for index in range(3)))
+    listed: list[str] = []
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        listed.append(os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    document = {"name": "x", "dataset": {"name": "image_folder", "path": "birds"}}
+    assert client.post("/api/v1/experiments", params={"validate_only": True}, json=document).status_code == 200
+    assert sorted(path for path in listed if path.startswith(str(root))) == [
+        str(root / name) for name in ("", "owl", "wren")
+    ]
+
+
+def test_few_files_are_opened_before_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files without a suffix: those beyond the limit count as images, and prove nothing against the folder."""
+    names = [f"train/{name}/{index}" for name in ("owl", "wren") for index in range(10)]
+    for name in names:
+        (tmp_path / "birds" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "birds" / name).write_bytes(b"\xff\xd8\xff" + name.encode())
+    opened: list[Path] = []
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *args, **kw: opened.append(path) or real(path, *args, **kw))
+    monkeypatch.setattr(image_folder, "LIMITS", Limits(entries=50, opened=15))
+    monkeypatch.setattr(checks, "MAX_COMPARED_FILES", 0)
+    found = dataset_checks.check(ImageFolder(path="birds"), tmp_path)
+    assert len(opened) == len(set(opened)) == 15
+    note = "dataset: 5 more files without a suffix count as images here; the first trial opens them"
+    assert note in found
+    (tmp_path / "birds/test/robin").mkdir(parents=True)
+    (tmp_path / "birds/test/robin/notes").write_text("no image")
+    (note,) = dataset_checks.check(ImageFolder(path="birds"), tmp_path)
+    assert note == "dataset: birds has more than 15 files without a suffix; the first trial checks it"
