@@ -12,6 +12,7 @@ import json
 from functools import partial
 from typing import Any, cast
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -38,7 +39,6 @@ def server_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Confi
             "port": settings.port,
             "http": cast("type[asyncio.Protocol]", protocol),
             "ws": "none",
-            "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
             "proxy_headers": False,  # anybody could write an address of their choice into them
             "server_header": False,
             "timeout_graceful_shutdown": int(settings.request_timeout_s) + 1,
@@ -85,11 +85,25 @@ class ConnectionLimits:
         return True
 
 
+class BoundedParser(h11.Connection):
+    """h11's parser, except that the limit holds for headers and trailers that are complete, too: h11 looks only at what
+    is incomplete, so that a large block passed if it arrived at once, or behind another request."""
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        before = len(self.trailing_data[0])
+        event = super().next_event()
+        is_block = isinstance(event, h11.Request | h11.EndOfMessage)
+        if is_block and before - len(self.trailing_data[0]) > MAX_HEADER_BYTES:
+            raise h11.RemoteProtocolError("headers too large", error_status_hint=431)
+        return event
+
+
 class LimitedProtocol(H11Protocol):
     """A connection that ends if its client neither completes a request's headers nor reads a response in time."""
 
     def __init__(self, limits: ConnectionLimits, timeout_s: float, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.conn = BoundedParser(h11.SERVER, MAX_HEADER_BYTES)
         self._limits = limits
         self._timeout_s = timeout_s
         self._deadline: asyncio.TimerHandle | None = None
@@ -152,6 +166,10 @@ class LimitedProtocol(H11Protocol):
     def drop(self) -> None:
         """End the connection now, with whatever was not sent yet."""
         self.transport.abort()
+
+    def _should_upgrade(self) -> bool:
+        """Every request is answered as HTTP. Uvicorn writes two warnings into the log for each that asks for more."""
+        return False
 
     def _wait(self) -> None:
         """From now on, the client has `timeout_s` to complete the headers of its next request."""

@@ -6,23 +6,29 @@ FastAPI would run a plain function in a thread of people's pool, which heartbeat
 
 from __future__ import annotations
 
-from typing import Annotated
+import itertools
+import re
+from typing import Annotated, get_origin
 
 from fastapi import Depends, Header, Path, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import WithJsonSchema
 
-from search_spaces.problems import Problem
+from search_spaces.problems import MAX_PROBLEMS, Problem, shorten
 from search_spaces.protocol import MAX_NUMBER
 from service.api import etags, headers
 from service.api.etags import IfMatch
 from service.context import AppContext
-from service.contract.errors import UnauthorizedError
+from service.contract.errors import UnauthorizedError, UnsupportedMediaTypeError, ValidationFailedError, summary
 from service.contract.requests import IDEMPOTENCY_KEY
 
 MAX_IF_MATCH_LENGTH = 1000
 #: As long as the column that holds it.
 MAX_KEY_LENGTH = 255
+CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
+#: The names of the encoding of all bodies, and of a part of it.
+UTF_8 = frozenset({"utf-8", "utf8", "us-ascii"})
 PRINTABLE = r"^[ -~]+$"
 
 _bearer = HTTPBearer(auto_error=False, description="For drivers only: the attempt's token. Other routes need no token.")
@@ -38,7 +44,33 @@ async def _body(request: Request) -> bytes:
 
 
 async def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "")
+    """Raises UnsupportedMediaTypeError for a body that declares another encoding than UTF-8."""
+    given = request.headers.get("content-type", "")
+    declared = CHARSET.search(given)
+    if declared and declared[1].lower() not in UTF_8:
+        problem = Problem("Content-Type", "must have no charset other than utf-8", shorten(declared[1]))
+        raise UnsupportedMediaTypeError(str(problem), [problem])
+    return given
+
+
+async def reject_repeated_parameters(request: Request) -> None:
+    """Raises ValidationFailedError for query parameters that are given twice; lists may be given so."""
+    given = request.query_params
+    lists = _list_parameters(request.scope["route"].dependant)
+    repeated = {name: values for name in given if len(values := given.getlist(name)) > 1 and name not in lists}
+    if repeated:
+        problems = [
+            Problem(shorten(name), "must be given once", shorten(", ".join(values)))
+            for name, values in itertools.islice(repeated.items(), MAX_PROBLEMS)
+        ]
+        raise ValidationFailedError(summary(problems, len(repeated) - len(problems)), problems)
+
+
+def _list_parameters(dependant: Dependant) -> set[str]:
+    """The query parameters of a route that are lists."""
+    models = (field.field_info.annotation for field in dependant.query_params)
+    fields = (field for model in models for field in getattr(model, "model_fields", {}).items())
+    return {name for name, field in fields if get_origin(field.annotation) is list}
 
 
 async def _token(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:

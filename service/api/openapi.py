@@ -60,7 +60,13 @@ TAGS = [
 ]
 #: Errors that any route may answer.
 COMMON = error_responses(
-    BadRequestError, ForbiddenError, RequestTimeoutError, ContentTooLargeError, InternalError, UnavailableError
+    BadRequestError,
+    ForbiddenError,
+    RequestTimeoutError,
+    ContentTooLargeError,
+    ValidationFailedError,
+    InternalError,
+    UnavailableError,
 )
 #: Errors that any route may answer that changes something.
 COMMON_TO_CHANGES = error_responses(DiskFullError)

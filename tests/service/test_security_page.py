@@ -40,7 +40,7 @@ def test_the_limits_are_those_of_the_code(tmp_path: Path) -> None:
     defaults = Settings(home=tmp_path)
     assert KEPT_S == 60
     assert {what: limit for what, (limit, *_) in rows().items()} == {
-        "headers of a request": size(MAX_HEADER_BYTES),
+        "headers of a request, and its trailers": f"{size(MAX_HEADER_BYTES)}, however they arrive",
         "body of a request": f"{size(defaults.max_body_bytes)}; a spec {size(MAX_BYTES)}",
         "nesting of a spec": f"{MAX_DEPTH} levels",
         "values of a stepped domain; alternatives of a choice": f"{MAX_CANDIDATES:,}; {MAX_ALTERNATIVES:,}",

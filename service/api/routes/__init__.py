@@ -9,14 +9,17 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
+
+from service.api.dependencies import reject_repeated_parameters
 
 
 def install(app: FastAPI) -> None:
     """Add every route of this package to the application, in the order of the modules' names."""
+    shared = [Depends(reject_repeated_parameters)]
     for router in _routers():
-        app.include_router(router, generate_unique_id_function=_operation_id)
+        app.include_router(router, dependencies=shared, generate_unique_id_function=_operation_id)
 
 
 def all_routes() -> list[APIRoute]:

@@ -139,6 +139,8 @@ UNREAD: list[tuple[str, bytes, str, int, str]] = [
     ("5 MB", b'{"name": "' + b"x" * 5_000_000 + b'"}', JSON, 413, "must be at most 131072 bytes (got 5000012)"),
     ("a form", b"name=x", "application/x-www-form-urlencoded", 415, "application/x-www-form-urlencoded"),
     ("no type", b'{"name": "x"}', "", 415, 'must be application/json or application/yaml (got "none")'),
+    ("UTF-16", '{"name": "x"}'.encode("utf-16"), f"{JSON}; charset=utf-16", 415, "no charset other than utf-8 (got"),
+    ("a quoted charset", b"name: x", f'{YAML};version=1; Charset="Latin-1"', 415, 'other than utf-8 (got "Latin-1")'),
     ("a broken type", b'{"name": "x"}', "\x7f/;;", 415, "must be application/json or application/yaml"),
 ]
 
@@ -233,6 +235,42 @@ def test_rules_of_parameters_read_like_those_of_specs(client: httpx.Client) -> N
         assert error == {"field": field, "rule": error["rule"], "value": query.partition("=")[2]}
         assert error["rule"].startswith(rule), query
         assert "nput" not in error["rule"]
+
+
+def test_utf_8_may_be_declared(world: World) -> None:
+    for charset in ("utf-8", '"UTF-8"', "us-ascii"):
+        declared = {"content-type": f"{JSON}; charset={charset}"}
+        assert world.client.post(EXPERIMENTS, content=b'{"name": "x"}', headers=declared).status_code == 201
+    patched = world.client.patch(
+        f"{EXPERIMENTS}/{world.submit()}", content=b"{}", headers={"content-type": f"{JSON}; charset=utf-32"}
+    )
+    assert problem(patched, 415)["errors"][0]["field"] == "Content-Type"
+
+
+REPEATED = [
+    ("GET", f"{EXPERIMENTS}?limit=1&limit=2", "limit", "1, 2"),
+    ("GET", f"{EXPERIMENTS}?state=QUEUED&state=RUNNING&project=a&project=a", "project", "a, a"),
+    ("POST", f"{EXPERIMENTS}?validate_only=true&validate_only=false", "validate_only", "true, false"),
+    ("GET", f"{EXPERIMENTS}/nobody/trials?sort=epoch&sort=trial", "sort", "epoch, trial"),
+    ("GET", f"{EXPERIMENTS}/nobody/logs?offset=0&offset=1", "offset", "0, 1"),
+    ("GET", "/api/v1/cluster?cursor=a&cursor=b", "cursor", "a, b"),
+    ("GET", "/api/v1/schema?x=1&x=", "x", "1, "),
+    ("HEAD", "/healthz?x=1&x=", "", ""),
+    ("POST", "/api/v1/attempts/x/heartbeat?x=1&x=2", "x", "1, 2"),
+]
+
+
+def test_a_parameter_that_is_given_twice_is_refused_by_every_route(client: httpx.Client) -> None:
+    for method, path, name, values in REPEATED:
+        answer = client.request(method, path)
+        if method == "HEAD":
+            assert answer.status_code == 422
+            continue
+        [error] = problem(answer, 422)["errors"]
+        assert error == {"field": name, "rule": "must be given once", "value": values}, path
+    assert client.get(f"{EXPERIMENTS}?state=QUEUED&state=RUNNING").status_code == 200
+    several = problem(client.get(f"{EXPERIMENTS}?limit=1&limit=2&name=a&name=b"), 422)
+    assert several["detail"] == 'limit: must be given once (got "1, 2") (and 1 more)'
 
 
 SORTINGS = [

@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
+from service.api.connections import MAX_HEADER_BYTES
 from service.context import AppContext
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
@@ -117,6 +118,54 @@ def test_headers_without_end_are_refused_once_they_are_too_large(server: Server)
     assert (status, headers["content-type"]) == (400, "application/problem+json")
     assert headers["x-content-type-options"] == "nosniff"
     assert problem["detail"] == "the request is not valid HTTP/1.1, or its headers are too large"
+
+
+def padded(path: str, size: int) -> bytes:
+    """A request whose headers have this many bytes."""
+    missing = size - len(request("GET", path, "X: "))
+    return request("GET", path, "X: " + "x" * missing)
+
+
+@pytest.mark.parametrize("limits", [PATIENT])
+@pytest.mark.parametrize("size", [MAX_HEADER_BYTES + 1, 20_000, 40_000, 60_000])
+@pytest.mark.parametrize("first", [b"", request("GET", "/readyz")], ids=["first", "behind another"])
+def test_headers_are_limited_also_if_they_arrive_at_once(server: Server, size: int, first: bytes) -> None:
+    with connected(server.url) as raw:
+        raw.sendall(first + padded("/healthz", size))
+        if first:
+            assert status_of(raw) in {200, 503}
+        assert status_of(raw) == 400
+
+
+@pytest.mark.parametrize("limits", [PATIENT])
+def test_trailers_are_limited_as_headers_are(server: Server) -> None:
+    head = request("POST", "/api/v1/experiments/nobody/pause", "Transfer-Encoding: chunked")
+    with connected(server.url) as raw:
+        raw.sendall(head + b"0\r\nX: " + b"x" * 20_000 + b"\r\n\r\n")
+        assert status_of(raw) == 400
+
+
+@pytest.mark.parametrize("limits", [PATIENT])
+def test_headers_up_to_the_limit_pass_however_they_arrive(server: Server) -> None:
+    """Also several requests at once, whose headers are larger than the limit together."""
+    one = padded("/healthz", MAX_HEADER_BYTES)
+    with connected(server.url) as raw:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(one), 100):
+            raw.sendall(one[start : start + 100])
+        assert status_of(raw) == 200
+        raw.sendall(one * 4 + padded("/healthz", 1_000) * 40)
+        assert [status_of(raw) for _ in range(44)] == [200] * 44
+
+
+@pytest.mark.parametrize("limits", [PATIENT])
+def test_a_request_to_upgrade_is_answered_as_http(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    asked = ("Connection: Upgrade", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13")
+    with connected(server.url) as raw:
+        for protocol in ("websocket", "h2c"):
+            raw.sendall(request("GET", "/healthz", f"Upgrade: {protocol}", *asked))
+            assert status_of(raw) == 200
+    assert not caplog.records
 
 
 def test_a_client_that_does_not_read_is_dropped(server: Server) -> None:
