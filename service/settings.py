@@ -122,6 +122,12 @@ class Settings(BaseModel):
     max_attempts: Annotated[int, Field(ge=1)] = Field(
         3, description="The experiment ends in ERROR when this many attempts in a row are lost."
     )
+    max_drivers: Annotated[int, Field(ge=1)] = Field(
+        32,
+        description="Largest number of experiments that run at once, also those that only wait for MLflow. Each is a "
+        "process on the head node of about 400 MB with what Ray starts beside it, so that 32 take 13 GB. Others wait "
+        "in the queue.",
+    )
     retry_backoff_s: Seconds = Field(
         5.0,
         description="Delay before the first new attempt, in seconds. It doubles with each attempt, up to five minutes.",

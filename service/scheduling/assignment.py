@@ -26,8 +26,13 @@ from service.store.models import Experiment, Trial
 log = logging.getLogger(__name__)
 
 
-def assign_slots(session: Session, cluster: Cluster, now: datetime, retries: RetryPolicy) -> dict[str, int]:
-    """Write the new slots of running experiments; return the slots of the queued ones that may start."""
+def assign_slots(
+    session: Session, cluster: Cluster, now: datetime, retries: RetryPolicy, max_drivers: int
+) -> dict[str, int]:
+    """Write the new slots of running experiments; return the slots of the queued ones that may start.
+
+    Whoever has a driver is one of `max_drivers`, also while it only delivers to MLflow: its process is as large.
+    """
     driven, candidates = queue.lock_driven(session), queue.candidates(session, now, retries)
     active = sorted([*driven, *candidates], key=lambda experiment: (experiment.created_at, experiment.id))
     done = _ended_trials(session, [experiment.id for experiment in active])
@@ -38,12 +43,17 @@ def assign_slots(session: Session, cluster: Cluster, now: datetime, retries: Ret
         except ValidationError as error:
             _skip_unreadable(session, experiment, error, now)
     slots = allocate(cluster, list(demands.values()))
+    free = max(0, max_drivers - len(driven))
+    fitting_ones = [one.id for one in candidates if slots.get(one.id)]
+    if beyond := fitting_ones[free:]:  # their slots are for those that run
+        slots = allocate(cluster, [one for one in demands.values() if one.experiment_id not in beyond])
     for experiment in driven:
         if experiment.id in demands and experiment.slots != slots[experiment.id]:
             experiment.slots = slots[experiment.id]
     due = [one for one in candidates if one.id in demands and not _is_backing_off(one, now, retries)]
-    starting = {one.id: slots[one.id] for one in due if slots[one.id]}
-    why = cache(lambda cpus, gpus: _why_waiting(cluster, cpus, gpus))
+    starting = {one.id: slots[one.id] for one in due if slots.get(one.id)}
+    for_whom = queue.FOR_SLOTS if len(fitting_ones) < free else queue.for_drivers(max(max_drivers, len(driven)))
+    why = cache(lambda cpus, gpus: _why_misfit(cluster, cpus, gpus) or for_whom)
     reasons = {one.id: why(demands[one.id].cpus, demands[one.id].gpus) for one in due if one.id not in starting}
     queue.explain(session, reasons, candidates)
     return starting
@@ -92,9 +102,10 @@ def _is_backing_off(experiment: Experiment, now: datetime, retries: RetryPolicy)
     return experiment.retry_at is not None and timedelta(0) < experiment.retry_at - now <= retries.max_wait
 
 
-def _why_waiting(cluster: Cluster, cpus: float, gpus: float) -> str:
+def _why_misfit(cluster: Cluster, cpus: float, gpus: float) -> str:
+    """Why no node can hold such a trial, whoever else runs; empty if one can."""
     if not cluster.nodes:
         return "waiting for a node: the cluster has none"
     if misfits := fitting.misfits(cluster, cpus, gpus):
         return f"waiting for a larger node: {misfits[0].field}: {misfits[0].rule}"
-    return queue.FOR_SLOTS
+    return ""

@@ -1,6 +1,6 @@
 """Queue: which experiments a pass of the scheduler looks at, whatever their number.
 
-Experiments that run hold slots, so the cluster bounds their number. Of those that wait, the first of each size of trial
+The number of experiments that run is bounded by a setting. Of those that wait, the first of each size of trial
 are enough: no more can start in one pass. Owns these bounds. It must not know how slots are divided.
 """
 
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from service.contract.states import DRIVEN, State
 from service.domain.experiments import WITHOUT_SPEC
 from service.domain.retry_policy import RetryPolicy
+from service.settings import variable
 from service.store.models import Experiment
 
 #: Candidates with one size of trial: more than a pass starts, as each start takes a call of Ray.
@@ -22,6 +23,11 @@ MAX_OF_ONE_SIZE = 64
 #: Candidates in all, those of the highest priority and the greatest age first.
 MAX_CANDIDATES = 512
 FOR_SLOTS = "waiting for free slots"
+
+
+def for_drivers(running: int) -> str:
+    """What an experiment waits for while as many run as may."""
+    return f"waiting for another experiment to end: {running} run already ({variable('max_drivers')})"
 
 
 def lock_driven(session: Session) -> list[Experiment]:

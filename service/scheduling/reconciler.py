@@ -188,7 +188,7 @@ class Reconciler:
         now = self._clock()
         with self._context.database.write() as session:
             assert_held(session, held, now)
-            return assign_slots(session, cluster, now, self._context.retries)
+            return assign_slots(session, cluster, now, self._context.retries, self._context.settings.max_drivers)
 
     def _launch(self, held: HeldLease, experiment_id: str, slots: int, cluster: Cluster) -> None:
         settings, now = self._context.settings, self._clock()

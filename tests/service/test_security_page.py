@@ -52,6 +52,7 @@ def test_the_limits_are_those_of_the_code(tmp_path: Path) -> None:
         "requests of people at once; of one address": f"{defaults.max_requests}; {SHARES[SHARE_OF_AN_ADDRESS]}",
         "heartbeats at once": str(MAX_HEARTBEATS),
         "threads for people; for heartbeats": f"{PEOPLE_THREADS}; {HEARTBEAT_THREADS}",
+        "experiments that run, each with a driver on the head node": str(defaults.max_drivers),
         "candidates in a pass of the scheduler": f"{queue.MAX_OF_ONE_SIZE} of a size, {queue.MAX_CANDIDATES} in all",
         "shares in `GET /cluster`, items of a list": f"{most_items():,}",
         "part of a log": size(MAX_CHUNK_BYTES),

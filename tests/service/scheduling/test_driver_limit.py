@@ -1,0 +1,71 @@
+"""At most `RUNG_MAX_DRIVERS` experiments run, however many slots are free; the others wait in order and say so."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.domain.cluster import Cluster, Node
+from service.settings import Settings
+from tests.support.clock import Clock
+from tests.support.world import World
+
+pytestmark = pytest.mark.stores
+WAITS = "waiting for another experiment to end: 2 run already (RUNG_MAX_DRIVERS)"
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return Settings(**{**settings.model_dump(), "max_drivers": 2})
+
+
+def submit(world: World, **spec: object) -> str:
+    return world.submit(**{"resources": {"gpus_per_trial": 0}, **spec})
+
+
+def states(world: World, *ids: str) -> list[str]:
+    world.reconciler.reconcile_once()
+    return [world.show(one)["state"] for one in ids]
+
+
+def test_further_experiments_wait_in_order_of_priority_then_age(world: World) -> None:
+    one, two, three = (submit(world) for _ in range(3))
+    urgent = submit(world, priority=5, searcher={"kind": "random", "num_samples": 4})
+    assert states(world, urgent, one, two, three) == ["RUNNING", "RUNNING", "QUEUED", "QUEUED"]
+    assert [world.show(i)["reason"] for i in (two, three)] == [WAITS] * 2
+    assert [world.show(i)["slots"] for i in (urgent, one)] == [4, 6], "those that wait take no slot"
+    world.beat(one, {"phase": "completed"})
+    assert states(world, two, three) == ["RUNNING", "QUEUED"]
+    assert [world.show(i)["reason"] for i in (two, three)] == ["", WAITS]
+    world.patch(urgent, priority=0)
+    late = submit(world, priority=7)
+    world.beat(urgent, {"phase": "completed"})
+    assert states(world, late, three) == ["RUNNING", "QUEUED"], "priority decides who is next"
+    assert len(world.launcher.launches) == 4
+
+
+def test_an_experiment_that_delivers_or_stops_counts_and_one_that_starts_again_keeps_its_place(world: World, clock: Clock) -> None:
+    one, two, three, four = (submit(world) for _ in range(4))
+    assert states(world, one, two, three) == ["RUNNING", "RUNNING", "QUEUED"]
+    world.beat(one, {"phase": "delivering", "reason": "waiting for MLflow: it is unavailable"})
+    world.post(two, "pause")
+    assert states(world, one, two, three, four) == ["RUNNING", "PAUSING", "QUEUED", "QUEUED"]
+    assert world.show(three)["reason"] == WAITS
+    world.beat(two, {"phase": "paused"})
+    assert states(world, two, three, four) == ["PAUSED", "RUNNING", "QUEUED"]
+    world.launcher.jobs.pop(f"exp-{one}-a1")
+    clock.sleep(600)
+    world.beat(three, {"phase": "searching"})
+    assert states(world, one, three, four) == ["QUEUED", "RUNNING", "QUEUED"]
+    assert "the next attempt starts in 5 s" in world.show(one)["reason"]
+    clock.sleep(6)
+    assert states(world, one, three, four) == ["RUNNING", "RUNNING", "QUEUED"]
+
+
+def test_who_can_never_fit_neither_blocks_the_others_nor_waits_for_a_driver(world: World) -> None:
+    world.reconciler.reconcile_once()
+    world.launcher.nodes = Cluster((Node("a", cpus=1),))
+    large = submit(world, priority=9, resources={"gpus_per_trial": 0, "cpus_per_trial": 4})
+    one, two = submit(world), submit(world)
+    assert states(world, large, one, two) == ["QUEUED", "RUNNING", "QUEUED"]
+    assert world.show(large)["reason"].startswith("waiting for a larger node")
+    assert world.show(two)["reason"] == "waiting for free slots", "one more experiment may run"
