@@ -103,7 +103,7 @@ def _is_backing_off(experiment: Experiment, now: datetime, retries: RetryPolicy)
 
 
 def _why_misfit(cluster: Cluster, cpus: float, gpus: float) -> str:
-    """Why no node can hold such a trial, whoever else runs; empty if one can."""
+    """Why no node can hold such a trial, even on an empty cluster; empty if one can."""
     if not cluster.nodes:
         return "waiting for a node: the cluster has none"
     if misfits := fitting.misfits(cluster, cpus, gpus):
