@@ -43,7 +43,9 @@ def test_further_experiments_wait_in_order_of_priority_then_age(world: World) ->
     assert len(world.launcher.launches) == 4
 
 
-def test_an_experiment_that_delivers_or_stops_counts_and_one_that_starts_again_keeps_its_place(world: World, clock: Clock) -> None:
+def test_an_experiment_that_delivers_or_stops_counts_and_one_that_starts_again_keeps_its_place(
+    world: World, clock: Clock
+) -> None:
     one, two, three, four = (submit(world) for _ in range(4))
     assert states(world, one, two, three) == ["RUNNING", "RUNNING", "QUEUED"]
     world.beat(one, {"phase": "delivering", "reason": "waiting for MLflow: it is unavailable"})
