@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from service.cli.printable import echo
-from service.cli.terminal import AsJson, ExperimentId, Token, Url, app, connect, print_json, report_errors
+from service.cli.terminal import (
+    AsJson,
+    ExperimentId,
+    Token,
+    Url,
+    app,
+    check_file,
+    check_new_folder,
+    connect,
+    print_json,
+    report_errors,
+)
 
 model = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check the registered model of an experiment.")
 app.add_typer(model, name="model")
@@ -55,6 +66,8 @@ def verify(
 
     with report_errors(as_json), connect(url, token) as client:
         require("model verify", "worker")
+        if out is not None:
+            check_new_folder(out)
         answer = local_process.verify_model(client.get(experiment), mlflow_uri, out)
     if as_json:
         print_json(answer)
@@ -69,7 +82,12 @@ def export(
     form: Annotated[Format, typer.Option("--format", help="format of the file")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="the file; default: the experiment's name in this folder", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            help="the file, in a folder that exists; default: the experiment's name in this folder",
+            show_default=False,
+        ),
     ] = None,
     unverified: Annotated[
         bool,
@@ -83,7 +101,7 @@ def export(
     """Export a model as a file of its own.
 
     Verifies the registered model, writes it as a file, and checks that the file gives the same logits. A description
-    with the classes is written beside it.
+    with the classes is written beside it. Files that exist are replaced.
     """
     from service.cli import local_process
     from service.cli.extras import require
@@ -92,6 +110,7 @@ def export(
         require("export", "worker", *(["onnx"] if form is Format.ONNX else []))
         view = client.get(experiment)
         path = out or Path(f"{view.name}{SUFFIXES[form]}")
+        check_file(path, path.with_name(f"{path.name}.json"))
         answer = local_process.export_model(view, mlflow_uri, form, path, unverified=unverified)
     if as_json:
         print_json(answer)

@@ -175,15 +175,48 @@ def home_folder(given: Path | None = None) -> Path:
 
 def make_folder(out: Path) -> None:
     """Create the folder of `--out`. Raises SpecError where it cannot be written to."""
-    from search_spaces.problems import Problem, SpecError
-
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             return
     except OSError as error:
-        rule = f"must be a folder that can be written to (got {out}: {error.strerror})"
-        raise SpecError([Problem("--out", rule)]) from None
+        _refuse_out(f"must be a folder that can be written to (got {out}: {error.strerror})")
+
+
+def check_new_folder(out: Path) -> None:
+    """Raises SpecError where `--out` cannot become a new folder, before anything is computed. Creates nothing."""
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            _refuse_out(f"must be a new or an empty folder (got {out})")
+        existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            return
+    except OSError as error:
+        _refuse_out(f"must be a folder that can be written to (got {out}: {error.strerror})")
+
+
+def check_file(out: Path, *beside: Path) -> None:
+    """Raises SpecError where the file of `--out`, and those beside it, cannot be written, before anything is computed.
+
+    A file that exists is replaced.
+    """
+    try:
+        for path in (out, *beside):
+            if path.is_dir():
+                _refuse_out(f"must be a file (got {out}: {path} is a folder)")
+        if not out.parent.is_dir():
+            why = "is no folder" if out.parent.exists() else "does not exist"
+            _refuse_out(f"must be a file in a folder that exists (got {out}: {out.parent} {why})")
+        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=out.name):
+            return
+    except OSError as error:
+        _refuse_out(f"must be a file in a folder that can be written to (got {out}: {error.strerror})")
+
+
+def _refuse_out(rule: str) -> NoReturn:
+    from search_spaces.problems import Problem, SpecError
+
+    raise SpecError([Problem("--out", rule)])
 
 
 def show_view(view: ExperimentView, as_json: bool) -> None:

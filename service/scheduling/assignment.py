@@ -31,7 +31,7 @@ def assign_slots(
 ) -> dict[str, int]:
     """Write the new slots of running experiments; return the slots of the queued ones that may start.
 
-    Whoever has a driver is one of `max_drivers`, also while it only delivers to MLflow: its process is as large.
+    An experiment with a driver is one of `max_drivers`, also while it only delivers to MLflow: its process is as large.
     """
     driven, candidates = queue.lock_driven(session), queue.candidates(session, now, retries)
     active = sorted([*driven, *candidates], key=lambda experiment: (experiment.created_at, experiment.id))

@@ -121,3 +121,57 @@ def test_the_last_line_of_a_failure_is_the_error(
     monkeypatch.setattr(local_process.subprocess, "run", fail)
     result = run("model", "verify", registered)
     assert (result.exit_code, result.stderr) == (exit_code, "rung: the files have been changed\n")
+
+
+@pytest.mark.parametrize(
+    ("out", "rule"),
+    [
+        ("{0}/nowhere/x.onnx", "in a folder that exists (got {0}/nowhere/x.onnx: {0}/nowhere does not exist)"),
+        ("{0}/taken/x.onnx", "in a folder that exists (got {0}/taken/x.onnx: {0}/taken is no folder)"),
+        ("{0}/folder", "(got {0}/folder: {0}/folder is a folder)"),
+        ("{0}/described", "(got {0}/described: {0}/described.json is a folder)"),
+        ("/proc/x.pt", "in a folder that can be written to (got /proc/x.pt: "),
+        ("{0}/" + "x" * 300, "in a folder that can be written to (got {0}/" + "x" * 300 + ": File name too long)"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_export(
+    run: Run, registered: str, handed: list[Any], tmp_path: Path, out: str, rule: str
+) -> None:
+    (tmp_path / "taken").touch()
+    for folder in ("folder", "described.json"):
+        (tmp_path / folder).mkdir()
+    result = run("export", registered, "--format", "state_dict", "-o", out.format(tmp_path))
+    assert (result.exit_code, handed) == (2, [])
+    assert result.stderr.startswith(f"--out: must be a file {rule.format(tmp_path)}")
+
+
+def test_an_exported_file_replaces_the_one_before(
+    run: Run, registered: str, handed: list[Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "x.pt"
+    out.parent.mkdir()
+    out.touch()
+    assert run("export", registered, "--format", "state_dict", "-o", str(out)).exit_code == 0
+    assert f"--out={out}" in handed[0][0]
+    assert list(out.parent.iterdir()) == [out], "nothing else is left"
+
+
+@pytest.mark.parametrize("out", ["taken", "full", "taken/new", "/proc/new"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_download(
+    run: Run, registered: str, handed: list[Any], tmp_path: Path, out: str
+) -> None:
+    (tmp_path / "taken").touch()
+    (tmp_path / "full" / "x").mkdir(parents=True)
+    result = run("model", "verify", registered, "--out", str(tmp_path / out))
+    assert (result.exit_code, handed) == (2, [])
+    assert result.stderr.startswith("--out: must be a ")
+    assert f"(got {tmp_path / out}" in result.stderr
+
+
+def test_a_new_folder_for_a_verified_model_may_be_anywhere(
+    run: Run, registered: str, handed: list[Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "deep" / "new"
+    assert run("model", "verify", registered, "--out", str(out)).exit_code == 0
+    assert f"--out={out}" in handed[0][0]
+    assert not out.parent.exists(), "it is made once the model is verified"
