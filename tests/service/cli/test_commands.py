@@ -22,7 +22,9 @@ def test_the_readme_names_every_command_that_needs_the_worker() -> None:
     root = Path(__file__).parents[3]
     modules = [path.read_text(encoding="utf-8") for path in (root / "service" / "cli").glob("*.py")]
     needed = {name for text in modules for name in re.findall(r'require\("([a-z ]+)", "worker"', text)}
-    [row] = re.findall(r"^\| `pip install '\.\[worker\]'` \|(.*)", (root / "README.md").read_text("utf-8"), re.MULTILINE)
+    [row] = re.findall(
+        r"^\| `pip install '\.\[worker\]'` \|(.*)", (root / "README.md").read_text("utf-8"), re.MULTILINE
+    )
     assert len(needed) > 4
     assert set(re.findall(r"`rung ([a-z ]+)`", row)) == needed
 

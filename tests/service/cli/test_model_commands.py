@@ -145,9 +145,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_export(
     assert result.stderr.startswith(f"--out: must be a file {rule.format(tmp_path)}")
 
 
-def test_an_exported_file_replaces_the_one_before(
-    run: Run, registered: str, handed: list[Any], tmp_path: Path
-) -> None:
+def test_an_exported_file_replaces_the_one_before(run: Run, registered: str, handed: list[Any], tmp_path: Path) -> None:
     out = tmp_path / "new" / "x.pt"
     out.parent.mkdir()
     out.touch()
