@@ -33,6 +33,7 @@ def test_the_readme_names_commands_and_targets_that_exist() -> None:
     root = Path(__file__).parents[3]
     text = (root / "README.md").read_text(encoding="utf-8")
     commands = {str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands}
+    commands |= {str(group.name or group.typer_instance.info.name) for group in app.registered_groups}
     named = set(re.findall(r"(?:`|bin/)rung ([a-z]+)", text))
     for more in re.findall(r"also ((?:[a-z]+, )+[a-z]+)", text):
         named |= set(more.split(", "))
