@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -70,9 +71,25 @@ def problem_of_node(storage: str, marker: str, version: str) -> str:
             return "" if found == marker else f"sees another folder as RUNG_STORAGE_ROOT {root}: {file} differs"
         except OSError as error:
             if not left:
-                return f"does not see RUNG_STORAGE_ROOT {root}: {file}: {error.strerror or error}"
+                return not_found(storage, file, error.strerror or str(error))
             time.sleep(VISIBLE_PAUSE_S)
     raise AssertionError
+
+
+def not_found(storage: str, file: str, why: str) -> str:
+    """What is wrong with a node that does not find a file of an experiment, to be read after its name.
+
+    Where its root holds something, the root is there: an empty one may be a file system that is not mounted.
+    """
+    root = storage.rpartition("/")[0]
+    try:
+        is_there = any(Path(root).iterdir())
+    except OSError:
+        is_there = False
+    if not is_there:
+        return f"does not see RUNG_STORAGE_ROOT {root}: {file}: {why}"
+    gone = file if Path(storage).is_dir() else f"the folder of the experiment, {storage},"
+    return f"sees RUNG_STORAGE_ROOT {root}, but {gone} is gone from it, or it is another folder than the service's"
 
 
 def this_node() -> tuple[str, str]:

@@ -49,21 +49,33 @@ def test_a_node_that_sees_the_storage_and_has_the_same_rung_can_be_used(tmp_path
     check_node(str(tmp_path / "of an older service"), "", "")
 
 
-@pytest.mark.parametrize("state", ["without the folder", "with an empty folder", "with another folder"])
-def test_a_node_without_the_storage_is_named(tmp_path: Path, state: str) -> None:
-    storage = tmp_path / "root" / "abc"
-    if state != "without the folder":
-        storage.mkdir(parents=True)
-    if state == "with another folder":
-        (storage / "marker").write_text("xyz")
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([], "does not see RUNG_STORAGE_ROOT {root}: {file}: No such file or directory"),
+        (["root"], "does not see RUNG_STORAGE_ROOT {root}: {file}: No such file or directory"),
+        (
+            ["root/other"],
+            "sees RUNG_STORAGE_ROOT {root}, but the folder of the experiment, {root}/abc, is gone from it, or it is "
+            "another folder than the service's",
+        ),
+        (
+            ["root/abc"],
+            "sees RUNG_STORAGE_ROOT {root}, but {file} is gone from it, or it is another folder than the service's",
+        ),
+        (["root/abc", "another"], "sees another folder as RUNG_STORAGE_ROOT {root}: {file} differs"),
+    ],
+    ids=["no root", "an empty root", "a removed experiment", "a removed marker", "another folder"],
+)
+def test_a_node_says_how_much_of_the_storage_it_sees(tmp_path: Path, found: list[str], said: str) -> None:
+    root = tmp_path / "root"
+    for folder in found[:1]:
+        (tmp_path / folder).mkdir(parents=True)
+    if found[1:]:
+        (root / "abc" / "marker").write_text("xyz")
     with pytest.raises(NodeError) as raised:
-        check_node(str(storage), "abc", "")
-    root, file = tmp_path / "root", storage / "marker"
-    assert str(raised.value) == (
-        f"node {platform.node()} sees another folder as RUNG_STORAGE_ROOT {root}: {file} differs"
-        if state == "with another folder"
-        else f"node {platform.node()} does not see RUNG_STORAGE_ROOT {root}: {file}: No such file or directory"
-    )
+        check_node(str(root / "abc"), "abc", "")
+    assert str(raised.value) == f"node {platform.node()} {said.format(root=root, file=root / 'abc' / 'marker')}"
 
 
 def test_another_version_is_named(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def test_the_driver_has_its_own_log(tmp_path: Path) -> None:
     assert done.returncode == 1
     path = tmp_path / "logs/driver-a3.log"
     for text in (path.read_text(), done.stderr):
-        assert last_error(text).startswith(f"node {platform.node()} does not see RUNG_STORAGE_ROOT {tmp_path.parent}: ")
+        missing = f"sees RUNG_STORAGE_ROOT {tmp_path.parent}, but {tmp_path / 'launch-a3.json'} is gone from it"
+        assert last_error(text).startswith(f"node {platform.node()} {missing}")
     assert path.stat().st_mode & 0o777 == 0o600
 
 

@@ -259,7 +259,7 @@ def test_a_node_that_does_not_see_the_storage_is_an_error_of_the_node(
     with pytest.raises(TrialError) as raised:
         slot.step()
     assert raised.value.failure.kind is ErrorKind.NODE
-    assert f"does not see RUNG_STORAGE_ROOT {Path(told['storage']).parent}: " in raised.value.failure.reason
+    assert f"sees RUNG_STORAGE_ROOT {Path(told['storage']).parent}, but " in raised.value.failure.reason
     assert names(told) == {SPEC}, "nothing is written, not even a log"
     assert Path(told["storage"], "marker").write_text("that of the service")
     assert slot.step()["epoch"] == 1
