@@ -166,7 +166,7 @@ class ErrorKind(StrEnum):
     LOST = "LOST"  # its process or node died
     NODE = "NODE"  # its node cannot be used: it does not see the storage, or has another version of Rung
     OUT_OF_MEMORY = "OUT_OF_MEMORY"  # of the device or of the host
-    DATA = "DATA"  # absent, damaged or unreadable data
+    DATA = "DATA"  # damaged data, or data that no node can read
     PLUGIN = "PLUGIN"  # a class or plugin that the spec names cannot be imported
     DISK_FULL = "DISK_FULL"  # pauses the experiment
     CODE = "CODE"  # anything else: it would fail again

@@ -308,9 +308,9 @@ class ExperimentAttempt:
 
     def _log_data(self) -> None:
         """Log what is known of the data on the parent run. An error only costs that."""
-        if not self._storage.artifacts.exists(NAMES.data_report):
-            return
         try:
+            if not self._storage.artifacts.exists(NAMES.data_report):
+                return
             with self._storage.artifacts.local_folder(NAMES.data) as folder:
                 self._tracker.log_folder(folder)
         except Exception as error:
@@ -353,7 +353,8 @@ def outcome_of(error: Exception, current: Outcome, requested: Outcome | None) ->
             if failure.kind is ErrorKind.DISK_FULL:
                 return stop_conditions.disk_full(failure.reason)
             reason = f"the winner could not be evaluated, {failure.kind}: {failure.reason}"
-            return Outcome(Phase.PAUSED, reason, blocked=failure.kind is ErrorKind.NODE, error=True)
+            lasting = failure.kind is ErrorKind.NODE or failure.kind in stop_conditions.COMMON_CAUSES
+            return Outcome(Phase.PAUSED, reason, blocked=lasting, error=True)
         case NodeError():
             return Outcome(Phase.PAUSED, str(error), blocked=True, error=True)
         case _ if from_ray.is_disk_full(error):

@@ -1,7 +1,8 @@
-"""Nodes: which machines of the cluster can work for an experiment: those that see its storage and have its Rung.
+"""Nodes: which machines of the cluster can work for an experiment: those that see its storage, have its Rung and can
+load its data.
 
-Owns the check of a node, by a process that runs there (`check_node`) and ahead of time by the driver (`Nodes`), and
-which nodes have failed it. It must not know what runs on a node.
+Owns the check of a node, by a process that runs there (`on_node`) and ahead of time by the driver (`Nodes`), and which
+nodes have failed it. Whether a node can load the data shows only when it does. It must not know what runs on a node.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import Any, Protocol
 
 import ray
 
+from search_spaces.datasets.base import DataUnavailableError
 from search_spaces.layout import NAMES
-from search_spaces.protocol import LaunchConfig
+from search_spaces.protocol import ErrorKind, LaunchConfig
 from search_spaces.storage.base import open_storage
-from workers.failures.classification import NodeError
+from workers.failures.classification import Failure, NodeError, classify
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,8 @@ def check_node(storage: str, marker: str, version: str) -> None:
 def on_node(storage: str, marker: str, version: str, *, first: bool = True) -> Iterator[None]:
     """Check the node, and again if the block raises OSError: the storage may have gone away meanwhile.
 
-    Unless it is the `first` block, the node was checked before.
+    Data that cannot be reached from here, or a full disk of the cache, are a failure of the node too; a lack of memory
+    is none. Unless it is the `first` block, the node was checked before.
     """
     if first:
         check_node(storage, marker, version)
@@ -55,6 +58,12 @@ def on_node(storage: str, marker: str, version: str, *, first: bool = True) -> I
     except OSError:
         check_node(storage, marker, version)
         raise
+    except DataUnavailableError as error:
+        kind = classify(error).kind
+        if kind is ErrorKind.OUT_OF_MEMORY:  # a cache in memory
+            raise
+        node, name = this_node()
+        raise NodeError(f"node {name} cannot load the data set: {error}", node, kind) from error
 
 
 def problem_of_node(storage: str, marker: str, version: str) -> str:
@@ -134,6 +143,8 @@ class RayCluster:
 class Nodes:
     """The nodes that an experiment must not use, and why. For the driver's thread that runs the search.
 
+    Other threads may ask for `excluded` and `reason`.
+
     `clock` gives monotonic seconds.
     """
 
@@ -146,7 +157,7 @@ class Nodes:
         self._known = {this_node()[0]}  # the driver's own was checked at its start
         self._begun: dict[Any, tuple[str, str]] = {}
         self._next_look = 0.0
-        self._unusable: dict[str, str] = {}
+        self._unusable: dict[str, Failure] = {}  # by Ray's id; replaced, not changed, as other threads read it
 
     def look(self, wait_s: float = 0.0) -> None:
         """Check nodes that have joined; waits at most `wait_s` for their answers. Often called: mostly does nothing."""
@@ -161,13 +172,13 @@ class Nodes:
             for task, problem in self._cluster.checked(list(self._begun), wait_s).items():
                 node, name = self._begun.pop(task)
                 if problem:
-                    self.exclude(node, f"node {name} {problem}")
+                    self.exclude(Failure(ErrorKind.NODE, f"node {name} {problem}", node))
 
-    def exclude(self, node: str, reason: str) -> None:
-        """Do not use a node any more."""
-        if node not in self._unusable:
-            log.error("%s; this experiment does not use it any more", reason)
-            self._unusable[node] = reason
+    def exclude(self, failure: Failure) -> None:
+        """Do not use the node of this failure any more."""
+        if failure.node not in self._unusable:
+            log.error("%s; this experiment does not use it any more", failure.reason)
+            self._unusable = {**self._unusable, failure.node: failure}
 
     def excluded(self) -> list[str]:
         """Ray's ids of the nodes that must not be used."""
@@ -175,7 +186,11 @@ class Nodes:
 
     def reason(self) -> str:
         """Why some nodes are not used; empty if all are."""
-        return "; ".join(self._unusable.values())
+        return "; ".join(failure.reason for failure in self._unusable.values())
+
+    def kinds(self) -> set[ErrorKind]:
+        """The kinds of what is wrong with the nodes that are not used."""
+        return {failure.kind for failure in self._unusable.values()}
 
     def any_left(self, resources: Mapping[str, float]) -> bool:
         """Whether a node that can be used is large enough for `resources`, when it is empty."""

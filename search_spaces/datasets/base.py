@@ -26,6 +26,13 @@ class DataError(Exception):
     """The data cannot be read. The message says which data set, where it was looked for and what to do."""
 
 
+class DataUnavailableError(DataError):
+    """The data cannot be reached from this node: files are absent or unreadable here, or its cache cannot be written.
+
+    Other nodes may be able to; a defect that a reader finds in the data itself is a plain DataError.
+    """
+
+
 @dataclass(frozen=True)
 class DataCheck:
     """What was found of a data set before anything of it is decoded. A spec with `problems` cannot be used; their paths
@@ -49,8 +56,9 @@ class Destination(Protocol):
 class DatasetReader(Protocol):
     """A data set, found but not yet read. Making a reader looks for files and opens none.
 
-    Every method raises DataError for what a person can put right; other exceptions are turned into one by the
-    caller, so that whatever goes wrong with data is a data error.
+    Every method raises DataError for what a person can put right in the data, DataUnavailableError for what another
+    node may be able to read. Other exceptions are turned into one of them by the caller, so that whatever goes wrong
+    with data is a data error.
     """
 
     @property
@@ -83,11 +91,11 @@ class RecognizableReader(DatasetReader, Protocol):
 class DatasetSpec(Spec):
     """The fields of all data sets. A member declares `name: Literal[...]` with a default, and its own fields.
 
-    The validation split is cut from the training set, stratified by class and seeded; only the winner's evaluation
-    reads the test set. `classes` and `training_images`, which include the validation split, are None if they are
-    unknown until the data are read. `safe_mirroring`: whether a mirrored image keeps its label. `safe_rotation`:
-    largest rotation, in degrees, that keeps the label. `input_note` tells users of a registered model what
-    they must know of this data set's images and classes.
+    The validation split is cut from the training set, stratified by class and seeded; no trial reads the test set.
+    `classes` and `training_images`, which include the validation split, are None if they are unknown until the data are
+    read. `safe_mirroring`: whether a mirrored image keeps its label. `safe_rotation`: largest rotation, in degrees,
+    that keeps the label. `input_note` tells users of a registered model what they must know of this data set's images
+    and classes.
     """
 
     classes: ClassVar[int | None] = None
@@ -104,7 +112,8 @@ class DatasetSpec(Spec):
 
     @abstractmethod
     def reader(self, data_root: Path) -> DatasetReader:
-        """The reader of the files below `data_root`. Raises DataError if they are absent and cannot be fetched."""
+        """The reader of the files below `data_root`. Raises DataUnavailableError if they are absent and cannot be
+        fetched."""
 
     def check(self, data_root: Path) -> DataCheck:
         """What a process that sees the workers' `data_root` can tell. Its cost is bounded, because a person waits."""

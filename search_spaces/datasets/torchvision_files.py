@@ -13,7 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from search_spaces.datasets.base import DataCheck, DataError, DatasetReader, DatasetSpec, Destination
+from search_spaces.datasets.base import (
+    DataCheck,
+    DataError,
+    DatasetReader,
+    DatasetSpec,
+    DataUnavailableError,
+    Destination,
+)
 from search_spaces.storage.base import DISK_FULL_ERRNOS
 
 DOWNLOAD_TIMEOUT_S = 30.0  # for one answer of the network: a download lasts longer, a silent server does not
@@ -89,15 +96,17 @@ class TorchvisionReader:
 
     def _load(self, scratch: Path) -> dict[str, Any]:
         """torchvision's training and test sets, downloaded if need be."""
+        found = self.packed or self.unpacked
         try:
             with _socket_timeout(DOWNLOAD_TIMEOUT_S):
                 return {part: self._loader(scratch, train=part == "train", download=True) for part in ("train", "test")}
         except OSError as error:
             if error.errno in DISK_FULL_ERRNOS:  # the disk, not the network: the cache explains it
                 raise
+            if found:
+                raise DataUnavailableError(f"{self.name}: {found[0].parent} cannot be read ({error})") from error
             raise self._absent(f"the download failed: {error}") from error
         except (RuntimeError, ValueError, EOFError, KeyError) as error:
-            found = self.packed or self.unpacked
             if found:
                 raise DataError(
                     f"{self.name}: the files in {found[0].parent} cannot be read ({error}); fetch them again"
@@ -128,7 +137,7 @@ class TorchvisionReader:
             try:
                 found = calculate_md5(path)
             except OSError as error:
-                raise DataError(f"{self.name}: {path} cannot be read ({error.strerror})") from error
+                raise DataUnavailableError(f"{self.name}: {path} cannot be read ({error.strerror})") from error
             if found != sums[path.name]:
                 raise DataError(
                     f"{self.name}: {path} is damaged: its md5 must be {sums[path.name]} (got {found}); fetch it again"
@@ -142,10 +151,10 @@ class TorchvisionReader:
             for path in paths:
                 (target / path.name).symlink_to(path.resolve())
 
-    def _absent(self, reason: str) -> DataError:
+    def _absent(self, reason: str) -> DataUnavailableError:
         wanted = ", ".join(self._checksums()) if self._is_idx else self._loader.filename
         searched = ", ".join(str(path) for path in self._searched)
-        return DataError(
+        return DataUnavailableError(
             f"{self.name} was not found and {reason}; looked in {searched}; put its files ({wanted}) "
             f"into {self._searched[0]}"
         )

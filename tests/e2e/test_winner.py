@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 
-from search_spaces.protocol import LaunchConfig
-from workers.failures.classification import TrialError
-from workers.nodes import Nodes
+from search_spaces.protocol import ErrorKind, LaunchConfig
+from workers.failures.classification import NodeError, TrialError, classified
+from workers.nodes import Nodes, this_node
 from workers.winner.evaluation import EvaluationFailedError, StopRequestedError, WinnerEvaluation, WinnerScore
 
 pytestmark = pytest.mark.e2e
@@ -48,6 +49,9 @@ def test_an_evaluation_is_retried_after_failures_that_may_be_temporary(tmp_path:
     answer, started = answers["lost while it waited and again"]
     assert answer.startswith(f"{FAILED}LOST after 0 ")
     assert started == 1
+    reason = "cannot load the data set: digits"
+    assert answers["the only node cannot be used"] == [f"TrialError: [DATA] node head {reason}", 1]
+    assert answers["one of two nodes cannot be used"] == [SCORE, 2]
     assert answers["asked to stop while it works"] == ["StopRequestedError: ", 1]
     assert answers["asked to stop while it waits for a GPU"] == ["StopRequestedError: ", 0]
 
@@ -69,13 +73,18 @@ class ScriptedEvaluator:
                 raise MemoryError("too large")
             case "code":
                 raise ValueError("no such layer")
+            case "node":
+                with classified():
+                    node, name = this_node()
+                    raise NodeError(f"node {name} cannot load the data set: digits", node, ErrorKind.DATA)
             case "hangs":
                 time.sleep(600)
         return WinnerScore(*SCORE)
 
 
 def main(folder: Path) -> dict[str, Any]:
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    cluster: Any = Cluster(True, head_node_args={"num_cpus": 1, "include_dashboard": False, "node_name": "head"})
+    ray.init(cluster.address, log_to_driver=False)
     answers: dict[str, Any] = {}
     launch = LaunchConfig(
         experiment_id="x", attempt=1, attempt_id="exp-x-a1", service_url="http://nowhere", token="t", slots=1,
@@ -119,6 +128,9 @@ def main(folder: Path) -> dict[str, Any]:
     evaluate("lost while it waited and again", ["dies"], max_restarts=0, killed=True)
     evaluate("asked to stop while it works", ["hangs"], max_restarts=9, stop=True)
     evaluate("asked to stop while it waits for a GPU", [], max_restarts=9, gpus=0.5, stop=True)
+    evaluate("the only node cannot be used", ["node"], max_restarts=9)
+    cluster.add_node(num_cpus=1)
+    evaluate("one of two nodes cannot be used", ["node", "works"], max_restarts=0)
     return answers
 
 

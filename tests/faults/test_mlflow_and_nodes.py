@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.faults.experiments import TRIALS, parallel, serial, wait_for_end
 from tests.faults.flaky import FlakyProxy
 from tests.faults.invariants import assert_nothing_lost, finished
 from tests.faults.stand import CPUS, Stand
+from tests.support.image_files import save_image
 from tests.support.processes import command
 from workers.nodes import own_version
 
@@ -67,25 +69,33 @@ def _separate_mounts() -> None:
 
 
 @pytest.mark.usefixtures("_separate_mounts")
-@pytest.mark.parametrize("problem", ["storage", "version"])
+@pytest.mark.parametrize("problem", ["storage", "version", "data"])
 def test_a_node_that_cannot_be_used(stand: Stand, problem: str) -> None:
     """It has more cores than the others: without the check, most trials would be placed there."""
-    hidden = stand.storages[0] if problem == "storage" else None
+    pictures = stand.home / "pictures"  # the stand's home is the data root
+    hidden = {"storage": stand.storages[0], "data": pictures}.get(problem)
     paths: tuple[Path, ...] = ()
+    changes: dict[str, Any] = {}
     if problem == "version":
         metadata = stand.folder / "other" / "rung-0.0.1.dist-info"
         metadata.mkdir(parents=True, exist_ok=True)
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: rung\nVersion: 0.0.1\n")
         paths = (metadata.parent,)
+    if problem == "data":
+        for index in range(600):
+            color = (index % 200, 255 * (index % 2), 0)
+            save_image(pictures / ("green" if index % 2 else "red") / f"{index}.png", color)
+        data = {"name": "image_folder", "path": pictures.name, "size": 16}
+        changes = {"dataset": data, "max_epochs": 12, "early_stopping": "none"}  # until w2 has started a trial
     with stand.node("w2", CPUS, hidden=hidden, paths=paths):
         submitted = stand.rung.submit(
-            parallel(f"node-{problem}", resources={"cpus_per_trial": CPUS // 2, "max_concurrent_trials": 4})
+            parallel(f"node-{problem}", resources={"cpus_per_trial": CPUS // 2, "max_concurrent_trials": 4}, **changes)
         )
-        expected = (
-            f"node w2 does not see RUNG_STORAGE_ROOT {hidden}: "
-            if problem == "storage"
-            else f"node w2 has Rung 0.0.1, but the experiment runs with {own_version()}: "
-        )
+        expected = {
+            "storage": f"node w2 does not see RUNG_STORAGE_ROOT {hidden}: ",
+            "version": f"node w2 has Rung 0.0.1, but the experiment runs with {own_version()}: ",
+            "data": f"node w2 cannot load the data set: image_folder: {hidden} is empty; ",
+        }[problem]
         stand.wait_until(lambda: expected in stand.rung.get(submitted.id).reason, f"the reason has {expected!r}")
         wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, trained_again=0)

@@ -168,7 +168,8 @@ def test_an_evaluation_that_fails_leaves_a_completed_experiment_without_a_winner
     ("kind", "reason", "blocked"),
     [
         (ErrorKind.DISK_FULL, "the disk is full: OSError: no space", True),
-        (ErrorKind.DATA, "the winner could not be evaluated, DATA: OSError: no space", False),
+        (ErrorKind.DATA, "the winner could not be evaluated, DATA: OSError: no space", True),
+        (ErrorKind.CODE, "the winner could not be evaluated, CODE: OSError: no space", False),
     ],
 )
 def test_a_failure_of_the_winners_evaluation_is_reported_in_words(

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from ray import cloudpickle
 
+from search_spaces.protocol import ErrorKind
 from tests.support.clock import Clock
 from tests.support.nodes import MemoryCluster
 from tests.support.workers import BuildLaunch
 from workers import nodes
-from workers.failures.classification import NodeError, TrialError, classified
+from workers.failures.classification import Failure, NodeError, TrialError, classified
 from workers.nodes import Nodes, avoiding, check_node, own_version
 
 #: Runs the check as a process in which Rung is not installed, and then as one in which another version is.
@@ -123,11 +124,11 @@ def test_each_node_is_checked_once_also_one_that_joins_later(launch: BuildLaunch
 
 def test_a_node_is_left_where_a_trial_fits(launch: BuildLaunch) -> None:
     found = Nodes(launch(), MemoryCluster("w1", "w2"))
-    found.exclude("w1", "node w1 has no Rung")
+    found.exclude(Failure(ErrorKind.NODE, "node w1 has no Rung", "w1"))
     assert found.any_left({"CPU": 2.0, "GPU": 0.0})
     assert not found.any_left({"CPU": 3.0})
     assert not found.any_left({"CPU": 1.0, "GPU": 1.0})
-    found.exclude("w2", "node w2 has no Rung")
+    found.exclude(Failure(ErrorKind.NODE, "node w2 has no Rung", "w2"))
     assert not found.any_left({"CPU": 1.0})
 
 

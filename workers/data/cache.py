@@ -26,7 +26,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike, NDArray
 
-from search_spaces.datasets.base import DataError
+from search_spaces.datasets.base import DataError, DataUnavailableError
 from search_spaces.storage.base import DISK_FULL_ERRNOS
 
 RECALL_S = 600.0  # for how long a content is recognized by its signs, until all its files are looked at again
@@ -90,8 +90,8 @@ def entry(root: Path, key: str, build: Callable[[Draft], dict[str, Any]]) -> Ent
     """The entry `key` under `root`, built first if it is absent or damaged.
 
     `build` fills the draft it is given and returns JSON facts, which the entry stores. If several processes ask at
-    once, one builds and the others wait for it; a DataError of `build` is theirs too. Raises DataError if `root` cannot
-    be written or is full.
+    once, one builds and the others wait for it; a DataError of `build` is theirs too. Raises DataUnavailableError if
+    `root` cannot be written or is full.
     """
     found = _open(root / key)
     if found is not None:
@@ -107,11 +107,11 @@ def entry(root: Path, key: str, build: Callable[[Draft], dict[str, Any]]) -> Ent
             try:
                 _build(root, key, build)
             except DataError as error:
-                _note_failure(lock, str(error))
+                _note_failure(lock, error)
                 raise
     found = _open(root / key)
     if found is None:
-        raise DataError(f"the cache {root} lost what was written to it; use a folder on a local disk")
+        raise DataUnavailableError(f"the cache {root} lost what was written to it; use a folder on a local disk")
     return found
 
 
@@ -243,11 +243,13 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _note_failure(lock: int, message: str) -> None:
+def _note_failure(lock: int, error: DataError) -> None:
     """Leave in the lock's file why the build failed, for those who wait for the lock."""
     with suppress(OSError):
         os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps({"at": time.time(), "error": message}).encode(), 0)
+        unavailable = isinstance(error, DataUnavailableError)
+        note = {"at": time.time(), "error": str(error), "unavailable": unavailable}
+        os.pwrite(lock, json.dumps(note).encode(), 0)
 
 
 def _raise_failure_since(lock: int, asked_at: float) -> None:
@@ -255,10 +257,11 @@ def _raise_failure_since(lock: int, asked_at: float) -> None:
     try:
         note = json.loads(os.pread(lock, LONGEST_NOTE_BYTES, 0))
         failed_since, message = note["at"] >= asked_at, str(note["error"])
+        kind = DataUnavailableError if note.get("unavailable") else DataError
     except (OSError, ValueError, KeyError, TypeError):
         return
     if failed_since:
-        raise DataError(message)
+        raise kind(message)
 
 
 @contextmanager
@@ -279,12 +282,12 @@ def _readable_errors(root: Path) -> Iterator[None]:
         if error.filename is not None and not Path(os.fsdecode(error.filename)).is_relative_to(root):
             raise  # the cache is not the cause
         if error.errno in DISK_FULL_ERRNOS | {errno.EFBIG}:
-            raise DataError(
+            raise DataUnavailableError(
                 f"no space left for decoded data in the cache {root} ({_free(root)} free); "
                 "free some, or choose a cache folder on a larger disk"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise DataError(
+            raise DataUnavailableError(
                 f"the cache {root} cannot be written ({error.strerror}); choose a folder that the workers may write"
             ) from error
         raise

@@ -3,8 +3,8 @@
 A data set is decoded once per node into the cache (`workers.data.cache`); each split of it is a second entry of
 indices, so that images are on disk once and trials share their pages. The validation split is cut from the training
 set only, unless the data set brings its own, and the mean and deviation that normalize the input come from what is
-left. This module is the data boundary: whatever goes wrong while data are read is a DataError. It must not
-know models, devices or augmentation.
+left. This module is the data boundary: whatever goes wrong while data are read is a DataError, and a
+DataUnavailableError where another node may be able to read them. It must not know models, devices or augmentation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from search_spaces.datasets.base import DataError, DatasetSpec, RecognizableReader
+from search_spaces.datasets.base import DataError, DatasetSpec, DataUnavailableError, RecognizableReader
 from workers.data import cache
 from workers.data.subset import Subset
 
@@ -57,7 +57,7 @@ class Splits:
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def test(self) -> tuple[Tensor, Tensor]:
-        """Images and labels of the test set, read on demand for the winner only. Raises DataError."""
+        """Images and labels of the test set, which no trial reads. Raises DataError."""
         return self.load_test()
 
 
@@ -130,7 +130,10 @@ def channel_statistics(
 
 @contextmanager
 def _data_errors(dataset: DatasetSpec, data_root: Path) -> Iterator[None]:
-    """Turn what readers, decoders and the cache raise into DataErrors, except a lack of memory."""
+    """Turn what readers, decoders and the cache raise into DataErrors, except a lack of memory.
+
+    An error of the operating system, the network or a disk is one of this node.
+    """
     try:
         yield
     except (DataError, MemoryError):
@@ -138,7 +141,8 @@ def _data_errors(dataset: DatasetSpec, data_root: Path) -> Iterator[None]:
     except Exception as error:
         named = isinstance(error, OSError) and error.filename  # a file, perhaps of the cache
         place = "" if named else f" from {data_root}"
-        raise DataError(f"{dataset.name}: cannot be read{place}: {str(error) or type(error).__name__}") from error
+        kind = DataUnavailableError if isinstance(error, OSError) else DataError
+        raise kind(f"{dataset.name}: cannot be read{place}: {str(error) or type(error).__name__}") from error
 
 
 def _decoded(dataset: DatasetSpec, data_root: Path, cache_root: Path, download: bool) -> cache.Entry:

@@ -35,7 +35,8 @@ LINE = re.compile(r"^(?:[\w.]+\.)?TrialError: \[([A-Z_]+)\] (.*)$", re.MULTILINE
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a trial failed: the kind, and one sentence for the user. `node`: Ray's id of a node that cannot be used."""
+    """Why a trial failed: the kind, and one sentence for the user. `node`: Ray's id of a node that cannot be used
+    though others may be."""
 
     kind: ErrorKind
     reason: str
@@ -54,11 +55,15 @@ class TrialError(Exception):
 
 
 class NodeError(Exception):
-    """The node of a process cannot be used, though others may. The message names it; `node` is Ray's id of it."""
+    """The node of a process cannot be used, though others may. The message names it; `node` is Ray's id of it.
 
-    def __init__(self, message: str, node: str = "") -> None:
+    `kind` is of what is wrong with the node: for example, its data or its disk.
+    """
+
+    def __init__(self, message: str, node: str = "", kind: ErrorKind = ErrorKind.NODE) -> None:
         super().__init__(message)
         self.node = node
+        self.kind = kind
 
 
 @contextmanager
@@ -77,12 +82,12 @@ def classify(error: BaseException) -> Failure:
     """The failure behind an exception, by the types of the exception and of those from which it was raised."""
     unusable = next((one for one in _chain(error) if isinstance(one, NodeError)), None)
     if unusable is not None:
-        return Failure(ErrorKind.NODE, str(unusable)[:LONGEST_REASON], unusable.node)
+        return Failure(unusable.kind, str(unusable)[: _longest(unusable.kind)], unusable.node)
     kinds = {_kind(one) for one in _chain(error)}
     # In this order: a full disk or too little memory may be behind any other exception.
     for kind in (ErrorKind.DISK_FULL, ErrorKind.OUT_OF_MEMORY, ErrorKind.DATA, ErrorKind.PLUGIN):
         if kind in kinds:
-            return Failure(kind, sentence(error, LONGEST_DATA_REASON if kind is ErrorKind.DATA else LONGEST_REASON))
+            return Failure(kind, sentence(error, _longest(kind)))
     return Failure(ErrorKind.CODE, sentence(error))
 
 
@@ -104,6 +109,10 @@ def sentence(error: BaseException, longest: int = LONGEST_REASON) -> str:
     """The exception in one line: its type, and its own line in its text."""
     line = own_line(str(error))
     return f"{type(error).__name__}: {line}"[:longest] if line else type(error).__name__
+
+
+def _longest(kind: ErrorKind) -> int:
+    return LONGEST_DATA_REASON if kind is ErrorKind.DATA else LONGEST_REASON
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -64,6 +64,17 @@ def common_cause(kind: ErrorKind, reason: str, table: TrialTable) -> Outcome:
     return Outcome(Phase.PAUSED, sentence, blocked=True, error=True)
 
 
+def no_node_left(kinds: set[ErrorKind], reason: str, table: TrialTable) -> Outcome:
+    """The outcome of a search of which no node can run a trial, for `reason`; `kinds` are those of the nodes' failures.
+
+    If none of them can load the data and no trial has a value, the experiment fails, as for data that are damaged.
+    """
+    sentence = f"no node can run a trial: {reason}"
+    if kinds == {ErrorKind.DATA} and table.best() is None:
+        return Outcome(Phase.FAILED, sentence)
+    return Outcome(Phase.PAUSED, sentence, blocked=True, error=True)
+
+
 def requested(directives: Directives, superseded: bool) -> Outcome | None:
     """The outcome that the service wants."""
     if superseded:

@@ -65,15 +65,18 @@ class TuneCallback(Callback):
         self._finish: Callable[[], None] = lambda: None
         self._nodes: Nodes | None = None
         self._resources: Mapping[str, float] = {}
+        self._excluded: list[str] = []  # at the newest look
         self._controller: Any = None  # Tune's, at the newest poll
         self._yielding: dict[int, str] = {}  # trial -> why the stopping rule paused it, or ""
 
-    def attach(self, searcher: TuneSearcher, nodes: Nodes | None = None, resources: Mapping[str, float] = {}) -> None:
+    def attach(
+        self, searcher: TuneSearcher, nodes: Nodes | None = None, resources: Mapping[str, float] | None = None
+    ) -> None:
         """From now on, the end of the search stops this searcher's proposals.
 
         `nodes` learns which nodes cannot be used; a trial needs `resources` of one.
         """
-        self._finish, self._nodes, self._resources = searcher.finish, nodes, resources
+        self._finish, self._nodes, self._resources = searcher.finish, nodes, resources or {}
 
     def notice(self) -> str:
         """What a person should know of the running search: nodes that it does not use."""
@@ -167,13 +170,24 @@ class TuneCallback(Callback):
     def _leave_node(self, number: int, failure: Failure) -> None:
         """A trial whose node cannot be used waits for another one, which does not count as a restart."""
         assert self._nodes is not None
-        self._nodes.exclude(failure.node, failure.reason)
+        self._nodes.exclude(failure)
+        self._check_nodes()
         with self._journaling():
-            self._recorder.record_release(number)
-        if not self._nodes.any_left(self._resources):
-            reason = f"no node can run a trial: {self._nodes.reason()}"
-            self.outcome = self.outcome or Outcome(Phase.PAUSED, reason, blocked=True, error=True)
+            if self.outcome and self.outcome.phase is Phase.FAILED:
+                self._recorder.record_end(number, TrialState.ERROR, failure.reason, failure.kind)
+            else:
+                self._recorder.record_release(number)
         self._on_change()
+
+    def _check_nodes(self) -> None:
+        """End the search where a node was excluded and no other is large enough for a trial."""
+        if self._nodes is None or self._nodes.excluded() == self._excluded:
+            return
+        self._excluded = self._nodes.excluded()
+        if not self._nodes.any_left(self._resources):
+            self.outcome = self.outcome or stop_conditions.no_node_left(
+                self._nodes.kinds(), self._nodes.reason(), self._table
+            )
 
     def _decide(self) -> Actions:
         return self._policy.decide(self._directives(), self._fence.is_closed(), self._table, self._recorder.clock)
@@ -181,6 +195,7 @@ class TuneCallback(Callback):
     def _look(self) -> Actions:
         """The actions of this moment. The first outcome stays: what follows it changes nothing."""
         actions = self._decide()
+        self._check_nodes()
         if self.outcome is None:
             self.controls, self.outcome = actions.controls, actions.outcome
         if self.outcome:

@@ -1,7 +1,8 @@
 """Evaluation: the best trial's best weights, evaluated once on the test set and packed as a model.
 
-Owns the only use of the test set, and what the packed model says of the data set. The evaluation runs in a Ray actor
-with a trial's resources and only writes files; the driver registers them. It must not know the service.
+Owns the result on the test set that an experiment reports, and what the packed model says of the data set. The
+evaluation runs in a Ray actor with a trial's resources and only writes files; the driver registers them. It must not
+know the service.
 """
 
 from __future__ import annotations
@@ -100,10 +101,11 @@ class WinnerEvaluation:
                 self._end()
                 failure = from_ray.classify(error, str(error))
                 if failure.node:
-                    self._nodes.exclude(failure.node, failure.reason)
+                    self._nodes.exclude(failure)
                     if self._nodes.any_left(self._resources):
                         continue
-                if failure.kind not in RETRYABLE or failure.node:
+                    raise TrialError(failure.kind, self._nodes.reason()) from error
+                if failure.kind not in RETRYABLE:
                     raise TrialError(failure.kind, failure.reason) from error
                 if waited and failure.kind is ErrorKind.LOST:
                     waited = False

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from search_spaces.datasets.base import DataError
+from search_spaces.datasets.base import DataError, DataUnavailableError
 
 SUFFIXES = frozenset(
     {
@@ -187,7 +187,8 @@ UNKNOWN = "folders beside the parts"
 def find_images(root: Path, test_fraction: float, limits: Limits | None = None) -> FoundImages:
     """The images of a folder.
 
-    Raises DataError for a layout that is not one of those above, TooManyEntriesError where `limits` leave it open.
+    Raises DataError for a layout that is not one of those above, DataUnavailableError where the folder is absent, empty
+    or cannot be listed, TooManyEntriesError where `limits` leave it open.
     """
     search = _Search(root, limits)
     try:
@@ -197,7 +198,9 @@ def find_images(root: Path, test_fraction: float, limits: Limits | None = None) 
             raise
         raise TooManyEntriesError(f"has more than {limits.opened:,} files without a suffix") from error
     except OSError as error:
-        raise DataError(f"image_folder: {error.filename or root} cannot be listed ({error.strerror})") from error
+        raise DataUnavailableError(
+            f"image_folder: {error.filename or root} cannot be listed ({error.strerror})"
+        ) from error
 
 
 def listed(names: Iterable[str], most: int = LISTED_FILES) -> str:
@@ -223,8 +226,10 @@ def shown(name: str) -> str:
 
 def _find(root: Path, test_fraction: float, search: _Search) -> FoundImages:
     if not os.path.isdir(root):  # unlike Path.is_dir, False also where it cannot be looked at
-        raise DataError(f"image_folder: there is no folder {root}; put images into {root}/<class>/<file>")
+        raise DataUnavailableError(f"image_folder: there is no folder {root}; put images into {root}/<class>/<file>")
     top = search.list(root)
+    if top == _Listing() and not search.left_out:  # such as the folder of a mount that is missing
+        raise DataUnavailableError(f"image_folder: {root} is empty; {EXPECTED}")
     folders = _part_folders(search, top)
     notes: list[str] = []
     if folders:

@@ -12,6 +12,7 @@ import torch
 from PIL import ExifTags, Image
 
 from search_spaces.datasets import ImageFolder
+from search_spaces.datasets.base import DataUnavailableError
 from tests.support.image_files import save_image
 from workers.data import cache, splits
 from workers.data.splits import DataError, load
@@ -156,6 +157,12 @@ def test_a_changed_folder_is_decoded_again(tmp_path: Path) -> None:
 def test_a_folder_without_images(tmp_path: Path, prepare: Any, message: str) -> None:
     prepare(tmp_path / "pictures")
     with pytest.raises(DataError, match=message):
+        load(folder(), 0, tmp_path, tmp_path / "cache")
+
+
+def test_the_empty_folder_of_a_missing_mount_is_no_defect_of_the_data(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(DataUnavailableError, match=r"image_folder: .*pictures is empty; images must be in "):
         load(folder(), 0, tmp_path, tmp_path / "cache")
 
 

@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from search_spaces.datasets import ImageFolder
+from search_spaces.datasets.base import DataUnavailableError
 from search_spaces.datasets.image_folder import pictures
 from search_spaces.datasets.image_folder.pictures import PictureError, decode, describe
 from tests.support.image_files import save_image
@@ -248,6 +249,25 @@ def test_damaged_images_are_left_out_on_request(tmp_path: Path) -> None:
     assert splits.notes[0].startswith("2 damaged images were left out: left/cut.png")
     save_png16(tmp_path / "pictures/right/empty.jpg", patterned(1, 0, 99))
     assert len(everything(load(folder(damaged="skip"), 0, tmp_path, tmp_path / "cache"))) == 21
+
+
+@pytest.mark.parametrize("damaged", ["fail", "skip"])
+def test_a_file_that_the_system_cannot_read_is_no_damaged_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: Literal["fail", "skip"]
+) -> None:
+    """Another node may be able to read it: it must be neither named as damaged nor left out."""
+    two_classes(tmp_path / "pictures", save_png16, 0, 240)
+    stale = tmp_path / "pictures/left/0.png"
+    open_any = Path.open
+
+    def open_(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == stale:
+            raise OSError(116, "Stale file handle", str(path))
+        return open_any(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_)
+    with pytest.raises(DataUnavailableError, match=rf"{stale} cannot be read \(Stale file handle\)"):
+        load(folder(damaged=damaged), 0, tmp_path, tmp_path / "cache")
 
 
 def test_identical_files_in_two_parts_or_classes_are_reported(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torchvision
 
 from search_spaces.datasets import MNIST, Dataset, Digits, ImageFolder
-from search_spaces.datasets.base import DataError, DatasetSpec
+from search_spaces.datasets.base import DataError, DatasetSpec, DataUnavailableError
 from search_spaces.datasets.digits import DigitsReader
 from search_spaces.datasets.torchvision_files import TorchvisionDataset
 from search_spaces.spec import members
@@ -24,9 +24,12 @@ def test_every_loader_is_a_class_of_torchvision(dataset: type[TorchvisionDataset
     assert issubclass(getattr(torchvision.datasets, dataset.loader), torchvision.datasets.VisionDataset)
 
 
-@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("cut short"), EOFError()])
+@pytest.mark.parametrize(
+    ("error", "elsewhere"),
+    [(OSError(5, "Input/output error"), True), (RuntimeError("cut short"), False), (EOFError(), False)],
+)
 def test_any_error_of_a_reader_is_a_data_error(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, elsewhere: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: Any, **options: Any) -> None:
         raise error
@@ -37,6 +40,7 @@ def test_any_error_of_a_reader_is_a_data_error(
     ) as raised:
         load(Digits(), 0, tmp_path, tmp_path / "cache")
     assert raised.value.__cause__ is error
+    assert isinstance(raised.value, DataUnavailableError) == elsewhere, "another node may be able to read the data"
     monkeypatch.setattr(DigitsReader, "__init__", fail)
     with pytest.raises(DataError, match="digits: cannot be read from"):
         load(Digits(), 0, tmp_path, tmp_path / "cache")
@@ -55,7 +59,7 @@ def test_a_test_set_that_was_deleted_from_the_cache_is_a_data_error(tmp_path: Pa
     splits = load(Digits(), 0, tmp_path, tmp_path / "cache")
     for file in (tmp_path / "cache").glob("*/test_images.npy"):
         file.unlink()
-    with pytest.raises(DataError, match=r"digits: cannot be read: .*/cache/.*test_images.npy"):
+    with pytest.raises(DataUnavailableError, match=r"digits: cannot be read: .*/cache/.*test_images.npy"):
         splits.test()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from search_spaces.datasets.base import DataError, DatasetReader, DatasetSpec
+from search_spaces.datasets.base import DataError, DatasetReader, DatasetSpec, DataUnavailableError
 from workers.data.cache import Draft
 from workers.data.splits import load
 
@@ -102,15 +102,16 @@ class DatasetReaderContract:
         if self.damage is None:
             pytest.skip("there are no files to damage")
         self.damage(data_root)
-        with pytest.raises(DataError, match=dataset.model_dump()["name"]):
+        with pytest.raises(DataError, match=dataset.model_dump()["name"]) as raised:
             load(dataset, 0, data_root, tmp_path / "cache", download=False)
+        assert not isinstance(raised.value, DataUnavailableError), "another node would find the same"
 
     def test_the_error_for_absent_files_contains_the_name_of_the_data_set(
         self, dataset: DatasetSpec, tmp_path: Path
     ) -> None:
         if self.damage is None:
             pytest.skip("there are no files to miss")
-        with pytest.raises(DataError, match=dataset.model_dump()["name"]):
+        with pytest.raises(DataUnavailableError, match=dataset.model_dump()["name"]):
             load(dataset, 0, tmp_path / "nowhere", tmp_path / "cache", download=False)
 
     def test_every_split_has_images(self, dataset: DatasetSpec, data_root: Path, tmp_path: Path) -> None:

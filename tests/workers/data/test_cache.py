@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search_spaces.datasets.base import DataError
+from search_spaces.datasets.base import DataError, DataUnavailableError
 from workers.data import cache
 
 BUILDER = """
@@ -159,7 +159,7 @@ def test_a_full_disk_is_a_data_error(small_disk: Path) -> None:
         draft.create_array("large", (4 << 20,), np.uint8)[:] = 1
         return {}
 
-    with pytest.raises(DataError, match=r"no space left .* in the cache .*disk.* free"):
+    with pytest.raises(DataUnavailableError, match=r"no space left .* in the cache .*disk.* free"):
         cache.entry(small_disk / "cache", "key", too_much)
     assert cache.entry(small_disk / "cache", "small", build).facts["sum"] == 499500
 
@@ -171,14 +171,14 @@ def test_a_failed_allocation_is_a_data_error(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DataError, match="no space left"):
+    with pytest.raises(DataUnavailableError, match="no space left"):
         cache.entry(tmp_path / "cache", "key", build)
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"key.lock"}
 
 
 def test_a_root_that_is_no_folder_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataUnavailableError, match="cannot be written"):
         cache.entry(tmp_path / "file", "key", build)
 
 
@@ -190,7 +190,8 @@ def test_an_error_of_the_builder_is_raised_unchanged(tmp_path: Path) -> None:
         cache.entry(tmp_path / "cache", "key", unreadable)
 
 
-def test_those_who_wait_for_a_build_share_its_data_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [DataError, DataUnavailableError])
+def test_those_who_wait_for_a_build_share_its_data_error(tmp_path: Path, kind: type[DataError]) -> None:
     """Eight trials that start together must not decode a damaged data set one after another."""
     built: list[int] = []
     waiting = threading.Event()
@@ -198,12 +199,12 @@ def test_those_who_wait_for_a_build_share_its_data_error(tmp_path: Path) -> None
     def fail(draft: cache.Draft) -> dict[str, Any]:
         built.append(1)
         assert waiting.wait(60)
-        raise DataError("3 damaged images")
+        raise kind("3 damaged images")
 
-    def ask(_: int) -> str:
+    def ask(_: int) -> tuple[type[DataError], str]:
         with pytest.raises(DataError) as raised:
             cache.entry(tmp_path, "key", fail)
-        return str(raised.value)
+        return raised.type, str(raised.value)
 
     with ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(ask, number) for number in range(3)]
@@ -212,7 +213,7 @@ def test_those_who_wait_for_a_build_share_its_data_error(tmp_path: Path) -> None
             assert time.monotonic() < deadline, "nobody waits"
             os.sched_yield()
         waiting.set()
-        assert {answer.result() for answer in answers} == {"3 damaged images"}
+        assert {answer.result() for answer in answers} == {(kind, "3 damaged images")}
     assert len(built) == 1
     with pytest.raises(DataError):
         cache.entry(tmp_path, "key", fail)

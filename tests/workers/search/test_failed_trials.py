@@ -164,6 +164,64 @@ def test_a_trial_leaves_a_node_that_cannot_be_used(search: Callable[..., Search]
     assert now.states() == ["PAUSED", "PAUSED"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "epochs", "phase", "states"),
+    [
+        (ErrorKind.DATA, ErrorKind.DATA, 0, "failed", ["ERROR", "CANCELED"]),
+        (ErrorKind.DATA, ErrorKind.DATA, 1, "paused", ["PAUSED", "PAUSED"]),
+        (ErrorKind.NODE, ErrorKind.DATA, 0, "paused", ["PAUSED", "PAUSED"]),
+        (ErrorKind.DATA, ErrorKind.DISK_FULL, 0, "paused", ["PAUSED", "PAUSED"]),
+    ],
+)
+def test_a_search_ends_once_no_node_can_load_the_data(
+    search: Callable[..., Search],
+    tmp_path: Path,
+    first: ErrorKind,
+    second: ErrorKind,
+    epochs: int,
+    phase: str,
+    states: list[str],
+) -> None:
+    """As long as no trial has a value nothing would be lost: then it fails, as with data that are damaged."""
+    now = search(max_epochs=4, max_restarts=0)
+    now.callback.attach(now.searcher, Nodes(launch_config(tmp_path), MemoryCluster("w1", "w2")), {"CPU": 1.0})
+    trial, other = now.tune.start(), now.tune.start()
+    for epoch in range(1, epochs + 1):
+        now.tune.report(other, epoch, 0.5)
+    why = "cannot load the data set: cifar10 was not found"
+    now.tune.fail(trial, TrialError(first, f"node w2 {why}", "w2"), tmp_path)
+    now.callback.poll(now.tune)
+    assert (now.callback.outcome, now.states()) == (None, ["PAUSED", "RUNNING"]), "it waits for the other node"
+    assert now.callback.notice() == f"node w2 {why}"
+    trial = now.tune.start()
+    assert trial.config["trial"] == 0
+    now.tune.fail(trial, TrialError(second, f"node w1 {why}", "w1"), tmp_path)
+    now.callback.poll(now.tune)
+    outcome = now.callback.outcome
+    assert outcome is not None
+    assert (outcome.phase, outcome.blocked) == (phase, phase == "paused")
+    assert outcome.reason == f"no node can run a trial: node w2 {why}; node w1 {why}"
+    assert now.states() == states
+    assert now.recorder.update_of(0).error_kind == (ErrorKind.DATA if phase == "failed" else None)
+
+
+def test_a_search_ends_once_a_check_leaves_no_node(search: Callable[..., Search], tmp_path: Path) -> None:
+    """No trial fails there: it would wait for a slot."""
+    now = search()
+    cluster = MemoryCluster("w1", "w2")
+    cluster.problems = {"w1": "has no Rung", "w2": "has no Rung"}
+    nodes = Nodes(launch_config(tmp_path), cluster)
+    now.callback.attach(now.searcher, nodes, {"CPU": 1.0})
+    now.tune.start(waits=True)
+    nodes.look()
+    now.callback.poll(now.tune)
+    outcome = now.callback.outcome
+    assert outcome is not None
+    assert (outcome.phase, outcome.blocked) == ("paused", True)
+    assert outcome.reason == "no node can run a trial: node w1 has no Rung; node w2 has no Rung"
+    assert (now.states(), now.tune.live) == (["PENDING"], [])
+
+
 def test_checkpoints_that_cannot_be_deleted_stop_nothing_and_are_deleted_later(
     search: Callable[..., Search], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -269,6 +269,32 @@ def test_a_node_that_does_not_see_the_storage_is_an_error_of_the_node(
     assert raised.value.failure.kind is ErrorKind.NODE, "also in the middle of a trial"
 
 
+def test_a_node_without_the_data_is_an_error_of_the_node(config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    slot = begun(config(dataset={"name": "image_folder", "path": "pictures"}))
+    with pytest.raises(TrialError) as raised:
+        slot.step()
+    failure = raised.value.failure
+    assert (failure.kind, failure.reason) == (
+        ErrorKind.DATA,
+        f"node {platform.node()} cannot load the data set: image_folder: there is no folder {tmp_path}/data/pictures; "
+        f"put images into {tmp_path}/data/pictures/<class>/<file>",
+    )
+
+
+def test_a_node_whose_cache_is_full_is_an_error_of_the_node(
+    config: Callable[..., dict[str, Any]], small_disk: Path
+) -> None:
+    (small_disk / "other").write_bytes(bytes(1_000_000))
+    slot = begun(config() | {"cache_root": str(small_disk)})
+    with pytest.raises(TrialError) as raised:
+        slot.step()
+    failure = raised.value.failure
+    assert failure.kind is ErrorKind.DISK_FULL
+    assert failure.reason.startswith(
+        f"node {platform.node()} cannot load the data set: no space left for decoded data in the cache {small_disk} "
+    )
+
+
 def test_a_trial_is_not_placed_on_a_node_that_cannot_be_used() -> None:
     used = {"resources": {"CPU": 2.0, "GPU": 0.0}}
     free = TrialWorker.default_resource_request(used | {"excluded": []})
