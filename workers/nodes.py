@@ -48,8 +48,8 @@ def check_node(storage: str, marker: str, version: str) -> None:
 def on_node(storage: str, marker: str, version: str, *, first: bool = True) -> Iterator[None]:
     """Check the node, and again if the block raises OSError: the storage may have gone away meanwhile.
 
-    Data that cannot be reached from here, or a full disk of the cache, are a failure of the node too; a lack of memory
-    is none. Unless it is the `first` block, the node was checked before.
+    Data that cannot be reached from here, and a full disk of the cache, are failures of the node too, but not a lack of
+    memory. Unless it is the `first` block, the node was checked before.
     """
     if first:
         check_node(storage, marker, version)

@@ -12,21 +12,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from search_spaces.datasets.base import DataError
+from search_spaces.datasets.base import DataError, DataUnavailableError
 from search_spaces.datasets.image_folder.layout import FoundImages, Labeled, listed, shown, without_test
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 def find_images(root: Path, test_fraction: float) -> FoundImages:
-    """The images of a folder. Raises DataError for an absent folder or one without classes, and OSError."""
+    """The images of a folder. Raises DataUnavailableError for an absent or empty folder, DataError for one without
+    classes, and OSError."""
     if not root.is_dir():
-        raise DataError(f"image_folder: there is no folder {root}; put images into {root}/<class>/<file>")
+        raise DataUnavailableError(f"image_folder: there is no folder {root}; put images into {root}/<class>/<file>")
     given = (root / "train").is_dir() and (root / "test").is_dir()
     folders = _classes(root / "train" if given else root)
     names = [folder.name for folder in folders]
     if len(folders) < 2:
-        raise DataError(f"image_folder: {root} must have at least two class folders (got {listed(names) or 'none'})")
+        kind = DataError if any(root.iterdir()) else DataUnavailableError
+        raise kind(f"image_folder: {root} must have at least two class folders (got {listed(names) or 'none'})")
     left_out: list[Path] = []
     images: Labeled = []
     for label, folder in enumerate(folders):
