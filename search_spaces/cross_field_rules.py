@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from search_spaces.domains import Choice, Interval, bounds_of
 from search_spaces.models import NEVER_DETERMINISTIC, ModelSpec, TorchvisionModel
 from search_spaces.normalization import Batch, Group
+from search_spaces.phrases import counted
 from search_spaces.problems import Problem
 from search_spaces.schedulers import SchedulerSpec
 
@@ -82,7 +83,9 @@ def _groups(spec: ExperimentSpec) -> Iterator[Problem]:
     for path, value in widths:
         if _not_a_multiple(value, common) is not None:
             group, width = _undivided(value, groups)
-            yield Problem(path, f"must be a multiple of the {group} groups of search_space.normalization", width)
+            yield Problem(
+                path, f"must be a multiple of the {counted(group, 'group')} of search_space.normalization", width
+            )
     for path, value in hidden:
         if _not_a_multiple(value, common) is not None:
             group, features = _undivided(value, groups)
@@ -90,7 +93,7 @@ def _groups(spec: ExperimentSpec) -> Iterator[Problem]:
             group = features = equal
         else:
             continue
-        rule = f"must be 0 or a larger multiple of the {group} groups of search_space.normalization"
+        rule = f"must be 0 or a larger multiple of the {counted(group, 'group')} of search_space.normalization"
         yield Problem(path, rule, features)
 
 

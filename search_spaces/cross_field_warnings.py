@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from search_spaces.cross_field_rules import alternatives, schedulers
+from search_spaces.datasets.shares import MIN_IMAGES
 from search_spaces.domains import bounds_of
 from search_spaces.optimizers import SGD
+from search_spaces.phrases import counted
 from search_spaces.problems import Problem, shorten
 from search_spaces.sampling import choices, count_distinct, distinct
 from search_spaces.schedulers import Plateau
 
 if TYPE_CHECKING:
     from search_spaces.experiment import ExperimentSpec
-
-MIN_VALIDATION_IMAGES = 100  # with fewer, one image is more than 1 % of the accuracy by which trials are compared
 
 
 def warnings(spec: ExperimentSpec) -> Iterator[str]:
@@ -112,11 +112,11 @@ def _momentum(spec: ExperimentSpec) -> Iterator[Problem]:
 def _validation(spec: ExperimentSpec) -> Iterator[Problem]:
     """Data sets whose number of images is unknown until they are read have no warning here."""
     images = spec.dataset.training_images
-    if images is None or (count := images * spec.dataset.validation_fraction) >= MIN_VALIDATION_IMAGES:
+    if images is None or (count := images * spec.dataset.validation_fraction) >= MIN_IMAGES:
         return
-    least = math.ceil(1000 * MIN_VALIDATION_IMAGES / images) / 1000
+    least = math.ceil(1000 * MIN_IMAGES / images) / 1000
     rule = (
-        f"should be at least {least:g}, because one of about {max(1, round(count))} validation images is more than "
-        "1 % of the accuracy"
+        f"should be at least {least:g}, because with about {counted(max(1, round(count)), 'validation image')}, one "
+        "is more than 1 % of the accuracy"
     )
     yield Problem("dataset.validation_fraction", rule, spec.dataset.validation_fraction)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from search_spaces.domains import Domain, Integer, Number, Searchable, bounds_of
+from search_spaces.phrases import counted
 from search_spaces.problems import Problem
 from search_spaces.spec import Discriminated, KindShorthand, Spec, field_error
 
@@ -128,7 +129,8 @@ class Plateau(SchedulerSpec):
         most = math.floor(epochs) - 3
         if (longest := bounds_of(self.patience)[1]) > most:
             limit = f"should be at most {most}, otherwise" if most >= 0 else "has no effect:"
-            rule = f"{limit} the learning rate is not reduced within the {epochs:g} epochs after warmup; {ALTERNATIVE}"
+            within = f"within the {counted(epochs, 'epoch')} after warmup"
+            rule = f"{limit} the learning rate is not reduced {within}; {ALTERNATIVE}"
             yield Problem("patience", rule, longest)
 
 
@@ -175,7 +177,8 @@ class MultiStep(SchedulerSpec):
     def inactive(self, epochs: float) -> Iterator[Problem]:
         last = bounds_of(self.milestones[-1])[1]
         if max(1, round(last * epochs)) >= epochs:
-            rule = f"should be before the last of the {epochs:g} epochs after warmup, to have an effect; {ALTERNATIVE}"
+            after = f"the {counted(epochs, 'epoch')} after warmup"
+            rule = f"should be before the last of {after}, to have an effect; {ALTERNATIVE}"
             yield Problem(f"milestones[{len(self.milestones) - 1}]", rule, last)
 
 
@@ -235,9 +238,10 @@ class Cosine(SchedulerSpec):
         for warmup in bounds_of(self.warmup_epochs)[:: -1 if searched else 1]:
             end = warmup + length
             if not math.isclose(end, max_epochs) and (end > max_epochs or not searched):
+                epochs = f"{counted(float(end), 'epoch')} ({warmup:g} of warmup, then {length:g})"
                 rule = (
-                    f"the schedule ends after {end:g} epochs ({warmup:g} of warmup, then {length:g}), but a trial has "
-                    f"max_epochs={max_epochs}; omit this field to use all epochs"
+                    f"the schedule ends after {epochs}, but a trial has max_epochs={max_epochs}; omit this field to "
+                    "use all epochs"
                 )
                 yield Problem("t_max", rule)
                 return
@@ -340,7 +344,7 @@ class OneCycle(SchedulerSpec):
 def _never(field: str, length: Any, epochs: float, what: str) -> Iterator[Problem]:
     """A length, in epochs after warmup, before whose end nothing happens."""
     if (longest := bounds_of(length)[1]) >= epochs:
-        rule = f"should be less than the {epochs:g} epochs after warmup, otherwise {what}; {ALTERNATIVE}"
+        rule = f"should be less than the {counted(epochs, 'epoch')} after warmup, otherwise {what}; {ALTERNATIVE}"
         yield Problem(field, rule, longest)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from search_spaces.datasets.report import DataReport
 from search_spaces.domains import KEYWORDS
+from search_spaces.phrases import counted
 from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.sampling import NOT_APPLICABLE, flatten
 from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
@@ -271,11 +272,6 @@ def short_name(name: str, names: Sequence[str]) -> str:
     if last == "kind":
         return family
     return name if sum(other.rpartition(".")[2] == last for other in names) > 1 else last
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 trial`, `2 trials`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def one_line(text: str) -> str:

@@ -21,6 +21,7 @@ import torch
 from pydantic import ValidationError
 
 from search_spaces.experiment import TrialSpec
+from search_spaces.phrases import counted
 from search_spaces.protocol import DIAGNOSTICS, METRICS, finite_or_none
 from search_spaces.stored import read_trial_spec
 from search_spaces.validation import rule_of
@@ -136,8 +137,7 @@ def tolerance_of(spec: TrialSpec, device: str) -> float:
 
 def report(comparison: Comparison) -> list[str]:
     """The points that differ as a table, and then the result in one sentence."""
-    threads = "1 thread" if comparison.threads == 1 else f"{comparison.threads} threads"
-    where = f"on the CPU with {threads}" if comparison.device == "cpu" else "on a GPU"
+    where = f"on the CPU with {counted(comparison.threads, 'thread')}" if comparison.device == "cpu" else "on a GPU"
     lines = []
     if comparison.differences:
         lines.append(f"{'epoch':>5}  {'metric':<22}{'recorded':>24}{'repeated':>24}{'difference':>14}")
@@ -146,12 +146,12 @@ def report(comparison: Comparison) -> list[str]:
             lines.append(f"{found.epoch:>5}  {found.metric:<22}{values}{found.size:>14.3g}")
         if len(comparison.differences) > SHOWN:
             lines.append(f"... and {len(comparison.differences) - SHOWN} more")
-    summary = f"{comparison.epochs} epochs run again {where}: "
+    summary = f"{counted(comparison.epochs, 'epoch')} run again {where}: "
     largest = comparison.largest
     if largest is None:
-        summary += f"all {comparison.points} points are equal bit for bit"
+        summary += f"{counted(comparison.points, 'point is', 'points are')} equal bit for bit"
     else:
-        summary += f"{len(comparison.differences)} of {comparison.points} points differ, "
+        summary += f"{len(comparison.differences)} of {counted(comparison.points, 'point')} differ, "
         summary += f"the most {largest.metric} at epoch {largest.epoch}, by {largest.size:.3g}"
         if comparison.tolerance:
             summary += f"; {comparison.objective} may differ by {comparison.tolerance:g}"

@@ -36,6 +36,7 @@ class DataReport(BaseModel):
     value_range: list[float] | None = Field(
         None, description="The values that became black and white in images that are not 8-bit; null if all are."
     )
+    not_finite: int = Field(0, description="Number of images that hold NaN or infinite values.")
     skipped: int = Field(0, description="Number of damaged files that were left out.")
     notes: list[str] = Field(default_factory=list, description="What a person should know of the files.")
     test_sha256: str = Field(

@@ -136,7 +136,7 @@ def delete(
     `mlflow gc` on the MLflow server to remove them.
     """
     with report_errors(as_json), connect(url, token) as client:
-        from service.presentation import counted
+        from search_spaces.phrases import counted
 
         view = client.get(experiment)
         if not yes:

@@ -87,8 +87,9 @@ def trials(
     For each trial: its best value, the epoch of that value (at), its searched hyperparameters, and why it stopped.
     """
     with report_errors(as_json), connect(url, token) as client:
+        from search_spaces.phrases import counted
         from service.cli.rendering import leaderboard
-        from service.presentation import best_first, counted, searched_parameters
+        from service.presentation import best_first, searched_parameters
 
         view = client.get(experiment)
         found = list(client.trials(experiment, sort=sort or best_first(view), limit=None if every else limit))

@@ -51,7 +51,7 @@ def validate(
     if as_json:
         print_json(answer)
         return
-    from service.presentation import counted
+    from search_spaces.phrases import counted
 
     echo(f"valid: {answer['spec']['name']}, {counted(answer['num_samples'], 'trial')}")
     for warning in answer["warnings"]:

@@ -37,13 +37,16 @@ def save_png16(path: Path, values: Array) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks))
 
 
-def save_tiff(path: Path, values: Array) -> None:
-    """A TIFF of the values' own type: unsigned or signed integers of 8, 16 or 32 bits, or floats of 32 bits."""
+def save_tiff(path: Path, values: Array, inverted: bool = False) -> None:
+    """A TIFF of the values' own type: unsigned or signed integers of 8, 16 or 32 bits, or floats of 32 bits.
+
+    `inverted`: it says that zero is white.
+    """
     height, width = values.shape
     data = values.astype(values.dtype.newbyteorder("<")).tobytes()
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     tags = [
-        (256, width), (257, height), (258, 8 * values.dtype.itemsize), (259, 1), (262, 1),
+        (256, width), (257, height), (258, 8 * values.dtype.itemsize), (259, 1), (262, int(not inverted)),
         (273, 8), (277, 1), (278, height), (279, len(data)), (339, kind),
     ]  # fmt: skip
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)

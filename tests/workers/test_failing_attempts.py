@@ -131,7 +131,7 @@ def test_a_search_that_was_interrupted_is_paused(attempt: Callable[..., Attempte
 
     assert not attempt(suggest).succeeded
     final = service.heard[-1]
-    assert (final.phase, final.reason) == ("paused", "the search was interrupted: 0 of 1 trials have ended")
+    assert (final.phase, final.reason) == ("paused", "the search was interrupted: 0 of 1 trial has ended")
 
 
 def test_no_trial_is_reported_as_running_after_a_failure(attempt: Callable[..., Attempted], service: Any) -> None:

@@ -13,7 +13,7 @@ from search_spaces.datasets.report import DataReport
 from workers.data.splits import Splits
 
 #: Facts of a reader that the report has under the same name.
-SAME_FACTS = ("layout", "sizes", "other_sizes", "modes", "values", "skipped")
+SAME_FACTS = ("layout", "sizes", "other_sizes", "modes", "values", "not_finite", "skipped")
 
 
 def report(dataset: DatasetSpec, splits: Splits) -> DataReport:

@@ -9,7 +9,7 @@ DataUnavailableError where another node may be able to read them. It must not kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from search_spaces.datasets import shares
 from search_spaces.datasets.base import DataError, DatasetSpec, DataUnavailableError, RecognizableReader
+from search_spaces.phrases import counted
 from workers.data import cache
 from workers.data.subset import Subset
 
@@ -37,8 +39,8 @@ class Splits:
 
     `mean` and `std` (float32 [C]) are those of pixel / 255 over the training split only; `std` is at least one
     gray level, so that a constant channel does not divide by zero. `notes` lists files that were skipped or
-    look unusual. Images for training and validation may be a `Subset`, which takes the place of a tensor. `decoding`
-    describes how an encoded image becomes such an image: the argument of
+    look unusual, and sets that are too small. Images for training and validation may be a `Subset`, which takes the
+    place of a tensor. `decoding` describes how an encoded image becomes such an image: the argument of
     `search_spaces.datasets.image_folder.pictures.decode`. `facts` is what else the reader told. The tensors are backed
     by files that trials of one node share in memory.
     """
@@ -88,7 +90,10 @@ def load(dataset: DatasetSpec, split_seed: int, data_root: Path, cache_root: Pat
             classes=len(names),
             class_names=names,
             load_test=load_test,
-            notes=tuple(source.facts.get("notes", ())),
+            notes=(
+                *source.facts.get("notes", ()),
+                *_notes(names, parts["validation"][1], source.array("test_labels")),
+            ),
             decoding=source.facts.get("decoding") or _decoding_of(source),
             facts=source.facts,
         )
@@ -103,8 +108,7 @@ def stratified_split(labels: NDArray[np.int64], fraction: float, seed: int) -> t
     held_out = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)
-        count = min(max(1, round(fraction * len(mine))), len(mine) - 1)
-        held_out[generator.permutation(mine)[:count]] = True
+        held_out[generator.permutation(mine)[: shares.held_out(len(mine), fraction)]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
@@ -168,6 +172,11 @@ def _decoded(dataset: DatasetSpec, data_root: Path, cache_root: Path, download: 
     return found
 
 
+def _notes(names: Sequence[str], validation_labels: Tensor, test_labels: NDArray[np.int64]) -> Iterator[str]:
+    for part, labels in (("validation", validation_labels.numpy()), ("test", test_labels)):
+        yield from shares.notes(part, names, np.bincount(labels, minlength=len(names)).tolist())
+
+
 def _decoding_of(source: cache.Entry) -> dict[str, Any]:
     """For a data set that is not stored as image files: images of the same size and color, resized if need be."""
     from search_spaces.datasets.image_folder.pictures import describe
@@ -190,7 +199,8 @@ def _split(source: cache.Entry, fraction: float, seed: int, cache_root: Path) ->
         for part, indices in parts.items():
             if len(indices) == 0:
                 raise DataError(
-                    f"the {part} split has no image: {len(labels)} images with validation_fraction={fraction}"
+                    f"the {part} split has no image: {counted(len(labels), 'image')} with "
+                    f"validation_fraction={fraction}"
                 )
             draft.create_array(f"{part}_indices", indices.shape, np.int64)[:] = indices
         mean, std = channel_statistics(images, parts["train"])

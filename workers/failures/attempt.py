@@ -5,6 +5,8 @@ It must not know who raises them.
 
 from __future__ import annotations
 
+from search_spaces.phrases import counted
+
 
 class AttemptError(Exception):
     """An attempt cannot continue. The message is for the user.
@@ -22,6 +24,6 @@ class MissingJournalError(AttemptError):
 
     def __init__(self, storage: str, trials: int) -> None:
         super().__init__(
-            f"there is no journal in {storage}, although the service has {trials} trials of this experiment. Check "
-            "that RUNG_STORAGE_ROOT is correct and mounted on this node."
+            f"there is no journal in {storage}, although the service has {counted(trials, 'trial')} of this "
+            "experiment. Check that RUNG_STORAGE_ROOT is correct and mounted on this node."
         )

@@ -21,6 +21,7 @@ from torch.nn import functional
 from search_spaces.augmentation import AugmentationSpec
 from search_spaces.normalization import Batch, Group, Instance, Layer, NoNormalization, NormalizationSpec
 from search_spaces.optimizers import SGD, Adagrad, Adam, NAdam, OptimizerSpec, RMSProp
+from search_spaces.phrases import counted
 from search_spaces.schedulers import SchedulerSpec
 from search_spaces.spec import Spec
 from workers.data.splits import Splits
@@ -55,7 +56,10 @@ def schedulers(
 ) -> Path:
     """Learning rate against epochs, a panel for each spec. `mode`: the objective's."""
     panels = [(title(spec), rates(spec, epochs, batches, lr, mode)) for spec in specs]
-    caption = f"Learning rate over {epochs} epochs, drawn at {batches} batches in each, base rate {lr:g}"
+    caption = (
+        f"Learning rate over {counted(epochs, 'epoch')}, drawn at {counted(batches, 'batch', 'batches')} in each, base "
+        f"rate {lr:g}"
+    )
     if any(spec.monitors for spec in specs):
         caption += "; plateau: as if the objective stopped improving after a third of the epochs"
     return figures.curves(panels, caption, "epoch", "learning rate", out / "schedulers.png")
@@ -70,7 +74,7 @@ def optimizers(out: Path, steps: int = 300, specs: Sequence[tuple[str, Optimizer
         points = descent(spec, steps)
         panels.append(Path2D(f"{name}, lr {spec.lr:g}", points, f"f = {rosenbrock(*points[-1]):.1e}"))  # type: ignore[attr-defined]
     function = "f(x, y) = (1 - x)² + 100 (y - x²)²"
-    caption = f"{steps} steps on Rosenbrock's function {function}, each optimizer at its own learning rate"
+    caption = f"{counted(steps, 'step')} on Rosenbrock's function {function}, each optimizer at its own learning rate"
     return figures.paths(panels, (x, y, heights), MINIMUM, caption, out / "optimizers.png")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from search_spaces.controls import Controls
 from search_spaces.objective import Objective
+from search_spaces.phrases import counted
 from search_spaces.protocol import Directives, ErrorKind, Phase, TrialState
 from workers.state.slot_clock import SlotClock
 from workers.state.trial_table import TrialTable
@@ -104,7 +105,8 @@ def exhausted(table: TrialTable, num_samples: int) -> Outcome:
     ended = sum(trial.ended for trial in table.trials.values())
     wanted = max(num_samples, len(table.trials))
     if ended < wanted:
-        return Outcome(Phase.PAUSED, f"the search was interrupted: {ended} of {wanted} trials have ended", error=True)
+        trials = counted(wanted, "trial has", "trials have")
+        return Outcome(Phase.PAUSED, f"the search was interrupted: {ended} of {trials} ended", error=True)
     if table.best() is None:
         if failures := table.failures():
             return Outcome(Phase.FAILED, f"no trial has a value; {failures}")
@@ -156,5 +158,5 @@ def _failures_spent(limit: int | None, table: TrialTable) -> Outcome | None:
 def _counts(table: TrialTable) -> str:
     """How the trials ended, such as `3 diverged, 21 canceled`."""
     verbs = {TrialState.DIVERGED: "diverged", TrialState.CANCELED: "canceled"}
-    counted = {verb: sum(trial.state == state for trial in table.trials.values()) for state, verb in verbs.items()}
-    return ", ".join(f"{number} {verb}" for verb, number in counted.items() if number)
+    numbers = {verb: sum(trial.state == state for trial in table.trials.values()) for state, verb in verbs.items()}
+    return ", ".join(f"{number} {verb}" for verb, number in numbers.items() if number)

@@ -15,6 +15,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from search_spaces.early_stopping.base import Action
+from search_spaces.phrases import counted
 from search_spaces.protocol import Directives, Phase, TrialState
 from search_spaces.storage.base import ExperimentStorage, WriterFencedError
 from workers.failures import from_ray
@@ -162,7 +163,7 @@ class TuneCallback(Callback):
                 case Reaction.RESTART:
                     self._recorder.record_retry(number, failure.kind, failure.reason)
                 case Reaction.END:
-                    after = f"{failure.kind} after {restarts} restart{'s' * (restarts != 1)}: " if restarts else ""
+                    after = f"{failure.kind} after {counted(restarts, 'restart')}: " if restarts else ""
                     self._recorder.record_end(number, TrialState.ERROR, after + failure.reason, failure.kind)
         self._checkpoints.prune([number])
         self._on_change()

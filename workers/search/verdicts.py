@@ -62,7 +62,8 @@ class Verdicts:
             self._rule.decide(trial, epoch, math.nan)
             return Verdict(Action.STOP, TrialState.DIVERGED, f"the loss is not finite in epoch {epoch}")
         if epoch >= self._max_epochs:
-            return Verdict(Action.STOP, TrialState.COMPLETED, f"all {self._max_epochs} epochs done")
+            done = "the only epoch is done" if self._max_epochs == 1 else f"all {self._max_epochs} epochs done"
+            return Verdict(Action.STOP, TrialState.COMPLETED, done)
         decision = self._rule.decide(trial, epoch, value)
         if decision.action is Action.STOP:
             return Verdict(Action.STOP, TrialState.EARLY_STOPPED, decision.reason)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from search_spaces.objective import Objective
+from search_spaces.phrases import counted
 from search_spaces.protocol import ENDED_TRIAL_STATES, ErrorKind, TrialState, TrialUpdate, Winner
 from search_spaces.upgrade import upgrade_sample
 from workers.state.events import (
@@ -126,7 +127,7 @@ class TrialTable:
         failed = self.failed()
         if not failed:
             return ""
-        return f"{len(failed)} of {len(self.trials)} trials failed; the first: {failed[0].stop_reason}"
+        return f"{len(failed)} of {counted(len(self.trials), 'trial')} failed; the first: {failed[0].stop_reason}"
 
     def lost_to(self, attempt: int) -> list[Trial]:
         """Trials that failed up to this attempt, and those that it canceled because it failed itself."""

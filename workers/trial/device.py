@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from search_spaces.experiment import TrialSpec
+from search_spaces.phrases import counted
 from workers.failures.classification import NodeError
 
 
@@ -34,7 +35,9 @@ def select_device(spec: TrialSpec) -> str:
 
         node, name = this_node()
         raise DeviceError(
-            f"node {name} has no usable CUDA device, though a process holds {spec.gpus:g} GPUs of it: {why}", node
+            f"node {name} has no usable CUDA device, though a process holds {counted(float(spec.gpus), 'GPU')} of it: "
+            f"{why}",
+            node,
         ) from error
     if spec.gpus < 1:
         torch.cuda.set_per_process_memory_fraction(spec.gpus)

@@ -18,6 +18,7 @@ from ray import tune
 
 from search_spaces.experiment import TrialSpec
 from search_spaces.layout import NAMES
+from search_spaces.phrases import counted
 from search_spaces.storage.base import open_storage
 from search_spaces.stored import read_trial_spec
 from workers.failures.classification import classified
@@ -167,7 +168,7 @@ class TrialWorker(tune.Trainable):
         if self._asked_to_stop():
             raise EpochInterruptedError
         training, source = self._resumed(spec, splits, on)
-        threads = "1 thread" if spec.cpus == 1 else f"{spec.cpus} threads"
+        threads = counted(spec.cpus, "thread")
         where = f"resumes after epoch {training.epoch} from {source}" if source else "begins"
         log.info("trial %s %s, on %s with %s", self._config["trial"], where, on, threads)
         for note in splits.notes:

@@ -19,6 +19,7 @@ import ray
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import NAMES, TrialFolder
+from search_spaces.phrases import counted
 from search_spaces.protocol import RETRYABLE, ErrorKind, LaunchConfig
 from search_spaces.storage.base import ArtifactStore, open_storage
 from search_spaces.stored import read_trial_spec
@@ -111,7 +112,7 @@ class WinnerEvaluation:
                     waited = False
                     log.warning("the process that waited for the winner is lost: %s", failure.reason)
                     continue
-                count = f"{restarts} restart{'s' * (restarts != 1)}"
+                count = counted(restarts, "restart")
                 if restarts >= max_restarts:
                     raise EvaluationFailedError(
                         f"the winner could not be evaluated, {failure.kind} after {count}: {failure.reason}"

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from search_spaces.datasets import shares
 from search_spaces.datasets.image_folder.findings import File, identical
 from search_spaces.datasets.image_folder.layout import FoundImages
 
-MIN_IMAGES = 100  # of a set by which accuracy is measured: with fewer, one image is more than 1 % of it
 MAX_COMPARED_FILES = 2000  # that are read
 MAX_COMPARED_BYTES = 32 * 2**20
 
@@ -24,18 +24,16 @@ def notes(found: FoundImages, validation_fraction: float) -> Iterator[str]:
     Of files that have the size of another one, the smallest are compared, up to MAX_COMPARED_FILES.
     """
     yield from found.notes
-    yield from _small_sets(found, validation_fraction)
+    for part, counts in _counts(found, validation_fraction).items():
+        yield from shares.notes(part, found.class_names, counts)
     yield from identical(list(_digested(found)), found.class_names)
 
 
-def _small_sets(found: FoundImages, validation_fraction: float) -> Iterator[str]:
-    counts = {part: len(images) for part, images in found.parts.items()}
-    if "validation" not in counts:
-        counts["validation"] = max(1, round(validation_fraction * counts["train"]))  # layouts without any are refused
-    for part, use in (("validation", "by which trials are compared"), ("test", "that is reported")):
-        if counts[part] < MIN_IMAGES:
-            share = f"{100 / counts[part]:.3g} %"
-            yield f"the {part} set has about {counts[part]} images: one is {share} of the accuracy {use}"
+def _counts(found: FoundImages, validation_fraction: float) -> dict[str, list[int]]:
+    """The number of images of each class in the validation and in the test set."""
+    counts = {part: found.counts(part) for part in found.parts}
+    cut = [shares.held_out(count, validation_fraction) for count in counts["train"]]
+    return {"validation": counts.get("validation", cut), "test": counts["test"]}
 
 
 def _digested(found: FoundImages) -> Iterator[File]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search_spaces.datasets.image_folder.layout import listed
+from search_spaces.phrases import counted, listed, quoted
 
 MAX_SIDES_RATIO = 3.0  # beyond it, resizing to a square distorts what is seen
 EXAMPLES = 5  # named where nothing is wrong with the files
@@ -34,23 +34,48 @@ class Record(File):
 
     shape: tuple[int, int]
     mode: str
-    deep: bool
+    levels: tuple[float, float] | None
     composited: bool
     frames: bool
+    inverted: bool
+    not_finite: bool
 
 
 def notes(records: Sequence[Record], class_names: Sequence[str], constant: Sequence[int]) -> Iterator[str]:
     """Sentences for a person. `constant` are the labels whose images are all equal once decoded."""
     yield from _unusual_sizes(records)
     if composited := [record.name for record in records if record.composited]:
-        yield f"{len(composited)} images have transparent pixels, which were drawn on the background: " + listed(
-            composited, EXAMPLES
-        )
+        images = counted(len(composited), "image has", "images have")
+        yield f"{images} transparent pixels, which were drawn on the background: {listed(composited, EXAMPLES)}"
     if several := [record.name for record in records if record.frames]:
-        yield f"{len(several)} files hold several images, of which the first was read: {listed(several, EXAMPLES)}"
+        files = counted(len(several), "file holds", "files hold")
+        yield f"{files} several images, of which the first was read: {listed(several, EXAMPLES)}"
     if constant:
-        yield f"all images of a class are equal once decoded: {listed(class_names[label] for label in constant)}"
+        names = listed(quoted(class_names[label]) for label in constant)
+        yield f"all images of a class are equal once decoded: {names}"
     yield from identical(records, class_names)
+
+
+def scaling(records: Sequence[Record], value_range: Sequence[float], how: str) -> Iterator[str]:
+    """What became of values that are not 8-bit. `how`: where the range comes from."""
+    low, high = value_range
+    deep = [(record, record.levels) for record in records if record.levels]
+    least, most = min(levels[0] for _, levels in deep), max(levels[1] for _, levels in deep)
+    names = listed([record.name for record, _ in deep], EXAMPLES)
+    inverted = [record.name for record, _ in deep if record.inverted]
+    yield (
+        f"{counted(len(deep), 'image is not 8-bit and holds', 'images are not 8-bit and hold')} values from {least:g} "
+        f"to {most:g}; {low:g} became black and {high:g} white ({how}"
+        f"{f'; the other way round in {len(inverted)} of them, as their files say' if inverted else ''}): {names}"
+    )
+    if clipped := [record.name for record, levels in deep if levels[0] < low or levels[1] > high]:
+        images = counted(len(clipped), "image holds", "images hold")
+        yield f"{images} values outside {low:g} to {high:g}, which were clipped: {listed(clipped, EXAMPLES)}"
+    if odd := [record.name for record in records if record.not_finite]:
+        images = counted(len(odd), "image holds", "images hold")
+        yield f"{images} NaN or infinite values; NaN and -inf became {low:g}, inf {high:g}: {listed(odd, EXAMPLES)}"
+    if others := len(records) - len(deep):
+        yield f"{counted(others, 'other image is', 'other images are')} 8-bit and not scaled"
 
 
 def facts(records: Sequence[Record]) -> dict[str, Any]:
@@ -60,6 +85,7 @@ def facts(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "sizes": common,
         "other_sizes": sum(sizes.values()) - sum(common.values()),
+        "not_finite": sum(record.not_finite for record in records),
         "modes": dict(Counter(record.mode for record in records).most_common()),
         "test_sha256": test_digest(records),
     }
@@ -82,7 +108,8 @@ def _unusual_sizes(records: Sequence[Record]) -> Iterator[str]:
         if (uniform and record.shape != common) or max(width, height) > MAX_SIDES_RATIO * min(width, height)
     ]
     if unusual:
-        yield f"{len(unusual)} images of unusual size were resized like the others: {listed(unusual)}"
+        images = counted(len(unusual), "image of unusual size was", "images of unusual size were")
+        yield f"{images} resized like the others: {listed(unusual)}"
 
 
 def identical(records: Sequence[File], class_names: Sequence[str]) -> Iterator[str]:
@@ -101,15 +128,19 @@ def identical(records: Sequence[File], class_names: Sequence[str]) -> Iterator[s
                 pairs.append(f"{record.name} = {same[0].name}")
         if pairs:
             where = " and ".join(earlier)
-            yield f"{len(pairs)} files of {part} are identical to files of {where}{consequence}: {listed(pairs)}"
+            files = counted(
+                len(pairs), f"file of {part} is identical to one", f"files of {part} are identical to files"
+            )
+            yield f"{files} of {where}{consequence}: {listed(pairs)}"
     labels = _labels(records)
     conflicts = [
-        f"{record.name} is also in {class_names[min(labels[record.sha256] - {record.label})]}"
+        f"{record.name} is also in {quoted(class_names[min(labels[record.sha256] - {record.label})])}"
         for record in records
         if len(labels[record.sha256]) > 1
     ]
     if conflicts:
-        yield f"{len(conflicts)} files are in more than one class: {listed(conflicts)}"
+        files = counted(len(conflicts), "file is", "files are")
+        yield f"{files} in more than one class: {listed(conflicts)}"
 
 
 def _labels(records: Sequence[File]) -> Mapping[str, set[int]]:

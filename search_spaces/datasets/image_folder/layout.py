@@ -9,15 +9,18 @@ suffix are opened, once, for their first bytes. It must not know how images are 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
-import unicodedata
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from search_spaces.datasets.base import DataError, DataUnavailableError
+from search_spaces.datasets.shares import held_out
+from search_spaces.phrases import counted, listed, quoted, shown
 
 SUFFIXES = frozenset(
     {
@@ -50,9 +53,6 @@ PART_NAMES = {
 #: The stem of a mask, after that of its image: `scan 7_mask.png`, `scan 7_mask_1.png`.
 MASK = re.compile(r"(?P<image>.+)[ _.-](masks?|seg|segmentation|labels?|gt|ground_?truth)([ _-]?\d+)?", re.IGNORECASE)
 MASK_FOLDERS = frozenset({"masks", "annotations", "segmentations", "labels", "ground_truth", "groundtruth"})
-CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
-LISTED_FILES = 100  # in one message; the rest are counted
-LISTED_CHARACTERS = 4000  # in one message: a reason is stored with the experiment
 EXPECTED = "images must be in <class>/<file>, or in train/<class>/<file> with val/ and test/ beside train/"
 
 
@@ -79,7 +79,12 @@ class FoundImages:
     folders: tuple[Path, ...]
 
     def name(self, path: Path) -> str:
-        return shown(path.relative_to(self.root).as_posix())
+        return _name(path, self.root)
+
+    def counts(self, part: str) -> list[int]:
+        """The number of images of each class in a part."""
+        labels = Counter(label for label, _ in self.parts[part])
+        return [labels[label] for label in range(len(self.class_names))]
 
 
 @dataclass
@@ -100,7 +105,7 @@ class _Search:
     def __init__(self, root: Path, limits: Limits | None) -> None:
         self.root = root
         self.folders: list[Path] = []
-        self.left_out: dict[str, list[str]] = {}
+        self.left_out: dict[LeftOut, list[str]] = {}
         self.unopened: set[Path] = set()
         self._limits = limits
         self._entries = 0
@@ -124,9 +129,9 @@ class _Search:
                 path = folder / entry.name
                 if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
                     self.leave_out(SYSTEM, path)
-                elif entry.is_dir():
+                elif (kind := _kind(entry)) == "folder":
                     found.folders.append(path)
-                elif not entry.is_file():
+                elif kind is None:
                     self.leave_out(SPECIAL, path)
                 elif self._is_image(path):
                     found.images.append(path)
@@ -152,20 +157,26 @@ class _Search:
             self._opened[path] = _begins_as_an_image(path)
         return self._opened[path]
 
-    def leave_out(self, what: str, *paths: Path) -> None:
+    def leave_out(self, what: LeftOut, *paths: Path) -> None:
         if paths:
             self.left_out.setdefault(what, []).extend(self.name(path) for path in paths)
 
     def name(self, path: Path) -> str:
-        return shown(path.relative_to(self.root).as_posix()) or "."
+        return _name(path, self.root)
+
+    @property
+    def place(self) -> str:
+        """The name of the root."""
+        return place(self.root)
 
     def notes(self) -> tuple[str, ...]:
         order = sorted(self.left_out.items(), key=lambda item: item[0] != NOT_IMAGES)
-        notes = [f"{len(names)} {what} were left out: {listed(sorted(names))}" for what, names in order]
+        notes = [f"{counted(len(names), *what)} left out: {listed(sorted(names))}" for what, names in order]
         if self.unopened:
-            notes.append(
-                f"{len(self.unopened)} more files without a suffix count as images here; the first trial opens them"
+            files = counted(
+                len(self.unopened), "more file without a suffix counts", "more files without a suffix count"
             )
+            notes.append(f"{files} as images here; the first trial opens them")
         return tuple(notes)
 
 
@@ -173,15 +184,19 @@ class TooManyEntriesError(Exception):
     """More would have to be listed or opened than is allowed. The message continues the name of the folder."""
 
 
-#: What was left out, as notes say it.
-SYSTEM = "hidden files and files of operating systems"
-SPECIAL = "links to nothing and special files"
-NOT_IMAGES = "files that are not images"
-FOREIGN = "images in formats that cannot be read"
-MASKS = "images whose names say that they are masks of other images"
-OUTSIDE = "images outside class folders"
-NESTED = "folders inside class folders"
-UNKNOWN = "folders beside the parts"
+#: What was left out, as notes say it of one and of several.
+LeftOut = tuple[str, str]
+SYSTEM = ("hidden file or file of an operating system was", "hidden files and files of operating systems were")
+SPECIAL = ("link to nothing or special file was", "links to nothing and special files were")
+NOT_IMAGES = ("file that is not an image was", "files that are not images were")
+FOREIGN = ("image in a format that cannot be read was", "images in formats that cannot be read were")
+MASKS = (
+    "image whose name says that it is a mask of another image was",
+    "images whose names say that they are masks of other images were",
+)
+OUTSIDE = ("image outside class folders was", "images outside class folders were")
+NESTED = ("folder inside a class folder was", "folders inside class folders were")
+UNKNOWN = ("folder beside the parts was", "folders beside the parts were")
 
 
 def find_images(root: Path, test_fraction: float, limits: Limits | None = None) -> FoundImages:
@@ -198,38 +213,23 @@ def find_images(root: Path, test_fraction: float, limits: Limits | None = None) 
             raise
         raise TooManyEntriesError(f"has more than {limits.opened:,} files without a suffix") from error
     except OSError as error:
-        raise DataUnavailableError(
-            f"image_folder: {error.filename or root} cannot be listed ({error.strerror})"
-        ) from error
+        named = place(Path(os.fsdecode(error.filename or root)))
+        raise DataUnavailableError(f"image_folder: {named} cannot be listed ({error.strerror})") from error
 
 
-def listed(names: Iterable[str], most: int = LISTED_FILES) -> str:
-    """The first names, at most `most`, and the number of the others."""
-    all_names = list(names)
-    some: list[str] = []
-    length = 0
-    for name in all_names[:most]:
-        length += len(name)
-        if some and length > LISTED_CHARACTERS:
-            break
-        some.append(name)
-    more = f" and {len(all_names) - len(some)} more" if len(all_names) > len(some) else ""
-    return ", ".join(some) + more
-
-
-def shown(name: str) -> str:
-    """A name from a file system as text of one line: bytes that are not UTF-8 and control characters are written as
-    \\xNN, and accents are composed."""
-    text = unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
-    return CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+def place(path: Path) -> str:
+    """A path as text of one line."""
+    return quoted(shown(str(path)))
 
 
 def _find(root: Path, test_fraction: float, search: _Search) -> FoundImages:
     if not os.path.isdir(root):  # unlike Path.is_dir, False also where it cannot be looked at
-        raise DataUnavailableError(f"image_folder: there is no folder {root}; put images into {root}/<class>/<file>")
+        raise DataUnavailableError(
+            f"image_folder: there is no folder {search.place}; put images into {search.place}/<class>/<file>"
+        )
     top = search.list(root)
     if top == _Listing() and not search.left_out:  # such as the folder of a mount that is missing
-        raise DataUnavailableError(f"image_folder: {root} is empty; {EXPECTED}")
+        raise DataUnavailableError(f"image_folder: {search.place} is empty; {EXPECTED}")
     folders = _part_folders(search, top)
     notes: list[str] = []
     if folders:
@@ -240,25 +240,21 @@ def _find(root: Path, test_fraction: float, search: _Search) -> FoundImages:
         notes += _suspicious_classes(search, top)
         names, images = _read_classes(search, root, top)
         parts = {"train": images}
+    notes += _similar_classes(names)
     search.leave_out(OUTSIDE, *top.images)
     summary = _summary(search, folders, test_fraction)
     if "test" not in parts:
         parts["train"], parts["test"] = without_test(parts["train"], test_fraction)
         if not parts["test"]:
             raise DataError(
-                f"image_folder: {root} must have a class of at least two images, one of them for the test set "
-                f"(got one image in each of {len(names)} classes)"
+                f"image_folder: {search.place} must have a class of at least two images, one of them for the test "
+                f"set (got one image in each of {len(names)} classes)"
             )
     if "validation" not in parts and len(parts["train"]) == len({label for label, _ in parts["train"]}):
         raise DataError(
-            f"image_folder: {root} must have a class of at least two training images, one of them for the validation "
-            f"set (got one in each of {len(names)} classes)"
+            f"image_folder: {search.place} must have a class of at least two training images, one of them for the "
+            f"validation set (got one in each of {len(names)} classes)"
         )
-    for part in PART_NAMES:
-        present = {label for label, _ in parts.get(part, ())}
-        if part in parts and len(present) < len(names):
-            missing = (name for label, name in enumerate(names) if label not in present)
-            notes.append(f"the {part} set has no images of {listed(missing)}")
     reported = [summary] if len(folders) not in (0, 2) or "validation" in folders else []
     return FoundImages(
         root,
@@ -277,7 +273,7 @@ def _part_folders(search: _Search, top: _Listing) -> dict[str, Path]:
         folders = [folder for folder in top.folders if folder.name.lower() in names]
         if len(folders) > 1 and any(folder.name.lower() in PART_NAMES["train"] for folder in top.folders):
             raise DataError(
-                f"image_folder: {search.root} must have one folder for the {part} set "
+                f"image_folder: {search.place} must have one folder for the {part} set "
                 f"(got {listed(search.name(folder) for folder in folders)})"
             )
         if folders:
@@ -285,14 +281,15 @@ def _part_folders(search: _Search, top: _Listing) -> dict[str, Path]:
     others = [folder for folder in top.folders if folder not in found.values()]
     if "train" not in found:
         if found and not others:
-            raise DataError(f"image_folder: {search.root} has {_found(search, top)} but no folder train; {EXPECTED}")
+            raise DataError(f"image_folder: {search.place} has {_found(top)} but no folder train; {EXPECTED}")
         return {}
     inner = search.peek(found["train"])
     if inner.folders and (len(found) > 1 or not inner.images):
         return found
     if others and inner.images and all(search.peek(folder).images for folder in others):
         return {}  # a class of that name
-    raise DataError(f"image_folder: {found['train']} must have class folders (got {_found(search, inner)}); {EXPECTED}")
+    train = place(found["train"])
+    raise DataError(f"image_folder: {train} must have class folders (got {_found(inner)}); {EXPECTED}")
 
 
 Labeled = list[tuple[int, Path]]
@@ -304,9 +301,9 @@ def _read_classes(search: _Search, root: Path, top: _Listing) -> tuple[tuple[str
         hint = ""
         if len(top.folders) == 1:
             inner = search.peek(top.folders[0])
-            hint = f"; {search.name(top.folders[0])} has {_found(search, inner)}" if inner.folders else ""
+            hint = f"; {search.name(top.folders[0])} has {_found(inner)}" if inner.folders else ""
         raise DataError(
-            f"image_folder: {root} must have at least two class folders (got {_found(search, top)}{hint}); {EXPECTED}"
+            f"image_folder: {place(root)} must have at least two class folders (got {_found(top)}{hint}); {EXPECTED}"
         )
     names: dict[str, Path] = {}
     images: Labeled = []
@@ -314,14 +311,16 @@ def _read_classes(search: _Search, root: Path, top: _Listing) -> tuple[tuple[str
         same = names.setdefault(shown(folder.name), folder)
         if same is not folder:
             raise DataError(
-                f"image_folder: {root} has two folders named {shown(folder.name)}, whose accents are encoded "
-                "differently; move their images into one"
+                f"image_folder: {place(root)} has two folders named {quoted(shown(folder.name))}, whose accents are "
+                "encoded differently; move their images into one"
             )
         found = _images_of_class(search, folder)
         if not found:
+            inner = search.peek(folder)
+            advice = "convert them to PNG or JPEG; " if any(map(_is_foreign, inner.others)) else ""
             raise DataError(
-                f"image_folder: no images in the class folder {root}/{shown(folder.name)} "
-                f"(got {_found(search, search.peek(folder))}); known: {sorted(SUFFIXES)}"
+                f"image_folder: no images in the class folder {place(folder)} (got {_found(inner)}); {advice}"
+                f"known: {sorted(SUFFIXES)}"
             )
         images += [(label, path) for path in found]
     return tuple(names), images
@@ -343,11 +342,12 @@ def _read_parts(search: _Search, folders: dict[str, Path]) -> tuple[dict[str, La
                 parts[part] += [(names.index(name), path) for path in found]
             elif found:
                 raise DataError(
-                    f"image_folder: the class {name} of {folder} must be one of {list(names)}, the classes of train"
+                    f"image_folder: the class {quoted(name)} of {place(folder)} must be one of the classes of "
+                    f"train ({listed(map(quoted, names))})"
                 )
         if not parts[part]:
             raise DataError(
-                f"image_folder: {folder} must have images in class folders (got {_found(search, listing)}); "
+                f"image_folder: {place(folder)} must have images in class folders (got {_found(listing)}); "
                 f"without a folder {folder.name}, a share of the training images is the {part} set"
             )
         search.leave_out(OUTSIDE, *listing.images)
@@ -361,8 +361,8 @@ def _images_of_class(search: _Search, folder: Path) -> list[Path]:
     stems = {path.stem for path in found.images}
     masks = [path for path in found.images if (match := MASK.fullmatch(path.stem)) and match["image"] in stems]
     search.leave_out(MASKS, *masks)
-    search.leave_out(FOREIGN, *(path for path in found.others if path.suffix.lower() in FOREIGN_SUFFIXES))
-    search.leave_out(NOT_IMAGES, *(path for path in found.others if path.suffix.lower() not in FOREIGN_SUFFIXES))
+    search.leave_out(FOREIGN, *filter(_is_foreign, found.others))
+    search.leave_out(NOT_IMAGES, *(path for path in found.others if not _is_foreign(path)))
     search.leave_out(NESTED, *found.folders)
     return [path for path in found.images if path not in set(masks)] if masks else found.images
 
@@ -377,6 +377,18 @@ def _suspicious_classes(search: _Search, top: _Listing) -> list[str]:
     ]
 
 
+def _similar_classes(names: tuple[str, ...]) -> list[str]:
+    """Notes on names that a person may take for the same."""
+    similar: dict[str, list[str]] = {}
+    for name in names:
+        similar.setdefault(name.strip().casefold(), []).append(quoted(name))
+    return [
+        f"the classes {listed(same)} differ only in case or white space; move their images into one unless they differ"
+        for same in similar.values()
+        if len(same) > 1
+    ]
+
+
 def without_test(images: Labeled, fraction: float) -> tuple[Labeled, Labeled]:
     """The training images, and the test share of each class."""
     by_class: dict[int, list[Path]] = {}
@@ -388,7 +400,7 @@ def without_test(images: Labeled, fraction: float) -> tuple[Labeled, Labeled]:
 
 def _held_out(files: list[Path], fraction: float) -> frozenset[Path]:
     """The test share of one class, chosen by the files' names: a new file seldom moves an old one to the other part."""
-    count = min(max(1, round(fraction * len(files))), len(files) - 1)
+    count = held_out(len(files), fraction)
     return frozenset(sorted(files, key=lambda path: hashlib.sha256(os.fsencode(path.name)).digest())[:count])
 
 
@@ -402,17 +414,37 @@ def _summary(search: _Search, folders: dict[str, Path], test_fraction: float) ->
     return "; ".join([named, *missing])
 
 
-def _found(search: _Search, listing: _Listing) -> str:
+def _found(listing: _Listing) -> str:
     """What is in a folder, such as `2 folders (a, b), 5 images`."""
-    folders = [folder.name for folder in listing.folders]
+    names = [quoted(shown(folder.name)) for folder in listing.folders]
+    foreign = list(filter(_is_foreign, listing.others))
+    suffixes = ", ".join(sorted({path.suffix.lower() for path in foreign}))
+    others = len(listing.others) - len(foreign)
     counts = [
-        f"{len(folders)} folder{'s' * (len(folders) != 1)} ({listed(map(shown, folders))})"
-        if folders
-        else "no folders",
-        f"{len(listing.images)} images" if listing.images else "no images",
-        *([f"{len(listing.others)} other files"] if listing.others else []),
+        f"{counted(len(names), 'folder')} ({listed(names)})" if names else "no folders",
+        counted(len(listing.images), "image") if listing.images else "no images",
+        *([f"{counted(len(foreign), 'image')} in formats that cannot be read ({suffixes})"] if foreign else []),
+        *([counted(others, "other file")] if others else []),
     ]
     return ", ".join(counts)
+
+
+def _name(path: Path, root: Path) -> str:
+    return quoted(shown(path.relative_to(root).as_posix()))
+
+
+def _is_foreign(path: Path) -> bool:
+    return path.suffix.lower() in FOREIGN_SUFFIXES
+
+
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file"] | None:
+    """What it is, or what a link leads to. None for neither, and for a link in a circle."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
 
 
 def _is_image_by_name(path: Path) -> bool | None:

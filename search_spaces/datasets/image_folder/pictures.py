@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -64,7 +65,8 @@ class Picture:
     `shape` is the width and height in the file, after the turn. `mode` is Pillow's name of what is stored, with the
     bits of each channel where Pillow's name does not tell. `levels` are the smallest and the largest finite value of
     an image that is not 8-bit. `composited`: transparent pixels were drawn on the background. `frames`: the file
-    has more than the one image that was read. `sha256` is that of the file.
+    has more than the one image that was read. `sha256` is that of the file. `inverted`: the smallest value is white.
+    `not_finite`: it holds NaN or infinite values, which were read as the smallest or the largest value of the range.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -74,6 +76,8 @@ class Picture:
     composited: bool
     frames: bool
     sha256: str
+    inverted: bool = False
+    not_finite: bool = False
 
 
 def describe(
@@ -143,7 +147,9 @@ def read(
     except (PictureError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError(_too_large(limit, "more than Pillow reads")) from error
+        claimed = re.search(r"(\d+) pixels", str(error))  # Pillow raises before it tells width and height
+        size = f"{int(claimed[1]) / 1e6:g} million" if claimed else "more"
+        raise PictureError(_too_large(limit, size)) from error
     except UnidentifiedImageError as error:
         raise PictureError(f"is not an image of a known format ({', '.join(FORMATS)})") from error
     except OSError as error:
@@ -163,7 +169,7 @@ def range_of(low: float, high: float) -> Levels:
 
 
 def scale(values: NDArray[Any], value_range: Sequence[float]) -> NDArray[np.uint8]:
-    """Values as gray levels: those outside the range are clipped, those that are no number become 0.
+    """Values as gray levels: those outside the range are clipped, and NaN becomes 0.
 
     Integers are rounded down, so that the range 0..65535 gives the upper eight bits divided by 257 as in version 0.1.
     """
@@ -191,13 +197,15 @@ class _Deep:
     alpha: NDArray[np.uint8] | None = None
     inverted: bool = False
 
-    def levels(self) -> Levels:
+    def levels(self) -> tuple[Levels, bool]:
+        """The smallest and the largest finite value, and whether there are others."""
         values = self.values
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
+        not_finite = values.dtype.kind == "f" and not np.isfinite(values).all()
+        if not_finite:
             values = values[np.isfinite(values)]
             if not len(values):
                 raise PictureError("has no finite value")
-        return float(values.min()), float(values.max())
+        return (float(values.min()), float(values.max())), bool(not_finite)
 
     def image(self, value_range: Sequence[float]) -> Image.Image:
         levels = scale(self.values, value_range)
@@ -222,13 +230,16 @@ def _read(image: Image.Image, data: bytes, description: Mapping[str, Any]) -> Pi
         flat = _converted_as_version_0_1(image)
         pixels = _pixels(flat if turn is None else flat.transpose(turn), description)
         return Picture(pixels, (width, height), name, None, False, frames, hashlib.sha256(data).hexdigest())
+    inverted, not_finite = False, False
     if deep is not None:
-        name, levels = deep.name, deep.levels()
+        name, inverted = deep.name, deep.inverted
+        levels, not_finite = deep.levels()
     if deep is None or value_range is not None:
         plain = image if deep is None else deep.image(value_range)
         flat, composited = _without_alpha(plain, int(description["background"]))
         pixels = _pixels(flat if turn is None else flat.transpose(turn), description)
-    return Picture(pixels, (width, height), name, levels, composited, frames, hashlib.sha256(data).hexdigest())
+    digest = hashlib.sha256(data).hexdigest()
+    return Picture(pixels, (width, height), name, levels, composited, frames, digest, inverted, not_finite)
 
 
 def _pixels(image: Image.Image, description: Mapping[str, Any]) -> NDArray[np.uint8]:

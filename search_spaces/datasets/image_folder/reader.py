@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from search_spaces.datasets.base import DataError, Destination
 from search_spaces.datasets.image_folder import findings, version_0_1
 from search_spaces.datasets.image_folder.findings import Record
-from search_spaces.datasets.image_folder.layout import FoundImages, find_images, listed, shown
+from search_spaces.datasets.image_folder.layout import FoundImages, find_images, place
+from search_spaces.phrases import counted, listed, quoted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,7 +69,7 @@ class ImageFolderReader:
         return [*self._meaning, list(self._found.class_names), files.hexdigest()]
 
     def decode(self, destination: Destination, *, download: bool) -> dict[str, Any]:
-        """Raises DataError that lists every file that cannot be read, unless the spec says that they are skipped."""
+        """Raises DataError for files that cannot be read, and names LISTED of them, unless they are to be skipped."""
         from search_spaces.datasets.image_folder.pictures import describe
 
         spec, found = self._spec, self._found
@@ -91,17 +92,17 @@ class ImageFolderReader:
         constant = decoded.constant_classes()
         if decoded.all_equal:
             raise DataError(
-                f"image_folder: all {len(decoded.records)} images in {_name(found)} are equal once decoded (every "
+                f"image_folder: all {len(decoded.records)} images in {place(found.root)} are equal once decoded (every "
                 f"pixel of the first: {decoded.first_pixels()}); {self._advice(decoded)}"
             )
         notes = [
             *found.notes,
-            *([f"{len(skipped)} damaged images were left out: {listed(skipped)}"] if skipped else []),
+            *_skipped_notes(skipped),
             *findings.notes(decoded.records, found.class_names, constant),
             *self._scaling_notes(decoded),
         ]
         for note in notes:
-            log.warning("image_folder %s: %s", _name(found), note)
+            log.warning("image_folder %s: %s", place(found.root), note)
         return {
             "class_names": list(found.class_names),
             "notes": notes,
@@ -129,8 +130,9 @@ class ImageFolderReader:
             log.error("image_folder: damaged: %s", one)
         if changing or self._spec.damaged != "skip":
             raise DataError(
-                f"image_folder: {len(damaged)} damaged images in {_name(self._found)}: {listed(damaged)}; repair or "
-                "remove them, or set dataset.damaged to skip"
+                f"image_folder: {counted(len(damaged), 'damaged image')} in {place(self._found.root)}: "
+                f"{listed(damaged)}; repair or remove {'it' if len(damaged) == 1 else 'them'}, or set dataset.damaged "
+                "to skip"
             )
 
     def _advice(self, decoded: _Decoded) -> str:
@@ -145,17 +147,10 @@ class ImageFolderReader:
         return "a model cannot learn from them"
 
     def _scaling_notes(self, decoded: _Decoded) -> Iterator[str]:
-        deep = [record.name for record in decoded.records if record.deep]
-        if not deep or decoded.levels is None:
+        if not any(record.levels for record in decoded.records):
             return
-        low, high = decoded.description["value_range"]
         how = "dataset.value_range" if self._spec.value_range else "measured in the training set"
-        yield (
-            f"{len(deep)} images are not 8-bit and hold values from {decoded.levels[0]:g} to {decoded.levels[1]:g}; "
-            f"{low:g} became black and {high:g} white ({how}): {listed(deep, findings.EXAMPLES)}"
-        )
-        if len(deep) < len(decoded.records):
-            yield f"{len(decoded.records) - len(deep)} other images are 8-bit and were not scaled"
+        yield from findings.scaling(decoded.records, decoded.description["value_range"], how)
         if decoded.narrow_share > MAX_NARROW_SHARE:
             yield (
                 f"{decoded.narrow_share:.1%} of the values of these images lie in one sixteenth of the range, so that "
@@ -235,17 +230,20 @@ def _decode(found: FoundImages, destination: Destination, description: dict[str,
                     picture.sha256,
                     picture.shape,
                     picture.mode,
-                    picture.levels is not None,
+                    picture.levels,
                     picture.composited,
                     picture.frames,
+                    picture.inverted,
+                    picture.not_finite,
                 )
             )
     decoded.levels = (min(lows), max(highs)) if lows else None
     if unscaled and not decoded.damaged:
         if decoded.levels is None:
             raise DataError(
-                f"image_folder: the training set in {_name(found)} is 8-bit, but {sum(map(len, unscaled.values()))} "
-                "other images are not; give dataset.value_range, the values that are black and white in them"
+                f"image_folder: the training set in {place(found.root)} is 8-bit, but "
+                f"{counted(sum(map(len, unscaled.values())), 'other image is', 'other images are')} not; give "
+                "dataset.value_range, the values that are black and white in them"
             )
         decoded.description = {**description, "value_range": list(range_of(*decoded.levels))}
         _scale(found, arrays, unscaled, decoded)
@@ -286,14 +284,15 @@ def _without(found: FoundImages, damaged: set[Path]) -> FoundImages:
     }
     empty = [part for part, images in parts.items() if not images]
     left = {label for label, _ in parts["train"]}
-    empty += [f"the class {name}" for label, name in enumerate(found.class_names) if label not in left]
+    empty += [f"the class {quoted(name)}" for label, name in enumerate(found.class_names) if label not in left]
     if empty:
         raise DataError(
-            f"image_folder: without the {len(damaged)} damaged images in {_name(found)}, no training image is left of "
-            f"{listed(empty)}"
+            f"image_folder: without the {counted(len(damaged), 'damaged image')} in {place(found.root)}, no image is "
+            f"left of {listed(empty)}"
         )
     return replace(found, parts=parts)
 
 
-def _name(found: FoundImages) -> str:
-    return shown(str(found.root))
+def _skipped_notes(skipped: list[str]) -> Iterator[str]:
+    if skipped:
+        yield f"{counted(len(skipped), 'damaged image was', 'damaged images were')} left out: {listed(skipped)}"

@@ -13,7 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from search_spaces.datasets.base import DataError, DataUnavailableError
-from search_spaces.datasets.image_folder.layout import FoundImages, Labeled, listed, shown, without_test
+from search_spaces.datasets.image_folder.layout import FoundImages, Labeled, without_test
+from search_spaces.phrases import listed, shown
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 

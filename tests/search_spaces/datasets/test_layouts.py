@@ -11,6 +11,7 @@ import torch
 
 from search_spaces.datasets import ImageFolder
 from search_spaces.datasets.base import DataError
+from search_spaces.datasets.image_folder import checks
 from search_spaces.datasets.image_folder.layout import FoundImages, Limits, TooManyEntriesError, find_images
 from tests.support.image_files import save_image
 from workers.data.splits import load
@@ -83,7 +84,7 @@ def test_a_validation_folder_is_the_validation_set(tmp_path: Path) -> None:
         (["test/"], "test must have images in class folders (got no folders, no images)"),
         (["test/1.png", "test/2.png"], "test must have images in class folders (got no folders, 2 images)"),
         (["test/a/"], "test must have images in class folders (got 1 folder (a), no images)"),
-        (["val/1.png", "test/a/1.png"], "val must have images in class folders (got no folders, 1 images)"),
+        (["val/1.png", "test/a/1.png"], "val must have images in class folders (got no folders, 1 image)"),
         (["test/c/1.png"], "the class c of"),
         (["Train/a/1.png", "test/a/1.png"], "must have one folder for the train set (got Train, train)"),
         (["val/a/1.png", "valid/a/1.png"], "must have one folder for the validation set (got val, valid)"),
@@ -103,10 +104,15 @@ def test_parts_that_cannot_be_used_are_refused(tmp_path: Path, paths: list[str],
             "(got 1 folder (data), no images; data has 2 folders (a, b)",
         ),
         (["1.png", "2.png"], "(got no folders, 2 images)"),
-        (["train/1.png", "test/1.png"], "train must have class folders (got no folders, 1 images)"),
+        (["train/1.png", "test/1.png"], "train must have class folders (got no folders, 1 image)"),
         (["val/a/1.png", "test/a/1.png"], "has 2 folders (test, val), no images but no folder train"),
         (["a/x/1.png", "b/1.png"], "a (got 1 folder (x), no images)"),
-        (["a/1.heic", "b/1.png"], "a (got no folders, no images, 1 other files)"),
+        (
+            ["a/1.heic", "a/2.JP2", "a/about.txt", "b/1.png"],
+            "a (got no folders, no images, 2 images in formats that cannot be read (.heic, .jp2), 1 other file); "
+            "convert them to PNG or JPEG",
+        ),
+        (["a /notes.txt", "b/1.png"], "a ' (got no folders, no images, 1 other file)"),
     ],
 )
 def test_folders_without_classes_are_refused(tmp_path: Path, paths: list[str], sentence: str) -> None:
@@ -114,22 +120,61 @@ def test_folders_without_classes_are_refused(tmp_path: Path, paths: list[str], s
         find_images(tree(tmp_path, *paths), 0.1)
 
 
-def test_a_class_that_a_part_lacks_is_reported(tmp_path: Path) -> None:
-    found = find_images(tree(tmp_path, *parts(train="train"), "test/a/1.png", "test/b/"), 0.1)
-    assert found.notes == ("the test set has no images of b",)
+def test_a_class_that_a_set_lacks_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is decoded: in a folder, and where the validation set is cut from the training set."""
+    monkeypatch.setattr(checks, "MAX_COMPARED_FILES", 0)
+    given, cut = ImageFolder(path="given"), ImageFolder(path="cut", validation_fraction=0.5)
+    tree(tmp_path / "given", *parts(train="train"), "test/a/1.png", "test/b/", "val/b/1.png")
+    tree(tmp_path / "cut", *parts(train="train", test="test"), "train/a/4.png", "train/a/5.png", "train/c/1.png")
+    found = {dataset.path: dataset.check(tmp_path).notes for dataset in (given, cut)}
+    assert found["given"][1:] == (
+        "dataset: the validation set has 1 image: one is 100 % of the accuracy by which trials are compared",
+        "dataset: the validation set has no images of a",
+        "dataset: the validation set has a single image of b",
+        "dataset: the test set has 1 image: one is 100 % of the accuracy that is reported",
+        "dataset: the test set has no images of b",
+        "dataset: the test set has a single image of a",
+    )
+    assert found["cut"] == (
+        "dataset: the validation set has 4 images: one is 25 % of the accuracy by which trials are compared",
+        "dataset: the validation set has no images of c",
+        "dataset: the test set has 6 images: one is 16.7 % of the accuracy that is reported",
+        "dataset: the test set has no images of c",
+    )
+
+
+def test_white_space_and_case_of_names_can_be_seen(tmp_path: Path) -> None:
+    paths = [f"{folder}/{number}.png" for folder in ("Cat", "cat", "owl ", "wren") for number in range(3)]
+    found = find_images(tree(tmp_path, *paths, "owl /a\u2028b\u202e.txt", "wren/ 4.txt"), 0.2)
+    assert found.class_names == ("Cat", "cat", "owl ", "wren")
+    assert found.notes == (
+        "2 files that are not images were left out: 'owl /a\\u2028b\\u202e.txt', 'wren/ 4.txt'",
+        "the classes Cat, cat differ only in case or white space; move their images into one unless they differ",
+    )
+
+
+def test_links_in_a_circle_are_left_out(tmp_path: Path) -> None:
+    tree(tmp_path, *CLASSES)
+    (tmp_path / "a/loop.png").symlink_to("loop.png")
+    (tmp_path / "c").symlink_to("c")
+    (tmp_path / "a/parent").symlink_to(tmp_path)
+    assert find_images(tmp_path, 0.1).notes == (
+        "2 links to nothing and special files were left out: a/loop.png, c",
+        "1 folder inside a class folder was left out: a/parent",
+    )
 
 
 @pytest.mark.parametrize(
     ("path", "note"),
     [
-        ("a/notes.txt", "1 files that are not images were left out: a/notes.txt"),
-        ("a/photo.heic", "1 images in formats that cannot be read were left out: a/photo.heic"),
-        ("a/Thumbs.db", "1 hidden files and files of operating systems were left out: a/Thumbs.db"),
-        ("__MACOSX/a/._1.png", "1 hidden files and files of operating systems were left out: __MACOSX"),
-        ("a/._1.png", "1 hidden files and files of operating systems were left out: a/._1.png"),
-        ("a/1_mask.png", "1 images whose names say that they are masks of other images were left out: a/1_mask.png"),
-        ("a/deep/9.png", "1 folders inside class folders were left out: a/deep"),
-        ("cover.png", "1 images outside class folders were left out: cover.png"),
+        ("a/notes.txt", "1 file that is not an image was left out: a/notes.txt"),
+        ("a/photo.heic", "1 image in a format that cannot be read was left out: a/photo.heic"),
+        ("a/Thumbs.db", "1 hidden file or file of an operating system was left out: a/Thumbs.db"),
+        ("__MACOSX/a/._1.png", "1 hidden file or file of an operating system was left out: __MACOSX"),
+        ("a/._1.png", "1 hidden file or file of an operating system was left out: a/._1.png"),
+        ("a/1_mask.png", "1 image whose name says that it is a mask of another image was left out: a/1_mask.png"),
+        ("a/deep/9.png", "1 folder inside a class folder was left out: a/deep"),
+        ("cover.png", "1 image outside class folders was left out: cover.png"),
     ],
 )
 def test_what_is_left_out_is_reported_with_its_reason(tmp_path: Path, path: str, note: str) -> None:
@@ -140,7 +185,7 @@ def test_what_is_left_out_is_reported_with_its_reason(tmp_path: Path, path: str,
 
 def test_folders_beside_the_parts_are_reported(tmp_path: Path) -> None:
     found = find_images(tree(tmp_path, *parts(train="train", test="test"), "masks/1.png"), 0.1)
-    assert found.notes == ("1 folders beside the parts were left out: masks",)
+    assert found.notes == ("1 folder beside the parts was left out: masks",)
 
 
 def test_a_folder_with_the_name_of_something_else_is_a_class_and_is_reported(tmp_path: Path) -> None:
@@ -159,7 +204,7 @@ def test_images_with_rare_names_are_used(tmp_path: Path, name: str) -> None:
 def test_a_file_without_a_suffix_that_is_no_image_is_left_out(tmp_path: Path) -> None:
     tree(tmp_path, *CLASSES)
     (tmp_path / "a/LICENSE").write_text("free")
-    assert find_images(tmp_path, 0.1).notes == ("1 files that are not images were left out: a/LICENSE",)
+    assert find_images(tmp_path, 0.1).notes == ("1 file that is not an image was left out: a/LICENSE",)
 
 
 def test_classes_are_the_same_however_their_accents_are_encoded(tmp_path: Path) -> None:

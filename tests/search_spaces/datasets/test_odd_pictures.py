@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -75,7 +76,7 @@ def test_values_that_are_not_8_bit_are_scaled_by_their_range(
     left = splits.train_images[splits.train_labels == 0]
     assert (left[:, 0, :, 0] == 0).all()
     assert (left[:, 0, :, -1] == 255).all()
-    (note,) = splits.notes
+    (note,) = (note for note in splits.notes if "values" in note)
     assert f"hold values from {low:g} to {high:g}; {low:g} became black and {high:g} white (measured" in note
     assert splits.decoding["value_range"] == [low, high]
 
@@ -85,6 +86,33 @@ def test_a_declared_range_is_used_instead(tmp_path: Path) -> None:
     splits = load(folder(value_range=[0, 480]), 0, tmp_path, tmp_path / "cache")
     assert set(everything(splits).unique().tolist()) == {0, 127}
     assert "(dataset.value_range)" in splits.notes[0]
+
+
+def test_values_that_are_not_numbers_are_reported(tmp_path: Path) -> None:
+    """NaN and infinity: what they became, also where a TIFF says that zero is white. Without another value: damaged."""
+    two_classes(tmp_path / "pictures/train", lambda path, values: save_tiff(path, values.astype("f4")), 0, 1, "tif")
+    odd = np.tile(np.array([np.nan, -np.inf, np.inf, 0.5], "f4"), (12, 3))
+    save_tiff(tmp_path / "pictures/train/left/odd.tif", odd)
+    save_tiff(tmp_path / "pictures/test/left/odd.tif", odd)
+    save_tiff(tmp_path / "pictures/test/right/negative.tif", odd, inverted=True)
+    save_tiff(tmp_path / "pictures/test/right/bright.tif", patterned(5, 0, 2).astype("f4"))
+    splits = load(folder(color="gray"), 0, tmp_path, tmp_path / "cache")
+    images, labels = splits.test()
+    assert images[labels == 0][0, 0, 0, :4].tolist() == [0, 0, 255, 128]
+    assert images[labels == 1][1, 0, 0, :4].tolist() == [255, 255, 0, 127]
+    assert splits.facts["not_finite"] == 3
+    notes = [note for note in splits.notes if "image" in note and "valu" in note]
+    assert notes == [
+        "24 images are not 8-bit and hold values from 0 to 2; 0 became black and 1 white (measured in the training "
+        "set; the other way round in 1 of them, as their files say): train/left/0.tif, train/left/1.tif, "
+        "train/left/2.tif, train/left/3.tif, train/left/4.tif and 19 more",
+        "1 image holds values outside 0 to 1, which were clipped: test/right/bright.tif",
+        "3 images hold NaN or infinite values; NaN and -inf became 0, inf 1: train/left/odd.tif, test/left/odd.tif, "
+        "test/right/negative.tif",
+    ]
+    save_tiff(tmp_path / "pictures/test/left/none.tif", np.full((12, 12), np.nan, "f4"))
+    with pytest.raises(DataError, match=r"1 damaged image in .*test/left/none\.tif \(has no finite value\)"):
+        load(folder(color="gray"), 0, tmp_path, tmp_path / "cache")
 
 
 def test_zero_stays_black_if_little_is_lost_by_it() -> None:
@@ -164,7 +192,7 @@ def test_whatever_pillow_raises_names_the_file(
     two_classes(tmp_path / "pictures", lambda path, values: save_image(path, (int(values[0, 3]) % 255, 1, 2)), 0, 9)
     save_image(tmp_path / "pictures/left/odd.gif", (1, 2, 3))
     monkeypatch.setattr("PIL.GifImagePlugin.GifImageFile.load", fail)
-    with pytest.raises(DataError, match=rf"1 damaged images .*left/odd\.gif \({type(error).__name__}: .*odd"):
+    with pytest.raises(DataError, match=rf"1 damaged image .*left/odd\.gif \({type(error).__name__}: .*odd"):
         load(folder(), 0, tmp_path, tmp_path / "cache")
 
 
@@ -180,14 +208,15 @@ def test_no_other_program_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("side", [8001, 14_000])
+@pytest.mark.parametrize(("side", "got"), [(8001, "8001x8001"), (14_000, "196 million")])
 def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(
-    monkeypatch: pytest.MonkeyPatch, side: int
+    monkeypatch: pytest.MonkeyPatch, side: int, got: str
 ) -> None:
+    """Pillow itself refuses the larger one, before it tells width and height."""
     stored = io.BytesIO()
     Image.new("1", (side, side)).save(stored, "PNG")
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda image: pytest.fail("decoded"))
-    with pytest.raises(PictureError, match="must have at most 64 million pixels"):
+    with pytest.raises(PictureError, match=rf"must have at most 64 million pixels \(got {got}\)"):
         decode(stored.getvalue(), describe(8, 8, 3))
 
 
@@ -230,7 +259,7 @@ def test_every_file_is_read_or_named(
     if reason is None:
         assert len(everything(load(folder(), 0, tmp_path, tmp_path / "cache"))) == 7
         return
-    with pytest.raises(DataError, match=re.escape(f"image_folder: 1 damaged images in {tmp_path}")) as refused:
+    with pytest.raises(DataError, match=re.escape(f"image_folder: 1 damaged image in {tmp_path}")) as refused:
         load(folder(), 0, tmp_path, tmp_path / "cache")
     assert f"left/{name} (" in str(refused.value)
     assert reason in str(refused.value)
@@ -268,6 +297,52 @@ def test_a_file_that_the_system_cannot_read_is_no_damaged_image(
     monkeypatch.setattr(Path, "open", open_)
     with pytest.raises(DataUnavailableError, match=rf"{stale} cannot be read \(Stale file handle\)"):
         load(folder(damaged=damaged), 0, tmp_path, tmp_path / "cache")
+
+
+def test_a_class_whose_last_image_of_a_set_is_damaged_is_reported(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        two_classes(tmp_path / "pictures" / part, save_png16, 0, 240)
+    for part in ("val", "test"):
+        for path in (tmp_path / "pictures" / part / "left").iterdir():
+            path.write_bytes(b"")
+    notes = load(folder(damaged="skip"), 0, tmp_path, tmp_path / "cache").notes
+    assert {f"the {part} set has no images of left" for part in ("validation", "test")} <= set(notes)
+
+
+def test_one_is_not_many(tmp_path: Path) -> None:
+    """Every note and refusal about a single file is worded for one."""
+    root = tmp_path / "pictures"
+    for name in ("left", "right"):
+        for index in range(3):
+            save_image(root / f"train/{name}/{index}.png", (index, len(name), 0))
+            save_image(root / f"test/{name}/{index}.png", (9, index, len(name)))
+    shutil.copy(root / "train/left/0.png", root / "test/right/copy.png")
+    save_png16(root / "train/left/deep.png", patterned(1, 0, 240))
+    save_tiff(root / "train/left/odd.tif", np.array([[np.nan, 240], [0, 7]], "f4"))
+    save_png16(root / "test/left/deep.png", patterned(1, 0, 999))
+    save_image(root / "train/left/wide.png", (1, 2, 3), (90, 9))
+    Image.new("LA", (12, 12), (3, 9)).save(root / "train/left/clear.png")
+    frames = [Image.new("L", (12, 12), level) for level in (1, 2)]
+    frames[0].save(root / "train/left/frames.gif", save_all=True, append_images=frames[1:])
+    for path in (
+        "train/left/cut.png",
+        "train/left/a.txt",
+        "train/left/b.heic",
+        "train/left/.c",
+        "train/left/0_mask.png",
+    ):
+        (root / path).write_bytes(b"\x89PNG")
+    for path in ("train/left/deep", "masks"):
+        (root / path).mkdir()
+    (root / "train/left/link.png").symlink_to("nothing")
+    shutil.copy(root / "train/left/0.png", root / "train/0.png")
+    messages = [str(note) for note in folder().check(tmp_path).notes]
+    with pytest.raises(DataError) as refused:
+        load(folder(), 0, tmp_path, tmp_path / "cache")
+    messages += [str(refused.value), *load(folder(damaged="skip"), 0, tmp_path, tmp_path / "cache").notes]
+    assert len([message for message in messages if re.search(r"\b1 \w", message)]) >= 22
+    wrong = re.compile(r"\b1 (other )?(\w+s\b(?!\s+of its)|(\w+ )?\w+ (are|were|hold|have)\b)|\b1 damaged images")
+    assert [message for message in messages if wrong.search(message)] == []
 
 
 def test_identical_files_in_two_parts_or_classes_are_reported(tmp_path: Path) -> None:

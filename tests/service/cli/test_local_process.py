@@ -52,7 +52,7 @@ def test_a_trial_that_differs_says_so(tmp_path: Path, capfd: pytest.CaptureFixtu
             client, "abc", 3, data_root=tmp_path, cache_root=tmp_path / "cache", tolerance=None, as_json=False
         )
     assert status == 0, "what was computed once is computed again, in another process"
-    assert "1 points are equal bit for bit" in capfd.readouterr().out
+    assert "1 point is equal bit for bit" in capfd.readouterr().out
 
 
 def test_a_trial_without_an_epoch_cannot_be_compared(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_layout_that_cannot_be_used_is_refused_before_anything_waits_for_it(
     assert answer.status_code == 422
     (error,) = answer.json()["errors"]
     assert error["field"] == "dataset.path"
-    assert "test must have images in class folders (got no folders, 1 images)" in error["rule"]
+    assert "test must have images in class folders (got no folders, 1 image)" in error["rule"]
 
 
 def fill(root: Path, *paths: str) -> None:
@@ -95,12 +95,12 @@ def test_what_the_names_tell_is_a_warning(client: httpx.Client, settings: Settin
     assert answer.status_code == 200
     warnings = answer.json()["warnings"]
     for sentence in (
-        "dataset: 1 files that are not images were left out: train/owl/notes.txt",
+        "dataset: 1 file that is not an image was left out: train/owl/notes.txt",
         "dataset: train is the train set, val is the validation set, Test is the test set; validation_fraction is not "
         "used",
         "dataset: the test set has no images of wren",
-        "dataset: the validation set has about 2 images: one is 50 % of the accuracy by which trials are compared",
-        "dataset: the test set has about 2 images: one is 50 % of the accuracy that is reported",
+        "dataset: the validation set has 2 images: one is 50 % of the accuracy by which trials are compared",
+        "dataset: the test set has 2 images: one is 50 % of the accuracy that is reported",
     ):
         assert sentence in warnings
 
@@ -115,7 +115,7 @@ def test_files_that_are_in_two_sets_are_a_warning(tmp_path: Path) -> None:
     (root / "train/wren/2.png").write_bytes((root / "train/owl/4.png").read_bytes())
     found = dataset_checks.check(ImageFolder(path="birds"), tmp_path)
     assert [warning for warning in found if "identical" in warning or "than one class" in warning] == [
-        "dataset: 1 files of test are identical to files of train and validation, so the test result looks better than "
+        "dataset: 1 file of test is identical to one of train and validation, so the test result looks better than "
         "it is: test/owl/5.png = train/owl/3.png",
         "dataset: 2 files are in more than one class: train/owl/4.png is also in wren, train/wren/2.png is also in owl",
     ]

@@ -66,7 +66,7 @@ def test_a_diverged_trial_ends_whatever_the_rule_decides(metrics: Any, reason: s
 
 def test_the_last_epoch_completes_a_trial_whatever_the_rule_decides() -> None:
     verdict = verdicts(Action.STOP, max_epochs=1).after_epoch(0, 1, {ACCURACY: 0.1})
-    assert verdict == Verdict(Action.STOP, TrialState.COMPLETED, "all 1 epochs done")
+    assert verdict == Verdict(Action.STOP, TrialState.COMPLETED, "the only epoch is done")
 
 
 def test_an_epoch_that_is_reported_again_continues() -> None:
