@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.datasets.base import DataUnavailableError
-from search_spaces.datasets.image_folder.layout import shown
+from search_spaces.datasets.image_folder.layout import place
 from search_spaces.datasets.image_folder.pictures import Picture, PictureError, read
 
 READ_AHEAD = 256  # decoded images held at a time
@@ -42,5 +42,5 @@ def _read(path: Path, description: Mapping[str, Any], large: threading.Lock) -> 
     except PictureError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno is not None:  # Pillow's own OSErrors have no number
-            raise DataUnavailableError(f"image_folder: {shown(str(path))} cannot be read ({error})") from cause
+            raise DataUnavailableError(f"image_folder: {place(path)} cannot be read ({error})") from cause
         return Damaged(str(error))
