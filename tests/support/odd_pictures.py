@@ -37,6 +37,29 @@ def save_png16(path: Path, values: Array) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks))
 
 
+def save_packed_png(path: Path, bits: int, transparent: int) -> None:
+    """A gray PNG of 12x12 with 1, 2 or 4 bits for each pixel: 0 at the left, and 1 at the right. One is transparent."""
+    text = "".join(f"{value:0{bits}b}" for value in [0] * 6 + [1] * 6)
+    size = (12 * bits + 7) // 8
+    row = int(text.ljust(8 * size, "0"), 2).to_bytes(size, "big")
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 12, 12, bits, 0, 0, 0, 0)),
+        (b"tRNS", struct.pack(">H", transparent)),
+        (b"IDAT", zlib.compress(12 * (b"\0" + row))),
+        (b"IEND", b""),
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks))
+
+
+def save_bmp32(path: Path, alpha: int) -> None:
+    """A blue BMP of 12x12 whose header says that the fourth byte of each pixel is alpha."""
+    pixels = bytes([255, 0, 0, alpha]) * 144
+    header = struct.pack("<IiiHHIIiiII", 56, 12, 12, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    start = 14 + len(header) + len(masks)
+    path.write_bytes(b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + header + masks + pixels)
+
+
 def save_tiff(path: Path, values: Array, inverted: bool = False) -> None:
     """A TIFF of the values' own type: unsigned or signed integers of 8, 16 or 32 bits, or floats of 32 bits.
 

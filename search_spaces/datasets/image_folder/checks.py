@@ -26,7 +26,7 @@ def notes(found: FoundImages, validation_fraction: float) -> Iterator[str]:
     yield from found.notes
     for part, counts in _counts(found, validation_fraction).items():
         yield from shares.notes(part, found.class_names, counts)
-    yield from identical(list(_digested(found)), found.class_names)
+    yield from identical(list(_digested(found)), found.class_names, "validation" not in found.parts)
 
 
 def _counts(found: FoundImages, validation_fraction: float) -> dict[str, list[int]]:

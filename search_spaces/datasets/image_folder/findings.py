@@ -53,7 +53,7 @@ def notes(records: Sequence[Record], class_names: Sequence[str], constant: Seque
     if constant:
         names = listed(quoted(class_names[label]) for label in constant)
         yield f"all images of a class are equal once decoded: {names}"
-    yield from identical(records, class_names)
+    yield from identical(records, class_names, all(record.part != "validation" for record in records))
 
 
 def scaling(records: Sequence[Record], value_range: Sequence[float], how: str) -> Iterator[str]:
@@ -112,8 +112,9 @@ def _unusual_sizes(records: Sequence[Record]) -> Iterator[str]:
         yield f"{images} resized like the others: {listed(unusual)}"
 
 
-def identical(records: Sequence[File], class_names: Sequence[str]) -> Iterator[str]:
-    """The same file in two parts makes a result better than it is; in two classes, one of its labels is wrong."""
+def identical(records: Sequence[File], class_names: Sequence[str], validation_is_cut: bool) -> Iterator[str]:
+    """The same file in two parts makes a result better than it is, and so does one that is twice in a part that is cut;
+    in two classes, one of its labels is wrong."""
     first: dict[tuple[str, str], File] = {}
     for record in records:
         first.setdefault((record.part, record.sha256), record)
@@ -132,6 +133,15 @@ def identical(records: Sequence[File], class_names: Sequence[str]) -> Iterator[s
                 len(pairs), f"file of {part} is identical to one", f"files of {part} are identical to files"
             )
             yield f"{files} of {where}{consequence}: {listed(pairs)}"
+    if validation_is_cut:
+        copies = [
+            f"{record.name} = {first['train', record.sha256].name}"
+            for record in records
+            if record.part == "train" and first["train", record.sha256] is not record
+        ]
+        if copies:
+            files = counted(len(copies), "file of train is a copy of another", "files of train are copies of others")
+            yield f"{files}, and the validation set is cut from train, so its result may look better: {listed(copies)}"
     labels = _labels(records)
     conflicts = [
         f"{record.name} is also in {quoted(class_names[min(labels[record.sha256] - {record.label})])}"

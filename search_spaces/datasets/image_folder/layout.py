@@ -311,8 +311,8 @@ def _read_classes(search: _Search, root: Path, top: _Listing) -> tuple[tuple[str
         same = names.setdefault(shown(folder.name), folder)
         if same is not folder:
             raise DataError(
-                f"image_folder: {place(root)} has two folders named {quoted(shown(folder.name))}, whose accents are "
-                "encoded differently; move their images into one"
+                f"image_folder: {place(root)} has two folders whose names look the same, "
+                f"{quoted(shown(folder.name))}; move their images into one, or rename one"
             )
         found = _images_of_class(search, folder)
         if not found:
@@ -458,4 +458,4 @@ def _begins_as_an_image(path: Path) -> bool:
         with path.open("rb") as file:
             return SIGNATURES.match(file.read(SIGNATURE_BYTES)) is not None
     except OSError:
-        return False
+        return True  # who decodes it reports why it cannot be read

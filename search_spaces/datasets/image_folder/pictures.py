@@ -29,6 +29,11 @@ VERSION: Final = 1  # of the description's format
 VERSION_0_1: Final = "0.1"  # a description's `conversion`, which others do not have
 #: Named, because Pillow chooses by content: an EPS file called .png would start Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+#: The first bytes of files -> the format as a person knows it.
+BEGINNINGS = {
+    b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"BM": "BMP",
+    b"RIFF": "WebP",
+}  # fmt: skip
 MAX_PIXELS = 64_000_000  # of one image: it takes 256 MB with alpha, and a file of 20 kB may claim any number
 MAX_BYTES = 512 * 2**20  # of one file: what MAX_PIXELS take as float64
 LARGE_PIXELS = 8_000_000  # larger images are decoded one at a time by a caller that has several threads
@@ -48,6 +53,8 @@ TURNS = {
 }
 PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 ALPHA_MODES = frozenset({"LA", "PA", "RGBA"})
+#: Pillow's names of gray with few bits -> the gray levels of one step. It leaves the transparent value unscaled.
+STEPS = {"L;2": 85, "L;4": 17}
 #: Pillow's names of 16 bits for each channel -> the name by which it reads the other byte of each value.
 OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 
@@ -151,7 +158,7 @@ def read(
         size = f"{int(claimed[1]) / 1e6:g} million" if claimed else "more"
         raise PictureError(_too_large(limit, size)) from error
     except UnidentifiedImageError as error:
-        raise PictureError(f"is not an image of a known format ({', '.join(FORMATS)})") from error
+        raise PictureError(_unidentified(data)) from error
     except OSError as error:
         raise PictureError(error.strerror or str(error) or type(error).__name__) from error
     except Exception as error:  # Pillow raises whatever its parsers meet: struct.error, TypeError, KeyError ...
@@ -219,6 +226,7 @@ class _Deep:
 def _read(image: Image.Image, data: bytes, description: Mapping[str, Any]) -> Picture:
     frames = _has_frames(image)
     deep = None if description.get("conversion") == VERSION_0_1 else _deep_values(image, data)
+    step = STEPS.get(_rawmode(image), 1)
     image.load()
     name, levels, value_range = image.mode, None, description["value_range"]
     turn = _turn(image)
@@ -235,7 +243,9 @@ def _read(image: Image.Image, data: bytes, description: Mapping[str, Any]) -> Pi
         name, inverted = deep.name, deep.inverted
         levels, not_finite = deep.levels()
     if deep is None or value_range is not None:
-        plain = image if deep is None else deep.image(value_range)
+        plain: Image.Image = image if deep is None else deep.image(value_range)
+        if isinstance(value := plain.info.get("transparency"), int):
+            plain.info["transparency"] = value * step
         flat, composited = _without_alpha(plain, int(description["background"]))
         pixels = _pixels(flat if turn is None else flat.transpose(turn), description)
     digest = hashlib.sha256(data).hexdigest()
@@ -259,6 +269,8 @@ def _converted_as_version_0_1(image: Image.Image) -> Image.Image:
 def _without_alpha(image: Image.Image, background: int) -> tuple[Image.Image, bool]:
     """The image on the background, and whether any of its pixels is transparent."""
     image = image.convert(PREMULTIPLIED[image.mode]) if image.mode in PREMULTIPLIED else image
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB"), False  # many programs leave the fourth byte empty, and others then ignore it
     by_color = "transparency" in image.info
     if not by_color and image.mode not in ALPHA_MODES:
         return image, False
@@ -292,7 +304,7 @@ def _deep_values(image: Any, data: bytes) -> _Deep | None:
     signed = SIGNED in _tuple(tags.get(SAMPLE_FORMAT, 1))
     inverted = image.format == "TIFF" and tags.get(PHOTOMETRIC) == 0
     codec, _, offset, arguments = image.tile[0] if image.tile else ("", None, 0, "")
-    rawmode = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+    rawmode = _rawmode(image)
     if codec.startswith("ppm") and isinstance(arguments, tuple) and rawmode == "RGB" and int(arguments[1]) > WHITE:
         if codec != "ppm":
             raise PictureError("must be a binary PPM file where a channel has more than 8 bits")
@@ -354,6 +366,21 @@ def _content(path: Path) -> bytes:
     if len(data) > MAX_BYTES:
         raise PictureError(f"must have at most {MAX_BYTES // 2**20} MiB")
     return data
+
+
+def _unidentified(data: bytes) -> str:
+    for beginning, name in BEGINNINGS.items():
+        if data.startswith(beginning):
+            return f"begins like {name}, but is damaged or holds pixels of a kind that cannot be read"
+    if data[4:8] == b"ftyp":
+        return "is HEIC, AVIF or a video, which cannot be read; convert it to PNG or JPEG"
+    return f"is not an image of a known format ({', '.join(FORMATS)})"
+
+
+def _rawmode(image: Any) -> str:
+    """Pillow's name of what is stored; to be asked for before the image is loaded."""
+    arguments = image.tile[0][3] if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _too_large(limit: int, size: str) -> str:

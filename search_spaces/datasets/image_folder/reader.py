@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from search_spaces.datasets.image_folder import ImageFolder
 
-DECODING = 2  # raise it when equal files of an equal spec decode to other pixels
+DECODING = 3  # raise it when equal files of an equal spec decode to other pixels
 SAMPLED_FILES = 64  # whose status stands for all of them between two full checks
 LOGGED_FILES = 1000  # damaged ones, a line each in the log of the trial
 MAX_NARROW_SHARE = 0.99  # of the values in one sixteenth of the range, from which a range is probably wrong

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -207,6 +208,21 @@ def test_a_file_without_a_suffix_that_is_no_image_is_left_out(tmp_path: Path) ->
     assert find_images(tmp_path, 0.1).notes == ("1 file that is not an image was left out: a/LICENSE",)
 
 
+def test_a_file_without_a_suffix_that_cannot_be_opened_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be an image: the reader names it, with the reason."""
+    tree(tmp_path, *CLASSES, "a/4")
+
+    def refuse(path: Path, *arguments: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    found = find_images(tmp_path, 0.1)
+    assert found.notes == ()
+    assert sum(counts(found).values()) == 7
+
+
 def test_classes_are_the_same_however_their_accents_are_encoded(tmp_path: Path) -> None:
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     tree(tmp_path, f"train/{composed}/1.png", f"train/{composed}/2.png", "train/tea/1.png")
@@ -215,7 +231,7 @@ def test_classes_are_the_same_however_their_accents_are_encoded(tmp_path: Path) 
     assert found.class_names == (composed, "tea")
     assert [label for label, _ in found.parts["test"]] == [0, 1]
     tree(tmp_path, f"train/{decomposed}/2.png")
-    with pytest.raises(DataError, match="has two folders named café, whose accents are encoded differently"):
+    with pytest.raises(DataError, match="has two folders whose names look the same, café;"):
         find_images(tmp_path, 0.1)
 
 

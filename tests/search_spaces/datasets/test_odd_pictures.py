@@ -21,7 +21,16 @@ from search_spaces.datasets.base import DataUnavailableError
 from search_spaces.datasets.image_folder import pictures
 from search_spaces.datasets.image_folder.pictures import PictureError, decode, describe
 from tests.support.image_files import save_image
-from tests.support.odd_pictures import EPS, named, patterned, save_jpeg, save_png16, save_tiff
+from tests.support.odd_pictures import (
+    EPS,
+    named,
+    patterned,
+    save_bmp32,
+    save_jpeg,
+    save_packed_png,
+    save_png16,
+    save_tiff,
+)
 from workers.data.splits import DataError, Splits, load
 
 SAVE: dict[str, tuple[Callable[[Path, Any], None], str]] = {
@@ -220,6 +229,45 @@ def test_more_pixels_than_the_limit_are_refused_before_they_are_decoded(
         decode(stored.getvalue(), describe(8, 8, 3))
 
 
+RED, BLUE, WHITE, BLACK = (255, 0, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+
+
+def two_colors(path: Path, mode: str = "RGB", **options: Any) -> None:
+    """Red at the left, and blue at the right."""
+    image = Image.new("RGB", (12, 12), RED)
+    image.paste(BLUE, (6, 0, 12, 12))
+    (image.quantize(2) if mode == "P" else image.convert(mode)).save(path, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "left", "right"),
+    [
+        ("1.png", lambda path: save_packed_png(path, 1, 1), BLACK, WHITE),
+        ("1.png", lambda path: save_packed_png(path, 2, 1), BLACK, WHITE),
+        ("1.png", lambda path: save_packed_png(path, 4, 1), BLACK, WHITE),
+        ("1.png", lambda path: save_packed_png(path, 4, 0), WHITE, (17, 17, 17)),
+        ("1.png", lambda path: two_colors(path, "P", transparency=bytes([255, 0])), None, WHITE),
+        ("1.png", lambda path: two_colors(path, transparency=BLUE), RED, WHITE),
+        ("1.bmp", lambda path: save_bmp32(path, 0), BLUE, BLUE),
+        ("1.bmp", lambda path: save_bmp32(path, 255), BLUE, BLUE),
+        ("1.jpg", lambda path: two_colors(path, "CMYK", quality=100), RED, BLUE),
+        ("1.jpg", lambda path: two_colors(path, quality=100, progressive=True), RED, BLUE),
+        ("1.tif", lambda path: two_colors(path, "CMYK"), RED, BLUE),
+        ("1.tif", lambda path: two_colors(path, "1"), None, BLACK),
+        ("1.tif", lambda path: two_colors(path, save_all=True, append_images=[Image.new("L", (3, 3))]), RED, BLUE),
+        ("1.webp", lambda path: two_colors(path, lossless=True, save_all=True), RED, BLUE),
+        ("1.pgm", lambda path: path.write_bytes(b"P5 2 1 100\n\0\x64"), BLACK, WHITE),
+        ("1.ppm", lambda path: path.write_bytes(b"P3 2 1 255 255 0 0 0 0 255 "), RED, BLUE),
+    ],
+)
+def test_rare_kinds_of_pixels_are_read(tmp_path: Path, name: str, save: Any, left: Any, right: Any) -> None:
+    save(tmp_path / name)
+    pixels = decode(tmp_path / name, describe(12, 12, 3)).astype(int)
+    for column, color in ((0, left), (11, right)):
+        if color is not None:
+            assert abs(pixels[:, :, column].T - color).max() <= 3, f"column {column}"
+
+
 def claim(path: Path, side: int) -> None:
     """A PNG that claims to be a square of that side."""
     save_png16(path, patterned(0, 0, 9))
@@ -242,10 +290,12 @@ SIX = (0x112, 3, 1, struct.pack("<H", 6))
         ("1.png", lambda path: Image.new("LA", (9, 9), (3, 9)).save(path), None),
         ("1.png", lambda path: Image.new("P", (9, 9), 3).save(path, transparency=3), None),
         ("1.png", lambda path: path.write_bytes(EPS), "is not an image of a known format"),
+        ("1.jpg", lambda path: path.write_bytes(b"\0\0\0\x18ftypheic"), "is HEIC, AVIF or a video"),
         ("1.png", lambda path: claim(path, 8001), "must have at most 64 million pixels"),
         ("1.png", lambda path: claim(path, 0), "1.png ("),
         ("1.jpg", lambda path: path.write_bytes(b"\xff\xd8\xff"), "1.jpg ("),
         ("1.tif", lambda path: path.write_bytes(b"II*\0" + b"\xff" * 40), "1.tif ("),
+        ("1.tif", lambda path: save_tiff(path, np.zeros((9, 9))), "1.tif (begins like TIFF, but is damaged or holds"),
         ("1.gif", lambda path: path.write_bytes(b"GIF89a" + b"\xff" * 40), "1.gif ("),
     ],
 )

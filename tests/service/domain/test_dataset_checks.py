@@ -113,12 +113,19 @@ def test_files_that_are_in_two_sets_are_a_warning(tmp_path: Path) -> None:
     fill(root, *names)
     (root / "test/owl/5.png").write_bytes((root / "train/owl/3.png").read_bytes())
     (root / "train/wren/2.png").write_bytes((root / "train/owl/4.png").read_bytes())
+    (root / "train/owl/8.png").write_bytes((root / "train/owl/7.png").read_bytes())
     found = dataset_checks.check(ImageFolder(path="birds"), tmp_path)
-    assert [warning for warning in found if "identical" in warning or "than one class" in warning] == [
+    assert [
+        warning for warning in found if "identical" in warning or "cop" in warning or "than one class" in warning
+    ] == [
         "dataset: 1 file of test is identical to one of train and validation, so the test result looks better than "
         "it is: test/owl/5.png = train/owl/3.png",
+        "dataset: 2 files of train are copies of others, and the validation set is cut from train, so its result may "
+        "look better: train/owl/8.png = train/owl/7.png, train/wren/2.png = train/owl/4.png",
         "dataset: 2 files are in more than one class: train/owl/4.png is also in wren, train/wren/2.png is also in owl",
     ]
+    fill(root, "val/owl/1.png", "val/wren/1.png")
+    assert not any("copies" in warning for warning in dataset_checks.check(ImageFolder(path="birds"), tmp_path))
 
 
 def test_little_is_read_before_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
