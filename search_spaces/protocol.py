@@ -37,6 +37,8 @@ MAX_VALUES = 1_000
 MAX_PARAMETERS = 10_000
 #: Longest text from a library or from user code, in characters. The rest is cut.
 MAX_TEXT = 10_000
+#: Most nodes that a driver names, and the longest id of one: Ray uses 56 characters.
+MAX_NODES, MAX_NODE_ID = 1_000, 128
 #: Longest id in MLflow, which uses 32 characters.
 MAX_MLFLOW_ID = 64
 #: Trials and epochs are numbered below this, which any database can store.
@@ -195,6 +197,7 @@ def _sanitize_if_text(value: Any) -> Any:
 #: Text from a library or from user code, which may contain anything and may be of any length.
 Text = Annotated[str, BeforeValidator(_sanitize_if_text)]
 MlflowId = Annotated[Text, Field(max_length=MAX_MLFLOW_ID)]
+NodeId = Annotated[Text, Field(max_length=MAX_NODE_ID)]
 #: A number of trials, epochs or restarts, counted from 0.
 Number = Annotated[int, Field(ge=0, lt=MAX_NUMBER)]
 
@@ -302,6 +305,9 @@ class Heartbeat(Message):
     )
     trials: Annotated[list[TrialUpdate], FailFast(), AtMost(MAX_UPDATES)] = Field(
         default_factory=list, description="Trials that changed since the last heartbeat that was answered."
+    )
+    excluded_nodes: Annotated[list[NodeId], FailFast(), AtMost(MAX_NODES)] = Field(
+        default_factory=list, description="Ids of the nodes that the experiment does not use: others get their slots."
     )
     mlflow_experiment_id: MlflowId | None = Field(None, description="The experiment in MLflow that holds the runs.")
     mlflow_run_id: MlflowId | None = Field(None, description="The parent run in MLflow.")

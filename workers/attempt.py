@@ -192,6 +192,7 @@ class ExperimentAttempt:
             self._heartbeat.wake,
         )
         self._heartbeat.notice = self._callback.notice
+        self._heartbeat.excluded_nodes = self._callback.excluded_nodes
         self._tracker.start()
 
     def search(self) -> None:

@@ -20,6 +20,7 @@ from search_spaces.periodic import PeriodicThread
 from search_spaces.protocol import (
     API_PREFIX,
     FINAL_PHASES,
+    MAX_NODES,
     MAX_UPDATES,
     Directives,
     Heartbeat,
@@ -45,8 +46,8 @@ TOO_LARGE = 413
 class HeartbeatThread:
     """Sends a heartbeat every `launch.heartbeat_s`, and soon after `wake`.
 
-    `phase` and `reason` are what the next one reports, with `notice()` while the attempt runs; `directives` are the
-    newest, with the newest controls. Before `report_trials` a heartbeat reports no trials.
+    `phase` and `reason` are what the next one reports, with `excluded_nodes()`, and `notice()` while the attempt runs;
+    `directives` are the newest, with the newest controls. Before `report_trials` a heartbeat reports no trials.
     """
 
     def __init__(self, launch: LaunchConfig, fence: Fence) -> None:
@@ -71,6 +72,7 @@ class HeartbeatThread:
         self.phase = Phase.STARTING
         self.reason = ""
         self.notice: Callable[[], str] = lambda: ""
+        self.excluded_nodes: Callable[[], list[str]] = list
         self.directives = Directives(slots=launch.slots, controls=launch.controls, cancel_trials=launch.cancel_trials)
 
     def report_trials(self, recorder: Recorder, mlflow_ids: Callable[[], MlflowIds]) -> None:
@@ -192,6 +194,7 @@ class HeartbeatThread:
                 "reason": self._reason(phase) if is_last else "",
                 "blocked": self._blocked and is_last,
                 "trials": updates,
+                "excluded_nodes": self.excluded_nodes()[:MAX_NODES],
                 "mlflow_experiment_id": ids.experiment,
                 "mlflow_run_id": ids.parent,
                 "winner": self._winner if is_last else None,

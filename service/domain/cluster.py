@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Node:
-    """The total resources of one node, used or free."""
+    """The total resources of one node, used or free. `id` is the one by which drivers name it."""
 
     name: str
     cpus: float
     gpus: float = 0
+    id: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 A slot is what one trial uses: CPUs and GPUs of a single node. A running experiment keeps its first slot. Beyond that,
 higher priorities are served before lower ones; within a priority, slots are given one at a time to the experiment that
-has the fewest, until nothing more fits: max-min fairness, first come first served among equals. It must not know the
-database, Ray or a clock.
+has the fewest, until nothing more fits: max-min fairness, first come first served among equals. A node that some
+experiments do not use is given to the others first. It must not know the database, Ray or a clock.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +20,10 @@ UNITS = 10_000  # Ray counts resources in ten-thousandths; whole numbers keep th
 
 @dataclass(frozen=True)
 class Demand:
-    """Up to `most` slots of this size. If the experiment is `running`, its first slot comes before all others."""
+    """Up to `most` slots of this size, on nodes whose ids are not `excluded`.
+
+    If the experiment is `running`, its first slot comes before all others.
+    """
 
     experiment_id: str
     cpus: float
@@ -27,17 +31,23 @@ class Demand:
     most: int = 1
     running: bool = False
     priority: int = 0
+    excluded: frozenset[str] = frozenset()
 
 
 @dataclass
 class _Free:
-    """What is free on a node: CPUs, and each GPU separately, because a fraction of a GPU never spans two."""
+    """What is free on a node: CPUs, and each GPU separately, because a fraction of a GPU never spans two.
 
+    `excluders` is the number of demands that exclude it.
+    """
+
+    node: str
+    excluders: int
     cpus: int
     gpus: list[int] = field(default_factory=list)
 
-    def fits(self, cpus: int, gpus: int) -> bool:
-        if self.cpus < cpus:
+    def fits(self, cpus: int, gpus: int, excluded: frozenset[str]) -> bool:
+        if self.cpus < cpus or self.node in excluded:
             return False
         if gpus <= UNITS:
             return gpus == 0 or any(free >= gpus for free in self.gpus)
@@ -56,16 +66,19 @@ class _Free:
 
 def allocate(cluster: Cluster, demands: Sequence[Demand]) -> dict[str, int]:
     """The slots of each experiment; zero means wait. `demands` are in the order of submission."""
-    free = [_Free(int(node.cpus * UNITS), [UNITS] * int(node.gpus)) for node in cluster.nodes]
+    excluders = Counter(node for demand in demands for node in demand.excluded)
+    free = [
+        _Free(node.id, excluders[node.id], int(node.cpus * UNITS), [UNITS] * int(node.gpus)) for node in cluster.nodes
+    ]
     slots = {demand.experiment_id: 0 for demand in demands}
-    full: set[tuple[int, int]] = set()  # sizes that no longer fit: nothing is released meanwhile
+    full: set[tuple[int, int, frozenset[str]]] = set()  # what no longer fits: nothing is released meanwhile
 
     def serve(hungry: list[Demand], upto: int) -> list[Demand]:
         """Give one more slot to each that has fewer than `upto`; return those that want more."""
         left = []
         for demand in hungry:
             if slots[demand.experiment_id] < upto:
-                size = round(demand.cpus * UNITS), round(demand.gpus * UNITS)
+                size = round(demand.cpus * UNITS), round(demand.gpus * UNITS), demand.excluded
                 if size in full or not _place(free, *size):
                     full.add(size)
                     continue
@@ -89,10 +102,11 @@ def fits_somewhere(cluster: Cluster, cpus: float, gpus: float) -> bool:
     return allocate(cluster, [Demand("probe", cpus, gpus)])["probe"] == 1
 
 
-def _place(free: list[_Free], cpus: int, gpus: int) -> bool:
-    """Take one slot of the node that it fills best; for trials without GPUs, nodes without GPUs come first."""
-    fitting = [node for node in free if node.fits(cpus, gpus)]
+def _place(free: list[_Free], cpus: int, gpus: int, excluded: frozenset[str]) -> bool:
+    """Take one slot of the node that it fills best: first come nodes that fewer experiments can use, then, for trials
+    without GPUs, those without GPUs."""
+    fitting = [node for node in free if node.fits(cpus, gpus, excluded)]
     if not fitting:
         return False
-    min(fitting, key=lambda node: (sum(node.gpus), node.cpus)).take(cpus, gpus)
+    min(fitting, key=lambda node: (-node.excluders, sum(node.gpus), node.cpus)).take(cpus, gpus)
     return True

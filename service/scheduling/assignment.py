@@ -84,6 +84,7 @@ def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
         most=min(most, controls.max_concurrent_trials or most),
         running=experiment.state in DRIVEN,
         priority=controls.priority,
+        excluded=frozenset(experiment.excluded_nodes or ()) if experiment.state in DRIVEN else frozenset(),
     )
 
 

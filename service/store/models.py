@@ -60,6 +60,7 @@ class Experiment(Base):
     `revision` grows with every visible change except progress; it is the ETag. `mlflow_closed` means that the statuses
     of its MLflow runs are final. `priority`, `cpus_per_trial` and `gpus_per_trial` are copied from `controls` and
     `spec`, so that the queue is read without them; `cpus_per_trial` is null if the spec has no such size.
+    `excluded_nodes` are ids of nodes that the newest attempt does not use.
     """
 
     __tablename__ = "experiments"
@@ -108,6 +109,7 @@ class Experiment(Base):
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     cpus_per_trial: Mapped[float | None]
     gpus_per_trial: Mapped[float | None]
+    excluded_nodes: Mapped[list[str] | None]
 
     @validates("controls")
     def _copy_priority(self, _: str, controls: dict[str, Any]) -> dict[str, Any]:

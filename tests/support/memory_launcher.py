@@ -13,7 +13,7 @@ class MemoryLauncher:
     """Jobs by attempt id, the cluster's nodes, and a switch for an unreachable Ray."""
 
     def __init__(self) -> None:
-        self.nodes = Cluster((Node("small", cpus=2), Node("large", cpus=8, gpus=2)))
+        self.nodes = Cluster((Node("small", cpus=2, id="s"), Node("large", cpus=8, gpus=2, id="l")))
         self.unreachable = False
         self.jobs: dict[str, JobStatus] = {}
         self.launches: dict[str, LaunchConfig] = {}

@@ -9,7 +9,8 @@ import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -26,7 +27,10 @@ from tests.support.attempts import (
     journal_of,
     one_trial,
 )
-from workers.failures.classification import TrialError
+from tests.support.nodes import MemoryCluster
+from tests.support.workers import BuildLaunch
+from workers.failures.classification import Failure, TrialError
+from workers.nodes import Nodes
 from workers.search.tune_callbacks import TuneCallback
 from workers.state.recorder import Recorder
 from workers.winner.evaluation import EvaluationFailedError, StopRequestedError, WinnerScore
@@ -61,6 +65,19 @@ def test_a_completed_search_ends_with_a_registered_winner(
     after = journal_of(tmp_path)
     assert after.table.winner == winner
     after.close()
+
+
+def test_the_service_learns_which_nodes_the_search_does_not_use(
+    attempt: Callable[..., Attempted], service: Any, launch: BuildLaunch
+) -> None:
+    def trials(recorder: Recorder, callback: TuneCallback) -> None:
+        nodes, searcher = Nodes(launch(), MemoryCluster("w1", "w2")), SimpleNamespace(finish=lambda: None)
+        callback.attach(cast("Any", searcher), nodes, {"CPU": 1.0})
+        nodes.exclude(Failure(ErrorKind.NODE, "node w2 has no Rung", "w2"))
+        one_trial(recorder, callback)
+
+    assert attempt(trials).succeeded
+    assert service.heard[-1].excluded_nodes == ["w2"]
 
 
 def test_what_is_known_of_the_data_is_logged_on_the_parent_run(

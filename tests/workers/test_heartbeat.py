@@ -9,7 +9,7 @@ import pytest
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import MAX_UPDATES, Directives, LaunchConfig, TrialState, Winner
+from search_spaces.protocol import MAX_NODES, MAX_UPDATES, Directives, LaunchConfig, TrialState, Winner
 from tests.support.workers import OpenRecorder
 from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
@@ -57,6 +57,14 @@ def heartbeat(heartbeat_of: Callable[..., HeartbeatThread]) -> HeartbeatThread:
 def test_the_first_directives_are_those_of_the_launch(heartbeat_of: Callable[..., HeartbeatThread]) -> None:
     heartbeat = heartbeat_of(cancel_trials=[1])
     assert heartbeat.directives == Directives(slots=2, cancel_trials=[1])
+
+
+def test_nodes_that_are_not_used_are_reported(service: Any, heartbeat: HeartbeatThread) -> None:
+    assert heartbeat.send()
+    heartbeat.excluded_nodes = lambda: [f"{number:056x}" for number in range(MAX_NODES + 1)]
+    assert heartbeat.send()
+    first, second = (message.excluded_nodes for message in service.heard)
+    assert (first, len(second), second[0]) == ([], MAX_NODES, "0" * 56)
 
 
 def test_a_run_of_a_trial_that_the_journal_lost_is_not_reported(

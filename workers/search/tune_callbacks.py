@@ -83,6 +83,10 @@ class TuneCallback(Callback):
         """What a person should know of the running search: nodes that it does not use."""
         return self._nodes.reason() if self._nodes else ""
 
+    def excluded_nodes(self) -> list[str]:
+        """Ray's ids of the nodes that the search does not use."""
+        return self._nodes.excluded() if self._nodes else []
+
     def num_samples(self) -> int:
         """Trials wanted now."""
         return self._policy.num_samples(self._directives())

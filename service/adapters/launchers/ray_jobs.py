@@ -135,4 +135,5 @@ def _node(state: dict[str, Any]) -> Node:
         name=str(state.get("node_name") or state.get("node_ip") or state["node_id"]),
         cpus=float(resources.get("CPU", 0)),
         gpus=float(resources.get("GPU", 0)),
+        id=str(state["node_id"]),
     )

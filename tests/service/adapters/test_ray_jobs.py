@@ -142,7 +142,8 @@ def test_an_unknown_status_counts_as_alive(
 
 
 def test_living_nodes_are_listed_by_name(launcher: RayLauncher) -> None:
-    assert launcher.cluster() == Cluster((Node("10.0.0.1", 2), Node("10.0.0.2", 8, 2), Node("10.0.0.4", 0)))
+    nodes = Node("10.0.0.1", 2, id="a"), Node("10.0.0.2", 8, 2, id="b"), Node("10.0.0.4", 0, id="d")
+    assert launcher.cluster() == Cluster(nodes)
 
 
 def test_living_raylets_are_listed(launcher: RayLauncher, dashboard: Dashboard) -> None:

@@ -134,3 +134,22 @@ def test_a_trial_needs_its_resources_on_one_node() -> None:
 def test_trials_without_gpus_prefer_nodes_without_gpus() -> None:
     cluster = Cluster((Node("gpu", cpus=4, gpus=1), Node("cpu", cpus=4)))
     assert allocate(cluster, [Demand("c", 4, 0, most=1), Demand("g", 4, 1, most=1)]) == {"c": 1, "g": 1}
+
+
+def test_slots_of_a_node_that_an_experiment_does_not_use_are_for_the_others() -> None:
+    cluster = Cluster((Node("a", cpus=4, id="n1"), Node("b", cpus=4, id="n2")))
+    one, other = Demand("one", 1, most=9, running=True), Demand("other", 1, most=9, running=True)
+    assert allocate(cluster, [one, other]) == {"one": 4, "other": 4}
+    for excluded in ("n1", "n2"):
+        limited = replace(one, excluded=frozenset({excluded}))
+        assert allocate(cluster, [limited, other]) == {"one": 4, "other": 4}, "each on its own node"
+        assert allocate(cluster, [other, limited]) == {"one": 4, "other": 4}
+        assert allocate(cluster, [limited, replace(other, most=1)]) == {"one": 4, "other": 1}
+        assert allocate(cluster, [limited, replace(other, priority=1)]) == {"one": 1, "other": 7}
+    assert allocate(cluster, [replace(one, excluded=frozenset({"n1", "n2"})), other]) == {"one": 0, "other": 8}
+
+
+def test_a_size_that_is_full_for_one_is_not_full_for_another_that_uses_more_nodes() -> None:
+    cluster = Cluster((Node("a", cpus=2, id="n1"), Node("b", cpus=2, id="n2")))
+    limited = Demand("limited", 2, most=2, excluded=frozenset({"n1"}))
+    assert allocate(cluster, [limited, Demand("other", 2, most=2)]) == {"limited": 1, "other": 1}

@@ -173,3 +173,28 @@ def test_a_higher_priority_is_launched_first(world: World) -> None:
     world.beat(one, {"phase": "completed"})
     world.reconciler.reconcile_once()
     assert [world.show(i)["state"] for i in (two, three)] == ["QUEUED", "RUNNING"]
+
+
+def test_slots_of_nodes_that_a_driver_does_not_use_go_to_others(world: World) -> None:
+    """Its next attempt may use them again, and so may a driver of an earlier version, which names none."""
+    one, other = world.started(), world.started()
+    searching = {"phase": "searching"}
+
+    def slots() -> list[int]:
+        world.reconciler.reconcile_once()
+        return [world.show(i)["slots"] for i in (one, other)]
+
+    assert slots() == [5, 5]
+    world.beat(one, searching | {"excluded_nodes": ["l"]})
+    assert slots() == [2, 8]
+    assert world.beat(one, searching | {"excluded_nodes": ["l"]}).json()["slots"] == 2
+    world.beat(one, searching | {"excluded_nodes": ["l", "s", "gone"]})
+    assert slots() == [0, 10]
+    world.beat(one, searching)
+    assert slots() == [5, 5]
+    world.beat(one, searching | {"excluded_nodes": ["l", "s"]})
+    world.post(one, "pause")
+    world.beat(one, {"phase": "paused", "excluded_nodes": ["l", "s"]})
+    world.post(one, "resume")
+    assert slots() == [5, 5]
+    assert world.show(one)["attempt"] == 2
