@@ -12,7 +12,7 @@ from typing import Any
 
 from search_spaces.datasets.report import DataReport
 from search_spaces.domains import KEYWORDS
-from search_spaces.phrases import counted
+from search_spaces.phrases import counted, listed, quoted
 from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.sampling import NOT_APPLICABLE, flatten
 from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
@@ -149,7 +149,8 @@ def classes(report: DataReport) -> Table:
     """One row for each class, one column for each split, and the sums."""
     splits = tuple(report.counts)
     rows = [
-        (name, *(str(report.counts[split][label]) for split in splits)) for label, name in enumerate(report.classes)
+        (quoted(name), *(str(report.counts[split][label]) for split in splits))
+        for label, name in enumerate(report.classes)
     ]
     sums = (f"{len(rows)} classes", *(str(report.images(split)) for split in splits))
     return Table(("class", *splits), (*rows, sums), numeric=frozenset(range(1, len(splits) + 1)))
@@ -157,12 +158,10 @@ def classes(report: DataReport) -> Table:
 
 def data(report: DataReport, warnings: Sequence[str] = (), most_classes: int = 10) -> list[Fact]:
     """What is known of a data set, without the notes that are shown as layout or warning."""
-    names = ", ".join(report.classes[:most_classes])
-    more = f" and {len(report.classes) - most_classes} more" if len(report.classes) > most_classes else ""
     images = ", ".join(f"{report.images(split)} {split}" for split in report.counts)
     where = f"{report.name} {report.path}" if report.path else report.name
     lines = [Fact("data", f"{where}: {images}; images of {'x'.join(map(str, report.shape))}")]
-    lines.append(Fact("classes", f"{len(report.classes)}: {names}{more}"))
+    lines.append(Fact("classes", f"{len(report.classes)}: {listed(map(quoted, report.classes), most_classes)}"))
     if report.layout:
         lines.append(Fact("layout", report.layout))
     if report.sizes:

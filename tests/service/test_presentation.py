@@ -11,7 +11,9 @@ from search_spaces.protocol import TrialState
 from search_spaces.sampling import NOT_APPLICABLE
 from service.contract.schemas import Curves, DiskUse, Point, TrialView
 from service.presentation import (
+    classes,
     curves,
+    data,
     differing_parameters,
     disk_use,
     figure,
@@ -19,12 +21,19 @@ from service.presentation import (
     searched_parameters,
     short_name,
 )
+from tests.support.data_reports import data_report
 
 
 def trial(number: int, state: TrialState, reason: str = "", **fields: Any) -> TrialView:
     given: dict[str, Any] = {"epoch": 3, "best_value": 0.91, "best_epoch": 2, "metrics": {}, "parameters": {}}
     empty = dict.fromkeys(("mlflow_run_id", "mlflow_url", "started_at", "ended_at"))
     return TrialView(trial=number, state=state, stop_reason=reason, **given | empty | fields)
+
+
+def test_white_space_at_the_ends_of_a_class_name_is_seen() -> None:
+    report = data_report(classes=["owl ", "wren"])
+    assert [row[0] for row in classes(report).rows] == ["'owl '", "wren", "2 classes"]
+    assert [fact.text for fact in data(report) if fact.label == "classes"] == ["2: 'owl ', wren"]
 
 
 def test_a_parameter_that_its_kind_implies_has_no_column() -> None:

@@ -20,7 +20,7 @@ def data_report(**changes: Any) -> DataReport:
         "modes": {"I;16": 21},
         "values": [0.0, 4095.0],
         "value_range": [0.0, 4095.0],
-        "notes": ["1 files that are not images were left out: owl/notes.txt"],
+        "notes": ["1 file that is not an image was left out: owl/notes.txt"],
         "test_sha256": "ab" * 32,
     }
     return DataReport(**fields | changes)

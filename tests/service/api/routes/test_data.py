@@ -47,4 +47,4 @@ def test_show_says_what_is_known_of_the_data(world: World, settings: Settings) -
     assert "  sizes     20 of 640x480, 1 of other sizes\n" in shown
     assert "  values    0 to 4095; 0 and 4095 are black and white\n" in shown
     assert f"  test set  sha256 {'ab' * 32}\n" in shown
-    assert "  note      1 files that are not images were left out: owl/notes.txt\n" in shown
+    assert "  note      1 file that is not an image was left out: owl/notes.txt\n" in shown
