@@ -11,6 +11,7 @@ from search_spaces.early_stopping.base import Action, Comparison
 from search_spaces.early_stopping.none import NoEarlyStopping
 from search_spaces.sampling import draw_from, resolve
 from search_spaces.searchers.base import Finding, SearcherSpec, SearchProblem, TrialResult
+from search_spaces.searchers.gp import GP
 from search_spaces.searchers.random import Random
 from search_spaces.searchers.tpe import TPE
 from tests.benchmarks.search_quality.lcbench import EPOCHS, Space, Task
@@ -104,6 +105,7 @@ def _optuna(pruner: str, sampler: str = "TPESampler", **options: Any) -> Callabl
 MANY = 100_000
 METHODS: dict[str, Callable[[Task, int], Method]] = {
     "default": _rung(TPE(num_samples=MANY), Asha()),
+    "gp": _rung(GP(num_samples=MANY), Asha()),
     "random": _rung(Random(num_samples=MANY), Asha()),
     "tpe-ended-trials": _rung(TPE(num_samples=MANY, learn_from="ended_trials"), Asha()),
     "random-full": _rung(Random(num_samples=MANY), NoEarlyStopping()),

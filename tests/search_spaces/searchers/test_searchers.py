@@ -11,6 +11,7 @@ import pytest
 from search_spaces.experiment import ExperimentSpec, SearchSpace
 from search_spaces.searchers import Searcher
 from search_spaces.searchers.base import Finding, SearchAlgorithm, SearcherSpec, SearchProblem, TrialResult
+from search_spaces.searchers.gp import GP
 from search_spaces.searchers.random import Random
 from search_spaces.searchers.tpe import TPE
 from search_spaces.spec import members
@@ -38,9 +39,9 @@ def test_a_searcher_without_an_algorithm_cannot_be_made() -> None:
         Forgotten()  # type: ignore[abstract]
 
 
-def test_tpe_learns_and_random_search_does_not() -> None:
+def test_models_learn_and_random_search_does_not() -> None:
     """After many trials of which small values were best, the next samples tell who has learned."""
-    for spec, learns in ((TPE(startup_trials=5), True), (Random(), False)):
+    for spec, learns in ((TPE(startup_trials=5), True), (GP(startup_trials=5), True), (Random(), False)):
         algorithm = spec.algorithm(SearchProblem(SPACE, 1, 0))
         drawn = []
         for number in range(40):
@@ -52,8 +53,9 @@ def test_tpe_learns_and_random_search_does_not() -> None:
         assert (sum(drawn[-15:]) / 15 < 0.25) == learns
 
 
-def test_a_smaller_objective_is_better_where_the_sign_says_so() -> None:
-    algorithm = TPE(startup_trials=5).algorithm(SearchProblem(SPACE, -1, 0))
+@pytest.mark.parametrize("searcher", [TPE(startup_trials=5), GP(startup_trials=5)])
+def test_a_smaller_objective_is_better_where_the_sign_says_so(searcher: SearcherSpec) -> None:
+    algorithm = searcher.algorithm(SearchProblem(SPACE, -1, 0))
     drawn = []
     for number in range(40):
         sample = algorithm.propose(number)
@@ -102,15 +104,17 @@ def beyond_the_edge(searcher: SearcherSpec) -> int:
     return diverged
 
 
-def test_tpe_learns_from_trials_that_still_run_or_were_stopped_at_a_rung() -> None:
-    assert searched(TPE(startup_trials=5), running) < 0.25
-    assert searched(TPE(startup_trials=5), stopped) < 0.25
+def test_models_learn_from_trials_that_still_run_or_were_stopped_at_a_rung() -> None:
+    for searcher in (TPE(startup_trials=5), GP(startup_trials=5)):
+        assert searched(searcher, running) < 0.25
+        assert searched(searcher, stopped) < 0.25
     assert searched(TPE(startup_trials=5, learn_from="ended_trials"), running) > 0.25
 
 
-def test_tpe_avoids_what_diverged() -> None:
+def test_models_avoid_what_diverged() -> None:
     """At random, 18 of the 40 trials would diverge."""
     assert beyond_the_edge(TPE()) <= 14
+    assert beyond_the_edge(GP()) <= 10
     assert beyond_the_edge(TPE(learn_from="ended_trials")) >= 30
 
 

@@ -1,0 +1,41 @@
+"""GP: Bayesian optimization with a Gaussian process over hyperparameters and rungs.
+
+Owns the spec. `search` proposes, `process` is the model and `encoding` turns samples into vectors; they need numpy and
+scipy, and are imported when a search begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from search_spaces.domains import Integer
+from search_spaces.problems import Problem
+from search_spaces.sampling import domains
+from search_spaces.searchers.base import NumSamples, SearchAlgorithm, SearcherSpec, SearchProblem
+from search_spaces.spec import Spec
+
+
+class GP(SearcherSpec):
+    """Bayesian optimization: a Gaussian process of the values at all rungs, also of trials that still run."""
+
+    kind: Literal["gp"] = "gp"
+    num_samples: NumSamples = 20
+    startup_trials: Annotated[Integer, Field(ge=1)] = Field(
+        10, description="Number of trials with a value from which on the searcher uses its model; random before."
+    )
+
+    def trial_count(self, search_space: Spec) -> int:
+        return self.num_samples
+
+    def warnings(self, search_space: Spec) -> Iterator[Problem]:
+        if self.startup_trials >= self.num_samples and any(True for _ in domains(search_space)):
+            rule = f"should be less than num_samples={self.num_samples}, otherwise all trials are random"
+            yield Problem("searcher.startup_trials", rule, self.startup_trials)
+
+    def algorithm(self, problem: SearchProblem) -> SearchAlgorithm:
+        from search_spaces.searchers.gp.search import GPSearch
+
+        return GPSearch(problem, self.startup_trials)
