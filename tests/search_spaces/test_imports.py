@@ -18,6 +18,7 @@ from search_spaces.datasets.mnist import FashionMNIST
 LATE = {
     "optuna": {"searchers"},
     "scipy": {"searchers"},
+    "threadpoolctl": {"searchers"},
     "numpy": {"searchers", "datasets"},
     **{package: {"datasets"} for package in ("PIL", "sklearn", "torchvision")},
 }

@@ -53,6 +53,7 @@ NAMES = {
     ("one_cycle", "final_div_factor"): "end_divisor",
 }
 FOLDER = Path(__file__).parent / "stored"
+LATER_KINDS = {"gp"}  # than version 1
 
 
 def old_scheduler(scheduler: Any) -> Any:
@@ -93,7 +94,7 @@ def test_every_member_of_version_1_is_read_back() -> None:
         assert validate(old) == _as_new(spec)
     text = json.dumps(stored)
     for family in (Model, Optimizer, Scheduler, Normalization, Searcher):
-        assert all(f'"kind": "{kind}"' in text for kind in kinds(family))
+        assert all(f'"kind": "{kind}"' in text for kind in kinds(family) if kind not in LATER_KINDS)
 
 
 def test_stored_specs_are_read_even_if_later_rules_refuse_them() -> None:

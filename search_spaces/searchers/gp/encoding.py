@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.domains import Choice, Domain, Interval
-from search_spaces.sampling import Sample, domains, resolve
+from search_spaces.sampling import Sample, domains
 from search_spaces.spec import Spec
 
 Vector = NDArray[np.float64]
@@ -30,7 +30,6 @@ class Encoding:
     """The columns of a search space. `groups` has the number of the domain of each column."""
 
     def __init__(self, search_space: Spec) -> None:
-        self._space = search_space
         self._domains: dict[str, Domain] = dict(domains(search_space))
         widths = [len(one.choice) if isinstance(one, Choice) else 1 for one in self._domains.values()]
         self.groups: NDArray[np.intp] = np.repeat(np.arange(len(widths)), widths)
@@ -38,6 +37,15 @@ class Encoding:
         self._columns = {
             path: (int(start), width) for path, start, width in zip(self._domains, starts[:-1], widths, strict=True)
         }
+        self._conditions = {path: self._conditions_of(path) for path in self._domains}
+
+    def _conditions_of(self, path: str) -> tuple[tuple[str, int], ...]:
+        """The choices, and the index of the alternative of each, without which a domain does not apply."""
+        return tuple(
+            (choice, int(path[len(choice) + 1 :].partition("]")[0]))
+            for choice, domain in self._domains.items()
+            if isinstance(domain, Choice) and path.startswith(f"{choice}[")
+        )
 
     def encode(self, sample: Sample) -> Vector:
         """float64 [columns]. Values that the search space does not have, as in an imported trial, are its nearest."""
@@ -55,12 +63,9 @@ class Encoding:
     def draw(self, generator: np.random.Generator) -> dict[str, float]:
         """A sample in which every domain is drawn independently."""
         sample: dict[str, float] = {}
-
-        def draw(path: str, domain: Domain) -> float:
-            sample[path] = _draw(domain, generator)
-            return sample[path]
-
-        resolve(self._space, draw)
+        for path, domain in self._domains.items():
+            if self._applies(path, sample):
+                sample[path] = _draw(domain, generator)
         return sample
 
     def draw_near(
@@ -68,8 +73,9 @@ class Encoding:
     ) -> dict[str, float]:
         """A sample in which a `share` of the intervals moved by a normal `deviation`, reflected at the ends."""
         sample: dict[str, float] = {}
-
-        def draw(path: str, domain: Domain) -> float:
+        for path, domain in self._domains.items():
+            if not self._applies(path, sample):
+                continue
             known = path in center
             if isinstance(domain, Interval) and known:
                 moved = deviation if generator.random() < share else 0.0
@@ -78,10 +84,10 @@ class Encoding:
                 sample[path] = center[path]
             else:
                 sample[path] = _draw(domain, generator)
-            return sample[path]
-
-        resolve(self._space, draw)
         return sample
+
+    def _applies(self, path: str, sample: Sample) -> bool:
+        return all(sample.get(choice) == index for choice, index in self._conditions[path])
 
 
 def _draw(domain: Any, generator: np.random.Generator) -> float:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
+from threadpoolctl import ThreadpoolController
 
 from search_spaces.sampling import Sample
 from search_spaces.searchers.base import Finding, SearchProblem, TrialResult
@@ -60,12 +61,16 @@ class GPSearch:
         self._vectors: dict[int, NDArray[np.float64]] = {}
         self._values: list[dict[int, float]] = [{} for _ in range(self._end + 1)]  # larger is better
         self._ended: dict[int, Finding] = {}
+        self._threads = ThreadpoolController()
 
     def propose(self, number: int) -> dict[str, float] | None:
         seed = hashlib.sha256(f"{self._problem.seed}/proposal/{number}".encode()).digest()[:8]
         generator = np.random.default_rng(int.from_bytes(seed, "big"))
         known = set[int]().union(*self._values)
-        sample = self._encoding.draw(generator) if len(known) < self._startup_trials else self._best(generator, known)
+        with self._threads.limit(limits=1):  # several threads take longer for matrices of this size
+            sample = (
+                self._encoding.draw(generator) if len(known) < self._startup_trials else self._best(generator, known)
+            )
         self.replay(number, sample)
         return sample
 
