@@ -39,10 +39,16 @@ class QuietHandler(BaseHTTPRequestHandler):
         pass
 
 
+class PromptServer(ThreadingHTTPServer):
+    """With the queue of a real server: a connection that finds it full is only tried again after a second."""
+
+    request_queue_size = 128
+
+
 @contextmanager
 def handling(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """The address of a server with that handler, which runs for the length of the block."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with PromptServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(POLL_S,))
         thread.start()
         try:
