@@ -20,6 +20,15 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 from sqlalchemy.orm import Session
 
 BUSY_TIMEOUT_S = 30  # to wait for SQLite's write lock: transactions are short, so a longer wait has another cause
+#: libpq's options, unless the URL has them: a connection that was cut off ends within half a minute. The system's own
+#: limits are two minutes to connect and hours for an answer.
+POSTGRESQL_DEADLINES = {
+    "connect_timeout": 10,  # seconds, as the keepalives
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,  # milliseconds
+}
 MIGRATION_LOCK = 7_468_103  # an arbitrary number that identifies PostgreSQL's advisory lock
 
 
@@ -37,8 +46,12 @@ class Database:
             if parsed.database in {None, "", ":memory:"}:
                 raise ValueError("must name a SQLite file: a database in memory is lost with its connection")
             Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if self._sqlite else {}
-        self.engine = create_engine(parsed, pool_size=10, max_overflow=30, pool_pre_ping=not self._sqlite, **options)
+        limits: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S}
+        if not self._sqlite:
+            limits = {name: value for name, value in POSTGRESQL_DEADLINES.items() if name not in parsed.query}
+        self.engine = create_engine(
+            parsed, pool_size=10, max_overflow=30, pool_pre_ping=not self._sqlite, connect_args=limits
+        )
         if self._sqlite:
             _make_sqlite_strict(self.engine)
         self._writer = self.engine.execution_options(rung_writer=True)

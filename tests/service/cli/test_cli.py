@@ -175,6 +175,20 @@ def test_the_trials_that_a_limit_hides_are_counted(run: Run, finished: str) -> N
     assert (len(every.stdout.splitlines()), every.stderr) == (4, "")
 
 
+def test_a_running_experiment_says_that_ray_is_unreachable(run: Run, world: World) -> None:
+    one = world.started()
+    world.beat(one, {"phase": "searching", "reason": "1 of 3 trials failed"})
+    world.launcher.unreachable = True
+    world.reconciler.reconcile_once()
+    why = "1 of 3 trials failed; Ray does not answer; the log of the service says why"
+    assert json.loads(run("show", one, "--json").stdout)["reason"] == why
+    assert why in run("show", one).stdout
+    assert "Ray does not answer" in run("list").stdout
+    world.launcher.unreachable = False
+    world.reconciler.reconcile_once()
+    assert "Ray does not answer" not in run("show", one).stdout
+
+
 def test_trials_come_best_first(run: Run, finished: str) -> None:
     rows = [line.split() for line in run("trials", finished).stdout.splitlines()]
     assert rows[0] == ["trial", "state", "epoch", "accuracy", "at", "lr", "reason"]
