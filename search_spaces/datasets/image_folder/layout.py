@@ -368,25 +368,25 @@ def _images_of_class(search: _Search, folder: Path) -> list[Path]:
 
 
 def _suspicious_classes(search: _Search, top: _Listing) -> list[str]:
-    """Notes on folders that are read as classes, but have the name of something else."""
-    parts = frozenset().union(*PART_NAMES.values())
-    return [
-        f"the folder {search.name(folder)} is read as a class; move it away unless it is one"
-        for folder in top.folders
-        if folder.name.lower() in parts | MASK_FOLDERS
-    ]
+    """A note on folders that are read as classes, but have the name of something else."""
+    suspicious = MASK_FOLDERS.union(*PART_NAMES.values())
+    names = [search.name(folder) for folder in top.folders if folder.name.lower() in suspicious]
+    if not names:
+        return []
+    if len(names) == 1:
+        return [f"the folder {names[0]} is read as a class; move it away unless it is one"]
+    return [f"the folders {listed(names)} are read as classes; move them away unless they are"]
 
 
 def _similar_classes(names: tuple[str, ...]) -> list[str]:
-    """Notes on names that a person may take for the same."""
+    """A note on names that a person may take for the same."""
     similar: dict[str, list[str]] = {}
     for name in names:
         similar.setdefault(name.strip().casefold(), []).append(quoted(name))
-    return [
-        f"the classes {listed(same)} differ only in case or white space; move their images into one unless they differ"
-        for same in similar.values()
-        if len(same) > 1
-    ]
+    same = [" = ".join(group) for group in similar.values() if len(group) > 1]
+    if not same:
+        return []
+    return [f"classes whose names differ only in case or white space are several classes: {listed(same)}"]
 
 
 def without_test(images: Labeled, fraction: float) -> tuple[Labeled, Labeled]:
