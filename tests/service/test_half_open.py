@@ -67,7 +67,7 @@ REQUESTS: list[tuple[Any, Callable[[Any], Any], type[Exception], int]] = [
 
 
 @pytest.mark.parametrize(("connecting", "ask", "error", "attempts"), REQUESTS)
-def test_a_server_that_never_answers_is_given_up(
+def test_a_server_that_never_answers_is_abandoned(
     connecting: Any, ask: Callable[[Any], Any], error: type[Exception], attempts: int
 ) -> None:
     with silent_server() as server, connecting(server.url) as client:
@@ -77,7 +77,7 @@ def test_a_server_that_never_answers_is_given_up(
 
 
 @pytest.mark.parametrize(("connecting", "ask", "error"), [REQUESTS[n][:3] for n in (0, 6, -1)])
-def test_a_server_that_takes_no_connection_is_given_up(
+def test_a_server_that_takes_no_connection_is_abandoned(
     connecting: Any, ask: Callable[[Any], Any], error: type[Exception]
 ) -> None:
     with cut_off_address() as url, connecting(url) as client, pytest.raises(error):
@@ -115,7 +115,7 @@ def test_every_request_to_ray_has_a_deadline(tmp_path: Path) -> None:
     assert asked == ["GET /api/v0/nodes", "GET /nodes", *jobs]
 
 
-def test_a_database_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_never_answers_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(database.POSTGRESQL_DEADLINES, "connect_timeout", 2)  # the least that psycopg takes
     with silent_server() as server:
         with pytest.raises(DatabaseUnusableError, match="timeout"):
