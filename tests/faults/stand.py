@@ -210,6 +210,17 @@ class Stand:
         with psycopg.connect(self.dsn(database)) as connection:
             return connection.execute(statement, values).fetchall()
 
+    def administer(self, *statements: str) -> None:
+        """Execute statements on databases that nobody uses any more; sessions of killed processes may need a moment."""
+
+        def executed(statement: str) -> bool:
+            with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
+                connection.execute(statement)
+            return True
+
+        for statement in statements:
+            self.wait_until(functools.partial(executed, statement), statement, 60)
+
     def pids(self, *marks: str) -> list[int]:
         """Processes of this stand's Ray (drivers and trials too) whose command line contains every mark."""
         return [pid for pid in self._members("ray") if all(mark in command(pid) for mark in marks)]

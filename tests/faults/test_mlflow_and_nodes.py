@@ -54,6 +54,32 @@ def test_an_mlflow_that_fails_some_requests(stand: Stand, undisturbed: Callable[
     assert not stand.query("mlflow", "SELECT 1 FROM model_versions WHERE run_id = %s", view.mlflow_run_id)
 
 
+def test_an_mlflow_that_loses_its_database(stand: Stand, undisturbed: Callable[..., str]) -> None:
+    """An empty database takes its place while a driver runs, until somebody restores the old one."""
+    like = undisturbed()
+    submitted = stand.rung.submit(serial("mlflow-lost"))
+    stand.wait_until(lambda: _known_runs(stand, submitted.id) >= 2, "MLflow has runs of two trials")
+    stand.kill("mlflow")
+    stand.administer("ALTER DATABASE mlflow RENAME TO lost", "CREATE DATABASE mlflow")
+    stand.start("mlflow")
+    try:
+        expected = ", which Rung recorded; restore its database"
+        stand.wait_until(lambda: expected in stand.rung.get(submitted.id).reason, f"the reason has {expected!r}")
+        before = finished(stand, submitted.id)
+        assert stand.rung.get(submitted.id).phase == "delivering", "training did not wait"
+    finally:
+        stand.kill("mlflow")
+        stand.administer("DROP DATABASE mlflow", "ALTER DATABASE lost RENAME TO mlflow")
+        stand.start("mlflow")
+    wait_for_end(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, like=like, before=before, trained_again=0)
+    assert view.attempt == 1
+
+
+def _known_runs(stand: Stand, experiment_id: str) -> int:
+    return sum(trial.mlflow_run_id is not None for trial in stand.rung.trials(experiment_id))
+
+
 def _is_gone(stand: Stand, experiment_id: str) -> bool:
     try:
         stand.rung.get(experiment_id)
@@ -97,6 +123,7 @@ def test_a_node_that_cannot_be_used(stand: Stand, problem: str) -> None:
             "data": f"node w2 cannot load the data set: image_folder: {hidden} is empty; ",
         }[problem]
         stand.wait_until(lambda: expected in stand.rung.get(submitted.id).reason, f"the reason has {expected!r}")
+        stand.wait_until(lambda: stand.rung.get(submitted.id).slots == 2, "it has no slots of w2 any more")
         wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, trained_again=0)
     assert view.attempt == 1
