@@ -15,7 +15,8 @@ from pydantic_core import PydanticCustomError
 
 from search_spaces.datasets.base import DataCheck, DataError, DatasetReader, DatasetSpec
 from search_spaces.datasets.image_folder import checks
-from search_spaces.datasets.image_folder.layout import Limits, TooManyEntriesError, find_images
+from search_spaces.datasets.image_folder.layout import find_images
+from search_spaces.datasets.image_folder.listing import Limits, TooManyEntriesError
 from search_spaces.datasets.image_folder.reader import ImageFolderReader
 from search_spaces.domains import Integer, Number
 from search_spaces.problems import Problem, shorten

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from search_spaces.datasets.base import DataError, Destination
 from search_spaces.datasets.image_folder import findings, version_0_1
 from search_spaces.datasets.image_folder.findings import Record
-from search_spaces.datasets.image_folder.layout import FoundImages, find_images, place
+from search_spaces.datasets.image_folder.layout import FoundImages, find_images
+from search_spaces.datasets.image_folder.listing import place
 from search_spaces.phrases import counted, listed, quoted
 
 if TYPE_CHECKING:

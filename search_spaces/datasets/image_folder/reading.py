@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.datasets.base import DataUnavailableError
-from search_spaces.datasets.image_folder.layout import place
+from search_spaces.datasets.image_folder.listing import place
 from search_spaces.datasets.image_folder.pictures import Picture, PictureError, read
 
 READ_AHEAD = 256  # decoded images held at a time

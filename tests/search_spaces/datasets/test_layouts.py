@@ -13,7 +13,8 @@ import torch
 from search_spaces.datasets import ImageFolder
 from search_spaces.datasets.base import DataError
 from search_spaces.datasets.image_folder import checks
-from search_spaces.datasets.image_folder.layout import FoundImages, Limits, TooManyEntriesError, find_images
+from search_spaces.datasets.image_folder.layout import FoundImages, find_images
+from search_spaces.datasets.image_folder.listing import Limits, TooManyEntriesError
 from tests.support.image_files import save_image
 from workers.data.splits import load
 

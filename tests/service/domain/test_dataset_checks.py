@@ -11,7 +11,7 @@ import pytest
 
 from search_spaces.datasets import CIFAR10, Digits, FashionMNIST, ImageFolder, image_folder
 from search_spaces.datasets.image_folder import checks
-from search_spaces.datasets.image_folder.layout import Limits
+from search_spaces.datasets.image_folder.listing import Limits
 from search_spaces.problems import SpecError
 from service.domain import dataset_checks
 from service.settings import Settings
