@@ -41,7 +41,8 @@ every learning curve to MLflow.
 
 Every error is an `application/problem+json` document (RFC 9457): `detail` describes the error in one sentence, and
 `errors` lists each field with its rule and the value that was sent. `HEAD` works for every path that supports `GET`,
-`OPTIONS` for every path. Unsupported methods return 405 with the supported ones in `Allow`.
+`OPTIONS` for every path. Unsupported methods return 405 with the supported ones in `Allow`. A query parameter that is
+given twice is an error, unless it is a list.
 
 Responses about one experiment have an `ETag`, its revision. Send it back in `If-Match`, and a change is rejected with
 412 if somebody changed the experiment meanwhile. Send an `Idempotency-Key` with a submission, and you may repeat the

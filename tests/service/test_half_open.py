@@ -6,6 +6,8 @@ The service's own clients are in test_connections; the driver's connections in t
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -27,8 +29,10 @@ from service.store.database import Database, DatabaseUnusableError
 from tests.support.contracts.launcher import launch_config
 from tests.support.half_open import cut_off_address, silent_server
 from tests.support.handlers import QuietHandler, handling
+from tests.support.postgres import Postgres
 
 TIMEOUT_S = 0.2
+OPTIONS = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -121,3 +125,15 @@ def test_a_database_that_never_answers_is_abandoned(monkeypatch: pytest.MonkeyPa
         with pytest.raises(DatabaseUnusableError, match="timeout"):
             Database.open(f"postgresql+psycopg://rung@127.0.0.1:{server.port}/rung")
         assert server.attempts() == 1
+
+
+def test_a_connection_to_postgresql_ends_once_it_is_cut_off(postgres: Postgres) -> None:
+    """The system ends it by these options. An option in the URL replaces Rung's."""
+    expected = {"": (10, 5, 3, 25_000), "?keepalives_idle=7&tcp_user_timeout=9000": (7, 5, 3, 9_000)}
+    for options, values in expected.items():
+        url = postgres.url("postgres").replace("postgresql", "postgresql+psycopg", 1) + options
+        with closing(Database(url)) as opened, opened.engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            with socket.socket(fileno=os.dup(driver.fileno())) as raw:
+                assert raw.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert tuple(raw.getsockopt(socket.IPPROTO_TCP, option) for option in OPTIONS) == values
