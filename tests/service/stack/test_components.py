@@ -34,6 +34,7 @@ FORWARDED = {
     "keep_files_days": "7",
     "reconcile_s": "3",
     "lease_s": "16",
+    "max_drivers": "33",
     "max_requests": "65",
     "max_connections": "501",
     "max_connections_per_address": "65",
