@@ -27,6 +27,8 @@ MAX_IF_MATCH_LENGTH = 1000
 #: As long as the column that holds it.
 MAX_KEY_LENGTH = 255
 CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
+#: Of the headers that routes read: of several, only one would be read.
+GIVEN_ONCE = ("Content-Type", "If-Match", IDEMPOTENCY_KEY)
 #: The names of the encoding of all bodies, and of a part of it.
 UTF_8 = frozenset({"utf-8", "utf8", "us-ascii"})
 PRINTABLE = r"^[ -~]+$"
@@ -53,11 +55,12 @@ async def _content_type(request: Request) -> str:
     return given
 
 
-async def reject_repeated_parameters(request: Request) -> None:
-    """Raises ValidationFailedError for query parameters that are given twice; lists may be given so."""
+async def reject_repeated(request: Request) -> None:
+    """Raises ValidationFailedError for query parameters and headers that are given twice; lists may be given so."""
     given = request.query_params
     lists = _list_parameters(request.scope["route"].dependant)
     repeated = {name: values for name in given if len(values := given.getlist(name)) > 1 and name not in lists}
+    repeated |= {name: sent for name in GIVEN_ONCE if len(sent := request.headers.getlist(name)) > 1}
     if repeated:
         problems = [
             Problem(shorten(name), "must be given once", shorten(", ".join(values)))

@@ -12,12 +12,12 @@ import pkgutil
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 
-from service.api.dependencies import reject_repeated_parameters
+from service.api.dependencies import reject_repeated
 
 
 def install(app: FastAPI) -> None:
     """Add every route of this package to the application, in the order of the modules' names."""
-    shared = [Depends(reject_repeated_parameters)]
+    shared = [Depends(reject_repeated)]
     for router in _routers():
         app.include_router(router, dependencies=shared, generate_unique_id_function=_operation_id)
 

@@ -273,6 +273,13 @@ def test_a_parameter_that_is_given_twice_is_refused_by_every_route(client: httpx
     assert several["detail"] == 'limit: must be given once (got "1, 2") (and 1 more)'
 
 
+@pytest.mark.parametrize("name", ["Content-Type", "If-Match", "Idempotency-Key"])
+def test_a_header_that_is_given_twice_is_refused(client: httpx.Client, name: str) -> None:
+    answer = client.post(EXPERIMENTS, content=b"{}", headers=[(name, "a"), (name.lower(), "b")])
+    [error] = problem(answer, 422)["errors"]
+    assert error == {"field": name, "rule": "must be given once", "value": "a, b"}
+
+
 SORTINGS = [
     "sort=acuracy",
     "sort=validation_acuracy",
