@@ -27,7 +27,7 @@ MAX_IF_MATCH_LENGTH = 1000
 #: As long as the column that holds it.
 MAX_KEY_LENGTH = 255
 CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
-#: Of the headers that routes read: of several, only one would be read.
+#: Headers that routes read; of several, only the first would count.
 GIVEN_ONCE = ("Content-Type", "If-Match", IDEMPOTENCY_KEY)
 #: The names of the encoding of all bodies, and of a part of it.
 UTF_8 = frozenset({"utf-8", "utf8", "us-ascii"})
