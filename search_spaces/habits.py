@@ -23,7 +23,7 @@ ROOT_FIELDS = {
     "hyperparameters": "search_space: {...}",
     "max_concurrent_trials": "resources: {max_concurrent_trials: N}",
     "max_t": "max_epochs: N",
-    "method": "searcher: tpe, random or grid; for bayes, tpe",
+    "method": "searcher: gp, tpe, random or grid; for bayes, gp",
     "metric": "objective: {metric: validation_accuracy} or {metric: validation_loss}",
     "mode": "objective: {mode: max} or {mode: min}",
     "n_jobs": "resources: {max_concurrent_trials: N}",
@@ -34,8 +34,8 @@ ROOT_FIELDS = {
     "params": "search_space: {...}",
     "pruner": "early_stopping: asha or none",
     "run_cap": "searcher: {kind: tpe, num_samples: N}",
-    "sampler": "searcher: tpe, random or grid",
-    "search_alg": "searcher: tpe, random or grid",
+    "sampler": "searcher: gp, tpe, random or grid",
+    "search_alg": "searcher: gp, tpe, random or grid",
     "timeout": "budget: {wall_clock: 2h}",
 }
 #: Domain of another tool -> the notation of a spec, without its ends.

@@ -7,11 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.printable import echo
+from service.cli.submission import watch_queued
 from service.cli.terminal import (
     AsJson,
     ExperimentId,
+    Interval,
     Token,
     Url,
+    Watch,
     app,
     connect,
     print_json,
@@ -46,13 +49,23 @@ def pause(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: A
 
 
 @app.command()
-def resume(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
+def resume(
+    experiment: ExperimentId,
+    watch: Watch = False,
+    interval: Interval = 0.5,
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
     """Resume an experiment.
 
     Queues a paused or failed experiment again, or a completed one that has work left.
     """
     with report_errors(as_json), connect(url, token) as client:
-        show_view(client.resume(experiment), as_json)
+        view = client.resume(experiment)
+        if watch:
+            watch_queued(client, view, interval, as_json)
+        show_view(view, as_json)
 
 
 @app.command()
@@ -92,7 +105,13 @@ def change(experiment: ExperimentId, fields: Fields, url: Url = "", token: Token
 
 @app.command("continue")
 def continue_from(
-    experiment: ExperimentId, fields: NoFields = None, url: Url = "", token: Token = "", as_json: AsJson = False
+    experiment: ExperimentId,
+    fields: NoFields = None,
+    watch: Watch = False,
+    interval: Interval = 0.5,
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
 ) -> None:
     """Start a new experiment from another's trials.
 
@@ -102,7 +121,10 @@ def continue_from(
     For twenty more trials: rung continue ID name=second-night searcher.num_samples=20
     """
     with report_errors(as_json), connect(url, token) as client:
-        show_view(client.continue_from(experiment, _patch(fields or [])), as_json)
+        view = client.continue_from(experiment, _patch(fields or []))
+        if watch:
+            watch_queued(client, view, interval, as_json)
+        show_view(view, as_json)
 
 
 @app.command()

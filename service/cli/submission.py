@@ -17,6 +17,7 @@ from service.cli.terminal import (
     SpecFile,
     Token,
     Url,
+    Watch,
     app,
     connect,
     open_console,
@@ -26,12 +27,13 @@ from service.cli.terminal import (
 
 if TYPE_CHECKING:
     from service.client import Client
+    from service.contract.schemas import ExperimentView
 
 
 @app.command()
 def submit(
     spec: SpecFile,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="show its progress until it ends or is paused")] = False,
+    watch: Watch = False,
     preset: Annotated[bool, typer.Option("--preset", help="SPEC is the name of a preset")] = False,
     interval: Interval = 0.5,
     url: Url = "",
@@ -46,9 +48,7 @@ def submit(
         client.ping()  # an unreachable service is reported at once; one that restarts meanwhile is retried
         view = client.submit(resolve_spec(client, f"preset:{spec}" if preset else spec))
         if watch:
-            for line in (f"{view.name} ({view.id})", *(f"warning: {warning}" for warning in view.warnings)):
-                echo(line, err=True)
-            _watch(client, view.id, interval, as_json)
+            watch_queued(client, view, interval, as_json)
         show_view(view, as_json)
 
 
@@ -59,10 +59,18 @@ def watch(
     """Show the progress of an experiment until it ends or is paused."""
     with report_errors(as_json), connect(url, token) as client:
         client.ping()  # as above
-        _watch(client, experiment, interval, as_json)
+        watch_to_end(client, experiment, interval, as_json)
 
 
-def _watch(client: Client, experiment_id: str, interval: float, as_json: bool) -> NoReturn:
+def watch_queued(client: Client, view: ExperimentView, interval: float, as_json: bool) -> NoReturn:
+    """Show the progress of an experiment that a person has queued just now."""
+    for line in (f"{view.name} ({view.id})", *(f"warning: {warning}" for warning in view.warnings)):
+        echo(line, err=True)
+    watch_to_end(client, view.id, interval, as_json)
+
+
+def watch_to_end(client: Client, experiment_id: str, interval: float, as_json: bool) -> NoReturn:
+    """Show the progress of an experiment until it ends or is paused, and exit with the status that says how."""
     from service.cli.rendering import watch as follow
     from service.contract.errors import UnavailableError
     from service.contract.states import State

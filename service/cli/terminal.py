@@ -74,6 +74,7 @@ SpecFile = Annotated[
     str, typer.Argument(metavar="SPEC", help="YAML or JSON file, - for standard input, or preset:NAME")
 ]
 ExperimentId = Annotated[str, typer.Argument(metavar="ID", help="id of the experiment")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="show its progress until it ends or is paused")]
 Interval = Annotated[float, typer.Option("--interval", min=0.05, help="seconds between two refreshes")]
 DataRoot = Annotated[
     Path | None,

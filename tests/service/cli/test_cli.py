@@ -226,6 +226,22 @@ def test_submit_with_watch_prints_the_id_first(run: Run, client: httpx.Client, t
     assert second.startswith("warning: search_space.augmentation.horizontal_flip")
 
 
+@pytest.mark.parametrize("command", ["resume", "continue"])
+def test_what_is_queued_again_can_be_watched(run: Run, spec: str, client: httpx.Client, command: str) -> None:
+    one = json.loads(run("submit", spec, "--json").stdout)["id"]
+    run("pause", one)
+    with ThreadPoolExecutor(1) as pool, Client(str(client.base_url)) as rung:
+        watched = pool.submit(run, command, one, "--watch")
+        while not (queued := [view.id for view in rung.list() if view.state == "QUEUED"]):
+            assert not watched.done(), watched.result().stderr
+        rung.cancel(queued[0])
+        result = watched.result()
+    assert result.exit_code == 1
+    assert f"({queued[0]})" in result.stderr.splitlines()[0]
+    assert "CANCELED" in result.stdout
+    assert (queued[0] == one) == (command == "resume")
+
+
 def test_a_preset_name_without_the_prefix_is_suggested(run: Run) -> None:
     result = run("submit", "digits-quick")
     assert result.exit_code == 2
