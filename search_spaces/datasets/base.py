@@ -36,10 +36,12 @@ class DataUnavailableError(DataError):
 @dataclass(frozen=True)
 class DataCheck:
     """What was found of a data set before anything of it is decoded. A spec with `problems` cannot be used; their paths
-    are from its root. `notes` are what a person should know, one sentence each."""
+    are from its root. `notes` are what a person should know, one sentence each. `local`: the problems may be those of
+    the machine on which this was found, and `notes` say so for a person whose data are read on another one."""
 
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    local: bool = False
 
 
 class Destination(Protocol):

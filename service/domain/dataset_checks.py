@@ -23,22 +23,24 @@ def check(dataset: DatasetSpec, data_root: Path, shared: bool = False) -> list[s
     `shared`: the workers are known to have the same data root, so that even an empty one proves something.
     """
     folder = dataset.folder(data_root)
-    if not shared and not _is_accessible(data_root):
+    if not shared and (reason := _unknown(data_root)):
         if folder is None:
             return []
-        return [f"dataset: {folder} was not checked, because {data_root} is empty or absent on the service's machine"]
+        return [f"dataset: {folder} was not checked, because {data_root} {reason} on the service's machine"]
     found = dataset.check(data_root)
-    if found.problems and (shared or folder is None or not os.path.isdir(folder) or _holds_a_file(folder)):
+    if not found.problems or (found.local and not shared):
+        return list(found.notes)
+    if shared or folder is None or not os.path.isdir(folder) or _holds_a_file(folder):
         raise SpecError(found.problems)
-    return list(found.notes)
+    return [f"dataset: {folder} was not checked, because it holds no file on the service's machine"]
 
 
-def _is_accessible(data_root: Path) -> bool:
-    """An empty folder proves nothing: the workers may have another one mounted at this path."""
+def _unknown(data_root: Path) -> str:
+    """Why the folder proves nothing, or "": the workers may have another one mounted at this path."""
     try:
-        return any(data_root.iterdir())
-    except OSError:
-        return False
+        return "" if any(data_root.iterdir()) else "is empty"
+    except OSError as error:
+        return f"cannot be listed ({error.strerror})"
 
 
 def _holds_a_file(folder: Path) -> bool:

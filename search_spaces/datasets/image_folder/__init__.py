@@ -6,16 +6,15 @@ imports only the first two, which need neither numpy nor Pillow until something 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from search_spaces.datasets.base import DataCheck, DataError, DatasetReader, DatasetSpec
+from search_spaces.datasets.base import DataCheck, DataError, DatasetReader, DatasetSpec, DataUnavailableError
 from search_spaces.datasets.image_folder import checks
-from search_spaces.datasets.image_folder.layout import find_images
+from search_spaces.datasets.image_folder.layout import find_images, is_absent
 from search_spaces.datasets.image_folder.listing import Limits, TooManyEntriesError
 from search_spaces.datasets.image_folder.reader import ImageFolderReader
 from search_spaces.domains import Integer, Number
@@ -113,14 +112,18 @@ class ImageFolder(DatasetSpec):
 
     def check(self, data_root: Path) -> DataCheck:
         folder = data_root / self.path
-        if not os.path.isdir(folder):  # also False for a name that is too long, or a folder that is closed
+        if is_absent(folder):
             return DataCheck((Problem("dataset.path", f"must be a folder in {data_root}", shorten(self.path)),))
         if self.reader_version == 1:
             return DataCheck()
         try:
             found = find_images(folder, self.test_fraction, LIMITS)
         except DataError as error:
-            return DataCheck((Problem("dataset.path", f"must be a folder of images in classes: {error}", self.path),))
+            problem = Problem("dataset.path", f"must be a folder of images in classes: {error}", self.path)
+            if not isinstance(error, DataUnavailableError):
+                return DataCheck((problem,))
+            note = f"dataset: {self.path} was not checked on the service's machine: {error}; the first trial checks it"
+            return DataCheck((problem,), (note,), local=True)
         except TooManyEntriesError as error:
             return DataCheck(notes=(f"dataset: {self.path} {error}; the first trial checks it",))
         return DataCheck(notes=tuple(f"dataset: {note}" for note in checks.notes(found, self.validation_fraction)))

@@ -9,9 +9,11 @@ how images are decoded.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,8 @@ PART_NAMES = {
 #: The stem of a mask, after that of its image: `scan 7_mask.png`, `scan 7_mask_1.png`.
 MASK = re.compile(r"(?P<image>.+)[ _.-](masks?|seg|segmentation|labels?|gt|ground_?truth)([ _-]?\d+)?", re.IGNORECASE)
 MASK_FOLDERS = frozenset({"masks", "annotations", "segmentations", "labels", "ground_truth", "groundtruth"})
+#: Of errors that say that no folder has this name. Others leave it open: access is denied, a connection is lost.
+ABSENT_ERRNOS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 EXPECTED = "images must be in <class>/<file>, or in train/<class>/<file> with val/ and test/ beside train/"
 
 
@@ -90,8 +94,18 @@ def find_images(root: Path, test_fraction: float, limits: Limits | None = None) 
         raise DataUnavailableError(f"image_folder: {named} cannot be listed ({error.strerror})") from error
 
 
+def is_absent(folder: Path) -> bool:
+    """Whether there is certainly no such folder. One that this process may not look at may be there."""
+    try:
+        return not stat.S_ISDIR(os.stat(folder).st_mode)
+    except OSError as error:
+        return error.errno in ABSENT_ERRNOS
+    except ValueError:  # a name that cannot be encoded
+        return True
+
+
 def _find(root: Path, test_fraction: float, search: Search) -> FoundImages:
-    if not os.path.isdir(root):  # unlike Path.is_dir, False also where it cannot be looked at
+    if is_absent(root):
         raise DataUnavailableError(
             f"image_folder: there is no folder {search.place}; put images into {search.place}/<class>/<file>"
         )

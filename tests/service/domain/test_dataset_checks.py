@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,14 @@ def test_an_image_folder_must_be_in_the_data_root(tmp_path: Path) -> None:
 def test_an_inaccessible_data_root_proves_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for root in (tmp_path / "empty", tmp_path / "none"):
-        dataset_checks.check(ImageFolder(path="bird"), root)
+        (warning,) = dataset_checks.check(ImageFolder(path="bird"), root)
+        assert f"bird was not checked, because {root} " in warning
+    for folder in ("birds/owl", "none"):
+        (tmp_path / folder).mkdir(parents=True)
+    for path, reason in (("birds", "it holds no file"), ("none", f"{tmp_path / 'none'} is empty")):
+        (warning,) = dataset_checks.check(ImageFolder(path=path), tmp_path)
+        assert "was not checked" in warning
+        assert reason in warning
 
 
 def test_a_submission_with_a_missing_dataset_is_refused_with_its_field(
@@ -83,6 +92,40 @@ def fill(root: Path, *paths: str) -> None:
     for number, path in enumerate(paths):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(f"{number}".encode())
+
+
+@pytest.mark.parametrize("closed", ["private", "private/birds", "private/birds/train/owl", "private/birds/test"])
+def test_a_folder_that_the_service_may_not_list_is_a_warning(
+    client: httpx.Client, settings: Settings, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    """The user of the workers may. On a data root that they share with the service it is a problem."""
+    root, refused = settings.data_root / "private" / "birds", settings.data_root / closed
+    fill(root, *(f"{part}/{name}/{n}.png" for part in ("train", "test") for name in ("owl", "wren") for n in range(3)))
+    real_stat, real_scandir = os.stat, os.scandir
+
+    def refuse(path: Any, closed: bool) -> None:
+        if closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        refuse(path, not isinstance(path, int) and refused in Path(os.fsdecode(path)).parents)
+        return real_stat(path, **options)
+
+    def scandir(path: Any) -> Any:
+        refuse(path, Path(path).is_relative_to(refused))
+        return real_scandir(path)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "scandir", scandir)
+    document = {"name": "x", "dataset": {"name": "image_folder", "path": "private/birds"}}
+    answer = client.post("/api/v1/experiments", params={"validate_only": True}, json=document)
+    assert answer.status_code == 200, answer.text
+    named = max(root, refused)
+    reason = f"image_folder: {named} cannot be listed (Permission denied)"
+    note = f"dataset: private/birds was not checked on the service's machine: {reason}; the first trial checks it"
+    assert note in answer.json()["warnings"]
+    with pytest.raises(SpecError, match=re.escape(f"dataset.path: must be a folder of images in classes: {reason}")):
+        dataset_checks.check(ImageFolder(path="private/birds"), settings.data_root, shared=True)
 
 
 def test_what_the_names_tell_is_a_warning(client: httpx.Client, settings: Settings) -> None:
