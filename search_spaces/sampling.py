@@ -63,6 +63,23 @@ def domains(node: Any) -> Iterator[tuple[str, Domain]]:
             yield path, value
 
 
+def conditions(node: Any) -> dict[str, tuple[tuple[str, int], ...]]:
+    """By the path of each domain: the choices that it is in, each with the index of its alternative.
+
+    A domain is active where all of these alternatives are chosen.
+    """
+    paths = dict(domains(node))
+    within = [path for path, domain in paths.items() if isinstance(domain, Choice)]
+    return {
+        path: tuple(
+            (choice, int(path[len(choice) + 1 :].partition("]")[0]))
+            for choice in within
+            if path.startswith(f"{choice}[")
+        )
+        for path in paths
+    }
+
+
 def combinations(node: Any) -> Iterator[dict[str, float]]:
     """Every sample of a tree of finite domains. Raises ValueError naming the path of a continuous one.
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from search_spaces.domains import Integer
 from search_spaces.problems import Problem
-from search_spaces.sampling import Sample
+from search_spaces.sampling import Sample, domains
 from search_spaces.spec import Spec
 
 #: Of one experiment.
@@ -110,3 +110,10 @@ class SearcherSpec(Spec):
     @abstractmethod
     def algorithm(self, problem: SearchProblem) -> SearchAlgorithm:
         """A new algorithm that has proposed nothing."""
+
+
+def startup_warnings(search_space: Spec, num_samples: int, startup_trials: int) -> Iterator[Problem]:
+    """The warning that a searcher would never use its model."""
+    if startup_trials >= num_samples and any(True for _ in domains(search_space)):
+        rule = f"should be less than num_samples={num_samples}, otherwise all trials are random"
+        yield Problem("searcher.startup_trials", rule, startup_trials)

@@ -9,8 +9,7 @@ from pydantic import Field
 
 from search_spaces.domains import Integer
 from search_spaces.problems import Problem
-from search_spaces.sampling import domains
-from search_spaces.searchers.base import SearchAlgorithm, SearchProblem
+from search_spaces.searchers.base import SearchAlgorithm, SearchProblem, startup_warnings
 from search_spaces.searchers.optuna_search import OptunaSearcherSpec
 from search_spaces.searchers.rung_search import RungSearch
 from search_spaces.spec import Spec
@@ -33,9 +32,7 @@ class TPE(OptunaSearcherSpec):
     )
 
     def warnings(self, search_space: Spec) -> Iterator[Problem]:
-        if self.startup_trials >= self.num_samples and any(True for _ in domains(search_space)):
-            rule = f"should be less than num_samples={self.num_samples}, otherwise all trials are random"
-            yield Problem("searcher.startup_trials", rule, self.startup_trials)
+        return startup_warnings(search_space, self.num_samples, self.startup_trials)
 
     def sampler_options(self) -> dict[str, Any]:
         """Trials that still run count as bad (`constant_liar`), so that trials at once differ from each other."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from search_spaces.datasets.base import DataCheck, DataError, DatasetReader, DatasetSpec, DataUnavailableError
@@ -99,6 +99,19 @@ class ImageFolder(DatasetSpec):
         description="How files are found and decoded. 1 is how version 0.1 did it, for experiments that it began: no "
         "validation folder, and neither `value_range` nor `background`.",
     )
+
+    @model_validator(mode="after")
+    def _known_to_its_reader(self) -> ImageFolder:
+        given = [
+            name
+            for name in ("value_range", "background")
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if self.reader_version == 1 and given:
+            raise PydanticCustomError(
+                "reader_version", "must not have {given} with reader_version 1", {"given": " and ".join(given)}
+            )
+        return self
 
     @property
     def background_level(self) -> int:

@@ -126,7 +126,7 @@ def _find(root: Path, test_fraction: float, search: Search) -> FoundImages:
     search.leave_out(OUTSIDE, *top.images)
     summary = _summary(search, folders, test_fraction)
     if "test" not in parts:
-        parts["train"], parts["test"] = without_test(parts["train"], test_fraction)
+        parts["train"], parts["test"] = _without_test(parts["train"], test_fraction)
         if not parts["test"]:
             raise DataError(
                 f"image_folder: {search.place} must have a class of at least two images, one of them for the test "
@@ -273,7 +273,7 @@ def _similar_classes(names: tuple[str, ...]) -> list[str]:
     return [f"classes whose names differ only in case or white space are several classes: {listed(same)}"]
 
 
-def without_test(images: Labeled, fraction: float) -> tuple[Labeled, Labeled]:
+def _without_test(images: Labeled, fraction: float) -> tuple[Labeled, Labeled]:
     """The training images, and the test share of each class."""
     by_class: dict[int, list[Path]] = {}
     for label, path in images:

@@ -35,6 +35,7 @@ BEGINNINGS = {
     b"RIFF": "WebP",
 }  # fmt: skip
 MAX_PIXELS = 64_000_000  # of one image: it takes 256 MB with alpha, and a file of 20 kB may claim any number
+MAX_PIXELS_0_1 = 178_956_970  # Pillow's own limit, which version 0.1 had
 MAX_BYTES = 512 * 2**20  # of one file: what MAX_PIXELS take as float64
 LARGE_PIXELS = 8_000_000  # larger images are decoded one at a time by a caller that has several threads
 WHITE = 255
@@ -113,7 +114,7 @@ def describe(
         "orientation": "exif",
         "background": background,
         "value_range": None if value_range is None else [float(value) for value in value_range],
-        "max_pixels": MAX_PIXELS,
+        "max_pixels": MAX_PIXELS_0_1 if as_version_0_1 else MAX_PIXELS,
     }
 
 

@@ -138,9 +138,7 @@ class ImageFolderReader:
 
     def _advice(self, decoded: _Decoded) -> str:
         if self._spec.reader_version == 1:
-            return (
-                "submit the spec as a new experiment, which scales values and draws transparent pixels on a background"
-            )
+            return "submit the spec as a new experiment without dataset.reader_version, which scales values"
         if decoded.levels:
             return f"their values are from {decoded.levels[0]:g} to {decoded.levels[1]:g}; give dataset.value_range"
         if any(record.composited for record in decoded.records):

@@ -10,10 +10,12 @@ Owns that listing. `pictures` has the decoding. It must not know how new experim
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 from search_spaces.datasets.base import DataError, DataUnavailableError
-from search_spaces.datasets.image_folder.layout import FoundImages, Labeled, without_test
+from search_spaces.datasets.image_folder.layout import FoundImages, Labeled
 from search_spaces.phrases import listed, shown
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -29,23 +31,27 @@ def find_images(root: Path, test_fraction: float) -> FoundImages:
     names = [folder.name for folder in folders]
     if len(folders) < 2:
         kind = DataError if any(root.iterdir()) else DataUnavailableError
-        raise kind(f"image_folder: {root} must have at least two class folders (got {listed(names) or 'none'})")
+        raise kind(
+            f"image_folder: {root} must have at least two class folders (got {listed(map(shown, names)) or 'none'})"
+        )
     left_out: list[Path] = []
-    images: Labeled = []
+    train: Labeled = []
+    test: Labeled = []
     for label, folder in enumerate(folders):
         found = _images(folder, left_out)
         if not found:
-            raise DataError(f"image_folder: no images in the class folder {folder}; known: {sorted(SUFFIXES)}")
-        images += [(label, path) for path in found]
-    test: Labeled = []
+            raise DataError(
+                f"image_folder: no images in the class folder {shown(str(folder))}; known: {sorted(SUFFIXES)}"
+            )
+        held_out = frozenset[Path]() if given else _held_out(found, test_fraction)
+        train += [(label, path) for path in found if path not in held_out]
+        test += [(label, path) for path in found if path in held_out]
     for folder in _classes(root / "test") if given else ():
         if folder.name not in names:
-            raise DataError(f"image_folder: the class {folder.name} of {root}/test must be one of {names}")
+            known = listed(map(shown, names))
+            raise DataError(f"image_folder: the class {shown(folder.name)} of {root}/test must be one of {known}")
         test += [(names.index(folder.name), path) for path in _images(folder, left_out)]
-    train = images
-    if not given:
-        train, test = without_test(images, test_fraction)
-    summary = "the folder is read as version 0.1 read it, because that version began the experiment"
+    summary = "the folder is read as version 0.1 read it (dataset.reader_version: 1)"
     relative = [shown(path.relative_to(root).as_posix()) for path in left_out]
     ignored = [f"files left out because they are not images: {listed(relative)}"] if relative else []
     parts = {"train": tuple(train), "test": tuple(test)}
@@ -64,3 +70,9 @@ def _images(folder: Path, left_out: list[Path]) -> list[Path]:
         else:
             left_out.append(path)
     return found
+
+
+def _held_out(files: list[Path], fraction: float) -> frozenset[Path]:
+    """The test share of one class, chosen by the files' names."""
+    count = min(max(1, round(fraction * len(files))), len(files) - 1)
+    return frozenset(sorted(files, key=lambda path: hashlib.sha256(os.fsencode(path.name)).digest())[:count])

@@ -13,8 +13,7 @@ from pydantic import Field
 
 from search_spaces.domains import Integer
 from search_spaces.problems import Problem
-from search_spaces.sampling import domains
-from search_spaces.searchers.base import NumSamples, SearchAlgorithm, SearcherSpec, SearchProblem
+from search_spaces.searchers.base import NumSamples, SearchAlgorithm, SearcherSpec, SearchProblem, startup_warnings
 from search_spaces.spec import Spec
 
 
@@ -31,9 +30,7 @@ class GP(SearcherSpec):
         return self.num_samples
 
     def warnings(self, search_space: Spec) -> Iterator[Problem]:
-        if self.startup_trials >= self.num_samples and any(True for _ in domains(search_space)):
-            rule = f"should be less than num_samples={self.num_samples}, otherwise all trials are random"
-            yield Problem("searcher.startup_trials", rule, self.startup_trials)
+        return startup_warnings(search_space, self.num_samples, self.startup_trials)
 
     def algorithm(self, problem: SearchProblem) -> SearchAlgorithm:
         from search_spaces.searchers.gp.search import GPSearch

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.domains import Choice, Domain, Interval
-from search_spaces.sampling import Sample, domains
+from search_spaces.domains import Candidates, Choice, Domain, Interval, quantize
+from search_spaces.sampling import Sample, conditions, domains
 from search_spaces.spec import Spec
 
 Vector = NDArray[np.float64]
@@ -37,15 +37,7 @@ class Encoding:
         self._columns = {
             path: (int(start), width) for path, start, width in zip(self._domains, starts[:-1], widths, strict=True)
         }
-        self._conditions = {path: self._conditions_of(path) for path in self._domains}
-
-    def _conditions_of(self, path: str) -> tuple[tuple[str, int], ...]:
-        """The choices, and the index of the alternative of each, without which a domain does not apply."""
-        return tuple(
-            (choice, int(path[len(choice) + 1 :].partition("]")[0]))
-            for choice, domain in self._domains.items()
-            if isinstance(domain, Choice) and path.startswith(f"{choice}[")
-        )
+        self._conditions = conditions(search_space)
 
     def encode(self, sample: Sample) -> Vector:
         """float64 [columns]. Values that the search space does not have, as in an imported trial, are its nearest."""
@@ -78,8 +70,8 @@ class Encoding:
                 continue
             known = path in center
             if isinstance(domain, Interval) and known:
-                moved = deviation if generator.random() < share else 0.0
-                sample[path] = _near(domain, center[path], moved, generator)
+                moves = generator.random() < share or not domain.low <= center[path] <= domain.high
+                sample[path] = _near(domain, center[path], deviation, generator) if moves else center[path]
             elif known and int(center[path]) < self._columns[path][1] and generator.random() >= CHANGED_CHOICES:
                 sample[path] = center[path]
             else:
@@ -103,18 +95,27 @@ def _near(domain: Interval, value: float, deviation: float, generator: np.random
 
 def _position(domain: Interval, value: float) -> float:
     """0 at the low end, 1 at the high end."""
-    low, high = domain.low, domain.high
+    low, high = _ends(domain)
     if domain.log:
-        return math.log(max(value, sys.float_info.min) / low) / math.log(high / low)
+        return (math.log(max(value, sys.float_info.min)) - math.log(low)) / (math.log(high) - math.log(low))
     return (value - low) / (high - low)
 
 
 def _value(domain: Interval, position: float) -> float:
-    """The candidate nearest to a position; positions beyond the ends are those of the ends."""
-    low, high, step = domain.low, domain.high, domain.step
+    """The value at a position, or at the end that is nearest to it. Candidates of a domain have equal shares."""
     position = min(max(position, 0.0), 1.0)
-    value = low * (high / low) ** position if domain.log else low + position * (high - low)
-    if step is not None:
-        value = low + round((value - low) / step) * step
-    value = min(max(value, low), high)
-    return round(value) if domain.integer else value
+    if domain.step is not None and not domain.log:
+        candidates = Candidates(domain)
+        return candidates[min(int(position * len(candidates)), len(candidates) - 1)]
+    low, high = _ends(domain)
+    if domain.log:
+        value = math.exp(math.log(low) + position * (math.log(high) - math.log(low)))
+    else:
+        value = low + position * (high - low)
+    return min(max(quantize(domain, value), domain.low), domain.high)
+
+
+def _ends(domain: Interval) -> tuple[float, float]:
+    """Those of logarithmic whole numbers reach half a number further, so that both ends have their share."""
+    margin = 0.5 if domain.log and domain.integer else 0.0
+    return domain.low - margin, domain.high + margin

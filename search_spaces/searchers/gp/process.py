@@ -113,7 +113,7 @@ class GaussianProcess:
     def believing(self, points: Array, level: float) -> GaussianProcess:
         """The posterior if the values at these points were as predicted (Ginsbourger et al., 2010)."""
         means, _ = self.predict(points, level)
-        return GaussianProcess(
+        return type(self)(
             np.concatenate([self._points, points]),
             np.concatenate([self._levels, np.full(len(points), level)]),
             np.concatenate([self._values, means]),

@@ -1,9 +1,9 @@
 """GP search: proposes where a Gaussian process expects the largest improvement after the last epoch.
 
 The process is of the values of all rungs at once: the many values of the first rungs say where a good trial lies, and
-the few of the last ones correct it (as in MOBSTER: Klein et al., 2020). Its work is bounded however many trials there
-are. Owns what the model learns of each trial, and the choice among candidates. It must not know how a domain is
-encoded, nor the algebra of the process.
+the few of the last ones correct it (as in MOBSTER: Klein et al., 2020). The size of the process is bounded; to choose
+the values that it is of takes time in proportion to the number of trials. Owns what the model learns of each trial, and
+the choice among candidates. It must not know how a domain is encoded, nor the algebra of the process.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from search_spaces.searchers.gp.process import GaussianProcess, fit
 #: Values that the process predicts from, and those among them that its hyperparameters are fitted to.
 MODELED, FITTED = 200, 80
 PENDING = 100  # trials without a value that are taken into account, the newest ones
+DRAWS = 100  # of a random sample, until it is new
 RANDOM_CANDIDATES = 400
 CENTERS = 5  # best points near which candidates are drawn
 #: Candidates near each center, and how far from it; then near the best candidates, twice.
@@ -60,23 +61,26 @@ class GPSearch:
         self._samples: dict[int, Sample] = {}
         self._vectors: dict[int, NDArray[np.float64]] = {}
         self._values: list[dict[int, float]] = [{} for _ in range(self._end + 1)]  # larger is better
+        self._known: set[int] = set()  # trials with a value
+        self._taken: set[bytes] = set()  # the vectors of all samples
         self._ended: dict[int, Finding] = {}
         self._threads = ThreadpoolController()
 
     def propose(self, number: int) -> dict[str, float] | None:
         seed = hashlib.sha256(f"{self._problem.seed}/proposal/{number}".encode()).digest()[:8]
         generator = np.random.default_rng(int.from_bytes(seed, "big"))
-        known = set[int]().union(*self._values)
-        with self._threads.limit(limits=1):  # several threads take longer for matrices of this size
-            sample = (
-                self._encoding.draw(generator) if len(known) < self._startup_trials else self._best(generator, known)
-            )
+        if len(self._known) < self._startup_trials:
+            sample = self._random(generator)
+        else:
+            with self._threads.limit(limits=1):  # several threads take longer for matrices of this size
+                sample = self._best(generator)
         self.replay(number, sample)
         return sample
 
     def replay(self, number: int, sample: Sample) -> None:
         self._samples[number] = sample
         self._vectors[number] = self._encoding.encode(sample)
+        self._taken.add(self._vectors[number].tobytes())
 
     def report(self, number: int, epoch: int, value: float) -> None:
         if epoch in self._indices and number in self._samples and math.isfinite(value):
@@ -90,9 +94,18 @@ class GPSearch:
             self._record(self._end, result.number, result.best_value)
 
     def _record(self, level: int, number: int, value: float) -> None:
+        self._known.add(number)
         self._values[level][number] = self._problem.sign * min(max(value, -LARGEST), LARGEST)
 
-    def _best(self, generator: np.random.Generator, known: set[int]) -> dict[str, float]:
+    def _random(self, generator: np.random.Generator) -> dict[str, float]:
+        """A sample that is new, if one is found in DRAWS."""
+        for _ in range(DRAWS):
+            sample = self._encoding.draw(generator)
+            if self._encoding.encode(sample).tobytes() not in self._taken:
+                break
+        return sample
+
+    def _best(self, generator: np.random.Generator) -> dict[str, float]:
         """The candidate of the largest expected improvement over the best point that is known."""
         observations = _bounded(list(self._observations()), generator)
         points = np.stack([self._vectors[one.trial] for one in observations])
@@ -103,7 +116,7 @@ class GPSearch:
         chosen = generator.permutation(len(values))[:FITTED]
         hyperparameters = fit(points[chosen], levels[chosen], values[chosen], self._encoding.groups)
         process = GaussianProcess(points, levels, values, hyperparameters)
-        pending = [number for number in sorted(self._samples) if number not in known and number not in self._ended]
+        pending = [number for number in sorted(self._samples) if number not in self._known | self._ended.keys()]
         if pending:
             vectors = np.stack([self._vectors[number] for number in pending[-PENDING:]])
             process = process.believing(vectors, 0.0 if self._end else TOP)
@@ -116,14 +129,13 @@ class GPSearch:
         self, process: GaussianProcess, best: float, centers: list[Sample], generator: np.random.Generator
     ) -> dict[str, float]:
         encoding = self._encoding
-        taken = {vector.tobytes() for vector in self._vectors.values()}
         candidates = [encoding.draw(generator) for _ in range(RANDOM_CANDIDATES)]
         for center in centers:
             candidates += [encoding.draw_near(center, NEAR_DEVIATION, NEAR_SHARE, generator) for _ in range(NEAR)]
         chosen = candidates[:1]
         for deviation in (*REFINED_DEVIATIONS, None):
             vectors = [encoding.encode(sample) for sample in candidates]
-            new = [index for index, vector in enumerate(vectors) if vector.tobytes() not in taken]
+            new = [index for index, vector in enumerate(vectors) if vector.tobytes() not in self._taken]
             if not new:
                 return chosen[0]  # few are left of a small space: a trial is repeated
             scores = log_expected_improvement(*process.predict(np.stack([vectors[index] for index in new]), TOP), best)

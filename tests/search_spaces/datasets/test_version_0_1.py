@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from search_spaces.datasets import ImageFolder
 from search_spaces.datasets.base import DataCheck, DataError
+from search_spaces.problems import SpecError
 from search_spaces.stored import read_spec, read_trial_spec
 from search_spaces.validation import validate
 from tests.support.image_files import save_image
@@ -64,7 +66,7 @@ def test_the_same_images_are_read(tmp_path: Path, path: str, color: str) -> None
     spec = read_spec(stored(path, color))
     splits = load(spec.dataset, 3, tmp_path, tmp_path / "cache")
     assert digests(splits) == EXPECTED[path, color]
-    assert splits.notes[0] == "the folder is read as version 0.1 read it, because that version began the experiment"
+    assert splits.notes[0] == "the folder is read as version 0.1 read it (dataset.reader_version: 1)"
     assert "photo.jfif" in splits.notes[1]
     assert spec.dataset.check(tmp_path) == DataCheck()
     new = load(validate(stored(path, color)).dataset, 3, tmp_path, tmp_path / "cache")
@@ -95,5 +97,27 @@ def test_images_without_content_end_an_old_experiment_too(tmp_path: Path) -> Non
     for name in ("owl", "wren"):
         for index in range(4):
             save_image(tmp_path / "flat" / name / f"{index}.png", (0, 0, 0))
-    with pytest.raises(DataError, match="submit the spec as a new experiment"):
+    with pytest.raises(DataError, match=r"submit the spec as a new experiment without dataset\.reader_version"):
         load(read_spec(stored("flat")).dataset, 0, tmp_path, tmp_path / "cache")
+
+
+def test_images_that_were_not_too_large_are_read(tmp_path: Path) -> None:
+    """Of more pixels than a new experiment accepts."""
+    for name in ("owl", "wren"):
+        for index in range(5):
+            save_image(tmp_path / "flat" / name / f"{index}.png", (40 * index, 0, 0))
+    Image.new("1", (8100, 8100), 1).save(tmp_path / "flat" / "owl" / "large.png")
+    splits = load(read_spec(stored("flat")).dataset, 0, tmp_path, tmp_path / "cache")
+    assert len(splits.train_labels) + len(splits.validation_labels) + len(splits.test()[1]) == 11
+    with pytest.raises(DataError, match="must have at most 64 million pixels"):
+        load(validate(stored("flat")).dataset, 0, tmp_path, tmp_path / "cache")
+
+
+def test_fields_that_the_old_reader_does_not_know_are_refused_with_it() -> None:
+    dataset = {"name": "image_folder", "path": "flat", "reader_version": 1, "damaged": "skip"}
+    assert validate({"name": "x", "dataset": dataset})
+    with pytest.raises(SpecError) as caught:
+        validate({"name": "x", "dataset": dataset | {"value_range": [0, 9], "background": "black"}})
+    assert [(problem.field, problem.rule) for problem in caught.value.problems] == [
+        ("dataset", "must not have value_range and background with reader_version 1")
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -163,21 +164,82 @@ def test_work_is_bounded_however_many_trials_there_are(monkeypatch: pytest.Monke
         if number < 1_500:
             trained(algorithm, number, float(generator.random()), (1, 3)[: 1 + (number % 3 == 0)])
     assert algorithm.propose(2_000) is not None
-    assert (fitted, modeled) == ([FITTED], [MODELED])
-    assert PENDING < 500
+    assert (fitted, modeled) == ([FITTED], [MODELED, MODELED + PENDING])
 
 
-def test_no_configuration_is_tried_twice_while_others_are_left() -> None:
-    space = SearchSpace.model_validate({"batch_size": {"choice": [16, 32, 64, 128, 256, 512]}})
-    algorithm = GP(startup_trials=1).algorithm(SearchProblem(space, 1, 0, rungs=(1, 3)))
-    drawn = []
-    for number in range(8):
+@pytest.mark.parametrize("startup_trials", [1, 10])
+@pytest.mark.parametrize(
+    ("space", "count"),
+    [
+        ({"batch_size": {"choice": [16, 32, 64, 128, 256, 512]}, "label_smoothing": {"choice": [0.0, 0.1]}}, 12),
+        ({"label_smoothing": {"quniform": [0.0, 0.9, 0.1]}}, 10),
+        ({"model": {"kind": "cnn", "width": {"log_int_range": [8, 19]}}}, 12),
+    ],
+)
+def test_no_configuration_is_tried_twice_while_others_are_left(
+    space: dict[str, Any], count: int, startup_trials: int
+) -> None:
+    problem = SearchProblem(SearchSpace.model_validate(space), 1, 0, rungs=(1, 3))
+    algorithm = GP(startup_trials=startup_trials).algorithm(problem)
+    drawn = set()
+    for number in range(count):
         sample = algorithm.propose(number)
         assert sample is not None
-        drawn.append(sample["batch_size"])
-        trained(algorithm, number, sample["batch_size"] / 6)
-    assert sorted(drawn[:6]) == [0, 1, 2, 3, 4, 5]
-    assert len(drawn) == 8, "afterwards it repeats some"
+        drawn.add(json.dumps(sample, sort_keys=True))
+        trained(algorithm, number, sum(sample.values()) / 100)
+    assert len(drawn) == count
+    assert algorithm.propose(count) is not None, "afterwards it repeats some"
+
+
+def test_samples_of_other_searchers_count_as_tried() -> None:
+    """Optuna's samples of a continuation are free of binary noise, and so are these."""
+    space = SearchSpace.model_validate({"label_smoothing": {"quniform": [0.0, 0.9, 0.1]}})
+    algorithm = GP(startup_trials=1).algorithm(SearchProblem(space, 1, 0, rungs=(1, 3)))
+    for number in range(9):
+        algorithm.replay(number, {"label_smoothing": number / 10})
+        trained(algorithm, number, 1 - number / 10)
+    assert algorithm.propose(9) == {"label_smoothing": 0.9}
+
+
+def test_a_search_comes_close_to_an_optimum_without_repeating_it() -> None:
+    space = SearchSpace.model_validate({"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-5, 1e-1]}}})
+    algorithm = GP().algorithm(SearchProblem(space, 1, 0, rungs=(1, 3)))
+    logs = []
+    for number in range(40):
+        sample = algorithm.propose(number)
+        assert sample is not None
+        logs.append(math.log10(sample["optimizer.lr"]))
+        trained(algorithm, number, -((logs[-1] + 3) ** 2))
+    assert min(abs(log + 3) for log in logs) < 0.05
+    assert np.diff(np.sort(logs)).min() > 1e-9
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        ({"model": {"kind": "cnn", "depth": {"int_range": [1, 3]}}}, [1, 1, 1]),
+        ({"label_smoothing": {"quniform": [0.1, 0.3, 0.1]}}, [1, 1, 1]),
+        ({"label_smoothing": {"choice": [0.1, 0.2, 0.3]}}, [1, 1, 1]),
+        (
+            {"model": {"kind": "cnn", "width": {"log_int_range": [1, 3]}}},
+            [math.log(7 / 5), math.log(5 / 3), math.log(3)],
+        ),
+    ],
+)
+def test_candidates_have_their_share(space: dict[str, Any], expected: list[float]) -> None:
+    encoding, generator = Encoding(SearchSpace.model_validate(space)), np.random.default_rng(0)
+    drawn = [next(iter(encoding.draw(generator).values())) for _ in range(3_000)]
+    shares = sorted(drawn.count(value) / 3_000 for value in set(drawn))
+    assert shares == pytest.approx([share / sum(expected) for share in expected], abs=0.03)
+
+
+def test_the_widest_logarithmic_domain_is_drawn_from() -> None:
+    encoding = Encoding(
+        SearchSpace.model_validate({"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-300, 1.0]}}})
+    )
+    logs = [math.log10(encoding.draw(np.random.default_rng(seed))["optimizer.lr"]) for seed in range(50)]
+    assert min(logs) < -250
+    assert max(logs) > -50
 
 
 def test_later_rungs_correct_the_first_one() -> None:
