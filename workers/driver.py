@@ -19,7 +19,7 @@ from search_spaces.protocol import LaunchConfig
 from search_spaces.storage.base import ExperimentStorage, open_storage
 from search_spaces.stored import read_spec
 from workers.attempt import ExperimentAttempt
-from workers.nodes import Nodes, not_found, own_version
+from workers.nodes import Nodes, not_read, own_version
 from workers.ray_patches import startup
 from workers.search.tune_run import run_trials, trial_resources
 from workers.tracking.tracker import Tracker
@@ -61,8 +61,8 @@ def _read_launch(storage: ExperimentStorage, address: str, attempt: int) -> Laun
     try:
         with storage.artifacts.open_reader(NAMES.launch_config(attempt)) as file:
             launch = LaunchConfig.model_validate_json(file.read())
-    except FileNotFoundError as error:
-        found = not_found(address, str(error.filename or address), error.strerror or str(error))
+    except OSError as error:
+        found = not_read(address, str(error.filename or address), error)
         log.error("node %s %s", platform.node(), found)
         sys.exit(1)
     return launch.model_copy(update={"version": launch.version or own_version()})

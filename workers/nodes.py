@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version as installed_version
-from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 NODE_ID_LABEL = "ray.io/node-id"  # Ray gives each node this label
 FIRST_ANSWERS_S = 10.0  # how long a search waits for the other nodes before it starts
 LOOK_S = 10.0  # how often the driver looks for nodes that have joined
+#: A node that failed is checked again after this time, then after twice as long, and so on: servers of files are often
+#: back within minutes, and where they are not, a try costs a trial the start of a process.
+AGAIN_S = 600.0
 #: A client of a network file system may have cached that a new folder does not exist.
 VISIBLE_TRIES, VISIBLE_PAUSE_S = 4, 0.5
 
@@ -80,25 +83,31 @@ def problem_of_node(storage: str, marker: str, version: str) -> str:
             return "" if found == marker else f"sees another folder as RUNG_STORAGE_ROOT {root}: {file} differs"
         except OSError as error:
             if not left:
-                return not_found(storage, file, error.strerror or str(error))
+                return not_read(storage, file, error)
             time.sleep(VISIBLE_PAUSE_S)
     raise AssertionError
 
 
-def not_found(storage: str, file: str, why: str) -> str:
-    """What is wrong with a node that does not find a file of an experiment, to be read after its name.
+def not_read(storage: str, file: str, error: OSError) -> str:
+    """What is wrong with a node that cannot read a file of an experiment, to be read after its name.
 
-    Where its root holds something, the root is there: an empty one may be a file system that is not mounted.
+    Where its root holds a file, the root is there: an empty one may be a file system that is not mounted.
     """
-    root = storage.rpartition("/")[0]
-    try:
-        is_there = any(Path(root).iterdir())
-    except OSError:
-        is_there = False
-    if not is_there:
+    root, why = storage.rpartition("/")[0], error.strerror or str(error)
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        return f"cannot read {file} in RUNG_STORAGE_ROOT {root}: {why}"
+    if not _holds_a_file(root):
         return f"does not see RUNG_STORAGE_ROOT {root}: {file}: {why}"
-    gone = file if Path(storage).is_dir() else f"the folder of the experiment, {storage},"
+    gone = file if _holds_a_file(storage) else f"the experiment, {storage},"
     return f"sees RUNG_STORAGE_ROOT {root}, but {gone} is gone from it, or it is another folder than the service's"
+
+
+def _holds_a_file(address: str) -> bool:
+    """Whether anything is stored at the address of an experiment, or of the root of all experiments."""
+    try:
+        return any(True for _ in open_storage(address).artifacts.list())
+    except OSError:
+        return False
 
 
 def this_node() -> tuple[str, str]:
@@ -141,8 +150,9 @@ class RayCluster:
 
 
 class Nodes:
-    """The nodes that an experiment must not use, and why. For the driver's thread that runs the search.
+    """The nodes that an experiment must not use for now, and why. For the driver's thread that runs the search.
 
+    A node is used again once a later check finds no problem; whether it can load the data, the next trial there shows.
     Other threads may ask for `excluded` and `reason`.
 
     `clock` gives monotonic seconds.
@@ -158,14 +168,21 @@ class Nodes:
         self._begun: dict[Any, tuple[str, str]] = {}
         self._next_look = 0.0
         self._unusable: dict[str, Failure] = {}  # by Ray's id; replaced, not changed, as other threads read it
+        self._again: dict[str, float] = {}  # when such a node is checked again, unless it is being checked
+        self._exclusions: Counter[str] = Counter()
 
     def look(self, wait_s: float = 0.0) -> None:
-        """Check nodes that have joined; waits at most `wait_s` for their answers. Often called: mostly does nothing."""
+        """Check nodes that have joined, and again those that failed some time ago.
+
+        Waits at most `wait_s` for their answers. Often called: mostly does nothing.
+        """
         if self._clock() >= self._next_look:
             self._next_look = self._clock() + LOOK_S
-            new = [node for node in self._cluster.nodes() if node["NodeID"] not in self._known]
-            for found in new:
+            due = [node for node, at in self._again.items() if self._clock() >= at]
+            asked = [one for one in self._cluster.nodes() if one["NodeID"] not in self._known or one["NodeID"] in due]
+            for found in asked:
                 self._known.add(found["NodeID"])
+                self._again.pop(found["NodeID"], None)
                 begun = self._cluster.begin_check(found["NodeID"], self._launch)
                 self._begun[begun] = found["NodeID"], found.get("NodeName") or found["NodeID"]
         if self._begun:
@@ -173,12 +190,20 @@ class Nodes:
                 node, name = self._begun.pop(task)
                 if problem:
                     self.exclude(Failure(ErrorKind.NODE, f"node {name} {problem}", node))
+                elif node in self._unusable:
+                    log.info("node %s is used again", name)
+                    self._unusable = {other: failure for other, failure in self._unusable.items() if other != node}
+                    self._again.pop(node, None)
 
     def exclude(self, failure: Failure) -> None:
-        """Do not use the node of this failure any more."""
-        if failure.node not in self._unusable:
-            log.error("%s; this experiment does not use it any more", failure.reason)
-            self._unusable = {**self._unusable, failure.node: failure}
+        """Do not use the node of this failure until it is checked again."""
+        node = failure.node
+        if node not in self._again:
+            self._again[node] = self._clock() + AGAIN_S * 2 ** self._exclusions[node]
+            self._exclusions[node] += 1
+        if node not in self._unusable:
+            log.error("%s; this experiment does not use it for now", failure.reason)
+            self._unusable = {**self._unusable, node: failure}
 
     def excluded(self) -> list[str]:
         """Ray's ids of the nodes that must not be used."""

@@ -7,7 +7,10 @@ The data root is only read: packed files are linked into the scratch folder and 
 
 from __future__ import annotations
 
+import gzip
+import math
 import socket
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,18 +103,26 @@ class TorchvisionReader:
         try:
             with _socket_timeout(DOWNLOAD_TIMEOUT_S):
                 return {part: self._loader(scratch, train=part == "train", download=True) for part in ("train", "test")}
-        except OSError as error:
-            if error.errno in DISK_FULL_ERRNOS:  # the disk, not the network: the cache explains it
-                raise
-            if found:
+        except MemoryError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
+                raise  # the disk, not the network: the cache explains it
+            if not found:
+                raise self._absent(f"the download failed: {' '.join(str(error).split())}") from error
+            if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
                 raise DataUnavailableError(f"{self.name}: {found[0].parent} cannot be read ({error})") from error
-            raise self._absent(f"the download failed: {error}") from error
-        except (RuntimeError, ValueError, EOFError, KeyError) as error:
-            if found:
-                raise DataError(
-                    f"{self.name}: the files in {found[0].parent} cannot be read ({error}); fetch them again"
-                ) from error
-            raise self._absent(f"the download failed: {' '.join(str(error).split())}") from error
+            raise self._undecodable(found, error) from error
+
+    def _undecodable(self, found: tuple[Path, ...], error: Exception) -> DataError:
+        """Files of which the content is wrong, with the damaged ones named."""
+        try:
+            damaged = [path for path in found if self._is_idx and not _is_idx_file(path)]
+        except OSError as unreadable:  # now: torchvision may have missed it too, and tried to download it
+            return DataUnavailableError(f"{self.name}: {found[0].parent} cannot be read ({unreadable})")
+        named = ", ".join(str(path) for path in damaged or found)
+        why = " ".join(str(error).split()) or type(error).__name__
+        return DataError(f"{self.name}: cannot decode {named} ({why}); fetch what is damaged again")
 
     def _checksums(self) -> dict[str, str]:
         """The md5 of every file that torchvision checks, packed for the MNIST family."""
@@ -172,6 +183,18 @@ def _all_of(names: tuple[str, ...], folders: tuple[Path, ...]) -> tuple[Path, ..
         if all(path.is_file() for path in paths):
             return paths
     return ()
+
+
+def _is_idx_file(path: Path) -> bool:
+    """Whether a file, packed or not, is an array of bytes as long as its header says."""
+    content = path.read_bytes()
+    try:
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (gzip.BadGzipFile, zlib.error, EOFError):
+        return False
+    dimensions = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
+    shape = [int.from_bytes(content[4 * i : 4 * i + 4], "big") for i in range(1, dimensions + 1)]
+    return dimensions > 0 and len(content) == 4 + 4 * dimensions + math.prod(shape)
 
 
 @contextmanager

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray import cloudpickle
 
 from search_spaces.protocol import ErrorKind
+from search_spaces.storage.folder import FolderArtifacts, FolderStorage
 from tests.support.clock import Clock
 from tests.support.nodes import MemoryCluster
 from tests.support.workers import BuildLaunch
@@ -57,8 +61,8 @@ def test_a_node_that_sees_the_storage_and_has_the_same_rung_can_be_used(tmp_path
         (["root"], "does not see RUNG_STORAGE_ROOT {root}: {file}: No such file or directory"),
         (
             ["root/other"],
-            "sees RUNG_STORAGE_ROOT {root}, but the folder of the experiment, {root}/abc, is gone from it, or it is "
-            "another folder than the service's",
+            "sees RUNG_STORAGE_ROOT {root}, but the experiment, {root}/abc, is gone from it, or it is another folder "
+            "than the service's",
         ),
         (
             ["root/abc"],
@@ -72,11 +76,44 @@ def test_a_node_says_how_much_of_the_storage_it_sees(tmp_path: Path, found: list
     root = tmp_path / "root"
     for folder in found[:1]:
         (tmp_path / folder).mkdir(parents=True)
+        if folder != "root":
+            (tmp_path / folder / "spec.json").touch()
     if found[1:]:
         (root / "abc" / "marker").write_text("xyz")
     with pytest.raises(NodeError) as raised:
         check_node(str(root / "abc"), "abc", "")
     assert str(raised.value) == f"node {platform.node()} {said.format(root=root, file=root / 'abc' / 'marker')}"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ESTALE, errno.EIO])
+def test_a_marker_that_cannot_be_read_is_not_said_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    marker = tmp_path / "abc" / "marker"
+    marker.parent.mkdir()
+    marker.write_text("abc")
+
+    def fail(*arguments: Any) -> None:
+        raise OSError(code, os.strerror(code), str(marker))
+
+    monkeypatch.setattr(FolderArtifacts, "open_reader", fail)
+    with pytest.raises(NodeError) as raised:
+        check_node(str(tmp_path / "abc"), "abc", "")
+    assert str(raised.value) == (
+        f"node {platform.node()} cannot read {marker} in RUNG_STORAGE_ROOT {tmp_path}: {os.strerror(code)}"
+    )
+
+
+def test_a_storage_that_is_no_folder_is_asked_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend of `bucket://b/...`, which holds one experiment, without its marker."""
+    (tmp_path / "b/abc").mkdir(parents=True)
+    (tmp_path / "b/abc/spec.json").touch()
+    monkeypatch.setattr(
+        nodes, "open_storage", lambda address: FolderStorage(tmp_path / address.removeprefix("bucket://"))
+    )
+    for experiment, gone in (("abc", "bucket://b/abc/marker"), ("old", "the experiment, bucket://b/old,")):
+        with pytest.raises(NodeError, match=f"sees RUNG_STORAGE_ROOT bucket://b, but {gone} is gone from it, or "):
+            check_node(f"bucket://b/{experiment}", "abc", "")
 
 
 def test_another_version_is_named(tmp_path: Path) -> None:
@@ -120,6 +157,36 @@ def test_each_node_is_checked_once_also_one_that_joins_later(launch: BuildLaunch
     clock.sleep(nodes.LOOK_S)
     found.look()
     assert cluster.begun == ["w1", "w2", "w3"]
+
+
+def test_a_node_that_failed_is_checked_again_after_a_while_and_then_used(launch: BuildLaunch) -> None:
+    clock = Clock()
+    cluster = MemoryCluster("w1", "w2", "w3")
+    cluster.problems["w3"] = "has no Rung"
+    found = Nodes(launch(), cluster, clock.monotonic)
+    found.look()
+    stale = Failure(ErrorKind.DATA, "node w2 cannot load the data set: Stale file handle", "w2")
+    found.exclude(stale)
+    found.exclude(stale)  # another trial that ran there
+    clock.sleep(nodes.AGAIN_S - 1)
+    found.look()
+    assert (found.excluded(), len(cluster.begun)) == (["w2", "w3"], 3)
+    clock.sleep(nodes.LOOK_S)
+    found.look()
+    assert (found.excluded(), found.reason()) == (["w3"], "node w3 has no Rung")
+    assert cluster.begun[3:] == ["w2", "w3"], "one that cannot be used for another reason is only checked"
+    found.exclude(stale)
+    clock.sleep(nodes.AGAIN_S + nodes.LOOK_S)
+    found.look()
+    assert (found.excluded(), len(cluster.begun)) == (["w2", "w3"], 5), "the second wait is twice as long"
+    clock.sleep(nodes.AGAIN_S)
+    cluster.problems.clear()
+    cluster.slow.add("w2")
+    found.look()
+    assert found.excluded() == ["w2"], "it is not used before it answers"
+    cluster.slow.clear()
+    found.look()
+    assert found.excluded() == []
 
 
 def test_a_node_is_left_where_a_trial_fits(launch: BuildLaunch) -> None:

@@ -116,10 +116,10 @@ def exhausted(table: TrialTable, num_samples: int) -> Outcome:
 
 def with_failures(outcome: Outcome, table: TrialTable) -> Outcome:
     """The outcome, whose reason also says how many trials failed, unless it has the error of the first one already."""
-    failures = table.failures()
-    if not failures or f": {failures.partition('the first: ')[2]}" in outcome.reason:
+    failed = table.failed()
+    if not failed or (failed[0].stop_reason or table.failures()) in outcome.reason:
         return outcome
-    return replace(outcome, reason="; ".join(filter(None, (outcome.reason, failures))))
+    return replace(outcome, reason="; ".join(filter(None, (outcome.reason, table.failures()))))
 
 
 def _goal_reached(goal: float | None, objective: Objective, table: TrialTable) -> Outcome | None:

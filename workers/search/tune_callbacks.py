@@ -200,6 +200,8 @@ class TuneCallback(Callback):
     def _look(self) -> Actions:
         """The actions of this moment. The first outcome stays: what follows it changes nothing."""
         actions = self._decide()
+        if self._nodes:
+            self._nodes.look()
         self._check_nodes()
         if self.outcome is None:
             self.controls, self.outcome = actions.controls, actions.outcome

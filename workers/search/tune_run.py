@@ -48,7 +48,6 @@ def run_trials(
     nodes = nodes or Nodes(launch)
 
     def config() -> dict[str, Any]:
-        nodes.look()
         return {**launch.model_dump(include=OF_LAUNCH), "resources": resources, "excluded": nodes.excluded()}
 
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import pickle
@@ -17,6 +18,7 @@ import torch
 from torchvision import datasets as torchvision_datasets
 
 from search_spaces.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
+from search_spaces.datasets.base import DataUnavailableError
 from tests.support.image_files import idx, write_idx_files
 from workers.data.splits import DataError, load
 
@@ -84,6 +86,55 @@ def test_a_damaged_file_is_reported_and_not_changed(tmp_path: Path, small_mnist:
     ):
         load(MNIST(), 0, tmp_path / "data", tmp_path / "cache")
     assert (tmp_path / "data/mnist" / file.name).read_bytes() == damaged
+
+
+def test_a_packed_file_that_cannot_be_unpacked_is_a_defect_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    """Their sums are as expected; `gzip.BadGzipFile` is an OSError, but no other node would read more."""
+    write_idx_files(tmp_path / "data/mnist", compressed=True)
+    damaged = "t10k-labels-idx1-ubyte.gz"
+    for content in (
+        b"no archive",
+        (tmp_path / "data/mnist" / damaged).read_bytes()[:-9],
+        gzip.compress(b"x")[:12] + b"zzzzzzzzzzzz",
+    ):
+        (tmp_path / "data/mnist" / damaged).write_bytes(content)
+        names = [name for name, _ in torchvision_datasets.MNIST.resources]
+        sums = [(name, hashlib.md5((tmp_path / "data/mnist" / name).read_bytes()).hexdigest()) for name in names]
+        monkeypatch.setattr(torchvision_datasets.MNIST, "resources", sums)
+        with pytest.raises(DataError, match=rf"mnist: cannot decode {tmp_path}/data/mnist/{damaged} \(") as raised:
+            load(MNIST(), 0, tmp_path / "data", tmp_path / "cache")
+        assert not isinstance(raised.value, DataUnavailableError)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"cut", idx(np.zeros((20, 28, 28)))[:-1], b"\1" * 40],
+    ids=["empty", "shorter than a header", "a byte short", "another format"],
+)
+def test_a_plain_file_that_cannot_be_decoded_is_named(tmp_path: Path, offline: None, content: bytes) -> None:
+    write_idx_files(tmp_path / "data/mnist", compressed=False)
+    damaged = tmp_path / "data/mnist/t10k-images-idx3-ubyte"
+    damaged.write_bytes(content)
+    with pytest.raises(DataError, match=rf"mnist: cannot decode {damaged} \(") as raised:
+        load(MNIST(), 0, tmp_path / "data", tmp_path / "cache")
+    assert not isinstance(raised.value, DataUnavailableError)
+
+
+def test_a_file_that_vanishes_while_it_is_read_may_be_there_on_another_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: None
+) -> None:
+    write_idx_files(tmp_path / "data/mnist", compressed=False)
+    vanishing = tmp_path / "data/mnist/t10k-images-idx3-ubyte"
+
+    def read(path: Any) -> Any:
+        vanishing.unlink(missing_ok=True)
+        raise RuntimeError("Error downloading t10k-images-idx3-ubyte.gz")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.read_image_file", read)
+    with pytest.raises(DataUnavailableError, match=rf"mnist: {tmp_path}/data/mnist cannot be read \(.*No such file"):
+        load(MNIST(), 0, tmp_path / "data", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("dataset", [MNIST(), FashionMNIST(), CIFAR10(), CIFAR100()])

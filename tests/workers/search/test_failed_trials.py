@@ -14,11 +14,12 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from search_spaces.protocol import ErrorKind
 from search_spaces.storage.folder import FolderArtifacts
+from tests.support.clock import Clock
 from tests.support.nodes import MemoryCluster
 from tests.support.searches import Search
 from tests.support.workers import launch_config
 from workers.failures.classification import TrialError
-from workers.nodes import Nodes
+from workers.nodes import AGAIN_S, Nodes
 from workers.search.stop_conditions import with_failures
 from workers.state.checkpoints import LAST
 
@@ -205,15 +206,29 @@ def test_a_search_ends_once_no_node_can_load_the_data(
     assert now.recorder.update_of(0).error_kind == (ErrorKind.DATA if phase == "failed" else None)
 
 
+def test_a_search_uses_a_node_again_that_could_not_load_the_data(search: Callable[..., Search], tmp_path: Path) -> None:
+    """While no trial starts, too: the service gives the experiment the slots of that node once it is used."""
+    now, clock = search(), Clock()
+    now.callback.attach(now.searcher, Nodes(launch_config(tmp_path), MemoryCluster("w1", "w2"), clock.monotonic))
+    trial, _ = now.tune.start(), now.tune.start()
+    error = TrialError(ErrorKind.DATA, "node w2 cannot load the data set: Stale file handle", "w2")
+    now.tune.fail(trial, error, tmp_path)
+    now.callback.poll(now.tune)
+    assert now.callback.excluded_nodes() == ["w2"]
+    clock.sleep(AGAIN_S)
+    now.callback.poll(now.tune)
+    assert (now.callback.excluded_nodes(), now.callback.notice()) == ([], "")
+
+
 def test_a_search_ends_once_a_check_leaves_no_node(search: Callable[..., Search], tmp_path: Path) -> None:
     """No trial fails there: it would wait for a slot."""
     now = search()
     cluster = MemoryCluster("w1", "w2")
     cluster.problems = {"w1": "has no Rung", "w2": "has no Rung"}
-    nodes = Nodes(launch_config(tmp_path), cluster)
-    now.callback.attach(now.searcher, nodes, {"CPU": 1.0})
+    cluster.slow = {"w1", "w2"}
+    now.callback.attach(now.searcher, Nodes(launch_config(tmp_path), cluster), {"CPU": 1.0})
     now.tune.start(waits=True)
-    nodes.look()
+    cluster.slow.clear()
     now.callback.poll(now.tune)
     outcome = now.callback.outcome
     assert outcome is not None

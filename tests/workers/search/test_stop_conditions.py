@@ -51,6 +51,14 @@ def test_failed_trials_are_part_of_every_reason(before: str) -> None:
     assert with_failures(Outcome(reason=before), table_of(TrialState.COMPLETED)).reason == before
 
 
+def test_the_error_of_the_first_failed_trial_is_named_once_wherever_it_is_in_the_reason() -> None:
+    table = table_of(TrialState.CANCELED)
+    table.apply(TrialSuggested(at=0.0, trial=1, sample={}, parameters={}))
+    table.apply(TrialEnded(at=1.0, trial=1, state=TrialState.ERROR, reason="node b cannot load the data set"))
+    outcome = Outcome(reason="no node can run a trial: node a cannot load it; node b cannot load the data set")
+    assert with_failures(outcome, table) == outcome
+
+
 def test_an_outage_of_mlflow_pauses_with_the_error_unless_a_stop_was_requested() -> None:
     outage = DeliveryAbandonedError("MLflow did not answer for 24 h")
     assert outcome_of(outage, Outcome(), None) == Outcome(Phase.PAUSED, "MLflow did not answer for 24 h", error=True)
