@@ -98,7 +98,7 @@ def entry(root: Path, key: str, build: Callable[[Draft], dict[str, Any]]) -> Ent
         return found
     with _readable_errors(root):
         asked_at = time.time()
-        root.mkdir(parents=True, exist_ok=True)
+        _make(root)
         with _locked(root / f"{key}.lock") as lock:
             found = _open(root / key)
             if found is not None:
@@ -286,10 +286,20 @@ def _readable_errors(root: Path) -> Iterator[None]:
                 f"no space left for decoded data in the cache {root} ({_free(root)} free); "
                 "free some, or choose a cache folder on a larger disk"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.filename is not None or error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise DataUnavailableError(
-                f"the cache {root} cannot be written ({error.strerror}); choose a folder that the workers may write"
+                f"the cache {root} cannot be written ({error.strerror}); the cache root (--cache-root or "
+                "RUNG_CACHE_ROOT) must be a folder that the workers may write"
             ) from error
+        raise
+
+
+def _make(root: Path) -> None:
+    """The folder of the cache. An error names it, also if one above it is the cause."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        error.filename = str(root)
         raise
 
 

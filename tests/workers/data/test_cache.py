@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -176,10 +177,21 @@ def test_a_failed_allocation_is_a_data_error(tmp_path: Path, monkeypatch: pytest
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"key.lock"}
 
 
-def test_a_root_that_is_no_folder_is_a_data_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("root", "reason"),
+    [
+        ("file", "File exists"),
+        ("file/below", "Not a directory"),
+        ("/proc/x", "No such file or directory"),
+        ("/proc/x/below/it", "No such file or directory"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_a_root_that_cannot_be_a_folder_is_a_data_error(tmp_path: Path, root: str, reason: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataUnavailableError, match="cannot be written"):
-        cache.entry(tmp_path / "file", "key", build)
+    message = f"the cache {tmp_path / root} cannot be written ({reason}); the cache root (--cache-root or RUNG_CACHE_"
+    with pytest.raises(DataUnavailableError, match=re.escape(message)):
+        cache.entry(tmp_path / root, "key", build)
 
 
 def test_an_error_of_the_builder_is_raised_unchanged(tmp_path: Path) -> None:
