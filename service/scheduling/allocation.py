@@ -3,7 +3,8 @@
 A slot is what one trial uses: CPUs and GPUs of a single node. A running experiment keeps its first slot. Beyond that,
 higher priorities are served before lower ones; within a priority, slots are given one at a time to the experiment that
 has the fewest, until nothing more fits: max-min fairness, first come first served among equals. A node that some
-experiments do not use is given to the others first. It must not know the database, Ray or a clock.
+experiments do not use is given to the others first, but beyond first slots GPUs that somebody demands are left free
+where possible. It must not know the database, Ray or a clock.
 """
 
 from __future__ import annotations
@@ -71,15 +72,17 @@ def allocate(cluster: Cluster, demands: Sequence[Demand]) -> dict[str, int]:
         _Free(node.id, excluders[node.id], int(node.cpus * UNITS), [UNITS] * int(node.gpus)) for node in cluster.nodes
     ]
     slots = {demand.experiment_id: 0 for demand in demands}
+    wanting = sorted((d for d in demands if d.most > 0), key=lambda d: (-d.priority, not d.running))
+    wants_gpus = any(demand.gpus for demand in wanting)
     full: set[tuple[int, int, frozenset[str]]] = set()  # what no longer fits: nothing is released meanwhile
 
-    def serve(hungry: list[Demand], upto: int) -> list[Demand]:
+    def serve(hungry: list[Demand], upto: int, spares_gpus: bool = wants_gpus) -> list[Demand]:
         """Give one more slot to each that has fewer than `upto`; return those that want more."""
         left = []
         for demand in hungry:
             if slots[demand.experiment_id] < upto:
                 size = round(demand.cpus * UNITS), round(demand.gpus * UNITS), demand.excluded
-                if size in full or not _place(free, *size):
+                if size in full or not _place(free, *size, spares_gpus):
                     full.add(size)
                     continue
                 slots[demand.experiment_id] += 1
@@ -87,8 +90,7 @@ def allocate(cluster: Cluster, demands: Sequence[Demand]) -> dict[str, int]:
                 left.append(demand)
         return left
 
-    wanting = sorted((d for d in demands if d.most > 0), key=lambda d: (-d.priority, not d.running))
-    serve([demand for demand in wanting if demand.running], upto=1)
+    serve([demand for demand in wanting if demand.running], upto=1, spares_gpus=False)
     for _, level in itertools.groupby(wanting, key=lambda d: d.priority):
         hungry, upto = list(level), 0
         while hungry:
@@ -102,11 +104,16 @@ def fits_somewhere(cluster: Cluster, cpus: float, gpus: float) -> bool:
     return allocate(cluster, [Demand("probe", cpus, gpus)])["probe"] == 1
 
 
-def _place(free: list[_Free], cpus: int, gpus: int, excluded: frozenset[str]) -> bool:
+def _place(free: list[_Free], cpus: int, gpus: int, excluded: frozenset[str], spares_gpus: bool) -> bool:
     """Take one slot of the node that it fills best: first come nodes that fewer experiments can use, then, for trials
-    without GPUs, those without GPUs."""
+    without GPUs, those without GPUs; these come before all others if it `spares_gpus`."""
     fitting = [node for node in free if node.fits(cpus, gpus, excluded)]
     if not fitting:
         return False
-    min(fitting, key=lambda node: (-node.excluders, sum(node.gpus), node.cpus)).take(cpus, gpus)
+
+    def rank(node: _Free) -> tuple[int, int, int, int]:
+        of_gpus = sum(node.gpus)
+        return of_gpus if spares_gpus and not gpus else 0, -node.excluders, of_gpus, node.cpus
+
+    min(fitting, key=rank).take(cpus, gpus)
     return True

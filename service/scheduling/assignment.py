@@ -45,8 +45,9 @@ def assign_slots(
     slots = allocate(cluster, list(demands.values()))
     free = max(0, max_drivers - len(driven))
     fitting_ones = [one.id for one in candidates if slots.get(one.id)]
-    if beyond := fitting_ones[free:]:  # their slots are for those that run
-        slots = allocate(cluster, [one for one in demands.values() if one.experiment_id not in beyond])
+    if len(fitting_ones) > free:  # the slots of the others are for those that run, not for further candidates
+        running = {*(one.id for one in driven), *fitting_ones[:free]}
+        slots = allocate(cluster, [one for one in demands.values() if one.experiment_id in running])
     for experiment in driven:
         if experiment.id in demands and experiment.slots != slots[experiment.id]:
             experiment.slots = slots[experiment.id]

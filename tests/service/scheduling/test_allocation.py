@@ -153,3 +153,18 @@ def test_a_size_that_is_full_for_one_is_not_full_for_another_that_uses_more_node
     cluster = Cluster((Node("a", cpus=2, id="n1"), Node("b", cpus=2, id="n2")))
     limited = Demand("limited", 2, most=2, excluded=frozenset({"n1"}))
     assert allocate(cluster, [limited, Demand("other", 2, most=2)]) == {"limited": 1, "other": 1}
+
+
+def test_trials_without_gpus_leave_gpus_to_those_that_want_them_also_where_others_exclude_them() -> None:
+    cluster = Cluster((Node("cpu", cpus=8, id="n1"), Node("gpu", cpus=8, gpus=1, id="n2")))
+    limited = Demand("limited", 1, most=9, running=True, excluded=frozenset({"n2"}))
+    urgent, waiting = Demand("urgent", 1, most=7, priority=1, running=True), Demand("waiting", 4, 1)
+    assert allocate(cluster, [limited, urgent, waiting]) == {"limited": 2, "urgent": 7, "waiting": 1}
+    assert allocate(cluster, [limited, urgent]) == {"limited": 8, "urgent": 7}, "nobody wants the GPU"
+
+
+def test_a_running_experiment_keeps_its_first_slot_if_others_could_spare_a_gpu() -> None:
+    cluster = Cluster((Node("cpu", cpus=2, id="n1"), Node("gpu", cpus=8, gpus=1, id="n2")))
+    others = [Demand(name, 1, most=1, running=True) for name in ("a", "b", "c")]
+    limited = Demand("limited", 1, running=True, excluded=frozenset({"n2"}))
+    assert allocate(cluster, [*others, limited, Demand("gpu", 8, 1)])["limited"] == 1

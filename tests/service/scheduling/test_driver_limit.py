@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from service.contract.states import DRIVEN
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
 from tests.support.clock import Clock
@@ -14,8 +15,13 @@ WAITS = "waiting for another experiment to end: 2 run already (RUNG_MAX_DRIVERS)
 
 
 @pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return Settings(**{**settings.model_dump(), "max_drivers": 2})
+def max_drivers() -> int:
+    return 2
+
+
+@pytest.fixture
+def settings(settings: Settings, max_drivers: int) -> Settings:
+    return Settings(**{**settings.model_dump(), "max_drivers": max_drivers})
 
 
 def submit(world: World, **spec: object) -> str:
@@ -71,3 +77,21 @@ def test_who_can_never_fit_neither_blocks_the_others_nor_waits_for_a_driver(worl
     assert states(world, large, one, two) == ["QUEUED", "RUNNING", "QUEUED"]
     assert world.show(large)["reason"].startswith("waiting for a larger node")
     assert world.show(two)["reason"] == "waiting for free slots", "one more experiment may run"
+
+
+@pytest.mark.parametrize("max_drivers", [1, 2, 3])
+def test_no_more_run_while_more_wait_than_fit(world: World, max_drivers: int) -> None:
+    """Candidates that did not fit at first must not start on the slots that the limit leaves free."""
+    world.reconciler.reconcile_once()
+    world.launcher.nodes = Cluster((Node("a", cpus=4),))
+    ids = [submit(world, searcher={"kind": "random", "num_samples": 1}) for _ in range(20)]
+
+    def running() -> list[str]:
+        return [one for one, state in zip(ids, states(world, *ids), strict=True) if state in DRIVEN]
+
+    assert [running() for _ in range(3)] == [ids[:max_drivers]] * 3, "also in later passes, with nothing free"
+    waits = f"waiting for another experiment to end: {max_drivers} run already (RUNG_MAX_DRIVERS)"
+    assert {world.show(one)["reason"] for one in ids[max_drivers:]} == {waits}
+    world.beat(ids[0], {"phase": "completed"})
+    assert [running() for _ in range(2)] == [ids[1 : max_drivers + 1]] * 2, "the next has its place"
+    assert len(world.launcher.launches) == max_drivers + 1
