@@ -94,7 +94,7 @@ class BoundedParser(h11.Connection):
         event = super().next_event()
         is_block = isinstance(event, h11.Request | h11.EndOfMessage)
         if is_block and before - len(self.trailing_data[0]) > MAX_HEADER_BYTES:
-            raise h11.RemoteProtocolError("headers too large", error_status_hint=431)
+            raise h11.RemoteProtocolError("headers too large")
         return event
 
 

@@ -6,7 +6,6 @@ FastAPI would run a plain function in a thread of people's pool, which heartbeat
 
 from __future__ import annotations
 
-import itertools
 import re
 from typing import Annotated, get_origin
 
@@ -27,8 +26,11 @@ MAX_IF_MATCH_LENGTH = 1000
 #: As long as the column that holds it.
 MAX_KEY_LENGTH = 255
 CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s;"]*)', re.IGNORECASE)
-#: Headers that routes read; of several, only the first would count.
-GIVEN_ONCE = ("Content-Type", "If-Match", IDEMPOTENCY_KEY)
+#: Query parameters of a request: several times as many as any route has, of which some may be repeated.
+MAX_PARAMETERS = 100
+AUTHORIZATION = "Authorization"
+#: Headers that the service reads; of several, only one would count. The HTTP parser does the same for Host.
+GIVEN_ONCE = ("Content-Type", "If-Match", IDEMPOTENCY_KEY, "Origin", AUTHORIZATION)
 #: The names of the encoding of all bodies, and of a part of it.
 UTF_8 = frozenset({"utf-8", "utf8", "us-ascii"})
 PRINTABLE = r"^[ -~]+$"
@@ -56,17 +58,27 @@ async def _content_type(request: Request) -> str:
 
 
 async def reject_repeated(request: Request) -> None:
-    """Raises ValidationFailedError for query parameters and headers that are given twice; lists may be given so."""
-    given = request.query_params
+    """Raises ValidationFailedError for too many query parameters, and for those and headers that are given twice; lists
+    may be given so. It comes before the token, so that its work must not grow faster than the request."""
+    parameters = request.query_params.multi_items()
+    if len(parameters) > MAX_PARAMETERS:
+        problem = Problem("query", f"must have at most {MAX_PARAMETERS} parameters", len(parameters))
+        raise ValidationFailedError(summary([problem]), [problem])
     lists = _list_parameters(request.scope["route"].dependant)
-    repeated = {name: values for name in given if len(values := given.getlist(name)) > 1 and name not in lists}
-    repeated |= {name: sent for name in GIVEN_ONCE if len(sent := request.headers.getlist(name)) > 1}
+    given: dict[str, list[str]] = {}
+    for name, value in parameters:
+        if name not in lists:
+            given.setdefault(name, []).append(value)
+    sent = {name: request.headers.getlist(name) for name in GIVEN_ONCE}
+    repeated = [(name, values) for name, values in (*given.items(), *sent.items()) if len(values) > 1]
     if repeated:
-        problems = [
-            Problem(shorten(name), "must be given once", shorten(", ".join(values)))
-            for name, values in itertools.islice(repeated.items(), MAX_PROBLEMS)
-        ]
+        problems = [_given_once(name, values) for name, values in repeated[:MAX_PROBLEMS]]
         raise ValidationFailedError(summary(problems, len(repeated) - len(problems)), problems)
+
+
+def _given_once(name: str, values: list[str]) -> Problem:
+    shown = None if name == AUTHORIZATION else shorten(", ".join(values))  # tokens are not repeated in responses
+    return Problem(shorten(name), "must be given once", shown)
 
 
 def _list_parameters(dependant: Dependant) -> set[str]:
@@ -78,7 +90,7 @@ def _list_parameters(dependant: Dependant) -> set[str]:
 
 async def _token(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     if credentials is None or not credentials.credentials:
-        problem = Problem("Authorization", "must hold a bearer token")
+        problem = Problem(AUTHORIZATION, "must hold a bearer token")
         raise UnauthorizedError(str(problem), [problem], {headers.AUTHENTICATE: "Bearer"})
     return credentials.credentials
 

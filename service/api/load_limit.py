@@ -57,7 +57,7 @@ class LoadLimitMiddleware:
         finally:
             self._heartbeats -= 1
 
-    async def _handle(self, scope: Scope, body: list[Message], receive: Receive, send: Send) -> None:
+    async def _handle(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         address = scope["client"][0] if scope.get("client") else ""
         if self._of_address.total() >= self._max_requests:
             raise _busy(f"{self._max_requests} requests are being answered")
@@ -72,25 +72,28 @@ class LoadLimitMiddleware:
                 del self._of_address[address]
 
 
-async def _read(receive: Receive) -> list[Message] | None:
-    """The messages of a whole body; None if the client is gone before its end."""
-    messages: list[Message] = []
+async def _read(receive: Receive) -> bytes | None:
+    """A whole body, in whatever pieces it arrives; None if the client is gone before its end."""
+    body = bytearray()
     while True:
-        messages.append(await receive())
-        if messages[-1]["type"] != "http.request":
+        message = await receive()
+        if message["type"] != "http.request":
             return None
-        if not messages[-1].get("more_body", False):
-            return messages
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return bytes(body)
 
 
-async def _until_client_is_gone(app: ASGIApp, scope: Scope, body: list[Message], receive: Receive, send: Send) -> None:
+async def _until_client_is_gone(app: ASGIApp, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
     """Run the application on a body that was read. What waits for a thread is abandoned when its client is gone; what a
     thread has begun, it completes."""
-    gone, answered = asyncio.Event(), False
+    gone, answered, replayed = asyncio.Event(), False, False
 
     async def replay() -> Message:
-        if body:
-            return body.pop(0)
+        nonlocal replayed
+        if not replayed:
+            replayed = True
+            return {"type": "http.request", "body": body, "more_body": False}
         await gone.wait()
         return {"type": "http.disconnect"}
 

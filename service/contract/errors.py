@@ -40,8 +40,8 @@ class FieldError(BaseModel):
     """One broken rule: the field, the rule, and the value that breaks it."""
 
     field: str = Field(
-        description="Dotted path in the body, or the name of the parameter or header; `method` and `path` of the "
-        "request; empty for the body as a whole.",
+        description="Dotted path in the body, or the name of the parameter or header; `method`, `path` and `query` "
+        "of the request; empty for the body as a whole.",
         examples=["resources.gpus_per_trial"],
     )
     rule: str = Field(description="What the value must be.", examples=["must be at most 2"])

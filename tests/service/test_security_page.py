@@ -11,6 +11,7 @@ from search_spaces.protocol import MAX_TEXT, MAX_UPDATES
 from service.adapters.disk_use import KEPT_S, MAX_COUNTS
 from service.adapters.experiment_files import MAX_CHUNK_BYTES
 from service.api.connections import MAX_HEADER_BYTES
+from service.api.dependencies import MAX_PARAMETERS
 from service.api.load_limit import MAX_HEARTBEATS, SHARE_OF_AN_ADDRESS
 from service.api.pagination import Paging
 from service.api.thread_pools import HEARTBEAT_THREADS, PEOPLE_THREADS
@@ -41,6 +42,7 @@ def test_the_limits_are_those_of_the_code(tmp_path: Path) -> None:
     assert KEPT_S == 60
     assert {what: limit for what, (limit, *_) in rows().items()} == {
         "headers of a request, and its trailers": f"{size(MAX_HEADER_BYTES)}, however they arrive",
+        "query parameters of a request": str(MAX_PARAMETERS),
         "body of a request": f"{size(defaults.max_body_bytes)}; a spec {size(MAX_BYTES)}",
         "nesting of a spec": f"{MAX_DEPTH} levels",
         "values of a stepped domain; alternatives of a choice": f"{MAX_CANDIDATES:,}; {MAX_ALTERNATIVES:,}",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
+from starlette.datastructures import ImmutableMultiDict
 
 from tests.support.world import World
 
@@ -273,11 +275,48 @@ def test_a_parameter_that_is_given_twice_is_refused_by_every_route(client: httpx
     assert several["detail"] == 'limit: must be given once (got "1, 2") (and 1 more)'
 
 
+def test_many_parameters_are_refused_without_a_look_at_all_for_each(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such requests are worked on before any token is checked, between all others."""
+    looks = 0
+
+    def counted(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(parameters: ImmutableMultiDict[str, str], *arguments: Any) -> Any:
+            nonlocal looks
+            looks += len(parameters._list)
+            return method(parameters, *arguments)
+
+        return call
+
+    for name in ("getlist", "multi_items"):
+        monkeypatch.setattr(ImmutableMultiDict, name, counted(getattr(ImmutableMultiDict, name)))
+    for count in (101, 1_500):
+        query = "&".join(f"{number:x}" for number in range(count))
+        for method, path in (("GET", EXPERIMENTS), ("GET", "/healthz"), ("POST", "/api/v1/attempts/x/heartbeat")):
+            looks = 0
+            [error] = problem(client.request(method, f"{path}?{query}"), 422)["errors"]
+            assert error == {"field": "query", "rule": "must have at most 100 parameters", "value": count}
+            assert looks <= 2 * count
+    looks = 0
+    states = "&".join(["state=QUEUED"] * 99)
+    assert client.get(f"{EXPERIMENTS}?limit=1&{states}").status_code == 200
+    assert looks <= 10 * 100
+
+
 @pytest.mark.parametrize("name", ["Content-Type", "If-Match", "Idempotency-Key"])
 def test_a_header_that_is_given_twice_is_refused(client: httpx.Client, name: str) -> None:
     answer = client.post(EXPERIMENTS, content=b"{}", headers=[(name, "a"), (name.lower(), "b")])
     [error] = problem(answer, 422)["errors"]
     assert error == {"field": name, "rule": "must be given once", "value": "a, b"}
+
+
+def test_a_token_that_is_given_twice_is_refused_and_not_repeated(client: httpx.Client) -> None:
+    twice = [("Authorization", "Bearer a"), ("authorization", "Bearer b")]
+    for method, path in (("POST", "/api/v1/attempts/x/heartbeat"), ("GET", EXPERIMENTS)):
+        answer = problem(client.request(method, path, headers=twice), 422)
+        assert answer["detail"] == "Authorization: must be given once"
+        assert answer["errors"] == [{"field": "Authorization", "rule": "must be given once", "value": None}]
 
 
 SORTINGS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import func, select, text
+from starlette.types import Message, Receive, Scope, Send
 
+from service.api.load_limit import LoadLimitMiddleware
 from service.api.thread_pools import PEOPLE_THREADS
 from service.context import AppContext
 from service.settings import Settings
@@ -136,3 +139,23 @@ def test_nothing_is_begun_for_a_client_that_left(server: Server, app: FastAPI) -
         stored = session.scalar(select(func.count()).select_from(Experiment).where(Experiment.name == "x"))
     assert stored is not None
     assert stored <= PEOPLE_THREADS
+
+
+def test_a_body_that_arrives_in_many_pieces_is_one_for_the_application() -> None:
+    """So its pieces neither take memory each, nor are they moved each time when one is taken."""
+    pieces = [b"%d," % number for number in range(3_000)]
+    sent = [{"type": "http.request", "body": piece, "more_body": piece is not pieces[-1]} for piece in pieces]
+    incoming, received = iter(sent), list[Message]()
+
+    async def receive() -> Message:
+        return next(incoming, {"type": "http.disconnect"})
+
+    async def application(_scope: Scope, receive: Receive, _send: Send) -> None:
+        received.append(await receive())
+
+    async def send(_message: Message) -> None:
+        raise AssertionError("nothing is answered")
+
+    scope = {"type": "http", "path": "/api/v1/experiments", "client": ("127.0.0.1", 1)}
+    asyncio.run(LoadLimitMiddleware(application, max_requests=4)(scope, receive, send))
+    assert received == [{"type": "http.request", "body": b"".join(pieces), "more_body": False}]
