@@ -35,8 +35,8 @@ class Resources(Spec):
 
     gpus_per_trial: Annotated[Number, Field(ge=0, le=16)] | None = Field(
         None,
-        description="Number of GPUs: a share of one GPU from 0.01, or whole GPUs; default: 1 if the cluster has any, "
-        "otherwise 0.",
+        description="Number of GPUs: 0, a share of one GPU from 0.01, or 1; default: 1 if the cluster has any, "
+        "otherwise 0. Stored experiments may have more than 1; new ones may not.",
     )
     cpus_per_trial: Annotated[Integer, Field(ge=1, le=256)] = Field(1, description="Number of CPUs.")
     max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(
@@ -50,7 +50,7 @@ class Resources(Spec):
         gpus = self.gpus_per_trial
         # Ray rounds shares to ten-thousandths: a smaller one would count as 0.
         if gpus is not None and (0 < gpus < 0.01 or (gpus > 1 and gpus != int(gpus))):
-            raise field_error("gpus_per_trial", "must be 0, between 0.01 and 1, or a whole number")
+            raise field_error("gpus_per_trial", "must be 0, or between 0.01 and 1")
         return self
 
 

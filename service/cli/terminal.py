@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from service.cli.printable import dump_json, echo
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
     from rich.console import Console
 
     from service.client import Client
@@ -22,8 +24,36 @@ if TYPE_CHECKING:
 
 FAILED, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
+
+class Commands(TyperGroup):
+    """The commands, of which typer prints pydantic's words about a wrong argument: here as `must be X (got Y)`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            from pydantic import ValidationError
+
+            if isinstance(error.__cause__, ValidationError):
+                error.message = _rule_of_argument(error.__cause__)
+            raise
+
+
+def _rule_of_argument(error: ValidationError) -> str:
+    from search_spaces.problems import shorten
+    from search_spaces.validation import rule_of
+
+    [problem] = error.errors()
+    rule = rule_of(problem)
+    if problem["type"] == "value_error":  # typer's own, of an argument with choices
+        choices = str(problem["ctx"]["error"]).rpartition(" is not one of ")[2]
+        rule = "must be one of " + choices.rstrip(".").replace("'", "")
+    return f"{rule} (got {shorten(problem['input'])})"
+
+
 app = typer.Typer(
     name="rung",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

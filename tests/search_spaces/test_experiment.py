@@ -101,9 +101,9 @@ def test_specs_are_frozen() -> None:
         (
             {"resources": {"gpus_per_trial": 1.5}},
             "resources.gpus_per_trial",
-            "must be 0, between 0.01 and 1, or a whole number",
+            "must be 0, or between 0.01 and 1",
         ),
-        ({"resources": {"gpus_per_trial": 1e-5}}, "resources.gpus_per_trial", "must be 0, between 0.01"),
+        ({"resources": {"gpus_per_trial": 1e-5}}, "resources.gpus_per_trial", "must be 0, or between 0.01"),
         ({"budget": {"wall_clock": "2 weeks"}}, "budget.wall_clock", "must be seconds, or a number with s, m, h or d"),
         ({"version": 3}, "version", "must be 2"),
         ({"version": True}, "version", "must be 2"),

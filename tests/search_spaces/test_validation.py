@@ -163,7 +163,7 @@ def problems(data: Any) -> list[str]:
         ),
         (
             {"name": "x", "resources": {"gpus_per_trial": 1.5}},
-            ["resources.gpus_per_trial: must be 0, between 0.01 and 1, or a whole number (got 1.5)"],
+            ["resources.gpus_per_trial: must be 0, or between 0.01 and 1 (got 1.5)"],
         ),
         (
             {"name": "-x"},

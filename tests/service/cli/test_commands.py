@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
@@ -76,6 +77,29 @@ def test_the_address_that_up_wrote_down(client: httpx.Client, tmp_path: Path) ->
 def test_wrong_commands() -> None:
     for arguments in (["nonsense"], ["show"], ["list", "--limit", "0"], ["trials", "x", "--unheard"]):
         assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["explain", "foo"],
+            "'topic': must be one of schedulers, optimizers, normalization, augmentation (got foo)",
+        ),
+        (["export", "x", "--format", "a is not one of b"], "(got a is not one of b)"),
+        (["export", "x", "--format", "zip"], "'--format': must be one of onnx, torchscript, state_dict (got zip)"),
+        (["list", "--limit", "0"], "'--limit': must be at least 1 (got 0)"),
+        (["reproduce", "x", "one"], "'trial': must be a whole number (got one)"),
+        (["watch", "x", "--interval", "soon"], "'--interval': must be a number (got soon)"),
+        (["watch", "x", "--interval", "0.001"], "'--interval': must be at least 0.05 (got 0.001)"),
+        (["model", "verify", "x", "--out"], "Option '--out' requires an argument"),
+    ],
+)
+def test_wrong_arguments_are_told_the_rule_and_what_was_given(arguments: list[str], said: str) -> None:
+    result = CliRunner(env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).invoke(app, arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert "Value error" not in result.stderr
 
 
 def test_help_comes_at_once_and_brings_nothing_heavy() -> None:
