@@ -95,7 +95,7 @@ def test_wrong_commands() -> None:
         (["model", "verify", "x", "--out"], "Option '--out' requires an argument"),
     ],
 )
-def test_wrong_arguments_are_told_the_rule_and_what_was_given(arguments: list[str], said: str) -> None:
+def test_a_wrong_argument_is_reported_with_the_rule_and_what_was_given(arguments: list[str], said: str) -> None:
     result = CliRunner(env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).invoke(app, arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert said in result.stderr
