@@ -22,14 +22,20 @@ SHORT_TIMES = {"RUNG_HEARTBEAT_S": "0.5", "RUNG_RECONCILE_S": "0.5"}
 
 
 @pytest.fixture(scope="session")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[stack.Stack]:
-    home, no_data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("no-data")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """No data set that Rung knows by name is in it."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def up(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator[stack.Stack]:
+    home = tmp_path_factory.mktemp("home")
     with tarfile.open(STORED / "version-0.1-home.tar.xz") as stored:
         stored.extractall(home, filter="data")
     with pytest.MonkeyPatch.context() as environment:
         for name, value in SHORT_TIMES.items():
             environment.setenv(name, value)
-        with stack.running(stack.Options(home=home, num_cpus=2, data_root=no_data)) as running:
+        with stack.running(stack.Options(home=home, num_cpus=2, data_root=data_root)) as running:
             yield running
 
 

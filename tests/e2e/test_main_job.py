@@ -23,6 +23,8 @@ from service import stack
 from service.client import Client
 from service.contract.schemas import ExperimentView, TrialView
 from tests.support.mlflow_runs import assert_every_point_once, trial_runs
+from tests.support.odd_pictures import save_odd_classes
+from tests.support.packed_models import COUNT_CORRECT
 from workers.data.splits import load
 
 pytestmark = pytest.mark.e2e
@@ -149,6 +151,29 @@ def test_the_registered_model_is_what_rung_packed(up: stack.Stack, view: Experim
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert (answer["verified"], answer["model_uri"]) == (True, view.winner["model_uri"])
+
+
+def test_another_process_reproduces_the_test_accuracy_from_the_files(
+    up: stack.Stack, client: Client, data_root: Path, tmp_path: Path
+) -> None:
+    """To the last image, by the registered model without Rung. The images are of as many kinds as people have."""
+    photos = data_root / "photos"
+    save_odd_classes(photos / "train", 70, seed=1)
+    images = save_odd_classes(photos / "test", 40, seed=2)
+    changes = {
+        "dataset": {"name": "image_folder", "path": "photos", "size": 16, "color": "gray"},
+        "search_space": NETWORK | {"batch_size": 16, "optimizer": {"kind": "adam", "lr": 0.01}},
+    }
+    view = ended(client, client.submit(spec("photos", trials=1, early_stopping="none", **changes)).id)
+    assert view.winner is not None, view.reason
+    command = [sys.executable, "-I", "-c", COUNT_CORRECT, str(photos / "test"), view.winner["model_uri"]]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": up.addresses.mlflow}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    correct, found = map(int, done.stdout.split())
+    assert (found, client.data(view.id).images("test")) == (images, images)
+    assert view.winner["test_accuracy"] == correct / images
+    assert images / 2 < correct < images, "the test would not see a difference"
 
 
 @pytest.fixture(scope="module")

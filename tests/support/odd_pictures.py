@@ -19,6 +19,48 @@ PNG_COLORS = {1: 0, 2: 4, 3: 2, 4: 6}
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n"
 
 
+def save_odd_classes(folder: Path, count: int, seed: int) -> int:
+    """Images of the classes `left`, `none` and `top`, by the half that is bright. Returns their number.
+
+    They differ in size, mode, EXIF turn, transparency and bits. The contrast of the first is zero and grows from image
+    to image, so that no network is always right.
+    """
+    generator = np.random.default_rng(seed)
+    for label in ("left", "none", "top"):
+        for number in range(count):
+            height, width = generator.integers(16, 41, 2)
+            values = generator.normal(100, 25, (height, width))
+            halves: dict[str, Any] = {"left": np.s_[:, : width // 2], "none": np.s_[:0], "top": np.s_[: height // 2]}
+            values[halves[label]] += 100 * number / count
+            _save_odd(folder / label / str(number), values.clip(0, 255).astype(np.uint8), number % 7)
+    return 3 * count
+
+
+def _save_odd(path: Path, values: Array, kind: int) -> None:
+    """The same gray picture in one of seven ways, in a file of this name with a suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(values)
+    match kind:
+        case 0:
+            image.save(path.with_suffix(".png"))
+        case 1:  # on its side, and an EXIF tag that turns it back
+            turned = image.transpose(Image.Transpose.ROTATE_90).convert("RGB")
+            save_jpeg(path.with_suffix(".jpg"), turned, (0x0112, 3, 1, struct.pack("<H", 6)))
+        case 2:
+            save_png16(path.with_suffix(".png"), values.astype(np.uint16) * 16)
+        case 3:  # black that covers the background where it is dark
+            black, alpha = np.zeros_like(values), 255 - values
+            Image.fromarray(np.dstack([black, black, black, alpha])).save(path.with_suffix(".png"))
+        case 4:  # indices of a palette that begins with white
+            indexed = Image.fromarray(255 - values).convert("P")
+            indexed.putpalette([255 - index // 3 for index in range(768)])
+            indexed.save(path.with_suffix(".gif"))
+        case 5:
+            save_tiff(path.with_suffix(".tif"), values.astype(np.float32) * 16)
+        case 6:
+            image.convert("CMYK").save(path.with_suffix(".jpg"), quality=95)
+
+
 def patterned(index: int, low: float, high: float, side: int = 12) -> Array:
     """A square whose left columns are `low` and whose others are `high`; `index` decides how many are left."""
     values = np.full((side, side), high, dtype=np.float64)

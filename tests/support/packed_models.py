@@ -12,6 +12,25 @@ from workers.models.build import build_model
 from workers.models.inference import Classifier
 from workers.models.predictor import ModelDescription
 
+#: The beginning of a program for `python -I`: what is installed here except Rung can be imported.
+WITHOUT_RUNG = """
+import importlib.machinery, importlib.util, sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
+sys.path[:] = [path for path in sys.path if not importlib.machinery.PathFinder.find_spec("search_spaces", [path])]
+"""
+#: Prints how many of the images in the class folders below a folder a model labels correctly, and how many there are.
+COUNT_CORRECT = (
+    WITHOUT_RUNG
+    + """
+assert not any(importlib.util.find_spec(name) for name in ("rung", "search_spaces", "service", "workers"))
+import mlflow.pyfunc, pathlib
+folder, model = sys.argv[1:]
+paths = sorted(pathlib.Path(folder).glob("*/*"))
+labels = [found["label"] for found in mlflow.pyfunc.load_model(model).predict(paths)]
+print(sum(label == path.parent.name for label, path in zip(labels, paths)), len(paths))
+"""
+)
+
 
 def small_model(
     model: Any, classes: int = 10, channels: int = 1, side: int = 8, normalization: Any = None

@@ -18,14 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from search_spaces.layout import NAMES, ExperimentFolder
 from search_spaces.models import CNN, VGG, ResNet, TorchvisionModel
 from search_spaces.normalization import Group
-from tests.support.packed_models import small_model
-from tests.support.workers import BuildLaunch, BuildSpec
+from tests.support.packed_models import WITHOUT_RUNG, small_model
 from workers.models import predictor
 from workers.models.predictor import Predictor
-from workers.winner.evaluation import Evaluator
 from workers.winner.model_digest import digest
 from workers.winner.model_package import save_model
 
@@ -152,10 +149,9 @@ def test_loading_leaves_the_random_numbers_of_torch(tmp_path: Path) -> None:
 
 
 #: Loads the models named in the arguments and prints how many logits each gives, without Rung as it is installed here.
-ELSEWHERE = """
-import importlib.machinery, importlib.util, sys
-sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
-sys.path[:] = [path for path in sys.path if not importlib.machinery.PathFinder.find_spec("search_spaces", [path])]
+ELSEWHERE = (
+    WITHOUT_RUNG
+    + """
 rung, *folders = sys.argv[1:]
 sys.path += [rung] if rung else []
 assert bool(importlib.util.find_spec("search_spaces")) is bool(rung)
@@ -167,6 +163,7 @@ if rung:
 else:
     assert "search_spaces" not in sys.modules
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -187,65 +184,3 @@ def test_a_packed_model_is_loaded_without_rung_and_beside_it(packed: list[str], 
     command = [sys.executable, "-I", "-c", ELSEWHERE, rung, *packed]
     done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()) == (0, ["5", "6", "7", "8"]), done.stderr
-
-
-#: Prints how many of the images in the class folders below a folder a model labels correctly.
-COUNT = (
-    ELSEWHERE.partition("rung, *folders")[0]
-    + """
-assert not importlib.util.find_spec("search_spaces")
-import mlflow.pyfunc, pathlib
-folder, model = sys.argv[1:]
-paths = sorted(pathlib.Path(folder).glob("*/*"))
-labels = [found["label"] for found in mlflow.pyfunc.load_model(model).predict(paths)]
-print(sum(label == path.parent.name for label, path in zip(labels, paths)), len(paths))
-"""
-)
-
-
-def odd_image(path: Path, number: int, level: int) -> None:
-    """One of several kinds of image of about this gray level (0 to 255), which no plain reader reads alike."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = np.clip(np.random.default_rng(number).normal(level, 40, (17, 23)), 0, 255)
-    match number % 5:
-        case 0:
-            Image.fromarray(values.astype(np.uint8)).save(path.with_suffix(".png"))
-        case 1:
-            turned = Image.Exif()
-            turned[0x0112] = 6
-            Image.fromarray(values.astype(np.uint8)).convert("RGB").save(path.with_suffix(".jpg"), exif=turned)
-        case 2:
-            Image.fromarray((values * 257).astype(np.uint16)).save(path.with_suffix(".png"))
-        case 3:
-            alpha = np.where(values > level, 255, 80).astype(np.uint8)
-            Image.merge("LA", [Image.fromarray(values.astype(np.uint8)), Image.fromarray(alpha)]).save(
-                path.with_suffix(".png")
-            )
-        case 4:
-            Image.fromarray(values.astype(np.uint8)).convert("P").save(path.with_suffix(".gif"))
-
-
-def test_another_process_reproduces_the_test_accuracy_from_the_files(
-    tmp_path: Path, experiment: BuildSpec, launch: BuildLaunch
-) -> None:
-    """Of a trial that is trained for one epoch, so that it is neither always right nor always wrong."""
-    data = tmp_path / "data" / "photos"
-    for part, count in (("train", 30), ("test", 25)):
-        for label, level in (("dark", 90), ("light", 130), ("mid", 110)):
-            for number in range(count):
-                odd_image(data / part / label / f"{number}.x", number + 1000 * (part == "test"), level)
-    spec = experiment(dataset={"name": "image_folder", "path": "photos", "size": 16, "color": "rgb"}).bind(
-        {"optimizer": 0, "optimizer[0].lr": 0.01, "batch_size": 0, "label_smoothing": 0.0}
-    )
-    trial = ExperimentFolder(tmp_path).trial(0).root
-    trial.mkdir(parents=True)
-    (trial / "spec.json").write_text(spec.model_dump_json())
-    threads = torch.get_num_threads()
-    accuracy = Evaluator().evaluate(launch(), 0, 1).accuracy
-    torch.set_num_threads(threads)
-    command = [sys.executable, "-I", "-c", COUNT, str(data / "test"), str(tmp_path / NAMES.model)]
-    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    correct, images = map(int, done.stdout.split())
-    assert (images, correct) == (75, round(accuracy * 75))
-    assert 0 < correct < images, "the test would not see a difference"
