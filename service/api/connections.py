@@ -1,8 +1,8 @@
-"""Connections: how many there may be, and how long one may wait for its client.
+"""Connections: how long one may wait for its client, and when it waits.
 
-Owns the part of Uvicorn's HTTP protocol that Uvicorn has no settings for: the deadline of a request's headers, a limit
-of connections for each address and for all, and which connection makes room for a new one. A connection that an
-attempt's driver uses never does. It must not know the application.
+Owns the part of Uvicorn's HTTP protocol that Uvicorn has no settings for: the deadline of a request's headers, and the
+limits of connections (`connection_limits`). A connection that an attempt's driver uses never makes room for another. It
+must not know the application.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.api import headers
+from service.api.connection_limits import ConnectionLimits
 from service.api.security_headers import HEADERS
 from service.contract.errors import MEDIA_TYPE, BadRequestError, RungError, UnavailableError
 from service.settings import Settings
 
 #: Largest size of a request's headers, and most bytes that are taken from a connection before others have their turn.
 MAX_HEADER_BYTES = READ_BYTES = 2**14
+#: Connections that wait to be accepted: all of them are in one turn of the event loop, in which nobody is answered.
+#: Clients of further ones try again by themselves. Uvicorn's own number is 2,048.
+BACKLOG = 128
 RETRY_AFTER_S = 1
 #: In the state of a request (`request.state`): it is of a driver whose token was checked.
 IS_DRIVER = "is_driver"
@@ -37,6 +41,7 @@ def server_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Confi
         **{
             "host": settings.host,
             "port": settings.port,
+            "backlog": BACKLOG,
             "http": cast("type[asyncio.Protocol]", protocol),
             "ws": "none",
             "proxy_headers": False,  # anybody could write an address of their choice into them
@@ -48,41 +53,6 @@ def server_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Confi
             **options,
         },
     )
-
-
-class ConnectionLimits:
-    """The open connections, the one that was opened first in front."""
-
-    def __init__(self, most: int, most_of_address: int) -> None:
-        self._most = most
-        self._most_of_address = most_of_address
-        self._open: dict[LimitedProtocol, None] = {}
-
-    def admit(self, new: LimitedProtocol) -> bool:
-        """Whether a new connection may stay. If there are too many, the one that has waited longest for its client is
-        closed instead: of the same address first, otherwise of the address that has the most."""
-        self._open[new] = None
-        same = [one for one in self._open if one.address == new.address and not one.is_driver]
-        if len(same) > self._most_of_address:
-            return self._make_room(same, new)
-        if len(self._open) > self._most:
-            of_address: dict[str, list[LimitedProtocol]] = {}
-            for one in self._open:
-                if not one.is_driver:
-                    of_address.setdefault(one.address, []).append(one)
-            largest_first = sorted(of_address.values(), key=len, reverse=True)
-            return any(self._make_room(some, new) for some in largest_first)
-        return True
-
-    def forget(self, closed: LimitedProtocol) -> None:
-        self._open.pop(closed, None)
-
-    def _make_room(self, some: list[LimitedProtocol], new: LimitedProtocol) -> bool:
-        waiting = [one for one in some if one.is_waiting and one is not new]
-        if not waiting:
-            return False
-        min(waiting, key=lambda one: one.waiting_since).drop()
-        return True
 
 
 class BoundedParser(h11.Connection):
@@ -110,7 +80,6 @@ class LimitedProtocol(H11Protocol):
         self._stalled: asyncio.TimerHandle | None = None
         self.address = ""
         self.is_driver = False
-        self.waiting_since = self.loop.time()
 
     @property
     def is_waiting(self) -> bool:
@@ -141,13 +110,15 @@ class LimitedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._end_wait_for_request()
+        self._end_wait()
 
     def on_response_complete(self) -> None:
-        self.is_driver = self.is_driver or bool(self.scope["state"].get(IS_DRIVER))
+        if self.scope["state"].get(IS_DRIVER):
+            self._limits.exempt(self)
+            self.is_driver = True
         self._wait()
         super().on_response_complete()
-        self._end_wait_for_request()  # the next one may have been sent already
+        self._end_wait()  # the next request may have been sent already
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -165,6 +136,7 @@ class LimitedProtocol(H11Protocol):
 
     def drop(self) -> None:
         """End the connection now, with whatever was not sent yet."""
+        self._limits.forget(self)
         self.transport.abort()
 
     def _should_upgrade(self) -> bool:
@@ -173,13 +145,15 @@ class LimitedProtocol(H11Protocol):
 
     def _wait(self) -> None:
         """From now on, the client has `timeout_s` to complete the headers of its next request."""
-        self.waiting_since = self.loop.time()
+        self._limits.begin_wait(self)
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = self.loop.call_later(self._timeout_s, self.drop)
 
-    def _end_wait_for_request(self) -> None:
+    def _end_wait(self) -> None:
         """If the headers of a request are complete, its body has a deadline of its own, and a response has none."""
+        if not self.is_waiting:
+            self._limits.end_wait(self)
         if self._has_request and self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
