@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from search_spaces.phrases import counted, listed, quoted
 
@@ -27,10 +27,22 @@ class File:
     name: str
     sha256: str
 
+    noun: ClassVar[str] = "file"
+
+    @property
+    def content(self) -> str:
+        """Equal for two that are the same."""
+        return self.sha256
+
 
 @dataclass(frozen=True)
 class Record(File):
-    """One decoded image: what is known of its file, and what `pictures.Picture` says of it."""
+    """One decoded image: what is known of its file, and what `pictures.Picture` says of it.
+
+    `pixels_sha256` is that of the decoded pixels, which files of other formats may share.
+    """
+
+    noun: ClassVar[str] = "image"
 
     shape: tuple[int, int]
     mode: str
@@ -39,6 +51,12 @@ class Record(File):
     frames: bool
     inverted: bool
     not_finite: bool
+    invisible: bool
+    pixels_sha256: str
+
+    @property
+    def content(self) -> str:
+        return self.pixels_sha256
 
 
 def notes(records: Sequence[Record], class_names: Sequence[str], constant: Sequence[int]) -> Iterator[str]:
@@ -113,48 +131,50 @@ def _unusual_sizes(records: Sequence[Record]) -> Iterator[str]:
 
 
 def identical(records: Sequence[File], class_names: Sequence[str], validation_is_cut: bool) -> Iterator[str]:
-    """The same file in two parts makes a result better than it is, and so does one that is twice in a part that is cut;
-    in two classes, one of its labels is wrong."""
+    """What is in two parts makes a result better than it is, and so does what is twice in a part that is cut; of what
+    is in two classes, one label is wrong."""
+    noun = records[0].noun if records else ""
     first: dict[tuple[str, str], File] = {}
     for record in records:
-        first.setdefault((record.part, record.sha256), record)
+        first.setdefault((record.part, record.content), record)
     for part, earlier, consequence in (
         ("test", ("train", "validation"), ", so the test result looks better than it is"),
         ("validation", ("train",), ""),
     ):
         pairs = []
         for record in records:
-            same = [first[other, record.sha256] for other in earlier if (other, record.sha256) in first]
+            same = [first[other, record.content] for other in earlier if (other, record.content) in first]
             if record.part == part and same:
                 pairs.append(f"{record.name} = {same[0].name}")
         if pairs:
             where = " and ".join(earlier)
             files = counted(
-                len(pairs), f"file of {part} is identical to one", f"files of {part} are identical to files"
+                len(pairs), f"{noun} of {part} is identical to one", f"{noun}s of {part} are identical to {noun}s"
             )
             yield f"{files} of {where}{consequence}: {listed(pairs)}"
     if validation_is_cut:
         copies = [
-            f"{record.name} = {first['train', record.sha256].name}"
+            f"{record.name} = {first['train', record.content].name}"
             for record in records
-            if record.part == "train" and first["train", record.sha256] is not record
+            if record.part == "train" and first["train", record.content] is not record
         ]
         if copies:
-            files = counted(len(copies), "file of train is a copy of another", "files of train are copies of others")
+            one, many = f"{noun} of train is a copy of another", f"{noun}s of train are copies of others"
+            files = counted(len(copies), one, many)
             yield f"{files}, and the validation set is cut from train, so its result may look better: {listed(copies)}"
     labels = _labels(records)
     conflicts = [
-        f"{record.name} is also in {quoted(class_names[min(labels[record.sha256] - {record.label})])}"
+        f"{record.name} is also in {quoted(class_names[min(labels[record.content] - {record.label})])}"
         for record in records
-        if len(labels[record.sha256]) > 1
+        if len(labels[record.content]) > 1
     ]
     if conflicts:
-        files = counted(len(conflicts), "file is", "files are")
+        files = counted(len(conflicts), f"{noun} is", f"{noun}s are")
         yield f"{files} in more than one class: {listed(conflicts)}"
 
 
 def _labels(records: Sequence[File]) -> Mapping[str, set[int]]:
     labels: dict[str, set[int]] = {}
     for record in records:
-        labels.setdefault(record.sha256, set()).add(record.label)
+        labels.setdefault(record.content, set()).add(record.label)
     return labels

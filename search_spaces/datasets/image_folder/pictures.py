@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -39,6 +40,10 @@ MAX_PIXELS_0_1 = 178_956_970  # Pillow's own limit, which version 0.1 had
 MAX_BYTES = 512 * 2**20  # of one file: what MAX_PIXELS take as float64
 LARGE_PIXELS = 8_000_000  # larger images are decoded one at a time by a caller that has several threads
 WHITE = 255
+#: Chunks of a PNG with text or a color profile, which change no pixel. Pillow refuses a file in which one is large.
+METADATA = (b"iCCP", b"iTXt", b"tEXt", b"zTXt")
+MAX_METADATA = 1000  # bytes of a chunk that is kept: zlib makes at most 1032 times as many of them, Pillow's limit
+TOO_MUCH_TEXT = "MAX_TEXT_"  # in Pillow's error
 SCALED_AT_ONCE = 2**20  # values, which take 8 bytes each meanwhile
 ORIENTATION = 0x0112  # tag of EXIF and TIFF
 PHOTOMETRIC, SAMPLE_FORMAT, BITS_PER_SAMPLE = 262, 339, 258  # tags of TIFF
@@ -75,6 +80,7 @@ class Picture:
     an image that is not 8-bit. `composited`: transparent pixels were drawn on the background. `frames`: the file
     has more than the one image that was read. `sha256` is that of the file. `inverted`: the smallest value is white.
     `not_finite`: it holds NaN or infinite values, which were read as the smallest or the largest value of the range.
+    `invisible`: every pixel is transparent.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -86,6 +92,7 @@ class Picture:
     sha256: str
     inverted: bool = False
     not_finite: bool = False
+    invisible: bool = False
 
 
 def describe(
@@ -144,14 +151,13 @@ def read(
         data = source if isinstance(source, bytes) else _content(Path(source))
         if not data:
             raise PictureError("is empty")
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            pixels = image.width * image.height
-            if pixels > limit:
-                raise PictureError(_too_large(limit, f"{image.width}x{image.height}"))
-            if pixels < 1:
-                raise PictureError(f"has no pixels: {image.width}x{image.height}")
-            with large if large is not None and pixels > LARGE_PIXELS else nullcontext():
-                return _read(image, data, description)
+        digest = hashlib.sha256(data).hexdigest()
+        try:
+            return _opened(data, description, large, digest)
+        except ValueError as error:
+            if TOO_MUCH_TEXT not in str(error):
+                raise
+        return _opened(_without_metadata(data), description, large, digest)
     except (PictureError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -163,7 +169,23 @@ def read(
     except OSError as error:
         raise PictureError(error.strerror or str(error) or type(error).__name__) from error
     except Exception as error:  # Pillow raises whatever its parsers meet: struct.error, TypeError, KeyError ...
+        if TOO_MUCH_TEXT in str(error):
+            raise PictureError("has too much text in its metadata; save it without them") from error
         raise PictureError(f"{type(error).__name__}: {error}") from error
+
+
+def _opened(
+    data: bytes, description: Mapping[str, Any], large: AbstractContextManager[Any] | None, digest: str
+) -> Picture:
+    limit = int(description["max_pixels"])
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        pixels = image.width * image.height
+        if pixels > limit:
+            raise PictureError(_too_large(limit, f"{image.width}x{image.height}"))
+        if pixels < 1:
+            raise PictureError(f"has no pixels: {image.width}x{image.height}")
+        with large if large is not None and pixels > LARGE_PIXELS else nullcontext():
+            return _read(image, data, description, digest)
 
 
 def range_of(low: float, high: float) -> Levels:
@@ -224,7 +246,7 @@ class _Deep:
         return image
 
 
-def _read(image: Image.Image, data: bytes, description: Mapping[str, Any]) -> Picture:
+def _read(image: Image.Image, data: bytes, description: Mapping[str, Any], digest: str) -> Picture:
     frames = _has_frames(image)
     deep = None if description.get("conversion") == VERSION_0_1 else _deep_values(image, data)
     step = STEPS.get(_rawmode(image), 1)
@@ -234,11 +256,11 @@ def _read(image: Image.Image, data: bytes, description: Mapping[str, Any]) -> Pi
     width, height = image.size
     if turn is not None and turn not in (TURNS[2], TURNS[3], TURNS[4]):
         width, height = height, width
-    pixels, composited = None, False
+    pixels, composited, invisible = None, False, False
     if description.get("conversion") == VERSION_0_1:
         flat = _converted_as_version_0_1(image)
         pixels = _pixels(flat if turn is None else flat.transpose(turn), description)
-        return Picture(pixels, (width, height), name, None, False, frames, hashlib.sha256(data).hexdigest())
+        return Picture(pixels, (width, height), name, None, False, frames, digest)
     inverted, not_finite = False, False
     if deep is not None:
         name, inverted = deep.name, deep.inverted
@@ -247,10 +269,9 @@ def _read(image: Image.Image, data: bytes, description: Mapping[str, Any]) -> Pi
         plain: Image.Image = image if deep is None else deep.image(value_range)
         if isinstance(value := plain.info.get("transparency"), int):
             plain.info["transparency"] = value * step
-        flat, composited = _without_alpha(plain, int(description["background"]))
+        flat, composited, invisible = _without_alpha(plain, int(description["background"]))
         pixels = _pixels(flat if turn is None else flat.transpose(turn), description)
-    digest = hashlib.sha256(data).hexdigest()
-    return Picture(pixels, (width, height), name, levels, composited, frames, digest, inverted, not_finite)
+    return Picture(pixels, (width, height), name, levels, composited, frames, digest, inverted, not_finite, invisible)
 
 
 def _pixels(image: Image.Image, description: Mapping[str, Any]) -> NDArray[np.uint8]:
@@ -267,20 +288,20 @@ def _converted_as_version_0_1(image: Image.Image) -> Image.Image:
     return image.convert("RGBA") if "transparency" in image.info else image
 
 
-def _without_alpha(image: Image.Image, background: int) -> tuple[Image.Image, bool]:
-    """The image on the background, and whether any of its pixels is transparent."""
+def _without_alpha(image: Image.Image, background: int) -> tuple[Image.Image, bool, bool]:
+    """The image on the background, whether any of its pixels is transparent, and whether all are."""
     image = image.convert(PREMULTIPLIED[image.mode]) if image.mode in PREMULTIPLIED else image
     if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
-        return image.convert("RGB"), False  # many programs leave the fourth byte empty, and others then ignore it
+        return image.convert("RGB"), False, False  # many programs leave the fourth byte empty, and others ignore it
     by_color = "transparency" in image.info
     if not by_color and image.mode not in ALPHA_MODES:
-        return image, False
+        return image, False, False
     drawn = image.convert("RGBA")
-    least: Any = drawn.getchannel("A").getextrema()[0]
-    if least == WHITE:
-        return (drawn if by_color else image), False
+    extrema: Any = drawn.getchannel("A").getextrema()
+    if extrema[0] == WHITE:
+        return (drawn if by_color else image), False, False
     canvas = Image.new("RGBA", drawn.size, (background, background, background, WHITE))
-    return Image.alpha_composite(canvas, drawn), True
+    return Image.alpha_composite(canvas, drawn), True, extrema[1] == 0
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -361,7 +382,21 @@ def _sixteen_bits(image: Image.Image, data: bytes, rawmode: str) -> _Deep:
     return _Deep(values, image.mode, f"{image.mode};16", alpha)
 
 
+def _without_metadata(data: bytes) -> bytes:
+    """A PNG without its large chunks of METADATA."""
+    kept, start = [data[:8]], 8
+    while start < len(data):
+        length = int.from_bytes(data[start : start + 4])
+        end = start + length + 12
+        if length <= MAX_METADATA or data[start + 4 : start + 8] not in METADATA:
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept)
+
+
 def _content(path: Path) -> bytes:
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe that nobody writes to would be waited for
+        raise PictureError("must be a regular file")
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from search_spaces.datasets.image_folder import ImageFolder
 
-DECODING = 3  # raise it when equal files of an equal spec decode to other pixels
+DECODING = 4  # raise it when equal files of an equal spec decode to other pixels
 SAMPLED_FILES = 64  # whose status stands for all of them between two full checks
 LOGGED_FILES = 1000  # damaged ones, a line each in the log of the trial
 MAX_NARROW_SHARE = 0.99  # of the values in one sixteenth of the range, from which a range is probably wrong
@@ -141,6 +141,8 @@ class ImageFolderReader:
             return "submit the spec as a new experiment without dataset.reader_version, which scales values"
         if decoded.levels:
             return f"their values are from {decoded.levels[0]:g} to {decoded.levels[1]:g}; give dataset.value_range"
+        if all(record.invisible for record in decoded.records):
+            return "every pixel of them is transparent, so there is nothing to see; save them without transparency"
         if any(record.composited for record in decoded.records):
             return "they have transparent pixels; give another dataset.background"
         return "a model cannot learn from them"
@@ -234,6 +236,8 @@ def _decode(found: FoundImages, destination: Destination, description: dict[str,
                     picture.frames,
                     picture.inverted,
                     picture.not_finite,
+                    picture.invisible,
+                    "" if picture.pixels is None else _digest(picture.pixels),
                 )
             )
     decoded.levels = (min(lows), max(highs)) if lows else None
@@ -257,9 +261,10 @@ def _scale(
 
     from search_spaces.datasets.image_folder.reading import Damaged, read_pictures
 
-    counts, composited = np.zeros(256, np.int64), set()
-    for part, indices in unscaled.items():
-        files = [found.parts[part][index] for index in indices]
+    counts, start = np.zeros(256, np.int64), 0
+    for part, images in found.parts.items():
+        indices = unscaled.get(part, [])
+        files = [images[index] for index in indices]
         pictures = read_pictures([path for _, path in files], decoded.description)
         for index, (label, path), picture in zip(indices, files, pictures, strict=True):
             if isinstance(picture, Damaged) or picture.pixels is None:
@@ -267,12 +272,18 @@ def _scale(
             arrays[part][index] = picture.pixels
             decoded.see(label, picture.pixels)
             counts += np.bincount(picture.pixels.reshape(-1), minlength=256)
-            if picture.composited:
-                composited.add(found.name(path))
-    decoded.records = [
-        replace(record, composited=record.composited or record.name in composited) for record in decoded.records
-    ]
+            decoded.records[start + index] = replace(
+                decoded.records[start + index],
+                composited=picture.composited,
+                invisible=picture.invisible,
+                pixels_sha256=_digest(picture.pixels),
+            )
+        start += len(images)
     decoded.narrow_share = float(np.convolve(counts, np.ones(16, np.int64), "valid").max() / counts.sum())
+
+
+def _digest(pixels: NDArray[Any]) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
 def _without(found: FoundImages, damaged: set[Path]) -> FoundImages:

@@ -116,8 +116,8 @@ def test_damaged_images_are_reported_all_at_once(tmp_path: Path) -> None:
 
 def test_unusual_files_are_listed_in_notes(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures", 20)
-    save_image(tmp_path / "pictures/red/wide.png", (255, 0, 0), (60, 12))
-    save_image(tmp_path / "pictures/red/large.png", (255, 0, 0), (24, 24))
+    save_image(tmp_path / "pictures/red/wide.png", (1, 2, 3), (60, 12))
+    save_image(tmp_path / "pictures/red/large.png", (4, 5, 6), (24, 24))
     (tmp_path / "pictures/red/readme.txt").write_text("about")
     splits = load(folder(), 0, tmp_path, tmp_path / "cache")
     assert len([note for note in splits.notes if not note.startswith("the ")]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import struct
@@ -403,10 +404,98 @@ def test_identical_files_in_two_parts_or_classes_are_reported(tmp_path: Path) ->
     save_image(root / "test/a/copy.png", (2, 0, 0))
     save_image(root / "test/b/wrong.png", (3, 0, 0))
     notes = load(folder(), 0, tmp_path, tmp_path / "cache").notes
-    (leak,) = [note for note in notes if note.startswith("2 files of test are identical to files of train")]
+    (leak,) = [note for note in notes if note.startswith("2 images of test are identical to images of train")]
     assert "test/a/copy.png = train/a/2.png" in leak
     (conflict,) = [note for note in notes if "in more than one class" in note]
     assert "test/b/wrong.png is also in a" in conflict
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_equal_pixels_in_other_bytes_are_reported_as_identical(tmp_path: Path, deep: bool) -> None:
+    root = tmp_path / "pictures"
+    save, other = (save_png16, save_tiff) if deep else (save_image, save_image)
+    for index in range(1, 5):
+        for label, (channel, part) in {"a": (0, "train"), "b": (1, "train")}.items():
+            values: Any = np.full((12, 12), 9000 * channel + 1000 * index, np.uint16) if deep else (index, channel, 0)
+            save(root / part / label / f"{index}.png", values)
+            if index == 2:
+                suffix = "tif" if deep else "bmp"
+                other(root / "test" / label / f"copy.{suffix}", values)
+    splits = load(folder(), 0, tmp_path, tmp_path / "cache")
+    (leak,) = [note for note in splits.notes if note.startswith("2 images of test are identical to images of train")]
+    assert "test/a/copy." in leak
+    assert "= train/a/2.png" in leak
+    assert not [note for note in splits.notes if "in more than one class" in note]
+
+
+def test_images_that_are_transparent_everywhere_are_refused_without_advice_that_cannot_help(tmp_path: Path) -> None:
+    def save(path: Path, values: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.dstack([values, np.zeros_like(values)]).astype(np.uint8), "LA").save(path)
+
+    two_classes(tmp_path / "pictures", save, 0, 255)
+    with pytest.raises(DataError, match=r"are equal once decoded .*every pixel of them is transparent") as refused:
+        load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert "dataset.background" not in str(refused.value)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+LARGE_TEXT = zlib.compress(b"A" * 3_000_000)
+PROFILE = b"profile\0\0"
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        [(b"zTXt", b"Comment\0\0" + LARGE_TEXT)],
+        [(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + LARGE_TEXT)],
+        [(b"iCCP", PROFILE + LARGE_TEXT)],
+        [(b"tEXt", b"Comment\0" + b"A" * 40_000_000)] * 2,
+    ],
+    ids=["zTXt", "iTXt", "iCCP", "tEXt"],
+)
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("mode", ["L", "I;16"])
+def test_large_text_in_a_png_is_ignored_and_its_turn_is_kept(
+    large: list[tuple[bytes, bytes]], late: bool, mode: str
+) -> None:
+    values = np.arange(96, dtype=np.uint16 if mode == "I;16" else np.uint8).reshape(8, 12)
+    exif = Image.Exif()
+    exif[pictures.ORIENTATION] = 6
+    saved = io.BytesIO()
+    Image.fromarray(values).save(saved, "PNG", exif=exif)
+    plain = saved.getvalue()
+    place = plain.index(b"IEND") - 4 if late else plain.index(b"IDAT") - 4
+    text = b"".join(_chunk(*one) for one in large)
+    description = describe(12, 8, 1, value_range=(0, 95))
+    read = pictures.read(plain[:place] + text + plain[place:], description)
+    assert read.pixels is not None
+    assert read.pixels.tobytes() == decode(plain, description).tobytes()
+    assert read.shape == (8, 12)
+    assert read.sha256 != pictures.read(plain, description).sha256
+
+
+def test_a_png_with_too_many_texts_says_what_to_do() -> None:
+    saved = io.BytesIO()
+    Image.new("L", (8, 8)).save(saved, "PNG")
+    plain, small = saved.getvalue(), zlib.compress(b"A" * 900_000)
+    assert len(small) < pictures.MAX_METADATA
+    place = plain.index(b"IDAT") - 4
+    texts = _chunk(b"zTXt", b"Comment\0\0" + small) * 80
+    with pytest.raises(PictureError, match=r"^has too much text in its metadata; save it without them$"):
+        decode(plain[:place] + texts + plain[place:], describe(8, 8, 1))
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero"), tmp_path):
+        with pytest.raises(PictureError, match=r"^must be a regular file$"):
+            decode(path, describe(8, 8, 3))
+    with pytest.raises(PictureError, match="No such file"):
+        decode(tmp_path / "absent.png", describe(8, 8, 3))
 
 
 def test_names_need_not_be_utf_8(tmp_path: Path) -> None:
