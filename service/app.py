@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -33,6 +34,7 @@ from service.cleanup.worker import CleanupWorker
 from service.context import AppContext
 from service.domain import experiments
 from service.http_client import EnvironmentUnusableError
+from service.scheduling.loop_clock import LoopClock
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings, SettingsError, read_settings, unknown_variables
 from service.store.database import Database, DatabaseUnusableError
@@ -57,7 +59,9 @@ def build_app(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
             app.state.thread_pools = ThreadPools.create()
             app.state.context = context = await run_in_threadpool(opened)
             running.callback(context.close)
-            for thread in _threads(context):
+            loop_clock = LoopClock()
+            running.callback(asyncio.create_task(loop_clock.run()).cancel)
+            for thread in _threads(context, loop_clock):
                 thread.start()
                 running.push_async_callback(run_in_threadpool, thread.stop)
             yield
@@ -123,11 +127,11 @@ def main() -> None:
     uvicorn.Server(server_config(app, settings)).run()
 
 
-def _threads(context: AppContext) -> list[BackgroundThread]:
+def _threads(context: AppContext, loop_clock: LoopClock) -> list[BackgroundThread]:
     """The threads of a replica that runs the queue, in the order of their start; they stop in the opposite order."""
     if not context.settings.reconcile:
         return []
-    reconciler = Reconciler(context)
+    reconciler = Reconciler(context, monotonic=loop_clock)
     cleanup = CleanupWorker(context, lambda: reconciler.held)
     return [reconciler, cleanup, *context.launcher.threads(lambda: _is_idle(context))]
 

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, shorten
 from search_spaces.validation import rule_of
@@ -59,6 +60,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(OperationalError, _database)
+    app.add_exception_handler(ClientDisconnect, _client_left)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -145,6 +147,11 @@ async def _database(request: Request, error: Exception) -> Response:
     log.warning("the database does not answer: %s", error)
     sent = {headers.RETRY_AFTER: str(RETRY_DATABASE_S)}
     return _respond(request, UnavailableError("the database does not answer; try again in a moment", headers=sent))
+
+
+async def _client_left(request: Request, _error: Exception) -> Response:
+    """Nobody receives it: the client left before the end of its body."""
+    return _respond(request, BadRequestError("the request body has no end"))
 
 
 async def _unexpected(request: Request, _error: Exception) -> Response:

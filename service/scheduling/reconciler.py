@@ -57,7 +57,10 @@ log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """`start` and `stop` the thread; `reconcile_once` is one pass, which tests call themselves."""
+    """`start` and `stop` the thread; `reconcile_once` is one pass, which tests call themselves.
+
+    `monotonic`: seconds that count as silence of a driver; they must stand still while no heartbeat can arrive.
+    """
 
     def __init__(
         self,

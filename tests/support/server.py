@@ -35,6 +35,15 @@ class Server(uvicorn.Server):
     def open_connections(self) -> int:
         return len(self.server_state.connections)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request was answered, or abandoned."""
+        return not self.server_state.tasks
+
+    def block(self, until: threading.Event) -> None:
+        """Have the event loop stand still."""
+        self._loop.call_soon_threadsafe(until.wait)
+
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stopping.set)
 

@@ -111,6 +111,26 @@ def test_an_unfinished_body_is_answered_and_its_connection_closed(server: Server
     wait_for_connections(server, 0)
 
 
+def test_a_driver_that_leaves_before_the_end_of_its_body_is_no_error(
+    server: Server, app: FastAPI, launcher: MemoryLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE_S) as http:
+        attempt = f"exp-{World(http, launcher, Reconciler(app.state.context)).started()}-a1"
+    token = f"Authorization: Bearer {launcher.launches[attempt].token}"
+    path = f"/api/v1/attempts/{attempt}/heartbeat"
+    caplog.clear()
+    with connected(server.url) as raw:
+        raw.sendall(request("POST", path, token, "Content-Length: 100", "Expect: 100-continue"))
+        assert raw.recv(2**16).startswith(b"HTTP/1.1 100 "), "the body is waited for"
+        raw.sendall(b"{")
+    wait_for_connections(server, 0)
+    deadline = time.monotonic() + PATIENCE_S
+    while not server.is_idle:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not caplog.records
+
+
 def test_headers_without_end_are_refused_once_they_are_too_large(server: Server) -> None:
     with connected(server.url) as raw:
         raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 20_000)
