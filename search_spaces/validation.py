@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, TypeVar, get_origin, overload
+from typing import Any, TypeVar, get_args, get_origin, overload
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -123,7 +123,7 @@ class _Place:
     """Where a `loc` leads: the path as written, the data there, and what the schema expects next.
 
     `model` is set where a field name comes next, `keyword` inside a domain's notation, `tagged` where
-    pydantic puts the alternative's tag before anything else.
+    pydantic puts the alternative's tag before anything else, `item` in a list whose items may be domains.
     """
 
     path: str
@@ -131,6 +131,7 @@ class _Place:
     model: type[BaseModel] | None = None
     family: tuple[type[Spec], ...] = ()
     annotation: Any = None
+    item: Any = None
     searchable: bool = False
     keyword: str | None = None
     tagged: bool = False
@@ -140,7 +141,10 @@ class _Place:
     def step(self, name: str | int) -> _Place:
         if isinstance(name, int):
             inside = self.node[name] if isinstance(self.node, list | tuple) and name < len(self.node) else None
-            return replace(self, path=f"{self.path}[{name}]", node=inside, tagged=self.keyword == "choice")
+            place = replace(self, path=f"{self.path}[{name}]", node=inside, tagged=self.keyword == "choice")
+            if self.item is None:
+                return place
+            return replace(place, annotation=self.item, item=None, searchable=True, tagged=True)
         if self.model is not None:
             return self._field(name)
         if self.tagged and (name == "value" or name in KEYWORDS):
@@ -163,6 +167,8 @@ class _Place:
             return _Place(_join(self.path, name), node)
         family = members(info.annotation)
         searchable = holds_domain(info.annotation, info.metadata)
+        item = get_args(info.annotation)[0] if searchable and get_origin(info.annotation) is tuple else None
+        searchable = searchable and item is None
         many = isinstance(node, Mapping) and get_origin(info.annotation) is dict
         alone = not searchable and len(family) == 1
         return _Place(
@@ -171,6 +177,7 @@ class _Place:
             model=family[0] if alone else None,
             family=family,
             annotation=info.annotation,
+            item=item,
             searchable=searchable,
             tagged=searchable and not many,
             default=_tag_of(type(info.default)) if isinstance(info.default, Spec) else None,
@@ -357,6 +364,9 @@ def _tag_problem(place: _Place, error: ErrorDetails) -> Problem:
 
 def _not_a_domain(place: _Place, rule: str) -> str:
     """A mapping stands where a value or a domain is meant."""
+    if place.item is not None:
+        blocks = "to choose between lists, write a choice between blocks that have different lists"
+        return f"{rule}; each item may be a domain, the whole list may not: {blocks}"
     if not place.searchable:
         return f"{rule}; this field accepts no domain" if KEYWORDS & set(map(str, place.node)) else rule
     for name in map(str, place.node):

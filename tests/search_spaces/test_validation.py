@@ -33,6 +33,12 @@ def problems(data: Any) -> list[str]:
     return [str(problem).replace("search_space.", "~") for problem in caught.value.problems]
 
 
+ITEMS = (
+    "; each item may be a domain, the whole list may not: to choose between lists, write a choice between blocks that "
+    "have different lists"
+)
+
+
 @pytest.mark.parametrize(
     ("data", "lines"),
     [
@@ -113,6 +119,30 @@ def problems(data: Any) -> list[str]:
             [
                 "~optimizer.lr: must be a value, uniform, loguniform, quniform or choice; did you mean 'uniform'? "
                 '(got {"unifrom": [0.1, 1]})'
+            ],
+        ),
+        (
+            space(scheduler={"kind": "multistep", "milestones": {"choice": [[0.1, 0.5], [0.2, 0.6]]}}),
+            [f'~scheduler.milestones: must be a list{ITEMS} (got {{"choice": [[0.1, 0.5], [0.2, 0.6]]}})'],
+        ),
+        (
+            space(scheduler={"choice": ["cosine", {"kind": "multistep", "milestones": {"uniform": [0.1, 0.5]}}]}),
+            [f'~scheduler.choice[1].milestones: must be a list{ITEMS} (got {{"uniform": [0.1, 0.5]}})'],
+        ),
+        (
+            space(scheduler={"kind": "multistep", "milestones": [index / 1000 for index in range(1, 102)]}),
+            [
+                "~scheduler.milestones: must have at most 100 items (got "
+                + json.dumps([index / 1000 for index in range(1, 102)])[:117]
+                + "...)"
+            ],
+        ),
+        (
+            space(scheduler={"kind": "multistep", "milestones": [{"unifrom": [0.1, 0.2]}, {"uniform": [0.3, 2]}]}),
+            [
+                "~scheduler.milestones[0]: must be a value, uniform, loguniform, quniform or choice; did you mean "
+                "'uniform'? (got {\"unifrom\": [0.1, 0.2]})",
+                '~scheduler.milestones[1]: high must be less than 1 (got {"uniform": [0.3, 2]})',
             ],
         ),
         (
