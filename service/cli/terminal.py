@@ -190,13 +190,17 @@ def _running(name: str) -> str:
         return ""
 
 
-def home_folder(given: Path | None = None) -> Path:
-    """The folder of `--home` or RUNG_HOME, by default ~/.rung. Raises ValidationFailedError where there is none."""
+def home_folder(given: str | None = None) -> Path:
+    """The folder of `--home` or RUNG_HOME, by default ~/.rung. Raises ValidationFailedError where there is none, and
+    for an empty `--home`: a variable of a script was probably not set."""
     from search_spaces.problems import Problem
     from service.contract.errors import ValidationFailedError, summary
     from service.settings import default_home, expand
 
-    path = str(given or os.environ.get("RUNG_HOME") or "")
+    if given is not None and not given.strip():
+        problem = Problem("--home", "must be a folder", given)
+        raise ValidationFailedError(summary([problem]), [problem])
+    path = given or os.environ.get("RUNG_HOME") or ""
     try:
         return expand(path) if path else default_home()
     except ValueError as error:

@@ -12,9 +12,14 @@ from service.cli.terminal import app, home_folder, report_errors
 
 @app.command()
 def up(
-    home: Annotated[
-        Path | None,
-        typer.Option(envvar="RUNG_HOME", help="home folder: databases, journals, models and logs; default: ~/.rung"),
+    given: Annotated[
+        str | None,
+        typer.Option(
+            "--home",
+            metavar="PATH",
+            envvar="RUNG_HOME",
+            help="home folder: databases, journals, models and logs; default: ~/.rung",
+        ),
     ] = None,
     host: Annotated[
         str,
@@ -39,7 +44,7 @@ def up(
 
     with report_errors(as_json):
         require("up", "server", "worker")
-        home = home_folder(home)
+        home = home_folder(given)
     from service import stack
 
     options = stack.Options(

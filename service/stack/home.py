@@ -15,9 +15,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from search_spaces.problems import shorten
 from search_spaces.storage.atomic import PRIVATE, atomic_write
 
 STACK = "stack.json"
+LOCK = "stack.lock"
+#: Each is in the home of every stack or service that has run, also of version 0.1.
+OF_A_HOME = frozenset({LOCK, "rung.db", "ray_token"})
+#: What may be in a home before its first start: data sets, what commands prepared of them, the storage of a service
+#: that has its database elsewhere, and what a new disk has.
+BEFORE_A_START = frozenset({"data", "cache", "storage", "lost+found"})
 
 
 class StackError(Exception):
@@ -43,14 +50,16 @@ class Addresses:
 def locked(home: Path) -> Iterator[None]:
     """Create the folder, make it private, and hold its lock inside the block.
 
-    Raises StackError if another stack holds the lock, and StackOptionError if the folder cannot be used.
+    Raises StackError if another stack holds the lock, and StackOptionError if the folder cannot be used, or has files
+    and is no home: others may need them.
     """
     try:
+        _check_no_other_files(home)
         for parent in [one for one in reversed(home.parents) if not one.exists()]:
             parent.mkdir(mode=0o755)  # whatever the umask: others must not replace the home
         home.mkdir(mode=0o700, exist_ok=True)
         home.chmod(0o700)  # it holds the token, the database and the journals
-        opened = (home / "stack.lock").open("a+")
+        opened = (home / LOCK).open("a+")
     except OSError as error:
         raise StackOptionError(
             f"cannot use the home folder {home}: {error.strerror}; choose a folder that you can write to"
@@ -61,6 +70,15 @@ def locked(home: Path) -> Iterator[None]:
         except BlockingIOError:
             raise StackError(f"another `rung up` uses {home}{_where(home)}") from None
         yield
+
+
+def _check_no_other_files(home: Path) -> None:
+    found = {entry.name for entry in home.iterdir()} if home.is_dir() else set()
+    if not found & OF_A_HOME and (others := sorted(found - BEFORE_A_START)):
+        raise StackOptionError(
+            f"the home folder must be new, empty or a home of Rung (got {home}, which has {shorten(others[0])}): "
+            "it becomes private, so that nobody else could read what is in it"
+        )
 
 
 def write_addresses(home: Path, addresses: Addresses) -> None:

@@ -51,6 +51,7 @@ def test_up_speaks_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         (("--host", "203.0.113.7"), "of 203.0.113.7 cannot be used: Cannot assign requested address"),
         (("--data-root", "/none"), "--data-root must be an existing folder (got /none)"),
         (("--home", "/dev/null/home"), "cannot use the home folder /dev/null/home: Not a directory"),
+        (("--home", ""), '--home: must be a folder (got "")'),
         (("--home", "~nobody-has-this-name/x"), "RUNG_HOME: there is no home folder for ~nobody-has-this-name/x"),
     ],
 )

@@ -280,6 +280,25 @@ def test_a_full_disk_is_reported(
     assert capfd.readouterr().err == "rung up: [Errno 28] No space left on device: 'ray.log'\n"
 
 
+@pytest.mark.parametrize("name", ["stack.lock", "rung.db", "data"])
+def test_a_folder_with_files_of_others_is_no_home(
+    up: Up, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Its mode is not changed, as that of /tmp was. A home that has run, or has only data, is one."""
+    monkeypatch.setattr(stack.Stack, "start", lambda self, interrupted: None)
+    shared, existing = tmp_path / "shared", tmp_path / "existing"
+    for folder, content in ((shared, "thesis.tex"), (existing, name)):
+        folder.mkdir()
+        folder.chmod(0o1777)
+        (folder / content).touch()
+    assert up(stack.Options(home=shared)) == 2
+    said = f"rung up: the home folder must be new, empty or a home of Rung (got {shared}, which has thesis.tex): "
+    assert capfd.readouterr().err.startswith(said)
+    assert (shared.stat().st_mode & 0o7777, [one.name for one in shared.iterdir()]) == (0o1777, ["thesis.tex"])
+    with stack.running(stack.Options(home=existing)):
+        assert existing.stat().st_mode & 0o7777 == 0o700
+
+
 def test_parents_of_a_new_home_are_writable_by_their_owner_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
