@@ -49,7 +49,11 @@ MlflowUri = Annotated[
 def verify(
     experiment: ExperimentId,
     out: Annotated[
-        Path | None, typer.Option(help="folder for the verified model, to be loaded from there", show_default=False)
+        Path | None,
+        typer.Option(
+            help="new folder for the verified model, in a folder that exists; load the model from there",
+            show_default=False,
+        ),
     ] = None,
     mlflow_uri: MlflowUri = "",
     url: Url = "",

@@ -27,6 +27,7 @@ ROWS = 10
 #: Columns of text that a leaderboard takes before its parameters.
 FIXED_WIDTH = len("trial  EARLY_STOPPED  epoch  accuracy  at")
 REASON = "reason"
+WIDEST_CLASS = 40  # columns; a class name of 255 bytes would leave no room for the counts
 COLORS = {
     "RUNNING": "cyan",
     "COMPLETED": "green",
@@ -108,7 +109,9 @@ def disk_use(use: DiskUse) -> str:
 
 def classes(report: DataReport) -> Table:
     """One line for each class of a data set."""
-    return _table(presentation.classes(report))
+    table = _table(presentation.classes(report))
+    table.columns[0].max_width = WIDEST_CLASS
+    return table
 
 
 def data_lines(report: DataReport, warnings: Sequence[str] = ()) -> list[str]:

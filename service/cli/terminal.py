@@ -223,8 +223,8 @@ def check_new_folder(out: Path) -> None:
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             _refuse_out(f"must be a new or an empty folder (got {out})")
-        existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-        with tempfile.TemporaryFile(dir=existing):
+        _check_parent(out, "a folder")
+        with tempfile.TemporaryFile(dir=out if out.exists() else out.parent):
             return
     except OSError as error:
         _refuse_out(f"must be a folder that can be written to (got {out}: {error.strerror})")
@@ -239,13 +239,17 @@ def check_file(out: Path, *beside: Path) -> None:
         for path in (out, *beside):
             if path.is_dir():
                 _refuse_out(f"must be a file (got {out}: {path} is a folder)")
-        if not out.parent.is_dir():
-            why = "is no folder" if out.parent.exists() else "does not exist"
-            _refuse_out(f"must be a file in a folder that exists (got {out}: {out.parent} {why})")
+        _check_parent(out, "a file")
         with tempfile.NamedTemporaryFile(dir=out.parent, prefix=out.name):
             return
     except OSError as error:
         _refuse_out(f"must be a file in a folder that can be written to (got {out}: {error.strerror})")
+
+
+def _check_parent(out: Path, what: str) -> None:
+    if not out.parent.is_dir():
+        why = "is no folder" if out.parent.exists() else "does not exist"
+        _refuse_out(f"must be {what} in a folder that exists (got {out}: {out.parent} {why})")
 
 
 def _refuse_out(rule: str) -> NoReturn:

@@ -113,7 +113,6 @@ class Stack:
             "ray"
         }  # once while the stack starts: on a busy machine its parts time out waiting for each other
         ports = Ports()
-        self.ray_ports = {option: ports.free() for option in RAY_PORTS}
         service, mlflow, ray = (
             ports.take(option, given, host)
             for option, given, host in (
@@ -122,6 +121,7 @@ class Stack:
                 ("ray-dashboard-port", options.ray_dashboard_port, LOOPBACK),
             )
         )
+        self.ray_ports = {option: ports.free() for option in RAY_PORTS}
         ports.close()
         if options.data_root and not options.data_root.is_dir():
             raise StackOptionError(f"--data-root must be an existing folder (got {options.data_root})")

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from search_spaces.phrases import shown
 from search_spaces.problems import shorten
 from search_spaces.storage.atomic import PRIVATE, atomic_write
 
@@ -53,6 +54,10 @@ def locked(home: Path) -> Iterator[None]:
     Raises StackError if another stack holds the lock, and StackOptionError if the folder cannot be used, or has files
     and is no home: others may need them.
     """
+    try:
+        str(home.absolute()).encode()
+    except UnicodeEncodeError:
+        raise StackOptionError(f"the path of the home folder must be UTF-8 (got {shown(str(home))})") from None
     try:
         _check_no_other_files(home)
         for parent in [one for one in reversed(home.parents) if not one.exists()]:

@@ -14,7 +14,7 @@ class Ports:
     """Ports that are free now. They are held until `close`, so that none is given twice."""
 
     def __init__(self) -> None:
-        self._held: list[socket.socket] = []
+        self._held: list[tuple[str, socket.socket]] = []
 
     def free(self) -> int:
         return self._bind("", 0, LOOPBACK)
@@ -27,19 +27,21 @@ class Ports:
         return self._bind(option, given or 0, host)
 
     def close(self) -> None:
-        for held in self._held:
+        for _, held in self._held:
             held.close()
 
     def _bind(self, option: str, port: int, host: str) -> int:
         held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        self._held.append(held)
+        self._held.append((option, held))
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             held.bind((host, port))
+            held.listen()  # without it, the same port could be bound again
         except OSError as error:
+            others = [f"--{name} is the same" for name, one in self._held[:-1] if one.getsockname()[1] == port]
             self.close()
             wanted = f"--{option} {port}" if port else "a free port"
-            raise StackOptionError(f"{wanted} of {host} cannot be used: {error.strerror}") from error
+            raise StackOptionError(f"{wanted} of {host} cannot be used: {(*others, error.strerror)[0]}") from error
         return int(held.getsockname()[1])
 
 

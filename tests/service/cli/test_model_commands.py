@@ -154,7 +154,7 @@ def test_an_exported_file_replaces_the_one_before(run: Run, registered: str, han
     assert list(out.parent.iterdir()) == [out], "nothing else is left"
 
 
-@pytest.mark.parametrize("out", ["taken", "full", "taken/new", "/proc/new"])
+@pytest.mark.parametrize("out", ["taken", "full", "taken/new", "absent/new", "/proc/new"])
 def test_a_folder_that_cannot_be_written_is_refused_before_the_download(
     run: Run, registered: str, handed: list[Any], tmp_path: Path, out: str
 ) -> None:
@@ -164,12 +164,13 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_download(
     assert (result.exit_code, handed) == (2, [])
     assert result.stderr.startswith("--out: must be a ")
     assert f"(got {tmp_path / out}" in result.stderr
+    assert not (tmp_path / "absent").exists()
 
 
-def test_a_new_folder_for_a_verified_model_may_be_anywhere(
+def test_a_new_folder_for_a_verified_model_is_made_once_it_is_verified(
     run: Run, registered: str, handed: list[Any], tmp_path: Path
 ) -> None:
-    out = tmp_path / "deep" / "new"
+    out = tmp_path / "new"
     assert run("model", "verify", registered, "--out", str(out)).exit_code == 0
     assert f"--out={out}" in handed[0][0]
-    assert not out.parent.exists(), "it is made once the model is verified"
+    assert not out.exists()

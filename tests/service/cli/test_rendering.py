@@ -6,11 +6,13 @@ import io
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from search_spaces.protocol import TrialState
-from service.cli.rendering import leaderboard, outcome
+from service.cli.rendering import classes, leaderboard, outcome
 from service.contract.schemas import TrialView
+from tests.support.data_reports import data_report
 
 CUTOFF = "rung at epoch 3: validation_accuracy 0.9100 is below 0.9777, the cutoff for the best 1/3 of 9 earlier trials"
 FAILURE = "RuntimeError: [/b] mat1\nand \x1b[31mmat2 cannot be multiplied"
@@ -85,3 +87,14 @@ def test_text_of_a_library_neither_colors_nor_breaks_a_line() -> None:
 def test_the_outcome_of_a_trial_is_printed_in_full() -> None:
     assert outcome(ENDED[0]) == f"  trial 10  EARLY_STOPPED after epoch 3, best at epoch 2: {CUTOFF}"
     assert outcome(trial(0, TrialState.RUNNING, "", best_epoch=None)) == "  trial 0   RUNNING after epoch 3"
+
+
+def test_a_long_class_name_leaves_room_for_the_counts() -> None:
+    report = data_report(classes=["o" * 255, "鳥" * 85])
+    screen = io.StringIO()
+    Console(file=screen, width=200, color_system=None).print(classes(report))
+    heading, owl, wren, _ = (line.rstrip() for line in screen.getvalue().splitlines())
+    assert cell_len(heading) == cell_len(owl) == cell_len(wren) < 80
+    assert owl.startswith("o" * 39)
+    for split, name in ((split, name) for split in report.counts for name in (owl, wren)):
+        assert str(report.counts[split][0 if name is owl else 1]) in name.split()

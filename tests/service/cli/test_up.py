@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
+import socket
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 from service import stack
 from service.cli import app
 from service.stack import embedded
+from service.stack.children import Children
 
 
 def test_up_speaks_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -48,6 +51,15 @@ def test_up_speaks_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     [
         (("--port", "70000"), "--port must be between 0 and 65535 (got 70000)"),
         (("--mlflow-port", "-1"), "--mlflow-port must be between 0 and 65535 (got -1)"),
+        (
+            ("--port", "{port}", "--mlflow-port", "{port}"),
+            "--mlflow-port {port} of 127.0.0.1 cannot be used: --port is",
+        ),
+        (
+            ("--host", "0.0.0.0", "--port", "{port}", "--ray-dashboard-port", "{port}"),
+            "--ray-dashboard-port {port} of 127.0.0.1 cannot be used: --port is the same",
+        ),
+        (("--home", os.fsdecode(b"/tmp/caf\xe9")), "the path of the home folder must be UTF-8 (got /tmp/caf\\xe9)"),
         (("--host", "203.0.113.7"), "of 203.0.113.7 cannot be used: Cannot assign requested address"),
         (("--data-root", "/none"), "--data-root must be an existing folder (got /none)"),
         (("--home", "/dev/null/home"), "cannot use the home folder /dev/null/home: Not a directory"),
@@ -58,7 +70,16 @@ def test_up_speaks_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 def test_options_of_up_that_cannot_be_used_are_usage_errors(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: tuple[str, ...], said: str
 ) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a part was started")
+
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    result = CliRunner().invoke(app, ["up", "--home", str(tmp_path), *options])
+    monkeypatch.setenv("RUNG_ALLOWED_HOSTS", "*")
+    monkeypatch.setattr(Children, "spawn", refuse)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    given = [option.replace("{port}", port) for option in options]
+    result = CliRunner().invoke(app, ["up", "--home", str(tmp_path), *given])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert said in result.stderr
+    assert said.replace("{port}", port) in result.stderr
