@@ -11,23 +11,25 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 
 from search_spaces.protocol import DIAGNOSTICS, METRICS, RunStatus
+from service.adapters.request_limits import AnswerTooLargeError, RequestLimits
 from service.contract.errors import UnavailableError
 from service.contract.schemas import Point
 from service.http_client import open_client
 from service.settings import Settings
 
 METRIC_POINTS_PER_PAGE = 25_000  # the most that MLflow returns
+MAX_PAGES = 1_000  # a server that always has one more is not MLflow
 VERSIONS_PER_PAGE = 1_000
 RUNS_PER_REQUEST = 500  # MLflow parses their ids in about 0.2 s
 RUN_ID = re.compile(r"[\w.-]+", re.ASCII)  # what stands in a filter of MLflow, which cannot escape a quote
@@ -38,6 +40,7 @@ API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 INFINITY = sys.float_info.max  # MLflow's databases store an infinite value as this number
 
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +81,7 @@ class MlflowClient:
         self.uri = settings.mlflow_tracking_uri
         self._public_url = settings.mlflow_public_url.rstrip("/")
         self._client = open_client(self.uri, timeout=settings.mlflow_timeout_s, auth=auth)
+        self._limits = RequestLimits(settings.mlflow_timeout_s)
         self._pool = ThreadPoolExecutor(CURVES_AT_ONCE, thread_name_prefix="mlflow-curves")
 
     def close(self) -> None:
@@ -94,6 +98,9 @@ class MlflowClient:
         """Ask what every driver will ask. MLflow's /health also answers clients that it would refuse."""
         response = self._send_once("GET", f"{API}/experiments/search", params={"max_results": "1"})
         self._check(response)
+        answer = _json(response)
+        if answer and not isinstance(answer.get("experiments"), list):  # none is an empty object
+            raise _unexpected(response)
 
     def curves(self, run_id: str, names: Iterable[str] = METRICS + DIAGNOSTICS) -> dict[str, list[Point]]:
         """The points of each metric that has any, by step; empty for a run that MLflow does not know."""
@@ -119,7 +126,7 @@ class MlflowClient:
                 "run_view_type": "ACTIVE_ONLY",
                 "max_results": RUNS_PER_REQUEST,
             }
-            known = {run.run_id: run for run in map(_run, self._post("/runs/search", query).get("runs", []))}
+            known = {run.run_id: run for run in self._items(self._post("/runs/search", query), "runs", _run)}
             found += [known[run_id] for run_id in some if run_id in known]
         return found
 
@@ -151,8 +158,7 @@ class MlflowClient:
 
     def logged_models(self, run: Run) -> list[LoggedModel]:
         query = {"experiment_ids": [run.mlflow_experiment_id], "filter": f"source_run_id = '{run.run_id}'"}
-        found = self._post("/logged-models/search", query).get("models", [])
-        return [LoggedModel(model["info"]["model_id"], model["info"].get("artifact_uri", "")) for model in found]
+        return self._items(self._post("/logged-models/search", query), "models", _logged_model)
 
     def delete_logged_model(self, model: LoggedModel) -> None:
         """Does nothing where it does not exist."""
@@ -175,17 +181,25 @@ class MlflowClient:
     def _history(self, run_id: str, name: str) -> list[Point]:
         points: list[Point] = []
         query = {"run_id": run_id, "metric_key": name, "max_results": str(METRIC_POINTS_PER_PAGE)}
-        while True:
+        for _ in range(MAX_PAGES):
             answer = _json(self._request(f"{API}/metrics/get-history", query))
-            points += map(_point, answer.get("metrics", ()))
+            points += self._items(answer, "metrics", _point)
             if not (token := answer.get("next_page_token")):
                 return sorted(points, key=lambda point: (point.step, point.timestamp))
-            query["page_token"] = token
+            query["page_token"] = str(token)
+        raise UnavailableError(f"MLflow at {self.uri} does not answer as MLflow does: more than {MAX_PAGES} pages")
 
     def _model_versions(self, condition: str) -> list[ModelVersion]:
         query = {"filter": condition, "max_results": str(VERSIONS_PER_PAGE)}
-        found = _json(self._request(f"{API}/model-versions/search", query)).get("model_versions", [])
-        return [ModelVersion(version["name"], version["version"], version.get("source", "")) for version in found]
+        return self._items(_json(self._request(f"{API}/model-versions/search", query)), "model_versions", _version)
+
+    def _items(self, answer: dict[str, Any], name: str, parse: Callable[[dict[str, Any]], T]) -> list[T]:
+        """A list of an answer, which leaves out empty ones. Raises UnavailableError for items that are not MLflow's."""
+        try:
+            return [parse(item) for item in answer.get(name, ())]
+        except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, OSError) as error:  # of dates, too
+            why = f"{name}: {error!r:.200}".replace("\0", "")
+            raise UnavailableError(f"MLflow at {self.uri} does not answer as MLflow does: {why}") from error
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         return _json(self._request(API + path, body=body, method="POST"))
@@ -217,9 +231,18 @@ class MlflowClient:
         return self._send_once(method, path, **options)
 
     def _send_once(self, method: str, path: str, **options: Any) -> httpx.Response:
+        url = self.uri.rstrip("/") + path
+
+        def request(read: Callable[[Iterable[bytes]], bytes]) -> httpx.Response:
+            with self._client.stream(method, url, **options) as response:
+                body = read(response.iter_bytes())
+            # The body was decoded while it was read.
+            kind = {name: value for name, value in response.headers.items() if name == "content-type"}
+            return httpx.Response(response.status_code, headers=kind, content=body, request=response.request)
+
         try:
-            return self._client.request(method, self.uri.rstrip("/") + path, **options)
-        except httpx.HTTPError as error:
+            return self._limits.run(request)
+        except (httpx.HTTPError, TimeoutError, AnswerTooLargeError) as error:
             reason = str(error) or type(error).__name__
             raise UnavailableError(f"MLflow at {self.uri} does not answer: {reason}") from error
 
@@ -228,11 +251,15 @@ def _json(response: httpx.Response) -> dict[str, Any]:
     """The object in a response. Raises UnavailableError where there is none: the server is not MLflow."""
     try:
         answer = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
-        raise UnavailableError(f"{response.url} did not answer as MLflow does: {_excerpt(response)}")
+        raise _unexpected(response)
     return answer
+
+
+def _unexpected(response: httpx.Response) -> UnavailableError:
+    return UnavailableError(f"{response.url} did not answer as MLflow does: {_excerpt(response)}")
 
 
 def _excerpt(response: httpx.Response) -> str:
@@ -245,8 +272,17 @@ def _run(run: dict[str, Any]) -> Run:
     return Run(
         run_id=str(info["run_id"]),
         mlflow_experiment_id=str(info.get("experiment_id", "")),
-        artifact_uri=info.get("artifact_uri", ""),
+        artifact_uri=str(info.get("artifact_uri", "")),
     )
+
+
+def _version(version: dict[str, Any]) -> ModelVersion:
+    return ModelVersion(str(version["name"]), str(version["version"]), str(version.get("source", "")))
+
+
+def _logged_model(model: dict[str, Any]) -> LoggedModel:
+    info = model["info"]
+    return LoggedModel(str(info["model_id"]), str(info.get("artifact_uri", "")))
 
 
 def _point(metric: dict[str, Any]) -> Point:

@@ -1,24 +1,33 @@
 """RayLauncher: starts, watches and stops drivers as Ray Jobs, and lists the cluster's nodes.
 
 Owns all requests to Ray except those of `ray_warm_workers`, which calls the raylets. Ray is imported when it is first
-needed, which takes about a second; `preload` does it ahead of time. Every request has a timeout. It must not know the
-database or the states of an experiment.
+needed, which takes about a second; `preload` does it ahead of time. Every request has a deadline, every answer a limit,
+and an answer that is not Ray's is an outage like any other. It must not know the database or the states of an
+experiment.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
+import math
 import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
 from search_spaces.protocol import LaunchConfig, Tag
 from service.adapters.launcher import ClusterUnreachableError, JobStatus, driver_command
 from service.adapters.ray_warm_workers import WarmWorkers
+from service.adapters.request_limits import AnswerTooLargeError, RequestLimits
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
+
+CHUNK_BYTES = 65_536
+#: What reading a document raises whose parts are not those that Ray sends.
+UNEXPECTED = (KeyError, TypeError, AttributeError, ValueError, ArithmeticError)
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +41,7 @@ class RayLauncher:
 
     def __init__(self, settings: Settings) -> None:
         self._address = settings.ray_dashboard_url
-        self._timeout_s = settings.ray_timeout_s
+        self._limits = RequestLimits(settings.ray_timeout_s)
         self._python = settings.driver_python
         self._submit_timeout_s = settings.ray_submit_timeout_s
         self._warm_workers = settings.warm_workers
@@ -83,43 +92,66 @@ class RayLauncher:
             nodes = answer["data"]["result"]["result"]
             alive = [node for node in nodes if node["state"] == "ALIVE"]
             return Cluster(tuple(sorted((_node(node) for node in alive), key=lambda node: node.name)))
-        except (KeyError, TypeError) as error:
-            raise ClusterUnreachableError(f"cannot read the list of nodes of {self._address}: {error!r}") from error
+        except UNEXPECTED as error:
+            raise self._unexpected("its list of nodes", error) from error
 
     def raylets(self) -> list[str]:
         """host:port of the raylet of each living node."""
         answer = self._request("GET", "/nodes?view=summary")
-        raylets = [node["raylet"] for node in answer["data"]["summary"]]
-        return [f"{r['nodeManagerAddress']}:{r['nodeManagerPort']}" for r in raylets if r.get("state") == "ALIVE"]
+        try:
+            raylets = [node["raylet"] for node in answer["data"]["summary"]]
+            return [f"{r['nodeManagerAddress']}:{r['nodeManagerPort']}" for r in raylets if r.get("state") == "ALIVE"]
+        except UNEXPECTED as error:
+            raise self._unexpected("its list of raylets", error) from error
 
     def _request(self, method: str, path: str, *, missing_ok: bool = False, **options: Any) -> dict[str, Any]:
         try:
-            if self._client is None:
-                self.preload()
-                self._client = _client(self._address, self._timeout_s)
-            response = self._client._do_request(method, path, **options)
+            client = self._client = self._client or self._connect()
+            response = client._do_request(method, path, **options)
             if missing_ok and response.status_code == 404:
                 return {}
             if response.status_code != 200:
                 raise ClusterUnreachableError(
                     f"{method} {path.partition('?')[0]}: {response.status_code} {response.text[-500:]}"
                 )
-            answer: dict[str, Any] = response.json()
-            return answer
-        except (OSError, RuntimeError, ValueError) as error:  # requests' and Ray's errors are of these kinds
+            answer = response.json()
+        # requests' and Ray's errors are of these kinds, so is a document of too many levels
+        except (OSError, RuntimeError, ValueError, AnswerTooLargeError) as error:
             self._client = None
             raise ClusterUnreachableError(f"Ray at {self._address} does not answer: {error}") from error
+        if not isinstance(answer, dict):
+            raise self._unexpected(path.partition("?")[0], TypeError(f"an object, not {type(answer).__name__}"))
+        return answer
+
+    def _connect(self) -> Any:
+        self.preload()
+        try:
+            return _client(self._address, self._limits)
+        except UNEXPECTED as error:
+            raise self._unexpected("its version", error) from error
+
+    def _unexpected(self, what: str, error: Exception) -> ClusterUnreachableError:
+        return ClusterUnreachableError(f"Ray at {self._address} does not answer as expected: {what}: {error!r:.500}")
 
 
-def _client(address: str, timeout_s: float) -> Any:
-    """Ray's own client, which finds the token as Ray does, with a timeout added."""
+def _client(address: str, limits: RequestLimits) -> Any:
+    """Ray's own client, which finds the token as Ray does, with limits added."""
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     class Client(JobSubmissionClient):
-        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+        def _do_request(self, method: str, endpoint: str, *, timeout: float | None = None, **options: Any) -> Any:
+            ask, timeout = super()._do_request, timeout or limits.timeout_s
+
+            def request(read: Callable[[Iterable[bytes]], bytes]) -> Any:
+                def keep(response: Any, **_: Any) -> None:  # requests calls it before it reads the body
+                    with contextlib.closing(response.raw) as raw:
+                        response.raw = io.BytesIO(read(_chunks(raw)))
+
+                return ask(method, endpoint, timeout=timeout, hooks={"response": [keep]}, **options)
+
             try:
-                return super()._do_request(method, endpoint, **{"timeout": timeout_s, **options})
+                return limits.run(request, timeout)
             except AuthenticationError as error:
                 raise RuntimeError(str(error).partition("\n")[0]) from error
 
@@ -129,11 +161,29 @@ def _client(address: str, timeout_s: float) -> Any:
         raise RuntimeError(str(error).partition("\n")[0]) from error
 
 
+def _chunks(raw: Any) -> Iterator[bytes]:
+    """The body of a response of urllib3, decoded, each part as it arrives."""
+    from urllib3.exceptions import HTTPError
+
+    try:
+        while chunk := raw.read1(CHUNK_BYTES, decode_content=True):
+            yield chunk
+    except HTTPError as error:
+        raise OSError(f"its answer ended early or cannot be decoded: {error}") from error
+
+
 def _node(state: dict[str, Any]) -> Node:
+    """Raises one of UNEXPECTED for what is not a node."""
     resources = state.get("resources_total") or {}
     return Node(
         name=str(state.get("node_name") or state.get("node_ip") or state["node_id"]),
-        cpus=float(resources.get("CPU", 0)),
-        gpus=float(resources.get("GPU", 0)),
+        cpus=_amount(resources.get("CPU", 0)),
+        gpus=_amount(resources.get("GPU", 0)),
         id=str(state["node_id"]),
     )
+
+
+def _amount(value: Any) -> float:
+    if not (math.isfinite(amount := float(value)) and amount >= 0):
+        raise ValueError(f"the amount of a resource must be finite and not negative (got {amount})")
+    return amount
