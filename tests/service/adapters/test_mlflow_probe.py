@@ -42,7 +42,7 @@ def test_an_error_without_a_text_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: Any, **__: Any) -> None:
         raise httpx.ReadTimeout("")
 
-    monkeypatch.setattr(httpx.Client, "request", fail)
+    monkeypatch.setattr(httpx.Client, "send", fail)
     with probing(tmp_path, "http://127.0.0.1:9") as probe:
         assert probe.unavailable_reason() == "MLflow at http://127.0.0.1:9 does not answer: ReadTimeout"
 
