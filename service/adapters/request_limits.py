@@ -1,7 +1,7 @@
-"""RequestLimits: how long one request to a neighbour of the service may take in all, and how much it may answer.
+"""RequestLimits: how long one request to Ray or MLflow may take in all, and how much it may answer.
 
 The timeouts of HTTP libraries are those of one read: a server that sends a byte a second is never late. So each request
-runs in a thread of its own, which is abandoned at the deadline. Owns how many may be abandoned. It must not know who is
+runs in a thread of its own, which is abandoned at the deadline. Owns how many may be abandoned. It must not know what is
 asked, or by which library.
 """
 
@@ -45,7 +45,7 @@ class RequestLimits:
         def work() -> None:
             try:
                 done.set_result(request(lambda chunks: _joined(chunks, deadline)))
-            except BaseException as error:  # whoever waits receives it
+            except BaseException as error:  # the thread that waits receives it
                 done.set_exception(error)
 
         threading.Thread(target=work, name="request", daemon=True).start()
