@@ -98,14 +98,14 @@ def test_whatever_ray_answers_instead_of_an_object_is_an_outage(server: Answerin
 
 
 @pytest.mark.parametrize("version", [{}, {"ray_version": None}, {"ray_version": [2]}, {"ray_version": "two"}])
-def test_a_version_that_is_none_is_an_outage(server: Answering, version: dict[str, Any]) -> None:
+def test_an_invalid_version_is_an_outage(server: Answering, version: dict[str, Any]) -> None:
     server.answers["/api/version"] = json.dumps(version).encode()
     with pytest.raises(ClusterUnreachableError, match="does not answer as expected: its version"):
         ray_of(server.url).cluster()
 
 
 @pytest.mark.parametrize("nodes", NODES)
-def test_nodes_that_are_none_are_an_outage(server: Answering, nodes: Any) -> None:
+def test_invalid_nodes_are_an_outage(server: Answering, nodes: Any) -> None:
     server.other = json.dumps({"data": {"result": {"result": nodes}, "summary": nodes}}).encode()
     ray = ray_of(server.url)
     for ask in (ray.cluster, ray.raylets):
@@ -155,7 +155,7 @@ def test_items_that_are_not_of_mlflow_are_an_error(
     assert len(server.asked) == 1
 
 
-def test_pages_of_mlflow_that_never_end_are_given_up(server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_of_mlflow_that_never_end_are_an_error(server: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_client, "MAX_PAGES", 3)
     server.other = b'{"metrics": [], "next_page_token": "x"}'
     with mlflow_of(server.url) as mlflow, pytest.raises(UnavailableError, match="more than 3 pages"):
