@@ -1,8 +1,8 @@
 """RequestLimits: how long one request to Ray or MLflow may take in all, and how much it may answer.
 
 The timeouts of HTTP libraries are those of one read: a server that sends a byte a second is never late. So each request
-runs in a thread of its own, which is abandoned at the deadline. Owns how many may be abandoned. It must not know what is
-asked, or by which library.
+runs in a thread of its own, which is abandoned at the deadline. Owns how many may be abandoned. It must not know
+what is asked, or by which library.
 """
 
 from __future__ import annotations
