@@ -18,6 +18,7 @@ from search_spaces.problems import MAX_PROBLEMS, Problem, shorten
 from search_spaces.protocol import MAX_NUMBER
 from service.api import etags, headers
 from service.api.etags import IfMatch
+from service.api.integers import Integer
 from service.context import AppContext
 from service.contract.errors import UnauthorizedError, UnsupportedMediaTypeError, ValidationFailedError, summary
 from service.contract.requests import IDEMPOTENCY_KEY
@@ -48,7 +49,11 @@ async def _body(request: Request) -> bytes:
 
 
 async def _content_type(request: Request) -> str:
-    """Raises UnsupportedMediaTypeError for a body that declares another encoding than UTF-8."""
+    """Raises UnsupportedMediaTypeError for a body that declares to be compressed, or another charset than UTF-8."""
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        problem = Problem("Content-Encoding", "must be identity: bodies are not decompressed", shorten(coding))
+        raise UnsupportedMediaTypeError(str(problem), [problem])
     given = request.headers.get("content-type", "")
     declared = CHARSET.search(given)
     if declared and declared[1].lower() not in UTF_8:
@@ -128,7 +133,7 @@ IdempotencyKey = Annotated[
 ]
 IfMatchHeader = Annotated[IfMatch, Depends(_if_match)]
 ExperimentId = Annotated[str, Path(description="Identifier of the experiment.", examples=["k3v9q2mz"])]
-TrialNumber = Annotated[int, Path(ge=0, lt=MAX_NUMBER, description="Number of the trial, counted from 0.")]
+TrialNumber = Annotated[Integer, Path(ge=0, lt=MAX_NUMBER, description="Number of the trial, counted from 0.")]
 
 #: Text that every database can store.
 TEXT = r"^[^\x00]*$"

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ConfigDict, Field
 
 from search_spaces.problems import Problem, shorten
+from service.api.integers import Integer
 from service.contract.errors import ValidationFailedError
 from service.store.models import Experiment
 
@@ -19,7 +20,7 @@ class Paging(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: int = Field(50, ge=1, le=1000, description="Largest number of items on the page.")
+    limit: Integer = Field(50, ge=1, le=1000, description="Largest number of items on the page.")
     cursor: str | None = Field(
         None,
         max_length=1000,

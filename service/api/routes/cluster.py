@@ -13,6 +13,7 @@ from service.api import headers, pagination
 from service.api.access import ExperimentList
 from service.api.dependencies import CurrentContext
 from service.api.error_handlers import error_responses
+from service.api.integers import Integer
 from service.api.pagination import Paging
 from service.contract.errors import ValidationFailedError
 from service.contract.schemas import ClusterStatus, NodeView, Share
@@ -23,7 +24,7 @@ router = APIRouter(prefix=API_PREFIX, tags=["system"])
 
 
 class SharePaging(Paging):
-    limit: int = Field(1000, ge=1, le=1000, description="Largest number of shares on the page.")
+    limit: Integer = Field(1000, ge=1, le=1000, description="Largest number of shares on the page.")
 
 
 @router.get(

@@ -13,6 +13,7 @@ from service.api import headers, log_chunks
 from service.api.access import VisibleExperiment
 from service.api.dependencies import TrialNumber
 from service.api.error_handlers import error_responses, unavailable
+from service.api.integers import Integer
 from service.contract.errors import NotFoundError, UnavailableError, ValidationFailedError
 from service.contract.schemas import DiskUse, LogChunk
 from service.domain import attempts, trials
@@ -30,12 +31,12 @@ class LogPosition(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    offset: int = Field(0, ge=0, lt=2**62, description="First byte to read: the `next_offset` of the part before.")
-    limit: int = Field(2**16, ge=16, le=MAX_CHUNK_BYTES, description="Largest number of bytes to read.")
+    offset: Integer = Field(0, ge=0, lt=2**62, description="First byte to read: the `next_offset` of the part before.")
+    limit: Integer = Field(2**16, ge=16, le=MAX_CHUNK_BYTES, description="Largest number of bytes to read.")
 
 
 class DriverLogPosition(LogPosition):
-    attempt: int | None = Field(
+    attempt: Integer | None = Field(
         None, ge=1, lt=2**31, description="Number of the attempt whose driver wrote the log; by default the newest."
     )
 

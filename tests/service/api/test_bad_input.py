@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 from collections.abc import Callable
@@ -225,6 +226,8 @@ def test_bad_addresses_and_parameters_are_refused(client: httpx.Client) -> None:
 RULES = [
     ("limit=0", "limit", "must be at least 1"),
     ("limit=ten", "limit", "must be a whole number"),
+    ("limit=1_0", "limit", "must be a whole number"),
+    ("limit=1.0", "limit", "must be a whole number"),
     ("archived=perhaps", "archived", "must be 'false', 'true' or 'all'"),
     ("state=ASLEEP", "state", "must be one of QUEUED, RUNNING, "),
     ("stat=RUNNING", "stat", "is not a known field"),
@@ -247,6 +250,29 @@ def test_utf_8_may_be_declared(world: World) -> None:
         f"{EXPERIMENTS}/{world.submit()}", content=b"{}", headers={"content-type": f"{JSON}; charset=utf-32"}
     )
     assert problem(patched, 415)["errors"][0]["field"] == "Content-Type"
+
+
+def test_a_compressed_body_is_refused(world: World) -> None:
+    """It was read as it is, and called malformed."""
+    sent = {"content-type": JSON, "content-encoding": "gzip"}
+    one = world.submit()
+    for method, path in (
+        ("POST", EXPERIMENTS),
+        ("PATCH", f"{EXPERIMENTS}/{one}"),
+        ("POST", f"{EXPERIMENTS}/{one}/continue"),
+    ):
+        answer = world.client.request(method, path, content=gzip.compress(b'{"name": "x"}'), headers=sent)
+        said = problem(answer, 415)["detail"]
+        assert said == 'Content-Encoding: must be identity: bodies are not decompressed (got "gzip")'
+    plain = sent | {"content-encoding": "identity"}
+    assert world.client.post(EXPERIMENTS, content=b'{"name": "x"}', headers=plain).status_code == 201
+
+
+def test_numbers_in_paths_and_queries_are_written_in_digits(world: World) -> None:
+    one = f"{EXPERIMENTS}/{world.submit()}"
+    for path in ("trials/1.0", "trials/1_0", "trials?limit=1_0", "logs?offset=1_0", "logs?attempt=1.0"):
+        assert problem(world.client.get(f"{one}/{path}"), 422)["errors"][0]["rule"] == "must be a whole number", path
+    assert problem(world.client.get("/api/v1/cluster?limit=1_0"), 422)["errors"][0]["field"] == "limit"
 
 
 REPEATED = [
