@@ -33,11 +33,12 @@ from service.contract.errors import (
     of_status,
     summary,
 )
-from service.store.database import is_full
+from service.store.database import DatabaseFileLostError, is_full
 
 #: Seconds after which a client may try again: a database that restarts, a disk that somebody has to clear.
 RETRY_DATABASE_S = 2
 RETRY_DISK_S = 60
+NO_ANSWER = "the database does not answer; try again in a moment"
 #: Headers that a kind of error may carry.
 ERROR_HEADERS: dict[type[RungError], tuple[str, ...]] = {
     UnauthorizedError: (headers.AUTHENTICATE,),
@@ -145,8 +146,10 @@ async def _database(request: Request, error: Exception) -> Response:
         sent = {headers.RETRY_AFTER: str(RETRY_DISK_S)}
         return _respond(request, DiskFullError("the disk of the database is full; nothing was changed", headers=sent))
     log.warning("the database does not answer: %s", error)
+    lost = isinstance(error, DatabaseFileLostError)
     sent = {headers.RETRY_AFTER: str(RETRY_DATABASE_S)}
-    return _respond(request, UnavailableError("the database does not answer; try again in a moment", headers=sent))
+    why = "the file of the database was deleted or replaced; nothing was changed" if lost else NO_ANSWER
+    return _respond(request, UnavailableError(why, headers=sent))
 
 
 async def _client_left(request: Request, _error: Exception) -> Response:

@@ -136,7 +136,7 @@ class HttpTransport:
     def decode_json(self, response: httpx.Response) -> Any:
         try:
             return response.json()
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter of a document of too many levels
             raise self._not_rung(response) from None
 
     @property

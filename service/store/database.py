@@ -6,6 +6,8 @@ separate because SQLite must take its write lock at BEGIN: it refuses a reader t
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -29,11 +31,20 @@ POSTGRESQL_DEADLINES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,  # milliseconds
 }
+FULL_S = 60.0  # a replica that writes rarely must not stay unready once space is free
 MIGRATION_LOCK = 7_468_103  # an arbitrary number that identifies PostgreSQL's advisory lock
 
 
 class DatabaseUnusableError(Exception):
     """The database cannot be opened or upgraded. The message says why in one line, without a password."""
+
+
+class DatabaseFileLostError(OperationalError):
+    """SQLite's file is not the one that was opened: what is written now would be lost with the process."""
+
+    def __init__(self, path: Path) -> None:
+        why = f"{path} was deleted or replaced while the service ran; put it back or restart the service"
+        super().__init__("BEGIN", None, FileNotFoundError(why))
 
 
 class Database:
@@ -52,8 +63,11 @@ class Database:
         self.engine = create_engine(
             parsed, pool_size=10, max_overflow=30, pool_pre_ping=not self._sqlite, connect_args=limits
         )
+        self._file: _OpenedFile | None = None
+        self._full_at = -math.inf
         if self._sqlite:
             _make_sqlite_strict(self.engine)
+            self._file = _OpenedFile(self.engine, Path(str(parsed.database)))
         self._writer = self.engine.execution_options(rung_writer=True)
 
     @classmethod
@@ -80,8 +94,20 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction: committed at the end of the block, rolled back on an exception. No network calls inside."""
-        with Session(self._writer, expire_on_commit=False) as session, session.begin():
-            yield session
+        self._check_file()
+        try:
+            with Session(self._writer, expire_on_commit=False) as session, session.begin():
+                yield session
+        except OperationalError as error:
+            if is_full(error):
+                self._full_at = time.monotonic()
+            raise
+        self._full_at = -math.inf
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the last write found no space, for as long as that says something about the next one."""
+        return time.monotonic() - self._full_at < FULL_S
 
     def migrate(self, revision: str = "head", *, down: bool = False) -> None:
         """Upgrade (or downgrade) the schema to a revision. Replicas that start together wait for each other."""
@@ -113,12 +139,39 @@ class Database:
                     _enforce_foreign_keys(connection.connection, True)
 
     def ping(self) -> None:
-        """Raise SQLAlchemyError if the database does not answer."""
+        """Raise SQLAlchemyError if the database does not answer, or its file is lost."""
+        self._check_file()
         with self.engine.connect() as connection:
             connection.execute(text("SELECT 1"))
 
     def close(self) -> None:
         self.engine.dispose()
+
+    def _check_file(self) -> None:
+        if self._file is not None and self._file.is_lost():
+            raise DatabaseFileLostError(self._file.path)
+
+
+class _OpenedFile:
+    """SQLite's file, as the first connection of an engine found or made it."""
+
+    def __init__(self, engine: Engine, path: Path) -> None:
+        self.path = path
+        self._opened: tuple[int, int] | None = None
+
+        @event.listens_for(engine, "connect")
+        def _connected(_connection: Any, _record: Any) -> None:
+            self._opened = self._opened or self._found()
+
+    def is_lost(self) -> bool:
+        return self._opened is not None and self._found() != self._opened
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
 
 
 def is_full(error: OperationalError) -> bool:

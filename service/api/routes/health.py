@@ -12,10 +12,12 @@ from service.api import headers
 from service.api.dependencies import CurrentContext
 from service.contract.errors import SEE_LOG
 from service.contract.schemas import Check, Health, Readiness
-from service.store.database import Database
+from service.store.database import Database, DatabaseFileLostError
 
 #: What everybody may know of an outage.
 NO_DATABASE = f"the database does not answer; {SEE_LOG}"
+NO_FILE = f"the file of the database was deleted or replaced; {SEE_LOG}"
+NO_SPACE = "the disk of the database is full"
 NO_MLFLOW = f"MLflow does not answer; {SEE_LOG}"
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ async def show_health() -> Health:
     summary="Check readiness",
     responses={
         200: headers.success("The service accepts specs."),
-        503: {"model": Readiness, "description": "The database does not answer."},
+        503: {"model": Readiness, "description": "The database does not work."},
     },
 )
 @router.get(f"{API_PREFIX}/readyz", include_in_schema=False)
@@ -60,7 +62,10 @@ def _check(outage: str) -> Check:
 def _outage(database: Database) -> str:
     try:
         database.ping()
+    except DatabaseFileLostError as error:
+        log.warning("the database is lost: %s", error)
+        return NO_FILE
     except SQLAlchemyError as error:
         log.warning("the database does not answer: %s", error)
         return NO_DATABASE
-    return ""
+    return NO_SPACE if database.is_full else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,6 +11,8 @@ import pytest
 from sqlalchemy import event, text
 
 from service.context import AppContext
+from service.scheduling.reconciler import Reconciler
+from service.store.database import DatabaseFileLostError
 from tests.support.postgres import Postgres
 from tests.support.world import World
 
@@ -34,6 +38,9 @@ def test_a_full_disk_of_the_database_is_507_and_changes_nothing(world: World, co
     for answer in refused:
         assert (answer.status_code, answer.headers["content-type"]) == (507, "application/problem+json")
         assert answer.json()["detail"] == "the disk of the database is full; nothing was changed"
+    ready = world.client.get("/readyz")
+    why = "the disk of the database is full"
+    assert (ready.status_code, ready.json()["database"]) == (503, {"ok": False, "detail": why, "why": why})
     line = world.line(0, parameters={f"p{n}": "x" * 500 for n in range(50)})
     assert world.beat(running, {"phase": "searching", "trials": [line]}).status_code == 507
     listed = [item["id"] for item in world.client.get(EXPERIMENTS).json()["items"]]
@@ -43,6 +50,29 @@ def test_a_full_disk_of_the_database_is_507_and_changes_nothing(world: World, co
     context.database.close()
     assert world.beat(running, {"phase": "searching", "trials": [line]}).status_code == 200
     assert world.show(running)["trials"] == {"RUNNING": 1}
+    assert world.client.get("/readyz").json()["ready"]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_accepted_or_started_once_the_file_of_the_database_is_gone(
+    world: World, reconciler: Reconciler, tmp_path: Path, replaced: bool
+) -> None:
+    world.submit()
+    kept = (tmp_path / "rung.db").rename(tmp_path / "kept.db")
+    if replaced:
+        shutil.copy(kept, tmp_path / "rung.db")
+    lost = "the file of the database was deleted or replaced"
+    answer = world.client.post(EXPERIMENTS, json={"name": "x"})
+    assert (answer.status_code, answer.json()["detail"]) == (503, f"{lost}; nothing was changed")
+    ready = world.client.get("/readyz")
+    assert (ready.status_code, ready.json()["database"]["detail"]) == (503, f"{lost}; the log of the service says why")
+    with pytest.raises(DatabaseFileLostError, match=r"rung\.db was deleted or replaced while the service ran"):
+        reconciler.reconcile_once()
+    assert not world.launcher.jobs
+    kept.rename(tmp_path / "rung.db")
+    assert world.client.get("/readyz").json()["ready"]
+    reconciler.reconcile_once()
+    assert len(world.launcher.jobs) == 1
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

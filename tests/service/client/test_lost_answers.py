@@ -46,6 +46,7 @@ def test_addresses_without_a_service_raise_unreachable_error(url: str) -> None:
         (200, {"content-type": "application/json"}, b"[1]", UnreachableError),
         (502, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>", InternalError),
         (503, {"content-type": "text/html"}, b"busy", UnavailableError),
+        (200, {"content-type": "application/json"}, b"[" * 200_000, UnreachableError),
         (422, {"content-type": "application/problem+json"}, b"not json", UnreachableError),
         (422, {"content-type": "application/problem+json"}, b'["odd"]', ValidationFailedError),
         (404, {"content-type": "application/json"}, b'{"detail": "Not Found"}', UnreachableError),
