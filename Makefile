@@ -18,7 +18,7 @@ test-faults: $(STAMP) ## every row of the fault table, and twenty faults drawn a
 test-slow: $(STAMP)   ## the tests that compute for long: the rehearsal of `make gpu`, compiled networks
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow
 
-test-load: $(STAMP)   ## fifty hostile clients for two minutes (docs/security.md)
+test-load: $(STAMP)   ## sixty hostile clients for two minutes (docs/security.md)
 	$(BIN)/python -m pytest tests/load --override-ini addopts=--import-mode=importlib -s
 
 check: $(STAMP) lint test   ## what must pass before a commit

@@ -15,11 +15,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from urllib.parse import urlsplit
 
 from tests.support.raw_http import connected, request, submission, unfinished_submission
 
 #: Connections of one client that only opens them.
 IDLE_CONNECTIONS = 20
+#: Connections of one client that opens and closes them.
+BURST = 100
 PATIENCE_S = 60.0
 
 
@@ -77,6 +80,20 @@ def idle_connections(url: str, address: str, end: float) -> Iterator[str]:
     yield from _hold(url, address, b"", end)
 
 
+def bursts(url: str, address: str, _end: float) -> Iterator[str]:
+    """BURST connections at once, which are closed before anything is sent."""
+    at = urlsplit(url)
+    with ExitStack() as stack:
+        for _ in range(BURST):
+            raw = stack.enter_context(socket.socket())
+            raw.bind((address, 0))
+            raw.setblocking(False)
+            with suppress(BlockingIOError):
+                raw.connect((at.hostname, at.port))
+        yield "burst"
+        time.sleep(0.1)
+
+
 def submissions(url: str, address: str, _end: float) -> Iterator[str]:
     """One valid spec after the other, over one connection."""
     with connected(url, source=address) as raw:
@@ -93,7 +110,8 @@ def submissions(url: str, address: str, _end: float) -> Iterator[str]:
 
 
 KINDS: dict[str, Callable[[str, str, float], Iterator[str]]] = {
-    work.__name__: work for work in (bad_heartbeats, unfinished_bodies, expensive_specs, idle_connections, submissions)
+    work.__name__: work
+    for work in (bad_heartbeats, unfinished_bodies, expensive_specs, idle_connections, submissions, bursts)
 }
 HEARTBEAT = "/api/v1/attempts/exp-k3v9q2mz-a1/heartbeat"
 

@@ -1,4 +1,4 @@
-"""Fifty hostile clients for two minutes: every heartbeat of three running experiments arrives.
+"""Sixty hostile clients for two minutes: every heartbeat of three running experiments arrives.
 
 `make test-load` runs it and prints the figures of docs/security.md. The service is a process of its own, the heartbeats
 are those of the real driver, and the clients have processes and addresses of their own.
@@ -71,7 +71,7 @@ def running_experiments(client: httpx.Client, home: Path) -> list[LaunchConfig]:
     return [LaunchConfig.model_validate_json(file.read_text()) for file in files]
 
 
-def test_every_heartbeat_arrives_under_the_requests_of_fifty_hostile_clients(
+def test_every_heartbeat_arrives_under_the_requests_of_sixty_hostile_clients(
     service: tuple[subprocess.Popen[str], str], tmp_path: Path
 ) -> None:
     process, url = service
