@@ -95,7 +95,7 @@ def main(folder: Path) -> list[dict[str, Any]]:
     )  # fmt: skip
     spec = ExperimentSpec.model_validate(SPEC)
     startup.prepare(launch.slots)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     storage = FolderStorage(folder)
     recorder = Recorder(storage.journal, spec.objective)
     granted, seen = GrantedSlots(recorder.table), list[dict[str, Any]]()
