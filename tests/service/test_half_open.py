@@ -26,7 +26,7 @@ from service.contract.errors import UnavailableError
 from service.settings import Settings
 from service.store import database
 from service.store.database import Database, DatabaseUnusableError
-from tests.support.contracts.launcher import launch_config
+from tests.support.contracts.launcher import every_request, launch_config
 from tests.support.half_open import cut_off_address, silent_server
 from tests.support.handlers import QuietHandler, handling
 from tests.support.postgres import Postgres
@@ -103,14 +103,7 @@ def test_every_request_to_ray_has_a_deadline(tmp_path: Path) -> None:
 
     with handling(OnlyItsVersion) as url, ray_of(url) as ray:
         launch = launch_config(tmp_path)
-        requests: list[Callable[[], Any]] = [
-            ray.cluster,
-            ray.raylets,
-            lambda: ray.status("x"),
-            lambda: ray.stop("x"),
-            lambda: ray.logs("x"),
-            lambda: ray.launch(launch),
-        ]
+        requests = every_request(ray, launch)
         for request in requests:
             with pytest.raises(ClusterUnreachableError):
                 request()

@@ -23,7 +23,7 @@ from service.adapters.mlflow_client import LoggedModel, MlflowClient, Run
 from service.contract.errors import UnavailableError
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
-from tests.support.contracts.launcher import launch_config
+from tests.support.contracts.launcher import every_request, launch_config
 from tests.support.handlers import QuietHandler, handling
 
 VERSION = b'{"ray_version": "2.60.0"}'
@@ -79,14 +79,7 @@ def mlflow_of(url: str, timeout_s: float = PATIENT_S) -> Iterator[MlflowClient]:
 def test_whatever_ray_answers_instead_of_an_object_is_an_outage(server: Answering, tmp_path: Path, body: bytes) -> None:
     server.other = body
     ray, launch = ray_of(server.url), launch_config(tmp_path)
-    requests: list[Callable[[], Any]] = [
-        ray.cluster,
-        ray.raylets,
-        lambda: ray.status("x"),
-        lambda: ray.stop("x"),
-        lambda: ray.logs("x"),
-        lambda: ray.launch(launch),
-    ]
+    requests = every_request(ray, launch)
     for request in requests:
         with pytest.raises(ClusterUnreachableError, match="does not answer"):
             request()
