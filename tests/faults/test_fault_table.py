@@ -236,17 +236,19 @@ def test_two_replicas_race_for_one_queue(stand: Stand) -> None:
     with ThreadPoolExecutor(len(urls)) as pool:
         ids = list(pool.map(submit, range(len(urls))))
     stand.wait_until(
-        lambda: any(stand.rung.get(one).state == "COMPLETED" for one in ids), "one experiment is complete", 400
+        lambda: any(trial.epoch for one in ids for trial in stand.rung.trials(one)), "an epoch of one experiment", 400
     )
     holder = _holder(stand)
     assert holder
-    waiting = [one for one in ids if stand.rung.get(one).state == "QUEUED"]
     stand.kill(holder)
+    with psycopg.connect(stand.dsn("rung")) as connection:
+        waiting = connection.execute("SELECT id FROM experiments WHERE state = 'QUEUED'").fetchall()
     if holder == "service":  # which `stand.rung` uses
         with Client(stand.second_url) as other:
             stand.wait_until(
                 lambda: {other.get(one).state for one in ids} == {"COMPLETED"},
                 "all experiments complete without the first holder of the lease",
+                400,
             )
         stand.start("service")
     for one in ids:
