@@ -1,4 +1,4 @@
-"""HTTP client: clients that follow the environment: its proxies and its certificates.
+"""HTTP client: clients that follow the environment: its proxies and its certificates; and requests with limits.
 
 Owns that neither matters for a server on this machine, and that a variable that cannot be used is named. It must not
 know any server.
@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass
 
 import httpx
 
+from search_spaces.request_limits import RequestLimits
+
 PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+#: Headers of a body as it was sent, which no longer describe one that has been decoded.
+ENCODING = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
 
 class EnvironmentUnusableError(Exception):
@@ -44,6 +49,23 @@ def open_client(url: str, **options: Any) -> httpx.Client:
         why = "a SOCKS proxy needs the package socksio" if isinstance(error, ImportError) else str(error)
         hint = "add the host to NO_PROXY to reach it without a proxy"
         raise EnvironmentUnusableError(f"{given} cannot be used: {why}; {hint}") from error
+
+
+def fetch(
+    client: httpx.Client, limits: RequestLimits, method: str, url: str, timeout_s: float | None = None, **options: Any
+) -> httpx.Response:
+    """The whole answer to one request, within the limits. `options` are httpx's.
+
+    Raises what httpx raises, TimeoutError at the deadline, and AnswerTooLargeError.
+    """
+
+    def request(read: Callable[[Iterable[bytes]], bytes]) -> httpx.Response:
+        with client.stream(method, url, **options) as response:
+            body = read(response.iter_bytes())
+        headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in ENCODING]
+        return httpx.Response(response.status_code, headers=headers, content=body, request=response.request)
+
+    return limits.run(request, timeout_s)
 
 
 def is_local(url: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import httpx
 from pydantic import ValidationError
@@ -28,6 +28,7 @@ from search_spaces.protocol import (
     Phase,
     Winner,
 )
+from search_spaces.request_limits import AnswerTooLargeError, RequestLimits
 from workers.fence import Fence
 from workers.state.recorder import Recorder
 from workers.tracking.mlflow_ids import MlflowIds
@@ -64,6 +65,7 @@ class HeartbeatThread:
             timeout=TIMEOUT_S,
             trust_env=False,
         )
+        self._limits = RequestLimits(TIMEOUT_S)
         self._most_updates = MAX_UPDATES  # in one message; fewer once the service has refused one as too large
         self._reported_runs: dict[int, str] = {}
         self._winner: Winner | None = None
@@ -119,7 +121,7 @@ class HeartbeatThread:
                     left = rest
                     if not left:
                         return True
-            except (httpx.HTTPError, ValidationError) as error:
+            except (httpx.HTTPError, TimeoutError, AnswerTooLargeError, ValidationError) as error:
                 log.warning("no answer from the service at %s: %r", self._client.base_url, error)
             except Exception:
                 log.exception("a heartbeat failed; the next one reports the same changes")
@@ -210,8 +212,14 @@ class HeartbeatThread:
         return "; ".join(filter(None, (self.reason, self.notice(), failures)))
 
     def _post(self, message: Heartbeat) -> httpx.Response:
-        return self._client.post(
-            f"{API_PREFIX}/attempts/{self._launch.attempt_id}/heartbeat",
-            content=message.model_dump_json(),
-            headers={"Content-Type": "application/json"},
-        )
+        """What the service answers; of its headers only the type."""
+        path = f"{API_PREFIX}/attempts/{self._launch.attempt_id}/heartbeat"
+        content, headers = message.model_dump_json(), {"Content-Type": "application/json"}
+
+        def request(read: Callable[[Iterable[bytes]], bytes]) -> httpx.Response:
+            with self._client.stream("POST", path, content=content, headers=headers) as response:
+                body = read(response.iter_bytes())
+            kind = {"Content-Type": response.headers.get("content-type", "")}
+            return httpx.Response(response.status_code, headers=kind, content=body)
+
+        return self._limits.run(request)

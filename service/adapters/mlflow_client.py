@@ -22,10 +22,10 @@ from urllib.parse import quote
 import httpx
 
 from search_spaces.protocol import DIAGNOSTICS, METRICS, RunStatus
-from service.adapters.request_limits import AnswerTooLargeError, RequestLimits
+from search_spaces.request_limits import AnswerTooLargeError, RequestLimits
 from service.contract.errors import UnavailableError
 from service.contract.schemas import Point
-from service.http_client import open_client
+from service.http_client import fetch, open_client
 from service.settings import Settings
 
 METRIC_POINTS_PER_PAGE = 25_000  # the most that MLflow returns
@@ -231,17 +231,8 @@ class MlflowClient:
         return self._send_once(method, path, **options)
 
     def _send_once(self, method: str, path: str, **options: Any) -> httpx.Response:
-        url = self.uri.rstrip("/") + path
-
-        def request(read: Callable[[Iterable[bytes]], bytes]) -> httpx.Response:
-            with self._client.stream(method, url, **options) as response:
-                body = read(response.iter_bytes())
-            # The body was decoded while it was read.
-            kind = {name: value for name, value in response.headers.items() if name == "content-type"}
-            return httpx.Response(response.status_code, headers=kind, content=body, request=response.request)
-
         try:
-            return self._limits.run(request)
+            return fetch(self._client, self._limits, method, self.uri.rstrip("/") + path, **options)
         except (httpx.HTTPError, TimeoutError, AnswerTooLargeError) as error:
             reason = str(error) or type(error).__name__
             raise UnavailableError(f"MLflow at {self.uri} does not answer: {reason}") from error

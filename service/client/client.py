@@ -82,7 +82,9 @@ class Client:
         submit_retry_s: float = SUBMIT_RETRY_S,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`timeout_s` is for one request. `watch_retry_s` is how long `watch`, `wait` and `follow_logs` keep retrying
+        """`timeout_s` is for one request and its whole answer.
+
+        `watch_retry_s` is how long `watch`, `wait` and `follow_logs` keep retrying
         while the service is unreachable, `submit_retry_s` how long `submit` and `continue_from` do.
         """
         self._transport = HttpTransport(url, token, timeout_s, transport)

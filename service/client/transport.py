@@ -11,9 +11,10 @@ from typing import Any, ClassVar, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from search_spaces.request_limits import AnswerTooLargeError, RequestLimits
 from service.client.encoding import invalid, whole_number
 from service.contract.errors import MEDIA_TYPE, RungError, UnavailableError, from_document, of_status
-from service.http_client import EnvironmentUnusableError, open_client
+from service.http_client import EnvironmentUnusableError, fetch, open_client
 
 V = TypeVar("V", bound=BaseModel)
 Query = Mapping[str, str | int | bool | None]
@@ -52,6 +53,7 @@ class HttpTransport:
             raise invalid("token", "must be printable ASCII text")
         self.url = url.rstrip("/")
         self._timeout_s = timeout_s
+        self._limits = RequestLimits(timeout_s)
         try:
             self._http = open_client(
                 self.url,
@@ -98,10 +100,13 @@ class HttpTransport:
         parameters = {name: value for name, value in (query or {}).items() if value is not None}
         headers = {**(headers or {}), **({"Content-Type": media_type} if media_type else {})}
         try:
-            limit = httpx.USE_CLIENT_DEFAULT if timeout_s is None else min(timeout_s, self._timeout_s)
-            response = self._http.request(method, path, params=parameters, content=body, headers=headers, timeout=limit)
-        except httpx.TimeoutException:
+            limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
+            options = {"params": parameters, "content": body, "headers": headers, "timeout": limit_s}
+            response = fetch(self._http, self._limits, method, path, limit_s, **options)
+        except (httpx.TimeoutException, TimeoutError):
             raise UnreachableError(f"the service at {self.url} did not answer in time; is it overloaded?") from None
+        except AnswerTooLargeError as error:
+            raise NotRungError(f"{self.url} is not a Rung service: {error}") from None
         except (httpx.TransportError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise NoAnswerError(f"no Rung service answers at {self.url or repr(self.url)} ({reason})") from None

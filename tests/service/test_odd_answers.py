@@ -14,17 +14,21 @@ from typing import Any
 import httpx
 import pytest
 
+from search_spaces import request_limits
 from search_spaces.protocol import METRICS
-from service.adapters import mlflow_client, request_limits
+from service.adapters import mlflow_client
 from service.adapters.cluster_cache import UNREACHABLE
 from service.adapters.launcher import ClusterUnreachableError
 from service.adapters.launchers.ray_jobs import RayLauncher
 from service.adapters.mlflow_client import LoggedModel, MlflowClient, Run
+from service.client import Client
+from service.client.transport import NotRungError, UnreachableError
 from service.contract.errors import UnavailableError
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
 from tests.support.contracts.launcher import every_request, launch_config
 from tests.support.handlers import QuietHandler, handling
+from tests.support.hostile_servers import Slow, endless_server, slow_server
 
 VERSION = b'{"ray_version": "2.60.0"}'
 NODE = {"state": "ALIVE", "node_id": "a", "resources_total": {"CPU": 1}}
@@ -162,32 +166,10 @@ def test_identifiers_are_text_whatever_mlflow_answers(server: Answering) -> None
         assert mlflow.logged_models(Run("x", "1", "")) == [LoggedModel("1", "2")]
 
 
-class Slow:
-    """A server that sends one byte after another, until `ended`, in its headers or in its body."""
-
-    def __init__(self, in_headers: bool) -> None:
-        self.url, self.attempts, self.ended = "", 0, threading.Event()
-        self.start = b"HTTP/1.1 200 OK\r\nX: " if in_headers else b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
-
-
 @pytest.fixture(params=[False, True], ids=["body", "headers"])
 def slow(request: pytest.FixtureRequest) -> Iterator[Slow]:
-    found = Slow(request.param)
-
-    class Handler(QuietHandler):
-        def respond(self) -> None:
-            found.attempts += 1
-            with contextlib.suppress(OSError):
-                self.wfile.write(found.start)
-                while not found.ended.wait(0.02):
-                    self.wfile.write(b" ")
-            self.close_connection = True
-
-    with handling(Handler) as found.url:
-        try:
-            yield found
-        finally:
-            found.ended.set()
+    with slow_server(request.param) as found:
+        yield found
 
 
 def test_an_answer_that_trickles_in_is_abandoned_at_the_deadline(slow: Slow) -> None:
@@ -198,6 +180,9 @@ def test_an_answer_that_trickles_in_is_abandoned_at_the_deadline(slow: Slow) -> 
         with pytest.raises(UnavailableError, match="not complete"):
             mlflow.ping()
         assert slow.attempts == 2
+        with Client(slow.url, timeout_s=0.3) as rung, pytest.raises(UnreachableError, match="did not answer in time"):
+            rung.get("x")
+        assert slow.attempts == 3
         slow.ended.set()
 
 
@@ -226,27 +211,18 @@ def test_no_more_of_an_endless_answer_is_read_than_any_answer_has(
     monkeypatch: pytest.MonkeyPatch, chunked: bool
 ) -> None:
     monkeypatch.setattr(request_limits, "MAX_ANSWER_BYTES", 1_000_000)
-    sent: list[int] = []
-
-    class Handler(QuietHandler):
-        def respond(self) -> None:
-            kind = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 3000000000"
-            block = b" " * 100_000
-            sent.append(0)
-            with contextlib.suppress(OSError):
-                self.wfile.write(b"HTTP/1.1 200 OK\r\n" + kind + b"\r\n\r\n")
-                while sent[-1] < 100_000_000:
-                    self.wfile.write(b"%x\r\n%s\r\n" % (len(block), block) if chunked else block)
-                    sent[-1] += len(block)
-            self.close_connection = True
-
-    with handling(Handler) as url:
+    with endless_server(chunked) as endless:
         with pytest.raises(ClusterUnreachableError, match="longer than 1000000 bytes"):
-            ray_of(url).cluster()
-        with mlflow_of(url) as mlflow, pytest.raises(UnavailableError, match="longer than 1000000 bytes"):
+            ray_of(endless.url).cluster()
+        with mlflow_of(endless.url) as mlflow, pytest.raises(UnavailableError, match="longer than 1000000 bytes"):
             mlflow.ping()
-    assert len(sent) == 2
-    assert max(sent) < 30_000_000, "no more than fits into the buffers of two sockets"
+        with (
+            Client(endless.url, timeout_s=PATIENT_S) as rung,
+            pytest.raises(NotRungError, match="longer than 1000000 bytes"),
+        ):
+            rung.get("x")
+    assert len(endless.sent) == 3
+    assert max(endless.sent) < 30_000_000, "no more than fits into the buffers of two sockets"
 
 
 def test_compressed_answers_are_read(server: Answering) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
+from search_spaces import request_limits
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import MAX_NODES, MAX_UPDATES, Directives, LaunchConfig, TrialState, Winner
+from search_spaces.request_limits import RequestLimits
+from tests.support.hostile_servers import endless_server, slow_server
 from tests.support.workers import OpenRecorder
 from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
@@ -107,6 +111,32 @@ def test_updates_of_a_message_that_could_not_be_made_are_reported_later(
         patched.setattr(recorder, "update_of", lambda _: 1 / 0)
         assert not heartbeat.send()
     assert service.heard == []
+    assert heartbeat.send()
+    assert service.told() == [0, 1]
+
+
+@pytest.mark.parametrize("in_headers", [False, True])
+def test_a_heartbeat_whose_answer_trickles_in_is_abandoned_and_sent_again(
+    service: Any, heartbeat: HeartbeatThread, in_headers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte arrives in time, so that the timeout of a read never passes."""
+    with slow_server(in_headers) as slow, monkeypatch.context() as patched:
+        patched.setattr(heartbeat, "_client", httpx.Client(base_url=slow.url))
+        patched.setattr(heartbeat, "_limits", RequestLimits(0.3))
+        assert not heartbeat.send()
+        assert slow.attempts == 1
+    assert heartbeat.send()
+    assert service.told() == [0, 1], "the changes are reported with the next"
+
+
+def test_no_more_of_an_endless_answer_to_a_heartbeat_is_read_than_any_answer_has(
+    service: Any, heartbeat: HeartbeatThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_limits, "MAX_ANSWER_BYTES", 1_000_000)
+    with endless_server(chunked=True) as endless, monkeypatch.context() as patched:
+        patched.setattr(heartbeat, "_client", httpx.Client(base_url=endless.url))
+        assert not heartbeat.send()
+    assert endless.sent[0] < 30_000_000, "no more than fits into the buffers of two sockets"
     assert heartbeat.send()
     assert service.told() == [0, 1]
 

@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from search_spaces.protocol import LaunchConfig
+from search_spaces.request_limits import RequestLimits
 from workers.tracking import repetition
 from workers.tracking.environment import prepare_import
 from workers.tracking.repetition import RepeatingClient
@@ -50,6 +51,7 @@ class Connection:
         self._launch = launch
         self._superseded = superseded
         self._closed = threading.Event()
+        self._limits = RequestLimits(repetition.REQUEST_S)
         self._lock = threading.Lock()
         self._client: MlflowClient | None = None
 
@@ -71,7 +73,7 @@ class Connection:
             from mlflow import MlflowClient  # takes seconds: on the thread that needs it first
 
             self._client = MlflowClient(self._launch.mlflow_tracking_uri)
-        repeating: Any = RepeatingClient(self._client, self._check, is_outage, self._closed)
+        repeating: Any = RepeatingClient(self._client, self._check, is_outage, self._closed, self._limits)
         client: MlflowClient = repeating
         return client
 

@@ -19,9 +19,9 @@ from typing import Any
 from urllib.parse import quote
 
 from search_spaces.protocol import LaunchConfig, Tag
+from search_spaces.request_limits import AnswerTooLargeError, RequestLimits
 from service.adapters.launcher import ClusterUnreachableError, JobStatus, driver_command
 from service.adapters.ray_warm_workers import WarmWorkers
-from service.adapters.request_limits import AnswerTooLargeError, RequestLimits
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
 

@@ -11,6 +11,8 @@ from mlflow.exceptions import MlflowException, RestException
 
 from search_spaces.protocol import LaunchConfig
 from tests.support.handlers import QuietHandler, handling
+from tests.support.hostile_servers import slow_server
+from workers.tracking import repetition
 from workers.tracking.connection import Connection, SupersededError, is_outage
 
 
@@ -45,6 +47,20 @@ def test_the_client_itself_repeats_no_creation(
         Connection(launch(mlflow_tracking_uri=address)).client().create_run("0")
     assert is_outage(lost.value)
     assert asked == ["runs/create"]
+
+
+@pytest.mark.parametrize("in_headers", [False, True])
+@pytest.mark.parametrize("request_name", ["create_run", "get_run"])
+def test_an_answer_that_trickles_in_is_an_outage_at_the_deadline(
+    launch: Callable[..., LaunchConfig], monkeypatch: pytest.MonkeyPatch, request_name: str, in_headers: bool
+) -> None:
+    """Each byte arrives in time, so that MLflow's own timeout, that of a read, never passes."""
+    monkeypatch.setattr(repetition, "REQUEST_S", 0.3)
+    monkeypatch.setattr(repetition, "PATIENCE_S", 0.0)
+    with slow_server(in_headers) as slow, pytest.raises(TimeoutError, match="not complete") as late:
+        getattr(Connection(launch(mlflow_tracking_uri=slow.url)).client(), request_name)("0")
+    assert is_outage(late.value)
+    assert slow.attempts == 1
 
 
 def test_an_uninterrupted_block_is_finished_before_closing_or_not_entered(launch: Callable[..., LaunchConfig]) -> None:

@@ -1,4 +1,4 @@
-"""RequestLimits: how long one request to Ray or MLflow may take in all, and how much it may answer.
+"""RequestLimits: how long one request may take in all, and how much of an answer is read.
 
 The timeouts of HTTP libraries are those of one read: a server that sends a byte a second is never late. So each request
 runs in a thread of its own, which is abandoned at the deadline. Owns how many may be abandoned. It must not know
