@@ -31,7 +31,9 @@ POSTGRESQL_DEADLINES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,  # milliseconds
 }
-FULL_S = 60.0  # a replica that writes rarely must not stay unready once space is free
+#: How long a write that found no space counts. One that succeeds meanwhile says little: a small one fits into pages that
+#: the database has.
+FULL_S = 20.0
 MIGRATION_LOCK = 7_468_103  # an arbitrary number that identifies PostgreSQL's advisory lock
 
 
@@ -43,7 +45,7 @@ class DatabaseFileLostError(OperationalError):
     """SQLite's file is not the one that was opened: what is written now would be lost with the process."""
 
     def __init__(self, path: Path) -> None:
-        why = f"{path} was deleted or replaced while the service ran; put it back or restart the service"
+        why = f"{path} was deleted or replaced while the service ran; put back that very file, beside its -wal, or restart"
         super().__init__("BEGIN", None, FileNotFoundError(why))
 
 
@@ -56,7 +58,9 @@ class Database:
         if self._sqlite:
             if parsed.database in {None, "", ":memory:"}:
                 raise ValueError("must name a SQLite file: a database in memory is lost with its connection")
-            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+            path = Path(str(parsed.database))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _refuse_to_lose_writes(path)
         limits: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S}
         if not self._sqlite:
             limits = {name: value for name, value in POSTGRESQL_DEADLINES.items() if name not in parsed.query}
@@ -67,7 +71,7 @@ class Database:
         self._full_at = -math.inf
         if self._sqlite:
             _make_sqlite_strict(self.engine)
-            self._file = _OpenedFile(self.engine, Path(str(parsed.database)))
+            self._file = _OpenedFile(self.engine, path)
         self._writer = self.engine.execution_options(rung_writer=True)
 
     @classmethod
@@ -102,11 +106,10 @@ class Database:
             if is_full(error):
                 self._full_at = time.monotonic()
             raise
-        self._full_at = -math.inf
 
     @property
     def is_full(self) -> bool:
-        """Whether the last write found no space, for as long as that says something about the next one."""
+        """Whether a write of the last FULL_S found no space."""
         return time.monotonic() - self._full_at < FULL_S
 
     def migrate(self, revision: str = "head", *, down: bool = False) -> None:
@@ -153,7 +156,11 @@ class Database:
 
 
 class _OpenedFile:
-    """SQLite's file, as the first connection of an engine found or made it."""
+    """SQLite's file, as the first connection of an engine found or made it.
+
+    No later connection makes a file, or opens another one: SQLite would empty the write-ahead log of the lost file,
+    with what was committed since its last checkpoint.
+    """
 
     def __init__(self, engine: Engine, path: Path) -> None:
         self.path = path
@@ -163,15 +170,32 @@ class _OpenedFile:
         def _connected(_connection: Any, _record: Any) -> None:
             self._opened = self._opened or self._found()
 
+        @event.listens_for(engine, "do_connect")
+        def _connecting(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+            if self._opened is not None:
+                if self.is_lost():
+                    raise DatabaseFileLostError(path)
+                arguments[:] = [f"{path.absolute().as_uri()}?mode=rw"]
+                options["uri"] = True
+
     def is_lost(self) -> bool:
         return self._opened is not None and self._found() != self._opened
 
     def _found(self) -> tuple[int, int] | None:
         try:
             status = self.path.stat()
-        except FileNotFoundError:
+        except OSError:  # also of a folder that is a file now, or that nobody may enter
             return None
         return status.st_dev, status.st_ino
+
+
+def _refuse_to_lose_writes(path: Path) -> None:
+    """Raise FileNotFoundError for a write-ahead log without its database, which SQLite would empty."""
+    log = path.with_name(f"{path.name}-wal")
+    if not path.exists() and log.exists() and log.stat().st_size:
+        raise FileNotFoundError(
+            f"{log} has writes of a database that is missing; put {path.name} back beside it, or delete {log.name}"
+        )
 
 
 def is_full(error: OperationalError) -> bool:

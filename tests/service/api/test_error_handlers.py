@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from sqlalchemy import event, text
 
 from service.context import AppContext
 from service.scheduling.reconciler import Reconciler
-from service.store.database import DatabaseFileLostError
+from service.store import database
+from service.store.database import Database, DatabaseFileLostError, DatabaseUnusableError
 from tests.support.postgres import Postgres
 from tests.support.world import World
 
 EXPERIMENTS = "/api/v1/experiments"
 
 
-def test_a_full_disk_of_the_database_is_507_and_changes_nothing(world: World, context: AppContext) -> None:
+def test_a_full_disk_of_the_database_is_507_and_changes_nothing(
+    world: World, context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     running = world.started()
     before = [item["id"] for item in world.client.get(EXPERIMENTS).json()["items"]]
     with context.database.engine.connect() as connection:
@@ -41,6 +45,9 @@ def test_a_full_disk_of_the_database_is_507_and_changes_nothing(world: World, co
     ready = world.client.get("/readyz")
     why = "the disk of the database is full"
     assert (ready.status_code, ready.json()["database"]) == (503, {"ok": False, "detail": why, "why": why})
+    with context.database.write() as session:
+        session.execute(text("UPDATE experiments SET revision = revision"))
+    assert world.client.get("/readyz").status_code == 503, "a small write fits into the pages that there are"
     line = world.line(0, parameters={f"p{n}": "x" * 500 for n in range(50)})
     assert world.beat(running, {"phase": "searching", "trials": [line]}).status_code == 507
     listed = [item["id"] for item in world.client.get(EXPERIMENTS).json()["items"]]
@@ -50,14 +57,16 @@ def test_a_full_disk_of_the_database_is_507_and_changes_nothing(world: World, co
     context.database.close()
     assert world.beat(running, {"phase": "searching", "trials": [line]}).status_code == 200
     assert world.show(running)["trials"] == {"RUNNING": 1}
+    monkeypatch.setattr(database, "FULL_S", 0.0)
     assert world.client.get("/readyz").json()["ready"]
 
 
 @pytest.mark.parametrize("replaced", [False, True])
 def test_nothing_is_accepted_or_started_once_the_file_of_the_database_is_gone(
-    world: World, reconciler: Reconciler, tmp_path: Path, replaced: bool
+    world: World, context: AppContext, reconciler: Reconciler, tmp_path: Path, replaced: bool
 ) -> None:
-    world.submit()
+    submitted = world.submit()
+    assert (tmp_path / "rung.db-wal").stat().st_size, "what was committed is in the log"
     kept = (tmp_path / "rung.db").rename(tmp_path / "kept.db")
     if replaced:
         shutil.copy(kept, tmp_path / "rung.db")
@@ -69,10 +78,37 @@ def test_nothing_is_accepted_or_started_once_the_file_of_the_database_is_gone(
     with pytest.raises(DatabaseFileLostError, match=r"rung\.db was deleted or replaced while the service ran"):
         reconciler.reconcile_once()
     assert not world.launcher.jobs
+    with contextlib.ExitStack() as stack, pytest.raises(DatabaseFileLostError):  # more than were open before
+        for _ in range(20):
+            stack.enter_context(context.database.read()).execute(text("SELECT count(*) FROM experiments"))
     kept.rename(tmp_path / "rung.db")
     assert world.client.get("/readyz").json()["ready"]
     reconciler.reconcile_once()
     assert len(world.launcher.jobs) == 1
+    assert [item["id"] for item in world.client.get(EXPERIMENTS).json()["items"]] == [submitted]
+
+
+def test_a_home_that_is_no_folder_any_more_is_a_lost_database(world: World, tmp_path: Path) -> None:
+    home = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
+    tmp_path.touch()
+    try:
+        assert world.client.post(EXPERIMENTS, json={"name": "x"}).status_code == 503
+        assert world.client.get("/readyz").status_code == 503
+    finally:
+        tmp_path.unlink()
+        home.rename(tmp_path)
+    assert world.client.get("/readyz").json()["ready"]
+
+
+def test_writes_whose_database_is_missing_at_the_start_are_not_lost(tmp_path: Path) -> None:
+    """SQLite would make a new database, and empty the write-ahead log of the missing one."""
+    opened = Database.open(f"sqlite:///{tmp_path / 'rung.db'}")
+    kept = (tmp_path / "rung.db").rename(tmp_path / "kept.db")
+    with pytest.raises(DatabaseUnusableError, match=r"rung\.db-wal has writes of a database that is missing; put rung"):
+        Database.open(f"sqlite:///{tmp_path / 'rung.db'}")
+    kept.rename(tmp_path / "rung.db")
+    opened.close()
+    Database.open(f"sqlite:///{tmp_path / 'rung.db'}").close()
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
