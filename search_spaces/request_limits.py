@@ -17,6 +17,8 @@ MAX_ANSWER_BYTES = 32_000_000  # a page of 25,000 points of MLflow, or 10,000 no
 MAX_ABANDONED = 8  # threads that wait for a server which is never done
 
 T = TypeVar("T")
+#: Reads the chunks of an answer, within the limits.
+Read = Callable[[Iterable[bytes]], bytes]
 
 
 class AnswerTooLargeError(Exception):
@@ -31,7 +33,7 @@ class RequestLimits:
         self._lock = threading.Lock()
         self._abandoned = 0
 
-    def run(self, request: Callable[[Callable[[Iterable[bytes]], bytes]], T], timeout_s: float | None = None) -> T:
+    def run(self, request: Callable[[Read], T], timeout_s: float | None = None) -> T:
         """What `request` returns or raises; it reads its answer with the function that it receives.
 
         Raises TimeoutError at the deadline, and at once while too many earlier requests have not ended.
@@ -52,8 +54,8 @@ class RequestLimits:
         try:
             return done.result(limit_s)
         except TimeoutError as error:
-            if done.done():  # the request itself reports a timeout
-                raise
+            if done.done():  # the request itself reports a timeout, or has just ended
+                return done.result()
             with self._lock:
                 self._abandoned += 1
             done.add_done_callback(self._ended)

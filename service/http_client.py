@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass
 
 import httpx
 
-from search_spaces.request_limits import RequestLimits
+from search_spaces.request_limits import Read, RequestLimits
 
 PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -59,7 +58,7 @@ def fetch(
     Raises what httpx raises, TimeoutError at the deadline, and AnswerTooLargeError.
     """
 
-    def request(read: Callable[[Iterable[bytes]], bytes]) -> httpx.Response:
+    def request(read: Read) -> httpx.Response:
         with client.stream(method, url, **options) as response:
             body = read(response.iter_bytes())
         headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in ENCODING]

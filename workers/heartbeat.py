@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import httpx
 from pydantic import ValidationError
@@ -28,7 +28,7 @@ from search_spaces.protocol import (
     Phase,
     Winner,
 )
-from search_spaces.request_limits import AnswerTooLargeError, RequestLimits
+from search_spaces.request_limits import AnswerTooLargeError, Read, RequestLimits
 from workers.fence import Fence
 from workers.state.recorder import Recorder
 from workers.tracking.mlflow_ids import MlflowIds
@@ -216,7 +216,7 @@ class HeartbeatThread:
         path = f"{API_PREFIX}/attempts/{self._launch.attempt_id}/heartbeat"
         content, headers = message.model_dump_json(), {"Content-Type": "application/json"}
 
-        def request(read: Callable[[Iterable[bytes]], bytes]) -> httpx.Response:
+        def request(read: Read) -> httpx.Response:
             with self._client.stream("POST", path, content=content, headers=headers) as response:
                 body = read(response.iter_bytes())
             kind = {"Content-Type": response.headers.get("content-type", "")}

@@ -126,8 +126,8 @@ class Cluster(Protocol):
     def begin_check(self, node: str, launch: LaunchConfig) -> Any:
         """Begin a check on a node; returns what `checked` takes."""
 
-    def checked(self, begun: list[Any], timeout_s: float) -> dict[Any, str]:
-        """The problems of the nodes whose check has ended by then; "" for one that can be used or has died."""
+    def checked(self, begun: list[Any], timeout_s: float) -> dict[Any, str | None]:
+        """The problems of the nodes whose check has ended by then; "" for one that can be used, None for no answer."""
 
 
 class RayCluster:
@@ -138,14 +138,14 @@ class RayCluster:
         task: Any = ray.remote(num_cpus=0, max_retries=0, label_selector={NODE_ID_LABEL: node})(_check_by_value())
         return task.remote(launch.storage, launch.marker, launch.version)
 
-    def checked(self, begun: list[Any], timeout_s: float) -> dict[Any, str]:
-        found: dict[Any, str] = {}
+    def checked(self, begun: list[Any], timeout_s: float) -> dict[Any, str | None]:
+        found: dict[Any, str | None] = {}
         for task in ray.wait(begun, num_returns=len(begun), timeout=timeout_s)[0]:
             try:
                 found[task] = ray.get(task)
             except Exception as error:  # its node has died, or a process of it
                 log.warning("a node could not be checked: %r", error)
-                found[task] = ""
+                found[task] = None
         return found
 
 
@@ -190,6 +190,8 @@ class Nodes:
                 node, name = self._begun.pop(task)
                 if problem:
                     self.exclude(Failure(ErrorKind.NODE, f"node {name} {problem}", node))
+                elif problem is None and node in self._unusable:
+                    self.exclude(self._unusable[node])
                 elif node in self._unusable:
                     log.info("node %s is used again", name)
                     self._unusable = {other: failure for other, failure in self._unusable.items() if other != node}

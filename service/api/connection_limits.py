@@ -1,7 +1,7 @@
 """Connection limits: how many connections there may be, of one address and in all, and which makes room for a new one.
 
-Owns the books of the open connections. The work of each step does not depend on their number, because a client that
-opens and closes thousands a second must not keep the event loop busy. It must not know what a connection sends.
+Owns which connections are open, by address and by age. The work of each step does not depend on their number, because
+a client that opens and closes thousands a second must not keep the event loop busy. It must not know what they send.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ class Client:
     ) -> None:
         """`timeout_s` is for one request and its whole answer.
 
-        `watch_retry_s` is how long `watch`, `wait` and `follow_logs` keep retrying
-        while the service is unreachable, `submit_retry_s` how long `submit` and `continue_from` do.
+        `watch_retry_s` is how long `watch`, `wait` and `follow_logs` keep retrying while the service is unreachable,
+        `submit_retry_s` how long `submit` and `continue_from` do.
         """
         self._transport = HttpTransport(url, token, timeout_s, transport)
         self._watch_retry_s = watch_retry_s

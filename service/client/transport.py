@@ -107,7 +107,9 @@ class HttpTransport:
             raise UnreachableError(f"the service at {self.url} did not answer in time; is it overloaded?") from None
         except AnswerTooLargeError as error:
             raise NotRungError(f"{self.url} is not a Rung service: {error}") from None
-        except (httpx.TransportError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        except httpx.DecodingError as error:
+            raise NotRungError(f"{self.url} is not a Rung service: its answer cannot be decoded ({error})") from None
+        except (httpx.RequestError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise NoAnswerError(f"no Rung service answers at {self.url or repr(self.url)} ({reason})") from None
         if not response.is_success and (response.status_code != accept or _is_problem(response)):

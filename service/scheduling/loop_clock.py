@@ -1,6 +1,6 @@
-"""LoopClock: the seconds in which this replica's event loop turned, so that it could receive a heartbeat.
+"""LoopClock: the seconds in which this replica's event loop ran, so that it could receive a heartbeat.
 
-Owns how they are counted. While the loop stands still, the reconciler's thread may continue: no driver is silent then.
+Owns how they are counted. While the loop is blocked, the reconciler's thread may continue: no driver is silent then.
 It must not know what the loop serves, or what the seconds are used for.
 """
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 TICK_S = 0.25  # a silence is found so much later
-#: What one tick counts at most: a loop that is busy ticks late, and one that stood still received nothing.
+#: What one tick counts at most: a loop that is busy ticks late, and one that was blocked received nothing.
 LONGEST_TICK_S = 1.0
 
 

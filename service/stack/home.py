@@ -24,8 +24,8 @@ LOCK = "stack.lock"
 #: Each is in the home of every stack or service that has run, also of version 0.1.
 OF_A_HOME = frozenset({LOCK, "rung.db", "ray_token"})
 #: What may be in a home before its first start: data sets, what commands prepared of them, the storage of a service
-#: that has its database elsewhere, and what a new disk has.
-BEFORE_A_START = frozenset({"data", "cache", "storage", "lost+found"})
+#: that has its database elsewhere, and what a new disk or share has.
+BEFORE_A_START = frozenset({"data", "cache", "storage", "lost+found", ".snapshot", ".snapshots"})
 
 
 class StackError(Exception):

@@ -31,8 +31,8 @@ POSTGRESQL_DEADLINES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,  # milliseconds
 }
-#: How long a write that found no space counts. One that succeeds meanwhile says little: a small one fits into pages that
-#: the database has.
+#: How long a write that found no space counts. One that succeeds meanwhile says little: a small one fits into pages
+#: that the database has.
 FULL_S = 20.0
 MIGRATION_LOCK = 7_468_103  # an arbitrary number that identifies PostgreSQL's advisory lock
 
@@ -45,7 +45,7 @@ class DatabaseFileLostError(OperationalError):
     """SQLite's file is not the one that was opened: what is written now would be lost with the process."""
 
     def __init__(self, path: Path) -> None:
-        why = f"{path} was deleted or replaced while the service ran; put back that very file, beside its -wal, or restart"
+        why = f"{path} was deleted or replaced while the service ran; put back the same file or restart the service"
         super().__init__("BEGIN", None, FileNotFoundError(why))
 
 

@@ -26,10 +26,11 @@ from service.contract.errors import UnavailableError
 from service.settings import Settings
 from service.store import database
 from service.store.database import Database, DatabaseUnusableError
-from tests.support.contracts.launcher import every_request, launch_config
+from tests.support.contracts.launcher import launch_config
 from tests.support.half_open import cut_off_address, silent_server
 from tests.support.handlers import QuietHandler, handling
 from tests.support.postgres import Postgres
+from tests.support.ray_requests import every_request
 
 TIMEOUT_S = 0.2
 OPTIONS = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)

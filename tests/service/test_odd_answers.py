@@ -26,9 +26,10 @@ from service.client.transport import NotRungError, UnreachableError
 from service.contract.errors import UnavailableError
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
-from tests.support.contracts.launcher import every_request, launch_config
+from tests.support.contracts.launcher import launch_config
 from tests.support.handlers import QuietHandler, handling
 from tests.support.hostile_servers import Slow, endless_server, slow_server
+from tests.support.ray_requests import every_request
 
 VERSION = b'{"ray_version": "2.60.0"}'
 NODE = {"state": "ALIVE", "node_id": "a", "resources_total": {"CPU": 1}}

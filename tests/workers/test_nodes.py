@@ -189,6 +189,22 @@ def test_a_node_that_failed_is_checked_again_after_a_while_and_then_used(launch:
     assert found.excluded() == []
 
 
+def test_a_node_whose_check_itself_fails_stays_excluded_and_a_new_one_is_used(launch: BuildLaunch) -> None:
+    clock, cluster = Clock(), MemoryCluster("w1", "w2")
+    cluster.broken = {"w1", "w2"}
+    found = Nodes(launch(), cluster, clock.monotonic)
+    found.look()
+    assert found.excluded() == [], "the next trial there tells more"
+    found.exclude(Failure(ErrorKind.DATA, "node w2 cannot load the data set: Stale file handle", "w2"))
+    clock.sleep(nodes.AGAIN_S + nodes.LOOK_S)
+    found.look()
+    assert (found.excluded(), cluster.begun.count("w2")) == (["w2"], 2)
+    cluster.broken.clear()
+    clock.sleep(2 * nodes.AGAIN_S)
+    found.look()
+    assert (found.excluded(), cluster.begun.count("w2")) == ([], 3), "it was checked again"
+
+
 def test_a_node_is_left_where_a_trial_fits(launch: BuildLaunch) -> None:
     found = Nodes(launch(), MemoryCluster("w1", "w2"))
     found.exclude(Failure(ErrorKind.NODE, "node w1 has no Rung", "w1"))

@@ -1,8 +1,7 @@
 """Repetition: a request to MLflow that fails is repeated by itself, not with the sequence that it belongs to.
 
 Owns which requests may be repeated as they are, for how long that is tried, and how long one request may take in all.
-It must not know what is sent, nor
-which errors pass.
+It must not know what is sent, nor which errors pass.
 """
 
 from __future__ import annotations

@@ -384,14 +384,15 @@ def _sixteen_bits(image: Image.Image, data: bytes, rawmode: str) -> _Deep:
 
 def _without_metadata(data: bytes) -> bytes:
     """A PNG without its large chunks of METADATA."""
-    kept, start = [data[:8]], 8
+    kept, begin, start = [], 0, 8  # the parts between those chunks: a file may have millions of small ones
     while start < len(data):
         length = int.from_bytes(data[start : start + 4])
         end = start + length + 12
-        if length <= MAX_METADATA or data[start + 4 : start + 8] not in METADATA:
-            kept.append(data[start:end])
+        if length > MAX_METADATA and data[start + 4 : start + 8] in METADATA:
+            kept.append(data[begin:start])
+            begin = end
         start = end
-    return b"".join(kept)
+    return b"".join([*kept, data[begin:]])
 
 
 def _content(path: Path) -> bytes:

@@ -14,12 +14,12 @@ import logging
 import math
 import shlex
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
 from search_spaces.protocol import LaunchConfig, Tag
-from search_spaces.request_limits import AnswerTooLargeError, RequestLimits
+from search_spaces.request_limits import AnswerTooLargeError, Read, RequestLimits
 from service.adapters.launcher import ClusterUnreachableError, JobStatus, driver_command
 from service.adapters.ray_warm_workers import WarmWorkers
 from service.domain.cluster import Cluster, Node
@@ -143,7 +143,7 @@ def _client(address: str, limits: RequestLimits) -> Any:
         def _do_request(self, method: str, endpoint: str, *, timeout: float | None = None, **options: Any) -> Any:
             ask, timeout = super()._do_request, timeout or limits.timeout_s
 
-            def request(read: Callable[[Iterable[bytes]], bytes]) -> Any:
+            def request(read: Read) -> Any:
                 def keep(response: Any, **_: Any) -> None:  # requests calls it before it reads the body
                     with contextlib.closing(response.raw) as raw:
                         response.raw = io.BytesIO(read(_chunks(raw)))

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from service.api.connection_limits import ConnectionLimits
-from service.api.connections import server_config
-from service.settings import Settings
 
 #: Uvicorn's default backlog: so many connections were accepted in one turn of the loop.
 IN_ONE_TURN = 2048
@@ -78,7 +76,3 @@ def test_what_works_or_is_a_drivers_makes_room_for_nobody() -> None:
     limits.end_wait(last)
     assert not limits.admit(Connection(work, busy.address)), "all of its address work"
     assert [one.drops for one in (busy, driver, last)] == [0, 0, 0]
-
-
-def test_one_turn_of_the_loop_accepts_a_bounded_number_of_connections() -> None:
-    assert server_config(None, Settings()).backlog <= IN_ONE_TURN // 16

@@ -44,6 +44,7 @@ def test_addresses_without_a_service_raise_unreachable_error(url: str) -> None:
         (200, {"content-type": "text/html"}, b"<html>", UnreachableError),
         (200, {"content-type": "application/json"}, b"{}", UnreachableError),
         (200, {"content-type": "application/json"}, b"[1]", UnreachableError),
+        (200, {"content-type": "application/json", "content-encoding": "gzip"}, b"no gzip", UnreachableError),
         (502, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>", InternalError),
         (503, {"content-type": "text/html"}, b"busy", UnavailableError),
         (200, {"content-type": "application/json"}, b"[" * 200_000, UnreachableError),
@@ -55,7 +56,7 @@ def test_addresses_without_a_service_raise_unreachable_error(url: str) -> None:
     ],
 )
 def test_other_services_at_the_address(status: int, headers: Any, body: bytes, error: type[RungError]) -> None:
-    transport = httpx.MockTransport(lambda _: httpx.Response(status, headers=headers, content=body))
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, headers=headers, stream=httpx.ByteStream(body)))
     with Client("http://rung.test", transport=transport) as rung, pytest.raises(error):
         rung.get("22222222")
 

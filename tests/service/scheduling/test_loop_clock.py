@@ -1,11 +1,13 @@
-"""A driver is silent only while this replica's event loop turns."""
+"""A driver is silent only while this replica's event loop runs."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -13,6 +15,7 @@ from fastapi import FastAPI
 
 import service.app
 from service.domain.cluster import Cluster
+from service.scheduling import loop_clock
 from service.scheduling.loop_clock import LoopClock
 from service.settings import Settings
 from tests.support.clock import Clock
@@ -56,7 +59,21 @@ def launcher() -> CountingLauncher:
     return CountingLauncher()
 
 
-def test_no_driver_is_lost_while_the_event_loop_stands_still(
+def test_a_tick_counts_no_more_than_a_second_however_late_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((10.0, 10.25, 10.75, 500.0, 500.25))
+    counted: list[float] = []
+    found = LoopClock(lambda: next(times))
+
+    async def tick(_delay_s: float) -> None:
+        counted.append(found())
+
+    monkeypatch.setattr(loop_clock, "asyncio", SimpleNamespace(sleep=tick))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        asyncio.run(found.run())
+    assert counted == [0.25, 0.75, 1.75, 2.0]
+
+
+def test_no_driver_is_lost_while_the_event_loop_is_blocked(
     app: FastAPI, settings: Settings, launcher: CountingLauncher, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service.app, "LoopClock", partial(LoopClock, clock.monotonic))

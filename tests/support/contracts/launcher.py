@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from search_spaces.protocol import LaunchConfig, attempt_id
 from service.adapters.launcher import ALIVE, ClusterUnreachableError, JobStatus, Launcher
-from service.adapters.launchers.ray_jobs import RayLauncher
 from service.domain.cluster import Cluster
 
 EXPERIMENT = "k3v9q2mz"
@@ -31,18 +28,6 @@ def launch_config(storage: Path, attempt: int = 1) -> LaunchConfig:
         data_root=str(storage / "data"),
         cache_root=str(storage / "cache"),
     )
-
-
-def every_request(launcher: RayLauncher, launch: LaunchConfig) -> list[Callable[[], Any]]:
-    """What the service asks of Ray."""
-    return [
-        launcher.cluster,
-        launcher.raylets,
-        lambda: launcher.status("x"),
-        lambda: launcher.stop("x"),
-        lambda: launcher.logs("x"),
-        lambda: launcher.launch(launch),
-    ]
 
 
 class LauncherContract:
