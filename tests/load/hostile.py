@@ -9,6 +9,7 @@ import itertools
 import json
 import select
 import socket
+import struct
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ IDLE_CONNECTIONS = 20
 #: Connections of one client that opens and closes them.
 BURST = 100
 PATIENCE_S = 60.0
+AFTER_ERROR_S = 0.1  # a client that only fails must not keep the cores busy
+RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: a port that waits for a minute after its end could not be used again
 
 
 class Clients:
@@ -51,6 +54,7 @@ class Clients:
                     self.answers[answer] += 1
             except OSError as error:
                 self.answers[type(error).__name__] += 1
+                time.sleep(AFTER_ERROR_S)
 
 
 def bad_heartbeats(url: str, address: str, _end: float) -> Iterator[str]:
@@ -86,6 +90,7 @@ def bursts(url: str, address: str, _end: float) -> Iterator[str]:
     with ExitStack() as stack:
         for _ in range(BURST):
             raw = stack.enter_context(socket.socket())
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
             raw.bind((address, 0))
             raw.setblocking(False)
             with suppress(BlockingIOError):

@@ -116,7 +116,7 @@ class GPSearch:
         chosen = generator.permutation(len(values))[:FITTED]
         hyperparameters = fit(points[chosen], levels[chosen], values[chosen], self._encoding.groups)
         process = GaussianProcess(points, levels, values, hyperparameters)
-        pending = [number for number in sorted(self._samples) if number not in self._known | self._ended.keys()]
+        pending = sorted(self._samples.keys() - self._known - self._ended.keys())
         if pending:
             vectors = np.stack([self._vectors[number] for number in pending[-PENDING:]])
             process = process.believing(vectors, 0.0 if self._end else TOP)
