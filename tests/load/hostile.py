@@ -26,7 +26,9 @@ IDLE_CONNECTIONS = 20
 BURST = 100
 PATIENCE_S = 60.0
 AFTER_ERROR_S = 0.1  # a client that only fails must not keep the cores busy
-RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: a port that waits for a minute after its end could not be used again
+RESET_AT_CLOSE = struct.pack(
+    "ii", 1, 0
+)  # SO_LINGER: a port that waits for a minute after its end could not be used again
 
 
 class Clients:
