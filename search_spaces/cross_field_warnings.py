@@ -22,6 +22,7 @@ from search_spaces.phrases import counted
 from search_spaces.problems import Problem, shorten
 from search_spaces.sampling import choices, count_distinct, distinct
 from search_spaces.schedulers import Plateau
+from search_spaces.searchers.drawn import DrawnSearcherSpec
 
 if TYPE_CHECKING:
     from search_spaces.experiment import ExperimentSpec
@@ -79,9 +80,11 @@ def _configurations(spec: ExperimentSpec) -> Iterator[Problem]:
             "different seeds; to search, give one a domain such as {choice: [...]}"
         )
     else:
+        repeats = isinstance(spec.searcher, DrawnSearcherSpec) and spec.searcher.repeat_configurations
+        then = "further trials repeat one with another seed" if repeats else "the search ends when all were tried"
         rule = (
-            f"should be at most {count:g}, the number of different configurations, because further trials repeat one "
-            "with another seed; lower it, or search more values"
+            f"should be at most {count:g}, the number of different configurations, because {then}; lower it, or search "
+            "more values"
         )
     yield Problem("searcher.num_samples", rule, spec.num_samples)
 

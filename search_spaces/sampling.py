@@ -88,6 +88,18 @@ def combinations(node: Any) -> Iterator[dict[str, float]]:
     yield from _walk(node, _options)
 
 
+def distinct_combinations(node: Any) -> Iterator[dict[str, float]]:
+    """`combinations` of which each has other values: of equal alternatives of a choice, only the first is in them."""
+    indices: dict[str, Sequence[float]] = {}
+
+    def options(path: str, domain: Domain) -> Sequence[float]:
+        if path not in indices:
+            indices[path] = list(distinct(domain)) if isinstance(domain, Choice) else _options(path, domain)
+        return indices[path]
+
+    yield from _walk(node, options)
+
+
 def extreme_samples(node: Any) -> Iterator[dict[str, float]]:
     """Samples of every alternative, with each interval at its low and at its high end. Ordered as `combinations`."""
     yield from _walk(node, _ends)

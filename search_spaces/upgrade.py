@@ -23,6 +23,12 @@ DEPRECATED = (
 
 #: Fields of image folders that did not exist while version 1 of their reader was the only one.
 _AFTER_READER_1 = {"background", "reader_version"}
+#: kind of the searcher -> fields that did not exist at first, with the rules of that time.
+_FIRST_RULES: dict[str, dict[str, Any]] = {
+    "random": {"repeat_configurations": True},
+    "tpe": {"repeat_configurations": True, "choices_of_numbers": "unordered", "learn_from": "ended_trials"},
+    "gp": {"repeat_configurations": True, "choices_of_numbers": "unordered"},
+}
 #: The fields of version 2 that `asha` became.
 _REPLACE_ASHA = {"max_epochs", "early_stopping"}
 
@@ -83,8 +89,8 @@ def restore_defaults(document: dict[str, Any]) -> dict[str, Any]:
         return restored
     searcher = document.get("searcher", "tpe")
     searcher = {"kind": searcher} if isinstance(searcher, str) else searcher
-    if isinstance(searcher, dict) and searcher.get("kind") == "tpe" and "learn_from" not in searcher:
-        restored["searcher"] = {**searcher, "learn_from": "ended_trials"}
+    if isinstance(searcher, dict) and isinstance(kind := searcher.get("kind"), str):
+        restored["searcher"] = {**_FIRST_RULES.get(kind, {}), **searcher}
     return restored
 
 

@@ -6,6 +6,7 @@ the journal or any searcher by name.
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,3 +118,9 @@ def startup_warnings(search_space: Spec, num_samples: int, startup_trials: int) 
     if startup_trials >= num_samples and any(True for _ in domains(search_space)):
         rule = f"should be less than num_samples={num_samples}, otherwise all trials are random"
         yield Problem("searcher.startup_trials", rule, startup_trials)
+
+
+def proposal_seed(seed: int, number: int, attempt: int, size: int) -> int:
+    """A seed of `size` bytes for one proposal, independent of how many were drawn before it."""
+    again = f"/{attempt}" if attempt else ""
+    return int.from_bytes(hashlib.sha256(f"{seed}/proposal/{number}{again}".encode()).digest()[:size], "big")

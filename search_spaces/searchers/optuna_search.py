@@ -6,69 +6,77 @@ a subclass of `OptunaSearcherSpec` in a module of its own.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import warnings
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from search_spaces.domains import Choice, Domain, Interval
+from search_spaces.positions import orders
 from search_spaces.sampling import Sample, resolve
-from search_spaces.searchers.base import (
-    Finding,
-    NumSamples,
-    SearchAlgorithm,
-    SearcherSpec,
-    SearchProblem,
-    TrialResult,
-)
-from search_spaces.spec import Spec
+from search_spaces.searchers.base import Finding, SearchProblem, TrialResult, proposal_seed
+from search_spaces.searchers.drawn import DrawnSearcherSpec, Model
 
 if TYPE_CHECKING:
     import optuna
 
 
-class OptunaSearcherSpec(SearcherSpec):
-    """`sampler` is the name of a class in `optuna.samplers`."""
+@dataclass(frozen=True)
+class Sampler:
+    """`name` is that of a class in `optuna.samplers`, `options` its arguments besides the seed.
 
-    sampler: ClassVar[str]
-    num_samples: NumSamples = 20
+    `ordered`: whether it draws the numbers of a choice by their order.
+    """
 
-    def trial_count(self, search_space: Spec) -> int:
-        return self.num_samples
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    ordered: bool = False
 
-    def sampler_options(self) -> dict[str, Any]:
-        """Arguments of the sampler besides its seed."""
-        return {}
 
-    def algorithm(self, problem: SearchProblem) -> SearchAlgorithm:
-        return OptunaSearch(problem, self.sampler, self.sampler_options())
+class OptunaSearcherSpec(DrawnSearcherSpec):
+    @abstractmethod
+    def sampler(self) -> Sampler:
+        """What draws the samples."""
+
+    def model(self, problem: SearchProblem) -> Model:
+        return OptunaSearch(problem, self.sampler())
 
 
 class OptunaStudy:
     """A study in memory, whose trials have our numbers. Results of a trial that it does not have are ignored."""
 
-    def __init__(self, problem: SearchProblem, sampler: str, options: dict[str, Any]) -> None:
+    def __init__(self, problem: SearchProblem, sampler: Sampler) -> None:
         import optuna
 
         optuna.logging.set_verbosity(logging.WARNING)
         self._problem = problem
         self._samplers = optuna.samplers
         self._sampler = sampler
-        self._options = options
+        self._orders = orders(problem.search_space) if sampler.ordered else {}
         self._study = optuna.create_study(direction="maximize" if problem.sign > 0 else "minimize")
         self._open: dict[int, optuna.Trial] = {}
+        self._drawn: tuple[int, dict[str, float], optuna.Trial] | None = None
 
-    def propose(self, number: int) -> dict[str, float]:
-        self._study.sampler = self._seeded(number)
-        return self._ask(number)
+    def draw(self, number: int, attempt: int) -> dict[str, float]:
+        """A sample of the sampler. The study has it once it is added."""
+        self._drop_drawn()
+        self._study.sampler = self._seeded(number, attempt)
+        sample, trial = self._ask()
+        self._drawn = number, sample, trial
+        return sample
 
     def add(self, number: int, sample: Sample) -> None:
-        """A trial that was proposed elsewhere."""
+        """A trial that was drawn now, or elsewhere."""
+        if self._drawn is not None and self._drawn[:2] == (number, sample):
+            self._open[number], self._drawn = self._drawn[2], None
+            return
+        self._drop_drawn()
         self._study.sampler = self._samplers.RandomSampler(seed=0)  # it draws nothing: all values are given
-        self._study.enqueue_trial(dict(sample))
-        self._ask(number)
+        self._study.enqueue_trial({path: self._to_optuna(path, value) for path, value in sample.items()})
+        _, self._open[number] = self._ask()
 
     def complete(self, number: int, value: float) -> None:
         """The trial is as good as `value`."""
@@ -92,36 +100,51 @@ class OptunaStudy:
         if (asked := self._open.pop(number, None)) is not None:
             self._study.tell(asked, state=TrialState.FAIL)
 
-    def _ask(self, number: int) -> dict[str, float]:
+    def _drop_drawn(self) -> None:
+        """Samplers ignore trials that failed."""
+        from optuna.trial import TrialState
+
+        if self._drawn is not None:
+            self._study.tell(self._drawn[2], state=TrialState.FAIL)
+            self._drawn = None
+
+    def _ask(self) -> tuple[dict[str, float], optuna.Trial]:
         sample: dict[str, float] = {}
-        trial = self._open[number] = self._study.ask()
+        trial = self._study.ask()
 
         def draw(path: str, domain: Domain) -> float:
-            sample[path] = _suggest(trial, path, domain)
+            if (order := self._orders.get(path)) is None:
+                sample[path] = _suggest(trial, path, domain)
+            else:
+                sample[path] = order[trial.suggest_int(path, 0, len(order) - 1)]
             return sample[path]
 
         resolve(self._problem.search_space, draw)
-        return sample
+        return sample, trial
 
-    def _seeded(self, number: int) -> optuna.samplers.BaseSampler:
+    def _to_optuna(self, path: str, value: float) -> float:
+        return self._orders[path].index(int(value)) if path in self._orders else value
+
+    def _seeded(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
         """A sampler for one proposal: a seed of its own makes the proposal independent of how often it was drawn."""
         from optuna.exceptions import ExperimentalWarning
 
-        seed = int.from_bytes(hashlib.sha256(f"{self._problem.seed}/proposal/{number}".encode()).digest()[:4], "big")
+        seed = proposal_seed(self._problem.seed, number, attempt, size=4)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            sampler: optuna.samplers.BaseSampler = getattr(self._samplers, self._sampler)(seed=seed, **self._options)
+            sampler_class = getattr(self._samplers, self._sampler.name)
+            sampler: optuna.samplers.BaseSampler = sampler_class(seed=seed, **self._sampler.options)
             return sampler
 
 
 class OptunaSearch:
     """One study of whole trials: one that was stopped early is pruned in it, and one without a result is forgotten."""
 
-    def __init__(self, problem: SearchProblem, sampler: str, options: dict[str, Any]) -> None:
-        self._study = OptunaStudy(problem, sampler, options)
+    def __init__(self, problem: SearchProblem, sampler: Sampler) -> None:
+        self._study = OptunaStudy(problem, sampler)
 
-    def propose(self, number: int) -> dict[str, float] | None:
-        return self._study.propose(number)
+    def draw(self, number: int, attempt: int) -> dict[str, float]:
+        return self._study.draw(number, attempt)
 
     def replay(self, number: int, sample: Sample) -> None:
         self._study.add(number, sample)

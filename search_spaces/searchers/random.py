@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from search_spaces.searchers.optuna_search import OptunaSearcherSpec
+from search_spaces.searchers.optuna_search import OptunaSearcherSpec, Sampler
 
 
 class Random(OptunaSearcherSpec):
     """Every domain is drawn independently."""
 
-    sampler: ClassVar[str] = "RandomSampler"
     kind: Literal["random"] = "random"
+
+    def sampler(self) -> Sampler:
+        return Sampler("RandomSampler")

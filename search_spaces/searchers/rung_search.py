@@ -8,11 +8,10 @@ so that a model of completed trials learns little (docs/decisions/0022).
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from search_spaces.sampling import Sample
 from search_spaces.searchers.base import Finding, SearchProblem, TrialResult
-from search_spaces.searchers.optuna_search import OptunaStudy
+from search_spaces.searchers.optuna_search import OptunaStudy, Sampler
 
 #: The level after all rungs: the best value of a trial that trained all of its epochs.
 END = math.inf
@@ -25,10 +24,9 @@ class RungSearch:
     has not reached it yet counts as the sampler counts running trials, and one that ended before it is not counted.
     """
 
-    def __init__(self, problem: SearchProblem, sampler: str, options: dict[str, Any], enough: int) -> None:
+    def __init__(self, problem: SearchProblem, sampler: Sampler, enough: int) -> None:
         self._problem = problem
         self._sampler = sampler
-        self._options = options
         self._enough = enough
         self._samples: dict[int, Sample] = {}
         self._values: dict[float, dict[int, float]] = {level: {} for level in (*problem.rungs, END)}
@@ -36,11 +34,9 @@ class RungSearch:
         self._level = next(iter(self._values))
         self._study = self._new_study()
 
-    def propose(self, number: int) -> dict[str, float] | None:
+    def draw(self, number: int, attempt: int) -> dict[str, float]:
         self._choose_level()
-        sample = self._study.propose(number)
-        self._samples[number] = sample
-        return sample
+        return self._study.draw(number, attempt)
 
     def replay(self, number: int, sample: Sample) -> None:
         self._samples[number] = sample
@@ -84,4 +80,4 @@ class RungSearch:
                 self._tell_end(number)
 
     def _new_study(self) -> OptunaStudy:
-        return OptunaStudy(self._problem, self._sampler, self._options)
+        return OptunaStudy(self._problem, self._sampler)

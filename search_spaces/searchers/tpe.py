@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from search_spaces.domains import Integer
 from search_spaces.problems import Problem
-from search_spaces.searchers.base import SearchAlgorithm, SearchProblem, startup_warnings
-from search_spaces.searchers.optuna_search import OptunaSearcherSpec
+from search_spaces.searchers.base import SearchProblem, startup_warnings
+from search_spaces.searchers.drawn import ChoicesOfNumbers, Model
+from search_spaces.searchers.optuna_search import OptunaSearcherSpec, Sampler
 from search_spaces.searchers.rung_search import RungSearch
 from search_spaces.spec import Spec
 
@@ -18,27 +19,27 @@ from search_spaces.spec import Spec
 class TPE(OptunaSearcherSpec):
     """Optuna's TPE sampler (Bergstra et al., 2011). Domains are modeled together."""
 
-    sampler: ClassVar[str] = "TPESampler"
     kind: Literal["tpe"] = "tpe"
     startup_trials: Annotated[Integer, Field(ge=1)] = Field(
         10, description="Number of random trials before the sampler uses its model."
     )
-
     learn_from: Literal["rungs", "ended_trials"] = Field(
         "rungs",
         description="What the model knows of a trial. rungs: its value at the highest rung that at least "
         "`startup_trials` trials have reached, also if it still runs or was stopped there. ended_trials: its best "
         "value if it completed; experiments of version 0.1 continue with this.",
     )
+    choices_of_numbers: ChoicesOfNumbers = "ordered"
 
     def warnings(self, search_space: Spec) -> Iterator[Problem]:
         return startup_warnings(search_space, self.num_samples, self.startup_trials)
 
-    def sampler_options(self) -> dict[str, Any]:
+    def sampler(self) -> Sampler:
         """Trials that still run count as bad (`constant_liar`), so that trials at once differ from each other."""
-        return {"n_startup_trials": self.startup_trials, "constant_liar": True, "multivariate": True}
+        options = {"n_startup_trials": self.startup_trials, "constant_liar": True, "multivariate": True}
+        return Sampler("TPESampler", options, self.choices_of_numbers == "ordered")
 
-    def algorithm(self, problem: SearchProblem) -> SearchAlgorithm:
+    def model(self, problem: SearchProblem) -> Model:
         if self.learn_from == "ended_trials":
-            return super().algorithm(problem)
-        return RungSearch(problem, self.sampler, self.sampler_options(), self.startup_trials)
+            return super().model(problem)
+        return RungSearch(problem, self.sampler(), self.startup_trials)

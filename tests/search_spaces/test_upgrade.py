@@ -21,6 +21,7 @@ from search_spaces.optimizers import Optimizer
 from search_spaces.problems import SpecError
 from search_spaces.schedulers import Scheduler
 from search_spaces.searchers import Searcher
+from search_spaces.searchers.drawn import DrawnSearcherSpec
 from search_spaces.searchers.tpe import TPE
 from search_spaces.stored import read_spec, read_trial_spec
 from search_spaces.upgrade import DEPRECATED, upgrade, upgrade_sample
@@ -136,10 +137,14 @@ def _as_new(spec: ExperimentSpec) -> ExperimentSpec:
     if isinstance(spec.dataset, ImageFolder):
         assert spec.dataset.reader_version == 1
         spec = spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"reader_version": 2})})
-    if not isinstance(spec.searcher, TPE):
+    if not isinstance(spec.searcher, DrawnSearcherSpec):
         return spec
-    assert spec.searcher.learn_from == "ended_trials"
-    return spec.model_copy(update={"searcher": spec.searcher.model_copy(update={"learn_from": "rungs"})})
+    assert spec.searcher.repeat_configurations
+    new: dict[str, Any] = {"repeat_configurations": False}
+    if isinstance(spec.searcher, TPE):
+        assert (spec.searcher.learn_from, spec.searcher.choices_of_numbers) == ("ended_trials", "unordered")
+        new |= {"learn_from": "rungs", "choices_of_numbers": "ordered"}
+    return spec.model_copy(update={"searcher": spec.searcher.model_copy(update=new)})
 
 
 def _without_what_came_later(now: Any, old: Any) -> Any:

@@ -25,7 +25,9 @@ def only(found: list[str], field: str, *words: str) -> None:
 
 def test_fewer_different_configurations_than_samples() -> None:
     random = {"kind": "random", "num_samples": 7}
-    only(warned(search_space=LISTED, searcher=random), "searcher.num_samples", "at most 6", "(got 7)")
+    only(warned(search_space=LISTED, searcher=random), "searcher.num_samples", "at most 6", "ends when", "(got 7)")
+    repeated = random | {"repeat_configurations": True}
+    only(warned(search_space=LISTED, searcher=repeated), "searcher.num_samples", "at most 6", "repeat", "(got 7)")
     assert warned(search_space=LISTED, searcher={"kind": "random", "num_samples": 6}) == []
     assert warned(search_space=LISTED, searcher="grid") == []
     only(warned(search_space={}), "searcher.num_samples", "no hyperparameter has a domain", "(got 20)")

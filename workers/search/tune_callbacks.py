@@ -63,7 +63,7 @@ class TuneCallback(Callback):
         self.scheduler = TuneScheduler(verdicts, self.poll, self._yields_slot)
         self.outcome: Outcome | None = None
         self.controls = self._decide().controls  # at the newest look before the search ended
-        self._finish: Callable[[], None] = lambda: None
+        self._searcher: TuneSearcher | None = None
         self._nodes: Nodes | None = None
         self._resources: Mapping[str, float] = {}
         self._excluded: list[str] = []  # at the newest look
@@ -77,7 +77,7 @@ class TuneCallback(Callback):
 
         `nodes` learns which nodes cannot be used; a trial needs `resources` of one.
         """
-        self._finish, self._nodes, self._resources = searcher.finish, nodes, resources or {}
+        self._searcher, self._nodes, self._resources = searcher, nodes, resources or {}
 
     def notice(self) -> str:
         """What a person should know of the running search: nodes that it does not use."""
@@ -88,8 +88,10 @@ class TuneCallback(Callback):
         return self._nodes.excluded() if self._nodes else []
 
     def num_samples(self) -> int:
-        """Trials wanted now."""
-        return self._policy.num_samples(self._directives())
+        """Trials wanted now: no more than there are, once the searcher has proposed all that it can."""
+        wanted = self._policy.num_samples(self._directives())
+        no_more = self._searcher is not None and self._searcher.no_more
+        return min(wanted, len(self._table.trials)) if no_more else wanted
 
     def slots(self) -> int:
         """Trials that may run at once now. Applies the directives first: while nothing runs, Tune does not poll."""
@@ -205,8 +207,8 @@ class TuneCallback(Callback):
         self._check_nodes()
         if self.outcome is None:
             self.controls, self.outcome = actions.controls, actions.outcome
-        if self.outcome:
-            self._finish()
+        if self.outcome and self._searcher is not None:
+            self._searcher.finish()
         return actions
 
     def _yields_slot(self, number: int, verdict: Verdict) -> bool:

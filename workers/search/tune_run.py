@@ -82,7 +82,7 @@ def run_trials(
                 trial_dirname_creator=lambda trial: trial.trial_id,
                 verbose=0,
             )
-        if callback.outcome or not searcher.done:
+        if callback.outcome or searcher.no_more or not searcher.done:
             return
         # Once more for trials that were requested while Tune was shutting down.
 

@@ -35,7 +35,8 @@ class TuneSearcher(Searcher):
     the experiment runs. `num_samples` is the number of trials wanted now. `on_last` is called when the last proposals
     are handed out. A Tune trial's config has `trial` (its number), `epoch` (its number of finished epochs), and what
     `config` returns, which is called for each.
-    `done` turns True once Tune has the answer that there are no more trials.
+    `done` turns True once Tune has the answer that there are no more trials. `no_more` turns True when the algorithm
+    has no further proposals: then the trials that exist are all.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class TuneSearcher(Searcher):
         self._running: dict[str, int] = {}
         self._finished = False
         self.done = False
+        self.no_more = False
         rungs = spec.early_stopping.rungs(spec.max_epochs)
         problem = SearchProblem(spec.search_space, spec.objective.sign, spec.seed, rungs)
         self._algorithm = spec.searcher.algorithm(problem)
@@ -74,7 +76,8 @@ class TuneSearcher(Searcher):
     def exhausted(self) -> bool:
         """Whether every trial was proposed and has ended."""
         trials = list(self._recorder.table.trials.values())
-        return len(trials) >= self._num_samples() and all(trial.ended for trial in trials)
+        wanted = 0 if self.no_more else self._num_samples()
+        return len(trials) >= wanted and all(trial.ended for trial in trials)
 
     def suggest(self, trial_id: str) -> Any:
         # While nothing runs, Tune waits here and nowhere else: `slots` also applies the newest directives.
@@ -120,8 +123,11 @@ class TuneSearcher(Searcher):
 
     def _propose(self) -> int | None:
         number = len(self._recorder.table.trials)
-        sample = self._algorithm.propose(number) if number < self._num_samples() else None
+        if self.no_more or number >= self._num_samples():
+            return None
+        sample = self._algorithm.propose(number)
         if sample is None:
+            self.no_more = True
             return None
         parameters = self._spec.parameters(self._spec.bind(sample, number))
         self._recorder.record_suggestion(number, sample, parameters)

@@ -13,26 +13,24 @@ from pydantic import Field
 
 from search_spaces.domains import Integer
 from search_spaces.problems import Problem
-from search_spaces.searchers.base import NumSamples, SearchAlgorithm, SearcherSpec, SearchProblem, startup_warnings
+from search_spaces.searchers.base import SearchProblem, startup_warnings
+from search_spaces.searchers.drawn import ChoicesOfNumbers, DrawnSearcherSpec, Model
 from search_spaces.spec import Spec
 
 
-class GP(SearcherSpec):
+class GP(DrawnSearcherSpec):
     """Bayesian optimization: a Gaussian process of the values at all rungs, also of trials that still run."""
 
     kind: Literal["gp"] = "gp"
-    num_samples: NumSamples = 20
     startup_trials: Annotated[Integer, Field(ge=1)] = Field(
         10, description="Number of trials with a value from which on the searcher uses its model; random before."
     )
-
-    def trial_count(self, search_space: Spec) -> int:
-        return self.num_samples
+    choices_of_numbers: ChoicesOfNumbers = "ordered"
 
     def warnings(self, search_space: Spec) -> Iterator[Problem]:
         return startup_warnings(search_space, self.num_samples, self.startup_trials)
 
-    def algorithm(self, problem: SearchProblem) -> SearchAlgorithm:
+    def model(self, problem: SearchProblem) -> Model:
         from search_spaces.searchers.gp.search import GPSearch
 
-        return GPSearch(problem, self.startup_trials)
+        return GPSearch(problem, self.startup_trials, self.choices_of_numbers == "ordered")

@@ -8,7 +8,6 @@ the choice among candidates. It must not know how a domain is encoded, nor the a
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,14 +18,13 @@ from scipy.special import ndtr
 from threadpoolctl import ThreadpoolController
 
 from search_spaces.sampling import Sample
-from search_spaces.searchers.base import Finding, SearchProblem, TrialResult
+from search_spaces.searchers.base import Finding, SearchProblem, TrialResult, proposal_seed
 from search_spaces.searchers.gp.encoding import Encoding
 from search_spaces.searchers.gp.process import GaussianProcess, fit
 
 #: Values that the process predicts from, and those among them that its hyperparameters are fitted to.
 MODELED, FITTED = 200, 80
 PENDING = 100  # trials without a value that are taken into account, the newest ones
-DRAWS = 100  # of a random sample, until it is new
 RANDOM_CANDIDATES = 400
 CENTERS = 5  # best points near which candidates are drawn
 #: Candidates near each center, and how far from it; then near the best candidates, twice.
@@ -52,10 +50,10 @@ class Observation:
 class GPSearch:
     """Random until `startup_trials` trials have a value; then the candidate of the largest expected improvement."""
 
-    def __init__(self, problem: SearchProblem, startup_trials: int) -> None:
+    def __init__(self, problem: SearchProblem, startup_trials: int, ordered: bool = True) -> None:
         self._problem = problem
         self._startup_trials = startup_trials
-        self._encoding = Encoding(problem.search_space)
+        self._encoding = Encoding(problem.search_space, ordered)
         self._indices = {epoch: index for index, epoch in enumerate(problem.rungs)}
         self._end = len(problem.rungs)  # the index of the level of completed trials, with their best value
         self._samples: dict[int, Sample] = {}
@@ -66,16 +64,12 @@ class GPSearch:
         self._ended: dict[int, Finding] = {}
         self._threads = ThreadpoolController()
 
-    def propose(self, number: int) -> dict[str, float] | None:
-        seed = hashlib.sha256(f"{self._problem.seed}/proposal/{number}".encode()).digest()[:8]
-        generator = np.random.default_rng(int.from_bytes(seed, "big"))
+    def draw(self, number: int, attempt: int) -> dict[str, float]:
+        generator = np.random.default_rng(proposal_seed(self._problem.seed, number, attempt, size=8))
         if len(self._known) < self._startup_trials:
-            sample = self._random(generator)
-        else:
-            with self._threads.limit(limits=1):  # several threads take longer for matrices of this size
-                sample = self._best(generator)
-        self.replay(number, sample)
-        return sample
+            return self._encoding.draw(generator)
+        with self._threads.limit(limits=1):  # several threads take longer for matrices of this size
+            return self._best(generator)
 
     def replay(self, number: int, sample: Sample) -> None:
         self._samples[number] = sample
@@ -96,14 +90,6 @@ class GPSearch:
     def _record(self, level: int, number: int, value: float) -> None:
         self._known.add(number)
         self._values[level][number] = self._problem.sign * min(max(value, -LARGEST), LARGEST)
-
-    def _random(self, generator: np.random.Generator) -> dict[str, float]:
-        """A sample that is new, if one is found in DRAWS."""
-        for _ in range(DRAWS):
-            sample = self._encoding.draw(generator)
-            if self._encoding.encode(sample).tobytes() not in self._taken:
-                break
-        return sample
 
     def _best(self, generator: np.random.Generator) -> dict[str, float]:
         """The candidate of the largest expected improvement over the best point that is known."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from search_spaces.experiment import ExperimentSpec, SearchSpace
 from search_spaces.searchers import Searcher
 from search_spaces.searchers.base import Finding, SearchAlgorithm, SearcherSpec, SearchProblem, TrialResult
+from search_spaces.searchers.drawn import DrawnSearcherSpec
 from search_spaces.searchers.gp import GP
+from search_spaces.searchers.grid import Grid
 from search_spaces.searchers.random import Random
 from search_spaces.searchers.tpe import TPE
 from search_spaces.spec import members
 from search_spaces.stored import read_spec
-from tests.support.contracts.search_algorithm import SearchAlgorithmContract, tell
+from tests.support.contracts.search_algorithm import SearchAlgorithmContract, run, tell
 
 SPACE = SearchSpace.model_validate({"label_smoothing": {"uniform": [0.0, 0.9]}})
 
@@ -139,13 +142,78 @@ def test_a_completed_trial_counts_with_its_best_value() -> None:
     assert searched(TPE(startup_trials=5), peaked) < 0.25
 
 
-def test_a_search_that_was_stored_before_learns_from_ended_trials() -> None:
+def test_a_search_that_was_stored_before_continues_with_its_rules() -> None:
+    """A spec in a database has all fields that existed when it was stored."""
     for searcher in ({"kind": "tpe", "num_samples": 30}, "tpe", {}):
         document = {"name": "x", **({"searcher": searcher} if searcher else {})}
         for stored in (document, json.dumps(document), json.dumps(document).encode()):
             spec = read_spec(stored).searcher
             assert isinstance(spec, TPE)
-            assert spec.learn_from == "ended_trials"
-    new = ExperimentSpec.model_validate({"name": "x"})
-    assert read_spec(new.model_dump_json()).searcher == new.searcher == TPE()
-    assert TPE().learn_from == "rungs"
+            assert (spec.learn_from, spec.choices_of_numbers) == ("ended_trials", "unordered")
+            assert spec.repeat_configurations
+    stored_gp = read_spec({"name": "x", "searcher": {"kind": "gp", "num_samples": 9, "startup_trials": 3}}).searcher
+    assert stored_gp == GP(num_samples=9, startup_trials=3, repeat_configurations=True, choices_of_numbers="unordered")
+    assert read_spec({"name": "x", "searcher": "random"}).searcher == Random(repeat_configurations=True)
+    assert read_spec({"name": "x", "searcher": "grid"}).searcher == Grid()
+    for kind in ("tpe", "gp", "random", "grid"):
+        new = ExperimentSpec.model_validate({"name": "x", "searcher": kind})
+        assert read_spec(new.model_dump_json()).searcher == new.searcher
+
+
+@pytest.mark.parametrize("kind", [TPE, GP, Random])
+def test_configurations_are_repeated_where_the_spec_says_so(kind: type[DrawnSearcherSpec]) -> None:
+    problem = SearchProblem(SearchSpace.model_validate({"batch_size": {"choice": [64, 128]}}), 1, 0)
+    assert len(run(kind(repeat_configurations=True).algorithm(problem), 0, 9)) == 9
+    assert [sample["batch_size"] for sample in run(kind().algorithm(problem), 0, 9)] in ([0, 1], [1, 0])
+
+
+@pytest.mark.parametrize("kind", [TPE, GP, Random])
+def test_a_space_without_domains_is_repeated(kind: type[DrawnSearcherSpec]) -> None:
+    assert run(kind().algorithm(SearchProblem(SearchSpace(), 1, 0)), 0, 5) == [{}] * 5
+
+
+@pytest.mark.parametrize("kind", [TPE, GP, Random])
+def test_equal_alternatives_are_one_configuration(kind: type[DrawnSearcherSpec]) -> None:
+    adam = {"kind": "adam", "lr": {"quniform": [0.001, 0.003, 0.001]}}
+    space = {"optimizer": {"choice": [adam, adam, {"kind": "sgd"}]}, "batch_size": {"choice": [64, 64]}}
+    algorithm = kind().algorithm(SearchProblem(SearchSpace.model_validate(space), 1, 0, rungs=(1,)))
+    assert len(run(algorithm, 0, 9)) == 4
+
+
+@pytest.mark.parametrize("kind", [TPE, GP, Random])
+def test_a_rare_untried_configuration_is_found_and_a_continuous_space_has_no_end(
+    kind: type[DrawnSearcherSpec],
+) -> None:
+    """99 of 100 alternatives are tried; then one of 99 has a continuous domain, which a few draws may miss."""
+    fixed = [{"kind": "adam", "lr": index / 1000} for index in range(1, 100)]
+    for last, proposed in (({"kind": "sgd"}, 1), ({"kind": "sgd", "lr": {"uniform": [0.1, 0.2]}}, 4)):
+        space = SearchSpace.model_validate({"optimizer": {"choice": [*fixed, last]}})
+        algorithm = kind().algorithm(SearchProblem(space, 1, 0))
+        for number in range(99):
+            algorithm.replay(number, {"optimizer": number})
+        samples = [algorithm.propose(99 + number) for number in range(4)]
+        assert sum(sample is not None for sample in samples) == proposed
+
+
+@pytest.mark.parametrize("kind", [TPE, GP])
+def test_models_know_the_order_of_numbers(kind: type[TPE | GP]) -> None:
+    """Trials are good near one of 31 numbers, which are listed in no order."""
+    numbers = [(index * 12 % 31) / 100 for index in range(31)]
+    space = SearchSpace.model_validate(
+        {"label_smoothing": {"choice": numbers}, "gradient_clip_norm": {"uniform": [0.0, 1.0]}}
+    )
+
+    def nearness(seed: int, **options: Any) -> float:
+        algorithm = kind(**options).algorithm(SearchProblem(space, 1, seed, rungs=(1,)))
+        distances = []
+        for number in range(30):
+            sample = algorithm.propose(number)
+            assert sample is not None
+            distances.append(abs(numbers[int(sample["label_smoothing"])] - 0.2))
+            algorithm.report(number, 1, -distances[-1])
+        return sum(distances[-10:]) / 10
+
+    ordered, unordered = (
+        sum(nearness(seed, choices_of_numbers=order) for seed in range(6)) / 6 for order in ("ordered", "unordered")
+    )
+    assert ordered < 0.9 * unordered

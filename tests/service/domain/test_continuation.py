@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from search_spaces.searchers.random import Random
 from search_spaces.upgrade import DEPRECATED
 from service.context import AppContext
 from service.contract.errors import ConflictError
@@ -62,7 +63,7 @@ def test_name_searcher_budget_and_goal_may_change(world: World) -> None:
     }
     view = continue_from(world, source, patch, headers={"content-type": "application/merge-patch+json"}).json()
     assert (view["name"], view["project"], view["labels"], view["num_samples"]) == ("day", "vision", ["b", "c"], 15)
-    assert view["spec"]["searcher"] == {"kind": "random", "num_samples": 5}
+    assert Random.model_validate(view["spec"]["searcher"]) == Random(num_samples=5)
     assert view["spec"]["resources"]["cpus_per_trial"] == 2
     controls = view["controls"]
     assert (controls["priority"], controls["goal"], controls["max_restarts"]) == (4, 0.99, 0), "as they were last"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
+
 from search_spaces.experiment import SearchSpace
 from search_spaces.sampling import Sample, combinations, draw_from, resolve
 from search_spaces.searchers.base import Finding, SearchAlgorithm, SearcherSpec, SearchProblem, TrialResult
@@ -51,8 +53,8 @@ class SearchAlgorithmContract:
     """An implementation gives the fixture `searcher`: its spec."""
 
     @staticmethod
-    def problem(searcher: SearcherSpec, seed: int = 0) -> SearchProblem:
-        space = FINITE if searcher.exhaustive else INFINITE
+    def problem(searcher: SearcherSpec, seed: int = 0, finite: bool = False) -> SearchProblem:
+        space = FINITE if searcher.exhaustive or finite else INFINITE
         return SearchProblem(SearchSpace.model_validate(space), 1, seed, rungs=(1,))
 
     def test_a_sample_has_a_value_for_each_domain_that_applies(self, searcher: SearcherSpec) -> None:
@@ -69,12 +71,13 @@ class SearchAlgorithmContract:
             SearchSpace.model_validate(resolve(problem.search_space, draw))
             assert sorted(drawn) == sorted(sample)
 
+    @pytest.mark.parametrize("finite", [False, True])
     def test_an_algorithm_that_replays_any_part_of_the_search_proposes_the_rest_as_before(
-        self, searcher: SearcherSpec
+        self, searcher: SearcherSpec, finite: bool
     ) -> None:
-        expected = run(searcher.algorithm(self.problem(searcher)), 0, TRIALS)
-        for crash in range(TRIALS):
-            after = searcher.algorithm(self.problem(searcher))
+        expected = run(searcher.algorithm(self.problem(searcher, finite=finite)), 0, TRIALS)
+        for crash in range(finite, TRIALS, 2):
+            after = searcher.algorithm(self.problem(searcher, finite=finite))
             for number, sample in enumerate(expected[:crash]):
                 after.replay(number, sample)
             for number in range(crash):
@@ -86,15 +89,24 @@ class SearchAlgorithmContract:
         assert first == again
         assert (first == other) == searcher.exhaustive
 
-    def test_only_an_exhaustive_search_ends_and_then_has_each_sample_once(self, searcher: SearcherSpec) -> None:
-        problem = self.problem(searcher)
+    def test_each_configuration_of_a_finite_space_is_proposed_once(self, searcher: SearcherSpec) -> None:
+        problem = self.problem(searcher, finite=True)
         every = list(combinations(SearchSpace.model_validate(FINITE)))
-        samples = run(searcher.algorithm(problem), 0, len(every) + 5)
+        algorithm = searcher.algorithm(problem)
+        samples = run(algorithm, 0, len(every) + 5)
+        assert sorted(map(sorted, map(dict.items, map(dict, samples)))) == sorted(map(sorted, map(dict.items, every)))
+        assert algorithm.propose(len(every)) is None, "it stays exhausted"
         if searcher.exhaustive:
             assert samples == every
             assert searcher.trial_count(problem.search_space) == len(every)
-        else:
-            assert len(samples) == len(every) + 5
+
+    def test_a_configuration_that_an_earlier_attempt_tried_is_not_proposed(self, searcher: SearcherSpec) -> None:
+        every = list(combinations(SearchSpace.model_validate(FINITE)))
+        algorithm = searcher.algorithm(self.problem(searcher, finite=True))
+        for number, sample in enumerate(every[:-1]):
+            algorithm.replay(number, sample)
+        assert algorithm.propose(len(every) - 1) == every[-1]
+        assert algorithm.propose(len(every)) is None
 
     def test_a_trial_that_it_never_proposed_is_ignored(self, searcher: SearcherSpec) -> None:
         algorithm = searcher.algorithm(self.problem(searcher))

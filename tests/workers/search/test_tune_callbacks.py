@@ -15,7 +15,9 @@ from search_spaces.protocol import Directives, TrialState
 from search_spaces.storage.folder import FolderStorage
 from tests.support.searches import Search
 from tests.support.workers import BuildSpec, OpenRecorder
+from workers.search import stop_conditions
 from workers.search.checkpoint_keeper import CheckpointKeeper
+from workers.search.stop_conditions import Outcome
 from workers.state import checkpoints
 from workers.state.checkpoints import BEST, LAST
 from workers.state.trial_table import TrialTable
@@ -261,6 +263,26 @@ def test_a_grid_proposes_each_combination_only_once(search: Callable[..., Search
         now.tune.finish(trial, 0.5)
     assert now.tune.start() == "FINISHED"
     assert now.searcher.exhausted()
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe", "gp"])
+def test_a_search_ends_when_each_configuration_was_tried(search: Callable[..., Search], kind: str) -> None:
+    changes: dict[str, Any] = {
+        "searcher": {"kind": kind, "num_samples": 9},
+        "search_space": {"batch_size": {"choice": [16, 32, 64]}},
+    }
+    now = search(**changes)
+    trials = [now.tune.start() for _ in range(3)]
+    assert now.callback.num_samples() == 9
+    assert now.tune.start() is None, "trials run"
+    for trial in trials:
+        now.tune.finish(trial, 0.5)
+    assert now.tune.start() == "FINISHED"
+    assert now.searcher.exhausted()
+    for after in (now, search(2, **changes)):
+        assert after.tune.start() == "FINISHED"
+        assert after.callback.num_samples() == 3
+        assert stop_conditions.exhausted(after.recorder.table, after.callback.num_samples()) == Outcome()
 
 
 def test_the_stopping_rule_after_a_crash_equals_the_one_before(
