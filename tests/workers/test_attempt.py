@@ -71,7 +71,10 @@ def test_the_service_learns_which_nodes_the_search_does_not_use(
     attempt: Callable[..., Attempted], service: Any, launch: BuildLaunch
 ) -> None:
     def trials(recorder: Recorder, callback: TuneCallback) -> None:
-        nodes, searcher = Nodes(launch(), MemoryCluster("w1", "w2")), SimpleNamespace(finish=lambda: None)
+        nodes, searcher = (
+            Nodes(launch(), MemoryCluster("w1", "w2")),
+            SimpleNamespace(finish=lambda: None, no_more=False),
+        )
         callback.attach(cast("Any", searcher), nodes, {"CPU": 1.0})
         nodes.exclude(Failure(ErrorKind.NODE, "node w2 has no Rung", "w2"))
         one_trial(recorder, callback)
