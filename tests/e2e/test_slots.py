@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import pytest
 import ray
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Directives, LaunchConfig
+from search_spaces.protocol import Directives, ErrorKind, LaunchConfig
 from search_spaces.storage.folder import FolderStorage
+from workers.failures.classification import Failure
 from workers.fence import Fence
+from workers.nodes import Nodes
 from workers.ray_patches import startup
 from workers.search.checkpoint_keeper import CheckpointKeeper
 from workers.search.policy import SearchPolicy
@@ -45,7 +47,7 @@ def test_slots_are_free_within_an_epoch_and_trials_resume_later(tmp_path: Path) 
     """Runs in a separate process, because the startup patches Tune, on a Ray of its own with two cores."""
     done = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-5000:]
-    both, one, none, again = json.loads(done.stdout.splitlines()[-1])
+    both, one, none, again, crowded, withdrawn, elsewhere = json.loads(done.stdout.splitlines()[-1])
     assert (both["free"], both["states"]) == (0, ["RUNNING", "RUNNING"])
     assert (one["free"], sorted(one["states"])) == (1, ["PAUSED", "RUNNING"])
     assert one["more_epochs"][one["states"].index("PAUSED")] <= 1
@@ -54,6 +56,14 @@ def test_slots_are_free_within_an_epoch_and_trials_resume_later(tmp_path: Path) 
     assert (again["free"], again["states"]) == (0, ["RUNNING", "RUNNING"]), (
         "another trial was started before the paused ones"
     )
+    assert (crowded["free"], len(crowded["states"])) == (0, 4)
+    assert len(withdrawn["waiting"]) == 2
+    for number in range(4):
+        waited = number in withdrawn["waiting"]
+        assert elsewhere["states"][number] == ("RUNNING" if waited else "CANCELED")
+        assert not waited or elsewhere["more_epochs"][number], (
+            "processes of ended trials kept the slots for trials that had been withdrawn"
+        )
 
 
 class GrantedSlots:
@@ -88,7 +98,11 @@ class GrantedSlots:
 
 
 def main(folder: Path) -> list[dict[str, Any]]:
-    """Search with two slots, one, none and again two, and return what was observed each time."""
+    """Search with two slots, one, none and again two, then four of which Ray has two, and return what was observed.
+
+    Then a node is excluded, and the slots and the trials on the other one are withdrawn: those that waited are placed
+    by another request than before.
+    """
     launch = LaunchConfig(
         experiment_id="x", attempt=1, attempt_id="exp-x-a1", service_url="http://nowhere", token="t", slots=2,
         mlflow_tracking_uri="http://nowhere", storage=str(folder), data_root=str(folder), cache_root=str(folder),
@@ -98,16 +112,18 @@ def main(folder: Path) -> list[dict[str, Any]]:
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     storage = FolderStorage(folder)
     recorder = Recorder(storage.journal, spec.objective)
+    nodes = Nodes(launch)
     granted, seen = GrantedSlots(recorder.table), list[dict[str, Any]]()
 
-    def look(slots: int, over: Callable[[dict[str, Any]], bool]) -> None:
-        granted.change(Directives(slots=slots))
+    def look(slots: int, over: Callable[[dict[str, Any]], bool], cancel: Iterable[int] = ()) -> None:
+        granted.change(Directives(slots=slots, cancel_trials=sorted(cancel)))
         deadline = time.monotonic() + TIMEOUT_S
         while True:
             now = {
                 "free": ray.available_resources().get("CPU", 0),
                 "states": [trial.state for trial in list(recorder.table.trials.values())],
                 "more_epochs": granted.more_epochs(),
+                "waiting": [trial.number for trial in list(recorder.table.waiting())],
             }
             if (granted.are_read() and over(now)) or time.monotonic() >= deadline:
                 break
@@ -120,6 +136,11 @@ def main(folder: Path) -> list[dict[str, Any]]:
             look(1, lambda now: now["free"] == 1)
             look(0, lambda now: now["free"] == 2)
             look(2, lambda now: now["free"] == 0 and min(now["more_epochs"]) > 0)
+            look(4, lambda now: len(now["states"]) == 4 and not now["waiting"])
+            nodes.exclude(Failure(ErrorKind.NODE, "another node cannot be used", "f" * 56))
+            look(2, lambda now: len(now["waiting"]) == 2)
+            waited = seen[-1]["waiting"]
+            look(2, lambda now: all(now["more_epochs"][number] for number in waited), cancel={*range(4)} - {*waited})
         finally:
             granted.change(Directives(slots=0, stop="pause"))
 
@@ -135,7 +156,7 @@ def main(folder: Path) -> list[dict[str, Any]]:
         Fence(),
         lambda: None,
     )
-    run_trials(launch, spec, recorder, callback, lambda: None)
+    run_trials(launch, spec, recorder, callback, lambda: None, nodes)
     watching.join()
     recorder.close()
     return seen

@@ -30,6 +30,7 @@ class Tune:
     def __init__(self, callback: TuneCallback, searcher: TuneSearcher) -> None:
         self._callback, self._searcher = callback, searcher
         self.live: list[Any] = []
+        self._tune_controller = SimpleNamespace(_staged_trials=[])  # the private parts that are used
         self.started = 0
 
     def get_live_trials(self) -> list[Any]:

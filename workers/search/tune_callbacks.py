@@ -22,7 +22,7 @@ from workers.failures import from_ray
 from workers.failures.classification import Failure
 from workers.fence import Fence
 from workers.nodes import Nodes
-from workers.ray_patches import idle_actors
+from workers.ray_patches import idle_actors, waiting_trials
 from workers.search import stop_conditions
 from workers.search.checkpoint_keeper import CheckpointKeeper
 from workers.search.policy import Actions, Reaction, SearchPolicy
@@ -232,7 +232,7 @@ class TuneCallback(Callback):
         pending.sort(key=lambda trial: int(trial.config["trial"]))
         for trial in pending[-surplus:]:
             self._recorder.record_release(trial.config["trial"])
-            controller.stop_trial(trial)
+            waiting_trials.stop_trial(controller, trial)
 
     @contextmanager
     def _journaling(self) -> Iterator[None]:
@@ -260,7 +260,7 @@ class TuneCallback(Callback):
                 self._recorder.record_end(number, *(outcome.of_trial(number) if outcome else CANCELED))
             self._recorder.check_not_fenced()
         self._request_stop(trial)
-        controller.stop_trial(trial)
+        waiting_trials.stop_trial(controller, trial)
 
     def _request_stop(self, trial: Any) -> None:
         """Have the trial's process leave its epoch, unless the trial is a later attempt's now."""
