@@ -21,6 +21,7 @@ from rich.console import Console
 
 from search_spaces.protocol import TrialState
 from search_spaces.sampling import NOT_APPLICABLE
+from search_spaces.searched import searched_parameters
 from service import stack
 from service.cli.console import SafeConsole
 from service.cli.rendering import leaderboard, summary, watch
@@ -28,7 +29,7 @@ from service.client import Client
 from service.contract.errors import RungError
 from service.contract.schemas import ExperimentView
 from service.contract.states import State
-from service.presentation import best_first, searched_parameters
+from service.presentation import best_first
 
 PRESET = "digits-quick"
 

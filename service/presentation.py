@@ -6,20 +6,17 @@ colors, no markup.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from search_spaces.datasets.report import DataReport
-from search_spaces.domains import KEYWORDS
 from search_spaces.phrases import counted, listed, quoted
 from search_spaces.protocol import ENDED_TRIAL_STATES
-from search_spaces.sampling import NOT_APPLICABLE, flatten
+from search_spaces.sampling import NOT_APPLICABLE
+from search_spaces.searched import importance_order, short_name
 from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
 from service.contract.states import State
 
-#: Parameters that a leaderboard shows first.
-FIRST_PARAMETERS = ("optimizer.kind", "optimizer.lr")
 #: Names of kinds of files where they differ from the words that are shown.
 KIND_NAMES = {"pictures": "plots"}
 #: Significant digits of a value: more would be noise.
@@ -217,60 +214,13 @@ def differing_parameters(trials: Sequence[TrialView]) -> list[str]:
         return last != "kind" and has_one_value and len(values.get(f"{family}.kind", ())) > 1
 
     varied = [name for name in names if len(values[name]) > 1 and not is_implied(name)]
-    return sorted(varied, key=_column_order)
+    return sorted(varied, key=importance_order)
 
 
 def shown_parameters(trials: Sequence[TrialView], searched: Collection[str]) -> list[str]:
     """Names of the searched parameters that any of the trials has."""
     names = {name for trial in trials for name, value in trial.parameters.items() if value != NOT_APPLICABLE}
-    return sorted(names & set(searched), key=_column_order)
-
-
-def searched_parameters(space: Any) -> set[str]:
-    """Names of the parameters that have a domain in the search space of a complete spec, as trials name them.
-
-    Of a choice of blocks, these are the kind and what differs between alternatives of one kind.
-    """
-    return set(_searched(space, ""))
-
-
-def _searched(node: Any, path: str) -> Iterator[str]:
-    if not isinstance(node, dict):
-        if isinstance(node, list) and any(isinstance(item, dict) for item in node):
-            yield path
-        return
-    keyword = next(iter(node)) if len(node) == 1 else None
-    if keyword not in KEYWORDS:
-        for name, value in node.items():
-            yield from _searched(value, f"{path}.{name}" if path else name)
-        return
-    alternatives = node[keyword]
-    blocks = [item for item in alternatives if isinstance(item, dict) and not KEYWORDS & item.keys()]
-    if keyword != "choice" or len(blocks) < len(alternatives):
-        yield path
-    by_kind: dict[Any, list[dict[str, Any]]] = {}
-    for block in blocks:
-        yield from _searched(block, path)
-        by_kind.setdefault(block.get("kind"), []).append(block)
-    if len(by_kind) > 1:
-        yield f"{path}.kind"
-    for same in by_kind.values():
-        first, *others = map(flatten, same)
-        for name, value in ((name, value) for other in others for name, value in other.items()):
-            if first.get(name) != value and not KEYWORDS & set(name.split(".")):
-                yield f"{path}.{name}"
-
-
-def _column_order(name: str) -> tuple[bool, bool, str]:
-    return name not in FIRST_PARAMETERS, not name.endswith(".kind"), name
-
-
-def short_name(name: str, names: Sequence[str]) -> str:
-    """`lr` for `optimizer.lr`, and the family for its kind, unless two names would be the same."""
-    family, _, last = name.rpartition(".")
-    if last == "kind":
-        return family
-    return name if sum(other.rpartition(".")[2] == last for other in names) > 1 else last
+    return sorted(names & set(searched), key=importance_order)
 
 
 def one_line(text: str) -> str:

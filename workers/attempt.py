@@ -89,6 +89,8 @@ class Tracking(Protocol):
 
     def finish(self) -> None: ...
 
+    def pause(self, reason: str) -> None: ...
+
     def register(self, folder: Path, winner: Winner) -> str: ...
 
     def end_parent_run(self, summary: Summary) -> None: ...
@@ -219,6 +221,8 @@ class ExperimentAttempt:
         if self._outcome.phase is not Phase.PAUSED:
             self._end_experiment()
             self._checkpoints.prune(self._recorder.table.trials)
+        elif not self._fence.is_closed():
+            self._tracker.pause(self._outcome.reason)
 
     def close(self) -> bool:
         """Stop writing, send the final heartbeat, and draw the plots of a winner now that nobody waits for them."""
@@ -289,7 +293,8 @@ class ExperimentAttempt:
         for number in list(table.trials):
             self._recorder.record_end(number, *outcome.of_trial(number))
         self._retrier.call(self._tracker.finish)
-        summary = summarize(outcome.phase, outcome.reason, table, self._tracker.ids().runs, self._winner)
+        metric = self._spec.objective.metric
+        summary = summarize(outcome.phase, outcome.reason, table, self._tracker.ids().runs, self._winner, metric)
         self._log_data()
         self._retrier.call(lambda: self._tracker.end_parent_run(summary))
 

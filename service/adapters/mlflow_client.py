@@ -32,6 +32,8 @@ METRIC_POINTS_PER_PAGE = 25_000  # the most that MLflow returns
 MAX_PAGES = 1_000  # a server that always has one more is not MLflow
 VERSIONS_PER_PAGE = 1_000
 RUNS_PER_REQUEST = 500  # MLflow parses their ids in about 0.2 s
+#: Of a run that has not ended: it is RUNNING, or SCHEDULED while its experiment is paused.
+NOT_ENDED = tuple(f"attributes.status != '{status}'" for status in RunStatus)
 RUN_ID = re.compile(r"[\w.-]+", re.ASCII)  # what stands in a filter of MLflow, which cannot escape a quote
 TAG_CHARACTERS = 5_000  # longer values are refused by MLflow
 CURVES_AT_ONCE = 8  # requests for the curves of one trial
@@ -109,10 +111,11 @@ class MlflowClient:
         return {name: points for name, points in zip(names, histories, strict=True) if points}
 
     def find_runs(
-        self, mlflow_experiments: Iterable[str], run_ids: Iterable[str], *, running_only: bool = False
+        self, mlflow_experiments: Iterable[str], run_ids: Iterable[str], *, open_only: bool = False
     ) -> list[Run]:
         """Those of the runs that are not deleted, in the order of `run_ids`. An id that MLflow cannot have is left out.
 
+        `open_only`: those that have not ended.
         They are asked for by id: anybody who may edit a run can give it any tag.
         """
         experiments, found = sorted(set(mlflow_experiments)), []
@@ -122,7 +125,7 @@ class MlflowClient:
             condition = f"attributes.run_id IN ({', '.join(map(repr, some))})"
             query = {
                 "experiment_ids": experiments,
-                "filter": f"{condition} and attributes.status = 'RUNNING'" if running_only else condition,
+                "filter": " and ".join((condition, *NOT_ENDED)) if open_only else condition,
                 "run_view_type": "ACTIVE_ONLY",
                 "max_results": RUNS_PER_REQUEST,
             }

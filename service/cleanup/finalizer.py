@@ -96,7 +96,7 @@ class Finalizer:
         """End the MLflow runs that the driver left open. If there are none, this costs a small request per 500 runs."""
         mlflow, trials = self._context.mlflow, self._trials(ended.id)
         recorded = self._recorded_runs(ended, trials)
-        found = mlflow.find_runs(recorded.mlflow_experiments, recorded.trials, running_only=True)
+        found = mlflow.find_runs(recorded.mlflow_experiments, recorded.trials, open_only=True)
         for run in found:
             if not self._still_ended(ended):  # a new driver needs them open
                 return

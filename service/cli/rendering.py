@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search_spaces.datasets.report import DataReport
+from search_spaces.searched import searched_parameters
 from service import presentation
 from service.client import Client
 from service.contract.errors import RungError
@@ -169,7 +170,7 @@ def _screen(view: ExperimentView, trials: Sequence[TrialView], width: int) -> Re
         ProgressBar(total=view.num_samples, completed=ended, width=min(width, 80)),
     ]
     if trials:
-        searched = presentation.searched_parameters(view.spec.get("search_space"))
+        searched = searched_parameters(view.spec.get("search_space"))
         parts += [Text(), leaderboard(trials, view.metric, width, searched)]
     return Group(*parts)
 

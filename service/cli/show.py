@@ -88,8 +88,9 @@ def trials(
     """
     with report_errors(as_json), connect(url, token) as client:
         from search_spaces.phrases import counted
+        from search_spaces.searched import searched_parameters
         from service.cli.rendering import leaderboard
-        from service.presentation import best_first, searched_parameters
+        from service.presentation import best_first
 
         view = client.get(experiment)
         found = list(client.trials(experiment, sort=sort or best_first(view), limit=None if every else limit))

@@ -9,6 +9,7 @@ import pytest
 
 from search_spaces.protocol import TrialState
 from search_spaces.sampling import NOT_APPLICABLE
+from search_spaces.searched import searched_parameters, short_name
 from service.contract.schemas import Curves, DiskUse, Point, TrialView
 from service.presentation import (
     classes,
@@ -18,8 +19,6 @@ from service.presentation import (
     disk_use,
     figure,
     leaderboard,
-    searched_parameters,
-    short_name,
 )
 from tests.support.data_reports import data_report
 

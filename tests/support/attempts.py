@@ -102,6 +102,9 @@ class MemoryTracking:
     def finish(self) -> None:
         self._calls.note("finish")
 
+    def pause(self, reason: str) -> None:
+        self.status, self.tags = "SCHEDULED", {"rung.reason": reason}
+
     def register(self, folder: Path, winner: Winner) -> str:
         self._calls.note("register")
         return f"models:/x/{winner.trial}"

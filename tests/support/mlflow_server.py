@@ -81,7 +81,7 @@ class Mlflow:
         found = [
             {"info": {"run_id": name, "experiment_id": "7", "artifact_uri": run["artifact_uri"]}}
             for name, run in self.runs.items()
-            if name in ids and not run["deleted"] and ("'RUNNING'" not in body["filter"] or run["status"] == "RUNNING")
+            if name in ids and not run["deleted"] and f"!= '{run['status']}'" not in body["filter"]
         ]
         return {"runs": found}
 

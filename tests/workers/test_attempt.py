@@ -48,9 +48,10 @@ def test_a_completed_search_ends_with_a_registered_winner(
     assert (final.phase, final.reason, final.winner) == ("completed", "", winner)
     assert final.controls == Controls(num_samples=1)
     assert done.tracking.status == "FINISHED"
-    assert done.tracking.summary == {
-        "trials_completed": 1,
+    counts = {f"trials_{state.lower()}": 0 for state in TrialState} | {"trials_completed": 1}
+    assert done.tracking.summary == counts | {
         "best_value": 0.5,
+        "best_validation_accuracy": 0.5,
         "best_trial": 0,
         "test_accuracy": 0.75,
         "test_loss": 0.5,
@@ -203,7 +204,7 @@ def test_a_failure_of_the_winners_evaluation_is_reported_in_words(
 
 @pytest.mark.parametrize(
     ("stop", "phase", "reason", "status"),
-    [("cancel", "canceled", "canceled on request", "KILLED"), ("pause", "paused", "paused on request", "")],
+    [("cancel", "canceled", "canceled on request", "KILLED"), ("pause", "paused", "paused on request", "SCHEDULED")],
 )
 def test_a_stop_is_obeyed_while_the_winner_is_evaluated(
     attempt: Callable[..., Attempted], service: Any, stop: Any, phase: str, reason: str, status: str

@@ -8,6 +8,7 @@ and fields that it does not know. It must not know what follows from an event, n
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -60,6 +61,10 @@ class EpochFinished(TrialEvent):
     metrics: Mapping[str, float]
     state: TrialState | None = None
     reason: str = ""
+
+    def value_of(self, metric: str) -> float:
+        """The objective; NaN where the trial diverged in this epoch: whatever the value, its weights are lost."""
+        return math.nan if self.state is TrialState.DIVERGED else self.metrics.get(metric, math.nan)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -193,9 +193,7 @@ class TrialTable:
     def _finish_epoch(self, trial: Trial, event: EpochFinished) -> None:
         trial.metrics = dict(event.metrics)
         trial.started_at = trial.started_at or event.at - trial.metrics.get("epoch_seconds", 0.0)
-        value = trial.metrics.get(self._objective.metric, math.nan)
-        if event.state == TrialState.DIVERGED:
-            value = math.nan  # whatever the value: its weights are lost
+        value = event.value_of(self._objective.metric)
         trial.curve.append(value)
         self._order.append((trial.number, trial.epoch))
         if math.isfinite(value) and (trial.best_value is None or self._objective.is_better(value, trial.best_value)):

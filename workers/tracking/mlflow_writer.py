@@ -1,6 +1,7 @@
 """MLflow writer: sends events to MLflow's runs.
 
-Owns what each event becomes there: metrics, params, tags and statuses; those of the experiment's end are in `summary`.
+Owns what is sent when, and what follows from an answer. What a trial's events become is in `batch`, what the
+experiment's own run says in `description`, `progress` and, at its end, `summary`.
 A point that was sent before, by an earlier process or before the journal lost it, is left out. What MLflow refuses for
 good is logged and left out, so that one bad value blocks nothing. Importing this module imports MLflow, which takes
 seconds: the tracker's thread does it, once. It must not know the journal's file, Ray or the service.
@@ -12,53 +13,37 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import TRIAL_RUN_STATUS, LaunchConfig, Tag, TrialState, Winner, sanitize_text
-from search_spaces.upgrade import upgrade_sample
-from workers.state.events import (
-    EpochFinished,
-    Event,
-    SlotReleased,
-    TrialEnded,
-    TrialEvent,
-    TrialRetried,
-    TrialSuggested,
-)
+from search_spaces.protocol import LaunchConfig, Phase, Tag, Winner, sanitize_text
+from workers.state.events import Event, TrialEvent
 from workers.tracking import registration
+from workers.tracking.batch import batch_of, by_trial
 from workers.tracking.connection import Connection, LostRunsError, is_permanent, recorded, tolerating_refusal
+from workers.tracking.description import Description
 from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.parallel import for_each
+from workers.tracking.progress import Progress, Standing
 from workers.tracking.runs import Runs
 from workers.tracking.summary import Summary
 from workers.tracking.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
+REPORT_S = 10.0  # between two reports of the progress on the parent run: each costs a request
+PAUSED_STATUS = "SCHEDULED"  # of the runs of MLflow's statuses that have not ended, the one that does not run
 AT_ONCE = 4  # runs: a run takes three requests, and a search may end thousands of trials in minutes
-
-
-@dataclass
-class _Batch:
-    """All that one run is sent at once. Times are Unix milliseconds."""
-
-    began_ms: int
-    items: list[Any] = field(default_factory=list)
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    ended: tuple[str, int] | None = None
 
 
 class MlflowWriter:
     """All methods raise what the client raises; they can then be called again, and continue where they were.
 
-    `answered_at` is when MLflow last accepted the events of a run, or a file (monotonic seconds). `ended` tells which
-    trials of the journal have ended.
+    `answered_at` is when MLflow last accepted the events of a run, or a file (monotonic seconds). `history` reads all
+    events of the journal.
     """
 
     def __init__(
@@ -67,14 +52,21 @@ class MlflowWriter:
         launch: LaunchConfig,
         spec: ExperimentSpec,
         runs: Runs,
-        ended: Callable[[], Mapping[int, bool]],
+        description: Description,
+        history: Callable[[], Iterable[Event]],
     ) -> None:
         self._connection = connection
         self._launch = launch
         self._spec = spec
         self._runs = runs
-        self._ended = ended
+        self._description = description
+        self._history = history
+        self._progress = Progress(spec.objective)
         self._resumed = launch.attempt == 1
+        self._parameters = description.parent_parameters()  # of the parent run, which it may lack
+        self._reported: Standing | None = None
+        self._report_at = -math.inf  # monotonic seconds
+        self._best_epochs: dict[int, int] = {}  # trial -> the best epoch that its run has
         self._accepted: dict[int, int] = {}  # trial -> how many of its events of the current block were accepted
         self._uploads = Uploads(self._note_answer)
         self.answered_at = -math.inf
@@ -93,8 +85,29 @@ class MlflowWriter:
             on_parent()
         if not self._resumed:
             self._resume(parent)
-        for_each(list(_by_trial(events).values()), self._send, AT_ONCE)
+        for_each(list(by_trial(events).values()), self._send, AT_ONCE)
         self._accepted.clear()
+        self._progress.apply(events)
+
+    def report_progress(self) -> None:
+        """Say on the parent run how far the search is, unless it did so lately or nothing has changed."""
+        parent, now = self.ids().parent, time.monotonic()
+        if parent is None or now - self._report_at < REPORT_S:
+            return
+        standing = self._progress.standing(self.ids().runs)
+        if standing == self._reported:
+            return
+        at_ms = int(standing.at * 1000)
+        metrics = [Metric(name, value, at_ms, standing.step) for name, value in standing.metrics.items()]
+        self._log(parent, metrics + _params(self._parameters) + _tags(standing.tags))
+        self._parameters, self._reported, self._report_at = {}, standing, now
+
+    def pause(self, reason: str) -> None:
+        """Say on the parent run that the experiment is paused, if there is one."""
+        parent = self.ids().parent
+        if parent is not None:
+            self._log(parent, _tags({Tag.STATE: Phase.PAUSED.upper(), Tag.REASON: reason}))
+            self._connection.client().update_run(parent, status=PAUSED_STATUS)
 
     def end_parent_run(self, summary: Summary, at: float, began: Mapping[int | None, float]) -> None:
         """Log the summary on the parent run, and end it at `at`. Deletes orphans.
@@ -131,22 +144,30 @@ class MlflowWriter:
         left = of_trial[self._accepted.get(number, 0) :]
         if not left:
             return
-        batch = _batch(left)
-        run = self._runs.of_trial(number, batch.params, batch.began_ms)
-        self._log(run, self._runs.without_known_points(run, batch.items) + _tags(batch.tags))
+        batch = batch_of(left, self._description, self._progress.state(number))
+        run = self._runs.of_trial(number, batch.name, batch.params, batch.began_ms)
+        best = self._progress.best_after(number, of_trial)
+        points = self._runs.without_known_points(run, batch.points)
+        if best is not None and self._best_epochs.get(number) != best.epoch:
+            points += batch.best_points(best, self._spec.objective.metric)
+        self._log(run, points + _params(batch.params) + _tags(batch.tags))
         if batch.ended:
             self._terminate(run, *batch.ended)
+        if best is not None:
+            self._best_epochs[number] = best.epoch
         self._accepted[number] = len(of_trial)
         self._note_answer()
 
     def _resume(self, parent: str) -> None:
         """An experiment that had ended or was inactive continues, and so do its trials that have not ended."""
         with recorded(f"run {parent}"):
-            self._connection.client().get_run(parent)
+            known = self._connection.client().get_run(parent).data.params
+        # A parameter cannot change, and an older version may have written it in another way.
+        self._parameters = {name: value for name, value in self._parameters.items() if name not in known}
         self._runs.resume(parent)
-        ended = self._ended()
+        self._progress.apply(self._history())
         for number, run in self.ids().runs.items():
-            if not ended.get(number, True):
+            if not self._progress.ended(number):
                 self._runs.resume(run)
         self._resumed = True
 
@@ -183,43 +204,12 @@ class MlflowWriter:
             return False
 
 
-def _by_trial(events: Iterable[Event]) -> dict[int, list[TrialEvent]]:
-    """The events of each trial."""
-    found: dict[int, list[TrialEvent]] = {}
-    for event in events:
-        if isinstance(event, TrialEvent):
-            found.setdefault(event.trial, []).append(event)
-    return found
-
-
-def _batch(events: list[TrialEvent]) -> _Batch:
-    """What the run of a trial is sent for some of its events."""
-    batch = _Batch(_ms(events[0]))
-    for event in events:
-        at_ms = _ms(event)
-        match event:
-            case TrialSuggested():
-                batch.params = {key: str(value) for key, value in upgrade_sample(event.parameters).items()}
-                batch.items += [Param(key, value) for key, value in batch.params.items()]
-                batch.tags[Tag.TRIAL_STATE] = TrialState.RUNNING
-                if event.source is not None:
-                    batch.tags[Tag.CONTINUED_FROM] = event.source
-            case EpochFinished():
-                batch.items += [Metric(name, float(value), at_ms, event.epoch) for name, value in event.metrics.items()]
-            case TrialRetried():
-                batch.tags[Tag.RESTARTS] = str(event.restarts)
-        if isinstance(event, TrialRetried | SlotReleased) and batch.ended:  # it is tried again after its end
-            batch.ended, batch.tags[Tag.TRIAL_STATE] = None, TrialState.RUNNING
-        if isinstance(event, TrialEnded | TrialRetried) and event.kind is not None:
-            batch.tags[Tag.ERROR_KIND] = event.kind
-        if isinstance(event, TrialEnded | EpochFinished) and event.state is not None:
-            batch.tags |= {Tag.TRIAL_STATE: event.state, Tag.STOP_REASON: event.reason}
-            batch.ended = TRIAL_RUN_STATUS[event.state], at_ms
-    return batch
-
-
 def _ms(event: Event | TrialEvent) -> int:
     return int(event.at * 1000)
+
+
+def _params(params: Mapping[str, str]) -> list[Any]:
+    return [Param(key, value) for key, value in params.items()]
 
 
 def _tags(tags: Mapping[str, str]) -> list[Any]:

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Tag, Winner, registered_model_name
-from workers.tracking.runs import DESCRIPTION_CHARACTERS
+from workers.tracking.description import NOTE_CHARACTERS
 from workers.tracking.uploads import Uploads
 
 #: What users must know about the model, in the description of each version.
@@ -52,7 +52,7 @@ def register(
             return f"models:/{known.name}/{known.version}"
     model_id = _logged(client, run, folder, tags, uploads)
     try:
-        client().create_registered_model(name, description=spec.description[:DESCRIPTION_CHARACTERS] or None)
+        client().create_registered_model(name, description=spec.description[:NOTE_CHARACTERS] or None)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig, Tag, TrialState
 from workers.tracking.connection import Connection, recorded, tolerating_refusal
+from workers.tracking.description import Description
 from workers.tracking.mlflow_ids import MlflowIds
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 #: MLflow's pages show such an experiment as training runs, not as a chat application.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
-DESCRIPTION_CHARACTERS = 5000
 PAGE = 1000  # runs per request
 
 
@@ -37,6 +37,7 @@ class Runs:
         connection: Connection,
         launch: LaunchConfig,
         spec: ExperimentSpec,
+        description: Description,
         ids: MlflowIds,
         continued: bool,
     ) -> None:
@@ -44,9 +45,10 @@ class Runs:
         self._client = connection.client
         self._experiment_id = launch.experiment_id
         self._spec = spec
+        self._description = description
         self._experiment, self._parent, self._runs = ids.experiment, ids.parent, dict(ids.runs)
         self._continued = continued
-        self._unanswered: set[str] = set()  # names of runs that may exist, because no answer to their creation came
+        self._unanswered: set[str] = set()  # queries of runs that may exist, as no answer to their creation came
         self._answers_lost = False  # so there may be runs of no trial
         # Steps that the runs of earlier processes have, by run and metric; asked for when a point is to be sent.
         self._earlier: dict[str, dict[str, set[int]]] = {run: {} for run in self._runs.values()}
@@ -61,7 +63,7 @@ class Runs:
             tags = {
                 Tag.EXPERIMENT_ID: self._experiment_id,
                 Tag.ROLE: "experiment",
-                "mlflow.note.content": self._spec.description[:DESCRIPTION_CHARACTERS],
+                "mlflow.note.content": self._description.note(),
                 Tag.LABELS: ", ".join(self._spec.labels),
             }
             began_ms = int(time.time() * 1000) if began_ms is None else began_ms
@@ -70,8 +72,11 @@ class Runs:
             self._parent = found or self._create(self._spec.name, tags, began_ms, query)
         return self._parent
 
-    def of_trial(self, number: int, params: Mapping[str, str], began_ms: int) -> str:
-        """The run of a trial that is running. A run of other `params` is of a trial that the journal lost: deleted."""
+    def of_trial(self, number: int, name: str, params: Mapping[str, str], began_ms: int) -> str:
+        """The run of a trial that is running; one that is created has this `name`.
+
+        A run of other `params` is of a trial that the journal lost: deleted.
+        """
         parent, runs = self.parent(), self._runs
         query = f"tags.`{Tag.TRIAL_ID}` = '{number}' and start_time = {began_ms}"
         if number not in runs and self._continued:
@@ -89,7 +94,7 @@ class Runs:
                 Tag.EXPERIMENT_ID: self._experiment_id,
                 Tag.TRIAL_ID: str(number),
             }
-            runs[number] = self._create(f"trial-{number:04d}", tags, began_ms, query)
+            runs[number] = self._create(name, tags, began_ms, query)
         return runs[number]
 
     def resume(self, run: str) -> None:
@@ -160,16 +165,16 @@ class Runs:
         """Create a run. One that exists because only the answer to an earlier request was lost is found by `query`."""
 
         def create() -> str:
-            if name in self._unanswered:
+            if query in self._unanswered:
                 self._answers_lost = True
                 found = self._find(query)
                 if found:
-                    self._unanswered.discard(name)
+                    self._unanswered.discard(query)
                     return found
-            self._unanswered.add(name)
+            self._unanswered.add(query)
             with recorded(f"experiment {self._experiment}"):
                 run = self._client().create_run(str(self._experiment), began_ms, tags, name)
-            self._unanswered.discard(name)
+            self._unanswered.discard(query)
             return str(run.info.run_id)
 
         return self._connection.repeat(create)

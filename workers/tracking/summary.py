@@ -1,7 +1,8 @@
 """Summary: what an experiment's own run in MLflow says once the experiment has ended.
 
-Owns its metrics, tags and status. The service sets the same status where no driver is left to do it
-(`service.cleanup.finalizer`). It must not know MLflow's client, nor why the experiment ended.
+Owns its metrics, tags and status, and the names of the metrics that it has while the search runs. The service sets the
+same status where no driver is left to do it (`service.cleanup.finalizer`). It must not know MLflow's client, nor why
+the experiment ended.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from search_spaces.protocol import PARENT_RUN_STATUS, Phase, RunStatus, Tag, Winner
+from search_spaces.protocol import PARENT_RUN_STATUS, Phase, RunStatus, Tag, TrialState, Winner
 from workers.state.trial_table import TrialTable
+
+BEST_EPOCH = "best_epoch"
 
 
 @dataclass(frozen=True)
@@ -23,17 +26,42 @@ class Summary:
     step: int = 0
 
 
-def summarize(phase: Phase, reason: str, table: TrialTable, runs: Mapping[int, str], winner: Winner | None) -> Summary:
-    """The summary of an experiment that ended in `phase` with these trials; `runs` are their runs in MLflow."""
-    metrics: dict[str, float] = {f"trials_{state.lower()}": count for state, count in table.counts().items()}
+def summarize(
+    phase: Phase, reason: str, table: TrialTable, runs: Mapping[int, str], winner: Winner | None, metric: str
+) -> Summary:
+    """The summary of an experiment that ended in `phase` with these trials, compared by `metric`.
+
+    `runs` are their runs in MLflow.
+    """
+    metrics: dict[str, float] = count_metrics(table.counts())
     tags: dict[str, str] = {Tag.STATE: phase.upper(), Tag.REASON: reason}
     best = table.best()
     if best is not None and best.best_value is not None:
-        metrics |= {"best_value": best.best_value, "best_trial": best.number}
-        tags |= {Tag.BEST_TRIAL: str(best.number), Tag.BEST_RUN_ID: runs[best.number]}
+        metrics |= best_metrics(metric, best.best_value, best.number)
+        tags |= best_tags(best.number, runs[best.number])
     if winner is not None:
         metrics["test_accuracy"] = winner.test_accuracy
         if winner.test_loss is not None:
             metrics["test_loss"] = winner.test_loss
         tags[Tag.MODEL] = winner.model_uri or ""
     return Summary(PARENT_RUN_STATUS[phase], metrics, tags, step=len(table.trials))
+
+
+def best_name(metric: str) -> str:
+    """The metric of runs of trials, and of the parent, that has the best value of the objective `metric`."""
+    return f"best_{metric}"
+
+
+def count_metrics(counts: Mapping[TrialState, int]) -> dict[str, float]:
+    """The number of trials in each state, also where there are none now."""
+    return {f"trials_{state.lower()}": float(counts.get(state, 0)) for state in TrialState}
+
+
+def best_metrics(metric: str, value: float, number: int) -> dict[str, float]:
+    """`best_value` has the same name whatever the objective is."""
+    return {"best_value": value, best_name(metric): value, "best_trial": float(number)}
+
+
+def best_tags(number: int, run: str | None) -> dict[str, str]:
+    tags: dict[str, str] = {Tag.BEST_TRIAL: str(number)}
+    return tags | {Tag.BEST_RUN_ID: run} if run else tags

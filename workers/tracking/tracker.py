@@ -11,23 +11,27 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.periodic import PeriodicThread
 from search_spaces.protocol import LaunchConfig, Winner
+from search_spaces.request_limits import RequestLimits
 from search_spaces.storage.base import BLOCK_BYTES, ExperimentStorage, Position
-from workers.state.events import AttemptStarted, EpochFinished, TrialEnded, TrialEvent, decode_all
+from workers.state.events import AttemptStarted, Event, TrialEvent, decode_all
 from workers.tracking import cursor
 from workers.tracking.connection import Connection, SupersededError
 from workers.tracking.cursor import JournalCursor
+from workers.tracking.description import Description
 from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.summary import Summary
 
 if TYPE_CHECKING:
     from workers.tracking.mlflow_writer import MlflowWriter
+
+PAUSE_S = 3.0  # for MLflow to take the pause: the slots are free, and the service waits for the final heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +86,8 @@ class Tracker:
             try:
                 while self._deliver_block():
                     pass
+                if self._opened is not None:
+                    self._opened.report_progress()
             except SupersededError as superseded:
                 log.info("nothing more is sent to MLflow: %s", superseded)
                 self.close()
@@ -118,12 +124,24 @@ class Tracker:
         Every attempt that finds the experiment ended gives the same time.
         """
         at, began = 0.0, dict[int | None, float]()
-        for event in decode_all(self._storage.journal.entries()):
+        for event in self._history():
             at = at if isinstance(event, AttemptStarted) else max(at, event.at)
             began.setdefault(None, event.at)
             if isinstance(event, TrialEvent):
                 began.setdefault(event.trial, event.at)
         self._writer().end_parent_run(summary, at, began)
+
+    def pause(self, reason: str) -> None:
+        """Stop following, and say on the parent run that the experiment is paused, if MLflow answers soon."""
+        self.stop()
+        if self._opened is None or not self._working.acquire(timeout=PAUSE_S):
+            return
+        try:
+            RequestLimits(PAUSE_S).run(lambda _: self._writer().pause(reason))
+        except Exception as error:  # the experiment is paused all the same
+            log.info("MLflow does not show that the experiment is paused: %r", error)
+        finally:
+            self._working.release()
 
     def log_folder(self, folder: Path) -> None:
         """Log the files of a folder on the parent run, under the folder's name. Raises what the client raises."""
@@ -155,18 +173,13 @@ class Tracker:
             from workers.tracking.mlflow_writer import MlflowWriter
             from workers.tracking.runs import Runs
 
-            runs = Runs(self.connection, self._launch, self._spec, self._cursor.ids, self._continued)
-            self._opened = MlflowWriter(self.connection, self._launch, self._spec, runs, self._ended_trials)
+            description = Description(self._launch, self._spec)
+            runs = Runs(self.connection, self._launch, self._spec, description, self._cursor.ids, self._continued)
+            self._opened = MlflowWriter(self.connection, self._launch, self._spec, runs, description, self._history)
         return self._opened
 
-    def _ended_trials(self) -> dict[int, bool]:
-        """The journal's trials, and whether each has ended."""
-        ended: dict[int, bool] = {}
-        for event in decode_all(self._storage.journal.entries()):
-            if isinstance(event, TrialEvent):
-                ends = isinstance(event, EpochFinished | TrialEnded) and event.state is not None
-                ended[event.trial] = ends  # one that is tried again waits after its end
-        return ended
+    def _history(self) -> Iterator[Event]:
+        return decode_all(self._storage.journal.entries())
 
     def _save(self, position: Position) -> None:
         with self.connection.uninterrupted():

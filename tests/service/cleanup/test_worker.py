@@ -21,6 +21,7 @@ pytestmark = pytest.mark.stores
 
 def test_runs_that_the_driver_left_open_are_ended(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
     failed_experiment(world, mlflow)
+    mlflow.runs["parent"]["status"] = "SCHEDULED"  # it was paused before
     keeper.run_once()
     said = {name: (run["status"], run["tags"]) for name, run in mlflow.runs.items()}
     assert {name: status for name, (status, _) in said.items()} == {

@@ -12,6 +12,7 @@ from tests.support.tracking import LosingClient
 from tests.support.workers import BuildLaunch, BuildSpec
 from workers.tracking import repetition
 from workers.tracking.connection import Connection
+from workers.tracking.description import Description
 from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.runs import Runs
 
@@ -27,7 +28,8 @@ def open_runs(client: MlflowClient, launch: BuildLaunch, experiment: BuildSpec) 
     config = launch(mlflow_tracking_uri=client.tracking_uri)
 
     def build(continued: bool = True) -> Runs:
-        return Runs(Connection(config), config, experiment(), MlflowIds(), continued)
+        spec = experiment()
+        return Runs(Connection(config), config, spec, Description(config, spec), MlflowIds(), continued)
 
     return build
 
@@ -41,7 +43,7 @@ def test_runs_that_were_created_before_are_found(client: MlflowClient, open_runs
     for runs in (first, second):
         runs.parent(900)
         for number in range(3):
-            runs.of_trial(number, {}, 1000 + number)
+            runs.of_trial(number, "trial", {}, 1000 + number)
     assert first.ids() == second.ids()
     assert active(client, first) == {str(first.ids().parent), *first.ids().runs.values()}
 
@@ -52,7 +54,7 @@ def test_runs_of_lost_creations_are_deleted(
     """The requests were on their way when a process died, and arrived after the next process had created its runs."""
     monkeypatch.setattr("workers.tracking.runs.PAGE", 2)
     runs = open_runs()
-    kept = {runs.parent(900)} | {runs.of_trial(number, {}, 1000 + number) for number in range(3)}
+    kept = {runs.parent(900)} | {runs.of_trial(number, "trial", {}, 1000 + number) for number in range(3)}
     home = str(runs.ids().experiment)
     duplicate = {"mlflow.parentRunId": runs.parent(), "rung.experiment_id": "abc", "rung.trial_id": "1"}
     client.create_run(home, 1001, tags=duplicate, run_name="trial-0001")
@@ -76,7 +78,7 @@ def test_a_run_that_only_has_the_tags_is_neither_used_nor_deleted(client: Mlflow
         )
     }
     runs = open_runs()
-    own = {runs.parent(900)} | {runs.of_trial(number, {}, 1000 + number) for number in range(3)}
+    own = {runs.parent(900)} | {runs.of_trial(number, "trial", {}, 1000 + number) for number in range(3)}
     assert not own & strange
     runs.delete_orphans(BEGAN)
     assert active(client, runs) == own | strange
@@ -88,7 +90,7 @@ def test_orphans_are_looked_for_only_where_there_may_be_some(
 ) -> None:
     """Not by a first attempt that received every answer: MLflow would read all that the experiment has sent it."""
     first = open_runs(continued=False)
-    kept = {first.parent(900), first.of_trial(0, {}, 1000)}
+    kept = {first.parent(900), first.of_trial(0, "trial", {}, 1000)}
     home = str(first.ids().experiment)
     stray = client.create_run(home, 1000, tags={"rung.experiment_id": "abc", "rung.trial_id": "0"})
     first.delete_orphans(BEGAN)
@@ -96,7 +98,7 @@ def test_orphans_are_looked_for_only_where_there_may_be_some(
     losing: Any = LosingClient(client, "create_run", 1, after=False)
     monkeypatch.setattr(repetition, "PATIENCE_S", 5.0)
     monkeypatch.setattr(first._connection, "_client", losing)
-    kept.add(first.of_trial(1, {}, 1001))
+    kept.add(first.of_trial(1, "trial", {}, 1001))
     for run in first.ids().runs.values():
         client.set_terminated(run)
     first.delete_orphans(BEGAN)
@@ -105,8 +107,8 @@ def test_orphans_are_looked_for_only_where_there_may_be_some(
 
 def test_the_run_of_a_trial_that_does_not_exist_is_deleted(client: MlflowClient, open_runs: Open) -> None:
     runs = open_runs()
-    kept = {runs.parent(900)} | {runs.of_trial(number, {}, 1000 + number) for number in range(2)}
-    runs.of_trial(2, {}, 1002)
+    kept = {runs.parent(900)} | {runs.of_trial(number, "trial", {}, 1000 + number) for number in range(2)}
+    runs.of_trial(2, "trial", {}, 1002)
     runs.delete_orphans({number: BEGAN[number] for number in (None, 0, 1)})
     assert active(client, runs) == kept
     assert set(runs.ids().runs) == {0, 1}
@@ -115,10 +117,10 @@ def test_the_run_of_a_trial_that_does_not_exist_is_deleted(client: MlflowClient,
 def test_a_resumed_run_belongs_to_the_parent_that_exists(client: MlflowClient, open_runs: Open) -> None:
     lost, runs = open_runs(), open_runs()
     lost.parent(900)
-    run = lost.of_trial(0, {}, 1000)
+    run = lost.of_trial(0, "trial", {}, 1000)
     client.delete_run(lost.parent())
     client.set_terminated(run, "KILLED")
-    assert runs.of_trial(0, {}, 1000) == run
+    assert runs.of_trial(0, "trial", {}, 1000) == run
     found = client.get_run(run)
     assert (found.info.status, found.data.tags["mlflow.parentRunId"]) == ("RUNNING", runs.parent())
     assert runs.parent() != lost.parent()

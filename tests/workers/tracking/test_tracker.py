@@ -228,7 +228,7 @@ def test_ending_the_parent_run_twice_leaves_one_summary(
             open_recorder(2)
         one = tracker(attempt)
         assert one.deliver()
-        one.end_parent_run(Summary(RunStatus.FINISHED, {"best_value": 0.3}, {"rung.state": "COMPLETED"}))
+        one.end_parent_run(Summary(RunStatus.FINISHED, {"best_value": 0.3}, {"rung.state": "COMPLETED"}, 2))
     parent = client.get_run(str(one.ids().parent))
     assert (parent.info.status, parent.data.tags["rung.state"]) == ("FINISHED", "COMPLETED")
     assert parent.data.tags["rung.role"] == "experiment"
