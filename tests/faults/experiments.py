@@ -9,6 +9,8 @@ from service.contract.states import INACTIVE
 from tests.faults.stand import Stand
 
 TRIALS = 6
+PATIENCE_S = 240.0  # a stopped service or Ray takes a minute to come back
+LOOK_S = 0.5  # each look is two requests to the service
 OPTIMIZER = {"kind": "adam", "lr": {"loguniform": [1e-4, 3e-2]}}
 SPACE = {"model": {"kind": "cnn", "width": 16, "depth": 2}, "batch_size": 16, "optimizer": OPTIMIZER}
 
@@ -32,14 +34,22 @@ def serial(name: str, **changes: Any) -> dict[str, Any]:
     return parallel(name, **{"resources": {"max_concurrent_trials": 1}} | changes)
 
 
-def wait_for_end(stand: Stand, experiment_id: str, timeout_s: float = 400.0) -> ExperimentView:
-    """Waits until the experiment has ended or is paused, and returns it."""
+def wait_for_end(stand: Stand, experiment_id: str, patience_s: float = PATIENCE_S) -> ExperimentView:
+    """Waits until the experiment has ended or is paused, and returns it.
 
-    def view() -> ExperimentView | None:
-        now = stand.rung.get(experiment_id)
-        return now if now.state in INACTIVE else None
+    Fails after `patience_s` without a new epoch. A busy machine needs longer, and is no fault.
+    """
+    epochs = -1
+    while True:
 
-    return stand.wait_until(view, f"the end of experiment {experiment_id}", timeout_s)
+        def progress(before: int = epochs) -> tuple[ExperimentView, int] | None:
+            view, now = stand.rung.get(experiment_id), _epochs(stand, experiment_id)
+            return (view, now) if view.state in INACTIVE or now != before else None
+
+        what = f"an epoch after {epochs} of experiment {experiment_id}, or its end"
+        view, epochs = stand.wait_until(progress, what, patience_s, LOOK_S)
+        if view.state in INACTIVE:
+            return view
 
 
 def wait_for_epochs(stand: Stand, experiment_id: str, epochs: int, timeout_s: float = 240.0) -> None:
@@ -47,9 +57,13 @@ def wait_for_epochs(stand: Stand, experiment_id: str, epochs: int, timeout_s: fl
 
     def reported() -> bool:
         assert stand.rung.get(experiment_id).state not in {"COMPLETED", "ERROR", "PAUSED"}
-        return sum(trial.epoch for trial in stand.rung.trials(experiment_id)) >= epochs
+        return _epochs(stand, experiment_id) >= epochs
 
     stand.wait_until(reported, f"{epochs} epochs of experiment {experiment_id}", timeout_s)
+
+
+def _epochs(stand: Stand, experiment_id: str) -> int:
+    return sum(trial.epoch for trial in stand.rung.trials(experiment_id))
 
 
 def driver_of(stand: Stand, experiment_id: str) -> int:

@@ -249,7 +249,9 @@ class Stand:
                 os.kill(pid, signal.SIGKILL)
         self.wait_until(lambda: not self.remaining_processes(), "all processes of the stand are gone")
 
-    def wait_until(self, condition: Callable[[], T | None], what: str, timeout_s: float = 180.0) -> T:
+    def wait_until(
+        self, condition: Callable[[], T | None], what: str, timeout_s: float = 180.0, look_s: float = 0.05
+    ) -> T:
         """Wait until `condition` returns a true value, and return it. Errors of unreachable parts count as false."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -262,7 +264,7 @@ class Stand:
                 return result
             if time.monotonic() >= deadline:
                 raise AssertionError(f"timed out after {timeout_s:g} s: {what}{last_error}{self._tails()}")
-            time.sleep(0.05)
+            time.sleep(look_s)
 
     def _ready(self, name: str, settings: Mapping[str, str]) -> bool:
         if not self.is_running(name):  # Ray exits if its own parts need more than 30 s, as on a loaded machine

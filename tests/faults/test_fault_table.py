@@ -25,7 +25,7 @@ from tests.faults.invariants import JOURNAL, assert_nothing_lost, entries, finis
 from tests.faults.stand import Stand
 from tests.support.processes import is_alive
 
-pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(1200)]
 
 MLFLOW_DOWN_S = 60.0
 FROZEN_S = 22.0  # a driver that is silent for 20 s is lost

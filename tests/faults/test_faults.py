@@ -12,7 +12,7 @@ from tests.faults.experiments import TRIALS, driver_of, serial, wait_for_end, wa
 from tests.faults.invariants import assert_nothing_lost, entries, finished
 from tests.faults.stand import Stand
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 
 def test_a_loss_that_is_not_finite(stand: Stand, undisturbed: Callable[..., str]) -> None:

@@ -20,7 +20,7 @@ from tests.support.image_files import save_image
 from tests.support.processes import command
 from workers.nodes import own_version
 
-pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(1200)]
 
 
 def seconds(view: ExperimentView) -> float:
