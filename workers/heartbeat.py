@@ -36,6 +36,8 @@ from workers.tracking.mlflow_ids import MlflowIds
 log = logging.getLogger(__name__)
 
 MIN_GAP_S = 1.0  # however short the epochs are: each message costs the service 5 to 10 ms
+#: For an idle connection: a busy machine may send the next heartbeat late, and a new one would have to be accepted.
+KEEP_S = 15.0
 RETRY_S = 1.0  # between two tries of the final heartbeat
 TIMEOUT_S = 10.0
 #: Statuses with which the service, not a proxy, says that this attempt is no longer the current one.
@@ -63,6 +65,7 @@ class HeartbeatThread:
             base_url=launch.service_url,
             headers={"Authorization": f"Bearer {launch.token}"},
             timeout=TIMEOUT_S,
+            limits=httpx.Limits(keepalive_expiry=KEEP_S),
             trust_env=False,
         )
         self._limits = RequestLimits(TIMEOUT_S)
@@ -222,4 +225,7 @@ class HeartbeatThread:
             kind = {"Content-Type": response.headers.get("content-type", "")}
             return httpx.Response(response.status_code, headers=kind, content=body)
 
-        return self._limits.run(request)
+        try:
+            return self._limits.run(request)
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):  # of a connection that ended meanwhile
+            return self._limits.run(request)

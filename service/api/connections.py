@@ -46,6 +46,8 @@ def server_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Confi
             "ws": "none",
             "proxy_headers": False,  # anybody could write an address of their choice into them
             "server_header": False,
+            # Longer than clients keep an idle connection: it must not end while the next request is on its way.
+            "timeout_keep_alive": int(settings.request_timeout_s),
             "timeout_graceful_shutdown": int(settings.request_timeout_s) + 1,
             "access_log": False,
             "workers": 1,  # otherwise uvicorn reads WEB_CONCURRENCY

@@ -91,9 +91,12 @@ def curves(stand: Stand, experiment_id: str) -> Curves:
 
 
 def trained(stand: Stand, experiment_id: str, trial: int) -> list[int]:
-    """The epochs that were trained for a trial, in order, from its log; after a crash, some appear twice."""
+    """The epochs that were trained for a trial, in order, from its log; after a crash, some appear twice.
+
+    The log also tells how far an epoch of more than half a minute is.
+    """
     log = stand.files(experiment_id) / "trials" / f"{trial:05d}" / "trial.log"
-    return [int(number) for number in re.findall(r"\bepoch (\d+): ", log.read_text())]
+    return [int(number) for number in re.findall(r"\bepoch (\d+): (?!\d+ of )", log.read_text())]
 
 
 def _assert_trials(stand: Stand, view: ExperimentView, num_samples: int, states: frozenset[str]) -> None:

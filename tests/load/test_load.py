@@ -27,6 +27,15 @@ SECONDS = float(os.environ.get("RUNG_TEST_LOAD_S", "120"))
 CLIENTS_OF_A_KIND = 10
 EXPERIMENTS = "/api/v1/experiments"
 START_S = 60
+#: What the service answers each kind of clients, beside that it is busy (503).
+EXPECTED = {
+    "bad_heartbeats": {"401", "404"},
+    "unfinished_bodies": {"408"},
+    "expensive_specs": {"422"},
+    "idle_connections": {"closed"},
+    "submissions": {"201"},
+    "bursts": {"burst"},
+}
 
 
 class CountingHeartbeats(HeartbeatThread):
@@ -102,6 +111,11 @@ def test_every_heartbeat_arrives_under_the_requests_of_sixty_hostile_clients(
     )
     for kind, counted in answers.items():
         print(f"{kind}: {counted}")
+    for kind, counted in answers.items():
+        expected = sum(counted.get(answer, 0) for answer in EXPECTED[kind])
+        errors = sum(count for answer, count in counted.items() if answer.endswith("Error"))
+        assert expected >= CLIENTS_OF_A_KIND, f"{kind} did not do what it is for"
+        assert errors <= expected / 10, f"{kind} mostly failed"
     assert all(arrived for driver in drivers for arrived in driver.arrived)
     assert all(len(driver.arrived) > SECONDS / launches[0].heartbeat_s / 4 for driver in drivers)
     assert [(view["state"], view["attempt"]) for view in views] == [("RUNNING", 1)] * 3

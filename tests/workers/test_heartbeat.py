@@ -13,6 +13,7 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import MAX_NODES, MAX_UPDATES, Directives, LaunchConfig, TrialState, Winner
 from search_spaces.request_limits import RequestLimits
+from tests.support.handlers import QuietHandler, handling
 from tests.support.hostile_servers import endless_server, slow_server
 from tests.support.workers import OpenRecorder
 from workers.fence import Fence
@@ -113,6 +114,33 @@ def test_updates_of_a_message_that_could_not_be_made_are_reported_later(
     assert service.heard == []
     assert heartbeat.send()
     assert service.told() == [0, 1]
+
+
+def test_a_heartbeat_that_meets_the_end_of_its_idle_connection_is_sent_again(
+    heartbeat: HeartbeatThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service, or a proxy before it, may close an idle connection while the next heartbeat is on its way."""
+    connections: list[int] = []
+
+    class Handler(QuietHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            connections.append(0)
+
+        def respond(self) -> None:
+            connections[-1] += 1
+            self.body()
+            if connections == [2]:  # on the first connection
+                self.close_connection = True
+            else:
+                self.answer(200, b'{"slots": 3}')
+
+    with handling(Handler) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        monkeypatch.setattr(heartbeat, "_client", client)
+        assert [heartbeat.send() for _ in range(3)] == [True] * 3
+    assert connections == [2, 2]
 
 
 @pytest.mark.parametrize("in_headers", [False, True])
