@@ -23,11 +23,12 @@ DEPRECATED = (
 
 #: Fields of image folders that did not exist while version 1 of their reader was the only one.
 _AFTER_READER_1 = {"background", "reader_version"}
+_DRAWN_FIRST = {"repeat_configurations": True, "startup": "random"}
 #: kind of the searcher -> fields that did not exist at first, with the rules of that time.
 _FIRST_RULES: dict[str, dict[str, Any]] = {
-    "random": {"repeat_configurations": True},
-    "tpe": {"repeat_configurations": True, "choices_of_numbers": "unordered", "learn_from": "ended_trials"},
-    "gp": {"repeat_configurations": True, "choices_of_numbers": "unordered"},
+    "random": _DRAWN_FIRST,
+    "tpe": {**_DRAWN_FIRST, "choices_of_numbers": "unordered", "learn_from": "ended_trials"},
+    "gp": {**_DRAWN_FIRST, "choices_of_numbers": "unordered"},
 }
 #: The fields of version 2 that `asha` became.
 _REPLACE_ASHA = {"max_epochs", "early_stopping"}

@@ -116,7 +116,7 @@ class SearcherSpec(Spec):
 def startup_warnings(search_space: Spec, num_samples: int, startup_trials: int) -> Iterator[Problem]:
     """The warning that a searcher would never use its model."""
     if startup_trials >= num_samples and any(True for _ in domains(search_space)):
-        rule = f"should be less than num_samples={num_samples}, otherwise all trials are random"
+        rule = f"should be less than num_samples={num_samples}, otherwise the model is never used"
         yield Problem("searcher.startup_trials", rule, startup_trials)
 
 

@@ -1,23 +1,28 @@
 """Drawn: what searchers have in common that draw each sample, unlike a grid.
 
-Owns their common fields, and that no configuration is proposed twice. A searcher adds a model, which draws. It must not
-know any model by name.
+Owns their common fields, the order in which initial configurations, startup and model have their turn, and that no
+configuration is proposed twice. A searcher adds a model, which draws. It must not know any model by name.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
+from search_spaces.problems import Problem
 from search_spaces.sampling import Sample, domains
 from search_spaces.searchers.base import NumSamples, SearchAlgorithm, SearcherSpec, SearchProblem, TrialResult
+from search_spaces.searchers.initial import InitialPoint, initial_problems, initial_sample
+from search_spaces.searchers.startup import SobolStartup
 from search_spaces.searchers.untried import Untried
 from search_spaces.spec import Spec
 
 #: Proposals of a model that may be equal to earlier trials before one is drawn at random: each takes its full time.
-ATTEMPTS = 5
+ATTEMPTS = 5  #: Each is placed in the search space whenever a spec is checked.
+MAX_INITIAL = 100
 
 ChoicesOfNumbers = Annotated[
     Literal["ordered", "unordered"],
@@ -30,6 +35,9 @@ ChoicesOfNumbers = Annotated[
 
 class Model(Protocol):
     """Draws samples, and learns from the trials as a `SearchAlgorithm` does."""
+
+    def learned(self) -> bool:
+        """Whether it draws by what it knows of the trials. Before that, its samples are random."""
 
     def draw(self, number: int, attempt: int) -> dict[str, float]:
         """A sample for trial `number`, another one for each `attempt` (from 0). It counts once it is replayed."""
@@ -55,26 +63,59 @@ class DrawnSearcherSpec(SearcherSpec):
         "always repeated. Experiments of version 0.1 continue with true.",
     )
 
+    initial: tuple[InitialPoint, ...] = Field(
+        (),
+        max_length=MAX_INITIAL,
+        description="Configurations that are tried first, in this order: each is `default`, or values of "
+        "hyperparameters, as `{optimizer: {kind: sgd, lr: 0.1}}` or `{optimizer.lr: 0.1}`. A hyperparameter that is "
+        "left out has its default, or the value of its domain that is nearest to it. At most 100; they count as "
+        "samples.",
+    )
+    startup: Literal["sobol", "random"] = Field(
+        "sobol",
+        description="How samples are drawn while there is no model, which in a random search is always. sobol: from a "
+        "Sobol sequence, which fills the search space more evenly. Experiments of version 0.1 continue with random.",
+    )
+
     def trial_count(self, search_space: Spec) -> int:
         return self.num_samples
+
+    def problems(self, search_space: Spec) -> Iterator[Problem]:
+        for index, point in enumerate(self.initial):
+            yield from initial_problems(search_space, point, f"searcher.initial[{index}]")
+
+    def warnings(self, search_space: Spec) -> Iterator[Problem]:
+        if len(self.initial) > self.num_samples:
+            rule = f"should be at least {len(self.initial)}, the number of initial configurations"
+            yield Problem("searcher.num_samples", rule, self.num_samples)
+        samples = [initial_sample(search_space, point) for point in self.initial]
+        for index, sample in enumerate(samples):
+            if (first := samples.index(sample)) < index:
+                rule = f"should differ from searcher.initial[{first}], because no initial configuration is tried twice"
+                yield Problem(f"searcher.initial[{index}]", rule, self.initial[index])
 
     @abstractmethod
     def model(self, problem: SearchProblem) -> Model:
         """A new model that knows no trials."""
 
     def algorithm(self, problem: SearchProblem) -> SearchAlgorithm:
-        searched = any(True for _ in domains(problem.search_space))
-        untried = Untried(problem.search_space) if searched and not self.repeat_configurations else None
-        return DrawnSearch(problem, self.model(problem), untried)
+        return DrawnSearch(problem, self, self.model(problem))
 
 
 class DrawnSearch:
-    """The samples of a model, each drawn again while it is equal to that of an earlier trial, if there is `untried`."""
+    """The initial configurations, then the samples of the startup, then those of a model.
 
-    def __init__(self, problem: SearchProblem, model: Model, untried: Untried | None) -> None:
+    Each is drawn again while it is equal to that of an earlier trial, unless `spec` allows that.
+    """
+
+    def __init__(self, problem: SearchProblem, spec: DrawnSearcherSpec, model: Model) -> None:
+        space = problem.search_space
         self._problem = problem
         self._model = model
-        self._untried = untried
+        self._initial = [initial_sample(space, point) for point in spec.initial]
+        self._startup = SobolStartup(problem) if spec.startup == "sobol" else None
+        self._untried = Untried(space)
+        self._repeats = spec.repeat_configurations or not any(True for _ in domains(space))
 
     def propose(self, number: int) -> dict[str, float] | None:
         sample = self._draw(number)
@@ -84,7 +125,7 @@ class DrawnSearch:
 
     def replay(self, number: int, sample: Sample) -> None:
         self._model.replay(number, sample)
-        if self._untried is not None:
+        if self._initial or not self._repeats:
             self._untried.add(sample)
 
     def report(self, number: int, epoch: int, value: float) -> None:
@@ -94,9 +135,16 @@ class DrawnSearch:
         self._model.observe(result)
 
     def _draw(self, number: int) -> dict[str, float] | None:
-        if self._untried is None:
-            return self._model.draw(number, 0)
-        for attempt in range(ATTEMPTS):
-            if (sample := self._model.draw(number, attempt)) in self._untried:
+        for sample in self._initial:
+            if sample in self._untried:
+                return sample
+        for sample in self._samples(number):
+            if self._repeats or sample in self._untried:
                 return sample
         return self._untried.draw(f"{self._problem.seed}/untried/{number}")
+
+    def _samples(self, number: int) -> Iterator[dict[str, float]]:
+        if self._startup is not None and not self._model.learned():
+            yield self._startup.draw(number)
+        for attempt in range(ATTEMPTS):
+            yield self._model.draw(number, attempt)

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 class Sampler:
     """`name` is that of a class in `optuna.samplers`, `options` its arguments besides the seed.
 
-    `ordered`: whether it draws the numbers of a choice by their order.
+    `ordered`: whether it draws the numbers of a choice by their order. `startup_trials`: trials that it must know of
+    before it draws by what it knows.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     ordered: bool = False
+    startup_trials: float = math.inf
 
 
 class OptunaSearcherSpec(DrawnSearcherSpec):
@@ -59,6 +61,7 @@ class OptunaStudy:
         self._study = optuna.create_study(direction="maximize" if problem.sign > 0 else "minimize")
         self._open: dict[int, optuna.Trial] = {}
         self._drawn: tuple[int, dict[str, float], optuna.Trial] | None = None
+        self.told = 0  # trials that the sampler learns from
 
     def draw(self, number: int, attempt: int) -> dict[str, float]:
         """A sample of the sampler. The study has it once it is added."""
@@ -82,6 +85,7 @@ class OptunaStudy:
         """The trial is as good as `value`."""
         if (asked := self._open.pop(number, None)) is not None:
             self._study.tell(asked, value)
+            self.told += 1
 
     def prune(self, number: int, curve: Iterable[float] = ()) -> None:
         """The trial is worse than all complete ones, and the worse, the fewer epochs its curve has."""
@@ -92,6 +96,7 @@ class OptunaStudy:
                 if math.isfinite(value):
                     asked.report(value, epoch)
             self._study.tell(asked, state=TrialState.PRUNED)
+            self.told += 1
 
     def forget(self, number: int) -> None:
         """Nothing is known of the trial."""
@@ -142,6 +147,10 @@ class OptunaSearch:
 
     def __init__(self, problem: SearchProblem, sampler: Sampler) -> None:
         self._study = OptunaStudy(problem, sampler)
+        self._enough = sampler.startup_trials
+
+    def learned(self) -> bool:
+        return self._study.told >= self._enough
 
     def draw(self, number: int, attempt: int) -> dict[str, float]:
         return self._study.draw(number, attempt)

@@ -1,4 +1,4 @@
-"""Random search: every domain is drawn independently."""
+"""Random search: samples that do not depend on results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from search_spaces.searchers.optuna_search import OptunaSearcherSpec, Sampler
 
 
 class Random(OptunaSearcherSpec):
-    """Every domain is drawn independently."""
+    """Samples that do not depend on the results of trials, spread evenly (`startup: sobol`) or independent."""
 
     kind: Literal["random"] = "random"
 

@@ -18,21 +18,25 @@ END = math.inf
 
 
 class RungSearch:
-    """The study of the highest rung at which `enough` trials have a value; of the first rung until then.
+    """The study of the highest rung at which the sampler's `startup_trials` trials have a value; at first of the first.
 
     In it, a trial is as good as its value at that rung. One that diverged before it is worse than all others, one that
     has not reached it yet counts as the sampler counts running trials, and one that ended before it is not counted.
     """
 
-    def __init__(self, problem: SearchProblem, sampler: Sampler, enough: int) -> None:
+    def __init__(self, problem: SearchProblem, sampler: Sampler) -> None:
         self._problem = problem
         self._sampler = sampler
-        self._enough = enough
+        self._enough = sampler.startup_trials
         self._samples: dict[int, Sample] = {}
         self._values: dict[float, dict[int, float]] = {level: {} for level in (*problem.rungs, END)}
         self._ended: dict[int, Finding] = {}
         self._level = next(iter(self._values))
         self._study = self._new_study()
+
+    def learned(self) -> bool:
+        self._choose_level()
+        return self._study.told >= self._enough
 
     def draw(self, number: int, attempt: int) -> dict[str, float]:
         self._choose_level()

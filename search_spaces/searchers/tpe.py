@@ -21,7 +21,7 @@ class TPE(OptunaSearcherSpec):
 
     kind: Literal["tpe"] = "tpe"
     startup_trials: Annotated[Integer, Field(ge=1)] = Field(
-        10, description="Number of random trials before the sampler uses its model."
+        10, description="Number of trials with a value from which on the sampler uses its model; see `startup`."
     )
     learn_from: Literal["rungs", "ended_trials"] = Field(
         "rungs",
@@ -32,14 +32,15 @@ class TPE(OptunaSearcherSpec):
     choices_of_numbers: ChoicesOfNumbers = "ordered"
 
     def warnings(self, search_space: Spec) -> Iterator[Problem]:
-        return startup_warnings(search_space, self.num_samples, self.startup_trials)
+        yield from super().warnings(search_space)
+        yield from startup_warnings(search_space, self.num_samples, self.startup_trials)
 
     def sampler(self) -> Sampler:
         """Trials that still run count as bad (`constant_liar`), so that trials at once differ from each other."""
         options = {"n_startup_trials": self.startup_trials, "constant_liar": True, "multivariate": True}
-        return Sampler("TPESampler", options, self.choices_of_numbers == "ordered")
+        return Sampler("TPESampler", options, self.choices_of_numbers == "ordered", self.startup_trials)
 
     def model(self, problem: SearchProblem) -> Model:
         if self.learn_from == "ended_trials":
             return super().model(problem)
-        return RungSearch(problem, self.sampler(), self.startup_trials)
+        return RungSearch(problem, self.sampler())

@@ -139,8 +139,8 @@ def _as_new(spec: ExperimentSpec) -> ExperimentSpec:
         spec = spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"reader_version": 2})})
     if not isinstance(spec.searcher, DrawnSearcherSpec):
         return spec
-    assert spec.searcher.repeat_configurations
-    new: dict[str, Any] = {"repeat_configurations": False}
+    assert (spec.searcher.repeat_configurations, spec.searcher.startup) == (True, "random")
+    new: dict[str, Any] = {"repeat_configurations": False, "startup": type(spec.searcher)().startup}
     if isinstance(spec.searcher, TPE):
         assert (spec.searcher.learn_from, spec.searcher.choices_of_numbers) == ("ended_trials", "unordered")
         new |= {"learn_from": "rungs", "choices_of_numbers": "ordered"}

@@ -23,12 +23,13 @@ class GP(DrawnSearcherSpec):
 
     kind: Literal["gp"] = "gp"
     startup_trials: Annotated[Integer, Field(ge=1)] = Field(
-        10, description="Number of trials with a value from which on the searcher uses its model; random before."
+        10, description="Number of trials with a value from which on the searcher uses its model; see `startup`."
     )
     choices_of_numbers: ChoicesOfNumbers = "ordered"
 
     def warnings(self, search_space: Spec) -> Iterator[Problem]:
-        return startup_warnings(search_space, self.num_samples, self.startup_trials)
+        yield from super().warnings(search_space)
+        yield from startup_warnings(search_space, self.num_samples, self.startup_trials)
 
     def model(self, problem: SearchProblem) -> Model:
         from search_spaces.searchers.gp.search import GPSearch

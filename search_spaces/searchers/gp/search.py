@@ -64,9 +64,12 @@ class GPSearch:
         self._ended: dict[int, Finding] = {}
         self._threads = ThreadpoolController()
 
+    def learned(self) -> bool:
+        return len(self._known) >= self._startup_trials
+
     def draw(self, number: int, attempt: int) -> dict[str, float]:
         generator = np.random.default_rng(proposal_seed(self._problem.seed, number, attempt, size=8))
-        if len(self._known) < self._startup_trials:
+        if not self.learned():
             return self._encoding.draw(generator)
         with self._threads.limit(limits=1):  # several threads take longer for matrices of this size
             return self._best(generator)
