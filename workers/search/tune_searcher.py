@@ -6,6 +6,7 @@ algorithm after a crash. It must not know any algorithm by name, MLflow or the s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,8 @@ from search_spaces.searchers.base import Finding, SearchProblem, TrialResult
 from search_spaces.storage.base import ExperimentStorage
 from workers.state.recorder import Recorder
 from workers.state.trial_table import Trial
+
+log = logging.getLogger(__name__)
 
 FINDINGS = {
     TrialState.COMPLETED: Finding.COMPLETED,
@@ -128,6 +131,7 @@ class TuneSearcher(Searcher):
         sample = self._algorithm.propose(number)
         if sample is None:
             self.no_more = True
+            log.info("every configuration of the search space was tried, so %d trials are all", number)
             return None
         parameters = self._spec.parameters(self._spec.bind(sample, number))
         self._recorder.record_suggestion(number, sample, parameters)

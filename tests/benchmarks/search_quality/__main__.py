@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.search_quality.conditional import PREFIX, ConditionalTask
 from tests.benchmarks.search_quality.lcbench import Task
 from tests.benchmarks.search_quality.methods import METHODS
-from tests.benchmarks.search_quality.simulation import incumbents
+from tests.benchmarks.search_quality.simulation import Curves, incumbents
 
 DEVELOPMENT_TASKS = ["167168", "189873", "189906", "7593", "167201"]
 
@@ -23,7 +24,9 @@ DEVELOPMENT_TASKS = ["167168", "189873", "189906", "7593", "167201"]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.search_quality", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of LCBench's surrogate")
-    parser.add_argument("--tasks", nargs="+", default=DEVELOPMENT_TASKS)
+    parser.add_argument(
+        "--tasks", nargs="+", default=DEVELOPMENT_TASKS, help=f"of LCBench, or {PREFIX}0 and so on (not for Optuna)"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--workers", type=int, default=4, help="workers of a simulated search")
@@ -32,6 +35,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--json", type=Path, help="file for the results")
     given = parser.parse_args()
+    if any(task.startswith(PREFIX) for task in given.tasks) and any(one.startswith("optuna") for one in given.methods):
+        parser.error(f"--tasks: must be of LCBench for Optuna's methods (got one that begins with {PREFIX})")
     cells = list(product(given.tasks, given.seeds, given.methods))
     arguments = [(given.data, *cell, given.workers, given.budgets, given.noise_images) for cell in cells]
     if given.processes == 1:
@@ -95,12 +100,12 @@ def print_table(result: dict[str, Any], runs: list[dict[str, Any]], out: Any) ->
         print(f"{method:24}{cells} {spent:12.1f}", file=out)
 
 
-_TASKS: dict[tuple[Path, str], Task] = {}
+_TASKS: dict[tuple[Path, str], Curves] = {}
 
 
-def _task(data: Path, name: str) -> Task:
+def _task(data: Path, name: str) -> Curves:
     if (data, name) not in _TASKS:
-        _TASKS[data, name] = Task(data, name)
+        _TASKS[data, name] = ConditionalTask(name) if name.startswith(PREFIX) else Task(data, name)
     return _TASKS[data, name]
 
 

@@ -14,14 +14,15 @@ from search_spaces.searchers.base import Finding, SearcherSpec, SearchProblem, T
 from search_spaces.searchers.gp import GP
 from search_spaces.searchers.random import Random
 from search_spaces.searchers.tpe import TPE
-from tests.benchmarks.search_quality.lcbench import EPOCHS, Space, Task
-from tests.benchmarks.search_quality.simulation import Method
+from search_spaces.spec import Spec
+from tests.benchmarks.search_quality.lcbench import EPOCHS
+from tests.benchmarks.search_quality.simulation import Curves, Method
 
 
 class RungMethod:
     """A searcher and a stopping rule of Rung, informed as a driver informs them."""
 
-    def __init__(self, space: Space, seed: int, searcher: SearcherSpec, early_stopping: Asha | NoEarlyStopping) -> None:
+    def __init__(self, space: Spec, seed: int, searcher: SearcherSpec, early_stopping: Asha | NoEarlyStopping) -> None:
         self._space = space
         self._algorithm = searcher.algorithm(SearchProblem(space, 1, seed, early_stopping.rungs(EPOCHS)))
         self._rule = early_stopping.rule(Comparison("validation_accuracy", 1, EPOCHS))
@@ -52,9 +53,9 @@ class RungMethod:
 
 
 class OptunaMethod:
-    """Optuna as its documentation shows it: a study with a sampler and a pruner."""
+    """Optuna as its documentation shows it: a study with a sampler and a pruner. The space has no conditions."""
 
-    def __init__(self, space: Space, seed: int, pruner: str, sampler: str, **options: Any) -> None:
+    def __init__(self, space: Spec, seed: int, pruner: str, sampler: str, **options: Any) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -68,7 +69,7 @@ class OptunaMethod:
 
     def suggest(self, number: int) -> Mapping[str, Any]:
         trial = self._trials[number] = self._study.ask()
-        return {name: _suggest(trial, name, getattr(self._space, name)) for name in Space.model_fields}
+        return {name: _suggest(trial, name, getattr(self._space, name)) for name in type(self._space).model_fields}
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         from optuna.trial import TrialState
@@ -93,21 +94,23 @@ def _suggest(trial: Any, name: str, domain: Interval) -> float:
     return number
 
 
-def _rung(searcher: SearcherSpec, early_stopping: Asha | NoEarlyStopping) -> Callable[[Task, int], Method]:
+def _rung(searcher: SearcherSpec, early_stopping: Asha | NoEarlyStopping) -> Callable[[Curves, int], Method]:
     return lambda task, seed: RungMethod(task.space, seed, searcher, early_stopping)
 
 
-def _optuna(pruner: str, sampler: str = "TPESampler", **options: Any) -> Callable[[Task, int], Method]:
+def _optuna(pruner: str, sampler: str = "TPESampler", **options: Any) -> Callable[[Curves, int], Method]:
     return lambda task, seed: OptunaMethod(task.space, seed, pruner, sampler, **options)
 
 
 #: More trials than any budget can start.
 MANY = 100_000
-METHODS: dict[str, Callable[[Task, int], Method]] = {
+METHODS: dict[str, Callable[[Curves, int], Method]] = {
     "default": _rung(TPE(num_samples=MANY), Asha()),
     "gp": _rung(GP(num_samples=MANY), Asha()),
     "random": _rung(Random(num_samples=MANY), Asha()),
-    "tpe-ended-trials": _rung(TPE(num_samples=MANY, learn_from="ended_trials"), Asha()),
+    "tpe-random-startup": _rung(TPE(num_samples=MANY, startup="random"), Asha()),
+    "random-independent": _rung(Random(num_samples=MANY, startup="random"), Asha()),
+    "tpe-0.1": _rung(TPE(num_samples=MANY, learn_from="ended_trials", startup="random"), Asha()),
     "random-full": _rung(Random(num_samples=MANY), NoEarlyStopping()),
     "optuna-tpe-hyperband": _optuna("HyperbandPruner", min_resource=1, max_resource=EPOCHS, reduction_factor=3),
     "optuna-tpe-sha": _optuna("SuccessiveHalvingPruner", min_resource=3, reduction_factor=3),

@@ -8,11 +8,33 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from tests.benchmarks.search_quality.lcbench import EPOCHS, Task
+from search_spaces.spec import Spec
+from tests.benchmarks.search_quality.lcbench import EPOCHS
 
 #: Standard deviation of the logarithm of the time that an epoch takes, by trial.
 SPEED_SPREAD = 0.2
+
+
+class Curves(Protocol):
+    """A search space, and the learning curve of each of its configurations."""
+
+    name: str
+
+    @property
+    def space(self) -> Spec: ...
+
+    @property
+    def best(self) -> float:
+        """The best value that is known."""
+
+    @property
+    def median(self) -> float:
+        """Of the best value of a random configuration that trains all epochs."""
+
+    def curve(self, configuration: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+        """Validation accuracy in 0..1 after each epoch, of shape (EPOCHS,)."""
 
 
 class Method(Protocol):
@@ -26,7 +48,7 @@ class Method(Protocol):
 
 
 def incumbents(
-    method: Method, task: Task, seed: int, workers: int, budgets: list[float], noise_images: int = 0
+    method: Method, task: Curves, seed: int, workers: int, budgets: list[float], noise_images: int = 0
 ) -> dict[float, float]:
     """The best value that the search has seen when it has used each budget, in full trainings of `EPOCHS` epochs.
 
