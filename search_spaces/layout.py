@@ -9,6 +9,8 @@ Owns every path below an experiment's folder, once for the service and the worke
     trials/<5 digits>/trial.log           its log
     trials/<5 digits>/stop                appended to, to ask the process that trains the trial to leave its epoch
     trials/<5 digits>/{last,previous,best}.pt
+    trials/<5 digits>/validation.json     which validation images its best epoch got right
+    insight/insight.json  insight/*.png   why the winner won, and how sure that is
 """
 
 from __future__ import annotations
@@ -40,6 +42,11 @@ class TrialFolder:
     @property
     def stop(self) -> Path:
         return self.root / "stop"
+
+    @property
+    def validation(self) -> Path:
+        """Which validation images the best epoch got right. Stays when the checkpoints are deleted."""
+        return self.root / "validation.json"
 
     @property
     def last(self) -> Path:
@@ -102,6 +109,15 @@ class ExperimentFolder:
     def data_report(self) -> Path:
         """What the trials found the data set to be."""
         return self.data / "dataset.json"
+
+    @property
+    def insight(self) -> Path:
+        return self.root / "insight"
+
+    @property
+    def insight_report(self) -> Path:
+        """Why the winner won, and how sure that is."""
+        return self.insight / "insight.json"
 
     @property
     def logs(self) -> Path:

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 FINAL_HEARTBEAT_PATIENCE_S = 60.0
 PLOTS_TIMEOUT_S = 60.0
+INSIGHT_TIMEOUT_S = 60.0  # it takes 10 s for the largest searches; the user waits for it
 REFUSALS_LIMIT_S = 300.0  # for an MLflow that answers, but with errors
 
 
@@ -60,13 +61,15 @@ class TrialRunner(Protocol):
 
 
 class Evaluation(Protocol):
-    """Measures the winner, stores its model and the plots; the production implementation is `WinnerEvaluation`."""
+    """Measures the winner, stores its model, the insight and the plots; in production it is `WinnerEvaluation`."""
 
     def prepare(self) -> None: ...
 
     def evaluate(
         self, number: int, epochs: int, launch: LaunchConfig, *, max_restarts: int, stop_requested: Callable[[], bool]
     ) -> WinnerScore: ...
+
+    def make_insight(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None: ...
 
     def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None: ...
 
@@ -293,6 +296,7 @@ class ExperimentAttempt:
         for number in list(table.trials):
             self._recorder.record_end(number, *outcome.of_trial(number))
         self._retrier.call(self._tracker.finish)
+        self._make_insight()
         metric = self._spec.objective.metric
         summary = summarize(outcome.phase, outcome.reason, table, self._tracker.ids().runs, self._winner, metric)
         self._log_data()
@@ -303,10 +307,22 @@ class ExperimentAttempt:
         self._heartbeat.phase = Phase.DELIVERING
         self._heartbeat.wake()
 
+    def _make_insight(self) -> None:
+        """Store why the best trial of a completed search won, and log it on the parent run. An error only costs
+        that."""
+        if self._outcome.phase is not Phase.COMPLETED or self._recorder.table.best() is None:
+            return
+        try:
+            self._evaluation.make_insight(self._spec, self._launch, INSIGHT_TIMEOUT_S)
+            self._log_folder(NAMES.insight, NAMES.insight_report)
+        except Exception as error:
+            log.warning("why the winner won could not be computed or uploaded: %r", error)
+
     def _draw_plots(self) -> None:
-        """Log the plots that depend on the spec on the parent run. An error only costs the plots."""
+        """Log the plots on the parent run. An error only costs the plots."""
         try:
             self._evaluation.draw_plots(self._spec, self._launch, PLOTS_TIMEOUT_S)
+            self._log_folder(NAMES.insight, NAMES.insight_report)
             with self._storage.artifacts.local_folder(NAMES.plots) as folder:
                 self._tracker.log_folder(folder)
         except Exception as error:
@@ -315,12 +331,15 @@ class ExperimentAttempt:
     def _log_data(self) -> None:
         """Log what is known of the data on the parent run. An error only costs that."""
         try:
-            if not self._storage.artifacts.exists(NAMES.data_report):
-                return
-            with self._storage.artifacts.local_folder(NAMES.data) as folder:
-                self._tracker.log_folder(folder)
+            self._log_folder(NAMES.data, NAMES.data_report)
         except Exception as error:
             log.warning("what is known of the data could not be uploaded: %r", error)
+
+    def _log_folder(self, name: Path, content: Path) -> None:
+        """Log a folder on the parent run if it has its `content`."""
+        if self._storage.artifacts.exists(content):
+            with self._storage.artifacts.local_folder(name) as folder:
+                self._tracker.log_folder(folder)
 
     def _release_slots(self) -> None:
         """Report no trial as running: whatever happened to Tune, no trial holds a slot any more."""

@@ -12,9 +12,10 @@ from pathlib import Path
 PRIVATE, SHARED = 0o600, 0o666
 
 
-def atomic_write(path: Path, content: bytes | memoryview, mode: int = SHARED) -> None:
+def atomic_write(path: Path, content: bytes | memoryview, mode: int = SHARED, *, durable: bool = True) -> None:
     """Create or replace a file in one step, with these permissions less the umask. A link is replaced, not followed.
 
+    A file that is not `durable` is not flushed to disk: after a power failure it may be empty.
     Raises OSError, and then leaves the previous content as it was.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -22,7 +23,8 @@ def atomic_write(path: Path, content: bytes | memoryview, mode: int = SHARED) ->
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode), "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

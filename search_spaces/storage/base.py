@@ -127,10 +127,13 @@ class ArtifactStore(Protocol):
         Readers see what is written soon, at the latest after `close`.
         """
 
-    def write(self, name: PurePath, content: bytes | memoryview, *, private: bool = False) -> None:
+    def write(
+        self, name: PurePath, content: bytes | memoryview, *, private: bool = False, durable: bool = True
+    ) -> None:
         """Create or replace a file in one step, so that it survives a power failure; on an error nothing changes.
 
-        `private`: it holds a secret, so only the owner may read it.
+        `private`: it holds a secret, so only the owner may read it. Not `durable`: for a file that is not worth waiting
+        for the disk; after a power failure it may be empty.
         """
 
     def move(self, name: PurePath, new_name: PurePath) -> None:

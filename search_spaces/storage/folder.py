@@ -93,10 +93,12 @@ class FolderArtifacts:
         self._make_parents(path)
         return open(path, "ab", buffering=0, opener=self._open)
 
-    def write(self, name: PurePath, content: bytes | memoryview, *, private: bool = False) -> None:
+    def write(
+        self, name: PurePath, content: bytes | memoryview, *, private: bool = False, durable: bool = True
+    ) -> None:
         path = self._path(name)
         self._make_parents(path)
-        atomic_write(path, content, PRIVATE if private else SHARED)
+        atomic_write(path, content, PRIVATE if private else SHARED, durable=durable)
 
     def move(self, name: PurePath, new_name: PurePath) -> None:
         target = self._path(new_name)

@@ -20,12 +20,13 @@ from typing import Any
 
 from search_spaces.checkpoint_policy import CheckpointPolicy, kept_checkpoints
 from search_spaces.datasets.report import DataReport
+from search_spaces.insight import Insight
 from search_spaces.layout import DAMAGED_JOURNAL_PREFIX, NAMES
 from search_spaces.protocol import LaunchConfig
 from search_spaces.storage.base import ArtifactStore, ExperimentStorage, open_storage
 
 MAX_CHUNK_BYTES = 2**20  # of one answer; a log may have gigabytes
-MAX_REPORT_BYTES = 2**24  # of a report on data: ten thousand classes take 1 MB
+MAX_REPORT_BYTES = 2**24  # of a report on data, or an insight: ten thousand classes take 1 MB
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,14 @@ class ExperimentFiles:
         try:
             with self._artifacts.open_reader(NAMES.data_report) as file:
                 return DataReport.model_validate_json(file.read(MAX_REPORT_BYTES))
+        except FileNotFoundError:
+            return None
+
+    def insight(self) -> Insight | None:
+        """Why the winner won; None where that was not computed. Raises OSError, ValueError."""
+        try:
+            with self._artifacts.open_reader(NAMES.insight_report) as file:
+                return Insight.model_validate_json(file.read(MAX_REPORT_BYTES))
         except FileNotFoundError:
             return None
 

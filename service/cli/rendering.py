@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from search_spaces.datasets.report import DataReport
+from search_spaces.insight import Insight
 from search_spaces.searched import searched_parameters
-from service import presentation
+from service import explanation, presentation
 from service.client import Client
 from service.contract.errors import RungError
 from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
@@ -118,6 +119,16 @@ def classes(report: DataReport) -> Table:
 def data_lines(report: DataReport, warnings: Sequence[str] = ()) -> list[str]:
     """What is known of a data set, a line each, without the notes that are shown as layout or warning."""
     return [_line(fact) for fact in presentation.data(report, warnings)]
+
+
+def insight_lines(insight: Insight, experiment_id: str) -> list[str]:
+    """Why the winner won, how sure that is and what to try next, a line each."""
+    return [_line(fact) for fact in explanation.explain(insight, experiment_id)]
+
+
+def insight_in_short(insight: Insight, experiment_id: str) -> str:
+    """A line on how sure the result is."""
+    return _line(explanation.in_short(insight, experiment_id))
 
 
 def cache_use(folder: str, size: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -71,8 +72,9 @@ def watch_queued(client: Client, view: ExperimentView, interval: float, as_json:
 
 def watch_to_end(client: Client, experiment_id: str, interval: float, as_json: bool) -> NoReturn:
     """Show the progress of an experiment until it ends or is paused, and exit with the status that says how."""
+    from service.cli.rendering import insight_in_short
     from service.cli.rendering import watch as follow
-    from service.contract.errors import UnavailableError
+    from service.contract.errors import RungError, UnavailableError
     from service.contract.states import State
 
     try:
@@ -88,6 +90,9 @@ def watch_to_end(client: Client, experiment_id: str, interval: float, as_json: b
         echo(f"{experiment_id} keeps running without the service; `rung watch {experiment_id}` shows it", err=True)
         raise error
     show_view(view, as_json)
+    if view.state == State.COMPLETED and not as_json:
+        with contextlib.suppress(RungError):  # there is none, or it can be asked for later
+            echo(insight_in_short(client.insight(experiment_id), experiment_id))
     if view.state == State.PAUSED:
         echo(f"{experiment_id} is paused; `rung resume {experiment_id}` resumes it", err=True)
     raise typer.Exit(0 if view.state == State.COMPLETED else FAILED)

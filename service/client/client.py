@@ -20,6 +20,7 @@ import httpx
 
 from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import TrialSpec
+from search_spaces.insight import Insight
 from search_spaces.protocol import API_PREFIX
 from service.client.encoding import (
     YAML,
@@ -278,6 +279,13 @@ class Client:
     def data(self, experiment_id: str) -> DataReport:
         """What Rung knows of an experiment's data. Raises NotFoundError before a trial has read them."""
         return self._transport.get(DataReport, f"{_experiment(experiment_id)}/data")
+
+    def insight(self, experiment_id: str) -> Insight:
+        """Why the winner of a completed experiment won, how sure that is, and what to try next.
+
+        Raises NotFoundError before the experiment is completed, and where an older version of Rung completed it.
+        """
+        return self._transport.get(Insight, f"{_experiment(experiment_id)}/insight")
 
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of a spec."""

@@ -66,6 +66,9 @@ class ScriptedEvaluation:
         ExperimentFolder(Path(launch.storage)).model.mkdir(exist_ok=True)
         return self.score
 
+    def make_insight(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None:
+        """There is nothing to say."""
+
     def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None:
         if self.calls:
             self.calls.note("plots")

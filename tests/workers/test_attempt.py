@@ -17,6 +17,7 @@ import pytest
 from search_spaces.controls import Controls
 from search_spaces.layout import NAMES
 from search_spaces.protocol import ErrorKind, TrialState, Winner
+from search_spaces.storage.folder import FolderStorage
 from tests.support.attempts import (
     AFTER,
     Attempted,
@@ -91,6 +92,34 @@ def test_what_is_known_of_the_data_is_logged_on_the_parent_run(
     (tmp_path / NAMES.data_report).write_text("{}")
     calls = attempt(one_trial).calls
     assert calls[:4] == ["finish", "register", "finish", "log data"]
+
+
+def test_the_insight_of_a_winner_is_logged_before_the_final_heartbeat(
+    attempt: Callable[..., Attempted], tmp_path: Path
+) -> None:
+    class Insightful(ScriptedEvaluation):
+        def make_insight(self, *_: Any) -> None:
+            events = [entry["event"] for entry in FolderStorage(tmp_path).journal.entries()]
+            assert "winner" in events, "it is known by then"
+            (tmp_path / NAMES.insight).mkdir()
+            (tmp_path / NAMES.insight_report).write_text("{}")
+
+    calls = attempt(one_trial, evaluation=Insightful()).calls
+    assert calls[:4] == ["finish", "register", "finish", "log insight"]
+
+
+def test_an_insight_that_fails_costs_only_the_insight(
+    attempt: Callable[..., Attempted], service: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Puzzled(ScriptedEvaluation):
+        def make_insight(self, *_: Any) -> None:
+            raise RuntimeError("no forest")
+
+    done = attempt(one_trial, evaluation=Puzzled())
+    assert done.succeeded
+    assert done.tracking.status == "FINISHED"
+    assert service.heard[-1].phase == "completed"
+    assert "no forest" in caplog.text
 
 
 def test_after_the_final_heartbeat_only_the_plots_of_a_winner_are_logged(attempt: Callable[..., Attempted]) -> None:

@@ -41,18 +41,18 @@ class Shares:
     dummy: Bar
 
     def is_noise(self, index: int) -> bool:
-        """Whether a bar cannot be told from that of the hyperparameter that does not exist."""
+        """Whether a bar cannot be distinguished from that of the hyperparameter that does not exist."""
         return self.bars[index].share < self.dummy.high
 
 
-def shares(positions: Floats, values: Sequence[float] | Floats, seed: int = 0) -> Shares:
+def shares(positions: Floats, values: Sequence[float] | Floats, seed: int = 0, fewest: int = FEWEST_TRIALS) -> Shares:
     """`positions` [trials, hyperparameters] are places within domains, from 0 to 1; `values` are the trials' results.
 
-    Raises ValueError for fewer than FEWEST_TRIALS trials, and where all values are equal.
+    Raises ValueError for fewer than `fewest` trials, and where all values are equal.
     """
     outcomes = np.asarray(values, dtype=np.float64)
-    if len(outcomes) < FEWEST_TRIALS:
-        raise ValueError(f"must have at least {FEWEST_TRIALS} trials (got {len(outcomes)})")
+    if len(outcomes) < fewest:
+        raise ValueError(f"must have at least {fewest} trials (got {len(outcomes)})")
     if np.ptp(outcomes) == 0:
         raise ValueError("must have trials whose values differ")
     random = np.random.default_rng(seed)
@@ -69,7 +69,7 @@ def shares(positions: Floats, values: Sequence[float] | Floats, seed: int = 0) -
 
 
 def forest_shares(trees: Sequence[object], columns: int) -> Floats | None:
-    """The share that each column explains by itself, averaged over the trees that tell any values apart; None if none
+    """The share that each column explains by itself, averaged over the trees that separate any values; None if none
     does."""
     found = [explained for tree in trees if (explained := _tree_shares(tree, columns)) is not None]
     return np.mean(found, axis=0) if found else None
@@ -101,7 +101,8 @@ def _tree_shares(tree: object, columns: int) -> Floats | None:
         rises = np.bincount(places, np.concatenate((density, -density)), len(cuts))
         marginal = np.cumsum(rises)[:-1]
         explained[column] = np.diff(cuts) @ (marginal - mean) ** 2
-    return explained / variance
+    found: Floats = explained / variance
+    return found
 
 
 def _leaves(tree: object, columns: int) -> tuple[Floats, Floats, Floats]:

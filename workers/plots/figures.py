@@ -24,6 +24,7 @@ FACES = {  # (plain, marked)
     "side": ("#c8cfd9", "#d87a1c"),
 }
 EDGE = "#8a93a0"
+KINDS = (START, LINE, EDGE, "#7d3ac1", "#d87a1c")  # of rows, in the order in which they appear
 DPI = 110
 TITLE_WIDTH = 38  # characters in a line
 
@@ -37,6 +38,17 @@ class Path2D:
     title: str
     points: list[Point]
     result: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A value with the ends of its interval. Rows of one `kind` have one color."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,35 @@ def curves(
         axis.tick_params(labelsize=8)
         axis.set_xlabel(across, fontsize=8)
         axis.set_ylabel(up if number % columns == 0 else "", fontsize=8)
+    return _write(figure, path)
+
+
+def intervals(
+    panels: Sequence[tuple[str, Sequence[Row]]], caption: str, across: str, path: Path, *, from_zero: bool = False
+) -> Path:
+    """A panel below the other for each (title, rows), a dot with its interval for each row; `from_zero` draws bars."""
+    kinds = list(dict.fromkeys(row.kind for _, rows in panels for row in rows))
+    colors = dict(zip(kinds, KINDS, strict=False))
+    heights = [len(rows) + 2 for _, rows in panels]
+    lines = textwrap.wrap(caption, 88)
+    figure = Figure(figsize=(8, 0.22 * sum(heights) + 0.2 * len(lines) + 1.0), layout="constrained")
+    figure.suptitle("\n".join(lines), fontsize=10)
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    for axis, (title, rows) in zip(axes, panels, strict=True):
+        for place, row in enumerate(rows):
+            color = colors.get(row.kind, EDGE)
+            if from_zero:
+                axis.barh(place, row.value, color=color, alpha=0.5)
+            axis.plot((row.low, row.high), (place, place), color=color, linewidth=1.4)
+            axis.plot(row.value, place, "o", color=color, markersize=5)
+        axis.set_yticks(range(len(rows)), [textwrap.shorten(row.label, 40) for row in rows], fontsize=8)
+        axis.invert_yaxis()
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.3, axis="x")
+        axis.tick_params(labelsize=8)
+    axes[-1].set_xlabel(across, fontsize=8)
+    marks = [axes[0].plot([], [], "o-", color=colors.get(kind, EDGE), label=kind)[0] for kind in kinds]
+    figure.legend(handles=marks, loc="outside lower center", ncols=3, fontsize=8)
     return _write(figure, path)
 
 

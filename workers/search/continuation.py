@@ -47,6 +47,7 @@ def import_trials(address: str, storage: ExperimentStorage, recorder: Recorder) 
     renumbered = {theirs: ours for ours, theirs in enumerate(numbers)}
     for theirs, ours in renumbered.items():
         _copy(source.artifacts, NAMES.trial(theirs).spec, storage.artifacts, NAMES.trial(ours).spec)
+        _copy_outcomes(source.artifacts, theirs, storage.artifacts, ours)
     imported = [
         replace(event, trial=renumbered[event.trial], source=f"{PurePath(address).name}/{event.trial}", held_s=None)
         for event in events
@@ -75,6 +76,13 @@ def _read(source: ExperimentStorage, address: str) -> list[Event]:
         return list(decode_all(source.journal.entries()))
     except JournalDamagedError as error:
         raise SourceMissingError(f"cannot import the trials of the source experiment: {error}") from error
+
+
+def _copy_outcomes(source: ArtifactStore, theirs: int, target: ArtifactStore, ours: int) -> None:
+    """Trials of version 0.1 have none."""
+    name = NAMES.trial(theirs).validation
+    if source.exists(name):
+        _copy(source, name, target, NAMES.trial(ours).validation)
 
 
 def _copy(source: ArtifactStore, name: PurePath, target: ArtifactStore, new_name: PurePath) -> None:

@@ -50,8 +50,9 @@ class Training:
     `epoch` is the number of finished epochs. `batch` is the number of finished batches of the current epoch, out of
     `batches`. `best_value` is the best finite value of the objective, reached at `best_epoch` (from 1); they are None
     and 0 until there is one. `diverged` is True after the first loss that is not finite; this raises nothing, and the
-    metrics are as measured. Pass the `compiler` of the process if it runs further trials. `interrupted` is called
-    before each batch; the epoch stops if it returns True.
+    metrics are as measured. `best_right` holds which validation images the best epoch got right, if this object trained
+    it; it is on the device, and empty otherwise. Pass the `compiler` of the process if it runs further trials.
+    `interrupted` is called before each batch; the epoch stops if it returns True.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Training:
         self.epoch, self.batch = 0, 0
         self.best_value: float | None = None
         self.best_epoch = 0
+        self.best_right: list[Tensor] = []
         self.diverged = False
         self._interrupted = interrupted
         images = data.train_images
@@ -126,7 +128,8 @@ class Training:
             measured = self._train()
             trained = time.perf_counter()
             rate = self.schedule.rate_of_last_batch
-            loss, accuracy = self._evaluate(self._validation, self._validation_labels)
+            right: list[Tensor] = []
+            loss, accuracy = self._evaluate(self._validation, self._validation_labels, right)
             train_loss, train_accuracy = measured["train_loss"], measured["train_accuracy"]
             if self._clean is not None:
                 train_loss, train_accuracy = self._evaluate(*self._clean)
@@ -142,7 +145,7 @@ class Training:
             "epoch": float(self.epoch),
         }
         value = measured[self.spec.objective.metric]
-        self._record(value, math.isfinite(measured["train_loss"]) and math.isfinite(loss))
+        self._record(value, right, math.isfinite(measured["train_loss"]) and math.isfinite(loss))
         self.schedule.epoch_done(value)
         return measured | {"epoch_seconds": time.perf_counter() - started}
 
@@ -278,7 +281,8 @@ class Training:
         return norm
 
     @torch.no_grad()
-    def _evaluate(self, images: DeviceImages, labels: Tensor) -> tuple[float, float]:
+    def _evaluate(self, images: DeviceImages, labels: Tensor, right: list[Tensor] | None = None) -> tuple[float, float]:
+        """Mean loss and accuracy; `right` gets whether each image is right, a part for each batch."""
         self.model.eval()
         size = max(16, EVALUATED_PIXELS[self.device.type] // images.values_per_image)
         losses, hits = [], []
@@ -288,19 +292,22 @@ class Training:
                 logits = self._network(images.inputs_between(start, start + size)).float()
             batch = labels[start : start + size]
             losses.append(functional.cross_entropy(logits, batch, reduction="sum"))
-            hits.append((logits.argmax(1) == batch).sum())
-        loss, hit = torch.stack((torch.stack(losses).sum().double(), torch.stack(hits).sum().double())).tolist()
-        return loss / len(images), hit / len(images)
+            hit = logits.argmax(1) == batch
+            hits.append(hit.sum())
+            if right is not None:
+                right.append(hit)
+        loss, count = torch.stack((torch.stack(losses).sum().double(), torch.stack(hits).sum().double())).tolist()
+        return loss / len(images), count / len(images)
 
     def _raise_if_interrupted(self) -> None:
         if self._interrupted():
             raise EpochInterruptedError
 
-    def _record(self, value: float, finite: bool) -> None:
+    def _record(self, value: float, right: list[Tensor], finite: bool) -> None:
         """Update the best value, and whether the trial has diverged."""
         self.diverged = self.diverged or not finite
         if finite and (self.best_value is None or self.spec.objective.is_better(value, self.best_value)):
-            self.best_value, self.best_epoch = value, self.epoch
+            self.best_value, self.best_epoch, self.best_right = value, self.epoch, right
 
     def _on_device(self, images: Tensor, reused: bool) -> DeviceImages:
         return DeviceImages(images, self._mean, self._std, self.device, reused=reused)

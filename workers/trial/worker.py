@@ -24,6 +24,7 @@ from search_spaces.stored import read_trial_spec
 from workers.failures.classification import classified
 from workers.nodes import avoiding, on_node
 from workers.state import checkpoints
+from workers.state.outcomes import ValidationOutcomes
 from workers.trial import device
 from workers.trial.logs import LogFile, captured
 
@@ -41,7 +42,8 @@ class TrialWorker(tune.Trainable):
     """Config: `trial` (its number), `storage` (the experiment's), `epoch`, `data_root`, `cache_root`; `marker` and
     `version`, which the node must have; `resources` of a trial, and `excluded`, the nodes that must not be used.
 
-    After each epoch `last.pt` holds all that is needed to resume, and `best.pt` the weights of the best epoch. A trial
+    After each epoch `last.pt` holds all that is needed to resume, `best.pt` the weights of the best epoch, and
+    `validation.json` which validation images they get right. A trial
     that has checkpoints resumes from the newest that is undamaged and of the same spec. Its first step returns the
     result of that epoch again, because a driver that died may not have recorded it. A checkpoint that is more than one
     epoch ahead of the `epoch` epochs that the journal has is not used: the journal lost those epochs, and they must be
@@ -147,6 +149,9 @@ class TrialWorker(tune.Trainable):
         if training.best_epoch == training.epoch:
             best = {"epoch": training.epoch, "model": training.model.state_dict()}
             checkpoints.save(best, self._artifacts, self._files.best)
+            right = self._torch.cat(training.best_right).tolist()
+            outcomes = ValidationOutcomes(training.epoch, values["validation_loss"], right)
+            self._artifacts.write(self._files.validation, outcomes.encode(), durable=False)
         state = {"spec": training.spec.model_dump_json(), "training": training.state_dict(), "result": result}
         checkpoints.save_last(state, self._artifacts, self._files, rotate=self._last_is_usable)
         self._last_is_usable = True

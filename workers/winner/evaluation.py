@@ -120,6 +120,16 @@ class WinnerEvaluation:
                 log.warning("the winner is evaluated again, %s after %s: %s", failure.kind, count, failure.reason)
                 restarts += 1
 
+    def make_insight(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None:
+        """`Evaluator.make_insight` in that process. Raises what it raises, and GetTimeoutError."""
+        self._start(gpus=0)
+        try:
+            task = self._actor.make_insight.remote(spec, launch)
+            ray.get(task, timeout=timeout_s)
+        except Exception:
+            self._end()
+            raise
+
     def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None:
         """`Evaluator.draw_plots` in that process, which then ends. Raises what it raises, and GetTimeoutError."""
         self._start(gpus=0)
@@ -170,14 +180,39 @@ class Evaluator:
         with classified(), on_node(launch.storage, launch.marker, launch.version):
             return self._evaluate(launch, open_storage(launch.storage).artifacts, NAMES.trial(number), epochs)
 
+    def make_insight(self, spec: ExperimentSpec, launch: LaunchConfig) -> None:
+        """Store why the best trial won, and how sure that is. Raises what `insight.report.make_insight` raises."""
+        from workers.insight.report import make_insight
+
+        storage = open_storage(launch.storage)
+        made = make_insight(spec, storage)
+        storage.artifacts.write(NAMES.insight_report, made.model_dump_json(indent=1).encode())
+
     def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig) -> None:
-        """Store the plots that depend on the spec in the experiment's storage."""
+        """Store the plots that depend on the spec, and those of the insight, in the experiment's storage."""
         from workers.data.splits import load
         from workers.plots.cli import plot_experiment
 
+        self._draw_insight(open_storage(launch.storage).artifacts)
         roots = Path(launch.data_root), Path(launch.cache_root)
         with open_storage(launch.storage).artifacts.replace_folder(NAMES.plots) as folder:
             plot_experiment(spec, lambda: load(spec.dataset, spec.seed, *roots), folder)
+
+    def _draw_insight(self, artifacts: ArtifactStore) -> None:
+        """An error only costs these plots."""
+        from search_spaces.insight import Insight
+        from workers.insight.pictures import draw
+
+        try:
+            with artifacts.open_reader(NAMES.insight_report) as file:
+                insight = Insight.model_validate_json(file.read())
+            with tempfile.TemporaryDirectory() as folder:
+                for path in draw(insight, Path(folder)):
+                    artifacts.write(NAMES.insight / path.name, path.read_bytes())
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            log.warning("the plots of the insight could not be drawn: %r", error)
 
     def _evaluate(self, launch: LaunchConfig, artifacts: ArtifactStore, trial: TrialFolder, epochs: int) -> WinnerScore:
         import torch
@@ -210,6 +245,7 @@ class Evaluator:
         import torch
 
         import workers.data.splits
+        import workers.insight.report
         import workers.training.loop  # noqa: F401
         from search_spaces.models import CNN
         from search_spaces.normalization import Batch

@@ -35,6 +35,7 @@ OPERATION_IDS = {
     "show_driver_log",
     "show_experiment",
     "show_health",
+    "show_insight",
     "show_preset",
     "show_readiness",
     "show_schema",

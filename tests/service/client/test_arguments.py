@@ -86,6 +86,7 @@ CALLS: dict[str, Callable[[Client, Any], object]] = {
     "logs": lambda rung, experiment_id: rung.logs(experiment_id),
     "follow_logs": lambda rung, experiment_id: list(rung.follow_logs(experiment_id)),
     "data": lambda rung, experiment_id: rung.data(experiment_id),
+    "insight": lambda rung, experiment_id: rung.insight(experiment_id),
     "storage": lambda rung, experiment_id: rung.storage(experiment_id),
     "preset": lambda rung, experiment_id: rung.preset(experiment_id),
     "watch": lambda rung, experiment_id: list(rung.watch(experiment_id)),

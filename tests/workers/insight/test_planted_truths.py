@@ -13,7 +13,7 @@ from tests.support.planted import PLANTED, additive_search, outcomes
 from workers.insight.importance import forest_shares, shares
 from workers.insight.intervals import Estimate, is_overtuned, of_accuracy
 from workers.insight.selection import expected_of_choice
-from workers.insight.told_apart import worse_than
+from workers.insight.ties import worse_than
 
 
 def wald(accuracy: float, images: int) -> Estimate:
@@ -46,7 +46,7 @@ def test_the_interval_of_all_right_reaches_one() -> None:
 
 
 @pytest.mark.parametrize(("images", "gap", "excluded"), [(216, 0.04, 0.7), (6000, 0.01, 0.95)])
-def test_equal_trials_stay_and_worse_ones_are_told_apart(images: int, gap: float, excluded: float) -> None:
+def test_equal_trials_stay_and_worse_ones_are_found(images: int, gap: float, excluded: float) -> None:
     random = np.random.default_rng(1)
     dropped, found = [], []
     for _ in range(100 if images < 1000 else 20):
@@ -66,14 +66,14 @@ def test_trials_are_compared_image_by_image() -> None:
 
 
 def test_the_correction_is_holms() -> None:
-    """Chances of 1/32 twice: alone each is below 5 %, together the smaller one must be below 2.5 %."""
+    """Chances of 1/32: below 5 % of one comparison, but not below 2.5 % of the first of two."""
     winner = np.arange(20) < 15
     other = winner & (np.arange(20) >= 5)
     assert worse_than(np.array([winner, other]), 0).tolist() == [False, True]
     assert worse_than(np.array([winner, other, other]), 0).tolist() == [False, False, False]
 
 
-def test_a_trial_alone_is_not_compared() -> None:
+def test_the_only_trial_is_not_compared() -> None:
     assert worse_than(np.array([[True, False]]), 0).tolist() == [False]
 
 
@@ -94,7 +94,7 @@ def test_the_expected_accuracy_of_the_best_of_40_is_not_biased(spread: float) ->
     assert np.mean(held) > 0.95
 
 
-def test_the_expected_accuracy_is_that_of_the_images_where_one_trial_is_alone() -> None:
+def test_the_expected_accuracy_of_one_trial_is_its_accuracy() -> None:
     right = np.arange(1000)[None] < 900
     found = expected_of_choice(right)
     assert found.value == pytest.approx(0.9, abs=0.002)

@@ -40,6 +40,7 @@ def source(tmp_path: Path, experiment: BuildSpec) -> Path:
         searcher.suggest(str(number))
         recorder.mark_slot_taken(number)
         (folder / f"trials/{number:05d}" / BEST).write_bytes(b"weights %d" % number)
+        (folder / f"trials/{number:05d}/validation.json").write_bytes(b"outcomes %d" % number)
     for epoch in range(1, 4):
         for number, (_, curve) in reversed(ENDS.items()):
             if epoch <= len(curve):
@@ -77,6 +78,9 @@ def test_results_are_imported_in_their_order(source: Path, tmp_path: Path, open_
     assert {path.parent.name: path.read_bytes() for path in (tmp_path / "trials").rglob(BEST)} == {
         "00003": b"weights 6"
     }
+    assert [(tmp_path / f"trials/{number:05d}/validation.json").read_bytes() for number in taken] == [
+        b"outcomes %d" % theirs for theirs in taken.values()
+    ]
     original.close()
 
 

@@ -20,18 +20,20 @@ from ray.tune import PlacementGroupFactory
 
 from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import ExperimentSpec, TrialSpec
-from search_spaces.layout import BEST, LAST, PREVIOUS, ExperimentFolder
+from search_spaces.layout import BEST, LAST, NAMES, PREVIOUS, ExperimentFolder
 from search_spaces.protocol import METRICS, ErrorKind
 from search_spaces.storage.base import open_storage
 from search_spaces.stored import read_trial_spec
 from workers import nodes
 from workers.data import splits
 from workers.failures.classification import Failure, TrialError
+from workers.state import checkpoints
+from workers.state.outcomes import load_outcomes
 from workers.training import loop
 from workers.trial import worker
 from workers.trial.worker import TrialWorker
 
-SPEC, STOP, TRIAL_LOG = "spec.json", "stop", "trial.log"
+SPEC, STOP, TRIAL_LOG, VALIDATION = "spec.json", "stop", "trial.log", "validation.json"
 SIGN = r"epoch (\d+): (\d+) of (\d+) batches"
 CLOCKED = {"epoch_seconds", "images_per_second"}
 
@@ -103,7 +105,23 @@ def test_an_epoch_a_step_with_all_its_figures(config: Callable[..., dict[str, An
     assert all(isinstance(first[name], float) for name in first["reported"])
     assert first["diverged"] is False
     assert second["validation_accuracy"] > 0.3
-    assert names(told) == {BEST, LAST, PREVIOUS, SPEC}
+    assert names(told) == {BEST, LAST, PREVIOUS, SPEC, VALIDATION}
+
+
+def test_which_images_the_best_epoch_got_right_is_kept(config: Callable[..., dict[str, Any]]) -> None:
+    told = config()
+    slot = begun(told)
+    results = [slot.step() for _ in range(3)]
+    accuracies = [result["validation_accuracy"] for result in results]
+    best = accuracies.index(max(accuracies))
+    artifacts, files = open_storage(told["storage"]).artifacts, NAMES.trial(told["trial"])
+    found = load_outcomes(artifacts, files, best + 1)
+    assert found is not None
+    assert sum(found.right) / len(found.right) == results[best]["validation_accuracy"]
+    assert found.loss == results[best]["validation_loss"]
+    checkpoints.prune(artifacts, [told["trial"]], None, "none")
+    assert load_outcomes(artifacts, files, best + 1) == found, "it stays when the checkpoints are deleted"
+    assert not artifacts.exists(files.best)
 
 
 def test_the_first_trial_tells_what_the_data_are(

@@ -1,4 +1,4 @@
-"""Told apart: which trials are worse than the winner, and which only look so on these images.
+"""Ties: which trials are worse than the winner, and which only look so on these images.
 
 Pure functions. It must not know trials or files.
 """
@@ -16,7 +16,7 @@ def worse_than(right: NDArray[np.bool_], winner: int) -> NDArray[np.bool_]:
     """For each row of `right` [trials, images] whether its trial is worse than the one in row `winner`.
 
     McNemar's exact one-sided test on the images that only one of the two gets right (McNemar, 1947), with the
-    correction of Holm (1979) for the number of trials. The others cannot be told from the winner.
+    correction of Holm (1979) for the number of trials. The others cannot be distinguished from the winner.
     """
     only_winner = (right[winner] & ~right).sum(1)
     only_other = (~right[winner] & right).sum(1)

@@ -1,0 +1,144 @@
+"""Insight: why the winner of an experiment won, how sure that is, and what to try next.
+
+The workers make it when a search ends, and the service shows it. It must not know how it is computed, nor what is shown
+of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+VERSION = 1  # of `insight.json`
+
+
+class Part(BaseModel):
+    """Ignores unknown fields: newer workers may write more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Interval(Part):
+    """An accuracy in [0, 1] with its 95 % interval."""
+
+    value: float = Field(description="The accuracy.")
+    low: float = Field(description="Lower end of its 95 % interval.")
+    high: float = Field(description="Upper end of its 95 % interval.")
+
+
+class Choice(Part):
+    """The winner."""
+
+    trial: int = Field(description="Number of the trial.")
+    value: float = Field(description="Its best value of the objective.")
+    epoch: int = Field(description="Epoch of that value, counted from 1.")
+    trials: int = Field(description="Number of trials that have a value, of which it is the best.")
+    parameters: dict[str, str | float | int | bool] = Field(
+        description="Its searched hyperparameters, by dotted path; those that the spec fixes are left out."
+    )
+
+
+class Ranked(Part):
+    """A trial and its accuracy on the validation images."""
+
+    trial: int = Field(description="Number of the trial.")
+    accuracy: Interval = Field(description="Validation accuracy of its best epoch, with Wilson's interval.")
+    tie: bool = Field(description="Whether it is the winner, or cannot be distinguished from it.")
+
+
+class Sureness(Part):
+    """How sure the choice is. What could not be computed is null, and `notes` say why."""
+
+    validation_images: int | None = Field(None, description="Number of validation images that trials are compared on.")
+    compared: int = Field(
+        0, description="Number of trials whose right and wrong images are known, the winner included."
+    )
+    ties: list[int] | None = Field(
+        None,
+        description="Numbers of the trials that cannot be distinguished from the winner on the validation images: "
+        "exact one-sided McNemar tests, corrected by Holm, at 5 %.",
+    )
+    best: list[Ranked] = Field(default_factory=list, description="The best of the compared trials, at most 30.")
+    expected: Interval | None = Field(
+        None,
+        description="Validation accuracy to expect of a trial that was chosen in this way, on images that did not "
+        "choose it (bootstrap bias correction).",
+    )
+    test: Interval | None = Field(None, description="Accuracy of the winner on the test set, with Wilson's interval.")
+    test_images: int | None = Field(None, description="Number of test images.")
+    overtuned: bool | None = Field(
+        None, description="Whether the test accuracy is lower than chance allows, given the expected one."
+    )
+    notes: list[str] = Field(default_factory=list, description="What could not be computed, and why.")
+
+
+class Bar(Part):
+    """How much of the differences between trials a hyperparameter explains by itself, as a share in [0, 1]."""
+
+    name: str = Field(description="Hyperparameter, by the path of its domain in the spec's search space.")
+    share: float = Field(description="Median over bootstraps of the trials.")
+    low: float = Field(description="Lower end of 80 % of the bootstraps.")
+    high: float = Field(description="Upper end of 80 % of the bootstraps.")
+    noise: bool = Field(description="Whether it cannot be distinguished from a hyperparameter that does not exist.")
+
+
+class Group(Part):
+    """The hyperparameters that apply to the same trials, the most important first."""
+
+    within: str | None = Field(None, description="Alternative that these trials chose; null for all trials.")
+    trials: int = Field(description="Number of trials that were analyzed.")
+    bars: list[Bar] = Field(description="The hyperparameters.")
+
+
+class Importance(Part):
+    """The hyperparameters that matter (fANOVA of a random forest)."""
+
+    epoch: int | None = Field(
+        None, description="Epoch whose values were analyzed: the highest that 80 % of the trials reached."
+    )
+    groups: list[Group] = Field(
+        default_factory=list, description="First that of all trials, then those of alternatives."
+    )
+    note: str = Field("", description="Why there is none, or what was left out.")
+
+
+class Finding(Part):
+    """What a trial's curves or the search space show, and the figures that this rests on."""
+
+    kind: str = Field(description="What was found.", examples=["overfitting", "at-bound"])
+    subject: str = Field("", description="Hyperparameter that it is about; empty for a finding about curves.")
+    text: str = Field(description="One sentence that says it.")
+    figures: dict[str, float] = Field(description="The figures by name.")
+
+
+class TrialFindings(Part):
+    """What the curves of one trial show."""
+
+    trial: int = Field(description="Number of the trial.")
+    findings: list[Finding] = Field(description="The findings, none of which means that nothing is wrong.")
+
+
+class NextSpec(Part):
+    """A spec to try next."""
+
+    changes: list[str] = Field(default_factory=list, description="What it changes, a sentence each.")
+    spec: dict[str, Any] | None = Field(
+        None, description="The whole spec, which is valid; null if nothing is suggested."
+    )
+
+
+class Insight(Part):
+    """Why the winner won, how sure that is, and what to try next."""
+
+    version: int = Field(VERSION, description="Version of this document.")
+    metric: str = Field(description="Metric of the objective.")
+    choice: Choice = Field(description="The winner, and what it was chosen from.")
+    sureness: Sureness = Field(description="How sure the choice is.")
+    importance: Importance = Field(description="The hyperparameters that matter.")
+    curves: list[TrialFindings] = Field(
+        default_factory=list, description="What the curves show of each of the best trials, the winner first."
+    )
+    counts: dict[str, int] = Field(default_factory=dict, description="Number of trials with each kind of finding.")
+    space: list[Finding] = Field(default_factory=list, description="What the results show of the search space.")
+    next: NextSpec = Field(NextSpec(), description="What to try next.")

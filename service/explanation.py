@@ -1,0 +1,111 @@
+"""Explanation: what to show of an insight, as labeled lines for a person.
+
+Pure functions. It must not know how text is drawn, nor how an insight is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from search_spaces.insight import Bar, Insight, Interval
+from search_spaces.phrases import counted, listed
+from service.presentation import Fact, figure, one_line
+
+MOST_BARS = 3  # of the hyperparameters that matter
+MOST_TIES = 10  # numbers of trials on one line
+MOST_FINDINGS = 4  # about the search space: the whole must fit on one screen
+
+
+def explain(insight: Insight, experiment_id: str) -> list[Fact]:
+    """Why this one, how sure, and what next, on one screen."""
+    choice = insight.choice
+    first = f"trial {choice.trial} has the best {insight.metric} of {counted(choice.trials, 'trial')}"
+    facts = [Fact("winner", f"{first}: {figure(choice.value)} at epoch {choice.epoch}")]
+    if choice.parameters:
+        facts.append(Fact("with", ", ".join(f"{name} {figure(value)}" for name, value in choice.parameters.items())))
+    facts += [*_why(insight), *_sure(insight), *_curves(insight)]
+    facts += [Fact("space", one_line(finding.text)) for finding in insight.space[:MOST_FINDINGS]]
+    if len(insight.space) > MOST_FINDINGS:
+        more = counted(len(insight.space) - MOST_FINDINGS, "more finding")
+        facts.append(Fact("space", f"{more}: --json shows them"))
+    return [*facts, _next(insight, experiment_id)]
+
+
+def in_short(insight: Insight, experiment_id: str) -> Fact:
+    """The insight on one line."""
+    sure = insight.sureness
+    parts = [_tested(insight)] if sure.test else []
+    if sure.ties is not None:
+        parts.append(_ties(insight))
+    if sure.overtuned:
+        parts.append("overtuned")
+    return Fact("insight", "; ".join([*parts, f"`rung insight {experiment_id}` says why"]))
+
+
+def _why(insight: Insight) -> Iterable[Fact]:
+    importance = insight.importance
+    for group in importance.groups:
+        shown = [bar for bar in group.bars if not bar.noise]
+        where = f"of the differences at epoch {importance.epoch}, {counted(group.trials, 'trial')}"
+        where += f" with {group.within}" if group.within else ""
+        if shown:
+            text = ", ".join(map(_bar, shown[:MOST_BARS]))
+            yield Fact("matters", f"{text} {where}")
+        if noise := [bar.name for bar in group.bars if bar.noise]:
+            yield Fact("noise", f"{listed(noise, 6)}: no more than chance {where}")
+    if importance.note:
+        yield Fact("matters", importance.note)
+
+
+def _sure(insight: Insight) -> Iterable[Fact]:
+    sure = insight.sureness
+    if sure.expected:
+        of = counted(sure.validation_images or 0, "validation image")
+        yield Fact("expected", f"{_interval(sure.expected)} of a trial chosen in this way, by {of}")
+    if sure.test:
+        yield Fact("test", _tested(insight).removeprefix("test "))
+    if sure.overtuned:
+        yield Fact("overtuned", "the test accuracy is lower than chance allows: the validation images chose too much")
+    if sure.ties is not None:
+        numbers = f": {listed(map(str, sure.ties), MOST_TIES)}" if sure.ties else ""
+        yield Fact("ties", f"{_ties(insight)}{numbers}")
+    for note in sure.notes:
+        yield Fact("note", one_line(note))
+
+
+def _curves(insight: Insight) -> Iterable[Fact]:
+    winner = next((one for one in insight.curves if one.trial == insight.choice.trial), None)
+    for finding in winner.findings if winner else []:
+        yield Fact("curves", f"the winner, {finding.kind}: {one_line(finding.text)}")
+    if insight.counts:
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(insight.counts.items(), key=lambda one: -one[1]))
+        yield Fact("curves", f"of {counted(insight.choice.trials, 'trial')}: {counts}")
+
+
+def _next(insight: Insight, experiment_id: str) -> Fact:
+    if insight.next.spec is None:
+        if insight.sureness.ties:
+            return Fact("next", "nothing asks for a change of the space; more validation images would separate ties")
+        return Fact("next", "nothing in the space or the curves asks for a change")
+    changes = "; ".join(map(one_line, insight.next.changes))
+    return Fact("next", f"{changes}: rung insight {experiment_id} --next > next.yaml")
+
+
+def _tested(insight: Insight) -> str:
+    test, images = insight.sureness.test, insight.sureness.test_images
+    return f"test {_interval(test)} of {counted(images or 0, 'test image')}" if test else ""
+
+
+def _ties(insight: Insight) -> str:
+    sure = insight.sureness
+    ties = len(sure.ties or ())
+    return f"{ties} of {counted(max(0, sure.compared - 1), 'other trial')} cannot be distinguished from it"
+
+
+def _bar(bar: Bar) -> str:
+    return f"{bar.name} {100 * bar.share:.0f} % ({100 * bar.low:.0f} to {100 * bar.high:.0f})"
+
+
+def _interval(found: Interval) -> str:
+    """A share and the ends of its interval."""
+    return f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})"

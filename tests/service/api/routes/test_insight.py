@@ -1,0 +1,103 @@
+"""Why a winner won: over REST, by the SDK, and in `rung insight` and `rung show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from search_spaces.insight import NextSpec
+from search_spaces.layout import ExperimentFolder
+from search_spaces.validation import validate
+from service.cli import app
+from service.client import Client
+from service.settings import Settings
+from tests.support.insights import insight
+from tests.support.world import World
+
+
+@pytest.fixture
+def ended(world: World) -> str:
+    return world.ended()
+
+
+def write(settings: Settings, experiment_id: str, text: str) -> None:
+    path = ExperimentFolder(Path(settings.storage_root) / experiment_id).insight_report
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def runner(world: World) -> CliRunner:
+    return CliRunner(env={"RUNG_URL": str(world.client.base_url)})
+
+
+@pytest.mark.stores
+def test_there_is_an_insight_once_the_search_is_completed(world: World, settings: Settings) -> None:
+    one = world.started()
+    address = f"/api/v1/experiments/{one}/insight"
+    write(settings, one, insight().model_dump_json())  # of an earlier end, before it was extended
+    running = world.client.get(address)
+    assert running.status_code == 404
+    assert running.json()["detail"] == f"experiment {one} is RUNNING: it has an insight once its search is completed"
+    world.beat(one, {"phase": "completed"})
+    assert world.client.get(address).json() == insight().model_dump(mode="json")
+    with Client(str(world.client.base_url)) as rung:
+        assert rung.insight(one) == insight()
+
+
+def test_a_canceled_experiment_has_none(world: World) -> None:
+    one = world.started()
+    world.cancel(one)
+    world.beat(one, {"phase": "canceled"})
+    answer = world.client.get(f"/api/v1/experiments/{one}/insight")
+    assert answer.status_code == 404
+    assert answer.json()["detail"].endswith("only a completed one has an insight")
+
+
+def test_an_experiment_of_an_older_version_says_why_it_has_none(world: World, settings: Settings, ended: str) -> None:
+    answer = world.client.get(f"/api/v1/experiments/{ended}/insight")
+    assert answer.status_code == 404
+    assert "an older version of Rung completed it" in answer.json()["detail"]
+    write(settings, ended, "{")
+    assert world.client.get(f"/api/v1/experiments/{ended}/insight").status_code == 503
+
+
+def test_the_insight_fits_on_one_screen(world: World, settings: Settings, ended: str) -> None:
+    assert runner(world).invoke(app, ["insight", ended]).exit_code == 2
+    write(settings, ended, insight().model_dump_json())
+    lines = runner(world).invoke(app, ["insight", ended]).stdout.splitlines()
+    assert lines[1:] == [
+        "  winner    trial 17 has the best validation_accuracy of 40 trials: 0.9954 at epoch 14",
+        "  with      optimizer.lr 0.4912",
+        "  matters   optimizer.lr 62 % (48 to 75) of the differences at epoch 1, 40 trials",
+        "  noise     batch_size: no more than chance of the differences at epoch 1, 40 trials",
+        "  expected  0.9890 (0.9810 to 0.9960) of a trial chosen in this way, by 216 validation images",
+        "  test      0.9944 (0.9800 to 0.9990) of 360 test images",
+        "  ties      2 of 39 other trials cannot be distinguished from it: 3, 5",
+        "  curves    the winner, improving: the accuracy still rose",
+        "  curves    of 40 trials: 3 diverged, 1 improving",
+        "  space     the rate is at its bound",
+        f"  next      optimizer.lr up to 3: rung insight {ended} --next > next.yaml",
+    ]
+
+
+def test_the_next_spec_is_valid_yaml(world: World, settings: Settings, ended: str) -> None:
+    write(settings, ended, insight().model_dump_json())
+    printed = runner(world).invoke(app, ["insight", ended, "--next"]).stdout
+    assert printed.startswith("# optimizer.lr up to 3\n")
+    assert validate(yaml.safe_load(printed)).name == "first-next"
+    write(settings, ended, insight(next=NextSpec()).model_dump_json())
+    refused = runner(world).invoke(app, ["insight", ended, "--next"])
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "suggest no change" in refused.stderr
+
+
+def test_show_says_in_one_line_how_sure_the_result_is(world: World, settings: Settings, ended: str) -> None:
+    assert "insight" not in runner(world).invoke(app, ["show", ended]).stdout
+    write(settings, ended, insight().model_dump_json())
+    assert (
+        "  insight   test 0.9944 (0.9800 to 0.9990) of 360 test images; 2 of 39 other trials cannot be distinguished "
+        f"from it; `rung insight {ended}` says why\n"
+    ) in runner(world).invoke(app, ["show", ended]).stdout

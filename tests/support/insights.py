@@ -1,0 +1,51 @@
+"""An insight, as a driver writes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.insight import (
+    Bar,
+    Choice,
+    Finding,
+    Group,
+    Importance,
+    Insight,
+    Interval,
+    NextSpec,
+    Sureness,
+    TrialFindings,
+)
+
+
+def insight(**changes: Any) -> Insight:
+    rate = Bar(name="optimizer.lr", share=0.62, low=0.48, high=0.75, noise=False)
+    batch = Bar(name="batch_size", share=0.01, low=0.0, high=0.03, noise=True)
+    fields: dict[str, Any] = {
+        "metric": "validation_accuracy",
+        "choice": Choice(trial=17, value=0.9954, epoch=14, trials=40, parameters={"optimizer.lr": 0.4912}),
+        "sureness": Sureness(
+            validation_images=216,
+            compared=40,
+            ties=[3, 5],
+            expected=Interval(value=0.989, low=0.981, high=0.996),
+            test=Interval(value=0.9944, low=0.98, high=0.999),
+            test_images=360,
+            overtuned=False,
+        ),
+        "importance": Importance(epoch=1, groups=[Group(within=None, trials=40, bars=[rate, batch])]),
+        "curves": [
+            TrialFindings(
+                trial=17, findings=[Finding(kind="improving", text="the accuracy still rose", figures={"late": 0.99})]
+            )
+        ],
+        "counts": {"improving": 1, "diverged": 3},
+        "space": [
+            Finding(kind="at-bound", subject="optimizer.lr", text="the rate is at its bound", figures={"bound": 0.5})
+        ],
+        "next": NextSpec(
+            changes=["optimizer.lr up to 3"], spec=ExperimentSpec(name="first-next").model_dump(mode="json")
+        ),
+    }
+    return Insight(**fields | changes)

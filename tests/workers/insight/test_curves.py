@@ -1,0 +1,87 @@
+"""What planted curves show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from search_spaces.protocol import TrialState
+from workers.insight.curves import findings
+
+EPOCHS = np.arange(1, 21)
+RISING = 0.95 - 0.6 * np.exp(-EPOCHS / 3)
+
+
+def curve(
+    accuracy: Sequence[float] = RISING.tolist(), loss: Sequence[float] = np.exp(-EPOCHS / 4).tolist(), gap: float = 0.01
+) -> list[dict[str, float]]:
+    return [
+        {"validation_accuracy": a, "validation_loss": b, "generalization_gap": gap, "nonfinite_steps": 0.0, "lr": 0.1}
+        for a, b in zip(accuracy, loss, strict=True)
+    ]
+
+
+def kinds(
+    epochs: list[dict[str, float]], state: TrialState = TrialState.COMPLETED, scheduler: str = "constant"
+) -> list[str]:
+    return [finding.kind for finding in findings(epochs, state, scheduler, classes=10)]
+
+
+def test_a_curve_that_levels_off_shows_nothing() -> None:
+    assert kinds(curve()) == []
+
+
+def test_too_few_epochs_show_nothing() -> None:
+    assert kinds(curve()[:4]) == []
+
+
+def test_overfitting_is_a_loss_that_rises_while_training_is_ahead() -> None:
+    losses = (1 - 0.05 * EPOCHS).tolist()[:10] + (0.5 + 0.03 * EPOCHS).tolist()[:10]
+    [found] = findings(curve(loss=losses, gap=0.08), TrialState.COMPLETED, "constant", 10)
+    assert found.kind == "overfitting"
+    assert (found.figures["lowest_epoch"], found.figures["generalization_gap"]) == (10, 0.08)
+    assert "overfitting" not in kinds(curve(loss=losses, gap=0.0)), "the loss rises, but training is not ahead"
+
+
+def test_underfitting_is_a_low_training_accuracy_without_a_gap() -> None:
+    low = (RISING - 0.2).tolist()
+    [found] = findings(curve(accuracy=low, gap=0.005), TrialState.COMPLETED, "constant", 10)
+    assert found.kind == "underfitting"
+    assert found.figures["train_accuracy"] == pytest.approx(low[-1] + 0.005)
+    assert kinds(curve(accuracy=low, gap=0.2)) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "scheduler", "shown"),
+    [
+        (TrialState.COMPLETED, "constant", ["improving"]),
+        (TrialState.COMPLETED, "cosine", []),
+        (TrialState.EARLY_STOPPED, "constant", []),
+    ],
+)
+def test_a_curve_still_improves_unless_its_schedule_makes_it_rise(
+    state: TrialState, scheduler: str, shown: list[str]
+) -> None:
+    line = np.linspace(0.7, 0.97, 20).tolist()
+    assert kinds(curve(accuracy=line), state, scheduler) == shown
+
+
+def test_a_curve_that_falls_again_and_again_is_unstable() -> None:
+    jumping = [value - (0.2 if epoch % 3 == 0 else 0) for epoch, value in enumerate(RISING.tolist())]
+    [found] = findings(curve(accuracy=jumping), TrialState.COMPLETED, "cosine", 10)
+    assert found.kind == "unstable"
+    assert found.figures["drops"] == 6
+    assert 0.1 < found.figures["largest"] <= 0.2
+
+
+def test_a_trial_that_learns_nothing_is_stuck() -> None:
+    assert kinds(curve(accuracy=[0.1] * 20)) == ["stuck"]
+
+
+def test_a_trial_that_diverged_names_its_epoch_and_rate() -> None:
+    epochs = curve()[:7]
+    epochs[6] |= {"nonfinite_steps": 0.5, "validation_loss": float("nan"), "lr": 3.0}
+    [found] = findings(epochs, TrialState.DIVERGED)
+    assert (found.kind, found.figures) == ("diverged", {"epoch": 7, "lr": 3.0})

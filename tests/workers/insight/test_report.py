@@ -1,0 +1,158 @@
+"""The insight of searches whose truth is planted, from their journals and files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.insight import Insight
+from search_spaces.layout import NAMES
+from search_spaces.validation import validate
+from tests.support.planted import outcomes
+from tests.workers.insight.conftest import Plant
+from workers.insight.evidence import gather
+from workers.insight.report import make_insight
+from workers.insight.sureness import sureness
+
+SPACE: dict[str, Any] = {
+    "optimizer": {
+        "choice": [
+            {"kind": "sgd", "lr": {"loguniform": [0.01, 1.0]}},
+            {"kind": "adam", "lr": 0.001},
+        ]
+    },
+    "label_smoothing": {"uniform": [0, 0.2]},
+}
+Trials = Sequence[tuple[Mapping[str, float], Sequence[float], Sequence[bool] | None]]
+
+
+def spec_of(**changes: Any) -> ExperimentSpec:
+    return ExperimentSpec.model_validate({"name": "planted", "search_space": SPACE, "max_epochs": 3} | changes)
+
+
+def trials_of(count: int, accuracies: Sequence[float], images: int = 300, seed: int = 0) -> Trials:
+    """The rate decides: the larger, the better; every third trial has adam, which is bad."""
+    random = np.random.default_rng(seed)
+    right = outcomes(accuracies, images, random)
+    found: list[tuple[Mapping[str, float], Sequence[float], Sequence[bool]]] = []
+    for number in range(count):
+        value = float(right[number].mean())
+        place = (accuracies[number] - min(accuracies)) / max(1e-9, max(accuracies) - min(accuracies))
+        smoothing = float(random.uniform(0, 0.2))
+        sample: dict[str, float] = {"optimizer": 0, "optimizer[0].lr": 0.01 * 100**place, "label_smoothing": smoothing}
+        if number % 3 == 2:
+            sample = {"optimizer": 1, "label_smoothing": smoothing}
+        found.append((sample, [value - 0.2, value - 0.1, value], right[number].tolist()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def planted() -> Trials:
+    """40 trials: a third of them bad (adam), the others the better the larger the rate."""
+    random = np.random.default_rng(1)
+    accuracies = [0.6 if number % 3 == 2 else float(random.uniform(0.8, 0.97)) for number in range(40)]
+    accuracies[4], accuracies[6] = 0.975, 0.974
+    return trials_of(40, accuracies)
+
+
+def test_the_insight_of_a_search_why_how_sure_and_what_next(plant: Plant, planted: Trials) -> None:
+    made = make_insight(spec_of(), plant(spec_of(), planted, test_accuracy=0.96))
+    values = [curve[-1] for _, curve, _ in planted]
+    winner = int(np.argmax(values))
+    assert (made.choice.trial, made.choice.value, made.choice.epoch) == (winner, values[winner], 3)
+    assert set(made.choice.parameters) == {"optimizer.kind", "optimizer.lr", "label_smoothing"}
+    sure = made.sureness
+    assert (sure.validation_images, sure.compared, sure.test_images, sure.notes) == (300, 40, 400, [])
+    assert sure.ties is not None
+    assert {4, 6} - {winner} <= set(sure.ties)
+    assert not {number for number in range(40) if number % 3 == 2} & set(sure.ties)
+    assert sure.expected is not None
+    assert sure.expected.value < made.choice.value
+    assert sure.test is not None
+    assert sure.test.low < 0.96 < sure.test.high
+    assert sure.overtuned is False
+    every, within = made.importance.groups
+    assert [bar.name for bar in every.bars] == ["optimizer", "label_smoothing"]
+    assert [bar.noise for bar in every.bars] == [False, True]
+    assert (within.within, [(bar.name, bar.noise) for bar in within.bars]) == (
+        "optimizer = sgd",
+        [("optimizer.lr", False)],
+    )
+    assert [(finding.kind, finding.subject) for finding in made.space] == [
+        ("never-won", "optimizer"),
+        ("at-bound", "optimizer.lr"),
+    ]
+    assert made.next.changes[0].startswith("optimizer.lr up to ")
+    assert made.next.changes[1] == "optimizer without adam"
+    following = validate(made.next.spec)
+    optimizer: Any = following.search_space.optimizer
+    assert (optimizer.kind, optimizer.lr.low, optimizer.lr.high) == ("sgd", 0.01, 10)
+    assert following.name == "planted-next"
+
+
+def test_it_is_the_same_again_and_survives_json(plant: Plant, planted: Trials) -> None:
+    storage = plant(spec_of(), planted[:12], test_accuracy=0.9)
+    made = make_insight(spec_of(), storage)
+    assert Insight.model_validate_json(made.model_dump_json()) == made == make_insight(spec_of(), storage)
+
+
+def test_a_test_result_that_is_much_lower_is_overtuned(plant: Plant, planted: Trials) -> None:
+    assert sureness(gather(spec_of(), plant(spec_of(), planted, 0.8, test_images=2000))).overtuned is True
+
+
+def test_a_search_of_version_0_1_says_what_is_not_known(plant: Plant, planted: Trials) -> None:
+    storage = plant(spec_of(), [(sample, curve, None) for sample, curve, _ in planted])
+    sure = sureness(gather(spec_of(), storage))
+    assert (sure.ties, sure.expected, sure.test, sure.overtuned) == (None, None, None, None)
+    assert sure.notes == [
+        "the winner cannot be compared: which validation images it got right was not recorded",
+        "the winner was not evaluated on the test set",
+    ]
+
+
+def test_trials_without_outcomes_are_left_out_and_counted(plant: Plant, planted: Trials) -> None:
+    winner = int(np.argmax([curve[-1] for _, curve, _ in planted]))
+    fewer = [
+        (sample, curve, right if number in {winner, 1, 3} else None)
+        for number, (sample, curve, right) in enumerate(planted)
+    ]
+    sure = sureness(gather(spec_of(), plant(spec_of(), fewer)))
+    assert sure.compared == 3
+    assert sure.notes[0].startswith("37 trials are not compared")
+
+
+def test_a_small_loss_is_not_compared_by_images(plant: Plant, planted: Trials) -> None:
+    spec = spec_of(objective={"metric": "validation_loss"})
+    sure = sureness(gather(spec, plant(spec, planted)))
+    assert sure.ties is None
+    assert "does not tell the smaller loss" in sure.notes[0]
+
+
+def test_the_importance_of_few_trials_is_not_computed(plant: Plant, planted: Trials) -> None:
+    made = make_insight(spec_of(), plant(spec_of(), planted[:12]))
+    assert made.importance.groups == []
+    assert made.importance.note == "too few trials: 30 are needed, and 12 have a value"
+
+
+def test_one_trial_of_a_fixed_spec(plant: Plant) -> None:
+    spec = ExperimentSpec(name="fixed", max_epochs=1)
+    made = make_insight(spec, plant(spec, [({}, [0.5], [True, False])], test_accuracy=0.5))
+    assert (made.choice.parameters, made.sureness.ties, made.next.spec) == ({}, [], None)
+    assert made.importance.note == "the spec searches no hyperparameter"
+
+
+def test_a_search_without_a_value_has_no_insight(plant: Plant) -> None:
+    with pytest.raises(ValueError, match="no trial has a value"):
+        make_insight(spec_of(), plant(spec_of(), [({"optimizer": 1, "label_smoothing": 0.1}, [float("nan")], None)]))
+
+
+def test_a_missing_report_on_the_data_costs_only_the_interval(plant: Plant, planted: Trials) -> None:
+    storage = plant(spec_of(), planted, test_accuracy=0.9)
+    storage.artifacts.remove(NAMES.data_report)
+    sure = sureness(gather(spec_of(), storage))
+    assert sure.test is None
+    assert sure.notes == ["the number of test images is not known, so the test accuracy has no interval"]

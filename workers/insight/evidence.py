@@ -1,0 +1,70 @@
+"""Evidence: what the journal and the files of an experiment tell of its trials, read once.
+
+Owns the limits of what is read, so that the time is bounded. It must not know what is concluded from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from search_spaces.datasets.report import DataReport
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import NAMES
+from search_spaces.protocol import Winner
+from search_spaces.storage.base import ArtifactStore, ExperimentStorage
+from workers.state.events import EpochFinished, decode_all
+from workers.state.outcomes import ValidationOutcomes, load_outcomes
+from workers.state.trial_table import Trial, TrialTable
+
+MOST_TRIALS = 1000  # whose curves and outcomes are read: the best ones
+MAX_REPORT_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """`trials` have a value, the best first; the first is the winner. `every` are all trials, by number.
+
+    `metrics` has those of each epoch, and `outcomes` which validation images were right, of the best MOST_TRIALS trials
+    as far as they are known. `winner` has the result on the test set, `data` the sizes of the splits.
+    """
+
+    spec: ExperimentSpec
+    trials: list[Trial]
+    every: dict[int, Trial]
+    metrics: dict[int, list[Mapping[str, float]]]
+    outcomes: dict[int, ValidationOutcomes]
+    winner: Winner | None
+    data: DataReport | None
+
+
+def gather(spec: ExperimentSpec, storage: ExperimentStorage) -> Evidence:
+    """Raises JournalDamagedError, OSError, and ValueError where no trial has a value."""
+    table = TrialTable(spec.objective)
+    for event in decode_all(storage.journal.entries()):
+        table.apply(event)
+    best = table.best()
+    if best is None:
+        raise ValueError("no trial has a value")
+    sign = spec.objective.sign
+    rated = [trial for trial in table.trials.values() if trial.best_value is not None]
+    rated.sort(key=lambda trial: (-sign * (trial.best_value or 0.0), trial.number))
+    metrics: dict[int, list[Mapping[str, float]]] = {trial.number: [] for trial in rated[:MOST_TRIALS]}
+    for event in decode_all(storage.journal.entries()):
+        if isinstance(event, EpochFinished) and event.trial in metrics:
+            metrics[event.trial].append(event.metrics)
+    outcomes = {
+        trial.number: found
+        for trial in rated[:MOST_TRIALS]
+        if (found := load_outcomes(storage.artifacts, NAMES.trial(trial.number), trial.best_epoch or 0))
+    }
+    winner = table.winner if table.winner and table.winner.trial == best.number else None
+    return Evidence(spec, rated, table.trials, metrics, outcomes, winner, _data_report(storage.artifacts))
+
+
+def _data_report(artifacts: ArtifactStore) -> DataReport | None:
+    try:
+        with artifacts.open_reader(NAMES.data_report) as file:
+            return DataReport.model_validate_json(file.read(MAX_REPORT_BYTES))
+    except (OSError, ValueError):  # it is no loss here: the number of test images stays unknown
+        return None
