@@ -37,7 +37,7 @@ def test_ten_thousand_images_take_less_than_two_kilobytes() -> None:
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", '{"version": 1}', '{"version":1,"epoch":2,"loss":0,"images":9,"right":"AA=="}']
 )
-def test_a_damaged_file_is_none_and_logged(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_is_logged_and_not_used(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
     artifacts = FolderStorage(tmp_path).artifacts
     artifacts.write(TRIAL.validation, content.encode())
     assert load_outcomes(artifacts, TRIAL, 2) is None

@@ -13,13 +13,15 @@ import pytest
 import torch
 
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.insight import Insight
 from search_spaces.layout import BEST, NAMES, ExperimentFolder
-from search_spaces.protocol import ErrorKind
+from search_spaces.protocol import ErrorKind, TrialState
 from search_spaces.storage.folder import FolderStorage
-from tests.support.workers import BuildLaunch, BuildSpec
+from tests.support.workers import BuildLaunch, BuildSpec, OpenRecorder
 from workers.data.splits import load
 from workers.failures.classification import TrialError
 from workers.state import checkpoints
+from workers.state.outcomes import ValidationOutcomes
 from workers.training.loop import Training
 from workers.winner.evaluation import Evaluator
 
@@ -33,6 +35,23 @@ def test_the_plots_of_a_spec(tmp_path: Path, launch: BuildLaunch) -> None:
     Evaluator(pack_nothing).draw_plots(spec, launch())
     drawn = {path.name.partition(".")[0] for path in ExperimentFolder(tmp_path).plots.iterdir()}
     assert drawn == {"schedulers", "optimizers", "augmentation"}
+    assert not ExperimentFolder(tmp_path).insight.exists(), "there is none to draw"
+
+
+def test_an_insight_is_stored_and_drawn(tmp_path: Path, launch: BuildLaunch, open_recorder: OpenRecorder) -> None:
+    recorder = open_recorder()
+    recorder.record_suggestion(0, {}, {})
+    metrics = {"validation_accuracy": 0.5, "validation_loss": 1.0, "generalization_gap": 0.0}
+    recorder.record_epoch(0, 1, metrics, (TrialState.COMPLETED, "done"))
+    recorder.close()
+    outcomes = ValidationOutcomes(1, 1.0, [True, False])
+    FolderStorage(tmp_path).artifacts.write(NAMES.trial(0).validation, outcomes.encode())
+    spec, evaluator = ExperimentSpec(name="x"), Evaluator(pack_nothing)
+    evaluator.make_insight(spec, launch())
+    stored = Insight.model_validate_json(ExperimentFolder(tmp_path).insight_report.read_bytes())
+    assert (stored.choice.trial, stored.sureness.validation_images) == (0, 2)
+    evaluator.draw_plots(spec, launch())
+    assert {path.name for path in ExperimentFolder(tmp_path).insight.iterdir()} == {"insight.json", "told_apart.png"}
 
 
 @pytest.mark.parametrize("lost", ["gone", "cut", "of another network", "of another epoch", "of an unknown epoch"])
