@@ -131,6 +131,18 @@ def test_what_is_known_of_the_data_is_on_the_parent_run(
     assert [file.path for file in mlflow.list_artifacts(view.mlflow_run_id, "data")] == ["data/dataset.json"]
 
 
+def test_why_the_winner_won_is_known_and_on_the_parent_run(
+    client: Client, mlflow: MlflowClient, view: ExperimentView
+) -> None:
+    assert view.best is not None
+    insight = client.insight(view.id)
+    assert (insight.choice.trial, insight.choice.value) == (view.best.trial, view.best.value)
+    assert (insight.sureness.compared, insight.sureness.test_images, insight.sureness.notes) == (10, 359, [])
+    assert view.mlflow_run_id is not None
+    logged = [file.path for file in mlflow.list_artifacts(view.mlflow_run_id, "insight")]
+    assert "insight/insight.json" in logged
+
+
 def test_registered_model_predicts_raw_images(up: stack.Stack, view: ExperimentView, tmp_path: Path) -> None:
     assert view.winner is not None
     images, labels = load(Digits(), 0, tmp_path, tmp_path).test()

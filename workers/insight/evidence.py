@@ -5,7 +5,7 @@ Owns the limits of what is read, so that the time is bounded. It must not know w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from search_spaces.datasets.report import DataReport
@@ -18,6 +18,7 @@ from workers.state.outcomes import ValidationOutcomes, load_outcomes
 from workers.state.trial_table import Trial, TrialTable
 
 MOST_TRIALS = 1000  # whose curves and outcomes are read: the best ones
+MOST_OUTCOMES = 10**7  # trials x images, which take 80 MB
 MAX_REPORT_BYTES = 2**24
 
 
@@ -53,13 +54,21 @@ def gather(spec: ExperimentSpec, storage: ExperimentStorage) -> Evidence:
     for event in decode_all(storage.journal.entries()):
         if isinstance(event, EpochFinished) and event.trial in metrics:
             metrics[event.trial].append(event.metrics)
-    outcomes = {
-        trial.number: found
-        for trial in rated[:MOST_TRIALS]
-        if (found := load_outcomes(storage.artifacts, NAMES.trial(trial.number), trial.best_epoch or 0))
-    }
+    outcomes = _outcomes(storage.artifacts, rated[:MOST_TRIALS])
     winner = table.winner if table.winner and table.winner.trial == best.number else None
     return Evidence(spec, rated, table.trials, metrics, outcomes, winner, _data_report(storage.artifacts))
+
+
+def _outcomes(artifacts: ArtifactStore, trials: Iterable[Trial]) -> dict[int, ValidationOutcomes]:
+    found: dict[int, ValidationOutcomes] = {}
+    images = 0
+    for trial in trials:
+        if images >= MOST_OUTCOMES:
+            break
+        if outcomes := load_outcomes(artifacts, NAMES.trial(trial.number), trial.best_epoch or 0):
+            found[trial.number] = outcomes
+            images += len(outcomes.right)
+    return found
 
 
 def _data_report(artifacts: ArtifactStore) -> DataReport | None:

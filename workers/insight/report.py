@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from search_spaces.domains import Choice as ChoiceDomain
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.insight import Choice, Insight, TrialFindings
-from search_spaces.sampling import NOT_APPLICABLE, domains, without_indices
+from search_spaces.sampling import NOT_APPLICABLE
+from search_spaces.searched import searched_parameters
 from search_spaces.storage.base import ExperimentStorage
 from workers.insight.curves import findings
 from workers.insight.evidence import Evidence, gather
@@ -55,18 +55,10 @@ def _choice(evidence: Evidence) -> Choice:
 
 
 def _searched(evidence: Evidence) -> dict[str, str | float | int | bool]:
-    """The winner's values of the domains that apply to it, under the names that trials give them."""
-    best = evidence.trials[0]
-    known = dict(domains(evidence.spec.search_space))
-    found: dict[str, str | float | int | bool] = {}
-    for path in sorted(best.sample):
-        name = without_indices(path)
-        if isinstance(known.get(path), ChoiceDomain) and f"{name}.kind" in best.parameters:
-            name = f"{name}.kind"
-        value = best.parameters.get(name, NOT_APPLICABLE)
-        if value != NOT_APPLICABLE:
-            found[name] = value
-    return found
+    """The winner's values of the searched hyperparameters that apply to it."""
+    names = searched_parameters(evidence.spec.search_space.model_dump(mode="json"))
+    values = evidence.trials[0].parameters
+    return {name: values[name] for name in sorted(names) if values.get(name, NOT_APPLICABLE) != NOT_APPLICABLE}
 
 
 def _curves(evidence: Evidence) -> list[TrialFindings]:

@@ -15,7 +15,6 @@ from workers.insight.selection import expected_of_choice
 from workers.insight.ties import worse_than
 
 MOST_LISTED = 30  # trials with their intervals
-MAX_CELLS = 2 * 10**7  # trials x images: 80 MB, and about 2 s
 
 
 def sureness(evidence: Evidence) -> Sureness:
@@ -38,7 +37,6 @@ def _compared(evidence: Evidence, notes: list[str]) -> dict[str, object]:
     images = len(evidence.outcomes[best.number].right)
     numbers = [trial.number for trial in evidence.trials if trial.number in evidence.outcomes]
     numbers = [number for number in numbers if len(evidence.outcomes[number].right) == images]
-    numbers = numbers[: max(2, MAX_CELLS // images)]
     if missing := len(evidence.trials) - len(numbers):
         are = counted(missing, "trial is", "trials are")
         notes.append(
@@ -51,10 +49,10 @@ def _compared(evidence: Evidence, notes: list[str]) -> dict[str, object]:
         "compared": len(numbers),
         "ties": [number for number, is_worse in zip(numbers[1:], worse[1:], strict=True) if not is_worse],
     }
-    best = zip(numbers, right.mean(1), worse, strict=True)
+    ranking = zip(numbers, right.mean(1), worse, strict=True)
     found["best"] = [
         Ranked(trial=number, accuracy=_interval(intervals.of_accuracy(float(value), images)), tie=not is_worse)
-        for number, value, is_worse in list(best)[:MOST_LISTED]
+        for number, value, is_worse in list(ranking)[:MOST_LISTED]
     ]
     if images > 1:
         found["expected"] = _interval(expected_of_choice(right, evidence.spec.seed))
