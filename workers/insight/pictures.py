@@ -7,12 +7,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from search_spaces.insight import Group, Insight
+from search_spaces.insight import Group, Insight, Interval
 from search_spaces.phrases import counted
 from workers.plots import figures
 from workers.plots.figures import Row
 
 MOST_BARS = 20  # of one group: more cannot be read
+
+WINNER, TIE, WORSE = "the winner", "cannot be distinguished from it", "worse"
+EXPECTED, TEST = "expected of such a choice", "the winner on the test set"
+MATTERS, NOISE = "more than chance", "no more than chance"
+COLORS = {
+    WINNER: figures.START,
+    TIE: figures.LINE,
+    WORSE: figures.EDGE,
+    EXPECTED: "#7d3ac1",
+    TEST: "#d87a1c",
+    MATTERS: figures.LINE,
+    NOISE: figures.EDGE,
+}
 
 
 def draw(insight: Insight, out: Path) -> list[Path]:
@@ -30,16 +43,10 @@ def _told_apart(insight: Insight, path: Path) -> Path:
     sure = insight.sureness
     rows = []
     for ranked in sure.best:
-        kind = "the winner" if ranked.trial == insight.choice.trial else "cannot be distinguished from it"
-        accuracy = ranked.accuracy
-        name = f"trial {ranked.trial}"
-        rows.append(Row(name, accuracy.value, accuracy.low, accuracy.high, kind if ranked.tie else "worse"))
-    if sure.expected:
-        rows.append(
-            Row("expected", sure.expected.value, sure.expected.low, sure.expected.high, "the winner, without luck")
-        )
-    if sure.test:
-        rows.append(Row("test", sure.test.value, sure.test.low, sure.test.high, "the winner on the test set"))
+        kind = WINNER if ranked.trial == insight.choice.trial else TIE if ranked.tie else WORSE
+        rows.append(_row(f"trial {ranked.trial}", ranked.accuracy, kind))
+    rows += [_row("expected", sure.expected, EXPECTED)] if sure.expected else []
+    rows += [_row("test", sure.test, TEST)] if sure.test else []
     ties = len(sure.ties or ())
     caption = (
         f"{ties} of {counted(max(0, sure.compared - 1), 'other trial')} cannot be distinguished from trial "
@@ -47,7 +54,11 @@ def _told_apart(insight: Insight, path: Path) -> Path:
     )
     if sure.compared > len(sure.best):
         caption += f"; the best {len(sure.best)} are shown"
-    return figures.intervals([("", rows)], caption, "accuracy, with 95 % intervals", path)
+    return figures.intervals([("", rows)], COLORS, caption, "accuracy, with 95 % intervals", path)
+
+
+def _row(label: str, found: Interval, kind: str) -> Row:
+    return Row(label, found.value, found.low, found.high, kind)
 
 
 def _importance(insight: Insight, path: Path) -> Path:
@@ -56,7 +67,7 @@ def _importance(insight: Insight, path: Path) -> Path:
         f"Share of the differences at epoch {insight.importance.epoch} that each hyperparameter explains by itself"
     )
     panels = [(_title(group), _bars(group)) for group in insight.importance.groups]
-    return figures.intervals(panels, caption, "share, with 80 % of the repetitions", path, from_zero=True)
+    return figures.intervals(panels, COLORS, caption, "share, with 80 % of the repetitions", path, from_zero=True)
 
 
 def _title(group: Group) -> str:
@@ -65,6 +76,5 @@ def _title(group: Group) -> str:
 
 def _bars(group: Group) -> list[Row]:
     return [
-        Row(bar.name, bar.share, bar.low, bar.high, "no more than chance" if bar.noise else "more than chance")
-        for bar in group.bars[:MOST_BARS]
+        Row(bar.name, bar.share, bar.low, bar.high, NOISE if bar.noise else MATTERS) for bar in group.bars[:MOST_BARS]
     ]

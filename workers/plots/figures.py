@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,6 @@ FACES = {  # (plain, marked)
     "side": ("#c8cfd9", "#d87a1c"),
 }
 EDGE = "#8a93a0"
-KINDS = (START, LINE, EDGE, "#7d3ac1", "#d87a1c")  # of rows, in the order in which they appear
 DPI = 110
 TITLE_WIDTH = 38  # characters in a line
 
@@ -42,7 +41,7 @@ class Path2D:
 
 @dataclass(frozen=True)
 class Row:
-    """A value with the ends of its interval. Rows of one `kind` have one color."""
+    """A value with the ends of its interval. `kind` is what its color means."""
 
     label: str
     value: float
@@ -80,11 +79,19 @@ def curves(
 
 
 def intervals(
-    panels: Sequence[tuple[str, Sequence[Row]]], caption: str, across: str, path: Path, *, from_zero: bool = False
+    panels: Sequence[tuple[str, Sequence[Row]]],
+    colors: Mapping[str, str],
+    caption: str,
+    across: str,
+    path: Path,
+    *,
+    from_zero: bool = False,
 ) -> Path:
-    """A panel below the other for each (title, rows), a dot with its interval for each row; `from_zero` draws bars."""
-    kinds = list(dict.fromkeys(row.kind for _, rows in panels for row in rows))
-    colors = dict(zip(kinds, KINDS, strict=False))
+    """A panel below the other for each (title, rows), a dot with its interval for each row; `from_zero` draws bars.
+
+    `colors` has that of each kind of row, in the order of the legend.
+    """
+    kinds = [kind for kind in colors if any(row.kind == kind for _, rows in panels for row in rows)]
     heights = [len(rows) + 2 for _, rows in panels]
     lines = textwrap.wrap(caption, 88)
     figure = Figure(figsize=(8, 0.22 * sum(heights) + 0.2 * len(lines) + 1.0), layout="constrained")
@@ -92,7 +99,7 @@ def intervals(
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     for axis, (title, rows) in zip(axes, panels, strict=True):
         for place, row in enumerate(rows):
-            color = colors.get(row.kind, EDGE)
+            color = colors[row.kind]
             if from_zero:
                 axis.barh(place, row.value, color=color, alpha=0.5)
             axis.plot((row.low, row.high), (place, place), color=color, linewidth=1.4)
@@ -103,7 +110,7 @@ def intervals(
         axis.grid(alpha=0.3, axis="x")
         axis.tick_params(labelsize=8)
     axes[-1].set_xlabel(across, fontsize=8)
-    marks = [axes[0].plot([], [], "o-", color=colors.get(kind, EDGE), label=kind)[0] for kind in kinds]
+    marks = [axes[0].plot([], [], "o-", color=colors[kind], label=kind)[0] for kind in kinds]
     figure.legend(handles=marks, loc="outside lower center", ncols=3, fontsize=8)
     return _write(figure, path)
 
