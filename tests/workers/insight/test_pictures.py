@@ -20,8 +20,11 @@ def test_an_insight_has_two_plots(tmp_path: Path) -> None:
     sure = insight().sureness.model_copy(update={"best": BEST})
     drawn = draw(insight(sureness=sure), tmp_path)
     assert [path.name for path in drawn] == ["told_apart.png", "importance.png"]
-    sizes = [Image.open(path).size for path in drawn]
-    assert all(400 < width < 2000 and 100 < height < 2000 for width, height in sizes)
+    for path in drawn:
+        with Image.open(path) as picture:
+            width, height = picture.size
+        assert 400 < width < 2000
+        assert 100 < height < 2000
 
 
 def test_what_was_not_computed_is_not_drawn(tmp_path: Path) -> None:
