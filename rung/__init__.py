@@ -15,6 +15,7 @@ from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.problems import Problem, SpecError
 from search_spaces.protocol import TrialState
 from service.client import Client, Rung, UnreachableError
+from service.contract.comparison import Comparison
 from service.contract.errors import (
     BadRequestError,
     ConflictError,
@@ -52,6 +53,7 @@ __all__ = [
     "BadRequestError",
     "Client",
     "ClusterStatus",
+    "Comparison",
     "ConflictError",
     "ContentTooLargeError",
     "Curves",

@@ -311,6 +311,7 @@ class Heartbeat(Message):
     )
     mlflow_experiment_id: MlflowId | None = Field(None, description="The experiment in MLflow that holds the runs.")
     mlflow_run_id: MlflowId | None = Field(None, description="The parent run in MLflow.")
+    mlflow_view: MlflowId | None = Field(None, description="Key of the experiment's view in MLflow, once it exists.")
     winner: Winner | None = Field(None, description="The winner, once it is evaluated.")
     controls: KnownControls | None = Field(
         None, description="With phase `completed`: the controls under which the search ended."

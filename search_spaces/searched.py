@@ -93,6 +93,8 @@ def _described(node: Any, path: str) -> Iterator[tuple[str, str]]:
 def _text(value: Any) -> str:
     if value is None:
         return NOT_APPLICABLE
+    if isinstance(value, bool):
+        return str(value).lower()  # as in a document
     if isinstance(value, dict):
         return ", ".join(f"{keyword}({', '.join(map(_text, values))})" for keyword, values in value.items())
     return f"[{', '.join(map(_text, value))}]" if isinstance(value, list) else str(value)

@@ -14,6 +14,7 @@ from search_spaces.phrases import counted, listed, quoted
 from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.searched import importance_order, short_name
+from service.contract.comparison import Comparison
 from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
 from service.contract.states import State
 
@@ -98,6 +99,40 @@ def curves(of: Curves) -> Table:
     return Table(headings, rows, numeric=frozenset(range(len(headings))))
 
 
+def compared_results(comparison: Comparison) -> Table:
+    """One column for each experiment: how far it is, its best trial and that trial's hyperparameters."""
+    found = comparison.experiments
+    rows = [
+        ("name", *(one.name for one in found)),
+        ("state", *(one.state for one in found)),
+        ("trials", *(", ".join(f"{count} {state}" for state, count in one.trials.items()) for one in found)),
+    ]
+    rows += [
+        (metric, *(figure(one.best_value if one.metric == metric else None) for one in found))
+        for metric in dict.fromkeys(one.metric for one in found)
+    ]
+    rows += [
+        ("test accuracy", *(figure(one.test_accuracy) for one in found)),
+        ("best trial", *(figure(one.best_trial) for one in found)),
+        ("best epoch", *(figure(one.best_epoch) for one in found)),
+    ]
+    names = sorted({name for one in found for name in one.best_parameters}, key=importance_order)
+    rows += [(name, *(figure(one.best_parameters.get(name)) for one in found)) for name in names]
+    return Table(("result", *(one.id for one in found)), tuple(rows))
+
+
+def compared_specs(comparison: Comparison) -> Table:
+    """One row for each field in which the specs differ, one column for each experiment."""
+    rows = tuple((one.name, *(figure(value) for value in one.values)) for one in comparison.differences)
+    return Table(("spec", *(one.id for one in comparison.experiments)), rows)
+
+
+def comparison_links(comparison: Comparison) -> list[Fact]:
+    """Where MLflow shows the experiments side by side."""
+    links = {"MLflow": comparison.mlflow_url, "charts": comparison.mlflow_charts_url}
+    return [Fact(label, url) for label, url in links.items() if url]
+
+
 def headline(view: ExperimentView) -> str:
     """Name, id, state and the reason for it."""
     archived = ", archived" if view.archived_at else ""
@@ -117,6 +152,8 @@ def facts(view: ExperimentView) -> list[Fact]:
     lines.append(Fact("controls", controls(view)))
     if view.mlflow_url:
         lines.append(Fact("MLflow", view.mlflow_url))
+    if view.mlflow_view_url:
+        lines.append(Fact("charts", view.mlflow_view_url))
     return lines + [Fact("warning", warning) for warning in view.warnings]
 
 

@@ -202,6 +202,7 @@ class HeartbeatThread:
                 "excluded_nodes": self.excluded_nodes()[:MAX_NODES],
                 "mlflow_experiment_id": ids.experiment,
                 "mlflow_run_id": ids.parent,
+                "mlflow_view": ids.view,
                 "winner": self._winner if is_last else None,
                 "controls": self._controls if is_last else None,
             }

@@ -20,20 +20,24 @@ log = logging.getLogger(__name__)
 class RecordedRuns:
     """What Rung recorded of an experiment's runs: the experiments of MLflow that hold them, and the trial of each run.
 
-    The parent run has no trial. `model` is the name under which the experiment registers its winners.
+    The parent run has no trial. `model` is the name under which the experiment registers its winners, `view` the key of
+    its view.
     """
 
     mlflow_experiments: frozenset[str]
     trials: Mapping[str, int | None]
     model: str
+    view: str | None = None
 
 
 def delete_experiment(mlflow: MlflowClient, recorded: RecordedRuns) -> None:
-    """Delete an experiment's model versions, logged models, artifacts and runs, where they exist.
+    """Delete an experiment's view, model versions, logged models, artifacts and runs, where they exist.
 
     MLflow only marks runs and logged models as deleted, until somebody runs `mlflow gc`; artifacts that its server does
     not store stay too. Only the parent run has models and artifacts; it is deleted last. Raises UnavailableError.
     """
+    for mlflow_experiment in recorded.mlflow_experiments if recorded.view else ():
+        mlflow.delete_view(mlflow_experiment, str(recorded.view))
     parents_last = sorted(recorded.trials, key=lambda run_id: recorded.trials[run_id] is None)
     for run in mlflow.find_runs(recorded.mlflow_experiments, parents_last):
         if recorded.trials[run.run_id] is None:

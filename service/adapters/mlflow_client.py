@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 import httpx
 
+from search_spaces.mlflow_view import TAG_PREFIX, view_path
 from search_spaces.protocol import DIAGNOSTICS, METRICS, RunStatus
 from search_spaces.request_limits import AnswerTooLargeError, RequestLimits
 from service.contract.errors import UnavailableError
@@ -95,6 +96,17 @@ class MlflowClient:
         if not (self._public_url and mlflow_experiment_id and run_id):
             return None
         return f"{self._public_url}/#/experiments/{mlflow_experiment_id}/runs/{run_id}"
+
+    def view_url(self, mlflow_experiment_id: str | None, key: str | None) -> str | None:
+        """The page of a view that was written with `write_view`, or by a driver. Sends no request."""
+        if not (self._public_url and mlflow_experiment_id and key):
+            return None
+        return self._public_url + view_path(mlflow_experiment_id, key)
+
+    def delete_view(self, mlflow_experiment_id: str, key: str) -> None:
+        """Does nothing where it does not exist."""
+        body = {"experiment_id": mlflow_experiment_id, "key": TAG_PREFIX + key}
+        self._request(f"{API}/experiments/delete-experiment-tag", body=body, method="POST", missing_ok=True)
 
     def ping(self) -> None:
         """Ask what every driver will ask. MLflow's /health also answers clients that it would refuse."""

@@ -86,6 +86,7 @@ def _fields(experiment: Experiment, counts: dict[TrialState, int], mlflow: Mlflo
         "mlflow_experiment_id": experiment.mlflow_experiment_id,
         "mlflow_run_id": experiment.mlflow_run_id,
         "mlflow_url": mlflow.run_url(experiment.mlflow_experiment_id, experiment.mlflow_run_id),
+        "mlflow_view_url": mlflow.view_url(experiment.mlflow_experiment_id, experiment.mlflow_view),
     }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Select, delete, select
 
+from search_spaces.mlflow_view import view_key
 from search_spaces.protocol import (
     PARENT_RUN_STATUS,
     TRIAL_RUN_STATUS,
@@ -55,6 +56,7 @@ class EndedExperiment:
     model: str
     mlflow_experiment_id: str | None
     mlflow_run_id: str | None
+    mlflow_view: str | None
     state: State
     reason: str
     attempt: int
@@ -169,7 +171,7 @@ class Finalizer:
         runs |= {trial.mlflow_run_id: number for number, trial in trials.items() if trial.mlflow_run_id}
         runs |= dict.fromkeys(filter(None, (tracked.parent, ended.mlflow_run_id)))
         experiments = filter(None, (tracked.mlflow_experiment, ended.mlflow_experiment_id))
-        return RecordedRuns(frozenset(experiments), runs, ended.model)
+        return RecordedRuns(frozenset(experiments), runs, ended.model, ended.mlflow_view)
 
     def _trials(self, experiment_id: str) -> dict[int, Trial]:
         with self._context.database.read() as session:
@@ -185,6 +187,7 @@ def of(experiment: Experiment, now: datetime) -> EndedExperiment:
         model=registered_model_name(experiment.project, experiment.name),
         mlflow_experiment_id=experiment.mlflow_experiment_id,
         mlflow_run_id=experiment.mlflow_run_id,
+        mlflow_view=view_key(experiment.id) if experiment.mlflow_view else None,
         state=State(experiment.state),
         reason=experiment.reason,
         attempt=experiment.attempt,

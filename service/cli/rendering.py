@@ -20,6 +20,7 @@ from search_spaces.insight import Insight
 from search_spaces.searched import searched_parameters
 from service import explanation, presentation
 from service.client import Client
+from service.contract.comparison import Comparison
 from service.contract.errors import RungError
 from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
 from service.presentation import Fact
@@ -87,6 +88,22 @@ def leaderboard(trials: Sequence[TrialView], metric: str, width: int, searched: 
 def listing(experiments: Iterable[ExperimentSummary]) -> Table:
     """One line for each experiment."""
     return _table(presentation.experiments(experiments))
+
+
+def compared(comparison: Comparison) -> Iterable[RenderableType]:
+    """The results of experiments, and in what their specs differ, each as a table whose long cells are folded."""
+    for shown in (presentation.compared_results(comparison), presentation.compared_specs(comparison)):
+        if shown.rows:
+            table = _table(shown)
+            for column in table.columns[1:]:
+                column.no_wrap, column.overflow = False, "fold"
+            yield table
+            yield Text()
+
+
+def comparison_links(comparison: Comparison) -> list[str]:
+    """Where MLflow shows experiments side by side, a line each."""
+    return [_line(fact) for fact in presentation.comparison_links(comparison)]
 
 
 def epochs(curves: Curves) -> Table:

@@ -69,6 +69,32 @@ def show(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: As
 
 
 @app.command()
+def compare(
+    experiments: Annotated[list[str], typer.Argument(metavar="ID ID...", help="ids of 2 to 10 experiments")],
+    url: Url = "",
+    token: Token = "",
+    as_json: AsJson = False,
+) -> None:
+    """Compare the results and the specs of experiments.
+
+    The best trials are compared by what any of the experiments searches. Two links to MLflow follow: the experiments
+    side by side, and the curves of the best trials of each.
+    """
+    with report_errors(as_json), connect(url, token) as client:
+        found = client.compare(*experiments)
+        if as_json:
+            print_json(found.model_dump(mode="json"))
+            return
+        from service.cli.rendering import compared, comparison_links
+
+        console = open_console()
+        for table in compared(found):
+            console.print(table)
+        for line in comparison_links(found):
+            echo(line)
+
+
+@app.command()
 def trials(
     experiment: ExperimentId,
     sort: Annotated[

@@ -35,6 +35,7 @@ from service.client.encoding import (
 from service.client.log_follower import DONE, WAIT, LogFollower, read_log
 from service.client.retry import Waiting, retry
 from service.client.transport import HttpTransport
+from service.contract.comparison import MOST_EXPERIMENTS, Comparison, compare, curves_each
 from service.contract.requests import IDEMPOTENCY_KEY, MERGE_PATCH
 from service.contract.schemas import (
     ClusterStatus,
@@ -226,6 +227,19 @@ class Client:
     def curves(self, experiment_id: str, trial: int) -> Curves:
         """Every metric of a trial by epoch."""
         return self._transport.get(Curves, f"{_trial(experiment_id, trial)}/curves")
+
+    def compare(self, *experiment_ids: str) -> Comparison:
+        """What differs between experiments, in their specs and results, with links to MLflow.
+
+        Takes 2 to 10 different ids. Raises NotFoundError.
+        """
+        if not 2 <= len(set(experiment_ids)) == len(experiment_ids) <= MOST_EXPERIMENTS:
+            raise invalid("experiment_ids", f"must be 2 to {MOST_EXPERIMENTS} different ids", list(experiment_ids))
+        views = [self.get(experiment_id) for experiment_id in experiment_ids]
+        orders = ["-best_value" if view.mode == "max" else "best_value" for view in views]
+        most = curves_each(len(views))
+        best = [list(self.trials(view.id, sort=by, limit=most)) for view, by in zip(views, orders, strict=True)]
+        return compare(views, best)
 
     def logs(
         self,

@@ -59,6 +59,11 @@ class ExperimentSummary(BaseModel):
     mlflow_experiment_id: str | None = Field(description="The experiment in MLflow that holds the runs.")
     mlflow_run_id: str | None = Field(description="The parent run in MLflow.")
     mlflow_url: str | None = Field(description="URL of the parent run in MLflow's web interface.")
+    mlflow_view_url: str | None = Field(
+        None,
+        description="URL of a page of MLflow's web interface with the trials: their curves, searched hyperparameters "
+        "and best values. Null until the driver has prepared it, and for experiments of version 0.1.",
+    )
 
 
 class AttemptView(BaseModel):

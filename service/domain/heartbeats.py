@@ -43,6 +43,7 @@ def handle_heartbeat(
     attempt.last_heartbeat_at, attempt.phase, attempt.state = replacement.now, heartbeat.phase, AttemptState.RUNNING
     experiment.mlflow_experiment_id = heartbeat.mlflow_experiment_id or experiment.mlflow_experiment_id
     experiment.mlflow_run_id = heartbeat.mlflow_run_id or experiment.mlflow_run_id
+    experiment.mlflow_view = heartbeat.mlflow_view or experiment.mlflow_view
     experiment.excluded_nodes = heartbeat.excluded_nodes or None
     _write_trials(session, experiment, attempt, heartbeat.trials, replacement.now)
     _update_best(session, experiment, heartbeat)

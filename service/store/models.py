@@ -110,6 +110,7 @@ class Experiment(Base):
     cpus_per_trial: Mapped[float | None]
     gpus_per_trial: Mapped[float | None]
     excluded_nodes: Mapped[list[str] | None]
+    mlflow_view: Mapped[str | None] = mapped_column(String(64))
 
     @validates("controls")
     def _copy_priority(self, _: str, controls: dict[str, Any]) -> dict[str, Any]:

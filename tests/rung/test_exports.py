@@ -13,7 +13,7 @@ NAMES = {
     *("ExperimentSpec", "TrialSpec", "Problem", "SpecError"),
     *("State", "TrialState"),
     *("ExperimentSummary", "ExperimentView", "TrialView", "Curves", "LogChunk", "DiskUse", "ValidationResult"),
-    *("Preset", "PresetName", "ClusterStatus", "Readiness"),
+    *("Preset", "PresetName", "ClusterStatus", "Comparison", "Readiness"),
     *("RungError", "BadRequestError", "UnauthorizedError", "ForbiddenError", "NotFoundError", "MethodNotAllowedError"),
     *("ConflictError", "PreconditionFailedError", "ContentTooLargeError", "UnsupportedMediaTypeError"),
     *("ValidationFailedError", "InternalError", "UnavailableError", "DiskFullError", "UnreachableError"),

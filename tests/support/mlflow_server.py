@@ -27,6 +27,7 @@ class Mlflow:
         self.requests: list[str] = []
         self.unavailable = False
         self.artifacts: set[str] = set()
+        self.experiment_tags: set[tuple[str, str]] = set()
         self.overrides: dict[str, bytes] = {}  # bodies to answer with, by a text in the request
         self.on_update: Callable[[], object] = lambda: None
 
@@ -48,6 +49,8 @@ class Mlflow:
             self.on_update()
         if path == f"{API}/runs/delete":
             self.runs[body["run_id"]]["deleted"] = True
+        if path == f"{API}/experiments/delete-experiment-tag":
+            self.experiment_tags.remove((body["experiment_id"], body["key"]))
         if path == f"{API}/model-versions/search":
             condition = re.fullmatch(r"(name|run_id) = '([^']*)'", query["filter"])
             assert condition
@@ -96,7 +99,8 @@ def failed_experiment(world: World, mlflow: Mlflow) -> str:
         mlflow.add(run_id, one, trial)
     done = world.line(0, state="EARLY_STOPPED", stop_reason="rung 1", ended_at=1_700_000_009, mlflow_run_id="done")
     lines = [done, world.line(1, mlflow_run_id="open")]
-    ids = {"mlflow_experiment_id": "7", "mlflow_run_id": "parent"}
+    ids = {"mlflow_experiment_id": "7", "mlflow_run_id": "parent", "mlflow_view": "key of another experiment"}
+    mlflow.experiment_tags |= {("7", f"mlflow.sharedViewState.{key}") for key in (f"rung-{one}", ids["mlflow_view"])}
     record_runs(world, one, "parent", {0: "done", 1: "open", 2: "untold"})
     world.beat(one, {"phase": "failed", "reason": "the data is gone", "trials": lines, **ids})
     assert world.show(one)["state"] == "ERROR"

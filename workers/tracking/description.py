@@ -12,6 +12,7 @@ from typing import Any
 
 from search_spaces.controls import SPEC_PATHS
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.mlflow_view import trials_of, view_key, view_path, view_tag
 from search_spaces.phrases import counted, listed
 from search_spaces.protocol import API_PREFIX, LaunchConfig
 from search_spaces.sampling import NOT_APPLICABLE
@@ -39,6 +40,10 @@ class Description:
         space = self._document["search_space"]
         self.searched = sorted(searched_parameters(space), key=importance_order)
 
+    def parent_name(self) -> str:
+        """With the id: names of experiments need not be unique."""
+        return f"{self._spec.name} ({self._launch.experiment_id})"
+
     def parent_parameters(self) -> dict[str, str]:
         """The search space, what is searched first, and the rest of the spec."""
         space = described(self._document["search_space"])
@@ -64,11 +69,16 @@ class Description:
                 name += part
         return name
 
-    def note(self) -> str:
-        """What the experiment is, in Markdown, with a link to Rung."""
+    def view(self, parent: str, at_ms: int) -> str:
+        """The tag of MLflow's experiment that has the page of this experiment's trials."""
+        return view_tag(self.parent_name(), trials_of(parent), self._spec.objective, self.searched, at_ms)
+
+    def note(self, mlflow_experiment_id: str) -> str:
+        """What the experiment is, in Markdown, with links to Rung and to the view of the trials."""
         spec, launch = self._spec, self._launch
         searched = listed((f"`{name}`" for name in self.searched), MOST_NAMES) or "nothing"
         address = f"{launch.service_url.rstrip('/')}{API_PREFIX}/experiments/{launch.experiment_id}"
+        view = view_path(mlflow_experiment_id, view_key(launch.experiment_id)).removeprefix("/")
         text = (
             f"Experiment `{launch.experiment_id}` of Rung: the searcher `{spec.searcher.kind}` proposes "
             f"{counted(spec.num_samples, 'trial')} of at most {counted(spec.max_epochs, 'epoch')} on "
@@ -77,7 +87,8 @@ class Description:
             f"Searched: {searched}.\n\n"
             f"Each trial is a child of this run. Its state and the reason for its end are the tags `rung.trial_state` "
             f"and `rung.stop_reason`.\n\n"
-            f"[The experiment in Rung]({address}), or `rung show {launch.experiment_id}`"
+            f"[Charts of the trials]({view}). [The experiment in Rung]({address}), or "
+            f"`rung show {launch.experiment_id}`"
         )
         return "\n\n".join(filter(None, (spec.description[: NOTE_CHARACTERS - len(text) - 2], text)))
 

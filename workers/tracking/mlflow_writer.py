@@ -13,17 +13,27 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
 
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.mlflow_view import TAG_PREFIX, view_key
 from search_spaces.protocol import LaunchConfig, Phase, Tag, Winner, sanitize_text
 from workers.state.events import Event, TrialEvent
 from workers.tracking import registration
 from workers.tracking.batch import batch_of, by_trial
-from workers.tracking.connection import Connection, LostRunsError, is_permanent, recorded, tolerating_refusal
+from workers.tracking.connection import (
+    Connection,
+    LostRunsError,
+    SupersededError,
+    is_outage,
+    is_permanent,
+    recorded,
+    tolerating_refusal,
+)
 from workers.tracking.description import Description
 from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.parallel import for_each
@@ -66,13 +76,15 @@ class MlflowWriter:
         self._parameters = description.parent_parameters()  # of the parent run, which it may lack
         self._reported: Standing | None = None
         self._report_at = -math.inf  # monotonic seconds
+        self._view: str | None = None
+        self._view_refused = False
         self._best_epochs: dict[int, int] = {}  # trial -> the best epoch that its run has
         self._accepted: dict[int, int] = {}  # trial -> how many of its events of the current block were accepted
         self._uploads = Uploads(self._note_answer)
         self.answered_at = -math.inf
 
     def ids(self) -> MlflowIds:
-        return self._runs.ids()
+        return replace(self._runs.ids(), view=self._view)
 
     def send(self, events: list[Event], on_parent: Callable[[], None]) -> None:
         """Send a block of events. `on_parent` is called when the parent is found.
@@ -90,12 +102,18 @@ class MlflowWriter:
         self._progress.apply(events)
 
     def report_progress(self) -> None:
-        """Say on the parent run how far the search is, unless it did so lately or nothing has changed."""
+        """Say on the parent run how far the search is, unless it did so lately or nothing has changed.
+
+        The first report also writes the experiment's view.
+        """
         parent, now = self.ids().parent, time.monotonic()
         if parent is None or now - self._report_at < REPORT_S:
             return
+        if self._view is None and not self._view_refused:
+            self._write_view(parent)
         standing = self._progress.standing(self.ids().runs)
         if standing == self._reported:
+            self._report_at = now
             return
         at_ms = int(standing.at * 1000)
         metrics = [Metric(name, value, at_ms, standing.step) for name, value in standing.metrics.items()]
@@ -134,6 +152,20 @@ class MlflowWriter:
         return registration.register(
             self._connection.client, self._spec, experiment_id, parent, folder, winner, self._uploads
         )
+
+    def _write_view(self, parent: str) -> None:
+        """Again by each attempt: its form may have changed. An MLflow that refuses it only costs the view."""
+        key, experiment = view_key(self._launch.experiment_id), str(self.ids().experiment)
+        try:
+            value = self._description.view(parent, int(time.time() * 1000))
+            self._connection.client().set_experiment_tag(experiment, TAG_PREFIX + key, value)
+        except Exception as error:
+            if isinstance(error, SupersededError) or is_outage(error):
+                raise
+            log.warning("MLflow refuses the view of the experiment: %s", error)
+            self._view_refused = True
+        else:
+            self._view = key
 
     def _note_answer(self) -> None:
         self.answered_at = time.monotonic()

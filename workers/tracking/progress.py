@@ -83,15 +83,21 @@ class Progress:
         return self._states.get(number, TrialState.CANCELED) in ENDED_TRIAL_STATES
 
     def standing(self, runs: Mapping[int, str]) -> Standing:
-        """What the parent run says now; `runs` are those of the trials. The step is the number of ended trials."""
+        """What the parent run says now; `runs` are those of the trials. The step is the number of ended trials.
+
+        There are no metrics before a trial has a value or has ended: MLflow's comparison of runs begins with the metric
+        that a run had first, which is to be the best value.
+        """
         sign = self._objective.sign
         number = max(self._best, key=lambda each: (sign * self._best[each].value, -each), default=None)
-        metrics: dict[str, float] = count_metrics(Counter(self._states.values()))
+        metrics: dict[str, float] = {}
         tags: dict[str, str] = {Tag.STATE: RUNNING, Tag.REASON: ""}
         if number is not None:
-            metrics |= best_metrics(self._objective.metric, self._best[number].value, number)
+            metrics = best_metrics(self._objective.metric, self._best[number].value, number)
             tags |= best_tags(number, runs.get(number))
         step = sum(state in ENDED_TRIAL_STATES for state in self._states.values())
+        if metrics or step:
+            metrics |= count_metrics(Counter(self._states.values()))
         return Standing(metrics, tags, step, self._at)
 
     def _keep_best(self, number: int, best: Best | None) -> None:

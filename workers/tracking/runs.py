@@ -63,13 +63,13 @@ class Runs:
             tags = {
                 Tag.EXPERIMENT_ID: self._experiment_id,
                 Tag.ROLE: "experiment",
-                "mlflow.note.content": self._description.note(),
+                "mlflow.note.content": self._description.note(str(self._experiment)),
                 Tag.LABELS: ", ".join(self._spec.labels),
             }
             began_ms = int(time.time() * 1000) if began_ms is None else began_ms
             query = f"tags.`{Tag.ROLE}` = 'experiment' and start_time = {began_ms}"
             found = self._find(query) if self._continued else None
-            self._parent = found or self._create(self._spec.name, tags, began_ms, query)
+            self._parent = found or self._create(self._description.parent_name(), tags, began_ms, query)
         return self._parent
 
     def of_trial(self, number: int, name: str, params: Mapping[str, str], began_ms: int) -> str:

@@ -33,12 +33,13 @@ def summarize(
 
     `runs` are their runs in MLflow.
     """
-    metrics: dict[str, float] = count_metrics(table.counts())
+    metrics: dict[str, float] = {}
     tags: dict[str, str] = {Tag.STATE: phase.upper(), Tag.REASON: reason}
     best = table.best()
     if best is not None and best.best_value is not None:
-        metrics |= best_metrics(metric, best.best_value, best.number)
+        metrics = best_metrics(metric, best.best_value, best.number)
         tags |= best_tags(best.number, runs[best.number])
+    metrics |= count_metrics(table.counts())
     if winner is not None:
         metrics["test_accuracy"] = winner.test_accuracy
         if winner.test_loss is not None:
@@ -53,8 +54,14 @@ def best_name(metric: str) -> str:
 
 
 def count_metrics(counts: Mapping[TrialState, int]) -> dict[str, float]:
-    """The number of trials in each state, also where there are none now."""
-    return {f"trials_{state.lower()}": float(counts.get(state, 0)) for state in TrialState}
+    """The number of trials in each state, also where there are none now.
+
+    Those that wait for their start count as running.
+    """
+    running = counts.get(TrialState.PENDING, 0) + counts.get(TrialState.RUNNING, 0)
+    shown = {**{state: counts.get(state, 0) for state in TrialState}, TrialState.RUNNING: running}
+    del shown[TrialState.PENDING]
+    return {f"trials_{state.lower()}": float(count) for state, count in shown.items()}
 
 
 def best_metrics(metric: str, value: float, number: int) -> dict[str, float]:

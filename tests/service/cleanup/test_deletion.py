@@ -59,6 +59,7 @@ def test_a_deletion_is_complete_and_leaves_other_experiments(
     ], "of another experiment, and registered by a person"
     assert mlflow.models == {"m-2": "another", "m-3": "parent"}
     assert mlflow.artifacts == kept
+    assert mlflow.experiment_tags == {("7", "mlflow.sharedViewState.key of another experiment")}
     with context.database.read() as session:
         assert one not in repr([session.execute(select(table)).all() for table in Base.metadata.sorted_tables])
     assert world.show(other)["state"] == "RUNNING"

@@ -74,6 +74,11 @@ def test_progress_is_shown(world: World) -> None:
     assert (view["state"], view["phase"], view["trials"]) == ("RUNNING", "searching", {"RUNNING": 2})
     assert view["best"] == {"trial": 1, "value": 0.2}
     assert view["mlflow_url"].endswith("/#/experiments/7/runs/parent")
+    assert view["mlflow_view_url"] is None
+    world.beat(one, {"phase": "searching", "mlflow_view": f"rung-{one}"})
+    world.beat(one, {"phase": "searching"})
+    address = f"/#/experiments/7/runs?viewStateShareKey=rung-{one}&compareRunsMode=CHART"
+    assert world.show(one)["mlflow_view_url"].endswith(address)
     ended = world.line(1, state="EARLY_STOPPED", stop_reason="rung 1", best_value=0.2, ended_at=1_700_000_100)
     world.beat(one, {"phase": "finalizing", "trials": [ended]})
     view = world.show(one)

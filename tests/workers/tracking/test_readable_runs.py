@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import RestException
 
+from search_spaces.mlflow_view import read_view
 from search_spaces.protocol import ErrorKind, Phase, TrialState, Winner
 from tests.support.tracking import BuildTracker, FlakyClient, assert_delivered, record_trials, train, trial_runs
 from tests.support.workers import OpenRecorder, Stopwatch
@@ -134,6 +136,8 @@ def test_the_parent_shows_the_space_and_how_far_the_search_is(
     assert (parent.info.status, parent.data.tags["rung.state"]) == ("RUNNING", "RUNNING")
     counts = {name: value for name, value in parent.data.metrics.items() if name.startswith("trials_") and value}
     assert counts == {"trials_running": 3}
+    assert next(iter(parent.data.metrics)) == "best_value", "MLflow's comparison of runs begins with it"
+    assert parent.info.run_name == "tested (abc)"
     assert (parent.data.metrics["best_value"], parent.data.tags["rung.best_trial"]) == (0.5, "0")
     assert parent.data.tags["rung.best_run_id"] == one.ids().runs[0]
 
@@ -164,9 +168,56 @@ def test_the_note_says_what_the_experiment_is_and_where_rung_has_it(
     for part in ("`random` proposes 12 trials of at most 4 epochs", "`optimizer.lr`", "`rung show abc`"):
         assert part in note
     assert "(http://127.0.0.1:9/api/v1/experiments/abc)" in note
-    long = tracker(description="d" * 9000)._writer()._runs._description.note()
+    assert f"(#/experiments/{one.ids().experiment}/runs?viewStateShareKey=rung-abc&compareRunsMode=CHART)" in note
+    long = tracker(description="d" * 9000)._writer()._runs._description.note("7")
     assert len(long) == 5000
     assert long.endswith("`rung show abc`")
+
+
+def test_the_experiment_has_a_view_of_its_trials(
+    client: MlflowClient, tracker: BuildTracker, recorder: Recorder, open_recorder: OpenRecorder
+) -> None:
+    """Written once by each attempt."""
+    one = tracker()
+    counting: Any = FlakyClient(client, 0.0)
+    one.connection._client = counting
+    assert one.ids().view is None
+    for number in range(2):
+        record_trials(recorder, range(number, number + 1))
+        assert one.deliver()
+    assert one.ids().view == "rung-abc"
+    assert counting.calls["set_experiment_tag"] == 1
+    home = client.get_experiment(str(one.ids().experiment))
+    tag = home.tags["mlflow.sharedViewState.rung-abc"]
+    assert json.loads(tag)["name"] == "tested (abc)"
+    view = read_view(tag)
+    assert [column for column in view["selectedColumns"] if column.startswith("params")] == [
+        f"params.`{name}`" for name in SEARCHED
+    ]
+    shown = client.search_runs([home.experiment_id], view["searchFilter"], order_by=[f"{view['orderByKey']} DESC"])
+    assert {run.info.run_id for run in shown} == set(one.ids().runs.values())
+    open_recorder(2)
+    two = tracker(2)
+    assert two.deliver()
+    assert two.ids().view == "rung-abc"
+
+
+def test_an_mlflow_that_refuses_the_view_costs_only_the_view(
+    client: MlflowClient, tracker: BuildTracker, recorder: Recorder
+) -> None:
+    class Refusing:
+        def __getattr__(self, name: str) -> Any:
+            if name == "set_experiment_tag":
+                raise RestException({"error_code": "PERMISSION_DENIED", "message": "may not edit the experiment"})
+            return getattr(client, name)
+
+    one = tracker()
+    refusing: Any = Refusing()
+    one.connection._client = refusing
+    record_trials(recorder, range(1))
+    assert one.deliver()
+    assert one.ids().view is None
+    assert parent_run(client, one).data.metrics["trials_completed"] == 1
 
 
 def test_a_paused_trial_and_a_paused_experiment_say_so(

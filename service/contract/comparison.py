@@ -1,0 +1,142 @@
+"""Comparison: what differs between experiments, in their specs and in their results.
+
+A pure function over the answers of the API. It must not know how they are requested, nor how it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from search_spaces.controls import SPEC_PATHS
+from search_spaces.mlflow_view import charts_path, comparison_path
+from search_spaces.objective import Objective
+from search_spaces.searched import described, importance_order, searched_parameters
+from service.contract.schemas import ExperimentView, TrialView
+
+#: Most experiments of one comparison: more columns cannot be read.
+MOST_EXPERIMENTS = 10
+#: Trials of all experiments whose curves the link to MLflow shows: its page draws so many until one asks for more.
+MOST_CURVES = 10
+#: Fields of a spec that identify an experiment, or are shown with its results.
+IDENTITY = frozenset({"version", "name", "project", "description", "labels"})
+#: The prefix of fields that may be changed while an experiment runs: their current values are compared.
+CONTROLS = "controls"
+
+
+class ComparedExperiment(BaseModel):
+    """The result of one experiment."""
+
+    id: str = Field(description="Identifier.")
+    name: str = Field(description="Name from the spec.")
+    project: str = Field(description="Project from the spec.")
+    state: str = Field(description="Current state.")
+    trials: dict[str, int] = Field(description="Number of trials in each state.")
+    metric: str = Field(description="Metric of the objective.")
+    best_trial: int | None = Field(description="Number of the best trial.")
+    best_value: float | None = Field(description="Its best value of the objective.")
+    best_epoch: int | None = Field(description="Epoch of that value, counted from 1.")
+    test_accuracy: float | None = Field(description="Accuracy of the winner on the test set.")
+    best_parameters: dict[str, str | float | int | bool] = Field(
+        description="The hyperparameters of the best trial that any of the experiments searches."
+    )
+
+
+class Difference(BaseModel):
+    """A field in which the specs differ."""
+
+    name: str = Field(description="Dotted path in the spec, or `controls` and the name of a control.")
+    values: list[str | None] = Field(
+        description="The value or domain in each experiment; null where the field does not exist."
+    )
+
+
+class Comparison(BaseModel):
+    """Several experiments side by side. All lists have the order in which the experiments were named."""
+
+    experiments: list[ComparedExperiment] = Field(description="The results.")
+    differences: list[Difference] = Field(description="The fields in which the specs differ.")
+    mlflow_url: str | None = Field(
+        description="URL of MLflow's comparison of the experiments' runs; null where MLflow does not have all of them."
+    )
+    mlflow_charts_url: str | None = Field(
+        description="URL of MLflow's charts of the best trials of each; null where their objectives differ too."
+    )
+
+
+def curves_each(experiments: int) -> int:
+    """The number of best trials of each experiment that are compared."""
+    return MOST_CURVES // experiments
+
+
+def compare(views: Sequence[ExperimentView], best: Sequence[Sequence[TrialView]]) -> Comparison:
+    """The comparison of experiments; `best` are the best trials of each, the best first."""
+    searched = set().union(*(searched_parameters(view.spec.get("search_space")) for view in views))
+    return Comparison(
+        experiments=[_result(view, trials, searched) for view, trials in zip(views, best, strict=True)],
+        differences=_differences(views),
+        mlflow_url=_runs_url(views),
+        mlflow_charts_url=_charts_url(views, best),
+    )
+
+
+def _result(view: ExperimentView, trials: Sequence[TrialView], searched: set[str]) -> ComparedExperiment:
+    number = view.best.trial if view.best else None
+    trial = next((trial for trial in trials if trial.trial == number), None)
+    parameters = trial.parameters if trial else {}
+    names = sorted(searched & parameters.keys(), key=importance_order)
+    return ComparedExperiment(
+        id=view.id,
+        name=view.name,
+        project=view.project,
+        state=view.state,
+        trials={state: count for state, count in view.trials.items() if count},
+        metric=view.metric,
+        best_trial=number,
+        best_value=view.best.value if view.best else None,
+        best_epoch=trial.best_epoch if trial else None,
+        test_accuracy=(view.winner or {}).get("test_accuracy"),
+        best_parameters={name: parameters[name] for name in names},
+    )
+
+
+def _differences(views: Sequence[ExperimentView]) -> list[Difference]:
+    fields = [_fields(view) for view in views]
+    names = dict.fromkeys(name for one in fields for name in one)  # in the order of the specs
+    rows = {name: [one.get(name) for one in fields] for name in names}
+    return [Difference(name=name, values=values) for name, values in rows.items() if len(set(values)) > 1]
+
+
+def _fields(view: ExperimentView) -> dict[str, str]:
+    """Every field of the spec as text; of those that may change, the current value."""
+    changeable = (*SPEC_PATHS.values(), "searcher.num_samples")
+    spec: dict[str, Any] = {name: value for name, value in view.spec.items() if name not in IDENTITY}
+    return {
+        name: text
+        for name, text in described({**spec, CONTROLS: view.controls}).items()
+        if not any(name == path or name.startswith(f"{path}.") for path in changeable)
+    }
+
+
+def _runs_url(views: Sequence[ExperimentView]) -> str | None:
+    homes, runs = [view.mlflow_experiment_id for view in views], [view.mlflow_run_id for view in views]
+    base = _mlflow(views)
+    if base is None or None in homes or None in runs:
+        return None
+    return base + comparison_path([str(home) for home in homes], [str(run) for run in runs])
+
+
+def _charts_url(views: Sequence[ExperimentView], best: Sequence[Sequence[TrialView]]) -> str | None:
+    base, runs = _mlflow(views), [trial.mlflow_run_id for trials in best for trial in trials if trial.mlflow_run_id]
+    if base is None or not runs or len({view.metric for view in views}) > 1:
+        return None
+    objective = Objective.model_validate({"metric": views[0].metric})
+    return base + charts_path([str(view.mlflow_experiment_id) for view in views], runs, objective)
+
+
+def _mlflow(views: Sequence[ExperimentView]) -> str | None:
+    """The address of MLflow's pages; None where an experiment has none there, or another one."""
+    bases = {(view.mlflow_url or "").partition("/#/")[0] for view in views}
+    return bases.pop() or None if len(bases) == 1 else None
