@@ -6,6 +6,7 @@ text is drawn.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,16 +27,15 @@ def searched_parameters(space: Any) -> set[str]:
 
 def _searched(node: Any, path: str) -> Iterator[str]:
     if not isinstance(node, dict):
-        if isinstance(node, list) and any(isinstance(item, dict) for item in node):
+        if isinstance(node, list) and any(True for item in node for _ in _searched(item, path)):
             yield path
         return
-    keyword = next(iter(node)) if len(node) == 1 else None
-    if keyword not in KEYWORDS:
+    if not _is_domain(node):
         for name, value in node.items():
             yield from _searched(value, f"{path}.{name}" if path else name)
         return
-    alternatives = node[keyword]
-    blocks = [item for item in alternatives if isinstance(item, dict) and not KEYWORDS & item.keys()]
+    (keyword, alternatives), *_ = node.items()
+    blocks = [item for item in alternatives if isinstance(item, dict) and not _is_domain(item)]
     if keyword != "choice" or len(blocks) < len(alternatives):
         yield path
     by_kind: dict[Any, list[dict[str, Any]]] = {}
@@ -79,15 +79,20 @@ def _described(node: Any, path: str) -> Iterator[tuple[str, str]]:
     if not isinstance(node, dict):
         yield path, _text(node)
         return
-    if KEYWORDS.isdisjoint(node):
+    if not _is_domain(node):
         for name, value in node.items():
             yield from _described(value, f"{path}.{name}" if path else name)
         return
-    blocks = [item for item in node.get("choice", ()) if isinstance(item, dict) and KEYWORDS.isdisjoint(item)]
+    blocks = [item for item in node.get("choice", ()) if isinstance(item, dict) and not _is_domain(item)]
     for block in blocks:
         yield from _described(block, path)
     if not blocks:
         yield path, _text(node)
+
+
+def _is_domain(node: dict[str, Any]) -> bool:
+    """Whether a block is a domain, written with its keyword: `{loguniform: [0.001, 0.1]}`."""
+    return len(node) == 1 and all(keyword in KEYWORDS and isinstance(node[keyword], list) for keyword in node)
 
 
 def _text(value: Any) -> str:
@@ -96,5 +101,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()  # as in a document
     if isinstance(value, dict):
-        return ", ".join(f"{keyword}({', '.join(map(_text, values))})" for keyword, values in value.items())
+        if _is_domain(value):
+            return ", ".join(f"{keyword}({', '.join(map(_text, values))})" for keyword, values in value.items())
+        return json.dumps(value)  # within a list
     return f"[{', '.join(map(_text, value))}]" if isinstance(value, list) else str(value)

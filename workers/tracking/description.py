@@ -90,7 +90,8 @@ class Description:
             f"[Charts of the trials]({view}). [The experiment in Rung]({address}), or "
             f"`rung show {launch.experiment_id}`"
         )
-        return "\n\n".join(filter(None, (spec.description[: NOTE_CHARACTERS - len(text) - 2], text)))
+        left = max(0, NOTE_CHARACTERS - len(text) - 2)
+        return "\n\n".join(filter(None, (spec.description[:left], text[:NOTE_CHARACTERS])))
 
     def _searched_first(self, names: Mapping[str, Any]) -> list[str]:
         first = [name for name in self.searched if name in names]
