@@ -166,7 +166,7 @@ class ErrorKind(StrEnum):
     """Why a trial failed. Those in RETRYABLE may pass when tried again; a loss that is not finite is no failure."""
 
     LOST = "LOST"  # its process or node died
-    NODE = "NODE"  # its node cannot be used: it does not see the storage, or has another version of Rung
+    NODE = "NODE"  # its node cannot be used: it cannot use the storage, or has another version of Rung
     OUT_OF_MEMORY = "OUT_OF_MEMORY"  # of the device or of the host
     DATA = "DATA"  # damaged data, or data that no node can read
     PLUGIN = "PLUGIN"  # a class or plugin that the spec names cannot be imported

@@ -385,9 +385,10 @@ def outcome_of(error: Exception, current: Outcome, requested: Outcome | None) ->
         case _ if from_ray.is_disk_full(error):
             return stop_conditions.disk_full(str(error) if isinstance(error, AttemptError) else sentence(error))
         case AttemptError():
-            return Outcome(Phase.PAUSED, str(error), blocked=error.blocked, error=True)
+            blocked = error.blocked or from_ray.is_storage_unusable(error)
+            return Outcome(Phase.PAUSED, str(error), blocked=blocked, error=True)
         case _:
-            return Outcome(Phase.PAUSED, sentence(error), error=True)
+            return Outcome(Phase.PAUSED, sentence(error), blocked=from_ray.is_storage_unusable(error), error=True)
 
 
 def _retry_window_s(error: Exception) -> float:

@@ -21,7 +21,7 @@ import ray
 from search_spaces.datasets.base import DataUnavailableError
 from search_spaces.layout import NAMES
 from search_spaces.protocol import ErrorKind, LaunchConfig
-from search_spaces.storage.base import open_storage
+from search_spaces.storage.base import UNUSABLE_ERRNOS, open_storage
 from workers.failures.classification import Failure, NodeError, classify
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,22 @@ def on_node(storage: str, marker: str, version: str, *, first: bool = True) -> I
             raise
         node, name = this_node()
         raise NodeError(f"node {name} cannot load the data set: {error}", node, kind) from error
+
+
+@contextmanager
+def using_storage(storage: str) -> Iterator[None]:
+    """In the block, only files of the experiment are read and written: where they cannot be, the node cannot be used.
+
+    A full disk is not such an error: it pauses the experiment.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNUSABLE_ERRNOS:
+            raise
+        node, name = this_node()
+        root = storage.rpartition("/")[0]
+        raise NodeError(f"node {name} cannot use RUNG_STORAGE_ROOT {root}: {error}", node) from error
 
 
 def problem_of_node(storage: str, marker: str, version: str) -> str:

@@ -30,6 +30,8 @@ BLOCK_BYTES = 1 << 20
 
 #: What the operating system reports when a disk or a quota is full.
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: What it reports while a file system cannot be used: it is read-only, unreachable or failing, or gives no permission.
+UNUSABLE_ERRNOS = frozenset({errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EACCES, errno.EPERM})
 
 
 class WriterFencedError(Exception):

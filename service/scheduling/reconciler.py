@@ -9,7 +9,6 @@ know how Ray is called or how slots are divided.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import secrets
@@ -27,7 +26,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from search_spaces.periodic import PeriodicThread
 from search_spaces.problems import SpecError
 from search_spaces.protocol import LaunchConfig, sanitize_text
-from search_spaces.storage.base import DISK_FULL_ERRNOS
+from search_spaces.storage.base import DISK_FULL_ERRNOS, UNUSABLE_ERRNOS
 from search_spaces.stored import read_controls, read_spec
 from search_spaces.tracebacks import last_error
 from search_spaces.upgrade import upgrade
@@ -51,7 +50,6 @@ STOP_TIMEOUT_S = 30.0  # a pass waits for answers of Ray; the thread is a daemon
 SLOW_PASS_S = 5.0  # what a pass may take besides its pause; a longer gap does not count as silence of a driver
 LOG_BYTES = 20_000  # of the end of a lost driver's log, in which its error is looked for
 LOG_CHARACTERS = 500  # of that error
-NOT_WRITABLE = frozenset({errno.EACCES, errno.EROFS})
 
 log = logging.getLogger(__name__)
 
@@ -274,7 +272,7 @@ class Reconciler:
             free = files.free_bytes()
             left = "" if free is None else f" ({free} bytes free)"
             return f"paused: no space left on RUNG_STORAGE_ROOT {root}{left}; free some space, then resume"
-        if number in NOT_WRITABLE:
+        if number in UNUSABLE_ERRNOS:
             return f"paused: RUNG_STORAGE_ROOT {root} is not writable: {error}; make it writable, then resume"
         return ""
 

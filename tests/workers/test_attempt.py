@@ -5,7 +5,9 @@ The service is a real HTTP server; MLflow is unreachable unless a test gives a t
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,9 @@ import pytest
 from search_spaces.controls import Controls
 from search_spaces.layout import NAMES
 from search_spaces.protocol import ErrorKind, TrialState, Winner
+from search_spaces.storage.base import UNUSABLE_ERRNOS
 from search_spaces.storage.folder import FolderStorage
+from search_spaces.storage.folder_journal import FolderJournal
 from tests.support.attempts import (
     AFTER,
     Attempted,
@@ -26,6 +30,7 @@ from tests.support.attempts import (
     Trials,
     directives,
     journal_of,
+    no_trials,
     one_trial,
 )
 from tests.support.nodes import MemoryCluster
@@ -212,6 +217,37 @@ def test_an_evaluation_that_fails_leaves_a_completed_experiment_without_a_winner
     final = service.heard[-1]
     assert (final.phase, final.reason, final.winner) == ("completed", "it was lost", None)
     assert done.tracking.status == "FINISHED"
+
+
+@pytest.mark.parametrize("number", sorted(UNUSABLE_ERRNOS))
+@pytest.mark.parametrize("through_tune", [False, True])
+def test_a_storage_that_cannot_be_used_pauses_the_experiment_until_a_person_acts(
+    attempt: Callable[..., Attempted], service: Any, number: int, through_tune: bool
+) -> None:
+    def fail(recorder: Recorder, callback: TuneCallback) -> None:
+        error = OSError(number, os.strerror(number), "/shared/x/spec.json")
+        raise RuntimeError(f"Traceback\n{type(error).__name__}: {error}") if through_tune else error
+
+    assert not attempt(fail).succeeded
+    final = service.heard[-1]
+    assert (final.phase, final.blocked) == ("paused", True)
+    assert f"[Errno {number}]" in final.reason
+    assert "/shared/x/spec.json" in final.reason
+
+
+def test_a_journal_that_cannot_be_opened_for_now_pauses_the_experiment(
+    attempt: Callable[..., Attempted], service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "/shared/x/journal.jsonl")
+
+    monkeypatch.setattr(FolderJournal, "open_writer", fail)
+    assert not attempt(no_trials).succeeded
+    final = service.heard[-1]
+    assert (final.phase, final.blocked) == ("paused", True)
+    assert final.reason == (
+        "the journal cannot be opened: [Errno 30] Read-only file system: '/shared/x/journal.jsonl'"
+    )
 
 
 @pytest.mark.parametrize(

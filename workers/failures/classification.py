@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from search_spaces.datasets.base import DataError
 from search_spaces.protocol import ErrorKind
-from search_spaces.storage.base import DISK_FULL_ERRNOS
+from search_spaces.storage.base import DISK_FULL_ERRNOS, UNUSABLE_ERRNOS
 from search_spaces.tracebacks import own_line
 from workers.targets import ImportTargetError
 
@@ -103,6 +103,11 @@ def parse(text: str) -> Failure | None:
 def is_disk_full(error: BaseException) -> bool:
     """Whether a full disk or an exhausted quota is behind an exception."""
     return any(_kind(one) is ErrorKind.DISK_FULL for one in _chain(error))
+
+
+def is_storage_unusable(error: BaseException) -> bool:
+    """Whether a file system that cannot be used is behind an exception. Not for exceptions of a user's own code."""
+    return any(isinstance(one, OSError) and one.errno in UNUSABLE_ERRNOS for one in _chain(error))
 
 
 def sentence(error: BaseException, longest: int = LONGEST_REASON) -> str:

@@ -16,7 +16,7 @@ from ray import cloudpickle
 from ray import exceptions as ray_errors
 
 from search_spaces.protocol import ErrorKind
-from search_spaces.storage.base import DISK_FULL_ERRNOS
+from search_spaces.storage.base import DISK_FULL_ERRNOS, UNUSABLE_ERRNOS
 from search_spaces.tracebacks import own_line
 from workers.failures import classification
 from workers.failures.classification import Failure, TrialError
@@ -38,6 +38,8 @@ TUNES_HEADING = re.compile(r"\AFailure # \d+ \(occurred at .*\)\n")
 DISK_FULL_LINE = re.compile(
     rf"\bOSError: \[Errno ({'|'.join(map(str, sorted(DISK_FULL_ERRNOS)))})\](?!.*'{classification.SHARED_MEMORY})"
 )
+#: The same for a file system that cannot be used.
+UNUSABLE_LINE = re.compile(rf"\b(?:OSError|PermissionError): \[Errno ({'|'.join(map(str, sorted(UNUSABLE_ERRNOS)))})\]")
 
 
 def of_trial(trial: Any) -> Failure:
@@ -71,6 +73,11 @@ def classify(error: BaseException | None, text: str = "") -> Failure:
 def is_disk_full(error: BaseException) -> bool:
     """Whether a full disk or an exhausted quota is behind an exception of the driver's own, or of Tune's."""
     return classification.is_disk_full(error) or bool(DISK_FULL_LINE.search(str(error)))
+
+
+def is_storage_unusable(error: BaseException) -> bool:
+    """Whether a file system that cannot be used is behind an exception of the driver's own, or of Tune's."""
+    return classification.is_storage_unusable(error) or bool(UNUSABLE_LINE.search(str(error)))
 
 
 def _unpickled(path: str | None) -> BaseException | None:

@@ -245,7 +245,8 @@ class TuneCallback(Callback):
             self.outcome = stop_conditions.SUPERSEDED
         except OSError as error:
             log.exception("the journal cannot be written")
-            unwritten = Outcome(Phase.PAUSED, f"the journal cannot be written: {error}", error=True)
+            blocked = from_ray.is_storage_unusable(error)
+            unwritten = Outcome(Phase.PAUSED, f"the journal cannot be written: {error}", blocked=blocked, error=True)
             self.outcome = self.outcome or (
                 stop_conditions.disk_full(f"the journal: {error}") if from_ray.is_disk_full(error) else unwritten
             )

@@ -19,7 +19,7 @@ from typing import Any
 
 from search_spaces.checkpoint_policy import CheckpointPolicy, kept_checkpoints
 from search_spaces.layout import BEST, LAST, NAMES, PREVIOUS, TrialFolder
-from search_spaces.storage.base import ArtifactStore
+from search_spaces.storage.base import UNUSABLE_ERRNOS, ArtifactStore
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,11 @@ def load(artifacts: ArtifactStore, name: PurePath) -> dict[str, Any]:
 
 
 def load_newest(artifacts: ArtifactStore, trial: TrialFolder) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and content of the checkpoints to resume from, the newest first. Unreadable ones are logged."""
+    """Name and content of the checkpoints to resume from, the newest first. Unreadable ones are logged.
+
+    Raises OSError at the end if the storage could not be used for one of them: it may be readable later.
+    """
+    unusable: OSError | None = None
     for name in (trial.last, trial.previous):
         try:
             content = load(artifacts, name)
@@ -86,8 +90,12 @@ def load_newest(artifacts: ArtifactStore, trial: TrialFolder) -> Iterator[tuple[
             continue
         except (CheckpointDamagedError, OSError) as error:
             log.warning("%s cannot be read: %s", name.name, error)
+            if isinstance(error, OSError) and error.errno in UNUSABLE_ERRNOS:
+                unusable = error
             continue
         yield name.name, content
+    if unusable is not None:
+        raise unusable
 
 
 def prune(

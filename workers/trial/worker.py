@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from search_spaces.phrases import counted
 from search_spaces.storage.base import open_storage
 from search_spaces.stored import read_trial_spec
 from workers.failures.classification import classified
-from workers.nodes import avoiding, on_node
+from workers.nodes import avoiding, on_node, using_storage
 from workers.state import checkpoints
 from workers.state.outcomes import ValidationOutcomes
 from workers.trial import device
@@ -146,18 +147,23 @@ class TrialWorker(tune.Trainable):
             return self._latest_result or nothing
         values = {name: value for name, value in metrics.items() if name != "epoch"}
         result = values | {"epoch": training.epoch, "diverged": training.diverged, "reported": sorted(values)}
-        if training.best_epoch == training.epoch:
-            best = {"epoch": training.epoch, "model": training.model.state_dict()}
-            checkpoints.save(best, self._artifacts, self._files.best)
-            right = self._torch.cat(training.best_right).tolist()
-            outcomes = ValidationOutcomes(training.epoch, values["validation_loss"], right)
-            self._artifacts.write(self._files.validation, outcomes.encode(), durable=False)
-        state = {"spec": training.spec.model_dump_json(), "training": training.state_dict(), "result": result}
-        checkpoints.save_last(state, self._artifacts, self._files, rotate=self._last_is_usable)
+        with using_storage(self._config["storage"]):
+            self._save(training, result)
         self._last_is_usable = True
         self._latest_result, self._journaled_epoch = result, training.epoch
         log.info("epoch %d: %s", training.epoch, ", ".join(f"{name} {value:.6g}" for name, value in values.items()))
         return result
+
+    def _save(self, training: Training, result: dict[str, Any]) -> None:
+        """Save what an epoch ended with; its weights too if it is the best one."""
+        if training.best_epoch == training.epoch:
+            best = {"epoch": training.epoch, "model": training.model.state_dict()}
+            checkpoints.save(best, self._artifacts, self._files.best)
+            right = self._torch.cat(training.best_right).tolist()
+            outcomes = ValidationOutcomes(training.epoch, result["validation_loss"], right)
+            self._artifacts.write(self._files.validation, outcomes.encode(), durable=False)
+        state = {"spec": training.spec.model_dump_json(), "training": training.state_dict(), "result": result}
+        checkpoints.save_last(state, self._artifacts, self._files, rotate=self._last_is_usable)
 
     def _begin(self) -> Training:
         """The training at the newest usable checkpoint; the result of its last epoch is then in `_latest_result`.
@@ -181,14 +187,15 @@ class TrialWorker(tune.Trainable):
         return training
 
     def _spec(self) -> TrialSpec:
-        with self._artifacts.open_reader(self._files.spec) as file:
-            return read_trial_spec(file.read())
+        with using_storage(self._config["storage"]), self._artifacts.open_reader(self._files.spec) as file:
+            content = file.read()
+        return read_trial_spec(content)
 
     def _resumed(self, spec: TrialSpec, splits: Splits, on: str) -> tuple[Training, str | None]:
         from workers.training.loop import Training
 
         self._latest_result, self._last_is_usable = {}, False
-        for name, content in checkpoints.load_newest(self._artifacts, self._files):
+        for name, content in self._checkpoints():
             training = Training(spec, splits, on, self._compiler, self._between_batches)
             try:
                 recorded = read_trial_spec(content["spec"]) if "spec" in content else spec
@@ -206,9 +213,19 @@ class TrialWorker(tune.Trainable):
             self._last_is_usable = name == self._files.last.name
             if recorded != spec:  # its first epochs are of the older streams: `reproduce` must learn that
                 training.spec = recorded
-                self._artifacts.write(self._files.spec, recorded.model_dump_json().encode())
+                with using_storage(self._config["storage"]):
+                    self._artifacts.write(self._files.spec, recorded.model_dump_json().encode())
             return training, name
         return Training(spec, splits, on, self._compiler, self._between_batches), None
+
+    def _checkpoints(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        found = checkpoints.load_newest(self._artifacts, self._files)
+        while True:
+            with using_storage(self._config["storage"]):
+                one = next(found, None)
+            if one is None:
+                return
+            yield one
 
     def _splits(self, spec: TrialSpec) -> Splits:
         from workers.data.splits import load

@@ -25,7 +25,7 @@ from search_spaces.storage.base import ArtifactStore, open_storage
 from search_spaces.stored import read_trial_spec
 from workers.failures import from_ray
 from workers.failures.classification import TrialError, classified
-from workers.nodes import Nodes, avoiding, on_node
+from workers.nodes import Nodes, avoiding, on_node, using_storage
 from workers.state import checkpoints
 from workers.tracking.environment import prepare_import
 from workers.trial import device
@@ -220,8 +220,9 @@ class Evaluator:
         from workers.data.splits import load
         from workers.training.loop import Training
 
-        with artifacts.open_reader(trial.spec) as file:
-            spec = read_trial_spec(file.read())
+        with using_storage(launch.storage), artifacts.open_reader(trial.spec) as file:
+            content = file.read()
+        spec = read_trial_spec(content)
         on = device.select_device(spec)
         torch.set_num_threads(spec.cpus)
         splits = load(spec.dataset, spec.split_seed, Path(launch.data_root), Path(launch.cache_root))
@@ -234,7 +235,7 @@ class Evaluator:
             training.model.load_state_dict(_trained_again(training, epochs))
         images, labels = splits.test()
         loss, accuracy = training.evaluate(images, labels)
-        with artifacts.replace_folder(NAMES.model) as folder:
+        with using_storage(launch.storage), artifacts.replace_folder(NAMES.model) as folder:
             self._pack(training.classifier(), describe(spec, splits), images[:2].numpy(), folder)
         return WinnerScore(loss, accuracy)
 

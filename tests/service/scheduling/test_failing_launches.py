@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from search_spaces.protocol import LaunchConfig
+from search_spaces.storage.base import UNUSABLE_ERRNOS
 from search_spaces.storage.folder import FolderArtifacts
 from service.adapters.launcher import ClusterUnreachableError, JobStatus
 from service.context import AppContext
@@ -120,7 +121,7 @@ def test_a_full_disk_pauses_the_experiment_and_is_named(
     assert world.show(one)["state"] == "PAUSED", "nothing resumes before a person has freed space"
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("number", sorted(UNUSABLE_ERRNOS))
 def test_a_read_only_storage_pauses_the_experiment_and_is_named(
     world: World, settings: Settings, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:

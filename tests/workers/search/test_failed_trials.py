@@ -14,6 +14,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 
 from search_spaces.protocol import ErrorKind
 from search_spaces.storage.folder import FolderArtifacts
+from search_spaces.storage.folder_journal import FolderJournalWriter
 from tests.support.clock import Clock
 from tests.support.nodes import MemoryCluster
 from tests.support.searches import Search
@@ -253,6 +254,27 @@ def test_checkpoints_that_cannot_be_deleted_stop_nothing_and_are_deleted_later(
     assert (now.states(), len(list(tmp_path.rglob(LAST)))) == (["COMPLETED", "RUNNING"], 2)
     now.tune.report(other, 1, 0.4)
     assert list(tmp_path.rglob(LAST)) == []
+
+
+def test_a_journal_that_cannot_be_written_for_now_pauses_the_experiment_and_no_trial_ends(
+    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "journal.jsonl")
+
+    now = search()
+    trial = now.tune.start()
+    now.tune.report(trial, 1, 0.5)
+    with monkeypatch.context() as patched:
+        patched.setattr(FolderJournalWriter, "append", refuse)
+        now.tune.report(trial, 2, 0.5)
+        now.callback.poll(now.tune)
+    outcome = now.callback.outcome
+    assert outcome is not None
+    assert (outcome.phase, outcome.blocked) == ("paused", True)
+    assert outcome.reason == "the journal cannot be written: [Errno 30] Read-only file system: 'journal.jsonl'"
+    now.recorder.close()
+    assert [one.number for one in search(2).recorder.table.waiting()] == [0]
 
 
 def test_a_full_disk_pauses_the_experiment(search: Callable[..., Search], tmp_path: Path) -> None:

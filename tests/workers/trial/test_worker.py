@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
+import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -22,7 +25,8 @@ from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.layout import BEST, LAST, NAMES, PREVIOUS, ExperimentFolder
 from search_spaces.protocol import METRICS, ErrorKind
-from search_spaces.storage.base import open_storage
+from search_spaces.storage.base import UNUSABLE_ERRNOS, open_storage
+from search_spaces.storage.folder import FolderArtifacts
 from search_spaces.stored import read_trial_spec
 from workers import nodes
 from workers.data import splits
@@ -311,6 +315,64 @@ def test_a_node_whose_cache_is_full_is_an_error_of_the_node(
     assert failure.reason.startswith(
         f"node {platform.node()} cannot load the data set: no space left for decoded data in the cache {small_disk} "
     )
+
+
+def test_a_storage_that_became_read_only_is_an_error_of_the_node_and_costs_an_epoch(
+    config: Callable[..., dict[str, Any]], small_disk: Path
+) -> None:
+    told = config(name="disk/trial", search_space={"model": {"kind": "cnn", "width": 2, "depth": 1}})
+    slot = begun(told)
+    slot.step()
+    slot.cleanup()  # a log that is open for writing would refuse the remount
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    slot = begun(told)
+    slot.step()  # the result of the first epoch again, which needs no writing
+    with pytest.raises(TrialError) as raised:
+        slot.step()
+    failure = raised.value.failure
+    assert failure.kind is ErrorKind.NODE
+    assert failure.reason.startswith(
+        f"node {platform.node()} cannot use RUNG_STORAGE_ROOT {small_disk}: [Errno 30] Read-only file system: "
+    )
+    slot.cleanup()
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    slot = begun(told)
+    assert [slot.step()["epoch"] for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.parametrize("number", sorted(UNUSABLE_ERRNOS))
+def test_checkpoints_that_the_storage_does_not_give_are_not_replaced_by_a_new_training(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    told = config()
+    slot = begun(told)
+    first = slot.step()
+    read = FolderArtifacts.open_reader
+
+    def fail(self: FolderArtifacts, name: PurePath) -> BinaryIO:
+        if name.suffix == ".pt":
+            raise OSError(number, os.strerror(number), str(name))
+        return read(self, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FolderArtifacts, "open_reader", fail)
+        with pytest.raises(TrialError) as raised:
+            begun(told).step()
+    assert raised.value.failure.kind is ErrorKind.NODE
+    assert begun(told).step() == first
+
+
+def test_a_file_of_the_users_own_that_cannot_be_used_is_an_error_of_the_code(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/their/own")
+
+    slot = begun(config())
+    monkeypatch.setattr(loop.Training, "run_epoch", refuse)
+    with pytest.raises(TrialError) as raised:
+        slot.step()
+    assert raised.value.failure.kind is ErrorKind.CODE
 
 
 def test_a_trial_is_not_placed_on_a_node_that_cannot_be_used() -> None:
