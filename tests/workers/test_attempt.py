@@ -245,9 +245,7 @@ def test_a_journal_that_cannot_be_opened_for_now_pauses_the_experiment(
     assert not attempt(no_trials).succeeded
     final = service.heard[-1]
     assert (final.phase, final.blocked) == ("paused", True)
-    assert final.reason == (
-        "the journal cannot be opened: [Errno 30] Read-only file system: '/shared/x/journal.jsonl'"
-    )
+    assert final.reason == ("the journal cannot be opened: [Errno 30] Read-only file system: '/shared/x/journal.jsonl'")
 
 
 @pytest.mark.parametrize(
