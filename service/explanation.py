@@ -79,13 +79,15 @@ def _curves(insight: Insight) -> Iterable[Fact]:
         yield Fact("curves", f"the winner, {finding.kind}: {one_line(finding.text)}")
     if insight.counts:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(insight.counts.items(), key=lambda one: -one[1]))
-        yield Fact("curves", f"of {counted(insight.choice.trials, 'trial')}: {counts}")
+        yield Fact("curves", f"of the trials that were examined: {counts}")
 
 
 def _next(insight: Insight, experiment_id: str) -> Fact:
     if insight.next.spec is None:
         if insight.sureness.ties:
             return Fact("next", "nothing asks for a change of the space; more validation images would separate ties")
+        if insight.space:
+            return Fact("next", "no valid change of the space follows from what was found")
         return Fact("next", "nothing in the space or the curves asks for a change")
     changes = "; ".join(map(one_line, insight.next.changes))
     return Fact("next", f"{changes}: rung insight {experiment_id} --next > next.yaml")

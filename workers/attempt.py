@@ -310,9 +310,10 @@ class ExperimentAttempt:
     def _make_insight(self) -> None:
         """Store why the best trial of a completed search won, and log it on the parent run. An error only costs
         that."""
-        if self._outcome.phase is not Phase.COMPLETED or self._recorder.table.best() is None:
-            return
         try:
+            self._storage.artifacts.remove(NAMES.insight_report)  # that of an earlier end of the search
+            if self._outcome.phase is not Phase.COMPLETED or self._recorder.table.best() is None:
+                return
             self._evaluation.make_insight(self._spec, self._launch, INSIGHT_TIMEOUT_S)
             self._log_folder(NAMES.insight, NAMES.insight_report)
         except Exception as error:

@@ -19,7 +19,7 @@ LOW_TRAINING = 0.95  # training accuracy: less is underfitting where there is no
 GAIN = 0.005  # of the accuracy, or a hundredth of the loss, in the last fifth: still improving
 DROP = 0.05  # of the validation accuracy below its best so far: unstable
 DROPS = 0.2  # share of the epochs with such a drop
-CHANCE = 1.5  # times the accuracy of guessing
+LEARNED = 0.05  # of the way from the accuracy of guessing to 1: less is nothing
 ENDS_LOW = frozenset({"cosine", "one_cycle", "polynomial"})  # schedules whose curves rise at their end by design
 
 Curve = Sequence[Mapping[str, float]]
@@ -27,15 +27,17 @@ Curve = Sequence[Mapping[str, float]]
 
 def findings(epochs: Curve, state: TrialState, scheduler: str = "", classes: int | None = None) -> list[Finding]:
     """What the metrics of each epoch of a trial show."""
-    if state is TrialState.DIVERGED or any(epoch.get("nonfinite_steps", 0) > 0 for epoch in epochs):
+    if state is TrialState.DIVERGED:  # in float16, steps that are not finite are skipped, and mean nothing
         return [_diverged(epochs)]
     if len(epochs) < FEWEST_EPOCHS:
         return []
     if classes and (stuck := _stuck(epochs, classes)):
         return [stuck]
-    found = [_unstable(epochs), _overfitting(epochs), _underfitting(epochs)]
-    if state is TrialState.COMPLETED and scheduler not in ENDS_LOW:
-        found.append(_improving(epochs))
+    found = [_unstable(epochs), _overfitting(epochs)]
+    if state is TrialState.COMPLETED:  # one that was stopped early had no time
+        found.append(_underfitting(epochs))
+        if scheduler not in ENDS_LOW:
+            found.append(_improving(epochs))
     return [one for one in found if one]
 
 
@@ -49,7 +51,7 @@ def _diverged(epochs: Curve) -> Finding:
 
 def _stuck(epochs: Curve, classes: int) -> Finding | None:
     best = max(epoch["validation_accuracy"] for epoch in epochs)
-    if best > CHANCE / classes:
+    if best > 1 / classes + LEARNED * (1 - 1 / classes):
         return None
     text = (
         f"the accuracy never exceeded {best:.3f}, and guessing gives {1 / classes:.3f}: the network learned nothing, "

@@ -5,8 +5,9 @@ Owns the limits of what is read, so that the time is bounded. It must not know w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import ExperimentSpec
@@ -19,6 +20,7 @@ from workers.state.trial_table import Trial, TrialTable
 
 MOST_TRIALS = 1000  # whose curves and outcomes are read: the best ones
 MOST_OUTCOMES = 10**7  # trials x images, which take 80 MB
+MOST_EPOCHS = 10**5  # of all those trials together, which take 100 MB
 MAX_REPORT_BYTES = 2**24
 
 
@@ -50,13 +52,23 @@ def gather(spec: ExperimentSpec, storage: ExperimentStorage) -> Evidence:
     sign = spec.objective.sign
     rated = [trial for trial in table.trials.values() if trial.best_value is not None]
     rated.sort(key=lambda trial: (-sign * (trial.best_value or 0.0), trial.number))
-    metrics: dict[int, list[Mapping[str, float]]] = {trial.number: [] for trial in rated[:MOST_TRIALS]}
+    metrics: dict[int, list[Mapping[str, float]]] = {trial.number: [] for trial in _examined(rated)}
     for event in decode_all(storage.journal.entries()):
         if isinstance(event, EpochFinished) and event.trial in metrics:
             metrics[event.trial].append(event.metrics)
     outcomes = _outcomes(storage.artifacts, rated[:MOST_TRIALS])
     winner = table.winner if table.winner and table.winner.trial == best.number else None
     return Evidence(spec, rated, table.trials, metrics, outcomes, winner, _data_report(storage.artifacts))
+
+
+def _examined(rated: Iterable[Trial]) -> Iterator[Trial]:
+    """The trials whose curves are read: of the best ones, as many as the limits allow."""
+    epochs = 0
+    for trial in islice(rated, MOST_TRIALS):
+        yield trial
+        epochs += trial.epoch
+        if epochs >= MOST_EPOCHS:
+            return
 
 
 def _outcomes(artifacts: ArtifactStore, trials: Iterable[Trial]) -> dict[int, ValidationOutcomes]:

@@ -35,14 +35,18 @@ class Bar:
 
 @dataclass(frozen=True)
 class Shares:
-    """A bar for each hyperparameter in the order given, and one for a hyperparameter that does not exist."""
+    """A bar for each hyperparameter in the order given.
+
+    `chance` is the largest share that a hyperparameter which does not exist had in any of the repetitions: one of many
+    hyperparameters would often exceed a usual one.
+    """
 
     bars: tuple[Bar, ...]
-    dummy: Bar
+    chance: float
 
     def is_noise(self, index: int) -> bool:
-        """Whether a bar cannot be distinguished from that of the hyperparameter that does not exist."""
-        return self.bars[index].share < self.dummy.high
+        """Whether a bar cannot be distinguished from that of a hyperparameter that does not exist."""
+        return self.bars[index].share <= self.chance
 
 
 def shares(positions: Floats, values: Sequence[float] | Floats, seed: int = 0, fewest: int = FEWEST_TRIALS) -> Shares:
@@ -63,9 +67,10 @@ def shares(positions: Floats, values: Sequence[float] | Floats, seed: int = 0, f
     found = [repetition for repetition in repetitions if repetition is not None]
     if not found:
         raise ValueError("must have trials whose values differ")
-    low, median, high = np.quantile(np.array(found), (LOW, 0.5, HIGH), axis=0)
-    *bars, dummy = (Bar(*map(float, bar)) for bar in zip(median, low, high, strict=True))
-    return Shares(tuple(bars), dummy)
+    explained = np.array(found)
+    low, median, high = np.quantile(explained[:, :-1], (LOW, 0.5, HIGH), axis=0)
+    bars = tuple(Bar(*map(float, bar)) for bar in zip(median, low, high, strict=True))
+    return Shares(bars, float(explained[:, -1].max()))
 
 
 def forest_shares(trees: Sequence[object], columns: int) -> Floats | None:

@@ -6,6 +6,7 @@ from collections import Counter
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.insight import Choice, Insight, TrialFindings
+from search_spaces.protocol import TrialState
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.searched import searched_parameters
 from search_spaces.storage.base import ExperimentStorage
@@ -35,7 +36,7 @@ def insight_of(evidence: Evidence) -> Insight:
         sureness=sureness(evidence),
         importance=important(evidence),
         curves=curves[:MOST_SHOWN],
-        counts=Counter(finding.kind for trial in curves for finding in trial.findings),
+        counts=_counts(evidence, curves),
         space=list(space.values()),
         next=next_spec(evidence.spec, space, curves[0].findings if curves else []),
     )
@@ -59,6 +60,13 @@ def _searched(evidence: Evidence) -> dict[str, str | float | int | bool]:
     names = searched_parameters(evidence.spec.search_space.model_dump(mode="json"))
     values = evidence.trials[0].parameters
     return {name: values[name] for name in sorted(names) if values.get(name, NOT_APPLICABLE) != NOT_APPLICABLE}
+
+
+def _counts(evidence: Evidence, curves: list[TrialFindings]) -> dict[str, int]:
+    """How many trials have a finding of each kind. All that diverged count: most of them have no value."""
+    counts = Counter(finding.kind for trial in curves for finding in trial.findings)
+    diverged = sum(trial.state is TrialState.DIVERGED for trial in evidence.every.values())
+    return {**counts, "diverged": diverged} if diverged else dict(counts)
 
 
 def _curves(evidence: Evidence) -> list[TrialFindings]:

@@ -56,7 +56,7 @@ def _at_bound(path: str, domain: Interval, best: Sequence[Trial]) -> Finding | N
         return None
     bound, end = (domain.low, "lower") if is_low else (domain.high, "upper")
     text = (
-        f"the winner's {name} {value:.3g} is at the {end} bound {bound:.3g}, and half of the best {len(values)} trials "
+        f"the winner's {name} {value:.6g} is at the {end} bound {bound:.6g}, and half of the best {len(values)} trials "
         f"are in that third of the domain: the best value may be beyond it"
     )
     figures = {"value": value, "bound": bound, "position": place, "median_position": median, "trials": len(values)}
@@ -67,13 +67,15 @@ def _never_won(path: str, domain: Choice, trials: Sequence[Trial], best: Sequenc
     """Alternatives of which none of the best trials has one although chance would have brought one there."""
     offered = [trial for trial in trials if path in trial.sample]
     top = [trial for trial in best if path in trial.sample]
+    by_index: dict[int, list[int]] = {}
+    for rank, trial in enumerate(offered, 1):
+        by_index.setdefault(int(trial.sample[path]), []).append(rank)
     found: dict[str, Finding] = {}
-    for index in range(len(domain.choice)):
-        ranks = [rank for rank, trial in enumerate(offered, 1) if int(trial.sample[path]) == index]
-        if not ranks or ranks[0] <= len(top):
+    for index, ranks in sorted(by_index.items()):
+        if ranks[0] <= len(top):
             continue
         by_chance = float(stats.hypergeom.pmf(0, len(offered), len(ranks), len(top)))
-        if by_chance > BY_CHANCE:
+        if by_chance > BY_CHANCE / (len(domain.choice) - 1):  # each that lost is one more occasion for chance
             continue
         name, value = without_indices(path), offered[ranks[0] - 1].best_value or 0.0
         text = (

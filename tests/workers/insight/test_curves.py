@@ -51,6 +51,7 @@ def test_underfitting_is_a_low_training_accuracy_without_a_gap() -> None:
     assert found.kind == "underfitting"
     assert found.figures["train_accuracy"] == pytest.approx(low[-1] + 0.005)
     assert kinds(curve(accuracy=low, gap=0.2)) == []
+    assert kinds(curve(accuracy=low, gap=0.005), TrialState.EARLY_STOPPED) == [], "it had no time"
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,18 @@ def test_a_curve_that_falls_again_and_again_is_unstable() -> None:
 
 def test_a_trial_that_learns_nothing_is_stuck() -> None:
     assert kinds(curve(accuracy=[0.1] * 20)) == ["stuck"]
+
+
+@pytest.mark.parametrize(("classes", "best", "stuck"), [(2, 0.52, True), (2, 0.7, False), (3, 0.45, False)])
+def test_with_few_classes_guessing_is_often_right(classes: int, best: float, stuck: bool) -> None:
+    found = findings(curve(accuracy=[best] * 20), TrialState.COMPLETED, "constant", classes)
+    assert ([one.kind for one in found] == ["stuck"]) == stuck
+
+
+def test_steps_that_float16_skips_are_no_divergence() -> None:
+    epochs = curve()
+    epochs[0] |= {"nonfinite_steps": 0.1}
+    assert kinds(epochs) == []
 
 
 def test_a_trial_that_diverged_names_its_epoch_and_rate() -> None:

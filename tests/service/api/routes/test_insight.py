@@ -77,7 +77,7 @@ def test_the_insight_fits_on_one_screen(world: World, settings: Settings, ended:
         "  test      0.9944 (0.9800 to 0.9990) of 360 test images",
         "  ties      2 of 39 other trials cannot be distinguished from it: 3, 5",
         "  curves    the winner, improving: the accuracy still rose",
-        "  curves    of 40 trials: 3 diverged, 1 improving",
+        "  curves    of the trials that were examined: 3 diverged, 1 improving",
         "  space     the rate is at its bound",
         f"  next      optimizer.lr up to 3: rung insight {ended} --next > next.yaml",
     ]
