@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-faults test-slow test-load check lint bench bench-search gpu up clean
+.PHONY: demo test test-faults test-slow test-browser test-load check lint bench bench-search gpu up clean
 
 demo: $(STAMP)        ## set everything up and run a search on handwritten digits
 	$(BIN)/python -m service.demo
@@ -17,6 +17,9 @@ test-faults: $(STAMP) ## every row of the fault table, and twenty faults drawn a
 
 test-slow: $(STAMP)   ## the tests that compute for long: the rehearsal of `make gpu`, compiled networks
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow
+
+test-browser: $(STAMP) ## MLflow's pages in Chromium (docs/mlflow.md); skipped where there is no Chromium
+	$(BIN)/python -m pytest tests/browser --override-ini addopts=--import-mode=importlib -s
 
 test-load: $(STAMP)   ## sixty hostile clients for two minutes (docs/security.md)
 	$(BIN)/python -m pytest tests/load --override-ini addopts=--import-mode=importlib -s

@@ -102,6 +102,7 @@ def _state(filter_: str, objective: Objective, searched: list[str]) -> dict[str,
         "datasetsFilter": [],
         "selectedColumns": columns,
         "columnOrder": [_column("attributes", "Run Name"), *columns],
+        "columnWidths": {_column("metrics", best): 190, _column("tags", Tag.STOP_REASON): 420},
         "runsHiddenMode": "FIRST_20_RUNS",
         "compareRunCharts": _charts(objective.metric, best, searched),
         "compareRunSections": [
