@@ -188,7 +188,7 @@ class ExperimentAttempt:
         self._checkpoints = CheckpointKeeper(self._storage.artifacts, spec.checkpoints, table)
         self._callback = TuneCallback(
             SearchPolicy(spec),
-            Verdicts(spec.early_stopping, spec.objective, spec.max_epochs, table.history()),
+            Verdicts(spec.early_stopping, spec.objective, spec.max_epochs, table.reports()),
             self._recorder,
             self._checkpoints,
             self._storage,

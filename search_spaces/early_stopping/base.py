@@ -60,8 +60,10 @@ class StoppingRule(Protocol):
     clock, and no random numbers except from a fixed seed.
     """
 
-    def decide(self, trial: int, epoch: int, value: float) -> Decision:
-        """The decision on `trial` after `epoch` (from 1), whose objective was `value`.
+    def decide(self, trial: int, epoch: int, value: float, loss: float | None = None) -> Decision:
+        """The decision on `trial` after `epoch` (from 1), whose objective was `value` and validation loss `loss`.
+
+        `loss` is None where the loss is not finite or was not reported.
 
         Called once for each epoch of a trial in ascending order, except after the last one if the trial completes with
         it. `value` is NaN for a trial that diverged in this epoch, also if it is the last: that trial has ended and

@@ -19,5 +19,5 @@ class NoEarlyStopping(EarlyStoppingSpec):
 class AlwaysContinue:
     """The rule that stops no trial."""
 
-    def decide(self, trial: int, epoch: int, value: float) -> Decision:
+    def decide(self, trial: int, epoch: int, value: float, loss: float | None = None) -> Decision:
         return CONTINUE

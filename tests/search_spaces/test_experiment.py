@@ -98,6 +98,8 @@ def test_specs_are_frozen() -> None:
             "early_stopping.reduction_factor",
             "must be at least 1.25",
         ),
+        ({"early_stopping": {"kind": "asha", "smoothing": 0.6}}, "early_stopping.smoothing", "must be at most 0.5"),
+        ({"early_stopping": {"kind": "asha", "ties": "none"}}, "early_stopping.ties", "must be 'loss' or 'continue'"),
         (
             {"resources": {"gpus_per_trial": 1.5}},
             "resources.gpus_per_trial",

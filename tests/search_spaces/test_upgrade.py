@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from search_spaces.controls import Controls
 from search_spaces.datasets import ImageFolder
+from search_spaces.early_stopping.asha import Asha
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.models import Model
 from search_spaces.normalization import Normalization
@@ -77,7 +78,7 @@ def version_1(spec: ExperimentSpec | TrialSpec) -> dict[str, Any]:
 def test_what_was_stored_is_read_back() -> None:
     spec = read_spec(STORED)
     assert (spec.version, spec.max_epochs) == (2, 20)
-    assert spec.early_stopping.model_dump() == {"kind": "asha", "grace_period": 1, "reduction_factor": 3.0}
+    assert spec.early_stopping == Asha(grace_period=1, reduction_factor=3.0, ties="continue")
     assert spec.budget.wall_clock == 7200.0
     assert read_spec(spec.model_dump_json()) == spec
     trial = spec.bind({"model.width": 1, "model.depth": 2, "optimizer": 1, "scheduler.factor": 0.3})
@@ -137,6 +138,9 @@ def _as_new(spec: ExperimentSpec) -> ExperimentSpec:
     if isinstance(spec.dataset, ImageFolder):
         assert spec.dataset.reader_version == 1
         spec = spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"reader_version": 2})})
+    if isinstance(spec.early_stopping, Asha):
+        assert spec.early_stopping.ties == "continue"
+        spec = spec.model_copy(update={"early_stopping": spec.early_stopping.model_copy(update={"ties": "loss"})})
     if not isinstance(spec.searcher, DrawnSearcherSpec):
         return spec
     assert (spec.searcher.repeat_configurations, spec.searcher.startup) == (True, "random")

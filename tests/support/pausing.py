@@ -18,5 +18,5 @@ class Pausing(EarlyStoppingSpec):
 
 
 class PausingRule:
-    def decide(self, trial: int, epoch: int, value: float) -> Decision:
+    def decide(self, trial: int, epoch: int, value: float, loss: float | None = None) -> Decision:
         return Decision(Action.PAUSE, Pausing.REASON) if epoch == 1 else CONTINUE

@@ -54,7 +54,7 @@ class Tune:
 
     def report(self, trial: Any, epoch: int, value: float, **more: Any) -> str:
         result = {"epoch": epoch, "validation_accuracy": value, "epoch_seconds": 1.0, "diverged": False} | more
-        result["reported"] = ["epoch_seconds", "validation_accuracy"]
+        result["reported"] = ["epoch_seconds", "validation_accuracy", *({"validation_loss"} & more.keys())]
         decision = self._callback.scheduler.on_trial_result(self, trial, result)
         self._callback.on_trial_result(0, [], trial, result)
         if decision == TrialScheduler.STOP:
@@ -105,7 +105,7 @@ class Search:
         self.recorder = recorder
         self.trials = recorder.table.trials
         self.verdicts = Verdicts(
-            early_stopping or spec.early_stopping, spec.objective, spec.max_epochs, recorder.table.history()
+            early_stopping or spec.early_stopping, spec.objective, spec.max_epochs, recorder.table.reports()
         )
         self.folder = ExperimentFolder(folder)
         storage = FolderStorage(folder)

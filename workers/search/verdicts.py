@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from search_spaces.early_stopping.base import Action, Comparison, EarlyStoppingSpec
-from search_spaces.objective import Objective
+from search_spaces.objective import LOSS, Objective
 from search_spaces.protocol import TrialState
 
 
@@ -29,21 +29,24 @@ CONTINUE = Verdict(Action.CONTINUE)
 
 
 class Verdicts:
-    """The verdicts on all trials of one experiment. `history` are the epochs that the journal has, in its order."""
+    """The verdicts on all trials of one experiment.
+
+    `history` has trial, epoch, objective and validation loss of the epochs that the journal has, in its order.
+    """
 
     def __init__(
         self,
         early_stopping: EarlyStoppingSpec,
         objective: Objective,
         max_epochs: int,
-        history: Iterable[tuple[int, int, float]] = (),
+        history: Iterable[tuple[int, int, float, float | None]] = (),
     ) -> None:
         self._metric = objective.metric
         self._max_epochs = max_epochs
         self._rule = early_stopping.rule(Comparison(objective.metric, objective.sign, max_epochs))
         self._decided: dict[int, int] = {}  # trial -> its newest epoch with a verdict
-        for trial, epoch, value in history:
-            self.after_epoch(trial, epoch, {self._metric: value})
+        for trial, epoch, value, loss in history:
+            self.after_epoch(trial, epoch, {LOSS: loss, self._metric: value})
 
     def after_epoch(self, trial: int, epoch: int, metrics: Mapping[str, float | None]) -> Verdict:
         """The verdict on `trial` after `epoch` (from 1).
@@ -64,7 +67,8 @@ class Verdicts:
         if epoch >= self._max_epochs:
             done = "the only epoch is done" if self._max_epochs == 1 else f"all {self._max_epochs} epochs done"
             return Verdict(Action.STOP, TrialState.COMPLETED, done)
-        decision = self._rule.decide(trial, epoch, value)
+        loss = metrics.get(LOSS)
+        decision = self._rule.decide(trial, epoch, value, loss if loss is not None and math.isfinite(loss) else None)
         if decision.action is Action.STOP:
             return Verdict(Action.STOP, TrialState.EARLY_STOPPED, decision.reason)
         return Verdict(decision.action, reason=decision.reason)

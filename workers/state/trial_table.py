@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from search_spaces.objective import Objective
+from search_spaces.objective import LOSS, Objective
 from search_spaces.phrases import counted
 from search_spaces.protocol import ENDED_TRIAL_STATES, ErrorKind, TrialState, TrialUpdate, Winner
 from search_spaces.upgrade import upgrade_sample
@@ -32,7 +32,8 @@ CANCELED_BY_PERSON = "canceled on request"  # the reason of a trial's end, by wh
 
 @dataclass
 class Trial:
-    """One row. `curve` holds the objective of each epoch from 1 on, not finite where the network diverged.
+    """One row. `curve` holds the objective of each epoch from 1 on, not finite where the network diverged; `losses` the
+    validation losses, None where the journal has none.
 
     `stop_reason` says why it ended or why the stopping rule paused it; empty for all others.
     `source` is `<experiment>/<number>` of an imported trial.
@@ -44,6 +45,7 @@ class Trial:
     state: TrialState = TrialState.PENDING
     stop_reason: str = ""
     curve: list[float] = field(default_factory=list)
+    losses: list[float | None] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     best_value: float | None = None
     restarts: int = 0
@@ -118,6 +120,11 @@ class TrialTable:
         """Trial, epoch and objective of every finished epoch after the first `skip`, in the order of their ends."""
         for number, epoch in self._order[skip:]:
             yield number, epoch, self.trials[number].curve[epoch - 1]
+
+    def reports(self) -> Iterator[tuple[int, int, float, float | None]]:
+        """What `history` has, and the validation loss, which is None where the journal has none."""
+        for number, epoch, value in self.history():
+            yield number, epoch, value, self.trials[number].losses[epoch - 1]
 
     def failed(self) -> list[Trial]:
         return [trial for trial in self.trials.values() if trial.state is TrialState.ERROR]
@@ -195,6 +202,7 @@ class TrialTable:
         trial.started_at = trial.started_at or event.at - trial.metrics.get("epoch_seconds", 0.0)
         value = event.value_of(self._objective.metric)
         trial.curve.append(value)
+        trial.losses.append(trial.metrics.get(LOSS))
         self._order.append((trial.number, trial.epoch))
         if math.isfinite(value) and (trial.best_value is None or self._objective.is_better(value, trial.best_value)):
             trial.best_value = value

@@ -12,18 +12,19 @@ from search_spaces.early_stopping.base import Action, Comparison, Decision, Earl
 
 TRIALS = 12
 MAX_EPOCHS = 9
-Report = tuple[int, int, float]
+#: Trial, epoch, value and validation loss.
+Report = tuple[int, int, float, float | None]
 
 
 def reports(seed: int, sign: int = 1) -> Iterator[Report]:
-    """Epochs of trials that run at the same time, in a random order. Every sixth value is NaN."""
+    """Epochs of trials that run at the same time, in a random order. Every sixth value is NaN; many are equal."""
     draw = random.Random(seed)
     epochs = dict.fromkeys(range(TRIALS), 0)
     while epochs:
         trial = draw.choice(list(epochs))
         epochs[trial] += 1
         value = math.nan if draw.random() < 1 / 6 else sign * draw.choice([0.25, 0.5, draw.random()])
-        yield trial, epochs[trial], value
+        yield trial, epochs[trial], value, draw.choice([None, 0.5, draw.random()])
         if math.isnan(value) or epochs[trial] == MAX_EPOCHS - 1:
             del epochs[trial]
 
@@ -62,7 +63,7 @@ class StoppingRuleContract:
     def test_a_trial_that_does_not_continue_has_a_reason_in_one_line(
         self, early_stopping: EarlyStoppingSpec, seed: int
     ) -> None:
-        for (_, _, value), decision in decided(self.rule(early_stopping), seed):
+        for (_, _, value, _), decision in decided(self.rule(early_stopping), seed):
             if not math.isnan(value):
                 assert bool(decision.reason) == (decision.action is not Action.CONTINUE)
                 assert "\n" not in decision.reason

@@ -308,6 +308,25 @@ def test_the_stopping_rule_after_a_crash_equals_the_one_before(
     assert after.verdict_on_the_worst() == expected
 
 
+def test_a_tie_is_decided_by_loss_also_after_a_crash(search: Callable[..., Search]) -> None:
+    now = search()
+    first, second, third, _ = (now.tune.start() for _ in range(4))
+    now.tune.report(first, 1, 0.5, validation_loss=1.0)
+    assert now.tune.report(second, 1, 0.5, validation_loss=1.2) == TrialScheduler.STOP
+    assert now.tune.report(third, 1, 0.5, validation_loss=1.05) == TrialScheduler.CONTINUE
+    now.recorder.close()
+    after = search(2)
+    resumed = [after.tune.start() for _ in range(3)]
+    assert [trial.config["trial"] for trial in resumed] == [0, 2, 3]
+    assert after.tune.report(resumed[2], 1, 0.5, validation_loss=1.11) == TrialScheduler.STOP
+    row = after.recorder.table.trials[3]
+    assert row.state == TrialState.EARLY_STOPPED
+    assert row.stop_reason == (
+        "rung at epoch 1: validation_accuracy 0.5000 equals the cutoff for the best 1/2 of 3 earlier trials, "
+        "and validation_loss 1.1100 is above 1.0500"
+    )
+
+
 def test_only_the_best_weights_are_kept(search: Callable[..., Search], tmp_path: Path) -> None:
     now = search(max_epochs=1)
     for value in (0.5, 0.7, 0.6, 0.8):

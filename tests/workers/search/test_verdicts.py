@@ -34,7 +34,7 @@ class ScriptedRule:
     def __init__(self, actions: tuple[Action, ...]) -> None:
         self._actions = actions
 
-    def decide(self, trial: int, epoch: int, value: float) -> Decision:
+    def decide(self, trial: int, epoch: int, value: float, loss: float | None = None) -> Decision:
         action = self._actions[epoch - 1]
         return Decision(action, "" if action is Action.CONTINUE else f"{action.value} after {epoch}")
 
@@ -69,6 +69,20 @@ def test_the_last_epoch_completes_a_trial_whatever_the_rule_decides() -> None:
     assert verdict == Verdict(Action.STOP, TrialState.COMPLETED, "the only epoch is done")
 
 
+def test_the_rule_is_given_the_validation_loss_also_of_the_journal() -> None:
+    for journaled in (0, 1, 2):
+        tied = [(0, 1, 0.5, 1.0), (1, 1, 0.5, 2.0)]
+        found = Verdicts(Asha(), OBJECTIVE, 9, tied[:journaled])
+        for trial, epoch, value, loss in tied[journaled:]:
+            found.after_epoch(trial, epoch, {ACCURACY: value, "validation_loss": loss})
+        # The cutoff of the best third is two thirds of the way from the loss 2 to the loss 1.
+        assert found.after_epoch(2, 1, {ACCURACY: 0.5, "validation_loss": 1.3}).state is None
+        # Now it is one third of the way from 1.3 to 1.
+        assert "1.4000 is above 1.2000" in found.after_epoch(3, 1, {ACCURACY: 0.5, "validation_loss": 1.4}).reason
+        assert found.after_epoch(4, 1, {ACCURACY: 0.5, "validation_loss": math.nan}).state is None
+        assert found.after_epoch(5, 1, {ACCURACY: 0.5}).state is None
+
+
 def test_an_epoch_that_is_reported_again_continues() -> None:
     found = verdicts(Action.STOP, Action.STOP)
     assert found.after_epoch(0, 1, {ACCURACY: 0.5}).action is Action.STOP
@@ -82,7 +96,7 @@ def test_the_rule_pauses_a_trial() -> None:
 
 def test_the_rule_counts_a_diverged_trial_of_the_journal() -> None:
     spec = Asha()
-    found = Verdicts(spec, OBJECTIVE, 9, [(0, 1, 0.5), (1, 1, math.nan)])
+    found = Verdicts(spec, OBJECTIVE, 9, [(0, 1, 0.5, None), (1, 1, math.nan, None)])
     assert "of 2 earlier trials" in found.after_epoch(2, 1, {ACCURACY: 0.1}).reason
 
 
