@@ -50,6 +50,13 @@ def _early_stopping(spec: ExperimentSpec) -> Iterator[Problem]:
     yield from spec.early_stopping.problems(spec.max_epochs)
 
 
+def _min_delta(spec: ExperimentSpec) -> Iterator[Problem]:
+    """A percentage, probably: with it every trial would stop."""
+    if spec.objective.metric == "validation_accuracy" and spec.early_stopping.min_delta >= 1:
+        rule = "must be less than 1 for validation_accuracy, which is a fraction"
+        yield Problem("early_stopping.min_delta", rule, spec.early_stopping.min_delta)
+
+
 def _searcher(spec: ExperimentSpec) -> Iterator[Problem]:
     yield from spec.searcher.problems(spec.search_space)
 
@@ -123,6 +130,7 @@ RULES = (
     Rule(_gpus, ("resources",)),
     Rule(_goal, ("objective",)),
     Rule(_early_stopping, ("early_stopping", "max_epochs")),
+    Rule(_min_delta, ("early_stopping", "objective")),
     Rule(_searcher, ("searcher", "search_space")),
     Rule(_warmup, ("search_space.scheduler", "max_epochs")),
     Rule(_own_normalization, ("search_space.model", "search_space.normalization")),

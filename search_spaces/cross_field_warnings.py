@@ -37,6 +37,7 @@ def warnings(spec: ExperimentSpec) -> Iterator[str]:
         spec.searcher.warnings(spec.search_space),
         spec.early_stopping.warnings(spec.max_epochs),
         _schedules(spec),
+        _patience(spec),
         _momentum(spec),
         _validation(spec),
     )
@@ -100,6 +101,18 @@ def _schedules(spec: ExperimentSpec) -> Iterator[Problem]:
                 f"should be less than every learning rate of search_space.optimizer, of which the lowest is {lowest:g}"
             )
             yield Problem(f"{path}.min_lr", rule, floor)
+
+
+def _patience(spec: ExperimentSpec) -> Iterator[Problem]:
+    """More than the scheduler's patience of epochs reduce the rate, and the trial needs one more to profit from it."""
+    patience = spec.early_stopping.patience
+    waits = [bounds_of(one.patience)[1] for _, one in schedulers(spec) if isinstance(one, Plateau)]
+    if patience is not None and waits and patience < (least := int(max(waits)) + 2):
+        rule = (
+            f"should be at least {least}, otherwise a trial is stopped before search_space.scheduler has reduced its "
+            "learning rate"
+        )
+        yield Problem("early_stopping.patience", rule, patience)
 
 
 def _momentum(spec: ExperimentSpec) -> Iterator[Problem]:

@@ -51,6 +51,7 @@ class Asha(EarlyStoppingSpec):
             yield Problem("early_stopping.grace_period", f"must be at most max_epochs={max_epochs}", self.grace_period)
 
     def warnings(self, max_epochs: int) -> Iterator[Problem]:
+        yield from super().warnings(max_epochs)
         if self.grace_period == max_epochs > 1:
             rule = f"should be less than max_epochs={max_epochs}, otherwise no trial is stopped early"
             yield Problem("early_stopping.grace_period", rule, self.grace_period)

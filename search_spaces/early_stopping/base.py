@@ -9,8 +9,12 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Annotated, Protocol
 
+from pydantic import Field
+
+from search_spaces.domains import Integer, Number
+from search_spaces.phrases import counted
 from search_spaces.problems import Problem
 from search_spaces.spec import Spec
 
@@ -72,9 +76,22 @@ class StoppingRule(Protocol):
 
 
 class EarlyStoppingSpec(Spec):
-    """The base of all rules. A member declares `kind: Literal[...]` with a default, and its own fields."""
+    """The base of all rules. A member declares `kind: Literal[...]` with a default, and its own fields.
+
+    `patience` goes with every rule: a trial is stopped by the member's rule or by `PatienceRule`.
+    """
 
     kind: str
+    patience: Annotated[Integer, Field(ge=1, le=10_000)] | None = Field(
+        None,
+        description="Number of epochs without an improvement on the trial's own best value after which it is stopped; "
+        "default: no limit.",
+    )
+    min_delta: Annotated[Number, Field(ge=0)] = Field(
+        0,
+        description="Smallest change of the objective that counts as an improvement for `patience`; 0 counts every "
+        "change for the better.",
+    )
 
     def problems(self, max_epochs: int) -> Iterator[Problem]:
         """Problems of this rule with trials of `max_epochs` epochs, with paths from the root of the spec."""
@@ -82,7 +99,14 @@ class EarlyStoppingSpec(Spec):
 
     def warnings(self, max_epochs: int) -> Iterator[Problem]:
         """Probable mistakes of this rule with trials of `max_epochs` epochs, with paths from the root of the spec."""
-        yield from ()
+        if self.patience is None:
+            if self.min_delta:
+                rule = "has no effect without early_stopping.patience: set it, or omit this field"
+                yield Problem("early_stopping.min_delta", rule, self.min_delta)
+        elif self.patience > max_epochs - 2:
+            most = f"should be at most {max_epochs - 2}" if max_epochs > 2 else "should be omitted"
+            rule = f"{most}, otherwise it stops no trial before the last of its {counted(max_epochs, 'epoch')}"
+            yield Problem("early_stopping.patience", rule, self.patience)
 
     def rungs(self, max_epochs: int) -> tuple[int, ...]:
         """The epochs before the last at which trials are compared, in ascending order."""

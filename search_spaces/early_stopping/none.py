@@ -1,4 +1,4 @@
-"""No early stopping: every trial trains for `max_epochs` epochs unless it diverges or fails."""
+"""No comparison of trials: each trains for `max_epochs` epochs unless it loses patience, diverges or fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from search_spaces.early_stopping.base import CONTINUE, Comparison, Decision, Ea
 
 
 class NoEarlyStopping(EarlyStoppingSpec):
-    """Every trial trains for all of its epochs."""
+    """Trials are not compared: every trial trains for all of its epochs, unless `patience` stops it."""
 
     kind: Literal["none"] = "none"
 

@@ -99,6 +99,13 @@ def test_specs_are_frozen() -> None:
             "must be at least 1.25",
         ),
         ({"early_stopping": {"kind": "asha", "smoothing": 0.6}}, "early_stopping.smoothing", "must be at most 0.5"),
+        ({"early_stopping": {"kind": "none", "patience": 0}}, "early_stopping.patience", "must be at least 1"),
+        ({"early_stopping": {"kind": "none", "min_delta": -0.1}}, "early_stopping.min_delta", "must be at least 0"),
+        (
+            {"early_stopping": {"kind": "asha", "patience": 3, "min_delta": 1}},
+            "early_stopping.min_delta",
+            "must be less than 1 for validation_accuracy",
+        ),
         ({"early_stopping": {"kind": "asha", "ties": "none"}}, "early_stopping.ties", "must be 'loss' or 'continue'"),
         (
             {"resources": {"gpus_per_trial": 1.5}},

@@ -86,6 +86,27 @@ def test_an_early_stopping_that_never_stops() -> None:
     assert warned(max_epochs=1) == []
 
 
+@pytest.mark.parametrize("kind", ["asha", "none"])
+def test_a_patience_that_never_stops_a_trial(kind: str) -> None:
+    patient = {"kind": kind, "patience": 7}
+    assert warned(max_epochs=9, early_stopping=patient) == []
+    only(warned(max_epochs=8, early_stopping=patient), "early_stopping.patience", "at most 6", "8 epochs", "(got 7)")
+    only(warned(max_epochs=2, early_stopping=patient), "early_stopping.patience", "omitted", "2 epochs")
+    only(warned(early_stopping={"kind": kind, "min_delta": 0.01}), "early_stopping.min_delta", "(got 0.01)")
+    with_loss = {"metric": "validation_loss"}
+    assert warned(objective=with_loss, early_stopping={"kind": kind, "patience": 3, "min_delta": 2}) == []
+
+
+@pytest.mark.parametrize(("patience", "count"), [(4, 1), (5, 0), (None, 0)])
+def test_a_patience_that_ends_before_the_learning_rate_is_reduced(patience: int | None, count: int) -> None:
+    """The rate is reduced after 4 epochs without an improvement, and the fifth trains with it."""
+    space = WIDE | {"scheduler": {"choice": ["constant", {"kind": "plateau", "patience": {"int_range": [1, 3]}}]}}
+    found = warned(search_space=space, early_stopping={"kind": "none", "patience": patience})
+    assert len(found) == count
+    if found:
+        only(found, "early_stopping.patience", "at least 5", "search_space.scheduler", "(got 4)")
+
+
 @pytest.mark.parametrize(
     ("scheduler", "field", "words"),
     [

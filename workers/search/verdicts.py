@@ -1,7 +1,7 @@
 """Verdicts: what happens to a trial after each epoch.
 
 Owns the order of the checks: a trial that diverged ends, one that has trained all of its epochs ends, and only
-otherwise the experiment's stopping rule decides. Owns the rule's replay after a crash. It must not know Ray, the
+otherwise the experiment's stopping rule and its patience decide. Owns the rule's replay after a crash. It must not know Ray, the
 journal, MLflow or the service.
 """
 
@@ -11,7 +11,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from search_spaces.early_stopping.base import Action, Comparison, EarlyStoppingSpec
+from search_spaces.early_stopping.base import Action, Comparison, Decision, EarlyStoppingSpec, StoppingRule
+from search_spaces.early_stopping.patience import PatienceRule
 from search_spaces.objective import LOSS, Objective
 from search_spaces.protocol import TrialState
 
@@ -43,7 +44,10 @@ class Verdicts:
     ) -> None:
         self._metric = objective.metric
         self._max_epochs = max_epochs
-        self._rule = early_stopping.rule(Comparison(objective.metric, objective.sign, max_epochs))
+        comparison = Comparison(objective.metric, objective.sign, max_epochs)
+        self._rules: list[StoppingRule] = [early_stopping.rule(comparison)]
+        if early_stopping.patience is not None:
+            self._rules.append(PatienceRule(early_stopping.patience, early_stopping.min_delta, comparison))
         self._decided: dict[int, int] = {}  # trial -> its newest epoch with a verdict
         for trial, epoch, value, loss in history:
             self.after_epoch(trial, epoch, {LOSS: loss, self._metric: value})
@@ -58,17 +62,22 @@ class Verdicts:
         self._decided[trial] = epoch
         value = metrics.get(self._metric)
         if value is None or not math.isfinite(value):
-            self._rule.decide(trial, epoch, math.nan)
+            self._decide(trial, epoch, math.nan)
             problem = "was not reported" if value is None else f"is not finite ({value})"
             return Verdict(Action.STOP, TrialState.DIVERGED, f"{self._metric} {problem} after epoch {epoch}")
         if metrics.get("diverged"):
-            self._rule.decide(trial, epoch, math.nan)
+            self._decide(trial, epoch, math.nan)
             return Verdict(Action.STOP, TrialState.DIVERGED, f"the loss is not finite in epoch {epoch}")
         if epoch >= self._max_epochs:
             done = "the only epoch is done" if self._max_epochs == 1 else f"all {self._max_epochs} epochs done"
             return Verdict(Action.STOP, TrialState.COMPLETED, done)
         loss = metrics.get(LOSS)
-        decision = self._rule.decide(trial, epoch, value, loss if loss is not None and math.isfinite(loss) else None)
+        decision = self._decide(trial, epoch, value, loss if loss is not None and math.isfinite(loss) else None)
         if decision.action is Action.STOP:
             return Verdict(Action.STOP, TrialState.EARLY_STOPPED, decision.reason)
         return Verdict(decision.action, reason=decision.reason)
+
+    def _decide(self, trial: int, epoch: int, value: float, loss: float | None = None) -> Decision:
+        """Each rule sees every epoch. The first that stops the trial gives the reason."""
+        decisions = [rule.decide(trial, epoch, value, loss) for rule in self._rules]
+        return next((decision for decision in decisions if decision.action is Action.STOP), decisions[0])

@@ -327,6 +327,25 @@ def test_a_tie_is_decided_by_loss_also_after_a_crash(search: Callable[..., Searc
     )
 
 
+def test_patience_counts_the_epochs_before_a_crash(search: Callable[..., Search]) -> None:
+    patient = {"early_stopping": {"kind": "none", "patience": 2}, "max_epochs": 9}
+    now = search(**patient)
+    trial = now.tune.start()
+    for epoch, value in enumerate((0.5, 0.7, 0.7), start=1):
+        assert now.tune.report(trial, epoch, value) == TrialScheduler.CONTINUE
+    now.recorder.close()
+    after = search(2, **patient)
+    resumed = after.tune.start()
+    assert (resumed.config["trial"], resumed.config["epoch"]) == (0, 3)
+    assert after.tune.report(resumed, 3, 0.7) == TrialScheduler.CONTINUE  # the epoch that the journal has
+    assert after.tune.report(resumed, 4, 0.7) == TrialScheduler.STOP
+    row = after.recorder.table.trials[0]
+    assert (row.state, row.stop_reason) == (
+        TrialState.EARLY_STOPPED,
+        "no improvement for 2 epochs: validation_accuracy was 0.7000 at epoch 2",
+    )
+
+
 def test_only_the_best_weights_are_kept(search: Callable[..., Search], tmp_path: Path) -> None:
     now = search(max_epochs=1)
     for value in (0.5, 0.7, 0.6, 0.8):

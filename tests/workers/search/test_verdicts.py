@@ -11,6 +11,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from search_spaces.early_stopping.asha import Asha
 from search_spaces.early_stopping.base import Action, Comparison, Decision, EarlyStoppingSpec, StoppingRule
+from search_spaces.early_stopping.none import NoEarlyStopping
 from search_spaces.objective import Objective
 from search_spaces.protocol import TrialState
 from workers.search.tune_scheduler import TuneScheduler
@@ -98,6 +99,32 @@ def test_the_rule_counts_a_diverged_trial_of_the_journal() -> None:
     spec = Asha()
     found = Verdicts(spec, OBJECTIVE, 9, [(0, 1, 0.5, None), (1, 1, math.nan, None)])
     assert "of 2 earlier trials" in found.after_epoch(2, 1, {ACCURACY: 0.1}).reason
+
+
+def test_the_rule_and_its_patience_see_every_epoch_and_each_may_stop_a_trial() -> None:
+    found = Verdicts(Asha(grace_period=3, patience=2), OBJECTIVE, 9)
+    for epoch, value in enumerate((0.5, 0.6, 0.7), start=1):
+        assert found.after_epoch(0, epoch, {ACCURACY: value}) == CONTINUE
+    impatient = [found.after_epoch(1, epoch, {ACCURACY: 0.8}) for epoch in (1, 2, 3)]
+    assert impatient[:2] == [CONTINUE] * 2
+    reason = "no improvement for 2 epochs: validation_accuracy was 0.8000 at epoch 1"
+    assert impatient[2] == Verdict(Action.STOP, TrialState.EARLY_STOPPED, reason)
+    for epoch in (1, 2):
+        found.after_epoch(2, epoch, {ACCURACY: 0.1})
+    # Both stop it: the rung comes first, and counts the trial that ran out of patience at it.
+    assert "the cutoff for the best 1/3 of 2 earlier trials" in found.after_epoch(2, 3, {ACCURACY: 0.1}).reason
+
+
+def test_patience_is_the_only_rule_of_a_search_that_compares_no_trials() -> None:
+    found = Verdicts(NoEarlyStopping(patience=1), OBJECTIVE, 3)
+    assert found.after_epoch(0, 1, {ACCURACY: 0.5}) == CONTINUE
+    assert found.after_epoch(0, 2, {ACCURACY: 0.5}).state is TrialState.EARLY_STOPPED
+    assert found.after_epoch(1, 1, {ACCURACY: 0.1}) == CONTINUE
+    assert found.after_epoch(1, 2, {ACCURACY: 0.2}) == CONTINUE
+    assert found.after_epoch(1, 3, {ACCURACY: 0.2}).state is TrialState.COMPLETED
+    with_a_pause = Verdicts(Scripted(actions=(Action.PAUSE,) * 3, patience=1), OBJECTIVE, 9)
+    assert with_a_pause.after_epoch(0, 1, {ACCURACY: 0.5}).action is Action.PAUSE
+    assert with_a_pause.after_epoch(0, 2, {ACCURACY: 0.5}).state is TrialState.EARLY_STOPPED
 
 
 @pytest.mark.parametrize(
