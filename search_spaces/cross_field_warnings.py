@@ -34,6 +34,7 @@ def warnings(spec: ExperimentSpec) -> Iterator[str]:
     found = (
         _equal_alternatives(spec),
         _configurations(spec),
+        _stagnation(spec),
         spec.searcher.warnings(spec.search_space),
         spec.early_stopping.warnings(spec.max_epochs),
         _schedules(spec),
@@ -88,6 +89,14 @@ def _configurations(spec: ExperimentSpec) -> Iterator[Problem]:
             "more values"
         )
     yield Problem("searcher.num_samples", rule, spec.num_samples)
+
+
+def _stagnation(spec: ExperimentSpec) -> Iterator[Problem]:
+    """The trial with the best value does not count."""
+    limit = spec.budget.trials_without_improvement
+    if limit is not None and limit >= spec.num_samples - 1:
+        rule = f"should be less than {spec.num_samples - 1}, because the search ends after {spec.num_samples} trials"
+        yield Problem("budget.trials_without_improvement", rule, limit)
 
 
 def _schedules(spec: ExperimentSpec) -> Iterator[Problem]:

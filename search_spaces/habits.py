@@ -32,6 +32,7 @@ ROOT_FIELDS = {
     "param_space": "search_space: {...}",
     "parameters": "search_space: {...}",
     "params": "search_space: {...}",
+    "patience": "early_stopping: {kind: asha, patience: N}; for the search, budget: {trials_without_improvement: N}",
     "pruner": "early_stopping: asha or none",
     "run_cap": "searcher: {kind: tpe, num_samples: N}",
     "sampler": "searcher: gp, tpe, random or grid",

@@ -57,7 +57,8 @@ class Resources(Spec):
 class Budget(Spec):
     """Hard limits. When one is reached, the experiment ends as COMPLETED with the best trial so far.
 
-    It ends as ERROR if `failures` is reached before any trial has a value.
+    It ends as ERROR if `failures` is reached before any trial has a value. `trials_without_improvement` only starts no
+    further trials; for the others, running trials end at once.
     """
 
     gpu_hours: Annotated[Number, Field(gt=0)] | None = Field(
@@ -74,4 +75,10 @@ class Budget(Spec):
     )
     failures: Annotated[Integer, Field(ge=1)] | None = Field(
         None, description="Number of trials that ended in ERROR after their restarts; default: no limit."
+    )
+    trials_without_improvement: Annotated[Integer, Field(ge=1)] | None = Field(
+        None,
+        description="Number of trials that have ended since the best value of all trials last improved, after which no "
+        "further trial is started. Running trials end normally; if one has a better value, the search continues. "
+        "Failed, canceled and imported trials do not count, nor does the one with the best value; default: no limit.",
     )

@@ -86,6 +86,15 @@ def test_an_early_stopping_that_never_stops() -> None:
     assert warned(max_epochs=1) == []
 
 
+@pytest.mark.parametrize(("samples", "count"), [(8, 1), (9, 0)])
+def test_a_search_that_ends_before_it_can_be_stagnant(samples: int, count: int) -> None:
+    searcher = {"kind": "random", "num_samples": samples}
+    found = warned(searcher=searcher, budget={"trials_without_improvement": 7})
+    assert len(found) == count
+    if found:
+        only(found, "budget.trials_without_improvement", "less than 7", "8 trials", "(got 7)")
+
+
 @pytest.mark.parametrize("kind", ["asha", "none"])
 def test_a_patience_that_never_stops_a_trial(kind: str) -> None:
     patient = {"kind": kind, "patience": 7}

@@ -51,13 +51,20 @@ class SearchPolicy:
         self._controls = Controls.of(spec)
         self._limit = count_combinations(spec.search_space) if spec.searcher.exhaustive else None
 
-    def num_samples(self, directives: Directives) -> int:
-        """Trials wanted."""
-        wanted = (directives.controls or self._controls).num_samples
-        return wanted if self._limit is None else min(wanted, self._limit)
+    def num_samples(self, directives: Directives, table: TrialTable) -> int:
+        """Trials wanted: no more than there are while the search is stagnant."""
+        wanted = self._asked_for(directives)
+        is_stagnant = stop_conditions.is_stagnant(self._controls_of(directives).budget, table)
+        return min(wanted, len(table.trials)) if is_stagnant else wanted
+
+    def stagnation(self, directives: Directives, table: TrialTable) -> str:
+        """Why fewer trials are wanted than were asked for; empty if they are not."""
+        if self.num_samples(directives, table) == self._asked_for(directives):
+            return ""
+        return stop_conditions.stagnation(self._controls_of(directives).budget, table)
 
     def decide(self, directives: Directives, fenced: bool, table: TrialTable, clock: SlotClock) -> Actions:
-        controls = directives.controls or self._controls
+        controls = self._controls_of(directives)
         outcome = stop_conditions.requested(directives, fenced) or stop_conditions.reached(
             controls, self._objective, self._gpus_per_trial, table, clock
         )
@@ -66,7 +73,7 @@ class SearchPolicy:
         running = sum(
             trial.state is TrialState.RUNNING and trial.number not in cancel for trial in table.trials.values()
         )
-        trial_left = len(table.trials) < self.num_samples(directives) or next(table.waiting(), None) is not None
+        trial_left = len(table.trials) < self.num_samples(directives, table) or next(table.waiting(), None) is not None
         return Actions(
             outcome=outcome,
             controls=controls,
@@ -81,3 +88,10 @@ class SearchPolicy:
         if kind is ErrorKind.DISK_FULL:
             return Reaction.PAUSE
         return Reaction.RESTART if kind in RETRYABLE and restarts < controls.max_restarts else Reaction.END
+
+    def _controls_of(self, directives: Directives) -> Controls:
+        return directives.controls or self._controls
+
+    def _asked_for(self, directives: Directives) -> int:
+        wanted = self._controls_of(directives).num_samples
+        return wanted if self._limit is None else min(wanted, self._limit)

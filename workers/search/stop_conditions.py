@@ -12,6 +12,7 @@ from search_spaces.controls import Controls
 from search_spaces.objective import Objective
 from search_spaces.phrases import counted
 from search_spaces.protocol import Directives, ErrorKind, Phase, TrialState
+from search_spaces.resources import Budget
 from workers.state.slot_clock import SlotClock
 from workers.state.trial_table import TrialTable
 
@@ -100,8 +101,25 @@ def reached(
     )
 
 
-def exhausted(table: TrialTable, num_samples: int) -> Outcome:
-    """The outcome of a search that nothing stopped. It pauses if trials are missing, and fails if none has a value."""
+def is_stagnant(budget: Budget, table: TrialTable) -> bool:
+    """Whether so many trials ended without an improvement that no further one is started."""
+    limit = budget.trials_without_improvement
+    return limit is not None and table.ended_without_improvement >= limit
+
+
+def stagnation(budget: Budget, table: TrialTable) -> str:
+    """Why a stagnant search starts no further trials."""
+    limit, best = budget.trials_without_improvement, table.best()
+    found = "none has a value" if best is None else f"trial {best.number} has {best.best_value:.4f}"
+    ended = counted(table.ended_without_improvement, "trial")
+    return f"budget.trials_without_improvement of {limit} is used up: no improvement in {ended}; {found}"
+
+
+def exhausted(table: TrialTable, num_samples: int, why: str = "") -> Outcome:
+    """The outcome of a search that nothing stopped. It pauses if trials are missing, and fails if none has a value.
+
+    `why`: the reason for which it wanted no more than `num_samples` trials; empty if no more were asked for.
+    """
     ended = sum(trial.ended for trial in table.trials.values())
     wanted = max(num_samples, len(table.trials))
     if ended < wanted:
@@ -110,8 +128,9 @@ def exhausted(table: TrialTable, num_samples: int) -> Outcome:
     if table.best() is None:
         if failures := table.failures():
             return Outcome(Phase.FAILED, f"no trial has a value; {failures}")
-        return Outcome(Phase.COMPLETED, f"no trial has a finite value: {_counts(table)}")
-    return Outcome()
+        none = f"no trial has a finite value: {_counts(table)}"
+        return Outcome(Phase.COMPLETED, "; ".join(filter(None, (why, none))))
+    return Outcome(reason=why)
 
 
 def with_failures(outcome: Outcome, table: TrialTable) -> Outcome:

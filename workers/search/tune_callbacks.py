@@ -89,9 +89,13 @@ class TuneCallback(Callback):
 
     def num_samples(self) -> int:
         """Trials wanted now: no more than there are, once the searcher has proposed all that it can."""
-        wanted = self._policy.num_samples(self._directives())
+        wanted = self._policy.num_samples(self._directives(), self._table)
         no_more = self._searcher is not None and self._searcher.no_more
         return min(wanted, len(self._table.trials)) if no_more else wanted
+
+    def stagnation(self) -> str:
+        """Why fewer trials are wanted than were asked for; empty if they are not."""
+        return self._policy.stagnation(self._directives(), self._table)
 
     def slots(self) -> int:
         """Trials that may run at once now. Applies the directives first: while nothing runs, Tune does not poll."""

@@ -1,8 +1,8 @@
 """Verdicts: what happens to a trial after each epoch.
 
 Owns the order of the checks: a trial that diverged ends, one that has trained all of its epochs ends, and only
-otherwise the experiment's stopping rule and its patience decide. Owns the rule's replay after a crash. It must not know Ray, the
-journal, MLflow or the service.
+otherwise the experiment's stopping rule and its patience decide. Owns their replay after a crash. It must not know
+Ray, the journal, MLflow or the service.
 """
 
 from __future__ import annotations

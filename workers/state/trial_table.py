@@ -14,7 +14,7 @@ from typing import assert_never
 
 from search_spaces.objective import LOSS, Objective
 from search_spaces.phrases import counted
-from search_spaces.protocol import ENDED_TRIAL_STATES, ErrorKind, TrialState, TrialUpdate, Winner
+from search_spaces.protocol import ENDED_TRIAL_STATES, IMPORTED_STATES, ErrorKind, TrialState, TrialUpdate, Winner
 from search_spaces.upgrade import upgrade_sample
 from workers.state.events import (
     AttemptStarted,
@@ -22,6 +22,7 @@ from workers.state.events import (
     Event,
     SlotReleased,
     TrialEnded,
+    TrialEvent,
     TrialRetried,
     TrialSuggested,
     WinnerEvaluated,
@@ -107,6 +108,9 @@ class TrialTable:
         self._before_start: dict[int, tuple[TrialState, str]] = {}
         self._order: list[tuple[int, int]] = []
         self._attempt = 0
+        self._leader: Trial | None = None  # the first with the best value
+        #: Trials that ended with a result, were not imported and did not lead, since the best value last improved.
+        self.ended_without_improvement = 0
         self.trials: dict[int, Trial] = {}
         self.winner: Winner | None = None
 
@@ -182,7 +186,7 @@ class TrialTable:
                 self._finish_epoch(self.trials[event.trial], event)
             case TrialEnded():
                 trial = self.trials[event.trial]
-                trial.end(event.state, event.reason, event.at, self._attempt)
+                self._end(trial, event.state, event.reason, event)
                 trial.error_kind = event.kind or trial.error_kind
             case TrialRetried():
                 trial = self.trials[event.trial]
@@ -206,6 +210,13 @@ class TrialTable:
         self._order.append((trial.number, trial.epoch))
         if math.isfinite(value) and (trial.best_value is None or self._objective.is_better(value, trial.best_value)):
             trial.best_value = value
+            if self._leader is None or self._objective.is_better(value, self._leader.best_value or 0.0):
+                self._leader, self.ended_without_improvement = trial, 0
         trial.stop_reason = ""
         if event.state is not None:
-            trial.end(event.state, event.reason, event.at, self._attempt)
+            self._end(trial, event.state, event.reason, event)
+
+    def _end(self, trial: Trial, state: TrialState, reason: str, event: TrialEvent) -> None:
+        trial.end(state, reason, event.at, self._attempt)
+        if state in IMPORTED_STATES and not trial.source and trial is not self._leader:
+            self.ended_without_improvement += 1

@@ -67,7 +67,7 @@ def test_name_searcher_budget_and_goal_may_change(world: World) -> None:
     assert view["spec"]["resources"]["cpus_per_trial"] == 2
     controls = view["controls"]
     assert (controls["priority"], controls["goal"], controls["max_restarts"]) == (4, 0.99, 0), "as they were last"
-    assert controls["budget"] == {"slot_hours": None, "wall_clock": 3600, "gpu_hours": None, "failures": None}
+    assert {name: value for name, value in controls["budget"].items() if value} == {"wall_clock": 3600}
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from search_spaces.controls import Controls
+from search_spaces.objective import Objective
 from search_spaces.protocol import Directives, ErrorKind, TrialState
 from tests.support.workers import BuildSpec, OpenRecorder
 from workers.search.policy import Actions, Reaction, SearchPolicy
+from workers.state.trial_table import TrialTable
 
 
 @pytest.fixture
@@ -87,8 +89,9 @@ def test_the_service_and_the_fence_end_the_search(
 def test_an_exhaustive_search_wants_no_more_trials_than_combinations(experiment: BuildSpec) -> None:
     grid = experiment(searcher={"kind": "grid"}, search_space={"batch_size": {"choice": [16, 32, 64]}})
     more = Directives(slots=1, controls=Controls(num_samples=9))
-    assert SearchPolicy(experiment()).num_samples(more) == 9
-    assert SearchPolicy(grid).num_samples(more) == SearchPolicy(grid).num_samples(Directives(slots=1)) == 3
+    none = TrialTable(Objective())
+    assert SearchPolicy(experiment()).num_samples(more, none) == 9
+    assert [SearchPolicy(grid).num_samples(asked, none) for asked in (more, Directives(slots=1))] == [3, 3]
 
 
 @pytest.mark.parametrize(
