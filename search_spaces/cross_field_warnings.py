@@ -38,6 +38,7 @@ def warnings(spec: ExperimentSpec) -> Iterator[str]:
         spec.searcher.warnings(spec.search_space),
         spec.early_stopping.warnings(spec.max_epochs),
         _schedules(spec),
+        _rises(spec),
         _patience(spec),
         _momentum(spec),
         _validation(spec),
@@ -110,6 +111,20 @@ def _schedules(spec: ExperimentSpec) -> Iterator[Problem]:
                 f"should be less than every learning rate of search_space.optimizer, of which the lowest is {lowest:g}"
             )
             yield Problem(f"{path}.min_lr", rule, floor)
+
+
+def _rises(spec: ExperimentSpec) -> Iterator[Problem]:
+    """While the rate rises, the order of trials says little about their end (docs/decisions/0027)."""
+    rungs = spec.early_stopping.rungs(spec.max_epochs)
+    end, path = max((round(one.rise_end(spec.max_epochs), 6), path) for path, one in schedulers(spec))
+    safe = math.ceil(end)
+    if rungs and rungs[0] < safe:
+        epochs = counted(end, "epoch")
+        rule = (
+            f"should be at least {safe}, because the learning rate of {path} rises for up to {epochs}, in which the "
+            "order of trials says little about their end"
+        )
+        yield Problem("early_stopping.grace_period", rule, rungs[0])
 
 
 def _patience(spec: ExperimentSpec) -> Iterator[Problem]:

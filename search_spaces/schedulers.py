@@ -74,6 +74,10 @@ class SchedulerSpec(Spec):
         """Multiplier of the base rate at a fractional epoch counted from the end of warmup."""
         raise TypeError(f"{type(self).__name__} is a stock scheduler")
 
+    def rise_end(self, max_epochs: int) -> float:
+        """When the learning rate has risen to its first peak, at the latest: epochs from the start of the trial."""
+        return bounds_of(self.warmup_epochs)[1]
+
     def warnings(self, max_epochs: int) -> Iterator[Problem]:
         """Values that are probably mistakes in trials of `max_epochs` epochs, with paths from this block."""
         longest = bounds_of(self.warmup_epochs)[1]
@@ -326,6 +330,11 @@ class OneCycle(SchedulerSpec):
     final_div_factor: Searchable[Annotated[Number, Field(ge=1)]] = Field(
         1e4, description="Divisor of the first learning rate that gives the last one."
     )
+
+    def rise_end(self, max_epochs: int) -> float:
+        return max(
+            warmup + bounds_of(self.pct_start)[1] * (max_epochs - warmup) for warmup in bounds_of(self.warmup_epochs)
+        )
 
     def arguments(self, horizon: Horizon) -> dict[str, Any]:
         total = max(2, horizon.steps)

@@ -136,11 +136,11 @@ def test_a_patience_that_ends_before_the_learning_rate_is_reduced(patience: int 
     ],
 )
 def test_a_schedule_that_never_acts(scheduler: Any, field: str, words: tuple[str, ...]) -> None:
-    only(warned(search_space=WIDE | {"scheduler": scheduler}, max_epochs=10), f"search_space.scheduler.{field}", *words)
-    searched = {"choice": ["one_cycle", scheduler]}
-    only(
-        warned(search_space=WIDE | {"scheduler": searched}, max_epochs=10), f"search_space.scheduler.choice[1].{field}"
-    )
+    def of(scheduler: Any) -> list[str]:
+        return warned(search_space=WIDE | {"scheduler": scheduler}, max_epochs=10, early_stopping="none")
+
+    only(of(scheduler), f"search_space.scheduler.{field}", *words)
+    only(of({"choice": ["one_cycle", scheduler]}), f"search_space.scheduler.choice[1].{field}")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_schedule_that_never_acts(scheduler: Any, field: str, words: tuple[str
     ],
 )
 def test_a_schedule_that_acts_causes_no_warning(scheduler: Any) -> None:
-    assert warned(search_space=WIDE | {"scheduler": scheduler}, max_epochs=10) == []
+    assert warned(search_space=WIDE | {"scheduler": scheduler}, max_epochs=10, early_stopping="none") == []
 
 
 def test_a_schedule_of_whole_epochs_in_a_trial_of_one() -> None:
@@ -166,6 +166,30 @@ def test_a_schedule_of_whole_epochs_in_a_trial_of_one() -> None:
         (text,) = warned(search_space=WIDE | {"scheduler": kind}, max_epochs=1)
         assert text.startswith("search_space.scheduler.")
         assert "cosine" in text
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "max_epochs", "safe", "path", "epochs"),
+    [
+        ("one_cycle", 40, 12, "", "12 epochs"),
+        ("one_cycle", 15, 5, "", "4.5 epochs"),
+        ({"kind": "one_cycle", "pct_start": {"uniform": [0.1, 0.4]}}, 30, 12, "", "12 epochs"),
+        ({"kind": "one_cycle", "pct_start": 0.5, "warmup_epochs": {"uniform": [0, 2]}}, 10, 6, "", "6 epochs"),
+        ({"kind": "cosine", "warmup_epochs": 2.5}, 20, 3, "", "2.5 epochs"),
+        ({"choice": ["constant", {"kind": "plateau", "warmup_epochs": 2}, "one_cycle"]}, 20, 6, ".choice[2]", "6"),
+    ],
+)
+def test_a_rung_at_which_the_learning_rate_still_rises(
+    scheduler: Any, max_epochs: int, safe: int, path: str, epochs: str
+) -> None:
+    def of(**early_stopping: Any) -> list[str]:
+        space = WIDE | {"scheduler": scheduler}
+        return warned(search_space=space, max_epochs=max_epochs, early_stopping=early_stopping)
+
+    words = f"at least {safe},", f"search_space.scheduler{path} rises", epochs, f"(got {safe - 1})"
+    only(of(kind="asha", grace_period=safe - 1), "early_stopping.grace_period", *words)
+    assert of(kind="asha", grace_period=safe) == []
+    assert of(kind="none") == []
 
 
 def test_a_small_validation_split() -> None:
