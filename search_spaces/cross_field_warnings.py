@@ -114,11 +114,11 @@ def _schedules(spec: ExperimentSpec) -> Iterator[Problem]:
 
 
 def _rises(spec: ExperimentSpec) -> Iterator[Problem]:
-    """While the rate rises, the order of trials says little about their end (docs/decisions/0027)."""
+    """While the rate rises, the order of trials says little about their end (docs/decisions/0028)."""
     rungs = spec.early_stopping.rungs(spec.max_epochs)
     end, path = max((round(one.rise_end(spec.max_epochs), 6), path) for path, one in schedulers(spec))
     safe = math.ceil(end)
-    if rungs and rungs[0] < safe:
+    if spec.num_samples > 1 and rungs and rungs[0] < safe:
         epochs = counted(end, "epoch")
         rule = (
             f"should be at least {safe}, because the learning rate of {path} rises for up to {epochs}, in which the "
