@@ -114,7 +114,7 @@ def _schedules(spec: ExperimentSpec) -> Iterator[Problem]:
 
 
 def _rises(spec: ExperimentSpec) -> Iterator[Problem]:
-    """While the rate rises, the order of trials says little about their end (docs/decisions/0028)."""
+    """While the rate rises, the order of trials says little about their end (docs/decisions/0029)."""
     rungs = spec.early_stopping.rungs(spec.max_epochs)
     end, path = max((round(one.rise_end(spec.max_epochs), 6), path) for path, one in schedulers(spec))
     safe = math.ceil(end)

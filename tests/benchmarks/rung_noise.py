@@ -1,4 +1,4 @@
-"""Which cut at a rung finds the best trial when accuracy is measured on few images (docs/decisions/0026).
+"""Which cut at a rung finds the best trial when accuracy is measured on few images (docs/decisions/0027).
 
 Run: python -m tests.benchmarks.rung_noise [SEARCHES], about a second for each search of all kinds.
 
