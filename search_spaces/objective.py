@@ -9,9 +9,6 @@ from pydantic import Field, model_validator
 from search_spaces.domains import Number
 from search_spaces.spec import Spec, field_error
 
-#: The metric that decides between trials of equal value.
-LOSS = "validation_loss"
-
 Goal = Annotated[
     Number | None,
     Field(

@@ -14,8 +14,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from search_spaces.domains import Integer, Number
-from search_spaces.early_stopping.base import CONTINUE, Action, Comparison, Decision, EarlyStoppingSpec, StoppingRule
-from search_spaces.objective import LOSS
+from search_spaces.early_stopping.base import (
+    CONTINUE,
+    LOSS,
+    Action,
+    Comparison,
+    Decision,
+    EarlyStoppingSpec,
+    StoppingRule,
+)
 from search_spaces.problems import Problem
 
 

@@ -18,6 +18,9 @@ from search_spaces.phrases import counted
 from search_spaces.problems import Problem
 from search_spaces.spec import Spec
 
+#: The metric that may decide between trials of equal value.
+LOSS = "validation_loss"
+
 
 class Action(Enum):
     """What happens to a trial after an epoch.

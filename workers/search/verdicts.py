@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from search_spaces.early_stopping.base import Action, Comparison, Decision, EarlyStoppingSpec, StoppingRule
+from search_spaces.early_stopping.base import LOSS, Action, Comparison, Decision, EarlyStoppingSpec, StoppingRule
 from search_spaces.early_stopping.patience import PatienceRule
-from search_spaces.objective import LOSS, Objective
+from search_spaces.objective import Objective
 from search_spaces.protocol import TrialState
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from search_spaces.objective import LOSS, Objective
+from search_spaces.early_stopping.base import LOSS
+from search_spaces.objective import Objective
 from search_spaces.phrases import counted
 from search_spaces.protocol import ENDED_TRIAL_STATES, IMPORTED_STATES, ErrorKind, TrialState, TrialUpdate, Winner
 from search_spaces.upgrade import upgrade_sample
