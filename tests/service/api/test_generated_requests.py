@@ -41,8 +41,9 @@ phases.coverage.enabled = false
 """
 #: What MLflow answers for each curve.
 HISTORY = b'{"metrics": [{"key": "x", "value": 0.5, "step": 1, "timestamp": 1700000000000}]}'
-#: Operations of experiments are linked with each other; time for others would be lost in sequences.
-EXPERIMENTS_ONLY = ("--include-path-regex", "^/api/v1/experiments")
+#: Operations of experiments are linked with each other; time for others would be lost in sequences, and time for
+#: insights too: simulated drivers complete no experiment.
+EXPERIMENTS_ONLY = ("--include-path-regex", "^/api/v1/experiments", "--exclude-operation-id", "show_insight")
 #: Requests of a run, a little fewer than it makes: they depend on the states that the simulated drivers have reached.
 MIN_REQUESTS = {"single": 1_400, "sequences": 600}
 #: Of those, requests that take their experiment from the response before, and succeed.
