@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -33,7 +34,7 @@ from service.contract.errors import (
     of_status,
     summary,
 )
-from service.store.database import DatabaseFileLostError, is_full
+from service.store.database import DatabaseFileLostError, DatabaseReadOnlyError, is_full
 
 #: Seconds after which a client may try again: a database that restarts, a disk that somebody has to clear.
 RETRY_DATABASE_S = 2
@@ -61,6 +62,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(OperationalError, _database)
+    app.add_exception_handler(PoolTimeoutError, _database)
     app.add_exception_handler(ClientDisconnect, _client_left)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -146,9 +148,14 @@ async def _database(request: Request, error: Exception) -> Response:
         sent = {headers.RETRY_AFTER: str(RETRY_DISK_S)}
         return _respond(request, DiskFullError("the disk of the database is full; nothing was changed", headers=sent))
     log.warning("the database does not answer: %s", error)
-    lost = isinstance(error, DatabaseFileLostError)
     sent = {headers.RETRY_AFTER: str(RETRY_DATABASE_S)}
-    why = "the file of the database was deleted or replaced; nothing was changed" if lost else NO_ANSWER
+    match error:
+        case DatabaseFileLostError():
+            why = "the file of the database was deleted or replaced; nothing was changed"
+        case DatabaseReadOnlyError():
+            why = "the database is read-only; nothing was changed"
+        case _:
+            why = NO_ANSWER
     return _respond(request, UnavailableError(why, headers=sent))
 
 

@@ -19,6 +19,8 @@ from fastapi import Depends, Request
 PEOPLE_THREADS = 16
 #: For heartbeats. A heartbeat takes 5 to 10 ms.
 HEARTBEAT_THREADS = 8
+#: For the question whether the service is ready, which must not wait for requests that wait for the database.
+READINESS_THREADS = 2
 
 T = TypeVar("T")
 
@@ -28,12 +30,13 @@ class ThreadPools:
     """The pools besides Starlette's own."""
 
     heartbeats: CapacityLimiter
+    readiness: CapacityLimiter
 
     @classmethod
     def create(cls) -> ThreadPools:
         """Must be called in the event loop. Sets the size of Starlette's pool too."""
         anyio.to_thread.current_default_thread_limiter().total_tokens = PEOPLE_THREADS
-        return cls(heartbeats=CapacityLimiter(HEARTBEAT_THREADS))
+        return cls(heartbeats=CapacityLimiter(HEARTBEAT_THREADS), readiness=CapacityLimiter(READINESS_THREADS))
 
 
 async def run(pool: CapacityLimiter, work: Callable[[], T]) -> T:

@@ -6,6 +6,7 @@ separate because SQLite must take its write lock at BEGIN: it refuses a reader t
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -17,11 +18,12 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 BUSY_TIMEOUT_S = 30  # to wait for SQLite's write lock: transactions are short, so a longer wait has another cause
+ENCODING = "UTF8"  # of PostgreSQL's databases: names and labels may have any character
 #: libpq's options, unless the URL has them: a connection that was cut off ends within half a minute. The system's own
 #: limits are two minutes to connect and hours for an answer.
 POSTGRESQL_DEADLINES = {
@@ -31,10 +33,17 @@ POSTGRESQL_DEADLINES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,  # milliseconds
 }
+#: Errors of a database that takes no writes, by PostgreSQL's SQLSTATE and SQLite's name.
+READ_ONLY = frozenset({"25006", "SQLITE_READONLY"})
+#: For a lock that somebody holds in PostgreSQL: Rung's own are held for milliseconds.
+LOCK_TIMEOUT_S = 10.0
 #: How long a write that found no space counts. One that succeeds meanwhile says little: a small one fits into pages
 #: that the database has.
 FULL_S = 20.0
 MIGRATION_LOCK = 7_468_103  # an arbitrary number that identifies PostgreSQL's advisory lock
+
+
+log = logging.getLogger(__name__)
 
 
 class DatabaseUnusableError(Exception):
@@ -47,6 +56,10 @@ class DatabaseFileLostError(OperationalError):
     def __init__(self, path: Path) -> None:
         why = f"{path} was deleted or replaced while the service ran; put back the same file or restart the service"
         super().__init__("BEGIN", None, FileNotFoundError(why))
+
+
+class DatabaseReadOnlyError(OperationalError):
+    """The database answers, but takes no writes: for example, it became a standby or its disk is read-only."""
 
 
 class Database:
@@ -63,12 +76,17 @@ class Database:
             _refuse_to_lose_writes(path)
         limits: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S}
         if not self._sqlite:
-            limits = {name: value for name, value in POSTGRESQL_DEADLINES.items() if name not in parsed.query}
+            given = {**POSTGRESQL_DEADLINES, "client_encoding": ENCODING}
+            limits = {name: value for name, value in given.items() if name not in parsed.query}
         self.engine = create_engine(
             parsed, pool_size=10, max_overflow=30, pool_pre_ping=not self._sqlite, connect_args=limits
         )
         self._file: _OpenedFile | None = None
         self._full_at = -math.inf
+        self._read_only = False
+        _recognize_read_only(self.engine)
+        if not self._sqlite:
+            _limit_waits_for_locks(self.engine)
         if self._sqlite:
             _make_sqlite_strict(self.engine)
             self._file = _OpenedFile(self.engine, path)
@@ -82,8 +100,9 @@ class Database:
         except (ArgumentError, ImportError, ValueError, OSError) as error:
             raise DatabaseUnusableError(_shorten(error)) from error
         try:
+            database._check_encoding()
             database.migrate()
-        except (SQLAlchemyError, CommandError, OSError) as error:
+        except (SQLAlchemyError, CommandError, OSError, ValueError) as error:
             database.close()
             shown = database.engine.url.render_as_string(hide_password=True)
             raise DatabaseUnusableError(f"cannot use the database {shown}: {_shorten(error)}") from error
@@ -102,9 +121,11 @@ class Database:
         try:
             with Session(self._writer, expire_on_commit=False) as session, session.begin():
                 yield session
+            self._read_only = False
         except OperationalError as error:
             if is_full(error):
                 self._full_at = time.monotonic()
+            self._read_only = self._read_only or isinstance(error, DatabaseReadOnlyError)
             raise
 
     @property
@@ -133,6 +154,7 @@ class Database:
             try:
                 with connection.begin():
                     if not self._sqlite:
+                        connection.execute(text("SET LOCAL lock_timeout = 0"))
                         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
                     yield connection
                     if self._sqlite and (broken := connection.execute(text("PRAGMA foreign_key_check")).first()):
@@ -142,13 +164,35 @@ class Database:
                     _enforce_foreign_keys(connection.connection, True)
 
     def ping(self) -> None:
-        """Raise SQLAlchemyError if the database does not answer, or its file is lost."""
+        """Raise SQLAlchemyError if the database does not answer, takes no writes, or its file is lost."""
         self._check_file()
         with self.engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
+            if self._sqlite:
+                connection.execute(text("SELECT 1"))
+                read_only = self._read_only  # as the newest write found
+            else:
+                read_only = connection.execute(text("SHOW transaction_read_only")).scalar_one() == "on"
+        if read_only:
+            self.engine.dispose()  # what makes it writable again may hold for new connections only
+            raise DatabaseReadOnlyError("BEGIN", None, PermissionError("the database is read-only"))
 
     def close(self) -> None:
         self.engine.dispose()
+
+    def _check_encoding(self) -> None:
+        """Raise ValueError for a new database that cannot store every character. One with experiments is
+        used as it is."""
+        if self._sqlite:
+            return
+        with self.engine.connect() as connection:
+            encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+            if encoding == ENCODING:
+                return
+            wanted = f"must have the encoding {ENCODING} (got {encoding})"
+            if inspect(connection).has_table("alembic_version"):
+                log.warning("the database %s: requests with characters that it lacks fail", wanted)
+                return
+        raise ValueError(f"{wanted}; create it with CREATE DATABASE name ENCODING '{ENCODING}' TEMPLATE template0")
 
     def _check_file(self) -> None:
         if self._file is not None and self._file.is_lost():
@@ -212,6 +256,30 @@ def _shorten(error: Exception) -> str:
         return f"its schema is unknown to this version of Rung; a newer version may have written it ({error})"
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+
+
+def _recognize_read_only(engine: Engine) -> None:
+    """Raise DatabaseReadOnlyError for what the drivers report under several types, and drop all connections: new
+    ones may reach a database that takes writes."""
+
+    @event.listens_for(engine, "handle_error", retval=True)
+    def _failed(context: ExceptionContext) -> DatabaseReadOnlyError | None:
+        error = context.original_exception
+        name = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None) or ""
+        if name not in READ_ONLY and not name.startswith("SQLITE_READONLY_"):
+            return None
+        context.is_disconnect = True
+        return DatabaseReadOnlyError(context.statement, None, error)
+
+
+def _limit_waits_for_locks(engine: Engine) -> None:
+    """Not by libpq's `options`, which a connection pooler may refuse."""
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = {round(LOCK_TIMEOUT_S * 1000)}")
+        connection.commit()
 
 
 def _make_sqlite_strict(engine: Engine) -> None:

@@ -38,11 +38,11 @@ class Postgres:
     def create(self, template: str = "template0") -> str:
         """The name of a new database, a copy of another that nobody is connected to."""
         name = f"t{secrets.token_hex(6)}"
-        self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
     def drop(self, database: str) -> None:
-        self._execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+        self.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
 
     def start(self) -> None:
         options = " ".join(f"-c {name}={value}" for name, value in self._options().items())
@@ -84,7 +84,7 @@ class Postgres:
     def _options(self) -> dict[str, str]:
         return {**FAST, "port": str(self.port), "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
 
-    def _execute(self, statement: str) -> None:
+    def execute(self, statement: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(statement)
 

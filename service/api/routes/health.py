@@ -8,15 +8,18 @@ from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.protocol import API_PREFIX
-from service.api import headers
+from service.api import headers, thread_pools
 from service.api.dependencies import CurrentContext
+from service.api.thread_pools import CurrentPools
+from service.context import AppContext
 from service.contract.errors import SEE_LOG
 from service.contract.schemas import Check, Health, Readiness
-from service.store.database import Database, DatabaseFileLostError
+from service.store.database import Database, DatabaseFileLostError, DatabaseReadOnlyError
 
 #: What everybody may know of an outage.
 NO_DATABASE = f"the database does not answer; {SEE_LOG}"
 NO_FILE = f"the file of the database was deleted or replaced; {SEE_LOG}"
+READ_ONLY = f"the database is read-only; {SEE_LOG}"
 NO_SPACE = "the disk of the database is full"
 NO_MLFLOW = f"MLflow does not answer; {SEE_LOG}"
 
@@ -40,8 +43,12 @@ async def show_health() -> Health:
     },
 )
 @router.get(f"{API_PREFIX}/readyz", include_in_schema=False)
-def show_readiness(context: CurrentContext, response: Response) -> Readiness:
+async def show_readiness(context: CurrentContext, pools: CurrentPools, response: Response) -> Readiness:
     """Returns the state of the database, Ray and MLflow. Only the database decides whether the service is ready."""
+    return await thread_pools.run(pools.readiness, lambda: _readiness(context, response))
+
+
+def _readiness(context: AppContext, response: Response) -> Readiness:
     database = _check(_outage(context.database))
     if not database.ok:
         response.status_code = 503
@@ -65,6 +72,9 @@ def _outage(database: Database) -> str:
     except DatabaseFileLostError as error:
         log.warning("the database is lost: %s", error)
         return NO_FILE
+    except DatabaseReadOnlyError as error:
+        log.warning("the database is read-only: %s", error)
+        return READ_ONLY
     except SQLAlchemyError as error:
         log.warning("the database does not answer: %s", error)
         return NO_DATABASE

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from service.api.thread_pools import PEOPLE_THREADS
 from service.context import AppContext
 from service.scheduling.reconciler import Reconciler
 from service.store import database
@@ -128,6 +133,81 @@ def test_an_unavailable_database_is_503_until_it_is_back(world: World, postgres:
     assert (ready.status_code, ready.json()["database"]) == (503, {"ok": False, "detail": why, "why": why})
     postgres.start()
     assert [item["id"] for item in world.client.get(EXPERIMENTS).json()["items"]] == [one]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_database_that_became_read_only_is_503_until_it_takes_writes(
+    world: World, context: AppContext, postgres: Postgres
+) -> None:
+    """As after a failover, where the server that was the primary is a standby now."""
+    one = world.submit()
+    name = context.database.engine.url.database
+    postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    for _ in range(3):
+        answer = world.client.post(EXPERIMENTS, json={"name": "x"})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+        assert answer.json()["detail"] == "the database is read-only; nothing was changed"
+        assert world.client.get(f"{EXPERIMENTS}/{one}").status_code == 200
+    ready = world.client.get("/readyz")
+    why = "the database is read-only; the log of the service says why"
+    assert (ready.status_code, ready.json()["database"]) == (503, {"ok": False, "detail": why, "why": why})
+    postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
+    assert world.client.get("/readyz").json()["ready"]
+    assert world.client.post(EXPERIMENTS, json={"name": "x"}).status_code == 201
+
+
+def test_a_file_that_became_read_only_is_503_until_it_takes_writes(world: World, context: AppContext) -> None:
+    read_only = ["ON"]
+
+    @event.listens_for(context.database.engine, "connect")
+    def _refuse_writes(connection: Any, _record: Any) -> None:
+        connection.execute(f"PRAGMA query_only={read_only[0]}")
+
+    context.database.close()
+    answer = world.client.post(EXPERIMENTS, json={"name": "x"})
+    assert (answer.status_code, answer.json()["detail"]) == (503, "the database is read-only; nothing was changed")
+    ready = world.client.get("/readyz")
+    assert (ready.status_code, ready.json()["ready"]) == (503, False)
+    read_only[0] = "OFF"
+    assert world.client.post(EXPERIMENTS, json={"name": "x"}).status_code == 201
+    assert world.client.get("/readyz").json()["ready"]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_locked_table_is_503_after_a_time_and_does_not_hold_up_readiness(
+    world: World, context: AppContext, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = str(context.database.engine.url.database)
+    with psycopg.connect(postgres.url(name)) as locking:
+        locking.execute("LOCK TABLE experiments")
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "LOCK_TIMEOUT_S", 0.1)
+            context.database.close()  # the limit holds for new connections
+            answer = world.client.get(EXPERIMENTS)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+        context.database.close()
+        with ThreadPoolExecutor(PEOPLE_THREADS) as clients:
+            answers = [clients.submit(world.client.get, EXPERIMENTS, timeout=60) for _ in range(PEOPLE_THREADS)]
+            waiting, deadline = 0, time.monotonic() + 30
+            with psycopg.connect(postgres.url(name), autocommit=True) as looking:
+                while waiting < PEOPLE_THREADS and time.monotonic() < deadline:
+                    (waiting,) = looking.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() or (0,)
+            assert waiting == PEOPLE_THREADS
+            assert world.client.get("/readyz", timeout=5).json()["ready"]
+            locking.rollback()
+            assert {answer.result().status_code for answer in answers} <= {200, 503}
+
+
+def test_a_pool_without_a_free_connection_is_503(
+    world: World, context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: Any) -> None:
+        raise PoolTimeoutError("QueuePool limit of size 10 overflow 30 reached, connection timed out")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(context.database.engine.pool, "connect", exhausted)
+        assert world.client.get(EXPERIMENTS).status_code == 503
 
 
 ERRORS = [

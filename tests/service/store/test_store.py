@@ -16,9 +16,10 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from service.contract.states import State
 from service.domain import experiments
-from service.store.database import Database
+from service.store.database import Database, DatabaseUnusableError
 from service.store.leases import HeldLease, LeaseLostError, acquire, assert_held, release
 from service.store.models import Attempt, Base, Label, Trial
+from tests.support.postgres import Postgres
 
 pytestmark = pytest.mark.stores
 
@@ -36,6 +37,23 @@ def database(database_url: str) -> Iterator[Database]:
 def test_the_folder_of_a_new_sqlite_file_is_created(tmp_path: Path) -> None:
     Database.open(f"sqlite:///{tmp_path / 'deep' / 'rung.db'}").close()
     assert (tmp_path / "deep" / "rung.db").exists()
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_new_database_must_store_every_character(
+    postgres: Postgres, encoding: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"encoded_{encoding.lower()}"
+    postgres.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
+    url = postgres.url(name).replace("postgresql:", "postgresql+psycopg:")
+    with pytest.raises(DatabaseUnusableError, match=rf"must have the encoding UTF8 \(got {encoding}\); create it with"):
+        Database.open(url)
+    older = Database(url)
+    older.migrate()
+    older.close()
+    Database.open(url).close()
+    assert f"must have the encoding UTF8 (got {encoding})" in caplog.text, "what an older version stored stays usable"
+    postgres.drop(name)
 
 
 def test_the_migrated_schema_is_that_of_the_models(database: Database) -> None:
