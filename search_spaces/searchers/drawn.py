@@ -7,6 +7,7 @@ configuration is proposed twice. A searcher adds a model, which draws. It must n
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from typing import Annotated, Literal, Protocol
 
@@ -112,7 +113,7 @@ class DrawnSearch:
         space = problem.search_space
         self._problem = problem
         self._model = model
-        self._initial = [initial_sample(space, point) for point in spec.initial]
+        self._initial = deque(initial_sample(space, point) for point in spec.initial)
         self._startup = SobolStartup(problem) if spec.startup == "sobol" else None
         self._untried = Untried(space)
         self._repeats = spec.repeat_configurations or not any(True for _ in domains(space))
@@ -135,9 +136,10 @@ class DrawnSearch:
         self._model.observe(result)
 
     def _draw(self, number: int) -> dict[str, float] | None:
-        for sample in self._initial:
-            if sample in self._untried:
-                return sample
+        while self._initial:
+            if self._initial[0] in self._untried:
+                return self._initial[0]
+            self._initial.popleft()  # it stays tried
         for sample in self._samples(number):
             if self._repeats or sample in self._untried:
                 return sample

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from hashlib import blake2b
 
 from search_spaces.domains import Domain, Interval
 from search_spaces.positions import drawn_at
@@ -22,7 +23,7 @@ DRAWS = 100
 class Untried:
     def __init__(self, search_space: Spec) -> None:
         self._space = search_space
-        self._tried: set[str] = set()
+        self._tried: set[bytes] = set()
         self._finite = not any(isinstance(one, Interval) and one.step is None for _, one in domains(search_space))
         #: Those before the next one were tried, and stay so.
         self._walk: Iterator[dict[str, float]] = iter(distinct_combinations(search_space) if self._finite else ())
@@ -48,8 +49,9 @@ class Untried:
                 return sample
         return next((one for one in self._walk if one in self), None) if self._finite else sample
 
-    def _key(self, sample: Sample) -> str:
-        return json.dumps(resolve(self._space, draw_from(sample)))
+    def _key(self, sample: Sample) -> bytes:
+        """A digest: there may be 100,000 configurations, and one may have 50 KB of constants."""
+        return blake2b(json.dumps(resolve(self._space, draw_from(sample))).encode(), digest_size=16).digest()
 
 
 def draw_at_random(search_space: Spec, generator: random.Random) -> dict[str, float]:

@@ -56,11 +56,11 @@ def show(experiment: ExperimentId, url: Url = "", token: Token = "", as_json: As
         show_view(view, as_json)
         if not as_json:
             from service.cli.rendering import data_lines, disk_use, insight_in_short, outcome
-            from service.contract.errors import NotFoundError
+            from service.contract.errors import NotFoundError, RungError
 
             if view.best:
                 echo(outcome(client.trial(experiment, view.best.trial)))
-            with contextlib.suppress(NotFoundError):  # it is not completed, or a service of version 0.1 answers
+            with contextlib.suppress(RungError):  # not completed, unreadable, or a service of version 0.1 answers
                 echo(insight_in_short(client.insight(experiment), experiment))
             echo(disk_use(client.storage(experiment)))
             with contextlib.suppress(NotFoundError):  # no trial has read them yet

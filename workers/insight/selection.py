@@ -20,7 +20,8 @@ def expected_of_choice(right: NDArray[np.bool_], seed: int = 0) -> Estimate:
 
     Bootstrap bias correction (Tsamardinos et al., 2018): images are drawn with replacement, the best row on them is
     chosen, ties at random, and measured on the images that were not drawn. The interval holds the middle of these
-    accuracies; it is too wide rather than too narrow, because each is measured on 37 % of the images.
+    accuracies; it is too wide rather than too narrow, because each is measured on 37 % of the images. Each row is of a
+    trial's best epoch, which all images have chosen: that part of the choice is not corrected.
     """
     trials, images = right.shape
     random = np.random.default_rng(seed)

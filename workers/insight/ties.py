@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-ERROR_RATE = 0.05  # probability that any trial that equals the winner is called worse
+#: Probability that any trial that equals the winner is called worse, if the winner had been named before. It is the
+#: best on the same images, so that of trials that equal it each is called worse in up to 7 % of searches (simulated: 10
+#: to 40 trials, 1,000 to 6,000 images).
+ERROR_RATE = 0.05
 
 
 def worse_than(right: NDArray[np.bool_], winner: int) -> NDArray[np.bool_]:

@@ -55,11 +55,16 @@ class Progress:
         self._best: dict[int, Best] = {}
         self._states: dict[int, TrialState] = {}
         self._at = 0.0
+        self._ended = self._step = 0
 
     def apply(self, events: Iterable[Event]) -> None:
         for event in events:
             if isinstance(event, TrialEvent):
+                self._ended -= self._states.get(event.trial) in ENDED_TRIAL_STATES
                 self._states[event.trial] = state_after(event)
+                self._ended += self._states[event.trial] in ENDED_TRIAL_STATES
+                # Never falls, although trials that failed may be tried again: MLflow shows the largest step.
+                self._step = max(self._step, self._ended)
                 if isinstance(event, TrialSuggested):
                     self._best.pop(event.trial, None)
                 self._at = max(self._at, event.at)
@@ -83,7 +88,8 @@ class Progress:
         return self._states.get(number, TrialState.CANCELED) in ENDED_TRIAL_STATES
 
     def standing(self, runs: Mapping[int, str]) -> Standing:
-        """What the parent run says now; `runs` are those of the trials. The step is the number of ended trials.
+        """What the parent run says now; `runs` are those of the trials. The step is the largest
+        number of trials that had ended.
 
         There are no metrics before a trial has a value or has ended: MLflow's comparison of runs begins with the metric
         that a run had first, which is to be the best value.
@@ -95,10 +101,9 @@ class Progress:
         if number is not None:
             metrics = best_metrics(self._objective.metric, self._best[number].value, number)
             tags |= best_tags(number, runs.get(number))
-        step = sum(state in ENDED_TRIAL_STATES for state in self._states.values())
-        if metrics or step:
+        if metrics or self._step:
             metrics |= count_metrics(Counter(self._states.values()))
-        return Standing(metrics, tags, step, self._at)
+        return Standing(metrics, tags, self._step, self._at)
 
     def _keep_best(self, number: int, best: Best | None) -> None:
         if best is not None:
