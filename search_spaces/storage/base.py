@@ -34,6 +34,10 @@ DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 UNUSABLE_ERRNOS = frozenset({errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EACCES, errno.EPERM})
 
 
+class NotAFileError(OSError):
+    """Something else has the name of a file: a link, a folder or a named pipe, for example."""
+
+
 class WriterFencedError(Exception):
     """A later writer has opened the journal: this one must not write any more."""
 
@@ -115,7 +119,7 @@ class ArtifactStore(Protocol):
     """Files by name. A name is a relative path, as `search_spaces.layout.NAMES` gives them.
 
     Raises ValueError for a name that leaves the experiment, and OSError; FileNotFoundError if there is no such file, or
-    no such experiment to write to.
+    no such experiment to write to; NotAFileError for something else than a file.
     """
 
     def exists(self, name: PurePath) -> bool: ...

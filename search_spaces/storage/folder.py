@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,11 +18,11 @@ from typing import BinaryIO
 
 from search_spaces.layout import ExperimentFolder
 from search_spaces.storage.atomic import PRIVATE, SHARED, atomic_write
-from search_spaces.storage.base import DISK_FULL_ERRNOS, Artifact, check_name
+from search_spaces.storage.base import DISK_FULL_ERRNOS, Artifact, NotAFileError, check_name
 from search_spaces.storage.folder_journal import FolderJournal
+from search_spaces.storage.regular_file import is_folder, open_regular
 
 SCHEME = "folder://"
-FOLDER = os.O_RDONLY | os.O_DIRECTORY
 UNFINISHED = ".part"  # the end of the name of a folder that is not complete
 
 
@@ -59,7 +58,9 @@ class FolderStorage:
         return FolderStopSignal(ExperimentFolder(self.root).trial(trial).stop)
 
     def create(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
+        if not self.root.is_symlink():
+            self.root.mkdir(parents=True, exist_ok=True)
+        _check_folder(self.root)
 
     def free_bytes(self) -> int | None:
         try:
@@ -68,22 +69,24 @@ class FolderStorage:
             return None
 
     def remove(self) -> None:
-        if self.root.exists():
+        if is_folder(self.root):
             shutil.rmtree(self.root)
+        else:
+            self.root.unlink(missing_ok=True)  # a link in its place: what it leads to stays
 
 
 class FolderArtifacts:
     """Each artifact is a file below `root`. Folders below `root` are created as needed.
 
-    `root` is not. To read or append, no link below it is followed: a model that somebody trains here could let the
-    service show any file that it can read.
+    `root` is not. `root` must not be a link, and to read or append no link below it is followed: a model that somebody
+    trains here could let the service show any file that it can read.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def exists(self, name: PurePath) -> bool:
-        return self._path(name).is_file()
+        return is_folder(self._root) and self._path(name).is_file()
 
     def open_reader(self, name: PurePath) -> BinaryIO:
         return open(self._path(name), "rb", opener=self._open)
@@ -107,7 +110,10 @@ class FolderArtifacts:
 
     def list(self, folder: PurePath | None = None) -> Iterator[Artifact]:
         seen: set[tuple[int, int]] = set()
-        for parent, _, names in os.walk(self._path(folder or PurePath())):
+        top = self._path(folder or PurePath())
+        if not is_folder(self._root) or top.is_symlink():
+            return
+        for parent, _, names in os.walk(top):
             for name in names:
                 path = Path(parent, name)
                 try:
@@ -120,7 +126,8 @@ class FolderArtifacts:
                     seen.add(file)
 
     def remove(self, name: PurePath) -> None:
-        self._path(name).unlink(missing_ok=True)
+        if is_folder(self._root):
+            self._path(name).unlink(missing_ok=True)
 
     @contextmanager
     def replace_folder(self, name: PurePath) -> Iterator[Path]:
@@ -141,7 +148,7 @@ class FolderArtifacts:
     @contextmanager
     def local_folder(self, name: PurePath) -> Iterator[Path]:
         path = self._path(name)
-        if not path.is_dir():
+        if not is_folder(self._root) or not path.is_dir():
             raise FileNotFoundError(f"no folder {path}")
         yield path
 
@@ -150,29 +157,19 @@ class FolderArtifacts:
         return self._root / name
 
     def _open(self, path: str, flags: int) -> int:
-        """Open a file, from folder to folder. Raises OSError for a link, and for a named pipe, which could block."""
-        *folders, name = Path(path).relative_to(self._root).parts
-        folder = os.open(self._root, FOLDER)
-        try:
-            for part in folders:
-                outer, folder = folder, os.open(part, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
-                os.close(outer)
-            file = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, PRIVATE, dir_fd=folder)
-        except OSError as error:
-            error.filename = path
-            raise
-        finally:
-            os.close(folder)
-        if stat.S_ISFIFO(os.fstat(file).st_mode):
-            os.close(file)
-            raise OSError(errno.EINVAL, "must be a file (got a named pipe)", path)
-        return file
+        return open_regular(self._root, path, flags)
 
     def _make_parents(self, path: Path) -> None:
+        _check_folder(self._root)
         if path.parent != self._root and not path.parent.is_dir():
-            if not self._root.is_dir():
-                raise FileNotFoundError(f"no folder {self._root}")
             path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _check_folder(root: Path) -> None:
+    if not is_folder(root):
+        if root.is_symlink() or root.exists():
+            raise NotAFileError(errno.ENOTDIR, "must be a folder, not a link or a file", str(root))
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(root))
 
 
 class FolderStopSignal:

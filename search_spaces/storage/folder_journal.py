@@ -3,7 +3,8 @@
 Owns the two files and their durability: an entry that `append` has returned survives the end of the process. Opening
 a writer repairs them: an incomplete last line is dropped, and what one file has lost is restored from the other, byte
 by byte, so that offsets stay valid. What both have lost is gone: all entries from there on are moved to a file
-`journal.damaged-<n>` (n from 1), and the journal continues with the entries before.
+`journal.damaged-<n>` (n from 1), and the journal continues with the entries before. A link or a named pipe in the place
+of a file counts as a file that was lost.
 
 Each line ends with the number of its writer (`by`), its own number among that writer's lines (`nth`, by which a loss is
 detected) and a checksum (`crc`). Lines of a writer after the first line of a later one are void. It must not know what
@@ -24,10 +25,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from search_spaces.layout import DAMAGED_JOURNAL_PREFIX
-from search_spaces.storage.atomic import atomic_write
+from search_spaces.storage.atomic import SHARED, atomic_write
 from search_spaces.storage.base import (
     BEGINNING,
     BLOCK_BYTES,
@@ -36,6 +37,7 @@ from search_spaces.storage.base import (
     Position,
     WriterFencedError,
 )
+from search_spaces.storage.regular_file import is_regular, open_regular
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class FolderJournal:
     copy: Path
 
     def exists(self) -> bool:
-        return self.path.exists() or self.copy.exists()
+        return is_regular(self.path) or is_regular(self.copy)
 
     def open_writer(self, writer: int) -> FolderJournalWriter:
         return FolderJournalWriter(self, writer)
@@ -60,7 +62,7 @@ class FolderJournal:
         return _read(self.path, after, limit_bytes)
 
     def entries(self) -> Iterator[Entry]:
-        files = [path.read_bytes().splitlines(keepends=True) for path in (self.path, self.copy) if path.exists()]
+        files = [text.splitlines(keepends=True) for text in _content(self).values()]
         written = [[line for line in lines if line.endswith(b"\n")] for lines in files]  # the others are not complete
         valid = [[line for line in lines if _entry(line)] for lines in written]
         lines = _merged(*valid) if len(valid) == 2 else list(chain(*valid))
@@ -84,8 +86,8 @@ class FolderJournalWriter:
         self._writer = writer
         self._lock = threading.Lock()
         self._nth = _repair(journal, writer)[writer]
-        self._files = [path.open("a+b", buffering=0) for path in (journal.path, journal.copy)]
-        self._end = journal.path.stat().st_size
+        self._files = [_open(path, "a+b") for path in (journal.path, journal.copy)]
+        self._end = self._files[0].seek(0, os.SEEK_END)
 
     def append(self, entry: Entry, sync: bool = False) -> None:
         with self._lock:
@@ -122,7 +124,7 @@ class FolderJournalWriter:
         """If another process has written since: a writer that was suspended learns here that another has started."""
         if end == self._end:
             return
-        with self._path.open("rb") as file:
+        with _open(self._path) as file:
             file.seek(self._end)
             others = [entry["by"] for line in file if (entry := _entry(line))]
         if max(others, default=0) > self._writer:
@@ -130,9 +132,9 @@ class FolderJournalWriter:
 
 
 def _read(path: Path, after: Position, limit_bytes: int = BLOCK_BYTES) -> tuple[list[Entry], Position]:
-    if not path.exists():
+    if not is_regular(path):
         return [], after
-    with path.open("rb") as file:
+    with _open(path) as file:
         file.seek(after.offset)
         block = file.read(limit_bytes)
         if block and b"\n" not in block:
@@ -164,9 +166,11 @@ def _checksum_at(path: Path, offset: int) -> int | None:
     """A number that identifies the content before an offset; None if the file ends before it."""
     if offset == 0:
         return 0
-    if not path.exists():
+    if not is_regular(path):
         return None
-    with path.open("rb") as file:
+    with _open(path) as file:
+        if file.seek(0, os.SEEK_END) < offset:  # file systems refuse offsets beyond their largest file
+            return None
         start = max(0, offset - _IDENTIFYING_BYTES)
         file.seek(start)
         content = file.read(offset - start)
@@ -198,13 +202,32 @@ def _fenced(path: Path, later: int, writer: int) -> WriterFencedError:
     return WriterFencedError(f"{path}: writer {later} has started, so writer {writer} must not write any more")
 
 
+def _open(path: Path, mode: Literal["rb", "a+b"] = "rb") -> BinaryIO:
+    """Raises OSError; NotAFileError for a link or a named pipe."""
+
+    def opener(name: str, flags: int) -> int:
+        return open_regular(path.parent, name, flags, SHARED)
+
+    return open(path, mode, buffering=0 if mode == "a+b" else -1, opener=opener)
+
+
+def _content(journal: FolderJournal) -> dict[Path, bytes]:
+    """What is in the journal and its copy. Without a file that is missing, or in whose place is something else."""
+    found: dict[Path, bytes] = {}
+    for path in (journal.path, journal.copy):
+        if is_regular(path):
+            with _open(path) as file:
+                found[path] = file.read()
+    return found
+
+
 def _repair(journal: FolderJournal, writer: int) -> Counter[int]:
     """Give both files every line that either has, up to the first that neither has.
 
     Writes no file that is right already. Returns the number of lines by writer. Raises WriterFencedError.
     """
     path, files = journal.path, (journal.path, journal.copy)
-    content = {file: file.read_bytes() for file in files if file.exists()}
+    content = _content(journal)
     found = [text.splitlines(keepends=True) for text in content.values()]
     latest = max((entry["by"] for lines in found for entry in map(_entry, lines) if entry), default=0)
     if latest > writer:
@@ -219,9 +242,9 @@ def _repair(journal: FolderJournal, writer: int) -> Counter[int]:
         _quarantine(path, max(content.values(), key=len)[len(kept) :])
         log.warning("%s is damaged at byte %d: all entries from there on are lost and set aside", path, len(kept))
     for file in files:
-        present = content.get(file, b"")
-        if present != kept:
-            log.warning("%s has %d bytes and is restored to %d bytes", file, len(present), len(kept))
+        present = content.get(file)
+        if present != kept and (kept or os.path.lexists(file)):
+            log.warning("%s has %d bytes and is restored to %d bytes", file, len(present or b""), len(kept))
             atomic_write(file, kept)
     return counts
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,11 +23,10 @@ from search_spaces.insight import Insight
 from search_spaces.layout import DAMAGED_JOURNAL_PREFIX, NAMES
 from search_spaces.protocol import LaunchConfig
 from search_spaces.storage.base import ArtifactStore, ExperimentStorage, open_storage
+from search_spaces.tracking_record import TrackingRecord
 
 MAX_CHUNK_BYTES = 2**20  # of one answer; a log may have gigabytes
 MAX_REPORT_BYTES = 2**24  # of a report on data, or an insight: ten thousand classes take 1 MB
-
-log = logging.getLogger(__name__)
 
 
 class FileKind(StrEnum):
@@ -132,16 +130,10 @@ class ExperimentFiles:
 
     def tracked_runs(self) -> TrackedRuns:
         """The runs in MLflow that the drivers recorded; none where that cannot be read. Raises OSError."""
-        try:
-            with self._artifacts.open_reader(NAMES.tracking) as file:
-                stored = json.load(file)
-            runs = {str(run): int(number) for number, run in stored["runs"].items()}
-            return TrackedRuns(stored["experiment"], stored["parent"], runs)
-        except FileNotFoundError:
+        stored = TrackingRecord.read(self._artifacts)
+        if stored is None:
             return NOT_TRACKED
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            log.warning("the runs in %s of %s cannot be read: %r", NAMES.tracking, self.address, error)
-            return NOT_TRACKED
+        return TrackedRuns(stored.experiment, stored.parent, {run: number for number, run in stored.runs.items()})
 
     def sizes(self) -> dict[FileKind, int]:
         """Bytes of every kind. A file with several names is counted once."""

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from search_spaces.layout import NAMES
 from search_spaces.storage.base import open_storage
+from search_spaces.tracking_record import TrackingRecord
 from tests.support.handlers import QuietHandler, handling
 from tests.support.world import World
 
@@ -112,8 +112,8 @@ def record_runs(
 ) -> None:
     """What a driver records of its runs in the experiment's storage."""
     storage = open_storage(world.launcher.launches[f"exp-{experiment_id}-a1"].storage)
-    recorded = {"experiment": mlflow_experiment, "parent": parent, "runs": trials}
-    storage.artifacts.write(NAMES.tracking, json.dumps(recorded).encode())
+    recorded = TrackingRecord(offset=0, writer=0, experiment=mlflow_experiment, parent=parent, runs=trials)
+    recorded.write(storage.artifacts)
 
 
 @contextmanager

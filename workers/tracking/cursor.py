@@ -1,17 +1,17 @@
 """Cursor: up to where MLflow has the journal's events, and in which runs.
 
-Owns the file `tracking.json`. If it is lost, or the journal was cut since, all events are sent again from the
+Owns when the stored record counts. If it is lost, or the journal was cut since, all events are sent again from the
 beginning. It must not know MLflow's client, nor what the events mean.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 
 from search_spaces.layout import NAMES
 from search_spaces.storage.base import BEGINNING, ExperimentStorage, Position
+from search_spaces.tracking_record import TrackingRecord
 from workers.tracking.mlflow_ids import NO_IDS, MlflowIds
 
 log = logging.getLogger(__name__)
@@ -28,18 +28,12 @@ class JournalCursor:
 
     @classmethod
     def load(cls, storage: ExperimentStorage) -> JournalCursor:
-        """The stored cursor; from the beginning if it cannot be read or the journal was cut since."""
-        try:
-            with storage.artifacts.open_reader(NAME) as file:
-                stored = json.load(file)
-            runs = {int(number): str(run) for number, run in stored["runs"].items()}
-            ids = MlflowIds(stored["experiment"], stored["parent"], runs)
-            position = Position(stored["offset"], stored["writer"], stored.get("mark"))
-        except FileNotFoundError:
+        """The stored cursor; from the beginning if it cannot be read or the journal was cut since. Raises OSError."""
+        stored = TrackingRecord.read(storage.artifacts)
+        if stored is None:
             return cls()
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            log.warning("%s cannot be read, so all events are sent again: %r", NAME, error)
-            return cls()
+        ids = MlflowIds(stored.experiment, stored.parent, stored.runs)
+        position = Position(stored.offset, stored.writer, stored.mark)
         if not storage.journal.stands(position):
             log.warning("the journal was cut since MLflow was updated, so all events are sent again")
             position = BEGINNING
@@ -47,15 +41,15 @@ class JournalCursor:
 
     def save(self, storage: ExperimentStorage) -> None:
         """If that fails, events after the older cursor will be sent twice, which leaves no duplicates in MLflow."""
-        stored = {
-            "offset": self.position.offset,
-            "mark": self.position.checksum,
-            "writer": self.position.writer,
-            "experiment": self.ids.experiment,
-            "parent": self.ids.parent,
-            "runs": self.ids.runs,
-        }
+        stored = TrackingRecord(
+            offset=self.position.offset,
+            mark=self.position.checksum,
+            writer=self.position.writer,
+            experiment=self.ids.experiment,
+            parent=self.ids.parent,
+            runs=dict(self.ids.runs),
+        )
         try:
-            storage.artifacts.write(NAME, json.dumps(stored).encode())
+            stored.write(storage.artifacts)
         except OSError as error:
             log.warning("%s cannot be written, the older one is kept: %s", NAME, error)

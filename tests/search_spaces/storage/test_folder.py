@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path, PurePath
 
 import pytest
 
-from search_spaces.storage.base import check_root, open_storage
+from search_spaces.storage.base import NotAFileError, check_root, open_storage
 from search_spaces.storage.folder import FolderArtifacts, FolderStopSignal, FolderStorage
 from tests.support.contracts.storage import StorageContract
 
@@ -71,9 +70,9 @@ def test_no_link_is_followed_out_of_an_experiment(artifacts: FolderArtifacts, tm
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(outside / linked)
     for call in (artifacts.open_reader, artifacts.open_appender):
-        with pytest.raises(OSError, match=str(tmp_path / "x" / LOG)) as refused:
+        with pytest.raises(NotAFileError, match=str(tmp_path / "x" / LOG)):
             call(LOG)
-        assert refused.value.errno in {errno.ELOOP, errno.ENOTDIR}
+    assert list(artifacts.list(PurePath("trials"))) == [] or linked != "trials"
     for item in artifacts.list():
         artifacts.remove(item.name)
     FolderStorage(tmp_path / "x").remove()
@@ -99,8 +98,58 @@ def test_the_root_may_be_reached_by_a_link(tmp_path: Path) -> None:
 
 def test_a_named_pipe_does_not_block_its_reader(artifacts: FolderArtifacts, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x" / "spec.json")
-    with pytest.raises(OSError, match="must be a file"):
+    with pytest.raises(NotAFileError, match="must be a regular file"):
         artifacts.open_reader(PurePath("spec.json"))
+    with pytest.raises(NotAFileError):
+        artifacts.open_appender(PurePath("spec.json"))
+
+
+def test_a_folder_in_the_place_of_a_file_is_no_file(artifacts: FolderArtifacts, tmp_path: Path) -> None:
+    (tmp_path / "x" / "spec.json").mkdir()
+    for call in (artifacts.open_reader, artifacts.open_appender):
+        with pytest.raises(NotAFileError):
+            call(PurePath("spec.json"))
+
+
+def test_a_link_in_the_place_of_an_experiment_is_never_followed(tmp_path: Path) -> None:
+    """What it leads to stays as it is: another experiment, or the home of a person."""
+    target, root = tmp_path / "other", tmp_path / "x"
+    other = open_storage(str(target))
+    other.create()
+    other.artifacts.write(PurePath("spec.json"), b"theirs")
+    other.journal.open_writer(1).close()
+    before = {path: path.read_bytes() for path in target.iterdir()}
+    root.symlink_to(target)
+    storage = open_storage(str(root))
+    for refused in (
+        storage.create,
+        lambda: storage.artifacts.write(PurePath("spec.json"), b"ours"),
+        lambda: storage.artifacts.move(PurePath("spec.json"), PurePath("gone.json")),
+        lambda: storage.artifacts.open_reader(PurePath("spec.json")),
+        lambda: storage.artifacts.open_appender(PurePath("spec.json")),
+        lambda: storage.journal.open_writer(2),
+    ):
+        with pytest.raises(NotAFileError):
+            refused()
+    assert not storage.artifacts.exists(PurePath("spec.json"))
+    assert not storage.journal.exists()
+    assert list(storage.artifacts.list()) == []
+    storage.artifacts.remove(PurePath("spec.json"))
+    storage.remove()
+    assert not root.is_symlink()
+    assert {path: path.read_bytes() for path in target.iterdir()} == before
+
+
+@pytest.mark.parametrize("what", ["a link to nothing", "a file", "a named pipe"])
+def test_what_is_in_the_place_of_an_experiment_is_removed(tmp_path: Path, what: str) -> None:
+    root = tmp_path / "x"
+    {
+        "a link to nothing": lambda: root.symlink_to(tmp_path / "nothing"),
+        "a file": root.touch,
+        "a named pipe": lambda: os.mkfifo(root),
+    }[what]()
+    open_storage(str(root)).remove()
+    assert not os.path.lexists(root)
 
 
 def test_two_requests_to_stop_within_one_tick_of_the_clock_are_two(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces.storage import folder_journal
-from search_spaces.storage.base import BEGINNING, JournalDamagedError, WriterFencedError
+from search_spaces.storage.base import BEGINNING, JournalDamagedError, NotAFileError, Position, WriterFencedError
 from search_spaces.storage.folder import FolderStorage
 from search_spaces.storage.folder_journal import FolderJournal, FolderJournalWriter
 
@@ -350,6 +350,66 @@ def test_a_reader_gets_what_one_of_the_two_files_has_lost(path: Path, loss: str,
     assert numbers(path) == list(range(6))
 
 
+def _replace_by(path: Path, what: str) -> None:
+    """A link is to what would be read without end, or to a journal that is not ours."""
+    path.unlink()
+    if what == "a named pipe":
+        os.mkfifo(path)
+    elif what == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to({"a link to /dev/zero": "/dev/zero", "a link to nothing": "/nothing/there"}[what])
+
+
+NO_FILES = ["a named pipe", "a link to /dev/zero", "a link to nothing"]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("what", NO_FILES)
+@pytest.mark.parametrize("which", ["journal", "copy"])
+def test_what_is_no_file_is_replaced_by_what_the_other_file_has(path: Path, what: str, which: str) -> None:
+    content = written(path, 6)
+    _, end = journal_of(path).read()
+    _replace_by(path if which == "journal" else copy_of(path), what)
+    assert journal_of(path).exists()
+    assert numbers(path) == list(range(6))
+    assert journal_of(path).stands(end) == (which == "copy")
+    assert journal_of(path).read() == (
+        ([], BEGINNING) if which == "journal" else (list(journal_of(path).entries()), end)
+    )
+    opened(path, 2).close()
+    assert path.read_bytes() == copy_of(path).read_bytes() == content
+    assert not path.is_symlink()
+    assert not copy_of(path).is_symlink()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("what", [*NO_FILES, "a folder"])
+def test_a_journal_of_which_no_file_is_left_does_not_exist(path: Path, what: str) -> None:
+    written(path, 6)
+    for file in (path, copy_of(path)):
+        _replace_by(file, what)
+    assert not journal_of(path).exists()
+    assert numbers(path) == []
+    if what == "a folder":
+        with pytest.raises(OSError, match=path.name):
+            opened(path, 2)
+    else:
+        opened(path, 2).close()
+        assert path.read_bytes() == copy_of(path).read_bytes() == b""
+
+
+def test_a_writer_does_not_look_for_a_later_one_in_what_is_no_file(path: Path) -> None:
+    book = opened(path)
+    book.append({"n": 0})
+    with path.open("ab") as file:
+        file.write(b"by another process\n")
+    _replace_by(path, "a named pipe")
+    with pytest.raises(NotAFileError):
+        book.append({"n": 1})
+    book.close()
+
+
 @pytest.mark.parametrize("loss", ["its first line", "a line in the middle", "a byte"])
 def test_a_reader_learns_that_both_files_have_lost_an_entry(path: Path, loss: str) -> None:
     written(path, 6)
@@ -367,3 +427,8 @@ def test_a_position_does_not_stand_in_a_journal_that_has_lost_what_was_before_it
     LOSSES[loss](path)
     assert not journal_of(path).stands(end)
     assert journal_of(path).stands(BEGINNING)
+
+
+def test_a_position_beyond_the_largest_file_does_not_stand(path: Path) -> None:
+    written(path, 1)
+    assert not any(journal_of(path).stands(Position(offset, 1)) for offset in (10**6, 2**63 - 1))

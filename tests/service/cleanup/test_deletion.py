@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
+from search_spaces.storage.folder import FolderStorage
 from service.adapters.launcher import JobStatus
 from service.cleanup.worker import BATCH_SIZE, CleanupWorker
 from service.context import AppContext
@@ -113,6 +115,45 @@ def test_runs_that_only_the_driver_recorded_are_deleted_after_an_outage(
     assert mlflow.runs["untold"]["deleted"]
 
 
+def test_an_experiment_whose_folder_was_replaced_by_a_link_is_deleted_and_the_link_leads_to_what_it_did(
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, tmp_path: Path
+) -> None:
+    one = failed_experiment(world, mlflow)
+    folder, moved = Path(settings.storage_root) / one, tmp_path / "moved"
+    folder.rename(moved)
+    folder.symlink_to(moved)
+    before = {path: path.read_bytes() for path in moved.iterdir()}
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{one}")
+    keeper.run_once()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    assert not folder.is_symlink()
+    assert {path: path.read_bytes() for path in moved.iterdir()} == before
+
+
+@pytest.mark.parametrize("what", ["a link", "a sparse file", "deep lists"])
+def test_what_a_trial_left_in_the_place_of_the_record_delays_no_deletion(
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, what: str
+) -> None:
+    """The runs that only the record names stay; those that the driver reported are deleted."""
+    one = failed_experiment(world, mlflow)
+    record = Path(settings.storage_root) / one / "tracking.json"
+    record.unlink()
+    if what == "a link":
+        record.symlink_to("/dev/zero")
+    elif what == "deep lists":
+        record.write_text("[" * 200_000)
+    else:
+        with record.open("wb") as file:
+            file.truncate(2**40)
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{one}")
+    keeper.run_once()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    assert not (Path(settings.storage_root) / one).exists()
+    assert [name for name, run in mlflow.runs.items() if not run["deleted"]] == ["untold"]
+
+
 def test_an_experiment_without_recorded_runs_is_deleted_and_leaves_mlflow_as_it_is(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -141,12 +182,19 @@ def test_artifacts_that_mlflow_does_not_store_itself_are_kept(
 
 
 def test_a_full_batch_of_failing_deletions_does_not_block_others(
-    world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, clock: Clock
+    world: World, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path(settings.storage_root).mkdir(parents=True)
     stuck = [world.submit() for _ in range(BATCH_SIZE)]
+    broken = set(stuck)
+    remove = FolderStorage.remove
+
+    def removed(storage: FolderStorage) -> None:
+        if storage.root.name in broken:
+            raise OSError(errno.EIO, "Input/output error")
+        remove(storage)
+
+    monkeypatch.setattr(FolderStorage, "remove", removed)
     for one in stuck:
-        (Path(settings.storage_root) / one).touch()  # no folder: it cannot be removed as one
         world.cancel(one)
         world.client.delete(f"/api/v1/experiments/{one}")
     last = failed_experiment(world, mlflow)
@@ -159,8 +207,7 @@ def test_a_full_batch_of_failing_deletions_does_not_block_others(
     assert mlflow.runs["parent"]["status"] == "FAILED"
     clock.sleep(11)
     keeper.run_once()
-    for one in stuck:
-        (Path(settings.storage_root) / one).unlink()
+    broken.clear()
     clock.sleep(11)
     keeper.run_once()
     assert world.show(stuck[0])["state"] == "DELETING", "the second delay is twice the first"

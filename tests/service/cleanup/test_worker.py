@@ -155,7 +155,7 @@ def test_the_run_that_replaced_a_reported_one_is_ended(world: World, mlflow: Mlf
     assert (mlflow.runs["newer"]["status"], mlflow.runs["newer"]["deleted"]) == ("FAILED", False)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"runs": {"x": "y"}}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"runs": {"x": "y"}}', "[" * 200_000])
 def test_unreadable_records_of_a_driver_leave_what_it_reported(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, settings: Settings, content: str
 ) -> None:

@@ -31,7 +31,8 @@ def test_a_crash_between_sending_and_saving_the_cursor_leaves_no_duplicates(
     older = cursor.read_text()
     record_trials(recorder, range(2, 4))
     assert tracker(1).deliver()
-    for stale in (older, "{ torn", json.dumps(["no cursor"]), None):
+    beyond = json.dumps(json.loads(older) | {"offset": 2**63 - 1})
+    for stale in (older, "{ torn", json.dumps(["no cursor"]), "[" * 200_000, beyond, None):
         if stale is None:
             cursor.unlink()
         else:
