@@ -394,6 +394,6 @@ def outcome_of(error: Exception, current: Outcome, requested: Outcome | None) ->
 
 def _retry_window_s(error: Exception) -> float:
     """For how long a call to MLflow that raised `error` is repeated; 0 for an error that will not pass."""
-    if isinstance(error, SupersededError | JournalDamagedError) or is_permanent(error):
+    if isinstance(error, SupersededError | JournalDamagedError | AttemptError) or is_permanent(error):
         return 0.0
     return OUTAGE_LIMIT_S if is_outage(error) else REFUSALS_LIMIT_S

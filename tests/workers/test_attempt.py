@@ -35,6 +35,7 @@ from tests.support.attempts import (
 )
 from tests.support.nodes import MemoryCluster
 from tests.support.workers import BuildLaunch
+from workers.failures.attempt import ModelNameTakenError
 from workers.failures.classification import Failure, TrialError
 from workers.nodes import Nodes
 from workers.search.tune_callbacks import TuneCallback
@@ -217,6 +218,19 @@ def test_an_evaluation_that_fails_leaves_a_completed_experiment_without_a_winner
     final = service.heard[-1]
     assert (final.phase, final.reason, final.winner) == ("completed", "it was lost", None)
     assert done.tracking.status == "FINISHED"
+
+
+def test_a_model_name_that_is_taken_pauses_the_experiment(
+    attempt: Callable[..., Attempted], service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def register(*_: Any) -> str:
+        raise ModelNameTakenError("p.x")
+
+    monkeypatch.setattr(MemoryTracking, "register", register)
+    assert not attempt(one_trial).succeeded
+    final = service.heard[-1]
+    assert (final.phase, final.blocked, final.winner) == ("paused", True, None)
+    assert final.reason == str(ModelNameTakenError("p.x"))
 
 
 @pytest.mark.parametrize("number", sorted(UNUSABLE_ERRNOS))

@@ -17,6 +17,18 @@ class AttemptError(Exception):
     blocked = False
 
 
+class ModelNameTakenError(AttemptError):
+    """The name of the registered model belongs to something else in MLflow, where models and prompts share names."""
+
+    blocked = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the winner's model cannot be registered: the name {name} is that of a prompt in MLflow, not of a model. "
+            "Delete the prompt or register it under another name, then resume."
+        )
+
+
 class MissingJournalError(AttemptError):
     """The storage has no journal, although the service knows trials of the experiment."""
 

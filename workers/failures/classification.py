@@ -73,7 +73,7 @@ def classified() -> Iterator[None]:
         yield
     except TrialError:
         raise
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:  # Ray would take the latter, of a plugin, for a canceled task
         failure = classify(error)
         raise TrialError(failure.kind, failure.reason, failure.node) from error
 

@@ -18,7 +18,8 @@ GROUP = "rung.models"
 
 
 def build(spec: PluginModel, normalizer: Normalizer, channels: int, classes: int, image_size: int) -> nn.Module:
-    """The plugin's model. Raises ImportTargetError if it cannot be imported, and TypeError if it makes no module."""
+    """The plugin's model. Raises ImportTargetError if it cannot be imported, TypeError if it makes no module
+    and ValueError if nothing of it can be trained."""
     installed = {point.name: point for point in entry_points(group=GROUP)}
     if spec.name not in installed:
         names = ", ".join(sorted(installed)) or "none"
@@ -34,4 +35,6 @@ def build(spec: PluginModel, normalizer: Normalizer, channels: int, classes: int
     )
     if not isinstance(model, nn.Module):
         raise TypeError(f"model plugin {spec.name} must return a torch.nn.Module (got {type(model).__name__})")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"model plugin {spec.name} must return a model with trainable parameters (got none)")
     return model

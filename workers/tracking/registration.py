@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import Tag, Winner, registered_model_name
+from workers.failures.attempt import ModelNameTakenError
 from workers.tracking.description import NOTE_CHARACTERS
 from workers.tracking.uploads import Uploads
 
@@ -42,7 +43,7 @@ def register(
     """Log the model saved in `folder` on the experiment's `run`, and register it. Returns its `models:/` address.
 
     What an earlier call has done for the same files is kept, and files that `uploads` has sent are not sent again.
-    Raises what the client raises.
+    Raises ModelNameTakenError, and what the client raises.
     """
     name = registered_model_name(spec.project, spec.name)
     tags: dict[str, str] = {Tag.EXPERIMENT_ID: experiment_id, Tag.TRIAL_ID: str(winner.trial)}
@@ -51,11 +52,7 @@ def register(
         if tags.items() <= known.tags.items():
             return f"models:/{known.name}/{known.version}"
     model_id = _logged(client, run, folder, tags, uploads)
-    try:
-        client().create_registered_model(name, description=spec.description[:NOTE_CHARACTERS] or None)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    _ensure_name(client, name, spec.description)
     version = client().create_model_version(
         name,
         source=f"models:/{model_id}",
@@ -65,6 +62,22 @@ def register(
         tags=tags | {"test_accuracy": f"{winner.test_accuracy:.4f}"},
     )
     return f"models:/{name}/{version.version}"
+
+
+def _ensure_name(client: Callable[[], MlflowClient], name: str, description: str) -> None:
+    """Create the registered model unless it exists. Raises ModelNameTakenError: versions of a prompt cannot be loaded
+    as models, but MLflow accepts them."""
+    try:
+        client().create_registered_model(name, description=description[:NOTE_CHARACTERS] or None)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        try:
+            client().get_registered_model(name)
+        except MlflowException as missing:
+            if missing.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise ModelNameTakenError(name) from error
 
 
 def _logged(client: Callable[[], MlflowClient], run: str, folder: Path, tags: dict[str, str], uploads: Uploads) -> str:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces.experiment import TrialSpec
+from search_spaces.models import PluginModel
 from workers.models.build import build_model
 from workers.models.inference import Classifier, as_channels
 from workers.training.augment import Augmentation, EpochAugmentation
@@ -245,11 +246,21 @@ class Training:
         return random_stream(self.spec.seed, self.epoch + 1, purpose, self.device)
 
     def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        network = self._network if len(images) > 1 else self._on_one_image
-        with self._compute.autocast():
-            logits = network(images).float()
+        logits = self._logits(self._network if len(images) > 1 else self._on_one_image, images)
         smoothing = self.spec.hyperparameters.label_smoothing
         return functional.cross_entropy(logits, targets, label_smoothing=smoothing), logits.detach()
+
+    def _logits(self, network: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+        """(images, classes), float32. Raises TypeError for what is no such tensor, which a plugin may return."""
+        with self._compute.autocast():
+            logits = network(images)
+        wanted = len(images), self._classes
+        if isinstance(logits, Tensor) and tuple(logits.shape) == wanted and logits.is_floating_point():
+            return logits.float()
+        model = self.spec.hyperparameters.model
+        name = f"model plugin {model.name}" if isinstance(model, PluginModel) else f"model {model.kind}"
+        got = f"{tuple(logits.shape)}, {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(f"{name} must return logits of shape {wanted}, a float tensor (got {got})")
 
     def _on_one_image(self, images: Tensor) -> Tensor:
         """A last batch of one image has no batch statistics: batch normalization uses its running statistics."""
@@ -288,8 +299,7 @@ class Training:
         losses, hits = [], []
         for start in range(0, len(images), size):
             self._raise_if_interrupted()
-            with self._compute.autocast():
-                logits = self._network(images.inputs_between(start, start + size)).float()
+            logits = self._logits(self._network, images.inputs_between(start, start + size))
             batch = labels[start : start + size]
             losses.append(functional.cross_entropy(logits, batch, reduction="sum"))
             hit = logits.argmax(1) == batch

@@ -100,6 +100,10 @@ def words_of_the_users_own(_: Path) -> None:
     raise ValueError("CUDA out of memory: MemoryError, [Errno 28] No space left on device in /dev/shm, DataError: x")
 
 
+def interrupt_of_the_users_own(_: Path) -> None:
+    raise KeyboardInterrupt
+
+
 def suppressed_full_disk(_: Path) -> None:
     try:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -135,6 +139,7 @@ RAISED: dict[Callable[[Path], None], ErrorKind] = {
     missing_file: ErrorKind.CODE,
     words_of_the_users_own: ErrorKind.CODE,
     suppressed_full_disk: ErrorKind.CODE,
+    interrupt_of_the_users_own: ErrorKind.CODE,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from importlib import invalidate_caches
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def block(after: str) -> str:
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of packages with the example as pip installs it: the module and its metadata."""
     (declared,) = re.findall(r'entry-points\."rung\.models"\]\n(\w+) = "([\w:]+)"', block("`mixers/pyproject.toml`"))
     (tmp_path / "mixers.py").write_text(block("`mixers/mixers.py`"))
@@ -41,7 +42,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (metadata / "entry_points.txt").write_text(f"[rung.models]\n{declared[0]} = {declared[1]}\n")
     monkeypatch.syspath_prepend(tmp_path)
     invalidate_caches()
-    return tmp_path
+    sys.modules.pop("mixers", None)
+    yield tmp_path
+    sys.modules.pop("mixers", None)
 
 
 @pytest.fixture
@@ -59,6 +62,46 @@ def test_the_example_trains(installed: Path, example: ExperimentSpec, normalizat
     assert widths == [64], "the second of the choices"
     losses = [training.run_epoch()["validation_loss"] for _ in range(2)]
     assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        ("torch.cat([x, x], 1)", "({}, 20), torch.float32"),
+        ("x[:, :4]", "({}, 4), torch.float32"),
+        ("x[:1]", "(1, 10), torch.float32"),
+        ("x.long()", "({}, 10), torch.int64"),
+        ("(x, x)", "tuple"),
+        ("None", "NoneType"),
+        ("x if self.training else x[..., None]", "({}, 10, 1), torch.float32"),
+    ],
+)
+def test_what_a_plugin_returns_must_be_logits(
+    installed: Path, example: ExperimentSpec, returned: str, got: str
+) -> None:
+    (installed / "mixers.py").write_text(
+        block("`mixers/mixers.py`").replace("return nn.Sequential(", "return Odd(")
+        + f"\n\nimport torch\n\n\nclass Odd(nn.Sequential):\n    def forward(self, x):\n"
+        f"        x = super().forward(x)\n        return {returned}\n"
+    )
+    space = example.search_space.model_dump(mode="json") | {"batch_size": 128}
+    trial = ExperimentSpec.model_validate({"name": "mixers", "search_space": space}).bind({"model.arguments.width": 1})
+    splits = load(trial.dataset, trial.split_seed, installed, installed / "cache")
+    with pytest.raises(TypeError) as raised:
+        Training(trial, splits).run_epoch()
+    images = len(splits.validation_images) if "self.training" in returned else 128
+    assert str(raised.value) == (
+        f"model plugin mixer must return logits of shape ({images}, 10), a float tensor (got {got.format(images)})"
+    )
+
+
+def test_a_plugin_without_trainable_parameters_is_refused(installed: Path, example: ExperimentSpec) -> None:
+    (installed / "mixers.py").write_text("from torch import nn\n\ndef build(**_): return nn.Flatten()\n")
+    trial = example.bind({"model.arguments.width": 1})
+    with pytest.raises(
+        ValueError, match=r"model plugin mixer must return a model with trainable parameters \(got none"
+    ):
+        Training(trial, load(trial.dataset, trial.split_seed, installed, installed / "cache"))
 
 
 def test_a_packed_model_of_a_plugin_needs_the_plugin_to_be_loaded(

@@ -19,6 +19,7 @@ from search_spaces.models import CNN
 from search_spaces.protocol import Winner
 from tests.support.packed_models import small_model
 from tests.support.tracking import LosingClient
+from workers.failures.attempt import ModelNameTakenError
 from workers.tracking import registration
 from workers.tracking.uploads import Uploads
 from workers.winner.model_package import save_model
@@ -71,6 +72,18 @@ def test_a_model_is_logged_once_wherever_an_attempt_was_interrupted(
     assert [item.path for item in client.list_logged_model_artifacts(model.model_id)] == ["MLmodel"]
     (version,) = client.search_model_versions("name = 'driver.tested'")
     assert model.model_id in str(version.source)
+
+
+def test_a_name_that_belongs_to_a_prompt_is_not_used(client: MlflowClient, register: Register, tmp_path: Path) -> None:
+    """MLflow would accept the version, and nobody could load it."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "MLmodel").write_text("flavors: {}")
+    client.register_prompt("driver.tested", "Say {{x}}")
+    with pytest.raises(ModelNameTakenError, match=r"the name driver\.tested is that of a prompt in MLflow"):
+        register(client)
+    client.delete_prompt_version("driver.tested", "1")
+    client.delete_prompt("driver.tested")
+    assert register(client) == "models:/driver.tested/1"
 
 
 def test_the_registered_model_predicts(client: MlflowClient, register: Register, tmp_path: Path, home: str) -> None:
