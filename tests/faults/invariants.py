@@ -28,6 +28,8 @@ FINAL_STATUS = {
 }
 #: A run's points in the order of their steps. MLflow stores an infinity as the largest 64-bit float.
 POINTS = "SELECT key, step, value, is_nan FROM metrics WHERE run_uuid = %s ORDER BY step"
+#: Metrics of a trial's run that are no curves.
+BEST_VALUE, BEST_EPOCH = "best_validation_accuracy", "best_epoch"
 LARGEST = 1.7976931348623157e308
 #: Trial, epoch and the validation accuracy as text.
 Epochs = frozenset[tuple[int, int, str]]
@@ -145,11 +147,15 @@ def _assert_mlflow(stand: Stand, view: ExperimentView, num_samples: int) -> None
         for key, step, value, is_nan in stand.query("mlflow", POINTS, run):
             points.setdefault(key, []).append((step, None if is_nan else value))
         assert set(METRICS) <= set(points) or not trial.epoch, trial.trial
+        best = [points.pop(name, [(0, None)])[-1] for name in (BEST_VALUE, BEST_EPOCH)]
+        assert [value for _, value in best] == [trial.best_value, trial.best_epoch], trial.trial
         assert points == recorded.get(trial.trial, {}), f"trial {trial.trial}: MLflow differs from the journal"
-    summary = [key for key, _, _, _ in stand.query("mlflow", POINTS, view.mlflow_run_id)]
-    assert {"best_value", "best_trial", "test_accuracy"} <= set(summary)
-    assert len(summary) == len(set(summary)), "a metric of the parent run was logged twice"
+    summary = [(key, value) for key, _, value, _ in stand.query("mlflow", POINTS, view.mlflow_run_id)]
     assert view.winner is not None
+    assert view.best is not None
+    assert [value for key, value in summary if key == "test_accuracy"] == [view.winner["test_accuracy"]]
+    newest = dict(summary)  # those of the search come before, at smaller steps
+    assert (newest["best_value"], newest["best_trial"]) == (view.best.value, view.best.trial)
     versions = stand.query("mlflow", "SELECT name, version FROM model_versions WHERE run_id = %s", view.mlflow_run_id)
     assert [f"models:/{name}/{version}" for name, version in versions] == [view.winner["model_uri"]]
 
