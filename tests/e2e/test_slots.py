@@ -34,7 +34,11 @@ pytestmark = pytest.mark.e2e
 TIMEOUT_S = 60
 SPEC = {
     "name": "shrinking",
-    "search_space": {"model": {"kind": "cnn", "width": 8, "depth": 2}, "batch_size": {"choice": [64, 128]}},
+    "search_space": {
+        "model": {"kind": "cnn", "width": 8, "depth": 2},
+        "batch_size": 64,
+        "label_smoothing": {"uniform": [0.0, 0.1]},
+    },
     "searcher": {"kind": "random", "num_samples": 50},
     "max_epochs": 5000,
     "early_stopping": "none",
