@@ -120,7 +120,8 @@ def test_a_driver_that_does_not_see_its_launch_file_says_so(tmp_path: Path, capl
         driver.main([str(storage), "1"])
     assert exited.value.code == 1
     assert caplog.messages == [
-        f"node {platform.node()} does not see RUNG_STORAGE_ROOT {tmp_path}: {storage}: No such file or directory"
+        f"node {platform.node()} does not see RUNG_STORAGE_ROOT {tmp_path}: {storage}/launch-a1.json: "
+        "No such file or directory"
     ]
     assert not storage.exists()
 
