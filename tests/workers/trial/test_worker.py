@@ -2,85 +2,37 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
-import os
-import platform
 import re
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from ray.tune import PlacementGroupFactory
 
 from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.layout import BEST, LAST, NAMES, PREVIOUS, ExperimentFolder
-from search_spaces.protocol import METRICS, ErrorKind
-from search_spaces.storage.base import UNUSABLE_ERRNOS, open_storage
-from search_spaces.storage.folder import FolderArtifacts
+from search_spaces.protocol import METRICS
+from search_spaces.storage.base import open_storage
 from search_spaces.stored import read_trial_spec
-from workers import nodes
+from tests.support.trial_slots import SPEC, TRIAL_LOG, begun, folder_of, names
 from workers.data import splits
-from workers.failures.classification import Failure, TrialError
+from workers.failures.classification import TrialError
 from workers.state import checkpoints
 from workers.state.outcomes import load_outcomes
 from workers.training import loop
 from workers.trial import worker
-from workers.trial.worker import TrialWorker
 
-SPEC, STOP, TRIAL_LOG, VALIDATION = "spec.json", "stop", "trial.log", "validation.json"
+STOP, VALIDATION = "stop", "validation.json"
 SIGN = r"epoch (\d+): (\d+) of (\d+) batches"
 CLOCKED = {"epoch_seconds", "images_per_second"}
-
-
-@pytest.fixture(autouse=True)
-def _one_process() -> Any:
-    """What a slot sets for its process is put back."""
-    threads, level = torch.get_num_threads(), logging.getLogger().level
-    yield
-    torch.set_num_threads(threads)
-    logging.getLogger().setLevel(level)
-
-
-@pytest.fixture
-def config(tmp_path: Path, experiment: Callable[..., ExperimentSpec]) -> Callable[..., dict[str, Any]]:
-    """A folder with the bound spec of trial `number`, and what Tune hands to the slot."""
-
-    def build(number: int = 0, name: str = "trial", **changes: Any) -> dict[str, Any]:
-        spec = experiment(**changes)
-        sample = {"optimizer": 0, "optimizer[0].lr": 0.003, "batch_size": 1, "label_smoothing": 0.1}
-        storage = tmp_path / name
-        folder = ExperimentFolder(storage).trial(number).root
-        folder.mkdir(parents=True)
-        (folder / SPEC).write_text(spec.bind(sample, number).model_dump_json())
-        roots = {
-            "data_root": str(tmp_path / "data"),
-            "cache_root": str(tmp_path / "cache"),
-            "marker": "",
-            "version": "",
-        }
-        return {"trial": number, "storage": str(storage), "epoch": 1000, **roots}
-
-    return build
-
-
-def begun(config: dict[str, Any]) -> TrialWorker:
-    slot = TrialWorker.__new__(TrialWorker)  # Tune's constructor wants a session; `setup` is all that is ours
-    slot.setup(config)
-    return slot
-
-
-def folder_of(config: dict[str, Any]) -> Path:
-    return ExperimentFolder(Path(config["storage"])).trial(config["trial"]).root
 
 
 def ask_to_stop(config: dict[str, Any]) -> None:
@@ -89,10 +41,6 @@ def ask_to_stop(config: dict[str, Any]) -> None:
 
 def said(config: dict[str, Any]) -> str:
     return (folder_of(config) / TRIAL_LOG).read_text()
-
-
-def names(config: dict[str, Any]) -> set[str]:
-    return {path.name for path in folder_of(config).iterdir()} - {TRIAL_LOG}
 
 
 def timeless(result: dict[str, Any]) -> dict[str, Any]:
@@ -256,132 +204,6 @@ def test_a_checkpoint_ahead_of_the_journal_is_not_used(
     assert timeless(again.step()) == expected[first - 1]
     assert f"last.pt cannot be used: it is of epoch 3, but the journal has {known}" in said(told)
     assert timeless(again.step()) == expected[first]
-
-
-def test_an_unusable_gpu_is_an_error_not_a_cpu(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken() -> None:
-        raise RuntimeError("CUDA driver initialization failed\nYou might not have a GPU.")
-
-    monkeypatch.setattr(torch.cuda, "init", broken)
-    slot = begun(config(resources={"gpus_per_trial": 0.5}))
-    with pytest.raises(TrialError) as raised:
-        slot.step()
-    why = "has no usable CUDA device, though a process holds 0.5 GPUs of it: CUDA driver initialization failed"
-    assert raised.value.failure == Failure(ErrorKind.NODE, f"node {platform.node()} {why}"), "another node may have one"
-
-
-def test_a_node_that_does_not_see_the_storage_is_an_error_of_the_node(
-    config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(nodes, "VISIBLE_PAUSE_S", 0.0)
-    told = config()
-    slot = begun(told | {"marker": "that of the service"})
-    with pytest.raises(TrialError) as raised:
-        slot.step()
-    assert raised.value.failure.kind is ErrorKind.NODE
-    assert f"sees RUNG_STORAGE_ROOT {Path(told['storage']).parent}, but " in raised.value.failure.reason
-    assert names(told) == {SPEC}, "nothing is written, not even a log"
-    assert Path(told["storage"], "marker").write_text("that of the service")
-    assert slot.step()["epoch"] == 1
-    Path(told["storage"]).rename(tmp_path / "gone")
-    with pytest.raises(TrialError) as raised:
-        slot.step()
-    assert raised.value.failure.kind is ErrorKind.NODE, "also in the middle of a trial"
-
-
-def test_a_node_without_the_data_is_an_error_of_the_node(config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    slot = begun(config(dataset={"name": "image_folder", "path": "pictures"}))
-    with pytest.raises(TrialError) as raised:
-        slot.step()
-    failure = raised.value.failure
-    assert (failure.kind, failure.reason) == (
-        ErrorKind.DATA,
-        f"node {platform.node()} cannot load the data set: image_folder: there is no folder {tmp_path}/data/pictures; "
-        f"put images into {tmp_path}/data/pictures/<class>/<file>",
-    )
-
-
-def test_a_node_whose_cache_is_full_is_an_error_of_the_node(
-    config: Callable[..., dict[str, Any]], small_disk: Path
-) -> None:
-    (small_disk / "other").write_bytes(bytes(1_000_000))
-    slot = begun(config() | {"cache_root": str(small_disk)})
-    with pytest.raises(TrialError) as raised:
-        slot.step()
-    failure = raised.value.failure
-    assert failure.kind is ErrorKind.DISK_FULL
-    assert failure.reason.startswith(
-        f"node {platform.node()} cannot load the data set: no space left for decoded data in the cache {small_disk} "
-    )
-
-
-def test_a_storage_that_became_read_only_is_an_error_of_the_node_and_costs_an_epoch(
-    config: Callable[..., dict[str, Any]], small_disk: Path
-) -> None:
-    told = config(name="disk/trial", search_space={"model": {"kind": "cnn", "width": 2, "depth": 1}})
-    slot = begun(told)
-    slot.step()
-    slot.cleanup()  # a log that is open for writing would refuse the remount
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    slot = begun(told)
-    slot.step()  # the result of the first epoch again, which needs no writing
-    with pytest.raises(TrialError) as raised:
-        slot.step()
-    failure = raised.value.failure
-    assert failure.kind is ErrorKind.NODE
-    assert failure.reason.startswith(
-        f"node {platform.node()} cannot use RUNG_STORAGE_ROOT {small_disk}: [Errno 30] Read-only file system: "
-    )
-    slot.cleanup()
-    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
-    slot = begun(told)
-    assert [slot.step()["epoch"] for _ in range(2)] == [1, 2]
-
-
-@pytest.mark.parametrize("number", sorted(UNUSABLE_ERRNOS))
-def test_checkpoints_that_the_storage_does_not_give_are_not_replaced_by_a_new_training(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    told = config()
-    slot = begun(told)
-    first = slot.step()
-    read = FolderArtifacts.open_reader
-
-    def fail(self: FolderArtifacts, name: PurePath) -> BinaryIO:
-        if name.suffix == ".pt":
-            raise OSError(number, os.strerror(number), str(name))
-        return read(self, name)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(FolderArtifacts, "open_reader", fail)
-        with pytest.raises(TrialError) as raised:
-            begun(told).step()
-    assert raised.value.failure.kind is ErrorKind.NODE
-    assert begun(told).step() == first
-
-
-def test_a_file_of_the_users_own_that_cannot_be_used_is_an_error_of_the_code(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", "/their/own")
-
-    slot = begun(config())
-    monkeypatch.setattr(loop.Training, "run_epoch", refuse)
-    with pytest.raises(TrialError) as raised:
-        slot.step()
-    assert raised.value.failure.kind is ErrorKind.CODE
-
-
-def test_a_trial_is_not_placed_on_a_node_that_cannot_be_used() -> None:
-    used = {"resources": {"CPU": 2.0, "GPU": 0.0}}
-    free = TrialWorker.default_resource_request(used | {"excluded": []})
-    assert free == PlacementGroupFactory([{"CPU": 2.0}])
-    bound = TrialWorker.default_resource_request(used | {"excluded": ["a" * 56, "b" * 56]})
-    selector = {"ray.io/node-id": f"!in({'a' * 56}, {'b' * 56})"}
-    assert bound == PlacementGroupFactory([{"CPU": 2.0}], bundle_label_selector=[selector])
 
 
 def test_a_long_epoch_logs_its_progress(config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

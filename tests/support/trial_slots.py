@@ -1,0 +1,25 @@
+"""Slots outside Ray: begin one, and look at the files of its trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from search_spaces.layout import ExperimentFolder
+from workers.trial.worker import TrialWorker
+
+SPEC, TRIAL_LOG = "spec.json", "trial.log"
+
+
+def begun(config: dict[str, Any]) -> TrialWorker:
+    slot = TrialWorker.__new__(TrialWorker)  # Tune's constructor wants a session; `setup` is all that is ours
+    slot.setup(config)
+    return slot
+
+
+def folder_of(config: dict[str, Any]) -> Path:
+    return ExperimentFolder(Path(config["storage"])).trial(config["trial"]).root
+
+
+def names(config: dict[str, Any]) -> set[str]:
+    return {path.name for path in folder_of(config).iterdir()} - {TRIAL_LOG}
