@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from functools import partial
 from typing import Any, cast
 
@@ -47,7 +48,7 @@ def server_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Confi
             "proxy_headers": False,  # anybody could write an address of their choice into them
             "server_header": False,
             # Longer than clients keep an idle connection: it must not end while the next request is on its way.
-            "timeout_keep_alive": int(settings.request_timeout_s),
+            "timeout_keep_alive": math.ceil(settings.request_timeout_s),
             "timeout_graceful_shutdown": int(settings.request_timeout_s) + 1,
             "access_log": False,
             "workers": 1,  # otherwise uvicorn reads WEB_CONCURRENCY
