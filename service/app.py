@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 import uvicorn
 from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
@@ -22,6 +23,7 @@ from service.adapters.disk_use import DiskUse
 from service.adapters.launcher import BackgroundThread, Launcher, open_launcher
 from service.adapters.mlflow_client import MlflowClient
 from service.adapters.mlflow_probe import MlflowProbe
+from service.adapters.storage_identity import StorageIdentity
 from service.api import error_handlers, openapi, routes
 from service.api.body_limit import MaxBodySizeMiddleware
 from service.api.connections import server_config
@@ -96,6 +98,11 @@ def open_context(settings: Settings, launcher: Launcher | None = None) -> AppCon
     launcher = launcher or open_launcher(settings)
     database = Database.open(settings.sqlalchemy_url)
     mlflow = MlflowClient(settings)
+    storage = StorageIdentity(database, settings.storage_root)
+    try:
+        storage.check()  # the first start remembers it
+    except (OSError, SQLAlchemyError) as error:  # it may be mounted later
+        log.warning("nothing is started or deleted: %s", error)
     return AppContext(
         settings=settings,
         database=database,
@@ -104,6 +111,7 @@ def open_context(settings: Settings, launcher: Launcher | None = None) -> AppCon
         mlflow=mlflow,
         mlflow_probe=MlflowProbe(mlflow),
         disk_use=DiskUse(),
+        storage=storage,
         wake=threading.Event(),
     )
 

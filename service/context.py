@@ -15,6 +15,7 @@ from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.launcher import Launcher
 from service.adapters.mlflow_client import MlflowClient
 from service.adapters.mlflow_probe import MlflowProbe
+from service.adapters.storage_identity import StorageIdentity
 from service.domain.retry_policy import RetryPolicy
 from service.settings import Settings
 from service.store.database import Database
@@ -35,6 +36,7 @@ class AppContext:
     mlflow: MlflowClient
     mlflow_probe: MlflowProbe
     disk_use: DiskUse
+    storage: StorageIdentity
     wake: threading.Event
 
     @property

@@ -21,7 +21,7 @@ import ray
 from search_spaces.datasets.base import DataUnavailableError
 from search_spaces.layout import NAMES
 from search_spaces.protocol import ErrorKind, LaunchConfig
-from search_spaces.storage.base import UNUSABLE_ERRNOS, open_storage
+from search_spaces.storage.base import UNUSABLE_ERRNOS, open_root, open_storage
 from workers.failures.classification import Failure, NodeError, classify
 
 log = logging.getLogger(__name__)
@@ -112,10 +112,18 @@ def not_read(storage: str, file: str, error: OSError) -> str:
     root, why = storage.rpartition("/")[0], error.strerror or str(error)
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         return f"cannot read {file} in RUNG_STORAGE_ROOT {root}: {why}"
-    if not _holds_a_file(root):
+    if not _is_known(root) and not _holds_a_file(root):
         return f"does not see RUNG_STORAGE_ROOT {root}: {file}: {why}"
     gone = file if _holds_a_file(storage) else f"the experiment, {storage},"
     return f"sees RUNG_STORAGE_ROOT {root}, but {gone} is gone from it, or it is another folder than the service's"
+
+
+def _is_known(root: str) -> bool:
+    """Whether a root has an identity."""
+    try:
+        return open_root(root).identity() is not None
+    except OSError:
+        return False
 
 
 def _holds_a_file(address: str) -> bool:

@@ -3,10 +3,11 @@
 Owns what a storage backend must do: a journal, artifacts (specs, weights, models, plots, logs) and stop signals. Both
 the service and the workers use it. It must not know a backend, nor what the data mean.
 
-A backend is one module of this package with two functions: `check_root(address: str) -> str` and `open_storage(address:
-str) -> ExperimentStorage`, which do what those of this module do. The scheme of an address names the module:
-`s3://bucket/path` would be opened by `s3.py`. An address without a scheme is a folder. Addresses are shown to users, so
-they must hold no password. `tests/support/contracts/storage.py` tests a backend.
+A backend is one module of this package with three functions: `check_root(address: str) -> str`, `open_root(address:
+str) -> StorageRoot` and `open_storage(address: str) -> ExperimentStorage`, which do what those of this module do. The
+scheme of an address names the module: `s3://bucket/path` would be opened by `s3.py`. An address without a scheme is a
+folder. Addresses are shown to users, so they must hold no password. `tests/support/contracts/storage.py`
+tests a backend.
 """
 
 from __future__ import annotations
@@ -195,13 +196,35 @@ class ExperimentStorage(Protocol):
     def stop_signal(self, trial: int) -> StopSignal: ...
 
     def create(self) -> None:
-        """Prepare the storage to be written. Does nothing if it is prepared. Raises OSError."""
+        """Prepare the storage to be written. Does nothing if it is prepared.
+
+        Raises OSError, also if the root is missing.
+        """
 
     def free_bytes(self) -> int | None:
         """Bytes that can still be written, also before `create`; None if unknown or unlimited."""
 
     def remove(self) -> None:
         """Remove everything. Does nothing if there is nothing. Raises OSError."""
+
+
+class StorageRoot(Protocol):
+    """The place of all experiments. Its identity is a short text by which it is recognized."""
+
+    @property
+    def identity_address(self) -> str:
+        """Where the identity is stored, for people."""
+
+    def exists(self) -> bool: ...
+
+    def identity(self) -> str | None:
+        """None if the place is missing, or has no identity. Raises OSError."""
+
+    def identify(self, identity: str) -> str:
+        """Create the place if it is missing, and give it an identity if it has none. Returns the one that it has then.
+
+        Raises OSError.
+        """
 
 
 def check_name(name: PurePath) -> None:
@@ -223,6 +246,12 @@ def check_root(address: str) -> str:
 def open_storage(address: str) -> ExperimentStorage:
     """The storage of the experiment at an address. Raises ValueError for a scheme that no backend has."""
     opened: ExperimentStorage = _backend(address).open_storage(address)
+    return opened
+
+
+def open_root(address: str) -> StorageRoot:
+    """The place at an address that `check_root` has returned. Neither creates nor checks anything."""
+    opened: StorageRoot = _backend(address).open_root(address)
     return opened
 
 

@@ -23,6 +23,8 @@ from search_spaces.storage.folder_journal import FolderJournal
 from search_spaces.storage.regular_file import is_folder, open_regular
 
 SCHEME = "folder://"
+IDENTITY = ".rung-storage"  # the name of a file in the root
+LONGEST_IDENTITY = 64
 UNFINISHED = ".part"  # the end of the name of a folder that is not complete
 
 
@@ -37,6 +39,44 @@ def check_root(address: str) -> str:
 def open_storage(address: str) -> FolderStorage:
     """`address` is a path, with or without `folder://`."""
     return FolderStorage(Path(address.removeprefix(SCHEME)))
+
+
+def open_root(address: str) -> FolderRoot:
+    return FolderRoot(Path(address.removeprefix(SCHEME)))
+
+
+@dataclass(frozen=True)
+class FolderRoot:
+    """The folder that has a folder for each experiment. It may be a link. Its identity is a file in it."""
+
+    root: Path
+
+    @property
+    def identity_address(self) -> str:
+        return str(self.root / IDENTITY)
+
+    def exists(self) -> bool:
+        return self.root.is_dir()
+
+    def identity(self) -> str | None:
+        folder = self.root.resolve()
+        try:
+            with open(open_regular(folder, folder / IDENTITY, os.O_RDONLY), "rb") as file:
+                return file.read(LONGEST_IDENTITY).decode("ascii", "replace").strip() or None
+        except (FileNotFoundError, NotAFileError):
+            return None
+
+    def identify(self, identity: str) -> str:
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / IDENTITY
+        try:
+            with path.open("x", encoding="ascii") as file:  # of two services that start at once, one is the first
+                file.write(f"{identity}\n")
+        except FileExistsError:
+            if found := self.identity():
+                return found
+            atomic_write(path, f"{identity}\n".encode())
+        return identity
 
 
 @dataclass(frozen=True)
@@ -59,7 +99,7 @@ class FolderStorage:
 
     def create(self) -> None:
         if not self.root.is_symlink():
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(exist_ok=True)
         _check_folder(self.root)
 
     def free_bytes(self) -> int | None:

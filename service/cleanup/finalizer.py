@@ -78,6 +78,8 @@ class Finalizer:
         self._clock = clock
 
     def finalize(self, held: HeldLease, ended: EndedExperiment) -> None:
+        if ended.attempt:
+            self._context.storage.check()  # elsewhere it would find nothing to remove, and no record of the runs
         if ended.state is State.DELETING:
             self._remove(held, ended)
         else:

@@ -39,6 +39,11 @@ class Retention:
         with self._context.database.write() as session:
             assert_held(session, held, self._clock())
             idempotency.delete_before(session, self._clock() - KEY_RETENTION)
+        try:
+            self._context.storage.check()  # elsewhere it would find nothing to remove, and not look again
+        except OSError as error:
+            log.warning("nothing that has expired is removed: %s", error)
+            return
         self._remove_launch_configs()
         self._remove_disposable()
 

@@ -223,6 +223,10 @@ class Readiness(BaseModel):
     database: Check = Field(description="The service's database.")
     ray: Check = Field(description="The Ray cluster that runs the trials.")
     mlflow: Check = Field(description="The MLflow server that holds curves and models.")
+    storage: Check = Field(
+        default=Check(ok=True),
+        description="The storage of the experiments. While it is missing or another one, nothing starts or is deleted.",
+    )
 
 
 class NodeView(BaseModel):

@@ -32,6 +32,7 @@ from search_spaces.tracebacks import last_error
 from search_spaces.upgrade import upgrade
 from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.launcher import ClusterUnreachableError
+from service.adapters.storage_identity import StorageLostError
 from service.context import AppContext, utc_now
 from service.contract.errors import SEE_LOG
 from service.contract.states import OPEN, State
@@ -243,6 +244,7 @@ class Reconciler:
         files = self._context.files(launch.experiment_id)
         failure, blocked = "", ""
         try:
+            self._context.storage.check()
             files.write_launch(launch, spec)
             self._context.launcher.launch(launch)
             log.info("launched %s with %d slots", launch.attempt_id, launch.slots)
@@ -268,6 +270,8 @@ class Reconciler:
         """What a person must repair before another attempt makes sense; empty if the failure may be temporary."""
         number = error.errno if isinstance(error, OSError) else None
         root = self._context.settings.storage_root
+        if isinstance(error, StorageLostError):
+            return f"paused: {error}, then resume"
         if number in DISK_FULL_ERRNOS:
             free = files.free_bytes()
             left = "" if free is None else f" ({free} bytes free)"

@@ -203,5 +203,14 @@ class Lease(Base):
     expires_at: Mapped[datetime]
 
 
+class Storage(Base):
+    """The storage that has the files of the experiments: the identity that it must have."""
+
+    __tablename__ = "storages"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    identity: Mapped[str] = mapped_column(String(64))
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_COPIED

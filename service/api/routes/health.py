@@ -8,6 +8,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.protocol import API_PREFIX
+from service.adapters.storage_identity import StorageIdentity
 from service.api import headers, thread_pools
 from service.api.dependencies import CurrentContext
 from service.api.thread_pools import CurrentPools
@@ -21,6 +22,7 @@ NO_DATABASE = f"the database does not answer; {SEE_LOG}"
 NO_FILE = f"the file of the database was deleted or replaced; {SEE_LOG}"
 READ_ONLY = f"the database is read-only; {SEE_LOG}"
 NO_SPACE = "the disk of the database is full"
+NO_STORAGE = f"RUNG_STORAGE_ROOT cannot be read, or is not the storage of this database; {SEE_LOG}"
 NO_MLFLOW = f"MLflow does not answer; {SEE_LOG}"
 
 log = logging.getLogger(__name__)
@@ -59,11 +61,21 @@ def _readiness(context: AppContext, response: Response) -> Readiness:
         database=database,
         ray=_check(snapshot.why if snapshot.cluster is None else ""),
         mlflow=_check(mlflow and NO_MLFLOW),
+        storage=_check(_storage_outage(context.storage) if database.ok else ""),
     )
 
 
 def _check(outage: str) -> Check:
     return Check(ok=not outage, detail=outage, why=outage)
+
+
+def _storage_outage(storage: StorageIdentity) -> str:
+    try:
+        storage.check()
+    except (OSError, SQLAlchemyError) as error:
+        log.warning("the storage cannot be used: %s", error)
+        return NO_STORAGE
+    return ""
 
 
 def _outage(database: Database) -> str:

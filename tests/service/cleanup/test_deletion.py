@@ -53,7 +53,7 @@ def test_a_deletion_is_complete_and_leaves_other_experiments(
     clock.sleep(11)
     keeper.run_once()
     assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
-    assert [path.name for path in Path(settings.storage_root).iterdir()] == [other]
+    assert sorted(path.name for path in Path(settings.storage_root).iterdir()) == sorted([".rung-storage", other])
     assert [name for name, run in mlflow.runs.items() if not run["deleted"]] == ["another"]
     assert [(version["name"], version["version"]) for version in mlflow.versions] == [
         ("default.x", "2"),

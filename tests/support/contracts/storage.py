@@ -12,7 +12,14 @@ from pathlib import PurePath
 import pytest
 
 from search_spaces.layout import NAMES
-from search_spaces.storage.base import ArtifactStore, ExperimentStorage, JournalBackend, check_root, open_storage
+from search_spaces.storage.base import (
+    ArtifactStore,
+    ExperimentStorage,
+    JournalBackend,
+    check_root,
+    open_root,
+    open_storage,
+)
 from tests.support.contracts.artifact_store import ArtifactStoreContract, content
 from tests.support.contracts.journal_backend import JournalBackendContract
 from tests.support.contracts.stop_signal import OpenSignal, StopSignalContract
@@ -44,7 +51,8 @@ class StorageContract(JournalBackendContract, ArtifactStoreContract, StopSignalC
         return f"{check_root(root)}/k3v9q2mz"
 
     @pytest.fixture
-    def created(self, address: str) -> ExperimentStorage:
+    def created(self, root: str, address: str) -> ExperimentStorage:
+        open_root(check_root(root)).identify("a3f0")
         storage = open_storage(address)
         storage.create()
         return storage
@@ -64,6 +72,20 @@ class StorageContract(JournalBackendContract, ArtifactStoreContract, StopSignalC
 
     def test_a_checked_root_stays_as_it_is(self, root: str) -> None:
         assert check_root(check_root(root)) == check_root(root)
+
+    def test_a_root_keeps_its_first_identity(self, root: str) -> None:
+        opened = open_root(check_root(root))
+        assert opened.identity() is None
+        assert opened.identify("a3f0") == "a3f0"
+        assert open_root(check_root(root)).identify("b7c1") == "a3f0"
+        assert opened.identity() == "a3f0"
+        assert opened.exists()
+        assert opened.identity_address.startswith(check_root(root))
+
+    def test_an_experiment_does_not_create_a_root_that_is_missing(self, root: str, address: str) -> None:
+        with pytest.raises(OSError, match=r"."):
+            open_storage(address).create()
+        assert open_root(check_root(root)).identity() is None
 
     def test_an_experiment_that_was_not_created_is_empty(self, address: str) -> None:
         storage = open_storage(address)
