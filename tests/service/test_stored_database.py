@@ -44,6 +44,7 @@ class OldDatabase:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OldDatabase]:
+    (tmp_path / "storage").mkdir()  # it had one beside it, without an identity
     tables = ("SELECT * FROM experiments ORDER BY id", "SELECT * FROM trials ORDER BY experiment_id, trial")
     if request.param == "sqlite":
         path = tmp_path / "rung.db"

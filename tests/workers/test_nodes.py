@@ -14,7 +14,7 @@ import pytest
 from ray import cloudpickle
 
 from search_spaces.protocol import ErrorKind
-from search_spaces.storage.folder import FolderArtifacts, FolderStorage
+from search_spaces.storage.folder import FolderArtifacts, FolderRoot, FolderStorage
 from tests.support.clock import Clock
 from tests.support.nodes import MemoryCluster
 from tests.support.workers import BuildLaunch
@@ -108,12 +108,20 @@ def test_a_storage_that_is_no_folder_is_asked_what_it_holds(tmp_path: Path, monk
     """The backend of `bucket://b/...`, which holds one experiment, without its marker."""
     (tmp_path / "b/abc").mkdir(parents=True)
     (tmp_path / "b/abc/spec.json").touch()
-    monkeypatch.setattr(
-        nodes, "open_storage", lambda address: FolderStorage(tmp_path / address.removeprefix("bucket://"))
-    )
+    for name, backend in (("open_storage", FolderStorage), ("open_root", FolderRoot)):
+        monkeypatch.setattr(
+            nodes, name, lambda address, backend=backend: backend(tmp_path / address.removeprefix("bucket://"))
+        )
     for experiment, gone in (("abc", "bucket://b/abc/marker"), ("old", "the experiment, bucket://b/old,")):
         with pytest.raises(NodeError, match=f"sees RUNG_STORAGE_ROOT bucket://b, but {gone} is gone from it, or "):
             check_node(f"bucket://b/{experiment}", "abc", "")
+
+
+def test_a_root_with_an_identity_is_seen_although_it_has_no_experiment_and_is_a_link(tmp_path: Path) -> None:
+    FolderRoot(tmp_path / "disk").identify("a3f0")
+    (tmp_path / "root").symlink_to(tmp_path / "disk")
+    with pytest.raises(NodeError, match=f"sees RUNG_STORAGE_ROOT {tmp_path}/root, but the experiment, "):
+        check_node(f"{tmp_path}/root/abc", "abc", "")
 
 
 def test_another_version_is_named(tmp_path: Path) -> None:

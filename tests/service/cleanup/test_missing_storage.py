@@ -103,7 +103,7 @@ def test_runs_whose_ids_only_the_storage_has_are_ended_when_it_is_back(
     assert "RUNNING" not in {run["status"] for run in mlflow.runs.values()}
 
 
-def test_what_expires_while_the_storage_is_away_is_removed_when_it_is_back(
+def test_what_expires_while_the_storage_is_missing_is_removed_when_it_is_back(
     world: World, keeper: CleanupWorker, clock: Clock, root: Path
 ) -> None:
     launch = root / world.ended() / "launch-a1.json"
