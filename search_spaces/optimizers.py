@@ -21,7 +21,8 @@ Rate = Annotated[
     Field(description="Base learning rate, which the scheduler multiplies."),
 ]
 Fraction = Searchable[Annotated[Number, Field(ge=0, lt=1)]]
-NonNegative = Searchable[Annotated[Number, Field(ge=0)]]
+LARGEST = 1e38  # torch refuses numbers that are infinite in single precision
+NonNegative = Searchable[Annotated[Number, Field(ge=0, le=LARGEST)]]
 Epsilon = Annotated[
     Searchable[Annotated[Number, Field(gt=0, le=1)]],
     Field(description="Number added to the denominator of a step, for numerical stability."),

@@ -12,9 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from search_spaces.layout import NAMES
-from search_spaces.storage.base import ArtifactStore, NotAFileError
-
-MAX_BYTES = 2**24  # a trial takes 45 bytes
+from search_spaces.storage.base import ArtifactStore, DocumentTooLargeError, NotAFileError, read_document
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +35,12 @@ class TrackingRecord(BaseModel):
     def read(cls, artifacts: ArtifactStore) -> TrackingRecord | None:
         """The stored record; None if there is none, or it is not one. Raises OSError if the storage fails."""
         try:
-            with artifacts.open_reader(NAMES.tracking) as file:
-                content = file.read(MAX_BYTES + 1)
-            if len(content) > MAX_BYTES:
-                raise ValueError(f"must have at most {MAX_BYTES} bytes (got more)")
-            return cls.model_validate_json(content)
+            return cls.model_validate_json(read_document(artifacts, NAMES.tracking))
         except FileNotFoundError:
             return None
         except ValidationError as error:
             why = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
-        except (NotAFileError, ValueError) as error:
+        except (NotAFileError, DocumentTooLargeError, ValueError) as error:
             why = str(error)
         log.warning("%s cannot be read, so it counts as missing: %s", NAMES.tracking, why)
         return None

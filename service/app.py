@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -94,7 +95,8 @@ def build_app(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
 
 
 def open_context(settings: Settings, launcher: Launcher | None = None) -> AppContext:
-    """Open the database, migrate it, and connect the parts. Raises SettingsError, DatabaseUnusableError."""
+    """Open the database, migrate it, and connect the parts. Raises EnvironmentUnusableError,
+    DatabaseUnusableError."""
     launcher = launcher or open_launcher(settings)
     database = Database.open(settings.sqlalchemy_url)
     mlflow = MlflowClient(settings)
@@ -121,18 +123,32 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = read_settings(os.environ)
-        context = open_context(settings)
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(2)  # as for other invalid commands
-    except EnvironmentUnusableError as error:
-        sys.exit(f"cannot send requests to MLflow: {error}")
-    except DatabaseUnusableError as error:
-        sys.exit(f"RUNG_DATABASE_URL: {error}")
-    for name in unknown_variables(os.environ):
-        log.warning("ignoring %s: there is no such setting", name)
-    app = build_app(settings, lambda: context)
-    uvicorn.Server(server_config(app, settings)).run()
+    with _bound(settings) as bound:  # first: a second service of the same settings must neither migrate nor launch
+        try:
+            context = open_context(settings)
+        except EnvironmentUnusableError as error:
+            sys.exit(f"cannot send requests to MLflow: {error}")
+        except DatabaseUnusableError as error:
+            sys.exit(f"RUNG_DATABASE_URL: {error}")
+        for name in unknown_variables(os.environ):
+            log.warning("ignoring %s: there is no such setting", name)
+        app = build_app(settings, lambda: context)
+        uvicorn.Server(server_config(app, settings)).run([bound])
+
+
+def _bound(settings: Settings) -> socket.socket:
+    """The socket of the service, which does not accept connections yet. Exits where it cannot be had."""
+    bound = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((settings.host, settings.port))
+    except OSError as error:
+        bound.close()
+        sys.exit(f"RUNG_HOST, RUNG_PORT: cannot listen on {settings.host} port {settings.port}: {error.strerror}")
+    return bound
 
 
 def _threads(context: AppContext, loop_clock: LoopClock) -> list[BackgroundThread]:

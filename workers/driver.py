@@ -16,7 +16,7 @@ import ray
 
 from search_spaces.layout import NAMES
 from search_spaces.protocol import LaunchConfig
-from search_spaces.storage.base import ExperimentStorage, open_storage
+from search_spaces.storage.base import ExperimentStorage, open_storage, read_document
 from search_spaces.stored import read_spec
 from workers.attempt import ExperimentAttempt
 from workers.nodes import Nodes, not_read, own_version
@@ -41,8 +41,7 @@ def main(arguments: list[str]) -> int:
     storage, attempt = open_storage(arguments[0]), int(arguments[1])
     with logs.process_log(storage.artifacts, NAMES.driver_log(attempt)):
         launch = _read_launch(storage, arguments[0], attempt)
-        with storage.artifacts.open_reader(NAMES.spec) as file:
-            spec = read_spec(file.read())
+        spec = read_spec(read_document(storage.artifacts, NAMES.spec))
         startup.prepare(launch.slots)
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, logging_level=logging.WARNING)
         nodes = Nodes(launch)
@@ -59,8 +58,7 @@ def main(arguments: list[str]) -> int:
 def _read_launch(storage: ExperimentStorage, address: str, attempt: int) -> LaunchConfig:
     """What the service has just written. Without it, the log is the only way to tell what is wrong."""
     try:
-        with storage.artifacts.open_reader(NAMES.launch_config(attempt)) as file:
-            launch = LaunchConfig.model_validate_json(file.read())
+        launch = LaunchConfig.model_validate_json(read_document(storage.artifacts, NAMES.launch_config(attempt)))
     except OSError as error:
         found = not_read(address, str(error.filename or address), error)
         log.error("node %s %s", platform.node(), found)

@@ -21,7 +21,7 @@ import ray
 from search_spaces.datasets.base import DataUnavailableError
 from search_spaces.layout import NAMES
 from search_spaces.protocol import ErrorKind, LaunchConfig
-from search_spaces.storage.base import UNUSABLE_ERRNOS, open_root, open_storage
+from search_spaces.storage.base import UNUSABLE_ERRNOS, open_root, open_storage, read_document
 from workers.failures.classification import Failure, NodeError, classify
 
 log = logging.getLogger(__name__)
@@ -94,8 +94,7 @@ def problem_of_node(storage: str, marker: str, version: str) -> str:
     root, file = storage.rpartition("/")[0], f"{storage}/{NAMES.marker}"
     for left in reversed(range(VISIBLE_TRIES)):
         try:
-            with open_storage(storage).artifacts.open_reader(NAMES.marker) as content:
-                found = content.read().decode(errors="replace")
+            found = read_document(open_storage(storage).artifacts, NAMES.marker).decode(errors="replace")
             return "" if found == marker else f"sees another folder as RUNG_STORAGE_ROOT {root}: {file} differs"
         except OSError as error:
             if not left:

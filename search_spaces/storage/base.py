@@ -28,6 +28,7 @@ from search_spaces import storage
 Entry = dict[str, Any]
 
 BLOCK_BYTES = 1 << 20
+MAX_DOCUMENT_BYTES = 2**24  # outcomes of 100 million images, runs of 350 thousand trials
 
 #: What the operating system reports when a disk or a quota is full.
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -37,6 +38,10 @@ UNUSABLE_ERRNOS = frozenset({errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCON
 
 class NotAFileError(OSError):
     """Something else has the name of a file: a link, a folder or a named pipe, for example."""
+
+
+class DocumentTooLargeError(OSError):
+    """A file has more bytes than a document may have."""
 
 
 class WriterFencedError(Exception):
@@ -247,6 +252,18 @@ def open_storage(address: str) -> ExperimentStorage:
     """The storage of the experiment at an address. Raises ValueError for a scheme that no backend has."""
     opened: ExperimentStorage = _backend(address).open_storage(address)
     return opened
+
+
+def read_document(artifacts: ArtifactStore, name: PurePath) -> bytes:
+    """The content of a file that holds a document, not weights or logs.
+
+    Code that trains can write any content there, so reading it is bounded. Raises DocumentTooLargeError, OSError.
+    """
+    with artifacts.open_reader(name) as file:
+        content = file.read(MAX_DOCUMENT_BYTES + 1)
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise DocumentTooLargeError(errno.EFBIG, f"must have at most {MAX_DOCUMENT_BYTES} bytes", str(name))
+    return content
 
 
 def open_root(address: str) -> StorageRoot:

@@ -22,11 +22,10 @@ from search_spaces.datasets.report import DataReport
 from search_spaces.insight import Insight
 from search_spaces.layout import DAMAGED_JOURNAL_PREFIX, NAMES
 from search_spaces.protocol import LaunchConfig
-from search_spaces.storage.base import ArtifactStore, ExperimentStorage, open_storage
+from search_spaces.storage.base import ArtifactStore, ExperimentStorage, open_storage, read_document
 from search_spaces.tracking_record import TrackingRecord
 
 MAX_CHUNK_BYTES = 2**20  # of one answer; a log may have gigabytes
-MAX_REPORT_BYTES = 2**24  # of a report on data, or an insight: ten thousand classes take 1 MB
 
 
 class FileKind(StrEnum):
@@ -115,16 +114,14 @@ class ExperimentFiles:
     def data_report(self) -> DataReport | None:
         """What the trials found the data set to be; None before one has read it. Raises OSError, ValueError."""
         try:
-            with self._artifacts.open_reader(NAMES.data_report) as file:
-                return DataReport.model_validate_json(file.read(MAX_REPORT_BYTES))
+            return DataReport.model_validate_json(read_document(self._artifacts, NAMES.data_report))
         except FileNotFoundError:
             return None
 
     def insight(self) -> Insight | None:
         """Why the winner won; None where that was not computed. Raises OSError, ValueError."""
         try:
-            with self._artifacts.open_reader(NAMES.insight_report) as file:
-                return Insight.model_validate_json(file.read(MAX_REPORT_BYTES))
+            return Insight.model_validate_json(read_document(self._artifacts, NAMES.insight_report))
         except FileNotFoundError:
             return None
 

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -39,6 +39,7 @@ from service.store.database import DatabaseFileLostError, DatabaseReadOnlyError,
 #: Seconds after which a client may try again: a database that restarts, a disk that somebody has to clear.
 RETRY_DATABASE_S = 2
 RETRY_DISK_S = 60
+UNTRANSLATABLE = "22P05"  # what PostgreSQL reports for a character that its encoding lacks
 NO_ANSWER = "the database does not answer; try again in a moment"
 #: Headers that a kind of error may carry.
 ERROR_HEADERS: dict[type[RungError], tuple[str, ...]] = {
@@ -63,6 +64,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(OperationalError, _database)
     app.add_exception_handler(PoolTimeoutError, _database)
+    app.add_exception_handler(DataError, _data)
     app.add_exception_handler(ClientDisconnect, _client_left)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -157,6 +159,14 @@ async def _database(request: Request, error: Exception) -> Response:
         case _:
             why = NO_ANSWER
     return _respond(request, UnavailableError(why, headers=sent))
+
+
+async def _data(request: Request, error: Exception) -> Response:
+    """Of what a request may contain, only a PostgreSQL database of version 0.1 without UTF8 cannot take everything."""
+    if not isinstance(error, DataError) or getattr(error.orig, "sqlstate", None) != UNTRANSLATABLE:
+        raise error
+    sentence = "the encoding of the service's database lacks a character of this request; nothing was changed"
+    return _respond(request, ValidationFailedError(sentence, [Problem("", sentence)]))
 
 
 async def _client_left(request: Request, _error: Exception) -> Response:

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from search_spaces.protocol import ENDED_TRIAL_STATES
+from search_spaces.storage.base import open_root
 from service.client import Client
 from tests.faults.experiments import SPACE, TRIALS, driver_of, parallel, serial, wait_for_end, wait_for_epochs
 from tests.faults.invariants import JOURNAL, assert_nothing_lost, entries, finished
@@ -102,6 +103,7 @@ def small_disk(stand: Stand, undisturbed: Callable[..., str], tmp_path: Path) ->
     )
     if mounted.returncode:
         pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.strip()}")
+    open_root(str(tmp_path)).identify(str(open_root(str(stand.storages[0])).identity()))
     stand.storages.insert(0, tmp_path)
     try:
         stand.restart_service(STORAGE_ROOT=str(tmp_path))

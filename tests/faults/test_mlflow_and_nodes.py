@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from service.contract.errors import NotFoundError
 from service.contract.schemas import ExperimentView
 from service.stack import children
-from tests.faults.experiments import TRIALS, parallel, serial, wait_for_end
+from tests.faults.experiments import TRIALS, parallel, serial, wait_for_end, wait_for_epochs
 from tests.faults.flaky import FlakyProxy
 from tests.faults.invariants import assert_nothing_lost, finished
 from tests.faults.stand import CPUS, Stand
@@ -127,6 +127,37 @@ def test_a_node_that_cannot_be_used(stand: Stand, problem: str) -> None:
         wait_for_end(stand, submitted.id)
     view = assert_nothing_lost(stand, submitted.id, TRIALS, trained_again=0)
     assert view.attempt == 1
+    assert {trial.restarts for trial in stand.rung.trials(view.id)} == {0}
+
+
+@pytest.fixture
+def mounted(stand: Stand) -> Iterator[Callable[[str], None]]:
+    """The storage root as a mount of its own, in which all files stay; its option ro or rw can be set."""
+    root = str(stand.storages[0])
+    if subprocess.run(["mount", "--bind", root, root], capture_output=True, check=False).returncode:
+        pytest.skip("a folder cannot be mounted here")
+    try:
+        yield lambda option: subprocess.run(["mount", "-o", f"remount,{option},bind", root], check=True) and None
+    finally:
+        subprocess.run(["umount", "--lazy", root], check=True)
+
+
+def test_a_storage_that_is_read_only_for_a_time(stand: Stand, mounted: Callable[[str], None]) -> None:
+    """The only node, the driver and the service see it. The experiment waits for a person, and loses no trial."""
+    submitted = stand.rung.submit(parallel("storage-read-only"))
+    wait_for_epochs(stand, submitted.id, 3)
+    mounted("ro")
+    try:
+        view = wait_for_end(stand, submitted.id)
+    finally:
+        mounted("rw")
+    assert view.state == "PAUSED", (view.state, view.reason)
+    assert "RUNG_STORAGE_ROOT" in view.reason
+    before = finished(stand, submitted.id)
+    stand.rung.resume(submitted.id)
+    stand.wait_until(lambda: stand.rung.get(submitted.id).state != "PAUSED", "the experiment resumes")
+    wait_for_end(stand, submitted.id)
+    view = assert_nothing_lost(stand, submitted.id, TRIALS, before=before, trained_again=2)
     assert {trial.restarts for trial in stand.rung.trials(view.id)} == {0}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from search_spaces import tracking_record
+from search_spaces.storage import base
 from search_spaces.storage.folder import FolderArtifacts
 from search_spaces.tracking_record import TrackingRecord
 
@@ -79,7 +79,7 @@ def test_no_more_than_the_limit_is_read(
     content = json.dumps(STORED)
     path = tmp_path / "tracking.json"
     path.write_text(content)
-    monkeypatch.setattr(tracking_record, "MAX_BYTES", len(content))
+    monkeypatch.setattr(base, "MAX_DOCUMENT_BYTES", len(content))
     assert TrackingRecord.read(artifacts) == RECORD
     path.write_text(content + " ")
     assert TrackingRecord.read(artifacts) is None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import os
+import socket
 import sqlite3
 import threading
 from pathlib import Path
@@ -118,6 +119,14 @@ def test_a_database_that_cannot_be_used_is_one_line_without_its_password(
     assert error.startswith(printed)
     assert "\n" not in error
     assert "secret" not in error
+
+
+def test_a_port_in_use_is_found_before_anything_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        error = start(monkeypatch, RUNG_HOME=str(tmp_path), RUNG_PORT=str(port))
+    assert error == f"RUNG_HOST, RUNG_PORT: cannot listen on 127.0.0.1 port {port}: Address already in use"
+    assert not list(tmp_path.iterdir()), "neither a database nor a folder"
 
 
 def test_a_file_that_is_not_a_database_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import NAMES
 from search_spaces.protocol import Winner
-from search_spaces.storage.base import ArtifactStore, ExperimentStorage
+from search_spaces.storage.base import ArtifactStore, ExperimentStorage, read_document
 from workers.state.events import EpochFinished, decode_all
 from workers.state.outcomes import ValidationOutcomes, load_outcomes
 from workers.state.trial_table import Trial, TrialTable
@@ -21,7 +21,6 @@ from workers.state.trial_table import Trial, TrialTable
 MOST_TRIALS = 1000  # whose curves and outcomes are read: the best ones
 MOST_OUTCOMES = 10**7  # trials x images, which take 80 MB
 MOST_EPOCHS = 10**5  # of all those trials together, which take 100 MB
-MAX_REPORT_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,6 @@ def _outcomes(artifacts: ArtifactStore, trials: Iterable[Trial]) -> dict[int, Va
 
 def _data_report(artifacts: ArtifactStore) -> DataReport | None:
     try:
-        with artifacts.open_reader(NAMES.data_report) as file:
-            return DataReport.model_validate_json(file.read(MAX_REPORT_BYTES))
+        return DataReport.model_validate_json(read_document(artifacts, NAMES.data_report))
     except (OSError, ValueError):  # it is no loss here: the number of test images stays unknown
         return None

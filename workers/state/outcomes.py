@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search_spaces.layout import TrialFolder
-from search_spaces.storage.base import ArtifactStore
+from search_spaces.storage.base import ArtifactStore, read_document
 
 VERSION = 1  # of the file
-MAX_BYTES = 2**24  # of the file: 100 million images
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +49,7 @@ def load_outcomes(artifacts: ArtifactStore, trial: TrialFolder, epoch: int) -> V
     """The outcomes of the best `epoch` of a trial. None where there is no file, as in version 0.1, or none of this
     epoch, and for a file that cannot be read, which is logged."""
     try:
-        with artifacts.open_reader(trial.validation) as file:
-            stored = json.loads(file.read(MAX_BYTES))
+        stored = json.loads(read_document(artifacts, trial.validation))
         if stored["version"] > VERSION or stored["epoch"] != epoch:
             return None
         packed, images = base64.b64decode(stored["right"], validate=True), stored["images"]
@@ -62,6 +60,6 @@ def load_outcomes(artifacts: ArtifactStore, trial: TrialFolder, epoch: int) -> V
         return ValidationOutcomes(epoch, loss, [bit == "1" for bit in bits[:images]])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         log.warning("%s cannot be used: %r", trial.validation, error)
         return None

@@ -211,6 +211,9 @@ class MlflowWriter:
         except Exception as error:
             if not is_permanent(error):
                 raise
+            if self._runs.restore_experiment():
+                self._log(run, items)
+                return
             if len(items) == 1 or not self._is_active(run):
                 log.error("MLflow refuses %s of run %s: %s", [item.key for item in items], run, error)
                 return

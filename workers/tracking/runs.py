@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig, Tag, TrialState
-from workers.tracking.connection import Connection, recorded, tolerating_refusal
+from workers.tracking.connection import Connection, is_permanent, recorded, tolerating_refusal
 from workers.tracking.description import Description
 from workers.tracking.mlflow_ids import MlflowIds
 
@@ -106,6 +106,15 @@ class Runs:
             if tags:
                 self._client().log_batch(run, tags=[RunTag(key, value) for key, value in tags.items()])
 
+    def restore_experiment(self) -> bool:
+        """Restore MLflow's experiment, with its runs, if somebody deleted it. Returns whether that was so."""
+        with recorded(f"experiment {self._experiment}"):
+            is_active = self._client().get_experiment(str(self._experiment)).lifecycle_stage == "active"
+        if not is_active:
+            log.warning("restoring MLflow's experiment %s, which somebody deleted", self._experiment)
+            self._client().restore_experiment(str(self._experiment))
+        return not is_active
+
     def without_known_points(self, run: str, items: list[Any]) -> list[Any]:
         """The items except the points that an earlier process sent."""
         if run not in self._earlier:
@@ -173,7 +182,12 @@ class Runs:
                     return found
             self._unanswered.add(query)
             with recorded(f"experiment {self._experiment}"):
-                run = self._client().create_run(str(self._experiment), began_ms, tags, name)
+                try:
+                    run = self._client().create_run(str(self._experiment), began_ms, tags, name)
+                except MlflowException as error:
+                    if not (is_permanent(error) and self.restore_experiment()):
+                        raise
+                    run = self._client().create_run(str(self._experiment), began_ms, tags, name)
             self._unanswered.discard(query)
             return str(run.info.run_id)
 

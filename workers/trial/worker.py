@@ -20,7 +20,7 @@ from ray import tune
 from search_spaces.experiment import TrialSpec
 from search_spaces.layout import NAMES
 from search_spaces.phrases import counted
-from search_spaces.storage.base import open_storage
+from search_spaces.storage.base import open_storage, read_document
 from search_spaces.stored import read_trial_spec
 from workers.failures.classification import classified
 from workers.nodes import avoiding, on_node, using_storage
@@ -187,8 +187,8 @@ class TrialWorker(tune.Trainable):
         return training
 
     def _spec(self) -> TrialSpec:
-        with using_storage(self._config["storage"]), self._artifacts.open_reader(self._files.spec) as file:
-            content = file.read()
+        with using_storage(self._config["storage"]):
+            content = read_document(self._artifacts, self._files.spec)
         return read_trial_spec(content)
 
     def _resumed(self, spec: TrialSpec, splits: Splits, on: str) -> tuple[Training, str | None]:
@@ -248,9 +248,8 @@ class TrialWorker(tune.Trainable):
         log.info("the decoded data sets in %s take %.1f MB", cache_root, cache.size_bytes(cache_root) / 1e6)
         try:
             if self._artifacts.exists(NAMES.data_report):
-                with self._artifacts.open_reader(NAMES.data_report) as file:
-                    if file.read() == found:
-                        return
+                if read_document(self._artifacts, NAMES.data_report) == found:
+                    return
                 log.warning("the data set has changed since an earlier trial of this experiment")
             self._artifacts.write(NAMES.data_report, found)
         except OSError as error:

@@ -21,7 +21,7 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import NAMES, TrialFolder
 from search_spaces.phrases import counted
 from search_spaces.protocol import RETRYABLE, ErrorKind, LaunchConfig
-from search_spaces.storage.base import ArtifactStore, open_storage
+from search_spaces.storage.base import ArtifactStore, open_storage, read_document
 from search_spaces.stored import read_trial_spec
 from workers.failures import from_ray
 from workers.failures.classification import TrialError, classified
@@ -204,8 +204,7 @@ class Evaluator:
         from workers.insight.pictures import draw
 
         try:
-            with artifacts.open_reader(NAMES.insight_report) as file:
-                insight = Insight.model_validate_json(file.read())
+            insight = Insight.model_validate_json(read_document(artifacts, NAMES.insight_report))
             with tempfile.TemporaryDirectory() as folder:
                 for path in draw(insight, Path(folder)):
                     artifacts.write(NAMES.insight / path.name, path.read_bytes())
@@ -220,8 +219,8 @@ class Evaluator:
         from workers.data.splits import load
         from workers.training.loop import Training
 
-        with using_storage(launch.storage), artifacts.open_reader(trial.spec) as file:
-            content = file.read()
+        with using_storage(launch.storage):
+            content = read_document(artifacts, trial.spec)
         spec = read_trial_spec(content)
         on = device.select_device(spec)
         torch.set_num_threads(spec.cpus)

@@ -69,6 +69,7 @@ def show_storage(visible: VisibleExperiment) -> DiskUse:
     with visible.read() as (_, experiment):
         files = visible.context.files(experiment.id)
     try:
+        visible.context.storage.check()  # elsewhere there would seem to be nothing
         sizes = visible.context.disk_use.sizes(files)
     except OSError as error:
         raise unavailable(f"the files of {experiment.id} cannot be counted", error) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,44 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from service.api.thread_pools import PEOPLE_THREADS
+from service.app import create_app
 from service.context import AppContext
 from service.scheduling.reconciler import Reconciler
+from service.settings import Settings
 from service.store import database
 from service.store.database import Database, DatabaseFileLostError, DatabaseUnusableError
+from tests.support.memory_launcher import MemoryLauncher
 from tests.support.postgres import Postgres
+from tests.support.server import serving
 from tests.support.world import World
 
 EXPERIMENTS = "/api/v1/experiments"
+
+
+@pytest.fixture
+def latin1(postgres: Postgres) -> Iterator[str]:
+    """A database that version 0.1 accepted."""
+    postgres.execute("CREATE DATABASE latin1 ENCODING 'LATIN1' TEMPLATE template0")
+    url = postgres.url("latin1").replace("postgresql:", "postgresql+psycopg:")
+    older = Database(url)
+    older.migrate()
+    older.close()
+    yield url
+    postgres.drop("latin1")
+
+
+def test_a_character_that_an_older_database_lacks_is_named(
+    latin1: str, settings: Settings, launcher: MemoryLauncher
+) -> None:
+    with serving(create_app(settings.model_copy(update={"database_url": latin1}), launcher)) as client:
+        assert client.post(EXPERIMENTS, json={"name": "x"}).status_code == 201
+        for answer in (
+            client.get(EXPERIMENTS, params={"label": "日本語"}),
+            client.post(EXPERIMENTS, json={"name": "x", "labels": ["日本語"]}),
+        ):
+            assert answer.status_code == 422
+            assert "the encoding of the service's database lacks a character" in answer.json()["detail"]
+        assert len(client.get(EXPERIMENTS).json()["items"]) == 1
 
 
 def test_a_full_disk_of_the_database_is_507_and_changes_nothing(

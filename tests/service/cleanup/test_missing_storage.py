@@ -91,6 +91,15 @@ def test_nothing_is_deleted_without_the_storage(
     assert mlflow.runs["untold"]["deleted"], "only the storage has its id"
 
 
+@pytest.mark.parametrize("instead", INSTEAD)
+def test_files_of_a_missing_storage_are_not_counted(world: World, root: Path, instead: str) -> None:
+    address = f"/api/v1/experiments/{world.started()}/storage"
+    away = take_away(root, instead)
+    assert world.client.get(address).status_code == 503
+    bring_back(root, away)
+    assert world.client.get(address).json()["total_bytes"] > 0
+
+
 def test_runs_whose_ids_only_the_storage_has_are_ended_when_it_is_back(
     world: World, mlflow: Mlflow, keeper: CleanupWorker, clock: Clock, root: Path
 ) -> None:

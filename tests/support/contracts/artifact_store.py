@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 import pytest
 
-from search_spaces.storage.base import ArtifactStore
+from search_spaces.storage.base import MAX_DOCUMENT_BYTES, ArtifactStore, DocumentTooLargeError, read_document
 
 SPEC = PurePath("trials/00000/spec.json")
 
@@ -23,6 +23,14 @@ class ArtifactStoreContract:
     def artifacts(self) -> ArtifactStore:
         """The store of an experiment without artifacts."""
         raise NotImplementedError
+
+    def test_a_document_is_read_up_to_a_limit(self, artifacts: ArtifactStore) -> None:
+        document = b"x" * MAX_DOCUMENT_BYTES
+        artifacts.write(SPEC, document)
+        assert read_document(artifacts, SPEC) == document
+        artifacts.write(SPEC, document + b"x")
+        with pytest.raises(DocumentTooLargeError, match="must have at most 16777216 bytes"):
+            read_document(artifacts, SPEC)
 
     def test_a_file_is_read_as_it_was_written_last(self, artifacts: ArtifactStore) -> None:
         artifacts.write(SPEC, b"old")

@@ -162,6 +162,25 @@ def test_a_run_that_somebody_deleted_blocks_nothing(
     assert set(trial_runs(client)) == {0, 1, 3}
 
 
+def test_an_mlflow_experiment_that_somebody_deletes_is_restored_and_nothing_is_lost(
+    client: MlflowClient, tracker: BuildTracker, recorder: Recorder
+) -> None:
+    one = tracker()
+    recorder.record_suggestion(0, {}, {})
+    for epoch in (1, 2):
+        recorder.record_epoch(0, epoch, {"validation_accuracy": 0.1 * epoch, "lr": 0.1})
+    assert one.deliver()
+    client.delete_experiment(str(one.ids().experiment))
+    recorder.record_epoch(0, 3, {"validation_accuracy": 0.5, "lr": 0.1})
+    assert one.deliver()
+    client.delete_experiment(str(one.ids().experiment))
+    record_trials(recorder, range(1, 2))
+    assert one.deliver()
+    assert set(trial_runs(client)) == {0, 1}
+    steps = [point.step for point in client.get_metric_history(one.ids().runs[0], "validation_accuracy")]
+    assert sorted(steps) == [1, 2, 3]
+
+
 def test_runs_that_were_ended_meanwhile_resume_with_their_trials(
     client: MlflowClient, tracker: BuildTracker, recorder: Recorder, open_recorder: OpenRecorder, tmp_path: Path
 ) -> None:
