@@ -136,8 +136,12 @@ def mounted(stand: Stand) -> Iterator[Callable[[str], None]]:
     root = str(stand.storages[0])
     if subprocess.run(["mount", "--bind", root, root], capture_output=True, check=False).returncode:
         pytest.skip("a folder cannot be mounted here")
+
+    def remount(option: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{option},bind", root], check=True)
+
     try:
-        yield lambda option: subprocess.run(["mount", "-o", f"remount,{option},bind", root], check=True) and None
+        yield remount
     finally:
         subprocess.run(["umount", "--lazy", root], check=True)
 
