@@ -14,7 +14,6 @@ from importlib.metadata import version
 
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
@@ -23,7 +22,7 @@ from service.adapters.cluster_cache import ClusterCache
 from service.adapters.disk_use import DiskUse
 from service.adapters.launcher import BackgroundThread, Launcher, open_launcher
 from service.adapters.mlflow_client import MlflowClient
-from service.adapters.mlflow_probe import MlflowProbe
+from service.adapters.probe import Probe
 from service.adapters.storage_identity import StorageIdentity
 from service.api import error_handlers, openapi, routes
 from service.api.body_limit import MaxBodySizeMiddleware
@@ -101,19 +100,18 @@ def open_context(settings: Settings, launcher: Launcher | None = None) -> AppCon
     database = Database.open(settings.sqlalchemy_url)
     mlflow = MlflowClient(settings)
     storage = StorageIdentity(database, settings.storage_root)
-    try:
-        storage.check()  # the first start remembers it
-    except (OSError, SQLAlchemyError) as error:  # it may be mounted later
-        log.warning("nothing is started or deleted: %s", error)
+    storage_probe = Probe(f"RUNG_STORAGE_ROOT {settings.storage_root}", storage.check)
+    storage_probe.unavailable_reason()  # the first start remembers the storage; it may also be mounted later
     return AppContext(
         settings=settings,
         database=database,
         cluster_cache=ClusterCache(),
         launcher=launcher,
         mlflow=mlflow,
-        mlflow_probe=MlflowProbe(mlflow),
+        mlflow_probe=Probe(f"MLflow at {mlflow.uri}", mlflow.ping),
         disk_use=DiskUse(),
         storage=storage,
+        storage_probe=storage_probe,
         wake=threading.Event(),
     )
 

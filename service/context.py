@@ -14,7 +14,7 @@ from service.adapters.disk_use import DiskUse
 from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.launcher import Launcher
 from service.adapters.mlflow_client import MlflowClient
-from service.adapters.mlflow_probe import MlflowProbe
+from service.adapters.probe import Probe
 from service.adapters.storage_identity import StorageIdentity
 from service.domain.retry_policy import RetryPolicy
 from service.settings import Settings
@@ -34,9 +34,10 @@ class AppContext:
     cluster_cache: ClusterCache
     launcher: Launcher
     mlflow: MlflowClient
-    mlflow_probe: MlflowProbe
+    mlflow_probe: Probe
     disk_use: DiskUse
     storage: StorageIdentity
+    storage_probe: Probe
     wake: threading.Event
 
     @property
@@ -49,5 +50,6 @@ class AppContext:
 
     def close(self) -> None:
         self.mlflow_probe.close()
+        self.storage_probe.close()
         self.mlflow.close()
         self.database.close()

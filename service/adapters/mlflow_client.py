@@ -2,7 +2,7 @@
 
 Owns the requests and how MLflow's answers are read. It speaks the REST interface directly, because the imports of
 MLflow's own client take seconds and the service needs few calls. Drivers write most of what it reads. It must not know
-the database, nor which calls belong together: `mlflow_cleanup` and `mlflow_probe` do.
+the database, nor which calls belong together: `mlflow_cleanup` does.
 """
 
 from __future__ import annotations

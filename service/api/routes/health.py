@@ -8,7 +8,6 @@ from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.protocol import API_PREFIX
-from service.adapters.storage_identity import StorageIdentity
 from service.api import headers, thread_pools
 from service.api.dependencies import CurrentContext
 from service.api.thread_pools import CurrentPools
@@ -61,21 +60,12 @@ def _readiness(context: AppContext, response: Response) -> Readiness:
         database=database,
         ray=_check(snapshot.why if snapshot.cluster is None else ""),
         mlflow=_check(mlflow and NO_MLFLOW),
-        storage=_check(_storage_outage(context.storage) if database.ok else ""),
+        storage=_check(context.storage_probe.unavailable_reason() and NO_STORAGE if database.ok else ""),
     )
 
 
 def _check(outage: str) -> Check:
     return Check(ok=not outage, detail=outage, why=outage)
-
-
-def _storage_outage(storage: StorageIdentity) -> str:
-    try:
-        storage.check()
-    except (OSError, SQLAlchemyError) as error:
-        log.warning("the storage cannot be used: %s", error)
-        return NO_STORAGE
-    return ""
 
 
 def _outage(database: Database) -> str:

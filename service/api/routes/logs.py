@@ -14,7 +14,7 @@ from service.api.access import VisibleExperiment
 from service.api.dependencies import TrialNumber
 from service.api.error_handlers import error_responses, unavailable
 from service.api.integers import Integer
-from service.contract.errors import NotFoundError, UnavailableError, ValidationFailedError
+from service.contract.errors import SEE_LOG, NotFoundError, UnavailableError, ValidationFailedError
 from service.contract.schemas import DiskUse, LogChunk
 from service.domain import attempts, trials
 
@@ -68,8 +68,9 @@ def show_storage(visible: VisibleExperiment) -> DiskUse:
     """Returns the size of the experiment's files by kind, counted within the last minute."""
     with visible.read() as (_, experiment):
         files = visible.context.files(experiment.id)
+    if visible.context.storage_probe.unavailable_reason():  # elsewhere there would seem to be nothing
+        raise UnavailableError(f"the files of {experiment.id} cannot be counted; {SEE_LOG}")
     try:
-        visible.context.storage.check()  # elsewhere there would seem to be nothing
         sizes = visible.context.disk_use.sizes(files)
     except OSError as error:
         raise unavailable(f"the files of {experiment.id} cannot be counted", error) from None

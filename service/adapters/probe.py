@@ -1,14 +1,17 @@
-"""MlflowProbe: whether MLflow answers, known within half a second.
+"""Probe: whether something that the service needs can be used, known within half a second.
 
-Owns the thread that waits for a slow MLflow, so that nobody else has to.
+Owns the thread that waits for a slow MLflow or a storage that hangs, so that nobody else has to. It must not know what
+is probed.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from service.adapters.mlflow_client import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
 from service.contract.errors import UnavailableError
 
 log = logging.getLogger(__name__)
@@ -16,12 +19,17 @@ log = logging.getLogger(__name__)
 PROBE_TIMEOUT_S = 0.5  # readiness probes, which call this, often wait only one second for their own answer
 
 
-class MlflowProbe:
-    """Pings MLflow on demand, one request at a time. Close it when done."""
+class Probe:
+    """Checks on demand, one check at a time. Close it when done.
 
-    def __init__(self, mlflow: MlflowClient) -> None:
-        self._mlflow = mlflow
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlflow-probe")
+    `name` is of what is checked, for messages. `check` returns if it can be used; otherwise it raises UnavailableError,
+    OSError or SQLAlchemyError.
+    """
+
+    def __init__(self, name: str, check: Callable[[], None]) -> None:
+        self._name = name
+        self._check = check
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="probe")
         self._pending: Future[str] | None = None
         self._logged = ""
 
@@ -29,21 +37,23 @@ class MlflowProbe:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def unavailable_reason(self) -> str:
-        """Why MLflow does not answer; empty when it answers. Returns within PROBE_TIMEOUT_S."""
+        """Why it cannot be used; empty when it can. Returns within PROBE_TIMEOUT_S."""
         pending = self._pending
         if pending is None or pending.done():
             pending = self._pending = self._pool.submit(self._ask)
         try:
             return pending.result(PROBE_TIMEOUT_S)
         except TimeoutError:
-            return f"MLflow at {self._mlflow.uri} did not answer within {PROBE_TIMEOUT_S:g} s"
+            return f"{self._name} did not answer within {PROBE_TIMEOUT_S:g} s"
 
     def _ask(self) -> str:
         reason = ""
         try:
-            self._mlflow.ping()
+            self._check()
         except UnavailableError as error:
             reason = error.detail
+        except (OSError, SQLAlchemyError) as error:
+            reason = str(error)
         if reason and reason != self._logged:
             log.warning("%s", reason)
         self._logged = reason
