@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,31 +131,24 @@ def test_a_node_that_cannot_be_used(stand: Stand, problem: str) -> None:
     assert {trial.restarts for trial in stand.rung.trials(view.id)} == {0}
 
 
-@pytest.fixture
-def mounted(stand: Stand) -> Iterator[Callable[[str], None]]:
-    """The storage root as a mount of its own, in which all files stay; its option ro or rw can be set."""
-    root = str(stand.storages[0])
-    if subprocess.run(["mount", "--bind", root, root], capture_output=True, check=False).returncode:
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """No file in the folder can be opened for writing; those that are open can still be written."""
+    if subprocess.run(["mount", "--bind", str(folder), str(folder)], capture_output=True, check=False).returncode:
         pytest.skip("a folder cannot be mounted here")
-
-    def remount(option: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{option},bind", root], check=True)
-
     try:
-        yield remount
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+        yield
     finally:
-        subprocess.run(["umount", "--lazy", root], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_storage_that_is_read_only_for_a_time(stand: Stand, mounted: Callable[[str], None]) -> None:
+def test_a_storage_that_is_read_only_for_a_time(stand: Stand) -> None:
     """The only node, the driver and the service see it. The experiment waits for a person, and loses no trial."""
     submitted = stand.rung.submit(parallel("storage-read-only"))
     wait_for_epochs(stand, submitted.id, 3)
-    mounted("ro")
-    try:
+    with read_only(stand.storages[0]):
         view = wait_for_end(stand, submitted.id)
-    finally:
-        mounted("rw")
     assert view.state == "PAUSED", (view.state, view.reason)
     assert "RUNG_STORAGE_ROOT" in view.reason
     before = finished(stand, submitted.id)
