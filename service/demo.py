@@ -24,7 +24,7 @@ from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.searched import searched_parameters
 from service import stack
 from service.cli.console import SafeConsole
-from service.cli.rendering import leaderboard, summary, watch
+from service.cli.rendering import insight_lines, leaderboard, summary, watch
 from service.client import Client
 from service.contract.errors import RungError
 from service.contract.schemas import ExperimentView
@@ -85,11 +85,13 @@ def _report(client: Client, view: ExperimentView, console: Console, seconds: flo
     if view.best and trials:
         console.print("\nBest configuration", style="bold")
         for name, value in sorted(trials[0].parameters.items()):
-            if value == NOT_APPLICABLE:
-                continue
-            console.print(f"  {name} = {value}", markup=False, highlight=False)
+            if name in searched and value != NOT_APPLICABLE:
+                console.print(f"  {name} = {value}", markup=False, highlight=False)
     console.print()
-    for line in summary(view):
+    lines = summary(view)
+    with contextlib.suppress(RungError):  # there is none
+        lines += insight_lines(client.insight(view.id), view.id)
+    for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"  time      {seconds:.0f} s from submission to {'registered model' if view.winner else 'its end'}")
 

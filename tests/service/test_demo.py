@@ -9,15 +9,18 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from search_spaces.layout import ExperimentFolder
 from service import demo, stack
 from service.client import Client
 from service.context import AppContext
 from service.contract.errors import RungError
+from tests.support.insights import insight
 from tests.support.world import World
 
 
@@ -79,6 +82,9 @@ def exit_status(
             world.reconciler.reconcile_once()
             (launch,) = world.launcher.launches.values()
             trials = [world.line(number, **line) for number, line in enumerate(lines)]
+            report = ExperimentFolder(Path(context.settings.storage_root) / launch.experiment_id).insight_report
+            report.parent.mkdir(parents=True, exist_ok=True)
+            report.write_text(insight().model_dump_json())
             answer = world.beat(launch.experiment_id, {**last, "trials": trials})
             assert answer.status_code == 200, answer.text
 
@@ -114,6 +120,7 @@ def test_the_demo_says_what_came_of_it(
     assert "  test      accuracy 0.9375" in best
     assert f"  API docs  {str(world.client.base_url).rstrip('/')}/docs" in best
     assert "  MLflow    http://127.0.0.1:9" in best
+    assert any(line.startswith("  ties ") for line in best), "how sure the result is"
     assert "failed" not in said
 
 
