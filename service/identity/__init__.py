@@ -1,0 +1,1 @@
+"""Identity: who a caller is and what that caller may do."""
