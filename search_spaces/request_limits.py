@@ -26,10 +26,12 @@ class AnswerTooLargeError(Exception):
 
 
 class RequestLimits:
-    """The limits of the requests to one server. `timeout_s` is that of requests that state none."""
+    """The limits of the requests to one server. `timeout_s` is that of requests that state none; `max_bytes` is the
+    largest answer, MAX_ANSWER_BYTES by default."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, max_bytes: int | None = None) -> None:
         self.timeout_s = timeout_s
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._abandoned = 0
 
@@ -42,11 +44,12 @@ class RequestLimits:
         with self._lock:
             if self._abandoned >= MAX_ABANDONED:
                 raise TimeoutError(f"{self._abandoned} earlier requests have not ended")
+        max_bytes = MAX_ANSWER_BYTES if self._max_bytes is None else self._max_bytes
         deadline, done = time.monotonic() + limit_s, Future[T]()
 
         def work() -> None:
             try:
-                done.set_result(request(lambda chunks: _joined(chunks, deadline)))
+                done.set_result(request(lambda chunks: _joined(chunks, deadline, max_bytes)))
             except BaseException as error:  # the thread that waits receives it
                 done.set_exception(error)
 
@@ -66,14 +69,14 @@ class RequestLimits:
             self._abandoned -= 1
 
 
-def _joined(chunks: Iterable[bytes], deadline: float) -> bytes:
+def _joined(chunks: Iterable[bytes], deadline: float, max_bytes: int) -> bytes:
     """The whole of an answer that arrives in chunks, each as soon as it is there."""
     kept, size = [], 0
     for chunk in chunks:
         kept.append(chunk)
         size += len(chunk)
-        if size > MAX_ANSWER_BYTES:
-            raise AnswerTooLargeError(f"its answer is longer than {MAX_ANSWER_BYTES} bytes")
+        if size > max_bytes:
+            raise AnswerTooLargeError(f"its answer is longer than {max_bytes} bytes")
         if time.monotonic() > deadline:
             raise TimeoutError("its answer was not complete in time")
     return b"".join(kept)

@@ -76,6 +76,16 @@ def is_local(url: str) -> bool:
         return False
 
 
+def is_secure(url: str) -> bool:
+    """Whether what is sent to a URL stays secret: it is an https URL, or one of this machine."""
+    try:
+        split = urlsplit(url)
+        valid = bool(split.hostname) and split.port != 0
+    except ValueError:
+        return False
+    return valid and (split.scheme == "https" or (split.scheme == "http" and is_local(url)))
+
+
 def _is_bypassed(url: str) -> bool:
     """Whether NO_PROXY has the host. httpx looks at it only after it has set up all proxies."""
     try:

@@ -12,6 +12,7 @@
     ├── ContentTooLargeError       413  the body exceeds the limit
     ├── UnsupportedMediaTypeError  415  the route does not read this content type
     ├── ValidationFailedError      422  the request can be parsed but breaks rules; `problems` lists them
+    ├── TooManyRequestsError       429  this client has asked too often; `Retry-After` says when to ask again
     ├── InternalError              500  a defect of the service
     ├── UnavailableError           503  the database, Ray or MLflow does not answer, or the service is busy
     └── DiskFullError              507  the database has no room
@@ -160,6 +161,12 @@ class ValidationFailedError(RungError):
     code, status, title = "invalid", 422, "Validation failed"
 
 
+class TooManyRequestsError(RungError):
+    """The client has asked too often."""
+
+    code, status, title = "too-many-requests", 429, "Too many requests"
+
+
 class InternalError(RungError):
     """The service failed; its log has the details."""
 
@@ -190,6 +197,7 @@ CLASSES: tuple[type[RungError], ...] = (
     ContentTooLargeError,
     UnsupportedMediaTypeError,
     ValidationFailedError,
+    TooManyRequestsError,
     InternalError,
     UnavailableError,
     DiskFullError,

@@ -18,8 +18,8 @@ from urllib.parse import unquote
 from search_spaces.phrases import shown
 from search_spaces.problems import shorten
 from search_spaces.storage.atomic import PRIVATE, atomic_write
+from service.contract.home_files import STACK
 
-STACK = "stack.json"
 LOCK = "stack.lock"
 #: Each is in the home of every stack or service that has run, also of version 0.1.
 OF_A_HOME = frozenset({LOCK, "rung.db", "ray_token"})

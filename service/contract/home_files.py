@@ -1,0 +1,11 @@
+"""Home files: the files of a home folder that a service and the commands on its machine both know.
+
+It must not know who writes them.
+"""
+
+from __future__ import annotations
+
+#: The addresses of a running `rung up`, and the process that runs it.
+STACK = "stack.json"
+#: The token of a service with one user (RUNG_AUTH=owner). Whoever can read the file is that user.
+OWNER_TOKEN = "owner_token"
