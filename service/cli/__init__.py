@@ -21,6 +21,12 @@ from service.cli import specs
 from service.cli import data
 from service.cli import local
 from service.cli import models
+from service.cli import login
+from service.cli import tokens
+from service.cli import teams
+from service.cli import users
+from service.cli import audit
+from service.cli import admin
 
 __all__ = ["app", "main"]
 

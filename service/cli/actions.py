@@ -12,6 +12,7 @@ from service.cli.terminal import (
     AsJson,
     ExperimentId,
     Interval,
+    Team,
     Token,
     Url,
     Watch,
@@ -108,6 +109,7 @@ def continue_from(
     experiment: ExperimentId,
     fields: NoFields = None,
     watch: Watch = False,
+    team: Team = None,
     interval: Interval = 0.5,
     url: Url = "",
     token: Token = "",
@@ -121,7 +123,7 @@ def continue_from(
     For twenty more trials: rung continue ID name=second-night searcher.num_samples=20
     """
     with report_errors(as_json), connect(url, token) as client:
-        view = client.continue_from(experiment, _patch(fields or []))
+        view = client.continue_from(experiment, _patch(fields or []), team=team)
         if watch:
             watch_queued(client, view, interval, as_json)
         show_view(view, as_json)

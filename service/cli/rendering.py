@@ -87,14 +87,14 @@ def leaderboard(trials: Sequence[TrialView], metric: str, width: int, searched: 
 
 def listing(experiments: Iterable[ExperimentSummary]) -> Table:
     """One line for each experiment."""
-    return _table(presentation.experiments(experiments))
+    return draw(presentation.experiments(experiments))
 
 
 def compared(comparison: Comparison) -> Iterable[RenderableType]:
     """The results of experiments, and in what their specs differ, each as a table whose long cells are folded."""
     for shown in (presentation.compared_results(comparison), presentation.compared_specs(comparison)):
         if shown.rows:
-            table = _table(shown)
+            table = draw(shown)
             for column in table.columns[1:]:
                 column.no_wrap, column.overflow = False, "fold"
             yield table
@@ -108,7 +108,7 @@ def comparison_links(comparison: Comparison) -> list[str]:
 
 def epochs(curves: Curves) -> Table:
     """One line for each epoch, one column for each metric."""
-    return _table(presentation.curves(curves))
+    return draw(presentation.curves(curves))
 
 
 def summary(view: ExperimentView) -> list[str]:
@@ -128,7 +128,7 @@ def disk_use(use: DiskUse) -> str:
 
 def classes(report: DataReport) -> Table:
     """One line for each class of a data set."""
-    table = _table(presentation.classes(report))
+    table = draw(presentation.classes(report))
     table.columns[0].max_width = WIDEST_CLASS
     return table
 
@@ -151,6 +151,14 @@ def insight_in_short(insight: Insight, experiment_id: str) -> str:
 def cache_use(folder: str, size: float) -> str:
     """A line on the disk space that decoded data sets take."""
     return _line(presentation.cache_use(folder, size))
+
+
+def draw(shown: presentation.Table) -> Table:
+    """A table of any texts."""
+    table = _start_table(shown)
+    for row in shown.rows:
+        table.add_row(*_cells(shown, row))
+    return table
 
 
 def _watch_lines(client: Client, experiment_id: str, console: Console, interval_s: float) -> ExperimentView:
@@ -201,13 +209,6 @@ def _screen(view: ExperimentView, trials: Sequence[TrialView], width: int) -> Re
         searched = searched_parameters(view.spec.get("search_space"))
         parts += [Text(), leaderboard(trials, view.metric, width, searched)]
     return Group(*parts)
-
-
-def _table(shown: presentation.Table) -> Table:
-    table = _start_table(shown)
-    for row in shown.rows:
-        table.add_row(*_cells(shown, row))
-    return table
 
 
 def _start_table(shown: presentation.Table) -> Table:

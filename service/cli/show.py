@@ -30,6 +30,8 @@ def list_experiments(
     project: Annotated[str | None, typer.Option(help="filter by project")] = None,
     name: Annotated[str | None, typer.Option(help="filter by substring of the name")] = None,
     label: Annotated[str | None, typer.Option(help="filter by label")] = None,
+    team: Annotated[str | None, typer.Option(help="filter by team")] = None,
+    owner: Annotated[str | None, typer.Option(help="filter by login of who submitted it")] = None,
     archived: Annotated[bool, typer.Option("--archived", help="list archived experiments instead")] = False,
     limit: Annotated[int, typer.Option(min=1, help="maximum number of results")] = 20,
     url: Url = "",
@@ -39,7 +41,12 @@ def list_experiments(
     """List experiments, the newest first."""
     with report_errors(as_json), connect(url, token) as client:
         wanted = state.upper() if state and state.upper() in State.__members__ else state
-        found = list(client.list(state=wanted, project=project, name=name, label=label, archived=archived, limit=limit))
+        of_whom = {"team": team, "owner": owner}
+        found = list(
+            client.list(
+                state=wanted, project=project, name=name, label=label, archived=archived, limit=limit, **of_whom
+            )
+        )
         if as_json:
             print_models(found)
             return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.printable import echo
-from service.cli.terminal import AsJson, SpecFile, Token, Url, app, connect, print_json, report_errors
+from service.cli.terminal import AsJson, SpecFile, Team, Token, Url, app, connect, print_json, report_errors
 
 if TYPE_CHECKING:
     from service.client import Client
@@ -24,6 +24,7 @@ def validate(
     offline: Annotated[
         bool, typer.Option("--offline", help="check without a service; whether it fits the cluster is not checked")
     ] = False,
+    team: Team = None,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
@@ -47,7 +48,9 @@ def validate(
             }
         else:
             with connect(url, token) as client:
-                answer = client.submit(resolve_spec(client, spec), validate_only=True).model_dump(mode="json")
+                answer = client.submit(resolve_spec(client, spec), validate_only=True, team=team).model_dump(
+                    mode="json"
+                )
     if as_json:
         print_json(answer)
         return

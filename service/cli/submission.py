@@ -16,6 +16,7 @@ from service.cli.terminal import (
     ExperimentId,
     Interval,
     SpecFile,
+    Team,
     Token,
     Url,
     Watch,
@@ -36,6 +37,7 @@ def submit(
     spec: SpecFile,
     watch: Watch = False,
     preset: Annotated[bool, typer.Option("--preset", help="SPEC is the name of a preset")] = False,
+    team: Team = None,
     interval: Interval = 0.5,
     url: Url = "",
     token: Token = "",
@@ -47,7 +49,7 @@ def submit(
     """
     with report_errors(as_json), connect(url, token) as client:
         client.ping()  # an unreachable service is reported at once; one that restarts meanwhile is retried
-        view = client.submit(resolve_spec(client, f"preset:{spec}" if preset else spec))
+        view = client.submit(resolve_spec(client, f"preset:{spec}" if preset else spec), team=team)
         if watch:
             watch_queued(client, view, interval, as_json)
         show_view(view, as_json)

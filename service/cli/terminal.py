@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from service.client import Client
+    from service.client.credentials import Credential
     from service.contract.schemas import ExperimentView
+    from service.presentation import Table
 
 FAILED, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
@@ -77,7 +78,7 @@ def options(
 ) -> None:
     """Hyperparameter search for image classifiers.
 
-    Exit status: 0 success; 1 failed, paused or not allowed in this state; 2 invalid command, spec or id; 3 service
+    Exit status: 0 success; 1 failed, paused or not allowed; 2 invalid command, spec or id; 3 service
     unreachable; 130 Ctrl-C. All commands accept --json.
     """
 
@@ -94,10 +95,12 @@ Token = Annotated[
     str,
     typer.Option(
         "--token",
-        envvar="RUNG_TOKEN",
-        help="bearer token, for a service behind an authenticating proxy",
+        help="token; default: RUNG_TOKEN at the origin of RUNG_URL, otherwise that of `rung login` or `rung up`",
         show_default=False,
     ),
+]
+Team = Annotated[
+    str | None, typer.Option("--team", help="short name of the team; needed by members of several", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 SpecFile = Annotated[
@@ -166,12 +169,31 @@ def _fail(error: Any, status: int, as_json: bool) -> NoReturn:
     raise typer.Exit(status)
 
 
-def connect(url: str, token: str) -> Client:
+@contextlib.contextmanager
+def connect(url: str, token: str) -> Iterator[Client]:
+    """A client of the service, whose refusals of a token name the next step."""
     from service.client import Client
-    from service.settings import Settings
+    from service.client.credentials import default_url
+    from service.contract.errors import UnauthorizedError
 
-    host, port = (Settings.model_fields[name].default for name in ("host", "port"))
-    return Client(url or _running("service") or f"http://{host}:{port}", token or None)
+    with Client(url or default_url(), token or None) as client:
+        try:
+            yield client
+        except UnauthorizedError as error:
+            raise UnauthorizedError(f"{error.detail}; {_next_step(client.url, client.credential)}") from None
+
+
+def _next_step(url: str, credential: Credential) -> str:
+    if credential.withheld_for:
+        return f"RUNG_TOKEN is sent to {credential.withheld_for} only: to use it here, set RUNG_URL={url}"
+    steps = {
+        "none": f"run `rung login --url {url}`",
+        "login": f"the sign-in has ended, run `rung login --url {url}`",
+        "rung up": "the running `rung up` does not accept the token of its home folder; restart it",
+        "RUNG_TOKEN": f"check RUNG_TOKEN, or unset it and run `rung login --url {url}`",
+        "argument": f"check --token, or run `rung login --url {url}`",
+    }
+    return steps[credential.source]
 
 
 def data_folder() -> Path:
@@ -181,13 +203,10 @@ def data_folder() -> Path:
 
 def _running(name: str) -> str:
     """A value from the address file of a running `rung up`; empty where none runs."""
-    from service.contract.errors import ValidationFailedError
-    from service.stack.home import STACK
+    from service.client.local_stack import home_folder as find_home
+    from service.client.local_stack import running_stack
 
-    try:
-        return str(json.loads((home_folder() / STACK).read_text())[name])
-    except (OSError, ValueError, KeyError, TypeError, ValidationFailedError):
-        return ""
+    return str(running_stack(find_home()).get(name) or "")
 
 
 def home_folder(given: str | None = None) -> Path:
@@ -266,6 +285,12 @@ def show_view(view: ExperimentView, as_json: bool) -> None:
 
     for line in summary(view):
         echo(line)
+
+
+def print_table(shown: Table) -> None:
+    from service.cli.rendering import draw
+
+    open_console().print(draw(shown))
 
 
 def open_console(stderr: bool = False) -> Console:

@@ -22,6 +22,7 @@ from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import TrialSpec
 from search_spaces.insight import Insight
 from search_spaces.protocol import API_PREFIX
+from service.client.credentials import Credential, find_credential
 from service.client.encoding import (
     YAML,
     SpecInput,
@@ -32,6 +33,7 @@ from service.client.encoding import (
     preset_name,
     whole_number,
 )
+from service.client.identity import IdentityClient
 from service.client.log_follower import DONE, WAIT, LogFollower, read_log
 from service.client.retry import Waiting, retry
 from service.client.transport import HttpTransport
@@ -84,28 +86,39 @@ class Client:
         submit_retry_s: float = SUBMIT_RETRY_S,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`timeout_s` is for one request and its whole answer.
+        """`token` is by default the one that belongs to this URL: that of RUNG_TOKEN, of `rung login` or of the running
+        `rung up`. An empty one sends none.
+
+        `timeout_s` is for one request and its whole answer.
 
         `watch_retry_s` is how long `watch`, `wait` and `follow_logs` keep retrying while the service is unreachable,
         `submit_retry_s` how long `submit` and `continue_from` do.
         """
-        self._transport = HttpTransport(url, token, timeout_s, transport)
+        self.credential = Credential(token or "", "argument" if token else "none")
+        if token is None and isinstance(url, str):
+            self.credential = find_credential(url)
+        self._transport = HttpTransport(url, self.credential.token, timeout_s, transport)
+        self.identity = IdentityClient(self._transport)
         self._watch_retry_s = watch_retry_s
         self._submit_retry_s = submit_retry_s
         self.url = self._transport.url
 
     @overload
-    def submit(self, spec: SpecInput, validate_only: Literal[False] = False) -> ExperimentView: ...
+    def submit(
+        self, spec: SpecInput, validate_only: Literal[False] = False, *, team: str | None = None
+    ) -> ExperimentView: ...
 
     @overload
-    def submit(self, spec: SpecInput, validate_only: Literal[True]) -> ValidationResult: ...
+    def submit(self, spec: SpecInput, validate_only: Literal[True], *, team: str | None = None) -> ValidationResult: ...
 
-    def submit(self, spec: SpecInput, validate_only: bool = False) -> ExperimentView | ValidationResult:
+    def submit(
+        self, spec: SpecInput, validate_only: bool = False, *, team: str | None = None
+    ) -> ExperimentView | ValidationResult:
         """Queue an experiment, or only validate its spec.
 
         `spec` is an ExperimentSpec, a mapping, a path to a YAML or JSON file, YAML text, or `preset:NAME`. Text without
         a `field: value` in it is taken for a path. Raises ValidationFailedError with every problem of the spec, and
-        OSError where the file cannot be read.
+        OSError where the file cannot be read. `team` must be given by a member of several teams.
 
         A request whose answer is lost is sent again with the same idempotency key, so that one call makes one
         experiment.
@@ -114,9 +127,10 @@ class Client:
         body, media_type = encode_spec(spec) if name is None else (self.preset(name).yaml.encode(), YAML)
         address = f"{API_PREFIX}/experiments"
         if validate_only:
-            checked = self._transport.send("POST", address, {"validate_only": True}, body, media_type)
+            query = {"validate_only": True, "team": team}
+            checked = self._transport.send("POST", address, query, body, media_type)
             return self._transport.parse_response(ValidationResult, checked)
-        return self._create(address, body, media_type)
+        return self._create(address, body, media_type, team=team)
 
     def list(
         self,
@@ -126,14 +140,18 @@ class Client:
         name: str | None = None,
         label: str | None = None,
         archived: bool | None = False,
+        team: str | None = None,
+        owner: str | None = None,
         limit: int | None = None,
     ) -> Iterator[ExperimentSummary]:
-        """Experiments, the newest first. `name` matches a part of the name. `archived` None lists all of them.
+        """Experiments, the newest first. `name` matches a part of the name, `owner` is a login. `archived` None lists
+        all of them.
 
         Pages are requested as you iterate.
         """
         hidden = "all" if archived is None else str(archived).lower()
         query = {"state": state, "project": project, "name": name, "label": label, "archived": hidden}
+        query |= {"team": team, "owner": owner}
         for page in self._transport.pages(ExperimentPage, f"{API_PREFIX}/experiments", query, limit):
             yield from page.items
 
@@ -181,15 +199,20 @@ class Client:
         return self._transport.parse_response(ExperimentView, changed)
 
     def continue_from(
-        self, experiment_id: str, patch: Mapping[str, Any] | None = None, *, revision: int | None = None
+        self,
+        experiment_id: str,
+        patch: Mapping[str, Any] | None = None,
+        *,
+        revision: int | None = None,
+        team: str | None = None,
     ) -> ExperimentView:
         """Queue a new experiment that starts from the trials of one that has ended or is paused.
 
-        `patch` is merged into its spec. Raises ValidationFailedError for a field that must stay the same, and
-        ConflictError while the source runs. As with `submit`, one call makes one experiment.
+        `patch` is merged into its spec. `team` is as in `submit`. Raises ValidationFailedError for a field that must
+        stay the same, and ConflictError while the source runs. As with `submit`, one call makes one experiment.
         """
         body = encode_json(_patch(patch), "patch")
-        return self._create(f"{_experiment(experiment_id)}/continue", body, MERGE_PATCH, _if_match(revision))
+        return self._create(f"{_experiment(experiment_id)}/continue", body, MERGE_PATCH, _if_match(revision), team)
 
     def archive(self, experiment_id: str, *, revision: int | None = None) -> ExperimentView:
         """Hide an experiment that has ended or is paused from lists."""
@@ -379,13 +402,18 @@ class Client:
         self.close()
 
     def _create(
-        self, address: str, body: bytes, media_type: str, headers: Mapping[str, str] | None = None
+        self,
+        address: str,
+        body: bytes,
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+        team: str | None = None,
     ) -> ExperimentView:
         """The experiment that a POST creates, sent again with one idempotency key while the service is unreachable."""
         headers = {**(headers or {}), IDEMPOTENCY_KEY: str(uuid4())}
 
         def send() -> httpx.Response:
-            return self._transport.send("POST", address, body=body, media_type=media_type, headers=headers)
+            return self._transport.send("POST", address, {"team": team}, body, media_type, headers=headers)
 
         return self._transport.parse_response(ExperimentView, retry(send, self._submit_retry_s))
 

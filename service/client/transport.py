@@ -5,7 +5,7 @@ It must not know any address of the REST interface.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import httpx
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from search_spaces.request_limits import AnswerTooLargeError, RequestLimits
 from service.client.encoding import invalid, whole_number
+from service.client.token_store import origin_of
 from service.contract.errors import MEDIA_TYPE, RungError, UnavailableError, from_document, of_status
 from service.http_client import EnvironmentUnusableError, fetch, open_client
 
@@ -43,6 +44,18 @@ class NotRungError(UnreachableError):
     """What answers at the URL is not Rung, or another version of it."""
 
 
+class BearerAuth(httpx.Auth):
+    """Sends a token to one origin only, whatever a request is for."""
+
+    def __init__(self, token: str, url: str) -> None:
+        self._token, self._origin = token, origin_of(url)
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if origin_of(str(request.url)) == self._origin:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+
 class HttpTransport:
     """Every method raises a RungError; UnreachableError where no Rung service answers."""
 
@@ -58,7 +71,8 @@ class HttpTransport:
             self._http = open_client(
                 self.url,
                 base_url=self.url,
-                headers={"Authorization": f"Bearer {token}"} if token else {},
+                auth=BearerAuth(token, self.url) if token else None,
+                follow_redirects=False,  # a redirect leads to another server, which must not get what is for this one
                 timeout=timeout_s,
                 transport=transport,
             )
