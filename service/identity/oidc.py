@@ -166,6 +166,7 @@ class OidcProvider:
             "aud": self._client_id,
             "azp": self._client_id,
             "sub": "a text",
+            "exp": "a time",
         }.get(claim, "a time that is not in the future")
         return f"{claim} of the ID token must be {wanted} (got {shorten(claims.get(claim))})"
 
