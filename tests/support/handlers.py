@@ -23,6 +23,12 @@ class QuietHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.respond()
 
+    def do_PUT(self) -> None:
+        self.respond()
+
+    def do_PATCH(self) -> None:
+        self.respond()
+
     def do_DELETE(self) -> None:
         self.respond()
 
