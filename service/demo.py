@@ -43,9 +43,9 @@ def main() -> int:
         try:
             console.print("Starting Ray, MLflow and the service ...")
             with stack.running(stack.Options(home=Path(folder))) as running, _uninterrupted_cleanup():
-                with Client(running.addresses.service) as client:
+                with Client(running.addresses.service, stack.owner_token(Path(folder))) as client:
                     succeeded = _search(client, console)
-                _say_where(running.addresses, console)
+                _say_where(running.addresses, Path(folder), console)
                 if succeeded and os.environ.get("DEMO_EXIT") != "1":
                     console.print("\nEverything keeps running. Press Ctrl-C to stop it.")
                     running.watch(threading.Event())
@@ -106,8 +106,9 @@ def _succeeded(view: ExperimentView, console: Console) -> bool:
     return view.state == State.COMPLETED and view.winner is not None and not failed
 
 
-def _say_where(at: stack.Addresses, console: Console) -> None:
+def _say_where(at: stack.Addresses, home: Path, console: Console) -> None:
     console.print(f"\n  Service   {at.service}\n  API docs  {at.service}/docs\n  MLflow    {at.mlflow}", soft_wrap=True)
+    console.print(f"  Commands  RUNG_HOME={home} .venv/bin/rung list", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

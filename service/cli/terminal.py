@@ -78,7 +78,7 @@ def options(
 ) -> None:
     """Hyperparameter search for image classifiers.
 
-    Exit status: 0 success; 1 failed, paused or not allowed; 2 invalid command, spec or id; 3 service
+    Exit status: 0 success; 1 failed, paused or not allowed in this state; 2 invalid command, spec or id; 3 service
     unreachable; 130 Ctrl-C. All commands accept --json.
     """
 

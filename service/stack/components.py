@@ -16,7 +16,7 @@ import httpx
 
 from search_spaces.protocol import API_PREFIX
 from service.settings import PREFIX, VARIABLES, SettingsError, expand, read_settings
-from service.stack.home import Addresses, StackOptionError, ray_token
+from service.stack.home import Addresses, StackOptionError, owner_token, ray_token
 from service.stack.ports import LOOPBACK
 from service.stack.ray_folder import session_log
 
@@ -29,6 +29,8 @@ OWNED = frozenset(
         "data_root_shared",
     }
 )  # fmt: skip
+#: Who may use the service. A stack has one user: people and teams need a service that does not end with a terminal.
+AUTH, AUTHS = "RUNG_AUTH", ("owner", "open")
 #: Forwarded settings that are paths: the components run in the home folder, so relative paths are made absolute.
 PATHS = frozenset({"data_root", "cache_root"})
 #: Ray uses the same numbers for these ports on every start unless they are given; two Rays on a machine would collide.
@@ -51,11 +53,13 @@ MAX_WARM_TRIALS = 4
 
 @dataclass(frozen=True)
 class Check:
-    """A URL, whether its answer shows that the component is ready, and the other component that it waits for if any."""
+    """A URL, whether its answer shows that the component is ready, the other component that it waits for if any, and
+    the token that the URL needs, if there is one yet."""
 
     url: str
     is_ready: Callable[[httpx.Response], bool]
     cause: Callable[[httpx.Response], str | None] = lambda answer: None
+    token: Callable[[], str] = lambda: ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,11 @@ def read_caller(environment: Mapping[str, str], host: str) -> Caller:
         for name, value in given.items()
         if (variable := name.upper()) in VARIABLES and name not in owned
     }
+    if (auth := forwarded.get(AUTH, "owner")) not in AUTHS:
+        raise StackOptionError(
+            f"{AUTH}: must be {' or '.join(AUTHS)} for `rung up` (got {auth}); for people and teams, run "
+            "`python -m service.app` (docs/teams.md)"
+        )
     ignored = tuple(sorted(owned - {"RUNG_HOME"}))  # the option --home reads that one
     return Caller(forwarded, ignored, missing_certificates(environment))
 
@@ -154,12 +163,14 @@ def mlflow(at: Addresses, environment: Mapping[str, str]) -> Component:
 
 
 def service(at: Addresses, environment: Mapping[str, str]) -> Component:
+    """It has one user, whose token is in the home folder, unless the caller asks for RUNG_AUTH=open."""
     command = [sys.executable, "-m", "service.app"]
+    home = Path(environment["RUNG_HOME"])
     checks = (
         Check(f"{at.service}/readyz", sees_all, misses),
-        Check(f"{at.service}{API_PREFIX}/cluster", sees_a_node, lambda answer: "ray"),
+        Check(f"{at.service}{API_PREFIX}/cluster", sees_a_node, lambda answer: "ray", lambda: owner_token(home)),
     )
-    return Component("service", command, environment, checks)
+    return Component("service", command, {AUTH: "owner", **environment}, checks)
 
 
 def _without(environment: Mapping[str, str], secret: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx
 
 from service.contract.errors import InternalError, ValidationFailedError
+from service.contract.home_files import OWNER_TOKEN
 from service.stack import components, home
 from service.stack.children import Children
 from service.stack.components import RAY_PORTS, Check, Component
@@ -72,7 +73,10 @@ def up(options: Options, as_json: bool = False) -> int:
                 return 0
             print(f"Rung is running. Its home folder is {options.home}.", flush=True)
             print(f"  Service    {at.service}\n  API docs   {at.service}/docs", flush=True)
-            print(f"  MLflow     {at.mlflow}\nPress Ctrl-C to stop.", flush=True)
+            print(f"  MLflow     {at.mlflow}", flush=True)
+            if home.owner_token(options.home):
+                print(f"  Token      in {options.home / OWNER_TOKEN}", flush=True)
+            print("Press Ctrl-C to stop.", flush=True)
             stack.watch(ended)
             print("stopping ...", flush=True)
     except (StackError, OSError) as error:
@@ -190,7 +194,8 @@ class Stack:
             if interrupted.is_set():
                 raise StackError("interrupted while starting")
             try:
-                response = httpx.get(check.url, timeout=ANSWER_S, trust_env=False, verify=False)
+                headers = {"Authorization": f"Bearer {token}"} if (token := check.token()) else {}
+                response = httpx.get(check.url, headers=headers, timeout=ANSWER_S, trust_env=False, verify=False)
                 if check.is_ready(response):
                     return
                 answer, cause = f"{response.status_code} {response.text[:300]}", check.cause(response)

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from search_spaces.phrases import shown
 from search_spaces.problems import shorten
 from search_spaces.storage.atomic import PRIVATE, atomic_write
-from service.contract.home_files import STACK
+from service.contract.home_files import OWNER_TOKEN, STACK
 
 LOCK = "stack.lock"
 #: Each is in the home of every stack or service that has run, also of version 0.1.
@@ -101,6 +101,14 @@ def ray_token(home: Path) -> str:
     if not path.exists():
         atomic_write(path, secrets.token_hex(32).encode(), PRIVATE)
     return path.read_text().strip()
+
+
+def owner_token(home: Path) -> str:
+    """The token of the service of this home, which the service has created; empty where it asks for none."""
+    try:
+        return (home / OWNER_TOKEN).read_text().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def enable_wal(database: Path) -> None:

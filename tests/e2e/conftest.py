@@ -41,7 +41,7 @@ def up(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator[st
 
 @pytest.fixture(scope="session")
 def client(up: stack.Stack) -> Iterator[Client]:
-    with Client(up.addresses.service) as rung:
+    with Client(up.addresses.service, stack.owner_token(up.home)) as rung:
         yield rung
 
 

@@ -240,7 +240,8 @@ def test_two_experiments_share_the_slots_until_they_are_canceled(client: Client,
 
 def test_the_response_to_a_bad_spec_reports_the_field_and_its_value(up: stack.Stack) -> None:
     body = {"name": "x", "resources": {"gpus_per_trial": 3}}
-    answer = httpx.post(f"{up.addresses.service}/api/v1/experiments", json=body, trust_env=False)
+    headers = {"Authorization": f"Bearer {stack.owner_token(up.home)}"}
+    answer = httpx.post(f"{up.addresses.service}/api/v1/experiments", json=body, headers=headers, trust_env=False)
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
     (problem,) = answer.json()["errors"]

@@ -35,7 +35,8 @@ IDS: dict[str, str] = {name: stored["experiment"]["id"] for name, stored in BEFO
 def answers(up: stack.Stack, name: str) -> dict[str, Any]:
     """What the service answers now to the requests whose answers are stored."""
     path = f"/api/v1/experiments/{IDS[name]}"
-    with httpx.Client(base_url=up.addresses.service, trust_env=False) as http:
+    headers = {"Authorization": f"Bearer {stack.owner_token(up.home)}"}
+    with httpx.Client(base_url=up.addresses.service, headers=headers, trust_env=False) as http:
         return {
             "experiment": http.get(path).json(),
             "trials": [http.get(f"{path}/trials/{trial['trial']}").json() for trial in BEFORE[name]["trials"]],

@@ -84,8 +84,8 @@ def test_another_page_of_this_machine_cannot_answer(provider: OpenIdProvider) ->
 
     def attacked(url: str) -> None:
         target = parse_qs(urlsplit(url).query)["redirect_uri"][0]
-        for address in (f"{target}?code=evil&state=guess", f"{target}?code=evil", target.replace("/callback", "/")):
-            answers.append(httpx.get(address, trust_env=False).status_code)
+        addresses = (f"{target}?code=evil&state=guess", f"{target}?code=evil", target.replace("/callback", "/"))
+        answers.extend(httpx.get(address, trust_env=False).status_code for address in addresses)
         browse(url)
 
     assert OidcProvider(provider.issuer, CLIENT).check(*_pair(with_browser(provider, attacked))).login == "alice"
