@@ -194,7 +194,9 @@ def _obtain(client: Client, method: OidcMethod, device: bool | None) -> Obtained
     except ValueError as error:
         raise ConflictError(f"the OpenID provider of {client.url} cannot be used: its issuer {error}") from None
     echo(f"Signing in to {client.url} with {method.issuer}", err=True)
-    if device or (device is None and method.device and not _has_browser()):
+    if device is None:
+        device = not _has_browser() and provider.metadata().device_authorization_endpoint is not None
+    if device:
         return sign_in_on_another_device(provider, method.client_id, method.scopes, _show_prompt)
     return sign_in_with_browser(provider, method.client_id, method.scopes, _open_page)
 

@@ -26,7 +26,6 @@ class OidcMethod(BaseModel):
     issuer: str = Field(description="Issuer of the provider, from which its addresses follow (OpenID discovery).")
     client_id: str = Field(description="Identifier of Rung at the provider.")
     scopes: list[str] = Field(description="Scopes to ask the provider for.", examples=[["openid", "profile", "email"]])
-    device: bool = Field(description="Whether the provider supports the device grant (RFC 8628).")
 
 
 class AuthMethods(BaseModel):

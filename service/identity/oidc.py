@@ -110,13 +110,6 @@ class OidcProvider:
         self._check_claims(claims, nonce)
         return _identity(claims)
 
-    def supports_device_grant(self) -> bool:
-        """Whether people can sign in on another device. False also while the provider is unreachable."""
-        try:
-            return self._read(KEEP_KEYS_S).metadata.device_authorization_endpoint is not None
-        except ProviderUnavailableError:
-            return False
-
     def _claims(self, id_token: str, published: _Published) -> dict[str, Any]:
         """The claims of a token with a valid signature. Raises SignInRefusedError and _UnknownKeyError."""
         offered = published.metadata.id_token_signing_alg_values_supported
@@ -127,7 +120,7 @@ class OidcProvider:
             raise SignInRefusedError(f"the ID token must be signed with {', '.join(algorithms) or 'RS256'}") from None
         except _UnknownKeyError:
             raise
-        except (JoseError, ValueError, TypeError, LookupError, AttributeError) as error:  # also of odd headers
+        except (JoseError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise SignInRefusedError(f"the signature of the ID token is not valid ({type(error).__name__})") from None
         if not isinstance(claims, dict):
             raise SignInRefusedError("the ID token must hold a JSON object")

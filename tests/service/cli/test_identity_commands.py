@@ -151,7 +151,7 @@ def running_provider() -> Iterator[OpenIdProvider]:
 @pytest.fixture
 def provider(running_provider: OpenIdProvider, server: Recorded) -> OpenIdProvider:
     running_provider.behave()
-    oidc = {"issuer": running_provider.issuer, "client_id": CLIENT, "scopes": ["openid", "email"], "device": True}
+    oidc = {"issuer": running_provider.issuer, "client_id": CLIENT, "scopes": ["openid", "email"]}
     server.answers[f"GET {API}/auth"] = (200, {"mode": "accounts", "password": True, "oidc": oidc})
     server.answers[f"POST {API}/auth/exchange"] = (201, SIGNED_IN)
     return running_provider
@@ -160,7 +160,7 @@ def provider(running_provider: OpenIdProvider, server: Recorded) -> OpenIdProvid
 def test_a_person_signs_in_on_another_device(run: Run, server: Recorded, provider: OpenIdProvider) -> None:
     approval = threading.Timer(0.5, provider.decide, ["approved"])
     approval.start()
-    result = run("login", "--device")
+    result = run("login")  # there is no terminal, so that nobody would see a browser
     approval.join()
     assert (result.exit_code, result.stdout) == (0, f"signed in to {server.url} as alice until 2099-03-01 12:00\n")
     assert result.stderr.splitlines() == [
