@@ -29,6 +29,7 @@ from joserfc.jwk import RSAKey
 from tests.support.handlers import QuietHandler
 
 CLIENT = "rung"
+PENDING = "authorization_pending"
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 PERSON = {
     "sub": "subject-1",
@@ -49,7 +50,8 @@ class State:
         self.odd: dict[str, dict[str, Any]] = {}
         self.requests: list[str] = []
         self.codes: dict[str, dict[str, str]] = {}
-        self.devices: dict[str, dict[str, Any]] = {}
+        self.devices: set[str] = set()
+        self.decision = PENDING
 
     def id_token(self, claims: dict[str, Any], sign: str = "newest", kid: str | None = "") -> str:
         now = int(time.time())
@@ -113,11 +115,10 @@ def control(state: State, order: dict[str, Any]) -> dict[str, Any]:
     if "rotate" in order:
         state.keys.append(_new_key(order["rotate"]))
     if "decide" in order:
-        for device in state.devices.values():
-            device["decision"] = order["decide"]
+        state.decision = order["decide"]
     if "id_token" in order:
         return {"id_token": state.id_token(**order["id_token"])}
-    return {"requests": state.requests, "polls": [device["polls"] for device in state.devices.values()]}
+    return {"requests": state.requests}
 
 
 def metadata(state: State, _query: dict[str, str]) -> tuple[int, dict[str, Any]]:
@@ -166,7 +167,7 @@ def token(state: State, query: dict[str, str]) -> tuple[int, dict[str, Any]]:
 def device_authorization(state: State, query: dict[str, str]) -> tuple[int, dict[str, Any]]:
     assert query["client_id"] == CLIENT
     code = secrets.token_urlsafe(8)
-    state.devices[code] = {"decision": "authorization_pending", "polls": 0}
+    state.devices.add(code)
     page = f"{state.issuer}/device"
     return 200, {
         "device_code": code,
@@ -179,11 +180,11 @@ def device_authorization(state: State, query: dict[str, str]) -> tuple[int, dict
 
 
 def device_token(state: State, code: str) -> tuple[int, dict[str, Any]]:
-    device = state.devices[code]
-    device["polls"] += 1
-    if device["decision"] != "approved":
-        return 400, {"error": device["decision"]}
-    del state.devices[code]
+    if code not in state.devices:
+        return 400, {"error": "invalid_grant"}
+    if state.decision != "approved":
+        return 400, {"error": state.decision}
+    state.devices.remove(code)
     return 200, {"id_token": state.id_token({}), "access_token": "a", "token_type": "Bearer"}
 
 
@@ -203,8 +204,8 @@ class OpenIdProvider:
         self.issuer, self._process = issuer, process
 
     def behave(self) -> None:
-        """Answer as it should, from now on."""
-        self._control({"odd": {}})
+        """Answer as it should from now on; nobody has decided anything on another device."""
+        self._control({"odd": {}, "decide": PENDING})
 
     def misbehave(self, path: str, **how: Any) -> None:
         """How the answers of a path, or the redirects as `answer`, differ from now on."""
