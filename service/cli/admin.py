@@ -48,5 +48,6 @@ def init(
         if as_json:
             print_json({"login": login, "token": token})
             return
-        echo(f"{login} administers the service. This token is not shown again:", err=True)
+        echo(f"{login} administers the service now. This token is not shown again:", err=True)
         echo(token)
+        echo("Next: `rung login --url URL --with-token`, then `rung user create` and `rung team create`.", err=True)

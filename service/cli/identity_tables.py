@@ -30,13 +30,18 @@ KINDS = {
 
 def describe_caller(found: WhoAmI, url: str, source: Source) -> list[str]:
     """Who the caller is, a line each."""
-    who = KINDS[found.kind] if found.user is None else person(found.user.login, found.user.name)
+    who = caller_name(found) if found.user is None else person(found.user.login, found.user.name)
     teams = ", ".join(f"{one.team} ({one.role})" for one in found.teams) or "none"
     lines = [f"{who} at {url}", f"  admin     {'yes' if found.admin else 'no'}", f"  teams     {teams}"]
     if found.token is not None:
         until = f", until {moment(found.token.expires_at)}" if found.token.expires_at else ""
         lines.append(f"  token     {found.token.id}{f' ({found.token.name})' if found.token.name else ''}{until}")
     return [*lines, f"  from      {SOURCES[source]}"]
+
+
+def caller_name(found: WhoAmI) -> str:
+    """The login of a person, or what the caller is."""
+    return KINDS[found.kind] if found.user is None else found.user.login
 
 
 def tokens(items: Iterable[TokenView], now: datetime | None = None) -> Table:

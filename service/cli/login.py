@@ -37,6 +37,9 @@ def login(
             show_default=False,
         ),
     ] = None,
+    with_token: Annotated[
+        bool, typer.Option("--with-token", help="keep a token that you were given, such as that of `rung admin init`")
+    ] = False,
     expires: Expires = "30",
     url: Url = "",
     as_json: AsJson = False,
@@ -44,28 +47,39 @@ def login(
     """Sign in to a service on this machine.
 
     The token that the service issues is stored in ~/.config/rung/tokens.json, and is sent to this service only. A
-    password is read from the terminal, or from a line of standard input.
+    password or a given token is read from the terminal, or from a line of standard input.
     """
     with report_errors(as_json):
+        from service.cli.identity_tables import caller_name, moment
         from service.client import Client
         from service.client.credentials import default_url
         from service.client.token_store import StoredToken
         from service.http_client import is_secure
 
-        days, store = parse_days(expires), _store()
-        with Client(url or default_url(), "") as client:
-            methods = _methods(client)
-            if not is_secure(client.url):
-                echo(f"warning: {client.url} is not encrypted: others on the network can read what you send", err=True)
-            signed = _sign_in(client, methods, login, device, days)
-            stored = StoredToken(signed.token, signed.id, signed.user.login, signed.expires_at.isoformat())
-            store.put(client.url, stored)
-            if as_json:
-                print_json({"url": client.url, **signed.model_dump(mode="json", exclude={"token"})})
-                return
-            from service.cli.identity_tables import moment
-
-            echo(f"signed in to {client.url} as {signed.user.login} until {moment(signed.expires_at)}")
+        days, store, address = parse_days(expires), _store(), url or default_url()
+        if not is_secure(address):
+            echo(f"warning: {address} is not encrypted: others on the network can read what you send", err=True)
+        if with_token:
+            given = read_password("Token").strip()
+            with Client(address, given) as client:
+                found = client.identity.whoami()
+            who, document = caller_name(found), found.model_dump(mode="json")
+            ends = found.token.expires_at if found.token else None
+            stored = StoredToken(given, found.token.id if found.token else "", who, str(ends or ""))
+        else:
+            with Client(address, "") as client:
+                signed = _sign_in(client, _methods(client), login, device, days)
+            who, ends, document = (
+                signed.user.login,
+                signed.expires_at,
+                signed.model_dump(mode="json", exclude={"token"}),
+            )
+            stored = StoredToken(signed.token, signed.id, who, str(ends))
+        store.put(address, stored)
+        if as_json:
+            print_json({"url": client.url, **document})
+        else:
+            echo(f"signed in to {client.url} as {who}" + (f" until {moment(ends)}" if ends else ""))
 
 
 @app.command()

@@ -27,6 +27,7 @@ API = "/api/v1"
 ALICE = {"login": "alice", "name": "Alice Example", "email": "alice@example.com", "created_at": "2026-11-01T12:00:00Z"}
 TOKEN = {"id": "t8k2m4qz", "name": "laptop", "expires_at": "2099-03-01T12:00:00Z"}
 SIGNED_IN = {"token": "rung_p_secret", **TOKEN, "user": ALICE}
+NOT_SIGNED_IN = {"type": "urn:rung:problem:unauthorized", "detail": "a token is needed", "status": 401}
 PASSWORDS = {"mode": "accounts", "password": True, "oidc": None}
 TEAM = {
     "team": "vision",
@@ -96,6 +97,17 @@ def test_a_person_signs_in_and_the_commands_send_the_token(run: Run, server: Rec
     assert server.tokens[-1] == "Bearer rung_p_secret"
     assert json.loads(tokens_file(tmp_path).read_text())["origins"] == {}
     assert run("logout").exit_code == 1
+
+
+def test_a_token_that_was_given_is_checked_and_kept(run: Run, server: Recorded, tmp_path: Path) -> None:
+    server.answers[f"GET {API}/auth/whoami"] = (401, NOT_SIGNED_IN)
+    assert run("login", "--with-token", input="rung_p_wrong\n").exit_code == 1
+    assert not tokens_file(tmp_path).exists()
+    server.answers[f"GET {API}/auth/whoami"] = (200, {"user": ALICE, "kind": "person", "admin": True, "token": TOKEN})
+    result = run("login", "--with-token", input="rung_p_given\n")
+    assert (result.exit_code, result.stdout) == (0, f"signed in to {server.url} as alice until 2099-03-01 12:00\n")
+    run("whoami")
+    assert server.tokens == ["Bearer rung_p_wrong", "Bearer rung_p_given", "Bearer rung_p_given"]
 
 
 def test_the_password_is_asked_for_and_never_printed(run: Run) -> None:
@@ -191,9 +203,6 @@ def test_a_provider_that_cannot_be_trusted_is_not_asked(run: Run, server: Record
     result = run("login", "--device")
     assert result.exit_code == 1
     assert "its issuer must be an https URL, or an http URL of this machine (got http://192.0.2.1)" in result.stderr
-
-
-NOT_SIGNED_IN = {"type": "urn:rung:problem:unauthorized", "detail": "a token is needed", "status": 401}
 
 
 def test_a_refusal_names_the_next_step(run: Run, server: Recorded, tmp_path: Path) -> None:
