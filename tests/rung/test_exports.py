@@ -16,7 +16,14 @@ NAMES = {
     *("Preset", "PresetName", "ClusterStatus", "Comparison", "Readiness"),
     *("RungError", "BadRequestError", "UnauthorizedError", "ForbiddenError", "NotFoundError", "MethodNotAllowedError"),
     *("ConflictError", "PreconditionFailedError", "ContentTooLargeError", "UnsupportedMediaTypeError"),
-    *("ValidationFailedError", "InternalError", "UnavailableError", "DiskFullError", "UnreachableError"),
+    *(
+        "ValidationFailedError",
+        "TooManyRequestsError",
+        "InternalError",
+        "UnavailableError",
+        "DiskFullError",
+        "UnreachableError",
+    ),
 }
 
 
