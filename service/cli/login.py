@@ -57,7 +57,7 @@ def login(
         from service.http_client import is_secure
 
         days, store, address = parse_days(expires), _store(), url or default_url()
-        if not is_secure(address):
+        if address.startswith("http://") and not is_secure(address):
             echo(f"warning: {address} is not encrypted: others on the network can read what you send", err=True)
         if with_token:
             given = read_password("Token").strip()

@@ -127,6 +127,11 @@ def test_json_of_a_sign_in_has_no_token(run: Run, server: Recorded) -> None:
     assert "rung_p_secret" not in result.output
 
 
+def test_a_connection_that_others_can_read_is_warned_about(run: Run) -> None:
+    result = run("login", "--login", "alice", "--url", "http://192.0.2.1:9")
+    assert result.stderr.startswith("warning: http://192.0.2.1:9 is not encrypted: others on the network can read")
+
+
 def test_a_wrong_password_stores_nothing(run: Run, server: Recorded, tmp_path: Path) -> None:
     problem = {"type": "urn:rung:problem:unauthorized", "detail": "the login or the password is wrong", "status": 401}
     server.answers[f"POST {API}/auth/login"] = (401, problem)
