@@ -31,7 +31,7 @@ def init(
 ) -> None:
     """Create the first administrator and print a token.
 
-    Reads the RUNG_* settings of the service and writes to its database. Whoever may do this owns the service.
+    Reads the RUNG_* settings of the service and writes to its database. A person who may do this owns the service.
     """
     with report_errors(as_json):
         from service.cli.extras import require

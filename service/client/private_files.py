@@ -37,25 +37,18 @@ def read_private(path: Path) -> str | None:
         return None
     except OSError as error:
         raise PrivateFileError(f"cannot read {path}: {error.strerror}") from None
-    with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise PrivateFileError(f"{path} must be a regular file")
-        if found.st_uid not in {os.geteuid(), 0}:
-            raise PrivateFileError(f"{path} must belong to you (its owner has the user id {found.st_uid})")
-        if found.st_mode & OTHERS:
-            raise PrivateFileError(
-                f"{path} must be readable by you only (its mode is {stat.S_IMODE(found.st_mode):04o}): others may have "
-                f"read its tokens. Revoke them, then run `chmod 600 {path}`"
-            )
-        content = file.read(MAX_BYTES + 1)
     try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        raise PrivateFileError(f"{path} must be UTF-8 text") from None
+        _check_owner_only(path, os.fstat(descriptor))
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_BYTES:
         raise PrivateFileError(f"{path} must have at most {MAX_BYTES} bytes")
-    return text
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise PrivateFileError(f"{path} must be UTF-8 text") from None
 
 
 def write_private(path: Path, text: str) -> None:
@@ -80,3 +73,15 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def _check_owner_only(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise PrivateFileError(f"{path} must be a regular file")
+    if found.st_uid not in {os.geteuid(), 0}:
+        raise PrivateFileError(f"{path} must belong to you (its owner has the user id {found.st_uid})")
+    if found.st_mode & OTHERS:
+        raise PrivateFileError(
+            f"{path} must be readable by you only (its mode is {stat.S_IMODE(found.st_mode):04o}): others may have "
+            f"read its tokens. Revoke them, then run `chmod 600 {path}`"
+        )

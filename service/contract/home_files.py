@@ -7,5 +7,5 @@ from __future__ import annotations
 
 #: The addresses of a running `rung up`, and the process that runs it.
 STACK = "stack.json"
-#: The token of a service with one user (RUNG_AUTH=owner). Whoever can read the file is that user.
+#: The token of a service with one user (RUNG_AUTH=owner), who is anybody that can read the file.
 OWNER_TOKEN = "owner_token"

@@ -115,7 +115,7 @@ def test_without_a_url_the_variable_is_for_the_running_stack(
     assert (own.tokens, other.tokens) == (["Bearer rung_s_ci"], [None])
 
 
-def test_a_token_that_is_passed_is_sent_and_an_empty_one_is_none(own: Recorded, store: TokenStore) -> None:
+def test_a_token_that_is_passed_is_sent_and_an_empty_one_sends_nothing(own: Recorded, store: TokenStore) -> None:
     store.put(own.url, StoredToken("rung_p_mine"))
     for token in ("rung_p_given", ""):
         with Client(own.url, token) as client:
