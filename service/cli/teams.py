@@ -98,6 +98,16 @@ def archive(team: Slug, url: Url = "", token: Token = "", as_json: AsJson = Fals
         _show(client.identity.archive_team(team), as_json)
 
 
+@group.command()
+def unarchive(team: Slug, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
+    """Have an archived team accept submissions again.
+
+    For administrators.
+    """
+    with report_errors(as_json), connect(url, token) as client:
+        _show(client.identity.unarchive_team(team), as_json)
+
+
 def _show(team: TeamView, as_json: bool) -> None:
     if as_json:
         print_json(team.model_dump(mode="json"))

@@ -23,7 +23,7 @@ def create(
     team: Annotated[
         str | None, typer.Option(help="for a program of this team, which you manage; default: for yourself")
     ] = None,
-    role: Annotated[str, typer.Option(help="role of the program in the team: viewer, member or manager")] = "member",
+    role: Annotated[str, typer.Option(help="role of the program in the team: viewer or member")] = "member",
     expires: Expires = "90",
     url: Url = "",
     token: Token = "",

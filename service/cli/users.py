@@ -96,11 +96,14 @@ def password(login: Login, url: Url = "", token: Token = "", as_json: AsJson = F
     with report_errors(as_json), connect(url, token) as client:
         caller = client.identity.whoami()
         is_own = caller.user is not None and caller.user.login == login
-        changes = {"old_password": read_password("Present password")} if is_own else {}
-        changes["password"] = read_password(f"New password of {login}", repeat=True)
-        view = client.identity.change_user(login, **changes)
+        old = read_password("Present password") if is_own else ""
+        new = read_password(f"New password of {login}", repeat=True)
+        if is_own:
+            client.identity.change_password(old, new)
+        else:
+            client.identity.change_user(login, password=new)
         if as_json:
-            print_json(view.model_dump(mode="json"))
+            print_json({"login": login})
         else:
             echo(f"the password of {login} is changed")
 

@@ -100,6 +100,10 @@ class IdentityClient:
         """Have a team accept nothing new. For administrators."""
         return self._transport.parse_response(TeamView, self._transport.send("POST", f"{_team(team)}/archive"))
 
+    def unarchive_team(self, team: str) -> TeamView:
+        """Have an archived team accept submissions again. For administrators."""
+        return self._transport.parse_response(TeamView, self._transport.send("POST", f"{_team(team)}/unarchive"))
+
     def set_member(self, team: str, login: str, role: Role) -> TeamView:
         """Add a person to a team, or change their role. For its managers."""
         answer = self._transport.send("PUT", _member(team, login), None, encode_json({"role": role}, "role"), JSON)
@@ -126,11 +130,14 @@ class IdentityClient:
         body = {"login": login, "name": name, "email": email, "password": password, "admin": admin}
         return self._post(UserView, "users", body)
 
-    def change_user(self, login: str, **changes: Any) -> UserView:
-        """Change `name`, `email`, `password`, `admin` or `disabled` of an account.
+    def change_password(self, old: str, new: str) -> None:
+        """Change the caller's own password."""
+        self._transport.send(
+            "POST", f"{API_PREFIX}/auth/password", None, encode_json({"old": old, "new": new}, "body"), JSON
+        )
 
-        For administrators. People change their own password with `old_password` and `password`.
-        """
+    def change_user(self, login: str, **changes: Any) -> UserView:
+        """Change `name`, `email`, `password`, `admin` or `disabled` of an account. For administrators."""
         address = f"{API_PREFIX}/users/{path_part(login, 'login')}"
         answer = self._transport.send("PATCH", address, None, encode_json(changes, "changes"), JSON)
         return self._transport.parse_response(UserView, answer)

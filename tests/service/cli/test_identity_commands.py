@@ -294,6 +294,8 @@ def test_teams_and_their_members(run: Run, server: Recorded) -> None:
         '--role: must be one of viewer, member, manager (got "boss")\n',
     )
     assert run("team", "remove", "vision", "bob").stdout == "bob is no member of team vision now\n"
+    server.answers[f"POST {API}/teams/vision/unarchive"] = (200, TEAM)
+    assert run("team", "unarchive", "vision").stdout.startswith("team vision (Computer vision)\n")
     assert run("team", "archive", "vision").stdout.startswith("team vision (Computer vision), archived\n")
 
 
@@ -303,7 +305,7 @@ def test_people(run: Run, server: Recorded) -> None:
         f"GET {API}/users": (200, {"items": [{**ALICE, "admin": True}, bob]}),
         f"POST {API}/users": (201, {**ALICE, "admin": True}),
         f"PATCH {API}/users/bob": (200, bob),
-        f"PATCH {API}/users/alice": (200, ALICE),
+        f"POST {API}/auth/password": (204, None),
         f"GET {API}/auth/whoami": (200, {"user": ALICE, "kind": "person", "admin": True}),
     }
     shown = [line.split() for line in run("user", "list").stdout.splitlines()]
@@ -320,7 +322,7 @@ def test_people(run: Run, server: Recorded) -> None:
     assert run("user", "password", "bob", input="a new one of bob\n").stdout == "the password of bob is changed\n"
     assert server.requests[-1].body == {"password": "a new one of bob"}
     run("user", "password", "alice", input="the old one\nthe new one\n")
-    assert server.requests[-1].body == {"old_password": "the old one", "password": "the new one"}
+    assert server.requests[-1].body == {"old": "the old one", "new": "the new one"}
 
 
 def test_the_audit_log_is_read_page_by_page(run: Run, server: Recorded) -> None:
