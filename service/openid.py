@@ -91,8 +91,7 @@ class Provider:
         """The answer to one request, of any status. A redirect is not followed: it would lead to another server."""
         try:
             with open_client(url, headers={"Accept": "application/json"}, timeout=self._limits.timeout_s) as client:
-                options = {} if form is None else {"data": dict(form)}
-                response = fetch(client, self._limits, method, url, **options)
+                response = fetch(client, self._limits, method, url, data=None if form is None else dict(form))
         except EnvironmentUnusableError as error:
             raise self._unusable(str(error)) from None
         except AnswerTooLargeError as error:

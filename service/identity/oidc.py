@@ -174,7 +174,8 @@ class OidcProvider:
                 raise ProviderUnavailableError(self._failure[0].detail)
             try:
                 metadata = self._provider.metadata()
-                keys = tuple(filter(None, map(_import, self._provider.key_documents(metadata))))
+                imported = map(_import, self._provider.key_documents(metadata))
+                keys = tuple(key for key in imported if key is not None)
             except ProviderUnavailableError as error:
                 self._failure = (error, self._monotonic())
                 raise
