@@ -20,7 +20,7 @@ from search_spaces.layout import NAMES
 from search_spaces.protocol import ErrorKind, LaunchConfig, Phase, Winner
 from search_spaces.storage.base import JournalDamagedError, WriterFencedError, open_storage
 from workers.failures import from_ray
-from workers.failures.attempt import AttemptError, MissingJournalError
+from workers.failures.attempt import AttemptError, MisplacedJournalError, MissingJournalError, NewerJournalError
 from workers.failures.classification import NodeError, TrialError, sentence
 from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
@@ -31,7 +31,7 @@ from workers.search.policy import SearchPolicy
 from workers.search.stop_conditions import Outcome
 from workers.search.tune_callbacks import TuneCallback
 from workers.search.verdicts import Verdicts
-from workers.state.recorder import Recorder
+from workers.state.recorder import ForeignJournalError, Recorder
 from workers.tracking.connection import SupersededError, is_outage, is_permanent
 from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.retry import OUTAGE_LIMIT_S, DeliveryAbandonedError, Retrier
@@ -150,7 +150,16 @@ class ExperimentAttempt:
         if self._launch.trials and not self._storage.journal.exists():
             raise MissingJournalError(self._launch.storage, self._launch.trials)
         try:
-            self._recorder = Recorder(self._storage.journal, self._spec.objective, self._launch.attempt)
+            self._recorder = Recorder(
+                self._storage.journal,
+                self._spec.objective,
+                self._launch.attempt,
+                experiment=self._launch.experiment_id,
+            )
+        except ForeignJournalError as error:
+            raise MisplacedJournalError(self._launch.storage, str(error)) from error
+        except WriterFencedError as error:  # the service does not hear it if this driver was replaced
+            raise NewerJournalError(str(error)) from error
         except OSError as error:
             raise AttemptError(f"the journal cannot be opened: {error}") from error
         self._writers.callback(self._release_slots)

@@ -21,7 +21,7 @@ import ray
 from search_spaces.datasets.base import DataUnavailableError
 from search_spaces.layout import NAMES
 from search_spaces.protocol import ErrorKind, LaunchConfig
-from search_spaces.storage.base import UNUSABLE_ERRNOS, open_root, open_storage, read_document
+from search_spaces.storage.base import MISPLACED_ERRNOS, UNUSABLE_ERRNOS, open_root, open_storage, read_document
 from workers.failures.classification import Failure, NodeError, classify
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def using_storage(storage: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in UNUSABLE_ERRNOS:
+        if error.errno not in UNUSABLE_ERRNOS | MISPLACED_ERRNOS:
             raise
         node, name = this_node()
         root = storage.rpartition("/")[0]

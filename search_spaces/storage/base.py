@@ -35,6 +35,9 @@ DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: What it reports while a file system cannot be used: it is read-only, unreachable or failing, or gives no permission.
 UNUSABLE_ERRNOS = frozenset({errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EACCES, errno.EPERM})
 
+#: What it reports for something else in the place of a file or a folder, such as a link, or one of them for the other.
+MISPLACED_ERRNOS = frozenset({errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR})
+
 
 class NotAFileError(OSError):
     """Something else has the name of a file: a link, a folder or a named pipe, for example."""

@@ -11,12 +11,9 @@ import stat
 from pathlib import Path
 
 from search_spaces.storage.atomic import PRIVATE
-from search_spaces.storage.base import NotAFileError
+from search_spaces.storage.base import MISPLACED_ERRNOS, NotAFileError
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-
-#: What the operating system reports for a link, a file in the place of a folder, a socket, and a folder to be written.
-_NO_FILE = frozenset({errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR})
 
 
 def open_regular(root: Path, path: str | Path, flags: int, mode: int = PRIVATE) -> int:
@@ -30,7 +27,7 @@ def open_regular(root: Path, path: str | Path, flags: int, mode: int = PRIVATE) 
             os.close(outer)
         file = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode, dir_fd=folder)
     except OSError as error:
-        if error.errno in _NO_FILE:
+        if error.errno in MISPLACED_ERRNOS:
             raise NotAFileError(error.errno, error.strerror, str(path)) from None
         error.filename = str(path)
         raise

@@ -26,7 +26,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from search_spaces.periodic import PeriodicThread
 from search_spaces.problems import SpecError
 from search_spaces.protocol import LaunchConfig, sanitize_text
-from search_spaces.storage.base import DISK_FULL_ERRNOS, UNUSABLE_ERRNOS
+from search_spaces.storage.base import DISK_FULL_ERRNOS, MISPLACED_ERRNOS, UNUSABLE_ERRNOS
 from search_spaces.stored import read_controls, read_spec
 from search_spaces.tracebacks import last_error
 from search_spaces.upgrade import upgrade
@@ -278,6 +278,8 @@ class Reconciler:
             return f"paused: no space left on RUNG_STORAGE_ROOT {root}{left}; free some space, then resume"
         if number in UNUSABLE_ERRNOS:
             return f"paused: RUNG_STORAGE_ROOT {root} is not writable: {error}; make it writable, then resume"
+        if number in MISPLACED_ERRNOS:
+            return f"paused: something else is in the place of a file: {error}; remove it, then resume"
         return ""
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import ErrorKind, Phase, TrialState
+from search_spaces.storage.folder import FolderStorage
 from tests.support.attempts import (
     Attempted,
     journal_of,
@@ -56,8 +58,24 @@ def test_a_journal_that_cannot_be_opened_fails_the_attempt(
     (tmp_path / "journal.jsonl").mkdir()
     assert not attempt(no_trials).succeeded
     final = service.heard[-1]
-    assert (final.phase, final.blocked) == ("paused", False)
+    assert (final.phase, final.blocked) == ("paused", True), "another attempt would find the same"
     assert final.reason.startswith("the journal cannot be opened: ")
+
+
+def test_the_journal_of_another_experiment_is_not_taken_for_its_own(
+    attempt: Callable[..., Attempted], service: Any, tmp_path: Path
+) -> None:
+    other = Recorder(FolderStorage(tmp_path).journal, ExperimentSpec(name="x").objective, 1, experiment="exp-2")
+    other.record_suggestion(0, {}, {})
+    other.record_end(0, TrialState.COMPLETED, "done")
+    other.close()
+    assert not attempt(no_trials, attempt=2, trials=1).succeeded
+    final = service.heard[-1]
+    assert (final.phase, final.blocked, final.trials) == ("paused", True, [])
+    assert final.reason == (
+        f"the journal in {tmp_path} cannot be used: it is the journal of experiment exp-2. "
+        "Put that of this experiment back, then resume."
+    )
 
 
 def test_a_folder_without_the_known_trials_is_not_written(
@@ -149,12 +167,19 @@ def test_no_trial_is_reported_as_running_after_a_failure(attempt: Callable[..., 
     assert reported == {0: "PAUSED", 1: "PENDING", 2: "PENDING"}
 
 
-def test_an_attempt_that_starts_after_its_successor_reports_nothing(
+def test_an_attempt_that_starts_after_a_later_one_says_so(
     attempt: Callable[..., Attempted], service: Any, tmp_path: Path
 ) -> None:
-    journal_of(tmp_path, 2).close()
-    assert not attempt(no_trials, attempt=1).succeeded
-    assert service.heard == []
+    """The service ignores it from an attempt that it has replaced; otherwise its database is older than the journal."""
+    journal_of(tmp_path, 40).close()
+    assert not attempt(no_trials, attempt=9).succeeded
+    (final,) = service.heard
+    assert (final.phase, final.blocked, final.trials) == ("paused", True, [])
+    assert final.reason == (
+        f"the journal cannot be used: {tmp_path / 'journal.jsonl'}: writer 40 has started, so writer 9 must not write "
+        "any more. The service's database is older than RUNG_STORAGE_ROOT: restore both from the same time, then resume."
+    )
+    assert [entry["number"] for entry in FolderStorage(tmp_path).journal.entries()] == [40]
 
 
 def test_an_attempt_that_is_superseded_in_the_journal_sends_no_final_heartbeat(

@@ -29,6 +29,29 @@ class ModelNameTakenError(AttemptError):
         )
 
 
+class MisplacedJournalError(AttemptError):
+    """The storage has the journal of another experiment."""
+
+    blocked = True
+
+    def __init__(self, storage: str, why: str) -> None:
+        super().__init__(
+            f"the journal in {storage} cannot be used: {why}. Put that of this experiment back, then resume."
+        )
+
+
+class NewerJournalError(AttemptError):
+    """A later attempt has written the journal, so another driver replaced this one, or the database is an older one."""
+
+    blocked = True
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"the journal cannot be used: {why}. The service's database is older than RUNG_STORAGE_ROOT: restore both "
+            "from the same time, then resume."
+        )
+
+
 class MissingJournalError(AttemptError):
     """The storage has no journal, although the service knows trials of the experiment."""
 

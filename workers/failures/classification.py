@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from search_spaces.datasets.base import DataError
 from search_spaces.protocol import ErrorKind
-from search_spaces.storage.base import DISK_FULL_ERRNOS, UNUSABLE_ERRNOS
+from search_spaces.storage.base import DISK_FULL_ERRNOS, MISPLACED_ERRNOS, UNUSABLE_ERRNOS
 from search_spaces.tracebacks import own_line
 from workers.targets import ImportTargetError
 
@@ -106,8 +106,10 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def is_storage_unusable(error: BaseException) -> bool:
-    """Whether a file system that cannot be used is behind an exception. Not for exceptions of a user's own code."""
-    return any(isinstance(one, OSError) and one.errno in UNUSABLE_ERRNOS for one in _chain(error))
+    """Whether a file system that cannot be used, or a misplaced file, is behind an exception. Not for exceptions of a
+    user's own code."""
+    errnos = UNUSABLE_ERRNOS | MISPLACED_ERRNOS
+    return any(isinstance(one, OSError) and one.errno in errnos for one in _chain(error))
 
 
 def sentence(error: BaseException, longest: int = LONGEST_REASON) -> str:

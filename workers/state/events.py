@@ -21,11 +21,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptStarted:
-    """A driver started. The first event of each driver. `at` is in Unix seconds that never decrease."""
+    """A driver started. The first event of each driver. `at` is in Unix seconds, by its wall clock.
+
+    `experiment` is its id; None in journals of version 0.1.
+    """
 
     name: ClassVar[str] = "attempt"
     at: float
     number: int
+    experiment: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

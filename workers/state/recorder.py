@@ -38,10 +38,15 @@ class MissingEpochError(Exception):
     """A trial reports an epoch, but it never reported the epoch before it."""
 
 
+class ForeignJournalError(Exception):
+    """The journal has the trials of another experiment."""
+
+
 class Recorder:
     """All methods may be called from any thread; `table` is for the thread that records.
 
-    `clock` is read once; see `SlotClock`. Raises WriterFencedError and OSError, as all methods that record do.
+    `clock` is read once; see `SlotClock`. `experiment` is the id of the journal's experiment, not checked if None.
+    Raises WriterFencedError and OSError, as all methods that record do, and ForeignJournalError.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Recorder:
         attempt: int = 1,
         clock: Callable[[], float] = time.time,
         stopwatch: Callable[[], float] = time.monotonic,
+        experiment: str | None = None,
     ) -> None:
         self._lock = threading.RLock()
         self._changed: set[int] = set()
@@ -59,8 +65,10 @@ class Recorder:
         self.clock = SlotClock(stopwatch)
         try:
             # First, so that whatever an earlier driver adds from now on is void, and all before it is read here.
-            self._writer.append(encode(AttemptStarted(at=clock(), number=attempt)))
+            self._writer.append(encode(AttemptStarted(at=clock(), number=attempt, experiment=experiment)))
             for event in decode_all(journal.entries()):
+                if isinstance(event, AttemptStarted) and experiment and event.experiment not in (None, experiment):
+                    raise ForeignJournalError(f"it is the journal of experiment {event.experiment}")
                 self._apply(event)
         except BaseException:
             self._writer.close()

@@ -44,6 +44,8 @@ from workers.tracking.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
+GONE = "gone"  # a run that was deleted for good
+
 REPORT_S = 10.0  # between two reports of the progress on the parent run: each costs a request
 PAUSED_STATUS = "SCHEDULED"  # of the runs of MLflow's statuses that have not ended, the one that does not run
 AT_ONCE = 4  # runs: a run takes three requests, and a search may end thousands of trials in minutes
@@ -211,10 +213,14 @@ class MlflowWriter:
         except Exception as error:
             if not is_permanent(error):
                 raise
-            if self._runs.restore_experiment():
+            stage = None if self._runs.restore_experiment() else self._stage(run)
+            if stage == "deleted":
+                log.warning("restoring run %s, which somebody deleted", run)
+                self._connection.client().restore_run(run)
+            if stage in (None, "deleted"):
                 self._log(run, items)
                 return
-            if len(items) == 1 or not self._is_active(run):
+            if len(items) == 1 or stage == GONE:
                 log.error("MLflow refuses %s of run %s: %s", [item.key for item in items], run, error)
                 return
             middle = len(items) // 2
@@ -225,18 +231,19 @@ class MlflowWriter:
         with tolerating_refusal(f"to end run {run}"):
             self._connection.client().set_terminated(run, status=status, end_time=at_ms)
 
-    def _is_active(self, run: str) -> bool:
-        """False for a run that somebody deleted. Raises LostRunsError if MLflow does not have the parent run either."""
+    def _stage(self, run: str) -> str:
+        """Active, deleted (it can be restored), or GONE. Raises LostRunsError if MLflow does not have the parent run
+        either."""
         try:
             with recorded(f"run {run}"):
-                return str(self._connection.client().get_run(run).info.lifecycle_stage) == "active"
+                return str(self._connection.client().get_run(run).info.lifecycle_stage)
         except LostRunsError:  # deleted for good by somebody, if MLflow still has the parent run
             parent = self._runs.parent()
             if run == parent:
                 raise
             with recorded(f"run {parent}"):
                 self._connection.client().get_run(parent)
-            return False
+            return GONE
 
 
 def _ms(event: Event | TrialEvent) -> int:

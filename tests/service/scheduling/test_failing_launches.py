@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,6 +120,22 @@ def test_a_full_disk_pauses_the_experiment_and_is_named(
     clock.sleep(3600)
     world.reconciler.reconcile_once()
     assert world.show(one)["state"] == "PAUSED", "nothing resumes before a person has freed space"
+
+
+@pytest.mark.parametrize("name", ["marker", "spec.json", "launch-a1.json"])
+def test_a_folder_in_the_place_of_a_file_pauses_the_experiment(world: World, settings: Settings, name: str) -> None:
+    one = world.submit()
+    misplaced = Path(settings.storage_root) / one / name
+    misplaced.mkdir(parents=True)
+    world.reconciler.reconcile_once()
+    view = world.show(one)
+    assert (view["state"], view["attempt"]) == ("PAUSED", 1)
+    assert view["reason"].startswith("paused: something else is in the place of a file: ")
+    assert str(misplaced) in view["reason"]
+    misplaced.rmdir()
+    world.post(one, "resume")
+    world.reconciler.reconcile_once()
+    assert world.show(one)["state"] == "RUNNING"
 
 
 @pytest.mark.parametrize("number", sorted(UNUSABLE_ERRNOS))

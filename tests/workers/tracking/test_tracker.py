@@ -148,7 +148,7 @@ def test_characters_that_no_database_stores_are_removed(
     assert client.get_run(str(one.ids().parent)).data.tags["rung.reason"] == "xy"
 
 
-def test_a_run_that_somebody_deleted_blocks_nothing(
+def test_a_run_that_somebody_deleted_is_restored_and_loses_nothing(
     client: MlflowClient, tracker: BuildTracker, recorder: Recorder
 ) -> None:
     one = tracker()
@@ -159,7 +159,12 @@ def test_a_run_that_somebody_deleted_blocks_nothing(
     train(recorder, 2, 3)
     record_trials(recorder, range(3, 4))
     assert one.deliver()
-    assert set(trial_runs(client)) == {0, 1, 3}
+    assert set(trial_runs(client)) == {0, 1, 2, 3}
+    steps = [point.step for point in client.get_metric_history(one.ids().runs[2], "validation_accuracy")]
+    assert sorted(steps) == [1, 2, 3]
+    client.delete_run(str(one.ids().parent))
+    one.end_parent_run(Summary(RunStatus.FINISHED, {}, {"rung.reason": "done"}))
+    assert client.get_run(str(one.ids().parent)).info.lifecycle_stage == "active"
 
 
 def test_an_mlflow_experiment_that_somebody_deletes_is_restored_and_nothing_is_lost(

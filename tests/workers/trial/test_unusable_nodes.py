@@ -128,6 +128,22 @@ def test_checkpoints_that_the_storage_does_not_give_are_not_replaced_by_a_new_tr
     assert begun(told).step() == first
 
 
+def test_a_link_in_the_place_of_the_folder_of_trials_is_no_error_of_the_code(
+    config: Callable[..., dict[str, Any]],
+) -> None:
+    told = config()
+    trials = Path(told["storage"]) / "trials"
+    elsewhere = trials.rename(trials.with_name("elsewhere"))
+    trials.symlink_to(elsewhere)
+    with pytest.raises(TrialError) as raised:
+        begun(told).step()
+    assert raised.value.failure.kind is ErrorKind.NODE
+    assert f"{trials}/" in raised.value.failure.reason
+    trials.unlink()
+    elsewhere.rename(trials)
+    assert begun(told).step()["epoch"] == 1
+
+
 def test_a_file_of_the_users_own_that_cannot_be_used_is_an_error_of_the_code(
     config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
