@@ -177,7 +177,8 @@ def test_an_attempt_that_starts_after_a_later_one_says_so(
     assert (final.phase, final.blocked, final.trials) == ("paused", True, [])
     assert final.reason == (
         f"the journal cannot be used: {tmp_path / 'journal.jsonl'}: writer 40 has started, so writer 9 must not write "
-        "any more. The service's database is older than RUNG_STORAGE_ROOT: restore both from the same time, then resume."
+        "any more. "
+        "The service's database is older than RUNG_STORAGE_ROOT: restore both from the same time, then resume."
     )
     assert [entry["number"] for entry in FolderStorage(tmp_path).journal.entries()] == [40]
 
