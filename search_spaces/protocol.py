@@ -312,6 +312,9 @@ class Heartbeat(Message):
     mlflow_experiment_id: MlflowId | None = Field(None, description="The experiment in MLflow that holds the runs.")
     mlflow_run_id: MlflowId | None = Field(None, description="The parent run in MLflow.")
     mlflow_view: MlflowId | None = Field(None, description="Key of the experiment's view in MLflow, once it exists.")
+    mlflow_behind_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="Seconds for which MLflow has lacked events of the experiment; 0 while it has all."
+    )
     winner: Winner | None = Field(None, description="The winner, once it is evaluated.")
     controls: KnownControls | None = Field(
         None, description="With phase `completed`: the controls under which the search ended."

@@ -18,10 +18,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
 from search_spaces.protocol import API_PREFIX
+from service import logs
 from service.adapters.cluster_cache import ClusterCache
 from service.adapters.disk_use import DiskUse
 from service.adapters.launcher import BackgroundThread, Launcher, open_launcher
+from service.adapters.measurements import Measurements
 from service.adapters.mlflow_client import MlflowClient
+from service.adapters.observations import Observations
 from service.adapters.probe import Probe
 from service.adapters.storage_identity import StorageIdentity
 from service.api import error_handlers, openapi, routes
@@ -29,15 +32,18 @@ from service.api.body_limit import MaxBodySizeMiddleware
 from service.api.connections import server_config
 from service.api.load_limit import LoadLimitMiddleware
 from service.api.methods import AllowedMethodsMiddleware
+from service.api.request_meter import RequestMeterMiddleware
+from service.api.scrapes import Scrapes
 from service.api.security_headers import SecurityHeadersMiddleware
 from service.api.thread_pools import ThreadPools
 from service.api.trusted_hosts import HostOriginMiddleware
+from service.checkup.examinations import Examinations
 from service.cleanup.worker import CleanupWorker
-from service.context import AppContext
+from service.context import AppContext, utc_now
 from service.domain import experiments
 from service.http_client import EnvironmentUnusableError
 from service.scheduling.loop_clock import LoopClock
-from service.scheduling.reconciler import Reconciler
+from service.scheduling.reconciler import LEASE, Reconciler
 from service.settings import Settings, SettingsError, read_settings, unknown_variables
 from service.store.database import Database, DatabaseUnusableError
 
@@ -61,6 +67,9 @@ def build_app(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
             app.state.thread_pools = ThreadPools.create()
             app.state.context = context = await run_in_threadpool(opened)
             running.callback(context.close)
+            app.state.scrapes = Scrapes(context)
+            app.state.examinations = Examinations(context)
+            running.callback(app.state.examinations.close)
             loop_clock = LoopClock()
             running.callback(asyncio.create_task(loop_clock.run()).cancel)
             for thread in _threads(context, loop_clock):
@@ -89,6 +98,7 @@ def build_app(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
         timeout_s=settings.request_timeout_s,
     )
     app.add_middleware(HostOriginMiddleware, hosts=settings.hosts)
+    app.add_middleware(RequestMeterMiddleware, routes=routes.all_routes())
     app.add_middleware(SecurityHeadersMiddleware, assets=openapi.ASSETS)
     return app
 
@@ -112,18 +122,20 @@ def open_context(settings: Settings, launcher: Launcher | None = None) -> AppCon
         disk_use=DiskUse(),
         storage=storage,
         storage_probe=storage_probe,
+        measurements=Measurements(),
+        observations=Observations(database, LEASE, settings.storage_root, utc_now),
         wake=threading.Event(),
     )
 
 
 def main() -> None:
     """Serve until SIGINT or SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(2)  # as for other invalid commands
+    logging.basicConfig(level=logging.INFO, handlers=[logs.handler(sys.stderr, settings.log_format)])
     with _bound(settings) as bound:  # first: a second service of the same settings must neither migrate nor launch
         try:
             context = open_context(settings)

@@ -13,7 +13,9 @@ from service.adapters.cluster_cache import ClusterCache
 from service.adapters.disk_use import DiskUse
 from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.launcher import Launcher
+from service.adapters.measurements import Measurements
 from service.adapters.mlflow_client import MlflowClient
+from service.adapters.observations import Observations
 from service.adapters.probe import Probe
 from service.adapters.storage_identity import StorageIdentity
 from service.domain.retry_policy import RetryPolicy
@@ -38,6 +40,8 @@ class AppContext:
     disk_use: DiskUse
     storage: StorageIdentity
     storage_probe: Probe
+    measurements: Measurements
+    observations: Observations
     wake: threading.Event
 
     @property
@@ -51,5 +55,6 @@ class AppContext:
     def close(self) -> None:
         self.mlflow_probe.close()
         self.storage_probe.close()
+        self.observations.close()
         self.mlflow.close()
         self.database.close()

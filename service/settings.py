@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Literal, get_args
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -152,6 +152,12 @@ class Settings(BaseModel):
         15.0,
         description="Number of seconds that the replica that schedules may give no sign of life before another one "
         "takes over.",
+    )
+
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="How the service writes its log: `text` for people, `json` with one object in each line. The logs "
+        "of drivers and trials are always text.",
     )
 
     max_body_bytes: Bytes = Field(

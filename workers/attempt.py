@@ -80,6 +80,9 @@ class Tracking(Protocol):
     @property
     def answered_at(self) -> float: ...
 
+    @property
+    def behind_s(self) -> float: ...
+
     def ids(self) -> MlflowIds: ...
 
     def start(self) -> None: ...
@@ -172,7 +175,7 @@ class ExperimentAttempt:
             on_wait=self._report_wait,
             retry_window_s=_retry_window_s,
         )
-        self._heartbeat.report_trials(self._recorder, self._tracker.ids)
+        self._heartbeat.report_trials(self._recorder, self._tracker.ids, lambda: self._tracker.behind_s)
         self._heartbeat.start()
 
     def restore(self) -> None:

@@ -58,6 +58,7 @@ class HeartbeatThread:
         self._fence = fence
         self._recorder: Recorder | None = None
         self._mlflow_ids: Callable[[], MlflowIds] = lambda: MlflowIds(None, None, {})
+        self._mlflow_behind_s: Callable[[], float] = float
         gap_s = min(MIN_GAP_S, launch.heartbeat_s / 2)
         self._thread = PeriodicThread("heartbeat", self._beat, launch.heartbeat_s, gap_s)
         self._sending = threading.Lock()
@@ -80,9 +81,11 @@ class HeartbeatThread:
         self.excluded_nodes: Callable[[], list[str]] = list
         self.directives = Directives(slots=launch.slots, controls=launch.controls, cancel_trials=launch.cancel_trials)
 
-    def report_trials(self, recorder: Recorder, mlflow_ids: Callable[[], MlflowIds]) -> None:
-        """Report these trials from the next heartbeat on."""
-        self._recorder, self._mlflow_ids = recorder, mlflow_ids
+    def report_trials(
+        self, recorder: Recorder, mlflow_ids: Callable[[], MlflowIds], mlflow_behind_s: Callable[[], float] = float
+    ) -> None:
+        """Report these trials from the next heartbeat on, and for how long MLflow has lacked events."""
+        self._recorder, self._mlflow_ids, self._mlflow_behind_s = recorder, mlflow_ids, mlflow_behind_s
 
     def start(self) -> None:
         self._thread.start()
@@ -203,6 +206,7 @@ class HeartbeatThread:
                 "mlflow_experiment_id": ids.experiment,
                 "mlflow_run_id": ids.parent,
                 "mlflow_view": ids.view,
+                "mlflow_behind_s": self._mlflow_behind_s(),
                 "winner": self._winner if is_last else None,
                 "controls": self._controls if is_last else None,
             }

@@ -191,6 +191,11 @@ class ExperimentFiles:
         return freed
 
 
+def free_bytes_of_root(root: str) -> int | None:
+    """Bytes that can still be written to the storage root; None if unknown or unlimited. Raises OSError."""
+    return open_storage(f"{root}/new").free_bytes()  # of an experiment that does not exist
+
+
 def file_kind(name: PurePath) -> FileKind:
     """What a file is for."""
     if name.suffix == ".log":

@@ -54,6 +54,9 @@ class Launcher(Protocol):
     def launch(self, launch: LaunchConfig) -> None:
         """Start the driver; its files have been written. Raises ClusterUnreachableError also for a used attempt id."""
 
+    def run(self, job: str, module: str, arguments: Sequence[str]) -> None:
+        """Start a short job where drivers run: `python -m module arguments`. The other methods take its name, too."""
+
     def status(self, attempt_id: str) -> JobStatus: ...
 
     def stop(self, attempt_id: str) -> None:

@@ -1,17 +1,18 @@
 """Probe: whether something that the service needs can be used, known within half a second.
 
-Owns the thread that waits for a slow MLflow or a storage that hangs, so that nobody else has to. It must not know what
-is probed.
+Owns how long a slow MLflow or a storage that hangs is waited for, and what is logged of it. It must not know what is
+probed.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.adapters.single_flight import SingleFlight
 from service.contract.errors import UnavailableError
 
 log = logging.getLogger(__name__)
@@ -29,20 +30,20 @@ class Probe:
     def __init__(self, name: str, check: Callable[[], None]) -> None:
         self._name = name
         self._check = check
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="probe")
-        self._pending: Future[str] | None = None
+        self._asking = SingleFlight("probe", self._ask)
         self._logged = ""
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._asking.close()
+
+    def begin(self) -> Future[str]:
+        """Ask, without waiting: why it cannot be used; empty when it can."""
+        return self._asking.begin()
 
     def unavailable_reason(self) -> str:
         """Why it cannot be used; empty when it can. Returns within PROBE_TIMEOUT_S."""
-        pending = self._pending
-        if pending is None or pending.done():
-            pending = self._pending = self._pool.submit(self._ask)
         try:
-            return pending.result(PROBE_TIMEOUT_S)
+            return self.begin().result(PROBE_TIMEOUT_S)
         except TimeoutError:
             return f"{self._name} did not answer within {PROBE_TIMEOUT_S:g} s"
 

@@ -23,8 +23,9 @@ MAX_HEARTBEATS = 256
 #: Share of people's requests that one address may have.
 SHARE_OF_AN_ADDRESS = 0.5
 RETRY_AFTER_S = 1
-#: Answered whatever the load is: it waits for nothing, and supervisors of the service ask for it.
-ALWAYS = frozenset({"/healthz"})
+#: Answered whatever the load is, because supervisors of the service ask for them. The one waits for nothing, the other
+#: is found once a second at most.
+ALWAYS = frozenset({"/healthz", "/metrics"})
 
 
 class LoadLimitMiddleware:

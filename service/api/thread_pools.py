@@ -21,6 +21,8 @@ PEOPLE_THREADS = 16
 HEARTBEAT_THREADS = 8
 #: For the question whether the service is ready, which must not wait for requests that wait for the database.
 READINESS_THREADS = 2
+#: To write the metrics, which takes milliseconds.
+METRICS_THREADS = 1
 
 T = TypeVar("T")
 
@@ -31,12 +33,17 @@ class ThreadPools:
 
     heartbeats: CapacityLimiter
     readiness: CapacityLimiter
+    metrics: CapacityLimiter
 
     @classmethod
     def create(cls) -> ThreadPools:
         """Must be called in the event loop. Sets the size of Starlette's pool too."""
         anyio.to_thread.current_default_thread_limiter().total_tokens = PEOPLE_THREADS
-        return cls(heartbeats=CapacityLimiter(HEARTBEAT_THREADS), readiness=CapacityLimiter(READINESS_THREADS))
+        return cls(
+            heartbeats=CapacityLimiter(HEARTBEAT_THREADS),
+            readiness=CapacityLimiter(READINESS_THREADS),
+            metrics=CapacityLimiter(METRICS_THREADS),
+        )
 
 
 async def run(pool: CapacityLimiter, work: Callable[[], T]) -> T:

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from search_spaces.periodic import PeriodicThread
+from service import logs
 from service.cleanup import finalizer
 from service.cleanup.finalizer import EndedExperiment, Finalizer, RetryLaterError
 from service.cleanup.retention import Retention
@@ -71,8 +72,9 @@ class CleanupWorker:
         for ended in self._waiting():
             if self._thread.stopped:
                 return
-            if not self._finalize(held, ended):
-                break
+            with logs.about(experiment=ended.id):
+                if not self._finalize(held, ended):
+                    break
         if self._monotonic() - self._swept_at >= SWEEP_S:
             self._swept_at = self._monotonic()
             self._retention.sweep(held)

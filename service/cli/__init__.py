@@ -27,6 +27,7 @@ from service.cli import teams
 from service.cli import users
 from service.cli import audit
 from service.cli import admin
+from service.cli import doctor
 
 __all__ = ["app", "main"]
 

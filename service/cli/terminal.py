@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from service.presentation import Table
 
 FAILED, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+ANSWER_S = 30.0  # for one request and its whole answer, as the SDK waits by default
 
 
 class Commands(TyperGroup):
@@ -170,13 +171,13 @@ def _fail(error: Any, status: int, as_json: bool) -> NoReturn:
 
 
 @contextlib.contextmanager
-def connect(url: str, token: str) -> Iterator[Client]:
+def connect(url: str, token: str, timeout_s: float = ANSWER_S) -> Iterator[Client]:
     """A client of the service, whose refusals of a token name the next step."""
     from service.client import Client
     from service.client.credentials import default_url
     from service.contract.errors import UnauthorizedError
 
-    with Client(url or default_url(), token or None) as client:
+    with Client(url or default_url(), token or None, timeout_s=timeout_s) as client:
         try:
             yield client
         except UnauthorizedError as error:

@@ -37,6 +37,7 @@ from service.client.identity import IdentityClient
 from service.client.log_follower import DONE, WAIT, LogFollower, read_log
 from service.client.retry import Waiting, retry
 from service.client.transport import HttpTransport
+from service.contract.checkup import Checkup
 from service.contract.comparison import MOST_EXPERIMENTS, Comparison, compare, curves_each
 from service.contract.requests import IDEMPOTENCY_KEY, MERGE_PATCH
 from service.contract.schemas import (
@@ -62,6 +63,8 @@ WATCH_RETRY_S = 60.0
 #: Timeout of the first try of a refresh of `watch`: a service that hangs is reported after this time. Later ones take
 #: the client's own timeout, for a service that is only slow.
 FIRST_ANSWER_S = 5.0
+#: For the service to examine its parts, which takes it six seconds at most.
+CHECKUP_S = 15.0
 #: Seconds that `submit` and `continue_from` retry: long enough for a service that restarts.
 SUBMIT_RETRY_S = 30.0
 
@@ -350,6 +353,14 @@ class Client:
     def health(self) -> Readiness:
         """Whether the database, Ray and MLflow answer. Returns also where the service is not ready."""
         return self._transport.parse_response(Readiness, self._transport.send("GET", "/readyz", accept=503))
+
+    def checkup(self) -> Checkup:
+        """What the service sees of each part of the installation, and what to do."""
+        return self._transport.get(Checkup, f"{API_PREFIX}/checkup", timeout_s=CHECKUP_S)
+
+    def checkup_nodes(self) -> Checkup:
+        """What each node of the cluster has and sees. Runs a short job on the cluster, for two minutes at most."""
+        return self._transport.parse_response(Checkup, self._transport.send("POST", f"{API_PREFIX}/checkup/nodes"))
 
     def ping(self) -> None:
         """Raise UnreachableError if the service does not answer, or if it is not a Rung service."""

@@ -60,5 +60,15 @@ class AttemptState(StrEnum):
     LOST = "LOST"  # stopped sending heartbeats, or Ray reports that it ended without a final one
 
 
+class LossCause(StrEnum):
+    """Why an attempt is lost."""
+
+    NOT_SUBMITTED = "not_submitted"  # Ray or the storage did not take its driver; counts as no failure
+    UNKNOWN_TO_RAY = "unknown_to_ray"  # Ray was probably restarted
+    ENDED = "ended"  # its process ended without a final heartbeat
+    NOT_STOPPED = "not_stopped"  # it did not stop when it was asked to
+    SILENT = "silent"
+
+
 #: The driver may still send heartbeats.
 OPEN = frozenset({AttemptState.STARTING, AttemptState.RUNNING})

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, load_only
 
 from service.adapters.launcher import ALIVE, JobStatus
-from service.contract.states import DRIVEN, OPEN
+from service.contract.states import DRIVEN, OPEN, LossCause
 from service.scheduling.silence import SilenceTimer
 from service.settings import Settings
 from service.store.models import Attempt, Experiment
@@ -50,6 +50,7 @@ class Loss:
     in the meantime proves that the driver is not lost.
     """
 
+    cause: LossCause
     why: str
     counted: bool = True
     cleared_by_heartbeat: bool = True
@@ -107,14 +108,14 @@ def diagnose(driver: Driver, status: JobStatus, silences: DriverSilence, setting
         # Another replica may be submitting it to Ray: that takes as long as a request, and then its lease.
         if quiet_s <= settings.ray_submit_timeout_s + settings.lease_s:
             return None
-        return Loss(f"the driver did not reach Ray within {quiet_s:.0f} s", counted=False)
+        return Loss(LossCause.NOT_SUBMITTED, f"the driver did not reach Ray within {quiet_s:.0f} s", counted=False)
     if status is JobStatus.UNKNOWN:
-        return Loss("Ray does not know the driver; Ray was probably restarted")
+        return Loss(LossCause.UNKNOWN_TO_RAY, "Ray does not know the driver; Ray was probably restarted")
     if status not in ALIVE:
-        return Loss(f"the driver ended ({status}) without a final heartbeat")
+        return Loss(LossCause.ENDED, f"the driver ended ({status}) without a final heartbeat")
     if silences.stop_pending_s > settings.stop_grace_s:
         why = f"the driver did not stop within {settings.stop_grace_s:g} s and was killed"
-        return Loss(why, cleared_by_heartbeat=False)
+        return Loss(LossCause.NOT_STOPPED, why, cleared_by_heartbeat=False)
     if quiet_s > (settings.driver_lost_s if driver.heard_at else settings.driver_start_s):
-        return Loss(f"the driver was silent for {quiet_s:.0f} s")
+        return Loss(LossCause.SILENT, f"the driver was silent for {quiet_s:.0f} s")
     return None

@@ -30,12 +30,13 @@ from search_spaces.storage.base import DISK_FULL_ERRNOS, MISPLACED_ERRNOS, UNUSA
 from search_spaces.stored import read_controls, read_spec
 from search_spaces.tracebacks import last_error
 from search_spaces.upgrade import upgrade
+from service import logs
 from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.launcher import ClusterUnreachableError
 from service.adapters.storage_identity import StorageLostError
 from service.context import AppContext, utc_now
 from service.contract.errors import SEE_LOG
-from service.contract.states import OPEN, State
+from service.contract.states import OPEN, LossCause, State
 from service.domain import attempts, continuation, experiments
 from service.domain.cluster import Cluster
 from service.domain.retry_policy import Replacement
@@ -93,10 +94,12 @@ class Reconciler:
 
     def reconcile_once(self) -> None:
         """Look at the cluster, then act. Raises SQLAlchemyError if the database does not answer, and LeaseLostError."""
-        cluster = self._look()
-        self._held = self._acquire()
-        if self._held is not None and cluster is not None:
-            self._act(self._held, cluster)
+        with self._context.measurements.round():
+            cluster = self._look()
+            self._held = self._acquire()
+            self._context.measurements.lease_held = self._held is not None
+            if self._held is not None and cluster is not None:
+                self._act(self._held, cluster)
 
     def _run(self) -> None:
         self._preload_once()
@@ -141,7 +144,7 @@ class Reconciler:
         silences = liveness.measure_silence(self._silence, found)
         for driver in found:
             if not liveness.is_healthy(driver, silences[driver.attempt_id], self._context.settings):
-                with _isolating_failures(driver.experiment_id):
+                with _isolating_failures(driver.experiment_id), logs.about(attempt=driver.attempt_id):
                     self._check(held, driver, silences[driver.attempt_id])
 
     def _check(self, held: HeldLease, driver: Driver, silences: DriverSilence) -> None:
@@ -174,6 +177,7 @@ class Reconciler:
                 return False
             mark = attempts.mark_lost if loss.counted else attempts.requeue_unlaunched
             mark(session, experiment, attempt, why, Replacement(now, self._context.retries))
+        self._context.measurements.count_loss(loss.cause)
         log.warning("attempt %s is lost: %s", driver.attempt_id, why)
         return True
 
@@ -238,7 +242,8 @@ class Reconciler:
             data_root=str(settings.data_root),
             cache_root=str(settings.cache_root),
         )
-        self._submit(held, launch, document)
+        with logs.about(attempt=attempt.id):
+            self._submit(held, launch, document)
 
     def _submit(self, held: HeldLease, launch: LaunchConfig, spec: dict[str, Any]) -> None:
         files = self._context.files(launch.experiment_id)
@@ -265,6 +270,8 @@ class Reconciler:
                 )
                 if blocked and experiment.state == State.QUEUED:
                     experiments.move(session, experiment, State.PAUSED, now, blocked)
+        if failure:
+            self._context.measurements.count_loss(LossCause.NOT_SUBMITTED)
 
     def _why_blocked(self, error: Exception, files: ExperimentFiles) -> str:
         """What a person must repair before another attempt makes sense; empty if the failure may be temporary."""
@@ -286,11 +293,12 @@ class Reconciler:
 @contextlib.contextmanager
 def _isolating_failures(experiment_id: str) -> Iterator[None]:
     """Log an error of one experiment, so that the pass continues with the others. A lost lease or database ends it."""
-    try:
-        yield
-    except (LeaseLostError, OperationalError):
-        raise
-    except ClusterUnreachableError as error:
-        log.warning("skipping experiment %s in this pass: %s", experiment_id, error)
-    except Exception:
-        log.exception("skipping experiment %s in this pass; the next pass tries again", experiment_id)
+    with logs.about(experiment=experiment_id):
+        try:
+            yield
+        except (LeaseLostError, OperationalError):
+            raise
+        except ClusterUnreachableError as error:
+            log.warning("skipping experiment %s in this pass: %s", experiment_id, error)
+        except Exception:
+            log.exception("skipping experiment %s in this pass; the next pass tries again", experiment_id)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
@@ -44,6 +48,17 @@ MIGRATION_LOCK = 7_468_103  # an arbitrary number that identifies PostgreSQL's a
 
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DatabaseFacts:
+    """What a database says of itself. `revision` is that of its schema, `newest` the one of this version of Rung."""
+
+    product: str
+    revision: str
+    newest: str
+    is_unicode: bool
+    now: datetime
 
 
 class DatabaseUnusableError(Exception):
@@ -133,6 +148,11 @@ class Database:
         """Whether a write of the last FULL_S found no space."""
         return time.monotonic() - self._full_at < FULL_S
 
+    @staticmethod
+    def _newest_revision() -> str:
+        with as_file(files("service.store") / "migrations") as folder:
+            return str(ScriptDirectory(str(folder)).get_current_head())
+
     def migrate(self, revision: str = "head", *, down: bool = False) -> None:
         """Upgrade (or downgrade) the schema to a revision. Replicas that start together wait for each other."""
         with as_file(files("service.store") / "migrations") as folder, self._migrating() as connection:
@@ -175,6 +195,33 @@ class Database:
         if read_only:
             self.engine.dispose()  # what makes it writable again may hold for new connections only
             raise DatabaseReadOnlyError("BEGIN", None, PermissionError("the database is read-only"))
+
+    def facts(self) -> DatabaseFacts:
+        """Raises SQLAlchemyError."""
+        with self.engine.connect() as connection:
+            revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+            if self._sqlite:
+                product = f"SQLite {connection.execute(text('SELECT sqlite_version()')).scalar_one()}"
+                encoding, now = ENCODING, datetime.now(UTC)
+            else:
+                number = connection.execute(text("SHOW server_version")).scalar_one()
+                product = f"PostgreSQL {str(number).split()[0]}"
+                encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+                now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return DatabaseFacts(product, revision, self._newest_revision(), encoding == ENCODING, now)
+
+    def size_bytes(self) -> int:
+        """The size of the database on its disk. Raises SQLAlchemyError, and OSError for a file that is lost."""
+        if self._file is not None:
+            logged = self._file.path.with_name(f"{self._file.path.name}-wal")
+            return self._file.path.stat().st_size + (logged.stat().st_size if logged.exists() else 0)
+        with self.engine.connect() as connection:
+            return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
+
+    def free_bytes(self) -> int | None:
+        """The free space of the disk with the database's file; None for a server, which does not say. Raises
+        OSError."""
+        return None if self._file is None else shutil.disk_usage(self._file.path.parent).free
 
     def close(self) -> None:
         self.engine.dispose()

@@ -67,6 +67,11 @@ def assert_held(session: Session, held: HeldLease, now: datetime) -> None:
         )
 
 
+def ends_at(session: Session, name: str) -> datetime | None:
+    """When a lease ends if nobody renews it; None if nobody has ever held it."""
+    return session.scalar(select(Lease.expires_at).where(Lease.name == name))
+
+
 def release(database: Database, held: HeldLease, now: datetime) -> None:
     """Let the lease expire now, so that another replica need not wait."""
     with database.write() as session:

@@ -79,6 +79,7 @@ class MemoryTracking:
     """An MLflow that answers at once."""
 
     answered_at = 0.0
+    behind_s = 0.0
 
     def __init__(self, calls: Calls, numbers: Callable[[], set[int]]) -> None:
         self._calls = calls

@@ -59,6 +59,14 @@ def heartbeat(heartbeat_of: Callable[..., HeartbeatThread]) -> HeartbeatThread:
     return heartbeat_of()
 
 
+def test_a_heartbeat_says_for_how_long_mlflow_has_lacked_events(
+    heartbeat: HeartbeatThread, service: Any, recorder: Recorder
+) -> None:
+    heartbeat.report_trials(recorder, lambda: NOWHERE, lambda: 75.0)
+    assert heartbeat.send()
+    assert service.heard[-1].mlflow_behind_s == 75.0
+
+
 def test_the_first_directives_are_those_of_the_launch(heartbeat_of: Callable[..., HeartbeatThread]) -> None:
     heartbeat = heartbeat_of(cancel_trials=[1])
     assert heartbeat.directives == Directives(slots=2, cancel_trials=[1])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ from workers.tracking.summary import Summary
 if TYPE_CHECKING:
     from workers.tracking.mlflow_writer import MlflowWriter
 
+#: A delivery follows the journal by so much, also on a busy machine: a shorter lag is no backlog.
+USUAL_LAG_S = 10.0
 PAUSE_S = 3.0  # for MLflow to take the pause: the slots are free, and the service waits for the final heartbeat
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ class Tracker:
         superseded: Callable[[], bool] = lambda: False,
         interval_s: float = 1.0,
         block_bytes: int = BLOCK_BYTES,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._launch = launch
         self._spec = spec
@@ -60,6 +64,9 @@ class Tracker:
         self._continued = launch.attempt > 1 or storage.artifacts.exists(cursor.NAME)
         self._opened: MlflowWriter | None = None
         self._working = threading.Lock()
+        self._monotonic = monotonic
+        self._complete_at = monotonic()
+        self._finished = False
         self._reported_error = ""  # so that a lasting error is logged once
         self._thread = PeriodicThread("tracking", self.deliver, interval_s)
         self.connection = Connection(launch, superseded)
@@ -68,6 +75,12 @@ class Tracker:
     def answered_at(self) -> float:
         """When MLflow last accepted new events (monotonic seconds)."""
         return -math.inf if self._opened is None else self._opened.answered_at
+
+    @property
+    def behind_s(self) -> float:
+        """Seconds since MLflow last had all events; 0 while the lag is usual, and after `finish`."""
+        lag_s = 0.0 if self._finished else self._monotonic() - self._complete_at
+        return lag_s if lag_s > USUAL_LAG_S else 0.0
 
     def ids(self) -> MlflowIds:
         return self._cursor.ids if self._opened is None else self._opened.ids()
@@ -99,6 +112,7 @@ class Tracker:
                     log.warning("MLflow did not accept the newest events, which will be sent again: %s", error)
                 return False
             self._reported_error = ""
+            self._complete_at = self._monotonic()
             return True
 
     def stop(self) -> None:
@@ -114,9 +128,11 @@ class Tracker:
         """Stop following, and deliver what is left. Raises what the client raises; nothing is lost then."""
         self.stop()
         self._thread.join()
+        self._finished = False
         with self._working:
             while self._deliver_block():
                 pass
+        self._finished = True
 
     def end_parent_run(self, summary: Summary) -> None:
         """Log the summary on the parent run and end it. Raises what the client raises.

@@ -14,7 +14,7 @@ import logging
 import math
 import shlex
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -57,17 +57,10 @@ class RayLauncher:
         return [WarmWorkers(self._warm_workers, self.raylets, is_idle)] if self._warm_workers else []
 
     def launch(self, launch: LaunchConfig) -> None:
-        self._request(
-            "POST",
-            "/api/jobs/",
-            timeout=self._submit_timeout_s,
-            json_data={
-                # No runtime_env: with one, Ray would start new processes instead of using the warm workers.
-                "entrypoint": f"exec {shlex.join(driver_command(self._python, launch))}",
-                "submission_id": launch.attempt_id,
-                "metadata": {Tag.EXPERIMENT_ID: launch.experiment_id},
-            },
-        )
+        self._submit(launch.attempt_id, driver_command(self._python, launch), {Tag.EXPERIMENT_ID: launch.experiment_id})
+
+    def run(self, job: str, module: str, arguments: Sequence[str]) -> None:
+        self._submit(job, [self._python, "-m", module, *arguments], {})
 
     def status(self, attempt_id: str) -> JobStatus:
         answer = self._request("GET", f"/api/jobs/{quote(attempt_id)}", missing_ok=True)
@@ -103,6 +96,19 @@ class RayLauncher:
             return [f"{r['nodeManagerAddress']}:{r['nodeManagerPort']}" for r in raylets if r.get("state") == "ALIVE"]
         except UNEXPECTED as error:
             raise self._unexpected("its list of raylets", error) from error
+
+    def _submit(self, job: str, command: Sequence[str], metadata: dict[Tag, str]) -> None:
+        self._request(
+            "POST",
+            "/api/jobs/",
+            timeout=self._submit_timeout_s,
+            json_data={
+                # No runtime_env: with one, Ray would start new processes instead of using the warm workers.
+                "entrypoint": f"exec {shlex.join(command)}",
+                "submission_id": job,
+                "metadata": metadata,
+            },
+        )
 
     def _request(self, method: str, path: str, *, missing_ok: bool = False, **options: Any) -> dict[str, Any]:
         try:

@@ -84,6 +84,9 @@ def _handle(context: AppContext, attempt_id: str, token: str, body: bytes) -> Di
     with context.database.write() as session:
         replacement = Replacement(datetime.now(UTC), context.retries)
         directives = heartbeats.handle_heartbeat(session, attempt_id, token, heartbeat, replacement)
+    context.measurements.report_backlog(
+        attempt_id, 0.0 if heartbeat.phase in FINAL_PHASES else heartbeat.mlflow_behind_s
+    )
     if heartbeat.phase in FINAL_PHASES or any(update.ended_at is not None for update in heartbeat.trials):
         context.wake.set()  # its slots are free for others
     return directives

@@ -87,7 +87,8 @@ def test_requests_above_the_limit_are_refused_at_once(server: Server, app: FastA
                 assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
                 assert headers["content-type"] == "application/problem+json"
                 assert "requests" in problem["detail"]
-            assert ask(server, request("GET", "/healthz", "Connection: close")).startswith(b"HTTP/1.1 200 ")
+            for path in ("/healthz", "/metrics"):
+                assert ask(server, request("GET", path, "Connection: close")).startswith(b"HTTP/1.1 200 ")
         assert [status_of(raw) for raw in waiting] == [201] * 4
     wait_for_status(server, 404)
 

@@ -27,7 +27,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def tracker(tmp_path: Path, client: MlflowClient, launch: BuildLaunch, experiment: BuildSpec) -> BuildTracker:
     def build(attempt: int = 1, **changes: Any) -> Tracker:
         config = launch(attempt=attempt, mlflow_tracking_uri=client.tracking_uri)
-        options = {name: changes.pop(name) for name in ("superseded", "block_bytes") if name in changes}
+        options = {name: changes.pop(name) for name in ("superseded", "block_bytes", "monotonic") if name in changes}
         return Tracker(config, experiment(**changes), FolderStorage(tmp_path), interval_s=0.01, **options)
 
     return build

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from search_spaces.protocol import ErrorKind, RunStatus, TrialState
+from tests.support.clock import Clock
 from tests.support.tracking import (
     BuildTracker,
     LosingClient,
@@ -241,6 +242,24 @@ def test_events_during_an_outage_are_delivered_later(
         one.finish()
     one.finish()
     assert_delivered(client, recorder)
+
+
+def test_for_how_long_mlflow_has_lacked_events(client: MlflowClient, tracker: BuildTracker, recorder: Recorder) -> None:
+    clock = Clock()
+    one = tracker(monotonic=clock.monotonic)
+    one.connection._client = LosingClient(client, "log_batch", 1, after=False)
+    record_trials(recorder, range(1))
+    clock.sleep(5)
+    assert not one.deliver()
+    assert one.behind_s == 0, "a usual lag is no backlog"
+    clock.sleep(100)
+    assert one.behind_s == 105
+    assert one.deliver()
+    assert one.behind_s == 0
+    clock.sleep(100)
+    one.finish()
+    clock.sleep(1000)
+    assert one.behind_s == 0, "nothing more is to come"
 
 
 def test_ending_the_parent_run_twice_leaves_one_summary(
