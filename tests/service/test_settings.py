@@ -36,6 +36,7 @@ DOCUMENTED = {
     "driver_python": "the service's",
     "mlflow_tracking_uri": "`http://127.0.0.1:5000`",
     "mlflow_public_url": "the tracking URI",
+    "log_format": "text",
     "mlflow_username": "none",
     "mlflow_password": "none",
     "keep_files_days": "forever",
