@@ -28,6 +28,7 @@ from service.cli import users
 from service.cli import audit
 from service.cli import admin
 from service.cli import doctor
+from service.cli import backup
 
 __all__ = ["app", "main"]
 

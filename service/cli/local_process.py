@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from search_spaces.experiment import ExperimentSpec
 from service.cli.printable import dump_json, echo
@@ -88,6 +88,13 @@ def export_model(view: ExperimentView, mlflow_uri: str, form: str, out: Path, *,
     """Write an experiment's model to the file `out`. Raises as `verify_model`."""
     arguments = ["export", f"--format={form}", f"--out={out}", *(["--unverified"] if unverified else [])]
     return _answer("workers.winner.cli", arguments, _registered(view, mlflow_uri))
+
+
+def back_up(action: Literal["make", "restore"], folder: Path, home: Path, **mlflow: str | None) -> dict[str, Any]:
+    """Make a backup in a folder, or restore it; the manifest of the backup. Raises ValidationFailedError where that
+    cannot be done, with nothing changed, and InternalError."""
+    request = {"action": action, "folder": str(folder.absolute()), "home": str(home.absolute()), **mlflow}
+    return _answer("service.backup", [], request)
 
 
 def _registered(view: ExperimentView, mlflow_uri: str) -> dict[str, Any]:

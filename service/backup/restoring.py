@@ -1,0 +1,71 @@
+"""Restoring: a set put where an installation is to be, which must have nothing there yet.
+
+Owns these checks: nothing is ever replaced. It must not know the form of a set's parts.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+
+from sqlalchemy import create_engine
+
+from service.backup import mlflow_database, sets, tables, trees
+from service.backup.errors import BackupError
+from service.backup.installation import Installation
+from service.backup.sets import Manifest
+from service.stack.home import locked
+from service.store.database import Database
+
+
+def restore(installation: Installation, folder: Path) -> Manifest:
+    """Raises BackupError before anything is written; StackError, OSError and SQLAlchemyError also later."""
+    manifest = sets.read_manifest(folder)
+    with locked(installation.home) if installation.is_home else nullcontext():
+        _check_empty(installation)
+        with tempfile.TemporaryDirectory(prefix="rung-restore-") as temporary:
+            for name in (sets.DATABASE, sets.MLFLOW):  # copies: SQLite writes beside what it reads
+                shutil.copy(folder / name, Path(temporary, name))
+            _restore_database(installation, f"sqlite:///{temporary}/{sets.DATABASE}")
+            mlflow_database.load(Path(temporary, sets.MLFLOW), installation.mlflow_database_url)
+        for source, target in (
+            (folder / sets.STORAGE, installation.storage),
+            (folder / sets.ARTIFACTS, installation.mlflow_artifacts),
+        ):
+            if target.exists():
+                target.rmdir()
+            trees.copy(source, target)
+    return manifest
+
+
+def _check_empty(installation: Installation) -> None:
+    """Raises BackupError for a target that has anything."""
+    for folder in (installation.storage, installation.mlflow_artifacts):
+        if not trees.is_empty(folder):
+            raise BackupError(f"{folder} must be absent or empty: move it elsewhere first")
+    for url, content, most in (
+        (installation.database_url, ("experiments",), 0),
+        (installation.mlflow_database_url, mlflow_database.CONTENT, 1),
+    ):
+        file = mlflow_database.file_of(url)
+        if file is not None and not file.exists():  # to connect would create it
+            continue
+        engine = create_engine(url)
+        try:
+            if tables.count(engine, *content) > most:
+                shown = engine.url.render_as_string(hide_password=True)
+                raise BackupError(f"the database {shown} must be empty: create a new one, or move the file elsewhere")
+        finally:
+            engine.dispose()
+
+
+def _restore_database(installation: Installation, copied: str) -> None:
+    """The copy is migrated: an earlier version may have made the set."""
+    source, target = Database.open(copied), Database.open(installation.database_url)
+    try:
+        tables.copy(source.engine, target.engine)
+    finally:
+        source.close()
+        target.close()

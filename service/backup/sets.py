@@ -1,0 +1,73 @@
+"""Sets: a backup as a folder: two databases as SQLite files, two trees of files, and a manifest that is written last.
+
+Owns the names in it, and what a complete set is. Databases have one form whatever they are restored to, so that a set
+of `rung up` can become an installation on PostgreSQL. It must not know an installation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from search_spaces.storage.atomic import PRIVATE, atomic_write
+from service.backup import trees
+from service.backup.errors import BackupError
+
+MANIFEST = "manifest.json"
+DATABASE, MLFLOW = "rung.db", "mlflow.db"
+STORAGE, ARTIFACTS = "storage", "artifacts"
+BLOCK_BYTES = 2**20
+
+
+class Manifest(BaseModel):
+    """What a set has. Digests are SHA-256 of the databases."""
+
+    model_config = ConfigDict(frozen=True)
+
+    made_at: datetime
+    version: str
+    digests: dict[str, str]
+    files: dict[str, int]
+    size_bytes: dict[str, int]
+
+
+def write_manifest(folder: Path, made_at: datetime, version: str) -> Manifest:
+    """Complete a set."""
+    found = {name: trees.measure(folder / name) for name in (STORAGE, ARTIFACTS)}
+    manifest = Manifest(
+        made_at=made_at,
+        version=version,
+        digests={name: digest(folder / name) for name in (DATABASE, MLFLOW)},
+        files={name: tree.files for name, tree in found.items()},
+        size_bytes={name: tree.size_bytes for name, tree in found.items()},
+    )
+    atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=2).encode(), PRIVATE)
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Check a set. Raises BackupError for one that is not complete, or was changed."""
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        for name, known in manifest.digests.items():
+            if digest(folder / name) != known:
+                raise BackupError(f"{folder / name} is not what was backed up: it was changed or is damaged")
+        for name, files in manifest.files.items():
+            if (found := trees.measure(folder / name)) != trees.Tree(files, manifest.size_bytes[name]):
+                raise BackupError(
+                    f"{folder / name} must have {files} files of {manifest.size_bytes[name]} bytes "
+                    f"(got {found.files} of {found.size_bytes})"
+                )
+    except OSError as error:
+        raise BackupError(f"{folder} is not a complete backup: {error}") from None
+    except ValidationError:
+        raise BackupError(f"{folder / MANIFEST} is not the manifest of a backup") from None
+    return manifest
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
