@@ -13,7 +13,8 @@ MARK = "rung-node-reports:"
 
 
 class NodeQuestion(BaseModel):
-    """What the nodes are to look for. The storage is that of an experiment which exists only for this."""
+    """What the nodes are to look for. The storage is that of an experiment which exists only for this. An empty
+    `data_root` need not exist."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -64,7 +64,8 @@ def _look_by_value() -> Callable[[dict[str, Any], float, str], dict[str, Any]]:
         from contextlib import suppress
         from importlib.metadata import PackageNotFoundError, version
 
-        found: dict[str, Any] = {"at": time.time(), "has_data_root": os.path.isdir(question["data_root"])}
+        found: dict[str, Any] = {"at": time.time()}
+        found["has_data_root"] = not question["data_root"] or os.path.isdir(question["data_root"])
         versions = found["versions"] = {"python": platform.python_version()}
         for package in ("rung", "torch", "ray", "mlflow"):
             try:

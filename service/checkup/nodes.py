@@ -18,7 +18,7 @@ from search_spaces.layout import NAMES
 from search_spaces.node_report import MARK, NodeQuestion, NodeReport, NodeReports
 from search_spaces.storage.base import open_storage
 from service.adapters.launcher import ALIVE, ClusterUnreachableError
-from service.checkup.parts import TRIAL_NAME
+from service.checkup.parts import DEFAULT_DATA, TRIAL_NAME
 from service.context import AppContext
 from service.contract.checkup import CLOCK_S, Finding, Part, clock_difference_s, free_space, ok, problem, warning
 from service.contract.errors import SEE_LOG
@@ -48,7 +48,7 @@ def examine(
     question = NodeQuestion(
         storage=f"{settings.storage_root}/{job}",
         marker=marker,
-        data_root=str(settings.data_root),
+        data_root="" if settings.data_root == settings.home / DEFAULT_DATA else str(settings.data_root),
         cache_root=str(settings.cache_root),
         timeout_s=NODES_S,
     )

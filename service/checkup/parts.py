@@ -24,6 +24,8 @@ from service.settings import variable
 
 #: The beginning of the name of an experiment's storage that exists only while the storage is examined.
 TRIAL_NAME = "checkup-"
+#: The folder of the data sets in the home, which nobody has to create.
+DEFAULT_DATA = "data"
 #: A pass of the reconciler is late after this many of its pauses: a launch may take a minute.
 LATE_PASSES = 60
 
@@ -140,7 +142,9 @@ def data(context: AppContext) -> list[Finding]:
     root = context.settings.data_root
     if root.is_dir():
         return [ok(Part.DATA, f"{variable('data_root')} {root} exists")]
-    remedy = "create it, or mount it; data sets that can be downloaded, and digits, work without it"
+    if root == context.settings.home / DEFAULT_DATA:
+        return [ok(Part.DATA, f"{root} does not exist: data sets that are downloaded, and digits, need no folder")]
+    remedy = "create it, or mount it; data sets that are downloaded, and digits, work without it"
     if context.settings.data_root_shared:
         return [warning(Part.DATA, f"{variable('data_root')} {root} does not exist", remedy)]
     return [ok(Part.DATA, f"{variable('data_root')} {root} is not on the service's machine, which does not matter")]
