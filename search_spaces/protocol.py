@@ -132,9 +132,16 @@ class Tag(StrEnum):
 MODEL_NAME_CHARACTERS = 256
 
 
-def registered_model_name(project: str, name: str) -> str:
-    """The name under which the winners of an experiment are registered."""
-    return f"{project}.{name}"[:MODEL_NAME_CHARACTERS]
+#: The team whose models have no prefix: that of everything which is stored without a team.
+DEFAULT_TEAM = "default"
+#: Between a team and the rest of a model's name. No project contains it, so that no two teams share a model.
+TEAM_SEPARATOR = "~"
+
+
+def registered_model_name(project: str, name: str, team: str = DEFAULT_TEAM) -> str:
+    """The name under which the winners of an experiment of a team are registered."""
+    prefix = "" if team == DEFAULT_TEAM else f"{team}{TEAM_SEPARATOR}"
+    return f"{prefix}{project}.{name}"[:MODEL_NAME_CHARACTERS]
 
 
 class RunStatus(StrEnum):
@@ -352,6 +359,7 @@ class LaunchConfig(Message):
     source: str | None = Field(
         None, description="storage address of the experiment whose ended trials this one imports"
     )
+    team: str = Field(DEFAULT_TEAM, description="team of the experiment, which is part of the name of its model")
     version: str = Field("", description="version of Rung of the service; empty: not compared")
     marker: str = Field("", description="content of the storage's `marker`, by which a node sees it; empty: none")
     mlflow_tracking_uri: str

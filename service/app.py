@@ -14,6 +14,7 @@ from importlib.metadata import version
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
@@ -27,13 +28,15 @@ from service.adapters.mlflow_client import MlflowClient
 from service.adapters.observations import Observations
 from service.adapters.probe import Probe
 from service.adapters.storage_identity import StorageIdentity
-from service.api import error_handlers, openapi, routes
+from service.api import callers, error_handlers, openapi, routes
+from service.api.authentication import IdentityMiddleware
 from service.api.body_limit import MaxBodySizeMiddleware
 from service.api.connections import server_config
 from service.api.load_limit import LoadLimitMiddleware
 from service.api.methods import AllowedMethodsMiddleware
 from service.api.request_meter import RequestMeterMiddleware
 from service.api.scrapes import Scrapes
+from service.api.request_log import RequestLogMiddleware
 from service.api.security_headers import SecurityHeadersMiddleware
 from service.api.thread_pools import ThreadPools
 from service.api.trusted_hosts import HostOriginMiddleware
@@ -42,6 +45,8 @@ from service.cleanup.worker import CleanupWorker
 from service.context import AppContext, utc_now
 from service.domain import experiments
 from service.http_client import EnvironmentUnusableError
+from service.identity.authentication import open_authentication
+from service.identity.owner_token import OwnerTokenError
 from service.scheduling.loop_clock import LoopClock
 from service.scheduling.reconciler import LEASE, Reconciler
 from service.settings import Settings, SettingsError, read_settings, unknown_variables
@@ -58,7 +63,8 @@ def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
 def build_app(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
     """The service over the context that `opened` returns when it starts to serve.
 
-    Of `settings`, only the limits of requests and the allowed hosts are used.
+    Of `settings`, only the limits of requests and the allowed hosts are used. Raises UndeclaredPermissionError for a
+    route that does not say who may use it.
     """
 
     @asynccontextmanager
@@ -89,6 +95,8 @@ def build_app(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
     openapi.install(app)
     routes.install(app)
     pages = [route for route in app.router.routes if isinstance(route, Route)]
+    own = [*routes.all_routes(), *(page for page in pages if isinstance(page, APIRoute))]
+    callers.check_declared(own)
     app.add_middleware(AllowedMethodsMiddleware, routes=[*routes.all_routes(), *pages])
     app.add_middleware(LoadLimitMiddleware, max_requests=settings.max_requests)
     app.add_middleware(
@@ -97,15 +105,17 @@ def build_app(settings: Settings, opened: Callable[[], AppContext]) -> FastAPI:
         max_heartbeat_bytes=settings.max_heartbeat_bytes,
         timeout_s=settings.request_timeout_s,
     )
+    app.add_middleware(IdentityMiddleware, routes=own)
     app.add_middleware(HostOriginMiddleware, hosts=settings.hosts)
     app.add_middleware(RequestMeterMiddleware, routes=routes.all_routes())
+    app.add_middleware(RequestLogMiddleware)
     app.add_middleware(SecurityHeadersMiddleware, assets=openapi.ASSETS)
     return app
 
 
 def open_context(settings: Settings, launcher: Launcher | None = None) -> AppContext:
-    """Open the database, migrate it, and connect the parts. Raises EnvironmentUnusableError,
-    DatabaseUnusableError."""
+    """Open the database, migrate it, and connect the parts. Raises EnvironmentUnusableError, DatabaseUnusableError,
+    OwnerTokenError."""
     launcher = launcher or open_launcher(settings)
     database = Database.open(settings.sqlalchemy_url)
     mlflow = MlflowClient(settings)
@@ -124,6 +134,7 @@ def open_context(settings: Settings, launcher: Launcher | None = None) -> AppCon
         storage_probe=storage_probe,
         measurements=Measurements(),
         observations=Observations(database, LEASE, settings.storage_root, utc_now),
+        authentication=open_authentication(settings, database),
         wake=threading.Event(),
     )
 
@@ -143,6 +154,8 @@ def main() -> None:
             sys.exit(f"cannot send requests to MLflow: {error}")
         except DatabaseUnusableError as error:
             sys.exit(f"RUNG_DATABASE_URL: {error}")
+        except OwnerTokenError as error:
+            sys.exit(f"RUNG_HOME: {error}")
         for name in unknown_variables(os.environ):
             log.warning("ignoring %s: there is no such setting", name)
         app = build_app(settings, lambda: context)

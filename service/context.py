@@ -19,6 +19,7 @@ from service.adapters.observations import Observations
 from service.adapters.probe import Probe
 from service.adapters.storage_identity import StorageIdentity
 from service.domain.retry_policy import RetryPolicy
+from service.identity.authentication import Authentication
 from service.settings import Settings
 from service.store.database import Database
 
@@ -42,6 +43,7 @@ class AppContext:
     storage_probe: Probe
     measurements: Measurements
     observations: Observations
+    authentication: Authentication
     wake: threading.Event
 
     @property

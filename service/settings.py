@@ -13,6 +13,7 @@ import pkgutil
 import socket
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 from urllib.parse import quote, unquote, urlsplit
@@ -36,6 +37,14 @@ SIMILARITY = 0.7  # a ratio of difflib: tolerates one or two wrong letters or a 
 MAX_SECONDS, MAX_DAYS = 1e9, 11_000
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 Bytes = Annotated[int, Field(ge=1024)]
+
+
+class AuthMode(StrEnum):
+    """How the service knows who sends a request."""
+
+    OPEN = "open"
+    OWNER = "owner"
+    ACCOUNTS = "accounts"
 
 
 class SettingsError(Exception):
@@ -84,6 +93,19 @@ class Settings(BaseModel):
     service_url: str = Field(
         "", description="URL at which drivers on the cluster reach the service; default: from `host` and `port`."
     )
+
+    auth: AuthMode = Field(
+        AuthMode.OPEN,
+        description="Who may use the service. `accounts`: people and programs with tokens, in teams. `owner`: who can "
+        "read the file `owner_token` in `home`. `open`: everybody who reaches the port.",
+    )
+    passwords: bool = Field(True, description="Whether people can sign in with a login and a password.")
+    oidc_issuer: str = Field("", description="Issuer URL of the OpenID provider that people sign in with.")
+    oidc_client_id: str = Field(
+        "", validate_default=True, description="Identifier of this service at the OpenID provider."
+    )
+    oidc_client_secret: str | None = Field(None, description="Secret of the client, if the provider gave one.")
+    oidc_scopes: str = Field("openid profile email", description="Scopes to ask the provider for.")
 
     launcher: str = Field("ray_jobs", description="How drivers are started: the name of a launcher.")
     ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="URL of the Ray dashboard, which accepts jobs.")
@@ -231,6 +253,13 @@ class Settings(BaseModel):
             )
         _check_host(address)
         return address
+
+    @field_validator("oidc_client_id")
+    @classmethod
+    def _check_oidc_is_complete(cls, client_id: str, given: ValidationInfo) -> str:
+        if bool(client_id) != bool(given.data.get("oidc_issuer", client_id)):
+            raise ValueError(f"must be given together with {variable('oidc_issuer')}")
+        return client_id
 
     @field_validator("ray_dashboard_url", "mlflow_public_url", "service_url")
     @classmethod

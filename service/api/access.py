@@ -1,48 +1,55 @@
 """Access: how a route gets an experiment. The only lookup of one by its id, so that permissions have one home.
 
 A route declares `VisibleExperiment` to read an experiment, `EditableExperiment` to change it, and `ExperimentList` to
-list them. What a person may see and change is decided here, in `_find` and in `ExperimentListHandle`. Each is a handle
-on which the route opens a transaction in its own thread (docs/decisions/0012-routes-open-their-transactions.md).
+list them. What a person may see and change is decided here, in `_find` and in `ExperimentListHandle`: what the caller
+may not see is absent, and what the caller may see but not do is refused. Each is a handle on which the route opens a
+transaction in its own thread (docs/decisions/0012-routes-open-their-transactions.md). A change is recorded in the
+audit log in the same transaction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Response
 from sqlalchemy.orm import Session
 
 from search_spaces.protocol import API_PREFIX
 from service.api import etags, headers, serializers
+from service.api.callers import Caller, CurrentCaller
 from service.api.dependencies import CurrentContext, ExperimentId, IfMatchHeader
 from service.api.etags import IfMatch
 from service.context import AppContext
 from service.contract.schemas import ExperimentView
 from service.domain import attempts, experiments
 from service.domain.experiments import Selection
+from service.identity import audit, teams
+from service.identity.permissions import Permission, allows, teams_with
+from service.store.accounts import Team
 from service.store.models import Experiment
 
 
 @dataclass(frozen=True)
 class VisibleHandle:
-    """An experiment that the caller may see."""
+    """An experiment that the caller may see, and to which the caller's permission extends."""
 
     context: AppContext
+    caller: Caller
     response: Response
     experiment_id: str
 
     @contextmanager
     def read(self) -> Iterator[tuple[Session, Experiment]]:
-        """One snapshot of the database, and the experiment in it. Raises NotFoundError."""
+        """One snapshot of the database, and the experiment in it. Raises NotFoundError, ForbiddenError."""
         with self.context.database.read() as session:
-            yield session, _find(session, self.experiment_id)
+            yield session, _find(session, self.caller, self.experiment_id)
 
     def show(self) -> ExperimentView:
-        """The experiment as the response's body, its revision as the ETag. Raises NotFoundError."""
+        """The experiment as the response's body, its revision as the ETag. Raises NotFoundError, ForbiddenError."""
         with self.read() as (session, experiment):
             return self._view(session, experiment)
 
@@ -50,9 +57,9 @@ class VisibleHandle:
         counts = experiments.count_trials(session, [experiment.id])[experiment.id]
         self.response.headers[headers.ETAG] = etags.etag(experiment.revision)
         drivers = attempts.list_all(session, experiment)
-        return serializers.full(
-            experiment, counts, drivers, self.context.mlflow, self.context.cluster_cache.unreachable_reason
-        )
+        outage = self.context.cluster_cache.unreachable_reason
+        view = serializers.full(experiment, counts, drivers, self.context.mlflow, outage)
+        return view.model_copy(update={"source_id": visible_source(self.caller, experiment)})
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,11 @@ class EditableHandle(VisibleHandle):
     if_match: IfMatch
 
     def lock(self, session: Session) -> Experiment:
-        """The experiment, locked for the session's transaction. Raises NotFoundError, PreconditionFailedError."""
-        experiment = _find(session, self.experiment_id, lock=True)
+        """The experiment, locked for the session's transaction.
+
+        Raises NotFoundError, ForbiddenError, PreconditionFailedError.
+        """
+        experiment = _find(session, self.caller, self.experiment_id, lock=True)
         self.if_match.check(experiment.id, experiment.revision)
         return experiment
 
@@ -71,7 +81,17 @@ class EditableHandle(VisibleHandle):
     def edit(self) -> Iterator[tuple[Session, Experiment]]:
         """A transaction with the locked experiment; when it is committed, the reconciler looks at the change."""
         with self.context.database.write() as session:
-            yield session, self.lock(session)
+            experiment = self.lock(session)
+            before = _recorded(experiment)
+            yield session, experiment
+            after, act = _recorded(experiment), self.caller.act
+            changed = {name for name in after if after[name] != before[name]}
+            act.change = {
+                **(act.change or {}),
+                "before": {name: before[name] for name in sorted(changed)},
+                "after": {name: after[name] for name in sorted(changed)},
+            }
+            audit.record(session, act, datetime.now(UTC))
         self.context.wake.set()
 
     def apply(self, action: Callable[[Session, Experiment, datetime], None]) -> ExperimentView:
@@ -86,40 +106,90 @@ class ExperimentListHandle:
     """The experiments that the caller may see."""
 
     context: AppContext
+    caller: Caller
 
     def newest(self, session: Session, selection: Selection) -> list[Experiment]:
         """The selected ones, newest first."""
-        return experiments.list_newest(session, selection)
+        visible = teams_with(self.caller.principal, Permission.EXPERIMENT_READ)
+        if selection.teams is not None and visible is not None:
+            visible &= frozenset(selection.teams)
+        return experiments.list_newest(
+            session, replace(selection, teams=selection.teams if visible is None else visible)
+        )
 
     def active(self, session: Session, limit: int, after: tuple[datetime, str] | None) -> list[Experiment]:
         """Those that run or wait to run, oldest first, from `after` on: creation time and id of an older one."""
-        return experiments.list_active(session, limit, after)
+        visible = teams_with(self.caller.principal, Permission.EXPERIMENT_READ)
+        return experiments.list_active(session, limit, after, visible)
 
 
-def created(context: AppContext, response: Response, experiment_id: str, replayed: bool) -> ExperimentView:
+def find_team(session: Session, caller: Caller, team: str, *, lock: bool = False) -> Team:
+    """A team. Raises NotFoundError for one that the caller may not see, ForbiddenError for one in which the caller's
+    permission does not hold."""
+    row = teams.find(session, team, teams_with(caller.principal, Permission.TEAM_READ), lock=lock)
+    caller.act.team = row.id
+    if not caller.may(row.id):
+        raise caller.refusal(row.id)
+    return row
+
+
+def created(
+    context: AppContext, caller: Caller, response: Response, experiment_id: str, replayed: bool
+) -> ExperimentView:
     """The response to a submission that created an experiment, now or (`replayed`) when its key was sent first."""
     response.headers[headers.LOCATION] = f"{API_PREFIX}/experiments/{experiment_id}"
+    caller.act.object = f"experiments/{experiment_id}"
     if replayed:
         response.headers[headers.REPLAYED] = "true"
-    return VisibleHandle(context, response, experiment_id).show()
+    return VisibleHandle(context, caller, response, experiment_id).show()
 
 
-def _find(session: Session, experiment_id: str, *, lock: bool = False) -> Experiment:
-    return experiments.find(session, experiment_id, lock=lock)
+def visible_source(caller: Caller, experiment: Experiment) -> str | None:
+    """The experiment that this one continues from, if the caller may see experiments of its team."""
+    seen = allows(caller.principal, Permission.EXPERIMENT_READ, experiment.source_team_id)
+    return experiment.source_id if seen else None
 
 
-async def _visible(context: CurrentContext, response: Response, experiment_id: ExperimentId) -> VisibleHandle:
-    return VisibleHandle(context, response, experiment_id)
+def _find(session: Session, caller: Caller, experiment_id: str, *, lock: bool = False) -> Experiment:
+    """Raises NotFoundError for what the caller may not see, ForbiddenError for what the caller may see but not do."""
+    visible = teams_with(caller.principal, Permission.EXPERIMENT_READ)
+    experiment = experiments.find(session, experiment_id, lock=lock, teams=visible)
+    caller.act.team = experiment.team_id
+    if not caller.may(experiment.team_id):
+        raise caller.refusal(experiment.team_id)
+    return experiment
+
+
+def _recorded(experiment: Experiment) -> dict[str, Any]:
+    """What the audit log says of an experiment before and after a change."""
+    archived_at = experiment.archived_at
+    return {
+        "name": experiment.name,
+        "state": str(experiment.state),
+        "revision": experiment.revision,
+        "controls": experiment.controls,
+        "archived_at": None if archived_at is None else archived_at.isoformat(),
+    }
+
+
+async def _visible(
+    context: CurrentContext, caller: CurrentCaller, response: Response, experiment_id: ExperimentId
+) -> VisibleHandle:
+    return VisibleHandle(context, caller, response, experiment_id)
 
 
 async def _editable(
-    context: CurrentContext, response: Response, experiment_id: ExperimentId, if_match: IfMatchHeader
+    context: CurrentContext,
+    caller: CurrentCaller,
+    response: Response,
+    experiment_id: ExperimentId,
+    if_match: IfMatchHeader,
 ) -> EditableHandle:
-    return EditableHandle(context, response, experiment_id, if_match)
+    return EditableHandle(context, caller, response, experiment_id, if_match)
 
 
-async def _listed(context: CurrentContext) -> ExperimentListHandle:
-    return ExperimentListHandle(context)
+async def _listed(context: CurrentContext, caller: CurrentCaller) -> ExperimentListHandle:
+    return ExperimentListHandle(context, caller)
 
 
 VisibleExperiment = Annotated[VisibleHandle, Depends(_visible)]

@@ -36,7 +36,7 @@ GIVEN_ONCE = ("Content-Type", "If-Match", IDEMPOTENCY_KEY, "Origin", AUTHORIZATI
 UTF_8 = frozenset({"utf-8", "utf8", "us-ascii"})
 PRINTABLE = r"^[ -~]+$"
 
-_bearer = HTTPBearer(auto_error=False, description="For drivers only: the attempt's token. Other routes need no token.")
+_bearer = HTTPBearer(auto_error=False, scheme_name="attempt", description="For drivers only: the attempt's token.")
 
 
 async def _context(request: Request) -> AppContext:

@@ -145,10 +145,15 @@ def method_not_allowed(method: str, path: str, allowed: tuple[str, ...]) -> Meth
 
 
 async def _database(request: Request, error: Exception) -> Response:
+    return _respond(request, database_error(error))
+
+
+def database_error(error: Exception) -> RungError:
+    """What to answer where the database failed; the error itself is logged."""
     if isinstance(error, OperationalError) and is_full(error):
         log.warning("the disk of the database is full: %s", error)
         sent = {headers.RETRY_AFTER: str(RETRY_DISK_S)}
-        return _respond(request, DiskFullError("the disk of the database is full; nothing was changed", headers=sent))
+        return DiskFullError("the disk of the database is full; nothing was changed", headers=sent)
     log.warning("the database does not answer: %s", error)
     sent = {headers.RETRY_AFTER: str(RETRY_DATABASE_S)}
     match error:
@@ -158,7 +163,7 @@ async def _database(request: Request, error: Exception) -> Response:
             why = "the database is read-only; nothing was changed"
         case _:
             why = NO_ANSWER
-    return _respond(request, UnavailableError(why, headers=sent))
+    return UnavailableError(why, headers=sent)
 
 
 async def _data(request: Request, error: Exception) -> Response:
@@ -177,6 +182,7 @@ async def _client_left(request: Request, _error: Exception) -> Response:
 async def _unexpected(request: Request, _error: Exception) -> Response:
     """Starlette sends this response from outside every middleware, so that it needs the security headers here."""
     response = _respond(request, InternalError("Internal error; see the service log for details."))
-    for name, value in SECURITY_HEADERS.items():
+    own = {headers.REQUEST_ID: getattr(request.state, headers.REQUEST_STATE, "")}
+    for name, value in {**SECURITY_HEADERS, **own}.items():
         response.headers.setdefault(name, value)
     return response

@@ -10,6 +10,9 @@ REPLAYED = "Idempotent-Replayed"
 RETRY_AFTER = "Retry-After"
 ALLOW = "Allow"
 AUTHENTICATE = "WWW-Authenticate"
+REQUEST_ID = "X-Request-Id"
+#: In the state of a request (`request.state`): its id.
+REQUEST_STATE = "request_id"
 
 #: Description and example of each.
 HEADERS: dict[str, tuple[str, str]] = {
@@ -19,6 +22,10 @@ HEADERS: dict[str, tuple[str, str]] = {
     RETRY_AFTER: ("Seconds to wait before sending the request again; absent where waiting may not help.", "2"),
     ALLOW: ("Every method that the path supports.", "GET, HEAD, OPTIONS, POST"),
     AUTHENTICATE: ("The authentication scheme that the path requires.", "Bearer"),
+    REQUEST_ID: (
+        "Identifies the request in the log and the audit log of the service; the one that the request had, if any.",
+        "3f1c9a7be0d24c58",
+    ),
 }
 
 

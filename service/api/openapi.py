@@ -19,7 +19,8 @@ from starlette.staticfiles import StaticFiles
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.protocol import Heartbeat
-from service.api import security_headers
+from service.api import headers, routes, security_headers
+from service.api.callers import declared, public
 from service.api.error_handlers import error_responses
 from service.contract.errors import (
     BadRequestError,
@@ -29,9 +30,11 @@ from service.contract.errors import (
     InternalError,
     ProblemDocument,
     RequestTimeoutError,
+    UnauthorizedError,
     UnavailableError,
     ValidationFailedError,
 )
+from service.identity.permissions import Permission
 
 ASSETS = "/docs/assets"
 REFERENCE = "#/components/schemas/{model}"
@@ -47,6 +50,10 @@ given twice is an error, unless it is a list.
 Responses about one experiment have an `ETag`, its revision. Send it back in `If-Match`, and a change is rejected with
 412 if somebody changed the experiment meanwhile. Send an `Idempotency-Key` with a submission, and you may repeat the
 request after a lost response: it creates one experiment only.
+
+A service with accounts wants a bearer token (`rung login`) with each request; `GET /api/v1/auth` says how to get one.
+An operation names the permission that it needs (`x-permission`). What you may not see is answered as if it did not
+exist.
 """
 TAGS = [
     {
@@ -57,6 +64,7 @@ TAGS = [
     {"name": "logs", "description": "The logs and the disk usage of an experiment."},
     {"name": "catalog", "description": "What can be submitted: the JSON Schema of a spec, and ready-made specs."},
     {"name": "system", "description": "The health of the service, and the state of the cluster."},
+    {"name": "accounts", "description": "People, teams, tokens, and the record of what they changed."},
     {"name": "drivers", "description": "Used by the driver processes that Rung starts."},
 ]
 #: Errors that any route may answer.
@@ -90,7 +98,7 @@ def install(app: FastAPI) -> None:
     # Only the static files of the package are used.
     app.mount(ASSETS, StaticFiles(directory=str(files("fastapi_offline") / "static")), name="docs-assets")
 
-    @app.get("/docs", include_in_schema=False)
+    @app.get("/docs", include_in_schema=False, dependencies=[public()])
     def show_docs() -> HTMLResponse:
         page = get_swagger_ui_html(
             openapi_url=str(app.openapi_url),
@@ -103,7 +111,7 @@ def install(app: FastAPI) -> None:
         page.headers[security_headers.POLICY] = security_headers.policy_of_page(bytes(page.body).decode())
         return page
 
-    @app.get("/", include_in_schema=False)
+    @app.get("/", include_in_schema=False, dependencies=[public()])
     def show_home() -> RedirectResponse:
         return RedirectResponse("/docs")
 
@@ -120,9 +128,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for model in (ExperimentSpec, TrialSpec, Heartbeat, ProblemDocument):
             schemas[model.__name__] = _schema(model, schemas)
         schemas["ControlsPatch"] = _patch_of(Controls, schemas)
+        permissions = {route.name: declared(route) for route in routes.all_routes()}
         for path in document["paths"].values():
             for method, operation in path.items():
                 _document_errors(method, operation["responses"])
+                _document_access(operation, permissions[operation["operationId"]])
         _link(document["paths"])
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
@@ -171,6 +181,15 @@ def _patch_of(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]
         "additionalProperties": False,
         "properties": fields,
     }
+
+
+def _document_access(operation: dict[str, Any], permission: Permission | None) -> None:
+    """Which permission an operation needs, and that each response has the id of its request."""
+    if permission is not None:
+        operation["x-permission"] = permission
+        operation["responses"] |= {str(status): body for status, body in error_responses(UnauthorizedError).items()}
+    for response in operation["responses"].values():
+        response["headers"] = {**response.get("headers", {}), **headers.described(headers.REQUEST_ID)}
 
 
 def _document_errors(method: str, responses: dict[str, Any]) -> None:

@@ -66,6 +66,8 @@ def _fields(experiment: Experiment, counts: dict[TrialState, int], mlflow: Mlflo
         "id": experiment.id,
         "name": experiment.name,
         "project": experiment.project,
+        "team": experiment.team_id,
+        "owner": experiment.owner,
         "labels": list(spec.labels),
         "state": experiment.state,
         "phase": experiment.phase,

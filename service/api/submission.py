@@ -15,21 +15,29 @@ from search_spaces import validation
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.parsing import JSON_TYPES, YAML_TYPES, read
 from search_spaces.problems import Problem
+from search_spaces.protocol import DEFAULT_TEAM
 from service.api.access import EditableHandle
+from service.api.callers import Caller
 from service.context import AppContext
 from service.contract.errors import UnsupportedMediaTypeError
 from service.domain import continuation, dataset_checks, experiments, idempotency, merge_patch, model_names
+from service.domain.experiments import Belonging
+from service.domain.idempotency import Submission
+from service.identity import audit, teams
+from service.identity.permissions import Permission, allows
 from service.scheduling import fitting
 from service.store.models import Experiment
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sent."""
+    """What a client sent. `team` is the one that it asks for, if any."""
 
+    caller: Caller
     body: bytes
     content_type: str
     key: str | None = None
+    team: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,44 +57,80 @@ class Submitted:
 
 
 def check(context: AppContext, request: Request) -> Checked:
-    """The complete spec that a request holds. Raises SpecError, UnsupportedMediaTypeError."""
+    """The complete spec that a request holds. Raises SpecError, UnsupportedMediaTypeError, and what `teams.target`
+    does."""
+    request.caller.act.changes_nothing = True
+    team = _target(context, request)
     checked = _checked(context, request)
     with context.database.read() as session:
-        return replace(checked, warnings=[*checked.warnings, *model_names.warnings(session, checked.spec)])
+        return replace(checked, warnings=[*checked.warnings, *model_names.warnings(session, checked.spec, team)])
 
 
 def submit(context: AppContext, request: Request) -> Submitted:
-    """Queue the experiment that a request describes. Raises SpecError, UnsupportedMediaTypeError."""
-    sha256 = idempotency.digest(_spec_type(request.content_type), request.body)
-    if known := _find_replayed(context, request.key, sha256):
+    """Queue the experiment that a request describes. Raises SpecError, UnsupportedMediaTypeError, and what
+    `teams.target` does."""
+    sha256 = idempotency.digest(_spec_type(request.content_type), request.body, team=request.team or DEFAULT_TEAM)
+    submission = Submission(request.caller.principal.id, request.key, sha256)
+    if known := _find_replayed(context, submission):
         return known
+    request.caller.act.team = team = _target(context, request)
     checked = _checked(context, request)
 
     def create(session: Session) -> Experiment:
-        warnings = [*checked.warnings, *model_names.warnings(session, checked.spec)]
-        return experiments.submit(session, checked.spec, warnings)
+        warnings = [*checked.warnings, *model_names.warnings(session, checked.spec, team)]
+        belonging = Belonging(team, request.caller.principal.user_id)
+        return _recorded(
+            session, request.caller, experiments.submit(session, checked.spec, warnings, belonging=belonging)
+        )
 
-    return _store(context, request.key, sha256, create)
+    return _store(context, submission, create)
 
 
 def continue_from(source: EditableHandle, request: Request) -> Submitted:
-    """Queue a continuation of the source, its spec changed by the request's merge patch.
+    """Queue a continuation of the source, its spec changed by the request's merge patch. By default it goes to the
+    team of the source, if the caller may submit to that.
 
-    Raises SpecError, UnsupportedMediaTypeError, ConflictError while the source is active, PreconditionFailedError.
+    Raises SpecError, UnsupportedMediaTypeError, ConflictError while the source is active, PreconditionFailedError, and
+    what `teams.target` does.
     """
-    context = source.context
-    sha256 = idempotency.digest(request.content_type, request.body, source.experiment_id)
-    if known := _find_replayed(context, request.key, sha256):
+    context, principal = source.context, request.caller.principal
+    asked = request.team or DEFAULT_TEAM
+    sha256 = idempotency.digest(request.content_type, request.body, source.experiment_id, asked)
+    submission = Submission(principal.id, request.key, sha256)
+    if known := _find_replayed(context, submission):
         return known
+    with source.read() as (_, experiment):
+        own = experiment.team_id if allows(principal, Permission.EXPERIMENT_SUBMIT, experiment.team_id) else None
+    team = _target(context, replace(request, team=request.team or own))
     with source.read() as (_, experiment):
         patch = merge_patch.parse(request.body, request.content_type) if request.body else {}
         requested = continuation.requested_spec(experiment, patch)
     spec = _complete(context, requested).spec
 
     def create(session: Session) -> Experiment:
-        return continuation.submit(session, source.lock(session), spec, patch)
+        belonging = Belonging(team, principal.user_id)
+        new = continuation.submit(session, source.lock(session), spec, patch, belonging)
+        return _recorded(session, request.caller, new)
 
-    return _store(context, request.key, sha256, create)
+    return _store(context, submission, create)
+
+
+def _target(context: AppContext, request: Request) -> str:
+    """The team that a request submits to."""
+    with context.database.read() as session:
+        return teams.target(session, request.caller.principal, request.team)
+
+
+def _recorded(session: Session, caller: Caller, experiment: Experiment) -> Experiment:
+    """The new experiment, with a row in the audit log, which the managers of its team read."""
+    act = caller.act
+    after = {"name": experiment.name, "project": experiment.project, "state": str(experiment.state)}
+    act.object, act.team = f"experiments/{experiment.id}", experiment.team_id
+    if experiment.source_team_id == experiment.team_id:
+        after["source_id"] = str(experiment.source_id)
+    act.change = {"after": after}
+    audit.record(session, act, experiment.created_at)
+    return experiment
 
 
 def _checked(context: AppContext, request: Request) -> Checked:
@@ -111,15 +155,15 @@ def _complete(context: AppContext, spec: ExperimentSpec) -> Checked:
     return Checked(spec, dataset_checks.check(spec.dataset, settings.data_root, settings.data_root_shared))
 
 
-def _find_replayed(context: AppContext, key: str | None, sha256: str) -> Submitted | None:
-    if key is None:
+def _find_replayed(context: AppContext, submission: Submission) -> Submitted | None:
+    if submission.key is None:
         return None
     with context.database.read() as session:
-        known = idempotency.find_replayed(session, key, sha256)
+        known = idempotency.find_replayed(session, submission)
     return None if known is None else Submitted(known, replayed=True)
 
 
-def _store(context: AppContext, key: str | None, sha256: str, create: Callable[[Session], Experiment]) -> Submitted:
-    submitted = Submitted(*idempotency.submit_once(context.database, key, sha256, create))
+def _store(context: AppContext, submission: Submission, create: Callable[[Session], Experiment]) -> Submitted:
+    submitted = Submitted(*idempotency.submit_once(context.database, submission, create))
     context.wake.set()
     return submitted

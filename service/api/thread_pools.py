@@ -24,6 +24,9 @@ READINESS_THREADS = 2
 #: To write the metrics, which takes milliseconds.
 METRICS_THREADS = 1
 
+#: For the question who sends a request, which takes a millisecond.
+IDENTITY_THREADS = 4
+
 T = TypeVar("T")
 
 
@@ -34,6 +37,7 @@ class ThreadPools:
     heartbeats: CapacityLimiter
     readiness: CapacityLimiter
     metrics: CapacityLimiter
+    identity: CapacityLimiter
 
     @classmethod
     def create(cls) -> ThreadPools:
@@ -43,6 +47,7 @@ class ThreadPools:
             heartbeats=CapacityLimiter(HEARTBEAT_THREADS),
             readiness=CapacityLimiter(READINESS_THREADS),
             metrics=CapacityLimiter(METRICS_THREADS),
+            identity=CapacityLimiter(IDENTITY_THREADS),
         )
 
 

@@ -123,7 +123,7 @@ class Finalizer:
         with self._context.database.read() as session:
             importer = continuation.pending_import(session, ended.id)
         if importer is not None:
-            raise RetryLaterError(f"experiment {importer} has not imported its trials yet")
+            raise RetryLaterError(f"experiment {importer.id} has not imported its trials yet")
         try:
             policy = ended.spec.checkpoints
         except ValidationError:
@@ -186,7 +186,7 @@ def of(experiment: Experiment, now: datetime) -> EndedExperiment:
     winner = experiment.winner
     return EndedExperiment(
         id=experiment.id,
-        model=registered_model_name(experiment.project, experiment.name),
+        model=registered_model_name(experiment.project, experiment.name, experiment.team_id),
         mlflow_experiment_id=experiment.mlflow_experiment_id,
         mlflow_run_id=experiment.mlflow_run_id,
         mlflow_view=view_key(experiment.id) if experiment.mlflow_view else None,

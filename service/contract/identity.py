@@ -52,7 +52,7 @@ class UserView(BaseModel):
 class UserList(BaseModel):
     """People, by login."""
 
-    items: list[UserView]
+    items: list[UserView] = Field(description="Everybody.")
 
 
 class Membership(BaseModel):
@@ -79,7 +79,7 @@ class TokenView(BaseModel):
 class TokenList(BaseModel):
     """Tokens, the newest first."""
 
-    items: list[TokenView]
+    items: list[TokenView] = Field(description="The tokens.")
 
 
 class CreatedToken(TokenView):
@@ -95,7 +95,7 @@ class SignedIn(BaseModel):
     id: str = Field(description="Identifier of the token.")
     name: str = Field("", description="What the token is for.")
     expires_at: datetime = Field(description="When it stops working.")
-    user: UserView
+    user: UserView = Field(description="The person.")
 
 
 class TokenInUse(BaseModel):
@@ -137,7 +137,7 @@ class TeamView(BaseModel):
 class TeamList(BaseModel):
     """Teams, by short name."""
 
-    items: list[TeamView]
+    items: list[TeamView] = Field(description="The teams.")
 
 
 class AuditEntry(BaseModel):
@@ -150,9 +150,11 @@ class AuditEntry(BaseModel):
     token_id: str | None = Field(None, description="Token of the request.")
     address: str | None = Field(None, description="IP address that the request came from.")
     request_id: str | None = Field(None, description="Identifier of the request, as in the access log.")
-    action: str = Field(description="What was asked for.", examples=["experiment.cancel"])
+    action: str = Field(description="What was asked for.", examples=["cancel_experiment"])
     team: str | None = Field(None, description="Team whose object it was.")
-    object: str | None = Field(None, description="The object: its kind and its id.", examples=["experiment/k3v9q2mz"])
+    object: str | None = Field(
+        None, description="The object, as in the address of its route.", examples=["experiments/k3v9q2mz"]
+    )
     outcome: str = Field(description="What came of it.", examples=["done", "refused"])
     change: dict[str, Any] | None = Field(None, description="The values before and after, as far as they changed.")
 
@@ -160,5 +162,5 @@ class AuditEntry(BaseModel):
 class AuditPage(BaseModel):
     """Entries of the audit log, the newest first."""
 
-    items: list[AuditEntry]
+    items: list[AuditEntry] = Field(description="The entries.")
     next_after: int | None = Field(None, description="Pass it as `after` for older entries; null on the last page.")

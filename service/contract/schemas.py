@@ -32,6 +32,10 @@ class ExperimentSummary(BaseModel):
     id: str = Field(description="Identifier, unique in this service.", examples=["k3v9q2mz"])
     name: str = Field(description="Name from the spec; not unique.", examples=["fashion-optimizers"])
     project: str = Field(description="Project from the spec.", examples=["vision"])
+    team: str = Field("default", description="Short name of the team that it belongs to.")
+    owner: str | None = Field(
+        None, description="Login of the person who submitted it; null for programs and without accounts."
+    )
     labels: list[str] = Field(default_factory=list, description="Labels from the spec.")
     state: State = Field(description="Current state.")
     phase: Phase | Literal[""] = Field(
@@ -46,7 +50,10 @@ class ExperimentSummary(BaseModel):
         description="Number that grows with each change of state and each request that changes the experiment, but not "
         "with progress; the ETag holds it."
     )
-    source_id: str | None = Field(description="The experiment whose trials this one continues from.")
+    source_id: str | None = Field(
+        description="The experiment whose trials this one continues from; null if it belongs to a team that the caller "
+        "may not see."
+    )
     metric: str = Field(description="Metric that the objective compares.", examples=["validation_accuracy"])
     mode: Literal["min", "max"] = Field(description="Which values are better.", examples=["max"])
     num_samples: int = Field(description="Number of trials wanted, imported ones included.")

@@ -14,9 +14,9 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from search_spaces.problems import Problem
+from search_spaces.problems import shorten
 from search_spaces.protocol import ENDED_TRIAL_STATES, Phase, attempt_id
-from service.contract.errors import ForbiddenError, NotFoundError
+from service.contract.errors import ForbiddenError
 from service.contract.states import AttemptState, State
 from service.domain import experiments
 from service.domain.retry_policy import Replacement
@@ -42,13 +42,12 @@ def start(session: Session, experiment: Experiment, slots: int, now: datetime) -
 
 
 def authenticate(session: Session, id_of_attempt: str, token: str) -> Attempt:
-    """The attempt that the token belongs to. Raises NotFoundError, and ForbiddenError for a wrong token."""
+    """The attempt that the token belongs to. Raises ForbiddenError for a wrong token, also where there is no such
+    attempt: who has no valid token does not learn which experiments there are."""
     attempt = session.get(Attempt, id_of_attempt[:64].replace("\0", ""))
-    if attempt is None:
-        shown = id_of_attempt[:64]
-        raise NotFoundError(f"there is no attempt {shown!r}", [Problem("attempt_id", "must be a known attempt", shown)])
-    if not hmac.compare_digest(attempt.token_sha256, _digest(token)):
-        raise ForbiddenError(f"the token does not belong to attempt {attempt.id}")
+    stored = _digest("") if attempt is None else attempt.token_sha256
+    if not hmac.compare_digest(stored, _digest(token)) or attempt is None:
+        raise ForbiddenError(f"the token does not belong to an attempt {shorten(id_of_attempt)}")
     return attempt
 
 

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from sqlalchemy import ColumnElement, exists, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, load_only
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import MAX_NAME_LENGTH, ExperimentSpec
@@ -24,6 +24,7 @@ from search_spaces.validation import validate, warnings
 from service.contract.errors import ConflictError
 from service.contract.states import ENDED, INACTIVE, State
 from service.domain import experiments, merge_patch, model_names
+from service.domain.experiments import Belonging
 from service.store.models import Experiment, Trial
 
 #: What both must have in common.
@@ -32,6 +33,8 @@ STAY = f"{', '.join(SHARED[:-1])} and {SHARED[-1]}"
 #: Fields that say which fields their block has.
 TAGS = ("kind", "name")
 SUFFIX = "-continued"
+#: In a message to somebody who may not see it.
+ANOTHER_TEAMS = "an experiment of another team"
 
 
 def requested_spec(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
@@ -65,8 +68,15 @@ def requested_spec(source: Experiment, patch: dict[str, Any]) -> ExperimentSpec:
     return spec
 
 
-def submit(session: Session, source: Experiment, spec: ExperimentSpec, patch: dict[str, Any]) -> Experiment:
-    """Store the new experiment. Its controls, and the warnings about it, count the trials that it imports.
+def submit(
+    session: Session,
+    source: Experiment,
+    spec: ExperimentSpec,
+    patch: dict[str, Any],
+    belonging: Belonging | None = None,
+) -> Experiment:
+    """Store the new experiment, by default in the team of its source. Its controls, and the warnings about it, count
+    the trials that it imports.
 
     Raises SpecError for too many trials, and ConflictError when the source became active since its spec was read.
     """
@@ -79,8 +89,9 @@ def submit(session: Session, source: Experiment, spec: ExperimentSpec, patch: di
         rule = f"{error.problems[0].rule}, together with the {imported} imported trials"
         raise SpecError([Problem("searcher.num_samples", rule, spec.num_samples)]) from None
     whole = spec.model_copy(update={"searcher": spec.searcher.model_copy(update={"num_samples": controls.num_samples})})
-    found = [*warnings(whole, patch), *model_names.warnings(session, spec, source.id)]
-    return experiments.submit(session, spec, found, controls=controls, source_id=source.id)
+    belonging = belonging or Belonging(source.team_id)
+    found = [*warnings(whole, patch), *model_names.warnings(session, spec, belonging.team, source.id)]
+    return experiments.submit(session, spec, found, controls=controls, source=source, belonging=belonging)
 
 
 def has_pending_import() -> ColumnElement[bool]:
@@ -92,10 +103,10 @@ def has_pending_import() -> ColumnElement[bool]:
     return Experiment.source_id.is_not(None) & Experiment.state.not_in({*ENDED, State.DELETING}) & ~imported
 
 
-def pending_import(session: Session, source_id: str) -> str | None:
-    """The id of a continuation of this experiment that has not imported its trials; None if there is none."""
-    query = select(Experiment.id).where(Experiment.source_id == source_id, has_pending_import())
-    return session.scalar(query.limit(1))
+def pending_import(session: Session, source_id: str) -> Experiment | None:
+    """A continuation of this experiment that has not imported its trials; None if there is none."""
+    query = select(Experiment).where(Experiment.source_id == source_id, has_pending_import())
+    return session.scalar(query.options(load_only(Experiment.id, Experiment.team_id)).limit(1))
 
 
 def source_to_import(session: Session, experiment: Experiment) -> str | None:
@@ -111,8 +122,9 @@ def check_no_pending_import(session: Session, source: Experiment) -> None:
     """Raises ConflictError while a continuation of this experiment has not imported its trials."""
     continuation = pending_import(session, source.id)
     if continuation is not None:
+        named = f"experiment {continuation.id}" if continuation.team_id == source.team_id else ANOTHER_TEAMS
         raise ConflictError(
-            f"experiment {continuation} continues from {source.id} and has not imported its trials; "
+            f"{named} continues from {source.id} and has not imported its trials; "
             "cancel it first, or wait until it has started"
         )
 
@@ -125,14 +137,17 @@ def check_source_unchanged(session: Session, experiment: Experiment) -> None:
     if experiment.source_id is None or experiments.count_started(session, experiment):
         return
     source = session.scalar(select(Experiment).where(Experiment.id == experiment.source_id).with_for_update())
+    is_own = experiment.source_team_id == experiment.team_id
+    named = str(experiment.source_id) if is_own else ANOTHER_TEAMS
     if source is None or source.state == State.DELETING:
         raise ConflictError(
-            f"experiment {experiment.id} continues from {experiment.source_id}, which was deleted before its trials "
+            f"experiment {experiment.id} continues from {named}, which was deleted before its trials "
             "were imported; submit the spec as a new experiment"
         )
     if source.state not in INACTIVE:
+        state = source.state if is_own else "active"
         raise ConflictError(
-            f"experiment {experiment.id} continues from {source.id}, which is {source.state}, and has not imported "
+            f"experiment {experiment.id} continues from {named}, which is {state}, and has not imported "
             "its trials; pause or cancel the source first"
         )
 

@@ -7,7 +7,7 @@ Owns `move`, the only writer of `Experiment.state`. What people do to experiment
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,10 +18,11 @@ from sqlalchemy.orm import Session, load_only
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import Problem
-from search_spaces.protocol import ENDED_TRIAL_STATES, TrialState
+from search_spaces.protocol import DEFAULT_TEAM, ENDED_TRIAL_STATES, TrialState
 from search_spaces.stored import read_controls, read_spec
 from service.contract.errors import ConflictError, NotFoundError
 from service.contract.states import ACTIVE, DRIVEN, ENDED, TRANSITIONS, State
+from service.store.accounts import User
 from service.store.models import Experiment, Label, Trial
 
 #: Without 0 o 1 i l u, because people read ids aloud and type them.
@@ -42,13 +43,24 @@ WITHOUT_SPEC = load_only(
 
 
 @dataclass(frozen=True)
+class Belonging:
+    """The team that a new experiment belongs to, and the person who submits it, if they have an account."""
+
+    team: str = DEFAULT_TEAM
+    owner_id: str | None = None
+
+
+@dataclass(frozen=True)
 class Selection:
     """Which experiments a list holds. None and an empty `states` do not restrict it.
 
     `name` matches any part of the name, in any case. `before` is the creation time and id of a newer experiment.
+    `owner` is a login.
     """
 
     limit: int
+    teams: Collection[str] | None = None
+    owner: str | None = None
     states: Sequence[State] = ()
     project: str | None = None
     name: str | None = None
@@ -85,9 +97,11 @@ def submit(
     warnings: list[str],
     *,
     controls: Controls | None = None,
-    source_id: str | None = None,
+    source: Experiment | None = None,
+    belonging: Belonging | None = None,
 ) -> Experiment:
     """Store a new experiment in the queue. `spec` is complete and valid; `controls` default to what it says."""
+    belonging = belonging or Belonging()
     experiment = Experiment(
         id="".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH)),
         name=spec.name,
@@ -99,7 +113,10 @@ def submit(
         spec_version=spec.version,
         warnings=warnings,
         controls=(controls or Controls.of(spec)).model_dump(mode="json"),
-        source_id=source_id,
+        source_id=None if source is None else source.id,
+        source_team_id=None if source is None else source.team_id,
+        team_id=belonging.team,
+        owner_id=belonging.owner_id,
         attempt=0,
         failures=0,
         slots=0,
@@ -111,10 +128,16 @@ def submit(
     return experiment
 
 
-def find(session: Session, experiment_id: str, *, lock: bool = False) -> Experiment:
-    """The experiment; with `lock`, its row is locked for the transaction. Raises NotFoundError."""
+def find(
+    session: Session, experiment_id: str, *, lock: bool = False, teams: Collection[str] | None = None
+) -> Experiment:
+    """The experiment of one of these teams (None: of any); with `lock`, its row is locked for the transaction.
+
+    Raises NotFoundError, which says the same of an experiment of another team and of one that does not exist.
+    """
     well_formed = len(experiment_id) == ID_LENGTH and set(experiment_id) <= set(ID_ALPHABET)
     query = select(Experiment).where(Experiment.id == experiment_id)
+    query = query if teams is None else query.where(Experiment.team_id.in_(teams))
     experiment = session.scalar(query.with_for_update() if lock else query) if well_formed else None
     if experiment is None:
         shown = experiment_id[:32]
@@ -144,6 +167,10 @@ def controls_of(experiment: Experiment) -> Controls:
 def list_newest(session: Session, selection: Selection) -> list[Experiment]:
     """The selected experiments, newest first."""
     query = select(Experiment).order_by(Experiment.created_at.desc(), Experiment.id.desc()).limit(selection.limit)
+    if selection.teams is not None:
+        query = query.where(Experiment.team_id.in_(selection.teams))
+    if selection.owner is not None:
+        query = query.where(Experiment.owner_id.in_(select(User.id).where(User.login == selection.owner)))
     if selection.states:
         query = query.where(Experiment.state.in_(selection.states))
     if selection.project is not None:
@@ -160,12 +187,20 @@ def list_newest(session: Session, selection: Selection) -> list[Experiment]:
     return list(session.scalars(query))
 
 
-def list_active(session: Session, limit: int, after: tuple[datetime, str] | None = None) -> list[Experiment]:
-    """Experiments that run or wait to run, oldest first, without their specs where their size is known.
+def list_active(
+    session: Session,
+    limit: int,
+    after: tuple[datetime, str] | None = None,
+    teams: Collection[str] | None = None,
+) -> list[Experiment]:
+    """Experiments of these teams (None: of all) that run or wait to run, oldest first, without their specs where their
+    size is known.
 
     `after` is the creation time and id of an older experiment.
     """
     query = select(Experiment).where(Experiment.state.in_(ACTIVE)).order_by(Experiment.created_at, Experiment.id)
+    if teams is not None:
+        query = query.where(Experiment.team_id.in_(teams))
     if after is not None:
         query = query.where(tuple_(Experiment.created_at, Experiment.id) > tuple_(*after))
     return list(session.scalars(query.options(WITHOUT_SPEC).limit(limit)))

@@ -27,7 +27,7 @@ def handle_heartbeat(
 ) -> Directives:
     """Store what a driver reports, and answer with what it must do.
 
-    Raises NotFoundError, ForbiddenError for a wrong token, ConflictError for an attempt that was superseded. A final
+    Raises ForbiddenError for a wrong token, ConflictError for an attempt that was superseded. A final
     heartbeat that is repeated because its answer was lost is answered again.
     """
     attempt = attempts.authenticate(session, attempt_id, token)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,34 +16,52 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, shorten
+from search_spaces.protocol import DEFAULT_TEAM
 from service.contract.errors import ValidationFailedError
 from service.contract.requests import IDEMPOTENCY_KEY
 from service.store.database import Database
 from service.store.models import Experiment, IdempotencyKey
 
 
-def digest(media_type: str, body: bytes, source: str = "") -> str:
-    """Identifies a submission by its content; `source` is the experiment that it continues from."""
-    return hashlib.sha256(b"\0".join([media_type.encode(), *([source.encode()] if source else []), body])).hexdigest()
+@dataclass(frozen=True)
+class Submission:
+    """A submission that may be repeated: the key of its principal (None: it has none), and what identifies it."""
+
+    principal_id: str
+    key: str | None
+    sha256: str
 
 
-def find_replayed(session: Session, key: str, body_sha256: str) -> str | None:
-    """The id of the experiment that was submitted under this key; None for a new key.
+def digest(media_type: str, body: bytes, source: str = "", team: str = DEFAULT_TEAM) -> str:
+    """Identifies a submission by its content; `source` is the experiment that it continues from.
+
+    The default team is left out: keys that were stored before there were teams stay valid.
+    """
+    where = [source.encode()] if source else []
+    where += [b"team", team.encode()] if team != DEFAULT_TEAM else []
+    return hashlib.sha256(b"\0".join([media_type.encode(), *where, body])).hexdigest()
+
+
+def find_replayed(session: Session, submission: Submission) -> str | None:
+    """The id of the experiment that the principal submitted under this key; None for a new key, or without one.
 
     Raises ValidationFailedError for a key of another submission.
     """
-    known = session.get(IdempotencyKey, key)
+    key = submission.key
+    if key is None:
+        return None
+    known = session.get(IdempotencyKey, (submission.principal_id, key))
     if known is None:
         return None
-    if known.body_sha256 != body_sha256:
-        # Not with its experiment, which may be somebody else's.
+    if known.body_sha256 != submission.sha256:
+        # Not with its experiment: without accounts, it may be somebody else's.
         rule = "must be a new key: this one was already used for a different request"
         raise ValidationFailedError(f"{IDEMPOTENCY_KEY}: {rule}", [Problem(IDEMPOTENCY_KEY, rule, shorten(key))])
     return known.experiment_id
 
 
 def submit_once(
-    database: Database, key: str | None, body_sha256: str, create: Callable[[Session], Experiment]
+    database: Database, submission: Submission, create: Callable[[Session], Experiment]
 ) -> tuple[str, bool]:
     """The id of the experiment that `create` stores under the key, and whether an earlier submission did so.
 
@@ -51,9 +70,9 @@ def submit_once(
     unique key, where it fails), and then finds its experiment.
     """
     try:
-        return _submit(database, key, body_sha256, create)
+        return _submit(database, submission, create)
     except IntegrityError:
-        return _submit(database, key, body_sha256, create)
+        return _submit(database, submission, create)
 
 
 def delete_before(session: Session, before: datetime) -> int:
@@ -64,17 +83,22 @@ def delete_before(session: Session, before: datetime) -> int:
     return deleted.rowcount
 
 
-def _submit(
-    database: Database, key: str | None, body_sha256: str, create: Callable[[Session], Experiment]
-) -> tuple[str, bool]:
+def _submit(database: Database, submission: Submission, create: Callable[[Session], Experiment]) -> tuple[str, bool]:
     with database.write() as session:
-        known = None if key is None else find_replayed(session, key, body_sha256)
+        known = find_replayed(session, submission)
         if known is not None:
             return known, True
         experiment = create(session)
-        if key is not None:
-            now = datetime.now(UTC)
+        if submission.key is not None:
             session.flush()
-            session.add(IdempotencyKey(key=key, body_sha256=body_sha256, experiment_id=experiment.id, created_at=now))
+            session.add(
+                IdempotencyKey(
+                    principal_id=submission.principal_id,
+                    key=submission.key,
+                    body_sha256=submission.sha256,
+                    experiment_id=experiment.id,
+                    created_at=datetime.now(UTC),
+                )
+            )
         session.flush()
         return experiment.id, False

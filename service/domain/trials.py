@@ -19,7 +19,8 @@ from search_spaces.protocol import DIAGNOSTICS, METRICS
 from search_spaces.stored import read_spec, read_trial_spec
 from search_spaces.upgrade import upgrade_sample
 from service.contract.errors import NotFoundError, ValidationFailedError
-from service.store.models import Experiment, Trial, UtcDateTime
+from service.store.base import UtcDateTime
+from service.store.models import Experiment, Trial
 
 FIELDS = ("trial", "state", "epoch", "best_value", "started_at", "ended_at")
 VALUES = (*METRICS, *DIAGNOSTICS)

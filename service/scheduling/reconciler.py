@@ -220,6 +220,7 @@ class Reconciler:
             cancel_trials = attempts.pending_cancellations(session, experiment)
             trials = experiments.count_started(session, experiment)
             failed_attempt = attempts.failed_before(session, experiment)
+            team = experiment.team_id
         launch = LaunchConfig(
             experiment_id=experiment_id,
             attempt=attempt.number,
@@ -232,6 +233,7 @@ class Reconciler:
             cancel_trials=cancel_trials,
             trials=trials,
             failed_attempt=failed_attempt,
+            team=team,
             version=version("rung"),
             marker=secrets.token_hex(16),
             mlflow_tracking_uri=settings.mlflow_tracking_uri,

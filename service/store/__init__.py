@@ -1,1 +1,1 @@
-"""The service's database: experiments, their attempts and trials, idempotency keys and leases."""
+"""The service's database: experiments, attempts and trials; people, teams and tokens; idempotency keys and leases."""

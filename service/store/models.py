@@ -2,56 +2,23 @@
 
 Nothing reads `Experiment.spec_version` and `Trial.updated_at`: they are for people who query the database.
 
-Times are aware and in UTC on every database. JSON columns hold plain JSON without infinite numbers.
+People, teams and tokens are in `accounts`.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, select, text
+from sqlalchemy.orm import Mapped, column_property, mapped_column, validates
+
+from search_spaces.protocol import DEFAULT_TEAM
+from service.store.accounts import TEAM_CHARACTERS, User
+from service.store.base import Base
 
 #: Larger numbers are not copied: no version accepted them, and no column holds them.
 MAX_COPIED = 2**31
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime. SQLite stores no time zone, so UTC is removed when writing and added when reading."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"must be an aware datetime (got {value!r})")
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class Base(DeclarativeBase):
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012 - read by SQLAlchemy at class creation
-        datetime: UtcDateTime(),
-        dict[str, Any]: JSON(none_as_null=True),
-        list[str]: JSON(none_as_null=True),
-    }
 
 
 class Experiment(Base):
@@ -60,13 +27,15 @@ class Experiment(Base):
     `revision` grows with every visible change except progress; it is the ETag. `mlflow_closed` means that the statuses
     of its MLflow runs are final. `priority`, `cpus_per_trial` and `gpus_per_trial` are copied from `controls` and
     `spec`, so that the queue is read without them; `cpus_per_trial` is null if the spec has no such size.
-    `excluded_nodes` are ids of nodes that the newest attempt does not use.
+    `excluded_nodes` are ids of nodes that the newest attempt does not use. `source_team_id` is the team of the
+    experiment that this one continues, when it began. `owner` is the login of `owner_id`.
     """
 
     __tablename__ = "experiments"
     __table_args__ = (
         Index(None, "created_at", "id"),
         Index(None, "project", "created_at"),
+        Index(None, "team_id", "created_at", "id"),
         Index(
             "ix_experiments_queue",
             *("state", "cpus_per_trial", "gpus_per_trial", "priority", "created_at", "id", "retry_at"),
@@ -111,6 +80,14 @@ class Experiment(Base):
     gpus_per_trial: Mapped[float | None]
     excluded_nodes: Mapped[list[str] | None]
     mlflow_view: Mapped[str | None] = mapped_column(String(64))
+    team_id: Mapped[str] = mapped_column(
+        String(TEAM_CHARACTERS), ForeignKey("teams.id"), default=DEFAULT_TEAM, server_default=DEFAULT_TEAM
+    )
+    owner_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), index=True)
+    source_team_id: Mapped[str | None] = mapped_column(String(TEAM_CHARACTERS))
+    owner: Mapped[str | None] = column_property(
+        select(User.login).where(User.id == owner_id).correlate_except(User).scalar_subquery()
+    )
 
     @validates("controls")
     def _copy_priority(self, _: str, controls: dict[str, Any]) -> dict[str, Any]:
@@ -182,10 +159,14 @@ class Trial(Base):
 
 
 class IdempotencyKey(Base):
-    """A submission that was accepted with a client's key: the same key and body return the same experiment."""
+    """A submission that was accepted with a client's key: the same key and body return the same experiment.
+
+    `principal_id` is who sent it; empty without accounts.
+    """
 
     __tablename__ = "idempotency_keys"
 
+    principal_id: Mapped[str] = mapped_column(String(16), primary_key=True, default="")
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     body_sha256: Mapped[str] = mapped_column(String(64))
     experiment_id: Mapped[str] = mapped_column(ForeignKey("experiments.id", ondelete="CASCADE"))

@@ -22,8 +22,9 @@ from service.adapters.launcher import Launcher
 from service.app import build_app, create_app, open_context
 from service.context import AppContext
 from service.scheduling.reconciler import Reconciler
-from service.settings import Settings
+from service.settings import AuthMode, Settings
 from service.store.database import Database
+from tests.support.accounts import Accounts
 from tests.support.clock import Clock
 from tests.support.documented import DocumentedResponses
 from tests.support.memory_launcher import MemoryLauncher
@@ -93,10 +94,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 
 @pytest.fixture
-def settings(tmp_path: Path, database_url: str) -> Settings:
+def settings(request: pytest.FixtureRequest, tmp_path: Path, database_url: str) -> Settings:
+    """Of a service that asks for no token; where a test uses `accounts`, of one that knows people."""
     return Settings(
         home=tmp_path,
         database_url=database_url,
+        auth=AuthMode.ACCOUNTS if "accounts" in request.fixturenames else AuthMode.OPEN,
         reconcile=False,
         mlflow_tracking_uri="http://127.0.0.1:9",
         mlflow_timeout_s=2,
@@ -152,6 +155,12 @@ def client(app: FastAPI, documented: DocumentedResponses) -> Iterator[httpx.Clie
 def context(app: FastAPI, client: httpx.Client) -> AppContext:
     found: AppContext = app.state.context
     return found
+
+
+@pytest.fixture
+def accounts(context: AppContext) -> Accounts:
+    """The people, programs and teams of the service, which then asks for a token."""
+    return Accounts(context.database)
 
 
 @pytest.fixture

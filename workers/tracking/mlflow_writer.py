@@ -152,7 +152,14 @@ class MlflowWriter:
         """The `models:/` address of the model in `folder`."""
         parent, experiment_id = self._runs.parent(), self._launch.experiment_id
         return registration.register(
-            self._connection.client, self._spec, experiment_id, parent, folder, winner, self._uploads
+            self._connection.client,
+            self._spec,
+            experiment_id,
+            parent,
+            folder,
+            winner,
+            self._uploads,
+            self._launch.team,
         )
 
     def _write_view(self, parent: str) -> None:

@@ -16,7 +16,7 @@ from mlflow.entities import LoggedModel
 from mlflow.exceptions import MlflowException
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.protocol import Tag, Winner, registered_model_name
+from search_spaces.protocol import DEFAULT_TEAM, Tag, Winner, registered_model_name
 from workers.failures.attempt import ModelNameTakenError
 from workers.tracking.description import NOTE_CHARACTERS
 from workers.tracking.uploads import Uploads
@@ -39,13 +39,14 @@ def register(
     folder: Path,
     winner: Winner,
     uploads: Uploads,
+    team: str = DEFAULT_TEAM,
 ) -> str:
     """Log the model saved in `folder` on the experiment's `run`, and register it. Returns its `models:/` address.
 
     What an earlier call has done for the same files is kept, and files that `uploads` has sent are not sent again.
     Raises ModelNameTakenError, and what the client raises.
     """
-    name = registered_model_name(spec.project, spec.name)
+    name = registered_model_name(spec.project, spec.name, team)
     tags: dict[str, str] = {Tag.EXPERIMENT_ID: experiment_id, Tag.TRIAL_ID: str(winner.trial)}
     tags |= {Tag.MODEL_SHA256: winner.model_sha256} if winner.model_sha256 else {}
     for known in client().search_model_versions(f"run_id = '{run}'"):

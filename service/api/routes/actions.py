@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from search_spaces.protocol import API_PREFIX
 from service.api import access, headers, submission
 from service.api.access import EditableExperiment
-from service.api.dependencies import Body, ContentType, IdempotencyKey
+from service.api.callers import may
+from service.api.dependencies import TEXT, Body, ContentType, IdempotencyKey
 from service.api.error_handlers import error_responses
 from service.api.examples import CHANGE_BODY, CONTINUATION_BODY
 from service.contract.errors import (
@@ -24,6 +27,7 @@ from service.contract.errors import (
 )
 from service.contract.schemas import ExperimentView
 from service.domain import actions, merge_patch
+from service.identity.permissions import Permission
 from service.store.models import Experiment
 
 router = APIRouter(prefix=f"{API_PREFIX}/experiments/{{experiment_id}}", tags=["experiments"])
@@ -35,7 +39,21 @@ CHANGED = {200: headers.success("The experiment after the change.", headers.ETAG
 WITH_BODY = error_responses(ContentTooLargeError, UnsupportedMediaTypeError)
 
 
-@router.post("/pause", summary="Pause an experiment", responses=CHANGED)
+class ContinuationQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    team: str | None = Field(
+        None,
+        max_length=64,
+        pattern=TEXT,
+        description="Short name of the team that the new experiment belongs to; by default that of the source, if you "
+        "may submit to it, otherwise the only one that you may submit to.",
+    )
+
+
+@router.post(
+    "/pause", summary="Pause an experiment", dependencies=[may(Permission.EXPERIMENT_CHANGE)], responses=CHANGED
+)
 def pause_experiment(experiment: EditableExperiment) -> ExperimentView:
     """Frees all slots and keeps every finished epoch.
 
@@ -45,7 +63,9 @@ def pause_experiment(experiment: EditableExperiment) -> ExperimentView:
     return experiment.apply(actions.pause)
 
 
-@router.post("/resume", summary="Resume an experiment", responses=CHANGED)
+@router.post(
+    "/resume", summary="Resume an experiment", dependencies=[may(Permission.EXPERIMENT_CHANGE)], responses=CHANGED
+)
 def resume_experiment(experiment: EditableExperiment) -> ExperimentView:
     """Queues a paused experiment again, in the position that its age gives it. Trials resume from their last epoch.
 
@@ -56,7 +76,9 @@ def resume_experiment(experiment: EditableExperiment) -> ExperimentView:
     return experiment.apply(actions.resume)
 
 
-@router.post("/cancel", summary="Cancel an experiment", responses=CHANGED)
+@router.post(
+    "/cancel", summary="Cancel an experiment", dependencies=[may(Permission.EXPERIMENT_CANCEL)], responses=CHANGED
+)
 def cancel_experiment(experiment: EditableExperiment) -> ExperimentView:
     """Ends an experiment.
 
@@ -69,6 +91,7 @@ def cancel_experiment(experiment: EditableExperiment) -> ExperimentView:
 @router.patch(
     "",
     summary="Change an experiment's controls",
+    dependencies=[may(Permission.EXPERIMENT_CHANGE)],
     responses={**CHANGED, **WITH_BODY},
     openapi_extra=CHANGE_BODY,
 )
@@ -94,6 +117,7 @@ def change_experiment(experiment: EditableExperiment, body: Body, content_type: 
 @router.post(
     "/continue",
     summary="Continue an experiment as a new one",
+    dependencies=[may(Permission.EXPERIMENT_CONTINUE)],
     status_code=201,
     responses={
         201: headers.success(
@@ -111,6 +135,7 @@ def continue_experiment(
     experiment: EditableExperiment,
     body: Body,
     content_type: ContentType,
+    query: Annotated[ContinuationQuery, Query()],
     key: IdempotencyKey = None,
 ) -> ExperimentView:
     """Queues a new experiment that imports the trials of one that has ended or is paused, and continues the search.
@@ -119,19 +144,26 @@ def continue_experiment(
     `early_stopping`, `seed`, `objective.metric` and `objective.mode` must stay the same, so that trials remain
     comparable. The new searcher must be `random` or `tpe`. `searcher.num_samples` counts new trials. The source does
     not change; `source_id` of the new experiment refers to it. If the same request is sent again under the same
-    `Idempotency-Key`, the response is the experiment that it created, in its current state.
+    `Idempotency-Key`, the response is the experiment that it created, in its current state. Who may read the source may
+    continue it, in a team to which they may submit.
     """
-    submitted = submission.continue_from(experiment, submission.Request(body, content_type, key))
-    return access.created(experiment.context, experiment.response, submitted.experiment_id, submitted.replayed)
+    caller = experiment.caller
+    request = submission.Request(caller, body, content_type, key, query.team)
+    submitted = submission.continue_from(experiment, request)
+    return access.created(experiment.context, caller, experiment.response, submitted.experiment_id, submitted.replayed)
 
 
-@router.post("/archive", summary="Archive an experiment", responses=CHANGED)
+@router.post(
+    "/archive", summary="Archive an experiment", dependencies=[may(Permission.EXPERIMENT_CHANGE)], responses=CHANGED
+)
 def archive_experiment(experiment: EditableExperiment) -> ExperimentView:
     """Hides an experiment that has ended or is paused from lists that do not ask for archived ones."""
     return experiment.apply(actions.archive)
 
 
-@router.post("/unarchive", summary="Unarchive an experiment", responses=CHANGED)
+@router.post(
+    "/unarchive", summary="Unarchive an experiment", dependencies=[may(Permission.EXPERIMENT_CHANGE)], responses=CHANGED
+)
 def unarchive_experiment(experiment: EditableExperiment) -> ExperimentView:
     """Shows an archived experiment in lists again."""
     return experiment.apply(actions.unarchive)
@@ -140,6 +172,7 @@ def unarchive_experiment(experiment: EditableExperiment) -> ExperimentView:
 @router.delete(
     "",
     summary="Delete an experiment",
+    dependencies=[may(Permission.EXPERIMENT_DELETE)],
     status_code=202,
     responses={202: headers.success("The experiment, which is being deleted.", headers.ETAG), **REFUSALS},
 )

@@ -14,6 +14,7 @@ from search_spaces.parsing import read
 from search_spaces.problems import Problem, unknown
 from search_spaces.protocol import API_PREFIX
 from service.api import headers
+from service.api.callers import public
 from service.api.error_handlers import error_responses
 from service.contract.errors import NotFoundError
 from service.contract.schemas import Preset, PresetName
@@ -24,6 +25,7 @@ router = APIRouter(prefix=API_PREFIX, tags=["catalog"])
 @router.get(
     "/schema",
     summary="Get the JSON Schema of a spec",
+    dependencies=[public()],
     response_model=dict[str, Any],
     responses={200: headers.success("A JSON Schema.")},
 )
@@ -37,7 +39,12 @@ def _schema() -> bytes:
     return json.dumps(ExperimentSpec.model_json_schema(), separators=(",", ":")).encode()
 
 
-@router.get("/presets", summary="List presets", responses={200: headers.success("All presets, by name.")})
+@router.get(
+    "/presets",
+    summary="List presets",
+    dependencies=[public()],
+    responses={200: headers.success("All presets, by name.")},
+)
 def list_presets() -> list[PresetName]:
     """Lists ready-made specs. Each one is valid without changes."""
     return [PresetName(name=name, description=_preset(name).description) for name in presets.names()]
@@ -46,6 +53,7 @@ def list_presets() -> list[PresetName]:
 @router.get(
     "/presets/{name}",
     summary="Get a preset",
+    dependencies=[public()],
     responses={200: headers.success("The preset."), **error_responses(NotFoundError)},
 )
 def show_preset(

@@ -11,6 +11,7 @@ from search_spaces.protocol import API_PREFIX
 from search_spaces.stored import StoredSpec
 from service.api import headers, pagination
 from service.api.access import ExperimentList
+from service.api.callers import may
 from service.api.dependencies import CurrentContext
 from service.api.error_handlers import error_responses
 from service.api.integers import Integer
@@ -18,6 +19,7 @@ from service.api.pagination import Paging
 from service.contract.errors import ValidationFailedError
 from service.contract.schemas import ClusterStatus, NodeView, Share
 from service.contract.states import State
+from service.identity.permissions import Permission
 from service.store.models import Experiment
 
 router = APIRouter(prefix=API_PREFIX, tags=["system"])
@@ -30,6 +32,7 @@ class SharePaging(Paging):
 @router.get(
     "/cluster",
     summary="Get the cluster's state",
+    dependencies=[may(Permission.CLUSTER_READ)],
     responses={200: headers.success("The cluster's state."), **error_responses(ValidationFailedError)},
 )
 def show_cluster(

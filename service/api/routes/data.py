@@ -8,8 +8,10 @@ from search_spaces.datasets.report import DataReport
 from search_spaces.protocol import API_PREFIX
 from service.api import headers
 from service.api.access import VisibleExperiment
+from service.api.callers import may
 from service.api.error_handlers import error_responses, unavailable
 from service.contract.errors import NotFoundError, UnavailableError
+from service.identity.permissions import Permission
 
 router = APIRouter(prefix=f"{API_PREFIX}/experiments/{{experiment_id}}", tags=["experiments"])
 
@@ -17,6 +19,7 @@ router = APIRouter(prefix=f"{API_PREFIX}/experiments/{{experiment_id}}", tags=["
 @router.get(
     "/data",
     summary="Get what is known of an experiment's data",
+    dependencies=[may(Permission.EXPERIMENT_READ)],
     responses={
         200: headers.success("The classes, the splits and the files."),
         **error_responses(NotFoundError, UnavailableError),

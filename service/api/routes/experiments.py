@@ -11,12 +11,14 @@ from search_spaces.experiment import MAX_NAME_LENGTH
 from search_spaces.protocol import API_PREFIX
 from service.api import access, headers, pagination, serializers, submission
 from service.api.access import ExperimentList, VisibleExperiment
+from service.api.callers import CurrentCaller, may
 from service.api.dependencies import TEXT, Body, ContentType, CurrentContext, IdempotencyKey
 from service.api.error_handlers import error_responses
 from service.api.examples import SPEC_BODY
 from service.api.pagination import Paging
 from service.contract.errors import (
     BadRequestError,
+    ConflictError,
     ContentTooLargeError,
     NotFoundError,
     UnsupportedMediaTypeError,
@@ -26,14 +28,20 @@ from service.contract.schemas import ExperimentPage, ExperimentView, ValidationR
 from service.contract.states import State
 from service.domain import experiments
 from service.domain.experiments import Selection
+from service.identity.permissions import Permission
 
 router = APIRouter(prefix=f"{API_PREFIX}/experiments", tags=["experiments"])
+
+
+#: Of a submission and a continuation.
+TARGET_TEAM = "Short name of the team that the experiment belongs to; by default the only one that you may submit to."
 
 
 class SubmissionQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     validate_only: bool = Field(False, description="Validate and complete the spec without storing anything.")
+    team: str | None = Field(None, max_length=64, pattern=TEXT, description=TARGET_TEAM)
 
 
 class Filters(Paging):
@@ -47,6 +55,10 @@ class Filters(Paging):
         pattern=TEXT,
         description="Only experiments with this text in their name, in any case.",
     )
+    team: str | None = Field(None, max_length=64, pattern=TEXT, description="Only experiments of this team.")
+    owner: str | None = Field(
+        None, max_length=64, pattern=TEXT, description="Only experiments that the person with this login submitted."
+    )
     label: str | None = Field(None, max_length=64, pattern=TEXT, description="Only experiments with this label.")
     archived: Literal["false", "true", "all"] = Field(
         "false", description="`false` lists experiments that are not archived, `true` archived ones, `all` both."
@@ -56,6 +68,7 @@ class Filters(Paging):
 @router.post(
     "",
     summary="Submit an experiment",
+    dependencies=[may(Permission.EXPERIMENT_SUBMIT)],
     status_code=201,
     response_model=ExperimentView | ValidationResult,
     openapi_extra=SPEC_BODY,
@@ -65,11 +78,19 @@ class Filters(Paging):
             "model": ExperimentView,
             **headers.success("The experiment is stored and queued.", headers.LOCATION, headers.ETAG, headers.REPLAYED),
         },
-        **error_responses(BadRequestError, ContentTooLargeError, UnsupportedMediaTypeError, ValidationFailedError),
+        **error_responses(
+            BadRequestError,
+            NotFoundError,
+            ConflictError,
+            ContentTooLargeError,
+            UnsupportedMediaTypeError,
+            ValidationFailedError,
+        ),
     },
 )
 def submit_experiment(
     context: CurrentContext,
+    caller: CurrentCaller,
     response: Response,
     body: Body,
     content_type: ContentType,
@@ -83,7 +104,7 @@ def submit_experiment(
     `Idempotency-Key`, the response is the experiment that it created, in its current state, with the header
     `Idempotent-Replayed: true`.
     """
-    request = submission.Request(body, content_type, key)
+    request = submission.Request(caller, body, content_type, key, query.team)
     if query.validate_only:
         checked = submission.check(context, request)
         response.status_code = 200
@@ -93,12 +114,13 @@ def submit_experiment(
             num_samples=checked.spec.num_samples,
         )
     submitted = submission.submit(context, request)
-    return access.created(context, response, submitted.experiment_id, submitted.replayed)
+    return access.created(context, caller, response, submitted.experiment_id, submitted.replayed)
 
 
 @router.get(
     "",
     summary="List experiments",
+    dependencies=[may(Permission.EXPERIMENT_READ)],
     responses={200: headers.success("One page of experiments."), **error_responses(ValidationFailedError)},
 )
 def list_experiments(
@@ -111,6 +133,8 @@ def list_experiments(
             project=query.project,
             name=query.name,
             label=query.label,
+            teams=None if query.team is None else [query.team],
+            owner=query.owner,
             archived=None if query.archived == "all" else query.archived == "true",
             before=pagination.decode_experiment(query.cursor),
             limit=query.limit + 1,
@@ -119,8 +143,12 @@ def list_experiments(
         counts = experiments.count_trials(session, [experiment.id for experiment in found])
     page = found[: query.limit]
     outage = context.cluster_cache.unreachable_reason
+    summaries = [serializers.summary(one, counts[one.id], context.mlflow, outage) for one in page]
     return ExperimentPage(
-        items=[serializers.summary(one, counts[one.id], context.mlflow, outage) for one in page],
+        items=[
+            shown.model_copy(update={"source_id": access.visible_source(visible.caller, one)})
+            for shown, one in zip(summaries, page, strict=True)
+        ],
         next_cursor=pagination.encode_experiment(page[-1]) if len(found) > query.limit else None,
     )
 
@@ -128,6 +156,7 @@ def list_experiments(
 @router.get(
     "/{experiment_id}",
     summary="Get an experiment",
+    dependencies=[may(Permission.EXPERIMENT_READ)],
     responses={200: headers.success("The experiment.", headers.ETAG), **error_responses(NotFoundError)},
 )
 def show_experiment(experiment: VisibleExperiment) -> ExperimentView:

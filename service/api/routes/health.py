@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search_spaces.protocol import API_PREFIX
 from service.api import headers, thread_pools
+from service.api.callers import public
 from service.api.dependencies import CurrentContext
 from service.api.thread_pools import CurrentPools
 from service.context import AppContext
@@ -28,8 +29,13 @@ log = logging.getLogger(__name__)
 router = APIRouter(tags=["system"])
 
 
-@router.get("/healthz", summary="Check liveness", responses={200: headers.success("The process answers.")})
-@router.get(f"{API_PREFIX}/healthz", include_in_schema=False)
+@router.get(
+    "/healthz",
+    summary="Check liveness",
+    dependencies=[public()],
+    responses={200: headers.success("The process answers.")},
+)
+@router.get(f"{API_PREFIX}/healthz", include_in_schema=False, dependencies=[public()])
 async def show_health() -> Health:
     """Answers 200 as long as the process runs."""
     return Health(status="ok")
@@ -38,12 +44,13 @@ async def show_health() -> Health:
 @router.get(
     "/readyz",
     summary="Check readiness",
+    dependencies=[public()],
     responses={
         200: headers.success("The service accepts specs."),
         503: {"model": Readiness, "description": "The database does not work."},
     },
 )
-@router.get(f"{API_PREFIX}/readyz", include_in_schema=False)
+@router.get(f"{API_PREFIX}/readyz", include_in_schema=False, dependencies=[public()])
 async def show_readiness(context: CurrentContext, pools: CurrentPools, response: Response) -> Readiness:
     """Returns the state of the database, Ray and MLflow. Only the database decides whether the service is ready."""
     return await thread_pools.run(pools.readiness, lambda: _readiness(context, response))

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from search_spaces.protocol import API_PREFIX, FINAL_PHASES, Directives, Heartbeat
 from service.api import headers
+from service.api.callers import may
 from service.api.connections import IS_DRIVER
 from service.api.dependencies import CurrentContext, Token
 from service.api.error_handlers import error_responses
@@ -23,12 +24,12 @@ from service.contract.errors import (
     ConflictError,
     ContentTooLargeError,
     ForbiddenError,
-    NotFoundError,
     UnauthorizedError,
     ValidationFailedError,
 )
 from service.domain import attempts, heartbeats
 from service.domain.retry_policy import Replacement
+from service.identity.permissions import Permission
 
 router = APIRouter(prefix=f"{API_PREFIX}/attempts", tags=["drivers"])
 
@@ -46,6 +47,7 @@ HEARTBEAT_BODY = {
 @router.post(
     "/{attempt_id}/heartbeat",
     summary="Report a driver's progress",
+    dependencies=[may(Permission.ATTEMPT_BEAT)],
     openapi_extra=HEARTBEAT_BODY,
     responses={
         200: headers.success("What the driver must do now."),
@@ -53,7 +55,6 @@ HEARTBEAT_BODY = {
             BadRequestError,
             UnauthorizedError,
             ForbiddenError,
-            NotFoundError,
             ConflictError,
             ContentTooLargeError,
             ValidationFailedError,

@@ -8,9 +8,11 @@ from search_spaces.insight import Insight
 from search_spaces.protocol import API_PREFIX
 from service.api import headers
 from service.api.access import VisibleExperiment
+from service.api.callers import may
 from service.api.error_handlers import error_responses, unavailable
 from service.contract.errors import NotFoundError, UnavailableError
 from service.contract.states import ACTIVE, State
+from service.identity.permissions import Permission
 
 router = APIRouter(prefix=f"{API_PREFIX}/experiments/{{experiment_id}}", tags=["experiments"])
 
@@ -18,6 +20,7 @@ router = APIRouter(prefix=f"{API_PREFIX}/experiments/{{experiment_id}}", tags=["
 @router.get(
     "/insight",
     summary="Get why the winner won, and how sure that is",
+    dependencies=[may(Permission.EXPERIMENT_READ)],
     responses={
         200: headers.success("The winner, how sure it is, what matters and what to try next."),
         **error_responses(NotFoundError, UnavailableError),

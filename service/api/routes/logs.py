@@ -11,12 +11,14 @@ from search_spaces.protocol import API_PREFIX
 from service.adapters.experiment_files import MAX_CHUNK_BYTES
 from service.api import headers, log_chunks
 from service.api.access import VisibleExperiment
+from service.api.callers import may
 from service.api.dependencies import TrialNumber
 from service.api.error_handlers import error_responses, unavailable
 from service.api.integers import Integer
 from service.contract.errors import SEE_LOG, NotFoundError, UnavailableError, ValidationFailedError
 from service.contract.schemas import DiskUse, LogChunk
 from service.domain import attempts, trials
+from service.identity.permissions import Permission
 
 router = APIRouter(prefix=f"{API_PREFIX}/experiments/{{experiment_id}}", tags=["logs"])
 
@@ -41,7 +43,9 @@ class DriverLogPosition(LogPosition):
     )
 
 
-@router.get("/logs", summary="Read the log of a driver", responses=LOG_RESPONSES)
+@router.get(
+    "/logs", summary="Read the log of a driver", dependencies=[may(Permission.LOG_READ)], responses=LOG_RESPONSES
+)
 def show_driver_log(visible: VisibleExperiment, query: Annotated[DriverLogPosition, Query()]) -> LogChunk:
     """Returns a part of the log of one of the experiment's drivers. Read on from `next_offset` until `complete`."""
     with visible.read() as (session, experiment):
@@ -51,7 +55,12 @@ def show_driver_log(visible: VisibleExperiment, query: Annotated[DriverLogPositi
     return log_chunks.of_driver(visible.context, attempt, query.offset, query.limit)
 
 
-@router.get("/trials/{trial}/logs", summary="Read the log of a trial", responses=LOG_RESPONSES)
+@router.get(
+    "/trials/{trial}/logs",
+    summary="Read the log of a trial",
+    dependencies=[may(Permission.LOG_READ)],
+    responses=LOG_RESPONSES,
+)
 def show_trial_log(visible: VisibleExperiment, trial: TrialNumber, query: Annotated[LogPosition, Query()]) -> LogChunk:
     """Returns a part of the log of one trial. Read on from `next_offset` until `complete`."""
     with visible.read() as (session, experiment):
@@ -62,6 +71,7 @@ def show_trial_log(visible: VisibleExperiment, trial: TrialNumber, query: Annota
 @router.get(
     "/storage",
     summary="Get the disk space that an experiment uses",
+    dependencies=[may(Permission.EXPERIMENT_READ)],
     responses={200: headers.success("The sizes."), **error_responses(NotFoundError, UnavailableError)},
 )
 def show_storage(visible: VisibleExperiment) -> DiskUse:

@@ -11,6 +11,7 @@ from pydantic import Field
 from search_spaces.protocol import API_PREFIX, MAX_NUMBER, TrialState
 from service.api import etags, headers, pagination, serializers
 from service.api.access import EditableExperiment, VisibleExperiment
+from service.api.callers import may
 from service.api.dependencies import TEXT, TrialNumber
 from service.api.error_handlers import error_responses, unavailable
 from service.api.pagination import Paging
@@ -24,6 +25,7 @@ from service.contract.errors import (
 )
 from service.contract.schemas import Curves, TrialPage, TrialView
 from service.domain import actions, trials
+from service.identity.permissions import Permission
 
 router = APIRouter(prefix=f"{API_PREFIX}/experiments/{{experiment_id}}/trials", tags=["trials"])
 
@@ -48,6 +50,7 @@ class Sorting(Paging):
 @router.get(
     "",
     summary="List the trials of an experiment",
+    dependencies=[may(Permission.EXPERIMENT_READ)],
     responses={200: headers.success("One page of trials."), **error_responses(NotFoundError, ValidationFailedError)},
 )
 def list_trials(visible: VisibleExperiment, query: Annotated[Sorting, Query()]) -> TrialPage:
@@ -69,6 +72,7 @@ def list_trials(visible: VisibleExperiment, query: Annotated[Sorting, Query()]) 
 @router.get(
     "/{trial}",
     summary="Get a trial",
+    dependencies=[may(Permission.EXPERIMENT_READ)],
     responses={200: headers.success("The trial."), **error_responses(NotFoundError, ValidationFailedError)},
 )
 def show_trial(visible: VisibleExperiment, trial: TrialNumber) -> TrialView:
@@ -81,6 +85,7 @@ def show_trial(visible: VisibleExperiment, trial: TrialNumber) -> TrialView:
 @router.get(
     "/{trial}/spec",
     summary="Get the spec of a trial",
+    dependencies=[may(Permission.EXPERIMENT_READ)],
     response_model=None,
     responses={200: SPEC_RESPONSE, **error_responses(NotFoundError, ValidationFailedError)},
 )
@@ -95,6 +100,7 @@ def show_spec(visible: VisibleExperiment, trial: TrialNumber) -> dict[str, Any]:
 @router.get(
     "/{trial}/curves",
     summary="Get the curves of a trial",
+    dependencies=[may(Permission.EXPERIMENT_READ)],
     responses={
         200: headers.success("Every metric by epoch."),
         **error_responses(NotFoundError, ValidationFailedError, UnavailableError),
@@ -116,6 +122,7 @@ def show_curves(visible: VisibleExperiment, trial: TrialNumber) -> Curves:
 @router.post(
     "/{trial}/cancel",
     summary="Cancel a trial",
+    dependencies=[may(Permission.TRIAL_CANCEL)],
     status_code=202,
     responses={
         202: headers.success("The trial; its cancellation was requested.", headers.ETAG),
@@ -130,6 +137,7 @@ def cancel_trial(editable: EditableExperiment, trial: TrialNumber) -> TrialView:
     While no driver runs, the next one receives the request. Repeating the request changes nothing. Answers 409 if the
     trial has ended, and says how. The ETag and `If-Match` are those of the experiment.
     """
+    editable.caller.act.change = {"trial": trial}
     with editable.edit() as (session, experiment):
         row = actions.cancel_trial(session, experiment, trial, datetime.now(UTC))
     editable.response.headers[headers.ETAG] = etags.etag(experiment.revision)

@@ -1,0 +1,22 @@
+"""Account fields: the texts that requests about people, teams and tokens have in common, with their limits."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path
+from pydantic import Field
+
+from service.api.dependencies import TEXT
+from service.store.accounts import LOGIN_CHARACTERS, TEAM_CHARACTERS
+
+#: As long as the columns that hold them. What a login or a short name must be is a rule of `service.identity`.
+Name = Annotated[str, Field(max_length=128, pattern=TEXT)]
+Email = Annotated[str, Field(max_length=254, pattern=TEXT)]
+TeamPath = Annotated[
+    str, Path(max_length=TEAM_CHARACTERS, pattern=TEXT, description="Short name of the team.", examples=["vision"])
+]
+LoginPath = Annotated[
+    str, Path(max_length=LOGIN_CHARACTERS, pattern=TEXT, description="Login of the person.", examples=["ada"])
+]
+TokenPath = Annotated[str, Path(max_length=32, pattern=TEXT, description="Identifier of the token.")]

@@ -1,0 +1,90 @@
+"""Routes of the caller's own account: how to sign in, who am I, sign out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, Response
+
+from search_spaces.protocol import API_PREFIX, DEFAULT_TEAM
+from service.api import account_views, headers
+from service.api.callers import Caller, CurrentCaller, may, public
+from service.api.dependencies import CurrentContext
+from service.api.error_handlers import error_responses
+from service.contract.errors import ConflictError
+from service.contract.identity import AuthMethods, Membership, OidcMethod, TokenInUse, WhoAmI
+from service.identity import audit, issued_tokens, principals, users
+from service.identity.permissions import Permission
+from service.identity.principals import PrincipalKind, Role
+
+router = APIRouter(prefix=f"{API_PREFIX}/auth", tags=["accounts"])
+
+
+@router.get(
+    "",
+    summary="Get how to sign in",
+    dependencies=[public()],
+    responses={200: headers.success("How this service knows its callers.")},
+)
+def show_auth_methods(context: CurrentContext) -> AuthMethods:
+    """Returns whether the service needs a token, and the ways to get one."""
+    settings = context.settings
+    oidc = None
+    if settings.oidc_issuer:
+        oidc = OidcMethod(
+            issuer=settings.oidc_issuer,
+            client_id=settings.oidc_client_id,
+            scopes=settings.oidc_scopes.split(),
+            device=False,
+        )
+    return AuthMethods(mode=settings.auth.value, password=settings.passwords, oidc=oidc)
+
+
+@router.get(
+    "/whoami",
+    summary="Get who you are",
+    dependencies=[may(Permission.ACCOUNT_USE)],
+    responses={200: headers.success("The caller, as the service sees it.")},
+)
+def show_caller(context: CurrentContext, caller: CurrentCaller) -> WhoAmI:
+    """Returns the person or program that the token stands for, its teams, and until when the token is valid."""
+    principal = caller.principal
+    person = None
+    if principal.kind is PrincipalKind.PERSON:
+        with context.database.read() as session:
+            person = account_views.user(users.find(session, principal.login))
+    roles = principal.roles or ({} if principal.has_account else {DEFAULT_TEAM: Role.MANAGER})
+    token = principal.token
+    return WhoAmI(
+        user=person,
+        kind=principal.kind.value,
+        admin=principal.admin,
+        teams=[Membership(team=team, role=role.value) for team, role in sorted(roles.items())],
+        token=None if token is None else TokenInUse(id=token.id, name=token.name, expires_at=token.expires_at),
+    )
+
+
+@router.post(
+    "/logout",
+    summary="Revoke the token that is used",
+    dependencies=[may(Permission.ACCOUNT_USE)],
+    status_code=204,
+    responses={204: headers.success("The token is revoked."), **error_responses(ConflictError)},
+)
+def log_out(context: CurrentContext, caller: CurrentCaller) -> Response:
+    """Revokes the token of this request. Answers 409 for a service without accounts, whose token is a file."""
+    token = _token_in_use(caller)
+    now = datetime.now(UTC)
+    with context.database.write() as session:
+        row = issued_tokens.find(session, token.id, None, token.id, frozenset())
+        issued_tokens.revoke(row, now)
+        caller.act.object = f"tokens/{row.id}"
+        caller.act.change = {"after": {"revoked": True}}
+        audit.record(session, caller.act, now)
+    return Response(status_code=204)
+
+
+def _token_in_use(caller: Caller) -> principals.TokenInUse:
+    if caller.principal.token is None:
+        raise ConflictError("this service has no accounts, so that there is no token to revoke")
+    return caller.principal.token
