@@ -104,7 +104,6 @@ class Settings(BaseModel):
     oidc_client_id: str = Field(
         "", validate_default=True, description="Identifier of this service at the OpenID provider."
     )
-    oidc_client_secret: str | None = Field(None, description="Secret of the client, if the provider gave one.")
     oidc_scopes: str = Field("openid profile email", description="Scopes to ask the provider for.")
 
     launcher: str = Field("ray_jobs", description="How drivers are started: the name of a launcher.")

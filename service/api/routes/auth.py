@@ -35,7 +35,6 @@ def show_auth_methods(context: CurrentContext) -> AuthMethods:
             issuer=settings.oidc_issuer,
             client_id=settings.oidc_client_id,
             scopes=settings.oidc_scopes.split(),
-            device=False,
         )
     return AuthMethods(mode=settings.auth.value, password=settings.passwords, oidc=oidc)
 

@@ -87,12 +87,11 @@ def show_team(context: CurrentContext, caller: CurrentCaller, team: TeamPath) ->
     "/{team}/members/{login}",
     summary="Add a member or change a role",
     dependencies=[may(Permission.TEAM_MANAGE)],
-    status_code=204,
-    responses={204: headers.success("The person has this role."), **error_responses(NotFoundError)},
+    responses={200: headers.success("The team with its members."), **error_responses(NotFoundError)},
 )
 def set_member(
     context: CurrentContext, caller: CurrentCaller, team: TeamPath, login: LoginPath, wanted: RoleRequest
-) -> Response:
+) -> TeamView:
     """Gives a person a role in the team. It holds from the person's next request on."""
     now = datetime.now(UTC)
     with context.database.write() as session:
@@ -100,7 +99,8 @@ def set_member(
         before = teams.set_member(session, row, login, principals.Role(wanted.role))
         caller.act.change = {"login": login, "before": {"role": before}, "after": {"role": wanted.role}}
         audit.record(session, caller.act, now)
-    return Response(status_code=204)
+        session.flush()
+        return account_views.team(row, teams.members(session, row))
 
 
 @router.delete(

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from search_spaces.protocol import API_PREFIX
-from service.api import account_views, headers
+from service.api import access, account_views, headers
 from service.api.account_fields import Email, LoginPath, Name
 from service.api.callers import CurrentCaller, may
 from service.api.dependencies import CurrentContext
@@ -16,7 +16,7 @@ from service.api.error_handlers import error_responses
 from service.contract.errors import ConflictError, NotFoundError
 from service.contract.identity import UserList, UserView
 from service.identity import audit, users
-from service.identity.permissions import Permission
+from service.identity.permissions import Permission, allows
 from service.identity.users import NewUser
 
 router = APIRouter(prefix=f"{API_PREFIX}/users", tags=["accounts"])
@@ -77,16 +77,21 @@ def create_user(context: CurrentContext, caller: CurrentCaller, wanted: UserRequ
 @router.patch(
     "/{login}",
     summary="Change a person",
-    dependencies=[may(Permission.USER_MANAGE)],
+    dependencies=[may(Permission.ACCOUNT_USE)],
     responses={200: headers.success("The person."), **error_responses(NotFoundError, ConflictError)},
 )
 def change_user(context: CurrentContext, caller: CurrentCaller, login: LoginPath, wanted: UserChange) -> UserView:
-    """Changes, disables or enables a person. Who is disabled can do nothing from the next request on. Answers 409 if
-    nobody would be left who administers the service."""
+    """Changes, disables or enables a person, for administrators.
+
+    Who is disabled can do nothing from the next request on. Answers 409 if nobody would be left who administers the
+    service.
+    """
     now = datetime.now(UTC)
     given = wanted.model_dump(exclude_none=True)
     with context.database.write() as session:
-        row = users.find(session, login, lock=True)
+        row = access.find_user(session, caller, login)
+        if given and not allows(caller.principal, Permission.USER_MANAGE, None):
+            raise caller.with_permission(Permission.USER_MANAGE).refusal()
         before = {**account_views.user(row).model_dump(), "disabled": row.disabled_at is not None}
         users.change(session, row, given, now)
         caller.act.change = {"before": {name: before[name] for name in given}, "after": given}

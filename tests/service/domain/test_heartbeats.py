@@ -45,8 +45,8 @@ def test_a_token_is_valid_for_its_own_attempt_only(world: World) -> None:
     bearer = {"Authorization": f"Bearer {token}"}
     assert world.client.post(url(two), json=HEARTBEAT, headers=bearer).status_code == 403
     assert world.client.post(url(one), json=HEARTBEAT, headers=bearer).status_code == 200
-    assert world.client.post(url("k3v9q2mz"), json=HEARTBEAT, headers=bearer).status_code == 404
-    assert world.client.post(url("%00"), json=HEARTBEAT, headers=bearer).status_code == 404
+    assert world.client.post(url("k3v9q2mz"), json=HEARTBEAT, headers=bearer).status_code == 403
+    assert world.client.post(url("%00"), json=HEARTBEAT, headers=bearer).status_code == 403
 
 
 def test_the_token_is_not_in_the_database(world: World, context: AppContext) -> None:

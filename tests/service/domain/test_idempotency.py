@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from search_spaces.experiment import ExperimentSpec
 from service.context import AppContext
 from service.domain import experiments, idempotency
+from service.domain.idempotency import Submission
 from service.store.models import Experiment
 from tests.support.world import World
 
@@ -144,7 +145,9 @@ def test_a_transaction_that_began_before_the_first_ended_finds_its_experiment(
         return experiments.submit(session, ExperimentSpec(name="once"), [])
 
     with ThreadPoolExecutor(2) as pool:
-        answers = list(pool.map(lambda _: idempotency.submit_once(context.database, "k", "sha", make), range(2)))
+        answers = list(
+            pool.map(lambda _: idempotency.submit_once(context.database, Submission("", "k", "sha"), make), range(2))
+        )
     assert sorted(replayed for _, replayed in answers) == [False, True]
     assert [one for one, _ in answers] == listed(client) * 2
 

@@ -44,7 +44,7 @@ def test_a_wrong_token_is_refused_before_the_body_is_read(world: World, token: s
 
 def test_an_unknown_attempt_is_refused_before_the_body_is_read(world: World) -> None:
     with announce_body(world.client, "k3v9q2mz", "any") as raw:
-        assert raw.recv(4096).startswith(b"HTTP/1.1 404")
+        assert raw.recv(4096).startswith(b"HTTP/1.1 403")
 
 
 def test_the_body_is_asked_for_once_the_token_is_known(world: World) -> None:
