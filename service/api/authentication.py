@@ -53,7 +53,7 @@ class IdentityMiddleware:
             principal = await _principal(context, scope["app"].state.thread_pools, _token(scope))
         except (RungError, SQLAlchemyError) as error:
             return await _refusal(scope, error)(scope, receive, send)
-        request_log.note(scope, principal.login or principal.kind)
+        request_log.note(scope, principal.login or str(principal.kind))
         address = scope["client"][0] if scope.get("client") else ""
         act = Act(name, object_of(scope["path"]), address, request_log.request_id(scope), principal)
         scope.setdefault("state", {})[CALLER] = Caller(principal, permission, act)
@@ -71,7 +71,7 @@ class IdentityMiddleware:
         """Name and permission of the route of a request; None where no token of people is asked for."""
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         for route, permission in self._routes:
-            if method in route.methods and route.path_regex.match(scope["path"]):
+            if method in (route.methods or ()) and route.path_regex.match(scope["path"]):
                 return None if permission in {None, Permission.ATTEMPT_BEAT} else (route.name, permission)
         return None
 

@@ -32,7 +32,8 @@ class AuthMethods(BaseModel):
     """How people sign in to this service."""
 
     mode: Literal["open", "owner", "accounts"] = Field(
-        description="`open` needs no token, `owner` has one token for its only user, `accounts` has people and teams."
+        description="How callers are known. `open` needs no token, `owner` has one token for its only user, `accounts` "
+        "has people and teams."
     )
     password: bool = Field(description="Whether people can sign in with a login and a password.")
     oidc: OidcMethod | None = Field(None, description="The OpenID provider, if there is one.")
@@ -67,7 +68,9 @@ class TokenView(BaseModel):
 
     id: str = Field(description="Identifier of the token.")
     name: str = Field("", description="What the token is for, in its owner's words.")
-    kind: TokenKind = Field("person", description="`person` acts as its owner, `service` as a program of one team.")
+    kind: TokenKind = Field(
+        "person", description="Kind: `person` acts as its owner, `service` as a program of one team."
+    )
     team: str | None = Field(None, description="Team of a service token.")
     role: Role | None = Field(None, description="Role of a service token in its team.")
     created_at: datetime | None = Field(None, description="When it was created.")

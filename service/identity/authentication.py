@@ -71,12 +71,12 @@ class AccountAuthentication:
 
     def principal(self, token: str | None) -> Principal:
         if token is None:
-            raise UnauthorizedError("this service needs a token: `rung login` gets one")
+            raise UnauthorizedError("this service needs a token")
         now = self._clock()
         with self._database.read() as session:
             found = issued_tokens.recognize(session, token, now)
         if found is None:  # why is not said: a stolen token should teach nothing
-            raise UnauthorizedError("the token is not known, has expired or was revoked: `rung login` gets another")
+            raise UnauthorizedError("the token is not known, has expired or was revoked")
         if found.use_is_due and found.principal.token is not None:
             self._record_use(found.principal.token.id, now)
         return found.principal

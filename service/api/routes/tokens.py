@@ -43,7 +43,7 @@ class TokenRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: TokenKind = Field("person", description="`person` acts as you, `service` as a program of one team.")
+    kind: TokenKind = Field("person", description="Kind: `person` acts as you, `service` as a program of one team.")
     name: Name = Field("", description="What it is for.", examples=["nightly searches"])
     expires_days: TokenDays = Field(DEFAULT_DAYS, description="Days after which it stops working.")
     team: str | None = Field(

@@ -237,7 +237,9 @@ def _answer(
         expected = [] if word == SIGN_IN else ["refused" if answer.status_code >= 400 else None]
         assert len(rows) == len(expected), (route.name, caller, whose, answer.text)
         assert all(row.outcome == "refused" for row in rows if answer.status_code >= 400), (route.name, caller, whose)
-    hidden = re.compile("|".join(map(re.escape, sorted(path.values(), key=len, reverse=True))) or "$^")
+    hidden = re.compile(
+        "|".join(map(re.escape, sorted([*path.values(), *request.query.values()], key=len, reverse=True))) or "$^"
+    )
     changing = ("date", "x-request-id", "content-length")
     kept = {name: value for name, value in answer.headers.items() if name not in changing}
     return word, answer.status_code, (answer.status_code, kept, hidden.sub("...", answer.text))
