@@ -47,6 +47,7 @@ from service.domain import experiments
 from service.http_client import EnvironmentUnusableError
 from service.identity.authentication import open_authentication
 from service.identity.owner_token import OwnerTokenError
+from service.identity.sign_in import SignIn
 from service.scheduling.loop_clock import LoopClock
 from service.scheduling.reconciler import LEASE, Reconciler
 from service.settings import Settings, SettingsError, read_settings, unknown_variables
@@ -135,6 +136,7 @@ def open_context(settings: Settings, launcher: Launcher | None = None) -> AppCon
         measurements=Measurements(),
         observations=Observations(database, LEASE, settings.storage_root, utc_now),
         authentication=open_authentication(settings, database),
+        sign_in=SignIn(settings),
         wake=threading.Event(),
     )
 

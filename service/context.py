@@ -20,6 +20,7 @@ from service.adapters.probe import Probe
 from service.adapters.storage_identity import StorageIdentity
 from service.domain.retry_policy import RetryPolicy
 from service.identity.authentication import Authentication
+from service.identity.sign_in import SignIn
 from service.settings import Settings
 from service.store.database import Database
 
@@ -44,6 +45,7 @@ class AppContext:
     measurements: Measurements
     observations: Observations
     authentication: Authentication
+    sign_in: SignIn
     wake: threading.Event
 
     @property

@@ -95,9 +95,11 @@ class Settings(BaseModel):
     )
 
     auth: AuthMode = Field(
-        AuthMode.OPEN,
+        AuthMode.ACCOUNTS,
+        validate_default=True,
         description="Who may use the service. `accounts`: people and programs with tokens, in teams. `owner`: who can "
-        "read the file `owner_token` in `home`. `open`: everybody who reaches the port.",
+        "read the file `owner_token` in `home`. `open`: everybody who reaches the port, which must be on a loopback "
+        "address.",
     )
     passwords: bool = Field(True, description="Whether people can sign in with a login and a password.")
     oidc_issuer: str = Field("", description="Issuer URL of the OpenID provider that people sign in with.")
@@ -253,6 +255,29 @@ class Settings(BaseModel):
         _check_host(address)
         return address
 
+    @field_validator("auth")
+    @classmethod
+    def _check_open_is_local(cls, auth: AuthMode, given: ValidationInfo) -> AuthMode:
+        """Without tokens, everybody on the network could delete everything."""
+        host = given.data.get("host")
+        if auth is AuthMode.OPEN and host is not None and not _is_loopback(host):
+            raise ValueError(
+                f"must be accounts or owner, because {variable('host')} is {host}, which others on the network reach"
+            )
+        return auth
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _check_issuer(cls, issuer: str) -> str:
+        """What the provider says must not be changed on its way."""
+        split = urlsplit(issuer)
+        is_local = split.scheme == "http" and _is_loopback(split.hostname or "")
+        if issuer and split.scheme != "https" and not is_local:
+            raise ValueError("must begin with https://, or with http:// and an address of this machine")
+        if issuer:
+            _check_host(issuer)
+        return issuer
+
     @field_validator("oidc_client_id")
     @classmethod
     def _check_oidc_is_complete(cls, client_id: str, given: ValidationInfo) -> str:
@@ -382,6 +407,14 @@ def _is_every_address(host: str) -> bool:
             return not any(socket.inet_aton(host))  # such as 0 or 0x0
         except OSError:
             return False
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server on this address. Of names, only `localhost` is known to be one."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _check_host(address: str) -> None:

@@ -133,10 +133,10 @@ def find_team(session: Session, caller: Caller, team: str, *, lock: bool = False
     return row
 
 
-def find_user(session: Session, caller: Caller, login: str) -> User:
-    """A person, locked: any for who manages people, otherwise only oneself. Raises NotFoundError."""
+def find_user(session: Session, caller: Caller, login: str, *, lock: bool = False) -> User:
+    """A person: any for who manages people, otherwise only oneself. Raises NotFoundError."""
     manages = allows(caller.principal, Permission.USER_MANAGE, None)
-    return users.find(session, login, only=None if manages else caller.principal.user_id or "", lock=True)
+    return users.find(session, login, only=None if manages else caller.principal.user_id or "", lock=lock)
 
 
 def created(

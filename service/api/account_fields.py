@@ -13,6 +13,8 @@ from service.store.accounts import LOGIN_CHARACTERS, TEAM_CHARACTERS
 #: As long as the columns that hold them. What a login or a short name must be is a rule of `service.identity`.
 Name = Annotated[str, Field(max_length=128, pattern=TEXT)]
 Email = Annotated[str, Field(max_length=254, pattern=TEXT)]
+#: Longer than any password and any ID token that is accepted.
+Secret = Annotated[str, Field(max_length=20_000)]
 TeamPath = Annotated[
     str, Path(max_length=TEAM_CHARACTERS, pattern=TEXT, description="Short name of the team.", examples=["vision"])
 ]

@@ -40,6 +40,8 @@ from service.store.database import DatabaseFileLostError, DatabaseReadOnlyError,
 RETRY_DATABASE_S = 2
 RETRY_DISK_S = 60
 UNTRANSLATABLE = "22P05"  # what PostgreSQL reports for a character that its encoding lacks
+#: Fields whose value is not repeated in a response.
+SECRETS = frozenset({"password", "old_password", "id_token"})
 NO_ANSWER = "the database does not answer; try again in a moment"
 #: Headers that a kind of error may carry.
 ERROR_HEADERS: dict[type[RungError], tuple[str, ...]] = {
@@ -115,7 +117,8 @@ async def _validation(request: Request, error: Exception) -> Response:
                 path = [step for step in path if isinstance(step, str)]
             steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
             field = "".join(steps).removeprefix(".") or str(source)
-            problems.append(Problem(field, rule_of(item), shorten(item.get("input"))))
+            shown = None if field in SECRETS else shorten(item.get("input"))
+            problems.append(Problem(field, rule_of(item), shown))
         else:
             more += 1
     sentence = summary(problems, more)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from service.app import create_app
 from service.domain.cluster import Cluster, Node
-from service.settings import Settings
+from service.settings import AuthMode, Settings
 from tests.support.memory_launcher import MemoryLauncher
 from tests.support.server import running
 
 
 def main(home: Path) -> None:
     """Serve until the standard input ends."""
-    settings = Settings(home=home, mlflow_tracking_uri="http://127.0.0.1:9")
+    settings = Settings(home=home, auth=AuthMode.OPEN, mlflow_tracking_uri="http://127.0.0.1:9")
     launcher = MemoryLauncher()
     launcher.nodes = Cluster((Node("a", cpus=3),))
     with running(create_app(settings, launcher), settings) as server:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from service.settings import (
     OTHER_VARIABLES,
     VARIABLES,
+    AuthMode,
     Settings,
     SettingsError,
     read_settings,
@@ -31,7 +32,7 @@ DOCUMENTED = {
     "host": "`127.0.0.1`",
     "allowed_hosts": "its own host names",
     "service_url": "`http://RUNG_HOST:RUNG_PORT`",
-    "auth": "`open`",
+    "auth": "`accounts`",
     "passwords": "true",
     "oidc_issuer": "none",
     "oidc_client_id": "none",
@@ -123,6 +124,37 @@ def test_every_setting_is_documented_with_its_default() -> None:
         documented |= dict(zip(names, shared if len(shared) == len(names) else shared * len(names), strict=True))
     numbers = {name: f"{field.default:g}" for name, field in Settings.model_fields.items() if name not in DOCUMENTED}
     assert documented == DOCUMENTED | numbers
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "rung.example"])
+def test_an_open_service_is_for_this_machine_only(tmp_path: Path, host: str) -> None:
+    given = {"RUNG_HOME": str(tmp_path), "RUNG_HOST": host, "RUNG_ALLOWED_HOSTS": "rung.example"}
+    assert read_settings(given).auth is AuthMode.ACCOUNTS
+    assert read_settings({**given, "RUNG_AUTH": "owner"}).auth is AuthMode.OWNER
+    with pytest.raises(SettingsError, match=f"RUNG_AUTH: must be accounts or owner, because RUNG_HOST is {host}"):
+        read_settings({**given, "RUNG_AUTH": "open"})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_an_open_service_must_be_asked_for(tmp_path: Path, host: str) -> None:
+    given = {"RUNG_HOME": str(tmp_path), "RUNG_HOST": host}
+    assert read_settings(given).auth is AuthMode.ACCOUNTS
+    assert read_settings({**given, "RUNG_AUTH": "open"}).auth is AuthMode.OPEN
+    with pytest.raises(SettingsError, match="RUNG_AUTH: must be "):
+        read_settings({**given, "RUNG_AUTH": "none"})
+
+
+def test_a_provider_is_named_whole_and_cannot_be_replaced_on_the_way(tmp_path: Path) -> None:
+    given = {"RUNG_HOME": str(tmp_path), "RUNG_OIDC_CLIENT_ID": "rung"}
+    for issuer in ("http://id.example", "id.example", "ftp://id.example"):
+        with pytest.raises(SettingsError, match="RUNG_OIDC_ISSUER: must begin with https://"):
+            read_settings({**given, "RUNG_OIDC_ISSUER": issuer})
+    for issuer in ("https://id.example/realm", "http://127.0.0.1:9/x"):
+        assert read_settings({**given, "RUNG_OIDC_ISSUER": issuer}).oidc_issuer == issuer
+        with pytest.raises(SettingsError, match="RUNG_OIDC_CLIENT_ID: must be given together with RUNG_OIDC_ISSUER"):
+            read_settings({"RUNG_HOME": str(tmp_path), "RUNG_OIDC_ISSUER": issuer})
+    with pytest.raises(SettingsError, match="RUNG_OIDC_CLIENT_ID"):
+        read_settings(given)
 
 
 def test_every_setting_has_a_description() -> None:

@@ -7,15 +7,17 @@ from datetime import UTC, datetime
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
+from search_spaces.problems import Problem
 from search_spaces.protocol import API_PREFIX
 from service.api import access, account_views, headers
-from service.api.account_fields import Email, LoginPath, Name
-from service.api.callers import CurrentCaller, may
+from service.api.account_fields import Email, LoginPath, Name, Secret
+from service.api.callers import Caller, CurrentCaller, may
 from service.api.dependencies import CurrentContext
 from service.api.error_handlers import error_responses
-from service.contract.errors import ConflictError, NotFoundError
+from service.context import AppContext
+from service.contract.errors import ConflictError, NotFoundError, ValidationFailedError
 from service.contract.identity import UserList, UserView
-from service.identity import audit, users
+from service.identity import audit, sign_in, users
 from service.identity.permissions import Permission, allows
 from service.identity.users import NewUser
 
@@ -31,6 +33,7 @@ class UserRequest(BaseModel):
     name: Name = Field("", description="Name for others to read.")
     email: Email = Field("", description="E-mail address.")
     admin: bool = Field(False, description="Whether the person administers the service.")
+    password: Secret | None = Field(None, description="Password to sign in with, if people have passwords here.")
 
 
 class UserChange(BaseModel):
@@ -42,6 +45,10 @@ class UserChange(BaseModel):
     email: Email | None = Field(None, description="E-mail address.")
     admin: bool | None = Field(None, description="Whether the person administers the service.")
     disabled: bool | None = Field(None, description="Whether the person may not use the service; all tokens stop.")
+    password: Secret | None = Field(None, description="The new password.")
+    old_password: Secret | None = Field(
+        None, description="The present password, if there is one; needed to change one's own."
+    )
 
 
 @router.get(
@@ -66,8 +73,9 @@ def list_users(context: CurrentContext) -> UserList:
 def create_user(context: CurrentContext, caller: CurrentCaller, wanted: UserRequest) -> UserView:
     """Adds a person, who is in no team yet."""
     now = datetime.now(UTC)
+    hashed = None if wanted.password is None else sign_in.new_password(wanted.password, wanted.login)
     with context.database.write() as session:
-        row = users.create(session, NewUser(wanted.login, wanted.name, wanted.email, wanted.admin), now)
+        row = users.create(session, NewUser(wanted.login, wanted.name, wanted.email, wanted.admin, hashed), now)
         caller.act.object = f"users/{row.login}"
         caller.act.change = {"after": wanted.model_dump(include={"name", "email", "admin"})}
         audit.record(session, caller.act, now)
@@ -81,19 +89,34 @@ def create_user(context: CurrentContext, caller: CurrentCaller, wanted: UserRequ
     responses={200: headers.success("The person."), **error_responses(NotFoundError, ConflictError)},
 )
 def change_user(context: CurrentContext, caller: CurrentCaller, login: LoginPath, wanted: UserChange) -> UserView:
-    """Changes, disables or enables a person, for administrators.
+    """Changes, disables or enables a person, for administrators; everybody may change their own password.
 
     Who is disabled can do nothing from the next request on. Answers 409 if nobody would be left who administers the
     service.
     """
     now = datetime.now(UTC)
-    given = wanted.model_dump(exclude_none=True)
+    given = wanted.model_dump(exclude_none=True, exclude={"password", "old_password"})
+    stored = _stored_password(context, caller, login) if wanted.password is not None else None
+    if stored is not None and not sign_in.is_password(stored, wanted.old_password or ""):
+        problem = Problem("old_password", "must be the present password")
+        raise ValidationFailedError(str(problem), [problem])
+    hashed = None if wanted.password is None else sign_in.new_password(wanted.password, login)
     with context.database.write() as session:
-        row = access.find_user(session, caller, login)
+        row = access.find_user(session, caller, login, lock=True)
         if given and not allows(caller.principal, Permission.USER_MANAGE, None):
             raise caller.with_permission(Permission.USER_MANAGE).refusal()
         before = {**account_views.user(row).model_dump(), "disabled": row.disabled_at is not None}
-        users.change(session, row, given, now)
-        caller.act.change = {"before": {name: before[name] for name in given}, "after": given}
+        users.change(session, row, given if hashed is None else {**given, "password_hash": hashed}, now)
+        caller.act.change = {"before": {name: before[name] for name in given}, "after": dict(given)}
+        if hashed is not None:
+            caller.act.change["after"]["password"] = "changed"
         audit.record(session, caller.act, now)
     return account_views.user(row)
+
+
+def _stored_password(context: AppContext, caller: Caller, login: str) -> str | None:
+    """The hash that the old password must match: that of one's own, if there is one. An administrator sets those of
+    others without it. Raises NotFoundError."""
+    with context.database.read() as session:
+        row = access.find_user(session, caller, login)
+    return row.password_hash if row.id == caller.principal.user_id else None

@@ -1,0 +1,179 @@
+"""Signing in over REST: with a password, and with the ID token of a real OpenID provider process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from service.context import AppContext
+from service.contract.errors import ProblemDocument
+from service.identity import issued_tokens, tokens, users
+from service.settings import AuthMode, Settings
+from tests.support.accounts import Accounts, signed_in
+from tests.support.openid_provider import CLIENT, OpenIdProvider, openid_provider
+
+LOGIN, EXCHANGE, WHOAMI = "/api/v1/auth/login", "/api/v1/auth/exchange", "/api/v1/auth/whoami"
+PASSWORD, ANOTHER = "correct horse battery", "staple my paperclip!"
+
+
+@pytest.fixture(scope="module")
+def running_provider() -> Iterator[OpenIdProvider]:
+    with openid_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    own: dict[str, Any] = {}
+    if "running_provider" in request.fixturenames:
+        provider = request.getfixturevalue("running_provider")
+        provider.behave()
+        own = {"oidc_issuer": provider.issuer, "oidc_client_id": CLIENT}
+    return Settings(**{**settings.model_dump(), **own})
+
+
+@pytest.fixture
+def admin(client: httpx.Client, accounts: Accounts) -> Iterator[httpx.Client]:
+    with signed_in(client, accounts.person("root", admin=True)) as sender:
+        yield sender
+
+
+def add(admin: httpx.Client, login: str = "ada", password: str | None = PASSWORD) -> httpx.Response:
+    return admin.post("/api/v1/users", json={"login": login, "password": password})
+
+
+def log_in(client: httpx.Client, login: str = "ada", password: str = PASSWORD, **more: Any) -> httpx.Response:
+    return client.post(LOGIN, json={"login": login, "password": password, **more})
+
+
+def test_a_password_gives_a_token(client: httpx.Client, admin: httpx.Client) -> None:
+    assert add(admin).status_code == 201
+    answer = log_in(client, " Ada", name="laptop", expires_days=3)
+    assert answer.status_code == 201, answer.text
+    found = answer.json()
+    assert (found["user"]["login"], found["name"]) == ("ada", "laptop")
+    left = datetime.fromisoformat(found["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=2.9) < left <= timedelta(days=3)
+    assert tokens.is_well_formed(found["token"])
+    with signed_in(client, found["token"]) as ada:
+        assert ada.get(WHOAMI).json()["token"]["id"] == found["id"]
+        assert [one["name"] for one in ada.get("/api/v1/tokens").json()["items"]] == ["laptop"]
+        assert ada.post("/api/v1/auth/logout").status_code == 204
+        assert ada.get(WHOAMI).status_code == 401
+    newest = admin.get("/api/v1/audit", params={"object": "users/ada"}).json()["items"][0]
+    assert (newest["action"], newest["kind"], newest["principal"]) == ("log_in", "nobody", "ada")
+    assert found["token"] not in str(newest)
+    assert PASSWORD not in str(admin.get("/api/v1/audit").json())
+
+
+def test_what_is_wrong_is_not_said(client: httpx.Client, admin: httpx.Client) -> None:
+    add(admin)
+    add(admin, "bob", None)
+    add(admin, "eve")
+    admin.patch("/api/v1/users/eve", json={"disabled": True}).raise_for_status()
+    answers = [log_in(client, "ada", "wrong"), log_in(client, "nobody"), log_in(client, "bob"), log_in(client, "eve")]
+    assert {(one.status_code, one.text) for one in answers} == {(401, answers[0].text)}
+    refused = admin.get("/api/v1/audit", params={"object": "auth"}).json()["items"]
+    assert [row["principal"] for row in refused] == ["eve", "bob", "nobody", "ada"]
+    assert {row["outcome"] for row in refused} == {"refused"}
+
+
+def test_attempts_are_limited(client: httpx.Client, admin: httpx.Client) -> None:
+    add(admin)
+    found = [log_in(client, "ada", "wrong").status_code for _ in range(11)]
+    assert found == [401] * 10 + [429]
+    assert log_in(client).status_code == 429, "also with the right password"
+    assert log_in(client).headers["retry-after"]
+    assert len(admin.get("/api/v1/audit", params={"object": "auth"}).json()["items"]) == 10
+
+
+def test_a_person_changes_the_own_password(client: httpx.Client, admin: httpx.Client) -> None:
+    add(admin)
+    add(admin, "bob")
+    with signed_in(client, log_in(client).json()["token"]) as ada:
+        for given in ({"password": ANOTHER}, {"password": ANOTHER, "old_password": "wrong"}):
+            assert ada.patch("/api/v1/users/ada", json=given).status_code == 422
+        changed = ada.patch("/api/v1/users/ada", json={"password": ANOTHER, "old_password": PASSWORD})
+        assert changed.status_code == 200, changed.text
+        assert ada.patch("/api/v1/users/ada", json={"admin": True}).status_code == 403
+        other = {"password": ANOTHER, "old_password": PASSWORD}
+        assert ada.patch("/api/v1/users/bob", json=other).status_code == 404
+    assert (log_in(client).status_code, log_in(client, password=ANOTHER).status_code) == (401, 201)
+    assert admin.patch("/api/v1/users/bob", json={"password": ANOTHER}).status_code == 200
+    assert log_in(client, "bob", ANOTHER).status_code == 201
+
+
+def test_a_weak_password_is_refused_and_not_repeated(admin: httpx.Client) -> None:
+    answer = add(admin, "ada", "aaaa")
+    assert answer.status_code == 422
+    assert {error["field"] for error in answer.json()["errors"]} == {"password"}
+    assert "aaaa" not in answer.text
+    answer = admin.post("/api/v1/users", json={"login": "ada", "password": ["secret"]})
+    assert (answer.status_code, "secret" in answer.text) == (422, False)
+
+
+def test_an_id_token_gives_a_token(client: httpx.Client, admin: httpx.Client, running_provider: OpenIdProvider) -> None:
+    assert client.get("/api/v1/auth").json()["oidc"] == {
+        "issuer": running_provider.issuer,
+        "client_id": CLIENT,
+        "scopes": ["openid", "profile", "email"],
+    }
+    body = {"id_token": running_provider.id_token(nonce="n1"), "nonce": "n1", "name": "laptop"}
+    first = client.post(EXCHANGE, json=body)
+    assert first.status_code == 201, first.text
+    found = first.json()["user"]
+    assert (found["login"], found["name"], found["email"]) == ("alice", "Alice Example", "alice@example.com")
+    with signed_in(client, first.json()["token"]) as alice:
+        assert alice.get(WHOAMI).json()["teams"] == [], "until somebody adds her"
+        assert alice.post("/api/v1/experiments", json={"name": "x"}).status_code == 403
+        admin.put("/api/v1/teams/default/members/alice", json={"role": "member"}).raise_for_status()
+        assert alice.post("/api/v1/experiments", json={"name": "x"}).json()["owner"] == "alice"
+    again = client.post(EXCHANGE, json={"id_token": running_provider.id_token()})
+    assert again.json()["user"]["login"] == "alice"
+    admin.patch("/api/v1/users/alice", json={"disabled": True}).raise_for_status()
+    assert client.post(EXCHANGE, json={"id_token": running_provider.id_token()}).status_code == 401
+
+
+def test_a_login_that_is_taken_is_not_given_to_another_person(
+    client: httpx.Client, admin: httpx.Client, running_provider: OpenIdProvider
+) -> None:
+    add(admin, "alice")
+    answer = client.post(EXCHANGE, json={"id_token": running_provider.id_token()})
+    assert answer.json()["user"]["login"] == "alice-2"
+    other = client.post(EXCHANGE, json={"id_token": running_provider.id_token(sub="subject-2")})
+    assert other.json()["user"]["login"] == "alice-3"
+
+
+@pytest.mark.parametrize("claims", [{"aud": "other"}, {"iss": "https://evil.example"}, {"exp": 1}, {"nonce": "n2"}])
+def test_an_id_token_for_somebody_else_is_refused(
+    client: httpx.Client, accounts: Accounts, running_provider: OpenIdProvider, claims: dict[str, Any]
+) -> None:
+    body = {"id_token": running_provider.id_token(**claims), "nonce": "n1"}
+    answer = client.post(EXCHANGE, json=body)
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), answer.text
+    assert ProblemDocument.model_validate(answer.json()).status == 401
+    with accounts.database.read() as session:
+        assert users.list_all(session) == []
+
+
+def test_a_way_that_the_service_does_not_offer(client: httpx.Client, accounts: Accounts) -> None:
+    assert client.post(EXCHANGE, json={"id_token": "a.b.c"}).status_code == 403
+
+
+def test_without_accounts_nobody_signs_in(client: httpx.Client) -> None:
+    assert log_in(client).status_code == 409
+    assert client.post(EXCHANGE, json={"id_token": "a.b.c"}).status_code == 409
+
+
+def test_a_token_of_a_sign_in_is_a_persons(client: httpx.Client, admin: httpx.Client, context: AppContext) -> None:
+    add(admin)
+    text = log_in(client).json()["token"]
+    with context.database.read() as session:
+        found = issued_tokens.recognize(session, text, datetime.now(UTC))
+    assert found is not None
+    assert found.principal.login == "ada"
+    assert context.settings.auth is AuthMode.ACCOUNTS
