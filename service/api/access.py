@@ -27,9 +27,9 @@ from service.context import AppContext
 from service.contract.schemas import ExperimentView
 from service.domain import attempts, experiments
 from service.domain.experiments import Selection
-from service.identity import audit, teams, users
+from service.identity import audit, teams
 from service.identity.permissions import Permission, allows, teams_with
-from service.store.accounts import Team, User
+from service.store.accounts import Team
 from service.store.models import Experiment
 
 
@@ -131,12 +131,6 @@ def find_team(session: Session, caller: Caller, team: str, *, lock: bool = False
     if not caller.may(row.id):
         raise caller.refusal(row.id)
     return row
-
-
-def find_user(session: Session, caller: Caller, login: str, *, lock: bool = False) -> User:
-    """A person: any for who manages people, otherwise only oneself. Raises NotFoundError."""
-    manages = allows(caller.principal, Permission.USER_MANAGE, None)
-    return users.find(session, login, only=None if manages else caller.principal.user_id or "", lock=lock)
 
 
 def created(

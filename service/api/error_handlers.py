@@ -41,7 +41,7 @@ RETRY_DATABASE_S = 2
 RETRY_DISK_S = 60
 UNTRANSLATABLE = "22P05"  # what PostgreSQL reports for a character that its encoding lacks
 #: Fields whose value is not repeated in a response.
-SECRETS = frozenset({"password", "old_password", "id_token"})
+SECRETS = frozenset({"password", "old", "new", "id_token"})
 NO_ANSWER = "the database does not answer; try again in a moment"
 #: Headers that a kind of error may carry.
 ERROR_HEADERS: dict[type[RungError], tuple[str, ...]] = {

@@ -57,6 +57,15 @@ class SignIn:
         self._attempts.succeeded(address, login)
         return user.id
 
+    def confirm(self, address: str, user: User, password: str) -> bool:
+        """Whether a person who is signed in gave the present password, or has none. Raises TooManyAttemptsError."""
+        from service.identity.passwords import check_password
+
+        if user.password_hash is None:
+            return True
+        self._attempts.begin(address, user.login)
+        return check_password(user.password_hash, password)
+
     def check_id_token(self, address: str, id_token: str, nonce: str | None) -> NewUser:
         """Who the token is about, as the provider knows them.
 
@@ -86,18 +95,11 @@ def admit(session: Session, who: str | NewUser, now: datetime) -> User:
     return user
 
 
-def new_password(text: str, login: str) -> str:
-    """The hash of a new password. Raises SpecError with everything that is wrong with it."""
+def new_password(text: str, login: str, field: str = "password") -> str:
+    """The hash of a new password. Raises SpecError with everything that is wrong with it, as problems of the field."""
     from service.identity.passwords import hash_password, password_problems
 
-    problems = [Problem("password", rule) for rule in password_problems(text, login)]
+    problems = [Problem(field, rule) for rule in password_problems(text, login)]
     if problems:
         raise SpecError(problems)
     return hash_password(text)
-
-
-def is_password(hashed: str, text: str) -> bool:
-    """Whether a text is the password of a hash."""
-    from service.identity.passwords import check_password
-
-    return check_password(hashed, text)

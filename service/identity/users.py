@@ -58,10 +58,10 @@ def create(session: Session, new: NewUser, now: datetime) -> User:
     return user
 
 
-def find(session: Session, login: str, *, only: str | None = None, lock: bool = False) -> User:
-    """A person; with `only`, no other than this one is found. Raises NotFoundError."""
+def find(session: Session, login: str, *, lock: bool = False) -> User:
+    """Raises NotFoundError."""
     user = _by_login(session, login, lock=lock)
-    if user is None or only not in {None, user.id}:
+    if user is None:
         shown = shorten(login)
         raise NotFoundError(f"there is no user {shown!r}", [Problem("login", "must be the login of a user", shown)])
     return user

@@ -5,19 +5,31 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
 
+from search_spaces.problems import Problem
 from search_spaces.protocol import API_PREFIX, DEFAULT_TEAM
 from service.api import account_views, headers
+from service.api.account_fields import Secret
 from service.api.callers import Caller, CurrentCaller, may, public
 from service.api.dependencies import CurrentContext
 from service.api.error_handlers import error_responses
-from service.contract.errors import ConflictError
+from service.contract.errors import ConflictError, TooManyRequestsError, ValidationFailedError
 from service.contract.identity import AuthMethods, Membership, OidcMethod, TokenInUse, WhoAmI
-from service.identity import audit, issued_tokens, principals, users
+from service.identity import audit, issued_tokens, principals, sign_in, users
 from service.identity.permissions import Permission
 from service.identity.principals import PrincipalKind, Role
 
 router = APIRouter(prefix=f"{API_PREFIX}/auth", tags=["accounts"])
+
+
+class PasswordRequest(BaseModel):
+    """A password to replace one's own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    old: Secret = Field("", description="The present password; empty if there is none yet.")
+    new: Secret = Field(description="The new password.")
 
 
 @router.get(
@@ -79,6 +91,35 @@ def log_out(context: CurrentContext, caller: CurrentCaller) -> Response:
         issued_tokens.revoke(row, now)
         caller.act.object = f"tokens/{row.id}"
         caller.act.change = {"after": {"revoked": True}}
+        audit.record(session, caller.act, now)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/password",
+    summary="Change your password",
+    dependencies=[may(Permission.ACCOUNT_USE)],
+    status_code=204,
+    responses={
+        204: headers.success("The password is changed."),
+        **error_responses(ConflictError, TooManyRequestsError),
+    },
+)
+def change_password(context: CurrentContext, caller: CurrentCaller, wanted: PasswordRequest) -> Response:
+    """Replaces your password. Tokens that you have keep working. Answers 409 for programs, and without accounts."""
+    principal = caller.principal
+    if principal.kind is not PrincipalKind.PERSON:
+        raise ConflictError("only people have passwords")
+    caller.act.object = f"users/{principal.login}"
+    with context.database.read() as session:
+        user = users.find(session, principal.login)
+    if not context.sign_in.confirm(caller.act.address, user, wanted.old):
+        problem = Problem("old", "must be the present password")
+        raise ValidationFailedError(str(problem), [problem])
+    hashed, now = sign_in.new_password(wanted.new, principal.login, "new"), datetime.now(UTC)
+    with context.database.write() as session:
+        users.change(session, users.find(session, principal.login, lock=True), {"password_hash": hashed}, now)
+        caller.act.change = {"after": {"password": "changed"}}
         audit.record(session, caller.act, now)
     return Response(status_code=204)
 

@@ -7,18 +7,16 @@ from datetime import UTC, datetime
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from search_spaces.problems import Problem
 from search_spaces.protocol import API_PREFIX
-from service.api import access, account_views, headers
+from service.api import account_views, headers
 from service.api.account_fields import Email, LoginPath, Name, Secret
-from service.api.callers import Caller, CurrentCaller, may
+from service.api.callers import CurrentCaller, may
 from service.api.dependencies import CurrentContext
 from service.api.error_handlers import error_responses
-from service.context import AppContext
-from service.contract.errors import ConflictError, NotFoundError, ValidationFailedError
+from service.contract.errors import ConflictError, NotFoundError
 from service.contract.identity import UserList, UserView
 from service.identity import audit, sign_in, users
-from service.identity.permissions import Permission, allows
+from service.identity.permissions import Permission
 from service.identity.users import NewUser
 
 router = APIRouter(prefix=f"{API_PREFIX}/users", tags=["accounts"])
@@ -46,9 +44,6 @@ class UserChange(BaseModel):
     admin: bool | None = Field(None, description="Whether the person administers the service.")
     disabled: bool | None = Field(None, description="Whether the person may not use the service; all tokens stop.")
     password: Secret | None = Field(None, description="The new password.")
-    old_password: Secret | None = Field(
-        None, description="The present password, if there is one; needed to change one's own."
-    )
 
 
 @router.get(
@@ -85,26 +80,20 @@ def create_user(context: CurrentContext, caller: CurrentCaller, wanted: UserRequ
 @router.patch(
     "/{login}",
     summary="Change a person",
-    dependencies=[may(Permission.ACCOUNT_USE)],
+    dependencies=[may(Permission.USER_MANAGE)],
     responses={200: headers.success("The person."), **error_responses(NotFoundError, ConflictError)},
 )
 def change_user(context: CurrentContext, caller: CurrentCaller, login: LoginPath, wanted: UserChange) -> UserView:
-    """Changes, disables or enables a person, for administrators; everybody may change their own password.
+    """Changes, disables or enables a person, or sets a password. People change their own with `/auth/password`.
 
     Who is disabled can do nothing from the next request on. Answers 409 if nobody would be left who administers the
     service.
     """
     now = datetime.now(UTC)
-    given = wanted.model_dump(exclude_none=True, exclude={"password", "old_password"})
-    stored = _stored_password(context, caller, login) if wanted.password is not None else None
-    if stored is not None and not sign_in.is_password(stored, wanted.old_password or ""):
-        problem = Problem("old_password", "must be the present password")
-        raise ValidationFailedError(str(problem), [problem])
+    given = wanted.model_dump(exclude_none=True, exclude={"password"})
     hashed = None if wanted.password is None else sign_in.new_password(wanted.password, login)
     with context.database.write() as session:
-        row = access.find_user(session, caller, login, lock=True)
-        if given and not allows(caller.principal, Permission.USER_MANAGE, None):
-            raise caller.with_permission(Permission.USER_MANAGE).refusal()
+        row = users.find(session, login, lock=True)
         before = {**account_views.user(row).model_dump(), "disabled": row.disabled_at is not None}
         users.change(session, row, given if hashed is None else {**given, "password_hash": hashed}, now)
         caller.act.change = {"before": {name: before[name] for name in given}, "after": dict(given)}
@@ -112,11 +101,3 @@ def change_user(context: CurrentContext, caller: CurrentCaller, login: LoginPath
             caller.act.change["after"]["password"] = "changed"
         audit.record(session, caller.act, now)
     return account_views.user(row)
-
-
-def _stored_password(context: AppContext, caller: Caller, login: str) -> str | None:
-    """The hash that the old password must match: that of one's own, if there is one. An administrator sets those of
-    others without it. Raises NotFoundError."""
-    with context.database.read() as session:
-        row = access.find_user(session, caller, login)
-    return row.password_hash if row.id == caller.principal.user_id else None

@@ -9,8 +9,13 @@ import pytest
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
 VALUES = {
-    **{"experiment_id": "k3v9q2mz", "trial": "0", "name": "digits-quick", "attempt_id": "exp-k3v9q2mz-a1"},
-    **{"team": "vision", "login": "ada", "token_id": "k3v9q2mz"},
+    "experiment_id": "k3v9q2mz",
+    "trial": "0",
+    "name": "digits-quick",
+    "attempt_id": "exp-k3v9q2mz-a1",
+    "team": "vision",
+    "login": "ada",
+    "token_id": "k3v9q2mz",
 }
 
 

@@ -22,6 +22,7 @@ OPERATION_IDS = {
     "cancel_experiment",
     "cancel_trial",
     "change_experiment",
+    "change_password",
     "change_user",
     "continue_experiment",
     "create_team",
