@@ -28,6 +28,7 @@ from service.contract.errors import (
     InternalError,
     MethodNotAllowedError,
     RungError,
+    TooManyRequestsError,
     UnauthorizedError,
     UnavailableError,
     ValidationFailedError,
@@ -46,6 +47,7 @@ NO_ANSWER = "the database does not answer; try again in a moment"
 #: Headers that a kind of error may carry.
 ERROR_HEADERS: dict[type[RungError], tuple[str, ...]] = {
     UnauthorizedError: (headers.AUTHENTICATE,),
+    TooManyRequestsError: (headers.RETRY_AFTER,),
     UnavailableError: (headers.RETRY_AFTER,),
     DiskFullError: (headers.RETRY_AFTER,),
 }

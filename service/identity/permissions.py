@@ -34,7 +34,7 @@ class Permission(StrEnum):
     USER_MANAGE = "user.manage"
     #: One's own account and tokens.
     ACCOUNT_USE = "account.use"
-    #: Of drivers alone, who prove it by the token of their attempt.
+    #: Only of drivers, who prove it by the token of their attempt.
     ATTEMPT_BEAT = "attempt.beat"
 
 
