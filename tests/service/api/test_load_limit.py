@@ -113,7 +113,7 @@ def test_a_heartbeat_is_heard_while_people_have_all_requests(server: Server, app
         wait_for_status(server, 503)
         with connected(server.url) as driver:
             driver.sendall(heartbeat)
-            assert status_of(driver) == 404
+            assert status_of(driver) == 403
 
 
 def test_a_client_that_sends_slowly_keeps_nobody_out(server: Server) -> None:

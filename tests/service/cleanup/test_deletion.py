@@ -63,7 +63,8 @@ def test_a_deletion_is_complete_and_leaves_other_experiments(
     assert mlflow.artifacts == kept
     assert mlflow.experiment_tags == {("7", "mlflow.sharedViewState.key of another experiment")}
     with context.database.read() as session:
-        assert one not in repr([session.execute(select(table)).all() for table in Base.metadata.sorted_tables])
+        tables = [table for table in Base.metadata.sorted_tables if table.name != "audit"]  # it outlives its objects
+        assert one not in repr([session.execute(select(table)).all() for table in tables])
     assert world.show(other)["state"] == "RUNNING"
 
 
