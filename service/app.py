@@ -34,9 +34,9 @@ from service.api.body_limit import MaxBodySizeMiddleware
 from service.api.connections import server_config
 from service.api.load_limit import LoadLimitMiddleware
 from service.api.methods import AllowedMethodsMiddleware
+from service.api.request_log import RequestLogMiddleware
 from service.api.request_meter import RequestMeterMiddleware
 from service.api.scrapes import Scrapes
-from service.api.request_log import RequestLogMiddleware
 from service.api.security_headers import SecurityHeadersMiddleware
 from service.api.thread_pools import ThreadPools
 from service.api.trusted_hosts import HostOriginMiddleware

@@ -32,6 +32,8 @@ class Permission(StrEnum):
     #: Teams as such, and people.
     TEAM_CREATE = "team.create"
     USER_MANAGE = "user.manage"
+    #: The parts of the installation and its nodes.
+    SERVICE_EXAMINE = "service.examine"
     #: One's own account and tokens.
     ACCOUNT_USE = "account.use"
     #: Only of drivers, who prove it by the token of their attempt.

@@ -8,8 +8,10 @@ from fastapi import APIRouter, Depends, Request
 
 from search_spaces.protocol import API_PREFIX
 from service.api import headers
+from service.api.callers import may
 from service.checkup.examinations import Examinations
 from service.contract.checkup import Checkup
+from service.identity.permissions import Permission
 
 router = APIRouter(prefix=f"{API_PREFIX}/checkup", tags=["system"])
 
@@ -22,14 +24,24 @@ async def _examinations(request: Request) -> Examinations:
 CurrentExaminations = Annotated[Examinations, Depends(_examinations)]
 
 
-@router.get("", summary="Examine the service's parts", responses={200: headers.success("What was found.")})
+@router.get(
+    "",
+    summary="Examine the service's parts",
+    dependencies=[may(Permission.SERVICE_EXAMINE)],
+    responses={200: headers.success("What was found.")},
+)
 async def examine_parts(examinations: CurrentExaminations) -> Checkup:
     """Returns what the service sees of each part of the installation, and what to do. Answers within six seconds, also
     while a part hangs."""
     return await examinations.parts()
 
 
-@router.post("/nodes", summary="Examine the cluster's nodes", responses={200: headers.success("What was found.")})
+@router.post(
+    "/nodes",
+    summary="Examine the cluster's nodes",
+    dependencies=[may(Permission.SERVICE_EXAMINE)],
+    responses={200: headers.success("What was found.")},
+)
 async def examine_nodes(examinations: CurrentExaminations) -> Checkup:
     """Runs a short job on the cluster, which asks each node what it has and what it sees, and waits for it, two minutes
     at most. Requests at the same time share one job."""

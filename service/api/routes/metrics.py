@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from service.api import headers
+from service.api.callers import public
 from service.api.exposition import MEDIA_TYPE
 from service.api.scrapes import Scrapes
 from service.api.thread_pools import CurrentPools
@@ -23,6 +24,7 @@ async def _scrapes(request: Request) -> Scrapes:
 @router.get(
     "/metrics",
     summary="Get the metrics",
+    dependencies=[public()],  # they name nobody, and are wanted most while the database does not answer
     response_class=PlainTextResponse,
     responses={200: headers.success("The metrics in the text format of Prometheus.")},
 )
