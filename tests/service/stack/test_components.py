@@ -19,6 +19,7 @@ OK, UNREACHABLE = {"ok": True, "why": ""}, {"ok": False, "why": "the service has
 #: A valid value, other than the default, of each setting that a stack forwards.
 FORWARDED = {
     "auth": "owner",
+    "log_format": "json",
     "data_root": "/sets",
     "cache_root": "/prepared",
     "allowed_hosts": "rung.example",
