@@ -133,7 +133,7 @@ def _adapter(part: Any) -> TypeAdapter[Any]:
 
 def _restored(document: Document) -> Document:
     if not isinstance(document, dict):
-        with contextlib.suppress(ValueError):  # otherwise the model reports what is wrong with the text
+        with contextlib.suppress(ValueError, RecursionError):  # otherwise the model reports what is wrong with the text
             parsed = json.loads(document)
             document = parsed if isinstance(parsed, dict) else document
     return restore_defaults(document) if isinstance(document, dict) else document

@@ -20,7 +20,10 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class TrackingRecord(BaseModel):
-    """`mark` identifies what was before `offset`; `runs` are the runs in MLflow by trial."""
+    """`mark` identifies what was before `offset`; `runs` are the runs in MLflow by trial.
+
+    `experiment` is MLflow's, `of` the id of Rung's; None in records of version 0.1.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -30,12 +33,19 @@ class TrackingRecord(BaseModel):
     experiment: str | None
     parent: str | None
     runs: dict[Count, str]
+    of: str | None = None
 
     @classmethod
-    def read(cls, artifacts: ArtifactStore) -> TrackingRecord | None:
-        """The stored record; None if there is none, or it is not one. Raises OSError if the storage fails."""
+    def read(cls, artifacts: ArtifactStore, experiment_id: str) -> TrackingRecord | None:
+        """The stored record of an experiment; None if there is none, or it is not one, or that of another experiment.
+
+        Raises OSError if the storage fails.
+        """
         try:
-            return cls.model_validate_json(read_document(artifacts, NAMES.tracking))
+            record = cls.model_validate_json(read_document(artifacts, NAMES.tracking))
+            if record.of not in (None, experiment_id):
+                raise ValueError(f"it is that of experiment {record.of}")
+            return record
         except FileNotFoundError:
             return None
         except ValidationError as error:

@@ -127,7 +127,7 @@ class ExperimentFiles:
 
     def tracked_runs(self) -> TrackedRuns:
         """The runs in MLflow that the drivers recorded; none where that cannot be read. Raises OSError."""
-        stored = TrackingRecord.read(self._artifacts)
+        stored = TrackingRecord.read(self._artifacts, self.address.rpartition("/")[2])
         if stored is None:
             return NOT_TRACKED
         return TrackedRuns(stored.experiment, stored.parent, {run: number for number, run in stored.runs.items()})

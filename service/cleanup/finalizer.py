@@ -8,8 +8,9 @@ know when it runs or how often it is retried: that is for `worker`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -40,6 +41,8 @@ from service.store.models import Experiment, Trial
 
 #: The final phase of an experiment's driver, by the state of the experiment.
 FINAL_PHASE = {State.COMPLETED: Phase.COMPLETED, State.CANCELED: Phase.CANCELED, State.ERROR: Phase.FAILED}
+
+QUERIED_RUNS = 500  # ids in one query
 
 log = logging.getLogger(__name__)
 
@@ -169,11 +172,28 @@ class Finalizer:
     def _recorded_runs(self, ended: EndedExperiment, trials: Mapping[int, Trial]) -> RecordedRuns:
         """The runs that a driver reported, and those that it had recorded when it was lost. Raises OSError."""
         tracked = self._context.files(ended.id).tracked_runs()
-        runs: dict[str, int | None] = dict(tracked.trials)
+        runs: dict[str, int | None] = dict(tracked.trials) | ({tracked.parent: None} if tracked.parent else {})
+        for run in self._runs_of_others(ended.id, runs):  # code that trains can write to the storage
+            log.warning("run %s, which the storage of experiment %s has, is another's: it stays", run, ended.id)
+            del runs[run]
         runs |= {trial.mlflow_run_id: number for number, trial in trials.items() if trial.mlflow_run_id}
-        runs |= dict.fromkeys(filter(None, (tracked.parent, ended.mlflow_run_id)))
+        runs |= {ended.mlflow_run_id: None} if ended.mlflow_run_id else {}
         experiments = filter(None, (tracked.mlflow_experiment, ended.mlflow_experiment_id))
         return RecordedRuns(frozenset(experiments), runs, ended.model, ended.mlflow_view)
+
+    def _runs_of_others(self, experiment_id: str, runs: Iterable[str]) -> list[str]:
+        """Those of the runs that a driver of another experiment has reported."""
+        found: list[str] = []
+        with self._context.database.read() as session:
+            for some in _batches(runs):
+                trials = select(Trial.mlflow_run_id).where(
+                    Trial.mlflow_run_id.in_(some), Trial.experiment_id != experiment_id
+                )
+                parents = select(Experiment.mlflow_run_id).where(
+                    Experiment.mlflow_run_id.in_(some), Experiment.id != experiment_id
+                )
+                found += filter(None, [*session.scalars(trials), *session.scalars(parents)])
+        return found
 
     def _trials(self, experiment_id: str) -> dict[int, Trial]:
         with self._context.database.read() as session:
@@ -198,6 +218,13 @@ def of(experiment: Experiment, now: datetime) -> EndedExperiment:
         best_trial=experiment.best_trial,
         winner_registered=winner is not None and winner.get("trial") == experiment.best_trial,
     )
+
+
+def _batches(runs: Iterable[str]) -> Iterator[list[str]]:
+    """As many as a query may name."""
+    remaining = iter(runs)
+    while some := list(itertools.islice(remaining, QUERIED_RUNS)):
+        yield some
 
 
 def _unchanged(ended: EndedExperiment) -> Select[Any]:

@@ -46,23 +46,23 @@ def artifacts(tmp_path: Path) -> FolderArtifacts:
 
 
 def test_what_was_written_is_read_back(artifacts: FolderArtifacts, tmp_path: Path) -> None:
-    assert TrackingRecord.read(artifacts) is None
+    assert TrackingRecord.read(artifacts, "e1") is None
     RECORD.write(artifacts)
-    assert TrackingRecord.read(artifacts) == RECORD
-    assert json.loads((tmp_path / "tracking.json").read_text()) == STORED
+    assert TrackingRecord.read(artifacts, "e1") == RECORD
+    assert json.loads((tmp_path / "tracking.json").read_text()) == STORED | {"of": None}
 
 
 def test_records_of_earlier_versions_are_read(artifacts: FolderArtifacts, tmp_path: Path) -> None:
     without_mark = {name: value for name, value in STORED.items() if name != "mark"}
     for stored, mark in ((STORED | {"later": [1]}, 77), (STORED | {"mark": None}, None), (without_mark, None)):
         (tmp_path / "tracking.json").write_text(json.dumps(stored))
-        assert TrackingRecord.read(artifacts) == RECORD.model_copy(update={"mark": mark})
+        assert TrackingRecord.read(artifacts, "e1") == RECORD.model_copy(update={"mark": mark})
 
 
 @pytest.mark.parametrize("content", ANYTHING)
 def test_content_that_is_no_record_counts_as_none(artifacts: FolderArtifacts, tmp_path: Path, content: str) -> None:
     (tmp_path / "tracking.json").write_bytes(ANYTHING[content])
-    assert TrackingRecord.read(artifacts) is None
+    assert TrackingRecord.read(artifacts, "e1") is None
 
 
 @pytest.mark.parametrize(("name", "value"), VALUES)
@@ -70,7 +70,7 @@ def test_a_value_out_of_place_makes_it_no_record(
     artifacts: FolderArtifacts, tmp_path: Path, name: str, value: Any
 ) -> None:
     (tmp_path / "tracking.json").write_text(json.dumps(STORED | {name: value}))
-    assert TrackingRecord.read(artifacts) is None
+    assert TrackingRecord.read(artifacts, "e1") is None
 
 
 def test_no_more_than_the_limit_is_read(
@@ -80,11 +80,17 @@ def test_no_more_than_the_limit_is_read(
     path = tmp_path / "tracking.json"
     path.write_text(content)
     monkeypatch.setattr(base, "MAX_DOCUMENT_BYTES", len(content))
-    assert TrackingRecord.read(artifacts) == RECORD
+    assert TrackingRecord.read(artifacts, "e1") == RECORD
     path.write_text(content + " ")
-    assert TrackingRecord.read(artifacts) is None
+    assert TrackingRecord.read(artifacts, "e1") is None
     os.truncate(path, 2**40)  # as much as no machine has memory
-    assert TrackingRecord.read(artifacts) is None
+    assert TrackingRecord.read(artifacts, "e1") is None
+
+
+def test_the_record_of_another_experiment_counts_as_none(artifacts: FolderArtifacts) -> None:
+    RECORD.model_copy(update={"of": "e1"}).write(artifacts)
+    assert TrackingRecord.read(artifacts, "e1") is not None
+    assert TrackingRecord.read(artifacts, "e2") is None
 
 
 @pytest.mark.parametrize("what", ["a link", "a named pipe", "a folder"])
@@ -94,7 +100,7 @@ def test_what_is_no_file_counts_as_none(artifacts: FolderArtifacts, tmp_path: Pa
     {"a link": lambda: path.symlink_to(outside), "a named pipe": lambda: os.mkfifo(path), "a folder": path.mkdir}[
         what
     ]()
-    assert TrackingRecord.read(artifacts) is None
+    assert TrackingRecord.read(artifacts, "e1") is None
 
 
 def test_a_storage_that_fails_is_reported(artifacts: FolderArtifacts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,4 +111,4 @@ def test_a_storage_that_fails_is_reported(artifacts: FolderArtifacts, monkeypatc
 
     monkeypatch.setattr(artifacts, "open_reader", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        TrackingRecord.read(artifacts)
+        TrackingRecord.read(artifacts, "e1")

@@ -27,9 +27,9 @@ class JournalCursor:
     ids: MlflowIds = NO_IDS
 
     @classmethod
-    def load(cls, storage: ExperimentStorage) -> JournalCursor:
+    def load(cls, storage: ExperimentStorage, experiment_id: str) -> JournalCursor:
         """The stored cursor; from the beginning if it cannot be read or the journal was cut since. Raises OSError."""
-        stored = TrackingRecord.read(storage.artifacts)
+        stored = TrackingRecord.read(storage.artifacts, experiment_id)
         if stored is None:
             return cls()
         ids = MlflowIds(stored.experiment, stored.parent, stored.runs)
@@ -39,7 +39,7 @@ class JournalCursor:
             position = BEGINNING
         return cls(position, ids)
 
-    def save(self, storage: ExperimentStorage) -> None:
+    def save(self, storage: ExperimentStorage, experiment_id: str) -> None:
         """If that fails, events after the older cursor will be sent twice, which leaves no duplicates in MLflow."""
         stored = TrackingRecord(
             offset=self.position.offset,
@@ -48,6 +48,7 @@ class JournalCursor:
             experiment=self.ids.experiment,
             parent=self.ids.parent,
             runs=dict(self.ids.runs),
+            of=experiment_id,
         )
         try:
             stored.write(storage.artifacts)

@@ -86,8 +86,7 @@ class Runs:
                 self.resume(found)
                 runs[number] = found
         if number in runs and self._has_other_params(runs[number], params):
-            log.warning("deleting run %s: it belongs to a trial %d that the journal has lost", runs[number], number)
-            self._client().delete_run(runs.pop(number))
+            self._delete_orphan(runs.pop(number))
         if number not in runs:
             tags = {
                 "mlflow.parentRunId": parent,
@@ -145,9 +144,12 @@ class Runs:
                 self._delete_orphan(run.info.run_id)
 
     def _delete_orphan(self, run: str) -> None:
-        log.warning("deleting orphaned MLflow run %s", run)
+        """Delete a run of a trial that the journal has lost, unless it is another experiment's: code that trains can
+        write to the file that has the ids."""
         with tolerating_refusal(f"to delete run {run}"):
-            self._client().delete_run(run)
+            if self._client().get_run(run).data.tags.get(Tag.EXPERIMENT_ID) == self._experiment_id:
+                log.warning("deleting orphaned MLflow run %s", run)
+                self._client().delete_run(run)
 
     def _all(self, condition: str) -> list[Run]:
         query = f"tags.`{Tag.EXPERIMENT_ID}` = '{self._experiment_id}'{condition}"

@@ -60,7 +60,7 @@ class Tracker:
         self._spec = spec
         self._storage = storage
         self._block_bytes = block_bytes
-        self._cursor = JournalCursor.load(storage)
+        self._cursor = JournalCursor.load(storage, launch.experiment_id)
         self._continued = launch.attempt > 1 or storage.artifacts.exists(cursor.NAME)
         self._opened: MlflowWriter | None = None
         self._working = threading.Lock()
@@ -200,4 +200,4 @@ class Tracker:
     def _save(self, position: Position) -> None:
         with self.connection.uninterrupted():
             self._cursor = JournalCursor(position, self.ids())
-            self._cursor.save(self._storage)
+            self._cursor.save(self._storage, self._launch.experiment_id)

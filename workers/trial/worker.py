@@ -174,6 +174,8 @@ class TrialWorker(tune.Trainable):
 
         spec = self._spec()
         self._torch.set_num_threads(spec.cpus)
+        self._torch.set_default_dtype(self._torch.float32)  # a plugin of an earlier trial here may have changed these
+        self._torch.set_grad_enabled(True)
         on = device.select_device(spec)
         splits = self._splits(spec)
         if self._asked_to_stop():

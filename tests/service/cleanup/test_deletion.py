@@ -15,7 +15,7 @@ from service.context import AppContext
 from service.settings import Settings
 from service.store.models import Base
 from tests.support.clock import Clock
-from tests.support.mlflow_server import Mlflow, failed_experiment
+from tests.support.mlflow_server import Mlflow, failed_experiment, record_runs
 from tests.support.world import World
 
 pytestmark = pytest.mark.stores
@@ -66,6 +66,27 @@ def test_a_deletion_is_complete_and_leaves_other_experiments(
         tables = [table for table in Base.metadata.sorted_tables if table.name != "audit"]  # it outlives its objects
         assert one not in repr([session.execute(select(table)).all() for table in tables])
     assert world.show(other)["state"] == "RUNNING"
+
+
+def test_runs_that_another_experiment_reported_stay(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:
+    """Whatever the storage says: code that trains can write there."""
+    one, other = failed_experiment(world, mlflow), world.started()
+    for run_id, trial in (("their parent", None), ("theirs", 0)):
+        mlflow.add(run_id, other, trial)
+    lines = [world.line(0, mlflow_run_id="theirs")]
+    answer = world.beat(
+        other, {"phase": "searching", "mlflow_experiment_id": "7", "mlflow_run_id": "their parent", "trials": lines}
+    )
+    assert answer.status_code == 200, answer.text
+    assert [t["mlflow_run_id"] for t in world.client.get(f"/api/v1/experiments/{other}/trials").json()["items"]] == [
+        "theirs"
+    ]
+    record_runs(world, one, "their parent", {0: "theirs", 2: "untold"})
+    world.launcher.jobs.clear()
+    world.client.delete(f"/api/v1/experiments/{one}")
+    keeper.run_once()
+    assert world.client.get(f"/api/v1/experiments/{one}").status_code == 404
+    assert {name for name, run in mlflow.runs.items() if not run["deleted"]} == {"their parent", "theirs"}
 
 
 def test_an_experiment_that_never_ran_is_deleted_without_mlflow(

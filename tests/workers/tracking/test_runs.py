@@ -114,6 +114,16 @@ def test_the_run_of_a_trial_that_does_not_exist_is_deleted(client: MlflowClient,
     assert set(runs.ids().runs) == {0, 1}
 
 
+def test_the_run_of_another_experiment_is_not_deleted_as_an_orphan(client: MlflowClient, open_runs: Open) -> None:
+    runs = open_runs()
+    kept = {runs.parent(900)}
+    other = client.create_run(str(runs.ids().experiment), 1000, tags={"rung.experiment_id": "other"}).info.run_id
+    runs._runs[5] = other
+    runs.delete_orphans({None: BEGAN[None]})
+    assert active(client, runs) == kept | {other}
+    assert runs.ids().runs == {}
+
+
 def test_a_resumed_run_belongs_to_the_parent_that_exists(client: MlflowClient, open_runs: Open) -> None:
     lost, runs = open_runs(), open_runs()
     lost.parent(900)
