@@ -24,10 +24,10 @@ from service.contract.checkup import CLOCK_S, Finding, Part, clock_difference_s,
 from service.contract.errors import SEE_LOG
 from service.settings import variable
 
-#: For the nodes to answer: on a busy machine, Ray takes half a minute to start a process.
-NODES_S = 45.0
+#: For the nodes to answer: on a busy machine, Ray takes a minute to start a process.
+NODES_S = 90.0
 #: For the job: its own start comes first.
-JOB_S = 90.0
+JOB_S = 150.0
 POLL_S = 0.5
 MODULE = "workers.checkup"
 #: Packages that should be the same on all nodes, and why.

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from service.client import Client
     from service.contract.checkup import Checkup, Finding
 
-#: For the nodes, for which the service waits two minutes at most.
-NODES_TIMEOUT_S = 150.0
+#: For the nodes, for which the service waits three minutes at most.
+NODES_TIMEOUT_S = 210.0
 
 
 @app.command()
@@ -44,7 +44,7 @@ def doctor(
 
     Looks at the service, its database, Ray, MLflow, the storage, the data, each node of the cluster and this machine,
     and says what to do. Exit status: 0 without problems, 1 with problems, 3 if the service does not answer. It ends
-    within three minutes, whatever hangs.
+    within four minutes, whatever hangs.
     """
     from service.contract.checkup import Verdict
 

@@ -359,7 +359,7 @@ class Client:
         return self._transport.get(Checkup, f"{API_PREFIX}/checkup", timeout_s=CHECKUP_S)
 
     def checkup_nodes(self) -> Checkup:
-        """What each node of the cluster has and sees. Runs a short job on the cluster, for two minutes at most."""
+        """What each node of the cluster has and sees. Runs a short job on the cluster, for three minutes at most."""
         return self._transport.parse_response(Checkup, self._transport.send("POST", f"{API_PREFIX}/checkup/nodes"))
 
     def ping(self) -> None:

@@ -43,6 +43,6 @@ async def examine_parts(examinations: CurrentExaminations) -> Checkup:
     responses={200: headers.success("What was found.")},
 )
 async def examine_nodes(examinations: CurrentExaminations) -> Checkup:
-    """Runs a short job on the cluster, which asks each node what it has and what it sees, and waits for it, two minutes
-    at most. Requests at the same time share one job."""
+    """Runs a short job on the cluster, which asks each node what it has and what it sees. Waits three minutes at most.
+    Requests at the same time share one job."""
     return await examinations.nodes()

@@ -182,7 +182,7 @@ def test_the_nodes_see_a_storage_that_exists_only_for_them(
 @pytest.mark.parametrize(
     ("broken", "verdict", "detail"),
     [
-        ({"silent": True}, "problem", "node n did not answer within 45 s"),
+        ({"silent": True}, "problem", "node n did not answer within 90 s"),
         ({"problem": "WorkerCrashedError"}, "problem", "node n could not be examined: WorkerCrashedError"),
         ({"versions": {"rung": "0.1"}}, "problem", f"node n has Rung 0.1, but the service has {version('rung')}"),
         ({"versions": {"rung": ""}}, "problem", f"node n has no Rung, but the service has {version('rung')}"),
