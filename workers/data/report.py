@@ -35,6 +35,19 @@ def report(dataset: DatasetSpec, splits: Splits) -> DataReport:
     )
 
 
+def difference(earlier: DataReport, found: DataReport) -> str:
+    """What differs between two readings of a data set whose results would not be comparable; empty if nothing does.
+
+    Images that were replaced by others, as many of each class, are noticed in the test set only.
+    """
+    if earlier.classes != found.classes:
+        return f"its classes are {', '.join(found.classes)} instead of {', '.join(earlier.classes)}"
+    if earlier.counts != found.counts:
+        now, before = (", ".join(f"{one.images(part)} {part}" for part in one.counts) for one in (found, earlier))
+        return f"it has other images of some classes: {now} instead of {before}"
+    return "" if earlier.test_sha256 == found.test_sha256 else "its test images are others"
+
+
 def _digest(images: Tensor, labels: Tensor) -> str:
     """A digest of the images and their labels, whatever their order."""
     pairs = zip(images.numpy(), labels.tolist(), strict=True)

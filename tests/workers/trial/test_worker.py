@@ -19,7 +19,7 @@ from PIL import Image
 from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.layout import BEST, LAST, NAMES, PREVIOUS, ExperimentFolder
-from search_spaces.protocol import METRICS
+from search_spaces.protocol import METRICS, ErrorKind
 from search_spaces.storage.base import open_storage
 from search_spaces.stored import read_trial_spec
 from tests.support.trial_slots import SPEC, TRIAL_LOG, begun, folder_of, names
@@ -87,11 +87,36 @@ def test_the_first_trial_tells_what_the_data_are(
     before = path.stat().st_mtime_ns
     begun(config(number=1)).step()
     assert path.stat().st_mtime_ns == before, "a second trial that finds the same writes nothing"
-    assert "has changed" not in caplog.text
-    path.write_text(found.model_copy(update={"test_sha256": "0" * 64}).model_dump_json())
+    path.write_text("{")
     begun(config(number=2)).step()
-    assert DataReport.model_validate_json(path.read_bytes()) == found
-    assert "the data set has changed since an earlier trial" in caplog.text
+    assert DataReport.model_validate_json(path.read_bytes()) == found, "a damaged one is replaced"
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"test_sha256": "0" * 64}, "its test images are others"),
+        ({"counts": {"train": [9], "validation": [1], "test": [2]}}, "instead of 9 train, 1 validation, 2 test"),
+        ({"classes": ["cat", "dog"]}, "its classes are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 instead of cat, dog"),
+    ],
+)
+def test_a_trial_is_not_trained_on_other_data_than_those_it_is_compared_with(
+    config: Callable[..., dict[str, Any]], changed: dict[str, Any], why: str
+) -> None:
+    told = config()
+    begun(told).step()
+    path = ExperimentFolder(Path(told["storage"])).data_report
+    found = DataReport.model_validate_json(path.read_bytes())
+    path.write_text(found.model_copy(update=changed).model_dump_json())
+    for one in (told, config(number=1)):  # also where it resumes
+        with pytest.raises(TrialError) as raised:
+            begun(one).step()
+        failure = raised.value.failure
+        assert failure.kind is ErrorKind.DATA or failure.node is not None
+        assert "has other data than earlier trials of this experiment" in failure.reason
+        assert why in failure.reason
+    path.write_text(found.model_dump_json())
+    assert begun(told).step()["epoch"] == 1
 
 
 def test_a_killed_trial_resumes_bit_for_bit(config: Callable[..., dict[str, Any]]) -> None:
