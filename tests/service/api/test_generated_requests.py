@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from service.app import create_app
-from service.settings import Settings
+from service.identity import owner_token
+from service.settings import AuthMode, Settings
 from tests.support.memory_launcher import MemoryLauncher
 from tests.support.mlflow_server import Mlflow, serving
 from tests.support.server import running
@@ -66,13 +67,14 @@ def test_no_generated_request_finds_a_server_error_or_an_undocumented_response(
     launcher, mlflow = MemoryLauncher(), Mlflow()
     mlflow.overrides = {"": HISTORY}  # to any request
     with serving(mlflow) as uri:
-        own = {"reconcile": True, "reconcile_s": 0.1, "mlflow_tracking_uri": uri}
+        own = {"reconcile": True, "reconcile_s": 0.1, "mlflow_tracking_uri": uri, "auth": AuthMode.OWNER}
         served = Settings(**{**settings.model_dump(), **own})
         with running(create_app(served, launcher), served) as server, SimulatedDrivers(server.url, launcher):
             result = subprocess.run(
                 [
                     *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config)),
                     *("run", f"{server.url}/api/v1/openapi.json"),
+                    *("--header", f"Authorization: Bearer {owner_token.read_or_make(served.home)}"),
                     *(*options, "--checks", ",".join(CHECKS), "--max-examples", str(max_examples)),
                     *("--report", "ndjson", "--report-ndjson-path", str(report)),
                     *("--generation-deterministic", "--no-shrink", "--continue-on-failure", "--no-color"),
