@@ -261,19 +261,15 @@ class TrialWorker(tune.Trainable):
         from workers.data import cache
         from workers.data.report import difference, report
 
-        known = report(spec.dataset, splits)
-        earlier = self._earlier_report()
-        if earlier is not None and (other := difference(earlier, known)):
+        found, earlier = report(spec.dataset, splits), self._earlier_report()
+        if earlier is not None and (other := difference(earlier, found)):
             node, name = this_node()
             why = f"node {name} has other data than earlier trials of this experiment: {other}"
             raise NodeError(f"{why}; restore the data set, or submit a new experiment", node, ErrorKind.DATA)
-        found = known.model_dump_json(indent=2).encode()
         log.info("the decoded data sets in %s take %.1f MB", cache_root, cache.size_bytes(cache_root) / 1e6)
+        if found == earlier:
+            return
         try:
-            if self._artifacts.exists(NAMES.data_report) and (
-                read_document(self._artifacts, NAMES.data_report) == found
-            ):
-                return
-            self._artifacts.write(NAMES.data_report, found)
+            self._artifacts.write(NAMES.data_report, found.model_dump_json(indent=2).encode())
         except OSError as error:
             log.warning("what is known of the data could not be written: %s", error)
