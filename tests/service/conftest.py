@@ -28,6 +28,7 @@ from tests.support.accounts import Accounts
 from tests.support.clock import Clock
 from tests.support.documented import DocumentedResponses
 from tests.support.memory_launcher import MemoryLauncher
+from tests.support.openid_provider import OpenIdProvider, openid_provider
 from tests.support.postgres import Postgres
 from tests.support.server import serving
 from tests.support.world import World
@@ -180,3 +181,17 @@ def clock() -> Clock:
 @pytest.fixture
 def world(client: httpx.Client, launcher: MemoryLauncher, reconciler: Reconciler) -> World:
     return World(client, launcher, reconciler)
+
+
+@pytest.fixture(scope="module")
+def running_provider() -> Iterator[OpenIdProvider]:
+    """An OpenID provider process for the tests of a module."""
+    with openid_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def provider(running_provider: OpenIdProvider) -> OpenIdProvider:
+    """A provider that behaves."""
+    running_provider.behave()
+    return running_provider

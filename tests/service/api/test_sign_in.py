@@ -14,16 +14,10 @@ from service.contract.errors import ProblemDocument
 from service.identity import issued_tokens, tokens, users
 from service.settings import AuthMode, Settings
 from tests.support.accounts import Accounts, signed_in
-from tests.support.openid_provider import CLIENT, OpenIdProvider, openid_provider
+from tests.support.openid_provider import CLIENT, OpenIdProvider
 
 LOGIN, EXCHANGE, WHOAMI = "/api/v1/auth/login", "/api/v1/auth/exchange", "/api/v1/auth/whoami"
 PASSWORD, ANOTHER = "correct horse battery", "staple my paperclip!"
-
-
-@pytest.fixture(scope="module")
-def running_provider() -> Iterator[OpenIdProvider]:
-    with openid_provider() as provider:
-        yield provider
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -20,22 +20,10 @@ from service.client.openid_sign_in import (
 from service.identity.oidc import OidcProvider
 from service.openid import Provider, ProviderUnavailableError
 from tests.support.clock import Clock
-from tests.support.openid_provider import CLIENT, OpenIdProvider, openid_provider
+from tests.support.openid_provider import CLIENT, OpenIdProvider
 
 SCOPES = ("openid", "profile", "email")
 DEVICE = "/device_authorization"
-
-
-@pytest.fixture(scope="module")
-def running_provider() -> Iterator[OpenIdProvider]:
-    with openid_provider() as provider:
-        yield provider
-
-
-@pytest.fixture
-def provider(running_provider: OpenIdProvider) -> OpenIdProvider:
-    running_provider.behave()
-    return running_provider
 
 
 def browse(url: str) -> None:
