@@ -142,3 +142,6 @@ class Insight(Part):
     counts: dict[str, int] = Field(default_factory=dict, description="Number of trials with each kind of finding.")
     space: list[Finding] = Field(default_factory=list, description="What the results show of the search space.")
     next: NextSpec = Field(NextSpec(), description="What to try next.")
+    notes: list[str] = Field(
+        default_factory=list, description="Parts that are missing because they failed or took too long, and why."
+    )

@@ -49,6 +49,19 @@ def drawn_at(domain: Domain, position: float) -> float:
     return value_at(domain, position)
 
 
+def place_of(domain: Domain, value: float) -> float:
+    """The middle of the positions for which `drawn_at` has this value: equal lengths are equally likely to be drawn."""
+    if isinstance(domain, Choice):
+        return (value + 0.5) / len(domain.choice)
+    if not isinstance(domain, Interval):
+        raise TypeError(f"must be a choice or an interval (got {domain!r})")
+    if domain.step is not None and not domain.log:
+        place = (round((value - domain.low) / domain.step) + 0.5) / len(Candidates(domain))
+    else:
+        place = position_of(domain, value)
+    return min(max(place, 0.0), 1.0)
+
+
 def orders(search_space: Spec) -> dict[str, tuple[int, ...]]:
     """By the path of each choice of numbers: its indices in the order of the numbers."""
     return {

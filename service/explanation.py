@@ -69,7 +69,7 @@ def _sure(insight: Insight) -> Iterable[Fact]:
     if sure.ties is not None:
         numbers = f": {listed(map(str, sure.ties), MOST_TIES)}" if sure.ties else ""
         yield Fact("ties", f"{_ties(insight)}{numbers}")
-    for note in sure.notes:
+    for note in (*sure.notes, *insight.notes):
         yield Fact("note", one_line(note))
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.domains import Candidates, Choice, Interval
+from search_spaces.domains import Choice, Interval
 from search_spaces.insight import Bar, Group, Importance
+from search_spaces.positions import place_of
 from search_spaces.sampling import domains, without_indices
 from workers.insight import importance
 from workers.insight.evidence import Evidence
@@ -54,25 +55,11 @@ def important(evidence: Evidence) -> Importance:
     return Importance(epoch=epoch, groups=groups)
 
 
-def position(domain: Any, value: float) -> float:
-    """A place from 0 to 1 in a domain, so that equal parts of the domain are equally likely to be drawn."""
-    if isinstance(domain, Choice):
-        return (value + 0.5) / len(domain.choice)
-    low, high = float(domain.low), float(domain.high)
-    if domain.step is not None and not domain.log:
-        count = len(Candidates(domain))
-        place = (round((value - low) / domain.step) + 0.5) / count
-    elif domain.log:
-        place = (math.log(max(value, low)) - math.log(low)) / (math.log(high) - math.log(low))
-    else:
-        place = (value - low) / (high - low)
-    return min(max(float(place), 0.0), 1.0)
-
-
 def alternative(evidence: Evidence, path: str, index: int) -> str:
     """An alternative as a person calls it: its kind, or its value."""
     choice = dict(domains(evidence.spec.search_space))[path]
-    assert isinstance(choice, Choice)
+    if not isinstance(choice, Choice):
+        raise TypeError(f"{path} must be a choice (got {choice!r})")
     return label(choice, index)
 
 
@@ -139,7 +126,7 @@ def _group(
     """The bars of the `shown` columns. All `columns` are analyzed: what the others explain is no noise."""
     known = dict(domains(evidence.spec.search_space))
     places: NDArray[np.float64] = np.array(
-        [[position(known[path], trial.sample[path]) for path in columns] for trial in trials]
+        [[place_of(known[path], trial.sample[path]) for path in columns] for trial in trials]
     )
     outcomes = [values[trial.number] for trial in trials]
     found = importance.shares(places, outcomes, evidence.spec.seed, fewest=FEWEST_OF_BRANCH)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.insight import Choice, Insight, TrialFindings
+from search_spaces.insight import Choice, Importance, Insight, NextSpec, Sureness, TrialFindings
 from search_spaces.protocol import TrialState
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.searched import searched_parameters
@@ -14,10 +15,13 @@ from workers.insight.curves import findings
 from workers.insight.evidence import Evidence, gather
 from workers.insight.hyperparameters import important
 from workers.insight.next_spec import next_spec
+from workers.insight.parts import Parts
 from workers.insight.space import space_findings
 from workers.insight.sureness import sureness
 
 MOST_SHOWN = 100  # trials whose findings are listed; those of the others are counted
+#: How long each part may take, in seconds. The largest searches (1,000 trials of 10,000 images) need a third of it.
+LIMITS_S = {"sureness": 15.0, "importance": 20.0, "curves": 5.0, "space": 5.0, "next": 5.0}
 
 
 def make_insight(spec: ExperimentSpec, storage: ExperimentStorage) -> Insight:
@@ -26,26 +30,30 @@ def make_insight(spec: ExperimentSpec, storage: ExperimentStorage) -> Insight:
     return insight_of(gather(spec, storage))
 
 
-def insight_of(evidence: Evidence) -> Insight:
-    """The insight that follows from the evidence."""
-    curves = _curves(evidence)
-    space = space_findings(evidence)
+def insight_of(evidence: Evidence, limits_s: Mapping[str, float] = LIMITS_S) -> Insight:
+    """The insight that follows from the evidence. A part that fails, or takes too long, costs only itself: it is empty,
+    and `notes` say why."""
+    parts = Parts(limits_s)
+    curves = parts.compute("curves", lambda: _curves(evidence), [])
+    space = parts.compute("space", lambda: space_findings(evidence), {})
+    winner = curves[0].findings if curves else []
     return Insight(
         metric=evidence.spec.objective.metric,
         choice=_choice(evidence),
-        sureness=sureness(evidence),
-        importance=important(evidence),
+        sureness=parts.compute("sureness", lambda: sureness(evidence), Sureness()),
+        importance=parts.compute("importance", lambda: important(evidence), Importance(note="it was not computed")),
         curves=curves[:MOST_SHOWN],
         counts=_counts(evidence, curves),
         space=list(space.values()),
-        next=next_spec(evidence.spec, space, curves[0].findings if curves else []),
+        next=parts.compute("next", lambda: next_spec(evidence.spec, space, winner), NextSpec()),
+        notes=parts.notes,
     )
 
 
 def _choice(evidence: Evidence) -> Choice:
     best = evidence.trials[0]
-    assert best.best_value is not None
-    assert best.best_epoch is not None
+    if best.best_value is None or best.best_epoch is None:
+        raise ValueError(f"the winner must have a value (got trial {best.number} without one)")
     return Choice(
         trial=best.number,
         value=best.best_value,

@@ -13,9 +13,10 @@ from scipy import stats
 
 from search_spaces.domains import Choice, Interval, count
 from search_spaces.insight import Finding
+from search_spaces.positions import place_of
 from search_spaces.sampling import domains, without_indices
 from workers.insight.evidence import Evidence
-from workers.insight.hyperparameters import label, position
+from workers.insight.hyperparameters import label
 from workers.state.trial_table import Trial
 
 AT_BOUND = 0.05  # of the domain
@@ -48,8 +49,8 @@ def _at_bound(path: str, domain: Interval, best: Sequence[Trial]) -> Finding | N
     if domain.step is not None and count(domain) < FEWEST_CANDIDATES:
         return None
     value, name = values[0], without_indices(path)
-    places = sorted(position(domain, value) for value in values)
-    place, median = position(domain, value), places[len(places) // 2]
+    places = sorted(place_of(domain, value) for value in values)
+    place, median = place_of(domain, value), places[len(places) // 2]
     is_low = value == domain.low or place <= AT_BOUND
     is_high = value == domain.high or place >= 1 - AT_BOUND
     if not (is_low and median <= OUTER) and not (is_high and median >= 1 - OUTER):

@@ -5,6 +5,8 @@ Puts together intervals, ties and selection for one experiment. It must not know
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from search_spaces.insight import Interval, Ranked, Sureness
@@ -19,13 +21,14 @@ MOST_LISTED = 30  # trials with their intervals
 
 def sureness(evidence: Evidence) -> Sureness:
     notes: list[str] = []
-    found = _compared(evidence, notes) | _tested(evidence, notes)
-    if (expected := found.get("expected")) and (test := found.get("test")):
-        found["overtuned"] = intervals.is_overtuned(_estimate(expected), _estimate(test))
-    return Sureness(**found, notes=notes)
+    found = Sureness(**_compared(evidence, notes), **_tested(evidence, notes), notes=notes)
+    if found.expected is None or found.test is None:
+        return found
+    overtuned = intervals.is_overtuned(_estimate(found.expected), _estimate(found.test))
+    return found.model_copy(update={"overtuned": overtuned})
 
 
-def _compared(evidence: Evidence, notes: list[str]) -> dict[str, object]:
+def _compared(evidence: Evidence, notes: list[str]) -> dict[str, Any]:
     """What the right and wrong validation images tell."""
     best = evidence.trials[0]
     if evidence.spec.objective.metric != "validation_accuracy":
@@ -44,7 +47,7 @@ def _compared(evidence: Evidence, notes: list[str]) -> dict[str, object]:
         )
     right = np.array([evidence.outcomes[number].right for number in numbers], bool)
     worse = worse_than(right, 0)
-    found: dict[str, object] = {
+    found: dict[str, Any] = {
         "validation_images": images,
         "compared": len(numbers),
         "ties": [number for number, is_worse in zip(numbers[1:], worse[1:], strict=True) if not is_worse],
@@ -59,7 +62,7 @@ def _compared(evidence: Evidence, notes: list[str]) -> dict[str, object]:
     return found
 
 
-def _tested(evidence: Evidence, notes: list[str]) -> dict[str, object]:
+def _tested(evidence: Evidence, notes: list[str]) -> dict[str, Any]:
     """What the test set tells."""
     if evidence.winner is None:
         notes.append("the winner was not evaluated on the test set")
@@ -75,6 +78,5 @@ def _interval(estimate: intervals.Estimate) -> Interval:
     return Interval(value=estimate.value, low=estimate.low, high=estimate.high)
 
 
-def _estimate(interval: object) -> intervals.Estimate:
-    assert isinstance(interval, Interval)
+def _estimate(interval: Interval) -> intervals.Estimate:
     return intervals.Estimate(interval.value, interval.low, interval.high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,13 +10,15 @@ import numpy as np
 import pytest
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.insight import Insight
+from search_spaces.insight import Finding, Importance, Insight
 from search_spaces.layout import NAMES
 from search_spaces.validation import validate
 from tests.support.planted import outcomes
 from tests.workers.insight.conftest import Plant
+from workers.insight import report
 from workers.insight.evidence import gather
-from workers.insight.report import make_insight
+from workers.insight.next_spec import next_spec
+from workers.insight.report import insight_of, make_insight
 from workers.insight.sureness import sureness
 
 SPACE: dict[str, Any] = {
@@ -156,3 +159,55 @@ def test_a_missing_report_on_the_data_costs_only_the_interval(plant: Plant, plan
     sure = sureness(gather(spec_of(), storage))
     assert sure.test is None
     assert sure.notes == ["the number of test images is not known, so the test accuracy has no interval"]
+
+
+def test_a_slow_part_costs_only_itself(plant: Plant, planted: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    def slow(_: Any) -> Importance:
+        released.wait()
+        return Importance()
+
+    monkeypatch.setattr(report, "important", slow)
+    try:
+        evidence = gather(spec_of(), plant(spec_of(), planted[:12], test_accuracy=0.9))
+        made = insight_of(evidence, {**report.LIMITS_S, "importance": 0.01})
+    finally:
+        released.set()
+    assert made.notes == ["importance was not computed: it took more than 0.01 s"]
+    assert (made.importance.groups, made.sureness.compared, made.sureness.test_images) == ([], 12, 400)
+
+
+def test_a_part_that_fails_costs_only_itself(plant: Plant, planted: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> None:
+        raise ValueError("no such number")
+
+    monkeypatch.setattr(report, "sureness", fail)
+    made = make_insight(spec_of(), plant(spec_of(), planted, test_accuracy=0.9))
+    assert made.notes == ["sureness was not computed: it failed: ValueError('no such number')"]
+    assert made.sureness.ties is None
+    assert made.importance.groups
+    assert made.next.changes
+
+
+def at_bound(bound: float) -> Finding:
+    return Finding(kind="at-bound", text="at its bound", figures={"bound": bound})
+
+
+def test_a_suggestion_that_is_not_valid_is_left_out_alone() -> None:
+    """Momentum must stay below 1, no number is larger than the largest, and the third has no figures."""
+    space = {
+        "optimizer": {"kind": "sgd", "lr": {"loguniform": [0.01, 1.0]}, "momentum": {"uniform": [0.0, 0.9999]}},
+        "gradient_clip_norm": {"uniform": [0.0, 1.7e308]},
+        "label_smoothing": {"uniform": [0.0, 0.2]},
+    }
+    found = {
+        "optimizer.momentum": at_bound(0.9999),
+        "gradient_clip_norm": at_bound(1.7e308),
+        "label_smoothing": Finding(kind="at-bound", text="at its bound", figures={}),
+        "optimizer.lr": at_bound(1.0),
+    }
+    suggested = next_spec(ExperimentSpec.model_validate({"name": "t", "search_space": space}), found, [])
+    assert suggested.changes == ["optimizer.lr up to 10"]
+    optimizer: Any = validate(suggested.spec).search_space.optimizer
+    assert optimizer.lr.high == 10

@@ -1,0 +1,47 @@
+"""Parts: computes the parts of an insight, each with a deadline of its own.
+
+Owns what happens to a part that fails or takes too long. It must not know what a part is.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Parts:
+    """`limits_s` has the seconds that each part may take. `notes` say which parts are missing, and why."""
+
+    def __init__(self, limits_s: Mapping[str, float]) -> None:
+        self._limits_s = limits_s
+        self.notes: list[str] = []
+
+    def compute(self, name: str, part: Callable[[], T], otherwise: T) -> T:
+        """The part, or `otherwise` where it fails or is late.
+
+        A late part goes on in its thread, which nobody waits for: the process ends with the insight's plots.
+        """
+        found: list[T] = []
+        errors: list[Exception] = []
+
+        def run() -> None:
+            try:
+                found.append(part())
+            except Exception as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=run, name=f"insight-{name}", daemon=True)
+        thread.start()
+        thread.join(self._limits_s[name])
+        if found:
+            return found[0]
+        why = f"it failed: {errors[0]!r}" if errors else f"it took more than {self._limits_s[name]:g} s"
+        log.warning("the part %r of the insight is missing: %s", name, why)
+        self.notes.append(f"{name} was not computed: {why}")
+        return otherwise
