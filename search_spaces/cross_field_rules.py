@@ -52,8 +52,8 @@ def _early_stopping(spec: ExperimentSpec) -> Iterator[Problem]:
 
 def _min_delta(spec: ExperimentSpec) -> Iterator[Problem]:
     """A percentage, probably: with it every trial would stop."""
-    if spec.objective.metric == "validation_accuracy" and spec.early_stopping.min_delta >= 1:
-        rule = "must be less than 1 for validation_accuracy, which is a fraction"
+    if spec.objective.is_share and spec.early_stopping.min_delta >= 1:
+        rule = f"must be less than 1 for {spec.objective.metric}, which is a fraction"
         yield Problem("early_stopping.min_delta", rule, spec.early_stopping.min_delta)
 
 

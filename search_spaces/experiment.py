@@ -123,6 +123,16 @@ class SearchSpace(Spec):
     gradient_clip_norm: Searchable[Annotated[Number, Field(ge=0)]] = Field(
         0.0, description="Norm of the whole gradient above which it is scaled down; 0 turns clipping off."
     )
+    class_weights: Searchable[Literal["none", "balanced"]] = Field(
+        "none",
+        description="Weights of the classes in the training loss. `balanced`: the fewer training images a class has, "
+        "the more each of them counts, so that all classes count the same.",
+    )
+    balanced_sampling: Searchable[Annotated[bool, Field(strict=True)]] = Field(
+        False,
+        description="Whether the images of an epoch are drawn with replacement such that all classes are equally "
+        "likely; otherwise each training image is used once.",
+    )
 
 
 class Execution(Spec):

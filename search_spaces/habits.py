@@ -24,7 +24,7 @@ ROOT_FIELDS = {
     "max_concurrent_trials": "resources: {max_concurrent_trials: N}",
     "max_t": "max_epochs: N",
     "method": "searcher: gp, tpe, random or grid; for bayes, gp",
-    "metric": "objective: {metric: validation_accuracy} or {metric: validation_loss}",
+    "metric": "objective: {metric: NAME}; `rung schema` lists the metrics",
     "mode": "objective: {mode: max} or {mode: min}",
     "n_jobs": "resources: {max_concurrent_trials: N}",
     "n_trials": "searcher: {kind: tpe, num_samples: N}",

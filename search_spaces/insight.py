@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from search_spaces.scores import Scores
+
 VERSION = 1  # of `insight.json`
 
 
@@ -140,6 +142,12 @@ class Insight(Part):
         default_factory=list, description="What the curves show of each of the best trials, the winner first."
     )
     counts: dict[str, int] = Field(default_factory=dict, description="Number of trials with each kind of finding.")
+    scores: Scores | None = Field(
+        None, description="How well the winner recognizes each class; null where an older version evaluated it."
+    )
+    warning: str = Field(
+        "", description="That the accuracy hides how seldom some classes are recognized; empty where it does not."
+    )
     space: list[Finding] = Field(default_factory=list, description="What the results show of the search space.")
     next: NextSpec = Field(NextSpec(), description="What to try next.")
     notes: list[str] = Field(

@@ -11,6 +11,7 @@ Owns every path below an experiment's folder, once for the service and the worke
     trials/<5 digits>/{last,previous,best}.pt
     trials/<5 digits>/validation.json     which validation images its best epoch got right
     insight/insight.json  insight/*.png   why the winner won, and how sure that is
+    insight/scores.json                   how well the winner recognizes each class
 """
 
 from __future__ import annotations
@@ -118,6 +119,11 @@ class ExperimentFolder:
     def insight_report(self) -> Path:
         """Why the winner won, and how sure that is."""
         return self.insight / "insight.json"
+
+    @property
+    def scores(self) -> Path:
+        """How well the winner recognizes each class."""
+        return self.insight / "scores.json"
 
     @property
     def logs(self) -> Path:

@@ -120,12 +120,11 @@ def _state(filter_: str, objective: Objective, searched: list[str]) -> dict[str,
 
 
 def _charts(metric: str, best: str, searched: list[str]) -> list[dict[str, Any]]:
-    other = "validation_loss" if metric == "validation_accuracy" else "validation_accuracy"
+    others = [name for name in ("validation_accuracy", "validation_loss", "train_loss") if name != metric]
     axes = searched[:MOST_AXES]
     parallel = {"type": "PARALLEL", "selectedParams": axes, "selectedMetrics": [best], "showAllRuns": True}
     return [
-        *(_line(name, [name]) for name in (metric, other)),
-        _line("train_loss", ["train_loss"]),
+        *(_line(name, [name]) for name in (metric, *others)),
         *([_chart(HYPERPARAMETERS, "parallel", parallel)] if axes else []),
         _chart(HYPERPARAMETERS, best, {"type": "BAR", "metricKey": best}),
         *(

@@ -18,17 +18,29 @@ Goal = Annotated[
 ]
 
 
+Metric = Literal["validation_accuracy", "validation_balanced_accuracy", "validation_macro_f1", "validation_loss"]
+
+
 class Objective(Spec):
     """The metric by which trials are compared, and the goal."""
 
-    MODES: ClassVar[dict[str, Literal["min", "max"]]] = {"validation_accuracy": "max", "validation_loss": "min"}
+    MODES: ClassVar[dict[str, Literal["min", "max"]]] = {
+        "validation_accuracy": "max",
+        "validation_balanced_accuracy": "max",
+        "validation_macro_f1": "max",
+        "validation_loss": "min",
+    }
 
-    metric: Literal["validation_accuracy", "validation_loss"] = Field(
-        "validation_accuracy", description="Metric of each epoch by which trials are compared."
+    metric: Metric = Field(
+        "validation_accuracy",
+        description="Metric of each epoch by which trials are compared. `validation_balanced_accuracy` is the mean "
+        "over classes of the share of their images that are right, and `validation_macro_f1` the mean of their F1: "
+        "with them, a class of few images counts as much as one of many.",
     )
     mode: Literal["min", "max"] = Field(
         "max",
-        description="Which values are better: `max` for accuracy, `min` for loss; default: the mode of the metric.",
+        description="Which values are better: `min` for the loss, `max` for the others; default: the mode of the "
+        "metric.",
     )
     goal: Goal = None
 
@@ -43,13 +55,18 @@ class Objective(Spec):
         """1 where larger values are better, -1 where smaller ones are."""
         return 1 if self.mode == "max" else -1
 
+    @property
+    def is_share(self) -> bool:
+        """Whether its values are shares in [0, 1]."""
+        return self.mode == "max"
+
     def is_better(self, value: float, other: float) -> bool:
         """Whether `value` is strictly better than `other`; False where either is NaN."""
         return self.sign * value > self.sign * other
 
     def rule_broken_by(self, goal: float) -> str | None:
         """The rule that a goal breaks which no trial can ever reach, such as an accuracy in percent."""
-        if self.metric == "validation_accuracy":
+        if self.is_share:
             return None if 0 <= goal <= 1 else f"must be between 0 and 1 for {self.metric}"
         return None if goal >= 0 else f"must be at least 0 for {self.metric}"
 

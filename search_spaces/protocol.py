@@ -56,6 +56,9 @@ METRICS = (
     "train_accuracy",
     "validation_loss",
     "validation_accuracy",
+    "validation_balanced_accuracy",
+    "validation_macro_f1",
+    "validation_calibration_error",
     "generalization_gap",
     "lr",
     "grad_norm",
@@ -64,8 +67,16 @@ METRICS = (
 )
 
 
-#: Logged beside them, for diagnosis; `clean_train_accuracy` only where mixup or smoothing distort the other.
-DIAGNOSTICS = ("clean_train_accuracy", "loss_gap", "weight_norm", "update_ratio", "nonfinite_steps")
+#: Logged beside them; `validation_top5_accuracy` only with more than five classes, `clean_train_accuracy` only where
+#: mixup, smoothing, class weights or balanced sampling distort the other.
+DIAGNOSTICS = (
+    "validation_top5_accuracy",
+    "clean_train_accuracy",
+    "loss_gap",
+    "weight_norm",
+    "update_ratio",
+    "nonfinite_steps",
+)
 
 
 class TrialState(StrEnum):
@@ -296,6 +307,15 @@ class Winner(Message):
     value: float = Field(description="Its best value of the objective.")
     test_accuracy: float = Field(description="Accuracy on the test set.")
     test_loss: FiniteOrNone = Field(description="Loss on the test set; null where not finite.")
+    test_balanced_accuracy: FiniteOrNone = Field(
+        None, description="Mean over classes of the share of their test images that are right."
+    )
+    test_macro_f1: FiniteOrNone = Field(None, description="Mean over classes of F1 on the test set.")
+    test_top5_accuracy: FiniteOrNone = Field(
+        None,
+        description="Share of the test images whose class is among the five likeliest; null with up to five classes.",
+    )
+    test_calibration_error: FiniteOrNone = Field(None, description="Expected calibration error on the test set.")
     model_uri: Text | None = Field(None, description="URI of the registered model in MLflow.")
     model_sha256: Annotated[Text, Field(max_length=64)] | None = Field(
         None, description="Digest of the model's files, by which `rung model verify` recognizes them."

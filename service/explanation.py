@@ -23,7 +23,7 @@ def explain(insight: Insight, experiment_id: str) -> list[Fact]:
     facts = [Fact("winner", f"{first}: {figure(choice.value)} at epoch {choice.epoch}")]
     if choice.parameters:
         facts.append(Fact("with", ", ".join(f"{name} {figure(value)}" for name, value in choice.parameters.items())))
-    facts += [*_why(insight), *_sure(insight), *_curves(insight)]
+    facts += [*_why(insight), *_sure(insight), *_classes(insight), *_curves(insight)]
     facts += [Fact("space", one_line(finding.text)) for finding in insight.space[:MOST_FINDINGS]]
     if len(insight.space) > MOST_FINDINGS:
         more = counted(len(insight.space) - MOST_FINDINGS, "more finding")
@@ -39,6 +39,8 @@ def in_short(insight: Insight, experiment_id: str) -> Fact:
         parts.append(_ties(insight))
     if sure.overtuned:
         parts.append("overtuned")
+    if insight.warning:
+        parts.append(one_line(insight.warning))
     return Fact("insight", "; ".join([*parts, f"`rung insight {experiment_id}` says why"]))
 
 
@@ -71,6 +73,21 @@ def _sure(insight: Insight) -> Iterable[Fact]:
         yield Fact("ties", f"{_ties(insight)}{numbers}")
     for note in (*sure.notes, *insight.notes):
         yield Fact("note", one_line(note))
+
+
+def _classes(insight: Insight) -> Iterable[Fact]:
+    if insight.scores:
+        test = insight.scores.test
+        values = {
+            "balanced accuracy": test.balanced_accuracy,
+            "macro F1": test.macro_f1,
+            "top-5 accuracy": test.top5_accuracy,
+            "calibration error": test.calibration_error,
+        }
+        known = (f"{name} {value:.4f}" for name, value in values.items() if value is not None)
+        yield Fact("classes", f"on the test images: {', '.join(known)}")
+    if insight.warning:
+        yield Fact("warning", one_line(insight.warning))
 
 
 def _curves(insight: Insight) -> Iterable[Fact]:

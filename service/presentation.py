@@ -6,13 +6,15 @@ colors, no markup.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from search_spaces.datasets.report import DataReport
 from search_spaces.phrases import counted, listed, quoted
 from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.sampling import NOT_APPLICABLE
+from search_spaces.scores import hides
 from search_spaces.searched import importance_order, short_name
 from service.contract.comparison import Comparison
 from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
@@ -148,7 +150,7 @@ def facts(view: ExperimentView) -> list[Fact]:
     if view.best:
         lines.append(Fact("best", f"trial {view.best.trial}, {view.metric} {figure(view.best.value)}"))
     if view.winner and view.winner.get("test_accuracy") is not None:
-        lines.append(Fact("test", f"accuracy {figure(view.winner['test_accuracy'])}"))
+        lines.append(Fact("test", _tested(view.winner)))
     lines.append(Fact("controls", controls(view)))
     if view.mlflow_url:
         lines.append(Fact("MLflow", view.mlflow_url))
@@ -279,6 +281,15 @@ def size_text(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def _tested(winner: Mapping[str, Any]) -> str:
+    """The accuracy on the test set, and the balanced one where it is known and much lower."""
+    text = f"accuracy {figure(winner['test_accuracy'])}"
+    balanced = winner.get("test_balanced_accuracy")
+    if hides(winner["test_accuracy"], balanced):
+        text += f", which hides a balanced accuracy of {figure(balanced)}: some classes are seldom recognized"
+    return text
 
 
 def _reason(trial: TrialView, metric: str) -> str:

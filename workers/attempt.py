@@ -290,7 +290,8 @@ class ExperimentAttempt:
             max_restarts=self._callback.controls.max_restarts,
             stop_requested=self._retrier.stop_requested,
         )
-        winner = Winner(trial=best.number, value=best.best_value, test_accuracy=result.accuracy, test_loss=result.loss)
+        measured = {**result.more, "test_accuracy": result.accuracy, "test_loss": result.loss}
+        winner = Winner.model_validate({"trial": best.number, "value": best.best_value, **measured})
         self._need_no_slot()
         self._retrier.call(self._tracker.finish)
         with self._storage.artifacts.local_folder(NAMES.model) as folder:

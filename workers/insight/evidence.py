@@ -5,14 +5,20 @@ Owns the limits of what is read, so that the time is bounded. It must not know w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import PurePath
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import NAMES
 from search_spaces.protocol import Winner
+from search_spaces.scores import Scores
 from search_spaces.storage.base import ArtifactStore, ExperimentStorage, read_document
 from workers.state.events import EpochFinished, decode_all
 from workers.state.outcomes import ValidationOutcomes, load_outcomes
@@ -22,13 +28,18 @@ MOST_TRIALS = 1000  # whose curves and outcomes are read: the best ones
 MOST_OUTCOMES = 10**7  # trials x images, which take 80 MB
 MOST_EPOCHS = 10**5  # of all those trials together, which take 100 MB
 
+log = logging.getLogger(__name__)
+
+Document = TypeVar("Document", bound=BaseModel)
+
 
 @dataclass(frozen=True)
 class Evidence:
     """`trials` have a value, the best first; the first is the winner. `every` are all trials, by number.
 
     `metrics` has those of each epoch, and `outcomes` which validation images were right, of the best MOST_TRIALS trials
-    as far as they are known. `winner` has the result on the test set, `data` the sizes of the splits.
+    as far as they are known. `winner` has the result on the test set, `scores` how well it
+    recognizes each class, `data` the sizes of the splits.
     """
 
     spec: ExperimentSpec
@@ -38,6 +49,7 @@ class Evidence:
     outcomes: dict[int, ValidationOutcomes]
     winner: Winner | None
     data: DataReport | None
+    scores: Scores | None = None
 
 
 def gather(spec: ExperimentSpec, storage: ExperimentStorage) -> Evidence:
@@ -57,7 +69,11 @@ def gather(spec: ExperimentSpec, storage: ExperimentStorage) -> Evidence:
             metrics[event.trial].append(event.metrics)
     outcomes = _outcomes(storage.artifacts, rated[:MOST_TRIALS])
     winner = table.winner if table.winner and table.winner.trial == best.number else None
-    return Evidence(spec, rated, table.trials, metrics, outcomes, winner, _data_report(storage.artifacts))
+    scores = _document(storage.artifacts, NAMES.scores, Scores)
+    if winner is None or (scores and scores.trial != winner.trial):  # those of an earlier end of the search
+        scores = None
+    data = _document(storage.artifacts, NAMES.data_report, DataReport)
+    return Evidence(spec, rated, table.trials, metrics, outcomes, winner, data, scores)
 
 
 def _examined(rated: Iterable[Trial]) -> Iterator[Trial]:
@@ -82,8 +98,12 @@ def _outcomes(artifacts: ArtifactStore, trials: Iterable[Trial]) -> dict[int, Va
     return found
 
 
-def _data_report(artifacts: ArtifactStore) -> DataReport | None:
+def _document(artifacts: ArtifactStore, name: PurePath, model: type[Document]) -> Document | None:
+    """A document that the insight can do without: None where there is none, or none that can be read."""
     try:
-        return DataReport.model_validate_json(read_document(artifacts, NAMES.data_report))
-    except (OSError, ValueError):  # it is no loss here: the number of test images stays unknown
+        return model.model_validate_json(read_document(artifacts, name))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be used: %r", name, error)
         return None

@@ -7,6 +7,7 @@ or that cannot be computed, is left out, and the others stay. It must not know f
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from workers.insight.hyperparameters import label
 EXTENSIONS = (0.5, 0.25, 0.1)  # of a domain beyond a bound, as shares of its width: the first that is valid
 MORE_EPOCHS = 1.5
 SUFFIX = "-next"
+BALANCED_METRIC = "validation_balanced_accuracy"
 DECIMALS = 9  # of a multiple of a step: without binary noise
 
 log = logging.getLogger(__name__)
@@ -35,10 +37,14 @@ Change = tuple[str, Document]
 Suggestion = Callable[[Document], Iterator[Change]]
 
 
-def next_spec(spec: ExperimentSpec, found: Mapping[str, Finding], winner: list[Finding]) -> NextSpec:
-    """`found` are the findings about the space by path, `winner` those about the winner's curves."""
+def next_spec(
+    spec: ExperimentSpec, found: Mapping[str, Finding], winner: list[Finding], *, hides_classes: bool = False
+) -> NextSpec:
+    """`found` are the findings about the space by path, `winner` those about the winner's curves. `hides_classes`:
+    the winner's accuracy hides that it seldom recognizes some classes."""
     document, changes = spec.model_dump(mode="json"), []
-    for suggestion in _suggestions(spec, found, winner):
+    suggestions = [*_suggestions(spec, found, winner), *([_balanced_objective, *_BALANCING] if hides_classes else ())]
+    for suggestion in suggestions:
         if change := _first_valid(suggestion, document):
             changes.append(change[0])
             document = change[1]
@@ -60,6 +66,29 @@ def _suggestions(spec: ExperimentSpec, found: Mapping[str, Finding], winner: lis
         for index in range(len(domain.choice) - 1, -1, -1) if isinstance(domain, Choice) else ():
             if f"{path}[{index}]" in found and isinstance(domain, Choice):
                 yield partial(_without, path=path, index=index, name=label(domain, index))
+
+
+def _balanced_objective(document: Document) -> Iterator[Change]:
+    """A goal is one of the accuracy, which the balanced accuracy may never reach."""
+    objective = document["objective"]
+    if objective["metric"] == "validation_accuracy":
+        changed = {**objective, "metric": BALANCED_METRIC, "goal": None}
+        yield f"objective.metric {BALANCED_METRIC}", document | {"objective": changed}
+
+
+def _searched(document: Document, name: str, alternatives: list[Any]) -> Iterator[Change]:
+    """A hyperparameter that the spec fixes is searched."""
+    space = document["search_space"]
+    if not isinstance(space[name], dict):
+        text = " or ".join(json.dumps(one) if isinstance(one, bool) else one for one in alternatives)
+        yield f"{name} {text}", document | {"search_space": {**space, name: {"choice": alternatives}}}
+
+
+#: What makes a network recognize classes of few images.
+_BALANCING: tuple[Suggestion, ...] = (
+    partial(_searched, name="class_weights", alternatives=["none", "balanced"]),
+    partial(_searched, name="balanced_sampling", alternatives=[False, True]),
+)
 
 
 def _first_valid(suggestion: Suggestion, document: Document) -> Change | None:

@@ -1,4 +1,5 @@
-"""Pictures: an insight as plots: which trials can be distinguished from the winner, and what matters.
+"""Pictures: an insight as plots: which trials can be distinguished from the winner, what matters, and which classes the
+winner takes for which.
 
 Owns what is in them; `workers.plots.figures` draws them. It must not know how an insight is computed.
 """
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from search_spaces.insight import Group, Insight, Interval
 from search_spaces.phrases import counted
+from search_spaces.scores import Scores
 from workers.plots import figures
 from workers.plots.figures import Row
 
@@ -35,6 +37,8 @@ def draw(insight: Insight, out: Path) -> list[Path]:
         drawn.append(_told_apart(insight, out / "told_apart.png"))
     if insight.importance.groups:
         drawn.append(_importance(insight, out / "importance.png"))
+    if insight.scores and insight.scores.test.confusion:
+        drawn.append(_confusion(insight.scores, out / "confusion.png"))
     return drawn
 
 
@@ -55,6 +59,17 @@ def _told_apart(insight: Insight, path: Path) -> Path:
     if sure.compared > len(sure.best):
         caption += f"; the best {len(sure.best)} are shown"
     return figures.intervals([("", rows)], COLORS, caption, "accuracy, with 95 % intervals", path)
+
+
+def _confusion(scores: Scores, path: Path) -> Path:
+    """The test images by true and predicted class."""
+    found = scores.test
+    caption = (
+        f"Trial {scores.trial} on {counted(found.images, 'test image')}: accuracy {found.accuracy:.4f}, balanced "
+        f"accuracy {found.balanced_accuracy:.4f}, macro F1 {found.macro_f1:.4f}. Each row is a class; the color is the "
+        "share of its images"
+    )
+    return figures.matrix(found.confusion or [], scores.classes, caption, ("predicted class", "true class"), path)
 
 
 def _row(label: str, found: Interval, kind: str) -> Row:

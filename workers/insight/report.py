@@ -37,6 +37,7 @@ def insight_of(evidence: Evidence, limits_s: Mapping[str, float] = LIMITS_S) -> 
     curves = parts.compute("curves", lambda: _curves(evidence), [])
     space = parts.compute("space", lambda: space_findings(evidence), {})
     winner = curves[0].findings if curves else []
+    warning = evidence.scores.warning() if evidence.scores else ""
     return Insight(
         metric=evidence.spec.objective.metric,
         choice=_choice(evidence),
@@ -44,8 +45,12 @@ def insight_of(evidence: Evidence, limits_s: Mapping[str, float] = LIMITS_S) -> 
         importance=parts.compute("importance", lambda: important(evidence), Importance(note="it was not computed")),
         curves=curves[:MOST_SHOWN],
         counts=_counts(evidence, curves),
+        scores=evidence.scores,
+        warning=warning,
         space=list(space.values()),
-        next=parts.compute("next", lambda: next_spec(evidence.spec, space, winner), NextSpec()),
+        next=parts.compute(
+            "next", lambda: next_spec(evidence.spec, space, winner, hides_classes=warning != ""), NextSpec()
+        ),
         notes=parts.notes,
     )
 

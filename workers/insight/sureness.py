@@ -32,7 +32,8 @@ def _compared(evidence: Evidence, notes: list[str]) -> dict[str, Any]:
     """What the right and wrong validation images tell."""
     best = evidence.trials[0]
     if evidence.spec.objective.metric != "validation_accuracy":
-        notes.append("trials are compared by which images are right, which does not tell the smaller loss")
+        what = "smaller loss" if evidence.spec.objective.mode == "min" else evidence.spec.objective.metric
+        notes.append(f"trials are compared by which images are right, which does not tell the {what}")
         return {}
     if best.number not in evidence.outcomes:
         notes.append("the winner cannot be compared: which validation images it got right was not recorded")

@@ -25,6 +25,7 @@ FACES = {  # (plain, marked)
 }
 EDGE = "#8a93a0"
 DPI = 110
+MOST_CELLS = 25  # names of a matrix with numbers in its cells
 TITLE_WIDTH = 38  # characters in a line
 
 Point = tuple[float, float]
@@ -112,6 +113,36 @@ def intervals(
     axes[-1].set_xlabel(across, fontsize=8)
     marks = [axes[0].plot([], [], "o-", color=colors[kind], label=kind)[0] for kind in kinds]
     figure.legend(handles=marks, loc="outside lower center", ncols=3, fontsize=8)
+    return _write(figure, path)
+
+
+def matrix(
+    counts: Sequence[Sequence[int]], names: Sequence[str], caption: str, labels: tuple[str, str], path: Path
+) -> Path:
+    """A square of cells, the color of which is the share of their row; with at most MOST_CELLS names, the counts too.
+
+    `labels` name the axis to the right and the one downwards.
+    """
+    values = np.asarray(counts, dtype=float)
+    sums = values.sum(1, keepdims=True)
+    shares = np.divide(values, sums, out=np.zeros_like(values), where=sums > 0)
+    inches = min(3.0 + 0.42 * len(names), 12.0)
+    lines = textwrap.wrap(caption, round(12 * (inches + 1)))
+    figure = Figure(figsize=(inches + 1, inches + 0.2 * len(lines)), layout="constrained")
+    figure.suptitle("\n".join(lines), fontsize=9)
+    axis = figure.subplots()
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    shown = [textwrap.shorten(name, 18, placeholder="...") or name[:18] for name in names]
+    size = 8 if len(names) <= MOST_CELLS else 5
+    axis.set_xticks(range(len(names)), shown, rotation=90, fontsize=size)
+    axis.set_yticks(range(len(names)), shown, fontsize=size)
+    axis.set_xlabel(labels[0], fontsize=9)
+    axis.set_ylabel(labels[1], fontsize=9)
+    for row, column in np.argwhere(values > 0).tolist() if len(names) <= MOST_CELLS else ():
+        color = "white" if shares[row, column] > 0.5 else "#222222"
+        axis.text(column, row, f"{values[row, column]:.0f}", ha="center", va="center", fontsize=7, color=color)
+    bar = figure.colorbar(image, ax=axis, shrink=0.7)
+    bar.ax.tick_params(labelsize=8)
     return _write(figure, path)
 
 

@@ -113,6 +113,8 @@ class WinnerEvaluated:
 
 Event = AttemptStarted | TrialSuggested | EpochFinished | TrialEnded | TrialRetried | SlotReleased | WinnerEvaluated
 
+#: What version 0.1 stored of a winner, also where it is not known. What came later is left out then.
+WINNER_0_1 = frozenset({"trial", "value", "test_accuracy", "test_loss", "model_uri"})
 _BY_NAME: dict[str, type[Any]] = {kind.name: kind for kind in Event.__args__}
 _ENUMS = {"state": TrialState, "kind": ErrorKind}
 
@@ -121,8 +123,8 @@ def encode(event: Event) -> Entry:
     """The event as a JSON object. Optional fields that are not set are left out."""
     entry: Entry = {"at": event.at, "event": event.name}
     if isinstance(event, WinnerEvaluated):
-        later = {"model_sha256"} if event.winner.model_sha256 is None else None  # 0.1 stored no digest
-        return entry | event.winner.model_dump(mode="json", exclude=later)
+        winner = event.winner.model_dump(mode="json")
+        return entry | {name: value for name, value in winner.items() if value is not None or name in WINNER_0_1}
     values = ((field.name, getattr(event, field.name)) for field in fields(event))
     return entry | {name: _plain(value) for name, value in values if value is not None and _is_stored(event, name)}
 

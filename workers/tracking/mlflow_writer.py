@@ -48,6 +48,7 @@ GONE = "gone"  # a run that was deleted for good
 
 REPORT_S = 10.0  # between two reports of the progress on the parent run: each costs a request
 PAUSED_STATUS = "SCHEDULED"  # of the runs of MLflow's statuses that have not ended, the one that does not run
+NOTE = "mlflow.note.content"  # MLflow shows it as the description of a run
 AT_ONCE = 4  # runs: a run takes three requests, and a search may end thousands of trials in minutes
 
 
@@ -138,6 +139,8 @@ class MlflowWriter:
         parent, at_ms = self._runs.parent(), int(at * 1000)
         metrics = [Metric(name, value, at_ms, summary.step) for name, value in summary.metrics.items()]
         self._log(parent, metrics + _tags(summary.tags))
+        if summary.remark:
+            self._add_to_note(parent, summary.remark)
         self._terminate(parent, summary.status, at_ms)
 
     def log_folder(self, folder: Path) -> None:
@@ -175,6 +178,13 @@ class MlflowWriter:
             self._view_refused = True
         else:
             self._view = key
+
+    def _add_to_note(self, run: str, remark: str) -> None:
+        """Add a remark to the note of a run, which a person may have edited, unless it is there."""
+        with tolerating_refusal(f"to add to the note of run {run}"):
+            note = self._connection.client().get_run(run).data.tags.get(NOTE, "")
+            if remark not in note:
+                self._connection.client().set_tag(run, NOTE, sanitize_text(f"{note}\n\n**Note:** {remark}."))
 
     def _note_answer(self) -> None:
         self.answered_at = time.monotonic()

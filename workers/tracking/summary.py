@@ -11,19 +11,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from search_spaces.protocol import PARENT_RUN_STATUS, Phase, RunStatus, Tag, TrialState, Winner
+from search_spaces.scores import hidden
 from workers.state.trial_table import TrialTable
 
 BEST_EPOCH = "best_epoch"
+#: What is known of the winner on the test set, under the names of `Winner`.
+TESTED = (
+    "test_accuracy",
+    "test_balanced_accuracy",
+    "test_macro_f1",
+    "test_top5_accuracy",
+    "test_calibration_error",
+    "test_loss",
+)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """`step` is that of the metrics: it is larger each time that an extended experiment ends."""
+    """`step` is that of the metrics: it is larger each time that an extended experiment ends. `remark`: what the note
+    of the run should also say."""
 
     status: RunStatus
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     step: int = 0
+    remark: str = ""
 
 
 def summarize(
@@ -34,6 +46,7 @@ def summarize(
     `runs` are their runs in MLflow.
     """
     metrics: dict[str, float] = {}
+    remark = ""
     tags: dict[str, str] = {Tag.STATE: phase.upper(), Tag.REASON: reason}
     best = table.best()
     if best is not None and best.best_value is not None:
@@ -41,11 +54,10 @@ def summarize(
         tags |= best_tags(best.number, runs[best.number])
     metrics |= count_metrics(table.counts())
     if winner is not None:
-        metrics["test_accuracy"] = winner.test_accuracy
-        if winner.test_loss is not None:
-            metrics["test_loss"] = winner.test_loss
+        metrics |= {name: value for name in TESTED if (value := getattr(winner, name)) is not None}
         tags[Tag.MODEL] = winner.model_uri or ""
-    return Summary(PARENT_RUN_STATUS[phase], metrics, tags, step=len(table.trials))
+        remark = hidden("test", winner.test_accuracy, winner.test_balanced_accuracy)
+    return Summary(PARENT_RUN_STATUS[phase], metrics, tags, step=len(table.trials), remark=remark)
 
 
 def best_name(metric: str) -> str:

@@ -6,8 +6,8 @@ device and are read once at the end.
 
 On a CPU, an equal spec, seed and number of threads give curves that are equal bit for bit. Neither the state of torch's
 global generator nor resuming from checkpoints changes them: shuffling draws from a generator that is saved, each
-augmentation from its own stream of the epoch (`workers.training.random_streams`), and dropout from torch's global
-generator, which is seeded for each epoch from the trial's seed and restored afterwards.
+augmentation and balanced sampling from its own stream of the epoch (`workers.training.random_streams`), and dropout
+from torch's global generator, which is seeded for each epoch from the trial's seed and restored afterwards.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from workers.training.augment import Augmentation, EpochAugmentation
 from workers.training.build import build_optimizer
 from workers.training.compiled import Compiler
 from workers.training.device_images import DeviceImages
+from workers.training.epoch_order import EpochOrder
 from workers.training.precision import ComputeMode
 from workers.training.random_streams import random_stream
 from workers.training.schedule import Schedule
+from workers.training.scores import Batches, Scores, class_weights
 
 if TYPE_CHECKING:
     from workers.data.splits import Splits
@@ -52,7 +54,7 @@ class Training:
     `batches`. `best_value` is the best finite value of the objective, reached at `best_epoch` (from 1); they are None
     and 0 until there is one. `diverged` is True after the first loss that is not finite; this raises nothing, and the
     metrics are as measured. `best_right` holds which validation images the best epoch got right, if this object trained
-    it; it is on the device, and empty otherwise. Pass the `compiler` of the process if it runs further trials.
+    it; it is on the device, and None otherwise. Pass the `compiler` of the process if it runs further trials.
     `interrupted` is called before each batch; the epoch stops if it returns True.
     """
 
@@ -69,7 +71,7 @@ class Training:
         self.epoch, self.batch = 0, 0
         self.best_value: float | None = None
         self.best_epoch = 0
-        self.best_right: list[Tensor] = []
+        self.best_right: Tensor | None = None
         self.diverged = False
         self._interrupted = interrupted
         images = data.train_images
@@ -102,7 +104,14 @@ class Training:
         self._weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
         self._augmentation = Augmentation(parameters.augmentation, images.shape[-1], self.device)
-        self._distorted = self._augmentation.mixes_labels or parameters.label_smoothing > 0
+        self._order = EpochOrder(data.train_labels, data.classes, self.device, balanced=parameters.balanced_sampling)
+        self._class_weights = self._weights_of(data) if parameters.class_weights == "balanced" else None
+        self._distorted = (
+            self._augmentation.mixes_labels
+            or parameters.label_smoothing > 0
+            or parameters.class_weights != "none"
+            or parameters.balanced_sampling
+        )
         self._images = self._on_device(images, reused=not self._augmentation.changes_images)
         self._validation = self._on_device(data.validation_images, reused=True)
         self._clean = self._sample_of(images, len(data.validation_labels)) if self._distorted else None
@@ -120,8 +129,9 @@ class Training:
         - nonfinite_steps: the share of steps whose loss or gradient was not finite;
         - generalization_gap: training accuracy minus validation accuracy;
         - loss_gap: validation loss minus training loss;
-        - clean_train_accuracy, with mixup or label smoothing only: the accuracy on unchanged training images. Both gaps
-          are then computed on these images.
+        - validation_top5_accuracy, with more than five classes only;
+        - clean_train_accuracy, with mixup, label smoothing, class weights or balanced sampling only: the accuracy on
+          unchanged training images. Both gaps are then computed on these images.
         """
         started = time.perf_counter()
         seeded = self._compute.seeded(self.spec.seed * 1_000_003 + self.epoch + 1)
@@ -129,29 +139,30 @@ class Training:
             measured = self._train()
             trained = time.perf_counter()
             rate = self.schedule.rate_of_last_batch
-            right: list[Tensor] = []
-            loss, accuracy = self._evaluate(self._validation, self._validation_labels, right)
+            found = self._evaluate(self._validation, self._validation_labels)
             train_loss, train_accuracy = measured["train_loss"], measured["train_accuracy"]
             if self._clean is not None:
-                train_loss, train_accuracy = self._evaluate(*self._clean)
+                clean = self._evaluate(*self._clean)
+                train_loss, train_accuracy = clean.loss, clean.accuracy
                 measured["clean_train_accuracy"] = train_accuracy
         self.epoch += 1
         measured |= {
-            "validation_loss": loss,
-            "validation_accuracy": accuracy,
-            "generalization_gap": train_accuracy - accuracy,
-            "loss_gap": loss - train_loss,
+            "validation_loss": found.loss,
+            "validation_accuracy": found.accuracy,
+            **found.metrics("validation"),
+            "generalization_gap": train_accuracy - found.accuracy,
+            "loss_gap": found.loss - train_loss,
             "lr": rate,
             "images_per_second": len(self._images) / (trained - started),
             "epoch": float(self.epoch),
         }
         value = measured[self.spec.objective.metric]
-        self._record(value, right, math.isfinite(measured["train_loss"]) and math.isfinite(loss))
+        self._record(value, found.right, math.isfinite(measured["train_loss"]) and math.isfinite(found.loss))
         self.schedule.epoch_done(value)
         return measured | {"epoch_seconds": time.perf_counter() - started}
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
-        """Mean loss (without label smoothing) and accuracy on raw uint8 images [N, C, H, W]."""
+    def evaluate(self, images: Tensor, labels: Tensor) -> Scores:
+        """The scores on raw uint8 images [N, C, H, W]; the loss is without label smoothing and class weights."""
         with self._compute.algorithms():
             return self._evaluate(self._on_device(images, reused=False), labels.to(self.device))
 
@@ -187,7 +198,7 @@ class Training:
 
     def _train(self) -> dict[str, float]:
         """One pass over the training images in a new order. Sums are read from the device at the end."""
-        order = torch.randperm(len(self._images), generator=self._shuffling, device=self.device)
+        order = self._order.draw(self._shuffling, self._stream)
         augmentation = self._augmentation.epoch(len(order), self._stream)
         losses: list[Tensor] = []
         norms: list[Tensor] = []
@@ -248,7 +259,8 @@ class Training:
     def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = self._logits(self._network if len(images) > 1 else self._on_one_image, images)
         smoothing = self.spec.hyperparameters.label_smoothing
-        return functional.cross_entropy(logits, targets, label_smoothing=smoothing), logits.detach()
+        loss = functional.cross_entropy(logits, targets, self._class_weights, label_smoothing=smoothing)
+        return loss, logits.detach()
 
     def _logits(self, network: Callable[[Tensor], Any], images: Tensor) -> Tensor:
         """(images, classes), float32. Raises TypeError for what is no such tensor, which a plugin may return."""
@@ -292,28 +304,21 @@ class Training:
         return norm
 
     @torch.no_grad()
-    def _evaluate(self, images: DeviceImages, labels: Tensor, right: list[Tensor] | None = None) -> tuple[float, float]:
-        """Mean loss and accuracy; `right` gets whether each image is right, a part for each batch."""
+    def _evaluate(self, images: DeviceImages, labels: Tensor) -> Scores:
         self.model.eval()
         size = max(16, EVALUATED_PIXELS[self.device.type] // images.values_per_image)
-        losses, hits = [], []
+        batches = Batches(self._classes)
         for start in range(0, len(images), size):
             self._raise_if_interrupted()
             logits = self._logits(self._network, images.inputs_between(start, start + size))
-            batch = labels[start : start + size]
-            losses.append(functional.cross_entropy(logits, batch, reduction="sum"))
-            hit = logits.argmax(1) == batch
-            hits.append(hit.sum())
-            if right is not None:
-                right.append(hit)
-        loss, count = torch.stack((torch.stack(losses).sum().double(), torch.stack(hits).sum().double())).tolist()
-        return loss / len(images), count / len(images)
+            batches.add(logits, labels[start : start + size])
+        return batches.scores()
 
     def _raise_if_interrupted(self) -> None:
         if self._interrupted():
             raise EpochInterruptedError
 
-    def _record(self, value: float, right: list[Tensor], finite: bool) -> None:
+    def _record(self, value: float, right: Tensor, finite: bool) -> None:
         """Update the best value, and whether the trial has diverged."""
         self.diverged = self.diverged or not finite
         if finite and (self.best_value is None or self.spec.objective.is_better(value, self.best_value)):
@@ -321,6 +326,10 @@ class Training:
 
     def _on_device(self, images: Tensor, reused: bool) -> DeviceImages:
         return DeviceImages(images, self._mean, self._std, self.device, reused=reused)
+
+    def _weights_of(self, data: Splits) -> Tensor:
+        counts = torch.bincount(data.train_labels, minlength=data.classes)
+        return torch.tensor(class_weights(counts.tolist()), dtype=torch.float32, device=self.device)
 
     def _sample_of(self, images: Tensor, count: int) -> tuple[DeviceImages, Tensor]:
         """`count` training images or MIN_CLEAN_IMAGES, whichever is more; the same for all trials of an experiment."""

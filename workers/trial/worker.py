@@ -161,7 +161,7 @@ class TrialWorker(tune.Trainable):
         if training.best_epoch == training.epoch:
             best = {"epoch": training.epoch, "model": training.model.state_dict()}
             checkpoints.save(best, self._artifacts, self._files.best)
-            right = self._torch.cat(training.best_right).tolist()
+            right = [] if training.best_right is None else training.best_right.tolist()
             outcomes = ValidationOutcomes(training.epoch, result["validation_loss"], right)
             self._artifacts.write(self._files.validation, outcomes.encode(), durable=False)
         state = {"spec": training.spec.model_dump_json(), "training": training.state_dict(), "result": result}

@@ -10,17 +10,18 @@ from __future__ import annotations
 import copy
 import logging
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.layout import NAMES, TrialFolder
+from search_spaces.layout import NAMES
 from search_spaces.phrases import counted
-from search_spaces.protocol import RETRYABLE, ErrorKind, LaunchConfig
+from search_spaces.protocol import RETRYABLE, ErrorKind, LaunchConfig, finite_or_none
+from search_spaces.scores import MOST_CLASSES, Scores, SplitScores
 from search_spaces.storage.base import ArtifactStore, open_storage, read_document
 from search_spaces.stored import read_trial_spec
 from workers.failures import from_ray
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from workers.data.splits import Splits
     from workers.models.predictor import ModelDescription
     from workers.training.loop import Training
+    from workers.training.scores import Scores as TrainingScores
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +53,12 @@ class StopRequestedError(Exception):
 
 @dataclass(frozen=True)
 class WinnerScore:
-    """Mean cross-entropy in nats, and accuracy as a share in [0, 1], on the test set."""
+    """Mean cross-entropy in nats, and accuracy as a share in [0, 1], on the test set. `more`: other metrics by name,
+    as fields of `Winner`."""
 
     loss: float
     accuracy: float
+    more: Mapping[str, float] = field(default_factory=dict)
 
 
 class WinnerEvaluation:
@@ -178,7 +182,7 @@ class Evaluator:
         gives the same weights, except of a trial of an earlier version with augmentation. Raises TrialError.
         """
         with classified(), on_node(launch.storage, launch.marker, launch.version):
-            return self._evaluate(launch, open_storage(launch.storage).artifacts, NAMES.trial(number), epochs)
+            return self._evaluate(launch, open_storage(launch.storage).artifacts, number, epochs)
 
     def make_insight(self, spec: ExperimentSpec, launch: LaunchConfig) -> None:
         """Store why the best trial won, and how sure that is. Raises what `insight.report.make_insight` raises."""
@@ -213,12 +217,13 @@ class Evaluator:
         except Exception as error:
             log.warning("the plots of the insight could not be drawn: %r", error)
 
-    def _evaluate(self, launch: LaunchConfig, artifacts: ArtifactStore, trial: TrialFolder, epochs: int) -> WinnerScore:
+    def _evaluate(self, launch: LaunchConfig, artifacts: ArtifactStore, number: int, epochs: int) -> WinnerScore:
         import torch
 
         from workers.data.splits import load
         from workers.training.loop import Training
 
+        trial = NAMES.trial(number)
         with using_storage(launch.storage):
             content = read_document(artifacts, trial.spec)
         spec = read_trial_spec(content)
@@ -233,10 +238,19 @@ class Evaluator:
             training = Training(spec, splits, on)
             training.model.load_state_dict(_trained_again(training, epochs))
         images, labels = splits.test()
-        loss, accuracy = training.evaluate(images, labels)
-        with using_storage(launch.storage), artifacts.replace_folder(NAMES.model) as folder:
-            self._pack(training.classifier(), describe(spec, splits), images[:2].numpy(), folder)
-        return WinnerScore(loss, accuracy)
+        tested = training.evaluate(images, labels)
+        validated = training.evaluate(splits.validation_images, splits.validation_labels)
+        scores = Scores(
+            trial=number,
+            classes=list(splits.class_names),
+            validation=split_scores(validated),
+            test=split_scores(tested),
+        )
+        with using_storage(launch.storage):
+            artifacts.write(NAMES.scores, scores.model_dump_json(indent=1).encode())
+            with artifacts.replace_folder(NAMES.model) as folder:
+                self._pack(training.classifier(), describe(spec, splits), images[:2].numpy(), folder)
+        return WinnerScore(tested.loss, tested.accuracy, tested.metrics("test"))
 
     def _warm_up(self) -> None:
         """Imports, and packing, for which MLflow reads all of site-packages: 0.6 s that the winner need not wait."""
@@ -261,6 +275,23 @@ class Evaluator:
                 self._pack(classifier.eval(), described, np.zeros((2, 1, 8, 8), np.uint8), Path(folder) / "model")
         except Exception as error:
             log.warning("the first packing of a model failed: %r", error)
+
+
+def split_scores(found: TrainingScores) -> SplitScores:
+    """The scores as they are stored."""
+    from workers.training.scores import recall
+
+    confusion = found.confusion.tolist()
+    return SplitScores(
+        images=len(found.right),
+        accuracy=found.accuracy,
+        balanced_accuracy=found.balanced_accuracy,
+        macro_f1=found.macro_f1,
+        top5_accuracy=found.top5_accuracy,
+        calibration_error=finite_or_none(found.calibration_error),
+        recall=recall(confusion),
+        confusion=confusion if len(confusion) <= MOST_CLASSES else None,
+    )
 
 
 def describe(spec: TrialSpec, splits: Splits) -> ModelDescription:

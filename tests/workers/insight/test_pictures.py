@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from search_spaces.insight import Bar, Group, Importance, Interval, Ranked, Sureness
-from tests.support.insights import insight
+from tests.support.insights import hiding_scores, insight
 from workers.insight.pictures import COLORS, MATTERS, NOISE, TIE, WINNER, WORSE, draw
 
 BEST = [
@@ -49,3 +49,14 @@ def test_noise_has_no_color_where_everything_matters(tmp_path: Path) -> None:
 
 def test_what_was_not_computed_is_not_drawn(tmp_path: Path) -> None:
     assert draw(insight(sureness=Sureness(), importance=Importance()), tmp_path) == []
+
+
+def test_the_confusion_matrix_is_dark_where_the_images_are(tmp_path: Path) -> None:
+    """Nearly all images of each class are predicted to be of the first: four dark cells and the end of the scale."""
+    (path,) = draw(insight(sureness=Sureness(), importance=Importance(), scores=hiding_scores()), tmp_path)
+    assert path.name == "confusion.png"
+    with Image.open(path) as picture:
+        values = np.asarray(picture.convert("RGB")).astype(int)
+    dark = (values[..., 2] - values[..., 0] > 60) & (values[..., 0] < 60)
+    left, right = np.flatnonzero(dark.sum(0) > values.shape[0] * 0.3)[[0, -1]]
+    assert dark[:, left : (left + right) // 2].sum() > 3 * dark[:, (left + right) // 2 : right].sum()

@@ -13,6 +13,7 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.insight import Finding, Importance, Insight
 from search_spaces.layout import NAMES
 from search_spaces.validation import validate
+from tests.support.insights import hiding_scores
 from tests.support.planted import outcomes
 from tests.workers.insight.conftest import Plant
 from workers.insight import report
@@ -211,3 +212,32 @@ def test_a_suggestion_that_is_not_valid_is_left_out_alone() -> None:
     assert suggested.changes == ["optimizer.lr up to 10"]
     optimizer: Any = validate(suggested.spec).search_space.optimizer
     assert optimizer.lr.high == 10
+
+
+def test_an_accuracy_that_hides_classes_is_said_and_the_next_spec_looks_at_all_classes(
+    plant: Plant, planted: Trials
+) -> None:
+    storage = plant(spec_of(), planted[:12], test_accuracy=0.77)
+    winner = make_insight(spec_of(), storage).choice.trial
+    storage.artifacts.write(NAMES.scores, hiding_scores(winner).model_dump_json().encode())
+    made = make_insight(spec_of(), storage)
+    assert made.scores == hiding_scores(winner)
+    assert made.warning == (
+        "the validation accuracy of 0.77 hides a balanced accuracy of 0.27: 3 classes are seldom recognized "
+        "(recall: knife 0.00, spoon 0.00, fork 0.10)"
+    )
+    assert made.next.changes[-3:] == [
+        "objective.metric validation_balanced_accuracy",
+        "class_weights none or balanced",
+        "balanced_sampling false or true",
+    ]
+    following = validate(made.next.spec)
+    assert (following.objective.metric, following.objective.mode) == ("validation_balanced_accuracy", "max")
+
+
+def test_the_scores_of_an_earlier_winner_are_not_those_of_this_one(plant: Plant, planted: Trials) -> None:
+    storage = plant(spec_of(), planted[:12], test_accuracy=0.77)
+    winner = make_insight(spec_of(), storage).choice.trial
+    storage.artifacts.write(NAMES.scores, hiding_scores(winner + 1).model_dump_json().encode())
+    made = make_insight(spec_of(), storage)
+    assert (made.scores, made.warning) == (None, "")

@@ -174,6 +174,24 @@ def test_the_note_says_what_the_experiment_is_and_where_rung_has_it(
     assert long.endswith("`rung show abc`")
 
 
+def test_the_note_says_that_the_accuracy_hides_classes_once_and_keeps_what_a_person_wrote(
+    client: MlflowClient, tracker: BuildTracker, recorder: Recorder
+) -> None:
+    one = tracker()
+    recorder.record_suggestion(0, {}, {"optimizer.lr": 0.1})
+    epoch(recorder, 0, 1, 0.8, TrialState.COMPLETED)
+    one.finish()
+    client.set_tag(parent_run(client, one).info.run_id, "mlflow.note.content", "My own words.")
+    winner = Winner(trial=0, value=0.8, test_accuracy=0.77, test_balanced_accuracy=0.29, test_loss=None)
+    runs = one.ids().runs
+    for _ in range(2):
+        one.end_parent_run(summarize(Phase.COMPLETED, "", recorder.table, runs, winner, "validation_accuracy"))
+    parent = parent_run(client, one)
+    remark = "**Note:** the test accuracy of 0.77 hides a balanced accuracy of 0.29."
+    assert parent.data.tags["mlflow.note.content"] == f"My own words.\n\n{remark}"
+    assert parent.data.metrics["test_balanced_accuracy"] == 0.29
+
+
 def test_the_experiment_has_a_view_of_its_trials(
     client: MlflowClient, tracker: BuildTracker, recorder: Recorder, open_recorder: OpenRecorder
 ) -> None:

@@ -16,6 +16,7 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.insight import Insight
 from search_spaces.layout import BEST, NAMES, ExperimentFolder
 from search_spaces.protocol import ErrorKind, TrialState
+from search_spaces.scores import Scores
 from search_spaces.storage.folder import FolderStorage
 from tests.support.workers import BuildLaunch, BuildSpec, OpenRecorder
 from workers.data.splits import load
@@ -116,8 +117,16 @@ def test_the_packed_model_predicts_raw_images(
     spec = experiment().bind({"optimizer": 0, "optimizer[0].lr": 0.01, "batch_size": 0, "label_smoothing": 0.0})
     (trial / "spec.json").write_text(spec.model_dump_json())
     threads = torch.get_num_threads()
-    accuracy = Evaluator().evaluate(launch(), 0, 1).accuracy
+    score = Evaluator().evaluate(launch(), 0, 1)
+    accuracy = score.accuracy
     torch.set_num_threads(threads)
+    stored = Scores.model_validate_json(ExperimentFolder(tmp_path).scores.read_bytes())
+    assert (stored.trial, stored.test.accuracy) == (0, accuracy)
+    assert stored.test.confusion is not None
+    assert sum(map(sum, stored.test.confusion)) == stored.test.images
+    assert sum(row[label] for label, row in enumerate(stored.test.confusion)) == round(accuracy * stored.test.images)
+    assert len(stored.classes) == len(stored.validation.recall) == len(stored.test.confusion)
+    assert score.more["test_balanced_accuracy"] == stored.test.balanced_accuracy
     assert "packing" not in caplog.text
     images, labels = load(spec.dataset, spec.split_seed, tmp_path / "data", tmp_path / "cache").test()
     plain = mlflow.pyfunc.load_model(str(tmp_path / "model"))

@@ -1,0 +1,132 @@
+"""Scores: how good the predictions on a set of images are, from the logits of its batches.
+
+Everything is computed where the logits are and read once at the end, without waiting for a GPU before and without
+atomic additions, which are not deterministic there. The formulas are those of scikit-learn, with which the tests
+compare them; it would need the logits on the CPU in each epoch. It must not know models or files.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+TOP = 5  # of the classes: a label among the likeliest five counts as right
+BINS = 15  # of the confidence, all of one width (Guo et al., 2017)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Mean cross-entropy in nats, and shares in [0, 1].
+
+    `balanced_accuracy` is the mean over classes of the share of their images that are right, `macro_f1` the mean over
+    classes of F1. A class that has no images counts for neither, unless F1 finds it predicted. `top5_accuracy` is None
+    with TOP classes or fewer. `calibration_error` is the expected one: by how much the confidence in a prediction
+    differs from the share that is right. `right` [images] and `confusion` [true class, predicted class] stay on the
+    device.
+    """
+
+    loss: float
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+    top5_accuracy: float | None
+    calibration_error: float
+    right: Tensor
+    confusion: Tensor
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """The shares beside the accuracy, under names that begin with `prefix`."""
+        values = {
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+            "top5_accuracy": self.top5_accuracy,
+            "calibration_error": self.calibration_error,
+        }
+        return {f"{prefix}_{name}": value for name, value in values.items() if value is not None}
+
+
+class Batches:
+    """Takes the batches of a set of images one after the other."""
+
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+        self._losses: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        self._predicted: list[Tensor] = []
+        self._confidence: list[Tensor] = []
+        self._in_top: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """`logits` [images, classes] and the class indices of the images."""
+        self._losses.append(functional.cross_entropy(logits, labels, reduction="sum"))
+        self._labels.append(labels)
+        self._predicted.append(logits.argmax(1))
+        self._confidence.append(logits.softmax(1).amax(1))
+        if self._classes > TOP:
+            self._in_top.append((logits.topk(TOP, 1).indices == labels[:, None]).any(1).sum())
+
+    def scores(self) -> Scores:
+        """Those of all images. It waits for the GPU."""
+        labels, predicted = torch.cat(self._labels), torch.cat(self._predicted)
+        right = predicted == labels
+        confusion = _confusion(labels, predicted, self._classes)
+        sums = [
+            torch.stack(self._losses).sum(),
+            right.sum(),
+            *_class_means(confusion),
+            _calibration_error(torch.cat(self._confidence), right),
+            torch.stack(self._in_top).sum() if self._in_top else right.sum(),
+        ]
+        count = len(labels)
+        loss, hits, balanced, f1, calibration, in_top = torch.stack([one.double() for one in sums]).tolist()
+        return Scores(
+            loss=loss / count,
+            accuracy=hits / count,
+            balanced_accuracy=balanced,
+            macro_f1=f1,
+            top5_accuracy=in_top / count if self._in_top else None,
+            calibration_error=calibration,
+            right=right,
+            confusion=confusion,
+        )
+
+
+def recall(confusion: list[list[int]]) -> list[float | None]:
+    """The share of the images of each class that are right; None for a class without images."""
+    return [row[label] / sum(row) if sum(row) else None for label, row in enumerate(confusion)]
+
+
+def _confusion(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """The number of images of each pair of classes, counted by sorting: bincount would wait for a GPU."""
+    pairs = (labels * classes + predicted).sort().values
+    ends = torch.searchsorted(pairs, torch.arange(classes * classes + 1, device=pairs.device))
+    return ends.diff().reshape(classes, classes)
+
+
+def _class_means(confusion: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over classes of recall, and of F1."""
+    found, of_class, of_prediction = confusion.diagonal().double(), confusion.sum(1), confusion.sum(0)
+    recalls = torch.where(of_class > 0, found / of_class.clamp(min=1), 0.0)
+    either = of_class + of_prediction
+    f1 = torch.where(either > 0, 2 * found / either.clamp(min=1), 0.0)
+    return recalls.sum() / (of_class > 0).sum(), f1.sum() / (either > 0).sum()
+
+
+def _calibration_error(confidence: Tensor, right: Tensor) -> Tensor:
+    """The distance of confidence and accuracy in each bin, weighted with the bin's images. Not finite if a confidence
+    is not."""
+    confidence = confidence.double()
+    bins = (confidence * BINS).ceil().clamp(1, BINS)  # each contains its upper end
+    members = bins[:, None] == torch.arange(1, BINS + 1, device=bins.device)
+    distances = torch.where(members, (right.double() - confidence)[:, None], 0.0).sum(0)
+    return distances.abs().sum() / len(right) + (confidence.sum() * 0.0)
+
+
+def class_weights(counts: list[int]) -> list[float]:
+    """A weight for each class such that all classes have the same sum; 1 for a class without images."""
+    present = sum(count > 0 for count in counts)
+    return [math.fsum(counts) / (present * count) if count else 1.0 for count in counts]
