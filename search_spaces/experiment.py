@@ -27,6 +27,7 @@ from search_spaces.models import CNN, Model
 from search_spaces.normalization import Batch, Normalization
 from search_spaces.objective import Objective
 from search_spaces.optimizers import Adam, Optimizer
+from search_spaces.replicates import USUAL_SHARE, Finalists
 from search_spaces.resources import Budget, Resources
 from search_spaces.sampling import (
     NOT_APPLICABLE,
@@ -201,6 +202,12 @@ class ExperimentSpec(Spec):
     max_epochs: Annotated[Integer, Field(ge=1, le=10_000)] = Field(20, description=MAX_EPOCHS_TEXT)
     early_stopping: EarlyStopping = Field(Asha(), description="Rule that stops poor trials before `max_epochs`.")
     objective: Objective = Field(Objective(), description=OBJECTIVE_TEXT)
+    finalists: Finalists = Field(
+        Finalists(max_share=USUAL_SHARE),
+        description="The best trials are trained again with fresh seeds once the search is over, because the best of "
+        "many trials is partly luck; default: three trials with two seeds, where this takes at most a quarter of the "
+        "epochs of the search.",
+    )
     resources: Resources = Field(
         Resources(), description="CPUs and GPUs of each trial, and how many trials run at a time."
     )

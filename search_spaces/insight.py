@@ -22,9 +22,9 @@ class Part(BaseModel):
 
 
 class Interval(Part):
-    """An accuracy in [0, 1] with its 95 % interval."""
+    """An accuracy in [0, 1], or a difference of two, with its 95 % interval."""
 
-    value: float = Field(description="The accuracy.")
+    value: float = Field(description="The accuracy or the difference.")
     low: float = Field(description="Lower end of its 95 % interval.")
     high: float = Field(description="Upper end of its 95 % interval.")
 
@@ -73,6 +73,36 @@ class Sureness(Part):
         None, description="Whether the test accuracy is lower than chance allows, given the expected one."
     )
     notes: list[str] = Field(default_factory=list, description="What could not be computed, and why.")
+
+
+class Finalist(Part):
+    """A trial that was trained again with fresh seeds."""
+
+    trial: int = Field(description="Number of the trial.")
+    runs: list[int] = Field(description="Numbers of its runs with fresh seeds.")
+    values: list[float] = Field(description="The best value of the objective of each run.")
+    mean: float = Field(description="Mean of the values.")
+    sd: float | None = Field(description="Standard deviation of the values over seeds; null for one seed.")
+    accuracy: Interval | None = Field(
+        None,
+        description="Mean validation accuracy with a 95 % interval (two-level bootstrap of seeds and images); null with "
+        "another objective.",
+    )
+
+
+class Replication(Part):
+    """The finalists, trained again with fresh seeds. The search's own values play no part: they were chosen."""
+
+    chosen: int = Field(description="Number of the trial with the best mean, which won.")
+    finalists: list[Finalist] = Field(description="The finalists, the best mean first.")
+    expected: float = Field(
+        description="Value of the objective to expect of a finalist that was chosen in this way: chosen by all seeds but "
+        "one, and measured with that one, averaged over the seeds."
+    )
+    difference: Interval | None = Field(
+        None,
+        description="Accuracy of the chosen one minus that of the runner-up, paired on the images, with a 95 % interval.",
+    )
 
 
 class Bar(Part):
@@ -137,6 +167,9 @@ class Insight(Part):
     metric: str = Field(description="Metric of the objective.")
     choice: Choice = Field(description="The winner, and what it was chosen from.")
     sureness: Sureness = Field(description="How sure the choice is.")
+    replication: Replication | None = Field(
+        None, description="How the best trials did with fresh seeds; null where they were not trained again."
+    )
     importance: Importance = Field(description="The hyperparameters that matter.")
     curves: list[TrialFindings] = Field(
         default_factory=list, description="What the curves show of each of the best trials, the winner first."

@@ -134,6 +134,7 @@ class Tag(StrEnum):
     TRIAL_ID = "rung.trial_id"
     TRIAL_STATE = "rung.trial_state"
     STOP_REASON = "rung.stop_reason"
+    REPLICATE_OF = "rung.replicate_of"
     CONTINUED_FROM = "rung.continued_from"
     ERROR_KIND = "rung.error_kind"
     RESTARTS = "rung.restarts"

@@ -92,6 +92,7 @@ def restore_defaults(document: dict[str, Any]) -> dict[str, Any]:
     searcher = {"kind": searcher} if isinstance(searcher, str) else searcher
     if isinstance(searcher, dict) and isinstance(kind := searcher.get("kind"), str):
         restored["searcher"] = {**_FIRST_RULES.get(kind, {}), **searcher}
+    restored.setdefault("finalists", {"trials": 0})
     stopping = "asha" if "asha" in document else "early_stopping"
     rule = document.get(stopping, "asha")
     rule = {"kind": rule} if isinstance(rule, str) else rule

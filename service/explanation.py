@@ -23,7 +23,7 @@ def explain(insight: Insight, experiment_id: str) -> list[Fact]:
     facts = [Fact("winner", f"{first}: {figure(choice.value)} at epoch {choice.epoch}")]
     if choice.parameters:
         facts.append(Fact("with", ", ".join(f"{name} {figure(value)}" for name, value in choice.parameters.items())))
-    facts += [*_why(insight), *_sure(insight), *_classes(insight), *_curves(insight)]
+    facts += [*_replicated(insight), *_why(insight), *_sure(insight), *_classes(insight), *_curves(insight)]
     facts += [Fact("space", one_line(finding.text)) for finding in insight.space[:MOST_FINDINGS]]
     if len(insight.space) > MOST_FINDINGS:
         more = counted(len(insight.space) - MOST_FINDINGS, "more finding")
@@ -73,6 +73,21 @@ def _sure(insight: Insight) -> Iterable[Fact]:
         yield Fact("ties", f"{_ties(insight)}{numbers}")
     for note in (*sure.notes, *insight.notes):
         yield Fact("note", one_line(note))
+
+
+def _replicated(insight: Insight) -> Iterable[Fact]:
+    found = insight.replication
+    if found is None:
+        return
+    first, second = found.finalists[:2]
+    seeds = counted(len(first.values), "fresh seed")
+    spread = f" (sd {figure(first.sd)})" if first.sd is not None else ""
+    text = f"trial {first.trial} won by the mean over {seeds}: {figure(first.mean)}{spread}"
+    text += f", against {figure(second.mean)} of trial {second.trial}"
+    if found.difference:
+        low, high = 100 * found.difference.low, 100 * found.difference.high
+        text += f"; the difference is {100 * found.difference.value:.2f} ({low:.2f} to {high:.2f}) percentage points"
+    yield Fact("seeds", f"{text}; {figure(found.expected)} is to be expected of such a choice")
 
 
 def _classes(insight: Insight) -> Iterable[Fact]:

@@ -13,6 +13,7 @@ from typing import Any
 from search_spaces.datasets.report import DataReport
 from search_spaces.phrases import counted, listed, quoted
 from search_spaces.protocol import ENDED_TRIAL_STATES
+from search_spaces.replicates import is_replicate, replicated
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.scores import hides
 from search_spaces.searched import importance_order, short_name
@@ -149,6 +150,9 @@ def facts(view: ExperimentView) -> list[Fact]:
         lines.append(Fact("continues", view.source_id))
     if view.best:
         lines.append(Fact("best", f"trial {view.best.trial}, {view.metric} {figure(view.best.value)}"))
+    if view.winner and is_replicate(view.winner.get("trial", 0)):
+        trial, index = replicated(view.winner["trial"])
+        lines.append(Fact("winner", f"trial {trial} by the mean over its fresh seeds; registered is seed {index}"))
     if view.winner and view.winner.get("test_accuracy") is not None:
         lines.append(Fact("test", _tested(view.winner)))
     lines.append(Fact("controls", controls(view)))

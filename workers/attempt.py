@@ -27,6 +27,7 @@ from workers.heartbeat import HeartbeatThread
 from workers.nodes import check_node
 from workers.search import continuation, stop_conditions
 from workers.search.checkpoint_keeper import CheckpointKeeper
+from workers.search.finalists import chosen_run
 from workers.search.policy import SearchPolicy
 from workers.search.stop_conditions import Outcome
 from workers.search.tune_callbacks import TuneCallback
@@ -190,7 +191,7 @@ class ExperimentAttempt:
         log.info(
             "attempt %d of %s starts with %d known trials", self._launch.attempt, self._spec.name, len(table.trials)
         )
-        if lost := max(0, self._launch.trials - len(table.trials)):
+        if lost := max(0, self._launch.trials - len(table.searched())):
             log.warning(
                 "%d of %d trials are missing from the damaged journal; they will be proposed again",
                 lost,
@@ -278,7 +279,8 @@ class ExperimentAttempt:
 
         The registered winner of an earlier attempt stays if no better trial was found since.
         """
-        best, known = self._recorder.table.best(), self._recorder.table.winner
+        table = self._recorder.table
+        best, known = chosen_run(self._spec, table) or table.best(), table.winner
         if best is None or best.best_value is None or best.best_epoch is None:
             return None
         if known is not None and known.trial == best.number and known.model_uri:

@@ -113,6 +113,9 @@ def trials(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="maximum number of results")] = 20,
     every: Annotated[bool, typer.Option("--all", help="show all trials")] = False,
+    replicates: Annotated[
+        bool, typer.Option("--replicates", help="show the runs of the finalists with fresh seeds instead")
+    ] = False,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
@@ -128,14 +131,15 @@ def trials(
         from service.presentation import best_first
 
         view = client.get(experiment)
-        found = list(client.trials(experiment, sort=sort or best_first(view), limit=None if every else limit))
+        most = None if every or replicates else limit
+        found = list(client.trials(experiment, sort=sort or best_first(view), limit=most, replicates=replicates))
         if as_json:
             print_models(found)
             return
         console = open_console()
         searched = searched_parameters(view.spec.get("search_space"))
         console.print(leaderboard(found, view.metric, console.width, searched))
-        if (more := sum(view.trials.values()) - len(found)) > 0:
+        if not replicates and (more := sum(view.trials.values()) - len(found)) > 0:
             echo(f"{counted(more, 'more trial')}: --all shows them, --limit N shows N", err=True)
 
 

@@ -235,10 +235,19 @@ class Client:
         return self._transport.parse_response(ExperimentView, deleted)
 
     def trials(
-        self, experiment_id: str, *, sort: str | None = None, state: str | None = None, limit: int | None = None
+        self,
+        experiment_id: str,
+        *,
+        sort: str | None = None,
+        state: str | None = None,
+        limit: int | None = None,
+        replicates: bool = False,
     ) -> Iterator[TrialView]:
-        """The trials of an experiment. `sort` is a metric or a field, with `-` before it for the largest first."""
-        query = {"sort": sort, "state": state}
+        """The trials of an experiment. `sort` is a metric or a field, with `-` before it for the largest first.
+
+        With `replicates`, the runs of the finalists with fresh seeds instead.
+        """
+        query = {"sort": sort, "state": state, "replicates": "true" if replicates else None}
         for page in self._transport.pages(TrialPage, f"{_experiment(experiment_id)}/trials", query, limit):
             yield from page.items
 

@@ -19,6 +19,7 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import Problem
 from search_spaces.protocol import DEFAULT_TEAM, ENDED_TRIAL_STATES, TrialState
+from search_spaces.replicates import FIRST_REPLICATE
 from search_spaces.stored import read_controls, read_spec
 from service.contract.errors import ConflictError, NotFoundError
 from service.contract.states import ACTIVE, DRIVEN, ENDED, TRANSITIONS, State
@@ -213,11 +214,11 @@ def any_active(session: Session) -> bool:
 
 
 def count_trials(session: Session, ids: list[str]) -> dict[str, dict[TrialState, int]]:
-    """The number of trials by state, for each experiment."""
+    """The number of trials of the search by state, for each experiment."""
     counts: dict[str, dict[TrialState, int]] = {experiment_id: {} for experiment_id in ids}
     rows = session.execute(
         select(Trial.experiment_id, Trial.state, func.count())
-        .where(Trial.experiment_id.in_(ids))
+        .where(Trial.experiment_id.in_(ids), Trial.trial < FIRST_REPLICATE)
         .group_by(Trial.experiment_id, Trial.state)
     )
     for experiment_id, state, count in rows:
@@ -226,8 +227,10 @@ def count_trials(session: Session, ids: list[str]) -> dict[str, dict[TrialState,
 
 
 def count_started(session: Session, experiment: Experiment) -> int:
-    """The number of trials that have started, ended ones included."""
-    query = select(func.count(), func.max(Trial.trial)).where(Trial.experiment_id == experiment.id)
+    """The number of trials of the search that have started, ended ones included."""
+    query = select(func.count(), func.max(Trial.trial)).where(
+        Trial.experiment_id == experiment.id, Trial.trial < FIRST_REPLICATE
+    )
     count, last = session.execute(query).one()
     return max(int(count), 0 if last is None else int(last) + 1)
 

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from search_spaces.protocol import FINAL_PHASES, Directives, Heartbeat, Phase, TrialUpdate, finite_or_none
+from search_spaces.replicates import FIRST_REPLICATE, is_replicate
 from search_spaces.stored import StoredSpec
 from service.contract.errors import ConflictError
 from service.contract.states import ENDED, OPEN, AttemptState, State
@@ -127,12 +128,13 @@ def _load_trials(session: Session, experiment: Experiment, numbers: list[int]) -
 def _update_best(session: Session, experiment: Experiment, heartbeat: Heartbeat) -> None:
     if heartbeat.winner is not None:
         experiment.winner = json.loads(heartbeat.winner.model_dump_json())
+    if heartbeat.winner is not None and not is_replicate(heartbeat.winner.trial):
         experiment.best_trial, experiment.best_value = heartbeat.winner.trial, finite_or_none(heartbeat.winner.value)
-    elif heartbeat.trials:  # a trial may be better now than the winner of an earlier end
+    elif heartbeat.trials or heartbeat.winner:  # a trial may be better now than the winner of an earlier end
         largest_first = StoredSpec(experiment.spec).overview.objective.sign > 0
         order = Trial.best_value.desc() if largest_first else Trial.best_value.asc()
         query = select(Trial.trial, Trial.best_value).where(
-            Trial.experiment_id == experiment.id, Trial.best_value.is_not(None)
+            Trial.experiment_id == experiment.id, Trial.best_value.is_not(None), Trial.trial < FIRST_REPLICATE
         )
         best = session.execute(query.order_by(order, Trial.trial).limit(1)).one_or_none()
         experiment.best_trial, experiment.best_value = best if best else (None, None)

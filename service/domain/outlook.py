@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from search_spaces.controls import Controls
 from search_spaces.objective import Objective
+from search_spaces.replicates import is_replicate
 from search_spaces.stored import StoredSpec
 from service.contract.errors import ConflictError
 from service.domain import experiments
@@ -75,7 +76,7 @@ def outlook(facts: Facts) -> Outlook:
 
     Whether the budget allows more work is not known here: the driver measures what was spent.
     """
-    if facts.best_trial is not None and facts.evaluated_trial != facts.best_trial:
+    if facts.best_trial is not None and not _is_evaluated(facts):
         return Outlook()
     goal = facts.controls.goal
     if goal is not None and facts.best_value is not None and facts.objective.reached(facts.best_value, goal):
@@ -84,3 +85,9 @@ def outlook(facts: Facts) -> Outlook:
     if facts.started >= facts.controls.num_samples:
         return Outlook(f"all {facts.started} trials have run; increase num_samples to continue")
     return Outlook()
+
+
+def _is_evaluated(facts: Facts) -> bool:
+    """Whether the winner was measured on the test set. It may be a replicate, which is never the best trial."""
+    evaluated = facts.evaluated_trial
+    return evaluated == facts.best_trial or (evaluated is not None and is_replicate(evaluated))

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from search_spaces.experiment import TrialSpec
 from search_spaces.problems import Problem, unknown
 from search_spaces.protocol import DIAGNOSTICS, METRICS
+from search_spaces.replicates import FIRST_REPLICATE
 from search_spaces.stored import read_spec, read_trial_spec
 from search_spaces.upgrade import upgrade_sample
 from service.contract.errors import NotFoundError, ValidationFailedError
@@ -34,17 +35,22 @@ def page(
     *,
     sort: str,
     state: str | None = None,
+    replicates: bool = False,
     after: tuple[Any, int] | None = None,
     limit: int,
 ) -> list[tuple[Trial, Any]]:
-    """Trials with their sort values; with `after` (a sort value and a trial), only those behind it.
+    """Trials with their sort values; with `after` (a sort value and a trial), only those behind it. Of the search, or
+    its `replicates`.
 
     `sort` is a metric or a field, with a `-` before it for the largest first. Raises ValidationFailedError.
     """
     descending = sort.startswith("-")
     key = _key(sort.removeprefix("-"))
     order = key.desc() if descending else key.asc()
-    query = select(Trial, key).where(Trial.experiment_id == experiment.id)
+    query = select(Trial, key).where(
+        Trial.experiment_id == experiment.id,
+        Trial.trial >= FIRST_REPLICATE if replicates else Trial.trial < FIRST_REPLICATE,
+    )
     if state is not None:
         query = query.where(Trial.state == state)
     if after is not None:

@@ -10,10 +10,11 @@ from datetime import datetime, timedelta
 from functools import cache
 
 from pydantic import ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from search_spaces.protocol import ENDED_TRIAL_STATES, Phase
+from search_spaces.replicates import FIRST_REPLICATE
 from search_spaces.stored import StoredSpec, read_controls
 from service.contract.states import DRIVEN, State
 from service.domain import experiments
@@ -35,11 +36,14 @@ def assign_slots(
     """
     driven, candidates = queue.lock_driven(session), queue.candidates(session, now, retries)
     active = sorted([*driven, *candidates], key=lambda experiment: (experiment.created_at, experiment.id))
-    done = _ended_trials(session, [experiment.id for experiment in active])
+    ids = [experiment.id for experiment in active]
+    done, replicates = _ended_trials(session, ids), _open_replicates(session, ids)
     demands: dict[str, Demand] = {}
     for experiment in active:
         try:
-            demands[experiment.id] = _demand(experiment, done.get(experiment.id, 0), cluster)
+            demands[experiment.id] = _demand(
+                experiment, done.get(experiment.id, 0), replicates.get(experiment.id, 0), cluster
+            )
         except ValidationError as error:
             _skip_unreadable(session, experiment, error, now)
     slots = allocate(cluster, list(demands.values()))
@@ -61,15 +65,25 @@ def assign_slots(
 
 
 def _ended_trials(session: Session, ids: list[str]) -> dict[str, int]:
+    """The number of trials of the search that have ended."""
+    return _counts(session, ids, Trial.state.in_(ENDED_TRIAL_STATES), Trial.trial < FIRST_REPLICATE)
+
+
+def _open_replicates(session: Session, ids: list[str]) -> dict[str, int]:
+    """The number of replicates that have not ended."""
+    return _counts(session, ids, Trial.state.not_in(ENDED_TRIAL_STATES), Trial.trial >= FIRST_REPLICATE)
+
+
+def _counts(session: Session, ids: list[str], *conditions: ColumnElement[bool]) -> dict[str, int]:
     rows = session.execute(
         select(Trial.experiment_id, func.count())
-        .where(Trial.experiment_id.in_(ids), Trial.state.in_(ENDED_TRIAL_STATES))
+        .where(Trial.experiment_id.in_(ids), *conditions)
         .group_by(Trial.experiment_id)
     )
     return dict(rows.all())
 
 
-def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
+def _demand(experiment: Experiment, done: int, replicates: int, cluster: Cluster) -> Demand:
     """What an experiment demands. Raises ValidationError if this version cannot read it."""
     cpus, gpus = experiment.cpus_per_trial, experiment.gpus_per_trial
     if cpus is None:  # the size was not stored as a number
@@ -77,7 +91,7 @@ def _demand(experiment: Experiment, done: int, cluster: Cluster) -> Demand:
         cpus, gpus = resources.cpus_per_trial, resources.gpus_per_trial
     controls = read_controls(experiment.controls)
     # At least one, because the winner is evaluated after all trials have ended; none while only MLflow is waited for.
-    most = 0 if experiment.phase == Phase.DELIVERING else max(1, controls.num_samples - done)
+    most = 0 if experiment.phase == Phase.DELIVERING else max(1, controls.num_samples - done + replicates)
     return Demand(
         experiment_id=experiment.id,
         cpus=cpus,

@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import NAMES
-from search_spaces.protocol import Winner
+from search_spaces.protocol import TrialState, Winner
+from search_spaces.replicates import is_replicate
 from search_spaces.scores import Scores
 from search_spaces.storage.base import ArtifactStore, ExperimentStorage, read_document
 from workers.state.events import EpochFinished, decode_all
@@ -35,7 +36,8 @@ Document = TypeVar("Document", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Evidence:
-    """`trials` have a value, the best first; the first is the winner. `every` are all trials, by number.
+    """`trials` have a value, the best first; the first is the winner. `every` are all trials of the search by
+    number, `replicates` the runs of the finalists with fresh seeds.
 
     `metrics` has those of each epoch, and `outcomes` which validation images were right, of the best MOST_TRIALS trials
     as far as they are known. `winner` has the result on the test set, `scores` how well it
@@ -45,6 +47,7 @@ class Evidence:
     spec: ExperimentSpec
     trials: list[Trial]
     every: dict[int, Trial]
+    replicates: dict[int, Trial]
     metrics: dict[int, list[Mapping[str, float]]]
     outcomes: dict[int, ValidationOutcomes]
     winner: Winner | None
@@ -61,19 +64,22 @@ def gather(spec: ExperimentSpec, storage: ExperimentStorage) -> Evidence:
     if best is None:
         raise ValueError("no trial has a value")
     sign = spec.objective.sign
-    rated = [trial for trial in table.trials.values() if trial.best_value is not None]
+    rated = [trial for trial in table.searched() if trial.best_value is not None]
+    replicates = {number: trial for number, trial in table.trials.items() if is_replicate(number)}
     rated.sort(key=lambda trial: (-sign * (trial.best_value or 0.0), trial.number))
     metrics: dict[int, list[Mapping[str, float]]] = {trial.number: [] for trial in _examined(rated)}
     for event in decode_all(storage.journal.entries()):
         if isinstance(event, EpochFinished) and event.trial in metrics:
             metrics[event.trial].append(event.metrics)
-    outcomes = _outcomes(storage.artifacts, rated[:MOST_TRIALS])
-    winner = table.winner if table.winner and table.winner.trial == best.number else None
+    completed = [trial for trial in replicates.values() if trial.state is TrialState.COMPLETED]
+    outcomes = _outcomes(storage.artifacts, [*completed, *rated[:MOST_TRIALS]])
+    winner = table.winner if table.winner and table.winner.trial in {best.number, *replicates} else None
+    every = {trial.number: trial for trial in table.searched()}
     scores = _document(storage.artifacts, NAMES.scores, Scores)
     if winner is None or (scores and scores.trial != winner.trial):  # those of an earlier end of the search
         scores = None
     data = _document(storage.artifacts, NAMES.data_report, DataReport)
-    return Evidence(spec, rated, table.trials, metrics, outcomes, winner, data, scores)
+    return Evidence(spec, rated, every, replicates, metrics, outcomes, winner, data, scores)
 
 
 def _examined(rated: Iterable[Trial]) -> Iterator[Trial]:

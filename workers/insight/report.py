@@ -16,12 +16,13 @@ from workers.insight.evidence import Evidence, gather
 from workers.insight.hyperparameters import important
 from workers.insight.next_spec import next_spec
 from workers.insight.parts import Parts
+from workers.insight.replication import replication
 from workers.insight.space import space_findings
 from workers.insight.sureness import sureness
 
 MOST_SHOWN = 100  # trials whose findings are listed; those of the others are counted
 #: How long each part may take, in seconds. The largest searches (1,000 trials of 10,000 images) need a third of it.
-LIMITS_S = {"sureness": 15.0, "importance": 20.0, "curves": 5.0, "space": 5.0, "next": 5.0}
+LIMITS_S = {"sureness": 15.0, "replication": 5.0, "importance": 20.0, "curves": 5.0, "space": 5.0, "next": 5.0}
 
 
 def make_insight(spec: ExperimentSpec, storage: ExperimentStorage) -> Insight:
@@ -42,6 +43,7 @@ def insight_of(evidence: Evidence, limits_s: Mapping[str, float] = LIMITS_S) -> 
         metric=evidence.spec.objective.metric,
         choice=_choice(evidence),
         sureness=parts.compute("sureness", lambda: sureness(evidence), Sureness()),
+        replication=parts.compute("replication", lambda: replication(evidence), None),
         importance=parts.compute("importance", lambda: important(evidence), Importance(note="it was not computed")),
         curves=curves[:MOST_SHOWN],
         counts=_counts(evidence, curves),

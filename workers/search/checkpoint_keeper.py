@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 
 from search_spaces.checkpoint_policy import CheckpointPolicy
+from search_spaces.replicates import is_replicate
 from search_spaces.storage.base import ArtifactStore
 from workers.state import checkpoints
 from workers.state.trial_table import TrialTable
@@ -36,11 +37,17 @@ class CheckpointKeeper:
         if not self._unpruned:
             return
         best, winner = self._table.best(), self._table.winner
-        leader = best.number if best else None
-        registered = winner is not None and winner.trial == leader
+        registered = winner.trial if winner else None
+        leaders = {best.number} if best else set()
+        if registered is not None and is_replicate(registered):
+            leaders = {registered}
+        else:  # each of them may become the winner
+            leaders |= {number for number in self._unpruned if is_replicate(number)}
         try:
-            checkpoints.prune(self._artifacts, self._unpruned, leader, self._policy, winner_registered=registered)
-            self._pruned |= self._unpruned - {leader}
-            self._unpruned &= {leader}
+            checkpoints.prune(
+                self._artifacts, self._unpruned, leaders, self._policy, winner_registered=registered in leaders
+            )
+            self._pruned |= self._unpruned - leaders
+            self._unpruned &= leaders
         except OSError as error:
             log.warning("checkpoints of ended trials stay: %s", error)

@@ -13,6 +13,7 @@ from pathlib import PurePath
 
 from search_spaces.layout import NAMES
 from search_spaces.protocol import IMPORTED_STATES
+from search_spaces.replicates import is_replicate
 from search_spaces.storage.base import ArtifactStore, ExperimentStorage, JournalDamagedError, open_storage
 from workers.failures.attempt import AttemptError
 from workers.state.events import EpochFinished, Event, TrialEnded, TrialSuggested, decode_all
@@ -42,7 +43,9 @@ def import_trials(address: str, storage: ExperimentStorage, recorder: Recorder) 
     numbers = [
         number
         for number in sorted(state)
-        if state[number] in IMPORTED_STATES and source.artifacts.exists(NAMES.trial(number).spec)
+        if state[number] in IMPORTED_STATES
+        and not is_replicate(number)
+        and source.artifacts.exists(NAMES.trial(number).spec)
     ]
     renumbered = {theirs: ours for ours, theirs in enumerate(numbers)}
     for theirs, ours in renumbered.items():

@@ -55,7 +55,7 @@ class SearchPolicy:
         """Trials wanted: no more than there are while the search is stagnant."""
         wanted = self._asked_for(directives)
         is_stagnant = stop_conditions.is_stagnant(self._controls_of(directives).budget, table)
-        return min(wanted, len(table.trials)) if is_stagnant else wanted
+        return min(wanted, len(table.searched())) if is_stagnant else wanted
 
     def stagnation(self, directives: Directives, table: TrialTable) -> str:
         """Why fewer trials are wanted than were asked for; empty if they are not."""
@@ -73,7 +73,8 @@ class SearchPolicy:
         running = sum(
             trial.state is TrialState.RUNNING and trial.number not in cancel for trial in table.trials.values()
         )
-        trial_left = len(table.trials) < self.num_samples(directives, table) or next(table.waiting(), None) is not None
+        is_searching = len(table.searched()) < self.num_samples(directives, table)
+        trial_left = is_searching or next(table.waiting(), None) is not None
         return Actions(
             outcome=outcome,
             controls=controls,

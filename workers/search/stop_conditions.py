@@ -121,7 +121,7 @@ def exhausted(table: TrialTable, num_samples: int, why: str = "") -> Outcome:
     `why`: the reason for which it wanted no more than `num_samples` trials; empty if no more were asked for.
     """
     ended = sum(trial.ended for trial in table.trials.values())
-    wanted = max(num_samples, len(table.trials))
+    wanted = max(num_samples, len(table.searched())) + len(table.trials) - len(table.searched())
     if ended < wanted:
         trials = counted(wanted, "trial has", "trials have")
         return Outcome(Phase.PAUSED, f"the search was interrupted: {ended} of {trials} ended", error=True)

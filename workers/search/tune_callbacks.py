@@ -17,6 +17,7 @@ from ray.tune.experiment import Trial
 from search_spaces.early_stopping.base import Action
 from search_spaces.phrases import counted
 from search_spaces.protocol import Directives, Phase, TrialState
+from search_spaces.replicates import is_replicate
 from search_spaces.storage.base import ExperimentStorage, WriterFencedError
 from workers.failures import from_ray
 from workers.failures.classification import Failure
@@ -80,8 +81,16 @@ class TuneCallback(Callback):
         self._searcher, self._nodes, self._resources = searcher, nodes, resources or {}
 
     def notice(self) -> str:
-        """What a person should know of the running search: nodes that it does not use."""
-        return self._nodes.reason() if self._nodes else ""
+        """What a person should know of the running search: nodes that it does not use, and replicates in training."""
+        notices = [self._nodes.reason() if self._nodes else "", self._replicating()]
+        return "; ".join(filter(None, notices))
+
+    def _replicating(self) -> str:
+        runs = [trial for number, trial in list(self._table.trials.items()) if is_replicate(number)]
+        ended = sum(run.ended for run in runs)
+        if ended == len(runs):
+            return ""
+        return f"the finalists are trained again with fresh seeds: {ended} of {counted(len(runs), 'run')} ended"
 
     def excluded_nodes(self) -> list[str]:
         """Ray's ids of the nodes that the search does not use."""
@@ -91,7 +100,7 @@ class TuneCallback(Callback):
         """Trials wanted now: no more than there are, once the searcher has proposed all that it can."""
         wanted = self._policy.num_samples(self._directives(), self._table)
         no_more = self._searcher is not None and self._searcher.no_more
-        return min(wanted, len(self._table.trials)) if no_more else wanted
+        return min(wanted, len(self._table.searched())) if no_more else wanted
 
     def stagnation(self) -> str:
         """Why fewer trials are wanted than were asked for; empty if they are not."""

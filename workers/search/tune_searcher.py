@@ -14,9 +14,12 @@ from ray.tune.search import Searcher
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import NAMES
+from search_spaces.phrases import listed
 from search_spaces.protocol import TrialState
+from search_spaces.replicates import is_replicate, replicated
 from search_spaces.searchers.base import Finding, SearchProblem, TrialResult
 from search_spaces.storage.base import ExperimentStorage
+from workers.search.finalists import replicates
 from workers.state.recorder import Recorder
 from workers.state.trial_table import Trial
 
@@ -32,7 +35,8 @@ FINDINGS = {
 
 
 class TuneSearcher(Searcher):
-    """Hands one trial at a time to Ray Tune: interrupted ones first, then new ones, then those that a rule paused.
+    """Hands one trial at a time to Ray Tune: interrupted ones first, then new ones, then those that a rule paused, and
+    when all have ended, replicates of the finalists.
 
     `slots` is called before each: while as many trials run, none is handed out, which is how concurrency changes while
     the experiment runs. `num_samples` is the number of trials wanted now. `on_last` is called when the last proposals
@@ -69,7 +73,7 @@ class TuneSearcher(Searcher):
         self._algorithm = spec.searcher.algorithm(problem)
         self._reported = 0
         self._observed: set[int] = set()
-        for trial in list(recorder.table.trials.values()):
+        for trial in recorder.table.searched():
             self._algorithm.replay(trial.number, trial.sample)
 
     def finish(self) -> None:
@@ -78,9 +82,10 @@ class TuneSearcher(Searcher):
 
     def exhausted(self) -> bool:
         """Whether every trial was proposed and has ended."""
-        trials = list(self._recorder.table.trials.values())
+        table = self._recorder.table
         wanted = 0 if self.no_more else self._num_samples()
-        return len(trials) >= wanted and all(trial.ended for trial in trials)
+        has_ended = len(table.searched()) >= wanted and all(trial.ended for trial in list(table.trials.values()))
+        return has_ended and not self._missing_replicates()
 
     def suggest(self, trial_id: str) -> Any:
         # While nothing runs, Tune waits here and nowhere else: `slots` also applies the newest directives.
@@ -122,10 +127,12 @@ class TuneSearcher(Searcher):
         if interrupted is not None:
             return interrupted
         proposed = self._propose()
-        return proposed if proposed is not None else next((trial.number for trial in waiting), None)
+        if proposed is not None or waiting:
+            return proposed if proposed is not None else waiting[0].number
+        return self._replicate()
 
     def _propose(self) -> int | None:
-        number = len(self._recorder.table.trials)
+        number = len(self._recorder.table.searched())
         if self.no_more or number >= self._num_samples():
             return None
         sample = self._algorithm.propose(number)
@@ -136,6 +143,24 @@ class TuneSearcher(Searcher):
         parameters = self._spec.parameters(self._spec.bind(sample, number))
         self._recorder.record_suggestion(number, sample, parameters)
         return number
+
+    def _replicate(self) -> int | None:
+        """Record all replicates at once, so that the service knows how many slots they can use; the first of them."""
+        table = self._recorder.table
+        missing = self._missing_replicates()
+        for number in missing:
+            trial = table.trials[replicated(number)[0]]
+            self._recorder.record_suggestion(number, trial.sample, trial.parameters)
+        if missing:
+            log.info("the finalists are trained again with fresh seeds, as trials %s", listed(map(str, missing)))
+        return missing[0] if missing else None
+
+    def _missing_replicates(self) -> list[int]:
+        """Numbers of the replicates that are to be recorded; none before the search is over."""
+        table = self._recorder.table
+        if self._finished or not all(trial.ended for trial in table.searched()):
+            return []
+        return [number for number in replicates(self._spec, table) if number not in table.trials]
 
     def _prepare(self, trial: Trial) -> None:
         """Store the trial's spec, and ask any process of an earlier driver that still trains it to stop.
@@ -155,7 +180,7 @@ class TuneSearcher(Searcher):
             self._algorithm.report(number, epoch, value)
             self._reported += 1
         for trial in list(self._recorder.table.trials.values()):
-            if trial.ended and trial.number not in self._observed:
+            if trial.ended and trial.number not in self._observed and not is_replicate(trial.number):
                 self._observed.add(trial.number)
                 result = TrialResult(trial.number, FINDINGS[trial.state], tuple(trial.curve), trial.best_value)
                 self._algorithm.observe(result)

@@ -15,6 +15,7 @@ from search_spaces.early_stopping.base import LOSS, Action, Comparison, Decision
 from search_spaces.early_stopping.patience import PatienceRule
 from search_spaces.objective import Objective
 from search_spaces.protocol import TrialState
+from search_spaces.replicates import is_replicate
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Verdicts:
         return Verdict(decision.action, reason=decision.reason)
 
     def _decide(self, trial: int, epoch: int, value: float, loss: float | None = None) -> Decision:
-        """Each rule sees every epoch. The first that stops the trial gives the reason."""
+        """Each rule sees every epoch of the search. The first that stops the trial gives the reason."""
+        if is_replicate(trial):
+            return Decision(Action.CONTINUE)
         decisions = [rule.decide(trial, epoch, value, loss) for rule in self._rules]
         return next((decision for decision in decisions if decision.action is Action.STOP), decisions[0])

@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
@@ -101,18 +101,18 @@ def load_newest(artifacts: ArtifactStore, trial: TrialFolder) -> Iterator[tuple[
 def prune(
     artifacts: ArtifactStore,
     ended: Iterable[int],
-    best: int | None,
+    best: Collection[int],
     policy: CheckpointPolicy,
     *,
     winner_registered: bool = False,
 ) -> None:
     """Delete what `policy` does not keep of the `ended` trials, and files of processes that were killed while writing.
 
-    `best` is the best trial, `winner_registered` whether its model is registered. Trials that have not ended are not
-    touched. Calling it again changes nothing. Raises OSError.
+    `best` are the trials one of which is the best, `winner_registered` whether its model is registered. Trials that
+    have not ended are not touched. Calling it again changes nothing. Raises OSError.
     """
     for number in ended:
-        kept = kept_checkpoints(policy, is_best=number == best, registered=winner_registered)
+        kept = kept_checkpoints(policy, is_best=number in best, registered=winner_registered)
         for artifact in artifacts.list(NAMES.trial(number).root):
             name = artifact.name.name
             if name not in kept and (name.startswith((LAST, PREVIOUS, BEST)) or name.endswith(".part")):

@@ -16,6 +16,7 @@ from search_spaces.early_stopping.base import LOSS
 from search_spaces.objective import Objective
 from search_spaces.phrases import counted
 from search_spaces.protocol import ENDED_TRIAL_STATES, IMPORTED_STATES, ErrorKind, TrialState, TrialUpdate, Winner
+from search_spaces.replicates import is_replicate
 from search_spaces.upgrade import upgrade_sample
 from workers.state.events import (
     AttemptStarted,
@@ -115,14 +116,20 @@ class TrialTable:
         self.trials: dict[int, Trial] = {}
         self.winner: Winner | None = None
 
+    def searched(self) -> list[Trial]:
+        """The trials of the search, without replicates."""
+        return [trial for trial in self.trials.values() if not is_replicate(trial.number)]
+
     def best(self) -> Trial | None:
-        """The trial with the best value of the objective so far; the one with the lower number if values are equal."""
+        """The trial of the search with the best value of the objective so far; the one with the lower number if values
+        are equal."""
         sign = self._objective.sign
-        rated = (trial for trial in self.trials.values() if trial.best_value is not None)
+        rated = (trial for trial in self.searched() if trial.best_value is not None)
         return max(rated, key=lambda trial: (sign * (trial.best_value or 0.0), -trial.number), default=None)
 
     def history(self, skip: int = 0) -> Iterator[tuple[int, int, float]]:
-        """Trial, epoch and objective of every finished epoch after the first `skip`, in the order of their ends."""
+        """Trial, epoch and objective of every finished epoch of the search after the first `skip`, in the order of
+        their ends."""
         for number, epoch in self._order[skip:]:
             yield number, epoch, self.trials[number].curve[epoch - 1]
 
@@ -155,7 +162,8 @@ class TrialTable:
         ]
 
     def counts(self) -> Counter[TrialState]:
-        return Counter(trial.state for trial in self.trials.values())
+        """The number of trials of the search in each state."""
+        return Counter(trial.state for trial in self.searched())
 
     def waiting(self) -> Iterator[Trial]:
         """Trials that were proposed, have not ended and hold no slot: first those that released one."""
@@ -208,10 +216,12 @@ class TrialTable:
         value = event.value_of(self._objective.metric)
         trial.curve.append(value)
         trial.losses.append(trial.metrics.get(LOSS))
-        self._order.append((trial.number, trial.epoch))
+        in_search = not is_replicate(trial.number)
+        if in_search:
+            self._order.append((trial.number, trial.epoch))
         if math.isfinite(value) and (trial.best_value is None or self._objective.is_better(value, trial.best_value)):
             trial.best_value = value
-            if self._leader is None or self._objective.is_better(value, self._leader.best_value or 0.0):
+            if in_search and (self._leader is None or self._objective.is_better(value, self._leader.best_value or 0.0)):
                 self._leader, self.ended_without_improvement = trial, 0
         trial.stop_reason = ""
         if event.state is not None:
@@ -219,5 +229,7 @@ class TrialTable:
 
     def _end(self, trial: Trial, state: TrialState, reason: str, event: TrialEvent) -> None:
         trial.end(state, reason, event.at, self._attempt)
+        if is_replicate(trial.number):
+            return
         if state in IMPORTED_STATES and not trial.source and trial is not self._leader:
             self.ended_without_improvement += 1

@@ -15,6 +15,7 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.mlflow_view import trials_of, view_key, view_path, view_tag
 from search_spaces.phrases import counted, listed
 from search_spaces.protocol import API_PREFIX, LaunchConfig
+from search_spaces.replicates import is_replicate, replicated
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.searched import described, importance_order, searched_parameters, short_name
 
@@ -61,6 +62,9 @@ class Description:
     def trial_name(self, number: int, parameters: Mapping[str, str]) -> str:
         """`trial-0004 sgd lr=0.05 width=16`: the values of what is searched, as many as fit."""
         name = f"trial-{number:04d}"
+        if is_replicate(number):
+            trial, index = replicated(number)
+            name = f"replicate-{trial:04d}-{index}"
         for searched in self.searched:
             value = parameters.get(searched, NOT_APPLICABLE)
             short = short_name(searched, self.searched)

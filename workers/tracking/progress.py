@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from search_spaces.objective import Objective
 from search_spaces.protocol import ENDED_TRIAL_STATES, Tag, TrialState
+from search_spaces.replicates import is_replicate
 from workers.state.events import (
     EpochFinished,
     Event,
@@ -95,14 +96,16 @@ class Progress:
         that a run had first, which is to be the best value.
         """
         sign = self._objective.sign
-        number = max(self._best, key=lambda each: (sign * self._best[each].value, -each), default=None)
+        searched = (each for each in self._best if not is_replicate(each))
+        number = max(searched, key=lambda each: (sign * self._best[each].value, -each), default=None)
         metrics: dict[str, float] = {}
         tags: dict[str, str] = {Tag.STATE: RUNNING, Tag.REASON: ""}
         if number is not None:
             metrics = best_metrics(self._objective.metric, self._best[number].value, number)
             tags |= best_tags(number, runs.get(number))
         if metrics or self._step:
-            metrics |= count_metrics(Counter(self._states.values()))
+            states = (state for each, state in self._states.items() if not is_replicate(each))
+            metrics |= count_metrics(Counter(states))
         return Standing(metrics, tags, self._step, self._at)
 
     def _keep_best(self, number: int, best: Best | None) -> None:

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import LaunchConfig, Tag, TrialState
+from search_spaces.replicates import is_replicate, replicated
 from workers.tracking.connection import Connection, is_permanent, recorded, tolerating_refusal
 from workers.tracking.description import Description
 from workers.tracking.mlflow_ids import MlflowIds
@@ -93,6 +94,8 @@ class Runs:
                 Tag.EXPERIMENT_ID: self._experiment_id,
                 Tag.TRIAL_ID: str(number),
             }
+            if is_replicate(number):
+                tags |= {Tag.ROLE: "replicate", Tag.REPLICATE_OF: str(replicated(number)[0])}
             runs[number] = self._create(name, tags, began_ms, query)
         return runs[number]
 

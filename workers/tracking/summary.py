@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import fmean, stdev
 
 from search_spaces.protocol import PARENT_RUN_STATUS, Phase, RunStatus, Tag, TrialState, Winner
+from search_spaces.replicates import is_replicate, replicated
 from search_spaces.scores import hidden
 from workers.state.trial_table import TrialTable
 
@@ -56,8 +58,24 @@ def summarize(
     if winner is not None:
         metrics |= {name: value for name in TESTED if (value := getattr(winner, name)) is not None}
         tags[Tag.MODEL] = winner.model_uri or ""
+        metrics |= _replicate_metrics(table, winner.trial)
         remark = hidden("test", winner.test_accuracy, winner.test_balanced_accuracy)
     return Summary(PARENT_RUN_STATUS[phase], metrics, tags, step=len(table.trials), remark=remark)
+
+
+def _replicate_metrics(table: TrialTable, winner: int) -> dict[str, float]:
+    """The mean over fresh seeds of the trial that won by them, and their standard deviation."""
+    if not is_replicate(winner):
+        return {}
+    values = [
+        trial.best_value
+        for trial in table.trials.values()
+        if is_replicate(trial.number)
+        and replicated(trial.number)[0] == replicated(winner)[0]
+        and trial.best_value is not None
+    ]
+    spread = {"replicate_sd": stdev(values)} if len(values) > 1 else {}
+    return {"replicate_mean": fmean(values), **spread} if values else {}
 
 
 def best_name(metric: str) -> str:

@@ -45,6 +45,11 @@ class Sorting(Paging):
         examples=["-validation_accuracy"],
     )
     state: TrialState | None = Field(None, description="Only trials in this state.")
+    replicates: bool = Field(
+        False,
+        description="Lists the runs of the finalists with fresh seeds instead. Number 5000000 + 10 n + s is the one of "
+        "trial n with its fresh seed s (from 0).",
+    )
 
 
 @router.get(
@@ -57,7 +62,15 @@ def list_trials(visible: VisibleExperiment, query: Annotated[Sorting, Query()]) 
     """Lists trials as their driver last reported them, sorted by a field or by a metric of their newest epoch."""
     after = _position(query) if query.cursor is not None else None
     with visible.read() as (session, experiment):
-        found = trials.page(session, experiment, sort=query.sort, state=query.state, after=after, limit=query.limit + 1)
+        found = trials.page(
+            session,
+            experiment,
+            sort=query.sort,
+            state=query.state,
+            replicates=query.replicates,
+            after=after,
+            limit=query.limit + 1,
+        )
     page = found[: query.limit]
     return TrialPage(
         items=[serializers.trial(row, experiment.mlflow_experiment_id, visible.context.mlflow) for row, _ in page],

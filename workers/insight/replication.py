@@ -1,0 +1,135 @@
+"""Replication: what the fresh seeds of the finalists tell.
+
+Pure functions. Owns the intervals over seeds and images. It must not know files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from search_spaces.insight import Finalist, Interval, Replication
+from search_spaces.protocol import TrialState
+from search_spaces.replicates import replicated
+from workers.insight.evidence import Evidence
+from workers.insight.intervals import LEVEL, Estimate
+from workers.state.trial_table import Trial
+
+DRAWS = 2000
+BLOCK = 2**22  # weights in memory at a time: 16 MB
+
+Floats = NDArray[np.float64]
+
+
+def replication(evidence: Evidence) -> Replication | None:
+    """None where no two finalists have a value for each of their seeds."""
+    groups = {number: runs for number, runs in _runs(evidence).items() if len(runs) == evidence.spec.finalists.seeds}
+    if len(groups) < 2:
+        return None
+    sign = evidence.spec.objective.sign
+    values = {number: [run.best_value or 0.0 for run in runs] for number, runs in groups.items()}
+    order = sorted(groups, key=lambda number: (-sign * fmean(values[number]), number))
+    right = _right(evidence, [groups[number] for number in order])
+    found, difference = estimates(right, evidence.spec.seed) if right else ([], None)
+    return Replication(
+        chosen=order[0],
+        finalists=[
+            Finalist(
+                trial=number,
+                runs=[run.number for run in groups[number]],
+                values=values[number],
+                mean=fmean(values[number]),
+                sd=stdev(values[number]) if len(values[number]) > 1 else None,
+                accuracy=_interval(found[place]) if found else None,
+            )
+            for place, number in enumerate(order)
+        ],
+        expected=expected_of_choice([values[number] for number in order], sign),
+        difference=_interval(difference) if difference else None,
+    )
+
+
+def expected_of_choice(values: Sequence[Sequence[float]], sign: int) -> float:
+    """The value to expect of the finalist with the best mean: `values` [finalists][seeds].
+
+    Each seed in turn is left out, the others choose, and the one left out measures. With one seed nothing can be left
+    out: it is the value of the best, which is too good.
+    """
+    seeds = len(values[0])
+    if seeds == 1:
+        return sign * max(sign * one[0] for one in values)
+    measured = []
+    for left_out in range(seeds):
+        chosen = max(values, key=lambda one: sign * (sum(one) - one[left_out]))
+        measured.append(chosen[left_out])
+    return fmean(measured)
+
+
+def estimates(right: Sequence[NDArray[np.bool_]], seed: int = 0) -> tuple[list[Estimate], Estimate]:
+    """The accuracy of each finalist with its interval, and the difference between the first two, paired on images.
+
+    `right` has for each finalist which images its runs got right: [seeds, images], with the same numbers for all. The
+    bootstrap draws images, the same for all finalists, and for each finalist the deviations of its seeds from those of
+    all finalists: two or three seeds alone do not tell how much seeds differ. They are widened as Student's t
+    distribution asks of so few.
+    """
+    random = np.random.default_rng(seed)
+    means = np.array([one.mean(1) for one in right])
+    by_image = np.array([one.mean(0) for one in right])
+    finalists, seeds = means.shape
+    draws = _over_images(by_image, random)
+    if seeds > 1:
+        freedom = finalists * (seeds - 1)
+        width = math.sqrt(seeds / (seeds - 1)) * stats.t.ppf((1 + LEVEL) / 2, freedom) / stats.norm.ppf((1 + LEVEL) / 2)
+        deviations = width * (means - means.mean(1, keepdims=True)).ravel()
+        draws += random.choice(deviations, (DRAWS, finalists, seeds)).mean(2)
+    values = by_image.mean(1)
+    found = [_estimate(float(values[place]), draws[:, place]) for place in range(finalists)]
+    return found, _estimate(float(values[0] - values[1]), draws[:, 0] - draws[:, 1])
+
+
+def _over_images(by_image: Floats, random: np.random.Generator) -> Floats:
+    """[draws, finalists]: the means over images that are drawn with replacement."""
+    images = by_image.shape[1]
+    found = np.empty((DRAWS, len(by_image)))
+    step = max(1, BLOCK // images)
+    for start in range(0, DRAWS, step):
+        size = min(step, DRAWS - start)
+        drawn = random.integers(images, size=(size, images)) + images * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images)
+        found[start : start + size] = times @ by_image.T / images
+    return found
+
+
+def _estimate(value: float, draws: Floats) -> Estimate:
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def _runs(evidence: Evidence) -> Mapping[int, list[Trial]]:
+    """The replicates that have a value, by the trial of which they are."""
+    found: dict[int, list[Trial]] = {}
+    for number, trial in sorted(evidence.replicates.items()):
+        if trial.state is TrialState.COMPLETED and trial.best_value is not None:
+            found.setdefault(replicated(number)[0], []).append(trial)
+    return found
+
+
+def _right(evidence: Evidence, groups: Sequence[Sequence[Trial]]) -> list[NDArray[np.bool_]]:
+    """Which validation images each run got right; empty where that is not known of all, or does not tell the value."""
+    outcomes = [[evidence.outcomes.get(run.number) for run in runs] for runs in groups]
+    known = [[one.right for one in runs if one is not None] for runs in outcomes]
+    sizes = {len(one) for runs in known for one in runs}
+    complete = all(len(have) == len(runs) for have, runs in zip(known, outcomes, strict=True))
+    if evidence.spec.objective.metric != "validation_accuracy" or not complete or len(sizes) != 1:
+        return []
+    return [np.array(runs, bool) for runs in known]
+
+
+def _interval(found: Estimate) -> Interval:
+    return Interval(value=found.value, low=found.low, high=found.high)
