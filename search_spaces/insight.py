@@ -85,8 +85,8 @@ class Finalist(Part):
     sd: float | None = Field(description="Standard deviation of the values over seeds; null for one seed.")
     accuracy: Interval | None = Field(
         None,
-        description="Mean validation accuracy with a 95 % interval (two-level bootstrap of seeds and images); null with "
-        "another objective.",
+        description="Mean validation accuracy with a 95 % interval (two-level bootstrap of seeds and images); null "
+        "with another objective.",
     )
 
 
@@ -96,12 +96,13 @@ class Replication(Part):
     chosen: int = Field(description="Number of the trial with the best mean, which won.")
     finalists: list[Finalist] = Field(description="The finalists, the best mean first.")
     expected: float = Field(
-        description="Value of the objective to expect of a finalist that was chosen in this way: chosen by all seeds but "
-        "one, and measured with that one, averaged over the seeds."
+        description="Value of the objective to expect of a finalist that was chosen in this way: chosen by all seeds "
+        "but one, and measured with that one, averaged over the seeds."
     )
     difference: Interval | None = Field(
         None,
-        description="Accuracy of the chosen one minus that of the runner-up, paired on the images, with a 95 % interval.",
+        description="Accuracy of the chosen one minus that of the runner-up, paired on the images, with a 95 % "
+        "interval.",
     )
 
 

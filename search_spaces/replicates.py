@@ -51,3 +51,11 @@ def is_replicate(number: int) -> bool:
 def replicated(number: int) -> tuple[int, int]:
     """The trial of which a replicate is, and the index of its seed (from 0)."""
     return divmod(number - FIRST_REPLICATE, MOST_SEEDS)
+
+
+def run_name(number: int) -> str:
+    """How a trial or a replicate is called in a sentence."""
+    if not is_replicate(number):
+        return f"trial {number}"
+    trial, index = replicated(number)
+    return f"trial {trial} with fresh seed {index}"

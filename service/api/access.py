@@ -9,7 +9,7 @@ audit log in the same transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -121,6 +121,10 @@ class ExperimentListHandle:
         """Those that run or wait to run, oldest first, from `after` on: creation time and id of an older one."""
         visible = teams_with(self.caller.principal, Permission.EXPERIMENT_READ)
         return experiments.list_active(session, limit, after, visible)
+
+    def named(self, ids: Iterable[str]) -> list[VisibleHandle]:
+        """Those with these ids; one that the caller may not see is not found when it is read."""
+        return [VisibleHandle(self.context, Response(), one) for one in ids]
 
 
 def find_team(session: Session, caller: Caller, team: str, *, lock: bool = False) -> Team:

@@ -38,7 +38,7 @@ from service.client.log_follower import DONE, WAIT, LogFollower, read_log
 from service.client.retry import Waiting, retry
 from service.client.transport import HttpTransport
 from service.contract.checkup import Checkup
-from service.contract.comparison import MOST_EXPERIMENTS, Comparison, compare, curves_each
+from service.contract.comparison import MOST_EXPERIMENTS, Comparison
 from service.contract.requests import IDEMPOTENCY_KEY, MERGE_PATCH
 from service.contract.schemas import (
     ClusterStatus,
@@ -270,11 +270,7 @@ class Client:
         """
         if not 2 <= len(set(experiment_ids)) == len(experiment_ids) <= MOST_EXPERIMENTS:
             raise invalid("experiment_ids", f"must be 2 to {MOST_EXPERIMENTS} different ids", list(experiment_ids))
-        views = [self.get(experiment_id) for experiment_id in experiment_ids]
-        orders = ["-best_value" if view.mode == "max" else "best_value" for view in views]
-        most = curves_each(len(views))
-        best = [list(self.trials(view.id, sort=by, limit=most)) for view, by in zip(views, orders, strict=True)]
-        return compare(views, best)
+        return self._transport.get(Comparison, f"{API_PREFIX}/compare", {"id": list(experiment_ids)})
 
     def logs(
         self,

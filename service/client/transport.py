@@ -18,7 +18,7 @@ from service.contract.errors import MEDIA_TYPE, RungError, UnavailableError, fro
 from service.http_client import EnvironmentUnusableError, fetch, open_client
 
 V = TypeVar("V", bound=BaseModel)
-Query = Mapping[str, str | int | bool | None]
+Query = Mapping[str, str | int | bool | list[str] | None]
 #: Items per request; the service allows up to 1,000.
 PAGE = 100
 

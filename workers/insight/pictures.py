@@ -10,6 +10,7 @@ from pathlib import Path
 
 from search_spaces.insight import Group, Insight, Interval
 from search_spaces.phrases import counted
+from search_spaces.replicates import run_name
 from search_spaces.scores import Scores
 from workers.plots import figures
 from workers.plots.figures import Row
@@ -65,9 +66,9 @@ def _confusion(scores: Scores, path: Path) -> Path:
     """The test images by true and predicted class."""
     found = scores.test
     caption = (
-        f"Trial {scores.trial} on {counted(found.images, 'test image')}: accuracy {found.accuracy:.4f}, balanced "
-        f"accuracy {found.balanced_accuracy:.4f}, macro F1 {found.macro_f1:.4f}. Each row is a class; the color is the "
-        "share of its images"
+        f"The winner ({run_name(scores.trial)}) on {counted(found.images, 'test image')}: accuracy "
+        f"{found.accuracy:.4f}, balanced accuracy {found.balanced_accuracy:.4f}, macro F1 {found.macro_f1:.4f}. Each "
+        "row is a class; the color is the share of its images"
     )
     return figures.matrix(found.confusion or [], scores.classes, caption, ("predicted class", "true class"), path)
 

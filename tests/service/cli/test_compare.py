@@ -145,3 +145,24 @@ def test_two_to_ten_different_experiments_are_compared(
     result = run("compare", one, one)
     assert result.exit_code == 2
     assert result.stderr.startswith("experiment_ids: must be 2 to 10 different ids")
+
+
+def test_the_route_answers_what_the_sdk_returns(world: World, client: httpx.Client, two: tuple[str, str]) -> None:
+    answer = world.client.get("/api/v1/compare", params={"id": list(two)})
+    with Client(str(client.base_url)) as rung:
+        assert answer.json() == rung.compare(*two).model_dump(mode="json")
+    assert "etag" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("ids", "field"),
+    [([], "id"), (["a"], "id"), (["a", "a"], "id"), ([str(number) for number in range(11)], "id")],
+)
+def test_the_route_takes_two_to_ten_different_ids(world: World, ids: list[str], field: str) -> None:
+    answer = world.client.get("/api/v1/compare", params={"id": ids})
+    assert answer.status_code == 422
+    assert [problem["field"] for problem in answer.json()["errors"]] == [field]
+
+
+def test_the_route_does_not_find_an_experiment_that_does_not_exist(world: World, two: tuple[str, str]) -> None:
+    assert world.client.get("/api/v1/compare", params={"id": [two[0], "aaaaaaaa"]}).status_code == 404
