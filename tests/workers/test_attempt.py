@@ -19,6 +19,7 @@ import pytest
 from search_spaces.controls import Controls
 from search_spaces.layout import NAMES
 from search_spaces.protocol import ErrorKind, TrialState, Winner
+from search_spaces.replicates import replicate_number
 from search_spaces.storage.base import UNUSABLE_ERRNOS
 from search_spaces.storage.folder import FolderStorage
 from search_spaces.storage.folder_journal import FolderJournal
@@ -73,6 +74,29 @@ def test_a_completed_search_ends_with_a_registered_winner(
     after = journal_of(tmp_path)
     assert after.table.winner == winner
     after.close()
+
+
+def test_the_winner_by_fresh_seeds_is_measured_and_registered(
+    attempt: Callable[..., Attempted], service: Any, tmp_path: Path
+) -> None:
+    """Trial 0 has the best value of the search, but trial 1 has the best mean over two fresh seeds."""
+    values = {0: 0.9, 1: 0.8, **{replicate_number(0, seed): 0.6 + seed / 10 for seed in range(2)}}
+    values |= {replicate_number(1, seed): 0.75 + seed / 10 for seed in range(2)}
+
+    def trials(recorder: Recorder, callback: TuneCallback) -> None:
+        for number, value in values.items():
+            recorder.record_suggestion(number, {}, {})
+            metrics = {"validation_accuracy": value, "validation_loss": 1 - value}
+            recorder.record_epoch(number, 1, metrics, (TrialState.COMPLETED, "done"))
+
+    done = attempt(trials, finalists={"trials": 2, "seeds": 2}, searcher={"kind": "random", "num_samples": 2})
+    chosen = replicate_number(1, 1)
+    assert done.evaluation.evaluated == [(chosen, 1)]
+    final = service.heard[-1]
+    assert (final.phase, final.winner.trial, final.winner.value) == ("completed", chosen, 0.85)
+    assert (done.tracking.summary["best_trial"], done.tracking.summary["trials_completed"]) == (0, 2)
+    assert done.tracking.summary["replicate_mean"] == pytest.approx(0.8)
+    assert done.tracking.summary["replicate_sd"] == pytest.approx(0.1 / math.sqrt(2))
 
 
 def test_the_service_learns_which_nodes_the_search_does_not_use(

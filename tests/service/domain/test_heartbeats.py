@@ -6,6 +6,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from search_spaces.replicates import replicate_number
 from service.context import AppContext
 from service.store.models import Base, Experiment
 from tests.support.world import World
@@ -13,6 +14,8 @@ from tests.support.world import World
 pytestmark = pytest.mark.stores
 
 HEARTBEAT = {"phase": "searching"}
+#: What newer drivers also report of a winner.
+TESTED = ("test_balanced_accuracy", "test_macro_f1", "test_top5_accuracy", "test_calibration_error")
 
 
 def url(experiment_id: str, attempt: int = 1) -> str:
@@ -95,7 +98,8 @@ def test_a_completed_driver_ends_its_experiment_with_the_winner(world: World) ->
     assert world.beat(one, last).json()["slots"] == 0
     view = world.show(one)
     assert (view["state"], view["best"], view["slots"]) == ("COMPLETED", {"trial": 3, "value": 0.97}, 0)
-    assert view["winner"] == winner | {"model_sha256": None}
+    later = ("model_sha256", *(name for name in TESTED if name not in winner))
+    assert view["winner"] == winner | dict.fromkeys(later)
     assert view["trials"] == {"COMPLETED": 1, "CANCELED": 1}, "a trial outlived its experiment"
     assert world.beat(one, last).status_code == 200, "a final heartbeat that is repeated is answered again"
     late = world.beat(one, HEARTBEAT)
@@ -104,6 +108,29 @@ def test_a_completed_driver_ends_its_experiment_with_the_winner(world: World) ->
     refused = world.cancel(one)
     assert refused.status_code == 409
     assert "has already ended as COMPLETED" in refused.json()["detail"]
+
+
+def test_replicates_are_no_part_of_the_search(world: World) -> None:
+    one = world.started(searcher={"kind": "random", "num_samples": 2}, finalists={"trials": 2, "seeds": 2})
+    ended = [world.line(number, state="COMPLETED", best_value=0.9 - number / 10) for number in range(2)]
+    runs = [replicate_number(trial, seed) for trial in range(2) for seed in range(2)]
+    world.beat(one, {"phase": "searching", "trials": [*ended, *(world.line(run, best_value=0.99) for run in runs)]})
+    world.reconciler.reconcile_once()
+    view = world.show(one)
+    assert (view["best"], view["trials"]) == ({"trial": 0, "value": 0.9}, {"COMPLETED": 2})
+    assert view["slots"] == 4, "each replicate can use a slot"
+    path = f"/api/v1/experiments/{one}/trials"
+    assert [row["trial"] for row in world.client.get(path).json()["items"]] == [0, 1]
+    assert [row["trial"] for row in world.client.get(path, params={"replicates": True}).json()["items"]] == runs
+    assert world.client.get(f"{path}/{runs[0]}").json()["trial"] == runs[0]
+    winner = {"trial": runs[2], "value": 0.99, "test_accuracy": 0.96, "test_loss": 0.1, "model_uri": "models:/x/1"}
+    done = [world.line(run, state="COMPLETED", best_value=0.99) for run in runs]
+    world.beat(one, {"phase": "completed", "winner": winner, "trials": done})
+    view = world.show(one)
+    assert (view["state"], view["best"], view["winner"]["trial"]) == ("COMPLETED", {"trial": 0, "value": 0.9}, runs[2])
+    refused = world.post(one, "resume")
+    assert refused.status_code == 409
+    assert "all 2 trials have run" in refused.json()["detail"]
 
 
 def test_what_a_driver_waits_for_is_shown_until_that_is_over(world: World) -> None:

@@ -12,6 +12,8 @@ from scipy import stats
 from tests.support.planted import PLANTED, additive_search, outcomes
 from workers.insight.importance import forest_shares, shares
 from workers.insight.intervals import Estimate, is_overtuned, of_accuracy
+from workers.insight.replication import estimates
+from workers.insight.replication import expected_of_choice as expected_of_finalist
 from workers.insight.selection import expected_of_choice
 from workers.insight.ties import worse_than
 
@@ -112,6 +114,44 @@ def test_a_test_result_is_called_overtuned_only_where_it_is_lower(lower_by: floa
         test = of_accuracy(random.binomial(2000, true_test) / 2000, 2000)
         called.append(is_overtuned(expected_of_choice(right, seed), test))
     assert least <= np.mean(called) <= most
+
+
+def replicated(
+    gap: float, random: np.random.Generator, images: int = 1000, seeds: int = 2
+) -> tuple[list[NDArray[np.bool_]], list[float]]:
+    """Three configurations, the first better by `gap` than the others; seeds differ by a standard deviation of 0.5 pp."""
+    true = [0.95, 0.95 - gap, 0.95 - gap]
+    runs = [accuracy + 0.005 * random.normal(size=seeds) for accuracy in true]
+    right = outcomes([float(one) for each in runs for one in each], images, random)
+    return [right[place * seeds : (place + 1) * seeds] for place in range(3)], true
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.01])
+def test_the_intervals_of_the_finalists_contain_the_truth(gap: float) -> None:
+    random = np.random.default_rng(8)
+    inside, differences = [], []
+    for seed in range(100):
+        right, true = replicated(gap, random)
+        found, difference = estimates(right, seed)
+        inside += [one.low <= truth <= one.high for one, truth in zip(found, true, strict=True)]
+        differences.append(difference.low <= gap <= difference.high)
+    assert 0.90 <= np.mean(inside) <= 0.98
+    assert np.mean(differences) >= 0.90
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.01])
+def test_what_is_expected_of_the_choice_is_not_too_good_and_the_best_of_the_search_is(gap: float) -> None:
+    random = np.random.default_rng(9)
+    expected, naive = [], []
+    for _ in range(400):
+        true = np.array([0.95, 0.95 - gap, 0.95 - gap])
+        values = true[:, None] + 0.005 * random.normal(size=(3, 2))
+        chosen = true[[int(np.delete(values, left, 1).mean(1).argmax()) for left in range(2)]].mean()
+        expected.append(expected_of_finalist(values.tolist(), 1) - chosen)
+        first = true.repeat(10) + 0.005 * random.normal(size=30)  # one seed of each of 30 trials, as a search has it
+        naive.append(first.max() - true.repeat(10)[first.argmax()])
+    assert abs(np.mean(expected)) < 0.001
+    assert np.mean(naive) > 0.003
 
 
 def importance_is_right(searcher: str, seeds: int) -> None:
