@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +125,8 @@ def launch(tmp_path: Path) -> BuildLaunch:
 def attempt(
     service: HeartbeatService, experiment: BuildSpec, launch: BuildLaunch, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Attempted]:
-    """`attempt(trials, launch fields)`: one whose trials are run by `trials(recorder, callback)`."""
+    """`attempt(trials, launch fields)`: one whose trials are run by `trials(recorder, callback)`; `changes` replace
+    fields of its spec."""
     from tests.support.attempts import attempt_at
     from workers.tracking import repetition, retry
 
@@ -135,10 +136,16 @@ def attempt(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
     def run(
-        trials: Trials, /, *, mlflow: bool = True, evaluation: ScriptedEvaluation | None = None, **fields: Any
+        trials: Trials,
+        /,
+        *,
+        mlflow: bool = True,
+        evaluation: ScriptedEvaluation | None = None,
+        changes: Mapping[str, Any] | None = None,
+        **fields: Any,
     ) -> Attempted:
         config = launch(service_url=f"http://127.0.0.1:{service.port}", heartbeat_s=0.6, **fields)
-        spec = experiment(searcher={"kind": "random", "num_samples": 1})
+        spec = experiment(**{"searcher": {"kind": "random", "num_samples": 1}, **(changes or {})})
         return attempt_at(service, config, spec, trials, mlflow=mlflow, evaluation=evaluation)
 
     return run

@@ -89,7 +89,8 @@ def test_the_winner_by_fresh_seeds_is_measured_and_registered(
             metrics = {"validation_accuracy": value, "validation_loss": 1 - value}
             recorder.record_epoch(number, 1, metrics, (TrialState.COMPLETED, "done"))
 
-    done = attempt(trials, finalists={"trials": 2, "seeds": 2}, searcher={"kind": "random", "num_samples": 2})
+    changes = {"finalists": {"trials": 2, "seeds": 2}, "searcher": {"kind": "random", "num_samples": 2}}
+    done = attempt(trials, changes=changes)
     chosen = replicate_number(1, 1)
     assert done.evaluation.evaluated == [(chosen, 1)]
     final = service.heard[-1]

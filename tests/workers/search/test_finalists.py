@@ -94,7 +94,7 @@ def test_a_driver_that_is_killed_continues_and_trains_nothing_twice(search: Buil
     fields = {"searcher": {"kind": "random", "num_samples": 3}, "early_stopping": "none", "finalists": TWICE}
     after = search(2, **fields)
     left = [after.tune.start() for _ in range(3)]
-    assert [(number_of(run), run.config["epoch"]) for run in left][0] == (number_of(begun), 1)
+    assert next((number_of(run), run.config["epoch"]) for run in left) == (number_of(begun), 1)
     assert number_of(done) not in map(number_of, left)
     for run in left:
         for epoch in range(run.config["epoch"] + 1, 5):
