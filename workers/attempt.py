@@ -16,9 +16,10 @@ from typing import Protocol
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.insight import Insight
 from search_spaces.layout import NAMES
 from search_spaces.protocol import ErrorKind, LaunchConfig, Phase, Winner
-from search_spaces.storage.base import JournalDamagedError, WriterFencedError, open_storage
+from search_spaces.storage.base import JournalDamagedError, WriterFencedError, open_storage, read_document
 from workers.failures import from_ray
 from workers.failures.attempt import AttemptError, MisplacedJournalError, MissingJournalError, NewerJournalError
 from workers.failures.classification import NodeError, TrialError, sentence
@@ -36,7 +37,7 @@ from workers.state.recorder import ForeignJournalError, Recorder
 from workers.tracking.connection import SupersededError, is_outage, is_permanent
 from workers.tracking.mlflow_ids import MlflowIds
 from workers.tracking.retry import OUTAGE_LIMIT_S, DeliveryAbandonedError, Retrier
-from workers.tracking.summary import Summary, summarize
+from workers.tracking.summary import Summary, shares_of, summarize
 from workers.winner.evaluation import EvaluationFailedError, StopRequestedError, WinnerScore
 from workers.winner.model_digest import digest
 
@@ -311,9 +312,9 @@ class ExperimentAttempt:
         for number in list(table.trials):
             self._recorder.record_end(number, *outcome.of_trial(number))
         self._retrier.call(self._tracker.finish)
-        self._make_insight()
-        metric = self._spec.objective.metric
-        summary = summarize(outcome.phase, outcome.reason, table, self._tracker.ids().runs, self._winner, metric)
+        shares = shares_of(self._make_insight())
+        metric, runs = self._spec.objective.metric, self._tracker.ids().runs
+        summary = summarize(outcome.phase, outcome.reason, table, runs, self._winner, metric, shares)
         self._log_data()
         self._retrier.call(lambda: self._tracker.end_parent_run(summary))
 
@@ -322,17 +323,21 @@ class ExperimentAttempt:
         self._heartbeat.phase = Phase.DELIVERING
         self._heartbeat.wake()
 
-    def _make_insight(self) -> None:
+    def _make_insight(self) -> Insight | None:
         """Store why the best trial of a completed search won, and log it on the parent run. An error only costs
         that."""
         try:
             self._storage.artifacts.remove(NAMES.insight_report)  # that of an earlier end of the search
             if self._outcome.phase is not Phase.COMPLETED or self._recorder.table.best() is None:
-                return
+                return None
             self._evaluation.make_insight(self._spec, self._launch, INSIGHT_TIMEOUT_S)
             self._log_folder(NAMES.insight, NAMES.insight_report)
+            if not self._storage.artifacts.exists(NAMES.insight_report):
+                return None
+            return Insight.model_validate_json(read_document(self._storage.artifacts, NAMES.insight_report))
         except Exception as error:
             log.warning("why the winner won could not be computed or uploaded: %r", error)
+            return None
 
     def _draw_plots(self) -> None:
         """Log the plots on the parent run. An error only costs the plots."""

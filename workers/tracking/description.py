@@ -6,7 +6,7 @@ MLflow, so what a person may change is not among them. It must not know MLflow's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -73,9 +73,15 @@ class Description:
                 name += part
         return name
 
-    def view(self, parent: str, at_ms: int) -> str:
-        """The tag of MLflow's experiment that has the page of this experiment's trials."""
-        return view_tag(self.parent_name(), trials_of(parent), self._spec.objective, self.searched, at_ms)
+    def view(self, parent: str, at_ms: int, important: Sequence[str] = ()) -> str:
+        """The tag of MLflow's experiment that has the page of this experiment's trials.
+
+        Its columns and charts begin with the `important` hyperparameters, named as in an insight: a choice of blocks
+        without `.kind`.
+        """
+        first = [one for name in important for one in (name, f"{name}.kind") if one in self.searched]
+        searched = [*first, *(name for name in self.searched if name not in first)]
+        return view_tag(self.parent_name(), trials_of(parent), self._spec.objective, searched, at_ms)
 
     def note(self, mlflow_experiment_id: str) -> str:
         """What the experiment is, in Markdown, with links to Rung and to the view of the trials."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -141,6 +141,8 @@ class MlflowWriter:
         self._log(parent, metrics + _tags(summary.tags))
         if summary.remark:
             self._add_to_note(parent, summary.remark)
+        if summary.importance and not self._view_refused:
+            self._write_view(parent, list(summary.importance))
         self._terminate(parent, summary.status, at_ms)
 
     def log_folder(self, folder: Path) -> None:
@@ -165,11 +167,12 @@ class MlflowWriter:
             self._launch.team,
         )
 
-    def _write_view(self, parent: str) -> None:
-        """Again by each attempt: its form may have changed. An MLflow that refuses it only costs the view."""
+    def _write_view(self, parent: str, important: Sequence[str] = ()) -> None:
+        """Again by each attempt: its form may have changed; and at the end, the `important` hyperparameters first. An
+        MLflow that refuses it only costs the view."""
         key, experiment = view_key(self._launch.experiment_id), str(self.ids().experiment)
         try:
-            value = self._description.view(parent, int(time.time() * 1000))
+            value = self._description.view(parent, int(time.time() * 1000), important)
             self._connection.client().set_experiment_tag(experiment, TAG_PREFIX + key, value)
         except Exception as error:
             if isinstance(error, SupersededError) or is_outage(error):

@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
+from search_spaces.insight import Insight
 from search_spaces.protocol import PARENT_RUN_STATUS, Phase, RunStatus, Tag, TrialState, Winner
 from search_spaces.replicates import is_replicate, replicated
 from search_spaces.scores import hidden
 from workers.state.trial_table import TrialTable
 
 BEST_EPOCH = "best_epoch"
+#: Before the names of hyperparameters: MLflow's page of a run has a section of charts for what is before a slash.
+IMPORTANCE = "importance"
 #: What is known of the winner on the test set, under the names of `Winner`.
 TESTED = (
     "test_accuracy",
@@ -31,21 +34,28 @@ TESTED = (
 @dataclass(frozen=True)
 class Summary:
     """`step` is that of the metrics: it is larger each time that an extended experiment ends. `remark`: what the note
-    of the run should also say."""
+    of the run should also say. `importance`: the share of the differences that each hyperparameter explains."""
 
     status: RunStatus
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     step: int = 0
     remark: str = ""
+    importance: Mapping[str, float] = field(default_factory=dict)
 
 
 def summarize(
-    phase: Phase, reason: str, table: TrialTable, runs: Mapping[int, str], winner: Winner | None, metric: str
+    phase: Phase,
+    reason: str,
+    table: TrialTable,
+    runs: Mapping[int, str],
+    winner: Winner | None,
+    metric: str,
+    importance: Mapping[str, float] | None = None,
 ) -> Summary:
     """The summary of an experiment that ended in `phase` with these trials, compared by `metric`.
 
-    `runs` are their runs in MLflow.
+    `runs` are their runs in MLflow; `importance` has the share of the differences that each hyperparameter explains.
     """
     metrics: dict[str, float] = {}
     remark = ""
@@ -55,12 +65,22 @@ def summarize(
         metrics = best_metrics(metric, best.best_value, best.number)
         tags |= best_tags(best.number, runs[best.number])
     metrics |= count_metrics(table.counts())
+    metrics |= {f"{IMPORTANCE}/{name}": share for name, share in (importance or {}).items()}
     if winner is not None:
         metrics |= {name: value for name in TESTED if (value := getattr(winner, name)) is not None}
         tags[Tag.MODEL] = winner.model_uri or ""
         metrics |= _replicate_metrics(table, winner.trial)
         remark = hidden("test", winner.test_accuracy, winner.test_balanced_accuracy)
-    return Summary(PARENT_RUN_STATUS[phase], metrics, tags, step=len(table.trials), remark=remark)
+    return Summary(
+        PARENT_RUN_STATUS[phase], metrics, tags, step=len(table.trials), remark=remark, importance=importance or {}
+    )
+
+
+def shares_of(insight: Insight | None) -> dict[str, float]:
+    """The share of the differences between all trials that each hyperparameter explains, the largest first; none
+    without an insight, and none that is no more than chance."""
+    groups = insight.importance.groups if insight else []
+    return {bar.name: bar.share for group in groups if group.within is None for bar in group.bars if not bar.noise}
 
 
 def _replicate_metrics(table: TrialTable, winner: int) -> dict[str, float]:

@@ -119,7 +119,7 @@ def test_a_test_result_is_called_overtuned_only_where_it_is_lower(lower_by: floa
 def replicated(
     gap: float, random: np.random.Generator, images: int = 1000, seeds: int = 2
 ) -> tuple[list[NDArray[np.bool_]], list[float]]:
-    """Three configurations, the first better by `gap` than the others; seeds differ by a standard deviation of 0.5 pp."""
+    """Three configurations, the first better by `gap` than the others; the sd of seeds is half a percentage point."""
     true = [0.95, 0.95 - gap, 0.95 - gap]
     runs = [accuracy + 0.005 * random.normal(size=seeds) for accuracy in true]
     right = outcomes([float(one) for each in runs for one in each], images, random)

@@ -25,12 +25,10 @@ BuildSearch = Callable[..., Search]
 TWICE = {"trials": 2, "seeds": 2}
 
 
-def searched(
-    search: BuildSearch, attempt: int = 1, values: Sequence[float] = (0.5, 0.8, 0.7), **changes: Any
-) -> Search:
-    """A search of one slot all of whose trials have ended with these values."""
+def searched(search: BuildSearch, values: Sequence[float] = (0.5, 0.8, 0.7), **changes: Any) -> Search:
+    """A search all of whose trials have ended with these values."""
     fields = {"searcher": {"kind": "random", "num_samples": len(values)}, "early_stopping": "none", "finalists": TWICE}
-    now = search(attempt, **fields | changes)
+    now = search(1, **fields | changes)
     for value in values:
         now.tune.finish(now.tune.start(), value)
     return now

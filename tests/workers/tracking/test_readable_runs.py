@@ -174,6 +174,24 @@ def test_the_note_says_what_the_experiment_is_and_where_rung_has_it(
     assert long.endswith("`rung show abc`")
 
 
+def test_what_matters_is_on_the_parent_run_and_first_in_the_view(
+    client: MlflowClient, tracker: BuildTracker, recorder: Recorder
+) -> None:
+    one = tracker()
+    recorder.record_suggestion(0, {}, ADAM)
+    epoch(recorder, 0, 1, 0.8, TrialState.COMPLETED)
+    one.finish()
+    important = {"batch_size": 0.7, "optimizer": 0.2}
+    runs = one.ids().runs
+    one.end_parent_run(summarize(Phase.COMPLETED, "", recorder.table, runs, None, "validation_accuracy", important))
+    parent = parent_run(client, one)
+    shares = {name: value for name, value in parent.data.metrics.items() if name.startswith("importance/")}
+    assert shares == {"importance/batch_size": 0.7, "importance/optimizer": 0.2}
+    tags = client.get_experiment(str(one.ids().experiment)).tags
+    view = read_view(tags["mlflow.sharedViewState.rung-abc"])
+    assert view["selectedColumns"][1:3] == ["params.`batch_size`", "params.`optimizer.kind`"]
+
+
 def test_the_note_says_that_the_accuracy_hides_classes_once_and_keeps_what_a_person_wrote(
     client: MlflowClient, tracker: BuildTracker, recorder: Recorder
 ) -> None:
