@@ -27,6 +27,7 @@ BLOCKS = {
     "search_space": DEFINITIONS["SearchSpace"],
     "augmentation": DEFINITIONS["AugmentationSpec"],
     "objective": DEFINITIONS["Objective"],
+    "finalists": DEFINITIONS["Finalists"],
     "resources": DEFINITIONS["Resources"],
     "budget": DEFINITIONS["Budget"],
     "execution": DEFINITIONS["Execution"],

@@ -78,19 +78,20 @@ class Runs:
 
         A run of other `params` is of a trial that the journal lost: deleted.
         """
-        parent, runs = self.parent(), self._runs
+        runs = self._runs
+        self.parent()
         query = f"tags.`{Tag.TRIAL_ID}` = '{number}' and start_time = {began_ms}"
         if number not in runs and self._continued:
             found = self._find(query)
             if found:
                 self._earlier[found] = {}
-                self.resume(found)
                 runs[number] = found
+                self.resume(found)
         if number in runs and self._has_other_params(runs[number], params):
             self._delete_orphan(runs.pop(number))
         if number not in runs:
             tags = {
-                "mlflow.parentRunId": parent,
+                "mlflow.parentRunId": self._parent_of(number),
                 Tag.EXPERIMENT_ID: self._experiment_id,
                 Tag.TRIAL_ID: str(number),
             }
@@ -102,11 +103,18 @@ class Runs:
     def resume(self, run: str) -> None:
         """Set a run to RUNNING that may have been ended, or may belong to a parent that no longer exists."""
         parent = self.parent()
-        tags = {} if run == parent else {"mlflow.parentRunId": parent, Tag.TRIAL_STATE: TrialState.RUNNING.value}
+        number = next((number for number, known in self._runs.items() if known == run), 0)
+        owner = {"mlflow.parentRunId": self._parent_of(number), Tag.TRIAL_STATE: TrialState.RUNNING.value}
+        tags = {} if run == parent else owner
         with tolerating_refusal(f"to resume run {run}"):
             self._client().update_run(run, status="RUNNING")
             if tags:
                 self._client().log_batch(run, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def _parent_of(self, number: int) -> str:
+        """A replicate is below the run of its trial, so that the charts of the trials show the search only."""
+        parent = self.parent()
+        return self._runs.get(replicated(number)[0], parent) if is_replicate(number) else parent
 
     def restore_experiment(self) -> bool:
         """Restore MLflow's experiment, with its runs, if somebody deleted it. Returns whether that was so."""

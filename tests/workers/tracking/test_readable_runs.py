@@ -13,6 +13,7 @@ from mlflow.exceptions import RestException
 
 from search_spaces.mlflow_view import read_view
 from search_spaces.protocol import ErrorKind, Phase, TrialState, Winner
+from search_spaces.replicates import replicate_number
 from tests.support.tracking import BuildTracker, FlakyClient, assert_delivered, record_trials, train, trial_runs
 from tests.support.workers import OpenRecorder, Stopwatch
 from workers.state.recorder import Recorder
@@ -190,6 +191,27 @@ def test_what_matters_is_on_the_parent_run_and_first_in_the_view(
     tags = client.get_experiment(str(one.ids().experiment)).tags
     view = read_view(tags["mlflow.sharedViewState.rung-abc"])
     assert view["selectedColumns"][1:3] == ["params.`batch_size`", "params.`optimizer.kind`"]
+
+
+def test_a_replicate_is_a_run_of_its_own_kind_below_that_of_its_trial(
+    client: MlflowClient, tracker: BuildTracker, recorder: Recorder
+) -> None:
+    one = tracker()
+    number = replicate_number(0, 1)
+    recorder.record_suggestion(0, {}, ADAM)
+    epoch(recorder, 0, 1, 0.8, TrialState.COMPLETED)
+    recorder.record_suggestion(number, {}, ADAM)
+    epoch(recorder, number, 1, 0.9, TrialState.COMPLETED)
+    one.finish()
+    runs = one.ids().runs
+    run = client.get_run(runs[number])
+    assert (run.data.tags["mlflow.parentRunId"], run.data.tags["rung.role"]) == (runs[0], "replicate")
+    assert run.data.tags["rung.replicate_of"] == "0"
+    assert str(run.info.run_name).startswith("replicate-0000-1 adam")
+    assert (run.info.status, run.data.metrics["best_validation_accuracy"]) == ("FINISHED", 0.9)
+    one.end_parent_run(summarize(Phase.COMPLETED, "", recorder.table, runs, None, "validation_accuracy"))
+    parent = parent_run(client, one)
+    assert (parent.data.metrics["best_value"], parent.data.metrics["trials_completed"]) == (0.8, 1)
 
 
 def test_the_note_says_that_the_accuracy_hides_classes_once_and_keeps_what_a_person_wrote(
