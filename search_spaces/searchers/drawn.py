@@ -89,7 +89,8 @@ class DrawnSearcherSpec(SearcherSpec):
         if len(self.initial) > self.num_samples:
             rule = f"should be at least {len(self.initial)}, the number of initial configurations"
             yield Problem("searcher.num_samples", rule, self.num_samples)
-        samples = [initial_sample(search_space, point) for point in self.initial]
+        # Only several can be equal: one is placed once, by `problems`.
+        samples = [initial_sample(search_space, point) for point in self.initial] if len(self.initial) > 1 else []
         for index, sample in enumerate(samples):
             if (first := samples.index(sample)) < index:
                 rule = f"should differ from searcher.initial[{first}], because no initial configuration is tried twice"

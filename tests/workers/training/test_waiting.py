@@ -44,7 +44,10 @@ AUGMENTED = {
     "gradient_clip_norm": 1.0,
 }
 CROPPED = {"augmentation": {"crop_padding": 1, "horizontal_flip": 0.5}}
-SPACES = pytest.mark.parametrize("space", [{}, CROPPED, AUGMENTED], ids=["plain", "cropped", "everything"])
+BALANCED = {"class_weights": "balanced", "balanced_sampling": True}
+SPACES = pytest.mark.parametrize(
+    "space", [{}, CROPPED, AUGMENTED, BALANCED], ids=["plain", "cropped", "everything", "balanced"]
+)
 #: All except Adafactor: torch's code for it reads the norm of every weight at each step.
 WITHOUT_WAITING = sorted(set(kinds(Optimizer)) - {"adafactor"})
 

@@ -8,13 +8,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from search_spaces.insight import NextSpec
+from search_spaces.insight import Finalist, Interval, NextSpec, Replication
 from search_spaces.layout import ExperimentFolder
 from search_spaces.validation import validate
 from service.cli import app
 from service.client import Client
 from service.settings import Settings
-from tests.support.insights import insight
+from tests.support.insights import hiding_scores, insight
 from tests.support.world import World
 
 
@@ -101,3 +101,31 @@ def test_show_says_in_one_line_how_sure_the_result_is(world: World, settings: Se
         "  insight   test 0.9944 (0.9800 to 0.9990) of 360 test images; 2 of 39 other trials cannot be distinguished "
         f"from it; `rung insight {ended}` says why\n"
     ) in runner(world).invoke(app, ["show", ended]).stdout
+
+
+def test_an_accuracy_that_hides_classes_is_said_by_show_and_insight(
+    world: World, settings: Settings, ended: str
+) -> None:
+    scores = hiding_scores()
+    write(settings, ended, insight(scores=scores, warning=scores.warning()).model_dump_json())
+    said = "the validation accuracy of 0.77 hides a balanced accuracy of 0.27: 3 classes are seldom recognized"
+    assert said in runner(world).invoke(app, ["show", ended]).stdout
+    lines = runner(world).invoke(app, ["insight", ended]).stdout.splitlines()
+    assert (
+        "  classes   on the test images: balanced accuracy 0.2718, macro F1 0.2700, calibration error 0.0500" in lines
+    )
+    assert any(line.startswith(f"  warning   {said}") for line in lines)
+
+
+def test_the_fresh_seeds_of_the_finalists_are_said(world: World, settings: Settings, ended: str) -> None:
+    finalists = [
+        Finalist(trial=12, runs=[5000120, 5000121], values=[0.985, 0.987], mean=0.986, sd=0.0014),
+        Finalist(trial=17, runs=[5000170, 5000171], values=[0.98, 0.982], mean=0.981, sd=0.0014),
+    ]
+    difference = Interval(value=0.005, low=-0.002, high=0.012)
+    replication = Replication(chosen=12, finalists=finalists, expected=0.9855, difference=difference)
+    write(settings, ended, insight(replication=replication).model_dump_json())
+    assert (
+        "  seeds     trial 12 won by the mean over 2 fresh seeds: 0.986 (sd 0.0014), against 0.981 of trial 17; the "
+        "difference is 0.50 (-0.20 to 1.20) percentage points; 0.9855 is to be expected of such a choice"
+    ) in runner(world).invoke(app, ["insight", ended]).stdout.splitlines()
