@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from search_spaces.domains import Integer, Number
-from search_spaces.spec import Spec
+from search_spaces.spec import Spec, field_error
 
 #: Numbers from here on are of replicates; a search has at most 100,000 trials.
 FIRST_REPLICATE = 5_000_000
@@ -37,6 +37,12 @@ class Finalists(Spec):
         description="Largest number of epochs that this may take, as a share of those that the search has spent; above "
         "it, nothing is trained again; default: no limit. A spec without this block has 0.25.",
     )
+
+    @model_validator(mode="after")
+    def _several(self) -> Finalists:
+        if self.trials == 1:
+            raise field_error("trials", "must be 0 or at least 2: of one there is nothing to choose")
+        return self
 
 
 def replicate_number(trial: int, index: int) -> int:

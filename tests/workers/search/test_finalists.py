@@ -11,10 +11,12 @@ from ray.tune.search import Searcher
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.objective import Objective
+from search_spaces.problems import SpecError
 from search_spaces.protocol import Directives, TrialState
 from search_spaces.replicates import is_replicate, replicate_number, replicated
 from search_spaces.storage.folder import FolderStorage
 from search_spaces.stored import read_spec
+from search_spaces.validation import validate
 from tests.support.searches import Search
 from tests.support.workers import OpenRecorder
 from workers.search.finalists import chosen_run, finalists, replicates
@@ -186,6 +188,11 @@ def test_by_default_they_take_at_most_a_quarter_of_the_epochs_of_the_search(
 
 def test_one_trial_is_not_trained_again(open_recorder: OpenRecorder) -> None:
     assert replicates(ExperimentSpec(name="x", finalists={}), table_of(open_recorder(), [[0.5]])) == []
+
+
+def test_one_finalist_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"`?finalists\.trials`?: must be 0 or at least 2"):
+        validate({"name": "x", "finalists": {"trials": 1}})
 
 
 def test_stored_specs_without_the_field_have_none() -> None:
