@@ -34,7 +34,7 @@ def hiding_scores(trial: int = 17) -> Scores:
         recall=[76 / 77, 0.1, 0.0, 0.0],
         confusion=CONFUSION,
     )
-    return Scores(trial=trial, classes=["cup", "fork", "knife", "spoon"], validation=split, test=split)
+    return Scores(trial=trial, classes=["cup", "plate", "knife", "spoon"], validation=split, test=split)
 
 
 def insight(**changes: Any) -> Insight:

@@ -43,7 +43,9 @@ def next_spec(
     """`found` are the findings about the space by path, `winner` those about the winner's curves. `hides_classes`:
     the winner's accuracy hides that it seldom recognizes some classes."""
     document, changes = spec.model_dump(mode="json"), []
-    suggestions = [*_suggestions(spec, found, winner), *([_balanced_objective, *_BALANCING] if hides_classes else ())]
+    suggestions: list[Suggestion] = list(_suggestions(spec, found, winner))
+    if hides_classes:
+        suggestions += [_balanced_objective, *_BALANCING]
     for suggestion in suggestions:
         if change := _first_valid(suggestion, document):
             changes.append(change[0])

@@ -25,7 +25,7 @@ class Parts:
     def compute(self, name: str, part: Callable[[], T], otherwise: T) -> T:
         """The part, or `otherwise` where it fails or is late.
 
-        A late part goes on in its thread, which nobody waits for: the process ends with the insight's plots.
+        A late part continues in its thread, which nobody waits for: the process ends with the insight's plots.
         """
         found: list[T] = []
         errors: list[Exception] = []

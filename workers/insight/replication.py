@@ -75,7 +75,7 @@ def estimates(right: Sequence[NDArray[np.bool_]], seed: int = 0) -> tuple[list[E
 
     `right` has for each finalist which images its runs got right: [seeds, images], with the same numbers for all. The
     bootstrap draws images, the same for all finalists, and for each finalist the deviations of its seeds from those of
-    all finalists: two or three seeds alone do not tell how much seeds differ. They are widened as Student's t
+    all finalists: so few seeds do not tell how much seeds differ. They are widened as Student's t
     distribution asks of so few.
     """
     random = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.insight import Choice, Importance, Insight, NextSpec, Sureness, TrialFindings
+from search_spaces.insight import Choice, Finding, Importance, Insight, NextSpec, Sureness, TrialFindings
 from search_spaces.protocol import TrialState
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.searched import searched_parameters
@@ -35,8 +35,8 @@ def insight_of(evidence: Evidence, limits_s: Mapping[str, float] = LIMITS_S) -> 
     """The insight that follows from the evidence. A part that fails, or takes too long, costs only itself: it is empty,
     and `notes` say why."""
     parts = Parts(limits_s)
-    curves = parts.compute("curves", lambda: _curves(evidence), [])
-    space = parts.compute("space", lambda: space_findings(evidence), {})
+    curves: list[TrialFindings] = parts.compute("curves", lambda: _curves(evidence), [])
+    space: dict[str, Finding] = parts.compute("space", lambda: space_findings(evidence), {})
     winner = curves[0].findings if curves else []
     warning = evidence.scores.warning() if evidence.scores else ""
     return Insight(

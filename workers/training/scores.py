@@ -8,7 +8,7 @@ compare them; it would need the logits on the CPU in each epoch. It must not kno
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -35,8 +35,8 @@ class Scores:
     macro_f1: float
     top5_accuracy: float | None
     calibration_error: float
-    right: Tensor
-    confusion: Tensor
+    right: Tensor = field(repr=False, compare=False)
+    confusion: Tensor = field(repr=False, compare=False)
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """The shares beside the accuracy, under names that begin with `prefix`."""

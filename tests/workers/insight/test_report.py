@@ -224,7 +224,7 @@ def test_an_accuracy_that_hides_classes_is_said_and_the_next_spec_looks_at_all_c
     assert made.scores == hiding_scores(winner)
     assert made.warning == (
         "the validation accuracy of 0.77 hides a balanced accuracy of 0.27: 3 classes are seldom recognized "
-        "(recall: knife 0.00, spoon 0.00, fork 0.10)"
+        "(recall: knife 0.00, spoon 0.00, plate 0.10)"
     )
     assert made.next.changes[-3:] == [
         "objective.metric validation_balanced_accuracy",

@@ -115,7 +115,7 @@ def test_the_policy_decides_what_stays(
         for name in (LAST, PREVIOUS, BEST, "last.pt.77", "best.pt.77.part", "spec.json", "trial.log"):
             (folder / name).touch()
     for _ in range(2):
-        checkpoints.prune(FolderArtifacts(tmp_path), [0, 1, 9], best=1, policy=policy, winner_registered=registered)
+        checkpoints.prune(FolderArtifacts(tmp_path), [0, 1, 9], best={1}, policy=policy, winner_registered=registered)
     files = {f"{path.parent.name[-1]}/{path.name}" for path in tmp_path.rglob("*.*")}
     running = {name for name in files if name.startswith("2/")}
     assert len(running) == 7, "a trial that has not ended is not touched"

@@ -71,7 +71,7 @@ def test_which_images_the_best_epoch_got_right_is_kept(config: Callable[..., dic
     assert found is not None
     assert sum(found.right) / len(found.right) == results[best]["validation_accuracy"]
     assert found.loss == results[best]["validation_loss"]
-    checkpoints.prune(artifacts, [told["trial"]], None, "none")
+    checkpoints.prune(artifacts, [told["trial"]], (), "none")
     assert load_outcomes(artifacts, files, best + 1) == found, "it stays when the checkpoints are deleted"
     assert not artifacts.exists(files.best)
 
