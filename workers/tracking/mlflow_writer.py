@@ -22,6 +22,7 @@ from mlflow.entities import Metric, Param, RunTag
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.mlflow_view import TAG_PREFIX, view_key
 from search_spaces.protocol import LaunchConfig, Phase, Tag, Winner, sanitize_text
+from search_spaces.replicates import is_replicate
 from workers.state.events import Event, TrialEvent
 from workers.tracking import registration
 from workers.tracking.batch import batch_of, by_trial
@@ -100,7 +101,9 @@ class MlflowWriter:
             on_parent()
         if not self._resumed:
             self._resume(parent)
-        for_each(list(by_trial(events).values()), self._send, AT_ONCE)
+        of_trials = by_trial(events)
+        for_each([own for trial, own in of_trials.items() if not is_replicate(trial)], self._send, AT_ONCE)
+        for_each([own for trial, own in of_trials.items() if is_replicate(trial)], self._send, AT_ONCE)
         self._accepted.clear()
         self._progress.apply(events)
 
