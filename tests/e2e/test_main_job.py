@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 
 from search_spaces.datasets import Digits
 from search_spaces.protocol import ENDED_TRIAL_STATES
+from search_spaces.replicates import replicated
 from service import stack
 from service.client import Client
 from service.contract.schemas import ExperimentView, TrialView
@@ -60,7 +61,7 @@ def ended(client: Client, experiment_id: str) -> ExperimentView:
 
 @pytest.fixture(scope="module")
 def view(client: Client) -> ExperimentView:
-    return ended(client, client.submit(spec("main-job", trials=10)).id)
+    return ended(client, client.submit(spec("main-job", trials=10, finalists={"trials": 2, "seeds": 1})).id)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,23 @@ def test_why_the_winner_won_is_known_and_on_the_parent_run(
     assert view.mlflow_run_id is not None
     logged = [file.path for file in mlflow.list_artifacts(view.mlflow_run_id, "insight")]
     assert "insight/insight.json" in logged
+
+
+def test_the_finalists_are_trained_again_and_the_better_one_is_registered(
+    client: Client, mlflow: MlflowClient, view: ExperimentView
+) -> None:
+    runs = list(client.trials(view.id, replicates=True))
+    assert [(run.state, run.epoch) for run in runs] == [("COMPLETED", 4)] * 2
+    assert view.winner is not None
+    best = max(runs, key=lambda run: run.best_value or 0.0)
+    assert view.winner["trial"] == best.trial
+    replication = client.insight(view.id).replication
+    assert replication is not None
+    assert (replication.chosen, replication.finalists[0].runs) == (replicated(best.trial)[0], [best.trial])
+    assert {one.trial for one in replication.finalists} == {replicated(run.trial)[0] for run in runs}
+    run = mlflow.get_run(str(best.mlflow_run_id))
+    assert (run.data.tags["rung.role"], run.info.status) == ("replicate", "FINISHED")
+    assert client.trial_spec(view.id, best.trial).seed != client.trial_spec(view.id, replication.chosen).seed
 
 
 def test_registered_model_predicts_raw_images(up: stack.Stack, view: ExperimentView, tmp_path: Path) -> None:
