@@ -79,7 +79,8 @@ class ScriptedEvaluator:
                     raise NodeError(f"node {name} cannot load the data set: digits", node, ErrorKind.DATA)
             case "hangs":
                 time.sleep(600)
-        return WinnerScore(*SCORE)
+        loss, accuracy = SCORE
+        return WinnerScore(loss, accuracy)
 
 
 def main(folder: Path) -> dict[str, Any]:
