@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +115,7 @@ def main(folder: Path) -> dict[str, Any]:
                 max_restarts=max_restarts,
                 stop_requested=lambda: stop and (gpus > 0 or any(notes.glob("*.started"))),
             )
-            answer: Any = astuple(score)
+            answer: Any = [score.loss, score.accuracy]
         except (EvaluationFailedError, StopRequestedError, TrialError) as error:
             answer = f"{type(error).__name__}: {error}"
         answers[name] = [answer, len(list(notes.glob("*.started")))]
