@@ -67,7 +67,7 @@ class ScriptedEvaluation:
         return self.score
 
     def make_insight(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None:
-        """There is nothing to say."""
+        """There is nothing to report."""
 
     def draw_plots(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None:
         if self.calls:

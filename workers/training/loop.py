@@ -105,7 +105,9 @@ class Training:
 
         self._augmentation = Augmentation(parameters.augmentation, images.shape[-1], self.device)
         self._order = EpochOrder(data.train_labels, data.classes, self.device, balanced=parameters.balanced_sampling)
-        self._class_weights = self._weights_of(data) if parameters.class_weights == "balanced" else None
+        self._class_weights: Tensor | None = None
+        if parameters.class_weights == "balanced":
+            self._class_weights = class_weights(data.train_labels, data.classes).to(self.device)
         self._distorted = (
             self._augmentation.mixes_labels
             or parameters.label_smoothing > 0
@@ -326,10 +328,6 @@ class Training:
 
     def _on_device(self, images: Tensor, reused: bool) -> DeviceImages:
         return DeviceImages(images, self._mean, self._std, self.device, reused=reused)
-
-    def _weights_of(self, data: Splits) -> Tensor:
-        counts = torch.bincount(data.train_labels, minlength=data.classes)
-        return torch.tensor(class_weights(counts.tolist()), dtype=torch.float32, device=self.device)
 
     def _sample_of(self, images: Tensor, count: int) -> tuple[DeviceImages, Tensor]:
         """`count` training images or MIN_CLEAN_IMAGES, whichever is more; the same for all trials of an experiment."""

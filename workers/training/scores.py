@@ -7,7 +7,6 @@ compare them; it would need the logits on the CPU in each epoch. It must not kno
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -101,10 +100,8 @@ def recall(confusion: list[list[int]]) -> list[float | None]:
 
 
 def _confusion(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """The number of images of each pair of classes, counted by sorting: bincount would wait for a GPU."""
-    pairs = (labels * classes + predicted).sort().values
-    ends = torch.searchsorted(pairs, torch.arange(classes * classes + 1, device=pairs.device))
-    return ends.diff().reshape(classes, classes)
+    """The number of images of each pair of classes."""
+    return class_counts(labels * classes + predicted, classes * classes).reshape(classes, classes)
 
 
 def _class_means(confusion: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +123,13 @@ def _calibration_error(confidence: Tensor, right: Tensor) -> Tensor:
     return distances.abs().sum() / len(right) + (confidence.sum() * 0.0)
 
 
-def class_weights(counts: list[int]) -> list[float]:
+def class_counts(labels: Tensor, classes: int) -> Tensor:
+    """The number of images of each class, counted by sorting: bincount would wait for a GPU."""
+    ends = torch.searchsorted(labels.sort().values, torch.arange(classes + 1, device=labels.device))
+    return ends.diff()
+
+
+def class_weights(labels: Tensor, classes: int) -> Tensor:
     """A weight for each class such that all classes have the same sum; 1 for a class without images."""
-    present = sum(count > 0 for count in counts)
-    return [math.fsum(counts) / (present * count) if count else 1.0 for count in counts]
+    counts = class_counts(labels, classes)
+    return torch.where(counts > 0, len(labels) / ((counts > 0).sum() * counts.clamp(min=1)), 1.0).float()

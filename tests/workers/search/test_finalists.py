@@ -59,7 +59,6 @@ def test_the_best_trials_are_trained_again_with_fresh_seeds_on_the_same_split(se
 
 def test_no_rule_stops_a_replicate_and_neither_searcher_nor_best_trial_learn_of_it(search: BuildSearch) -> None:
     now = searched(search, early_stopping={"kind": "asha", "grace_period": 1, "reduction_factor": 2})
-    before = now.verdict_on_the_worst()
     poor, good = now.tune.start(), now.tune.start()
     now.tune.finish(poor, 0.01)
     now.tune.finish(good, 0.99)
@@ -70,7 +69,7 @@ def test_no_rule_stops_a_replicate_and_neither_searcher_nor_best_trial_learn_of_
     assert best is not None
     assert not is_replicate(best.number)
     assert len(now.recorder.table.searched()) == 3
-    assert now.verdict_on_the_worst() == before
+    assert "of 3 earlier trials" in now.verdict_on_the_worst()
     assert len(list(now.recorder.table.history())) == sum(trial.epoch for trial in now.recorder.table.searched())
 
 
@@ -132,8 +131,8 @@ def test_they_are_paused_and_canceled_like_trials(search: BuildSearch) -> None:
     assert now.tune.start() == Searcher.FINISHED
 
 
-def test_a_search_that_is_canceled_or_has_reached_its_goal_has_none(search: BuildSearch) -> None:
-    now = searched(search, objective={"goal": 0.7})
+def test_a_search_that_has_reached_its_goal_has_none(search: BuildSearch) -> None:
+    now = searched(search, (0.5, 0.6, 0.8), objective={"goal": 0.7})
     assert now.tune.start() == Searcher.FINISHED
     assert not any(map(is_replicate, now.trials))
 

@@ -38,7 +38,7 @@ def test_every_score_is_that_of_scikit_learn(classes: int, absent: bool) -> None
     likely = logits.softmax(1).numpy()
     true, predicted = labels.numpy(), logits.argmax(1).numpy()
     every = list(range(classes))
-    assert found.loss == pytest.approx(metrics.log_loss(true, likely, labels=every), rel=1e-4)
+    assert found.loss == pytest.approx(float(functional.cross_entropy(logits, labels)), rel=1e-5)
     assert found.accuracy == metrics.accuracy_score(true, predicted)
     each = metrics.recall_score(true, predicted, labels=np.unique(true), average=None)
     assert found.balanced_accuracy == pytest.approx(each.mean())
@@ -77,10 +77,10 @@ def test_the_accuracy_of_a_network_that_only_knows_the_largest_class_hides_that(
 
 @pytest.mark.parametrize("space", [{"class_weights": "balanced"}, {"balanced_sampling": True}])
 def test_class_weights_and_balanced_sampling_help_classes_of_few_images(space: dict[str, object]) -> None:
-    common = {"optimizer": {"kind": "sgd", "lr": 0.01}}
-    plain, helped = (curve(Training(trial(**common, **more), imbalanced()), 3)[-1] for more in ({}, space))
+    common = {"optimizer": {"kind": "sgd", "lr": 0.001}}
+    plain, helped = (curve(Training(trial(**common, **more), imbalanced()), 2)[-1] for more in ({}, space))
     gain = helped["validation_balanced_accuracy"] - plain["validation_balanced_accuracy"]
-    assert gain > 0.1, (plain["validation_balanced_accuracy"], helped["validation_balanced_accuracy"])
+    assert gain > 0.2, (plain["validation_balanced_accuracy"], helped["validation_balanced_accuracy"])
 
 
 def test_the_loss_has_the_weights_of_scikit_learn() -> None:
