@@ -195,7 +195,7 @@ def at_bound(bound: float) -> Finding:
     return Finding(kind="at-bound", text="at its bound", figures={"bound": bound})
 
 
-def test_a_suggestion_that_is_not_valid_is_left_out_alone() -> None:
+def test_only_a_suggestion_that_is_not_valid_is_left_out() -> None:
     """Momentum must stay below 1, no number is larger than the largest, and the third has no figures."""
     space = {
         "optimizer": {"kind": "sgd", "lr": {"loguniform": [0.01, 1.0]}, "momentum": {"uniform": [0.0, 0.9999]}},
@@ -214,7 +214,7 @@ def test_a_suggestion_that_is_not_valid_is_left_out_alone() -> None:
     assert optimizer.lr.high == 10
 
 
-def test_an_accuracy_that_hides_classes_is_said_and_the_next_spec_looks_at_all_classes(
+def test_the_insight_says_that_an_accuracy_hides_classes_and_the_next_spec_looks_at_all_classes(
     plant: Plant, planted: Trials
 ) -> None:
     storage = plant(spec_of(), planted[:12], test_accuracy=0.77)

@@ -103,9 +103,7 @@ def test_show_says_in_one_line_how_sure_the_result_is(world: World, settings: Se
     ) in runner(world).invoke(app, ["show", ended]).stdout
 
 
-def test_an_accuracy_that_hides_classes_is_said_by_show_and_insight(
-    world: World, settings: Settings, ended: str
-) -> None:
+def test_show_and_insight_say_that_an_accuracy_hides_classes(world: World, settings: Settings, ended: str) -> None:
     scores = hiding_scores()
     write(settings, ended, insight(scores=scores, warning=scores.warning()).model_dump_json())
     said = "the validation accuracy of 0.77 hides a balanced accuracy of 0.27: 3 classes are seldom recognized"
@@ -117,7 +115,7 @@ def test_an_accuracy_that_hides_classes_is_said_by_show_and_insight(
     assert any(line.startswith(f"  warning   {said}") for line in lines)
 
 
-def test_the_fresh_seeds_of_the_finalists_are_said(world: World, settings: Settings, ended: str) -> None:
+def test_insight_says_how_the_finalists_did_with_fresh_seeds(world: World, settings: Settings, ended: str) -> None:
     finalists = [
         Finalist(trial=12, runs=[5000120, 5000121], values=[0.985, 0.987], mean=0.986, sd=0.0014),
         Finalist(trial=17, runs=[5000170, 5000171], values=[0.98, 0.982], mean=0.981, sd=0.0014),
