@@ -91,4 +91,6 @@ def test_an_experiment_without_a_search_space_trains_what_the_course_recommends(
         "input_normalization": True,
         "label_smoothing": 0.0,
         "gradient_clip_norm": 0.0,
+        "class_weights": "none",
+        "balanced_sampling": False,
     }
