@@ -21,7 +21,7 @@ from workers.insight.space import space_findings
 from workers.insight.sureness import sureness
 
 MOST_SHOWN = 100  # trials whose findings are listed; those of the others are counted
-#: How long each part may take, in seconds. The largest searches (1,000 trials of 10,000 images) need a third of it.
+#: How long each part may take, in seconds. Together they are within the time that the driver waits for the insight.
 LIMITS_S = {"sureness": 15.0, "replication": 5.0, "importance": 20.0, "curves": 5.0, "space": 5.0, "next": 5.0}
 
 
