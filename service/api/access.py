@@ -124,7 +124,7 @@ class ExperimentListHandle:
 
     def named(self, ids: Iterable[str]) -> list[VisibleHandle]:
         """Those with these ids; one that the caller may not see is not found when it is read."""
-        return [VisibleHandle(self.context, Response(), one) for one in ids]
+        return [VisibleHandle(self.context, self.caller, Response(), one) for one in ids]
 
 
 def find_team(session: Session, caller: Caller, team: str, *, lock: bool = False) -> Team:

@@ -11,10 +11,12 @@ from pydantic_core import PydanticCustomError
 from search_spaces.protocol import API_PREFIX
 from service.api import headers, serializers
 from service.api.access import ExperimentList
+from service.api.callers import may
 from service.api.error_handlers import error_responses
 from service.contract.comparison import MOST_EXPERIMENTS, Comparison, compare, curves_each
 from service.contract.errors import NotFoundError, ValidationFailedError
 from service.domain import trials
+from service.identity.permissions import Permission
 from service.presentation import best_first
 
 router = APIRouter(prefix=f"{API_PREFIX}/compare", tags=["experiments"])
@@ -43,6 +45,7 @@ class Compared(BaseModel):
 @router.get(
     "",
     summary="Compare experiments",
+    dependencies=[may(Permission.EXPERIMENT_READ)],
     responses={
         200: headers.success("The experiments side by side."),
         **error_responses(NotFoundError, ValidationFailedError),

@@ -86,7 +86,7 @@ class Request:
     """What is sent to a route."""
 
     path: dict[str, str] = field(default_factory=dict)
-    query: dict[str, str] = field(default_factory=dict)
+    query: dict[str, str | list[str]] = field(default_factory=dict)
     body: Any = None
 
 
@@ -118,6 +118,10 @@ def _token(made: Fixture, caller: str, whose: str) -> Request:
     return Request({"token_id": made.accounts.row(made.accounts.token(login)).id})
 
 
+def _comparison(made: Fixture, _: str, whose: str) -> Request:
+    return Request(query={"id": [made.experiment("own"), made.experiment(whose)]})
+
+
 def _of_a_team(made: Fixture, _: str, whose: str) -> Request:
     names = {"own": OWN_TEAM, "other": OTHER_TEAM, "absent": ABSENT_TEAM}
     return Request(query={"team": names[whose]})
@@ -134,6 +138,7 @@ def _plain(body: Any = None) -> Maker:
 #: What is sent to each route; those that are absent get nothing.
 REQUESTS: dict[str, Maker] = {
     "submit_experiment": _submission,
+    "compare_experiments": _comparison,
     "list_audit": _of_a_team,
     "list_tokens": _of_a_team,
     "send_heartbeat": _heartbeat,
@@ -238,9 +243,8 @@ def _answer(
         expected = [] if word == SIGN_IN else ["refused" if answer.status_code >= 400 else None]
         assert len(rows) == len(expected), (route.name, caller, whose, answer.text)
         assert all(row.outcome == "refused" for row in rows if answer.status_code >= 400), (route.name, caller, whose)
-    hidden = re.compile(
-        "|".join(map(re.escape, sorted([*path.values(), *request.query.values()], key=len, reverse=True))) or "$^"
-    )
+    asked = [value for _, value in httpx.QueryParams(request.query).multi_items()]
+    hidden = re.compile("|".join(map(re.escape, sorted([*path.values(), *asked], key=len, reverse=True))) or "$^")
     changing = ("date", "x-request-id", "content-length")
     kept = {name: value for name, value in answer.headers.items() if name not in changing}
     return word, answer.status_code, (answer.status_code, kept, hidden.sub("...", answer.text))
