@@ -24,6 +24,7 @@ OPERATION_IDS = {
     "change_experiment",
     "change_password",
     "change_user",
+    "compare_experiments",
     "continue_experiment",
     "create_team",
     "create_token",
