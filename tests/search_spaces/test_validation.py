@@ -178,8 +178,8 @@ ITEMS = (
         (
             {"name": "x", "objective": {"metric": ["x"]}},
             [
-                "objective.metric: must be 'validation_accuracy', 'validation_balanced_accuracy', 'validation_macro_f1' "
-                "or 'validation_loss' (got [\"x\"])"
+                "objective.metric: must be 'validation_accuracy', 'validation_balanced_accuracy', 'validation_macro_f1'"
+                " or 'validation_loss' (got [\"x\"])"
             ],
         ),
         (
