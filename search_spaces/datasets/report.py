@@ -39,6 +39,11 @@ class DataReport(BaseModel):
     not_finite: int = Field(0, description="Number of images that hold NaN or infinite values.")
     skipped: int = Field(0, description="Number of damaged files that were left out.")
     notes: list[str] = Field(default_factory=list, description="What a person should know of the files.")
+    train_sha256: str | None = Field(
+        None,
+        description="Digest of the pixels and the classes of the training images; null if an earlier version read them.",
+    )
+    validation_sha256: str | None = Field(None, description="The same for the validation images.")
     test_sha256: str = Field(
         description="Digest of the content and the classes of the test images: results are comparable if it is equal."
     )

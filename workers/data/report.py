@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from search_spaces.datasets.base import DatasetSpec
 from search_spaces.datasets.report import DataReport
+from workers.data.digest import digest
 from workers.data.splits import Splits
 
 #: Facts of a reader that the report has under the same name.
@@ -30,7 +29,9 @@ def report(dataset: DatasetSpec, splits: Splits) -> DataReport:
         shape=list(splits.train_images.shape[1:]),
         value_range=splits.decoding.get("value_range") if facts.get("values") else None,
         notes=list(splits.notes),
-        test_sha256=facts.get("test_sha256") or _digest(test_images, test_labels),
+        train_sha256=splits.digests.get("train"),
+        validation_sha256=splits.digests.get("validation"),
+        test_sha256=facts.get("test_sha256") or digest(test_images.numpy(), test_labels.numpy()),
         **known,
     )
 
@@ -38,18 +39,18 @@ def report(dataset: DatasetSpec, splits: Splits) -> DataReport:
 def difference(earlier: DataReport, found: DataReport) -> str:
     """What differs between two readings of a data set whose results would not be comparable; empty if nothing does.
 
-    Images that were replaced by others, as many of each class, are noticed in the test set only.
+    A report of an earlier version has no digests of the training and validation images, which are then not compared.
     """
     if earlier.classes != found.classes:
         return f"its classes are {', '.join(found.classes)} instead of {', '.join(earlier.classes)}"
     if earlier.counts != found.counts:
         now, before = (", ".join(f"{one.images(part)} {part}" for part in one.counts) for one in (found, earlier))
         return f"it has other images of some classes: {now} instead of {before}"
-    return "" if earlier.test_sha256 == found.test_sha256 else "its test images are others"
+    digests = {
+        "training": (earlier.train_sha256, found.train_sha256),
+        "validation": (earlier.validation_sha256, found.validation_sha256),
+        "test": (earlier.test_sha256, found.test_sha256),
+    }
+    others = [part for part, (before, now) in digests.items() if before and now and before != now]
+    return f"its {' and '.join(others)} images are others" if others else ""
 
-
-def _digest(images: Tensor, labels: Tensor) -> str:
-    """A digest of the images and their labels, whatever their order."""
-    pairs = zip(images.numpy(), labels.tolist(), strict=True)
-    lines = sorted(f"{label} {hashlib.sha256(image.tobytes()).hexdigest()}\n" for image, label in pairs)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

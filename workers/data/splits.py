@@ -25,6 +25,7 @@ from search_spaces.datasets import shares
 from search_spaces.datasets.base import DataError, DatasetSpec, DataUnavailableError, RecognizableReader
 from search_spaces.phrases import counted
 from workers.data import cache
+from workers.data.digest import digest
 from workers.data.subset import Subset
 
 __all__ = ["DataError", "Splits", "load"]
@@ -41,8 +42,8 @@ class Splits:
     gray level, so that a constant channel does not divide by zero. `notes` lists files that were skipped or
     look unusual, and sets that are too small. Images for training and validation may be a `Subset`, which takes the
     place of a tensor. `decoding` describes how an encoded image becomes such an image: the argument of
-    `search_spaces.datasets.image_folder.pictures.decode`. `facts` is what else the reader told. The tensors are backed
-    by files that trials of one node share in memory.
+    `search_spaces.datasets.image_folder.pictures.decode`. `facts` is what else the reader told, `digests` are those of
+    `train` and `validation`. The tensors are backed by files that trials of one node share in memory.
     """
 
     train_images: Tensor
@@ -57,6 +58,7 @@ class Splits:
     notes: tuple[str, ...] = ()
     decoding: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
+    digests: dict[str, str] = field(default_factory=dict, repr=False)
 
     def test(self) -> tuple[Tensor, Tensor]:
         """Images and labels of the test set, which no trial reads. Raises DataError."""
@@ -96,6 +98,7 @@ def load(dataset: DatasetSpec, split_seed: int, data_root: Path, cache_root: Pat
             ),
             decoding=source.facts.get("decoding") or _decoding_of(source),
             facts=source.facts,
+            digests=split.facts["digests"],
         )
 
 
@@ -186,7 +189,7 @@ def _decoding_of(source: cache.Entry) -> dict[str, Any]:
 
 
 def _split(source: cache.Entry, fraction: float, seed: int, cache_root: Path) -> cache.Entry:
-    """The entry with the indices of the split, and the mean and deviation of its training images."""
+    """The entry with the indices of the split, the digests of its parts, and the mean and deviation of training images."""
     prefix = f"split-{source.path.name}"
     brings_validation = bool(source.facts.get("has_validation"))
 
@@ -204,11 +207,14 @@ def _split(source: cache.Entry, fraction: float, seed: int, cache_root: Path) ->
                 )
             draft.create_array(f"{part}_indices", indices.shape, np.int64)[:] = indices
         mean, std = channel_statistics(images, parts["train"])
+        digests = {part: digest(images, labels, indices) for part, indices in parts.items()}
+        if brings_validation:
+            digests["validation"] = digest(source.array("validation_images"), source.array("validation_labels"))
         cache.prune(cache_root, prefix, keep=KEPT_SPLITS - 1)
-        return {"mean": mean, "std": std}
+        return {"mean": mean, "std": std, "digests": digests}
 
     choice = ["validation folder"] if brings_validation else ["indices", fraction, seed]
-    return cache.entry(cache_root, f"{prefix}-{cache.key_of(*choice)}", build)
+    return cache.entry(cache_root, f"{prefix}-{cache.key_of('digests', *choice)}", build)
 
 
 def _parts(source: cache.Entry, split: cache.Entry) -> dict[str, tuple[Any, Tensor]]:

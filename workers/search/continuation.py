@@ -1,7 +1,7 @@
 """Continuation: the trials of another experiment, with which this one begins.
 
-Owns what is imported and how: the journal entries of the trials that have a result, their specs, and the weights of
-the best one. They are numbered from 0 in this experiment; nothing of the other experiment is changed. It must not know
+Owns what is imported and how: the journal entries of the trials that have a result, their specs, what is known of their
+data, and the weights of the best one. They are numbered from 0 in this experiment; nothing of the other experiment is changed. It must not know
 Ray, MLflow or the service.
 """
 
@@ -50,7 +50,9 @@ def import_trials(address: str, storage: ExperimentStorage, recorder: Recorder) 
     renumbered = {theirs: ours for ours, theirs in enumerate(numbers)}
     for theirs, ours in renumbered.items():
         _copy(source.artifacts, NAMES.trial(theirs).spec, storage.artifacts, NAMES.trial(ours).spec)
-        _copy_outcomes(source.artifacts, theirs, storage.artifacts, ours)
+        _copy_if_there(source.artifacts, NAMES.trial(theirs).validation, storage.artifacts, NAMES.trial(ours).validation)
+    if numbers:
+        _copy_if_there(source.artifacts, NAMES.data_report, storage.artifacts, NAMES.data_report)
     imported = [
         replace(event, trial=renumbered[event.trial], source=f"{PurePath(address).name}/{event.trial}", held_s=None)
         for event in events
@@ -81,11 +83,10 @@ def _read(source: ExperimentStorage, address: str) -> list[Event]:
         raise SourceMissingError(f"cannot import the trials of the source experiment: {error}") from error
 
 
-def _copy_outcomes(source: ArtifactStore, theirs: int, target: ArtifactStore, ours: int) -> None:
-    """Trials of version 0.1 have none."""
-    name = NAMES.trial(theirs).validation
+def _copy_if_there(source: ArtifactStore, name: PurePath, target: ArtifactStore, new_name: PurePath) -> None:
+    """What experiments of version 0.1 do not have."""
     if source.exists(name):
-        _copy(source, name, target, NAMES.trial(ours).validation)
+        _copy(source, name, target, new_name)
 
 
 def _copy(source: ArtifactStore, name: PurePath, target: ArtifactStore, new_name: PurePath) -> None:

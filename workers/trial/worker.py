@@ -17,18 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import TrialSpec
 from search_spaces.layout import NAMES
 from search_spaces.phrases import counted
-from search_spaces.protocol import ErrorKind
 from search_spaces.storage.base import open_storage, read_document
 from search_spaces.stored import read_trial_spec
-from workers.failures.classification import NodeError, classified
-from workers.nodes import avoiding, on_node, this_node, using_storage
+from workers.failures.classification import classified
+from workers.nodes import avoiding, on_node, using_storage
 from workers.state import checkpoints
 from workers.state.outcomes import ValidationOutcomes
-from workers.trial import device
+from workers.trial import agreed_data, device
 from workers.trial.logs import LogFile, captured
 
 if TYPE_CHECKING:
@@ -232,6 +230,7 @@ class TrialWorker(tune.Trainable):
             yield one
 
     def _splits(self, spec: TrialSpec) -> Splits:
+        from workers.data import cache
         from workers.data.splits import load
 
         key = f"{spec.dataset.model_dump_json()}/{spec.split_seed}"
@@ -239,37 +238,7 @@ class TrialWorker(tune.Trainable):
             self._loaded = None
             data_root, cache_root = Path(self._config["data_root"]), Path(self._config["cache_root"])
             splits = load(spec.dataset, spec.split_seed, data_root, cache_root)
-            self._report(spec, splits, cache_root)
+            agreed_data.agree(spec.dataset, splits, self._artifacts)
+            log.info("the decoded data sets in %s take %.1f MB", cache_root, cache.size_bytes(cache_root) / 1e6)
             self._loaded = key, splits
         return self._loaded[1]
-
-    def _earlier_report(self) -> DataReport | None:
-        """What an earlier trial found the data to be; None where that cannot be read."""
-        try:
-            return DataReport.model_validate_json(read_document(self._artifacts, NAMES.data_report))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            log.warning("what an earlier trial found the data to be cannot be read: %s", error)
-            return None
-
-    def _report(self, spec: TrialSpec, splits: Splits, cache_root: Path) -> None:
-        """Write what is known of the data, unless an earlier trial wrote the same.
-
-        Raises NodeError for other data than those of an earlier trial, with which this one would be compared.
-        """
-        from workers.data import cache
-        from workers.data.report import difference, report
-
-        found, earlier = report(spec.dataset, splits), self._earlier_report()
-        if earlier is not None and (other := difference(earlier, found)):
-            node, name = this_node()
-            why = f"node {name} has other data than earlier trials of this experiment: {other}"
-            raise NodeError(f"{why}; restore the data set, or submit a new experiment", node, ErrorKind.DATA)
-        log.info("the decoded data sets in %s take %.1f MB", cache_root, cache.size_bytes(cache_root) / 1e6)
-        if found == earlier:
-            return
-        try:
-            self._artifacts.write(NAMES.data_report, found.model_dump_json(indent=2).encode())
-        except OSError as error:
-            log.warning("what is known of the data could not be written: %s", error)

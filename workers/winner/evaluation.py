@@ -29,7 +29,7 @@ from workers.failures.classification import TrialError, classified
 from workers.nodes import Nodes, avoiding, on_node, using_storage
 from workers.state import checkpoints
 from workers.tracking.environment import prepare_import
-from workers.trial import device
+from workers.trial import agreed_data, device
 
 if TYPE_CHECKING:
     from search_spaces.experiment import TrialSpec
@@ -230,6 +230,7 @@ class Evaluator:
         on = device.select_device(spec)
         torch.set_num_threads(spec.cpus)
         splits = load(spec.dataset, spec.split_seed, Path(launch.data_root), Path(launch.cache_root))
+        agreed_data.agree(spec.dataset, splits, artifacts)
         training = Training(spec, _without_images(splits), on)
         try:
             training.model.load_state_dict(_weights(checkpoints.load(artifacts, trial.best), epochs))

@@ -59,6 +59,23 @@ def test_the_digest_is_of_the_test_files_whatever_their_names(tmp_path: Path) ->
     assert read(dataset, tmp_path).test_sha256 != first
 
 
+def test_the_images_of_each_split_have_a_digest(tmp_path: Path) -> None:
+    birds(tmp_path / "birds")
+    dataset = ImageFolder(path="birds", size=12)
+    first = read(dataset, tmp_path)
+    assert len({first.train_sha256, first.validation_sha256, first.test_sha256}) == 3
+    (tmp_path / "birds/train/owl/0.png").rename(tmp_path / "birds/train/owl/9.png")
+    renamed = read(dataset, tmp_path)
+    assert (renamed.train_sha256, renamed.validation_sha256) == (first.train_sha256, first.validation_sha256)
+    save_png16(tmp_path / "birds/train/owl/9.png", patterned(0, 1, 4095))
+    second = read(dataset, tmp_path)
+    assert (second.train_sha256 == first.train_sha256, second.validation_sha256) == (False, first.validation_sha256)
+    (tmp_path / "birds/valid/owl/1.png").rename(tmp_path / "birds/valid/wren/9.png")
+    third = read(dataset, tmp_path)
+    assert (third.train_sha256, third.test_sha256) == (second.train_sha256, first.test_sha256)
+    assert third.validation_sha256 != first.validation_sha256
+
+
 def test_data_that_are_no_files(tmp_path: Path) -> None:
     found = read(Digits(), tmp_path)
     assert found.classes == [str(digit) for digit in range(10)]

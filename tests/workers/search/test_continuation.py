@@ -48,6 +48,8 @@ def source(tmp_path: Path, experiment: BuildSpec) -> Path:
     for number, (state, _) in ENDS.items():
         recorder.record_end(number, state, f"because {number}")
     recorder.close()
+    (folder / "data").mkdir()
+    (folder / "data/dataset.json").write_text("what is known of the data")
     return folder
 
 
@@ -81,6 +83,8 @@ def test_results_are_imported_in_their_order(source: Path, tmp_path: Path, open_
     assert [(tmp_path / f"trials/{number:05d}/validation.json").read_bytes() for number in taken] == [
         b"outcomes %d" % theirs for theirs in taken.values()
     ]
+    known = (tmp_path / "data/dataset.json").read_text()
+    assert known == "what is known of the data", "with which the next trials compare their own"
     original.close()
 
 

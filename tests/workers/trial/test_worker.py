@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -95,6 +96,8 @@ def test_the_first_trial_tells_what_the_data_are(
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
+        ({"train_sha256": "0" * 64}, "its training images are others"),
+        ({"train_sha256": "0" * 64, "validation_sha256": "0"}, "its training and validation images are others"),
         ({"test_sha256": "0" * 64}, "its test images are others"),
         ({"counts": {"train": [9], "validation": [1], "test": [2]}}, "instead of 9 train, 1 validation, 2 test"),
         ({"classes": ["cat", "dog"]}, "its classes are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 instead of cat, dog"),
@@ -117,6 +120,41 @@ def test_a_trial_is_not_trained_on_other_data_than_those_it_is_compared_with(
         assert why in failure.reason
     path.write_text(found.model_dump_json())
     assert begun(told).step()["epoch"] == 1
+
+
+def pictures(folder: Path, replaced: int | None = None) -> None:
+    """A train set of 20 pictures of two classes; the content of one may be another than at first."""
+    for number in range(20):
+        path = folder / f"{'ab'[number % 2]}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 10 * number + (number == replaced)).save(path)
+
+
+@pytest.mark.parametrize("replaced", range(0, 20, 4))
+def test_a_replaced_picture_is_noticed_whatever_split_it_is_in(
+    config: Callable[..., dict[str, Any]], tmp_path: Path, replaced: int
+) -> None:
+    folder = {"name": "image_folder", "path": "pictures", "size": 8, "color": "gray", "validation_fraction": 0.5}
+    pictures(tmp_path / "data/pictures")
+    told = config(dataset=folder)
+    begun(told).step()
+    (tmp_path / f"data/pictures/{'ab'[replaced % 2]}/{replaced}.png").unlink()
+    pictures(tmp_path / "data/pictures", replaced)
+    with pytest.raises(TrialError, match="its (training|validation|test) images are others") as raised:
+        begun(told).step()
+    assert raised.value.failure.kind is ErrorKind.DATA
+
+
+def test_a_report_of_a_version_without_digests_is_completed(config: Callable[..., dict[str, Any]]) -> None:
+    told = config()
+    begun(told).step()
+    path = ExperimentFolder(Path(told["storage"])).data_report
+    found = path.read_text()
+    earlier = {name: value for name, value in json.loads(found).items() if name.partition("_")[0] != "train"}
+    del earlier["validation_sha256"]
+    path.write_text(json.dumps(earlier))
+    assert begun(told).step()["epoch"] == 1
+    assert path.read_text() == found
 
 
 def test_a_killed_trial_resumes_bit_for_bit(config: Callable[..., dict[str, Any]]) -> None:

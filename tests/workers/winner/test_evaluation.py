@@ -19,6 +19,7 @@ from search_spaces.protocol import ErrorKind, TrialState
 from search_spaces.scores import Scores
 from search_spaces.storage.folder import FolderStorage
 from tests.support.workers import BuildLaunch, BuildSpec, OpenRecorder
+from workers.data.report import report
 from workers.data.splits import load
 from workers.failures.classification import TrialError
 from workers.state import checkpoints
@@ -53,6 +54,25 @@ def test_an_insight_is_stored_and_drawn(tmp_path: Path, launch: BuildLaunch, ope
     assert (stored.choice.trial, stored.sureness.validation_images) == (0, 2)
     evaluator.draw_plots(spec, launch())
     assert {path.name for path in ExperimentFolder(tmp_path).insight.iterdir()} == {"insight.json", "told_apart.png"}
+
+
+def test_the_winner_is_not_evaluated_on_other_data_than_its_trials_had(
+    tmp_path: Path, experiment: BuildSpec, launch: BuildLaunch
+) -> None:
+    spec = experiment().bind({"optimizer": 0, "optimizer[0].lr": 0.01, "batch_size": 0, "label_smoothing": 0.0})
+    artifacts = FolderStorage(tmp_path).artifacts
+    artifacts.write(NAMES.trial(0).spec, spec.model_dump_json().encode())
+    known = report(spec.dataset, load(spec.dataset, spec.split_seed, tmp_path / "data", tmp_path / "cache"))
+    for name, part in (("train", "training"), ("validation", "validation"), ("test", "test")):
+        other = known.model_copy(update={f"{name}_sha256": "0" * 64})
+        artifacts.write(NAMES.data_report, other.model_dump_json().encode())
+        with pytest.raises(TrialError, match=f"has other data than earlier trials .*: its {part} images") as raised:
+            Evaluator(pack_nothing).evaluate(launch(), 0, 1)
+        assert raised.value.failure.kind is ErrorKind.DATA
+    artifacts.write(NAMES.data_report, known.model_dump_json().encode())
+    threads = torch.get_num_threads()
+    assert Evaluator(pack_nothing).evaluate(launch(), 0, 1).accuracy > 0
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("lost", ["gone", "cut", "of another network", "of another epoch", "of an unknown epoch"])
