@@ -41,7 +41,7 @@ class DataReport(BaseModel):
     notes: list[str] = Field(default_factory=list, description="What a person should know of the files.")
     train_sha256: str | None = Field(
         None,
-        description="Digest of the pixels and the classes of the training images; null if an earlier version read them.",
+        description="Digest of the pixels and the classes of the training images; null if read by an earlier version.",
     )
     validation_sha256: str | None = Field(None, description="The same for the validation images.")
     test_sha256: str = Field(

@@ -53,4 +53,3 @@ def difference(earlier: DataReport, found: DataReport) -> str:
     }
     others = [part for part, (before, now) in digests.items() if before and now and before != now]
     return f"its {' and '.join(others)} images are others" if others else ""
-

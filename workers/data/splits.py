@@ -189,7 +189,7 @@ def _decoding_of(source: cache.Entry) -> dict[str, Any]:
 
 
 def _split(source: cache.Entry, fraction: float, seed: int, cache_root: Path) -> cache.Entry:
-    """The entry with the indices of the split, the digests of its parts, and the mean and deviation of training images."""
+    """The entry with the indices of the split, the digests of its parts, and the mean and deviation for training."""
     prefix = f"split-{source.path.name}"
     brings_validation = bool(source.facts.get("has_validation"))
 

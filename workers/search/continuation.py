@@ -1,8 +1,8 @@
 """Continuation: the trials of another experiment, with which this one begins.
 
-Owns what is imported and how: the journal entries of the trials that have a result, their specs, what is known of their
-data, and the weights of the best one. They are numbered from 0 in this experiment; nothing of the other experiment is changed. It must not know
-Ray, MLflow or the service.
+Owns what is imported and how: the journal entries of the trials that have a result, their specs, what is known of
+their data, and the weights of the best one. They are numbered from 0 in this experiment; nothing of the other
+experiment is changed. It must not know Ray, MLflow or the service.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def import_trials(address: str, storage: ExperimentStorage, recorder: Recorder) 
     renumbered = {theirs: ours for ours, theirs in enumerate(numbers)}
     for theirs, ours in renumbered.items():
         _copy(source.artifacts, NAMES.trial(theirs).spec, storage.artifacts, NAMES.trial(ours).spec)
-        _copy_if_there(source.artifacts, NAMES.trial(theirs).validation, storage.artifacts, NAMES.trial(ours).validation)
+        _copy_if_there(
+            source.artifacts, NAMES.trial(theirs).validation, storage.artifacts, NAMES.trial(ours).validation
+        )
     if numbers:
         _copy_if_there(source.artifacts, NAMES.data_report, storage.artifacts, NAMES.data_report)
     imported = [

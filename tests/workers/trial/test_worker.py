@@ -140,7 +140,7 @@ def test_a_replaced_picture_is_noticed_whatever_split_it_is_in(
     begun(told).step()
     (tmp_path / f"data/pictures/{'ab'[replaced % 2]}/{replaced}.png").unlink()
     pictures(tmp_path / "data/pictures", replaced)
-    with pytest.raises(TrialError, match="its (training|validation|test) images are others") as raised:
+    with pytest.raises(TrialError, match=r"its (training|validation|test) images are others") as raised:
         begun(told).step()
     assert raised.value.failure.kind is ErrorKind.DATA
 
