@@ -1,7 +1,8 @@
 """Cross-field rules: rules between fields of an experiment.
 
 Owns every rule that looks at more than one part of an experiment, except those of a single searcher or stopping rule,
-which are on its class. A plugin's arguments are its own: no rule reads them. Nothing here counts the candidates of a
+which are on its class. Of a plugin's arguments, which are its own, only names and hidden domains are
+looked at. Nothing here counts the candidates of a
 domain, so the cost of a spec is bounded by its size. It must not change a spec.
 """
 
@@ -12,11 +13,11 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from search_spaces.domains import Choice, Interval, bounds_of
-from search_spaces.models import NEVER_DETERMINISTIC, ModelSpec, TorchvisionModel
+from search_spaces.domains import KEYWORDS, Choice, Interval, bounds_of
+from search_spaces.models import NEVER_DETERMINISTIC, ModelSpec, PluginModel, TorchvisionModel
 from search_spaces.normalization import Batch, Group
-from search_spaces.phrases import counted
-from search_spaces.problems import Problem
+from search_spaces.phrases import counted, listed
+from search_spaces.problems import Problem, shorten
 from search_spaces.schedulers import SchedulerSpec
 
 if TYPE_CHECKING:
@@ -119,6 +120,42 @@ def _deterministic(spec: ExperimentSpec) -> Iterator[Problem]:
                 )
 
 
+def _plugin_arguments(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Not rules of the fields, because stored specs may break them."""
+    for path, model in _models(spec):
+        if not isinstance(model, PluginModel):
+            continue
+        names = set(model.arguments)
+        if len(names) == 1 and names < KEYWORDS and isinstance(next(iter(model.arguments.values())), list):
+            rule = (
+                "must not be a domain: each argument may be one, and to choose between several arguments, write a "
+                "choice between plugins, {choice: [{kind: plugin, ...}, ...]}"
+            )
+            yield Problem(f"{path}.arguments", rule, shorten(model.arguments))
+        for name, argument in model.arguments.items():
+            where = f"{path}.arguments.{name}"
+            if name in model.GIVEN:
+                rule = f"must have another name, because Rung calls every plugin with {listed(model.GIVEN)}"
+                yield Problem(where, rule)
+            for inner, value in alternatives(argument, where):
+                yield from _hidden_domains(value, inner, name)
+
+
+def _hidden_domains(value: Any, path: str, name: str) -> Iterator[Problem]:
+    """What is written as a domain inside an argument, where nothing would be drawn."""
+    if isinstance(value, dict):
+        if len(value) == 1 and value.keys() <= KEYWORDS:
+            whole = f"only the whole argument may be one, as in {name}: {{choice: [[1, 2], [2, 4]]}}"
+            rule = f"must not be a domain inside an argument: {whole}"
+            yield Problem(path, rule, shorten(value))
+            return
+        for key, item in value.items():
+            yield from _hidden_domains(item, f"{path}.{key}", name)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _hidden_domains(item, f"{path}[{index}]", name)
+
+
 def _gpus(spec: ExperimentSpec) -> Iterator[Problem]:
     """Not a rule of the field, because stored specs may have more."""
     if (gpus := spec.resources.gpus_per_trial or 0) > 1:
@@ -135,6 +172,7 @@ RULES = (
     Rule(_warmup, ("search_space.scheduler", "max_epochs")),
     Rule(_own_normalization, ("search_space.model", "search_space.normalization")),
     Rule(_groups, ("search_space.model", "search_space.normalization")),
+    Rule(_plugin_arguments, ("search_space.model",)),
     Rule(_deterministic, ("search_space.model", "execution", "resources")),
 )
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origi
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -36,6 +37,16 @@ MAX_ALTERNATIVES = 1_000
 
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Integer = Annotated[int, Strict()]
+
+
+def whole(value: Any) -> Any:
+    """A whole number that is written with a fraction (3.0, 1e3) as an int; anything else as it is."""
+    exact = isinstance(value, float) and value.is_integer() and abs(value) <= MAX_INTEGER
+    return int(value) if exact else value
+
+
+#: An Integer that may be written as 3.0. Fields of a spec need not say so: `Spec` reads them with `whole`.
+WholeNumber = Annotated[Integer, BeforeValidator(whole)]
 
 
 class Domain(BaseModel):
@@ -141,7 +152,7 @@ class IntRange(Interval):
     keyword: ClassVar[str] = "int_range"
     integer: ClassVar[bool] = True
     form: ClassVar[str] = "[low, high] or [low, high, step], both ends included"
-    int_range: tuple[Integer, Integer] | tuple[Integer, Integer, Integer] = Field(
+    int_range: tuple[WholeNumber, WholeNumber] | tuple[WholeNumber, WholeNumber, WholeNumber] = Field(
         description=f"The ends, and the step if it is not 1, as {form}."
     )
 
@@ -161,7 +172,7 @@ class LogIntRange(Interval):
     integer: ClassVar[bool] = True
     log: ClassVar[bool] = True
     form: ClassVar[str] = "[low, high], both included, low > 0"
-    log_int_range: tuple[Integer, Integer] = Field(description=f"The ends as {form}.")
+    log_int_range: tuple[WholeNumber, WholeNumber] = Field(description=f"The ends as {form}.")
 
     @model_validator(mode="after")
     def _countable(self) -> LogIntRange:
@@ -248,6 +259,11 @@ def numeric_domains(annotation: Any) -> tuple[type[Interval], ...]:
     return INTEGER_DOMAINS if int in arms else ()
 
 
+def holds_only_integers(annotation: Any) -> bool:
+    """Whether the numbers that a field of this annotation may hold are whole."""
+    return numeric_domains(annotation) == INTEGER_DOMAINS
+
+
 def holds_domain(annotation: Any, metadata: Iterable[Any] = ()) -> bool:
     """Whether a field, or the values of a mapping, are declared `Searchable`."""
     marks = (*metadata, *getattr(annotation, "__metadata__", ()))
@@ -269,6 +285,8 @@ class _Searchable:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         value = handler(source)
+        if holds_only_integers(source):
+            value = core_schema.no_info_before_validator_function(whole, value)
         alternatives: dict[str, CoreSchema] = {"value": value}
         for domain in numeric_domains(source):
             alternatives[str(domain.keyword)] = core_schema.no_info_after_validator_function(

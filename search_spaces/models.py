@@ -187,6 +187,9 @@ class TorchvisionModel(Spec):
 class PluginModel(Spec):
     """Your own model: an entry point of the group `rung.models` in the workers' installation."""
 
+    #: Arguments that every plugin is called with. A spec must not give them too.
+    GIVEN: ClassVar[tuple[str, ...]] = ("normalizer", "channels", "classes", "image_size")
+
     kind: Literal["plugin"] = "plugin"
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = Field(description="Name of the entry point.")
     arguments: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], Searchable[Any]] = Field(

@@ -12,6 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
 
 import yaml
@@ -24,6 +25,7 @@ MAX_BYTES = 64 * 1024
 _TOO_DEEP = f"must be nested at most {MAX_DEPTH} levels deep"
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 MAX_DIGITS = 100  # of a whole number: a longer one is not shown
+TOO_LARGE = "must be a whole number of at most 2^53"
 MAX_CONVERTED_DIGITS = 4_000  # Python converts at most 4,300, because the time grows with the square
 JSON_TYPES = frozenset({"application/json"})
 #: Not text/plain, which any web page may send in the name of its reader.
@@ -70,16 +72,22 @@ def _decode(body: bytes) -> str:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_int=_whole_number)
+        return json.loads(text, object_pairs_hook=_unique, parse_int=_whole_number, parse_float=_real_number)
     except json.JSONDecodeError as error:
         _refuse(f"line {error.lineno}, column {error.colno}: malformed JSON: {error.msg}")
 
 
-def _whole_number(text: str) -> float:
-    """A number that is too long to be converted is infinite: `number_problems` refuses it with its path."""
+def _whole_number(text: str) -> int:
+    """For a number that is too long to be converted, one that is too large as well: `number_faults` refuses it with its
+    path."""
     if len(text) <= MAX_CONVERTED_DIGITS:
         return int(text, 0 if text[:2] in {"0x", "0o"} else 10)
-    return -math.inf if text.startswith("-") else math.inf
+    return (-1 if text.startswith("-") else 1) * 10**MAX_DIGITS
+
+
+def _real_number(text: str) -> float:
+    """Without the sign of -0.0, with which a value would differ from itself."""
+    return float(text) + 0.0
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -153,7 +161,7 @@ def _scalar(event: Any) -> Any:
         case "int":
             return _whole_number(text)
         case "float":
-            return float(text)
+            return _real_number(text)
         case "special":
             return float(text.replace(".", ""))  # Python writes inf and nan without the dot
     return text
@@ -191,25 +199,40 @@ def _fault(data: Any, depth: int = 1) -> tuple[str, str] | None:
     return None
 
 
-def number_problems(data: Any) -> Iterator[Problem]:
+@dataclass(frozen=True)
+class NumberFault:
+    """A number that is not finite or too large. `shown` is the number, or how long it is."""
+
+    field: str
+    rule: str
+    shown: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.rule} (got {self.shown})"
+
+
+def number_faults(data: Any) -> Iterator[NumberFault]:
     """The numbers of a document that are not finite or too large. They are no reason not to read the document:
     `search_spaces.validation` reports them with its other problems."""
-    for rule, path in _number_faults(data):
-        yield Problem(path.removeprefix("."), rule)
+    for path, number in _faulty_numbers(data):
+        field = path.removeprefix(".")
+        if isinstance(number, float):
+            yield NumberFault(field, "must be a finite number", str(number))
+        else:
+            shown = str(number) if abs(number) < 10**MAX_DIGITS else f"more than {MAX_DIGITS} digits"
+            yield NumberFault(field, TOO_LARGE, shown)
 
 
-def _number_faults(data: Any) -> Iterator[tuple[str, str]]:
+def _faulty_numbers(data: Any) -> Iterator[tuple[str, float]]:
+    """Paths are built only where there is a fault."""
     if isinstance(data, dict):
         for key, value in data.items():
-            yield from ((rule, f".{key}{path}") for rule, path in _number_faults(value))
+            yield from ((f".{key}{path}", number) for path, number in _faulty_numbers(value))
     elif isinstance(data, list):
         for index, value in enumerate(data):
-            yield from ((rule, f"[{index}]{path}") for rule, path in _number_faults(value))
-    elif isinstance(data, float) and not math.isfinite(data):
-        yield f"must be a finite number (got {data})", ""
-    elif isinstance(data, int) and abs(data) > MAX_INTEGER:
-        shown = data if abs(data) < 10**MAX_DIGITS else f"more than {MAX_DIGITS} digits"
-        yield f"must be a whole number of at most 2^53 (got {shown})", ""
+            yield from ((f"[{index}]{path}", number) for path, number in _faulty_numbers(value))
+    elif (isinstance(data, float) and not math.isfinite(data)) or (isinstance(data, int) and abs(data) > MAX_INTEGER):
+        yield "", data
 
 
 def _at(mark: Any) -> str:

@@ -8,20 +8,30 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from search_spaces.domains import holds_only_integers, whole
 
 
 class Spec(BaseModel):
     """Frozen; unknown fields are errors. Strings may be trimmed, numbers are never guessed from strings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, ser_json_inf_nan="constants")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, data: Any) -> Any:
+        """Here, because a validator of a field hides its limits from the JSON Schema. Domains read their own numbers."""
+        if not isinstance(data, dict) or not any(isinstance(data.get(name), float) for name in _integer_fields(cls)):
+            return data
+        return {name: whole(value) if name in _integer_fields(cls) else value for name, value in data.items()}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -37,6 +47,12 @@ class Spec(BaseModel):
         if tags:
             whole["required"] = [*tags, *(name for name in whole.get("required", ()) if name not in tags)]
         return reference
+
+
+@cache
+def _integer_fields(model: type[Spec]) -> frozenset[str]:
+    fields = model.model_fields.items()
+    return frozenset(name for name, field in fields if holds_only_integers(field.annotation))
 
 
 def field_error(field: str, rule: str) -> PydanticCustomError:

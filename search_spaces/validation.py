@@ -21,7 +21,7 @@ from search_spaces import cross_field_rules, cross_field_warnings
 from search_spaces.domains import FLOAT_DOMAINS, INTEGER_DOMAINS, KEYWORDS, holds_domain, numeric_domains
 from search_spaces.experiment import ExperimentSpec, SearchSpace
 from search_spaces.habits import domain_hint, root_hint
-from search_spaces.parsing import MAX_DEPTH, number_problems
+from search_spaces.parsing import MAX_DEPTH, TOO_LARGE, NumberFault, number_faults
 from search_spaces.problems import MAX_PROBLEMS, Problem, SpecError, nearest, shorten, unknown
 from search_spaces.spec import Spec, members
 from search_spaces.upgrade import DEPRECATED, Upgraded, upgrade
@@ -48,9 +48,9 @@ def validate(data: Any, model: type[Spec] = ExperimentSpec) -> Spec:
     are valid, those of the rule.
     """
     upgraded = upgrade(data) if model is ExperimentSpec else Upgraded(data)
-    numbers: dict[str, Problem] = {}
+    numbers: dict[str, NumberFault] = {}
     try:
-        numbers = {problem.field: problem for problem in _first(number_problems(upgraded.document))}
+        numbers = {fault.field: fault for fault in _first(number_faults(upgraded.document))}
         spec = model.model_validate(upgraded.document)
         found = _first(cross_field_rules.problems(spec)) if isinstance(spec, ExperimentSpec) else []
     except ValidationError as error:
@@ -62,7 +62,8 @@ def validate(data: Any, model: type[Spec] = ExperimentSpec) -> Spec:
     except RecursionError:
         raise SpecError([Problem("document", f"must be nested at most {MAX_DEPTH} levels deep")]) from None
     if numbers:  # what else is wrong with a field follows from its number
-        found = [*(problem for problem in found if not _follows(problem.field, numbers)), *numbers.values()]
+        rest = (problem for problem in found if not _follows(problem.field, numbers))
+        found = [*rest, *_number_problems(numbers.values(), {problem.field: problem.rule for problem in found})]
     if spec is None or found:
         listed = [
             Problem(shorten(upgraded.as_written(one.field)), upgraded.in_text(one.rule), shorten(one.value))
@@ -79,6 +80,13 @@ def warnings(spec: ExperimentSpec, document: Any = None) -> list[str]:
     deprecated = [DEPRECATED] if upgraded.was_upgraded else []
     found = _first(chain(deprecated, map(upgraded.in_text, cross_field_warnings.warnings(spec))))
     return [*found[:MAX_PROBLEMS], *(["and more warnings"] if len(found) > MAX_PROBLEMS else [])]
+
+
+def _number_problems(faults: Iterable[NumberFault], rules: Mapping[str, str]) -> Iterator[Problem]:
+    """The problems of numbers. A field's own rule, of `rules`, says more of a number that is too large."""
+    for fault in faults:
+        rule = rules.get(fault.field, fault.rule) if fault.rule == TOO_LARGE else fault.rule
+        yield Problem(fault.field, f"{rule} (got {fault.shown})")
 
 
 def _follows(field: str, numbers: Iterable[str]) -> bool:
@@ -262,6 +270,7 @@ _RULES = {
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
+    "int_parsing_size": TOO_LARGE,
     "string_type": "must be a string",
     "tuple_type": "must be a list",
     "list_type": "must be a list",
@@ -289,6 +298,9 @@ def rule_of(error: ErrorDetails) -> str:
     if error["type"] == "enum":
         names = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
         return f"must be one of {', '.join(names)}"
+    given = error.get("input")
+    if error["type"] in {"int_type", "float_type"} and type(given) in {int, float} and given == given // 1:
+        return TOO_LARGE  # a smaller whole number would be read
     if error["type"] in _RULES:
         context = {
             key: f"{value:g}" if isinstance(value, float) else value for key, value in error.get("ctx", {}).items()

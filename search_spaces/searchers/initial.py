@@ -122,7 +122,7 @@ class _Placing:
     def _place_number(self, node: Interval, given: Any, default: Any, path: str, written: str) -> Iterator[Problem]:
         if given is _MISSING:
             self.sample[path] = _nearest_number(node, default) if _is_number(default) else value_at(node, 0.5)
-        elif not _is_number(given):
+        elif not _is_number(given) and type(given) is not int:
             yield Problem(written, "must be a number" + (", not null" if given is None else ""), shorten(given))
         elif not node.low <= given <= node.high:
             yield Problem(written, f"must be from {node.low} to {node.high}", shorten(given))

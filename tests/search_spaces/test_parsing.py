@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces import parsing
-from search_spaces.parsing import MAX_BYTES, MAX_DEPTH, number_problems, read
+from search_spaces.parsing import MAX_BYTES, MAX_DEPTH, number_faults, read
 from search_spaces.problems import SpecError
 
 JSON = "application/json"
@@ -151,15 +151,21 @@ def test_yaml_is_read_or_refused(text: str) -> None:
         (b'{"a": [1e999]}', JSON, "a[0]: must be a finite number (got inf)"),
         (b'{"a": 99999999999999999999}', JSON, "a: must be a whole number of at most 2^53 (got 99999999999999999999)"),
         (b'{"a": -1' + b"0" * 200 + b"}", JSON, "a: must be a whole number of at most 2^53 (got more than 100 digits)"),
-        (b'{"a": ' + b"9" * 5000 + b"}", JSON, "a: must be a finite number (got inf)"),
+        (b'{"a": ' + b"9" * 5000 + b"}", JSON, "a: must be a whole number of at most 2^53 (got more than 100 digits)"),
         (b"a: .nan", YAML, "a: must be a finite number (got nan)"),
         (b"a: -.inf", YAML, "a: must be a finite number (got -inf)"),
         (b"a: 1e999", YAML, "a: must be a finite number (got inf)"),
-        (b"a: -" + b"9" * 5000, YAML, "a: must be a finite number (got -inf)"),
+        (b"a: -" + b"9" * 5000, YAML, "a: must be a whole number of at most 2^53 (got more than 100 digits)"),
+        (b"a: 0x" + b"f" * 5000, YAML, "a: must be a whole number of at most 2^53 (got more than 100 digits)"),
     ],
     ids=lambda value: str(value[:24]) if isinstance(value, bytes) else "",
 )
 def test_numbers_that_cannot_be_used_are_found_in_a_document_that_is_read(
     body: bytes, media_type: str, line: str
 ) -> None:
-    assert [str(problem) for problem in number_problems(read(body, media_type))] == [line]
+    assert [str(problem) for problem in number_faults(read(body, media_type))] == [line]
+
+
+@pytest.mark.parametrize(("body", "media_type"), [(b'{"a": -0.0, "b": -0e9}', JSON), (b"a: -0.0\nb: -0e9", YAML)])
+def test_zero_has_no_sign(body: bytes, media_type: str) -> None:
+    assert str(read(body, media_type)) == "{'a': 0.0, 'b': 0.0}"

@@ -30,9 +30,8 @@ def build(spec: PluginModel, normalizer: Normalizer, channels: int, classes: int
         maker = installed[spec.name].load()
     except (ImportError, AttributeError) as error:
         raise ImportTargetError(f"model plugin {spec.name} cannot be imported: {error}") from error
-    model = maker(
-        normalizer=normalizer, channels=channels, classes=classes, image_size=image_size, **dict(spec.arguments)
-    )
+    given = dict(zip(PluginModel.GIVEN, (normalizer, channels, classes, image_size), strict=True))
+    model = maker(**given, **spec.arguments)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model plugin {spec.name} must return a torch.nn.Module (got {type(model).__name__})")
     if not any(parameter.requires_grad for parameter in model.parameters()):
