@@ -28,7 +28,7 @@ class Spec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _whole_numbers(cls, data: Any) -> Any:
-        """Here, because a validator of a field hides its limits from the JSON Schema. Domains read their own numbers."""
+        """Here, because a validator of a field would hide its limits from the JSON Schema. Domains do so themselves."""
         if not isinstance(data, dict) or not any(isinstance(data.get(name), float) for name in _integer_fields(cls)):
             return data
         return {name: whole(value) if name in _integer_fields(cls) else value for name, value in data.items()}

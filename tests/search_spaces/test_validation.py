@@ -376,7 +376,11 @@ LARGE = "must be a whole number of at most 2^53"
         ("project: {}", "project", "must be a string"),
         ("search_space: {{batch_size: {}}}", "search_space.batch_size", LARGE),
         ("search_space: {{model: {{kind: cnn, depth: {}}}}}", "search_space.model.depth", "must be at most 6"),
-        ("search_space: {{model: {{kind: cnn, depth: {{choice: [1, {}]}}}}}}", "~model.depth.choice[1]", "must be at most 6"),
+        (
+            "search_space: {{model: {{kind: cnn, depth: {{choice: [1, {}]}}}}}}",
+            "~model.depth.choice[1]",
+            "must be at most 6",
+        ),
         ("search_space: {{model: {{kind: cnn, depth: {{int_range: [1, {}]}}}}}}", "~model.depth.int_range[1]", LARGE),
     ],
 )
@@ -455,7 +459,9 @@ def test_any_other_fraction_is_no_whole_number(document: dict[str, Any], line: s
     assert list(map(str, caught.value.problems)) == [line]
 
 
-INSIDE = "must not be a domain inside an argument: only the whole argument may be one, as in a: {choice: [[1, 2], [2, 4]]}"
+INSIDE = (
+    "must not be a domain inside an argument: only the whole argument may be one, as in a: {choice: [[1, 2], [2, 4]]}"
+)
 
 
 @pytest.mark.parametrize(
