@@ -82,7 +82,8 @@ def _whole_number(text: str) -> int:
     path."""
     if len(text) <= MAX_CONVERTED_DIGITS:
         return int(text, 0 if text[:2] in {"0x", "0o"} else 10)
-    return (-1 if text.startswith("-") else 1) * 10**MAX_DIGITS
+    too_large: int = 10**MAX_DIGITS
+    return -too_large if text.startswith("-") else too_large
 
 
 def _real_number(text: str) -> float:
