@@ -1,8 +1,9 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
+PEERS := .venv-peers
 
-.PHONY: demo test test-faults test-slow test-browser test-load check lint bench bench-search gpu up clean
+.PHONY: demo test test-faults test-slow test-browser test-load check lint bench bench-search bench-search-peers gpu up clean
 
 demo: $(STAMP)        ## set everything up and run a search on handwritten digits
 	$(BIN)/python -m service.demo
@@ -35,8 +36,20 @@ lint: $(STAMP)        ## format, style, types and imports
 bench: $(STAMP)       ## the measurements of docs/benchmarks.md
 	$(BIN)/python -m pytest tests/benchmarks --override-ini addopts=--import-mode=importlib -s
 
+# DATA: the folder of LCBench's surrogate; without it, the tasks of Rung's own tables. ARGS: see `--help`.
 bench-search: $(STAMP) ## replay of learning curves: `make bench-search DATA=DIR` (docs/benchmarks.md)
-	$(BIN)/python -m tests.benchmarks.search_quality --data $(DATA)
+	$(BIN)/python -m tests.benchmarks.search_quality $(if $(DATA),--data $(DATA),--tasks digits-cnn fashion-cnn) $(ARGS)
+
+bench-search-peers: $(PEERS)/.installed ## the same, with Syne Tune's searchers: ARGS='--methods syne-asha ...'
+	$(PEERS)/bin/python -m tests.benchmarks.search_quality $(if $(DATA),--data $(DATA),--tasks digits-cnn fashion-cnn) $(ARGS)
+
+# Syne Tune needs an older numpy, so it has an environment of its own over the project's.
+$(PEERS)/.installed: $(STAMP) tests/benchmarks/search_quality/peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth
+	$(PEERS)/bin/python -m pip install --quiet -r tests/benchmarks/search_quality/peers.txt
+	touch $(PEERS)/.installed
 
 # `make gpu PYTHON=python3.12` uses an interpreter that has torch, torchvision, pydantic, pyyaml, numpy, scikit-learn,
 # pillow and pytest; without PYTHON, the project's own environment.
@@ -58,4 +71,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-peers build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -54,6 +54,7 @@ class ConditionalTask:
     """One set of best values. `best` and `median` normalize the regret of a search."""
 
     space = SPACE
+    epochs = EPOCHS
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -79,6 +80,9 @@ class ConditionalTask:
         rise = np.exp(-np.arange(1, EPOCHS + 1) / speed)
         values = 1 - error - 0.9 * (0.9 - error) * rise + noise.normal(0, NOISE, EPOCHS)
         return np.clip(values, 0, 1).astype(np.float32)
+
+    def losses_of(self, configuration: Mapping[str, Any]) -> None:
+        """There are none."""
 
     def _final_error(self, configuration: Mapping[str, Any]) -> float:
         optimizer, model = configuration["optimizer"], configuration["model"]

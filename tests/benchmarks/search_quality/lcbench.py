@@ -44,6 +44,8 @@ class Space(Spec):
 class Task:
     """Learning curves of one data set. `best` and `median` normalize the regret of a search."""
 
+    epochs = EPOCHS
+
     def __init__(self, folder: Path, name: str) -> None:
         import onnxruntime
 
@@ -65,6 +67,9 @@ class Task:
     def curve(self, configuration: Mapping[str, Any]) -> Array:
         """Validation accuracy in 0..1 after each epoch, of shape (EPOCHS,)."""
         return self.curves(np.array([[configuration[name] for name in INPUTS]], np.float32))[0]
+
+    def losses_of(self, configuration: Mapping[str, Any]) -> None:
+        """The surrogate's losses are not used."""
 
     def curves(self, configurations: Array) -> Array:
         """The same for many configurations of shape (n, len(INPUTS)): shape (n, EPOCHS)."""
