@@ -381,6 +381,9 @@ class LaunchConfig(Message):
         None, description="storage address of the experiment whose ended trials this one imports"
     )
     team: str = Field(DEFAULT_TEAM, description="team of the experiment, which is part of the name of its model")
+    earlier: list[str] | None = Field(
+        None, description="storage addresses of the experiments that a warm start reads; None: it has none"
+    )
     version: str = Field("", description="version of Rung of the service; empty: not compared")
     marker: str = Field("", description="content of the storage's `marker`, by which a node sees it; empty: none")
     mlflow_tracking_uri: str

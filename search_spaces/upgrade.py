@@ -27,8 +27,13 @@ _DRAWN_FIRST = {"repeat_configurations": True, "startup": "random"}
 #: kind of the searcher -> fields that did not exist at first, with the rules of that time.
 _FIRST_RULES: dict[str, dict[str, Any]] = {
     "random": _DRAWN_FIRST,
-    "tpe": {**_DRAWN_FIRST, "choices_of_numbers": "unordered", "learn_from": "ended_trials"},
-    "gp": {**_DRAWN_FIRST, "choices_of_numbers": "unordered"},
+    "tpe": {
+        **_DRAWN_FIRST,
+        "choices_of_numbers": "unordered",
+        "learn_from": "ended_trials",
+        "avoid_divergence": False,
+    },
+    "gp": {**_DRAWN_FIRST, "choices_of_numbers": "unordered", "avoid_divergence": False},
 }
 #: The fields of version 2 that `asha` became.
 _REPLACE_ASHA = {"max_epochs", "early_stopping"}

@@ -26,7 +26,7 @@ from workers.failures.classification import NodeError, TrialError, sentence
 from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
 from workers.nodes import check_node
-from workers.search import continuation, stop_conditions
+from workers.search import continuation, stop_conditions, warm_start
 from workers.search.checkpoint_keeper import CheckpointKeeper
 from workers.search.finalists import chosen_run
 from workers.search.policy import SearchPolicy
@@ -181,11 +181,13 @@ class ExperimentAttempt:
         self._heartbeat.start()
 
     def restore(self) -> None:
-        """Import the trials of the source, once, and rebuild the search's state from the journal."""
+        """Import the trials of the source and read earlier experiments, both once, and rebuild the search's state."""
         table = self._recorder.table
         if self._launch.source and not table.trials:
             imported = continuation.import_trials(self._launch.source, self._storage, self._recorder)
             log.info("%d trials are imported from %s", imported, self._launch.source)
+        if self._launch.earlier is not None and table.known is None:
+            warm_start.take_from(self._launch.earlier, self._recorder, self._spec.objective)
         if self._launch.failed_attempt:
             again = self._recorder.record_second_chance(self._launch.failed_attempt)
             log.info("%d trials that failed before the experiment was resumed are tried again", again)

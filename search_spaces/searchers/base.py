@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import Field
 
@@ -56,13 +56,15 @@ class SearchProblem:
     """The search space and the direction of a search.
 
     `sign` is 1 if larger values of the objective are better, otherwise -1. `rungs` are the epochs before the last at
-    which the experiment's stopping rule compares trials, in ascending order.
+    which the experiment's stopping rule compares trials, in ascending order. `known` are configurations that were good
+    in earlier experiments, perhaps of another search space: hyperparameters under dotted names, as trials are listed.
     """
 
     search_space: Spec
     sign: int
     seed: int
     rungs: tuple[int, ...] = ()
+    known: tuple[Mapping[str, Any], ...] = ()
 
 
 class SearchAlgorithm(Protocol):

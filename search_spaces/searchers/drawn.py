@@ -9,27 +9,72 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from search_spaces.problems import Problem
 from search_spaces.sampling import Sample, domains
 from search_spaces.searchers.base import NumSamples, SearchAlgorithm, SearcherSpec, SearchProblem, TrialResult
-from search_spaces.searchers.initial import InitialPoint, initial_problems, initial_sample
+from search_spaces.searchers.initial import InitialPoint, initial_problems, initial_sample, known_sample
 from search_spaces.searchers.startup import SobolStartup
 from search_spaces.searchers.untried import Untried
 from search_spaces.spec import Spec
 
 #: Proposals of a model that may be equal to earlier trials before one is drawn at random: each takes its full time.
-ATTEMPTS = 5  #: Each is placed in the search space whenever a spec is checked.
+ATTEMPTS = 5
+#: Each is placed in the search space whenever a spec is checked.
 MAX_INITIAL = 100
+MAX_EARLIER = 10  # experiments whose journals are read before a search begins
+PROJECT = "project"
 
 ChoicesOfNumbers = Annotated[
     Literal["ordered", "unordered"],
     Field(
         description="Whether the model knows that the numbers of a choice have an order, so that neighbors are "
         "similar. ordered: it does, for three numbers or more; experiments of version 0.1 continue with unordered."
+    ),
+]
+
+
+AvoidDivergence = Annotated[
+    bool,
+    Field(
+        strict=True,
+        description="Whether the model also learns with which hyperparameters networks diverge, and avoids these. "
+        "Experiments of version 0.1 continue with false.",
+    ),
+]
+
+
+def _earlier(value: Any) -> str | tuple[str, ...]:
+    if value == PROJECT:
+        return PROJECT
+    if isinstance(value, list | tuple) and len(value) <= MAX_EARLIER and all(isinstance(one, str) for one in value):
+        return tuple(dict.fromkeys(value))
+    rule = "must be {project}, or a list of at most {most} ids of experiments"
+    raise PydanticCustomError("warm_start", rule, {"project": PROJECT, "most": MAX_EARLIER})
+
+
+#: `project`, or a tuple of ids.
+WarmStart = Annotated[
+    Any,
+    BeforeValidator(_earlier),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": PROJECT, "type": "string"},
+                {"type": "array", "items": {"type": "string"}, "maxItems": MAX_EARLIER},
+            ]
+        }
+    ),
+    Field(
+        description="Earlier experiments of the same project whose best configurations are tried first, after those of "
+        "`initial`: a list of at most 10 ids, or `project` for the 10 newest that have ended or are paused when this "
+        "one starts. Five configurations are taken, the best of each experiment before the second best of any; what "
+        "does not fit the search space is left out of them. They count as samples. What was taken is in the journal, "
+        "so that a restart takes the same."
     ),
 ]
 
@@ -78,6 +123,8 @@ class DrawnSearcherSpec(SearcherSpec):
         "Sobol sequence, which fills the search space more evenly. Experiments of version 0.1 continue with random.",
     )
 
+    warm_start: WarmStart = ()
+
     def trial_count(self, search_space: Spec) -> int:
         return self.num_samples
 
@@ -114,7 +161,8 @@ class DrawnSearch:
         space = problem.search_space
         self._problem = problem
         self._model = model
-        self._initial = deque(initial_sample(space, point) for point in spec.initial)
+        self._initial: deque[Sample] = deque(initial_sample(space, point) for point in spec.initial)
+        self._initial.extend(known_sample(space, parameters) for parameters in problem.known)
         self._startup = SobolStartup(problem) if spec.startup == "sobol" else None
         self._untried = Untried(space)
         self._repeats = spec.repeat_configurations or not any(True for _ in domains(space))
@@ -139,7 +187,7 @@ class DrawnSearch:
     def _draw(self, number: int) -> dict[str, float] | None:
         while self._initial:
             if self._initial[0] in self._untried:
-                return self._initial[0]
+                return dict(self._initial[0])
             self._initial.popleft()  # it stays tried
         for sample in self._samples(number):
             if self._repeats or sample in self._untried:

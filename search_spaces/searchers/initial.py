@@ -1,4 +1,4 @@
-"""Initial points: configurations that a person names, as samples of a search space.
+"""Initial points: configurations that a person names, or that are known from earlier experiments, as samples.
 
 A point is written as the search space is, with a value in the place of each domain, or with dotted names, as trials are
 listed: `{optimizer: {kind: sgd, lr: 0.1}}` or `{optimizer.lr: 0.1}`. What it leaves out has its default, or the value
@@ -19,12 +19,15 @@ from search_spaces.domains import MAX_INTEGER, Choice, Domain, Interval, quantiz
 from search_spaces.phrases import listed
 from search_spaces.positions import value_at
 from search_spaces.problems import Problem, SpecError, nearest, shorten, unknown
-from search_spaces.sampling import NOT_APPLICABLE, distinct
+from search_spaces.sampling import NOT_APPLICABLE, Sample, distinct
 from search_spaces.spec import Spec
 
 #: The point that names nothing.
 DEFAULT = "default"
 MOST_LISTED = 20  # values in one sentence
+#: Configurations of earlier experiments that a search tries. If they mislead, so many trials are lost, and most of them
+#: are stopped at the first rung.
+MAX_KNOWN = 5
 
 _MISSING: Any = object()
 
@@ -53,6 +56,25 @@ def initial_sample(search_space: Spec, point: Any) -> dict[str, float]:
     if found := list(placing.problems()):
         raise SpecError(found)
     return placing.sample
+
+
+def known_sample(search_space: Spec, parameters: Mapping[str, Any]) -> Sample:
+    """The sample nearest to a trial of another search space, given by its hyperparameters under dotted names.
+
+    What does not fit this space is left out: a value, or all fields of a block whose kind it does not have.
+    """
+    left = dict(parameters)
+    while True:
+        placing = _Placing(search_space, left, "")
+        wrong = {problem.field.split("[")[0].removesuffix(".kind") for problem in placing.problems()}
+        if not wrong:
+            return placing.sample
+        fits = {name: value for name, value in left.items() if not any(_within(name, block) for block in wrong)}
+        left = fits if len(fits) < len(left) else {}
+
+
+def _within(name: str, block: str) -> bool:
+    return name == block or name.startswith(f"{block}.") or block.startswith(f"{name}.")
 
 
 class _Placing:

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from search_spaces.domains import Integer
 from search_spaces.problems import Problem
+from search_spaces.searchers.avoiding import Avoiding
 from search_spaces.searchers.base import SearchProblem, startup_warnings
-from search_spaces.searchers.drawn import ChoicesOfNumbers, Model
+from search_spaces.searchers.drawn import AvoidDivergence, ChoicesOfNumbers, Model
 from search_spaces.searchers.optuna_search import OptunaSearcherSpec, Sampler
 from search_spaces.searchers.rung_search import RungSearch
 from search_spaces.spec import Spec
@@ -30,6 +31,7 @@ class TPE(OptunaSearcherSpec):
         "value if it completed; experiments of version 0.1 continue with this.",
     )
     choices_of_numbers: ChoicesOfNumbers = "ordered"
+    avoid_divergence: AvoidDivergence = True
 
     def warnings(self, search_space: Spec) -> Iterator[Problem]:
         yield from super().warnings(search_space)
@@ -41,6 +43,6 @@ class TPE(OptunaSearcherSpec):
         return Sampler("TPESampler", options, self.choices_of_numbers == "ordered", self.startup_trials)
 
     def model(self, problem: SearchProblem) -> Model:
-        if self.learn_from == "ended_trials":
-            return super().model(problem)
-        return RungSearch(problem, self.sampler())
+        ended = self.learn_from == "ended_trials"
+        model = super().model(problem) if ended else RungSearch(problem, self.sampler())
+        return Avoiding(problem, model) if self.avoid_divergence else model

@@ -20,7 +20,7 @@ from service.api.access import EditableHandle
 from service.api.callers import Caller
 from service.context import AppContext
 from service.contract.errors import UnsupportedMediaTypeError
-from service.domain import continuation, dataset_checks, experiments, idempotency, merge_patch, model_names
+from service.domain import continuation, dataset_checks, earlier, experiments, idempotency, merge_patch, model_names
 from service.domain.experiments import Belonging
 from service.domain.idempotency import Submission
 from service.identity import audit, teams
@@ -63,6 +63,7 @@ def check(context: AppContext, request: Request) -> Checked:
     team = _target(context, request)
     checked = _checked(context, request)
     with context.database.read() as session:
+        earlier.check(session, checked.spec, team)
         return replace(checked, warnings=[*checked.warnings, *model_names.warnings(session, checked.spec, team)])
 
 
@@ -77,6 +78,7 @@ def submit(context: AppContext, request: Request) -> Submitted:
     checked = _checked(context, request)
 
     def create(session: Session) -> Experiment:
+        earlier.check(session, checked.spec, team)
         warnings = [*checked.warnings, *model_names.warnings(session, checked.spec, team)]
         belonging = Belonging(team, request.caller.principal.user_id)
         return _recorded(
@@ -108,6 +110,7 @@ def continue_from(source: EditableHandle, request: Request) -> Submitted:
     spec = _complete(context, requested).spec
 
     def create(session: Session) -> Experiment:
+        earlier.check(session, spec, team)
         belonging = Belonging(team, principal.user_id)
         new = continuation.submit(session, source.lock(session), spec, patch, belonging)
         return _recorded(session, request.caller, new)

@@ -129,6 +129,11 @@ def submit(
     return experiment
 
 
+def is_well_formed(experiment_id: str) -> bool:
+    """Whether it can be the id of an experiment. Others, such as a text with a NUL, must not reach the database."""
+    return len(experiment_id) == ID_LENGTH and set(experiment_id) <= set(ID_ALPHABET)
+
+
 def find(
     session: Session, experiment_id: str, *, lock: bool = False, teams: Collection[str] | None = None
 ) -> Experiment:
@@ -136,10 +141,9 @@ def find(
 
     Raises NotFoundError, which says the same of an experiment of another team and of one that does not exist.
     """
-    well_formed = len(experiment_id) == ID_LENGTH and set(experiment_id) <= set(ID_ALPHABET)
     query = select(Experiment).where(Experiment.id == experiment_id)
     query = query if teams is None else query.where(Experiment.team_id.in_(teams))
-    experiment = session.scalar(query.with_for_update() if lock else query) if well_formed else None
+    experiment = session.scalar(query.with_for_update() if lock else query) if is_well_formed(experiment_id) else None
     if experiment is None:
         shown = experiment_id[:32]
         problem = Problem("experiment_id", "must be the id of an experiment", shown)

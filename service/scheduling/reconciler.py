@@ -37,7 +37,7 @@ from service.adapters.storage_identity import StorageLostError
 from service.context import AppContext, utc_now
 from service.contract.errors import SEE_LOG
 from service.contract.states import OPEN, LossCause, State
-from service.domain import attempts, continuation, experiments
+from service.domain import attempts, continuation, earlier, experiments
 from service.domain.cluster import Cluster
 from service.domain.retry_policy import Replacement
 from service.scheduling import fitting, liveness
@@ -217,6 +217,7 @@ class Reconciler:
                 experiment.spec = experiment.spec | {"resources": experiment.spec.get("resources", {}) | decided}
             attempt, token = attempts.start(session, experiment, slots, now)
             document, source = upgrade(experiment.spec).document, continuation.source_to_import(session, experiment)
+            to_read = earlier.to_read(session, experiment, spec)
             cancel_trials = attempts.pending_cancellations(session, experiment)
             trials = experiments.count_started(session, experiment)
             failed_attempt = attempts.failed_before(session, experiment)
@@ -241,6 +242,7 @@ class Reconciler:
             mlflow_password=settings.mlflow_password,
             storage=self._context.files(experiment_id).address,
             source=source and self._context.files(source).address,
+            earlier=None if to_read is None else [self._context.files(one).address for one in to_read],
             data_root=str(settings.data_root),
             cache_root=str(settings.cache_root),
         )

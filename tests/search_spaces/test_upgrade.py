@@ -149,7 +149,8 @@ def _as_new(spec: ExperimentSpec) -> ExperimentSpec:
     new: dict[str, Any] = {"repeat_configurations": False, "startup": type(spec.searcher)().startup}
     if isinstance(spec.searcher, TPE):
         assert (spec.searcher.learn_from, spec.searcher.choices_of_numbers) == ("ended_trials", "unordered")
-        new |= {"learn_from": "rungs", "choices_of_numbers": "ordered"}
+        assert not spec.searcher.avoid_divergence
+        new |= {"learn_from": "rungs", "choices_of_numbers": "ordered", "avoid_divergence": True}
     return spec.model_copy(update={"searcher": spec.searcher.model_copy(update=new)})
 
 

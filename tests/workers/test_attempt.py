@@ -397,3 +397,22 @@ def test_an_attempt_imports_the_trials_of_its_source_once(
         attempt(look, attempt=number, source=str(source))
     assert seen == ["older/0"] * 2
     assert {update.trial for said in service.heard for update in said.trials} == {0}
+
+
+def test_an_attempt_takes_configurations_of_earlier_experiments_once_and_before_the_search(
+    attempt: Callable[..., Attempted], tmp_path: Path
+) -> None:
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    before = journal_of(earlier, 1)
+    before.record_suggestion(0, {}, {"batch_size": 64})
+    before.record_epoch(0, 1, {"validation_accuracy": 0.5}, (TrialState.COMPLETED, "done"))
+    before.close()
+    seen: list[Any] = []
+
+    def look(recorder: Recorder, callback: TuneCallback) -> None:
+        seen.append(recorder.table.known)
+
+    attempt(look, attempt=1, earlier=[str(earlier)])
+    attempt(look, attempt=2, earlier=[])
+    assert seen == [({"batch_size": 64},)] * 2

@@ -69,7 +69,8 @@ class TuneSearcher(Searcher):
         self.done = False
         self.no_more = False
         rungs = spec.early_stopping.rungs(spec.max_epochs)
-        problem = SearchProblem(spec.search_space, spec.objective.sign, spec.seed, rungs)
+        known = recorder.table.known or ()
+        problem = SearchProblem(spec.search_space, spec.objective.sign, spec.seed, rungs, known)
         self._algorithm = spec.searcher.algorithm(problem)
         self._reported = 0
         self._observed: set[int] = set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -30,6 +30,15 @@ class AttemptStarted:
     at: float
     number: int
     experiment: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchWarmStarted:
+    """The search takes these from earlier experiments; each has `source`, as an imported trial, and `parameters`."""
+
+    name: ClassVar[str] = "warm_start"
+    at: float
+    configurations: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +120,16 @@ class WinnerEvaluated:
     winner: Winner
 
 
-Event = AttemptStarted | TrialSuggested | EpochFinished | TrialEnded | TrialRetried | SlotReleased | WinnerEvaluated
+Event = (
+    AttemptStarted
+    | SearchWarmStarted
+    | TrialSuggested
+    | EpochFinished
+    | TrialEnded
+    | TrialRetried
+    | SlotReleased
+    | WinnerEvaluated
+)
 
 #: What version 0.1 stored of a winner, also where it is not known. What came later is left out then.
 WINNER_0_1 = frozenset({"trial", "value", "test_accuracy", "test_loss", "model_uri"})

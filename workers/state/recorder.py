@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from search_spaces.objective import Objective
 from search_spaces.protocol import ErrorKind, TrialState, TrialUpdate, Winner
@@ -18,6 +19,7 @@ from workers.state.events import (
     AttemptStarted,
     EpochFinished,
     Event,
+    SearchWarmStarted,
     SlotReleased,
     TrialEnded,
     TrialEvent,
@@ -87,6 +89,11 @@ class Recorder:
             self._writer.append_all([encode(event) for event in imported])
             for event in imported:
                 self._apply(event)
+
+    def record_warm_start(self, configurations: Iterable[Mapping[str, Any]]) -> None:
+        """What the search takes from earlier experiments; see `SearchWarmStarted`."""
+        with self._lock:
+            self._record(SearchWarmStarted(at=self.clock.now(), configurations=list(configurations)))
 
     def mark_started(self, number: int) -> None:
         """A trial was handed out to be run. Not journaled: after a crash, it was not."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import Any, assert_never
 
 from search_spaces.early_stopping.base import LOSS
 from search_spaces.objective import Objective
@@ -22,6 +22,7 @@ from workers.state.events import (
     AttemptStarted,
     EpochFinished,
     Event,
+    SearchWarmStarted,
     SlotReleased,
     TrialEnded,
     TrialEvent,
@@ -115,6 +116,8 @@ class TrialTable:
         self.ended_without_improvement = 0
         self.trials: dict[int, Trial] = {}
         self.winner: Winner | None = None
+        #: Hyperparameters of configurations from earlier experiments; None until it is recorded which they are.
+        self.known: tuple[Mapping[str, Any], ...] | None = None
 
     def searched(self) -> list[Trial]:
         """The trials of the search, without replicates."""
@@ -207,6 +210,8 @@ class TrialTable:
                 self.winner = event.winner
             case AttemptStarted():
                 self._attempt = event.number
+            case SearchWarmStarted():
+                self.known = tuple(upgrade_sample(one["parameters"]) for one in event.configurations)
             case _:
                 assert_never(event)
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from search_spaces.domains import Integer
 from search_spaces.problems import Problem
 from search_spaces.searchers.base import SearchProblem, startup_warnings
-from search_spaces.searchers.drawn import ChoicesOfNumbers, DrawnSearcherSpec, Model
+from search_spaces.searchers.drawn import AvoidDivergence, ChoicesOfNumbers, DrawnSearcherSpec, Model
 from search_spaces.spec import Spec
 
 
@@ -26,6 +26,7 @@ class GP(DrawnSearcherSpec):
         10, description="Number of trials with a value from which on the searcher uses its model; see `startup`."
     )
     choices_of_numbers: ChoicesOfNumbers = "ordered"
+    avoid_divergence: AvoidDivergence = True
 
     def warnings(self, search_space: Spec) -> Iterator[Problem]:
         yield from super().warnings(search_space)
@@ -34,4 +35,5 @@ class GP(DrawnSearcherSpec):
     def model(self, problem: SearchProblem) -> Model:
         from search_spaces.searchers.gp.search import GPSearch
 
-        return GPSearch(problem, self.startup_trials, self.choices_of_numbers == "ordered")
+        ordered = self.choices_of_numbers == "ordered"
+        return GPSearch(problem, self.startup_trials, ordered, self.avoid_divergence)

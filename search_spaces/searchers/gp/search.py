@@ -19,6 +19,7 @@ from threadpoolctl import ThreadpoolController
 
 from search_spaces.sampling import Sample
 from search_spaces.searchers.base import Finding, SearchProblem, TrialResult, proposal_seed
+from search_spaces.searchers.gp.divergence import Divergence
 from search_spaces.searchers.gp.encoding import Encoding
 from search_spaces.searchers.gp.process import GaussianProcess, fit
 
@@ -50,10 +51,13 @@ class Observation:
 class GPSearch:
     """Random until `startup_trials` trials have a value; then the candidate of the largest expected improvement."""
 
-    def __init__(self, problem: SearchProblem, startup_trials: int, ordered: bool = True) -> None:
+    def __init__(
+        self, problem: SearchProblem, startup_trials: int, ordered: bool = True, avoid_divergence: bool = True
+    ) -> None:
         self._problem = problem
         self._startup_trials = startup_trials
         self._encoding = Encoding(problem.search_space, ordered)
+        self._divergence = Divergence(self._encoding.groups) if avoid_divergence else None
         self._indices = {epoch: index for index, epoch in enumerate(problem.rungs)}
         self._end = len(problem.rungs)  # the index of the level of completed trials, with their best value
         self._samples: dict[int, Sample] = {}
@@ -78,12 +82,18 @@ class GPSearch:
         self._samples[number] = sample
         self._vectors[number] = self._encoding.encode(sample)
         self._taken.add(self._vectors[number].tobytes())
+        if self._divergence is not None:
+            self._divergence.replay(number, self._vectors[number])
 
     def report(self, number: int, epoch: int, value: float) -> None:
         if epoch in self._indices and number in self._samples and math.isfinite(value):
             self._record(self._indices[epoch], number, value)
+        if self._divergence is not None:
+            self._divergence.report(number, epoch, value)
 
     def observe(self, result: TrialResult) -> None:
+        if self._divergence is not None:
+            self._divergence.observe(result)
         if result.number not in self._samples:
             return
         self._ended[result.number] = result.finding
@@ -118,6 +128,7 @@ class GPSearch:
         self, process: GaussianProcess, best: float, centers: list[Sample], generator: np.random.Generator
     ) -> dict[str, float]:
         encoding = self._encoding
+        outcomes = self._divergence.fitted() if self._divergence is not None else None
         candidates = [encoding.draw(generator) for _ in range(RANDOM_CANDIDATES)]
         for center in centers:
             candidates += [encoding.draw_near(center, NEAR_DEVIATION, NEAR_SHARE, generator) for _ in range(NEAR)]
@@ -127,7 +138,10 @@ class GPSearch:
             new = [index for index, vector in enumerate(vectors) if vector.tobytes() not in self._taken]
             if not new:
                 return chosen[0]  # few are left of a small space: a trial is repeated
-            scores = log_expected_improvement(*process.predict(np.stack([vectors[index] for index in new]), TOP), best)
+            points = np.stack([vectors[index] for index in new])
+            scores = log_expected_improvement(*process.predict(points, TOP), best)
+            if outcomes is not None:  # no improvement is expected of a network that diverges (Gardner et al., 2014)
+                scores += np.log1p(-outcomes.probability(points))
             chosen = [candidates[new[index]] for index in np.argsort(-scores, kind="stable")[:REFINED_CENTERS]]
             if deviation is not None:
                 candidates = chosen + [

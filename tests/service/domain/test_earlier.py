@@ -1,0 +1,53 @@
+"""A warm start: which experiments it may name, and what a driver learns of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.settings import Settings
+from tests.support.world import World
+
+pytestmark = pytest.mark.stores
+SPACE = {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}}
+SPEC: dict[str, Any] = {"name": "night", "search_space": SPACE, "searcher": {"kind": "tpe", "num_samples": 10}}
+
+
+def warm(given: Any, **changes: Any) -> dict[str, Any]:
+    return {**SPEC, **changes, "searcher": {**SPEC["searcher"], "warm_start": given}}
+
+
+def launched(world: World, spec: dict[str, Any]) -> Any:
+    """The launch of a new experiment's first driver."""
+    return world.launcher.launches[f"exp-{world.started(**spec)}-a1"].earlier
+
+
+def test_a_driver_gets_the_addresses_of_the_named_experiments_in_their_order(world: World, settings: Settings) -> None:
+    ids = [world.ended(done=3, **SPEC) for _ in range(2)]
+    expected = [f"{settings.storage_root}/{one}" for one in ids]
+    assert launched(world, warm(ids)) == expected
+    assert launched(world, warm(ids[::-1])) == expected[::-1]
+    assert launched(world, SPEC) is None
+
+
+def test_project_means_the_newest_ended_experiments_of_the_same_project(world: World, settings: Settings) -> None:
+    ended = [world.ended(done=1, **SPEC) for _ in range(11)]
+    world.ended(done=1, **{**SPEC, "project": "other"})
+    world.submit(**SPEC)
+    addresses = launched(world, warm("project"))
+    assert addresses == [f"{settings.storage_root}/{one}" for one in ended[:0:-1]]
+    assert launched(world, warm("project", project="new")) == []
+
+
+def test_experiments_that_cannot_be_used_are_reported_together(world: World) -> None:
+    good, elsewhere = world.ended(done=1, **SPEC), world.ended(done=1, **{**SPEC, "project": "other"})
+    running = world.started(**SPEC)
+    for query in ("", "?validate_only=true"):
+        answer = world.client.post(
+            f"/api/v1/experiments{query}", json=warm([elsewhere, good, "nosuchid", running, "' OR 1=1"])
+        )
+        assert answer.status_code == 422, answer.text
+        errors = {error["field"]: error["rule"] for error in answer.json()["errors"]}
+        assert sorted(errors) == [f"searcher.warm_start[{index}]" for index in (0, 2, 3, 4)]
+        assert "must be an experiment of project default that has ended or is paused" in str(errors)

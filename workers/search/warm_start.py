@@ -1,0 +1,57 @@
+"""Warm start: what a search takes from earlier experiments, the configurations that were best in them.
+
+Owns which are taken. They are recorded in this experiment's journal before its first proposal, so that a restart
+proposes the same, whatever has become of the other experiments. It must not know Ray, MLflow or the service, nor what a
+searcher does with a configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
+from pathlib import PurePath
+from typing import Any
+
+from search_spaces.objective import Objective
+from search_spaces.protocol import IMPORTED_STATES
+from search_spaces.searchers.initial import MAX_KNOWN
+from search_spaces.storage.base import JournalDamagedError, open_storage
+from workers.state.events import decode_all
+from workers.state.recorder import Recorder
+from workers.state.trial_table import TrialTable
+
+log = logging.getLogger(__name__)
+
+
+def take_from(addresses: Iterable[str], recorder: Recorder, objective: Objective) -> None:
+    """Record the best configurations of the experiments at these addresses, by `objective`.
+
+    The best of each comes before the second best of any, because values of different experiments may not be
+    comparable. An experiment that cannot be read costs only its configurations.
+    """
+    ranked = [list(_best_first(address, objective)) for address in addresses]
+    taken: dict[str, Mapping[str, Any]] = {}
+    for one in (one for rank in zip_longest(*ranked) for one in rank if one is not None):
+        if len(taken) < MAX_KNOWN:
+            taken.setdefault(json.dumps(one["parameters"], sort_keys=True), one)
+    recorder.record_warm_start(taken.values())
+    sources = ", ".join(str(one["source"]) for one in taken.values())
+    log.info("the search begins with %d configurations of earlier trials: %s", len(taken), sources or "none")
+
+
+def _best_first(address: str, objective: Objective) -> Iterator[dict[str, Any]]:
+    table = TrialTable(objective)
+    try:
+        journal = open_storage(address).journal
+        for event in decode_all(journal.entries() if journal.exists() else ()):
+            table.apply(event)
+    except (OSError, JournalDamagedError) as error:
+        log.warning("an earlier experiment cannot be read, so that nothing is taken from it: %s", error)
+        return
+    rated = [
+        trial for trial in table.trials.values() if trial.state in IMPORTED_STATES and trial.best_value is not None
+    ]
+    for trial in sorted(rated, key=lambda trial: (-objective.sign * (trial.best_value or 0.0), trial.number)):
+        yield {"source": f"{PurePath(address).name}/{trial.number}", "parameters": trial.parameters}
