@@ -1,6 +1,6 @@
 """Divergence: how probable it is that a network diverges, from trials of which some did.
 
-Good values often lie next to values with which networks diverge, so a model of values alone proposes many of these.
+Good values often lie next to values with which networks diverge, so a model of values only proposes many of these.
 This is a Gaussian process of the outcomes, 1 and 0, whose prediction is taken for a probability; its scales tell which
 hyperparameters decide. The number of trials that it is fitted to is bounded. It must not know how a sample is proposed.
 """

@@ -90,6 +90,7 @@ def test_a_restart_proposes_the_same_although_the_earlier_experiments_are_gone(
     whole = Recorder(_storage(folders[0]).journal, spec.objective)
     warm_start.take_from(addresses, whole, spec.objective)
     expected = proposed(spec, whole, folders[0], 8)
+    whole.close()
     assert [one["batch_size"] for one in expected[:2]] == [128, 64], "without its 1024, the second is as the first"
     interrupted = Recorder(_storage(folders[1]).journal, spec.objective)
     warm_start.take_from(addresses, interrupted, spec.objective)
@@ -99,6 +100,7 @@ def test_a_restart_proposes_the_same_although_the_earlier_experiments_are_gone(
         shutil.rmtree(address)
     again = Recorder(FolderStorage(folders[1]).journal, spec.objective, 2)
     assert proposed(spec, again, folders[1], 8) == expected
+    again.close()
 
 
 def _storage(folder: Path) -> FolderStorage:
