@@ -99,9 +99,9 @@ def test_a_history_that_misleads_changes_no_later_sample_of_the_startup(kind: An
     generator = random.Random(0)
     known = [flatten(resolve(space, draw_from(draw_at_random(space, generator)))) for _ in range(MAX_KNOWN)]
     misled = run(kind().algorithm(SearchProblem(space, 1, 0, (1,), tuple(known))), 0, 9)
-    alone = run(kind().algorithm(SearchProblem(space, 1, 0, (1,))), 0, 9)
-    assert misled[MAX_KNOWN:] == alone[MAX_KNOWN:]
-    assert misled[:MAX_KNOWN] != alone[:MAX_KNOWN]
+    unaided = run(kind().algorithm(SearchProblem(space, 1, 0, (1,))), 0, 9)
+    assert misled[MAX_KNOWN:] == unaided[MAX_KNOWN:]
+    assert misled[:MAX_KNOWN] != unaided[:MAX_KNOWN]
 
 
 @pytest.mark.parametrize(
