@@ -1,7 +1,7 @@
 """Earlier experiments: those whose best configurations a new one tries first (`searcher.warm_start`).
 
-Owns which experiments these may be: of the same project of the same team, and ended or paused. The workers read their journals. It must
-not know HTTP, Ray or MLflow.
+Owns which experiments these may be: of the same project of the same team, and ended or paused. The workers read their
+journals. It must not know HTTP, Ray or MLflow.
 """
 
 from __future__ import annotations

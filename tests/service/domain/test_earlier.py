@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from service.context import AppContext
+from service.domain import experiments
 from service.settings import Settings
+from service.store.accounts import Team
 from tests.support.world import World
 
 pytestmark = pytest.mark.stores
@@ -51,3 +55,16 @@ def test_experiments_that_cannot_be_used_are_reported_together(world: World) -> 
         errors = {error["field"]: error["rule"] for error in answer.json()["errors"]}
         assert sorted(errors) == [f"searcher.warm_start[{index}]" for index in (0, 2, 3, 4)]
         assert "must be an experiment of project default that has ended or is paused" in str(errors)
+
+
+def test_experiments_of_another_team_are_not_used_though_the_project_has_the_same_name(
+    world: World, settings: Settings, context: AppContext
+) -> None:
+    own, other = (world.ended(done=1, **SPEC) for _ in range(2))
+    with context.database.write() as session:
+        session.add(Team(id="speech", name="Speech", created_at=datetime.now(UTC)))
+        session.flush()
+        experiments.find(session, other).team_id = "speech"
+    assert launched(world, warm("project")) == [f"{settings.storage_root}/{own}"]
+    answer = world.client.post("/api/v1/experiments", json=warm([own, other]))
+    assert [error["field"] for error in answer.json()["errors"]] == ["searcher.warm_start[1]"]
