@@ -36,6 +36,9 @@ class Choice(Part):
     value: float = Field(description="Its best value of the objective.")
     epoch: int = Field(description="Epoch of that value, counted from 1.")
     trials: int = Field(description="Number of trials that have a value, of which it is the best.")
+    without_value: int = Field(
+        0, description="Number of the other trials, whose objective was never finite: they diverged or failed at once."
+    )
     parameters: dict[str, str | float | int | bool] = Field(
         description="Its searched hyperparameters, by dotted path; those that the spec fixes are left out."
     )
@@ -185,5 +188,7 @@ class Insight(Part):
     space: list[Finding] = Field(default_factory=list, description="What the results show of the search space.")
     next: NextSpec = Field(NextSpec(), description="What to try next.")
     notes: list[str] = Field(
-        default_factory=list, description="Parts that are missing because they failed or took too long, and why."
+        default_factory=list,
+        description="That the search space was too small for the number of trials, and parts that are missing because "
+        "they failed or took too long, and why.",
     )

@@ -20,6 +20,8 @@ def explain(insight: Insight, experiment_id: str) -> list[Fact]:
     """Why this one, how sure, and what next, on one screen."""
     choice = insight.choice
     first = f"trial {choice.trial} has the best {insight.metric} of {counted(choice.trials, 'trial')}"
+    if choice.without_value:
+        first += f" with a value (of {choice.trials + choice.without_value})"
     facts = [Fact("winner", f"{first}: {figure(choice.value)} at epoch {choice.epoch}")]
     if choice.parameters:
         facts.append(Fact("with", ", ".join(f"{name} {figure(value)}" for name, value in choice.parameters.items())))

@@ -222,7 +222,7 @@ class ExperimentAttempt:
         self._run_trials(self._launch, self._spec, self._recorder, self._callback, self._evaluation.prepare)
         self._controls = self._callback.controls
         self._outcome = self._callback.outcome or stop_conditions.exhausted(
-            self._recorder.table, self._callback.num_samples(), self._callback.stagnation()
+            self._recorder.table, self._callback.num_samples(), self._callback.why_fewer()
         )
         self._outcome = stop_conditions.with_failures(self._outcome, self._recorder.table)
         log.info("the search is over, %s: %s", self._outcome.phase, self._outcome.reason or "every trial has ended")

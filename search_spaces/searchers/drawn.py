@@ -143,6 +143,10 @@ class DrawnSearcherSpec(SearcherSpec):
                 rule = f"should differ from searcher.initial[{first}], because no initial configuration is tried twice"
                 yield Problem(f"searcher.initial[{index}]", rule, self.initial[index])
 
+    def repeats(self, search_space: Spec) -> bool:
+        """Whether a configuration may be proposed again."""
+        return self.repeat_configurations or not any(True for _ in domains(search_space))
+
     @abstractmethod
     def model(self, problem: SearchProblem) -> Model:
         """A new model that knows no trials."""
@@ -165,7 +169,7 @@ class DrawnSearch:
         self._initial.extend(known_sample(space, parameters) for parameters in problem.known)
         self._startup = SobolStartup(problem) if spec.startup == "sobol" else None
         self._untried = Untried(space)
-        self._repeats = spec.repeat_configurations or not any(True for _ in domains(space))
+        self._repeats = spec.repeats(space)
 
     def propose(self, number: int) -> dict[str, float] | None:
         sample = self._draw(number)

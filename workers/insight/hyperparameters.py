@@ -33,7 +33,7 @@ def important(evidence: Evidence) -> Importance:
     if not any(True for _ in domains(evidence.spec.search_space)):
         return Importance(note="the spec searches no hyperparameter")
     if len(tried) < importance.FEWEST_TRIALS:
-        few = f"too few trials: {importance.FEWEST_TRIALS} are needed, and {len(tried)} have a value"
+        few = f"too few trials: {importance.FEWEST_TRIALS} are needed, and {len(tried)} finished an epoch"
         return Importance(note=few)
     epoch = _epoch(evidence, tried)
     values = _values_at(evidence, tried, epoch)

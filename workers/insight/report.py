@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.insight import Choice, Finding, Importance, Insight, NextSpec, Sureness, TrialFindings
+from search_spaces.phrases import counted
 from search_spaces.protocol import TrialState
-from search_spaces.sampling import NOT_APPLICABLE
+from search_spaces.sampling import NOT_APPLICABLE, count_distinct
 from search_spaces.searched import searched_parameters
+from search_spaces.searchers.drawn import DrawnSearcherSpec
 from search_spaces.storage.base import ExperimentStorage
 from workers.insight.curves import findings
 from workers.insight.evidence import Evidence, gather
@@ -53,7 +55,7 @@ def insight_of(evidence: Evidence, limits_s: Mapping[str, float] = LIMITS_S) -> 
         next=parts.compute(
             "next", lambda: next_spec(evidence.spec, space, winner, hides_classes=warning != ""), NextSpec()
         ),
-        notes=parts.notes,
+        notes=[*_exhausted(evidence), *parts.notes],
     )
 
 
@@ -66,8 +68,19 @@ def _choice(evidence: Evidence) -> Choice:
         value=best.best_value,
         epoch=best.best_epoch,
         trials=len(evidence.trials),
+        without_value=len(evidence.every) - len(evidence.trials),
         parameters=_searched(evidence),
     )
+
+
+def _exhausted(evidence: Evidence) -> Iterator[str]:
+    """That there are fewer trials than were asked for, because the search space has no more configurations."""
+    searcher, space = evidence.spec.searcher, evidence.spec.search_space
+    if not isinstance(searcher, DrawnSearcherSpec) or searcher.repeats(space):
+        return
+    asked, trials = evidence.spec.num_samples, len(evidence.every)
+    if count_distinct(space) <= trials < asked:
+        yield f"every configuration of the search space was tried: {counted(trials, 'trial')} of num_samples={asked}"
 
 
 def _searched(evidence: Evidence) -> dict[str, str | float | int | bool]:

@@ -11,6 +11,7 @@ from enum import Enum
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.phrases import counted
 from search_spaces.protocol import RETRYABLE, Directives, ErrorKind, TrialState
 from search_spaces.sampling import count_combinations
 from workers.search import stop_conditions
@@ -62,6 +63,13 @@ class SearchPolicy:
         if self.num_samples(directives, table) == self._asked_for(directives):
             return ""
         return stop_conditions.stagnation(self._controls_of(directives).budget, table)
+
+    def exhaustion(self, directives: Directives, table: TrialTable) -> str:
+        """Why a search that tried its whole search space has fewer trials than were asked for; empty if it has not."""
+        tried, asked = len(table.searched()), self._asked_for(directives)
+        if tried >= asked:
+            return ""
+        return f"every configuration of the search space was tried: {counted(tried, 'trial')} of num_samples={asked}"
 
     def decide(self, directives: Directives, fenced: bool, table: TrialTable, clock: SlotClock) -> Actions:
         controls = self._controls_of(directives)

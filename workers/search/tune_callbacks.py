@@ -102,9 +102,13 @@ class TuneCallback(Callback):
         no_more = self._searcher is not None and self._searcher.no_more
         return min(wanted, len(self._table.searched())) if no_more else wanted
 
-    def stagnation(self) -> str:
+    def why_fewer(self) -> str:
         """Why fewer trials are wanted than were asked for; empty if they are not."""
-        return self._policy.stagnation(self._directives(), self._table)
+        directives = self._directives()
+        if stagnation := self._policy.stagnation(directives, self._table):
+            return stagnation
+        no_more = self._searcher is not None and self._searcher.no_more
+        return self._policy.exhaustion(directives, self._table) if no_more else ""
 
     def slots(self) -> int:
         """Trials that may run at once now. Applies the directives first: while nothing runs, Tune does not poll."""

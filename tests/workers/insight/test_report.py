@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -139,7 +140,32 @@ def test_a_small_loss_is_not_compared_by_images(plant: Plant, planted: Trials) -
 def test_the_importance_of_few_trials_is_not_computed(plant: Plant, planted: Trials) -> None:
     made = make_insight(spec_of(), plant(spec_of(), planted[:12]))
     assert made.importance.groups == []
-    assert made.importance.note == "too few trials: 30 are needed, and 12 have a value"
+    assert made.importance.note == "too few trials: 30 are needed, and 12 finished an epoch"
+
+
+def test_trials_without_a_value_are_counted_beside_those_with_one(plant: Plant, planted: Trials) -> None:
+    diverged = [(sample, [math.nan], None) for sample, _, _ in planted[10:12]]
+    made = make_insight(spec_of(), plant(spec_of(), [*planted[:10], *diverged]))
+    assert (made.choice.trials, made.choice.without_value) == (10, 2)
+    assert made.importance.note == "too few trials: 30 are needed, and 12 finished an epoch"
+
+
+@pytest.mark.parametrize(
+    ("searcher", "trials", "notes"),
+    [
+        ({}, 2, ["every configuration of the search space was tried: 2 trials of num_samples=9"]),
+        ({}, 1, []),
+        ({"repeat_configurations": True}, 2, []),
+        ({"num_samples": 2}, 2, []),
+    ],
+)
+def test_an_insight_says_that_the_search_space_was_too_small(
+    plant: Plant, searcher: dict[str, Any], trials: int, notes: list[str]
+) -> None:
+    space = {"batch_size": {"choice": [16, 32, 16]}}
+    spec = spec_of(search_space=space, searcher={"kind": "random", "num_samples": 9, **searcher}, max_epochs=1)
+    made = make_insight(spec, plant(spec, [({"batch_size": number}, [0.5], None) for number in range(trials)]))
+    assert made.notes == notes
 
 
 def test_one_trial_of_a_fixed_spec(plant: Plant) -> None:

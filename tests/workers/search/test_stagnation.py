@@ -31,7 +31,7 @@ def test_no_trial_is_started_after_two_ended_without_an_improvement(search: Call
     assert now.tune.start() == "FINISHED"
     assert now.searcher.exhausted()
     assert now.callback.outcome is None
-    assert now.callback.stagnation() == (
+    assert now.callback.why_fewer() == (
         "budget.trials_without_improvement of 2 is used up: no improvement in 2 trials; trial 2 has 0.6000"
     )
 
@@ -62,7 +62,7 @@ def test_running_trials_end_normally_and_may_let_the_search_continue(search: Cal
     assert now.tune.report(slow, 1, 0.5) == TrialScheduler.CONTINUE
     assert now.tune.start() is None
     assert now.tune.report(slow, 2, 0.51) == TrialScheduler.CONTINUE
-    assert now.callback.stagnation() == ""
+    assert now.callback.why_fewer() == ""
     assert now.tune.start().config["trial"] == 4
     now.tune.report(slow, 3, 0.2)
     assert now.recorder.table.ended_without_improvement == 0, "it has the best value"

@@ -273,7 +273,7 @@ def test_a_search_ends_when_each_configuration_was_tried(search: Callable[..., S
     }
     now = search(**changes)
     trials = [now.tune.start() for _ in range(3)]
-    assert now.callback.num_samples() == 9
+    assert (now.callback.num_samples(), now.callback.why_fewer()) == (9, "")
     assert now.tune.start() is None, "trials run"
     for trial in trials:
         now.tune.finish(trial, 0.5)
@@ -282,7 +282,9 @@ def test_a_search_ends_when_each_configuration_was_tried(search: Callable[..., S
     for after in (now, search(2, **changes)):
         assert after.tune.start() == "FINISHED"
         assert after.callback.num_samples() == 3
-        assert stop_conditions.exhausted(after.recorder.table, after.callback.num_samples()) == Outcome()
+        why = after.callback.why_fewer()
+        assert why == "every configuration of the search space was tried: 3 trials of num_samples=9"
+        assert stop_conditions.exhausted(after.recorder.table, 3, why) == Outcome(reason=why)
 
 
 def test_the_stopping_rule_after_a_crash_equals_the_one_before(

@@ -83,6 +83,13 @@ def test_the_insight_fits_on_one_screen(world: World, settings: Settings, ended:
     ]
 
 
+def test_trials_without_a_value_are_named_beside_those_with_one(world: World, settings: Settings, ended: str) -> None:
+    chosen = insight().choice.model_copy(update={"trials": 10, "without_value": 2})
+    write(settings, ended, insight(choice=chosen).model_dump_json())
+    winner = runner(world).invoke(app, ["insight", ended]).stdout.splitlines()[1]
+    assert "of 10 trials with a value (of 12): 0.9954 at epoch 14" in winner
+
+
 def test_the_next_spec_is_valid_yaml(world: World, settings: Settings, ended: str) -> None:
     write(settings, ended, insight().model_dump_json())
     printed = runner(world).invoke(app, ["insight", ended, "--next"]).stdout
