@@ -65,7 +65,7 @@ class SearchPolicy:
         return stop_conditions.stagnation(self._controls_of(directives).budget, table)
 
     def exhaustion(self, directives: Directives, table: TrialTable) -> str:
-        """Why a search that tried its whole search space has fewer trials than were asked for; empty if it has not."""
+        """Why a search that tried its whole search space has fewer trials than were asked for; otherwise empty."""
         tried, asked = len(table.searched()), self._asked_for(directives)
         if tried >= asked:
             return ""
