@@ -55,13 +55,19 @@ BRITISH = {
 PATTERNS = {re.compile(pattern, re.IGNORECASE): better for pattern, better in (REPLACED | BRITISH).items()}
 
 
-CONFIGURATION = ("Makefile", "docker/Dockerfile", "pyproject.toml")
+CONFIGURATION = ("Makefile", "pyproject.toml", "docker/Caddyfile", "docker/Dockerfile", "docker/env.example")
 
 
 def documents() -> list[Path]:
     """Files of which every line is read."""
     pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    return [*pages, *sorted(ROOT.glob("search_spaces/presets/*.yaml")), *(ROOT / name for name in CONFIGURATION)]
+    configuration = [*sorted((ROOT / "docker").rglob("*.y*ml")), *(ROOT / name for name in CONFIGURATION)]
+    return [
+        *pages,
+        *sorted((ROOT / "docker").glob("*.md")),
+        *sorted(ROOT.glob("search_spaces/presets/*.yaml")),
+        *configuration,
+    ]
 
 
 def modules() -> list[Path]:

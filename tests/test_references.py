@@ -22,6 +22,7 @@ EXAMPLES = {"NAME", "s3"}
 def sources() -> Iterator[Path]:
     yield from (ROOT / name for name in ("pyproject.toml", "Makefile", "README.md"))
     yield from (path for path in (ROOT / "docs").glob("*.md"))
+    yield from (path for path in (ROOT / "docker").glob("*.md"))
     yield from (path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 
 

@@ -1,0 +1,45 @@
+"""Environment: values for the variables of docker/env.example, as an operator would fill them in."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.deployment.compose_file import FOLDER
+
+EXAMPLE = FOLDER / "env.example"
+PASSWORDS = (
+    "POSTGRES_PASSWORD",
+    "RUNG_DATABASE_PASSWORD",
+    "MLFLOW_DATABASE_PASSWORD",
+    "RAY_AUTH_TOKEN",
+    "GRAFANA_PASSWORD",
+)
+CADDY = Path(sys.executable).with_name("caddy")
+MLFLOW_LOGIN, MLFLOW_PASSWORD = "readers", "what people type to see curves"
+
+
+def example() -> dict[str, str]:
+    """The variables of the example and their values there."""
+    lines = (line for line in EXAMPLE.read_text().splitlines() if line and not line.startswith("#"))
+    return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
+
+
+def filled_in() -> Mapping[str, str]:
+    """The variables with every value that has no default."""
+    hashed = subprocess.run(
+        [CADDY, "hash-password", "--plaintext", MLFLOW_PASSWORD], capture_output=True, text=True, check=True
+    )
+    return {
+        **example(),
+        "RUNG_DOMAIN": "rung.example.com",
+        "MLFLOW_DOMAIN": "mlflow.example.com",
+        "GRAFANA_DOMAIN": "grafana.example.com",
+        "CADDY_TLS": "local_certs",
+        "MLFLOW_LOGIN": MLFLOW_LOGIN,
+        "MLFLOW_PASSWORD_HASH": hashed.stdout.strip(),
+        **{name: secrets.token_hex(32) for name in PASSWORDS},
+    }
