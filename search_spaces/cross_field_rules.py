@@ -9,6 +9,7 @@ domain, so the cost of a spec is bounded by its size. It must not change a spec.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from search_spaces.domains import KEYWORDS, Choice, Interval, bounds_of
 from search_spaces.models import NEVER_DETERMINISTIC, ModelSpec, PluginModel, TorchvisionModel
 from search_spaces.normalization import Batch, Group
+from search_spaces.optimizers import NAdam
 from search_spaces.phrases import counted, listed
 from search_spaces.problems import Problem, shorten
 from search_spaces.schedulers import SchedulerSpec
@@ -120,6 +122,14 @@ def _deterministic(spec: ExperimentSpec) -> Iterator[Problem]:
                 )
 
 
+def _nadam(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Not a rule of the field, because stored specs may break it."""
+    for path, optimizer in alternatives(spec.search_space.optimizer, "search_space.optimizer"):
+        if isinstance(optimizer, NAdam) and (beta := bounds_of(optimizer.beta1)[1]) > optimizer.LARGEST_BETA1:
+            rule = f"must be at most {optimizer.LARGEST_BETA1}, because nadam divides by 1 - beta1 in single precision"
+            yield Problem(f"{path}.beta1", rule, beta)
+
+
 def _plugin_arguments(spec: ExperimentSpec) -> Iterator[Problem]:
     """Not rules of the fields, because stored specs may break them."""
     for path, model in _models(spec):
@@ -138,6 +148,10 @@ def _plugin_arguments(spec: ExperimentSpec) -> Iterator[Problem]:
                 rule = f"must have another name, because Rung calls every plugin with {listed(model.GIVEN)}"
                 yield Problem(where, rule)
             for inner, value in alternatives(argument, where):
+                if isinstance(value, Interval) and not math.isfinite(value.high - value.low):
+                    yield Problem(
+                        inner, f"must have high - low of at most {sys.float_info.max:.3g}", list(value.bounds)
+                    )
                 yield from _hidden_domains(value, inner, name)
 
 
@@ -172,6 +186,7 @@ RULES = (
     Rule(_warmup, ("search_space.scheduler", "max_epochs")),
     Rule(_own_normalization, ("search_space.model", "search_space.normalization")),
     Rule(_groups, ("search_space.model", "search_space.normalization")),
+    Rule(_nadam, ("search_space.optimizer",)),
     Rule(_plugin_arguments, ("search_space.model",)),
     Rule(_deterministic, ("search_space.model", "execution", "resources")),
 )

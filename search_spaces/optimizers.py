@@ -121,6 +121,8 @@ class NAdam(_Moments):
     """Adam with Nesterov's look-ahead (Dozat, 2016)."""
 
     target: ClassVar[str] = "torch.optim:NAdam"
+    #: A larger one is 1 in single precision after a step, and torch divides by zero.
+    LARGEST_BETA1: ClassVar[float] = 0.999999
     kind: Literal["nadam"] = "nadam"
     lr: Rate = 2e-3
     momentum_decay: NonNegative = Field(

@@ -21,6 +21,7 @@ from search_spaces.problems import Problem
 from search_spaces.spec import Discriminated, KindShorthand, Spec, field_error
 
 SHORTEST_PHASE = 1e-6  # length in steps of a one_cycle's rise, which must not be 0
+LONGEST_HALF_CYCLE = 2**53  # in steps: no trial comes near its end, and a longer one is no whole number
 MAX_WARMUP_SHARE = 0.5  # of a trial; with more, most epochs train below the base rate
 ALTERNATIVE = "use a smaller value, or a schedule that follows max_epochs, such as cosine"
 
@@ -307,7 +308,7 @@ class Triangular(SchedulerSpec):
             "base_lr": horizon.lr * self.min_factor,
             "max_lr": horizon.lr,
             "cycle_momentum": False,
-            "step_size_up": max(1, round(self.half_cycle_epochs * horizon.batches)),
+            "step_size_up": max(1, round(min(self.half_cycle_epochs * horizon.batches, LONGEST_HALF_CYCLE))),
             "mode": "triangular2" if self.halve else "triangular",
         }
 

@@ -501,3 +501,17 @@ def test_all_arguments_of_a_plugin_together_cannot_be_a_domain() -> None:
     model = {"kind": "plugin", "name": "mine", "arguments": {"choice": [{"a": 1}, {"a": 2}]}}
     with pytest.raises(SpecError, match=r"model\.arguments: must not be a domain: each argument may be one"):
         validate({"name": "x", "search_space": {"model": model}})
+
+
+def test_domains_that_a_trial_could_not_use_are_refused() -> None:
+    nadam = {"kind": "nadam", "beta1": {"uniform": [0.5, 0.9999999999]}}
+    plugin = {"kind": "plugin", "name": "mine", "arguments": {"a": {"uniform": [-1e308, 1e308]}}}
+    document = {"name": "x", "version": 2, "search_space": {"optimizer": {"choice": ["sgd", nadam]}, "model": plugin}}
+    with pytest.raises(SpecError) as caught:
+        validate(document)
+    assert list(map(str, caught.value.problems)) == [
+        "search_space.optimizer.choice[1].beta1: must be at most 0.999999, because nadam divides by 1 - beta1 in "
+        "single precision (got 0.9999999999)",
+        "search_space.model.arguments.a: must have high - low of at most 1.8e+308 (got [-1e+308, 1e+308])",
+    ]
+    assert read_spec(document).name == "x"
