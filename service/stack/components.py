@@ -103,7 +103,7 @@ def read_caller(environment: Mapping[str, str], host: str) -> Caller:
     if (auth := forwarded.get(AUTH, "open")) not in AUTHS:
         raise StackOptionError(
             f"{AUTH}: must be {' or '.join(AUTHS)} for `rung up` (got {auth}); for people and teams, run "
-            "`python -m service.app`"
+            "`python -m service.app` (docs/teams.md)"
         )
     ignored = tuple(sorted(owned - {"RUNG_HOME"}))  # the option --home reads that one
     return Caller(forwarded, ignored, missing_certificates(environment))

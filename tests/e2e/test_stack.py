@@ -118,6 +118,30 @@ def test_the_command_line_reaches_it_in_the_same_environment(own: tuple[Path, su
     assert (listed.returncode, json.loads(listed.stdout)) == (0, []), listed.stderr
 
 
+def test_only_its_owner_may_use_it(own: tuple[Path, subprocess.Popen[str]]) -> None:
+    home, _ = own
+    service = json.loads((home / "stack.json").read_text())["service"]
+    assert (home / "owner_token").stat().st_mode & 0o777 == 0o600
+    token = (home / "owner_token").read_text().strip()
+    for given, status in ((token, 200), (f"{token}x", 401), (None, 401)):
+        headers = {} if given is None else {"Authorization": f"Bearer {given}"}
+        answer = httpx.get(f"{service}/api/v1/experiments", headers=headers, trust_env=False)
+        assert answer.status_code == status
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run a command as another user")
+def test_another_user_of_the_machine_is_refused(own: tuple[Path, subprocess.Popen[str]]) -> None:
+    home, _ = own
+    service = json.loads((home / "stack.json").read_text())["service"]
+    command = [sys.executable, "-c", "from service.cli import main; main()", "list", "--url", service]
+    environment = os.environ | {"RUNG_HOME": str(home), "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        command, env=environment, user=65534, group=65534, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"run `rung login --url {service}`" in done.stderr
+
+
 def test_the_stack_exits_and_reports_the_child_that_exited(own: tuple[Path, subprocess.Popen[str]]) -> None:
     home, process = own
     os.kill(_children(process.pid)["mlflow"], signal.SIGKILL)
