@@ -76,7 +76,9 @@ def leaderboard(trials: Sequence[TrialView], metric: str, searched: Collection[s
 
 
 def experiments(items: Iterable[ExperimentSummary]) -> Table:
-    """One row for each experiment."""
+    """One row for each experiment. Teams and owners are shown only where they say something."""
+    items = list(items)
+    has_teams, has_owners = len({item.team for item in items}) > 1, any(item.owner for item in items)
     rows = tuple(
         (
             item.id,
@@ -86,10 +88,13 @@ def experiments(items: Iterable[ExperimentSummary]) -> Table:
             f"{ended_trials(item)}/{item.num_samples}",
             figure(item.best.value) if item.best else "",
             item.created_at.astimezone().strftime("%Y-%m-%d %H:%M"),
+            *((item.team,) if has_teams else ()),
+            *((item.owner or "",) if has_owners else ()),
         )
         for item in items
     )
     headings = ("id", "name", "project", "state", "trials", "best", "created")
+    headings += (*(("team",) if has_teams else ()), *(("owner",) if has_owners else ()))
     return Table(headings, rows, numeric=frozenset({4, 5}), states=frozenset({3}))
 
 
@@ -146,6 +151,8 @@ def facts(view: ExperimentView) -> list[Fact]:
     """The results of an experiment so far."""
     counts = ", ".join(f"{count} {state}" for state, count in view.trials.items() if count)
     lines = [Fact("trials", f"{ended_trials(view)} of {view.num_samples} ended{f' ({counts})' if counts else ''}")]
+    if view.owner:
+        lines.append(Fact("owner", f"{view.owner}, team {view.team}"))
     if view.source_id:
         lines.append(Fact("continues", view.source_id))
     if view.best:
