@@ -10,17 +10,20 @@ import pytest
 from search_spaces.protocol import TrialState
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.searched import searched_parameters, short_name
-from service.contract.schemas import Curves, DiskUse, Point, TrialView
+from service.contract.schemas import Curves, DiskUse, ExperimentSummary, Point, TrialView
 from service.presentation import (
     classes,
     curves,
     data,
     differing_parameters,
     disk_use,
+    experiments,
     figure,
     leaderboard,
 )
 from tests.support.data_reports import data_report
+
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
 
 def trial(number: int, state: TrialState, reason: str = "", **fields: Any) -> TrialView:
@@ -109,3 +112,33 @@ def test_values_are_shown_with_four_digits(value: object, text: str) -> None:
 def test_a_short_name_stays_unique() -> None:
     names = ["optimizer.kind", "optimizer.lr", "warmup.epochs", "cooldown.epochs"]
     assert [short_name(name, names) for name in names] == ["optimizer", "lr", "warmup.epochs", "cooldown.epochs"]
+
+
+def test_teams_and_owners_are_shown_where_they_say_something() -> None:
+    def listed(*belongings: tuple[str, str | None]) -> tuple[str, ...]:
+        empty = dict.fromkeys(
+            (
+                "started_at",
+                "ended_at",
+                "archived_at",
+                "source_id",
+                "best",
+                "mlflow_experiment_id",
+                "mlflow_run_id",
+                "mlflow_url",
+            )
+        )
+        base: dict[str, Any] = {
+            "id": "x", "name": "n", "project": "p", "state": "QUEUED", "phase": "", "reason": "", "created_at": NOW,
+            "revision": 1, "metric": "validation_accuracy", "mode": "max", "num_samples": 1, "trials": {}, "slots": 0,
+            "attempt": 0,
+        }  # fmt: skip
+        items = [ExperimentSummary(**base, **empty, team=team, owner=owner) for team, owner in belongings]
+        table = experiments(items)
+        assert all(len(row) == len(table.headings) for row in table.rows)
+        return table.headings[7:]
+
+    assert listed() == listed(("default", None), ("default", None)) == ()
+    assert listed(("vision", "alice"), ("vision", None)) == ("owner",)
+    assert listed(("vision", None), ("nlp", None)) == ("team",)
+    assert listed(("vision", "alice"), ("nlp", "bob")) == ("team", "owner")
