@@ -95,9 +95,11 @@ class Settings(BaseModel):
     )
 
     auth: AuthMode = Field(
-        AuthMode.OPEN,
+        AuthMode.ACCOUNTS,
+        validate_default=True,
         description="Who may use the service. `accounts`: people and programs with tokens, in teams. `owner`: who can "
-        "read the file `owner_token` in `home`. `open`: everybody who reaches the port.",
+        "read the file `owner_token` in `home`. `open`: everybody who reaches the port, which must be on a loopback "
+        "address.",
     )
     passwords: bool = Field(True, description="Whether people can sign in with a login and a password.")
     oidc_issuer: str = Field("", description="Issuer URL of the OpenID provider that people sign in with.")
@@ -252,6 +254,17 @@ class Settings(BaseModel):
             )
         _check_host(address)
         return address
+
+    @field_validator("auth")
+    @classmethod
+    def _check_open_is_local(cls, auth: AuthMode, given: ValidationInfo) -> AuthMode:
+        """Without tokens, everybody on the network could delete everything."""
+        host = given.data.get("host")
+        if auth is AuthMode.OPEN and host is not None and not _is_loopback(host):
+            raise ValueError(
+                f"must be accounts or owner, because {variable('host')} is {host}, which others on the network reach"
+            )
+        return auth
 
     @field_validator("oidc_issuer")
     @classmethod

@@ -100,7 +100,7 @@ def read_caller(environment: Mapping[str, str], host: str) -> Caller:
         for name, value in given.items()
         if (variable := name.upper()) in VARIABLES and name not in owned
     }
-    if (auth := forwarded.get(AUTH, "open")) not in AUTHS:
+    if (auth := forwarded.get(AUTH, "owner")) not in AUTHS:
         raise StackOptionError(
             f"{AUTH}: must be {' or '.join(AUTHS)} for `rung up` (got {auth}); for people and teams, run "
             "`python -m service.app` (docs/teams.md)"
@@ -163,15 +163,14 @@ def mlflow(at: Addresses, environment: Mapping[str, str]) -> Component:
 
 
 def service(at: Addresses, environment: Mapping[str, str]) -> Component:
-    """It asks for no token, unless the caller asks for RUNG_AUTH=owner: then it has one user, whose token is in the
-    home folder."""
+    """It has one user, whose token is in the home folder, unless the caller asks for RUNG_AUTH=open."""
     command = [sys.executable, "-m", "service.app"]
     home = Path(environment["RUNG_HOME"])
     checks = (
         Check(f"{at.service}/readyz", sees_all, misses),
         Check(f"{at.service}{API_PREFIX}/cluster", sees_a_node, lambda answer: "ray", lambda: owner_token(home)),
     )
-    return Component("service", command, {AUTH: "open", **environment}, checks)
+    return Component("service", command, {AUTH: "owner", **environment}, checks)
 
 
 def _without(environment: Mapping[str, str], secret: str) -> dict[str, str]:

@@ -19,8 +19,6 @@ from service.client import Client
 STORED = Path(__file__).with_name("stored")
 #: Shorter than the defaults: what the tests wait for is mostly the next heartbeat or the next look of the reconciler.
 SHORT_TIMES = {"RUNG_HEARTBEAT_S": "0.5", "RUNG_RECONCILE_S": "0.5"}
-#: Requests without the owner's token are refused.
-OWNER = {"RUNG_AUTH": "owner"}
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +33,7 @@ def up(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator[st
     with tarfile.open(STORED / "version-0.1-home.tar.xz") as stored:
         stored.extractall(home, filter="data")
     with pytest.MonkeyPatch.context() as environment:
-        for name, value in (SHORT_TIMES | OWNER).items():
+        for name, value in SHORT_TIMES.items():
             environment.setenv(name, value)
         with stack.running(stack.Options(home=home, num_cpus=2, data_root=data_root)) as running:
             yield running

@@ -129,7 +129,10 @@ def test_only_its_owner_may_use_it(own: tuple[Path, subprocess.Popen[str]]) -> N
         assert answer.status_code == status
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run a command as another user")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not all(one.stat().st_mode & 0o001 for one in Path(sys.executable).resolve().parents),
+    reason="needs root, to run a command as another user, and a folder that others can enter",
+)
 def test_another_user_of_the_machine_is_refused(own: tuple[Path, subprocess.Popen[str]]) -> None:
     home, _ = own
     service = json.loads((home / "stack.json").read_text())["service"]

@@ -32,7 +32,7 @@ DOCUMENTED = {
     "host": "`127.0.0.1`",
     "allowed_hosts": "its own host names",
     "service_url": "`http://RUNG_HOST:RUNG_PORT`",
-    "auth": "`open`",
+    "auth": "`accounts`",
     "passwords": "true",
     "oidc_issuer": "none",
     "oidc_client_id": "none",
@@ -126,10 +126,20 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert documented == DOCUMENTED | numbers
 
 
-def test_who_may_use_the_service(tmp_path: Path) -> None:
-    given = {"RUNG_HOME": str(tmp_path)}
-    assert read_settings(given).auth is AuthMode.OPEN
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "rung.example"])
+def test_an_open_service_is_for_this_machine_only(tmp_path: Path, host: str) -> None:
+    given = {"RUNG_HOME": str(tmp_path), "RUNG_HOST": host, "RUNG_ALLOWED_HOSTS": "rung.example"}
+    assert read_settings(given).auth is AuthMode.ACCOUNTS
     assert read_settings({**given, "RUNG_AUTH": "owner"}).auth is AuthMode.OWNER
+    with pytest.raises(SettingsError, match=f"RUNG_AUTH: must be accounts or owner, because RUNG_HOST is {host}"):
+        read_settings({**given, "RUNG_AUTH": "open"})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_an_open_service_must_be_asked_for(tmp_path: Path, host: str) -> None:
+    given = {"RUNG_HOME": str(tmp_path), "RUNG_HOST": host}
+    assert read_settings(given).auth is AuthMode.ACCOUNTS
+    assert read_settings({**given, "RUNG_AUTH": "open"}).auth is AuthMode.OPEN
     with pytest.raises(SettingsError, match="RUNG_AUTH: must be "):
         read_settings({**given, "RUNG_AUTH": "none"})
 

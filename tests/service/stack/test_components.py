@@ -18,7 +18,7 @@ from service.stack.components import OWNED
 OK, UNREACHABLE = {"ok": True, "why": ""}, {"ok": False, "why": "the service has not contacted Ray yet"}
 #: A valid value, other than the default, of each setting that a stack forwards.
 FORWARDED = {
-    "auth": "owner",
+    "auth": "open",
     "log_format": "json",
     "data_root": "/sets",
     "cache_root": "/prepared",
