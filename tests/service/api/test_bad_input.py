@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -273,6 +274,15 @@ def test_numbers_in_paths_and_queries_are_written_in_digits(world: World) -> Non
     for path in ("trials/1.0", "trials/1_0", "trials?limit=1_0", "logs?offset=1_0", "logs?attempt=1.0"):
         assert problem(world.client.get(f"{one}/{path}"), 422)["errors"][0]["rule"] == "must be a whole number", path
     assert problem(world.client.get("/api/v1/cluster?limit=1_0"), 422)["errors"][0]["field"] == "limit"
+
+
+@pytest.mark.parametrize("digits", [20, 400, 5000])
+def test_numbers_of_many_digits_in_paths_and_queries_are_refused_with_a_limit(world: World, digits: int) -> None:
+    one, number = f"{EXPERIMENTS}/{world.submit()}", "9" * digits
+    for path in (f"trials/{number}", f"trials?limit={number}", f"logs?offset={number}", f"logs?attempt=-{number}"):
+        [error] = problem(world.client.get(f"{one}/{path}"), 422)["errors"]
+        assert re.match("must be (at most|at least|less than|a whole number of at most) ", error["rule"]), (path, error)
+        assert len(error["value"]) <= 120
 
 
 REPEATED = [
