@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from search_spaces.domains import Integer, Number, Searchable
+from search_spaces.domains import Choice, Integer, Number, Searchable
 from search_spaces.spec import Discriminated, KindShorthand, Spec, field_error
 
 Width = Annotated[
@@ -204,3 +204,8 @@ class PluginModel(Spec):
 
 
 Model = Annotated[CNN | ResNet | VGG | TorchvisionModel | PluginModel, Discriminated, KindShorthand]
+
+
+def may_be_plugin(model: Any) -> bool:
+    """Whether a model of a search space is a plugin, or may become one."""
+    return any(isinstance(one, PluginModel) for one in (model.choice if isinstance(model, Choice) else (model,)))

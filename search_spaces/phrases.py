@@ -33,6 +33,14 @@ def listed(names: Iterable[str], most: int = LISTED) -> str:
     return ", ".join(some) + more
 
 
+def abridged(text: str, most: int) -> str:
+    """The beginning and the end of a text, `most` characters in all, and how many between them were left out."""
+    left_out = len(text) - most
+    if left_out <= 0:
+        return text
+    return f"{text[: most // 2]}\n... {left_out} characters were left out ...\n{text[most // 2 + left_out :]}"
+
+
 def shown(name: str) -> str:
     """A name from a file system as text of one line: bytes that are not UTF-8 and control characters are written as
     \\xNN or \\uNNNN, and accents are composed."""

@@ -22,7 +22,7 @@ from search_spaces.protocol import ErrorKind, LaunchConfig, Phase, Winner
 from search_spaces.storage.base import JournalDamagedError, WriterFencedError, open_storage, read_document
 from workers.failures import from_ray
 from workers.failures.attempt import AttemptError, MisplacedJournalError, MissingJournalError, NewerJournalError
-from workers.failures.classification import NodeError, TrialError, sentence
+from workers.failures.classification import NodeError, TrialError, sentence, text_of
 from workers.fence import Fence
 from workers.heartbeat import HeartbeatThread
 from workers.nodes import check_node
@@ -388,14 +388,14 @@ def outcome_of(error: Exception, current: Outcome, requested: Outcome | None) ->
     """
     match error:
         case WriterFencedError() | SupersededError():
-            return Outcome(Phase.PAUSED, str(error), superseded=True)
+            return Outcome(Phase.PAUSED, text_of(error), superseded=True)
         case StopRequestedError():
             return requested or current
         case EvaluationFailedError():
-            return replace(current, reason="; ".join(filter(None, (current.reason, str(error)))))
+            return replace(current, reason="; ".join(filter(None, (current.reason, text_of(error)))))
         case DeliveryAbandonedError():
             stop = requested or Outcome(Phase.PAUSED, error=True)
-            return replace(stop, reason="; ".join(filter(None, (stop.reason, str(error)))))
+            return replace(stop, reason="; ".join(filter(None, (stop.reason, text_of(error)))))
         case TrialError():
             failure = error.failure
             if failure.kind is ErrorKind.DISK_FULL:
@@ -404,12 +404,12 @@ def outcome_of(error: Exception, current: Outcome, requested: Outcome | None) ->
             lasting = failure.kind is ErrorKind.NODE or failure.kind in stop_conditions.COMMON_CAUSES
             return Outcome(Phase.PAUSED, reason, blocked=lasting, error=True)
         case NodeError():
-            return Outcome(Phase.PAUSED, str(error), blocked=True, error=True)
+            return Outcome(Phase.PAUSED, text_of(error), blocked=True, error=True)
         case _ if from_ray.is_disk_full(error):
-            return stop_conditions.disk_full(str(error) if isinstance(error, AttemptError) else sentence(error))
+            return stop_conditions.disk_full(text_of(error) if isinstance(error, AttemptError) else sentence(error))
         case AttemptError():
             blocked = error.blocked or from_ray.is_storage_unusable(error)
-            return Outcome(Phase.PAUSED, str(error), blocked=blocked, error=True)
+            return Outcome(Phase.PAUSED, text_of(error), blocked=blocked, error=True)
         case _:
             return Outcome(Phase.PAUSED, sentence(error), blocked=from_ray.is_storage_unusable(error), error=True)
 

@@ -15,6 +15,7 @@ from functools import partial
 import ray
 
 from search_spaces.layout import NAMES
+from search_spaces.models import may_be_plugin
 from search_spaces.protocol import LaunchConfig
 from search_spaces.storage.base import ExperimentStorage, open_storage, read_document
 from search_spaces.stored import read_spec
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
             launch,
             spec,
             partial(run_trials, nodes=nodes),
-            WinnerEvaluation(trial_resources(spec), nodes),
+            WinnerEvaluation(trial_resources(spec), nodes, reused=not may_be_plugin(spec.search_space.model)),
             lambda superseded: Tracker(launch, spec, storage, superseded=superseded),
         )
         return 0 if attempted.run() else 1

@@ -36,7 +36,7 @@ DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT})
 UNUSABLE_ERRNOS = frozenset({errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EACCES, errno.EPERM})
 
 #: What it reports for something else in the place of a file or a folder, such as a link, or one of them for the other.
-MISPLACED_ERRNOS = frozenset({errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR, errno.EEXIST})
+MISPLACED_ERRNOS = frozenset({errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY})
 
 
 class NotAFileError(OSError):

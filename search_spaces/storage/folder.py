@@ -181,14 +181,14 @@ class FolderArtifacts:
             fresh = Path(parent, "new")
             fresh.mkdir()
             yield fresh
-            if path.exists():
+            if os.path.lexists(path):  # also a link, wherever it leads
                 path.replace(Path(parent, "old"))
             fresh.replace(path)
 
     @contextmanager
     def local_folder(self, name: PurePath) -> Iterator[Path]:
         path = self._path(name)
-        if not is_folder(self._root) or not path.is_dir():
+        if not is_folder(self._root) or not is_folder(path):
             raise FileNotFoundError(f"no folder {path}")
         yield path
 
@@ -212,6 +212,10 @@ def _check_folder(root: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(root))
 
 
+#: Nothing blocks, whatever is in the place of the file.
+FLAGS_TO_ASK = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
 class FolderStopSignal:
     """A file that grows by a byte with each request. A time would not tell two requests of one clock tick apart."""
 
@@ -220,7 +224,7 @@ class FolderStopSignal:
         self._cleared = self._touched()
 
     def ask(self) -> None:
-        file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, SHARED)
+        file = os.open(self._path, FLAGS_TO_ASK, SHARED)
         try:
             os.write(file, b"\0")  # two drivers that ask at once add two bytes
         except OSError as error:
@@ -239,7 +243,7 @@ class FolderStopSignal:
 
     def _touched(self) -> tuple[int, int] | None:
         try:
-            status = self._path.stat()
+            status = self._path.lstat()
         except OSError:
             return None
         return status.st_ino, status.st_size

@@ -36,7 +36,7 @@ def open_regular(root: Path, path: str | Path, flags: int, mode: int = PRIVATE) 
             os.close(folder)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise NotAFileError(errno.EINVAL, "must be a regular file", str(path))
+        raise NotAFileError(errno.ENXIO, "must be a regular file", str(path))
     return file
 
 

@@ -14,12 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from search_spaces.datasets.base import DataError
-from search_spaces.protocol import ErrorKind
+from search_spaces.phrases import abridged
+from search_spaces.protocol import ErrorKind, sanitize_text
 from search_spaces.storage.base import DISK_FULL_ERRNOS, MISPLACED_ERRNOS, UNUSABLE_ERRNOS
 from search_spaces.tracebacks import own_line
 from workers.targets import ImportTargetError
 
 LONGEST_REASON = 500  # characters
+LONGEST_NAME = 100  # characters of the name of an exception's class
+LONGEST_TEXT = 20_000  # characters of an exception, in which the sentence is looked for
 LONGEST_DATA_REASON = 5000  # characters: it names the files that must be repaired
 SHARED_MEMORY = "/dev/shm/"  # looks like a disk, but is memory that other processes give back
 
@@ -68,21 +71,25 @@ class NodeError(Exception):
 
 @contextmanager
 def classified() -> Iterator[None]:
-    """Raise a TrialError for every exception."""
+    """Raise a TrialError for every exception.
+
+    It hides the exception behind it, whose traceback Ray would send: its text may be too long, or have halves of
+    surrogate pairs, of which Ray's process dies. The log of the trial has the traceback.
+    """
     try:
         yield
     except TrialError:
         raise
     except (Exception, KeyboardInterrupt) as error:  # Ray would take the latter, of a plugin, for a canceled task
         failure = classify(error)
-        raise TrialError(failure.kind, failure.reason, failure.node) from error
+        raise TrialError(failure.kind, failure.reason, failure.node) from None
 
 
 def classify(error: BaseException) -> Failure:
     """The failure behind an exception, by the types of the exception and of those from which it was raised."""
     unusable = next((one for one in _chain(error) if isinstance(one, NodeError)), None)
     if unusable is not None:
-        return Failure(unusable.kind, str(unusable)[: _longest(unusable.kind)], unusable.node)
+        return Failure(unusable.kind, text_of(unusable)[: _longest(unusable.kind)], unusable.node)
     kinds = {_kind(one) for one in _chain(error)}
     # In this order: a full disk or too little memory may be behind any other exception.
     for kind in (ErrorKind.DISK_FULL, ErrorKind.OUT_OF_MEMORY, ErrorKind.DATA, ErrorKind.PLUGIN):
@@ -114,8 +121,17 @@ def is_storage_unusable(error: BaseException) -> bool:
 
 def sentence(error: BaseException, longest: int = LONGEST_REASON) -> str:
     """The exception in one line: its type, and its own line in its text."""
-    line = own_line(str(error))
-    return f"{type(error).__name__}: {line}"[:longest] if line else type(error).__name__
+    name, line = sanitize_text(type(error).__name__)[:LONGEST_NAME], own_line(text_of(error))
+    return f"{name}: {line}"[:longest] if line else name
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says, as it can be stored and sent: of bounded length, without halves of surrogate pairs."""
+    try:
+        text = str(error)
+    except Exception as another:  # the exception is of somebody's own class
+        text = f"its text cannot be read: {type(another).__name__}"
+    return sanitize_text(abridged(text, LONGEST_TEXT))
 
 
 def _longest(kind: ErrorKind) -> int:
@@ -147,9 +163,9 @@ def _kind(error: BaseException) -> ErrorKind:
             return ErrorKind.OUT_OF_MEMORY
         case RuntimeError() if torch and isinstance(error, torch.OutOfMemoryError):
             return ErrorKind.OUT_OF_MEMORY
-        case RuntimeError() if TORCH_MEMORY.search(str(error)):
+        case RuntimeError() if TORCH_MEMORY.search(text_of(error)):
             return ErrorKind.OUT_OF_MEMORY
-        case RuntimeError() if TORCH_DISK_FULL.search(str(error)):
+        case RuntimeError() if TORCH_DISK_FULL.search(text_of(error)):
             return ErrorKind.DISK_FULL
         case _:
             return ErrorKind.CODE

@@ -72,12 +72,12 @@ def classify(error: BaseException | None, text: str = "") -> Failure:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether a full disk or an exhausted quota is behind an exception of the driver's own, or of Tune's."""
-    return classification.is_disk_full(error) or bool(DISK_FULL_LINE.search(str(error)))
+    return classification.is_disk_full(error) or bool(DISK_FULL_LINE.search(classification.text_of(error)))
 
 
 def is_storage_unusable(error: BaseException) -> bool:
     """Whether a file system that cannot be used is behind an exception of the driver's own, or of Tune's."""
-    return classification.is_storage_unusable(error) or bool(UNUSABLE_LINE.search(str(error)))
+    return classification.is_storage_unusable(error) or bool(UNUSABLE_LINE.search(classification.text_of(error)))
 
 
 def _unpickled(path: str | None) -> BaseException | None:

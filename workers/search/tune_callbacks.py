@@ -26,6 +26,7 @@ from workers.nodes import Nodes
 from workers.ray_patches import idle_actors, waiting_trials
 from workers.search import stop_conditions
 from workers.search.checkpoint_keeper import CheckpointKeeper
+from workers.search.lost_epochs import LostEpochs
 from workers.search.policy import Actions, Reaction, SearchPolicy
 from workers.search.stop_conditions import Outcome
 from workers.search.tune_scheduler import TuneScheduler
@@ -69,6 +70,7 @@ class TuneCallback(Callback):
         self._resources: Mapping[str, float] = {}
         self._excluded: list[str] = []  # at the newest look
         self._controller: Any = None  # Tune's, at the newest poll
+        self._lost_epochs = LostEpochs()
         self._yielding: dict[int, str] = {}  # trial -> why the stopping rule paused it, or ""
 
     def attach(
@@ -81,8 +83,8 @@ class TuneCallback(Callback):
         self._searcher, self._nodes, self._resources = searcher, nodes, resources or {}
 
     def notice(self) -> str:
-        """What a person should know of the running search: nodes that it does not use, and replicates in training."""
-        notices = [self._nodes.reason() if self._nodes else "", self._replicating()]
+        """What a person should know of the running search: unusable nodes, replicates in training, lost epochs."""
+        notices = [self._nodes.reason() if self._nodes else "", self._replicating(), self._lost_epochs.sentence()]
         return "; ".join(filter(None, notices))
 
     def _replicating(self) -> str:
@@ -146,6 +148,7 @@ class TuneCallback(Callback):
     ) -> None:
         number = trial.config["trial"]
         verdict = self.scheduler.newest[number]
+        self._lost_epochs.look(number, self._table.trials[number].epoch, int(result["epoch"]))
         ended = (verdict.state, verdict.reason) if verdict.state else None
         with self._journaling():
             self._recorder.record_epoch(number, int(result["epoch"]), _metrics(result), ended)

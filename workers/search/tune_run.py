@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.models import may_be_plugin
 from search_spaces.protocol import LaunchConfig
 from search_spaces.storage.base import open_storage
 from workers.nodes import FIRST_ANSWERS_S, Nodes
@@ -77,7 +78,7 @@ def run_trials(
                 search_alg=searcher,
                 scheduler=callback.scheduler,
                 callbacks=[callback],
-                reuse_actors=True,
+                reuse_actors=not may_be_plugin(spec.search_space.model),  # a plugin may change its process
                 raise_on_failed_trial=False,
                 trial_dirname_creator=lambda trial: trial.trial_id,
                 verbose=0,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import io
 import logging
+import re
 import sys
 import threading
 import traceback
@@ -18,9 +19,15 @@ from contextlib import contextmanager, suppress
 from pathlib import PurePath
 from typing import BinaryIO, TextIO
 
+from search_spaces.phrases import abridged, counted
 from search_spaces.storage.base import ArtifactStore
 
 TRIAL_BYTES, DRIVER_BYTES = 10 * 2**20, 100 * 2**20
+LONGEST_LINE = 2**16  # characters: more of one line than a person reads
+MOST_LINES = 1000  # that are written at once
+LONGEST_TEXT = 2**17  # characters of a traceback or of a record
+#: A piece of a text up to the end of a line; a progress bar ends its lines with a carriage return.
+PIECE = re.compile(r"[^\r\n]*[\r\n]|[^\r\n]+")
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 #: Libraries whose loggers do not propagate to the root logger.
@@ -28,12 +35,15 @@ NON_PROPAGATING = ("ray",)
 
 
 class LogFile(io.TextIOBase):
-    """A text artifact that is appended to, whole lines at a time, up to `limit_bytes`; the last line then says so."""
+    """A text artifact that is appended to, whole lines at a time, up to `limit_bytes`; the last line then says so.
+
+    Of a line longer than LONGEST_LINE, the beginning is kept, and how much was left out.
+    """
 
     def __init__(self, artifacts: ArtifactStore, name: PurePath, limit_bytes: int = TRIAL_BYTES) -> None:
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
-        self._line = ""
+        self._line, self._left_out = "", 0
         self._file: BinaryIO | None = None
         self._size = 0
         try:
@@ -52,31 +62,43 @@ class LogFile(io.TextIOBase):
 
     def write(self, text: str) -> int:
         with self._lock:
-            whole, newline, self._line = (self._line + text).rpartition("\n")
-            if newline:
-                self._append(whole + newline)
-            elif len(self._line) > 2**16:  # for example a progress bar, which never ends its line
-                self._append(self._line)
-                self._line = ""
+            lines: list[str] = []
+            for piece in PIECE.finditer(text):
+                line = piece[0].rstrip("\r\n")
+                room = LONGEST_LINE - len(self._line)
+                self._line += line[:room]
+                self._left_out += max(0, len(line) - room)
+                if end := piece[0][len(line) :]:
+                    lines.append(self._take_line() + end)
+                if len(lines) > MOST_LINES:
+                    self._append("".join(lines))
+                    lines.clear()
+            self._append("".join(lines))
         return len(text)
 
     def close(self) -> None:
         with self._lock:
             if self._line:
-                self._append(self._line + "\n")
-                self._line = ""
+                self._append(self._take_line() + "\n")
             if self._file is not None:
                 with suppress(OSError):
                     self._file.close()
                 self._file = None
         super().close()
 
+    def _take_line(self) -> str:
+        """The line so far; the next one begins."""
+        line, left_out = self._line, self._left_out
+        self._line, self._left_out = "", 0
+        return f"{line} ... {counted(left_out, 'character')} of this line left out" if left_out else line
+
     def _append(self, text: str) -> None:
-        if self._file is None or self._size >= self._limit_bytes:
+        if not text or self._file is None or self._size >= self._limit_bytes:
             return
         content = text.encode(errors="backslashreplace")
-        if self._size + len(content) > self._limit_bytes:
-            content = f"... this log ends here: its limit of {self._limit_bytes} bytes is reached\n".encode()
+        if len(content) > (room := self._limit_bytes - self._size):
+            last = f"... this log ends here: its limit of {self._limit_bytes} bytes is reached\n"
+            content = content[: content.rfind(b"\n", 0, room) + 1] + last.encode()
             self._size = self._limit_bytes
         with suppress(OSError):  # a full disk, which can be reported nowhere
             self._size += self._file.write(content)
@@ -97,7 +119,13 @@ class _Tee(io.TextIOBase):
 
     def write(self, text: str) -> int:
         self._log.write(text)
-        return self._stream.write(text)
+        try:
+            return self._stream.write(text)
+        except (
+            UnicodeEncodeError
+        ):  # a half of a surrogate pair, or a character that the stream's encoding does not have
+            encoding = self.encoding or "ascii"
+            return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def flush(self) -> None:
         self._stream.flush()
@@ -107,6 +135,13 @@ class _Tee(io.TextIOBase):
 
     def isatty(self) -> bool:
         return self._stream.isatty()
+
+
+class _Formatter(logging.Formatter):
+    """A record in Rung's format, of bounded length: it may quote an exception of any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return abridged(super().format(record), LONGEST_TEXT)
 
 
 @contextmanager
@@ -127,7 +162,7 @@ def process_log(artifacts: ArtifactStore, name: PurePath, limit_bytes: int = DRI
 def captured(log: LogFile) -> Iterator[None]:
     """In the block, `log` receives what this process prints and logs, and the traceback of what the block raises."""
     handler = logging.StreamHandler(log)
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(_Formatter(FORMAT))
     root = logging.getLogger()
     loggers = [root, *map(logging.getLogger, NON_PROPAGATING)]
     level, streams = root.level, (sys.stdout, sys.stderr)
@@ -138,7 +173,7 @@ def captured(log: LogFile) -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt):
-        log.write(traceback.format_exc())
+        log.write(abridged(traceback.format_exc(), LONGEST_TEXT))
         raise
     finally:
         sys.stdout, sys.stderr = streams

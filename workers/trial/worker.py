@@ -1,9 +1,9 @@
 """Trial worker: one process that holds a slot of the cluster and trains one trial after another, an epoch per step.
 
 Owns the edge between Ray Tune and the training loop: threads, device, what a step returns, and how an epoch is left
-when a stop is requested. The process is reused: `reset_config` drops one trial and loads the next within milliseconds,
-and the data stay loaded. It must not know MLflow, the service or other trials. Torch is imported only in the worker's
-process, so that the driver can import this module quickly.
+when a stop is requested. The process is reused, except in a search with a plugin, which may change it: `reset_config`
+drops one trial and loads the next within milliseconds, and the data stay loaded. It must not know MLflow, the service
+or other trials. Torch is imported only in the worker's process, so that the driver can import this module quickly.
 """
 
 from __future__ import annotations
@@ -174,8 +174,6 @@ class TrialWorker(tune.Trainable):
 
         spec = self._spec()
         self._torch.set_num_threads(spec.cpus)
-        self._torch.set_default_dtype(self._torch.float32)  # a plugin of an earlier trial here may have changed these
-        self._torch.set_grad_enabled(True)
         on = device.select_device(spec)
         splits = self._splits(spec)
         if self._asked_to_stop():

@@ -64,11 +64,20 @@ class WinnerScore:
 class WinnerEvaluation:
     """A process with a trial's resources, started before it is needed so that its imports overlap the search.
 
-    `evaluator` is the class that does the work in that process.
+    `evaluator` is the class that does the work in that process. Unless it is `reused`, the process ends with the
+    evaluation, and another one makes the insight and the plots: a plugin may change its process.
     """
 
-    def __init__(self, resources: dict[str, float], nodes: Nodes, evaluator: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self,
+        resources: dict[str, float],
+        nodes: Nodes,
+        evaluator: Callable[[], Any] | None = None,
+        *,
+        reused: bool = True,
+    ) -> None:
         self._resources = resources
+        self._reused = reused
         self._nodes = nodes
         self._evaluator = evaluator or Evaluator
         self._actor: Any = None
@@ -96,8 +105,8 @@ class WinnerEvaluation:
                     if stop_requested():
                         raise StopRequestedError
                 result: WinnerScore = ray.get(task)
-                if self._resources["GPU"]:
-                    self._end()  # nothing that follows needs the GPU
+                if self._resources["GPU"] or not self._reused:  # nothing that follows needs the GPU
+                    self._end()
                 return result
             except StopRequestedError:
                 self._end()

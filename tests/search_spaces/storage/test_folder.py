@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path, PurePath
 
 import pytest
 
-from search_spaces.storage.base import NotAFileError, check_root, open_storage
+from search_spaces.storage.base import MISPLACED_ERRNOS, NotAFileError, check_root, open_storage
 from search_spaces.storage.folder import FolderArtifacts, FolderStopSignal, FolderStorage
 from tests.support.contracts.storage import StorageContract
 
@@ -102,6 +103,47 @@ def test_a_named_pipe_does_not_block_its_reader(artifacts: FolderArtifacts, tmp_
         artifacts.open_reader(PurePath("spec.json"))
     with pytest.raises(NotAFileError):
         artifacts.open_appender(PurePath("spec.json"))
+
+
+def test_what_is_in_the_place_of_a_file_is_named_as_misplaced(artifacts: FolderArtifacts, tmp_path: Path) -> None:
+    """By its number, for those who only see that: a named pipe, a link to a process's memory, a socket."""
+    path = tmp_path / "x" / "spec.json"
+    with socket.socket(socket.AF_UNIX) as listening:
+        for make in (
+            lambda: os.mkfifo(path),
+            lambda: path.symlink_to("/proc/self/mem"),
+            lambda: listening.bind(str(path)),
+        ):
+            make()
+            for call in (artifacts.open_reader, artifacts.open_appender):
+                with pytest.raises(NotAFileError) as raised:
+                    call(PurePath("spec.json"))
+                assert raised.value.errno in MISPLACED_ERRNOS
+            path.unlink()
+
+
+def test_a_named_pipe_in_the_place_of_a_stop_signal_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stop")
+    signal = FolderStopSignal(tmp_path / "stop")
+    with pytest.raises(OSError, match="stop"):
+        signal.ask()
+    assert not signal.asked()
+
+
+@pytest.mark.parametrize("target", ["outside", "nothing", "/proc/self/mem"])
+def test_a_link_in_the_place_of_a_folder_is_replaced_and_never_read(
+    artifacts: FolderArtifacts, tmp_path: Path, target: str
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "theirs").write_text("kept")
+    (tmp_path / "x" / "model").symlink_to(tmp_path / target)
+    with pytest.raises(FileNotFoundError), artifacts.local_folder(PurePath("model")):
+        pass
+    with artifacts.replace_folder(PurePath("model")) as folder:
+        (folder / "ours").write_text("new")
+    with artifacts.local_folder(PurePath("model")) as folder:
+        assert [path.name for path in folder.iterdir()] == ["ours"]
+    assert (tmp_path / "outside" / "theirs").read_text() == "kept"
 
 
 def test_a_folder_in_the_place_of_a_file_is_no_file(artifacts: FolderArtifacts, tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_an_exception_is_classified_and_survives_pickling_and_text(
     failure = raised.value.failure
     assert failure.kind is RAISED[action]
     assert len(failure.reason.splitlines()) == 1
-    assert type(raised.value.__cause__).__name__ in failure.reason
+    assert type(raised.value.__context__).__name__ in failure.reason
     assert pickle.loads(pickle.dumps(raised.value)).failure == failure
     text = "".join(traceback.format_exception(raised.value))
     assert classification.parse(f"The actor died because of an error raised in its creation task, {text}\n") == failure

@@ -37,6 +37,26 @@ def test_a_result_is_recorded_with_its_outcome(search: Callable[..., Search]) ->
     assert now.callback.outcome is None
 
 
+def test_epochs_that_are_trained_again_are_told(search: Callable[..., Search]) -> None:
+    """Of trials whose checkpoints were exchanged, say. A result that is only reported again is none."""
+    now = search()
+    first, second, third = (now.tune.start() for _ in range(3))
+    for trial in (first, second, third):
+        for epoch in (1, 2, 3):
+            now.tune.report(trial, epoch, 0.5)
+    assert now.callback.notice() == ""
+    now.tune.report(first, 3, 0.5)
+    now.tune.report(first, 0, math.nan)  # it left its first epoch
+    assert now.callback.notice() == ""
+    now.tune.report(second, 2, 0.5)
+    told = "1 epoch of trial 1 is trained again, because newer checkpoints cannot be used"
+    assert now.callback.notice() == told
+    now.tune.report(second, 3, 0.5)
+    assert now.callback.notice() == told
+    now.tune.report(third, 1, 0.5)
+    assert now.callback.notice().startswith("3 epochs of 2 trials, the first of them trial 1, are trained again")
+
+
 @pytest.mark.parametrize(
     ("stop", "phase", "state"), [("cancel", "canceled", "CANCELED"), ("pause", "paused", "PAUSED")]
 )

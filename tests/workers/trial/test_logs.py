@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import platform
 import signal
@@ -86,6 +87,62 @@ def test_a_log_is_appended_to_and_ends_at_its_limit(tmp_path: Path) -> None:
     assert lines[-1] == "... this log ends here: its limit of 1000 bytes is reached"
     assert sum("ends here" in line for line in lines) == 1
     assert 900 < path.stat().st_size < 1100
+
+
+def test_a_long_line_is_cut_and_the_log_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = LogFile(FolderArtifacts(tmp_path), Path("x.log"), limit_bytes=2**20)
+    with captured(log):
+        print("before")
+        print("x" * 2**22)
+        for _ in range(2**7):
+            print("y" * 2**15, end="")
+        print()
+        logging.getLogger("mine").warning("many lines\n%s", "z\n" * 2**20)
+        print("after")
+    with pytest.raises(ValueError, match="w"), captured(log):
+        raise ValueError("w\n" * 2**20)
+    log.write("the next trial\n")
+    log.close()
+    text = (tmp_path / "x.log").read_text()
+    lines = text.splitlines()
+    assert [line[:3] for line in lines[:3]] == ["bef", "xxx", "yyy"]
+    for line in lines[1:3]:
+        assert line.endswith(f" ... {2**22 - 2**16} characters of this line left out")
+    assert "WARNING mine many lines\nz\n" in text
+    assert "ValueError: w\nw\n" in text
+    assert text.count("characters were left out") == 2
+    assert "after" in lines
+    assert (lines[-1], "ends here" in text) == ("the next trial", False)
+    assert "z" * 2 not in capsys.readouterr().out
+
+
+def test_what_fits_is_kept_of_a_text_that_reaches_the_limit(tmp_path: Path) -> None:
+    log = LogFile(FolderArtifacts(tmp_path), Path("x.log"), limit_bytes=1000)
+    log.write("".join(f"{number}\n" for number in range(10**5)))
+    log.close()
+    lines = (tmp_path / "x.log").read_text().splitlines()
+    assert lines[:-1] == [str(number) for number in range(277)]
+    assert lines[-1] == "... this log ends here: its limit of 1000 bytes is reached"
+
+
+def test_a_progress_bar_is_in_the_log(tmp_path: Path) -> None:
+    log = LogFile(FolderArtifacts(tmp_path), Path("x.log"))
+    for number in range(10**4):
+        log.write(f"\r{number} of 10000 batches")
+    log.close()
+    assert "\r9999 of 10000 batches\n" in (tmp_path / "x.log").read_bytes().decode()
+    assert "left out" not in (tmp_path / "x.log").read_text()
+
+
+def test_a_stream_prints_what_it_has_no_character_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="latin-1", write_through=True))
+    log = LogFile(FolderArtifacts(tmp_path), Path("x.log"))
+    with captured(log):
+        print("caf\udce9 \u732b")
+    log.close()
+    assert printed.getvalue() == b"caf\\udce9 \\u732b\n"
+    assert (tmp_path / "x.log").read_text() == "caf\\udce9 \u732b\n"
 
 
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -385,6 +386,46 @@ def test_the_log_has_the_output_of_the_trial(
     assert "in talkative" in heard, "with its traceback"
     assert "a model prints" in capsys.readouterr().out, "and goes where it went before"
     assert (folder_of(told) / TRIAL_LOG).stat().st_mode & 0o777 == 0o600
+
+
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise KeyError("text")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("caf\udce9 \ud800!"), "ValueError: caf? ?!"),
+        (OSError(5, "cannot be read", "caf\udce9"), "OSError: [Errno 5] cannot be read: 'caf\\udce9'"),
+        (UnspeakableError(), "UnspeakableError: its text cannot be read: KeyError"),
+        (ValueError("x" * 10**7), f"ValueError: {'x' * 488}"),
+        (type("X" * 10**5, (Exception,), {})("y"), f"{'X' * 100}: y"),
+    ],
+    ids=["text", "name of a file", "no text", "long text", "long name"],
+)
+def test_an_exception_of_any_text_can_be_sent_and_stored(
+    config: Callable[..., dict[str, Any]], error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray sends the traceback as UTF-8."""
+    told = config()
+    slot = begun(told)
+    slot.step()
+
+    def break_down(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(slot._training, "_loss", break_down)
+    with pytest.raises(TrialError) as raised:
+        slot.step()
+    assert raised.value.failure.reason == reason
+    assert raised.value.failure.reason.isprintable()
+    sent = "".join(traceback.format_exception(raised.value)).encode()
+    assert len(sent) < 10**4
+    assert "in break_down" in said(told)
+    assert (folder_of(told) / TRIAL_LOG).stat().st_size < 10**6
+    assert begun(told).step()["epoch"] == 1
+    assert "resumes after epoch 1" in said(told)
 
 
 def test_unusual_images_are_logged(config: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
