@@ -93,7 +93,7 @@ def test_a_plugin_that_changes_everything_changes_no_other_trial(tmp_path: Path)
     assert answer["models"] == ["plugin", "cnn"]
     assert answer["states"] == ["COMPLETED", "COMPLETED"]
     assert answer["processes"] == [1, 2], "and the process that evaluated its model does nothing else"
-    assert answer["losses"] == answer["alone"], "bit for bit as when it is trained alone"
+    assert answer["losses"] == answer["by_itself"], "bit for bit as without the plugin"
 
 
 class Evaluator:
@@ -137,12 +137,12 @@ def main(folder: Path) -> dict[str, Any]:
     trials = [recorder.table.trials[number] for number in range(2)]
     trial = read_trial_spec(read_document(storage.artifacts, NAMES.trial(1).spec))
     torch.set_num_threads(trial.cpus)
-    alone = Training(trial, load(trial.dataset, trial.split_seed, folder, folder))
+    again = Training(trial, load(trial.dataset, trial.split_seed, folder, folder))
     return {
         "models": [trial.parameters["model.kind"] for trial in trials],
         "states": [trial.state for trial in trials],
         "losses": trials[1].metrics["validation_loss"],
-        "alone": [alone.run_epoch()["validation_loss"] for _ in range(2)][-1],
+        "by_itself": [again.run_epoch()["validation_loss"] for _ in range(2)][-1],
         "ended_at": [trial.ended_at for trial in trials],
         "processes": processes,
     }

@@ -37,8 +37,8 @@ def test_a_result_is_recorded_with_its_outcome(search: Callable[..., Search]) ->
     assert now.callback.outcome is None
 
 
-def test_epochs_that_are_trained_again_are_told(search: Callable[..., Search]) -> None:
-    """Of trials whose checkpoints were exchanged, say. A result that is only reported again is none."""
+def test_epochs_that_are_trained_again_are_in_the_notice(search: Callable[..., Search]) -> None:
+    """Of trials whose checkpoints were exchanged, say. A result that is only reported again does not count."""
     now = search()
     first, second, third = (now.tune.start() for _ in range(3))
     for trial in (first, second, third):

@@ -89,7 +89,7 @@ def test_a_log_is_appended_to_and_ends_at_its_limit(tmp_path: Path) -> None:
     assert 900 < path.stat().st_size < 1100
 
 
-def test_a_long_line_is_cut_and_the_log_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_line_is_cut_and_the_log_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = LogFile(FolderArtifacts(tmp_path), Path("x.log"), limit_bytes=2**20)
     with captured(log):
         print("before")
