@@ -354,6 +354,10 @@ class Directives(Message):
 
     slots: int = Field(description="Number of trials that may run at the same time now.")
     stop: Literal["cancel", "pause"] | None = Field(None, description="How to end; null to continue.")
+    stop_reason: str = Field("", description="Why it must end; empty: a person requested it.")
+    stop_epochs: bool = Field(
+        False, description="Whether trials beyond `slots` must leave their epoch, rather than end it first."
+    )
     cancel_trials: list[int] = Field(default_factory=list, description="Trials to cancel that have not ended.")
     controls: KnownControls | None = Field(None, description="The current controls; null if they did not change.")
 

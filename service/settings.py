@@ -151,6 +151,22 @@ class Settings(BaseModel):
         "process on the head node of about 400 MB with what Ray starts beside it, so that 32 take 13 GB. Others wait "
         "in the queue.",
     )
+    park_s: Seconds = Field(
+        60.0,
+        description="Number of seconds after which a running experiment without a slot ends its driver and returns "
+        "to the queue.",
+    )
+    driver_cpus: Annotated[float, Field(ge=0, le=64)] = Field(
+        0.0, description="CPUs that Ray reserves for each driver; trials cannot use them."
+    )
+    driver_memory_mb: Annotated[int, Field(ge=0, le=2**20)] = Field(
+        400, description="Memory in MB that Ray reserves for each driver. A driver for which there is none waits."
+    )
+    driver_labels: str = Field(
+        "",
+        description="Labels of the Ray nodes for drivers, such as `role=driver`, separated by commas; default: drivers "
+        "run on the head node.",
+    )
     retry_backoff_s: Seconds = Field(
         5.0,
         description="Delay before the first new attempt, in seconds. It doubles with each attempt, up to five minutes.",
@@ -317,6 +333,21 @@ class Settings(BaseModel):
     def _make_absolute(cls, folder: Path) -> Path:
         """Drivers and trials have other working directories than the service."""
         return expand(str(folder)).absolute()
+
+    @field_validator("driver_labels")
+    @classmethod
+    def _check_labels(cls, labels: str) -> str:
+        for label in filter(None, map(str.strip, labels.split(","))):
+            name, _, value = label.partition("=")
+            if not name.strip() or not value.strip():
+                raise ValueError(f"must be labels such as role=driver, separated by commas (got {label!r})")
+        return labels
+
+    @property
+    def driver_node_labels(self) -> dict[str, str]:
+        """The labels that the nodes of drivers must have."""
+        pairs = (label.partition("=") for label in self.driver_labels.split(",") if label.strip())
+        return {name.strip(): value.strip() for name, _, value in pairs}
 
     @property
     def hosts(self) -> frozenset[str]:

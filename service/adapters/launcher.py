@@ -6,7 +6,7 @@ It must not know how a driver is run: each module of `launchers` does that in it
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -67,6 +67,9 @@ class Launcher(Protocol):
 
     def cluster(self) -> Cluster:
         """The living nodes."""
+
+    def trial_nodes(self) -> Mapping[str, Sequence[str]]:
+        """The ids of the nodes on which the trials of each attempt run, one for each trial, by attempt id."""
 
 
 def driver_command(python: str, launch: LaunchConfig) -> list[str]:

@@ -10,6 +10,7 @@ from search_spaces.upgrade import upgrade, upgrade_sample
 from service.adapters.mlflow_client import MlflowClient
 from service.contract.schemas import AttemptView, BestTrial, ExperimentSummary, ExperimentView, TrialView
 from service.contract.states import DRIVEN, State
+from service.scheduling.shares import Why
 from service.store.models import Attempt, Experiment, Trial
 
 
@@ -95,8 +96,9 @@ def _fields(experiment: Experiment, counts: dict[TrialState, int], mlflow: Mlflo
 def _reason(experiment: Experiment, outage: str) -> str:
     if outage and experiment.state == State.QUEUED:
         return f"waiting for slots: {outage}"
-    if outage and experiment.state in DRIVEN:
-        return "; ".join(filter(None, (experiment.reason, outage)))
+    if experiment.state in DRIVEN:
+        without_slot = f"it has no slot: {Why[experiment.waits_for.upper()]}" if experiment.waits_for else ""
+        return "; ".join(filter(None, (experiment.reason, without_slot, outage)))
     return experiment.reason
 
 

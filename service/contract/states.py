@@ -17,6 +17,7 @@ class State(StrEnum):
     RUNNING = "RUNNING"
     STOPPING = "STOPPING"
     PAUSING = "PAUSING"
+    PREEMPTING = "PREEMPTING"  # its slots are others'; its driver ends, and the experiment returns to the queue
     PAUSED = "PAUSED"
     COMPLETED = "COMPLETED"
     CANCELED = "CANCELED"
@@ -28,10 +29,19 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     # An experiment whose driver was lost returns to the queue, in the position that its age gives it.
     State.QUEUED: frozenset({State.RUNNING, State.PAUSED, State.CANCELED, State.ERROR}),
     # To PAUSED without a request where another driver would fail in the same way, for example on a full disk.
-    State.RUNNING: frozenset({State.QUEUED, State.STOPPING, State.PAUSING, State.PAUSED, State.COMPLETED, State.ERROR}),
+    State.RUNNING: frozenset(
+        {
+            *(State.QUEUED, State.STOPPING, State.PAUSING, State.PREEMPTING),
+            *(State.PAUSED, State.COMPLETED, State.ERROR),
+        }
+    ),
     # The search may complete before the driver learns of a cancel or a pause.
     State.STOPPING: frozenset({State.CANCELED, State.COMPLETED}),
     State.PAUSING: frozenset({State.PAUSED, State.STOPPING, State.COMPLETED, State.ERROR}),
+    # The search may end, or a person act, before the driver has ended.
+    State.PREEMPTING: frozenset(
+        {State.QUEUED, State.STOPPING, State.PAUSING, State.PAUSED, State.COMPLETED, State.ERROR}
+    ),
     State.PAUSED: frozenset({State.QUEUED, State.CANCELED, State.DELETING}),
     # To QUEUED when a person asks for more work.
     State.COMPLETED: frozenset({State.QUEUED, State.DELETING}),
@@ -46,7 +56,9 @@ ENDED = frozenset({State.COMPLETED, State.CANCELED, State.ERROR})
 #: Nothing happens until a person acts. Every other state changes without a request.
 INACTIVE = frozenset({State.PAUSED, *ENDED})
 #: A driver runs, or should run.
-DRIVEN = frozenset({State.RUNNING, State.STOPPING, State.PAUSING})
+DRIVEN = frozenset({State.RUNNING, State.STOPPING, State.PAUSING, State.PREEMPTING})
+#: The driver was asked to end.
+STOP_ASKED = frozenset({State.STOPPING, State.PAUSING, State.PREEMPTING})
 #: The experiment holds slots or waits for them.
 ACTIVE = frozenset({State.QUEUED, *DRIVEN})
 
@@ -63,7 +75,7 @@ class AttemptState(StrEnum):
 class LossCause(StrEnum):
     """Why an attempt is lost."""
 
-    NOT_SUBMITTED = "not_submitted"  # Ray or the storage did not take its driver; counts as no failure
+    NOT_SUBMITTED = "not_submitted"  # Ray or the storage did not take or start its driver; counts as no failure
     UNKNOWN_TO_RAY = "unknown_to_ray"  # Ray was probably restarted
     ENDED = "ended"  # its process ended without a final heartbeat
     NOT_STOPPED = "not_stopped"  # it did not stop when it was asked to

@@ -38,7 +38,7 @@ def pause(session: Session, experiment: Experiment, now: datetime) -> None:
         return
     if state is State.QUEUED:
         move(session, experiment, State.PAUSED, now, "paused on request")
-    elif state is State.RUNNING:
+    elif state in {State.RUNNING, State.PREEMPTING}:
         move(session, experiment, State.PAUSING, now, "pausing on request, waiting for its trials to stop")
     else:
         _refuse(experiment)
@@ -50,7 +50,7 @@ def resume(session: Session, experiment: Experiment, now: datetime) -> None:
     A completed one too, if work is left, which may be only the evaluation of its winner.
     """
     state = State(experiment.state)
-    if state in {State.QUEUED, State.RUNNING}:
+    if state in {State.QUEUED, State.RUNNING, State.PREEMPTING}:
         return
     if state is State.PAUSING:
         raise ConflictError(f"experiment {experiment.id} is still pausing; wait until it is PAUSED, then resume it")

@@ -22,6 +22,9 @@ from service.domain import experiments
 from service.domain.retry_policy import Replacement
 from service.store.models import Attempt, Experiment, Trial
 
+#: The reason of an experiment that returns to the queue because its slots are others'.
+PREEMPTED = "its slots went to others; it continues when it gets slots again"
+
 
 def start(session: Session, experiment: Experiment, slots: int, now: datetime) -> tuple[Attempt, str]:
     """A new attempt of a queued experiment, and the token that only its driver will know."""
@@ -111,9 +114,12 @@ def end(attempt: Attempt, reason: str, now: datetime) -> None:
 
 
 def count_failure(session: Session, experiment: Experiment, why: str, replacement: Replacement) -> None:
-    """Queue the experiment again after a wait, or end it when too many attempts failed in a row."""
+    """Queue the experiment again after a wait, or end it when too many attempts failed in a row.
+
+    One whose driver was to end anyway is queued at once, and no failure is counted.
+    """
     now, retries = replacement.now, replacement.retries
-    experiment.failures += 1
+    experiment.failures += experiment.state != State.PREEMPTING
     if experiment.state != State.RUNNING:
         _finish_pending_stop(session, experiment, why, now)
     elif experiment.failures >= retries.max_attempts:
@@ -128,8 +134,11 @@ def count_failure(session: Session, experiment: Experiment, why: str, replacemen
 
 def _finish_pending_stop(session: Session, experiment: Experiment, why: str, now: datetime) -> None:
     """A driver that was asked to stop and is gone has stopped."""
-    to, verb = (State.CANCELED, "canceled") if experiment.state == State.STOPPING else (State.PAUSED, "paused")
-    experiments.move(session, experiment, to, now, f"{verb} on request; its driver was already gone: {why}")
+    to, what = {
+        State.STOPPING: (State.CANCELED, "canceled on request"),
+        State.PREEMPTING: (State.QUEUED, PREEMPTED),
+    }.get(State(experiment.state), (State.PAUSED, "paused on request"))
+    experiments.move(session, experiment, to, now, f"{what}; its driver was already gone: {why}")
 
 
 def _consecutive_launch_failures(session: Session, experiment: Experiment) -> int:

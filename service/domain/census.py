@@ -27,6 +27,8 @@ class Waiting(StrEnum):
     DRIVERS = "drivers"  # RUNG_MAX_DRIVERS others run
     NODE = "node"  # the cluster has none
     LARGER_NODE = "larger_node"
+    TEAM = "team"  # what the team may use is used
+    HOLD = "hold"  # an administrator has stopped the queue
     RETRY = "retry"  # until the next attempt is due
     OTHER = "other"
 
@@ -37,6 +39,8 @@ REASONS = {
     Waiting.DRIVERS: "waiting for another experiment to end",
     Waiting.NODE: "waiting for a node:",
     Waiting.LARGER_NODE: "waiting for a larger node:",
+    Waiting.TEAM: "waiting for its team",
+    Waiting.HOLD: "waiting for an administrator",
 }
 
 

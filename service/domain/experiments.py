@@ -22,7 +22,8 @@ from search_spaces.protocol import DEFAULT_TEAM, ENDED_TRIAL_STATES, TrialState
 from search_spaces.replicates import FIRST_REPLICATE
 from search_spaces.stored import read_controls, read_spec
 from service.contract.errors import ConflictError, NotFoundError
-from service.contract.states import ACTIVE, DRIVEN, ENDED, TRANSITIONS, State
+from service.contract.states import ACTIVE, DRIVEN, ENDED, STOP_ASKED, TRANSITIONS, State
+from service.domain import queue_limit
 from service.store.accounts import User
 from service.store.models import Experiment, Label, Trial
 
@@ -40,6 +41,8 @@ WITHOUT_SPEC = load_only(
         Experiment.controls,
         Experiment.reason,
     ),
+    *(Experiment.attempt, Experiment.priority, Experiment.excluded_nodes, Experiment.waits_for, Experiment.stop_epochs),
+    *(Experiment.team_id, Experiment.owner_id, Experiment.owner),
 )
 
 
@@ -80,7 +83,8 @@ def move(session: Session, experiment: Experiment, to: State, now: datetime, rea
         raise ConflictError(f"experiment {experiment.id} is {state} and cannot become {to}")
     experiment.state, experiment.reason = to, reason
     experiment.revision += 1
-    experiment.stop_asked_at = now if to in {State.STOPPING, State.PAUSING} else None
+    experiment.stop_asked_at = now if to in STOP_ASKED else None
+    experiment.waits_for, experiment.stop_epochs = "", False
     if to not in DRIVEN:
         experiment.slots, experiment.phase = 0, ""
     if to is State.QUEUED:
@@ -101,8 +105,12 @@ def submit(
     source: Experiment | None = None,
     belonging: Belonging | None = None,
 ) -> Experiment:
-    """Store a new experiment in the queue. `spec` is complete and valid; `controls` default to what it says."""
+    """Store a new experiment in the queue. `spec` is complete and valid; `controls` default to what it says.
+
+    Raises SpecError where the queue may hold no more of the team.
+    """
     belonging = belonging or Belonging()
+    queue_limit.check(session, belonging.team)
     experiment = Experiment(
         id="".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH)),
         name=spec.name,

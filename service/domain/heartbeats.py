@@ -22,6 +22,13 @@ from service.domain import actions, attempts, experiments
 from service.domain.retry_policy import Replacement
 from service.store.models import Attempt, Experiment, Trial
 
+#: What a driver is asked for in each state in which it must end, and why. To it, a preemption is a pause.
+STOPS = {
+    State.STOPPING: ("cancel", ""),
+    State.PAUSING: ("pause", ""),
+    State.PREEMPTING: ("pause", attempts.PREEMPTED),
+}
+
 
 def handle_heartbeat(
     session: Session, attempt_id: str, token: str, heartbeat: Heartbeat, replacement: Replacement
@@ -55,10 +62,12 @@ def handle_heartbeat(
     experiment.phase = heartbeat.phase
     if experiment.state == State.RUNNING:
         experiment.reason = heartbeat.reason  # what the driver waits for
-    stop = {State.STOPPING: "cancel", State.PAUSING: "pause"}.get(State(experiment.state))
+    stop, why = STOPS.get(State(experiment.state), (None, ""))
     directives = {
         "slots": experiment.slots,
         "stop": stop,
+        "stop_reason": why,
+        "stop_epochs": experiment.stop_epochs,
         "cancel_trials": attempts.pending_cancellations(session, experiment),
     }
     try:
@@ -72,16 +81,18 @@ def _end_experiment(session: Session, experiment: Experiment, heartbeat: Heartbe
     state, reason, now = State(experiment.state), heartbeat.reason, replacement.now
     if heartbeat.phase is Phase.COMPLETED:
         experiments.move(session, experiment, State.COMPLETED, now, reason)
-        if heartbeat.controls is not None and state is State.RUNNING:
+        if heartbeat.controls is not None and state in {State.RUNNING, State.PREEMPTING}:
             session.flush()
             actions.apply_late_changes(session, experiment, heartbeat.controls, now)
     elif state is State.STOPPING:
         experiments.move(session, experiment, State.CANCELED, now, reason or "canceled on request")
     elif state is State.PAUSING and heartbeat.phase is Phase.PAUSED:
         experiments.move(session, experiment, State.PAUSED, now, reason or "paused on request")
-    elif state is State.RUNNING and heartbeat.phase is Phase.PAUSED and heartbeat.blocked:
+    elif state in {State.RUNNING, State.PREEMPTING} and heartbeat.phase is Phase.PAUSED and heartbeat.blocked:
         # Not a failure of the attempt: the next one would fail in the same way until a person has removed the cause.
         experiments.move(session, experiment, State.PAUSED, now, reason or "its driver is blocked and gave no reason")
+    elif state is State.PREEMPTING and heartbeat.phase is Phase.PAUSED:
+        experiments.move(session, experiment, State.QUEUED, now, attempts.PREEMPTED)
     elif heartbeat.phase is Phase.FAILED:
         experiments.move(session, experiment, State.ERROR, now, reason or "the driver failed and gave no reason")
     else:

@@ -1,119 +1,191 @@
-"""Allocation: how many trials each experiment may run at once. A pure function of cluster and demands.
+"""Allocation: how many trials each experiment may run at once, and why not more. A pure function without a clock.
 
-A slot is what one trial uses: CPUs and GPUs of a single node. A running experiment keeps its first slot. Beyond that,
-higher priorities are served before lower ones; within a priority, slots are given one at a time to the experiment that
-has the fewest, until nothing more fits: max-min fairness, first come first served among equals. A node that some
-experiments do not use is given to the others first, but beyond first slots GPUs that somebody demands are left free
-where possible. It must not know the database, Ray or a clock.
+Slots are given one at a time, each time from the beginning, so what runs has no advantage over what waits:
+
+1. A protected experiment, that is, one that has just started, keeps its first slot.
+2. Teams below their quota come next, the one with the smallest part of it first.
+3. What is left is lent: to a team that has nothing, then to the one that has the least above its quota, divided by its
+   weight. Parts that are no whole number of slots are rounded in favor of the team that has used the least.
+4. Inside a team, the highest priority comes first, then the person and then the experiment that has the least, then
+   the older one.
+
+What a slot costs is its dominant resource: the larger one of its share of the pool's GPUs and of its CPUs, expressed in
+GPUs, or in CPUs where the pool has no GPU. Quotas and limits have this unit. It must not know the database or Ray.
 """
 
 from __future__ import annotations
 
-import itertools
+import heapq
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
 from service.domain.cluster import Cluster
+from service.scheduling.placement import UNITS, Placement, Size, is_large_enough
+from service.scheduling.shares import Demand, Grant, Pool, Share, Stop, Why
+from service.scheduling.turns import Entry, Team, lend
 
-UNITS = 10_000  # Ray counts resources in ten-thousandths; whole numbers keep three thirds within one
+NO_GRANT = Grant()
 
 
-@dataclass(frozen=True)
-class Demand:
-    """Up to `most` slots of this size, on nodes whose ids are not `excluded`.
+def allocate(pool: Pool, grants: Mapping[str, Grant], demands: Sequence[Demand], nodes: Cluster) -> dict[str, Share]:
+    """The share of each experiment, in any order of `demands`; without a slot it waits, or yields those that it has.
 
-    If the experiment is `running`, its first slot comes before all others.
+    A team without a grant has one of weight 1 and no quota. An experiment that is the first of those without a slot,
+    and for which no node has room only because of protected slots, claims a node: no new trial starts there.
     """
-
-    experiment_id: str
-    cpus: float
-    gpus: float = 0
-    most: int = 1
-    running: bool = False
-    priority: int = 0
-    excluded: frozenset[str] = frozenset()
+    return _Round(pool, grants, demands, nodes).run()
 
 
-@dataclass
-class _Free:
-    """What is free on a node: CPUs, and each GPU separately, because a fraction of a GPU never spans two.
+class _Round:
+    """One allocation, from empty nodes to shares."""
 
-    `excluders` is the number of demands that exclude it.
-    """
+    def __init__(self, pool: Pool, grants: Mapping[str, Grant], demands: Sequence[Demand], nodes: Cluster) -> None:
+        self._pool, self._nodes = pool, nodes
+        self._gpus = sum(int(node.gpus) for node in nodes.nodes)
+        self._cpus = sum(int(node.cpus * UNITS) for node in nodes.nodes)
+        excluders = Counter(node for demand in demands for node in demand.excluded)
+        wanting = [demand for demand in demands if demand.most > 0]
+        self._placement = Placement(nodes, excluders, any(demand.gpus for demand in wanting))
+        self._teams = {name: Team(name, grants.get(name, NO_GRANT)) for name in {one.team for one in demands}}
+        for demand in wanting:
+            self._teams[demand.team].introduce(demand)
+        self._entries = [self._entry(demand) for demand in sorted(demands, key=lambda one: one.experiment_id)]
+        self._running = 0
+        self._turns = 0
+        self._fitting: dict[Size, bool] = {}  # whether some node, when empty, is large enough
+        self._full: set[Size] = set()  # what no longer fits: nothing is released meanwhile
+        self._claiming: set[Size] = set()  # for which it was tried to claim a node
+        sizes = [entry.size for entry in self._entries if entry.demand.most > 0]
+        self._smallest = min((one.cpus for one in sizes), default=0), min((one.gpus for one in sizes), default=0)
 
-    node: str
-    excluders: int
-    cpus: int
-    gpus: list[int] = field(default_factory=list)
+    def run(self) -> dict[str, Share]:
+        for entry in self._entries:
+            if entry.demand.most <= 0:
+                self._count_running(entry, entry.demand.running)
+        for entry in self._entries:
+            if self._fits_when_empty(entry.size):
+                self._team(entry).wanted += max(0, entry.demand.most) * entry.cost
+        protected = [one for one in self._entries if one.demand.protected and one.demand.most > 0]
+        for entry in sorted(protected, key=Entry.rank):
+            self._protect(entry)
+        lend(self._teams.values(), (self._gpus * UNITS) or self._cpus)
+        for entry in self._entries:
+            if self._wants_more(entry):
+                self._team(entry).add(entry)
+        self._lend()
+        return {entry.demand.experiment_id: self._share(entry) for entry in self._entries}
 
-    def fits(self, cpus: int, gpus: int, excluded: frozenset[str]) -> bool:
-        if self.cpus < cpus or self.node in excluded:
-            return False
-        if gpus <= UNITS:
-            return gpus == 0 or any(free >= gpus for free in self.gpus)
-        return sum(free == UNITS for free in self.gpus) * UNITS >= gpus
+    def _entry(self, demand: Demand) -> Entry:
+        size, grant = Size.of(demand.cpus, demand.gpus, demand.excluded), self._teams[demand.team].grant
+        priority = demand.priority if grant.max_priority is None else min(demand.priority, grant.max_priority)
+        return Entry(demand, size, self._cost(size), priority, self._placement.hold(size, demand.held))
 
-    def take(self, cpus: int, gpus: int) -> None:
-        self.cpus -= cpus
-        if 0 < gpus <= UNITS:
-            _, index = min((free, index) for index, free in enumerate(self.gpus) if free >= gpus)
-            self.gpus[index] -= gpus
-        elif gpus:
-            whole = [index for index, free in enumerate(self.gpus) if free == UNITS]
-            for index in whole[: gpus // UNITS]:
-                self.gpus[index] = 0
+    def _team(self, entry: Entry) -> Team:
+        return self._teams[entry.demand.team]
 
+    def _protect(self, entry: Entry) -> None:
+        team = self._team(entry)
+        if self._pool.stop is Stop.DRAIN or self._exceeds_limit(team, entry):
+            return
+        node = self._placement.place(entry.size, entry.held, protected=True, spare_gpus=False)
+        if node is not None:
+            self._take(team, entry, node)
 
-def allocate(cluster: Cluster, demands: Sequence[Demand]) -> dict[str, int]:
-    """The slots of each experiment; zero means wait. `demands` are in the order of submission."""
-    excluders = Counter(node for demand in demands for node in demand.excluded)
-    free = [
-        _Free(node.id, excluders[node.id], int(node.cpus * UNITS), [UNITS] * int(node.gpus)) for node in cluster.nodes
-    ]
-    slots = {demand.experiment_id: 0 for demand in demands}
-    wanting = sorted((d for d in demands if d.most > 0), key=lambda d: (-d.priority, not d.running))
-    wants_gpus = any(demand.gpus for demand in wanting)
-    full: set[tuple[int, int, frozenset[str]]] = set()  # what no longer fits: nothing is released meanwhile
+    def _lend(self) -> None:
+        """Give the slots that are left, one at a time, until nobody gets any."""
+        heap: list[tuple[tuple[object, ...], Team]] = []
 
-    def serve(hungry: list[Demand], upto: int, spares_gpus: bool = wants_gpus) -> list[Demand]:
-        """Give one more slot to each that has fewer than `upto`; return those that want more."""
-        left = []
-        for demand in hungry:
-            if slots[demand.experiment_id] < upto:
-                size = round(demand.cpus * UNITS), round(demand.gpus * UNITS), demand.excluded
-                if size in full or not _place(free, *size, spares_gpus):
-                    full.add(size)
-                    continue
-                slots[demand.experiment_id] += 1
-            if slots[demand.experiment_id] < demand.most:
-                left.append(demand)
-        return left
+        def push(team: Team) -> None:
+            if (entry := team.next()) is not None:
+                heapq.heappush(heap, (team.rank(entry), team))
 
-    serve([demand for demand in wanting if demand.running], upto=1, spares_gpus=False)
-    for _, level in itertools.groupby(wanting, key=lambda d: d.priority):
-        hungry, upto = list(level), 0
-        while hungry:
-            upto += 1
-            hungry = serve(hungry, upto)
-    return slots
+        for team in self._teams.values():
+            push(team)
+        while heap:
+            team = heapq.heappop(heap)[1]
+            entry = team.next()
+            assert entry is not None
+            self._turns += 1
+            entry.turn = entry.turn or self._turns
+            team.settle(self._serve(team, entry) and self._wants_more(entry))
+            push(team)
 
-
-def fits_somewhere(cluster: Cluster, cpus: float, gpus: float) -> bool:
-    """Whether some node, when empty, could hold one such trial."""
-    return allocate(cluster, [Demand("probe", cpus, gpus)])["probe"] == 1
-
-
-def _place(free: list[_Free], cpus: int, gpus: int, excluded: frozenset[str], spares_gpus: bool) -> bool:
-    """Take one slot of the node that it fills best: first come nodes that fewer experiments can use, then, for trials
-    without GPUs, those without GPUs; these come before all others if it `spares_gpus`."""
-    fitting = [node for node in free if node.fits(cpus, gpus, excluded)]
-    if not fitting:
+    def _wants_more(self, entry: Entry) -> bool:
+        """If not, others may have the room of the trials that it has too many."""
+        if len(entry.nodes) < entry.demand.most:
+            return True
+        self._placement.release(entry.size, entry.held)
         return False
 
-    def rank(node: _Free) -> tuple[int, int, int, int]:
-        of_gpus = sum(node.gpus)
-        return of_gpus if spares_gpus and not gpus else 0, -node.excluders, of_gpus, node.cpus
+    def _serve(self, team: Team, entry: Entry) -> bool:
+        """Give the entry one more slot, if it may have one and one is free."""
+        entry.why, node = self._forbidden(team, entry), None
+        if entry.why is None and (entry.held or entry.size not in self._full):
+            spare_gpus = bool(entry.nodes) or not entry.demand.running
+            node = self._placement.place(entry.size, entry.held, spare_gpus=spare_gpus)
+        if node is None:
+            if entry.why is None:
+                self._full.add(entry.size)
+                entry.why = self._claim(entry)
+            self._placement.release(entry.size, entry.held)
+            return False
+        self._take(team, entry, node)
+        return True
 
-    min(fitting, key=rank).take(cpus, gpus)
-    return True
+    def _claim(self, entry: Entry) -> Why | None:
+        """Only the first of a size may claim a node, for its first slot, and only if smaller ones could fill it."""
+        is_larger = entry.size.cpus > self._smallest[0] or entry.size.gpus > self._smallest[1]
+        if entry.nodes or not is_larger or entry.size in self._claiming:
+            return None
+        self._claiming.add(entry.size)
+        return Why.DRAINING if self._placement.claim(entry.size) else None
+
+    def _take(self, team: Team, entry: Entry, node: str) -> None:
+        self._count_running(entry, not entry.nodes)
+        entry.nodes.append(node)
+        team.take(entry)
+
+    def _count_running(self, entry: Entry, begins: bool) -> None:
+        self._running += begins
+        self._team(entry).running += begins
+
+    def _forbidden(self, team: Team, entry: Entry) -> Why | None:
+        """The rule that forbids another slot, free or not."""
+        if not self._fits_when_empty(entry.size):
+            return Why.NODE
+        if self._pool.stop is Stop.DRAIN or (self._pool.stop is Stop.HOLD and not entry.demand.running):
+            return Why.HOLD
+        if self._exceeds_limit(team, entry):
+            return Why.LIMIT
+        if entry.nodes:
+            return None
+        if team.grant.max_running is not None and team.running >= team.grant.max_running:
+            return Why.MAX_RUNNING
+        if self._pool.max_running is not None and self._running >= self._pool.max_running:
+            return Why.DRIVERS
+        return None
+
+    def _exceeds_limit(self, team: Team, entry: Entry) -> bool:
+        return team.limit is not None and team.spent + entry.cost > team.limit
+
+    def _fits_when_empty(self, size: Size) -> bool:
+        if size not in self._fitting:
+            self._fitting[size] = is_large_enough(self._nodes, size)
+        return self._fitting[size]
+
+    def _share(self, entry: Entry) -> Share:
+        nodes, why = entry.nodes, entry.why
+        if entry.held and (moved := Counter(nodes) - Counter(entry.demand.held)):
+            # Drivers learn numbers, not nodes: first the trials leave, in the next round they get the new slots.
+            nodes = list((Counter(nodes) - moved).elements())
+            why = Why.MOVING
+        if len(entry.nodes) >= entry.demand.most and why is None:
+            why = Why.ENOUGH
+        alone = self._team(entry).spent == sum(team.spent for team in self._teams.values())
+        return Share(len(nodes), why or (Why.TEAM if alone else Why.SHARE), tuple(nodes), entry.turn)
+
+    def _cost(self, size: Size) -> int:
+        """The dominant resource of a slot, in ten-thousandths of a GPU, or of a CPU where no node has a GPU."""
+        if not self._gpus or not self._cpus:
+            return max(1, size.cpus)
+        return max(1, size.gpus, -(-size.cpus * self._gpus * UNITS // self._cpus))

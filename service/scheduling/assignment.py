@@ -1,89 +1,144 @@
 """Assignment: writes how many slots each running experiment has, and why each queued experiment waits.
 
-Owns what each experiment demands; `allocation` divides the slots. Must be called under the lease. It must not know Ray.
+Owns what each experiment demands, and which drivers end because their slots are others'; `allocation` divides the
+slots. Must be called under the lease. It must not know Ray.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from search_spaces.protocol import ENDED_TRIAL_STATES, Phase
+from search_spaces.protocol import ENDED_TRIAL_STATES, Phase, TrialState, attempt_id
 from search_spaces.replicates import FIRST_REPLICATE
 from search_spaces.stored import StoredSpec, read_controls
 from service.contract.states import DRIVEN, State
 from service.domain import experiments
 from service.domain.cluster import Cluster
 from service.domain.retry_policy import RetryPolicy
-from service.scheduling import fitting, queue
-from service.scheduling.allocation import Demand, allocate
+from service.scheduling import pools, queue, reasons
+from service.scheduling.allocation import allocate
+from service.scheduling.queue import Waiting
+from service.scheduling.reclaim import Holding, ReclaimTimer
+from service.scheduling.shares import Demand, Pool, Share, Why
 from service.store.models import Experiment, Trial
 
 log = logging.getLogger(__name__)
 
+#: States of trials of the search that a pass counts.
+COUNTED = (*ENDED_TRIAL_STATES, TrialState.RUNNING)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Settings. An experiment with a driver is one of `max_drivers`, also while it only delivers to MLflow: its process
+    is as large. After `park_s` without a slot, it is asked to end its driver."""
+
+    max_drivers: int
+    park_s: float
+
 
 def assign_slots(
-    session: Session, cluster: Cluster, now: datetime, retries: RetryPolicy, max_drivers: int
+    session: Session,
+    cluster: Cluster,
+    now: datetime,
+    retries: RetryPolicy,
+    limits: Limits,
+    timer: ReclaimTimer,
+    trial_nodes: Mapping[str, Sequence[str]],
 ) -> dict[str, int]:
     """Write the new slots of running experiments; return the slots of the queued ones that may start.
 
-    An experiment with a driver is one of `max_drivers`, also while it only delivers to MLflow: its process is as large.
+    `trial_nodes`: where the trials of attempts run, as far as it is known.
     """
     driven, candidates = queue.lock_driven(session), queue.candidates(session, now, retries)
-    active = sorted([*driven, *candidates], key=lambda experiment: (experiment.created_at, experiment.id))
-    ids = [experiment.id for experiment in active]
-    done, replicates = _ended_trials(session, ids), _open_replicates(session, ids)
+    terms = pools.read(session)
+    progress = _read_progress(session, [experiment.id for experiment in (*driven, *candidates)])
+    since = timer.observe([_holding(experiment, progress[experiment.id]) for experiment in driven])
     demands: dict[str, Demand] = {}
-    for experiment in active:
+    for experiment in (*driven, *candidates):
+        has_run_s = since[experiment.id].has_slots_s if experiment.state in DRIVEN else None
+        protected = has_run_s is not None and experiment.slots > 0 and has_run_s < terms.min_run_s
         try:
-            demands[experiment.id] = _demand(
-                experiment, done.get(experiment.id, 0), replicates.get(experiment.id, 0), cluster
-            )
+            held = trial_nodes.get(attempt_id(experiment.id, experiment.attempt), ())
+            demand = _demand(experiment, progress[experiment.id], cluster)
+            demands[experiment.id] = replace(demand, protected=protected, held=tuple(held))
         except ValidationError as error:
             _skip_unreadable(session, experiment, error, now)
-    slots = allocate(cluster, list(demands.values()))
-    free = max(0, max_drivers - len(driven))
-    fitting_ones = [one.id for one in candidates if slots.get(one.id)]
-    if len(fitting_ones) > free:  # the slots of the others are for those that run, not for further candidates
-        running = {*(one.id for one in driven), *fitting_ones[:free]}
-        slots = allocate(cluster, [one for one in demands.values() if one.experiment_id in running])
+    max_running = max(limits.max_drivers, len(driven))  # a lower number stops nothing that runs
+    shares = allocate(Pool(terms.stop, max_running), terms.grants, list(demands.values()), cluster)
+    sentence = cache(reasons.Sentences(cluster, max_running).of)
+    waiting = {
+        one.experiment_id: Waiting(share.why, sentence(one.cpus, one.gpus, share.why))
+        for one in demands.values()
+        if not (share := shares[one.experiment_id]).slots
+    }
     for experiment in driven:
-        if experiment.id in demands and experiment.slots != slots[experiment.id]:
-            experiment.slots = slots[experiment.id]
+        if experiment.id in demands:
+            _write_share(experiment, shares[experiment.id], since[experiment.id].over_s >= terms.preempt_grace_s)
+            if since[experiment.id].idle_s >= limits.park_s and not experiment.slots:
+                why = f"its slots went to others, so its driver ends; {waiting[experiment.id].reason}"
+                experiments.move(session, experiment, State.PREEMPTING, now, why)
     due = [one for one in candidates if one.id in demands and not _is_backing_off(one, now, retries)]
-    starting = {one.id: slots[one.id] for one in due if slots.get(one.id)}
-    for_whom = queue.FOR_SLOTS if len(fitting_ones) < free else queue.for_drivers(max(max_drivers, len(driven)))
-    why = cache(lambda cpus, gpus: _why_misfit(cluster, cpus, gpus) or for_whom)
-    reasons = {one.id: why(demands[one.id].cpus, demands[one.id].gpus) for one in due if one.id not in starting}
-    queue.explain(session, reasons, candidates)
-    return starting
+    entitled = sorted((one.id for one in due if shares[one.id].slots), key=lambda one: shares[one].turn)
+    starting = entitled[: max(0, limits.max_drivers - len(driven))]
+    for one in entitled[len(starting) :]:
+        waiting[one] = Waiting(Why.DRIVERS, sentence(demands[one].cpus, demands[one].gpus, Why.DRIVERS))
+    queue.explain(session, {one.id: waiting[one.id] for one in due if one.id in waiting}, candidates)
+    return {one: shares[one].slots for one in starting}
 
 
-def _ended_trials(session: Session, ids: list[str]) -> dict[str, int]:
-    """The number of trials of the search that have ended."""
-    return _counts(session, ids, Trial.state.in_(ENDED_TRIAL_STATES), Trial.trial < FIRST_REPLICATE)
+@dataclass
+class _Progress:
+    """The numbers of trials of the search that have ended, of trials that run, and of replicates that have not ended."""
+
+    done: int = 0
+    running: int = 0
+    replicates: int = 0
 
 
-def _open_replicates(session: Session, ids: list[str]) -> dict[str, int]:
-    """The number of replicates that have not ended."""
-    return _counts(session, ids, Trial.state.not_in(ENDED_TRIAL_STATES), Trial.trial >= FIRST_REPLICATE)
+def _write_share(experiment: Experiment, share: Share, is_overdue: bool) -> None:
+    """`is_overdue`: its trials have been more than its slots for too long."""
+    values = {
+        "slots": share.slots,
+        "waits_for": "" if share.slots or share.why is Why.ENOUGH else share.why.name.lower(),
+        "stop_epochs": is_overdue,
+    }
+    for name, value in values.items():
+        if getattr(experiment, name) != value:
+            setattr(experiment, name, value)
 
 
-def _counts(session: Session, ids: list[str], *conditions: ColumnElement[bool]) -> dict[str, int]:
+def _holding(experiment: Experiment, progress: _Progress) -> Holding:
+    searches = experiment.state == State.RUNNING and experiment.phase == Phase.SEARCHING
+    return Holding(experiment.id, experiment.attempt, experiment.slots, progress.running, searches)
+
+
+def _read_progress(session: Session, ids: list[str]) -> dict[str, _Progress]:
+    """What a pass needs to know of the trials of each experiment."""
+    found = {experiment_id: _Progress() for experiment_id in ids}
+    is_replicate = Trial.trial >= FIRST_REPLICATE
     rows = session.execute(
-        select(Trial.experiment_id, func.count())
-        .where(Trial.experiment_id.in_(ids), *conditions)
-        .group_by(Trial.experiment_id)
+        select(Trial.experiment_id, Trial.state, is_replicate.label("is_replicate"), func.count())
+        .where(Trial.experiment_id.in_(ids), or_(is_replicate, Trial.state.in_(COUNTED)))
+        .group_by(Trial.experiment_id, Trial.state, "is_replicate")
     )
-    return dict(rows.all())
+    for experiment_id, state, replicate, count in rows:
+        one, has_ended = found[experiment_id], state in ENDED_TRIAL_STATES
+        one.done += count * (has_ended and not replicate)
+        one.replicates += count * (replicate and not has_ended)
+        one.running += count * (state == TrialState.RUNNING)
+    return found
 
 
-def _demand(experiment: Experiment, done: int, replicates: int, cluster: Cluster) -> Demand:
+def _demand(experiment: Experiment, progress: _Progress, cluster: Cluster) -> Demand:
     """What an experiment demands. Raises ValidationError if this version cannot read it."""
     cpus, gpus = experiment.cpus_per_trial, experiment.gpus_per_trial
     if cpus is None:  # the size was not stored as a number
@@ -91,15 +146,20 @@ def _demand(experiment: Experiment, done: int, replicates: int, cluster: Cluster
         cpus, gpus = resources.cpus_per_trial, resources.gpus_per_trial
     controls = read_controls(experiment.controls)
     # At least one, because the winner is evaluated after all trials have ended; none while only MLflow is waited for.
-    most = 0 if experiment.phase == Phase.DELIVERING else max(1, controls.num_samples - done + replicates)
+    left = controls.num_samples - progress.done + progress.replicates
+    most = 0 if experiment.phase == Phase.DELIVERING else max(1, left)
+    is_driven = experiment.state in DRIVEN
     return Demand(
         experiment_id=experiment.id,
         cpus=cpus,
         gpus=cluster.default_gpus_per_trial if gpus is None else gpus,
         most=min(most, controls.max_concurrent_trials or most),
-        running=experiment.state in DRIVEN,
+        running=is_driven,
         priority=controls.priority,
-        excluded=frozenset(experiment.excluded_nodes or ()) if experiment.state in DRIVEN else frozenset(),
+        excluded=frozenset(experiment.excluded_nodes or ()) if is_driven else frozenset(),
+        team=experiment.team_id,
+        person=experiment.owner_id or "",
+        submitted_at=experiment.created_at.timestamp(),
     )
 
 
@@ -116,12 +176,3 @@ def _skip_unreadable(session: Session, experiment: Experiment, error: Validation
 def _is_backing_off(experiment: Experiment, now: datetime, retries: RetryPolicy) -> bool:
     """Whether its next attempt is not due yet. A longer wait than possible was written before the clock was set."""
     return experiment.retry_at is not None and timedelta(0) < experiment.retry_at - now <= retries.max_wait
-
-
-def _why_misfit(cluster: Cluster, cpus: float, gpus: float) -> str:
-    """Why no node can hold such a trial, even on an empty cluster; empty if one can."""
-    if not cluster.nodes:
-        return "waiting for a node: the cluster has none"
-    if misfits := fitting.misfits(cluster, cpus, gpus):
-        return f"waiting for a larger node: {misfits[0].field}: {misfits[0].rule}"
-    return ""

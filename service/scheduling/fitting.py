@@ -6,7 +6,7 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import Problem, SpecError
 from search_spaces.resources import Resources
 from service.domain.cluster import Cluster, Node
-from service.scheduling.allocation import fits_somewhere
+from service.scheduling.placement import Size, is_large_enough
 
 
 def complete(spec: ExperimentSpec, cluster: Cluster | None) -> ExperimentSpec:
@@ -27,7 +27,7 @@ def complete(spec: ExperimentSpec, cluster: Cluster | None) -> ExperimentSpec:
 
 def misfits(cluster: Cluster, cpus: float, gpus: float) -> list[Problem]:
     """Why no node can hold a trial of this size; empty if one can."""
-    if fits_somewhere(cluster, cpus, gpus):
+    if is_large_enough(cluster, Size.of(cpus, gpus)):
         return []
     if not cluster.nodes:
         return [Problem("resources", "needs a node, but the cluster has none")]

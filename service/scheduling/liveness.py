@@ -116,6 +116,11 @@ def diagnose(driver: Driver, status: JobStatus, silences: DriverSilence, setting
     if silences.stop_pending_s > settings.stop_grace_s:
         why = f"the driver did not stop within {settings.stop_grace_s:g} s and was killed"
         return Loss(LossCause.NOT_STOPPED, why, cleared_by_heartbeat=False)
+    if status is JobStatus.PENDING and driver.heard_at is None and quiet_s > settings.driver_start_s:
+        why = (
+            f"Ray did not start the driver within {quiet_s:.0f} s: no node had what is reserved for it, probably memory"
+        )
+        return Loss(LossCause.NOT_SUBMITTED, why, counted=False)
     if quiet_s > (settings.driver_lost_s if driver.heard_at else settings.driver_start_s):
         return Loss(LossCause.SILENT, f"the driver was silent for {quiet_s:.0f} s")
     return None

@@ -1,12 +1,14 @@
 """Queue: which experiments a pass of the scheduler looks at, whatever their number.
 
-The number of experiments that run is bounded by a setting. Of those that wait, the first of each size of trial
-are enough: no more can start in one pass. Owns these bounds. It must not know how slots are divided.
+The number of experiments that run is bounded by a setting. Of those that wait, the first of each size of trial and of
+each person in a team are enough: no more can start in one pass. Owns these bounds. It must not know how slots are
+divided.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import func, or_, select, update
@@ -15,19 +17,14 @@ from sqlalchemy.orm import Session
 from service.contract.states import DRIVEN, State
 from service.domain.experiments import WITHOUT_SPEC
 from service.domain.retry_policy import RetryPolicy
-from service.settings import variable
+from service.scheduling.reasons import FOR_SLOTS
+from service.scheduling.shares import Why
 from service.store.models import Experiment
 
-#: Candidates with one size of trial: more than a pass starts, as each start takes a call of Ray.
+#: Candidates of one person with one size of trial: more than a pass starts, as each start takes a call of Ray.
 MAX_OF_ONE_SIZE = 64
-#: Candidates in all, those of the highest priority and the greatest age first.
+#: Candidates in all. First come the first of each person, so that nobody's many experiments hide those of others.
 MAX_CANDIDATES = 512
-FOR_SLOTS = "waiting for free slots"
-
-
-def for_drivers(running: int) -> str:
-    """What an experiment waits for while as many run as may."""
-    return f"waiting for another experiment to end: {running} run already ({variable('max_drivers')})"
 
 
 def lock_driven(session: Session) -> list[Experiment]:
@@ -44,34 +41,52 @@ def candidates(session: Session, now: datetime, retries: RetryPolicy) -> list[Ex
         Experiment.retry_at <= now + retries.wait_after(1),
         Experiment.retry_at > now + retries.max_wait,  # written before the clock was set
     )
-    size = (Experiment.cpus_per_trial, Experiment.gpus_per_trial)
-    ranked = (
-        select(Experiment.id, func.row_number().over(partition_by=size, order_by=order).label("place"))
+    person = (Experiment.team_id, Experiment.owner_id)
+    size = (*person, Experiment.cpus_per_trial, Experiment.gpus_per_trial)
+    place = func.row_number().over(partition_by=size, order_by=order).label("place")
+    of_size = (
+        select(Experiment.id, Experiment.priority, Experiment.created_at, *person, place)
         .where(Experiment.state == State.QUEUED, is_due_soon)
         .subquery()
     )
+    one = of_size.c
+    turn = func.row_number().over(
+        partition_by=(one.team_id, one.owner_id),
+        order_by=(one.place, one.priority.desc(), one.created_at, one.id),
+    )
+    of_person = select(one.id, turn.label("turn")).where(one.place <= MAX_OF_ONE_SIZE).subquery()
     query = (
         select(Experiment)
-        .join(ranked, ranked.c.id == Experiment.id)
-        .where(ranked.c.place <= MAX_OF_ONE_SIZE)
-        .order_by(*order)
+        .join(of_person, of_person.c.id == Experiment.id)
+        .order_by(of_person.c.turn, *order)
         .limit(MAX_CANDIDATES)
     )
-    return list(session.scalars(query.options(WITHOUT_SPEC)))
+    found = session.scalars(query.options(WITHOUT_SPEC))
+    return sorted(found, key=lambda each: (-each.priority, each.created_at, each.id))
 
 
-def explain(session: Session, reasons: Mapping[str, str], found: Sequence[Experiment]) -> None:
+@dataclass(frozen=True)
+class Waiting:
+    """What an experiment waits for, and that as a sentence."""
+
+    why: Why
+    reason: str
+
+
+def explain(session: Session, waiting: Mapping[str, Waiting], found: Sequence[Experiment]) -> None:
     """Write why candidates wait, by id; those behind the candidates that have no reason yet wait for free slots.
 
     Rows that were changed meanwhile keep the reason that they got.
     """
-    changes: dict[tuple[str, str], list[str]] = {}
+    changes: dict[tuple[str, Waiting], list[str]] = {}
     for experiment in found:
-        if reasons.get(experiment.id, experiment.reason) != experiment.reason:
-            changes.setdefault((experiment.reason, reasons[experiment.id]), []).append(experiment.id)
+        one = waiting.get(experiment.id)
+        if one is not None and (one.reason, one.why.name.lower()) != (experiment.reason, experiment.waits_for):
+            changes.setdefault((experiment.reason, one), []).append(experiment.id)
     queued = update(Experiment).where(Experiment.state == State.QUEUED).execution_options(synchronize_session=False)
     for (old, new), ids in changes.items():
-        session.execute(queued.where(Experiment.id.in_(ids), Experiment.reason == old).values(reason=new))
+        values = {"reason": new.reason, "waits_for": new.why.name.lower()}
+        session.execute(queued.where(Experiment.id.in_(ids), Experiment.reason == old).values(**values))
     if len(found) >= MAX_OF_ONE_SIZE:
         behind = queued.where(Experiment.reason == "", Experiment.id.not_in([one.id for one in found]))
-        session.execute(behind.values(reason=FOR_SLOTS))
+        session.execute(behind.values(reason=FOR_SLOTS, waits_for=Why.TEAM.name.lower()))

@@ -14,7 +14,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
@@ -41,8 +41,9 @@ from service.domain import attempts, continuation, earlier, experiments
 from service.domain.cluster import Cluster
 from service.domain.retry_policy import Replacement
 from service.scheduling import fitting, liveness
-from service.scheduling.assignment import assign_slots
+from service.scheduling.assignment import Limits, assign_slots
 from service.scheduling.liveness import Driver, DriverSilence, Loss
+from service.scheduling.reclaim import ReclaimTimer
 from service.scheduling.silence import SilenceTimer
 from service.store.leases import HeldLease, LeaseLostError, acquire, assert_held, release
 from service.store.models import Attempt
@@ -70,7 +71,10 @@ class Reconciler:
     ) -> None:
         self._context = context
         self._clock = clock
-        self._silence = SilenceTimer(context.settings.reconcile_s + SLOW_PASS_S, monotonic)
+        self._silence, reclaiming = (
+            SilenceTimer(context.settings.reconcile_s + SLOW_PASS_S, monotonic) for _ in range(2)
+        )
+        self._reclaim = ReclaimTimer(reclaiming)
         self._owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._thread = PeriodicThread("reconciler", self._run, context.settings.reconcile_s, woken=context.wake)
         self._preloaded = False
@@ -191,10 +195,21 @@ class Reconciler:
         return sanitize_text(text.strip())
 
     def _assign_slots(self, held: HeldLease, cluster: Cluster) -> dict[str, int]:
-        now = self._clock()
+        now, settings = self._clock(), self._context.settings
+        limits, placed = Limits(settings.max_drivers, settings.park_s), self._trial_nodes(cluster)
         with self._context.database.write() as session:
             assert_held(session, held, now)
-            return assign_slots(session, cluster, now, self._context.retries, self._context.settings.max_drivers)
+            return assign_slots(session, cluster, now, self._context.retries, limits, self._reclaim, placed)
+
+    def _trial_nodes(self, cluster: Cluster) -> Mapping[str, Sequence[str]]:
+        """Where trials run, which matters if there are several nodes; without it, slots are placed all the same."""
+        if len(cluster.nodes) < 2:
+            return {}
+        try:
+            return self._context.launcher.trial_nodes()
+        except ClusterUnreachableError as error:
+            log.warning("slots are shared without the nodes on which trials run: %s", error)
+            return {}
 
     def _launch(self, held: HeldLease, experiment_id: str, slots: int, cluster: Cluster) -> None:
         settings, now = self._context.settings, self._clock()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, select, text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, false, select, text
 from sqlalchemy.orm import Mapped, column_property, mapped_column, validates
 
 from search_spaces.protocol import DEFAULT_TEAM
@@ -19,6 +19,8 @@ from service.store.base import Base
 
 #: Larger numbers are not copied: no version accepted them, and no column holds them.
 MAX_COPIED = 2**31
+#: Of weights, slots and seconds that an administrator sets by hand. PostgreSQL takes NaN for larger than any number.
+MAX_AMOUNT = 1_000_000
 
 
 class Experiment(Base):
@@ -28,7 +30,8 @@ class Experiment(Base):
     of its MLflow runs are final. `priority`, `cpus_per_trial` and `gpus_per_trial` are copied from `controls` and
     `spec`, so that the queue is read without them; `cpus_per_trial` is null if the spec has no such size.
     `excluded_nodes` are ids of nodes that the newest attempt does not use. `source_team_id` is the team of the
-    experiment that this one continues, when it began. `owner` is the login of `owner_id`.
+    experiment that this one continues, when it began. `owner` is the login of `owner_id`. `waits_for` is the name of a
+    `scheduling.shares.Why` while it has no slot; with `stop_epochs`, trials beyond its slots leave their epoch.
     """
 
     __tablename__ = "experiments"
@@ -38,7 +41,8 @@ class Experiment(Base):
         Index(None, "team_id", "created_at", "id"),
         Index(
             "ix_experiments_queue",
-            *("state", "cpus_per_trial", "gpus_per_trial", "priority", "created_at", "id", "retry_at"),
+            *("state", "team_id", "owner_id", "cpus_per_trial", "gpus_per_trial"),
+            *("priority", "created_at", "id", "retry_at"),
         ),
         Index(
             "ix_experiments_unexplained",
@@ -88,6 +92,8 @@ class Experiment(Base):
     owner: Mapped[str | None] = column_property(
         select(User.login).where(User.id == owner_id).correlate_except(User).scalar_subquery()
     )
+    waits_for: Mapped[str] = mapped_column(String(16), default="", server_default="")
+    stop_epochs: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     @validates("controls")
     def _copy_priority(self, _: str, controls: dict[str, Any]) -> dict[str, Any]:
@@ -182,6 +188,46 @@ class Lease(Base):
     owner: Mapped[str] = mapped_column(String(64))
     fence: Mapped[int]
     expires_at: Mapped[datetime]
+
+
+class StoredPool(Base):
+    """What is shared. Without a row, the defaults hold.
+
+    `stop`: one of `scheduling.shares.Stop`. `min_run_s`: for so long an experiment that has started keeps a slot.
+    `preempt_grace_s`: for so long the trials beyond a share that shrank may finish their epoch.
+    """
+
+    __tablename__ = "pools"
+    __table_args__ = (
+        CheckConstraint("stop IN ('none', 'hold', 'drain')", name="stop"),
+        CheckConstraint(f"min_run_s BETWEEN 0 AND {MAX_AMOUNT}", name="min_run_s"),
+        CheckConstraint(f"preempt_grace_s BETWEEN 0 AND {MAX_AMOUNT}", name="preempt_grace_s"),
+    )
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    stop: Mapped[str] = mapped_column(String(8), default="none")
+    min_run_s: Mapped[float]
+    preempt_grace_s: Mapped[float]
+
+
+class StoredGrant(Base):
+    """What a team may use of a pool. `quota` and `limit` are in GPUs, or in CPUs where the pool has no GPU."""
+
+    __tablename__ = "grants"
+    __table_args__ = (
+        CheckConstraint(f"weight BETWEEN 1 AND {MAX_AMOUNT}", name="weight"),
+        CheckConstraint(f"quota BETWEEN 0 AND {MAX_AMOUNT}", name="quota"),
+        CheckConstraint(f'"limit" IS NULL OR "limit" BETWEEN 0 AND {MAX_AMOUNT}', name="limit"),
+    )
+
+    pool: Mapped[str] = mapped_column(ForeignKey("pools.name", ondelete="CASCADE"), primary_key=True)
+    team_id: Mapped[str] = mapped_column(String(TEAM_CHARACTERS), ForeignKey("teams.id"), primary_key=True)
+    weight: Mapped[float]
+    quota: Mapped[float]
+    limit: Mapped[float | None]
+    max_running: Mapped[int | None]
+    max_queued: Mapped[int | None]
+    max_priority: Mapped[int | None]
 
 
 class Storage(Base):

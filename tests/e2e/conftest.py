@@ -18,7 +18,7 @@ from service.client import Client
 
 STORED = Path(__file__).with_name("stored")
 #: Shorter than the defaults: what the tests wait for is mostly the next heartbeat or the next look of the reconciler.
-SHORT_TIMES = {"RUNG_HEARTBEAT_S": "0.5", "RUNG_RECONCILE_S": "0.5"}
+SHORT_TIMES = {"RUNG_HEARTBEAT_S": "0.5", "RUNG_RECONCILE_S": "0.5", "RUNG_PARK_S": "4"}
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ DOCUMENTED = {
     "launcher": "`ray_jobs`",
     "ray_dashboard_url": "`http://127.0.0.1:8265`",
     "driver_python": "the service's",
+    "driver_labels": "the head node",
     "mlflow_tracking_uri": "`http://127.0.0.1:5000`",
     "mlflow_public_url": "the tracking URI",
     "log_format": "text",

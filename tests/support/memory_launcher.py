@@ -21,6 +21,7 @@ class MemoryLauncher:
         self.printed: dict[str, str] = {}
         self.commands: dict[str, tuple[str, ...]] = {}
         self.answer = ""  # what a short job prints
+        self.placed: dict[str, list[str]] = {}
 
     def preload(self) -> None:
         """There is nothing to load."""
@@ -57,6 +58,10 @@ class MemoryLauncher:
     def cluster(self) -> Cluster:
         self._check_reachable()
         return self.nodes
+
+    def trial_nodes(self) -> dict[str, list[str]]:
+        self._check_reachable()
+        return self.placed
 
     def _check_reachable(self) -> None:
         if self.unreachable:

@@ -25,16 +25,20 @@ class Actions:
     """What to do now.
 
     `outcome`: why the search is over, None while it continues. `controls`: those that were applied. `slots`: trials
-    that may run at once. `surplus`: number of trials beyond `slots` that run once the trials to `cancel` have ended.
-    `release_idle`: whether idle trial processes should be released.
+    that may run at once. `surplus`: number of trials beyond `slots` that run once the trials to `cancel` have ended;
+    `interrupt`: so many of them must leave their epoch.
+    `release_idle`: whether idle trial processes should be released. `resting`: no trial has a slot, and none may take
+    one.
     """
 
     outcome: Outcome | None
     controls: Controls
     slots: int
     surplus: int
+    interrupt: int
     cancel: frozenset[int]
     release_idle: bool
+    resting: bool
 
 
 class Reaction(Enum):
@@ -81,15 +85,18 @@ class SearchPolicy:
         running = sum(
             trial.state is TrialState.RUNNING and trial.number not in cancel for trial in table.trials.values()
         )
+        surplus = max(0, running - slots)
         is_searching = len(table.searched()) < self.num_samples(directives, table)
         trial_left = is_searching or next(table.waiting(), None) is not None
         return Actions(
             outcome=outcome,
             controls=controls,
             slots=0 if outcome else slots,
-            surplus=max(0, running - slots),
+            surplus=surplus,
+            interrupt=surplus if directives.stop_epochs else 0,
             cancel=cancel,
             release_idle=running >= slots or not trial_left,
+            resting=outcome is None and not slots and not running,
         )
 
     def react(self, kind: ErrorKind, restarts: int, controls: Controls) -> Reaction:

@@ -44,6 +44,10 @@ class Outcome:
 SUPERSEDED = Outcome(Phase.PAUSED, "a later attempt has taken over", superseded=True)
 
 
+#: Of a trial that leaves its epoch because its slot is somebody else's.
+RECLAIMED = Outcome(Phase.PAUSED, "its slot went to another experiment")
+
+
 def disk_full(detail: str) -> Outcome:
     return Outcome(Phase.PAUSED, f"the disk is full: {detail}", blocked=True, error=True)
 
@@ -85,7 +89,7 @@ def requested(directives: Directives, superseded: bool) -> Outcome | None:
         case "cancel":
             return Outcome(Phase.CANCELED, "canceled on request")
         case "pause":
-            return Outcome(Phase.PAUSED, "paused on request")
+            return Outcome(Phase.PAUSED, directives.stop_reason or "paused on request")
         case None:
             return None
 

@@ -132,7 +132,8 @@ class TuneCallback(Callback):
             if outcome or trial.config["trial"] in actions.cancel:
                 self._stop(controller, trial, outcome)
         if not outcome and actions.surplus:
-            self._withdraw(controller, actions.surplus)
+            withdrawn = self._withdraw(controller, actions.surplus)
+            self._interrupt(controller, actions.interrupt - withdrawn)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune keeps the process of an ended trial for the next one; it is released where no trial will use it."""
@@ -227,6 +228,8 @@ class TuneCallback(Callback):
         self._check_nodes()
         if self.outcome is None:
             self.controls, self.outcome = actions.controls, actions.outcome
+            with self._journaling():
+                self._recorder.rest(actions.resting)
         if self.outcome and self._searcher is not None:
             self._searcher.finish()
         return actions
@@ -246,13 +249,22 @@ class TuneCallback(Callback):
         self._yielding[number] = verdict.reason
         return True
 
-    def _withdraw(self, controller: Any, surplus: int) -> None:
-        """Take back trials that wait for a slot in Tune: they would take it as soon as it is free."""
+    def _withdraw(self, controller: Any, surplus: int) -> int:
+        """Take back trials that wait for a slot in Tune: they would take it as soon as it is free. Their number."""
         pending = [trial for trial in controller.get_live_trials() if trial.status == Trial.PENDING]
         pending.sort(key=lambda trial: int(trial.config["trial"]))
         for trial in pending[-surplus:]:
             self._recorder.record_release(trial.config["trial"])
             waiting_trials.stop_trial(controller, trial)
+        return len(pending[-surplus:])
+
+    def _interrupt(self, controller: Any, most: int) -> None:
+        """Take back slots whose trials had time to end their epoch: those of the youngest, which have trained least."""
+        holding = [trial for trial in controller.get_live_trials() if trial.status == Trial.RUNNING]
+        holding.sort(key=lambda trial: int(trial.config["trial"]))
+        for trial in holding[max(0, len(holding) - max(0, most)) :]:
+            log.info("trial %d leaves its epoch: its slot is needed", trial.config["trial"])
+            self._stop(controller, trial, stop_conditions.RECLAIMED)
 
     @contextmanager
     def _journaling(self) -> Iterator[None]:

@@ -112,6 +112,16 @@ class SlotReleased(TrialEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlotsReturned:
+    """The search had no slot, and gets one again. Of the time since the event before, `counted_s` had passed before it
+    had none."""
+
+    name: ClassVar[str] = "returned"
+    at: float
+    counted_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class WinnerEvaluated:
     """The best trial was evaluated on the test set and registered."""
 
@@ -128,6 +138,7 @@ Event = (
     | TrialEnded
     | TrialRetried
     | SlotReleased
+    | SlotsReturned
     | WinnerEvaluated
 )
 

@@ -21,6 +21,7 @@ from workers.state.events import (
     Event,
     SearchWarmStarted,
     SlotReleased,
+    SlotsReturned,
     TrialEnded,
     TrialEvent,
     TrialRetried,
@@ -190,6 +191,14 @@ class Recorder:
                 now, held_s = self.clock.now(), self._held_s(number)
                 self._record(SlotReleased(at=now, trial=number, held_s=held_s, reason=reason or None))
 
+    def rest(self, resting: bool) -> None:
+        """Whether the search has no slot and no trial holds one: no time of its budget passes then."""
+        with self._lock:
+            if resting:
+                self.clock.rest()
+            elif self.clock.is_resting:
+                self._wake(self.clock.now())
+
     def check_not_fenced(self) -> None:
         """Raise WriterFencedError if a later attempt has started. For changes of a folder that need no entry."""
         self._writer.check_not_fenced()
@@ -226,7 +235,12 @@ class Recorder:
         """What the event of a trial that holds a slot says about it."""
         return round(self.clock.held_s(number), 3) if self.clock.holds(number) else None
 
+    def _wake(self, at: float) -> None:
+        self._record(SlotsReturned(at=at, counted_s=round(self.clock.counted_s(), 3)))
+
     def _record(self, event: Event) -> None:
+        if self.clock.is_resting and not isinstance(event, SlotsReturned):
+            self._wake(event.at)
         self._writer.append(encode(event), sync=isinstance(event, SYNCED_EVENTS))
         self._apply(event)
         if isinstance(event, TrialEvent) and self.table.trials[event.trial].state != TrialState.RUNNING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from workers.state.events import AttemptStarted, Event, TrialEvent
+from workers.state.events import AttemptStarted, Event, SlotsReturned, TrialEvent
 
 
 class SlotClock:
@@ -27,6 +27,7 @@ class SlotClock:
         self._elapsed_s = 0.0
         self._last_at = 0.0
         self._opened_at = 0.0
+        self._resting_since: float | None = None  # reading of `now`
         self._opened = stopwatch()
 
     def start(self) -> None:
@@ -35,6 +36,20 @@ class SlotClock:
     def now(self) -> float:
         """Unix seconds."""
         return self._opened_at + self._stopwatch() - self._opened
+
+    def rest(self) -> None:
+        """The search has no slot and no trial holds one: until SlotsReturned, no time passes."""
+        if self._begun and self._resting_since is None:
+            self._resting_since = self.now()
+
+    def counted_s(self) -> float:
+        """Seconds from the last event until the search rested."""
+        until = self.now() if self._resting_since is None else self._resting_since
+        return max(0.0, until - self._last_at)
+
+    @property
+    def is_resting(self) -> bool:
+        return self._resting_since is not None
 
     def take(self, number: int) -> None:
         """A trial's process is up: the trial holds its slot from now on."""
@@ -60,7 +75,7 @@ class SlotClock:
 
     def elapsed_s(self) -> float:
         """Seconds in which a driver ran since the first trial began, as far as the journal tells, and up to now."""
-        return self._elapsed_s + (self.now() - self._last_at if self._begun else 0.0)
+        return self._elapsed_s + (self.counted_s() if self._begun else 0.0)
 
     def apply(self, event: Event) -> None:
         """Fold one event in. Imported trials took no time here."""
@@ -77,6 +92,9 @@ class SlotClock:
         self._last_at += passed
         if isinstance(event, AttemptStarted):
             return  # no driver ran in the time before it
+        if isinstance(event, SlotsReturned):
+            self._resting_since = None
+            passed = min(passed, event.counted_s)
         if self._begun:
             self._elapsed_s += passed
         elif held_s is not None:

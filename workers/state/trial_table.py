@@ -24,6 +24,7 @@ from workers.state.events import (
     Event,
     SearchWarmStarted,
     SlotReleased,
+    SlotsReturned,
     TrialEnded,
     TrialEvent,
     TrialRetried,
@@ -212,6 +213,8 @@ class TrialTable:
                 self._attempt = event.number
             case SearchWarmStarted():
                 self.known = tuple(upgrade_sample(one["parameters"]) for one in event.configurations)
+            case SlotsReturned():
+                pass
             case _:
                 assert_never(event)
 

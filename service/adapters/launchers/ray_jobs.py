@@ -29,6 +29,9 @@ CHUNK_BYTES = 65_536
 #: What reading a document raises whose parts are not those that Ray sends.
 UNEXPECTED = (KeyError, TypeError, AttributeError, ValueError, ArithmeticError)
 
+#: A resource of which Ray gives its head node 1. Ray itself keeps a job there only if nothing is reserved for it.
+HEAD_NODE = "node:__internal_head__"
+
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +47,7 @@ class RayLauncher:
         self._limits = RequestLimits(settings.ray_timeout_s)
         self._python = settings.driver_python
         self._submit_timeout_s = settings.ray_submit_timeout_s
+        self._reserved = reserved(settings)
         self._warm_workers = settings.warm_workers
         self._client: Any = None
         self._importing = threading.Lock()
@@ -57,10 +61,11 @@ class RayLauncher:
         return [WarmWorkers(self._warm_workers, self.raylets, is_idle)] if self._warm_workers else []
 
     def launch(self, launch: LaunchConfig) -> None:
-        self._submit(launch.attempt_id, driver_command(self._python, launch), {Tag.EXPERIMENT_ID: launch.experiment_id})
+        command = driver_command(self._python, launch)
+        self._submit(launch.attempt_id, command, {Tag.EXPERIMENT_ID: launch.experiment_id}, self._reserved)
 
     def run(self, job: str, module: str, arguments: Sequence[str]) -> None:
-        self._submit(job, [self._python, "-m", module, *arguments], {})
+        self._submit(job, [self._python, "-m", module, *arguments], {}, {})
 
     def status(self, attempt_id: str) -> JobStatus:
         answer = self._request("GET", f"/api/jobs/{quote(attempt_id)}", missing_ok=True)
@@ -80,13 +85,31 @@ class RayLauncher:
         return str(answer.get("logs", ""))
 
     def cluster(self) -> Cluster:
-        answer = self._request("GET", "/api/v0/nodes?limit=10000&detail=0")
         try:
-            nodes = answer["data"]["result"]["result"]
-            alive = [node for node in nodes if node["state"] == "ALIVE"]
+            alive = [node for node in self._states("nodes", "detail=0") if node["state"] == "ALIVE"]
             return Cluster(tuple(sorted((_node(node) for node in alive), key=lambda node: node.name)))
         except UNEXPECTED as error:
             raise self._unexpected("its list of nodes", error) from error
+
+    def trial_nodes(self) -> dict[str, list[str]]:
+        """Tune makes a placement group of one bundle for each trial. Those that wait have no node."""
+        try:
+            rows = self._states("jobs", "detail=0")
+            attempts = {job["job_id"]: job["submission_id"] for job in rows if job.get("submission_id")}
+            found: dict[str, list[str]] = {}
+            for group in self._states("placement_groups", "detail=1"):
+                attempt = attempts.get(group["creator_job_id"])
+                nodes = [str(bundle["node_id"]) for bundle in group["bundles"] or () if bundle.get("node_id")]
+                if attempt is not None and group["state"] == "CREATED":
+                    found.setdefault(str(attempt), []).extend(nodes)
+            return found
+        except UNEXPECTED as error:
+            raise self._unexpected("where trials run", error) from error
+
+    def _states(self, kind: str, query: str) -> Iterator[dict[str, Any]]:
+        """What Ray lists of a kind. Raises one of UNEXPECTED for what is no such list."""
+        answer = self._request("GET", f"/api/v0/{kind}?limit=10000&{query}")
+        yield from answer["data"]["result"]["result"]
 
     def raylets(self) -> list[str]:
         """host:port of the raylet of each living node."""
@@ -97,7 +120,7 @@ class RayLauncher:
         except UNEXPECTED as error:
             raise self._unexpected("its list of raylets", error) from error
 
-    def _submit(self, job: str, command: Sequence[str], metadata: dict[Tag, str]) -> None:
+    def _submit(self, job: str, command: Sequence[str], metadata: dict[Tag, str], reserved: dict[str, Any]) -> None:
         self._request(
             "POST",
             "/api/jobs/",
@@ -107,6 +130,7 @@ class RayLauncher:
                 "entrypoint": f"exec {shlex.join(command)}",
                 "submission_id": job,
                 "metadata": metadata,
+                **reserved,
             },
         )
 
@@ -138,6 +162,17 @@ class RayLauncher:
 
     def _unexpected(self, what: str, error: Exception) -> ClusterUnreachableError:
         return ClusterUnreachableError(f"Ray at {self._address} does not answer as expected: {what}: {error!r:.500}")
+
+
+def reserved(settings: Settings) -> dict[str, Any]:
+    """What Ray reserves for a driver, and where it runs: on the head node, unless nodes are labeled for drivers."""
+    asked: dict[str, Any] = {
+        "entrypoint_num_cpus": settings.driver_cpus,
+        "entrypoint_memory": settings.driver_memory_mb * 1_000_000,
+        "entrypoint_label_selector": settings.driver_node_labels,
+        "entrypoint_resources": {} if settings.driver_node_labels else {HEAD_NODE: 0.001},
+    }
+    return {name: value for name, value in asked.items() if value}
 
 
 def _client(address: str, limits: RequestLimits) -> Any:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from search_spaces.protocol import LaunchConfig
 from service.adapters.launcher import ALIVE, ClusterUnreachableError, JobStatus, Launcher
-from service.adapters.launchers.ray_jobs import RayLauncher
+from service.adapters.launchers.ray_jobs import RayLauncher, reserved
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
 from tests.support.contracts.launcher import RemoteLauncherContract, launch_config
@@ -29,6 +30,23 @@ NODES = [
     {"node_id": "c", "node_ip": "10.0.0.3", "state": "DEAD", "resources_total": {"CPU": 64.0}},
     {"node_id": "d", "node_ip": "10.0.0.4", "state": "ALIVE", "resources_total": None},
 ]
+
+
+#: What Ray lists of jobs and of placement groups, as far as the service reads it.
+STATES = {
+    "/api/v0/jobs": [
+        {"job_id": "01000000", "submission_id": "exp-k3v9q2mz-a2", "type": "SUBMISSION"},
+        {"job_id": "02000000", "submission_id": None, "type": "DRIVER"},
+        {"job_id": None, "submission_id": "exp-k3v9q2mz-a1", "type": "SUBMISSION"},
+    ],
+    "/api/v0/placement_groups": [
+        {"creator_job_id": "01000000", "state": "CREATED", "bundles": [{"node_id": "a"}]},
+        {"creator_job_id": "01000000", "state": "CREATED", "bundles": [{"node_id": "b"}]},
+        {"creator_job_id": "01000000", "state": "PENDING", "bundles": [{"node_id": ""}]},
+        {"creator_job_id": "01000000", "state": "REMOVED", "bundles": [{"node_id": "b"}]},
+        {"creator_job_id": "02000000", "state": "CREATED", "bundles": [{"node_id": "a"}]},
+    ],
+}
 
 
 class Dashboard:
@@ -52,6 +70,8 @@ class Dashboard:
             return 200, VERSION
         if path == "/api/v0/nodes":
             return 200, {"result": True, "data": {"result": {"total": len(NODES), "result": NODES}}}
+        if path in STATES:
+            return 200, {"result": True, "data": {"result": {"total": 1, "result": STATES[path]}}}
         if (method, path) == ("POST", "/api/jobs/"):
             if body["submission_id"] in self.jobs:
                 return 500, "a job of this id was submitted before"
@@ -131,6 +151,30 @@ def test_a_driver_is_submitted_watched_and_stopped(
     assert dashboard.stopped == [launch.attempt_id]
     with pytest.raises(ClusterUnreachableError, match="submitted before"):
         launcher.launch(launch)
+
+
+def test_the_nodes_on_which_trials_run(launcher: RayLauncher, dashboard: Dashboard) -> None:
+    assert launcher.trial_nodes() == {"exp-k3v9q2mz-a2": ["a", "b"]}
+    dashboard.instead["/api/v0/placement_groups"] = 200, {"data": {"result": {"result": [{"state": "CREATED"}]}}}
+    with pytest.raises(ClusterUnreachableError, match="where trials run"):
+        launcher.trial_nodes()
+
+
+def test_what_is_reserved_for_a_driver_and_where_it_runs(tmp_path: Path) -> None:
+    def asked(**settings: Any) -> dict[str, Any]:
+        return reserved(Settings(home=tmp_path, **settings))
+
+    head = {"node:__internal_head__": 0.001}
+    assert asked() == {"entrypoint_memory": 400_000_000, "entrypoint_resources": head}
+    assert asked(driver_memory_mb=0, driver_cpus=0.5) == {"entrypoint_num_cpus": 0.5, "entrypoint_resources": head}
+    assert asked(driver_labels="role=driver, zone = a") == {
+        "entrypoint_memory": 400_000_000,
+        "entrypoint_label_selector": {"role": "driver", "zone": "a"},
+    }
+    with pytest.raises(
+        ValidationError, match=r"must be labels such as role=driver, separated by commas \(got 'role'\)"
+    ):
+        asked(driver_labels="role")
 
 
 @pytest.mark.parametrize("document", [{"status": "HIBERNATING"}, {"submission_id": "x"}])

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from service.contract.errors import ConflictError
-from service.contract.states import ACTIVE, DRIVEN, ENDED, INACTIVE, TRANSITIONS, State
+from service.contract.states import ACTIVE, DRIVEN, ENDED, INACTIVE, STOP_ASKED, TRANSITIONS, State
 from service.domain import experiments
 from service.store.models import Base, Experiment
 
@@ -46,7 +46,7 @@ def test_every_transition_is_in_the_table_or_refused(session: Session, before: S
     assert (experiment.state, experiment.reason, experiment.revision) == (after, "because", 5)
     assert (experiment.ended_at == NOW) == (after in ENDED)
     assert (experiment.slots == 0) == (after not in DRIVEN)
-    assert (experiment.stop_asked_at == NOW) == (after in {State.STOPPING, State.PAUSING})
+    assert (experiment.stop_asked_at == NOW) == (after in STOP_ASKED)
 
 
 def test_the_table_has_every_state_and_every_state_can_end() -> None:

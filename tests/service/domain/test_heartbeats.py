@@ -71,7 +71,8 @@ def test_progress_is_shown(world: World) -> None:
         "said_by_a_newer_driver": True,
     }
     view = world.show(one)
-    orders = {"slots": 10, "stop": None, "cancel_trials": [], "controls": view["controls"]}
+    orders = {"slots": 10, "stop": None, "stop_reason": "", "stop_epochs": False, "cancel_trials": []}
+    orders["controls"] = view["controls"]
     assert world.beat(one, first).json() == orders
     view = world.show(one)
     assert (view["state"], view["phase"], view["trials"]) == ("RUNNING", "searching", {"RUNNING": 2})

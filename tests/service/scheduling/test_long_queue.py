@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import event, func, insert, select, text
 
@@ -19,6 +20,7 @@ from service.domain.cluster import Cluster, Node
 from service.scheduling.queue import MAX_OF_ONE_SIZE
 from service.store.database import Database
 from service.store.models import Experiment
+from tests.support.accounts import Accounts, signed_in
 from tests.support.world import World
 
 pytestmark = pytest.mark.stores
@@ -137,6 +139,22 @@ def test_experiments_that_wait_for_a_retry_do_not_hide_the_others(world: World, 
     assert world.show(due)["state"] == "RUNNING"
 
 
+def test_many_experiments_of_one_person_do_not_hide_that_of_another(
+    world: World, context: AppContext, accounts: Accounts, client: httpx.Client
+) -> None:
+    """However many sizes they have, and however high their priority is."""
+    world.launcher.nodes = Cluster((Node("a", cpus=9),))
+    accounts.team("speech")
+    eve = accounts.person("eve", speech="member")
+    for size in range(9):
+        fill(context.database, MAX_OF_ONE_SIZE, priority=9, cpus_per_trial=1 + size)
+    with signed_in(client, eve) as sender:
+        spec = {"name": "x", "resources": {"gpus_per_trial": 0}}
+        one = sender.post("/api/v1/experiments", json=spec).json()["id"]
+        world.reconciler.reconcile_once()
+        assert sender.get(f"/api/v1/experiments/{one}").json()["state"] == "RUNNING"
+
+
 def test_the_view_of_the_cluster_is_paged_and_reads_no_specs(world: World, context: AppContext) -> None:
     ids = fill(context.database, 2_500)
     with counted(context.database) as work:
@@ -156,8 +174,8 @@ def test_the_queue_is_read_from_its_index(context: AppContext) -> None:
     with context.database.read() as session:
         plan = session.execute(
             text(
-                "EXPLAIN QUERY PLAN SELECT id, row_number() OVER (PARTITION BY cpus_per_trial, gpus_per_trial "
-                "ORDER BY priority DESC, created_at, id) FROM experiments WHERE state = 'QUEUED' AND "
+                "EXPLAIN QUERY PLAN SELECT id, row_number() OVER (PARTITION BY team_id, owner_id, cpus_per_trial, "
+                "gpus_per_trial ORDER BY priority DESC, created_at, id) FROM experiments WHERE state = 'QUEUED' AND "
                 "(retry_at IS NULL OR retry_at <= '2026' OR retry_at > '2027')"
             )
         )

@@ -114,6 +114,20 @@ def test_a_driver_without_a_first_heartbeat_is_lost_after_driver_start_s(
     assert world.show(one)["state"] == "QUEUED"
 
 
+def test_a_driver_for_which_ray_has_no_room_counts_as_no_failure(
+    world: World, clock: Clock, context: AppContext, settings: Settings
+) -> None:
+    """Memory is reserved for each driver, and others may use it for days."""
+    one = world.started()
+    world.launcher.jobs[f"exp-{one}-a1"] = JobStatus.PENDING
+    reconcile_for(world.reconciler, clock, settings.driver_start_s + 4)
+    assert world.show(one)["state"] == "QUEUED"
+    assert "Ray did not start the driver within" in world.show(one)["reason"]
+    assert world.launcher.stopped == [f"exp-{one}-a1"]
+    with context.database.read() as session:
+        assert experiments.find(session, one).failures == 0
+
+
 def test_a_driver_that_ignores_a_cancel_is_killed(
     world: World, clock: Clock, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ class RemoteLauncherContract(LauncherContract):
             lambda: launcher.status(launch.attempt_id),
             lambda: launcher.stop(launch.attempt_id),
             lambda: launcher.logs(launch.attempt_id),
+            launcher.trial_nodes,
         ):
             with pytest.raises(ClusterUnreachableError):
                 call()

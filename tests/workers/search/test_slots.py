@@ -14,6 +14,7 @@ from search_spaces.controls import Controls
 from search_spaces.protocol import Directives
 from search_spaces.storage.folder import FolderStorage
 from tests.support.searches import Search
+from tests.support.workers import Stopwatch
 from workers.ray_patches import idle_actors
 
 
@@ -70,6 +71,57 @@ def test_surplus_trials_without_a_slot_are_withdrawn_first(search: Callable[...,
     assert (tmp_path / "journal.jsonl").stat().st_size == size
     now.service.directives = Directives(slots=4)
     assert [now.tune.start().config["trial"] for _ in range(3)] == [1, 2, 3]
+
+
+def test_trials_that_had_time_to_end_their_epoch_leave_it(search: Callable[..., Search], tmp_path: Path) -> None:
+    """The youngest, which have trained the least; only as many as there are too many."""
+    now = search()
+    first, *others = (now.tune.start() for _ in range(3))
+    now.tune.report(first, 1, 0.5)
+    now.service.directives = Directives(slots=1)
+    now.callback.poll(now.tune)
+    assert now.tune.live == [first, *others], "they may still end it"
+    now.service.directives = Directives(slots=1, stop_epochs=True)
+    now.callback.poll(now.tune)
+    assert now.tune.live == [first]
+    assert now.states() == ["RUNNING", "PAUSED", "PAUSED"]
+    assert [now.files(trial).stop.exists() for trial in (first, *others)] == [False, True, True]
+    now.service.directives = Directives(slots=3)
+    assert [now.tune.start().config["trial"] for _ in range(2)] == [1, 2], "before new ones"
+    released = [entry["trial"] for entry in FolderStorage(tmp_path).journal.entries() if entry["event"] == "released"]
+    assert released == [1, 2]
+
+
+def test_no_trial_leaves_its_epoch_for_one_that_only_waited(search: Callable[..., Search]) -> None:
+    now = search()
+    running, _ = now.tune.start(), now.tune.start(waits=True)
+    now.service.directives = Directives(slots=1, stop_epochs=True)
+    now.callback.poll(now.tune)
+    assert now.tune.live == [running]
+    assert now.states() == ["RUNNING", "PENDING"]
+    assert not now.files(running).stop.exists()
+
+
+def test_the_budget_of_time_stands_still_while_a_search_has_no_slot(
+    search: Callable[..., Search], stopwatch: Stopwatch, tmp_path: Path
+) -> None:
+    now = search(budget={"wall_clock": 100})
+    trial = now.tune.start()
+    stopwatch.seconds += 60
+    now.service.directives = Directives(slots=0)
+    now.tune.report(trial, 1, 0.5)
+    assert now.tune.start() is None
+    stopwatch.seconds += 1000
+    assert now.tune.start() is None
+    now.service.directives = Directives(slots=1)
+    trial = now.tune.start()
+    stopwatch.seconds += 30
+    now.callback.poll(now.tune)
+    assert now.callback.outcome is None
+    stopwatch.seconds += 15
+    now.callback.poll(now.tune)
+    assert now.callback.outcome is not None
+    assert now.callback.outcome.reason == "budget.wall_clock is used up: 105 of 100 s"
 
 
 def test_a_canceled_trial_gives_its_slot_to_one_that_waits(search: Callable[..., Search]) -> None:

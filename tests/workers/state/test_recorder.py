@@ -183,6 +183,33 @@ def test_only_the_time_of_drivers_counts(open_recorder: OpenRecorder, stopwatch:
     assert open_recorder(401).clock.elapsed_s() == 19
 
 
+def test_no_time_passes_while_the_search_has_no_slot(open_recorder: OpenRecorder, stopwatch: Stopwatch) -> None:
+    first = open_recorder()
+    first.rest(True)  # before the first trial nothing is counted, and nothing is written
+    for number in range(2):
+        first.record_suggestion(number, {}, {})
+    first.mark_started(0)
+    first.mark_slot_taken(0)
+    stopwatch.seconds += 5
+    first.record_epoch(0, 1, accuracy(0.5))
+    first.record_release(0)
+    stopwatch.seconds += 2
+    first.rest(True)
+    stopwatch.seconds += 100
+    first.rest(True)
+    assert first.clock.elapsed_s() == 7
+    first.rest(False)
+    stopwatch.seconds += 3
+    assert first.clock.elapsed_s() == 10
+    first.rest(True)
+    stopwatch.seconds += 50
+    first.record_end(1, TrialState.CANCELED, "canceled on request")
+    first.rest(True)
+    stopwatch.seconds += 50
+    assert first.clock.elapsed_s() == 10
+    assert open_recorder(2).clock.elapsed_s() == 10, "the journal has it all"
+
+
 def test_setting_the_wall_clock_changes_no_time(tmp_path: Path, stopwatch: Stopwatch) -> None:
     """Ahead by an hour within an attempt, and back by days before the next."""
     journal, now = FolderStorage(tmp_path).journal, 1e9

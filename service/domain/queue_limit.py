@@ -1,0 +1,24 @@
+"""Queue limit: how many experiments of a team may wait. It must not know how slots are shared."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from search_spaces.problems import Problem, SpecError
+from service.contract.states import State
+from service.store.models import Experiment, StoredGrant
+
+DEFAULT_POOL = "default"  # all nodes are of it
+
+
+def check(session: Session, team: str) -> None:
+    """Raises SpecError when as many experiments wait as the grant of the team allows."""
+    grant = session.get(StoredGrant, (DEFAULT_POOL, team))
+    if grant is None or grant.max_queued is None:
+        return
+    of_team = Experiment.state == State.QUEUED, Experiment.team_id == team
+    waiting = session.scalar(select(func.count()).where(*of_team)) or 0
+    if waiting >= grant.max_queued:
+        rule = f"must have fewer than {grant.max_queued} experiments in the queue; wait, or cancel some of them"
+        raise SpecError([Problem("team", rule, waiting)])

@@ -1,0 +1,40 @@
+"""Reasons: why an experiment waits, as a sentence for a person. It must not know how slots are divided.
+
+They name no other team: not everybody may know of it.
+"""
+
+from __future__ import annotations
+
+from service.domain.cluster import Cluster
+from service.scheduling import fitting
+from service.scheduling.shares import Why
+from service.settings import variable
+
+FOR_SLOTS = "waiting for free slots"
+
+PLAIN = {
+    Why.HOLD: "waiting for an administrator: the cluster starts no experiments",
+    Why.LIMIT: "waiting for its team: it uses as much of the cluster as it may",
+    Why.MAX_RUNNING: "waiting for another experiment of its team to end: as many run as may",
+    Why.DRAINING: "waiting for free slots: trials on a node are ending, so that a trial of this size fits",
+    Why.MOVING: "waiting for its trials to leave a node that a larger trial needs",
+}
+
+
+class Sentences:
+    """`max_running`: number of experiments that may run at once."""
+
+    def __init__(self, cluster: Cluster, max_running: int) -> None:
+        self._cluster = cluster
+        self._max_running = max_running
+
+    def of(self, cpus: float, gpus: float, why: Why) -> str:
+        """Why an experiment whose trials have this size waits."""
+        if not self._cluster.nodes:
+            return "waiting for a node: the cluster has none"
+        if misfits := fitting.misfits(self._cluster, cpus, gpus):
+            return f"waiting for a larger node: {misfits[0].field}: {misfits[0].rule}"
+        if why is Why.DRIVERS:
+            others = f"{self._max_running} run already ({variable('max_drivers')})"
+            return f"waiting for another experiment to end: {others}"
+        return PLAIN.get(why, FOR_SLOTS)
