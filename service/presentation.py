@@ -12,13 +12,14 @@ from typing import Any
 
 from search_spaces.datasets.report import DataReport
 from search_spaces.phrases import counted, listed, quoted
-from search_spaces.protocol import ENDED_TRIAL_STATES
+from search_spaces.protocol import DEFAULT_TEAM, ENDED_TRIAL_STATES
 from search_spaces.replicates import is_replicate, replicated
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.scores import hides
 from search_spaces.searched import importance_order, short_name
 from service.contract.comparison import Comparison
-from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
+from service.contract.queue import Queue
+from service.contract.schemas import ClusterStatus, Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
 from service.contract.states import State
 
 #: Names of kinds of files where they differ from the words that are shown.
@@ -96,6 +97,66 @@ def experiments(items: Iterable[ExperimentSummary]) -> Table:
     headings = ("id", "name", "project", "state", "trials", "best", "created")
     headings += (*(("team",) if has_teams else ()), *(("owner",) if has_owners else ()))
     return Table(headings, rows, numeric=frozenset({4, 5}), states=frozenset({3}))
+
+
+def waiting(queue: Queue) -> Table:
+    """One row for each experiment that waits; with its team and owner where there are accounts."""
+    has_accounts = any(item.owner or item.team != DEFAULT_TEAM for item in queue.items)
+    rows = tuple(
+        (
+            str(item.position),
+            item.experiment_id,
+            item.name,
+            str(item.priority),
+            str(item.waits_for).replace("_", " "),
+            "" if item.estimate.seconds is None else f"{duration(item.estimate.seconds)}",
+            *((item.team, item.owner or "") if has_accounts else ()),
+        )
+        for item in queue.items
+    )
+    headings = ("place", "id", "name", "priority", "waits for", "starts in", *(("team", "owner") * has_accounts))
+    return Table(headings, rows, numeric=frozenset({0, 3, 5}))
+
+
+def queue_facts(queue: Queue) -> list[Fact]:
+    """Each reason once, and what the estimates rest on."""
+    reasons = dict.fromkeys((str(item.waits_for).replace("_", " "), item.reason) for item in queue.items if item.reason)
+    facts = [Fact(label, one_line(reason)) for label, reason in reasons]
+    bases = dict.fromkeys(item.estimate.basis for item in queue.items if item.estimate.seconds is not None)
+    return [*facts, *(Fact("starts in", f"estimated: {basis}") for basis in bases)]
+
+
+def nodes(status: ClusterStatus) -> Table:
+    """One row for each node."""
+    rows = tuple((one.name, f"{one.cpus:g}", f"{one.gpus:g}") for one in status.nodes)
+    return Table(("node", "CPUs", "GPUs"), rows, numeric=frozenset({1, 2}))
+
+
+def shares(status: ClusterStatus) -> Table:
+    """One row for each experiment that has slots or a driver."""
+    rows = tuple(
+        (
+            one.experiment_id,
+            one.name,
+            str(one.state),
+            str(one.priority),
+            str(one.slots),
+            f"{one.slots * one.cpus_per_trial:g}",
+            f"{one.slots * one.gpus_per_trial:g}",
+        )
+        for one in status.shares
+        if one.state != State.QUEUED
+    )
+    headings = ("id", "name", "state", "priority", "slots", "CPUs", "GPUs")
+    return Table(headings, rows, numeric=frozenset({3, 4, 5, 6}), states=frozenset({2}))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest unit in which there are at least two."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def curves(of: Curves) -> Table:

@@ -25,7 +25,7 @@ from service.api.dependencies import CurrentContext, ExperimentId, IfMatchHeader
 from service.api.etags import IfMatch
 from service.context import AppContext
 from service.contract.schemas import ExperimentView
-from service.domain import attempts, experiments
+from service.domain import attempts, experiments, waiting
 from service.domain.experiments import Selection
 from service.identity import audit, teams
 from service.identity.permissions import Permission, allows, teams_with
@@ -125,6 +125,17 @@ class ExperimentListHandle:
     def named(self, ids: Iterable[str]) -> list[VisibleHandle]:
         """Those with these ids; one that the caller may not see is not found when it is read."""
         return [VisibleHandle(self.context, self.caller, Response(), one) for one in ids]
+
+    def waiting(self, session: Session, limit: int, after: tuple[int, str]) -> list[tuple[int, Experiment]]:
+        """Those that wait behind a position in a team, with their positions in their teams."""
+        visible = teams_with(self.caller.principal, Permission.EXPERIMENT_READ)
+        return waiting.in_order(session, limit, after, visible)
+
+    def count_waiting(self, session: Session) -> tuple[int, int]:
+        """How many of them wait, and how many experiments of other teams."""
+        counts, visible = waiting.count(session), teams_with(self.caller.principal, Permission.EXPERIMENT_READ)
+        own = sum(count for team, count in counts.items() if visible is None or team in visible)
+        return own, counts.total() - own
 
 
 def find_team(session: Session, caller: Caller, team: str, *, lock: bool = False) -> Team:

@@ -14,6 +14,7 @@ from service.cli.terminal import app
 from service.cli import up
 from service.cli import submission
 from service.cli import show
+from service.cli import queue
 from service.cli import insight
 from service.cli import logs
 from service.cli import actions

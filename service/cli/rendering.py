@@ -22,7 +22,8 @@ from service import explanation, presentation
 from service.client import Client
 from service.contract.comparison import Comparison
 from service.contract.errors import RungError
-from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
+from service.contract.queue import Queue
+from service.contract.schemas import ClusterStatus, Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
 from service.presentation import Fact
 
 #: Trials in the live leaderboard: as many as fit in a small terminal.
@@ -88,6 +89,26 @@ def leaderboard(trials: Sequence[TrialView], metric: str, width: int, searched: 
 def listing(experiments: Iterable[ExperimentSummary]) -> Table:
     """One line for each experiment."""
     return draw(presentation.experiments(experiments))
+
+
+def waiting(queue: Queue) -> Table:
+    """One line for each experiment that waits."""
+    return draw(presentation.waiting(queue))
+
+
+def queue_lines(queue: Queue) -> list[str]:
+    """Why the experiments wait, and what the estimates rest on."""
+    return [_line(fact) for fact in presentation.queue_facts(queue)]
+
+
+def nodes(status: ClusterStatus) -> Table:
+    """One line for each node."""
+    return draw(presentation.nodes(status))
+
+
+def shares(status: ClusterStatus) -> Table:
+    """One line for each experiment with slots."""
+    return draw(presentation.shares(status))
 
 
 def compared(comparison: Comparison) -> Iterable[RenderableType]:

@@ -39,6 +39,7 @@ from service.client.retry import Waiting, retry
 from service.client.transport import HttpTransport
 from service.contract.checkup import Checkup
 from service.contract.comparison import MOST_EXPERIMENTS, Comparison
+from service.contract.queue import Queue
 from service.contract.requests import IDEMPOTENCY_KEY, MERGE_PATCH
 from service.contract.schemas import (
     ClusterStatus,
@@ -354,6 +355,16 @@ class Client:
             further = self._transport.get(ClusterStatus, path, {"cursor": cursor})
             shares, cursor = [*shares, *further.shares], further.next_cursor
         return page.model_copy(update={"shares": shares, "next_cursor": None})
+
+    def queue(self, limit: int = 50) -> Queue:
+        """The first `limit` experiments that wait, what each waits for, and when it will probably start."""
+        path = f"{API_PREFIX}/queue"
+        page = self._transport.get(Queue, path, {"limit": min(limit, 1000)})
+        items, cursor = page.items, page.next_cursor
+        while cursor is not None and len(items) < limit:
+            further = self._transport.get(Queue, path, {"cursor": cursor, "limit": min(limit - len(items), 1000)})
+            items, cursor = [*items, *further.items], further.next_cursor
+        return page.model_copy(update={"items": items, "next_cursor": cursor})
 
     def health(self) -> Readiness:
         """Whether the database, Ray and MLflow answer. Returns also where the service is not ready."""

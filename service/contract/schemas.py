@@ -253,6 +253,8 @@ class Share(BaseModel):
     slots: int = Field(description="Number of trials that may run at the same time.")
     cpus_per_trial: float = Field(description="CPUs of each trial.")
     gpus_per_trial: float = Field(description="GPUs of each trial.")
+    priority: int = Field(0, description="Priority of the experiment.")
+    waits_for: str = Field("", description="What it waits for while it has no slot, as in the queue.")
 
 
 class ClusterStatus(BaseModel):

@@ -67,4 +67,6 @@ def _share(experiment: Experiment) -> Share:
         slots=experiment.slots,
         cpus_per_trial=cpus,
         gpus_per_trial=gpus or 0,
+        priority=experiment.priority,
+        waits_for=experiment.waits_for,
     )

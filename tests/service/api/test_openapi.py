@@ -59,6 +59,7 @@ OPERATION_IDS = {
     "show_insight",
     "show_metrics",
     "show_preset",
+    "show_queue",
     "show_readiness",
     "show_schema",
     "show_spec",
