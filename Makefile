@@ -3,7 +3,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv-peers
 
-.PHONY: demo test test-faults test-slow test-browser test-load check lint bench bench-search bench-search-peers gpu up clean
+.PHONY: demo test test-faults test-slow test-browser test-load check lint
+.PHONY: bench bench-search bench-search-peers bench-sharing gpu up clean
 
 demo: $(STAMP)        ## set everything up and run a search on handwritten digits
 	$(BIN)/python -m service.demo
@@ -50,6 +51,9 @@ $(PEERS)/.installed: $(STAMP) tests/benchmarks/search_quality/peers.txt
 	  > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth
 	$(PEERS)/bin/python -m pip install --quiet -r tests/benchmarks/search_quality/peers.txt
 	touch $(PEERS)/.installed
+
+bench-sharing: $(STAMP) ## thirty days of three teams on one cluster, simulated (docs/teams.md)
+	$(BIN)/python -m tests.benchmarks.fair_share --picture docs/fair-share.png
 
 # `make gpu PYTHON=python3.12` uses an interpreter that has torch, torchvision, pydantic, pyyaml, numpy, scikit-learn,
 # pillow and pytest; without PYTHON, the project's own environment.
