@@ -97,7 +97,7 @@ def assign_slots(
 
 @dataclass
 class _Progress:
-    """The numbers of trials of the search that have ended, of trials that run, and of replicates that have not ended."""
+    """How many trials of the search have ended, trials run, and replicates have not ended."""
 
     done: int = 0
     running: int = 0
