@@ -53,5 +53,5 @@ def started(session: Session, now: datetime) -> Counter[str]:
     return _by_team(session, query)
 
 
-def _by_team(session: Session, counts: Select[tuple[str, int]]) -> Counter[str]:
-    return Counter(dict(iter(session.execute(counts.group_by(Experiment.team_id)))))
+def _by_team(session: Session, counts: Select[str, int]) -> Counter[str]:
+    return Counter(dict(session.execute(counts.group_by(Experiment.team_id)).all()))
