@@ -12,7 +12,7 @@ from typing import Any
 
 from search_spaces.datasets.report import DataReport
 from search_spaces.phrases import counted, listed, quoted
-from search_spaces.protocol import DEFAULT_TEAM, ENDED_TRIAL_STATES
+from search_spaces.protocol import ENDED_TRIAL_STATES
 from search_spaces.replicates import is_replicate, replicated
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.scores import hides
@@ -100,8 +100,8 @@ def experiments(items: Iterable[ExperimentSummary]) -> Table:
 
 
 def waiting(queue: Queue) -> Table:
-    """One row for each experiment that waits; with its team and owner where there are accounts."""
-    has_accounts = any(item.owner or item.team != DEFAULT_TEAM for item in queue.items)
+    """One row for each experiment that waits. Teams and owners are shown only where they say something."""
+    has_teams, has_owners = len({item.team for item in queue.items}) > 1, any(item.owner for item in queue.items)
     rows = tuple(
         (
             str(item.position),
@@ -110,11 +110,13 @@ def waiting(queue: Queue) -> Table:
             str(item.priority),
             str(item.waits_for).replace("_", " "),
             "" if item.estimate.seconds is None else f"{duration(item.estimate.seconds)}",
-            *((item.team, item.owner or "") if has_accounts else ()),
+            *((item.team,) if has_teams else ()),
+            *((item.owner or "",) if has_owners else ()),
         )
         for item in queue.items
     )
-    headings = ("place", "id", "name", "priority", "waits for", "starts in", *(("team", "owner") * has_accounts))
+    headings = ("place", "id", "name", "priority", "waits for", "starts in")
+    headings += (*(("team",) if has_teams else ()), *(("owner",) if has_owners else ()))
     return Table(headings, rows, numeric=frozenset({0, 3, 5}))
 
 
