@@ -53,7 +53,7 @@ $(PEERS)/.installed: $(STAMP) tests/benchmarks/search_quality/peers.txt
 	touch $(PEERS)/.installed
 
 bench-sharing: $(STAMP) ## thirty days of three teams on one cluster, simulated (docs/teams.md)
-	$(BIN)/python -m tests.benchmarks.fair_share --picture docs/fair-share.png
+	$(BIN)/python -m tests.benchmarks.fair_share $(ARGS)
 
 # `make gpu PYTHON=python3.12` uses an interpreter that has torch, torchvision, pydantic, pyyaml, numpy, scikit-learn,
 # pillow and pytest; without PYTHON, the project's own environment.
