@@ -55,8 +55,10 @@ class Service:
     capabilities: tuple[str, ...]
     read_only: bool
     init: bool
+    restarts: bool
     shared_memory: str
     stop_grace_s: float
+    stop_signal: int
 
 
 def document() -> dict[str, Any]:
@@ -112,8 +114,10 @@ def _service(name: str, given: Mapping[str, Any], target: str, image: Image) -> 
         capabilities=tuple(given.get("cap_add", [])),
         read_only=given.get("read_only", False),
         init=given.get("init", False),
+        restarts=given.get("restart") == "unless-stopped",
         shared_memory=given.get("shm_size", "64mb"),
         stop_grace_s=seconds(given.get("stop_grace_period", "10s")),
+        stop_signal=image.stop_signal,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +40,7 @@ class Image:
     made_by: tuple[str, ...] = ()
     copied: tuple[tuple[str, ...], ...] = ()
     exposed: tuple[int, ...] = ()
+    stop_signal: int = signal.SIGTERM
 
 
 def images(text: str | None = None) -> dict[str, Image]:
