@@ -182,7 +182,8 @@ class _Round:
         if len(entry.nodes) >= entry.demand.most and why is None:
             why = Why.ENOUGH
         alone = self._team(entry).spent == sum(team.spent for team in self._teams.values())
-        return Share(len(nodes), why or (Why.TEAM if alone else Why.SHARE), tuple(nodes), entry.turn)
+        cost = len(nodes) * entry.cost / UNITS
+        return Share(len(nodes), why or (Why.TEAM if alone else Why.SHARE), tuple(nodes), entry.turn, cost)
 
     def _cost(self, size: Size) -> int:
         """The dominant resource of a slot, in ten-thousandths of a GPU, or of a CPU where no node has a GPU."""

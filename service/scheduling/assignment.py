@@ -28,6 +28,7 @@ from service.scheduling.allocation import allocate
 from service.scheduling.queue import Waiting
 from service.scheduling.reclaim import Holding, ReclaimTimer
 from service.scheduling.shares import Demand, Pool, Share, Why
+from service.scheduling.usage import UsageMeter
 from service.store.models import Experiment, Trial
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def assign_slots(
     retries: RetryPolicy,
     limits: Limits,
     timer: ReclaimTimer,
+    usage: UsageMeter,
     trial_nodes: Mapping[str, Sequence[str]],
 ) -> dict[str, int]:
     """Write the new slots of running experiments; return the slots of the queued ones that may start.
@@ -73,7 +75,9 @@ def assign_slots(
         except ValidationError as error:
             _skip_unreadable(session, experiment, error, now)
     max_running = max(limits.max_drivers, len(driven))  # a lower number stops nothing that runs
-    shares = allocate(Pool(terms.stop, max_running), terms.grants, list(demands.values()), cluster)
+    grants = usage.grants(terms.grants, (one.team for one in demands.values()))
+    shares = allocate(Pool(terms.stop, max_running), grants, list(demands.values()), cluster)
+    usage.observe(demands.values(), shares, grants)
     sentence = cache(reasons.Sentences(cluster, max_running).of)
     waiting = {
         one.experiment_id: Waiting(share.why, sentence(one.cpus, one.gpus, share.why))

@@ -85,9 +85,13 @@ class Demand:
 
 @dataclass(frozen=True)
 class Share:
-    """`why` there are no more slots; the `nodes` of the slots; `turn`: its place in the order of those that wait."""
+    """`why` there are no more slots; the `nodes` of the slots; `turn`: its place in the order of those that wait.
+
+    `cost` of the slots together, in the unit of quotas.
+    """
 
     slots: int
     why: Why = Why.ENOUGH
     nodes: tuple[str, ...] = ()
     turn: int = 0
+    cost: float = 0

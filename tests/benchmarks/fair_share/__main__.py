@@ -35,13 +35,13 @@ def table(outcomes: list[Outcome]) -> str:
     """One row for each policy, as Markdown."""
     teams = list(GRANTS)
     heads = ["policy", "used of what was wanted", *(f"wait of {team}: median, worst" for team in teams)]
-    heads += [f"share of {team} ({entitled(team) / CLUSTER.gpus:.1%})" for team in teams]
+    heads += [f"share of {team}" for team in teams]
     heads += ["lost to reclaim", "parked"]
     lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
     for one in outcomes:
         cells = [one.policy, f"{one.used / one.wanted:.1%}"]
         cells += [f"{_duration(median(one.waits[team]))}, {_duration(max(one.waits[team]))}" for team in teams]
-        cells += [f"{share:.1%}" for share in shares(one).values()]
+        cells += [f"{share:.1%} of {due(team, one):.1%}" for team, share in shares(one).items()]
         cells += [f"{one.lost / one.busy:.2%}", str(one.parked)]
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines)
@@ -51,6 +51,12 @@ def shares(one: Outcome) -> dict[str, float]:
     """Of the GPUs that were used, the part of each team, while all wanted more than theirs."""
     total = sum(one.saturated.values()) or 1.0
     return {team: one.saturated[team] / total for team in GRANTS}
+
+
+def due(team: str, one: Outcome) -> float:
+    """The part that is the team's then. GPUs and CPUs of one node together may count as more than its GPUs."""
+    gpus = sum(one.saturated.values()) / one.saturated_s if one.saturated_s else 1.0
+    return entitled(team, gpus) / gpus
 
 
 def _duration(seconds: float) -> str:

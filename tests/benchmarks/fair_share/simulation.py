@@ -15,15 +15,13 @@ from dataclasses import dataclass, field
 from service.domain.cluster import Cluster
 from service.scheduling.shares import Demand
 from tests.benchmarks.fair_share.policies import Policy
-from tests.benchmarks.fair_share.workload import GRANTS, Submission
+from tests.benchmarks.fair_share.workload import Submission
 
 ROUND_S = 60.0  # the service looks every 2 s; a minute changes little and takes a thirtieth of the time
 DRIVER_START_S = 20.0  # until its first trial
 GRACE_S = 600.0
 PARK_S = 60.0
 MIN_RUN_S = 600.0
-HALF_LIFE_S = 7 * 86_400.0
-USAGE_EVERY_S = 4 * 3600.0  # more often, the same slot would go back and forth
 SATURATED = 1.5  # every team wants so many times its share
 
 
@@ -86,8 +84,6 @@ class Simulation:
         self._active: list[_Search] = []
         self._below: set[str] = set()
         self._now = 0.0
-        self._borrowed: dict[str, float] = dict.fromkeys(shares, 0.0)  # decayed GPU seconds above the quota
-        self._usage: dict[str, float] = {}  # the same, as it was last looked at
         self.outcome = Outcome(policy.name, waits={team: [] for team in shares})
 
     def run(self, until: float) -> Outcome:
@@ -120,7 +116,7 @@ class Simulation:
 
     def _round(self) -> None:
         demands = [self._demand(search) for search in self._active]
-        shares = self._policy.shares(demands, self._cluster, self._usage)
+        shares = self._policy.shares(demands, self._cluster, self._now)
         for search in self._active:
             search.slots = shares[search.submission.name]
             if search.slots and search.ready_at is None:
@@ -249,10 +245,5 @@ class Simulation:
             self.outcome.saturated_s += seconds
             for team, gpus in used.items():
                 self.outcome.saturated[team] += gpus * seconds
-        for team, gpus in used.items():
-            beyond = max(0.0, gpus - GRANTS[team].quota)
-            self._borrowed[team] = self._borrowed[team] * 0.5 ** (seconds / HALF_LIFE_S) + beyond * seconds
-        if int(self._now / USAGE_EVERY_S) != int((self._now + seconds) / USAGE_EVERY_S):
-            self._usage = dict(self._borrowed)
         if int(self._now / 3600) != int((self._now + seconds) / 3600):
             self.outcome.history.append((self._now, dict(used)))

@@ -45,9 +45,9 @@ def cost(gpus: float, cpus: float) -> float:
     return max(gpus, cpus * CLUSTER.gpus / CLUSTER.cpus)
 
 
-def entitled(team: str) -> float:
-    """The GPUs of a team while all teams want more than they may have."""
-    lent = CLUSTER.gpus - sum(grant.quota for grant in GRANTS.values())
+def entitled(team: str, gpus: float = CLUSTER.gpus) -> float:
+    """The part of a team of so many GPUs while all teams want more than they may have."""
+    lent = gpus - sum(grant.quota for grant in GRANTS.values())
     return GRANTS[team].quota + lent * GRANTS[team].weight / sum(grant.weight for grant in GRANTS.values())
 
 

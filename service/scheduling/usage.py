@@ -1,0 +1,54 @@
+"""Usage: what each team has borrowed lately while another team wanted it, which decides how parts are rounded.
+
+A team's part of the cluster is rarely a whole number of slots. Who has borrowed the least, by weight, gets the slots
+that are left, so that the parts are right in the long run. Counted by this replica, from its start on, in passes: a
+clock that is set does not matter. It must not know how slots are divided, nor the database.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from service.scheduling.shares import Demand, Grant, Share, Why
+
+HALF_LIFE_S = 7 * 86_400.0
+#: Between these times the order of the teams stays the same; otherwise the same slot would go back and forth.
+PUBLISHED_EVERY_S = 4 * 3600.0
+
+
+class UsageMeter:
+    """`grants` are what `allocate` gets; call `observe` with what it gave. `max_gap_s`: a longer time between two
+    passes counts as so much."""
+
+    def __init__(self, max_gap_s: float, monotonic: Callable[[], float]) -> None:
+        self._max_gap_s, self._monotonic = max_gap_s, monotonic
+        self._looked_at: float | None = None
+        self._age_s = 0.0
+        self._borrowed: dict[str, float] = defaultdict(float)
+        self._published: dict[str, float] = {}
+
+    def grants(self, grants: Mapping[str, Grant], teams: Iterable[str]) -> dict[str, Grant]:
+        """The grants of these teams with their usage."""
+        none = Grant()
+        return {team: replace(grants.get(team, none), usage=self._published.get(team, 0.0)) for team in {*teams}}
+
+    def observe(self, demands: Iterable[Demand], shares: Mapping[str, Share], grants: Mapping[str, Grant]) -> None:
+        """Count the time since the last call for what teams have now."""
+        now = self._monotonic()
+        passed_s = 0.0 if self._looked_at is None else min(now - self._looked_at, self._max_gap_s)
+        self._looked_at = now
+        decay = 0.5 ** (passed_s / HALF_LIFE_S)
+        for team in self._borrowed:
+            self._borrowed[team] *= decay
+        if any(share.why is Why.SHARE for share in shares.values()):
+            used: dict[str, float] = defaultdict(float)
+            for demand in demands:
+                used[demand.team] += shares[demand.experiment_id].cost
+            for team, amount in used.items():
+                self._borrowed[team] += passed_s * max(0.0, amount - grants[team].quota)
+        self._age_s += passed_s
+        if self._age_s >= PUBLISHED_EVERY_S:
+            self._age_s = 0.0
+            self._published = dict(self._borrowed)
