@@ -128,19 +128,19 @@ def count_combinations(node: Any) -> int:
 
 
 def count_distinct(node: Any) -> float:
-    """How many different bindings a tree has; infinite where a domain is continuous.
+    """How many different bindings a tree has; infinite where a domain is continuous, or where no float is so large.
 
     Equal alternatives of a choice count once. Ranges of one choice that overlap count as if they did not.
     """
     if isinstance(node, Choice):
         return sum(map(count_distinct, distinct(node).values()))
     if isinstance(node, Interval):
-        return math.inf if node.step is None else count(node)
+        return math.inf if node.step is None else float(count(node))
     if isinstance(node, Spec):
         return math.prod(count_distinct(getattr(node, name)) for name in type(node).model_fields)
     if isinstance(node, dict | list | tuple):
         return math.prod(map(count_distinct, node.values() if isinstance(node, dict) else node))
-    return 1
+    return 1.0
 
 
 def distinct(choice: Choice) -> dict[int, Any]:

@@ -239,7 +239,7 @@ class ExperimentAttempt:
                 self._end_with(error)
         if self._outcome.phase is not Phase.PAUSED:
             self._end_experiment()
-            self._checkpoints.prune(self._recorder.table.trials)
+            self._checkpoints.prune(self._recorder.table.trials, self._winner.trial if self._winner else None)
         elif not self._fence.is_closed():
             self._tracker.pause(self._outcome.reason)
 

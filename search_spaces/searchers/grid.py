@@ -20,6 +20,9 @@ from search_spaces.searchers.base import (
 )
 from search_spaces.spec import Spec
 
+#: Of a number of combinations: to be formatted, it must be a float, and some grids have more than any float.
+LARGEST_SHOWN = 1e300
+
 
 class Grid(SearcherSpec):
     """Every combination of finite domains once, in the order of the spec. Continuous domains are errors."""
@@ -42,15 +45,14 @@ class Grid(SearcherSpec):
                 rule = "must be finite for a grid: list values in a choice, or use quniform"
                 yield Problem(f"search_space.{as_written(search_space, path)}", rule, domain.model_dump(mode="json"))
         if not continuous and self.num_samples is None and (every := count_combinations(search_space)) > MAX_TRIALS:
-            count = f"{every:.4g}" if every < 1e300 else "far more"
-            rule = f"must be given, at most {MAX_TRIALS}, because the grid has {count} combinations"
+            rule = f"must be given, at most {MAX_TRIALS}, because the grid has {_shown(every)} combinations"
             yield Problem("searcher.num_samples", rule)
 
     def warnings(self, search_space: Spec) -> Iterator[Problem]:
         if self.num_samples is not None and self.num_samples < (every := count_combinations(search_space)):
             rule = (
-                f"should be the {every:.6g} combinations of the grid, or the searcher random: the first combinations "
-                "differ only in the last domains of the spec"
+                f"should be the {_shown(every)} combinations of the grid, or the searcher random: the first "
+                "combinations differ only in the last domains of the spec"
             )
             yield Problem("searcher.num_samples", rule, self.num_samples)
 
@@ -76,3 +78,7 @@ class GridSearch:
 
     def observe(self, result: TrialResult) -> None:
         """A grid learns nothing from its trials."""
+
+
+def _shown(every: int) -> str:
+    return f"{every:.6g}" if every < LARGEST_SHOWN else f"more than {LARGEST_SHOWN:g}"

@@ -7,6 +7,7 @@ of the domain that is nearest to it. It must not know searchers, nor any hyperpa
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -63,7 +64,7 @@ def known_sample(search_space: Spec, parameters: Mapping[str, Any]) -> Sample:
 
     What does not fit this space is left out: a value, or all fields of a block whose kind it does not have.
     """
-    left = dict(parameters)
+    left = {name: _read_list(value) for name, value in parameters.items()}
     while True:
         placing = _Placing(search_space, left, "")
         wrong = {problem.field.split("[")[0].removesuffix(".kind") for problem in placing.problems()}
@@ -71,6 +72,16 @@ def known_sample(search_space: Spec, parameters: Mapping[str, Any]) -> Sample:
             return placing.sample
         fits = {name: value for name, value in left.items() if not any(_within(name, block) for block in wrong)}
         left = fits if len(fits) < len(left) else {}
+
+
+def _read_list(value: Any) -> Any:
+    """A list is listed as text among the hyperparameters of a trial."""
+    if not isinstance(value, str) or not value.startswith("["):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
 
 
 def _within(name: str, block: str) -> bool:

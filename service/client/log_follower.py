@@ -104,16 +104,16 @@ class LogFollower:
     def _may_begin(self, view: ExperimentView) -> bool:
         """Whether a log that does not exist may still be written."""
         if self._trial is not None:
-            return view.state in ACTIVE and self._trial < view.num_samples and not self._has_trial_ended(self._trial)
+            return view.state in ACTIVE and self._may_train(self._trial, view.num_samples)
         if self._attempt is not None:
             return any(attempt.number == self._attempt and attempt.ended_at is None for attempt in view.attempts)
         return view.state in ACTIVE
 
-    def _has_trial_ended(self, trial: int) -> bool:
+    def _may_train(self, trial: int, num_samples: int) -> bool:
         try:
-            return self._source.trial(self._experiment_id, trial).state in ENDED_TRIAL_STATES
+            return self._source.trial(self._experiment_id, trial).state not in ENDED_TRIAL_STATES
         except NotFoundError:
-            return False  # it has not begun
+            return trial < num_samples  # it was not proposed yet
 
 
 def read_log(source: LogSource, experiment_id: str, *, trial: int | None, attempt: int | None) -> Iterator[LogChunk]:

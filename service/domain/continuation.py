@@ -16,6 +16,7 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import MAX_NAME_LENGTH, ExperimentSpec
 from search_spaces.problems import Problem, SpecError
 from search_spaces.protocol import IMPORTED_STATES
+from search_spaces.replicates import FIRST_REPLICATE
 from search_spaces.searchers import Searcher
 from search_spaces.searchers.base import SearcherSpec
 from search_spaces.spec import members
@@ -153,7 +154,10 @@ def check_source_unchanged(session: Session, experiment: Experiment) -> None:
 
 
 def _count_importable(session: Session, experiment_id: str) -> int:
-    query = select(func.count()).where(Trial.experiment_id == experiment_id, Trial.state.in_(IMPORTED_STATES))
+    """The number of trials that a continuation imports: replicates are not imported."""
+    query = select(func.count()).where(
+        Trial.experiment_id == experiment_id, Trial.state.in_(IMPORTED_STATES), Trial.trial < FIRST_REPLICATE
+    )
     return session.scalars(query).one()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from search_spaces.problems import SpecError
 from search_spaces.validation import validate, warnings
 
 WIDE = {"label_smoothing": {"uniform": [0, 0.1]}, "scheduler": "constant"}
@@ -21,6 +22,20 @@ def only(found: list[str], field: str, *words: str) -> None:
     (text,) = found
     assert text.startswith(f"{field}: ")
     assert [word for word in words if word not in text] == []
+
+
+def test_more_configurations_than_a_float_can_count() -> None:
+    milestones = [{"quniform": [share / 200, share / 200 + 0.004, 1e-7]} for share in range(1, 100)]
+    space = {"scheduler": {"kind": "multistep", "milestones": milestones}}
+    common = {"max_epochs": 5000}
+    assert warned(search_space=space, **common) == []
+    assert warned(search_space=space | {"label_smoothing": {"uniform": [0.0, 0.1]}}, **common) == []
+    grid = {"kind": "grid", "num_samples": 10}
+    only(warned(search_space=space, searcher=grid, **common), "searcher.num_samples", "more than 1e+300 combinations")
+    with pytest.raises(
+        SpecError, match=r"searcher.num_samples: .* because the grid has more than 1e\+300 combinations"
+    ):
+        warned(search_space=space, searcher="grid", **common)
 
 
 def test_fewer_different_configurations_than_samples() -> None:

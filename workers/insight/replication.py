@@ -6,7 +6,7 @@ Pure functions. Owns the intervals over seeds and images. It must not know files
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev
 
 import numpy as np
@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from search_spaces.insight import Finalist, Interval, Replication
-from search_spaces.protocol import TrialState
-from search_spaces.replicates import replicated
 from workers.insight.evidence import Evidence
 from workers.insight.intervals import LEVEL, Estimate
+from workers.state.fresh_seeds import ranked
 from workers.state.trial_table import Trial
 
 DRAWS = 2000
@@ -27,29 +26,28 @@ Floats = NDArray[np.float64]
 
 
 def replication(evidence: Evidence) -> Replication | None:
-    """None where no two finalists have a value for each of their seeds."""
-    groups = {number: runs for number, runs in _runs(evidence).items() if len(runs) == evidence.spec.finalists.seeds}
-    if len(groups) < 2:
-        return None
+    """None where the replicates do not decide."""
     sign = evidence.spec.objective.sign
-    values = {number: [run.best_value or 0.0 for run in runs] for number, runs in groups.items()}
-    order = sorted(groups, key=lambda number: (-sign * fmean(values[number]), number))
-    right = _right(evidence, [groups[number] for number in order])
+    order = ranked(evidence.replicates, evidence.trials[0].number, evidence.spec.finalists.seeds, sign)
+    if not order:
+        return None
+    values = [[run.best_value or 0.0 for run in one.runs] for one in order]
+    right = _right(evidence, [one.runs for one in order])
     found, difference = estimates(right, evidence.spec.seed) if right else ([], None)
     return Replication(
-        chosen=order[0],
+        chosen=order[0].trial,
         finalists=[
             Finalist(
-                trial=number,
-                runs=[run.number for run in groups[number]],
-                values=values[number],
-                mean=fmean(values[number]),
-                sd=stdev(values[number]) if len(values[number]) > 1 else None,
+                trial=one.trial,
+                runs=[run.number for run in one.runs],
+                values=values[place],
+                mean=one.mean,
+                sd=stdev(values[place]) if len(values[place]) > 1 else None,
                 accuracy=_interval(found[place]) if found else None,
             )
-            for place, number in enumerate(order)
+            for place, one in enumerate(order)
         ],
-        expected=expected_of_choice([values[number] for number in order], sign),
+        expected=expected_of_choice(values, sign),
         difference=_interval(difference) if difference else None,
     )
 
@@ -109,15 +107,6 @@ def _over_images(by_image: Floats, random: np.random.Generator) -> Floats:
 def _estimate(value: float, draws: Floats) -> Estimate:
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, float(low), float(high))
-
-
-def _runs(evidence: Evidence) -> Mapping[int, list[Trial]]:
-    """The replicates that have a value, by the trial of which they are."""
-    found: dict[int, list[Trial]] = {}
-    for number, trial in sorted(evidence.replicates.items()):
-        if trial.state is TrialState.COMPLETED and trial.best_value is not None:
-            found.setdefault(replicated(number)[0], []).append(trial)
-    return found
 
 
 def _right(evidence: Evidence, groups: Sequence[Sequence[Trial]]) -> list[NDArray[np.bool_]]:

@@ -6,16 +6,15 @@ Owns the choice before and after. Pure functions of the trial table. It must not
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import fmean
 
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import TrialState
-from search_spaces.replicates import is_replicate, replicate_number, replicated
+from search_spaces.replicates import replicate_number
+from workers.state.fresh_seeds import FEWEST, ranked
 from workers.state.trial_table import Trial, TrialTable
 
 LAST_EPOCHS = 3  # whose mean ranks the trials: less of it is chance than of the best epoch
-FEWEST = 2  # of one there is nothing to choose
 
 
 def replicates(spec: ExperimentSpec, table: TrialTable) -> list[int]:
@@ -49,31 +48,10 @@ def finalists(spec: ExperimentSpec, table: TrialTable) -> list[int]:
 
 def chosen_run(spec: ExperimentSpec, table: TrialTable) -> Trial | None:
     """The replicate whose weights are registered: of the trial with the best mean over its fresh seeds, the run of the
-    lowest validation loss. None where no trial has a value for each of its seeds."""
-    groups = runs_by_trial(table)
-    complete = {number: runs for number, runs in groups.items() if len(runs) == spec.finalists.seeds}
-    means = {number: mean_of(runs) for number, runs in complete.items()}
-    known = {number: mean for number, mean in means.items() if mean is not None}
-    if len(known) < FEWEST:
-        return None
-    sign = spec.objective.sign
-    best = max(known, key=lambda number: (sign * known[number], -number))
-    return min(complete[best], key=lambda run: (_loss(run), run.number))
-
-
-def runs_by_trial(table: TrialTable) -> dict[int, list[Trial]]:
-    """The replicates that completed, by the trial of which they are."""
-    found: dict[int, list[Trial]] = {}
-    for number, trial in sorted(table.trials.items()):
-        if is_replicate(number) and trial.state is TrialState.COMPLETED:
-            found.setdefault(replicated(number)[0], []).append(trial)
-    return found
-
-
-def mean_of(runs: Sequence[Trial]) -> float | None:
-    """The mean of the best values; None where one has none."""
-    values = [run.best_value for run in runs if run.best_value is not None]
-    return fmean(values) if values and len(values) == len(runs) else None
+    lowest validation loss. None where the replicates do not decide."""
+    best = table.best()
+    order = ranked(table.trials, best.number, spec.finalists.seeds, spec.objective.sign) if best else []
+    return min(order[0].runs, key=lambda run: (_loss(run), run.number)) if order else None
 
 
 def _late(trial: Trial, sign: int) -> float:

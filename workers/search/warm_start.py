@@ -17,7 +17,7 @@ from typing import Any
 from search_spaces.objective import Objective
 from search_spaces.protocol import IMPORTED_STATES
 from search_spaces.searchers.initial import MAX_KNOWN
-from search_spaces.storage.base import JournalDamagedError, open_storage
+from search_spaces.storage.base import open_storage
 from workers.state.events import decode_all
 from workers.state.recorder import Recorder
 from workers.state.trial_table import TrialTable
@@ -47,11 +47,9 @@ def _best_first(address: str, objective: Objective) -> Iterator[dict[str, Any]]:
         journal = open_storage(address).journal
         for event in decode_all(journal.entries() if journal.exists() else ()):
             table.apply(event)
-    except (OSError, JournalDamagedError) as error:
-        log.warning("an earlier experiment cannot be read, so that nothing is taken from it: %s", error)
+    except Exception as error:  # somebody may have edited it, or a newer version may have written it
+        log.warning("an earlier experiment cannot be read, so that nothing is taken from it: %r", error)
         return
-    rated = [
-        trial for trial in table.trials.values() if trial.state in IMPORTED_STATES and trial.best_value is not None
-    ]
+    rated = [trial for trial in table.searched() if trial.state in IMPORTED_STATES and trial.best_value is not None]
     for trial in sorted(rated, key=lambda trial: (-objective.sign * (trial.best_value or 0.0), trial.number)):
         yield {"source": f"{PurePath(address).name}/{trial.number}", "parameters": trial.parameters}

@@ -261,8 +261,13 @@ class Training:
     def _loss(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = self._logits(self._network if len(images) > 1 else self._on_one_image, images)
         smoothing = self.spec.hyperparameters.label_smoothing
-        loss = functional.cross_entropy(logits, targets, self._class_weights, label_smoothing=smoothing)
-        return loss, logits.detach()
+        if self._class_weights is None:
+            return functional.cross_entropy(logits, targets, label_smoothing=smoothing), logits.detach()
+        # Not torch's mean, which divides by the weights of the batch: in small batches, that undoes them.
+        weighted = functional.cross_entropy(
+            logits, targets, self._class_weights, label_smoothing=smoothing, reduction="sum"
+        )
+        return weighted / len(images), logits.detach()
 
     def _logits(self, network: Callable[[Tensor], Any], images: Tensor) -> Tensor:
         """(images, classes), float32. Raises TypeError for what is no such tensor, which a plugin may return."""

@@ -12,7 +12,7 @@ from search_spaces.problems import SpecError
 from search_spaces.sampling import draw_from, flatten, resolve
 from search_spaces.searchers.base import SearcherSpec, SearchProblem
 from search_spaces.searchers.gp import GP
-from search_spaces.searchers.initial import MAX_KNOWN
+from search_spaces.searchers.initial import MAX_KNOWN, known_sample
 from search_spaces.searchers.random import Random
 from search_spaces.searchers.tpe import TPE
 from search_spaces.searchers.untried import draw_at_random
@@ -61,6 +61,17 @@ def test_a_trial_of_the_same_space_is_tried_again_as_it_was() -> None:
         assert tried(known)[0] == pytest.approx(known)
 
 
+def test_lists_are_tried_again_as_they_were() -> None:
+    multistep = {"kind": "multistep", "milestones": [{"uniform": [0.1, 0.5]}, {"uniform": [0.6, 0.9]}]}
+    arguments = {"sizes": {"choice": [[1, 2], [2, 4], ["a", None]]}}
+    model = {"kind": "plugin", "name": "mine", "arguments": arguments}
+    space = SearchSpace.model_validate({"scheduler": multistep, "model": model})
+    generator = random.Random(0)
+    for _ in range(20):
+        sample = draw_at_random(space, generator)
+        assert known_sample(space, flatten(resolve(space, draw_from(sample)))) == pytest.approx(sample)
+
+
 @pytest.mark.parametrize(
     ("known", "expected"),
     [
@@ -74,8 +85,9 @@ def test_a_trial_of_the_same_space_is_tried_again_as_it_was() -> None:
         ({"model.kind": "resnet", "model.depth": 9, "batch_size": 256}, {"model.kind": "cnn", "batch_size": 256}),
         ({"model.kind": "cnn", "model.width": "n/a", "added later": True, "batch_size": 32}, {"batch_size": 32}),
         ({"model": 1, "optimizer.kind": None, "scheduler.t_0": [3], "batch_size": 32}, {"batch_size": 32}),
+        ({"model.width": "[" * 9999, "optimizer.lr": "[1, 2", "batch_size": 32}, {"batch_size": 32}),
     ],
-    ids=["constants", "values", "kinds", "ranges", "kind of a constant", "unknown fields", "nonsense"],
+    ids=["constants", "values", "kinds", "ranges", "kind of a constant", "unknown fields", "nonsense", "no lists"],
 )
 def test_what_does_not_fit_the_search_space_is_left_out(known: dict[str, Any], expected: dict[str, Any]) -> None:
     first = tried(known)[0]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from search_spaces.protocol import TrialState
+from search_spaces.replicates import replicate_number
 from service.client.log_follower import DONE, WAIT, LogFollower, Next, read_log
 from service.contract.errors import NotFoundError, UnavailableError
 from service.contract.schemas import AttemptView, ExperimentView, LogChunk, TrialView
@@ -147,6 +148,15 @@ def test_a_trial_is_awaited_and_followed_to_its_end() -> None:
     assert text(follower.poll()) == "epoch 1\n"
     source.trials[3] = TrialState.COMPLETED
     assert follower.poll() is DONE
+
+
+def test_a_replicate_is_awaited_once_it_is_planned() -> None:
+    """Its number is above those of all trials of the search."""
+    source, number = MemoryLogs(), replicate_number(17, 0)
+    with pytest.raises(NotFoundError):
+        [LogFollower(source, ID, trial=number).poll() for _ in range(2)]
+    source.trials[number] = TrialState.PENDING
+    assert [LogFollower(source, ID, trial=number).poll() for _ in range(2)] == [WAIT, WAIT]
 
 
 def test_a_trial_that_cannot_come_or_has_no_log_is_an_error() -> None:

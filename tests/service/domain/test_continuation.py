@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from search_spaces.replicates import replicate_number
 from search_spaces.searchers.random import Random
 from search_spaces.upgrade import DEPRECATED
 from service.context import AppContext
@@ -46,6 +47,15 @@ def test_a_continuation_without_changes_imports_the_ended_trials(world: World, s
     assert launch.source == f"{settings.storage_root}/{source}"
     assert launch.controls.num_samples == 13
     assert world.launcher.launches[f"exp-{source}-a1"].source is None
+
+
+def test_replicates_of_the_source_are_not_imported_and_not_counted(world: World) -> None:
+    source = world.started(**SPEC)
+    numbers = [0, 1, *(replicate_number(trial, seed) for trial in (0, 1) for seed in (0, 1))]
+    lines = [world.line(number, state="COMPLETED", best_value=0.5) for number in numbers]
+    world.beat(source, {"phase": "completed", "trials": lines})
+    answer = continue_from(world, source, {"searcher": {"num_samples": 5}})
+    assert answer.json()["num_samples"] == 2 + 5
 
 
 def test_name_searcher_budget_and_goal_may_change(world: World) -> None:

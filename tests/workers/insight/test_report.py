@@ -13,6 +13,8 @@ import pytest
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.insight import Finding, Importance, Insight
 from search_spaces.layout import NAMES
+from search_spaces.protocol import TrialState
+from search_spaces.replicates import replicate_number
 from search_spaces.validation import validate
 from tests.support.insights import hiding_scores
 from tests.support.planted import outcomes
@@ -22,6 +24,7 @@ from workers.insight.evidence import gather
 from workers.insight.next_spec import next_spec
 from workers.insight.report import insight_of, make_insight
 from workers.insight.sureness import sureness
+from workers.state.recorder import Recorder
 
 SPACE: dict[str, Any] = {
     "optimizer": {
@@ -267,3 +270,27 @@ def test_the_scores_of_an_earlier_winner_are_not_those_of_this_one(plant: Plant,
     storage.artifacts.write(NAMES.scores, hiding_scores(winner + 1).model_dump_json().encode())
     made = make_insight(spec_of(), storage)
     assert (made.scores, made.warning) == (None, "")
+
+
+def test_the_replicates_say_who_won_only_if_the_best_trial_was_trained_again(plant: Plant, planted: Trials) -> None:
+    spec = spec_of(finalists={"trials": 2, "seeds": 2})
+    storage = plant(spec, planted[:6])
+    table = gather(spec, storage)
+    best, second = table.trials[0], table.trials[1]
+    recorder = Recorder(storage.journal, spec.objective, 2)
+    for trial, base in ((best, 0.8), (second, 0.9)):
+        assert make_insight(spec, storage).replication is None
+        for seed in range(2):
+            number = replicate_number(trial.number, seed)
+            recorder.record_suggestion(number, trial.sample, trial.parameters)
+            metrics = {"validation_accuracy": base + seed / 100}
+            recorder.record_epoch(number, 1, metrics, (TrialState.COMPLETED, "done"))
+    found = make_insight(spec, storage).replication
+    assert found is not None
+    assert (found.chosen, [one.trial for one in found.finalists]) == (second.number, [second.number, best.number])
+    assert (found.finalists[0].mean, found.expected) == pytest.approx((0.905, 0.905))
+    later = recorder.table.trials[second.number]
+    recorder.record_suggestion(6, later.sample, later.parameters)
+    recorder.record_epoch(6, 1, {"validation_accuracy": 0.999}, (TrialState.COMPLETED, "goal reached"))
+    recorder.close()
+    assert make_insight(spec, storage).replication is None

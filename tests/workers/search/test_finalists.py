@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ import pytest
 from ray.tune.search import Searcher
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
+from search_spaces.layout import BEST
 from search_spaces.objective import Objective
 from search_spaces.problems import SpecError
-from search_spaces.protocol import Directives, TrialState
+from search_spaces.protocol import Directives, TrialState, Winner
 from search_spaces.replicates import is_replicate, replicate_number, replicated
 from search_spaces.storage.folder import FolderStorage
 from search_spaces.stored import read_spec
 from search_spaces.validation import validate
 from tests.support.searches import Search
 from tests.support.workers import OpenRecorder
+from workers.search.checkpoint_keeper import CheckpointKeeper
 from workers.search.finalists import chosen_run, finalists, replicates
 from workers.state.recorder import Recorder
 from workers.state.trial_table import TrialTable
@@ -148,6 +151,25 @@ def test_more_trials_of_the_search_continue_its_numbers(search: BuildSearch) -> 
     assert [number_of(after.tune.start()) for _ in range(2)] == [3, 4]
 
 
+def test_the_weights_of_all_that_may_win_are_kept_until_one_of_them_is_registered(
+    search: BuildSearch, tmp_path: Path
+) -> None:
+    """Also in a search that was extended after a replicate had won."""
+    now = searched(search, max_epochs=1)
+    won = replicate_number(1, 0)
+    now.recorder.record_winner(Winner(trial=won, value=0.7, test_accuracy=0.7, test_loss=None))
+    runs = [now.tune.start() for _ in range(4)]
+    for number in (1, *map(number_of, runs)):
+        (now.folder.trial(number).root / BEST).write_bytes(b"weights")
+    for run, value in zip(runs, (0.7, 0.6, 0.8, None), strict=True):
+        now.tune.finish(run, value) if value else now.tune.report(run, 1, math.nan)
+    kept = {1, *map(number_of, runs[:3])}
+    assert {int(path.parent.name) for path in tmp_path.rglob(BEST)} == kept, "the last one diverged"
+    keeper = CheckpointKeeper(FolderStorage(tmp_path).artifacts, "best", now.recorder.table)
+    keeper.prune(now.trials, won)
+    assert [int(path.parent.name) for path in tmp_path.rglob(BEST)] == [won]
+
+
 def table_of(
     recorder: Recorder, curves: Sequence[Sequence[float]], state: TrialState = TrialState.COMPLETED
 ) -> TrialTable:
@@ -217,3 +239,41 @@ def test_the_trial_with_the_best_mean_over_fresh_seeds_wins_with_its_run_of_the_
     chosen = chosen_run(spec, table)
     assert chosen is not None
     assert replicated(chosen.number) == (1, 0)
+
+
+def replicate(recorder: Recorder, trial: int, seed: int, state: TrialState, value: float = 0.5) -> None:
+    number = replicate_number(trial, seed)
+    recorder.record_suggestion(number, {}, {})
+    recorder.record_epoch(number, 1, {"validation_accuracy": value}, (state, "done"))
+
+
+def test_a_better_trial_that_was_found_later_is_not_beaten_by_earlier_replicates(open_recorder: OpenRecorder) -> None:
+    """An experiment that was extended may end by its goal or its budget before the new best is trained again."""
+    recorder = open_recorder()
+    table = table_of(recorder, [[0.9], [0.8]])
+    spec = ExperimentSpec(name="x", finalists=TWICE)
+    for trial, seed in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        replicate(recorder, trial, seed, TrialState.COMPLETED)
+    assert chosen_run(spec, table) is not None
+    recorder.record_suggestion(2, {}, {})
+    recorder.record_epoch(2, 1, {"validation_accuracy": 0.95}, (TrialState.COMPLETED, "goal reached"))
+    assert chosen_run(spec, table) is None
+    for seed in range(2):
+        replicate(recorder, 2, seed, TrialState.COMPLETED, 0.95)
+    chosen = chosen_run(spec, table)
+    assert chosen is not None
+    assert replicated(chosen.number)[0] == 2
+
+
+@pytest.mark.parametrize(("state", "decided"), [("DIVERGED", True), ("ERROR", True), ("CANCELED", False)])
+def test_the_best_trial_is_out_if_a_replicate_of_it_fails_but_not_if_one_is_canceled(
+    open_recorder: OpenRecorder, state: str, decided: bool
+) -> None:
+    recorder = open_recorder()
+    table = table_of(recorder, [[0.9], [0.8], [0.7]])
+    spec = ExperimentSpec(name="x", finalists={"trials": 3, "seeds": 2})
+    for trial, seed in ((0, 0), (1, 0), (1, 1), (2, 0), (2, 1)):
+        replicate(recorder, trial, seed, TrialState.COMPLETED)
+    replicate(recorder, 0, 1, TrialState(state))
+    chosen = chosen_run(spec, table)
+    assert (chosen and replicated(chosen.number)) == ((1, 0) if decided else None)

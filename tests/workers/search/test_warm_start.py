@@ -12,6 +12,7 @@ import pytest
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.objective import Objective
 from search_spaces.protocol import TrialState
+from search_spaces.replicates import replicate_number
 from search_spaces.storage.folder import FolderStorage
 from tests.support.workers import BuildSpec, OpenRecorder
 from workers.search import warm_start
@@ -119,6 +120,40 @@ def test_an_experiment_that_cannot_be_read_costs_only_its_configurations(
         warm_start.take_from(addresses, recorder, Objective())
     assert sources(recorder) == [128, 32]
     assert "an earlier experiment cannot be read, so that nothing is taken from it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"at": 1.0, "event": "ended", "trial": 0, "state": "REPLACED", "reason": "a state of a newer version"},
+        {"at": 1.0, "event": "epoch", "trial": 77, "epoch": 1, "metrics": {"validation_accuracy": 0.9}},
+        {"at": 1.0, "event": "suggested", "trial": 9},
+        {"at": 1.0},
+    ],
+    ids=["unknown state", "unknown trial", "incomplete", "no event"],
+)
+def test_an_edited_journal_costs_only_its_configurations(
+    addresses: list[str], tmp_path: Path, open_recorder: OpenRecorder, entry: dict[str, Any]
+) -> None:
+    writer = FolderStorage(tmp_path / "one").journal.open_writer(2)
+    writer.append(entry)
+    writer.close()
+    recorder = open_recorder()
+    warm_start.take_from(addresses, recorder, Objective())
+    assert sources(recorder) == [128, 1024, 32]
+
+
+def test_replicates_are_no_configurations_of_their_own(tmp_path: Path, open_recorder: OpenRecorder) -> None:
+    """Their values are of other seeds: one that had luck must not put its trial before a better one."""
+    address = earlier(tmp_path / "one", (TrialState.COMPLETED, 0.7, 64), (TrialState.COMPLETED, 0.6, 32))
+    before = Recorder(FolderStorage(tmp_path / "one").journal, Objective(), 2)
+    before.record_suggestion(replicate_number(1, 0), {}, before.table.trials[1].parameters)
+    metrics = {"validation_accuracy": 0.9}
+    before.record_epoch(replicate_number(1, 0), 1, metrics, (TrialState.COMPLETED, "done"))
+    before.close()
+    recorder = open_recorder()
+    warm_start.take_from([address], recorder, Objective())
+    assert sources(recorder) == [64, 32]
 
 
 def test_nothing_to_take_is_recorded_too(open_recorder: OpenRecorder) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from torch.nn import functional
 
 from tests.support.trainings import curve, imbalanced, recorded, trial
 from workers.training.loop import Training
-from workers.training.scores import Batches, Scores, recall
+from workers.training.scores import Batches, Scores, class_weights, recall
 
 
 def scores_of(logits: Tensor, labels: Tensor, batch: int = 64) -> Scores:
@@ -83,10 +86,12 @@ def test_class_weights_and_balanced_sampling_help_classes_of_few_images(space: d
     assert gain > 0.2, (plain["validation_balanced_accuracy"], helped["validation_balanced_accuracy"])
 
 
-def test_the_loss_has_the_weights_of_scikit_learn() -> None:
+@pytest.mark.parametrize("batch_size", [1, 16, 1024])
+def test_the_loss_has_the_weights_of_scikit_learn_whatever_is_in_a_batch(batch_size: int) -> None:
     data = imbalanced()
     still = {"kind": "sgd", "lr": 1e-12, "momentum": 0.0, "nesterov": False}
-    training = Training(trial(optimizer=still, normalization="none", class_weights="balanced", batch_size=1024), data)
+    space = {"optimizer": still, "normalization": "none", "batch_size": batch_size}
+    training = Training(trial(class_weights="balanced", **space), data)
     recorder = recorded(training)
     measured = training.run_epoch()
     order = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(training.spec.seed))
@@ -95,7 +100,7 @@ def test_the_loss_has_the_weights_of_scikit_learn() -> None:
     with torch.no_grad():
         losses = functional.cross_entropy(recorder.model(torch.cat(recorder.trained)), labels, reduction="none")
     each = torch.from_numpy(weights)[labels]
-    assert measured["train_loss"] == pytest.approx(float((losses * each).sum() / each.sum()), rel=1e-4)
+    assert measured["train_loss"] == pytest.approx(float((losses * each).mean()), rel=1e-4)
 
 
 def test_balanced_sampling_draws_all_classes_equally_often_and_others_each_epoch() -> None:
@@ -115,3 +120,28 @@ def test_balanced_sampling_draws_all_classes_equally_often_and_others_each_epoch
     counts = np.bincount(epochs[0], minlength=4) / len(epochs[0])
     assert counts == pytest.approx([0.25] * 4, abs=0.08)
     assert epochs[0] != epochs[1]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"class_weights": "balanced"},
+        {"class_weights": "balanced", "augmentation": {"mixup_alpha": 0.4}, "label_smoothing": 0.1},
+        {"balanced_sampling": True},
+    ],
+    ids=["weights", "weights of mixed labels", "sampling"],
+)
+@pytest.mark.parametrize("absent", [0, 2, 3])
+def test_a_class_without_training_images_has_no_part_in_the_weights(space: dict[str, Any], absent: int) -> None:
+    """It may have validation images. The first and the last one are the borders of what is drawn."""
+    whole = imbalanced()
+    kept = whole.train_labels != absent
+    data = replace(whole, train_images=whole.train_images[kept], train_labels=whole.train_labels[kept])
+    training = Training(trial(**space), data)
+    recorder = recorded(training)
+    measured = training.run_epoch()
+    assert sum(map(len, recorder.trained)) == int(kept.sum())
+    assert all(math.isfinite(measured[f"validation_{name}"]) for name in ("loss", "balanced_accuracy", "macro_f1"))
+    present = sorted(set(range(4)) - {absent})
+    expected = compute_class_weight("balanced", classes=np.array(present), y=data.train_labels.numpy())
+    assert class_weights(data.train_labels, 4)[present].tolist() == pytest.approx(expected.tolist())

@@ -1,0 +1,47 @@
+"""Fresh seeds: which trials can be compared by their replicates, and in which order.
+
+Owns when the replicates decide. Pure functions of the trials. It must not know how replicates are chosen or trained,
+nor what is made of the comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+from search_spaces.protocol import TrialState
+from search_spaces.replicates import is_replicate, replicate_number, replicated
+from workers.state.trial_table import Trial
+
+FEWEST = 2  # of one there is nothing to choose
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """A trial of the search with its runs, one for each fresh seed, and the mean of their best values."""
+
+    trial: int
+    runs: list[Trial]
+    mean: float
+
+
+def ranked(trials: Mapping[int, Trial], best: int, seeds: int, sign: int) -> list[Replicated]:
+    """The trials all of whose `seeds` replicates completed, the best mean first; empty where they do not decide.
+
+    `trials` are by number, `best` is the best one of the search: unless it was tried with each seed itself, as it was
+    not if it was found after the others were, or if a person or the budget ended its replicates, it is not beaten.
+    """
+    own = [trials.get(replicate_number(best, index)) for index in range(seeds)]
+    if any(run is None or not run.ended or run.state is TrialState.CANCELED for run in own):
+        return []
+    groups: dict[int, dict[int, Trial]] = {}
+    for number, run in sorted(trials.items()):
+        if is_replicate(number) and run.state is TrialState.COMPLETED and run.best_value is not None:
+            groups.setdefault(replicated(number)[0], {})[number] = run
+    found = [
+        Replicated(number, list(runs.values()), fmean(run.best_value or 0.0 for run in runs.values()))
+        for number, runs in groups.items()
+        if len(runs) == seeds
+    ]
+    return sorted(found, key=lambda one: (-sign * one.mean, one.trial)) if len(found) >= FEWEST else []
