@@ -9,20 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from search_spaces.controls import Controls
 from search_spaces.objective import Objective
-from search_spaces.replicates import is_replicate
+from search_spaces.replicates import is_replicate, replicate_number
 from search_spaces.stored import StoredSpec
 from service.contract.errors import ConflictError
 from service.domain import experiments
-from service.store.models import Experiment
+from service.store.models import Experiment, Trial
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What decides whether work is left. `evaluated_trial` is the trial that was last measured on the test set.
+    """What decides whether work is left. `evaluated_trial` is the trial that was last measured on the test set, or the
+    best one where its replicates and those of others were compared, of which one was measured.
 
     `exhaustive`: the searcher tries a finite number of combinations.
     """
@@ -67,7 +69,7 @@ def load_facts(session: Session, experiment: Experiment) -> Facts:
         started=experiments.count_started(session, experiment),
         best_trial=experiment.best_trial,
         best_value=experiment.best_value,
-        evaluated_trial=(experiment.winner or {}).get("trial"),
+        evaluated_trial=_evaluated(session, experiment),
     )
 
 
@@ -76,7 +78,7 @@ def outlook(facts: Facts) -> Outlook:
 
     Whether the budget allows more work is not known here: the driver measures what was spent.
     """
-    if facts.best_trial is not None and not _is_evaluated(facts):
+    if facts.best_trial is not None and facts.evaluated_trial != facts.best_trial:
         return Outlook()
     goal = facts.controls.goal
     if goal is not None and facts.best_value is not None and facts.objective.reached(facts.best_value, goal):
@@ -87,7 +89,10 @@ def outlook(facts: Facts) -> Outlook:
     return Outlook()
 
 
-def _is_evaluated(facts: Facts) -> bool:
-    """Whether the winner was measured on the test set. It may be a replicate, which is never the best trial."""
-    evaluated = facts.evaluated_trial
-    return evaluated == facts.best_trial or (evaluated is not None and is_replicate(evaluated))
+def _evaluated(session: Session, experiment: Experiment) -> int | None:
+    evaluated: int | None = (experiment.winner or {}).get("trial")
+    best = experiment.best_trial
+    if evaluated is None or best is None or not is_replicate(evaluated):
+        return evaluated
+    own = select(Trial.trial).where(Trial.experiment_id == experiment.id, Trial.trial == replicate_number(best, 0))
+    return evaluated if session.scalar(own) is None else best  # without its own, it was found after the comparison

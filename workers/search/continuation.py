@@ -16,6 +16,7 @@ from search_spaces.protocol import IMPORTED_STATES
 from search_spaces.replicates import is_replicate
 from search_spaces.storage.base import ArtifactStore, ExperimentStorage, JournalDamagedError, open_storage
 from workers.failures.attempt import AttemptError
+from workers.failures.classification import sentence
 from workers.state.events import EpochFinished, Event, TrialEnded, TrialSuggested, decode_all
 from workers.state.recorder import Recorder
 
@@ -83,6 +84,11 @@ def _read(source: ExperimentStorage, address: str) -> list[Event]:
         return list(decode_all(source.journal.entries()))
     except JournalDamagedError as error:
         raise SourceMissingError(f"cannot import the trials of the source experiment: {error}") from error
+    except (LookupError, TypeError, ValueError) as error:  # somebody edited it, or a newer version wrote it
+        raise SourceMissingError(
+            f"cannot import the trials of the source experiment: its journal has an entry that this version cannot "
+            f"read: {sentence(error)}"
+        ) from error
 
 
 def _copy_if_there(source: ArtifactStore, name: PurePath, target: ArtifactStore, new_name: PurePath) -> None:

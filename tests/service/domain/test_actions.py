@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from search_spaces.replicates import replicate_number
 from service.context import AppContext
 from service.store.models import Experiment
 from tests.support.world import World
@@ -135,6 +136,21 @@ def test_resuming_evaluates_a_winner_that_was_not_evaluated(world: World) -> Non
     surpassed = [world.line(10, state="COMPLETED", best_value=0.7)]
     world.beat(one, {"phase": "completed", "trials": surpassed}, attempt=3)
     assert world.post(one, "resume").json()["state"] == "QUEUED", "the winner is another, and not measured"
+
+
+def test_a_winner_by_fresh_seeds_leaves_work_once_a_better_trial_is_found(world: World) -> None:
+    one = world.started(**TEN)
+    lines = [world.line(n, state="COMPLETED", best_value=0.5 + n / 100) for n in range(10)]
+    runs = [replicate_number(trial, 0) for trial in (8, 9)]
+    lines += [world.line(number, state="COMPLETED", best_value=0.6) for number in runs]
+    winner = {"trial": runs[0], "value": 0.6, "test_accuracy": 0.5, "test_loss": 0.1}
+    world.beat(one, {"phase": "completed", "trials": lines, "winner": winner})
+    assert world.show(one)["best"] == {"trial": 9, "value": 0.59}
+    assert world.post(one, "resume").status_code == 409, "the best trial had its replicates too"
+    world.patch(one, num_samples=11)
+    world.reconciler.reconcile_once()
+    world.beat(one, {"phase": "completed", "trials": [world.line(10, state="COMPLETED", best_value=0.7)]}, attempt=2)
+    assert world.post(one, "resume").json()["state"] == "QUEUED"
 
 
 def test_canceling_a_trial_leaves_the_others(world: World) -> None:

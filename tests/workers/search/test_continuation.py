@@ -189,6 +189,16 @@ def test_a_source_with_only_one_journal_file_is_imported(
     assert imported(source, tmp_path, open_recorder()) == 4
 
 
+def test_a_journal_of_the_source_with_an_entry_of_a_newer_version_is_an_error(
+    source: Path, tmp_path: Path, open_recorder: OpenRecorder
+) -> None:
+    writer = FolderStorage(source).journal.open_writer(2)
+    writer.append({"at": 1.0, "event": "ended", "trial": 4, "state": "REPLACED", "reason": ""})
+    writer.close()
+    with pytest.raises(continuation.SourceMissingError, match="this version cannot read: ValueError: 'REPLACED' is"):
+        imported(source, tmp_path, open_recorder())
+
+
 @pytest.mark.parametrize("how", ["absent", "damaged"])
 def test_a_source_that_cannot_be_read_is_an_error(
     source: Path, tmp_path: Path, open_recorder: OpenRecorder, how: str
