@@ -45,7 +45,7 @@ def main() -> int:
             with stack.running(stack.Options(home=Path(folder))) as running, _uninterrupted_cleanup():
                 with Client(running.addresses.service, stack.owner_token(Path(folder))) as client:
                     succeeded = _search(client, console)
-                _say_where(running.addresses, Path(folder), console)
+                _say_where(running, console)
                 if succeeded and os.environ.get("DEMO_EXIT") != "1":
                     console.print("\nEverything keeps running. Press Ctrl-C to stop it.")
                     running.watch(threading.Event())
@@ -106,9 +106,10 @@ def _succeeded(view: ExperimentView, console: Console) -> bool:
     return view.state == State.COMPLETED and view.winner is not None and not failed
 
 
-def _say_where(at: stack.Addresses, home: Path, console: Console) -> None:
-    console.print(f"\n  Service   {at.service}\n  API docs  {at.service}/docs\n  MLflow    {at.mlflow}", soft_wrap=True)
-    console.print(f"  Commands  RUNG_HOME={home} .venv/bin/rung list", soft_wrap=True, highlight=False)
+def _say_where(running: stack.Stack, console: Console) -> None:
+    service = running.addresses.service
+    console.print(f"\n  Service   {service}\n  API docs  {service}/docs\n  MLflow    {running.mlflow}", soft_wrap=True)
+    console.print(f"  Commands  RUNG_HOME={running.home} .venv/bin/rung list", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ handed to it and how it is waited for. It must not know what it computes.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -18,6 +19,7 @@ from typing import IO, Any, Literal
 from search_spaces.experiment import ExperimentSpec
 from service.cli.printable import dump_json, echo
 from service.client import Client
+from service.client.local_stack import home_folder, mlflow_login
 from service.contract.errors import ConflictError, InternalError, ValidationFailedError
 from service.contract.schemas import ExperimentView
 
@@ -81,13 +83,13 @@ def verify_model(view: ExperimentView, mlflow_uri: str, out: Path | None) -> dic
 
     Raises ConflictError if they differ or there is no model, and ValidationFailedError if they cannot be compared.
     """
-    return _answer("workers.winner.cli", ["verify", *([f"--out={out}"] if out else [])], _registered(view, mlflow_uri))
+    return _answer_of_model(["verify", *([f"--out={out}"] if out else [])], _registered(view, mlflow_uri))
 
 
 def export_model(view: ExperimentView, mlflow_uri: str, form: str, out: Path, *, unverified: bool) -> dict[str, Any]:
     """Write an experiment's model to the file `out`. Raises as `verify_model`."""
     arguments = ["export", f"--format={form}", f"--out={out}", *(["--unverified"] if unverified else [])]
-    return _answer("workers.winner.cli", arguments, _registered(view, mlflow_uri))
+    return _answer_of_model(arguments, _registered(view, mlflow_uri))
 
 
 def back_up(action: Literal["make", "restore"], folder: Path, home: Path, **mlflow: str | None) -> dict[str, Any]:
@@ -107,13 +109,26 @@ def _registered(view: ExperimentView, mlflow_uri: str) -> dict[str, Any]:
     return {"model_uri": winner["model_uri"], "sha256": winner.get("model_sha256"), "tracking_uri": uri}
 
 
-def _answer(module: str, arguments: Sequence[str], document: Any) -> dict[str, Any]:
+def _answer_of_model(arguments: Sequence[str], model: dict[str, Any]) -> dict[str, Any]:
+    """The process signs in to the MLflow of the running `rung up` by itself."""
+    login = mlflow_login(model["tracking_uri"], home_folder())
+    return _answer("workers.winner.cli", arguments, model, login)
+
+
+def _answer(
+    module: str, arguments: Sequence[str], document: Any, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Run a module with JSON on its standard input; its answer is the last line that it prints.
 
     Raises ConflictError for status 4, ValidationFailedError for status 2, and InternalError for any other.
     """
     done = subprocess.run(
-        _command(module, arguments), input=json.dumps(document), capture_output=True, text=True, check=False
+        _command(module, arguments),
+        input=json.dumps(document),
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode == 0:
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,7 +1,7 @@
-"""Local stack: the `rung up` of this person on this machine, and its owner token.
+"""Local stack: the `rung up` of this person on this machine, its owner token, and the password of its MLflow.
 
-Owns where they are found, and that the token is used only while the `rung up` runs that it belongs to: the port of one
-that has ended may be another person's now. It must not know how a token is sent.
+Owns where they are found, and that a secret is used only while the `rung up` runs that it belongs to: the port of one
+that has ended may be another person's now. It must not know how a secret is sent.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from service.client.private_files import read_private
 from service.client.token_store import origin_of
-from service.contract.home_files import OWNER_TOKEN, STACK
+from service.contract.home_files import MLFLOW_PASSWORD, MLFLOW_USER, OWNER_TOKEN, STACK
 
 
 def home_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -38,13 +38,27 @@ def owner_token(url: str, home: Path | None) -> str | None:
 
     Raises PrivateFileError if others can read the token.
     """
+    return _secret(url, home, "service", OWNER_TOKEN)
+
+
+def mlflow_login(url: str, home: Path | None) -> dict[str, str]:
+    """The variables by which MLflow's client signs in to the MLflow of the running `rung up` of a home; empty for a URL
+    of another origin.
+
+    Raises PrivateFileError if others can read the password.
+    """
+    password = _secret(url, home, "mlflow", MLFLOW_PASSWORD)
+    return {"MLFLOW_TRACKING_USERNAME": MLFLOW_USER, "MLFLOW_TRACKING_PASSWORD": password} if password else {}
+
+
+def _secret(url: str, home: Path | None, component: str, name: str) -> str | None:
     stack = running_stack(home)
-    service, pid = stack.get("service"), stack.get("pid")
-    if home is None or not isinstance(service, str) or not isinstance(pid, int) or origin_of(service) != origin_of(url):
+    address, pid = stack.get(component), stack.get("pid")
+    if home is None or not isinstance(address, str) or not isinstance(pid, int) or origin_of(address) != origin_of(url):
         return None
     if not _is_own_process(pid):
         return None
-    text = read_private(home / OWNER_TOKEN)
+    text = read_private(home / name)
     return text.strip() if text else None
 
 

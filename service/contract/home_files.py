@@ -9,3 +9,6 @@ from __future__ import annotations
 STACK = "stack.json"
 #: The token of a service with one user (RUNG_AUTH=owner), who is anybody that can read the file.
 OWNER_TOKEN = "owner_token"
+#: The password of MLflow's user in `rung up`, and that user's name.
+MLFLOW_PASSWORD = "mlflow_password"
+MLFLOW_USER = "rung"

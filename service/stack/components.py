@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from search_spaces.protocol import API_PREFIX
+from service.contract.home_files import MLFLOW_USER
 from service.settings import PREFIX, VARIABLES, SettingsError, expand, read_settings
 from service.stack.home import Addresses, StackOptionError, owner_token, ray_token
 from service.stack.ports import LOOPBACK
@@ -150,20 +152,34 @@ def ray(
     return Component("ray", command, {**environment, **settings}, (version,), lambda: session_log(temporary))
 
 
-def mlflow(at: Addresses, environment: Mapping[str, str]) -> Component:
-    """Its paths are relative to the home folder, in which it runs: in a URL, some characters have another meaning."""
+def mlflow(at: Addresses, environment: Mapping[str, str], password: str) -> Component:
+    """Its paths are relative to the home folder, in which it runs: in a URL, some characters have another meaning.
+
+    It has one user with this password; without one, everybody who reaches its port is served.
+    """
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--workers", "1",
         "--port", at.mlflow.rpartition(":")[2],
         "--backend-store-uri", "sqlite:///mlflow.db",
         "--artifacts-destination", "artifacts",
     ]  # fmt: skip
+    own = _without(environment, "RAY_AUTH_TOKEN")
+    if password:
+        command += ["--app-name", "basic-auth"]
+        own |= {
+            "MLFLOW_AUTH_CONFIG_PATH": str(Path(__file__).with_name("mlflow_auth.ini")),
+            "MLFLOW_AUTH_ADMIN_USERNAME": MLFLOW_USER,
+            "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
+        }
     health = Check(f"{at.mlflow}/health", lambda answer: answer.status_code == 200)
-    return Component("mlflow", command, _without(environment, "RAY_AUTH_TOKEN"), (health,))
+    return Component("mlflow", command, own, (health,))
 
 
-def service(at: Addresses, environment: Mapping[str, str]) -> Component:
+def service(at: Addresses, environment: Mapping[str, str], mlflow_password: str) -> Component:
     """It has one user, whose token is in the home folder, unless the caller asks for RUNG_AUTH=open."""
+    if mlflow_password:
+        environment = {**environment, "RUNG_MLFLOW_USERNAME": MLFLOW_USER, "RUNG_MLFLOW_PASSWORD": mlflow_password}
     command = [sys.executable, "-m", "service.app"]
     home = Path(environment["RUNG_HOME"])
     checks = (

@@ -21,7 +21,7 @@ from pathlib import Path
 import httpx
 
 from service.contract.errors import InternalError, ValidationFailedError
-from service.contract.home_files import OWNER_TOKEN
+from service.contract.home_files import MLFLOW_USER, OWNER_TOKEN
 from service.stack import components, home
 from service.stack.children import Children
 from service.stack.components import RAY_PORTS, Check, Component
@@ -73,7 +73,7 @@ def up(options: Options, as_json: bool = False) -> int:
                 return 0
             print(f"Rung is running. Its home folder is {options.home}.", flush=True)
             print(f"  Service    {at.service}\n  API docs   {at.service}/docs", flush=True)
-            print(f"  MLflow     {at.mlflow}", flush=True)
+            print(f"  MLflow     {stack.mlflow}", flush=True)
             if home.owner_token(options.home):
                 print(f"  Token      in {options.home / OWNER_TOKEN}", flush=True)
             print("Press Ctrl-C to stop.", flush=True)
@@ -138,6 +138,18 @@ class Stack:
             data_root=str(Path(data_root).absolute()),
         )
 
+    @property
+    def mlflow_password(self) -> str:
+        """The password of MLflow's user; empty with RUNG_AUTH=open."""
+        return "" if self._forwarded.get(components.AUTH) == "open" else home.mlflow_password(self.home)
+
+    @property
+    def mlflow(self) -> str:
+        """The URL of MLflow with the user and password, for the person who runs the stack and for MLflow's client."""
+        if not self.mlflow_password:
+            return self.addresses.mlflow
+        return str(httpx.URL(self.addresses.mlflow, username=MLFLOW_USER, password=self.mlflow_password))
+
     def components(self) -> dict[str, Component]:
         """The three by name, in the order of their start."""
         options, at = self._options, self.addresses
@@ -150,8 +162,8 @@ class Stack:
             common["TMPDIR"] = str(folder)
         parts = (
             components.ray(temporary, at, self.ray_ports, options.num_cpus, options.num_gpus, common),
-            components.mlflow(at, common),
-            components.service(at, common),
+            components.mlflow(at, common, self.mlflow_password),
+            components.service(at, common, self.mlflow_password),
         )
         return {part.name: part for part in parts}
 
@@ -159,6 +171,7 @@ class Stack:
         """Start all three side by side and wait until each is ready."""
         home.check_no_misplaced(self.home)
         home.enable_wal(self.home / "mlflow.db")
+        home.forget_mlflow_users(self.home)
         parts = self.components()
         for part in parts.values():
             self._children.spawn(part.name, part.command, part.environment)

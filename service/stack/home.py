@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from search_spaces.phrases import shown
 from search_spaces.problems import shorten
 from search_spaces.storage.atomic import PRIVATE, atomic_write
-from service.contract.home_files import OWNER_TOKEN, STACK
+from service.contract.home_files import MLFLOW_PASSWORD, OWNER_TOKEN, STACK
 
 LOCK = "stack.lock"
 #: Each is in the home of every stack or service that has run, also of version 0.1.
@@ -97,9 +97,22 @@ def remove_addresses(home: Path) -> None:
 
 def ray_token(home: Path) -> str:
     """The token that Ray requires. It is created once."""
-    path = home / "ray_token"
+    return _secret(home / "ray_token", size=32)
+
+
+def mlflow_password(home: Path) -> str:
+    """The password of the only user of MLflow. It is created once."""
+    return _secret(home / MLFLOW_PASSWORD, size=16)  # it is part of a URL that people copy
+
+
+def forget_mlflow_users(home: Path) -> None:
+    """Remove the database of MLflow's users, which would keep the password of an earlier start."""
+    (home / "mlflow_auth.db").unlink(missing_ok=True)
+
+
+def _secret(path: Path, size: int) -> str:
     if not path.exists():
-        atomic_write(path, secrets.token_hex(32).encode(), PRIVATE)
+        atomic_write(path, secrets.token_hex(size).encode(), PRIVATE)
     return path.read_text().strip()
 
 

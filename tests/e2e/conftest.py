@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 from service import stack
 from service.client import Client
+from service.contract.home_files import MLFLOW_USER
 
 STORED = Path(__file__).with_name("stored")
 #: Shorter than the defaults: what the tests wait for is mostly the next heartbeat or the next look of the reconciler.
@@ -36,6 +37,8 @@ def up(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Iterator[st
         for name, value in SHORT_TIMES.items():
             environment.setenv(name, value)
         with stack.running(stack.Options(home=home, num_cpus=2, data_root=data_root)) as running:
+            environment.setenv("MLFLOW_TRACKING_USERNAME", MLFLOW_USER)
+            environment.setenv("MLFLOW_TRACKING_PASSWORD", running.mlflow_password)
             yield running
 
 

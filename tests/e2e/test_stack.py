@@ -120,13 +120,20 @@ def test_the_command_line_reaches_it_in_the_same_environment(own: tuple[Path, su
 
 def test_only_its_owner_may_use_it(own: tuple[Path, subprocess.Popen[str]]) -> None:
     home, _ = own
-    service = json.loads((home / "stack.json").read_text())["service"]
+    addresses = json.loads((home / "stack.json").read_text())
+    service, mlflow = addresses["service"], addresses["mlflow"]
     assert (home / "owner_token").stat().st_mode & 0o777 == 0o600
     token = (home / "owner_token").read_text().strip()
     for given, status in ((token, 200), (f"{token}x", 401), (None, 401)):
         headers = {} if given is None else {"Authorization": f"Bearer {given}"}
         answer = httpx.get(f"{service}/api/v1/experiments", headers=headers, trust_env=False)
         assert answer.status_code == status
+    assert (home / "mlflow_password").stat().st_mode & 0o777 == 0o600
+    password = (home / "mlflow_password").read_text()
+    search = f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
+    for login, status in ((("rung", password), 200), (("rung", "password1234"), 401), (None, 401)):
+        assert httpx.get(search, auth=login, trust_env=False).status_code == status
+    assert httpx.get(f"{mlflow}/", trust_env=False).status_code == 401
 
 
 @pytest.mark.skipif(

@@ -6,6 +6,7 @@ The work itself, with real files on a real MLflow, is in tests/e2e/test_register
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,8 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def run(command: list[str], input: str, **options: Any) -> Any:
         document = json.loads(input)
-        seen.append((command[command.index("-m") + 1 :], document))
+        login = options["env"].get("MLFLOW_TRACKING_PASSWORD")
+        seen.append((command[command.index("-m") + 1 :], document | ({"login": login} if login else {})))
         answer = {"model_uri": document["model_uri"], "sha256": document["sha256"], "file": "f", "description": "d"}
         return subprocess.CompletedProcess(command, 0, f"noise\n{json.dumps(answer)}\n", "")
 
@@ -77,6 +79,18 @@ def test_mlflow_is_where_the_service_links_to(
     shown = client.get(f"/api/v1/experiments/{registered}").json()["mlflow_url"]
     assert run("model", "verify", registered, mlflow_uri="").exit_code == 0
     assert [document["tracking_uri"] for _, document in handed] == [shown.partition("/#/")[0]]
+
+
+def test_the_mlflow_of_the_running_stack_gets_its_password_and_no_other_does(
+    run: Run, registered: str, handed: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RUNG_HOME", str(tmp_path))
+    (tmp_path / "stack.json").write_text(json.dumps({"mlflow": "http://127.0.0.1:5000", "pid": os.getpid()}))
+    (tmp_path / "mlflow_password").write_text("secret")
+    (tmp_path / "mlflow_password").chmod(0o600)
+    for uri in ("http://127.0.0.1:5000", "http://127.0.0.1:5001"):
+        assert run("model", "verify", registered, mlflow_uri=uri).exit_code == 0
+    assert [document.get("login") for _, document in handed] == ["secret", None]
 
 
 @pytest.mark.parametrize(("form", "name"), [("onnx", "x.onnx"), ("torchscript", "x.ts"), ("state_dict", "x.pt")])

@@ -98,6 +98,25 @@ def test_mlflow_has_no_key_to_ray(tmp_path: Path) -> None:
     assert {name for name, part in parts.items() if "RAY_AUTH_TOKEN" in part.environment} == {"ray", "service"}
 
 
+def test_only_mlflow_and_the_service_know_the_password_of_mlflow(tmp_path: Path) -> None:
+    a_stack = stack.Stack(stack.Options(home=tmp_path))
+    password, parts = (tmp_path / "mlflow_password").read_text() if a_stack.mlflow else "", a_stack.components()
+    assert {name for name, part in parts.items() if password in part.environment.values()} == {"mlflow", "service"}
+    assert a_stack.mlflow == f"http://rung:{password}@{a_stack.addresses.mlflow.removeprefix('http://')}"
+    settings = read_settings(parts["service"].environment)
+    assert (settings.mlflow_username, settings.mlflow_password) == ("rung", password)
+    assert not any(password in word for part in parts.values() for word in part.command), "others see commands"
+
+
+def test_an_open_stack_has_an_open_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RUNG_AUTH", "open")
+    a_stack = stack.Stack(stack.Options(home=tmp_path))
+    parts = a_stack.components()
+    assert a_stack.mlflow == a_stack.addresses.mlflow
+    assert "--app-name" not in parts["mlflow"].command
+    assert read_settings(parts["service"].environment).mlflow_password is None
+
+
 #: Variables of other programs, each of which stopped a part of a stack.
 HOSTILE = {
     "WEB_CONCURRENCY": "4",
