@@ -74,7 +74,7 @@ def exit_status(
     @contextmanager
     def running(options: stack.Options) -> Iterator[Any]:
         at = stack.Addresses(1, str(world.client.base_url).rstrip("/"), "http://127.0.0.1:9", "", "")
-        yield SimpleNamespace(addresses=at)
+        yield SimpleNamespace(addresses=at, home=options.home, mlflow="http://rung:password@127.0.0.1:9")
 
     def begin(last: dict[str, Any], lines: Any) -> int:
         def drive() -> None:
@@ -119,7 +119,7 @@ def test_the_demo_says_what_came_of_it(
     assert "  best      trial 1, validation_accuracy 0.9688" in best
     assert "  test      accuracy 0.9375" in best
     assert f"  API docs  {str(world.client.base_url).rstrip('/')}/docs" in best
-    assert "  MLflow    http://127.0.0.1:9" in best
+    assert "  MLflow    http://rung:password@127.0.0.1:9" in best
     assert any(line.startswith("  ties ") for line in best), "how sure the result is"
     assert "failed" not in said
 
