@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -23,7 +25,7 @@ def trial_runs(mlflow: MlflowClient, view: ExperimentView) -> dict[int, Run]:
     return found
 
 
-def assert_every_point_once(mlflow: MlflowClient, trial: TrialView) -> None:
-    for name in METRICS:
+def assert_every_point_once(mlflow: MlflowClient, trial: TrialView, metrics: Iterable[str] = METRICS) -> None:
+    for name in metrics:
         steps = [point.step for point in mlflow.get_metric_history(str(trial.mlflow_run_id), name)]
         assert steps == list(range(1, trial.epoch + 1)), (trial.trial, name)
