@@ -45,7 +45,7 @@ SPEC: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     options = stack.Options(home=tmp_path_factory.mktemp("home"), num_cpus=SLOTS)
-    with stack.running(options) as running, Client(running.addresses.service) as rung:
+    with stack.running(options) as running, Client(running.addresses.service, stack.owner_token(running.home)) as rung:
         warm_up = rung.submit(SPEC | {"name": "warm-up", "searcher": {"kind": "random", "num_samples": 2}})
         for _ in rung.watch(warm_up.id, 0.5):
             pass

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import httpx
 import psycopg
@@ -68,16 +69,16 @@ class Stand:
         self.home = folder / "home"
         self.home.mkdir()
         ports = list(_free_ports(10))
-        self._stack = stack.Stack(
-            stack.Options(
-                home=self.home,
-                port=ports[0],
-                mlflow_port=ports[1],
-                ray_dashboard_port=ports[2],
-                num_cpus=CPUS,
-                data_root=self.home,  # holds no data set
-            )
+        options = stack.Options(
+            home=self.home,
+            port=ports[0],
+            mlflow_port=ports[1],
+            ray_dashboard_port=ports[2],
+            num_cpus=CPUS,
+            data_root=self.home,  # holds no data set
         )
+        with mock.patch.dict(os.environ, RUNG_AUTH="open"):  # the faults are not about permissions
+            self._stack = stack.Stack(options)
         self._stack.ray_ports = dict(zip(RAY_PORTS, ports[3:7], strict=True))
         (folder / "pg").mkdir(mode=0o700)
         self._postgres = postgres.installed(folder / "pg", ports[7])
@@ -288,7 +289,6 @@ class Stand:
         environment = {
             **parts["service"].environment,
             **SHORT_TIMES,
-            "RUNG_AUTH": "open",  # the faults are not about permissions
             "RUNG_TEST_STAND": str(self.folder),
             "RUNG_SERVICE_URL": self.proxy.url,
             "RUNG_WARM_WORKERS": "2",

@@ -27,7 +27,7 @@ from service.app import create_app
 from service.backup import installation, making, sets
 from service.backup.errors import BackupError
 from service.cli import app
-from service.settings import Settings
+from service.settings import AuthMode, Settings
 from service.stack.home import locked
 from service.store.database import Database
 from service.store.leases import acquire
@@ -70,7 +70,9 @@ class Place:
     @property
     def settings(self) -> Settings:
         given = {"database_url": self.database_url} if self.database_url else {}
-        return Settings(home=self.home, reconcile=False, mlflow_tracking_uri="http://127.0.0.1:9", **given)
+        return Settings(
+            home=self.home, auth=AuthMode.OPEN, reconcile=False, mlflow_tracking_uri="http://127.0.0.1:9", **given
+        )
 
     @property
     def tracking_uri(self) -> str:

@@ -24,6 +24,7 @@ def test_up_speaks_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
     class Running:
         addresses = at
+        mlflow = at.mlflow
         ignored = ()
         missing = ()
 
