@@ -8,7 +8,7 @@ how trials are run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +68,14 @@ class Evaluation(Protocol):
     def prepare(self) -> None: ...
 
     def evaluate(
-        self, number: int, epochs: int, launch: LaunchConfig, *, max_restarts: int, stop_requested: Callable[[], bool]
+        self,
+        number: int,
+        epochs: int,
+        launch: LaunchConfig,
+        agreed: Mapping[str, str] | None = None,
+        *,
+        max_restarts: int,
+        stop_requested: Callable[[], bool],
     ) -> WinnerScore: ...
 
     def make_insight(self, spec: ExperimentSpec, launch: LaunchConfig, timeout_s: float) -> None: ...
@@ -292,6 +299,7 @@ class ExperimentAttempt:
             best.number,
             best.best_epoch,
             self._launch,
+            table.data,
             max_restarts=self._callback.controls.max_restarts,
             stop_requested=self._retrier.stop_requested,
         )

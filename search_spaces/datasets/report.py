@@ -5,6 +5,9 @@ The workers make it, and the service shows it. It must not know how data are rea
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -47,6 +50,12 @@ class DataReport(BaseModel):
     test_sha256: str = Field(
         description="Digest of the content and the classes of the test images: results are comparable if it is equal."
     )
+
+    def digests(self) -> dict[str, str]:
+        """What identifies the data that results depend on: of the names of the classes, and of each split."""
+        classes = hashlib.sha256(json.dumps(self.classes).encode()).hexdigest()
+        splits = {"train": self.train_sha256, "validation": self.validation_sha256, "test": self.test_sha256}
+        return {"classes": classes} | {split: digest for split, digest in splits.items() if digest}
 
     def images(self, split: str) -> int:
         """The number of images in a split."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,14 @@ class ScriptedEvaluation:
         """There is nothing to start."""
 
     def evaluate(
-        self, number: int, epochs: int, launch: LaunchConfig, *, max_restarts: int, stop_requested: Callable[[], bool]
+        self,
+        number: int,
+        epochs: int,
+        launch: LaunchConfig,
+        agreed: Mapping[str, str] | None = None,
+        *,
+        max_restarts: int,
+        stop_requested: Callable[[], bool],
     ) -> WinnerScore:
         assert max_restarts == 3
         self.evaluated.append((number, epochs))

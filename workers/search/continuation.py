@@ -17,7 +17,7 @@ from search_spaces.replicates import is_replicate
 from search_spaces.storage.base import ArtifactStore, ExperimentStorage, JournalDamagedError, open_storage
 from workers.failures.attempt import AttemptError
 from workers.failures.classification import sentence
-from workers.state.events import EpochFinished, Event, TrialEnded, TrialSuggested, decode_all
+from workers.state.events import DataAgreed, EpochFinished, Event, TrialEnded, TrialSuggested, decode_all
 from workers.state.recorder import Recorder
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,8 @@ def import_trials(address: str, storage: ExperimentStorage, recorder: Recorder) 
     OSError.
     """
     source = open_storage(address)
-    events = [event for event in _read(source, address) if isinstance(event, IMPORTED_EVENTS)]
+    everything = _read(source, address)
+    events = [event for event in everything if isinstance(event, IMPORTED_EVENTS)]
     state = {event.trial: event.state for event in events if not isinstance(event, TrialSuggested) and event.state}
     numbers = [
         number
@@ -62,7 +63,7 @@ def import_trials(address: str, storage: ExperimentStorage, recorder: Recorder) 
         if event.trial in renumbered
     ]
     if imported:
-        recorder.record_import(imported)
+        recorder.record_import([*(event for event in everything if isinstance(event, DataAgreed)), *imported])
     best = recorder.table.best()
     if best is not None:
         weights, copied = NAMES.trial(numbers[best.number]).best, NAMES.trial(best.number).best

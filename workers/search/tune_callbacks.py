@@ -152,6 +152,8 @@ class TuneCallback(Callback):
         self._lost_epochs.look(number, self._table.trials[number].epoch, int(result["epoch"]))
         ended = (verdict.state, verdict.reason) if verdict.state else None
         with self._journaling():
+            if int(result["epoch"]) and result.get("data"):
+                self._recorder.record_data(result["data"])
             self._recorder.record_epoch(number, int(result["epoch"]), _metrics(result), ended)
             if number in self._yielding:
                 self._recorder.record_release(number, self._yielding[number])

@@ -40,8 +40,8 @@ class TuneSearcher(Searcher):
 
     `slots` is called before each: while as many trials run, none is handed out, which is how concurrency changes while
     the experiment runs. `num_samples` is the number of trials wanted now. `on_last` is called when the last proposals
-    are handed out. A Tune trial's config has `trial` (its number), `epoch` (its number of finished epochs), and what
-    `config` returns, which is called for each.
+    are handed out. A Tune trial's config has `trial` (its number), `epoch` (its number of finished epochs), `data` (the
+    digests of the data that it must have; None if not known), and what `config` returns, which is called for each.
     `done` turns True once Tune has the answer that there are no more trials. `no_more` turns True when the algorithm
     has no further proposals: then the trials that exist are all.
     """
@@ -108,7 +108,8 @@ class TuneSearcher(Searcher):
         self._prepare(trial)
         self._running[trial_id] = number
         self._recorder.mark_started(number)
-        return {"trial": number, "epoch": trial.epoch, **self._config()}
+        data = self._recorder.table.data
+        return {"trial": number, "epoch": trial.epoch, "data": data and dict(data), **self._config()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._running.pop(trial_id, None)

@@ -42,6 +42,15 @@ class SearchWarmStarted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataAgreed:
+    """What the data of the first epoch were: `digests` by part. Journals of earlier versions do not have it."""
+
+    name: ClassVar[str] = "data"
+    at: float
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialEvent:
     """Something happened to trial number `trial` (from 0).
 
@@ -133,6 +142,7 @@ class WinnerEvaluated:
 Event = (
     AttemptStarted
     | SearchWarmStarted
+    | DataAgreed
     | TrialSuggested
     | EpochFinished
     | TrialEnded

@@ -17,6 +17,7 @@ from search_spaces.sampling import Sample
 from search_spaces.storage.base import JournalBackend
 from workers.state.events import (
     AttemptStarted,
+    DataAgreed,
     EpochFinished,
     Event,
     SearchWarmStarted,
@@ -95,6 +96,12 @@ class Recorder:
         """What the search takes from earlier experiments; see `SearchWarmStarted`."""
         with self._lock:
             self._record(SearchWarmStarted(at=self.clock.now(), configurations=list(configurations)))
+
+    def record_data(self, digests: Mapping[str, str]) -> None:
+        """What the data of a trial are that has finished an epoch. Does nothing where it is recorded."""
+        with self._lock:
+            if self.table.data is None:
+                self._record(DataAgreed(at=self.clock.now(), digests=dict(digests)))
 
     def mark_started(self, number: int) -> None:
         """A trial was handed out to be run. Not journaled: after a crash, it was not."""

@@ -20,6 +20,7 @@ from search_spaces.replicates import is_replicate
 from search_spaces.upgrade import upgrade_sample
 from workers.state.events import (
     AttemptStarted,
+    DataAgreed,
     EpochFinished,
     Event,
     SearchWarmStarted,
@@ -119,6 +120,8 @@ class TrialTable:
         self.winner: Winner | None = None
         #: Hyperparameters of configurations from earlier experiments; None until it is recorded which they are.
         self.known: tuple[Mapping[str, Any], ...] | None = None
+        #: Digests of the data that all trials must have; None until one has finished an epoch.
+        self.data: Mapping[str, str] | None = None
 
     def searched(self) -> list[Trial]:
         """The trials of the search, without replicates."""
@@ -213,6 +216,8 @@ class TrialTable:
                 self._attempt = event.number
             case SearchWarmStarted():
                 self.known = tuple(upgrade_sample(one["parameters"]) for one in event.configurations)
+            case DataAgreed():
+                self.data = self.data or event.digests
             case SlotsReturned():
                 pass
             case _:

@@ -40,8 +40,9 @@ PROGRESS_LOG_S = 30.0  # how often an epoch that takes longer logs its progress
 
 
 class TrialWorker(tune.Trainable):
-    """Config: `trial` (its number), `storage` (the experiment's), `epoch`, `data_root`, `cache_root`; `marker` and
-    `version`, which the node must have; `resources` of a trial, and `excluded`, the nodes that must not be used.
+    """Config: `trial` (its number), `storage` (the experiment's), `epoch`, `data_root`, `cache_root`; `data`, the digests
+    of the data that earlier trials had, None if not known; `marker` and `version`, which the node must have;
+    `resources` of a trial, and `excluded`, the nodes that must not be used. A result has the digests as `data`.
 
     After each epoch `last.pt` holds all that is needed to resume, `best.pt` the weights of the best epoch, and
     `validation.json` which validation images they get right. A trial
@@ -72,6 +73,7 @@ class TrialWorker(tune.Trainable):
         self._torch = torch
         self._compiler = Compiler()
         self._loaded: tuple[str, Splits] | None = None
+        self._digests: dict[str, str] | None = None  # of what is loaded
         self._log: LogFile | None = None
         self._training: Training | None = None
         self._load_trial(config)
@@ -89,7 +91,7 @@ class TrialWorker(tune.Trainable):
             if self._log is None:
                 self._log = LogFile(self._artifacts, self._files.log)
             with captured(self._log):
-                return self._step()
+                return self._step() | {"data": self._digests}
 
     def cleanup(self) -> None:
         self._training = None
@@ -233,10 +235,11 @@ class TrialWorker(tune.Trainable):
 
         key = f"{spec.dataset.model_dump_json()}/{spec.split_seed}"
         if self._loaded is None or self._loaded[0] != key:
-            self._loaded = None
+            self._loaded = self._digests = None
             data_root, cache_root = Path(self._config["data_root"]), Path(self._config["cache_root"])
             splits = load(spec.dataset, spec.split_seed, data_root, cache_root)
-            agreed_data.agree(spec.dataset, splits, self._artifacts)
+            storage, agreed = self._config["storage"], self._config.get("data")
+            self._digests = agreed_data.agree(spec.dataset, splits, storage, agreed)
             log.info("the decoded data sets in %s take %.1f MB", cache_root, cache.size_bytes(cache_root) / 1e6)
             self._loaded = key, splits
         return self._loaded[1]

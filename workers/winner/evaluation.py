@@ -88,7 +88,14 @@ class WinnerEvaluation:
             self._start()
 
     def evaluate(
-        self, number: int, epochs: int, launch: LaunchConfig, *, max_restarts: int, stop_requested: Callable[[], bool]
+        self,
+        number: int,
+        epochs: int,
+        launch: LaunchConfig,
+        agreed: Mapping[str, str] | None = None,
+        *,
+        max_restarts: int,
+        stop_requested: Callable[[], bool],
     ) -> WinnerScore:
         """`Evaluator.evaluate` in that process, again in a new one after a retryable failure, `max_restarts` times.
 
@@ -99,7 +106,7 @@ class WinnerEvaluation:
         restarts, waited = 0, self._actor is not None
         while True:
             self._start()
-            task = self._actor.evaluate.remote(launch, number, epochs)
+            task = self._actor.evaluate.remote(launch, number, epochs, agreed)
             try:
                 while not ray.wait([task], timeout=POLL_S)[0]:
                     if stop_requested():
@@ -184,14 +191,18 @@ class Evaluator:
         self._pack = pack
         self._warm_up()
 
-    def evaluate(self, launch: LaunchConfig, number: int, epochs: int) -> WinnerScore:
+    def evaluate(
+        self, launch: LaunchConfig, number: int, epochs: int, agreed: Mapping[str, str] | None = None
+    ) -> WinnerScore:
         """The test result of the best weights of trial `number`; stores the model in the experiment's storage.
+
+        `agreed`: the digests of the data that the trials had; None if not known.
 
         Where the weights are missing, the first `epochs` epochs are trained again, up to the best one; on a CPU this
         gives the same weights, except of a trial of an earlier version with augmentation. Raises TrialError.
         """
         with classified(), on_node(launch.storage, launch.marker, launch.version):
-            return self._evaluate(launch, open_storage(launch.storage).artifacts, number, epochs)
+            return self._evaluate(launch, number, epochs, agreed)
 
     def make_insight(self, spec: ExperimentSpec, launch: LaunchConfig) -> None:
         """Store why the best trial won, and how sure that is. Raises what `insight.report.make_insight` raises."""
@@ -226,20 +237,22 @@ class Evaluator:
         except Exception as error:
             log.warning("the plots of the insight could not be drawn: %r", error)
 
-    def _evaluate(self, launch: LaunchConfig, artifacts: ArtifactStore, number: int, epochs: int) -> WinnerScore:
+    def _evaluate(
+        self, launch: LaunchConfig, number: int, epochs: int, agreed: Mapping[str, str] | None
+    ) -> WinnerScore:
         import torch
 
         from workers.data.splits import load
         from workers.training.loop import Training
 
-        trial = NAMES.trial(number)
+        artifacts, trial = open_storage(launch.storage).artifacts, NAMES.trial(number)
         with using_storage(launch.storage):
             content = read_document(artifacts, trial.spec)
         spec = read_trial_spec(content)
         on = device.select_device(spec)
         torch.set_num_threads(spec.cpus)
         splits = load(spec.dataset, spec.split_seed, Path(launch.data_root), Path(launch.cache_root))
-        agreed_data.agree(spec.dataset, splits, artifacts)
+        agreed_data.agree(spec.dataset, splits, launch.storage, agreed)
         training = Training(spec, _without_images(splits), on)
         try:
             training.model.load_state_dict(_weights(checkpoints.load(artifacts, trial.best), epochs))

@@ -41,6 +41,7 @@ def source(tmp_path: Path, experiment: BuildSpec) -> Path:
         recorder.mark_slot_taken(number)
         (folder / f"trials/{number:05d}" / BEST).write_bytes(b"weights %d" % number)
         (folder / f"trials/{number:05d}/validation.json").write_bytes(b"outcomes %d" % number)
+    recorder.record_data({"train": "1"})
     for epoch in range(1, 4):
         for number, (_, curve) in reversed(ENDS.items()):
             if epoch <= len(curve):
@@ -85,6 +86,7 @@ def test_results_are_imported_in_their_order(source: Path, tmp_path: Path, open_
     ]
     known = (tmp_path / "data/dataset.json").read_text()
     assert known == "what is known of the data", "with which the next trials compare their own"
+    assert recorder.table.data == {"train": "1"}, "as also with this"
     original.close()
 
 

@@ -37,6 +37,23 @@ def test_a_result_is_recorded_with_its_outcome(search: Callable[..., Search]) ->
     assert now.callback.outcome is None
 
 
+def test_the_data_of_the_first_epoch_are_those_of_every_later_trial(
+    search: Callable[..., Search], open_recorder: OpenRecorder
+) -> None:
+    """The journal has them: it is not as easily lost as a file that nothing repairs."""
+    now = search()
+    first, second = now.tune.start(), now.tune.start()
+    assert first.config["data"] is None
+    digests = {"train": "1", "test": "2"}
+    now.tune.report(second, 0, math.nan, data={"train": "of a trial without an epoch"})
+    now.tune.report(first, 1, 0.5, data=digests)
+    now.tune.report(first, 2, 0.5, data={"train": "3"})
+    assert now.tune.start().config["data"] == digests
+    now.recorder.close()
+    again = open_recorder(2)
+    assert again.table.data == digests
+
+
 def test_epochs_that_are_trained_again_are_in_the_notice(search: Callable[..., Search]) -> None:
     """Of trials whose checkpoints were exchanged, say. A result that is only reported again does not count."""
     now = search()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import sys
@@ -22,7 +23,7 @@ from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import ExperimentSpec, TrialSpec
 from search_spaces.layout import BEST, LAST, NAMES, PREVIOUS, ExperimentFolder
 from search_spaces.protocol import METRICS, ErrorKind
-from search_spaces.storage.base import open_storage
+from search_spaces.storage.base import MAX_DOCUMENT_BYTES, open_storage
 from search_spaces.stored import read_trial_spec
 from tests.support.trial_slots import SPEC, TRIAL_LOG, begun, folder_of, names
 from workers.data import splits
@@ -144,6 +145,55 @@ def test_a_replaced_picture_is_noticed_whatever_split_it_is_in(
     with pytest.raises(TrialError, match=r"its (training|validation|test) images are others") as raised:
         begun(told).step()
     assert raised.value.failure.kind is ErrorKind.DATA
+
+
+LOSSES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "damaged": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "missing": lambda path: path.unlink(),
+    "too large": lambda path: os.truncate(path, MAX_DOCUMENT_BYTES + 1),
+}
+
+
+@pytest.mark.parametrize("lost", LOSSES)
+def test_other_data_are_noticed_though_the_report_is_lost(
+    config: Callable[..., dict[str, Any]], tmp_path: Path, lost: str
+) -> None:
+    folder = {"name": "image_folder", "path": "pictures", "size": 8, "color": "gray", "validation_fraction": 0.5}
+    pictures(tmp_path / "data/pictures")
+    told = config(dataset=folder)
+    told["data"] = begun(told).step()["data"]
+    path = ExperimentFolder(Path(told["storage"])).data_report
+    before = path.read_bytes()
+    LOSSES[lost](path)
+    assert begun(told).step()["data"] == told["data"], "the same data are no matter"
+    assert path.read_bytes() == before
+    LOSSES[lost](path)
+    for name, other in (("a", "c"), ("b", "a"), ("c", "b")):
+        (tmp_path / "data/pictures" / name).rename(tmp_path / "data/pictures" / other)
+    with pytest.raises(TrialError, match=r"has other data than .*: its training and validation and test images") as it:
+        begun(told).step()
+    assert it.value.failure.kind is ErrorKind.DATA
+    (tmp_path / "data/pictures/a").rename(tmp_path / "data/pictures/c")
+    (tmp_path / "data/pictures/b").rename(tmp_path / "data/pictures/a")
+    (tmp_path / "data/pictures/c").rename(tmp_path / "data/pictures/x")
+    with pytest.raises(TrialError, match="its classes have other names"):
+        begun(told).step()
+
+
+@pytest.mark.parametrize("misplaced", ["file", "folder"])
+def test_a_link_in_the_place_of_the_report_is_a_failure_of_the_storage(
+    config: Callable[..., dict[str, Any]], tmp_path: Path, misplaced: str
+) -> None:
+    told = config()
+    begun(told).step()
+    path = ExperimentFolder(Path(told["storage"])).data_report
+    moved = path if misplaced == "file" else path.parent
+    moved.rename(tmp_path / "elsewhere")
+    moved.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TrialError, match=r"cannot use RUNG_STORAGE_ROOT .*data/dataset\.json") as raised:
+        begun(told).step()
+    assert raised.value.failure.kind is ErrorKind.NODE
 
 
 def test_a_report_of_a_version_without_digests_is_completed(config: Callable[..., dict[str, Any]]) -> None:

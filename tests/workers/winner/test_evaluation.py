@@ -69,6 +69,9 @@ def test_the_winner_is_not_evaluated_on_other_data_than_its_trials_had(
         with pytest.raises(TrialError, match=f"has other data than earlier trials .*: its {part} images") as raised:
             Evaluator(pack_nothing).evaluate(launch(), 0, 1)
         assert raised.value.failure.kind is ErrorKind.DATA
+        artifacts.write(NAMES.data_report, b"")
+        with pytest.raises(TrialError, match=f"has other data than earlier trials .*: its {part} images"):
+            Evaluator(pack_nothing).evaluate(launch(), 0, 1, other.digests())
     artifacts.write(NAMES.data_report, known.model_dump_json().encode())
     threads = torch.get_num_threads()
     assert Evaluator(pack_nothing).evaluate(launch(), 0, 1).accuracy > 0
