@@ -40,8 +40,8 @@ PROGRESS_LOG_S = 30.0  # how often an epoch that takes longer logs its progress
 
 
 class TrialWorker(tune.Trainable):
-    """Config: `trial` (its number), `storage` (the experiment's), `epoch`, `data_root`, `cache_root`; `data`, the digests
-    of the data that earlier trials had, None if not known; `marker` and `version`, which the node must have;
+    """Config: `trial` (its number), `storage` (the experiment's), `epoch`, `data_root`, `cache_root`; `data`, the
+    digests of the data that earlier trials had, None if not known; `marker` and `version`, which the node must have;
     `resources` of a trial, and `excluded`, the nodes that must not be used. A result has the digests as `data`.
 
     After each epoch `last.pt` holds all that is needed to resume, `best.pt` the weights of the best epoch, and
