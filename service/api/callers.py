@@ -53,6 +53,12 @@ class Caller:
     def may(self, team: str | None) -> bool:
         return allows(self.principal, self.permission, team)
 
+    def check(self, permission: Permission) -> None:
+        """Raises ForbiddenError for a part of the request that the caller may do nowhere."""
+        part = self.with_permission(permission)
+        if not allows_somewhere(self.principal, permission):
+            raise part.refusal()
+
     def refusal(self, team: str | None = None) -> ForbiddenError:
         return ForbiddenError(refusal(self.principal, self.permission, team))
 

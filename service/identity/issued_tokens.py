@@ -136,7 +136,8 @@ def recognize(session: Session, text: str, now: datetime) -> Recognized | None:
     if token.team_id is not None:
         roles = {team: role for team, role in roles.items() if team == token.team_id}
     admin = user.admin and not restricted
-    return Recognized(Principal(PrincipalKind.PERSON, user.id, user.login, user.id, admin, roles, in_use), due)
+    kind = PrincipalKind.PERSON
+    return Recognized(Principal(kind, user.id, user.login, user.id, admin, roles, in_use, restricted), due)
 
 
 def record_use(session: Session, token_id: str, now: datetime) -> None:

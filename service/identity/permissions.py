@@ -1,7 +1,7 @@
 """Permissions: what may be done, and who may do it in which team. Pure: no HTTP, no database.
 
-A route declares the one permission that it needs. What a role may do is a table, and the only other rule is that an
-administrator may do everything in every team.
+A route declares the one permission that it needs. What a role may do is a table. Beyond it, an administrator may do
+everything in every team, and a restricted token changes nothing of its owner's account.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ class Permission(StrEnum):
     USER_MANAGE = "user.manage"
     #: The parts of the installation and its nodes.
     SERVICE_EXAMINE = "service.examine"
-    #: One's own account and tokens.
+    #: To see one's own account and tokens, and to revoke the token that is used.
     ACCOUNT_USE = "account.use"
+    #: One's own password and other tokens.
+    ACCOUNT_CHANGE = "account.change"
     #: Only of drivers, who prove it by the token of their attempt.
     ATTEMPT_BEAT = "attempt.beat"
 
@@ -61,12 +63,12 @@ _MANAGER = _MEMBER | {Permission.TEAM_MANAGE, Permission.TOKEN_MANAGE, Permissio
 #: What each role may do in its team.
 ROLES: Mapping[Role, frozenset[Permission]] = {Role.VIEWER: _VIEWER, Role.MEMBER: _MEMBER, Role.MANAGER: _MANAGER}
 #: What everybody may do who is known, whatever their teams are.
-EVERYBODY = frozenset({Permission.ACCOUNT_USE})
+EVERYBODY = frozenset({Permission.ACCOUNT_USE, Permission.ACCOUNT_CHANGE})
 
 
 def allows(principal: Principal, permission: Permission, team: str | None) -> bool:
     """Whether the principal may do this in a team, or (None) outside of all teams."""
-    if permission is Permission.ATTEMPT_BEAT:
+    if permission is Permission.ATTEMPT_BEAT or (permission is Permission.ACCOUNT_CHANGE and principal.is_restricted):
         return False
     if principal.admin or permission in EVERYBODY:
         return True
@@ -88,6 +90,11 @@ def teams_with(principal: Principal, permission: Permission) -> frozenset[str] |
 
 def refusal(principal: Principal, permission: Permission, team: str | None = None) -> str:
     """Why the principal may not do this, and who may."""
+    if permission is Permission.ACCOUNT_CHANGE:
+        return (
+            f"this needs the permission {permission}, which no token has that is restricted to a team or a role: use "
+            "another token of yours"
+        )
     roles = [f"{role}s" for role in Role if permission in ROLES[role]]
     who = f"{', '.join(roles)} and administrators" if roles else "only administrators"
     needs = f"this needs the permission {permission}, which {who} have"

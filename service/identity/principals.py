@@ -43,7 +43,8 @@ class TokenInUse:
 class Principal:
     """A caller. `id` is short and never changes: a user's, a service token's, or empty without accounts.
 
-    `login` is what others read. `roles` are those in the teams of the caller, by the id of the team.
+    `login` is what others read. `roles` are those in the teams of the caller, by the id of the team. `is_restricted`:
+    the token of a person was made for one team, or for at most one role.
     """
 
     kind: PrincipalKind
@@ -53,6 +54,7 @@ class Principal:
     admin: bool = False
     roles: Mapping[str, Role] = field(default_factory=dict)
     token: TokenInUse | None = None
+    is_restricted: bool = False
 
     @property
     def has_account(self) -> bool:

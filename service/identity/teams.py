@@ -10,6 +10,7 @@ from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, SpecError, shorten
@@ -35,11 +36,15 @@ def create(session: Session, team: str, name: str, now: datetime) -> Team:
         raise SpecError([Problem("team", SLUG_RULE, shorten(team))])
     if team in RESERVED:
         raise SpecError([Problem("team", f"must not be {' or '.join(sorted(RESERVED))}", team)])
+    taken = f"there is a team {team!r} already"
     if session.get(Team, team) is not None:
-        raise ConflictError(f"there is a team {team!r} already")
+        raise ConflictError(taken)
     row = Team(id=team, name=name, created_at=now)
-    session.add(row)
-    session.flush()
+    try:
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError:  # somebody else was faster: only PostgreSQL has two writers at the same time
+        raise ConflictError(taken) from None
     return row
 
 

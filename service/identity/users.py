@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, SpecError, shorten
@@ -40,8 +41,9 @@ def create(session: Session, new: NewUser, now: datetime) -> User:
     """Raises SpecError for a bad login, ConflictError for one that is taken."""
     if not LOGIN.fullmatch(new.login):
         raise SpecError([Problem("login", LOGIN_RULE, shorten(new.login))])
-    if _by_login(session, new.login) is not None:
-        raise ConflictError(f"there is a user {new.login!r} already")
+    taken = f"there is a user {new.login!r} already"
+    if find_by_login(session, new.login) is not None:
+        raise ConflictError(taken)
     user = User(
         id=tokens.new_id(),
         login=new.login,
@@ -53,14 +55,18 @@ def create(session: Session, new: NewUser, now: datetime) -> User:
         oidc_subject=new.subject,
         created_at=now,
     )
-    session.add(user)
-    session.flush()
+    try:
+        with session.begin_nested():
+            session.add(user)
+    except IntegrityError:  # somebody else was faster: only PostgreSQL has two writers at the same time
+        raise ConflictError(taken) from None
     return user
 
 
 def find(session: Session, login: str, *, lock: bool = False) -> User:
-    """Raises NotFoundError."""
-    user = _by_login(session, login, lock=lock)
+    """The person with this login. With `lock`, the row is locked for the transaction, together with those of all
+    administrators: two of them must not demote each other at the same moment. Raises NotFoundError."""
+    user = _locked(session, login) if lock else find_by_login(session, login)
     if user is None:
         shown = shorten(login)
         raise NotFoundError(f"there is no user {shown!r}", [Problem("login", "must be the login of a user", shown)])
@@ -69,7 +75,7 @@ def find(session: Session, login: str, *, lock: bool = False) -> User:
 
 def find_by_login(session: Session, login: str) -> User | None:
     """The person with this login, if there is one."""
-    return _by_login(session, login)
+    return session.scalar(select(User).where(User.login == _stored(login)))
 
 
 def find_by_identity(session: Session, issuer: str, subject: str) -> User | None:
@@ -85,11 +91,14 @@ def of_identity(session: Session, new: NewUser, now: datetime) -> User:
         return known
     base = re.sub(r"[^a-z0-9._@+-]", "-", new.login.lower()).lstrip("._@+-")[: LOGIN_CHARACTERS - 4] or "user"
     login, number = base, 1
-    while _by_login(session, login) is not None:
+    while find_by_login(session, login) is not None:
         number += 1
         login = f"{base}-{number}"
     named = NewUser(login, new.name, new.email, issuer=new.issuer, subject=new.subject)
-    return create(session, named, now)
+    try:
+        return create(session, named, now)
+    except ConflictError:  # at the same moment: the same person signed in twice, or somebody else took the login
+        return of_identity(session, new, now)
 
 
 def list_all(session: Session) -> list[User]:
@@ -100,7 +109,7 @@ def list_all(session: Session) -> list[User]:
 def change(session: Session, user: User, fields: Mapping[str, object], now: datetime) -> None:
     """Change `name`, `email`, `admin`, `disabled` or `password_hash`; what is absent stays.
 
-    Raises ConflictError if nobody would be left who administers the service.
+    Who may stop to administer must be locked (`find`). Raises ConflictError if nobody would be left who administers the service.
     """
     had_admins = count_admins(session)
     for name in ("name", "email", "admin", "password_hash"):
@@ -119,6 +128,13 @@ def count_admins(session: Session) -> int:
     return session.scalars(query).one()
 
 
-def _by_login(session: Session, login: str, *, lock: bool = False) -> User | None:
-    query = select(User).where(User.login == login[: LOGIN_CHARACTERS + 1].replace("\0", ""))
-    return session.scalar(query.with_for_update() if lock else query)
+def _locked(session: Session, login: str) -> User | None:
+    """In the order of their ids, so that nobody waits for the other."""
+    administers = User.admin.is_(True) & User.disabled_at.is_(None)
+    query = select(User).where(or_(User.login == _stored(login), administers)).order_by(User.id).with_for_update()
+    return next((user for user in session.scalars(query).all() if user.login == login), None)
+
+
+def _stored(login: str) -> str:
+    """What the database can compare."""
+    return login[: LOGIN_CHARACTERS + 1].replace("\0", "")

@@ -98,7 +98,7 @@ def log_out(context: CurrentContext, caller: CurrentCaller) -> Response:
 @router.post(
     "/password",
     summary="Change your password",
-    dependencies=[may(Permission.ACCOUNT_USE)],
+    dependencies=[may(Permission.ACCOUNT_CHANGE)],
     status_code=204,
     responses={
         204: headers.success("The password is changed."),
@@ -106,7 +106,8 @@ def log_out(context: CurrentContext, caller: CurrentCaller) -> Response:
     },
 )
 def change_password(context: CurrentContext, caller: CurrentCaller, wanted: PasswordRequest) -> Response:
-    """Replaces your password. Tokens that you have keep working. Answers 409 for programs, and without accounts."""
+    """Replaces your password. Tokens that you have keep working. Answers 409 for programs and without accounts, 403
+    for a token that is restricted to a team or a role."""
     principal = caller.principal
     if principal.kind is not PrincipalKind.PERSON:
         raise ConflictError("only people have passwords")

@@ -54,7 +54,8 @@ class TokenRequest(BaseModel):
     )
     role: Role | None = Field(
         None,
-        description="Role of a service token, `viewer` or `member`; of a person's token, the most that it may do.",
+        description="Role of a service token, `viewer` or `member`; of a person's token, the most that it may do. A token "
+        "with a team or a role makes and revokes no other tokens of its owner.",
     )
 
 
@@ -89,10 +90,12 @@ def create_token(context: CurrentContext, caller: CurrentCaller, wanted: TokenRe
     """Creates a token of your own, or, for who manages a team, one for a program of that team.
 
     The service stores only a digest of it. A service token belongs to its team: it keeps working when the person who
-    made it leaves.
+    made it leaves. Answers 403 for another token of your own where the one in use is restricted to a team or a role.
     """
     principal, now = caller.principal, datetime.now(UTC)
     _check(principal, wanted)
+    if wanted.kind == "person":
+        caller.check(Permission.ACCOUNT_CHANGE)
     role = None if wanted.role is None else principals.Role(wanted.role)
     with context.database.write() as session:
         if wanted.team is not None:
@@ -124,13 +127,16 @@ def create_token(context: CurrentContext, caller: CurrentCaller, wanted: TokenRe
 )
 def revoke_token(context: CurrentContext, caller: CurrentCaller, token_id: TokenPath) -> Response:
     """Revokes a token of your own, a service token of a team that you manage, or, for administrators, any token. It
-    stops working at once. Repeating the request changes nothing."""
+    stops working at once. Repeating the request changes nothing. Answers 403 for another token of your own where the
+    one in use is restricted to a team or a role."""
     principal, now = caller.principal, datetime.now(UTC)
     managed = teams_with(principal, Permission.TOKEN_MANAGE)
     own = None if principal.token is None else principal.token.id
     with context.database.write() as session:
         row = issued_tokens.find(session, token_id, principal.user_id, own, managed)
         caller.act.team = row.team_id
+        if row.kind == tokens.TokenKind.PERSON and row.id != own:
+            caller.check(Permission.ACCOUNT_CHANGE)
         if issued_tokens.revoke(row, now):
             caller.act.change = {"after": {"revoked": True}}
             audit.record(session, caller.act, now)

@@ -123,6 +123,30 @@ def test_a_restricted_token_of_an_administrator_does_not_administer(client: http
         assert limited.get("/api/v1/users").status_code == 403
 
 
+@pytest.mark.parametrize("restriction", [{"role": "manager"}, {"team": "vision"}])
+def test_a_restricted_token_changes_nothing_beyond_its_restriction(
+    client: httpx.Client, accounts: Accounts, restriction: dict[str, str]
+) -> None:
+    accounts.team("vision")
+    main = accounts.person("root", admin=True, vision="manager")
+    limited, other = accounts.token("root", **restriction), accounts.token("root", role="viewer")
+    with signed_in(client, limited) as restricted:
+        for wanted in ({}, {"expires_days": 365}, restriction, {**restriction, "role": "viewer"}):
+            answer = restricted.post("/api/v1/tokens", json=wanted)
+            assert (answer.status_code, "account.change" in answer.text) == (403, True)
+        assert restricted.post("/api/v1/auth/password", json={"new": "correct horse battery"}).status_code == 403
+        for one in (main, other):
+            assert restricted.delete(f"/api/v1/tokens/{accounts.row(one).id}").status_code == 403
+        program = {"kind": "service", "team": "vision", "role": "member"}
+        made = restricted.post("/api/v1/tokens", json=program)
+        assert made.status_code == 201, "what a manager of the team may do"
+        assert restricted.delete(f"/api/v1/tokens/{made.json()['id']}").status_code == 204
+        assert restricted.delete(f"/api/v1/tokens/{accounts.row(limited).id}").status_code == 204, "the one in use"
+    with signed_in(client, main) as root:
+        assert root.get(WHOAMI).status_code == 200
+        assert root.delete(f"/api/v1/tokens/{accounts.row(other).id}").status_code == 204
+
+
 def test_the_caller_costs_one_query(client: httpx.Client, accounts: Accounts) -> None:
     accounts.team("vision")
     token = accounts.person("ada", vision="member")

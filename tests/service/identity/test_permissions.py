@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from service.identity.permissions import ROLES, Permission, allows, allows_somewhere, refusal, teams_with
+from service.identity.permissions import EVERYBODY, ROLES, Permission, allows, allows_somewhere, refusal, teams_with
 from service.identity.principals import Principal, PrincipalKind, Role
 
 
@@ -23,9 +23,9 @@ def test_each_role_may_do_what_the_one_before_may() -> None:
 @pytest.mark.parametrize("permission", Permission)
 def test_a_role_holds_in_its_team_only(permission: Permission) -> None:
     one = person(vision=Role.MANAGER)
-    assert allows(one, permission, "vision") is (permission in ROLES[Role.MANAGER] | {Permission.ACCOUNT_USE})
-    assert allows(one, permission, "speech") is (permission is Permission.ACCOUNT_USE)
-    assert allows(one, permission, None) is (permission is Permission.ACCOUNT_USE)
+    assert allows(one, permission, "vision") is (permission in ROLES[Role.MANAGER] | EVERYBODY)
+    assert allows(one, permission, "speech") is (permission in EVERYBODY)
+    assert allows(one, permission, None) is (permission in EVERYBODY)
     assert allows_somewhere(one, permission) is allows(one, permission, "vision")
 
 
