@@ -25,6 +25,7 @@ from service.api.dependencies import CurrentContext, ExperimentId, IfMatchHeader
 from service.api.etags import IfMatch
 from service.context import AppContext
 from service.contract.schemas import ExperimentView
+from service.contract.states import ACTIVE, INACTIVE
 from service.domain import attempts, experiments, waiting
 from service.domain.experiments import Selection
 from service.identity import audit, teams
@@ -85,6 +86,8 @@ class EditableHandle(VisibleHandle):
             before = _recorded(experiment)
             yield session, experiment
             after, act = _recorded(experiment), self.caller.act
+            if before["state"] in INACTIVE and after["state"] in ACTIVE:
+                teams.lock_open(session, experiment.team_id)
             changed = {name for name in after if after[name] != before[name]}
             act.change = {
                 **(act.change or {}),

@@ -78,6 +78,7 @@ def submit(context: AppContext, request: Request) -> Submitted:
     checked = _checked(context, request)
 
     def create(session: Session) -> Experiment:
+        teams.lock_open(session, team)
         earlier.check(session, checked.spec, team)
         warnings = [*checked.warnings, *model_names.warnings(session, checked.spec, team)]
         belonging = Belonging(team, request.caller.principal.user_id)
@@ -110,9 +111,11 @@ def continue_from(source: EditableHandle, request: Request) -> Submitted:
     spec = _complete(context, requested).spec
 
     def create(session: Session) -> Experiment:
+        locked = source.lock(session)
+        teams.lock_open(session, team)  # after the experiment, as everywhere
         earlier.check(session, spec, team)
         belonging = Belonging(team, principal.user_id)
-        new = continuation.submit(session, source.lock(session), spec, patch, belonging)
+        new = continuation.submit(session, locked, spec, patch, belonging)
         return _recorded(session, request.caller, new)
 
     return _store(context, submission, create)

@@ -26,7 +26,7 @@ NOBODY = "nobody"
 
 
 class Outcome(StrEnum):
-    """What came of a request. UNCHANGED: it was repeated, and had its effect before."""
+    """What came of a request. UNCHANGED: everything was so already, for example because it was repeated."""
 
     DONE = "done"
     UNCHANGED = "unchanged"
@@ -37,7 +37,8 @@ class Outcome(StrEnum):
 class Act:
     """A request that may change something: who sent it from where, and what it is about.
 
-    `team` is known once the object was found. `is_recorded` becomes true when its row is committed.
+    `team` is known once the object was found. `change` may have the values `before` and `after`. `is_recorded` becomes
+    true when its row is committed.
     """
 
     action: str
@@ -52,9 +53,16 @@ class Act:
     #: Only asks what would be.
     changes_nothing: bool = field(default=False, init=False)
 
+    @property
+    def outcome(self) -> Outcome:
+        """Of an act that was carried out."""
+        change = self.change or {}
+        is_same = "before" in change and change["before"] == change.get("after")
+        return Outcome.UNCHANGED if is_same else Outcome.DONE
 
-def record(session: Session, act: Act, now: datetime, outcome: Outcome = Outcome.DONE) -> None:
-    """Add the row of an act to the transaction of the session."""
+
+def record(session: Session, act: Act, now: datetime, outcome: Outcome | None = None) -> None:
+    """Add the row of an act to the transaction of the session; its outcome follows from its change if none is given."""
     principal = act.principal
     token = None if principal is None else principal.token
     session.add(
@@ -69,7 +77,7 @@ def record(session: Session, act: Act, now: datetime, outcome: Outcome = Outcome
             action=act.action,
             team_id=act.team,
             object=act.object[:OBJECT_CHARACTERS],
-            outcome=outcome,
+            outcome=outcome or act.outcome,
             change=act.change,
         )
     )

@@ -113,6 +113,12 @@ def unarchive(team: Team) -> None:
     team.archived_at = None
 
 
+def lock_open(session: Session, team: str) -> None:
+    """Lock a team to which an experiment is added, or in which one is resumed. Raises ConflictError for an
+    archived one."""
+    _refuse_archived(find(session, team, None, lock=True))
+
+
 def target(session: Session, principal: Principal, asked: str | None) -> str:
     """The team that a submission goes to: the one that is asked for, otherwise the only one that the principal may
     submit to. Raises NotFoundError, ForbiddenError, ConflictError for an archived team, and ValidationFailedError where
@@ -121,8 +127,7 @@ def target(session: Session, principal: Principal, asked: str | None) -> str:
         team = find(session, asked, teams_with(principal, Permission.EXPERIMENT_READ))
         if not allows(principal, Permission.EXPERIMENT_SUBMIT, team.id):
             raise ForbiddenError(refusal(principal, Permission.EXPERIMENT_SUBMIT, team.id))
-        if team.archived_at is not None:
-            raise ConflictError(f"the team {team.id!r} is archived: nothing can be submitted to it")
+        _refuse_archived(team)
         return team.id
     if not principal.has_account:
         return DEFAULT_TEAM
@@ -138,3 +143,8 @@ def target(session: Session, principal: Principal, asked: str | None) -> str:
         problem = Problem("team", f"must be given: one of {', '.join(own)}")
         raise ValidationFailedError(str(problem), [problem])
     return own[0]
+
+
+def _refuse_archived(team: Team) -> None:
+    if team.archived_at is not None:
+        raise ConflictError(f"the team {team.id!r} is archived: nothing can be submitted to it or resumed in it")

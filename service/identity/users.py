@@ -109,7 +109,8 @@ def list_all(session: Session) -> list[User]:
 def change(session: Session, user: User, fields: Mapping[str, object], now: datetime) -> None:
     """Change `name`, `email`, `admin`, `disabled` or `password_hash`; what is absent stays.
 
-    Who may stop to administer must be locked (`find`). Raises ConflictError if nobody would be left who administers the service.
+    Who may stop to administer must be locked (`find`). Raises ConflictError if nobody would be left who administers the
+    service.
     """
     had_admins = count_admins(session)
     for name in ("name", "email", "admin", "password_hash"):

@@ -54,8 +54,8 @@ class TokenRequest(BaseModel):
     )
     role: Role | None = Field(
         None,
-        description="Role of a service token, `viewer` or `member`; of a person's token, the most that it may do. A token "
-        "with a team or a role makes and revokes no other tokens of its owner.",
+        description="Role of a service token, `viewer` or `member`; of a person's token, the most that it may do. A "
+        "token with a team or a role makes and revokes no other tokens of its owner.",
     )
 
 

@@ -96,7 +96,8 @@ def change_user(context: CurrentContext, caller: CurrentCaller, login: LoginPath
         row = users.find(session, login, lock=True)
         before = {**account_views.user(row).model_dump(), "disabled": row.disabled_at is not None}
         users.change(session, row, given if hashed is None else {**given, "password_hash": hashed}, now)
-        caller.act.change = {"before": {name: before[name] for name in given}, "after": dict(given)}
+        after = {name: value for name, value in given.items() if value != before[name]}
+        caller.act.change = {"before": {name: before[name] for name in after}, "after": after}
         if hashed is not None:
             caller.act.change["after"]["password"] = "changed"
         audit.record(session, caller.act, now)

@@ -51,6 +51,7 @@ def test_a_change_is_recorded_with_what_was_before_and_after(client: httpx.Clien
     assert changed["change"]["after"]["controls"]["priority"] == 7
     assert (canceled["change"]["before"]["state"], canceled["change"]["after"]["state"]) == ("QUEUED", "CANCELED")
     assert again["change"] == {"before": {}, "after": {}}, "a repeated request changes nothing"
+    assert [row["outcome"] for row in (again, canceled, changed)] == ["unchanged", "done", "done"]
 
 
 def test_what_is_refused_is_recorded(client: httpx.Client, tokens: dict[str, str]) -> None:
@@ -158,3 +159,30 @@ def test_changes_of_people_and_teams_are_recorded(client: httpx.Client, tokens: 
         ("create_token", f"tokens/{made['id']}", rows[1]["change"]),
         ("revoke_token", f"tokens/{made['id']}", {"after": {"revoked": True}}),
     ]
+
+
+REPEATED = [
+    ("POST", f"{EXPERIMENTS}/ID/pause", None),
+    ("PATCH", f"{EXPERIMENTS}/ID", {"priority": 7}),
+    ("POST", f"{EXPERIMENTS}/ID/archive", None),
+    ("POST", f"{EXPERIMENTS}/ID/unarchive", None),
+    ("POST", f"{EXPERIMENTS}/ID/resume", None),
+    ("POST", f"{EXPERIMENTS}/ID/cancel", None),
+    ("DELETE", f"{EXPERIMENTS}/ID", None),
+    ("PUT", "/api/v1/teams/vision/members/member", {"role": "viewer"}),
+    ("PATCH", "/api/v1/users/member", {"name": "M", "admin": False}),
+    ("POST", "/api/v1/teams/vision/archive", None),
+    ("POST", "/api/v1/teams/vision/unarchive", None),
+]
+
+
+def test_a_request_after_which_everything_is_as_before_is_recorded_as_unchanged(
+    client: httpx.Client, tokens: dict[str, str]
+) -> None:
+    with signed_in(client, tokens["admin"]) as root:
+        one = root.post(EXPERIMENTS, json={"name": "x"}, params={"team": "vision"}).json()["id"]
+        for method, path, body in REPEATED:
+            for _ in range(2):
+                root.request(method, path.replace("ID", one), json=body).raise_for_status()
+    rows = entries(client, tokens["admin"], limit=100)[::-1]
+    assert [row["outcome"] for row in rows] == ["done", *["done", "unchanged"] * len(REPEATED)]

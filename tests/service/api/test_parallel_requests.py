@@ -1,4 +1,4 @@
-"""Requests at the same moment as another transaction, which only PostgreSQL permits: what must hold of both together."""
+"""Requests during another transaction, which only PostgreSQL permits: what must hold of both together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from search_spaces.experiment import ExperimentSpec
 from service.context import AppContext
+from service.domain import experiments
+from service.domain.experiments import Belonging
 from service.identity import teams, users
 from service.identity.users import NewUser
 from service.store.accounts import User
@@ -22,6 +25,7 @@ from tests.support.accounts import Accounts, signed_in
 from tests.support.postgres import Postgres
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+EXPERIMENTS = "/api/v1/experiments"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WAIT_S = 30.0
 
@@ -102,6 +106,41 @@ def test_a_team_that_is_created_at_the_same_moment_is_409(
             return teams.create(session, "vision", "", NOW)
 
         assert parallel.status(created, lambda: root.post("/api/v1/teams", json={"team": "vision"})) == 409
+
+
+@pytest.mark.parametrize("request_to", ["", "/ID/continue", "/ID/resume"])
+def test_a_team_that_is_archived_at_the_same_moment_gets_nothing_to_run(
+    client: httpx.Client, accounts: Accounts, parallel: Parallel, request_to: str
+) -> None:
+    accounts.team("vision")
+    with used(client, accounts.person("ada", vision="member")) as ada:
+        source = ada.post(EXPERIMENTS, json={"name": "x"}).json()["id"]
+        ada.post(f"{EXPERIMENTS}/{source}/pause").raise_for_status()
+
+        def archive(session: Session) -> None:
+            teams.archive(session, teams.find(session, "vision", None, lock=True), NOW)
+
+        def send() -> httpx.Response:
+            path = EXPERIMENTS + request_to.replace("ID", source)
+            body = {"name": "y"} if not request_to else {}
+            return ada.post(path, json=body) if not request_to.endswith("resume") else ada.post(path)
+
+        assert parallel.status(archive, send) == 409
+    with accounts.database.read() as session:
+        assert not experiments.any_active(session)
+
+
+def test_a_team_whose_experiment_is_submitted_at_the_same_moment_is_not_archived(
+    client: httpx.Client, accounts: Accounts, parallel: Parallel
+) -> None:
+    accounts.team("vision")
+    with used(client, accounts.person("root", admin=True)) as root:
+
+        def submit(session: Session) -> None:
+            teams.lock_open(session, "vision")
+            experiments.submit(session, ExperimentSpec(name="x"), [], belonging=Belonging("vision"))
+
+        assert parallel.status(submit, lambda: root.post("/api/v1/teams/vision/archive")) == 409
 
 
 @pytest.mark.parametrize(
