@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from service.cli.printable import one_line
 from service.client.credentials import Source
 from service.contract.identity import AuditEntry, TeamView, TokenView, UserView, WhoAmI
 from service.presentation import Table
@@ -35,7 +36,9 @@ def describe_caller(found: WhoAmI, url: str, source: Source) -> list[str]:
     lines = [f"{who} at {url}", f"  admin     {'yes' if found.admin else 'no'}", f"  teams     {teams}"]
     if found.token is not None:
         until = f", until {moment(found.token.expires_at)}" if found.token.expires_at else ""
-        lines.append(f"  token     {found.token.id}{f' ({found.token.name})' if found.token.name else ''}{until}")
+        lines.append(
+            f"  token     {found.token.id}{f' ({one_line(found.token.name)})' if found.token.name else ''}{until}"
+        )
     return [*lines, f"  from      {SOURCES[source]}"]
 
 
@@ -97,7 +100,7 @@ def audit(entries: Iterable[AuditEntry]) -> Table:
 
 def person(login: str, name: str) -> str:
     """`alice (Alice Example)`, or the login only."""
-    return f"{login} ({name})" if name and name != login else login
+    return one_line(f"{login} ({name})" if name and name != login else login)
 
 
 def moment(at: datetime) -> str:

@@ -31,6 +31,11 @@ def printable(text: str) -> str:
     return _CONTROLS.sub("", _SEQUENCES.sub("", lines))
 
 
+def one_line(text: str) -> str:
+    """A text that is part of a line, such as a cell of a table: it must not look like further lines."""
+    return re.sub(r"[\t\n]+", " ", printable(text))
+
+
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print a text."""
     typer.echo(printable(text), err=err, nl=nl)

@@ -19,6 +19,7 @@ from search_spaces.datasets.report import DataReport
 from search_spaces.insight import Insight
 from search_spaces.searched import searched_parameters
 from service import explanation, presentation
+from service.cli.printable import one_line
 from service.client import Client
 from service.contract.comparison import Comparison
 from service.contract.errors import RungError
@@ -243,7 +244,8 @@ def _start_table(shown: presentation.Table) -> Table:
 
 
 def _cells(shown: presentation.Table, row: Sequence[str]) -> list[Text]:
-    return [Text(text, style=COLORS.get(text, "") if n in shown.states else "") for n, text in enumerate(row)]
+    styles = [COLORS.get(text, "") if n in shown.states else "" for n, text in enumerate(row)]
+    return [Text(one_line(text), style=style) for text, style in zip(row, styles, strict=True)]
 
 
 def _line(fact: Fact) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.login import read_password
-from service.cli.printable import echo
+from service.cli.printable import echo, one_line
 from service.cli.teams import Login
 from service.cli.terminal import AsJson, Token, Url, app, connect, print_json, print_models, print_table, report_errors
 
@@ -115,4 +115,4 @@ def _show(view: UserView, as_json: bool) -> None:
     from service.cli.identity_tables import person
 
     states = [text for text, holds in (("admin", view.admin), ("disabled", view.disabled_at is not None)) if holds]
-    echo(", ".join([person(view.login, view.name), *filter(None, [view.email]), *states]))
+    echo(", ".join([person(view.login, view.name), *filter(None, [one_line(view.email)]), *states]))

@@ -83,5 +83,6 @@ def _check_owner_only(path: Path, found: os.stat_result) -> None:
     if found.st_mode & OTHERS:
         raise PrivateFileError(
             f"{path} must be readable by you only (its mode is {stat.S_IMODE(found.st_mode):04o}): others may have "
-            f"read its tokens. Revoke them, then run `chmod 600 {path}`"
+            f"read its tokens. Revoke them, then run `chmod 600 {path}`. What a service made in its home is deleted "
+            "instead: its next start makes another"
         )

@@ -149,7 +149,7 @@ class AuditEntry(BaseModel):
     id: int = Field(description="Number of the entry; later entries have higher numbers.")
     at: datetime = Field(description="When.")
     kind: str = Field(description="What the caller was: a kind of principal, or `nobody`.")
-    principal: str | None = Field(None, description="Who: a login or the id of a service token.")
+    principal: str | None = Field(None, description="Who: a login, or `token NAME of TEAM` for a service token.")
     token_id: str | None = Field(None, description="Token of the request.")
     address: str | None = Field(None, description="IP address that the request came from.")
     request_id: str | None = Field(None, description="Identifier of the request, as in the access log.")

@@ -19,7 +19,9 @@ from joserfc.jwk import Key, import_key
 
 from search_spaces.problems import shorten
 from service.contract.errors import UnauthorizedError
+from service.identity.names import clean_name
 from service.openid import TIMEOUT_S, Metadata, Provider, ProviderUnavailableError
+from service.store.accounts import EMAIL_CHARACTERS, NAME_CHARACTERS
 
 #: The kind of key of each algorithm that is accepted. None is symmetric: the client's secret signs nothing.
 KEY_TYPES = {
@@ -217,6 +219,7 @@ def _identity(claims: dict[str, Any]) -> Identity:
     subject = text("sub")
     if not subject:
         raise SignInRefusedError("sub of the ID token must be a text that is not empty")
-    email = text("email") if claims.get("email_verified") is True else ""
+    email = clean_name(text("email"), EMAIL_CHARACTERS) if claims.get("email_verified") is True else ""
     login = text("preferred_username") or email.partition("@")[0] or subject
-    return Identity(str(claims["iss"]), subject, email, text("name"), login)
+    name = clean_name(text("name"), NAME_CHARACTERS)
+    return Identity(str(claims["iss"]), subject, email, name, login)

@@ -26,7 +26,7 @@ def read_or_make(home: Path) -> str:
     """The token; it is made if the file is missing. Raises OwnerTokenError."""
     path = home / OWNER_TOKEN
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists() and not path.is_symlink():
             atomic_write(path, f"{tokens.make(TokenKind.PERSON)}\n".encode(), PRIVATE)
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:

@@ -14,6 +14,7 @@ from service.store.base import Base
 #: As long as the name of a workspace in MLflow, which a team's id may become.
 TEAM_CHARACTERS = 63
 LOGIN_CHARACTERS = 64
+NAME_CHARACTERS, EMAIL_CHARACTERS = 128, 254
 
 
 class Team(Base):
@@ -22,7 +23,7 @@ class Team(Base):
     __tablename__ = "teams"
 
     id: Mapped[str] = mapped_column(String(TEAM_CHARACTERS), primary_key=True)
-    name: Mapped[str] = mapped_column(String(128), default="")
+    name: Mapped[str] = mapped_column(String(NAME_CHARACTERS), default="")
     created_at: Mapped[datetime]
     archived_at: Mapped[datetime | None]
 
@@ -35,8 +36,8 @@ class User(Base):
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
     login: Mapped[str] = mapped_column(String(LOGIN_CHARACTERS), unique=True)
-    name: Mapped[str] = mapped_column(String(128), default="")
-    email: Mapped[str] = mapped_column(String(254), default="")
+    name: Mapped[str] = mapped_column(String(NAME_CHARACTERS), default="")
+    email: Mapped[str] = mapped_column(String(EMAIL_CHARACTERS), default="")
     oidc_issuer: Mapped[str | None] = mapped_column(String(512))
     oidc_subject: Mapped[str | None] = mapped_column(String(255))
     password_hash: Mapped[str | None] = mapped_column(String(255))
@@ -69,7 +70,7 @@ class Token(Base):
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), index=True)
     team_id: Mapped[str | None] = mapped_column(ForeignKey("teams.id"), index=True)
     role: Mapped[str | None] = mapped_column(String(16))
-    name: Mapped[str] = mapped_column(String(128), default="")
+    name: Mapped[str] = mapped_column(String(NAME_CHARACTERS), default="")
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime | None]

@@ -6,8 +6,10 @@ separate because SQLite must take its write lock at BEGIN: it refuses a reader t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -25,6 +27,8 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
+
+from search_spaces.storage.atomic import PRIVATE
 
 BUSY_TIMEOUT_S = 30  # to wait for SQLite's write lock: transactions are short, so a longer wait has another cause
 ENCODING = "UTF8"  # of PostgreSQL's databases: names and labels may have any character
@@ -87,8 +91,9 @@ class Database:
             if parsed.database in {None, "", ":memory:"}:
                 raise ValueError("must name a SQLite file: a database in memory is lost with its connection")
             path = Path(str(parsed.database))
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _refuse_to_lose_writes(path)
+            _make_private(path)
         limits: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S}
         if not self._sqlite:
             given = {**POSTGRESQL_DEADLINES, "client_encoding": ENCODING}
@@ -287,6 +292,17 @@ def _refuse_to_lose_writes(path: Path) -> None:
         raise FileNotFoundError(
             f"{log} has writes of a database that is missing; put {path.name} back beside it, or delete {log.name}"
         )
+
+
+def _make_private(path: Path) -> None:
+    """Have only the owner read SQLite's file, which has people, hashes of passwords and the audit log. SQLite gives the
+    files beside it the same permissions."""
+    if not path.exists():
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, PRIVATE))
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        with contextlib.suppress(OSError):  # it is missing, belongs to another user, or its disk takes no writes
+            if file.stat().st_mode & 0o077:
+                file.chmod(PRIVATE)
 
 
 def is_full(error: OperationalError) -> bool:

@@ -17,11 +17,13 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import service.cli
-from service.cli import app
+from service.cli import app, identity_tables
 from service.cli.console import SafeConsole
+from service.cli.identity_tables import person
 from service.cli.printable import printable
-from service.cli.rendering import leaderboard, listing
+from service.cli.rendering import draw, leaderboard, listing
 from service.client import Client
+from service.contract.identity import UserView
 from service.settings import Settings
 from tests.support.world import World
 
@@ -141,3 +143,13 @@ def test_everything_is_printed_at_one_place() -> None:
             if name in {"print", "Console", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write"}:
                 found.add((path.name, name))
     assert found == {("printable.py", "typer.echo")}
+
+
+def test_a_stored_name_forges_no_rows() -> None:
+    hostile = "Ada\nroot  Root  admin\r\nx\ty"
+    written = io.StringIO()
+    SafeConsole(file=written, width=200).print(
+        draw(identity_tables.users([UserView(login="ada", name=hostile, email="", created_at=None)]))
+    )
+    assert len(written.getvalue().splitlines()) == 2, "the headings and one row"
+    assert person("ada", hostile) == "ada (Ada root  Root  admin x y)"

@@ -42,6 +42,14 @@ def test_an_email_counts_only_if_it_is_verified(provider: OpenIdProvider) -> Non
     assert service.check(provider.id_token(preferred_username=None)).login == "alice"
 
 
+def test_names_of_a_provider_fit_one_line_and_their_columns(provider: OpenIdProvider) -> None:
+    found = service_of(provider).check(
+        provider.id_token(name="Ada\nroot\x1b[31m" + "x" * 200, email="a\tb" + "c" * 300)
+    )
+    assert found.name.startswith("Ada root [31mxxx")
+    assert (len(found.name), len(found.email)) == (128, 254)
+
+
 NOW = int(time.time())
 REFUSED = {
     "another issuer": ({"iss": "https://evil.example"}, "iss of the ID token must be http://127.0.0.1"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -32,6 +34,23 @@ def database(database_url: str) -> Iterator[Database]:
     database.migrate()
     yield database
     database.close()
+
+
+def test_a_sqlite_file_is_private(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        home = tmp_path / "home"
+        database = Database.open(f"sqlite:///{home / 'rung.db'}")
+        files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in home.iterdir()}
+        database.close()
+        assert {"rung.db", "rung.db-wal"} <= set(files)
+        assert set(files.values()) == {0o600}
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+        (home / "rung.db").chmod(0o644)  # as earlier versions made it
+        Database.open(f"sqlite:///{home / 'rung.db'}").close()
+        assert stat.S_IMODE((home / "rung.db").stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
 
 
 def test_the_folder_of_a_new_sqlite_file_is_created(tmp_path: Path) -> None:
