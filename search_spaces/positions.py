@@ -22,8 +22,9 @@ def position_of(domain: Interval, value: float) -> float:
     """0 at the low end, 1 at the high end."""
     low, high = _ends(domain)
     if domain.log:
-        return (math.log(max(value, sys.float_info.min)) - math.log(low)) / (math.log(high) - math.log(low))
-    return (value - low) / (high - low)
+        low, high, value = math.log(low), math.log(high), math.log(max(value, sys.float_info.min))
+    width = high - low
+    return (value - low) / width if width > 0 else 0.0  # neighboring numbers may have the same logarithm
 
 
 def value_at(domain: Interval, position: float) -> float:
@@ -38,6 +39,13 @@ def value_at(domain: Interval, position: float) -> float:
     else:
         value = low + position * (high - low)
     return min(max(quantize(domain, value), domain.low), domain.high)
+
+
+def has_no_width(domain: Interval) -> bool:
+    """Whether its ends are so close that no model can divide by their distance, or by its step."""
+    low, high = _ends(domain)
+    width = math.log(high) - math.log(low) if domain.log else high - low
+    return min(width, domain.step or width) < sys.float_info.min
 
 
 def drawn_at(domain: Domain, position: float) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.domains import Choice, Domain, Interval
-from search_spaces.positions import orders
+from search_spaces.positions import has_no_width, orders
 from search_spaces.sampling import Sample, resolve
 from search_spaces.searchers.base import Finding, SearchProblem, TrialResult, proposal_seed
 from search_spaces.searchers.drawn import DrawnSearcherSpec, Model
@@ -178,4 +178,7 @@ def _suggest(trial: optuna.Trial, path: str, domain: Domain) -> float:
     low, high, step = domain.low, domain.high, domain.step
     if domain.integer:
         return trial.suggest_int(path, int(low), int(high), log=domain.log, step=int(step or 1))
-    return trial.suggest_float(path, low, high, log=domain.log, step=step)
+    if has_no_width(domain):
+        return low
+    value = trial.suggest_float(path, low, high, log=domain.log, step=step)
+    return min(max(value, low), high)  # Optuna rounds the logarithms of narrow domains

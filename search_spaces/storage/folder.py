@@ -8,9 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -20,7 +21,7 @@ from search_spaces.layout import ExperimentFolder
 from search_spaces.storage.atomic import PRIVATE, SHARED, atomic_write
 from search_spaces.storage.base import DISK_FULL_ERRNOS, Artifact, NotAFileError, check_name
 from search_spaces.storage.folder_journal import FolderJournal
-from search_spaces.storage.regular_file import is_folder, open_regular
+from search_spaces.storage.regular_file import folder_of, is_folder, open_folder, open_regular
 
 SCHEME = "folder://"
 IDENTITY = ".rung-storage"  # the name of a file in the root
@@ -95,7 +96,7 @@ class FolderStorage:
         return FolderArtifacts(self.root)
 
     def stop_signal(self, trial: int) -> FolderStopSignal:
-        return FolderStopSignal(ExperimentFolder(self.root).trial(trial).stop)
+        return FolderStopSignal(ExperimentFolder(self.root).trial(trial).stop, self.root)
 
     def create(self) -> None:
         if not self.root.is_symlink():
@@ -118,40 +119,45 @@ class FolderStorage:
 class FolderArtifacts:
     """Each artifact is a file below `root`. Folders below `root` are created as needed.
 
-    `root` is not. `root` must not be a link, and to read or append no link below it is followed: a model that somebody
-    trains here could let the service show any file that it can read.
+    `root` is not. `root` must not be a link, and no link below it is followed: a model that somebody trains here could
+    let the service show any file that it can read, and overwrite or remove any that it can write.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def exists(self, name: PurePath) -> bool:
-        return is_folder(self._root) and self._path(name).is_file()
+        path = self._path(name)
+        try:
+            with folder_of(self._root, path) as folder:
+                return stat.S_ISREG(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode)
+        except (FileNotFoundError, NotAFileError):
+            return False
 
     def open_reader(self, name: PurePath) -> BinaryIO:
         return open(self._path(name), "rb", opener=self._open)
 
     def open_appender(self, name: PurePath) -> BinaryIO:
         path = self._path(name)
-        self._make_parents(path)
-        return open(path, "ab", buffering=0, opener=self._open)
+        with folder_of(self._root, path, create=True):
+            return open(path, "ab", buffering=0, opener=self._open)
 
     def write(
         self, name: PurePath, content: bytes | memoryview, *, private: bool = False, durable: bool = True
     ) -> None:
         path = self._path(name)
-        self._make_parents(path)
-        atomic_write(path, content, PRIVATE if private else SHARED, durable=durable)
+        with folder_of(self._root, path, create=True) as folder:
+            atomic_write(path, content, PRIVATE if private else SHARED, durable=durable, folder=folder)
 
     def move(self, name: PurePath, new_name: PurePath) -> None:
-        target = self._path(new_name)
-        self._make_parents(target)
-        self._path(name).replace(target)
+        old, new = self._path(name), self._path(new_name)
+        with folder_of(self._root, new, create=True) as target, folder_of(self._root, old) as source:
+            os.replace(old.name, new.name, src_dir_fd=source, dst_dir_fd=target)
 
     def list(self, folder: PurePath | None = None) -> Iterator[Artifact]:
         seen: set[tuple[int, int]] = set()
         top = self._path(folder or PurePath())
-        if not is_folder(self._root) or top.is_symlink():
+        if not self._is_folder(top):
             return
         for parent, _, names in os.walk(top):
             for name in names:
@@ -166,13 +172,15 @@ class FolderArtifacts:
                     seen.add(file)
 
     def remove(self, name: PurePath) -> None:
+        path = self._path(name)
         if is_folder(self._root):
-            self._path(name).unlink(missing_ok=True)
+            with suppress(FileNotFoundError), folder_of(self._root, path) as folder:
+                os.unlink(path.name, dir_fd=folder)
 
     @contextmanager
     def replace_folder(self, name: PurePath) -> Iterator[Path]:
         path = self._path(name)
-        self._make_parents(path)
+        os.close(open_folder(self._root, path.parent, create=True))
         for unfinished in path.parent.glob(f"{path.name}.*{UNFINISHED}/"):  # of a process that was killed
             shutil.rmtree(unfinished, ignore_errors=True)
         with tempfile.TemporaryDirectory(
@@ -188,7 +196,7 @@ class FolderArtifacts:
     @contextmanager
     def local_folder(self, name: PurePath) -> Iterator[Path]:
         path = self._path(name)
-        if not is_folder(self._root) or not is_folder(path):
+        if not self._is_folder(path):
             raise FileNotFoundError(f"no folder {path}")
         yield path
 
@@ -199,10 +207,12 @@ class FolderArtifacts:
     def _open(self, path: str, flags: int) -> int:
         return open_regular(self._root, path, flags)
 
-    def _make_parents(self, path: Path) -> None:
-        _check_folder(self._root)
-        if path.parent != self._root and not path.parent.is_dir():
-            path.parent.mkdir(parents=True, exist_ok=True)
+    def _is_folder(self, path: Path) -> bool:
+        try:
+            os.close(open_folder(self._root, path))
+        except OSError:
+            return False
+        return True
 
 
 def _check_folder(root: Path) -> None:
@@ -212,19 +222,20 @@ def _check_folder(root: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(root))
 
 
-#: Nothing blocks, whatever is in the place of the file.
-FLAGS_TO_ASK = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+FLAGS_TO_ASK = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
 class FolderStopSignal:
     """A file that grows by a byte with each request. A time would not tell two requests of one clock tick apart."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, root: Path | None = None) -> None:
+        """`root` is the experiment's folder, below which no link is followed."""
         self._path = path
+        self._root = root or path.parent
         self._cleared = self._touched()
 
     def ask(self) -> None:
-        file = os.open(self._path, FLAGS_TO_ASK, SHARED)
+        file = open_regular(self._root, self._path, FLAGS_TO_ASK, SHARED)
         try:
             os.write(file, b"\0")  # two drivers that ask at once add two bytes
         except OSError as error:

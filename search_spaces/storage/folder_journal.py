@@ -4,7 +4,8 @@ Owns the two files and their durability: an entry that `append` has returned sur
 a writer repairs them: an incomplete last line is dropped, and what one file has lost is restored from the other, byte
 by byte, so that offsets stay valid. What both have lost is gone: all entries from there on are moved to a file
 `journal.damaged-<n>` (n from 1), and the journal continues with the entries before. A link or a named pipe in the place
-of a file counts as a file that was lost.
+of a file counts as a file that was lost. Files are read by line, with a bound for a line and for a file: code that
+trains can write anything there, also a sparse file of any size.
 
 Each line ends with the number of its writer (`by`), its own number among that writer's lines (`nth`, by which a loss is
 detected) and a checksum (`crc`). Lines of a writer after the first line of a later one are void. It must not know what
@@ -16,6 +17,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import mmap
 import os
 import re
 import threading
@@ -23,7 +25,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, takewhile
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -32,16 +34,20 @@ from search_spaces.storage.atomic import SHARED, atomic_write
 from search_spaces.storage.base import (
     BEGINNING,
     BLOCK_BYTES,
+    DocumentTooLargeError,
     Entry,
     JournalDamagedError,
     Position,
     WriterFencedError,
 )
-from search_spaces.storage.regular_file import is_regular, open_regular
+from search_spaces.storage.regular_file import folder_of, is_regular, open_regular
 
 log = logging.getLogger(__name__)
 
 _CHECKSUM = re.compile(rb',"crc":(0|[1-9]\d{0,9})\}\n\Z')
+#: A line may hold all that is imported from another experiment, about 250 bytes for each epoch: a million epochs.
+MAX_LINE_BYTES = 2**28
+MAX_JOURNAL_BYTES = 2**30  # four million epochs, which a driver could hardly keep in memory
 _IDENTIFYING_BYTES = 256  # each line ends with its checksum, so the end of a file identifies its content
 
 
@@ -62,12 +68,12 @@ class FolderJournal:
         return _read(self.path, after, limit_bytes)
 
     def entries(self) -> Iterator[Entry]:
-        files = [text.splitlines(keepends=True) for text in _content(self).values()]
-        written = [[line for line in lines if line.endswith(b"\n")] for lines in files]  # the others are not complete
-        valid = [[line for line in lines if _entry(line)] for lines in written]
+        found = list(_content(self).values())
+        valid = [one.valid for one in found]
         lines = _merged(*valid) if len(valid) == 2 else list(chain(*valid))
-        all_damaged = all(len(ours) < len(all_) for ours, all_ in zip(valid, written, strict=True))
-        if _unbroken(lines)[1] < len(lines) or (all_damaged and len(lines) < max(map(len, written), default=0)):
+        all_damaged = all(len(one.valid) < one.complete for one in found)
+        most = max((one.complete for one in found), default=0)
+        if _unbroken(lines)[1] < len(lines) or (all_damaged and len(lines) < most):
             raise JournalDamagedError(
                 f"{self.path}: an entry is missing or is not what was written; the next attempt repairs it"
             )
@@ -94,6 +100,9 @@ class FolderJournalWriter:
             line = _line(entry | {"by": self._writer, "nth": self._nth})
             starts = [file.seek(0, os.SEEK_END) for file in self._files]
             self._check_not_fenced(starts[0])
+            if len(line) > MAX_LINE_BYTES or starts[0] + len(line) > MAX_JOURNAL_BYTES:
+                most = f"must have at most {MAX_JOURNAL_BYTES} bytes, and a line {MAX_LINE_BYTES}"
+                raise DocumentTooLargeError(errno.EFBIG, most, str(self._path))
             try:
                 for file in self._files:
                     written = file.write(line)
@@ -126,7 +135,7 @@ class FolderJournalWriter:
             return
         with _open(self._path) as file:
             file.seek(self._end)
-            others = [entry["by"] for line in file if (entry := _entry(line))]
+            others = [entry["by"] for line in _lines(file) if (entry := _entry(line))]
         if max(others, default=0) > self._writer:
             raise _fenced(self._path, max(others), self._writer)
 
@@ -137,8 +146,10 @@ def _read(path: Path, after: Position, limit_bytes: int = BLOCK_BYTES) -> tuple[
     with _open(path) as file:
         file.seek(after.offset)
         block = file.read(limit_bytes)
-        if block and b"\n" not in block:
-            block += file.readline()
+        if len(block) == limit_bytes and b"\n" not in block:
+            block += file.readline(MAX_LINE_BYTES) if block.startswith(b"{") else b""
+            if not block.startswith(b"{") or (len(block) > MAX_LINE_BYTES and not block.endswith(b"\n")):
+                raise JournalDamagedError(f"{path}: {block[:60]!r}... is no line of a journal")
     end = block.rfind(b"\n") + 1
     valid, writer = _decode(path, block[:end].splitlines(keepends=True), after.writer)
     if not end:
@@ -211,41 +222,75 @@ def _open(path: Path, mode: Literal["rb", "a+b"] = "rb") -> BinaryIO:
     return open(path, mode, buffering=0 if mode == "a+b" else -1, opener=opener)
 
 
-def _content(journal: FolderJournal) -> dict[Path, bytes]:
+@dataclass(frozen=True)
+class _Content:
+    """A file: the lines that are what was written, how many of them come before any other, and how many lines end."""
+
+    size_bytes: int
+    valid: list[bytes]
+    leading: int
+    complete: int
+
+
+def _content(journal: FolderJournal) -> dict[Path, _Content]:
     """What is in the journal and its copy. Without a file that is missing, or in whose place is something else."""
-    found: dict[Path, bytes] = {}
-    for path in (journal.path, journal.copy):
-        if is_regular(path):
-            with _open(path) as file:
-                found[path] = file.read()
-    return found
+    return {path: _content_of(path) for path in (journal.path, journal.copy) if is_regular(path)}
+
+
+def _content_of(path: Path) -> _Content:
+    valid: list[bytes] = []
+    leading = complete = pieces = 0
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_JOURNAL_BYTES:
+            raise DocumentTooLargeError(errno.EFBIG, f"must have at most {MAX_JOURNAL_BYTES} bytes", str(path))
+        for line in _lines(file):
+            complete += line.endswith(b"\n")
+            if _entry(line):
+                valid.append(line)
+                leading += len(valid) == pieces + 1
+            pieces += 1
+    return _Content(size, valid, leading, complete)
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines from here on. What no journal has, a line that is too long or begins otherwise, comes in pieces."""
+    while line := file.readline(BLOCK_BYTES):
+        if not line.endswith(b"\n") and line.startswith(b"{"):
+            line += file.readline(MAX_LINE_BYTES - len(line))
+        yield line
 
 
 def _repair(journal: FolderJournal, writer: int) -> Counter[int]:
     """Give both files every line that either has, up to the first that neither has.
 
-    Writes no file that is right already. Returns the number of lines by writer. Raises WriterFencedError.
+    Writes no file that is right already. Returns the number of lines by writer. Raises WriterFencedError, OSError.
     """
     path, files = journal.path, (journal.path, journal.copy)
     content = _content(journal)
-    found = [text.splitlines(keepends=True) for text in content.values()]
-    latest = max((entry["by"] for lines in found for entry in map(_entry, lines) if entry), default=0)
+    found = list(content.values())
+    latest = max((entry["by"] for one in found for entry in map(_entry, one.valid) if entry), default=0)
     if latest > writer:
         raise _fenced(path, latest, writer)
-    if len(found) == 2:
-        lines = _merged(*([line for line in lines if _entry(line)] for lines in found))
-    else:
-        lines = list(takewhile(_entry, *found)) if found else []
+    lines = (
+        _merged(*(one.valid for one in found))
+        if len(found) == 2
+        else [line for one in found for line in one.valid[: one.leading]]
+    )
     counts, unbroken = _unbroken(lines)
     kept = b"".join(lines[:unbroken])
-    if unbroken < len(lines) or (len(found) == 1 and any(line.endswith(b"\n") for line in found[0][unbroken:])):
-        _quarantine(path, max(content.values(), key=len)[len(kept) :])
+    if unbroken < len(lines) or (len(found) == 1 and found[0].complete > unbroken):
+        _quarantine(path, max(content, key=lambda file: content[file].size_bytes), len(kept))
         log.warning("%s is damaged at byte %d: all entries from there on are lost and set aside", path, len(kept))
-    for file in files:
-        present = content.get(file)
-        if present != kept and (kept or os.path.lexists(file)):
-            log.warning("%s has %d bytes and is restored to %d bytes", file, len(present or b""), len(kept))
-            atomic_write(file, kept)
+    with folder_of(path.parent, path) as folder:
+        for file in files:
+            present = content.get(file)
+            if present and present.size_bytes == len(kept) and present.valid[: present.leading] == lines[:unbroken]:
+                continue
+            if kept or os.path.lexists(file):
+                had = present.size_bytes if present else 0
+                log.warning("%s has %d bytes and is restored to %d bytes", file, had, len(kept))
+                atomic_write(file, kept, folder=folder)
     return counts
 
 
@@ -261,12 +306,20 @@ def _unbroken(lines: Iterable[bytes]) -> tuple[Counter[int], int]:
     return counts, unbroken
 
 
-def _quarantine(path: Path, content: bytes) -> None:
+def _quarantine(path: Path, damaged: Path, start: int) -> None:
+    """Set aside what a damaged file has from `start` on."""
     taken = (
         int(file.name.removeprefix(DAMAGED_JOURNAL_PREFIX))
         for file in path.parent.glob(f"{DAMAGED_JOURNAL_PREFIX}*[0-9]")
     )
-    atomic_write(path.with_name(f"{DAMAGED_JOURNAL_PREFIX}{1 + max(taken, default=0)}"), content)
+    target = path.with_name(f"{DAMAGED_JOURNAL_PREFIX}{1 + max(taken, default=0)}")
+    with _open(damaged) as file:
+        if os.fstat(file.fileno()).st_size <= start:
+            atomic_write(target, b"")
+            return
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with mapped, memoryview(mapped) as whole, whole[start:] as rest:
+            atomic_write(target, rest)
 
 
 def _merged(ours: list[bytes], theirs: list[bytes]) -> list[bytes]:

@@ -31,13 +31,27 @@ class SourceMissingError(AttemptError):
     blocked = True
 
 
+#: What an entry causes that somebody edited, or that a newer version wrote.
+UNREADABLE = AttributeError, LookupError, TypeError, ValueError
+
+
 def import_trials(address: str, storage: ExperimentStorage, recorder: Recorder) -> int:
     """Fill `recorder`, which has no trials, with the results of another experiment. Returns the number of its trials.
 
     `address` is that of the other experiment's storage, `storage` is this experiment's. A crash on the way leaves
-    `recorder` empty. Raises SourceMissingError if the other's journal is missing or damaged in all its copies, and
-    OSError.
+    `recorder` empty. Raises SourceMissingError if the other's journal is missing, damaged in all its copies, or has an
+    entry that cannot be read, and OSError.
     """
+    try:
+        return _import(address, storage, recorder)
+    except UNREADABLE as error:
+        raise SourceMissingError(
+            f"cannot import the trials of the source experiment: its journal has an entry that this version cannot "
+            f"read: {sentence(error)}"
+        ) from error
+
+
+def _import(address: str, storage: ExperimentStorage, recorder: Recorder) -> int:
     source = open_storage(address)
     everything = _read(source, address)
     events = [event for event in everything if isinstance(event, IMPORTED_EVENTS)]
@@ -85,11 +99,6 @@ def _read(source: ExperimentStorage, address: str) -> list[Event]:
         return list(decode_all(source.journal.entries()))
     except JournalDamagedError as error:
         raise SourceMissingError(f"cannot import the trials of the source experiment: {error}") from error
-    except (LookupError, TypeError, ValueError) as error:  # somebody edited it, or a newer version wrote it
-        raise SourceMissingError(
-            f"cannot import the trials of the source experiment: its journal has an entry that this version cannot "
-            f"read: {sentence(error)}"
-        ) from error
 
 
 def _copy_if_there(source: ArtifactStore, name: PurePath, target: ArtifactStore, new_name: PurePath) -> None:

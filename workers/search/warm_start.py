@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from pathlib import PurePath
 from typing import Any
@@ -20,7 +20,7 @@ from search_spaces.searchers.initial import MAX_KNOWN
 from search_spaces.storage.base import open_storage
 from workers.state.events import decode_all
 from workers.state.recorder import Recorder
-from workers.state.trial_table import TrialTable
+from workers.state.trial_table import Trial, TrialTable
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def take_from(addresses: Iterable[str], recorder: Recorder, objective: Objective
     The best of each comes before the second best of any, because values of different experiments may not be
     comparable. An experiment that cannot be read costs only its configurations.
     """
-    ranked = [list(_best_first(address, objective)) for address in addresses]
+    ranked = [_best_first(address, objective) for address in addresses]
     taken: dict[str, Mapping[str, Any]] = {}
     for one in (one for rank in zip_longest(*ranked) for one in rank if one is not None):
         if len(taken) < MAX_KNOWN:
@@ -41,15 +41,23 @@ def take_from(addresses: Iterable[str], recorder: Recorder, objective: Objective
     log.info("the search begins with %d configurations of earlier trials: %s", len(taken), sources or "none")
 
 
-def _best_first(address: str, objective: Objective) -> Iterator[dict[str, Any]]:
+def _best_first(address: str, objective: Objective) -> list[dict[str, Any]]:
     table = TrialTable(objective)
     try:
         journal = open_storage(address).journal
         for event in decode_all(journal.entries() if journal.exists() else ()):
             table.apply(event)
+        rated = [trial for trial in table.searched() if trial.state in IMPORTED_STATES and trial.best_value is not None]
+        rated.sort(key=lambda trial: (-objective.sign * (trial.best_value or 0.0), trial.number))
+        source = PurePath(address).name
+        return [{"source": f"{source}/{one.number}", "parameters": one.parameters} for one in rated if _is_usable(one)]
     except Exception as error:  # somebody may have edited it, or a newer version may have written it
         log.warning("an earlier experiment cannot be read, so that nothing is taken from it: %r", error)
-        return
-    rated = [trial for trial in table.searched() if trial.state in IMPORTED_STATES and trial.best_value is not None]
-    for trial in sorted(rated, key=lambda trial: (-objective.sign * (trial.best_value or 0.0), trial.number)):
-        yield {"source": f"{PurePath(address).name}/{trial.number}", "parameters": trial.parameters}
+        return []
+
+
+def _is_usable(trial: Trial) -> bool:
+    """Whether a trial's configuration is what journals have: what is taken is recorded, and must not fail later."""
+    return isinstance(trial.parameters, dict) and all(
+        isinstance(name, str) and isinstance(value, str | int | float) for name, value in trial.parameters.items()
+    )

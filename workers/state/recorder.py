@@ -64,6 +64,7 @@ class Recorder:
     ) -> None:
         self._lock = threading.RLock()
         self._changed: set[int] = set()
+        self._objective = objective
         self.table = TrialTable(objective)
         self._writer = journal.open_writer(attempt)
         self.clock = SlotClock(stopwatch)
@@ -85,8 +86,14 @@ class Recorder:
             self._record(TrialSuggested(at=now, trial=number, sample=dict(sample), parameters=dict(parameters)))
 
     def record_import(self, events: Iterable[Event]) -> None:
-        """Trials of another experiment, as their events: all of them or, after a crash, none."""
+        """Trials of another experiment, as their events: all of them or, after a crash, none.
+
+        Raises what a table raises that cannot apply one of them; then nothing is recorded.
+        """
         imported = list(events)
+        rehearsal = TrialTable(self._objective)
+        for event in imported:
+            rehearsal.apply(event)
         with self._lock:
             self._writer.append_all([encode(event) for event in imported])
             for event in imported:

@@ -80,6 +80,45 @@ def test_no_link_is_followed_out_of_an_experiment(artifacts: FolderArtifacts, tm
     assert (outside / LOG).read_text() == "secret"
 
 
+@pytest.mark.parametrize("linked", ["trials", "trials/00000"])
+def test_nothing_is_written_through_a_link_in_the_place_of_a_folder(
+    artifacts: FolderArtifacts, tmp_path: Path, linked: str
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / LOG).parent.mkdir(parents=True)
+    (outside / LOG).write_text("theirs")
+    (outside / LOG).with_name("stop").write_bytes(b"")
+    before = {path: path.is_file() and path.read_bytes() for path in outside.rglob("*")}
+    link = tmp_path / "x" / linked
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside / linked)
+    artifacts.write(PurePath("spec.json"), b"ours")
+
+    def replace_folder(name: PurePath) -> None:
+        with artifacts.replace_folder(name) as folder:
+            (folder / "ours").touch()
+
+    for refused in (
+        lambda: artifacts.write(LOG, b"ours"),
+        lambda: artifacts.write(LOG.with_name("new"), b"ours"),
+        lambda: artifacts.write(LOG.with_name("deep") / "new", b"ours"),
+        lambda: artifacts.move(PurePath("spec.json"), LOG),
+        lambda: artifacts.move(LOG, PurePath("spec.json")),
+        lambda: artifacts.remove(LOG),
+        lambda: replace_folder(LOG.with_name("model")),
+        lambda: FolderStorage(tmp_path / "x").stop_signal(0).ask(),
+    ):
+        with pytest.raises(NotAFileError, match=f"{tmp_path}/x/trials"):
+            refused()
+    assert not artifacts.exists(LOG)
+    assert list(artifacts.list(PurePath("trials/00000"))) == []
+    with pytest.raises(FileNotFoundError), artifacts.local_folder(PurePath("trials/00000")):
+        pass
+    assert {path: path.is_file() and path.read_bytes() for path in outside.rglob("*")} == before
+    with artifacts.open_reader(PurePath("spec.json")) as spec:
+        assert spec.read() == b"ours"
+
+
 def test_a_link_in_the_place_of_a_file_is_replaced(artifacts: FolderArtifacts, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("kept")
@@ -159,7 +198,9 @@ def test_a_link_in_the_place_of_an_experiment_is_never_followed(tmp_path: Path) 
     other = open_storage(str(target))
     other.create()
     other.artifacts.write(PurePath("spec.json"), b"theirs")
-    other.journal.open_writer(1).close()
+    writer = other.journal.open_writer(1)
+    writer.append({"n": 1})
+    writer.close()
     before = {path: path.read_bytes() for path in target.iterdir()}
     root.symlink_to(target)
     storage = open_storage(str(root))

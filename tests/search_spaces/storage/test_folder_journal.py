@@ -71,6 +71,61 @@ def test_an_appended_entry_survives_the_death_of_its_process(path: Path) -> None
     assert len(numbers) > acknowledged
 
 
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from search_spaces.storage.base import JournalDamagedError
+from search_spaces.storage.folder import FolderStorage
+journal = FolderStorage(Path(sys.argv[1])).journal
+usual = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for read in (lambda: list(journal.entries()), journal.read, lambda: journal.open_writer(2).close()):
+    try:
+        read()
+    except (JournalDamagedError, OSError) as error:
+        print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - usual)
+"""
+
+
+@pytest.mark.parametrize("size", [600 * 2**20, folder_journal.MAX_JOURNAL_BYTES + 1])
+def test_a_file_of_any_size_costs_little_memory(path: Path, size: int) -> None:
+    """Code that trains can make the journal and its copy so large, without a byte on the disk."""
+    before = written(path, 3)
+    for file in (path, copy_of(path)):
+        os.truncate(file, size)
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(path.parent)], capture_output=True, text=True, check=True)
+    *said, grown_kib = done.stdout.splitlines()
+    assert int(grown_kib) < 50_000
+    if size > folder_journal.MAX_JOURNAL_BYTES:
+        assert all("must have at most 1073741824 bytes" in line for line in (said[0], said[-1]))
+        assert path.stat().st_size == size, "nothing of it is lost"
+    else:
+        assert path.read_bytes() == copy_of(path).read_bytes() == before, "it is repaired"
+
+
+def test_a_line_and_a_journal_have_a_limit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_journal, "MAX_LINE_BYTES", 200)
+    monkeypatch.setattr(folder_journal, "MAX_JOURNAL_BYTES", 500)
+    book = opened(path)
+    with pytest.raises(OSError, match="must have at most 500 bytes, and a line 200"):
+        book.append({"text": "z" * 300})
+    with pytest.raises(OSError, match="must have at most 500 bytes, and a line 200"):
+        book.append_all([{"text": "z" * 50}] * 4)
+    for _ in range(4):
+        book.append({"text": "z" * 50})
+    with pytest.raises(OSError, match="must have at most 500 bytes, and a line 200"):
+        book.append({"text": "z" * 140})
+    book.close()
+    assert path.stat().st_size <= 500
+    opened(path, 2).close()
+    count = len(list(journal_of(path).entries()))
+    assert count == len(journal_of(path).read()[0]) > 3
+    long = b'{"text":"' + b"z" * 400 + path.read_bytes().partition(b"\n")[0] + b"\n"
+    path.write_bytes(long)
+    with pytest.raises(JournalDamagedError):
+        journal_of(path).read(limit_bytes=20)
+
+
 def written(path: Path, entries: int) -> bytes:
     """The content of a journal with entries of several lengths."""
     book = opened(path)

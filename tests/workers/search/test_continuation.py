@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -215,3 +216,26 @@ def test_a_source_that_cannot_be_read_is_an_error(
     ):
         imported(source, tmp_path, recorder)
     assert recorder.table.trials == {}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"at": 1.0, "event": "suggested", "trial": 1, "sample": [1], "parameters": [2]},
+        {"at": 1.0, "event": "epoch", "trial": 1, "epoch": 4, "metrics": {"validation_accuracy": "high"}},
+        {"at": 1.0, "event": "ended", "trial": "one", "state": "COMPLETED", "reason": "done"},
+    ],
+    ids=lambda entry: f"{entry['event']} {entry['trial']}",
+)
+def test_an_edited_source_does_not_get_into_the_journal(
+    source: Path, tmp_path: Path, open_recorder: OpenRecorder, entry: dict[str, Any]
+) -> None:
+    """It would end every later attempt too."""
+    writer = FolderStorage(source).journal.open_writer(2)
+    writer.append(entry)
+    writer.close()
+    recorder = open_recorder()
+    with pytest.raises(continuation.SourceMissingError, match="has an entry that this version cannot read"):
+        imported(source, tmp_path, recorder)
+    recorder.close()
+    assert open_recorder(2).table.trials == {}

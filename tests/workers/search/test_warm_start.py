@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -129,8 +130,18 @@ def test_an_experiment_that_cannot_be_read_costs_only_its_configurations(
         {"at": 1.0, "event": "epoch", "trial": 77, "epoch": 1, "metrics": {"validation_accuracy": 0.9}},
         {"at": 1.0, "event": "suggested", "trial": 9},
         {"at": 1.0},
+        {"at": 1.0, "event": []},
+        {"at": 1.0, "event": "epoch", "trial": 0, "epoch": 2, "metrics": {"validation_accuracy": "high"}},
+        {"at": 1.0, "event": "epoch", "trial": 0, "epoch": 2, "metrics": [1]},
+        *(
+            {"at": 1.0, "event": "suggested", "trial": 0, "sample": {}, "parameters": parameters}
+            for parameters in (None, [1, 2], "x")
+        ),
+        {"at": 1.0, "event": "suggested", "trial": "zero", "sample": {}, "parameters": {}},
+        {"at": 1.0, "event": "suggested", "trial": [], "sample": {}, "parameters": {}},
+        {"at": 1.0, "event": "warm_start", "configurations": 7},
     ],
-    ids=["unknown state", "unknown trial", "incomplete", "no event"],
+    ids=lambda entry: json.dumps(entry)[10:90],
 )
 def test_an_edited_journal_costs_only_its_configurations(
     addresses: list[str], tmp_path: Path, open_recorder: OpenRecorder, entry: dict[str, Any]
@@ -141,6 +152,28 @@ def test_an_edited_journal_costs_only_its_configurations(
     recorder = open_recorder()
     warm_start.take_from(addresses, recorder, Objective())
     assert sources(recorder) == [128, 1024, 32]
+
+
+@pytest.mark.parametrize("odd", [[1, 2], {"b": {"c": 1}}, None], ids=str)
+def test_a_configuration_that_is_none_is_not_taken(
+    addresses: list[str], tmp_path: Path, open_recorder: OpenRecorder, odd: Any
+) -> None:
+    """What is taken is recorded: it would end this search whenever it starts."""
+    for entry in (
+        {"at": 1.0, "event": "suggested", "trial": 9, "sample": {}, "parameters": {"batch_size": odd}},
+        {"at": 1.0, "event": "epoch", "trial": 9, "epoch": 1, "metrics": {"validation_accuracy": 1.0}},
+        {"at": 1.0, "event": "ended", "trial": 9, "state": "COMPLETED", "reason": "done"},
+    ):
+        _append(tmp_path / "one", entry)
+    recorder = open_recorder()
+    warm_start.take_from(addresses, recorder, Objective())
+    assert sources(recorder) == [128, 1024, 64, 32, 16]
+
+
+def _append(folder: Path, entry: dict[str, Any]) -> None:
+    writer = FolderStorage(folder).journal.open_writer(2)
+    writer.append(entry)
+    writer.close()
 
 
 def test_replicates_are_no_configurations_of_their_own(tmp_path: Path, open_recorder: OpenRecorder) -> None:
