@@ -33,9 +33,17 @@ class Choice(Part):
     """The winner."""
 
     trial: int = Field(description="Number of the trial.")
-    value: float = Field(description="Its best value of the objective.")
+    run: int | None = Field(
+        None,
+        description="Number of its run whose weights are registered: itself, or, where fresh seeds chose it, one of "
+        "them. Null where an older version made the insight.",
+    )
+    best_of_search: int | None = Field(
+        None, description="Number of the trial with the best value of the search, which fresh seeds may have beaten."
+    )
+    value: float = Field(description="The best value of the objective of that run.")
     epoch: int = Field(description="Epoch of that value, counted from 1.")
-    trials: int = Field(description="Number of trials that have a value, of which it is the best.")
+    trials: int = Field(description="Number of trials that have a value, of which it was chosen.")
     without_value: int = Field(
         0, description="Number of the other trials, whose objective was never finite: they diverged or failed at once."
     )
@@ -61,19 +69,22 @@ class Sureness(Part):
     )
     ties: list[int] | None = Field(
         None,
-        description="Numbers of the trials that cannot be distinguished from the winner on the validation images: "
-        "exact one-sided McNemar tests, corrected by Holm, at 5 %.",
+        description="Numbers of the trials that cannot be distinguished from the winner: finalists with fresh seeds if "
+        "the interval of their difference contains 0, others by exact one-sided McNemar tests of the validation images "
+        "in the search, corrected by Holm, at 5 %.",
     )
     best: list[Ranked] = Field(default_factory=list, description="The best of the compared trials, at most 30.")
     expected: Interval | None = Field(
         None,
-        description="Validation accuracy to expect of a trial that was chosen in this way, on images that did not "
-        "choose it (bootstrap bias correction).",
+        description="Validation accuracy to expect of a trial that was chosen as the winner was, on images that did "
+        "not choose it (bootstrap bias correction). The interval is at least Wilson's of the validation images.",
     )
     test: Interval | None = Field(None, description="Accuracy of the winner on the test set, with Wilson's interval.")
     test_images: int | None = Field(None, description="Number of test images.")
     overtuned: bool | None = Field(
-        None, description="Whether the test accuracy is lower than chance allows, given the expected one."
+        None,
+        description="Whether the test accuracy is lower than the expected one, beyond what chance explains: Fisher's "
+        "exact one-sided test of validation and test images, at 5 %.",
     )
     notes: list[str] = Field(default_factory=list, description="What could not be computed, and why.")
 
@@ -90,6 +101,11 @@ class Finalist(Part):
         None,
         description="Mean validation accuracy with a 95 % interval (two-level bootstrap of seeds and images); null "
         "with another objective.",
+    )
+    difference: Interval | None = Field(
+        None,
+        description="Accuracy of the chosen one minus that of this one, paired on the images, with a 95 % interval; "
+        "null for the chosen one.",
     )
 
 

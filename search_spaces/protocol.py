@@ -129,6 +129,8 @@ class Tag(StrEnum):
     REASON = "rung.reason"
     BEST_TRIAL = "rung.best_trial"
     BEST_RUN_ID = "rung.best_run_id"
+    WINNER_TRIAL = "rung.winner_trial"
+    WINNER_RUN_ID = "rung.winner_run_id"
     MODEL = "rung.model"
     MODEL_SHA256 = "rung.model_sha256"
     TRIAL_ID = "rung.trial_id"

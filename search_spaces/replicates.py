@@ -59,6 +59,11 @@ def replicated(number: int) -> tuple[int, int]:
     return divmod(number - FIRST_REPLICATE, MOST_SEEDS)
 
 
+def trial_of(number: int) -> int:
+    """The trial of the search that a run is of: itself, or the one that was trained again with a fresh seed."""
+    return replicated(number)[0] if is_replicate(number) else number
+
+
 def run_name(number: int) -> str:
     """How a trial or a replicate is called in a sentence."""
     if not is_replicate(number):

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from search_spaces.insight import Bar, Insight, Interval
 from search_spaces.phrases import counted, listed
+from search_spaces.replicates import is_replicate, replicated
 from service.presentation import Fact, figure, one_line
 
 MOST_BARS = 3  # of the hyperparameters that matter
@@ -19,10 +20,7 @@ MOST_FINDINGS = 4  # about the search space: the whole must fit on one screen
 def explain(insight: Insight, experiment_id: str) -> list[Fact]:
     """Why this one, how sure, and what next, on one screen."""
     choice = insight.choice
-    first = f"trial {choice.trial} has the best {insight.metric} of {counted(choice.trials, 'trial')}"
-    if choice.without_value:
-        first += f" with a value (of {choice.trials + choice.without_value})"
-    facts = [Fact("winner", f"{first}: {figure(choice.value)} at epoch {choice.epoch}")]
+    facts = [Fact("winner", _won(insight))]
     if choice.parameters:
         facts.append(Fact("with", ", ".join(f"{name} {figure(value)}" for name, value in choice.parameters.items())))
     facts += [*_replicated(insight), *_why(insight), *_sure(insight), *_classes(insight), *_curves(insight)]
@@ -46,6 +44,26 @@ def in_short(insight: Insight, experiment_id: str) -> Fact:
     return Fact("insight", "; ".join([*parts, f"`rung insight {experiment_id}` says why"]))
 
 
+def _won(insight: Insight) -> str:
+    """Which trial won, by what, and the value and epoch of the run that was measured on the test set."""
+    choice = insight.choice
+    of = counted(choice.trials, "trial")
+    if choice.without_value:
+        of += f" with a value (of {choice.trials + choice.without_value})"
+    reached = f"{figure(choice.value)} at epoch {choice.epoch}"
+    if choice.run is None and insight.replication and insight.replication.chosen != choice.trial:
+        # An earlier version wrote of the best trial of the search, whichever trial had won.
+        won = f"trial {insight.replication.chosen} won by fresh seeds; what follows is of trial {choice.trial}"
+        return f"{won}, the best in the search of {of}: {reached}; only the test accuracy is of the winner"
+    if choice.run is None or not is_replicate(choice.run):
+        return f"trial {choice.trial} has the best {insight.metric} of {of}: {reached}"
+    text = f"trial {choice.trial} of {of} has the best mean {insight.metric} over fresh seeds; registered is seed "
+    text += f"{replicated(choice.run)[1]}: {reached}"
+    if choice.best_of_search not in {None, choice.trial}:
+        text += f"; the best in the search was trial {choice.best_of_search}"
+    return text
+
+
 def _why(insight: Insight) -> Iterable[Fact]:
     importance = insight.importance
     for group in importance.groups:
@@ -65,11 +83,15 @@ def _sure(insight: Insight) -> Iterable[Fact]:
     sure = insight.sureness
     if sure.expected:
         of = counted(sure.validation_images or 0, "validation image")
-        yield Fact("expected", f"{_interval(sure.expected)} of a trial chosen in this way, by {of}")
+        run = insight.choice.run or 0
+        chosen = "of a finalist that its fresh seeds chose" if is_replicate(run) else "of a trial chosen in this way"
+        yield Fact("expected", f"{_interval(sure.expected)} {chosen}, by {of}")
     if sure.test:
         yield Fact("test", _tested(insight).removeprefix("test "))
     if sure.overtuned:
-        yield Fact("overtuned", "the test accuracy is lower than chance allows: the validation images chose too much")
+        yield Fact(
+            "overtuned", "the test accuracy is lower than expected, beyond chance: the validation images chose too much"
+        )
     if sure.ties is not None:
         numbers = f": {listed(map(str, sure.ties), MOST_TIES)}" if sure.ties else ""
         yield Fact("ties", f"{_ties(insight)}{numbers}")
@@ -89,7 +111,7 @@ def _replicated(insight: Insight) -> Iterable[Fact]:
     if found.difference:
         low, high = 100 * found.difference.low, 100 * found.difference.high
         text += f"; the difference is {100 * found.difference.value:.2f} ({low:.2f} to {high:.2f}) percentage points"
-    yield Fact("seeds", f"{text}; {figure(found.expected)} is to be expected of such a choice")
+    yield Fact("seeds", f"{text}; with one more seed, {figure(found.expected)} is to be expected on the same images")
 
 
 def _classes(insight: Insight) -> Iterable[Fact]:
@@ -135,7 +157,8 @@ def _tested(insight: Insight) -> str:
 def _ties(insight: Insight) -> str:
     sure = insight.sureness
     ties = len(sure.ties or ())
-    return f"{ties} of {counted(max(0, sure.compared - 1), 'other trial')} cannot be distinguished from it"
+    of = counted(max(0, sure.compared - 1), "other trial")
+    return f"{ties} of {of} cannot be distinguished from trial {insight.choice.trial}"
 
 
 def _bar(bar: Bar) -> str:

@@ -13,11 +13,11 @@ from typing import Any
 from search_spaces.datasets.report import DataReport
 from search_spaces.phrases import counted, listed, quoted
 from search_spaces.protocol import ENDED_TRIAL_STATES
-from search_spaces.replicates import is_replicate, replicated
+from search_spaces.replicates import is_replicate, replicated, trial_of
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.scores import hides
 from search_spaces.searched import importance_order, short_name
-from service.contract.comparison import Comparison
+from service.contract.comparison import ComparedExperiment, Comparison
 from service.contract.queue import Queue
 from service.contract.schemas import ClusterStatus, Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
 from service.contract.states import State
@@ -171,25 +171,48 @@ def curves(of: Curves) -> Table:
 
 
 def compared_results(comparison: Comparison) -> Table:
-    """One column for each experiment: how far it is, its best trial and that trial's hyperparameters."""
+    """One column for each experiment: how far it is, and its winner with that trial's hyperparameters; as long as there
+    is no winner, the best trial."""
     found = comparison.experiments
+    shown = [_shown(one) for one in found]
+    values = [(one.metric, trial.value) for one, trial in zip(found, shown, strict=True)]
     rows = [
         ("name", *(one.name for one in found)),
         ("state", *(one.state for one in found)),
         ("trials", *(", ".join(f"{count} {state}" for state, count in one.trials.items()) for one in found)),
     ]
     rows += [
-        (metric, *(figure(one.best_value if one.metric == metric else None) for one in found))
+        (metric, *(figure(value if own == metric else None) for own, value in values))
         for metric in dict.fromkeys(one.metric for one in found)
     ]
     rows += [
         ("test accuracy", *(figure(one.test_accuracy) for one in found)),
-        ("best trial", *(figure(one.best_trial) for one in found)),
-        ("best epoch", *(figure(one.best_epoch) for one in found)),
+        ("winner", *(figure(one.winner_trial) for one in found)),
+        ("best epoch", *(figure(trial.epoch) for trial in shown)),
     ]
-    names = sorted({name for one in found for name in one.best_parameters}, key=importance_order)
-    rows += [(name, *(figure(one.best_parameters.get(name)) for one in found)) for name in names]
+    names = sorted({name for trial in shown for name in trial.parameters}, key=importance_order)
+    rows += [(name, *(figure(trial.parameters.get(name)) for trial in shown)) for name in names]
+    rows.append(("best trial of the search", *(_best_of_search(one) for one in found)))
     return Table(("result", *(one.id for one in found)), tuple(rows))
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The trial that the column of an experiment is about."""
+
+    value: float | None
+    epoch: int | None
+    parameters: Mapping[str, str | float | int | bool]
+
+
+def _shown(one: ComparedExperiment) -> _Shown:
+    if one.winner_trial is None:
+        return _Shown(one.best_value, one.best_epoch, one.best_parameters)
+    return _Shown(one.winner_value, one.winner_epoch, one.winner_parameters)
+
+
+def _best_of_search(one: ComparedExperiment) -> str:
+    return "-" if one.best_trial is None else f"{one.best_trial} ({figure(one.best_value)})"
 
 
 def compared_specs(comparison: Comparison) -> Table:
@@ -220,9 +243,8 @@ def facts(view: ExperimentView) -> list[Fact]:
         lines.append(Fact("continues", view.source_id))
     if view.best:
         lines.append(Fact("best", f"trial {view.best.trial}, {view.metric} {figure(view.best.value)}"))
-    if view.winner and is_replicate(view.winner.get("trial", 0)):
-        trial, index = replicated(view.winner["trial"])
-        lines.append(Fact("winner", f"trial {trial} by the mean over its fresh seeds; registered is seed {index}"))
+    if winner := _winner(view):
+        lines.append(Fact("winner", winner))
     if view.winner and view.winner.get("test_accuracy") is not None:
         lines.append(Fact("test", _tested(view.winner)))
     lines.append(Fact("controls", controls(view)))
@@ -231,6 +253,18 @@ def facts(view: ExperimentView) -> list[Fact]:
     if view.mlflow_view_url:
         lines.append(Fact("charts", view.mlflow_view_url))
     return lines + [Fact("warning", warning) for warning in view.warnings]
+
+
+def _winner(view: ExperimentView) -> str:
+    """The winner, where it is not the best trial: fresh seeds chose it, or a better trial was found after it won."""
+    number = (view.winner or {}).get("trial")
+    if number is None or (view.best and view.best.trial == number):
+        return ""
+    how = ""
+    if is_replicate(number):
+        how = f" by the mean over its fresh seeds; registered is seed {replicated(number)[1]}"
+    value = (view.winner or {}).get("value")
+    return f"trial {trial_of(number)}{how}" + (f", {view.metric} {figure(value)}" if value is not None else "")
 
 
 def controls(view: ExperimentView) -> str:

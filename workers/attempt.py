@@ -28,11 +28,11 @@ from workers.heartbeat import HeartbeatThread
 from workers.nodes import check_node
 from workers.search import continuation, stop_conditions, warm_start
 from workers.search.checkpoint_keeper import CheckpointKeeper
-from workers.search.finalists import chosen_run
 from workers.search.policy import SearchPolicy
 from workers.search.stop_conditions import Outcome
 from workers.search.tune_callbacks import TuneCallback
 from workers.search.verdicts import Verdicts
+from workers.state.fresh_seeds import winner as winner_of
 from workers.state.recorder import ForeignJournalError, Recorder
 from workers.tracking.connection import SupersededError, is_outage, is_permanent
 from workers.tracking.mlflow_ids import MlflowIds
@@ -285,12 +285,13 @@ class ExperimentAttempt:
         return self._winner is not None and self._outcome.phase is Phase.COMPLETED
 
     def _finalize_winner(self) -> Winner | None:
-        """Evaluate the best trial, log and register its model. None when no trial has a value.
+        """Evaluate the winner, log and register its model. None when no trial has a value.
 
         The registered winner of an earlier attempt stays if no better trial was found since.
         """
         table = self._recorder.table
-        best, known = chosen_run(self._spec, table) or table.best(), table.winner
+        won, known = winner_of(self._spec, table), table.winner
+        best = won.run if won else None
         if best is None or best.best_value is None or best.best_epoch is None:
             return None
         if known is not None and known.trial == best.number and known.model_uri:

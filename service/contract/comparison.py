@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from search_spaces.controls import SPEC_PATHS
 from search_spaces.mlflow_view import charts_path, comparison_path
 from search_spaces.objective import Objective
+from search_spaces.replicates import trial_of
 from search_spaces.searched import described, importance_order, searched_parameters
 from service.contract.schemas import ExperimentView, TrialView
 
@@ -35,10 +36,21 @@ class ComparedExperiment(BaseModel):
     state: str = Field(description="Current state.")
     trials: dict[str, int] = Field(description="Number of trials in each state.")
     metric: str = Field(description="Metric of the objective.")
-    best_trial: int | None = Field(description="Number of the best trial.")
+    best_trial: int | None = Field(
+        description="Number of the trial with the best value in the search, which fresh seeds may have beaten."
+    )
     best_value: float | None = Field(description="Its best value of the objective.")
     best_epoch: int | None = Field(description="Epoch of that value, counted from 1.")
-    test_accuracy: float | None = Field(description="Accuracy of the winner on the test set.")
+    winner_trial: int | None = Field(None, description="Number of the trial that won; null while there is no winner.")
+    winner_run: int | None = Field(
+        None, description="Number of its run whose weights are registered: itself, or one with a fresh seed."
+    )
+    winner_value: float | None = Field(None, description="The best value of the objective of that run.")
+    winner_epoch: int | None = Field(None, description="Epoch of that value, counted from 1.")
+    winner_parameters: dict[str, str | float | int | bool] = Field(
+        default_factory=dict, description="The winner's hyperparameters that any of the experiments searches."
+    )
+    test_accuracy: float | None = Field(description="Accuracy of the winner's run on the test set.")
     best_parameters: dict[str, str | float | int | bool] = Field(
         description="The hyperparameters of the best trial that any of the experiments searches."
     )
@@ -71,22 +83,26 @@ def curves_each(experiments: int) -> int:
     return MOST_CURVES // experiments
 
 
-def compare(views: Sequence[ExperimentView], best: Sequence[Sequence[TrialView]]) -> Comparison:
-    """The comparison of experiments; `best` are the best trials of each, the best first."""
+def compare(
+    views: Sequence[ExperimentView], best: Sequence[Sequence[TrialView]], winners: Sequence[TrialView | None]
+) -> Comparison:
+    """The comparison of experiments; `best` are the best trials of each, the best first, and `winners` the runs whose
+    weights are registered, as far as there are any."""
     searched = set().union(*(searched_parameters(view.spec.get("search_space")) for view in views))
     return Comparison(
-        experiments=[_result(view, trials, searched) for view, trials in zip(views, best, strict=True)],
+        experiments=[_result(*one, searched) for one in zip(views, best, winners, strict=True)],
         differences=_differences(views),
         mlflow_url=_runs_url(views),
         mlflow_charts_url=_charts_url(views, best),
     )
 
 
-def _result(view: ExperimentView, trials: Sequence[TrialView], searched: set[str]) -> ComparedExperiment:
+def _result(
+    view: ExperimentView, trials: Sequence[TrialView], run: TrialView | None, searched: set[str]
+) -> ComparedExperiment:
+    winner = view.winner or {}
     number = view.best.trial if view.best else None
     trial = next((trial for trial in trials if trial.trial == number), None)
-    parameters = trial.parameters if trial else {}
-    names = sorted(searched & parameters.keys(), key=importance_order)
     return ComparedExperiment(
         id=view.id,
         name=view.name,
@@ -97,9 +113,19 @@ def _result(view: ExperimentView, trials: Sequence[TrialView], searched: set[str
         best_trial=number,
         best_value=view.best.value if view.best else None,
         best_epoch=trial.best_epoch if trial else None,
-        test_accuracy=(view.winner or {}).get("test_accuracy"),
-        best_parameters={name: parameters[name] for name in names},
+        winner_trial=trial_of(winner["trial"]) if winner else None,
+        winner_run=winner.get("trial"),
+        winner_value=winner.get("value"),
+        winner_epoch=run.best_epoch if run else None,
+        winner_parameters=_searched(run, searched),
+        test_accuracy=winner.get("test_accuracy"),
+        best_parameters=_searched(trial, searched),
     )
+
+
+def _searched(trial: TrialView | None, names: set[str]) -> dict[str, str | float | int | bool]:
+    parameters = trial.parameters if trial else {}
+    return {name: parameters[name] for name in sorted(names & parameters.keys(), key=importance_order)}
 
 
 def _differences(views: Sequence[ExperimentView]) -> list[Difference]:

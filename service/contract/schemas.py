@@ -20,7 +20,7 @@ UNAVAILABLE_DETAIL = "Why the component is unavailable; empty while it works."
 
 
 class BestTrial(BaseModel):
-    """The best trial so far or, at the end, the winner."""
+    """The trial with the best value of the search so far. Fresh seeds may choose another winner."""
 
     trial: int = Field(description="Number of the trial.")
     value: float = Field(description="Its best value of the objective.")

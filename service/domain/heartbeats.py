@@ -13,10 +13,12 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from search_spaces.objective import Objective
+from search_spaces.problems import Problem
 from search_spaces.protocol import FINAL_PHASES, Directives, Heartbeat, Phase, TrialUpdate, finite_or_none
 from search_spaces.replicates import FIRST_REPLICATE, is_replicate
 from search_spaces.stored import StoredSpec
-from service.contract.errors import ConflictError
+from service.contract.errors import ConflictError, ValidationFailedError
 from service.contract.states import ENDED, OPEN, AttemptState, State
 from service.domain import actions, attempts, experiments
 from service.domain.retry_policy import Replacement
@@ -29,13 +31,24 @@ STOPS = {
     State.PREEMPTING: ("pause", attempts.PREEMPTED),
 }
 
+#: Fields of `Winner` that are shares in [0, 1].
+TEST_SHARES = (
+    "test_accuracy",
+    "test_balanced_accuracy",
+    "test_macro_f1",
+    "test_top5_accuracy",
+    "test_calibration_error",
+)
+ROUNDING = 1e-6  # by which a mean of shares may be above 1: a refused winner would cost the attempt
+
 
 def handle_heartbeat(
     session: Session, attempt_id: str, token: str, heartbeat: Heartbeat, replacement: Replacement
 ) -> Directives:
     """Store what a driver reports, and answer with what it must do.
 
-    Raises ForbiddenError for a wrong token, ConflictError for an attempt that was superseded. A final
+    Raises ForbiddenError for a wrong token, ConflictError for an attempt that was superseded, ValidationFailedError for
+    a winner with an accuracy that is not between 0 and 1. A final
     heartbeat that is repeated because its answer was lost is answered again.
     """
     attempt = attempts.authenticate(session, attempt_id, token)
@@ -48,6 +61,7 @@ def handle_heartbeat(
             f"attempt {attempt.id} is {attempt.state}, experiment {experiment.id} is {experiment.state} "
             f"with attempt {experiment.attempt}: stop, and write nothing more"
         )
+    _check_winner(experiment, heartbeat)
     attempt.last_heartbeat_at, attempt.phase, attempt.state = replacement.now, heartbeat.phase, AttemptState.RUNNING
     experiment.mlflow_experiment_id = heartbeat.mlflow_experiment_id or experiment.mlflow_experiment_id
     experiment.mlflow_run_id = heartbeat.mlflow_run_id or experiment.mlflow_run_id
@@ -98,6 +112,25 @@ def _end_experiment(session: Session, experiment: Experiment, heartbeat: Heartbe
     else:
         why = f"the driver stopped: {reason}" if reason else "the driver stopped and gave no reason"
         attempts.count_failure(session, experiment, why, replacement)
+
+
+def _check_winner(experiment: Experiment, heartbeat: Heartbeat) -> None:
+    """Accuracies are shares in [0, 1]. The phase is not checked: a driver may send its last heartbeat before the final
+    one with the winner."""
+    winner = heartbeat.winner
+    if winner is None:
+        return
+    values = {name: getattr(winner, name) for name in TEST_SHARES}
+    objective = StoredSpec(experiment.spec).overview.objective
+    if isinstance(objective, Objective) and objective.is_share:
+        values["value"] = winner.value
+    problems = [
+        Problem(f"winner.{name}", "must be between 0 and 1", value)
+        for name, value in values.items()
+        if value is not None and not -ROUNDING <= value <= 1 + ROUNDING
+    ]
+    if problems:
+        raise ValidationFailedError("; ".join(map(str, problems)), problems)
 
 
 def _write_trials(

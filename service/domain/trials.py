@@ -68,6 +68,12 @@ def find(session: Session, experiment: Experiment, number: int) -> Trial:
     return trial
 
 
+def of_winner(session: Session, experiment: Experiment) -> Trial | None:
+    """The run whose weights are registered; None while there is no winner."""
+    number = (experiment.winner or {}).get("trial")
+    return None if number is None else session.get(Trial, (experiment.id, number))
+
+
 def bound_spec(experiment: Experiment, trial: Trial, stored: str | None) -> TrialSpec:
     """The spec without domains that a trial runs: the one `stored` in its folder, otherwise bound from its sample.
 

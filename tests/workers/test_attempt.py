@@ -61,6 +61,8 @@ def test_a_completed_search_ends_with_a_registered_winner(
         "best_value": 0.5,
         "best_validation_accuracy": 0.5,
         "best_trial": 0,
+        "winner_trial": 0,
+        "winner_value": 0.5,
         "test_accuracy": 0.75,
         "test_loss": 0.5,
     }
@@ -69,6 +71,8 @@ def test_a_completed_search_ends_with_a_registered_winner(
         "rung.reason": "",
         "rung.best_trial": "0",
         "rung.best_run_id": "run-0",
+        "rung.winner_trial": "0",
+        "rung.winner_run_id": "run-0",
         "rung.model": "models:/x/0",
     }
     after = journal_of(tmp_path)
@@ -96,6 +100,10 @@ def test_the_winner_by_fresh_seeds_is_measured_and_registered(
     final = service.heard[-1]
     assert (final.phase, final.winner.trial, final.winner.value) == ("completed", chosen, 0.85)
     assert (done.tracking.summary["best_trial"], done.tracking.summary["trials_completed"]) == (0, 2)
+    assert (done.tracking.summary["winner_trial"], done.tracking.summary["winner_value"]) == (1, 0.85)
+    tags = done.tracking.tags
+    assert (tags["rung.best_trial"], tags["rung.best_run_id"]) == ("0", "run-0")
+    assert (tags["rung.winner_trial"], tags["rung.winner_run_id"]) == ("1", f"run-{chosen}")
     assert done.tracking.summary["replicate_mean"] == pytest.approx(0.8)
     assert done.tracking.summary["replicate_sd"] == pytest.approx(0.1 / math.sqrt(2))
 

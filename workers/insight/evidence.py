@@ -22,6 +22,8 @@ from search_spaces.replicates import is_replicate
 from search_spaces.scores import Scores
 from search_spaces.storage.base import ArtifactStore, ExperimentStorage, read_document
 from workers.state.events import EpochFinished, decode_all
+from workers.state.fresh_seeds import Won
+from workers.state.fresh_seeds import winner as winner_of
 from workers.state.outcomes import ValidationOutcomes, load_outcomes
 from workers.state.trial_table import Trial, TrialTable
 
@@ -36,15 +38,18 @@ Document = TypeVar("Document", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Evidence:
-    """`trials` have a value, the best first; the first is the winner. `every` are all trials of the search by
-    number, `replicates` the runs of the finalists with fresh seeds.
+    """`trials` have a value: first the winner, then the others, the best first. `won` is the winner with the run whose
+    weights are registered, `best` the number of the best trial of the search, which fresh seeds may have beaten.
+    `every` are all trials of the search by number, `replicates` the runs of the finalists with fresh seeds.
 
     `metrics` has those of each epoch, and `outcomes` which validation images were right, of the best MOST_TRIALS trials
-    as far as they are known. `winner` has the result on the test set, `scores` how well it
+    and the winner's run as far as they are known. `winner` has that run's result on the test set, `scores` how well it
     recognizes each class, `data` the sizes of the splits.
     """
 
     spec: ExperimentSpec
+    won: Won
+    best: int
     trials: list[Trial]
     every: dict[int, Trial]
     replicates: dict[int, Trial]
@@ -60,26 +65,26 @@ def gather(spec: ExperimentSpec, storage: ExperimentStorage) -> Evidence:
     table = TrialTable(spec.objective)
     for event in decode_all(storage.journal.entries()):
         table.apply(event)
-    best = table.best()
-    if best is None:
+    best, won = table.best(), winner_of(spec, table)
+    if best is None or won is None:
         raise ValueError("no trial has a value")
     sign = spec.objective.sign
     rated = [trial for trial in table.searched() if trial.best_value is not None]
     replicates = {number: trial for number, trial in table.trials.items() if is_replicate(number)}
-    rated.sort(key=lambda trial: (-sign * (trial.best_value or 0.0), trial.number))
-    metrics: dict[int, list[Mapping[str, float]]] = {trial.number: [] for trial in _examined(rated)}
+    rated.sort(key=lambda trial: (trial is not won.trial, -sign * (trial.best_value or 0.0), trial.number))
+    metrics: dict[int, list[Mapping[str, float]]] = {trial.number: [] for trial in (won.run, *_examined(rated))}
     for event in decode_all(storage.journal.entries()):
         if isinstance(event, EpochFinished) and event.trial in metrics:
             metrics[event.trial].append(event.metrics)
     completed = [trial for trial in replicates.values() if trial.state is TrialState.COMPLETED]
     outcomes = _outcomes(storage.artifacts, [*completed, *rated[:MOST_TRIALS]])
-    winner = table.winner if table.winner and table.winner.trial in {best.number, *replicates} else None
+    winner = table.winner if table.winner and table.winner.trial == won.run.number else None
     every = {trial.number: trial for trial in table.searched()}
     scores = _document(storage.artifacts, NAMES.scores, Scores)
     if winner is None or (scores and scores.trial != winner.trial):  # those of an earlier end of the search
         scores = None
     data = _document(storage.artifacts, NAMES.data_report, DataReport)
-    return Evidence(spec, rated, every, replicates, metrics, outcomes, winner, data, scores)
+    return Evidence(spec, won, best.number, rated, every, replicates, metrics, outcomes, winner, data, scores)
 
 
 def _examined(rated: Iterable[Trial]) -> Iterator[Trial]:

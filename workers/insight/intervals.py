@@ -1,10 +1,12 @@
 """Intervals: how far an accuracy that was measured on some images may be from the true one.
 
-Pure functions. Owns the level of all intervals that Rung reports. It must not know trials or files.
+Pure functions. Owns the level of all intervals that Rung reports, and the test of two accuracies. It must not know
+trials or files.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from scipy import stats
@@ -33,6 +35,11 @@ def of_accuracy(accuracy: float, images: int) -> Estimate:
     return Estimate(accuracy, float(found.low), float(found.high))
 
 
-def is_overtuned(expected: Estimate, test: Estimate) -> bool:
-    """Whether the test result is so much lower than the validation let expect that chance does not explain it."""
-    return test.high < expected.low
+def is_lower(accuracy: float, images: int, than: float, of_images: int) -> bool:
+    """Whether an accuracy on `images` images is lower than another one, on other images, beyond what chance explains.
+
+    Fisher's exact one-sided test of two samples, at 5 %. A share of an image counts as wrong.
+    """
+    right, right_than = round(accuracy * images), math.floor(than * of_images)
+    table = [[right, images - right], [right_than, of_images - right_than]]
+    return bool(stats.fisher_exact(table, alternative="less").pvalue <= 1 - LEVEL)

@@ -57,6 +57,8 @@ def _told_apart(insight: Insight, path: Path) -> Path:
         f"{ties} of {counted(max(0, sure.compared - 1), 'other trial')} cannot be distinguished from trial "
         f"{insight.choice.trial} on {counted(sure.validation_images or 0, 'validation image')}"
     )
+    if insight.replication:
+        caption += ", finalists by their fresh seeds"
     if sure.compared > len(sure.best):
         caption += f"; the best {len(sure.best)} are shown"
     return figures.intervals([("", rows)], COLORS, caption, "accuracy, with 95 % intervals", path)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from search_spaces.insight import Finalist, Interval, Replication
+from workers.insight import selection
 from workers.insight.evidence import Evidence
 from workers.insight.intervals import LEVEL, Estimate
 from workers.state.fresh_seeds import ranked
@@ -28,12 +29,13 @@ Floats = NDArray[np.float64]
 def replication(evidence: Evidence) -> Replication | None:
     """None where the replicates do not decide."""
     sign = evidence.spec.objective.sign
-    order = ranked(evidence.replicates, evidence.trials[0].number, evidence.spec.finalists.seeds, sign)
+    order = ranked(evidence.replicates, evidence.best, evidence.spec.finalists.seeds, sign)
     if not order:
         return None
     values = [[run.best_value or 0.0 for run in one.runs] for one in order]
     right = _right(evidence, [one.runs for one in order])
-    found, difference = estimates(right, evidence.spec.seed) if right else ([], None)
+    found, differences = estimates(right, evidence.spec.seed) if right else ([], [])
+    of_others = [None, *map(_interval, differences)] if differences else [None] * len(order)
     return Replication(
         chosen=order[0].trial,
         finalists=[
@@ -44,11 +46,12 @@ def replication(evidence: Evidence) -> Replication | None:
                 mean=one.mean,
                 sd=stdev(values[place]) if len(values[place]) > 1 else None,
                 accuracy=_interval(found[place]) if found else None,
+                difference=of_others[place],
             )
             for place, one in enumerate(order)
         ],
         expected=expected_of_choice(values, sign),
-        difference=_interval(difference) if difference else None,
+        difference=of_others[1],
     )
 
 
@@ -68,8 +71,19 @@ def expected_of_choice(values: Sequence[Sequence[float]], sign: int) -> float:
     return fmean(measured)
 
 
-def estimates(right: Sequence[NDArray[np.bool_]], seed: int = 0) -> tuple[list[Estimate], Estimate]:
-    """The accuracy of each finalist with its interval, and the difference between the first two, paired on images.
+def expected_on_other_images(evidence: Evidence) -> Estimate | None:
+    """The accuracy to expect of the finalist that is chosen by its fresh seeds, on images that did not choose it; None
+    where it is not known which images the runs got right."""
+    order = ranked(evidence.replicates, evidence.best, evidence.spec.finalists.seeds, evidence.spec.objective.sign)
+    right = _right(evidence, [one.runs for one in order])
+    if not right or right[0].shape[1] < 2:
+        return None
+    return selection.expected_of_choice(np.array([one.sum(0) for one in right]), evidence.spec.seed, len(right[0]))
+
+
+def estimates(right: Sequence[NDArray[np.bool_]], seed: int = 0) -> tuple[list[Estimate], list[Estimate]]:
+    """The accuracy of each finalist with its interval, and the difference of the first to each other one, paired on
+    images.
 
     `right` has for each finalist which images its runs got right: [seeds, images], with the same numbers for all. The
     bootstrap draws images, the same for all finalists, and for each finalist the deviations of its seeds from those of
@@ -88,7 +102,8 @@ def estimates(right: Sequence[NDArray[np.bool_]], seed: int = 0) -> tuple[list[E
         draws += random.choice(deviations, (DRAWS, finalists, seeds)).mean(2)
     values = by_image.mean(1)
     found = [_estimate(float(values[place]), draws[:, place]) for place in range(finalists)]
-    return found, _estimate(float(values[0] - values[1]), draws[:, 0] - draws[:, 1])
+    others = range(1, finalists)
+    return found, [_estimate(float(values[0] - values[one]), draws[:, 0] - draws[:, one]) for one in others]
 
 
 def _over_images(by_image: Floats, random: np.random.Generator) -> Floats:

@@ -9,6 +9,7 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.insight import Choice, Finding, Importance, Insight, NextSpec, Sureness, TrialFindings
 from search_spaces.phrases import counted
 from search_spaces.protocol import TrialState
+from search_spaces.replicates import run_name
 from search_spaces.sampling import NOT_APPLICABLE, count_distinct
 from search_spaces.searched import searched_parameters
 from search_spaces.searchers.drawn import DrawnSearcherSpec
@@ -21,6 +22,7 @@ from workers.insight.parts import Parts
 from workers.insight.replication import replication
 from workers.insight.space import space_findings
 from workers.insight.sureness import sureness
+from workers.state.trial_table import Trial
 
 MOST_SHOWN = 100  # trials whose findings are listed; those of the others are counted
 #: How long each part may take, in seconds. Together they are within the time that the driver waits for the insight.
@@ -40,12 +42,13 @@ def insight_of(evidence: Evidence, limits_s: Mapping[str, float] = LIMITS_S) -> 
     curves: list[TrialFindings] = parts.compute("curves", lambda: _curves(evidence), [])
     space: dict[str, Finding] = parts.compute("space", lambda: space_findings(evidence), {})
     winner = curves[0].findings if curves else []
+    replicated = parts.compute("replication", lambda: replication(evidence), None)
     warning = evidence.scores.warning() if evidence.scores else ""
     return Insight(
         metric=evidence.spec.objective.metric,
         choice=_choice(evidence),
-        sureness=parts.compute("sureness", lambda: sureness(evidence), Sureness()),
-        replication=parts.compute("replication", lambda: replication(evidence), None),
+        sureness=parts.compute("sureness", lambda: sureness(evidence, replicated), Sureness()),
+        replication=replicated,
         importance=parts.compute("importance", lambda: important(evidence), Importance(note="it was not computed")),
         curves=curves[:MOST_SHOWN],
         counts=_counts(evidence, curves),
@@ -60,13 +63,15 @@ def insight_of(evidence: Evidence, limits_s: Mapping[str, float] = LIMITS_S) -> 
 
 
 def _choice(evidence: Evidence) -> Choice:
-    best = evidence.trials[0]
-    if best.best_value is None or best.best_epoch is None:
-        raise ValueError(f"the winner must have a value (got trial {best.number} without one)")
+    won = evidence.won
+    if won.run.best_value is None or won.run.best_epoch is None:
+        raise ValueError(f"the winner must have a value (got {run_name(won.run.number)} without one)")
     return Choice(
-        trial=best.number,
-        value=best.best_value,
-        epoch=best.best_epoch,
+        trial=won.trial.number,
+        run=won.run.number,
+        best_of_search=evidence.best,
+        value=won.run.best_value,
+        epoch=won.run.best_epoch,
         trials=len(evidence.trials),
         without_value=len(evidence.every) - len(evidence.trials),
         parameters=_searched(evidence),
@@ -86,7 +91,7 @@ def _exhausted(evidence: Evidence) -> Iterator[str]:
 def _searched(evidence: Evidence) -> dict[str, str | float | int | bool]:
     """The winner's values of the searched hyperparameters that apply to it."""
     names = searched_parameters(evidence.spec.search_space.model_dump(mode="json"))
-    values = evidence.trials[0].parameters
+    values = evidence.won.trial.parameters
     return {name: values[name] for name in sorted(names) if values.get(name, NOT_APPLICABLE) != NOT_APPLICABLE}
 
 
@@ -98,14 +103,17 @@ def _counts(evidence: Evidence, curves: list[TrialFindings]) -> dict[str, int]:
 
 
 def _curves(evidence: Evidence) -> list[TrialFindings]:
-    classes = len(evidence.data.classes) if evidence.data else None
+    """Of the winner, those of the run whose weights are registered."""
+    runs = {evidence.won.trial.number: evidence.won.run}
     return [
-        TrialFindings(
-            trial=trial.number,
-            findings=findings(
-                evidence.metrics[trial.number], trial.state, str(trial.parameters.get("scheduler.kind", "")), classes
-            ),
-        )
+        _findings(evidence, trial.number, runs.get(trial.number, trial))
         for trial in evidence.trials
         if trial.number in evidence.metrics
     ]
+
+
+def _findings(evidence: Evidence, number: int, run: Trial) -> TrialFindings:
+    """What the curves of `run` show, as a finding about trial `number`."""
+    classes = len(evidence.data.classes) if evidence.data else None
+    scheduler = str(run.parameters.get("scheduler.kind", ""))
+    return TrialFindings(trial=number, findings=findings(evidence.metrics[run.number], run.state, scheduler, classes))

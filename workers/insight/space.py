@@ -33,9 +33,10 @@ def space_findings(evidence: Evidence) -> dict[str, Finding]:
     if len(trials) < 2 * FEWEST_BEST:
         return {}
     best = trials[: max(FEWEST_BEST, math.ceil(BEST * len(trials)))]
+    knows_winner = best[0] is evidence.won.trial  # an early version recorded no samples
     found: dict[str, Finding] = {}
     for path, domain in domains(evidence.spec.search_space):
-        if isinstance(domain, Interval) and (finding := _at_bound(path, domain, best)):
+        if knows_winner and isinstance(domain, Interval) and (finding := _at_bound(path, domain, best)):
             found[path] = finding
         if isinstance(domain, Choice):
             found |= _never_won(path, domain, trials, best)
@@ -81,7 +82,7 @@ def _never_won(path: str, domain: Choice, trials: Sequence[Trial], best: Sequenc
         name, value = without_indices(path), offered[ranks[0] - 1].best_value or 0.0
         text = (
             f"{name} {label(domain, index)} was tried {len(ranks)} times, its best trial has rank {ranks[0]} of "
-            f"{len(offered)} with {value:.4g} (the winner has {offered[0].best_value:.4g}), and none is among the best "
+            f"{len(offered)} with {value:.4g} (the first has {offered[0].best_value:.4g}), and none is among the best "
             f"{len(top)}, which chance would do in {100 * by_chance:.2g} % of searches"
         )
         figures = {"trials": len(ranks), "best_rank": ranks[0], "best_value": value, "by_chance": by_chance}

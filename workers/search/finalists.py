@@ -1,6 +1,7 @@
-"""Finalists: the trials that are trained again with fresh seeds, and which of them wins.
+"""Finalists: the trials that are trained again with fresh seeds.
 
-Owns the choice before and after. Pure functions of the trial table. It must not know Ray, files or how trials are run.
+Owns their choice; `workers.state.fresh_seeds` says which of them wins. Pure functions of the trial table. It must not
+know Ray, files or how trials are run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from statistics import fmean
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import TrialState
 from search_spaces.replicates import replicate_number
-from workers.state.fresh_seeds import FEWEST, ranked
+from workers.state.fresh_seeds import FEWEST
 from workers.state.trial_table import Trial, TrialTable
 
 LAST_EPOCHS = 3  # whose mean ranks the trials: less of it is chance than of the best epoch
@@ -46,20 +47,7 @@ def finalists(spec: ExperimentSpec, table: TrialTable) -> list[int]:
     return [best.number, *known[: spec.finalists.trials - 1]]
 
 
-def chosen_run(spec: ExperimentSpec, table: TrialTable) -> Trial | None:
-    """The replicate whose weights are registered: of the trial with the best mean over its fresh seeds, the run of the
-    lowest validation loss. None where the replicates do not decide."""
-    best = table.best()
-    order = ranked(table.trials, best.number, spec.finalists.seeds, spec.objective.sign) if best else []
-    return min(order[0].runs, key=lambda run: (_loss(run), run.number)) if order else None
-
-
 def _late(trial: Trial, sign: int) -> float:
     """The mean of the last epochs; the worst possible value where one of them is not finite."""
     late = trial.curve[-LAST_EPOCHS:]
     return fmean(late) if late and all(map(math.isfinite, late)) else -sign * math.inf
-
-
-def _loss(run: Trial) -> float:
-    loss = run.losses[(run.best_epoch or 1) - 1]
-    return math.inf if loss is None or not math.isfinite(loss) else loss

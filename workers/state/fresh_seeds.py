@@ -1,18 +1,20 @@
-"""Fresh seeds: which trials can be compared by their replicates, and in which order.
+"""Fresh seeds: which trials can be compared by their replicates, and which trial wins.
 
-Owns when the replicates decide. Pure functions of the trials. It must not know how replicates are chosen or trained,
-nor what is made of the comparison.
+Owns when the replicates decide, and who is the winner of a search. Pure functions of the trials. It must not know how
+replicates are chosen or trained, nor what is made of the comparison.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
+from search_spaces.experiment import ExperimentSpec
 from search_spaces.protocol import TrialState
 from search_spaces.replicates import is_replicate, replicate_number, replicated
-from workers.state.trial_table import Trial
+from workers.state.trial_table import Trial, TrialTable
 
 FEWEST = 2  # of one there is nothing to choose
 
@@ -24,6 +26,33 @@ class Replicated:
     trial: int
     runs: list[Trial]
     mean: float
+
+
+@dataclass(frozen=True)
+class Won:
+    """The winner: a trial of the search, and its run whose weights are registered: itself or one of its replicates."""
+
+    trial: Trial
+    run: Trial
+
+    @property
+    def by_fresh_seeds(self) -> bool:
+        return self.run is not self.trial
+
+
+def winner(spec: ExperimentSpec, table: TrialTable) -> Won | None:
+    """The winner of a search; None where no trial has a value.
+
+    It is the trial with the best mean over its fresh seeds, with its run of the lowest validation loss; where the
+    replicates do not decide, it is the best trial of the search.
+    """
+    best = table.best()
+    if best is None:
+        return None
+    order = ranked(table.trials, best.number, spec.finalists.seeds, spec.objective.sign)
+    if not order:
+        return Won(best, best)
+    return Won(table.trials[order[0].trial], min(order[0].runs, key=lambda run: (_loss(run), run.number)))
 
 
 def ranked(trials: Mapping[int, Trial], best: int, seeds: int, sign: int) -> list[Replicated]:
@@ -45,3 +74,8 @@ def ranked(trials: Mapping[int, Trial], best: int, seeds: int, sign: int) -> lis
         if len(runs) == seeds
     ]
     return sorted(found, key=lambda one: (-sign * one.mean, one.trial)) if len(found) >= FEWEST else []
+
+
+def _loss(run: Trial) -> float:
+    loss = run.losses[(run.best_epoch or 1) - 1]
+    return math.inf if loss is None or not math.isfinite(loss) else loss

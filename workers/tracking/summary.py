@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 
 from search_spaces.insight import Insight
 from search_spaces.protocol import PARENT_RUN_STATUS, Phase, RunStatus, Tag, TrialState, Winner
-from search_spaces.replicates import is_replicate, replicated
+from search_spaces.replicates import is_replicate, replicated, trial_of
 from search_spaces.scores import hidden
 from workers.state.trial_table import TrialTable
 
@@ -55,7 +55,9 @@ def summarize(
 ) -> Summary:
     """The summary of an experiment that ended in `phase` with these trials, compared by `metric`.
 
-    `runs` are their runs in MLflow; `importance` has the share of the differences that each hyperparameter explains.
+    The best trial of the search is named, and the winner, which fresh seeds may have chosen: what was measured on the
+    test set is of its run. `runs` are their runs in MLflow; `importance` has the share of the differences that each
+    hyperparameter explains.
     """
     metrics: dict[str, float] = {}
     remark = ""
@@ -68,7 +70,11 @@ def summarize(
     metrics |= {f"{IMPORTANCE}/{name}": share for name, share in (importance or {}).items()}
     if winner is not None:
         metrics |= {name: value for name in TESTED if (value := getattr(winner, name)) is not None}
-        tags[Tag.MODEL] = winner.model_uri or ""
+        number = trial_of(winner.trial)
+        metrics |= {"winner_trial": float(number), "winner_value": winner.value}
+        tags |= {Tag.MODEL: winner.model_uri or "", Tag.WINNER_TRIAL: str(number)}
+        if run := runs.get(winner.trial):
+            tags[Tag.WINNER_RUN_ID] = run
         metrics |= _replicate_metrics(table, winner.trial)
         remark = hidden("test", winner.test_accuracy, winner.test_balanced_accuracy)
     return Summary(

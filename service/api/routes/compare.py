@@ -56,10 +56,12 @@ def compare_experiments(visible: ExperimentList, query: Annotated[Compared, Quer
     MLflow that show them side by side."""
     compared = visible.named(query.id)
     views = [experiment.show() for experiment in compared]
-    best = []
+    best, winners = [], []
     for experiment, view in zip(compared, views, strict=True):
         with experiment.read() as (session, row):
             found = trials.page(session, row, sort=best_first(view), limit=curves_each(len(views)))
+            run = trials.of_winner(session, row)
         home, mlflow = row.mlflow_experiment_id, experiment.context.mlflow
         best.append([serializers.trial(trial, home, mlflow) for trial, _ in found])
-    return compare(views, best)
+        winners.append(serializers.trial(run, home, mlflow) if run else None)
+    return compare(views, best, winners)

@@ -13,6 +13,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from search_spaces.replicates import is_replicate, replicate_number
 from service.cli import app
 from service.client import Client
 from service.contract.comparison import MOST_CURVES
@@ -97,6 +98,62 @@ def test_the_tables_have_a_column_for_each_experiment(run: Run, two: tuple[str, 
     ):
         assert row in lines
     assert any(line[:1] == ["charts"] and "compareRunsMode=CHART" in line[1] for line in lines)
+
+
+def test_what_is_beside_the_test_accuracy_is_of_the_trial_that_fresh_seeds_chose(world: World, run: Run) -> None:
+    one, other = world.started(search_space=SPACE, name="seeds"), world.started(search_space=SPACE)
+    by_trial = {
+        0: (0.9, 0.01),
+        1: (0.8, 0.05),
+        replicate_number(0, 0): (0.7, 0.01),
+        replicate_number(1, 0): (0.85, 0.05),
+    }
+    lines = [
+        world.line(
+            number,
+            state="COMPLETED",
+            best_value=value,
+            best_epoch=7 if is_replicate(number) else 3,
+            parameters={"optimizer.lr": rate},
+        )
+        for number, (value, rate) in by_trial.items()
+    ]
+    chosen = replicate_number(1, 0)
+    winner = {"trial": chosen, "value": 0.85, "test_accuracy": 0.875, "test_loss": 0.1}
+    world.beat(one, {"phase": "completed", "trials": lines, "winner": winner})
+    answer = json.loads(run("compare", one, other, "--json").stdout)["experiments"][0]
+    assert (answer["winner_trial"], answer["winner_run"], answer["winner_value"]) == (1, chosen, 0.85)
+    assert (answer["winner_epoch"], answer["winner_parameters"]) == (7, {"optimizer.lr": 0.05})
+    assert (answer["best_trial"], answer["best_value"], answer["best_epoch"]) == (0, 0.9, 3)
+    rows = [line.split() for line in run("compare", one, other).stdout.splitlines()]
+    for row in (
+        ["validation_accuracy", "0.85", "-"],
+        ["test", "accuracy", "0.875", "-"],
+        ["winner", "1", "-"],
+        ["best", "epoch", "7", "-"],
+        ["optimizer.lr", "0.05", "-"],
+        ["best", "trial", "of", "the", "search", "0", "(0.9)", "-"],
+    ):
+        assert row in rows
+    shown = run("show", one).stdout
+    assert "  best      trial 0, validation_accuracy 0.9\n" in shown
+    by_seeds = "trial 1 by the mean over its fresh seeds; registered is seed 0, validation_accuracy 0.85"
+    assert f"  winner    {by_seeds}\n" in shown
+
+
+def test_a_better_trial_that_was_found_after_the_winner_is_not_shown_with_its_test_accuracy(
+    world: World, run: Run
+) -> None:
+    one, other = world.started(search_space=SPACE), world.started(search_space=SPACE)
+    winner = {"trial": 0, "value": 0.5, "test_accuracy": 0.875, "test_loss": 0.1}
+    world.beat(one, {"phase": "completed", "trials": [world.line(0, best_value=0.5)], "winner": winner})
+    world.patch(one, num_samples=60)
+    world.reconciler.reconcile_once()
+    world.beat(one, {"phase": "searching", "trials": [world.line(1, best_value=0.7)]}, attempt=2)
+    rows = [line.split() for line in run("compare", one, other).stdout.splitlines()]
+    assert ["validation_accuracy", "0.5", "-"] in rows
+    assert ["winner", "0", "-"] in rows
+    assert "  winner    trial 0, validation_accuracy 0.5\n" in run("show", one).stdout
 
 
 def test_a_changed_control_is_compared_as_it_is_now(world: World, run: Run) -> None:

@@ -218,6 +218,10 @@ BROKEN = [
     '{"phase": "searching", "trials": [{"trial": 0, "parameters": {"a": [1]}, "state": "RUNNING"}]}',
     '{"phase": "searching", "mlflow_run_id": "%s"}' % ("a" * 65),
     '{"phase": "completed", "winner": {"trial": 99999999999, "value": 1, "test_accuracy": 1, "test_loss": 1}}',
+    '{"phase": "completed", "winner": {"trial": 0, "value": 1, "test_accuracy": 7, "test_loss": 1}}',
+    '{"phase": "searching", "winner": {"trial": 0, "value": 1, "test_accuracy": NaN, "test_loss": 1}}',
+    '{"phase": "completed", "winner": {"trial": 0, "value": 1, "test_accuracy": 1,"test_macro_f1": -1, "test_loss":1}}',
+    '{"phase": "completed", "winner": {"trial": 0, "value": 7, "test_accuracy": 1, "test_loss": 1}}',
     "[" * 100_000,
     '{"phase": 1' + "0" * 5_000 + "}",
 ]
@@ -231,6 +235,13 @@ def test_a_broken_heartbeat_changes_nothing(world: World) -> None:
         assert 400 <= answer.status_code < 500, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
         assert world.show(one) == before
+
+
+def test_a_winner_by_its_loss_may_have_a_value_above_1(world: World) -> None:
+    one = world.started(objective={"metric": "validation_loss"})
+    winner = {"trial": 0, "value": 2.3, "test_accuracy": 1, "test_loss": 7}
+    assert world.beat(one, {"phase": "completed", "winner": winner}).status_code == 200
+    assert world.show(one)["best"] == {"trial": 0, "value": 2.3}
 
 
 def test_values_that_are_not_finite_and_impossible_times_are_stored_as_null(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy import stats
 
 from tests.support.planted import PLANTED, additive_search, outcomes
 from workers.insight.importance import forest_shares, shares
-from workers.insight.intervals import Estimate, is_overtuned, of_accuracy
+from workers.insight.intervals import Estimate, is_lower, of_accuracy
 from workers.insight.replication import estimates
 from workers.insight.replication import expected_of_choice as expected_of_finalist
 from workers.insight.selection import expected_of_choice
@@ -111,9 +112,39 @@ def test_a_test_result_is_called_overtuned_only_where_it_is_lower(lower_by: floa
         truth = random.uniform(0.94, 0.96, 20)
         right = outcomes(truth, 2000, random)
         true_test = truth[int(right.mean(1).argmax())] - lower_by
-        test = of_accuracy(random.binomial(2000, true_test) / 2000, 2000)
-        called.append(is_overtuned(expected_of_choice(right, seed), test))
+        test = random.binomial(2000, true_test) / 2000
+        called.append(is_lower(test, 2000, expected_of_choice(right, seed).value, 2000))
     assert least <= np.mean(called) <= most
+
+
+def not_overtuned(expected: float, images: int, test_images: int) -> int:
+    """The fewest right test images that are not called overtuned."""
+    return bisect_left(
+        range(test_images + 1),
+        True,
+        key=lambda right: not is_lower(right / test_images, test_images, expected, images),
+    )
+
+
+@pytest.mark.parametrize("truth", [0.975, 0.99])
+@pytest.mark.parametrize(("images", "test_images"), [(12, 40), (12, 4000), (100, 1000), (300, 4000), (1000, 1000)])
+@pytest.mark.parametrize("trials", [1, 5, 20])
+def test_a_test_result_of_the_same_accuracy_is_seldom_called_overtuned(
+    truth: float, images: int, test_images: int, trials: int
+) -> None:
+    random = np.random.default_rng(10)
+    called = []
+    for seed in range(60):
+        expected = expected_of_choice(outcomes([truth] * trials, images, random), seed)
+        assert expected.low <= expected.value <= expected.high
+        fewest = not_overtuned(expected.value, images, test_images)
+        called.append(stats.binom.cdf(fewest - 1, test_images, truth))
+    assert np.mean(called) <= 0.05
+
+
+def test_the_expected_accuracy_of_all_right_is_no_surer_than_so_few_images_allow() -> None:
+    found, least = expected_of_choice(np.ones((5, 12), bool)), of_accuracy(1.0, 12)
+    assert (found.value, found.low, found.high) == (1.0, least.low, 1.0)
 
 
 def replicated(
@@ -132,7 +163,7 @@ def test_the_intervals_of_the_finalists_contain_the_truth(gap: float) -> None:
     inside, differences = [], []
     for seed in range(100):
         right, true = replicated(gap, random)
-        found, difference = estimates(right, seed)
+        found, (difference, *_) = estimates(right, seed)
         inside += [one.low <= truth <= one.high for one, truth in zip(found, true, strict=True)]
         differences.append(difference.low <= gap <= difference.high)
     assert 0.90 <= np.mean(inside) <= 0.98

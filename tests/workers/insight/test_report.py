@@ -13,8 +13,9 @@ import pytest
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.insight import Finding, Importance, Insight
 from search_spaces.layout import NAMES
-from search_spaces.protocol import TrialState
+from search_spaces.protocol import TrialState, Winner
 from search_spaces.replicates import replicate_number
+from search_spaces.storage.folder import FolderStorage
 from search_spaces.validation import validate
 from tests.support.insights import hiding_scores
 from tests.support.planted import outcomes
@@ -24,6 +25,7 @@ from workers.insight.evidence import gather
 from workers.insight.next_spec import next_spec
 from workers.insight.report import insight_of, make_insight
 from workers.insight.sureness import sureness
+from workers.state.outcomes import ValidationOutcomes
 from workers.state.recorder import Recorder
 
 SPACE: dict[str, Any] = {
@@ -209,7 +211,7 @@ def test_a_slow_part_costs_only_itself(plant: Plant, planted: Trials, monkeypatc
 
 
 def test_a_part_that_fails_costs_only_itself(plant: Plant, planted: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise ValueError("no such number")
 
     monkeypatch.setattr(report, "sureness", fail)
@@ -294,3 +296,78 @@ def test_the_replicates_say_who_won_only_if_the_best_trial_was_trained_again(pla
     recorder.record_epoch(6, 1, {"validation_accuracy": 0.999}, (TrialState.COMPLETED, "goal reached"))
     recorder.close()
     assert make_insight(spec, storage).replication is None
+
+
+#: Which of 12 validation images runs get right.
+RUNS = {True: [True] * 12, False: [True] * 6 + [False] * 6}
+
+
+def with_fresh_seeds(storage: FolderStorage, spec: ExperimentSpec, good: Mapping[int, Sequence[bool]]) -> Recorder:
+    """Trains the trials again: for each seed whether it gets all images right. All of them have the same loss, so the
+    first seed is registered."""
+    recorder = Recorder(storage.journal, spec.objective, 2)
+    for trial, seeds in good.items():
+        for seed, is_good in enumerate(seeds):
+            number, right = replicate_number(trial, seed), RUNS[is_good]
+            of = recorder.table.trials[trial]
+            recorder.record_suggestion(number, of.sample, of.parameters)
+            metrics = {"validation_accuracy": sum(right) / 12, "validation_loss": 0.5}
+            recorder.record_epoch(number, 1, metrics, (TrialState.COMPLETED, "done"))
+            content = ValidationOutcomes(1, 0.1, right).encode()
+            storage.artifacts.write(NAMES.trial(number).validation, content)
+    return recorder
+
+
+def test_the_insight_is_of_the_trial_that_fresh_seeds_chose(plant: Plant) -> None:
+    """Trial 1 is the best of the search, but trial 0 has the better mean over fresh seeds."""
+    spec = spec_of(finalists={"trials": 2, "seeds": 2}, max_epochs=1)
+    samples = [{"optimizer": 0, "optimizer[0].lr": rate, "label_smoothing": 0.1} for rate in (0.02, 0.5)]
+    rights = [[True] * 10 + [False] * 2, [True] * 11 + [False]]
+    trials = [(sample, [sum(right) / 12], right) for sample, right in zip(samples, rights, strict=True)]
+    storage = plant(spec, trials)
+    recorder = with_fresh_seeds(storage, spec, {0: [True, True], 1: [False, True]})
+    run = replicate_number(0, 0)
+    recorder.record_winner(Winner(trial=run, value=1.0, test_accuracy=39 / 40, test_loss=0.1))
+    recorder.close()
+    made = make_insight(spec, storage)
+    assert (made.choice.trial, made.choice.run, made.choice.best_of_search) == (0, run, 1)
+    assert (made.choice.value, made.choice.epoch) == (1.0, 1)
+    assert made.choice.parameters["optimizer.lr"] == pytest.approx(0.02)
+    assert made.replication is not None
+    assert made.replication.chosen == 0
+    assert made.curves[0].trial == 0
+    sure = made.sureness
+    assert sure.test is not None
+    assert sure.expected is not None
+    assert sure.test.value == 39 / 40
+    assert sure.expected.value > 11 / 12  # trial 0 with fresh seeds has all images right, in the search it had 10 of 12
+    assert sure.overtuned is False
+
+
+@pytest.mark.parametrize(("others", "ties"), [([False, True], [1]), ([False, False], [])])
+def test_a_finalist_is_distinguished_only_where_the_difference_over_fresh_seeds_is(
+    plant: Plant, others: Sequence[bool], ties: list[int]
+) -> None:
+    """In the search, trial 1 was far worse on the same images, which seeds may have done."""
+    spec = spec_of(finalists={"trials": 2, "seeds": 2}, max_epochs=1)
+    sample = {"optimizer": 1, "label_smoothing": 0.1}
+    trials = [(sample, [sum(right) / 12], right) for right in ([True] * 12, [True] * 4 + [False] * 8)]
+    storage = plant(spec, trials)
+    with_fresh_seeds(storage, spec, {0: [True, True], 1: others}).close()
+    made = make_insight(spec, storage)
+    assert made.replication is not None
+    assert made.replication.difference is not None
+    assert (made.replication.difference.low <= 0) == bool(ties)
+    assert made.replication.finalists[1].difference == made.replication.difference
+    assert made.sureness.ties == ties
+    assert [one.tie for one in made.sureness.best] == [True, bool(ties)]
+
+
+def test_an_accuracy_that_chance_explains_is_not_overtuned(plant: Plant) -> None:
+    """12 of 12 validation images and 39 of 40 test images are right."""
+    spec = spec_of(max_epochs=1)
+    sample = {"optimizer": 1, "label_smoothing": 0.1}
+    sure = sureness(gather(spec, plant(spec, [(sample, [1.0], [True] * 12)] * 2, 39 / 40, test_images=40)))
+    assert sure.expected is not None
+    assert (sure.expected.value, sure.expected.high, sure.overtuned) == (1, 1, False)
+    assert sure.expected.low == pytest.approx(0.7575, abs=1e-4)

@@ -15,16 +15,17 @@ from search_spaces.layout import BEST
 from search_spaces.objective import Objective
 from search_spaces.problems import SpecError
 from search_spaces.protocol import Directives, TrialState, Winner
-from search_spaces.replicates import is_replicate, replicate_number, replicated
+from search_spaces.replicates import is_replicate, replicate_number, replicated, trial_of
 from search_spaces.storage.folder import FolderStorage
 from search_spaces.stored import read_spec
 from search_spaces.validation import validate
 from tests.support.searches import Search
 from tests.support.workers import OpenRecorder
 from workers.search.checkpoint_keeper import CheckpointKeeper
-from workers.search.finalists import chosen_run, finalists, replicates
+from workers.search.finalists import finalists, replicates
+from workers.state.fresh_seeds import winner
 from workers.state.recorder import Recorder
-from workers.state.trial_table import TrialTable
+from workers.state.trial_table import Trial, TrialTable
 
 BuildSearch = Callable[..., Search]
 TWICE = {"trials": 2, "seeds": 2}
@@ -223,6 +224,14 @@ def test_stored_specs_without_the_field_have_none() -> None:
     assert read_spec(document).finalists.trials == 0
 
 
+def decided_by_seeds(spec: ExperimentSpec, table: TrialTable) -> Trial | None:
+    """The run that won by fresh seeds; None where the best trial of the search won."""
+    won = winner(spec, table)
+    assert won is not None
+    assert won.trial.number == trial_of(won.run.number)
+    return won.run if won.by_fresh_seeds else None
+
+
 def test_the_trial_with_the_best_mean_over_fresh_seeds_wins_with_its_run_of_the_lowest_loss(
     open_recorder: OpenRecorder,
 ) -> None:
@@ -231,12 +240,12 @@ def test_the_trial_with_the_best_mean_over_fresh_seeds_wins_with_its_run_of_the_
     spec = ExperimentSpec(name="x", finalists=TWICE)
     runs = {(0, 0): (0.95, 0.1), (0, 1): (0.60, 0.9), (1, 0): (0.80, 0.4), (1, 1): (0.82, 0.5)}
     for index, ((trial, seed), (accuracy, loss)) in enumerate(runs.items()):
-        assert chosen_run(spec, table) is None, index
+        assert decided_by_seeds(spec, table) is None, index
         number = replicate_number(trial, seed)
         recorder.record_suggestion(number, {}, {})
         metrics = {"validation_accuracy": accuracy, "validation_loss": loss}
         recorder.record_epoch(number, 1, metrics, (TrialState.COMPLETED, "done"))
-    chosen = chosen_run(spec, table)
+    chosen = decided_by_seeds(spec, table)
     assert chosen is not None
     assert replicated(chosen.number) == (1, 0)
 
@@ -254,13 +263,13 @@ def test_a_better_trial_that_was_found_later_is_not_beaten_by_earlier_replicates
     spec = ExperimentSpec(name="x", finalists=TWICE)
     for trial, seed in ((0, 0), (0, 1), (1, 0), (1, 1)):
         replicate(recorder, trial, seed, TrialState.COMPLETED)
-    assert chosen_run(spec, table) is not None
+    assert decided_by_seeds(spec, table) is not None
     recorder.record_suggestion(2, {}, {})
     recorder.record_epoch(2, 1, {"validation_accuracy": 0.95}, (TrialState.COMPLETED, "goal reached"))
-    assert chosen_run(spec, table) is None
+    assert decided_by_seeds(spec, table) is None
     for seed in range(2):
         replicate(recorder, 2, seed, TrialState.COMPLETED, 0.95)
-    chosen = chosen_run(spec, table)
+    chosen = decided_by_seeds(spec, table)
     assert chosen is not None
     assert replicated(chosen.number)[0] == 2
 
@@ -275,5 +284,5 @@ def test_the_best_trial_is_out_if_a_replicate_of_it_fails_but_not_if_one_is_canc
     for trial, seed in ((0, 0), (1, 0), (1, 1), (2, 0), (2, 1)):
         replicate(recorder, trial, seed, TrialState.COMPLETED)
     replicate(recorder, 0, 1, TrialState(state))
-    chosen = chosen_run(spec, table)
+    chosen = decided_by_seeds(spec, table)
     assert (chosen and replicated(chosen.number)) == ((1, 0) if decided else None)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from search_spaces.insight import Finalist, Interval, NextSpec, Replication
 from search_spaces.layout import ExperimentFolder
+from search_spaces.replicates import replicate_number
 from search_spaces.validation import validate
 from service.cli import app
 from service.client import Client
@@ -75,7 +76,7 @@ def test_the_insight_fits_on_one_screen(world: World, settings: Settings, ended:
         "  noise     batch_size: no more than chance of the differences at epoch 1, 40 trials",
         "  expected  0.9890 (0.9810 to 0.9960) of a trial chosen in this way, by 216 validation images",
         "  test      0.9944 (0.9800 to 0.9990) of 360 test images",
-        "  ties      2 of 39 other trials cannot be distinguished from it: 3, 5",
+        "  ties      2 of 39 other trials cannot be distinguished from trial 17: 3, 5",
         "  curves    the winner, improving: the accuracy still rose",
         "  curves    of the trials that were examined: 3 diverged, 1 improving",
         "  space     the rate is at its bound",
@@ -106,7 +107,7 @@ def test_show_says_in_one_line_how_sure_the_result_is(world: World, settings: Se
     write(settings, ended, insight().model_dump_json())
     assert (
         "  insight   test 0.9944 (0.9800 to 0.9990) of 360 test images; 2 of 39 other trials cannot be distinguished "
-        f"from it; `rung insight {ended}` says why\n"
+        f"from trial 17; `rung insight {ended}` says why\n"
     ) in runner(world).invoke(app, ["show", ended]).stdout
 
 
@@ -132,5 +133,34 @@ def test_insight_says_how_the_finalists_did_with_fresh_seeds(world: World, setti
     write(settings, ended, insight(replication=replication).model_dump_json())
     assert (
         "  seeds     trial 12 won by the mean over 2 fresh seeds: 0.986 (sd 0.0014), against 0.981 of trial 17; the "
-        "difference is 0.50 (-0.20 to 1.20) percentage points; 0.9855 is to be expected of such a choice"
+        "difference is 0.50 (-0.20 to 1.20) percentage points; with one more seed, 0.9855 is to be expected on the "
+        "same images"
     ) in runner(world).invoke(app, ["insight", ended]).stdout.splitlines()
+
+
+def test_the_winner_by_fresh_seeds_is_distinguished_from_the_best_of_the_search(
+    world: World, settings: Settings, ended: str
+) -> None:
+    finalists = [
+        Finalist(trial=number, runs=[replicate_number(number, 0)], values=[value], mean=value, sd=None)
+        for number, value in ((17, 0.99), (12, 0.98))
+    ]
+    replication = Replication(chosen=17, finalists=finalists, expected=0.99)
+    choice = insight().choice
+    new = choice.model_copy(update={"run": replicate_number(17, 0), "best_of_search": 12})
+    for chosen, replicated, line in (
+        (
+            new,
+            replication,
+            "trial 17 of 40 trials has the best mean validation_accuracy over fresh seeds; registered is seed 0: "
+            "0.9954 at epoch 14; the best in the search was trial 12",
+        ),
+        (  # as an earlier version stored it
+            choice,
+            replication.model_copy(update={"chosen": 12}),
+            "trial 12 won by fresh seeds; what follows is of trial 17, the best in the search of 40 trials: 0.9954 at "
+            "epoch 14; only the test accuracy is of the winner",
+        ),
+    ):
+        write(settings, ended, insight(choice=chosen, replication=replicated).model_dump_json())
+        assert f"  winner    {line}" in runner(world).invoke(app, ["insight", ended]).stdout.splitlines()
