@@ -22,7 +22,7 @@ from tests.support.pools import clear, set_grant, set_pool
 pytestmark = pytest.mark.e2e
 
 GRACE_S = 30.0
-TIMEOUT_S = 180.0
+TIMEOUT_S = 400.0
 SPEC = {
     "project": "sharing",
     "dataset": {"name": "digits"},
@@ -34,8 +34,8 @@ SPEC = {
     "early_stopping": "none",
     "resources": {"gpus_per_trial": 0},
 }
-LONG = SPEC | {"searcher": {"kind": "random", "num_samples": 3}, "max_epochs": 120}
-SHORT = SPEC | {"name": "guaranteed", "searcher": {"kind": "random", "num_samples": 2}, "max_epochs": 120}
+LONG = SPEC | {"searcher": {"kind": "random", "num_samples": 3}, "max_epochs": 50}
+SHORT = SPEC | {"name": "guaranteed", "searcher": {"kind": "random", "num_samples": 2}, "max_epochs": 40}
 BORROWER, OWNER = "speech", "vision"
 
 
@@ -52,6 +52,7 @@ def teams(client: Client, up: stack.Stack) -> Iterator[None]:
     database.close()
 
 
+@pytest.mark.timeout(900)
 def test_a_team_below_its_quota_gets_the_slots_of_one_that_borrows_everything(
     client: Client, storage: Path, teams: None
 ) -> None:
