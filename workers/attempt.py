@@ -192,7 +192,7 @@ class ExperimentAttempt:
         table = self._recorder.table
         if self._launch.source and not table.trials:
             imported = continuation.import_trials(self._launch.source, self._storage, self._recorder)
-            log.info("%d trials are imported from %s", imported, self._launch.source)
+            log.info("%d trials are imported from the source experiment", imported)
         if self._launch.earlier is not None and table.known is None:
             warm_start.take_from(self._launch.earlier, self._recorder, self._spec.objective)
         if self._launch.failed_attempt:

@@ -25,10 +25,6 @@ from service.domain.cluster import Cluster
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: In seconds. A driver sends a heartbeat every 2 s, and is lost after 60 s, by default.
 AGE_BUCKETS = (2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
-#: The only team, until experiments have one.
-TEAM = "default"
-
-
 #: Values by those of the labels.
 Samples = dict[tuple[str, ...], float]
 
@@ -112,12 +108,12 @@ def _disks(found: Findings, database: DatabaseReport) -> Iterator[Metric]:
 
 def _counts(database: DatabaseReport) -> Iterator[Metric]:
     census = database.census
-    experiments: Samples = {(TEAM, state.value): count for state, count in census.experiments.items()}
-    yield _gauge("rung_experiments", "Experiments by state.", experiments, "team", "state")
-    waiting: Samples = {(TEAM, kind.value): count for kind, count in census.waiting.items()}
-    yield _gauge("rung_queue", "Queued experiments by what they wait for.", waiting, "team", "waiting_for")
-    trials: Samples = {(TEAM, state.value): count for state, count in census.trials.items()}
-    yield _gauge("rung_trials", "Trials of the experiments that have a driver, by state.", trials, "team", "state")
+    experiments: Samples = {(state.value,): count for state, count in census.experiments.items()}
+    yield _gauge("rung_experiments", "Experiments by state.", experiments, "state")
+    waiting: Samples = {(kind.value,): count for kind, count in census.waiting.items()}
+    yield _gauge("rung_queue", "Queued experiments by what they wait for.", waiting, "waiting_for")
+    trials: Samples = {(state.value,): count for state, count in census.trials.items()}
+    yield _gauge("rung_trials", "Trials of the experiments that have a driver, by state.", trials, "state")
     if census.lease_left_s is not None:
         about = "Time until the lease of the queue ends; negative while no replica holds it."
         yield _gauge("rung_lease_left_seconds", about, {(): census.lease_left_s})
@@ -127,8 +123,8 @@ def _drivers(drivers: tuple[RunningDriver, ...]) -> Iterator[Metric]:
     phases = Counter(driver.phase for driver in drivers)
     counts: Samples = {(phase.value,): phases[phase] for phase in Phase if phase not in FINAL_PHASES}
     yield _gauge("rung_drivers", "Experiments that have a driver, by its phase.", counts, "phase")
-    slots: Samples = {(TEAM,): sum(driver.slots for driver in drivers)}
-    yield _gauge("rung_slots_held", "Slots of the experiments that have a driver.", slots, "team")
+    slots: Samples = {(): sum(driver.slots for driver in drivers)}
+    yield _gauge("rung_slots_held", "Slots of the experiments that have a driver.", slots)
     ages = [driver.heartbeat_age_s for driver in drivers if driver.heartbeat_age_s is not None]
     about = "Age of the newest heartbeat of the driver that has been silent for longest."
     yield _gauge("rung_heartbeat_oldest_age_seconds", about, {(): max(ages, default=0)})

@@ -6,6 +6,7 @@ The service is a real HTTP server; MLflow is unreachable unless a test gives a t
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import os
 import threading
@@ -387,8 +388,8 @@ def test_trials_that_remain_end_with_a_canceled_search(
     after.close()
 
 
-def test_an_attempt_imports_the_trials_of_its_source_once(
-    attempt: Callable[..., Attempted], service: Any, tmp_path: Path
+def test_an_attempt_imports_the_trials_of_its_source_once_and_does_not_log_which_it_is(
+    attempt: Callable[..., Attempted], service: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = tmp_path / "older"
     (source / "trials" / "00000").mkdir(parents=True)
@@ -401,9 +402,12 @@ def test_an_attempt_imports_the_trials_of_its_source_once(
     def look(recorder: Recorder, callback: TuneCallback) -> None:
         seen.append(recorder.table.trials[0].source)
 
-    for number in (1, 2):
-        attempt(look, attempt=number, source=str(source))
+    with caplog.at_level(logging.INFO):
+        for number in (1, 2):
+            attempt(look, attempt=number, source=str(source))
     assert seen == ["older/0"] * 2
+    assert "1 trials are imported from the source experiment" in caplog.text
+    assert "older" not in caplog.text, "it may be another team's"
     assert {update.trial for said in service.heard for update in said.trials} == {0}
 
 

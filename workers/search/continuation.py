@@ -2,7 +2,7 @@
 
 Owns what is imported and how: the journal entries of the trials that have a result, their specs, what is known of
 their data, and the weights of the best one. They are numbered from 0 in this experiment; nothing of the other
-experiment is changed. It must not know Ray, MLflow or the service.
+experiment is changed. No message names it: it may be another team's. It must not know Ray, MLflow or the service.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ IMPORTED_EVENTS = TrialSuggested | EpochFinished | TrialEnded
 
 
 class SourceMissingError(AttemptError):
-    """The trials of the source cannot be read. The message says where they should be."""
+    """The trials of the source cannot be read."""
 
     blocked = True
 
@@ -53,7 +53,7 @@ def import_trials(address: str, storage: ExperimentStorage, recorder: Recorder) 
 
 def _import(address: str, storage: ExperimentStorage, recorder: Recorder) -> int:
     source = open_storage(address)
-    everything = _read(source, address)
+    everything = _read(source)
     events = [event for event in everything if isinstance(event, IMPORTED_EVENTS)]
     state = {event.trial: event.state for event in events if not isinstance(event, TrialSuggested) and event.state}
     numbers = [
@@ -84,21 +84,24 @@ def _import(address: str, storage: ExperimentStorage, recorder: Recorder) -> int
         try:
             _copy(source.artifacts, weights, storage.artifacts, copied)
         except OSError as error:  # the trial is trained again if it wins
-            log.warning("the weights of the best trial are not imported: %s", error)
+            log.warning("the weights of the best trial are not imported: %s", error.strerror)
     return len(numbers)
 
 
-def _read(source: ExperimentStorage, address: str) -> list[Event]:
+def _read(source: ExperimentStorage) -> list[Event]:
     """The other experiment's events. It does not run, so no driver repairs its journal, and this one must not."""
     if not source.journal.exists():
         raise SourceMissingError(
-            f"cannot import the trials of the source experiment: there is no journal in {address}. "
+            "cannot import the trials of the source experiment: its journal is missing. "
             "Was its folder moved or deleted?"
         )
     try:
         return list(decode_all(source.journal.entries()))
-    except JournalDamagedError as error:
-        raise SourceMissingError(f"cannot import the trials of the source experiment: {error}") from error
+    except JournalDamagedError:
+        raise SourceMissingError(
+            "cannot import the trials of the source experiment: an entry of its journal is missing or is not what was "
+            "written"
+        ) from None
 
 
 def _copy_if_there(source: ArtifactStore, name: PurePath, target: ArtifactStore, new_name: PurePath) -> None:

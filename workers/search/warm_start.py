@@ -37,8 +37,7 @@ def take_from(addresses: Iterable[str], recorder: Recorder, objective: Objective
         if len(taken) < MAX_KNOWN:
             taken.setdefault(json.dumps(one["parameters"], sort_keys=True), one)
     recorder.record_warm_start(taken.values())
-    sources = ", ".join(str(one["source"]) for one in taken.values())
-    log.info("the search begins with %d configurations of earlier trials: %s", len(taken), sources or "none")
+    log.info("the search begins with %d configurations of earlier trials", len(taken))
 
 
 def _best_first(address: str, objective: Objective) -> list[dict[str, Any]]:
@@ -52,7 +51,8 @@ def _best_first(address: str, objective: Objective) -> list[dict[str, Any]]:
         source = PurePath(address).name
         return [{"source": f"{source}/{one.number}", "parameters": one.parameters} for one in rated if _is_usable(one)]
     except Exception as error:  # somebody may have edited it, or a newer version may have written it
-        log.warning("an earlier experiment cannot be read, so that nothing is taken from it: %r", error)
+        kind = type(error).__name__  # its text may name the experiment, which may be another team's
+        log.warning("an earlier experiment cannot be read, so that nothing is taken from it: %s", kind)
         return []
 
 

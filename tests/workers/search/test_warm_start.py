@@ -117,10 +117,11 @@ def test_an_experiment_that_cannot_be_read_costs_only_its_configurations(
         path.write_bytes(b"\0garbage\n" + path.read_bytes())
     shutil.rmtree(tmp_path / "three")
     recorder = open_recorder()
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         warm_start.take_from(addresses, recorder, Objective())
     assert sources(recorder) == [128, 32]
     assert "an earlier experiment cannot be read, so that nothing is taken from it" in caplog.text
+    assert not any(address in caplog.text or f"{Path(address).name}/" in caplog.text for address in addresses)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_the_queue_the_slots_and_the_trials(world: World) -> None:
     assert found.by("rung_trials", "state") == {"COMPLETED": 1, "RUNNING": 1, "EARLY_STOPPED": 1}
     assert found.by("rung_drivers", "phase") == {"searching": 1}
     slots = world.show(searching)["slots"]
-    assert found.value("rung_slots_held", team="default") == slots
+    assert found.value("rung_slots_held") == slots
     assert found.by("rung_cluster_cpus", "use") == {"held": 2 * slots, "free": 4 - 2 * slots}
     assert found.by("rung_cluster_gpus", "use") == {"free": 1}
     assert found.value("rung_cluster_nodes") == 1
@@ -201,7 +201,6 @@ def test_the_labels_of_all_metrics_are_known(world: World) -> None:
         "part",
         "phase",
         "state",
-        "team",
         "use",
         "version",
         "waiting_for",
