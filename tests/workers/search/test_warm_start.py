@@ -156,7 +156,7 @@ def test_an_edited_journal_costs_only_its_configurations(
 
 
 @pytest.mark.parametrize("odd", [[1, 2], {"b": {"c": 1}}, None], ids=str)
-def test_a_configuration_that_is_none_is_not_taken(
+def test_what_cannot_be_a_configuration_is_not_taken(
     addresses: list[str], tmp_path: Path, open_recorder: OpenRecorder, odd: Any
 ) -> None:
     """What is taken is recorded: it would end this search whenever it starts."""
