@@ -20,6 +20,7 @@ from sqlalchemy import select
 
 from search_spaces.phrases import listed
 from service.backup.errors import BackupError
+from service.contract.home_files import RESTORING
 from service.contract.states import DRIVEN
 from service.settings import Settings, read_settings
 from service.stack.home import locked
@@ -42,6 +43,16 @@ class Installation:
     mlflow_database_url: str
     mlflow_artifacts: Path
     is_home: bool
+
+    @property
+    def restoring(self) -> Path:
+        """A folder that is there until a restore has ended."""
+        return unfinished(self.storage)
+
+
+def unfinished(folder: Path) -> Path:
+    """Where a folder is until all is restored."""
+    return folder.with_name(folder.name + RESTORING)
 
 
 def find(
@@ -78,6 +89,9 @@ def standing_still(installation: Installation, database: Database) -> Iterator[C
     Drivers of `rung up` end with it; those of a cluster do not end with the service. Raises BackupError if one may
     run, or a service schedules, and StackError if `rung up` runs.
     """
+
+    if installation.restoring.exists():
+        raise BackupError(f"a restore was interrupted: repeat `rung restore`, or remove {installation.restoring}")
 
     def check_drivers() -> None:
         if not installation.is_home:

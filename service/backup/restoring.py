@@ -1,6 +1,7 @@
 """Restoring: a set put where an installation is to be, which must have nothing there yet.
 
-Owns these checks: nothing is ever replaced. It must not know the form of a set's parts.
+Owns these checks: nothing is ever replaced. Folders are copied beside their places and get their names last, so that a
+restore that was interrupted is known and can be repeated. It must not know the form of a set's parts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sqlalchemy import create_engine
 
 from service.backup import mlflow_database, sets, tables, trees
 from service.backup.errors import BackupError
-from service.backup.installation import Installation
+from service.backup.installation import Installation, unfinished
 from service.backup.sets import Manifest
 from service.stack.home import locked
 from service.store.database import Database
@@ -24,31 +25,35 @@ def restore(installation: Installation, folder: Path) -> Manifest:
     """Raises BackupError before anything is written; StackError, OSError and SQLAlchemyError also later."""
     manifest = sets.read_manifest(folder)
     with locked(installation.home) if installation.is_home else nullcontext():
-        _check_empty(installation)
+        _check_empty(installation, databases=not installation.restoring.exists())
+        places = (  # the storage gets its name last: until then, the databases are not in use
+            (folder / sets.ARTIFACTS, installation.mlflow_artifacts),
+            (folder / sets.STORAGE, installation.storage),
+        )
+        for source, target in reversed(places):
+            shutil.rmtree(unfinished(target), ignore_errors=True)
+            trees.copy(source, unfinished(target))
         with tempfile.TemporaryDirectory(prefix="rung-restore-") as temporary:
             for name in (sets.DATABASE, sets.MLFLOW):  # copies: SQLite writes beside what it reads
                 shutil.copy(folder / name, Path(temporary, name))
             _restore_database(installation, f"sqlite:///{temporary}/{sets.DATABASE}")
             mlflow_database.load(Path(temporary, sets.MLFLOW), installation.mlflow_database_url)
-        for source, target in (
-            (folder / sets.STORAGE, installation.storage),
-            (folder / sets.ARTIFACTS, installation.mlflow_artifacts),
-        ):
+        for _, target in places:
             if target.exists():
                 target.rmdir()
-            trees.copy(source, target)
+            unfinished(target).rename(target)
     return manifest
 
 
-def _check_empty(installation: Installation) -> None:
-    """Raises BackupError for a target that has anything."""
+def _check_empty(installation: Installation, databases: bool) -> None:
+    """Raises BackupError for a target that has anything. Those of an interrupted restore are not `databases` in use."""
     for folder in (installation.storage, installation.mlflow_artifacts):
         if not trees.is_empty(folder):
             raise BackupError(f"{folder} must be absent or empty: move it elsewhere first")
     for url, content, most in (
         (installation.database_url, ("experiments",), 0),
         (installation.mlflow_database_url, mlflow_database.CONTENT, 1),
-    ):
+    )[: 2 * databases]:
         file = mlflow_database.file_of(url)
         if file is not None and not file.exists():  # to connect would create it
             continue

@@ -7,19 +7,22 @@ of `rung up` can become an installation on PostgreSQL. It must not know an insta
 from __future__ import annotations
 
 import hashlib
+import os
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from search_spaces.storage.atomic import PRIVATE, atomic_write
+from search_spaces.storage.regular_file import open_regular
 from service.backup import trees
 from service.backup.errors import BackupError
 
 MANIFEST = "manifest.json"
 DATABASE, MLFLOW = "rung.db", "mlflow.db"
 STORAGE, ARTIFACTS = "storage", "artifacts"
-BLOCK_BYTES = 2**20
+MOST_MANIFEST_BYTES = 2**20  # it has a few lines
 
 
 class Manifest(BaseModel):
@@ -51,7 +54,8 @@ def write_manifest(folder: Path, made_at: datetime, version: str) -> Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """Check a set. Raises BackupError for one that is not complete, or was changed."""
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        with _opened(folder / MANIFEST) as file:
+            manifest = Manifest.model_validate_json(file.read(MOST_MANIFEST_BYTES))
         for name, known in manifest.digests.items():
             if digest(folder / name) != known:
                 raise BackupError(f"{folder / name} is not what was backed up: it was changed or is damaged")
@@ -69,5 +73,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with _opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file of a set, whose folder may be reached by a link. Raises OSError, also for a named pipe in its place."""
+    folder = path.parent.resolve()
+    return open(open_regular(folder, folder / path.name, os.O_RDONLY), "rb")

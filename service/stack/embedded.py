@@ -95,6 +95,7 @@ def running(options: Options, interrupted: threading.Event | None = None) -> Ite
     """
     interrupted = interrupted or threading.Event()
     with home.locked(options.home), contextlib.ExitStack() as cleanup:
+        home.check_restored(options.home)
         stack = Stack(options)
         cleanup.callback(stack.stop)
         stack.start(interrupted)

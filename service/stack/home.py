@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from search_spaces.phrases import shown
 from search_spaces.problems import shorten
 from search_spaces.storage.atomic import PRIVATE, atomic_write
-from service.contract.home_files import MLFLOW_PASSWORD, OWNER_TOKEN, STACK
+from service.contract.home_files import MLFLOW_PASSWORD, OWNER_TOKEN, RESTORING, STACK, STORAGE
 
 LOCK = "stack.lock"
 #: Each is in the home of every stack or service that has run, also of version 0.1.
@@ -84,6 +84,13 @@ def _check_no_other_files(home: Path) -> None:
             f"the home folder must be new, empty or a home of Rung (got {home}, which has {shorten(others[0])}): "
             "it becomes private, so that nobody else could read what is in it"
         )
+
+
+def check_restored(home: Path) -> None:
+    """Raise StackOptionError for a home with a part of a backup only."""
+    part = home / f"{STORAGE}{RESTORING}"
+    if part.exists():
+        raise StackOptionError(f"a restore was interrupted: repeat `rung restore`, or remove {part}")
 
 
 def write_addresses(home: Path, addresses: Addresses) -> None:

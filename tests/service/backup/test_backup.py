@@ -24,11 +24,12 @@ from sqlalchemy import create_engine, text
 from typer.testing import CliRunner, Result
 
 from service.app import create_app
-from service.backup import installation, making, sets
+from service.backup import installation, making, mlflow_database, restoring, sets, tables, trees
 from service.backup.errors import BackupError
 from service.cli import app
 from service.settings import AuthMode, Settings
-from service.stack.home import locked
+from service.stack.embedded import Options, running
+from service.stack.home import StackError, locked
 from service.store.database import Database
 from service.store.leases import acquire
 from tests.support.memory_launcher import MemoryLauncher
@@ -243,6 +244,52 @@ def test_a_restore_replaces_nothing_and_refuses_a_set_that_is_damaged(home: Plac
         result = other.run("restore", str(copied))
         assert result.exit_code == 2, result.output
         assert not other.storage.exists()
+
+
+@pytest.mark.parametrize(
+    "last", [(trees, "copy"), (tables, "copy"), (mlflow_database, "load"), (Path, "rename")], ids=str
+)
+def test_an_interrupted_restore_is_known_and_can_be_repeated(
+    home: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: tuple[Any, str]
+) -> None:
+    before = everything(home)
+    assert home.run("backup", str(tmp_path / "set")).exit_code == 0
+    destroy(home)
+    found, done = installation.find({}, home.home, None, None), getattr(*last)
+
+    def interrupted(*arguments: Any) -> None:
+        done(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*last, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        restoring.restore(found, tmp_path / "set")
+    monkeypatch.undo()
+    assert (home.home / "storage.restoring").is_dir()
+    assert not home.storage.exists()
+    with (
+        pytest.raises(StackError, match="a restore was interrupted: repeat `rung restore`"),
+        running(Options(home=home.home)),
+    ):
+        pass
+    if home.settings.home.joinpath("rung.db").exists() and (home.home / "mlflow.db").exists():
+        refused = home.run("backup", str(tmp_path / "second"))
+        assert (refused.exit_code, "a restore was interrupted" in refused.stderr) == (2, True)
+    if last == (Path, "rename"):
+        shutil.rmtree(home.artifacts)
+    again = home.run("restore", str(tmp_path / "set"))
+    assert again.exit_code == 0, again.output
+    assert everything(home) == before
+    assert list(home.home.glob("*.restoring")) == []
+
+
+def test_a_named_pipe_in_a_backup_does_not_block(home: Place, tmp_path: Path) -> None:
+    assert home.run("backup", str(tmp_path / "set")).exit_code == 0
+    for name in (sets.DATABASE, sets.MANIFEST):
+        (tmp_path / "set" / name).unlink()
+        os.mkfifo(tmp_path / "set" / name)
+        refused = Place(tmp_path / "other").run("restore", str(tmp_path / "set"))
+        assert (refused.exit_code, "is not a complete backup" in refused.stderr) == (2, True), refused.output
 
 
 def _change_the_database(folder: Path) -> None:
