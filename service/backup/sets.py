@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 from datetime import datetime
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -77,7 +77,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> BufferedReader:
     """A file of a set, whose folder may be reached by a link. Raises OSError, also for a named pipe in its place."""
     folder = path.parent.resolve()
     return open(open_regular(folder, folder / path.name, os.O_RDONLY), "rb")
