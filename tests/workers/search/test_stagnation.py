@@ -99,8 +99,7 @@ def test_imported_trials_give_the_value_to_improve_on_and_do_not_count(
     search: Callable[..., Search],
 ) -> None:
     now = search(**ONE_EPOCH)
-    for event in imported(0.6, 0.5, 0.4):
-        now.recorder.record_import([event])
+    now.recorder.record_import(imported(0.6, 0.5, 0.4))
     assert now.recorder.table.ended_without_improvement == 0
     now.tune.report(now.tune.start(), 1, 0.55)
     assert now.recorder.table.ended_without_improvement == 1

@@ -123,7 +123,7 @@ def test_the_folder_of_a_trial_has_its_bound_spec(
     spec, recorder = experiment(), open_recorder()
     config = searching(spec, recorder, tmp_path, Slots()).suggest("a")
     bound = TrialSpec.model_validate_json(ExperimentFolder(tmp_path).trial(0).spec.read_text())
-    assert config == {"trial": 0, "epoch": 0, "data_root": "/data"}
+    assert config == {"trial": 0, "epoch": 0, "data_root": "/data", "data": None}
     assert bound == spec.bind(recorder.table.trials[0].sample, 0)
     assert recorder.table.trials[0].parameters == spec.parameters(bound)
 
