@@ -136,8 +136,11 @@ def test_why_the_winner_won_is_known_and_on_the_parent_run(
     client: Client, mlflow: MlflowClient, view: ExperimentView
 ) -> None:
     assert view.best is not None
-    insight = client.insight(view.id)
-    assert (insight.choice.trial, insight.choice.value) == (view.best.trial, view.best.value)
+    assert view.winner is not None
+    choice = (insight := client.insight(view.id)).choice
+    assert (choice.run, choice.value) == (view.winner["trial"], view.winner["value"])
+    assert choice.trial == replicated(view.winner["trial"])[0]
+    assert (choice.best_of_search or choice.trial) == view.best.trial
     assert (insight.sureness.compared, insight.sureness.test_images, insight.sureness.notes) == (10, 359, [])
     assert view.mlflow_run_id is not None
     logged = [file.path for file in mlflow.list_artifacts(view.mlflow_run_id, "insight")]
