@@ -107,7 +107,7 @@ class _Round:
             assert entry is not None
             self._turns += 1
             entry.turn = entry.turn or self._turns
-            team.settle(self._serve(team, entry) and self._wants_more(entry))
+            team.end_turn(self._serve(team, entry) and self._wants_more(entry))
             push(team)
 
     def _wants_more(self, entry: Entry) -> bool:

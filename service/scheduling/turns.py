@@ -54,7 +54,7 @@ class _Person:
     def head(self) -> Entry:
         return self._heap[0][1]
 
-    def settle(self, wants_more: bool) -> None:
+    def end_turn(self, wants_more: bool) -> None:
         """The head has had its turn."""
         entry = heapq.heappop(self._heap)[1]
         if wants_more:
@@ -97,10 +97,10 @@ class Team:
             heapq.heapify(self._heap)
         return self._heap[0][1].head() if self._heap else None
 
-    def settle(self, wants_more: bool) -> None:
+    def end_turn(self, wants_more: bool) -> None:
         """The one whose turn it was has got a slot, or gets none."""
         person = heapq.heappop(self._heap)[1]
-        person.settle(wants_more)
+        person.end_turn(wants_more)
         if person:
             heapq.heappush(self._heap, (person.rank(), person))
 

@@ -222,7 +222,7 @@ def test_protection_of_what_was_given_changes_nothing(
 
 
 @given(clusters, of_teams(), granted, st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=6, max_size=6))
-def test_whatever_runs_where_the_shares_settle(
+def test_shares_become_stable_whatever_runs_at_first(
     cluster: Cluster, asked: list[Demand], given: dict[str, Grant], running_on: list[list[int]]
 ) -> None:
     """At once, unless trials have to move to another node first."""
