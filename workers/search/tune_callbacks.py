@@ -24,7 +24,7 @@ from workers.failures.classification import Failure
 from workers.fence import Fence
 from workers.nodes import Nodes
 from workers.ray_patches import idle_actors, waiting_trials
-from workers.search import stop_conditions
+from workers.search import silent_trials, stop_conditions
 from workers.search.checkpoint_keeper import CheckpointKeeper
 from workers.search.lost_epochs import LostEpochs
 from workers.search.policy import Actions, Reaction, SearchPolicy
@@ -83,8 +83,14 @@ class TuneCallback(Callback):
         self._searcher, self._nodes, self._resources = searcher, nodes, resources or {}
 
     def notice(self) -> str:
-        """What a person should know of the running search: unusable nodes, replicates in training, lost epochs."""
-        notices = [self._nodes.reason() if self._nodes else "", self._replicating(), self._lost_epochs.sentence()]
+        """What a person should know of the running search: unusable nodes, replicates in training, lost epochs, trials
+        that finish no epoch."""
+        notices = [
+            self._nodes.reason() if self._nodes else "",
+            self._replicating(),
+            self._lost_epochs.sentence(),
+            silent_trials.sentence(*self._recorder.silence()),
+        ]
         return "; ".join(filter(None, notices))
 
     def _replicating(self) -> str:

@@ -225,6 +225,13 @@ class Recorder:
         with self._lock:
             return set(self.table.trials)
 
+    def silence(self) -> tuple[dict[int, float], float | None]:
+        """Seconds since the newest event of each trial that holds a slot, and of the longest of the newest epochs of
+        all trials, which is None while no epoch has ended."""
+        with self._lock:
+            epochs = (trial.metrics.get("epoch_seconds") for trial in self.table.trials.values() if not trial.source)
+            return self.clock.silent_s(), max((seconds for seconds in epochs if seconds is not None), default=None)
+
     def failures(self) -> str:
         """How many trials failed, and why the first did; empty if none did."""
         with self._lock:

@@ -69,6 +69,11 @@ class SlotClock:
         since = self._holding.get(number)
         return self._recorded_s.get(number, 0.0) + (0.0 if since is None else self._stopwatch() - since)
 
+    def silent_s(self) -> dict[int, float]:
+        """Seconds since the newest event of each trial that holds a slot, or since it took it."""
+        now = self._stopwatch()
+        return {number: now - since for number, since in self._holding.items()}
+
     def slot_seconds(self) -> float:
         """Seconds for which slots were held, by all trials together and up to now."""
         return sum(map(self.held_s, self._recorded_s.keys() | self._holding.keys()))

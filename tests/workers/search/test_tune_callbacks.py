@@ -14,7 +14,7 @@ from search_spaces.controls import Controls
 from search_spaces.protocol import Directives, TrialState
 from search_spaces.storage.folder import FolderStorage
 from tests.support.searches import Search
-from tests.support.workers import BuildSpec, OpenRecorder
+from tests.support.workers import BuildSpec, OpenRecorder, Stopwatch
 from workers.search import stop_conditions
 from workers.search.checkpoint_keeper import CheckpointKeeper
 from workers.search.stop_conditions import Outcome
@@ -72,6 +72,39 @@ def test_epochs_that_are_trained_again_are_in_the_notice(search: Callable[..., S
     assert now.callback.notice() == told
     now.tune.report(third, 1, 0.5)
     assert now.callback.notice().startswith("3 epochs of 2 trials, the first of them trial 1, are trained again")
+
+
+def test_a_trial_that_finishes_no_epoch_is_in_the_notice(search: Callable[..., Search], stopwatch: Stopwatch) -> None:
+    """A process that is stopped, or a disk that hangs, ends no epoch and raises nothing."""
+    now = search()
+    first, second = now.tune.start(), now.tune.start()
+    stopwatch.seconds = 601.0
+    assert now.callback.notice().startswith(
+        "trial 0 (and 1 other trial) has finished no epoch for 10 min, where no epoch of the search has ended yet: see "
+    )
+    now.tune.report(first, 1, 0.5)
+    now.tune.report(second, 1, 0.5)
+    stopwatch.seconds = 1100.0
+    now.tune.report(second, 2, 0.5)
+    assert now.callback.notice() == ""
+    stopwatch.seconds = 1260.0
+    told = (
+        "trial 0 has finished no epoch for 11 min, where epochs take 1.0 s: "
+        "see its log, or cancel it (`rung cancel ID --trial 0`)"
+    )
+    assert now.callback.notice() == told
+    now.tune.report(first, 2, 0.5)
+    assert now.callback.notice() == ""
+
+
+def test_a_trial_of_long_epochs_has_longer_to_finish_one(search: Callable[..., Search], stopwatch: Stopwatch) -> None:
+    now = search()
+    trial = now.tune.start()
+    now.tune.report(trial, 1, 0.5, epoch_seconds=100.0)
+    stopwatch.seconds = 999.0
+    assert now.callback.notice() == ""
+    stopwatch.seconds = 1001.0
+    assert now.callback.notice().startswith("trial 0 has finished no epoch for 17 min, where epochs take 100.0 s")
 
 
 @pytest.mark.parametrize(
