@@ -23,7 +23,7 @@ from service.contract.errors import (
     UnauthorizedError,
 )
 from service.contract.identity import SignedIn, TokenDays
-from service.identity import audit, issued_tokens, sign_in
+from service.identity import audit, issued_tokens, sign_in, users
 from service.identity.audit import Act, Outcome
 from service.identity.issued_tokens import NewToken
 from service.identity.tokens import TokenKind
@@ -32,6 +32,7 @@ from service.identity.users import NewUser
 router = APIRouter(prefix=f"{API_PREFIX}/auth", tags=["accounts"])
 
 DEFAULT_DAYS = 30
+UNKNOWN_LOGIN = "unknown login"  # in the audit log, which keeps no login that is nobody's: it may be a password
 REFUSALS = error_responses(UnauthorizedError, ForbiddenError, ConflictError, TooManyRequestsError)
 
 
@@ -115,6 +116,8 @@ def _sign_in(
             audit.record(session, act, now)
     except UnauthorizedError as error:
         with context.database.write() as session:
+            if users.find_by_login(session, act.login) is None:
+                act.login = UNKNOWN_LOGIN
             audit.record(session, act, now, Outcome.REFUSED)
         error.headers[headers.AUTHENTICATE] = "Bearer"
         raise

@@ -72,7 +72,7 @@ def test_what_is_wrong_is_not_said(client: httpx.Client, admin: httpx.Client) ->
     answers = [log_in(client, "ada", "wrong"), log_in(client, "nobody"), log_in(client, "bob"), log_in(client, "eve")]
     assert {(one.status_code, one.text) for one in answers} == {(401, answers[0].text)}
     refused = admin.get("/api/v1/audit", params={"object": "auth"}).json()["items"]
-    assert [row["principal"] for row in refused] == ["eve", "bob", "nobody", "ada"]
+    assert [row["principal"] for row in refused] == ["eve", "bob", "unknown login", "ada"]
     assert {row["outcome"] for row in refused} == {"refused"}
 
 
