@@ -19,7 +19,7 @@ from fastapi import Depends, Response
 from sqlalchemy.orm import Session
 
 from search_spaces.protocol import API_PREFIX
-from service.api import etags, headers, serializers
+from service.api import changes, etags, headers, serializers
 from service.api.callers import Caller, CurrentCaller
 from service.api.dependencies import CurrentContext, ExperimentId, IfMatchHeader
 from service.api.etags import IfMatch
@@ -81,7 +81,7 @@ class EditableHandle(VisibleHandle):
     @contextmanager
     def edit(self) -> Iterator[tuple[Session, Experiment]]:
         """A transaction with the locked experiment; when it is committed, the reconciler looks at the change."""
-        with self.context.database.write() as session:
+        with changes.transaction(self.context, self.caller) as session:
             experiment = self.lock(session)
             before = _recorded(experiment)
             yield session, experiment

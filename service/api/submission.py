@@ -16,6 +16,7 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.parsing import JSON_TYPES, YAML_TYPES, read
 from search_spaces.problems import Problem
 from search_spaces.protocol import DEFAULT_TEAM
+from service.api import changes
 from service.api.access import EditableHandle
 from service.api.callers import Caller
 from service.context import AppContext
@@ -63,6 +64,7 @@ def check(context: AppContext, request: Request) -> Checked:
     team = _target(context, request)
     checked = _checked(context, request)
     with context.database.read() as session:
+        changes.confirm(context, session, request.caller)
         earlier.check(session, checked.spec, team)
         return replace(checked, warnings=[*checked.warnings, *model_names.warnings(session, checked.spec, team)])
 
@@ -72,7 +74,7 @@ def submit(context: AppContext, request: Request) -> Submitted:
     `teams.target` does."""
     sha256 = idempotency.digest(_spec_type(request.content_type), request.body, team=request.team or DEFAULT_TEAM)
     submission = Submission(request.caller.principal.id, request.key, sha256)
-    if known := _find_replayed(context, submission):
+    if known := _find_replayed(context, request.caller, submission):
         return known
     request.caller.act.team = team = _target(context, request)
     checked = _checked(context, request)
@@ -86,7 +88,7 @@ def submit(context: AppContext, request: Request) -> Submitted:
             session, request.caller, experiments.submit(session, checked.spec, warnings, belonging=belonging)
         )
 
-    return _store(context, submission, create)
+    return _store(context, request.caller, submission, create)
 
 
 def continue_from(source: EditableHandle, request: Request) -> Submitted:
@@ -100,7 +102,7 @@ def continue_from(source: EditableHandle, request: Request) -> Submitted:
     asked = request.team or DEFAULT_TEAM
     sha256 = idempotency.digest(request.content_type, request.body, source.experiment_id, asked)
     submission = Submission(principal.id, request.key, sha256)
-    if known := _find_replayed(context, submission):
+    if known := _find_replayed(context, request.caller, submission):
         return known
     with source.read() as (_, experiment):
         own = experiment.team_id if allows(principal, Permission.EXPERIMENT_SUBMIT, experiment.team_id) else None
@@ -118,7 +120,7 @@ def continue_from(source: EditableHandle, request: Request) -> Submitted:
         new = continuation.submit(session, locked, spec, patch, belonging)
         return _recorded(session, request.caller, new)
 
-    return _store(context, submission, create)
+    return _store(context, request.caller, submission, create)
 
 
 def _target(context: AppContext, request: Request) -> str:
@@ -161,15 +163,21 @@ def _complete(context: AppContext, spec: ExperimentSpec) -> Checked:
     return Checked(spec, dataset_checks.check(spec.dataset, settings.data_root, settings.data_root_shared))
 
 
-def _find_replayed(context: AppContext, submission: Submission) -> Submitted | None:
+def _find_replayed(context: AppContext, caller: Caller, submission: Submission) -> Submitted | None:
     if submission.key is None:
         return None
     with context.database.read() as session:
+        changes.confirm(context, session, caller)
         known = idempotency.find_replayed(session, submission)
     return None if known is None else Submitted(known, replayed=True)
 
 
-def _store(context: AppContext, submission: Submission, create: Callable[[Session], Experiment]) -> Submitted:
-    submitted = Submitted(*idempotency.submit_once(context.database, submission, create))
+def _store(
+    context: AppContext, caller: Caller, submission: Submission, create: Callable[[Session], Experiment]
+) -> Submitted:
+    def begin(session: Session) -> None:
+        changes.begin(context, session, caller)
+
+    submitted = Submitted(*idempotency.submit_once(context.database, submission, begin, create))
     context.wake.set()
     return submitted

@@ -61,18 +61,22 @@ def find_replayed(session: Session, submission: Submission) -> str | None:
 
 
 def submit_once(
-    database: Database, submission: Submission, create: Callable[[Session], Experiment]
+    database: Database,
+    submission: Submission,
+    begin: Callable[[Session], None],
+    create: Callable[[Session], Experiment],
 ) -> tuple[str, bool]:
-    """The id of the experiment that `create` stores under the key, and whether an earlier submission did so.
+    """The id of the experiment that `create` stores under the key, and whether an earlier submission did so. `begin` is
+    called first in the transaction.
 
     Raises ValidationFailedError for a key of another submission. Key and experiment are stored in one transaction. Of
     two equal submissions at the same moment the second waits for the first (on SQLite to begin, on PostgreSQL at the
     unique key, where it fails), and then finds its experiment.
     """
     try:
-        return _submit(database, submission, create)
+        return _submit(database, submission, begin, create)
     except IntegrityError:
-        return _submit(database, submission, create)
+        return _submit(database, submission, begin, create)
 
 
 def delete_before(session: Session, before: datetime) -> int:
@@ -83,8 +87,14 @@ def delete_before(session: Session, before: datetime) -> int:
     return deleted.rowcount
 
 
-def _submit(database: Database, submission: Submission, create: Callable[[Session], Experiment]) -> tuple[str, bool]:
+def _submit(
+    database: Database,
+    submission: Submission,
+    begin: Callable[[Session], None],
+    create: Callable[[Session], Experiment],
+) -> tuple[str, bool]:
     with database.write() as session:
+        begin(session)
         known = find_replayed(session, submission)
         if known is not None:
             return known, True

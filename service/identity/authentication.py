@@ -12,12 +12,15 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from service.contract.errors import UnauthorizedError
 from service.identity import issued_tokens, owner_token, tokens
 from service.identity.principals import Principal, PrincipalKind
 from service.settings import AuthMode, Settings
 from service.store.database import Database
+
+UNKNOWN = "the token is not known, has expired or was revoked"  # which of them would teach who stole one
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,10 @@ class Authentication(Protocol):
         """Who sends this token; None: no token was sent. Raises UnauthorizedError."""
         ...
 
+    def again(self, session: Session, principal: Principal) -> Principal:
+        """The caller as it is now, in a transaction. Raises UnauthorizedError if its token is worth nothing now."""
+        ...
+
 
 class OpenAuthentication:
     """Everybody may do everything, and tokens are not looked at."""
@@ -42,6 +49,9 @@ class OpenAuthentication:
 
     def principal(self, token: str | None) -> Principal:
         return Principal(PrincipalKind.OPEN, login="", admin=True)
+
+    def again(self, session: Session, principal: Principal) -> Principal:
+        return principal
 
 
 class OwnerAuthentication:
@@ -59,6 +69,9 @@ class OwnerAuthentication:
             raise UnauthorizedError("the token is not that of the owner, in the file owner_token of the service's home")
         return Principal(PrincipalKind.OWNER, login="owner", admin=True)
 
+    def again(self, session: Session, principal: Principal) -> Principal:
+        return principal
+
 
 class AccountAuthentication:
     """People and programs, whose tokens are in the database and are looked up for each request."""
@@ -75,10 +88,17 @@ class AccountAuthentication:
         now = self._clock()
         with self._database.read() as session:
             found = issued_tokens.recognize(session, token, now)
-        if found is None:  # why is not said: a stolen token should teach nothing
-            raise UnauthorizedError("the token is not known, has expired or was revoked")
+        if found is None:
+            raise UnauthorizedError(UNKNOWN)
         if found.use_is_due and found.principal.token is not None:
             self._record_use(found.principal.token.id, now)
+        return found.principal
+
+    def again(self, session: Session, principal: Principal) -> Principal:
+        token_id = "" if principal.token is None else principal.token.id
+        found = issued_tokens.recognize_id(session, token_id, self._clock())
+        if found is None:
+            raise UnauthorizedError(UNKNOWN)
         return found.principal
 
     def _record_use(self, token_id: str, now: datetime) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, shorten
@@ -109,14 +109,21 @@ def recognize(session: Session, text: str, now: datetime) -> Recognized | None:
 
     One query, which finds the token by the index of its digest.
     """
-    if not tokens.is_well_formed(text):
-        return None
+    return _recognize(session, Token.sha256 == tokens.digest(text), now) if tokens.is_well_formed(text) else None
+
+
+def recognize_id(session: Session, token_id: str, now: datetime) -> Recognized | None:
+    """The same for a token that was recognized before."""
+    return _recognize(session, Token.id == token_id, now)
+
+
+def _recognize(session: Session, is_it: ColumnElement[bool], now: datetime) -> Recognized | None:
     query = (
         select(Token, User, Member.role, Team.id, Team.archived_at)
         .outerjoin(User, User.id == Token.user_id)
         .outerjoin(Member, (Member.user_id == Token.user_id) & (Token.kind == TokenKind.PERSON))
         .outerjoin(Team, or_(Team.id == Member.team_id, (Token.kind == TokenKind.SERVICE) & (Team.id == Token.team_id)))
-        .where(Token.sha256 == tokens.digest(text))
+        .where(is_it)
     )
     rows = session.execute(query).all()
     if not rows:

@@ -48,7 +48,8 @@ LOCK_TIMEOUT_S = 10.0
 #: How long a write that found no space counts. One that succeeds meanwhile says little: a small one fits into pages
 #: that the database has.
 FULL_S = 20.0
-MIGRATION_LOCK = 7_468_103  # an arbitrary number that identifies PostgreSQL's advisory lock
+#: Arbitrary numbers that identify PostgreSQL's advisory locks.
+MIGRATION_LOCK, RIGHTS_LOCK = 7_468_103, 7_468_104
 
 
 log = logging.getLogger(__name__)
@@ -147,6 +148,13 @@ class Database:
                 self._full_at = time.monotonic()
             self._read_only = self._read_only or isinstance(error, DatabaseReadOnlyError)
             raise
+
+    def hold_rights(self, session: Session, *, exclusive: bool) -> None:
+        """Until the transaction of `write` ends, no other one that is `exclusive` here begins; an `exclusive` one waits
+        for all others that called this. SQLite has one writer at a time anyway."""
+        if not self._sqlite:
+            lock = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
+            session.execute(text(f"SELECT {lock}(:key)"), {"key": RIGHTS_LOCK})
 
     @property
     def is_full(self) -> bool:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from search_spaces.problems import Problem
 from search_spaces.protocol import API_PREFIX, DEFAULT_TEAM
-from service.api import account_views, headers
+from service.api import account_views, changes, headers
 from service.api.account_fields import Secret
 from service.api.callers import Caller, CurrentCaller, may, public
 from service.api.dependencies import CurrentContext
@@ -86,7 +86,7 @@ def log_out(context: CurrentContext, caller: CurrentCaller) -> Response:
     """Revokes the token of this request. Answers 409 for a service without accounts, whose token is a file."""
     token = _token_in_use(caller)
     now = datetime.now(UTC)
-    with context.database.write() as session:
+    with changes.transaction(context, caller, of_rights=True) as session:
         row = issued_tokens.find(session, token.id, None, token.id, frozenset())
         issued_tokens.revoke(row, now)
         caller.act.object = f"tokens/{row.id}"
@@ -118,7 +118,7 @@ def change_password(context: CurrentContext, caller: CurrentCaller, wanted: Pass
         problem = Problem("old", "must be the present password")
         raise ValidationFailedError(str(problem), [problem])
     hashed, now = sign_in.new_password(wanted.new, principal.login, "new"), datetime.now(UTC)
-    with context.database.write() as session:
+    with changes.transaction(context, caller, of_rights=True) as session:
         users.change(session, users.find(session, principal.login, lock=True), {"password_hash": hashed}, now)
         caller.act.change = {"after": {"password": "changed"}}
         audit.record(session, caller.act, now)

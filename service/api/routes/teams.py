@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from search_spaces.protocol import API_PREFIX
-from service.api import access, account_views, headers
+from service.api import access, account_views, changes, headers
 from service.api.account_fields import LoginPath, Name, TeamPath
 from service.api.callers import Caller, CurrentCaller, may
 from service.api.dependencies import CurrentContext
@@ -62,7 +62,7 @@ def list_teams(context: CurrentContext, caller: CurrentCaller) -> TeamList:
 def create_team(context: CurrentContext, caller: CurrentCaller, wanted: TeamRequest) -> TeamView:
     """Creates a team without members. Its short name has 2 to 63 of the characters a-z, 0-9 and `-`."""
     now = datetime.now(UTC)
-    with context.database.write() as session:
+    with changes.transaction(context, caller, of_rights=True) as session:
         row = teams.create(session, wanted.team, wanted.name, now)
         caller.act.object, caller.act.team = f"teams/{row.id}", row.id
         caller.act.change = {"after": {"name": row.name}}
@@ -94,7 +94,7 @@ def set_member(
 ) -> TeamView:
     """Gives a person a role in the team. It holds from the person's next request on."""
     now = datetime.now(UTC)
-    with context.database.write() as session:
+    with changes.transaction(context, caller, of_rights=True) as session:
         row = access.find_team(session, caller, team, lock=True)
         before = teams.set_member(session, row, login, principals.Role(wanted.role))
         caller.act.change = {"login": login, "before": {"role": before}, "after": {"role": wanted.role}}
@@ -113,7 +113,7 @@ def set_member(
 def remove_member(context: CurrentContext, caller: CurrentCaller, team: TeamPath, login: LoginPath) -> Response:
     """Takes a person out of the team at once. Experiments that the person submitted stay with the team."""
     now = datetime.now(UTC)
-    with context.database.write() as session:
+    with changes.transaction(context, caller, of_rights=True) as session:
         row = access.find_team(session, caller, team, lock=True)
         before = teams.remove_member(session, row, login)
         caller.act.change = {"login": login, "before": {"role": before}, "after": {"role": None}}
@@ -146,7 +146,7 @@ def unarchive_team(context: CurrentContext, caller: CurrentCaller, team: TeamPat
 
 def _archive(context: AppContext, caller: Caller, team: str, archived: bool) -> TeamView:
     now = datetime.now(UTC)
-    with context.database.write() as session:
+    with changes.transaction(context, caller, of_rights=True) as session:
         row = access.find_team(session, caller, team, lock=True)
         was = row.archived_at is not None
         if archived:

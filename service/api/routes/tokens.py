@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from search_spaces.problems import Problem, SpecError
 from search_spaces.protocol import API_PREFIX
-from service.api import access, account_views, headers
+from service.api import access, account_views, changes, headers
 from service.api.account_fields import Name, TokenPath
 from service.api.callers import CurrentCaller, may
 from service.api.dependencies import TEXT, CurrentContext
@@ -97,7 +97,7 @@ def create_token(context: CurrentContext, caller: CurrentCaller, wanted: TokenRe
     if wanted.kind == "person":
         caller.check(Permission.ACCOUNT_CHANGE)
     role = None if wanted.role is None else principals.Role(wanted.role)
-    with context.database.write() as session:
+    with changes.transaction(context, caller, of_rights=True) as session:
         if wanted.team is not None:
             needs = Permission.TOKEN_MANAGE if wanted.kind == "service" else Permission.TEAM_READ
             access.find_team(session, caller.with_permission(needs), wanted.team)
@@ -132,7 +132,7 @@ def revoke_token(context: CurrentContext, caller: CurrentCaller, token_id: Token
     principal, now = caller.principal, datetime.now(UTC)
     managed = teams_with(principal, Permission.TOKEN_MANAGE)
     own = None if principal.token is None else principal.token.id
-    with context.database.write() as session:
+    with changes.transaction(context, caller, of_rights=True) as session:
         row = issued_tokens.find(session, token_id, principal.user_id, own, managed)
         caller.act.team = row.team_id
         if row.kind == tokens.TokenKind.PERSON and row.id != own:

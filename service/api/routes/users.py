@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from search_spaces.protocol import API_PREFIX
-from service.api import account_views, headers
+from service.api import account_views, changes, headers
 from service.api.account_fields import Email, LoginPath, Name, Secret
 from service.api.callers import CurrentCaller, may
 from service.api.dependencies import CurrentContext
@@ -69,7 +69,7 @@ def create_user(context: CurrentContext, caller: CurrentCaller, wanted: UserRequ
     """Adds a person, who is in no team yet."""
     now = datetime.now(UTC)
     hashed = None if wanted.password is None else sign_in.new_password(wanted.password, wanted.login)
-    with context.database.write() as session:
+    with changes.transaction(context, caller, of_rights=True) as session:
         row = users.create(session, NewUser(wanted.login, wanted.name, wanted.email, wanted.admin, hashed), now)
         caller.act.object = f"users/{row.login}"
         caller.act.change = {"after": wanted.model_dump(include={"name", "email", "admin"})}
@@ -92,7 +92,7 @@ def change_user(context: CurrentContext, caller: CurrentCaller, login: LoginPath
     now = datetime.now(UTC)
     given = wanted.model_dump(exclude_none=True, exclude={"password"})
     hashed = None if wanted.password is None else sign_in.new_password(wanted.password, login)
-    with context.database.write() as session:
+    with changes.transaction(context, caller, of_rights=True) as session:
         row = users.find(session, login, lock=True)
         before = {**account_views.user(row).model_dump(), "disabled": row.disabled_at is not None}
         users.change(session, row, given if hashed is None else {**given, "password_hash": hashed}, now)

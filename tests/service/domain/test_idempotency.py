@@ -146,7 +146,12 @@ def test_a_transaction_that_began_before_the_first_ended_finds_its_experiment(
 
     with ThreadPoolExecutor(2) as pool:
         answers = list(
-            pool.map(lambda _: idempotency.submit_once(context.database, Submission("", "k", "sha"), make), range(2))
+            pool.map(
+                lambda _: idempotency.submit_once(
+                    context.database, Submission("", "k", "sha"), lambda _session: None, make
+                ),
+                range(2),
+            )
         )
     assert sorted(replayed for _, replayed in answers) == [False, True]
     assert [one for one, _ in answers] == listed(client) * 2
