@@ -17,6 +17,7 @@ from search_spaces.replicates import is_replicate, replicate_number, replicated
 from workers.state.trial_table import Trial, TrialTable
 
 FEWEST = 2  # of one there is nothing to choose
+TRIED = frozenset({TrialState.COMPLETED, TrialState.DIVERGED})
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ def ranked(trials: Mapping[int, Trial], best: int, seeds: int, sign: int) -> lis
     """The trials all of whose `seeds` replicates completed, the best mean first; empty where they do not decide.
 
     `trials` are by number, `best` is the best one of the search: unless it was tried with each seed itself, as it was
-    not if it was found after the others were, or if a person or the budget ended its replicates, it is not beaten.
+    not if it was found after the others were, or if its replicates were ended by a person, the budget or a failure, it
+    is not beaten. A seed with which it diverges was tried.
     """
     own = [trials.get(replicate_number(best, index)) for index in range(seeds)]
-    if any(run is None or not run.ended or run.state is TrialState.CANCELED for run in own):
+    if any(run is None or run.state not in TRIED for run in own):
         return []
     groups: dict[int, dict[int, Trial]] = {}
     for number, run in sorted(trials.items()):

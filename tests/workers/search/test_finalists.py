@@ -274,8 +274,8 @@ def test_a_better_trial_that_was_found_later_is_not_beaten_by_earlier_replicates
     assert replicated(chosen.number)[0] == 2
 
 
-@pytest.mark.parametrize(("state", "decided"), [("DIVERGED", True), ("ERROR", True), ("CANCELED", False)])
-def test_the_best_trial_is_out_if_a_replicate_of_it_fails_but_not_if_one_is_canceled(
+@pytest.mark.parametrize(("state", "decided"), [("DIVERGED", True), ("ERROR", False), ("CANCELED", False)])
+def test_the_best_trial_is_out_if_it_diverges_with_a_seed_but_not_if_a_replicate_fails_or_is_canceled(
     open_recorder: OpenRecorder, state: str, decided: bool
 ) -> None:
     recorder = open_recorder()
