@@ -26,7 +26,7 @@ from service.api.etags import IfMatch
 from service.context import AppContext
 from service.contract.schemas import ExperimentView
 from service.contract.states import ACTIVE, INACTIVE
-from service.domain import attempts, experiments, waiting
+from service.domain import attempts, experiments, queue_limit, waiting
 from service.domain.experiments import Selection
 from service.identity import audit, teams
 from service.identity.permissions import Permission, allows, teams_with
@@ -88,6 +88,7 @@ class EditableHandle(VisibleHandle):
             after, act = _recorded(experiment), self.caller.act
             if before["state"] in INACTIVE and after["state"] in ACTIVE:
                 teams.lock_open(session, experiment.team_id)
+                queue_limit.check(session, experiment.team_id, experiment.id)
             changed = {name for name in after if after[name] != before[name]}
             act.change = {
                 **(act.change or {}),

@@ -164,8 +164,6 @@ def _complete(context: AppContext, spec: ExperimentSpec) -> Checked:
 
 
 def _find_replayed(context: AppContext, caller: Caller, submission: Submission) -> Submitted | None:
-    if submission.key is None:
-        return None
     with context.database.read() as session:
         changes.confirm(context, session, caller)
         known = idempotency.find_replayed(session, submission)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from contextlib import closing
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,24 +35,32 @@ def make(installation: Installation, target: Path) -> Manifest:
         file = mlflow_database.file_of(url)
         if file is not None and not file.exists():  # to open it would create it
             raise BackupError(f"there is no installation to back up: {file} does not exist")
-    unfinished = target.with_name(target.name + UNFINISHED)
-    shutil.rmtree(unfinished, ignore_errors=True)
     database = Database.open(installation.database_url)
     try:
-        with standing_still(installation, database) as check:
-            unfinished.mkdir(parents=True, mode=0o700)
-            _copy(installation, database, unfinished)
+        with standing_still(installation, database) as check, _new_folder(target) as folder:
+            _copy(installation, database, folder)
             check()
-            manifest = sets.write_manifest(unfinished, datetime.now(UTC), version("rung"))
-        if target.exists():
-            target.rmdir()
-        unfinished.rename(target)
+            return sets.write_manifest(folder, datetime.now(UTC), version("rung"))
     except LeaseLostError:
         raise BackupError("a service began to schedule experiments meanwhile: keep it stopped") from None
     finally:
         database.close()
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return manifest
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder of this backup's own beside the target, which gets its name at the end of the block. After an exception
+    it is removed; one that a process left behind when it was killed is not touched."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{target.name}{UNFINISHED}-", dir=target.parent))
+    try:
+        yield folder
+        if target.exists():
+            target.rmdir()
+        folder.rename(target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _copy(installation: Installation, database: Database, folder: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from search_spaces.storage.atomic import PRIVATE
 from service.backup import tables
 from service.backup.errors import BackupError
 
@@ -40,6 +41,7 @@ def save(url: str, file: Path) -> None:
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(file)) as target:
             source.backup(target)
             target.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
+        file.chmod(PRIVATE)
     except sqlite3.Error as error:
         raise BackupError(f"MLflow's database {path} cannot be read: {error}") from None
 
@@ -54,6 +56,7 @@ def load(file: Path, url: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(path)) as target:
         source.backup(target)
+    path.chmod(PRIVATE)
 
 
 def file_of(url: str) -> Path | None:

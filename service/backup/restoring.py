@@ -7,7 +7,6 @@ restore that was interrupted is known and can be repeated. It must not know the 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from service.backup.installation import Installation, unfinished
 from service.backup.sets import Manifest
 from service.stack.home import locked
 from service.store.database import Database
+
+COPIES = ".databases"  # in the unfinished storage, so that nothing of an interrupted restore stays elsewhere
 
 
 def restore(installation: Installation, folder: Path) -> Manifest:
@@ -33,11 +34,13 @@ def restore(installation: Installation, folder: Path) -> Manifest:
         for source, target in reversed(places):
             shutil.rmtree(unfinished(target), ignore_errors=True)
             trees.copy(source, unfinished(target))
-        with tempfile.TemporaryDirectory(prefix="rung-restore-") as temporary:
-            for name in (sets.DATABASE, sets.MLFLOW):  # copies: SQLite writes beside what it reads
-                shutil.copy(folder / name, Path(temporary, name))
-            _restore_database(installation, f"sqlite:///{temporary}/{sets.DATABASE}")
-            mlflow_database.load(Path(temporary, sets.MLFLOW), installation.mlflow_database_url)
+        copies = unfinished(installation.storage) / COPIES  # SQLite writes beside what it reads
+        copies.mkdir(mode=0o700)
+        for name in (sets.DATABASE, sets.MLFLOW):
+            shutil.copy(folder / name, copies / name)
+        _restore_database(installation, f"sqlite:///{copies / sets.DATABASE}")
+        mlflow_database.load(copies / sets.MLFLOW, installation.mlflow_database_url)
+        shutil.rmtree(copies)
         for _, target in places:
             if target.exists():
                 target.rmdir()

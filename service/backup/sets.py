@@ -26,7 +26,8 @@ MOST_MANIFEST_BYTES = 2**20  # it has a few lines
 
 
 class Manifest(BaseModel):
-    """What a set has. Digests are SHA-256 of the databases."""
+    """What a set has. Digests are SHA-256 of the databases, and of the two folders (`trees.digest`), which sets of
+    earlier versions lack."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,7 +44,8 @@ def write_manifest(folder: Path, made_at: datetime, version: str) -> Manifest:
     manifest = Manifest(
         made_at=made_at,
         version=version,
-        digests={name: digest(folder / name) for name in (DATABASE, MLFLOW)},
+        digests={name: digest(folder / name) for name in (DATABASE, MLFLOW)}
+        | {name: trees.digest(folder / name) for name in (STORAGE, ARTIFACTS)},
         files={name: tree.files for name, tree in found.items()},
         size_bytes={name: tree.size_bytes for name, tree in found.items()},
     )
@@ -56,15 +58,22 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         with _opened(folder / MANIFEST) as file:
             manifest = Manifest.model_validate_json(file.read(MOST_MANIFEST_BYTES))
-        for name, known in manifest.digests.items():
-            if digest(folder / name) != known:
-                raise BackupError(f"{folder / name} is not what was backed up: it was changed or is damaged")
-        for name, files in manifest.files.items():
-            if (found := trees.measure(folder / name)) != trees.Tree(files, manifest.size_bytes[name]):
+        sized = manifest.files.keys() & manifest.size_bytes.keys()
+        if not {DATABASE, MLFLOW} <= manifest.digests.keys() or not {STORAGE, ARTIFACTS} <= sized:
+            raise BackupError(f"{folder / MANIFEST} lacks the digest of a database, or the size of a folder")
+        for name in (STORAGE, ARTIFACTS):
+            known = trees.Tree(manifest.files[name], manifest.size_bytes[name])
+            if (folder / name).is_symlink():
+                raise BackupError(f"{folder / name} must be a folder (got a link)")
+            if (found := trees.measure(folder / name)) != known:
                 raise BackupError(
-                    f"{folder / name} must have {files} files of {manifest.size_bytes[name]} bytes "
+                    f"{folder / name} must have {known.files} files of {known.size_bytes} bytes "
                     f"(got {found.files} of {found.size_bytes})"
                 )
+        for name in (DATABASE, MLFLOW, STORAGE, ARTIFACTS):
+            digest_of = trees.digest if name in {STORAGE, ARTIFACTS} else digest
+            if name in manifest.digests and digest_of(folder / name) != manifest.digests[name]:
+                raise BackupError(f"{folder / name} is not what was backed up: it was changed or is damaged")
     except OSError as error:
         raise BackupError(f"{folder} is not a complete backup: {error}") from None
     except ValidationError:

@@ -6,6 +6,8 @@ Owns the order of the tables, and that the source is read at one moment. It must
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy import JSON, Connection, Engine, MetaData, Table, func, insert, select, text
 from sqlalchemy.exc import SAWarning
@@ -26,7 +28,8 @@ def revision_of(connection: Connection) -> str:
 
 
 def copy(source: Engine, target: Engine) -> int:
-    """Copy all rows to a database whose tables have none, except those that a new one has. Returns their number.
+    """Copy all rows to a database whose tables have none, except those that a new one has, or of a copy that was made
+    before. Returns their number.
 
     Raises SchemaDiffersError and SQLAlchemyError; then the target is as it was.
     """
@@ -39,9 +42,10 @@ def copy(source: Engine, target: Engine) -> int:
             raise SchemaDiffersError(f"the target has no table {', '.join(sorted(missing))}")
         ordered = [table for table in to_tables.sorted_tables if table.name in from_tables.tables]
         ordered = [table for table in ordered if table.name != REVISION]
-        for table in reversed(ordered):
-            writing.execute(table.delete())
-        return sum(_copy_table(reading, from_tables.tables[table.name], writing, table) for table in ordered)
+        with _triggers_off(writing, ordered):
+            for table in reversed(ordered):
+                writing.execute(table.delete())
+            return sum(_copy_table(reading, from_tables.tables[table.name], writing, table) for table in ordered)
 
 
 def count(engine: Engine, *tables: str) -> int:
@@ -64,6 +68,25 @@ def _copy_table(reading: Connection, source: Table, writing: Connection, target:
         copied += len(batch)
     _continue_numbering(writing, target)
     return copied
+
+
+@contextmanager
+def _triggers_off(connection: Connection, tables: Sequence[Table]) -> Iterator[None]:
+    """In the block, rows are what they were in the source: those of the audit log, which refuses changes, too."""
+    if connection.dialect.supports_sequences:
+        names = [connection.dialect.identifier_preparer.format_table(table) for table in tables]
+        for name in names:
+            connection.execute(text(f"ALTER TABLE {name} DISABLE TRIGGER USER"))
+        yield
+        for name in names:
+            connection.execute(text(f"ALTER TABLE {name} ENABLE TRIGGER USER"))
+        return
+    found = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")).all()
+    for name, _ in found:
+        connection.execute(text(f"DROP TRIGGER {connection.dialect.identifier_preparer.quote(name)}"))
+    yield
+    for _, statement in found:
+        connection.exec_driver_sql(statement)
 
 
 def _continue_numbering(connection: Connection, table: Table) -> None:

@@ -12,12 +12,12 @@ from service.store.models import Experiment, StoredGrant
 DEFAULT_POOL = "default"  # all nodes are of it
 
 
-def check(session: Session, team: str) -> None:
-    """Raises SpecError when as many experiments wait as the grant of the team allows."""
+def check(session: Session, team: str, experiment_id: str = "") -> None:
+    """Raises SpecError when as many other experiments wait as the grant of the team allows."""
     grant = session.get(StoredGrant, (DEFAULT_POOL, team))
     if grant is None or grant.max_queued is None:
         return
-    of_team = Experiment.state == State.QUEUED, Experiment.team_id == team
+    of_team = Experiment.state == State.QUEUED, Experiment.team_id == team, Experiment.id != experiment_id
     waiting = session.scalar(select(func.count()).where(*of_team)) or 0
     if waiting >= grant.max_queued:
         rule = f"must have fewer than {grant.max_queued} experiments in the queue; wait, or cancel some of them"

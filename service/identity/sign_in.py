@@ -58,11 +58,15 @@ class SignIn:
         return user.id
 
     def confirm(self, address: str, user: User, password: str) -> bool:
-        """Whether a person who is signed in gave the present password, or has none. Raises TooManyAttemptsError."""
+        """Whether a person who is signed in gave the present password.
+
+        Raises TooManyAttemptsError, and ConflictError for one without a password: a token must not become a way to sign
+        in that outlives it.
+        """
         from service.identity.passwords import check_password
 
         if user.password_hash is None:
-            return True
+            raise ConflictError(f"{user.login} has no password: an administrator can set one")
         self._attempts.begin(address, user.login)
         return check_password(user.password_hash, password)
 

@@ -106,13 +106,14 @@ def log_out(context: CurrentContext, caller: CurrentCaller) -> Response:
     },
 )
 def change_password(context: CurrentContext, caller: CurrentCaller, wanted: PasswordRequest) -> Response:
-    """Replaces your password. Tokens that you have keep working. Answers 409 for programs and without accounts, 403
-    for a token that is restricted to a team or a role."""
+    """Replaces your password. Tokens that you have keep working. Answers 409 for programs, for people without a
+    password, and without accounts, 403 for a token that is restricted to a team or a role."""
     principal = caller.principal
     if principal.kind is not PrincipalKind.PERSON:
         raise ConflictError("only people have passwords")
     caller.act.object = f"users/{principal.login}"
     with context.database.read() as session:
+        changes.confirm(context, session, caller)
         user = users.find(session, principal.login)
     if not context.sign_in.confirm(caller.act.address, user, wanted.old):
         problem = Problem("old", "must be the present password")

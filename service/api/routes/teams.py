@@ -106,15 +106,20 @@ def set_member(
 @router.delete(
     "/{team}/members/{login}",
     summary="Remove a member",
-    dependencies=[may(Permission.TEAM_MANAGE)],
+    dependencies=[may(Permission.TEAM_READ)],
     status_code=204,
     responses={204: headers.success("The person is not in the team."), **error_responses(NotFoundError)},
 )
 def remove_member(context: CurrentContext, caller: CurrentCaller, team: TeamPath, login: LoginPath) -> Response:
-    """Takes a person out of the team at once. Experiments that the person submitted stay with the team."""
-    now = datetime.now(UTC)
+    """Takes a person out of the team at once; everybody may leave. Experiments that the person submitted stay with the
+    team. Answers 403 for a token that is restricted to a team or a role, and for others if you do not manage the team.
+    """
+    now, leaves = datetime.now(UTC), caller.principal.user_id is not None and login == caller.principal.login
+    if leaves:
+        caller.check(Permission.ACCOUNT_CHANGE)
     with changes.transaction(context, caller, of_rights=True) as session:
-        row = access.find_team(session, caller, team, lock=True)
+        needs = Permission.TEAM_READ if leaves else Permission.TEAM_MANAGE
+        row = access.find_team(session, caller.with_permission(needs), team, lock=True)
         before = teams.remove_member(session, row, login)
         caller.act.change = {"login": login, "before": {"role": before}, "after": {"role": None}}
         audit.record(session, caller.act, now)

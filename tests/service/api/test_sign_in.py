@@ -100,6 +100,16 @@ def test_a_person_changes_the_own_password(client: httpx.Client, admin: httpx.Cl
     assert log_in(client, "bob", ANOTHER).status_code == 201
 
 
+def test_a_person_without_a_password_gets_the_first_one_from_an_administrator(
+    client: httpx.Client, accounts: Accounts, admin: httpx.Client
+) -> None:
+    """Otherwise a stolen token of somebody who signs in with the provider would become a way in for good."""
+    with signed_in(client, accounts.person("bob")) as bob:
+        assert bob.post("/api/v1/auth/password", json={"new": ANOTHER, "old": ""}).status_code == 409
+        admin.patch("/api/v1/users/bob", json={"password": PASSWORD}).raise_for_status()
+        assert bob.post("/api/v1/auth/password", json={"new": ANOTHER, "old": PASSWORD}).status_code == 204
+
+
 def test_a_weak_password_is_refused_and_not_repeated(admin: httpx.Client) -> None:
     answer = add(admin, "ada", "aaaa")
     assert answer.status_code == 422

@@ -214,7 +214,34 @@ def test_nothing_is_backed_up_while_somebody_may_write(
     scheduling.join()
     database.close()
     assert not target.exists()
-    assert list(tmp_path.glob("*.part")) == []
+    assert list(tmp_path.glob("*.part*")) == []
+
+
+def test_a_backup_removes_only_what_it_made(home: Place, tmp_path: Path) -> None:
+    """Another backup may be writing to the same place, or a person may keep something there."""
+    other = tmp_path / "set.part"
+    other.mkdir()
+    (other / "thesis.txt").write_text("precious")
+    with locked(home.home):
+        assert home.run("backup", str(tmp_path / "set")).exit_code == 2
+    assert home.run("backup", str(tmp_path / "set")).exit_code == 0
+    assert (other / "thesis.txt").read_text() == "precious"
+    assert {path.name for path in tmp_path.glob("set*")} == {"set", "set.part"}
+
+
+def test_a_restore_gives_nobody_more_rights(home: Place, tmp_path: Path) -> None:
+    file, folder = next(home.storage.rglob("*.pt")), home.storage / "shared"
+    folder.mkdir()
+    folder.chmod(0o2777)
+    file.chmod(0o6777)
+    assert home.run("backup", str(tmp_path / "set")).exit_code == 0
+    copied = tmp_path / "set" / sets.STORAGE / file.relative_to(home.storage)
+    copied.chmod(0o6777)
+    destroy(home)
+    assert home.run("restore", str(tmp_path / "set")).exit_code == 0
+    assert (file.stat().st_mode & 0o7777, folder.stat().st_mode & 0o7777) == (0o775, 0o2775)
+    private = (home.home / "rung.db", home.home / "mlflow.db", tmp_path / "set" / sets.MLFLOW)
+    assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
 
 
 def test_drivers_of_a_cluster_must_be_paused(home: Place, team: Place, tmp_path: Path) -> None:
@@ -238,7 +265,15 @@ def test_a_restore_replaces_nothing_and_refuses_a_set_that_is_damaged(home: Plac
     assert (refused.exit_code, "must be absent or empty" in refused.stderr) == (2, True)
     assert files(home.home).keys() == before.keys()
     other = Place(tmp_path / "other")
-    for damage in (_change_the_database, _lose_a_file, _lose_the_manifest):
+    damages = (
+        _change_the_database,
+        _lose_a_file,
+        _lose_the_manifest,
+        _change_a_file,
+        _claim_nothing,
+        _link_to_another_folder,
+    )
+    for damage in damages:
         copied = Path(shutil.copytree(target, tmp_path / damage.__name__))
         damage(copied)
         result = other.run("restore", str(copied))
@@ -252,6 +287,10 @@ def test_a_restore_replaces_nothing_and_refuses_a_set_that_is_damaged(home: Plac
 def test_an_interrupted_restore_is_known_and_can_be_repeated(
     home: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: tuple[Any, str]
 ) -> None:
+    with serving(
+        create_app(home.settings, MemoryLauncher())
+    ) as client:  # a row of the audit log, which takes no change
+        assert client.post(EXPERIMENTS, json={"name": "new"}).status_code == 201
     before = everything(home)
     assert home.run("backup", str(tmp_path / "set")).exit_code == 0
     destroy(home)
@@ -281,6 +320,11 @@ def test_an_interrupted_restore_is_known_and_can_be_repeated(
     assert again.exit_code == 0, again.output
     assert everything(home) == before
     assert list(home.home.glob("*.restoring")) == []
+    with (
+        closing(sqlite3.connect(home.home / "rung.db")) as connection,
+        pytest.raises(sqlite3.IntegrityError, match="the audit log is append-only"),
+    ):
+        connection.execute("DELETE FROM audit")
 
 
 def test_a_named_pipe_in_a_backup_does_not_block(home: Place, tmp_path: Path) -> None:
@@ -299,6 +343,25 @@ def _change_the_database(folder: Path) -> None:
 
 def _lose_a_file(folder: Path) -> None:
     next(path for path in (folder / sets.STORAGE).rglob("*") if path.is_file()).unlink()
+
+
+def _change_a_file(folder: Path) -> None:
+    """Its size stays."""
+    file = next(path for path in (folder / sets.STORAGE).rglob("*.pt") if path.is_file())
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def _claim_nothing(folder: Path) -> None:
+    manifest = json.loads((folder / sets.MANIFEST).read_text())
+    (folder / sets.MANIFEST).write_text(json.dumps(manifest | {"digests": {}, "files": {}, "size_bytes": {}}))
+
+
+def _link_to_another_folder(folder: Path) -> None:
+    """Whoever restores may read more than who prepared the backup."""
+    (folder / sets.ARTIFACTS).rename(folder.with_name("private"))
+    (folder / sets.ARTIFACTS).symlink_to(folder.with_name("private"))
 
 
 def _lose_the_manifest(folder: Path) -> None:

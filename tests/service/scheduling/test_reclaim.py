@@ -271,6 +271,18 @@ def test_a_team_may_have_so_many_experiments_in_the_queue(world: World, context:
     assert world.client.post("/api/v1/experiments", json={"name": "x"}).status_code == 201
 
 
+def test_an_experiment_that_is_resumed_waits_like_one_that_is_submitted(world: World, context: AppContext) -> None:
+    set_pool(context.database)
+    set_grant(context.database, max_queued=1)
+    first = world.client.post("/api/v1/experiments", json={"name": "x"}).json()["id"]
+    world.client.post(f"/api/v1/experiments/{first}/pause").raise_for_status()
+    second = world.client.post("/api/v1/experiments", json={"name": "x"}).json()["id"]
+    assert world.client.post(f"/api/v1/experiments/{first}/resume").status_code == 422
+    assert world.client.get(f"/api/v1/experiments/{first}").json()["state"] == "PAUSED"
+    world.client.post(f"/api/v1/experiments/{second}/cancel").raise_for_status()
+    assert world.client.post(f"/api/v1/experiments/{first}/resume").status_code == 200
+
+
 def test_times_begin_again_with_each_attempt_and_when_what_is_counted_ends(clock: Clock) -> None:
     timer = ReclaimTimer(SilenceTimer(100.0, clock.monotonic))
 
