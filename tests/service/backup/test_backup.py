@@ -270,7 +270,7 @@ def test_a_restore_replaces_nothing_and_refuses_a_set_that_is_damaged(home: Plac
         _lose_a_file,
         _lose_the_manifest,
         _change_a_file,
-        _claim_nothing,
+        _empty_the_manifest,
         _link_to_another_folder,
     )
     for damage in damages:
@@ -353,13 +353,13 @@ def _change_a_file(folder: Path) -> None:
     file.write_bytes(content)
 
 
-def _claim_nothing(folder: Path) -> None:
+def _empty_the_manifest(folder: Path) -> None:
     manifest = json.loads((folder / sets.MANIFEST).read_text())
     (folder / sets.MANIFEST).write_text(json.dumps(manifest | {"digests": {}, "files": {}, "size_bytes": {}}))
 
 
 def _link_to_another_folder(folder: Path) -> None:
-    """Whoever restores may read more than who prepared the backup."""
+    """The person who restores may read more than the one who prepared the backup."""
     (folder / sets.ARTIFACTS).rename(folder.with_name("private"))
     (folder / sets.ARTIFACTS).symlink_to(folder.with_name("private"))
 
