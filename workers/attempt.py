@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 FINAL_HEARTBEAT_PATIENCE_S = 60.0
 PLOTS_TIMEOUT_S = 60.0
-INSIGHT_TIMEOUT_S = 60.0  # it takes 10 s for the largest searches; the user waits for it
+INSIGHT_TIMEOUT_S = 60.0  # of which the insight itself takes 50 s at most; the user waits for it
 REFUSALS_LIMIT_S = 300.0  # for an MLflow that answers, but with errors
 
 
@@ -246,7 +246,7 @@ class ExperimentAttempt:
                 self._end_with(error)
         if self._outcome.phase is not Phase.PAUSED:
             self._end_experiment()
-            self._checkpoints.prune(self._recorder.table.trials, self._winner.trial if self._winner else None)
+            self._checkpoints.finish(self._winner.trial if self._winner else None)
         elif not self._fence.is_closed():
             self._tracker.pause(self._outcome.reason)
 

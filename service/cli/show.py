@@ -23,6 +23,8 @@ from service.cli.terminal import (
 )
 from service.contract.states import State
 
+SHOWN = 20  # results, unless asked for more
+
 
 @app.command("list")
 def list_experiments(
@@ -33,7 +35,7 @@ def list_experiments(
     team: Annotated[str | None, typer.Option(help="filter by team")] = None,
     owner: Annotated[str | None, typer.Option(help="filter by login of who submitted it")] = None,
     archived: Annotated[bool, typer.Option("--archived", help="list archived experiments instead")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="maximum number of results")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="maximum number of results")] = SHOWN,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
@@ -111,7 +113,9 @@ def trials(
             "the best trial first"
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="maximum number of results")] = 20,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help=f"maximum number of results; default: {SHOWN}, with --replicates all")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="show all trials")] = False,
     replicates: Annotated[
         bool, typer.Option("--replicates", help="show the runs of the finalists with fresh seeds instead")
@@ -131,7 +135,7 @@ def trials(
         from service.presentation import best_first
 
         view = client.get(experiment)
-        most = None if every or replicates else limit
+        most = None if every else limit or (None if replicates else SHOWN)
         found = list(client.trials(experiment, sort=sort or best_first(view), limit=most, replicates=replicates))
         if as_json:
             print_models(found)

@@ -18,8 +18,8 @@ from typing import Any, cast
 import pytest
 
 from search_spaces.controls import Controls
-from search_spaces.layout import NAMES
-from search_spaces.protocol import ErrorKind, TrialState, Winner
+from search_spaces.layout import BEST, NAMES
+from search_spaces.protocol import ErrorKind, Phase, TrialState, Winner
 from search_spaces.replicates import replicate_number
 from search_spaces.storage.base import UNUSABLE_ERRNOS
 from search_spaces.storage.folder import FolderStorage
@@ -40,6 +40,7 @@ from tests.support.workers import BuildLaunch
 from workers.failures.attempt import ModelNameTakenError
 from workers.failures.classification import Failure, TrialError
 from workers.nodes import Nodes
+from workers.search.stop_conditions import Outcome
 from workers.search.tune_callbacks import TuneCallback
 from workers.state.recorder import Recorder
 from workers.winner.evaluation import EvaluationFailedError, StopRequestedError, WinnerScore
@@ -107,6 +108,35 @@ def test_the_winner_by_fresh_seeds_is_measured_and_registered(
     assert (tags["rung.winner_trial"], tags["rung.winner_run_id"]) == ("1", f"run-{chosen}")
     assert done.tracking.summary["replicate_mean"] == pytest.approx(0.8)
     assert done.tracking.summary["replicate_sd"] == pytest.approx(0.1 / math.sqrt(2))
+
+
+@pytest.mark.parametrize("canceled", [False, True])
+def test_an_extended_search_keeps_what_fresh_seeds_chose_until_another_run_is_registered(
+    attempt: Callable[..., Attempted], tmp_path: Path, canceled: bool
+) -> None:
+    """A better trial 2 is found then, and no replicate of it."""
+    values = {0: 0.6, 1: 0.5, **{replicate_number(trial, 0): 0.7 - trial / 10 for trial in range(2)}}
+    chosen = replicate_number(0, 0)
+    changes = {"finalists": {"trials": 2, "seeds": 1}, "searcher": {"kind": "random", "num_samples": 2}}
+
+    def record(values: dict[int, float]) -> Trials:
+        def trials(recorder: Recorder, callback: TuneCallback) -> None:
+            for number, value in values.items():
+                recorder.record_suggestion(number, {}, {})
+                FolderStorage(tmp_path).artifacts.write(NAMES.trial(number).best, b"weights")
+                recorder.record_epoch(number, 1, {"validation_accuracy": value}, (TrialState.COMPLETED, "done"))
+            if canceled and len(values) == 1:
+                callback.outcome = Outcome(Phase.CANCELED, "canceled on request")
+
+        return trials
+
+    assert attempt(record(values), changes=changes).tracking.summary["replicate_mean"] == 0.7
+    done = attempt(record({2: 0.9}), attempt=2, changes=changes)
+    kept = {int(path.parent.name) for path in tmp_path.rglob(BEST)}
+    assert kept == ({2, chosen} if canceled else {2})
+    assert done.evaluation.evaluated == ([] if canceled else [(2, 1)])
+    if not canceled:
+        assert math.isnan(done.tracking.summary["replicate_mean"]), "MLflow would show that of the earlier winner"
 
 
 def test_the_service_learns_which_nodes_the_search_does_not_use(

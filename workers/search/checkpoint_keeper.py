@@ -29,28 +29,39 @@ class CheckpointKeeper:
         self._unpruned = {trial.number for trial in table.trials.values() if trial.ended}
         self._pruned: set[int] = set()  # which need no second look: a search may have thousands of trials
 
-    def prune(self, numbers: Iterable[int], registered: int | None = None) -> None:
+    def prune(self, numbers: Iterable[int]) -> None:
         """Delete the files of ended trials that the policy does not keep: these trials never resume.
 
-        Once the search is over, `registered` is the trial whose model is registered. Before, the best trial and each
-        replicate may win. What cannot be deleted stays and is logged.
+        While the search runs, the best trial and each replicate may win. What cannot be deleted stays and is logged.
         """
+        best, trials = self._table.best(), self._table.trials
+        self._add(numbers)
+        replicates = filter(is_replicate, self._unpruned)
+        completed = {number for number in replicates if trials[number].state is TrialState.COMPLETED}
+        self._keep(completed | ({best.number} if best else set()))
+
+    def finish(self, winner: int | None) -> None:
+        """The same once the search is over, and the model of `winner` is registered.
+
+        Without one, as where an extended search was canceled, the best trial is kept, and the run that was registered
+        at an earlier end.
+        """
+        best, earlier = self._table.best(), self._table.winner
+        self._add(self._table.trials)
+        if winner is not None:
+            self._keep({winner}, registered=True)
+        else:
+            self._keep(({best.number} if best else set()) | ({earlier.trial} if earlier else set()))
+
+    def _add(self, numbers: Iterable[int]) -> None:
         self._unpruned |= {number for number in numbers if self._table.trials[number].ended} - self._pruned
+
+    def _keep(self, leaders: set[int], registered: bool = False) -> None:
         if not self._unpruned:
             return
-        leaders = self._candidates() if registered is None else {registered}
         try:
-            checkpoints.prune(
-                self._artifacts, self._unpruned, leaders, self._policy, winner_registered=registered is not None
-            )
+            checkpoints.prune(self._artifacts, self._unpruned, leaders, self._policy, winner_registered=registered)
             self._pruned |= self._unpruned - leaders
             self._unpruned &= leaders
         except OSError as error:
             log.warning("checkpoints of ended trials stay: %s", error)
-
-    def _candidates(self) -> set[int]:
-        """The trials one of which wins."""
-        best, trials = self._table.best(), self._table.trials
-        replicates = filter(is_replicate, self._unpruned)
-        completed = {number for number in replicates if trials[number].state is TrialState.COMPLETED}
-        return completed | ({best.number} if best else set())

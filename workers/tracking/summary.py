@@ -7,6 +7,7 @@ the experiment ended.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
@@ -90,9 +91,13 @@ def shares_of(insight: Insight | None) -> dict[str, float]:
 
 
 def _replicate_metrics(table: TrialTable, winner: int) -> dict[str, float]:
-    """The mean over fresh seeds of the trial that won by them, and their standard deviation."""
+    """The mean over fresh seeds of the trial that won by them, and their standard deviation.
+
+    NaN where they do not decide: an earlier end of an extended search may have logged them, and MLflow deletes none.
+    """
     if not is_replicate(winner):
-        return {}
+        names = ("replicate_mean", "replicate_sd") if any(map(is_replicate, table.trials)) else ()
+        return dict.fromkeys(names, math.nan)
     values = [
         trial.best_value
         for trial in table.trials.values()

@@ -16,6 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from search_spaces.protocol import Heartbeat, TrialState, TrialUpdate, Winner
+from search_spaces.replicates import replicate_number
 from service.cli import app
 from service.cli.rendering import watch
 from service.client import Client
@@ -173,6 +174,14 @@ def test_the_trials_that_a_limit_hides_are_counted(run: Run, finished: str) -> N
     assert run("trials", finished, "--limit", "1").stderr.startswith("2 more trials: ")
     every = run("trials", finished, "--limit", "1", "--all")
     assert (len(every.stdout.splitlines()), every.stderr) == (4, "")
+
+
+def test_replicates_are_limited_on_request_only(run: Run, world: World) -> None:
+    one = world.started()
+    numbers = [0, *(replicate_number(0, seed) for seed in range(3))]
+    world.beat(one, {"phase": "searching", "trials": [world.line(number) for number in numbers]})
+    for arguments, shown in (([], 3), (["--limit", "2"], 2), (["--limit", "2", "--all"], 3)):
+        assert len(json.loads(run("trials", one, "--replicates", "--json", *arguments).stdout)) == shown
 
 
 def test_a_running_experiment_says_that_ray_is_unreachable(run: Run, world: World) -> None:

@@ -167,7 +167,7 @@ def test_the_weights_of_all_that_may_win_are_kept_until_one_of_them_is_registere
     kept = {1, *map(number_of, runs[:3])}
     assert {int(path.parent.name) for path in tmp_path.rglob(BEST)} == kept, "the last one diverged"
     keeper = CheckpointKeeper(FolderStorage(tmp_path).artifacts, "best", now.recorder.table)
-    keeper.prune(now.trials, won)
+    keeper.finish(won)
     assert [int(path.parent.name) for path in tmp_path.rglob(BEST)] == [won]
 
 

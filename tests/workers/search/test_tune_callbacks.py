@@ -441,7 +441,7 @@ def test_the_files_of_an_ended_trial_are_looked_at_once(
         now.recorder.record_suggestion(number, {}, {})
         now.recorder.record_epoch(number, 1, {"validation_accuracy": value}, (TrialState.COMPLETED, "done"))
         keeper.prune([number])
-    keeper.prune(now.trials)
+    keeper.finish(None)
     assert looked == [[0], [0, 1], [1, 2], [1, 3], [3]], "the leading one again, which another may replace"
 
 
