@@ -20,7 +20,7 @@ LEAST_ORDERED = 3
 
 def position_of(domain: Interval, value: float) -> float:
     """0 at the low end, 1 at the high end."""
-    low, high = _ends(domain)
+    low, high = ends(domain)
     if domain.log:
         low, high, value = math.log(low), math.log(high), math.log(max(value, sys.float_info.min))
     width = high - low
@@ -33,7 +33,7 @@ def value_at(domain: Interval, position: float) -> float:
     if domain.step is not None and not domain.log:
         candidates = Candidates(domain)
         return candidates[min(int(position * len(candidates)), len(candidates) - 1)]
-    low, high = _ends(domain)
+    low, high = ends(domain)
     if domain.log:
         value = math.exp(math.log(low) + position * (math.log(high) - math.log(low)))
     else:
@@ -43,7 +43,7 @@ def value_at(domain: Interval, position: float) -> float:
 
 def has_no_width(domain: Interval) -> bool:
     """Whether its ends are so close that no model can divide by their distance, or by its step."""
-    low, high = _ends(domain)
+    low, high = ends(domain)
     width = math.log(high) - math.log(low) if domain.log else high - low
     return min(width, domain.step or width) < sys.float_info.min
 
@@ -83,7 +83,8 @@ def _is_number(item: Any) -> bool:
     return isinstance(item, int | float) and not isinstance(item, bool)
 
 
-def _ends(domain: Interval) -> tuple[float, float]:
-    """Those of logarithmic whole numbers reach half a number further, so that both ends have their share."""
+def ends(domain: Interval) -> tuple[float, float]:
+    """The ends of the scale. Those of logarithmic whole numbers reach half a number further, so that both have their
+    share."""
     margin = 0.5 if domain.log and domain.integer else 0.0
     return domain.low - margin, domain.high + margin

@@ -8,6 +8,7 @@ so that a model of completed trials learns little (docs/decisions/0022).
 from __future__ import annotations
 
 import math
+from heapq import nsmallest
 
 from search_spaces.sampling import Sample
 from search_spaces.searchers.base import Finding, SearchProblem, TrialResult
@@ -15,6 +16,9 @@ from search_spaces.searchers.optuna_search import OptunaStudy, Sampler
 
 #: The level after all rungs: the best value of a trial that trained all of its epochs.
 END = math.inf
+#: Of the trials, the newest WINDOW to 2 WINDOW are modeled, and of older ones the best: Optuna's sampler takes at most
+#: 25 trials for good ones, and older ones have less weight. A proposal takes time in proportion to the number of all.
+WINDOW, BEST = 250, 25
 
 
 class RungSearch:
@@ -22,6 +26,7 @@ class RungSearch:
 
     In it, a trial is as good as its value at that rung. One that diverged before it is worse than all others, one that
     has not reached it yet counts as the sampler counts running trials, and one that ended before it is not counted.
+    Of a long search, a part is modeled.
     """
 
     def __init__(self, problem: SearchProblem, sampler: Sampler) -> None:
@@ -32,14 +37,15 @@ class RungSearch:
         self._values: dict[float, dict[int, float]] = {level: {} for level in (*problem.rungs, END)}
         self._ended: dict[int, Finding] = {}
         self._level = next(iter(self._values))
+        self._older: tuple[int, tuple[int, ...]] = (0, ())  # the first trial that is not old, and the best before it
         self._study = self._new_study()
 
     def learned(self) -> bool:
-        self._choose_level()
+        self._choose_study()
         return self._study.told >= self._enough
 
     def draw(self, number: int, attempt: int) -> dict[str, float]:
-        self._choose_level()
+        self._choose_study()
         return self._study.draw(number, attempt)
 
     def replay(self, number: int, sample: Sample) -> None:
@@ -70,18 +76,28 @@ class RungSearch:
         else:
             self._study.forget(number)
 
-    def _choose_level(self) -> None:
-        """Levels only rise, because no value is ever withdrawn, so that each study is filled once."""
+    def _choose_study(self) -> None:
+        """Levels only rise, because no value is ever withdrawn. Seldom is another study chosen, which takes a while to
+        fill."""
         level = max((level for level, values in self._values.items() if len(values) >= self._enough), default=0)
-        if level <= self._level:
+        level = max(level, self._level)
+        first = max(0, max(self._samples, default=0) // WINDOW - 1) * WINDOW
+        values, sign = self._values[level], self._problem.sign
+        rated = ((-sign * value, number) for number, value in values.items() if number < first)
+        most = int(min(max(BEST, self._enough), len(values)))
+        older = first, tuple(number for _, number in nsmallest(most, rated))
+        if (level, older) == (self._level, self._older):
             return
-        self._level, self._study = level, self._new_study()
-        for number in sorted(self._samples):
-            self._study.add(number, self._samples[number])
-            if number in self._values[level]:
-                self._study.complete(number, self._values[level][number])
-            elif number in self._ended:
-                self._tell_end(number)
+        self._level, self._older, self._study = level, older, self._new_study()
+        for number in sorted({*older[1], *(number for number in self._samples if number >= first)}):
+            if number in values:
+                self._study.add(number, self._samples[number])
+                self._study.complete(number, values[number])
+            elif number not in self._ended:
+                self._study.add(number, self._samples[number])
+            elif self._ended[number] is Finding.DIVERGED:
+                self._study.add(number, self._samples[number])
+                self._study.prune(number)
 
     def _new_study(self) -> OptunaStudy:
         return OptunaStudy(self._problem, self._sampler)

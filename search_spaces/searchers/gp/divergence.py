@@ -19,7 +19,7 @@ from search_spaces.searchers.gp.process import GaussianProcess, fit
 
 LEAST = 3  # trials that diverged, before which nothing is known
 #: Newest trials of either outcome that the process is fitted to: a search draws near to the border between them.
-MOST = 40
+MOST = 30
 LARGEST = 0.99  # probability: no trial is impossible
 
 

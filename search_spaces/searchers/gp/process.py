@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, solve_triangular
+from scipy.linalg.lapack import dpotri, dpotrs
 from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
@@ -43,43 +44,48 @@ def fit(points: Array, levels: Array, values: Array, groups: NDArray[np.intp]) -
     `groups` (int [columns]) has the number of the domain of each column. Costs O(MAX_STEPS * N^3).
     """
     count, domains = len(values), int(groups.max(initial=-1)) + 1
-    squares = np.zeros((domains, count * count))
-    for domain in range(domains):
-        columns = points[:, groups == domain]
-        squares[domain] = ((columns[:, None] - columns[None]) ** 2).sum(axis=-1).reshape(-1)
-    level_squares = (levels[:, None] - levels[None]) ** 2
+    one, other = np.tril_indices(count, -1)  # the pairs of values: matrices are symmetric, and half of them is enough
+    columns = (points[one] - points[other]) ** 2
+    squares = np.array([columns[:, groups == domain].sum(axis=1) for domain in range(domains)]).reshape(
+        domains, len(one)
+    )
+    level_squares = (levels[one] - levels[other]) ** 2
     scale = SCALE_PRIOR[0] * math.sqrt(max(domains, 1)), SCALE_PRIOR[1]
     priors = np.array([*[scale] * domains, LEVEL_PRIOR, VARIANCE_PRIOR, NOISE_PRIOR])
     means, deviations = np.log(priors[:, 0]), priors[:, 1]
-    identity = np.eye(count)
+    covariance, below, above = np.zeros((count, count)), one * count + other, other * count + one
+    cells = covariance.reshape(-1)
 
     def negative_log_density(logs: Array) -> tuple[float, Array]:
         inverse = np.exp(-2 * logs[:domains])
         level_scale, variance, noise = np.exp(logs[domains:])
-        squared = (inverse @ squares).reshape(count, count)
-        distance = np.sqrt(squared)
-        decay = np.exp(-ROOT5 * distance)
-        by_level = np.exp(-level_squares / (2 * level_scale**2))
-        covariance = variance * by_level * (1 + ROOT5 * distance + 5 / 3 * squared) * decay
+        squared = inverse @ squares
+        distance = ROOT5 * np.sqrt(squared)
+        by_level = variance * np.exp(-level_squares / (2 * level_scale**2) - distance)
+        covariances = by_level * (1 + distance + 5 / 3 * squared)
+        cells[below] = covariances
+        np.fill_diagonal(covariance, variance + noise + JITTER)
         try:
-            root = np.linalg.cholesky(covariance + identity * (noise + JITTER))
+            root = np.linalg.cholesky(covariance)  # of the lower triangle
         except np.linalg.LinAlgError:
             return math.inf, np.zeros_like(logs)
-        inverted = cho_solve((root, True), identity, check_finite=False)
-        weights = inverted @ values
+        inverted = dpotri(root, lower=True)[0].T  # whose upper triangle has the inverse
+        weights = dpotrs(root, values, lower=True)[0]
         offset = (logs - means) / deviations
         density = 0.5 * values @ weights + np.log(np.diag(root)).sum() + 0.5 * (offset**2).sum()
-        # Equation 5.9 of the book, with the derivative of the Matern function by the squared distance.
-        sensitivity = np.outer(weights, weights) - inverted
-        by_square = sensitivity * variance * by_level * (5 / 6) * (1 + ROOT5 * distance) * decay
-        by_covariance = sensitivity * covariance
+        # Equation 5.9 of the book, with the derivative of the Matern function by the squared distance. A pair counts
+        # twice.
+        sensitivity = 2 * (weights[one] * weights[other] - inverted.reshape(-1)[above])
+        own = float((weights**2 - np.diag(inverted)).sum())  # of the diagonal
+        by_square = sensitivity * by_level * (5 / 6) * (1 + distance)
+        by_covariance = sensitivity * covariances
         gradient = np.concatenate(
             [
-                -inverse * (squares @ by_square.reshape(-1)),
+                -inverse * (squares @ by_square),
                 [
-                    -0.5 * (by_covariance * level_squares).sum() / level_scale**2,
-                    -0.5 * by_covariance.sum(),
-                    -0.5 * np.trace(sensitivity) * noise,
+                    -0.5 * (by_covariance @ level_squares) / level_scale**2,
+                    -0.5 * (by_covariance.sum() + own * variance),
+                    -0.5 * own * noise,
                 ],
             ]
         )

@@ -129,27 +129,24 @@ class GPSearch:
     ) -> dict[str, float]:
         encoding = self._encoding
         outcomes = self._divergence.fitted() if self._divergence is not None else None
-        candidates = [encoding.draw(generator) for _ in range(RANDOM_CANDIDATES)]
-        for center in centers:
-            candidates += [encoding.draw_near(center, NEAR_DEVIATION, NEAR_SHARE, generator) for _ in range(NEAR)]
+        near = np.repeat([encoding.row(one) for one in centers], NEAR, axis=0)
+        near = encoding.near(near, NEAR_DEVIATION, NEAR_SHARE, generator)
+        candidates = np.concatenate([encoding.draws(RANDOM_CANDIDATES, generator), near])
         chosen = candidates[:1]
         for deviation in (*REFINED_DEVIATIONS, None):
-            vectors = [encoding.encode(sample) for sample in candidates]
+            vectors = encoding.vectors(candidates)
             new = [index for index, vector in enumerate(vectors) if vector.tobytes() not in self._taken]
             if not new:
-                return chosen[0]  # few are left of a small space: a trial is repeated
-            points = np.stack([vectors[index] for index in new])
+                break  # few are left of a small space: a trial is repeated
+            points = vectors[new]
             scores = log_expected_improvement(*process.predict(points, TOP), best)
             if outcomes is not None:  # no improvement is expected of a network that diverges (Gardner et al., 2014)
                 scores += np.log1p(-outcomes.probability(points))
-            chosen = [candidates[new[index]] for index in np.argsort(-scores, kind="stable")[:REFINED_CENTERS]]
+            chosen = candidates[new][np.argsort(-scores, kind="stable")[:REFINED_CENTERS]]
             if deviation is not None:
-                candidates = chosen + [
-                    encoding.draw_near(center, deviation, REFINED_SHARE, generator)
-                    for center in chosen
-                    for _ in range(REFINED)
-                ]
-        return chosen[0]
+                near = encoding.near(np.repeat(chosen, REFINED, axis=0), deviation, REFINED_SHARE, generator)
+                candidates = np.concatenate([chosen, near])
+        return encoding.sample(chosen[0])
 
     def _observations(self) -> Iterator[Observation]:
         """All values, those of the highest level first. A trial that diverged has the worst value at its next level."""

@@ -125,6 +125,13 @@ def test_what_does_not_apply_makes_no_difference() -> None:
     assert np.isfinite(other).all()
 
 
+def drawn_near(
+    encoding: Encoding, center: dict[str, float], count: int, share: float, generator: np.random.Generator
+) -> list[dict[str, float]]:
+    rows = encoding.near(np.tile(encoding.row(center), (count, 1)), 0.05, share, generator)
+    return [encoding.sample(row) for row in rows]
+
+
 def test_numbers_of_a_choice_are_near_their_neighbors() -> None:
     numbers = {"label_smoothing": {"choice": [0.2, 0.0, 0.3, 0.1]}}
     ordered = Encoding(SearchSpace.model_validate(numbers))
@@ -132,7 +139,7 @@ def test_numbers_of_a_choice_are_near_their_neighbors() -> None:
     generator = np.random.default_rng(0)
     for index, neighbors in ((1, {3}), (3, {1, 0}), (0, {3, 2}), (2, {0})):
         near = {
-            ordered.draw_near({"label_smoothing": index}, 0.05, 1.0, generator)["label_smoothing"] for _ in range(99)
+            sample["label_smoothing"] for sample in drawn_near(ordered, {"label_smoothing": index}, 99, 1.0, generator)
         }
         assert near == {index} | neighbors
     unordered = Encoding(SearchSpace.model_validate(numbers), ordered=False)
@@ -143,13 +150,15 @@ def test_numbers_of_a_choice_are_near_their_neighbors() -> None:
 def test_samples_near_another_stay_near_and_inside() -> None:
     encoding, generator = Encoding(SPACE), np.random.default_rng(0)
     center = {"optimizer": 0, "optimizer[0].lr": 1e-4, "batch_size": 2, "label_smoothing": 0.3}
-    near = [encoding.draw_near(center, 0.05, 1.0, generator) for _ in range(300)]
+    near = drawn_near(encoding, center, 300, 1.0, generator)
     same = [sample for sample in near if sample["optimizer"] == 0]
     assert 200 < len(same) < 300, "the choice is drawn again now and then"
     assert all(1e-4 <= sample["optimizer[0].lr"] < 5e-4 for sample in same)
     assert all(0.2 < sample["label_smoothing"] <= 0.3 for sample in near)
     imported = {"optimizer": 5, "batch_size": 2, "label_smoothing": 7.0}  # of a larger space
-    assert all(0 <= encoding.draw_near(imported, 0.05, 0.5, generator)["label_smoothing"] <= 0.3 for _ in range(50))
+    near = drawn_near(encoding, imported, 50, 0.5, generator)
+    assert all(0 <= sample["label_smoothing"] <= 0.3 for sample in near)
+    assert {sample["optimizer"] for sample in near} == {0, 1}
 
 
 def trained(algorithm: Any, number: int, value: float, epochs: tuple[int, ...] = (1, 3)) -> None:
