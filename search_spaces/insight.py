@@ -155,6 +155,30 @@ class Importance(Part):
     note: str = Field("", description="Why there is none, or what was left out.")
 
 
+class PathStep(Part):
+    """A change on the way from the defaults to the winner."""
+
+    names: list[str] = Field(
+        description="Hyperparameters that it changes. A choice of another alternative brings its values along."
+    )
+    gain: float = Field(description="By how much it improves the objective; negative if it makes it worse.")
+    low: float = Field(description="Lower end of 80 % of the bootstraps.")
+    high: float = Field(description="Upper end of 80 % of the bootstraps.")
+
+
+class Path(Part):
+    """What led from the defaults of the search space to the winner: ablation analysis, on random forests of the trials.
+
+    No configuration on it was trained, except the winner.
+    """
+
+    epoch: int = Field(description="Epoch whose values were analyzed.")
+    start: float = Field(description="Predicted objective of the defaults.")
+    end: float = Field(description="Predicted objective of the winner.")
+    steps: list[PathStep] = Field(description="The changes in their order. Their gains add up to the whole difference.")
+    spec: dict[str, Any] = Field(description="The spec of an experiment that trains each configuration of the path.")
+
+
 class Finding(Part):
     """What a trial's curves or the search space show, and the figures that this rests on."""
 
@@ -191,6 +215,10 @@ class Insight(Part):
         None, description="How the best trials did with fresh seeds; null where they were not trained again."
     )
     importance: Importance = Field(description="The hyperparameters that matter.")
+    path: Path | None = Field(
+        None,
+        description="What led from the defaults to the winner; null for too few trials, or if it has the defaults.",
+    )
     curves: list[TrialFindings] = Field(
         default_factory=list, description="What the curves show of each of the best trials, the winner first."
     )

@@ -12,6 +12,7 @@ from search_spaces.phrases import counted, listed
 from search_spaces.replicates import is_replicate, replicated
 from service.presentation import Fact, figure, one_line
 
+MOST_STEPS = 4  # of the path from the defaults to the winner
 MOST_BARS = 3  # of the hyperparameters that matter
 MOST_TIES = 10  # numbers of trials on one line
 MOST_FINDINGS = 4  # about the search space: the whole must fit on one screen
@@ -23,7 +24,8 @@ def explain(insight: Insight, experiment_id: str) -> list[Fact]:
     facts = [Fact("winner", _won(insight))]
     if choice.parameters:
         facts.append(Fact("with", ", ".join(f"{name} {figure(value)}" for name, value in choice.parameters.items())))
-    facts += [*_replicated(insight), *_why(insight), *_sure(insight), *_classes(insight), *_curves(insight)]
+    facts += [*_replicated(insight), *_why(insight), *_path(insight, experiment_id)]
+    facts += [*_sure(insight), *_classes(insight), *_curves(insight)]
     facts += [Fact("space", one_line(finding.text)) for finding in insight.space[:MOST_FINDINGS]]
     if len(insight.space) > MOST_FINDINGS:
         more = counted(len(insight.space) - MOST_FINDINGS, "more finding")
@@ -77,6 +79,19 @@ def _why(insight: Insight) -> Iterable[Fact]:
             yield Fact("noise", f"{listed(noise, 6)}: no more than chance {where}")
     if importance.note:
         yield Fact("matters", importance.note)
+
+
+def _path(insight: Insight, experiment_id: str) -> Iterable[Fact]:
+    """What led from the defaults to the winner, the largest gains first; the others are left to --json."""
+    found = insight.path
+    if found is None:
+        return
+    largest = sorted(found.steps, key=lambda step: -abs(step.gain))[:MOST_STEPS]
+    steps = ", ".join(
+        f"{listed(step.names, 2)} {step.gain:+.4f} ({step.low:+.4f} to {step.high:+.4f})" for step in largest
+    )
+    text = f"from the defaults, {figure(found.start)} by the forest at epoch {found.epoch}, to {figure(found.end)}: "
+    yield Fact("path", f"{text}{steps}; rung insight {experiment_id} --path > path.yaml trains it")
 
 
 def _sure(insight: Insight) -> Iterable[Fact]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +17,14 @@ def insight(
     following: Annotated[
         bool, typer.Option("--next", help="print the spec to try next, as YAML, instead of the insight")
     ] = False,
+    path: Annotated[
+        bool,
+        typer.Option(
+            "--path",
+            help="print a spec, as YAML, that trains the configurations from the defaults to the winner, with fresh "
+            "seeds",
+        ),
+    ] = False,
     url: Url = "",
     token: Token = "",
     as_json: AsJson = False,
@@ -23,22 +32,19 @@ def insight(
     """Say why the winner won, how sure, what next.
 
     For a completed experiment: the trials that cannot be distinguished from the winner, the accuracy to expect of it,
-    the hyperparameters that matter, what the curves and the search space show, and a spec to try next.
+    the hyperparameters that matter, what led from the defaults to the winner, what the curves and the search space
+    show, and a spec to try next.
     """
     with report_errors(as_json), connect(url, token) as client:
         found = client.insight(experiment)
         if following:
-            from service.contract.errors import ConflictError
-
-            if found.next.spec is None:
-                raise ConflictError(f"the results of experiment {experiment} suggest no change of its spec")
-            if as_json:
-                print_json(found.next.spec)
-                return
-            import yaml
-
-            changes = "".join(f"# {change}\n" for change in found.next.changes)
-            echo(changes + yaml.safe_dump(found.next.spec, sort_keys=False, allow_unicode=True), nl=False)
+            suggests = f"the results of experiment {experiment} suggest no change of its spec"
+            _print_spec(found.next.spec, found.next.changes, otherwise=suggests, as_json=as_json)
+            return
+        if path:
+            unknown = f"the results of experiment {experiment} do not tell what led from the defaults to its winner"
+            spec = found.path.spec if found.path else None
+            _print_spec(spec, ["the defaults, each change, and the winner"], otherwise=unknown, as_json=as_json)
             return
         if as_json:
             print_json(found.model_dump(mode="json"))
@@ -48,3 +54,18 @@ def insight(
         echo(summary(client.get(experiment))[0])
         for line in insight_lines(found, experiment):
             echo(line)
+
+
+def _print_spec(spec: Mapping[str, Any] | None, comments: Iterable[str], *, otherwise: str, as_json: bool) -> None:
+    """Print a spec as YAML after comments, or as JSON. Raises ConflictError with `otherwise` where there is none."""
+    if spec is None:
+        from service.contract.errors import ConflictError
+
+        raise ConflictError(otherwise)
+    if as_json:
+        print_json(spec)
+        return
+    import yaml
+
+    lines = "".join(f"# {comment}\n" for comment in comments)
+    echo(lines + yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True), nl=False)

@@ -6,6 +6,7 @@ Owns the limits of what is read, so that the time is bounded. It must not know w
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -29,6 +30,7 @@ from workers.state.trial_table import Trial, TrialTable
 
 MOST_TRIALS = 1000  # whose curves and outcomes are read: the best ones
 MOST_OUTCOMES = 10**7  # trials x images, which take 80 MB
+OUTCOMES_S = 15.0  # for which they are read: a storage may be slow
 MOST_EPOCHS = 10**5  # of all those trials together, which take 100 MB
 
 log = logging.getLogger(__name__)
@@ -99,9 +101,9 @@ def _examined(rated: Iterable[Trial]) -> Iterator[Trial]:
 
 def _outcomes(artifacts: ArtifactStore, trials: Iterable[Trial]) -> dict[int, ValidationOutcomes]:
     found: dict[int, ValidationOutcomes] = {}
-    images = 0
+    images, until = 0, time.monotonic() + OUTCOMES_S
     for trial in trials:
-        if images >= MOST_OUTCOMES:
+        if images >= MOST_OUTCOMES or time.monotonic() >= until:
             break
         if outcomes := load_outcomes(artifacts, NAMES.trial(trial.number), trial.best_epoch or 0):
             found[trial.number] = outcomes

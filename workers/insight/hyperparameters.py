@@ -35,9 +35,7 @@ def important(evidence: Evidence) -> Importance:
     if len(tried) < importance.FEWEST_TRIALS:
         few = f"too few trials: {importance.FEWEST_TRIALS} are needed, and {len(tried)} finished an epoch"
         return Importance(note=few)
-    epoch = _epoch(evidence, tried)
-    values = _values_at(evidence, tried, epoch)
-    known = {number: value for number, value in values.items() if math.isfinite(value)}
+    epoch, known = analyzed(evidence)
     if len(known) < importance.FEWEST_TRIALS or len(set(known.values())) == 1:
         return Importance(epoch=epoch, note="too few trials have different values")
     trials = [trial for trial in tried if trial.number in known]
@@ -53,6 +51,16 @@ def important(evidence: Evidence) -> Importance:
             within = f"{without_indices(path)} = {alternative(evidence, path, index)}"
             groups.append(_group(evidence, within, chosen, sorted(shared), own, known))
     return Importance(epoch=epoch, groups=groups)
+
+
+def analyzed(evidence: Evidence) -> tuple[int, dict[int, float]]:
+    """The epoch that is analyzed, and the values of the trials that have one there, by number; larger is better."""
+    tried = [trial for trial in evidence.every.values() if trial.curve]
+    if not tried:
+        return 0, {}
+    epoch = _epoch(evidence, tried)
+    values = _values_at(evidence, tried, epoch)
+    return epoch, {number: value for number, value in values.items() if math.isfinite(value)}
 
 
 def alternative(evidence: Evidence, path: str, index: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -19,26 +20,39 @@ from workers.insight.evidence import Evidence, gather
 from workers.insight.hyperparameters import important
 from workers.insight.next_spec import next_spec
 from workers.insight.parts import Parts
+from workers.insight.path import winning_path
 from workers.insight.replication import replication
 from workers.insight.space import space_findings
 from workers.insight.sureness import sureness
 from workers.state.trial_table import Trial
 
 MOST_SHOWN = 100  # trials whose findings are listed; those of the others are counted
-#: How long each part may take, in seconds. Together they are within the time that the driver waits for the insight.
-LIMITS_S = {"sureness": 15.0, "replication": 5.0, "importance": 20.0, "curves": 5.0, "space": 5.0, "next": 5.0}
+#: How long each part may take, in seconds.
+LIMITS_S = {
+    "sureness": 15.0,
+    "replication": 5.0,
+    "importance": 20.0,
+    "path": 5.0,
+    "curves": 5.0,
+    "space": 5.0,
+    "next": 5.0,
+}
+#: All of it, from the first read: the driver waits for a little longer (`workers.attempt`).
+WITHIN_S = 50.0
 
 
 def make_insight(spec: ExperimentSpec, storage: ExperimentStorage) -> Insight:
     """Read an experiment whose search has ended. Raises JournalDamagedError, OSError, and ValueError where no trial has
     a value."""
-    return insight_of(gather(spec, storage))
+    began = time.monotonic()
+    evidence = gather(spec, storage)
+    return insight_of(evidence, within_s=WITHIN_S - (time.monotonic() - began))
 
 
-def insight_of(evidence: Evidence, limits_s: Mapping[str, float] = LIMITS_S) -> Insight:
-    """The insight that follows from the evidence. A part that fails, or takes too long, costs only itself: it is empty,
-    and `notes` say why."""
-    parts = Parts(limits_s)
+def insight_of(evidence: Evidence, limits_s: Mapping[str, float] = LIMITS_S, within_s: float = WITHIN_S) -> Insight:
+    """The insight that follows from the evidence, after at most `within_s` seconds. A part that fails, or takes too
+    long, costs only itself: it is empty, and `notes` say why."""
+    parts = Parts(limits_s, within_s)
     curves: list[TrialFindings] = parts.compute("curves", lambda: _curves(evidence), [])
     space: dict[str, Finding] = parts.compute("space", lambda: space_findings(evidence), {})
     winner = curves[0].findings if curves else []
@@ -47,17 +61,18 @@ def insight_of(evidence: Evidence, limits_s: Mapping[str, float] = LIMITS_S) -> 
     return Insight(
         metric=evidence.spec.objective.metric,
         choice=_choice(evidence),
+        next=parts.compute(
+            "next", lambda: next_spec(evidence.spec, space, winner, hides_classes=warning != ""), NextSpec()
+        ),
         sureness=parts.compute("sureness", lambda: sureness(evidence, replicated), Sureness()),
         replication=replicated,
         importance=parts.compute("importance", lambda: important(evidence), Importance(note="it was not computed")),
+        path=parts.compute("path", lambda: winning_path(evidence), None),
         curves=curves[:MOST_SHOWN],
         counts=_counts(evidence, curves),
         scores=evidence.scores,
         warning=warning,
         space=list(space.values()),
-        next=parts.compute(
-            "next", lambda: next_spec(evidence.spec, space, winner, hides_classes=warning != ""), NextSpec()
-        ),
         notes=[*_exhausted(evidence), *parts.notes],
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from search_spaces.insight import Finding, Importance, Insight
 from search_spaces.layout import NAMES
 from search_spaces.protocol import TrialState, Winner
 from search_spaces.replicates import replicate_number
+from search_spaces.searchers.base import SearchProblem
 from search_spaces.storage.folder import FolderStorage
 from search_spaces.validation import validate
 from tests.support.insights import hiding_scores
@@ -92,6 +93,15 @@ def test_the_insight_of_a_search_why_how_sure_and_what_next(plant: Plant, plante
         "optimizer = sgd",
         [("optimizer.lr", False)],
     )
+    assert made.path is not None
+    assert [step.names for step in made.path.steps] == [["optimizer"], ["label_smoothing"]]
+    assert made.path.steps[0].low > 0.2, "adam, the default, has 0.6"
+    assert abs(made.path.steps[1].gain) < 0.05, "smoothing does nothing"
+    assert sum(step.gain for step in made.path.steps) == pytest.approx(made.path.end - made.path.start)
+    training = validate(made.path.spec)
+    points = [training.bind(sample, 0) for sample in samples_of(training)]
+    assert [point.hyperparameters.optimizer.kind for point in points] == ["adam", "sgd", "sgd"]
+    assert points[-1] == spec_of().bind(planted[winner][0], 0)
     assert [(finding.kind, finding.subject) for finding in made.space] == [
         ("never-won", "optimizer"),
         ("at-bound", "optimizer.lr"),
@@ -102,6 +112,21 @@ def test_the_insight_of_a_search_why_how_sure_and_what_next(plant: Plant, plante
     optimizer: Any = following.search_space.optimizer
     assert (optimizer.kind, optimizer.lr.low, optimizer.lr.high) == ("sgd", 0.01, 10)
     assert following.name == "planted-next"
+
+
+def samples_of(spec: ExperimentSpec) -> Iterator[Mapping[str, float]]:
+    """What its searcher proposes."""
+    algorithm = spec.searcher.algorithm(SearchProblem(spec.search_space, 1, spec.seed))
+    for number in range(spec.num_samples):
+        sample = algorithm.propose(number)
+        assert sample is not None
+        yield sample
+
+
+def test_an_insight_that_has_no_time_left_says_what_is_missing(plant: Plant, planted: Trials) -> None:
+    made = insight_of(gather(spec_of(), plant(spec_of(), planted[:12], test_accuracy=0.9)), within_s=0)
+    assert "importance was not computed: what came before it took all the time" in made.notes
+    assert made.choice.value == max(curve[-1] for _, curve, _ in planted[:12])
 
 
 def test_it_is_the_same_again_and_survives_json(plant: Plant, planted: Trials) -> None:

@@ -8,7 +8,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from search_spaces.insight import Finalist, Interval, NextSpec, Replication
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.insight import Finalist, Interval, NextSpec, PathStep, Replication
+from search_spaces.insight import Path as InsightPath
 from search_spaces.layout import ExperimentFolder
 from search_spaces.replicates import replicate_number
 from search_spaces.validation import validate
@@ -100,6 +102,28 @@ def test_the_next_spec_is_valid_yaml(world: World, settings: Settings, ended: st
     refused = runner(world).invoke(app, ["insight", ended, "--next"])
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "suggest no change" in refused.stderr
+
+
+def test_what_led_from_the_defaults_to_the_winner_is_shown_and_can_be_trained(
+    world: World, settings: Settings, ended: str
+) -> None:
+    write(settings, ended, insight().model_dump_json())
+    refused = runner(world).invoke(app, ["insight", ended, "--path"])
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    steps = [
+        PathStep(names=["batch_size"], gain=-0.001, low=-0.01, high=0.01),
+        PathStep(names=["optimizer.lr"], gain=0.02, low=0.01, high=0.03),
+    ]
+    spec = ExperimentSpec(name="first-path").model_dump(mode="json")
+    path = InsightPath(epoch=1, start=0.9, end=0.919, steps=steps, spec=spec)
+    write(settings, ended, insight(path=path).model_dump_json())
+    assert (
+        "  path      from the defaults, 0.9 by the forest at epoch 1, to 0.919: optimizer.lr +0.0200 (+0.0100 to "
+        "+0.0300), batch_size -0.0010 (-0.0100 to +0.0100); "
+        f"rung insight {ended} --path > path.yaml trains it"
+    ) in runner(world).invoke(app, ["insight", ended]).stdout
+    printed = runner(world).invoke(app, ["insight", ended, "--path"]).stdout
+    assert validate(yaml.safe_load(printed)).name == "first-path"
 
 
 def test_show_says_in_one_line_how_sure_the_result_is(world: World, settings: Settings, ended: str) -> None:
