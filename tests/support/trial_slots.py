@@ -9,6 +9,7 @@ from search_spaces.layout import ExperimentFolder
 from workers.trial.worker import TrialWorker
 
 SPEC, TRIAL_LOG = "spec.json", "trial.log"
+CLOCKED = {"epoch_seconds", "images_per_second"}  # differ each time
 
 
 def begun(config: dict[str, Any]) -> TrialWorker:
@@ -23,3 +24,11 @@ def folder_of(config: dict[str, Any]) -> Path:
 
 def names(config: dict[str, Any]) -> set[str]:
     return {path.name for path in folder_of(config).iterdir()} - {TRIAL_LOG}
+
+
+def said(config: dict[str, Any]) -> str:
+    return (folder_of(config) / TRIAL_LOG).read_text()
+
+
+def timeless(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name not in CLOCKED}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 import re
-import shutil
 import sys
 import traceback
 import warnings
@@ -19,13 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from search_spaces.datasets.report import DataReport
-from search_spaces.experiment import ExperimentSpec, TrialSpec
-from search_spaces.layout import BEST, LAST, NAMES, PREVIOUS, ExperimentFolder
-from search_spaces.protocol import METRICS, ErrorKind
-from search_spaces.storage.base import MAX_DOCUMENT_BYTES, open_storage
-from search_spaces.stored import read_trial_spec
-from tests.support.trial_slots import SPEC, TRIAL_LOG, begun, folder_of, names
+from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import BEST, LAST, NAMES, PREVIOUS
+from search_spaces.protocol import METRICS
+from search_spaces.storage.base import open_storage
+from tests.support.trial_slots import SPEC, TRIAL_LOG, begun, folder_of, names, said, timeless
 from workers.data import splits
 from workers.failures.classification import TrialError
 from workers.state import checkpoints
@@ -35,19 +30,10 @@ from workers.trial import worker
 
 STOP, VALIDATION = "stop", "validation.json"
 SIGN = r"epoch (\d+): (\d+) of (\d+) batches"
-CLOCKED = {"epoch_seconds", "images_per_second"}
 
 
 def ask_to_stop(config: dict[str, Any]) -> None:
     open_storage(config["storage"]).stop_signal(config["trial"]).ask()
-
-
-def said(config: dict[str, Any]) -> str:
-    return (folder_of(config) / TRIAL_LOG).read_text()
-
-
-def timeless(result: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in result.items() if name not in CLOCKED}
 
 
 def test_an_epoch_a_step_with_all_its_figures(config: Callable[..., dict[str, Any]]) -> None:
@@ -77,247 +63,6 @@ def test_which_images_the_best_epoch_got_right_is_kept(config: Callable[..., dic
     checkpoints.prune(artifacts, [told["trial"]], (), "none")
     assert load_outcomes(artifacts, files, best + 1) == found, "it stays when the checkpoints are deleted"
     assert not artifacts.exists(files.best)
-
-
-def test_the_first_trial_tells_what_the_data_are(
-    config: Callable[..., dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    told = config()
-    begun(told).step()
-    path = ExperimentFolder(Path(told["storage"])).data_report
-    found = DataReport.model_validate_json(path.read_bytes())
-    assert (found.name, len(found.classes), found.images("test")) == ("digits", 10, 359)
-    before = path.stat().st_mtime_ns
-    begun(config(number=1)).step()
-    assert path.stat().st_mtime_ns == before, "a second trial that finds the same writes nothing"
-    path.write_text("{")
-    begun(config(number=2)).step()
-    assert DataReport.model_validate_json(path.read_bytes()) == found, "a damaged one is replaced"
-
-
-@pytest.mark.parametrize(
-    ("changed", "why"),
-    [
-        ({"train_sha256": "0" * 64}, "its training images are others"),
-        ({"train_sha256": "0" * 64, "validation_sha256": "0"}, "its training and validation images are others"),
-        ({"test_sha256": "0" * 64}, "its test images are others"),
-        ({"counts": {"train": [9], "validation": [1], "test": [2]}}, "instead of 9 train, 1 validation, 2 test"),
-        ({"classes": ["cat", "dog"]}, "its classes are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 instead of cat, dog"),
-    ],
-)
-def test_a_trial_is_not_trained_on_other_data_than_those_it_is_compared_with(
-    config: Callable[..., dict[str, Any]], changed: dict[str, Any], why: str
-) -> None:
-    told = config()
-    begun(told).step()
-    path = ExperimentFolder(Path(told["storage"])).data_report
-    found = DataReport.model_validate_json(path.read_bytes())
-    path.write_text(found.model_copy(update=changed).model_dump_json())
-    for one in (told, config(number=1)):  # also where it resumes
-        with pytest.raises(TrialError) as raised:
-            begun(one).step()
-        failure = raised.value.failure
-        assert failure.kind is ErrorKind.DATA or failure.node is not None
-        assert "has other data than earlier trials of this experiment" in failure.reason
-        assert why in failure.reason
-    path.write_text(found.model_dump_json())
-    assert begun(told).step()["epoch"] == 1
-
-
-def pictures(folder: Path, replaced: int | None = None) -> None:
-    """A train set of 20 pictures of two classes; the content of one may be another than at first."""
-    for number in range(20):
-        path = folder / f"{'ab'[number % 2]}/{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8), 10 * number + (number == replaced)).save(path)
-
-
-@pytest.mark.parametrize("replaced", range(0, 20, 4))
-def test_a_replaced_picture_is_noticed_whatever_split_it_is_in(
-    config: Callable[..., dict[str, Any]], tmp_path: Path, replaced: int
-) -> None:
-    folder = {"name": "image_folder", "path": "pictures", "size": 8, "color": "gray", "validation_fraction": 0.5}
-    pictures(tmp_path / "data/pictures")
-    told = config(dataset=folder)
-    begun(told).step()
-    (tmp_path / f"data/pictures/{'ab'[replaced % 2]}/{replaced}.png").unlink()
-    pictures(tmp_path / "data/pictures", replaced)
-    with pytest.raises(TrialError, match=r"its (training|validation|test) images are others") as raised:
-        begun(told).step()
-    assert raised.value.failure.kind is ErrorKind.DATA
-
-
-LOSSES: dict[str, Callable[[Path], object]] = {
-    "empty": lambda path: path.write_bytes(b""),
-    "damaged": lambda path: path.write_bytes(path.read_bytes()[:100]),
-    "missing": lambda path: path.unlink(),
-    "too large": lambda path: os.truncate(path, MAX_DOCUMENT_BYTES + 1),
-}
-
-
-@pytest.mark.parametrize("lost", LOSSES)
-def test_other_data_are_noticed_though_the_report_is_lost(
-    config: Callable[..., dict[str, Any]], tmp_path: Path, lost: str
-) -> None:
-    folder = {"name": "image_folder", "path": "pictures", "size": 8, "color": "gray", "validation_fraction": 0.5}
-    pictures(tmp_path / "data/pictures")
-    told = config(dataset=folder)
-    told["data"] = begun(told).step()["data"]
-    path = ExperimentFolder(Path(told["storage"])).data_report
-    before = path.read_bytes()
-    LOSSES[lost](path)
-    assert begun(told).step()["data"] == told["data"], "the same data are no matter"
-    assert path.read_bytes() == before
-    LOSSES[lost](path)
-    for name, other in (("a", "c"), ("b", "a"), ("c", "b")):
-        (tmp_path / "data/pictures" / name).rename(tmp_path / "data/pictures" / other)
-    with pytest.raises(TrialError, match=r"has other data than .*: its training and validation and test images") as it:
-        begun(told).step()
-    assert it.value.failure.kind is ErrorKind.DATA
-    (tmp_path / "data/pictures/a").rename(tmp_path / "data/pictures/c")
-    (tmp_path / "data/pictures/b").rename(tmp_path / "data/pictures/a")
-    (tmp_path / "data/pictures/c").rename(tmp_path / "data/pictures/x")
-    with pytest.raises(TrialError, match="its classes have other names"):
-        begun(told).step()
-
-
-@pytest.mark.parametrize("misplaced", ["file", "folder"])
-def test_a_link_in_the_place_of_the_report_is_a_failure_of_the_storage(
-    config: Callable[..., dict[str, Any]], tmp_path: Path, misplaced: str
-) -> None:
-    told = config()
-    begun(told).step()
-    path = ExperimentFolder(Path(told["storage"])).data_report
-    moved = path if misplaced == "file" else path.parent
-    moved.rename(tmp_path / "elsewhere")
-    moved.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(TrialError, match=r"cannot use RUNG_STORAGE_ROOT .*data/dataset\.json") as raised:
-        begun(told).step()
-    assert raised.value.failure.kind is ErrorKind.NODE
-
-
-def test_a_report_of_a_version_without_digests_is_completed(config: Callable[..., dict[str, Any]]) -> None:
-    told = config()
-    begun(told).step()
-    path = ExperimentFolder(Path(told["storage"])).data_report
-    found = path.read_text()
-    earlier = {name: value for name, value in json.loads(found).items() if name.partition("_")[0] != "train"}
-    del earlier["validation_sha256"]
-    path.write_text(json.dumps(earlier))
-    assert begun(told).step()["epoch"] == 1
-    assert path.read_text() == found
-
-
-def test_a_killed_trial_resumes_bit_for_bit(config: Callable[..., dict[str, Any]]) -> None:
-    whole = begun(config(name="whole"))
-    expected = [whole.step() for _ in range(4)]
-    told = config(name="killed")
-    results = []
-    for _ in range(2):  # two lives of two epochs each
-        slot = begun(told)
-        if results:
-            assert slot.step() == results[-1]  # reported again, for a driver that had died
-        results += [slot.step(), slot.step()]
-    assert [timeless(result) for result in results] == [timeless(result) for result in expected]
-    folders = folder_of(told), folder_of(told | {"storage": str(Path(told["storage"]).with_name("whole"))})
-    ours, theirs = (torch.load(folder / BEST, weights_only=True) for folder in folders)
-    assert ours["epoch"] == theirs["epoch"]
-    assert all(torch.equal(ours["model"][key], weights) for key, weights in theirs["model"].items())
-
-
-def test_a_trial_of_version_0_1_resumes_with_the_spec_of_today(tmp_path: Path) -> None:
-    """The checkpoint holds the older spec, whose random streams the trial keeps."""
-    stored = Path(__file__).parents[1] / "stored" / "checkpoint"
-    told = {"trial": 0, "storage": str(tmp_path), "epoch": 2, "data_root": str(tmp_path), "cache_root": str(tmp_path)}
-    told |= {"marker": "", "version": ""}
-    folder_of(told).mkdir(parents=True)
-    shutil.copy(stored / LAST, folder_of(told))
-    today = read_trial_spec((stored / SPEC).read_bytes()).model_copy(update={"random_streams": 2})
-    (folder_of(told) / SPEC).write_text(today.model_dump_json())
-    slot = begun(told)
-    assert [slot.step()["epoch"] for _ in range(2)] == [2, 3]
-    assert f"resumes after epoch 2 from {LAST}" in said(told)
-    assert read_trial_spec((folder_of(told) / SPEC).read_bytes()).random_streams == 1
-
-
-def damage(path: Path, how: str) -> None:
-    content = bytearray(path.read_bytes())
-    if how == "other":
-        torch.save({"training": {"model": {}}}, path)
-        return
-    if how == "one bit":  # of a weight; torch itself would read it
-        weight = torch.load(path, weights_only=True)["training"]["model"].popitem()[1].numpy().tobytes()
-        content[content.index(weight)] ^= 1
-    path.write_bytes(
-        {"cut": content[: len(content) // 2], "empty": b"", "noise": b"\x93" * 5000, "one bit": content}[how]
-    )
-
-
-@pytest.mark.parametrize("how", ["cut", "empty", "noise", "other", "one bit", "absent"])
-def test_a_damaged_checkpoint_costs_only_its_epoch(config: Callable[..., dict[str, Any]], how: str) -> None:
-    whole = begun(config(name="whole"))
-    expected = [timeless(whole.step()) for _ in range(4)]
-    told = config()
-    slot = begun(told)
-    for _ in range(3):
-        slot.step()
-    last, previous = folder_of(told) / LAST, folder_of(told) / PREVIOUS
-    last.unlink() if how == "absent" else damage(last, how)
-    slot = begun(told)
-    assert timeless(slot.step()) == expected[1], "reported again, from the epoch before"
-    assert "resumes after epoch 2 from previous.pt" in said(told)
-    assert timeless(slot.step()) == expected[2]
-    assert torch.load(previous, weights_only=True)["training"]["epoch"] == 2, "a damaged one never replaces it"
-    assert timeless(slot.step()) == expected[3]
-
-
-def test_without_an_undamaged_checkpoint_a_trial_starts_again(config: Callable[..., dict[str, Any]]) -> None:
-    told = config()
-    slot = begun(told)
-    first = slot.step()
-    slot.step()
-    for name in (LAST, PREVIOUS):
-        damage(folder_of(told) / name, "cut")
-    assert timeless(begun(told).step()) == timeless(first)
-    assert "last.pt cannot be read" in said(told)
-    assert "previous.pt cannot be read" in said(told)
-    assert said(told).count("trial 0 begins, on cpu with 1 thread") == 2
-
-
-def test_a_checkpoint_of_another_spec_is_not_used(config: Callable[..., dict[str, Any]]) -> None:
-    """Its number may be given to another configuration when the journal is cut."""
-    told, other = config(0), config(1, "other")
-    begun(told).step()
-    expected = begun(other).step()
-    (folder_of(told) / SPEC).write_text((folder_of(other) / SPEC).read_text())
-    assert timeless(begun(told).step()) == timeless(expected)
-    assert "its spec is another one" in said(told)
-
-
-def test_a_trial_of_the_version_before_resumes_and_stays_marked(config: Callable[..., dict[str, Any]]) -> None:
-    told = config(0)
-    path = folder_of(told) / SPEC
-    mark = {"random_streams": 1}
-    path.write_text(TrialSpec.model_validate_json(path.read_text()).model_copy(update=mark).model_dump_json())
-    begun(told).step()
-    path.write_text(path.read_text().replace('"random_streams":1', '"random_streams":2'))  # as the searcher writes it
-    resumed = begun(told | {"epoch": 1})
-    assert (resumed.step()["epoch"], resumed.step()["epoch"]) == (1, 2)
-    assert TrialSpec.model_validate_json(path.read_text()).random_streams == 1
-
-
-@pytest.mark.parametrize(("known", "first"), [(1, 2), (0, 1)])
-def test_a_checkpoint_ahead_of_the_journal_is_not_used(
-    config: Callable[..., dict[str, Any]], known: int, first: int
-) -> None:
-    """A journal that lost its end needs every epoch: from the one before, or from the first on."""
-    told = config()
-    slot = begun(told)
-    expected = [timeless(slot.step()) for _ in range(3)]
-    again = begun(told | {"epoch": known})
-    assert timeless(again.step()) == expected[first - 1]
-    assert f"last.pt cannot be used: it is of epoch 3, but the journal has {known}" in said(told)
-    assert timeless(again.step()) == expected[first]
 
 
 def test_a_long_epoch_logs_its_progress(config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
