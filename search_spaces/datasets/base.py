@@ -69,7 +69,8 @@ class DatasetReader(Protocol):
         content never changes."""
 
     def identity(self) -> list[Any]:
-        """JSON values that the decoded content depends on: equal identity, equal arrays."""
+        """JSON values that the decoded content depends on: equal identity, equal arrays. A new reader is asked again
+        after `decode`, and what was decoded is dropped if they differ."""
 
     def decode(self, destination: Destination, *, download: bool) -> dict[str, Any]:
         """Create and fill `train_images` and `test_images` (uint8 [N, C, H, W]), `train_labels` and `test_labels`

@@ -93,14 +93,14 @@ def entry(root: Path, key: str, build: Callable[[Draft], dict[str, Any]]) -> Ent
     once, one builds and the others wait for it; a DataError of `build` is theirs too. Raises DataUnavailableError if
     `root` cannot be written or is full.
     """
-    found = _open(root / key)
+    found = find(root, key)
     if found is not None:
         return found
     with _readable_errors(root):
         asked_at = time.time()
         _make(root)
         with _locked(root / f"{key}.lock") as lock:
-            found = _open(root / key)
+            found = find(root, key)
             if found is not None:
                 return found
             _raise_failure_since(lock, asked_at)
@@ -109,10 +109,33 @@ def entry(root: Path, key: str, build: Callable[[Draft], dict[str, Any]]) -> Ent
             except DataError as error:
                 _note_failure(lock, error)
                 raise
-    found = _open(root / key)
+    found = find(root, key)
     if found is None:
         raise DataUnavailableError(f"the cache {root} lost what was written to it; use a folder on a local disk")
     return found
+
+
+def find(root: Path, key: str) -> Entry | None:
+    """The entry `key` under `root` if it is complete: a file whose size or time of change differs from the record is
+    checksummed again."""
+    path = root / key
+    manifest = path / MANIFEST
+    try:
+        content = json.loads(manifest.read_text())
+        if content["format"] != FORMAT:
+            return None
+        for name, (size, changed_ns, checksum) in content["files"].items():
+            status = (path / name).stat()
+            if status.st_size != size:
+                return None
+            if status.st_mtime_ns != changed_ns and _checksum(path / name) != checksum:
+                return None
+        facts = content["facts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    with suppress(OSError):  # a read-only cache can still be used
+        os.utime(manifest)  # marks the use, for `prune`
+    return Entry(path, facts)
 
 
 def remember(root: Path, group: str, signs: str, key: str) -> None:
@@ -198,27 +221,6 @@ def _build(root: Path, key: str, build: Callable[[Draft], dict[str, Any]]) -> No
     finally:
         shutil.rmtree(building, ignore_errors=True)
         shutil.rmtree(damaged, ignore_errors=True)
-
-
-def _open(path: Path) -> Entry | None:
-    """The entry if it is complete: a file whose size or time of change differs from the record is checksummed again."""
-    manifest = path / MANIFEST
-    try:
-        content = json.loads(manifest.read_text())
-        if content["format"] != FORMAT:
-            return None
-        for name, (size, changed_ns, checksum) in content["files"].items():
-            status = (path / name).stat()
-            if status.st_size != size:
-                return None
-            if status.st_mtime_ns != changed_ns and _checksum(path / name) != checksum:
-                return None
-        facts = content["facts"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    with suppress(OSError):  # a read-only cache can still be used
-        os.utime(manifest)  # marks the use, for `prune`
-    return Entry(path, facts)
 
 
 def _fingerprint(path: Path) -> tuple[int, int, int]:

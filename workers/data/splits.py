@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,26 +152,41 @@ def _data_errors(dataset: DatasetSpec, data_root: Path) -> Iterator[None]:
 
 
 def _decoded(dataset: DatasetSpec, data_root: Path, cache_root: Path, download: bool) -> cache.Entry:
+    """The entry of the content that the files have now. Raises DataUnavailableError if they change while they are
+    decoded: an entry must hold what its key says, also once the files are as before."""
     reader = dataset.reader(data_root)
-    if reader.replaces is None:
-        return cache.entry(cache_root, cache.key_of(*reader.identity()), partial(reader.decode, download=download))
-    prefix = f"folder-{cache.key_of(reader.replaces)}-"
+    prefix = "" if reader.replaces is None else f"folder-{cache.key_of(reader.replaces)}-"
+    signs = cache.key_of(reader.signs()) if prefix and isinstance(reader, RecognizableReader) else None
+    known = signs and cache.recall(cache_root, prefix, signs)
+    if known and (found := cache.find(cache_root, known)):
+        return found
+    identity = reader.identity()
 
     def build(draft: cache.Draft) -> dict[str, Any]:
         facts = reader.decode(draft, download=download)
-        cache.prune(cache_root, prefix, keep=KEPT_SOURCES - 1)
-        cache.prune(cache_root, f"split-{prefix}", keep=KEPT_SPLITS - 1)
+        if not _is_still(identity, dataset, data_root):
+            raise DataUnavailableError(
+                f"{dataset.name}: the files in {dataset.folder(data_root) or data_root} changed while they were read; "
+                "try again once nothing changes them"
+            )
+        if prefix:
+            cache.prune(cache_root, prefix, keep=KEPT_SOURCES - 1)
+            cache.prune(cache_root, f"split-{prefix}", keep=KEPT_SPLITS - 1)
         return facts
 
-    signs = cache.key_of(reader.signs()) if isinstance(reader, RecognizableReader) else None
-    known = signs and cache.recall(cache_root, prefix, signs)
-    if known:
-        return cache.entry(cache_root, known, build)
-    key = prefix + cache.key_of(*reader.identity())
+    key = prefix + cache.key_of(*identity)
     found = cache.entry(cache_root, key, build)
     if signs and not found.facts.get("skipped"):  # a damaged file that is repaired must be noticed at once
         cache.remember(cache_root, prefix, signs, key)
     return found
+
+
+def _is_still(identity: list[Any], dataset: DatasetSpec, data_root: Path) -> bool:
+    """Whether the files that are found now have this identity."""
+    try:
+        return dataset.reader(data_root).identity() == identity
+    except DataError:  # such as a folder that is absent now
+        return False
 
 
 def _notes(names: Sequence[str], validation_labels: Tensor, test_labels: NDArray[np.int64]) -> Iterator[str]:

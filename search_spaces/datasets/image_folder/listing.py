@@ -37,6 +37,8 @@ SIGNATURE_BYTES = 16
 SYSTEM_NAMES = frozenset(
     {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
 )
+#: Size and time of change of a file, in bytes and ns: what tells one content from the next.
+Status = tuple[int, int]
 #: What was left out, as notes say it of one and of several.
 LeftOut = tuple[str, str]
 SYSTEM = ("hidden file or file of an operating system was", "hidden files and files of operating systems were")
@@ -155,6 +157,10 @@ class Search:
 
 class TooManyEntriesError(Exception):
     """More would have to be listed or opened than is allowed. The message continues the name of the folder."""
+
+
+def status_of(status: os.stat_result) -> Status:
+    return status.st_size, status.st_mtime_ns
 
 
 def place(path: Path) -> str:

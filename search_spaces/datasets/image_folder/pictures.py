@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import stat
 import sys
@@ -148,7 +149,7 @@ def read(
         raise PictureError(f"the description's version must be {VERSION} (got {description.get('version')!r})")
     limit = int(description["max_pixels"])
     try:
-        data = source if isinstance(source, bytes) else _content(Path(source))
+        data = source if isinstance(source, bytes) else content(Path(source))[0]
         if not data:
             raise PictureError("is empty")
         digest = hashlib.sha256(data).hexdigest()
@@ -395,14 +396,19 @@ def _without_metadata(data: bytes) -> bytes:
     return b"".join([*kept, data[begin:]])
 
 
-def _content(path: Path) -> bytes:
+def content(path: Path) -> tuple[bytes, os.stat_result]:
+    """A file's bytes and its status, which is that of the file that was read whatever happens to its name meanwhile.
+
+    Raises OSError, and PictureError for what is not a regular file or too large.
+    """
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe that nobody writes to would be waited for
         raise PictureError("must be a regular file")
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
+        status = os.fstat(file.fileno())
     if len(data) > MAX_BYTES:
         raise PictureError(f"must have at most {MAX_BYTES // 2**20} MiB")
-    return data
+    return data, status
 
 
 def _unidentified(data: bytes) -> str:

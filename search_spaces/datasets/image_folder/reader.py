@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from search_spaces.datasets.base import DataError, Destination
 from search_spaces.datasets.image_folder import findings, version_0_1
 from search_spaces.datasets.image_folder.findings import Record
 from search_spaces.datasets.image_folder.layout import FoundImages, find_images
-from search_spaces.datasets.image_folder.listing import place
+from search_spaces.datasets.image_folder.listing import Status, place, status_of
 from search_spaces.phrases import counted, listed, quoted
 
 if TYPE_CHECKING:
@@ -37,12 +37,14 @@ log = logging.getLogger(__name__)
 
 
 class ImageFolderReader:
-    """Lists the images when it is made. Raises DataError for a folder whose layout is not one of those in `layout`."""
+    """Lists the images when it is made, and looks once at each file's status: one reader knows one content, and decodes
+    no other. Raises DataError for a folder whose layout is not one of those in `layout`."""
 
     def __init__(self, spec: ImageFolder, data_root: Path) -> None:
         self._spec = spec
         find = version_0_1.find_images if spec.reader_version == 1 else find_images
         self._found = find(data_root / spec.path, spec.test_fraction)
+        self._seen: dict[Path, Status] = {}
 
     @property
     def replaces(self) -> str | None:
@@ -56,17 +58,17 @@ class ImageFolderReader:
                 names.update(f"{part}\0{label}\0".encode() + os.fsencode(path) + b"\n")
                 paths.append(path)
         sample = paths[:: max(1, len(paths) // SAMPLED_FILES)]
-        return [*self._meaning, names.hexdigest(), [[s.st_size, s.st_mtime_ns] for s in map(os.stat, sample)]]
+        return [*self._meaning, names.hexdigest(), [list(self._status(path)) for path in sample]]
 
     def identity(self) -> list[Any]:
         """The files' names, sizes and times of change, and how they are decoded."""
         files = hashlib.sha256()
         for part, images in self._found.parts.items():
             for label, path in images:
-                status = path.stat()
+                size, changed_ns = self._status(path)
                 name = os.fsencode(path.relative_to(self._found.root))
                 files.update(f"{part}\0{label}\0".encode() + name)
-                files.update(f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+                files.update(f"\0{size}\0{changed_ns}\n".encode())
         return [*self._meaning, list(self._found.class_names), files.hexdigest()]
 
     def decode(self, destination: Destination, *, download: bool) -> dict[str, Any]:
@@ -82,12 +84,12 @@ class ImageFolderReader:
             background=spec.background_level,
             as_version_0_1=spec.reader_version == 1,
         )
-        decoded = _decode(found, destination, description)
+        decoded = _decode(found, destination, description, self._status)
         skipped = list(decoded.damaged.values())
         if skipped:
             self._report(skipped)
             found = _without(found, set(decoded.damaged))
-            decoded = _decode(found, destination, description)
+            decoded = _decode(found, destination, description, self._status)
             if decoded.damaged:
                 self._report(list(decoded.damaged.values()), changing=True)
         constant = decoded.constant_classes()
@@ -124,6 +126,12 @@ class ImageFolderReader:
         spec = self._spec
         rest = [spec.background, spec.damaged, list(spec.value_range or ())]
         return ["image_folder", [DECODING, spec.reader_version], spec.size, spec.color, *rest]
+
+    def _status(self, path: Path) -> Status:
+        """Of a file when it was first asked for."""
+        if path not in self._seen:
+            self._seen[path] = status_of(os.stat(path))
+        return self._seen[path]
 
     def _report(self, damaged: list[str], changing: bool = False) -> None:
         """Log damaged files. Raises DataError unless they are to be skipped."""
@@ -197,7 +205,9 @@ class _Decoded:
         return str(low) if low == high else f"{low} to {high}"
 
 
-def _decode(found: FoundImages, destination: Destination, description: dict[str, Any]) -> _Decoded:
+def _decode(
+    found: FoundImages, destination: Destination, description: dict[str, Any], expected: Callable[[Path], Status]
+) -> _Decoded:
     """Decode all files into new arrays. If some are damaged, the arrays are of no use."""
     from search_spaces.datasets.image_folder.pictures import range_of
     from search_spaces.datasets.image_folder.reading import Damaged, read_pictures
@@ -210,7 +220,7 @@ def _decode(found: FoundImages, destination: Destination, description: dict[str,
     for part, files in found.parts.items():
         arrays[part] = destination.create_array(f"{part}_images", (len(files), channels, size, size), "uint8")
         destination.create_array(f"{part}_labels", (len(files),), "int64")[:] = [label for label, _ in files]
-        for index, picture in enumerate(read_pictures([path for _, path in files], description)):
+        for index, picture in enumerate(read_pictures([path for _, path in files], description, expected)):
             label, path = files[index]
             if isinstance(picture, Damaged):
                 decoded.damaged[path] = f"{found.name(path)} ({picture.reason})"
@@ -249,12 +259,16 @@ def _decode(found: FoundImages, destination: Destination, description: dict[str,
                 "dataset.value_range, the values that are black and white in them"
             )
         decoded.description = {**description, "value_range": list(range_of(*decoded.levels))}
-        _scale(found, arrays, unscaled, decoded)
+        _scale(found, arrays, unscaled, decoded, expected)
     return decoded
 
 
 def _scale(
-    found: FoundImages, arrays: dict[str, NDArray[Any]], unscaled: dict[str, list[int]], decoded: _Decoded
+    found: FoundImages,
+    arrays: dict[str, NDArray[Any]],
+    unscaled: dict[str, list[int]],
+    decoded: _Decoded,
+    expected: Callable[[Path], Status],
 ) -> None:
     """Read once more the images that are not 8-bit, now that the range of their values is known."""
     import numpy as np
@@ -265,7 +279,7 @@ def _scale(
     for part, images in found.parts.items():
         indices = unscaled.get(part, [])
         files = [images[index] for index in indices]
-        pictures = read_pictures([path for _, path in files], decoded.description)
+        pictures = read_pictures([path for _, path in files], decoded.description, expected)
         for index, (label, path), picture in zip(indices, files, pictures, strict=True):
             if isinstance(picture, Damaged) or picture.pixels is None:
                 raise DataError(f"image_folder: {found.name(path)} changed while it was read")

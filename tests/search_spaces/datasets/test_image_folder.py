@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import torch
 from PIL import ExifTags, Image
 
 from search_spaces.datasets import ImageFolder
-from search_spaces.datasets.base import DataUnavailableError
+from search_spaces.datasets.base import DataUnavailableError, RecognizableReader
+from search_spaces.datasets.image_folder.reader import ImageFolderReader
 from tests.support.image_files import save_image
 from workers.data import cache, splits
 from workers.data.splits import DataError, load
@@ -149,6 +152,105 @@ def test_a_changed_folder_is_decoded_again(tmp_path: Path) -> None:
     save_image(tmp_path / "pictures/red/new.png", (255, 99, 0))
     splits = load(folder(), 0, tmp_path, tmp_path / "cache")
     assert len(splits.train_images) + len(splits.validation_images) + len(splits.test()[0]) == 21
+
+
+def while_decoded(monkeypatch: pytest.MonkeyPatch, **changes: Callable[[], object]) -> None:
+    """Let something happen when the array of this name is created, once."""
+    create = cache.Draft.create_array
+
+    def create_array(draft: cache.Draft, name: str, *arguments: Any) -> Any:
+        changes.pop(name, int)()
+        return create(draft, name, *arguments)
+
+    monkeypatch.setattr(cache.Draft, "create_array", create_array)
+
+
+@pytest.mark.parametrize("back", ["test_images", "never"])
+def test_images_of_another_folder_that_was_there_for_a_while_do_not_stay_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: str
+) -> None:
+    """Renaming a folder keeps the times of its files: once it is back, everything looks as if nothing had happened."""
+    pictures, kept = tmp_path / "pictures", tmp_path / "kept"
+    two_classes(pictures)
+    two_classes(tmp_path / "others")
+    truth = load(folder(), 0, tmp_path, tmp_path / "true")
+
+    def swap() -> None:
+        (pictures / "red").rename(kept)
+        (tmp_path / "others" / "blue").rename(pictures / "red")
+
+    def swap_back() -> None:
+        (pictures / "red").rename(tmp_path / "others" / "blue")
+        kept.rename(pictures / "red")
+
+    while_decoded(monkeypatch, train_images=swap, **{back: swap_back})
+    changed = r"image_folder: .* changed while .* read; try again once nothing changes"
+    with pytest.raises(DataUnavailableError, match=changed):
+        load(folder(), 0, tmp_path, tmp_path / "cache")
+    monkeypatch.undo()
+    if kept.exists():
+        swap_back()
+    again = load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert torch.equal(again.train_images[:], truth.train_images[:])
+    assert again.digests == truth.digests
+
+
+def overwrite(path: Path) -> None:
+    save_image(path, (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda root: overwrite(root / "red/new.png"), lambda root: os.utime(root / "red/0.png", (1, 1)), shutil.rmtree],
+)
+def test_a_folder_that_changes_after_its_last_file_was_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object]
+) -> None:
+    two_classes(tmp_path / "pictures")
+    decode = ImageFolderReader.decode
+
+    def decode_and_change(*arguments: Any, **options: Any) -> dict[str, Any]:
+        facts = decode(*arguments, **options)
+        change(tmp_path / "pictures")
+        return facts
+
+    monkeypatch.setattr(ImageFolderReader, "decode", decode_and_change)
+    with pytest.raises(
+        DataUnavailableError, match=r"image_folder: the files in .*pictures changed while they were read"
+    ):
+        load(folder(), 0, tmp_path, tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob(f"*/{cache.MANIFEST}"))
+
+
+def test_an_entry_that_is_lost_is_not_built_from_a_file_whose_change_was_not_noticed(tmp_path: Path) -> None:
+    """A folder that was read a while ago is recognized by the status of some of its files."""
+    two_classes(tmp_path / "pictures", 100)
+    truth = load(folder(), 0, tmp_path, tmp_path / "cache")
+    reader = folder().reader(tmp_path)
+    assert isinstance(reader, RecognizableReader)
+    before = reader.signs()
+    unnoticed = []
+    for path in sorted((tmp_path / "pictures").rglob("*.png")):
+        status, content = path.stat(), path.read_bytes()
+        overwrite(path)
+        again = folder().reader(tmp_path)
+        assert isinstance(again, RecognizableReader)
+        if again.signs() == before:
+            unnoticed.append((path, status, content))
+        else:
+            path.write_bytes(content)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert unnoticed
+    for entry in (tmp_path / "cache").glob(f"*/{cache.MANIFEST}"):
+        entry.unlink()
+    assert load(folder(), 0, tmp_path, tmp_path / "cache").digests != truth.digests
+    for path, status, content in unnoticed:
+        path.write_bytes(content)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (tmp_path / "cache").joinpath(
+        *(path.name for path in (tmp_path / "cache").glob(f"*{cache.RECALL_SUFFIX}"))
+    ).unlink()
+    assert load(folder(), 0, tmp_path, tmp_path / "cache").digests == truth.digests
 
 
 @pytest.mark.parametrize(
