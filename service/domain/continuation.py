@@ -1,6 +1,8 @@
 """Continuation: a new experiment that begins with the trials of another one, its source.
 
-Owns what may differ between the two, and keeps the source unchanged until the continuation has imported its trials. The
+Owns what may differ between the two, and keeps the source unchanged until the continuation has imported its trials,
+where both are of one team: those who change the source may then cancel the continuation. One of another team, which
+they may not even see, never prevents a change of the source; it fails instead if that comes before its import. The
 workers read those trials. It must not know HTTP, Ray or MLflow.
 """
 
@@ -96,18 +98,19 @@ def submit(
 
 
 def has_pending_import() -> ColumnElement[bool]:
-    """SQL: the experiment is a continuation whose driver has not imported the source's trials.
+    """SQL: the experiment is a continuation in its source's team whose driver has not imported the source's trials.
 
     Once the driver reports a single trial, the continuation's own journal holds all of them.
     """
     imported = exists().where(Trial.experiment_id == Experiment.id)
-    return Experiment.source_id.is_not(None) & Experiment.state.not_in({*ENDED, State.DELETING}) & ~imported
+    is_open = Experiment.state.not_in({*ENDED, State.DELETING})
+    return Experiment.source_id.is_not(None) & (Experiment.source_team_id == Experiment.team_id) & is_open & ~imported
 
 
 def pending_import(session: Session, source_id: str) -> Experiment | None:
-    """A continuation of this experiment that has not imported its trials; None if there is none."""
+    """A continuation of this experiment, in its team, that has not imported its trials; None if there is none."""
     query = select(Experiment).where(Experiment.source_id == source_id, has_pending_import())
-    return session.scalar(query.options(load_only(Experiment.id, Experiment.team_id)).limit(1))
+    return session.scalar(query.options(load_only(Experiment.id)).limit(1))
 
 
 def source_to_import(session: Session, experiment: Experiment) -> str | None:
@@ -120,12 +123,11 @@ def source_to_import(session: Session, experiment: Experiment) -> str | None:
 
 
 def check_no_pending_import(session: Session, source: Experiment) -> None:
-    """Raises ConflictError while a continuation of this experiment has not imported its trials."""
+    """Raises ConflictError while a continuation of this experiment, in its team, has not imported its trials."""
     continuation = pending_import(session, source.id)
     if continuation is not None:
-        named = f"experiment {continuation.id}" if continuation.team_id == source.team_id else ANOTHER_TEAMS
         raise ConflictError(
-            f"{named} continues from {source.id} and has not imported its trials; "
+            f"experiment {continuation.id} continues from {source.id} and has not imported its trials; "
             "cancel it first, or wait until it has started"
         )
 

@@ -35,7 +35,7 @@ from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.launcher import ClusterUnreachableError
 from service.adapters.storage_identity import StorageLostError
 from service.context import AppContext, utc_now
-from service.contract.errors import SEE_LOG
+from service.contract.errors import SEE_LOG, ConflictError
 from service.contract.states import OPEN, LossCause, State
 from service.domain import attempts, continuation, earlier, experiments
 from service.domain.cluster import Cluster
@@ -223,9 +223,13 @@ class Reconciler:
             if experiment.state != State.QUEUED:
                 return
             try:
+                continuation.check_source_unchanged(session, experiment)
                 stored = read_spec(experiment.spec)
                 spec = fitting.complete(stored, cluster)
                 controls = read_controls(experiment.controls)
+            except ConflictError as error:
+                experiments.move(session, experiment, State.ERROR, now, str(error))
+                return
             except (ValidationError, SpecError) as error:
                 why = f"this version of Rung cannot run its spec: {error}"
                 experiments.move(session, experiment, State.ERROR, now, why)

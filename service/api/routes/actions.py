@@ -145,7 +145,8 @@ def continue_experiment(
     comparable. The new searcher must be `random` or `tpe`. `searcher.num_samples` counts new trials. The source does
     not change; `source_id` of the new experiment refers to it. If the same request is sent again under the same
     `Idempotency-Key`, the response is the experiment that it created, in its current state. Who may read the source may
-    continue it, in a team to which they may submit.
+    continue it, in a team to which they may submit. Until the trials are imported, a source in the same team cannot be
+    queued again or deleted; one in another team can, and the new experiment then ends with an error.
     """
     caller = experiment.caller
     request = submission.Request(caller, body, content_type, key, query.team)

@@ -14,7 +14,7 @@ from service.cleanup.retention import Retention
 from service.context import AppContext
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
-from service.store.models import Attempt, IdempotencyKey
+from service.store.models import Attempt, Experiment, IdempotencyKey
 from tests.support.world import World
 
 pytestmark = pytest.mark.stores
@@ -93,6 +93,18 @@ def test_files_that_a_continuation_must_still_import_are_kept(
     assert (files(settings, source), files(settings, other)) == (STORY | DISPOSABLE, STORY)
     world.beat(fork, {"phase": "searching", "trials": [world.line(0, state="COMPLETED")]})
     keeper.sweep()
+    assert files(settings, source) == STORY
+
+
+def test_files_are_not_kept_for_a_continuation_in_another_team(
+    world: World, keeper: Keeper, settings: Settings, written: Any, context: AppContext
+) -> None:
+    source = written(world.ended("failed"))
+    fork = world.post(source, "continue").json()["id"]
+    with context.database.write() as session:
+        session.get_one(Experiment, fork).source_team_id = "another"
+    world.post(fork, "pause")
+    keeper.sweep(after_days=31)
     assert files(settings, source) == STORY
 
 
