@@ -23,7 +23,8 @@ from search_spaces.problems import Problem, SpecError, shorten
 MAX_DEPTH = 32
 MAX_BYTES = 64 * 1024
 _TOO_DEEP = f"must be nested at most {MAX_DEPTH} levels deep"
-_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
+#: NUL and lone surrogates, which databases refuse in a text.
+NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 MAX_DIGITS = 100  # of a whole number: a longer one is not shown
 TOO_LARGE = "must be a whole number of at most 2^53"
 MAX_CONVERTED_DIGITS = 4_000  # Python converts at most 4,300, because the time grows with the square
@@ -195,7 +196,7 @@ def _fault(data: Any, depth: int = 1) -> tuple[str, str] | None:
         for index, value in enumerate(data):
             if fault := _fault(value, depth + 1):
                 return fault[0], f"[{index}]{fault[1]}"
-    elif isinstance(data, str) and _NOT_STORABLE.search(data):
+    elif isinstance(data, str) and NOT_STORABLE.search(data):
         return "must be text without NUL or lone surrogates", ""
     return None
 

@@ -127,7 +127,8 @@ IdempotencyKey = Annotated[
         max_length=MAX_KEY_LENGTH,
         pattern=PRINTABLE,
         description="A value of your choice in printable ASCII, new for each submission. If the same body is sent "
-        "again under the same key within a day, no second experiment is created; another body is refused.",
+        "again under the same key within a day, no second experiment is created while the first one exists; another "
+        "body is refused.",
         examples=["5f0c1b1e-2f0e-4a39-9a63-0a2a2b1c6d7e"],
     ),
 ]

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from search_spaces.parsing import NOT_STORABLE
 from search_spaces.problems import Problem, shorten
 from service.api.integers import Integer
 from service.contract.errors import ValidationFailedError
@@ -35,7 +36,8 @@ def encode(position: list[Any]) -> str:
 
 
 def decode(cursor: str, *types: type | tuple[type, ...]) -> list[Any]:
-    """The position that `encode` was given, with values of these types. Raises ValidationFailedError otherwise."""
+    """The position that `encode` was given, with values of these types, and texts that a database can be asked for.
+    Raises ValidationFailedError otherwise."""
     try:
         position = json.loads(base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)))
     except (ValueError, RecursionError):
@@ -43,6 +45,8 @@ def decode(cursor: str, *types: type | tuple[type, ...]) -> list[Any]:
     if not isinstance(position, list) or len(position) != len(types):
         refuse(cursor)
     if not all(isinstance(value, kind) for value, kind in zip(position, types, strict=True)):
+        refuse(cursor)
+    if any(isinstance(value, str) and NOT_STORABLE.search(value) for value in position):
         refuse(cursor)
     return position
 
@@ -58,7 +62,7 @@ def decode_experiment(cursor: str | None) -> tuple[datetime, str] | None:
         return None
     created_at, experiment_id = decode(cursor, str, str)
     try:
-        return datetime.fromisoformat(created_at).astimezone(UTC), experiment_id.replace("\0", "")
+        return datetime.fromisoformat(created_at).astimezone(UTC), experiment_id
     except (ValueError, OverflowError):
         refuse(cursor)
 

@@ -107,7 +107,7 @@ def from_cursor(sort: str, value: Any) -> Any:
     if isinstance(kind, UtcDateTime) and isinstance(value, str):
         return datetime.fromisoformat(value).astimezone(UTC)
     if isinstance(kind, String) and isinstance(value, str):
-        return value.replace("\0", "")
+        return value
     if isinstance(kind, Integer | Float) and isinstance(value, int | float) and abs(value) <= LARGEST_FLOAT:
         return float(value)
     raise ValueError(f"{value!r} is not a value of {sort}")

@@ -93,4 +93,4 @@ def _decode(cursor: str | None) -> tuple[int, str]:
     position, team = pagination.decode(cursor, int, str)
     if not 0 <= position < 2**31:
         pagination.refuse(cursor)
-    return int(position), str(team).replace("\0", "")
+    return int(position), str(team)

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from starlette.datastructures import ImmutableMultiDict
 
+from service.api import pagination
 from tests.support.world import World
 
 EXPERIMENTS = "/api/v1/experiments"
@@ -378,6 +379,21 @@ def test_bad_sort_keys_and_cursors_are_refused(world: World) -> None:
     one = world.submit()
     for query in SORTINGS:
         problem(world.client.get(f"{EXPERIMENTS}/{one}/trials?{query}"), 422)
+
+
+@pytest.mark.parametrize("text", ["\0", "\ud800"])
+def test_a_cursor_with_what_no_database_stores_is_refused_by_every_list(world: World, text: str) -> None:
+    one = f"{EXPERIMENTS}/{world.submit()}"
+    at = "2026-11-29T00:00:00+00:00"
+    for path, position in (
+        (EXPERIMENTS, [at, text]),
+        ("/api/v1/cluster", [at, text]),
+        ("/api/v1/queue", [1, text]),
+        (f"{one}/trials?sort=state", ["state", text, 1]),
+    ):
+        address = httpx.URL(path).copy_merge_params({"cursor": pagination.encode(position)})
+        [error] = problem(world.client.get(address), 422)["errors"]
+        assert error["field"] == "cursor"
 
 
 def test_unknown_names_are_answered_with_the_nearest_known_one(world: World) -> None:
