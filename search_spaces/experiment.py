@@ -48,8 +48,9 @@ Priority = Annotated[
     Field(
         ge=-100,
         le=100,
-        description="Which experiments get slots first: those of the highest priority. Experiments of equal priority "
-        "share the slots evenly; a slot that is left over goes to the oldest. A running experiment keeps at least one.",
+        description="Which experiments of a team get slots first: those of the highest priority. It never counts "
+        "against another team. People whose experiments have equal priority share the slots evenly; a slot that is "
+        "left over goes to the oldest.",
     ),
 ]
 MaxRestarts = Annotated[

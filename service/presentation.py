@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from search_spaces.datasets.report import DataReport
 from search_spaces.phrases import counted, listed, quoted
-from search_spaces.protocol import ENDED_TRIAL_STATES
+from search_spaces.protocol import DEFAULT_TEAM, ENDED_TRIAL_STATES
 from search_spaces.replicates import is_replicate, replicated, trial_of
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.scores import hides
@@ -76,10 +77,11 @@ def leaderboard(trials: Sequence[TrialView], metric: str, searched: Collection[s
     )
 
 
-def experiments(items: Iterable[ExperimentSummary]) -> Table:
-    """One row for each experiment. Teams and owners are shown only where they say something."""
-    items = list(items)
+def experiments(items: Iterable[ExperimentSummary], now: datetime | None = None) -> Table:
+    """One row for each experiment. Priorities, teams and owners are shown only where they say something."""
+    items, now = list(items), now or datetime.now(UTC)
     has_teams, has_owners = len({item.team for item in items}) > 1, any(item.owner for item in items)
+    has_priorities = any(item.priority for item in items)
     rows = tuple(
         (
             item.id,
@@ -88,15 +90,20 @@ def experiments(items: Iterable[ExperimentSummary]) -> Table:
             str(item.state),
             f"{ended_trials(item)}/{item.num_samples}",
             figure(item.best.value) if item.best else "",
+            str(item.slots),
+            _elapsed(item, now),
             item.created_at.astimezone().strftime("%Y-%m-%d %H:%M"),
+            *((str(item.priority),) if has_priorities else ()),
             *((item.team,) if has_teams else ()),
             *((item.owner or "",) if has_owners else ()),
         )
         for item in items
     )
-    headings = ("id", "name", "project", "state", "trials", "best", "created")
-    headings += (*(("team",) if has_teams else ()), *(("owner",) if has_owners else ()))
-    return Table(headings, rows, numeric=frozenset({4, 5}), states=frozenset({3}))
+    optional = {"priority": has_priorities, "team": has_teams, "owner": has_owners}
+    shown = tuple(name for name, is_shown in optional.items() if is_shown)
+    headings = ("id", "name", "project", "state", "trials", "best", "slots", "time", "created", *shown)
+    numeric = {4, 5, 6, 7} | ({9} if has_priorities else set())
+    return Table(headings, rows, numeric=frozenset(numeric), states=frozenset({3}))
 
 
 def waiting(queue: Queue) -> Table:
@@ -233,12 +240,17 @@ def headline(view: ExperimentView) -> str:
     return f"{view.name} ({view.id}) {view.state}{archived}{': ' + one_line(view.reason) if view.reason else ''}"
 
 
-def facts(view: ExperimentView) -> list[Fact]:
+def facts(view: ExperimentView, now: datetime | None = None) -> list[Fact]:
     """The results of an experiment so far."""
     counts = ", ".join(f"{count} {state}" for state, count in view.trials.items() if count)
     lines = [Fact("trials", f"{ended_trials(view)} of {view.num_samples} ended{f' ({counts})' if counts else ''}")]
     if view.owner:
         lines.append(Fact("owner", f"{view.owner}, team {view.team}"))
+    elif view.team != DEFAULT_TEAM:
+        lines.append(Fact("team", view.team))
+    lines.append(Fact("slots", f"{view.slots} now, priority {_priority(view)}"))
+    if time := _elapsed(view, now or datetime.now(UTC)):
+        lines.append(Fact("time", f"{time}, from the start of its first driver"))
     if view.source_id:
         lines.append(Fact("continues", view.source_id))
     if view.best:
@@ -253,6 +265,20 @@ def facts(view: ExperimentView) -> list[Fact]:
     if view.mlflow_view_url:
         lines.append(Fact("charts", view.mlflow_view_url))
     return lines + [Fact("warning", warning) for warning in view.warnings]
+
+
+def _elapsed(item: ExperimentSummary, now: datetime) -> str:
+    """How long it has taken, from its first driver to its end or until now; empty if it has not started."""
+    if item.started_at is None:
+        return ""
+    return duration(max(0.0, ((item.ended_at or now) - item.started_at).total_seconds()))
+
+
+def _priority(view: ExperimentView) -> str:
+    """Its priority, and what that counts as."""
+    ceiling = view.priority_ceiling
+    capped = ceiling is not None and view.priority > ceiling
+    return f"{view.priority}, which counts as {ceiling}, the highest of its team" if capped else str(view.priority)
 
 
 def _winner(view: ExperimentView) -> str:

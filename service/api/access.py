@@ -24,12 +24,14 @@ from service.api.callers import Caller, CurrentCaller
 from service.api.dependencies import CurrentContext, ExperimentId, IfMatchHeader
 from service.api.etags import IfMatch
 from service.context import AppContext
+from service.contract.pools import DEFAULT_POOL
 from service.contract.schemas import ExperimentView
 from service.contract.states import ACTIVE, INACTIVE
 from service.domain import attempts, experiments, queue_limit, waiting
 from service.domain.experiments import Selection
 from service.identity import audit, teams
 from service.identity.permissions import Permission, allows, teams_with
+from service.scheduling import grants
 from service.store.accounts import Team
 from service.store.models import Experiment
 
@@ -59,7 +61,8 @@ class VisibleHandle:
         self.response.headers[headers.ETAG] = etags.etag(experiment.revision)
         drivers = attempts.list_all(session, experiment)
         outage = self.context.cluster_cache.unreachable_reason
-        view = serializers.full(experiment, counts, drivers, self.context.mlflow, outage)
+        ceiling = grants.of_team(session, DEFAULT_POOL, experiment.team_id).max_priority
+        view = serializers.full(experiment, counts, drivers, self.context.mlflow, outage, ceiling)
         return view.model_copy(update={"source_id": visible_source(self.caller, experiment)})
 
 

@@ -27,12 +27,14 @@ def full(
     attempts: list[Attempt],
     mlflow: MlflowClient,
     outage: str = "",
+    priority_ceiling: int | None = None,
 ) -> ExperimentView:
     return ExperimentView(
         **_fields(experiment, counts, mlflow, outage),
         spec=upgrade(experiment.spec).document,
         warnings=experiment.warnings,
         controls=experiment.controls,
+        priority_ceiling=priority_ceiling,
         winner=experiment.winner,
         attempts=[_attempt(attempt) for attempt in attempts],
     )
@@ -84,6 +86,7 @@ def _fields(experiment: Experiment, counts: dict[TrialState, int], mlflow: Mlflo
         "num_samples": experiment.controls["num_samples"],
         "trials": counts,
         "best": best,
+        "priority": experiment.priority,
         "slots": experiment.slots,
         "attempt": experiment.attempt,
         "mlflow_experiment_id": experiment.mlflow_experiment_id,

@@ -26,6 +26,8 @@ from service.cli import login
 from service.cli import tokens
 from service.cli import teams
 from service.cli import users
+from service.cli import pools
+from service.cli import grants
 from service.cli import audit
 from service.cli import admin
 from service.cli import doctor

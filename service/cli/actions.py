@@ -101,7 +101,7 @@ def change(experiment: ExperimentId, fields: Fields, url: Url = "", token: Token
     cannot be changed; use `rung continue`.
     """
     with report_errors(as_json), connect(url, token) as client:
-        show_view(client.change(experiment, _patch(fields)), as_json)
+        show_view(client.change(experiment, parse_changes(fields)), as_json)
 
 
 @app.command("continue")
@@ -123,7 +123,7 @@ def continue_from(
     For twenty more trials: rung continue ID name=second-night searcher.num_samples=20
     """
     with report_errors(as_json), connect(url, token) as client:
-        view = client.continue_from(experiment, _patch(fields or []), team=team)
+        view = client.continue_from(experiment, parse_changes(fields or []), team=team)
         if watch:
             watch_queued(client, view, interval, as_json)
         show_view(view, as_json)
@@ -169,7 +169,7 @@ def delete(
         show_view(client.delete(experiment), as_json)
 
 
-def _patch(fields: list[str]) -> dict[str, Any]:
+def parse_changes(fields: list[str]) -> dict[str, Any]:
     """The merge patch that FIELD=VALUE pairs describe. Raises SpecError."""
     from search_spaces.parsing import read
     from search_spaces.problems import Problem, SpecError

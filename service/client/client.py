@@ -35,6 +35,7 @@ from service.client.encoding import (
 )
 from service.client.identity import IdentityClient
 from service.client.log_follower import DONE, WAIT, LogFollower, read_log
+from service.client.pools import PoolsClient
 from service.client.retry import Waiting, retry
 from service.client.transport import HttpTransport
 from service.contract.checkup import Checkup
@@ -103,6 +104,7 @@ class Client:
             self.credential = find_credential(url)
         self._transport = HttpTransport(url, self.credential.token, timeout_s, transport)
         self.identity = IdentityClient(self._transport)
+        self.pools = PoolsClient(self._transport)
         self._watch_retry_s = watch_retry_s
         self._submit_retry_s = submit_retry_s
         self.url = self._transport.url

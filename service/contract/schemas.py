@@ -61,6 +61,7 @@ class ExperimentSummary(BaseModel):
         description="Number of trials that have started, by state. States without trials are absent."
     )
     best: BestTrial | None = Field(description="The best trial so far; null before any trial finished an epoch.")
+    priority: int = Field(0, description="Its priority inside its team now.")
     slots: int = Field(description="Number of trials that may run at the same time now.")
     attempt: int = Field(description="Number of the current attempt; 0 before the first one.")
     mlflow_experiment_id: str | None = Field(description="The experiment in MLflow that holds the runs.")
@@ -95,6 +96,9 @@ class ExperimentView(ExperimentSummary):
     )
     controls: dict[str, Any] = Field(
         description="The controls, which PATCH can change, with their current values; at first the values of the spec."
+    )
+    priority_ceiling: int | None = Field(
+        None, description="Highest priority that counts in its team; null for no limit."
     )
     winner: dict[str, Any] | None = Field(
         description="The best trial with its accuracy and loss on the test set, measured when the experiment "

@@ -6,10 +6,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, SpecError
+from service.contract.pools import DEFAULT_POOL
 from service.contract.states import State
 from service.store.models import Experiment, StoredGrant
-
-DEFAULT_POOL = "default"  # all nodes are of it
 
 
 def check(session: Session, team: str, experiment_id: str = "") -> None:

@@ -32,6 +32,8 @@ class Permission(StrEnum):
     #: Teams as such, and people.
     TEAM_CREATE = "team.create"
     USER_MANAGE = "user.manage"
+    #: How the cluster is shared.
+    POOL_MANAGE = "pool.manage"
     #: The parts of the installation and its nodes.
     SERVICE_EXAMINE = "service.examine"
     #: To see one's own account and tokens, and to revoke the token that is used.

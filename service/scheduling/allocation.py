@@ -9,8 +9,7 @@ Slots are given one at a time, each time from the beginning, so what runs has no
 4. Inside a team, the highest priority comes first, then the person and then the experiment that has the least, then
    the older one.
 
-What a slot costs is its dominant resource: the larger one of its share of the pool's GPUs and of its CPUs, expressed in
-GPUs, or in CPUs where the pool has no GPU. Quotas and limits have this unit. It must not know the database or Ray.
+`cost` says what a slot costs. It must not know the database or Ray.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from service.domain.cluster import Cluster
+from service.scheduling.cost import Costs
 from service.scheduling.placement import UNITS, Placement, Size, is_large_enough
 from service.scheduling.shares import Demand, Grant, Pool, Share, Stop, Why
 from service.scheduling.turns import Entry, Team, lend
@@ -41,8 +41,7 @@ class _Round:
 
     def __init__(self, pool: Pool, grants: Mapping[str, Grant], demands: Sequence[Demand], nodes: Cluster) -> None:
         self._pool, self._nodes = pool, nodes
-        self._gpus = sum(int(node.gpus) for node in nodes.nodes)
-        self._cpus = sum(int(node.cpus * UNITS) for node in nodes.nodes)
+        self._costs = Costs(nodes)
         excluders = Counter(node for demand in demands for node in demand.excluded)
         wanting = [demand for demand in demands if demand.most > 0]
         self._placement = Placement(nodes, excluders, any(demand.gpus for demand in wanting))
@@ -68,7 +67,7 @@ class _Round:
         protected = [one for one in self._entries if one.demand.protected and one.demand.most > 0]
         for entry in sorted(protected, key=Entry.rank):
             self._protect(entry)
-        lend(self._teams.values(), (self._gpus * UNITS) or self._cpus)
+        lend(self._teams.values(), self._costs.capacity)
         for entry in self._entries:
             if self._wants_more(entry):
                 self._team(entry).add(entry)
@@ -78,7 +77,7 @@ class _Round:
     def _entry(self, demand: Demand) -> Entry:
         size, grant = Size.of(demand.cpus, demand.gpus, demand.excluded), self._teams[demand.team].grant
         priority = demand.priority if grant.max_priority is None else min(demand.priority, grant.max_priority)
-        return Entry(demand, size, self._cost(size), priority, self._placement.hold(size, demand.held))
+        return Entry(demand, size, self._costs.of(size), priority, self._placement.hold(size, demand.held))
 
     def _team(self, entry: Entry) -> Team:
         return self._teams[entry.demand.team]
@@ -184,9 +183,3 @@ class _Round:
         alone = self._team(entry).spent == sum(team.spent for team in self._teams.values())
         cost = len(nodes) * entry.cost / UNITS
         return Share(len(nodes), why or (Why.TEAM if alone else Why.SHARE), tuple(nodes), entry.turn, cost)
-
-    def _cost(self, size: Size) -> int:
-        """The dominant resource of a slot, in ten-thousandths of a GPU, or of a CPU where no node has a GPU."""
-        if not self._gpus or not self._cpus:
-            return max(1, size.cpus)
-        return max(1, size.gpus, -(-size.cpus * self._gpus * UNITS // self._cpus))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from search_spaces.protocol import TrialState
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.searched import searched_parameters, short_name
-from service.contract.schemas import Curves, DiskUse, ExperimentSummary, Point, TrialView
+from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, Point, TrialView
 from service.presentation import (
     classes,
     curves,
@@ -18,6 +18,7 @@ from service.presentation import (
     differing_parameters,
     disk_use,
     experiments,
+    facts,
     figure,
     leaderboard,
 )
@@ -114,31 +115,63 @@ def test_a_short_name_stays_unique() -> None:
     assert [short_name(name, names) for name in names] == ["optimizer", "lr", "warmup.epochs", "cooldown.epochs"]
 
 
-def test_teams_and_owners_are_shown_where_they_say_something() -> None:
-    def listed(*belongings: tuple[str, str | None]) -> tuple[str, ...]:
-        empty = dict.fromkeys(
-            (
-                "started_at",
-                "ended_at",
-                "archived_at",
-                "source_id",
-                "best",
-                "mlflow_experiment_id",
-                "mlflow_run_id",
-                "mlflow_url",
-            )
+def summary(**fields: Any) -> ExperimentSummary:
+    """An experiment that waits."""
+    empty = dict.fromkeys(
+        (
+            "started_at",
+            "ended_at",
+            "archived_at",
+            "source_id",
+            "best",
+            "mlflow_experiment_id",
+            "mlflow_run_id",
+            "mlflow_url",
         )
-        base: dict[str, Any] = {
-            "id": "x", "name": "n", "project": "p", "state": "QUEUED", "phase": "", "reason": "", "created_at": NOW,
-            "revision": 1, "metric": "validation_accuracy", "mode": "max", "num_samples": 1, "trials": {}, "slots": 0,
-            "attempt": 0,
-        }  # fmt: skip
-        items = [ExperimentSummary(**base, **empty, team=team, owner=owner) for team, owner in belongings]
+    )
+    base: dict[str, Any] = {
+        "id": "x", "name": "n", "project": "p", "state": "QUEUED", "phase": "", "reason": "", "created_at": NOW,
+        "revision": 1, "metric": "validation_accuracy", "mode": "max", "num_samples": 1, "trials": {}, "slots": 0,
+        "attempt": 0,
+    }  # fmt: skip
+    return ExperimentSummary(**base | empty | fields)
+
+
+def test_priorities_teams_and_owners_are_shown_where_they_say_something() -> None:
+    def listed(*belongings: tuple[str, str | None, int]) -> tuple[str, ...]:
+        items = [summary(team=team, owner=owner, priority=priority) for team, owner, priority in belongings]
         table = experiments(items)
         assert all(len(row) == len(table.headings) for row in table.rows)
-        return table.headings[7:]
+        return table.headings[9:]
 
-    assert listed() == listed(("default", None), ("default", None)) == ()
-    assert listed(("vision", "alice"), ("vision", None)) == ("owner",)
-    assert listed(("vision", None), ("nlp", None)) == ("team",)
-    assert listed(("vision", "alice"), ("nlp", "bob")) == ("team", "owner")
+    assert listed() == listed(("default", None, 0), ("default", None, 0)) == ()
+    assert listed(("vision", "alice", 0), ("vision", None, 0)) == ("owner",)
+    assert listed(("vision", None, 0), ("nlp", None, 0)) == ("team",)
+    assert listed(("vision", "alice", 0), ("nlp", "bob", -3)) == ("priority", "team", "owner")
+
+
+def test_a_list_shows_slots_and_how_long_each_has_taken() -> None:
+    started = NOW - timedelta(hours=3)
+    items = [
+        summary(),
+        summary(state="RUNNING", slots=4, started_at=started),
+        summary(state="COMPLETED", started_at=started, ended_at=NOW - timedelta(hours=3) + timedelta(seconds=90)),
+    ]
+    table = experiments(items, NOW)
+    columns = [table.headings.index(name) for name in ("slots", "time")]
+    assert [tuple(row[column] for column in columns) for row in table.rows] == [("0", ""), ("4", "3 h"), ("0", "90 s")]
+
+
+@pytest.mark.parametrize(
+    ("priority", "ceiling", "shown"),
+    [
+        (5, None, "2 now, priority 5"),
+        (5, 5, "2 now, priority 5"),
+        (5, 3, "2 now, priority 5, which counts as 3, the highest of its team"),
+    ],
+)
+def test_a_priority_above_the_ceiling_says_what_it_counts_as(priority: int, ceiling: int | None, shown: str) -> None:
+    more: dict[str, Any] = {"spec": {}, "warnings": [], "controls": {"budget": {}}, "winner": None, "attempts": []}
+    plain = summary(slots=2, priority=priority).model_dump()
+    view = ExperimentView(**plain, **more, priority_ceiling=ceiling)
+    assert [fact.text for fact in facts(view, NOW) if fact.label == "slots"] == [shown]

@@ -101,7 +101,7 @@ def _team(body: Any = None) -> Maker:
     names = {"own": OWN_TEAM, "other": OTHER_TEAM, "absent": ABSENT_TEAM}
 
     def make(made: Fixture, _: str, whose: str) -> Request:
-        return Request({"team": names[whose], "login": made.person(whose)}, body=body)
+        return Request({"team": names[whose], "login": made.person(whose), "pool": "default"}, body=body)
 
     return make
 
@@ -109,6 +109,10 @@ def _team(body: Any = None) -> Maker:
 def _submission(made: Fixture, _: str, whose: str) -> Request:
     names = {"own": OWN_TEAM, "other": OTHER_TEAM, "absent": ABSENT_TEAM}
     return Request(query={"team": names[whose]}, body={"name": "x"})
+
+
+def _pool(body: Any = None) -> Maker:
+    return lambda made, _, whose: Request({"pool": "nosuch" if whose == "absent" else "default"}, body=body)
 
 
 def _token(made: Fixture, caller: str, whose: str) -> Request:
@@ -153,6 +157,11 @@ REQUESTS: dict[str, Maker] = {
     "unarchive_team": _team(),
     "set_member": _team({"role": "member"}),
     "remove_member": _team(),
+    "show_pool": _pool(),
+    "change_pool": _pool({"min_run_s": 300}),
+    "list_grants": _pool(),
+    "change_grant": _team({"weight": 2}),
+    "remove_grant": _team(),
     "create_team": lambda made, caller, whose: Request(body={"team": f"team-{next(made.numbers)}"}),
     "create_user": lambda made, caller, whose: Request(body={"login": f"new-{next(made.numbers)}"}),
     "change_user": lambda made, caller, whose: Request(

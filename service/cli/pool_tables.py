@@ -1,0 +1,64 @@
+"""Pool tables: what the commands show of pools and grants. It must not know how tables are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from service.contract.pools import GrantView, PoolView
+from service.presentation import Table
+
+STOPS = {
+    "none": "experiments start",
+    "hold": "nothing new starts",
+    "drain": "nothing new starts, and running experiments yield all slots",
+}
+
+
+def pools(items: Iterable[PoolView]) -> Table:
+    """One row for each pool."""
+    rows = tuple((one.pool, one.stop, _capacity(one), _number(one.quotas)) for one in items)
+    return Table(("pool", "stop", "nodes have", "quotas"), rows, numeric=frozenset({3}))
+
+
+def describe_pool(view: PoolView) -> list[str]:
+    """A pool, a line for each setting."""
+    lines = [f"pool {view.pool}", f"  stop             {view.stop}: {STOPS[view.stop]}"]
+    lines.append(f"  min_run_s        {view.min_run_s:g}: an experiment that has started keeps a slot so long")
+    lines.append(
+        f"  preempt_grace_s  {view.preempt_grace_s:g}: trials may end their epoch so long after their slot is lost"
+    )
+    lines.append(f"  nodes            {_capacity(view)}")
+    if view.quotas is not None:
+        lines.append(f"  quotas           {view.quotas:g} together")
+    return [*lines, *(f"  hint             {hint}" for hint in view.hints)]
+
+
+def grants(items: Iterable[GrantView]) -> Table:
+    """One row for each team; `-` where there is no limit. Of what is limited, what is used and the limit."""
+    rows = tuple(
+        (
+            one.team,
+            _number(one.weight),
+            _number(one.quota),
+            _number(one.limit),
+            _number(one.used),
+            _part(one.running, one.max_running),
+            _part(one.queued, one.max_queued),
+            _number(one.max_priority),
+        )
+        for one in items
+    )
+    headings = ("team", "weight", "quota", "limit", "used", "running", "queued", "max priority")
+    return Table(headings, rows, numeric=frozenset(range(1, len(headings))))
+
+
+def _capacity(view: PoolView) -> str:
+    return "unknown" if view.capacity is None else f"{view.capacity:g} {view.unit}"
+
+
+def _part(count: int, limit: int | None) -> str:
+    return str(count) if limit is None else f"{count} of {limit}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"

@@ -1,0 +1,53 @@
+"""Pools client: the routes about pools and grants, each as a method. Owns their addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from search_spaces.protocol import API_PREFIX
+from service.client.encoding import JSON, encode_json, path_part
+from service.client.transport import HttpTransport
+from service.contract.pools import DEFAULT_POOL, GrantList, GrantView, PoolList, PoolView
+
+
+class PoolsClient:
+    """`client.pools`. Every method raises a RungError, as those of the client do."""
+
+    def __init__(self, transport: HttpTransport) -> None:
+        self._transport = transport
+
+    def all(self) -> list[PoolView]:
+        """What is shared: at present one pool, of all nodes."""
+        return self._transport.get(PoolList, f"{API_PREFIX}/pools").items
+
+    def get(self, pool: str = DEFAULT_POOL) -> PoolView:
+        """How a pool is shared. Raises NotFoundError."""
+        return self._transport.get(PoolView, _pool(pool))
+
+    def change(self, changes: Mapping[str, Any], *, pool: str = DEFAULT_POOL) -> PoolView:
+        """Change `stop`, `min_run_s` or `preempt_grace_s`; None is the default. For administrators."""
+        answer = self._transport.send("PATCH", _pool(pool), None, encode_json(changes, "changes"), JSON)
+        return self._transport.parse_response(PoolView, answer)
+
+    def grants(self, *, pool: str = DEFAULT_POOL) -> list[GrantView]:
+        """What the teams of the caller may use, and what they use; for administrators, all teams."""
+        return self._transport.get(GrantList, f"{_pool(pool)}/grants").items
+
+    def change_grant(self, team: str, changes: Mapping[str, Any], *, pool: str = DEFAULT_POOL) -> GrantView:
+        """Change `weight`, `quota`, `limit`, `max_running`, `max_queued` or `max_priority` of a team; None is the
+        default. For administrators."""
+        answer = self._transport.send("PATCH", _grant(pool, team), None, encode_json(changes, "changes"), JSON)
+        return self._transport.parse_response(GrantView, answer)
+
+    def remove_grant(self, team: str, *, pool: str = DEFAULT_POOL) -> None:
+        """Give a team the defaults again. For administrators."""
+        self._transport.send("DELETE", _grant(pool, team))
+
+
+def _pool(pool: str) -> str:
+    return f"{API_PREFIX}/pools/{path_part(pool, 'pool')}"
+
+
+def _grant(pool: str, team: str) -> str:
+    return f"{_pool(pool)}/grants/{path_part(team, 'team')}"
