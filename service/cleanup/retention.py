@@ -1,4 +1,4 @@
-"""Retention: how long idempotency keys and files of experiments are kept, and their removal.
+"""Retention: how long idempotency keys, used ID tokens and files of experiments are kept, and their removal.
 
 Owns the ages. It must not know MLflow, or what the finalizer does.
 """
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from service.context import AppContext
 from service.contract.states import ENDED, OPEN
 from service.domain import continuation, idempotency
+from service.identity import used_id_tokens
 from service.store.leases import HeldLease, assert_held
 from service.store.models import Attempt, Experiment
 
@@ -39,6 +40,7 @@ class Retention:
         with self._context.database.write() as session:
             assert_held(session, held, self._clock())
             idempotency.delete_before(session, self._clock() - KEY_RETENTION)
+            used_id_tokens.delete_old(session, self._clock())
         try:
             self._context.storage.check()  # elsewhere it would find nothing to remove, and not look again
         except OSError as error:

@@ -26,7 +26,8 @@ USE_RECORDED_EVERY = timedelta(minutes=1)
 
 @dataclass(frozen=True)
 class NewToken:
-    """What a token is to be. `team` and `role` are those of a service token, or what a person's is restricted to."""
+    """What a token is to be. `team` and `role` are those of a service token, or what a person's is restricted to.
+    `made_by` is the id of the token with which it is made."""
 
     kind: TokenKind
     name: str
@@ -34,6 +35,7 @@ class NewToken:
     user_id: str | None
     team: str | None = None
     role: Role | None = None
+    made_by: str | None = None
 
 
 def issue(session: Session, new: NewToken, now: datetime) -> tuple[Token, str]:
@@ -49,6 +51,7 @@ def issue(session: Session, new: NewToken, now: datetime) -> tuple[Token, str]:
         sha256=tokens.digest(text),
         created_at=now,
         expires_at=now + new.lifetime,
+        made_by=new.made_by,
     )
     session.add(row)
     session.flush()
@@ -133,7 +136,7 @@ def _recognize(session: Session, is_it: ColumnElement[bool], now: datetime) -> R
         return None
     roles = {team: _role(token, role, archived_at) for _, _, role, team, archived_at in rows if team is not None}
     due = token.last_used_at is None or not timedelta(0) <= now - token.last_used_at < USE_RECORDED_EVERY
-    in_use = TokenInUse(token.id, token.name, token.expires_at)
+    in_use = TokenInUse(token.id, token.name, token.expires_at, token.made_by is None)
     if token.kind == TokenKind.SERVICE:
         login = f"token {token.name or token.id} of {token.team_id}"
         return Recognized(Principal(PrincipalKind.SERVICE, token.id, login, roles=roles, token=in_use), due)

@@ -17,11 +17,12 @@ from joserfc import jwt
 from joserfc.errors import ExpiredTokenError, InvalidClaimError, JoseError, MissingClaimError, UnsupportedAlgorithmError
 from joserfc.jwk import Key, import_key
 
+from search_spaces.parsing import NOT_STORABLE
 from search_spaces.problems import shorten
 from service.contract.errors import UnauthorizedError
 from service.identity.names import clean_name
 from service.openid import TIMEOUT_S, Metadata, Provider, ProviderUnavailableError
-from service.store.accounts import EMAIL_CHARACTERS, NAME_CHARACTERS
+from service.store.accounts import EMAIL_CHARACTERS, NAME_CHARACTERS, SUBJECT_CHARACTERS
 
 #: The kind of key of each algorithm that is accepted. None is symmetric: the client's secret signs nothing.
 KEY_TYPES = {
@@ -214,11 +215,12 @@ def _import(document: dict[str, Any]) -> Key | None:
 def _identity(claims: dict[str, Any]) -> Identity:
     def text(name: str) -> str:
         value = claims.get(name)
-        return value.strip() if isinstance(value, str) else ""
+        return NOT_STORABLE.sub(" ", value).strip() if isinstance(value, str) else ""
 
-    subject = text("sub")
-    if not subject:
-        raise SignInRefusedError("sub of the ID token must be a text that is not empty")
+    subject = claims["sub"]  # compared exactly: another space is another person
+    if not isinstance(subject, str) or not 1 <= len(subject) <= SUBJECT_CHARACTERS or NOT_STORABLE.search(subject):
+        rule = f"must be a text of 1 to {SUBJECT_CHARACTERS} characters without NUL or lone surrogates"
+        raise SignInRefusedError(f"sub of the ID token {rule} (got {shorten(subject)})")
     email = clean_name(text("email"), EMAIL_CHARACTERS) if claims.get("email_verified") is True else ""
     login = text("preferred_username") or email.partition("@")[0] or subject
     name = clean_name(text("name"), NAME_CHARACTERS)

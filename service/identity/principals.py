@@ -32,11 +32,16 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class TokenInUse:
-    """The token that came with the request."""
+    """The token that came with the request. `signed_in`: it was not made with another token."""
 
     id: str
     name: str
     expires_at: datetime | None
+    signed_in: bool = True
+
+    def outlived_by(self, expires_at: datetime) -> bool:
+        """Whether a token that expires then would be worth more than this one, which may be in wrong hands."""
+        return not self.signed_in and self.expires_at is not None and expires_at > self.expires_at
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ that this service offers. It must not know HTTP, nor how long the token is valid
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, SpecError
 from service.contract.errors import ConflictError, ForbiddenError, UnauthorizedError
-from service.identity import users
+from service.identity import used_id_tokens, users
 from service.identity.attempts import SignInAttempts
 from service.identity.users import NewUser
 from service.settings import AuthMode, Settings
@@ -70,8 +70,8 @@ class SignIn:
         self._attempts.begin(address, user.login)
         return check_password(user.password_hash, password)
 
-    def check_id_token(self, address: str, id_token: str, nonce: str | None) -> NewUser:
-        """Who the token is about, as the provider knows them.
+    def check_id_token(self, database: Database, address: str, id_token: str, nonce: str | None) -> NewUser:
+        """Who the token is about, as the provider knows them. It is used up.
 
         Raises SignInRefusedError, TooManyAttemptsError, ProviderUnavailableError, ConflictError without accounts,
         ForbiddenError without a provider.
@@ -81,6 +81,9 @@ class SignIn:
             raise ForbiddenError("this service has no OpenID provider (RUNG_OIDC_ISSUER)")
         self._attempts.begin(address)
         found = self._provider.check(id_token, nonce)
+        with database.write() as session:
+            if not used_id_tokens.use(session, id_token, datetime.now(UTC)):
+                raise UnauthorizedError("the ID token must not have been used before; sign in again")
         return NewUser(found.login, found.name, found.email, issuer=found.issuer, subject=found.subject)
 
     def _check_accounts(self) -> None:

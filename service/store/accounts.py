@@ -15,6 +15,8 @@ from service.store.base import Base
 TEAM_CHARACTERS = 63
 LOGIN_CHARACTERS = 64
 NAME_CHARACTERS, EMAIL_CHARACTERS = 128, 254
+#: Of what an OpenID provider calls a person: OpenID Connect Core 1.0, section 2.
+SUBJECT_CHARACTERS = 255
 
 
 class Team(Base):
@@ -39,7 +41,7 @@ class User(Base):
     name: Mapped[str] = mapped_column(String(NAME_CHARACTERS), default="")
     email: Mapped[str] = mapped_column(String(EMAIL_CHARACTERS), default="")
     oidc_issuer: Mapped[str | None] = mapped_column(String(512))
-    oidc_subject: Mapped[str | None] = mapped_column(String(255))
+    oidc_subject: Mapped[str | None] = mapped_column(String(SUBJECT_CHARACTERS))
     password_hash: Mapped[str | None] = mapped_column(String(255))
     admin: Mapped[bool] = mapped_column(default=False)
     disabled_at: Mapped[datetime | None]
@@ -60,7 +62,8 @@ class Token(Base):
     """A token of a person or of a program. Only its digest is stored.
 
     `user_id` is the person whom it stands for; of a service token, who created it. `team_id` and `role` are those of a
-    service token; of a person's token, what it is restricted to, if it is.
+    service token; of a person's token, what it is restricted to, if it is. `made_by` is the id of the token with which
+    it was made; null if it comes from signing in, and of tokens that earlier versions made.
     """
 
     __tablename__ = "tokens"
@@ -76,6 +79,16 @@ class Token(Base):
     last_used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    made_by: Mapped[str | None] = mapped_column(String(16))
+
+
+class UsedIdToken(Base):
+    """An ID token of the OpenID provider that was exchanged, by the digest of what is signed in it."""
+
+    __tablename__ = "used_id_tokens"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    used_at: Mapped[datetime]
 
 
 class AuditRow(Base):

@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
-from joserfc import jwt
+from joserfc import jws
 from joserfc.jwk import RSAKey
 
 from tests.support.handlers import QuietHandler
@@ -55,12 +55,21 @@ class State:
 
     def id_token(self, claims: dict[str, Any], sign: str = "newest", kid: str | None = "") -> str:
         now = int(time.time())
-        body = {"iss": self.issuer, "aud": CLIENT, "iat": now, "exp": now + 300, **PERSON, **claims}
+        body = {
+            "iss": self.issuer,
+            "aud": CLIENT,
+            "iat": now,
+            "exp": now + 300,
+            "jti": secrets.token_hex(8),
+            **PERSON,
+            **claims,
+        }
         body = {name: value for name, value in body.items() if value is not None}
         key = {"newest": self.keys[-1], "oldest": self.keys[0], "foreign": _new_key("first")}.get(sign)
         if key is not None:
             header = {"alg": "RS256", "kid": key.kid if kid == "" else kid}
-            return jwt.encode({name: value for name, value in header.items() if value}, body, key, ["RS256"])
+            protected = {name: value for name, value in header.items() if value}
+            return jws.serialize_compact(protected, json.dumps(body), key, ["RS256"])
         algorithm = {"none": "none", "symmetric": "HS256"}[sign]
         text = ".".join(_encode(json.dumps(part).encode()) for part in ({"alg": algorithm, "kid": "first"}, body))
         published = json.dumps(self.keys[0].as_dict(private=False)).encode()
@@ -234,7 +243,7 @@ class OpenIdProvider:
         self._process.wait()
 
     def _control(self, order: dict[str, Any]) -> dict[str, Any]:
-        answer = httpx.post(f"{self.issuer}/control", json=order, trust_env=False, timeout=20)
+        answer = httpx.post(f"{self.issuer}/control", content=json.dumps(order), trust_env=False, timeout=20)
         found: dict[str, Any] = answer.json()
         return found
 

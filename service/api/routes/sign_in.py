@@ -86,11 +86,12 @@ def log_in(context: CurrentContext, request: Request, wanted: LoginRequest) -> S
     responses={201: headers.success("A token, which is shown this once."), **REFUSALS},
 )
 def exchange_token(context: CurrentContext, request: Request, wanted: ExchangeRequest) -> SignedIn:
-    """Answers an ID token of the OpenID provider with a token. Who signs in for the first time is added, in no team."""
+    """Answers an ID token of the OpenID provider with a token, once. Who signs in for the first time is added, in no
+    team."""
     act = _act(request, "exchange_token", "")
 
     def check() -> NewUser:
-        return context.sign_in.check_id_token(act.address, wanted.id_token, wanted.nonce)
+        return context.sign_in.check_id_token(context.database, act.address, wanted.id_token, wanted.nonce)
 
     return _sign_in(context, act, check, wanted.name, wanted.expires_days)
 

@@ -90,10 +90,11 @@ def create_token(context: CurrentContext, caller: CurrentCaller, wanted: TokenRe
     """Creates a token of your own, or, for who manages a team, one for a program of that team.
 
     The service stores only a digest of it. A service token belongs to its team: it keeps working when the person who
-    made it leaves. Answers 403 for another token of your own where the one in use is restricted to a team or a role.
+    made it leaves. A token that was made here makes none that outlives it; only those that you get by signing in do.
+    Answers 403 for another token of your own where the one in use is restricted to a team or a role.
     """
     principal, now = caller.principal, datetime.now(UTC)
-    _check(principal, wanted)
+    _check(principal, wanted, now)
     if wanted.kind == "person":
         caller.check(Permission.ACCOUNT_CHANGE)
     role = None if wanted.role is None else principals.Role(wanted.role)
@@ -108,6 +109,7 @@ def create_token(context: CurrentContext, caller: CurrentCaller, wanted: TokenRe
             principal.user_id,
             wanted.team,
             role,
+            None if principal.token is None else principal.token.id,
         )
         row, text = issued_tokens.issue(session, new, now)
         shown = account_views.token(row)
@@ -143,11 +145,17 @@ def revoke_token(context: CurrentContext, caller: CurrentCaller, token_id: Token
     return Response(status_code=204)
 
 
-def _check(principal: Principal, wanted: TokenRequest) -> None:
+def _check(principal: Principal, wanted: TokenRequest, now: datetime) -> None:
     """Raises SpecError for a token that cannot be, ConflictError for a caller who has none."""
     if not principal.has_account:
         raise ConflictError("this service has no accounts (RUNG_AUTH=accounts), so that there are no tokens to make")
-    problems = []
+    problems, token = [], principal.token
+    if token is not None and token.outlived_by(now + timedelta(days=wanted.expires_days)):
+        rule = (
+            f"must end before the token in use, made with another one, which expires {token.expires_at:%F %R} UTC; "
+            "only tokens that you get by signing in make longer ones"
+        )
+        problems.append(Problem("expires_days", rule, wanted.expires_days))
     if wanted.kind == "service":
         if wanted.team is None:
             problems.append(Problem("team", "must be given for a service token"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -151,6 +152,39 @@ def test_a_login_that_is_taken_is_not_given_to_another_person(
     assert other.json()["user"]["login"] == "alice-3"
 
 
+def test_a_subject_that_differs_by_a_space_is_another_person(
+    client: httpx.Client, admin: httpx.Client, running_provider: OpenIdProvider
+) -> None:
+    found = [
+        client.post(EXCHANGE, json={"id_token": running_provider.id_token(sub=subject)}).json()["user"]["login"]
+        for subject in ("subject-1", " subject-1 ", "subject-1")
+    ]
+    assert found == ["alice", "alice-2", "alice"]
+
+
+def test_an_id_token_is_exchanged_once_however_its_signature_is_written(
+    client: httpx.Client, admin: httpx.Client, running_provider: OpenIdProvider
+) -> None:
+    token = running_provider.id_token()
+    assert client.post(EXCHANGE, json={"id_token": token}).status_code == 201
+    unused_bits = {"A": "B", "Q": "R", "g": "h", "w": "x"}  # of the last character of 256 bytes in base64
+    for again in (token, token[:-1] + unused_bits[token[-1]]):
+        answer = client.post(EXCHANGE, json={"id_token": again})
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), answer.text
+    assert "must not have been used before; sign in again" in client.post(EXCHANGE, json={"id_token": token}).text
+    assert client.post(EXCHANGE, json={"id_token": running_provider.id_token()}).status_code == 201
+
+
+@pytest.mark.stores
+def test_of_parallel_exchanges_of_an_id_token_one_succeeds(
+    client: httpx.Client, admin: httpx.Client, running_provider: OpenIdProvider
+) -> None:
+    body = {"id_token": running_provider.id_token()}
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: client.post(EXCHANGE, json=body).status_code, range(4)))
+    assert sorted(answers) == [201, 401, 401, 401]
+
+
 @pytest.mark.parametrize("claims", [{"aud": "other"}, {"iss": "https://evil.example"}, {"exp": 1}, {"nonce": "n2"}])
 def test_an_id_token_for_somebody_else_is_refused(
     client: httpx.Client, accounts: Accounts, running_provider: OpenIdProvider, claims: dict[str, Any]
@@ -170,6 +204,30 @@ def test_a_way_that_the_service_does_not_offer(client: httpx.Client, accounts: A
 def test_without_accounts_nobody_signs_in(client: httpx.Client) -> None:
     assert log_in(client).status_code == 409
     assert client.post(EXCHANGE, json={"id_token": "a.b.c"}).status_code == 409
+
+
+def test_a_token_makes_none_that_outlives_it_unless_it_is_from_signing_in(
+    client: httpx.Client, admin: httpx.Client
+) -> None:
+    admin.post("/api/v1/teams", json={"team": "vision"}).raise_for_status()
+    add(admin)
+    admin.put("/api/v1/teams/vision/members/ada", json={"role": "manager"}).raise_for_status()
+    program = {"kind": "service", "team": "vision", "role": "member"}
+    with signed_in(client, log_in(client, expires_days=1).json()["token"]) as ada:
+        short = ada.post("/api/v1/tokens", json={"expires_days": 5}).json()["token"]
+        restricted = ada.post("/api/v1/tokens", json={"expires_days": 5, "team": "vision"}).json()["token"]
+    for token, kind in ((short, {}), (short, program), (restricted, program)):
+        with signed_in(client, token) as sender:
+            for days in ({"expires_days": 5}, {"expires_days": 365}, {}):
+                refused = sender.post("/api/v1/tokens", json={**kind, **days})
+                assert refused.status_code == 422, refused.text
+                [error] = refused.json()["errors"]
+                assert error["field"] == "expires_days"
+                assert "only tokens that you get by signing in make longer ones" in error["rule"]
+            made = sender.post("/api/v1/tokens", json={**kind, "expires_days": 4})
+            assert made.status_code == 201, made.text
+    with signed_in(client, log_in(client, expires_days=1).json()["token"]) as ada:
+        assert ada.post("/api/v1/tokens", json={"expires_days": 365}).status_code == 201
 
 
 def test_a_token_of_a_sign_in_is_a_persons(client: httpx.Client, admin: httpx.Client, context: AppContext) -> None:

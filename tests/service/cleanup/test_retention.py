@@ -12,8 +12,10 @@ from sqlalchemy import select
 from service.adapters.experiment_files import ExperimentFiles
 from service.cleanup.retention import Retention
 from service.context import AppContext
+from service.identity.oidc import LEEWAY_S, MAX_AGE_S
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
+from service.store.accounts import UsedIdToken
 from service.store.models import Attempt, Experiment, IdempotencyKey
 from tests.support.world import World
 
@@ -195,6 +197,16 @@ def test_files_are_swept_once_for_each_end(world: World, keeper: Keeper, setting
     world.beat(one, {"phase": "failed"}, 2)
     keeper.sweep()
     assert not files(settings, one) & DISPOSABLE
+
+
+def test_used_id_tokens_are_kept_longer_than_they_are_accepted(keeper: Keeper, context: AppContext) -> None:
+    accepted = timedelta(seconds=MAX_AGE_S + 2 * LEEWAY_S)
+    with context.database.write() as session:
+        for sha256, age in (("old", timedelta(hours=2)), ("new", accepted)):
+            session.add(UsedIdToken(sha256=sha256, used_at=keeper.now - age))
+    keeper.sweep()
+    with context.database.read() as session:
+        assert list(session.scalars(select(UsedIdToken.sha256))) == ["new"]
 
 
 def test_idempotency_keys_are_kept_for_a_day(world: World, keeper: Keeper, context: AppContext) -> None:

@@ -44,9 +44,9 @@ def test_an_email_counts_only_if_it_is_verified(provider: OpenIdProvider) -> Non
 
 def test_names_of_a_provider_fit_one_line_and_their_columns(provider: OpenIdProvider) -> None:
     found = service_of(provider).check(
-        provider.id_token(name="Ada\nroot\x1b[31m" + "x" * 200, email="a\tb" + "c" * 300)
+        provider.id_token(name="Ada\ud800\nroot\x1b[31m" + "x" * 200, email="a\tb" + "c" * 300)
     )
-    assert found.name.startswith("Ada root [31mxxx")
+    assert found.name.startswith("Ada  root [31mxxx")
     assert (len(found.name), len(found.email)) == (128, 254)
 
 
@@ -66,6 +66,12 @@ REFUSED = {
     "a token that was kept": ({"iat": NOW - 900}, "must be used within 600 s"),
     "no subject": ({"sub": None}, "must have the claims sub"),
     "an empty subject": ({"sub": ""}, "sub of the ID token must be a text"),
+    "a subject with NUL": ({"sub": "a\0b"}, "sub of the ID token must be a text of 1 to 255 characters without NUL"),
+    "a subject with half a character": (
+        {"sub": "a\ud800"},
+        "sub of the ID token must be a text of 1 to 255 characters",
+    ),
+    "a long subject": ({"sub": "a" * 256}, "sub of the ID token must be a text of 1 to 255 characters"),
     "a nonce that nobody sent": ({"nonce": "n"}, "the nonce of this sign-in"),
     "no signature": ({"sign": "none"}, "must be signed with RS256"),
     "a signature with the public key as secret": ({"sign": "symmetric"}, "must be signed with RS256"),
@@ -83,6 +89,11 @@ def test_a_token_is_refused_with_the_reason(provider: OpenIdProvider, case: str)
     }
     with pytest.raises(UnauthorizedError, match=reason):
         service_of(provider).check(provider.id_token(**given))
+
+
+@pytest.mark.parametrize("subject", [" subject-1", "subject-1\t", "Subject-1", " ", "s" * 255])
+def test_a_subject_is_taken_exactly(provider: OpenIdProvider, subject: str) -> None:
+    assert service_of(provider).check(provider.id_token(sub=subject)).subject == subject
 
 
 def test_a_nonce_must_come_back(provider: OpenIdProvider) -> None:
