@@ -34,19 +34,27 @@ def view_key(experiment_id: str) -> str:
     return KEY_PREFIX + experiment_id
 
 
-def view_path(mlflow_experiment_id: str, key: str) -> str:
+def run_path(mlflow_experiment_id: str, run_id: str, workspace: str | None = None) -> str:
+    """The address of a run below that of MLflow."""
+    query = f"?{urlencode(_within(workspace))}" if workspace else ""
+    return f"/#/experiments/{mlflow_experiment_id}/runs/{run_id}{query}"
+
+
+def view_path(mlflow_experiment_id: str, key: str, workspace: str | None = None) -> str:
     """The address of a view below that of MLflow."""
-    query = urlencode({"viewStateShareKey": key, "compareRunsMode": "CHART"})
+    query = urlencode({"viewStateShareKey": key, "compareRunsMode": "CHART", **_within(workspace)})
     return f"/#/experiments/{mlflow_experiment_id}/runs?{query}"
 
 
-def comparison_path(mlflow_experiment_ids: Sequence[str], run_ids: Sequence[str]) -> str:
+def comparison_path(mlflow_experiment_ids: Sequence[str], run_ids: Sequence[str], workspace: str | None = None) -> str:
     """The address of MLflow's comparison of runs: their parameters and metrics side by side."""
-    query = {"runs": _json(run_ids), "experiments": _json(sorted(set(mlflow_experiment_ids)))}
+    query = {"runs": _json(run_ids), "experiments": _json(sorted(set(mlflow_experiment_ids))), **_within(workspace)}
     return f"/#/compare-runs?{urlencode(query)}"
 
 
-def charts_path(mlflow_experiment_ids: Sequence[str], run_ids: Sequence[str], objective: Objective) -> str:
+def charts_path(
+    mlflow_experiment_ids: Sequence[str], run_ids: Sequence[str], objective: Objective, workspace: str | None = None
+) -> str:
     """The address of MLflow's charts of some runs, the best first."""
     homes = sorted(set(mlflow_experiment_ids))
     query = {
@@ -55,10 +63,16 @@ def charts_path(mlflow_experiment_ids: Sequence[str], run_ids: Sequence[str], ob
         "orderByAsc": str(objective.mode == "min").lower(),
         "startTime": "ALL",
         "compareRunsMode": "CHART",
+        **_within(workspace),
     }
     if len(homes) == 1:
         return f"/#/experiments/{homes[0]}/runs?{urlencode(query)}"
     return f"/#/compare-experiments/s?{urlencode({'experiments': _json(homes), **query})}"
+
+
+def _within(workspace: str | None) -> dict[str, str]:
+    """The part of a query by which MLflow's pages open in a workspace."""
+    return {"workspace": workspace} if workspace else {}
 
 
 def trials_of(parent_run_id: str) -> str:

@@ -395,6 +395,7 @@ class LaunchConfig(Message):
     mlflow_tracking_uri: str
     mlflow_username: str | None = None
     mlflow_password: str | None = None
+    mlflow_workspace: str | None = Field(None, description="workspace of MLflow for the runs; None: without workspaces")
     storage: str = Field(description="the address of the experiment's storage")
     data_root: str
     cache_root: str

@@ -25,6 +25,7 @@ from service.adapters.disk_use import DiskUse
 from service.adapters.launcher import BackgroundThread, Launcher, open_launcher
 from service.adapters.measurements import Measurements
 from service.adapters.mlflow_client import MlflowClient
+from service.adapters.mlflow_workspaces import MlflowWorkspaces
 from service.adapters.observations import Observations
 from service.adapters.probe import Probe
 from service.adapters.storage_identity import StorageIdentity
@@ -182,7 +183,9 @@ def _threads(context: AppContext, loop_clock: LoopClock) -> list[BackgroundThrea
         return []
     reconciler = Reconciler(context, monotonic=loop_clock)
     cleanup = CleanupWorker(context, lambda: reconciler.held)
-    return [reconciler, cleanup, *context.launcher.threads(lambda: _is_idle(context))]
+    workspaces = MlflowWorkspaces(context.database, context.mlflow, lambda: reconciler.held)
+    kept = [workspaces] if context.settings.mlflow_workspaces else []
+    return [reconciler, cleanup, *kept, *context.launcher.threads(lambda: _is_idle(context))]
 
 
 def _is_idle(context: AppContext) -> bool:

@@ -264,6 +264,10 @@ def facts(view: ExperimentView, now: datetime | None = None) -> list[Fact]:
         lines.append(Fact("MLflow", view.mlflow_url))
     if view.mlflow_view_url:
         lines.append(Fact("charts", view.mlflow_view_url))
+    if view.mlflow_workspace:
+        lines.append(
+            Fact("workspace", f"{view.mlflow_workspace}, of MLflow (MLFLOW_WORKSPACE={view.mlflow_workspace})")
+        )
     return lines + [Fact("warning", warning) for warning in view.warnings]
 
 

@@ -126,6 +126,12 @@ class Settings(BaseModel):
     mlflow_public_url: str = Field("", description="URL of MLflow for browsers; default: the tracking URI.")
     mlflow_username: str | None = Field(None, description="User name for an MLflow server that requires one.")
     mlflow_password: str | None = Field(None, description="Password for an MLflow server that requires one.")
+    mlflow_workspaces: bool = Field(
+        False,
+        validate_default=True,
+        description="Whether each team has its own workspace in MLflow, of which the service is the administrator. "
+        "Needs `accounts`, and an MLflow server with workspaces that asks this service who may do what.",
+    )
     mlflow_timeout_s: Seconds = Field(10.0, description="Timeout of MLflow API calls, in seconds.")
 
     heartbeat_s: Seconds = Field(2.0, description="Interval between two heartbeats of a driver, in seconds.")
@@ -270,6 +276,16 @@ class Settings(BaseModel):
             )
         _check_host(address)
         return address
+
+    @field_validator("mlflow_workspaces")
+    @classmethod
+    def _check_workspaces_have_teams(cls, wanted: bool, given: ValidationInfo) -> bool:
+        if wanted and given.data.get("auth", AuthMode.ACCOUNTS) is not AuthMode.ACCOUNTS:
+            raise ValueError(f"must be false unless {variable('auth')} is accounts")
+        if wanted and not (given.data.get("mlflow_username") and given.data.get("mlflow_password")):
+            needed = f"{variable('mlflow_username')} and {variable('mlflow_password')}"
+            raise ValueError(f"must be false without {needed}, those of MLflow's administrator")
+        return wanted
 
     @field_validator("auth")
     @classmethod

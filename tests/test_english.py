@@ -71,7 +71,7 @@ def documents() -> list[Path]:
 
 
 def modules() -> list[Path]:
-    folders = ("rung", "search_spaces", "service", "workers", "tests")
+    folders = ("rung", "rung_mlflow", "search_spaces", "service", "workers", "tests")
     found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     return [path for path in found if path != Path(__file__)]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from workers.winner.model_package import PACKED
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("search_spaces", "service", "workers")
+PACKAGES = ("rung_mlflow", "search_spaces", "service", "workers")
 MODULE = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.[a-z_0-9]+)+")
 FILE = re.compile(
     rf"(?<![\w/.])(?:{'|'.join((*PACKAGES, 'tests', 'docs', 'docker'))})(?:/[\w.-]+)*/[\w-]+\.[a-z]+\b(?![/\w])"

@@ -7,6 +7,7 @@ the database, nor which calls belong together: `mlflow_cleanup` does.
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 import sys
@@ -21,7 +22,7 @@ from urllib.parse import quote
 
 import httpx
 
-from search_spaces.mlflow_view import TAG_PREFIX, view_path
+from search_spaces.mlflow_view import TAG_PREFIX, run_path, view_path
 from search_spaces.protocol import DIAGNOSTICS, METRICS, RunStatus
 from search_spaces.request_limits import AnswerTooLargeError, RequestLimits
 from service.contract.errors import UnavailableError
@@ -40,7 +41,10 @@ TAG_CHARACTERS = 5_000  # longer values are refused by MLflow
 CURVES_AT_ONCE = 8  # requests for the curves of one trial
 PAUSES_S = (0.05, 0.1, 0.2, 0.4)  # before a request is repeated: one that failed by chance succeeds by then
 API = "/api/2.0/mlflow"
+ADMINISTRATION = "/api/3.0/mlflow"  # of roles and workspaces
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+ALREADY_EXISTS = "RESOURCE_ALREADY_EXISTS"
+WORKSPACE_HEADER = "X-MLFLOW-WORKSPACE"
 INFINITY = sys.float_info.max  # MLflow's databases store an infinite value as this number
 
 T = TypeVar("T")
@@ -86,6 +90,14 @@ class MlflowClient:
         self._client = open_client(self.uri, timeout=settings.mlflow_timeout_s, auth=auth)
         self._limits = RequestLimits(settings.mlflow_timeout_s)
         self._pool = ThreadPoolExecutor(CURVES_AT_ONCE, thread_name_prefix="mlflow-curves")
+        self._workspace: str | None = None
+
+    def within(self, workspace: str | None) -> MlflowClient:
+        """The same client for one workspace: what is elsewhere does not exist for it, whatever id is asked for. None:
+        without one, as for an MLflow that has none."""
+        inside = copy.copy(self)
+        inside._workspace = workspace
+        return inside
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -95,13 +107,13 @@ class MlflowClient:
         """The page of a run in MLflow's user interface. Sends no request."""
         if not (self._public_url and mlflow_experiment_id and run_id):
             return None
-        return f"{self._public_url}/#/experiments/{mlflow_experiment_id}/runs/{run_id}"
+        return self._public_url + run_path(mlflow_experiment_id, run_id, self._workspace)
 
     def view_url(self, mlflow_experiment_id: str | None, key: str | None) -> str | None:
         """The page of a view that was written with `write_view`, or by a driver. Sends no request."""
         if not (self._public_url and mlflow_experiment_id and key):
             return None
-        return self._public_url + view_path(mlflow_experiment_id, key)
+        return self._public_url + view_path(mlflow_experiment_id, key, self._workspace)
 
     def delete_view(self, mlflow_experiment_id: str, key: str) -> None:
         """Does nothing where it does not exist."""
@@ -193,6 +205,17 @@ class MlflowClient:
             answer = f"{response.status_code} {_excerpt(response)}"
             log.warning("MLflow's server did not delete the files at %s; run `mlflow gc`: %s", uri, answer)
 
+    def administer(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, exists_ok: bool = False
+    ) -> dict[str, Any]:
+        """The answer to a request about users, roles or workspaces; empty where what it makes exists (`exists_ok`)."""
+        response = self._send(method, path, json=body)
+        if exists_ok and response.status_code >= HTTPStatus.BAD_REQUEST and ALREADY_EXISTS in response.text:
+            return {}
+        if response.status_code not in {HTTPStatus.OK, HTTPStatus.CREATED}:
+            self._check(response)
+        return _json(response)
+
     def _history(self, run_id: str, name: str) -> list[Point]:
         points: list[Point] = []
         query = {"run_id": run_id, "metric_key": name, "max_results": str(METRIC_POINTS_PER_PAGE)}
@@ -246,6 +269,8 @@ class MlflowClient:
         return self._send_once(method, path, **options)
 
     def _send_once(self, method: str, path: str, **options: Any) -> httpx.Response:
+        if self._workspace is not None:
+            options["headers"] = {WORKSPACE_HEADER: self._workspace}
         try:
             return fetch(self._client, self._limits, method, self.uri.rstrip("/") + path, **options)
         except (httpx.HTTPError, TimeoutError, AnswerTooLargeError) as error:

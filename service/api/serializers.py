@@ -40,7 +40,7 @@ def full(
     )
 
 
-def trial(row: Trial, mlflow_experiment_id: str | None, mlflow: MlflowClient) -> TrialView:
+def trial(row: Trial, experiment: Experiment, mlflow: MlflowClient) -> TrialView:
     return TrialView(
         trial=row.trial,
         state=TrialState(row.state),
@@ -51,7 +51,7 @@ def trial(row: Trial, mlflow_experiment_id: str | None, mlflow: MlflowClient) ->
         metrics=row.metrics,
         parameters=upgrade_sample(row.parameters),
         mlflow_run_id=row.mlflow_run_id,
-        mlflow_url=mlflow.run_url(mlflow_experiment_id, row.mlflow_run_id),
+        mlflow_url=_pages(experiment, mlflow).run_url(experiment.mlflow_experiment_id, row.mlflow_run_id),
         restarts=row.restarts,
         error_kind=row.error_kind,
         cancel_asked_at=row.cancel_asked_at,
@@ -61,7 +61,7 @@ def trial(row: Trial, mlflow_experiment_id: str | None, mlflow: MlflowClient) ->
 
 
 def _fields(experiment: Experiment, counts: dict[TrialState, int], mlflow: MlflowClient, outage: str) -> dict[str, Any]:
-    spec = StoredSpec(experiment.spec).overview
+    spec, pages = StoredSpec(experiment.spec).overview, _pages(experiment, mlflow)
     best = None
     if experiment.best_trial is not None and experiment.best_value is not None:
         best = BestTrial(trial=experiment.best_trial, value=experiment.best_value)
@@ -91,9 +91,15 @@ def _fields(experiment: Experiment, counts: dict[TrialState, int], mlflow: Mlflo
         "attempt": experiment.attempt,
         "mlflow_experiment_id": experiment.mlflow_experiment_id,
         "mlflow_run_id": experiment.mlflow_run_id,
-        "mlflow_url": mlflow.run_url(experiment.mlflow_experiment_id, experiment.mlflow_run_id),
-        "mlflow_view_url": mlflow.view_url(experiment.mlflow_experiment_id, experiment.mlflow_view),
+        "mlflow_url": pages.run_url(experiment.mlflow_experiment_id, experiment.mlflow_run_id),
+        "mlflow_view_url": pages.view_url(experiment.mlflow_experiment_id, experiment.mlflow_view),
+        "mlflow_workspace": experiment.mlflow_workspace,
     }
+
+
+def _pages(experiment: Experiment, mlflow: MlflowClient) -> MlflowClient:
+    """Where the addresses of an experiment in MLflow are from."""
+    return mlflow.within(experiment.mlflow_workspace)
 
 
 def _reason(experiment: Experiment, outage: str) -> str:

@@ -60,6 +60,7 @@ class EndedExperiment:
     mlflow_experiment_id: str | None
     mlflow_run_id: str | None
     mlflow_view: str | None
+    mlflow_workspace: str | None
     state: State
     reason: str
     attempt: int
@@ -101,7 +102,7 @@ class Finalizer:
 
     def _close(self, held: HeldLease, ended: EndedExperiment) -> None:
         """End the MLflow runs that the driver left open. If there are none, this costs a small request per 500 runs."""
-        mlflow, trials = self._context.mlflow, self._trials(ended.id)
+        mlflow, trials = self._context.mlflow.within(ended.mlflow_workspace), self._trials(ended.id)
         recorded = self._recorded_runs(ended, trials)
         found = mlflow.find_runs(recorded.mlflow_experiments, recorded.trials, open_only=True)
         for run in found:
@@ -149,7 +150,7 @@ class Finalizer:
             recorded = self._recorded_runs(ended, self._trials(ended.id))
             if None not in recorded.trials.values():
                 log.warning("experiment %s has no recorded parent run: what MLflow may have of it stays", ended.id)
-            mlflow_cleanup.delete_experiment(self._context.mlflow, recorded)
+            mlflow_cleanup.delete_experiment(self._context.mlflow.within(ended.mlflow_workspace), recorded)
         files.remove()
         with self._context.database.write() as session:
             assert_held(session, held, self._clock())
@@ -210,6 +211,7 @@ def of(experiment: Experiment, now: datetime) -> EndedExperiment:
         mlflow_experiment_id=experiment.mlflow_experiment_id,
         mlflow_run_id=experiment.mlflow_run_id,
         mlflow_view=view_key(experiment.id) if experiment.mlflow_view else None,
+        mlflow_workspace=experiment.mlflow_workspace,
         state=State(experiment.state),
         reason=experiment.reason,
         attempt=experiment.attempt,

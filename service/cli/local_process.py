@@ -20,6 +20,7 @@ from search_spaces.experiment import ExperimentSpec
 from service.cli.printable import dump_json, echo
 from service.client import Client
 from service.client.local_stack import home_folder, mlflow_login
+from service.client.token_store import origin_of
 from service.contract.errors import ConflictError, InternalError, ValidationFailedError
 from service.contract.schemas import ExperimentView
 
@@ -78,18 +79,21 @@ def read_data(spec: ExperimentSpec, *, data_root: Path, cache_root: Path) -> dic
     return _answer("workers.data.cli", _roots(data_root, cache_root), document)
 
 
-def verify_model(view: ExperimentView, mlflow_uri: str, out: Path | None) -> dict[str, Any]:
+def verify_model(view: ExperimentView, mlflow_uri: str, out: Path | None, token: str = "") -> dict[str, Any]:
     """Compare the files of an experiment's model with the recorded digest, and copy them to `out`.
 
-    Raises ConflictError if they differ or there is no model, and ValidationFailedError if they cannot be compared.
+    `token`: of the service that `view` is from, by which its MLflow knows people too. Raises ConflictError if they
+    differ or there is no model, and ValidationFailedError if they cannot be compared.
     """
-    return _answer_of_model(["verify", *([f"--out={out}"] if out else [])], _registered(view, mlflow_uri))
+    return _answer_of_model(["verify", *([f"--out={out}"] if out else [])], view, mlflow_uri, token)
 
 
-def export_model(view: ExperimentView, mlflow_uri: str, form: str, out: Path, *, unverified: bool) -> dict[str, Any]:
+def export_model(
+    view: ExperimentView, mlflow_uri: str, form: str, out: Path, *, unverified: bool, token: str = ""
+) -> dict[str, Any]:
     """Write an experiment's model to the file `out`. Raises as `verify_model`."""
     arguments = ["export", f"--format={form}", f"--out={out}", *(["--unverified"] if unverified else [])]
-    return _answer_of_model(arguments, _registered(view, mlflow_uri))
+    return _answer_of_model(arguments, view, mlflow_uri, token)
 
 
 def back_up(action: Literal["make", "restore"], folder: Path, home: Path, **mlflow: str | None) -> dict[str, Any]:
@@ -109,10 +113,16 @@ def _registered(view: ExperimentView, mlflow_uri: str) -> dict[str, Any]:
     return {"model_uri": winner["model_uri"], "sha256": winner.get("model_sha256"), "tracking_uri": uri}
 
 
-def _answer_of_model(arguments: Sequence[str], model: dict[str, Any]) -> dict[str, Any]:
-    """The process signs in to the MLflow of the running `rung up` by itself."""
-    login = mlflow_login(model["tracking_uri"], home_folder())
-    return _answer("workers.winner.cli", arguments, model, login)
+def _answer_of_model(arguments: Sequence[str], view: ExperimentView, mlflow_uri: str, token: str) -> dict[str, Any]:
+    """The process signs in by itself to the MLflow of the running `rung up`, and to one of teams if it is the one that
+    the service names."""
+    model = _registered(view, mlflow_uri)
+    variables = mlflow_login(model["tracking_uri"], home_folder())
+    if view.mlflow_workspace:
+        variables["MLFLOW_WORKSPACE"] = view.mlflow_workspace
+        if token and view.mlflow_url and origin_of(model["tracking_uri"]) == origin_of(view.mlflow_url):
+            variables["MLFLOW_TRACKING_TOKEN"] = token
+    return _answer("workers.winner.cli", arguments, model, variables)
 
 
 def _answer(

@@ -72,7 +72,7 @@ def verify(
         require("model verify", "worker")
         if out is not None:
             check_new_folder(out)
-        answer = local_process.verify_model(client.get(experiment), mlflow_uri, out)
+        answer = local_process.verify_model(client.get(experiment), mlflow_uri, out, client.credential.token)
     if as_json:
         print_json(answer)
     else:
@@ -115,7 +115,9 @@ def export(
         view = client.get(experiment)
         path = out or Path(f"{view.name}{SUFFIXES[form]}")
         check_file(path, path.with_name(f"{path.name}.json"))
-        answer = local_process.export_model(view, mlflow_uri, form, path, unverified=unverified)
+        answer = local_process.export_model(
+            view, mlflow_uri, form, path, unverified=unverified, token=client.credential.token
+        )
     if as_json:
         print_json(answer)
     else:

@@ -71,7 +71,8 @@ class Comparison(BaseModel):
     experiments: list[ComparedExperiment] = Field(description="The results.")
     differences: list[Difference] = Field(description="The fields in which the specs differ.")
     mlflow_url: str | None = Field(
-        description="URL of MLflow's comparison of the experiments' runs; null where MLflow does not have all of them."
+        description="URL of MLflow's comparison of the experiments' runs; null where MLflow does not have all of "
+        "them, or has them in different workspaces."
     )
     mlflow_charts_url: str | None = Field(
         description="URL of MLflow's charts of the best trials of each; null where their objectives differ too."
@@ -151,7 +152,7 @@ def _runs_url(views: Sequence[ExperimentView]) -> str | None:
     base = _mlflow(views)
     if base is None or None in homes or None in runs:
         return None
-    return base + comparison_path([str(home) for home in homes], [str(run) for run in runs])
+    return base + comparison_path([str(home) for home in homes], [str(run) for run in runs], views[0].mlflow_workspace)
 
 
 def _charts_url(views: Sequence[ExperimentView], best: Sequence[Sequence[TrialView]]) -> str | None:
@@ -159,10 +160,12 @@ def _charts_url(views: Sequence[ExperimentView], best: Sequence[Sequence[TrialVi
     if base is None or not runs or len({view.metric for view in views}) > 1:
         return None
     objective = Objective.model_validate({"metric": views[0].metric})
-    return base + charts_path([str(view.mlflow_experiment_id) for view in views], runs, objective)
+    homes = [str(view.mlflow_experiment_id) for view in views]
+    return base + charts_path(homes, runs, objective, views[0].mlflow_workspace)
 
 
 def _mlflow(views: Sequence[ExperimentView]) -> str | None:
-    """The address of MLflow's pages; None where an experiment has none there, or another one."""
-    bases = {(view.mlflow_url or "").partition("/#/")[0] for view in views}
-    return bases.pop() or None if len(bases) == 1 else None
+    """The address of MLflow's pages; None where an experiment has none there, or another one, and for experiments in
+    different workspaces, which no page shows together."""
+    bases = {((view.mlflow_url or "").partition("/#/")[0], view.mlflow_workspace) for view in views}
+    return bases.pop()[0] or None if len(bases) == 1 else None

@@ -119,6 +119,16 @@ class WhoAmI(BaseModel):
     token: TokenInUse | None = Field(None, description="The token of this request; null without one.")
 
 
+class MlflowAccess(BaseModel):
+    """What the caller may do in MLflow, for MLflow's server, which asks with the token that it was given."""
+
+    workspaces: dict[str, str] = Field(
+        description="The workspaces of MLflow that the caller may use, each with the user of MLflow that the caller "
+        "acts as there.",
+        examples=[{"vision": "vision~member"}],
+    )
+
+
 class Member(BaseModel):
     """A member of a team."""
 

@@ -72,6 +72,12 @@ class ExperimentSummary(BaseModel):
         description="URL of a page of MLflow's web interface with the trials: their curves, searched hyperparameters "
         "and best values. Null until the driver has prepared it, and for experiments of version 0.1.",
     )
+    mlflow_workspace: str | None = Field(
+        None,
+        description="Workspace of MLflow that has the runs and the model, for the variable `MLFLOW_WORKSPACE` and the "
+        "header `X-MLFLOW-WORKSPACE`; null where MLflow had no workspaces when the experiment began.",
+        examples=["vision"],
+    )
 
 
 class AttemptView(BaseModel):

@@ -9,19 +9,23 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import shorten
-from search_spaces.protocol import ENDED_TRIAL_STATES, Phase, attempt_id
-from service.contract.errors import ForbiddenError
-from service.contract.states import AttemptState, State
+from search_spaces.protocol import DEFAULT_TEAM, ENDED_TRIAL_STATES, Phase, attempt_id
+from service.contract.errors import ConflictError, ForbiddenError
+from service.contract.states import OPEN, AttemptState, State
 from service.domain import experiments
 from service.domain.retry_policy import Replacement
 from service.store.models import Attempt, Experiment, Trial
 
+#: For so long after its end a driver may send the winner's plots to MLflow.
+PLOTS = timedelta(hours=1)
+#: The workspace that an MLflow has from the beginning. It is the one of the team `default`.
+DEFAULT_WORKSPACE = DEFAULT_TEAM
 #: The reason of an experiment that returns to the queue because its slots are others'.
 PREEMPTED = "its slots went to others; it continues when it gets slots again"
 
@@ -52,6 +56,18 @@ def authenticate(session: Session, id_of_attempt: str, token: str) -> Attempt:
     if not hmac.compare_digest(stored, _digest(token)) or attempt is None:
         raise ForbiddenError(f"the token does not belong to an attempt {shorten(id_of_attempt)}")
     return attempt
+
+
+def mlflow_workspace(session: Session, id_of_attempt: str, token: str, now: datetime) -> str:
+    """The workspace of MLflow that the driver of an attempt may write to. What began before MLflow had workspaces is in
+    the one that everything else got then. Raises ForbiddenError for a wrong token, and ConflictError for an attempt
+    that is lost, was superseded, or ended long ago."""
+    attempt = authenticate(session, id_of_attempt, token)
+    experiment = experiments.find(session, attempt.experiment_id)
+    draws = attempt.state == AttemptState.ENDED and attempt.ended_at is not None and now - attempt.ended_at < PLOTS
+    if attempt.number != experiment.attempt or not (attempt.state in OPEN or draws):
+        raise ConflictError(f"attempt {attempt.id} is {attempt.state}: it writes nothing more")
+    return experiment.mlflow_workspace or DEFAULT_WORKSPACE
 
 
 def current(session: Session, experiment: Experiment) -> Attempt | None:

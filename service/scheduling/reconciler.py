@@ -238,13 +238,18 @@ class Reconciler:
             if stored.resources.gpus_per_trial is None:
                 decided = {"gpus_per_trial": spec.resources.gpus_per_trial}
                 experiment.spec = experiment.spec | {"resources": experiment.spec.get("resources", {}) | decided}
+            if settings.mlflow_workspaces and not experiment.attempt:
+                experiment.mlflow_workspace = experiment.team_id
             attempt, token = attempts.start(session, experiment, slots, now)
             document, source = upgrade(experiment.spec).document, continuation.source_to_import(session, experiment)
             to_read = earlier.to_read(session, experiment, spec)
             cancel_trials = attempts.pending_cancellations(session, experiment)
             trials = experiments.count_started(session, experiment)
             failed_attempt = attempts.failed_before(session, experiment)
-            team = experiment.team_id
+            team, workspace = experiment.team_id, experiment.mlflow_workspace
+        user, password = settings.mlflow_username, settings.mlflow_password
+        if settings.mlflow_workspaces:  # MLflow asks this service what the attempt may do there
+            user, password = attempt.id, token
         launch = LaunchConfig(
             experiment_id=experiment_id,
             attempt=attempt.number,
@@ -261,8 +266,9 @@ class Reconciler:
             version=version("rung"),
             marker=secrets.token_hex(16),
             mlflow_tracking_uri=settings.mlflow_tracking_uri,
-            mlflow_username=settings.mlflow_username,
-            mlflow_password=settings.mlflow_password,
+            mlflow_username=user,
+            mlflow_password=password,
+            mlflow_workspace=workspace,
             storage=self._context.files(experiment_id).address,
             source=source and self._context.files(source).address,
             earlier=None if to_read is None else [self._context.files(one).address for one in to_read],

@@ -32,6 +32,7 @@ class Experiment(Base):
     `excluded_nodes` are ids of nodes that the newest attempt does not use. `source_team_id` is the team of the
     experiment that this one continues, when it began. `owner` is the login of `owner_id`. `waits_for` is the name of a
     `scheduling.shares.Why` while it has no slot; with `stop_epochs`, trials beyond its slots leave their epoch.
+    `mlflow_workspace` is the workspace that has its runs; null where MLflow had none when it began.
     """
 
     __tablename__ = "experiments"
@@ -94,6 +95,7 @@ class Experiment(Base):
     )
     waits_for: Mapped[str] = mapped_column(String(16), default="", server_default="")
     stop_epochs: Mapped[bool] = mapped_column(default=False, server_default=false())
+    mlflow_workspace: Mapped[str | None] = mapped_column(String(TEAM_CHARACTERS))
 
     @validates("controls")
     def _copy_priority(self, _: str, controls: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +16,10 @@ PASSWORDS = (
     "MLFLOW_DATABASE_PASSWORD",
     "RAY_AUTH_TOKEN",
     "GRAFANA_PASSWORD",
+    "MLFLOW_ADMIN_PASSWORD",
+    "MLFLOW_COOKIE_SECRET",
 )
 CADDY = Path(sys.executable).with_name("caddy")
-MLFLOW_LOGIN, MLFLOW_PASSWORD = "readers", "what people type to see curves"
 
 
 def example() -> dict[str, str]:
@@ -30,16 +30,11 @@ def example() -> dict[str, str]:
 
 def filled_in() -> Mapping[str, str]:
     """The variables with every value that has no default."""
-    hashed = subprocess.run(
-        [CADDY, "hash-password", "--plaintext", MLFLOW_PASSWORD], capture_output=True, text=True, check=True
-    )
     return {
         **example(),
         "RUNG_DOMAIN": "rung.example.com",
         "MLFLOW_DOMAIN": "mlflow.example.com",
         "GRAFANA_DOMAIN": "grafana.example.com",
         "CADDY_TLS": "local_certs",
-        "MLFLOW_LOGIN": MLFLOW_LOGIN,
-        "MLFLOW_PASSWORD_HASH": hashed.stdout.strip(),
         **{name: secrets.token_hex(32) for name in PASSWORDS},
     }

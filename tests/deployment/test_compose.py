@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import configparser
+import importlib.util
 import os
 import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import compose_spec
@@ -26,7 +29,8 @@ from tests.deployment.dockerfile import Image, images
 
 #: Programs of other images, with what the tests of the files need to know of them.
 OTHERS = {name: Image() for name in ("caddy", "postgres", "prom/prometheus", "grafana/grafana")}
-SECRET = re.compile("PASSWORD|TOKEN")
+LOGIN = ("USERNAME", "PASSWORD")
+SECRET = re.compile("PASSWORD|TOKEN|SECRET")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def test_the_example_of_the_environment_has_exactly_the_variables_of_the_file() 
 
 def test_no_secret_has_a_default(variables: dict[str, str]) -> None:
     secret = {name for name in environment.example() if SECRET.search(name)}
-    assert len(secret) == 6
+    assert len(secret) == 7
     assert [name for name in secret if environment.example()[name]] == []
     for name in sorted(secret):
         with pytest.raises(MissingVariableError, match=f"{name} must be set in docker/.env"):
@@ -77,6 +81,8 @@ def test_secrets_are_given_to_those_only_that_need_them(found: dict[str, Service
     assert holders("MLFLOW_DATABASE_PASSWORD") == {"postgres", "mlflow", "tools"}
     assert holders("RAY_AUTH_TOKEN") == {*ray, "rung", "tools"}
     assert holders("GRAFANA_PASSWORD") == {"grafana"}
+    assert holders("MLFLOW_ADMIN_PASSWORD") == {"mlflow", "rung", "tools"}
+    assert holders("MLFLOW_COOKIE_SECRET") == {"mlflow"}
 
 
 def test_no_secret_is_in_a_command(found: dict[str, Service], variables: dict[str, str]) -> None:
@@ -119,7 +125,7 @@ def test_every_volume_is_used_and_every_file_exists(found: dict[str, Service]) -
     mounts = [mount for one in found.values() for mount in one.mounts]
     assert {mount.source for mount in mounts if mount.is_volume} == set(document()["volumes"])
     files = [mount for mount in mounts if not mount.is_volume]
-    assert len(files) == 7
+    assert len(files) == 8
     assert [mount for mount in files if not (FOLDER / mount.source).is_file() or not mount.read_only] == []
 
 
@@ -143,6 +149,29 @@ def test_the_service_has_accounts_and_believes_its_names(found: dict[str, Servic
     assert settings.auth == "accounts"
     assert settings.hosts >= {"rung.example.com", "rung"}
     assert settings.max_connections_per_address == settings.max_connections
+
+
+def test_mlflow_asks_the_service_who_may_do_what_and_keeps_its_users_apart_from_the_artifacts(
+    found: dict[str, Service],
+) -> None:
+    mlflow, settings = found["mlflow"], read_settings(found["rung"].environment)
+    assert settings.mlflow_workspaces
+    assert mlflow.environment["RUNG_SERVICE_URL"] == settings.service_url
+    administrator = {f"MLFLOW_AUTH_ADMIN_{name}": mlflow.environment[f"MLFLOW_AUTH_ADMIN_{name}"] for name in LOGIN}
+    assert list(administrator.values()) == [settings.mlflow_username, settings.mlflow_password]
+    assert {"--app-name=basic-auth", "--enable-workspaces"} < set(mlflow.command)
+    config = configparser.ConfigParser()
+    config.read(FOLDER / "mlflow_auth.ini")
+    users = Path(config["mlflow"]["database_uri"].removeprefix("sqlite:///"))
+    artifacts = next(word.partition("=")[2] for word in mlflow.command if word.startswith("--artifacts-destination"))
+    volumes = {mount.target for mount in mlflow.mounts if mount.is_volume}
+    assert {str(users.parent), artifacts} == volumes
+    assert not users.is_relative_to(artifacts)
+    assert config["mlflow"]["default_permission"] == "NO_PERMISSIONS"
+    module, _, function = config["mlflow"]["authorization_function"].partition(":")
+    spec = importlib.util.find_spec(module)  # it needs an MLflow server to be imported
+    assert spec
+    assert f"def {function}()" in Path(str(spec.origin)).read_text()
 
 
 def test_addresses_inside_are_those_of_services_on_a_common_network(found: dict[str, Service]) -> None:

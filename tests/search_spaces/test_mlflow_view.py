@@ -6,7 +6,16 @@ import json
 
 import pytest
 
-from search_spaces.mlflow_view import read_view, trials_of, view_key, view_path, view_tag
+from search_spaces.mlflow_view import (
+    charts_path,
+    comparison_path,
+    read_view,
+    run_path,
+    trials_of,
+    view_key,
+    view_path,
+    view_tag,
+)
 from search_spaces.objective import Objective
 
 SEARCHED = ["optimizer.kind", "optimizer.lr", "batch_size"]
@@ -50,6 +59,19 @@ def test_a_view_of_a_large_space_fits_into_a_tag() -> None:
 def test_a_view_of_a_space_without_domains_has_no_axes() -> None:
     view = read_view(view_tag("fixed", trials_of("f" * 32), Objective(), [], 7))
     assert {chart["type"] for chart in view["compareRunCharts"]} == {"LINE", "BAR"}
+
+
+def test_addresses_open_in_the_workspace_of_the_experiment() -> None:
+    assert run_path("7", "r") == "/#/experiments/7/runs/r"
+    assert run_path("7", "r", "vision") == "/#/experiments/7/runs/r?workspace=vision"
+    paths = (
+        view_path("7", "k", "vision"),
+        comparison_path(["7"], ["r"], "vision"),
+        charts_path(["7"], ["r"], Objective(), "vision"),
+        charts_path(["7", "8"], ["r"], Objective(), "vision"),
+    )
+    for path in paths:
+        assert "workspace=vision" in path.partition("?")[2].split("&")
 
 
 def test_the_address_of_a_view_follows_from_the_experiment() -> None:

@@ -46,6 +46,7 @@ DOCUMENTED = {
     "log_format": "text",
     "mlflow_username": "none",
     "mlflow_password": "none",
+    "mlflow_workspaces": "false",
     "keep_files_days": "forever",
     "reconcile": "true",
     "max_body_bytes": "128 KiB",
@@ -263,3 +264,18 @@ def test_a_url_without_a_valid_host_and_port_is_refused(name: str, address: str)
 def test_a_time_does_not_leave_the_calendar(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"{name}: "):
         read_settings({name: value})
+
+
+def test_workspaces_need_teams_and_the_administrator_of_mlflow(tmp_path: Path) -> None:
+    given = {"RUNG_HOME": str(tmp_path), "RUNG_MLFLOW_WORKSPACES": "true"}
+    login = {"RUNG_MLFLOW_USERNAME": "rung-service", "RUNG_MLFLOW_PASSWORD": "secret"}
+    assert read_settings({**given, **login}).mlflow_workspaces
+    in_url = {"RUNG_MLFLOW_TRACKING_URI": "http://rung-service:secret@mlflow:5000"}
+    assert read_settings({**given, **in_url}).mlflow_workspaces
+    for auth in ("owner", "open"):
+        with pytest.raises(SettingsError, match="RUNG_MLFLOW_WORKSPACES: must be false unless RUNG_AUTH is accounts"):
+            read_settings({**given, **login, "RUNG_AUTH": auth})
+    for missing in login:
+        rest = {name: value for name, value in login.items() if name != missing}
+        with pytest.raises(SettingsError, match="must be false without RUNG_MLFLOW_USERNAME and RUNG_MLFLOW_PASSWORD"):
+            read_settings({**given, **rest})

@@ -13,14 +13,27 @@ from pathlib import Path
 
 import httpx
 
-START_S = 120  # it creates its database first
+START_S = 240  # it creates its database first, on a machine that may be busy
 POLL_S = 0.2
 
 
+#: The administrator of an MLflow with workspaces.
+ADMIN, PASSWORD = "rung", "correct horse battery"
+AUTH = """[mlflow]
+default_permission = NO_PERMISSIONS
+database_uri = sqlite:///auth.db
+authorization_function = rung_mlflow.auth:authenticate
+auth_cache_ttl_seconds = 3600
+"""
+
+
 @contextmanager
-def running_mlflow(home: Path) -> Iterator[str]:
-    """Its address, for the length of the block. Its database and artifacts are in `home`."""
-    address = f"http://127.0.0.1:{free_port()}"
+def running_mlflow(home: Path, service: str = "", port: int = 0) -> Iterator[str]:
+    """Its address, for the length of the block, on a free port by default. Its database and artifacts are in `home`.
+
+    With the URL of a service, it has workspaces, and asks that service who may do what.
+    """
+    address = f"http://127.0.0.1:{port or free_port()}"
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1",
         "--port", address.rpartition(":")[2],
@@ -28,6 +41,18 @@ def running_mlflow(home: Path) -> Iterator[str]:
         "--artifacts-destination", str(home / "artifacts"),
     ]  # fmt: skip
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    if service:
+        command += ["--app-name", "basic-auth", "--enable-workspaces"]
+        (home / "auth.ini").write_text(AUTH)
+        environment |= {
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "RUNG_SERVICE_URL": service,
+            "MLFLOW_AUTH_CONFIG_PATH": str(home / "auth.ini"),
+            "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
+            "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "0" * 32,
+            "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
+        }
     with serving_process(command, f"{address}/health", home / "server.log", environment):
         yield address
 

@@ -66,9 +66,9 @@ class Server(uvicorn.Server):
 
 
 @contextmanager
-def running(app: FastAPI, settings: Settings | None = None) -> Iterator[Server]:
+def running(app: FastAPI, settings: Settings | None = None, port: int = 0) -> Iterator[Server]:
     """The server of an application, for the length of the block. The limits of connections are those of `settings`."""
-    server = Server(server_config(app, settings or Settings(), port=0, lifespan="on"))
+    server = Server(server_config(app, settings or Settings(), port=port, lifespan="on"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     if not server.ready.wait(START_S):
@@ -82,12 +82,12 @@ def running(app: FastAPI, settings: Settings | None = None) -> Iterator[Server]:
 
 @contextmanager
 def serving(
-    app: FastAPI, *on_response: Callable[[httpx.Response], None], settings: Settings | None = None
+    app: FastAPI, *on_response: Callable[[httpx.Response], None], settings: Settings | None = None, port: int = 0
 ) -> Iterator[httpx.Client]:
     """An HTTP client of the application, served for the length of the block. `on_response` sees each response."""
     hooks: dict[str, list[Any]] = {"response": list(on_response)}
     with (
-        running(app, settings) as server,
+        running(app, settings, port) as server,
         httpx.Client(base_url=server.url, trust_env=False, timeout=START_S, event_hooks=hooks) as client,
     ):
         yield client

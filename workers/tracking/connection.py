@@ -23,6 +23,7 @@ from workers.tracking.repetition import RepeatingClient
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -70,6 +71,8 @@ class Connection:
             if self._launch.mlflow_username:
                 os.environ["MLFLOW_TRACKING_USERNAME"] = self._launch.mlflow_username
                 os.environ["MLFLOW_TRACKING_PASSWORD"] = self._launch.mlflow_password or ""
+            if self._launch.mlflow_workspace:
+                os.environ["MLFLOW_WORKSPACE"] = self._launch.mlflow_workspace
             from mlflow import MlflowClient  # takes seconds: on the thread that needs it first
 
             self._client = MlflowClient(self._launch.mlflow_tracking_uri)
@@ -107,7 +110,7 @@ def is_permanent(error: Exception) -> bool:
     """Whether MLflow itself says that it will never accept the request; anything else may pass if it is retried."""
     from mlflow.exceptions import MlflowException, RestException
 
-    if not isinstance(error, MlflowException):
+    if not isinstance(error, MlflowException) or _lacks_workspace(error):
         return False
     missing = error.error_code == "RESOURCE_DOES_NOT_EXIST" and isinstance(error, RestException)
     return missing or error.error_code == "INVALID_PARAMETER_VALUE"
@@ -118,11 +121,16 @@ def is_outage(error: Exception) -> bool:
     from mlflow.exceptions import MlflowException, RestException
 
     if isinstance(error, RestException):
-        return error.error_code in OUTAGE_CODES
+        return error.error_code in OUTAGE_CODES or _lacks_workspace(error)
     status = getattr(getattr(error, "response", None), "status_code", None)  # of an upload that was refused
     if status is not None:
         return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in OUTAGE_STATUSES
     return isinstance(error, MlflowException | OSError)
+
+
+def _lacks_workspace(error: MlflowException) -> bool:
+    """Whether MLflow does not have the workspace yet, or not any more: the service makes it."""
+    return error.message.startswith("RESOURCE_DOES_NOT_EXIST: Workspace ")
 
 
 @contextmanager
@@ -133,7 +141,7 @@ def recorded(what: str) -> Iterator[None]:
     try:
         yield
     except RestException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST" or _lacks_workspace(error):
             raise
         raise LostRunsError(
             f"MLflow does not have {what}, which Rung recorded; restore its database ({error.message})"

@@ -88,7 +88,8 @@ class Description:
         spec, launch = self._spec, self._launch
         searched = listed((f"`{name}`" for name in self.searched), MOST_NAMES) or "nothing"
         address = f"{launch.service_url.rstrip('/')}{API_PREFIX}/experiments/{launch.experiment_id}"
-        view = view_path(mlflow_experiment_id, view_key(launch.experiment_id)).removeprefix("/")
+        key = view_key(launch.experiment_id)
+        view = view_path(mlflow_experiment_id, key, launch.mlflow_workspace).removeprefix("/")
         text = (
             f"Experiment `{launch.experiment_id}` of Rung: the searcher `{spec.searcher.kind}` proposes "
             f"{counted(spec.num_samples, 'trial')} of at most {counted(spec.max_epochs, 'epoch')} on "

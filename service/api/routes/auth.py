@@ -15,8 +15,8 @@ from service.api.callers import Caller, CurrentCaller, may, public
 from service.api.dependencies import CurrentContext
 from service.api.error_handlers import error_responses
 from service.contract.errors import ConflictError, TooManyRequestsError, ValidationFailedError
-from service.contract.identity import AuthMethods, Membership, OidcMethod, TokenInUse, WhoAmI
-from service.identity import audit, issued_tokens, principals, sign_in, users
+from service.contract.identity import AuthMethods, Membership, MlflowAccess, OidcMethod, TokenInUse, WhoAmI
+from service.identity import audit, issued_tokens, mlflow_users, principals, sign_in, teams, users
 from service.identity.permissions import Permission
 from service.identity.principals import PrincipalKind, Role
 
@@ -73,6 +73,22 @@ def show_caller(context: CurrentContext, caller: CurrentCaller) -> WhoAmI:
         teams=[Membership(team=team, role=role.value) for team, role in sorted(roles.items())],
         token=None if token is None else TokenInUse(id=token.id, name=token.name, expires_at=token.expires_at),
     )
+
+
+@router.get(
+    "/mlflow",
+    summary="Get what you may do in MLflow",
+    dependencies=[may(Permission.ACCOUNT_USE)],
+    responses={200: headers.success("The workspaces of the caller's teams.")},
+)
+def show_mlflow_access(context: CurrentContext, caller: CurrentCaller) -> MlflowAccess:
+    """Returns the workspaces of MLflow that the caller may use. MLflow's server asks this with the token of each of its
+    requests, and remembers the answer for up to 30 seconds."""
+    principal, every = caller.principal, []
+    if principal.admin:
+        with context.database.read() as session:
+            every = [team.id for team in teams.list_all(session, None)]
+    return MlflowAccess(workspaces=mlflow_users.users_of(principal, every))
 
 
 @router.post(

@@ -61,7 +61,7 @@ def compare_experiments(visible: ExperimentList, query: Annotated[Compared, Quer
         with experiment.read() as (session, row):
             found = trials.page(session, row, sort=best_first(view), limit=curves_each(len(views)))
             run = trials.of_winner(session, row)
-        home, mlflow = row.mlflow_experiment_id, experiment.context.mlflow
-        best.append([serializers.trial(trial, home, mlflow) for trial, _ in found])
-        winners.append(serializers.trial(run, home, mlflow) if run else None)
+        mlflow = experiment.context.mlflow
+        best.append([serializers.trial(trial, row, mlflow) for trial, _ in found])
+        winners.append(serializers.trial(run, row, mlflow) if run else None)
     return compare(views, best, winners)

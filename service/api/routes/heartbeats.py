@@ -27,8 +27,10 @@ from service.contract.errors import (
     UnauthorizedError,
     ValidationFailedError,
 )
+from service.contract.identity import MlflowAccess
 from service.domain import attempts, heartbeats
 from service.domain.retry_policy import Replacement
+from service.identity import mlflow_users
 from service.identity.permissions import Permission
 
 router = APIRouter(prefix=f"{API_PREFIX}/attempts", tags=["drivers"])
@@ -73,6 +75,31 @@ async def send_heartbeat(
     setattr(request.state, IS_DRIVER, True)
     body = await request.body()
     return await run(pools.heartbeats, partial(_handle, context, attempt_id, token, body))
+
+
+@router.get(
+    "/{attempt_id}/mlflow",
+    summary="Get what a driver may do in MLflow",
+    dependencies=[may(Permission.ATTEMPT_BEAT)],
+    responses={
+        200: headers.success("The workspace of the experiment."),
+        **error_responses(UnauthorizedError, ForbiddenError, ConflictError),
+    },
+)
+async def show_driver_mlflow_access(
+    context: CurrentContext, pools: CurrentPools, attempt_id: AttemptId, token: Token
+) -> MlflowAccess:
+    """Used by MLflow's server, with the token that a driver sent to it.
+
+    Returns 409 if this attempt is no longer current (replaced, lost, or ended an hour ago): it writes nothing more.
+    """
+    return await run(pools.heartbeats, partial(_mlflow_access, context, attempt_id, token))
+
+
+def _mlflow_access(context: AppContext, attempt_id: str, token: str) -> MlflowAccess:
+    with context.database.read() as session:
+        workspace = attempts.mlflow_workspace(session, attempt_id, token, datetime.now(UTC))
+    return MlflowAccess(workspaces={workspace: mlflow_users.user(workspace, mlflow_users.DRIVER)})
 
 
 def _authenticate(context: AppContext, attempt_id: str, token: str) -> None:

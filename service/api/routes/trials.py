@@ -73,7 +73,7 @@ def list_trials(visible: VisibleExperiment, query: Annotated[Sorting, Query()]) 
         )
     page = found[: query.limit]
     return TrialPage(
-        items=[serializers.trial(row, experiment.mlflow_experiment_id, visible.context.mlflow) for row, _ in page],
+        items=[serializers.trial(row, experiment, visible.context.mlflow) for row, _ in page],
         next_cursor=(
             pagination.encode([query.sort, trials.to_cursor(page[-1][1]), page[-1][0].trial])
             if len(found) > query.limit
@@ -92,7 +92,7 @@ def show_trial(visible: VisibleExperiment, trial: TrialNumber) -> TrialView:
     """Returns one trial as its driver last reported it."""
     with visible.read() as (session, experiment):
         row = trials.find(session, experiment, trial)
-    return serializers.trial(row, experiment.mlflow_experiment_id, visible.context.mlflow)
+    return serializers.trial(row, experiment, visible.context.mlflow)
 
 
 @router.get(
@@ -126,7 +126,7 @@ def show_curves(visible: VisibleExperiment, trial: TrialNumber) -> Curves:
     if row.mlflow_run_id is None:
         raise NotFoundError(f"trial {trial} of experiment {experiment.id} has no curve yet")
     try:
-        metrics = visible.context.mlflow.curves(row.mlflow_run_id)
+        metrics = visible.context.mlflow.within(experiment.mlflow_workspace).curves(row.mlflow_run_id)
     except UnavailableError as error:
         raise unavailable("MLflow is unavailable", error) from None
     return Curves(trial=trial, mlflow_run_id=row.mlflow_run_id, metrics=metrics)
@@ -154,7 +154,7 @@ def cancel_trial(editable: EditableExperiment, trial: TrialNumber) -> TrialView:
     with editable.edit() as (session, experiment):
         row = actions.cancel_trial(session, experiment, trial, datetime.now(UTC))
     editable.response.headers[headers.ETAG] = etags.etag(experiment.revision)
-    return serializers.trial(row, experiment.mlflow_experiment_id, editable.context.mlflow)
+    return serializers.trial(row, experiment, editable.context.mlflow)
 
 
 def _position(query: Sorting) -> tuple[Any, int]:

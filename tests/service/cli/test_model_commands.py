@@ -18,6 +18,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from service.cli import app, local_process
+from service.context import AppContext
+from service.domain import experiments
 from tests.support.world import World
 
 Run = Callable[..., Result]
@@ -53,8 +55,10 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def run(command: list[str], input: str, **options: Any) -> Any:
         document = json.loads(input)
-        login = options["env"].get("MLFLOW_TRACKING_PASSWORD")
-        seen.append((command[command.index("-m") + 1 :], document | ({"login": login} if login else {})))
+        variables = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_WORKSPACE")
+        given = (options["env"].get(name) for name in variables)
+        login = {name: value for name, value in zip(("login", "token", "workspace"), given, strict=True) if value}
+        seen.append((command[command.index("-m") + 1 :], document | login))
         answer = {"model_uri": document["model_uri"], "sha256": document["sha256"], "file": "f", "description": "d"}
         return subprocess.CompletedProcess(command, 0, f"noise\n{json.dumps(answer)}\n", "")
 
@@ -91,6 +95,20 @@ def test_the_mlflow_of_the_running_stack_gets_its_password_and_no_other_does(
     for uri in ("http://127.0.0.1:5000", "http://127.0.0.1:5001"):
         assert run("model", "verify", registered, mlflow_uri=uri).exit_code == 0
     assert [document.get("login") for _, document in handed] == ["secret", None]
+
+
+def test_an_mlflow_of_teams_that_the_service_names_gets_the_token_of_the_service_and_no_other_does(
+    run: Run, registered: str, handed: list[Any], context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNG_TOKEN", "rung_p_mine")
+    named = context.settings.mlflow_public_url
+    assert run("model", "verify", registered, mlflow_uri="").exit_code == 0
+    with context.database.write() as session:
+        experiments.find(session, registered).mlflow_workspace = "vision"
+    for uri in ("", f"{named}/", "http://mlflow"):
+        assert run("model", "verify", registered, mlflow_uri=uri).exit_code == 0
+    tokens = [(document.get("token"), document.get("workspace")) for _, document in handed]
+    assert tokens == [(None, None), *[("rung_p_mine", "vision")] * 2, (None, "vision")]
 
 
 @pytest.mark.parametrize(("form", "name"), [("onnx", "x.onnx"), ("torchscript", "x.ts"), ("state_dict", "x.pt")])

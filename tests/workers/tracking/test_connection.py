@@ -13,7 +13,7 @@ from search_spaces.protocol import LaunchConfig
 from tests.support.handlers import QuietHandler, handling
 from tests.support.hostile_servers import slow_server
 from workers.tracking import repetition
-from workers.tracking.connection import Connection, SupersededError, is_outage
+from workers.tracking.connection import Connection, SupersededError, is_outage, is_permanent
 
 
 def test_an_unreachable_server_is_distinguished_from_one_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +25,9 @@ def test_an_unreachable_server_is_distinguished_from_one_that_refuses(monkeypatc
     said = {"INTERNAL_ERROR": True, "TEMPORARILY_UNAVAILABLE": True, "PERMISSION_DENIED": False}
     answers = {code: RestException({"error_code": code, "message": "m"}) for code in said}
     assert {code: is_outage(answer) for code, answer in answers.items()} == said
+    lacking = RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Workspace 'vision' not found"})
+    assert (is_outage(lacking), is_permanent(lacking)) == (True, False), "the service makes it"
+    assert is_permanent(RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Run 'x' not found"}))
     assert is_outage(ConnectionResetError())
     for status, passes in {500: True, 503: True, 429: True, 403: False, 413: False}.items():
         upload = requests.Response()

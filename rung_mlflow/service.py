@@ -1,0 +1,69 @@
+"""Service: what Rung's service says of the tokens that are sent to MLflow.
+
+Owns the requests to the service, and for how long its answers are remembered. It must not know MLflow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+
+REMEMBERED_S = 30.0
+MOST_REMEMBERED = 10_000
+TIMEOUT_S = 5.0
+#: Drivers name their attempt where people may write any name.
+ATTEMPT = re.compile(r"exp-[a-z0-9]{1,16}-a\d{1,9}", re.ASCII)
+#: Answers of the service to a token that opens nothing.
+REFUSED = frozenset({401, 403, 404, 409})
+Workspaces = Mapping[str, str]
+
+
+class UnansweredError(Exception):
+    """The service does not answer, or not as Rung does."""
+
+
+class Service:
+    """What Rung's service says of tokens. An answer that is remembered costs no request."""
+
+    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client = httpx.Client(base_url=url, timeout=TIMEOUT_S)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[float, Workspaces | None]] = OrderedDict()
+
+    def workspaces(self, name: str, token: str) -> Workspaces | None:
+        """The workspaces that a token opens, each with the user to act as; None for a token that opens nothing.
+
+        `name`: what was sent as the name of the sender. Raises UnansweredError.
+        """
+        if not (token and token.isascii() and token.isprintable()):
+            return None
+        path = f"/api/v1/attempts/{name}/mlflow" if ATTEMPT.fullmatch(name) else "/api/v1/auth/mlflow"
+        key = hashlib.sha256(f"{path} {token}".encode("utf-8", "surrogateescape")).hexdigest()
+        with self._lock:
+            until, known = self._known.get(key, (0.0, None))
+        if self._clock() < until:
+            return known
+        found = self._ask(path, token)
+        with self._lock:
+            self._known[key] = (self._clock() + REMEMBERED_S, found)
+            if len(self._known) > MOST_REMEMBERED:
+                self._known.popitem(last=False)
+        return found
+
+    def _ask(self, path: str, token: str) -> Workspaces | None:
+        try:
+            answer = self._client.get(path, headers={b"Authorization": b"Bearer " + token.encode()})
+            if answer.status_code in REFUSED:
+                return None
+            found: Any = answer.raise_for_status().json()["workspaces"]
+            return {str(workspace): str(user) for workspace, user in found.items()}
+        except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UnansweredError(str(error)) from error
