@@ -19,6 +19,7 @@ from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.scores import hides
 from search_spaces.searched import importance_order, short_name
 from service.contract.comparison import ComparedExperiment, Comparison
+from service.contract.forecast import Forecast, Range
 from service.contract.queue import Queue
 from service.contract.schemas import ClusterStatus, Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
 from service.contract.states import State
@@ -312,6 +313,16 @@ def trial_outcome(trial: TrialView) -> Fact:
     return Fact(f"trial {trial.trial}", f"{trial.state} after epoch {trial.epoch}{best}{reason}")
 
 
+def forecast(of: Forecast) -> list[Fact]:
+    """What a search will probably take, and what the hours rest on."""
+    facts = [Fact("epochs", f"{_probably(of.trial_epochs)} in {counted(of.trials, 'trial')}")]
+    if of.slot_hours is not None:
+        facts.append(Fact("hours", f"{_probably(of.slot_hours)} of slots"))
+    if of.gpu_hours is not None and of.gpu_hours.high:
+        facts.append(Fact("hours", f"{_probably(of.gpu_hours)} of GPUs"))
+    return [*facts, Fact("basis", one_line(of.basis))]
+
+
 def disk_use(use: DiskUse) -> Fact:
     """The disk space that an experiment uses, the largest kind of file first."""
     kinds = sorted(use.bytes_by_kind.items(), key=lambda item: -item[1])
@@ -398,6 +409,12 @@ def shown_parameters(trials: Sequence[TrialView], searched: Collection[str]) -> 
     """Names of the searched parameters that any of the trials has."""
     names = {name for trial in trials for name, value in trial.parameters.items() if value != NOT_APPLICABLE}
     return sorted(names & set(searched), key=importance_order)
+
+
+def _probably(found: Range) -> str:
+    if found.low == found.high:
+        return f"{found.expected:.3g}"
+    return f"about {found.expected:.3g} ({found.low:.3g} to {found.high:.3g})"
 
 
 def one_line(text: str) -> str:

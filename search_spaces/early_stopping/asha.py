@@ -66,6 +66,10 @@ class Asha(EarlyStoppingSpec):
     def rungs(self, max_epochs: int) -> tuple[int, ...]:
         return tuple(sorted({math.ceil(milestone) for milestone in self.milestones(max_epochs)}))
 
+    @property
+    def keeps(self) -> float:
+        return 1 / self.reduction_factor
+
     def milestones(self, max_epochs: int) -> Iterator[float]:
         """The rungs before they are rounded up, in ascending order."""
         milestone, number = float(self.grace_period), 0

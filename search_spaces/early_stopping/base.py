@@ -115,6 +115,11 @@ class EarlyStoppingSpec(Spec):
         """The epochs before the last at which trials are compared, in ascending order."""
         return ()
 
+    @property
+    def keeps(self) -> float:
+        """The share of the trials at a rung that continues in the long run."""
+        return 1.0
+
     @abstractmethod
     def rule(self, comparison: Comparison) -> StoppingRule:
         """A new rule that has seen no epoch."""

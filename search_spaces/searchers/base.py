@@ -92,11 +92,13 @@ class SearchAlgorithm(Protocol):
 class SearcherSpec(Spec):
     """The base of all searchers. A member declares `kind: Literal[...]` with a default, and its own fields.
 
-    `exhaustive`: whether the searcher walks through a finite list of samples, each once.
+    `exhaustive`: whether the searcher walks through a finite list of samples, each once. `learns`: whether later trials
+    depend on the results of earlier ones.
     """
 
     kind: str
     exhaustive: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
 
     @abstractmethod
     def trial_count(self, search_space: Spec) -> int:

@@ -28,6 +28,7 @@ class Grid(SearcherSpec):
     """Every combination of finite domains once, in the order of the spec. Continuous domains are errors."""
 
     exhaustive: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
     kind: Literal["grid"] = "grid"
     num_samples: NumSamples | None = Field(
         None, description="Largest number of combinations to try; default: all combinations."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
@@ -21,11 +22,22 @@ from service.api.access import EditableHandle
 from service.api.callers import Caller
 from service.context import AppContext
 from service.contract.errors import UnsupportedMediaTypeError
-from service.domain import continuation, dataset_checks, earlier, experiments, idempotency, merge_patch, model_names
+from service.contract.forecast import Forecast
+from service.domain import (
+    budgets,
+    continuation,
+    dataset_checks,
+    earlier,
+    experiments,
+    forecasts,
+    idempotency,
+    merge_patch,
+    model_names,
+)
 from service.domain.experiments import Belonging
 from service.domain.idempotency import Submission
 from service.identity import audit, teams
-from service.identity.permissions import Permission, allows
+from service.identity.permissions import Permission, allows, teams_with
 from service.scheduling import fitting
 from service.store.models import Experiment
 
@@ -43,10 +55,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Checked:
-    """A valid and complete spec, and its warnings."""
+    """A valid and complete spec, its warnings, and what it will probably take where that was asked for."""
 
     spec: ExperimentSpec
     warnings: list[str]
+    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True)
@@ -58,15 +71,22 @@ class Submitted:
 
 
 def check(context: AppContext, request: Request) -> Checked:
-    """The complete spec that a request holds. Raises SpecError, UnsupportedMediaTypeError, and what `teams.target`
-    does."""
+    """The complete spec that a request holds, with its forecast.
+
+    Raises SpecError, UnsupportedMediaTypeError, and what `teams.target` does.
+    """
     request.caller.act.changes_nothing = True
     team = _target(context, request)
     checked = _checked(context, request)
     with context.database.read() as session:
         changes.confirm(context, session, request.caller)
         earlier.check(session, checked.spec, team)
-        return replace(checked, warnings=[*checked.warnings, *model_names.warnings(session, checked.spec, team)])
+        visible = teams_with(request.caller.principal, Permission.EXPERIMENT_READ)
+        return replace(
+            checked,
+            warnings=[*checked.warnings, *_of_the_team(session, checked.spec, team)],
+            forecast=forecasts.of(session, checked.spec, visible),
+        )
 
 
 def submit(context: AppContext, request: Request) -> Submitted:
@@ -82,7 +102,7 @@ def submit(context: AppContext, request: Request) -> Submitted:
     def create(session: Session) -> Experiment:
         teams.lock_open(session, team)
         earlier.check(session, checked.spec, team)
-        warnings = [*checked.warnings, *model_names.warnings(session, checked.spec, team)]
+        warnings = [*checked.warnings, *_of_the_team(session, checked.spec, team)]
         belonging = Belonging(team, request.caller.principal.user_id)
         return _recorded(
             session, request.caller, experiments.submit(session, checked.spec, warnings, belonging=belonging)
@@ -121,6 +141,11 @@ def continue_from(source: EditableHandle, request: Request) -> Submitted:
         return _recorded(session, request.caller, new)
 
     return _store(context, request.caller, submission, create)
+
+
+def _of_the_team(session: Session, spec: ExperimentSpec, team: str) -> list[str]:
+    """What the team's other experiments make worth knowing."""
+    return [*model_names.warnings(session, spec, team), *budgets.warnings(session, team, datetime.now(UTC))]
 
 
 def _target(context: AppContext, request: Request) -> str:

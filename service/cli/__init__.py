@@ -29,6 +29,8 @@ from service.cli import users
 from service.cli import pools
 from service.cli import grants
 from service.cli import audit
+from service.cli import usage
+from service.cli import budgets
 from service.cli import admin
 from service.cli import doctor
 from service.cli import backup

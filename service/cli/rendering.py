@@ -23,6 +23,7 @@ from service.cli.printable import one_line
 from service.client import Client
 from service.contract.comparison import Comparison
 from service.contract.errors import RungError
+from service.contract.forecast import Forecast
 from service.contract.queue import Queue
 from service.contract.schemas import ClusterStatus, Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
 from service.presentation import Fact
@@ -141,6 +142,11 @@ def summary(view: ExperimentView) -> list[str]:
 def outcome(trial: TrialView) -> str:
     """A line on how far a trial came and why it stopped."""
     return _line(presentation.trial_outcome(trial))
+
+
+def forecast_lines(forecast: Forecast) -> list[str]:
+    """What a search will probably take, a line each."""
+    return [_line(fact) for fact in presentation.forecast(forecast)]
 
 
 def disk_use(use: DiskUse) -> str:

@@ -31,7 +31,7 @@ def validate(
 ) -> None:
     """Check a spec.
 
-    Reports every problem. With --json, prints the spec with all defaults.
+    Reports every problem, and says what the search will probably take. With --json, prints the spec with all defaults.
     """
     with report_errors(as_json):
         if offline:
@@ -51,14 +51,24 @@ def validate(
                 answer = client.submit(resolve_spec(client, spec), validate_only=True, team=team).model_dump(
                     mode="json"
                 )
+    show_checked(answer, as_json)
+
+
+def show_checked(answer: dict[str, Any], as_json: bool) -> None:
+    """What came of a check: a valid spec's warnings and, from a service, its forecast."""
     if as_json:
         print_json(answer)
         return
     from search_spaces.phrases import counted
+    from service.cli.rendering import forecast_lines
+    from service.contract.forecast import Forecast
 
     echo(f"valid: {answer['spec']['name']}, {counted(answer['num_samples'], 'trial')}")
     for warning in answer["warnings"]:
         echo(f"warning: {warning}")
+    if answer.get("forecast"):
+        for line in forecast_lines(Forecast.model_validate(answer["forecast"])):
+            echo(line)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from service.cli.printable import echo
-from service.cli.specs import resolve_spec
+from service.cli.specs import resolve_spec, show_checked
 from service.cli.terminal import (
     FAILED,
     INTERRUPTED,
@@ -37,6 +37,9 @@ def submit(
     spec: SpecFile,
     watch: Watch = False,
     preset: Annotated[bool, typer.Option("--preset", help="SPEC is the name of a preset")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only check it, and say what the search will probably take")
+    ] = False,
     team: Team = None,
     interval: Interval = 0.5,
     url: Url = "",
@@ -49,7 +52,12 @@ def submit(
     """
     with report_errors(as_json), connect(url, token) as client:
         client.ping()  # an unreachable service is reported at once; one that restarts meanwhile is retried
-        view = client.submit(resolve_spec(client, f"preset:{spec}" if preset else spec), team=team)
+        document = resolve_spec(client, f"preset:{spec}" if preset else spec)
+        if dry_run:
+            checked = client.submit(document, validate_only=True, team=team)
+            show_checked(checked.model_dump(mode="json"), as_json)
+            return
+        view = client.submit(document, team=team)
         if watch:
             watch_queued(client, view, interval, as_json)
         show_view(view, as_json)

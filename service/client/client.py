@@ -22,6 +22,7 @@ from search_spaces.datasets.report import DataReport
 from search_spaces.experiment import TrialSpec
 from search_spaces.insight import Insight
 from search_spaces.protocol import API_PREFIX
+from service.client.accounting import AccountingClient
 from service.client.credentials import Credential, find_credential
 from service.client.encoding import (
     YAML,
@@ -105,6 +106,7 @@ class Client:
         self._transport = HttpTransport(url, self.credential.token, timeout_s, transport)
         self.identity = IdentityClient(self._transport)
         self.pools = PoolsClient(self._transport)
+        self.accounting = AccountingClient(self._transport)
         self._watch_retry_s = watch_retry_s
         self._submit_retry_s = submit_retry_s
         self.url = self._transport.url

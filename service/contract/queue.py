@@ -16,6 +16,7 @@ class WaitsFor(StrEnum):
     TEAM = "team"  # slots of its team, which others of the team have
     SHARE = "share"  # slots that other teams have
     LIMIT = "limit"  # its team uses as much as it may
+    BUDGET = "budget"  # the budget of its team for this month is spent
     MAX_RUNNING = "max_running"  # as many experiments of its team run as may
     DRIVERS = "drivers"  # as many experiments run as may
     HOLD = "hold"  # an administrator has stopped the queue

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from search_spaces.protocol import ErrorKind, Phase, TrialState
+from service.contract.forecast import Forecast
 from service.contract.states import AttemptState, State
 
 NEXT_CURSOR = "Pass it as `cursor` to get the next page; null on the last page."
@@ -121,6 +122,7 @@ class ValidationResult(BaseModel):
         description="Warnings about valid settings that are probably mistakes, one sentence each."
     )
     num_samples: int = Field(description="Number of trials that the experiment would run.")
+    forecast: Forecast | None = Field(None, description="What it will probably take; null from an older service.")
 
 
 class TrialView(BaseModel):

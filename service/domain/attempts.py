@@ -28,6 +28,12 @@ PLOTS = timedelta(hours=1)
 DEFAULT_WORKSPACE = DEFAULT_TEAM
 #: The reason of an experiment that returns to the queue because its slots are others'.
 PREEMPTED = "its slots went to others; it continues when it gets slots again"
+BUDGET_SPENT = "the budget of its team for this month is spent; it continues when there is a new one"
+
+
+def why_preempted(experiment: Experiment) -> str:
+    """The reason of an experiment that returns, or has to return, to the queue."""
+    return BUDGET_SPENT if experiment.waits_for == "budget" else PREEMPTED
 
 
 def start(session: Session, experiment: Experiment, slots: int, now: datetime) -> tuple[Attempt, str]:
@@ -152,7 +158,7 @@ def _finish_pending_stop(session: Session, experiment: Experiment, why: str, now
     """A driver that was asked to stop and is gone has stopped."""
     to, what = {
         State.STOPPING: (State.CANCELED, "canceled on request"),
-        State.PREEMPTING: (State.QUEUED, PREEMPTED),
+        State.PREEMPTING: (State.QUEUED, why_preempted(experiment)),
     }.get(State(experiment.state), (State.PAUSED, "paused on request"))
     experiments.move(session, experiment, to, now, f"{what}; its driver was already gone: {why}")
 

@@ -28,6 +28,7 @@ class Waiting(StrEnum):
     NODE = "node"  # the cluster has none
     LARGER_NODE = "larger_node"
     TEAM = "team"  # what the team may use is used
+    BUDGET = "budget"  # the team has spent that of this month
     HOLD = "hold"  # an administrator has stopped the queue
     RETRY = "retry"  # until the next attempt is due
     OTHER = "other"
@@ -40,6 +41,7 @@ REASONS = {
     Waiting.NODE: "waiting for a node:",
     Waiting.LARGER_NODE: "waiting for a larger node:",
     Waiting.TEAM: "waiting for its team",
+    Waiting.BUDGET: "waiting for the budget of its team",
     Waiting.HOLD: "waiting for an administrator",
 }
 

@@ -24,12 +24,8 @@ from service.domain import actions, attempts, experiments
 from service.domain.retry_policy import Replacement
 from service.store.models import Attempt, Experiment, Trial
 
-#: What a driver is asked for in each state in which it must end, and why. To it, a preemption is a pause.
-STOPS = {
-    State.STOPPING: ("cancel", ""),
-    State.PAUSING: ("pause", ""),
-    State.PREEMPTING: ("pause", attempts.PREEMPTED),
-}
+#: What a driver is asked for in each state in which it must end. To it, a preemption is a pause.
+STOPS = {State.STOPPING: "cancel", State.PAUSING: "pause", State.PREEMPTING: "pause"}
 
 #: Fields of `Winner` that are shares in [0, 1].
 TEST_SHARES = (
@@ -76,11 +72,10 @@ def handle_heartbeat(
     experiment.phase = heartbeat.phase
     if experiment.state == State.RUNNING:
         experiment.reason = heartbeat.reason  # what the driver waits for
-    stop, why = STOPS.get(State(experiment.state), (None, ""))
     directives = {
         "slots": experiment.slots,
-        "stop": stop,
-        "stop_reason": why,
+        "stop": STOPS.get(State(experiment.state)),
+        "stop_reason": attempts.why_preempted(experiment) if experiment.state == State.PREEMPTING else "",
         "stop_epochs": experiment.stop_epochs,
         "cancel_trials": attempts.pending_cancellations(session, experiment),
     }
@@ -106,7 +101,7 @@ def _end_experiment(session: Session, experiment: Experiment, heartbeat: Heartbe
         # Not a failure of the attempt: the next one would fail in the same way until a person has removed the cause.
         experiments.move(session, experiment, State.PAUSED, now, reason or "its driver is blocked and gave no reason")
     elif state is State.PREEMPTING and heartbeat.phase is Phase.PAUSED:
-        experiments.move(session, experiment, State.QUEUED, now, attempts.PREEMPTED)
+        experiments.move(session, experiment, State.QUEUED, now, attempts.why_preempted(experiment))
     elif heartbeat.phase is Phase.FAILED:
         experiments.move(session, experiment, State.ERROR, now, reason or "the driver failed and gave no reason")
     else:

@@ -25,6 +25,7 @@ class Permission(StrEnum):
     TRIAL_CANCEL = "trial.cancel"
     LOG_READ = "log.read"
     CLUSTER_READ = "cluster.read"
+    USAGE_READ = "usage.read"
     TEAM_READ = "team.read"
     TEAM_MANAGE = "team.manage"
     TOKEN_MANAGE = "token.manage"
@@ -32,8 +33,9 @@ class Permission(StrEnum):
     #: Teams as such, and people.
     TEAM_CREATE = "team.create"
     USER_MANAGE = "user.manage"
-    #: How the cluster is shared.
+    #: How the cluster is shared, and what teams may use of it in a month.
     POOL_MANAGE = "pool.manage"
+    BUDGET_MANAGE = "budget.manage"
     #: The parts of the installation and its nodes.
     SERVICE_EXAMINE = "service.examine"
     #: To see one's own account and tokens, and to revoke the token that is used.
@@ -50,6 +52,7 @@ _VIEWER = frozenset(
         Permission.EXPERIMENT_CONTINUE,
         Permission.LOG_READ,
         Permission.CLUSTER_READ,
+        Permission.USAGE_READ,
         Permission.TEAM_READ,
     }
 )

@@ -62,7 +62,7 @@ class _Round:
             if entry.demand.most <= 0:
                 self._count_running(entry, entry.demand.running)
         for entry in self._entries:
-            if self._fits_when_empty(entry.size):
+            if self._fits_when_empty(entry.size) and not self._team(entry).grant.is_spent:
                 self._team(entry).wanted += max(0, entry.demand.most) * entry.cost
         protected = [one for one in self._entries if one.demand.protected and one.demand.most > 0]
         for entry in sorted(protected, key=Entry.rank):
@@ -84,7 +84,7 @@ class _Round:
 
     def _protect(self, entry: Entry) -> None:
         team = self._team(entry)
-        if self._pool.stop is Stop.DRAIN or self._exceeds_limit(team, entry):
+        if self._pool.stop is Stop.DRAIN or team.grant.is_spent or self._exceeds_limit(team, entry):
             return
         node = self._placement.place(entry.size, entry.held, protected=True, spare_gpus=False)
         if node is not None:
@@ -154,6 +154,8 @@ class _Round:
             return Why.NODE
         if self._pool.stop is Stop.DRAIN or (self._pool.stop is Stop.HOLD and not entry.demand.running):
             return Why.HOLD
+        if team.grant.is_spent:
+            return Why.BUDGET
         if self._exceeds_limit(team, entry):
             return Why.LIMIT
         if entry.nodes:

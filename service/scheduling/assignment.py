@@ -20,11 +20,14 @@ from search_spaces.protocol import ENDED_TRIAL_STATES, Phase, TrialState, attemp
 from search_spaces.replicates import FIRST_REPLICATE
 from search_spaces.stored import StoredSpec, read_controls
 from service.contract.states import DRIVEN, State
-from service.domain import experiments
+from service.domain import budgets, experiments
 from service.domain.cluster import Cluster
 from service.domain.retry_policy import RetryPolicy
-from service.scheduling import pools, queue, reasons
+from service.scheduling import metering, pools, queue, reasons
 from service.scheduling.allocation import allocate
+from service.scheduling.cost import Costs
+from service.scheduling.metering import Metered
+from service.scheduling.placement import Size
 from service.scheduling.queue import Waiting
 from service.scheduling.reclaim import Holding, ReclaimTimer
 from service.scheduling.shares import Demand, Pool, Share, Why
@@ -35,6 +38,9 @@ log = logging.getLogger(__name__)
 
 #: States of trials of the search that a pass counts.
 COUNTED = (*ENDED_TRIAL_STATES, TrialState.RUNNING)
+#: Why the driver of an experiment without slots ends.
+FOR_OTHERS = "its slots went to others, so its driver ends"
+WHY_PARKED = {Why.BUDGET: "its team has spent its budget, so its driver ends"}
 
 
 @dataclass(frozen=True)
@@ -75,9 +81,16 @@ def assign_slots(
         except ValidationError as error:
             _skip_unreadable(session, experiment, error, now)
     max_running = max(limits.max_drivers, len(driven))  # a lower number stops nothing that runs
-    grants = usage.grants(terms.grants, (one.team for one in demands.values()))
+    spent = budgets.watch(session, now)
+    grants = {
+        team: replace(grant, is_spent=team in spent)
+        for team, grant in usage.grants(terms.grants, (one.team for one in demands.values())).items()
+    }
     shares = allocate(Pool(terms.stop, max_running), grants, list(demands.values()), cluster)
-    usage.observe(demands.values(), shares, grants)
+    passed_s = usage.observe(demands.values(), shares, grants)
+    costs = Costs(cluster)
+    metered = [_metered(one, progress[one.id], demands[one.id], costs) for one in driven if one.id in demands]
+    metering.record(session, metered, passed_s, now)
     sentence = cache(reasons.Sentences(cluster, max_running).of)
     waiting = {
         one.experiment_id: Waiting(share.why, sentence(one.cpus, one.gpus, share.why))
@@ -86,10 +99,10 @@ def assign_slots(
     }
     for experiment in driven:
         if experiment.id in demands:
-            _write_share(experiment, shares[experiment.id], since[experiment.id].over_s >= terms.preempt_grace_s)
-            if since[experiment.id].idle_s >= limits.park_s and not experiment.slots:
-                why = f"its slots went to others, so its driver ends; {waiting[experiment.id].reason}"
+            if since[experiment.id].idle_s >= limits.park_s and not shares[experiment.id].slots:
+                why = f"{WHY_PARKED.get(waiting[experiment.id].why, FOR_OTHERS)}; {waiting[experiment.id].reason}"
                 experiments.move(session, experiment, State.PREEMPTING, now, why)
+            _write_share(experiment, shares[experiment.id], since[experiment.id].over_s >= terms.preempt_grace_s)
     due = [one for one in candidates if one.id in demands and not _is_backing_off(one, now, retries)]
     entitled = sorted((one.id for one in due if shares[one.id].slots), key=lambda one: shares[one].turn)
     starting = entitled[: max(0, limits.max_drivers - len(driven))]
@@ -123,6 +136,13 @@ def _write_share(experiment: Experiment, share: Share, is_overdue: bool) -> None
 def _holding(experiment: Experiment, progress: _Progress) -> Holding:
     searches = experiment.state == State.RUNNING and experiment.phase == Phase.SEARCHING
     return Holding(experiment.id, experiment.attempt, experiment.slots, progress.running, searches)
+
+
+def _metered(experiment: Experiment, progress: _Progress, demand: Demand, costs: Costs) -> Metered:
+    """What it held since the last pass. While its driver starts, its rows are those of the driver before."""
+    trials = 0 if experiment.phase == Phase.STARTING else progress.running
+    cost = costs.of(Size.of(demand.cpus, demand.gpus))
+    return Metered(experiment, experiment.slots, trials, cost, demand.cpus, demand.gpus)
 
 
 def _read_progress(session: Session, ids: list[str]) -> dict[str, _Progress]:

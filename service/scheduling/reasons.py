@@ -14,6 +14,8 @@ FOR_SLOTS = "waiting for free slots"
 
 PLAIN = {
     Why.HOLD: "waiting for an administrator: the cluster starts no experiments",
+    Why.BUDGET: "waiting for the budget of its team: that of this month is spent; it continues with the next month "
+    "(UTC), or when an administrator raises it",
     Why.LIMIT: "waiting for its team: it uses as much of the cluster as it may",
     Why.MAX_RUNNING: "waiting for another experiment of its team to end: as many run as may",
     Why.DRAINING: "waiting for free slots: trials on a node are ending, so that a trial of this size fits",

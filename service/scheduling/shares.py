@@ -15,6 +15,7 @@ class Why(StrEnum):
     ENOUGH = "it has all the slots that it can use"
     NODE = "no node is large enough"
     HOLD = "the pool starts nothing"
+    BUDGET = "the budget of its team for this month is spent"
     LIMIT = "the limit of its team"
     MAX_RUNNING = "as many experiments of its team run as may"
     DRIVERS = "as many experiments run as may"
@@ -45,7 +46,7 @@ class Grant:
     """What a team may use of a pool.
 
     `quota` is guaranteed, `limit` never exceeded; what is above the quota is shared by `weight`. `usage`, of the past,
-    decides only between teams that are equal otherwise.
+    decides only between teams that are equal otherwise. `is_spent`: it gets nothing, because its budget is spent.
     """
 
     weight: float = 1
@@ -54,6 +55,7 @@ class Grant:
     max_running: int | None = None
     max_priority: int | None = None
     usage: float = 0
+    is_spent: bool = False
 
     def __post_init__(self) -> None:
         if not self.weight >= 1:

@@ -1,8 +1,9 @@
 """Usage: what each team has borrowed lately while another team wanted it, which decides how parts are rounded.
 
 A team's part of the cluster is rarely a whole number of slots. Who has borrowed the least, by weight, gets the slots
-that are left, so that the parts are right in the long run. Counted by this replica, from its start on, in passes: a
-clock that is set does not matter. It must not know how slots are divided, nor the database.
+that are left, so that the parts are right in the long run. Counted by the replica that schedules, in passes: a clock
+that is set does not matter, and time in which no replica schedules does not count. It must not know how slots are
+divided, nor the database.
 """
 
 from __future__ import annotations
@@ -20,35 +21,44 @@ PUBLISHED_EVERY_S = 4 * 3600.0
 
 class UsageMeter:
     """`grants` are what `allocate` gets; call `observe` with what it gave. `max_gap_s`: a longer time between two
-    passes counts as so much."""
+    passes counts as so much. `borrowed` is what has to be stored, and `restore` takes what was; `counted_s` is all the
+    time that was counted."""
 
     def __init__(self, max_gap_s: float, monotonic: Callable[[], float]) -> None:
         self._max_gap_s, self._monotonic = max_gap_s, monotonic
         self._looked_at: float | None = None
         self._age_s = 0.0
-        self._borrowed: dict[str, float] = defaultdict(float)
+        self.counted_s = 0.0
+        self.borrowed: dict[str, float] = defaultdict(float)
         self._published: dict[str, float] = {}
+
+    def restore(self, borrowed: Mapping[str, float]) -> None:
+        """Continue where another replica, or an earlier process, stopped."""
+        self.borrowed = defaultdict(float, borrowed)
+        self._age_s, self._published = 0.0, dict(borrowed)
 
     def grants(self, grants: Mapping[str, Grant], teams: Iterable[str]) -> dict[str, Grant]:
         """The grants of these teams with their usage."""
         none = Grant()
         return {team: replace(grants.get(team, none), usage=self._published.get(team, 0.0)) for team in {*teams}}
 
-    def observe(self, demands: Iterable[Demand], shares: Mapping[str, Share], grants: Mapping[str, Grant]) -> None:
-        """Count the time since the last call for what teams have now."""
+    def observe(self, demands: Iterable[Demand], shares: Mapping[str, Share], grants: Mapping[str, Grant]) -> float:
+        """Count the time since the last call for what teams have now. Returns the seconds that were counted."""
         now = self._monotonic()
         passed_s = 0.0 if self._looked_at is None else min(now - self._looked_at, self._max_gap_s)
         self._looked_at = now
+        self.counted_s += passed_s
         decay = 0.5 ** (passed_s / HALF_LIFE_S)
-        for team in self._borrowed:
-            self._borrowed[team] *= decay
+        for team in self.borrowed:
+            self.borrowed[team] *= decay
         if any(share.why is Why.SHARE for share in shares.values()):
             used: dict[str, float] = defaultdict(float)
             for demand in demands:
                 used[demand.team] += shares[demand.experiment_id].cost
             for team, amount in used.items():
-                self._borrowed[team] += passed_s * max(0.0, amount - grants[team].quota)
+                self.borrowed[team] += passed_s * max(0.0, amount - grants[team].quota)
         self._age_s += passed_s
         if self._age_s >= PUBLISHED_EVERY_S:
             self._age_s = 0.0
-            self._published = dict(self._borrowed)
+            self._published = dict(self.borrowed)
+        return passed_s

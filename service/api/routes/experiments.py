@@ -112,6 +112,7 @@ def submit_experiment(
             spec=checked.spec.model_dump(mode="json"),
             warnings=checked.warnings,
             num_samples=checked.spec.num_samples,
+            forecast=checked.forecast,
         )
     submitted = submission.submit(context, request)
     return access.created(context, caller, response, submitted.experiment_id, submitted.replayed)

@@ -18,6 +18,7 @@ from service.api.pagination import Paging
 from service.contract.errors import ValidationFailedError
 from service.contract.queue import Estimate, Queue, QueueEntry, WaitsFor
 from service.domain import waiting
+from service.domain.accounting import Month
 from service.identity.permissions import Permission
 from service.store.models import Experiment
 
@@ -70,14 +71,17 @@ def _entry(position: int, experiment: Experiment, started: int, outage: str, now
         gpus_per_trial=experiment.gpus_per_trial,
         waits_for=waits_for,
         reason=reason,
-        estimate=_estimate(position, waits_for, started, retry_s),
+        estimate=_estimate(position, waits_for, started, retry_s, now),
     )
 
 
-def _estimate(position: int, waits_for: WaitsFor, started: int, retry_s: float) -> Estimate:
+def _estimate(position: int, waits_for: WaitsFor, started: int, retry_s: float, now: datetime) -> Estimate:
     hours = waiting.PACE_OF.total_seconds() / 3600
     if waits_for is WaitsFor.RETRY:
         return Estimate(seconds=round(retry_s), basis="the pause before the next attempt, if slots are free then")
+    if waits_for is WaitsFor.BUDGET:
+        seconds = (Month.of(now).end - now).total_seconds()
+        return Estimate(seconds=round(seconds), basis="the next month begins, if the budget is not raised before")
     if waits_for not in MOVES_WITH_THE_QUEUE:
         return Estimate(seconds=None, basis="what it waits for does not depend on the experiments before it")
     if not started:

@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from service.store.accounting import Usage  # noqa: F401 - importing it adds its tables to the metadata
 from service.store.models import Experiment
 
 context.configure(

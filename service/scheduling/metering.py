@@ -1,0 +1,75 @@
+"""Metering: what experiments use, counted by the service in each pass and stored by the hour.
+
+Owns what counts. A slot counts from the pass that gives it until it is taken back, also while its driver starts or its
+trial loads data: nobody else can use it. A trial that still runs after its slot was taken back counts, too, and so much
+less is counted for those who wait for its end. A driver that reports no trials is therefore counted for its slots all
+the same, as far as no trials of others are in their place. It must not know how slots are divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.contract.pools import DEFAULT_POOL
+from service.store.accounting import Usage
+from service.store.models import Experiment
+
+
+@dataclass(frozen=True)
+class Metered:
+    """An experiment with a driver: `slots` that it was given, `trials` that its driver reports as running.
+
+    `cost` of one slot, in any unit that is the same for all; `cpus` and `gpus` of one slot.
+    """
+
+    experiment: Experiment
+    slots: int
+    trials: int
+    cost: float
+    cpus: float
+    gpus: float
+
+
+def held_slots(metered: Sequence[Metered]) -> list[float]:
+    """The slots of each that count. Together, they cost at least what was given."""
+    late = sum(max(0, one.trials - one.slots) * one.cost for one in metered)
+    unfilled = sum(max(0, one.slots - one.trials) * one.cost for one in metered)
+    waiting = min(1.0, late / unfilled) if unfilled else 0.0
+    return [one.trials + max(0, one.slots - one.trials) * (1.0 - waiting) for one in metered]
+
+
+def record(session: Session, metered: Sequence[Metered], seconds: float, now: datetime) -> None:
+    """Add so many seconds of what these experiments hold to the hour of `now`."""
+    held = [(one, slots) for one, slots in zip(metered, held_slots(metered), strict=True) if slots]
+    if not seconds or not held:
+        return
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    ids = [one.experiment.id for one, _ in held]
+    query = select(Usage).where(Usage.hour == hour, Usage.experiment_id.in_(ids))
+    rows = {row.experiment_id: row for row in session.scalars(query)}
+    for one, slots in held:
+        row = rows.get(one.experiment.id)
+        if row is None:
+            row = _new_row(one.experiment, hour)
+            session.add(row)
+        row.slot_seconds += slots * seconds
+        row.gpu_seconds += slots * one.gpus * seconds
+        row.cpu_seconds += slots * one.cpus * seconds
+
+
+def _new_row(experiment: Experiment, hour: datetime) -> Usage:
+    return Usage(
+        hour=hour,
+        experiment_id=experiment.id,
+        team_id=experiment.team_id,
+        pool=DEFAULT_POOL,
+        user_id=experiment.owner_id,
+        slot_seconds=0.0,
+        gpu_seconds=0.0,
+        cpu_seconds=0.0,
+    )
