@@ -49,7 +49,7 @@ given twice is an error, unless it is a list.
 
 Responses about one experiment have an `ETag`, its revision. Send it back in `If-Match`, and a change is rejected with
 412 if somebody changed the experiment meanwhile. Send an `Idempotency-Key` with a submission, and you may repeat the
-request after a lost response: it creates one experiment only.
+request after a lost response: for a day, and while that experiment exists, it creates no other one.
 
 A service with accounts wants a bearer token (`rung login`) with each request; `GET /api/v1/auth` says how to get one.
 An operation names the permission that it needs (`x-permission`). What you may not see is answered as if it did not
