@@ -18,7 +18,7 @@ from service.client import Client
 from service.contract.schemas import ExperimentView
 from tests.support.team_mlflow import TeamMlflow, team_mlflow
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TIMEOUT_S = 600.0
 SPEC: dict[str, Any] = {
