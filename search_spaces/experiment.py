@@ -39,7 +39,7 @@ from search_spaces.sampling import (
 )
 from search_spaces.schedulers import Plateau, Scheduler
 from search_spaces.searchers import Searcher
-from search_spaces.searchers.tpe import TPE
+from search_spaces.searchers.auto import Auto
 from search_spaces.spec import Spec
 from search_spaces.upgrade import upgrade
 
@@ -199,7 +199,7 @@ class ExperimentSpec(Spec):
     )
     dataset: Dataset = Field(Digits(), description="Data set that trials are trained on.")
     search_space: SearchSpace = Field(SearchSpace(), description="Values and domains of all hyperparameters.")
-    searcher: Searcher = Field(TPE(), description="How values are proposed from the domains, and for how many trials.")
+    searcher: Searcher = Field(Auto(), description="How values are proposed from the domains, and for how many trials.")
     max_epochs: Annotated[Integer, Field(ge=1, le=10_000)] = Field(20, description=MAX_EPOCHS_TEXT)
     early_stopping: EarlyStopping = Field(Asha(), description="Rule that stops poor trials before `max_epochs`.")
     objective: Objective = Field(Objective(), description=OBJECTIVE_TEXT)

@@ -68,7 +68,7 @@ def test_a_value_that_is_only_wrong_has_no_hint() -> None:
 
 def test_a_block_without_a_kind_names_that_of_the_default() -> None:
     [rule] = problems(searcher={"num_samples": 5})
-    assert rule.endswith("without this block it is tpe: for that one, add kind: tpe")
+    assert rule.endswith("without this block it is auto: for that one, add kind: auto")
 
 
 @pytest.mark.parametrize("field", ["dataset", "searcher", "early_stopping", "resources", "budget", "execution"])

@@ -55,7 +55,7 @@ NAMES = {
     ("one_cycle", "final_div_factor"): "end_divisor",
 }
 FOLDER = Path(__file__).parent / "stored"
-LATER_KINDS = {"gp"}  # than version 1
+LATER_KINDS = {"auto", "gp"}  # than version 1
 
 
 def old_scheduler(scheduler: Any) -> Any:

@@ -224,7 +224,7 @@ def test_problems_have_the_field_the_rule_and_the_value(data: Any, lines: list[s
         (space(optimizer=None), "~optimizer", OPTIMIZERS, None),
         (space(optimizer={"kind": ["sgd"]}), "~optimizer.kind", OPTIMIZERS, None),
         ({"name": "x", "dataset": "cifar"}, "dataset", "must be one of cifar10, cifar100, digits,", "'cifar10'"),
-        ({"name": "x", "searcher": "tpo"}, "searcher", "must be one of gp, grid, random, tpe", "'tpe'"),
+        ({"name": "x", "searcher": "tpo"}, "searcher", "must be one of auto, gp, grid, random, tpe", "'tpe'"),
     ],
 )
 def test_unknown_kinds_report_the_nearest_and_all(data: Any, field: str, rule: str, guess: str | None) -> None:

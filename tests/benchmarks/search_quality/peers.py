@@ -11,7 +11,7 @@ from typing import Any
 
 from search_spaces.domains import Choice, Domain, Interval
 from search_spaces.positions import orders
-from search_spaces.sampling import domains, draw_from, resolve
+from search_spaces.sampling import domains, resolve
 from tests.benchmarks.search_quality.simulation import Curves, Method
 
 METRIC, EPOCH = "accuracy", "epoch"
@@ -95,7 +95,7 @@ class SyneTuneMethod:
         config = self._scheduler.suggest(trial_id=number).config
         self._trials[number] = Trial(number, config, datetime.now(UTC))
         self._scheduler.on_trial_add(self._trials[number])
-        bound: Mapping[str, Any] = resolve(self._space, draw_from(config))
+        bound: Mapping[str, Any] = resolve(self._space, lambda path, domain: _inside(domain, config[path]))
         return bound
 
     def report(self, number: int, epoch: int, value: float, loss: float | None) -> bool:
@@ -123,6 +123,11 @@ class SyneTuneMethod:
             whole = config_space.lograndint if domain.log else config_space.randint
             return whole(int(domain.low), int(domain.high))
         return (config_space.loguniform if domain.log else config_space.uniform)(domain.low, domain.high)
+
+
+def _inside(domain: Domain, value: float) -> float:
+    """BOHB proposes whole numbers beyond the ends of a logarithmic domain."""
+    return min(max(value, domain.low), domain.high) if isinstance(domain, Interval) else value
 
 
 def _optuna(pruner: str, sampler: str = "TPESampler", **options: Any) -> Callable[[Curves, int], Method]:

@@ -152,7 +152,7 @@ def test_a_grid_is_continued_by_another_searcher_only(world: World) -> None:
     grid = {"searcher": {"kind": "grid"}, "search_space": {"batch_size": {"choice": [32, 64]}}}
     source = world.ended(done=2, **grid)
     (error,) = continue_from(world, source).json()["errors"]
-    assert (error["field"], "must be gp or random or tpe" in error["rule"]) == ("searcher.kind", True)
+    assert (error["field"], "must be auto or gp or random or tpe" in error["rule"]) == ("searcher.kind", True)
     assert continue_from(world, source, {"searcher": {"kind": "random", "num_samples": 3}}).json()["num_samples"] == 5
 
 
