@@ -182,6 +182,9 @@ class _Round:
             why = Why.MOVING
         if len(entry.nodes) >= entry.demand.most and why is None:
             why = Why.ENOUGH
-        alone = self._team(entry).spent == sum(team.spent for team in self._teams.values())
-        cost = len(nodes) * entry.cost / UNITS
-        return Share(len(nodes), why or (Why.TEAM if alone else Why.SHARE), tuple(nodes), entry.turn, cost)
+        team = self._team(entry)
+        alone = team.spent == sum(other.spent for other in self._teams.values())
+        reason = why or (Why.TEAM if alone else Why.SHARE)
+        return Share(
+            len(nodes), reason, tuple(nodes), entry.turn, len(nodes) * entry.cost / UNITS, team.level is not None
+        )

@@ -45,8 +45,9 @@ class Pool:
 class Grant:
     """What a team may use of a pool.
 
-    `quota` is guaranteed, `limit` never exceeded; what is above the quota is shared by `weight`. `usage`, of the past,
-    decides only between teams that are equal otherwise. `is_spent`: it gets nothing, because its budget is spent.
+    `quota` is guaranteed, `limit` never exceeded; what is above the quota is shared by `weight`. `usage`, what the team
+    had beyond its part in the past, decides only between teams that are equal otherwise. `is_spent`: it gets nothing,
+    because its budget is spent.
     """
 
     weight: float = 1
@@ -89,7 +90,7 @@ class Demand:
 class Share:
     """`why` there are no more slots; the `nodes` of the slots; `turn`: its place in the order of those that wait.
 
-    `cost` of the slots together, in the unit of quotas.
+    `cost` of the slots together, in the unit of quotas. `is_scarce`: its team wants more than its part of what is lent.
     """
 
     slots: int
@@ -97,3 +98,4 @@ class Share:
     nodes: tuple[str, ...] = ()
     turn: int = 0
     cost: float = 0
+    is_scarce: bool = False

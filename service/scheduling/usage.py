@@ -1,9 +1,10 @@
-"""Usage: what each team has borrowed lately while another team wanted it, which decides how parts are rounded.
+"""Usage: what each team has had beyond its part lately, which decides how parts are rounded.
 
-A team's part of the cluster is rarely a whole number of slots. Who has borrowed the least, by weight, gets the slots
-that are left, so that the parts are right in the long run. Counted by the replica that schedules, in passes: a clock
-that is set does not matter, and time in which no replica schedules does not count. It must not know how slots are
-divided, nor the database.
+A team's part of the cluster is rarely a whole number of slots. Who has had the least beyond its part, by weight, gets
+the slots that are left, so that the parts are right in the long run. Only what differs from the part is counted: the
+slots that are left are too few for a small team to repay what it borrowed while others wanted less. Counted by the
+replica that schedules, in passes: a clock that is set does not matter, and time in which no replica schedules does not
+count. It must not know how slots are divided, nor the database.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from service.scheduling.shares import Demand, Grant, Share, Why
 HALF_LIFE_S = 7 * 86_400.0
 #: Between these times the order of the teams stays the same; otherwise the same slot would go back and forth.
 PUBLISHED_EVERY_S = 4 * 3600.0
+#: Why an experiment has no more slots, whatever other teams have.
+OWN_RULES = frozenset({Why.NODE, Why.HOLD, Why.BUDGET, Why.LIMIT, Why.MAX_RUNNING, Why.DRIVERS})
 
 
 class UsageMeter:
@@ -51,14 +54,28 @@ class UsageMeter:
         decay = 0.5 ** (passed_s / HALF_LIFE_S)
         for team in self.borrowed:
             self.borrowed[team] *= decay
-        if any(share.why is Why.SHARE for share in shares.values()):
-            used: dict[str, float] = defaultdict(float)
-            for demand in demands:
-                used[demand.team] += shares[demand.experiment_id].cost
-            for team, amount in used.items():
-                self.borrowed[team] += passed_s * max(0.0, amount - grants[team].quota)
+        for team, amount in _beyond_parts(demands, shares, grants).items():
+            self.borrowed[team] += passed_s * amount
         self._age_s += passed_s
         if self._age_s >= PUBLISHED_EVERY_S:
             self._age_s = 0.0
             self._published = dict(self.borrowed)
         return passed_s
+
+
+def _beyond_parts(
+    demands: Iterable[Demand], shares: Mapping[str, Share], grants: Mapping[str, Grant]
+) -> dict[str, float]:
+    """What each team that wants more than its part has borrowed, less its part by weight of what they all borrowed.
+    A team that its own rules keep from its part is left out."""
+    used: dict[str, float] = defaultdict(float)
+    whys: dict[str, set[Why]] = defaultdict(set)
+    for demand in demands:
+        share = shares[demand.experiment_id]
+        used[demand.team] += share.cost
+        if share.is_scarce:
+            whys[demand.team].add(share.why)
+    counted = [team for team, found in whys.items() if not (lacks := found - {Why.ENOUGH}) or lacks - OWN_RULES]
+    borrowed = {team: max(0.0, used[team] - grants[team].quota) for team in counted}
+    each = sum(borrowed.values()) / (sum(grants[team].weight for team in borrowed) or 1.0)
+    return {team: amount - each * grants[team].weight for team, amount in borrowed.items()}

@@ -37,7 +37,8 @@ class Usage(Base):
 
 
 class Borrowed(Base):
-    """What a team has borrowed of a pool lately (`scheduling.usage`), in seconds times the unit of quotas."""
+    """What a team has borrowed of a pool beyond its part lately (`scheduling.usage`), negative if it was behind: in
+    seconds times the unit of quotas."""
 
     __tablename__ = "usage_decayed"
 

@@ -155,6 +155,7 @@ def change_grant(
     with changes.transaction(context, caller) as session:
         row = access.find_team(session, caller, team, lock=True)
         name = pools.find(session, pool).name
+        caller.act.object = f"pools/{name}/grants/{row.id}"
         before = grants.of_team(session, name, row.id)
         grants.change(session, name, row.id, given)
         session.flush()
@@ -178,6 +179,7 @@ def remove_grant(context: CurrentContext, caller: CurrentCaller, pool: PoolPath,
     with changes.transaction(context, caller) as session:
         row = access.find_team(session, caller, team, lock=True)
         name = pools.find(session, pool).name
+        caller.act.object = f"pools/{name}/grants/{row.id}"
         before = grants.of_team(session, name, row.id)
         grants.remove(session, name, row.id)
         session.flush()
@@ -189,7 +191,6 @@ def remove_grant(context: CurrentContext, caller: CurrentCaller, pool: PoolPath,
 def _record_grant(session: Session, caller: Caller, pool: str, team: str, before: Terms, now: datetime) -> Terms:
     """Write the audit log's row, which the managers of the team read. Returns the terms that hold now."""
     after = grants.of_team(session, pool, team)
-    caller.act.object = f"pools/{pool}/grants/{team}"
     caller.act.change = _difference(asdict(before), asdict(after))
     audit.record(session, caller.act, now)
     return after

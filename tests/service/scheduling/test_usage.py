@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -23,15 +24,20 @@ STEP_S = 1200.0
 WANTED = [Demand(team, 1, most=99, team=team) for team in ("a", "b", "c")]
 
 
-def slots_over_time(cpus: int, days: float, grants: dict[str, Grant], asked: list[Demand] = WANTED) -> Counter[str]:
+def slots_over_time(
+    cpus: int, days: float, grants: dict[str, Grant], asked: list[Demand] = WANTED, before: list[Demand] | None = None
+) -> Counter[str]:
+    """The slots of each experiment, summed over all steps; `before` is what was asked for as many days before these."""
     clock, found = Clock(), Counter[str]()
     meter, cluster = UsageMeter(STEP_S, clock.monotonic), Cluster((Node("n", cpus=cpus),))
-    for _ in range(round(days * 86_400 / STEP_S)):
-        given = meter.grants(grants, [one.team for one in asked])
-        shares = allocate(Pool(), given, asked, cluster)
-        meter.observe(asked, shares, given)
-        found.update({one: share.slots for one, share in shares.items()})
-        clock.sleep(STEP_S)
+    for wanted in ([] if before is None else [before]) + [asked]:
+        found.clear()
+        for _ in range(round(days * 86_400 / STEP_S)):
+            given = meter.grants(grants, [one.team for one in wanted])
+            shares = allocate(Pool(), given, wanted, cluster)
+            meter.observe(wanted, shares, given)
+            found.update({one: share.slots for one, share in shares.items()})
+            clock.sleep(STEP_S)
     return found
 
 
@@ -41,6 +47,29 @@ def test_shares_are_within_five_percent_of_the_weights_in_the_long_run(cpus: int
     found = slots_over_time(cpus, 20, grants)
     for team, weight in zip("abc", weights, strict=True):
         assert found[team] / found.total() == pytest.approx(weight / sum(weights), rel=0.05)
+
+
+@pytest.mark.parametrize("before", [WANTED[1:], WANTED[:2], [replace(WANTED[0], most=1), *WANTED[1:]]])
+def test_what_was_borrowed_while_others_wanted_less_need_not_be_repaid(before: list[Demand]) -> None:
+    """The parts are 3.5, 2.67 and 1.83 slots: the last team could repay less than a slot, so that it would for days."""
+    grants = {team: Grant(weight=weight, quota=1) for team, weight in (("a", 3), ("b", 2), ("c", 1))}
+    found = slots_over_time(8, 7, grants, before=before)
+    for team, grant in grants.items():
+        part = grant.quota + 5 * grant.weight / 6
+        assert found[team] / found.total() == pytest.approx(part / 8, rel=0.05)
+
+
+def test_a_team_that_its_own_rules_keep_from_its_part_gathers_nothing() -> None:
+    """It would be served before all others for days after its limit was lifted."""
+    grants = {"a": Grant(max_running=1)}
+    asked = [Demand("a", 1, team="a"), Demand("a2", 1, most=9, team="a"), *WANTED[1:]]
+    clock = Clock()
+    meter, cluster = UsageMeter(STEP_S, clock.monotonic), Cluster((Node("n", cpus=8),))
+    for _ in range(round(2 * PUBLISHED_EVERY_S / STEP_S)):
+        given = meter.grants(grants, "abc")
+        meter.observe(asked, allocate(Pool(), given, asked, cluster), given)
+        clock.sleep(STEP_S)
+    assert meter.grants(grants, "a")["a"].usage == 0.0
 
 
 def test_what_nobody_else_wanted_is_not_counted() -> None:
