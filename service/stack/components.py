@@ -28,7 +28,7 @@ OWNED = frozenset(
     {
         "home", "host", "port", "service_url", "database_url", "storage_root", "launcher", "ray_dashboard_url",
         "driver_python", "passwords", "oidc_issuer", "oidc_client_id", "oidc_scopes", "mlflow_tracking_uri",
-        "mlflow_public_url", "mlflow_username", "mlflow_password", "reconcile", "data_root_shared",
+        "mlflow_public_url", "mlflow_username", "mlflow_password", "mlflow_workspaces", "reconcile", "data_root_shared",
     }
 )  # fmt: skip
 #: Who may use the service. A stack has one user: people and teams need a service that does not end with a terminal.
