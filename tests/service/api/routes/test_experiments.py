@@ -39,7 +39,7 @@ def test_validate_only_stores_nothing(client: httpx.Client) -> None:
     spec = {"name": "x", "search_space": {"augmentation": {"horizontal_flip": 0.5}}}
     answer = client.post(EXPERIMENTS, json=spec, params={"validate_only": "true"})
     assert answer.status_code == 200
-    assert answer.json().keys() == {"spec", "warnings", "num_samples"}
+    assert answer.json().keys() == {"spec", "warnings", "num_samples", "forecast"}
     assert "horizontal_flip" in answer.json()["warnings"][0]
     assert client.get(EXPERIMENTS).json() == {"items": [], "next_cursor": None}
 
