@@ -44,10 +44,12 @@ from service.api.trusted_hosts import HostOriginMiddleware
 from service.checkup.examinations import Examinations
 from service.cleanup.worker import CleanupWorker
 from service.context import AppContext, utc_now
+from service.delivery.worker import DeliveryWorker
 from service.domain import experiments
 from service.http_client import EnvironmentUnusableError
 from service.identity.authentication import open_authentication
 from service.identity.owner_token import OwnerTokenError
+from service.identity.secret_box import SecretBox
 from service.identity.sign_in import SignIn
 from service.scheduling.loop_clock import LoopClock
 from service.scheduling.reconciler import LEASE, Reconciler
@@ -138,6 +140,7 @@ def open_context(settings: Settings, launcher: Launcher | None = None) -> AppCon
         observations=Observations(database, LEASE, settings.storage_root, utc_now),
         authentication=open_authentication(settings, database),
         sign_in=SignIn(settings),
+        secrets=SecretBox(settings.secret_keys),
         wake=threading.Event(),
     )
 
@@ -183,9 +186,10 @@ def _threads(context: AppContext, loop_clock: LoopClock) -> list[BackgroundThrea
         return []
     reconciler = Reconciler(context, monotonic=loop_clock)
     cleanup = CleanupWorker(context, lambda: reconciler.held)
+    delivery = DeliveryWorker(context, lambda: reconciler.held)
     workspaces = MlflowWorkspaces(context.database, context.mlflow, lambda: reconciler.held)
     kept = [workspaces] if context.settings.mlflow_workspaces else []
-    return [reconciler, cleanup, *kept, *context.launcher.threads(lambda: _is_idle(context))]
+    return [reconciler, cleanup, delivery, *kept, *context.launcher.threads(lambda: _is_idle(context))]
 
 
 def _is_idle(context: AppContext) -> bool:

@@ -20,6 +20,7 @@ from service.adapters.probe import Probe
 from service.adapters.storage_identity import StorageIdentity
 from service.domain.retry_policy import RetryPolicy
 from service.identity.authentication import Authentication
+from service.identity.secret_box import SecretBox
 from service.identity.sign_in import SignIn
 from service.settings import Settings
 from service.store.database import Database
@@ -46,6 +47,7 @@ class AppContext:
     observations: Observations
     authentication: Authentication
     sign_in: SignIn
+    secrets: SecretBox
     wake: threading.Event
 
     @property

@@ -6,23 +6,24 @@ read at import; `Settings(home=...)` reads none. It must not know who uses a set
 
 from __future__ import annotations
 
+import base64
 import difflib
-import ipaddress
 import os
 import pkgutil
-import socket
 import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, get_args
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from search_spaces.problems import shorten
 from search_spaces.storage.base import check_root
 from search_spaces.validation import rule_of
+from service.addresses import check_host, is_every_address, is_loopback, split_credentials
+from service.webhook_targets import AllowedTargets
 
 PREFIX = "RUNG_"
 #: Variables with the prefix that are no settings of the service: the command line reads them.
@@ -93,6 +94,7 @@ class Settings(BaseModel):
     service_url: str = Field(
         "", description="URL at which drivers on the cluster reach the service; default: from `host` and `port`."
     )
+    public_url: str = Field("", description="URL of the service in notifications; default: `service_url`.")
 
     auth: AuthMode = Field(
         AuthMode.ACCOUNTS,
@@ -107,6 +109,17 @@ class Settings(BaseModel):
         "", validate_default=True, description="Identifier of this service at the OpenID provider."
     )
     oidc_scopes: str = Field("openid profile email", description="Scopes to ask the provider for.")
+
+    secret_key: str = Field(
+        "",
+        description="Key that encrypts the secrets of webhooks in the database: 32 bytes in URL-safe base64. Of "
+        "several, separated by commas, the first encrypts and each decrypts. Without one, there are no webhooks.",
+    )
+    webhook_allowed_targets: str = Field(
+        "",
+        description="Host names, `host:port`, addresses and networks, separated by commas, to which webhooks may lead "
+        "although they are not public, also by http://.",
+    )
 
     launcher: str = Field("ray_jobs", description="How drivers are started: the name of a launcher.")
     ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="URL of the Ray dashboard, which accepts jobs.")
@@ -238,7 +251,7 @@ class Settings(BaseModel):
             str(given.get(name) or cls.model_fields[name].default) for name in ("host", "port", "mlflow_tracking_uri")
         )
         loopback = "::1" if ":" in host else "127.0.0.1"
-        reachable = loopback if _is_every_address(host) else host
+        reachable = loopback if is_every_address(host) else host
         reachable = f"[{reachable}]" if ":" in reachable else reachable
         derived: dict[str, object] = {
             "host": host,
@@ -248,12 +261,13 @@ class Settings(BaseModel):
             "cache_root": home / "cache",
             "service_url": f"http://{reachable}:{port}",
         }
-        tracking, user, password = _split_credentials(mlflow)
-        public, *_ = _split_credentials(str(given.get("mlflow_public_url") or ""))
+        tracking, user, password = split_credentials(mlflow)
+        public, *_ = split_credentials(str(given.get("mlflow_public_url") or ""))
         given = {**given, "mlflow_tracking_uri": tracking, "mlflow_public_url": public}
         if user:
             derived |= {"mlflow_username": user, "mlflow_password": password}
         derived["mlflow_public_url"] = tracking
+        derived["public_url"] = given.get("service_url") or derived["service_url"]
         return {**given, "home": home, **{name: given.get(name) or value for name, value in derived.items()}}
 
     @field_validator("launcher")
@@ -274,7 +288,7 @@ class Settings(BaseModel):
                 f"must be the http:// or https:// URL of an MLflow server (got {scheme}:...); "
                 "run `mlflow server --backend-store-uri ...` and use its URL"
             )
-        _check_host(address)
+        check_host(address)
         return address
 
     @field_validator("mlflow_workspaces")
@@ -292,7 +306,7 @@ class Settings(BaseModel):
     def _check_open_is_local(cls, auth: AuthMode, given: ValidationInfo) -> AuthMode:
         """Without tokens, everybody on the network could delete everything."""
         host = given.data.get("host")
-        if auth is AuthMode.OPEN and host is not None and not _is_loopback(host):
+        if auth is AuthMode.OPEN and host is not None and not is_loopback(host):
             raise ValueError(
                 f"must be accounts or owner, because {variable('host')} is {host}, which others on the network reach"
             )
@@ -303,11 +317,11 @@ class Settings(BaseModel):
     def _check_issuer(cls, issuer: str) -> str:
         """What the provider says must not be changed on its way."""
         split = urlsplit(issuer)
-        is_local = split.scheme == "http" and _is_loopback(split.hostname or "")
+        is_local = split.scheme == "http" and is_loopback(split.hostname or "")
         if issuer and split.scheme != "https" and not is_local:
             raise ValueError("must begin with https://, or with http:// and an address of this machine")
         if issuer:
-            _check_host(issuer)
+            check_host(issuer)
         return issuer
 
     @field_validator("oidc_client_id")
@@ -317,22 +331,44 @@ class Settings(BaseModel):
             raise ValueError(f"must be given together with {variable('oidc_issuer')}")
         return client_id
 
-    @field_validator("ray_dashboard_url", "mlflow_public_url", "service_url")
+    @field_validator("secret_key")
+    @classmethod
+    def _check_keys(cls, keys: str) -> str:
+        for key in filter(None, map(str.strip, keys.split(","))):
+            try:
+                size = len(base64.b64decode(key, altchars="-_", validate=True))
+            except ValueError:
+                size = 0
+            if size != 32:
+                raise ValueError("must be 32 bytes in URL-safe base64, or several such keys, separated by commas")
+        return keys
+
+    @field_validator("webhook_allowed_targets")
+    @classmethod
+    def _check_targets(cls, text: str) -> str:
+        AllowedTargets.parse(text)
+        return text
+
+    @field_validator("ray_dashboard_url", "mlflow_public_url", "service_url", "public_url")
     @classmethod
     def _check_http(cls, address: str, given: ValidationInfo) -> str:
-        sources = {"mlflow_public_url": {"mlflow_tracking_uri"}, "service_url": {"host", "port"}}
+        sources = {
+            "mlflow_public_url": {"mlflow_tracking_uri"},
+            "service_url": {"host", "port"},
+            "public_url": {"service_url"},
+        }
         derived = not sources.get(str(given.field_name), set()) <= given.data.keys()  # from what is reported already
         if not derived and not address.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
         if not derived:
-            _check_host(address)
+            check_host(address)
         return address
 
     @field_validator("allowed_hosts")
     @classmethod
     def _check_hosts_are_named(cls, names: str, given: ValidationInfo) -> str:
         """A page in a browser can bind a name of its own to this machine: names that are not listed are refused."""
-        if not any(map(str.strip, names.split(","))) and _is_every_address(given.data.get("host", "")):
+        if not any(map(str.strip, names.split(","))) and is_every_address(given.data.get("host", "")):
             raise ValueError(
                 f"must list the host names under which clients reach the service, because {variable('host')} stands "
                 "for all addresses of this machine; * allows any name"
@@ -371,6 +407,15 @@ class Settings(BaseModel):
         given = (name.strip().lower() for name in self.allowed_hosts.split(","))
         own = {"127.0.0.1", "localhost", "::1", self.host.lower(), urlsplit(self.service_url).hostname}
         return frozenset(name for name in {*own, *given} if name)
+
+    @property
+    def secret_keys(self) -> list[str]:
+        """The keys that secrets are encrypted with, the newest first."""
+        return [key.strip() for key in self.secret_key.split(",") if key.strip()]
+
+    @property
+    def allowed_targets(self) -> AllowedTargets:
+        return AllowedTargets.parse(self.webhook_allowed_targets)
 
     @property
     def sqlalchemy_url(self) -> str:
@@ -443,44 +488,3 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
             similar = difflib.get_close_matches(upper.removeprefix(PREFIX), sorted(known), n=1, cutoff=SIMILARITY)
             found[name] = PREFIX + similar[0] if similar else None
     return found
-
-
-def _is_every_address(host: str) -> bool:
-    """Whether a server on this address listens on all addresses of its machine, in any notation that it accepts."""
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        try:
-            return not any(socket.inet_aton(host))  # such as 0 or 0x0
-        except OSError:
-            return False
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server on this address. Of names, only `localhost` is known to be one."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def _check_host(address: str) -> None:
-    """Raises ValueError for an http URL whose host or port cannot be one."""
-    try:
-        split = urlsplit(address)
-        valid = split.hostname is not None and split.port != 0
-    except ValueError:  # such as a bracket without its other half, or a port that is no number
-        valid = False
-    if not valid:
-        raise ValueError("must have a host name or address, and a port from 1 to 65535 if any")
-
-
-def _split_credentials(address: str) -> tuple[str, str, str]:
-    """An http URL without its credentials, its user and its password; any other address unchanged."""
-    scheme, separator, rest = address.partition("://")
-    authority, slash, path = rest.partition("/")
-    userinfo, at, host = authority.rpartition("@")
-    if not at or scheme not in {"http", "https"}:
-        return address, "", ""
-    user, _, password = userinfo.partition(":")
-    return f"{scheme}{separator}{host}{slash}{path}", unquote(user), unquote(password)

@@ -9,7 +9,7 @@ audit log in the same transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,22 +18,25 @@ from typing import Annotated, Any
 from fastapi import Depends, Response
 from sqlalchemy.orm import Session
 
-from search_spaces.protocol import API_PREFIX
+from search_spaces.problems import Problem
+from search_spaces.protocol import API_PREFIX, DEFAULT_TEAM
 from service.api import changes, etags, headers, serializers
 from service.api.callers import Caller, CurrentCaller
 from service.api.dependencies import CurrentContext, ExperimentId, IfMatchHeader
 from service.api.etags import IfMatch
 from service.context import AppContext
+from service.contract.errors import ValidationFailedError
 from service.contract.pools import DEFAULT_POOL
 from service.contract.schemas import ExperimentView
 from service.contract.states import ACTIVE, INACTIVE
-from service.domain import attempts, experiments, queue_limit, waiting
+from service.domain import attempts, experiments, queue_limit, waiting, webhooks
 from service.domain.experiments import Selection
 from service.identity import audit, teams
 from service.identity.permissions import Permission, allows, teams_with
 from service.scheduling import grants
 from service.store.accounts import Team
 from service.store.models import Experiment
+from service.store.webhooks import Webhook
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,32 @@ def find_team(session: Session, caller: Caller, team: str, *, lock: bool = False
     caller.act.team = row.id
     if not caller.may(row.id):
         raise caller.refusal(row.id)
+    return row
+
+
+def managed_teams(session: Session, caller: Caller, asked: str | None) -> Collection[str] | None:
+    """The team that is asked for, otherwise all in which the caller's permission holds (None: all there are). Raises
+    as `find_team`."""
+    if asked is not None:
+        return {find_team(session, caller, asked).id}
+    return teams_with(caller.principal, caller.permission)
+
+
+def managed_team(session: Session, caller: Caller, asked: str | None) -> Team:
+    """The team that is asked for, otherwise the only one in which the caller's permission holds, locked. Raises as
+    `find_team`, and ValidationFailedError where there are several."""
+    own = sorted(team for team in caller.principal.roles if caller.may(team))
+    own = own if caller.principal.has_account else [DEFAULT_TEAM]
+    if asked is None and len(own) != 1:
+        problem = Problem("team", "must be given" + (f": one of {', '.join(own)}" if own else ""))
+        raise ValidationFailedError(str(problem), [problem])
+    return find_team(session, caller, own[0] if asked is None else asked, lock=True)
+
+
+def find_webhook(session: Session, caller: Caller, webhook_id: str, *, lock: bool = False) -> Webhook:
+    """A webhook of a team in which the caller's permission holds. Raises NotFoundError."""
+    row = webhooks.find(session, webhook_id, teams_with(caller.principal, caller.permission), lock=lock)
+    caller.act.team = row.team_id
     return row
 
 

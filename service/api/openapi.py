@@ -65,6 +65,7 @@ TAGS = [
     {"name": "catalog", "description": "What can be submitted: the JSON Schema of a spec, and ready-made specs."},
     {"name": "system", "description": "The health of the service, and the state of the cluster."},
     {"name": "accounts", "description": "People, teams, tokens, and the record of what they changed."},
+    {"name": "webhooks", "description": "Where teams are notified of what happens to their experiments."},
     {"name": "drivers", "description": "Used by the driver processes that Rung starts."},
 ]
 #: Errors that any route may answer.

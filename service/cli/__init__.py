@@ -25,6 +25,7 @@ from service.cli import models
 from service.cli import login
 from service.cli import tokens
 from service.cli import teams
+from service.cli import webhooks
 from service.cli import users
 from service.cli import pools
 from service.cli import grants

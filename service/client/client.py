@@ -39,6 +39,7 @@ from service.client.log_follower import DONE, WAIT, LogFollower, read_log
 from service.client.pools import PoolsClient
 from service.client.retry import Waiting, retry
 from service.client.transport import HttpTransport
+from service.client.webhooks import WebhookClient
 from service.contract.checkup import Checkup
 from service.contract.comparison import MOST_EXPERIMENTS, Comparison
 from service.contract.queue import Queue
@@ -107,6 +108,7 @@ class Client:
         self.identity = IdentityClient(self._transport)
         self.pools = PoolsClient(self._transport)
         self.accounting = AccountingClient(self._transport)
+        self.webhooks = WebhookClient(self._transport)
         self._watch_retry_s = watch_retry_s
         self._submit_retry_s = submit_retry_s
         self.url = self._transport.url

@@ -12,5 +12,7 @@ OWNER_TOKEN = "owner_token"
 #: The password of MLflow's user in `rung up`, and that user's name.
 MLFLOW_PASSWORD = "mlflow_password"
 MLFLOW_USER = "rung"
+#: The key of a service of `rung up` for secrets in its database.
+SECRET_KEY = "secret_key"
 #: The storage of a home, and the end of the name of a folder whose restore has not ended.
 STORAGE, RESTORING = "storage", ".restoring"

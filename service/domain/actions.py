@@ -22,7 +22,8 @@ from search_spaces.sampling import count_combinations
 from search_spaces.validation import validate
 from service.contract.errors import ConflictError
 from service.contract.states import ACTIVE, DRIVEN, ENDED, INACTIVE, State
-from service.domain import continuation, experiments, merge_patch, trials
+from service.contract.webhooks import Event
+from service.domain import continuation, experiments, merge_patch, notifications, trials
 from service.domain.experiments import move
 from service.domain.outlook import Facts, load_facts, outlook
 from service.store.models import Experiment, Trial
@@ -127,8 +128,11 @@ def change(session: Session, experiment: Experiment, patch: dict[str, Any], now:
         raise SpecError(problems)
     if after == before:
         return []
+    had_reached_goal = experiments.has_reached_goal(experiment)
     experiment.controls = after.model_dump(mode="json")
     experiment.revision += 1
+    if state in ACTIVE and not had_reached_goal and experiments.has_reached_goal(experiment):
+        notifications.publish(session, Event.GOAL_REACHED, experiment, now)
     if state is not State.COMPLETED:
         return []
     return _requeue_if_work_left(session, experiment, facts.under(after), before, now)

@@ -17,13 +17,15 @@ from sqlalchemy.orm import Session, load_only
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.objective import Objective
 from search_spaces.problems import Problem
 from search_spaces.protocol import DEFAULT_TEAM, ENDED_TRIAL_STATES, TrialState
 from search_spaces.replicates import FIRST_REPLICATE
-from search_spaces.stored import read_controls, read_spec
+from search_spaces.stored import StoredSpec, read_controls, read_spec
 from service.contract.errors import ConflictError, NotFoundError
 from service.contract.states import ACTIVE, DRIVEN, ENDED, STOP_ASKED, TRANSITIONS, State
-from service.domain import queue_limit
+from service.contract.webhooks import Event
+from service.domain import notifications, queue_limit
 from service.store.accounts import User
 from service.store.models import Experiment, Label, Trial
 
@@ -44,6 +46,14 @@ WITHOUT_SPEC = load_only(
     *(Experiment.attempt, Experiment.priority, Experiment.excluded_nodes, Experiment.waits_for, Experiment.stop_epochs),
     *(Experiment.team_id, Experiment.owner_id, Experiment.owner),
 )
+
+#: What the team is notified of: a new state, or one that follows from a certain one.
+EVENTS: dict[State | tuple[State, State], Event] = {
+    State.RUNNING: Event.STARTED,  # the first time
+    State.COMPLETED: Event.COMPLETED,
+    State.ERROR: Event.FAILED,
+    (State.PREEMPTING, State.QUEUED): Event.PREEMPTED,
+}
 
 
 @dataclass(frozen=True)
@@ -74,13 +84,16 @@ class Selection:
 
 
 def move(session: Session, experiment: Experiment, to: State, now: datetime, reason: str = "") -> None:
-    """Change the state. A trial that is still open when its experiment ends, ends with it.
+    """Change the state, and have the team notified of EVENTS. A trial that is still open when its experiment ends, ends
+    with it.
 
     Raises ConflictError for a change that `TRANSITIONS` does not hold.
     """
     state = State(experiment.state)
     if to not in TRANSITIONS[state]:
         raise ConflictError(f"experiment {experiment.id} is {state} and cannot become {to}")
+    event = EVENTS.get((state, to)) or EVENTS.get(to)
+    is_news = event is not Event.STARTED or experiment.started_at is None
     experiment.state, experiment.reason = to, reason
     experiment.revision += 1
     experiment.stop_asked_at = now if to in STOP_ASKED else None
@@ -94,6 +107,14 @@ def move(session: Session, experiment: Experiment, to: State, now: datetime, rea
     if to in ENDED:
         experiment.ended_at = now
         _close_trials(session, experiment, now)
+    if event is not None and is_news:
+        notifications.publish(session, event, experiment, now)
+
+
+def block(session: Session, experiment: Experiment, now: datetime, reason: str) -> None:
+    """Pause an experiment whose next attempt would fail in the same way until a person has removed the cause."""
+    move(session, experiment, State.PAUSED, now, reason)
+    notifications.publish(session, Event.FAILED, experiment, now)
 
 
 def submit(
@@ -135,6 +156,15 @@ def submit(
     session.flush()
     session.add_all(Label(experiment_id=experiment.id, label=label) for label in dict.fromkeys(spec.labels))
     return experiment
+
+
+def has_reached_goal(experiment: Experiment) -> bool:
+    """Whether its best value is at least as good as its goal; False where this version cannot read them."""
+    goal, best = experiment.controls.get("goal"), experiment.best_value
+    objective = StoredSpec(experiment.spec).overview.objective
+    if not isinstance(goal, int | float) or best is None or not isinstance(objective, Objective):
+        return False
+    return objective.reached(best, goal)
 
 
 def is_well_formed(experiment_id: str) -> bool:

@@ -20,7 +20,8 @@ from search_spaces.replicates import FIRST_REPLICATE, is_replicate
 from search_spaces.stored import StoredSpec
 from service.contract.errors import ConflictError, ValidationFailedError
 from service.contract.states import ENDED, OPEN, AttemptState, State
-from service.domain import actions, attempts, experiments
+from service.contract.webhooks import Event
+from service.domain import actions, attempts, experiments, notifications
 from service.domain.retry_policy import Replacement
 from service.store.models import Attempt, Experiment, Trial
 
@@ -64,7 +65,10 @@ def handle_heartbeat(
     experiment.mlflow_view = heartbeat.mlflow_view or experiment.mlflow_view
     experiment.excluded_nodes = heartbeat.excluded_nodes or None
     _write_trials(session, experiment, attempt, heartbeat.trials, replacement.now)
+    had_reached_goal = experiments.has_reached_goal(experiment)
     _update_best(session, experiment, heartbeat)
+    if not had_reached_goal and experiments.has_reached_goal(experiment):
+        notifications.publish(session, Event.GOAL_REACHED, experiment, replacement.now)
     if heartbeat.phase in FINAL_PHASES:
         attempts.end(attempt, heartbeat.reason, replacement.now)
         _end_experiment(session, experiment, heartbeat, replacement)
@@ -98,8 +102,7 @@ def _end_experiment(session: Session, experiment: Experiment, heartbeat: Heartbe
     elif state is State.PAUSING and heartbeat.phase is Phase.PAUSED:
         experiments.move(session, experiment, State.PAUSED, now, reason or "paused on request")
     elif state in {State.RUNNING, State.PREEMPTING} and heartbeat.phase is Phase.PAUSED and heartbeat.blocked:
-        # Not a failure of the attempt: the next one would fail in the same way until a person has removed the cause.
-        experiments.move(session, experiment, State.PAUSED, now, reason or "its driver is blocked and gave no reason")
+        experiments.block(session, experiment, now, reason or "its driver is blocked and gave no reason")
     elif state is State.PREEMPTING and heartbeat.phase is Phase.PAUSED:
         experiments.move(session, experiment, State.QUEUED, now, attempts.why_preempted(experiment))
     elif heartbeat.phase is Phase.FAILED:

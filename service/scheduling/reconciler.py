@@ -302,7 +302,7 @@ class Reconciler:
                     session, experiment, attempt, failure, Replacement(now, self._context.retries)
                 )
                 if blocked and experiment.state == State.QUEUED:
-                    experiments.move(session, experiment, State.PAUSED, now, blocked)
+                    experiments.block(session, experiment, now, blocked)
         if failure:
             self._context.measurements.count_loss(LossCause.NOT_SUBMITTED)
 

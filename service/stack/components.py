@@ -18,7 +18,7 @@ import httpx
 from search_spaces.protocol import API_PREFIX
 from service.contract.home_files import MLFLOW_USER
 from service.settings import PREFIX, VARIABLES, SettingsError, expand, read_settings
-from service.stack.home import Addresses, StackOptionError, owner_token, ray_token
+from service.stack.home import Addresses, StackOptionError, owner_token, ray_token, secret_key
 from service.stack.ports import LOOPBACK
 from service.stack.ray_folder import session_log
 
@@ -29,6 +29,7 @@ OWNED = frozenset(
         "home", "host", "port", "service_url", "database_url", "storage_root", "launcher", "ray_dashboard_url",
         "driver_python", "passwords", "oidc_issuer", "oidc_client_id", "oidc_scopes", "mlflow_tracking_uri",
         "mlflow_public_url", "mlflow_username", "mlflow_password", "mlflow_workspaces", "reconcile", "data_root_shared",
+        "secret_key",
     }
 )  # fmt: skip
 #: Who may use the service. A stack has one user: people and teams need a service that does not end with a terminal.
@@ -177,16 +178,18 @@ def mlflow(at: Addresses, environment: Mapping[str, str], password: str) -> Comp
 
 
 def service(at: Addresses, environment: Mapping[str, str], mlflow_password: str) -> Component:
-    """It has one user, whose token is in the home folder, unless the caller asks for RUNG_AUTH=open."""
+    """It has one user, whose token is in the home folder, unless the caller asks for RUNG_AUTH=open. Nothing else has
+    the key for secrets in its database."""
     if mlflow_password:
         environment = {**environment, "RUNG_MLFLOW_USERNAME": MLFLOW_USER, "RUNG_MLFLOW_PASSWORD": mlflow_password}
     command = [sys.executable, "-m", "service.app"]
     home = Path(environment["RUNG_HOME"])
+    own = {AUTH: "owner", **environment, "RUNG_SECRET_KEY": secret_key(home)}
     checks = (
         Check(f"{at.service}/readyz", sees_all, misses),
         Check(f"{at.service}{API_PREFIX}/cluster", sees_a_node, lambda answer: "ray", lambda: owner_token(home)),
     )
-    return Component("service", command, {AUTH: "owner", **environment}, checks)
+    return Component("service", command, own, checks)
 
 
 def _without(environment: Mapping[str, str], secret: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ Every file is written atomically and readable by its owner only. It must not kno
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import json
@@ -18,7 +19,7 @@ from urllib.parse import unquote
 from search_spaces.phrases import shown
 from search_spaces.problems import shorten
 from search_spaces.storage.atomic import PRIVATE, atomic_write
-from service.contract.home_files import MLFLOW_PASSWORD, OWNER_TOKEN, RESTORING, STACK, STORAGE
+from service.contract.home_files import MLFLOW_PASSWORD, OWNER_TOKEN, RESTORING, SECRET_KEY, STACK, STORAGE
 
 LOCK = "stack.lock"
 #: Each is in the home of every stack or service that has run, also of version 0.1.
@@ -110,6 +111,14 @@ def ray_token(home: Path) -> str:
 def mlflow_password(home: Path) -> str:
     """The password of the only user of MLflow. It is created once."""
     return _secret(home / MLFLOW_PASSWORD, size=16)  # it is part of a URL that people copy
+
+
+def secret_key(home: Path) -> str:
+    """The key that encrypts the secrets of webhooks in the database. It is created once."""
+    path = home / SECRET_KEY
+    if not path.exists():
+        atomic_write(path, base64.urlsafe_b64encode(secrets.token_bytes(32)), PRIVATE)
+    return path.read_text().strip()
 
 
 def forget_mlflow_users(home: Path) -> None:

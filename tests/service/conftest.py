@@ -34,6 +34,8 @@ from tests.support.server import serving
 from tests.support.world import World
 
 STORES = ("sqlite", "postgresql")
+#: 32 bytes in base64.
+SECRET_KEY = "c2VjcmV0" * 5 + "c2U="
 #: Settings that an application has from the moment when it is built.
 BUILT_IN = ("max_body_bytes", "max_heartbeat_bytes", "max_requests", "request_timeout_s", "hosts")
 
@@ -104,6 +106,8 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, database_url: str) 
         reconcile=False,
         mlflow_tracking_uri="http://127.0.0.1:9",
         mlflow_timeout_s=2,
+        secret_key=SECRET_KEY,
+        webhook_allowed_targets="127.0.0.1",
     )
 
 

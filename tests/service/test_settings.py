@@ -32,6 +32,9 @@ DOCUMENTED = {
     "host": "`127.0.0.1`",
     "allowed_hosts": "its own host names",
     "service_url": "`http://RUNG_HOST:RUNG_PORT`",
+    "public_url": "`RUNG_SERVICE_URL`",
+    "secret_key": "none",
+    "webhook_allowed_targets": "none",
     "auth": "`accounts`",
     "passwords": "true",
     "oidc_issuer": "none",
@@ -157,6 +160,20 @@ def test_a_provider_is_named_whole_and_cannot_be_replaced_on_the_way(tmp_path: P
             read_settings({"RUNG_HOME": str(tmp_path), "RUNG_OIDC_ISSUER": issuer})
     with pytest.raises(SettingsError, match="RUNG_OIDC_CLIENT_ID"):
         read_settings(given)
+
+
+def test_keys_and_targets_of_webhooks_are_read_strictly(tmp_path: Path) -> None:
+    key = "c2VjcmV0" * 5 + "c2U="
+    given = {"RUNG_HOME": str(tmp_path), "RUNG_SECRET_KEY": f"{key}, {key}"}
+    assert read_settings(given).secret_keys == [key, key]
+    assert read_settings({"RUNG_HOME": str(tmp_path)}).secret_keys == []
+    for wrong in ("secret", key[:-4], f"{key},x", key.replace("c", "!")):
+        with pytest.raises(SettingsError, match="RUNG_SECRET_KEY: must be 32 bytes in URL-safe base64") as refused:
+            read_settings({**given, "RUNG_SECRET_KEY": wrong})
+        assert wrong not in str(refused.value)
+    with pytest.raises(SettingsError, match="RUNG_WEBHOOK_ALLOWED_TARGETS: must be host names"):
+        read_settings({**given, "RUNG_WEBHOOK_ALLOWED_TARGETS": "https://chat.example"})
+    assert read_settings({**given, "RUNG_SERVICE_URL": "http://rung:8080"}).public_url == "http://rung:8080"
 
 
 def test_every_setting_has_a_description() -> None:

@@ -25,8 +25,11 @@ from search_spaces.experiment import ExperimentSpec
 from service.api import routes
 from service.context import AppContext
 from service.contract.states import State
-from service.domain import attempts, experiments
+from service.contract.webhooks import Event
+from service.domain import attempts, experiments, webhooks
 from service.domain.experiments import Belonging
+from service.domain.webhooks import NewWebhook
+from service.identity import teams
 from service.store.accounts import AuditRow
 from service.store.models import Trial
 from tests.support.accounts import Accounts, signed_in
@@ -122,6 +125,27 @@ def _token(made: Fixture, caller: str, whose: str) -> Request:
     return Request({"token_id": made.accounts.row(made.accounts.token(login)).id})
 
 
+def _webhook(made: Fixture, _: str, whose: str) -> Request:
+    if whose == "absent":
+        return Request({"webhook_id": ABSENT_ID})
+    with made.context.database.write() as session:
+        team = teams.find(session, OWN_TEAM if whose == "own" else OTHER_TEAM, None)
+        row, _secret = webhooks.create(
+            session,
+            team,
+            NewWebhook("https://hooks.example.com/", list(Event)),
+            made.context.settings.allowed_targets,
+            made.context.secrets,
+            datetime.now(UTC),
+        )
+    return Request({"webhook_id": row.id})
+
+
+def _new_webhook(made: Fixture, _: str, whose: str) -> Request:
+    names = {"own": OWN_TEAM, "other": OTHER_TEAM, "absent": ABSENT_TEAM}
+    return Request(body={"url": "https://hooks.example.com/", "team": names[whose]})
+
+
 def _comparison(made: Fixture, _: str, whose: str) -> Request:
     return Request(query={"id": [made.experiment("own"), made.experiment(whose)]})
 
@@ -173,6 +197,15 @@ REQUESTS: dict[str, Maker] = {
     ),
     "create_token": _plain({"name": "mine"}),
     "revoke_token": _token,
+    "list_webhooks": _of_a_team,
+    "create_webhook": _new_webhook,
+    **dict.fromkeys(
+        (
+            *("show_webhook", "delete_webhook", "test_webhook", "rotate_webhook", "enable_webhook"),
+            "list_deliveries",
+        ),
+        _webhook,
+    ),
     "show_preset": lambda made, caller, whose: Request({"name": "digits-quick"}),
     "log_out": _plain(),
     "change_password": _plain({"new": "correct horse battery"}),
@@ -180,7 +213,8 @@ REQUESTS: dict[str, Maker] = {
 
 
 @pytest.fixture
-def made(context: AppContext, accounts: Accounts) -> Fixture:
+def made(context: AppContext, accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> Fixture:
+    monkeypatch.setattr(webhooks, "MAX_WEBHOOKS", 1000)
     for team in (OWN_TEAM, OTHER_TEAM):
         accounts.team(team)
     tokens: dict[str, str | None] = {"nobody": None}
@@ -257,6 +291,7 @@ def _answer(
         assert len(rows) == len(expected), (route.name, caller, whose, answer.text)
         assert all(row.outcome == "refused" for row in rows if answer.status_code >= 400), (route.name, caller, whose)
     asked = [value for _, value in httpx.QueryParams(request.query).multi_items()]
+    asked += [request.body["team"]] if route.name == "create_webhook" else []
     hidden = re.compile("|".join(map(re.escape, sorted([*path.values(), *asked], key=len, reverse=True))) or "$^")
     changing = ("date", "x-request-id", "content-length")
     kept = {name: value for name, value in answer.headers.items() if name not in changing}

@@ -67,6 +67,8 @@ def hidden(both_teams: Teams, context: AppContext) -> str:
         experiment.mlflow_run_id = f"{CANARY}run"
         line = {"state": "RUNNING", "metrics": {}, "parameters": {"lr": CANARY}, "sample": {}, "updated_at": now}
         session.add(Trial(experiment_id=one, trial=0, attempt=1, stop_reason=CANARY, **line))
+    hook = {"url": f"https://{CANARY}.example.com/{CANARY}", "name": CANARY, "team": CANARY}
+    assert both_teams.post(both_teams.other, "/api/v1/webhooks", json=hook).status_code == 201
     return one
 
 
@@ -74,6 +76,8 @@ def test_no_answer_to_a_team_holds_a_word_of_another(
     both_teams: Teams, hidden: str, context: AppContext, client: httpx.Client
 ) -> None:
     shared = both_teams.submit(both_teams.own["member"], {"name": "mine"}, "vision")
+    hook = {"url": "https://hooks.example.com/", "team": "vision"}
+    hook_id = both_teams.post(both_teams.own["manager"], "/api/v1/webhooks", json=hook).json()["id"]
     cursor = {"cursor": pagination.encode_experiment(_row(context, hidden))}
     queries: list[dict[str, str]] = [{}, cursor]
     queries += [{"name": CANARY}, {"project": SPEC["project"]}, {"label": SPEC["labels"][0]}]
@@ -81,7 +85,7 @@ def test_no_answer_to_a_team_holds_a_word_of_another(
     asked = 0
     for token in both_teams.own.values():
         with signed_in(client, token) as sender:
-            for address in _addresses(shared):
+            for address in _addresses(shared, hook_id):
                 for query in queries:
                     answer = sender.get(address, params=query)
                     asked += 1
@@ -94,6 +98,7 @@ def test_no_answer_to_a_team_holds_a_word_of_another(
     with signed_in(client, both_teams.other) as sender:
         assert CANARY in sender.get(EXPERIMENTS).text, "its own team sees it"
         assert hidden in sender.get("/api/v1/cluster").text
+        assert CANARY in sender.get("/api/v1/webhooks").text
 
 
 def test_a_page_begins_behind_any_cursor_without_what_is_hidden(
@@ -236,9 +241,16 @@ def _row(context: AppContext, experiment_id: str) -> Any:
         return experiments.find(session, experiment_id)
 
 
-def _addresses(own: str) -> Iterator[str]:
+def _addresses(own: str, hook: str) -> Iterator[str]:
     """Every address that can be read, about what the caller may see."""
-    values = {"experiment_id": own, "trial": "0", "team": "vision", "login": "viewer", "name": "digits-quick"}
+    values = {
+        "webhook_id": hook,
+        "experiment_id": own,
+        "trial": "0",
+        "team": "vision",
+        "login": "viewer",
+        "name": "digits-quick",
+    }
     for route in routes.all_routes():
         if route.methods == {"GET"}:
             yield route.path.format(**values)

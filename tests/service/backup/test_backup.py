@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from mlflow import MlflowClient
 from sqlalchemy import create_engine, text
@@ -185,6 +186,28 @@ def test_a_home_becomes_a_team_installation_and_is_restored_there(
         assert client.post(f"{EXPERIMENTS}/{paused}/resume").json()["state"] == "QUEUED"
         assert client.post(EXPERIMENTS, json={"name": "new"}).status_code == 201
     MlflowClient(team.tracking_uri).create_experiment("new")
+
+
+def test_webhooks_come_back_with_what_waits_for_them(home: Place, tmp_path: Path) -> None:
+    """The key is not in a backup: it is a setting."""
+    settings = home.settings.model_copy(update={"secret_key": "c2VjcmV0" * 5 + "c2U="})
+
+    def hooks(client: httpx.Client) -> list[Any]:
+        items = client.get("/api/v1/webhooks").json()["items"]
+        return [[one, client.get(f"/api/v1/webhooks/{one['id']}/deliveries").json()] for one in items]
+
+    with serving(create_app(settings, MemoryLauncher())) as client:
+        made = client.post("/api/v1/webhooks", json={"url": "https://hooks.example.com/path-of-a-chat"}).json()
+        client.post(f"/api/v1/webhooks/{made['id']}/test").raise_for_status()
+        [before] = hooks(client)
+    assert home.run("backup", str(tmp_path / "set")).exit_code == 0
+    assert b"path-of-a-chat" not in (tmp_path / "set" / sets.DATABASE).read_bytes()
+    destroy(home)
+    assert home.run("restore", str(tmp_path / "set")).exit_code == 0
+    with serving(create_app(settings, MemoryLauncher())) as client:
+        assert hooks(client) == [before]
+        assert before[0]["pending"] == len(before[1]["items"]) == 1
+        client.post(f"/api/v1/webhooks/{made['id']}/rotate").raise_for_status()
 
 
 def test_nothing_is_backed_up_while_somebody_may_write(

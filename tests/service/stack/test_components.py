@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from service import stack
+from service.identity.secret_box import SecretBox
 from service.settings import VARIABLES, Settings, read_settings
 from service.stack import components
 from service.stack.components import OWNED
@@ -19,6 +20,8 @@ OK, UNREACHABLE = {"ok": True, "why": ""}, {"ok": False, "why": "the service has
 #: A valid value, other than the default, of each setting that a stack forwards.
 FORWARDED = {
     "auth": "open",
+    "public_url": "https://rung.example",
+    "webhook_allowed_targets": "chat.example",
     "log_format": "json",
     "data_root": "/sets",
     "cache_root": "/prepared",
@@ -110,6 +113,14 @@ def test_only_mlflow_and_the_service_know_the_password_of_mlflow(tmp_path: Path)
     settings = read_settings(parts["service"].environment)
     assert (settings.mlflow_username, settings.mlflow_password) == ("rung", password)
     assert not any(password in word for part in parts.values() for word in part.command), "others see commands"
+
+
+def test_only_the_service_has_the_key_for_secrets_in_its_database(tmp_path: Path) -> None:
+    parts = stack.Stack(stack.Options(home=tmp_path)).components()
+    path = tmp_path / "secret_key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert {name for name, part in parts.items() if path.read_text() in part.environment.values()} == {"service"}
+    assert SecretBox(read_settings(parts["service"].environment).secret_keys).seal("x")
 
 
 def test_an_open_stack_has_an_open_mlflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Delivery: the notifications of teams, sent to their webhooks."""
