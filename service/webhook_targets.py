@@ -1,6 +1,6 @@
 """Webhook targets: where notifications may be sent to. Pure: names are resolved by others.
 
-Whoever manages a team chooses where the service sends requests to, so that without these rules the service would reach
+A manager of a team chooses where the service sends requests to, so that without these rules the service would reach
 for that person what only it reaches: itself, its neighbors, the metadata of a cloud. What a name stands for is judged
 by its addresses at the moment of each try. It must not know HTTP libraries.
 """

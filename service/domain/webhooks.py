@@ -121,7 +121,7 @@ def rotate(webhook: Webhook, box: SecretBox, now: datetime) -> str:
 
 
 def send_test(session: Session, webhook: Webhook, now: datetime) -> Delivery:
-    """A notification of which nothing but the team is said. Raises ConflictError for a webhook that is disabled."""
+    """A notification that names only the team. Raises ConflictError for a webhook that is disabled."""
     if webhook.disabled_at is not None:
         raise ConflictError(f"webhook {webhook.id} is disabled: enable it first")
     delivery = notifications.request(session, webhook, TEST, {"team": webhook.team_id}, now)

@@ -16,7 +16,7 @@ OUTCOME_CHARACTERS = 255
 
 
 class Webhook(Base):
-    """Where a team is notified. The URL and the secrets are encrypted: whoever has the URL of a chat can write to it.
+    """Where a team is notified. The URL and the secrets are encrypted: who has the URL of a chat can write to it.
 
     `origin` is the part of the URL that is shown. `former_secret` signs too until `former_until`, so that receivers can
     change to the new one. `failures` counts notifications in a row that could not be delivered.
