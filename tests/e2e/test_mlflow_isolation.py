@@ -24,7 +24,7 @@ from tests.support.accounts import signed_in
 from tests.support.memory_launcher import MemoryLauncher
 from tests.support.team_mlflow import TeamMlflow, team_mlflow
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 TABLE = Path(__file__).with_name("mlflow_access.csv")
 CALLERS = ("nobody", "viewer", "member", "manager", "admin", "driver", "stranger", "other driver")
