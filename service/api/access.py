@@ -26,7 +26,7 @@ from service.api.dependencies import CurrentContext, ExperimentId, IfMatchHeader
 from service.api.etags import IfMatch
 from service.context import AppContext
 from service.contract.errors import ValidationFailedError
-from service.contract.pools import DEFAULT_POOL
+from service.contract.pool_names import DEFAULT_POOL
 from service.contract.schemas import ExperimentView
 from service.contract.states import ACTIVE, INACTIVE
 from service.domain import attempts, experiments, queue_limit, waiting, webhooks

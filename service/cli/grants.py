@@ -11,7 +11,7 @@ from service.cli.pools import Pool
 from service.cli.printable import echo
 from service.cli.teams import Slug
 from service.cli.terminal import AsJson, Token, Url, app, connect, print_json, print_models, print_table, report_errors
-from service.contract.pools import DEFAULT_POOL
+from service.contract.pool_names import DEFAULT_POOL
 
 if TYPE_CHECKING:
     from service.contract.pools import GrantView

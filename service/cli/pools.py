@@ -9,7 +9,7 @@ import typer
 from service.cli.actions import Fields, parse_changes
 from service.cli.printable import echo
 from service.cli.terminal import AsJson, Token, Url, app, connect, print_json, print_models, print_table, report_errors
-from service.contract.pools import DEFAULT_POOL
+from service.contract.pool_names import DEFAULT_POOL
 
 if TYPE_CHECKING:
     from service.contract.pools import PoolView

@@ -8,7 +8,8 @@ from typing import Any
 from search_spaces.protocol import API_PREFIX
 from service.client.encoding import JSON, encode_json, path_part
 from service.client.transport import HttpTransport
-from service.contract.pools import DEFAULT_POOL, GrantList, GrantView, PoolList, PoolView
+from service.contract.pool_names import DEFAULT_POOL
+from service.contract.pools import GrantList, GrantView, PoolList, PoolView
 
 
 class PoolsClient:

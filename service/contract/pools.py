@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-#: The pool of all nodes, which is always there.
-DEFAULT_POOL = "default"
+from service.contract.pool_names import DEFAULT_POOL
+
 #: Whether a pool starts experiments.
 Stop = Literal["none", "hold", "drain"]
 

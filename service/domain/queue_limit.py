@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, SpecError
-from service.contract.pools import DEFAULT_POOL
+from service.contract.pool_names import DEFAULT_POOL
 from service.contract.states import State
 from service.store.models import Experiment, StoredGrant
 

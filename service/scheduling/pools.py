@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, shorten
 from service.contract.errors import NotFoundError
-from service.contract.pools import DEFAULT_POOL
+from service.contract.pool_names import DEFAULT_POOL
 from service.scheduling.shares import Grant, Stop
 from service.store.models import StoredGrant, StoredPool
 

@@ -17,7 +17,8 @@ from service.api.callers import Caller, CurrentCaller, may
 from service.api.dependencies import TEXT, CurrentContext
 from service.api.error_handlers import error_responses
 from service.contract.errors import NotFoundError
-from service.contract.pools import DEFAULT_POOL, GrantList, GrantView, PoolList, PoolView, Stop
+from service.contract.pool_names import DEFAULT_POOL
+from service.contract.pools import GrantList, GrantView, PoolList, PoolView, Stop
 from service.identity import audit
 from service.identity.permissions import Permission, teams_with
 from service.scheduling import grants, pools
