@@ -2,12 +2,5 @@
 
 from alembic import context
 
-from service.store.accounting import Usage  # noqa: F401 - importing it adds its tables to the metadata
-from service.store.models import Experiment
-
-context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=Experiment.metadata,
-    render_as_batch=True,
-)
+context.configure(connection=context.config.attributes["connection"], render_as_batch=True)
 context.run_migrations()
