@@ -355,7 +355,7 @@ class Settings(BaseModel):
         sources = {
             "mlflow_public_url": {"mlflow_tracking_uri"},
             "service_url": {"host", "port"},
-            "public_url": {"service_url"},
+            "public_url": {"host", "port", "service_url"},
         }
         derived = not sources.get(str(given.field_name), set()) <= given.data.keys()  # from what is reported already
         if not derived and not address.startswith(("http://", "https://")):

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, SpecError
 from service.contract.budgets import Action, BudgetState
+from service.domain import notifications
 from service.domain.accounting import HOUR_S, Month
 from service.store.accounting import MAX_HOURS, Budget, Usage
 from service.store.accounts import Team
@@ -78,7 +79,8 @@ def standings(session: Session, now: datetime, teams: Collection[str] | None = N
 
 
 def watch(session: Session, now: datetime) -> frozenset[str]:
-    """The teams that get no slots because their budget is spent. Announces each new state of a budget once."""
+    """The teams that get no slots because their budget is spent. Announces each new state of a budget once: in the
+    log, and to the webhooks of the team."""
     held = set()
     for row, standing in _read(session, now, None):
         state = f"{standing.month} {standing.state}"
@@ -86,6 +88,7 @@ def watch(session: Session, now: datetime) -> frozenset[str]:
             row.announced = state
             if standing.state is not BudgetState.OK:
                 log.warning("%s", standing.sentence)
+                notifications.publish_budget(session, standing.team, standing.state, now)
         if standing.state is BudgetState.SPENT and standing.terms.action is Action.HOLD:
             held.add(standing.team)
     return frozenset(held)

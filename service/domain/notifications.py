@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import secrets
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from service.contract.budgets import BudgetState
 from service.contract.webhooks import Event
 from service.store.models import Experiment
 from service.store.webhooks import Delivery, Webhook
@@ -36,9 +37,9 @@ def publish(session: Session, event: Event, experiment: Experiment, now: datetim
     _add(session, event, experiment.team_id, data, now)
 
 
-def publish_budget(session: Session, team: str, state: Literal["warning", "spent"], now: datetime) -> None:
+def publish_budget(session: Session, team: str, state: BudgetState, now: datetime) -> None:
     """Have a team notified that its budget of this month is nearly spent, or spent."""
-    _add(session, Event.BUDGET, team, {"state": state, "team": team}, now)
+    _add(session, Event.BUDGET, team, {"state": str(state), "team": team}, now)
 
 
 def request(session: Session, webhook: Webhook, event: str, data: dict[str, Any], now: datetime) -> Delivery:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from search_spaces.protocol import API_PREFIX
-from service.api import access, headers
+from service.api import access, changes, headers
 from service.api.account_fields import TeamPath
 from service.api.callers import CurrentCaller, may
 from service.api.dependencies import CurrentContext
@@ -35,10 +35,10 @@ class BudgetRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     gpu_hours: FiniteFloat | None = Field(
-        None, description="GPU hours of a month; null is no limit.", json_schema_extra=_RANGE
+        None, strict=True, description="GPU hours of a month; null is no limit.", json_schema_extra=_RANGE
     )
     slot_hours: FiniteFloat | None = Field(
-        None, description="Slot hours of a month; null is no limit.", json_schema_extra=_RANGE
+        None, strict=True, description="Slot hours of a month; null is no limit.", json_schema_extra=_RANGE
     )
     action: Action = Field(Action.HOLD, description="What happens when it is spent.")
 
@@ -70,7 +70,7 @@ def set_budget(context: CurrentContext, caller: CurrentCaller, team: TeamPath, w
     it is not spent any more.
     """
     now, terms = datetime.now(UTC), Terms(**wanted.model_dump())
-    with context.database.write() as session:
+    with changes.transaction(context, caller) as session:
         row = access.find_team(session, caller, team, lock=True)
         before = budgets.put(session, row, terms)
         caller.act.change = {"before": before and asdict(before), "after": asdict(terms)}
@@ -90,7 +90,7 @@ def set_budget(context: CurrentContext, caller: CurrentCaller, team: TeamPath, w
 )
 def remove_budget(context: CurrentContext, caller: CurrentCaller, team: TeamPath) -> Response:
     """Lets a team use all that it gets. What it uses is still counted."""
-    with context.database.write() as session:
+    with changes.transaction(context, caller) as session:
         row = access.find_team(session, caller, team, lock=True)
         before = budgets.remove(session, row)
         caller.act.change = {"before": before and asdict(before), "after": None}

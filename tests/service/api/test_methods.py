@@ -16,6 +16,8 @@ VALUES = {
     "team": "vision",
     "login": "ada",
     "token_id": "k3v9q2mz",
+    "pool": "default",
+    "webhook_id": "k3v9q2mzk3",
 }
 
 

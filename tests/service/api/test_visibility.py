@@ -250,6 +250,8 @@ def _addresses(own: str, hook: str) -> Iterator[str]:
         "team": "vision",
         "login": "viewer",
         "name": "digits-quick",
+        "attempt_id": f"exp-{own}-a1",
+        "pool": "default",
     }
     for route in routes.all_routes():
         if route.methods == {"GET"}:

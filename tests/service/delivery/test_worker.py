@@ -15,6 +15,7 @@ from standardwebhooks import WebhookVerificationError
 
 from service.adapters.webhook_sender import WebhookSender
 from service.context import AppContext
+from service.contract.budgets import BudgetState
 from service.contract.states import State
 from service.contract.webhooks import CreatedWebhook, DeliveryView, Event, WebhookView
 from service.delivery.worker import DeliveryWorker
@@ -212,7 +213,7 @@ def test_a_budget_has_an_event(hooks: Hooks, context: AppContext) -> None:
     hooks.create("/standard")
     hooks.create("/slack", format="slack")
     with context.database.write() as session:
-        notifications.publish_budget(session, "default", "spent", datetime.now(UTC))
+        notifications.publish_budget(session, "default", BudgetState.SPENT, datetime.now(UTC))
     found = {one.path: json.loads(one.body) for one in hooks.deliver()}
     assert found["/standard"]["type"] == "team.budget"
     assert found["/standard"]["data"] == {"state": "spent", "team": "default"}

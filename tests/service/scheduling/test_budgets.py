@@ -145,6 +145,18 @@ def test_a_budget_of_which_most_is_spent_warns_once_and_at_each_submission(
         assert [text for text in answer["warnings"] if "budget" in text] == [announced]
 
 
+def test_webhooks_of_the_team_are_notified_once_of_each_state(world: World, context: AppContext) -> None:
+    hook = world.client.post("/api/v1/webhooks", json={"url": "https://hooks.example.com/"}).json()["id"]
+    world.client.put(BUDGET, json={"slot_hours": 10})
+    for hours in (7.9, 8.0, 9.9, 10.0, 12.0):
+        spend(context, hours)
+        world.reconciler.reconcile_once()
+    items = world.client.get(f"/api/v1/webhooks/{hook}/deliveries").json()["items"]
+    assert [(one["event"], one["data"]) for one in reversed(items)] == [
+        ("team.budget", {"team": "default", "state": state}) for state in ("warning", "spent")
+    ]
+
+
 def test_the_team_that_has_spent_its_budget_gets_nothing_and_others_all() -> None:
     nodes = Cluster((Node("a", cpus=4),))
     demands = [Demand(team, 1, most=9, team=team, protected=team == "a", running=team == "a") for team in ("a", "b")]
@@ -184,6 +196,7 @@ def test_only_the_month_counts(context: AppContext) -> None:
         ({}, "gpu_hours"),
         ({"gpu_hours": -1}, "gpu_hours"),
         ({"slot_hours": 1e12}, "slot_hours"),
+        ({"slot_hours": False}, "slot_hours"),
         ({"slot_hours": 1, "action": "stop"}, "action"),
         ({"slot_hours": 1, "hours": 2}, "hours"),
     ],
