@@ -93,6 +93,7 @@ def experiments(items: Iterable[ExperimentSummary], now: datetime | None = None)
             figure(item.best.value) if item.best else "",
             str(item.slots),
             _elapsed(item, now),
+            f"{item.used.slot_hours:.3f}" if item.used else "",
             item.created_at.astimezone().strftime("%Y-%m-%d %H:%M"),
             *((str(item.priority),) if has_priorities else ()),
             *((item.team,) if has_teams else ()),
@@ -102,8 +103,8 @@ def experiments(items: Iterable[ExperimentSummary], now: datetime | None = None)
     )
     optional = {"priority": has_priorities, "team": has_teams, "owner": has_owners}
     shown = tuple(name for name, is_shown in optional.items() if is_shown)
-    headings = ("id", "name", "project", "state", "trials", "best", "slots", "time", "created", *shown)
-    numeric = {4, 5, 6, 7} | ({9} if has_priorities else set())
+    headings = ("id", "name", "project", "state", "trials", "best", "slots", "time", "slot hours", "created", *shown)
+    numeric = {4, 5, 6, 7, 8} | ({10} if has_priorities else set())
     return Table(headings, rows, numeric=frozenset(numeric), states=frozenset({3}))
 
 
@@ -252,6 +253,8 @@ def facts(view: ExperimentView, now: datetime | None = None) -> list[Fact]:
     lines.append(Fact("slots", f"{view.slots} now, priority {_priority(view)}"))
     if time := _elapsed(view, now or datetime.now(UTC)):
         lines.append(Fact("time", f"{time}, from the start of its first driver"))
+    if view.used:
+        lines.append(Fact("used", f"{view.used.slot_hours:.3f} slot hours, {view.used.gpu_hours:.3f} GPU hours"))
     if view.source_id:
         lines.append(Fact("continues", view.source_id))
     if view.best:

@@ -29,7 +29,7 @@ from service.contract.errors import ValidationFailedError
 from service.contract.pool_names import DEFAULT_POOL
 from service.contract.schemas import ExperimentView
 from service.contract.states import ACTIVE, INACTIVE
-from service.domain import attempts, experiments, queue_limit, waiting, webhooks
+from service.domain import accounting, attempts, experiments, queue_limit, waiting, webhooks
 from service.domain.experiments import Selection
 from service.identity import audit, teams
 from service.identity.permissions import Permission, allows, teams_with
@@ -65,7 +65,8 @@ class VisibleHandle:
         drivers = attempts.list_all(session, experiment)
         outage = self.context.cluster_cache.unreachable_reason
         ceiling = grants.of_team(session, DEFAULT_POOL, experiment.team_id).max_priority
-        view = serializers.full(experiment, counts, drivers, self.context.mlflow, outage, ceiling)
+        used = accounting.used(session, [experiment.id])[experiment.id]
+        view = serializers.full(experiment, counts, used, drivers, self.context.mlflow, outage, ceiling)
         return view.model_copy(update={"source_id": visible_source(self.caller, experiment)})
 
 

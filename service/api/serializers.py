@@ -8,22 +8,23 @@ from search_spaces.protocol import TrialState
 from search_spaces.stored import StoredSpec
 from search_spaces.upgrade import upgrade, upgrade_sample
 from service.adapters.mlflow_client import MlflowClient
-from service.contract.schemas import AttemptView, BestTrial, ExperimentSummary, ExperimentView, TrialView
+from service.contract.schemas import AttemptView, BestTrial, ExperimentSummary, ExperimentView, TrialView, Used
 from service.contract.states import DRIVEN, State
 from service.scheduling.shares import Why
 from service.store.models import Attempt, Experiment, Trial
 
 
 def summary(
-    experiment: Experiment, counts: dict[TrialState, int], mlflow: MlflowClient, outage: str = ""
+    experiment: Experiment, counts: dict[TrialState, int], used: Used, mlflow: MlflowClient, outage: str = ""
 ) -> ExperimentSummary:
     """`outage` says why Ray does not answer, which an experiment that waits for it or runs in it gives as a reason."""
-    return ExperimentSummary(**_fields(experiment, counts, mlflow, outage))
+    return ExperimentSummary(**_fields(experiment, counts, mlflow, outage), used=used)
 
 
 def full(
     experiment: Experiment,
     counts: dict[TrialState, int],
+    used: Used,
     attempts: list[Attempt],
     mlflow: MlflowClient,
     outage: str = "",
@@ -31,6 +32,7 @@ def full(
 ) -> ExperimentView:
     return ExperimentView(
         **_fields(experiment, counts, mlflow, outage),
+        used=used,
         spec=upgrade(experiment.spec).document,
         warnings=experiment.warnings,
         controls=experiment.controls,

@@ -27,6 +27,14 @@ class BestTrial(BaseModel):
     value: float = Field(description="Its best value of the objective.")
 
 
+class Used(BaseModel):
+    """What an experiment has used so far, its earlier attempts included."""
+
+    slot_hours: float = Field(description="Hours for which it held slots, summed over all slots.")
+    gpu_hours: float = Field(description="The same, times the GPUs of a slot.")
+    cpu_hours: float = Field(description="The same, times the CPUs of a slot.")
+
+
 class ExperimentSummary(BaseModel):
     """An experiment as lists show it."""
 
@@ -64,6 +72,7 @@ class ExperimentSummary(BaseModel):
     best: BestTrial | None = Field(description="The best trial so far; null before any trial finished an epoch.")
     priority: int = Field(0, description="Its priority inside its team now.")
     slots: int = Field(description="Number of trials that may run at the same time now.")
+    used: Used | None = Field(None, description="What it has used; null from a service that does not count it.")
     attempt: int = Field(description="Number of the current attempt; 0 before the first one.")
     mlflow_experiment_id: str | None = Field(description="The experiment in MLflow that holds the runs.")
     mlflow_run_id: str | None = Field(description="The parent run in MLflow.")

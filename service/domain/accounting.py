@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from sqlalchemy import ColumnElement, func, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from service.contract.schemas import Used
 from service.contract.usage import UsageEntry
 from service.contract.usage_by import UsageBy
 from service.store.accounting import Usage
@@ -98,6 +99,20 @@ def sums(
         )
         for row in rows
     ]
+
+
+def used(session: Session, ids: Collection[str]) -> dict[str, Used]:
+    """What each of these experiments has used so far."""
+    kinds = (Usage.slot_seconds, Usage.gpu_seconds, Usage.cpu_seconds)
+    query = (
+        select(Usage.experiment_id, *(func.sum(kind) / HOUR_S for kind in kinds))
+        .where(Usage.experiment_id.in_(ids))
+        .group_by(Usage.experiment_id)
+    )
+    found = dict.fromkeys(ids, Used(slot_hours=0, gpu_hours=0, cpu_hours=0))
+    for experiment_id, slot, gpu, cpu in session.execute(query):
+        found[experiment_id] = Used(slot_hours=slot, gpu_hours=gpu, cpu_hours=cpu)
+    return found
 
 
 def _logins(session: Session, ids: Collection[str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ class Usage(Base):
     __table_args__ = (Index(None, "team_id", "hour"),)
 
     hour: Mapped[datetime] = mapped_column(primary_key=True)
-    experiment_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    experiment_id: Mapped[str] = mapped_column(String(16), primary_key=True, index=True)
     team_id: Mapped[str] = mapped_column(String(TEAM_CHARACTERS), ForeignKey("teams.id"))
     pool: Mapped[str] = mapped_column(String(64))
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))

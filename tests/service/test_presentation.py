@@ -10,7 +10,7 @@ import pytest
 from search_spaces.protocol import TrialState
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.searched import searched_parameters, short_name
-from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, Point, TrialView
+from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, Point, TrialView, Used
 from service.presentation import (
     classes,
     curves,
@@ -24,6 +24,7 @@ from service.presentation import (
 )
 from tests.support.data_reports import data_report
 
+USED = Used(slot_hours=7.5, gpu_hours=15, cpu_hours=22.5)
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
 
@@ -142,7 +143,7 @@ def test_priorities_teams_and_owners_are_shown_where_they_say_something() -> Non
         items = [summary(team=team, owner=owner, priority=priority) for team, owner, priority in belongings]
         table = experiments(items)
         assert all(len(row) == len(table.headings) for row in table.rows)
-        return table.headings[9:]
+        return table.headings[10:]
 
     assert listed() == listed(("default", None, 0), ("default", None, 0)) == ()
     assert listed(("vision", "alice", 0), ("vision", None, 0)) == ("owner",)
@@ -154,12 +155,23 @@ def test_a_list_shows_slots_and_how_long_each_has_taken() -> None:
     started = NOW - timedelta(hours=3)
     items = [
         summary(),
-        summary(state="RUNNING", slots=4, started_at=started),
+        summary(state="RUNNING", slots=4, started_at=started, used=USED),
         summary(state="COMPLETED", started_at=started, ended_at=NOW - timedelta(hours=3) + timedelta(seconds=90)),
     ]
     table = experiments(items, NOW)
-    columns = [table.headings.index(name) for name in ("slots", "time")]
-    assert [tuple(row[column] for column in columns) for row in table.rows] == [("0", ""), ("4", "3 h"), ("0", "90 s")]
+    columns = [table.headings.index(name) for name in ("slots", "time", "slot hours")]
+    assert [tuple(row[column] for column in columns) for row in table.rows] == [
+        ("0", "", ""),
+        ("4", "3 h", "7.500"),
+        ("0", "90 s", ""),
+    ]
+
+
+@pytest.mark.parametrize(("used", "shown"), [(USED, ["7.500 slot hours, 15.000 GPU hours"]), (None, [])])
+def test_what_an_experiment_used(used: Used | None, shown: list[str]) -> None:
+    more: dict[str, Any] = {"spec": {}, "warnings": [], "controls": {"budget": {}}, "winner": None, "attempts": []}
+    view = ExperimentView(**summary(used=used).model_dump(), **more)
+    assert [fact.text for fact in facts(view, NOW) if fact.label == "used"] == shown
 
 
 @pytest.mark.parametrize(

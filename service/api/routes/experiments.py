@@ -26,7 +26,7 @@ from service.contract.errors import (
 )
 from service.contract.schemas import ExperimentPage, ExperimentView, ValidationResult
 from service.contract.states import State
-from service.domain import experiments
+from service.domain import accounting, experiments
 from service.domain.experiments import Selection
 from service.identity.permissions import Permission
 
@@ -142,9 +142,10 @@ def list_experiments(
         )
         found = visible.newest(session, selection)
         counts = experiments.count_trials(session, [experiment.id for experiment in found])
+        used = accounting.used(session, [experiment.id for experiment in found])
     page = found[: query.limit]
     outage = context.cluster_cache.unreachable_reason
-    summaries = [serializers.summary(one, counts[one.id], context.mlflow, outage) for one in page]
+    summaries = [serializers.summary(one, counts[one.id], used[one.id], context.mlflow, outage) for one in page]
     return ExperimentPage(
         items=[
             shown.model_copy(update={"source_id": access.visible_source(visible.caller, one)})

@@ -135,6 +135,22 @@ def test_a_sum_by_experiment_outlives_the_experiment(client: httpx.Client, bills
     assert [one["name"] for one in items if one["experiment_id"] == bills.mine] == [None]
 
 
+def test_an_experiment_has_what_it_used_in_all_months(client: httpx.Client, bills: Bills, context: AppContext) -> None:
+    with context.database.write() as session:
+        [row] = session.scalars(select(Usage).where(Usage.experiment_id == bills.mine))
+        values = {"team_id": row.team_id, "pool": row.pool, "user_id": row.user_id}
+        october = datetime(2026, 10, 31, 23, tzinfo=UTC)
+        seconds = {"slot_seconds": 3600.0, "gpu_seconds": 7200.0, "cpu_seconds": 10800.0}
+        session.add(Usage(hour=october, experiment_id=bills.mine, **values, **seconds))
+    with signed_in(client, bills.tokens["bob"]) as bob:
+        path = f"/api/v1/experiments/{bills.mine}"
+        unused = bob.post("/api/v1/experiments", json={"name": "unused"}).json()["used"]
+        found = [bob.get(path).json()["used"]]
+        found += [one["used"] for one in bob.get("/api/v1/experiments").json()["items"] if one["id"] == bills.mine]
+    assert found == [{"slot_hours": 3.0, "gpu_hours": 3.0, "cpu_hours": 7.0}] * 2
+    assert unused == {"slot_hours": 0.0, "gpu_hours": 0.0, "cpu_hours": 0.0}
+
+
 @pytest.mark.parametrize(
     "query", [{"month": "2026-13"}, {"month": "26-1"}, {"by": "week"}, {"cursor": "e30"}, {"limit": 0}, {"x": 1}]
 )
