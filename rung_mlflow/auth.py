@@ -11,8 +11,8 @@ import os
 import re
 from urllib.parse import unquote
 
-from flask import Response, make_response, request
-from mlflow.server import auth
+from flask import Response, g, make_response, request
+from mlflow.server import STATIC_PREFIX_ENV_VAR, auth
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME, WORKSPACE_HEADER_NAME, WORKSPACES_DIR_NAME
 from werkzeug.datastructures import Authorization
 
@@ -20,18 +20,36 @@ from rung_mlflow.service import Service, UnansweredError
 
 #: The URL of Rung's service, as MLflow's server reaches it.
 SERVICE = "RUNG_SERVICE_URL"
-FILES = "/mlflow-artifacts/"
-#: What only the administrator may ask for: names and rights of all teams, rights that would outlive a role in
-#: Rung, and requests of MLflow's server to others.
-CLOSED = re.compile(r"api/\d\.\d/mlflow/(users|roles|gateway|gateway-proxy|webhooks)(/|$)|^/(gateway|signup)(/|$)")
-OPEN = re.compile(r"/mlflow/users/current(/permissions)?/?$")
-
+#: What others than the administrator may ask for: pages, and what MLflow checks by the rights in a workspace. The rest
+#: has names and rights of all teams, makes rights that would outlive a role in Rung, lets its server send requests,
+#: or runs commands on its machine, as the assistant does.
+KINDS = (
+    "artifacts|datasets|experiments|logged-models|metrics|model-versions|registered-models|runs|server-info|traces"
+    "|ui-telemetry|upload-artifact|workspaces"
+)
+OPEN = re.compile(
+    "/|/(health|version|graphql|get-artifact|model-versions/get-artifact|static-files/.*)"
+    rf"|/(ajax-)?api/\d\.\d/(mlflow/({KINDS})(/.*)?|mlflow/users/current(/permissions)?/?"
+    "|mlflow-artifacts/artifacts(/.*)?)",
+    re.DOTALL,
+)
+FILES = re.compile("/(?:ajax-)?api/[^/]+/mlflow-artifacts/artifacts/?(.*)", re.DOTALL)
 
 _service: Service | None = None
 
 
 def authenticate() -> Authorization | Response:
-    """The user of MLflow that the request acts as, or the answer to a request that acts as nobody."""
+    """The user of MLflow that the request acts as, or the answer to a request that acts as nobody.
+
+    MLflow asks several times during one request, and must get the same answer.
+    """
+    if "rung_user" not in g:
+        g.rung_user = _authenticate()
+    user: Authorization | Response = g.rung_user
+    return user
+
+
+def _authenticate() -> Authorization | Response:
     given = request.authorization
     name, secret = _credentials(given)
     if not secret:
@@ -44,27 +62,34 @@ def authenticate() -> Authorization | Response:
         return _unavailable(f"Rung's service does not say what you may do here; try again later ({error})")
     if workspaces is None:
         return auth.make_basic_auth_response()
-    if CLOSED.search(request.path) and not OPEN.search(request.path):
+    path = request.path.removeprefix(os.environ.get(STATIC_PREFIX_ENV_VAR, "").rstrip("/"))
+    if not OPEN.fullmatch(path):
         return auth.make_forbidden_response()
     named = (request.headers.get(WORKSPACE_HEADER_NAME) or "").strip()
     # MLflow's pages are asked for without a workspace. Whichever user is taken, it has no rights in the default one.
     user = workspaces.get(named or DEFAULT_WORKSPACE_NAME) or (None if named else next(iter(workspaces.values()), None))
-    if user is None or ((named or DEFAULT_WORKSPACE_NAME) == DEFAULT_WORKSPACE_NAME and _is_about_all_workspaces()):
+    if user is None or ((named or DEFAULT_WORKSPACE_NAME) == DEFAULT_WORKSPACE_NAME and _is_about_others(path)):
         return auth.make_forbidden_response()
     if not auth.store.has_user(user):
         return _unavailable("Rung has not prepared the workspace of your team yet; try again in a few seconds")
     return Authorization("basic", {"username": user, "password": ""})
 
 
-def _is_about_all_workspaces() -> bool:
-    """Whether a request in the default workspace asks for the folder with the files of the others. MLflow refuses
-    `workspaces/NAME`, but not `./workspaces/NAME`, which names no experiment whose rights it would check."""
-    if FILES not in request.path:
-        return False
-    path, decoded = "", f"{request.path}/{request.args.get('path', '')}"
+def _is_about_others(path: str) -> bool:
+    """Whether a request in the default workspace asks for files of the others, which are in a folder of its own. MLflow
+    refuses `workspaces/NAME`, but not `./workspaces/NAME`, which names no experiment whose rights it would check."""
+    found = FILES.fullmatch(path)
+    asked = [found[1], *request.args.getlist("path")] if found else []
+    return any(not _is_own(one) for one in asked)
+
+
+def _is_own(path: str) -> bool:
+    """Whether a path of a file is one of the default workspace: also as it was before there were workspaces."""
+    decoded = ""
     while path != decoded:
-        path, decoded = decoded, unquote(decoded)
-    return WORKSPACES_DIR_NAME in path.split("/")
+        path, decoded = unquote(path), path
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+    return ".." not in parts and (parts[:1] != [WORKSPACES_DIR_NAME] or parts[1:2] == [DEFAULT_WORKSPACE_NAME])
 
 
 def _credentials(given: Authorization | None) -> tuple[str, str]:

@@ -113,7 +113,9 @@ class Replication(Part):
     """The finalists, trained again with fresh seeds. The search's own values play no part: they were chosen."""
 
     chosen: int = Field(description="Number of the trial with the best mean, which won.")
-    finalists: list[Finalist] = Field(description="The finalists, the best mean first.")
+    finalists: list[Finalist] = Field(
+        description="The finalists, the best mean first, without those that diverged with a fresh seed."
+    )
     expected: float = Field(
         description="Value of the objective to expect of a finalist that was chosen in this way: chosen by all seeds "
         "but one, and measured with that one, averaged over the seeds."

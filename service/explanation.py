@@ -118,11 +118,14 @@ def _replicated(insight: Insight) -> Iterable[Fact]:
     found = insight.replication
     if found is None:
         return
-    first, second = found.finalists[:2]
+    first, *others = found.finalists
     seeds = counted(len(first.values), "fresh seed")
     spread = f" (sd {figure(first.sd)})" if first.sd is not None else ""
     text = f"trial {first.trial} won by the mean over {seeds}: {figure(first.mean)}{spread}"
-    text += f", against {figure(second.mean)} of trial {second.trial}"
+    for second in others[:1]:
+        text += f", against {figure(second.mean)} of trial {second.trial}"
+    if not others:
+        text += "; every other finalist diverged with a fresh seed, or was not trained with all of them"
     if found.difference:
         low, high = 100 * found.difference.low, 100 * found.difference.high
         text += f"; the difference is {100 * found.difference.value:.2f} ({low:.2f} to {high:.2f}) percentage points"

@@ -8,7 +8,6 @@ named, and with `speech`. `yes`: carried out, or shown; `nothing`: answered, wit
 from __future__ import annotations
 
 import csv
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +45,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TeamMlflow]:
             made.credentials[role] = ("any name", made.accounts.person(role, vision=role))
         made.credentials["admin"] = ("any name", made.accounts.person("admin", admin=True))
         made.credentials["stranger"] = ("any name", made.accounts.person("stranger", speech="manager"))
+        for role in ("viewer", "manager"):
+            token = made.accounts.person(f"{role}-of-default", default=role)
+            made.credentials[f"{role} of default"] = ("any name", token)
+        made.credentials["driver of default"] = made.driver("default")
         made.credentials["driver"] = made.driver("vision")
         made.credentials["other driver"] = made.driver("speech")
         yield made
@@ -118,6 +121,7 @@ def _new_folder(team: Team) -> str:
 
 RUN_BY_GRAPHQL = 'query Q{mlflowGetRun(input:{runId:"%s"}){run{info{runName}}}}'
 V3 = "/api/3.0/mlflow"
+ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
 REQUESTS: dict[str, Callable[[Team], Made]] = {
     "get an experiment": _get(f"{API}/experiments/get", lambda team: {"experiment_id": team.experiment}),
     "search experiments": _post(f"{API}/experiments/search", lambda team: {"max_results": 100}),
@@ -191,6 +195,12 @@ REQUESTS: dict[str, Callable[[Team], Made]] = {
     "create a webhook": _post(
         f"{API}/webhooks", lambda team: {"name": "w", "url": "https://example.com", "events": [{}]}
     ),
+    "configure the assistant": _post(f"{ASSISTANT}/config", lambda team: {"providers": {}}, "PUT"),
+    "ask the assistant": _post(f"{ASSISTANT}/message", lambda team: {"message": "run a command"}),
+    "install skills of the assistant": _post(f"{ASSISTANT}/skills/install", lambda team: {"type": "global"}),
+    "search jobs": _post("/ajax-api/3.0/jobs/search", lambda team: {}),
+    "list MCP servers": _get("/ajax-api/3.0/mlflow/mcp-servers", lambda team: {}),
+    "send traces": lambda team: ("POST", "/v1/traces", {"content": b""}),
 }
 
 
@@ -273,18 +283,31 @@ def test_no_path_leads_from_the_default_workspace_to_the_files_of_another(
     shared: TeamMlflow, team: Team, begin: str, workspace: str | None
 ) -> None:
     """Its files are not in a folder of their own, but in the one that has those of all workspaces."""
-    shared.credentials["of default"] = ("any name", manager_of_default(shared))
-    answer = shared.ask("of default", "GET", f"{ARTIFACTS}/{begin}{team.folder}/canary.txt", workspace)
+    answer = shared.ask("manager of default", "GET", f"{ARTIFACTS}/{begin}{team.folder}/canary.txt", workspace)
     assert answer.status_code in {400, 403}
     for folder in (team.folder, "workspaces"):
-        answer = shared.ask("of default", "GET", f"{ARTIFACTS}?path={begin}{folder}", workspace)
+        answer = shared.ask("manager of default", "GET", f"{ARTIFACTS}?path={begin}{folder}", workspace)
         assert answer.status_code in {400, 403}
-    assert shared.ask("of default", "GET", ARTIFACTS, workspace).status_code == 200, "its own folder is listed"
+    assert shared.ask("manager of default", "GET", ARTIFACTS, workspace).status_code == 200, "its own folder is listed"
 
 
-@functools.cache
-def manager_of_default(shared: TeamMlflow) -> str:
-    return shared.accounts.person("of-default", default="manager")
+@pytest.mark.parametrize("workspace", ["default", None])
+def test_files_of_the_team_default_are_in_the_default_workspace(shared: TeamMlflow, workspace: str | None) -> None:
+    def ask(caller: str, method: str, path: str, **content: Any) -> httpx.Response:
+        return shared.ask(caller, method, path, workspace, **content)
+
+    made = ask(
+        "manager of default", "POST", f"{API}/experiments/create", json={"name": f"{CANARY}-{next(numbers)}"}
+    ).json()
+    body = {"experiment_id": made["experiment_id"], "start_time": 1}
+    info = ask("manager of default", "POST", f"{API}/runs/create", json=body).json()["run"]["info"]
+    folder = info["artifact_uri"].removeprefix("mlflow-artifacts:/")
+    for caller, status in (("manager of default", 200), ("driver of default", 200), ("viewer of default", 403)):
+        put = ask(caller, "PUT", f"{ARTIFACTS}/{folder}/{caller}.txt", content=CANARY.encode())
+        assert put.status_code == status, (caller, put.text)
+    for caller, status in (("viewer of default", 200), ("stranger", 403), ("nobody", 401)):
+        assert ask(caller, "GET", f"{ARTIFACTS}/{folder}/manager of default.txt").status_code == status, caller
+        assert ask(caller, "GET", ARTIFACTS, params={"path": folder}).status_code == status, caller
 
 
 def test_the_service_finds_the_runs_of_an_experiment_in_its_workspace_only(shared: TeamMlflow, team: Team) -> None:

@@ -51,7 +51,7 @@ def replication(evidence: Evidence) -> Replication | None:
             for place, one in enumerate(order)
         ],
         expected=expected_of_choice(values, sign),
-        difference=of_others[1],
+        difference=of_others[1] if len(of_others) > 1 else None,
     )
 
 

@@ -61,7 +61,7 @@ def ranked(trials: Mapping[int, Trial], best: int, seeds: int, sign: int) -> lis
 
     `trials` are by number, `best` is the best one of the search: unless it was tried with each seed itself, as it was
     not if it was found after the others were, or if its replicates were ended by a person, the budget or a failure, it
-    is not beaten. A seed with which it diverges was tried.
+    is not beaten. A seed with which it diverges was tried: it loses then, also to a single other trial.
     """
     own = [trials.get(replicate_number(best, index)) for index in range(seeds)]
     if any(run is None or run.state not in TRIED for run in own):
@@ -75,7 +75,8 @@ def ranked(trials: Mapping[int, Trial], best: int, seeds: int, sign: int) -> lis
         for number, runs in groups.items()
         if len(runs) == seeds
     ]
-    return sorted(found, key=lambda one: (-sign * one.mean, one.trial)) if len(found) >= FEWEST else []
+    is_alone = len(found) < FEWEST and any(one.trial == best for one in found)
+    return [] if is_alone else sorted(found, key=lambda one: (-sign * one.mean, one.trial))
 
 
 def _loss(run: Trial) -> float:

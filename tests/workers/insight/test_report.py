@@ -369,6 +369,25 @@ def test_the_insight_is_of_the_trial_that_fresh_seeds_chose(plant: Plant) -> Non
     assert sure.overtuned is False
 
 
+def test_a_single_finalist_is_left_where_the_best_trial_diverges_with_a_fresh_seed(plant: Plant) -> None:
+    spec = spec_of(finalists={"trials": 2, "seeds": 2}, max_epochs=1)
+    sample = {"optimizer": 1, "label_smoothing": 0.1}
+    trials = [(sample, [sum(right) / 12], right) for right in ([True] * 12, [True] * 11 + [False])]
+    storage = plant(spec, trials)
+    recorder = with_fresh_seeds(storage, spec, {1: [True, True]})
+    for seed in range(2):
+        number, of = replicate_number(0, seed), recorder.table.trials[0]
+        recorder.record_suggestion(number, of.sample, of.parameters)
+        recorder.record_epoch(number, 1, {"validation_accuracy": 0.1}, (TrialState.DIVERGED, "the loss is not finite"))
+    run = replicate_number(1, 0)
+    recorder.record_winner(Winner(trial=run, value=1.0, test_accuracy=39 / 40, test_loss=0.1))
+    recorder.close()
+    made = make_insight(spec, storage)
+    assert (made.choice.trial, made.choice.run, made.choice.best_of_search) == (1, run, 0)
+    assert made.replication is not None
+    assert ([one.trial for one in made.replication.finalists], made.replication.difference) == ([1], None)
+
+
 @pytest.mark.parametrize(("others", "ties"), [([False, True], [1]), ([False, False], [])])
 def test_a_finalist_is_distinguished_only_where_the_difference_over_fresh_seeds_is(
     plant: Plant, others: Sequence[bool], ties: list[int]

@@ -274,15 +274,29 @@ def test_a_better_trial_that_was_found_later_is_not_beaten_by_earlier_replicates
     assert replicated(chosen.number)[0] == 2
 
 
+@pytest.mark.parametrize("finalists", [2, 3])
 @pytest.mark.parametrize(("state", "decided"), [("DIVERGED", True), ("ERROR", False), ("CANCELED", False)])
 def test_the_best_trial_is_out_if_it_diverges_with_a_seed_but_not_if_a_replicate_fails_or_is_canceled(
-    open_recorder: OpenRecorder, state: str, decided: bool
+    open_recorder: OpenRecorder, finalists: int, state: str, decided: bool
 ) -> None:
     recorder = open_recorder()
-    table = table_of(recorder, [[0.9], [0.8], [0.7]])
-    spec = ExperimentSpec(name="x", finalists={"trials": 3, "seeds": 2})
-    for trial, seed in ((0, 0), (1, 0), (1, 1), (2, 0), (2, 1)):
+    table = table_of(recorder, [[0.9], [0.8], [0.7]][:finalists])
+    spec = ExperimentSpec(name="x", finalists={"trials": finalists, "seeds": 2})
+    for trial, seed in [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)][: 2 * finalists - 1]:
         replicate(recorder, trial, seed, TrialState.COMPLETED)
     replicate(recorder, 0, 1, TrialState(state))
     chosen = decided_by_seeds(spec, table)
     assert (chosen and replicated(chosen.number)) == ((1, 0) if decided else None)
+
+
+def test_the_best_trial_wins_where_it_is_the_only_one_that_does_not_diverge_with_a_seed(
+    open_recorder: OpenRecorder,
+) -> None:
+    recorder = open_recorder()
+    table = table_of(recorder, [[0.9], [0.8]])
+    for seed in range(2):
+        replicate(recorder, 0, seed, TrialState.COMPLETED)
+        replicate(recorder, 1, seed, TrialState.DIVERGED)
+    won = winner(ExperimentSpec(name="x", finalists=TWICE), table)
+    assert won is not None
+    assert (won.trial.number, won.by_fresh_seeds) == (0, False)

@@ -162,6 +162,17 @@ def test_insight_says_how_the_finalists_did_with_fresh_seeds(world: World, setti
     ) in runner(world).invoke(app, ["insight", ended]).stdout.splitlines()
 
 
+def test_insight_says_that_the_other_finalists_diverged(world: World, settings: Settings, ended: str) -> None:
+    left = Finalist(trial=12, runs=[5000120, 5000121], values=[0.985, 0.987], mean=0.986, sd=0.0014)
+    replication = Replication(chosen=12, finalists=[left], expected=0.986)
+    write(settings, ended, insight(replication=replication).model_dump_json())
+    assert (
+        "  seeds     trial 12 won by the mean over 2 fresh seeds: 0.986 (sd 0.0014); every other finalist diverged with "
+        "a fresh seed, or was not trained with all of them; with one more seed, 0.986 is to be expected on the same "
+        "images"
+    ) in runner(world).invoke(app, ["insight", ended]).stdout.splitlines()
+
+
 def test_the_winner_by_fresh_seeds_is_distinguished_from_the_best_of_the_search(
     world: World, settings: Settings, ended: str
 ) -> None:
