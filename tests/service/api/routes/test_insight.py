@@ -167,9 +167,9 @@ def test_insight_says_that_the_other_finalists_diverged(world: World, settings: 
     replication = Replication(chosen=12, finalists=[left], expected=0.986)
     write(settings, ended, insight(replication=replication).model_dump_json())
     assert (
-        "  seeds     trial 12 won by the mean over 2 fresh seeds: 0.986 (sd 0.0014); every other finalist diverged with "
-        "a fresh seed, or was not trained with all of them; with one more seed, 0.986 is to be expected on the same "
-        "images"
+        "  seeds     trial 12 won by the mean over 2 fresh seeds: 0.986 (sd 0.0014); every other finalist diverged "
+        "with a fresh seed, or was not trained with all of them; with one more seed, 0.986 is to be expected on the "
+        "same images"
     ) in runner(world).invoke(app, ["insight", ended]).stdout.splitlines()
 
 
