@@ -12,7 +12,8 @@ import re
 from urllib.parse import unquote
 
 from flask import Response, g, make_response, request
-from mlflow.server import STATIC_PREFIX_ENV_VAR, auth
+from mlflow.server import auth
+from mlflow.server.handlers import STATIC_PREFIX_ENV_VAR
 from mlflow.utils.workspace_utils import DEFAULT_WORKSPACE_NAME, WORKSPACE_HEADER_NAME, WORKSPACES_DIR_NAME
 from werkzeug.datastructures import Authorization
 

@@ -103,15 +103,16 @@ def sums(
 
 def used(session: Session, ids: Collection[str]) -> dict[str, Used]:
     """What each of these experiments has used so far."""
-    kinds = (Usage.slot_seconds, Usage.gpu_seconds, Usage.cpu_seconds)
     query = (
-        select(Usage.experiment_id, *(func.sum(kind) / HOUR_S for kind in kinds))
+        select(
+            Usage.experiment_id, func.sum(Usage.slot_seconds), func.sum(Usage.gpu_seconds), func.sum(Usage.cpu_seconds)
+        )
         .where(Usage.experiment_id.in_(ids))
         .group_by(Usage.experiment_id)
     )
     found = dict.fromkeys(ids, Used(slot_hours=0, gpu_hours=0, cpu_hours=0))
     for experiment_id, slot, gpu, cpu in session.execute(query):
-        found[experiment_id] = Used(slot_hours=slot, gpu_hours=gpu, cpu_hours=cpu)
+        found[experiment_id] = Used(slot_hours=slot / HOUR_S, gpu_hours=gpu / HOUR_S, cpu_hours=cpu / HOUR_S)
     return found
 
 
