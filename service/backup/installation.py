@@ -31,6 +31,7 @@ from service.store.models import Experiment
 LEASE = "queue"  # of `service.scheduling`: who holds it may act on experiments
 LEASE_S = 15.0
 RENEW_S = 3.0
+BEGUN = ".restoring-databases"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Installation:
     def restoring(self) -> Path:
         """A folder that is there until a restore has ended."""
         return unfinished(self.storage)
+
+    @property
+    def begun(self) -> Path:
+        """A file that says which databases a restore writes. It counts only while `restoring` is there."""
+        return self.restoring.with_suffix(BEGUN)
 
 
 def unfinished(folder: Path) -> Path:

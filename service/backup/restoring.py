@@ -6,11 +6,12 @@ restore that was interrupted is known and can be repeated. It must not know the 
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, make_url
 
 from service.backup import mlflow_database, sets, tables, trees
 from service.backup.errors import BackupError
@@ -26,7 +27,10 @@ def restore(installation: Installation, folder: Path) -> Manifest:
     """Raises BackupError before anything is written; StackError, OSError and SQLAlchemyError also later."""
     manifest = sets.read_manifest(folder)
     with locked(installation.home) if installation.is_home else nullcontext():
-        _check_empty(installation, databases=not installation.restoring.exists())
+        _check_empty(installation)
+        installation.begun.parent.mkdir(parents=True, exist_ok=True)
+        installation.begun.write_text(json.dumps(_databases(installation)))
+        installation.begun.chmod(0o600)
         places = (  # the storage gets its name last: until then, the databases are not in use
             (folder / sets.ARTIFACTS, installation.mlflow_artifacts),
             (folder / sets.STORAGE, installation.storage),
@@ -45,28 +49,51 @@ def restore(installation: Installation, folder: Path) -> Manifest:
             if target.exists():
                 target.rmdir()
             unfinished(target).rename(target)
+        installation.begun.unlink()
     return manifest
 
 
-def _check_empty(installation: Installation, databases: bool) -> None:
-    """Raises BackupError for a target that has anything. Those of an interrupted restore are not `databases` in use."""
+def _check_empty(installation: Installation) -> None:
+    """Raises BackupError for a target that has anything, except the databases that an interrupted restore began."""
     for folder in (installation.storage, installation.mlflow_artifacts):
         if not trees.is_empty(folder):
             raise BackupError(f"{folder} must be absent or empty: move it elsewhere first")
-    for url, content, most in (
-        (installation.database_url, ("experiments",), 0),
-        (installation.mlflow_database_url, mlflow_database.CONTENT, 1),
-    )[: 2 * databases]:
+    begun = _begun(installation)
+    for shown, url, content, most in zip(
+        _databases(installation),
+        (installation.database_url, installation.mlflow_database_url),
+        (("experiments",), mlflow_database.CONTENT),
+        (0, 1),
+        strict=True,
+    ):
+        if shown in begun:
+            continue
         file = mlflow_database.file_of(url)
         if file is not None and not file.exists():  # to connect would create it
             continue
         engine = create_engine(url)
         try:
             if tables.count(engine, *content) > most:
-                shown = engine.url.render_as_string(hide_password=True)
                 raise BackupError(f"the database {shown} must be empty: create a new one, or move the file elsewhere")
         finally:
             engine.dispose()
+
+
+def _begun(installation: Installation) -> list[str]:
+    """The databases that an interrupted restore began to write."""
+    if not installation.restoring.exists():
+        return []
+    try:
+        found: list[str] = json.loads(installation.begun.read_text())
+    except (OSError, ValueError):
+        return []
+    return found
+
+
+def _databases(installation: Installation) -> list[str]:
+    """The URLs of Rung's and MLflow's database, as they are shown."""
+    urls = (installation.database_url, installation.mlflow_database_url)
+    return [make_url(url).render_as_string(hide_password=True) for url in urls]
 
 
 def _restore_database(installation: Installation, copied: str) -> None:

@@ -59,6 +59,12 @@ def request(session: Session, webhook: Webhook, event: str, data: dict[str, Any]
     return delivery
 
 
+def is_full(session: Session, webhook: Webhook) -> bool:
+    """Whether as many notifications wait for a webhook as may."""
+    pending = select(func.count()).where(Delivery.webhook_id == webhook.id, Delivery.next_at.is_not(None))
+    return session.scalars(pending).one() >= MAX_PENDING
+
+
 def _add(session: Session, event: Event, team: str, data: dict[str, Any], now: datetime) -> None:
     """For each webhook of the team that is for this event and is not disabled."""
     query = select(Webhook).where(Webhook.team_id == team, Webhook.disabled_at.is_(None))
@@ -66,8 +72,7 @@ def _add(session: Session, event: Event, team: str, data: dict[str, Any], now: d
     for webhook in session.scalars(locked):
         if event not in webhook.events:
             continue
-        pending = select(func.count()).where(Delivery.webhook_id == webhook.id, Delivery.next_at.is_not(None))
-        if session.scalars(pending).one() >= MAX_PENDING:
+        if is_full(session, webhook):
             log.warning("webhook %s has %d notifications that wait: %s is left out", webhook.id, MAX_PENDING, event)
             continue
         request(session, webhook, event, data, now)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from search_spaces.domains import Choice, Interval
@@ -100,20 +100,26 @@ def _lines(session: Session, ids: Sequence[str]) -> list[_Line]:
 
 def _overhead_s(session: Session, lines: Sequence[_Line]) -> float:
     """Seconds of slots for each trial besides its epochs, in the experiments whose use was measured, without those that
-    imported trials of others."""
+    imported trials of others. Of an experiment of which not all trials were read, the others took as long."""
     ids = {one.experiment_id for one in lines}
-    query = (
+    measured = (
         select(Usage.experiment_id, func.sum(Usage.slot_seconds))
         .join(Experiment, Experiment.id == Usage.experiment_id)
         .where(Usage.experiment_id.in_(ids), Experiment.source_id.is_(None))
         .group_by(Usage.experiment_id)
     )
-    used: dict[str, float] = dict(session.execute(query).all())
-    counted = [one for one in lines if one.experiment_id in used]
-    if not counted:
-        return 0.0
-    trained = sum(one.epochs * one.epoch_s for one in counted)
-    return max(0.0, sum(used.values()) - trained) / len(counted)
+    used: dict[str, float] = dict(session.execute(measured).all())
+    counts = (
+        select(Trial.experiment_id, func.count(), func.sum(case((Trial.epoch > 0, 1), else_=0)))
+        .where(Trial.experiment_id.in_(used))
+        .group_by(Trial.experiment_id)
+    )
+    besides_s, trials = 0.0, 0
+    for experiment_id, count, with_epochs in session.execute(counts).all():
+        read = [one.epochs * one.epoch_s for one in lines if one.experiment_id == experiment_id]
+        besides_s += used[experiment_id] - sum(read) * with_epochs / len(read)
+        trials += count
+    return max(0.0, besides_s) / trials if trials else 0.0
 
 
 def _costly_values(space: SearchSpace) -> dict[str, list[Any]]:

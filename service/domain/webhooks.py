@@ -121,9 +121,12 @@ def rotate(webhook: Webhook, box: SecretBox, now: datetime) -> str:
 
 
 def send_test(session: Session, webhook: Webhook, now: datetime) -> Delivery:
-    """A notification that names only the team. Raises ConflictError for a webhook that is disabled."""
+    """A notification that names only the team. Raises ConflictError for a webhook that is disabled, or for which many
+    wait."""
     if webhook.disabled_at is not None:
         raise ConflictError(f"webhook {webhook.id} is disabled: enable it first")
+    if notifications.is_full(session, webhook):
+        raise ConflictError(f"{notifications.MAX_PENDING} notifications wait for webhook {webhook.id} already")
     delivery = notifications.request(session, webhook, TEST, {"team": webhook.team_id}, now)
     session.flush()
     return delivery

@@ -84,7 +84,9 @@ class _Round:
 
     def _protect(self, entry: Entry) -> None:
         team = self._team(entry)
-        if self._pool.stop is Stop.DRAIN or team.grant.is_spent or self._exceeds_limit(team, entry):
+        if self._pool.stop is Stop.DRAIN or team.grant.is_spent:
+            return
+        if self._exceeds_limit(team, entry) or team.runs_most:
             return
         node = self._placement.place(entry.size, entry.held, protected=True, spare_gpus=False)
         if node is not None:
@@ -160,7 +162,7 @@ class _Round:
             return Why.LIMIT
         if entry.nodes:
             return None
-        if team.grant.max_running is not None and team.running >= team.grant.max_running:
+        if team.runs_most:
             return Why.MAX_RUNNING
         if self._pool.max_running is not None and self._running >= self._pool.max_running:
             return Why.DRIVERS

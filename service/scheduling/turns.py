@@ -79,6 +79,11 @@ class Team:
         self._levels: dict[int, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
         self._heap: list[tuple[tuple[object, ...], _Person]] = []
 
+    @property
+    def runs_most(self) -> bool:
+        """Whether another experiment of it may not run beside those that do."""
+        return self.grant.max_running is not None and self.running >= self.grant.max_running
+
     def introduce(self, demand: Demand) -> None:
         """Ties are decided by all demands, whatever they have: who makes many small ones gains nothing."""
         usage, oldest = self._ties.get(demand.person, (0.0, math.inf))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from rung_mlflow.service import MOST_REMEMBERED, REMEMBERED_S, Service, UnansweredError
+from rung_mlflow.service import MOST_NEW, MOST_REMEMBERED, OUTAGE_S, REMEMBERED_S, Service, UnansweredError
 from tests.support.recording_server import recording
 
 PEOPLE, ATTEMPTS = "/api/v1/auth/mlflow", "/api/v1/attempts/exp-k3v9q2mz-a1/mlflow"
@@ -59,6 +59,52 @@ def test_a_service_that_is_gone_answers_nothing() -> None:
         url = server.url
     with pytest.raises(UnansweredError):
         Service(url).workspaces("", "one")
+
+
+def test_a_service_that_does_not_answer_is_asked_once_in_a_while() -> None:
+    """Also about tokens that it knew: what they open may have changed."""
+    now = 0.0
+    with recording({f"GET {PEOPLE}": (200, VISION)}) as server:
+        service = Service(server.url, lambda: now)
+        service.workspaces("", "known")
+        url = server.url
+    now = REMEMBERED_S + 1
+    asked = 0
+
+    def count(request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        raise httpx.ReadTimeout("timed out", request=request)
+
+    service._client = httpx.Client(base_url=url, transport=httpx.MockTransport(count))
+    for token in ("new", "known", "newer"):
+        with pytest.raises(UnansweredError, match="timed out"):
+            service.workspaces("", token)
+    assert asked == 1
+    now += OUTAGE_S
+    with pytest.raises(UnansweredError):
+        service.workspaces("", "new")
+    assert asked == 2
+
+
+def test_strangers_make_few_requests_and_keep_nobody_out_who_is_known() -> None:
+    now = 0.0
+    with recording({f"GET {PEOPLE}": (200, VISION)}) as server:
+        service = Service(server.url, lambda: now)
+        assert service.workspaces("", "known")
+        now = REMEMBERED_S + 1
+        server.answers[f"GET {PEOPLE}"] = (401, {})
+        refused = 0
+        for number in range(10 * MOST_NEW):
+            try:
+                service.workspaces("", f"guess {number}")
+            except UnansweredError:
+                refused += 1
+        assert (len(server.requests), refused) == (1 + MOST_NEW, 9 * MOST_NEW)
+        server.answers[f"GET {PEOPLE}"] = (200, VISION)
+        assert service.workspaces("", "known")
+        now += 1.0
+        assert service.workspaces("", "new")
 
 
 @pytest.mark.parametrize("token", ["a\nb", "é", "\ud800", ""])

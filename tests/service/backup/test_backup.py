@@ -13,7 +13,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,13 @@ from mlflow import MlflowClient
 from sqlalchemy import create_engine, text
 from typer.testing import CliRunner, Result
 
+from search_spaces.experiment import ExperimentSpec
 from service.app import create_app
 from service.backup import installation, making, mlflow_database, restoring, sets, tables, trees
 from service.backup.errors import BackupError
+from service.backup.installation import Installation
 from service.cli import app
+from service.domain import experiments
 from service.settings import AuthMode, Settings
 from service.stack.embedded import Options, running
 from service.stack.home import StackError, locked
@@ -329,6 +332,8 @@ def test_an_interrupted_restore_is_known_and_can_be_repeated(
     monkeypatch.undo()
     assert (home.home / "storage.restoring").is_dir()
     assert not home.storage.exists()
+    if last == (tables, "copy"):
+        refuse_another_database(found, tmp_path / "set")
     with (
         pytest.raises(StackError, match="a restore was interrupted: repeat `rung restore`"),
         running(Options(home=home.home)),
@@ -342,12 +347,26 @@ def test_an_interrupted_restore_is_known_and_can_be_repeated(
     again = home.run("restore", str(tmp_path / "set"))
     assert again.exit_code == 0, again.output
     assert everything(home) == before
-    assert list(home.home.glob("*.restoring")) == []
+    assert list(home.home.glob("*.restoring*")) == []
     with (
         closing(sqlite3.connect(home.home / "rung.db")) as connection,
         pytest.raises(sqlite3.IntegrityError, match="the audit log is append-only"),
     ):
         connection.execute("DELETE FROM audit")
+
+
+def refuse_another_database(interrupted: Installation, backup: Path) -> None:
+    """A restore that was interrupted says nothing about another database: it must be empty like any."""
+    other = interrupted.home.parent / "other.db"
+    database = Database.open(f"sqlite:///{other}")
+    database.migrate()
+    with database.write() as session:
+        experiments.submit(session, ExperimentSpec(name="precious"), [])
+    database.close()
+    content = other.read_bytes()
+    with pytest.raises(BackupError, match=r"other\.db must be empty"):
+        restoring.restore(replace(interrupted, database_url=f"sqlite:///{other}"), backup)
+    assert other.read_bytes() == content
 
 
 def test_a_named_pipe_in_a_backup_does_not_block(home: Place, tmp_path: Path) -> None:

@@ -428,6 +428,8 @@ def test_what_waits_is_bounded(hooks: Hooks, monkeypatch: pytest.MonkeyPatch, ca
     hooks.publish(*(Event.STARTED for _ in range(4)))
     assert hooks.show(hook.id).pending == 2
     assert "experiment.started is left out" in caplog.text
+    refused = hooks.world.client.post(f"{API}/{hook.id}/test")
+    assert (refused.status_code, "2 notifications wait" in refused.text) == (409, True)
 
 
 def test_what_ended_long_ago_is_forgotten(hooks: Hooks, context: AppContext) -> None:

@@ -356,6 +356,8 @@ def test_each_share_says_why_it_is_not_larger() -> None:
     assert why(one, a=Grant(limit=2)) == [Why.LIMIT]
     assert why(one, replace(two, team="a"), a=Grant(max_running=1))[1] is Why.MAX_RUNNING
     assert why(one, two, pool=Pool(max_running=1))[1] is Why.DRIVERS
+    both = (replace(one, team="a", running=True, protected=True), replace(two, team="a", running=True, protected=True))
+    assert why(*both, a=Grant(max_running=1))[1] is Why.MAX_RUNNING, "a limit that is lowered takes effect at once"
     assert why(one, replace(two, running=True), pool=Pool(stop=Stop.HOLD)) == [Why.HOLD, Why.TEAM]
     assert why(replace(one, running=True, protected=True), pool=Pool(stop=Stop.DRAIN)) == [Why.HOLD]
 

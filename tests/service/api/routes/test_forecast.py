@@ -8,12 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from search_spaces.experiment import ExperimentSpec
 from service.cli import app
 from service.context import AppContext
-from service.domain import experiments
+from service.domain import experiments, similar_trials
 from service.domain.experiments import Belonging
 from service.store.accounting import Usage
 from service.store.models import Trial
@@ -79,6 +80,19 @@ def test_hours_are_those_of_similar_trials(client: httpx.Client, context: AppCon
     assert found["basis"] == f"{BASIS}, and each trial 36 s besides"
     assert found["slot_hours"]["expected"] == pytest.approx((200 * 18 + 10 * 36) / 3600)
     assert found["gpu_hours"]["expected"] == pytest.approx(found["slot_hours"]["expected"] / 2)
+
+
+def test_of_a_large_experiment_some_trials_are_read_and_the_others_took_as_long(
+    client: httpx.Client, context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(context, 18.0, slot_s=2 * 10 * 18.0 + 3 * 36.0)
+    with context.database.write() as session:  # it failed before its first epoch, and is no similar trial
+        [one] = session.scalars(select(Trial.experiment_id).distinct())
+        failed = {"metrics": {}, "parameters": {}, "updated_at": datetime.now(UTC)}
+        session.add(Trial(experiment_id=one, trial=2, attempt=1, state="ERROR", epoch=0, **failed))
+    assert forecast(client)["basis"] == f"{BASIS}, and each trial 36 s besides"
+    monkeypatch.setattr(similar_trials, "MAX_TRIALS", 1)
+    assert forecast(client)["basis"] == BASIS.replace("2 trials", "1 trial") + ", and each trial 36 s besides"
 
 
 def test_trials_of_other_data_resources_and_networks_are_not_similar(client: httpx.Client, context: AppContext) -> None:
