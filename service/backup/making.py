@@ -29,7 +29,7 @@ def make(installation: Installation, target: Path) -> Manifest:
     if not trees.is_empty(target):
         raise BackupError(f"the backup must be a new or an empty folder (got {target})")
     for source in (installation.storage, installation.mlflow_artifacts):
-        if target.absolute().is_relative_to(source.absolute()):
+        if target.resolve().is_relative_to(source.resolve()):
             raise BackupError(f"the backup must not be in what is backed up (got {target} in {source})")
     for url in (installation.database_url, installation.mlflow_database_url):
         file = mlflow_database.file_of(url)

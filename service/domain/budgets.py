@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, SpecError
@@ -84,14 +84,18 @@ def watch(session: Session, now: datetime) -> frozenset[str]:
     held = set()
     for row, standing in _read(session, now, None):
         state = f"{standing.month} {standing.state}"
-        if row.announced != state:
-            row.announced = state
-            if standing.state is not BudgetState.OK:
-                log.warning("%s", standing.sentence)
-                notifications.publish_budget(session, standing.team, standing.state, now)
+        if row.announced != state and _announce(session, row, state) and standing.state is not BudgetState.OK:
+            log.warning("%s", standing.sentence)
+            notifications.publish_budget(session, standing.team, standing.state, now)
         if standing.state is BudgetState.SPENT and standing.terms.action is Action.HOLD:
             held.add(standing.team)
     return frozenset(held)
+
+
+def _announce(session: Session, row: Budget, state: str) -> bool:
+    """Note the state; false where the budget was removed meanwhile."""
+    noted = update(Budget).where(Budget.team_id == row.team_id).values(announced=state).returning(Budget.team_id)
+    return session.scalar(noted.execution_options(synchronize_session=False)) is not None
 
 
 def warnings(session: Session, team: str, now: datetime) -> list[str]:

@@ -50,6 +50,8 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_
 USER_NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 #: How long Ray waits for its own parts, in seconds. The stack decides whether a start takes too long (`patience`).
 RAY_PATIENCE_S = 1200
+#: Of what a process prints, and of each log of Ray itself; two such files are kept.
+RAY_LOG_BYTES = 10 * 2**20
 #: Trials for which a worker is kept warm by default, about 600 MB each; one further worker is kept warm.
 MAX_WARM_TRIALS = 4
 
@@ -139,6 +141,8 @@ def ray(
         "PL_DISABLE_FORK": "1",  # Tune would set it in the process of each trial
         "RAY_preload_python_modules": "workers.preload",
         "RAY_prestart_worker_first_driver": "0",  # they would slow down the imports of the warm workers
+        "RAY_ROTATION_MAX_BYTES": str(RAY_LOG_BYTES),
+        "RAY_ROTATION_BACKUP_COUNT": "1",
         "RAY_TMPDIR": str(temporary),  # the default is shared by all users of the machine
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": str(RAY_PATIENCE_S),
         "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": str(RAY_PATIENCE_S),

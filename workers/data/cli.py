@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     document = json.load(sys.stdin)
     try:
         dataset = TypeAdapter(Dataset).validate_python(document["dataset"])
-        read = report(dataset, load(dataset, document["seed"], options.data_root, options.cache_root))
+        read = report(dataset, load(dataset, document["seed"], options.data_root, options.cache_root, every_file=True))
     except (DataError, ValueError) as error:
         print(f"rung: {error}", file=sys.stderr)
         return 2

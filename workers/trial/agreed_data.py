@@ -55,6 +55,12 @@ def agree(
     return found.digests()
 
 
+def is_reported(storage: str) -> bool:
+    """Whether an earlier trial has written what it found the data to be. Raises NodeError."""
+    with using_storage(storage):
+        return _earlier(open_storage(storage).artifacts) is not None
+
+
 def _earlier(artifacts: ArtifactStore) -> DataReport | None:
     """What an earlier trial found the data to be; None where there is no such report, or a damaged one."""
     try:

@@ -288,6 +288,9 @@ def test_a_warm_load_looks_at_few_of_many_files(tmp_path: Path, monkeypatch: pyt
     assert torch.equal(again.train_images[:], first.train_images[:])
     assert len([path for path in looked_at if path.endswith(".png")]) <= 100
     looked_at.clear()
+    load(folder(), 0, tmp_path, tmp_path / "cache", every_file=True)
+    assert len([path for path in looked_at if path.endswith(".png")]) >= 400
+    looked_at.clear()
     monkeypatch.setattr(cache, "RECALL_S", 0)
     load(folder(), 0, tmp_path, tmp_path / "cache")
     assert len([path for path in looked_at if path.endswith(".png")]) >= 400, "after a while, all of them"

@@ -157,6 +157,22 @@ def test_webhooks_of_the_team_are_notified_once_of_each_state(world: World, cont
     ]
 
 
+def test_a_budget_may_be_removed_during_a_pass(
+    world: World, context: AppContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is told of it, and the rest of the pass is not lost."""
+    world.client.put(BUDGET, json={"slot_hours": 10})
+    spend(context, 10)
+    with context.database.read() as session:
+        [(row, standing)] = budgets._read(session, MIDDLE, None)
+        session.expunge(row)
+    world.client.delete(BUDGET)
+    monkeypatch.setattr(budgets, "_read", lambda *_: [(row, standing)])
+    with context.database.write() as session:
+        assert budgets.watch(session, MIDDLE) == {"default"}
+    assert "of its budget" not in caplog.text
+
+
 def test_the_team_that_has_spent_its_budget_gets_nothing_and_others_all() -> None:
     nodes = Cluster((Node("a", cpus=4),))
     demands = [Demand(team, 1, most=9, team=team, protected=team == "a", running=team == "a") for team in ("a", "b")]

@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 from search_spaces.datasets.report import DataReport
+from search_spaces.experiment import DATASETS
 from search_spaces.layout import ExperimentFolder
 from search_spaces.protocol import ErrorKind
 from search_spaces.storage.base import MAX_DOCUMENT_BYTES
 from tests.support.trial_slots import begun
+from workers.data import cache
+from workers.data.splits import load
 from workers.failures.classification import TrialError
 
 
@@ -85,6 +88,43 @@ def test_a_replaced_picture_is_noticed_whatever_split_it_is_in(
     with pytest.raises(TrialError, match=r"its (training|validation|test) images are others") as raised:
         begun(told).step()
     assert raised.value.failure.kind is ErrorKind.DATA
+
+
+def test_the_first_trial_looks_at_every_file_though_somebody_has_read_the_folder_just_now(
+    config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Otherwise it would be trained on pictures of before, and a trial after ten minutes would find others."""
+    dataset = {"name": "image_folder", "path": "pictures", "size": 8, "color": "gray", "validation_fraction": 0.5}
+
+    def save(number: int, level: int) -> None:
+        path = tmp_path / f"data/pictures/{'ab'[number % 2]}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), level).save(path)
+
+    def known() -> str:
+        """What somebody else who reads the folder finds."""
+        return load(DATASETS.validate_python(dataset), 0, tmp_path / "data", tmp_path / "cache").digests["train"]
+
+    def trained(name: str) -> dict[str, str]:
+        told = config(name=name, dataset=dataset)
+        begun(told).step()
+        return DataReport.model_validate_json(
+            ExperimentFolder(Path(told["storage"])).data_report.read_bytes()
+        ).digests()
+
+    for number in range(100):
+        save(number, number)
+    first = trained("of before")
+    noted = known()
+    for number in range(100):
+        save(number, 255 - number)
+        if known() == noted:
+            break  # the file is not one of the few that are looked at
+        noted = known()
+    found = trained("first")
+    [note] = (tmp_path / "cache").glob(f"*{cache.RECALL_SUFFIX}")
+    note.unlink()
+    assert found == trained("later") != first
 
 
 LOSSES: dict[str, Callable[[Path], object]] = {
