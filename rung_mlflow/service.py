@@ -69,7 +69,7 @@ class Service:
         return found
 
     def _check_may_ask(self, now: float, is_new: bool) -> None:
-        """Raises UnansweredError while the service is away, and for a new token after many others."""
+        """Raises UnansweredError while the service is unreachable, and for a new token after many others."""
         since, why = self._outage
         if now < since + OUTAGE_S:
             raise UnansweredError(why)

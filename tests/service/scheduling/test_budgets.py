@@ -160,7 +160,7 @@ def test_webhooks_of_the_team_are_notified_once_of_each_state(world: World, cont
 def test_a_budget_may_be_removed_during_a_pass(
     world: World, context: AppContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody is told of it, and the rest of the pass is not lost."""
+    """It is not announced, and the rest of the pass is not lost."""
     world.client.put(BUDGET, json={"slot_hours": 10})
     spend(context, 10)
     with context.database.read() as session:
