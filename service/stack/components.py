@@ -50,7 +50,7 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_
 USER_NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 #: How long Ray waits for its own parts, in seconds. The stack decides whether a start takes too long (`patience`).
 RAY_PATIENCE_S = 1200
-#: Of what a process prints, and of each log of Ray itself; two such files are kept.
+#: Of each stream that a process prints to, and of each log of Ray itself; two such files are kept.
 RAY_LOG_BYTES = 10 * 2**20
 #: Trials for which a worker is kept warm by default, about 600 MB each; one further worker is kept warm.
 MAX_WARM_TRIALS = 4

@@ -1,6 +1,7 @@
 """A real database, the real application on a real port, and a cluster held in memory in place of Ray.
 
-The database is a SQLite file; modules marked `stores` run over a real PostgreSQL too.
+The database is a SQLite file; modules marked `stores` run over a real PostgreSQL too, those
+marked `stores(slow=True)` in `make test-slow` only: their statements are those of others.
 """
 
 from __future__ import annotations
@@ -57,9 +58,11 @@ def _nothing_waits_for_disks_or_certificates() -> Iterator[None]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     given = {name for mark in metafunc.definition.iter_markers("parametrize") for name in mark.args[:1]}
-    marked = metafunc.definition.get_closest_marker("stores") is not None
-    if marked and "database_url" in metafunc.fixturenames and "database_url" not in given:
-        metafunc.parametrize("database_url", STORES, indirect=True)
+    marked = metafunc.definition.get_closest_marker("stores")
+    if marked is not None and "database_url" in metafunc.fixturenames and "database_url" not in given:
+        marks = [pytest.mark.slow] if marked.kwargs.get("slow") else []
+        stores = [one if one == "sqlite" else pytest.param(one, marks=marks) for one in STORES]
+        metafunc.parametrize("database_url", stores, indirect=True)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from tests.support.clock import Clock
 from tests.support.mlflow_server import Mlflow, failed_experiment, record_runs
 from tests.support.world import World
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.stores(slow=True)
 
 
 def test_a_deletion_is_complete_and_leaves_other_experiments(

@@ -17,7 +17,7 @@ from tests.support.clock import Clock
 from tests.support.mlflow_server import Mlflow, failed_experiment
 from tests.support.world import World
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.stores(slow=True)
 
 NOT_READY = "RUNG_STORAGE_ROOT cannot be read, or is not the storage of this database; the log of the service says why"
 

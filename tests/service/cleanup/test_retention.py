@@ -19,7 +19,7 @@ from service.store.accounts import UsedIdToken
 from service.store.models import Attempt, Experiment, IdempotencyKey
 from tests.support.world import World
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.stores(slow=True)
 STORY = {"spec.json", "journal.jsonl", "model/MLmodel"}
 DISPOSABLE = {
     "journal.damaged-1",

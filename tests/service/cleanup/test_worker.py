@@ -16,7 +16,7 @@ from tests.support.clock import Clock
 from tests.support.mlflow_server import Mlflow, failed_experiment, record_runs
 from tests.support.world import World
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.stores(slow=True)
 
 
 def test_runs_that_the_driver_left_open_are_ended(world: World, mlflow: Mlflow, keeper: CleanupWorker) -> None:

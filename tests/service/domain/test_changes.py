@@ -10,7 +10,7 @@ from service.context import AppContext
 from service.store.models import Experiment
 from tests.support.world import World
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.stores(slow=True)
 TEN = {"searcher": {"kind": "random", "num_samples": 10}}
 
 

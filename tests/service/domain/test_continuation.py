@@ -18,7 +18,7 @@ from service.settings import Settings
 from service.store.models import Experiment
 from tests.support.world import World
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.stores(slow=True)
 SPACE = {"optimizer": {"kind": "adam", "lr": {"loguniform": [1e-4, 1e-1]}}}
 SPEC = {"name": "night", "search_space": SPACE, "searcher": {"kind": "tpe", "num_samples": 10}, "labels": ["a"]}
 

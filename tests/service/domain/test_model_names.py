@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.world import World
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.stores(slow=True)
 SPEC = {"searcher": {"kind": "random", "num_samples": 1}}
 
 

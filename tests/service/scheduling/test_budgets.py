@@ -28,7 +28,7 @@ from tests.support.pools import set_pool
 from tests.support.reconciling import STEP_S
 from tests.support.world import World
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.stores(slow=True)
 
 SEARCHING = {"phase": "searching"}
 BUDGET = "/api/v1/teams/default/budget"

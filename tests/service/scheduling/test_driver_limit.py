@@ -10,7 +10,7 @@ from service.settings import Settings
 from tests.support.clock import Clock
 from tests.support.world import World
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.stores(slow=True)
 WAITS = "waiting for another experiment to end: 2 run already (RUNG_MAX_DRIVERS)"
 
 

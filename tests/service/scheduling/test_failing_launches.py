@@ -21,7 +21,7 @@ from tests.support.clock import Clock
 from tests.support.reconciling import reconcile_for, refuse
 from tests.support.world import World
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.stores(slow=True)
 
 
 def test_a_failed_launch_does_not_count_as_a_lost_attempt(

@@ -17,7 +17,13 @@ from tests.support.clock import Clock
 from tests.support.reconciling import STEP_S, heard_while_asked, reconcile_for
 from tests.support.world import World
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.stores(slow=True)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """So that few rounds are needed until a start has taken too long."""
+    return settings.model_copy(update={"driver_start_s": 2 * settings.driver_lost_s})
 
 
 @pytest.mark.parametrize(

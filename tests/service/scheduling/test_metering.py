@@ -24,7 +24,7 @@ from tests.support.clock import Clock
 from tests.support.reconciling import STEP_S, reconcile_for
 from tests.support.world import World
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.stores(slow=True)
 
 SEARCHING = {"phase": "searching"}
 GAP_S = 7.0  # of two passes, at most: the pause of the settings and five seconds

@@ -22,7 +22,7 @@ from tests.support.pools import set_grant, set_pool
 from tests.support.reconciling import STEP_S
 from tests.support.world import World
 
-pytestmark = pytest.mark.stores
+pytestmark = pytest.mark.stores(slow=True)
 
 SEARCHING = {"phase": "searching"}
 MIN_RUN_S, GRACE_S, PARK_S = 20.0, 10.0, 60.0
