@@ -40,6 +40,7 @@ MAX_AGE_S = 600
 #: than the second number says, so that made-up tokens cost the provider nothing. A failure is remembered for the third,
 #: so that people who sign in meanwhile do not wait for it one after another.
 KEEP_KEYS_S, READ_AGAIN_S, REMEMBER_FAILURE_S = 3600.0, 30.0, 5.0
+WAIT_S = 1.0
 #: Tokens with many groups have about 10 kB.
 MAX_TOKEN_CHARACTERS = 16_384
 JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
@@ -167,12 +168,18 @@ class OidcProvider:
         return f"{claim} of the ID token must be {wanted} (got {shorten(claims.get(claim))})"
 
     def _read(self, max_age_s: float) -> _Published:
-        """What the provider published in the last `max_age_s`, read again if it is older. Raises
+        """What the provider published in the last `max_age_s`, read again if it is older. One thread reads; others wait
+        for WAIT_S at most, so that a provider that hangs does not keep all threads of the service. Raises
         ProviderUnavailableError."""
-        with self._lock:
+        if (known := self._known(max_age_s)) is not None:
+            return known
+        if not self._lock.acquire(timeout=WAIT_S):
+            why = "its keys are being read, which takes long; try again in a few seconds"
+            raise ProviderUnavailableError(f"the OpenID provider {self._provider.issuer} cannot be used: {why}")
+        try:
+            if (known := self._known(max_age_s)) is not None:
+                return known
             now = self._monotonic()
-            if self._published is not None and now - self._published.at < max_age_s:
-                return self._published
             if self._failure is not None and now - self._failure[1] < REMEMBER_FAILURE_S:
                 raise ProviderUnavailableError(self._failure[0].detail)
             try:
@@ -184,6 +191,12 @@ class OidcProvider:
                 raise
             self._published, self._failure = _Published(metadata, keys, self._monotonic()), None
             return self._published
+        finally:
+            self._lock.release()
+
+    def _known(self, max_age_s: float) -> _Published | None:
+        known = self._published
+        return known if known is not None and self._monotonic() - known.at < max_age_s else None
 
 
 class _UnknownKeyError(Exception):

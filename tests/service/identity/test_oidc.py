@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from service.contract.errors import UnauthorizedError, UnavailableError
+from service.identity import oidc
 from service.identity.oidc import KEEP_KEYS_S, READ_AGAIN_S, REMEMBER_FAILURE_S, Identity, OidcProvider
 from service.openid import MAX_BYTES
 from tests.support.clock import Clock
@@ -216,3 +218,32 @@ def test_many_people_sign_in_at_once_and_the_keys_are_read_once(provider: OpenId
     with ThreadPoolExecutor(8) as threads:
         assert {found.login for found in threads.map(service.check, [token] * 16)} == {"alice"}
     assert provider.count(KEYS) == before + 1
+
+
+def test_one_thread_waits_for_a_provider_that_hangs_and_nobody_whose_key_is_known(
+    provider: OpenIdProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oidc, "WAIT_S", 0.01)
+    clock = Clock()
+    service = service_of(provider, monotonic=clock.monotonic)
+    known, made_up = provider.id_token(), [provider.id_token(kid=f"made-up-{number}") for number in range(4)]
+    service.check(known)
+    clock.sleep(READ_AGAIN_S)
+    asked, answers, read = threading.Event(), threading.Event(), service._provider.key_documents
+
+    def hang(*arguments: Any) -> Any:
+        asked.set()
+        assert answers.wait(60)
+        return read(*arguments)
+
+    monkeypatch.setattr(service._provider, "key_documents", hang)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(service.check, made_up[0])
+        assert asked.wait(60)
+        assert service.check(known).login == "alice"
+        for token in made_up[1:]:
+            with pytest.raises(UnavailableError, match="its keys are being read"):
+                service.check(token)
+        answers.set()
+        with pytest.raises(UnauthorizedError, match="does not list"):
+            first.result(60)
