@@ -102,16 +102,14 @@ def test_a_wrong_argument_is_reported_with_the_rule_and_what_was_given(arguments
     assert "Value error" not in result.stderr
 
 
-def test_help_comes_at_once_and_brings_nothing_heavy() -> None:
+def test_help_brings_nothing_heavy() -> None:
     code = (
         "import sys, service.cli as cli\n"
         "try: cli.main()\n"
         "except SystemExit: pass\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
     )
-    begun = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
-    assert time.monotonic() - begun < 5  # 0.15 s on an idle machine
     assert "submit" in done.stdout
     for heavy in ("ray", "mlflow", "torch", "sqlalchemy", "fastapi", "httpx", "pydantic"):
         assert f"'{heavy}'" not in done.stderr
