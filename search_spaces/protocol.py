@@ -35,6 +35,8 @@ MAX_UPDATES = 500
 MAX_VALUES = 1_000
 #: Most hyperparameters of a trial: a spec of 64 KiB cannot name more.
 MAX_PARAMETERS = 10_000
+#: Most characters of the hyperparameters of a trial, names and values: several times those of a spec of 64 KiB.
+MAX_PARAMETER_CHARACTERS = 2**19
 #: Longest text from a library or from user code, in characters. The rest is cut.
 MAX_TEXT = 10_000
 #: Most nodes that a driver names, and the longest id of one: Ray uses 56 characters.
@@ -259,6 +261,21 @@ def _scalar(value: Any) -> Any:
 Scalar = Annotated[str | float | int | bool, PlainValidator(_scalar, json_schema_input_type=str | float | int | bool)]
 
 
+def _check_characters(parameters: dict[str, Any]) -> dict[str, Any]:
+    count = sum(len(name) + len(str(value)) for name, value in parameters.items())
+    if count > MAX_PARAMETER_CHARACTERS:
+        raise PydanticCustomError(
+            "too_many_characters",
+            "must have at most {most} characters, not {count}",
+            {"most": MAX_PARAMETER_CHARACTERS, "count": count},
+        )
+    return parameters
+
+
+#: Hyperparameters by dotted path: of a bounded size, because a page has those of many trials.
+Parameters = Annotated[dict[Text, Scalar], AtMost(MAX_PARAMETERS), AfterValidator(_check_characters)]
+
+
 def finite_or_none(value: float | None) -> float | None:
     """JSON has no number for a value that is not finite."""
     return None if value is None or not math.isfinite(value) else value
@@ -290,9 +307,7 @@ class TrialUpdate(Message):
     metrics: Annotated[dict[Text, float | None], AtMost(MAX_VALUES)] = Field(
         default_factory=dict, description="Metrics of the newest epoch; null where not finite."
     )
-    parameters: Annotated[dict[Text, Scalar], AtMost(MAX_PARAMETERS)] = Field(
-        default_factory=dict, description="Hyperparameters, by dotted path."
-    )
+    parameters: Parameters = Field(default_factory=dict, description="Hyperparameters, by dotted path.")
     sample: Annotated[dict[Text, float], AtMost(MAX_VALUES)] | None = Field(
         None, description="The searcher's sample. Bound to it, the experiment's spec is the trial's spec."
     )

@@ -37,7 +37,7 @@ from service.context import AppContext
 from service.contract.states import State
 from service.domain import continuation
 from service.store.leases import HeldLease, assert_held
-from service.store.models import Experiment, Trial
+from service.store.models import WITHOUT_VALUES, Experiment, Trial
 
 #: The final phase of an experiment's driver, by the state of the experiment.
 FINAL_PHASE = {State.COMPLETED: Phase.COMPLETED, State.CANCELED: Phase.CANCELED, State.ERROR: Phase.FAILED}
@@ -198,7 +198,7 @@ class Finalizer:
 
     def _trials(self, experiment_id: str) -> dict[int, Trial]:
         with self._context.database.read() as session:
-            found = session.scalars(select(Trial).where(Trial.experiment_id == experiment_id))
+            found = session.scalars(select(Trial).where(Trial.experiment_id == experiment_id).options(*WITHOUT_VALUES))
             return {trial.trial: trial for trial in found}
 
 

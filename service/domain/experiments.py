@@ -27,7 +27,7 @@ from service.contract.states import ACTIVE, DRIVEN, ENDED, STOP_ASKED, TRANSITIO
 from service.contract.webhooks import Event
 from service.domain import notifications, queue_limit
 from service.store.accounts import User
-from service.store.models import Experiment, Label, Trial
+from service.store.models import WITHOUT_VALUES, Experiment, Label, Trial
 
 #: Without 0 o 1 i l u, because people read ids aloud and type them.
 ID_ALPHABET = "23456789abcdefghjkmnpqrstvwxyz"
@@ -280,7 +280,7 @@ def count_started(session: Session, experiment: Experiment) -> int:
 def _close_trials(session: Session, experiment: Experiment, now: datetime) -> None:
     failed = experiment.state == State.ERROR
     query = select(Trial).where(Trial.experiment_id == experiment.id, Trial.state.not_in(ENDED_TRIAL_STATES))
-    for trial in session.scalars(query):
+    for trial in session.scalars(query.options(*WITHOUT_VALUES)):
         trial.state = TrialState.ERROR if failed else TrialState.CANCELED
         trial.stop_reason = f"the experiment ended: {experiment.reason or State(experiment.state).lower()}"
         trial.ended_at = trial.updated_at = now

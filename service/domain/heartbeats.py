@@ -23,7 +23,7 @@ from service.contract.states import ENDED, OPEN, AttemptState, State
 from service.contract.webhooks import Event
 from service.domain import actions, attempts, experiments, notifications
 from service.domain.retry_policy import Replacement
-from service.store.models import Attempt, Experiment, Trial
+from service.store.models import WITHOUT_VALUES, Attempt, Experiment, Trial
 
 #: What a driver is asked for in each state in which it must end. To it, a preemption is a pause.
 STOPS = {State.STOPPING: "cancel", State.PAUSING: "pause", State.PREEMPTING: "pause"}
@@ -164,6 +164,7 @@ def _write_trials(
 
 def _load_trials(session: Session, experiment: Experiment, numbers: list[int]) -> dict[int, Trial]:
     query = select(Trial).where(Trial.experiment_id == experiment.id, Trial.trial.in_(numbers))
+    query = query.options(*WITHOUT_VALUES)  # which are replaced
     return {trial.trial: trial for trial in session.scalars(query)}
 
 

@@ -20,11 +20,14 @@ from search_spaces.forecast import Measured
 from search_spaces.sampling import NOT_APPLICABLE, flatten, leaves, without_indices
 from search_spaces.spec import Spec
 from search_spaces.upgrade import upgrade
+from service.domain.trials import YIELD_PER, characters
 from service.store.accounting import Usage
 from service.store.models import Experiment, Trial
 
 #: Experiments and trials that are looked at, the newest first.
 MAX_EXPERIMENTS, MAX_TRIALS = 100, 2_000
+#: Characters of all their hyperparameters: those of 2,000 usual trials are fewer.
+MAX_CHARACTERS = 2**23
 #: The hyperparameters on which the time of an epoch depends most.
 COSTLY = ("model", "batch_size")
 
@@ -90,12 +93,17 @@ def _lines(session: Session, ids: Sequence[str]) -> list[_Line]:
         .order_by(Trial.updated_at.desc())
         .limit(MAX_TRIALS)
     )
-    rows = ((row, row.metrics.get("epoch_seconds")) for row in session.execute(query))
-    return [
-        _Line(row.experiment_id, row.epoch, seconds, row.parameters)
-        for row, seconds in rows
-        if isinstance(seconds, int | float) and seconds > 0
-    ]
+    found: list[_Line] = []
+    left = MAX_CHARACTERS
+    with session.execute(query.execution_options(yield_per=YIELD_PER)) as rows:
+        for row in rows:
+            left -= characters(row.parameters)
+            seconds = row.metrics.get("epoch_seconds")
+            if left < 0:
+                break
+            if isinstance(seconds, int | float) and seconds > 0:
+                found.append(_Line(row.experiment_id, row.epoch, seconds, row.parameters))
+    return found
 
 
 def _overhead_s(session: Session, lines: Sequence[_Line]) -> float:

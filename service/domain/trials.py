@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +27,9 @@ from service.store.models import Experiment, Trial
 FIELDS = ("trial", "state", "epoch", "best_value", "started_at", "ended_at")
 VALUES = (*METRICS, *DIAGNOSTICS)
 SORT_KEYS = (*FIELDS, *VALUES)
+#: A page of trials ends where their hyperparameters have so many characters: some are megabytes in memory.
+MAX_PAGE_CHARACTERS = 2**22
+YIELD_PER = 20  # rows that are read at a time
 LARGEST_FLOAT = sys.float_info.max
 
 
@@ -38,9 +42,9 @@ def page(
     replicates: bool = False,
     after: tuple[Any, int] | None = None,
     limit: int,
-) -> list[tuple[Trial, Any]]:
-    """Trials with their sort values; with `after` (a sort value and a trial), only those behind it. Of the search, or
-    its `replicates`.
+) -> tuple[list[tuple[Trial, Any]], bool]:
+    """At most `limit` trials with their sort values, fewer where their hyperparameters are long, and whether more
+    follow; with `after` (a sort value and a trial), only those behind it. Of the search, or its `replicates`.
 
     `sort` is a metric or a field, with a `-` before it for the largest first. Raises ValidationFailedError.
     """
@@ -55,8 +59,21 @@ def page(
         query = query.where(Trial.state == state)
     if after is not None:
         query = query.where(_behind(key, descending, *after))
-    rows = session.execute(query.order_by(key.is_(None), order, Trial.trial).limit(limit))
-    return [(trial, value) for trial, value in rows]
+    query = query.order_by(key.is_(None), order, Trial.trial).limit(limit + 1)
+    found: list[tuple[Trial, Any]] = []
+    left = MAX_PAGE_CHARACTERS
+    with session.execute(query.execution_options(yield_per=YIELD_PER)) as rows:
+        for trial, value in rows:
+            left -= characters(trial.parameters)
+            if len(found) == limit or (found and left < 0):
+                return found, True
+            found.append((trial, value))
+    return found, False
+
+
+def characters(parameters: Mapping[str, Any]) -> int:
+    """The size of hyperparameters as text."""
+    return sum(len(name) + len(str(value)) for name, value in parameters.items())
 
 
 def find(session: Session, experiment: Experiment, number: int) -> Trial:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, false, select, text
-from sqlalchemy.orm import Mapped, column_property, mapped_column, validates
+from sqlalchemy.orm import Mapped, column_property, defer, mapped_column, validates
 
 from search_spaces.protocol import DEFAULT_TEAM
 from service.store.accounts import TEAM_CHARACTERS, User
@@ -164,6 +164,10 @@ class Trial(Base):
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     updated_at: Mapped[datetime]
+
+
+#: Options of a query of trials without their hyperparameters, samples and metrics, which may be large.
+WITHOUT_VALUES = (defer(Trial.parameters), defer(Trial.sample), defer(Trial.metrics))
 
 
 class IdempotencyKey(Base):

@@ -59,7 +59,7 @@ def compare_experiments(visible: ExperimentList, query: Annotated[Compared, Quer
     best, winners = [], []
     for experiment, view in zip(compared, views, strict=True):
         with experiment.read() as (session, row):
-            found = trials.page(session, row, sort=best_first(view), limit=curves_each(len(views)))
+            found, _ = trials.page(session, row, sort=best_first(view), limit=curves_each(len(views)))
             run = trials.of_winner(session, row)
         mlflow = experiment.context.mlflow
         best.append([serializers.trial(trial, row, mlflow) for trial, _ in found])

@@ -62,22 +62,19 @@ def list_trials(visible: VisibleExperiment, query: Annotated[Sorting, Query()]) 
     """Lists trials as their driver last reported them, sorted by a field or by a metric of their newest epoch."""
     after = _position(query) if query.cursor is not None else None
     with visible.read() as (session, experiment):
-        found = trials.page(
+        page, has_more = trials.page(
             session,
             experiment,
             sort=query.sort,
             state=query.state,
             replicates=query.replicates,
             after=after,
-            limit=query.limit + 1,
+            limit=query.limit,
         )
-    page = found[: query.limit]
     return TrialPage(
         items=[serializers.trial(row, experiment, visible.context.mlflow) for row, _ in page],
         next_cursor=(
-            pagination.encode([query.sort, trials.to_cursor(page[-1][1]), page[-1][0].trial])
-            if len(found) > query.limit
-            else None
+            pagination.encode([query.sort, trials.to_cursor(page[-1][1]), page[-1][0].trial]) if has_more else None
         ),
     )
 

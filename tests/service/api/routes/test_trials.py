@@ -10,7 +10,9 @@ import httpx
 import pytest
 
 from search_spaces.experiment import ExperimentSpec, TrialSpec
+from search_spaces.protocol import MAX_PARAMETER_CHARACTERS, MAX_TEXT
 from service.context import AppContext
+from service.domain.trials import MAX_PAGE_CHARACTERS
 from tests.support.world import World
 
 pytestmark = pytest.mark.stores
@@ -50,6 +52,30 @@ def test_trials_are_sorted_and_paged_with_those_without_a_value_last(client: htt
     assert client.get(f"{EXPERIMENTS}/{one}").json()["best"] == {"trial": 2, "value": 0.9}
     shown = client.get(f"{EXPERIMENTS}/{one}/trials/4").json()
     assert shown["metrics"] == {"validation_accuracy": None, "weight_norm": None}
+
+
+def test_trials_with_long_hyperparameters_make_shorter_pages_and_no_huge_ones_are_stored(
+    client: httpx.Client, world: World
+) -> None:
+    """An answer takes a bounded amount of memory, whatever a driver reported."""
+    one = world.started()
+    long = {f"model.arguments.p{number}": "x" * (MAX_TEXT - 100) for number in range(50)}
+    for number in range(30):
+        line = world.line(number, parameters=long)
+        assert world.beat(one, {"phase": "searching", "trials": [line]}).status_code == 200
+    path, cursor, pages = f"{EXPERIMENTS}/{one}/trials", {}, list[list[int]]()
+    while True:
+        answer = client.get(path, params={"limit": 1000, "sort": "trial", **cursor})
+        assert len(answer.content) < 3 * MAX_PAGE_CHARACTERS
+        pages.append([item["trial"] for item in answer.json()["items"]])
+        if answer.json()["next_cursor"] is None:
+            break
+        cursor = {"cursor": answer.json()["next_cursor"]}
+    assert len(pages) > 2
+    assert [number for page in pages for number in page] == list(range(30))
+    longer = long | {f"model.arguments.q{number}": "x" * MAX_TEXT for number in range(10)}
+    refused = world.beat(one, {"phase": "searching", "trials": [world.line(30, parameters=longer)]})
+    assert (refused.status_code, f"at most {MAX_PARAMETER_CHARACTERS} characters" in refused.text) == (422, True)
 
 
 def test_curves_are_503_while_mlflow_is_unavailable(client: httpx.Client, world: World) -> None:
