@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
@@ -73,8 +74,16 @@ class Waiting:
     reason: str
 
 
+#: Of a queued experiment of which another person or another size of trial may differ.
+GROUP = (Experiment.team_id, Experiment.owner_id, Experiment.cpus_per_trial, Experiment.gpus_per_trial)
+#: What keeps all experiments of a group waiting, wherever they are in the queue.
+FOR_ALL = frozenset({Why.NODE, Why.HOLD, Why.BUDGET, Why.LIMIT, Why.MAX_RUNNING, Why.DRIVERS})
+BEHIND = Waiting(Why.TEAM, FOR_SLOTS)
+
+
 def explain(session: Session, waiting: Mapping[str, Waiting], found: Sequence[Experiment]) -> None:
-    """Write why candidates wait, by id; those behind the candidates that have no reason yet wait for free slots.
+    """Write why candidates wait, by id, and why those behind them do: for what the last candidate of the same size and
+    person waits for, where that is a rule for all of them, otherwise for free slots.
 
     Rows that were changed meanwhile keep the reason that they got.
     """
@@ -87,6 +96,18 @@ def explain(session: Session, waiting: Mapping[str, Waiting], found: Sequence[Ex
     for (old, new), ids in changes.items():
         values = {"reason": new.reason, "waits_for": new.why.name.lower()}
         session.execute(queued.where(Experiment.id.in_(ids), Experiment.reason == old).values(**values))
-    if len(found) >= MAX_OF_ONE_SIZE:
+    groups: dict[tuple[Any, ...], list[Experiment]] = {}
+    for experiment in found:
+        groups.setdefault(tuple(getattr(experiment, one.key) for one in GROUP), []).append(experiment)
+    for group, ahead in groups.items():
+        if len(ahead) >= MAX_OF_ONE_SIZE:
+            last = waiting.get(ahead[-1].id)
+            of_all = last if last is not None and last.why in FOR_ALL else BEHIND
+            values = {"reason": of_all.reason, "waits_for": of_all.why.name.lower()}
+            differs = or_(*(getattr(Experiment, name) != value for name, value in values.items()))
+            same = [column.is_not_distinct_from(value) for column, value in zip(GROUP, group, strict=True)]
+            behind = queued.where(Experiment.retry_at.is_(None), differs, *same)
+            session.execute(behind.where(Experiment.id.not_in([one.id for one in ahead])).values(**values))
+    if len(found) >= MAX_CANDIDATES:
         behind = queued.where(Experiment.reason == "", Experiment.id.not_in([one.id for one in found]))
-        session.execute(behind.values(reason=FOR_SLOTS, waits_for=Why.TEAM.name.lower()))
+        session.execute(behind.values(reason=BEHIND.reason, waits_for=BEHIND.why.name.lower()))

@@ -21,6 +21,7 @@ from service.scheduling.queue import MAX_OF_ONE_SIZE
 from service.store.database import Database
 from service.store.models import Experiment
 from tests.support.accounts import Accounts, signed_in
+from tests.support.pools import set_pool
 from tests.support.world import World
 
 pytestmark = pytest.mark.stores
@@ -126,6 +127,23 @@ def test_a_long_queue_is_worked_off_in_its_order(world: World, context: AppConte
         assert world.show(expected)["state"] == "RUNNING"
         world.cancel(expected)
         world.beat(expected, {"phase": "canceled", "reason": "enough"})
+
+
+def test_all_of_a_long_queue_say_what_stops_them_as_long_as_it_does(world: World, context: AppContext) -> None:
+    def reasons() -> set[tuple[str, str]]:
+        with context.database.read() as session:
+            query = select(Experiment.waits_for, Experiment.reason).where(Experiment.state == "QUEUED")
+            return {(row.waits_for, row.reason) for row in session.execute(query)}
+
+    world.launcher.nodes = Cluster((Node("a", cpus=1),))
+    fill(context.database, 2 * MAX_OF_ONE_SIZE)
+    set_pool(context.database, stop="hold")
+    world.reconciler.reconcile_once()
+    assert reasons() == {("hold", "waiting for an administrator: the cluster starts no experiments")}
+    set_pool(context.database, stop="none")
+    world.reconciler.reconcile_once()
+    world.reconciler.reconcile_once()
+    assert reasons() == {("team", "waiting for free slots")}
 
 
 def test_experiments_that_wait_for_a_retry_do_not_hide_the_others(world: World, context: AppContext) -> None:
