@@ -25,6 +25,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from search_spaces.controls import Controls
+from search_spaces.pool_nodes import PoolNodes
 
 #: The path under which the service answers.
 API_PREFIX = "/api/v1"
@@ -377,6 +378,7 @@ class Directives(Message):
     )
     cancel_trials: list[int] = Field(default_factory=list, description="Trials to cancel that have not ended.")
     controls: KnownControls | None = Field(None, description="The current controls; null if they did not change.")
+    pool: PoolNodes | None = Field(None, description="The nodes that trials may use; null if that did not change.")
 
 
 class LaunchConfig(Message):
@@ -401,6 +403,7 @@ class LaunchConfig(Message):
     source: str | None = Field(
         None, description="storage address of the experiment whose ended trials this one imports"
     )
+    pool: PoolNodes = Field(default_factory=PoolNodes, description="the nodes that trials may use; by default all")
     team: str = Field(DEFAULT_TEAM, description="team of the experiment, which is part of the name of its model")
     earlier: list[str] | None = Field(
         None, description="storage addresses of the experiments that a warm start reads; None: it has none"

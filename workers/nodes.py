@@ -1,5 +1,5 @@
-"""Nodes: which machines of the cluster can work for an experiment: those that see its storage, have its Rung and can
-load its data.
+"""Nodes: which machines of the cluster can work for an experiment: those of its pool that see its storage, have its
+Rung and can load its data.
 
 Owns the check of a node, by a process that runs there (`on_node`) and ahead of time by the driver (`Nodes`), and which
 nodes have failed it. Whether a node can load the data shows only when it does. It must not know what runs on a node.
@@ -20,6 +20,7 @@ import ray
 
 from search_spaces.datasets.base import DataUnavailableError
 from search_spaces.layout import NAMES
+from search_spaces.pool_nodes import PoolNodes
 from search_spaces.protocol import ErrorKind, LaunchConfig
 from search_spaces.storage.base import MISPLACED_ERRNOS, UNUSABLE_ERRNOS, open_root, open_storage, read_document
 from workers.failures.classification import Failure, NodeError, classify
@@ -176,7 +177,7 @@ class Nodes:
     """The nodes that an experiment must not use for now, and why. For the driver's thread that runs the search.
 
     A node is used again once a later check finds no problem; whether it can load the data, the next trial there shows.
-    Other threads may ask for `excluded` and `reason`.
+    Other threads may ask for `excluded` and `reason`. `pool` may be replaced: from then on, `selector` is another.
 
     `clock` gives monotonic seconds.
     """
@@ -184,9 +185,11 @@ class Nodes:
     def __init__(
         self, launch: LaunchConfig, cluster: Cluster | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        self.pool: PoolNodes = launch.pool
         self._launch = launch
         self._cluster: Cluster = cluster or RayCluster()
         self._clock = clock
+        self._living: list[Mapping[str, Any]] = []  # at the newest look
         self._known = {this_node()[0]}  # the driver's own was checked at its start
         self._begun: dict[Any, tuple[str, str]] = {}
         self._next_look = 0.0
@@ -202,7 +205,8 @@ class Nodes:
         if self._clock() >= self._next_look:
             self._next_look = self._clock() + LOOK_S
             due = [node for node, at in self._again.items() if self._clock() >= at]
-            asked = [one for one in self._cluster.nodes() if one["NodeID"] not in self._known or one["NodeID"] in due]
+            nodes = self._of_pool()
+            asked = [one for one in nodes if one["NodeID"] not in self._known or one["NodeID"] in due]
             for found in asked:
                 self._known.add(found["NodeID"])
                 self._again.pop(found["NodeID"], None)
@@ -246,9 +250,18 @@ class Nodes:
         """Whether a node that can be used is large enough for `resources`, when it is empty."""
         return any(
             all(node["Resources"].get(name, 0) >= share for name, share in resources.items())
-            for node in self._cluster.nodes()
+            for node in self._of_pool()
             if node["NodeID"] not in self._unusable
         )
+
+    def selector(self) -> dict[str, str]:
+        """Ray's label selector for the nodes that can be used."""
+        foreign = {one["NodeID"] for one in self._living if self.pool.is_left(one.get("Labels") or {})}
+        return {**avoiding(sorted(foreign | self._unusable.keys())), **self.pool.selector()}
+
+    def _of_pool(self) -> list[Mapping[str, Any]]:
+        self._living = self._cluster.nodes()
+        return [one for one in self._living if self.pool.has(one.get("Labels") or {})]
 
 
 def avoiding(nodes: list[str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Response
 from sqlalchemy.orm import Session
 
+from search_spaces.pool_names import DEFAULT_POOL
 from search_spaces.problems import Problem
 from search_spaces.protocol import API_PREFIX, DEFAULT_TEAM
 from service.api import changes, etags, headers, serializers
@@ -26,7 +27,6 @@ from service.api.dependencies import CurrentContext, ExperimentId, IfMatchHeader
 from service.api.etags import IfMatch
 from service.context import AppContext
 from service.contract.errors import ValidationFailedError
-from service.contract.pool_names import DEFAULT_POOL
 from service.contract.schemas import ExperimentView
 from service.contract.states import ACTIVE, INACTIVE
 from service.domain import accounting, attempts, experiments, queue_limit, waiting, webhooks

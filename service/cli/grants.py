@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search_spaces.pool_names import DEFAULT_POOL
 from service.cli.actions import Fields, parse_changes
 from service.cli.pools import Pool
 from service.cli.printable import echo
 from service.cli.teams import Slug
 from service.cli.terminal import AsJson, Token, Url, app, connect, print_json, print_models, print_table, report_errors
-from service.contract.pool_names import DEFAULT_POOL
 
 if TYPE_CHECKING:
     from service.contract.pools import GrantView

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from search_spaces.pool_names import DEFAULT_POOL
 from search_spaces.protocol import API_PREFIX
 from service.client.encoding import JSON, encode_json, path_part
 from service.client.transport import HttpTransport
-from service.contract.pool_names import DEFAULT_POOL
 from service.contract.pools import GrantList, GrantView, PoolList, PoolView
 
 

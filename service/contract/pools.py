@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from service.contract.pool_names import DEFAULT_POOL
+from search_spaces.pool_names import DEFAULT_POOL
 
 #: Whether a pool starts experiments.
 Stop = Literal["none", "hold", "drain"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from search_spaces.pool_names import DEFAULT_POOL
 from search_spaces.problems import Problem, SpecError
-from service.contract.pool_names import DEFAULT_POOL
 from service.contract.states import State
 from service.store.models import Experiment, StoredGrant
 

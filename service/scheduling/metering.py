@@ -15,7 +15,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.contract.pool_names import DEFAULT_POOL
+from search_spaces.pool_names import DEFAULT_POOL
 from service.store.accounting import Usage
 from service.store.models import Experiment
 

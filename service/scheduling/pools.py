@@ -14,9 +14,9 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from search_spaces.pool_names import DEFAULT_POOL
 from search_spaces.problems import Problem, shorten
 from service.contract.errors import NotFoundError
-from service.contract.pool_names import DEFAULT_POOL
 from service.scheduling.shares import Grant, Stop
 from service.store.models import StoredGrant, StoredPool
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.contract.pool_names import DEFAULT_POOL
+from search_spaces.pool_names import DEFAULT_POOL
 from service.scheduling.usage import UsageMeter
 from service.store.accounting import Borrowed
 

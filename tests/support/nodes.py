@@ -13,13 +13,17 @@ class MemoryCluster:
 
     def __init__(self, *names: str, cpus: float = 2.0) -> None:
         self.cpus = dict.fromkeys(names, cpus)
+        self.labels: dict[str, dict[str, str]] = {}
         self.problems: dict[str, str] = {}
         self.slow: set[str] = set()
         self.broken: set[str] = set()  # the check of these fails itself
         self.begun: list[str] = []
 
     def nodes(self) -> list[Mapping[str, Any]]:
-        return [{"NodeID": name, "NodeName": name, "Resources": {"CPU": cpus}} for name, cpus in self.cpus.items()]
+        return [
+            {"NodeID": name, "NodeName": name, "Resources": {"CPU": cpus}, "Labels": self.labels.get(name, {})}
+            for name, cpus in self.cpus.items()
+        ]
 
     def begin_check(self, node: str, launch: LaunchConfig) -> Any:
         self.begun.append(node)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ray import cloudpickle
 
+from search_spaces.pool_nodes import PoolNodes
 from search_spaces.protocol import ErrorKind
 from search_spaces.storage.folder import FolderArtifacts, FolderRoot, FolderStorage
 from tests.support.clock import Clock
@@ -20,7 +21,7 @@ from tests.support.nodes import MemoryCluster
 from tests.support.workers import BuildLaunch
 from workers import nodes
 from workers.failures.classification import Failure, NodeError, TrialError, classified
-from workers.nodes import Nodes, avoiding, check_node, own_version
+from workers.nodes import Nodes, check_node, own_version
 
 #: Runs the check as a process in which Rung is not installed, and then as one in which another version is.
 ELSEWHERE = """
@@ -223,5 +224,33 @@ def test_a_node_is_left_where_a_trial_fits(launch: BuildLaunch) -> None:
     assert not found.any_left({"CPU": 1.0})
 
 
-def test_no_selector_where_every_node_can_be_used() -> None:
-    assert avoiding([]) == {}
+def test_no_selector_where_every_node_can_be_used(launch: BuildLaunch) -> None:
+    found = Nodes(launch(), MemoryCluster("w1", "w2"))
+    found.look()
+    assert found.selector() == {}
+
+
+def test_only_the_nodes_of_its_pool_are_checked_and_used(launch: BuildLaunch) -> None:
+    cluster = MemoryCluster("w1", "w2", "w3")
+    cluster.labels = {"w2": {"zone": "a", "disk": "fast"}, "w3": {"zone": "b"}}
+    cluster.problems["w1"] = cluster.problems["w2"] = "has no Rung"
+    found = Nodes(launch(pool=PoolNodes(labels={"zone": "b"})), cluster)
+    found.look()
+    assert (cluster.begun, found.excluded(), found.selector()) == (["w3"], [], {"zone": "b"})
+    found.exclude(Failure(ErrorKind.NODE, "node w3 has no Rung", "w3"))
+    assert not found.any_left({"CPU": 1.0}), "those of other pools do not count"
+
+
+def test_the_pool_of_all_other_nodes_leaves_out_those_that_pools_with_several_labels_have(launch: BuildLaunch) -> None:
+    clock, cluster = Clock(), MemoryCluster("w1", "w2", "w3", "w4")
+    cluster.labels = {"w2": {"zone": "a", "disk": "fast"}, "w3": {"zone": "b"}, "w4": {"zone": "a"}}
+    found = Nodes(launch(), cluster, clock.monotonic)
+    found.look()
+    assert found.selector() == {}
+    others = [{"zone": "b"}, {"zone": "a", "disk": "fast"}, {"zone": "c"}]
+    found.pool = PoolNodes(others=others)
+    assert found.selector() == {"zone": "!in(b, c)", "ray.io/node-id": "!in(w2)"}
+    found.exclude(Failure(ErrorKind.NODE, "node w1 has no Rung", "w1"))
+    assert found.selector()["ray.io/node-id"] == "!in(w1, w2)"
+    found.exclude(Failure(ErrorKind.NODE, "node w4 has no Rung", "w4"))
+    assert not found.any_left({"CPU": 1.0})

@@ -232,6 +232,7 @@ class TuneCallback(Callback):
         """The actions of this moment. The first outcome stays: what follows it changes nothing."""
         actions = self._decide()
         if self._nodes:
+            self._nodes.pool = self._directives().pool or self._nodes.pool
             self._nodes.look()
         self._check_nodes()
         if self.outcome is None:

@@ -49,7 +49,7 @@ def run_trials(
     nodes = nodes or Nodes(launch)
 
     def config() -> dict[str, Any]:
-        return {**launch.model_dump(include=OF_LAUNCH), "resources": resources, "excluded": nodes.excluded()}
+        return {**launch.model_dump(include=OF_LAUNCH), "resources": resources, "selector": nodes.selector()}
 
     while True:
         searcher = TuneSearcher(

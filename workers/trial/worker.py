@@ -23,7 +23,7 @@ from search_spaces.phrases import counted
 from search_spaces.storage.base import open_storage, read_document
 from search_spaces.stored import read_trial_spec
 from workers.failures.classification import classified
-from workers.nodes import avoiding, on_node, using_storage
+from workers.nodes import on_node, using_storage
 from workers.state import checkpoints
 from workers.state.outcomes import ValidationOutcomes
 from workers.trial import agreed_data, device
@@ -42,7 +42,7 @@ PROGRESS_LOG_S = 30.0  # how often an epoch that takes longer logs its progress
 class TrialWorker(tune.Trainable):
     """Config: `trial` (its number), `storage` (the experiment's), `epoch`, `data_root`, `cache_root`; `data`, the
     digests of the data that earlier trials had, None if not known; `marker` and `version`, which the node must have;
-    `resources` of a trial, and `excluded`, the nodes that must not be used. A result has the digests as `data`.
+    `resources` of a trial, and Ray's label `selector` of the nodes to use. A result has the digests as `data`.
 
     After each epoch `last.pt` holds all that is needed to resume, `best.pt` the weights of the best epoch, and
     `validation.json` which validation images they get right. A trial
@@ -57,7 +57,7 @@ class TrialWorker(tune.Trainable):
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """What Tune reserves for a trial, and where."""
         bundle = {name: share for name, share in config["resources"].items() if share}
-        where: dict[str, Any] = {"bundle_label_selector": [avoiding(config["excluded"])]} if config["excluded"] else {}
+        where: dict[str, Any] = {"bundle_label_selector": [config["selector"]]} if config["selector"] else {}
         return tune.PlacementGroupFactory([bundle], **where)
 
     def setup(self, config: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from search_spaces.storage.base import ArtifactStore, open_storage, read_documen
 from search_spaces.stored import read_trial_spec
 from workers.failures import from_ray
 from workers.failures.classification import TrialError, classified
-from workers.nodes import Nodes, avoiding, on_node, using_storage
+from workers.nodes import Nodes, on_node, using_storage
 from workers.state import checkpoints
 from workers.tracking.environment import prepare_import
 from workers.trial import agreed_data, device
@@ -165,7 +165,7 @@ class WinnerEvaluation:
             remote: Any = ray.remote(
                 num_cpus=0,
                 num_gpus=self._resources["GPU"] if gpus is None else gpus,
-                label_selector=avoiding(self._nodes.excluded()),
+                label_selector=self._nodes.selector(),
             )
             self._actor = remote(self._evaluator).remote()
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from sqlalchemy.orm import Session
 
+from search_spaces.pool_names import DEFAULT_POOL
 from search_spaces.protocol import API_PREFIX
 from service.api import access, changes, headers, pool_views
 from service.api.account_fields import TeamPath
@@ -17,7 +18,6 @@ from service.api.callers import Caller, CurrentCaller, may
 from service.api.dependencies import TEXT, CurrentContext
 from service.api.error_handlers import error_responses
 from service.contract.errors import NotFoundError
-from service.contract.pool_names import DEFAULT_POOL
 from service.contract.pools import GrantList, GrantView, PoolList, PoolView, Stop
 from service.identity import audit
 from service.identity.permissions import Permission, teams_with

@@ -157,10 +157,10 @@ def test_a_file_of_the_users_own_that_cannot_be_used_is_an_error_of_the_code(
     assert raised.value.failure.kind is ErrorKind.CODE
 
 
-def test_a_trial_is_not_placed_on_a_node_that_cannot_be_used() -> None:
+def test_a_trial_is_placed_on_a_node_that_may_be_used() -> None:
     used = {"resources": {"CPU": 2.0, "GPU": 0.0}}
-    free = TrialWorker.default_resource_request(used | {"excluded": []})
+    free = TrialWorker.default_resource_request(used | {"selector": {}})
     assert free == PlacementGroupFactory([{"CPU": 2.0}])
-    bound = TrialWorker.default_resource_request(used | {"excluded": ["a" * 56, "b" * 56]})
-    selector = {"ray.io/node-id": f"!in({'a' * 56}, {'b' * 56})"}
+    selector = {"ray.io/node-id": f"!in({'a' * 56}, {'b' * 56})", "zone": "a"}
+    bound = TrialWorker.default_resource_request(used | {"selector": selector})
     assert bound == PlacementGroupFactory([{"CPU": 2.0}], bundle_label_selector=[selector])

@@ -1,0 +1,40 @@
+"""Pool nodes: which nodes of a cluster belong to a pool, by the labels that Ray gives them.
+
+Owns the rule by which the service shares nodes and a driver places trials. It must not know where pools are stored.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PoolNodes(BaseModel):
+    """The nodes that have all of `labels`, and not all of any of `others`, the labels of other pools."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels that a node of the pool has.")
+    others: list[dict[str, str]] = Field(
+        default_factory=list, description="Labels of other pools: a node with all labels of one is not of this pool."
+    )
+
+    def has(self, node: Mapping[str, str]) -> bool:
+        """Whether a node with these labels belongs to the pool."""
+        return self.labels.items() <= node.items() and not any(one.items() <= node.items() for one in self.others)
+
+    def selector(self) -> dict[str, str]:
+        """Ray's label selector, as far as one can say it: that a node must not have several labels at once, it cannot
+        (`is_left`)."""
+        foreign = defaultdict(list)
+        for one in self.others:
+            if len(one) == 1:
+                [(key, value)] = one.items()
+                foreign[key].append(value)
+        return {**{key: f"!in({', '.join(sorted(values))})" for key, values in foreign.items()}, **self.labels}
+
+    def is_left(self, node: Mapping[str, str]) -> bool:
+        """Whether `selector` takes a node that does not belong to the pool."""
+        return any(len(one) > 1 and one.items() <= node.items() for one in self.others)
