@@ -63,7 +63,7 @@ def trial(row: Trial, experiment: Experiment, mlflow: MlflowClient) -> TrialView
 
 
 def _fields(experiment: Experiment, counts: dict[TrialState, int], mlflow: MlflowClient, outage: str) -> dict[str, Any]:
-    spec, pages = StoredSpec(experiment.spec).overview, _pages(experiment, mlflow)
+    spec, pages = StoredSpec(experiment.spec_overview or experiment.spec).overview, _pages(experiment, mlflow)
     best = None
     if experiment.best_trial is not None and experiment.best_value is not None:
         best = BestTrial(trial=experiment.best_trial, value=experiment.best_value)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 from sqlalchemy import func, select, tuple_
-from sqlalchemy.orm import Session, load_only
+from sqlalchemy.orm import Session, defer, load_only
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
@@ -45,6 +45,11 @@ WITHOUT_SPEC = load_only(
     ),
     *(Experiment.attempt, Experiment.priority, Experiment.excluded_nodes, Experiment.waits_for, Experiment.stop_epochs),
     *(Experiment.team_id, Experiment.owner_id, Experiment.owner),
+)
+
+#: What lists leave out, because it may be large.
+WITHOUT_LARGE = tuple(
+    defer(column) for column in (Experiment.spec, Experiment.warnings, Experiment.winner, Experiment.excluded_nodes)
 )
 
 #: What the team is notified of: a new state, or one that follows from a certain one.
@@ -208,7 +213,7 @@ def controls_of(experiment: Experiment) -> Controls:
 
 
 def list_newest(session: Session, selection: Selection) -> list[Experiment]:
-    """The selected experiments, newest first."""
+    """The selected experiments, newest first, without their specs."""
     query = select(Experiment).order_by(Experiment.created_at.desc(), Experiment.id.desc()).limit(selection.limit)
     if selection.teams is not None:
         query = query.where(Experiment.team_id.in_(selection.teams))
@@ -227,7 +232,13 @@ def list_newest(session: Session, selection: Selection) -> list[Experiment]:
         query = query.where(is_archived if selection.archived else ~is_archived)
     if selection.before is not None:
         query = query.where(tuple_(Experiment.created_at, Experiment.id) < tuple_(*selection.before))
-    return list(session.scalars(query))
+    return [_with_overview(one) for one in session.scalars(query.options(*WITHOUT_LARGE))]
+
+
+def _with_overview(experiment: Experiment) -> Experiment:
+    """The same: its spec is read while the session is open if an earlier version has written the row."""
+    _ = experiment.spec_overview is None and experiment.spec
+    return experiment
 
 
 def list_active(

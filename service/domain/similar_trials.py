@@ -19,7 +19,6 @@ from search_spaces.experiment import DATASETS, ExperimentSpec, SearchSpace
 from search_spaces.forecast import Measured
 from search_spaces.sampling import NOT_APPLICABLE, flatten, leaves, without_indices
 from search_spaces.spec import Spec
-from search_spaces.upgrade import upgrade
 from service.domain.trials import YIELD_PER, characters
 from service.store.accounting import Usage
 from service.store.models import Experiment, Trial
@@ -69,19 +68,21 @@ def _experiments(session: Session, spec: ExperimentSpec, teams: Collection[str] 
     """Those with the same data set and the same resources of a trial."""
     size = spec.resources
     query = (
-        select(Experiment.id, Experiment.spec)
+        select(Experiment.id, Experiment.spec_overview)
         .where(Experiment.cpus_per_trial == size.cpus_per_trial, Experiment.started_at.is_not(None))
         .where(Experiment.gpus_per_trial == (size.gpus_per_trial or 0))
         .order_by(Experiment.created_at.desc())
         .limit(MAX_EXPERIMENTS)
     )
     query = query if teams is None else query.where(Experiment.team_id.in_(teams))
-    return [row.id for row in session.execute(query) if _has_dataset(row.spec, spec)]
+    return [row.id for row in session.execute(query) if _has_dataset(row.spec_overview, spec)]
 
 
-def _has_dataset(stored: dict[str, Any], spec: ExperimentSpec) -> bool:
+def _has_dataset(overview: Mapping[str, Any] | None, spec: ExperimentSpec) -> bool:
+    if overview is None:  # an earlier version has written the row since
+        return False
     try:
-        return DATASETS.validate_python(upgrade(stored).document.get("dataset", "digits")) == spec.dataset
+        return DATASETS.validate_python(overview.get("dataset", "digits")) == spec.dataset
     except ValidationError:  # of another version
         return False
 

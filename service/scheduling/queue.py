@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
@@ -25,7 +24,7 @@ from service.store.models import Experiment
 #: Candidates of one person with one size of trial: more than a pass starts, as each start takes a call of Ray.
 MAX_OF_ONE_SIZE = 64
 #: Candidates in all. First come the first of each person, so that nobody's many experiments hide those of others.
-MAX_CANDIDATES = 512
+MAX_CANDIDATES = 256
 
 
 def lock_driven(session: Session) -> list[Experiment]:
@@ -74,16 +73,14 @@ class Waiting:
     reason: str
 
 
-#: Of a queued experiment of which another person or another size of trial may differ.
-GROUP = (Experiment.team_id, Experiment.owner_id, Experiment.cpus_per_trial, Experiment.gpus_per_trial)
-#: What keeps all experiments of a group waiting, wherever they are in the queue.
+#: What keeps all experiments of a team with trials of one size waiting, wherever they are in the queue.
 FOR_ALL = frozenset({Why.NODE, Why.HOLD, Why.BUDGET, Why.LIMIT, Why.MAX_RUNNING, Why.DRIVERS})
 BEHIND = Waiting(Why.TEAM, FOR_SLOTS)
 
 
 def explain(session: Session, waiting: Mapping[str, Waiting], found: Sequence[Experiment]) -> None:
-    """Write why candidates wait, by id, and why those behind them do: for what the last candidate of the same size and
-    person waits for, where that is a rule for all of them, otherwise for free slots.
+    """Write why candidates wait, by id, and why those behind them do: for what the last candidate of the same team
+    and size waits for, where that is a rule for all of them, otherwise for free slots.
 
     Rows that were changed meanwhile keep the reason that they got.
     """
@@ -96,18 +93,26 @@ def explain(session: Session, waiting: Mapping[str, Waiting], found: Sequence[Ex
     for (old, new), ids in changes.items():
         values = {"reason": new.reason, "waits_for": new.why.name.lower()}
         session.execute(queued.where(Experiment.id.in_(ids), Experiment.reason == old).values(**values))
-    groups: dict[tuple[Any, ...], list[Experiment]] = {}
-    for experiment in found:
-        groups.setdefault(tuple(getattr(experiment, one.key) for one in GROUP), []).append(experiment)
-    for group, ahead in groups.items():
-        if len(ahead) >= MAX_OF_ONE_SIZE:
-            last = waiting.get(ahead[-1].id)
-            of_all = last if last is not None and last.why in FOR_ALL else BEHIND
-            values = {"reason": of_all.reason, "waits_for": of_all.why.name.lower()}
-            differs = or_(*(getattr(Experiment, name) != value for name, value in values.items()))
-            same = [column.is_not_distinct_from(value) for column, value in zip(GROUP, group, strict=True)]
-            behind = queued.where(Experiment.retry_at.is_(None), differs, *same)
-            session.execute(behind.where(Experiment.id.not_in([one.id for one in ahead])).values(**values))
-    if len(found) >= MAX_CANDIDATES:
-        behind = queued.where(Experiment.reason == "", Experiment.id.not_in([one.id for one in found]))
-        session.execute(behind.values(reason=BEHIND.reason, waits_for=BEHIND.why.name.lower()))
+    if len(found) >= MAX_OF_ONE_SIZE:
+        _explain_behind(session, waiting, found)
+
+
+def _explain_behind(session: Session, waiting: Mapping[str, Waiting], found: Sequence[Experiment]) -> None:
+    last = {(one.team_id, one.cpus_per_trial, one.gpus_per_trial): waiting.get(one.id) for one in found}
+    group = (Experiment.team_id, Experiment.cpus_per_trial, Experiment.gpus_per_trial)
+    is_behind = (
+        Experiment.state == State.QUEUED,
+        Experiment.retry_at.is_(None),
+        Experiment.id.not_in([one.id for one in found]),
+    )
+    for row in session.execute(
+        select(*group, Experiment.reason, Experiment.waits_for).where(*is_behind).distinct()
+    ).all():
+        of_group, old = tuple(row[:3]), tuple(row[3:])
+        one = last.get(of_group)
+        right = one if one is not None and one.why in FOR_ALL else BEHIND
+        if old != (right.reason, right.why.name.lower()):
+            columns = (*group, Experiment.reason, Experiment.waits_for)
+            same = [column == value for column, value in zip(columns, row, strict=True)]
+            change = update(Experiment).where(*is_behind, *same).execution_options(synchronize_session=False)
+            session.execute(change.values(reason=right.reason, waits_for=right.why.name.lower()))

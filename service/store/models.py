@@ -21,6 +21,8 @@ from service.store.base import Base
 MAX_COPIED = 2**31
 #: Of weights, slots and seconds that an administrator sets by hand. PostgreSQL takes NaN for larger than any number.
 MAX_AMOUNT = 1_000_000
+#: Fields of a spec that are read of many experiments at once.
+IN_LISTS = ("dataset", "labels", "objective")
 
 
 class Experiment(Base):
@@ -32,7 +34,8 @@ class Experiment(Base):
     `excluded_nodes` are ids of nodes that the newest attempt does not use. `source_team_id` is the team of the
     experiment that this one continues, when it began. `owner` is the login of `owner_id`. `waits_for` is the name of a
     `scheduling.shares.Why` while it has no slot; with `stop_epochs`, trials beyond its slots leave their epoch.
-    `mlflow_workspace` is the workspace that has its runs; null where MLflow had none when it began.
+    `mlflow_workspace` is the workspace that has its runs; null where MLflow had none when it began. `spec_overview` has
+    the fields IN_LISTS of `spec`, which may be large; null if an earlier version has written the row since.
     """
 
     __tablename__ = "experiments"
@@ -60,6 +63,7 @@ class Experiment(Base):
     phase: Mapped[str] = mapped_column(String(16), default="")
     reason: Mapped[str] = mapped_column(Text, default="")
     spec: Mapped[dict[str, Any]]
+    spec_overview: Mapped[dict[str, Any] | None]
     spec_version: Mapped[int]
     warnings: Mapped[list[str]]
     controls: Mapped[dict[str, Any]]
@@ -110,6 +114,7 @@ class Experiment(Base):
         cpus, gpus = resources.get("cpus_per_trial", 1), resources.get("gpus_per_trial")
         is_readable = _is_number(cpus) and (gpus is None or _is_number(gpus))
         self.cpus_per_trial, self.gpus_per_trial = (cpus, gpus) if is_readable else (None, None)
+        self.spec_overview = {name: spec[name] for name in IN_LISTS if name in spec}
         return spec
 
 

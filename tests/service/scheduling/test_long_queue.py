@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import event, func, insert, select, text
+from sqlalchemy import event, func, insert, null, select, text, update
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
@@ -185,6 +185,24 @@ def test_the_view_of_the_cluster_is_paged_and_reads_no_specs(world: World, conte
     with Client(str(world.client.base_url)) as client:
         status = client.cluster()
     assert ([share.experiment_id for share in status.shares], status.next_cursor) == (ids, None)
+
+
+def test_a_list_reads_no_specs_except_of_rows_that_an_earlier_version_has_written(
+    world: World, context: AppContext
+) -> None:
+    """Each may have some hundred kB."""
+    new, old = (world.submit(labels=[label], objective={"mode": "max"}) for label in ("new", "old"))
+    with context.database.write() as session:
+        session.execute(update(Experiment).where(Experiment.id == old).values(spec_overview=null()))
+    with counted(context.database) as work:
+        items = world.client.get("/api/v1/experiments", params={"limit": 1000}).json()["items"]
+    assert {one["id"]: (one["labels"], one["metric"]) for one in items} == {
+        new: (["new"], "validation_accuracy"),
+        old: (["old"], "validation_accuracy"),
+    }
+    reading = [one for one in work.statements if "experiments.spec " in one or "experiments.spec," in one]
+    assert len(reading) == 1
+    assert "experiments.id = " in reading[0]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
