@@ -108,8 +108,8 @@ def _explain_behind(session: Session, waiting: Mapping[str, Waiting], found: Seq
     for row in session.execute(
         select(*group, Experiment.reason, Experiment.waits_for).where(*is_behind).distinct()
     ).all():
-        of_group, old = tuple(row[:3]), tuple(row[3:])
-        one = last.get(of_group)
+        one = last.get((row.team_id, row.cpus_per_trial, row.gpus_per_trial))
+        old = (row.reason, row.waits_for)
         right = one if one is not None and one.why in FOR_ALL else BEHIND
         if old != (right.reason, right.why.name.lower()):
             columns = (*group, Experiment.reason, Experiment.waits_for)
