@@ -19,6 +19,7 @@ LATE = {
     "optuna": {"searchers"},
     "scipy": {"searchers"},
     "threadpoolctl": {"searchers"},
+    "obstore": {"storage"},
     "numpy": {"searchers", "datasets"},
     **{package: {"datasets"} for package in ("PIL", "sklearn", "torchvision")},
 }
