@@ -151,8 +151,11 @@ class ArtifactStore(Protocol):
         for the disk; after a power failure it may be empty.
         """
 
-    def move(self, name: PurePath, new_name: PurePath) -> None:
-        """Rename a file, replacing another in one step."""
+    def rotate(self, name: PurePath, content: bytes | memoryview, previous: PurePath) -> None:
+        """As `write`; the file that this replaces, if there is one, becomes `previous`.
+
+        A process that is killed meanwhile leaves that file under one of the two names.
+        """
 
     def list(self, folder: PurePath | None = None) -> Iterator[Artifact]:
         """The files below a folder (None: all, and the backend's own, such as the journal's), in no order.

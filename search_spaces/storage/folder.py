@@ -149,10 +149,15 @@ class FolderArtifacts:
         with folder_of(self._root, path, create=True) as folder:
             atomic_write(path, content, PRIVATE if private else SHARED, durable=durable, folder=folder)
 
-    def move(self, name: PurePath, new_name: PurePath) -> None:
-        old, new = self._path(name), self._path(new_name)
-        with folder_of(self._root, new, create=True) as target, folder_of(self._root, old) as source:
-            os.replace(old.name, new.name, src_dir_fd=source, dst_dir_fd=target)
+    def rotate(self, name: PurePath, content: bytes | memoryview, previous: PurePath) -> None:
+        fresh = name.with_name(f"{name.name}.{os.getpid()}")
+        try:
+            self.write(fresh, content)
+            with suppress(FileNotFoundError):
+                self._move(name, previous)
+            self._move(fresh, name)
+        finally:
+            self.remove(fresh)
 
     def list(self, folder: PurePath | None = None) -> Iterator[Artifact]:
         seen: set[tuple[int, int]] = set()
@@ -199,6 +204,11 @@ class FolderArtifacts:
         if not self._is_folder(path):
             raise FileNotFoundError(f"no folder {path}")
         yield path
+
+    def _move(self, name: PurePath, new_name: PurePath) -> None:
+        old, new = self._path(name), self._path(new_name)
+        with folder_of(self._root, new, create=True) as target, folder_of(self._root, old) as source:
+            os.replace(old.name, new.name, src_dir_fd=source, dst_dir_fd=target)
 
     def _path(self, name: PurePath) -> Path:
         check_name(name)

@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
@@ -65,11 +65,12 @@ class ObjectArtifacts:
         """An object is always durable, and who may read it is a matter of the bucket."""
         self._write(_key(name), content)
 
-    def move(self, name: PurePath, new_name: PurePath) -> None:
-        """The new file is there before the old one is gone."""
-        with unless_removed(self._bucket, new := _key(new_name)):
-            self._bucket.copy(_key(name), new)
-        self._bucket.delete([_key(name)])
+    def rotate(self, name: PurePath, content: bytes | memoryview, previous: PurePath) -> None:
+        """If the upload fails, `previous` may be a copy of the file already."""
+        with unless_removed(self._bucket, _key(name), _key(previous)):
+            with suppress(FileNotFoundError):
+                self._bucket.copy(_key(name), _key(previous))
+            self._bucket.put(_key(name), content)
 
     def list(self, folder: PurePath | None = None) -> Iterator[Artifact]:
         objects = self._bucket.objects("" if folder is None else _key(folder))
@@ -121,8 +122,8 @@ def check_exists(bucket: Bucket) -> None:
 
 
 @contextmanager
-def unless_removed(bucket: Bucket, key: str) -> Iterator[None]:
-    """The block writes an object, which is deleted again if the experiment does not exist.
+def unless_removed(bucket: Bucket, *keys: str) -> Iterator[None]:
+    """The block writes objects, which are deleted again if the experiment does not exist.
 
     The removal of an experiment removes its marker first and then all that is listed. So an object whose marker is
     there after it was written, is in that list.
@@ -131,7 +132,7 @@ def unless_removed(bucket: Bucket, key: str) -> Iterator[None]:
     try:
         check_exists(bucket)
     except FileNotFoundError:
-        bucket.delete([key])
+        bucket.delete(keys)
         raise
 
 

@@ -25,7 +25,7 @@ def running_s3(port: int | None = None) -> Iterator[Mapping[str, str]]:
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_until_up(url, server)
-        urllib.request.urlopen(urllib.request.Request(f"{url}/{BUCKET}", method="PUT"), timeout=10).close()
+        urllib.request.urlopen(urllib.request.Request(f"{url}/{BUCKET}", method="PUT"), timeout=120).close()
         yield {
             "AWS_ENDPOINT_URL": url,
             "AWS_ACCESS_KEY_ID": "tests",
@@ -38,10 +38,10 @@ def running_s3(port: int | None = None) -> Iterator[Mapping[str, str]]:
 
 
 def _wait_until_up(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and server.poll() is None:
         with suppress(OSError):
-            urllib.request.urlopen(f"{url}/moto-api/", timeout=5).close()
+            urllib.request.urlopen(f"{url}/moto-api/", timeout=30).close()
             return
         time.sleep(0.1)
     raise RuntimeError(f"the S3 server at {url} has not started; `make test` installs it, the package moto")

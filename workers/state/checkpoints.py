@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
@@ -30,27 +28,26 @@ class CheckpointDamagedError(Exception):
 
 def save(state: dict[str, Any], artifacts: ArtifactStore, name: PurePath) -> None:
     """Write `state` in one step, so that it survives a power failure. Raises OSError."""
-    import torch
-
-    content = io.BytesIO()  # torch reports a full disk as an error of its own writer, without the reason
-    torch.save(state, content)
-    artifacts.write(name, content.getbuffer())
+    artifacts.write(name, _encoded(state))
 
 
 def save_last(state: dict[str, Any], artifacts: ArtifactStore, trial: TrialFolder, *, rotate: bool = True) -> None:
     """Save `state` as `last.pt`; with `rotate`, what was there becomes `previous.pt`.
 
-    Without it, what was there is overwritten: it was unusable. Raises OSError, and then changes nothing.
+    Without it, what was there is overwritten: it was unusable. Raises OSError, and then the newest one stays.
     """
-    fresh = trial.last.with_name(f"{LAST}.{os.getpid()}")
-    try:
-        save(state, artifacts, fresh)
-        if rotate:
-            with suppress(FileNotFoundError):
-                artifacts.move(trial.last, trial.previous)
-        artifacts.move(fresh, trial.last)  # killed before this line, the trial resumes from the epoch before
-    finally:
-        artifacts.remove(fresh)
+    if rotate:
+        artifacts.rotate(trial.last, _encoded(state), trial.previous)
+    else:
+        artifacts.write(trial.last, _encoded(state))
+
+
+def _encoded(state: dict[str, Any]) -> memoryview:
+    import torch
+
+    content = io.BytesIO()  # torch reports a full disk as an error of its own writer, without the reason
+    torch.save(state, content)
+    return content.getbuffer()
 
 
 def load(artifacts: ArtifactStore, name: PurePath) -> dict[str, Any]:

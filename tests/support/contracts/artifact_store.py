@@ -63,14 +63,15 @@ class ArtifactStoreContract:
                 assert file.write(text) == 4
         assert content(artifacts, name) == b"one\ntwo\n"
 
-    def test_a_moved_file_replaces_another(self, artifacts: ArtifactStore) -> None:
+    def test_the_file_before_is_kept_under_another_name(self, artifacts: ArtifactStore) -> None:
         last, previous = SPEC.with_name("last.pt"), SPEC.with_name("previous.pt")
-        artifacts.write(last, b"newer")
-        artifacts.write(previous, b"older")
-        artifacts.move(last, previous)
-        assert content(artifacts, previous) == b"newer"
-        with pytest.raises(FileNotFoundError):
-            artifacts.move(last, previous)
+        artifacts.rotate(last, b"1", previous)
+        assert not artifacts.exists(previous)
+        for number in (b"2", b"3"):
+            artifacts.rotate(last, memoryview(number), previous)
+        assert {item.name for item in artifacts.list()} == {last, previous}
+        assert content(artifacts, previous) == b"2"
+        assert content(artifacts, last) == b"3"
 
     def test_files_are_listed_with_their_sizes_until_they_are_removed(self, artifacts: ArtifactStore) -> None:
         other = PurePath("spec.json")
