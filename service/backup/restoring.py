@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from urllib.parse import quote
 
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import Engine, create_engine, make_url
 
 from service.backup import mlflow_database, sets, tables, trees
 from service.backup.errors import BackupError
@@ -27,7 +29,7 @@ def restore(installation: Installation, folder: Path) -> Manifest:
     """Raises BackupError before anything is written; StackError, OSError and SQLAlchemyError also later."""
     manifest = sets.read_manifest(folder)
     with locked(installation.home) if installation.is_home else nullcontext():
-        _check_empty(installation)
+        _check_empty(installation, folder)
         installation.begun.parent.mkdir(parents=True, exist_ok=True)
         installation.begun.write_text(json.dumps(_databases(installation)))
         installation.begun.chmod(0o600)
@@ -53,30 +55,40 @@ def restore(installation: Installation, folder: Path) -> Manifest:
     return manifest
 
 
-def _check_empty(installation: Installation) -> None:
-    """Raises BackupError for a target that has anything, except the databases that an interrupted restore began."""
-    for folder in (installation.storage, installation.mlflow_artifacts):
-        if not trees.is_empty(folder):
-            raise BackupError(f"{folder} must be absent or empty: move it elsewhere first")
+def _check_empty(installation: Installation, folder: Path) -> None:
+    """Raises BackupError for a target that has anything, except databases that an interrupted restore of the same set
+    began. Whatever they are called, they have nothing that the set does not have."""
+    for place in (installation.storage, installation.mlflow_artifacts):
+        if not trees.is_empty(place):
+            raise BackupError(f"{place} must be absent or empty: move it elsewhere first")
     begun = _begun(installation)
-    for shown, url, content, most in zip(
+    for shown, url, name, content, most in zip(
         _databases(installation),
         (installation.database_url, installation.mlflow_database_url),
+        (sets.DATABASE, sets.MLFLOW),
         (("experiments",), mlflow_database.CONTENT),
         (0, 1),
         strict=True,
     ):
-        if shown in begun:
-            continue
         file = mlflow_database.file_of(url)
         if file is not None and not file.exists():  # to connect would create it
             continue
-        engine = create_engine(url)
-        try:
-            if tables.count(engine, *content) > most:
-                raise BackupError(f"the database {shown} must be empty: create a new one, or move the file elsewhere")
-        finally:
-            engine.dispose()
+        with _connecting(url) as engine:
+            if tables.count(engine, *content) <= most:
+                continue
+            with _connecting(f"sqlite:///file:{quote(str(folder / name))}?mode=ro&immutable=1&uri=true") as of_set:
+                if shown in begun and tables.keys(engine, *content) <= tables.keys(of_set, *content):
+                    continue
+        raise BackupError(f"the database {shown} must be empty: create a new one, or move the file elsewhere")
+
+
+@contextmanager
+def _connecting(url: str) -> Iterator[Engine]:
+    engine = create_engine(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def _begun(installation: Installation) -> list[str]:
@@ -91,9 +103,14 @@ def _begun(installation: Installation) -> list[str]:
 
 
 def _databases(installation: Installation) -> list[str]:
-    """The URLs of Rung's and MLflow's database, as they are shown."""
-    urls = (installation.database_url, installation.mlflow_database_url)
-    return [make_url(url).render_as_string(hide_password=True) for url in urls]
+    """The URLs of Rung's and MLflow's database, as they are shown; files with their whole path."""
+    found = []
+    for url in (installation.database_url, installation.mlflow_database_url):
+        file = mlflow_database.file_of(url)
+        found.append(
+            make_url(url).render_as_string(hide_password=True) if file is None else f"sqlite:///{file.resolve()}"
+        )
+    return found
 
 
 def _restore_database(installation: Installation, copied: str) -> None:

@@ -59,6 +59,14 @@ def count(engine: Engine, *tables: str) -> int:
         )
 
 
+def keys(engine: Engine, *tables: str) -> set[tuple[object, ...]]:
+    """What identifies the rows of these tables, as far as they exist."""
+    with engine.connect() as connection:
+        found = _reflect(connection)
+        known = [found.tables[name] for name in tables if name in found.tables]
+        return {(table.name, *row) for table in known for row in connection.execute(select(*table.primary_key.columns))}
+
+
 def _copy_table(reading: Connection, source: Table, writing: Connection, target: Table) -> int:
     names = [column.name for column in target.columns if column.name in source.columns and column.computed is None]
     rows = reading.execution_options(yield_per=BATCH).execute(select(*(source.columns[name] for name in names)))

@@ -398,6 +398,12 @@ def refuse_another_database(interrupted: Installation, backup: Path) -> None:
     with pytest.raises(BackupError, match=r"other\.db must be empty"):
         restoring.restore(replace(interrupted, database_url=f"sqlite:///{other}"), backup)
     assert other.read_bytes() == content
+    begun = Path(str(installation.find({}, interrupted.home, None, None).database_url).removeprefix("sqlite:///"))
+    kept = begun.read_bytes()
+    shutil.copy(other, begun)  # another installation has its place now
+    with pytest.raises(BackupError, match=r"rung\.db must be empty"):
+        restoring.restore(interrupted, backup)
+    begun.write_bytes(kept)
 
 
 def test_a_named_pipe_in_a_backup_does_not_block(home: Place, tmp_path: Path) -> None:
