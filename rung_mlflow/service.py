@@ -64,6 +64,7 @@ class Service:
         found = self._ask(path, token)
         with self._lock:
             self._known[key] = (self._clock() + REMEMBERED_S, found)
+            self._known.move_to_end(key)  # strangers push out who has not been here for a while, not who is here
             if len(self._known) > MOST_REMEMBERED:
                 self._known.popitem(last=False)
         return found

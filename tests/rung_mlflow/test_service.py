@@ -124,6 +124,19 @@ def test_a_bounded_number_of_tokens_is_remembered(monkeypatch: pytest.MonkeyPatc
         assert server.tokens == [f"Bearer {token}" for token in ("one", "two", "three", "one")]
 
 
+def test_strangers_push_out_nobody_who_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is pushed out would be one of many unknown tokens then."""
+    monkeypatch.setattr("rung_mlflow.service.MOST_REMEMBERED", 2)
+    now = 0.0
+    with recording({f"GET {PEOPLE}": (200, VISION)}) as server:
+        service = Service(server.url, lambda: now)
+        for now, token in enumerate(("known", "stranger")):
+            service.workspaces("", token)
+        for now, token in enumerate(("known", "other", "known"), round(REMEMBERED_S) + 1):
+            service.workspaces("", token)
+        assert server.tokens == [f"Bearer {token}" for token in ("known", "stranger", "known", "other")]
+
+
 def test_the_url_of_the_service_may_end_in_a_slash() -> None:
     with recording({f"GET {PEOPLE}": (200, VISION)}) as server:
         assert Service(f"{httpx.URL(server.url)}/").workspaces("", "one") == VISION["workspaces"]
