@@ -87,7 +87,8 @@ class Forests:
 
 
 def _training(spec: ExperimentSpec, samples: Sequence[Sample]) -> dict[str, Any]:
-    """The spec that trains these configurations for all epochs, each of them again with fresh seeds."""
+    """The spec that trains all of these configurations for all epochs, each of them again with fresh seeds: a goal
+    would end it at the first that reaches it."""
     names = searched_parameters(spec.search_space.model_dump(mode="json"))
     points = []
     for sample in samples:
@@ -98,6 +99,7 @@ def _training(spec: ExperimentSpec, samples: Sequence[Sample]) -> dict[str, Any]
     return spec.model_dump(mode="json") | {
         "name": f"{spec.name}{SUFFIX}",
         "searcher": {"kind": "random", "num_samples": len(points), "initial": points},
+        "objective": spec.objective.model_dump(mode="json") | {"goal": None},
         "early_stopping": {"kind": "none"},
         "finalists": {"trials": len(points), "seeds": SEEDS},
     }

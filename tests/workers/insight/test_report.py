@@ -123,6 +123,14 @@ def samples_of(spec: ExperimentSpec) -> Iterator[Mapping[str, float]]:
         yield sample
 
 
+def test_all_of_the_path_is_trained_whatever_reaches_the_goal(plant: Plant, planted: Trials) -> None:
+    spec = spec_of(objective={"goal": 0.5})
+    path = make_insight(spec, plant(spec, planted, test_accuracy=0.96)).path
+    assert path is not None
+    training = validate(path.spec)
+    assert (training.objective.goal, training.objective.metric) == (None, spec.objective.metric)
+
+
 def test_an_insight_that_has_no_time_left_says_what_is_missing(plant: Plant, planted: Trials) -> None:
     made = insight_of(gather(spec_of(), plant(spec_of(), planted[:12], test_accuracy=0.9)), within_s=0)
     assert "importance was not computed: what came before it took all the time" in made.notes
