@@ -19,6 +19,12 @@ def counted(number: float, one: str, many: str = "") -> str:
     return f"{amount} {one if number == 1 else many or f'{one}s'}"
 
 
+def rounded(number: float, digits: int = 3) -> str:
+    """With so many significant digits; a larger number as a whole one, never with an exponent."""
+    text = f"{number:.{digits}g}"
+    return f"{number:.0f}" if "e+" in text else text
+
+
 def listed(names: Iterable[str], most: int = LISTED) -> str:
     """The first names, at most `most`, and the number of the others."""
     all_names = list(names)

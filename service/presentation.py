@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from search_spaces.datasets.report import DataReport
-from search_spaces.phrases import counted, listed, quoted
+from search_spaces.phrases import counted, listed, quoted, rounded
 from search_spaces.protocol import DEFAULT_TEAM, ENDED_TRIAL_STATES
 from search_spaces.replicates import is_replicate, replicated, trial_of
 from search_spaces.sampling import NOT_APPLICABLE
@@ -416,8 +416,8 @@ def shown_parameters(trials: Sequence[TrialView], searched: Collection[str]) -> 
 
 def _probably(found: Range) -> str:
     if found.low == found.high:
-        return f"{found.expected:.3g}"
-    return f"about {found.expected:.3g} ({found.low:.3g} to {found.high:.3g})"
+        return rounded(found.expected)
+    return f"about {rounded(found.expected)} ({rounded(found.low)} to {rounded(found.high)})"
 
 
 def one_line(text: str) -> str:
@@ -436,9 +436,9 @@ def size_text(size: float) -> str:
     """A number of bytes in the largest unit in which it is at least 1."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
-            return f"{size:.3g} {unit}"
+            return f"{rounded(size)} {unit}"
         size /= 1000
-    return f"{size:.3g} TB"
+    return f"{rounded(size)} TB"
 
 
 def _tested(winner: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from search_spaces.phrases import rounded
 from service.contract.usage import BudgetView, UsageEntry, UsagePage
 from service.contract.usage_by import UsageBy
 from service.presentation import Table
@@ -45,7 +46,7 @@ def budgets(items: Iterable[BudgetView]) -> Table:
 
 
 def _used(used: float, limit: float | None) -> str:
-    return f"{used:.3f}" if limit is None else f"{used:.3f} of {limit:g}"
+    return f"{used:.3f}" if limit is None else f"{used:.3f} of {rounded(limit, 6)}"
 
 
 def _hours(one: UsageEntry) -> tuple[str, ...]:

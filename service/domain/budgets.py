@@ -14,6 +14,7 @@ from datetime import datetime
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from search_spaces.phrases import rounded
 from search_spaces.problems import Problem, SpecError
 from service.contract.budgets import Action, BudgetState
 from service.domain import notifications
@@ -65,7 +66,9 @@ class Standing:
             ("GPU hours", self.used_gpu_hours, self.terms.gpu_hours),
             ("slot hours", self.used_slot_hours, self.terms.slot_hours),
         )
-        used = " and ".join(f"{spent:.4g} of {limit:g} {what}" for what, spent, limit in kinds if limit is not None)
+        used = " and ".join(
+            f"{rounded(spent, 4)} of {rounded(limit, 6)} {what}" for what, spent, limit in kinds if limit is not None
+        )
         text = f"team {self.team} has used {used} of its budget of {self.month}"
         if self.terms.action is Action.WARN:
             return text

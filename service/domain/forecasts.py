@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from search_spaces import forecast
 from search_spaces.experiment import ExperimentSpec
-from search_spaces.phrases import counted
+from search_spaces.phrases import counted, rounded
 from service.contract.forecast import Forecast, Range
 from service.domain import similar_trials
 from service.domain.similar_trials import Similar
@@ -43,6 +43,6 @@ def _basis(similar: Similar) -> str:
     )
     what = same if similar.same_sizes else other
     trials, experiments = counted(similar.trials, "trial"), counted(similar.experiments, "experiment")
-    besides = f", and each trial {found.overhead_s:.3g} s besides" if found.overhead_s else ""
+    besides = f", and each trial {rounded(found.overhead_s)} s besides" if found.overhead_s else ""
     mean = sum(found.epochs_s) / len(found.epochs_s)
-    return f"{trials} of {experiments} with the same data and resources, of {what}: {mean:.3g} s an epoch{besides}"
+    return f"{trials} of {experiments} with the same data and resources, of {what}: {rounded(mean)} s an epoch{besides}"

@@ -36,7 +36,8 @@ REASON = (
     "waiting for the budget of its team: that of this month is spent; it continues with the next month (UTC), or when "
     "an administrator raises it"
 )
-MIDDLE = datetime(2026, 11, 14, 12, tzinfo=UTC)
+#: Of this month, because routes look at the time by themselves.
+MIDDLE = Month.of(datetime.now(UTC)).begin + timedelta(days=13, hours=12)
 
 
 @pytest.fixture
@@ -112,10 +113,10 @@ def test_it_continues_when_the_budget_is_raised(world: World, held: str) -> None
 
 
 def test_it_continues_when_the_month_ends(world: World, held: str, clock: Clock) -> None:
-    clock.now = datetime(2026, 11, 30, 23, 59, 50, tzinfo=UTC)
+    clock.now = Month.of(MIDDLE).end - timedelta(seconds=10)
     world.reconciler.reconcile_once()
     assert world.show(held)["state"] == "QUEUED"
-    clock.now = datetime(2026, 12, 1, 0, 0, 1, tzinfo=UTC)
+    clock.now = Month.of(MIDDLE).end + timedelta(seconds=1)
     world.reconciler.reconcile_once()
     assert world.show(held)["state"] == "RUNNING"
 
@@ -195,6 +196,11 @@ def test_the_team_that_has_spent_its_budget_gets_nothing_and_others_all() -> Non
 )
 def test_a_budget_warns_at_eighty_percent_of_either(terms: Terms, gpu: float, slot: float, state: str) -> None:
     assert Standing("vision", Month.of(MIDDLE), terms, gpu, slot).state == state
+
+
+def test_what_large_teams_use_is_written_out() -> None:
+    text = Standing("vision", Month.of(MIDDLE), Terms(gpu_hours=1_500_000), 1_234_567.8).sentence
+    assert "has used 1234568 of 1500000 GPU hours" in text
 
 
 def test_only_the_month_counts(context: AppContext) -> None:

@@ -130,16 +130,17 @@ def test_nothing_is_learned_of_the_trials_of_another_team(
 
 def test_a_dry_run_prints_it_and_submits_nothing(client: httpx.Client, context: AppContext, tmp_path: Path) -> None:
     measure(context, 18.0)
-    (tmp_path / "spec.json").write_text(ExperimentSpec.model_validate(SPEC | {"project": "other"}).model_dump_json())
+    many = {"searcher": {"kind": "random", "num_samples": 100}, "project": "other"}
+    (tmp_path / "spec.json").write_text(ExperimentSpec.model_validate(SPEC | many).model_dump_json())
     runner = CliRunner(env={"RUNG_URL": str(client.base_url), "RUNG_HOME": str(tmp_path)})
     before = client.get(EXPERIMENTS).json()
     for command in (["submit", "--dry-run"], ["validate"]):
         lines = runner.invoke(app, [*command, str(tmp_path / "spec.json")]).stdout.splitlines()
         assert lines == [
-            "valid: x, 10 trials",
-            "  epochs    200 in 10 trials",
-            "  hours     1 of slots",
-            "  hours     0.5 of GPUs",
+            "valid: x, 100 trials",
+            "  epochs    2000 in 100 trials",
+            "  hours     10 of slots",
+            "  hours     5 of GPUs",
             f"  basis     {BASIS}",
         ]
     assert client.get(EXPERIMENTS).json() == before
