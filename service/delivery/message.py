@@ -24,7 +24,7 @@ PHRASES: Mapping[Event, str] = {
     Event.GOAL_REACHED: "has reached its goal",
     Event.COMPLETED: "is completed",
     Event.FAILED: "has failed",
-    Event.PREEMPTED: "yielded its slots to others and waits in the queue",
+    Event.PREEMPTED: "has lost its slots and waits in the queue",
 }
 #: One that failed in a way that a person has to look at before it can continue.
 BLOCKED = "is paused until somebody removes the cause"

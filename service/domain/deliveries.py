@@ -22,6 +22,8 @@ MAX_FAILURES = 3
 GONE = 410
 #: Tries of one team at the same time, so that a team whose targets hang does not hold up the others.
 MAX_OF_TEAM = 2
+#: Notifications that are read at once.
+MANY = 32
 #: For so long it is known what became of a notification.
 KEPT = timedelta(days=30)
 
@@ -61,10 +63,13 @@ def due(session: Session, now: datetime, busy: Mapping[str, str], limit: int) ->
         .order_by(Delivery.next_at, Delivery.id)
     )
     found, of_team = list[Due](), Counter(busy.values())
-    for delivery, webhook in session.execute(query):
-        if len(found) < limit and of_team[webhook.team_id] < MAX_OF_TEAM:
-            of_team[webhook.team_id] += 1
-            found.append(Due(delivery, webhook))
+    with session.execute(query.execution_options(yield_per=MANY)) as rows:
+        for delivery, webhook in rows:
+            if len(found) >= limit:
+                break
+            if of_team[webhook.team_id] < MAX_OF_TEAM:
+                of_team[webhook.team_id] += 1
+                found.append(Due(delivery, webhook))
     return found
 
 

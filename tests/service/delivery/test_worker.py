@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
@@ -19,10 +19,11 @@ from service.contract.budgets import BudgetState
 from service.contract.states import State
 from service.contract.webhooks import CreatedWebhook, DeliveryView, Event, WebhookView
 from service.delivery.worker import DeliveryWorker
-from service.domain import attempts, experiments, notifications
+from service.domain import attempts, deliveries, experiments, notifications
 from service.domain.deliveries import DELAYS_S, KEPT, MAX_FAILURES, MAX_TRIES
 from service.identity.secret_box import SecretBox
 from service.scheduling.reconciler import Reconciler
+from service.store.accounts import Team
 from service.store.leases import HeldLease
 from service.store.webhooks import Delivery, Webhook
 from service.webhook_targets import AllowedTargets
@@ -255,6 +256,7 @@ def test_only_what_a_webhook_is_for_is_sent_to_it(hooks: Hooks, context: AppCont
     ("event", "state", "text"),
     [
         (Event.STARTED, State.QUEUED, "has started"),
+        (Event.PREEMPTED, State.QUEUED, "has lost its slots and waits in the queue"),
         (Event.FAILED, State.PAUSED, "is paused until somebody removes the cause"),
         (Event.FAILED, State.QUEUED, "has failed"),
     ],
@@ -380,6 +382,31 @@ def test_a_team_has_few_tries_at_a_time(hooks: Hooks) -> None:
         hooks.create(f"/{number}")
     hooks.publish(Event.STARTED)
     assert [hooks.pass_once(1), hooks.pass_once(1), hooks.pass_once(1), hooks.pass_once(1)] == [2, 2, 1, 0]
+
+
+def test_what_is_read_in_a_pass_does_not_grow_with_the_number_of_targets(hooks: Hooks, context: AppContext) -> None:
+    now = hooks.clock.now
+    with context.database.write() as session:
+        for number in range(3 * deliveries.MANY):
+            team, seconds = f"team-{number}", timedelta(seconds=number)
+            session.add(Team(id=team, name=team, created_at=now))
+            session.flush()
+            texts = dict.fromkeys(("origin", "url_encrypted", "secret_encrypted"), "x")
+            row = Webhook(id=f"hook-{number}", team_id=team, format="slack", events=[], created_at=now, **texts)
+            session.add(row)
+            session.flush()
+            notifications.request(session, row, Event.BUDGET, {}, now - seconds)
+    read = list[object]()
+
+    def note(one: object, _: object) -> None:
+        read.append(one)
+
+    event.listen(Delivery, "load", note)
+    with context.database.read() as session:
+        found = deliveries.due(session, now, {}, 3)
+    event.remove(Delivery, "load", note)
+    assert [one.webhook.id for one in found] == [f"hook-{3 * deliveries.MANY - number}" for number in (1, 2, 3)]
+    assert len(read) <= deliveries.MANY
 
 
 def test_only_the_holder_of_the_lease_sends_and_records(hooks: Hooks) -> None:
