@@ -36,7 +36,8 @@ class UsageMeter:
         self._published: dict[str, float] = {}
 
     def restore(self, borrowed: Mapping[str, float]) -> None:
-        """Continue where another replica, or an earlier process, stopped."""
+        """Continue where another replica, or an earlier process, stopped: it counted the time until then."""
+        self._looked_at = None
         self.borrowed = defaultdict(float, borrowed)
         self._age_s, self._published = 0.0, dict(borrowed)
 

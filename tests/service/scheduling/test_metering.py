@@ -18,6 +18,7 @@ from service.scheduling import usage_keeper
 from service.scheduling.metering import Metered, held_slots
 from service.scheduling.reconciler import Reconciler
 from service.store.accounting import Borrowed, Usage
+from service.store.leases import release
 from service.store.models import Experiment
 from tests.support.accounts import Accounts, signed_in
 from tests.support.clock import Clock
@@ -77,6 +78,16 @@ def test_no_gap_between_two_passes_counts_for_longer_than_a_pass(
     clock.sleep(86_400)
     world.reconciler.reconcile_once()
     assert sum(row.slot_seconds for row in used(context)) == pytest.approx(GAP_S)
+
+
+def test_two_replicas_in_turn_count_no_time_twice(world: World, context: AppContext, clock: Clock) -> None:
+    world.started(resources={"gpus_per_trial": 0, "max_concurrent_trials": 1})
+    other, since = Reconciler(context, clock, clock.monotonic), clock.seconds
+    for replica in (world.reconciler, other, world.reconciler, other):
+        reconcile_for(replica, clock, 2 * STEP_S)
+        assert replica.held is not None
+        release(context.database, replica.held, clock())
+    assert 0 < sum(row.slot_seconds for row in used(context)) <= clock.seconds - since
 
 
 def test_what_does_not_run_and_what_ray_does_not_answer_for_is_not_counted(
