@@ -50,7 +50,7 @@ class Borrowed(Base):
 class Budget(Base):
     """What a team may use in each month of the calendar (UTC); null is no limit.
 
-    `action`: a `domain.budgets.Action`. `announced`: the month and the level of which the team was notified last.
+    `action`: a `contract.budgets.Action`. `announced`: the month and the level of which the team was notified last.
     """
 
     __tablename__ = "budgets"
