@@ -130,9 +130,10 @@ def test_strangers_push_out_nobody_who_comes_again(monkeypatch: pytest.MonkeyPat
     now = 0.0
     with recording({f"GET {PEOPLE}": (200, VISION)}) as server:
         service = Service(server.url, lambda: now)
-        for now, token in enumerate(("known", "stranger")):
+        for token in ("known", "stranger"):
             service.workspaces("", token)
-        for now, token in enumerate(("known", "other", "known"), round(REMEMBERED_S) + 1):
+        now = REMEMBERED_S + 1
+        for token in ("known", "other", "known"):
             service.workspaces("", token)
         assert server.tokens == [f"Bearer {token}" for token in ("known", "stranger", "known", "other")]
 
