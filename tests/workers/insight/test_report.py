@@ -24,6 +24,7 @@ from tests.workers.insight.conftest import Plant
 from workers.insight import report
 from workers.insight.evidence import gather
 from workers.insight.next_spec import next_spec
+from workers.insight.path import winning_path
 from workers.insight.report import insight_of, make_insight
 from workers.insight.sureness import sureness
 from workers.state.outcomes import ValidationOutcomes
@@ -125,7 +126,7 @@ def samples_of(spec: ExperimentSpec) -> Iterator[Mapping[str, float]]:
 
 def test_all_of_the_path_is_trained_whatever_reaches_the_goal(plant: Plant, planted: Trials) -> None:
     spec = spec_of(objective={"goal": 0.5})
-    path = make_insight(spec, plant(spec, planted, test_accuracy=0.96)).path
+    path = winning_path(gather(spec, plant(spec, planted, test_accuracy=0.96)))
     assert path is not None
     training = validate(path.spec)
     assert (training.objective.goal, training.objective.metric) == (None, spec.objective.metric)
