@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from search_spaces.domains import Integer, Number
+from search_spaces.pool_names import DEFAULT_POOL, POOL_NAME
 from search_spaces.spec import Spec, field_error
 
 DURATION = r"^(\d+(?:\.\d+)?)\s*([smhd])$"
@@ -43,6 +44,9 @@ class Resources(Spec):
         None,
         description="Largest number of trials that run at the same time; default: no limit except the cluster and the "
         "queue.",
+    )
+    pool: Annotated[str, Field(pattern=POOL_NAME)] = Field(
+        DEFAULT_POOL, description="Pool of nodes on which the trials run, one that the team may use."
     )
 
     @model_validator(mode="after")

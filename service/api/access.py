@@ -18,7 +18,6 @@ from typing import Annotated, Any
 from fastapi import Depends, Response
 from sqlalchemy.orm import Session
 
-from search_spaces.pool_names import DEFAULT_POOL
 from search_spaces.problems import Problem
 from search_spaces.protocol import API_PREFIX, DEFAULT_TEAM
 from service.api import changes, etags, headers, serializers
@@ -29,7 +28,7 @@ from service.context import AppContext
 from service.contract.errors import ValidationFailedError
 from service.contract.schemas import ExperimentView
 from service.contract.states import ACTIVE, INACTIVE
-from service.domain import accounting, attempts, experiments, queue_limit, waiting, webhooks
+from service.domain import accounting, attempts, experiments, pool_rights, queue_limit, waiting, webhooks
 from service.domain.experiments import Selection
 from service.identity import audit, teams
 from service.identity.permissions import Permission, allows, teams_with
@@ -64,7 +63,8 @@ class VisibleHandle:
         self.response.headers[headers.ETAG] = etags.etag(experiment.revision)
         drivers = attempts.list_all(session, experiment)
         outage = self.context.cluster_cache.unreachable_reason
-        ceiling = grants.of_team(session, DEFAULT_POOL, experiment.team_id).max_priority
+        terms = grants.of_team(session, experiment.pool, experiment.team_id)
+        ceiling = None if terms is None else terms.max_priority
         used = accounting.used(session, [experiment.id])[experiment.id]
         view = serializers.full(experiment, counts, used, drivers, self.context.mlflow, outage, ceiling)
         return view.model_copy(update={"source_id": visible_source(self.caller, experiment)})
@@ -95,7 +95,8 @@ class EditableHandle(VisibleHandle):
             after, act = _recorded(experiment), self.caller.act
             if before["state"] in INACTIVE and after["state"] in ACTIVE:
                 teams.lock_open(session, experiment.team_id)
-                queue_limit.check(session, experiment.team_id, experiment.id)
+                pool_rights.check(session, experiment.team_id, experiment.pool, lock=True)
+                queue_limit.check(session, experiment.team_id, experiment.pool, experiment.id)
             changed = {name for name in after if after[name] != before[name]}
             act.change = {
                 **(act.change or {}),
@@ -137,8 +138,8 @@ class ExperimentListHandle:
         """Those with these ids; one that the caller may not see is not found when it is read."""
         return [VisibleHandle(self.context, self.caller, Response(), one) for one in ids]
 
-    def waiting(self, session: Session, limit: int, after: tuple[int, str]) -> list[tuple[int, Experiment]]:
-        """Those that wait behind a position in a team, with their positions in their teams."""
+    def waiting(self, session: Session, limit: int, after: tuple[int, str, str]) -> list[tuple[int, Experiment]]:
+        """Those that wait behind a position in a team and pool, with their own positions."""
         visible = teams_with(self.caller.principal, Permission.EXPERIMENT_READ)
         return waiting.in_order(session, limit, after, visible)
 

@@ -14,7 +14,7 @@ from service.api.callers import Caller
 from service.contract.pools import GrantView, PoolView
 from service.domain.cluster import Cluster
 from service.identity.permissions import Permission, allows
-from service.scheduling import grants, loads
+from service.scheduling import grants, loads, pools
 from service.scheduling.cost import Costs
 from service.scheduling.grants import Terms
 from service.scheduling.loads import Load
@@ -23,10 +23,13 @@ from service.store.models import StoredPool
 
 
 def pool(session: Session, caller: Caller, row: StoredPool, cluster: Cluster | None) -> PoolView:
-    """`cluster` is None while it is not known."""
+    """`cluster` is all of it, None while it is not known."""
+    cluster = part(session, row.name, cluster)
     costs = _costs(cluster)
     return PoolView(
         pool=row.name,
+        labels=row.labels,
+        nodes=None if cluster is None else len(cluster.nodes),
         stop=row.stop,
         min_run_s=row.min_run_s,
         preempt_grace_s=row.preempt_grace_s,
@@ -40,8 +43,8 @@ def pool(session: Session, caller: Caller, row: StoredPool, cluster: Cluster | N
 def team_grants(
     session: Session, pool: str, terms: Mapping[str, Terms], cluster: Cluster | None, hints: Sequence[str] = ()
 ) -> list[GrantView]:
-    """The grants of these teams, and what each uses now."""
-    load, no_load = loads.of_teams(session, cluster or Cluster()), Load()
+    """The grants of these teams, and what each uses now. `cluster` is what the pool has of it."""
+    load, no_load = loads.of_teams(session, pool, cluster or Cluster()), Load()
     found = []
     for team, values in terms.items():
         now = load.get(team, no_load)
@@ -52,7 +55,7 @@ def team_grants(
 
 
 def hints(session: Session, caller: Caller, pool: str, cluster: Cluster | None) -> list[str]:
-    """What an administrator should know of the grants of a pool."""
+    """What an administrator should know of the grants of a pool, which has `cluster`."""
     costs = _costs(cluster)
     if costs is None or not _manages(caller):
         return []
@@ -61,6 +64,11 @@ def hints(session: Session, caller: Caller, pool: str, cluster: Cluster | None) 
         return []
     sums = f"the quotas of all teams are {quotas:g} {costs.unit} together, but the nodes have {capacity:g}"
     return [f"{sums}: while all want their quotas, each gets the same part of its own"]
+
+
+def part(session: Session, pool: str, cluster: Cluster | None) -> Cluster | None:
+    """What a pool has of the cluster."""
+    return None if cluster is None else pools.part(cluster, pool, pools.nodes(session))
 
 
 def _costs(cluster: Cluster | None) -> Costs | None:

@@ -33,12 +33,13 @@ from service.domain import (
     idempotency,
     merge_patch,
     model_names,
+    pool_rights,
 )
 from service.domain.experiments import Belonging
 from service.domain.idempotency import Submission
 from service.identity import audit, teams
 from service.identity.permissions import Permission, allows, teams_with
-from service.scheduling import fitting
+from service.scheduling import fitting, pools
 from service.store.models import Experiment
 
 
@@ -77,7 +78,7 @@ def check(context: AppContext, request: Request) -> Checked:
     """
     request.caller.act.changes_nothing = True
     team = _target(context, request)
-    checked = _checked(context, request)
+    checked = _checked(context, request, team)
     with context.database.read() as session:
         changes.confirm(context, session, request.caller)
         earlier.check(session, checked.spec, team)
@@ -97,7 +98,7 @@ def submit(context: AppContext, request: Request) -> Submitted:
     if known := _find_replayed(context, request.caller, submission):
         return known
     request.caller.act.team = team = _target(context, request)
-    checked = _checked(context, request)
+    checked = _checked(context, request, team)
 
     def create(session: Session) -> Experiment:
         teams.lock_open(session, team)
@@ -130,7 +131,7 @@ def continue_from(source: EditableHandle, request: Request) -> Submitted:
     with source.read() as (_, experiment):
         patch = merge_patch.parse(request.body, request.content_type) if request.body else {}
         requested = continuation.requested_spec(experiment, patch)
-    spec = _complete(context, requested).spec
+    spec = _complete(context, requested, team).spec
 
     def create(session: Session) -> Experiment:
         locked = source.lock(session)
@@ -166,9 +167,9 @@ def _recorded(session: Session, caller: Caller, experiment: Experiment) -> Exper
     return experiment
 
 
-def _checked(context: AppContext, request: Request) -> Checked:
+def _checked(context: AppContext, request: Request, team: str) -> Checked:
     document = read(request.body, _spec_type(request.content_type))
-    complete = _complete(context, validation.validate(document))
+    complete = _complete(context, validation.validate(document), team)
     return replace(complete, warnings=[*validation.warnings(complete.spec, document), *complete.warnings])
 
 
@@ -180,11 +181,14 @@ def _spec_type(content_type: str) -> str:
     return media_type
 
 
-def _complete(context: AppContext, spec: ExperimentSpec) -> Checked:
-    """The spec with its resources decided, and what the data root tells. Raises SpecError where the cluster or the data
-    root cannot serve it."""
-    spec = fitting.complete(spec, context.cluster_cache.cluster)
-    settings = context.settings
+def _complete(context: AppContext, spec: ExperimentSpec, team: str) -> Checked:
+    """The spec with its resources decided, and what the data root tells. Raises SpecError where the team may not use
+    the pool, or the pool or the data root cannot serve it."""
+    pool, cluster, settings = spec.resources.pool, context.cluster_cache.cluster, context.settings
+    with context.database.read() as session:
+        pool_rights.check(session, team, pool)
+        nodes = pools.nodes(session)
+    spec = fitting.complete(spec, cluster and pools.part(cluster, pool, nodes))
     return Checked(spec, dataset_checks.check(spec.dataset, settings.data_root, settings.data_root_shared))
 
 

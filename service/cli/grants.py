@@ -66,7 +66,7 @@ def set_grant(
 
 @group.command()
 def remove(team: Slug, pool: Pool = DEFAULT_POOL, url: Url = "", token: Token = "", as_json: AsJson = False) -> None:
-    """Give a team the defaults again: weight 1, no quota, no limits.
+    """Give a team the defaults again: weight 1, no quota, no limits; in another pool than the default one, no right.
 
     For administrators.
     """
@@ -74,6 +74,8 @@ def remove(team: Slug, pool: Pool = DEFAULT_POOL, url: Url = "", token: Token = 
         client.pools.remove_grant(team, pool=pool)
         if as_json:
             print_json({"pool": pool, "team": team})
+        elif pool != DEFAULT_POOL:
+            echo(f"team {team} may not use the pool {pool} any more")
         else:
             echo(f"team {team} has the defaults now: weight 1, no quota, no limits")
 

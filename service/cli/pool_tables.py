@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from service.contract.pools import GrantView, PoolView
 from service.presentation import Table
 
+NO_LABELS = "none: it has the nodes that no other pool has"
 STOPS = {
     "none": "experiments start",
     "hold": "nothing new starts",
@@ -16,18 +17,20 @@ STOPS = {
 
 def pools(items: Iterable[PoolView]) -> Table:
     """One row for each pool."""
-    rows = tuple((one.pool, one.stop, _capacity(one), _number(one.quotas)) for one in items)
-    return Table(("pool", "stop", "nodes have", "quotas"), rows, numeric=frozenset({3}))
+    rows = tuple((one.pool, _labels(one) or "-", one.stop, _capacity(one), _number(one.quotas)) for one in items)
+    return Table(("pool", "labels", "stop", "nodes have", "quotas"), rows, numeric=frozenset({4}))
 
 
 def describe_pool(view: PoolView) -> list[str]:
     """A pool, a line for each setting."""
-    lines = [f"pool {view.pool}", f"  stop             {view.stop}: {STOPS[view.stop]}"]
+    lines = [f"pool {view.pool}", f"  labels           {_labels(view) or NO_LABELS}"]
+    lines.append(f"  stop             {view.stop}: {STOPS[view.stop]}")
     lines.append(f"  min_run_s        {view.min_run_s:g}: an experiment that has started keeps a slot so long")
     lines.append(
         f"  preempt_grace_s  {view.preempt_grace_s:g}: trials may end their epoch so long after their slot is lost"
     )
-    lines.append(f"  nodes            {_capacity(view)}")
+    nodes = "" if view.nodes is None else f"{view.nodes} with "
+    lines.append(f"  nodes            {nodes}{_capacity(view)}")
     if view.quotas is not None:
         lines.append(f"  quotas           {view.quotas:g} together")
     return [*lines, *(f"  hint             {hint}" for hint in view.hints)]
@@ -50,6 +53,10 @@ def grants(items: Iterable[GrantView]) -> Table:
     )
     headings = ("team", "weight", "quota", "limit", "used", "running", "queued", "max priority")
     return Table(headings, rows, numeric=frozenset(range(1, len(headings))))
+
+
+def _labels(view: PoolView) -> str:
+    return ", ".join(f"{key}={value}" for key, value in view.labels.items())
 
 
 def _capacity(view: PoolView) -> str:

@@ -19,15 +19,26 @@ class PoolsClient:
         self._transport = transport
 
     def all(self) -> list[PoolView]:
-        """What is shared: at present one pool, of all nodes."""
+        """What is shared: the default pool, and the others by name."""
         return self._transport.get(PoolList, f"{API_PREFIX}/pools").items
+
+    def create(self, pool: str, labels: Mapping[str, str]) -> PoolView:
+        """Make a pool of the nodes with these labels in Ray. For administrators. Raises SpecError, ConflictError."""
+        body = encode_json({"pool": pool, "labels": dict(labels)}, "labels")
+        answer = self._transport.send("POST", f"{API_PREFIX}/pools", None, body, JSON)
+        return self._transport.parse_response(PoolView, answer)
+
+    def delete(self, pool: str) -> None:
+        """Delete a pool and its grants. For administrators. Raises NotFoundError, and ConflictError while an experiment
+        that has not ended is in it."""
+        self._transport.send("DELETE", _pool(pool))
 
     def get(self, pool: str = DEFAULT_POOL) -> PoolView:
         """How a pool is shared. Raises NotFoundError."""
         return self._transport.get(PoolView, _pool(pool))
 
     def change(self, changes: Mapping[str, Any], *, pool: str = DEFAULT_POOL) -> PoolView:
-        """Change `stop`, `min_run_s` or `preempt_grace_s`; None is the default. For administrators."""
+        """Change `labels`, `stop`, `min_run_s` or `preempt_grace_s`; None is the default. For administrators."""
         answer = self._transport.send("PATCH", _pool(pool), None, encode_json(changes, "changes"), JSON)
         return self._transport.parse_response(PoolView, answer)
 
@@ -42,7 +53,7 @@ class PoolsClient:
         return self._transport.parse_response(GrantView, answer)
 
     def remove_grant(self, team: str, *, pool: str = DEFAULT_POOL) -> None:
-        """Give a team the defaults again. For administrators."""
+        """Give a team the defaults again, or in another pool than the default one no right. For administrators."""
         self._transport.send("DELETE", _grant(pool, team))
 
 

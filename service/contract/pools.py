@@ -16,6 +16,11 @@ class PoolView(BaseModel):
     """Nodes that teams share, and how."""
 
     pool: str = Field(description="Name of the pool.", examples=[DEFAULT_POOL])
+    labels: dict[str, str] = Field(
+        description="Labels that its nodes have in Ray; none for the pool of the nodes that no other pool has.",
+        examples=[{"accelerator": "h100"}],
+    )
+    nodes: int | None = Field(description="Number of its living nodes; null while the cluster is not known.")
     stop: Stop = Field(
         description="With `hold` nothing new starts, with `drain` running experiments also yield all slots."
     )
@@ -34,7 +39,7 @@ class PoolView(BaseModel):
 
 
 class PoolList(BaseModel):
-    """Pools, by name."""
+    """Pools, the default one before the others by name."""
 
     items: list[PoolView] = Field(description="The pools.")
 

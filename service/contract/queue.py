@@ -42,12 +42,14 @@ class QueueEntry(BaseModel):
     """An experiment that waits."""
 
     position: int = Field(
-        description="Its place among the experiments of its team that wait, from 1: by priority, then by age."
+        description="Its place among the experiments of its team that wait for the same pool, from 1: by priority, "
+        "then by age."
     )
     experiment_id: str = Field(description="Identifier of the experiment.")
     name: str = Field(description="Name of the experiment.")
     team: str = Field(description="Short name of the team that it belongs to.")
     owner: str | None = Field(description="Login of who submitted it; null for programs and without accounts.")
+    pool: str = Field("default", description="Pool for which it waits.")
     priority: int = Field(description="Its priority.")
     created_at: datetime = Field(description="When the spec was accepted.")
     cpus_per_trial: float | None = Field(description="CPUs of each trial; null for a spec that cannot be read.")
@@ -58,7 +60,7 @@ class QueueEntry(BaseModel):
 
 
 class Queue(BaseModel):
-    """One page of the experiments that wait, the first of each team before the second of any."""
+    """One page of the experiments that wait, the first of each team in each pool before the second of any."""
 
     waiting: int = Field(description="Number of experiments that wait, of the teams whose experiments you may see.")
     waiting_of_others: int = Field(description="Number of experiments of all other teams that wait.")

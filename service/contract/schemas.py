@@ -263,6 +263,8 @@ class NodeView(BaseModel):
     name: str = Field(description="Name of the node in Ray.")
     cpus: float = Field(description="Number of CPUs, used or free.")
     gpus: float = Field(description="Number of GPUs, used or free.")
+    pool: str = Field("default", description="Pool to which it belongs.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Its labels in Ray.")
 
 
 class Share(BaseModel):
@@ -275,6 +277,7 @@ class Share(BaseModel):
     cpus_per_trial: float = Field(description="CPUs of each trial.")
     gpus_per_trial: float = Field(description="GPUs of each trial.")
     priority: int = Field(0, description="Priority of the experiment.")
+    pool: str = Field("default", description="Pool on whose nodes it runs.")
     waits_for: str = Field("", description="What it waits for while it has no slot, as in the queue.")
 
 

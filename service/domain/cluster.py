@@ -1,8 +1,9 @@
-"""The cluster as the service sees it: the total resources of its living nodes."""
+"""The cluster as the service sees it: the total resources and the labels of its living nodes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -13,13 +14,20 @@ class Node:
     cpus: float
     gpus: float = 0
     id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The living nodes."""
+    """The living nodes; those of one pool, if `pool` names it."""
 
     nodes: tuple[Node, ...] = ()
+    pool: str = ""
+
+    @property
+    def where(self) -> str:
+        """In sentences."""
+        return f"the pool {self.pool}" if self.pool else "the cluster"
 
     @property
     def cpus(self) -> float:

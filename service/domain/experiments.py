@@ -25,7 +25,7 @@ from search_spaces.stored import StoredSpec, read_controls, read_spec
 from service.contract.errors import ConflictError, NotFoundError
 from service.contract.states import ACTIVE, DRIVEN, ENDED, STOP_ASKED, TRANSITIONS, State
 from service.contract.webhooks import Event
-from service.domain import notifications, queue_limit
+from service.domain import notifications, pool_rights, queue_limit
 from service.store.accounts import User
 from service.store.models import WITHOUT_VALUES, Experiment, Label, Trial
 
@@ -44,7 +44,7 @@ WITHOUT_SPEC = load_only(
         Experiment.reason,
     ),
     *(Experiment.attempt, Experiment.priority, Experiment.excluded_nodes, Experiment.waits_for, Experiment.stop_epochs),
-    *(Experiment.team_id, Experiment.owner_id, Experiment.owner),
+    *(Experiment.team_id, Experiment.owner_id, Experiment.owner, Experiment.pool, Experiment.pool_nodes),
 )
 
 #: What lists leave out, because it may be large.
@@ -133,10 +133,11 @@ def submit(
 ) -> Experiment:
     """Store a new experiment in the queue. `spec` is complete and valid; `controls` default to what it says.
 
-    Raises SpecError where the queue may hold no more of the team.
+    Raises SpecError where the team may not use the pool, or the queue may hold no more of the team.
     """
     belonging = belonging or Belonging()
-    queue_limit.check(session, belonging.team)
+    pool_rights.check(session, belonging.team, spec.resources.pool, lock=True)
+    queue_limit.check(session, belonging.team, spec.resources.pool)
     experiment = Experiment(
         id="".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH)),
         name=spec.name,

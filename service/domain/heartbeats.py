@@ -81,6 +81,7 @@ def handle_heartbeat(
         "stop": STOPS.get(State(experiment.state)),
         "stop_reason": attempts.why_preempted(experiment) if experiment.state == State.PREEMPTING else "",
         "stop_epochs": experiment.stop_epochs,
+        "pool": experiment.pool_nodes,
         "cancel_trials": attempts.pending_cancellations(session, experiment),
     }
     try:

@@ -1,7 +1,7 @@
 """Similar trials: what earlier trials took that are like those of a spec, of the teams that somebody may see.
 
-Owns which are similar: of the same data set, with the same CPUs and GPUs, of networks and batch sizes that the search
-space has; where there are none, of the same kinds of networks. It must not know how hours follow.
+Owns which are similar: of the same data set, in the same pool with the same CPUs and GPUs, of networks and batch sizes
+that the search space has; where there are none, of the same kinds of networks. It must not know how hours follow.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def find(session: Session, spec: ExperimentSpec, teams: Collection[str] | None) 
 
 
 def _experiments(session: Session, spec: ExperimentSpec, teams: Collection[str] | None) -> list[str]:
-    """Those with the same data set and the same resources of a trial."""
+    """Those with the same data set, pool and resources of a trial."""
     size = spec.resources
     query = (
         select(Experiment.id, Experiment.spec_overview)
         .where(Experiment.cpus_per_trial == size.cpus_per_trial, Experiment.started_at.is_not(None))
-        .where(Experiment.gpus_per_trial == (size.gpus_per_trial or 0))
+        .where(Experiment.gpus_per_trial == (size.gpus_per_trial or 0), Experiment.pool == size.pool)
         .order_by(Experiment.created_at.desc())
         .limit(MAX_EXPERIMENTS)
     )

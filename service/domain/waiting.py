@@ -1,4 +1,4 @@
-"""Waiting: the order of a team's experiments in the queue, and the pace at which they start.
+"""Waiting: the order of a team's experiments in the queue of each pool, and the pace at which they start.
 
 Between teams there is no order: a priority counts inside a team. A slot may be given in another order, because a person
 who has little comes first. It must not know HTTP.
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from sqlalchemy import Select, func, select, tuple_
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from service.contract.states import State
@@ -24,19 +24,20 @@ PACE_OF = timedelta(hours=24)
 def count(session: Session) -> Counter[str]:
     """How many experiments of each team wait."""
     query = select(Experiment.team_id, func.count()).where(Experiment.state == State.QUEUED)
-    return _by_team(session, query)
+    return Counter(dict(session.execute(query.group_by(Experiment.team_id)).all()))
 
 
 def in_order(
-    session: Session, limit: int, after: tuple[int, str], teams: Collection[str] | None
+    session: Session, limit: int, after: tuple[int, str, str], teams: Collection[str] | None
 ) -> list[tuple[int, Experiment]]:
-    """Experiments of these teams (None: of all) with their positions in their team, from 1: those `after` a position in
-    a team, the first of each team before the second of any."""
+    """Experiments of these teams (None: of all) with their positions in their team and pool, from 1: those `after` a
+    position in a team and pool, the first of each before the second of any."""
     order = (Experiment.priority.desc(), Experiment.created_at, Experiment.id)
-    position = func.row_number().over(partition_by=Experiment.team_id, order_by=order).label("place")
-    queued = select(Experiment.id, Experiment.team_id, position).where(Experiment.state == State.QUEUED)
+    position = func.row_number().over(partition_by=(Experiment.team_id, Experiment.pool), order_by=order).label("place")
+    queued = select(Experiment.id, Experiment.team_id, Experiment.pool, position)
+    queued = queued.where(Experiment.state == State.QUEUED)
     found = (queued if teams is None else queued.where(Experiment.team_id.in_(teams))).subquery()
-    place = (found.c.place, found.c.team_id)
+    place = (found.c.place, found.c.team_id, found.c.pool)
     query = (
         select(found.c.place, Experiment)
         .join(found, found.c.id == Experiment.id)
@@ -47,11 +48,8 @@ def in_order(
     return [(number, experiment) for number, experiment in session.execute(query.options(WITHOUT_SPEC))]
 
 
-def started(session: Session, now: datetime) -> Counter[str]:
-    """How many experiments of each team started for the first time in PACE_OF."""
-    query = select(Experiment.team_id, func.count()).where(Experiment.started_at > now - PACE_OF)
-    return _by_team(session, query)
-
-
-def _by_team(session: Session, counts: Select[str, int]) -> Counter[str]:
-    return Counter(dict(session.execute(counts.group_by(Experiment.team_id)).all()))
+def started(session: Session, now: datetime) -> Counter[tuple[str, str]]:
+    """How many experiments of each team and pool started for the first time in PACE_OF."""
+    group = Experiment.team_id, Experiment.pool
+    query = select(*group, func.count()).where(Experiment.started_at > now - PACE_OF).group_by(*group)
+    return Counter({(team, pool): count for team, pool, count in session.execute(query)})

@@ -77,7 +77,9 @@ class _Round:
     def _entry(self, demand: Demand) -> Entry:
         size, grant = Size.of(demand.cpus, demand.gpus, demand.excluded), self._teams[demand.team].grant
         priority = demand.priority if grant.max_priority is None else min(demand.priority, grant.max_priority)
-        return Entry(demand, size, self._costs.of(size), priority, self._placement.hold(size, demand.held))
+        held = self._placement.hold(size, demand.held)
+        strays = len(held) < sum(node != "" for node in demand.held)
+        return Entry(demand, size, self._costs.of(size), priority, held, strays)
 
     def _team(self, entry: Entry) -> Team:
         return self._teams[entry.demand.team]
@@ -178,7 +180,7 @@ class _Round:
 
     def _share(self, entry: Entry) -> Share:
         nodes, why = entry.nodes, entry.why
-        if entry.held and (moved := Counter(nodes) - Counter(entry.demand.held)):
+        if (entry.held or entry.strays) and (moved := Counter(nodes) - Counter(entry.demand.held)):
             # Drivers learn numbers, not nodes: first the trials leave, in the next round they get the new slots.
             nodes = list((Counter(nodes) - moved).elements())
             why = Why.MOVING

@@ -7,15 +7,17 @@ slots. Must be called under the lease. It must not know Ray.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
+from itertools import chain
 
 from pydantic import ValidationError
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
+from search_spaces.pool_nodes import PoolNodes
 from search_spaces.protocol import ENDED_TRIAL_STATES, Phase, TrialState, attempt_id
 from search_spaces.replicates import FIRST_REPLICATE
 from search_spaces.stored import StoredSpec, read_controls
@@ -28,8 +30,9 @@ from service.scheduling.allocation import allocate
 from service.scheduling.cost import Costs
 from service.scheduling.metering import Metered
 from service.scheduling.placement import Size
+from service.scheduling.pools import Terms
 from service.scheduling.queue import Waiting
-from service.scheduling.reclaim import Holding, ReclaimTimer
+from service.scheduling.reclaim import Holding, ReclaimTimer, Since
 from service.scheduling.shares import Demand, Pool, Share, Why
 from service.scheduling.usage import UsageMeter
 from service.store.models import Experiment, Trial
@@ -59,39 +62,105 @@ def assign_slots(
     retries: RetryPolicy,
     limits: Limits,
     timer: ReclaimTimer,
-    usage: UsageMeter,
+    usage: Callable[[str], UsageMeter],
     trial_nodes: Mapping[str, Sequence[str]],
 ) -> dict[str, int]:
     """Write the new slots of running experiments; return the slots of the queued ones that may start.
 
-    `trial_nodes`: where the trials of attempts run, as far as it is known.
+    `usage`: the meter of each pool. `trial_nodes`: where the trials of attempts run, as far as it is known.
     """
-    driven, candidates = queue.lock_driven(session), queue.candidates(session, now, retries)
-    terms = pools.read(session)
-    progress = _read_progress(session, [experiment.id for experiment in (*driven, *candidates)])
+    driven, terms = queue.lock_driven(session), pools.read(session)
+    nodes = {name: one.nodes for name, one in terms.items()}
+    candidates = {name: queue.candidates(session, name, now, retries) for name in terms}
+    progress = _read_progress(session, [one.id for one in chain(driven, *candidates.values())])
     since = timer.observe([_holding(experiment, progress[experiment.id]) for experiment in driven])
+    max_drivers = max(limits.max_drivers, len(driven))  # a lower number stops nothing that runs
+    seen = _Seen(now, progress, since, trial_nodes, budgets.watch(session, now), limits.park_s, max_drivers)
+    shared: dict[str, _Shared] = {}
+    for name, one in terms.items():
+        own = [experiment for experiment in driven if experiment.pool == name]
+        others = len(driven) - len(own)  # drivers of all pools count together
+        max_running = max_drivers - others
+        part = pools.part(cluster, name, nodes)
+        shared[name] = _share(session, seen, one, part, max_running, own, candidates[name], usage(name))
+    due = {
+        name: [one.id for one in candidates[name] if one.id in result.shares and not _is_backing_off(one, now, retries)]
+        for name, result in shared.items()
+    }
+    entitled = sorted(
+        (shared[name].shares[one].turn, name, one)
+        for name, found in due.items()
+        for one in found
+        if shared[name].shares[one].slots
+    )
+    places = max(0, limits.max_drivers - len(driven))
+    for _, name, one_id in entitled[places:]:
+        shared[name].refuse(one_id)
+    for name, result in shared.items():
+        waiting = {one: result.waiting[one] for one in due[name] if one in result.waiting}
+        queue.explain(session, name, waiting, candidates[name])
+    return {one_id: shared[name].shares[one_id].slots for _, name, one_id in entitled[:places]}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a pass has read of all pools. `spent`: teams without a budget that is left."""
+
+    now: datetime
+    progress: Mapping[str, _Progress]
+    since: Mapping[str, Since]
+    trial_nodes: Mapping[str, Sequence[str]]
+    spent: Collection[str]
+    park_s: float
+    max_drivers: int
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """How the slots of one pool were divided, and what those without one wait for."""
+
+    demands: Mapping[str, Demand]
+    shares: Mapping[str, Share]
+    waiting: dict[str, Waiting]
+    sentence: Callable[[float, float, Why], str]
+
+    def refuse(self, experiment_id: str) -> None:
+        """It has slots, but no driver may start for it."""
+        one = self.demands[experiment_id]
+        self.waiting[experiment_id] = Waiting(Why.DRIVERS, self.sentence(one.cpus, one.gpus, Why.DRIVERS))
+
+
+def _share(
+    session: Session,
+    seen: _Seen,
+    terms: Terms,
+    cluster: Cluster,
+    max_running: int,
+    driven: Sequence[Experiment],
+    candidates: Sequence[Experiment],
+    usage: UsageMeter,
+) -> _Shared:
+    """Divide the slots of one pool, whose nodes are `cluster`, and write what its running experiments get."""
     demands: dict[str, Demand] = {}
     for experiment in (*driven, *candidates):
-        has_run_s = since[experiment.id].has_slots_s if experiment.state in DRIVEN else None
+        has_run_s = seen.since[experiment.id].has_slots_s if experiment.state in DRIVEN else None
         protected = has_run_s is not None and experiment.slots > 0 and has_run_s < terms.min_run_s
         try:
-            held = trial_nodes.get(attempt_id(experiment.id, experiment.attempt), ())
-            demand = _demand(experiment, progress[experiment.id], cluster)
+            held = seen.trial_nodes.get(attempt_id(experiment.id, experiment.attempt), ())
+            demand = _demand(experiment, seen.progress[experiment.id], cluster)
             demands[experiment.id] = replace(demand, protected=protected, held=tuple(held))
         except ValidationError as error:
-            _skip_unreadable(session, experiment, error, now)
-    max_running = max(limits.max_drivers, len(driven))  # a lower number stops nothing that runs
-    spent = budgets.watch(session, now)
+            _skip_unreadable(session, experiment, error, seen.now)
     grants = {
-        team: replace(grant, is_spent=team in spent)
+        team: replace(grant, is_spent=team in seen.spent)
         for team, grant in usage.grants(terms.grants, (one.team for one in demands.values())).items()
     }
     shares = allocate(Pool(terms.stop, max_running), grants, list(demands.values()), cluster)
     passed_s = usage.observe(demands.values(), shares, grants)
     costs = Costs(cluster)
-    metered = [_metered(one, progress[one.id], demands[one.id], costs) for one in driven if one.id in demands]
-    metering.record(session, metered, passed_s, now)
-    sentence = cache(reasons.Sentences(cluster, max_running).of)
+    metered = [_metered(one, seen.progress[one.id], demands[one.id], costs) for one in driven if one.id in demands]
+    metering.record(session, metered, passed_s, seen.now)
+    sentence = cache(reasons.Sentences(cluster, seen.max_drivers).of)
     waiting = {
         one.experiment_id: Waiting(share.why, sentence(one.cpus, one.gpus, share.why))
         for one in demands.values()
@@ -99,17 +168,13 @@ def assign_slots(
     }
     for experiment in driven:
         if experiment.id in demands:
-            if since[experiment.id].idle_s >= limits.park_s and not shares[experiment.id].slots:
+            since = seen.since[experiment.id]
+            if since.idle_s >= seen.park_s and not shares[experiment.id].slots:
                 why = f"{WHY_PARKED.get(waiting[experiment.id].why, FOR_OTHERS)}; {waiting[experiment.id].reason}"
-                experiments.move(session, experiment, State.PREEMPTING, now, why)
-            _write_share(experiment, shares[experiment.id], since[experiment.id].over_s >= terms.preempt_grace_s)
-    due = [one for one in candidates if one.id in demands and not _is_backing_off(one, now, retries)]
-    entitled = sorted((one.id for one in due if shares[one.id].slots), key=lambda one: shares[one].turn)
-    starting = entitled[: max(0, limits.max_drivers - len(driven))]
-    for one in entitled[len(starting) :]:
-        waiting[one] = Waiting(Why.DRIVERS, sentence(demands[one].cpus, demands[one].gpus, Why.DRIVERS))
-    queue.explain(session, {one.id: waiting[one.id] for one in due if one.id in waiting}, candidates)
-    return {one: shares[one].slots for one in starting}
+                experiments.move(session, experiment, State.PREEMPTING, seen.now, why)
+            is_overdue = since.over_s >= terms.preempt_grace_s
+            _write_share(experiment, shares[experiment.id], terms.nodes, is_overdue)
+    return _Shared(demands, shares, waiting, sentence)
 
 
 @dataclass
@@ -121,9 +186,10 @@ class _Progress:
     replicates: int = 0
 
 
-def _write_share(experiment: Experiment, share: Share, is_overdue: bool) -> None:
+def _write_share(experiment: Experiment, share: Share, nodes: PoolNodes, is_overdue: bool) -> None:
     """`is_overdue`: its trials have been more than its slots for too long."""
     values = {
+        "pool_nodes": nodes.model_dump(),
         "slots": share.slots,
         "waits_for": "" if share.slots or share.why is Why.ENOUGH else share.why.name.lower(),
         "stop_epochs": is_overdue,

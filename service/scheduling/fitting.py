@@ -1,4 +1,4 @@
-"""Fitting: whether some node of the cluster can hold one trial of a spec, and how many GPUs a trial gets by default."""
+"""Fitting: whether some node of a pool can hold one trial of a spec, and how many GPUs a trial gets by default."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from service.scheduling.placement import Size, is_large_enough
 def complete(spec: ExperimentSpec, cluster: Cluster | None) -> ExperimentSpec:
     """The spec with its number of GPUs decided, if a node is known. Raises SpecError if no node can hold a trial.
 
-    A cluster without a node does not tell which nodes will join: Ray may just have started.
+    `cluster` is what the pool of the spec has of it. One without a node does not tell which nodes will join: Ray may
+    just have started.
     """
     if cluster is None or not cluster.nodes:
         return spec
@@ -30,18 +31,18 @@ def misfits(cluster: Cluster, cpus: float, gpus: float) -> list[Problem]:
     if is_large_enough(cluster, Size.of(cpus, gpus)):
         return []
     if not cluster.nodes:
-        return [Problem("resources", "needs a node, but the cluster has none")]
-    found = []
+        return [Problem("resources", f"needs a node, but {cluster.where} has none")]
+    found, of_pool = [], f" of {cluster.where}" if cluster.pool else ""
     most_gpus = max(cluster.nodes, key=lambda node: (node.gpus, node.cpus))
     most_cpus = max(cluster.nodes, key=lambda node: (node.cpus, node.gpus))
     if gpus > int(most_gpus.gpus):
-        rule = f"must be at most {int(most_gpus.gpus)}: the largest node, {_size(most_gpus)}, has no more GPUs"
+        rule = f"must be at most {int(most_gpus.gpus)}: the largest node{of_pool}, {_size(most_gpus)}, has no more GPUs"
         found.append(Problem("resources.gpus_per_trial", rule, gpus))
     if cpus > most_cpus.cpus:
-        rule = f"must be at most {most_cpus.cpus:g}: the largest node, {_size(most_cpus)}, has no more CPUs"
+        rule = f"must be at most {most_cpus.cpus:g}: the largest node{of_pool}, {_size(most_cpus)}, has no more CPUs"
         found.append(Problem("resources.cpus_per_trial", rule, cpus))
     if not found:
-        rule = f"no node has {cpus:g} CPUs and {gpus:g} GPUs at once; the largest are {_size(most_cpus)}"
+        rule = f"no node{of_pool} has {cpus:g} CPUs and {gpus:g} GPUs at once; the largest are {_size(most_cpus)}"
         rule += f" and {_size(most_gpus)}" if most_gpus != most_cpus else ""
         found.append(Problem("resources", rule))
     return found

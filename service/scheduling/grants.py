@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass, fields
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from search_spaces.pool_names import DEFAULT_POOL
 from search_spaces.problems import Problem, SpecError
+from service.contract.errors import ConflictError
 from service.scheduling import pools
 from service.store.accounts import Team
-from service.store.models import MAX_AMOUNT, StoredGrant
+from service.store.models import MAX_AMOUNT, Experiment, StoredGrant
 
 #: The least and the greatest value of each number. A weight of 0 would let a team wait for ever.
 RANGES: Mapping[str, tuple[float, float]] = {
@@ -45,16 +47,18 @@ NAMES = tuple(field.name for field in fields(Terms))
 
 
 def of_teams(session: Session, pool: str, teams: Collection[str] | None) -> dict[str, Terms]:
-    """The terms of these teams (None: of all), by their short names, without archived teams."""
+    """The terms of these teams (None: of all) that may use the pool, by their short names, without archived teams."""
     rows = (StoredGrant.team_id == Team.id) & (StoredGrant.pool == pool)
-    query = select(Team.id, StoredGrant).outerjoin(StoredGrant, rows).where(Team.archived_at.is_(None))
+    query = select(Team.id, StoredGrant).join(StoredGrant, rows, isouter=pool == DEFAULT_POOL)
+    query = query.where(Team.archived_at.is_(None))
     query = query if teams is None else query.where(Team.id.in_(teams))
     return {team: _terms(row) for team, row in session.execute(query.order_by(Team.id))}
 
 
-def of_team(session: Session, pool: str, team: str) -> Terms:
-    """The terms of one team."""
-    return _terms(session.get(StoredGrant, (pool, team)))
+def of_team(session: Session, pool: str, team: str) -> Terms | None:
+    """The terms of one team; None if it may not use the pool."""
+    row = session.get(StoredGrant, (pool, team))
+    return None if row is None and pool != DEFAULT_POOL else _terms(row)
 
 
 def change(session: Session, pool: str, team: str, changes: Mapping[str, Number]) -> None:
@@ -75,7 +79,15 @@ def change(session: Session, pool: str, team: str, changes: Mapping[str, Number]
 
 
 def remove(session: Session, pool: str, team: str) -> None:
-    """Give a team the defaults again."""
+    """Give a team the defaults again, or in another pool than the default one no right to use it. Raises ConflictError
+    while an experiment of the team that has not ended is in that pool."""
+    if pool != DEFAULT_POOL:
+        left = pools.find_left(session, pool, Experiment.team_id == team)
+        if left is not None:
+            raise ConflictError(
+                f"the team {team!r} has experiments in the pool {pool!r} that have not ended, such as {left}: wait for "
+                "them, cancel them, or set the limit 0"
+            )
     if (row := session.get(StoredGrant, (pool, team))) is not None:
         session.delete(row)
 

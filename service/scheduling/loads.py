@@ -1,4 +1,4 @@
-"""Loads: what each team uses of the cluster now. It must not know what a team may use."""
+"""Loads: what each team uses of a pool now. It must not know what a team may use."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Load:
     queued: int = 0
 
 
-def of_teams(session: Session, cluster: Cluster) -> dict[str, Load]:
-    """The load of each team that has one."""
+def of_teams(session: Session, pool: str, cluster: Cluster) -> dict[str, Load]:
+    """The load of each team that has one; `cluster` is what the pool has of it."""
     costs = Costs(cluster)
     size = (Experiment.cpus_per_trial, Experiment.gpus_per_trial)
     query = select(Experiment.team_id, Experiment.state, *size, func.sum(Experiment.slots), func.count())
-    query = query.where(Experiment.state.in_([State.QUEUED, *DRIVEN]))
+    query = query.where(Experiment.state.in_([State.QUEUED, *DRIVEN]), Experiment.pool == pool)
     found: dict[str, Load] = {}
     query = query.group_by(Experiment.team_id, Experiment.state, *size)
     for team, state, cpus, gpus, slots, count in session.execute(query):

@@ -15,14 +15,13 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from search_spaces.pool_names import DEFAULT_POOL
 from service.store.accounting import Usage
 from service.store.models import Experiment
 
 
 @dataclass(frozen=True)
 class Metered:
-    """An experiment with a driver: `slots` that it was given, `trials` that its driver reports as running.
+    """An experiment of a pool with a driver: `slots` that it was given, `trials` that its driver reports as running.
 
     `cost` of one slot, in any unit that is the same for all; `cpus` and `gpus` of one slot.
     """
@@ -67,7 +66,7 @@ def _new_row(experiment: Experiment, hour: datetime) -> Usage:
         hour=hour,
         experiment_id=experiment.id,
         team_id=experiment.team_id,
-        pool=DEFAULT_POOL,
+        pool=experiment.pool,
         user_id=experiment.owner_id,
         slot_seconds=0.0,
         gpu_seconds=0.0,

@@ -1,8 +1,8 @@
 """Queue: which experiments a pass of the scheduler looks at, whatever their number.
 
-The number of experiments that run is bounded by a setting. Of those that wait, the first of each size of trial and of
-each person in a team are enough: no more can start in one pass. Owns these bounds. It must not know how slots are
-divided.
+The number of experiments that run is bounded by a setting. Of those that wait for a pool, the first of each size of
+trial and of each person in a team are enough: no more can start in one pass. Owns these bounds. It must not know how
+slots are divided.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def lock_driven(session: Session) -> list[Experiment]:
     return list(session.scalars(query.options(WITHOUT_SPEC).with_for_update()))
 
 
-def candidates(session: Session, now: datetime, retries: RetryPolicy) -> list[Experiment]:
-    """The queued experiments that may start now or soon, in the order of the queue. They are not locked."""
+def candidates(session: Session, pool: str, now: datetime, retries: RetryPolicy) -> list[Experiment]:
+    """The queued experiments of a pool that may start now or soon, in the order of the queue. They are not locked."""
     order = (Experiment.priority.desc(), Experiment.created_at, Experiment.id)
     is_due_soon = or_(
         Experiment.retry_at.is_(None),
@@ -46,7 +46,7 @@ def candidates(session: Session, now: datetime, retries: RetryPolicy) -> list[Ex
     place = func.row_number().over(partition_by=size, order_by=order).label("place")
     of_size = (
         select(Experiment.id, Experiment.priority, Experiment.created_at, *person, place)
-        .where(Experiment.state == State.QUEUED, is_due_soon)
+        .where(Experiment.state == State.QUEUED, Experiment.pool == pool, is_due_soon)
         .subquery()
     )
     one = of_size.c
@@ -78,9 +78,9 @@ FOR_ALL = frozenset({Why.NODE, Why.HOLD, Why.BUDGET, Why.LIMIT, Why.MAX_RUNNING,
 BEHIND = Waiting(Why.TEAM, FOR_SLOTS)
 
 
-def explain(session: Session, waiting: Mapping[str, Waiting], found: Sequence[Experiment]) -> None:
-    """Write why candidates wait, by id, and why those behind them do: for what the last candidate of the same team
-    and size waits for, where that is a rule for all of them, otherwise for free slots.
+def explain(session: Session, pool: str, waiting: Mapping[str, Waiting], found: Sequence[Experiment]) -> None:
+    """Write why candidates of a pool wait, by id, and why those behind them do: for what the last candidate of the same
+    team and size waits for, where that is a rule for all of them, otherwise for free slots.
 
     Rows that were changed meanwhile keep the reason that they got.
     """
@@ -89,19 +89,21 @@ def explain(session: Session, waiting: Mapping[str, Waiting], found: Sequence[Ex
         one = waiting.get(experiment.id)
         if one is not None and (one.reason, one.why.name.lower()) != (experiment.reason, experiment.waits_for):
             changes.setdefault((experiment.reason, one), []).append(experiment.id)
-    queued = update(Experiment).where(Experiment.state == State.QUEUED).execution_options(synchronize_session=False)
+    queued = update(Experiment).where(Experiment.state == State.QUEUED, Experiment.pool == pool)
+    queued = queued.execution_options(synchronize_session=False)
     for (old, new), ids in changes.items():
         values = {"reason": new.reason, "waits_for": new.why.name.lower()}
         session.execute(queued.where(Experiment.id.in_(ids), Experiment.reason == old).values(**values))
     if len(found) >= MAX_OF_ONE_SIZE:
-        _explain_behind(session, waiting, found)
+        _explain_behind(session, pool, waiting, found)
 
 
-def _explain_behind(session: Session, waiting: Mapping[str, Waiting], found: Sequence[Experiment]) -> None:
+def _explain_behind(session: Session, pool: str, waiting: Mapping[str, Waiting], found: Sequence[Experiment]) -> None:
     last = {(one.team_id, one.cpus_per_trial, one.gpus_per_trial): waiting.get(one.id) for one in found}
     group = (Experiment.team_id, Experiment.cpus_per_trial, Experiment.gpus_per_trial)
     is_behind = (
         Experiment.state == State.QUEUED,
+        Experiment.pool == pool,
         Experiment.retry_at.is_(None),
         Experiment.id.not_in([one.id for one in found]),
     )

@@ -13,7 +13,6 @@ from service.settings import variable
 FOR_SLOTS = "waiting for free slots"
 
 PLAIN = {
-    Why.HOLD: "waiting for an administrator: the cluster starts no experiments",
     Why.BUDGET: "waiting for the budget of its team: that of this month is spent; it continues with the next month "
     "(UTC), or when an administrator raises it",
     Why.LIMIT: "waiting for its team: it uses as much of the cluster as it may",
@@ -24,7 +23,7 @@ PLAIN = {
 
 
 class Sentences:
-    """`max_running`: number of experiments that may run at once."""
+    """`cluster`: what the pool has of it. `max_running`: number of experiments that may run at once."""
 
     def __init__(self, cluster: Cluster, max_running: int) -> None:
         self._cluster = cluster
@@ -33,10 +32,12 @@ class Sentences:
     def of(self, cpus: float, gpus: float, why: Why) -> str:
         """Why an experiment whose trials have this size waits."""
         if not self._cluster.nodes:
-            return "waiting for a node: the cluster has none"
+            return f"waiting for a node: {self._cluster.where} has none"
         if misfits := fitting.misfits(self._cluster, cpus, gpus):
             return f"waiting for a larger node: {misfits[0].field}: {misfits[0].rule}"
         if why is Why.DRIVERS:
             others = f"{self._max_running} run already ({variable('max_drivers')})"
             return f"waiting for another experiment to end: {others}"
+        if why is Why.HOLD:
+            return f"waiting for an administrator: {self._cluster.where} starts no experiments"
         return PLAIN.get(why, FOR_SLOTS)

@@ -40,7 +40,7 @@ from service.contract.states import OPEN, LossCause, State
 from service.domain import attempts, continuation, earlier, experiments
 from service.domain.cluster import Cluster
 from service.domain.retry_policy import Replacement
-from service.scheduling import fitting, liveness
+from service.scheduling import fitting, liveness, pools
 from service.scheduling.assignment import Limits, assign_slots
 from service.scheduling.liveness import Driver, DriverSilence, Loss
 from service.scheduling.reclaim import ReclaimTimer
@@ -77,7 +77,7 @@ class Reconciler:
             SilenceTimer(context.settings.reconcile_s + SLOW_PASS_S, monotonic) for _ in range(2)
         )
         self._reclaim = ReclaimTimer(reclaiming)
-        self._usage = UsageKeeper(UsageMeter(context.settings.reconcile_s + SLOW_PASS_S, monotonic))
+        self._usage = UsageKeeper(lambda: UsageMeter(context.settings.reconcile_s + SLOW_PASS_S, monotonic))
         self._owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._thread = PeriodicThread("reconciler", self._run, context.settings.reconcile_s, woken=context.wake)
         self._preloaded = False
@@ -225,7 +225,8 @@ class Reconciler:
             try:
                 continuation.check_source_unchanged(session, experiment)
                 stored = read_spec(experiment.spec)
-                spec = fitting.complete(stored, cluster)
+                nodes = pools.nodes(session)
+                spec = fitting.complete(stored, pools.part(cluster, experiment.pool, nodes))
                 controls = read_controls(experiment.controls)
             except ConflictError as error:
                 experiments.move(session, experiment, State.ERROR, now, str(error))
@@ -241,6 +242,8 @@ class Reconciler:
             if settings.mlflow_workspaces and not experiment.attempt:
                 experiment.mlflow_workspace = experiment.team_id
             attempt, token = attempts.start(session, experiment, slots, now)
+            pool = nodes[experiment.pool]
+            experiment.pool_nodes = pool.model_dump()
             document, source = upgrade(experiment.spec).document, continuation.source_to_import(session, experiment)
             to_read = earlier.to_read(session, experiment, spec)
             cancel_trials = attempts.pending_cancellations(session, experiment)
@@ -263,6 +266,7 @@ class Reconciler:
             trials=trials,
             failed_attempt=failed_attempt,
             team=team,
+            pool=pool,
             version=version("rung"),
             marker=secrets.token_hex(16),
             mlflow_tracking_uri=settings.mlflow_tracking_uri,

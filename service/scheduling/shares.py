@@ -67,8 +67,8 @@ class Grant:
 class Demand:
     """Up to `most` slots of this size, on nodes whose ids are not `excluded`.
 
-    `held`: ids of the nodes on which its trials run now, an empty one where that is unknown. `running`: it has a
-    driver. `usage` is that of the person in the past.
+    `held`: ids of the nodes on which its trials run now, an empty one where that is unknown; those that are not of the
+    pool have to be left. `running`: it has a driver. `usage` is that of the person in the past.
     """
 
     experiment_id: str

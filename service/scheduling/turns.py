@@ -19,13 +19,14 @@ from service.scheduling.shares import Demand, Grant, Why
 
 @dataclass
 class Entry:
-    """A demand and what it got. `held` shrinks to the nodes that it has to leave."""
+    """A demand and what it got. `held` shrinks to the nodes that it has to leave; `strays`: it has to leave others."""
 
     demand: Demand
     size: Size
     cost: int
     priority: int
     held: list[str]
+    strays: bool = False
     nodes: list[str] = field(default_factory=list)
     why: Why | None = None
     turn: int = 0

@@ -1,17 +1,17 @@
-"""UsageKeeper: keeps what teams have borrowed lately in the database, where the next replica or process finds it.
+"""UsageKeeper: keeps what teams have borrowed of each pool in the database, where the next replica or process finds it.
 
 It must not know what the numbers are for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from search_spaces.pool_names import DEFAULT_POOL
 from service.scheduling.usage import UsageMeter
 from service.store.accounting import Borrowed
 
@@ -19,23 +19,40 @@ from service.store.accounting import Borrowed
 SAVE_EVERY_S = 60.0
 
 
-class UsageKeeper:
-    """One replica's meter, and under which fence of the lease its values were read."""
+@dataclass
+class _Kept:
+    """The meter of a pool, and under which fence of the lease its values were read."""
 
-    def __init__(self, meter: UsageMeter) -> None:
-        self._meter = meter
-        self._fence: int | None = None
-        self._saved_at_s = 0.0
+    meter: UsageMeter
+    fence: int | None = None
+    saved_at_s: float = 0.0
+
+
+class UsageKeeper:
+    """One replica's meters, of which `new` makes one for each pool."""
+
+    def __init__(self, new: Callable[[], UsageMeter]) -> None:
+        self._new = new
+        self._kept: dict[str, _Kept] = {}
 
     @contextmanager
-    def kept(self, session: Session, fence: int) -> Iterator[UsageMeter]:
-        """The meter for one pass under the lease. It is read again when the lease has changed hands meanwhile."""
-        if fence != self._fence:
-            query = select(Borrowed).where(Borrowed.pool == DEFAULT_POOL)
-            self._meter.restore({row.team_id: row.amount for row in session.scalars(query)})
-            self._fence = fence
-        yield self._meter
-        if self._meter.counted_s - self._saved_at_s >= SAVE_EVERY_S:
-            for team, amount in self._meter.borrowed.items():
-                session.merge(Borrowed(pool=DEFAULT_POOL, team_id=team, amount=amount))
-            self._saved_at_s = self._meter.counted_s
+    def kept(self, session: Session, fence: int) -> Iterator[Callable[[str], UsageMeter]]:
+        """The meters by pool, for one pass under the lease. They are read again when the lease has changed hands
+        meanwhile; the meter of a pool for which none was asked is forgotten."""
+        used: dict[str, _Kept] = {}
+
+        def meter(pool: str) -> UsageMeter:
+            one = used[pool] = self._kept.get(pool) or _Kept(self._new())
+            if fence != one.fence:
+                query = select(Borrowed).where(Borrowed.pool == pool)
+                one.meter.restore({row.team_id: row.amount for row in session.scalars(query)})
+                one.fence = fence
+            return one.meter
+
+        yield meter
+        self._kept = used
+        for pool, one in used.items():
+            if one.meter.counted_s - one.saved_at_s >= SAVE_EVERY_S:
+                for team, amount in one.meter.borrowed.items():
+                    session.merge(Borrowed(pool=pool, team_id=team, amount=amount))
+                one.saved_at_s = one.meter.counted_s

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, false, select, text
 from sqlalchemy.orm import Mapped, column_property, defer, mapped_column, validates
 
+from search_spaces.pool_names import DEFAULT_POOL
 from search_spaces.protocol import DEFAULT_TEAM
 from service.store.accounts import TEAM_CHARACTERS, User
 from service.store.base import Base
@@ -21,6 +22,8 @@ from service.store.base import Base
 MAX_COPIED = 2**31
 #: Of weights, slots and seconds that an administrator sets by hand. PostgreSQL takes NaN for larger than any number.
 MAX_AMOUNT = 1_000_000
+#: Longest name of a pool.
+POOL_CHARACTERS = 64
 #: Fields of a spec that are read of many experiments at once.
 IN_LISTS = ("dataset", "labels", "objective")
 
@@ -29,8 +32,9 @@ class Experiment(Base):
     """One search. `spec` is the completed spec as it was accepted; newer versions never rewrite it.
 
     `revision` grows with every visible change except progress; it is the ETag. `mlflow_closed` means that the statuses
-    of its MLflow runs are final. `priority`, `cpus_per_trial` and `gpus_per_trial` are copied from `controls` and
-    `spec`, so that the queue is read without them; `cpus_per_trial` is null if the spec has no such size.
+    of its MLflow runs are final. `priority`, `cpus_per_trial`, `gpus_per_trial` and `pool` are copied from `controls`
+    and `spec`, so that the queue is read without them; `cpus_per_trial` is null if the spec has no such size.
+    `pool_nodes` is the rule (`search_spaces.pool_nodes`) by which its driver places trials, null before its first one.
     `excluded_nodes` are ids of nodes that the newest attempt does not use. `source_team_id` is the team of the
     experiment that this one continues, when it began. `owner` is the login of `owner_id`. `waits_for` is the name of a
     `scheduling.shares.Why` while it has no slot; with `stop_epochs`, trials beyond its slots leave their epoch.
@@ -45,7 +49,7 @@ class Experiment(Base):
         Index(None, "team_id", "created_at", "id"),
         Index(
             "ix_experiments_queue",
-            *("state", "team_id", "owner_id", "cpus_per_trial", "gpus_per_trial"),
+            *("state", "pool", "team_id", "owner_id", "cpus_per_trial", "gpus_per_trial"),
             *("priority", "created_at", "id", "retry_at"),
         ),
         Index(
@@ -87,6 +91,8 @@ class Experiment(Base):
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     cpus_per_trial: Mapped[float | None]
     gpus_per_trial: Mapped[float | None]
+    pool: Mapped[str] = mapped_column(String(POOL_CHARACTERS), default=DEFAULT_POOL, server_default=DEFAULT_POOL)
+    pool_nodes: Mapped[dict[str, Any] | None]
     excluded_nodes: Mapped[list[str] | None]
     mlflow_view: Mapped[str | None] = mapped_column(String(64))
     team_id: Mapped[str] = mapped_column(
@@ -108,9 +114,11 @@ class Experiment(Base):
         return controls
 
     @validates("spec")
-    def _copy_size(self, _: str, spec: dict[str, Any]) -> dict[str, Any]:
+    def _copy_resources(self, _: str, spec: dict[str, Any]) -> dict[str, Any]:
         resources = spec.get("resources", {})
         resources = resources if isinstance(resources, dict) else {"cpus_per_trial": None}
+        pool = resources.get("pool")
+        self.pool = pool if isinstance(pool, str) and len(pool) <= POOL_CHARACTERS else DEFAULT_POOL
         cpus, gpus = resources.get("cpus_per_trial", 1), resources.get("gpus_per_trial")
         is_readable = _is_number(cpus) and (gpus is None or _is_number(gpus))
         self.cpus_per_trial, self.gpus_per_trial = (cpus, gpus) if is_readable else (None, None)
@@ -202,7 +210,7 @@ class Lease(Base):
 
 
 class StoredPool(Base):
-    """What is shared. Without a row, the defaults hold.
+    """What is shared: the nodes with all `labels`. The default pool has no labels, and may have no row.
 
     `stop`: one of `scheduling.shares.Stop`. `min_run_s`: for so long an experiment that has started keeps a slot.
     `preempt_grace_s`: for so long the trials beyond a share that shrank may finish their epoch.
@@ -215,7 +223,8 @@ class StoredPool(Base):
         CheckConstraint(f"preempt_grace_s BETWEEN 0 AND {MAX_AMOUNT}", name="preempt_grace_s"),
     )
 
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(POOL_CHARACTERS), primary_key=True)
+    labels: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     stop: Mapped[str] = mapped_column(String(8), default="none")
     min_run_s: Mapped[float]
     preempt_grace_s: Mapped[float]

@@ -10,17 +10,18 @@ from service.store.database import Database
 from service.store.models import StoredGrant, StoredPool
 
 
-def set_pool(database: Database, *, stop: str = "none", min_run_s: float = 20.0, preempt_grace_s: float = 10.0) -> None:
-    """Replace the settings of the pool. The times are short, so that a test takes few passes."""
+def set_pool(database: Database, **changes: Any) -> None:
+    """Replace the settings of a pool. The times are short, so that a test takes few passes."""
+    usual = {"name": "default", "labels": {}, "stop": "none", "min_run_s": 20.0, "preempt_grace_s": 10.0}
     with database.write() as session:
-        session.merge(StoredPool(name="default", stop=stop, min_run_s=min_run_s, preempt_grace_s=preempt_grace_s))
+        session.merge(StoredPool(**{**usual, **changes}))
 
 
-def set_grant(database: Database, team: str = "default", **changes: Any) -> None:
-    """Replace a grant of the pool, which must exist."""
+def set_grant(database: Database, team: str = "default", *, pool: str = "default", **changes: Any) -> None:
+    """Replace a grant of a pool, which must exist."""
     nothing = dict.fromkeys(("limit", "max_running", "max_queued", "max_priority"))
     with database.write() as session:
-        session.merge(StoredGrant(pool="default", team_id=team, **{"weight": 1, "quota": 0, **nothing, **changes}))
+        session.merge(StoredGrant(pool=pool, team_id=team, **{"weight": 1, "quota": 0, **nothing, **changes}))
 
 
 def clear(database: Database) -> None:

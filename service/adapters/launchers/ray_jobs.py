@@ -221,6 +221,7 @@ def _node(state: dict[str, Any]) -> Node:
         cpus=_amount(resources.get("CPU", 0)),
         gpus=_amount(resources.get("GPU", 0)),
         id=str(state["node_id"]),
+        labels={str(name): str(value) for name, value in (state.get("labels") or {}).items()},
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import Field
 
+from search_spaces.pool_nodes import PoolNodes
 from search_spaces.protocol import API_PREFIX
 from search_spaces.stored import StoredSpec
 from service.api import headers, pagination
@@ -19,7 +21,9 @@ from service.api.pagination import Paging
 from service.contract.errors import ValidationFailedError
 from service.contract.schemas import ClusterStatus, NodeView, Share
 from service.contract.states import State
+from service.domain.cluster import Node
 from service.identity.permissions import Permission
+from service.scheduling import pools
 from service.store.models import Experiment
 
 router = APIRouter(prefix=API_PREFIX, tags=["system"])
@@ -43,16 +47,22 @@ def show_cluster(
     with context.database.read() as session:
         active = visible.active(session, query.limit + 1, pagination.decode_experiment(query.cursor))
         shares = [_share(experiment) for experiment in active[: query.limit]]
+        of_pools = pools.nodes(session)
     nodes = snapshot.cluster.nodes if snapshot.cluster else ()
     return ClusterStatus(
         reachable=snapshot.cluster is not None,
         detail=snapshot.why,
         why=snapshot.why,
         seen_at=snapshot.at,
-        nodes=[NodeView(name=node.name, cpus=node.cpus, gpus=node.gpus) for node in nodes],
+        nodes=[_node(node, of_pools) for node in nodes],
         shares=shares,
         next_cursor=pagination.encode_experiment(active[query.limit - 1]) if len(active) > query.limit else None,
     )
+
+
+def _node(node: Node, of_pools: Mapping[str, PoolNodes]) -> NodeView:
+    pool = next(name for name, nodes in of_pools.items() if nodes.has(node.labels))
+    return NodeView(name=node.name, cpus=node.cpus, gpus=node.gpus, pool=pool, labels=dict(node.labels))
 
 
 def _share(experiment: Experiment) -> Share:
@@ -68,5 +78,6 @@ def _share(experiment: Experiment) -> Share:
         cpus_per_trial=cpus,
         gpus_per_trial=gpus or 0,
         priority=experiment.priority,
+        pool=experiment.pool,
         waits_for=experiment.waits_for,
     )

@@ -17,7 +17,7 @@ from service.api.account_fields import TeamPath
 from service.api.callers import Caller, CurrentCaller, may
 from service.api.dependencies import TEXT, CurrentContext
 from service.api.error_handlers import error_responses
-from service.contract.errors import NotFoundError
+from service.contract.errors import ConflictError, NotFoundError
 from service.contract.pools import GrantList, GrantView, PoolList, PoolView, Stop
 from service.identity import audit
 from service.identity.permissions import Permission, teams_with
@@ -36,11 +36,24 @@ def _range(name: str) -> dict[str, Any]:
     return {"minimum": least, "maximum": greatest}
 
 
+LABELS = "Labels that the nodes of the pool have in Ray, all of them: what `ray start --labels` gives them."
+
+
+class PoolRequest(BaseModel):
+    """A new pool."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    pool: str = Field(description="Name, 1 to 63 of the characters a-z, 0-9 and `-`.", examples=["gpu"])
+    labels: dict[str, str] = Field(description=LABELS, examples=[{"accelerator": "h100"}])
+
+
 class PoolChange(BaseModel):
     """What to change of a pool; what is absent stays, and null is the default."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    labels: dict[str, str] | None = Field(None, description=f"{LABELS} Not of the pool `default`.")
     stop: Stop | None = Field(None, description="With `hold` nothing new starts, with `drain` running ones also yield.")
     min_run_s: FiniteFloat | None = Field(
         None, ge=0, le=MAX_AMOUNT, description="Seconds for which an experiment that has started keeps its first slot."
@@ -85,11 +98,32 @@ class GrantChange(BaseModel):
     responses={200: headers.success("All pools.")},
 )
 def list_pools(context: CurrentContext, caller: CurrentCaller) -> PoolList:
-    """Lists what is shared: at present one pool, of all nodes."""
+    """Lists what is shared: the pool `default`, of the nodes that no other pool has, and the others."""
     cluster = context.cluster_cache.cluster
     with context.database.read() as session:
-        row = pools.find(session, DEFAULT_POOL)
-        return PoolList(items=[pool_views.pool(session, caller, row, cluster)])
+        return PoolList(items=[pool_views.pool(session, caller, row, cluster) for row in pools.list_all(session)])
+
+
+@router.post(
+    "",
+    summary="Create a pool",
+    dependencies=[may(Permission.POOL_MANAGE)],
+    status_code=201,
+    responses={201: headers.success("The pool."), **error_responses(ConflictError)},
+)
+def create_pool(context: CurrentContext, caller: CurrentCaller, wanted: PoolRequest) -> PoolView:
+    """Creates a pool of the nodes with these labels, which leave the pool `default`: experiments of that pool yield
+    them at the end of their epochs. No team may use it before it has a grant."""
+    now = datetime.now(UTC)
+    with changes.transaction(context, caller) as session:
+        row = pools.create(session, wanted.pool, wanted.labels)
+        caller.act.object = f"pools/{row.name}"
+        caller.act.change = {"after": {"labels": row.labels}}
+        session.flush()
+        audit.record(session, caller.act, now)
+        view = pool_views.pool(session, caller, row, context.cluster_cache.cluster)
+    context.wake.set()
+    return view
 
 
 @router.get(
@@ -126,6 +160,29 @@ def change_pool(context: CurrentContext, caller: CurrentCaller, pool: PoolPath, 
     return view
 
 
+@router.delete(
+    "/{pool}",
+    summary="Delete a pool",
+    dependencies=[may(Permission.POOL_MANAGE)],
+    status_code=204,
+    responses={
+        204: headers.success("There is no such pool any more."),
+        **error_responses(NotFoundError, ConflictError),
+    },
+)
+def delete_pool(context: CurrentContext, caller: CurrentCaller, pool: PoolPath) -> Response:
+    """Deletes a pool and its grants; its nodes belong to the pool `default` again. No experiment that has not ended may
+    be in it."""
+    now = datetime.now(UTC)
+    with changes.transaction(context, caller) as session:
+        row = pools.lock(session, pool)
+        caller.act.change = {"before": {"labels": row.labels}}
+        pools.remove(session, row)
+        audit.record(session, caller.act, now)
+    context.wake.set()
+    return Response(status_code=204)
+
+
 @router.get(
     "/{pool}/grants",
     summary="List grants",
@@ -138,7 +195,8 @@ def list_grants(context: CurrentContext, caller: CurrentCaller, pool: PoolPath) 
     with context.database.read() as session:
         name = pools.find(session, pool).name
         terms = grants.of_teams(session, name, teams_with(caller.principal, Permission.TEAM_READ))
-        return GrantList(items=pool_views.team_grants(session, name, terms, context.cluster_cache.cluster))
+        cluster = pool_views.part(session, name, context.cluster_cache.cluster)
+        return GrantList(items=pool_views.team_grants(session, name, terms, cluster))
 
 
 @router.patch(
@@ -152,7 +210,7 @@ def change_grant(
 ) -> GrantView:
     """Changes what a team may use of a pool. It holds from the next pass of the scheduler on, about two seconds later;
     nothing that waits is refused afterwards."""
-    now, cluster, given = datetime.now(UTC), context.cluster_cache.cluster, wanted.model_dump(exclude_unset=True)
+    now, given = datetime.now(UTC), wanted.model_dump(exclude_unset=True)
     with changes.transaction(context, caller) as session:
         row = access.find_team(session, caller, team, lock=True)
         name = pools.find(session, pool).name
@@ -161,6 +219,8 @@ def change_grant(
         grants.change(session, name, row.id, given)
         session.flush()
         after = _record_grant(session, caller, name, row.id, before, now)
+        assert after is not None
+        cluster = pool_views.part(session, name, context.cluster_cache.cluster)
         hints = pool_views.hints(session, caller, name, cluster)
         [view] = pool_views.team_grants(session, name, {row.id: after}, cluster, hints)
     context.wake.set()
@@ -172,10 +232,11 @@ def change_grant(
     summary="Remove a grant",
     dependencies=[may(Permission.POOL_MANAGE)],
     status_code=204,
-    responses={204: headers.success("The team has the defaults."), **error_responses(NotFoundError)},
+    responses={204: headers.success("The team has the defaults."), **error_responses(NotFoundError, ConflictError)},
 )
 def remove_grant(context: CurrentContext, caller: CurrentCaller, pool: PoolPath, team: TeamPath) -> Response:
-    """Gives a team the defaults again: the weight 1, no quota and no limits."""
+    """Gives a team the defaults again: in the pool `default` the weight 1, no quota and no limits; in every other one
+    no right to use it, for which no experiment of the team that has not ended may be in that pool."""
     now = datetime.now(UTC)
     with changes.transaction(context, caller) as session:
         row = access.find_team(session, caller, team, lock=True)
@@ -189,15 +250,19 @@ def remove_grant(context: CurrentContext, caller: CurrentCaller, pool: PoolPath,
     return Response(status_code=204)
 
 
-def _record_grant(session: Session, caller: Caller, pool: str, team: str, before: Terms, now: datetime) -> Terms:
+def _record_grant(
+    session: Session, caller: Caller, pool: str, team: str, before: Terms | None, now: datetime
+) -> Terms | None:
     """Write the audit log's row, which the managers of the team read. Returns the terms that hold now."""
     after = grants.of_team(session, pool, team)
-    caller.act.change = _difference(asdict(before), asdict(after))
+    caller.act.change = _difference(*({} if terms is None else asdict(terms) for terms in (before, after)))
     audit.record(session, caller.act, now)
     return after
 
 
 def _difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """What the audit log says of a change: the values that differ."""
-    names = [name for name in after if after[name] != before[name]]
-    return {"before": {name: before[name] for name in names}, "after": {name: after[name] for name in names}}
+    return {
+        "before": {name: value for name, value in before.items() if name not in after or after[name] != value},
+        "after": {name: value for name, value in after.items() if name not in before or before[name] != value},
+    }

@@ -37,8 +37,8 @@ MOVES_WITH_THE_QUEUE = frozenset(
     responses={200: headers.success("The queue."), **error_responses(ValidationFailedError)},
 )
 def show_queue(context: CurrentContext, visible: ExperimentList, query: Annotated[Paging, Query()]) -> Queue:
-    """Returns the experiments that wait for slots, the first of each team before the second of any: what each waits
-    for, and when it will probably start. Positions change between two pages when experiments start or come.
+    """Returns the experiments that wait for slots, the first of each team and pool before the second of any: what
+    each waits for, and when it will probably start. Positions change between two pages when experiments start or come.
 
     Of other teams' experiments only the number is shown.
     """
@@ -47,8 +47,10 @@ def show_queue(context: CurrentContext, visible: ExperimentList, query: Annotate
     with context.database.read() as session:
         own, others = visible.count_waiting(session)
         found, started = visible.waiting(session, query.limit + 1, after), waiting.started(session, now)
-        items = [_entry(position, one, started[one.team_id], outage, now) for position, one in found[: query.limit]]
-    more = pagination.encode([items[-1].position, items[-1].team]) if len(found) > query.limit else None
+        items = [
+            _entry(position, one, started[one.team_id, one.pool], outage, now) for position, one in found[: query.limit]
+        ]
+    more = pagination.encode([items[-1].position, items[-1].team, items[-1].pool]) if len(found) > query.limit else None
     return Queue(waiting=own, waiting_of_others=others, items=items, next_cursor=more)
 
 
@@ -64,6 +66,7 @@ def _entry(position: int, experiment: Experiment, started: int, outage: str, now
         experiment_id=experiment.id,
         name=experiment.name,
         team=experiment.team_id,
+        pool=experiment.pool,
         owner=experiment.owner,
         priority=experiment.priority,
         created_at=experiment.created_at,
@@ -90,11 +93,11 @@ def _estimate(position: int, waits_for: WaitsFor, started: int, retry_s: float, 
     return Estimate(seconds=round(position * hours * 3600 / started), basis=pace)
 
 
-def _decode(cursor: str | None) -> tuple[int, str]:
-    """The position and the team after which a page begins. Raises ValidationFailedError."""
+def _decode(cursor: str | None) -> tuple[int, str, str]:
+    """The position, the team and the pool after which a page begins. Raises ValidationFailedError."""
     if cursor is None:
-        return 0, ""
-    position, team = pagination.decode(cursor, int, str)
+        return 0, "", ""
+    position, team, pool = pagination.decode(cursor, int, str, str)
     if not 0 <= position < 2**31:
         pagination.refuse(cursor)
-    return int(position), str(team)
+    return int(position), str(team), str(pool)

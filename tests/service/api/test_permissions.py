@@ -30,6 +30,7 @@ from service.domain import attempts, experiments, webhooks
 from service.domain.experiments import Belonging
 from service.domain.webhooks import NewWebhook
 from service.identity import teams
+from service.scheduling import pools
 from service.store.accounts import AuditRow
 from service.store.models import Trial
 from tests.support.accounts import Accounts, signed_in
@@ -77,6 +78,13 @@ class Fixture:
                 experiments.move(session, one, state, now)
             return one.id
 
+    def pool(self) -> str:
+        """A new pool without experiments."""
+        name = f"pool-{next(self.numbers)}"
+        with self.context.database.write() as session:
+            pools.create(session, name, {"pool": name})
+        return name
+
     def person(self, whose: str) -> str:
         """The login of a new person in one of the teams."""
         login = f"person-{next(self.numbers)}"
@@ -116,6 +124,11 @@ def _submission(made: Fixture, _: str, whose: str) -> Request:
 
 def _pool(body: Any = None) -> Maker:
     return lambda made, _, whose: Request({"pool": "nosuch" if whose == "absent" else "default"}, body=body)
+
+
+def _new_pool(made: Fixture, _: str, whose: str) -> Request:
+    name = f"pool-{next(made.numbers)}"
+    return Request(body={"pool": name, "labels": {"pool": name}})
 
 
 def _token(made: Fixture, caller: str, whose: str) -> Request:
@@ -188,6 +201,8 @@ REQUESTS: dict[str, Maker] = {
     "show_pool": _pool(),
     "change_pool": _pool({"min_run_s": 300}),
     "list_grants": _pool(),
+    "create_pool": _new_pool,
+    "delete_pool": lambda made, caller, whose: Request({"pool": "nosuch" if whose == "absent" else made.pool()}),
     "change_grant": _team({"weight": 2}),
     "remove_grant": _team(),
     "create_team": lambda made, caller, whose: Request(body={"team": f"team-{next(made.numbers)}"}),

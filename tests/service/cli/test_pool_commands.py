@@ -70,14 +70,15 @@ def test_an_administrator_stops_the_pool_and_everybody_sees_it(run: Run) -> None
     changed = run("pool", "change", "stop=drain", "min_run_s=300")
     assert [line[:2] for line in rows(changed)] == [
         ["pool", "default"],
+        ["labels", "none:"],
         ["stop", "drain:"],
         ["min_run_s", "300:"],
         ["preempt_grace_s", "600:"],
-        ["nodes", "8"],
+        ["nodes", "1"],
         ["quotas", "0"],
     ]
     assert rows(run("pool", "show", login="eve")) == rows(changed)[:-1], "the sum of quotas is for administrators"
-    assert rows(run("pool", "list", login="eve"))[1] == ["default", "drain", "8", "GPUs", "-"]
+    assert rows(run("pool", "list", login="eve"))[1] == ["default", "-", "drain", "8", "GPUs", "-"]
     assert json.loads(run("pool", "change", "stop=none", "--json").stdout)["stop"] == "none"
 
 
@@ -90,3 +91,17 @@ def test_a_manager_sees_the_grant_of_the_team_and_cannot_change_it(run: Run) -> 
     ):
         result = run(*refused, login="eve")
         assert (result.exit_code, "pool.manage" in result.stderr) == (1, True), result.output
+
+
+def test_an_administrator_makes_and_deletes_a_pool(run: Run) -> None:
+    wrong = run("pool", "create", "big", "--label", "zone")
+    assert (wrong.exit_code, "--label" in wrong.stderr) == (2, True)
+    made = run("pool", "create", "big", "--label", "zone=a", "--label", "gpu=h100")
+    assert made.stdout.splitlines()[:2] == ["pool big", "  labels           zone=a, gpu=h100"]
+    assert rows(run("grant", "set", "vision", "--pool", "big", "quota=2"))[1][:3] == ["vision", "1", "2"]
+    assert [row[0] for row in rows(run("pool", "list"))] == ["pool", "default", "big"]
+    removed = run("grant", "remove", "vision", "--pool", "big")
+    assert removed.stdout == "team vision may not use the pool big any more\n"
+    deleted = run("pool", "delete", "big")
+    assert deleted.stdout == "there is no pool big any more: its nodes belong to the pool default\n"
+    assert run("pool", "show", "big").exit_code != 0

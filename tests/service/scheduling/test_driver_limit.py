@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from service.context import AppContext
 from service.contract.states import DRIVEN
 from service.domain.cluster import Cluster, Node
 from service.settings import Settings
 from tests.support.clock import Clock
+from tests.support.pools import set_grant, set_pool
 from tests.support.world import World
 
 pytestmark = pytest.mark.stores(slow=True)
@@ -95,3 +97,17 @@ def test_no_more_run_while_more_wait_than_fit(world: World, max_drivers: int) ->
     world.beat(ids[0], {"phase": "completed"})
     assert [running() for _ in range(2)] == [ids[1 : max_drivers + 1]] * 2, "the next has its place"
     assert len(world.launcher.launches) == max_drivers + 1
+
+
+def test_drivers_of_all_pools_count_together_and_each_pool_comes_in_turn(world: World, context: AppContext) -> None:
+    world.launcher.nodes = Cluster((Node("a", cpus=8, id="a"), Node("b", cpus=8, id="b", labels={"zone": "b"})))
+    set_pool(context.database, name="other", labels={"zone": "b"})
+    set_grant(context.database, pool="other")
+    usual, other = (
+        [world.submit(resources={"gpus_per_trial": 0, "pool": pool}) for _ in range(2)] for pool in ("default", "other")
+    )
+    world.reconciler.reconcile_once()
+    states = [world.show(one)["state"] for one in (*usual, *other)]
+    assert states == ["RUNNING", "QUEUED", "RUNNING", "QUEUED"]
+    world.reconciler.reconcile_once()
+    assert {world.show(one)["reason"] for one in (usual[1], other[1])} == {WAITS}

@@ -200,3 +200,63 @@ def test_submissions_beyond_the_limit_of_the_queue_are_refused(people: dict[str,
     assert problem["field"] == "team"
     [grant] = body(people["vision"].get(GRANTS))["items"]
     assert (grant["queued"], grant["used"]) == (1, None), "no node was seen yet"
+
+
+def of_pool(pool: str) -> dict[str, Any]:
+    return {"name": "x", "resources": {"gpus_per_trial": 0, "pool": pool}}
+
+
+def test_a_team_uses_a_pool_in_which_it_has_a_grant(people: dict[str, httpx.Client]) -> None:
+    root, vision, speech = people["root"], people["vision"], people["speech"]
+    made = root.post("/api/v1/pools", json={"pool": "gpu", "labels": {"gpu": "h100"}})
+    assert (made.status_code, made.json()["labels"], made.json()["stop"]) == (201, {"gpu": "h100"}, "none")
+    assert body(root.get("/api/v1/pools/gpu/grants"))["items"] == []
+    body(root.patch("/api/v1/pools/gpu/grants/vision", json={"weight": 1}))
+    first = vision.post("/api/v1/experiments", json=of_pool("gpu"))
+    assert first.status_code == 201
+    [problem] = speech.post("/api/v1/experiments", json=of_pool("gpu")).json()["errors"]
+    rule = "must be a pool in which the team speech has a grant: default; an administrator gives grants"
+    assert (problem["field"], problem["rule"], problem["value"]) == ("resources.pool", rule, "gpu")
+    [problem] = vision.post("/api/v1/experiments", json=of_pool("nosuch")).json()["errors"]
+    assert problem["rule"].startswith("must be a pool in which the team vision has a grant: default, gpu;")
+    [problem] = vision.post("/api/v1/experiments", json=of_pool("No such")).json()["errors"]
+    assert problem["field"] == "resources.pool"
+    changes = [one["change"] for one in body(vision.get("/api/v1/audit"))["items"] if one["action"] == "change_grant"]
+    assert changes == [{"before": {}, "after": NOTHING}]
+    created = body(root.get("/api/v1/audit", params={"object": "pools/gpu"}))["items"]
+    assert {"after": {"labels": {"gpu": "h100"}}} in [one["change"] for one in created]
+
+
+def test_a_continuation_may_use_another_pool_and_none_is_resumed_without_a_right(
+    people: dict[str, httpx.Client],
+) -> None:
+    root, vision = people["root"], people["vision"]
+    root.post("/api/v1/pools", json={"pool": "gpu", "labels": {"gpu": "h100"}}).raise_for_status()
+    body(root.patch("/api/v1/pools/gpu/grants/vision", json={"weight": 1}))
+    source = vision.post("/api/v1/experiments", json=of_pool("gpu")).json()["id"]
+    vision.post(f"/api/v1/experiments/{source}/cancel").raise_for_status()
+    root.delete("/api/v1/pools/gpu").raise_for_status()
+    [problem] = vision.post(f"/api/v1/experiments/{source}/continue", json={}).json()["errors"]
+    assert problem["field"] == "resources.pool"
+    patch = {"resources": {"pool": "default"}}
+    assert vision.post(f"/api/v1/experiments/{source}/continue", json=patch).status_code == 201
+
+
+def test_no_node_can_be_in_two_pools(people: dict[str, httpx.Client]) -> None:
+    root, address = people["root"], "/api/v1/pools"
+    root.post(address, json={"pool": "gpu", "labels": {"gpu": "h100"}}).raise_for_status()
+    wrong = root.post(address, json={"pool": "No", "labels": {"-": "a b", "zone": "a"}}).json()["errors"]
+    assert [one["field"] for one in wrong] == ["pool", "labels", "labels.-", "labels"]
+    overlapping = root.post(address, json={"pool": "fast", "labels": {"gpu": "h100", "disk": "fast"}})
+    [problem] = overlapping.json()["errors"]
+    rule = "must give another value to a label of the pool gpu (gpu=h100): no node may be in both"
+    assert (problem["field"], problem["rule"]) == ("labels", rule)
+    for labels in ({}, {"ray.io/node-id": "a"}):
+        assert root.post(address, json={"pool": "fast", "labels": labels}).status_code == 422
+    root.post(address, json={"pool": "old", "labels": {"gpu": "v100"}}).raise_for_status()
+    assert root.post(address, json={"pool": "old", "labels": {"gpu": "p100"}}).status_code == 409
+    assert root.patch(f"{address}/old", json={"labels": {"gpu": "h100"}}).status_code == 422
+    assert body(root.patch(f"{address}/old", json={"labels": {"gpu": "p100"}}))["labels"] == {"gpu": "p100"}
+    assert root.patch(POOL, json={"labels": {"gpu": "a"}}).json()["errors"][0]["field"] == "labels"
+    assert root.delete(POOL).status_code == 409
+    assert [one["pool"] for one in body(root.get(address))["items"]] == ["default", "gpu", "old"]
