@@ -314,7 +314,9 @@ def controls(view: ExperimentView) -> str:
     budget = {f"budget.{name}": value for name, value in view.controls["budget"].items() if value is not None}
     plain = {name: value for name, value in view.controls.items() if name != "budget"}
     values = {**plain, **(budget or {"budget": None})}
-    return " ".join(f"{name}={'null' if value is None else figure(value)}" for name, value in values.items())
+    return " ".join(
+        f"{name}={'null' if value is None else str(value).removesuffix('.0')}" for name, value in values.items()
+    )
 
 
 def trial_outcome(trial: TrialView) -> Fact:

@@ -185,6 +185,8 @@ class _Placing:
                 alternatives = {index: alternatives[index] for index, kind in kinds.items() if kind == named}
         before = dict(self.sample)
         for index, item in alternatives.items():
+            if _differs(item, given):
+                continue
             self.sample[path] = index
             if next(self._place(item, given, default, f"{path}[{index}]", written), None) is None:
                 return
@@ -196,6 +198,16 @@ class _Placing:
             names = kinds.values() if len(kinds) == len(alternatives) else map(_shown, alternatives.values())
             rule = f"must be one of {listed(dict.fromkeys(names), MOST_LISTED)}"
             yield Problem(written, rule, shorten(given))
+
+
+def _differs(item: Any, given: Any) -> bool:
+    """Whether a plain field of an alternative is certainly not the one that is given: a choice may have a thousand, and
+    to say why each does not fit takes long."""
+    if not isinstance(item, Spec) or not isinstance(given, Mapping):
+        return False
+    pairs = ((getattr(item, name, None), value) for name, value in given.items())
+    plain = int | float | str
+    return any(isinstance(own, plain) and isinstance(value, plain) and not _equal(value, own) for own, value in pairs)
 
 
 def _nested(point: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.contract.states import DRIVEN, State
@@ -73,14 +73,14 @@ class Waiting:
     reason: str
 
 
-#: What keeps all experiments of a team with trials of one size waiting, wherever they are in the queue.
-FOR_ALL = frozenset({Why.NODE, Why.HOLD, Why.BUDGET, Why.LIMIT, Why.MAX_RUNNING, Why.DRIVERS})
+#: What keeps all experiments of a team waiting, wherever they are in the queue.
+FOR_ALL = frozenset({Why.HOLD, Why.BUDGET, Why.LIMIT, Why.MAX_RUNNING, Why.DRIVERS})
 BEHIND = Waiting(Why.TEAM, FOR_SLOTS)
 
 
 def explain(session: Session, pool: str, waiting: Mapping[str, Waiting], found: Sequence[Experiment]) -> None:
     """Write why candidates of a pool wait, by id, and why those behind them do: for what the last candidate of the same
-    team and size waits for, where that is a rule for all of them, otherwise for free slots.
+    team waits for, where that is a rule for all of them, otherwise for free slots.
 
     Rows that were changed meanwhile keep the reason that they got.
     """
@@ -99,22 +99,23 @@ def explain(session: Session, pool: str, waiting: Mapping[str, Waiting], found: 
 
 
 def _explain_behind(session: Session, pool: str, waiting: Mapping[str, Waiting], found: Sequence[Experiment]) -> None:
-    last = {(one.team_id, one.cpus_per_trial, one.gpus_per_trial): waiting.get(one.id) for one in found}
-    group = (Experiment.team_id, Experiment.cpus_per_trial, Experiment.gpus_per_trial)
+    """One statement for each team, however many sizes of trials there are."""
+    last = {experiment.team_id: waiting.get(experiment.id) for experiment in found}
     is_behind = (
         Experiment.state == State.QUEUED,
         Experiment.pool == pool,
         Experiment.retry_at.is_(None),
         Experiment.id.not_in([one.id for one in found]),
     )
-    for row in session.execute(
-        select(*group, Experiment.reason, Experiment.waits_for).where(*is_behind).distinct()
-    ).all():
-        one = last.get((row.team_id, row.cpus_per_trial, row.gpus_per_trial))
-        old = (row.reason, row.waits_for)
+    for team, one in last.items():
         right = one if one is not None and one.why in FOR_ALL else BEHIND
-        if old != (right.reason, right.why.name.lower()):
-            columns = (*group, Experiment.reason, Experiment.waits_for)
-            same = [column == value for column, value in zip(columns, row, strict=True)]
-            change = update(Experiment).where(*is_behind, *same).execution_options(synchronize_session=False)
-            session.execute(change.values(reason=right.reason, waits_for=right.why.name.lower()))
+        _write_reason(session, right, *is_behind, Experiment.team_id == team)
+    if len(found) >= MAX_CANDIDATES:
+        _write_reason(session, BEHIND, *is_behind, Experiment.reason == "")
+
+
+def _write_reason(session: Session, one: Waiting, *which: ColumnElement[bool]) -> None:
+    why = one.why.name.lower()
+    differs = or_(Experiment.reason != one.reason, Experiment.waits_for != why)
+    change = update(Experiment).where(*which, differs).execution_options(synchronize_session=False)
+    session.execute(change.values(reason=one.reason, waits_for=why))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from search_spaces.scores import MOST_CLASSES
+
 TOP = 5  # of the classes: a label among the likeliest five counts as right
 BINS = 15  # of the confidence, all of one width (Guo et al., 2017)
 
@@ -24,8 +26,9 @@ class Scores:
     `balanced_accuracy` is the mean over classes of the share of their images that are right, `macro_f1` the mean over
     classes of F1. A class that has no images counts for neither, unless F1 finds it predicted. `top5_accuracy` is None
     with TOP classes or fewer. `calibration_error` is the expected one: by how much the confidence in a prediction
-    differs from the share that is right. `right` [images] and `confusion` [true class, predicted class] stay on the
-    device.
+    differs from the share that is right. On the device stay `right` [images], `recall` [classes], which is not a number
+    for a class without images, and `confusion` [true class, predicted class], None with more than MOST_CLASSES: its
+    size is the square of their number.
     """
 
     loss: float
@@ -35,7 +38,8 @@ class Scores:
     top5_accuracy: float | None
     calibration_error: float
     right: Tensor = field(repr=False, compare=False)
-    confusion: Tensor = field(repr=False, compare=False)
+    recall: Tensor = field(repr=False, compare=False)
+    confusion: Tensor | None = field(repr=False, compare=False)
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """The shares beside the accuracy, under names that begin with `prefix`."""
@@ -72,11 +76,13 @@ class Batches:
         """Those of all images. It waits for the GPU."""
         labels, predicted = torch.cat(self._labels), torch.cat(self._predicted)
         right = predicted == labels
-        confusion = _confusion(labels, predicted, self._classes)
+        nowhere = torch.full_like(labels, self._classes)  # sorted behind all classes, and not counted
+        found = class_counts(torch.where(right, labels, nowhere), self._classes).double()
+        of_class, of_prediction = class_counts(labels, self._classes), class_counts(predicted, self._classes)
         sums = [
             torch.stack(self._losses).sum(),
             right.sum(),
-            *_class_means(confusion),
+            *_class_means(found, of_class, of_prediction),
             _calibration_error(torch.cat(self._confidence), right),
             torch.stack(self._in_top).sum() if self._in_top else right.sum(),
         ]
@@ -90,13 +96,9 @@ class Batches:
             top5_accuracy=in_top / count if self._in_top else None,
             calibration_error=calibration,
             right=right,
-            confusion=confusion,
+            recall=found / of_class,
+            confusion=_confusion(labels, predicted, self._classes) if self._classes <= MOST_CLASSES else None,
         )
-
-
-def recall(confusion: list[list[int]]) -> list[float | None]:
-    """The share of the images of each class that are right; None for a class without images."""
-    return [row[label] / sum(row) if sum(row) else None for label, row in enumerate(confusion)]
 
 
 def _confusion(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
@@ -104,9 +106,8 @@ def _confusion(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
     return class_counts(labels * classes + predicted, classes * classes).reshape(classes, classes)
 
 
-def _class_means(confusion: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean over classes of recall, and of F1."""
-    found, of_class, of_prediction = confusion.diagonal().double(), confusion.sum(1), confusion.sum(0)
+def _class_means(found: Tensor, of_class: Tensor, of_prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over classes of recall, and of F1, from the number of right images, of images and of predictions."""
     recalls = torch.where(of_class > 0, found / of_class.clamp(min=1), 0.0)
     either = of_class + of_prediction
     f1 = torch.where(either > 0, 2 * found / either.clamp(min=1), 0.0)

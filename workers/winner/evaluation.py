@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from search_spaces.experiment import ExperimentSpec
 from search_spaces.layout import NAMES
 from search_spaces.phrases import counted
 from search_spaces.protocol import RETRYABLE, ErrorKind, LaunchConfig, finite_or_none
-from search_spaces.scores import MOST_CLASSES, Scores, SplitScores
+from search_spaces.scores import Scores, SplitScores
 from search_spaces.storage.base import ArtifactStore, open_storage, read_document
 from search_spaces.stored import read_trial_spec
 from workers.failures import from_ray
@@ -302,9 +303,6 @@ class Evaluator:
 
 def split_scores(found: TrainingScores) -> SplitScores:
     """The scores as they are stored."""
-    from workers.training.scores import recall
-
-    confusion = found.confusion.tolist()
     return SplitScores(
         images=len(found.right),
         accuracy=found.accuracy,
@@ -312,8 +310,8 @@ def split_scores(found: TrainingScores) -> SplitScores:
         macro_f1=found.macro_f1,
         top5_accuracy=found.top5_accuracy,
         calibration_error=finite_or_none(found.calibration_error),
-        recall=recall(confusion),
-        confusion=confusion if len(confusion) <= MOST_CLASSES else None,
+        recall=[None if math.isnan(share) else share for share in found.recall.tolist()],
+        confusion=None if found.confusion is None else found.confusion.tolist(),
     )
 
 

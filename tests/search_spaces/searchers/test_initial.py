@@ -9,8 +9,10 @@ import pytest
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.problems import SpecError
 from search_spaces.sampling import combinations
+from search_spaces.searchers import initial
 from search_spaces.searchers.base import SearchProblem
 from search_spaces.searchers.gp import GP
+from search_spaces.searchers.initial import initial_sample
 from search_spaces.searchers.random import Random
 from search_spaces.searchers.tpe import TPE
 from search_spaces.stored import read_spec
@@ -183,3 +185,23 @@ def test_a_stored_spec_has_its_initial_configurations() -> None:
 def test_there_are_at_most_100() -> None:
     with pytest.raises(SpecError, match=r"searcher.initial: must have at most 100 items"):
         written([{"batch_size": 64}] * 101)
+
+
+def test_points_of_a_choice_of_many_are_placed_without_saying_why_each_other_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A spec of 36 kB has a thousand alternatives and a hundred points: the work is counted, not its seconds."""
+    alternatives = [{"kind": "sgd", "lr": (1 + number) / 1e4} for number in range(300)]
+    points = [{"optimizer": one} for one in alternatives[-100:]]
+    described = 0
+
+    def count(value: Any) -> Any:
+        nonlocal described
+        described += 1
+        return value
+
+    monkeypatch.setattr(initial, "shorten", count)
+    space = {"optimizer": {"choice": alternatives}}
+    spec = validate({"name": "x", "search_space": space, "searcher": {"kind": "random", "initial": points}})
+    assert [initial_sample(spec.search_space, point)["optimizer"] for point in points] == list(range(200, 300))
+    assert described == 0

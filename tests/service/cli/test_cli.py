@@ -298,15 +298,17 @@ def test_pause_change_resume(run: Run, spec: str) -> None:
     assert json.loads(run("pause", one, "--json").stdout)["state"] == "PAUSED"
     watched = run("watch", one)
     assert (watched.exit_code, f"`rung resume {one}`" in watched.stderr) == (1, True)
-    changed = run("change", one, "num_samples=9", "budget.slot_hours=1.5", "budget.wall_clock=2h", "goal=0.9", "--json")
+    changed = run(
+        "change", one, "num_samples=9", "budget.slot_hours=1.5", "budget.wall_clock=2h", "goal=0.98765", "--json"
+    )
     controls = json.loads(changed.stdout)["controls"]
-    assert (controls["num_samples"], controls["goal"]) == (9, 0.9)
+    assert (controls["num_samples"], controls["goal"]) == (9, 0.98765)
     assert (controls["budget"]["slot_hours"], controls["budget"]["wall_clock"]) == (1.5, 7200)
-    said = "controls  priority=0 num_samples=9 max_concurrent_trials=null max_restarts=3 goal=0.9 "
+    said = "controls  priority=0 num_samples=9 max_concurrent_trials=null max_restarts=3 goal=0.98765 "
     assert said + "budget.slot_hours=1.5 budget.wall_clock=7200\n" in run("show", one).stdout
     changed = run("change", one, "budget=null", "priority=7").stdout
     assert "controls  priority=7 num_samples=9 " in changed
-    assert "goal=0.9 budget=null\n" in changed
+    assert "goal=0.98765 budget=null\n" in changed
     assert json.loads(run("change", one, "goal=null", "--json").stdout)["controls"]["goal"] is None
     assert run("resume", one).stdout.startswith(f"first ({one}) QUEUED: resumed on request")
 

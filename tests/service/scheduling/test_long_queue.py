@@ -129,6 +129,15 @@ def test_a_long_queue_is_worked_off_in_its_order(world: World, context: AppConte
         world.beat(expected, {"phase": "canceled", "reason": "enough"})
 
 
+def test_many_sizes_of_trials_make_no_more_statements(world: World, context: AppContext) -> None:
+    for number in range(2 * MAX_OF_ONE_SIZE):
+        fill(context.database, 1, gpus_per_trial=round(0.01 + number / 1000, 3))
+    world.reconciler.reconcile_once()
+    with counted(context.database) as work:
+        world.reconciler.reconcile_once()
+    assert len([one for one in work.statements if one.startswith("UPDATE experiments")]) <= 2
+
+
 def test_all_of_a_long_queue_say_what_stops_them_as_long_as_it_does(world: World, context: AppContext) -> None:
     def reasons() -> set[tuple[str, str]]:
         with context.database.read() as session:
