@@ -87,7 +87,7 @@ def imbalanced(train: int = 400, validation: int = 200) -> Splits:
 def scores(loss: float, accuracy: float) -> Scores:
     """What an evaluation finds, as far as training reads it."""
     none = torch.zeros(0)
-    return Scores(loss, accuracy, accuracy, accuracy, None, 0.0, none, none)
+    return Scores(loss, accuracy, accuracy, accuracy, None, 0.0, none, none, None)
 
 
 def trial(max_epochs: int = 4, objective: str = "validation_accuracy", **space: Any) -> TrialSpec:
