@@ -123,9 +123,9 @@ def test_a_requested_stop_is_noticed_when_the_data_are_loaded(
     slot = begun(told)
     load = splits.load
 
-    def long(*given: Any) -> Any:
+    def long(*given: Any, **options: Any) -> Any:
         ask_to_stop(told)
-        return load(*given)
+        return load(*given, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(splits, "load", long)
