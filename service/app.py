@@ -46,6 +46,7 @@ from service.cleanup.worker import CleanupWorker
 from service.context import AppContext, utc_now
 from service.delivery.worker import DeliveryWorker
 from service.domain import experiments
+from service.environment import SettingsError, read_settings, unknown_variables
 from service.http_client import EnvironmentUnusableError
 from service.identity.authentication import open_authentication
 from service.identity.owner_token import OwnerTokenError
@@ -53,7 +54,7 @@ from service.identity.secret_box import SecretBox
 from service.identity.sign_in import SignIn
 from service.scheduling.loop_clock import LoopClock
 from service.scheduling.reconciler import LEASE, Reconciler
-from service.settings import Settings, SettingsError, read_settings, unknown_variables
+from service.settings import Settings
 from service.store.database import Database, DatabaseUnusableError
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from service.settings import SettingsError, read_settings
+from service.environment import SettingsError, read_settings
 from service.store.database import Database, DatabaseUnusableError
 
 

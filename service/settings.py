@@ -1,43 +1,38 @@
-"""Settings: where the service keeps its files and which servers it uses, read from environment variables RUNG_*.
+"""Settings: where the service keeps its files and which servers it uses.
 
-Owns the names, defaults and checks of all settings. `read_settings` reads an environment when it is called, nothing is
-read at import; `Settings(home=...)` reads none. It must not know who uses a setting.
+Owns the names and defaults of all settings, and the checks of those that depend on others; the rest is checked in
+`setting_values`. `environment` reads them; `Settings(home=...)` reads nothing. It must not know who uses a setting.
 """
 
 from __future__ import annotations
 
-import base64
-import difflib
-import os
-import pkgutil
 import sys
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from search_spaces.problems import shorten
-from search_spaces.storage.base import check_root
-from search_spaces.validation import rule_of
 from service.addresses import check_host, is_every_address, is_loopback, split_credentials
+from service.setting_values import (
+    MAX_DAYS,
+    Bytes,
+    Folder,
+    IssuerUrl,
+    Keys,
+    LauncherName,
+    MlflowUrl,
+    NodeLabels,
+    Seconds,
+    StorageRoot,
+    Targets,
+    default_home,
+    expand,
+)
 from service.webhook_targets import AllowedTargets
 
 PREFIX = "RUNG_"
-#: Variables with the prefix that are no settings of the service: the command line reads them.
-OTHER_VARIABLES = frozenset({"RUNG_URL", "RUNG_TOKEN"})
-#: The folder of the modules that `RUNG_LAUNCHER` names.
-LAUNCHERS = Path(__file__).parent / "adapters" / "launchers"
-#: Variables of the tests begin with this.
-TEST_PREFIX = "RUNG_TEST_"
-SIMILARITY = 0.7  # a ratio of difflib: tolerates one or two wrong letters or a missing suffix
-
-#: 30 years: a time that is added to the present must not leave the calendar.
-MAX_SECONDS, MAX_DAYS = 1e9, 11_000
-Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
-Bytes = Annotated[int, Field(ge=1024)]
 
 
 class AuthMode(StrEnum):
@@ -46,17 +41,6 @@ class AuthMode(StrEnum):
     OPEN = "open"
     OWNER = "owner"
     ACCOUNTS = "accounts"
-
-
-class SettingsError(Exception):
-    """Settings that cannot be used. `problems` has one line for each.
-
-    Values are shown where a setting is a number or a flag; a text may be a password.
-    """
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
 
 
 class Settings(BaseModel):
@@ -69,18 +53,18 @@ class Settings(BaseModel):
         description="Base folder. Every path below defaults to a subfolder of it.",
     )
     database_url: str = Field("", description="SQLAlchemy URL of the database; default: a SQLite file in `home`.")
-    storage_root: str = Field(
+    storage_root: StorageRoot = Field(
         "",
         description="Folder of journals, checkpoints and logs, or the URL (`scheme://...`) of another storage. Must be "
         "valid on all nodes.",
     )
-    data_root: Path = Field(Path(), description="Folder of the data sets, as workers see it.")
+    data_root: Folder = Field(Path(), description="Folder of the data sets, as workers see it.")
     data_root_shared: bool = Field(
         False,
         description="Whether the workers see the same `data_root` as the service. Then a missing data set is refused "
         "even where the folder is empty or absent. `rung up` sets it.",
     )
-    cache_root: Path = Field(Path(), description="Folder of the prepared data sets, as workers see it.")
+    cache_root: Folder = Field(Path(), description="Folder of the prepared data sets, as workers see it.")
 
     host: str = Field("127.0.0.1", description="IP address or host name that the service listens on.")
     port: Annotated[int, Field(ge=1, le=65535, description="Port that the service listens on.")] = 8080
@@ -104,24 +88,24 @@ class Settings(BaseModel):
         "address.",
     )
     passwords: bool = Field(True, description="Whether people can sign in with a login and a password.")
-    oidc_issuer: str = Field("", description="Issuer URL of the OpenID provider that people sign in with.")
+    oidc_issuer: IssuerUrl = Field("", description="Issuer URL of the OpenID provider that people sign in with.")
     oidc_client_id: str = Field(
         "", validate_default=True, description="Identifier of this service at the OpenID provider."
     )
     oidc_scopes: str = Field("openid profile email", description="Scopes to ask the provider for.")
 
-    secret_key: str = Field(
+    secret_key: Keys = Field(
         "",
         description="Key that encrypts the secrets of webhooks in the database: 32 bytes in URL-safe base64. Of "
         "several, separated by commas, the first encrypts and each decrypts. Without one, there are no webhooks.",
     )
-    webhook_allowed_targets: str = Field(
+    webhook_allowed_targets: Targets = Field(
         "",
         description="Host names, `host:port`, addresses and networks, separated by commas, to which webhooks may lead "
         "although they are not public, also by http://.",
     )
 
-    launcher: str = Field("ray_jobs", description="How drivers are started: the name of a launcher.")
+    launcher: LauncherName = Field("ray_jobs", description="How drivers are started: the name of a launcher.")
     ray_dashboard_url: str = Field("http://127.0.0.1:8265", description="URL of the Ray dashboard, which accepts jobs.")
     ray_timeout_s: Seconds = Field(10.0, description="Timeout of Ray API calls, in seconds.")
     ray_submit_timeout_s: Seconds = Field(
@@ -132,7 +116,7 @@ class Settings(BaseModel):
         0,
         description="Number of idle worker processes to keep ready on each node while nothing runs, about 600 MB each.",
     )
-    mlflow_tracking_uri: str = Field(
+    mlflow_tracking_uri: MlflowUrl = Field(
         "http://127.0.0.1:5000",
         description="URL of the MLflow server. The API never returns credentials that are part of the URL.",
     )
@@ -181,7 +165,7 @@ class Settings(BaseModel):
     driver_memory_mb: Annotated[int, Field(ge=0, le=2**20)] = Field(
         400, description="Memory in MB that Ray reserves for each driver. A driver for which there is none waits."
     )
-    driver_labels: str = Field(
+    driver_labels: NodeLabels = Field(
         "",
         description="Labels of the Ray nodes for drivers, such as `role=driver`, separated by commas; default: drivers "
         "run on the head node.",
@@ -270,27 +254,6 @@ class Settings(BaseModel):
         derived["public_url"] = given.get("service_url") or derived["service_url"]
         return {**given, "home": home, **{name: given.get(name) or value for name, value in derived.items()}}
 
-    @field_validator("launcher")
-    @classmethod
-    def _check_launcher(cls, name: str) -> str:
-        known = sorted(module.name for module in pkgutil.iter_modules([str(LAUNCHERS)]))
-        if name not in known:
-            raise ValueError(f"must be one of {', '.join(known)} (got {name!r})")
-        return name
-
-    @field_validator("mlflow_tracking_uri")
-    @classmethod
-    def _check_mlflow_is_a_server(cls, address: str) -> str:
-        """The service reads MLflow over HTTP; it could not read a database or a folder that drivers write."""
-        if not address.startswith(("http://", "https://")):
-            scheme = address.partition(":")[0]
-            raise ValueError(
-                f"must be the http:// or https:// URL of an MLflow server (got {scheme}:...); "
-                "run `mlflow server --backend-store-uri ...` and use its URL"
-            )
-        check_host(address)
-        return address
-
     @field_validator("mlflow_workspaces")
     @classmethod
     def _check_workspaces_have_teams(cls, wanted: bool, given: ValidationInfo) -> bool:
@@ -312,42 +275,12 @@ class Settings(BaseModel):
             )
         return auth
 
-    @field_validator("oidc_issuer")
-    @classmethod
-    def _check_issuer(cls, issuer: str) -> str:
-        """What the provider says must not be changed on its way."""
-        split = urlsplit(issuer)
-        is_local = split.scheme == "http" and is_loopback(split.hostname or "")
-        if issuer and split.scheme != "https" and not is_local:
-            raise ValueError("must begin with https://, or with http:// and an address of this machine")
-        if issuer:
-            check_host(issuer)
-        return issuer
-
     @field_validator("oidc_client_id")
     @classmethod
     def _check_oidc_is_complete(cls, client_id: str, given: ValidationInfo) -> str:
         if bool(client_id) != bool(given.data.get("oidc_issuer", client_id)):
             raise ValueError(f"must be given together with {variable('oidc_issuer')}")
         return client_id
-
-    @field_validator("secret_key")
-    @classmethod
-    def _check_keys(cls, keys: str) -> str:
-        for key in filter(None, map(str.strip, keys.split(","))):
-            try:
-                size = len(base64.b64decode(key, altchars="-_", validate=True))
-            except ValueError:
-                size = 0
-            if size != 32:
-                raise ValueError("must be 32 bytes in URL-safe base64, or several such keys, separated by commas")
-        return keys
-
-    @field_validator("webhook_allowed_targets")
-    @classmethod
-    def _check_targets(cls, text: str) -> str:
-        AllowedTargets.parse(text)
-        return text
 
     @field_validator("ray_dashboard_url", "mlflow_public_url", "service_url", "public_url")
     @classmethod
@@ -374,26 +307,6 @@ class Settings(BaseModel):
                 "for all addresses of this machine; * allows any name"
             )
         return names
-
-    @field_validator("storage_root")
-    @classmethod
-    def _check_storage_root(cls, address: str) -> str:
-        return check_root(address)
-
-    @field_validator("data_root", "cache_root")
-    @classmethod
-    def _make_absolute(cls, folder: Path) -> Path:
-        """Drivers and trials have other working directories than the service."""
-        return expand(str(folder)).absolute()
-
-    @field_validator("driver_labels")
-    @classmethod
-    def _check_labels(cls, labels: str) -> str:
-        for label in filter(None, map(str.strip, labels.split(","))):
-            name, _, value = label.partition("=")
-            if not name.strip() or not value.strip():
-                raise ValueError(f"must be labels such as role=driver, separated by commas (got {label!r})")
-        return labels
 
     @property
     def driver_node_labels(self) -> dict[str, str]:
@@ -424,67 +337,6 @@ class Settings(BaseModel):
         return f"{'postgresql+psycopg' if scheme in {'postgres', 'postgresql'} else scheme}{separator}{rest}"
 
 
-def default_home() -> Path:
-    """The home folder of a user who names none. Raises ValueError for one who has no home folder."""
-    return expand("~/.rung")
-
-
-def expand(path: str) -> Path:
-    """The path, with a user's home folder for `~`. Raises ValueError where there is none.
-
-    In containers, programs run as users whom the system does not know.
-    """
-    if not path.startswith("~"):
-        return Path(path)
-    found = os.path.expanduser(path)
-    if found.startswith("~") or not os.environ.get("HOME", "any"):
-        raise ValueError(f"there is no home folder for {path}: set HOME, or give RUNG_HOME and all paths without ~")
-    return Path(found)
-
-
 def variable(setting: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + setting.upper()
-
-
-#: Settings that are numbers or flags.
-PLAIN = frozenset(
-    name
-    for name, field in Settings.model_fields.items()
-    if not {str, Path} & {field.annotation, *get_args(field.annotation)}
-)
-#: The setting of each environment variable.
-VARIABLES = {variable(setting): setting for setting in Settings.model_fields}
-
-
-def read_settings(environment: Mapping[str, str]) -> Settings:
-    """The settings in an environment. Raises SettingsError, which names every invalid and every misspelled variable."""
-    problems = [
-        f"{name}: there is no such setting; did you mean {similar}?"
-        for name, similar in unknown_variables(environment).items()
-        if similar
-    ]
-    given = {VARIABLES[name.upper()]: value for name, value in environment.items() if name.upper() in VARIABLES}
-    try:
-        settings = Settings.model_validate(given)
-    except ValidationError as error:
-        for one in error.errors():
-            rule = rule_of(one).removeprefix("Value error, ")
-            name = str((one["loc"] or ("home",))[0])
-            shown = f" (got {shorten(given[name])!r})" if name in PLAIN & given.keys() else ""
-            problems.append(f"{variable(name)}: {rule}{shown}")
-    if problems:
-        raise SettingsError(problems)
-    return settings
-
-
-def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
-    """The variables that have the prefix and are not known, each with the known one that it resembles, if any."""
-    known = {name.removeprefix(PREFIX) for name in (*VARIABLES, *OTHER_VARIABLES)}
-    found: dict[str, str | None] = {}
-    for name in sorted(environment):
-        upper = name.upper()
-        if upper.startswith(PREFIX) and not upper.startswith(TEST_PREFIX) and upper.removeprefix(PREFIX) not in known:
-            similar = difflib.get_close_matches(upper.removeprefix(PREFIX), sorted(known), n=1, cutoff=SIMILARITY)
-            found[name] = PREFIX + similar[0] if similar else None
-    return found

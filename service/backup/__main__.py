@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.backup import installation, making, restoring
 from service.backup.errors import BackupError
-from service.settings import SettingsError
+from service.environment import SettingsError
 from service.stack.home import StackError
 from service.store.database import DatabaseUnusableError
 

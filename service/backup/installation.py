@@ -22,7 +22,8 @@ from search_spaces.phrases import listed
 from service.backup.errors import BackupError
 from service.contract.home_files import RESTORING
 from service.contract.states import DRIVEN
-from service.settings import Settings, read_settings
+from service.environment import read_settings
+from service.settings import Settings
 from service.stack.home import locked
 from service.store.database import Database
 from service.store.leases import HeldLease, acquire, assert_held, release

@@ -215,7 +215,7 @@ def home_folder(given: str | None = None) -> Path:
     for an empty `--home`: a variable of a script was probably not set."""
     from search_spaces.problems import Problem
     from service.contract.errors import ValidationFailedError, summary
-    from service.settings import default_home, expand
+    from service.setting_values import default_home, expand
 
     if given is not None and not given.strip():
         problem = Problem("--home", "must be a folder", given)

@@ -11,12 +11,12 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 from service.contract.errors import ConflictError
+from service.environment import SettingsError, read_settings
 from service.identity import audit, issued_tokens, users
 from service.identity.audit import Act
 from service.identity.issued_tokens import NewToken
 from service.identity.tokens import TokenKind
 from service.identity.users import NewUser
-from service.settings import SettingsError, read_settings
 from service.store.database import Database, DatabaseUnusableError
 
 #: Long enough to sign in properly, or to set up the provider.

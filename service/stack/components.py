@@ -17,7 +17,9 @@ import httpx
 
 from search_spaces.protocol import API_PREFIX
 from service.contract.home_files import MLFLOW_USER
-from service.settings import PREFIX, VARIABLES, SettingsError, expand, read_settings
+from service.environment import VARIABLES, SettingsError, read_settings
+from service.setting_values import expand
+from service.settings import PREFIX
 from service.stack.home import Addresses, StackOptionError, owner_token, ray_token, secret_key
 from service.stack.ports import LOOPBACK
 from service.stack.ray_folder import session_log

@@ -14,7 +14,7 @@ import compose_spec
 import pytest
 import yaml
 
-from service.settings import read_settings
+from service.environment import read_settings
 from tests.deployment import environment
 from tests.deployment.compose_file import (
     FOLDER,

@@ -16,7 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from service.settings import read_settings
+from service.environment import read_settings
 from tests.deployment.compose_file import FOLDER
 from tests.deployment.dockerfile import images
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import read_settings
+from service.environment import read_settings
 from tests.deployment.compose_file import FOLDER, document
 from tests.deployment.dockerfile import images
 

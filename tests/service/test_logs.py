@@ -13,8 +13,9 @@ import pytest
 
 from service import logs
 from service.context import AppContext
+from service.environment import SettingsError, read_settings
 from service.scheduling.reconciler import Reconciler
-from service.settings import Settings, SettingsError, read_settings
+from service.settings import Settings
 from tests.support.clock import Clock
 from tests.support.reconciling import reconcile_for
 from tests.support.world import World

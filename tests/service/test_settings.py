@@ -9,15 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import (
-    OTHER_VARIABLES,
-    VARIABLES,
-    AuthMode,
-    Settings,
-    SettingsError,
-    read_settings,
-    unknown_variables,
-)
+from service.environment import OTHER_VARIABLES, VARIABLES, SettingsError, read_settings, unknown_variables
+from service.settings import AuthMode, Settings
 from service.store.database import Database
 
 OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"

@@ -37,7 +37,7 @@ def service_process(settings: Mapping[str, str]) -> Iterator[httpx.Client]:
 
 def main() -> None:
     from service.app import create_app
-    from service.settings import read_settings
+    from service.environment import read_settings
     from tests.support.server import running
 
     settings = read_settings(os.environ)

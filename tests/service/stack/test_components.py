@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from service import stack
+from service.environment import VARIABLES, read_settings
 from service.identity.secret_box import SecretBox
-from service.settings import VARIABLES, Settings, read_settings
+from service.settings import Settings
 from service.stack import components
 from service.stack.components import OWNED
 
