@@ -218,7 +218,7 @@ def test_another_clock_and_another_version_of_the_service(doctor: Doctor, monkey
     def other(*_: Any) -> Checkup:
         return Checkup(at=datetime.now(UTC) + timedelta(hours=1), version="0.1", findings=[])
 
-    monkeypatch.setattr("service.client.client.Client.checkup", other)
+    monkeypatch.setattr("service.client.Client.checkup", other)
     warnings = [one["detail"] for one in doctor.findings("--no-nodes", status=0)[Part.MACHINE] if one["remedy"]]
     assert warnings[0].endswith("the service 0.1")
     assert "differs from this machine's by at least 3" in warnings[1]
