@@ -29,7 +29,7 @@ from service.client import Client
 from service.contract.errors import RungError
 from service.contract.schemas import ExperimentView
 from service.contract.states import State
-from service.presentation import best_first
+from service.presentation.experiments import best_first
 
 PRESET = "digits-quick"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from search_spaces.insight import Bar, Insight, Interval
 from search_spaces.phrases import counted, listed
 from search_spaces.replicates import is_replicate, replicated
-from service.presentation import Fact, figure, one_line
+from service.presentation.text import Fact, figure, one_line
 
 MOST_STEPS = 4  # of the path from the defaults to the winner
 MOST_BARS = 3  # of the hyperparameters that matter

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from service.cli.printable import one_line
 from service.client.credentials import Source
 from service.contract.identity import AuditEntry, TeamView, TokenView, UserView, WhoAmI
-from service.presentation import Table
+from service.presentation.text import Table
 
 #: How a source of a token is called in a sentence.
 SOURCES: dict[Source, str] = {

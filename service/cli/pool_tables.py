@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from service.contract.pools import GrantView, PoolView
-from service.presentation import Table
+from service.presentation.text import Table
 
 NO_LABELS = "none: it has the nodes that no other pool has"
 STOPS = {

@@ -18,7 +18,7 @@ from rich.text import Text
 from search_spaces.datasets.report import DataReport
 from search_spaces.insight import Insight
 from search_spaces.searched import searched_parameters
-from service import explanation, presentation
+from service import explanation
 from service.cli.printable import one_line
 from service.client import Client
 from service.contract.comparison import Comparison
@@ -26,7 +26,8 @@ from service.contract.errors import RungError
 from service.contract.forecast import Forecast
 from service.contract.queue import Queue
 from service.contract.schemas import ClusterStatus, Curves, DiskUse, ExperimentSummary, ExperimentView, TrialView
-from service.presentation import Fact
+from service.presentation import cluster, comparisons, data_sets, experiments, forecasts, trials
+from service.presentation import text as texts
 
 #: Trials in the live leaderboard: as many as fit in a small terminal.
 ROWS = 10
@@ -64,13 +65,15 @@ class OutageReporter:
         self._left_s = left_s
 
 
-def leaderboard(trials: Sequence[TrialView], metric: str, width: int, searched: Collection[str] = ()) -> RenderableType:
+def leaderboard(
+    ordered: Sequence[TrialView], metric: str, width: int, searched: Collection[str] = ()
+) -> RenderableType:
     """Trials in the order given, in `width` columns.
 
     The space beside the fixed columns is shared by the `searched` parameters, as many as fit, and by the reason why
     each stopped, cut where it is too long. A line below names the parameters that do not fit.
     """
-    board = presentation.leaderboard(trials, metric, searched)
+    board = trials.leaderboard(ordered, metric, searched)
     left = width - FIXED_WIDTH
     reserved = min(left // 2, max(map(_cell_width, board.reasons), default=0))
     fitting, left = _fitting(board.parameters, left, reserved)
@@ -88,34 +91,34 @@ def leaderboard(trials: Sequence[TrialView], metric: str, width: int, searched: 
     return Group(table, Text(f"left out, because the terminal is too narrow: {', '.join(missing)}"))
 
 
-def listing(experiments: Iterable[ExperimentSummary]) -> Table:
+def listing(items: Iterable[ExperimentSummary]) -> Table:
     """One line for each experiment."""
-    return draw(presentation.experiments(experiments))
+    return draw(experiments.listing(items))
 
 
 def waiting(queue: Queue) -> Table:
     """One line for each experiment that waits."""
-    return draw(presentation.waiting(queue))
+    return draw(cluster.waiting(queue))
 
 
 def queue_lines(queue: Queue) -> list[str]:
     """Why the experiments wait, and what the estimates rest on."""
-    return [_line(fact) for fact in presentation.queue_facts(queue)]
+    return [_line(fact) for fact in cluster.queue_facts(queue)]
 
 
 def nodes(status: ClusterStatus) -> Table:
     """One line for each node."""
-    return draw(presentation.nodes(status))
+    return draw(cluster.nodes(status))
 
 
 def shares(status: ClusterStatus) -> Table:
     """One line for each experiment with slots."""
-    return draw(presentation.shares(status))
+    return draw(cluster.shares(status))
 
 
 def compared(comparison: Comparison) -> Iterable[RenderableType]:
     """The results of experiments, and in what their specs differ, each as a table whose long cells are folded."""
-    for shown in (presentation.compared_results(comparison), presentation.compared_specs(comparison)):
+    for shown in (comparisons.compared_results(comparison), comparisons.compared_specs(comparison)):
         if shown.rows:
             table = draw(shown)
             for column in table.columns[1:]:
@@ -126,44 +129,44 @@ def compared(comparison: Comparison) -> Iterable[RenderableType]:
 
 def comparison_links(comparison: Comparison) -> list[str]:
     """Where MLflow shows experiments side by side, a line each."""
-    return [_line(fact) for fact in presentation.comparison_links(comparison)]
+    return [_line(fact) for fact in comparisons.comparison_links(comparison)]
 
 
 def epochs(curves: Curves) -> Table:
     """One line for each epoch, one column for each metric."""
-    return draw(presentation.curves(curves))
+    return draw(trials.curves(curves))
 
 
 def summary(view: ExperimentView) -> list[str]:
     """What came of an experiment, in a few lines."""
-    return [presentation.headline(view), *map(_line, presentation.facts(view))]
+    return [experiments.headline(view), *map(_line, experiments.facts(view))]
 
 
 def outcome(trial: TrialView) -> str:
     """A line on how far a trial came and why it stopped."""
-    return _line(presentation.trial_outcome(trial))
+    return _line(trials.trial_outcome(trial))
 
 
 def forecast_lines(forecast: Forecast) -> list[str]:
     """What a search will probably take, a line each."""
-    return [_line(fact) for fact in presentation.forecast(forecast)]
+    return [_line(fact) for fact in forecasts.forecast(forecast)]
 
 
 def disk_use(use: DiskUse) -> str:
     """A line on the disk space that an experiment uses."""
-    return _line(presentation.disk_use(use))
+    return _line(data_sets.disk_use(use))
 
 
 def classes(report: DataReport) -> Table:
     """One line for each class of a data set."""
-    table = draw(presentation.classes(report))
+    table = draw(data_sets.classes(report))
     table.columns[0].max_width = WIDEST_CLASS
     return table
 
 
 def data_lines(report: DataReport, warnings: Sequence[str] = ()) -> list[str]:
     """What is known of a data set, a line each, without the notes that are shown as layout or warning."""
-    return [_line(fact) for fact in presentation.data(report, warnings)]
+    return [_line(fact) for fact in data_sets.data(report, warnings)]
 
 
 def insight_lines(insight: Insight, experiment_id: str) -> list[str]:
@@ -178,10 +181,10 @@ def insight_in_short(insight: Insight, experiment_id: str) -> str:
 
 def cache_use(folder: str, size: float) -> str:
     """A line on the disk space that decoded data sets take."""
-    return _line(presentation.cache_use(folder, size))
+    return _line(data_sets.cache_use(folder, size))
 
 
-def draw(shown: presentation.Table) -> Table:
+def draw(shown: texts.Table) -> Table:
     """A table of any texts."""
     table = _start_table(shown)
     for row in shown.rows:
@@ -197,7 +200,7 @@ def _watch_lines(client: Client, experiment_id: str, console: Console, interval_
 
     reporter = OutageReporter(say)
     for view in client.watch(experiment_id, interval_s, waiting=reporter):
-        line = presentation.progress(view)
+        line = experiments.progress(view)
         if line != printed:
             say(line)
             printed = line
@@ -218,19 +221,19 @@ def _watch_live(client: Client, experiment_id: str, console: Console, interval_s
 
 
 def _outage(error: RungError, left_s: float) -> str:
-    return f"{presentation.one_line(str(error))}; trying again for up to {left_s:.0f} s"
+    return f"{texts.one_line(str(error))}; trying again for up to {left_s:.0f} s"
 
 
 def _best_trials(client: Client, view: ExperimentView) -> list[TrialView]:
     with contextlib.suppress(RungError):  # the next refresh has them again
-        return list(client.trials(view.id, sort=presentation.best_first(view), limit=ROWS))
+        return list(client.trials(view.id, sort=experiments.best_first(view), limit=ROWS))
     return []
 
 
 def _screen(view: ExperimentView, trials: Sequence[TrialView], width: int) -> RenderableType:
-    ended = presentation.ended_trials(view)
+    ended = experiments.ended_trials(view)
     parts: list[RenderableType] = [
-        Text(f"{view.name}  {presentation.progress(view)}", style="bold", no_wrap=True, overflow="ellipsis"),
+        Text(f"{view.name}  {experiments.progress(view)}", style="bold", no_wrap=True, overflow="ellipsis"),
         ProgressBar(total=view.num_samples, completed=ended, width=min(width, 80)),
     ]
     if trials:
@@ -239,7 +242,7 @@ def _screen(view: ExperimentView, trials: Sequence[TrialView], width: int) -> Re
     return Group(*parts)
 
 
-def _start_table(shown: presentation.Table) -> Table:
+def _start_table(shown: texts.Table) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(shown.headings):
         # Names of metrics are longer than their values: a line for each word keeps the columns narrow.
@@ -249,16 +252,16 @@ def _start_table(shown: presentation.Table) -> Table:
     return table
 
 
-def _cells(shown: presentation.Table, row: Sequence[str]) -> list[Text]:
+def _cells(shown: texts.Table, row: Sequence[str]) -> list[Text]:
     styles = [COLORS.get(text, "") if n in shown.states else "" for n, text in enumerate(row)]
     return [Text(one_line(text), style=style) for text, style in zip(row, styles, strict=True)]
 
 
-def _line(fact: Fact) -> str:
+def _line(fact: texts.Fact) -> str:
     return f"  {fact.label:<9} {fact.text}"
 
 
-def _fitting(parameters: presentation.Table, width: int, reserved: int) -> tuple[int, int]:
+def _fitting(parameters: texts.Table, width: int, reserved: int) -> tuple[int, int]:
     """How many of the first columns fit side by side with `reserved` beside them, and what is left of `width`."""
     columns = zip(parameters.headings, *parameters.rows, strict=True) if parameters.headings else ()
     fitting = 0

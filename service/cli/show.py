@@ -132,7 +132,7 @@ def trials(
         from search_spaces.phrases import counted
         from search_spaces.searched import searched_parameters
         from service.cli.rendering import leaderboard
-        from service.presentation import best_first
+        from service.presentation.experiments import best_first
 
         view = client.get(experiment)
         most = None if every else limit or (None if replicates else SHOWN)

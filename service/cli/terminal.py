@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from service.client import Client
     from service.client.credentials import Credential
     from service.contract.schemas import ExperimentView
-    from service.presentation import Table
+    from service.presentation.text import Table
 
 FAILED, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 ANSWER_S = 30.0  # for one request and its whole answer, as the SDK waits by default

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from search_spaces.phrases import rounded
 from service.contract.usage import BudgetView, UsageEntry, UsagePage
 from service.contract.usage_by import UsageBy
-from service.presentation import Table
+from service.presentation.text import Table
 
 #: The columns beside the team.
 COLUMNS: dict[UsageBy, tuple[str, ...]] = {

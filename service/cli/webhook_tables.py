@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from service.cli.identity_tables import moment
 from service.cli.printable import one_line
 from service.contract.webhooks import DeliveryView, Event, WebhookView
-from service.presentation import Table
+from service.presentation.text import Table
 
 
 def webhooks(items: Iterable[WebhookView]) -> Table:

@@ -11,17 +11,10 @@ from search_spaces.protocol import TrialState
 from search_spaces.sampling import NOT_APPLICABLE
 from search_spaces.searched import searched_parameters, short_name
 from service.contract.schemas import Curves, DiskUse, ExperimentSummary, ExperimentView, Point, TrialView, Used
-from service.presentation import (
-    classes,
-    curves,
-    data,
-    differing_parameters,
-    disk_use,
-    experiments,
-    facts,
-    figure,
-    leaderboard,
-)
+from service.presentation.data_sets import classes, data, disk_use
+from service.presentation.experiments import facts, listing
+from service.presentation.text import figure
+from service.presentation.trials import curves, differing_parameters, leaderboard
 from tests.support.data_reports import data_report
 
 USED = Used(slot_hours=7.5, gpu_hours=15, cpu_hours=22.5)
@@ -141,7 +134,7 @@ def summary(**fields: Any) -> ExperimentSummary:
 def test_priorities_teams_and_owners_are_shown_where_they_say_something() -> None:
     def listed(*belongings: tuple[str, str | None, int]) -> tuple[str, ...]:
         items = [summary(team=team, owner=owner, priority=priority) for team, owner, priority in belongings]
-        table = experiments(items)
+        table = listing(items)
         assert all(len(row) == len(table.headings) for row in table.rows)
         return table.headings[10:]
 
@@ -158,7 +151,7 @@ def test_a_list_shows_slots_and_how_long_each_has_taken() -> None:
         summary(state="RUNNING", slots=4, started_at=started, used=USED),
         summary(state="COMPLETED", started_at=started, ended_at=NOW - timedelta(hours=3) + timedelta(seconds=90)),
     ]
-    table = experiments(items, NOW)
+    table = listing(items, NOW)
     columns = [table.headings.index(name) for name in ("slots", "time", "slot hours")]
     assert [tuple(row[column] for column in columns) for row in table.rows] == [
         ("0", "", ""),

@@ -17,7 +17,7 @@ from service.contract.comparison import MOST_EXPERIMENTS, Comparison, compare, c
 from service.contract.errors import NotFoundError, ValidationFailedError
 from service.domain import trials
 from service.identity.permissions import Permission
-from service.presentation import best_first
+from service.presentation.experiments import best_first
 
 router = APIRouter(prefix=f"{API_PREFIX}/compare", tags=["experiments"])
 

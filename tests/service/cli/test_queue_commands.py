@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from service.cli import app
 from service.domain.cluster import Cluster, Node
-from service.presentation import duration
+from service.presentation.text import duration
 from tests.support.world import World
 
 
