@@ -27,6 +27,7 @@ from service.domain.cluster import Cluster
 from service.domain.retry_policy import RetryPolicy
 from service.scheduling import metering, pools, queue, reasons
 from service.scheduling.allocation import allocate
+from service.scheduling.borrowing import BorrowingMeter
 from service.scheduling.cost import Costs
 from service.scheduling.metering import Metered
 from service.scheduling.placement import Size
@@ -34,7 +35,6 @@ from service.scheduling.pools import Terms
 from service.scheduling.queue import Waiting
 from service.scheduling.reclaim import Holding, ReclaimTimer, Since
 from service.scheduling.shares import Demand, Pool, Share, Why
-from service.scheduling.usage import UsageMeter
 from service.store.models import Experiment, Trial
 
 log = logging.getLogger(__name__)
@@ -62,12 +62,13 @@ def assign_slots(
     retries: RetryPolicy,
     limits: Limits,
     timer: ReclaimTimer,
-    usage: Callable[[str], UsageMeter],
+    meters: Callable[[str], BorrowingMeter],
     trial_nodes: Mapping[str, Sequence[str]],
 ) -> dict[str, int]:
     """Write the new slots of running experiments; return the slots of the queued ones that may start.
 
-    `usage`: the meter of each pool. `trial_nodes`: where the trials of attempts run, as far as it is known.
+    `meters`: what teams have borrowed of each pool. `trial_nodes`: where the trials of attempts run, as far as it is
+    known.
     """
     driven, terms = queue.lock_driven(session), pools.read(session)
     nodes = {name: one.nodes for name, one in terms.items()}
@@ -82,7 +83,7 @@ def assign_slots(
         others = len(driven) - len(own)  # drivers of all pools count together
         max_running = max_drivers - others
         part = pools.part(cluster, name, nodes)
-        shared[name] = _share(session, seen, one, part, max_running, own, candidates[name], usage(name))
+        shared[name] = _share(session, seen, one, part, max_running, own, candidates[name], meters(name))
     due = {
         name: [one.id for one in candidates[name] if one.id in result.shares and not _is_backing_off(one, now, retries)]
         for name, result in shared.items()
@@ -138,7 +139,7 @@ def _share(
     max_running: int,
     driven: Sequence[Experiment],
     candidates: Sequence[Experiment],
-    usage: UsageMeter,
+    meter: BorrowingMeter,
 ) -> _Shared:
     """Divide the slots of one pool, whose nodes are `cluster`, and write what its running experiments get."""
     demands: dict[str, Demand] = {}
@@ -153,10 +154,10 @@ def _share(
             _skip_unreadable(session, experiment, error, seen.now)
     grants = {
         team: replace(grant, is_spent=team in seen.spent)
-        for team, grant in usage.grants(terms.grants, (one.team for one in demands.values())).items()
+        for team, grant in meter.grants(terms.grants, (one.team for one in demands.values())).items()
     }
     shares = allocate(Pool(terms.stop, max_running), grants, list(demands.values()), cluster)
-    passed_s = usage.observe(demands.values(), shares, grants)
+    passed_s = meter.observe(demands.values(), shares, grants)
     costs = Costs(cluster)
     metered = [_metered(one, seen.progress[one.id], demands[one.id], costs) for one in driven if one.id in demands]
     metering.record(session, metered, passed_s, seen.now)

@@ -42,11 +42,11 @@ from service.domain.cluster import Cluster
 from service.domain.retry_policy import Replacement
 from service.scheduling import fitting, liveness, pools
 from service.scheduling.assignment import Limits, assign_slots
+from service.scheduling.borrowing import BorrowingMeter
+from service.scheduling.borrowing_keeper import BorrowingKeeper
 from service.scheduling.liveness import Driver, DriverSilence, Loss
 from service.scheduling.reclaim import ReclaimTimer
 from service.scheduling.silence import SilenceTimer
-from service.scheduling.usage import UsageMeter
-from service.scheduling.usage_keeper import UsageKeeper
 from service.store.leases import HeldLease, LeaseLostError, acquire, assert_held, release
 from service.store.models import Attempt
 
@@ -77,7 +77,7 @@ class Reconciler:
             SilenceTimer(context.settings.reconcile_s + SLOW_PASS_S, monotonic) for _ in range(2)
         )
         self._reclaim = ReclaimTimer(reclaiming)
-        self._usage = UsageKeeper(lambda: UsageMeter(context.settings.reconcile_s + SLOW_PASS_S, monotonic))
+        self._borrowing = BorrowingKeeper(lambda: BorrowingMeter(context.settings.reconcile_s + SLOW_PASS_S, monotonic))
         self._owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._thread = PeriodicThread("reconciler", self._run, context.settings.reconcile_s, woken=context.wake)
         self._preloaded = False
@@ -202,8 +202,8 @@ class Reconciler:
         limits, placed = Limits(settings.max_drivers, settings.park_s), self._trial_nodes(cluster)
         with self._context.database.write() as session:
             assert_held(session, held, now)
-            with self._usage.kept(session, held.fence) as usage:
-                return assign_slots(session, cluster, now, self._context.retries, limits, self._reclaim, usage, placed)
+            with self._borrowing.kept(session, held.fence) as meters:
+                return assign_slots(session, cluster, now, self._context.retries, limits, self._reclaim, meters, placed)
 
     def _trial_nodes(self, cluster: Cluster) -> Mapping[str, Sequence[str]]:
         """Where trials run, which matters if there are several nodes; without it, slots are placed all the same."""

@@ -45,8 +45,8 @@ class Pool:
 class Grant:
     """What a team may use of a pool.
 
-    `quota` is guaranteed, `limit` never exceeded; what is above the quota is shared by `weight`. `usage`, what the team
-    had beyond its part in the past, decides only between teams that are equal otherwise. `is_spent`: it gets nothing,
+    `quota` is guaranteed, `limit` never exceeded; what is above the quota is shared by `weight`. `borrowed`, what the
+    team had beyond its part lately, decides only between teams that are equal otherwise. `is_spent`: it gets nothing,
     because its budget is spent.
     """
 
@@ -55,7 +55,7 @@ class Grant:
     limit: float | None = None
     max_running: int | None = None
     max_priority: int | None = None
-    usage: float = 0
+    borrowed: float = 0
     is_spent: bool = False
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class Demand:
     """Up to `most` slots of this size, on nodes whose ids are not `excluded`.
 
     `held`: ids of the nodes on which its trials run now, an empty one where that is unknown; those that are not of the
-    pool have to be left. `running`: it has a driver. `usage` is that of the person in the past.
+    pool have to be left. `running`: it has a driver.
     """
 
     experiment_id: str
@@ -83,7 +83,6 @@ class Demand:
     submitted_at: float = 0
     held: tuple[str, ...] = ()
     protected: bool = False
-    usage: float = 0
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ class Entry:
 class _Person:
     """What one person's experiments of one priority want, the one that has the least first."""
 
-    def __init__(self, spent: Counter[str], name: str, tie: tuple[float, float], entries: list[Entry]) -> None:
-        self._spent, self._name, self._tie = spent, name, tie
+    def __init__(self, spent: Counter[str], name: str, oldest: float, entries: list[Entry]) -> None:
+        self._spent, self._name, self._oldest = spent, name, oldest
         self._heap = [(entry.rank(), entry) for entry in entries]
         heapq.heapify(self._heap)
 
@@ -50,7 +50,7 @@ class _Person:
         return bool(self._heap)
 
     def rank(self) -> tuple[object, ...]:
-        return self._spent[self._name], *self._tie, self._name
+        return self._spent[self._name], self._oldest, self._name
 
     def head(self) -> Entry:
         return self._heap[0][1]
@@ -75,7 +75,7 @@ class Team:
         self.spent = 0
         self.running = 0
         self.by_person: Counter[str] = Counter()
-        self._ties: dict[str, tuple[float, float]] = {}
+        self._oldest_of: dict[str, float] = {}
         self._oldest = math.inf
         self._levels: dict[int, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
         self._heap: list[tuple[tuple[object, ...], _Person]] = []
@@ -87,8 +87,8 @@ class Team:
 
     def introduce(self, demand: Demand) -> None:
         """Ties are decided by all demands, whatever they have: who makes many small ones gains nothing."""
-        usage, oldest = self._ties.get(demand.person, (0.0, math.inf))
-        self._ties[demand.person] = max(usage, demand.usage), min(oldest, demand.submitted_at)
+        oldest = self._oldest_of.get(demand.person, math.inf)
+        self._oldest_of[demand.person] = min(oldest, demand.submitted_at)
         self._oldest = min(self._oldest, demand.submitted_at)
 
     def add(self, entry: Entry) -> None:
@@ -98,7 +98,7 @@ class Team:
         """Whose turn it is; None when nobody wants more."""
         while not self._heap and self._levels:
             level = self._levels.pop(max(self._levels))
-            people = [_Person(self.by_person, name, self._ties[name], entries) for name, entries in level.items()]
+            people = [_Person(self.by_person, name, self._oldest_of[name], entries) for name, entries in level.items()]
             self._heap = [(person.rank(), person) for person in people]
             heapq.heapify(self._heap)
         return self._heap[0][1].head() if self._heap else None
@@ -115,18 +115,19 @@ class Team:
 
         Teams that stay within their quota come first, then those that have nothing, however large a slot of them is,
         then those that stay within their part of what is lent, the one that borrows the least for its weight first. The
-        slots that are left, because a part is rarely a whole number of slots, go to who has used the least.
+        slots that are left, because a part is rarely a whole number of slots, go to who has borrowed the least
+        lately.
         """
         beyond = self.spent + entry.cost - self.quota
         if beyond <= 0:
             return 0, Fraction(self.spent) / self.quota, self._oldest, self.name
-        borrows, used = beyond / Fraction(self.grant.weight), self.grant.usage / self.grant.weight
+        borrows, borrowed = beyond / Fraction(self.grant.weight), self.grant.borrowed / self.grant.weight
         if not self.spent:
-            return 1, Fraction(0), used, self._oldest, self.name
+            return 1, Fraction(0), borrowed, self._oldest, self.name
         over = Fraction(0) if self.level is None else beyond - self.level * Fraction(self.grant.weight)
         if over <= 0:
-            return 1, borrows, used, self._oldest, self.name
-        return 1 + math.ceil(over / entry.cost), used, borrows, self._oldest, self.name
+            return 1, borrows, borrowed, self._oldest, self.name
+        return 1 + math.ceil(over / entry.cost), borrowed, borrows, self._oldest, self.name
 
     def take(self, entry: Entry) -> None:
         self.spent += entry.cost

@@ -37,7 +37,7 @@ class Usage(Base):
 
 
 class Borrowed(Base):
-    """What a team has borrowed of a pool beyond its part lately (`scheduling.usage`), negative if it was behind: in
+    """What a team has borrowed of a pool beyond its part lately (`scheduling.borrowing`), negative if it was behind: in
     seconds times the unit of quotas."""
 
     __tablename__ = "usage_decayed"

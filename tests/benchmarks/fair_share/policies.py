@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from service.domain.cluster import Cluster
 from service.scheduling.allocation import allocate
+from service.scheduling.borrowing import BorrowingMeter
 from service.scheduling.shares import Demand, Grant, Pool
-from service.scheduling.usage import UsageMeter
 from tests.benchmarks.fair_share import former
 
 MAX_GAP_S = 3600.0  # longer than a round of the simulation
@@ -29,7 +29,7 @@ class Policy:
 def fair(grants: Mapping[str, Grant]) -> Policy:
     """Rung's."""
     now_s = 0.0
-    meter = UsageMeter(MAX_GAP_S, lambda: now_s)
+    meter = BorrowingMeter(MAX_GAP_S, lambda: now_s)
 
     def shares(demands: Sequence[Demand], cluster: Cluster, at: float) -> Mapping[str, int]:
         nonlocal now_s

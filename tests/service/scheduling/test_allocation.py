@@ -31,7 +31,7 @@ grants = st.builds(
     quota=quotas,
     limit=st.none() | st.integers(0, 12),
     max_running=st.none() | st.integers(0, 3),
-    usage=st.integers(0, 2),
+    borrowed=st.integers(0, 2),
 )
 granted = st.dictionaries(st.sampled_from(TEAMS), grants)
 
@@ -321,12 +321,12 @@ def test_a_person_with_many_experiments_gets_no_more_than_one_with_one() -> None
     assert (found["one"], sum(found.values())) == (4, 8)
 
 
-def test_usage_of_the_past_decides_only_between_equals() -> None:
+def test_what_was_borrowed_decides_only_between_equals() -> None:
     three = Cluster((Node("n", cpus=3),))
     one, other = Demand("o", 1, most=9, team="a"), Demand("p", 1, most=9, team="b")
     assert slots(three, [one, other]) == {"o": 2, "p": 1}
-    assert slots(three, [one, other], a=Grant(usage=5)) == {"o": 1, "p": 2}
-    assert slots(three, [one, other], a=Grant(usage=500)) == {"o": 1, "p": 2}
+    assert slots(three, [one, other], a=Grant(borrowed=5)) == {"o": 1, "p": 2}
+    assert slots(three, [one, other], a=Grant(borrowed=500)) == {"o": 1, "p": 2}
 
 
 def test_what_runs_yields_its_slots_unless_it_is_protected() -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from service.context import AppContext
 from service.domain.cluster import Cluster, Node
-from service.scheduling import usage_keeper
+from service.scheduling import borrowing_keeper
 from service.scheduling.metering import Metered, held_slots
 from service.scheduling.reconciler import Reconciler
 from service.store.accounting import Borrowed, Usage
@@ -140,7 +140,7 @@ def test_what_teams_have_borrowed_survives_a_restart_and_a_change_of_the_replica
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(usage_keeper, "SAVE_EVERY_S", 10.0)
+    monkeypatch.setattr(borrowing_keeper, "SAVE_EVERY_S", 10.0)
     world.launcher.nodes = Cluster((Node("a", cpus=3),))
     ids = {}
     for team, login in (("vision", "bob"), ("speech", "eve")):

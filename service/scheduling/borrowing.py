@@ -1,4 +1,4 @@
-"""Usage: what each team has had beyond its part lately, which decides how parts are rounded.
+"""Borrowing: what each team has had beyond its part lately, which decides how parts are rounded.
 
 A team's part of the cluster is rarely a whole number of slots. Who has had the least beyond its part, by weight, gets
 the slots that are left, so that the parts are right in the long run. Only what differs from the part is counted: the
@@ -22,7 +22,7 @@ PUBLISHED_EVERY_S = 4 * 3600.0
 OWN_RULES = frozenset({Why.NODE, Why.HOLD, Why.BUDGET, Why.LIMIT, Why.MAX_RUNNING, Why.DRIVERS})
 
 
-class UsageMeter:
+class BorrowingMeter:
     """`grants` are what `allocate` gets; call `observe` with what it gave. `max_gap_s`: a longer time between two
     passes counts as so much. `borrowed` is what has to be stored, and `restore` takes what was; `counted_s` is all the
     time that was counted."""
@@ -42,9 +42,9 @@ class UsageMeter:
         self._age_s, self._published = 0.0, dict(borrowed)
 
     def grants(self, grants: Mapping[str, Grant], teams: Iterable[str]) -> dict[str, Grant]:
-        """The grants of these teams with their usage."""
+        """The grants of these teams with what they have borrowed."""
         none = Grant()
-        return {team: replace(grants.get(team, none), usage=self._published.get(team, 0.0)) for team in {*teams}}
+        return {team: replace(grants.get(team, none), borrowed=self._published.get(team, 0.0)) for team in {*teams}}
 
     def observe(self, demands: Iterable[Demand], shares: Mapping[str, Share], grants: Mapping[str, Grant]) -> float:
         """Count the time since the last call for what teams have now. Returns the seconds that were counted."""
@@ -69,14 +69,14 @@ def _beyond_parts(
 ) -> dict[str, float]:
     """What each team that wants more than its part has borrowed, less its part by weight of what they all borrowed.
     A team that its own rules keep from its part is left out."""
-    used: dict[str, float] = defaultdict(float)
+    has: dict[str, float] = defaultdict(float)
     whys: dict[str, set[Why]] = defaultdict(set)
     for demand in demands:
         share = shares[demand.experiment_id]
-        used[demand.team] += share.cost
+        has[demand.team] += share.cost
         if share.is_scarce:
             whys[demand.team].add(share.why)
     counted = [team for team, found in whys.items() if not (lacks := found - {Why.ENOUGH}) or lacks - OWN_RULES]
-    borrowed = {team: max(0.0, used[team] - grants[team].quota) for team in counted}
+    borrowed = {team: max(0.0, has[team] - grants[team].quota) for team in counted}
     each = sum(borrowed.values()) / (sum(grants[team].weight for team in borrowed) or 1.0)
     return {team: amount - each * grants[team].weight for team, amount in borrowed.items()}

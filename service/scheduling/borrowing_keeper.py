@@ -1,4 +1,4 @@
-"""UsageKeeper: keeps what teams have borrowed of each pool in the database, where the next replica or process finds it.
+"""Borrowing keeper: keeps what teams have borrowed of each pool in the database, where the next replica finds it.
 
 It must not know what the numbers are for.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.scheduling.usage import UsageMeter
+from service.scheduling.borrowing import BorrowingMeter
 from service.store.accounting import Borrowed
 
 #: In counted time: a crash costs so much at most. Each write is one of a row for each team.
@@ -23,25 +23,25 @@ SAVE_EVERY_S = 60.0
 class _Kept:
     """The meter of a pool, and under which fence of the lease its values were read."""
 
-    meter: UsageMeter
+    meter: BorrowingMeter
     fence: int | None = None
     saved_at_s: float = 0.0
 
 
-class UsageKeeper:
+class BorrowingKeeper:
     """One replica's meters, of which `new` makes one for each pool."""
 
-    def __init__(self, new: Callable[[], UsageMeter]) -> None:
+    def __init__(self, new: Callable[[], BorrowingMeter]) -> None:
         self._new = new
         self._kept: dict[str, _Kept] = {}
 
     @contextmanager
-    def kept(self, session: Session, fence: int) -> Iterator[Callable[[str], UsageMeter]]:
+    def kept(self, session: Session, fence: int) -> Iterator[Callable[[str], BorrowingMeter]]:
         """The meters by pool, for one pass under the lease. They are read again when the lease has changed hands
         meanwhile; the meter of a pool for which none was asked is forgotten."""
         used: dict[str, _Kept] = {}
 
-        def meter(pool: str) -> UsageMeter:
+        def meter(pool: str) -> BorrowingMeter:
             one = used[pool] = self._kept.get(pool) or _Kept(self._new())
             if fence != one.fence:
                 query = select(Borrowed).where(Borrowed.pool == pool)

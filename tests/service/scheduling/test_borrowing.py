@@ -1,4 +1,4 @@
-"""Usage: what teams borrowed decides who gets the slot that is left over, so that shares are right in the long run."""
+"""Borrowing: what teams had beyond their parts decides who gets the slot that is left over."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 from service.context import AppContext
 from service.domain.cluster import Cluster, Node
-from service.scheduling import usage
+from service.scheduling import borrowing
 from service.scheduling.allocation import allocate
+from service.scheduling.borrowing import PUBLISHED_EVERY_S, BorrowingMeter
 from service.scheduling.shares import Demand, Grant, Pool
-from service.scheduling.usage import PUBLISHED_EVERY_S, UsageMeter
 from service.store.models import Experiment
 from tests.support.accounts import Accounts, signed_in
 from tests.support.clock import Clock
@@ -29,7 +29,7 @@ def slots_over_time(
 ) -> Counter[str]:
     """The slots of each experiment, summed over all steps; `before` is what was asked for as many days before these."""
     clock, found = Clock(), Counter[str]()
-    meter, cluster = UsageMeter(STEP_S, clock.monotonic), Cluster((Node("n", cpus=cpus),))
+    meter, cluster = BorrowingMeter(STEP_S, clock.monotonic), Cluster((Node("n", cpus=cpus),))
     for wanted in ([] if before is None else [before]) + [asked]:
         found.clear()
         for _ in range(round(days * 86_400 / STEP_S)):
@@ -64,29 +64,29 @@ def test_a_team_that_its_own_rules_keep_from_its_part_gathers_nothing() -> None:
     grants = {"a": Grant(max_running=1)}
     asked = [Demand("a", 1, team="a"), Demand("a2", 1, most=9, team="a"), *WANTED[1:]]
     clock = Clock()
-    meter, cluster = UsageMeter(STEP_S, clock.monotonic), Cluster((Node("n", cpus=8),))
+    meter, cluster = BorrowingMeter(STEP_S, clock.monotonic), Cluster((Node("n", cpus=8),))
     for _ in range(round(2 * PUBLISHED_EVERY_S / STEP_S)):
         given = meter.grants(grants, "abc")
         meter.observe(asked, allocate(Pool(), given, asked, cluster), given)
         clock.sleep(STEP_S)
-    assert meter.grants(grants, "a")["a"].usage == 0.0
+    assert meter.grants(grants, "a")["a"].borrowed == 0.0
 
 
 def test_what_nobody_else_wanted_is_not_counted() -> None:
     """A team that had the cluster to itself for a week gets its part when another one comes."""
     clock, alone = Clock(), WANTED[:1]
-    meter, cluster = UsageMeter(STEP_S, clock.monotonic), Cluster((Node("n", cpus=3),))
+    meter, cluster = BorrowingMeter(STEP_S, clock.monotonic), Cluster((Node("n", cpus=3),))
     for _ in range(500):
         given = meter.grants({}, ["a"])
         meter.observe(alone, allocate(Pool(), given, alone, cluster), given)
         clock.sleep(STEP_S)
-    assert {grant.usage for grant in meter.grants({}, ["a", "b"]).values()} == {0.0}
+    assert {grant.borrowed for grant in meter.grants({}, ["a", "b"]).values()} == {0.0}
 
 
 def test_the_order_changes_only_now_and_then() -> None:
     """Otherwise the same slot would go back and forth, and a trial would be stopped for it each time."""
     clock = Clock()
-    meter, cluster = UsageMeter(STEP_S, clock.monotonic), Cluster((Node("n", cpus=2),))
+    meter, cluster = BorrowingMeter(STEP_S, clock.monotonic), Cluster((Node("n", cpus=2),))
     changes, before = 0, {}
     for _ in range(round(2 * 86_400 / STEP_S)):
         given = meter.grants({}, "abc")
@@ -106,7 +106,7 @@ def test_the_slot_that_is_left_goes_from_one_team_to_the_other(
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(usage, "PUBLISHED_EVERY_S", 10.0)
+    monkeypatch.setattr(borrowing, "PUBLISHED_EVERY_S", 10.0)
     world.launcher.nodes = Cluster((Node("a", cpus=3),))
     ids = {}
     for team, login in (("vision", "bob"), ("speech", "eve")):
