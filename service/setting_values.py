@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from search_spaces.storage.base import check_root
+from service import node_kinds
 from service.addresses import check_host, is_loopback
 from service.webhook_targets import AllowedTargets
 
@@ -104,6 +105,11 @@ def _check_labels(labels: str) -> str:
     return labels
 
 
+def _check_kinds(text: str) -> str:
+    node_kinds.parse(text)
+    return text
+
+
 LauncherName = Annotated[str, AfterValidator(_check_launcher)]
 MlflowUrl = Annotated[str, AfterValidator(_check_mlflow_is_a_server)]
 IssuerUrl = Annotated[str, AfterValidator(_check_issuer)]
@@ -112,3 +118,4 @@ Targets = Annotated[str, AfterValidator(_check_targets)]
 StorageRoot = Annotated[str, AfterValidator(check_root)]
 Folder = Annotated[Path, AfterValidator(_make_absolute)]
 NodeLabels = Annotated[str, AfterValidator(_check_labels)]
+NodeKinds = Annotated[str, AfterValidator(_check_kinds)]

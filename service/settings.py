@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from service import node_kinds
 from service.addresses import check_host, is_every_address, is_loopback, split_credentials
 from service.setting_values import (
     MAX_DAYS,
@@ -23,6 +24,7 @@ from service.setting_values import (
     Keys,
     LauncherName,
     MlflowUrl,
+    NodeKinds,
     NodeLabels,
     Seconds,
     StorageRoot,
@@ -110,6 +112,11 @@ class Settings(BaseModel):
     ray_timeout_s: Seconds = Field(10.0, description="Timeout of Ray API calls, in seconds.")
     ray_submit_timeout_s: Seconds = Field(
         60.0, description="Timeout of job submission, in seconds. A busy cluster takes long to accept its first job."
+    )
+    largest_node: NodeKinds = Field(
+        "",
+        description="What the largest node has that Ray's autoscaler can add, such as `cpus=64,gpus=8`; several kinds "
+        "are separated by `;`, and `label:NAME=VALUE` is a label of a kind. Default: Ray adds no nodes.",
     )
     driver_python: str = Field(sys.executable, description="Path of the Python that has Rung installed on the nodes.")
     warm_workers: Annotated[int, Field(ge=0, le=64)] = Field(
@@ -313,6 +320,10 @@ class Settings(BaseModel):
         """The labels that the nodes of drivers must have."""
         pairs = (label.partition("=") for label in self.driver_labels.split(",") if label.strip())
         return {name.strip(): value.strip() for name, _, value in pairs}
+
+    @property
+    def node_kinds(self) -> tuple[node_kinds.NodeKind, ...]:
+        return node_kinds.parse(self.largest_node)
 
     @property
     def hosts(self) -> frozenset[str]:

@@ -73,7 +73,7 @@ def part(session: Session, pool: str, cluster: Cluster | None) -> Cluster | None
 
 def _costs(cluster: Cluster | None) -> Costs | None:
     """None while no node is known."""
-    return Costs(cluster) if cluster and cluster.nodes else None
+    return Costs(cluster) if cluster and cluster.kinds else None
 
 
 def _manages(caller: Caller) -> bool:

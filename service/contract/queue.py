@@ -20,7 +20,7 @@ class WaitsFor(StrEnum):
     MAX_RUNNING = "max_running"  # as many experiments of its team run as may
     DRIVERS = "drivers"  # as many experiments run as may
     HOLD = "hold"  # an administrator has stopped the queue
-    NODE = "node"  # no node is large enough
+    NODE = "node"  # no living node is large enough
     DRAINING = "draining"  # trials on a node are ending for it
     MOVING = "moving"  # its trials leave a node that another one needs
     RAY = "ray"  # Ray does not answer

@@ -1,4 +1,4 @@
-"""The cluster as the service sees it: the total resources and the labels of its living nodes."""
+"""The cluster as the service sees it: the total resources and the labels of its nodes, and of those that it can get."""
 
 from __future__ import annotations
 
@@ -19,15 +19,24 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The living nodes; those of one pool, if `pool` names it."""
+    """The living nodes; those of one pool, if `pool` names it.
+
+    `possible`: one node of each kind that Ray's autoscaler can add when it is asked.
+    """
 
     nodes: tuple[Node, ...] = ()
     pool: str = ""
+    possible: tuple[Node, ...] = ()
 
     @property
     def where(self) -> str:
         """In sentences."""
         return f"the pool {self.pool}" if self.pool else "the cluster"
+
+    @property
+    def kinds(self) -> tuple[Node, ...]:
+        """The nodes that there are, and those that there can be."""
+        return self.nodes + self.possible
 
     @property
     def cpus(self) -> float:
@@ -39,5 +48,5 @@ class Cluster:
 
     @property
     def default_gpus_per_trial(self) -> int:
-        """The GPUs of a trial whose spec does not say: one, if there are any."""
-        return 1 if self.gpus else 0
+        """The GPUs of a trial whose spec does not say: one, if there are any or can be."""
+        return 1 if any(node.gpus for node in self.kinds) else 0

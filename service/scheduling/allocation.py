@@ -27,21 +27,25 @@ from service.scheduling.turns import Entry, Team, lend
 NO_GRANT = Grant()
 
 
-def allocate(pool: Pool, grants: Mapping[str, Grant], demands: Sequence[Demand], nodes: Cluster) -> dict[str, Share]:
+def allocate(
+    pool: Pool, grants: Mapping[str, Grant], demands: Sequence[Demand], nodes: Cluster, costs: Costs | None = None
+) -> dict[str, Share]:
     """The share of each experiment, in any order of `demands`; without a slot it waits, or yields those that it has.
 
     A team without a grant has one of weight 1 and no quota. An experiment that is the first of those without a slot,
-    and for which no node has room only because of protected slots, claims a node: no new trial starts there.
+    and for which no node has room only because of protected slots, claims a node: no new trial starts there. `costs`:
+    by default those of `nodes`.
     """
-    return _Round(pool, grants, demands, nodes).run()
+    return _Round(pool, grants, demands, nodes, costs or Costs(nodes)).run()
 
 
 class _Round:
     """One allocation, from empty nodes to shares."""
 
-    def __init__(self, pool: Pool, grants: Mapping[str, Grant], demands: Sequence[Demand], nodes: Cluster) -> None:
-        self._pool, self._nodes = pool, nodes
-        self._costs = Costs(nodes)
+    def __init__(
+        self, pool: Pool, grants: Mapping[str, Grant], demands: Sequence[Demand], nodes: Cluster, costs: Costs
+    ) -> None:
+        self._pool, self._nodes, self._costs = pool, nodes, costs
         excluders = Counter(node for demand in demands for node in demand.excluded)
         wanting = [demand for demand in demands if demand.most > 0]
         self._placement = Placement(nodes, excluders, any(demand.gpus for demand in wanting))
@@ -51,7 +55,7 @@ class _Round:
         self._entries = [self._entry(demand) for demand in sorted(demands, key=lambda one: one.experiment_id)]
         self._running = 0
         self._turns = 0
-        self._fitting: dict[Size, bool] = {}  # whether some node, when empty, is large enough
+        self._fitting: dict[Size, bool] = {}  # whether some living node, when empty, is large enough
         self._full: set[Size] = set()  # what no longer fits: nothing is released meanwhile
         self._claiming: set[Size] = set()  # for which it was tried to claim a node
         sizes = [entry.size for entry in self._entries if entry.demand.most > 0]
@@ -129,7 +133,7 @@ class _Round:
         if node is None:
             if entry.why is None:
                 self._full.add(entry.size)
-                entry.why = self._claim(entry)
+                entry.why = self._claim(entry) if self._fits_when_empty(entry.size) else Why.NODE
             self._placement.release(entry.size, entry.held)
             return False
         self._take(team, entry, node)
@@ -154,7 +158,7 @@ class _Round:
 
     def _forbidden(self, team: Team, entry: Entry) -> Why | None:
         """The rule that forbids another slot, free or not."""
-        if not self._fits_when_empty(entry.size):
+        if not self._fits_when_empty(entry.size) and not is_large_enough(self._nodes.possible, entry.size):
             return Why.NODE
         if self._pool.stop is Stop.DRAIN or (self._pool.stop is Stop.HOLD and not entry.demand.running):
             return Why.HOLD
@@ -175,7 +179,7 @@ class _Round:
 
     def _fits_when_empty(self, size: Size) -> bool:
         if size not in self._fitting:
-            self._fitting[size] = is_large_enough(self._nodes, size)
+            self._fitting[size] = is_large_enough(self._nodes.nodes, size)
         return self._fitting[size]
 
     def _share(self, entry: Entry) -> Share:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
+from search_spaces.node_requests import SlotRequest
 from search_spaces.pool_nodes import PoolNodes
 from search_spaces.protocol import ENDED_TRIAL_STATES, Phase, TrialState, attempt_id
 from search_spaces.replicates import FIRST_REPLICATE
@@ -25,7 +26,7 @@ from service.contract.states import DRIVEN, State
 from service.domain import budgets, experiments
 from service.domain.cluster import Cluster
 from service.domain.retry_policy import RetryPolicy
-from service.scheduling import metering, pools, queue, reasons
+from service.scheduling import growth, metering, pools, queue, reasons
 from service.scheduling.allocation import allocate
 from service.scheduling.borrowing import BorrowingMeter
 from service.scheduling.cost import Costs
@@ -55,6 +56,14 @@ class Limits:
     park_s: float
 
 
+@dataclass(frozen=True)
+class Assigned:
+    """`slots` of the queued experiments that may start, and `requests` for slots on nodes that are lacking."""
+
+    slots: Mapping[str, int]
+    requests: Sequence[SlotRequest]
+
+
 def assign_slots(
     session: Session,
     cluster: Cluster,
@@ -64,8 +73,8 @@ def assign_slots(
     timer: ReclaimTimer,
     meters: Callable[[str], BorrowingMeter],
     trial_nodes: Mapping[str, Sequence[str]],
-) -> dict[str, int]:
-    """Write the new slots of running experiments; return the slots of the queued ones that may start.
+) -> Assigned:
+    """Write the new slots of running experiments.
 
     `meters`: what teams have borrowed of each pool. `trial_nodes`: where the trials of attempts run, as far as it is
     known.
@@ -100,7 +109,9 @@ def assign_slots(
     for name, result in shared.items():
         waiting = {one: result.waiting[one] for one in due[name] if one in result.waiting}
         queue.explain(session, name, waiting, candidates[name])
-    return {one_id: shared[name].shares[one_id].slots for _, name, one_id in entitled[:places]}
+    slots = {one_id: shared[name].shares[one_id].slots for _, name, one_id in entitled[:places]}
+    requests = [one for name, result in shared.items() for one in result.requests(nodes[name], cluster)]
+    return Assigned(slots, growth.bounded(requests))
 
 
 @dataclass(frozen=True)
@@ -118,17 +129,23 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Shared:
-    """How the slots of one pool were divided, and what those without one wait for."""
+    """How the slots of one pool were divided, what those without one wait for, and for how many slots of each
+    experiment nodes are lacking."""
 
     demands: Mapping[str, Demand]
     shares: Mapping[str, Share]
     waiting: dict[str, Waiting]
-    sentence: Callable[[float, float, Why], str]
+    lacking: Mapping[str, int]
+    sentence: Callable[[float, float, Why, bool], str]
 
     def refuse(self, experiment_id: str) -> None:
         """It has slots, but no driver may start for it."""
         one = self.demands[experiment_id]
-        self.waiting[experiment_id] = Waiting(Why.DRIVERS, self.sentence(one.cpus, one.gpus, Why.DRIVERS))
+        self.waiting[experiment_id] = Waiting(Why.DRIVERS, self.sentence(one.cpus, one.gpus, Why.DRIVERS, False))
+
+    def requests(self, nodes: PoolNodes, cluster: Cluster) -> list[SlotRequest]:
+        """For the slots for which nodes are lacking; `nodes` are those of the pool, `cluster` is all of it."""
+        return growth.requests(self.lacking, self.demands, nodes, cluster)
 
 
 def _share(
@@ -156,14 +173,16 @@ def _share(
         team: replace(grant, is_spent=team in seen.spent)
         for team, grant in meter.grants(terms.grants, (one.team for one in demands.values())).items()
     }
-    shares = allocate(Pool(terms.stop, max_running), grants, list(demands.values()), cluster)
+    pool, wanting = Pool(terms.stop, max_running), list(demands.values())
+    shares = allocate(pool, grants, wanting, cluster)
+    lacking = growth.lacking(pool, grants, wanting, shares, cluster)
     passed_s = meter.observe(demands.values(), shares, grants)
     costs = Costs(cluster)
     metered = [_metered(one, seen.progress[one.id], demands[one.id], costs) for one in driven if one.id in demands]
     metering.record(session, metered, passed_s, seen.now)
     sentence = cache(reasons.Sentences(cluster, seen.max_drivers).of)
     waiting = {
-        one.experiment_id: Waiting(share.why, sentence(one.cpus, one.gpus, share.why))
+        one.experiment_id: Waiting(share.why, sentence(one.cpus, one.gpus, share.why, one.experiment_id in lacking))
         for one in demands.values()
         if not (share := shares[one.experiment_id]).slots
     }
@@ -175,7 +194,7 @@ def _share(
                 experiments.move(session, experiment, State.PREEMPTING, seen.now, why)
             is_overdue = since.over_s >= terms.preempt_grace_s
             _write_share(experiment, shares[experiment.id], terms.nodes, is_overdue)
-    return _Shared(demands, shares, waiting, sentence)
+    return _Shared(demands, shares, waiting, lacking, sentence)
 
 
 @dataclass

@@ -15,13 +15,21 @@ Unit = Literal["GPUs", "CPUs"]
 
 
 class Costs:
-    """What slots cost on these nodes, in ten-thousandths of the unit, as the `capacity` of all nodes is."""
+    """What slots cost on these nodes, in ten-thousandths of the unit, as the `capacity` of all living nodes is.
+
+    Nodes that there can be count for the unit and for what a CPU is worth in it: a quota in GPUs stays one while no
+    node with GPUs is there.
+    """
 
     def __init__(self, nodes: Cluster) -> None:
-        self._gpus = sum(int(node.gpus) for node in nodes.nodes)
-        self._cpus = sum(int(node.cpus * UNITS) for node in nodes.nodes)
+        self._gpus = sum(int(node.gpus) for node in nodes.kinds)
+        self._cpus = sum(int(node.cpus * UNITS) for node in nodes.kinds)
         self.unit: Unit = "GPUs" if self._gpus else "CPUs"
-        self.capacity = (self._gpus * UNITS) or self._cpus
+        gpus = sum(int(node.gpus) for node in nodes.nodes)
+        cpus = sum(int(node.cpus * UNITS) for node in nodes.nodes)
+        self.capacity = (gpus * UNITS) or cpus
+        if self._gpus and self._cpus:
+            self.capacity = max(gpus * UNITS, cpus * self._gpus * UNITS // self._cpus)
 
     def of(self, size: Size) -> int:
         if not self._gpus or not self._cpus:

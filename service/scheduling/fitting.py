@@ -1,4 +1,7 @@
-"""Fitting: whether some node of a pool can hold one trial of a spec, and how many GPUs a trial gets by default."""
+"""Fitting: whether some node of a pool can hold one trial of a spec, and how many GPUs a trial gets by default.
+
+A node that Ray's autoscaler can add counts as one that is there.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +13,32 @@ from service.scheduling.placement import Size, is_large_enough
 
 
 def complete(spec: ExperimentSpec, cluster: Cluster | None) -> ExperimentSpec:
-    """The spec with its number of GPUs decided, if a node is known. Raises SpecError if no node can hold a trial.
+    """The spec with its number of GPUs decided, once nodes tell it. Raises SpecError if no node can hold a trial.
 
     `cluster` is what the pool of the spec has of it. One without a node does not tell which nodes will join: Ray may
     just have started.
     """
-    if cluster is None or not cluster.nodes:
+    if cluster is None or not cluster.kinds:
         return spec
-    resources = spec.resources
-    if resources.gpus_per_trial is None:
-        resources = Resources(**{**resources.model_dump(), "gpus_per_trial": cluster.default_gpus_per_trial})
-        spec = spec.model_copy(update={"resources": resources})
-    if problems := misfits(cluster, resources.cpus_per_trial, resources.gpus_per_trial or 0):
+    resources, default = spec.resources, cluster.default_gpus_per_trial
+    gpus = default if resources.gpus_per_trial is None else resources.gpus_per_trial
+    if problems := misfits(cluster, resources.cpus_per_trial, gpus):
         raise SpecError(problems)
-    return spec
+    if resources.gpus_per_trial is not None or (default and not cluster.gpus):
+        return spec  # the nodes with GPUs are to come
+    resources = Resources(**{**resources.model_dump(), "gpus_per_trial": default})
+    return spec.model_copy(update={"resources": resources})
 
 
 def misfits(cluster: Cluster, cpus: float, gpus: float) -> list[Problem]:
     """Why no node can hold a trial of this size; empty if one can."""
-    if is_large_enough(cluster, Size.of(cpus, gpus)):
+    if is_large_enough(cluster.kinds, Size.of(cpus, gpus)):
         return []
-    if not cluster.nodes:
+    if not cluster.kinds:
         return [Problem("resources", f"needs a node, but {cluster.where} has none")]
     found, of_pool = [], f" of {cluster.where}" if cluster.pool else ""
-    most_gpus = max(cluster.nodes, key=lambda node: (node.gpus, node.cpus))
-    most_cpus = max(cluster.nodes, key=lambda node: (node.cpus, node.gpus))
+    most_gpus = max(cluster.kinds, key=lambda node: (node.gpus, node.cpus))
+    most_cpus = max(cluster.kinds, key=lambda node: (node.cpus, node.gpus))
     if gpus > int(most_gpus.gpus):
         rule = f"must be at most {int(most_gpus.gpus)}: the largest node{of_pool}, {_size(most_gpus)}, has no more GPUs"
         found.append(Problem("resources.gpus_per_trial", rule, gpus))

@@ -143,9 +143,9 @@ class Placement:
         return True
 
 
-def is_large_enough(cluster: Cluster, size: Size) -> bool:
+def is_large_enough(nodes: Iterable[Node], size: Size) -> bool:
     """Whether some node, when empty, could hold one such trial."""
-    return any(_room(node, 0).fits(size) for node in cluster.nodes)
+    return any(_room(node, 0).fits(size) for node in nodes)
 
 
 def _room(node: Node, excluders: int) -> _Room:

@@ -38,7 +38,7 @@ MAX_LABELS = 8
 WORD = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LABEL = re.compile(rf"(?:(?=[^/]{{1,253}}/){WORD}(?:\.{WORD})*/)?{WORD}", re.ASCII)
 WORD_RULE = "must have 1 to 63 letters, digits, -, _ and ., the first and the last a letter or digit"
-NODE_ID = "ray.io/node-id"
+NODE_ID = "ray.io/node-id"  # Ray gives each node this label
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,10 @@ def part(cluster: Cluster, pool: str, nodes: Mapping[str, PoolNodes]) -> Cluster
     """What a pool has of the cluster: all of it, where there is no other pool."""
     if len(nodes) == 1:
         return cluster
-    return Cluster(tuple(node for node in cluster.nodes if nodes[pool].has(node.labels)), pool)
+    own, possible = (
+        tuple(node for node in some if nodes[pool].has(node.labels)) for some in (cluster.nodes, cluster.possible)
+    )
+    return Cluster(own, pool, possible)
 
 
 def find(session: Session, pool: str) -> StoredPool:

@@ -5,12 +5,14 @@ They name no other team: not everybody may know of it.
 
 from __future__ import annotations
 
+from search_spaces.phrases import counted
 from service.domain.cluster import Cluster
 from service.scheduling import fitting
 from service.scheduling.shares import Why
 from service.settings import variable
 
 FOR_SLOTS = "waiting for free slots"
+REQUESTED = "requested from Ray"
 
 PLAIN = {
     Why.BUDGET: "waiting for the budget of its team: that of this month is spent; it continues with the next month "
@@ -29,9 +31,9 @@ class Sentences:
         self._cluster = cluster
         self._max_running = max_running
 
-    def of(self, cpus: float, gpus: float, why: Why) -> str:
-        """Why an experiment whose trials have this size waits."""
-        if not self._cluster.nodes:
+    def of(self, cpus: float, gpus: float, why: Why, is_requested: bool) -> str:
+        """Why an experiment whose trials have this size waits. `is_requested`: Ray is asked for a node for it."""
+        if not self._cluster.kinds:
             return f"waiting for a node: {self._cluster.where} has none"
         if misfits := fitting.misfits(self._cluster, cpus, gpus):
             return f"waiting for a larger node: {misfits[0].field}: {misfits[0].rule}"
@@ -40,4 +42,13 @@ class Sentences:
             return f"waiting for another experiment to end: {others}"
         if why is Why.HOLD:
             return f"waiting for an administrator: {self._cluster.where} starts no experiments"
-        return PLAIN.get(why, FOR_SLOTS)
+        if why is Why.NODE:
+            node = f"waiting for a node with {_amounts(cpus, gpus)}"
+            return f"{node} ({REQUESTED})" if is_requested else f"{node}, after the experiments before it"
+        return f"{PLAIN.get(why, FOR_SLOTS)}{f', or for a new node ({REQUESTED})' if is_requested else ''}"
+
+
+def _amounts(cpus: float, gpus: float) -> str:
+    if not gpus:
+        return counted(cpus, "CPU")
+    return f"{counted(gpus, 'GPU')} and {counted(cpus, 'CPU')}"

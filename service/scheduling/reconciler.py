@@ -41,10 +41,11 @@ from service.domain import attempts, continuation, earlier, experiments
 from service.domain.cluster import Cluster
 from service.domain.retry_policy import Replacement
 from service.scheduling import fitting, liveness, pools
-from service.scheduling.assignment import Limits, assign_slots
+from service.scheduling.assignment import Assigned, Limits, assign_slots
 from service.scheduling.borrowing import BorrowingMeter
 from service.scheduling.borrowing_keeper import BorrowingKeeper
 from service.scheduling.liveness import Driver, DriverSilence, Loss
+from service.scheduling.node_requests import NodeRequester
 from service.scheduling.reclaim import ReclaimTimer
 from service.scheduling.silence import SilenceTimer
 from service.store.leases import HeldLease, LeaseLostError, acquire, assert_held, release
@@ -78,6 +79,7 @@ class Reconciler:
         )
         self._reclaim = ReclaimTimer(reclaiming)
         self._borrowing = BorrowingKeeper(lambda: BorrowingMeter(context.settings.reconcile_s + SLOW_PASS_S, monotonic))
+        self._requester = NodeRequester(context.launcher, context.settings.storage_root, monotonic)
         self._owner = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._thread = PeriodicThread("reconciler", self._run, context.settings.reconcile_s, woken=context.wake)
         self._preloaded = False
@@ -131,7 +133,9 @@ class Reconciler:
 
     def _act(self, held: HeldLease, cluster: Cluster) -> None:
         self._check_drivers(held)
-        for experiment_id, slots in self._assign_slots(held, cluster).items():
+        assigned = self._assign_slots(held, cluster)
+        self._requester.ask(assigned.requests)
+        for experiment_id, slots in assigned.slots.items():
             with _isolating_failures(experiment_id):
                 self._launch(held, experiment_id, slots, cluster)
 
@@ -197,7 +201,7 @@ class Reconciler:
             log.warning("could not read the log of %s: %s", driver.attempt_id, error)
         return sanitize_text(text.strip())
 
-    def _assign_slots(self, held: HeldLease, cluster: Cluster) -> dict[str, int]:
+    def _assign_slots(self, held: HeldLease, cluster: Cluster) -> Assigned:
         now, settings = self._clock(), self._context.settings
         limits, placed = Limits(settings.max_drivers, settings.park_s), self._trial_nodes(cluster)
         with self._context.database.write() as session:

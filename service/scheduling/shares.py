@@ -13,7 +13,7 @@ class Why(StrEnum):
     """Why an experiment has no more slots."""
 
     ENOUGH = "it has all the slots that it can use"
-    NODE = "no node is large enough"
+    NODE = "no living node is large enough"
     HOLD = "the pool starts nothing"
     BUDGET = "the budget of its team for this month is spent"
     LIMIT = "the limit of its team"

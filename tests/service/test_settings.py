@@ -37,6 +37,7 @@ DOCUMENTED = {
     "ray_dashboard_url": "`http://127.0.0.1:8265`",
     "driver_python": "the service's",
     "driver_labels": "the head node",
+    "largest_node": "none",
     "mlflow_tracking_uri": "`http://127.0.0.1:5000`",
     "mlflow_public_url": "the tracking URI",
     "log_format": "text",

@@ -32,6 +32,8 @@ UNEXPECTED = (KeyError, TypeError, AttributeError, ValueError, ArithmeticError)
 #: A resource of which Ray gives its head node 1. Ray itself keeps a job there only if nothing is reserved for it.
 HEAD_NODE = "node:__internal_head__"
 
+NEW_NODE = "a new one"  # the name of a node that is not there yet: "the largest node, a new one, ..."
+
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +50,7 @@ class RayLauncher:
         self._python = settings.driver_python
         self._submit_timeout_s = settings.ray_submit_timeout_s
         self._reserved = reserved(settings)
+        self._possible = tuple(Node(NEW_NODE, one.cpus, one.gpus, labels=one.labels) for one in settings.node_kinds)
         self._warm_workers = settings.warm_workers
         self._client: Any = None
         self._importing = threading.Lock()
@@ -87,7 +90,8 @@ class RayLauncher:
     def cluster(self) -> Cluster:
         try:
             alive = [node for node in self._states("nodes", "detail=0") if node["state"] == "ALIVE"]
-            return Cluster(tuple(sorted((_node(node) for node in alive), key=lambda node: node.name)))
+            nodes = tuple(sorted((_node(node) for node in alive), key=lambda node: node.name))
+            return Cluster(nodes, possible=self._possible)
         except UNEXPECTED as error:
             raise self._unexpected("its list of nodes", error) from error
 

@@ -190,6 +190,13 @@ def test_living_nodes_are_listed_by_name(launcher: RayLauncher) -> None:
     assert launcher.cluster() == Cluster(nodes)
 
 
+def test_the_nodes_that_ray_can_add_are_part_of_the_cluster(settings: Settings, dashboard: Dashboard) -> None:
+    given = {"ray_dashboard_url": dashboard.address, "largest_node": "cpus=8,gpus=4,label:zone=a"}
+    cluster = RayLauncher(Settings(**{**settings.model_dump(), **given})).cluster()
+    assert cluster.possible == (Node("a new one", 8, 4, labels={"zone": "a"}),)
+    assert cluster.kinds == cluster.nodes + cluster.possible
+
+
 def test_living_raylets_are_listed(launcher: RayLauncher, dashboard: Dashboard) -> None:
     raylets = [{"nodeManagerAddress": f"10.0.0.{n}", "nodeManagerPort": 70 + n, "state": "ALIVE"} for n in (1, 2)]
     raylets[1]["state"] = "DEAD"

@@ -383,10 +383,10 @@ def test_a_fraction_of_a_gpu_never_spans_two_gpus() -> None:
 
 def test_a_trial_needs_its_resources_on_one_node() -> None:
     cluster = Cluster((Node("cpu", cpus=16), Node("gpu", cpus=2, gpus=4)))
-    assert is_large_enough(cluster, Size.of(16, 0))
-    assert is_large_enough(cluster, Size.of(2, 4))
-    assert not is_large_enough(cluster, Size.of(4, 1))
-    assert not is_large_enough(Cluster(), Size.of(1, 0))
+    assert is_large_enough(cluster.nodes, Size.of(16, 0))
+    assert is_large_enough(cluster.nodes, Size.of(2, 4))
+    assert not is_large_enough(cluster.nodes, Size.of(4, 1))
+    assert not is_large_enough((), Size.of(1, 0))
 
 
 def test_trials_without_gpus_prefer_nodes_without_gpus() -> None:

@@ -1,0 +1,62 @@
+"""Growth: the slots for which nodes are lacking that Ray's autoscaler could add.
+
+They are those that experiments would get if such nodes were there: what budgets, limits and holds forbid is not among
+them. Pure; it must not know how Ray is asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from search_spaces.node_requests import SlotRequest
+from search_spaces.pool_nodes import PoolNodes
+from service.domain.cluster import Cluster
+from service.scheduling.allocation import allocate
+from service.scheduling.cost import Costs
+from service.scheduling.pools import NODE_ID
+from service.scheduling.shares import Demand, Grant, Pool, Share
+
+#: New nodes of each kind, and further slots of one experiment, that are asked for at once; the next follow later.
+MAX_NODES, MAX_SLOTS = 8, 64
+#: All slots that are asked for at once: each is a placement group in Ray.
+MAX_REQUESTED = 256
+
+
+def lacking(
+    pool: Pool, grants: Mapping[str, Grant], demands: Sequence[Demand], shares: Mapping[str, Share], cluster: Cluster
+) -> dict[str, int]:
+    """The further slots that each experiment would get on new nodes; only experiments that would get any, the one whose
+    turn comes first before the others. `shares` is what they get on the living nodes of `cluster`."""
+    if not cluster.possible:
+        return {}
+    now = {one.experiment_id: shares[one.experiment_id].slots for one in demands}
+    wanting = [replace(one, most=min(one.most, now[one.experiment_id] + MAX_SLOTS)) for one in demands]
+    grown = Cluster((*cluster.nodes, *cluster.possible * MAX_NODES), cluster.pool)
+    later = allocate(pool, grants, wanting, grown, Costs(cluster))
+    found = {name: share.slots - now[name] for name, share in later.items() if share.slots > now[name]}
+    return dict(sorted(found.items(), key=lambda one: later[one[0]].turn))
+
+
+def requests(
+    missing: Mapping[str, int], demands: Mapping[str, Demand], pool: PoolNodes, cluster: Cluster
+) -> list[SlotRequest]:
+    """The slots of `missing`, by their size, on nodes of `pool` that are not yet part of the whole `cluster`."""
+    counts = Counter[tuple[float, float]]()
+    for name, slots in missing.items():
+        counts[demands[name].cpus, demands[name].gpus] += slots
+    ids = sorted(node.id for node in cluster.nodes)
+    living = {NODE_ID: f"!in({', '.join(ids)})"} if ids else {}
+    selector = {**living, **pool.selector()}
+    return [SlotRequest(cpus=cpus, gpus=gpus, selector=selector, count=n) for (cpus, gpus), n in counts.items()]
+
+
+def bounded(found: Iterable[SlotRequest]) -> tuple[SlotRequest, ...]:
+    """The first MAX_REQUESTED slots."""
+    left, kept = MAX_REQUESTED, list[SlotRequest]()
+    for one in found:
+        if count := min(one.count, left):
+            kept.append(one.model_copy(update={"count": count}))
+            left -= count
+    return tuple(kept)
