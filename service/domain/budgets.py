@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from search_spaces.phrases import rounded
@@ -19,7 +19,7 @@ from search_spaces.problems import Problem, SpecError
 from service.contract.budgets import Action, BudgetState
 from service.domain import notifications
 from service.domain.accounting import HOUR_S, Month
-from service.store.accounting import MAX_HOURS, Budget, Usage
+from service.store.accounting import MAX_HOURS, Budget, UsageOfMonth
 from service.store.accounts import Team
 
 log = logging.getLogger(__name__)
@@ -151,12 +151,10 @@ def _read(session: Session, now: datetime, teams: Collection[str] | None) -> lis
     if not rows:
         return []
     month = Month.of(now)
-    sums = (
-        select(Usage.team_id, func.sum(Usage.gpu_seconds), func.sum(Usage.slot_seconds))
-        .where(Usage.team_id.in_([row.team_id for row in rows]), Usage.hour >= month.begin, Usage.hour < month.end)
-        .group_by(Usage.team_id)
+    of_month = select(UsageOfMonth).where(
+        UsageOfMonth.team_id.in_([row.team_id for row in rows]), UsageOfMonth.month == month.begin
     )
-    used = {team: (gpu / HOUR_S, slot / HOUR_S) for team, gpu, slot in session.execute(sums)}
+    used = {one.team_id: (one.gpu_seconds / HOUR_S, one.slot_seconds / HOUR_S) for one in session.scalars(of_month)}
     return [(row, Standing(row.team_id, month, _terms(row), *used.get(row.team_id, (0.0, 0.0)))) for row in rows]
 
 

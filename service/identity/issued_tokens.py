@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Row, Select, bindparam, or_, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from search_spaces.problems import Problem, shorten
 from service.contract.errors import NotFoundError
@@ -112,42 +113,55 @@ def recognize(session: Session, text: str, now: datetime) -> Recognized | None:
 
     One query, which finds the token by the index of its digest.
     """
-    return _recognize(session, Token.sha256 == tokens.digest(text), now) if tokens.is_well_formed(text) else None
+    return _recognize(session, _BY_DIGEST, tokens.digest(text), now) if tokens.is_well_formed(text) else None
 
 
 def recognize_id(session: Session, token_id: str, now: datetime) -> Recognized | None:
     """The same for a token that was recognized before."""
-    return _recognize(session, Token.id == token_id, now)
+    return _recognize(session, _BY_ID, token_id, now)
 
 
-def _recognize(session: Session, is_it: ColumnElement[bool], now: datetime) -> Recognized | None:
-    query = (
-        select(Token, User, Member.role, Team.id, Team.archived_at)
+def _lookup(column: InstrumentedAttribute[str]) -> Select[*tuple[Any, ...]]:
+    """A row for each team of whom a token stands for. Built once: that takes as long as the query itself."""
+    columns = (
+        *(Token.id, Token.name, Token.kind, Token.team_id, Token.role, Token.made_by),
+        *(Token.expires_at, Token.revoked_at, Token.last_used_at),
+        *(User.id.label("user_id"), User.login, User.admin, User.disabled_at),
+        *(Member.role.label("member_role"), Team.id.label("team"), Team.archived_at),
+    )
+    return (
+        select(*columns)
         .outerjoin(User, User.id == Token.user_id)
         .outerjoin(Member, (Member.user_id == Token.user_id) & (Token.kind == TokenKind.PERSON))
         .outerjoin(Team, or_(Team.id == Member.team_id, (Token.kind == TokenKind.SERVICE) & (Team.id == Token.team_id)))
-        .where(is_it)
+        .where(column == bindparam("value"))
     )
-    rows = session.execute(query).all()
+
+
+_BY_DIGEST, _BY_ID = _lookup(Token.sha256), _lookup(Token.id)
+
+
+def _recognize(session: Session, query: Select[*tuple[Any, ...]], value: str, now: datetime) -> Recognized | None:
+    rows = session.connection().execute(query, {"value": value}).all()  # half the time of the ORM
     if not rows:
         return None
-    token, user = rows[0][0], rows[0][1]
+    token = user = rows[0]
     if token.revoked_at is not None or token.expires_at <= now:
         return None
-    roles = {team: _role(token, role, archived_at) for _, _, role, team, archived_at in rows if team is not None}
+    roles = {row.team: _role(row) for row in rows if row.team is not None}
     due = token.last_used_at is None or not timedelta(0) <= now - token.last_used_at < USE_RECORDED_EVERY
     in_use = TokenInUse(token.id, token.name, token.expires_at, token.made_by is None)
     if token.kind == TokenKind.SERVICE:
         login = f"token {token.name or token.id} of {token.team_id}"
         return Recognized(Principal(PrincipalKind.SERVICE, token.id, login, roles=roles, token=in_use), due)
-    if user is None or user.disabled_at is not None:
+    if user.user_id is None or user.disabled_at is not None:
         return None
     restricted = token.team_id is not None or token.role is not None
     if token.team_id is not None:
         roles = {team: role for team, role in roles.items() if team == token.team_id}
     admin = user.admin and not restricted
     kind = PrincipalKind.PERSON
-    return Recognized(Principal(kind, user.id, user.login, user.id, admin, roles, in_use, restricted), due)
+    return Recognized(Principal(kind, user.user_id, user.login, user.user_id, admin, roles, in_use, restricted), due)
 
 
 def record_use(session: Session, token_id: str, now: datetime) -> None:
@@ -158,9 +172,9 @@ def record_use(session: Session, token_id: str, now: datetime) -> None:
     )
 
 
-def _role(token: Token, role: str | None, archived_at: datetime | None) -> Role:
+def _role(row: Row[*tuple[Any, ...]]) -> Role:
     """The role in a team now: what the member has, at most what the token was made for; who is in an archived team can
     only read."""
-    own = Role(role) if role is not None else Role(str(token.role))
-    own = own if token.role is None else own.at_most(Role(token.role))
-    return own if archived_at is None else Role.VIEWER
+    own = Role(row.member_role) if row.member_role is not None else Role(str(row.role))
+    own = own if row.role is None else own.at_most(Role(row.role))
+    return own if row.archived_at is None else Role.VIEWER

@@ -8,15 +8,18 @@ the same, as far as no trials of others are in their place. It must not know how
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.store.accounting import Usage
+from service.domain.accounting import Month
+from service.store.accounting import Usage, UsageOfMonth
 from service.store.models import Experiment
+
+NOTHING = {"slot_seconds": 0.0, "gpu_seconds": 0.0, "cpu_seconds": 0.0}
 
 
 @dataclass(frozen=True)
@@ -43,32 +46,44 @@ def held_slots(metered: Sequence[Metered]) -> list[float]:
 
 
 def record(session: Session, metered: Sequence[Metered], seconds: float, now: datetime) -> None:
-    """Add so many seconds of what these experiments hold to the hour of `now`."""
+    """Add so many seconds of what these experiments hold to the hour and the month of `now`."""
     held = [(one, slots) for one, slots in zip(metered, held_slots(metered), strict=True) if slots]
     if not seconds or not held:
         return
-    hour = now.replace(minute=0, second=0, microsecond=0)
-    ids = [one.experiment.id for one, _ in held]
-    query = select(Usage).where(Usage.hour == hour, Usage.experiment_id.in_(ids))
-    rows = {row.experiment_id: row for row in session.scalars(query)}
+    found = [one.experiment for one, _ in held]
+    hours, months = _hours(session, found, now), _months(session, {one.team_id for one in found}, now)
     for one, slots in held:
-        row = rows.get(one.experiment.id)
-        if row is None:
-            row = _new_row(one.experiment, hour)
-            session.add(row)
-        row.slot_seconds += slots * seconds
-        row.gpu_seconds += slots * one.gpus * seconds
-        row.cpu_seconds += slots * one.cpus * seconds
+        for row in (hours[one.experiment.id], months[one.experiment.team_id]):
+            row.slot_seconds += slots * seconds
+            row.gpu_seconds += slots * one.gpus * seconds
+            row.cpu_seconds += slots * one.cpus * seconds
 
 
-def _new_row(experiment: Experiment, hour: datetime) -> Usage:
-    return Usage(
-        hour=hour,
-        experiment_id=experiment.id,
-        team_id=experiment.team_id,
-        pool=experiment.pool,
-        user_id=experiment.owner_id,
-        slot_seconds=0.0,
-        gpu_seconds=0.0,
-        cpu_seconds=0.0,
-    )
+def _hours(session: Session, experiments: Sequence[Experiment], now: datetime) -> dict[str, Usage]:
+    """The rows of the hour of `now` by experiment; those that do not exist are added."""
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    query = select(Usage).where(Usage.hour == hour, Usage.experiment_id.in_([one.id for one in experiments]))
+    rows = {row.experiment_id: row for row in session.scalars(query)}
+    for one in experiments:
+        if one.id not in rows:
+            rows[one.id] = Usage(
+                hour=hour,
+                experiment_id=one.id,
+                team_id=one.team_id,
+                pool=one.pool,
+                user_id=one.owner_id,
+                **NOTHING,
+            )
+            session.add(rows[one.id])
+    return rows
+
+
+def _months(session: Session, teams: Set[str], now: datetime) -> dict[str, UsageOfMonth]:
+    """The rows of the month of `now` by team; those that do not exist are added."""
+    month = Month.of(now).begin
+    query = select(UsageOfMonth).where(UsageOfMonth.month == month, UsageOfMonth.team_id.in_(teams))
+    rows = {row.team_id: row for row in session.scalars(query)}
+    for team in teams - rows.keys():
+        rows[team] = UsageOfMonth(team_id=team, month=month, **NOTHING)
+        session.add(rows[team])
+    return rows

@@ -36,6 +36,18 @@ class Usage(Base):
     cpu_seconds: Mapped[float]
 
 
+class UsageOfMonth(Base):
+    """The sum of `Usage` of a team in the month of the calendar (UTC) that begins at `month`."""
+
+    __tablename__ = "usage_months"
+
+    team_id: Mapped[str] = mapped_column(String(TEAM_CHARACTERS), ForeignKey("teams.id"), primary_key=True)
+    month: Mapped[datetime] = mapped_column(primary_key=True)
+    slot_seconds: Mapped[float]
+    gpu_seconds: Mapped[float]
+    cpu_seconds: Mapped[float]
+
+
 class Borrowed(Base):
     """What a team has borrowed of a pool beyond its part lately (`scheduling.borrowing`), negative if it was behind: in
     seconds times the unit of quotas."""

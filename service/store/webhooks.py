@@ -6,13 +6,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.store.accounts import NAME_CHARACTERS, TEAM_CHARACTERS
 from service.store.base import Base
 
 OUTCOME_CHARACTERS = 255
+WAITING = text("next_at IS NOT NULL")
 
 
 class Webhook(Base):
@@ -48,7 +49,12 @@ class Delivery(Base):
     """
 
     __tablename__ = "deliveries"
-    __table_args__ = (Index(None, "next_at"), Index(None, "webhook_id", "id"), Index(None, "ended_at"))
+    __table_args__ = (
+        Index(None, "next_at"),
+        Index(None, "webhook_id", "id"),
+        Index(None, "ended_at"),
+        Index("ix_deliveries_waiting", "webhook_id", sqlite_where=WAITING, postgresql_where=WAITING),
+    )
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
     webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))

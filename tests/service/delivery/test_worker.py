@@ -459,6 +459,20 @@ def test_what_waits_is_bounded(hooks: Hooks, monkeypatch: pytest.MonkeyPatch, ca
     assert (refused.status_code, "2 notifications wait" in refused.text) == (409, True)
 
 
+def test_what_waits_is_counted_without_what_was_sent(hooks: Hooks, context: AppContext) -> None:
+    hook = hooks.create()
+    statements: list[tuple[str, Any]] = []
+    with context.database.read() as session:
+        row, connection = session.get_one(Webhook, hook.id), session.connection()
+        event.listen(
+            connection, "before_cursor_execute", lambda _, __, text, given, *___: statements.append((text, given))
+        )
+        assert not notifications.is_full(session, row)
+        [(text, given)] = statements
+        plan = [step.detail for step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", given)]
+    assert plan == ["SEARCH deliveries USING INDEX ix_deliveries_waiting (webhook_id=?)"]
+
+
 def test_what_ended_long_ago_is_forgotten(hooks: Hooks, context: AppContext) -> None:
     hook = hooks.create()
     hooks.publish(Event.STARTED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import event
 from typer.testing import CliRunner
 
 from service.cli import app
@@ -21,7 +23,7 @@ from service.domain.budgets import Standing, Terms
 from service.domain.cluster import Cluster, Node
 from service.scheduling.allocation import allocate
 from service.scheduling.shares import Demand, Grant, Pool, Why
-from service.store.accounting import Usage
+from service.store.accounting import Usage, UsageOfMonth
 from tests.support.accounts import Accounts, signed_in
 from tests.support.clock import Clock
 from tests.support.pools import set_pool
@@ -63,11 +65,10 @@ def play(world: World, clock: Clock) -> Callable[..., dict[str, Any]]:
 
 
 def spend(context: AppContext, slot_hours: float, when: datetime = MIDDLE, team: str = "default") -> None:
-    """As if an experiment had used so much."""
+    """As if the team had used so much in that month."""
     seconds = {"slot_seconds": 3600 * slot_hours, "gpu_seconds": 0.0, "cpu_seconds": 0.0}
     with context.database.write() as session:
-        hour = when.replace(minute=0)
-        session.merge(Usage(hour=hour, experiment_id="before", team_id=team, pool="default", **seconds))
+        session.merge(UsageOfMonth(team_id=team, month=Month.of(when).begin, **seconds))
 
 
 @pytest.fixture
@@ -155,6 +156,25 @@ def test_webhooks_of_the_team_are_notified_once_of_each_state(world: World, cont
     items = world.client.get(f"/api/v1/webhooks/{hook}/deliveries").json()["items"]
     assert [(one["event"], one["data"]) for one in reversed(items)] == [
         ("team.budget", {"team": "default", "state": state}) for state in ("warning", "spent")
+    ]
+
+
+def test_what_is_read_for_budgets_does_not_grow_with_the_month(context: AppContext, accounts: Accounts) -> None:
+    hour = Month.of(MIDDLE).begin
+    with context.database.write() as session:
+        session.merge(budgets.Budget(team_id="default", slot_hours=10, action="hold"))
+        for number in range(300):
+            seconds = {"slot_seconds": 60.0, "gpu_seconds": 0.0, "cpu_seconds": 0.0}
+            when = hour + timedelta(hours=number)
+            session.add(Usage(hour=when, experiment_id="x", team_id="default", pool="default", **seconds))
+    spend(context, 5)
+    statements: list[str] = []
+    with context.database.write() as session:
+        event.listen(session.connection(), "before_cursor_execute", lambda _, __, text, *___: statements.append(text))
+        assert budgets.watch(session, MIDDLE) == frozenset()
+    assert [re.findall(r"FROM (\w+)", text) for text in statements if text.startswith("SELECT")] == [
+        ["budgets"],
+        ["usage_months"],
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +18,7 @@ from service.domain.cluster import Cluster, Node
 from service.scheduling import borrowing_keeper
 from service.scheduling.metering import Metered, held_slots
 from service.scheduling.reconciler import Reconciler
-from service.store.accounting import Borrowed, Usage
+from service.store.accounting import Borrowed, Usage, UsageOfMonth
 from service.store.leases import release
 from service.store.models import Experiment
 from tests.support.accounts import Accounts, signed_in
@@ -62,6 +63,23 @@ def test_slots_gpus_and_cpus_are_counted_by_hour_team_and_person(
     assert first.slot_seconds == pytest.approx(3 * STEP_S * slots), "up to 10:59:58"
     assert first.gpu_seconds == pytest.approx(0.5 * first.slot_seconds)
     assert first.cpu_seconds == pytest.approx(2 * first.slot_seconds)
+
+
+def test_the_month_of_a_team_is_the_sum_of_its_hours(world: World, context: AppContext, clock: Clock) -> None:
+    clock.now = datetime(2026, 1, 31, 23, 59, 30, tzinfo=UTC)
+    world.launcher.nodes = Cluster((Node("a", cpus=4),))
+    for cpus in (1, 2):
+        world.started(resources={"gpus_per_trial": 0, "max_concurrent_trials": 1, "cpus_per_trial": cpus})
+    reconcile_for(world.reconciler, clock, 60)
+    hours: dict[datetime, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for row in used(context):
+        sums = hours[row.hour.replace(day=1, hour=0)]
+        sums[0] += row.slot_seconds
+        sums[1] += row.cpu_seconds
+    with context.database.read() as session:
+        months = {row.month: [row.slot_seconds, row.cpu_seconds] for row in session.scalars(select(UsageOfMonth))}
+    assert sorted(months) == [datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)]
+    assert months == {month: pytest.approx(sums) for month, sums in hours.items()}
 
 
 def test_a_slot_counts_also_when_the_driver_reports_nothing(world: World, context: AppContext, clock: Clock) -> None:

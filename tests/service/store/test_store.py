@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import MetaData, Table, inspect, text
+from sqlalchemy import MetaData, Table, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from service.contract.states import State
 from service.domain import experiments
+from service.store.accounting import UsageOfMonth
 from service.store.database import Database, DatabaseUnusableError
 from service.store.leases import HeldLease, LeaseLostError, acquire, assert_held, release
 from service.store.models import Attempt, Base, Label, Trial
@@ -176,6 +177,28 @@ def test_priority_and_size_of_stored_experiments_come_with_the_fifth_schema(data
             one = experiments.find(session, experiment_id)
             one.spec, one.controls = spec, controls
             assert (one.priority, one.cpus_per_trial, one.gpus_per_trial) == row
+
+
+def test_what_was_used_in_each_month_comes_with_the_nineteenth_schema(database: Database) -> None:
+    database.migrate("0018", down=True)
+    usage = _tables(database)["usage"]
+    hours = [(1, 31, 23, 5.0), (2, 1, 0, 7.0), (2, 28, 23, 11.0)]
+    with database.engine.begin() as connection:
+        for number, (month, day, hour, seconds) in enumerate(hours):
+            row = {
+                "hour": datetime(2026, month, day, hour, tzinfo=UTC), "experiment_id": str(number),
+                "team_id": "default", "pool": "default",
+                "slot_seconds": seconds, "gpu_seconds": 0.5 * seconds, "cpu_seconds": 2 * seconds,
+            }  # fmt: skip
+            connection.execute(usage.insert().values(row))
+    database.migrate()
+    with database.read() as session:
+        found = list(session.scalars(select(UsageOfMonth).order_by(UsageOfMonth.month)))
+    assert [(one.team_id, one.month) for one in found] == [
+        ("default", datetime(2026, 1, 1, tzinfo=UTC)),
+        ("default", datetime(2026, 2, 1, tzinfo=UTC)),
+    ]
+    assert [(one.slot_seconds, one.gpu_seconds, one.cpu_seconds) for one in found] == [(5, 2.5, 10), (18, 9, 36)]
 
 
 def _tables(database: Database) -> dict[str, Table]:
