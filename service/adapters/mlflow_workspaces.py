@@ -41,6 +41,7 @@ class MlflowWorkspaces:
         self._mlflow = mlflow
         self._held = held
         self._problem = ""  # so that one that lasts is logged once
+        self._problems: dict[str, str] = {}  # the same for each team
         self._thread = PeriodicThread("mlflow-workspaces", self._run, INTERVAL_S)
 
     def start(self) -> None:
@@ -52,19 +53,27 @@ class MlflowWorkspaces:
         self._thread.join(STOP_TIMEOUT_S)
 
     def run_once(self) -> None:
-        """Make what is missing. One request where nothing is. Raises UnavailableError, SQLAlchemyError."""
+        """Make what is missing; an error for one team is logged, and the others get theirs. One request where nothing
+        is missing. Raises UnavailableError, SQLAlchemyError."""
         if self._held() is None:
             return
         with self._database.read() as session:
             names = [team.id for team in teams.list_all(session, None)]
-        users = self._users()
+        users, problems = self._users(), dict[str, str]()
         for name in names:
-            if any(
-                users.get(mlflow_users.user(name, role), {}).get((name, ROLE_PREFIX + role)) != grants
+            if all(
+                users.get(mlflow_users.user(name, role), {}).get((name, ROLE_PREFIX + role)) == grants
                 for role, grants in mlflow_users.GRANTS.items()
             ):
+                continue
+            try:
                 self._provide(name)
                 log.info("MLflow has the workspace of the team %s", name)
+            except UnavailableError as error:
+                problems[name] = str(error).splitlines()[0]
+                if problems[name] != self._problems.get(name):
+                    log.warning("the team %s did not get its workspace in MLflow: %s", name, problems[name])
+        self._problems = problems
 
     def _run(self) -> None:
         problem = ""

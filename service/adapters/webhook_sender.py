@@ -13,12 +13,14 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from ipaddress import ip_address
 
 import httpx
 
+from service.adapters import connection_race
 from service.domain.deliveries import Result
 from service.webhook_targets import Address, AllowedTargets, Target, TargetRefusedError
 
@@ -100,6 +102,7 @@ class _Deadline:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.is_over = False
+        self._end_at = time.monotonic() + seconds
         self._lock = threading.Lock()
         self._watched: socket.socket | None = None
 
@@ -113,6 +116,9 @@ class _Deadline:
         """Raises TimeoutError if the time is over."""
         if self.is_over:
             raise TimeoutError
+
+    def left_s(self) -> float:
+        return max(0.0, self._end_at - time.monotonic())
 
     def end(self) -> None:
         with self._lock:
@@ -146,7 +152,7 @@ class _PinnedConnection(http.client.HTTPConnection):
         self._target, self._addresses, self._context, self._deadline = target, addresses, context, deadline
 
     def connect(self) -> None:
-        plain = self._connect_to_first()
+        plain = connection_race.connect(self._addresses, self._target.port, self._deadline.left_s())
         self.sock = plain
         self._deadline.watch(plain)
         if self._context is not None:
@@ -156,17 +162,6 @@ class _PinnedConnection(http.client.HTTPConnection):
             self.sock = secure
             self._deadline.watch(secure)
             secure.do_handshake()
-
-    def _connect_to_first(self) -> socket.socket:
-        """To the first address that accepts."""
-        error: OSError = ConnectionRefusedError()
-        for address in self._addresses:
-            self._deadline.check()
-            try:
-                return socket.create_connection((str(address), self._target.port), timeout=self._deadline.seconds)
-            except OSError as refused:
-                error = refused
-        raise error
 
 
 def _why(error: OSError | http.client.HTTPException, deadline: _Deadline) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from service.cli.identity_tables import moment
 from service.cli.printable import one_line
-from service.contract.webhooks import DeliveryView, Event, WebhookView
+from service.contract.webhook_events import Event
+from service.contract.webhooks import DeliveryView, WebhookView
 from service.presentation.text import Table
 
 

@@ -21,6 +21,7 @@ from service.cli.terminal import (
     print_table,
     report_errors,
 )
+from service.contract.webhook_events import Event
 
 if TYPE_CHECKING:
     from service.client import Client
@@ -55,8 +56,7 @@ def create(
     event: Annotated[
         list[str] | None,
         typer.Option(
-            help="such as experiment.completed; may be repeated; default: all. Others: experiment.started, "
-            "experiment.goal_reached, experiment.failed, experiment.preempted, team.budget",
+            help=f"an event to notify of, may be repeated; default: all. Events: {', '.join(Event)}",
             show_default=False,
         ),
     ] = None,

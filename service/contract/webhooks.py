@@ -1,4 +1,4 @@
-"""Webhooks: the events that a team can be notified of, and the bodies of requests and responses about webhooks.
+"""Webhooks: the bodies of requests and responses about webhooks.
 
 It must not know how a notification is sent.
 """
@@ -6,29 +6,15 @@ It must not know how a notification is sent.
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from service.contract.webhook_events import Event
+
 #: How the body of a notification is written.
 Format = Literal["standard", "slack"]
 DeliveryState = Literal["pending", "delivered", "failed"]
-
-
-class Event(StrEnum):
-    """What a notification is about. The values are part of the interface: receivers compare them."""
-
-    STARTED = "experiment.started"
-    GOAL_REACHED = "experiment.goal_reached"
-    COMPLETED = "experiment.completed"
-    FAILED = "experiment.failed"
-    PREEMPTED = "experiment.preempted"
-    BUDGET = "team.budget"
-
-
-#: In the place of an event: a notification that somebody asked for. Every webhook gets it.
-TEST = "webhook.test"
 
 
 class WebhookView(BaseModel):

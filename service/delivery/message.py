@@ -16,7 +16,7 @@ from standardwebhooks.webhooks import Webhook as Signer
 
 from search_spaces.protocol import API_PREFIX
 from service.contract.states import State
-from service.contract.webhooks import TEST, Event
+from service.contract.webhook_events import TEST, Event
 from service.store.webhooks import Delivery
 
 PHRASES: Mapping[Event, str] = {

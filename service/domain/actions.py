@@ -22,7 +22,7 @@ from search_spaces.sampling import count_combinations
 from search_spaces.validation import validate
 from service.contract.errors import ConflictError
 from service.contract.states import ACTIVE, DRIVEN, ENDED, INACTIVE, State
-from service.contract.webhooks import Event
+from service.contract.webhook_events import Event
 from service.domain import continuation, experiments, merge_patch, notifications, trials
 from service.domain.experiments import move
 from service.domain.outlook import Facts, load_facts, outlook

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from service.contract.webhooks import TEST
+from service.contract.webhook_events import TEST
 from service.store.webhooks import OUTCOME_CHARACTERS, Delivery, Webhook
 
 #: Seconds between the tries of a notification: eight tries in a day.

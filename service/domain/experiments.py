@@ -24,7 +24,7 @@ from search_spaces.replicates import FIRST_REPLICATE
 from search_spaces.stored import StoredSpec, read_controls, read_spec
 from service.contract.errors import ConflictError, NotFoundError
 from service.contract.states import ACTIVE, DRIVEN, ENDED, STOP_ASKED, TRANSITIONS, State
-from service.contract.webhooks import Event
+from service.contract.webhook_events import Event
 from service.domain import notifications, pool_rights, queue_limit
 from service.store.accounts import User
 from service.store.models import WITHOUT_VALUES, Experiment, Label, Trial

@@ -20,7 +20,7 @@ from search_spaces.replicates import FIRST_REPLICATE, is_replicate
 from search_spaces.stored import StoredSpec
 from service.contract.errors import ConflictError, ValidationFailedError
 from service.contract.states import ENDED, OPEN, AttemptState, State
-from service.contract.webhooks import Event
+from service.contract.webhook_events import Event
 from service.domain import actions, attempts, experiments, notifications
 from service.domain.retry_policy import Replacement
 from service.store.models import WITHOUT_VALUES, Attempt, Experiment, Trial

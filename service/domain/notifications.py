@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.contract.budgets import BudgetState
-from service.contract.webhooks import Event
+from service.contract.webhook_events import Event
 from service.store.models import Experiment
 from service.store.webhooks import Delivery, Webhook
 

@@ -6,7 +6,7 @@ that the search space has; where there are none, of the same kinds of networks. 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,9 @@ from service.domain.trials import YIELD_PER, characters
 from service.store.accounting import Usage
 from service.store.models import Experiment, Trial
 
-#: Experiments and trials that are looked at, the newest first.
-MAX_EXPERIMENTS, MAX_TRIALS = 100, 2_000
+#: Experiments with trials of the same size that are looked at, those among them whose trials are, and these trials, the
+#: newest first.
+MAX_CANDIDATES, MAX_EXPERIMENTS, MAX_TRIALS = 2_000, 100, 2_000
 #: Characters of all their hyperparameters: those of 2,000 usual trials are fewer.
 MAX_CHARACTERS = 2**23
 #: The hyperparameters on which the time of an epoch depends most.
@@ -65,21 +66,30 @@ def find(session: Session, spec: ExperimentSpec, teams: Collection[str] | None) 
 
 
 def _experiments(session: Session, spec: ExperimentSpec, teams: Collection[str] | None) -> list[str]:
-    """Those with the same data set, pool and resources of a trial."""
+    """Those with the same data set, pool and resources of a trial, and a kind of network that the search space has."""
     size = spec.resources
     query = (
         select(Experiment.id, Experiment.spec_overview)
         .where(Experiment.cpus_per_trial == size.cpus_per_trial, Experiment.started_at.is_not(None))
         .where(Experiment.gpus_per_trial == (size.gpus_per_trial or 0), Experiment.pool == size.pool)
         .order_by(Experiment.created_at.desc())
-        .limit(MAX_EXPERIMENTS)
+        .limit(MAX_CANDIDATES)
     )
     query = query if teams is None else query.where(Experiment.team_id.in_(teams))
-    return [row.id for row in session.execute(query) if _has_dataset(row.spec_overview, spec)]
+    kinds = {kind for kind in _costly_values(spec.search_space).get("model.kind", ()) if isinstance(kind, str)}
+    found = list[str]()
+    with session.execute(query.execution_options(yield_per=YIELD_PER)) as rows:
+        for row in rows:
+            if len(found) == MAX_EXPERIMENTS:
+                break
+            if row.spec_overview is not None and _is_like(row.spec_overview, spec, kinds):
+                found.append(row.id)
+    return found
 
 
-def _has_dataset(overview: Mapping[str, Any] | None, spec: ExperimentSpec) -> bool:
-    if overview is None:  # an earlier version has written the row since
+def _is_like(overview: Mapping[str, Any], spec: ExperimentSpec, kinds: Set[str]) -> bool:
+    own = overview.get("models")  # an earlier version did not note them
+    if own and kinds.isdisjoint(own):
         return False
     try:
         return DATASETS.validate_python(overview.get("dataset", "digits")) == spec.dataset

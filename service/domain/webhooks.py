@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from search_spaces.problems import Problem, SpecError, shorten
 from service.contract.errors import ConflictError, NotFoundError
-from service.contract.webhooks import TEST, Event, Format
+from service.contract.webhook_events import TEST, Event
+from service.contract.webhooks import Format
 from service.domain import notifications
 from service.identity.secret_box import SecretBox, SecretUnreadableError
 from service.identity.tokens import new_id

@@ -39,7 +39,8 @@ class Experiment(Base):
     experiment that this one continues, when it began. `owner` is the login of `owner_id`. `waits_for` is the name of a
     `scheduling.shares.Why` while it has no slot; with `stop_epochs`, trials beyond its slots leave their epoch.
     `mlflow_workspace` is the workspace that has its runs; null where MLflow had none when it began. `spec_overview` has
-    the fields IN_LISTS of `spec`, which may be large; null if an earlier version has written the row since.
+    the fields IN_LISTS of `spec`, which may be large, and the kinds of `models` that it searches; null if an earlier
+    version has written the row since.
     """
 
     __tablename__ = "experiments"
@@ -122,8 +123,18 @@ class Experiment(Base):
         cpus, gpus = resources.get("cpus_per_trial", 1), resources.get("gpus_per_trial")
         is_readable = _is_number(cpus) and (gpus is None or _is_number(gpus))
         self.cpus_per_trial, self.gpus_per_trial = (cpus, gpus) if is_readable else (None, None)
-        self.spec_overview = {name: spec[name] for name in IN_LISTS if name in spec}
+        self.spec_overview = {name: spec[name] for name in IN_LISTS if name in spec} | {
+            "models": _kinds_of_models(spec)
+        }
         return spec
+
+
+def _kinds_of_models(spec: dict[str, Any]) -> list[str]:
+    space = spec.get("search_space")
+    model = space.get("model") if isinstance(space, dict) else None
+    options = model.get("choice", [model]) if isinstance(model, dict) else []
+    kinds = (one.get("kind") for one in options if isinstance(one, dict)) if isinstance(options, list) else ()
+    return [kind for kind in kinds if isinstance(kind, str)]
 
 
 class Label(Base):

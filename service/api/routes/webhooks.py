@@ -16,15 +16,8 @@ from service.api.dependencies import TEXT, CurrentContext
 from service.api.error_handlers import error_responses
 from service.api.integers import Integer
 from service.contract.errors import ConflictError, NotFoundError
-from service.contract.webhooks import (
-    CreatedWebhook,
-    DeliveryPage,
-    DeliveryView,
-    Event,
-    Format,
-    WebhookList,
-    WebhookView,
-)
+from service.contract.webhook_events import Event
+from service.contract.webhooks import CreatedWebhook, DeliveryPage, DeliveryView, Format, WebhookList, WebhookView
 from service.domain import webhooks
 from service.domain.webhooks import NewWebhook
 from service.identity import audit

@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from service.adapters import webhook_sender
+from service.adapters import connection_race, webhook_sender
 from service.adapters.webhook_sender import MAX_BODY_BYTES, WebhookSender
 from service.domain.deliveries import Result
 from service.webhook_targets import Address, AllowedTargets
@@ -27,6 +27,11 @@ from tests.support.webhook_receiver import WebhookReceiver, webhook_receiver
 
 TIMEOUT_S = 0.7
 NAME = "hooks.example.test"
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_race, "STAGGER_S", 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +164,31 @@ def test_a_name_that_nobody_knows() -> None:
 def test_the_next_address_is_tried(receiver: WebhookReceiver) -> None:
     names = Names("127.0.0.2 127.0.0.1")
     assert post(sender(names, f"{NAME}"), f"http://{NAME}:{receiver.port}/x").delivered
+
+
+def test_an_address_that_swallows_packets_takes_no_time_from_the_next(receiver: WebhookReceiver) -> None:
+    names = Names("127.0.0.2 127.0.0.1")
+    with swallowing("127.0.0.2", receiver.port):
+        assert post(sender(names, f"{NAME}"), f"http://{NAME}:{receiver.port}/x").outcome == "answered 200"
+        alone = post(sender(Names("127.0.0.2"), f"{NAME}"), f"http://{NAME}:{receiver.port}/x")
+        assert alone.outcome.startswith("did not answer within ")
+
+
+@contextmanager
+def swallowing(host: str, port: int) -> Iterator[None]:
+    """A server whose queue of connections is full: Linux drops further ones without an answer."""
+    with ExitStack() as opened:
+        server = opened.enter_context(socket.socket())
+        server.bind((host, port))
+        server.listen(0)
+        while True:
+            waiting = opened.enter_context(socket.socket())
+            waiting.settimeout(0.2)
+            try:
+                waiting.connect((host, port))
+            except TimeoutError:
+                break
+        yield
 
 
 def test_the_certificate_must_be_that_of_the_name(tmp_path: Path) -> None:

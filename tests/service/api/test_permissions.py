@@ -25,7 +25,7 @@ from search_spaces.experiment import ExperimentSpec
 from service.api import routes
 from service.context import AppContext
 from service.contract.states import State
-from service.contract.webhooks import Event
+from service.contract.webhook_events import Event
 from service.domain import attempts, experiments, webhooks
 from service.domain.experiments import Belonging
 from service.domain.webhooks import NewWebhook

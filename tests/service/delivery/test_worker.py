@@ -17,7 +17,8 @@ from service.adapters.webhook_sender import WebhookSender
 from service.context import AppContext
 from service.contract.budgets import BudgetState
 from service.contract.states import State
-from service.contract.webhooks import CreatedWebhook, DeliveryView, Event, WebhookView
+from service.contract.webhook_events import Event
+from service.contract.webhooks import CreatedWebhook, DeliveryView, WebhookView
 from service.delivery.worker import DeliveryWorker
 from service.domain import attempts, deliveries, experiments, notifications
 from service.domain.deliveries import DELAYS_S, KEPT, MAX_FAILURES, MAX_TRIES

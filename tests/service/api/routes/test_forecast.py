@@ -17,7 +17,7 @@ from service.context import AppContext
 from service.domain import experiments, similar_trials
 from service.domain.experiments import Belonging
 from service.store.accounting import Usage
-from service.store.models import Trial
+from service.store.models import Experiment, Trial
 from tests.support.accounts import Accounts, signed_in
 
 EXPERIMENTS = "/api/v1/experiments"
@@ -100,6 +100,25 @@ def test_trials_of_other_data_resources_and_networks_are_not_similar(client: htt
     measure(context, 1.0, resources={"gpus_per_trial": 1})
     measure(context, 1.0, search_space=SPACE | {"model": {"kind": "vgg", "width": {"choice": [8, 16]}}})
     assert forecast(client)["basis"] == NOTHING
+
+
+def test_newer_experiments_that_are_not_similar_hide_no_similar_one(
+    client: httpx.Client, context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(similar_trials, "MAX_EXPERIMENTS", 2)
+    measure(context, 18.0)
+    for _ in range(2):
+        measure(context, 1.0, dataset={"name": "digits", "validation_fraction": 0.4})
+        measure(context, 1.0, search_space=SPACE | {"model": "vgg"})
+    assert forecast(client)["basis"] == BASIS
+
+
+def test_what_an_earlier_version_stored_is_similar(client: httpx.Client, context: AppContext) -> None:
+    measure(context, 18.0)
+    with context.database.write() as session:
+        [one] = session.scalars(select(Experiment))
+        one.spec_overview = {name: value for name, value in (one.spec_overview or {}).items() if name != "models"}
+    assert forecast(client)["basis"] == BASIS
 
 
 def test_other_sizes_count_only_where_there_is_nothing_closer(client: httpx.Client, context: AppContext) -> None:

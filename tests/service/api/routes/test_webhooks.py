@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from service.context import AppContext
-from service.contract.webhooks import Event
+from service.contract.webhook_events import Event
 from service.domain import experiments, notifications, webhooks
 from service.identity.secret_box import SecretBox
 from tests.support.accounts import Accounts, signed_in
