@@ -24,6 +24,7 @@ from search_spaces.pool_nodes import PoolNodes
 from search_spaces.protocol import ErrorKind, LaunchConfig
 from search_spaces.storage.base import MISPLACED_ERRNOS, UNUSABLE_ERRNOS, open_root, open_storage, read_document
 from workers.failures.classification import Failure, NodeError, classify
+from workers.leaving_nodes import Announcements, LeavingNodes, seconds_until
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def this_node() -> tuple[str, str]:
     return node, names.get(node) or platform.node()
 
 
-class Cluster(Protocol):
+class Cluster(Announcements, Protocol):
     """The nodes as a driver sees them; the production implementation is `RayCluster`."""
 
     def nodes(self) -> list[Mapping[str, Any]]:
@@ -155,6 +156,9 @@ class Cluster(Protocol):
 
 
 class RayCluster:
+    def __init__(self) -> None:
+        self._node_of_actor: dict[str, str] = {}
+
     def nodes(self) -> list[Mapping[str, Any]]:
         return [node for node in ray.nodes() if node["Alive"]]
 
@@ -172,12 +176,28 @@ class RayCluster:
                 found[task] = None
         return found
 
+    def draining(self) -> dict[str, float]:
+        """By Ray's private interface, which Ray Train uses for the same purpose; Ray is pinned to one minor version."""
+        from ray._private.state import state
+
+        now_s = time.time()
+        return {node: seconds_until(deadline, now_s) for node, deadline in state.get_draining_nodes().items()}
+
+    def node_of(self, actor: Any) -> str:
+        from ray._private.state import state
+
+        actor_id = actor._actor_id.hex()
+        if not self._node_of_actor.get(actor_id):
+            self._node_of_actor[actor_id] = str(state.actor_table(actor_id).get("Address", {}).get("NodeID", ""))
+        return self._node_of_actor[actor_id]
+
 
 class Nodes:
     """The nodes that an experiment must not use for now, and why. For the driver's thread that runs the search.
 
     A node is used again once a later check finds no problem; whether it can load the data, the next trial there shows.
-    Other threads may ask for `excluded` and `reason`. `pool` may be replaced: from then on, `selector` is another.
+    `leaving` are not used either, but no failure. Other threads may ask for `excluded` and `notice`. `pool` may be
+    replaced: from then on, `selector` is another.
 
     `clock` gives monotonic seconds.
     """
@@ -196,12 +216,14 @@ class Nodes:
         self._unusable: dict[str, Failure] = {}  # by Ray's id; replaced, not changed, as other threads read it
         self._again: dict[str, float] = {}  # when such a node is checked again, unless it is being checked
         self._exclusions: Counter[str] = Counter()
+        self.leaving = LeavingNodes(self._cluster, clock)
 
     def look(self, wait_s: float = 0.0) -> None:
-        """Check nodes that have joined, and again those that failed some time ago.
+        """Check nodes that have joined, and again those that failed some time ago; learn which ones leave.
 
         Waits at most `wait_s` for their answers. Often called: mostly does nothing.
         """
+        self.leaving.look()
         if self._clock() >= self._next_look:
             self._next_look = self._clock() + LOOK_S
             due = [node for node, at in self._again.items() if self._clock() >= at]
@@ -236,11 +258,23 @@ class Nodes:
 
     def excluded(self) -> list[str]:
         """Ray's ids of the nodes that must not be used."""
+        return sorted(self._unusable.keys() | self.leaving.ids)
+
+    def unusable(self) -> list[str]:
+        """Those that have failed a check."""
         return sorted(self._unusable)
 
     def reason(self) -> str:
-        """Why some nodes are not used; empty if all are."""
+        """Why nodes cannot be used; empty if all can."""
         return "; ".join(failure.reason for failure in self._unusable.values())
+
+    def notice(self) -> str:
+        """Why some nodes are not used; empty if all are."""
+        names = {one["NodeID"]: one.get("NodeName") or one["NodeID"] for one in self._living}
+        leaving = [
+            f"node {names[node]} ends soon, so its trials leave it" for node in self.leaving.ids if node in names
+        ]
+        return "; ".join(filter(None, (self.reason(), *sorted(leaving))))
 
     def kinds(self) -> set[ErrorKind]:
         """The kinds of what is wrong with the nodes that are not used."""
@@ -257,7 +291,7 @@ class Nodes:
     def selector(self) -> dict[str, str]:
         """Ray's label selector for the nodes that can be used."""
         foreign = {one["NodeID"] for one in self._living if self.pool.is_left(one.get("Labels") or {})}
-        return {**avoiding(sorted(foreign | self._unusable.keys())), **self.pool.selector()}
+        return {**avoiding(sorted(foreign.union(self.excluded()))), **self.pool.selector()}
 
     def _of_pool(self) -> list[Mapping[str, Any]]:
         self._living = self._cluster.nodes()

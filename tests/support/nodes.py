@@ -17,6 +17,8 @@ class MemoryCluster:
         self.problems: dict[str, str] = {}
         self.slow: set[str] = set()
         self.broken: set[str] = set()  # the check of these fails itself
+        self.leaving: dict[str, float] = {}  # seconds left, by node
+        self.actors: dict[str, str] = {}  # the node of each
         self.begun: list[str] = []
 
     def nodes(self) -> list[Mapping[str, Any]]:
@@ -24,6 +26,12 @@ class MemoryCluster:
             {"NodeID": name, "NodeName": name, "Resources": {"CPU": cpus}, "Labels": self.labels.get(name, {})}
             for name, cpus in self.cpus.items()
         ]
+
+    def draining(self) -> Mapping[str, float]:
+        return dict(self.leaving)
+
+    def node_of(self, actor: Any) -> str:
+        return self.actors.get(actor, "")
 
     def begin_check(self, node: str, launch: LaunchConfig) -> Any:
         self.begun.append(node)

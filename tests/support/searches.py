@@ -46,6 +46,7 @@ class Tune:
         trial = SimpleNamespace(
             trial_id=name, config=config, status="PENDING", error_file=None, pickled_error_file=None
         )
+        trial.temporary_state = SimpleNamespace(ray_actor=name)
         if not waits:
             self._callback.on_trial_start(0, [], trial)
             trial.status = "RUNNING"

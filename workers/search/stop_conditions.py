@@ -46,6 +46,8 @@ SUPERSEDED = Outcome(Phase.PAUSED, "a later attempt has taken over", superseded=
 
 #: Of a trial that leaves its epoch because its slot is somebody else's.
 RECLAIMED = Outcome(Phase.PAUSED, "its slot went to another experiment")
+#: Of a trial that leaves its epoch because its node ends.
+NODE_ENDS = Outcome(Phase.PAUSED, "its node ends")
 
 
 def disk_full(detail: str) -> Outcome:

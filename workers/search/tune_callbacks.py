@@ -16,12 +16,13 @@ from ray.tune.experiment import Trial
 
 from search_spaces.early_stopping.base import Action
 from search_spaces.phrases import counted
-from search_spaces.protocol import Directives, Phase, TrialState
+from search_spaces.protocol import Directives, ErrorKind, Phase, TrialState
 from search_spaces.replicates import is_replicate
 from search_spaces.storage.base import ExperimentStorage, WriterFencedError
 from workers.failures import from_ray
 from workers.failures.classification import Failure
 from workers.fence import Fence
+from workers.leaving_nodes import is_urgent
 from workers.nodes import Nodes
 from workers.ray_patches import idle_actors, waiting_trials
 from workers.search import silent_trials, stop_conditions
@@ -68,7 +69,8 @@ class TuneCallback(Callback):
         self._searcher: TuneSearcher | None = None
         self._nodes: Nodes | None = None
         self._resources: Mapping[str, float] = {}
-        self._excluded: list[str] = []  # at the newest look
+        self._unusable: list[str] = []  # nodes, at the newest look
+        self._leaving: dict[int, float] = {}  # trials on nodes that end soon -> seconds left, at the newest poll
         self._controller: Any = None  # Tune's, at the newest poll
         self._lost_epochs = LostEpochs()
         self._yielding: dict[int, str] = {}  # trial -> why the stopping rule paused it, or ""
@@ -83,10 +85,10 @@ class TuneCallback(Callback):
         self._searcher, self._nodes, self._resources = searcher, nodes, resources or {}
 
     def notice(self) -> str:
-        """What a person should know of the running search: unusable nodes, replicates in training, lost epochs, trials
-        that finish no epoch."""
+        """What a person should know of the running search: nodes that are not used, replicates in training, lost
+        epochs, trials that finish no epoch."""
         notices = [
-            self._nodes.reason() if self._nodes else "",
+            self._nodes.notice() if self._nodes else "",
             self._replicating(),
             self._lost_epochs.sentence(),
             silent_trials.sentence(*self._recorder.silence()),
@@ -137,6 +139,8 @@ class TuneCallback(Callback):
         for trial in list(controller.get_live_trials()) if outcome or actions.cancel else ():
             if outcome or trial.config["trial"] in actions.cancel:
                 self._stop(controller, trial, outcome)
+        if not outcome:
+            self._leave_ending_nodes(controller)
         if not outcome and actions.surplus:
             withdrawn = self._withdraw(controller, actions.surplus)
             self._interrupt(controller, actions.interrupt - withdrawn)
@@ -179,6 +183,12 @@ class TuneCallback(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number, failure = trial.config["trial"], from_ray.of_trial(trial)
         restarts = self._table.trials[number].restarts
+        if number in self._leaving and failure.kind is ErrorKind.LOST:
+            log.warning("trial %s ended with its node, which had announced it: %s", number, failure.reason)
+            with self._journaling():
+                self._recorder.record_release(number)
+            self._on_change()
+            return
         log.error("trial %s failed, %s: %s", number, failure.kind, failure.reason)
         if failure.node and self._nodes:
             self._leave_node(number, failure)
@@ -217,9 +227,9 @@ class TuneCallback(Callback):
 
     def _check_nodes(self) -> None:
         """End the search where a node was excluded and no other is large enough for a trial."""
-        if self._nodes is None or self._nodes.excluded() == self._excluded:
+        if self._nodes is None or self._nodes.unusable() == self._unusable:
             return
-        self._excluded = self._nodes.excluded()
+        self._unusable = self._nodes.unusable()
         if not self._nodes.any_left(self._resources):
             self.outcome = self.outcome or stop_conditions.no_node_left(
                 self._nodes.kinds(), self._nodes.reason(), self._table
@@ -247,13 +257,14 @@ class TuneCallback(Callback):
         """Whether a trial that has just finished an epoch, or left one, releases its slot instead of continuing.
 
         The trial whose epoch ends first yields: its checkpoint is of this moment, so it loses nothing, and no other
-        choice frees a slot sooner. In a superseded attempt all do.
+        choice frees a slot sooner. On a node that ends soon all do, and in a superseded attempt.
         """
         with self._journaling():
             self._recorder.check_not_fenced()
         if self._fence.is_closed():
             return True
-        if verdict.action is not Action.PAUSE and not self._decide().surplus:
+        is_surplus = self._decide().surplus > len(self._leaving.keys() - {number})
+        if verdict.action is not Action.PAUSE and number not in self._leaving and not is_surplus:
             return False
         self._yielding[number] = verdict.reason
         return True
@@ -274,6 +285,19 @@ class TuneCallback(Callback):
         for trial in holding[max(0, len(holding) - max(0, most)) :]:
             log.info("trial %d leaves its epoch: its slot is needed", trial.config["trial"])
             self._stop(controller, trial, stop_conditions.RECLAIMED)
+
+    def _leave_ending_nodes(self, controller: Any) -> None:
+        """Have trials leave nodes that end soon: at the end of their epoch, or at once where no time is left."""
+        self._leaving = {}
+        if self._nodes is None or not self._nodes.leaving.ids:
+            return
+        for trial in [one for one in controller.get_live_trials() if one.status == Trial.RUNNING]:
+            left_s = self._nodes.leaving.left_s(trial.temporary_state.ray_actor)
+            if left_s is not None:
+                self._leaving[trial.config["trial"]] = left_s
+            if left_s is not None and is_urgent(left_s):
+                log.info("trial %d leaves its epoch: its node ends in %.0f s", trial.config["trial"], left_s)
+                self._stop(controller, trial, stop_conditions.NODE_ENDS)
 
     @contextmanager
     def _journaling(self) -> Iterator[None]:
