@@ -17,8 +17,9 @@ test: $(STAMP)        ## set everything up and run the tests
 test-faults: $(STAMP) ## every row of the fault table, and twenty faults drawn at random
 	RUNG_TEST_FAULTS=all $(BIN)/python -m pytest tests/faults -m e2e -s
 
-test-slow: $(STAMP)   ## the tests that compute for long: the rehearsal of `make gpu`, compiled networks
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m slow
+test-slow: $(STAMP)   ## the tests that take long: searches on a whole stack, most tests over PostgreSQL, compiled networks
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "slow and not e2e"
+	$(BIN)/python -m pytest tests/e2e -m slow
 
 test-browser: $(STAMP) ## MLflow's pages in Chromium (docs/mlflow.md); skipped where there is no Chromium
 	$(BIN)/python -m pytest tests/browser --override-ini addopts=--import-mode=importlib -s

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 SMALL = {"kind": "cnn", "width": 8, "depth": 2}
 #: On one core, an epoch of this model takes minutes and a batch one or two seconds.
 HUGE = {"kind": "resnet", "width": 128, "depth": 56}
-EPOCHS = 40
+EPOCHS = 15
 FREE_SLOT_S = 60.0
 
 
@@ -61,8 +61,13 @@ def test_paused_changed_resumed_and_continued(client: Client, mlflow: MlflowClie
     paused = until_inactive(client, submitted.id)
     assert (paused.state, paused.slots) == ("PAUSED", 0)
     before = trials_of(client, paused.id)
-    assert {trial.state for trial in before} == {"PAUSED"}
-    assert any(0 < trial.epoch < EPOCHS for trial in before)
+    # The pause may come before the process of a trial is up: such a trial has not begun.
+    assert {(trial.state, trial.epoch > 0) for trial in before} <= {
+        ("PAUSED", True),
+        ("PAUSED", False),
+        ("PENDING", False),
+    }
+    assert any(trial.state == "PAUSED" and 0 < trial.epoch < EPOCHS for trial in before)
 
     client.change(paused.id, num_samples=3, max_concurrent_trials=1)
     client.resume(paused.id)

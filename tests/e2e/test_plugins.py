@@ -32,7 +32,7 @@ from workers.state.recorder import Recorder
 from workers.training.loop import Training
 from workers.winner.evaluation import WinnerEvaluation
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 SPEC = {
     "name": "meddled",

@@ -19,7 +19,7 @@ from service.contract.schemas import ExperimentView
 from service.store.database import Database
 from tests.support.pools import clear, set_grant, set_pool
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 GRACE_S = 30.0
 START_S = 150.0  # of a driver and its first worker on a busy machine: 60 s were seen

@@ -29,7 +29,7 @@ from workers.search.verdicts import Verdicts
 from workers.state.recorder import Recorder
 from workers.state.trial_table import TrialTable
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 TIMEOUT_S = 60
 SPEC = {

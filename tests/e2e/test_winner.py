@@ -20,7 +20,7 @@ from workers.failures.classification import NodeError, TrialError, classified
 from workers.nodes import Nodes, this_node
 from workers.winner.evaluation import EvaluationFailedError, StopRequestedError, WinnerEvaluation, WinnerScore
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 SCORE = [0.5, 0.75]
 ANSWERS = "answers.json"

@@ -201,6 +201,7 @@ def test_a_home_is_as_before_after_it_was_destroyed(home: Place, tmp_path: Path)
     assert home.home.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
 def test_a_home_becomes_a_team_installation_and_is_restored_there(
     home: Place, team: Place, postgres: Postgres, tmp_path: Path
 ) -> None:
