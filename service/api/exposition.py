@@ -1,14 +1,14 @@
 """Exposition: the metrics in the text format of Prometheus.
 
-Owns the names of the metrics that are found at each scrape, what they mean, and their labels, which have closed sets of
-values: none is an id or a name that a person chose. What a replica measures while it works is in
-`service.adapters.measurements`. It must not know how the findings were made.
+Owns the names of the metrics that are found at each scrape, what they mean, and their labels, which have few values:
+none is an id or a name that a person chose, except the names of the pools, which administrators choose. What a replica
+measures while it works is in `service.adapters.measurements`. It must not know how the findings were made.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import accumulate
@@ -19,8 +19,9 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 from search_spaces.protocol import FINAL_PHASES, Phase
 from service.adapters.observations import DatabaseReport
 from service.context import AppContext
-from service.domain.census import RunningDriver
+from service.domain.census import Census, RunningDriver, Waiting
 from service.domain.cluster import Cluster
+from service.scheduling import pools
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: In seconds. A driver sends a heartbeat every 2 s, and is lost after 60 s, by default.
@@ -64,14 +65,14 @@ def _families(context: AppContext, found: Findings) -> Iterator[Metric]:
     yield from _reachability(context, found)
     yield from _replica(context)
     cluster = context.cluster_cache.cluster
-    if cluster is not None:
-        yield _gauge("rung_cluster_nodes", "Living nodes of the Ray cluster.", {(): len(cluster.nodes)})
     if found.database is not None:
+        census = found.database.census
         yield from _disks(found, found.database)
-        yield from _counts(found.database)
-        yield from _drivers(found.database.census.drivers)
+        yield from _counts(census)
+        yield from _drivers(census)
         if cluster is not None:
-            yield from _resources(cluster, found.database.census.drivers)
+            nodes = pools.nodes_of(census.pools)
+            yield from _resources({pool: pools.part(cluster, pool, nodes) for pool in nodes}, census.drivers)
 
 
 def _reachability(context: AppContext, found: Findings) -> Iterator[Metric]:
@@ -106,12 +107,12 @@ def _disks(found: Findings, database: DatabaseReport) -> Iterator[Metric]:
     yield _gauge("rung_database_bytes", "Size of the database.", {(): database.size_bytes})
 
 
-def _counts(database: DatabaseReport) -> Iterator[Metric]:
-    census = database.census
+def _counts(census: Census) -> Iterator[Metric]:
     experiments: Samples = {(state.value,): count for state, count in census.experiments.items()}
     yield _gauge("rung_experiments", "Experiments by state.", experiments, "state")
-    waiting: Samples = {(kind.value,): count for kind, count in census.waiting.items()}
-    yield _gauge("rung_queue", "Queued experiments by what they wait for.", waiting, "waiting_for")
+    waiting: Samples = dict.fromkeys(((pool, kind.value) for pool in census.pools for kind in Waiting), 0)
+    waiting |= {(pool, kind.value): count for (pool, kind), count in census.waiting.items()}
+    yield _gauge("rung_queue", "Queued experiments by what they wait for.", waiting, "pool", "waiting_for")
     trials: Samples = {(state.value,): count for state, count in census.trials.items()}
     yield _gauge("rung_trials", "Trials of the experiments that have a driver, by state.", trials, "state")
     if census.lease_left_s is not None:
@@ -119,12 +120,13 @@ def _counts(database: DatabaseReport) -> Iterator[Metric]:
         yield _gauge("rung_lease_left_seconds", about, {(): census.lease_left_s})
 
 
-def _drivers(drivers: tuple[RunningDriver, ...]) -> Iterator[Metric]:
+def _drivers(census: Census) -> Iterator[Metric]:
+    drivers = census.drivers
     phases = Counter(driver.phase for driver in drivers)
     counts: Samples = {(phase.value,): phases[phase] for phase in Phase if phase not in FINAL_PHASES}
     yield _gauge("rung_drivers", "Experiments that have a driver, by its phase.", counts, "phase")
-    slots: Samples = {(): sum(driver.slots for driver in drivers)}
-    yield _gauge("rung_slots_held", "Slots of the experiments that have a driver.", slots)
+    slots: Samples = {(pool,): sum(driver.slots for driver in drivers if driver.pool == pool) for pool in census.pools}
+    yield _gauge("rung_slots_held", "Slots of the experiments that have a driver.", slots, "pool")
     ages = [driver.heartbeat_age_s for driver in drivers if driver.heartbeat_age_s is not None]
     about = "Age of the newest heartbeat of the driver that has been silent for longest."
     yield _gauge("rung_heartbeat_oldest_age_seconds", about, {(): max(ages, default=0)})
@@ -133,14 +135,19 @@ def _drivers(drivers: tuple[RunningDriver, ...]) -> Iterator[Metric]:
     yield family
 
 
-def _resources(cluster: Cluster, drivers: tuple[RunningDriver, ...]) -> Iterator[Metric]:
-    cpus = sum(driver.cpus for driver in drivers)
-    default = cluster.default_gpus_per_trial
-    gpus = sum(driver.slots * default if driver.gpus is None else driver.gpus for driver in drivers)
-    for name, total, held in (("cpus", cluster.cpus, cpus), ("gpus", cluster.gpus, gpus)):
-        split: Samples = {("held",): held, ("free",): max(0.0, total - held)}
+def _resources(parts: Mapping[str, Cluster], drivers: tuple[RunningDriver, ...]) -> Iterator[Metric]:
+    """`parts` are what each pool has of the cluster."""
+    counts: Samples = {(pool,): len(part.nodes) for pool, part in parts.items()}
+    yield _gauge("rung_cluster_nodes", "Living nodes of the Ray cluster.", counts, "pool")
+    cpus, gpus = Samples(), Samples()
+    for pool, part in parts.items():
+        own, default = [driver for driver in drivers if driver.pool == pool], part.default_gpus_per_trial
+        held_gpus = sum(one.slots * default if one.gpus is None else one.gpus for one in own)
+        for samples, total, held in ((cpus, part.cpus, sum(one.cpus for one in own)), (gpus, part.gpus, held_gpus)):
+            samples[pool, "held"], samples[pool, "free"] = held, max(0.0, total - held)
+    for name, samples in (("cpus", cpus), ("gpus", gpus)):
         about = f"{name[:-1].upper()}s of the cluster that slots hold, and that are free for more."
-        yield _gauge(f"rung_cluster_{name}", about, split, "use")
+        yield _gauge(f"rung_cluster_{name}", about, samples, "pool", "use")
 
 
 def _cumulated(ages: list[float]) -> list[tuple[str, float]]:

@@ -14,9 +14,10 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
 
+from search_spaces.pool_names import DEFAULT_POOL
 from search_spaces.protocol import Phase, TrialState
 from service.contract.states import DRIVEN, State
-from service.store.models import Attempt, Experiment, Trial
+from service.store.models import Attempt, Experiment, StoredPool, Trial
 
 
 class Waiting(StrEnum):
@@ -53,6 +54,7 @@ class RunningDriver:
     CPUs and GPUs are those of its slots together; a GPU share that the cluster decides is None.
     """
 
+    pool: str
     phase: Phase
     slots: int
     cpus: float
@@ -62,11 +64,13 @@ class RunningDriver:
 
 @dataclass(frozen=True)
 class Census:
-    """`trials` are those of the experiments with a driver. `lease_left_s`: seconds until the lease of the queue ends,
-    negative since it has ended; None if nobody ever held it."""
+    """`pools`: the labels of the nodes of each, none for the default one. `waiting` counts by pool. `trials` are those
+    of the experiments with a driver. `lease_left_s`: seconds until the lease of the queue ends, negative since it has
+    ended; None if nobody ever held it."""
 
+    pools: Mapping[str, Mapping[str, str]]
     experiments: Mapping[State, int]
-    waiting: Mapping[Waiting, int]
+    waiting: Mapping[tuple[str, Waiting], int]
     drivers: tuple[RunningDriver, ...]
     trials: Mapping[TrialState, int]
     lease_left_s: float | None
@@ -76,13 +80,16 @@ def take(session: Session, lease_ends_at: datetime | None, now: datetime) -> Cen
     """Count everything."""
     by_state = session.execute(select(Experiment.state, func.count()).group_by(Experiment.state))
     experiments = {State(state): count for state, count in by_state}
-    kinds = select(_kind(now).label("kind")).where(Experiment.state == State.QUEUED).subquery()
-    queued = select(kinds.c.kind, func.count()).group_by(kinds.c.kind)
+    pools = {row.name: row.labels for row in session.execute(select(StoredPool.name, StoredPool.labels))}
+    kinds = select(Experiment.pool, _kind(now).label("kind")).where(Experiment.state == State.QUEUED).subquery()
+    queued = select(kinds.c.pool, kinds.c.kind, func.count()).group_by(kinds.c.pool, kinds.c.kind)
+    waiting = {(pool, Waiting(kind)): count for pool, kind, count in session.execute(queued)}
     driven = select(Experiment.id).where(Experiment.state.in_(DRIVEN))
     trials = select(Trial.state, func.count()).where(Trial.experiment_id.in_(driven)).group_by(Trial.state)
     return Census(
+        pools={DEFAULT_POOL: {}} | pools,
         experiments=dict.fromkeys(State, 0) | experiments,
-        waiting=dict.fromkeys(Waiting, 0) | {Waiting(found): count for found, count in session.execute(queued)},
+        waiting=waiting,
         drivers=_drivers(session, now),
         trials=dict.fromkeys(TrialState, 0) | {TrialState(state): count for state, count in session.execute(trials)},
         lease_left_s=None if lease_ends_at is None else (lease_ends_at - now).total_seconds(),
@@ -102,6 +109,7 @@ def _kind(now: datetime) -> ColumnElement[str]:
 def _drivers(session: Session, now: datetime) -> tuple[RunningDriver, ...]:
     newest = (Attempt.experiment_id == Experiment.id) & (Attempt.number == Experiment.attempt)
     query = select(
+        Experiment.pool,
         Experiment.phase,
         Experiment.slots,
         Experiment.cpus_per_trial,
@@ -111,11 +119,12 @@ def _drivers(session: Session, now: datetime) -> tuple[RunningDriver, ...]:
     rows = session.execute(query.join(Attempt, newest).where(Experiment.state.in_(DRIVEN)))
     return tuple(
         RunningDriver(
+            pool=pool,
             phase=Phase(phase or Phase.STARTING),
             slots=slots,
             cpus=slots * (1 if cpus is None else cpus),
             gpus=None if gpus is None else slots * gpus,
             heartbeat_age_s=None if heard_at is None else max(0.0, (now - heard_at).total_seconds()),
         )
-        for phase, slots, cpus, gpus, heard_at in rows
+        for pool, phase, slots, cpus, gpus, heard_at in rows
     )

@@ -75,6 +75,12 @@ def nodes(session: Session) -> dict[str, PoolNodes]:
     return _nodes(list_all(session))
 
 
+def nodes_of(labels: Mapping[str, Mapping[str, str]]) -> dict[str, PoolNodes]:
+    """The same by the labels of the nodes of each pool; the default one has the nodes that no other one has."""
+    named = {pool: PoolNodes(labels=dict(own)) for pool, own in labels.items() if pool != DEFAULT_POOL}
+    return {DEFAULT_POOL: PoolNodes(others=[one.labels for one in named.values()]), **named}
+
+
 def part(cluster: Cluster, pool: str, nodes: Mapping[str, PoolNodes]) -> Cluster:
     """What a pool has of the cluster: all of it, where there is no other pool."""
     if len(nodes) == 1:
@@ -162,8 +168,7 @@ def _unchanged() -> StoredPool:
 
 
 def _nodes(rows: Sequence[StoredPool]) -> dict[str, PoolNodes]:
-    named = {row.name: PoolNodes(labels=row.labels) for row in rows if row.name != DEFAULT_POOL}
-    return {DEFAULT_POOL: PoolNodes(others=[one.labels for one in named.values()]), **named}
+    return nodes_of({row.name: row.labels for row in rows})
 
 
 def _label_problems(labels: Mapping[str, str], others: Sequence[StoredPool]) -> list[Problem]:

@@ -28,6 +28,7 @@ from tests.support.clock import Clock
 from tests.support.half_open import silent_server
 from tests.support.memory_launcher import MemoryLauncher
 from tests.support.metrics import Scraped, scrape
+from tests.support.pools import set_grant
 from tests.support.reconciling import reconcile_for, refuse
 from tests.support.server import serving
 from tests.support.world import World
@@ -84,11 +85,34 @@ def test_the_queue_the_slots_and_the_trials(world: World) -> None:
     assert found.by("rung_trials", "state") == {"COMPLETED": 1, "RUNNING": 1, "EARLY_STOPPED": 1}
     assert found.by("rung_drivers", "phase") == {"searching": 1}
     slots = world.show(searching)["slots"]
-    assert found.value("rung_slots_held") == slots
+    assert found.value("rung_slots_held", pool="default") == slots
     assert found.by("rung_cluster_cpus", "use") == {"held": 2 * slots, "free": 4 - 2 * slots}
     assert found.by("rung_cluster_gpus", "use") == {"free": 1}
-    assert found.value("rung_cluster_nodes") == 1
+    assert found.value("rung_cluster_nodes", pool="default") == 1
     assert new not in "".join(map(str, found.samples))
+
+
+def test_each_pool_has_its_own_queue_slots_and_nodes(world: World, context: AppContext) -> None:
+    world.launcher.nodes = Cluster((Node("a", cpus=4), Node("b", cpus=8, gpus=2, labels={"kind": "large"})))
+    created = world.client.post("/api/v1/pools", json={"pool": "large", "labels": {"kind": "large"}})
+    assert created.status_code == 201, created.text
+    set_grant(context.database, pool="large")
+    size = {"gpus_per_trial": 0, "max_concurrent_trials": 1}
+    for pool, cpus, gpus, waiting in (("default", 3, 0, 1), ("large", 6, 1, 2)):
+        own = size | {"cpus_per_trial": cpus, "pool": pool}
+        world.started(resources=own | {"gpus_per_trial": gpus})
+        for _ in range(waiting):
+            world.submit(resources=own)
+    world.reconciler.reconcile_once()
+    found = scrape(world.client)
+    for pool, cpus, free, gpus, waiting in (("default", 3, 1, 0, 1), ("large", 6, 2, 1, 2)):
+        assert found.value("rung_cluster_nodes", pool=pool) == 1
+        assert found.value("rung_slots_held", pool=pool) == 1
+        assert found.value("rung_queue", pool=pool, waiting_for="slots") == waiting
+        assert found.value("rung_cluster_cpus", pool=pool, use="held") == cpus
+        assert found.value("rung_cluster_cpus", pool=pool, use="free") == free
+        assert found.value("rung_cluster_gpus", pool=pool, use="held") == gpus
+        assert found.value("rung_cluster_gpus", pool=pool, use="free") == gpus
 
 
 @pytest.mark.stores
@@ -200,6 +224,7 @@ def test_the_labels_of_all_metrics_are_known(world: World) -> None:
         "le",
         "part",
         "phase",
+        "pool",
         "state",
         "use",
         "version",
