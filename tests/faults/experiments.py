@@ -71,6 +71,6 @@ def driver_of(stand: Stand, experiment_id: str) -> int:
 
     def found() -> list[int]:
         attempt = stand.rung.get(experiment_id).attempt
-        return stand.pids("workers.driver", f"{stand.files(experiment_id)} {attempt}")
+        return stand.pids("workers.driver", f"{stand.address(experiment_id)} {attempt}")
 
     return stand.wait_until(found, f"the driver of {experiment_id}")[0]

@@ -12,8 +12,9 @@ from collections import Counter
 from typing import Any
 
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import NAMES
 from search_spaces.protocol import ENDED_TRIAL_STATES, METRICS
-from search_spaces.storage.folder import FolderStorage
+from search_spaces.storage.base import open_storage
 from service.contract.schemas import ExperimentView
 from tests.faults.stand import Stand
 from workers.search.verdicts import Verdicts
@@ -71,7 +72,7 @@ def assert_nothing_lost(
 
 def entries(stand: Stand, experiment_id: str) -> list[dict[str, Any]]:
     """The valid entries of the journal: those of a superseded driver do not count."""
-    return list(FolderStorage(stand.files(experiment_id)).journal.entries())
+    return list(open_storage(stand.address(experiment_id)).journal.entries())
 
 
 def finished(stand: Stand, experiment_id: str) -> Epochs:
@@ -97,8 +98,8 @@ def trained(stand: Stand, experiment_id: str, trial: int) -> list[int]:
 
     The log also tells how far an epoch of more than half a minute is.
     """
-    log = stand.files(experiment_id) / "trials" / f"{trial:05d}" / "trial.log"
-    return [int(number) for number in re.findall(r"\bepoch (\d+): (?!\d+ of )", log.read_text())]
+    with open_storage(stand.address(experiment_id)).artifacts.open_reader(NAMES.trial(trial).log) as log:
+        return [int(number) for number in re.findall(r"\bepoch (\d+): (?!\d+ of )", log.read().decode())]
 
 
 def _assert_trials(stand: Stand, view: ExperimentView, num_samples: int, states: frozenset[str]) -> None:
@@ -182,7 +183,8 @@ def _assert_trained_once(stand: Stand, view: ExperimentView, again: int) -> None
 
 def _replay(stand: Stand, experiment_id: str) -> dict[int, tuple[str, str]]:
     """How a new stopping rule ends each trial (state, reason), given the epochs of the journal in order."""
-    spec = ExperimentSpec.model_validate_json((stand.files(experiment_id) / "spec.json").read_text())
+    with open_storage(stand.address(experiment_id)).artifacts.open_reader(NAMES.spec) as stored:
+        spec = ExperimentSpec.model_validate_json(stored.read())
     verdicts, decided = Verdicts(spec.early_stopping, spec.objective, spec.max_epochs), {}
     for entry in entries(stand, experiment_id):
         if entry["event"] != "epoch":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import random
 import shlex
@@ -129,14 +130,23 @@ class Stand:
         self.wait_until(lambda: not any(map(is_alive, doomed)), f"{names} are gone")
 
     @contextlib.contextmanager
-    def node(self, name: str, cpus: int, *, hidden: Path | None = None, paths: Sequence[Path] = ()) -> Iterator[int]:
-        """Another node of Ray; its process has a view of the file systems of its own.
+    def node(
+        self,
+        name: str,
+        cpus: int,
+        *,
+        labels: Mapping[str, str] | None = None,
+        hidden: Path | None = None,
+        paths: Sequence[Path] = (),
+    ) -> Iterator[int]:
+        """Another node of Ray, and its process, which has a view of the file systems of its own.
 
         `hidden` is a folder that its processes do not see, `paths` come first among those of their modules.
         """
         parts = self._stack.components()
         address = f"127.0.0.1:{self._stack.ray_ports['port']}"
-        words = [sys.executable, "-m", "tests.faults.ray_node", address, name, str(cpus), *map(str, _free_ports(3))]
+        node = [address, name, str(cpus), json.dumps(dict(labels or {})), *map(str, _free_ports(3))]
+        words = [sys.executable, "-m", "tests.faults.ray_node", *node]
         mount = f"mount -t tmpfs none {hidden} && " if hidden else ""
         words = ["unshare", "-m", "sh", "-c", f"{mount}exec {shlex.join(words)}"]
         self.storages[0].mkdir(exist_ok=True)
@@ -202,6 +212,11 @@ class Stand:
     def files(self, experiment_id: str) -> Path:
         """The folder of an experiment."""
         return next((root / experiment_id for root in self.storages if (root / experiment_id).exists()), Path("absent"))
+
+    def address(self, experiment_id: str) -> str:
+        """The address of an experiment's storage."""
+        root = self._settings.get("STORAGE_ROOT")
+        return f"{root}/{experiment_id}" if root else str(self.files(experiment_id))
 
     def dsn(self, database: str) -> str:
         return self._postgres.url(database)
