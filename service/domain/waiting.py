@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, select, tuple_
@@ -19,6 +20,8 @@ from service.store.models import Experiment
 
 #: Long enough for a night and a day, short enough to follow a change of the cluster.
 PACE_OF = timedelta(hours=24)
+#: Less says little.
+LEAST_PERIOD = timedelta(minutes=1)
 
 
 def count(session: Session) -> Counter[str]:
@@ -48,8 +51,21 @@ def in_order(
     return [(number, experiment) for number, experiment in session.execute(query.options(WITHOUT_SPEC))]
 
 
-def started(session: Session, now: datetime) -> Counter[tuple[str, str]]:
-    """How many experiments of each team and pool started for the first time in PACE_OF."""
+@dataclass(frozen=True)
+class Pace:
+    """How many experiments of a team started for the first time in a period that has just ended."""
+
+    started: int = 0
+    period: timedelta = PACE_OF
+
+
+def pace(session: Session, now: datetime) -> dict[tuple[str, str], Pace]:
+    """The pace of each team in each pool. The period is PACE_OF, or that since the first of these was submitted: before
+    it, nothing could start."""
     group = Experiment.team_id, Experiment.pool
-    query = select(*group, func.count()).where(Experiment.started_at > now - PACE_OF).group_by(*group)
-    return Counter({(team, pool): count for team, pool, count in session.execute(query)})
+    query = select(*group, func.count(), func.min(Experiment.created_at))
+    query = query.where(Experiment.started_at > now - PACE_OF).group_by(*group)
+    return {
+        (team, pool): Pace(count, min(PACE_OF, max(LEAST_PERIOD, now - since)))
+        for team, pool, count, since in session.execute(query)
+    }

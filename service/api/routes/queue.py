@@ -46,15 +46,16 @@ def show_queue(context: CurrentContext, visible: ExperimentList, query: Annotate
     outage = context.cluster_cache.unreachable_reason
     with context.database.read() as session:
         own, others = visible.count_waiting(session)
-        found, started = visible.waiting(session, query.limit + 1, after), waiting.started(session, now)
+        found, paces = visible.waiting(session, query.limit + 1, after), waiting.pace(session, now)
         items = [
-            _entry(position, one, started[one.team_id, one.pool], outage, now) for position, one in found[: query.limit]
+            _entry(position, one, paces.get((one.team_id, one.pool), waiting.Pace()), outage, now)
+            for position, one in found[: query.limit]
         ]
     more = pagination.encode([items[-1].position, items[-1].team, items[-1].pool]) if len(found) > query.limit else None
     return Queue(waiting=own, waiting_of_others=others, items=items, next_cursor=more)
 
 
-def _entry(position: int, experiment: Experiment, started: int, outage: str, now: datetime) -> QueueEntry:
+def _entry(position: int, experiment: Experiment, pace: waiting.Pace, outage: str, now: datetime) -> QueueEntry:
     retry_s = (experiment.retry_at - now).total_seconds() if experiment.retry_at else 0.0
     waits_for, reason = WaitsFor(experiment.waits_for or WaitsFor.UNKNOWN), experiment.reason
     if outage:
@@ -74,12 +75,11 @@ def _entry(position: int, experiment: Experiment, started: int, outage: str, now
         gpus_per_trial=experiment.gpus_per_trial,
         waits_for=waits_for,
         reason=reason,
-        estimate=_estimate(position, waits_for, started, retry_s, now),
+        estimate=_estimate(position, waits_for, pace, retry_s, now),
     )
 
 
-def _estimate(position: int, waits_for: WaitsFor, started: int, retry_s: float, now: datetime) -> Estimate:
-    hours = waiting.PACE_OF.total_seconds() / 3600
+def _estimate(position: int, waits_for: WaitsFor, pace: waiting.Pace, retry_s: float, now: datetime) -> Estimate:
     if waits_for is WaitsFor.RETRY:
         return Estimate(seconds=round(retry_s), basis="the pause before the next attempt, if slots are free then")
     if waits_for is WaitsFor.BUDGET:
@@ -87,10 +87,12 @@ def _estimate(position: int, waits_for: WaitsFor, started: int, retry_s: float, 
         return Estimate(seconds=round(seconds), basis="the next month begins, if the budget is not raised before")
     if waits_for not in MOVES_WITH_THE_QUEUE:
         return Estimate(seconds=None, basis="what it waits for does not depend on the experiments before it")
-    if not started:
-        return Estimate(seconds=None, basis=f"no experiment of the team started in the last {hours:g} hours")
-    pace = f"{counted(started, 'experiment')} of the team started in the last {hours:g} hours"
-    return Estimate(seconds=round(position * hours * 3600 / started), basis=pace)
+    minutes = round(pace.period.total_seconds() / 60)
+    period = f"the last {counted(minutes, 'minute') if minutes < 120 else counted(round(minutes / 60), 'hour')}"
+    if not pace.started:
+        return Estimate(seconds=None, basis=f"no experiment of the team started in {period}")
+    basis = f"{counted(pace.started, 'experiment')} of the team started in {period}"
+    return Estimate(seconds=round(position * pace.period.total_seconds() / pace.started), basis=basis)
 
 
 def _decode(cursor: str | None) -> tuple[int, str, str]:

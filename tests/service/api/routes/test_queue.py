@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -50,8 +50,8 @@ def test_the_queue_is_in_order_of_priority_then_age_and_says_what_each_waits_for
     ]
     assert found["items"][0]["reason"] == "waiting for free slots"
     assert found["items"][1]["estimate"] == {
-        "seconds": 2 * 24 * 3600,
-        "basis": "1 experiment of the team started in the last 24 hours",
+        "seconds": 2 * 60,
+        "basis": "1 experiment of the team started in the last 1 minute",
     }
     assert running not in {item["experiment_id"] for item in found["items"]}
 
@@ -136,6 +136,21 @@ def test_of_other_teams_only_the_number_of_waiting_experiments_is_shown(
         (3, "speech"),
     ]
     assert (second["next_cursor"], second["waiting_of_others"]) == (None, 0)
+
+
+def test_the_pace_is_that_since_the_first_of_them_was_submitted(world: World, context: AppContext) -> None:
+    world.launcher.nodes = Cluster((Node("a", cpus=1),))
+    running, waits = world.started(), submit(world)
+    world.reconciler.reconcile_once()
+    for hours, seconds, period in ((3, 3 * 3600, "3 hours"), (72, 24 * 3600, "24 hours")):
+        with context.database.write() as session:
+            row = session.get_one(Experiment, running)
+            row.created_at = datetime.now(UTC) - timedelta(hours=hours)
+        [item] = queue(world.client)["items"]
+        assert item["experiment_id"] == waits
+        basis = f"1 experiment of the team started in the last {period}"
+        assert item["estimate"]["basis"] == basis
+        assert item["estimate"]["seconds"] == pytest.approx(seconds, abs=60)
 
 
 def test_only_recent_starts_are_the_basis_of_an_estimate(world: World, context: AppContext) -> None:
