@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv-peers
 
-.PHONY: demo test test-faults test-slow test-browser test-load check lint
+.PHONY: demo test test-faults test-slow test-browser test-load test-cluster check lint
 .PHONY: bench bench-search bench-search-peers bench-sharing gpu up clean
 
 demo: $(STAMP)        ## set everything up and run a search on handwritten digits
@@ -26,6 +26,9 @@ test-browser: $(STAMP) ## MLflow's pages in Chromium (docs/mlflow.md); skipped w
 
 test-load: $(STAMP)   ## sixty hostile clients for two minutes (docs/security.md)
 	$(BIN)/python -m pytest tests/load --override-ini addopts=--import-mode=importlib -s
+
+test-cluster: $(STAMP) ## Ray's autoscaler adds and removes workers for a search (docs/operating.md)
+	$(BIN)/python -m pytest tests/cluster --override-ini addopts=--import-mode=importlib -s
 
 check: $(STAMP) lint test   ## what must pass before a commit
 

@@ -36,8 +36,8 @@ class Resources(Spec):
 
     gpus_per_trial: Annotated[Number, Field(ge=0, le=16)] | None = Field(
         None,
-        description="Number of GPUs: 0, a share of one GPU from 0.01, or 1; default: 1 if the cluster has any, "
-        "otherwise 0. Stored experiments may have more than 1; new ones may not.",
+        description="Number of GPUs: 0, a share of one GPU from 0.01, or 1; default: 1 if the pool has any or "
+        "can get any, otherwise 0. Stored experiments may have more than 1; new ones may not.",
     )
     cpus_per_trial: Annotated[Integer, Field(ge=1, le=256)] = Field(1, description="Number of CPUs.")
     max_concurrent_trials: Annotated[Integer, Field(ge=1)] | None = Field(

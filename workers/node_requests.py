@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import ray
@@ -41,24 +41,34 @@ class Groups(Protocol):
     def create(self, request: SlotRequest) -> Any:
         """A group for one slot, which waits until a node has room."""
 
-    def is_placed(self, group: Any) -> bool: ...
+    def placed(self) -> Collection[Any]:
+        """Groups that have room on a node; others, of anybody, may be among them."""
 
     def remove(self, group: Any) -> None: ...
 
 
 class RayGroups:
+    """Groups are known by their ids, under which Ray lists them."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, Any] = {}
+
     def create(self, request: SlotRequest) -> Any:
         from ray.util.placement_group import placement_group
 
-        return placement_group([request.resources], bundle_label_selector=[request.selector])
+        group = placement_group([request.resources], bundle_label_selector=[request.selector])
+        self._groups[group.id.hex()] = group
+        return group.id.hex()
 
-    def is_placed(self, group: Any) -> bool:
-        return bool(group.wait(0))
+    def placed(self) -> Collection[Any]:
+        from ray.util.placement_group import placement_group_table
+
+        return {name for name, one in placement_group_table().items() if one["state"] == "CREATED"}
 
     def remove(self, group: Any) -> None:
         from ray.util.placement_group import remove_placement_group
 
-        remove_placement_group(group)
+        remove_placement_group(self._groups.pop(group))
 
 
 class Keeper:
@@ -79,8 +89,9 @@ class Keeper:
         if document is not None and document.sequence != self._sequence:
             self._sequence, self._heard_at = document.sequence, self._clock()
             self._follow(document.requests)
+        placed = self._groups.placed() if any(groups for _, groups in self._waiting) else ()
         for _, groups in self._waiting:
-            for group in [one for one in groups if self._groups.is_placed(one)]:
+            for group in [one for one in groups if one in placed]:
                 self._groups.remove(group)
                 groups.remove(group)
         if self._clock() - self._heard_at > SILENCE_S:

@@ -98,7 +98,8 @@ def ray(context: AppContext) -> list[Finding]:
     if not cluster.nodes:
         return [problem(Part.RAY, "Ray answers, but has no node", "start a node: ray start --address ...")]
     nodes = f"{counted(len(cluster.nodes), 'node')} with {cluster.cpus:g} CPUs and {cluster.gpus:g} GPUs"
-    return [ok(Part.RAY, f"Ray answers: {nodes}")]
+    kinds = "; ".join(f"{kind.cpus:g} CPUs and {kind.gpus:g} GPUs" for kind in cluster.possible)
+    return [ok(Part.RAY, f"Ray answers: {nodes}{kinds and f'; it is asked for nodes with {kinds}'}")]
 
 
 def mlflow(context: AppContext) -> list[Finding]:

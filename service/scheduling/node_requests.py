@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 
 from search_spaces.node_requests import DOCUMENT, FOLDER, REPEAT_S, NodeRequests, SlotRequest
 from search_spaces.storage.base import open_storage
-from service.adapters.launcher import ALIVE, ClusterUnreachableError, Launcher
+from service.adapters.launcher import ALIVE, ClusterUnreachableError, JobStatus, Launcher
 
 MODULE = "workers.node_requests"
-#: How often it is looked at whether the process runs, and so how soon another one starts.
-LOOK_S = 15.0
+#: How often it is looked at whether the process runs, and so how soon another one starts; later each time it failed.
+LOOK_S, LONGEST_S = 15.0, 600.0
+LOG_CHARACTERS = 2000  # of the end of what a process printed that failed
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ class NodeRequester:
         self._keeper = ""
         self._asked: Sequence[SlotRequest] = ()
         self._sequence = 0
-        self._written_at = self._looked_at = -math.inf
+        self._written_at = self._next_look = -math.inf
+        self._pause_s = LOOK_S
 
     def ask(self, requests: Sequence[SlotRequest]) -> None:
         """Errors are logged: the next call tries again."""
@@ -47,10 +49,12 @@ class NodeRequester:
 
     def _ask(self, requests: Sequence[SlotRequest]) -> None:
         now, keeper = self._monotonic(), self._keeper
-        if requests and now - self._looked_at >= LOOK_S:
-            self._looked_at = now
-            if not keeper or self._launcher.status(keeper) not in ALIVE:
-                keeper = f"{FOLDER}-{secrets.token_hex(8)}"
+        if requests and now >= self._next_look:
+            self._next_look = now + LOOK_S
+            if not self._runs():
+                self._next_look, keeper = now + self._pause_s, f"{FOLDER}-{secrets.token_hex(8)}"
+        if not keeper:
+            return  # none could be started at the newest look
         if requests == self._asked and keeper == self._keeper and now - self._written_at < REPEAT_S:
             return
         storage = open_storage(self._address)
@@ -64,3 +68,13 @@ class NodeRequester:
         if requests != self._asked:
             log.info("slots for which Ray is asked for nodes: %d", sum(one.count for one in requests))
         self._asked, self._written_at = requests, now
+
+    def _runs(self) -> bool:
+        """Whether the process that asks runs. One that ended because nothing was asked for has not failed."""
+        status = self._launcher.status(self._keeper) if self._keeper else JobStatus.SUCCEEDED
+        failed = status not in ALIVE | {JobStatus.SUCCEEDED}
+        self._pause_s = min(2 * self._pause_s, LONGEST_S) if failed else LOOK_S
+        if failed:
+            printed = self._launcher.logs(self._keeper)[-LOG_CHARACTERS:]
+            log.warning("%s, which asks Ray for nodes, ended as %s; it printed: %s", self._keeper, status, printed)
+        return status in ALIVE

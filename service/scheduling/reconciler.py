@@ -134,10 +134,10 @@ class Reconciler:
     def _act(self, held: HeldLease, cluster: Cluster) -> None:
         self._check_drivers(held)
         assigned = self._assign_slots(held, cluster)
-        self._requester.ask(assigned.requests)
         for experiment_id, slots in assigned.slots.items():
             with _isolating_failures(experiment_id):
                 self._launch(held, experiment_id, slots, cluster)
+        self._requester.ask(assigned.requests)
 
     def _look(self) -> Cluster | None:
         cache = self._context.cluster_cache

@@ -66,6 +66,14 @@ def containers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         yield from ((f"{name}/{one['name']}", one, template["spec"]) for one in template["spec"]["containers"])
 
 
+def test_the_service_knows_what_the_autoscaler_can_add() -> None:
+    groups = of_kind("RayCluster")["rung"]["spec"]["workerGroupSpecs"]
+    limits = [group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in groups]
+    sizes = [(float(one["cpu"]), float(one.get("nvidia.com/gpu", 0))) for one in limits]
+    settings = read_settings(of_kind("ConfigMap")["rung-settings"]["data"])
+    assert [(kind.cpus, kind.gpus) for kind in settings.node_kinds] == sizes
+
+
 def named(value: Any, field: str) -> Iterator[Any]:
     """All values of a field, at any depth."""
     if isinstance(value, dict):

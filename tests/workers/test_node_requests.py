@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.core.generated import autoscaler_pb2, common_pb2
+
 from search_spaces.node_requests import SILENCE_S, NodeRequests, SlotRequest
 from tests.support.clock import Clock
 from workers.node_requests import Keeper
@@ -15,15 +19,15 @@ class MemoryGroups:
     def __init__(self) -> None:
         self.made = 0
         self.held: dict[int, SlotRequest] = {}
-        self.placed: set[int] = set()
+        self.with_room: set[int] = set()
 
     def create(self, request: SlotRequest) -> Any:
         self.made += 1
         self.held[self.made] = request
         return self.made
 
-    def is_placed(self, group: Any) -> bool:
-        return group in self.placed
+    def placed(self) -> set[int]:
+        return self.with_room
 
     def remove(self, group: Any) -> None:
         del self.held[group]
@@ -59,7 +63,7 @@ def test_the_room_of_a_new_node_is_given_back_at_once() -> None:
     groups, clock = MemoryGroups(), Clock()
     keeper = Keeper("k", groups, clock.monotonic)
     keeper.look(asks(1, slots(2)))
-    groups.placed = {1}
+    groups.with_room = {1, 77}
     for _ in range(3):
         assert keeper.look(asks(1, slots(2)))
         assert sorted(groups.held) == [2]
@@ -86,3 +90,32 @@ def test_it_ends_once_another_process_asks() -> None:
     assert keeper.look(asks(1, slots(2)))
     assert not keeper.look(asks(2, slots(2), keeper="another"))
     assert not groups.held
+
+
+def test_rays_scheduler_adds_as_many_nodes_as_it_may_for_groups_that_no_living_node_may_take() -> None:
+    """One request for all bundles (`request_resources`) would add none: it is fulfilled completely or not at all."""
+    room: Any = {"min_worker_nodes": 0, "max_worker_nodes": 2, "resources": {"CPU": 8, "GPU": 4}}
+    bundle = autoscaler_pb2.ResourceRequest(resources_bundle=slots(1).resources)
+    here = bundle.label_selectors.add().label_constraints
+    here.add(label_key="ray.io/node-id", operator=common_pb2.LABEL_OPERATOR_NOT_IN, label_values=["aa", "bb"])
+    here.add(label_key="zone", operator=common_pb2.LABEL_OPERATOR_IN, label_values=["a"])
+    together = autoscaler_pb2.ResourceRequestByCount(request=bundle, count=12)
+
+    def added(groups: int, constraints: list[Any]) -> dict[str, int]:
+        decided = ResourceDemandScheduler(None).schedule(
+            SchedulingRequest(
+                node_type_configs={
+                    "ours": NodeTypeConfig(name="ours", labels={"zone": "a"}, **room),
+                    "others": NodeTypeConfig(name="others", labels={"zone": "b"}, **room),
+                },
+                max_num_nodes=10,
+                disable_launch_config_check=True,
+                gang_resource_requests=[autoscaler_pb2.GangResourceRequest(requests=[bundle])] * groups,
+                cluster_resource_constraints=constraints,
+            )
+        )
+        return {one.instance_type: one.count for one in decided.to_launch}
+
+    assert added(3, []) == {"ours": 1}
+    assert added(12, []) == {"ours": 2}
+    assert added(0, [autoscaler_pb2.ClusterResourceConstraint(resource_requests=[together])]) == {}

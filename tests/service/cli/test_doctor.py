@@ -19,7 +19,7 @@ from service.checkup import examinations, nodes, parts
 from service.cli import app
 from service.context import AppContext
 from service.contract.checkup import Checkup, Finding, Part, Verdict, clock_difference_s, free_space
-from service.domain.cluster import Cluster
+from service.domain.cluster import Cluster, Node
 from service.settings import Settings
 from tests.support.memory_launcher import MemoryLauncher
 from tests.support.world import World
@@ -118,6 +118,16 @@ def test_a_cluster_without_nodes_and_a_folder_without_data(
     assert found[Part.DATA][0]["verdict"] == "ok", "nobody has to create the folder in the home"
     assert "need no folder" in found[Part.DATA][0]["detail"]
     assert Part.NODE not in found
+
+
+def test_nodes_that_ray_is_asked_for_are_named(doctor: Doctor, world: World, launcher: MemoryLauncher) -> None:
+    launcher.nodes = Cluster((Node("head", cpus=2),), possible=(Node("a new one", 8, 4), Node("a new one", 16)))
+    world.reconciler.reconcile_once()
+    [found] = doctor.findings("--no-nodes", status=1)[Part.RAY]
+    assert found["verdict"] == "ok"
+    assert found["detail"] == (
+        "Ray answers: 1 node with 2 CPUs and 0 GPUs; it is asked for nodes with 8 CPUs and 4 GPUs; 16 CPUs and 0 GPUs"
+    )
 
 
 def test_nobody_schedules(doctor: Doctor, world: World, context: AppContext) -> None:
