@@ -25,6 +25,15 @@ def rounded(number: float, digits: int = 3) -> str:
     return f"{number:.0f}" if "e+" in text else text
 
 
+def size_text(size: float) -> str:
+    """A number of bytes in the largest unit in which it is at least 1."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{rounded(size)} {unit}"
+        size /= 1000
+    return f"{rounded(size)} TB"
+
+
 def listed(names: Iterable[str], most: int = LISTED) -> str:
     """The first names, at most `most`, and the number of the others."""
     all_names = list(names)

@@ -42,6 +42,7 @@ from service.api.security_headers import SecurityHeadersMiddleware
 from service.api.thread_pools import ThreadPools
 from service.api.trusted_hosts import HostOriginMiddleware
 from service.checkup.examinations import Examinations
+from service.cleanup.storage_keeper import StorageKeeper
 from service.cleanup.worker import CleanupWorker
 from service.context import AppContext, utc_now
 from service.delivery.worker import DeliveryWorker
@@ -187,10 +188,11 @@ def _threads(context: AppContext, loop_clock: LoopClock) -> list[BackgroundThrea
         return []
     reconciler = Reconciler(context, monotonic=loop_clock)
     cleanup = CleanupWorker(context, lambda: reconciler.held)
+    storage = StorageKeeper(context, lambda: reconciler.held)
     delivery = DeliveryWorker(context, lambda: reconciler.held)
     workspaces = MlflowWorkspaces(context.database, context.mlflow, lambda: reconciler.held)
     kept = [workspaces] if context.settings.mlflow_workspaces else []
-    return [reconciler, cleanup, delivery, *kept, *context.launcher.threads(lambda: _is_idle(context))]
+    return [reconciler, cleanup, storage, delivery, *kept, *context.launcher.threads(lambda: _is_idle(context))]
 
 
 def _is_idle(context: AppContext) -> bool:

@@ -28,7 +28,7 @@ from service.context import AppContext
 from service.contract.errors import ValidationFailedError
 from service.contract.schemas import ExperimentView
 from service.contract.states import ACTIVE, INACTIVE
-from service.domain import accounting, attempts, experiments, pool_rights, queue_limit, waiting, webhooks
+from service.domain import accounting, attempts, experiments, pool_rights, queue_limit, team_storage, waiting, webhooks
 from service.domain.experiments import Selection
 from service.identity import audit, teams
 from service.identity.permissions import Permission, allows, teams_with
@@ -97,6 +97,7 @@ class EditableHandle(VisibleHandle):
                 teams.lock_open(session, experiment.team_id)
                 pool_rights.check(session, experiment.team_id, experiment.pool, lock=True)
                 queue_limit.check(session, experiment.team_id, experiment.pool, experiment.id)
+                team_storage.check(session, experiment.team_id)
             changed = {name for name in after if after[name] != before[name]}
             act.change = {
                 **(act.change or {}),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from service.contract.identity import AuditEntry, Member, TeamView, TokenView, UserView
+from service.contract.identity import AuditEntry, Member, TeamStorage, TeamView, TokenView, UserView
+from service.domain.team_storage import Use
 from service.identity.principals import Role
 from service.store.accounts import AuditRow, Team, Token, User
 
@@ -13,13 +14,14 @@ def user(row: User) -> UserView:
     return UserView.model_validate(row, from_attributes=True)
 
 
-def team(row: Team, members: Iterable[tuple[User, Role]] = ()) -> TeamView:
+def team(row: Team, members: Iterable[tuple[User, Role]] = (), storage: Use | None = None) -> TeamView:
     return TeamView(
         team=row.id,
         name=row.name,
         created_at=row.created_at,
         archived_at=row.archived_at,
         members=[Member(login=one.login, name=one.name, role=role.value) for one, role in members],
+        storage=None if storage is None else TeamStorage.model_validate(storage, from_attributes=True),
     )
 
 

@@ -34,6 +34,7 @@ from service.domain import (
     merge_patch,
     model_names,
     pool_rights,
+    team_storage,
 )
 from service.domain.experiments import Belonging
 from service.domain.idempotency import Submission
@@ -146,7 +147,9 @@ def continue_from(source: EditableHandle, request: Request) -> Submitted:
 
 def _of_the_team(session: Session, spec: ExperimentSpec, team: str) -> list[str]:
     """What the team's other experiments make worth knowing."""
-    return [*model_names.warnings(session, spec, team), *budgets.warnings(session, team, datetime.now(UTC))]
+    now = datetime.now(UTC)
+    of_team = [*budgets.warnings(session, team, now), *team_storage.warnings(session, team)]
+    return [*model_names.warnings(session, spec, team), *of_team]
 
 
 def _target(context: AppContext, request: Request) -> str:

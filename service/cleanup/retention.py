@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from service.context import AppContext
 from service.contract.states import ENDED, OPEN
-from service.domain import continuation, idempotency
+from service.domain import continuation, idempotency, team_storage
 from service.identity import used_id_tokens
-from service.store.leases import HeldLease, assert_held
+from service.store.leases import HeldLease, LeaseLostError, assert_held
 from service.store.models import Attempt, Experiment
 
 KEY_RETENTION = timedelta(hours=24)
@@ -47,7 +47,7 @@ class Retention:
             log.warning("nothing that has expired is removed: %s", error)
             return
         self._remove_launch_configs()
-        self._remove_disposable()
+        self._remove_disposable(held)
 
     def _remove_launch_configs(self) -> None:
         """Remove the launch files of ended drivers. A driver that starts late must not find one."""
@@ -68,7 +68,7 @@ class Retention:
         if complete:
             self._launches_from = now
 
-    def _remove_disposable(self) -> None:
+    def _remove_disposable(self, held: HeldLease) -> None:
         with self._context.database.read() as session:
             found = [expired for expired in self._expired(session) if expired not in self._clean]
         for experiment_id, attempt in found:
@@ -77,7 +77,10 @@ class Retention:
                     if not self._expired(session, experiment_id):
                         continue
                 freed = self._context.files(experiment_id).remove_disposable()
-            except SQLAlchemyError:
+                with self._context.database.write() as session:
+                    assert_held(session, held, self._clock())
+                    team_storage.forget(session, experiment_id)
+            except (SQLAlchemyError, LeaseLostError):
                 raise
             except Exception:
                 log.exception("could not remove the files of experiment %s", experiment_id)

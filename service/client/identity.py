@@ -104,6 +104,12 @@ class IdentityClient:
         """Have an archived team accept submissions again. For administrators."""
         return self._transport.parse_response(TeamView, self._transport.send("POST", f"{_team(team)}/unarchive"))
 
+    def limit_storage(self, team: str, limit_bytes: int | None) -> TeamView:
+        """Set how much the files of a team's experiments may take; None is no limit. For administrators."""
+        body = encode_json({"limit_bytes": limit_bytes}, "limit_bytes")
+        answer = self._transport.send("PUT", f"{_team(team)}/storage", None, body, JSON)
+        return self._transport.parse_response(TeamView, answer)
+
     def set_member(self, team: str, login: str, role: Role) -> TeamView:
         """Add a person to a team, or change their role. For its managers."""
         answer = self._transport.send("PUT", _member(team, login), None, encode_json({"role": role}, "role"), JSON)

@@ -137,6 +137,13 @@ class Member(BaseModel):
     role: Role = Field(description="What the person may do in the team.")
 
 
+class TeamStorage(BaseModel):
+    """What the files of a team's experiments take, and what they may."""
+
+    used_bytes: int = Field(description="Size of the files, in bytes, as they were measured last.")
+    limit_bytes: int | None = Field(None, description="From this size on, nothing new is accepted; null is no limit.")
+
+
 class TeamView(BaseModel):
     """A team."""
 
@@ -145,6 +152,7 @@ class TeamView(BaseModel):
     created_at: datetime | None = Field(None, description="When it was created.")
     archived_at: datetime | None = Field(None, description="When it was archived: nothing new can be submitted to it.")
     members: list[Member] = Field(default_factory=list, description="Its members; empty in lists of teams.")
+    storage: TeamStorage | None = Field(None, description="What its files take; null in lists of teams.")
 
 
 class TeamList(BaseModel):

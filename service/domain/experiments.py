@@ -25,7 +25,7 @@ from search_spaces.stored import StoredSpec, read_controls, read_spec
 from service.contract.errors import ConflictError, NotFoundError
 from service.contract.states import ACTIVE, DRIVEN, ENDED, STOP_ASKED, TRANSITIONS, State
 from service.contract.webhook_events import Event
-from service.domain import notifications, pool_rights, queue_limit
+from service.domain import notifications, pool_rights, queue_limit, team_storage
 from service.store.accounts import User
 from service.store.models import WITHOUT_VALUES, Experiment, Label, Trial
 
@@ -133,11 +133,13 @@ def submit(
 ) -> Experiment:
     """Store a new experiment in the queue. `spec` is complete and valid; `controls` default to what it says.
 
-    Raises SpecError where the team may not use the pool, or the queue may hold no more of the team.
+    Raises SpecError where the team may not use the pool, the queue may hold no more of the team, or it uses
+    all of its storage.
     """
     belonging = belonging or Belonging()
     pool_rights.check(session, belonging.team, spec.resources.pool, lock=True)
     queue_limit.check(session, belonging.team, spec.resources.pool)
+    team_storage.check(session, belonging.team)
     experiment = Experiment(
         id="".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH)),
         name=spec.name,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from search_spaces.datasets.report import DataReport
-from search_spaces.phrases import listed, quoted
+from search_spaces.phrases import listed, quoted, size_text
 from service.contract.schemas import DiskUse
-from service.presentation.text import Fact, Table, figure, size_text
+from service.presentation.text import Fact, Table, figure
 
 #: Names of kinds of files where they differ from the words that are shown.
 KIND_NAMES = {"pictures": "plots"}

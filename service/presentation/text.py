@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search_spaces.phrases import rounded
 from search_spaces.sampling import NOT_APPLICABLE
 
 #: Significant digits of a value: more would be noise.
@@ -42,15 +41,6 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def size_text(size: float) -> str:
-    """A number of bytes in the largest unit in which it is at least 1."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{rounded(size)} {unit}"
-        size /= 1000
-    return f"{rounded(size)} TB"
 
 
 def one_line(text: str) -> str:

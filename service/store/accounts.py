@@ -20,7 +20,10 @@ SUBJECT_CHARACTERS = 255
 
 
 class Team(Base):
-    """A team. Its id is its short name, which never changes: people type it, and experiments refer to it."""
+    """A team. Its id is its short name, which never changes: people type it, and experiments refer to it.
+
+    `storage_limit_bytes`: from so many on, nothing new is accepted; null is no limit.
+    """
 
     __tablename__ = "teams"
 
@@ -28,6 +31,7 @@ class Team(Base):
     name: Mapped[str] = mapped_column(String(NAME_CHARACTERS), default="")
     created_at: Mapped[datetime]
     archived_at: Mapped[datetime | None]
+    storage_limit_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class User(Base):

@@ -10,7 +10,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, false, select, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+    false,
+    select,
+    text,
+)
 from sqlalchemy.orm import Mapped, column_property, defer, mapped_column, validates
 
 from search_spaces.pool_names import DEFAULT_POOL
@@ -144,6 +155,17 @@ class Label(Base):
 
     experiment_id: Mapped[str] = mapped_column(ForeignKey("experiments.id", ondelete="CASCADE"), primary_key=True)
     label: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+
+
+class StorageUse(Base):
+    """The size of an experiment's files when they were measured. `complete_until`: what was written later may be
+    missing in it."""
+
+    __tablename__ = "storage_use"
+
+    experiment_id: Mapped[str] = mapped_column(ForeignKey("experiments.id", ondelete="CASCADE"), primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    complete_until: Mapped[datetime]
 
 
 class Attempt(Base):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 
 from search_spaces.protocol import API_PREFIX
 from service.api import access, account_views, changes, headers
@@ -16,8 +17,10 @@ from service.api.error_handlers import error_responses
 from service.context import AppContext
 from service.contract.errors import ConflictError, NotFoundError
 from service.contract.identity import Role, TeamList, TeamView
+from service.domain import team_storage
 from service.identity import audit, principals, teams
 from service.identity.permissions import Permission, teams_with
+from service.store.accounts import Team
 
 router = APIRouter(prefix=f"{API_PREFIX}/teams", tags=["accounts"])
 
@@ -37,6 +40,18 @@ class RoleRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Role = Field(description="What the person may do in the team.")
+
+
+class StorageRequest(BaseModel):
+    """How much the files of a team may take."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit_bytes: int | None = Field(
+        strict=True,
+        description="Size in bytes; null is no limit.",
+        json_schema_extra={"minimum": 0, "maximum": team_storage.MAX_BYTES},
+    )
 
 
 @router.get(
@@ -80,7 +95,27 @@ def show_team(context: CurrentContext, caller: CurrentCaller, team: TeamPath) ->
     """Returns a team of yours with its members; for administrators, any team."""
     with context.database.read() as session:
         row = access.find_team(session, caller, team)
-        return account_views.team(row, teams.members(session, row))
+        return _view(session, row)
+
+
+@router.put(
+    "/{team}/storage",
+    summary="Limit a team's storage",
+    dependencies=[may(Permission.BUDGET_MANAGE)],
+    responses={200: headers.success("The team."), **error_responses(NotFoundError)},
+)
+def set_storage_limit(
+    context: CurrentContext, caller: CurrentCaller, team: TeamPath, wanted: StorageRequest
+) -> TeamView:
+    """Sets how much the files of a team's experiments may take. A team that uses all of it can submit and resume
+    nothing until it has deleted something; what runs continues."""
+    with changes.transaction(context, caller) as session:
+        row = access.find_team(session, caller, team, lock=True)
+        before = team_storage.limit(session, row, wanted.limit_bytes)
+        caller.act.change = {"before": {"limit_bytes": before}, "after": {"limit_bytes": wanted.limit_bytes}}
+        audit.record(session, caller.act, datetime.now(UTC))
+        session.flush()
+        return _view(session, row)
 
 
 @router.put(
@@ -100,7 +135,7 @@ def set_member(
         caller.act.change = {"login": login, "before": {"role": before}, "after": {"role": wanted.role}}
         audit.record(session, caller.act, now)
         session.flush()
-        return account_views.team(row, teams.members(session, row))
+        return _view(session, row)
 
 
 @router.delete(
@@ -160,4 +195,8 @@ def _archive(context: AppContext, caller: Caller, team: str, archived: bool) -> 
             teams.unarchive(row)
         caller.act.change = {"before": {"archived": was}, "after": {"archived": archived}}
         audit.record(session, caller.act, now)
-        return account_views.team(row, teams.members(session, row))
+        return _view(session, row)
+
+
+def _view(session: Session, row: Team) -> TeamView:
+    return account_views.team(row, teams.members(session, row), team_storage.of(session, row.id))

@@ -64,6 +64,7 @@ OPERATION_IDS = {
     "send_heartbeat",
     "set_budget",
     "set_member",
+    "set_storage_limit",
     "show_auth_methods",
     "show_caller",
     "show_cluster",

@@ -196,6 +196,7 @@ REQUESTS: dict[str, Maker] = {
     "unarchive_team": _team(),
     "set_budget": _team({"gpu_hours": 10}),
     "remove_budget": _team(),
+    "set_storage_limit": _team({"limit_bytes": 10**12}),
     "set_member": _team({"role": "member"}),
     "remove_member": _team(),
     "show_pool": _pool(),

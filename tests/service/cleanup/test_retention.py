@@ -12,11 +12,12 @@ from sqlalchemy import select
 from service.adapters.experiment_files import ExperimentFiles
 from service.cleanup.retention import Retention
 from service.context import AppContext
+from service.domain import team_storage
 from service.identity.oidc import LEEWAY_S, MAX_AGE_S
 from service.scheduling.reconciler import Reconciler
 from service.settings import Settings
 from service.store.accounts import UsedIdToken
-from service.store.models import Attempt, Experiment, IdempotencyKey
+from service.store.models import Attempt, Experiment, IdempotencyKey, StorageUse
 from tests.support.world import World
 
 pytestmark = pytest.mark.stores(slow=True)
@@ -83,6 +84,18 @@ def test_expired_files_are_removed_except_journals_and_models(
     keeper.sweep(after_days=2)
     assert files(settings, ended) == STORY
     assert files(settings, running) == STORY | DISPOSABLE | {"launch-a1.json"}
+
+
+def test_an_experiment_whose_files_expired_is_measured_again(
+    world: World, keeper: Keeper, context: AppContext, written: Any
+) -> None:
+    one, running = written(world.ended("failed")), written(world.started())
+    with context.database.write() as session:
+        for experiment_id in (one, running):
+            team_storage.record(session, experiment_id, 1000, datetime.now(UTC))
+    keeper.sweep(after_days=31)
+    with context.database.read() as session:
+        assert session.scalars(select(StorageUse.experiment_id)).all() == [running]
 
 
 def test_files_that_a_continuation_must_still_import_are_kept(

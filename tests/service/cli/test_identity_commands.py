@@ -296,6 +296,16 @@ def test_teams_and_their_members(run: Run, server: Recorded) -> None:
     assert run("team", "remove", "vision", "bob").stdout == "bob is no member of team vision now\n"
     server.answers[f"POST {API}/teams/vision/unarchive"] = (200, TEAM)
     assert run("team", "unarchive", "vision").stdout.startswith("team vision (Computer vision)\n")
+    server.answers[f"GET {API}/teams/vision"] = (200, {**TEAM, "storage": {"used_bytes": 1_250_000_000}})
+    assert "  storage   1.25 GB" in run("team", "show", "vision").stdout.splitlines()
+    assert run("team", "storage", "vision").stdout == "  storage   1.25 GB\n"
+    limited = {**TEAM, "storage": {"used_bytes": 1_250_000_000, "limit_bytes": 1_500_000_000_000}}
+    server.answers[f"PUT {API}/teams/vision/storage"] = (200, limited)
+    for size, sent in (("1.5TB", 1_500_000_000_000), ("20 kb", 20_000), ("none", None)):
+        assert run("team", "storage", "vision", size).stdout == "  storage   1.25 GB of 1.5 TB\n"
+        assert server.requests[-1].body == {"limit_bytes": sent}
+    result = run("team", "storage", "vision", "much")
+    assert (result.exit_code, result.stderr) == (2, 'SIZE: must be a size such as 500GB, or none (got "much")\n')
     assert run("team", "archive", "vision").stdout.startswith("team vision (Computer vision), archived\n")
 
 
