@@ -55,8 +55,8 @@ class LeavingNodes:
         self._end = {node: self._end.get(node, now + left_s) for node, left_s in found.items()}
 
     def left_s(self, actor: Any) -> float | None:
-        """Seconds that the node of an actor stays; None if it has not announced its end."""
-        if not self._end:
+        """Seconds that the node of an actor stays; None if it has not announced its end, or there is no actor."""
+        if not self._end or actor is None:
             return None
         try:
             end = self._end.get(self._announcements.node_of(actor))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -158,6 +159,19 @@ def test_the_process_that_asks_is_replaced_and_hears_from_the_service(
     assert second.keeper != first.keeper
     assert second.requests == first.requests
     assert set(growing.launcher.commands) == {first.keeper, second.keeper}
+
+
+def test_a_process_that_fails_again_and_again_is_started_less_and_less_often(growing: World, clock: Clock) -> None:
+    growing.submit(**of_gpus())
+    began = clock.seconds
+    starts = list[float]()
+    while clock.seconds < began + 600:
+        reconcile_for(growing.reconciler, clock, STEP_S)
+        if len(growing.launcher.commands) > len(starts):
+            starts.append(clock.seconds)
+        growing.launcher.jobs.update(dict.fromkeys(growing.launcher.commands, JobStatus.FAILED))
+    gaps = [later - earlier for earlier, later in pairwise(starts)]
+    assert gaps[:4] == pytest.approx([LOOK_S, 2 * LOOK_S, 4 * LOOK_S, 8 * LOOK_S], abs=STEP_S)
 
 
 def test_a_ray_that_takes_no_job_is_asked_again(growing: World, context: AppContext, clock: Clock) -> None:
