@@ -33,6 +33,7 @@ def pool(session: Session, caller: Caller, row: StoredPool, cluster: Cluster | N
         stop=row.stop,
         min_run_s=row.min_run_s,
         preempt_grace_s=row.preempt_grace_s,
+        min_drivers=row.min_drivers,
         unit=costs and costs.unit,
         capacity=costs and costs.capacity / UNITS,
         quotas=grants.total_quota(session, row.name) if _manages(caller) else None,

@@ -29,6 +29,8 @@ def describe_pool(view: PoolView) -> list[str]:
     lines.append(
         f"  preempt_grace_s  {view.preempt_grace_s:g}: trials may end their epoch so long after their slot is lost"
     )
+    if view.min_drivers:
+        lines.append(f"  min_drivers      {view.min_drivers}: so many drivers can always run, whatever other pools do")
     nodes = "" if view.nodes is None else f"{view.nodes} with "
     lines.append(f"  nodes            {nodes}{_capacity(view)}")
     if view.quotas is not None:

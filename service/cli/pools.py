@@ -54,7 +54,8 @@ def change(
     """Change how a pool is shared, or stop it.
 
     For administrators. The fields are labels ({"KEY": "VALUE"}, not of the pool default), stop (none, hold: nothing
-    new starts, or drain: running experiments also yield), min_run_s and preempt_grace_s; null is the default.
+    new starts, or drain: running experiments also yield), min_run_s, preempt_grace_s and min_drivers; null is the
+    default.
 
     For example, before work on the nodes: rung pool change stop=drain
     """

@@ -38,7 +38,8 @@ class PoolsClient:
         return self._transport.get(PoolView, _pool(pool))
 
     def change(self, changes: Mapping[str, Any], *, pool: str = DEFAULT_POOL) -> PoolView:
-        """Change `labels`, `stop`, `min_run_s` or `preempt_grace_s`; None is the default. For administrators."""
+        """Change `labels`, `stop`, `min_run_s`, `preempt_grace_s` or `min_drivers`; None is the default. For
+        administrators."""
         answer = self._transport.send("PATCH", _pool(pool), None, encode_json(changes, "changes"), JSON)
         return self._transport.parse_response(PoolView, answer)
 

@@ -28,6 +28,9 @@ class PoolView(BaseModel):
     preempt_grace_s: float = Field(
         description="Seconds that trials may take to end their epoch after their slot was lost."
     )
+    min_drivers: int = Field(
+        0, description="Of the drivers that may run at once (RUNG_MAX_DRIVERS), number that is kept for the pool."
+    )
     unit: Literal["GPUs", "CPUs"] | None = Field(
         description="Unit of quotas and limits; null while the service has not seen the cluster."
     )

@@ -30,6 +30,7 @@ from service.scheduling import growth, metering, pools, queue, reasons
 from service.scheduling.allocation import allocate
 from service.scheduling.borrowing import BorrowingMeter
 from service.scheduling.cost import Costs
+from service.scheduling.driver_places import DriverPlaces
 from service.scheduling.metering import Metered
 from service.scheduling.placement import Size
 from service.scheduling.pools import Terms
@@ -86,13 +87,14 @@ def assign_slots(
     since = timer.observe([_holding(experiment, progress[experiment.id]) for experiment in driven])
     max_drivers = max(limits.max_drivers, len(driven))  # a lower number stops nothing that runs
     seen = _Seen(now, progress, since, trial_nodes, budgets.watch(session, now), limits.park_s, max_drivers)
+    least = {name: one.min_drivers for name, one in terms.items()}
+    places = DriverPlaces(limits.max_drivers, least, (experiment.pool for experiment in driven))
     shared: dict[str, _Shared] = {}
     for name, one in terms.items():
         own = [experiment for experiment in driven if experiment.pool == name]
-        others = len(driven) - len(own)  # drivers of all pools count together
-        max_running = max_drivers - others
         part = pools.part(cluster, name, nodes)
-        shared[name] = _share(session, seen, one, part, max_running, own, candidates[name], meters(name))
+        running = _Running(len(own) + places.free(name), places.kept(name))
+        shared[name] = _share(session, seen, one, part, running, own, candidates[name], meters(name))
     due = {
         name: [one.id for one in candidates[name] if one.id in result.shares and not _is_backing_off(one, now, retries)]
         for name, result in shared.items()
@@ -103,13 +105,16 @@ def assign_slots(
         for one in found
         if shared[name].shares[one].slots
     )
-    places = max(0, limits.max_drivers - len(driven))
-    for _, name, one_id in entitled[places:]:
-        shared[name].refuse(one_id)
+    slots: dict[str, int] = {}
+    for _, name, one_id in entitled:
+        if places.free(name):
+            places.take(name)
+            slots[one_id] = shared[name].shares[one_id].slots
+        else:
+            shared[name].refuse(one_id)
     for name, result in shared.items():
         waiting = {one: result.waiting[one] for one in due[name] if one in result.waiting}
         queue.explain(session, name, waiting, candidates[name])
-    slots = {one_id: shared[name].shares[one_id].slots for _, name, one_id in entitled[:places]}
     requests = [one for name, result in shared.items() for one in result.requests(nodes[name], cluster)]
     return Assigned(slots, growth.bounded(requests))
 
@@ -125,6 +130,14 @@ class _Seen:
     spent: Collection[str]
     park_s: float
     max_drivers: int
+
+
+@dataclass(frozen=True)
+class _Running:
+    """How many experiments of a pool may run at once, and how many places are kept for other pools."""
+
+    most: int
+    kept: int
 
 
 @dataclass(frozen=True)
@@ -153,7 +166,7 @@ def _share(
     seen: _Seen,
     terms: Terms,
     cluster: Cluster,
-    max_running: int,
+    running: _Running,
     driven: Sequence[Experiment],
     candidates: Sequence[Experiment],
     meter: BorrowingMeter,
@@ -173,14 +186,14 @@ def _share(
         team: replace(grant, is_spent=team in seen.spent)
         for team, grant in meter.grants(terms.grants, (one.team for one in demands.values())).items()
     }
-    pool, wanting = Pool(terms.stop, max_running), list(demands.values())
+    pool, wanting = Pool(terms.stop, running.most), list(demands.values())
     shares = allocate(pool, grants, wanting, cluster)
     lacking = growth.lacking(pool, grants, wanting, shares, cluster)
     passed_s = meter.observe(demands.values(), shares, grants)
     costs = Costs(cluster)
     metered = [_metered(one, seen.progress[one.id], demands[one.id], costs) for one in driven if one.id in demands]
     metering.record(session, metered, passed_s, seen.now)
-    sentence = cache(reasons.Sentences(cluster, seen.max_drivers).of)
+    sentence = cache(reasons.Sentences(cluster, seen.max_drivers, running.kept).of)
     waiting = {
         one.experiment_id: Waiting(share.why, sentence(one.cpus, one.gpus, share.why, one.experiment_id in lacking))
         for one in demands.values()

@@ -29,7 +29,12 @@ from service.store.models import Experiment, StoredGrant, StoredPool
 
 MIN_RUN_S = 600.0  # the start of a driver costs about 20 s of CPU time: at most 3 % of what it may then use
 GRACE_S = 600.0  # most epochs end by themselves in that time, and then nothing is lost
-DEFAULTS: Mapping[str, Any] = {"stop": Stop.NONE.value, "min_run_s": MIN_RUN_S, "preempt_grace_s": GRACE_S}
+DEFAULTS: Mapping[str, Any] = {
+    "stop": Stop.NONE.value,
+    "min_run_s": MIN_RUN_S,
+    "preempt_grace_s": GRACE_S,
+    "min_drivers": 0,
+}
 
 #: Each pass of the scheduler reads the queue of each pool.
 MAX_POOLS = 32
@@ -50,6 +55,7 @@ class Terms:
     preempt_grace_s: float = GRACE_S
     grants: Mapping[str, Grant] = field(default_factory=dict)
     nodes: PoolNodes = field(default_factory=PoolNodes)
+    min_drivers: int = 0
 
 
 def read(session: Session) -> dict[str, Terms]:
@@ -59,7 +65,9 @@ def read(session: Session) -> dict[str, Terms]:
         grants[grant.pool][grant.team_id] = _grant(grant)
     nodes = _nodes(rows)
     return {
-        row.name: Terms(Stop(row.stop), row.min_run_s, row.preempt_grace_s, grants[row.name], nodes[row.name])
+        row.name: Terms(
+            Stop(row.stop), row.min_run_s, row.preempt_grace_s, grants[row.name], nodes[row.name], row.min_drivers
+        )
         for row in rows
     }
 

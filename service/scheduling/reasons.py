@@ -25,11 +25,13 @@ PLAIN = {
 
 
 class Sentences:
-    """`cluster`: what the pool has of it. `max_running`: number of experiments that may run at once."""
+    """`cluster`: what the pool has of it. `max_running`: number of experiments that may run at once, in all pools; of
+    these, `kept` may run in other pools only."""
 
-    def __init__(self, cluster: Cluster, max_running: int) -> None:
+    def __init__(self, cluster: Cluster, max_running: int, kept: int = 0) -> None:
         self._cluster = cluster
         self._max_running = max_running
+        self._kept = kept
 
     def of(self, cpus: float, gpus: float, why: Why, is_requested: bool) -> str:
         """Why an experiment whose trials have this size waits. `is_requested`: Ray is asked for a node for it."""
@@ -38,7 +40,8 @@ class Sentences:
         if misfits := fitting.misfits(self._cluster, cpus, gpus):
             return f"waiting for a larger node: {misfits[0].field}: {misfits[0].rule}"
         if why is Why.DRIVERS:
-            others = f"{self._max_running} run already ({variable('max_drivers')})"
+            places = f", and {counted(self._kept, 'more is', 'more are')} kept for other pools" if self._kept else ""
+            others = f"{max(0, self._max_running - self._kept)} run already{places} ({variable('max_drivers')})"
             return f"waiting for another experiment to end: {others}"
         if why is Why.HOLD:
             return f"waiting for an administrator: {self._cluster.where} starts no experiments"

@@ -246,7 +246,8 @@ class StoredPool(Base):
     """What is shared: the nodes with all `labels`. The default pool has no labels, and may have no row.
 
     `stop`: one of `scheduling.shares.Stop`. `min_run_s`: for so long an experiment that has started keeps a slot.
-    `preempt_grace_s`: for so long the trials beyond a share that shrank may finish their epoch.
+    `preempt_grace_s`: for so long the trials beyond a share that shrank may finish their epoch. `min_drivers`: of the
+    drivers that may run at once, so many are kept for the pool.
     """
 
     __tablename__ = "pools"
@@ -261,6 +262,7 @@ class StoredPool(Base):
     stop: Mapped[str] = mapped_column(String(8), default="none")
     min_run_s: Mapped[float]
     preempt_grace_s: Mapped[float]
+    min_drivers: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class StoredGrant(Base):

@@ -61,6 +61,9 @@ class PoolChange(BaseModel):
     preempt_grace_s: FiniteFloat | None = Field(
         None, ge=0, le=MAX_AMOUNT, description="Seconds that trials may take to end their epoch."
     )
+    min_drivers: int | None = Field(
+        None, ge=0, le=MAX_AMOUNT, description="Of the drivers that may run at once, number that is kept for the pool."
+    )
 
 
 class GrantChange(BaseModel):

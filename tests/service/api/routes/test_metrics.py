@@ -119,7 +119,8 @@ def test_each_pool_has_its_own_queue_slots_and_nodes(world: World, context: AppC
 def test_what_queued_experiments_wait_for_is_recognized_by_the_reasons_that_the_scheduler_writes(
     world: World, launcher: MemoryLauncher, context: AppContext
 ) -> None:
-    one = replace(context, settings=context.settings.model_copy(update={"max_drivers": 1}))
+    changed = {"max_drivers": 1, "retry_backoff_s": 300.0}
+    one = replace(context, settings=context.settings.model_copy(update=changed))
     reconciler = Reconciler(one)
     launcher.nodes = Cluster()
     first = world.submit(resources={"gpus_per_trial": 0})
