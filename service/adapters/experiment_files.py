@@ -123,6 +123,8 @@ class ExperimentFiles:
         try:
             return Insight.model_validate_json(read_document(self._artifacts, NAMES.insight_report))
         except FileNotFoundError:
+            if not self._artifacts.exists(NAMES.spec):  # no launch wrote here, or the storage is not mounted
+                raise
             return None
 
     def tracked_runs(self) -> TrackedRuns:

@@ -67,6 +67,17 @@ def test_an_experiment_of_an_older_version_says_why_it_has_none(world: World, se
     assert world.client.get(f"/api/v1/experiments/{ended}/insight").status_code == 503
 
 
+def test_files_that_are_not_there_are_no_missing_insight(world: World, settings: Settings, ended: str) -> None:
+    write(settings, ended, insight().model_dump_json())
+    storage = Path(settings.storage_root)
+    mounted = storage.rename(storage.with_name("mounted-elsewhere"))
+    answer = world.client.get(f"/api/v1/experiments/{ended}/insight")
+    assert answer.status_code == 503
+    assert answer.json()["detail"].startswith(f"the insight of {ended} cannot be read")
+    mounted.rename(storage)
+    assert world.client.get(f"/api/v1/experiments/{ended}/insight").status_code == 200
+
+
 def test_the_insight_fits_on_one_screen(world: World, settings: Settings, ended: str) -> None:
     assert runner(world).invoke(app, ["insight", ended]).exit_code == 2
     write(settings, ended, insight().model_dump_json())
