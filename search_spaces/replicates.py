@@ -26,8 +26,8 @@ class Finalists(Spec):
 
     trials: Annotated[Integer, Field(ge=0, le=MOST_FINALISTS)] = Field(
         3,
-        description="Number of the best trials that are trained again, at least 2; 0 turns it off. They are trained for "
-        "all of `max_epochs`, and the one with the best mean over its fresh seeds wins.",
+        description="Number of the best trials that are trained again, at least 2; 0 turns it off. They are trained "
+        "for all of `max_epochs`, and the one with the best mean over its fresh seeds wins.",
     )
     seeds: Annotated[Integer, Field(ge=1, le=MOST_SEEDS)] = Field(
         2, description="Number of fresh seeds that each of them is trained with."

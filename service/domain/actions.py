@@ -175,7 +175,8 @@ def delete(session: Session, experiment: Experiment, now: datetime) -> None:
     if experiment.state == State.DELETING:
         return
     if experiment.state not in INACTIVE:
-        _refuse(experiment, "cancel it first; only an experiment that has ended or is paused can be deleted")
+        first = "wait until it is CANCELED" if experiment.state == State.STOPPING else "cancel it first"
+        _refuse(experiment, f"{first}; only an experiment that has ended or is paused can be deleted")
     continuation.check_no_pending_import(session, experiment)
     move(session, experiment, State.DELETING, now, "its files, runs and models are being removed")
 

@@ -160,7 +160,7 @@ def _finish_pending_stop(session: Session, experiment: Experiment, why: str, now
         State.STOPPING: (State.CANCELED, "canceled on request"),
         State.PREEMPTING: (State.QUEUED, why_preempted(experiment)),
     }.get(State(experiment.state), (State.PAUSED, "paused on request"))
-    experiments.move(session, experiment, to, now, f"{what}; its driver was already gone: {why}")
+    experiments.move(session, experiment, to, now, f"{what}, without a final heartbeat of its driver: {why}")
 
 
 def _consecutive_launch_failures(session: Session, experiment: Experiment) -> int:

@@ -217,6 +217,8 @@ def test_only_an_inactive_experiment_can_be_deleted(world: World) -> None:
     refused = world.client.delete(url(two))
     assert refused.status_code == 409
     assert "is RUNNING; cancel it first" in refused.json()["detail"]
+    world.cancel(two)
+    assert "is being canceled; wait until it is CANCELED" in world.client.delete(url(two)).json()["detail"]
     answer = world.client.delete(url(one))
     assert (answer.status_code, answer.json()["state"]) == (202, "DELETING")
     assert world.client.delete(url(one)).json() == answer.json()
