@@ -76,10 +76,12 @@ class Retention:
                 with self._context.database.read() as session:  # minutes may have passed
                     if not self._expired(session, experiment_id):
                         continue
-                freed = self._context.files(experiment_id).remove_disposable()
+                began, files = self._clock(), self._context.files(experiment_id)
+                freed = files.remove_disposable()
+                left = sum(files.sizes().values())
                 with self._context.database.write() as session:
                     assert_held(session, held, self._clock())
-                    team_storage.forget(session, experiment_id)
+                    team_storage.record(session, experiment_id, left, began)
             except (SQLAlchemyError, LeaseLostError):
                 raise
             except Exception:

@@ -31,7 +31,7 @@ def parse_size(text: str) -> int:
     from search_spaces.problems import Problem
     from service.contract.errors import ValidationFailedError, summary
 
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?b)", text.strip(), re.ASCII | re.IGNORECASE)
+    found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?([kmgtp]?b)", text.strip(), re.ASCII | re.IGNORECASE)
     if found is None:
         problem = Problem("SIZE", "must be a size such as 500GB, or none", text)
         raise ValidationFailedError(summary([problem]), [problem])

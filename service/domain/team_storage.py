@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from search_spaces.phrases import size_text
@@ -78,12 +78,13 @@ def limit(session: Session, team: Team, limit_bytes: int | None) -> int | None:
 def due(session: Session, now: datetime, most: int) -> list[str]:
     """The experiments whose files changed since they were measured, the one that was measured longest ago first.
 
-    The checkpoints of a canceled experiment are pruned before its runs in MLflow are closed. One that runs is measured
-    once in a while.
+    The checkpoints of a canceled experiment are pruned before its runs in MLflow are closed, also of one that was
+    paused and measured before. One that runs is measured once in a while.
     """
     newest = (Attempt.experiment_id == Experiment.id) & (Attempt.number == Experiment.attempt)
     is_driven = Experiment.state.in_(DRIVEN)
     until = StorageUse.complete_until
+    is_outdated = or_(until.is_(None), until < Attempt.ended_at, until < Experiment.ended_at)
     query = (
         select(Experiment.id)
         .join(Attempt, newest)
@@ -93,7 +94,7 @@ def due(session: Session, now: datetime, most: int) -> list[str]:
             or_(Experiment.state.not_in(ENDED), Experiment.mlflow_closed),
             or_(
                 is_driven & or_(until.is_(None), until < now - RUNNING_EVERY),
-                ~is_driven & (Attempt.ended_at < now - SETTLED_AFTER) & or_(until.is_(None), until < Attempt.ended_at),
+                ~is_driven & (Attempt.ended_at < now - SETTLED_AFTER) & is_outdated,
             ),
         )
         .order_by(until.nulls_first(), Experiment.id)
@@ -107,11 +108,6 @@ def record(session: Session, experiment_id: str, size: int, complete_until: date
     locked = select(Experiment.id).where(Experiment.id == experiment_id).with_for_update(read=True, key_share=True)
     if session.scalar(locked) is not None:
         session.merge(StorageUse(experiment_id=experiment_id, bytes=size, complete_until=complete_until))
-
-
-def forget(session: Session, experiment_id: str) -> None:
-    """Have an experiment measured again, of which something was removed."""
-    session.execute(delete(StorageUse).where(StorageUse.experiment_id == experiment_id))
 
 
 def _limit(session: Session, team: str) -> int | None:

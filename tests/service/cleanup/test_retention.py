@@ -86,16 +86,19 @@ def test_expired_files_are_removed_except_journals_and_models(
     assert files(settings, running) == STORY | DISPOSABLE | {"launch-a1.json"}
 
 
-def test_an_experiment_whose_files_expired_is_measured_again(
-    world: World, keeper: Keeper, context: AppContext, written: Any
+def test_what_is_left_of_an_experiment_is_measured_at_once(
+    world: World, keeper: Keeper, context: AppContext, settings: Settings, written: Any
 ) -> None:
     one, running = written(world.ended("failed")), written(world.started())
     with context.database.write() as session:
         for experiment_id in (one, running):
-            team_storage.record(session, experiment_id, 1000, datetime.now(UTC))
+            team_storage.record(session, experiment_id, 10**9, datetime.now(UTC))
     keeper.sweep(after_days=31)
+    left = sum(path.stat().st_size for path in (Path(settings.storage_root) / one).rglob("*") if path.is_file())
     with context.database.read() as session:
-        assert session.scalars(select(StorageUse.experiment_id)).all() == [running]
+        known = {row.experiment_id: row.bytes for row in session.scalars(select(StorageUse))}
+    assert 0 < left < 10**9
+    assert known == {one: left, running: 10**9}
 
 
 def test_files_that_a_continuation_must_still_import_are_kept(

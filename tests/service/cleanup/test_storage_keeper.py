@@ -171,3 +171,20 @@ def test_a_wrong_limit_is_refused(world: World, size: Any) -> None:
     assert answer.status_code == 422
     assert [one["field"] for one in answer.json()["errors"]] == ["limit_bytes"]
     assert world.client.get("/api/v1/teams/default").json()["storage"]["limit_bytes"] is None
+
+
+def test_one_that_is_canceled_while_it_is_paused_is_measured_without_its_checkpoints(
+    world: World, context: AppContext, settings: Settings, keeper: Keeper
+) -> None:
+    one = paused(world)
+    write(settings, one, 5000)
+    assert keeper.pass_once(2 * SETTLED_AFTER) == 1
+    assert world.post(one, "cancel").status_code in {200, 202}
+    assert world.show(one)["state"] == "CANCELED"
+    size = write(settings, one, 100)
+    with context.database.write() as session:
+        session.execute(update(Experiment).values(ended_at=datetime.now(UTC) + 3 * SETTLED_AFTER))
+    assert keeper.pass_once(2 * SETTLED_AFTER) == 0
+    close_in_mlflow(context)
+    assert keeper.pass_once() == 1
+    assert keeper.known() == {one: size}

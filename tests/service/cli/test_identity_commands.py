@@ -306,6 +306,7 @@ def test_teams_and_their_members(run: Run, server: Recorded) -> None:
         assert server.requests[-1].body == {"limit_bytes": sent}
     result = run("team", "storage", "vision", "much")
     assert (result.exit_code, result.stderr) == (2, 'SIZE: must be a size such as 500GB, or none (got "much")\n')
+    assert run("team", "storage", "vision", "9" * 400 + "GB").stderr.startswith("SIZE: must be a size such as 500GB")
     assert run("team", "archive", "vision").stdout.startswith("team vision (Computer vision), archived\n")
 
 
