@@ -17,6 +17,9 @@ LOOK_S = 2.0  # some clouds announce the end of a machine 30 s before
 #: So long before its end, a node must be left in the middle of an epoch: a process sees the request after a second or
 #: two, and may have to write logs.
 LAST_S = 20.0
+#: So long a node counts after Ray has ceased to list it: a node that has ended is no longer listed, and its trials may
+#: be found lost only after that.
+GONE_S = 30.0
 
 
 class Announcements(Protocol):
@@ -37,6 +40,7 @@ class LeavingNodes:
         self._clock = clock
         self._next_look = 0.0
         self._end: dict[str, float] = {}  # by id; replaced, not changed, as other threads read it
+        self._listed_at: dict[str, float] = {}
 
     @property
     def ids(self) -> set[str]:
@@ -52,7 +56,10 @@ class LeavingNodes:
         except Exception as error:  # its head does not answer; trials continue, and so does what was known
             log.warning("Ray was asked in vain for nodes that leave: %r", error)
             return
-        self._end = {node: self._end.get(node, now + left_s) for node, left_s in found.items()}
+        self._listed_at.update(dict.fromkeys(found, now))
+        self._listed_at = {node: at for node, at in self._listed_at.items() if now - at <= GONE_S}
+        ends = {node: now + left_s for node, left_s in found.items()}
+        self._end = {node: min(ends.get(node, math.inf), self._end.get(node, math.inf)) for node in self._listed_at}
 
     def left_s(self, actor: Any) -> float | None:
         """Seconds that the node of an actor stays; None if it has not announced its end, or there is no actor."""

@@ -10,7 +10,7 @@ import pytest
 from tests.support.clock import Clock
 from tests.support.nodes import MemoryCluster
 from tests.support.workers import BuildLaunch
-from workers.leaving_nodes import LAST_S, LOOK_S, LeavingNodes, is_urgent, seconds_until
+from workers.leaving_nodes import GONE_S, LAST_S, LOOK_S, LeavingNodes, is_urgent, seconds_until
 from workers.nodes import Nodes
 
 
@@ -38,9 +38,23 @@ def test_a_node_is_leaving_from_its_announcement_on() -> None:
     nodes.look()
     assert nodes.left_s("a") == 40.0, "the first announcement counts"
     cluster.leaving = {}
+    clock.sleep(GONE_S)
+    nodes.look()
+    assert nodes.ids == {"w1"}, "Ray no longer lists it, and its trials may be found lost only now"
     clock.sleep(LOOK_S)
     nodes.look()
     assert nodes.ids == set()
+
+
+def test_an_earlier_end_replaces_a_later_one() -> None:
+    clock, cluster = Clock(), MemoryCluster("w1")
+    cluster.actors = {"a": "w1"}
+    nodes = LeavingNodes(cluster, clock.monotonic)
+    for announced, left_s in ((math.inf, math.inf), (120.0, 120.0), (500.0, 120.0 - LOOK_S)):
+        cluster.leaving = {"w1": announced}
+        nodes.look()
+        assert nodes.left_s("a") == left_s
+        clock.sleep(LOOK_S)
 
 
 def test_a_ray_that_does_not_answer_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

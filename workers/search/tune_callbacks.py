@@ -279,9 +279,10 @@ class TuneCallback(Callback):
         return len(pending[-surplus:])
 
     def _interrupt(self, controller: Any, most: int) -> None:
-        """Take back slots whose trials had time to end their epoch: those of the youngest, which have trained least."""
+        """Take back slots whose trials had time to end their epoch: those on nodes that end soon, then those of the
+        youngest, which have trained least."""
         holding = [trial for trial in controller.get_live_trials() if trial.status == Trial.RUNNING]
-        holding.sort(key=lambda trial: int(trial.config["trial"]))
+        holding.sort(key=lambda trial: (trial.config["trial"] in self._leaving, int(trial.config["trial"])))
         for trial in holding[max(0, len(holding) - max(0, most)) :]:
             log.info("trial %d leaves its epoch: its slot is needed", trial.config["trial"])
             self._stop(controller, trial, stop_conditions.RECLAIMED)

@@ -85,7 +85,21 @@ def test_a_trial_that_ends_with_its_node_counts_no_failure(
 ) -> None:
     first, _, third = (now.tune.start() for _ in range(3))
     announce(now, clock, cluster, math.inf)
+    cluster.leaving = {}  # Ray no longer lists a node that has ended
+    clock.sleep(LOOK_S)
+    now.callback.poll(now.tune)
     for one in (first, third):
         now.tune.fail(one, ActorDiedError(), tmp_path)
     lines = [now.recorder.update_of(number) for number in (0, 2)]
     assert [(one.state, one.restarts, one.error_kind) for one in lines] == [("PAUSED", 0, None), ("ERROR", 0, "LOST")]
+
+
+def test_trials_there_leave_their_epoch_before_those_elsewhere(
+    now: Search, clock: Clock, cluster: MemoryCluster
+) -> None:
+    """Epochs are long, and the service has waited for its slots for long."""
+    _, _, third = (now.tune.start() for _ in range(3))
+    announce(now, clock, cluster, math.inf)
+    now.service.directives = Directives(slots=1, stop_epochs=True)
+    now.callback.poll(now.tune)
+    assert now.tune.live == [third]
