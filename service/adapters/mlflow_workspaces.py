@@ -61,6 +61,8 @@ class MlflowWorkspaces:
             names = [team.id for team in teams.list_all(session, None)]
         users, problems = self._users(), dict[str, str]()
         for name in names:
+            if self._held() is None or self._thread.stopped:
+                return  # each team may take the timeouts of an MLflow that does not answer
             if all(
                 users.get(mlflow_users.user(name, role), {}).get((name, ROLE_PREFIX + role)) == grants
                 for role, grants in mlflow_users.GRANTS.items()

@@ -26,7 +26,7 @@ class Waiting(StrEnum):
     PASS = "pass"  # the next pass of the reconciler
     SLOTS = "slots"
     DRIVERS = "drivers"  # RUNG_MAX_DRIVERS others run
-    NODE = "node"  # the cluster has none
+    NODE = "node"  # there is none, or a new one is requested from Ray
     LARGER_NODE = "larger_node"
     TEAM = "team"  # what the team may use is used
     BUDGET = "budget"  # the team has spent that of this month
@@ -39,7 +39,7 @@ class Waiting(StrEnum):
 REASONS = {
     Waiting.SLOTS: "waiting for free slots",
     Waiting.DRIVERS: "waiting for another experiment to end",
-    Waiting.NODE: "waiting for a node:",
+    Waiting.NODE: "waiting for a node",
     Waiting.LARGER_NODE: "waiting for a larger node:",
     Waiting.TEAM: "waiting for its team",
     Waiting.BUDGET: "waiting for the budget of its team",

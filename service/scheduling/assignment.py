@@ -115,7 +115,7 @@ def assign_slots(
     for name, result in shared.items():
         waiting = {one: result.waiting[one] for one in due[name] if one in result.waiting}
         queue.explain(session, name, waiting, candidates[name])
-    requests = [one for name, result in shared.items() for one in result.requests(nodes[name], cluster)]
+    requests = [result.requests(nodes[name], cluster) for name, result in shared.items()]
     return Assigned(slots, growth.bounded(requests))
 
 

@@ -52,11 +52,15 @@ def requests(
     return [SlotRequest(cpus=cpus, gpus=gpus, selector=selector, count=n) for (cpus, gpus), n in counts.items()]
 
 
-def bounded(found: Iterable[SlotRequest]) -> tuple[SlotRequest, ...]:
-    """The first MAX_REQUESTED slots."""
+def bounded(found: Iterable[Sequence[SlotRequest]]) -> tuple[SlotRequest, ...]:
+    """The first slots of each pool, MAX_REQUESTED in all. No pool waits for the nodes of another one that never come:
+    each has an equal part, and what it leaves is for those that request more."""
+    pools = sorted(found, key=lambda one: sum(request.count for request in one))
     left, kept = MAX_REQUESTED, list[SlotRequest]()
-    for one in found:
-        if count := min(one.count, left):
-            kept.append(one.model_copy(update={"count": count}))
-            left -= count
+    for index, requested in enumerate(pools):
+        part = left // (len(pools) - index)
+        for request in requested:
+            if count := min(request.count, part):
+                kept.append(request.model_copy(update={"count": count}))
+                part, left = part - count, left - count
     return tuple(kept)

@@ -19,10 +19,15 @@ from tests.support.handlers import QuietHandler, handling
 
 
 class Administration(QuietHandler):
-    """Accepts everything and forgets it. `refused`: the workspace for which it does not."""
+    """Accepts everything and forgets it. `refused`: the workspace for which it does not; `last`: after this one, the
+    lease is another replica's."""
 
-    refused = ""
+    refused = last = ""
     made: list[str] = []  # noqa: RUF012 - of all requests
+
+    @classmethod
+    def held(cls) -> HeldLease | None:
+        return None if cls.last and cls.last in cls.made else HeldLease("queue", "test", 1, 15.0)
 
     def respond(self) -> None:
         body = json.loads(self.body() or b"{}")
@@ -39,10 +44,10 @@ def workspaces(tmp_path: Path) -> Iterator[MlflowWorkspaces]:
     database = Database.open(f"sqlite:///{tmp_path / 'rung.db'}")
     for team in ("audio", "speech", "vision"):
         Accounts(database).team(team)
-    Administration.refused, Administration.made = "audio", []
+    Administration.refused, Administration.last, Administration.made = "audio", "", []
     with handling(Administration) as url:
         client = MlflowClient(Settings(home=tmp_path, mlflow_tracking_uri=url))
-        yield MlflowWorkspaces(database, client, lambda: HeldLease("queue", "test", 1, 15.0))
+        yield MlflowWorkspaces(database, client, Administration.held)
         client.close()
     database.close()
 
@@ -60,3 +65,9 @@ def test_an_error_for_one_team_keeps_no_other_from_its_workspace(
     Administration.refused = ""
     workspaces.run_once()
     assert Administration.made[-3:] == ["audio", "speech", "vision"]
+
+
+def test_a_pass_ends_when_the_lease_is_lost(workspaces: MlflowWorkspaces) -> None:
+    Administration.last = "speech"
+    workspaces.run_once()
+    assert Administration.made == ["speech"]

@@ -20,6 +20,7 @@ from service.scheduling.node_requests import LOOK_S, MODULE
 from service.scheduling.placement import Size
 from service.scheduling.shares import Demand, Grant, Pool, Stop
 from tests.support.clock import Clock
+from tests.support.metrics import scrape
 from tests.support.pools import set_grant, set_pool
 from tests.support.reconciling import STEP_S, reconcile_for, refuse
 from tests.support.world import World
@@ -59,7 +60,14 @@ def test_so_much_is_asked_for_at_once() -> None:
     assert lacking(Demand("a", 1, 1, most=10**6)) == {"a": growth.MAX_NODES * 4}
     assert lacking(Demand("a", 0.01, 0, most=10**6)) == {"a": growth.MAX_SLOTS}
     slots = [SlotRequest(cpus=cpus, gpus=0, selector={}, count=200) for cpus in (1, 2, 3)]
-    assert [one.count for one in growth.bounded(slots)] == [200, growth.MAX_REQUESTED - 200]
+    assert [one.count for one in growth.bounded([slots])] == [200, growth.MAX_REQUESTED - 200]
+
+
+def test_no_pool_waits_for_the_nodes_of_another_one() -> None:
+    def slots(*counts: int) -> list[SlotRequest]:
+        return [SlotRequest(cpus=1, gpus=0, selector={}, count=count) for count in counts]
+
+    assert [one.count for one in growth.bounded([slots(500), slots(3, 500), [], slots(6)])] == [6, 125, 3, 122]
 
 
 def test_a_limit_in_gpus_stays_one_while_no_gpu_is_there() -> None:
@@ -94,6 +102,7 @@ def test_an_experiment_waits_for_a_node_that_ray_is_asked_for(
     assert growing.show(one)["reason"] == "waiting for a node with 1 GPU and 2 CPUs (requested from Ray)"
     [entry] = growing.client.get("/api/v1/queue").json()["items"]
     assert (entry["waits_for"], entry["reason"]) == ("node", growing.show(one)["reason"])
+    assert scrape(growing.client).by("rung_queue", "waiting_for") == {"node": 1}
     found = asked(context)
     assert found.requests == [SlotRequest(cpus=2, gpus=1, selector={"ray.io/node-id": "!in(h)"}, count=4)]
     assert growing.launcher.commands == {
