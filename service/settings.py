@@ -115,7 +115,7 @@ class Settings(BaseModel):
     )
     largest_node: NodeKinds = Field(
         "",
-        description="What the largest node has that Ray's autoscaler can add, such as `cpus=64,gpus=8`; several kinds "
+        description="What each kind of node has that Ray's autoscaler can add, such as `cpus=64,gpus=8`; several kinds "
         "are separated by `;`, and `label:NAME=VALUE` is a label of a kind. Default: Ray adds no nodes.",
     )
     driver_python: str = Field(sys.executable, description="Path of the Python that has Rung installed on the nodes.")

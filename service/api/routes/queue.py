@@ -88,7 +88,8 @@ def _estimate(position: int, waits_for: WaitsFor, pace: waiting.Pace, retry_s: f
     if waits_for not in MOVES_WITH_THE_QUEUE:
         return Estimate(seconds=None, basis="what it waits for does not depend on the experiments before it")
     minutes = round(pace.period.total_seconds() / 60)
-    period = f"the last {counted(minutes, 'minute') if minutes < 120 else counted(round(minutes / 60), 'hour')}"
+    amount = counted(minutes, "minute") if minutes < 120 else counted(round(minutes / 60), "hour")
+    period = f"the last {'minute' if minutes == 1 else amount}"
     if not pace.started:
         return Estimate(seconds=None, basis=f"no experiment of the team started in {period}")
     basis = f"{counted(pace.started, 'experiment')} of the team started in {period}"

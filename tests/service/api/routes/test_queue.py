@@ -51,7 +51,7 @@ def test_the_queue_is_in_order_of_priority_then_age_and_says_what_each_waits_for
     assert found["items"][0]["reason"] == "waiting for free slots"
     assert found["items"][1]["estimate"] == {
         "seconds": 2 * 60,
-        "basis": "1 experiment of the team started in the last 1 minute",
+        "basis": "1 experiment of the team started in the last minute",
     }
     assert running not in {item["experiment_id"] for item in found["items"]}
 
