@@ -79,3 +79,14 @@ def signed_in(client: httpx.Client, token: str | None) -> Iterator[httpx.Client]
         base_url=client.base_url, headers=headers, trust_env=False, timeout=client.timeout, event_hooks=hooks
     ) as other:
         yield other
+
+
+def submitted_by_two_teams(accounts: Accounts, client: httpx.Client) -> dict[str, str]:
+    """The id of an experiment on CPUs that a member of each team has submitted, by team."""
+    ids = {}
+    for team, login in (("vision", "bob"), ("speech", "eve")):
+        accounts.team(team)
+        with signed_in(client, accounts.person(login, False, **{team: "member"})) as sender:
+            spec = {"name": "x", "resources": {"gpus_per_trial": 0}}
+            ids[team] = sender.post("/api/v1/experiments", json=spec).json()["id"]
+    return ids

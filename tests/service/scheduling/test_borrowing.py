@@ -15,7 +15,7 @@ from service.scheduling.allocation import allocate
 from service.scheduling.borrowing import PUBLISHED_EVERY_S, BorrowingMeter
 from service.scheduling.shares import Demand, Grant, Pool
 from service.store.models import Experiment
-from tests.support.accounts import Accounts, signed_in
+from tests.support.accounts import Accounts, submitted_by_two_teams
 from tests.support.clock import Clock
 from tests.support.reconciling import reconcile_for
 from tests.support.world import World
@@ -108,12 +108,7 @@ def test_the_slot_that_is_left_goes_from_one_team_to_the_other(
 ) -> None:
     monkeypatch.setattr(borrowing, "PUBLISHED_EVERY_S", 10.0)
     world.launcher.nodes = Cluster((Node("a", cpus=3),))
-    ids = {}
-    for team, login in (("vision", "bob"), ("speech", "eve")):
-        accounts.team(team)
-        with signed_in(client, accounts.person(login, **{team: "member"})) as sender:
-            spec = {"name": "x", "resources": {"gpus_per_trial": 0}}
-            ids[team] = sender.post("/api/v1/experiments", json=spec).json()["id"]
+    ids = submitted_by_two_teams(accounts, client)
     seen = []
     for seconds in (12.0, 6.0):
         reconcile_for(world.reconciler, clock, seconds)

@@ -21,7 +21,7 @@ from service.scheduling.reconciler import Reconciler
 from service.store.accounting import Borrowed, Usage, UsageOfMonth
 from service.store.leases import release
 from service.store.models import Experiment
-from tests.support.accounts import Accounts, signed_in
+from tests.support.accounts import Accounts, signed_in, submitted_by_two_teams
 from tests.support.clock import Clock
 from tests.support.reconciling import STEP_S, reconcile_for
 from tests.support.world import World
@@ -160,12 +160,7 @@ def test_what_teams_have_borrowed_survives_a_restart_and_a_change_of_the_replica
 ) -> None:
     monkeypatch.setattr(borrowing_keeper, "SAVE_EVERY_S", 10.0)
     world.launcher.nodes = Cluster((Node("a", cpus=3),))
-    ids = {}
-    for team, login in (("vision", "bob"), ("speech", "eve")):
-        accounts.team(team)
-        with signed_in(client, accounts.person(login, **{team: "member"})) as sender:
-            spec = {"name": "x", "resources": {"gpus_per_trial": 0}}
-            ids[team] = sender.post("/api/v1/experiments", json=spec).json()["id"]
+    ids = submitted_by_two_teams(accounts, client)
     reconcile_for(world.reconciler, clock, 20.0)
     with context.database.read() as session:
         stored = {row.team_id: row.amount for row in session.scalars(select(Borrowed))}
