@@ -31,24 +31,9 @@ def test_the_queue_says_what_each_experiment_waits_for(world: World, runner: Cli
     lines = [line.split() for line in shown.stdout.splitlines()]
     assert lines == [
         ["place", "id", "name", "priority", "waits", "for", "starts", "in"],
-        ["1", two, "second", "0", "team", "24", "h"],
+        ["1", two, "second", "0", "team", "60", "s"],
         ["team", "waiting", "for", "free", "slots"],
-        [
-            "starts",
-            "in",
-            "estimated:",
-            "1",
-            "experiment",
-            "of",
-            "the",
-            "team",
-            "started",
-            "in",
-            "the",
-            "last",
-            "24",
-            "hours",
-        ],
+        "starts in estimated: 1 experiment of the team started in the last minute".split(),
     ]
     assert shown.stderr == "1 more experiment: --limit N shows N\n"
     found = json.loads(runner.invoke(app, ["queue", "--json"]).stdout)

@@ -29,6 +29,7 @@ FORWARDED = {
     "allowed_hosts": "rung.example",
     "ray_timeout_s": "11",
     "ray_submit_timeout_s": "61",
+    "largest_node": "cpus=8,gpus=4",
     "warm_workers": "1",
     "mlflow_timeout_s": "11",
     "heartbeat_s": "0.5",
