@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 import sys
 from collections.abc import Mapping
@@ -37,4 +38,5 @@ def filled_in() -> Mapping[str, str]:
         "GRAFANA_DOMAIN": "grafana.example.com",
         "CADDY_TLS": "local_certs",
         **{name: secrets.token_hex(32) for name in PASSWORDS},
+        "RUNG_SECRET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
     }

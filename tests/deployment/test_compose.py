@@ -62,7 +62,7 @@ def test_the_example_of_the_environment_has_exactly_the_variables_of_the_file() 
 
 def test_no_secret_has_a_default(variables: dict[str, str]) -> None:
     secret = {name for name in environment.example() if SECRET.search(name)}
-    assert len(secret) == 7
+    assert len(secret) == 8
     assert [name for name in secret if environment.example()[name]] == []
     for name in sorted(secret):
         with pytest.raises(MissingVariableError, match=f"{name} must be set in docker/.env"):
@@ -83,6 +83,7 @@ def test_secrets_are_given_to_those_only_that_need_them(found: dict[str, Service
     assert holders("GRAFANA_PASSWORD") == {"grafana"}
     assert holders("MLFLOW_ADMIN_PASSWORD") == {"mlflow", "rung", "tools"}
     assert holders("MLFLOW_COOKIE_SECRET") == {"mlflow"}
+    assert holders("RUNG_SECRET_KEY") == {"rung"}
 
 
 def test_no_secret_is_in_a_command(found: dict[str, Service], variables: dict[str, str]) -> None:
@@ -172,6 +173,13 @@ def test_mlflow_asks_the_service_who_may_do_what_and_keeps_its_users_apart_from_
     spec = importlib.util.find_spec(module)  # it needs an MLflow server to be imported
     assert spec
     assert f"def {function}()" in Path(str(spec.origin)).read_text()
+
+
+def test_the_service_can_post_to_webhooks(found: dict[str, Service]) -> None:
+    settings = read_settings(found["rung"].environment)
+    assert len(settings.secret_keys) == 1
+    assert settings.public_url == "https://rung.example.com"
+    assert [name for name in found["rung"].networks if not (document()["networks"][name] or {}).get("internal")]
 
 
 def test_addresses_inside_are_those_of_services_on_a_common_network(found: dict[str, Service]) -> None:

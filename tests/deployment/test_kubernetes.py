@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections import ChainMap
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,8 +18,10 @@ import pytest
 import yaml
 
 from service.environment import read_settings
-from tests.deployment.compose_file import FOLDER
+from service.settings import Settings
+from tests.deployment.compose_file import FOLDER, document
 from tests.deployment.dockerfile import images
+from tests.deployment.environment import filled_in
 
 KUBERNETES = FOLDER / "kubernetes"
 #: The oldest and the newest that the manifests are for.
@@ -66,11 +69,29 @@ def containers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         yield from ((f"{name}/{one['name']}", one, template["spec"]) for one in template["spec"]["containers"])
 
 
+def settings_of(container: str) -> Settings:
+    """What a container of the service reads, with values for its secrets. Raises SettingsError."""
+    secrets = {
+        "RUNG_DATABASE_URL": "postgresql://rung:x@postgres/rung",
+        "RAY_AUTH_TOKEN": "x",
+        "RUNG_MLFLOW_PASSWORD": "x",
+        "RUNG_SECRET_KEY": filled_in()["RUNG_SECRET_KEY"],
+    }
+    [given] = [one for name, one, _ in containers() if name == container]
+    values = {one["name"]: one.get("value") or secrets[one["name"]] for one in given["env"]}
+    maps = [of_kind("ConfigMap")[one["configMapRef"]["name"]]["data"] for one in given.get("envFrom", [])]
+    return read_settings({**images()["service"].environment, **dict(ChainMap(*maps)), **values})
+
+
+def test_the_migration_needs_the_database_only() -> None:
+    assert settings_of("rung-migrate/migrate").database_url == settings_of("rung/rung").database_url
+
+
 def test_the_service_knows_what_the_autoscaler_can_add() -> None:
     groups = of_kind("RayCluster")["rung"]["spec"]["workerGroupSpecs"]
     limits = [group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in groups]
     sizes = [(float(one["cpu"]), float(one.get("nvidia.com/gpu", 0))) for one in limits]
-    settings = read_settings(of_kind("ConfigMap")["rung-settings"]["data"])
+    settings = settings_of("rung/rung")
     assert [(kind.cpus, kind.gpus) for kind in settings.node_kinds] == sizes
 
 
@@ -165,7 +186,8 @@ def test_every_secret_and_every_key_is_in_the_commands_of_the_readme() -> None:
 
 
 def test_every_config_map_and_claim_that_is_named_exists() -> None:
-    assert {one["name"] for one in named(manifests(), "configMapRef")} <= of_kind("ConfigMap").keys()
+    mounted = {one["name"] for one in named(manifests(), "configMap")}
+    assert {one["name"] for one in named(manifests(), "configMapRef")} | mounted == of_kind("ConfigMap").keys()
     claims = {one["claimName"] for one in named(manifests(), "persistentVolumeClaim")}
     assert claims == of_kind("PersistentVolumeClaim").keys()
 
@@ -222,17 +244,43 @@ def test_every_container_is_hardened_and_no_pod_runs_as_root() -> None:
 
 
 def test_the_settings_are_valid_and_agree_with_the_services() -> None:
-    [given] = of_kind("ConfigMap").values()
-    secret = {"RUNG_DATABASE_URL": "postgresql://rung:x@postgres/rung", "RAY_AUTH_TOKEN": "x"}
-    settings = read_settings({**images()["service"].environment, **given["data"], **secret})
+    settings = settings_of("rung/rung")
     assert settings.auth == "accounts"
     [ingress] = of_kind("Ingress").values()
-    assert {rule["host"] for rule in ingress["spec"]["rules"]} <= settings.hosts
+    people = {f"https://{rule['host']}" for rule in ingress["spec"]["rules"]}
+    assert people == {settings.public_url, settings.mlflow_public_url}
+    assert {rule["host"] for rule in ingress["spec"]["rules"]} == {
+        one for tls in ingress["spec"]["tls"] for one in tls["hosts"]
+    }
+    assert settings.public_url.removeprefix("https://") in settings.hosts
     for address in (settings.service_url, settings.mlflow_tracking_uri):
         name, _, port = address.removeprefix("http://").partition(":")
         assert int(port) in {one["port"] for one in of_kind("Service")[name]["spec"]["ports"]}
     [cluster] = of_kind("RayCluster")
     assert settings.ray_dashboard_url == f"http://{cluster}-head-svc:8265"
+
+
+def test_mlflow_is_that_of_the_compose_file() -> None:
+    compose = document()["services"]["mlflow"]
+    [mlflow] = [one for name, one, _ in containers() if name == "mlflow/mlflow"]
+    hosts = "--allowed-hosts="
+    assert [word for word in mlflow["command"] if not word.startswith(hosts)] == [
+        word for word in compose["command"] if not word.startswith(hosts)
+    ]
+    assert {one["name"] for one in mlflow["env"]} == compose["environment"].keys()
+    given = {one["name"]: one["value"] for one in mlflow["env"] if "value" in one}
+    settings = of_kind("ConfigMap")["mlflow-settings"]["data"]
+    assert settings == {"mlflow_auth.ini": (FOLDER / "mlflow_auth.ini").read_text()}
+    mounts = {one["name"]: one["mountPath"] for one in mlflow["volumeMounts"]}
+    assert given.pop("MLFLOW_AUTH_CONFIG_PATH") == f"{mounts['settings']}/mlflow_auth.ini"
+    assert given == {name: compose["environment"][name] for name in given}
+    service = of_kind("ConfigMap")["rung-settings"]["data"]
+    assert given["MLFLOW_AUTH_ADMIN_USERNAME"] == service["RUNG_MLFLOW_USERNAME"]
+    [named_hosts] = [word.removeprefix(hosts).split(",") for word in mlflow["command"] if word.startswith(hosts)]
+    people = service["RUNG_MLFLOW_PUBLIC_URL"].removeprefix("https://")
+    assert {service["RUNG_MLFLOW_TRACKING_URI"].removeprefix("http://"), people} < set(named_hosts)
+    probes = {one["value"] for asked in named(mlflow, "httpHeaders") for one in asked}
+    assert probes < set(named_hosts)
 
 
 def test_probes_use_a_host_name_that_the_service_accepts() -> None:
@@ -244,7 +292,7 @@ def test_probes_use_a_host_name_that_the_service_accepts() -> None:
 
 
 def test_the_folders_of_the_settings_are_mounted_where_they_are_used() -> None:
-    [given] = of_kind("ConfigMap").values()
+    given = of_kind("ConfigMap")["rung-settings"]
     roots = {given["data"][name] for name in ("RUNG_STORAGE_ROOT", "RUNG_DATA_ROOT", "RUNG_CACHE_ROOT")}
     for name, container, _ in containers():
         mounted = {one["mountPath"] for one in container["volumeMounts"]}
