@@ -9,8 +9,10 @@ import base64
 import contextlib
 import fcntl
 import json
+import os
 import secrets
 import sqlite3
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,6 +50,16 @@ class Addresses:
     data_root: str
 
 
+def _not_utf8(path: str) -> str:
+    """Why the text of a path is not UTF-8: the path is not, or Python reads all paths in another encoding."""
+    try:
+        decoded = os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        return f"the path of the home folder must be UTF-8 (got {shown(path)})"
+    encoding = sys.getfilesystemencoding()
+    return f"Python must read paths as UTF-8, for the home folder {decoded}: set LC_ALL=C.UTF-8 (got {encoding})"
+
+
 @contextlib.contextmanager
 def locked(home: Path) -> Iterator[None]:
     """Create the folder, make it private, and hold its lock inside the block.
@@ -55,10 +67,11 @@ def locked(home: Path) -> Iterator[None]:
     Raises StackError if another stack holds the lock, and StackOptionError if the folder cannot be used, or has files
     and is no home: others may need them.
     """
+    path = str(home.absolute())
     try:
-        str(home.absolute()).encode()
+        path.encode()
     except UnicodeEncodeError:
-        raise StackOptionError(f"the path of the home folder must be UTF-8 (got {shown(str(home))})") from None
+        raise StackOptionError(_not_utf8(path)) from None
     try:
         _check_no_other_files(home)
         for parent in [one for one in reversed(home.parents) if not one.exists()]:

@@ -340,7 +340,14 @@ def test_a_restore_replaces_nothing_and_refuses_a_set_that_is_damaged(home: Plac
 
 
 @pytest.mark.parametrize(
-    "last", [(trees, "copy"), (tables, "copy"), (mlflow_database, "load"), (Path, "rename")], ids=str
+    "last",
+    [
+        pytest.param((trees, "copy"), marks=pytest.mark.slow),
+        (tables, "copy"),
+        pytest.param((mlflow_database, "load"), marks=pytest.mark.slow),
+        (Path, "rename"),
+    ],
+    ids=str,
 )
 def test_an_interrupted_restore_is_known_and_can_be_repeated(
     home: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: tuple[Any, str]

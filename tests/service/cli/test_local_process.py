@@ -65,19 +65,16 @@ def test_a_trial_without_an_epoch_cannot_be_compared(tmp_path: Path) -> None:
 def test_explain_in_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     spec, roots = SPEC.model_dump(mode="json"), {"data_root": tmp_path, "cache_root": tmp_path}
     assert local_process.explain("schedulers", spec, out=tmp_path, **roots, as_json=True) == 0
-    plots = [str(tmp_path / "schedulers.png")]
-    assert json.loads(capfd.readouterr().out) == {"plots": plots}
+    assert json.loads(capfd.readouterr().out) == {"plots": [str(tmp_path / "schedulers.png")]}
+
+
+def test_explain_says_what_it_lacks(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    roots = {"data_root": tmp_path, "cache_root": tmp_path}
     assert local_process.explain("augmentation", None, out=tmp_path, **roots, as_json=True) == 2
     said = capfd.readouterr()
     assert said.out == ""
     problem = json.loads(said.err)
     assert (problem["status"], problem["detail"][:18]) == (422, "a SPEC is required")
-
-
-def test_explain_in_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    spec, roots = SPEC.model_dump(mode="json"), {"data_root": tmp_path, "cache_root": tmp_path}
-    assert local_process.explain("schedulers", spec, out=tmp_path, **roots) == 0
-    assert capfd.readouterr().out == f"{tmp_path / 'schedulers.png'}\n"
     assert local_process.explain("augmentation", None, out=tmp_path, **roots) == 2
     assert "a SPEC is required" in capfd.readouterr().err
 

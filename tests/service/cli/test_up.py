@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,6 +47,17 @@ def test_up_speaks_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     result = CliRunner().invoke(app, ["up", "--home", str(tmp_path), "--json"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert json.loads(result.stderr)["detail"] == "port 1 cannot be used"
+
+
+def test_a_locale_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    """Python then takes the bytes of a path for something else."""
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [str(Path(sys.executable).with_name("rung")), "up", "--home", str(tmp_path / "\u00fc")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Python must read paths as UTF-8" in done.stderr
+    assert "(got ascii)" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,11 @@ AUGMENTATIONS = {"choice": [{"rotation": {"uniform": [0, 15]}, "contrast": {"cho
 
 def experiment(**space: Any) -> ExperimentSpec:
     return ExperimentSpec.model_validate({"name": "x", "search_space": space, "max_epochs": 4})
+
+
+def test_a_backend_of_a_notebook_that_is_not_installed_here_does_not_matter() -> None:
+    environment = {**os.environ, "MPLBACKEND": "module://nowhere.backend_inline"}
+    subprocess.run([sys.executable, "-c", "import workers.plots.figures"], env=environment, check=True)
 
 
 def test_every_alternative_is_drawn_with_its_domains_at_their_ends() -> None:
