@@ -39,6 +39,10 @@ BEGINNINGS = {
 MAX_PIXELS = 64_000_000  # of one image: it takes 256 MB with alpha, and a file of 20 kB may claim any number
 MAX_PIXELS_0_1 = 178_956_970  # Pillow's own limit, which version 0.1 had
 MAX_BYTES = 512 * 2**20  # of one file: what MAX_PIXELS take as float64
+#: Of a JPEG. Each scan takes as long as the whole image, and some bytes of the file: libtiff has the same limit.
+MAX_SCANS = 100
+SCAN = b"\xff\xda"  # begins a scan; in a scan's own data, a zero follows each 0xff
+MAX_HEADER = 65_536  # bytes of a PNM's header, which Pillow reads one by one
 LARGE_PIXELS = 8_000_000  # larger images are decoded one at a time by a caller that has several threads
 WHITE = 255
 #: Chunks of a PNG with text or a color profile, which change no pixel. Pillow refuses a file in which one is large.
@@ -152,6 +156,7 @@ def read(
         data = source if isinstance(source, bytes) else content(Path(source))[0]
         if not data:
             raise PictureError("is empty")
+        _check_work(data)
         digest = hashlib.sha256(data).hexdigest()
         try:
             return _opened(data, description, large, digest)
@@ -173,6 +178,16 @@ def read(
         if TOO_MUCH_TEXT in str(error):
             raise PictureError("has too much text in its metadata; save it without them") from error
         raise PictureError(f"{type(error).__name__}: {error}") from error
+
+
+def _check_work(data: bytes) -> None:
+    """Refuse a file of few bytes, or of bytes without a meaning, that takes long to decode. Raises PictureError."""
+    if data.startswith(b"\xff\xd8") and (scans := data.count(SCAN)) > MAX_SCANS:
+        raise PictureError(f"must have at most {MAX_SCANS} scans (got {scans})")
+    if re.match(rb"P[0-6fFy]", data):
+        head = re.sub(rb"#[^\n\r]*", b"", data[:MAX_HEADER])
+        if len(data) > MAX_HEADER and len(head.split(maxsplit=4)) < 4:
+            raise PictureError(f"must have its header in the first {MAX_HEADER} bytes")
 
 
 def _opened(

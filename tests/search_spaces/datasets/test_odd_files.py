@@ -252,6 +252,30 @@ def test_a_png_with_too_many_texts_says_what_to_do() -> None:
         decode(plain[:place] + texts + plain[place:], describe(8, 8, 1))
 
 
+def test_a_jpeg_with_many_scans_is_not_decoded() -> None:
+    """Each empty scan has about 100 bytes, and takes as long as the whole image."""
+    saved = io.BytesIO()
+    Image.fromarray(np.arange(4096).reshape(64, 64).astype(np.uint8)).save(saved, "JPEG", progressive=True)
+    plain = saved.getvalue()
+    last = plain[plain.rindex(pictures.SCAN) : -2]
+    usual = plain.count(pictures.SCAN)
+    assert 1 < usual < 20
+    most = plain[:-2] + last * (pictures.MAX_SCANS - usual) + plain[-2:]
+    assert decode(most, describe(64, 64, 1)).shape == (1, 64, 64)
+    with pytest.raises(PictureError, match=r"^must have at most 100 scans \(got 101\)$"):
+        decode(most[:-2] + last + most[-2:], describe(64, 64, 1))
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\n", b"#\n", b"# more\r\n"])
+@pytest.mark.parametrize(("kind", "rest"), [(b"P5", b"255\n" + bytes(64)), (b"Pf", b"-1.0\n" + bytes(256))])
+def test_the_header_of_a_pnm_is_short(blank: bytes, kind: bytes, rest: bytes) -> None:
+    body = b"8 8 " + rest
+    many = pictures.MAX_HEADER // len(blank)
+    assert decode(kind + b"\n" + blank * (many // 2) + body, describe(8, 8, 1, value_range=(0, 1))).shape == (1, 8, 8)
+    with pytest.raises(PictureError, match=r"^must have its header in the first 65536 bytes$"):
+        decode(kind + b"\n" + blank * (many + 1) + body, describe(8, 8, 1))
+
+
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", Path("/dev/zero"), tmp_path):
