@@ -44,6 +44,8 @@ MAX_TEXT = 10_000
 MAX_NODES, MAX_NODE_ID = 1_000, 128
 #: Longest id in MLflow, which uses 32 characters.
 MAX_MLFLOW_ID = 64
+#: Most slots of one trial: that of the smallest share of a GPU.
+MAX_SLOTS = 100
 #: Trials and epochs are numbered below this, which any database can store.
 MAX_NUMBER = 10**7
 
@@ -315,6 +317,9 @@ class TrialUpdate(Message):
     mlflow_run_id: MlflowId | None = Field(None, description="The trial's run in MLflow.")
     restarts: Number = Field(0, description="Number of times the trial was restarted after a failure.")
     error_kind: ErrorKind | None = Field(None, description="Kind of its last failure.")
+    slots: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = Field(
+        1, description="Number of slots that it holds while it runs: more than one where it has a GPU for itself."
+    )
     started_at: float | None = Field(None, description="When the trial started.")
     ended_at: float | None = Field(None, description="When the trial ended.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any
 
@@ -29,6 +30,12 @@ Seconds = Annotated[
         json_schema_input_type=Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=DURATION)],
     ),
 ]
+
+
+def slots_of_gpu(gpus_per_trial: float) -> int:
+    """Number of slots that are a whole GPU, rounded up unless less than 1 % is missing; 1 where a slot is no part of
+    one."""
+    return math.ceil(0.99 / gpus_per_trial) if 0 < gpus_per_trial < 1 else 1
 
 
 class Resources(Spec):

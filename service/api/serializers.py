@@ -56,6 +56,7 @@ def trial(row: Trial, experiment: Experiment, mlflow: MlflowClient) -> TrialView
         mlflow_url=_pages(experiment, mlflow).run_url(experiment.mlflow_experiment_id, row.mlflow_run_id),
         restarts=row.restarts,
         error_kind=row.error_kind,
+        slots=row.slots,
         cancel_asked_at=row.cancel_asked_at,
         started_at=row.started_at,
         ended_at=row.ended_at,

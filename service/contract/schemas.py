@@ -155,6 +155,11 @@ class TrialView(BaseModel):
     mlflow_url: str | None = Field(description="URL of the run in MLflow's web interface.")
     restarts: int = Field(0, description="Number of times the trial was restarted after a failure.")
     error_kind: ErrorKind | None = Field(None, description="Kind of its last failure.", examples=["OUT_OF_MEMORY"])
+    slots: int = Field(
+        1,
+        description="Number of slots that it holds while it runs: more than one since it exceeded its share of a GPU, "
+        "as it then has a GPU for itself.",
+    )
     cancel_asked_at: datetime | None = Field(None, description="When a person requested its cancellation.")
     started_at: datetime | None = Field(description="When the trial started.")
     ended_at: datetime | None = Field(description="When the trial ended.")

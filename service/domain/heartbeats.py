@@ -157,7 +157,7 @@ def _write_trials(
         if update.sample is not None and all(map(math.isfinite, update.sample.values())):
             trial.sample = update.sample
         trial.mlflow_run_id = update.mlflow_run_id or trial.mlflow_run_id
-        trial.restarts, trial.error_kind = update.restarts, update.error_kind
+        trial.restarts, trial.error_kind, trial.slots = update.restarts, update.error_kind, update.slots
         trial.started_at, trial.ended_at = _timestamp(update.started_at), _timestamp(update.ended_at)
         trial.updated_at = now
     session.flush()

@@ -21,6 +21,7 @@ from search_spaces.node_requests import SlotRequest
 from search_spaces.pool_nodes import PoolNodes
 from search_spaces.protocol import ENDED_TRIAL_STATES, Phase, TrialState, attempt_id
 from search_spaces.replicates import FIRST_REPLICATE
+from search_spaces.resources import slots_of_gpu
 from search_spaces.stored import StoredSpec, read_controls
 from service.contract.states import DRIVEN, State
 from service.domain import budgets, experiments
@@ -37,6 +38,7 @@ from service.scheduling.pools import Terms
 from service.scheduling.queue import Waiting
 from service.scheduling.reclaim import Holding, ReclaimTimer, Since
 from service.scheduling.shares import Demand, Pool, Share, Why
+from service.scheduling.whole_gpus import demand_whole, in_slots
 from service.store.models import Experiment, Trial
 
 log = logging.getLogger(__name__)
@@ -173,6 +175,7 @@ def _share(
 ) -> _Shared:
     """Divide the slots of one pool, whose nodes are `cluster`, and write what its running experiments get."""
     demands: dict[str, Demand] = {}
+    whole: dict[str, int] = {}  # slots of a GPU, of those that get whole ones
     for experiment in (*driven, *candidates):
         has_run_s = seen.since[experiment.id].has_slots_s if experiment.state in DRIVEN else None
         protected = has_run_s is not None and experiment.slots > 0 and has_run_s < terms.min_run_s
@@ -180,15 +183,19 @@ def _share(
             held = seen.trial_nodes.get(attempt_id(experiment.id, experiment.attempt), ())
             demand = _demand(experiment, seen.progress[experiment.id], cluster)
             demands[experiment.id] = replace(demand, protected=protected, held=tuple(held))
+            if seen.progress[experiment.id].needs_gpu and (slots := slots_of_gpu(demand.gpus)) > 1:
+                whole[experiment.id] = slots
         except ValidationError as error:
             _skip_unreadable(session, experiment, error, seen.now)
     grants = {
         team: replace(grant, is_spent=team in seen.spent)
         for team, grant in meter.grants(terms.grants, (one.team for one in demands.values())).items()
     }
-    pool, wanting = Pool(terms.stop, running.most), list(demands.values())
+    wanted = demands | {one: demand_whole(demands[one], slots, cluster) for one, slots in whole.items()}
+    pool, wanting = Pool(terms.stop, running.most), list(wanted.values())
     shares = allocate(pool, grants, wanting, cluster)
     lacking = growth.lacking(pool, grants, wanting, shares, cluster)
+    shares |= {one: in_slots(shares[one], slots) for one, slots in whole.items()}
     passed_s = meter.observe(demands.values(), shares, grants)
     costs = Costs(cluster)
     metered = [_metered(one, seen.progress[one.id], demands[one.id], costs) for one in driven if one.id in demands]
@@ -196,7 +203,7 @@ def _share(
     sentence = cache(reasons.Sentences(cluster, seen.max_drivers, running.kept).of)
     waiting = {
         one.experiment_id: Waiting(share.why, sentence(one.cpus, one.gpus, share.why, one.experiment_id in lacking))
-        for one in demands.values()
+        for one in wanted.values()
         if not (share := shares[one.experiment_id]).slots
     }
     for experiment in driven:
@@ -207,16 +214,18 @@ def _share(
                 experiments.move(session, experiment, State.PREEMPTING, seen.now, why)
             is_overdue = since.over_s >= terms.preempt_grace_s
             _write_share(experiment, shares[experiment.id], terms.nodes, is_overdue)
-    return _Shared(demands, shares, waiting, lacking, sentence)
+    return _Shared(wanted, shares, waiting, lacking, sentence)
 
 
 @dataclass
 class _Progress:
-    """How many trials of the search have ended, trials run, and replicates have not ended."""
+    """How many trials of the search have ended, slots are held by trials, and replicates have not ended; whether a
+    trial that has not ended needs a GPU for itself."""
 
     done: int = 0
     running: int = 0
     replicates: int = 0
+    needs_gpu: bool = False
 
 
 def _write_share(experiment: Experiment, share: Share, nodes: PoolNodes, is_overdue: bool) -> None:
@@ -249,15 +258,16 @@ def _read_progress(session: Session, ids: list[str]) -> dict[str, _Progress]:
     found = {experiment_id: _Progress() for experiment_id in ids}
     is_replicate = Trial.trial >= FIRST_REPLICATE
     rows = session.execute(
-        select(Trial.experiment_id, Trial.state, is_replicate.label("is_replicate"), func.count())
-        .where(Trial.experiment_id.in_(ids), or_(is_replicate, Trial.state.in_(COUNTED)))
-        .group_by(Trial.experiment_id, Trial.state, "is_replicate")
+        select(Trial.experiment_id, Trial.state, is_replicate.label("is_replicate"), Trial.slots, func.count())
+        .where(Trial.experiment_id.in_(ids), or_(is_replicate, Trial.state.in_(COUNTED), Trial.slots > 1))
+        .group_by(Trial.experiment_id, Trial.state, "is_replicate", Trial.slots)
     )
-    for experiment_id, state, replicate, count in rows:
+    for experiment_id, state, replicate, slots, count in rows:
         one, has_ended = found[experiment_id], state in ENDED_TRIAL_STATES
         one.done += count * (has_ended and not replicate)
         one.replicates += count * (replicate and not has_ended)
-        one.running += count * (state == TrialState.RUNNING)
+        one.running += count * slots * (state == TrialState.RUNNING)
+        one.needs_gpu |= slots > 1 and not has_ended
     return found
 
 

@@ -188,7 +188,7 @@ class Attempt(Base):
 
 
 class Trial(Base):
-    """The last update that a driver sent about a trial."""
+    """The last update that a driver sent about a trial. `slots`: that it holds while it runs."""
 
     __tablename__ = "trials"
 
@@ -206,6 +206,7 @@ class Trial(Base):
     mlflow_run_id: Mapped[str | None] = mapped_column(String(64))
     restarts: Mapped[int] = mapped_column(default=0)
     error_kind: Mapped[str | None] = mapped_column(String(16))
+    slots: Mapped[int] = mapped_column(default=1, server_default="1")
     cancel_asked_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]

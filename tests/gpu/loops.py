@@ -26,6 +26,7 @@ from workers.targets import resolve_target
 from workers.training.loop import EpochInterruptedError, Training
 from workers.training.precision import ComputeMode
 from workers.trial.device import select_device
+from workers.trial.shared_memory import MemoryShare
 
 CROP_AND_FLIP = {"crop_padding": 4, "horizontal_flip": 0.5}
 EVERYTHING = EVERY_AUGMENTATION | CROP_AND_FLIP
@@ -168,7 +169,8 @@ def share_device(device: str, share: float, seconds: float) -> dict[str, Any]:
     """Train on this process's share of the GPU after a line on standard input. Returns the speed and the memory use."""
     torch.set_num_threads(1)
     spec = spec_of(device, SIZES[device].sharing_batch, CROP_AND_FLIP, share)
-    select_device(spec)  # caps the memory, as in a trial's process
+    select_device(spec)
+    MemoryShare(share if device == "cuda" else 1.0).cap()
     measured = Measured(spec, data(device), device)
     measured.images_per_second(SIZES[device].warm_s)
     print("ready", flush=True)

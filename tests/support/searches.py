@@ -124,7 +124,7 @@ class Search:
             spec,
             recorder,
             storage,
-            dict,
+            lambda trial: {"slots": trial.slots},
             self.callback.num_samples,
             self.callback.slots,
             lambda: None,

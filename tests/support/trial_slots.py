@@ -12,8 +12,8 @@ SPEC, TRIAL_LOG = "spec.json", "trial.log"
 CLOCKED = {"epoch_seconds", "images_per_second"}  # differ each time
 
 
-def begun(config: dict[str, Any]) -> TrialWorker:
-    slot = TrialWorker.__new__(TrialWorker)  # Tune's constructor wants a session; `setup` is all that is ours
+def begun(config: dict[str, Any], kind: type[TrialWorker] = TrialWorker) -> TrialWorker:
+    slot = kind.__new__(kind)  # Tune's constructor wants a session; `setup` is all that is ours
     slot.setup(config)
     return slot
 

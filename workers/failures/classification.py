@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ SHARED_MEMORY = "/dev/shm/"  # looks like a disk, but is memory that other proce
 #: Torch raises plain RuntimeErrors for these.
 TORCH_DISK_FULL = re.compile(r"PytorchStreamWriter failed writing file|inline_container.*unexpected pos|iostream error")
 TORCH_MEMORY = re.compile(
-    r"can't allocate memory: you tried to allocate|CUDA (error: )?out of memory"
+    r"can't allocate memory: you tried to allocate|CUDA (error: )?out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED"
     r"|unable to (allocate shared memory|write to file </torch_|open shared memory)"
 )
 #: The line with which Python ends the traceback of a `TrialError`, for where Ray hands over only that text.
@@ -39,19 +39,20 @@ LINE = re.compile(r"^(?:[\w.]+\.)?TrialError: \[([A-Z_]+)\] (.*)$", re.MULTILINE
 @dataclass(frozen=True)
 class Failure:
     """Why a trial failed: the kind, and one sentence for the user. `node`: Ray's id of a node that cannot be used
-    though others may be."""
+    though others may be. `exceeds_share`: its process wanted more than its share of a memory that others share."""
 
     kind: ErrorKind
     reason: str
     node: str = ""
+    exceeds_share: bool = False
 
 
 class TrialError(Exception):
     """A trial's process failed. Unlike the exception behind it, it can always be pickled."""
 
-    def __init__(self, kind: ErrorKind, reason: str, node: str = "") -> None:
-        super().__init__(kind, reason, node)
-        self.failure = Failure(ErrorKind(kind), reason, node)
+    def __init__(self, kind: ErrorKind, reason: str, node: str = "", exceeds_share: bool = False) -> None:
+        super().__init__(kind, reason, node, exceeds_share)
+        self.failure = Failure(ErrorKind(kind), reason, node, exceeds_share)
 
     def __str__(self) -> str:
         return f"[{self.failure.kind}] {self.failure.reason}"
@@ -70,8 +71,9 @@ class NodeError(Exception):
 
 
 @contextmanager
-def classified() -> Iterator[None]:
-    """Raise a TrialError for every exception.
+def classified(exceeds_share: Callable[[BaseException], bool] = lambda _: False) -> Iterator[None]:
+    """Raise a TrialError for every exception. `exceeds_share`: whether one tells that the process wanted more than its
+    share of a memory that others share.
 
     It hides the exception behind it, whose traceback Ray would send: its text may be too long, or have halves of
     surrogate pairs, of which Ray's process dies. The log of the trial has the traceback.
@@ -82,7 +84,8 @@ def classified() -> Iterator[None]:
         raise
     except (Exception, KeyboardInterrupt) as error:  # Ray would take the latter, of a plugin, for a canceled task
         failure = classify(error)
-        raise TrialError(failure.kind, failure.reason, failure.node) from None
+        too_much = failure.kind is ErrorKind.OUT_OF_MEMORY and any(map(exceeds_share, _chain(error)))
+        raise TrialError(failure.kind, failure.reason, failure.node, too_much) from None
 
 
 def classify(error: BaseException) -> Failure:

@@ -13,20 +13,22 @@ from search_spaces.controls import Controls
 from search_spaces.experiment import ExperimentSpec
 from search_spaces.phrases import counted
 from search_spaces.protocol import RETRYABLE, Directives, ErrorKind, TrialState
+from search_spaces.resources import slots_of_gpu
 from search_spaces.sampling import count_combinations
+from workers.failures.classification import Failure
 from workers.search import stop_conditions
 from workers.search.stop_conditions import Outcome
 from workers.state.slot_clock import SlotClock
-from workers.state.trial_table import TrialTable
+from workers.state.trial_table import Trial, TrialTable
 
 
 @dataclass(frozen=True)
 class Actions:
     """What to do now.
 
-    `outcome`: why the search is over, None while it continues. `controls`: those that were applied. `slots`: trials
-    that may run at once. `surplus`: number of trials beyond `slots` that run once the trials to `cancel` have ended;
-    `interrupt`: so many of them must leave their epoch.
+    `outcome`: why the search is over, None while it continues. `controls`: those that were applied. `slots`: for the
+    trials that run at once. `surplus`: number of slots that must be freed at the ends of epochs, beyond those of the
+    trials to `cancel`; `interrupt`: so many must be freed at once.
     `release_idle`: whether idle trial processes should be released. `resting`: no trial has a slot, and none may take
     one.
     """
@@ -45,6 +47,7 @@ class Reaction(Enum):
     """What follows from a trial's failure."""
 
     RESTART = "the trial is restarted"
+    ALONE = "the trial is restarted with a GPU for itself"
     END = "the trial ends with ERROR"
     PAUSE = "the experiment pauses until a person acts"
 
@@ -80,30 +83,43 @@ class SearchPolicy:
         outcome = stop_conditions.requested(directives, fenced) or stop_conditions.reached(
             controls, self._objective, self._gpus_per_trial, table, clock
         )
-        slots = min(directives.slots, controls.max_concurrent_trials or directives.slots)
         cancel = frozenset(directives.cancel_trials)
-        running = sum(
-            trial.state is TrialState.RUNNING and trial.number not in cancel for trial in table.trials.values()
-        )
-        surplus = max(0, running - slots)
+        running = [
+            trial.slots
+            for trial in table.trials.values()
+            if trial.state is TrialState.RUNNING and trial.number not in cancel
+        ]
+        used, alone = sum(running), table.waits_alone()
+        wanted = max([*running, alone.slots if alone else 1])
+        most = controls.max_concurrent_trials or directives.slots
+        slots = min(directives.slots, max(most, wanted) if wanted <= directives.slots else most)
+        kept = alone.slots if alone and alone.slots <= slots else 0  # until it is handed out, others make room
         is_searching = len(table.searched()) < self.num_samples(directives, table)
         trial_left = is_searching or next(table.waiting(), None) is not None
         return Actions(
             outcome=outcome,
             controls=controls,
             slots=0 if outcome else slots,
-            surplus=surplus,
-            interrupt=surplus if directives.stop_epochs else 0,
+            surplus=max(0, used + kept - slots),
+            interrupt=max(0, used - slots) if directives.stop_epochs else 0,
             cancel=cancel,
-            release_idle=running >= slots or not trial_left,
-            resting=outcome is None and not slots and not running,
+            release_idle=used >= slots or not trial_left or wanted > 1,
+            resting=outcome is None and not slots and not used,
         )
 
-    def react(self, kind: ErrorKind, restarts: int, controls: Controls) -> Reaction:
-        """What follows from a failure of a trial that was restarted `restarts` times before."""
-        if kind is ErrorKind.DISK_FULL:
+    @property
+    def slots_alone(self) -> int:
+        """Number of slots of a trial that has a GPU for itself."""
+        return slots_of_gpu(self._gpus_per_trial)
+
+    def react(self, failure: Failure, trial: Trial, controls: Controls) -> Reaction:
+        """What follows from a failure of a trial."""
+        if failure.kind is ErrorKind.DISK_FULL:
             return Reaction.PAUSE
-        return Reaction.RESTART if kind in RETRYABLE and restarts < controls.max_restarts else Reaction.END
+        if failure.exceeds_share and trial.slots < self.slots_alone:
+            return Reaction.ALONE
+        may_restart = failure.kind in RETRYABLE and trial.restarts < controls.max_restarts
+        return Reaction.RESTART if may_restart else Reaction.END
 
     def _controls_of(self, directives: Directives) -> Controls:
         return directives.controls or self._controls

@@ -85,15 +85,24 @@ class TuneCallback(Callback):
         self._searcher, self._nodes, self._resources = searcher, nodes, resources or {}
 
     def notice(self) -> str:
-        """What a person should know of the running search: nodes that are not used, replicates in training, lost
-        epochs, trials that finish no epoch."""
+        """What a person should know of the running search: nodes that are not used, trials that need a GPU for
+        themselves, replicates in training, lost epochs, trials that finish no epoch."""
         notices = [
             self._nodes.notice() if self._nodes else "",
+            self._alone(),
             self._replicating(),
             self._lost_epochs.sentence(),
             silent_trials.sentence(*self._recorder.silence()),
         ]
         return "; ".join(filter(None, notices))
+
+    def _alone(self) -> str:
+        alone = [trial.number for trial in list(self._table.trials.values()) if trial.slots > 1 and not trial.ended]
+        if not alone:
+            return ""
+        first = f"trial {alone[0]}"
+        some = f"{first} needs" if len(alone) == 1 else f"{len(alone)} trials, the first of them {first}, need"
+        return f"{some} more memory than a share of a GPU has, and a GPU without other trials"
 
     def _replicating(self) -> str:
         runs = [trial for number, trial in list(self._table.trials.items()) if is_replicate(number)]
@@ -182,7 +191,8 @@ class TuneCallback(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         number, failure = trial.config["trial"], from_ray.of_trial(trial)
-        restarts = self._table.trials[number].restarts
+        row = self._table.trials[number]
+        restarts = row.restarts
         if number in self._leaving and failure.kind is ErrorKind.LOST:
             log.warning("trial %s ended with its node, which had announced it: %s", number, failure.reason)
             with self._journaling():
@@ -194,7 +204,7 @@ class TuneCallback(Callback):
             self._leave_node(number, failure)
             return
         with self._journaling():
-            match self._policy.react(failure.kind, restarts, self._decide().controls):
+            match self._policy.react(failure, row, self._decide().controls):
                 case Reaction.PAUSE:
                     self.outcome = self.outcome or stop_conditions.disk_full(f"trial {number}: {failure.reason}")
                     self._recorder.record_release(number)
@@ -207,6 +217,9 @@ class TuneCallback(Callback):
                         self._recorder.record_end(number, TrialState.ERROR, failure.reason, failure.kind)
                 case Reaction.RESTART:
                     self._recorder.record_retry(number, failure.kind, failure.reason)
+                case Reaction.ALONE:
+                    log.info("trial %s is restarted with a GPU for itself", number)
+                    self._recorder.record_retry(number, failure.kind, failure.reason, self._policy.slots_alone)
                 case Reaction.END:
                     after = f"{failure.kind} after {counted(restarts, 'restart')}: " if restarts else ""
                     self._recorder.record_end(number, TrialState.ERROR, after + failure.reason, failure.kind)
@@ -263,29 +276,45 @@ class TuneCallback(Callback):
             self._recorder.check_not_fenced()
         if self._fence.is_closed():
             return True
-        is_surplus = self._decide().surplus > len(self._leaving.keys() - {number})
+        freed = sum(self._table.trials[other].slots for other in self._leaving if other != number)
+        is_surplus = self._decide().surplus > freed
         if verdict.action is not Action.PAUSE and number not in self._leaving and not is_surplus:
             return False
         self._yielding[number] = verdict.reason
         return True
 
     def _withdraw(self, controller: Any, surplus: int) -> int:
-        """Take back trials that wait for a slot in Tune: they would take it as soon as it is free. Their number."""
-        pending = [trial for trial in controller.get_live_trials() if trial.status == Trial.PENDING]
-        pending.sort(key=lambda trial: int(trial.config["trial"]))
-        for trial in pending[-surplus:]:
+        """Take back trials that wait for a slot in Tune: they would take it as soon as it is free. Returns the number
+        of their slots."""
+        withdrawn = self._first_to_leave(controller, Trial.PENDING, surplus)
+        for trial in withdrawn:
             self._recorder.record_release(trial.config["trial"])
             waiting_trials.stop_trial(controller, trial)
-        return len(pending[-surplus:])
+        return sum(map(self._slots_of, withdrawn))
 
     def _interrupt(self, controller: Any, most: int) -> None:
-        """Take back slots whose trials had time to end their epoch: those on nodes that end soon, then those of the
-        youngest, which have trained least."""
-        holding = [trial for trial in controller.get_live_trials() if trial.status == Trial.RUNNING]
-        holding.sort(key=lambda trial: (trial.config["trial"] in self._leaving, int(trial.config["trial"])))
-        for trial in holding[max(0, len(holding) - max(0, most)) :]:
+        """Take back slots whose trials had time to end their epoch."""
+        for trial in self._first_to_leave(controller, Trial.RUNNING, most):
             log.info("trial %d leaves its epoch: its slot is needed", trial.config["trial"])
             self._stop(controller, trial, stop_conditions.RECLAIMED)
+
+    def _first_to_leave(self, controller: Any, status: str, slots: int) -> list[Any]:
+        """Those of Tune's trials with this status that have so many slots together; all if they have fewer. None of
+        them could be left out. First those on nodes that end soon, then the youngest, which have trained least."""
+        found = [trial for trial in controller.get_live_trials() if trial.status == status]
+        found.sort(key=lambda trial: (trial.config["trial"] in self._leaving, int(trial.config["trial"])))
+        chosen: list[Any] = []
+        while found and slots > 0:
+            chosen.append(found.pop())
+            slots -= self._slots_of(chosen[-1])
+        for trial in list(chosen):
+            if slots + self._slots_of(trial) <= 0:
+                chosen.remove(trial)
+                slots += self._slots_of(trial)
+        return chosen[::-1]
+
+    def _slots_of(self, trial: Any) -> int:
+        return self._table.trials[trial.config["trial"]].slots
 
     def _leave_ending_nodes(self, controller: Any) -> None:
         """Have trials leave nodes that end soon: at the end of their epoch, or at once where no time is left."""

@@ -23,6 +23,7 @@ from workers.ray_patches import out_of_memory
 from workers.search.tune_callbacks import TuneCallback
 from workers.search.tune_searcher import TuneSearcher
 from workers.state.recorder import Recorder
+from workers.state.trial_table import Trial
 from workers.trial.worker import TrialWorker
 
 #: The fields of the launch config that the process of a trial needs.
@@ -48,8 +49,11 @@ def run_trials(
     resources = trial_resources(spec)
     nodes = nodes or Nodes(launch)
 
-    def config() -> dict[str, Any]:
-        return {**launch.model_dump(include=OF_LAUNCH), "resources": resources, "selector": nodes.selector()}
+    def config(trial: Trial) -> dict[str, Any]:
+        own = resources if trial.slots == 1 else with_whole_gpu(resources)
+        share = own["GPU"] if 0 < own["GPU"] < 1 else 1.0
+        of_launch = launch.model_dump(include=OF_LAUNCH)
+        return {**of_launch, "resources": own, "share": share, "selector": nodes.selector()}
 
     while True:
         searcher = TuneSearcher(
@@ -102,6 +106,11 @@ def _remove_leftovers(launch: LaunchConfig) -> None:
         for artifact in list(artifacts.list(PurePath(f"tune-a{attempt}"))):
             with suppress(OSError):
                 artifacts.remove(artifact.name)
+
+
+def with_whole_gpu(resources: dict[str, float]) -> dict[str, float]:
+    """The same with a whole GPU."""
+    return resources | {"GPU": 1.0}
 
 
 def trial_resources(spec: ExperimentSpec) -> dict[str, float]:

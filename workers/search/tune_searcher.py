@@ -38,10 +38,12 @@ class TuneSearcher(Searcher):
     """Hands one trial at a time to Ray Tune: interrupted ones first, then new ones, then those that a rule paused, and
     when all have ended, replicates of the finalists.
 
-    `slots` is called before each: while as many trials run, none is handed out, which is how concurrency changes while
-    the experiment runs. `num_samples` is the number of trials wanted now. `on_last` is called when the last proposals
-    are handed out. A Tune trial's config has `trial` (its number), `epoch` (its number of finished epochs), `data` (the
-    digests of the data that it must have; None if not known), and what `config` returns, which is called for each.
+    `slots` is called before each: while trials hold as many, none is handed out, which is how concurrency changes while
+    the experiment runs. A trial that needs several slots comes first: no other one is handed out before it, unless
+    there are not as many slots in all. `num_samples` is the number of trials wanted now. `on_last` is called when the
+    last proposals are handed out. A Tune trial's config has `trial` (its number), `epoch` (its number of finished
+    epochs), `data` (the digests of the data that it must have; None if not known), and what `config` returns for the
+    trial.
     `done` turns True once Tune has the answer that there are no more trials. `no_more` turns True when the algorithm
     has no further proposals: then the trials that exist are all.
     """
@@ -51,7 +53,7 @@ class TuneSearcher(Searcher):
         spec: ExperimentSpec,
         recorder: Recorder,
         storage: ExperimentStorage,
-        config: Callable[[], dict[str, Any]],
+        config: Callable[[Trial], dict[str, Any]],
         num_samples: Callable[[], int],
         slots: Callable[[], int],
         on_last: Callable[[], None],
@@ -93,23 +95,27 @@ class TuneSearcher(Searcher):
         slots = self._slots()
         if self._finished:
             return Searcher.FINISHED
-        if len(self._running) >= slots:
+        trials = self._recorder.table.trials
+        free = slots - sum(trials[number].slots for number in self._running.values())
+        if free <= 0:
             self.done = not self._running and self.exhausted()
             return Searcher.FINISHED if self.done else None
         self._inform()
-        number = self._next()
+        number = self._next(slots)
         if number is None or number >= self._num_samples() - 2 * slots:
             self._on_last()
         if number is None:
-            self.done = not self._running
+            self.done = not self._running and self._recorder.table.waits_alone() is None
             return Searcher.FINISHED if self.done else None
-        trial = self._recorder.table.trials[number]
+        trial = trials[number]
+        if trial.slots > free:
+            return None
         self._recorder.check_not_fenced()
         self._prepare(trial)
         self._running[trial_id] = number
         self._recorder.mark_started(number)
         data = self._recorder.table.data
-        return {"trial": number, "epoch": trial.epoch, "data": data and dict(data), **self._config()}
+        return {"trial": number, "epoch": trial.epoch, "data": data and dict(data), **self._config(trial)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._running.pop(trial_id, None)
@@ -123,11 +129,12 @@ class TuneSearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: the journal was replayed."""
 
-    def _next(self) -> int | None:
-        waiting = list(self._recorder.table.waiting())
-        interrupted = next((trial.number for trial in waiting if not trial.paused_by_rule), None)
-        if interrupted is not None:
-            return interrupted
+    def _next(self, slots: int) -> int | None:
+        """The next of those that `slots` in all are enough for."""
+        waiting = [trial for trial in self._recorder.table.waiting() if trial.slots <= slots]
+        interrupted = [trial for trial in waiting if not trial.paused_by_rule]
+        if interrupted:
+            return max(interrupted, key=lambda trial: trial.slots).number
         proposed = self._propose()
         if proposed is not None or waiting:
             return proposed if proposed is not None else waiting[0].number

@@ -101,12 +101,17 @@ class TrialEnded(TrialEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRetried(TrialEvent):
-    """A trial failed and will be restarted, for the `restarts`-th time."""
+    """A trial failed and will be restarted, for the `restarts`-th time.
+
+    `slots`: it exceeded its share of a GPU, and takes so many slots from now on, which are a whole one; None if it
+    takes as many as before.
+    """
 
     name: ClassVar[str] = "retried"
     kind: ErrorKind
     reason: str
     restarts: int
+    slots: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

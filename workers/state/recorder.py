@@ -159,14 +159,17 @@ class Recorder:
                 now, held_s = self.clock.now(), self._held_s(number)
                 self._record(TrialEnded(at=now, trial=number, held_s=held_s, state=state, reason=reason, kind=kind))
 
-    def record_retry(self, number: int, kind: ErrorKind, reason: str) -> None:
-        """A trial failed and waits to be restarted. Does nothing for one that had ended."""
+    def record_retry(self, number: int, kind: ErrorKind, reason: str, slots: int | None = None) -> None:
+        """A trial failed and waits to be restarted. With `slots`, it exceeded its share of a GPU and takes so many from
+        now on, which does not count as a restart. Does nothing for one that had ended."""
         with self._lock:
             if not self.table.trials[number].ended:
                 now, held_s = self.clock.now(), self._held_s(number)
-                restarts = self.table.trials[number].restarts + 1
+                restarts = self.table.trials[number].restarts + (slots is None)
                 self._record(
-                    TrialRetried(at=now, trial=number, held_s=held_s, kind=kind, reason=reason, restarts=restarts)
+                    TrialRetried(
+                        at=now, trial=number, held_s=held_s, kind=kind, reason=reason, restarts=restarts, slots=slots
+                    )
                 )
 
     def record_second_chance(self, attempt: int) -> int:

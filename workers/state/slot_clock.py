@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from workers.state.events import AttemptStarted, Event, SlotsReturned, TrialEvent
+from workers.state.events import AttemptStarted, Event, SlotsReturned, TrialEvent, TrialRetried
 
 
 class SlotClock:
@@ -23,6 +23,7 @@ class SlotClock:
         self._stopwatch = stopwatch
         self._recorded_s: dict[int, float] = {}  # as the journal's events say
         self._holding: dict[int, float] = {}  # reading of the stopwatch up to which the slot's time is recorded
+        self._slots: dict[int, int] = {}  # of trials that hold more than one at a time
         self._begun = False  # whether a trial has held a slot, in any attempt
         self._elapsed_s = 0.0
         self._last_at = 0.0
@@ -65,9 +66,10 @@ class SlotClock:
         return number in self._holding
 
     def held_s(self, number: int) -> float:
-        """Seconds for which a trial has held a slot."""
+        """Seconds for which a trial has held a slot; of several slots, those of all of them together."""
         since = self._holding.get(number)
-        return self._recorded_s.get(number, 0.0) + (0.0 if since is None else self._stopwatch() - since)
+        held_s = 0.0 if since is None else self._stopwatch() - since
+        return self._recorded_s.get(number, 0.0) + held_s * self._slots.get(number, 1)
 
     def silent_s(self) -> dict[int, float]:
         """Seconds since the newest event of each trial that holds a slot, or since it took it."""
@@ -91,8 +93,11 @@ class SlotClock:
             held_s = event.held_s
             if held_s is not None:
                 if event.trial in self._holding:
-                    self._holding[event.trial] += held_s - self._recorded_s.get(event.trial, 0.0)
+                    passed_s = held_s - self._recorded_s.get(event.trial, 0.0)
+                    self._holding[event.trial] += passed_s / self._slots.get(event.trial, 1)
                 self._recorded_s[event.trial] = held_s
+            if isinstance(event, TrialRetried) and event.slots:
+                self._slots[event.trial] = event.slots
         passed = max(0.0, event.at - self._last_at)
         self._last_at += passed
         if isinstance(event, AttemptStarted):

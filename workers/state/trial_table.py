@@ -42,7 +42,8 @@ class Trial:
     validation losses, None where the journal has none.
 
     `stop_reason` says why it ended or why the stopping rule paused it; empty for all others.
-    `source` is `<experiment>/<number>` of an imported trial.
+    `source` is `<experiment>/<number>` of an imported trial. `slots`: that it holds while it runs; more than one if it
+    needs a GPU for itself.
     """
 
     number: int
@@ -56,6 +57,7 @@ class Trial:
     best_value: float | None = None
     restarts: int = 0
     error_kind: ErrorKind | None = None
+    slots: int = 1
     source: str = ""
     started_at: float | None = None
     ended_at: float | None = None
@@ -100,6 +102,7 @@ class Trial:
             sample=self.sample,
             restarts=self.restarts,
             error_kind=self.error_kind,
+            slots=self.slots,
             started_at=self.started_at,
             ended_at=self.ended_at,
         )
@@ -172,6 +175,12 @@ class TrialTable:
         """The number of trials of the search in each state."""
         return Counter(trial.state for trial in self.searched())
 
+    def waits_alone(self) -> Trial | None:
+        """The first trial that needs more than one slot and waits for them; None for none, and for one that the
+        stopping rule paused."""
+        alone = (trial for trial in self.waiting() if trial.slots > 1 and not trial.paused_by_rule)
+        return next(alone, None)
+
     def waiting(self) -> Iterator[Trial]:
         """Trials that were proposed, have not ended and hold no slot: first those that released one."""
         waiting = [trial for trial in self.trials.values() if trial.state in {TrialState.PAUSED, TrialState.PENDING}]
@@ -207,6 +216,7 @@ class TrialTable:
             case TrialRetried():
                 trial = self.trials[event.trial]
                 trial.restarts, trial.error_kind = event.restarts, event.kind
+                trial.slots = event.slots or trial.slots
                 trial.wait(TrialState.PENDING)
             case SlotReleased():
                 self.trials[event.trial].wait(TrialState.PAUSED, event.reason or "")

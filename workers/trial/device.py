@@ -1,4 +1,4 @@
-"""Device: on which device a trial is trained, and how much of its memory the trial may use.
+"""Device: on which device a trial is trained.
 
 Owns the way from the resources of a process to torch's name of the device. It must not know what is computed. Torch is
 imported only where it is used, so that the driver can import this module quickly.
@@ -18,7 +18,7 @@ class DeviceError(NodeError):
 
 
 def select_device(spec: TrialSpec) -> str:
-    """Torch's name of this process's device. With a share of a GPU, the process can use that share of its memory only.
+    """Torch's name of this process's device.
 
     Raises DeviceError: a trial that silently trained on the CPU instead would hold the GPU.
     """
@@ -39,6 +39,4 @@ def select_device(spec: TrialSpec) -> str:
             f"{why}",
             node,
         ) from error
-    if spec.gpus < 1:
-        torch.cuda.set_per_process_memory_fraction(spec.gpus)
     return "cuda"

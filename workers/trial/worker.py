@@ -28,6 +28,7 @@ from workers.state import checkpoints
 from workers.state.outcomes import ValidationOutcomes
 from workers.trial import agreed_data, device
 from workers.trial.logs import LogFile, captured
+from workers.trial.shared_memory import GpuMemory, MemoryShare, SharedMemory
 
 if TYPE_CHECKING:
     from workers.data.splits import Splits
@@ -42,7 +43,8 @@ PROGRESS_LOG_S = 30.0  # how often an epoch that takes longer logs its progress
 class TrialWorker(tune.Trainable):
     """Config: `trial` (its number), `storage` (the experiment's), `epoch`, `data_root`, `cache_root`; `data`, the
     digests of the data that earlier trials had, None if not known; `marker` and `version`, which the node must have;
-    `resources` of a trial, and Ray's label `selector` of the nodes to use. A result has the digests as `data`.
+    `resources` of a trial, and Ray's label `selector` of the nodes to use; `share`, the part that the process may use
+    of the memory of its device. A result has the digests as `data`.
 
     After each epoch `last.pt` holds all that is needed to resume, `best.pt` the weights of the best epoch, and
     `validation.json` which validation images they get right. A trial
@@ -52,6 +54,8 @@ class TrialWorker(tune.Trainable):
     recorded again. An epoch that is left because a stop was requested, even at its very end, leaves no trace: its
     step returns the previous result again.
     """
+
+    memory: SharedMemory = GpuMemory()
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -87,7 +91,7 @@ class TrialWorker(tune.Trainable):
     def step(self) -> dict[str, Any]:
         # Not in `setup`, of whose errors Tune keeps only the text.
         node = (self._config[name] for name in ("storage", "marker", "version"))
-        with classified(), on_node(*node, first=self._training is None):
+        with classified(self._share.is_exceeded), on_node(*node, first=self._training is None):
             if self._log is None:
                 self._log = LogFile(self._artifacts, self._files.log)
             with captured(self._log):
@@ -101,6 +105,7 @@ class TrialWorker(tune.Trainable):
 
     def _load_trial(self, config: dict[str, Any]) -> None:
         self._config = config
+        self._share = MemoryShare(config["share"], self.memory)
         storage = open_storage(config["storage"])
         self._artifacts = storage.artifacts
         self._files = NAMES.trial(config["trial"])
@@ -177,13 +182,15 @@ class TrialWorker(tune.Trainable):
         spec = self._spec()
         self._torch.set_num_threads(spec.cpus)
         on = device.select_device(spec)
+        self._share.cap()
         splits = self._splits(spec)
         if self._asked_to_stop():
             raise EpochInterruptedError
         training, source = self._resumed(spec, splits, on)
         threads = counted(spec.cpus, "thread")
         where = f"resumes after epoch {training.epoch} from {source}" if source else "begins"
-        log.info("trial %s %s, on %s with %s", self._config["trial"], where, on, threads)
+        part = "" if self._share.share == 1 else f" and {self._share.share:.0%} of its memory"
+        log.info("trial %s %s, on %s%s with %s", self._config["trial"], where, on, part, threads)
         for note in splits.notes:
             log.warning("%s", note)
         return training

@@ -31,6 +31,7 @@ from workers.nodes import Nodes, on_node, using_storage
 from workers.state import checkpoints
 from workers.tracking.environment import prepare_import
 from workers.trial import agreed_data, device
+from workers.trial.shared_memory import MemoryShare
 
 if TYPE_CHECKING:
     from search_spaces.experiment import TrialSpec
@@ -100,14 +101,16 @@ class WinnerEvaluation:
     ) -> WinnerScore:
         """`Evaluator.evaluate` in that process, again in a new one after a retryable failure, `max_restarts` times.
 
-        The loss of a process that was started early is not counted: it may have died while it waited. Raises
+        The loss of a process that was started early is not counted: it may have died while it waited. Nor is that its
+        share of a GPU has too little memory: then it gets a GPU for itself. Raises
         StopRequestedError when `stop_requested` says so meanwhile, EvaluationFailedError, and TrialError for a failure
         that would occur again.
         """
         restarts, waited = 0, self._actor is not None
         while True:
             self._start()
-            task = self._actor.evaluate.remote(launch, number, epochs, agreed)
+            gpus = self._resources["GPU"]
+            task = self._actor.evaluate.remote(launch, number, epochs, agreed, gpus if 0 < gpus < 1 else 1.0)
             try:
                 while not ray.wait([task], timeout=POLL_S)[0]:
                     if stop_requested():
@@ -127,6 +130,10 @@ class WinnerEvaluation:
                     if self._nodes.any_left(self._resources):
                         continue
                     raise TrialError(failure.kind, self._nodes.reason()) from error
+                if failure.exceeds_share:
+                    log.warning("the winner is evaluated on a GPU for itself: %s", failure.reason)
+                    self._resources = self._resources | {"GPU": 1.0}
+                    continue
                 if failure.kind not in RETRYABLE:
                     raise TrialError(failure.kind, failure.reason) from error
                 if waited and failure.kind is ErrorKind.LOST:
@@ -193,17 +200,24 @@ class Evaluator:
         self._warm_up()
 
     def evaluate(
-        self, launch: LaunchConfig, number: int, epochs: int, agreed: Mapping[str, str] | None = None
+        self,
+        launch: LaunchConfig,
+        number: int,
+        epochs: int,
+        agreed: Mapping[str, str] | None = None,
+        share: float = 1.0,
     ) -> WinnerScore:
         """The test result of the best weights of trial `number`; stores the model in the experiment's storage.
 
-        `agreed`: the digests of the data that the trials had; None if not known.
+        `agreed`: the digests of the data that the trials had; None if not known. `share`: the part that this process
+        may use of the memory of its GPU.
 
         Where the weights are missing, the first `epochs` epochs are trained again, up to the best one; on a CPU this
         gives the same weights, except of a trial of an earlier version with augmentation. Raises TrialError.
         """
-        with classified(), on_node(launch.storage, launch.marker, launch.version):
-            return self._evaluate(launch, number, epochs, agreed)
+        memory = MemoryShare(share)
+        with classified(memory.is_exceeded), on_node(launch.storage, launch.marker, launch.version):
+            return self._evaluate(launch, number, epochs, agreed, memory)
 
     def make_insight(self, spec: ExperimentSpec, launch: LaunchConfig) -> None:
         """Store why the best trial won, and how sure that is. Raises what `insight.report.make_insight` raises."""
@@ -239,7 +253,12 @@ class Evaluator:
             log.warning("the plots of the insight could not be drawn: %r", error)
 
     def _evaluate(
-        self, launch: LaunchConfig, number: int, epochs: int, agreed: Mapping[str, str] | None
+        self,
+        launch: LaunchConfig,
+        number: int,
+        epochs: int,
+        agreed: Mapping[str, str] | None,
+        memory: MemoryShare,
     ) -> WinnerScore:
         import torch
 
@@ -251,6 +270,7 @@ class Evaluator:
             content = read_document(artifacts, trial.spec)
         spec = read_trial_spec(content)
         on = device.select_device(spec)
+        memory.cap()
         torch.set_num_threads(spec.cpus)
         splits = load(spec.dataset, spec.split_seed, Path(launch.data_root), Path(launch.cache_root))
         agreed_data.agree(spec.dataset, splits, launch.storage, agreed)

@@ -56,7 +56,9 @@ def source(tmp_path: Path, experiment: BuildSpec) -> Path:
 
 
 def searching(spec: ExperimentSpec, recorder: Recorder, folder: Path, num_samples: int) -> TuneSearcher:
-    return TuneSearcher(spec, recorder, FolderStorage(folder), dict, lambda: num_samples, lambda: 9, lambda: None)
+    return TuneSearcher(
+        spec, recorder, FolderStorage(folder), lambda _: {}, lambda: num_samples, lambda: 9, lambda: None
+    )
 
 
 def imported(source: Path, folder: Path, recorder: Recorder) -> int:

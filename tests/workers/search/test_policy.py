@@ -11,8 +11,9 @@ from search_spaces.controls import Controls
 from search_spaces.objective import Objective
 from search_spaces.protocol import Directives, ErrorKind, TrialState
 from tests.support.workers import BuildSpec, OpenRecorder
+from workers.failures.classification import Failure
 from workers.search.policy import Actions, Reaction, SearchPolicy
-from workers.state.trial_table import TrialTable
+from workers.state.trial_table import Trial, TrialTable
 
 
 @pytest.fixture
@@ -109,4 +110,5 @@ def test_a_failed_trial_is_restarted_ends_or_pauses_the_experiment(
     experiment: BuildSpec, kind: ErrorKind, restarts: int, reaction: Reaction
 ) -> None:
     controls = Controls(num_samples=4, max_restarts=2)
-    assert SearchPolicy(experiment()).react(kind, restarts, controls) is reaction
+    trial = Trial(0, {}, {}, restarts=restarts)
+    assert SearchPolicy(experiment()).react(Failure(kind, "why"), trial, controls) is reaction

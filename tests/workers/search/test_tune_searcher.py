@@ -56,7 +56,7 @@ def searching(
         spec,
         recorder,
         FolderStorage(folder),
-        lambda: {"data_root": "/data"},
+        lambda _: {"data_root": "/data"},
         lambda: num_samples or spec.num_samples,
         slots,
         on_last,

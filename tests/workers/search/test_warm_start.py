@@ -73,7 +73,7 @@ def test_the_objective_of_the_new_experiment_decides(addresses: list[str], open_
 
 
 def searcher(spec: ExperimentSpec, recorder: Recorder, folder: Path) -> TuneSearcher:
-    return TuneSearcher(spec, recorder, FolderStorage(folder), dict, lambda: 9, lambda: 9, lambda: None)
+    return TuneSearcher(spec, recorder, FolderStorage(folder), lambda _: {}, lambda: 9, lambda: 9, lambda: None)
 
 
 def proposed(spec: ExperimentSpec, recorder: Recorder, folder: Path, count: int) -> list[Any]:

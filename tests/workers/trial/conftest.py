@@ -41,6 +41,6 @@ def config(tmp_path: Path, experiment: Callable[..., ExperimentSpec]) -> Callabl
             "marker": "",
             "version": "",
         }
-        return {"trial": number, "storage": str(storage), "epoch": 1000, **roots}
+        return {"trial": number, "storage": str(storage), "epoch": 1000, "share": 1.0, **roots}
 
     return build

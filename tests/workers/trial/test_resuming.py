@@ -37,7 +37,7 @@ def test_a_trial_of_version_0_1_resumes_with_the_spec_of_today(tmp_path: Path) -
     """The checkpoint holds the older spec, whose random streams the trial keeps."""
     stored = Path(__file__).parents[1] / "stored" / "checkpoint"
     told = {"trial": 0, "storage": str(tmp_path), "epoch": 2, "data_root": str(tmp_path), "cache_root": str(tmp_path)}
-    told |= {"marker": "", "version": ""}
+    told |= {"marker": "", "version": "", "share": 1.0}
     folder_of(told).mkdir(parents=True)
     shutil.copy(stored / LAST, folder_of(told))
     today = read_trial_spec((stored / SPEC).read_bytes()).model_copy(update={"random_streams": 2})
