@@ -1,14 +1,15 @@
 """Agreed data: what the processes of an experiment have found its data set to be, which must be the same for all.
 
-Owns the comparison of what a process has loaded with what earlier ones had, and the report that they share. It must not
-know what is done with the data. Torch is imported only where it is used, so that the driver can import this module
-quickly.
+Owns how they load it, the comparison of what a process has loaded with what earlier ones had, and the report that they
+share. It must not know what is done with the data. Torch is imported only where it is used, so that the driver can
+import this module quickly.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces.datasets.base import DatasetSpec
@@ -20,12 +21,34 @@ from workers.failures.classification import NodeError
 from workers.nodes import this_node, using_storage
 
 if TYPE_CHECKING:
+    from search_spaces.experiment import TrialSpec
     from workers.data.splits import Splits
 
 log = logging.getLogger(__name__)
 
 #: The images of a split, as sentences name them.
 IMAGES = {"train": "training", "validation": "validation", "test": "test"}
+
+
+def load_agreed(
+    spec: TrialSpec, data_root: Path, cache_root: Path, storage: str, agreed: Mapping[str, str] | None = None
+) -> tuple[Splits, dict[str, str]]:
+    """The data of a trial, which are those of earlier ones, and their digests.
+
+    Each file is looked at unless somebody has done so lately, and again before other data are reported: they may have
+    been restored since then. Raises DataError, and what `agree` raises.
+    """
+    from workers.data.splits import load
+
+    is_first = not is_reported(storage)  # others may have read the files before they were changed
+    splits = load(spec.dataset, spec.split_seed, data_root, cache_root, every_file=is_first)
+    try:
+        return splits, agree(spec.dataset, splits, storage, agreed)
+    except NodeError as error:
+        if is_first or error.kind is not ErrorKind.DATA:
+            raise
+    splits = load(spec.dataset, spec.split_seed, data_root, cache_root, every_file=True)
+    return splits, agree(spec.dataset, splits, storage, agreed)
 
 
 def agree(

@@ -238,16 +238,13 @@ class TrialWorker(tune.Trainable):
 
     def _splits(self, spec: TrialSpec) -> Splits:
         from workers.data import cache
-        from workers.data.splits import load
 
         key = f"{spec.dataset.model_dump_json()}/{spec.split_seed}"
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = self._digests = None
             data_root, cache_root = Path(self._config["data_root"]), Path(self._config["cache_root"])
             storage, agreed = self._config["storage"], self._config.get("data")
-            is_first = not agreed_data.is_reported(storage)  # others may have read the files before they were changed
-            splits = load(spec.dataset, spec.split_seed, data_root, cache_root, every_file=is_first)
-            self._digests = agreed_data.agree(spec.dataset, splits, storage, agreed)
+            splits, self._digests = agreed_data.load_agreed(spec, data_root, cache_root, storage, agreed)
             log.info("the decoded data sets in %s take %.1f MB", cache_root, cache.size_bytes(cache_root) / 1e6)
             self._loaded = key, splits
         return self._loaded[1]

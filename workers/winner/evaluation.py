@@ -262,7 +262,6 @@ class Evaluator:
     ) -> WinnerScore:
         import torch
 
-        from workers.data.splits import load
         from workers.training.loop import Training
 
         artifacts, trial = open_storage(launch.storage).artifacts, NAMES.trial(number)
@@ -272,8 +271,9 @@ class Evaluator:
         on = device.select_device(spec)
         memory.cap()
         torch.set_num_threads(spec.cpus)
-        splits = load(spec.dataset, spec.split_seed, Path(launch.data_root), Path(launch.cache_root))
-        agreed_data.agree(spec.dataset, splits, launch.storage, agreed)
+        splits, _ = agreed_data.load_agreed(
+            spec, Path(launch.data_root), Path(launch.cache_root), launch.storage, agreed
+        )
         training = Training(spec, _without_images(splits), on)
         try:
             training.model.load_state_dict(_weights(checkpoints.load(artifacts, trial.best), epochs))

@@ -90,6 +90,34 @@ def test_a_replaced_picture_is_noticed_whatever_split_it_is_in(
     assert raised.value.failure.kind is ErrorKind.DATA
 
 
+def test_data_that_were_restored_are_those_of_before_though_the_others_were_read_just_now(
+    config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    dataset = {"name": "image_folder", "path": "pictures", "size": 8, "color": "gray", "validation_fraction": 0.5}
+
+    def save(number: int, level: int) -> None:
+        path = tmp_path / f"data/pictures/{'ab'[number % 2]}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), level).save(path)
+
+    def known(**options: bool) -> dict[str, str]:
+        return load(DATASETS.validate_python(dataset), 0, tmp_path / "data", tmp_path / "cache", **options).digests
+
+    for number in range(140):  # of which half are looked at
+        save(number, number)
+    told = config(dataset=dataset)
+    begun(told).step()
+    before = known()
+    for number in range(140):
+        save(number, 255 - number)
+        known(every_file=True)
+        save(number, number)
+        if known() != before:
+            break  # the file is no test image, and not one of the few that are looked at
+    assert known() != before
+    assert begun(config(number=1, dataset=dataset)).step()["epoch"] == 1
+
+
 def test_the_first_trial_looks_at_every_file_though_somebody_has_read_the_folder_just_now(
     config: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -112,11 +140,11 @@ def test_the_first_trial_looks_at_every_file_though_somebody_has_read_the_folder
             ExperimentFolder(Path(told["storage"])).data_report.read_bytes()
         ).digests()
 
-    for number in range(100):
+    for number in range(140):
         save(number, number)
     first = trained("of before")
     noted = known()
-    for number in range(100):
+    for number in range(140):
         save(number, 255 - number)
         if known() == noted:
             break  # the file is not one of the few that are looked at
