@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import socket
 import sys
 import threading
@@ -59,6 +60,9 @@ from service.settings import Settings
 from service.store.database import Database, DatabaseUnusableError
 
 log = logging.getLogger(__name__)
+
+#: Files that the process opens beside its connections: those of the database, of requests of its own, logs, modules.
+SPARE_FILES = 200
 
 
 def create_app(settings: Settings, launcher: Launcher | None = None) -> FastAPI:
@@ -155,6 +159,7 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(2)  # as for other invalid commands
     logging.basicConfig(level=logging.INFO, handlers=[logs.handler(sys.stderr, settings.log_format)])
+    _allow_files(settings)
     with _bound(settings) as bound:  # first: a second service of the same settings must neither migrate nor launch
         try:
             context = open_context(settings)
@@ -168,6 +173,20 @@ def main() -> None:
             log.warning("ignoring %s: there is no such setting", name)
         app = build_app(settings, lambda: context)
         uvicorn.Server(server_config(app, settings)).run([bound])
+
+
+def _allow_files(settings: Settings) -> None:
+    """Raise the process's limit of open files so that all connections fit; a connection that cannot be accepted would
+    keep the event loop busy. Exits where that is not allowed."""
+    wanted = settings.max_connections + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, hard) and hard < wanted:
+        sys.exit(
+            f"RUNG_MAX_CONNECTIONS: {settings.max_connections} connections need {wanted} open files, and this process "
+            f"may have {hard}: raise its limit (ulimit -n), or lower the setting"
+        )
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _bound(settings: Settings) -> socket.socket:

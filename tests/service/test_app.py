@@ -8,6 +8,8 @@ import io
 import os
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,39 @@ def test_a_port_in_use_is_found_before_anything_is_done(monkeypatch: pytest.Monk
         error = start(monkeypatch, RUNG_HOME=str(tmp_path), RUNG_PORT=str(port))
     assert error == f"RUNG_HOST, RUNG_PORT: cannot listen on 127.0.0.1 port {port}: Address already in use"
     assert not list(tmp_path.iterdir()), "neither a database nor a folder"
+
+
+def limited(ulimit: str, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A Python process that may open few files."""
+    return subprocess.run(
+        ["bash", "-c", f'ulimit {ulimit}; exec "$@"', "-", sys.executable, *command],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_more_connections_than_files_are_refused_before_anything_is_done(tmp_path: Path) -> None:
+    done = limited("-n 256", "-m", "service.app", RUNG_HOME=str(tmp_path))
+    assert done.returncode == 1
+    [said] = done.stderr.splitlines()
+    assert said == (
+        "RUNG_MAX_CONNECTIONS: 500 connections need 700 open files, and this process may have 256: raise its limit "
+        "(ulimit -n), or lower the setting"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("soft", "expected"), [(256, 700), (2_000, 2_000)])
+def test_the_limit_of_open_files_is_raised_as_far_as_it_must_be(soft: int, expected: int) -> None:
+    code = (
+        "import resource; from service import app; from service.settings import Settings\n"
+        "app._allow_files(Settings())\n"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = limited(f"-n 3000; ulimit -S -n {soft}", "-c", code)
+    assert done.stdout.split() == [str(expected), "3000"], done.stderr
 
 
 def test_a_file_that_is_not_a_database_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
