@@ -19,14 +19,17 @@ from search_spaces.resources import Budget
 from search_spaces.searchers.base import NumSamples
 from search_spaces.spec import Spec
 
-#: Where the spec has each control. `num_samples` is missing: the spec's searcher counts the trials.
+#: Where the spec has each control.
 SPEC_PATHS = {
     "priority": "priority",
+    "num_samples": "searcher.num_samples",
     "max_concurrent_trials": "resources.max_concurrent_trials",
     "max_restarts": "max_restarts",
     "goal": "objective.goal",
     "budget": "budget",
 }
+#: Those that have the value of the spec. The number of trials does not: the searcher counts them.
+_SAME = {name: path for name, path in SPEC_PATHS.items() if name != "num_samples"}
 
 
 class Controls(Spec):
@@ -46,10 +49,10 @@ class Controls(Spec):
     @classmethod
     def of(cls, spec: ExperimentSpec) -> Controls:
         """The controls that a spec asks for."""
-        return cls(num_samples=spec.num_samples, **{name: attrgetter(path)(spec) for name, path in SPEC_PATHS.items()})
+        return cls(num_samples=spec.num_samples, **{name: attrgetter(path)(spec) for name, path in _SAME.items()})
 
     def write_into(self, document: dict[str, Any]) -> None:
         """Set the fields of a complete spec to these values, except the number of trials."""
-        for name, value in self.model_dump(mode="json", exclude={"num_samples"}).items():
-            *outer, last = SPEC_PATHS[name].split(".")
+        for name, value in self.model_dump(mode="json", include=set(_SAME)).items():
+            *outer, last = _SAME[name].split(".")
             reduce(getitem, outer, document)[last] = value

@@ -119,11 +119,12 @@ def continue_from(
 
     The new experiment has the other's spec with your changes, and imports its trials. The other must have ended or be
     paused. dataset, search_space, max_epochs, early_stopping, objective.metric, objective.mode and seed must stay.
+    The names of `rung change` are accepted too, such as num_samples for searcher.num_samples.
 
-    For twenty more trials: rung continue ID name=second-night searcher.num_samples=20
+    For twenty more trials: rung continue ID name=second-night num_samples=20
     """
     with report_errors(as_json), connect(url, token) as client:
-        view = client.continue_from(experiment, parse_changes(fields or []), team=team)
+        view = client.continue_from(experiment, parse_changes(_in_spec(fields or [])), team=team)
         if watch:
             watch_queued(client, view, interval, as_json)
         show_view(view, as_json)
@@ -167,6 +168,14 @@ def delete(
             trials = counted(sum(view.trials.values()), "trial")
             typer.confirm(f"Delete {view.name} ({view.id}) with {trials} permanently?", abort=True, err=True)
         show_view(client.delete(experiment), as_json)
+
+
+def _in_spec(fields: list[str]) -> list[str]:
+    """FIELD=VALUE pairs of a spec: a field that `rung change` names gets its name in the spec."""
+    from search_spaces.controls import SPEC_PATHS
+
+    pairs = [field.partition("=") for field in fields]
+    return [f"{SPEC_PATHS.get(name, name)}{sign}{value}" for name, sign, value in pairs]
 
 
 def parse_changes(fields: list[str]) -> dict[str, Any]:

@@ -31,8 +31,8 @@ def describe_pool(view: PoolView) -> list[str]:
     )
     if view.min_drivers:
         lines.append(f"  min_drivers      {view.min_drivers}: so many drivers can always run, whatever other pools do")
-    nodes = "" if view.nodes is None else f"{view.nodes} with "
-    lines.append(f"  nodes            {nodes}{_capacity(view)}")
+    has = f" with {_capacity(view)}" if view.capacity is not None else ""
+    lines.append(f"  nodes            {'unknown' if view.nodes is None else view.nodes}{has}")
     if view.quotas is not None:
         lines.append(f"  quotas           {view.quotas:g} together")
     return [*lines, *(f"  hint             {hint}" for hint in view.hints)]

@@ -33,6 +33,12 @@ group = typer.Typer(
 app.add_typer(group, name="webhook")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="id of the webhook, as in `rung webhook list`")]
+#: State of a test -> the sentence that tells it.
+BECAME = {
+    "pending": "the test was not delivered yet",
+    "delivered": "the test was delivered",
+    "failed": "the test was not delivered",
+}
 TEST_WAIT_S, POLL_S = 20.0, 0.5  # a try takes ten seconds at most, and begins within a few
 
 
@@ -93,7 +99,7 @@ def send_test(webhook_id: Id, url: Url = "", token: Token = "", as_json: AsJson 
         if as_json:
             print_json(found.model_dump(mode="json"))
         else:
-            echo(f"the test is {found.state}" + (f": {one_line(found.outcome)}" if found.outcome else ""))
+            echo(BECAME[found.state] + (f": {one_line(found.outcome)}" if found.outcome else ""))
         if found.state != "delivered":
             raise typer.Exit(FAILED)
 

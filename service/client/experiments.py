@@ -176,7 +176,8 @@ class ExperimentMethods:
     def insight(self, experiment_id: str) -> Insight:
         """Why the winner of a completed experiment won, how sure that is, and what to try next.
 
-        Raises NotFoundError before the experiment is completed, and where an older version of Rung completed it.
+        Raises ConflictError for an experiment that is not completed, and NotFoundError where it was completed without
+        an insight, as by an older version of Rung.
         """
         return self._transport.get(Insight, f"{experiment_path(experiment_id)}/insight")
 

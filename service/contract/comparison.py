@@ -138,12 +138,11 @@ def _differences(views: Sequence[ExperimentView]) -> list[Difference]:
 
 def _fields(view: ExperimentView) -> dict[str, str]:
     """Every field of the spec as text; of those that may change, the current value."""
-    changeable = (*SPEC_PATHS.values(), "searcher.num_samples")
     spec: dict[str, Any] = {name: value for name, value in view.spec.items() if name not in IDENTITY}
     return {
         name: text
         for name, text in described({**spec, CONTROLS: view.controls}).items()
-        if not any(name == path or name.startswith(f"{path}.") for path in changeable)
+        if not any(name == path or name.startswith(f"{path}.") for path in SPEC_PATHS.values())
     }
 
 

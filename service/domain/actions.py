@@ -221,7 +221,6 @@ def _named_as_control(problem: Problem) -> Problem:
     if problem.field in Controls.model_fields or problem.field not in ExperimentSpec.model_fields:
         return problem
     inside = [name for name, path in SPEC_PATHS.items() if path.startswith(f"{problem.field}.")]
-    inside = ["num_samples"] if problem.field == "searcher" else inside
     use = f"; of it, only {' and '.join(inside)} can change" if inside else ""
     rule = f"cannot change after submission{use}; `rung change` changes {', '.join(Controls.model_fields)}"
     return replace(problem, rule=rule)

@@ -65,7 +65,7 @@ def table(name: str) -> str:
 
 def _changes() -> Iterator[tuple[str, str, str]]:
     """Each field of a spec, with its name in `rung change` and in `rung continue`, where it may change."""
-    controls = {path: name for name, path in SPEC_PATHS.items()} | {"searcher.num_samples": "num_samples"}
+    controls = {path: name for name, path in SPEC_PATHS.items()}
     split = {path.partition(".")[0] for path in (*controls, *SHARED) if "." in path}
     fields = {name: members(ExperimentSpec.model_fields[name].annotation) for name in split}
     for name in ExperimentSpec.model_fields:

@@ -48,7 +48,7 @@ class Description:
     def parent_parameters(self) -> dict[str, str]:
         """The search space, what is searched first, and the rest of the spec."""
         space = described(self._document["search_space"])
-        changeable = {*SPEC_PATHS.values(), "searcher.num_samples"}
+        changeable = set(SPEC_PATHS.values())
         rest = described({name: value for name, value in self._document.items() if name not in ELSEWHERE})
         parameters = {f"{SPACE}{name}": space[name] for name in self._searched_first(space)} | {
             name: value for name, value in rest.items() if name not in changeable and not name.startswith("budget.")

@@ -10,7 +10,7 @@ from service.api import headers
 from service.api.access import VisibleExperiment
 from service.api.callers import may
 from service.api.error_handlers import error_responses, unavailable
-from service.contract.errors import NotFoundError, UnavailableError
+from service.contract.errors import ConflictError, NotFoundError, UnavailableError
 from service.contract.states import ACTIVE, State
 from service.identity.permissions import Permission
 
@@ -23,7 +23,7 @@ router = APIRouter(prefix=f"{API_PREFIX}/experiments/{{experiment_id}}", tags=["
     dependencies=[may(Permission.EXPERIMENT_READ)],
     responses={
         200: headers.success("The winner, how sure it is, what matters and what to try next."),
-        **error_responses(NotFoundError, UnavailableError),
+        **error_responses(NotFoundError, ConflictError, UnavailableError),
     },
 )
 def show_insight(visible: VisibleExperiment) -> Insight:
@@ -37,7 +37,7 @@ def show_insight(visible: VisibleExperiment) -> Insight:
             if state in ACTIVE
             else "only a completed one has an insight"
         )
-        raise NotFoundError(f"experiment {experiment.id} is {state}: {when}")
+        raise ConflictError(f"experiment {experiment.id} is {state}: {when}")
     try:
         insight = files.insight()
     except (OSError, ValueError) as error:

@@ -369,6 +369,14 @@ def test_a_number_that_cannot_be_used_hides_no_other_problem(run: Run, finished:
 def test_continue_archive_delete(run: Run, finished: str) -> None:
     fork = json.loads(run("continue", finished, "name=second", "searcher.num_samples=4", "--json").stdout)
     assert (fork["name"], fork["source_id"], fork["num_samples"]) == ("second", finished, 7)
+    short = ("num_samples=4", "goal=0.9", "max_concurrent_trials=2", "budget.slot_hours=3")
+    other = json.loads(run("continue", finished, *short, "--json").stdout)
+    controls = other["controls"]
+    assert (controls["num_samples"], controls["goal"], controls["max_concurrent_trials"]) == (7, 0.9, 2)
+    assert controls["budget"]["slot_hours"] == 3
+    run("cancel", other["id"])
+    both = run("continue", finished, "num_samples=4", "searcher.num_samples=5")
+    assert (both.exit_code, both.stderr) == (2, "searcher.num_samples: must be given once\n")
     assert f"continues {finished}" in run("show", fork["id"]).stdout
     run("cancel", fork["id"])
     assert run("continue", finished, "seed=3").stderr.startswith("seed: must be as in the source experiment")

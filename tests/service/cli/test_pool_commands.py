@@ -105,3 +105,8 @@ def test_an_administrator_makes_and_deletes_a_pool(run: Run) -> None:
     deleted = run("pool", "delete", "big")
     assert deleted.stdout == "there is no pool big any more: its nodes belong to the pool default\n"
     assert run("pool", "show", "big").exit_code != 0
+
+
+def test_a_pool_without_nodes_has_none(run: Run) -> None:
+    made = run("pool", "create", "big", "--label", "size=big")
+    assert ["nodes", "0"] in rows(made), "a capacity that is not known has no part of the line"

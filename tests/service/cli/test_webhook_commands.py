@@ -46,12 +46,12 @@ def test_a_webhook_from_its_creation_to_its_end(run: Run, receiver: WebhookRecei
     hook = shown["id"]
     assert made.stderr == f"webhook {hook} notifies {receiver.url}; its secret is not shown again:\n"
     sent = run("test", hook)
-    assert (sent.exit_code, sent.stdout) == (0, "the test is delivered: answered 200\n"), sent.output
+    assert (sent.exit_code, sent.stdout) == (0, "the test was delivered: answered 200\n"), sent.output
     [one] = receiver.received()
     Verifier(secret).verify(one.body, one.headers)
     receiver.behave(status=500)
     failed = run("test", hook)
-    assert (failed.exit_code, failed.stdout) == (1, "the test is failed: answered 500\n"), failed.output
+    assert (failed.exit_code, failed.stdout) == (1, "the test was not delivered: answered 500\n"), failed.output
     rotated = run("rotate", hook)
     assert rotated.stdout.startswith("whsec_")
     assert rotated.stdout.strip() != secret

@@ -42,7 +42,8 @@ def test_there_is_an_insight_once_the_search_is_completed(world: World, settings
     address = f"/api/v1/experiments/{one}/insight"
     write(settings, one, insight().model_dump_json())  # of an earlier end, before it was extended
     running = world.client.get(address)
-    assert running.status_code == 404
+    assert running.status_code == 409
+    assert runner(world).invoke(app, ["insight", one]).exit_code == 1
     assert running.json()["detail"] == f"experiment {one} is RUNNING: it has an insight once its search is completed"
     world.beat(one, {"phase": "completed"})
     assert world.client.get(address).json() == insight().model_dump(mode="json")
@@ -55,7 +56,7 @@ def test_a_canceled_experiment_has_none(world: World) -> None:
     world.cancel(one)
     world.beat(one, {"phase": "canceled"})
     answer = world.client.get(f"/api/v1/experiments/{one}/insight")
-    assert answer.status_code == 404
+    assert answer.status_code == 409
     assert answer.json()["detail"].endswith("only a completed one has an insight")
 
 
