@@ -158,7 +158,7 @@ def main() -> None:
     except SettingsError as error:
         print(error, file=sys.stderr)
         sys.exit(2)  # as for other invalid commands
-    logging.basicConfig(level=logging.INFO, handlers=[logs.handler(sys.stderr, settings.log_format)])
+    logs.configure(sys.stderr, settings.log_format)
     _allow_files(settings)
     with _bound(settings) as bound:  # first: a second service of the same settings must neither migrate nor launch
         try:

@@ -20,6 +20,9 @@ LONGEST_ID = 64
 UNUSUAL = re.compile(r"[^A-Za-z0-9._:-]")
 #: The keys of an object in a line of JSON, besides the ids; people's tools know the names.
 TIME, LEVEL, LOGGER, EVENT, ERROR = "time", "level", "logger", "event", "error"
+#: The loggers whose information is written too: ours, and those that tell of a start and of migrations. Others have a
+#: line for each request that is sent.
+VERBOSE = ("service", "search_spaces", "uvicorn", "alembic")
 
 _ids: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("ids", default=())
 
@@ -36,6 +39,13 @@ def about(
         yield
     finally:
         _ids.reset(token)
+
+
+def configure(stream: TextIO, form: Literal["text", "json"]) -> None:
+    """Write every record of VERBOSE, and the warnings of all other libraries, to the stream."""
+    logging.basicConfig(level=logging.WARNING, handlers=[handler(stream, form)])
+    for name in VERBOSE:
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def handler(stream: TextIO, form: Literal["text", "json"]) -> logging.Handler:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NoReturn
@@ -50,6 +52,23 @@ def test_what_happens_to_a_driver_has_the_ids_of_its_experiment_and_its_attempt(
     assert lost["attempt"] == f"exp-{experiment}-a1"
     assert (lost["level"], lost["logger"]) == ("warning", "service.scheduling.reconciler")
     assert lost["time"].endswith("+00:00")
+
+
+LOGGING = """
+import logging, sys
+from service import logs
+logs.configure(sys.stdout, "text")
+for name in ("service.x", "uvicorn.error", "httpx", "alembic.runtime.migration", "anything"):
+    logging.getLogger(name).info("told by %s", name)
+    logging.getLogger(name).warning("warned by %s", name)
+"""
+
+
+def test_of_other_libraries_only_warnings_are_written() -> None:
+    run = subprocess.run([sys.executable, "-c", LOGGING], capture_output=True, text=True, check=True)
+    told = [line.rpartition(" ")[2] for line in run.stdout.splitlines() if "told by" in line]
+    assert told == ["service.x", "uvicorn.error", "alembic.runtime.migration"]
+    assert run.stdout.count("warned by") == 5
 
 
 def test_a_traceback_is_in_one_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
