@@ -1,6 +1,6 @@
 """Body limit: no route gets more of a request's body than is allowed, nor waits for it longer. Pure ASGI.
 
-Nothing is read that nobody asks for. It must not know what a body holds.
+Nothing is read that nobody asks for, except to throw it away. It must not know what a body holds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from service.api.error_handlers import problem_response
 from service.contract.errors import ContentTooLargeError, RequestTimeoutError
 
 HEARTBEATS = f"{API_PREFIX}/attempts/"
-_CLOSE = {"Connection": "close"}  # the rest of the body is never read
+_CLOSE = {"Connection": "close"}  # the rest of the body means nothing
+#: For so long, what a client still sends of a body that was refused is thrown away: the end of a connection on which
+#: something arrives is a reset, with which a client may lose the response.
+LINGER_S = 5.0
 
 
 class MaxBodySizeMiddleware:
@@ -31,26 +34,44 @@ class MaxBodySizeMiddleware:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         limit = self._max_heartbeat_bytes if scope["path"].startswith(HEARTBEATS) else self._max_bytes
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared[:20]) > limit:
-            return await problem_response(_too_large(limit, int(declared[:20])))(scope, receive, send)
-        size, deadline, complete = 0, 0.0, False
+        size, deadline, complete, too_large = 0, 0.0, False, False
 
         async def receive_limited() -> Message:
-            nonlocal size, deadline, complete
+            nonlocal size, deadline, complete, too_large
             if complete:  # only the end of the connection follows, whenever that is
                 return await receive()
             deadline = deadline or anyio.current_time() + self._timeout_s
             with anyio.CancelScope(deadline=deadline):
                 message = await receive()
                 size += len(message.get("body", b""))
-                if size > limit:
-                    raise _too_large(limit)
                 complete = not message.get("more_body", False)
+                if size > limit:
+                    too_large = True
+                    raise _too_large(limit)
                 return message
             raise _too_late(self._timeout_s)
 
-        return await self._app(scope, receive_limited, send)
+        async def send_before_the_rest(message: Message) -> None:
+            is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if too_large and not complete and is_last:
+                await send({**message, "more_body": True})
+                await _discard(receive)
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared[:20]) > limit:
+            too_large = True
+            refusal = problem_response(_too_large(limit, int(declared[:20])))
+            return await refusal(scope, receive, send_before_the_rest)
+        return await self._app(scope, receive_limited, send_before_the_rest)
+
+
+async def _discard(receive: Receive) -> None:
+    """Read what is left of a body, until its end, the client's or that of LINGER_S."""
+    with anyio.move_on_after(LINGER_S):
+        while (await receive()).get("more_body", False):
+            pass
 
 
 def _too_large(limit: int, declared: int | None = None) -> ContentTooLargeError:

@@ -29,6 +29,8 @@ MAX_HEADER_BYTES = READ_BYTES = 2**14
 #: Clients of further ones try again by themselves. Uvicorn's own number is 2,048.
 BACKLOG = 128
 RETRY_AFTER_S = 1
+#: Of a body, as a request's headers name them.
+BOTH_LENGTHS = {b"content-length", b"transfer-encoding"}
 #: In the state of a request (`request.state`): it is of a driver whose token was checked.
 IS_DRIVER = "is_driver"
 
@@ -58,9 +60,13 @@ def server_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Confi
     )
 
 
-class BoundedParser(h11.Connection):
-    """h11's parser, except that the limit holds for headers and trailers that are complete, too: h11 looks only at what
-    is incomplete, so that a large block passed if it arrived at once, or behind another request."""
+class StrictParser(h11.Connection):
+    """h11's parser, except for two rules.
+
+    The limit holds for headers and trailers that are complete, too: h11 looks only at what is incomplete, so that a
+    large block passed if it arrived at once, or behind another request. And a request with two lengths is refused,
+    because a proxy may see its end elsewhere (RFC 9112, 6.3).
+    """
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         before = len(self.trailing_data[0])
@@ -68,6 +74,8 @@ class BoundedParser(h11.Connection):
         is_block = isinstance(event, h11.Request | h11.EndOfMessage)
         if is_block and before - len(self.trailing_data[0]) > MAX_HEADER_BYTES:
             raise h11.RemoteProtocolError("headers too large")
+        if isinstance(event, h11.Request) and {name for name, _ in event.headers} >= BOTH_LENGTHS:
+            raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
         return event
 
 
@@ -76,7 +84,7 @@ class LimitedProtocol(H11Protocol):
 
     def __init__(self, limits: ConnectionLimits, timeout_s: float, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.conn = BoundedParser(h11.SERVER, MAX_HEADER_BYTES)
+        self.conn = StrictParser(h11.SERVER, MAX_HEADER_BYTES)
         self._limits = limits
         self._timeout_s = timeout_s
         self._deadline: asyncio.TimerHandle | None = None

@@ -166,6 +166,35 @@ def test_trailers_are_limited_as_headers_are(server: Server) -> None:
 
 
 @pytest.mark.parametrize("limits", [PATIENT])
+def test_a_request_with_two_lengths_is_refused_and_ends_its_connection(server: Server) -> None:
+    lengths = ("Content-Length: 5", "Transfer-Encoding: chunked")
+    with connected(server.url) as raw:
+        raw.sendall(request("POST", "/api/v1/experiments", *lengths, body=b"0\r\n\r\n") + request("GET", "/healthz"))
+        status, headers, _ = parse(rest(raw))
+    assert (status, headers["connection"]) == (400, "close")
+
+
+MEGABYTE = b"x" * 2**20
+SENT_AT_ONCE = (f"Content-Length: {len(MEGABYTE)}", MEGABYTE)
+IN_CHUNKS = ("Transfer-Encoding: chunked", f"{len(MEGABYTE):x}\r\n".encode() + MEGABYTE + b"\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("limits", [PATIENT])
+@pytest.mark.parametrize("first", [b"", request("GET", "/healthz")], ids=["first", "behind another"])
+@pytest.mark.parametrize(("length", "body"), [SENT_AT_ONCE, IN_CHUNKS], ids=["length", "chunks"])
+def test_a_body_that_is_too_large_is_answered_before_the_connection_ends(
+    server: Server, first: bytes, length: str, body: bytes
+) -> None:
+    """With the end of the stream, not with a reset."""
+    with connected(server.url) as raw:
+        raw.sendall(first + request("POST", "/api/v1/experiments", "Content-Type: application/json", length, body=body))
+        if first:
+            assert status_of(raw) == 200
+        status, headers, _ = parse(rest(raw))
+    assert (status, headers["connection"]) == (413, "close")
+
+
+@pytest.mark.parametrize("limits", [PATIENT])
 def test_headers_up_to_the_limit_pass_however_they_arrive(server: Server) -> None:
     """Also several requests at once, whose headers are larger than the limit together."""
     one = padded("/healthz", MAX_HEADER_BYTES)
