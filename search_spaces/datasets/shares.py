@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from search_spaces.phrases import counted, listed, quoted
 
 MIN_IMAGES = 100  # of a set by which accuracy is measured: with fewer, one image is more than 1 % of it
+MOST_EXCESS = 2.0  # times the fraction that was asked for, beyond which a note says so
 #: Set -> what it is used for.
 MEASURED = {"validation": "by which trials are compared", "test": "that is reported"}
 
@@ -17,6 +18,16 @@ MEASURED = {"validation": "by which trials are compared", "test": "that is repor
 def held_out(count: int, fraction: float) -> int:
     """The nearest whole share of a class. A class of two images or more keeps one and gives one."""
     return min(max(1, round(fraction * count)), max(0, count - 1))
+
+
+def notes_of_cut(counts: Sequence[int], fraction: float) -> Iterator[str]:
+    """What a person should know where the validation set is cut from so many training images of each class."""
+    taken, total = sum(held_out(count, fraction) for count in counts), sum(counts)
+    if taken > MOST_EXCESS * fraction * total:
+        yield (
+            f"the validation set takes {taken} of {total} training images, although validation_fraction is "
+            f"{fraction:g}: of each class with two images or more, at least one is held out"
+        )
 
 
 def notes(part: str, class_names: Sequence[str], counts: Sequence[int]) -> Iterator[str]:

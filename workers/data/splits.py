@@ -9,7 +9,7 @@ DataUnavailableError where another node may be able to read them. It must not kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +102,7 @@ def load(
             load_test=load_test,
             notes=(
                 *source.facts.get("notes", ()),
-                *_notes(names, parts["validation"][1], source.array("test_labels")),
+                *_notes(source, dataset.validation_fraction, parts["validation"][1]),
             ),
             decoding=source.facts.get("decoding") or _decoding_of(source),
             facts=source.facts,
@@ -198,9 +198,18 @@ def _is_still(identity: list[Any], dataset: DatasetSpec, data_root: Path) -> boo
         return False
 
 
-def _notes(names: Sequence[str], validation_labels: Tensor, test_labels: NDArray[np.int64]) -> Iterator[str]:
-    for part, labels in (("validation", validation_labels.numpy()), ("test", test_labels)):
-        yield from shares.notes(part, names, np.bincount(labels, minlength=len(names)).tolist())
+def _notes(source: cache.Entry, fraction: float, validation_labels: Tensor) -> Iterator[str]:
+    """What a person should know of the sizes of the sets."""
+    names = source.facts["class_names"]
+
+    def counts(labels: NDArray[np.int64]) -> list[int]:
+        found: list[int] = np.bincount(labels, minlength=len(names)).tolist()
+        return found
+
+    if not source.facts.get("has_validation"):
+        yield from shares.notes_of_cut(counts(source.array("train_labels")), fraction)
+    yield from shares.notes("validation", names, counts(validation_labels.numpy()))
+    yield from shares.notes("test", names, counts(source.array("test_labels")))
 
 
 def _decoding_of(source: cache.Entry) -> dict[str, Any]:

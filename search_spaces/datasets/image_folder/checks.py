@@ -24,6 +24,8 @@ def notes(found: FoundImages, validation_fraction: float) -> Iterator[str]:
     Of files that have the size of another one, the smallest are compared, up to MAX_COMPARED_FILES.
     """
     yield from found.notes
+    if "validation" not in found.parts:
+        yield from shares.notes_of_cut(found.counts("train"), validation_fraction)
     for part, counts in _counts(found, validation_fraction).items():
         yield from shares.notes(part, found.class_names, counts)
     yield from identical(list(_digested(found)), found.class_names, "validation" not in found.parts)

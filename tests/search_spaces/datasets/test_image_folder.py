@@ -50,6 +50,19 @@ def test_every_image_is_in_one_split_with_its_label(tmp_path: Path) -> None:
     )
 
 
+def test_a_validation_set_that_is_larger_than_its_fraction_is_reported(tmp_path: Path) -> None:
+    """Before and after anything is decoded."""
+    two_classes(tmp_path / "pictures/train", 2)
+    two_classes(tmp_path / "pictures/test", 1)
+    said = (
+        "the validation set takes 2 of 4 training images, although validation_fraction is 0.1: of each class with two "
+        "images or more, at least one is held out"
+    )
+    assert f"dataset: {said}" in folder().check(tmp_path).notes
+    assert said in load(folder(), 0, tmp_path, tmp_path / "cache").notes
+    assert not any("takes" in note for note in folder(validation_fraction=0.5).check(tmp_path).notes)
+
+
 def test_gray_images_and_unusual_modes(tmp_path: Path) -> None:
     two_classes(tmp_path / "pictures")
     for index, mode in enumerate(["L", "P", "RGBA", "LA", "1", "CMYK"]):
