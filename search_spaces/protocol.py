@@ -7,6 +7,7 @@ a trial ends; the service answers with `Directives`. It is here because neither 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -264,8 +265,13 @@ def _scalar(value: Any) -> Any:
 Scalar = Annotated[str | float | int | bool, PlainValidator(_scalar, json_schema_input_type=str | float | int | bool)]
 
 
+def parameter_characters(parameters: Mapping[str, Any]) -> int:
+    """The size of hyperparameters as text."""
+    return sum(len(name) + len(str(value)) for name, value in parameters.items())
+
+
 def _check_characters(parameters: dict[str, Any]) -> dict[str, Any]:
-    count = sum(len(name) + len(str(value)) for name, value in parameters.items())
+    count = parameter_characters(parameters)
     if count > MAX_PARAMETER_CHARACTERS:
         raise PydanticCustomError(
             "too_many_characters",

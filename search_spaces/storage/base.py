@@ -160,7 +160,8 @@ class ArtifactStore(Protocol):
     def list(self, folder: PurePath | None = None) -> Iterator[Artifact]:
         """The files below a folder (None: all, and the backend's own, such as the journal's), in no order.
 
-        Files added or removed meanwhile may be missing. The caller may remove files during the iteration.
+        Files added or removed meanwhile may be missing. The caller may remove files during the iteration. Raises
+        OSError where not all can be listed.
         """
 
     def remove(self, name: PurePath) -> None:
@@ -169,8 +170,12 @@ class ArtifactStore(Protocol):
     def replace_folder(self, name: PurePath) -> AbstractContextManager[Path]:
         """An empty local folder; when the block ends without an exception, its files replace the folder `name`.
 
-        There is one writer: what a process that was killed inside the block left behind, is removed by the next call.
+        There is one writer: what a process that was killed inside the block left behind, is removed by the next call,
+        and by `discard_unfinished`.
         """
+
+    def discard_unfinished(self, name: PurePath) -> None:
+        """Remove what a process left behind that was killed while it replaced the folder `name`."""
 
     def local_folder(self, name: PurePath) -> AbstractContextManager[Path]:
         """The files of folder `name` as a local folder, to be read only and only inside the block."""

@@ -164,7 +164,7 @@ class FolderArtifacts:
         top = self._path(folder or PurePath())
         if not self._is_folder(top):
             return
-        for parent, _, names in os.walk(top):
+        for parent, _, names in os.walk(top, onerror=_raise_unless_gone):
             for name in names:
                 path = Path(parent, name)
                 try:
@@ -186,8 +186,7 @@ class FolderArtifacts:
     def replace_folder(self, name: PurePath) -> Iterator[Path]:
         path = self._path(name)
         os.close(open_folder(self._root, path.parent, create=True))
-        for unfinished in path.parent.glob(f"{path.name}.*{UNFINISHED}/"):  # of a process that was killed
-            shutil.rmtree(unfinished, ignore_errors=True)
+        self.discard_unfinished(name)
         with tempfile.TemporaryDirectory(
             prefix=f"{path.name}.", suffix=UNFINISHED, dir=path.parent, ignore_cleanup_errors=True
         ) as parent:
@@ -197,6 +196,12 @@ class FolderArtifacts:
             if os.path.lexists(path):  # also a link, wherever it leads
                 path.replace(Path(parent, "old"))
             fresh.replace(path)
+
+    def discard_unfinished(self, name: PurePath) -> None:
+        path = self._path(name)
+        if self._is_folder(path.parent):
+            for unfinished in path.parent.glob(f"{path.name}.*{UNFINISHED}/"):
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     @contextmanager
     def local_folder(self, name: PurePath) -> Iterator[Path]:
@@ -220,9 +225,15 @@ class FolderArtifacts:
     def _is_folder(self, path: Path) -> bool:
         try:
             os.close(open_folder(self._root, path))
-        except OSError:
+        except (FileNotFoundError, NotAFileError):
             return False
         return True
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """A folder that cannot be read is not an empty one; one that was removed meanwhile is."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _check_folder(root: Path) -> None:

@@ -94,6 +94,9 @@ class ObjectArtifacts:
                     done.result()
             self._bucket.delete([old.key for old in self._bucket.objects(key) if old.key not in fresh])
 
+    def discard_unfinished(self, name: PurePath) -> None:
+        """There is nothing: files are uploaded when all of them are complete."""
+
     @contextmanager
     def local_folder(self, name: PurePath) -> Iterator[Path]:
         """A copy of the folder, which is deleted after the block."""

@@ -17,9 +17,10 @@ from sqlalchemy.orm import Session
 from search_spaces.domains import Choice, Interval
 from search_spaces.experiment import DATASETS, ExperimentSpec, SearchSpace
 from search_spaces.forecast import Measured
+from search_spaces.protocol import parameter_characters
 from search_spaces.sampling import NOT_APPLICABLE, flatten, leaves, without_indices
 from search_spaces.spec import Spec
-from service.domain.trials import YIELD_PER, characters
+from service.domain.trials import YIELD_PER
 from service.store.accounting import Usage
 from service.store.models import Experiment, Trial
 
@@ -108,7 +109,7 @@ def _lines(session: Session, ids: Sequence[str]) -> list[_Line]:
     left = MAX_CHARACTERS
     with session.execute(query.execution_options(yield_per=YIELD_PER)) as rows:
         for row in rows:
-            left -= characters(row.parameters)
+            left -= parameter_characters(row.parameters)
             seconds = row.metrics.get("epoch_seconds")
             if left < 0:
                 break

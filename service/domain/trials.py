@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from search_spaces.experiment import TrialSpec
 from search_spaces.problems import Problem, unknown
-from search_spaces.protocol import DIAGNOSTICS, METRICS
+from search_spaces.protocol import DIAGNOSTICS, METRICS, parameter_characters
 from search_spaces.replicates import FIRST_REPLICATE
 from search_spaces.stored import read_spec, read_trial_spec
 from search_spaces.upgrade import upgrade_sample
@@ -64,16 +63,11 @@ def page(
     left = MAX_PAGE_CHARACTERS
     with session.execute(query.execution_options(yield_per=YIELD_PER)) as rows:
         for trial, value in rows:
-            left -= characters(trial.parameters)
+            left -= parameter_characters(trial.parameters)
             if len(found) == limit or (found and left < 0):
                 return found, True
             found.append((trial, value))
     return found, False
-
-
-def characters(parameters: Mapping[str, Any]) -> int:
-    """The size of hyperparameters as text."""
-    return sum(len(name) + len(str(value)) for name, value in parameters.items())
 
 
 def find(session: Session, experiment: Experiment, number: int) -> Trial:

@@ -166,6 +166,7 @@ class WinnerEvaluation:
             ray.get(task, timeout=timeout_s)
         finally:
             self._end()
+            open_storage(launch.storage).artifacts.discard_unfinished(NAMES.plots)
 
     def _start(self, gpus: float | None = None) -> None:
         if self._actor is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path, PurePath
+from typing import Any
 
 import pytest
 
@@ -60,6 +62,40 @@ def test_a_file_with_two_names_counts_once(artifacts: FolderArtifacts, tmp_path:
     artifacts.write(PurePath("a"), b"1234")
     os.link(tmp_path / "x" / "a", tmp_path / "x" / "b")
     assert sum(item.size_bytes for item in artifacts.list()) == 4
+
+
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(
+    artifacts: FolderArtifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("trials/00000/last.pt", "trials/00001/last.pt"):
+        artifacts.write(PurePath(name), b"1234")
+    read, broken = os.scandir, tmp_path / "x" / "trials" / "00001"
+
+    def fail(code: int) -> None:
+        def scandir(path: str) -> Any:
+            if str(path) == str(broken):
+                raise OSError(code, os.strerror(code), path)
+            return read(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+
+    fail(errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        list(artifacts.list())
+    fail(errno.ENOENT)  # removed meanwhile
+    assert [item.name.parent.name for item in artifacts.list()] == ["00000"]
+
+
+def test_an_experiment_whose_folder_cannot_be_opened_is_not_an_empty_one(
+    artifacts: FolderArtifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> int:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "open", fail)
+        with pytest.raises(OSError, match="Stale"):
+            list(artifacts.list())
 
 
 @pytest.mark.parametrize("linked", ["trials", "trials/00000", "trials/00000/trial.log"])

@@ -130,6 +130,14 @@ class StorageContract(JournalBackendContract, ArtifactStoreContract, StopSignalC
         created.create()
         assert list(created.artifacts.list()) == []
 
+    def test_what_a_process_left_that_was_killed_while_it_replaced_a_folder_is_removed(
+        self, created: ExperimentStorage
+    ) -> None:
+        killed = created.artifacts.replace_folder(NAMES.plots)
+        (killed.__enter__() / "half.png").write_bytes(b"half")
+        created.artifacts.discard_unfinished(NAMES.plots)
+        assert list(created.artifacts.list()) == []
+
     def test_another_process_sees_what_was_written(self, address: str, created: ExperimentStorage) -> None:
         created.artifacts.write(NAMES.spec, b"spec", private=True)
         signal, writer = created.stop_signal(3), created.journal.open_writer(1)
