@@ -14,13 +14,13 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from search_spaces.periodic import PeriodicThread
 from search_spaces.protocol import DEFAULT_TEAM
 from service.adapters.mlflow_client import ADMINISTRATION, API, MlflowClient
 from service.contract.errors import UnavailableError
 from service.identity import mlflow_users, teams
 from service.store.database import Database
 from service.store.leases import HeldLease
+from service.worker import Worker
 
 INTERVAL_S = 5.0
 STOP_TIMEOUT_S = 15.0
@@ -33,24 +33,21 @@ Grants = dict[str, str]
 log = logging.getLogger(__name__)
 
 
-class MlflowWorkspaces:
-    """`start` and `stop` the thread; `run_once` is one pass. Nothing is done while `held` returns None."""
+class MlflowWorkspaces(Worker):
+    """Nothing is done while `held` returns None."""
 
     def __init__(self, database: Database, mlflow: MlflowClient, held: Callable[[], HeldLease | None]) -> None:
+        super().__init__(
+            "mlflow-workspaces",
+            interval_s=INTERVAL_S,
+            stop_timeout_s=STOP_TIMEOUT_S,
+            passing=(UnavailableError, SQLAlchemyError),
+            complaint="the workspaces of MLflow were not looked at",
+        )
         self._database = database
         self._mlflow = mlflow
         self._held = held
-        self._problem = ""  # so that one that lasts is logged once
-        self._problems: dict[str, str] = {}  # the same for each team
-        self._thread = PeriodicThread("mlflow-workspaces", self._run, INTERVAL_S)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after its pass; the next start continues."""
-        self._thread.stop()
-        self._thread.join(STOP_TIMEOUT_S)
+        self._problems: dict[str, str] = {}  # of each team, so that one that lasts is logged once
 
     def run_once(self) -> None:
         """Make what is missing; an error for one team is logged, and the others get theirs. One request where nothing
@@ -61,7 +58,7 @@ class MlflowWorkspaces:
             names = [team.id for team in teams.list_all(session, None)]
         users, problems = self._users(), dict[str, str]()
         for name in names:
-            if self._held() is None or self._thread.stopped:
+            if self._held() is None or self.stopped:
                 return  # each team may take the timeouts of an MLflow that does not answer
             if all(
                 users.get(mlflow_users.user(name, role), {}).get((name, ROLE_PREFIX + role)) == grants
@@ -76,16 +73,6 @@ class MlflowWorkspaces:
                 if problems[name] != self._problems.get(name):
                     log.warning("the team %s did not get its workspace in MLflow: %s", name, problems[name])
         self._problems = problems
-
-    def _run(self) -> None:
-        problem = ""
-        try:
-            self.run_once()
-        except (UnavailableError, SQLAlchemyError) as error:
-            problem = str(error).splitlines()[0]
-        if problem and problem != self._problem:
-            log.warning("the workspaces of MLflow were not looked at: %s", problem)
-        self._problem = problem
 
     def _users(self) -> dict[str, dict[tuple[str, str], Grants]]:
         """The roles of each user, by workspace and name."""

@@ -7,27 +7,30 @@ is put off. It acts only while the reconciler holds the lease. It must not know 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from search_spaces.periodic import PeriodicThread
 from service.context import AppContext, utc_now
 from service.domain import team_storage
 from service.store.leases import HeldLease, LeaseLostError, assert_held
+from service.worker import Worker
 
 INTERVAL_S = 30.0
-STOP_TIMEOUT_S = 30.0  # a large folder may take longer; the thread is a daemon
+STOP_TIMEOUT_S = 30.0  # a large folder may take longer
 BATCH_SIZE = 100
 PUT_OFF_S = 600.0  # after an error
+#: How often all experiments are looked at, also those that ended long ago; in between, only what may have changed.
+ALL_EVERY_S = 3600.0
 
 log = logging.getLogger(__name__)
 
 
-class StorageKeeper:
-    """`start` and `stop` the thread; `run_once` is one pass. `held` returns the lease."""
+class StorageKeeper(Worker):
+    """`held` returns the lease."""
 
     def __init__(
         self,
@@ -36,20 +39,20 @@ class StorageKeeper:
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(
+            "storage",
+            interval_s=INTERVAL_S,
+            stop_timeout_s=STOP_TIMEOUT_S,
+            passing=(LeaseLostError, SQLAlchemyError, OSError),
+            complaint="files are not measured, which will be tried again",
+        )
         self._context = context
         self._held = held
         self._clock = clock
         self._monotonic = monotonic
         self._put_off_until: dict[str, float] = {}
-        self._thread = PeriodicThread("storage", self._run, INTERVAL_S)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after the current experiment; the next start continues."""
-        self._thread.stop()
-        self._thread.join(STOP_TIMEOUT_S)
+        self._all_at = -math.inf
+        self._changing = set[str]()  # what may have changed since all were looked at
 
     def run_once(self) -> int:
         """Measure what is due; returns how many were. Raises SQLAlchemyError, StorageLostError, LeaseLostError."""
@@ -57,12 +60,18 @@ class StorageKeeper:
             return 0
         now = self._monotonic()
         self._put_off_until = {one: until for one, until in self._put_off_until.items() if until > now}
+        is_of_all, most = now - self._all_at >= ALL_EVERY_S, BATCH_SIZE + len(self._put_off_until)
         with self._context.database.read() as session:
-            due = team_storage.due(session, self._clock(), BATCH_SIZE + len(self._put_off_until))
-        due = [one for one in due if one not in self._put_off_until]
+            changing = team_storage.changing(session, self._clock(), settling=is_of_all)
+            self._changing = changing if is_of_all else self._changing | changing
+            found = team_storage.due(session, self._clock(), most, None if is_of_all else self._changing)
+        due = [one for one in found if one not in self._put_off_until]
         if due:
             self._context.storage.check()  # elsewhere, there would seem to be nothing
-        return sum(self._measure(held, one) for one in due if not self._thread.stopped)
+        measured = sum(self._measure(held, one) for one in due if not self.stopped)
+        if is_of_all and len(found) < most:
+            self._all_at = now
+        return measured
 
     def _measure(self, held: HeldLease, experiment_id: str) -> bool:
         began = self._clock()
@@ -71,14 +80,9 @@ class StorageKeeper:
         except OSError as error:
             log.warning("the files of experiment %s could not be measured: %s", experiment_id, error)
             self._put_off_until[experiment_id] = self._monotonic() + PUT_OFF_S
+            self._changing.add(experiment_id)
             return False
         with self._context.database.write() as session:
             assert_held(session, held, self._clock())
             team_storage.record(session, experiment_id, size, began)
         return True
-
-    def _run(self) -> None:
-        try:
-            self.run_once()
-        except (LeaseLostError, SQLAlchemyError, OSError) as error:
-            log.warning("files are not measured, which will be tried again: %s", str(error).splitlines()[0])

@@ -15,7 +15,6 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from search_spaces.periodic import PeriodicThread
 from service import logs
 from service.cleanup import finalizer
 from service.cleanup.finalizer import EndedExperiment, Finalizer, RetryLaterError
@@ -25,9 +24,10 @@ from service.contract.errors import SEE_LOG, UnavailableError
 from service.contract.states import ENDED, State
 from service.store.leases import HeldLease, LeaseLostError
 from service.store.models import Experiment
+from service.worker import Worker
 
 INTERVAL_S = 2.0
-STOP_TIMEOUT_S = 30.0  # deleting a large folder may take longer; the thread is a daemon
+STOP_TIMEOUT_S = 30.0  # deleting a large folder may take longer
 UNAVAILABLE_S = 10.0  # before MLflow is asked again after it did not answer
 FIRST_DELAY_S, LONGEST_DELAY_S = 10.0, 600.0  # after a failure; doubled each time
 SWEEP_S = 300.0  # between two removals of what has expired
@@ -36,8 +36,8 @@ BATCH_SIZE = 20  # experiments of one pass, so that stopping the service does no
 log = logging.getLogger(__name__)
 
 
-class CleanupWorker:
-    """`start` and `stop` the thread; `run_once` is one pass, which tests call themselves. `held` returns the lease."""
+class CleanupWorker(Worker):
+    """`held` returns the lease."""
 
     def __init__(
         self,
@@ -46,6 +46,13 @@ class CleanupWorker:
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(
+            "cleanup",
+            interval_s=INTERVAL_S,
+            stop_timeout_s=STOP_TIMEOUT_S,
+            passing=(LeaseLostError, SQLAlchemyError),
+            complaint="cleanup failed and will be retried",
+        )
         self._context = context
         self._held = held
         self._clock = clock
@@ -55,22 +62,13 @@ class CleanupWorker:
         self._unavailable_at = self._swept_at = float("-inf")
         self._failures: dict[str, int] = {}
         self._due_at: dict[str, float] = {}
-        self._thread = PeriodicThread("cleanup", self._run, INTERVAL_S)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after the current experiment; the next start continues."""
-        self._thread.stop()
-        self._thread.join(STOP_TIMEOUT_S)
 
     def run_once(self) -> None:
         """Handle what is due. Raises SQLAlchemyError, and LeaseLostError if another replica has taken over."""
         if (held := self._held()) is None:
             return
         for ended in self._waiting():
-            if self._thread.stopped:
+            if self.stopped:
                 return
             with logs.about(experiment=ended.id):
                 if not self._finalize(held, ended):
@@ -78,12 +76,6 @@ class CleanupWorker:
         if self._monotonic() - self._swept_at >= SWEEP_S:
             self._swept_at = self._monotonic()
             self._retention.sweep(held)
-
-    def _run(self) -> None:
-        try:
-            self.run_once()
-        except (LeaseLostError, SQLAlchemyError) as error:
-            log.warning("cleanup failed and will be retried: %s", str(error).splitlines()[0])
 
     def _waiting(self) -> list[EndedExperiment]:
         """The oldest experiments that are due."""

@@ -16,7 +16,6 @@ from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from search_spaces.periodic import PeriodicThread
 from service.adapters.webhook_sender import WebhookSender
 from service.context import AppContext, utc_now
 from service.contract.errors import SEE_LOG
@@ -25,6 +24,7 @@ from service.domain import deliveries
 from service.domain.deliveries import Due, Result
 from service.identity.secret_box import SecretUnreadableError
 from service.store.leases import HeldLease, LeaseLostError, assert_held
+from service.worker import Worker
 
 INTERVAL_S = 1.0
 MAX_UNDER_WAY = 16
@@ -34,8 +34,8 @@ STOP_TIMEOUT_S = 15.0  # longer than a try
 log = logging.getLogger(__name__)
 
 
-class DeliveryWorker:
-    """`start` and `stop` the thread; `run_once` is one pass, which tests call themselves. `held` returns the lease."""
+class DeliveryWorker(Worker):
+    """`held` returns the lease."""
 
     def __init__(
         self,
@@ -44,6 +44,13 @@ class DeliveryWorker:
         sender: WebhookSender | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
+        super().__init__(
+            "deliveries",
+            interval_s=INTERVAL_S,
+            stop_timeout_s=STOP_TIMEOUT_S,
+            passing=(LeaseLostError, SQLAlchemyError),
+            complaint="notifications are not sent and will be retried",
+        )
         self._context = context
         self._held = held
         self._sender = sender or WebhookSender(context.settings.allowed_targets)
@@ -52,15 +59,10 @@ class DeliveryWorker:
         self._lock = threading.Lock()
         self._busy: dict[str, str] = {}
         self._swept_at = float("-inf")
-        self._thread = PeriodicThread("deliveries", self._run, INTERVAL_S)
-
-    def start(self) -> None:
-        self._thread.start()
 
     def stop(self) -> None:
         """End the thread, and wait for the tries that are under way."""
-        self._thread.stop()
-        self._thread.join(STOP_TIMEOUT_S)
+        super().stop()
         self._pool.shutdown(cancel_futures=True)
 
     def run_once(self) -> list[Future[None]]:
@@ -75,12 +77,6 @@ class DeliveryWorker:
         with self._lock:
             self._busy |= {one.webhook.id: one.webhook.team_id for one in found}
         return [self._pool.submit(self._deliver, held, one) for one in found]
-
-    def _run(self) -> None:
-        try:
-            self.run_once()
-        except (LeaseLostError, SQLAlchemyError) as error:
-            log.warning("notifications are not sent and will be retried: %s", str(error).splitlines()[0])
 
     def _deliver(self, held: HeldLease, due: Due) -> None:
         try:

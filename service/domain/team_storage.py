@@ -7,15 +7,16 @@ how files are stored.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from search_spaces.phrases import size_text
 from search_spaces.problems import Problem, SpecError
-from service.contract.states import DRIVEN, ENDED, State
+from service.contract.states import ACTIVE, DRIVEN, ENDED, State
 from service.store.accounts import Team
 from service.store.models import Attempt, Experiment, StorageUse
 
@@ -75,8 +76,18 @@ def limit(session: Session, team: Team, limit_bytes: int | None) -> int | None:
     return before
 
 
-def due(session: Session, now: datetime, most: int) -> list[str]:
-    """The experiments whose files changed since they were measured, the one that was measured longest ago first.
+def changing(session: Session, now: datetime, *, settling: bool) -> set[str]:
+    """The experiments that have begun and whose files may still change: those that have not ended and, with `settling`,
+    those that ended just now or whose runs in MLflow are open, for which all experiments are read."""
+    which: list[ColumnElement[bool]] = [Experiment.state.in_({*ACTIVE, State.PAUSED})]
+    if settling:
+        which += [Experiment.ended_at >= now - SETTLED_AFTER, Experiment.mlflow_closed.is_(False)]
+    return set(session.scalars(select(Experiment.id).where(or_(*which), Experiment.attempt > 0)))
+
+
+def due(session: Session, now: datetime, most: int, among: Collection[str] | None = None) -> list[str]:
+    """The experiments of `among` (None: of all, which are all read) whose files changed since they were measured, the
+    one that was measured longest ago first.
 
     The checkpoints of a canceled experiment are pruned before its runs in MLflow are closed, also of one that was
     paused and measured before. One that runs is measured once in a while.
@@ -99,6 +110,7 @@ def due(session: Session, now: datetime, most: int) -> list[str]:
         )
         .order_by(until.nulls_first(), Experiment.id)
     )
+    query = query if among is None else query.where(Experiment.id.in_(among))
     return list(session.scalars(query.limit(most)))
 
 

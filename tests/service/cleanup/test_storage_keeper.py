@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from service.adapters.experiment_files import ExperimentFiles
 from service.adapters.storage_identity import StorageLostError
-from service.cleanup.storage_keeper import PUT_OFF_S, StorageKeeper
+from service.cleanup.storage_keeper import ALL_EVERY_S, PUT_OFF_S, StorageKeeper
 from service.context import AppContext
 from service.domain import team_storage
 from service.domain.team_storage import RUNNING_EVERY, SETTLED_AFTER
@@ -103,6 +103,29 @@ def test_one_that_has_ended_is_measured_when_all_is_removed_that_will_be(
     close_in_mlflow(context)
     assert keeper.pass_once() == 1
     assert keeper.known() == {one: size}
+
+
+def test_what_has_ended_is_not_looked_at_in_each_pass(
+    world: World, context: AppContext, settings: Settings, keeper: Keeper
+) -> None:
+    """But one that has just ended is, and all are once in a while."""
+    old = world.ended()
+    close_in_mlflow(context)
+    assert keeper.pass_once(2 * SETTLED_AFTER) == 1
+    with context.database.write() as session:
+        session.execute(delete(StorageUse))
+    new = world.started()
+    assert keeper.pass_once() == 1
+    assert set(keeper.known()) == {new}, "a pass reads no experiment that ended before the last"
+    world.beat(new, {"phase": "completed"})
+    close_in_mlflow(context)
+    size = write(settings, new, 5000)
+    with context.database.write() as session:
+        session.get_one(Experiment, new).ended_at = datetime.now(UTC) + 3 * SETTLED_AFTER
+    assert keeper.pass_once(2 * SETTLED_AFTER) == 1
+    assert keeper.known() == {new: size}
+    assert keeper.pass_once(timedelta(seconds=ALL_EVERY_S)) == 1
+    assert set(keeper.known()) == {old, new}
 
 
 def test_files_that_cannot_be_read_are_put_off(
