@@ -11,7 +11,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from service.context import AppContext
 from service.domain.cluster import Cluster, Node
@@ -80,6 +80,23 @@ def test_the_month_of_a_team_is_the_sum_of_its_hours(world: World, context: AppC
         months = {row.month: [row.slot_seconds, row.cpu_seconds] for row in session.scalars(select(UsageOfMonth))}
     assert sorted(months) == [datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)]
     assert months == {month: pytest.approx(sums) for month, sums in hours.items()}
+
+
+def test_the_month_has_the_hours_that_a_replica_without_sums_has_counted(
+    world: World, context: AppContext, clock: Clock
+) -> None:
+    world.started(resources={"gpus_per_trial": 0, "max_concurrent_trials": 1})
+    reconcile_for(world.reconciler, clock, 5 * STEP_S)
+    with context.database.write() as session:
+        session.execute(delete(UsageOfMonth))  # an earlier version writes hours only
+    held = world.reconciler.held
+    assert held is not None
+    release(context.database, held, clock())
+    reconcile_for(Reconciler(context, clock, clock.monotonic), clock, 2 * STEP_S)
+    with context.database.read() as session:
+        [month] = session.scalars(select(UsageOfMonth))
+    assert sum(row.slot_seconds for row in used(context)) == pytest.approx(month.slot_seconds)
+    assert month.slot_seconds > 5 * STEP_S
 
 
 def test_a_slot_counts_also_when_the_driver_reports_nothing(world: World, context: AppContext, clock: Clock) -> None:
