@@ -7,7 +7,7 @@ slots. Must be called under the lease. It must not know Ray.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
@@ -76,11 +76,12 @@ def assign_slots(
     timer: ReclaimTimer,
     meters: Callable[[str], BorrowingMeter],
     trial_nodes: Mapping[str, Sequence[str]],
+    can_ask: bool = True,
 ) -> Assigned:
     """Write the new slots of running experiments.
 
     `meters`: what teams have borrowed of each pool. `trial_nodes`: where the trials of attempts run, as far as it is
-    known.
+    known. `can_ask`: whether Ray could be asked for nodes lately.
     """
     driven, terms = queue.lock_driven(session), pools.read(session)
     nodes = {name: one.nodes for name, one in terms.items()}
@@ -114,11 +115,11 @@ def assign_slots(
             slots[one_id] = shared[name].shares[one_id].slots
         else:
             shared[name].refuse(one_id)
+    requests = growth.bounded({name: result.requests(nodes[name], cluster) for name, result in shared.items()})
     for name, result in shared.items():
-        waiting = {one: result.waiting[one] for one in due[name] if one in result.waiting}
-        queue.explain(session, name, waiting, candidates[name])
-    requests = [result.requests(nodes[name], cluster) for name, result in shared.items()]
-    return Assigned(slots, growth.bounded(requests))
+        asked = growth.covered(requests[name], result.lacking, result.demands)
+        queue.explain(session, name, result.waiting(due[name], asked, can_ask), candidates[name])
+    return Assigned(slots, tuple(chain.from_iterable(requests.values())))
 
 
 @dataclass(frozen=True)
@@ -144,23 +145,34 @@ class _Running:
 
 @dataclass(frozen=True)
 class _Shared:
-    """How the slots of one pool were divided, what those without one wait for, and for how many slots of each
+    """How the slots of one pool were divided, why those without one have none, and for how many slots of each
     experiment nodes are lacking."""
 
     demands: Mapping[str, Demand]
     shares: Mapping[str, Share]
-    waiting: dict[str, Waiting]
+    whys: dict[str, Why]
     lacking: Mapping[str, int]
-    sentence: Callable[[float, float, Why, bool], str]
+    sentence: Callable[[float, float, Why, str], str]
 
     def refuse(self, experiment_id: str) -> None:
         """It has slots, but no driver may start for it."""
-        one = self.demands[experiment_id]
-        self.waiting[experiment_id] = Waiting(Why.DRIVERS, self.sentence(one.cpus, one.gpus, Why.DRIVERS, False))
+        self.whys[experiment_id] = Why.DRIVERS
 
     def requests(self, nodes: PoolNodes, cluster: Cluster) -> list[SlotRequest]:
         """For the slots for which nodes are lacking; `nodes` are those of the pool, `cluster` is all of it."""
         return growth.requests(self.lacking, self.demands, nodes, cluster)
+
+    def waiting(self, ids: Iterable[str], asked: Collection[str], can_ask: bool) -> dict[str, Waiting]:
+        """What those of `ids` wait for that have no slot or no driver; for nodes of those in `asked`, Ray is asked if
+        it can be."""
+        of_new_node = dict.fromkeys(asked, reasons.REQUESTED if can_ask else reasons.NOT_ASKED)
+        return {
+            one: Waiting(
+                why, self.sentence(self.demands[one].cpus, self.demands[one].gpus, why, of_new_node.get(one, ""))
+            )
+            for one in ids
+            if (why := self.whys.get(one)) is not None
+        }
 
 
 def _share(
@@ -201,20 +213,17 @@ def _share(
     metered = [_metered(one, seen.progress[one.id], demands[one.id], costs) for one in driven if one.id in demands]
     metering.record(session, metered, passed_s, seen.now)
     sentence = cache(reasons.Sentences(cluster, seen.max_drivers, running.kept).of)
-    waiting = {
-        one.experiment_id: Waiting(share.why, sentence(one.cpus, one.gpus, share.why, one.experiment_id in lacking))
-        for one in wanted.values()
-        if not (share := shares[one.experiment_id]).slots
-    }
     for experiment in driven:
         if experiment.id in demands:
             since = seen.since[experiment.id]
             if since.idle_s >= seen.park_s and not shares[experiment.id].slots:
-                why = f"{WHY_PARKED.get(waiting[experiment.id].why, FOR_OTHERS)}; {waiting[experiment.id].reason}"
-                experiments.move(session, experiment, State.PREEMPTING, seen.now, why)
+                one, why = wanted[experiment.id], shares[experiment.id].why
+                why_parked = f"{WHY_PARKED.get(why, FOR_OTHERS)}; {sentence(one.cpus, one.gpus, why, '')}"
+                experiments.move(session, experiment, State.PREEMPTING, seen.now, why_parked)
             is_overdue = since.over_s >= terms.preempt_grace_s
             _write_share(experiment, shares[experiment.id], terms.nodes, is_overdue)
-    return _Shared(wanted, shares, waiting, lacking, sentence)
+    whys = {name: share.why for name, share in shares.items() if not share.slots}
+    return _Shared(wanted, shares, whys, lacking, sentence)
 
 
 @dataclass

@@ -52,15 +52,29 @@ def requests(
     return [SlotRequest(cpus=cpus, gpus=gpus, selector=selector, count=n) for (cpus, gpus), n in counts.items()]
 
 
-def bounded(found: Iterable[Sequence[SlotRequest]]) -> tuple[SlotRequest, ...]:
+def covered(requested: Iterable[SlotRequest], missing: Mapping[str, int], demands: Mapping[str, Demand]) -> set[str]:
+    """The experiments of `missing`, one pool's, for which at least one of the `requested` slots of the pool is."""
+    left = Counter[tuple[float, float]]()
+    for request in requested:
+        left[request.cpus, request.gpus] += request.count
+    found = set()
+    for name, slots in missing.items():
+        size = demands[name].cpus, demands[name].gpus
+        if left[size] > 0:
+            found.add(name)
+        left[size] -= slots
+    return found
+
+
+def bounded(found: Mapping[str, Sequence[SlotRequest]]) -> dict[str, list[SlotRequest]]:
     """The first slots of each pool, MAX_REQUESTED in all. No pool waits for the nodes of another one that never come:
     each has an equal part, and what it leaves is for those that request more."""
-    pools = sorted(found, key=lambda one: sum(request.count for request in one))
-    left, kept = MAX_REQUESTED, list[SlotRequest]()
-    for index, requested in enumerate(pools):
-        part = left // (len(pools) - index)
-        for request in requested:
+    left, kept = MAX_REQUESTED, dict[str, list[SlotRequest]]()
+    for index, name in enumerate(sorted(found, key=lambda one: sum(request.count for request in found[one]))):
+        part = left // (len(found) - index)
+        kept[name] = []
+        for request in found[name]:
             if count := min(request.count, part):
-                kept.append(request.model_copy(update={"count": count}))
+                kept[name].append(request.model_copy(update={"count": count}))
                 part, left = part - count, left - count
-    return tuple(kept)
+    return kept

@@ -37,6 +37,8 @@ class NodeRequester:
         self._sequence = 0
         self._written_at = self._next_look = -math.inf
         self._pause_s = LOOK_S
+        self._has_failed = False
+        self.can_ask = True  # as far as the newest call tells
 
     def ask(self, requests: Sequence[SlotRequest]) -> None:
         """Errors are logged: the next call tries again."""
@@ -44,7 +46,9 @@ class NodeRequester:
             return
         try:
             self._ask(requests)
+            self.can_ask = not self._has_failed
         except (ClusterUnreachableError, OSError) as error:
+            self.can_ask = False
             log.warning("Ray could not be asked for nodes: %s", error)
 
     def _ask(self, requests: Sequence[SlotRequest]) -> None:
@@ -72,9 +76,9 @@ class NodeRequester:
     def _runs(self) -> bool:
         """Whether the process that asks runs. One that ended because nothing was asked for has not failed."""
         status = self._launcher.status(self._keeper) if self._keeper else JobStatus.SUCCEEDED
-        failed = status not in ALIVE | {JobStatus.SUCCEEDED}
-        self._pause_s = min(2 * self._pause_s, LONGEST_S) if failed else LOOK_S
-        if failed:
+        self._has_failed = status not in ALIVE | {JobStatus.SUCCEEDED}
+        self._pause_s = min(2 * self._pause_s, LONGEST_S) if self._has_failed else LOOK_S
+        if self._has_failed:
             printed = self._launcher.logs(self._keeper)[-LOG_CHARACTERS:]
             log.warning("%s, which asks Ray for nodes, ended as %s; it printed: %s", self._keeper, status, printed)
         return status in ALIVE

@@ -12,7 +12,8 @@ from service.scheduling.shares import Why
 from service.settings import variable
 
 FOR_SLOTS = "waiting for free slots"
-REQUESTED = "requested from Ray"
+#: Beside a node that Ray is asked for, or would be.
+REQUESTED, NOT_ASKED = "requested from Ray", "Ray could not be asked for one"
 
 PLAIN = {
     Why.BUDGET: "waiting for the budget of its team: that of this month is spent; it continues with the next month "
@@ -33,8 +34,9 @@ class Sentences:
         self._max_running = max_running
         self._kept = kept
 
-    def of(self, cpus: float, gpus: float, why: Why, is_requested: bool) -> str:
-        """Why an experiment whose trials have this size waits. `is_requested`: Ray is asked for a node for it."""
+    def of(self, cpus: float, gpus: float, why: Why, of_new_node: str = "") -> str:
+        """Why an experiment whose trials have this size waits. `of_new_node`: REQUESTED, NOT_ASKED, or nothing where
+        Ray is not to be asked for a node for it."""
         if not self._cluster.kinds:
             return f"waiting for a node: {self._cluster.where} has none"
         if misfits := fitting.misfits(self._cluster, cpus, gpus):
@@ -47,8 +49,8 @@ class Sentences:
             return f"waiting for an administrator: {self._cluster.where} starts no experiments"
         if why is Why.NODE:
             node = f"waiting for a node with {_amounts(cpus, gpus)}"
-            return f"{node} ({REQUESTED})" if is_requested else f"{node}, after the experiments before it"
-        return f"{PLAIN.get(why, FOR_SLOTS)}{f', or for a new node ({REQUESTED})' if is_requested else ''}"
+            return f"{node} ({of_new_node})" if of_new_node else f"{node}, after the experiments before it"
+        return f"{PLAIN.get(why, FOR_SLOTS)}{f', or for a new node ({of_new_node})' if of_new_node else ''}"
 
 
 def _amounts(cpus: float, gpus: float) -> str:

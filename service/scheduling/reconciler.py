@@ -40,7 +40,7 @@ from service.contract.states import OPEN, LossCause, State
 from service.domain import attempts, continuation, earlier, experiments
 from service.domain.cluster import Cluster
 from service.domain.retry_policy import Replacement
-from service.scheduling import fitting, liveness, pools
+from service.scheduling import fitting, liveness, metering, pools
 from service.scheduling.assignment import Assigned, Limits, assign_slots
 from service.scheduling.borrowing import BorrowingMeter
 from service.scheduling.borrowing_keeper import BorrowingKeeper
@@ -84,6 +84,7 @@ class Reconciler:
         self._thread = PeriodicThread("reconciler", self._run, context.settings.reconcile_s, woken=context.wake)
         self._preloaded = False
         self._held: HeldLease | None = None
+        self._completed_fence: int | None = None  # of the lease under which the sums of usage were completed
 
     @property
     def held(self) -> HeldLease | None:
@@ -206,8 +207,13 @@ class Reconciler:
         limits, placed = Limits(settings.max_drivers, settings.park_s), self._trial_nodes(cluster)
         with self._context.database.write() as session:
             assert_held(session, held, now)
+            if held.fence != self._completed_fence:
+                metering.complete_month(session, now)
             with self._borrowing.kept(session, held.fence) as meters:
-                return assign_slots(session, cluster, now, self._context.retries, limits, self._reclaim, meters, placed)
+                retries, can_ask = self._context.retries, self._requester.can_ask
+                assigned = assign_slots(session, cluster, now, retries, limits, self._reclaim, meters, placed, can_ask)
+        self._completed_fence = held.fence
+        return assigned
 
     def _trial_nodes(self, cluster: Cluster) -> Mapping[str, Sequence[str]]:
         """Where trials run, which matters if there are several nodes; without it, slots are placed all the same."""

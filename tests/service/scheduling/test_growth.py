@@ -60,14 +60,24 @@ def test_so_much_is_asked_for_at_once() -> None:
     assert lacking(Demand("a", 1, 1, most=10**6)) == {"a": growth.MAX_NODES * 4}
     assert lacking(Demand("a", 0.01, 0, most=10**6)) == {"a": growth.MAX_SLOTS}
     slots = [SlotRequest(cpus=cpus, gpus=0, selector={}, count=200) for cpus in (1, 2, 3)]
-    assert [one.count for one in growth.bounded([slots])] == [200, growth.MAX_REQUESTED - 200]
+    asked = growth.bounded({"default": slots})["default"]
+    assert [one.count for one in asked] == [200, growth.MAX_REQUESTED - 200]
+    demands = {name: Demand(name, cpus, 0, most=200) for name, cpus in (("a", 1), ("b", 2), ("c", 2), ("d", 3))}
+    missing = {"a": 200, "b": 56, "c": 144, "d": 200}
+    assert growth.covered(asked, missing, demands) == {"a", "b"}, "nothing is left for the others"
 
 
 def test_no_pool_waits_for_the_nodes_of_another_one() -> None:
     def slots(*counts: int) -> list[SlotRequest]:
         return [SlotRequest(cpus=1, gpus=0, selector={}, count=count) for count in counts]
 
-    assert [one.count for one in growth.bounded([slots(500), slots(3, 500), [], slots(6)])] == [6, 125, 3, 122]
+    asked = growth.bounded({"a": slots(500), "b": slots(3, 500), "c": [], "d": slots(6)})
+    assert {name: [one.count for one in some] for name, some in asked.items()} == {
+        "a": [125],
+        "b": [3, 122],
+        "c": [],
+        "d": [6],
+    }
 
 
 def test_a_limit_in_gpus_stays_one_while_no_gpu_is_there() -> None:
@@ -185,8 +195,11 @@ def test_a_process_that_fails_again_and_again_is_started_less_and_less_often(gro
 
 def test_a_ray_that_takes_no_job_is_asked_again(growing: World, context: AppContext, clock: Clock) -> None:
     run, growing.launcher.run = growing.launcher.run, refuse  # type: ignore[method-assign]
-    growing.submit(**of_gpus())
-    growing.reconciler.reconcile_once()
+    one = growing.submit(**of_gpus())
+    reconcile_for(growing.reconciler, clock, 2 * STEP_S)
+    assert growing.show(one)["reason"] == "waiting for a node with 1 GPU and 1 CPU (Ray could not be asked for one)"
     growing.launcher.run = run  # type: ignore[method-assign]
     reconcile_for(growing.reconciler, clock, LOOK_S + STEP_S)
     assert set(growing.launcher.commands) == {asked(context).keeper}
+    reconcile_for(growing.reconciler, clock, STEP_S)
+    assert growing.show(one)["reason"] == "waiting for a node with 1 GPU and 1 CPU (requested from Ray)"
