@@ -271,6 +271,11 @@ class ExperimentAttempt:
 
     def _end_with(self, error: Exception) -> None:
         self._outcome = outcome_of(error, self._outcome, self._requested())
+        if self._outcome.error and not self._outcome.blocked:
+            try:  # the storage may be gone, which is behind whatever failed then
+                check_node(self._launch.storage, self._launch.marker, self._launch.version)
+            except NodeError as unusable:
+                self._outcome = outcome_of(unusable, self._outcome, self._requested())
         if self._outcome.superseded:
             log.warning("%s", self._outcome.reason)
             self._fence.close()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from search_spaces.experiment import ExperimentSpec
+from search_spaces.layout import NAMES
 from search_spaces.protocol import ErrorKind, Phase, TrialState
 from search_spaces.storage.folder import FolderStorage
 from tests.support.attempts import (
@@ -130,6 +131,31 @@ def test_a_driver_on_a_node_that_cannot_be_used_blocks_the_experiment(
     assert final.reason.startswith(f"node {platform.node()} ")
     assert ("the experiment runs with 0.0.1" if wrong == "version" else "RUNG_STORAGE_ROOT") in final.reason
     assert not (tmp_path / "journal.jsonl").exists()
+
+
+@pytest.mark.parametrize("through_tune", [False, True])
+def test_a_driver_whose_storage_is_gone_blocks_the_experiment(
+    attempt: Callable[..., Attempted],
+    service: Any,
+    tmp_path: Path,
+    through_tune: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nodes, "VISIBLE_PAUSE_S", 0.0)
+    root = tmp_path / "root"
+    storage = FolderStorage(root / "x")
+    storage.root.mkdir(parents=True)
+    storage.artifacts.write(NAMES.marker, b"m")
+
+    def lose(recorder: Recorder, callback: TuneCallback) -> None:
+        root.rename(tmp_path / "elsewhere")
+        missing = FileNotFoundError(errno.ENOENT, "No such file or directory", "spec.json")
+        raise RuntimeError(f"Traceback\nFileNotFoundError: {missing}") if through_tune else missing
+
+    assert not attempt(lose, storage=str(storage.root), marker="m").succeeded
+    final = service.heard[-1]
+    assert (final.phase, final.blocked) == ("paused", True), "another attempt would find the same"
+    assert final.reason.startswith(f"node {platform.node()} does not see RUNG_STORAGE_ROOT {root}: ")
 
 
 def test_a_driver_that_does_not_see_its_launch_file_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
