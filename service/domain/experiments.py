@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 from sqlalchemy import func, select, tuple_
@@ -158,12 +158,18 @@ def submit(
         attempt=0,
         failures=0,
         slots=0,
-        created_at=datetime.now(UTC),
+        created_at=_behind_those_that_wait(session, datetime.now(UTC)),
     )
     session.add(experiment)
     session.flush()
     session.add_all(Label(experiment_id=experiment.id, label=label) for label in dict.fromkeys(spec.labels))
     return experiment
+
+
+def _behind_those_that_wait(session: Session, now: datetime) -> datetime:
+    """`now`, or a moment later than every experiment in the queue: a clock that was set back moves nobody forward."""
+    newest = session.scalar(select(func.max(Experiment.created_at)).where(Experiment.state == State.QUEUED))
+    return now if newest is None else max(now, newest + timedelta(microseconds=1))
 
 
 def has_reached_goal(experiment: Experiment) -> bool:

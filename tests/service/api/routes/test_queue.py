@@ -153,6 +153,17 @@ def test_the_pace_is_that_since_the_first_of_them_was_submitted(world: World, co
         assert item["estimate"]["seconds"] == pytest.approx(seconds, abs=60)
 
 
+def test_a_clock_that_was_set_back_moves_nobody_forward(world: World, context: AppContext) -> None:
+    world.launcher.nodes = Cluster((Node("a", cpus=1),))
+    world.started()
+    first = submit(world)
+    with context.database.write() as session:
+        session.get_one(Experiment, first).created_at += timedelta(hours=1)
+    then = [submit(world) for _ in range(2)]
+    world.reconciler.reconcile_once()
+    assert [item["experiment_id"] for item in queue(world.client)["items"]] == [first, *then]
+
+
 def test_only_recent_starts_are_the_basis_of_an_estimate(world: World, context: AppContext) -> None:
     world.launcher.nodes = Cluster((Node("a", cpus=1),))
     running = world.started()
