@@ -7,6 +7,7 @@ removed by the next one on the same machine. It must not know MLflow or the serv
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -71,7 +72,7 @@ def run_trials(
         nodes.look(FIRST_ANSWERS_S)
         # tune.run, not Tuner: a Tuner pickles searcher and scheduler for a restore, which the journal replaces.
         results_folder = tempfile.TemporaryDirectory(
-            prefix=_results_prefix(launch, launch.attempt), ignore_cleanup_errors=True
+            prefix=_results_prefix(launch, launch.attempt), dir=_temporary_folder(), ignore_cleanup_errors=True
         )
         with out_of_memory.oom_as_actor_failure(), results_folder as results:
             tune.run(
@@ -97,12 +98,19 @@ def _results_prefix(launch: LaunchConfig, attempt: int) -> str:
     return f"rung-tune-{launch.experiment_id}-a{attempt}-"
 
 
+def _temporary_folder() -> Path:
+    """That of Ray, if it has one of its own: with `rung up`, what a driver that was killed leaves stays in the home."""
+    of_ray = Path(os.environ.get("RAY_TMPDIR") or "")
+    return of_ray if of_ray.is_absolute() and of_ray.is_dir() else Path(tempfile.gettempdir())
+
+
 def _remove_leftovers(launch: LaunchConfig) -> None:
     """Remove Tune's files of earlier attempts. Attempts of version 0.1 had them in the experiment's storage."""
     artifacts = open_storage(launch.storage).artifacts
     for attempt in range(1, launch.attempt):
-        for folder in Path(tempfile.gettempdir()).glob(f"{_results_prefix(launch, attempt)}*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        for temporary in {_temporary_folder(), Path(tempfile.gettempdir())}:
+            for folder in temporary.glob(f"{_results_prefix(launch, attempt)}*"):
+                shutil.rmtree(folder, ignore_errors=True)
         for artifact in list(artifacts.list(PurePath(f"tune-a{attempt}"))):
             with suppress(OSError):
                 artifacts.remove(artifact.name)

@@ -14,16 +14,19 @@ from tests.support.workers import BuildLaunch, BuildSpec
 from workers.search.tune_run import run_trials
 
 
+@pytest.mark.parametrize("of_ray", [False, True])
 def test_what_killed_attempts_left_is_removed(
     search: Callable[..., Search],
     experiment: BuildSpec,
     launch: BuildLaunch,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    of_ray: bool,
 ) -> None:
     """Also the files that version 0.1 had in the experiment's folder. The search itself has ended."""
     temporary = tmp_path / "tmp"
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "usual" if of_ray else temporary))
+    monkeypatch.setenv("RAY_TMPDIR", str(temporary) if of_ray else "")
     kept = {"rung-tune-abc-a12-x", "rung-tune-abcd-a1-x", "other"}
     for name in ("rung-tune-abc-a1-x", "rung-tune-abc-a2-y", *kept):
         (temporary / name / "trial").mkdir(parents=True)
