@@ -253,12 +253,14 @@ def check_new_folder(out: Path) -> None:
 def check_file(out: Path, *beside: Path) -> None:
     """Raises SpecError where the file of `--out`, and those beside it, cannot be written, before anything is computed.
 
-    A file that exists is replaced.
+    A regular file that exists is replaced; anything else stays what it is.
     """
     try:
         for path in (out, *beside):
             if path.is_dir():
                 _refuse_out(f"must be a file (got {out}: {path} is a folder)")
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                _refuse_out(f"must be a new or a regular file (got {out}: {path} is a link, a pipe or a device)")
         _check_parent(out, "a file")
         with tempfile.NamedTemporaryFile(dir=out.parent, prefix=out.name):
             return

@@ -7,6 +7,7 @@ from.
 from __future__ import annotations
 
 import json
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -43,8 +44,9 @@ def export_model(folder: Path, form: str, out: Path) -> Path:
     shape = np.asarray(model.input_example).shape[1:]
     random = np.random.default_rng(0)
     example, check = (torch.from_numpy(random.integers(0, 256, (n, *shape), np.uint8)) for n in (2, CHECKED))
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    try:
+    description = out.with_name(f"{out.name}.json")
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as folder_of_both:
+        unfinished, described = Path(folder_of_both, out.name), Path(folder_of_both, description.name)
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of exporters, about their own future
             expected = network(check).numpy()
@@ -52,11 +54,9 @@ def export_model(folder: Path, form: str, out: Path) -> Path:
         if found.shape != expected.shape or not np.allclose(found, expected, RTOL, ATOL):
             difference = np.abs(found - expected).max() if found.shape == expected.shape else "another shape"
             raise ExportError(f"the exported model computes other logits (largest difference: {difference})")
+        described.write_text(json.dumps(_describe(folder, form, shape), indent=2) + "\n")
         unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    description = out.with_name(f"{out.name}.json")
-    description.write_text(json.dumps(_describe(folder, form, shape), indent=2) + "\n")
+        described.replace(description)
     return description
 
 

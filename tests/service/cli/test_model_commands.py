@@ -177,6 +177,24 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_export(
     assert result.stderr.startswith(f"--out: must be a file {rule.format(tmp_path)}")
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link", "described link"])
+def test_an_export_replaces_regular_files_only(
+    run: Run, registered: str, handed: list[Any], tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "aim").write_text("precious")
+    out = tmp_path / "x.pt"
+    odd = tmp_path / "x.pt.json" if kind.startswith("described") else out
+    if kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to(tmp_path / "aim")
+    result = run("export", registered, "--format", "state_dict", "-o", str(out))
+    assert (result.exit_code, handed) == (2, [])
+    rule = f"must be a new or a regular file (got {out}: {odd} is a link, a pipe or a device)"
+    assert result.stderr == f"--out: {rule}\n"
+    assert (odd.is_fifo() if kind == "pipe" else odd.is_symlink(), (tmp_path / "aim").read_text()) == (True, "precious")
+
+
 def test_an_exported_file_replaces_the_one_before(run: Run, registered: str, handed: list[Any], tmp_path: Path) -> None:
     out = tmp_path / "new" / "x.pt"
     out.parent.mkdir()
