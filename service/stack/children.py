@@ -13,8 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.stack.patience import Activity
@@ -30,6 +30,7 @@ class Child:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    seen: set[str] = field(default_factory=set)  # programs that its descendants have run
 
 
 class Children:
@@ -42,12 +43,13 @@ class Children:
     def spawn(self, name: str, command: list[str], environment: Mapping[str, str], *, again: bool = False) -> Child:
         """Start a process in the home folder. Its output goes to logs/<name>.log there.
 
-        `again`: in place of the one of this name, which has exited; its descendants are ended and its log stays.
+        `again`: in place of the one of this name, which is ended with its descendants; its log stays.
         """
         log = self._home / "logs" / f"{name}.log"
         log.parent.mkdir(exist_ok=True)
         for before in [child for child in self._all if again and child.name == name]:
             _end_session(before.process.pid)
+            before.process.wait()
             self._all.remove(before)
         with log.open("ab" if again else "wb") as output:
             process = subprocess.Popen(
@@ -70,6 +72,14 @@ class Children:
             status = child.process.poll()
             if status is not None:
                 yield child.name, status
+
+    def lost(self, name: str, programs: Collection[str]) -> str | None:
+        """One of these programs that a descendant of a child has run and none runs now. It is looked for at each call,
+        and never found on a system without /proc."""
+        child = self._child(name)
+        running = {_program(pid) for pid in descendants(child.process.pid)}
+        child.seen |= running
+        return next((one for one in programs if one in child.seen - running), None)
 
     def activity(self, name: str) -> Activity:
         """What a child and its descendants have done so far. Of its CPU time nothing on a system without /proc."""
@@ -126,6 +136,13 @@ def descendants(ancestor: int) -> list[int]:
         below += direct
         waiting += direct
     return below
+
+
+def _program(pid: int) -> str:
+    """The name of the file that a process runs; empty for one that has ended."""
+    with contextlib.suppress(OSError):
+        return os.path.basename(os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]))
+    return ""
 
 
 def _cpu_s(pid: int) -> float:

@@ -52,6 +52,8 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_
 USER_NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 #: How long Ray waits for its own parts, in seconds. The stack decides whether a start takes too long (`patience`).
 RAY_PATIENCE_S = 1200
+#: Programs of Ray for which `ray start` waits as long as that, also if they have ended.
+RAY_VITAL = ("gcs_server", "raylet")
 #: Of each stream that a process prints to, and of each log of Ray itself; two such files are kept.
 RAY_LOG_BYTES = 10 * 2**20
 #: Trials for which a worker is kept warm by default, about 600 MB each; one further worker is kept warm.
@@ -71,13 +73,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Component:
-    """One process of the stack. It is ready when all its checks pass. `inner_log` finds a log besides its output."""
+    """One process of the stack. It is ready when all its checks pass. `inner_log` finds a log besides its output;
+    `vital` are programs that it runs, without which it never gets ready."""
 
     name: str
     command: list[str]
     environment: Mapping[str, str]
     checks: tuple[Check, ...]
     inner_log: Callable[[], Path | None] = lambda: None
+    vital: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ def ray(
     }
     # If Ray answers 401 to a request without its token, it is running.
     version = Check(f"{at.ray_dashboard}/api/version", lambda answer: answer.status_code in {200, 401})
-    return Component("ray", command, {**environment, **settings}, (version,), lambda: session_log(temporary))
+    return Component("ray", command, {**environment, **settings}, (version,), lambda: session_log(temporary), RAY_VITAL)
 
 
 def mlflow(at: Addresses, environment: Mapping[str, str], password: str) -> Component:

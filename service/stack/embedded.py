@@ -34,6 +34,7 @@ ANSWER_S = 5.0  # for the answer to one question; the service asks Ray and MLflo
 REPORT_S = 45.0  # a start takes 10 to 20 s
 POLL_S = 0.1  # between two requests to a child that is not ready
 CHECK_S = 0.5  # between two checks that all children run
+LOOK_S = 2.0  # between two looks at the processes of children that are not ready
 #: What differs in each answer of `GET /cluster`, although nothing has happened.
 TIME = re.compile(r'"seen_at":"[^"]*"')
 #: How a Ray job starts a driver.
@@ -114,6 +115,7 @@ class Stack:
         caller = components.read_caller(os.environ, options.host)
         self._forwarded, self.ignored, self.missing = caller.forwarded, caller.ignored, caller.missing
         self._reported: set[str] = set()
+        self._looks_at = 0.0  # for lost processes, while it starts; in seconds of the monotonic clock
         self._restartable = {
             "ray"
         }  # once while the stack starts: on a busy machine its parts time out waiting for each other
@@ -204,7 +206,7 @@ class Stack:
         answer, cause, began = "none", None, time.monotonic()
         patience = Patience(lambda: self._children.activity(part.name))
         while True:
-            self._restart_exited(parts)
+            self._restart_ended(parts)
             if interrupted.is_set():
                 raise StackError("interrupted while starting")
             try:
@@ -224,18 +226,32 @@ class Stack:
                 print(f"rung up: still waiting for {part.name}; is the machine busy?", file=sys.stderr, flush=True)
             interrupted.wait(POLL_S)
 
-    def _restart_exited(self, parts: Mapping[str, Component]) -> None:
-        for name, status in list(self._children.exited()):
+    def _restart_ended(self, parts: Mapping[str, Component]) -> None:
+        for name, why in [*self._exited(), *self._broken(parts)]:
             tail = self._children.tail(name, parts[name].inner_log())
             if name not in self._restartable:
-                raise StackError(f"{name} exited with status {status}{tail}")
+                raise StackError(f"{name} {why}{tail}")
             self._restartable.remove(name)
             print(
-                f"rung up: {name} exited with status {status} while it started; starting it again{tail}",
+                f"rung up: {name} {why} while it started; starting it again{tail}",
                 file=sys.stderr,
                 flush=True,
             )
             self._children.spawn(name, parts[name].command, parts[name].environment, again=True)
+
+    def _exited(self) -> Iterator[tuple[str, str]]:
+        for name, status in self._children.exited():
+            yield name, f"exited with status {status}"
+
+    def _broken(self, parts: Mapping[str, Component]) -> Iterator[tuple[str, str]]:
+        """Parts that run, but without a process that they need."""
+        if time.monotonic() < self._looks_at:
+            return
+        self._looks_at = time.monotonic() + LOOK_S
+        exited = {name for name, _ in self._children.exited()}
+        for part in parts.values():
+            if part.vital and part.name not in exited and (program := self._children.lost(part.name, part.vital)):
+                yield part.name, f"lost its process {program}"
 
 
 def _report_ignored(settings: tuple[str, ...], certificates: tuple[str, ...]) -> None:

@@ -234,6 +234,29 @@ def test_ray_is_started_again_once(
     assert "ray| the raylet aborted" in errors
 
 
+#: Starts a program that ends a moment later at the first start, and waits for it for ever.
+LOSE_ONCE = """
+import os, subprocess, sys, time
+again = os.path.exists("began")
+open("began", "w").close()
+subprocess.Popen(["/bin/raylet", "-c", f"import time; time.sleep({60 if again else 1})"], executable=sys.executable)
+if not again:
+    print("waiting for the raylet", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_ray_that_loses_a_process_while_it_starts_is_started_again_once(
+    a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], port: int
+) -> None:
+    monkeypatch.setattr("service.stack.embedded.LOOK_S", 0.1)
+    ray = replace(part("ray", LOSE_ONCE + SERVE.format(port=port), port), vital=("gcs_server", "raylet"))
+    start(a_stack, monkeypatch, ray)
+    errors = capfd.readouterr().err
+    assert "rung up: ray lost its process raylet while it started; starting it again" in errors
+    assert "ray| waiting for the raylet" in errors
+
+
 def test_ray_that_exits_twice_is_reported_with_the_log_of_its_own_parts(
     a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, port: int
 ) -> None:
