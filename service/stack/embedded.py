@@ -34,7 +34,7 @@ ANSWER_S = 5.0  # for the answer to one question; the service asks Ray and MLflo
 REPORT_S = 45.0  # a start takes 10 to 20 s
 POLL_S = 0.1  # between two requests to a child that is not ready
 CHECK_S = 0.5  # between two checks that all children run
-LOOK_S = 2.0  # between two looks at the processes of children that are not ready
+LOST_CHECK_S = 2.0  # between two checks of the processes of children that are not ready
 #: What differs in each answer of `GET /cluster`, although nothing has happened.
 TIME = re.compile(r'"seen_at":"[^"]*"')
 #: How a Ray job starts a driver.
@@ -115,7 +115,7 @@ class Stack:
         caller = components.read_caller(os.environ, options.host)
         self._forwarded, self.ignored, self.missing = caller.forwarded, caller.ignored, caller.missing
         self._reported: set[str] = set()
-        self._looks_at = 0.0  # for lost processes, while it starts; in seconds of the monotonic clock
+        self._checks_at = 0.0  # for lost processes, while it starts; in seconds of the monotonic clock
         self._restartable = {
             "ray"
         }  # once while the stack starts: on a busy machine its parts time out waiting for each other
@@ -245,9 +245,9 @@ class Stack:
 
     def _broken(self, parts: Mapping[str, Component]) -> Iterator[tuple[str, str]]:
         """Parts that run, but without a process that they need."""
-        if time.monotonic() < self._looks_at:
+        if time.monotonic() < self._checks_at:
             return
-        self._looks_at = time.monotonic() + LOOK_S
+        self._checks_at = time.monotonic() + LOST_CHECK_S
         exited = {name for name, _ in self._children.exited()}
         for part in parts.values():
             if part.vital and part.name not in exited and (program := self._children.lost(part.name, part.vital)):

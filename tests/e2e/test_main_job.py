@@ -218,6 +218,7 @@ def side_by_side(client: Client) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_goal_ends_the_search(client: Client, mlflow: MlflowClient, side_by_side: dict[str, str]) -> None:
     view = ended(client, side_by_side["goal"])
     assert view.state == "COMPLETED"
@@ -239,6 +240,7 @@ def test_a_missing_data_set_gives_a_readable_error(client: Client, side_by_side:
     assert states <= {"ERROR", "CANCELED"}, "the first trial that finds the defect ends the experiment"
 
 
+@pytest.mark.slow
 def test_two_experiments_share_the_slots_until_they_are_canceled(client: Client, mlflow: MlflowClient) -> None:
     first, second = (client.submit(spec(name, **LONG)) for name in ("sharing-a", "sharing-b"))
     seen: Counter[tuple[int, int]] = Counter()

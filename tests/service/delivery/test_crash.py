@@ -29,6 +29,7 @@ def settings(tmp_path: Path, migrated_file: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_service_that_is_killed_delivers_after_its_next_start(settings: dict[str, str]) -> None:
     with webhook_receiver() as receiver:
         with service_process({**settings, "RUNG_RECONCILE": "false"}) as client:

@@ -249,7 +249,7 @@ if not again:
 def test_ray_that_loses_a_process_while_it_starts_is_started_again_once(
     a_stack: stack.Stack, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], port: int
 ) -> None:
-    monkeypatch.setattr("service.stack.embedded.LOOK_S", 0.1)
+    monkeypatch.setattr("service.stack.embedded.LOST_CHECK_S", 0.1)
     ray = replace(part("ray", LOSE_ONCE + SERVE.format(port=port), port), vital=("gcs_server", "raylet"))
     start(a_stack, monkeypatch, ray)
     errors = capfd.readouterr().err
